@@ -1,0 +1,13 @@
+//! The wire contract: the generated services of `proto/netd.proto`, their JSON payloads, and the way to the local socket.
+
+mod local;
+mod payload;
+
+pub use local::{LocalError, SOCKET, connect};
+pub use payload::{Debug, InitRequest, JoinRequest, LeaveRequest, PayloadError, Proposal, Standing, decode, encode};
+
+/// The generated messages, clients and servers.
+#[allow(missing_docs, clippy::all)]
+pub mod proto {
+    tonic::include_proto!("netd.v1");
+}

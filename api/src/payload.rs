@@ -1,0 +1,105 @@
+//! JSON payloads that are not nouns of `model`: requests to the local daemon.
+
+use std::net::{IpAddr, SocketAddr};
+
+use model::{Command, NodeId, RequestId, Role};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::proto::Json;
+
+/// A command and the name of the request that it belongs to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Proposal {
+    /// Chosen by the caller at random, kept when it asks again.
+    pub request: RequestId,
+    /// What to change.
+    pub command: Command,
+}
+
+/// Makes a cluster of this one host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InitRequest {
+    /// Where others reach this host's control plane; port 2377 unless given.
+    pub advertise: SocketAddr,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where its tunnels end; the advertised address where none is given.
+    pub data_path: Option<IpAddr>,
+}
+
+/// Joins this host to a cluster.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// `SWMTKN-1-<digest>-<secret>`. A secret.
+    pub token: String,
+    /// A manager of the cluster.
+    pub manager: SocketAddr,
+    /// Where others reach this host's control plane; the address that the way to the manager starts from otherwise.
+    pub advertise: Option<SocketAddr>,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where its tunnels end; the advertised address where none is given.
+    pub data_path: Option<IpAddr>,
+}
+
+/// Takes this host out of its cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaveRequest {
+    /// Even if the cluster cannot be told, or this is its last manager.
+    pub force: bool,
+}
+
+/// Where this host stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Standing {
+    /// The daemon's version.
+    pub version: String,
+    /// The host name.
+    pub hostname: String,
+    /// Its node id and role, once it is part of a cluster.
+    pub member: Option<(NodeId, Role)>,
+    /// The generation of its view.
+    pub generation: u64,
+    /// The generation that its kernel has.
+    pub applied: u64,
+    /// What its kernel refused.
+    pub failures: Vec<String>,
+}
+
+/// What to print of the host's inside.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Debug {
+    /// What the host should look like.
+    Config,
+    /// What the kernel says.
+    Observed,
+    /// What would be changed next; empty when settled.
+    Plan,
+}
+
+/// Bytes that are not the JSON that was expected.
+#[derive(Debug, thiserror::Error)]
+#[error("the payload is not a {expected}: {reason}")]
+pub struct PayloadError {
+    expected: &'static str,
+    reason: serde_json::Error,
+}
+
+/// A value as payload.
+pub fn encode<T: Serialize>(value: &T) -> Json {
+    // The payload types have string keys only, so they always have a JSON form.
+    Json { json: serde_json::to_vec(value).unwrap_or_default() }
+}
+
+/// The value that a payload holds.
+pub fn decode<T: DeserializeOwned>(payload: &Json) -> Result<T, PayloadError> {
+    serde_json::from_slice(&payload.json)
+        .map_err(|reason| PayloadError { expected: std::any::type_name::<T>(), reason })
+}
+
+impl From<PayloadError> for tonic::Status {
+    fn from(error: PayloadError) -> Self {
+        tonic::Status::invalid_argument(error.to_string())
+    }
+}

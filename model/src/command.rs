@@ -1,0 +1,180 @@
+//! What the replicated log carries, and what comes back.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Authority, Availability, Millis, NetworkId, NetworkSpec, Node, NodeId, NodeStatus, Refusal, Role, ServiceId,
+    ServiceSpec, TaskId, TaskState,
+};
+
+/// Names one request of one caller. The same id sent again gets the first answer again and changes nothing, so a
+/// caller that lost its leader half-way may simply ask once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Whose request this is.
+    pub request: RequestId,
+    /// The leader's clock when it took the request.
+    pub now: Millis,
+    /// What to change.
+    pub command: Command,
+}
+
+/// What an agent says of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// The task.
+    pub task: TaskId,
+    /// Where it stands.
+    pub state: TaskState,
+    /// Why, where there is something to say.
+    pub message: String,
+    /// Exit code once it has ended.
+    pub exit_code: Option<i32>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Who speaks.
+    pub node: NodeId,
+    /// The generation of its view that its kernel has.
+    pub applied: u64,
+    /// What its kernel refused.
+    pub failures: Vec<String>,
+    /// Its tasks whose status has changed.
+    pub tasks: Vec<TaskReport>,
+}
+
+/// One replicated change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Command {
+    /// The first entry of a cluster: its authority and its first manager. Refused ever after.
+    Bootstrap {
+        /// What admits further nodes.
+        authority: Authority,
+        /// The first manager.
+        node: Node,
+    },
+    /// A node has been given a certificate. The same node again changes its address.
+    Admit {
+        /// The node.
+        node: Node,
+    },
+    /// The leader hears from a node, or no longer does.
+    SetNodeStatus {
+        /// The node.
+        node: NodeId,
+        /// Its status.
+        status: NodeStatus,
+    },
+    /// The user opens or closes a node to the scheduler.
+    SetAvailability {
+        /// Name or id.
+        node: String,
+        /// The new availability.
+        availability: Availability,
+    },
+    /// A node has left: its tasks are replaced, its record goes.
+    RemoveNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// The secret of one join token is replaced; the old token is refused from now on.
+    RotateToken {
+        /// Whose token.
+        role: Role,
+        /// The new secret.
+        secret: String,
+    },
+    /// A node's word on itself and its tasks.
+    Report(NodeReport),
+    /// The user makes a network.
+    CreateNetwork {
+        /// What is asked for.
+        spec: NetworkSpec,
+    },
+    /// The user removes a network that nothing uses.
+    RemoveNetwork {
+        /// Name or id.
+        network: String,
+    },
+    /// The user makes a service.
+    CreateService {
+        /// What is asked for.
+        spec: ServiceSpec,
+    },
+    /// The user changes the number of replicas.
+    ScaleService {
+        /// Name or id.
+        service: String,
+        /// How many tasks are to run.
+        replicas: u32,
+    },
+    /// The user removes a service.
+    RemoveService {
+        /// Name or id.
+        service: String,
+    },
+    /// By `step`: a new task for a slot that has no living one.
+    CreateTask {
+        /// The service.
+        service: ServiceId,
+        /// The slot.
+        slot: u32,
+    },
+    /// By `step`: a place for a pending task.
+    AssignTask {
+        /// The task.
+        task: TaskId,
+        /// The place.
+        node: NodeId,
+    },
+    /// By `step`: where a task should stand. Only ever forward.
+    SetDesired {
+        /// The task.
+        task: TaskId,
+        /// The target.
+        desired: TaskState,
+    },
+    /// By `step`: a task that has stopped for good is forgotten.
+    RemoveTask {
+        /// The task.
+        task: TaskId,
+    },
+    /// By `step`: a service being removed whose last task is gone is forgotten, with its addresses.
+    PurgeService {
+        /// The service.
+        service: ServiceId,
+    },
+    /// By `step`: a slot above the number of replicas has no task any more; its addresses are given back.
+    ReleaseSlot {
+        /// The service.
+        service: ServiceId,
+        /// The slot.
+        slot: u32,
+    },
+}
+
+/// What an applied command made or changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "id", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Nothing to name.
+    Done,
+    /// This node.
+    Node(NodeId),
+    /// This network.
+    Network(NetworkId),
+    /// This service.
+    Service(ServiceId),
+    /// This task.
+    Task(TaskId),
+}
+
+/// The state machine's answer: the same on every manager.
+pub type Response = Result<Outcome, Refusal>;

@@ -1,0 +1,194 @@
+//! Questions people ask of the cluster and the answers' shape: the JSON that `-o json` prints. Keys are kept stable.
+
+use std::{collections::BTreeMap, net::{IpAddr, SocketAddr}};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Availability, Driver, EndpointMode, Millis, NetworkId, NodeId, NodeStatus, Role, ServiceId, SubnetLease, TaskId,
+    TaskSpec, TaskState, Vni,
+};
+
+/// A question. Names may be ids, or a prefix of an id that only one object has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "name", rename_all = "snake_case")]
+pub enum Query {
+    /// Every node.
+    Nodes,
+    /// One node; `self` is the one that is asked.
+    Node(String),
+    /// Every network.
+    Networks,
+    /// One network.
+    Network(String),
+    /// Every service.
+    Services,
+    /// One service.
+    Service(String),
+    /// The tasks of one service, or all; ended ones included.
+    Tasks(Option<String>),
+    /// One task, by name (`web.1`: the newest run of that slot) or id.
+    Task(String),
+    /// The join token of a role.
+    Token(Role),
+}
+
+/// An answer, in the shape of its question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "value", rename_all = "snake_case")]
+pub enum Answer {
+    /// To `Nodes` and `Node`.
+    Nodes(Vec<NodeInfo>),
+    /// To `Networks` and `Network`.
+    Networks(Vec<NetworkInfo>),
+    /// To `Services` and `Service`.
+    Services(Vec<ServiceInfo>),
+    /// To `Tasks` and `Task`.
+    Tasks(Vec<TaskInfo>),
+    /// To `Token`.
+    Token(TokenInfo),
+}
+
+/// A node, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its host name.
+    pub hostname: String,
+    /// What it may do.
+    pub role: Role,
+    /// Whether the leader hears from it.
+    pub status: NodeStatus,
+    /// Whether the scheduler uses it.
+    pub availability: Availability,
+    /// Whether it leads.
+    pub leader: bool,
+    /// Where its control plane listens.
+    pub address: SocketAddr,
+    /// Where its tunnels end.
+    pub vtep: IpAddr,
+    /// The generation of its view that its kernel has.
+    pub applied: u64,
+    /// What its kernel refused.
+    pub failures: Vec<String>,
+    /// When it was admitted.
+    pub joined: Millis,
+}
+
+/// An endpoint of a network, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointInfo {
+    /// What it belongs to: a task's name.
+    pub name: String,
+    /// The host it is on.
+    pub node: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A network, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkInfo {
+    /// Its identity.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: String,
+    /// How its endpoints reach each other.
+    pub driver: Driver,
+    /// Its VXLAN network identifier.
+    pub vni: Vni,
+    /// Its prefixes and gateways.
+    pub subnets: Vec<SubnetLease>,
+    /// Whether it is encrypted between hosts.
+    pub encrypted: bool,
+    /// Whether it has no way out.
+    pub internal: bool,
+    /// Whether anything may attach.
+    pub attachable: bool,
+    /// The user's notes.
+    pub labels: BTreeMap<String, String>,
+    /// Driver options.
+    pub options: BTreeMap<String, String>,
+    /// Its endpoints; empty in lists.
+    pub endpoints: Vec<EndpointInfo>,
+    /// When it was made.
+    pub created: Millis,
+}
+
+/// A service, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceInfo {
+    /// Its identity.
+    pub id: ServiceId,
+    /// Its name.
+    pub name: String,
+    /// How many tasks should run.
+    pub replicas: u32,
+    /// How many do.
+    pub running: u32,
+    /// How many of those every node's balancer and resolver has heard of.
+    pub settled: u32,
+    /// Its virtual IPs.
+    pub virtual_ips: Vec<IpAddr>,
+    /// The names of its networks.
+    pub networks: Vec<String>,
+    /// What its name resolves to.
+    pub endpoint_mode: EndpointMode,
+    /// What one task runs.
+    pub task: TaskSpec,
+    /// The user's notes.
+    pub labels: BTreeMap<String, String>,
+    /// It is being removed.
+    pub removing: bool,
+    /// When it was made.
+    pub created: Millis,
+}
+
+/// A task, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskInfo {
+    /// Its identity.
+    pub id: TaskId,
+    /// `web.1`.
+    pub name: String,
+    /// Its service's name.
+    pub service: String,
+    /// Its replica number.
+    pub slot: u32,
+    /// The host name of its node; empty while it has none.
+    pub node: String,
+    /// Its node's identity.
+    pub node_id: Option<NodeId>,
+    /// Where it stands.
+    pub state: TaskState,
+    /// Where it should stand.
+    pub desired_state: TaskState,
+    /// Its addresses on all its networks.
+    pub addresses: Vec<IpAddr>,
+    /// Why it stands where it stands.
+    pub message: String,
+    /// Exit code once it has ended.
+    pub exit_code: Option<i32>,
+    /// When it entered its state.
+    pub since: Millis,
+    /// What it runs.
+    pub spec: TaskSpec,
+}
+
+/// A join token.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// The role that it gives.
+    pub role: Role,
+    /// `SWMTKN-1-<digest>-<secret>`. A secret.
+    pub token: String,
+    /// A manager to join at.
+    pub address: SocketAddr,
+}
+
+impl std::fmt::Debug for TokenInfo {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "TokenInfo {{ role: {}, token: secret }}", self.role)
+    }
+}

@@ -1,0 +1,37 @@
+//! The nouns that every crate shares: ids, addresses, specs, records, commands, and the configuration of one host.
+//! Pure data: no I/O, no clock, no chance.
+
+mod command;
+mod id;
+mod info;
+mod mac;
+pub mod names;
+mod network;
+mod node;
+mod node_config;
+mod refusal;
+mod service;
+mod state_machine;
+mod subnet;
+mod task;
+mod vni;
+
+pub use command::{Command, Entry, NodeReport, Outcome, RequestId, Response, TaskReport};
+pub use id::{EndpointId, IdError, NetworkId, NodeId, ServiceId, TaskId};
+pub use info::{Answer, EndpointInfo, NetworkInfo, NodeInfo, Query, ServiceInfo, TaskInfo, TokenInfo};
+pub use mac::Mac;
+pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
+pub use node::{Authority, Availability, Node, NodeStatus, Role};
+pub use node_config::{
+    EndpointConfig, NameConfig, NetworkConfig, NodeConfig, PeerConfig, TaskConfig, VirtualServiceConfig,
+    ViewDelta, ViewError,
+};
+pub use refusal::{Kind, Refusal};
+pub use service::{EndpointMode, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec};
+pub use state_machine::StateMachine;
+pub use subnet::{Subnet, SubnetError};
+pub use task::{Attachment, Task, TaskState, TaskStatus};
+pub use vni::{Vni, VniError};
+
+/// Milliseconds since the Unix epoch, stamped into a command by the leader. State never reads a clock.
+pub type Millis = u64;

@@ -1,0 +1,140 @@
+//! Names of the kernel objects that are ours: made and recognised here only. A name is the one mark of ownership.
+
+use std::fmt;
+
+use crate::{EndpointId, NetworkId, TaskId, Vni};
+
+/// Where named network namespaces are mounted; `ip netns` looks there too.
+pub const NAMESPACE_DIRECTORY: &str = "/run/netns";
+/// The nftables table that is ours, in every namespace, family `inet`.
+pub const TABLE: &str = "netd";
+/// Inside a network's namespace: the device to the host.
+pub const UPLINK: &str = "up0";
+/// UDP port of VXLAN (RFC 7348 section 8).
+pub const VXLAN_PORT: u16 = 4789;
+
+/// An interface name: 1-15 bytes, no `/`, no white space (`dev_valid_name` in the kernel's net/core/dev.c).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkName(String);
+
+impl LinkName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A name read from the kernel or made here.
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = (1..=15).contains(&text.len())
+            && text != "."
+            && text != ".."
+            && !text.contains(|byte: char| byte == '/' || byte == ':' || byte.is_whitespace());
+        valid.then(|| Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for LinkName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+/// A network's namespace on a host: `netd-<network id>`.
+pub fn network_namespace(network: NetworkId) -> String {
+    format!("netd-{network}")
+}
+
+/// A task's sandbox: `netd-t-<task id>`.
+pub fn sandbox_namespace(task: TaskId) -> String {
+    format!("netd-t-{task}")
+}
+
+/// What a namespace of ours is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Namespace {
+    /// A network's.
+    Network(NetworkId),
+    /// A task's sandbox.
+    Sandbox(TaskId),
+}
+
+impl Namespace {
+    /// What the namespace of this name is for; `None` if it is not ours.
+    pub fn parse(name: &str) -> Option<Self> {
+        let rest = name.strip_prefix("netd-")?;
+        match rest.strip_prefix("t-") {
+            Some(task) => task.parse().ok().map(Self::Sandbox),
+            None => rest.parse().ok().map(Self::Network),
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> String {
+        match self {
+            Self::Network(network) => network_namespace(network),
+            Self::Sandbox(task) => sandbox_namespace(task),
+        }
+    }
+}
+
+/// A network's VXLAN device: `vx-<vni in hex>`. Unique on a host, because it is born in the host's namespace.
+pub fn vxlan_link(vni: Vni) -> LinkName {
+    LinkName(format!("vx-{:06x}", u32::from(vni)))
+}
+
+/// The host's end of a network's uplink: `nu-<vni in hex>`.
+pub fn uplink_link(vni: Vni) -> LinkName {
+    LinkName(format!("nu-{:06x}", u32::from(vni)))
+}
+
+/// Whether a link in the host's own namespace is ours by its name.
+pub fn is_host_link(name: &str) -> bool {
+    let hex = name.strip_prefix("nu-").or_else(|| name.strip_prefix("vx-"));
+    hex.is_some_and(|hex| hex.len() == 6 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The network's end of an endpoint: `e<endpoint id>`.
+pub fn endpoint_link(endpoint: EndpointId) -> LinkName {
+    LinkName(format!("e{endpoint}"))
+}
+
+/// The endpoint that a link in a network's namespace belongs to.
+pub fn parse_endpoint_link(name: &str) -> Option<EndpointId> {
+    name.strip_prefix('e')?.parse().ok()
+}
+
+/// The sandbox's end of its endpoint number `index`: `eth0`, `eth1`, …
+pub fn sandbox_link(index: usize) -> LinkName {
+    LinkName(format!("eth{index}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_names_are_recognised_and_others_are_not() {
+        for namespace in [Namespace::Network(NetworkId(u64::MAX)), Namespace::Sandbox(TaskId(1))] {
+            assert_eq!(Namespace::parse(&namespace.name()), Some(namespace));
+        }
+        for other in ["netd-", "netd-x", "netd-t-x", "cni-0000000000000", "0000000000000"] {
+            assert_eq!(Namespace::parse(other), None, "{other}");
+        }
+        assert!(is_host_link(uplink_link(Vni::LAST).as_str()) && is_host_link(vxlan_link(Vni::FIRST).as_str()));
+        assert!(!["flannel.1", "cni0", "docker0", "nu-", "vx-00000g", "nu-0010000"].iter().any(|name| is_host_link(name)));
+    }
+
+    #[test]
+    fn every_link_name_of_ours_is_valid_to_the_kernel() {
+        let links = [vxlan_link(Vni::LAST), uplink_link(Vni::LAST), endpoint_link(EndpointId(u64::MAX)), sandbox_link(99)];
+        for link in links {
+            assert_eq!(LinkName::parse(link.as_str()), Some(link));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Networks: what a user asks for and what the ledger made of it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Millis, NetworkId, Subnet, Vni};
+
+/// How endpoints of a network reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// Routed VXLAN (RFC 7348) between hosts.
+    Overlay,
+}
+
+impl std::fmt::Display for Driver {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Driver::Overlay => out.pad("overlay"),
+        }
+    }
+}
+
+/// A prefix as the user asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetSpec {
+    /// The prefix.
+    pub subnet: Subnet,
+    /// The gateway's address; the first host address where none is given.
+    pub gateway: Option<IpAddr>,
+}
+
+/// A network as the user asked for it. Never edited by the system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Unique in the cluster; letters, digits, `_`, `.`, `-`, starting with a letter or digit, at most 63.
+    pub name: String,
+    /// How endpoints reach each other.
+    pub driver: Driver,
+    /// Its prefixes; one IPv4 and one IPv6 prefix from the default pools where empty.
+    pub subnets: Vec<SubnetSpec>,
+    /// No way out, no forwarding of names.
+    pub internal: bool,
+    /// ESP between hosts (RFC 4303).
+    pub encrypted: bool,
+    /// Containers that belong to no service may attach.
+    pub attachable: bool,
+    /// The user's own notes.
+    pub labels: BTreeMap<String, String>,
+    /// Driver options, such as `mtu`.
+    pub options: BTreeMap<String, String>,
+}
+
+/// A prefix that a network owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetLease {
+    /// The prefix.
+    pub subnet: Subnet,
+    /// The address of the router, the same on every host; answers DNS.
+    pub gateway: IpAddr,
+}
+
+/// A network of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its identity.
+    pub id: NetworkId,
+    /// What was asked for.
+    pub spec: NetworkSpec,
+    /// Its VXLAN network identifier.
+    pub vni: Vni,
+    /// The prefixes it owns, in the order asked for; IPv4 first where they came from the default pools.
+    pub subnets: Vec<SubnetLease>,
+    /// When it was made.
+    pub created: Millis,
+}

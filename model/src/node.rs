@@ -1,0 +1,140 @@
+//! The machines of the cluster, and the authority that admits them.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Millis, NodeId};
+
+/// What a node may do. Its certificate carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Runs tasks.
+    Worker,
+    /// Runs tasks and votes.
+    Manager,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Role::Worker => "worker",
+            Role::Manager => "manager",
+        })
+    }
+}
+
+impl std::str::FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "worker" => Ok(Role::Worker),
+            "manager" => Ok(Role::Manager),
+            _ => Err(format!("{text:?} is not a role: worker or manager")),
+        }
+    }
+}
+
+/// Whether the scheduler uses a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Availability {
+    /// Takes tasks.
+    Active,
+    /// Keeps its tasks, takes no new ones.
+    Pause,
+    /// Its tasks are moved elsewhere.
+    Drain,
+}
+
+impl fmt::Display for Availability {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Availability::Active => "active",
+            Availability::Pause => "pause",
+            Availability::Drain => "drain",
+        })
+    }
+}
+
+/// Whether the leader hears from a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeStatus {
+    /// Admitted, not yet heard from.
+    Unknown,
+    /// Its session is alive.
+    Ready,
+    /// Its session has been silent for longer than its lease.
+    Down,
+}
+
+impl fmt::Display for NodeStatus {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            NodeStatus::Unknown => "unknown",
+            NodeStatus::Ready => "ready",
+            NodeStatus::Down => "down",
+        })
+    }
+}
+
+/// A machine of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its identity; also its Raft id.
+    pub id: NodeId,
+    /// Its host name when it joined.
+    pub hostname: String,
+    /// Where its control plane listens (TCP).
+    pub address: SocketAddr,
+    /// Where its VXLAN tunnels end.
+    pub vtep: IpAddr,
+    /// What it may do.
+    pub role: Role,
+    /// Whether the scheduler uses it.
+    pub availability: Availability,
+    /// Whether the leader hears from it.
+    pub status: NodeStatus,
+    /// The generation of its view that its kernel has, as last reported.
+    pub applied: u64,
+    /// What its kernel refused, as last reported.
+    pub failures: Vec<String>,
+    /// When it was admitted.
+    pub joined: Millis,
+}
+
+/// What admits nodes to a cluster: its certificate authority and the secrets of its join tokens.
+/// Held by managers only, in the replicated log.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authority {
+    /// The root certificate, PEM.
+    pub root_certificate: String,
+    /// The root's private key, PEM (PKCS #8).
+    pub root_key: String,
+    /// The secret part of the worker token: 25 digits of base 36.
+    pub worker_secret: String,
+    /// The secret part of the manager token: 25 digits of base 36.
+    pub manager_secret: String,
+}
+
+impl Authority {
+    /// The secret that joins with this role.
+    pub fn secret(&self, role: Role) -> &str {
+        match role {
+            Role::Worker => &self.worker_secret,
+            Role::Manager => &self.manager_secret,
+        }
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Authority { secret }")
+    }
+}

@@ -1,0 +1,346 @@
+//! All that one host must look like, with no choices left in it; and how it travels: a snapshot, then deltas.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    EndpointId, Mac, NetworkId, NodeId, Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+};
+
+/// All that one host must look like. A function of the replicated state and the host's identity, nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// The log index that it was projected at. Never goes back on a host.
+    pub generation: u64,
+    /// The host.
+    pub node: NodeId,
+    /// The managers, the hosts it shares a network with, and the host itself.
+    pub peers: BTreeMap<NodeId, PeerConfig>,
+    /// The networks it has part in.
+    pub networks: BTreeMap<NetworkId, NetworkConfig>,
+    /// The endpoints of those networks, on all hosts. No two of a network share an address.
+    pub endpoints: BTreeMap<EndpointId, EndpointConfig>,
+    /// The virtual services of those networks.
+    pub services: BTreeMap<(NetworkId, ServiceId), VirtualServiceConfig>,
+    /// The names that those networks' resolvers answer, in lower case, without the network's own name.
+    pub names: BTreeMap<(NetworkId, String), NameConfig>,
+    /// The tasks that it runs or is to stop.
+    pub tasks: BTreeMap<TaskId, TaskConfig>,
+}
+
+/// A host as others see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerConfig {
+    /// Its host name.
+    pub hostname: String,
+    /// What it may do.
+    pub role: Role,
+    /// Where its control plane listens.
+    pub address: SocketAddr,
+    /// Where its tunnels end.
+    pub vtep: IpAddr,
+}
+
+/// A network on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkConfig {
+    /// Its name.
+    pub name: String,
+    /// Its VXLAN network identifier.
+    pub vni: Vni,
+    /// Its prefixes and gateways.
+    pub subnets: Vec<SubnetLease>,
+    /// No way out, no forwarding of names.
+    pub internal: bool,
+    /// MTU of its endpoints in bytes where the user set one; the uplink's minus the overhead otherwise.
+    pub mtu: Option<u32>,
+}
+
+/// An endpoint, on this host or another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointConfig {
+    /// Its network.
+    pub network: NetworkId,
+    /// Its host.
+    pub node: NodeId,
+    /// The task whose sandbox it joins.
+    pub task: TaskId,
+    /// Its addresses, one per family at most.
+    pub addresses: Vec<IpAddr>,
+    /// Its Ethernet address.
+    pub mac: Mac,
+}
+
+/// A service on a network that has a virtual IP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualServiceConfig {
+    /// Its name.
+    pub name: String,
+    /// Its virtual IPs, one per family. Each answers every port and protocol.
+    pub vips: Vec<IpAddr>,
+    /// Its real servers and their weights (0: no new connections), both families; a virtual IP uses those of its own.
+    pub real_servers: BTreeMap<IpAddr, u16>,
+}
+
+/// A name on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameConfig {
+    /// What it resolves to, both families.
+    pub addresses: Vec<IpAddr>,
+    /// Whether this is the name that its addresses resolve back to (PTR).
+    pub canonical: bool,
+}
+
+/// A task on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskConfig {
+    /// Its service.
+    pub service: ServiceId,
+    /// Its service's name.
+    pub service_name: String,
+    /// Its replica number.
+    pub slot: u32,
+    /// What it runs.
+    pub spec: TaskSpec,
+    /// Where it should stand: `Running`, or something terminal.
+    pub desired: TaskState,
+    /// Where the managers think it stands.
+    pub state: TaskState,
+    /// Its endpoints in the order of its interfaces (`eth0`, `eth1`, …); the first carries the way out.
+    pub endpoints: Vec<EndpointId>,
+}
+
+impl TaskConfig {
+    /// The name people use: `web.1`.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.service_name, self.slot)
+    }
+}
+
+/// What changes one configuration of a host into a later one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewDelta {
+    /// The generation it applies to; `None` applies to anything: a snapshot.
+    pub from: Option<u64>,
+    /// The generation it leads to.
+    pub to: u64,
+    /// The host that it is for.
+    pub node: NodeId,
+    /// Records that are new or differ, by key: `section/id`.
+    pub set: BTreeMap<String, Value>,
+    /// Keys of records that are gone.
+    pub remove: Vec<String>,
+}
+
+impl ViewDelta {
+    /// Whether it changes nothing but the generation.
+    pub fn is_empty(&self) -> bool {
+        self.from.is_some() && self.set.is_empty() && self.remove.is_empty()
+    }
+}
+
+/// A delta that cannot be applied; the receiver keeps what it has and asks for a snapshot.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ViewError {
+    /// Meant for another host.
+    #[error("the view of node {found} was sent to node {expected}")]
+    Node {
+        /// This host.
+        expected: NodeId,
+        /// The one it is for.
+        found: NodeId,
+    },
+    /// It does not follow on what is here.
+    #[error("a change of generation {found:?} does not follow on generation {expected}")]
+    Gap {
+        /// What is here.
+        expected: u64,
+        /// What it applies to.
+        found: Option<u64>,
+    },
+    /// It leads back.
+    #[error("generation {found} is older than generation {expected}, which this host already has")]
+    Stale {
+        /// What is here.
+        expected: u64,
+        /// What it leads to.
+        found: u64,
+    },
+    /// A record that this version cannot read.
+    #[error("record {0:?} of the view cannot be read: {1}")]
+    Record(String, String),
+}
+
+impl NodeConfig {
+    /// A host that knows of nothing.
+    pub fn empty(node: NodeId) -> Self {
+        Self {
+            generation: 0,
+            node,
+            peers: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            services: BTreeMap::new(),
+            names: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+        }
+    }
+
+    /// The whole of it, to be applied to anything.
+    pub fn snapshot(&self) -> ViewDelta {
+        ViewDelta { from: None, ..Self::empty(self.node).delta(self) }
+    }
+
+    /// What leads from here to `later`.
+    pub fn delta(&self, later: &NodeConfig) -> ViewDelta {
+        let mut delta = ViewDelta {
+            from: Some(self.generation),
+            to: later.generation,
+            node: later.node,
+            set: BTreeMap::new(),
+            remove: Vec::new(),
+        };
+        diff("peer", &self.peers, &later.peers, &mut delta);
+        diff("network", &self.networks, &later.networks, &mut delta);
+        diff("endpoint", &self.endpoints, &later.endpoints, &mut delta);
+        diff("service", &self.services, &later.services, &mut delta);
+        diff("name", &self.names, &later.names, &mut delta);
+        diff("task", &self.tasks, &later.tasks, &mut delta);
+        delta
+    }
+
+    /// This configuration changed by `delta`. Errors leave `self` as the truth: nothing is half-applied.
+    pub fn apply(&self, delta: &ViewDelta) -> Result<Self, ViewError> {
+        if delta.node != self.node {
+            return Err(ViewError::Node { expected: self.node, found: delta.node });
+        }
+        if delta.to < self.generation {
+            return Err(ViewError::Stale { expected: self.generation, found: delta.to });
+        }
+        let mut next = match delta.from {
+            None => Self::empty(self.node),
+            Some(from) if from == self.generation => self.clone(),
+            found => return Err(ViewError::Gap { expected: self.generation, found }),
+        };
+        next.generation = delta.to;
+        delta.remove.iter().try_for_each(|key| next.change(key, None))?;
+        delta.set.iter().try_for_each(|(key, value)| next.change(key, Some(value)))?;
+        Ok(next)
+    }
+
+    fn change(&mut self, key: &str, value: Option<&Value>) -> Result<(), ViewError> {
+        let unknown = || ViewError::Record(key.to_owned(), "no such section".to_owned());
+        let (section, id) = key.split_once('/').ok_or_else(unknown)?;
+        match section {
+            "peer" => put(&mut self.peers, id, value),
+            "network" => put(&mut self.networks, id, value),
+            "endpoint" => put(&mut self.endpoints, id, value),
+            "service" => put(&mut self.services, id, value),
+            "name" => put(&mut self.names, id, value),
+            "task" => put(&mut self.tasks, id, value),
+            _ => return Err(unknown()),
+        }
+        .map_err(|reason| ViewError::Record(key.to_owned(), reason))
+    }
+}
+
+/// A map key that can be part of a record's key.
+trait Key: Ord + Sized {
+    fn write(&self) -> String;
+    fn read(text: &str) -> Result<Self, String>;
+}
+
+macro_rules! simple_key {
+    ($($name:ty),*) => {$(
+        impl Key for $name {
+            fn write(&self) -> String {
+                self.to_string()
+            }
+
+            fn read(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|error| format!("{error}"))
+            }
+        }
+    )*};
+}
+
+simple_key!(NodeId, NetworkId, EndpointId, ServiceId, TaskId, String);
+
+impl<A: Key, B: Key> Key for (A, B) {
+    fn write(&self) -> String {
+        format!("{}/{}", self.0.write(), self.1.write())
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        let (first, second) = text.split_once('/').ok_or("a key of two parts was expected")?;
+        Ok((A::read(first)?, B::read(second)?))
+    }
+}
+
+fn diff<K: Key, V: PartialEq + Serialize>(
+    section: &str,
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    delta: &mut ViewDelta,
+) {
+    for (key, value) in new {
+        if old.get(key) != Some(value) {
+            // Records are plain data with string keys: they always have a JSON form.
+            let value = serde_json::to_value(value).unwrap_or(Value::Null);
+            delta.set.insert(format!("{section}/{}", key.write()), value);
+        }
+    }
+    let gone = old.keys().filter(|key| !new.contains_key(key));
+    delta.remove.extend(gone.map(|key| format!("{section}/{}", key.write())));
+}
+
+fn put<K: Key, V: DeserializeOwned>(map: &mut BTreeMap<K, V>, id: &str, value: Option<&Value>) -> Result<(), String> {
+    let key = K::read(id)?;
+    match value {
+        Some(value) => {
+            map.insert(key, V::deserialize(value).map_err(|error| error.to_string())?);
+        }
+        None => {
+            map.remove(&key);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(generation: u64, names: &[(&str, &str)]) -> NodeConfig {
+        let mut config = NodeConfig { generation, ..NodeConfig::empty(NodeId(7)) };
+        for (name, address) in names {
+            let record = NameConfig { addresses: vec![address.parse().unwrap()], canonical: false };
+            config.names.insert((NetworkId(1), (*name).to_owned()), record);
+        }
+        config
+    }
+
+    #[test]
+    fn a_delta_leads_from_one_configuration_to_the_other() {
+        let old = config(3, &[("web", "10.0.9.2"), ("db", "10.0.9.3")]);
+        let new = config(8, &[("web", "10.0.9.4"), ("tasks.web", "fd00:9::5")]);
+        let delta = old.delta(&new);
+        assert_eq!((delta.set.len(), delta.remove.len()), (2, 1));
+        assert_eq!(old.apply(&delta), Ok(new.clone()));
+        assert_eq!(config(5, &[]).apply(&new.snapshot()), Ok(new));
+    }
+
+    #[test]
+    fn gaps_steps_back_and_other_hosts_views_are_refused() {
+        let (old, new) = (config(3, &[]), config(8, &[]));
+        assert!(matches!(config(4, &[]).apply(&old.delta(&new)), Err(ViewError::Gap { .. })));
+        assert!(matches!(new.apply(&old.snapshot()), Err(ViewError::Stale { .. })));
+        let other = NodeConfig { node: NodeId(8), ..new };
+        assert!(matches!(old.apply(&other.snapshot()), Err(ViewError::Node { .. })));
+    }
+}

@@ -1,0 +1,127 @@
+//! Tasks: one run of one slot of a service.
+
+use std::{fmt, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{EndpointId, Mac, Millis, NetworkId, NodeId, ServiceId, TaskId, TaskSpec};
+
+/// SwarmKit's task states, in order. A task never moves back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// Made; addresses not yet given.
+    New = 0,
+    /// Waits for a node.
+    Pending = 64,
+    /// Has a node.
+    Assigned = 192,
+    /// The node knows of it.
+    Accepted = 256,
+    /// The node prepares its network and root directory.
+    Preparing = 320,
+    /// Could be started.
+    Ready = 384,
+    /// Is being started.
+    Starting = 448,
+    /// Runs.
+    Running = 512,
+    /// Ended by itself with exit code 0.
+    Complete = 576,
+    /// Was asked to stop and did.
+    Shutdown = 640,
+    /// Ended by itself with another exit code or a signal.
+    Failed = 704,
+    /// The node could not prepare it.
+    Rejected = 768,
+    /// To be deleted once it has stopped.
+    Remove = 800,
+    /// Its node has been gone for too long to know.
+    Orphaned = 832,
+}
+
+impl TaskState {
+    /// Whether nothing of the task runs any more, nor ever will.
+    pub fn is_terminal(self) -> bool {
+        self > TaskState::Running
+    }
+}
+
+impl fmt::Display for TaskState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            TaskState::New => "new",
+            TaskState::Pending => "pending",
+            TaskState::Assigned => "assigned",
+            TaskState::Accepted => "accepted",
+            TaskState::Preparing => "preparing",
+            TaskState::Ready => "ready",
+            TaskState::Starting => "starting",
+            TaskState::Running => "running",
+            TaskState::Complete => "complete",
+            TaskState::Shutdown => "shutdown",
+            TaskState::Failed => "failed",
+            TaskState::Rejected => "rejected",
+            TaskState::Remove => "remove",
+            TaskState::Orphaned => "orphaned",
+        })
+    }
+}
+
+/// What the agent last said of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    /// Where it stands.
+    pub state: TaskState,
+    /// Why, where there is something to say.
+    pub message: String,
+    /// Exit code once it has ended; 128 + the signal's number when a signal ended it.
+    pub exit_code: Option<i32>,
+    /// When this state was entered.
+    pub since: Millis,
+}
+
+/// A task's joint with one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The endpoint's identity.
+    pub endpoint: EndpointId,
+    /// The network.
+    pub network: NetworkId,
+    /// One address per family of the network, IPv4 first; they belong to the slot, not to the task.
+    pub addresses: Vec<IpAddr>,
+    /// Its Ethernet address.
+    pub mac: Mac,
+}
+
+/// One run of one slot of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its identity.
+    pub id: TaskId,
+    /// The service it belongs to.
+    pub service: ServiceId,
+    /// The service's name.
+    pub service_name: String,
+    /// Its replica number, from 1.
+    pub slot: u32,
+    /// Where it runs, once assigned; never changes then.
+    pub node: Option<NodeId>,
+    /// What it runs.
+    pub spec: TaskSpec,
+    /// Where it should stand; set by managers only.
+    pub desired: TaskState,
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// Its networks, in the service's order.
+    pub attachments: Vec<Attachment>,
+    /// When it was made.
+    pub created: Millis,
+}
+
+impl Task {
+    /// The name people use: `web.1`.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.service_name, self.slot)
+    }
+}

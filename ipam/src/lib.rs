@@ -1,1 +1,13 @@
-//! placeholder
+//! Address pools and leases: which prefix belongs to which network, which address to which owner.
+//! Pure and deterministic: the same calls in the same order give the same answers on every manager.
+
+mod address;
+mod error;
+mod ledger;
+mod owner;
+mod pool;
+mod range;
+
+pub use error::IpamError;
+pub use ledger::{Lease, Ledger, Usage};
+pub use owner::{Owner, OwnerError};

@@ -1,1 +1,12 @@
-//! placeholder
+//! Virtual services: the table and its difference (pure), the trait of the engines that put it into the kernel, and
+//! the nftables engine. Beside it nftables itself by netlink, and the rule sets that guard networks and hosts.
+
+mod balancer;
+pub mod guard;
+mod nftables;
+pub mod nft;
+mod table;
+
+pub use balancer::{Balancer, BalancerError, Observed, diff};
+pub use nftables::{Nftables, TABLE, ruleset};
+pub use table::{Op, Scheduler, Table, VirtualService};

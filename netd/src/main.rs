@@ -1,2 +1,56 @@
-//! placeholder
-fn main() {}
+//! `netd`: the daemon of every host, the stages of its tasks, and `netd whoami`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use netd::{agent, daemon, whoami};
+
+/// Networks, names, virtual IPs and tasks of this host.
+#[derive(Parser)]
+#[command(name = "netd", version, about, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// What must survive a reboot
+    #[arg(long, default_value = "/var/lib/netd")]
+    directory: PathBuf,
+    /// Where the local API listens
+    #[arg(long, default_value = api::SOCKET)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// A tiny HTTP responder for trying things out: says which task answered, where, and who asked
+    Whoami {
+        /// TCP port, both families
+        #[arg(long, default_value_t = 80)]
+        port: u16,
+    },
+    #[command(flatten)]
+    Stage(agent::Stage),
+}
+
+fn main() -> ExitCode {
+    let Arguments { directory, socket, verb } = Arguments::parse();
+    let result = match verb {
+        // The stages enter namespaces, which only a process of one thread can do: no runtime before them.
+        Some(Verb::Stage(stage)) => return stage.run(),
+        Some(Verb::Whoami { port }) => whoami::serve(port).map_err(Into::into),
+        None => serve(daemon::Options { directory, socket }),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("netd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(options: daemon::Options) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("NETD_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(daemon::run(options))
+}

@@ -1,1 +1,176 @@
-//! placeholder
+//! Labs for tests: several hosts on one machine, driven through the command line as a user would.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// How long a condition may take on a busy machine before a test gives up on it. Not a promise about speed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The directory of the binaries under test.
+pub fn binaries() -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps").to_owned()
+}
+
+/// A command of ours, found beside the test.
+pub fn swarmctl() -> Command {
+    let directory = binaries();
+    let mut command = Command::new(directory.join("swarmctl"));
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{path}", directory.display())).stdin(Stdio::null());
+    command
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Said {
+    /// Exit code; -1 after a signal.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Said {
+    fn of(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Standard output of a command that must have succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.out, self.err);
+        self.out
+    }
+
+    /// Standard error of a command that must have been refused with exit code 1.
+    #[track_caller]
+    pub fn refused(self) -> String {
+        assert_eq!(self.code, 1, "stdout: {}\nstderr: {}", self.out, self.err);
+        self.err
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command) -> Said {
+    Said::of(command.output().expect("the command starts"))
+}
+
+/// Waits for a condition; panics with what was last seen.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        match look() {
+            Ok(value) => return value,
+            Err(seen) if start.elapsed() > PATIENCE => panic!("{what}: not within {PATIENCE:?}; last seen: {seen}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// `Ok` if the condition holds, what was seen otherwise: for [`eventually`].
+pub fn holds(condition: bool, seen: impl std::fmt::Debug) -> Result<(), String> {
+    if condition { Ok(()) } else { Err(format!("{seen:?}")) }
+}
+
+/// A lab that is taken down when dropped.
+pub struct Lab {
+    name: String,
+}
+
+impl Lab {
+    /// A lab of this many hosts.
+    pub fn up(hosts: u32) -> Self {
+        let lab = Self::planned();
+        lab.verb("up").args(["--hosts", &hosts.to_string()]).output().map(Said::of).expect("the lab starts").ok();
+        lab
+    }
+
+    /// A name for a lab that the test brings up itself; taken down all the same.
+    pub fn planned() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        Self { name }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `swarmctl lab VERB --name …`, to be completed.
+    pub fn verb(&self, verb: &str) -> Command {
+        let mut command = swarmctl();
+        command.args(["lab", verb, "--name", &self.name]);
+        command
+    }
+
+    /// A command on a host, to be completed or started.
+    pub fn command(&self, host: &str, words: &[&str]) -> Command {
+        let mut command = self.verb("exec");
+        command.arg(host).arg("--").args(words);
+        command
+    }
+
+    /// Runs a command on a host.
+    pub fn exec(&self, host: &str, words: &[&str]) -> Said {
+        run(&mut self.command(host, words))
+    }
+
+    /// Runs `swarmctl` on a host; words are split at spaces.
+    pub fn ctl(&self, host: &str, line: &str) -> Said {
+        let words: Vec<&str> = std::iter::once("swarmctl").chain(line.split_whitespace()).collect();
+        self.exec(host, &words)
+    }
+
+    /// The JSON that `swarmctl … -o json` prints on a host.
+    #[track_caller]
+    pub fn json(&self, host: &str, line: &str) -> Vec<Value> {
+        let text = self.ctl(host, &format!("{line} -o json")).ok();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
+    }
+
+    /// Runs a command inside a task, asked of a host.
+    pub fn inside(&self, host: &str, task: &str, words: &[&str]) -> Said {
+        let words: Vec<&str> = ["swarmctl", "exec", task, "--"].into_iter().chain(words.iter().copied()).collect();
+        self.exec(host, &words)
+    }
+
+    /// The network `my-net`, three replicas of `web` and one `shell`, as in the tour.
+    pub fn tour(hosts: u32) -> Self {
+        let lab = Self::up(hosts);
+        lab.ctl("h1", "network create --driver overlay --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net").ok();
+        lab.ctl("h1", "service create --name web --replicas 3 --network my-net --runtime exec -- netd whoami --port 80").ok();
+        lab.ctl("h1", "service create --name shell --network my-net --runtime exec -- sleep infinity").ok();
+        lab
+    }
+
+    /// The living tasks of a service.
+    pub fn running(&self, host: &str, service: &str) -> Vec<Value> {
+        let tasks = self.json(host, &format!("service ps {service}"));
+        tasks.into_iter().filter(|task| task["state"] == "running" && task["desired_state"] == "running").collect()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let said = run(&mut self.verb("down"));
+        if !std::thread::panicking() {
+            assert_eq!(said.code, 0, "lab down: {}", said.err);
+        }
+    }
+}
+
+/// The value of `key: value` lines, as `netd whoami` prints them.
+pub fn field<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
+    text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(": ")).collect()
+}

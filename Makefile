@@ -1,0 +1,54 @@
+# Every target sets up what it needs; `make setup` alone says what that is.
+.DEFAULT_GOAL := help
+.PHONY: help setup build check fix test demo bench install clean
+
+BIN := $(CURDIR)/target/debug
+# name of the Debian package : a file of it : why it is needed
+PACKAGES := \
+	iproute2:/usr/sbin/ip:tests-look-at-the-kernel-from-outside \
+	nftables:/usr/sbin/nft:tests-look-at-the-rules-from-outside \
+	curl:/usr/bin/curl:tasks-of-the-tour-call-services-with-it \
+	dnsutils:/usr/bin/dig:tests-ask-the-resolver-with-it \
+	gcc:/usr/bin/gcc:builds-the-cryptography-and-links
+
+help: ## lists the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## installs what build, tests and demo need (Debian packages, cargo-nextest), saying what and why
+	@[ "$$(id -u)" = 0 ] || { echo "make: labs and tests make network namespaces: run as root"; exit 1; }
+	@missing=; for entry in $(PACKAGES); do IFS=: read -r name file why <<< "$$entry"; \
+	  [ -e "$$file" ] || { echo "setup: installing $$name ($$why)"; missing="$$missing $$name"; }; done; \
+	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@cargo nextest --version >/dev/null 2>&1 || { echo "setup: installing cargo-nextest (runs the tests side by side)"; cargo install --locked cargo-nextest; }
+
+build: setup ## builds every binary
+	cargo build --workspace --bins
+
+check: ## format, lints, docs; writes nothing
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items -q
+
+fix: ## formats and applies what clippy can mend
+	cargo clippy --workspace --all-targets --fix --allow-dirty
+	cargo fmt --all
+
+test: build ## builds, runs every test of the repository
+	cargo nextest run --workspace
+
+demo: build ## brings up three simulated hosts, runs the tour of the README, checks it, cleans up
+	PATH="$(BIN):$$PATH" tests/demo.sh
+
+bench: setup ## runs the benchmarks of docs/benchmarks.md
+	cargo build --release --workspace --bins
+	cargo bench -p tests
+
+install: ## builds for use and installs to /usr/local/bin, with the systemd unit
+	cargo build --release --workspace --bins
+	install -D -m 755 -t $(DESTDIR)/usr/local/bin target/release/netd target/release/swarmctl target/release/netd-cni
+	install -D -m 644 -t $(DESTDIR)/etc/systemd/system packaging/netd.service
+
+clean: ## removes what was built
+	cargo clean
+
+SHELL := /bin/bash

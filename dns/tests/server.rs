@@ -1,0 +1,382 @@
+//! The resolver on real sockets, asked by `dig`.
+
+mod fixture;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use dns::{Listener, ServerHandle, Table, Upstream};
+use fixture::{Host, MY_NET, VAULT};
+use hickory_proto::{
+    op::{Message, Query, ResponseCode},
+    rr::{Name, RData, Record, RecordType, rdata::A, rdata::SOA},
+};
+use model::NetworkId;
+use proptest::prelude::*;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UdpSocket},
+    process::Command,
+    sync::{mpsc, watch},
+};
+
+struct Resolver {
+    port: u16,
+    table: watch::Sender<Arc<Table>>,
+    _server: ServerHandle,
+}
+
+impl Resolver {
+    /// On 127.0.0.1 and ::1.
+    async fn start(network: NetworkId, host: &Host, upstream: Upstream) -> Self {
+        let (port, listener) = loop {
+            if let Ok(bound) = bind(network).await {
+                break bound;
+            }
+        };
+        let (table, tables) = watch::channel(Arc::new(Table::of(&host.0)));
+        let server = dns::serve(listener, tables, Arc::new(upstream));
+        Self { port, table, _server: server }
+    }
+
+    async fn dig(&self, arguments: &str) -> String {
+        let port = self.port.to_string();
+        let mut command = Command::new("dig");
+        command.args(["-p", &port, "+tries=1", "+timeout=10", "@127.0.0.1"]).args(arguments.split_whitespace());
+        let output = command.output().await.expect("dig (package bind9-dnsutils) can be run");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    async fn short(&self, arguments: &str) -> Vec<String> {
+        let mut lines: Vec<String> =
+            self.dig(&format!("+short {arguments}")).await.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    }
+}
+
+async fn bind(network: NetworkId) -> io::Result<(u16, Listener)> {
+    let first = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let port = first.local_addr()?.port();
+    let second = UdpSocket::bind((Ipv6Addr::LOCALHOST, port)).await?;
+    let tcp =
+        [TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?, TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await?];
+    Ok((port, Listener { network, udp: vec![first, second], tcp: tcp.into() }))
+}
+
+/// A resolver of the host, made of what it answers; it reports every question.
+struct FakeUpstream {
+    address: SocketAddr,
+    asked: mpsc::UnboundedReceiver<String>,
+}
+
+impl FakeUpstream {
+    async fn start(answer: fn(&mut Message)) -> Self {
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                break (udp, tcp);
+            }
+        };
+        let address = udp.local_addr().unwrap();
+        let (report, asked) = mpsc::unbounded_channel();
+        let over_tcp = report.clone();
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            while let Ok((length, client)) = udp.recv_from(&mut buffer).await {
+                let reply = respond(&buffer[..length], "udp", &report, answer);
+                udp.send_to(&reply, client).await.unwrap();
+            }
+        });
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = tcp.accept().await {
+                let mut query = vec![0; usize::from(stream.read_u16().await.unwrap())];
+                stream.read_exact(&mut query).await.unwrap();
+                let mut reply = Message::from_vec(&respond(&query, "tcp", &over_tcp, answer)).unwrap();
+                reply.metadata.truncation = false;
+                let reply = reply.to_vec().unwrap();
+                stream.write_u16(reply.len() as u16).await.unwrap();
+                stream.write_all(&reply).await.unwrap();
+            }
+        });
+        Self { address, asked }
+    }
+
+    fn questions(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.asked.try_recv().ok()).collect()
+    }
+}
+
+fn respond(query: &[u8], over: &str, report: &mpsc::UnboundedSender<String>, answer: fn(&mut Message)) -> Vec<u8> {
+    let mut reply = Message::from_vec(query).unwrap().into_response();
+    report.send(format!("{over} {}", reply.queries[0])).unwrap();
+    answer(&mut reply);
+    reply.to_vec().unwrap()
+}
+
+fn known(reply: &mut Message) {
+    reply.metadata.recursion_available = true;
+    let name = reply.queries[0].name().clone();
+    reply.add_answer(Record::from_rdata(name, 300, RData::A(A(Ipv4Addr::new(192, 0, 2, 1)))));
+}
+
+fn unknown(reply: &mut Message) {
+    reply.metadata.response_code = ResponseCode::NXDomain;
+    let soa = SOA::new(Name::root(), Name::root(), 1, 1, 1, 1, 86400);
+    reply.add_authority(Record::from_rdata(Name::root(), 86400, RData::SOA(soa)));
+}
+
+fn broken(reply: &mut Message) {
+    reply.metadata.response_code = ResponseCode::ServFail;
+}
+
+fn cut_short(reply: &mut Message) {
+    known(reply);
+    reply.metadata.truncation = true;
+}
+
+/// Takes questions and never answers.
+async fn silent() -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// Nobody listens there.
+async fn closed() -> SocketAddr {
+    silent().await.1
+}
+
+async fn alone() -> Resolver {
+    Resolver::start(MY_NET, &Host::new(), Upstream::fixed(Vec::new())).await
+}
+
+#[tokio::test]
+async fn names_of_ours_are_answered_in_both_families() {
+    let resolver = alone().await;
+    assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
+    assert_eq!(resolver.short("web AAAA").await, ["fd00:9::2"]);
+    assert_eq!(resolver.short("tasks.web.my-net AAAA").await, ["fd00:9::3", "fd00:9::4"]);
+    assert_eq!(resolver.short("-x 10.0.9.3").await, ["web.1.my-net."]);
+    assert_eq!(resolver.short("-x fd00:9::3").await, ["web.1.my-net."]);
+}
+
+#[tokio::test]
+async fn both_families_and_both_transports_carry_answers() {
+    let resolver = alone().await;
+    for way in ["@::1", "@::1 +tcp", "+tcp", "+tcp +keepopen web A", "+noedns"] {
+        assert!(resolver.short(&format!("{way} web.1 A")).await.contains(&"10.0.9.3".to_owned()), "{way}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_authoritative_and_kept_for_seconds_only() {
+    let answer = alone().await.dig("web A").await;
+    assert!(answer.contains("flags: qr aa rd ra"), "{answer}");
+    assert!(answer.contains("web.\t\t\t2\tIN\tA\t10.0.9.2"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_case_of_a_question_is_kept() {
+    let answer = alone().await.dig("wEb.mY-nEt A").await;
+    assert!(answer.contains(";wEb.mY-nEt.") && answer.contains("\nwEb.mY-nEt."), "{answer}");
+}
+
+#[tokio::test]
+async fn a_missing_type_is_no_data_that_nobody_keeps() {
+    let answer = alone().await.dig("web MX").await;
+    assert!(answer.contains("status: NOERROR") && answer.contains("ANSWER: 0, AUTHORITY: 1"), "{answer}");
+    assert!(answer.contains(".\t\t\t0\tIN\tSOA\t. . 42 1 1 1 0"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_address_without_a_name_is_no_such_name() {
+    let answer = alone().await.dig("-x 10.0.9.77").await;
+    assert!(answer.contains("status: NXDOMAIN") && answer.contains("9.0.10.in-addr.arpa.\t0\tIN\tSOA"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_too_long_for_udp_is_cut_and_whole_over_tcp() {
+    let mut host = Host::new();
+    let addresses: Vec<String> = (0..300).map(|n| format!("10.0.9.{}", n % 250)).collect();
+    host.name(MY_NET, "many", &addresses.iter().map(String::as_str).collect::<Vec<_>>(), false);
+    let resolver = Resolver::start(MY_NET, &host, Upstream::fixed(Vec::new())).await;
+    for size in ["+noedns", "+bufsize=512", "+bufsize=65535"] {
+        let cut = resolver.dig(&format!("{size} +ignore +notcp many A")).await;
+        assert!(cut.contains("flags: qr aa tc") && !cut.contains("malformed"), "{size}: {cut}");
+    }
+    assert_eq!(resolver.short("many A").await.len(), 300);
+}
+
+#[tokio::test]
+async fn what_is_no_question_is_refused_with_the_right_code() {
+    let resolver = alone().await;
+    for (arguments, status) in [
+        ("web CH TXT", "REFUSED"),
+        ("+opcode=status web A", "NOTIMP"),
+        ("+edns=1 +noednsneg web A", "BADVERS"),
+        ("+header-only", "FORMERR"),
+    ] {
+        let answer = resolver.dig(arguments).await;
+        assert!(answer.contains(&format!("status: {status}")), "{arguments}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_rest_is_forwarded_whatever_its_type() {
+    let mut live = FakeUpstream::start(known).await;
+    let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![live.address])).await;
+    let answer = resolver.dig("eXample.com A").await;
+    assert!(answer.contains("eXample.com.\t\t300\tIN\tA\t192.0.2.1"), "{answer}");
+    resolver.dig("example.com TYPE65280").await;
+    resolver.dig("single-label A").await;
+    resolver.dig("web A").await;
+    assert_eq!(live.questions(), ["udp eXample.com. IN A", "udp example.com. IN TYPE65280", "udp single-label. IN A"]);
+}
+
+#[tokio::test]
+async fn one_live_resolver_among_dead_and_broken_ones_is_enough() {
+    let (_silent, dead) = silent().await;
+    let (live, broken) = (FakeUpstream::start(known).await, FakeUpstream::start(broken).await);
+    let upstream = Upstream::fixed(vec![dead, broken.address, live.address]);
+    let resolver = Resolver::start(MY_NET, &Host::new(), upstream).await;
+    assert_eq!(resolver.short("+timeout=1 example.com A").await, ["192.0.2.1"]);
+}
+
+#[tokio::test]
+async fn a_failure_names_the_resolvers_that_did_not_answer() {
+    let dead = closed().await;
+    let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![dead])).await;
+    let answer = resolver.dig("example.com A").await;
+    assert!(answer.contains("status: SERVFAIL") && answer.contains(&dead.to_string()), "{answer}");
+}
+
+#[tokio::test]
+async fn a_silent_resolver_does_not_delay_our_own_names() {
+    let (socket, dead) = silent().await;
+    let resolver = Arc::new(Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![dead])).await);
+    let waiting = tokio::spawn({
+        let resolver = resolver.clone();
+        async move { resolver.dig("example.com A").await }
+    });
+    socket.recv(&mut [0; 512]).await.unwrap();
+    assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
+    assert!(!waiting.is_finished());
+    let answer = waiting.await.unwrap();
+    assert!(answer.contains("status: SERVFAIL") && answer.contains("EDE: 22"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_cut_short_is_fetched_over_tcp() {
+    let mut live = FakeUpstream::start(cut_short).await;
+    let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![live.address])).await;
+    assert_eq!(resolver.short("example.com A").await, ["192.0.2.1"]);
+    assert_eq!(live.questions(), ["udp example.com. IN A", "udp example.com. IN A", "tcp example.com. IN A"]);
+}
+
+#[tokio::test]
+async fn nobody_keeps_that_a_name_does_not_exist_elsewhere() {
+    let live = FakeUpstream::start(unknown).await;
+    let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![live.address])).await;
+    let answer = resolver.dig("soon-a-service A").await;
+    assert!(answer.contains("status: NXDOMAIN") && answer.contains(".\t\t\t0\tIN\tSOA"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_internal_network_forwards_nothing() {
+    let mut live = FakeUpstream::start(known).await;
+    let resolver = Resolver::start(VAULT, &Host::new(), Upstream::fixed(vec![live.address])).await;
+    let answer = resolver.dig("example.com A").await;
+    assert!(answer.contains("status: NXDOMAIN") && answer.contains("the network is internal"), "{answer}");
+    assert_eq!(resolver.short("safe A").await, ["10.0.11.2"]);
+    assert_eq!(live.questions(), [""; 0]);
+}
+
+#[tokio::test]
+async fn our_own_gateways_are_never_asked() {
+    let live = FakeUpstream::start(known).await;
+    let mut host = Host::new();
+    let network = host.0.networks.get_mut(&MY_NET).unwrap();
+    network.subnets[0].gateway = live.address.ip();
+    let resolver = Resolver::start(MY_NET, &host, Upstream::fixed(vec![live.address])).await;
+    let answer = resolver.dig("example.com A").await;
+    assert!(answer.contains("status: SERVFAIL") && answer.contains("no resolver to forward to"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_sees_the_names_of_its_own_networks() {
+    let mut host = Host::new();
+    host.task(&[(MY_NET, "127.0.0.5"), (VAULT, "10.0.11.5")]);
+    let resolver = Resolver::start(MY_NET, &host, Upstream::fixed(Vec::new())).await;
+    assert_eq!(resolver.short("-b 127.0.0.5 safe A").await, ["10.0.11.2"]);
+    assert_eq!(resolver.short("-b 127.0.0.6 safe A").await, [""; 0]);
+    assert_eq!(resolver.short("-b 127.0.0.6 web A").await, ["10.0.9.2"]);
+}
+
+#[tokio::test]
+async fn a_change_of_the_table_is_seen_by_the_next_question() {
+    let mut host = Host::new();
+    let resolver = Resolver::start(MY_NET, &host, Upstream::fixed(Vec::new())).await;
+    assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
+    host.name(MY_NET, "web", &["10.0.9.42"], true);
+    resolver.table.send_replace(Arc::new(Table::of(&host.0)));
+    assert_eq!(resolver.short("web A").await, ["10.0.9.42"]);
+}
+
+#[tokio::test]
+async fn a_dropped_resolver_gives_its_sockets_back() {
+    let resolver = alone().await;
+    let port = resolver.port;
+    drop(resolver);
+    let both = || async { tokio::try_join!(UdpSocket::bind(("::1", port)), TcpListener::bind(("::1", port))) };
+    let freed = async {
+        while both().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), freed).await.expect("the sockets are closed");
+}
+
+fn question(name: &str) -> Vec<u8> {
+    let mut message = Message::query();
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    message.to_vec().unwrap()
+}
+
+/// Noise, and questions with a few bytes changed.
+fn datagram() -> impl Strategy<Value = Vec<u8>> {
+    let noise = prop::collection::vec(any::<u8>(), 0..600);
+    let damaged = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6).prop_map(|changes| {
+        let mut bytes = question("tasks.web.my-net.");
+        changes.iter().for_each(|(index, value)| *index.get_mut(&mut bytes) = *value);
+        bytes
+    });
+    prop_oneof![noise, damaged]
+}
+
+async fn still_answers(address: IpAddr, datagrams: Vec<Vec<u8>>) -> bool {
+    let resolver = alone().await;
+    let sender = UdpSocket::bind((address, 0)).await.unwrap();
+    for datagram in &datagrams {
+        sender.send_to(datagram, (address, resolver.port)).await.unwrap();
+    }
+    let client = UdpSocket::bind((address, 0)).await.unwrap();
+    client.send_to(&question("web."), (address, resolver.port)).await.unwrap();
+    let mut buffer = [0; 512];
+    let length = tokio::time::timeout(Duration::from_secs(5), client.recv(&mut buffer)).await.unwrap().unwrap();
+    Message::from_vec(&buffer[..length]).unwrap().answers.len() == 1
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn no_datagram_stops_the_resolver(datagrams in prop::collection::vec(datagram(), 1..30), v6: bool) {
+        let address = if v6 { IpAddr::from(Ipv6Addr::LOCALHOST) } else { IpAddr::from(Ipv4Addr::LOCALHOST) };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        prop_assert!(runtime.block_on(still_answers(address, datagrams)));
+    }
+}

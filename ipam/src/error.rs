@@ -1,0 +1,114 @@
+//! What the ledger refuses, and as what kind of refusal it reaches people.
+
+use std::net::IpAddr;
+
+use model::{Kind, NetworkId, Refusal, Subnet};
+
+/// A request that the ledger refused; nothing was changed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
+pub enum IpamError {
+    /// The prefix holds no gateway and endpoint.
+    #[error("subnet {subnet} is too small for a gateway and an endpoint: its prefix may be /{longest} at most")]
+    TooSmall {
+        /// What was asked for.
+        subnet: Subnet,
+        /// The longest prefix of its family.
+        longest: u8,
+    },
+    /// The prefix touches a range that endpoints cannot use.
+    #[error("subnet {subnet} touches the {purpose} range, which endpoints cannot use")]
+    Reserved {
+        /// What was asked for.
+        subnet: Subnet,
+        /// What the range is for.
+        purpose: &'static str,
+    },
+    /// The gateway is not a host address of its subnet.
+    #[error("gateway {gateway} is not a host address of subnet {subnet}: those are {first} to {last}")]
+    Gateway {
+        /// Its subnet.
+        subnet: Subnet,
+        /// What was asked for.
+        gateway: IpAddr,
+        /// The first host address.
+        first: IpAddr,
+        /// The last host address.
+        last: IpAddr,
+    },
+    /// Two subnets share addresses.
+    #[error("subnet {subnet} overlaps {other} of network {network:?}")]
+    Overlap {
+        /// What was asked for.
+        subnet: Subnet,
+        /// What it overlaps.
+        other: Subnet,
+        /// The network that owns `other`: possibly the one that is being made.
+        network: String,
+    },
+    /// Every piece of a default pool belongs to a network or must be left free.
+    #[error("the default pool {0} has no free subnet left")]
+    PoolsExhausted(String),
+    /// A network's subnets of one family have too few free addresses.
+    #[error(
+        "network {network:?} has no room in {subnets}: {used} of {capacity} addresses are given, {wanted} more asked"
+    )]
+    Exhausted {
+        /// The network's name.
+        network: String,
+        /// Its subnets of that family.
+        subnets: String,
+        /// Addresses that are given.
+        used: u64,
+        /// Addresses that can be given.
+        capacity: u128,
+        /// Addresses that were asked for.
+        wanted: usize,
+    },
+    /// The ledger does not know the network.
+    #[error("the ledger has no network {0}")]
+    NoNetwork(NetworkId),
+    /// The ledger already has the network.
+    #[error("the ledger already has network {0}")]
+    Exists(NetworkId),
+    /// Addresses of the network are given.
+    #[error("network {network:?} has {leases} leases besides its gateway's")]
+    InUse {
+        /// The network's name.
+        network: String,
+        /// How many.
+        leases: usize,
+    },
+}
+
+impl From<IpamError> for Refusal {
+    fn from(error: IpamError) -> Self {
+        let (kind, next) = match &error {
+            IpamError::TooSmall { longest, .. } => {
+                (Kind::Invalid, format!("give a subnet with a prefix of /{longest} or shorter, such as 10.0.9.0/24"))
+            }
+            IpamError::Reserved { .. } => {
+                (Kind::Invalid, "give a private subnet such as 10.0.9.0/24 or fd00:9::/64".to_owned())
+            }
+            IpamError::Gateway { first, .. } => {
+                (Kind::Invalid, format!("give a gateway inside the subnet, such as {first}, or none"))
+            }
+            IpamError::Overlap { .. } => {
+                (Kind::Conflict, "give another subnet, or none to get a free one from the default pools".to_owned())
+            }
+            IpamError::PoolsExhausted(_) => {
+                (Kind::Exhausted, "give a subnet with --subnet, or remove a network that is not used".to_owned())
+            }
+            IpamError::Exhausted { network, .. } => (
+                Kind::Exhausted,
+                format!(
+                    "scale down or remove a service on it (`swarmctl network inspect {network}` shows its endpoints), \
+                     or use a network with a larger subnet"
+                ),
+            ),
+            IpamError::NoNetwork(_) => (Kind::NotFound, "`swarmctl network ls` lists what there is".to_owned()),
+            IpamError::Exists(_) => (Kind::Conflict, String::new()),
+            IpamError::InUse { .. } => (Kind::Precondition, "remove the services that use it first".to_owned()),
+        };
+        Refusal::new(kind, error.to_string(), next)
+    }
+}

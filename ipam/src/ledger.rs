@@ -1,0 +1,192 @@
+//! The ledger: networks, their pools, and who holds which address.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use model::{NetworkId, Subnet, SubnetLease, SubnetSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::{IpamError, Owner, pool::Pool, range};
+
+/// Every pool and every lease of a cluster. Subnets of networks are disjoint; an address has one owner at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    global_id: [u8; 5],
+    books: BTreeMap<NetworkId, Book>,
+}
+
+/// One owner's addresses on one network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease<'a> {
+    /// The network.
+    pub network: NetworkId,
+    /// Who holds them.
+    pub owner: Owner,
+    /// One address per family of the network, IPv4 first; the gateway has one per subnet.
+    pub addresses: &'a [IpAddr],
+}
+
+/// How full a subnet is, in addresses that endpoints can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The subnet.
+    pub subnet: Subnet,
+    /// Addresses given, the gateway's included.
+    pub used: u64,
+    /// Addresses that can be given, the gateway's included.
+    pub capacity: u128,
+}
+
+impl Ledger {
+    /// An empty ledger. `global_id` makes the cluster's /48 of IPv6 unique local addresses (RFC 4193 section 3.2).
+    pub fn new(global_id: [u8; 5]) -> Self {
+        Self { global_id, books: BTreeMap::new() }
+    }
+
+    /// The lowest free IPv4 and IPv6 subnet of the default pools that hold none of the addresses in `avoid`.
+    pub fn default_subnets(&self, avoid: &[IpAddr]) -> Result<[Subnet; 2], IpamError> {
+        let mut taken: Vec<Subnet> = self.subnets().map(|(_, lease)| lease.subnet).collect();
+        taken.extend(
+            avoid.iter().filter_map(|&address| Subnet::around(address, if address.is_ipv6() { 128 } else { 32 })),
+        );
+        let lowest = |ipv6| range::default_subnet(ipv6, self.global_id, &taken);
+        Ok([lowest(false)?, lowest(true)?])
+    }
+
+    /// Gives these subnets to a network; their gateways' addresses are taken at once.
+    /// Errors: a subnet that overlaps another, is too small, or lies where endpoints cannot; nothing is changed then.
+    pub fn add_network(
+        &mut self,
+        id: NetworkId,
+        name: &str,
+        subnets: &[SubnetSpec],
+    ) -> Result<Vec<SubnetLease>, IpamError> {
+        if self.books.contains_key(&id) {
+            return Err(IpamError::Exists(id));
+        }
+        let mut leases: Vec<SubnetLease> = Vec::new();
+        for spec in subnets {
+            let lease = range::admit(spec)?;
+            let own = leases.iter().map(|lease| (name, *lease));
+            if let Some((network, other)) =
+                self.subnets().chain(own).find(|(_, other)| other.subnet.overlaps(&lease.subnet))
+            {
+                return Err(IpamError::Overlap {
+                    subnet: lease.subnet,
+                    other: other.subnet,
+                    network: network.to_owned(),
+                });
+            }
+            leases.push(lease);
+        }
+        self.books.insert(id, Book::new(name, &leases));
+        Ok(leases)
+    }
+
+    /// Takes the subnets of a network back. Errors: someone other than the gateway still holds an address there.
+    pub fn remove_network(&mut self, id: NetworkId) -> Result<(), IpamError> {
+        let book = self.books.get(&id).ok_or(IpamError::NoNetwork(id))?;
+        let leases = book.leases.keys().filter(|owner| **owner != Owner::Gateway).count();
+        if leases > 0 {
+            return Err(IpamError::InUse { network: book.name.clone(), leases });
+        }
+        self.books.remove(&id);
+        Ok(())
+    }
+
+    /// Gives each of these owners, on each of these networks, one address per family of the network. An owner that has
+    /// its addresses keeps them. All or nothing. Errors: an unknown network; one with too few free addresses.
+    pub fn allocate(&mut self, networks: &[NetworkId], owners: &[Owner]) -> Result<(), IpamError> {
+        for id in networks {
+            self.books.get(id).ok_or(IpamError::NoNetwork(*id))?.check_room(owners)?;
+        }
+        for id in networks {
+            let Some(book) = self.books.get_mut(id) else { continue };
+            owners.iter().for_each(|&owner| book.allocate(owner));
+        }
+        Ok(())
+    }
+
+    /// Takes an owner's addresses back; whether it had any. A gateway keeps its own for as long as its network exists.
+    pub fn release(&mut self, network: NetworkId, owner: Owner) -> bool {
+        owner != Owner::Gateway && self.books.get_mut(&network).is_some_and(|book| book.release(owner))
+    }
+
+    /// The addresses that an owner holds on a network: one per family, IPv4 first; empty where it holds none.
+    pub fn addresses(&self, network: NetworkId, owner: Owner) -> &[IpAddr] {
+        self.books.get(&network).and_then(|book| book.leases.get(&owner)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every lease, by network and owner.
+    pub fn leases(&self) -> impl Iterator<Item = Lease<'_>> {
+        self.books.iter().flat_map(|(&network, book)| {
+            book.leases.iter().map(move |(&owner, addresses)| Lease { network, owner, addresses })
+        })
+    }
+
+    /// How full each subnet of a network is, in the order in which they were given; empty for an unknown network.
+    pub fn usage(&self, network: NetworkId) -> Vec<Usage> {
+        let pools = self.books.get(&network).map_or(&[][..], |book| &book.pools);
+        let usage = |pool: &Pool| Usage { subnet: pool.lease().subnet, used: pool.used(), capacity: pool.capacity() };
+        pools.iter().map(usage).collect()
+    }
+
+    fn subnets(&self) -> impl Iterator<Item = (&str, SubnetLease)> {
+        self.books.values().flat_map(|book| book.pools.iter().map(|pool| (book.name.as_str(), pool.lease())))
+    }
+}
+
+/// A network's page: its pools and who holds what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Book {
+    name: String,
+    pools: Vec<Pool>,
+    leases: BTreeMap<Owner, Vec<IpAddr>>,
+}
+
+impl Book {
+    fn new(name: &str, subnets: &[SubnetLease]) -> Self {
+        Self {
+            name: name.to_owned(),
+            pools: subnets.iter().copied().map(Pool::new).collect(),
+            leases: BTreeMap::from([(Owner::Gateway, subnets.iter().map(|lease| lease.gateway).collect())]),
+        }
+    }
+
+    fn check_room(&self, owners: &[Owner]) -> Result<(), IpamError> {
+        let fresh: BTreeSet<&Owner> = owners.iter().filter(|owner| !self.leases.contains_key(owner)).collect();
+        for ipv6 in [false, true] {
+            let pools = || self.pools.iter().filter(move |pool| pool.is_ipv6() == ipv6);
+            let (used, capacity) = (pools().map(Pool::used).sum(), pools().map(Pool::capacity).sum::<u128>());
+            if pools().next().is_some() && capacity - u128::from(used) < fresh.len() as u128 {
+                let subnets: Vec<String> = pools().map(|pool| pool.lease().subnet.to_string()).collect();
+                let (network, subnets) = (self.name.clone(), subnets.join(" and "));
+                return Err(IpamError::Exhausted { network, subnets, used, capacity, wanted: fresh.len() });
+            }
+        }
+        Ok(())
+    }
+
+    fn allocate(&mut self, owner: Owner) {
+        if self.leases.contains_key(&owner) {
+            return;
+        }
+        let mut first_with_room = |ipv6: bool| {
+            self.pools.iter_mut().find(|pool| pool.is_ipv6() == ipv6 && pool.has_room()).and_then(Pool::give)
+        };
+        let addresses = [first_with_room(false), first_with_room(true)];
+        self.leases.insert(owner, addresses.into_iter().flatten().collect());
+    }
+
+    fn release(&mut self, owner: Owner) -> bool {
+        let Some(addresses) = self.leases.remove(&owner) else { return false };
+        for address in addresses {
+            if let Some(pool) = self.pools.iter_mut().find(|pool| pool.lease().subnet.contains(address)) {
+                pool.give_back(address);
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,96 @@
+//! The addresses of one subnet: which are free, and which is given next.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use model::SubnetLease;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    address::{after, before, bits},
+    range,
+};
+
+/// A subnet's addresses. Free ones are kept as ranges, so that every operation is logarithmic even in a /64.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pool {
+    lease: SubnetLease,
+    /// First to last address of each free range; ranges neither touch nor overlap.
+    free: BTreeMap<IpAddr, IpAddr>,
+    /// Where the search begins: behind the address given last, so that a released one rests before it is given again.
+    cursor: IpAddr,
+    used: u64,
+}
+
+impl Pool {
+    /// A subnet of which only the gateway's address is taken.
+    pub(crate) fn new(lease: SubnetLease) -> Self {
+        let (first, last) = range::usable(lease.subnet);
+        let mut pool = Self { lease, free: BTreeMap::from([(first, last)]), cursor: first, used: 0 };
+        pool.take(lease.gateway);
+        pool
+    }
+
+    pub(crate) fn lease(&self) -> SubnetLease {
+        self.lease
+    }
+
+    pub(crate) fn is_ipv6(&self) -> bool {
+        self.lease.subnet.is_ipv6()
+    }
+
+    /// How many addresses are given, the gateway's included.
+    pub(crate) fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// How many addresses can be given, the gateway's included.
+    pub(crate) fn capacity(&self) -> u128 {
+        let (first, last) = range::usable(self.lease.subnet);
+        bits(last) - bits(first) + 1
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// Gives the next free address; `None` when there is none.
+    pub(crate) fn give(&mut self) -> Option<IpAddr> {
+        let address = self.next_free()?;
+        self.take(address);
+        self.cursor = after(address);
+        Some(address)
+    }
+
+    /// Makes an address that was given free again.
+    pub(crate) fn give_back(&mut self, address: IpAddr) {
+        let left = self.free.range(..address).next_back().filter(|(_, last)| after(**last) == address);
+        let first = left.map_or(address, |(first, _)| *first);
+        let last = self.free.remove(&after(address)).unwrap_or(address);
+        self.free.insert(first, last);
+        self.used -= 1;
+    }
+
+    fn next_free(&self) -> Option<IpAddr> {
+        if self.range_around(self.cursor).is_some() {
+            return Some(self.cursor);
+        }
+        self.free.range(self.cursor..).chain(&self.free).next().map(|(first, _)| *first)
+    }
+
+    fn take(&mut self, address: IpAddr) {
+        let Some((first, last)) = self.range_around(address) else { return };
+        self.free.remove(&first);
+        if first < address {
+            self.free.insert(first, before(address));
+        }
+        if address < last {
+            self.free.insert(after(address), last);
+        }
+        self.used += 1;
+    }
+
+    fn range_around(&self, address: IpAddr) -> Option<(IpAddr, IpAddr)> {
+        let (first, last) = self.free.range(..=address).next_back()?;
+        (*last >= address).then_some((*first, *last))
+    }
+}

@@ -1,0 +1,172 @@
+//! The expressions that a rule is made of.
+
+use super::{Ip, Set, Verdict, code::coded};
+
+coded! {
+    /// What is known of a packet beside its bytes.
+    Meta {
+        /// Packet mark, in the host's byte order.
+        Mark = 3,
+        /// Index of the device that it came in by.
+        Iif = 4,
+        /// Index of the device that it leaves by.
+        Oif = 5,
+        /// Name of the device that it came in by.
+        IifName = 6,
+        /// Name of the device that it leaves by.
+        OifName = 7,
+        /// IP version: one byte.
+        Nfproto = 15,
+        /// Transport protocol: one byte.
+        L4proto = 16,
+    }
+}
+
+coded! {
+    /// What is known of a packet's connection; all in the host's byte order.
+    Conntrack {
+        /// State bits.
+        State = 0,
+        /// Direction: one byte, 0 original, 1 reply.
+        Direction = 1,
+        /// Status bits.
+        Status = 2,
+        /// Connection mark.
+        Mark = 3,
+    }
+}
+
+coded! {
+    /// Where offsets in a packet count from.
+    Header {
+        /// Start of the IP header.
+        Network = 1,
+        /// Start of the transport header.
+        Transport = 2,
+    }
+}
+
+coded! {
+    /// How two values are compared.
+    Comparison {
+        /// Equal.
+        Equal = 0,
+        /// Not equal.
+        NotEqual = 1,
+        /// Less.
+        Less = 2,
+        /// Less or equal.
+        LessOrEqual = 3,
+        /// Greater.
+        Greater = 4,
+        /// Greater or equal.
+        GreaterOrEqual = 5,
+    }
+}
+
+coded! {
+    /// Which address is translated.
+    Nat {
+        /// The source.
+        Source = 0,
+        /// The destination.
+        Destination = 1,
+    }
+}
+
+coded! {
+    /// How numbers are generated.
+    Numbers {
+        /// Each is one more than the last.
+        Incremental = 0,
+        /// At random.
+        Random = 1,
+    }
+}
+
+coded! {
+    /// What a look-up in the routing tables gives.
+    FibResult {
+        /// Index of the output device.
+        Oif = 1,
+        /// Name of the output device.
+        OifName = 2,
+        /// Type of the address.
+        AddressType = 3,
+    }
+}
+
+/// How a packet is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// ICMP or ICMPv6 unreachable with the version's own code.
+    Icmp(u8),
+    /// TCP reset.
+    TcpReset,
+    /// ICMP or ICMPv6 unreachable: 0 no route, 1 port, 2 host, 3 prohibited.
+    Icmpx(u8),
+}
+
+/// The set or map that a rule looks into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SetRef {
+    /// One of the table's.
+    Named(String),
+    /// One of the rule's own.
+    Anonymous(Set),
+}
+
+/// One step of a rule. Registers are numbered in units of four bytes, 0-15; longer values take several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Expression {
+    /// Loads something known of the packet.
+    Meta { key: Meta, into: u8 },
+    /// Changes something known of the packet.
+    SetMeta { key: Meta, from: u8 },
+    /// Loads something known of its connection.
+    Conntrack { key: Conntrack, into: u8 },
+    /// Changes something known of its connection.
+    SetConntrack { key: Conntrack, from: u8 },
+    /// Loads bytes of the packet.
+    Payload { base: Header, offset: u32, len: u32, into: u8 },
+    /// Goes on only if the register compares so to the value.
+    Compare { from: u8, how: Comparison, value: Vec<u8> },
+    /// `(from & mask) ^ xor`.
+    Bitwise { from: u8, into: u8, mask: Vec<u8>, xor: Vec<u8> },
+    /// Goes on only if the set has the register (`invert`: has it not).
+    Match { set: SetRef, from: u8, invert: bool },
+    /// Loads what the map leads to; goes on only if it leads somewhere.
+    Map { set: SetRef, from: u8, into: u8 },
+    /// Does what the verdict map says; goes on if it says nothing.
+    VerdictMap { set: SetRef, from: u8 },
+    /// Loads a constant.
+    Immediate { into: u8, value: Vec<u8> },
+    /// Decides.
+    Verdict(Verdict),
+    /// Translates an address of the connection to the one in the register.
+    Nat { kind: Nat, version: Ip, address: u8 },
+    /// Translates the source to an address of the device that it leaves by.
+    Masquerade,
+    /// Loads a number from `offset` to `offset + modulus - 1`.
+    Number { kind: Numbers, modulus: u32, offset: u32, into: u8 },
+    /// Loads Jenkins' hash of `len` bytes, from `offset` to `offset + modulus - 1`.
+    Hash { from: u8, len: u32, modulus: u32, seed: u32, offset: u32, into: u8 },
+    /// Looks an address up in the routing tables; `flags` are `NFTA_FIB_F_*`.
+    Fib { result: FibResult, flags: u32, into: u8 },
+    /// Counts.
+    Counter,
+    /// Leaves the packet out of connection tracking.
+    Notrack,
+    /// Refuses.
+    Reject(Reject),
+    /// Something that is not written here, so it is not ours: the expression's name.
+    Unknown(String),
+}
+
+/// Look the source address up (`NFTA_FIB_F_SADDR`).
+pub const FIB_SOURCE: u32 = 1;
+/// Only routes by the device that the packet came in by (`NFTA_FIB_F_IIF`).
+pub const FIB_IIF: u32 = 8;
+/// Give 1 if there is a route and 0 if there is none (`NFTA_FIB_F_PRESENT`).
+pub const FIB_PRESENT: u32 = 32;

@@ -1,0 +1,338 @@
+//! What one nftables table holds, as a value.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use model::Subnet;
+
+use super::{Rule, code::coded};
+
+coded! {
+    /// A table's family.
+    Family {
+        /// IPv4 and IPv6.
+        Inet = 1,
+        /// IPv4.
+        Ip = 2,
+        /// IPv6.
+        Ip6 = 10,
+    }
+}
+
+coded! {
+    /// A version of the Internet Protocol; the numbers are `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+    Ip {
+        /// IPv4.
+        V4 = 2,
+        /// IPv6.
+        V6 = 10,
+    }
+}
+
+impl Ip {
+    /// Both, in order.
+    pub const BOTH: [Ip; 2] = [Ip::V4, Ip::V6];
+
+    /// The version of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+coded! {
+    /// What kind of base chain.
+    Kind {
+        /// Sees every packet.
+        Filter = 0,
+        /// Sees the first packet of a connection and translates addresses.
+        Nat = 1,
+        /// Reroutes packets of this host.
+        Route = 2,
+    }
+}
+
+coded! {
+    /// Where in a packet's way a base chain stands.
+    Hook {
+        /// Arrived, not yet routed.
+        Prerouting = 0,
+        /// To this host.
+        Input = 1,
+        /// Through this host.
+        Forward = 2,
+        /// From this host.
+        Output = 3,
+        /// About to leave.
+        Postrouting = 4,
+    }
+}
+
+coded! {
+    /// What becomes of a packet that no rule of a base chain decided on.
+    Policy {
+        /// It is dropped.
+        Drop = 0,
+        /// It goes on.
+        Accept = 1,
+    }
+}
+
+coded! {
+    /// What a set's key or a map's data is; the numbers are those that the `nft` program prints values by.
+    Type {
+        /// A 32-bit number in the host's byte order.
+        Number = 4,
+        /// An IPv4 address.
+        Ipv4 = 7,
+        /// An IPv6 address.
+        Ipv6 = 8,
+        /// An IP protocol number.
+        Protocol = 12,
+        /// A port.
+        Port = 13,
+        /// A packet mark.
+        Mark = 19,
+        /// An interface name, filled with zeros to 16 bytes.
+        Link = 41,
+    }
+}
+
+impl Type {
+    /// Bytes that a value takes.
+    pub fn len(self) -> usize {
+        match self {
+            Self::Protocol => 1,
+            Self::Port => 2,
+            Self::Number | Self::Ipv4 | Self::Mark => 4,
+            Self::Ipv6 | Self::Link => 16,
+        }
+    }
+}
+
+impl From<Ip> for Type {
+    fn from(version: Ip) -> Self {
+        match version {
+            Ip::V4 => Self::Ipv4,
+            Ip::V6 => Self::Ipv6,
+        }
+    }
+}
+
+/// One table: everything that [`super::apply`] writes and [`super::observe`] reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruleset {
+    /// Its family.
+    pub family: Family,
+    /// Its name, unique in its family.
+    pub name: String,
+    /// Switched off by a flag. Never so in what we want.
+    pub dormant: bool,
+    /// Its chains by name.
+    pub chains: BTreeMap<String, Chain>,
+    /// Its named sets and maps.
+    pub sets: BTreeMap<String, Set>,
+}
+
+impl Ruleset {
+    /// A table with nothing in it.
+    pub fn new(family: Family, name: &str) -> Self {
+        Self { family, name: name.to_owned(), dormant: false, chains: BTreeMap::new(), sets: BTreeMap::new() }
+    }
+
+    /// Adds or replaces a chain.
+    pub fn chain(mut self, name: &str, chain: Chain) -> Self {
+        self.chains.insert(name.to_owned(), chain);
+        self
+    }
+
+    /// Adds or replaces a set or map.
+    pub fn set(mut self, name: &str, set: Set) -> Self {
+        self.sets.insert(name.to_owned(), set);
+        self
+    }
+}
+
+/// Rules in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Where packets enter it; `None`: only by jumps.
+    pub base: Option<Base>,
+    /// Its rules in order.
+    pub rules: Vec<Rule>,
+}
+
+impl Chain {
+    /// A chain that packets enter by jumps.
+    pub fn regular(rules: Vec<Rule>) -> Self {
+        Self { base: None, rules }
+    }
+
+    /// A chain that packets enter at a hook and leave accepted.
+    pub fn base(kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Self {
+        Self { base: Some(Base { kind, hook, priority, policy: Policy::Accept }), rules }
+    }
+}
+
+/// Where a chain is hooked in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// What kind.
+    pub kind: Kind,
+    /// Where.
+    pub hook: Hook,
+    /// Order among the chains of a hook; lower comes first.
+    pub priority: i32,
+    /// What becomes of packets that reach the end.
+    pub policy: Policy,
+}
+
+/// A set or map: what it holds, and its elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// What it holds. Cannot be changed in place.
+    pub of: SetType,
+    /// Its elements; a plain set has `Data::None` everywhere.
+    pub elements: BTreeMap<Key, Data>,
+}
+
+impl Set {
+    /// A set of single values.
+    pub fn set(key: &[Type], elements: impl IntoIterator<Item = Key>) -> Self {
+        let elements = elements.into_iter().map(|key| (key, Data::None)).collect();
+        Self { of: SetType::new(key, DataType::None), elements }
+    }
+
+    /// A set of ranges, which must not overlap.
+    pub fn ranges(key: &[Type], elements: impl IntoIterator<Item = Key>) -> Self {
+        let mut set = Self::set(key, elements);
+        set.of.interval = true;
+        set
+    }
+
+    /// A map from single values to values.
+    pub fn map(key: &[Type], data: Type, elements: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Self {
+        let elements = elements.into_iter().map(|(key, value)| (key, Data::Value(value))).collect();
+        Self { of: SetType::new(key, DataType::Value(data)), elements }
+    }
+
+    /// A map from single values to verdicts.
+    pub fn verdicts(key: &[Type], elements: impl IntoIterator<Item = (Key, Verdict)>) -> Self {
+        let elements = elements.into_iter().map(|(key, verdict)| (key, Data::Verdict(verdict))).collect();
+        Self { of: SetType::new(key, DataType::Verdict), elements }
+    }
+}
+
+/// What a set or map holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetType {
+    /// What its keys are made of; more than one: concatenated.
+    pub key: Vec<Type>,
+    /// What a key leads to.
+    pub data: DataType,
+    /// Its keys are ranges.
+    pub interval: bool,
+    /// It has a type or flags that are not written here, so it is not ours.
+    pub foreign: bool,
+}
+
+impl SetType {
+    fn new(key: &[Type], data: DataType) -> Self {
+        Self { key: key.to_vec(), data, interval: false, foreign: false }
+    }
+}
+
+/// What a map's keys lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataType {
+    /// Nothing: it is a set.
+    None,
+    /// Values.
+    Value(Type),
+    /// Verdicts.
+    Verdict,
+}
+
+/// A range of values, both ends inside. The same value twice in sets that have no ranges.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The first.
+    pub first: Vec<u8>,
+    /// The last.
+    pub last: Vec<u8>,
+}
+
+impl Key {
+    /// One value. Parts of a concatenation are each filled with zeros to a multiple of four bytes.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let value = match parts {
+            [single] => single.to_vec(),
+            parts => parts.iter().flat_map(|part| padded(part)).collect::<Vec<u8>>(),
+        };
+        Self { first: value.clone(), last: value }
+    }
+
+    /// One address.
+    pub fn address(address: IpAddr) -> Self {
+        Self::of(&[&octets(address)])
+    }
+
+    /// Two addresses, concatenated.
+    pub fn pair(first: IpAddr, second: IpAddr) -> Self {
+        Self::of(&[&octets(first), &octets(second)])
+    }
+
+    /// Every address of a subnet.
+    pub fn subnet(subnet: &Subnet) -> Self {
+        Self { first: octets(subnet.network()), last: octets(subnet.last()) }
+    }
+}
+
+fn padded(part: &[u8]) -> Vec<u8> {
+    let mut part = part.to_vec();
+    part.resize(part.len().next_multiple_of(4), 0);
+    part
+}
+
+/// An address as the kernel keeps it.
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// The address that these bytes are; `None` unless they are 4 or 16.
+pub fn address(octets: &[u8]) -> Option<IpAddr> {
+    match octets.len() {
+        4 => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+/// What an element leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Nothing.
+    None,
+    /// A value.
+    Value(Vec<u8>),
+    /// A verdict.
+    Verdict(Verdict),
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// This base chain is done with it.
+    Accept,
+    /// It is gone.
+    Drop,
+    /// On with the next rule.
+    Continue,
+    /// On in this chain, and back.
+    Jump(String),
+    /// On in this chain.
+    Goto(String),
+    /// Back to where the jump came from.
+    Return,
+}

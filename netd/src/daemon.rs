@@ -1,0 +1,206 @@
+//! The daemon: what it holds, how its parts start, and what they tell each other. Between the cluster and the host
+//! travels one value, the `NodeConfig`; back travels one, the `NodeReport`.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use model::{NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
+use nix::fcntl::{Flock, FlockArg};
+use orchestrator::State;
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{agent, dataplane, local, names, notify, relay::Relay};
+
+/// This host's part in a cluster.
+pub type Member = cluster::Member<State>;
+
+/// How long a host that leaves waits for its kernel to be clean.
+const CLEAN_UP: Duration = Duration::from_secs(20);
+
+/// Where the daemon keeps and offers things.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What must survive a reboot.
+    pub directory: PathBuf,
+    /// The local API.
+    pub socket: PathBuf,
+}
+
+/// What the daemon's services share.
+pub struct Daemon {
+    /// Where it keeps and offers things.
+    pub options: Options,
+    /// The host's name.
+    pub hostname: String,
+    /// What this host should look like.
+    pub desired: watch::Sender<Arc<NodeConfig>>,
+    /// How far the kernel is, and the ways to look inside; absent until the first view.
+    pub dataplane: watch::Sender<Option<dataplane::Handle>>,
+    /// Its part in a cluster, while it has one.
+    pub member: watch::Sender<Option<Member>>,
+    /// Held while that changes.
+    pub membership: tokio::sync::Mutex<()>,
+}
+
+impl Daemon {
+    /// Where the tasks' own directories are.
+    pub fn tasks(&self) -> PathBuf {
+        self.options.directory.join("tasks")
+    }
+
+    /// The cluster's configuration of this host.
+    pub fn cluster(&self, listen: std::net::SocketAddr) -> cluster::Config {
+        cluster::Config { directory: self.options.directory.clone(), listen }
+    }
+
+    /// What the member's TCP listener serves besides the cluster's own.
+    pub fn routes(self: &Arc<Self>) -> tonic::service::Routes {
+        tonic::service::Routes::new(Relay::new(self.clone()).service())
+    }
+
+    /// Follows this member's view from now on.
+    pub fn follow(self: &Arc<Self>, member: &Member) {
+        let (mut view, daemon) = (member.view(), self.clone());
+        self.member.send_replace(Some(member.clone()));
+        tokio::spawn(async move {
+            loop {
+                let current = view.borrow_and_update().clone();
+                // Generation 0 is no view at all: acting on it would stop every task.
+                if current.generation > 0 {
+                    daemon.desired.send_replace(current);
+                }
+                let gone = async { daemon.member.subscribe().wait_for(Option::is_none).await.is_ok() };
+                tokio::select! {
+                    changed = view.changed() => if changed.is_err() { return },
+                    _ = gone => return,
+                }
+            }
+        });
+    }
+
+    /// Takes everything of the cluster off this host.
+    pub async fn forget(&self) {
+        self.member.send_replace(None);
+        let last = self.desired.borrow().clone();
+        let generation = last.generation + 1;
+        self.desired.send_replace(Arc::new(NodeConfig { generation, ..NodeConfig::empty(last.node) }));
+        let Some(mut status) = self.dataplane.borrow().as_ref().map(dataplane::Handle::status) else { return };
+        let clean = status.wait_for(|status| status.generation >= generation && status.settled);
+        if tokio::time::timeout(CLEAN_UP, clean).await.is_err() {
+            tracing::warn!("the kernel is not clean yet; the data plane goes on trying");
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop. Stopping it leaves tasks, links and rules as they are.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let _lock = lock(&options.directory)?;
+    let hostname = nix::unistd::gethostname()?.into_string().unwrap_or_else(|_| "localhost".to_owned());
+    let daemon = Arc::new(Daemon {
+        options,
+        hostname,
+        desired: watch::Sender::new(Arc::new(NodeConfig::empty(NodeId(0)))),
+        dataplane: watch::Sender::new(None),
+        member: watch::Sender::new(None),
+        membership: tokio::sync::Mutex::new(()),
+    });
+    let member = Member::resume(daemon.options.directory.clone(), |_| daemon.routes()).await?;
+    match &member {
+        Some(member) => daemon.follow(member),
+        None => tracing::info!("this host is part of no cluster yet"),
+    }
+    let mut parts = JoinSet::new();
+    let server = local::serve(daemon.clone())?;
+    parts.spawn(server);
+    parts.spawn(host(daemon.clone(), member.is_some()));
+    stopped(&mut parts).await?;
+    let member = daemon.member.borrow().clone();
+    if let Some(member) = member {
+        member.shutdown().await;
+    }
+    Ok(())
+}
+
+/// One daemon per directory: two would fight over the kernel.
+fn lock(directory: &Path) -> anyhow::Result<Flock<File>> {
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let path = directory.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot open {}: run netd as root", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err(_) => bail!("another netd runs on {}: stop it first", directory.display()),
+    }
+}
+
+async fn stopped(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        Some(ended) = parts.join_next() => ended?.and_then(|()| bail!("a part of the daemon ended by itself")),
+    }
+}
+
+/// The host's side: kernel, names and tasks follow `desired`; what they say is reported. A member waits for its first
+/// view, because without one everything here would look superfluous.
+async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
+    let mut first = daemon.desired.subscribe();
+    if is_member {
+        first.wait_for(|config| config.generation > 0).await?;
+    }
+    let dataplane = dataplane::spawn(daemon.desired.subscribe());
+    let status = dataplane.status();
+    daemon.dataplane.send_replace(Some(dataplane));
+    let (ready, sandboxes) = watch::channel(BTreeSet::new());
+    let (tasks, reports) = watch::channel(Vec::new());
+    let _agent = agent::spawn(daemon.tasks(), daemon.hostname.clone(), daemon.desired.subscribe(), sandboxes, tasks);
+    let names = tokio::spawn(names::serve(daemon.desired.subscribe(), status.clone()));
+    let tell_systemd = async {
+        status.clone().wait_for(|status| status.settled).await.ok();
+        notify::ready().unwrap_or_else(|error| tracing::warn!(%error, "systemd could not be told"));
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = report(&daemon, status.clone(), ready, reports) => Ok(()),
+        () = tell_systemd => Ok(()),
+        ended = names => ended.context("the resolver ended"),
+    }
+}
+
+/// Passes on what the kernel has and how the tasks are, whenever either changes.
+async fn report(
+    daemon: &Daemon,
+    mut status: watch::Receiver<Arc<dataplane::Status>>,
+    ready: watch::Sender<BTreeSet<TaskId>>,
+    mut tasks: watch::Receiver<Vec<TaskReport>>,
+) {
+    let mut member = daemon.member.subscribe();
+    let mut applied = 0;
+    loop {
+        let current = status.borrow_and_update().clone();
+        if *ready.borrow() != current.ready {
+            ready.send_replace(current.ready.clone());
+        }
+        // What failed is not applied: managers that wait for this host must go on waiting.
+        if current.failures.is_empty() {
+            applied = current.generation;
+        }
+        let tasks_now = tasks.borrow_and_update().clone();
+        if let Some(member) = member.borrow_and_update().as_ref() {
+            let failures = current.failures.iter().map(ToString::to_string).collect();
+            member.report(NodeReport { node: member.node(), applied, failures, tasks: tasks_now });
+        }
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            changed = tasks.changed() => if changed.is_err() { return },
+            changed = member.changed() => if changed.is_err() { return },
+        }
+    }
+}

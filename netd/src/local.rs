@@ -1,0 +1,175 @@
+//! The local API: a socket for `swarmctl` and `netd-cni`. Translates; decides nothing.
+
+use std::{fs, future::Future, os::unix::fs::PermissionsExt, sync::Arc};
+
+use anyhow::Context;
+use api::{
+    Debug, InitRequest, JoinRequest, LeaveRequest, Proposal, Standing, decode, encode,
+    proto::{Json, control_server, local_server},
+};
+use cluster::{Host, JoinOptions};
+use model::{Answer, Kind, Query, Refusal};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
+
+use crate::{
+    daemon::{Daemon, Member},
+    relay::Relay,
+};
+
+/// Listens on the local socket, root only.
+pub fn serve(daemon: Arc<Daemon>) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
+    let path = daemon.options.socket.clone();
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    }
+    // The lock on the directory says that no other daemon uses it.
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let server = Server::builder()
+        .add_service(local_server::LocalServer::new(Local(daemon.clone())))
+        .add_service(control_server::ControlServer::new(Control(daemon.clone())))
+        .add_service(Relay::new(daemon).service())
+        .serve_with_incoming(UnixListenerStream::new(listener));
+    Ok(async move { server.await.context("the local API ended") })
+}
+
+fn stranger() -> Refusal {
+    Refusal::new(
+        Kind::Precondition,
+        "this host is not part of a cluster",
+        "`swarmctl init` makes one; `swarmctl join` takes part in one",
+    )
+}
+
+type Reply = Result<Response<Json>, Status>;
+
+struct Control(Arc<Daemon>);
+
+impl Control {
+    fn member(&self) -> Result<Member, Refusal> {
+        self.0.member.borrow().clone().ok_or_else(stranger)
+    }
+}
+
+#[tonic::async_trait]
+impl control_server::Control for Control {
+    async fn propose(&self, request: Request<Json>) -> Reply {
+        let proposal: Proposal = decode(request.get_ref())?;
+        let response: model::Response = match self.member() {
+            Ok(member) => member.propose(proposal).await,
+            Err(refusal) => Err(refusal),
+        };
+        Ok(Response::new(encode(&response)))
+    }
+
+    async fn query(&self, request: Request<Json>) -> Reply {
+        let query: Query = decode(request.get_ref())?;
+        let answer: Result<Answer, Refusal> = match self.member() {
+            Ok(member) => member.query(query).await,
+            Err(refusal) => Err(refusal),
+        };
+        Ok(Response::new(encode(&answer)))
+    }
+}
+
+struct Local(Arc<Daemon>);
+
+impl Local {
+    fn standing(&self) -> Standing {
+        let status = self.0.dataplane.borrow().as_ref().map(|dataplane| dataplane.status().borrow().clone());
+        Standing {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hostname: self.0.hostname.clone(),
+            member: self.0.member.borrow().as_ref().map(|member| (member.node(), member.role())),
+            generation: self.0.desired.borrow().generation,
+            applied: status.as_ref().map_or(0, |status| status.generation),
+            failures: status.iter().flat_map(|status| status.failures.iter().map(ToString::to_string)).collect(),
+        }
+    }
+
+    fn refuse_if_member(&self) -> Result<(), Refusal> {
+        match self.0.member.borrow().as_ref() {
+            None => Ok(()),
+            Some(member) => Err(Refusal::new(
+                Kind::Conflict,
+                format!("this host is already node {} of a cluster", member.node()),
+                "`swarmctl leave` takes it out",
+            )),
+        }
+    }
+
+    async fn init(&self, request: InitRequest) -> Result<Standing, Refusal> {
+        let _guard = self.0.membership.lock().await;
+        self.refuse_if_member()?;
+        let vtep = request.data_path.unwrap_or(request.advertise.ip());
+        let host = Host { hostname: self.0.hostname.clone(), advertise: request.advertise, vtep };
+        let member = Member::init(self.0.cluster(request.listen), host, |_| self.0.routes()).await?;
+        self.0.follow(&member);
+        Ok(self.standing())
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<Standing, Refusal> {
+        let _guard = self.0.membership.lock().await;
+        self.refuse_if_member()?;
+        let options = JoinOptions {
+            token: request.token,
+            manager: request.manager,
+            hostname: self.0.hostname.clone(),
+            advertise: request.advertise,
+            vtep: request.data_path,
+        };
+        let member = Member::join(self.0.cluster(request.listen), options, |_| self.0.routes()).await?;
+        self.0.follow(&member);
+        Ok(self.standing())
+    }
+
+    async fn leave(&self, request: LeaveRequest) -> Result<(), Refusal> {
+        let _guard = self.0.membership.lock().await;
+        let member = self.0.member.borrow().clone().ok_or_else(stranger)?;
+        member.leave(request.force).await?;
+        self.0.forget().await;
+        Ok(())
+    }
+
+    async fn debug(&self, what: Debug) -> Result<String, Refusal> {
+        if let Debug::Config = what {
+            let snapshot = self.0.desired.borrow().snapshot();
+            return Ok(serde_json::to_string_pretty(&snapshot).unwrap_or_default());
+        }
+        let dataplane = self.0.dataplane.borrow().clone();
+        let dataplane = dataplane.ok_or_else(|| {
+            Refusal::new(Kind::Unavailable, "this host has not received its view yet", "try again in a moment")
+        })?;
+        let text = match what {
+            Debug::Plan => dataplane.plan().await,
+            Debug::Config | Debug::Observed => dataplane.observed().await,
+        };
+        text.map_err(|reason| Refusal::new(Kind::Unavailable, reason, "look at the daemon's log"))
+    }
+}
+
+#[tonic::async_trait]
+impl local_server::Local for Local {
+    async fn init(&self, request: Request<Json>) -> Reply {
+        Ok(Response::new(encode(&self.init(decode(request.get_ref())?).await)))
+    }
+
+    async fn join(&self, request: Request<Json>) -> Reply {
+        Ok(Response::new(encode(&self.join(decode(request.get_ref())?).await)))
+    }
+
+    async fn leave(&self, request: Request<Json>) -> Reply {
+        Ok(Response::new(encode(&self.leave(decode(request.get_ref())?).await)))
+    }
+
+    async fn status(&self, _: Request<Json>) -> Reply {
+        Ok(Response::new(encode(&self.standing())))
+    }
+
+    async fn debug(&self, request: Request<Json>) -> Reply {
+        Ok(Response::new(encode(&self.debug(decode(request.get_ref())?).await)))
+    }
+}

@@ -1,0 +1,569 @@
+//! The command line: verbs and flags as in the docker CLI wherever docker has them. Parses; does nothing.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use model::{Availability, Driver, EndpointMode, RestartCondition, Role, Subnet};
+
+use crate::{
+    lab::{HostName, LabName},
+    output::Format,
+    values::{Millis, Scale, option, pair},
+};
+
+/// Container networks and services on a cluster of hosts.
+#[derive(Debug, Parser)]
+#[command(name = "swarmctl", version, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// Socket of the local netd.
+    #[arg(long, global = true, env = "NETD_SOCKET", default_value = api::SOCKET, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make a cluster of this host.
+    Init(Init),
+    /// Join this host to a cluster.
+    Join(Join),
+    /// Take this host out of its cluster.
+    Leave {
+        /// Even if the cluster cannot be told, or this is its last manager.
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Show the command that joins a host, or replace its token.
+    Token {
+        /// Role that the token gives: worker or manager.
+        role: Role,
+        /// Replace the token: the old one is refused from now on; nodes that are in stay in.
+        #[arg(long)]
+        rotate: bool,
+        /// Print the token only.
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Show where this host stands.
+    Status {
+        /// Output format.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Nodes of the cluster.
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Networks.
+    #[command(subcommand)]
+    Network(NetworkVerb),
+    /// Services.
+    #[command(subcommand)]
+    Service(ServiceVerb),
+    /// Run a command inside a running task, on whichever host it is.
+    Exec(Exec),
+    /// Print the inside of this host's netd.
+    Debug {
+        /// What to print.
+        what: Inside,
+    },
+    /// Simulated hosts on this machine, each with its own netd. Needs root.
+    Lab(Lab),
+    /// Print a shell's completion script.
+    Completion {
+        /// The shell.
+        #[arg(value_parser = ["bash", "zsh", "fish"])]
+        shell: String,
+    },
+    /// Build a lab's host around its first process.
+    #[command(hide = true)]
+    LabBoot(LabProcess),
+    /// Be a lab's host: its first process.
+    #[command(hide = true)]
+    LabHost(LabProcess),
+    /// Be a lab's switch.
+    #[command(hide = true)]
+    LabSwitch {
+        /// The lab.
+        #[arg(long)]
+        lab: LabName,
+    },
+}
+
+/// `init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Address or interface that others reach this host's control plane by; the default route's where none is given.
+    #[arg(long, value_name = "IP|INTERFACE[:PORT]")]
+    pub advertise_addr: Option<String>,
+    /// Where the control plane listens; every address where none is given.
+    #[arg(long, value_name = "IP|INTERFACE[:PORT]")]
+    pub listen_addr: Option<String>,
+    /// Address or interface that tunnels end at; the advertised one where none is given.
+    #[arg(long, value_name = "IP|INTERFACE")]
+    pub data_path_addr: Option<String>,
+}
+
+/// `join`.
+#[derive(Debug, Args)]
+pub struct Join {
+    /// Token from `swarmctl token worker|manager`.
+    #[arg(long)]
+    pub token: String,
+    /// The addresses of this host.
+    #[command(flatten)]
+    pub host: Init,
+    /// A manager of the cluster.
+    #[arg(value_name = "HOST[:PORT]")]
+    pub manager: String,
+}
+
+/// Parts of every `ls`.
+#[derive(Debug, Args)]
+pub struct Listing {
+    /// Output format.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+    /// Print ids only.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Parts of every `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspection {
+    /// Names or ids.
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value = "json")]
+    pub output: Format,
+}
+
+/// `node …`.
+#[derive(Debug, Subcommand)]
+pub enum NodeVerb {
+    /// List the nodes.
+    #[command(visible_alias = "list")]
+    Ls(Listing),
+    /// Show nodes in full.
+    Inspect {
+        /// Names or ids; `self` is this node.
+        #[arg(default_value = "self", value_name = "NODE")]
+        names: Vec<String>,
+        /// Output format.
+        #[arg(short, long, value_enum, default_value = "json")]
+        output: Format,
+    },
+    /// List the tasks of a node.
+    Ps {
+        /// Name or id.
+        #[arg(default_value = "self")]
+        node: String,
+        /// Format and brevity.
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Open a node to the scheduler or close it.
+    Update {
+        /// active, pause (no new tasks) or drain (its tasks move elsewhere).
+        #[arg(long, value_parser = availability)]
+        availability: Availability,
+        /// Name or id.
+        node: String,
+    },
+    /// Remove nodes from the cluster.
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Even if the node is alive.
+        #[arg(short, long)]
+        force: bool,
+        /// Names or ids.
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+}
+
+/// `network …`.
+#[derive(Debug, Subcommand)]
+pub enum NetworkVerb {
+    /// Make a network.
+    Create(NetworkCreate),
+    /// List the networks.
+    #[command(visible_alias = "list")]
+    Ls(Listing),
+    /// Show networks in full.
+    Inspect(Inspection),
+    /// Remove networks that nothing uses.
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names or ids.
+        #[arg(required = true)]
+        networks: Vec<String>,
+    },
+}
+
+/// `network create`.
+#[derive(Debug, Args)]
+pub struct NetworkCreate {
+    /// How its endpoints reach each other: overlay.
+    #[arg(short, long, default_value = "overlay", value_parser = driver)]
+    pub driver: Driver,
+    /// A prefix such as 10.0.9.0/24 or fd00:9::/64; from the default pools where none is given.
+    #[arg(long = "subnet", value_name = "PREFIX")]
+    pub subnets: Vec<Subnet>,
+    /// A router's address inside one of the subnets; the first address where none is given.
+    #[arg(long = "gateway", value_name = "ADDRESS")]
+    pub gateways: Vec<IpAddr>,
+    /// No way out, no forwarding of names.
+    #[arg(long)]
+    pub internal: bool,
+    /// Let containers attach that belong to no service.
+    #[arg(long)]
+    pub attachable: bool,
+    /// Encrypt between hosts.
+    #[arg(long)]
+    pub encrypted: bool,
+    /// A note.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = option)]
+    pub labels: Vec<(String, String)>,
+    /// A driver option, such as mtu=1400.
+    #[arg(short, long = "opt", value_name = "KEY=VALUE", value_parser = option)]
+    pub options: Vec<(String, String)>,
+    /// The network's name.
+    pub name: String,
+}
+
+/// `service …`.
+#[derive(Debug, Subcommand)]
+pub enum ServiceVerb {
+    /// Make a service.
+    Create(ServiceCreate),
+    /// List the services.
+    #[command(visible_alias = "list")]
+    Ls(Listing),
+    /// List the tasks of services, ended ones included.
+    Ps {
+        /// Names or ids.
+        #[arg(required = true)]
+        services: Vec<String>,
+        /// Format and brevity.
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Show services in full.
+    Inspect(Inspection),
+    /// Change the number of replicas.
+    Scale {
+        /// SERVICE=REPLICAS.
+        #[arg(required = true, value_name = "SERVICE=REPLICAS")]
+        scales: Vec<Scale>,
+        /// Return at once.
+        #[arg(short, long)]
+        detach: bool,
+    },
+    /// Remove services.
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names or ids.
+        #[arg(required = true)]
+        services: Vec<String>,
+        /// Return before their tasks have stopped.
+        #[arg(short, long)]
+        detach: bool,
+    },
+    /// Print what a service or a task has written.
+    Logs {
+        /// Go on as lines are written.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last lines of each task.
+        #[arg(short = 'n', long, default_value = "all", value_name = "N", value_parser = tail)]
+        tail: u32,
+        /// Print when each line was written.
+        #[arg(short, long)]
+        timestamps: bool,
+        /// Name or id of a service or a task.
+        #[arg(value_name = "SERVICE|TASK")]
+        target: String,
+    },
+}
+
+/// `service create`.
+#[derive(Debug, Args)]
+pub struct ServiceCreate {
+    /// The service's name; also its DNS name.
+    #[arg(long)]
+    pub name: String,
+    /// How many tasks run.
+    #[arg(long, default_value_t = 1)]
+    pub replicas: u32,
+    /// A network to attach to; the first carries the way out.
+    #[arg(long = "network", value_name = "NETWORK")]
+    pub networks: Vec<String>,
+    /// What runs the tasks.
+    #[arg(long, default_value = "exec", value_parser = ["exec"])]
+    pub runtime: String,
+    /// An environment variable; without =VALUE it is taken from this command's environment.
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    pub env: Vec<(String, String)>,
+    /// Root directory of the tasks; the host's own, read-only, where none is given.
+    #[arg(long, value_name = "DIR")]
+    pub rootfs: Option<PathBuf>,
+    /// When a task that ended is started again: any, on-failure or none.
+    #[arg(long, default_value = "any", value_parser = restart_condition)]
+    pub restart_condition: RestartCondition,
+    /// Time between its end and the new start.
+    #[arg(long, default_value = "5s", value_name = "DURATION")]
+    pub restart_delay: Millis,
+    /// How many restarts a replica gets; 0 is no limit.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub restart_max_attempts: u32,
+    /// Time between SIGTERM and SIGKILL.
+    #[arg(long, default_value = "10s", value_name = "DURATION")]
+    pub stop_grace_period: Millis,
+    /// What the name resolves to: vip or dnsrr.
+    #[arg(long, default_value = "vip", value_parser = endpoint_mode)]
+    pub endpoint_mode: EndpointMode,
+    /// A note.
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = option)]
+    pub labels: Vec<(String, String)>,
+    /// Return at once.
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Show no progress.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Program and arguments.
+    #[arg(last = true, required = true, value_name = "ARGV")]
+    pub argv: Vec<String>,
+}
+
+/// `exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Forward a terminal's input too; other input always is.
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// An environment variable.
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    pub env: Vec<(String, String)>,
+    /// Name (web.1) or id.
+    pub task: String,
+    /// Program and arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub argv: Vec<String>,
+}
+
+/// What `debug` prints.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Inside {
+    /// What the host should look like.
+    Config,
+    /// What the kernel says.
+    Observed,
+    /// What would be changed next.
+    Plan,
+}
+
+/// `lab …`.
+#[derive(Debug, Args)]
+pub struct Lab {
+    /// The lab.
+    #[arg(long, global = true, default_value = "lab")]
+    pub name: LabName,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: LabVerb,
+}
+
+/// `lab …`.
+#[derive(Debug, Subcommand)]
+pub enum LabVerb {
+    /// Make hosts h1, h2, … and a cluster of them.
+    Up {
+        /// How many.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(HostName::MOST)))]
+        hosts: u8,
+        /// How many of them are managers; up to three where not given.
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(HostName::MOST)))]
+        managers: Option<u8>,
+        /// Leave everything as it is when a step fails.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Remove the lab and all that is on its hosts.
+    Down,
+    /// List labs and their hosts.
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Output format.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Run a command as if on a host.
+    Exec {
+        /// The host.
+        host: HostName,
+        /// Program and arguments.
+        #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+        argv: Vec<String>,
+    },
+    /// Cut a host's power: everything on it is gone at once; its disk stays.
+    Kill {
+        /// The host.
+        host: HostName,
+    },
+    /// Power a host on again.
+    Start {
+        /// The host.
+        host: HostName,
+    },
+    /// Kill -9 of a host's netd alone; it is started again as systemd would.
+    Crash {
+        /// The host.
+        host: HostName,
+    },
+    /// Print the log of a host's netd.
+    Logs {
+        /// The host.
+        host: HostName,
+    },
+}
+
+/// Who one of a lab's own processes is for.
+#[derive(Debug, Args)]
+pub struct LabProcess {
+    /// The lab.
+    #[arg(long)]
+    pub lab: LabName,
+    /// The host.
+    #[arg(long)]
+    pub host: HostName,
+}
+
+impl Inside {
+    /// The daemon's word for it.
+    pub fn wire(self) -> api::Debug {
+        match self {
+            Inside::Config => api::Debug::Config,
+            Inside::Observed => api::Debug::Observed,
+            Inside::Plan => api::Debug::Plan,
+        }
+    }
+}
+
+/// Prints the completion script of a shell.
+pub fn complete(shell: &str) -> Result<(), String> {
+    let shell: Shell = shell.parse()?;
+    clap_complete::generate(shell, &mut <Arguments as clap::CommandFactory>::command(), "swarmctl", &mut std::io::stdout());
+    Ok(())
+}
+
+fn availability(text: &str) -> Result<Availability, String> {
+    word(text, "active, pause or drain")
+}
+
+fn driver(text: &str) -> Result<Driver, String> {
+    word(text, "overlay")
+}
+
+fn endpoint_mode(text: &str) -> Result<EndpointMode, String> {
+    word(text, "vip or dnsrr")
+}
+
+fn restart_condition(text: &str) -> Result<RestartCondition, String> {
+    word(text, "any, on-failure or none")
+}
+
+/// The value that `model` writes with this word.
+fn word<T: serde::de::DeserializeOwned>(text: &str, expected: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|_| format!("expected {expected}"))
+}
+
+fn tail(text: &str) -> Result<u32, String> {
+    match text {
+        "all" => Ok(0),
+        number => number.parse().ok().filter(|&lines| lines > 0).ok_or_else(|| "expected a number of lines or all".into()),
+    }
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some(_) => pair(text),
+        None => std::env::var(text)
+            .map(|value| (text.to_owned(), value))
+            .map_err(|_| format!("there is no {text} in this command's environment: write {text}=VALUE")),
+    }
+}
+
+/// Notes and options by their keys; the last of a key counts, as in docker.
+pub fn by_key(pairs: Vec<(String, String)>) -> BTreeMap<String, String> {
+    pairs.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_after_the_dashes_keeps_its_own_flags_and_dashes() {
+        let parsed = parse("swarmctl lab exec h1 --name x -- swarmctl service create --name web -- netd whoami --port 80").unwrap();
+        let Verb::Lab(Lab { name, verb: LabVerb::Exec { host, argv } }) = parsed.verb else { panic!("another verb") };
+        assert_eq!((name.to_string(), host.to_string()), ("x".to_owned(), "h1".to_owned()));
+        assert_eq!(argv.join(" "), "swarmctl service create --name web -- netd whoami --port 80");
+    }
+
+    #[test]
+    fn exec_works_with_and_without_dashes() {
+        for line in ["swarmctl exec web.1 -- ls -l", "swarmctl exec web.1 ls -l", "swarmctl exec -i -e A=b web.1 -- ls -l"] {
+            let Verb::Exec(exec) = parse(line).unwrap().verb else { panic!("another verb") };
+            assert_eq!((exec.task.as_str(), exec.argv.join(" ").as_str()), ("web.1", "ls -l"), "{line}");
+        }
+    }
+
+    #[test]
+    fn o_is_opt_on_network_create_and_output_elsewhere() {
+        let Verb::Network(NetworkVerb::Create(create)) =
+            parse("swarmctl network create -o mtu=1400 -o encrypted --driver overlay net").unwrap().verb
+        else {
+            panic!("another verb")
+        };
+        assert_eq!(by_key(create.options), BTreeMap::from([("encrypted".into(), String::new()), ("mtu".into(), "1400".into())]));
+        let Verb::Network(NetworkVerb::Ls(listing)) = parse("swarmctl network list -o json").unwrap().verb else {
+            panic!("another verb")
+        };
+        assert_eq!(listing.output, Format::Json);
+    }
+
+    #[test]
+    fn what_is_no_value_is_a_usage_error() {
+        for line in [
+            "swarmctl service create --name web",
+            "swarmctl service create --name web --restart-delay 5x -- a",
+            "swarmctl service scale web",
+            "swarmctl service scale web=-1",
+            "swarmctl network create --subnet 10.0.9.1/24 net",
+            "swarmctl network create --driver bridge net",
+            "swarmctl node update --availability off h1",
+            "swarmctl token boss",
+            "swarmctl lab up --hosts 0",
+            "swarmctl lab exec web -- true",
+            "swarmctl lab down --name ../x",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What is printed: JSON, or tables that fit a hundred columns.
+
+use std::io::{ErrorKind, Write};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// Columns of the widest table.
+const WIDTH: usize = 100;
+const GAP: usize = 3;
+/// No column is cut below this.
+const NARROWEST: usize = 6;
+
+/// How a list is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// A JSON array with stable keys.
+    Json,
+}
+
+/// One column of a table: its head and what it shows of an item.
+pub struct Column<'a, T>(pub &'static str, pub Box<dyn Fn(&T) -> String + 'a>);
+
+/// A column.
+pub fn column<'a, T>(head: &'static str, cell: impl Fn(&T) -> String + 'a) -> Column<'a, T> {
+    Column(head, Box::new(cell))
+}
+
+/// Prints items in this format.
+pub fn list<T: Serialize>(items: &[T], format: Format, columns: &[Column<T>]) -> Result<()> {
+    match format {
+        Format::Json => print(&serde_json::to_string_pretty(items)?),
+        Format::Table => {
+            let head = columns.iter().map(|column| column.0.to_owned()).collect();
+            let rows = items.iter().map(|item| columns.iter().map(|column| (column.1)(item)).collect());
+            print(&table(std::iter::once(head).chain(rows).collect()))
+        }
+    }
+}
+
+/// Prints a line or more. A reader that has gone away, such as `head`, is no failure.
+pub fn print(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// Several values in one cell.
+pub fn join<T: ToString>(values: &[T]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn table(rows: Vec<Vec<String>>) -> String {
+    let widths = fit(&rows);
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{:width$}", cut(cell, width)));
+        cells.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The columns' widths: as wide as their cells, the widest ones cut until all fit.
+fn fit(rows: &[Vec<String>]) -> Vec<usize> {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let mut widths: Vec<usize> = (0..columns).map(width).collect();
+    while widths.iter().sum::<usize>() + GAP * columns.saturating_sub(1) > WIDTH {
+        match widths.iter_mut().max() {
+            Some(widest) if *widest > NARROWEST => *widest -= 1,
+            _ => break,
+        }
+    }
+    widths
+}
+
+fn cut(cell: &str, width: usize) -> String {
+    let flat = cell.replace(['\n', '\r', '\t'], " ");
+    if flat.chars().count() <= width {
+        return flat;
+    }
+    flat.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(rows: &[&[&str]]) -> Vec<Vec<String>> {
+        rows.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect()
+    }
+
+    #[test]
+    fn columns_line_up_and_lines_do_not_end_in_blanks() {
+        assert_eq!(table(rows(&[&["ID", "NAME"], &["1", "web"], &["22", ""]])), "ID   NAME\n1    web\n22");
+    }
+
+    #[test]
+    fn a_table_fits_a_hundred_columns_and_cuts_the_widest_cells() {
+        let long = "x".repeat(300);
+        let text = table(rows(&[&["ID", "NAME", "ERROR"], &["0000000000000", &long, &long]]));
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(text.contains("0000000000000   x") && text.ends_with('…'), "{text}");
+    }
+
+    #[test]
+    fn a_cell_stays_on_its_line() {
+        assert_eq!(table(rows(&[&["ERROR"], &["a\nb"]])), "ERROR\na b");
+    }
+}

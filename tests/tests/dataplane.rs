@@ -1,0 +1,132 @@
+//! The data plane through the public interface: it heals itself and outlives its daemon.
+
+use std::collections::BTreeSet;
+
+use tests::{Lab, eventually, field, holds, run};
+
+/// Waits until every host's replica answers the shell, in both families.
+fn web_answers(lab: &Lab) {
+    for family in ["-4", "-6"] {
+        eventually("web answers on every host", || {
+            let close = ["-m", "2", "-H", "Connection: close", "http://web/[1-6]"];
+            let said = lab.inside("h1", "shell.1", &[&["curl", "-sS", family][..], &close].concat());
+            let hosts = BTreeSet::from_iter(field(&said.out, "host")).len();
+            holds(said.code == 0 && hosts == 3, said)
+        });
+    }
+}
+
+/// Waits until a host has nothing left to change.
+fn settled(lab: &Lab, host: &str) {
+    eventually("the host has nothing left to change", || {
+        let plan = lab.ctl(host, "debug plan");
+        holds(plan.code == 0 && plan.out.trim().is_empty(), (host, plan))
+    });
+}
+
+/// What a careless operator does; `$NS` is the network's namespace, `$VX` its VXLAN device.
+const BREAKAGES: [&str; 10] = [
+    "ip -n $NS link del $VX",
+    "ip -n $NS route del $(ip -n $NS route | grep -m1 via.inet6.*dev.vx | cut -d' ' -f1)",
+    "ip -n $NS -6 route flush dev $VX",
+    "bridge -n $NS fdb show dev $VX | while read mac rest; do bridge -n $NS fdb del $mac dev $VX; done",
+    "ip -n $NS neigh flush all nud permanent",
+    "ip netns exec $NS nft flush ruleset",
+    "ip -n $NS link del $(ip -n $NS -o link | grep -m1 -o ' e[0-9a-z]*@' | tr -d ' @')",
+    "ip netns exec $NS sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0",
+    "ip -n $NS addr flush dev lo scope global",
+    "ip netns del $NS",
+];
+
+#[test]
+fn what_is_broken_by_hand_is_repaired() {
+    let lab = Lab::tour(3);
+    let shell = lab.running("h1", "shell").remove(0);
+    let host = shell["node"].as_str().unwrap();
+    for breakage in BREAKAGES {
+        let find = "NS=$(ip netns | grep -v netd-t- | grep -o -m1 '^netd-[0-9a-z]*'); \
+                    VX=$(ip -n $NS -o link | grep -o -m1 'vx-[0-9a-f]*')";
+        let said = lab.exec(host, &["sh", "-c", &format!("{find}; {breakage}")]);
+        assert_eq!(said.code, 0, "{breakage}: {said:?}");
+        web_answers(&lab);
+        settled(&lab, host);
+    }
+}
+
+#[test]
+fn a_crash_of_every_daemon_in_turn_costs_no_call_and_no_task() {
+    let lab = Lab::tour(3);
+    let services = lab.json("h1", "service ls");
+    let web = services.iter().find(|service| service["name"] == "web").unwrap();
+    let vip = web["virtual_ips"][0].as_str().unwrap();
+    let ids = |host: &str| -> BTreeSet<String> {
+        ["web", "shell"].iter().flat_map(|name| lab.running(host, name)).map(|task| task["id"].to_string()).collect()
+    };
+    let before = ids("h1");
+    // A hundred calls a second until told to stop. In the background: an `exec` session ends with the daemon it runs on.
+    let script = format!(
+        "n=0; while ! [ -e /tmp/stop ]; do curl -sS -o /dev/null -m 5 http://{vip}/ || echo failed; n=$((n+1)); \
+         sleep 0.005; done; echo calls $n"
+    );
+    lab.inside("h1", "shell.1", &["sh", "-c", "nohup sh -c \"$0\" > /tmp/calls 2>&1 &", &script]).ok();
+    for host in ["h1", "h2", "h3"] {
+        run(lab.verb("crash").arg(host)).ok();
+        settled(&lab, host);
+        eventually("all nodes are ready", || {
+            let said = lab.ctl(host, "node ls -o json");
+            holds(said.out.matches("\"ready\"").count() == 3, said)
+        });
+    }
+    let calls = eventually("the caller has stopped", || {
+        let said = lab.inside("h1", "shell.1", &["sh", "-c", "touch /tmp/stop; cat /tmp/calls"]);
+        if said.out.contains("calls ") { Ok(said.out) } else { Err(format!("{said:?}")) }
+    });
+    assert_eq!(calls.lines().count(), 1, "{calls}");
+    assert_eq!(ids("h2"), before, "a task was replaced");
+}
+
+/// Echoes on port 7 until its client goes.
+const ECHO: &str = "import socket
+c, _ = socket.create_server(('0.0.0.0', 7)).accept()
+while (d := c.recv(99)): c.sendall(d)";
+
+/// Talks on one connection until told to stop.
+const TALK: &str = "import socket, sys, time, os
+s = socket.create_connection((sys.argv[1], 7), 20)
+open('/tmp/up', 'w')
+while not os.path.exists('/tmp/stop'):
+    s.sendall(b'x')
+    assert s.recv(9) == b'x'
+    time.sleep(.02)
+print('whole', flush=True)";
+
+#[test]
+fn an_established_connection_survives_the_death_of_both_daemons() {
+    let lab = Lab::up(2);
+    lab.ctl("h1", "network create --subnet 10.0.9.0/24 my-net").ok();
+    lab.ctl("h1", "service create --name pair --replicas 2 --network my-net -- sleep infinity").ok();
+    let tasks = lab.running("h1", "pair");
+    assert_ne!(tasks[0]["node"], tasks[1]["node"]);
+    let name = |index: usize| tasks[index]["name"].as_str().unwrap();
+    let address = tasks[1]["addresses"][0].as_str().unwrap();
+    let background = "nohup python3 -c \"$0\" $1 > /tmp/said 2>&1 &";
+    lab.inside("h1", name(1), &["sh", "-c", background, ECHO]).ok();
+    eventually("the server listens", || {
+        let said = lab.inside("h1", name(1), &["grep", "-q", ":0007 ", "/proc/net/tcp"]);
+        holds(said.code == 0, said)
+    });
+    lab.inside("h1", name(0), &["sh", "-c", background, TALK, address]).ok();
+    eventually("the connection is up", || {
+        let said = lab.inside("h1", name(0), &["sh", "-c", "cat /tmp/said; ls /tmp/up"]);
+        holds(said.code == 0, said)
+    });
+    for host in ["h1", "h2"] {
+        run(lab.verb("crash").arg(host)).ok();
+        settled(&lab, host);
+    }
+    let verdict = eventually("the client has finished", || {
+        let said = lab.inside("h1", name(0), &["sh", "-c", "touch /tmp/stop; cat /tmp/said"]);
+        if said.out.is_empty() { Err(format!("{said:?}")) } else { Ok(said.out) }
+    });
+    assert_eq!(verdict.trim(), "whole");
+}

@@ -1,0 +1,71 @@
+//! The ledger through the public interface: what is refused, and that nothing is half-made.
+
+use std::collections::BTreeSet;
+
+use tests::Lab;
+
+#[test]
+fn refusals_name_the_cause_and_leave_nothing_behind() {
+    let lab = Lab::up(1);
+    lab.ctl("h1", "network create --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net").ok();
+    let networks = lab.json("h1", "network ls");
+    for (line, causes) in [
+        ("network create --subnet 10.0.0.0/16 wide", ["10.0.9.0/24", "my-net"]),
+        ("network create my-net", ["my-net", "my-net"]),
+        ("network create --subnet 10.1.0.0/24 --gateway 10.2.0.1 odd", ["10.2.0.1", "10.1.0.0/24"]),
+        ("network create --encrypted secret", ["encrypt", "secret"]),
+        ("network create --opt colour=red odd", ["colour", "mtu"]),
+    ] {
+        let refusal = lab.ctl("h1", line).refused();
+        assert!(causes.iter().all(|cause| refusal.contains(cause)), "{line}: {refusal}");
+    }
+    assert_eq!(lab.json("h1", "network ls"), networks);
+    assert_eq!(lab.ctl("h1", "network create").code, 2, "wrong usage has exit code 2");
+}
+
+#[test]
+fn a_full_pool_refuses_the_whole_service() {
+    let lab = Lab::up(1);
+    lab.ctl("h1", "network create --subnet 10.3.0.0/29 small").ok();
+    let full = lab.ctl("h1", "service create --name many --replicas 20 --network small -- sleep infinity").refused();
+    assert!(full.contains("10.3.0.0/29") || full.contains("small"), "{full}");
+    assert!(lab.json("h1", "service ls").is_empty());
+    lab.ctl("h1", "service create --name few --replicas 3 --network small -- sleep infinity").ok();
+    lab.ctl("h1", "service scale few=20").refused();
+    assert_eq!(lab.json("h1", "service ls")[0]["replicas"], 3);
+    let used = lab.ctl("h1", "network rm small").refused();
+    assert!(used.contains("few"), "{used}");
+    let unknown = lab.ctl("h1", "service create --name lost --network nowhere -- true").refused();
+    assert!(unknown.contains("nowhere"), "{unknown}");
+}
+
+#[test]
+fn networks_without_subnets_get_disjoint_ones_of_both_families() {
+    let lab = Lab::up(1);
+    for name in ["one", "two"] {
+        lab.ctl("h1", &format!("network create {name}")).ok();
+    }
+    let networks = lab.json("h1", "network ls");
+    let leases = networks.iter().flat_map(|network| network["subnets"].as_array().unwrap());
+    let subnets: BTreeSet<&str> = leases.map(|lease| lease["subnet"].as_str().unwrap()).collect();
+    assert_eq!(subnets.len(), 4);
+    assert_eq!(subnets.iter().filter(|subnet| subnet.contains(':')).count(), 2);
+}
+
+#[test]
+fn json_keys_are_the_ones_promised_and_tables_fit_a_hundred_columns() {
+    let lab = Lab::tour(1);
+    for (line, keys) in [
+        ("service ps web", "id name slot node state desired_state addresses"),
+        ("service ls", "id name replicas running virtual_ips networks"),
+        ("node ls", "id hostname role status availability leader address"),
+        ("network ls", "id name driver vni subnets encrypted internal"),
+    ] {
+        let first = lab.json("h1", line).remove(0);
+        for key in keys.split(' ') {
+            assert!(!first[key].is_null(), "{line}: {key} of {first}");
+        }
+        let table = lab.ctl("h1", line).ok();
+        assert!(table.lines().count() > 1 && table.lines().all(|row| row.chars().count() <= 100), "{table}");
+    }
+}

@@ -1,1 +1,31 @@
-//! placeholder
+//! The replicated log and those who share it: Raft on disk, certificates and join tokens, mutual TLS between members,
+//! and each node's view of the state, streamed to it and kept on its disk. Knows bytes and commands, never networks.
+
+mod admission;
+mod dispatcher;
+mod drive;
+mod error;
+mod files;
+mod gate;
+mod identity;
+mod joining;
+mod link;
+mod member;
+mod message;
+mod pki;
+mod raft;
+mod server;
+mod services;
+mod session;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod token;
+
+pub use error::ClusterError;
+pub use joining::{Config, Host, JoinOptions};
+pub use link::LinkError;
+pub use member::Member;
+pub use message::{Downward, JoinAnswer, JoinCall, Leadership, Upward};
+pub use pki::PeerIdentity;
+pub use token::{Token, TokenError, new_secret};

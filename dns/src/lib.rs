@@ -7,4 +7,4 @@ mod upstream;
 
 pub use server::{Listener, ServerHandle, serve};
 pub use table::{ANSWER_TTL, Client, Table, Verdict};
-pub use upstream::{Unanswered, Upstream};
+pub use upstream::Upstream;

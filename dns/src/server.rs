@@ -86,7 +86,7 @@ impl RequestHandler for Resolver {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, handle: R) -> ResponseInfo {
         let reply = match question(request) {
             Ok(question) => self.reply(request, question).await,
-            Err(code) => refusal(request, code),
+            Err(code) => empty(request, code),
         };
         send(request, reply, handle).await
     }
@@ -120,7 +120,7 @@ impl Resolver {
                 explained(reply, PROHIBITED, "the network is internal: only its own names are answered")
             }
             Verdict::UnknownNetwork => {
-                let reply = refusal(request, ResponseCode::ServFail);
+                let reply = empty(request, ResponseCode::ServFail);
                 explained(reply, NOT_READY, "this host does not know the network yet: ask again")
             }
             Verdict::Forward => self.forward(request, question, &table).await,
@@ -128,7 +128,7 @@ impl Resolver {
     }
 
     async fn forward(&self, request: &Request, question: &Query, table: &Table) -> Message {
-        let failed = |cause: &str| explained(refusal(request, ResponseCode::ServFail), NO_REACHABLE_AUTHORITY, cause);
+        let failed = |cause: &str| explained(empty(request, ResponseCode::ServFail), NO_REACHABLE_AUTHORITY, cause);
         let Ok(_permit) = self.forwarded.try_acquire() else {
             return failed("too many questions of this network are on their way already: ask again");
         };
@@ -141,7 +141,7 @@ impl Resolver {
 }
 
 fn positive(request: &Request, question: &Query, found: Vec<RData>) -> Message {
-    let mut reply = refusal(request, ResponseCode::NoError);
+    let mut reply = empty(request, ResponseCode::NoError);
     reply.metadata.authoritative = true;
     // The name as it was asked: case is the client's guard against forged answers (0x20).
     reply.answers =
@@ -151,7 +151,7 @@ fn positive(request: &Request, question: &Query, found: Vec<RData>) -> Message {
 
 /// With the SOA of the parent of the name, as RFC 2308 section 3 wants it; its serial is the table's generation.
 fn negative(request: &Request, question: &Query, code: ResponseCode, generation: u64) -> Message {
-    let mut reply = refusal(request, code);
+    let mut reply = empty(request, code);
     reply.metadata.authoritative = true;
     let nobody = Name::root();
     let soa = SOA::new(nobody.clone(), nobody, generation as u32, 1, 1, 1, NEGATIVE_TTL);
@@ -159,7 +159,7 @@ fn negative(request: &Request, question: &Query, code: ResponseCode, generation:
     reply
 }
 
-fn refusal(request: &Request, code: ResponseCode) -> Message {
+fn empty(request: &Request, code: ResponseCode) -> Message {
     let mut reply = Message::response(request.metadata.id, request.metadata.op_code);
     reply.metadata.recursion_desired = request.metadata.recursion_desired;
     reply.metadata.checking_disabled = request.metadata.checking_disabled;

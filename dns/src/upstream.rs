@@ -50,7 +50,7 @@ pub(crate) enum Transport {
 
 /// A question that no resolver of the host has answered.
 #[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
+pub(crate) enum Unanswered {
     /// Too many are on their way.
     #[error("{MAX_IN_FLIGHT} questions to this host's resolvers are on their way already: ask again")]
     Busy,
@@ -231,6 +231,16 @@ mod tests {
         let expected: Vec<SocketAddr> = vec!["10.0.0.1:53".parse().unwrap(), "[fd00::1]:53".parse().unwrap()];
         assert_eq!(parse(text), expected);
         assert_eq!(parse(""), vec!["127.0.0.1:53".parse().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn a_changed_resolv_conf_counts_from_the_next_question() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let upstream = Upstream::resolv_conf(file.path());
+        for server in ["10.0.0.1", "10.0.0.2"] {
+            std::fs::write(file.path(), format!("nameserver {server}\n")).unwrap();
+            assert_eq!(upstream.resolvers().await, vec![format!("{server}:53").parse().unwrap()]);
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The resolver on real sockets, asked by `dig`.
 
+#![allow(clippy::unwrap_used)]
+
 mod fixture;
 
 use std::{
@@ -43,11 +45,13 @@ impl Resolver {
         Self { port, table, _server: server }
     }
 
+    /// At 127.0.0.1 unless told otherwise.
     async fn dig(&self, arguments: &str) -> String {
+        let server = if arguments.contains('@') { "" } else { "@127.0.0.1 " };
         let port = self.port.to_string();
         let mut command = Command::new("dig");
-        command.args(["-p", &port, "+tries=1", "+timeout=10", "@127.0.0.1"]).args(arguments.split_whitespace());
-        let output = command.output().await.expect("dig (package bind9-dnsutils) can be run");
+        command.args(["-p", &port, "+tries=1", "+timeout=10"]).args(format!("{server}{arguments}").split_whitespace());
+        let output = command.output().await.expect("dig (package dnsutils) can be run");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -168,9 +172,21 @@ async fn names_of_ours_are_answered_in_both_families() {
 #[tokio::test]
 async fn both_families_and_both_transports_carry_answers() {
     let resolver = alone().await;
-    for way in ["@::1", "@::1 +tcp", "+tcp", "+tcp +keepopen web A", "+noedns"] {
-        assert!(resolver.short(&format!("{way} web.1 A")).await.contains(&"10.0.9.3".to_owned()), "{way}");
+    for (way, server) in [("@127.0.0.1", "127.0.0.1#"), ("@::1", "::1#")] {
+        for transport in ["UDP", "TCP"] {
+            let flag = if transport == "TCP" { "+tcp" } else { "+notcp" };
+            let answer = resolver.dig(&format!("{way} {flag} web.1 A")).await;
+            let asked = answer.lines().find(|line| line.starts_with(";; SERVER: ")).unwrap();
+            assert!(asked.contains(server) && asked.contains(transport), "{answer}");
+            assert!(answer.contains("A\t10.0.9.3\n"), "{answer}");
+        }
     }
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_questions() {
+    let resolver = alone().await;
+    assert_eq!(resolver.short("+tcp +keepopen web A web.1 A web AAAA").await, ["10.0.9.2", "10.0.9.3", "fd00:9::2"]);
 }
 
 #[tokio::test]
@@ -235,7 +251,7 @@ async fn the_rest_is_forwarded_whatever_its_type() {
     resolver.dig("example.com TYPE65280").await;
     resolver.dig("single-label A").await;
     resolver.dig("web A").await;
-    assert_eq!(live.questions(), ["udp eXample.com. IN A", "udp example.com. IN TYPE65280", "udp single-label. IN A"]);
+    assert_eq!(live.questions(), ["udp eXample.com. IN A", "udp example.com. IN Unknown", "udp single-label. IN A"]);
 }
 
 #[tokio::test]
@@ -268,6 +284,25 @@ async fn a_silent_resolver_does_not_delay_our_own_names() {
     assert!(!waiting.is_finished());
     let answer = waiting.await.unwrap();
     assert!(answer.contains("status: SERVFAIL") && answer.contains("EDE: 22"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_flood_of_questions_for_elsewhere_is_refused_and_our_names_go_on() {
+    let (_silent, dead) = silent().await;
+    let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![dead])).await;
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let mut buffer = [0; 512];
+    let length = loop {
+        client.send_to(&question("example.com."), (Ipv4Addr::LOCALHOST, resolver.port)).await.unwrap();
+        tokio::task::yield_now().await;
+        if let Ok(length) = client.try_recv(&mut buffer) {
+            break length;
+        }
+    };
+    assert_eq!(Message::from_vec(&buffer[..length]).unwrap().metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
+    let answer = resolver.dig("example.com A").await;
+    assert!(answer.contains("too many questions of this network"), "{answer}");
 }
 
 #[tokio::test]

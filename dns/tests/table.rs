@@ -1,5 +1,7 @@
 //! What the table says to whom.
 
+#![allow(clippy::unwrap_used)]
+
 mod fixture;
 
 use std::net::IpAddr;

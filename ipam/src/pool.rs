@@ -94,3 +94,26 @@ impl Pool {
         (*last >= address).then_some((*first, *last))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_touch_become_one_whatever_the_order_of_release() {
+        for order in [[2, 3, 4], [4, 3, 2], [2, 4, 3], [3, 2, 4]] {
+            let gateway = IpAddr::from([10, 0, 9, 1]);
+            let lease = SubnetLease { subnet: "10.0.9.0/29".parse().unwrap(), gateway };
+            let mut pool = Pool::new(lease);
+            let fresh = pool.free.clone();
+            for _ in 0..5 {
+                pool.give();
+            }
+            assert!(!pool.has_room());
+            for last in order.into_iter().chain([5, 6]) {
+                pool.give_back([10, 0, 9, last].into());
+            }
+            assert_eq!((pool.free, pool.used), (fresh, 1));
+        }
+    }
+}

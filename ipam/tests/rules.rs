@@ -1,5 +1,7 @@
 //! The ledger's rules, one test each.
 
+#![allow(clippy::unwrap_used)]
+
 use std::net::IpAddr;
 
 use ipam::{IpamError, Ledger, Owner};

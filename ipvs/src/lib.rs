@@ -3,8 +3,8 @@
 
 mod balancer;
 pub mod guard;
-mod nftables;
 pub mod nft;
+mod nftables;
 mod table;
 
 pub use balancer::{Balancer, BalancerError, Observed, diff};

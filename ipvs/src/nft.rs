@@ -1,6 +1,7 @@
 //! nftables by netlink, declaratively: a [`Ruleset`] says what one table holds, [`observe`] reads one back,
 //! [`difference`] (pure) finds the smallest change between two, [`apply`] makes it in one atomic batch.
 
+mod attribute;
 mod code;
 mod decode;
 mod difference;
@@ -15,4 +16,7 @@ pub use difference::{Change, Step, difference};
 pub use expression::{Comparison, Conntrack, Expression, FibResult, Header, Meta, Nat, Numbers, Reject, SetRef};
 pub use kernel::{Monitor, NftError, Socket, apply, observe};
 pub use rule::Rule;
-pub use ruleset::{Base, Chain, Data, DataType, Family, Hook, Ip, Key, Kind, Policy, Ruleset, Set, SetType, Type, Verdict};
+pub use ruleset::{
+    Base, Chain, Data, DataType, Family, Hook, Ip, Key, Kind, Policy, Ruleset, Set, SetType, Type, Verdict, address,
+    octets,
+};

@@ -99,6 +99,16 @@ pub fn is_host_link(name: &str) -> bool {
     hex.is_some_and(|hex| hex.len() == 6 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
+/// Every namespace's own loopback: `lo`.
+pub fn loopback_link() -> LinkName {
+    LinkName("lo".to_owned())
+}
+
+/// The network's end of its uplink: [`UPLINK`].
+pub fn network_uplink_link() -> LinkName {
+    LinkName(UPLINK.to_owned())
+}
+
 /// The network's end of an endpoint: `e<endpoint id>`.
 pub fn endpoint_link(endpoint: EndpointId) -> LinkName {
     LinkName(format!("e{endpoint}"))
@@ -107,6 +117,16 @@ pub fn endpoint_link(endpoint: EndpointId) -> LinkName {
 /// The endpoint that a link in a network's namespace belongs to.
 pub fn parse_endpoint_link(name: &str) -> Option<EndpointId> {
     name.strip_prefix('e')?.parse().ok()
+}
+
+/// Whether a link in a network's namespace is ours by its name.
+pub fn is_network_link(name: &str) -> bool {
+    name == UPLINK || parse_endpoint_link(name).is_some() || (name.starts_with("vx-") && is_host_link(name))
+}
+
+/// Whether a link in a sandbox is ours by its name: `eth` and a number.
+pub fn is_sandbox_link(name: &str) -> bool {
+    name.strip_prefix("eth").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The sandbox's end of its endpoint number `index`: `eth0`, `eth1`, …

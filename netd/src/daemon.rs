@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
+    fs::{self, File},
+    io,
+    net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -23,6 +25,10 @@ pub type Member = cluster::Member<State>;
 /// How long a host that leaves waits for its kernel to be clean.
 const CLEAN_UP: Duration = Duration::from_secs(20);
 
+/// The file that remembers where the control plane listens, and where it does unless told otherwise.
+const LISTEN: &str = "listen";
+const CONTROL_PORT: u16 = 2377;
+
 /// Where the daemon keeps and offers things.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -40,8 +46,8 @@ pub struct Daemon {
     pub hostname: String,
     /// What this host should look like.
     pub desired: watch::Sender<Arc<NodeConfig>>,
-    /// How far the kernel is, and the ways to look inside; absent until the first view.
-    pub dataplane: watch::Sender<Option<dataplane::Handle>>,
+    /// How far the kernel is, and the way to look inside; absent until the first view.
+    pub dataplane: watch::Sender<Option<(watch::Receiver<Arc<dataplane::Status>>, dataplane::Dataplane)>>,
     /// Its part in a cluster, while it has one.
     pub member: watch::Sender<Option<Member>>,
     /// Held while that changes.
@@ -54,9 +60,19 @@ impl Daemon {
         self.options.directory.join("tasks")
     }
 
-    /// The cluster's configuration of this host.
-    pub fn cluster(&self, listen: std::net::SocketAddr) -> cluster::Config {
-        cluster::Config { directory: self.options.directory.clone(), listen }
+    /// Where the cluster's part of this host is kept and listens; remembered for the next start.
+    pub fn cluster(&self, listen: SocketAddr) -> io::Result<cluster::Config> {
+        fs::write(self.options.directory.join(LISTEN), listen.to_string())?;
+        Ok(cluster::Config { directory: self.options.directory.clone(), listen })
+    }
+
+    /// As this host was when it last ran.
+    async fn resume(self: &Arc<Self>) -> anyhow::Result<Option<Member>> {
+        let listen = fs::read_to_string(self.options.directory.join(LISTEN)).unwrap_or_default();
+        // Without the file it never was a member, or listens as everyone does.
+        let listen = listen.trim().parse().unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, CONTROL_PORT)));
+        let config = cluster::Config { directory: self.options.directory.clone(), listen };
+        Ok(Member::resume(config, |_| self.routes()).await?)
     }
 
     /// What the member's TCP listener serves besides the cluster's own.
@@ -90,7 +106,7 @@ impl Daemon {
         let last = self.desired.borrow().clone();
         let generation = last.generation + 1;
         self.desired.send_replace(Arc::new(NodeConfig { generation, ..NodeConfig::empty(last.node) }));
-        let Some(mut status) = self.dataplane.borrow().as_ref().map(dataplane::Handle::status) else { return };
+        let Some((mut status, _)) = self.dataplane.borrow().clone() else { return };
         let clean = status.wait_for(|status| status.generation >= generation && status.settled);
         if tokio::time::timeout(CLEAN_UP, clean).await.is_err() {
             tracing::warn!("the kernel is not clean yet; the data plane goes on trying");
@@ -110,7 +126,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         member: watch::Sender::new(None),
         membership: tokio::sync::Mutex::new(()),
     });
-    let member = Member::resume(daemon.options.directory.clone(), |_| daemon.routes()).await?;
+    let member = daemon.resume().await?;
     match &member {
         Some(member) => daemon.follow(member),
         None => tracing::info!("this host is part of no cluster yet"),
@@ -155,9 +171,8 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
     if is_member {
         first.wait_for(|config| config.generation > 0).await?;
     }
-    let dataplane = dataplane::spawn(daemon.desired.subscribe());
-    let status = dataplane.status();
-    daemon.dataplane.send_replace(Some(dataplane));
+    let (status, inside) = dataplane::spawn(daemon.desired.subscribe()).context("the data plane cannot start")?;
+    daemon.dataplane.send_replace(Some((status.clone(), inside)));
     let (ready, sandboxes) = watch::channel(BTreeSet::new());
     let (tasks, reports) = watch::channel(Vec::new());
     let _agent = agent::spawn(daemon.tasks(), daemon.hostname.clone(), daemon.desired.subscribe(), sandboxes, tasks);

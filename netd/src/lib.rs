@@ -1,1 +1,10 @@
 //! The daemon of every host, as a library: the binary in `main.rs` only parses arguments and starts it.
+
+pub mod agent;
+pub mod daemon;
+pub mod dataplane;
+mod local;
+mod names;
+mod notify;
+mod relay;
+pub mod whoami;

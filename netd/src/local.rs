@@ -1,6 +1,6 @@
 //! The local API: a socket for `swarmctl` and `netd-cni`. Translates; decides nothing.
 
-use std::{fs, future::Future, os::unix::fs::PermissionsExt, sync::Arc};
+use std::{fs, future::Future, io, os::unix::fs::PermissionsExt, sync::Arc};
 
 use anyhow::Context;
 use api::{
@@ -44,6 +44,10 @@ fn stranger() -> Refusal {
     )
 }
 
+fn unwritable(error: &io::Error) -> Refusal {
+    Refusal::new(Kind::Unavailable, format!("the daemon's directory cannot be written: {error}"), "free space or mend the disk")
+}
+
 type Reply = Result<Response<Json>, Status>;
 
 struct Control(Arc<Daemon>);
@@ -79,7 +83,7 @@ struct Local(Arc<Daemon>);
 
 impl Local {
     fn standing(&self) -> Standing {
-        let status = self.0.dataplane.borrow().as_ref().map(|dataplane| dataplane.status().borrow().clone());
+        let status = self.0.dataplane.borrow().as_ref().map(|(status, _)| status.borrow().clone());
         Standing {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hostname: self.0.hostname.clone(),
@@ -106,7 +110,8 @@ impl Local {
         self.refuse_if_member()?;
         let vtep = request.data_path.unwrap_or(request.advertise.ip());
         let host = Host { hostname: self.0.hostname.clone(), advertise: request.advertise, vtep };
-        let member = Member::init(self.0.cluster(request.listen), host, |_| self.0.routes()).await?;
+        let config = self.0.cluster(request.listen).map_err(|error| unwritable(&error))?;
+        let member = Member::init(config, host, |_| self.0.routes()).await?;
         self.0.follow(&member);
         Ok(self.standing())
     }
@@ -121,7 +126,8 @@ impl Local {
             advertise: request.advertise,
             vtep: request.data_path,
         };
-        let member = Member::join(self.0.cluster(request.listen), options, |_| self.0.routes()).await?;
+        let config = self.0.cluster(request.listen).map_err(|error| unwritable(&error))?;
+        let member = Member::join(config, options, |_| self.0.routes()).await?;
         self.0.follow(&member);
         Ok(self.standing())
     }
@@ -143,11 +149,10 @@ impl Local {
         let dataplane = dataplane.ok_or_else(|| {
             Refusal::new(Kind::Unavailable, "this host has not received its view yet", "try again in a moment")
         })?;
-        let text = match what {
-            Debug::Plan => dataplane.plan().await,
-            Debug::Config | Debug::Observed => dataplane.observed().await,
-        };
-        text.map_err(|reason| Refusal::new(Kind::Unavailable, reason, "look at the daemon's log"))
+        Ok(match what {
+            Debug::Plan => dataplane.1.plan(),
+            Debug::Config | Debug::Observed => dataplane.1.observed(),
+        })
     }
 }
 

@@ -27,16 +27,17 @@ enum Verb {
         #[arg(long, default_value_t = 80)]
         port: u16,
     },
-    #[command(flatten)]
-    Stage(agent::Stage),
 }
 
 fn main() -> ExitCode {
+    // The stages of a task enter namespaces, which only a process of one thread can do: they come first.
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(code) = agent::stage(&words) {
+        return code;
+    }
     let Arguments { directory, socket, verb } = Arguments::parse();
     let result = match verb {
-        // The stages enter namespaces, which only a process of one thread can do: no runtime before them.
-        Some(Verb::Stage(stage)) => return stage.run(),
-        Some(Verb::Whoami { port }) => whoami::serve(port).map_err(Into::into),
+        Some(Verb::Whoami { port }) => whoami::run(port).map(|never| match never {}).map_err(Into::into),
         None => serve(daemon::Options { directory, socket }),
     };
     match result {
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
 
 fn serve(options: daemon::Options) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NETD_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn"));
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn,hickory_server=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(daemon::run(options))
 }

@@ -1,1 +1,19 @@
-//! placeholder
+//! The replicated state of a cluster: what commands make of it, what it should change next, and what each host sees
+//! of it. Pure: no clock, no chance, no I/O; every manager computes the same.
+
+mod answer;
+mod apply;
+mod check;
+mod lookup;
+mod project;
+mod record;
+mod request;
+mod restart;
+mod scheduler;
+mod state;
+mod step;
+mod validate;
+
+pub use state::State;
+pub use step::MAX_COMMANDS;
+pub use validate::MAX_REPLICAS;

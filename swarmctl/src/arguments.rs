@@ -456,11 +456,12 @@ impl Inside {
     }
 }
 
-/// Prints the completion script of a shell.
-pub fn complete(shell: &str) -> Result<(), String> {
+/// The completion script of a shell.
+pub fn completion(shell: &str) -> Result<String, String> {
     let shell: Shell = shell.parse()?;
-    clap_complete::generate(shell, &mut <Arguments as clap::CommandFactory>::command(), "swarmctl", &mut std::io::stdout());
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut <Arguments as clap::CommandFactory>::command(), "swarmctl", &mut script);
+    String::from_utf8(script).map_err(|error| error.to_string())
 }
 
 fn availability(text: &str) -> Result<Availability, String> {
@@ -487,7 +488,9 @@ fn word<T: serde::de::DeserializeOwned>(text: &str, expected: &str) -> Result<T,
 fn tail(text: &str) -> Result<u32, String> {
     match text {
         "all" => Ok(0),
-        number => number.parse().ok().filter(|&lines| lines > 0).ok_or_else(|| "expected a number of lines or all".into()),
+        number => {
+            number.parse().ok().filter(|&lines| lines > 0).ok_or_else(|| "expected a number of lines or all".into())
+        }
     }
 }
 
@@ -520,7 +523,9 @@ mod tests {
 
     #[test]
     fn a_command_after_the_dashes_keeps_its_own_flags_and_dashes() {
-        let parsed = parse("swarmctl lab exec h1 --name x -- swarmctl service create --name web -- netd whoami --port 80").unwrap();
+        let parsed =
+            parse("swarmctl lab exec h1 --name x -- swarmctl service create --name web -- netd whoami --port 80")
+                .unwrap();
         let Verb::Lab(Lab { name, verb: LabVerb::Exec { host, argv } }) = parsed.verb else { panic!("another verb") };
         assert_eq!((name.to_string(), host.to_string()), ("x".to_owned(), "h1".to_owned()));
         assert_eq!(argv.join(" "), "swarmctl service create --name web -- netd whoami --port 80");
@@ -528,7 +533,9 @@ mod tests {
 
     #[test]
     fn exec_works_with_and_without_dashes() {
-        for line in ["swarmctl exec web.1 -- ls -l", "swarmctl exec web.1 ls -l", "swarmctl exec -i -e A=b web.1 -- ls -l"] {
+        for line in
+            ["swarmctl exec web.1 -- ls -l", "swarmctl exec web.1 ls -l", "swarmctl exec -i -e A=b web.1 -- ls -l"]
+        {
             let Verb::Exec(exec) = parse(line).unwrap().verb else { panic!("another verb") };
             assert_eq!((exec.task.as_str(), exec.argv.join(" ").as_str()), ("web.1", "ls -l"), "{line}");
         }
@@ -541,7 +548,10 @@ mod tests {
         else {
             panic!("another verb")
         };
-        assert_eq!(by_key(create.options), BTreeMap::from([("encrypted".into(), String::new()), ("mtu".into(), "1400".into())]));
+        assert_eq!(
+            by_key(create.options),
+            BTreeMap::from([("encrypted".into(), String::new()), ("mtu".into(), "1400".into())])
+        );
         let Verb::Network(NetworkVerb::Ls(listing)) = parse("swarmctl network list -o json").unwrap().verb else {
             panic!("another verb")
         };

@@ -95,30 +95,31 @@ impl Daemon {
 
     /// Makes a cluster of this host.
     pub async fn init(&self, request: &InitRequest) -> Result<Standing> {
-        let answer = self.once(self.local().init(api::encode(request))).await?;
+        let answer = self.once(self.local().init(api::encode(request)).await)?;
         api::decode::<Result<Standing, Refusal>>(&answer)?.map_err(Into::into)
     }
 
     /// Joins this host to a cluster.
     pub async fn join(&self, request: &JoinRequest) -> Result<Standing> {
-        let answer = self.once(self.local().join(api::encode(request))).await?;
+        let answer = self.once(self.local().join(api::encode(request)).await)?;
         api::decode::<Result<Standing, Refusal>>(&answer)?.map_err(Into::into)
     }
 
     /// Takes this host out of its cluster.
     pub async fn leave(&self, request: &LeaveRequest) -> Result<()> {
-        let answer = self.once(self.local().leave(api::encode(request))).await?;
+        let answer = self.once(self.local().leave(api::encode(request)).await)?;
         api::decode::<Result<(), Refusal>>(&answer)?.map_err(Into::into)
     }
 
     /// Where this host stands.
     pub async fn status(&self) -> Result<Standing> {
-        self.insist(api::encode(&()), |channel, payload| async move { LocalClient::new(channel).status(payload).await }).await
+        self.insist(api::encode(&()), |channel, payload| async move { LocalClient::new(channel).status(payload).await })
+            .await
     }
 
     /// The inside of this host.
     pub async fn debug(&self, what: api::Debug) -> Result<String> {
-        let answer = self.once(self.local().debug(api::encode(&what))).await?;
+        let answer = self.once(self.local().debug(api::encode(&what)).await)?;
         api::decode::<Result<String, Refusal>>(&answer)?.map_err(Into::into)
     }
 
@@ -145,7 +146,137 @@ impl Daemon {
         .into()
     }
 
-    fn local(&self) -> &'static LocalCalls {
-        unimplemented!()
+    fn local(&self) -> LocalClient<Channel> {
+        LocalClient::new(self.channel.clone())
+    }
+
+    fn once(&self, result: Result<Response<Json>, Status>) -> Result<Json> {
+        result.map(Response::into_inner).map_err(|status| self.broken(&status))
+    }
+
+    async fn ask(&self, query: Query) -> Result<Answer> {
+        let call = |channel, payload| async move { ControlClient::new(channel).query(payload).await };
+        self.insist::<Result<Answer, Refusal>, _>(api::encode(&query), call).await?.map_err(Into::into)
+    }
+
+    /// Sends a request that may be sent twice, again and again while the daemon is away.
+    async fn insist<T, F>(&self, payload: Json, call: impl Fn(Channel, Json) -> F) -> Result<T>
+    where
+        T: DeserializeOwned,
+        F: Future<Output = Result<Response<Json>, Status>>,
+    {
+        let mut away = None;
+        loop {
+            let attempt = tokio::time::timeout(REQUEST_LIMIT, call(self.channel.clone(), payload.clone()));
+            let status = match attempt.await {
+                Ok(Ok(answer)) => return Ok(api::decode(answer.get_ref())?),
+                Ok(Err(status)) => status,
+                Err(_) => return Err(self.silent()),
+            };
+            let since = *away.get_or_insert_with(Instant::now);
+            if !is_passing(status.code()) || since.elapsed() > RETURN_LIMIT {
+                return Err(self.broken(&status));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn silent(&self) -> anyhow::Error {
+        Refusal::new(
+            Kind::Unavailable,
+            format!("netd at {} has not answered within {} s", self.socket.display(), REQUEST_LIMIT.as_secs()),
+            "see netd's log, and look whether the change was made before you repeat the command",
+        )
+        .into()
+    }
+}
+
+/// What tonic reports of a connection that broke, or of a daemon that is not there.
+fn is_passing(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted)
+}
+
+fn unexpected(answer: &Answer) -> anyhow::Error {
+    anyhow::anyhow!("netd answered another question: {answer:?}\n  next: give swarmctl and netd the same version")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use api::proto::control_server::{Control, ControlServer};
+    use model::ServiceId;
+    use tokio::{net::UnixListener, sync::oneshot, task::JoinHandle};
+    use tokio_stream::wrappers::UnixListenerStream;
+    use tonic::{Request, transport::Server};
+
+    use super::*;
+
+    /// Takes a proposal down and answers the second one: the first caller is left alone.
+    #[derive(Clone, Default)]
+    struct Forgetful {
+        seen: Arc<Mutex<Vec<RequestId>>>,
+        died: Arc<Mutex<Option<oneshot::Sender<()>>>>,
+    }
+
+    #[tonic::async_trait]
+    impl Control for Forgetful {
+        async fn propose(&self, request: Request<Json>) -> Result<Response<Json>, Status> {
+            let proposal: Proposal = api::decode(request.get_ref())?;
+            self.seen.lock().unwrap().push(proposal.request);
+            let died = self.died.lock().unwrap().take();
+            if let Some(died) = died {
+                died.send(()).unwrap();
+                std::future::pending::<()>().await;
+            }
+            Ok(Response::new(api::encode::<model::Response>(&Ok(Outcome::Service(ServiceId(1))))))
+        }
+
+        async fn query(&self, _: Request<Json>) -> Result<Response<Json>, Status> {
+            Err(Status::unimplemented("no questions"))
+        }
+    }
+
+    fn serve(socket: &Path, control: Forgetful) -> JoinHandle<()> {
+        let _ = std::fs::remove_file(socket);
+        let connections = UnixListenerStream::new(UnixListener::bind(socket).unwrap());
+        let server = Server::builder().add_service(ControlServer::new(control)).serve_with_incoming(connections);
+        tokio::spawn(async move { server.await.unwrap() })
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_dies_during_a_request_is_asked_again_under_the_same_request_id() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("netd.sock");
+        let (died, death) = oneshot::channel();
+        let control = Forgetful { died: Arc::new(Mutex::new(Some(died))), ..Forgetful::default() };
+        // Connections end with the runtime that serves them, as with a process.
+        let first = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        first.spawn({
+            let (socket, control) = (socket.clone(), control.clone());
+            async move { serve(&socket, control).await }
+        });
+        let client = tokio::spawn(async move {
+            while !socket.exists() {
+                tokio::task::yield_now().await;
+            }
+            let daemon = Daemon::connect(&socket).await.unwrap();
+            daemon.propose(Command::RemoveService { service: "web".into() }).await
+        });
+        death.await.unwrap();
+        first.shutdown_background();
+        let _second = serve(&directory.path().join("netd.sock"), control.clone());
+        assert_eq!(client.await.unwrap().unwrap(), Outcome::Service(ServiceId(1)));
+        let seen = control.seen.lock().unwrap().clone();
+        assert!(seen.len() >= 2 && seen.iter().all(|request| *request == seen[0]), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn no_daemon_is_an_error_with_a_next_step() {
+        let error = Daemon::connect(Path::new("/nonexistent/netd.sock")).await.err().unwrap().to_string();
+        assert!(
+            error.contains("netd does not answer at /nonexistent/netd.sock") && error.contains("next: "),
+            "{error}"
+        );
     }
 }

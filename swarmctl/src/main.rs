@@ -1,2 +1,65 @@
-//! placeholder
-fn main() {}
+//! `swarmctl`: arguments become requests to the local daemon, answers become tables or JSON. And the lab: simulated
+//! hosts on one machine.
+
+mod arguments;
+mod daemon;
+mod lab;
+mod output;
+mod values;
+mod verbs;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use clap::Parser;
+use tokio::runtime::Runtime;
+
+use arguments::{Arguments, LabProcess, Verb};
+use daemon::Daemon;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The lab enters and makes namespaces, which takes a process of one thread: no runtime exists before it returns.
+fn run(arguments: Arguments) -> Result<u8> {
+    match arguments.verb {
+        Verb::Lab(lab) => lab::run(lab),
+        Verb::LabBoot(LabProcess { lab, host }) => lab::boot(&lab, host),
+        Verb::LabHost(_) => lab::host(),
+        Verb::LabSwitch { .. } => lab::switch(),
+        Verb::Completion { shell } => {
+            let script = arguments::completion(&shell).map_err(|reason| anyhow!(reason))?;
+            output::print(script.trim_end()).map(|()| 0)
+        }
+        verb => {
+            let runtime = Runtime::new()?;
+            let result = runtime.block_on(async { ask(&Daemon::connect(&arguments.socket).await?, verb).await });
+            // A read of stdin may be under way and never end.
+            runtime.shutdown_background();
+            result
+        }
+    }
+}
+
+async fn ask(daemon: &Daemon, verb: Verb) -> Result<u8> {
+    match verb {
+        Verb::Init(init) => verbs::init(daemon, init).await,
+        Verb::Join(join) => verbs::join(daemon, join).await,
+        Verb::Leave { force } => verbs::leave(daemon, force).await,
+        Verb::Token { role, rotate, quiet } => verbs::token(daemon, role, rotate, quiet).await,
+        Verb::Status { output } => verbs::status(daemon, output).await,
+        Verb::Node(verb) => verbs::node(daemon, verb).await,
+        Verb::Network(verb) => verbs::network(daemon, verb).await,
+        Verb::Service(verb) => verbs::service(daemon, verb).await,
+        Verb::Exec(exec) => verbs::exec(daemon, exec).await,
+        Verb::Debug { what } => verbs::debug(daemon, what).await,
+        Verb::Lab(_) | Verb::LabBoot(_) | Verb::LabHost(_) | Verb::LabSwitch { .. } | Verb::Completion { .. } => Ok(0),
+    }
+}

@@ -21,22 +21,33 @@ pub enum Format {
     Json,
 }
 
-/// One column of a table: its head and what it shows of an item.
-pub struct Column<'a, T>(pub &'static str, pub Box<dyn Fn(&T) -> String + 'a>);
-
-/// A column.
-pub fn column<'a, T>(head: &'static str, cell: impl Fn(&T) -> String + 'a) -> Column<'a, T> {
-    Column(head, Box::new(cell))
+/// Items and what a table shows of them.
+pub struct List<'a, T> {
+    items: &'a [T],
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
 }
 
-/// Prints items in this format.
-pub fn list<T: Serialize>(items: &[T], format: Format, columns: &[Column<T>]) -> Result<()> {
-    match format {
-        Format::Json => print(&serde_json::to_string_pretty(items)?),
-        Format::Table => {
-            let head = columns.iter().map(|column| column.0.to_owned()).collect();
-            let rows = items.iter().map(|item| columns.iter().map(|column| (column.1)(item)).collect());
-            print(&table(std::iter::once(head).chain(rows).collect()))
+impl<'a, T: Serialize> List<'a, T> {
+    /// These items.
+    pub fn of(items: &'a [T]) -> Self {
+        Self { items, head: Vec::new(), rows: vec![Vec::new(); items.len()] }
+    }
+
+    /// One more column: its head and what it shows of an item.
+    pub fn column(mut self, head: &str, cell: impl Fn(&T) -> String) -> Self {
+        self.head.push(head.to_owned());
+        for (row, item) in self.rows.iter_mut().zip(self.items) {
+            row.push(cell(item));
+        }
+        self
+    }
+
+    /// Prints the items: JSON has all there is of them, a table its columns.
+    pub fn print(self, format: Format) -> Result<()> {
+        match format {
+            Format::Json => print(&serde_json::to_string_pretty(self.items)?),
+            Format::Table => print(&table([vec![self.head], self.rows].concat())),
         }
     }
 }

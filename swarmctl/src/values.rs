@@ -133,7 +133,10 @@ mod tests {
 
     #[test]
     fn ages_show_one_unit_and_never_go_below_zero() {
-        assert_eq!([0, 59_999, 60_000, 7_200_000, 172_800_000].map(|span| age(span, 0)), ["0s", "59s", "1m", "2h", "2d"]);
+        assert_eq!(
+            [0, 59_999, 60_000, 7_200_000, 172_800_000].map(|span| age(span, 0)),
+            ["0s", "59s", "1m", "2h", "2d"]
+        );
         assert_eq!(age(0, 5_000), "0s");
     }
 

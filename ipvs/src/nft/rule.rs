@@ -56,13 +56,13 @@ impl Rule {
     /// Loads the source address into the register.
     pub fn source(self, version: Ip, into: u8) -> Self {
         let offset = if version == Ip::V4 { 12 } else { 8 };
-        self.with(Expression::Payload { base: Header::Network, offset, len: Type::from(version).len() as u32, into })
+        self.with(Expression::Payload { base: Header::Network, offset, len: Type::from(version).size() as u32, into })
     }
 
     /// Loads the destination address into the register.
     pub fn destination(self, version: Ip, into: u8) -> Self {
         let offset = if version == Ip::V4 { 16 } else { 24 };
-        self.with(Expression::Payload { base: Header::Network, offset, len: Type::from(version).len() as u32, into })
+        self.with(Expression::Payload { base: Header::Network, offset, len: Type::from(version).size() as u32, into })
     }
 
     /// Only if the first register compares so.

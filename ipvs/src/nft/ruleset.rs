@@ -6,16 +6,15 @@ use model::Subnet;
 
 use super::{Rule, code::coded};
 
-coded! {
-    /// A table's family.
-    Family {
-        /// IPv4 and IPv6.
-        Inet = 1,
-        /// IPv4.
-        Ip = 2,
-        /// IPv6.
-        Ip6 = 10,
-    }
+/// A table's family; the numbers are the kernel's (`NFPROTO_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4 and IPv6.
+    Inet = 1,
+    /// IPv4.
+    Ip = 2,
+    /// IPv6.
+    Ip6 = 10,
 }
 
 coded! {
@@ -38,16 +37,15 @@ impl Ip {
     }
 }
 
-coded! {
-    /// What kind of base chain.
-    Kind {
-        /// Sees every packet.
-        Filter = 0,
-        /// Sees the first packet of a connection and translates addresses.
-        Nat = 1,
-        /// Reroutes packets of this host.
-        Route = 2,
-    }
+/// What kind of base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Sees every packet.
+    Filter,
+    /// Sees the first packet of a connection and translates addresses.
+    Nat,
+    /// Reroutes packets of this host.
+    Route,
 }
 
 coded! {
@@ -98,7 +96,7 @@ coded! {
 
 impl Type {
     /// Bytes that a value takes.
-    pub fn len(self) -> usize {
+    pub fn size(self) -> usize {
         match self {
             Self::Protocol => 1,
             Self::Port => 2,
@@ -196,14 +194,14 @@ pub struct Set {
 
 impl Set {
     /// A set of single values.
-    pub fn set(key: &[Type], elements: impl IntoIterator<Item = Key>) -> Self {
+    pub fn values(key: &[Type], elements: impl IntoIterator<Item = Key>) -> Self {
         let elements = elements.into_iter().map(|key| (key, Data::None)).collect();
         Self { of: SetType::new(key, DataType::None), elements }
     }
 
     /// A set of ranges, which must not overlap.
     pub fn ranges(key: &[Type], elements: impl IntoIterator<Item = Key>) -> Self {
-        let mut set = Self::set(key, elements);
+        let mut set = Self::values(key, elements);
         set.of.interval = true;
         set
     }

@@ -31,10 +31,15 @@ impl Message {
         bytes.extend(flags.to_ne_bytes());
         bytes.extend(sequence.to_ne_bytes());
         bytes.extend([0; 4]);
-        bytes.extend([family.map_or(0, |family| family.code() as u8), 0]);
+        bytes.extend([family.map_or(0, |family| family as u8), 0]);
         // Only the marks of a batch name the subsystem here (`nfgenmsg.res_id`); elsewhere it is not read.
         bytes.extend(SUBSYSTEM.to_be_bytes());
         Self(bytes)
+    }
+
+    pub(super) fn add_flags(&mut self, flags: u16) {
+        let flags = u16::from_ne_bytes([self.0[6], self.0[7]]) | flags;
+        self.0[6..8].copy_from_slice(&flags.to_ne_bytes());
     }
 
     pub(super) fn finish(mut self) -> Vec<u8> {

@@ -1,0 +1,200 @@
+//! Who gets in, and how a manager becomes and ceases to be a voter. All at the leader.
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use model::{
+    Availability, Command, Kind, Node, NodeId, NodeStatus, Outcome, Refusal, RequestId, Response, Role, StateMachine,
+};
+use openraft::{BasicNode, ChangeMembers};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    JoinAnswer, JoinCall, PeerIdentity, pki,
+    raft::{Consensus, Retry, now},
+    token,
+};
+
+/// How long a new manager may take to catch up with the log.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a leader listens for the managers before it says that they are no majority, and how often it looks.
+const HEARING_TIMEOUT: Duration = Duration::from_secs(3);
+const HEARING_PAUSE: Duration = Duration::from_millis(50);
+
+impl<S: StateMachine> Consensus<S> {
+    /// Gives a host that knows a token's secret a certificate and a record. Asked again, it gives the same record.
+    pub async fn admit(&self, call: &JoinCall) -> Result<Result<JoinAnswer, Refusal>, Retry> {
+        // A leader that has not yet applied all of the log might still take a token that was replaced.
+        crate::raft::confirmed(self.raft.ensure_linearizable()).await?;
+        let authority = self.machine.read(|state| state.authority().cloned());
+        let authority = authority.ok_or_else(|| Retry("the cluster is only just being made".to_owned()))?;
+        let roles = [Role::Worker, Role::Manager];
+        let Some(role) = roles.into_iter().find(|&role| token::same(authority.secret(role), &call.secret)) else {
+            return Ok(Err(wrong_secret()));
+        };
+        if call.address.ip().is_unspecified() || call.address.port() == 0 {
+            return Ok(Err(unreachable_address(call.address)));
+        }
+        let (id, certificate) = match pki::sign(&authority, &call.request, role) {
+            Ok(signed) => signed,
+            Err(error) => return Ok(Err(Refusal::new(Kind::Invalid, error.to_string(), "join again"))),
+        };
+        let node = new_node(id, role, call);
+        // The id follows from the request, so that asking again is the same request.
+        let response = self.write(RequestId(id.0), Command::Admit { node: node.clone() }).await?;
+        if let Err(refusal) = response {
+            return Ok(Err(refusal));
+        }
+        tracing::info!(node = %id, %role, hostname = node.hostname, address = %node.address, "node admitted");
+        let managers = self.machine.read(|state| {
+            state.nodes().values().filter(|node| node.role == Role::Manager).map(|node| node.address).collect()
+        });
+        Ok(Ok(JoinAnswer { certificate, root: authority.root_certificate, node, managers }))
+    }
+
+    /// Makes an admitted manager a voter.
+    pub async fn enlist(&self, node: NodeId) -> Result<(), Retry> {
+        let _turn = self.turn.lock().await;
+        if self.voters().contains(&node.0) {
+            return Ok(());
+        }
+        let node = self.node(node).ok_or_else(|| Retry(format!("node {node} has no record")))?;
+        let learner = self.raft.add_learner(node.id.0, BasicNode::new(node.address), true);
+        let caught_up = timeout(CATCH_UP_TIMEOUT, learner).await;
+        caught_up.map_err(|_| Retry("the new manager does not catch up with the log".to_owned()))?.map_err(retry)?;
+        let change = ChangeMembers::AddVoterIds(BTreeSet::from([node.id.0]));
+        self.change_voters(change).await?;
+        tracing::info!(node = %node.id, "manager votes");
+        Ok(())
+    }
+
+    /// Carries out what a member proposes.
+    pub async fn take(&self, from: PeerIdentity, request: RequestId, command: Command) -> Result<Response, Retry> {
+        if let Some(refusal) = forbidden(from, &command) {
+            return Ok(Err(refusal));
+        }
+        if let Command::RemoveNode { node } = command
+            && let Err(refusal) = self.dismiss(node).await?
+        {
+            return Ok(Err(refusal));
+        }
+        if !self.voters().contains(&self.me.0) {
+            // The others elect a leader once this one is silent; what it still took would never be confirmed.
+            self.raft.runtime_config().heartbeat(false);
+            return Err(Retry("this manager votes no more and another one takes over".to_owned()));
+        }
+        self.write(request, command).await
+    }
+
+    /// Takes a manager out of the voters, if it is one and the rest can go on without it.
+    async fn dismiss(&self, node: NodeId) -> Result<Result<(), Refusal>, Retry> {
+        let _turn = self.turn.lock().await;
+        let mut rest = self.voters();
+        if !rest.remove(&node.0) {
+            return Ok(Ok(()));
+        }
+        if rest.is_empty() {
+            return Ok(Err(last_manager(node)));
+        }
+        let alive = self.alive(&rest).await;
+        if alive * 2 <= rest.len() {
+            return Ok(Err(no_majority(node, alive, rest.len())));
+        }
+        self.change_voters(ChangeMembers::RemoveVoters(BTreeSet::from([node.0]))).await?;
+        tracing::info!(%node, "manager votes no more");
+        Ok(Ok(()))
+    }
+
+    /// How many of these managers are alive. A leader that is new waits a while for their majority to be heard.
+    async fn alive(&self, voters: &BTreeSet<u64>) -> usize {
+        let count = || voters.iter().filter(|&&voter| voter == self.me.0 || self.hears(NodeId(voter))).count();
+        let majority = async {
+            while count() * 2 <= voters.len() {
+                sleep(HEARING_PAUSE).await;
+            }
+        };
+        let _heard = timeout(HEARING_TIMEOUT, majority).await;
+        count()
+    }
+
+    async fn change_voters(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), Retry> {
+        let changed = timeout(CATCH_UP_TIMEOUT, self.raft.change_membership(change, false)).await;
+        changed.map_err(|_| Retry("no majority confirms the change of managers".to_owned()))?.map_err(retry)?;
+        Ok(())
+    }
+}
+
+fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
+    Node {
+        id,
+        hostname: call.hostname.clone(),
+        address: call.address,
+        vtep: call.vtep,
+        role,
+        availability: Availability::Active,
+        status: NodeStatus::Unknown,
+        applied: 0,
+        failures: Vec::new(),
+        joined: now(),
+    }
+}
+
+/// What a member may not propose: the cluster's own commands, and, for a worker, what would make it a manager.
+fn forbidden(from: PeerIdentity, command: &Command) -> Option<Refusal> {
+    use Command::*;
+    let cause = match command {
+        RotateToken { .. } if from.role == Role::Worker => "a worker may not replace a join token",
+        Bootstrap { .. }
+        | Admit { .. }
+        | SetNodeStatus { .. }
+        | Report(_)
+        | CreateTask { .. }
+        | AssignTask { .. }
+        | SetDesired { .. }
+        | RemoveTask { .. }
+        | PurgeService { .. }
+        | ReleaseSlot { .. } => "this command is the cluster's own and cannot be proposed by a member",
+        _ => return None,
+    };
+    Some(Refusal::new(Kind::Denied, cause, "run the command on a manager"))
+}
+
+fn wrong_secret() -> Refusal {
+    Refusal::new(
+        Kind::Denied,
+        "the secret of the join token is wrong, or the token has been replaced",
+        "`swarmctl token worker` or `swarmctl token manager` on a manager prints the token that is valid now",
+    )
+}
+
+fn unreachable_address(address: SocketAddr) -> Refusal {
+    Refusal::new(
+        Kind::Invalid,
+        format!("{address} is not an address that other hosts can reach"),
+        "give one of the host's own addresses with `--advertise-addr`",
+    )
+}
+
+fn last_manager(node: NodeId) -> Refusal {
+    Refusal::new(
+        Kind::Precondition,
+        format!("node {node} is the last manager: without it the cluster and all it runs are lost"),
+        "`swarmctl leave --force` ends the cluster",
+    )
+}
+
+fn no_majority(node: NodeId, alive: usize, rest: usize) -> Refusal {
+    Refusal::new(
+        Kind::Precondition,
+        format!("without node {node} only {alive} of {rest} managers are alive, which is no majority"),
+        "bring the other managers back first (`swarmctl node ls`), or `swarmctl leave --force`",
+    )
+}
+
+fn retry(error: impl std::fmt::Display) -> Retry {
+    Retry(error.to_string())
+}
+
+/// The answer of a command that made nothing.
+pub fn done(response: Response) -> Result<(), Refusal> {
+    response.map(|_: Outcome| ())
+}

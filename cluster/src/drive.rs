@@ -1,0 +1,91 @@
+//! What the leader does by itself: lets the state machine take its next step, and says which nodes are alive.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream};
+use model::{Command, Kind, NodeId, NodeStatus, RequestId, StateMachine};
+use tokio::time::{sleep, timeout};
+
+use crate::raft::{Consensus, Retry, confirmed, now};
+
+/// The longest time between two steps.
+const STEP_INTERVAL: Duration = Duration::from_millis(200);
+/// Changes that come within this time of each other are looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(3);
+/// After a change of leader, or a pause of the leader's own, nodes get so long to be heard before they are called down.
+const GRACE: Duration = Duration::from_secs(4);
+/// A step that comes so late means that this process did not run; silence then says nothing about the nodes.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Commands on their way to the log at the same time.
+const IN_FLIGHT: usize = 64;
+
+/// Runs for as long as the manager does; acts only while it leads.
+pub async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
+    loop {
+        if consensus.leads() {
+            lead(&consensus).await;
+        }
+        let mut metrics = consensus.raft.metrics();
+        let woken = timeout(STEP_INTERVAL, metrics.changed()).await;
+        if matches!(woken, Ok(Err(_))) {
+            return;
+        }
+    }
+}
+
+async fn lead<S: StateMachine>(consensus: &Consensus<S>) {
+    // All that earlier leaders committed is applied first: `step` must not run on an older state.
+    if confirmed(consensus.raft.ensure_linearizable()).await.is_err() {
+        return;
+    }
+    tracing::info!(node = %consensus.me, "this manager leads");
+    let mut applied = consensus.machine.applied();
+    let mut grace_from = Instant::now();
+    let mut last = Instant::now();
+    while consensus.leads() {
+        applied.borrow_and_update();
+        if last.elapsed() > PAUSE {
+            grace_from = Instant::now();
+        }
+        last = Instant::now();
+        let mut commands = statuses(consensus, grace_from.elapsed() > GRACE);
+        commands.extend(consensus.machine.read(|state| state.step(now())));
+        propose(consensus, commands).await;
+        if let Ok(Ok(())) = timeout(STEP_INTERVAL, applied.changed()).await {
+            sleep(DEBOUNCE).await;
+        }
+    }
+    tracing::info!(node = %consensus.me, "this manager leads no more");
+}
+
+fn statuses<S: StateMachine>(consensus: &Consensus<S>, grace_over: bool) -> Vec<Command> {
+    let known: Vec<(NodeId, NodeStatus)> =
+        consensus.machine.read(|state| state.nodes().values().map(|node| (node.id, node.status)).collect());
+    let change = |(node, status): (NodeId, NodeStatus)| {
+        let next = match (consensus.hears(node), status) {
+            (true, NodeStatus::Unknown | NodeStatus::Down) => NodeStatus::Ready,
+            (false, NodeStatus::Ready) if grace_over => NodeStatus::Down,
+            _ => return None,
+        };
+        tracing::info!(%node, status = %next, "node changes");
+        Some(Command::SetNodeStatus { node, status: next })
+    };
+    known.into_iter().filter_map(change).collect()
+}
+
+async fn propose<S: StateMachine>(consensus: &Consensus<S>, commands: Vec<Command>) {
+    let writes = commands.into_iter().map(|command| async move {
+        match consensus.write(RequestId(rand::random()), command).await {
+            // The state has moved on since the step: the next step sees it.
+            Ok(Err(refusal)) if refusal.kind != Kind::Precondition => {
+                tracing::warn!(cause = refusal.cause, "a step of the leader was refused");
+            }
+            Err(Retry(reason)) => tracing::debug!(reason, "a step of the leader was not taken"),
+            Ok(_) => {}
+        }
+    });
+    stream::iter(writes).buffered(IN_FLIGHT).for_each(|()| async {}).await;
+}

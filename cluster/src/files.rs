@@ -1,0 +1,53 @@
+//! Files that are either whole and on the disk, or not there.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+use crate::ClusterError;
+
+/// Writes a file that only root can read; after a crash either the old or the new content is there.
+pub fn write(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
+    replace(path, content).map_err(|source| failed("write", path, source))
+}
+
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
+/// The content of a file; `None` where there is none.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, ClusterError> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed("read", path, source)),
+    }
+}
+
+/// Makes a directory that only root can enter.
+pub fn make_directory(path: &Path) -> Result<(), ClusterError> {
+    fs::create_dir_all(path)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o700)))
+        .map_err(|source| failed("make directory", path, source))
+}
+
+/// Removes a file or a whole directory; it is fine if there is none.
+pub fn remove(path: &Path) -> Result<(), ClusterError> {
+    let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(|source| failed("remove", path, source)),
+    }
+}
+
+fn failed(operation: &'static str, path: &Path, source: io::Error) -> ClusterError {
+    ClusterError::Disk { operation, path: path.to_owned(), source }
+}

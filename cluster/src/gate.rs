@@ -1,0 +1,100 @@
+//! Who may call what: the one place where requests from the network are let in.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use model::{Role, StateMachine};
+use tonic::{Status, body::Body, codegen::http};
+use tower::{Layer, Service};
+use tracing::field::display;
+
+use crate::{Member, PeerIdentity, server::Caller};
+
+/// The one request that needs no certificate.
+const JOIN: &str = "/netd.v1.Membership/Join";
+const RAFT: &str = "/netd.v1.Raft/";
+
+/// Puts the gate in front of a server's routes.
+pub struct GateLayer<S>(pub Member<S>);
+
+impl<S> Clone for GateLayer<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S, N> Layer<N> for GateLayer<S> {
+    type Service = Gate<S, N>;
+
+    fn layer(&self, inner: N) -> Gate<S, N> {
+        Gate { member: self.0.clone(), inner }
+    }
+}
+
+/// Lets requests of members through, with their [`PeerIdentity`].
+pub struct Gate<S, N> {
+    member: Member<S>,
+    inner: N,
+}
+
+impl<S, N: Clone> Clone for Gate<S, N> {
+    fn clone(&self) -> Self {
+        Self { member: self.member.clone(), inner: self.inner.clone() }
+    }
+}
+
+impl<S, N> Service<http::Request<Body>> for Gate<S, N>
+where
+    S: StateMachine,
+    N: Service<http::Request<Body>, Response = http::Response<Body>>,
+    N::Future: Send + 'static,
+    N::Error: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = N::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, N::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), N::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let caller = request.extensions().get::<Caller>().copied();
+        let path = request.uri().path();
+        match admit(&self.member, caller, path) {
+            Ok(identity) => {
+                identity.map(|identity| request.extensions_mut().insert(identity));
+                Box::pin(self.inner.call(request))
+            }
+            Err(status) => {
+                let peer = caller.map(|caller| display(caller.address));
+                tracing::warn!(peer, path, reason = status.message(), "a request was refused");
+                Box::pin(std::future::ready(Ok(status.into_http())))
+            }
+        }
+    }
+}
+
+fn admit<S: StateMachine>(
+    member: &Member<S>,
+    caller: Option<Caller>,
+    path: &str,
+) -> Result<Option<PeerIdentity>, Status> {
+    let Some(identity) = caller.and_then(|caller| caller.identity) else {
+        let refuse = || Status::unauthenticated("a certificate of this cluster is needed; a host gets one by joining");
+        return if path == JOIN { Ok(None) } else { Err(refuse()) };
+    };
+    if path.starts_with(RAFT) {
+        // Not compared with the state: a manager that is catching up would refuse the leader it catches up from.
+        let refuse = || Status::permission_denied(format!("node {} is no manager: Raft is not for it", identity.node));
+        return if identity.role == Role::Manager { Ok(Some(identity)) } else { Err(refuse()) };
+    }
+    if !member.knows(identity.node) {
+        let node = identity.node;
+        let cause = format!("node {node} is not, or no longer, part of this cluster; it has to join again");
+        return Err(Status::permission_denied(cause));
+    }
+    Ok(Some(identity))
+}

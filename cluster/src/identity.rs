@@ -1,0 +1,86 @@
+//! Who this host is, on its disk: its key, its certificate, its cluster's root, and where it can find managers.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use model::{NodeId, Role};
+
+use crate::{ClusterError, PeerIdentity, files, pki};
+
+/// Who this host is.
+#[derive(Clone)]
+pub struct Identity {
+    pub node: NodeId,
+    pub role: Role,
+    /// PEM, as are the next two.
+    pub certificate: String,
+    pub key: String,
+    pub root: String,
+    /// Managers at the time of joining; the view has newer ones.
+    pub managers: Vec<SocketAddr>,
+}
+
+impl Identity {
+    /// Refuses a certificate that says nothing of its node.
+    pub fn new(
+        certificate: String,
+        key: String,
+        root: String,
+        managers: Vec<SocketAddr>,
+    ) -> Result<Self, ClusterError> {
+        let identity = pki::identity_of(&pki::root(&certificate)?).ok_or(ClusterError::Certificate {
+            operation: "read this node's certificate",
+            reason: "it names no node and role".to_owned(),
+        })?;
+        let PeerIdentity { node, role } = identity;
+        Ok(Self { node, role, certificate, key, root, managers })
+    }
+
+    /// Whether the directory holds one.
+    pub fn exists(directory: &Path) -> bool {
+        place(directory).join("certificate.pem").exists()
+    }
+
+    /// Writes it; the certificate last, because its presence makes the identity.
+    pub fn save(&self, directory: &Path) -> Result<(), ClusterError> {
+        let place = place(directory);
+        files::make_directory(directory)?;
+        files::make_directory(&place)?;
+        let managers = serde_json::to_vec(&self.managers).unwrap_or_default();
+        files::write(&place.join("managers.json"), &managers)?;
+        files::write(&place.join("root.pem"), self.root.as_bytes())?;
+        files::write(&place.join("key.pem"), self.key.as_bytes())?;
+        files::write(&place.join("certificate.pem"), self.certificate.as_bytes())
+    }
+
+    /// Reads it; `None` if this host never joined.
+    pub fn load(directory: &Path) -> Result<Option<Self>, ClusterError> {
+        if !Self::exists(directory) {
+            return Ok(None);
+        }
+        let place = place(directory);
+        let managers_path = place.join("managers.json");
+        let managers = serde_json::from_str(&text(&managers_path)?)
+            .map_err(|error| ClusterError::Corrupt { path: managers_path, reason: error.to_string() })?;
+        let read = |name: &str| text(&place.join(name));
+        Self::new(read("certificate.pem")?, read("key.pem")?, read("root.pem")?, managers).map(Some)
+    }
+
+    /// Forgets it.
+    pub fn remove(directory: &Path) -> Result<(), ClusterError> {
+        files::remove(&place(directory).join("certificate.pem"))?;
+        files::remove(&place(directory))
+    }
+}
+
+fn place(directory: &Path) -> PathBuf {
+    directory.join("identity")
+}
+
+fn text(path: &Path) -> Result<String, ClusterError> {
+    let corrupt = |reason: String| ClusterError::Corrupt { path: path.to_owned(), reason };
+    let bytes = files::read(path)?.ok_or_else(|| corrupt("the file is missing".to_owned()))?;
+    String::from_utf8(bytes).map_err(|error| corrupt(error.to_string()))
+}

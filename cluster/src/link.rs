@@ -1,0 +1,203 @@
+//! Connections to other members: dialled with mutual TLS, one per member, made anew by themselves when they break.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use model::NodeId;
+use rustls::{CertificateError, ClientConfig, pki_types::ServerName};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::pki;
+
+/// Largest message in bytes; snapshots travel in pieces below it.
+pub const MESSAGE_LIMIT: usize = 64 << 20;
+/// How long a TCP connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the TLS handshake may take; hosts lose their CPU for hundreds of milliseconds.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often an open connection is probed, and how long an answer may take.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a member could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No TCP connection.
+    #[error(
+        "{to} does not answer: {reason}\n  next: check that netd runs there and that TCP port {} is open", .to.port()
+    )]
+    Unreachable {
+        /// The address dialled.
+        to: SocketAddr,
+        /// What the kernel said.
+        reason: io::Error,
+    },
+    /// Its certificate was not made by this cluster's authority.
+    #[error("{to} has a certificate of another cluster\n  next: check the address; a host joins one cluster at a time")]
+    Foreign {
+        /// The address dialled.
+        to: SocketAddr,
+    },
+    /// Another member lives at this address now.
+    #[error("{to} is not node {expected}: its certificate names another node")]
+    Impostor {
+        /// The address dialled.
+        to: SocketAddr,
+        /// The node that was meant.
+        expected: String,
+    },
+    /// TLS failed otherwise.
+    #[error("the TLS handshake with {to} failed: {reason}")]
+    Tls {
+        /// The address dialled.
+        to: SocketAddr,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The connection was refused after TLS.
+    #[error("no session with {to}: {reason}")]
+    Session {
+        /// The address dialled.
+        to: SocketAddr,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// Where a connection leads: the address, and the node that must be there, where it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub node: Option<NodeId>,
+}
+
+/// The open connections of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Links {
+    tls: Arc<ClientConfig>,
+    open: Arc<Mutex<BTreeMap<Target, Channel>>>,
+}
+
+impl Links {
+    pub fn new(tls: ClientConfig) -> Self {
+        Self { tls: Arc::new(tls), open: Arc::default() }
+    }
+
+    /// The channel there; it connects with the first request.
+    pub fn channel(&self, target: Target) -> Channel {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || endpoint().connect_with_connector_lazy(connector(self.tls.clone(), target, Arc::default()));
+        open.entry(target).or_insert_with(make).clone()
+    }
+
+    /// The channel there, connected. Errors: it cannot be.
+    pub async fn connected(&self, target: Target) -> Result<Channel, LinkError> {
+        if let Some(channel) = self.known(target) {
+            return Ok(channel);
+        }
+        let (channel, _) = connect(self.tls.clone(), target).await?;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(open.entry(target).or_insert(channel).clone())
+    }
+
+    fn known(&self, target: Target) -> Option<Channel> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&target).cloned()
+    }
+
+    /// Lets go of all of them.
+    pub fn close(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// A connected channel and the local address of its connection.
+pub async fn connect(tls: Arc<ClientConfig>, target: Target) -> Result<(Channel, SocketAddr), LinkError> {
+    // The error of a connector reaches the caller only as text, so the first connection is dialled here.
+    let first = dial(tls.clone(), target).await?;
+    let session = |reason: String| LinkError::Session { to: target.address, reason };
+    let local = first.get_ref().0.local_addr().map_err(|error| session(error.to_string()))?;
+    let slot = OnceSlot::default();
+    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(first);
+    let channel = endpoint().connect_with_connector(connector(tls, target, slot)).await;
+    Ok((channel.map_err(|error| session(root_cause(&error)))?, local))
+}
+
+type Stream = TlsStream<TcpStream>;
+type OnceSlot = Arc<Mutex<Option<Stream>>>;
+
+type Dialling = std::pin::Pin<Box<dyn Future<Output = Result<TokioIo<Stream>, LinkError>> + Send>>;
+
+/// Hands out the connection in `first`, if there is one, and dials from then on.
+fn connector(
+    tls: Arc<ClientConfig>,
+    target: Target,
+    first: OnceSlot,
+) -> impl tower::Service<tonic::transport::Uri, Response = TokioIo<Stream>, Error = LinkError, Future = Dialling>
++ Send
++ Clone
++ 'static {
+    tower::service_fn(move |_| -> Dialling {
+        let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let tls = tls.clone();
+        Box::pin(async move {
+            match ready {
+                Some(stream) => Ok(TokioIo::new(stream)),
+                None => dial(tls, target).await.map(TokioIo::new),
+            }
+        })
+    })
+}
+
+fn endpoint() -> Endpoint {
+    // The address is not used: the connector knows where to go.
+    Endpoint::from_static("http://member.netd")
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+}
+
+async fn dial(tls: Arc<ClientConfig>, target: Target) -> Result<Stream, LinkError> {
+    let to = target.address;
+    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+    let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await.map_err(late).flatten();
+    let tcp = tcp.map_err(|reason| LinkError::Unreachable { to, reason })?;
+    let _ = tcp.set_nodelay(true);
+    let name = target.node.map_or_else(|| pki::ANY_MEMBER.to_owned(), pki::name_of);
+    let server =
+        ServerName::try_from(name.clone()).map_err(|error| LinkError::Tls { to, reason: error.to_string() })?;
+    let handshake = TlsConnector::from(tls).connect(server, tcp);
+    timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(late).flatten().map_err(|error| explain(target, &error))
+}
+
+fn explain(target: Target, error: &io::Error) -> LinkError {
+    let to = target.address;
+    let Some(rustls::Error::InvalidCertificate(reason)) = error.get_ref().and_then(|inner| inner.downcast_ref()) else {
+        return LinkError::Tls { to, reason: error.to_string() };
+    };
+    match reason {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => LinkError::Foreign { to },
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            LinkError::Impostor { to, expected: target.node.map_or_else(String::new, |node| node.to_string()) }
+        }
+        reason => LinkError::Tls { to, reason: reason.to_string() },
+    }
+}
+
+/// The innermost reason of an error.
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,453 @@
+//! A host as member of a cluster: how it becomes one, what it can ask of the cluster, and how it ceases to be one.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use api::{
+    Proposal, decode, encode,
+    proto::{Json, control_client::ControlClient, membership_client::MembershipClient},
+};
+use futures::{StreamExt, stream::FuturesUnordered};
+use model::{
+    Answer, Availability, Command, Kind, Node, NodeConfig, NodeId, NodeReport, NodeStatus, Query, Refusal, RequestId,
+    Response, Role, StateMachine,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tonic::{Request, Status, service::Routes, transport::Channel};
+
+use crate::{
+    ClusterError, JoinAnswer, JoinCall, Leadership, LinkError, PeerIdentity, Token, drive, files,
+    identity::Identity,
+    joining::{Config, Host, JoinOptions, ask_to_join, forget_state, prepare, reachable},
+    link::{Links, MESSAGE_LIMIT, Target},
+    pki,
+    raft::{Consensus, Retry, Seat, now},
+    server,
+    session::{self, Outbox, View},
+    tls,
+};
+
+/// How long a request is tried while the cluster elects a leader.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one try at one leader may take.
+const TRY_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long a manager may take to say who leads.
+const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Pause between two tries.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long a host that was admitted may take to be a working member.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a host that leaves by force tries to tell the cluster.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// This host as member of its cluster. Clones are the same member; it works until [`Member::shutdown`].
+pub struct Member<S> {
+    inner: Arc<Inner<S>>,
+}
+
+struct Inner<S> {
+    config: Config,
+    identity: Identity,
+    links: Links,
+    consensus: Option<Arc<Consensus<S>>>,
+    view: View,
+    outbox: Outbox,
+    stop: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl<S> Clone for Member<S> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<S: StateMachine> Member<S> {
+    /// Makes a new cluster, with a new authority, of this one manager. Errors: the host already is a member, or its
+    /// address or directory cannot be used.
+    pub async fn init(
+        config: Config,
+        host: Host,
+        extra: impl FnOnce(&Member<S>) -> Routes,
+    ) -> Result<Self, ClusterError> {
+        let listener = prepare(&config)?;
+        let address = reachable(host.advertise, &listener)?;
+        let authority = pki::new_authority()?;
+        let own = pki::new_request()?;
+        let (node, certificate) = pki::sign(&authority, &own.request, Role::Manager)?;
+        let identity = Identity::new(certificate, own.key, authority.root_certificate.clone(), Vec::new())?;
+        let record = Node {
+            id: node,
+            hostname: host.hostname,
+            address,
+            vtep: host.vtep,
+            role: Role::Manager,
+            availability: Availability::Active,
+            status: NodeStatus::Unknown,
+            applied: 0,
+            failures: Vec::new(),
+            joined: now(),
+        };
+        let member = Self::assemble(config, identity).await?;
+        let made = member.found(address, Command::Bootstrap { authority, node: record }).await;
+        member.settle(made, listener, extra).await
+    }
+
+    /// Joins this host to the cluster of the token, with the role of the token. Returns once it is a working member:
+    /// its view is here, and a manager votes. Errors: the token, the address, or the cluster's refusal.
+    pub async fn join(
+        config: Config,
+        options: JoinOptions,
+        extra: impl FnOnce(&Member<S>) -> Routes,
+    ) -> Result<Self, ClusterError> {
+        let token: Token = options.token.parse()?;
+        let listener = prepare(&config)?;
+        let own = pki::new_request()?;
+        let answer = ask_to_join(&token, &options, &listener, own.request).await?;
+        let identity = Identity::new(answer.certificate, own.key, answer.root, answer.managers)?;
+        let member = Self::assemble(config, identity).await?;
+        let saved = member.inner.identity.save(&member.inner.config.directory);
+        member.settle(saved, listener, extra).await
+    }
+
+    /// Carries on as the member that this host was; `None` if it is none. Needs no other member: the view of the disk
+    /// is there at once.
+    pub async fn resume(
+        config: Config,
+        extra: impl FnOnce(&Member<S>) -> Routes,
+    ) -> Result<Option<Self>, ClusterError> {
+        let Some(identity) = Identity::load(&config.directory)? else { return Ok(None) };
+        let listener = server::listen(config.listen)?;
+        let member = Self::assemble(config, identity).await?;
+        member.start(listener, extra)?;
+        Ok(Some(member))
+    }
+
+    async fn assemble(config: Config, identity: Identity) -> Result<Self, ClusterError> {
+        files::make_directory(&config.directory)?;
+        let links = Links::new(tls::client(&identity)?);
+        let view = View::open(&config.directory, identity.node)?;
+        let consensus = match identity.role {
+            Role::Worker => None,
+            Role::Manager => {
+                let directory = config.directory.join("raft");
+                Some(Arc::new(Consensus::start(&directory, identity.node, links.clone()).await?))
+            }
+        };
+        let (stop, _) = watch::channel(false);
+        let (outbox, tasks) = Default::default();
+        Ok(Self { inner: Arc::new(Inner { config, identity, links, consensus, view, outbox, stop, tasks }) })
+    }
+
+    fn start(&self, listener: TcpListener, extra: impl FnOnce(&Member<S>) -> Routes) -> Result<(), ClusterError> {
+        let tls = tls::server(&self.inner.identity)?;
+        let serving = server::serve(self.clone(), listener, tls, extra(self), self.inner.stop.subscribe());
+        let mut tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.spawn(serving);
+        tasks.spawn(session::run(self.clone()));
+        if let Some(consensus) = &self.inner.consensus {
+            tasks.spawn(drive::run(consensus.clone()));
+            tasks.spawn(enlist(self.clone(), consensus.clone()));
+        }
+        Ok(())
+    }
+
+    /// The first entry of a new cluster. The identity is saved last: without it nothing has happened.
+    async fn found(&self, address: SocketAddr, bootstrap: Command) -> Result<(), ClusterError> {
+        let failed = |Retry(reason)| ClusterError::Raft { operation: "make a cluster", reason };
+        let consensus = self.here().map_err(failed)?;
+        consensus.initialize(address).await?;
+        while !consensus.leads() {
+            sleep(RETRY_PAUSE).await;
+        }
+        consensus.write(RequestId(rand::random()), bootstrap).await.map_err(failed)??;
+        self.inner.identity.save(&self.inner.config.directory)
+    }
+
+    /// Starts working; whatever fails until this is a full member undoes it.
+    async fn settle(
+        self,
+        begun: Result<(), ClusterError>,
+        listener: TcpListener,
+        extra: impl FnOnce(&Member<S>) -> Routes,
+    ) -> Result<Self, ClusterError> {
+        let settled = match begun.and_then(|()| self.start(listener, extra)) {
+            Ok(()) => timeout(SETTLE_TIMEOUT, self.settled()).await.map_err(|_| unsettled()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = settled {
+            self.shutdown().await;
+            self.forget()?;
+            return Err(error);
+        }
+        Ok(self)
+    }
+
+    async fn settled(&self) {
+        if let Some(consensus) = &self.inner.consensus {
+            while !consensus.voters().contains(&self.node().0) {
+                sleep(RETRY_PAUSE).await;
+            }
+        }
+        let mut view = self.view();
+        let _stopped = view.wait_for(|view| view.generation > 0).await;
+    }
+
+    /// Takes this host out of its cluster and forgets all that it kept of it. Refused, unless `force`, for the last
+    /// manager, where the rest of the managers would have no majority, and where the cluster cannot be told.
+    pub async fn leave(&self, force: bool) -> Result<(), Refusal> {
+        let command = Command::RemoveNode { node: self.node() };
+        let farewell = self.propose(Proposal { request: RequestId(rand::random()), command });
+        let patience = if force { FAREWELL } else { PATIENCE + TRY_TIMEOUT };
+        let told = timeout(patience, farewell).await;
+        match told.unwrap_or_else(|_| Err(no_answer("it did not answer in time"))) {
+            Err(refusal) if refusal.kind != Kind::NotFound => {
+                if !force {
+                    return Err(refusal);
+                }
+                tracing::warn!(cause = refusal.cause, "this host leaves without the cluster's consent");
+            }
+            _ => {}
+        }
+        self.shutdown().await;
+        Ok(self.forget()?)
+    }
+
+    fn forget(&self) -> Result<(), ClusterError> {
+        Identity::remove(&self.inner.config.directory)?;
+        forget_state(&self.inner.config)
+    }
+
+    /// This node's id.
+    pub fn node(&self) -> NodeId {
+        self.inner.identity.node
+    }
+
+    /// What this node may do.
+    pub fn role(&self) -> Role {
+        self.inner.identity.role
+    }
+
+    /// Has a command carried out, once, whoever leads. While there is no leader it is tried for about 10 s; then the
+    /// refusal is of kind `Unavailable`, and the same request may be proposed again.
+    pub async fn propose(&self, proposal: Proposal) -> Response {
+        let proposal = &proposal;
+        let from = PeerIdentity { node: self.node(), role: self.role() };
+        self.at_leader(|seat| async move {
+            match seat {
+                Seat::Here => self.here()?.take(from, proposal.request, proposal.command.clone()).await,
+                Seat::There(node, address) => {
+                    let mut leader = ControlClient::new(self.channel_to(node, address));
+                    read(address, leader.propose(call(proposal)).await)
+                }
+            }
+        })
+        .await?
+    }
+
+    /// Answers a question on the cluster's newest state, whoever leads. Errors as for [`Member::propose`].
+    pub async fn query(&self, query: Query) -> Result<Answer, Refusal> {
+        let query = match query {
+            Query::Node(name) if name == "self" => Query::Node(self.node().to_string()),
+            query => query,
+        };
+        let query = &query;
+        self.at_leader(|seat| async move {
+            match seat {
+                Seat::Here => self.here()?.query(query).await,
+                Seat::There(node, address) => {
+                    let leader = ControlClient::new(self.channel_to(node, address));
+                    read(address, leader.max_decoding_message_size(MESSAGE_LIMIT).query(call(query)).await)
+                }
+            }
+        })
+        .await?
+    }
+
+    /// Lets a host in that knows a token.
+    pub(crate) async fn admit(&self, join: &JoinCall) -> Result<JoinAnswer, Refusal> {
+        self.at_leader(|seat| async move {
+            match seat {
+                Seat::Here => self.here()?.admit(join).await,
+                Seat::There(node, address) => {
+                    let mut leader = MembershipClient::new(self.channel_to(node, address));
+                    read(address, leader.join(call(join)).await)
+                }
+            }
+        })
+        .await?
+    }
+
+    /// This node's own view: the one of the disk at first, then each newer one.
+    pub fn view(&self) -> watch::Receiver<Arc<NodeConfig>> {
+        self.inner.view.watch()
+    }
+
+    /// Brings the latest state of this node to the log. Reports that wait are merged; each is delivered to whoever
+    /// leads until it is in the log.
+    pub fn report(&self, report: NodeReport) {
+        self.inner.outbox.put(report);
+    }
+
+    /// A connection to another member, which is made again by itself when it breaks. Errors: nobody there, another
+    /// cluster's member, or not the node that was expected.
+    pub async fn channel(&self, to: SocketAddr, expect: Option<NodeId>) -> Result<Channel, LinkError> {
+        self.inner.links.connected(Target { address: to, node: expect }).await
+    }
+
+    /// Stops; what is on disk stays.
+    pub async fn shutdown(&self) {
+        self.inner.stop.send_replace(true);
+        let mut tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        if let Some(consensus) = &self.inner.consensus {
+            consensus.stop().await;
+        }
+        self.inner.links.close();
+    }
+
+    /// Tries at whoever leads until it succeeds or patience ends.
+    async fn at_leader<T, F>(&self, attempt: impl Fn(Seat) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, Retry>>,
+    {
+        let deadline = Instant::now() + PATIENCE;
+        let mut reason = "no manager knows who leads".to_owned();
+        while Instant::now() < deadline {
+            if let Some(seat) = self.seat().await {
+                match timeout_at(deadline, attempt(seat)).await {
+                    Ok(Ok(value)) => return Ok(value),
+                    Ok(Err(Retry(cause))) => reason = cause,
+                    Err(_) => "the leader did not answer in time".clone_into(&mut reason),
+                }
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+        Err(no_answer(&reason))
+    }
+
+    /// Where the leader is, if anybody knows.
+    pub(crate) async fn seat(&self) -> Option<Seat> {
+        let known = self.inner.consensus.as_ref().and_then(|consensus| consensus.seat());
+        if known.is_some() {
+            return known;
+        }
+        let mut answers: FuturesUnordered<_> = self.managers().into_iter().map(|target| self.ask(target)).collect();
+        while let Some(answer) = answers.next().await {
+            if let Some((node, address)) = answer.filter(|(node, _)| *node != self.node()) {
+                return Some(Seat::There(node, address));
+            }
+        }
+        None
+    }
+
+    async fn ask(&self, manager: Target) -> Option<(NodeId, SocketAddr)> {
+        let mut client = MembershipClient::new(self.inner.links.channel(manager));
+        let answer = timeout(ASK_TIMEOUT, client.leader(Json::default())).await.ok()?;
+        let answer = answer
+            .inspect_err(|status| tracing::debug!(manager = %manager.address, reason = status.message(), "no answer"));
+        decode::<Leadership>(answer.ok()?.get_ref()).ok()?.leader
+    }
+
+    /// The other managers: those of the view, and those of the time of joining while there is none.
+    fn managers(&self) -> Vec<Target> {
+        let view = self.current_view();
+        let managers = view.peers.iter().filter(|(node, peer)| peer.role == Role::Manager && **node != self.node());
+        let known: Vec<Target> =
+            managers.map(|(&node, peer)| Target { address: peer.address, node: Some(node) }).collect();
+        if !known.is_empty() {
+            return known;
+        }
+        let first = &self.inner.identity.managers;
+        first.iter().map(|&address| Target { address, node: None }).collect()
+    }
+
+    fn channel_to(&self, node: NodeId, address: SocketAddr) -> Channel {
+        self.inner.links.channel(Target { address, node: Some(node) })
+    }
+
+    /// Whether a certificate's node is still a member, as far as this one can tell.
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
+        let known = |state: &S| state.nodes().is_empty() || state.nodes().contains_key(&node);
+        self.inner.consensus.as_ref().is_none_or(|consensus| consensus.machine.read(known))
+    }
+
+    pub(crate) fn own_place(&self) -> Option<(NodeId, SocketAddr)> {
+        let record = self.inner.consensus.as_ref()?.node(self.node())?;
+        Some((record.id, record.address))
+    }
+
+    pub(crate) fn consensus(&self) -> Option<&Arc<Consensus<S>>> {
+        self.inner.consensus.as_ref()
+    }
+
+    fn here(&self) -> Result<&Arc<Consensus<S>>, Retry> {
+        self.consensus().ok_or_else(|| Retry("a worker has no log".to_owned()))
+    }
+
+    pub(crate) fn links(&self) -> &Links {
+        &self.inner.links
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.inner.outbox
+    }
+
+    pub(crate) fn own_view(&self) -> &View {
+        &self.inner.view
+    }
+
+    pub(crate) fn current_view(&self) -> Arc<NodeConfig> {
+        self.inner.view.get()
+    }
+}
+
+/// Asks whoever leads to let this manager vote, until it does.
+async fn enlist<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>) {
+    while !consensus.voters().contains(&member.node().0) {
+        if let Some(Seat::There(node, address)) = member.seat().await {
+            let mut leader = MembershipClient::new(member.channel_to(node, address));
+            if let Err(status) = leader.enlist(encode(&member.node())).await {
+                tracing::info!(leader = %address, reason = status.message(), "this manager does not vote yet");
+            }
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+fn call(payload: &impl Serialize) -> Request<Json> {
+    let mut request = Request::new(encode(payload));
+    request.set_timeout(TRY_TIMEOUT);
+    request
+}
+
+fn read<T: DeserializeOwned>(from: SocketAddr, answer: Result<tonic::Response<Json>, Status>) -> Result<T, Retry> {
+    let answer = answer.map_err(|status| Retry(format!("{from}: {}", status.message())))?;
+    decode(answer.get_ref()).map_err(|error| Retry(format!("{from}: {error}")))
+}
+
+fn no_answer(reason: &str) -> Refusal {
+    Refusal::new(
+        Kind::Unavailable,
+        format!("the cluster has no leader that could be reached within {} s: {reason}", PATIENCE.as_secs()),
+        "see that netd runs on a majority of the managers and that they reach each other on TCP 2377, then try again",
+    )
+}
+
+fn unsettled() -> ClusterError {
+    Refusal::new(
+        Kind::Unavailable,
+        format!("this host was admitted, but did not become a working member within {} s", SETTLE_TIMEOUT.as_secs()),
+        "see that the managers reach this host's advertised address on TCP 2377, then join again",
+    )
+    .into()
+}

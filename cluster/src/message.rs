@@ -1,0 +1,81 @@
+//! What members say to each other, beside the nouns of `model`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use model::{Node, NodeId, NodeReport, ViewDelta};
+use serde::{Deserialize, Serialize};
+
+/// A host asks for a certificate.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinCall {
+    /// The secret part of the join token.
+    pub secret: String,
+    /// Certificate request, PEM.
+    pub request: String,
+    /// Its host name.
+    pub hostname: String,
+    /// Where its control plane listens.
+    pub address: SocketAddr,
+    /// Where its tunnels end.
+    pub vtep: IpAddr,
+}
+
+/// A host is admitted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinAnswer {
+    /// Its certificate, PEM.
+    pub certificate: String,
+    /// The cluster's root certificate, PEM.
+    pub root: String,
+    /// Its record, with its id and role.
+    pub node: Node,
+    /// Where the managers listen.
+    pub managers: Vec<SocketAddr>,
+}
+
+/// Who leads, as far as the one asked knows.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Leadership {
+    /// The leader and where it listens.
+    pub leader: Option<(NodeId, SocketAddr)>,
+}
+
+/// From a node to the leader.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Upward {
+    /// The first message.
+    Hello {
+        /// Who speaks.
+        node: NodeId,
+        /// The generation of the view that it has.
+        generation: u64,
+        /// The digest of that view's records; empty asks for a snapshot.
+        digest: String,
+    },
+    /// Still there.
+    Alive,
+    /// What has changed on the node.
+    Report {
+        /// Counts the reports of this session.
+        sequence: u64,
+        /// The report.
+        report: NodeReport,
+    },
+}
+
+/// From the leader to a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Downward {
+    /// The node's view changes.
+    Change {
+        /// How.
+        delta: ViewDelta,
+    },
+    /// A report is in the log.
+    Acknowledged {
+        /// Which.
+        sequence: u64,
+    },
+}

@@ -1,0 +1,172 @@
+//! The cluster's certificate authority: its root, the certificates it signs, and what they say. No I/O.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use model::{Authority, NodeId, Role};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, date_time_ymd,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use sha2::{Digest, Sha256};
+
+use crate::{ClusterError, token};
+
+/// The TLS name that every member answers to.
+pub const ANY_MEMBER: &str = "member.netd";
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const ROOT_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
+const NODE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Clocks of hosts that join may be behind by so much.
+const SKEW: Duration = DAY;
+
+/// Who is at the other end of a connection, by its certificate. In the extensions of every authenticated request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// The node.
+    pub node: NodeId,
+    /// Its role.
+    pub role: Role,
+}
+
+/// A key of one's own and the request to sign it, both PEM.
+pub struct KeyAndRequest {
+    pub key: String,
+    pub request: String,
+}
+
+/// The TLS name of one member.
+pub fn name_of(node: NodeId) -> String {
+    format!("{node}.node.netd")
+}
+
+/// A new authority with fresh keys and secrets.
+pub fn new_authority() -> Result<Authority, ClusterError> {
+    let key = KeyPair::generate().map_err(|error| failed("make the root key", error))?;
+    let mut params = valid_for(ROOT_LIFE);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    params.distinguished_name.push(DnType::CommonName, "netd root");
+    let certificate = params.self_signed(&key).map_err(|error| failed("sign the root certificate", error))?;
+    Ok(Authority {
+        root_certificate: certificate.pem(),
+        root_key: key.serialize_pem(),
+        worker_secret: token::new_secret(),
+        manager_secret: token::new_secret(),
+    })
+}
+
+/// A new key and the request to sign it.
+pub fn new_request() -> Result<KeyAndRequest, ClusterError> {
+    let key = KeyPair::generate().map_err(|error| failed("make a key", error))?;
+    let request = CertificateParams::default()
+        .serialize_request(&key)
+        .and_then(|request| request.pem())
+        .map_err(|error| failed("make a certificate request", error))?;
+    Ok(KeyAndRequest { key: key.serialize_pem(), request })
+}
+
+/// The certificate (PEM) for a request. The node's id follows from its key: the same request gives the same node.
+pub fn sign(authority: &Authority, request: &str, role: Role) -> Result<(NodeId, String), ClusterError> {
+    let fail = |error| failed("sign a certificate request", error);
+    let mut request = CertificateSigningRequestParams::from_pem(request).map_err(fail)?;
+    let node = node_of_key(request.public_key.der_bytes());
+    let root = root(&authority.root_certificate)?;
+    request.params = node_params(node, role, &cluster_of(&root));
+    let key = KeyPair::from_pem(&authority.root_key).map_err(fail)?;
+    let issuer = Issuer::from_ca_cert_pem(&authority.root_certificate, key).map_err(fail)?;
+    Ok((node, request.signed_by(&issuer).map_err(fail)?.pem()))
+}
+
+/// Who a certificate of this cluster was made for. `None` for one that was not made by [`sign`].
+pub fn identity_of(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let subject = certificate.subject();
+    let node = subject.iter_common_name().next()?.as_str().ok()?.parse().ok()?;
+    let role = match subject.iter_organizational_unit().next()?.as_str().ok()? {
+        "swarm-manager" => Role::Manager,
+        "swarm-worker" => Role::Worker,
+        _ => return None,
+    };
+    Some(PeerIdentity { node, role })
+}
+
+/// The certificate in a PEM text.
+pub fn root(pem: &str) -> Result<CertificateDer<'static>, ClusterError> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| failed("read a certificate", error))
+}
+
+/// The key in a PEM text.
+pub fn key(pem: &str) -> Result<PrivateKeyDer<'static>, ClusterError> {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| failed("read a key", error))
+}
+
+fn node_params(node: NodeId, role: Role, cluster: &str) -> CertificateParams {
+    let mut params = valid_for(NODE_LIFE);
+    let unit = match role {
+        Role::Manager => "swarm-manager",
+        Role::Worker => "swarm-worker",
+    };
+    params.distinguished_name.push(DnType::CommonName, node.to_string());
+    params.distinguished_name.push(DnType::OrganizationalUnitName, unit);
+    params.distinguished_name.push(DnType::OrganizationName, cluster);
+    let names = [name_of(node), ANY_MEMBER.to_owned()];
+    params.subject_alt_names =
+        names.into_iter().filter_map(|name| name.try_into().ok().map(rcgen::SanType::DnsName)).collect();
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    params
+}
+
+fn valid_for(life: Duration) -> CertificateParams {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let epoch = date_time_ymd(1970, 1, 1);
+    let mut params = CertificateParams::default();
+    params.not_before = epoch + now.saturating_sub(SKEW);
+    params.not_after = epoch + (now + life);
+    params.distinguished_name = DistinguishedName::new();
+    params
+}
+
+fn node_of_key(key: &[u8]) -> NodeId {
+    NodeId(head(&Sha256::digest(key)))
+}
+
+/// The cluster's name: the beginning of its root certificate's digest.
+fn cluster_of(root: &CertificateDer<'_>) -> String {
+    NodeId(head(&Sha256::digest(root))).to_string()
+}
+
+fn head(digest: &[u8]) -> u64 {
+    digest.iter().take(8).fold(0, |value, &byte| value << 8 | u64::from(byte))
+}
+
+fn failed(operation: &'static str, error: impl std::fmt::Display) -> ClusterError {
+    ClusterError::Certificate { operation, reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_says_who_its_node_is() {
+        let authority = new_authority().unwrap();
+        let request = new_request().unwrap();
+        for role in [Role::Worker, Role::Manager] {
+            let (node, pem) = sign(&authority, &request.request, role).unwrap();
+            assert_eq!(identity_of(&root(&pem).unwrap()), Some(PeerIdentity { node, role }));
+        }
+        assert_eq!(identity_of(&root(&authority.root_certificate).unwrap()), None);
+    }
+
+    #[test]
+    fn the_same_request_gives_the_same_node() {
+        let authority = new_authority().unwrap();
+        let request = new_request().unwrap();
+        let sign = || sign(&authority, &request.request, Role::Worker).unwrap().0;
+        assert_eq!(sign(), sign());
+    }
+}

@@ -1,0 +1,181 @@
+//! A manager's part in Raft: starting it, writing, reading, who leads, and which nodes the leader hears.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use model::{
+    Answer, Command, Entry, Millis, Node, NodeId, Query, Refusal, RequestId, Response, Role, StateMachine, TokenInfo,
+};
+use openraft::{BasicNode, Config, Raft, ServerState, SnapshotPolicy};
+use tokio::time::timeout;
+
+use super::{Machine, Types, log::Log, network::Network};
+use crate::{ClusterError, files, link::Links, pki, token::Token};
+
+/// A node that has been silent for so long is down.
+const HEARTBEAT_LEASE: Duration = Duration::from_secs(3);
+/// How long a majority may take to confirm a write or a read.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(4);
+/// A leader that no majority has confirmed for so long does not answer as one.
+const LEADER_LEASE: Duration = Duration::from_secs(3);
+const HEARTBEAT_MS: u64 = 200;
+/// A follower stands for election after the maximum, which is the leader's lease, plus a random part of this range.
+const ELECTION_MS: std::ops::Range<u64> = 700..1400;
+
+/// The request was not carried out for certain; the caller asks again with the same id.
+#[derive(Debug)]
+pub struct Retry(pub String);
+
+/// Where the leader is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// In this process.
+    Here,
+    /// Elsewhere.
+    There(NodeId, SocketAddr),
+}
+
+/// A manager's part in Raft.
+pub struct Consensus<S> {
+    pub raft: Raft<Types>,
+    pub machine: Machine<S>,
+    pub me: NodeId,
+    /// Changes of the set of voters take turns.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    log: Log,
+    heard: Mutex<BTreeMap<NodeId, Instant>>,
+}
+
+impl<S: StateMachine> Consensus<S> {
+    /// Starts from what is on disk, which may be nothing.
+    pub async fn start(directory: &Path, me: NodeId, links: Links) -> Result<Self, ClusterError> {
+        files::make_directory(directory)?;
+        let log = Log::open(&directory.join("log.redb"))?;
+        let machine = Machine::open(&directory.join("snapshot"))?;
+        let raft = Raft::new(me.0, config()?, Network(links), log.clone(), machine.clone()).await;
+        let raft = raft.map_err(|error| failed("start Raft", error))?;
+        Ok(Self { raft, machine, me, turn: tokio::sync::Mutex::default(), log, heard: Mutex::default() })
+    }
+
+    /// Makes a cluster of this manager alone.
+    pub async fn initialize(&self, address: SocketAddr) -> Result<(), ClusterError> {
+        let members = BTreeMap::from([(self.me.0, BasicNode::new(address))]);
+        self.raft.initialize(members).await.map_err(|error| failed("make a cluster", error))
+    }
+
+    /// Stops and lets go of the files.
+    pub async fn stop(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "Raft did not stop cleanly");
+        }
+        self.log.close();
+    }
+
+    /// Whether this manager votes, leads and has lately been confirmed by a majority.
+    pub fn leads(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let confirmed = metrics.millis_since_quorum_ack.is_none_or(|age| u128::from(age) < LEADER_LEASE.as_millis());
+        // A leader that was voted out may go on for a while as one that nobody follows.
+        let voter = metrics.membership_config.membership().voter_ids().any(|voter| voter == self.me.0);
+        metrics.running_state.is_ok() && metrics.state == ServerState::Leader && voter && confirmed
+    }
+
+    /// Where the leader is, as far as this manager knows.
+    pub fn seat(&self) -> Option<Seat> {
+        if self.leads() {
+            return Some(Seat::Here);
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let leader = metrics.current_leader.filter(|&leader| leader != self.me.0)?;
+        let membership = metrics.membership_config.membership();
+        let _still_a_voter = membership.voter_ids().find(|&voter| voter == self.me.0)?;
+        let address = membership.get_node(&leader)?.addr.parse().ok()?;
+        Some(Seat::There(NodeId(leader), address))
+    }
+
+    /// The managers that vote.
+    pub fn voters(&self) -> BTreeSet<u64> {
+        self.raft.metrics().borrow().membership_config.membership().voter_ids().collect()
+    }
+
+    /// Puts a command into the log, stamped with this leader's clock.
+    pub async fn write(&self, request: RequestId, command: Command) -> Result<Response, Retry> {
+        let entry = Entry { request, now: now(), command };
+        confirmed(self.raft.client_write(entry)).await.map(|written| written.data)
+    }
+
+    /// Answers a question on the newest state.
+    pub async fn query(&self, query: &Query) -> Result<Result<Answer, Refusal>, Retry> {
+        confirmed(self.raft.ensure_linearizable()).await?;
+        let Query::Token(role) = query else {
+            return Ok(self.machine.read(|state| state.answer(Some(self.me), query)));
+        };
+        self.token(*role).map(|token| Ok(Answer::Token(token)))
+    }
+
+    fn token(&self, role: Role) -> Result<TokenInfo, Retry> {
+        self.machine.read(|state| {
+            let authority = state.authority().ok_or_else(|| Retry("the cluster is only just being made".to_owned()))?;
+            let root = pki::root(&authority.root_certificate).map_err(|error| Retry(error.to_string()))?;
+            let me = state.nodes().get(&self.me).ok_or_else(|| Retry("this manager has no record".to_owned()))?;
+            let token = Token::new(&root, authority.secret(role)).to_string();
+            Ok(TokenInfo { role, token, address: me.address })
+        })
+    }
+
+    /// A record of the state.
+    pub fn node(&self, node: NodeId) -> Option<Node> {
+        self.machine.read(|state| state.nodes().get(&node).cloned())
+    }
+
+    /// Notes that a node has been heard.
+    pub fn hear(&self, node: NodeId) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(node, Instant::now());
+    }
+
+    /// Whether a node has been heard lately.
+    pub fn hears(&self, node: NodeId) -> bool {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.get(&node).is_some_and(|at| at.elapsed() < HEARTBEAT_LEASE)
+    }
+}
+
+/// Waits for a majority, but not for ever.
+pub async fn confirmed<T, E: std::fmt::Display>(work: impl Future<Output = Result<T, E>>) -> Result<T, Retry> {
+    match timeout(CONFIRM_TIMEOUT, work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Retry(error.to_string())),
+        Err(_) => Err(Retry("no majority of managers confirms".to_owned())),
+    }
+}
+
+/// This host's clock.
+pub fn now() -> Millis {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as Millis)
+}
+
+fn config() -> Result<Arc<Config>, ClusterError> {
+    let config = Config {
+        cluster_name: "netd".to_owned(),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MS.start,
+        election_timeout_max: ELECTION_MS.end,
+        install_snapshot_timeout: 10_000,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(5_000),
+        max_in_snapshot_log_to_keep: 1_000,
+        snapshot_max_chunk_size: 1 << 20,
+        ..Config::default()
+    };
+    config.validate().map(Arc::new).map_err(|error| failed("configure Raft", error))
+}
+
+fn failed(operation: &'static str, error: impl std::fmt::Display) -> ClusterError {
+    ClusterError::Raft { operation, reason: error.to_string() }
+}

@@ -1,0 +1,24 @@
+//! Raft on disk and over mutual TLS.
+
+mod consensus;
+mod log;
+mod machine;
+mod network;
+
+pub use consensus::{Consensus, Retry, Seat, confirmed, now};
+#[cfg(test)]
+pub use log::Log;
+pub use machine::Machine;
+
+openraft::declare_raft_types!(
+    /// The types that Raft is used with.
+    pub Types:
+        D = model::Entry,
+        R = model::Response,
+        NodeId = u64,
+        Node = openraft::BasicNode,
+        SnapshotData = std::io::Cursor<Vec<u8>>,
+);
+
+type LogId = openraft::LogId<u64>;
+type StorageError = openraft::StorageError<u64>;

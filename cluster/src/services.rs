@@ -1,0 +1,168 @@
+//! The gRPC services of the control plane: thin, between the wire and the member.
+
+use std::{pin::Pin, sync::Arc};
+
+use api::{
+    Proposal, decode, encode,
+    proto::{
+        Json,
+        control_server::{Control, ControlServer},
+        dispatcher_server::{Dispatcher, DispatcherServer},
+        membership_server::{Membership, MembershipServer},
+        raft_server::{Raft, RaftServer},
+    },
+};
+use futures::{Stream, StreamExt};
+use model::{Answer, Command, Kind, NodeId, Query, Refusal, RequestId, Role, StateMachine};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, service::Routes};
+use tracing::field::display;
+
+use crate::{
+    JoinCall, Leadership, Member, PeerIdentity,
+    admission::done,
+    dispatcher,
+    link::MESSAGE_LIMIT,
+    raft::{Consensus, Retry, Seat},
+    server::Caller,
+};
+
+/// The extra routes and the cluster's own.
+pub fn add<S: StateMachine>(extra: Routes, member: &Member<S>) -> Routes {
+    let door = Door(member.clone());
+    extra
+        .add_service(RaftServer::new(door.clone()).max_decoding_message_size(MESSAGE_LIMIT))
+        .add_service(MembershipServer::new(door.clone()))
+        .add_service(DispatcherServer::new(door.clone()).max_decoding_message_size(MESSAGE_LIMIT))
+        .add_service(ControlServer::new(door).max_decoding_message_size(MESSAGE_LIMIT))
+}
+
+struct Door<S>(Member<S>);
+
+impl<S> Clone for Door<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: StateMachine> Door<S> {
+    fn manager(&self) -> Result<&Arc<Consensus<S>>, Status> {
+        self.0.consensus().ok_or_else(|| Status::unavailable("this node is a worker: ask a manager"))
+    }
+
+    fn leader(&self) -> Result<&Arc<Consensus<S>>, Status> {
+        self.manager()?
+            .leads()
+            .then_some(self.manager()?)
+            .ok_or_else(|| Status::unavailable("this manager does not lead"))
+    }
+}
+
+type Reply = Result<Response<Json>, Status>;
+
+fn reply<T: serde::Serialize>(value: &T) -> Reply {
+    Ok(Response::new(encode(value)))
+}
+
+fn again(Retry(reason): Retry) -> Status {
+    Status::unavailable(reason)
+}
+
+/// Who asks; the gate has put it there.
+fn identity<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
+    let identity = request.extensions().get::<PeerIdentity>().copied();
+    identity.ok_or_else(|| Status::unauthenticated("a certificate of this cluster is needed"))
+}
+
+#[tonic::async_trait]
+impl<S: StateMachine> Raft for Door<S> {
+    async fn append(&self, request: Request<Json>) -> Reply {
+        reply(&self.manager()?.raft.append_entries(decode(request.get_ref())?).await)
+    }
+
+    async fn vote(&self, request: Request<Json>) -> Reply {
+        reply(&self.manager()?.raft.vote(decode(request.get_ref())?).await)
+    }
+
+    async fn install_snapshot(&self, request: Request<Json>) -> Reply {
+        reply(&self.manager()?.raft.install_snapshot(decode(request.get_ref())?).await)
+    }
+}
+
+#[tonic::async_trait]
+impl<S: StateMachine> Control for Door<S> {
+    async fn propose(&self, request: Request<Json>) -> Reply {
+        let from = identity(&request)?;
+        let Proposal { request, command } = decode(request.get_ref())?;
+        reply(&self.leader()?.take(from, request, command).await.map_err(again)?)
+    }
+
+    async fn query(&self, request: Request<Json>) -> Reply {
+        let from = identity(&request)?;
+        let query: Query = decode(request.get_ref())?;
+        if from.role == Role::Worker && matches!(query, Query::Token(_)) {
+            let cause = "a worker may not read join tokens";
+            return reply(&Err::<Answer, _>(Refusal::new(Kind::Denied, cause, "run the command on a manager")));
+        }
+        reply(&self.leader()?.query(&query).await.map_err(again)?)
+    }
+}
+
+#[tonic::async_trait]
+impl<S: StateMachine> Membership for Door<S> {
+    async fn join(&self, request: Request<Json>) -> Reply {
+        let call: JoinCall = decode(request.get_ref())?;
+        // Only another manager that passes the call on has a certificate already.
+        if request.extensions().get::<PeerIdentity>().is_some() {
+            return reply(&self.leader()?.admit(&call).await.map_err(again)?);
+        }
+        self.manager()?;
+        let answer = self.0.admit(&call).await;
+        if let Err(refusal) = &answer {
+            let peer = request.extensions().get::<Caller>().map(|caller| display(caller.address));
+            tracing::warn!(peer, hostname = call.hostname, cause = refusal.cause, "a host was not let in");
+        }
+        reply(&answer)
+    }
+
+    async fn enlist(&self, request: Request<Json>) -> Reply {
+        let from = identity(&request)?;
+        let node: NodeId = decode(request.get_ref())?;
+        if from != (PeerIdentity { node, role: Role::Manager }) {
+            return Err(Status::permission_denied("a manager can only enlist itself"));
+        }
+        self.leader()?.enlist(node).await.map_err(again)?;
+        reply(&Ok::<(), Refusal>(()))
+    }
+
+    async fn leave(&self, request: Request<Json>) -> Reply {
+        let from = identity(&request)?;
+        let node: NodeId = decode(request.get_ref())?;
+        let command = Command::RemoveNode { node };
+        let response = self.leader()?.take(from, RequestId(rand::random()), command).await.map_err(again)?;
+        reply(&done(response))
+    }
+
+    async fn leader(&self, _: Request<Json>) -> Reply {
+        let leader = match self.manager()?.seat() {
+            Some(Seat::Here) => self.0.own_place(),
+            Some(Seat::There(node, address)) => Some((node, address)),
+            None => None,
+        };
+        reply(&Leadership { leader })
+    }
+}
+
+#[tonic::async_trait]
+impl<S: StateMachine> Dispatcher for Door<S> {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<Json, Status>> + Send>>;
+
+    async fn session(&self, request: Request<Streaming<Json>>) -> Result<Response<Self::SessionStream>, Status> {
+        let from = identity(&request)?;
+        let leader = self.leader()?.clone();
+        let upward = request.into_inner().map(|message| message.ok().and_then(|message| decode(&message).ok()));
+        let upward = upward.take_while(|message| std::future::ready(message.is_some())).filter_map(std::future::ready);
+        let downward = dispatcher::open(leader, from.node, Box::pin(upward));
+        Ok(Response::new(Box::pin(ReceiverStream::new(downward).map(|message| Ok(encode(&message))))))
+    }
+}

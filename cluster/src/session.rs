@@ -1,0 +1,245 @@
+//! A node's end of its session with the leader: keeps its view on disk, says that it is alive, delivers its reports.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use api::{decode, encode, proto::dispatcher_client::DispatcherClient};
+use futures::{Stream, StreamExt};
+use model::{NodeConfig, NodeId, NodeReport, StateMachine, TaskReport};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::{interval, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    ClusterError, Downward, Member, Upward, dispatcher, files,
+    link::{MESSAGE_LIMIT, Target},
+    raft::Seat,
+};
+
+/// How often a node says that it is alive.
+const ALIVE_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause before the leader is looked for again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long the leader may take to open a session.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+
+type Downstream = std::pin::Pin<Box<dyn Stream<Item = Downward> + Send>>;
+
+/// This node's view, in memory and on disk.
+pub struct View {
+    path: PathBuf,
+    current: watch::Sender<Arc<NodeConfig>>,
+}
+
+impl View {
+    /// The view of the file, or an empty one.
+    pub fn open(directory: &Path, node: NodeId) -> Result<Self, ClusterError> {
+        let path = directory.join("view.json");
+        let mut view = NodeConfig::empty(node);
+        if let Some(bytes) = files::read(&path)? {
+            let corrupt = |reason: String| ClusterError::Corrupt { path: path.clone(), reason };
+            let snapshot = serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
+            view = view.apply(&snapshot).map_err(|error| corrupt(error.to_string()))?;
+        }
+        Ok(Self { path, current: watch::Sender::new(Arc::new(view)) })
+    }
+
+    pub fn get(&self) -> Arc<NodeConfig> {
+        self.current.borrow().clone()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Arc<NodeConfig>> {
+        self.current.subscribe()
+    }
+
+    /// Keeps it on disk, then shows it.
+    async fn set(&self, view: NodeConfig) -> Result<(), String> {
+        let view = Arc::new(view);
+        let (path, saved) = (self.path.clone(), view.clone());
+        let write = tokio::task::spawn_blocking(move || {
+            let bytes = serde_json::to_vec(&saved.snapshot()).map_err(|error| error.to_string())?;
+            files::write(&path, &bytes).map_err(|error| error.to_string())
+        });
+        write.await.map_err(|error| error.to_string())??;
+        self.current.send_replace(view);
+        Ok(())
+    }
+}
+
+/// Reports on their way to the log.
+#[derive(Default)]
+pub struct Outbox {
+    inner: Mutex<Reports>,
+    filled: Notify,
+}
+
+#[derive(Default)]
+struct Reports {
+    waiting: Option<NodeReport>,
+    sent: Option<(u64, NodeReport)>,
+    sequence: u64,
+}
+
+impl Outbox {
+    /// Adds a report to what waits.
+    pub fn put(&self, report: NodeReport) {
+        self.change(|reports| reports.waiting = Some(merged(reports.waiting.take(), report)));
+        self.filled.notify_one();
+    }
+
+    /// The next to send, if none is on its way.
+    fn next(&self) -> Option<Upward> {
+        self.change(|reports| {
+            if reports.sent.is_some() {
+                return None;
+            }
+            let report = reports.waiting.take()?;
+            reports.sequence += 1;
+            reports.sent = Some((reports.sequence, report.clone()));
+            Some(Upward::Report { sequence: reports.sequence, report })
+        })
+    }
+
+    fn acknowledge(&self, sequence: u64) {
+        self.change(|reports| reports.sent.take_if(|(sent, _)| *sent == sequence));
+        self.filled.notify_one();
+    }
+
+    /// What was on its way may be lost: it is sent again.
+    fn restart(&self) {
+        self.change(|reports| {
+            if let Some((_, lost)) = reports.sent.take() {
+                reports.waiting = Some(match reports.waiting.take() {
+                    Some(newer) => merged(Some(lost), newer),
+                    None => lost,
+                });
+            }
+        });
+    }
+
+    fn change<T>(&self, work: impl FnOnce(&mut Reports) -> T) -> T {
+        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The newer report, and what the older one says of tasks that the newer one does not mention.
+fn merged(older: Option<NodeReport>, mut newer: NodeReport) -> NodeReport {
+    let mentioned = |task: &TaskReport| newer.tasks.iter().any(|other| other.task == task.task);
+    let mut tasks = older.map_or_else(Vec::new, |older| older.tasks);
+    tasks.retain(|task| !mentioned(task));
+    tasks.append(&mut newer.tasks);
+    NodeReport { tasks, ..newer }
+}
+
+/// Keeps a session with whoever leads, for as long as the member lives.
+pub async fn run<S: StateMachine>(member: Member<S>) {
+    let mut resume = true;
+    loop {
+        if let Some(seat) = member.seat().await {
+            match hold(&member, seat, resume).await {
+                Ok(()) => resume = true,
+                Err(reason) => {
+                    tracing::warn!(reason, "this node's view could not be changed; it asks for the whole of it");
+                    resume = false;
+                }
+            }
+            member.outbox().restart();
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// One session. Errors: a change that does not fit the view that is here.
+async fn hold<S: StateMachine>(member: &Member<S>, seat: Seat, resume: bool) -> Result<(), String> {
+    let (up, upward) = mpsc::channel(dispatcher::QUEUE);
+    let view = member.current_view();
+    let digest = if resume { dispatcher::digest(&view) } else { String::new() };
+    let hello = Upward::Hello { node: member.node(), generation: view.generation, digest };
+    let _room_for_the_first = up.try_send(hello);
+    let opened = timeout(OPEN_TIMEOUT, open(member, seat, ReceiverStream::new(upward))).await;
+    let Ok(Some(mut downward)) = opened else { return Ok(()) };
+    let mut alive = interval(ALIVE_INTERVAL);
+    loop {
+        let message = tokio::select! {
+            message = downward.next() => match message {
+                Some(message) => { receive(member, message).await?; continue }
+                None => return Ok(()),
+            },
+            () = member.outbox().filled.notified() => None,
+            _ = alive.tick() => Some(Upward::Alive),
+        };
+        for message in message.into_iter().chain(member.outbox().next()) {
+            if up.send(message).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn open<S: StateMachine>(member: &Member<S>, seat: Seat, upward: ReceiverStream<Upward>) -> Option<Downstream> {
+    let (node, address) = match seat {
+        Seat::Here => {
+            let consensus = member.consensus()?.clone();
+            let downward = dispatcher::open(consensus, member.node(), Box::pin(upward));
+            return Some(Box::pin(ReceiverStream::new(downward)));
+        }
+        Seat::There(node, address) => (node, address),
+    };
+    let channel = member.links().channel(Target { address, node: Some(node) });
+    let mut client = DispatcherClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
+    match client.session(upward.map(|message| encode(&message))).await {
+        Ok(answer) => {
+            let messages = answer.into_inner().map(|message| message.ok().and_then(|message| decode(&message).ok()));
+            let whole = messages.take_while(|message| std::future::ready(message.is_some()));
+            Some(Box::pin(whole.filter_map(std::future::ready)))
+        }
+        Err(status) => {
+            tracing::info!(leader = %address, reason = status.message(), "no session with the leader");
+            None
+        }
+    }
+}
+
+async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Result<(), String> {
+    match message {
+        Downward::Acknowledged { sequence } => {
+            member.outbox().acknowledge(sequence);
+            Ok(())
+        }
+        Downward::Change { delta } => {
+            let view = member.current_view().apply(&delta).map_err(|error| error.to_string())?;
+            member.own_view().set(view).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{TaskId, TaskState};
+
+    use super::*;
+
+    fn report(applied: u64, tasks: &[(u64, TaskState)]) -> NodeReport {
+        let task = |&(task, state)| TaskReport { task: TaskId(task), state, message: String::new(), exit_code: None };
+        NodeReport { node: NodeId(1), applied, failures: Vec::new(), tasks: tasks.iter().map(task).collect() }
+    }
+
+    #[test]
+    fn a_report_that_was_not_acknowledged_is_sent_again_with_what_came_since() {
+        let outbox = Outbox::default();
+        outbox.put(report(1, &[(1, TaskState::Running), (2, TaskState::Running)]));
+        assert!(outbox.next().is_some());
+        outbox.put(report(2, &[(2, TaskState::Failed)]));
+        assert!(outbox.next().is_none(), "one at a time");
+        outbox.restart();
+        let Some(Upward::Report { sequence, report: sent }) = outbox.next() else { panic!("nothing to send") };
+        assert_eq!(sent, report(2, &[(1, TaskState::Running), (2, TaskState::Failed)]));
+        outbox.acknowledge(sequence);
+        assert!(outbox.next().is_none());
+    }
+}

@@ -1,0 +1,211 @@
+//! Who gets in, who leads, and that requests are carried out once whatever dies.
+
+use api::Proposal;
+use model::{Answer, Command, Kind, Query, RequestId, Role};
+use tonic::Code;
+
+use super::*;
+use crate::{ClusterError, LinkError};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_one_of_three_managers_can_die_and_come_back() {
+    let mut lab = Lab::new(3).await;
+    is_done(lab.at(2).propose(add("n", 1)).await);
+    let dead = lab.leader().unwrap();
+    let config = lab.stop(dead).await;
+    let alive = (dead + 1) % 3;
+    is_done(lab.at(alive).propose(add("n", 10)).await);
+    lab.start(dead, config).await;
+    is_done(lab.at(dead).propose(add("n", 100)).await);
+    for position in 0..3 {
+        eventually("every manager has all of the log", || total(lab.at(position), "n") == 111).await;
+    }
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_is_carried_out_once_even_across_leaders() {
+    let lab = Lab::new(3).await;
+    let request = add("n", 1);
+    is_done(lab.at(1).propose(request.clone()).await);
+    is_done(lab.at(2).propose(request.clone()).await);
+    let dead = lab.leader().unwrap();
+    lab.stop(dead).await;
+    let alive = (dead + 1) % 3;
+    is_done(lab.at(alive).propose(request).await);
+    assert!(matches!(lab.at(alive).query(Query::Nodes).await, Ok(Answer::Nodes(nodes)) if nodes.len() == 3));
+    assert_eq!(total(lab.at(lab.leader().unwrap()), "n"), 1);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_off_carries_on() {
+    let mut lab = Lab::new(3).await;
+    is_done(lab.at(0).propose(add("n", 7)).await);
+    let mut configs = Vec::new();
+    for position in 0..3 {
+        configs.push(lab.stop(position).await);
+    }
+    for (position, config) in configs.into_iter().enumerate() {
+        lab.start(position, config).await;
+    }
+    is_done(lab.at(1).propose(add("n", 1)).await);
+    for position in 0..3 {
+        eventually("every manager has all of the log", || total(lab.at(position), "n") == 8).await;
+    }
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_joins_after_the_log_was_cut_starts_from_a_snapshot() {
+    let mut lab = Lab::new(1).await;
+    for _ in 0..30 {
+        is_done(lab.at(0).propose(add("n", 1)).await);
+    }
+    let raft = lab.at(0).consensus().unwrap().raft.clone();
+    raft.trigger().snapshot().await.unwrap();
+    eventually("a snapshot is made", || raft.metrics().borrow().snapshot.is_some()).await;
+    let index = raft.metrics().borrow().snapshot.unwrap().index;
+    raft.trigger().purge_log(index).await.unwrap();
+    eventually("the log is cut", || raft.metrics().borrow().purged.is_some()).await;
+    lab.restart(0).await;
+    lab.join(Role::Manager).await;
+    lab.restart(1).await;
+    is_done(lab.at(1).propose(add("n", 1)).await);
+    for position in 0..2 {
+        eventually("both have all of it", || total(lab.at(position), "n") == 31).await;
+    }
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_writes_are_refused_and_say_what_to_do() {
+    let mut lab = Lab::new(2).await;
+    let config = lab.stop(1).await;
+    let refusal = lab.at(0).propose(add("n", 1)).await.unwrap_err();
+    assert!(refusal.kind == Kind::Unavailable && refusal.next.contains("majority"), "{refusal}");
+    lab.start(1, config).await;
+    is_done(lab.at(0).propose(add("n", 1)).await);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_takes_the_next_step_once() {
+    let lab = Lab::new(1).await;
+    for started in 1..4 {
+        is_done(lab.at(0).propose(add("start", 1)).await);
+        eventually("the step is taken", || total(lab.at(0), "finish") == started).await;
+    }
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_is_a_member_of_one_cluster_at_a_time() {
+    let lab = Lab::new(1).await;
+    let options = lab.options(Role::Worker).await;
+    let again = Node::join(Config { directory: lab.path(0), listen: LOOPBACK }, options, routes).await;
+    assert!(matches!(again.err(), Some(ClusterError::AlreadyMember(_))));
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_and_stale_tokens_are_refused_with_the_reason_on_both_sides() {
+    let warnings = Warnings::collect();
+    let lab = Lab::new(1).await;
+    let good = lab.options(Role::Worker).await;
+    let refusal = |token: String| refusal_of(JoinOptions { token, ..good.clone() });
+
+    let (text, kind) = refusal("SWMTKN-1-xyz".to_owned()).await;
+    assert!(kind == Kind::Invalid && text.contains("SWMTKN-1-<50 digits>"), "{text}");
+
+    let head = good.token.rsplit_once('-').unwrap().0;
+    let (text, kind) = refusal(format!("{head}-{}", crate::new_secret())).await;
+    assert!(kind == Kind::Denied && text.contains("secret of the join token is wrong"), "{text}");
+
+    let command = Command::RotateToken { role: Role::Worker, secret: crate::new_secret() };
+    is_done(lab.at(0).propose(Proposal { request: RequestId(1), command }).await);
+    let (text, kind) = refusal(good.token.clone()).await;
+    assert!(kind == Kind::Denied && text.contains("has been replaced"), "{text}");
+
+    let other = Lab::new(1).await;
+    let (text, kind) = refusal(token(other.at(0), Role::Worker).await).await;
+    assert!(kind == Kind::Denied && text.contains("belongs to another cluster than the token"), "{text}");
+
+    let warned = |part: &str| warnings.text().contains(part);
+    eventually("the manager warns of the secret", || warned("a host was not let in peer=127.0.0.1:")).await;
+    eventually("the manager warns of the cluster", || warned("its token or certificate is another cluster's")).await;
+    assert!(!warned(good.token.rsplit_once('-').unwrap().1), "a secret was logged");
+    other.end().await;
+    lab.end().await;
+}
+
+async fn refusal_of(options: JoinOptions) -> (String, Kind) {
+    let home = directory();
+    let error = Node::join(config(&home), options, routes).await.err().unwrap();
+    assert!(!home.path().join("identity").exists(), "a refused host keeps nothing");
+    let refusal = model::Refusal::from(error);
+    (refusal.to_string(), refusal.kind)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_another_cluster_are_told_apart() {
+    let (one, other) = (Lab::new(1).await, Lab::new(1).await);
+    let error = one.at(0).channel(address(other.at(0)), None).await.err().unwrap();
+    assert!(matches!(error, LinkError::Foreign { .. }), "{error}");
+    let error = one.at(0).channel(address(one.at(0)), Some(other.at(0).node())).await.err().unwrap();
+    assert!(matches!(error, LinkError::Impostor { .. }), "{error}");
+    assert!(one.at(0).channel(address(one.at(0)), Some(one.at(0).node())).await.is_ok());
+    one.end().await;
+    other.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_leaves_hands_over_and_keeps_nothing() {
+    let lab = Lab::new(3).await;
+    let leaving = lab.leader().unwrap();
+    lab.at(leaving).leave(false).await.unwrap();
+    assert!(!lab.path(leaving).join("identity").exists() && !lab.path(leaving).join("raft").exists());
+    let rest = (leaving + 1) % 3;
+    is_done(lab.at(rest).propose(add("n", 1)).await);
+    assert!(matches!(lab.at(rest).query(Query::Nodes).await, Ok(Answer::Nodes(nodes)) if nodes.len() == 2));
+    assert_eq!(lab.at(rest).consensus().unwrap().voters().len(), 2);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_manager_leaves_only_by_force() {
+    let lab = Lab::new(1).await;
+    let refusal = lab.at(0).leave(false).await.unwrap_err();
+    assert!(refusal.kind == Kind::Precondition && refusal.cause.contains("last manager"), "{refusal}");
+    is_done(lab.at(0).propose(add("n", 1)).await);
+    lab.at(0).leave(true).await.unwrap();
+    let home = Config { directory: lab.path(0), listen: LOOPBACK };
+    assert!(Node::resume(home, routes).await.unwrap().is_none());
+    assert!(std::fs::read_dir(lab.path(0)).unwrap().next().is_none(), "nothing is left on disk");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_node_is_refused_with_the_reason() {
+    let mut lab = Lab::new(1).await;
+    let worker = lab.join(Role::Worker).await;
+    let command = Command::RemoveNode { node: worker.node() };
+    is_done(lab.at(0).propose(Proposal { request: RequestId(1), command }).await);
+    let channel = worker.channel(address(lab.at(0)), None).await.unwrap();
+    let mut client = api::proto::membership_client::MembershipClient::new(channel);
+    let status = client.leader(api::proto::Json::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("no longer"), "{status}");
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_not_raise_itself() {
+    let mut lab = Lab::new(1).await;
+    let worker = lab.join(Role::Worker).await;
+    let refusal = worker.query(Query::Token(Role::Manager)).await.unwrap_err();
+    assert_eq!(refusal.kind, Kind::Denied);
+    let command = Command::RotateToken { role: Role::Manager, secret: crate::new_secret() };
+    let refusal = worker.propose(Proposal { request: RequestId(1), command }).await.unwrap_err();
+    assert_eq!(refusal.kind, Kind::Denied);
+    lab.end().await;
+}

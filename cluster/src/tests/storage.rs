@@ -1,0 +1,52 @@
+//! openraft's own tests of a log store and state machine, on ours.
+
+use openraft::{
+    RaftLogReader, StorageError, StorageIOError, Vote,
+    storage::{RaftLogStorage, RaftLogStorageExt},
+    testing::{StoreBuilder, Suite, blank_ent, log_id},
+};
+use tempfile::TempDir;
+
+use super::{directory, toy::Toy};
+use crate::raft::{Log, Machine, Types};
+
+struct OnDisk;
+
+impl StoreBuilder<Types, Log, Machine<Toy>, TempDir> for OnDisk {
+    async fn build(&self) -> Result<(TempDir, Log, Machine<Toy>), StorageError<u64>> {
+        let home = directory();
+        let failed = |error| StorageError::from(StorageIOError::write(&error));
+        let log = Log::open(&home.path().join("log.redb")).map_err(failed)?;
+        let machine = Machine::open(&home.path().join("snapshot")).map_err(failed)?;
+        Ok((home, log, machine))
+    }
+}
+
+#[test]
+fn the_storage_does_what_raft_needs() {
+    Suite::test_all(OnDisk).unwrap();
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_in_a_log_that_was_never_closed() {
+    let home = directory();
+    let (running, crashed) = (home.path().join("log.redb"), home.path().join("crashed.redb"));
+    let mut log = Log::open(&running).unwrap();
+    log.save_vote(&Vote::new(3, 7)).await.unwrap();
+    log.blocking_append((1..=20).map(|index| blank_ent::<Types>(3, 7, index))).await.unwrap();
+    log.save_committed(Some(log_id(3, 7, 20))).await.unwrap();
+    std::fs::copy(&running, &crashed).unwrap();
+
+    let mut log = Log::open(&crashed).unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(3, 7)));
+    assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 20);
+    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(3, 7, 20)));
+}
+
+#[test]
+fn a_log_is_open_once() {
+    let home = directory();
+    let path = home.path().join("log.redb");
+    let _open = Log::open(&path).unwrap();
+    assert!(matches!(Log::open(&path).err(), Some(crate::ClusterError::InUse(_))));
+}

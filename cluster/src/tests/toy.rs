@@ -1,0 +1,133 @@
+//! A small state machine: named numbers that grow, nodes, and each request answered once.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use model::{
+    Answer, Authority, Command, Entry, Kind, Millis, NameConfig, NetworkId, Node, NodeConfig, NodeId, NodeInfo,
+    Outcome, PeerConfig, Query, Refusal, RequestId, Response, StateMachine,
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Default, Serialize, Deserialize)]
+pub struct Toy {
+    authority: Option<Authority>,
+    nodes: BTreeMap<NodeId, Node>,
+    totals: BTreeMap<String, u32>,
+    answers: BTreeMap<RequestId, Response>,
+    index: u64,
+}
+
+impl Toy {
+    pub fn total(&self, name: &str) -> u32 {
+        self.totals.get(name).copied().unwrap_or_default()
+    }
+
+    fn change(&mut self, command: Command) -> Response {
+        match command {
+            Command::Bootstrap { authority, node } => {
+                self.authority = Some(authority);
+                self.nodes.insert(node.id, node);
+            }
+            Command::Admit { node } => {
+                self.nodes.insert(node.id, node);
+            }
+            Command::SetNodeStatus { node, status } => self.node(node)?.status = status,
+            Command::RemoveNode { node } => {
+                self.node(node)?;
+                self.nodes.remove(&node);
+            }
+            Command::RotateToken { secret, .. } => {
+                if let Some(authority) = &mut self.authority {
+                    authority.worker_secret = secret;
+                }
+            }
+            Command::Report(report) => {
+                let node = self.node(report.node)?;
+                (node.applied, node.failures) = (report.applied, report.failures);
+            }
+            Command::ScaleService { service, replicas } => *self.totals.entry(service).or_default() += replicas,
+            other => return Err(Refusal::new(Kind::Invalid, format!("{other:?} is not for toys"), "")),
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn node(&mut self, node: NodeId) -> Result<&mut Node, Refusal> {
+        self.nodes.get_mut(&node).ok_or_else(|| Refusal::not_found("node", &node.to_string(), "swarmctl node ls"))
+    }
+}
+
+impl StateMachine for Toy {
+    fn apply(&mut self, index: u64, entry: Entry) -> Response {
+        self.index = index;
+        if let Some(answer) = self.answers.get(&entry.request) {
+            return answer.clone();
+        }
+        let answer = self.change(entry.command);
+        self.answers.insert(entry.request, answer.clone());
+        answer
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap()
+    }
+
+    fn restore(bytes: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    }
+
+    fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
+    fn nodes(&self) -> &BTreeMap<NodeId, Node> {
+        &self.nodes
+    }
+
+    fn view(&self, node: NodeId) -> NodeConfig {
+        let peer = |node: &Node| {
+            let (hostname, role, address, vtep) = (node.hostname.clone(), node.role, node.address, node.vtep);
+            PeerConfig { hostname, role, address, vtep }
+        };
+        let name = |(name, total): (&String, &u32)| {
+            let addresses = vec![IpAddr::from(total.to_be_bytes())];
+            ((NetworkId(1), name.clone()), NameConfig { addresses, canonical: false })
+        };
+        NodeConfig {
+            generation: self.index,
+            peers: self.nodes.values().map(|node| (node.id, peer(node))).collect(),
+            names: self.totals.iter().map(name).collect(),
+            ..NodeConfig::empty(node)
+        }
+    }
+
+    fn step(&self, _: Millis) -> Vec<Command> {
+        // Whatever is asked for by `start` is finished by the leader, once.
+        let due = self.total("start") > self.total("finish");
+        let finish = Command::ScaleService { service: "finish".to_owned(), replicas: 1 };
+        if due { vec![finish] } else { Vec::new() }
+    }
+
+    fn answer(&self, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal> {
+        let info = |node: &Node| NodeInfo {
+            id: node.id,
+            hostname: node.hostname.clone(),
+            role: node.role,
+            status: node.status,
+            availability: node.availability,
+            leader: leader == Some(node.id),
+            address: node.address,
+            vtep: node.vtep,
+            applied: node.applied,
+            failures: node.failures.clone(),
+            joined: node.joined,
+        };
+        match query {
+            Query::Nodes => Ok(Answer::Nodes(self.nodes.values().map(info).collect())),
+            Query::Node(name) => {
+                let found = self.nodes.values().filter(|node| node.id.to_string() == *name);
+                Ok(Answer::Nodes(found.map(info).collect()))
+            }
+            other => Err(Refusal::new(Kind::Invalid, format!("{other:?} is not for toys"), "")),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The virtual services of one network, and what leads from one table of them to another. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use model::{NetworkId, NodeConfig};
+
+/// The virtual services of one network on one host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// By virtual IP.
+    pub services: BTreeMap<IpAddr, VirtualService>,
+    /// This host's own endpoints, each with the gateway's address of its family: the one that an endpoint sees
+    /// calling when it is balanced to itself.
+    pub hairpins: BTreeMap<IpAddr, IpAddr>,
+}
+
+/// A virtual IP: every protocol and port of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VirtualService {
+    /// How real servers take turns.
+    pub scheduler: Scheduler,
+    /// Real servers, of the virtual IP's family, and their weights. 0: no new connections.
+    pub real_servers: BTreeMap<IpAddr, u16>,
+}
+
+/// How real servers take turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheduler {
+    /// One after the other, as often as their weights say.
+    #[default]
+    RoundRobin,
+}
+
+/// One change of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Op {
+    /// A virtual service and its real servers go.
+    DelService { vip: IpAddr },
+    /// A new virtual service, without real servers yet, or one with another scheduler.
+    AddService { vip: IpAddr, scheduler: Scheduler },
+    /// A real server goes.
+    DelRealServer { vip: IpAddr, address: IpAddr },
+    /// A new real server.
+    AddRealServer { vip: IpAddr, address: IpAddr, weight: u16 },
+    /// A real server gets another weight.
+    SetWeight { vip: IpAddr, address: IpAddr, weight: u16 },
+    /// An endpoint is no longer here.
+    DelHairpin { address: IpAddr },
+    /// An endpoint is here, or has another gateway.
+    AddHairpin { address: IpAddr, gateway: IpAddr },
+    /// The table is as it should be, but not all that the engine keeps in the kernel for it.
+    Repair,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::DelService { vip } => write!(out, "delete virtual service {vip}"),
+            Op::AddService { vip, .. } => write!(out, "add virtual service {vip}"),
+            Op::DelRealServer { vip, address } => write!(out, "delete real server {address} of {vip}"),
+            Op::AddRealServer { vip, address, weight } => {
+                write!(out, "add real server {address} of {vip} with weight {weight}")
+            }
+            Op::SetWeight { vip, address, weight } => {
+                write!(out, "set weight {weight} of real server {address} of {vip}")
+            }
+            Op::DelHairpin { address } => write!(out, "delete local endpoint {address}"),
+            Op::AddHairpin { address, gateway } => write!(out, "add local endpoint {address} behind {gateway}"),
+            Op::Repair => out.write_str("repair the balancer's objects in the kernel"),
+        }
+    }
+}
+
+impl Table {
+    /// What a host should balance on a network.
+    pub fn of(config: &NodeConfig, network: NetworkId) -> Self {
+        let on_network = config.services.iter().filter(|((of, _), _)| *of == network);
+        let services = on_network.flat_map(|(_, service)| {
+            service.vips.iter().map(|vip| {
+                let servers = service.real_servers.iter().filter(|(address, _)| address.is_ipv4() == vip.is_ipv4());
+                let real_servers = servers.map(|(address, weight)| (*address, *weight)).collect();
+                (*vip, VirtualService { scheduler: Scheduler::RoundRobin, real_servers })
+            })
+        });
+        Self { services: services.collect(), hairpins: hairpins(config, network) }
+    }
+
+    /// The ops that lead from here to `desired`. Empty if there is nothing to change.
+    pub fn ops(&self, desired: &Table) -> Vec<Op> {
+        let mut ops = Vec::new();
+        let gone = self.services.keys().filter(|vip| !desired.services.contains_key(vip));
+        ops.extend(gone.map(|&vip| Op::DelService { vip }));
+        for (&vip, service) in &desired.services {
+            let old = self.services.get(&vip);
+            if old.map(|old| old.scheduler) != Some(service.scheduler) {
+                ops.push(Op::AddService { vip, scheduler: service.scheduler });
+            }
+            let none = BTreeMap::new();
+            ops.extend(real_servers(vip, &service.real_servers, old.map_or(&none, |old| &old.real_servers)));
+        }
+        let gone = self.hairpins.keys().filter(|address| !desired.hairpins.contains_key(address));
+        ops.extend(gone.map(|&address| Op::DelHairpin { address }));
+        let new = desired.hairpins.iter().filter(|(address, gateway)| self.hairpins.get(address) != Some(gateway));
+        ops.extend(new.map(|(&address, &gateway)| Op::AddHairpin { address, gateway }));
+        ops
+    }
+
+    /// This table changed by `op`. An op on a virtual service that is not there changes nothing.
+    pub fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::DelService { vip } => drop(self.services.remove(&vip)),
+            Op::AddService { vip, scheduler } => self.services.entry(vip).or_default().scheduler = scheduler,
+            Op::DelRealServer { vip, address } => {
+                self.services.get_mut(&vip).and_then(|service| service.real_servers.remove(&address));
+            }
+            Op::AddRealServer { vip, address, weight } | Op::SetWeight { vip, address, weight } => {
+                self.services.get_mut(&vip).and_then(|service| service.real_servers.insert(address, weight));
+            }
+            Op::DelHairpin { address } => drop(self.hairpins.remove(&address)),
+            Op::AddHairpin { address, gateway } => drop(self.hairpins.insert(address, gateway)),
+            Op::Repair => {}
+        }
+    }
+}
+
+fn hairpins(config: &NodeConfig, network: NetworkId) -> BTreeMap<IpAddr, IpAddr> {
+    let Some(record) = config.networks.get(&network) else { return BTreeMap::new() };
+    let local =
+        config.endpoints.values().filter(|endpoint| endpoint.network == network && endpoint.node == config.node);
+    let addresses: BTreeSet<IpAddr> = local.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
+    let gateway = |address: IpAddr| record.subnets.iter().find(|lease| lease.subnet.contains(address));
+    addresses.into_iter().filter_map(|address| Some((address, gateway(address)?.gateway))).collect()
+}
+
+fn real_servers(vip: IpAddr, desired: &BTreeMap<IpAddr, u16>, observed: &BTreeMap<IpAddr, u16>) -> Vec<Op> {
+    let gone = observed.keys().filter(|address| !desired.contains_key(address));
+    let mut ops: Vec<Op> = gone.map(|&address| Op::DelRealServer { vip, address }).collect();
+    for (&address, &weight) in desired {
+        match observed.get(&address) {
+            None => ops.push(Op::AddRealServer { vip, address, weight }),
+            Some(&old) if old != weight => ops.push(Op::SetWeight { vip, address, weight }),
+            Some(_) => {}
+        }
+    }
+    ops
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use model::{
+        EndpointConfig, EndpointId, Mac, NetworkConfig, NodeId, ServiceId, SubnetLease, TaskId, VirtualServiceConfig,
+        Vni,
+    };
+    use proptest::{collection::btree_map, prelude::*};
+
+    use super::*;
+
+    /// Tables of a few addresses of both families, so that two of them have much in common.
+    pub(crate) fn tables() -> impl Strategy<Value = Table> {
+        let address = |v6: bool, low: u8| match v6 {
+            false => IpAddr::from([10, 0, 9, low]),
+            true => IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, u16::from(low)]),
+        };
+        let servers = btree_map(10u8..14, prop_oneof![Just(0u16), Just(1), 2u16..9, Just(u16::MAX)], 0..4);
+        let services = btree_map((any::<bool>(), 1u8..6), servers, 0..6);
+        let hairpins = btree_map((any::<bool>(), 10u8..14), 1u8..3, 0..4);
+        (services, hairpins).prop_map(move |(services, hairpins)| {
+            let services = services.into_iter().map(|((v6, vip), servers)| {
+                let real_servers = servers.into_iter().map(|(low, weight)| (address(v6, low), weight)).collect();
+                (address(v6, vip), VirtualService { scheduler: Scheduler::RoundRobin, real_servers })
+            });
+            let hairpins = hairpins.into_iter().map(|((v6, low), gateway)| (address(v6, low), address(v6, gateway)));
+            Table { services: services.collect(), hairpins: hairpins.collect() }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_ops_lead_to_what_is_desired(observed in tables(), desired in tables()) {
+            let mut table = observed.clone();
+            observed.ops(&desired).iter().for_each(|op| table.apply(op));
+            prop_assert_eq!(&table, &desired);
+            prop_assert_eq!(table.ops(&desired), vec![]);
+        }
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_table_has_its_own_network_only_and_families_never_mix() {
+        let mut config = NodeConfig::empty(NodeId(1));
+        let (network, other) = (NetworkId(1), NetworkId(2));
+        let lease = |subnet: &str, gateway: &str| SubnetLease {
+            subnet: subnet.parse().unwrap(),
+            gateway: gateway.parse().unwrap(),
+        };
+        let subnets = vec![lease("10.0.9.0/24", "10.0.9.1"), lease("fd00:9::/64", "fd00:9::1")];
+        let record = NetworkConfig { name: "my-net".to_owned(), vni: Vni::FIRST, subnets, internal: false, mtu: None };
+        config.networks.insert(network, record);
+        for (id, network, node, address) in
+            [(1, network, 1, "10.0.9.5"), (2, network, 2, "10.0.9.6"), (3, other, 1, "10.0.8.5")]
+        {
+            let endpoint = EndpointConfig {
+                network,
+                node: NodeId(node),
+                task: TaskId(id),
+                addresses: addresses(&[address]),
+                mac: Mac([0; 6]),
+            };
+            config.endpoints.insert(EndpointId(id), endpoint);
+        }
+        let real_servers: BTreeMap<IpAddr, u16> =
+            addresses(&["10.0.9.5", "fd00:9::5"]).into_iter().zip([1, 2]).collect();
+        for (network, vips) in [(network, &["10.0.9.2", "fd00:9::2"][..]), (other, &["10.0.8.2"])] {
+            let service = VirtualServiceConfig {
+                name: "web".to_owned(),
+                vips: addresses(vips),
+                real_servers: real_servers.clone(),
+            };
+            config.services.insert((network, ServiceId(1)), service);
+        }
+        let service = |server: &str, weight| VirtualService {
+            scheduler: Scheduler::RoundRobin,
+            real_servers: BTreeMap::from([(server.parse().unwrap(), weight)]),
+        };
+        let services =
+            addresses(&["10.0.9.2", "fd00:9::2"]).into_iter().zip([service("10.0.9.5", 1), service("fd00:9::5", 2)]);
+        let hairpins = addresses(&["10.0.9.5"]).into_iter().zip(addresses(&["10.0.9.1"]));
+        assert_eq!(Table::of(&config, network), Table { services: services.collect(), hairpins: hairpins.collect() });
+    }
+}

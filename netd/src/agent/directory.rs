@@ -1,0 +1,197 @@
+//! A task's directory: the one place where anything about a task is kept, read by every life of the daemon.
+//!
+//! `spec.json` (written before anything starts), `launcher` (made once: who claims the start), `init` (process 1 of the
+//! task), `started`, `end`, `log`, `log.1`; `etc/`, `root/` and the overlay's `upper/` and `work/` for its mounts.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+};
+
+use model::TaskId;
+use nix::{
+    fcntl::{OFlag, openat, renameat},
+    sys::stat::Mode,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{process::Process, spec::LaunchSpec};
+
+const SPEC: &str = "spec.json";
+const LAUNCHER: &str = "launcher";
+const INIT: &str = "init";
+const STARTED: &str = "started";
+const END: &str = "end";
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum End {
+    /// It never ran: it could not be prepared.
+    Rejected {
+        /// Why, with the next step.
+        reason: String,
+    },
+    /// Its main process has ended.
+    Exited {
+        /// Exit code, or 128 + the signal's number.
+        code: i32,
+        /// Why, where the code does not say it all.
+        message: String,
+    },
+}
+
+/// How far a task has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing is known of it.
+    Absent,
+    /// What to run is written down, nobody has begun.
+    Prepared,
+    /// Namespaces and mounts are being made.
+    Launching,
+    /// Its main process has been started.
+    Running,
+    /// No process is left.
+    Ended(End),
+    /// No process is left and none could say why: killed, or the host went down.
+    Vanished {
+        /// The host has been restarted since.
+        rebooted: bool,
+    },
+}
+
+/// The directory of one task.
+#[derive(Clone, Debug)]
+pub struct TaskDirectory(PathBuf);
+
+impl TaskDirectory {
+    /// The directory of this task among `tasks`, existing or not.
+    pub fn of(tasks: &Path, task: TaskId) -> Self {
+        Self(tasks.join(task.to_string()))
+    }
+
+    /// The directory of this path.
+    pub fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes it, with what is to run. Only root may look inside: environments hold secrets.
+    pub fn create(&self, spec: &LaunchSpec) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        self.handle()?.replace(SPEC, spec)
+    }
+
+    /// What is to run.
+    pub fn spec(&self) -> io::Result<LaunchSpec> {
+        read(&self.0.join(SPEC))
+    }
+
+    /// Claims the one start that a task gets, for the calling process. Errors: `AlreadyExists` if another has it.
+    pub fn claim(&self) -> io::Result<()> {
+        let draft = format!("{LAUNCHER}.{}", std::process::id());
+        self.handle()?.replace(&draft, &Process::of(std::process::id())?)?;
+        // A hard link appears whole or not at all, and never replaces.
+        let claimed = fs::hard_link(self.0.join(&draft), self.0.join(LAUNCHER));
+        fs::remove_file(self.0.join(&draft))?;
+        claimed
+    }
+
+    /// Process 1 of the task, dead or alive.
+    pub fn init(&self) -> Option<Process> {
+        read(&self.0.join(INIT)).ok()
+    }
+
+    /// Records process 1.
+    pub fn record_init(&self, init: &Process) -> io::Result<()> {
+        self.handle()?.replace(INIT, init)
+    }
+
+    /// The process that made or makes its namespaces.
+    pub fn launcher(&self) -> Option<Process> {
+        read(&self.0.join(LAUNCHER)).ok()
+    }
+
+    /// How far the task has come.
+    pub fn progress(&self) -> Progress {
+        if !self.0.join(SPEC).exists() {
+            return Progress::Absent;
+        }
+        let Some(launcher) = self.launcher() else { return Progress::Prepared };
+        let init = self.init();
+        let process = init.as_ref().unwrap_or(&launcher);
+        if process.is_alive() {
+            let started = self.0.join(STARTED).exists();
+            return if started { Progress::Running } else { Progress::Launching };
+        }
+        if init.is_none() && self.init().is_some() {
+            return Progress::Launching;
+        }
+        // Read after the process was seen dead: whatever it had to say is written by now.
+        match read(&self.0.join(END)) {
+            Ok(end) => Progress::Ended(end),
+            Err(_) => Progress::Vanished { rebooted: !process.of_this_boot() },
+        }
+    }
+
+    /// A handle that stays valid when the directory's path is out of sight.
+    pub fn handle(&self) -> io::Result<Handle> {
+        File::open(&self.0).map(|directory| Handle(directory.into()))
+    }
+
+    /// Removes it and all inside. Not there is fine.
+    pub fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// An open task directory, usable after the task has its own root.
+pub struct Handle(OwnedFd);
+
+impl Handle {
+    /// Records that the main process has been started.
+    pub fn record_started(&self) -> io::Result<()> {
+        self.replace(STARTED, &())
+    }
+
+    /// Records how the task ended.
+    pub fn record_end(&self, end: &End) -> io::Result<()> {
+        self.replace(END, end)
+    }
+
+    /// Opens a file of it for appending, made where missing.
+    pub fn append(&self, name: &str) -> io::Result<File> {
+        self.open(name, OFlag::O_APPEND)
+    }
+
+    /// Gives a file of it another name, in one step.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(renameat(&self.0, from, &self.0, to)?)
+    }
+
+    fn replace<T: Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
+        let draft = format!("{name}.new");
+        let mut file = self.open(&draft, OFlag::O_TRUNC)?;
+        file.write_all(&serde_json::to_vec(value)?)?;
+        self.rename(&draft, name)
+    }
+
+    fn open(&self, name: &str, how: OFlag) -> io::Result<File> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | how;
+        Ok(openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}

@@ -1,0 +1,31 @@
+//! What can go wrong with a task, and the one place that turns an errno into it.
+
+use std::io;
+
+/// A task could not be run or entered.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// The kernel refused an operation.
+    #[error("cannot {action}: {reason}")]
+    Os {
+        /// The operation and its object, as in `mount /proc`.
+        action: String,
+        /// The kernel's reason.
+        reason: io::Error,
+    },
+    /// Something does not hold that has to; the text names the next step.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Names the operation that failed.
+pub(super) trait Doing<T> {
+    /// The error, as the failure to do `action`.
+    fn doing(self, action: impl FnOnce() -> String) -> Result<T, TaskError>;
+}
+
+impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
+    fn doing(self, action: impl FnOnce() -> String) -> Result<T, TaskError> {
+        self.map_err(|reason| TaskError::Os { action: action(), reason: reason.into() })
+    }
+}

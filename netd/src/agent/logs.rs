@@ -1,0 +1,182 @@
+//! Reads tasks' logs, from the beginning or the last lines, and goes on as lines are written.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, BufRead, BufReader},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use api::proto::LogLine;
+use futures::Stream;
+use model::TaskId;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    directory::TaskDirectory,
+    log::{CURRENT, PREVIOUS, Record, Source},
+};
+
+/// How soon a new line is noticed.
+const POLL: Duration = Duration::from_millis(100);
+/// Lines read ahead of a slow client.
+const AHEAD: usize = 256;
+
+/// The logs of these tasks of this host. `directory` is that of all tasks; a task that is not there has no lines. With
+/// `follow` it goes on until the task's directory is removed. `tail`: only the last lines of each task; 0 is all.
+pub fn logs(
+    directory: &Path,
+    tasks: &[TaskId],
+    follow: bool,
+    tail: u32,
+) -> impl Stream<Item = LogLine> + Send + 'static + use<> {
+    let (lines, stream) = mpsc::channel(AHEAD);
+    for &task in tasks {
+        let reader = Follow {
+            task,
+            directory: TaskDirectory::of(directory, task).path().to_owned(),
+            tail: tail as usize,
+            follow,
+            lines: lines.clone(),
+        };
+        std::thread::spawn(move || reader.run());
+    }
+    ReceiverStream::new(stream)
+}
+
+struct Follow {
+    task: TaskId,
+    directory: PathBuf,
+    tail: usize,
+    follow: bool,
+    lines: mpsc::Sender<LogLine>,
+}
+
+impl Follow {
+    fn run(self) {
+        let Ok(mut log) = self.open() else { return };
+        let mut last = VecDeque::new();
+        while let Some(record) = log.next() {
+            last.push_back(record);
+            // Without a limit nothing is held back.
+            if (self.tail == 0 || last.len() > self.tail)
+                && let Some(record) = last.pop_front()
+                && self.tail == 0
+                && !self.send(record)
+            {
+                return;
+            }
+        }
+        if last.into_iter().all(|record| self.send(record)) && self.follow {
+            self.go_on(log);
+        }
+    }
+
+    fn go_on(&self, mut log: LogReader) {
+        loop {
+            let gone = !self.directory.exists();
+            while let Some(record) = log.next() {
+                if !self.send(record) {
+                    return;
+                }
+            }
+            if gone || self.lines.is_closed() {
+                return;
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// A task that has not written yet has no log yet.
+    fn open(&self) -> io::Result<LogReader> {
+        loop {
+            match LogReader::open(&self.directory) {
+                Err(_) if self.follow && self.directory.exists() && !self.lines.is_closed() => std::thread::sleep(POLL),
+                result => return result,
+            }
+        }
+    }
+
+    fn send(&self, record: Record) -> bool {
+        let line = LogLine {
+            task: self.task.to_string(),
+            time: record.time,
+            stderr: record.source == Source::Stderr,
+            line: record.line,
+        };
+        self.lines.blocking_send(line).is_ok()
+    }
+}
+
+/// Reads `log.1`, then `log`, then what replaces it.
+struct LogReader {
+    directory: PathBuf,
+    files: VecDeque<Opened>,
+}
+
+struct Opened {
+    file: BufReader<File>,
+    inode: u64,
+    /// A record whose end has not been written yet.
+    partial: Vec<u8>,
+}
+
+impl LogReader {
+    fn open(directory: &Path) -> io::Result<Self> {
+        loop {
+            let current = Opened::open(&directory.join(CURRENT))?;
+            let mut files: VecDeque<_> = Opened::open(&directory.join(PREVIOUS)).into_iter().collect();
+            // Rotated between the two: look again.
+            if files.iter().all(|previous| previous.inode != current.inode) {
+                files.push_back(current);
+                return Ok(Self { directory: directory.to_owned(), files });
+            }
+        }
+    }
+
+    /// The next whole record; `None` if there is none for now.
+    fn next(&mut self) -> Option<Record> {
+        loop {
+            let newer = if self.files.len() > 1 { None } else { self.newer() };
+            let opened = self.files.front_mut()?;
+            // The newer file was seen first, so the older one is complete by now.
+            if let Some(line) = opened.line() {
+                self.files.extend(newer);
+                match Record::parse(&line) {
+                    Some(record) => return Some(record),
+                    None => continue,
+                }
+            }
+            self.files.extend(newer);
+            if self.files.len() == 1 {
+                return None;
+            }
+            self.files.pop_front();
+        }
+    }
+
+    fn newer(&self) -> Option<Opened> {
+        let opened = Opened::open(&self.directory.join(CURRENT)).ok()?;
+        (self.files.front()?.inode != opened.inode).then_some(opened)
+    }
+}
+
+impl Opened {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let inode = file.metadata()?.ino();
+        Ok(Self { file: BufReader::new(file), inode, partial: Vec::new() })
+    }
+
+    fn line(&mut self) -> Option<Vec<u8>> {
+        self.file.read_until(b'\n', &mut self.partial).ok()?;
+        if self.partial.last() != Some(&b'\n') {
+            return None;
+        }
+        self.partial.pop();
+        Some(std::mem::take(&mut self.partial))
+    }
+}

@@ -1,0 +1,39 @@
+//! Runs this host's tasks with the `exec` runtime. [`spawn`] is the reconciler inside the daemon; [`stage`] holds the
+//! hidden subcommands that become a task: `task-launch` (makes the namespaces), `task-init` (process 1 of the task) and
+//! `task-exec` (enters it). A task outlives the daemon: all that is known of it is in its directory.
+
+mod cgroup;
+mod confine;
+mod directory;
+mod enter;
+mod error;
+mod exec;
+mod init;
+mod launch;
+mod log;
+mod logs;
+mod process;
+mod reconcile;
+mod root;
+mod service;
+mod spec;
+
+use std::{ffi::OsString, process::ExitCode};
+
+pub use error::TaskError;
+pub use exec::exec;
+pub use logs::logs;
+pub use reconcile::{AgentConfig, PROGRAM, spawn, spawn_with};
+pub use service::{AgentService, ExecStream, LogStream, find};
+
+/// Runs the hidden subcommand that these arguments (without the program's name) name; `None` if they name none.
+/// To be called first thing in `main`, while the process has one thread.
+pub fn stage(arguments: &[OsString]) -> Option<ExitCode> {
+    let (stage, rest) = arguments.split_first()?;
+    match stage.to_str()? {
+        "task-launch" => Some(launch::main(rest)),
+        "task-init" => Some(init::main(rest)),
+        "task-exec" => Some(enter::main(rest)),
+        _ => None,
+    }
+}

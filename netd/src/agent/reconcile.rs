@@ -1,0 +1,358 @@
+//! The agent's loop: compares the tasks that this host is to run with what their directories say, and starts, stops and
+//! forgets. It keeps nothing in memory that a new daemon could not read again, deadlines of stops aside.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use model::{NodeConfig, Runtime, TaskConfig, TaskId, TaskReport, TaskState};
+use nix::sys::signal::Signal;
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+
+use super::{
+    cgroup,
+    directory::{End, Progress, TaskDirectory},
+    spec::{LaunchSpec, Place},
+};
+
+/// How soon an end is noticed while something runs.
+const POLL: Duration = Duration::from_millis(100);
+/// How often it looks while nothing does.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// The program that the calling process runs, even if its file has been replaced since.
+pub const PROGRAM: &str = "/proc/self/exe";
+
+/// What the agent needs to know of its host.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// The directory of all tasks, on a disk; `/var/lib/netd/tasks`. Tasks on the host's root do not see its parent.
+    pub directory: PathBuf,
+    /// The host's name.
+    pub hostname: String,
+    /// `netd` itself, whose hidden subcommands become the tasks; [`PROGRAM`] outside of tests.
+    pub program: PathBuf,
+}
+
+/// Runs the agent of the calling `netd`; see [`spawn_with`].
+pub fn spawn(
+    directory: PathBuf,
+    hostname: String,
+    desired: watch::Receiver<Arc<NodeConfig>>,
+    ready: watch::Receiver<BTreeSet<TaskId>>,
+    reports: watch::Sender<Vec<TaskReport>>,
+) -> JoinHandle<()> {
+    spawn_with(AgentConfig { directory, hostname, program: PathBuf::from(PROGRAM) }, desired, ready, reports)
+}
+
+/// Runs the agent until `desired` is closed. A configuration of generation 0 means that nothing is known yet: tasks are
+/// left alone. `ready` holds the tasks whose sandboxes are complete. `reports` always holds the state of every task of
+/// the configuration that this host knows something of; it changes with each step of each task.
+pub fn spawn_with(
+    config: AgentConfig,
+    desired: watch::Receiver<Arc<NodeConfig>>,
+    ready: watch::Receiver<BTreeSet<TaskId>>,
+    reports: watch::Sender<Vec<TaskReport>>,
+) -> JoinHandle<()> {
+    tokio::spawn(run(Agent::new(config, reports), desired, ready))
+}
+
+async fn run(
+    mut agent: Agent,
+    mut desired: watch::Receiver<Arc<NodeConfig>>,
+    mut ready: watch::Receiver<BTreeSet<TaskId>>,
+) {
+    loop {
+        let (config, sandboxes) = (desired.borrow_and_update().clone(), ready.borrow_and_update().clone());
+        // Files and processes: not for the threads that carry everybody's futures.
+        let pass = tokio::task::spawn_blocking(move || {
+            agent.pass(&config, &sandboxes, Instant::now());
+            agent
+        });
+        match pass.await {
+            Ok(back) => agent = back,
+            Err(error) => {
+                return tracing::error!(%error, "the agent has stopped: tasks run on, but nothing starts or stops them");
+            }
+        }
+        let pause = if agent.busy { POLL } else { IDLE };
+        tokio::select! {
+            changed = desired.changed() => if changed.is_err() { return },
+            Ok(()) = ready.changed() => {}
+            _ = timeout(pause, std::future::pending::<()>()) => {}
+        }
+    }
+}
+
+struct Agent {
+    config: AgentConfig,
+    program_directory: Option<PathBuf>,
+    known: BTreeMap<TaskId, TaskReport>,
+    launchers: BTreeMap<TaskId, Child>,
+    deadlines: BTreeMap<TaskId, Instant>,
+    reports: watch::Sender<Vec<TaskReport>>,
+    /// Something runs, or has to go.
+    busy: bool,
+}
+
+impl Agent {
+    fn new(config: AgentConfig, reports: watch::Sender<Vec<TaskReport>>) -> Self {
+        let program = fs::canonicalize(&config.program).ok();
+        Self {
+            program_directory: program.and_then(|program| Some(program.parent()?.to_owned())),
+            config,
+            known: BTreeMap::new(),
+            launchers: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
+            reports,
+            busy: false,
+        }
+    }
+
+    fn pass(&mut self, config: &NodeConfig, ready: &BTreeSet<TaskId>, now: Instant) {
+        if config.generation == 0 {
+            return;
+        }
+        self.busy = false;
+        self.known.retain(|id, _| config.tasks.contains_key(id));
+        self.deadlines.retain(|id, _| config.tasks.contains_key(id));
+        for (&id, task) in &config.tasks {
+            let launching = self.launching(id);
+            let progress = self.directory(id).progress();
+            self.busy |= launching || matches!(progress, Progress::Launching | Progress::Running);
+            if launching && progress == Progress::Prepared {
+                // It is about to claim the start: only then is there something to see or to stop.
+                continue;
+            }
+            if task.desired > TaskState::Running || task.state.is_terminal() {
+                self.stop(id, task, progress, now);
+            } else {
+                self.advance(id, task, progress, config, ready);
+            }
+        }
+        self.forget(config);
+        self.publish();
+    }
+
+    /// Whether a launcher of ours is at work; one that has ended is reaped.
+    fn launching(&mut self, id: TaskId) -> bool {
+        let Some(child) = self.launchers.get_mut(&id) else { return false };
+        let running = matches!(child.try_wait(), Ok(None));
+        if !running {
+            self.launchers.remove(&id);
+        }
+        running
+    }
+
+    /// Takes a task that should run one step further.
+    fn advance(
+        &mut self,
+        id: TaskId,
+        task: &TaskConfig,
+        progress: Progress,
+        config: &NodeConfig,
+        ready: &BTreeSet<TaskId>,
+    ) {
+        match progress {
+            Progress::Absent if self.was_running(id, task) => {
+                self.set(id, TaskState::Failed, "its host restarted and nothing is left of it", None);
+            }
+            Progress::Absent if !self.is_over(id) => self.begin(id, task, config, ready),
+            Progress::Absent => {}
+            // Written by a daemon that died before it could launch: it is ours to do.
+            Progress::Prepared => self.launch(id),
+            Progress::Launching => self.set(id, TaskState::Starting, "", None),
+            Progress::Running => self.set(id, TaskState::Running, "", None),
+            Progress::Ended(End::Rejected { reason }) => self.set(id, TaskState::Rejected, &reason, None),
+            Progress::Ended(End::Exited { code: 0, .. }) => self.set(id, TaskState::Complete, "", Some(0)),
+            Progress::Ended(End::Exited { code, message }) => {
+                let message = if message.is_empty() { format!("exit code {code}") } else { message };
+                self.set(id, TaskState::Failed, &message, Some(code));
+            }
+            Progress::Vanished { rebooted: true } => {
+                self.set(id, TaskState::Failed, "its host restarted", None);
+            }
+            Progress::Vanished { rebooted: false } => {
+                self.set(id, TaskState::Failed, "its host went down, or its processes were killed", None);
+            }
+        }
+    }
+
+    fn was_running(&self, id: TaskId, task: &TaskConfig) -> bool {
+        let known = self.known.get(&id).map(|report| report.state);
+        task.state == TaskState::Running || matches!(known, Some(TaskState::Starting | TaskState::Running))
+    }
+
+    fn is_over(&self, id: TaskId) -> bool {
+        self.known.get(&id).is_some_and(|report| report.state.is_terminal())
+    }
+
+    fn begin(&mut self, id: TaskId, task: &TaskConfig, config: &NodeConfig, ready: &BTreeSet<TaskId>) {
+        self.set(id, TaskState::Accepted, "", None);
+        self.set(id, TaskState::Preparing, "waits for its network", None);
+        let Runtime::Exec { argv, rootfs, .. } = &task.spec.runtime;
+        if argv.is_empty() {
+            let reason = "there is no command to run\n  next: give one after `--`";
+            return self.set(id, TaskState::Rejected, reason, None);
+        }
+        if let Some(rootfs) = rootfs.as_deref().filter(|rootfs| !rootfs.is_absolute() || !rootfs.is_dir()) {
+            let reason = format!(
+                "rootfs {} is not a directory of this host\n  next: make it on every host that may run the service",
+                rootfs.display()
+            );
+            return self.set(id, TaskState::Rejected, &reason, None);
+        }
+        if !ready.contains(&id) {
+            return;
+        }
+        let cgroup = cgroup::of_all_tasks();
+        let place = Place {
+            tasks: &self.config.directory,
+            node: &self.config.hostname,
+            program: self.program_directory.as_deref(),
+            cgroup: cgroup.as_deref(),
+        };
+        match self.directory(id).create(&LaunchSpec::new(id, task, config, &place)) {
+            Ok(()) => {
+                self.set(id, TaskState::Ready, "", None);
+                self.launch(id);
+            }
+            Err(error) => {
+                let reason = format!("cannot write to {}: {error}", self.directory(id).path().display());
+                self.set(id, TaskState::Rejected, &reason, None);
+            }
+        }
+    }
+
+    fn launch(&mut self, id: TaskId) {
+        self.busy = true;
+        let launcher = Command::new(&self.config.program)
+            .arg("task-launch")
+            .arg(self.directory(id).path())
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        match launcher {
+            Ok(child) => {
+                self.launchers.insert(id, child);
+                self.set(id, TaskState::Starting, "", None);
+            }
+            Err(error) => {
+                let reason = format!("cannot start {}: {error}", self.config.program.display());
+                self.set(id, TaskState::Rejected, &reason, None);
+            }
+        }
+    }
+
+    /// Takes a task that should not run one step nearer to its end.
+    fn stop(&mut self, id: TaskId, task: &TaskConfig, progress: Progress, now: Instant) {
+        match progress {
+            // The managers have its last word already.
+            Progress::Absent if task.state.is_terminal() => {}
+            Progress::Absent => self.set(id, TaskState::Shutdown, "it was never started", None),
+            Progress::Prepared => match self.directory(id).remove() {
+                Ok(()) => self.set(id, TaskState::Shutdown, "it was never started", None),
+                Err(_) => self.busy = true,
+            },
+            // Its main process does not run yet: there is nobody to ask.
+            Progress::Launching => kill(&self.directory(id)),
+            Progress::Running => self.signal(id, task, now),
+            _ if task.state.is_terminal() => {}
+            Progress::Ended(End::Rejected { reason }) => self.set(id, TaskState::Rejected, &reason, None),
+            Progress::Ended(End::Exited { code, message }) => self.set(id, TaskState::Shutdown, &message, Some(code)),
+            Progress::Vanished { .. } => {
+                let killed = 128 + Signal::SIGKILL as i32;
+                self.set(id, TaskState::Shutdown, "killed by SIGKILL", Some(killed));
+            }
+        }
+    }
+
+    /// SIGTERM once, SIGKILL when the grace is over.
+    fn signal(&mut self, id: TaskId, task: &TaskConfig, now: Instant) {
+        let directory = self.directory(id);
+        let grace = Duration::from_millis(task.spec.stop_grace);
+        match self.deadlines.get(&id) {
+            Some(deadline) if now >= *deadline => kill(&directory),
+            Some(_) => {}
+            None => {
+                tracing::info!(task = task.name(), %id, grace = task.spec.stop_grace, "stops");
+                if let Some(init) = directory.init() {
+                    init.signal(Signal::SIGTERM);
+                }
+                self.deadlines.insert(id, now + grace);
+            }
+        }
+    }
+
+    /// Removes what is left of tasks that this host has no part in any more.
+    fn forget(&mut self, config: &NodeConfig) {
+        for id in self.present() {
+            if config.tasks.contains_key(&id) {
+                continue;
+            }
+            let launching = self.launching(id);
+            let directory = self.directory(id);
+            if launching || matches!(directory.progress(), Progress::Launching | Progress::Running) {
+                kill(&directory);
+                self.busy = true;
+            } else if let Err(error) = clear(&directory) {
+                tracing::debug!(%id, %error, "not all of the task is gone yet");
+                self.busy = true;
+            }
+        }
+    }
+
+    fn present(&self) -> Vec<TaskId> {
+        let entries = fs::read_dir(&self.config.directory).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    fn directory(&self, id: TaskId) -> TaskDirectory {
+        TaskDirectory::of(&self.config.directory, id)
+    }
+
+    /// Records a state and says so at once. A task never moves back, and a state that is final stays.
+    fn set(&mut self, id: TaskId, state: TaskState, message: &str, exit_code: Option<i32>) {
+        if self.known.get(&id).is_some_and(|known| known.state >= state || known.state.is_terminal()) {
+            return;
+        }
+        tracing::info!(%id, %state, message, exit_code, "task");
+        self.known.insert(id, TaskReport { task: id, state, message: message.to_owned(), exit_code });
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let list: Vec<_> = self.known.values().cloned().collect();
+        self.reports.send_if_modified(|reports| {
+            let changed = *reports != list;
+            *reports = list;
+            changed
+        });
+    }
+}
+
+/// SIGKILL to all of a task: its cgroup, and process 1, whose end takes the PID namespace along.
+fn kill(directory: &TaskDirectory) {
+    if let Some(cgroup) = directory.spec().ok().and_then(|spec| spec.cgroup) {
+        cgroup::kill(&cgroup);
+    }
+    for process in [directory.launcher(), directory.init()].into_iter().flatten() {
+        process.signal(Signal::SIGKILL);
+    }
+}
+
+/// Removes the cgroup, then the directory that names it.
+fn clear(directory: &TaskDirectory) -> io::Result<()> {
+    if let Some(cgroup) = directory.spec().ok().and_then(|spec| spec.cgroup) {
+        cgroup::remove(&cgroup)?;
+    }
+    directory.remove()
+}

@@ -1,0 +1,318 @@
+//! The root directory that a task sees: the host's own, read-only, or an overlay on a directory of the user's; with
+//! /proc, /sys, /dev and the files of /etc that are the task's own. Runs in the task's mount namespace, so all of it
+//! goes when the task's last process does.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    os::unix::fs::symlink,
+    path::{Component, Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::{Mode, SFlag, makedev, mknod, umask},
+    unistd::{chdir, pivot_root},
+};
+
+use super::{
+    error::{Doing, TaskError},
+    spec::LaunchSpec,
+};
+
+/// Parts of the host's tree that a task gets anew; what is mounted below them is not shown either.
+const ANEW: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp"];
+/// Of those, writable and empty, with the bits of their mode.
+const EMPTY: [(&str, &str); 3] = [("/run", "mode=755"), ("/tmp", "mode=1777"), ("/var/tmp", "mode=1777")];
+/// Character devices: name, major, minor (Linux `Documentation/admin-guide/devices.txt`).
+const DEVICES: [(&str, u64, u64); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+/// Root without CAP_SYS_ADMIN may still write here by the file's mode, and what it writes is the host's (moby
+/// `oci/defaults.go`).
+const READ_ONLY: [&str; 5] = ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
+/// What would tell of the host's memory and keys (same source).
+const MASKED: [&str; 6] =
+    ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/latency_stats", "/proc/kmsg"];
+/// Symbolic links followed in one path, as in the kernel.
+const LINKS: usize = 40;
+
+/// Builds the task's root below its directory and makes it the root of this process.
+pub fn enter(directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError> {
+    let nothing = None::<&str>;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
+        .doing(|| "keep the task's mounts to itself".to_owned())?;
+    let root = Root(directory.join("root"));
+    fs::create_dir_all(&root.0).doing(|| format!("make {}", root.0.display()))?;
+    match &spec.rootfs {
+        Some(lower) => root.overlay(directory, lower)?,
+        None => root.host(&spec.hidden)?,
+    }
+    let mask = umask(Mode::empty());
+    root.devices()?;
+    root.kernel_views()?;
+    umask(mask);
+    root.own_files(directory, spec)?;
+    root.pivot()
+}
+
+struct Root(PathBuf);
+
+impl Root {
+    fn overlay(&self, directory: &Path, lower: &Path) -> Result<(), TaskError> {
+        if !lower.is_dir() {
+            return Err(TaskError::Refused(format!("rootfs {} is not a directory of this host", lower.display())));
+        }
+        match self.overlay_with(directory, lower) {
+            // An overlay's own upper layer cannot lie on an overlay, as in a container: memory then.
+            Err(TaskError::Os { reason, .. }) if reason.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                let scratch = directory.join("scratch");
+                fs::create_dir_all(&scratch).doing(|| format!("make {}", scratch.display()))?;
+                tmpfs(&scratch, "mode=755", MsFlags::MS_NODEV)?;
+                self.overlay_with(&scratch, lower)
+            }
+            result => result,
+        }
+    }
+
+    fn overlay_with(&self, scratch: &Path, lower: &Path) -> Result<(), TaskError> {
+        let (upper, work) = (scratch.join("upper"), scratch.join("work"));
+        for layer in [&upper, &work] {
+            fs::create_dir_all(layer).doing(|| format!("make {}", layer.display()))?;
+        }
+        let options = format!("lowerdir={},upperdir={},workdir={}", escape(lower), escape(&upper), escape(&work));
+        // No devices: a task may make device nodes, they must not open.
+        mount(Some("overlay"), &self.0, Some("overlay"), MsFlags::MS_NODEV | MsFlags::MS_NOSUID, Some(options.as_str()))
+            .doing(|| format!("mount an overlay on {} (does the kernel have overlayfs?)", lower.display()))
+    }
+
+    fn host(&self, hidden: &Path) -> Result<(), TaskError> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").doing(|| "read /proc/self/mountinfo".to_owned())?;
+        for point in shown(&mounts, hidden) {
+            let target = self.0.join(point.strip_prefix("/").unwrap_or(&point));
+            match bind(&point, &target) {
+                Ok(()) => read_only(&target)?,
+                // Covered by another mount, or unbindable: what lies beneath is shown, read-only as all around it.
+                Err(_) if point != Path::new("/") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for (path, mode) in EMPTY {
+            if let Ok(target) = self.resolve(path).and_then(existing) {
+                tmpfs(&target, mode, MsFlags::MS_NODEV)?;
+            }
+        }
+        // Keys and the cluster's log are not for tasks.
+        match self.resolve(hidden).and_then(existing) {
+            Ok(target) => tmpfs(&target, "mode=700,size=4k", MsFlags::MS_RDONLY),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn devices(&self) -> Result<(), TaskError> {
+        let dev = self.point("/dev")?;
+        tmpfs(&dev, "mode=755,size=64k", MsFlags::MS_NOEXEC)?;
+        for (name, major, minor) in DEVICES {
+            let path = dev.join(name);
+            mknod(&path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))
+                .doing(|| format!("make the device /dev/{name}"))?;
+        }
+        for (name, target) in DEVICE_LINKS {
+            symlink(target, dev.join(name)).doing(|| format!("make /dev/{name}"))?;
+        }
+        for name in ["pts", "shm"] {
+            fs::create_dir(dev.join(name)).doing(|| format!("make /dev/{name}"))?;
+        }
+        let options = "newinstance,ptmxmode=0666,mode=0620";
+        fresh("devpts", &dev.join("pts"), MsFlags::MS_NOEXEC, options)?;
+        tmpfs(&dev.join("shm"), "mode=1777", MsFlags::MS_NODEV | MsFlags::MS_NOEXEC)?;
+        // Device nodes open here, so no more may be made.
+        let flags =
+            MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID;
+        mount(None::<&str>, &dev, None::<&str>, flags, None::<&str>).doing(|| "make /dev read-only".to_owned())
+    }
+
+    fn kernel_views(&self) -> Result<(), TaskError> {
+        let guarded = MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        fresh("proc", &self.point("/proc")?, guarded, "")?;
+        fresh("sysfs", &self.point("/sys")?, guarded | MsFlags::MS_RDONLY, "")?;
+        for path in READ_ONLY {
+            if let Ok(target) = existing(self.inside(path)) {
+                bind(&target, &target)?;
+                read_only(&target)?;
+            }
+        }
+        for path in MASKED {
+            if let Ok(target) = existing(self.inside(path)) {
+                bind(&self.inside("/dev/null"), &target)?;
+            }
+        }
+        match existing(self.inside("/sys/firmware")) {
+            Ok(target) => tmpfs(&target, "mode=755,size=4k", MsFlags::MS_RDONLY),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn own_files(&self, directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError> {
+        let sources = directory.join("etc");
+        fs::create_dir_all(&sources).doing(|| format!("make {}", sources.display()))?;
+        let hostname = format!("{}\n", spec.hostname);
+        for (name, text) in [("resolv.conf", &spec.resolv_conf), ("hosts", &spec.hosts), ("hostname", &hostname)] {
+            let source = sources.join(name);
+            fs::write(&source, text).doing(|| format!("write {}", source.display()))?;
+            let target = self.resolve(Path::new("/etc").join(name)).and_then(file);
+            match target {
+                Ok(target) => bind(&source, &target)?,
+                // The name is in the kernel anyhow.
+                Err(_) if name == "hostname" => {}
+                Err(error) => {
+                    let next = format!("next: make it on the host, as in `touch /etc/{name}`");
+                    return Err(TaskError::Refused(format!(
+                        "no place for the task's own /etc/{name}: {error}\n  {next}"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pivot(&self) -> Result<(), TaskError> {
+        let doing = || format!("make {} the task's root", self.0.display());
+        chdir(&self.0).doing(doing)?;
+        // The old root goes on top of the new one and is taken away at once (pivot_root(2), "pivot_root(".", ".")").
+        pivot_root(".", ".").doing(doing)?;
+        umount2(".", MntFlags::MNT_DETACH).doing(doing)?;
+        chdir("/").doing(doing)
+    }
+
+    /// A mount point, made where missing.
+    fn point(&self, path: &str) -> Result<PathBuf, TaskError> {
+        let target = self.resolve(path).doing(|| format!("find {path} in the task's root"))?;
+        fs::create_dir_all(&target).doing(|| format!("make {path} in the task's root"))?;
+        Ok(target)
+    }
+
+    fn inside(&self, path: &str) -> PathBuf {
+        self.0.join(path.trim_start_matches('/'))
+    }
+
+    /// Where `path` leads inside this root: symbolic links, absolute ones too, never lead out of it.
+    fn resolve(&self, path: impl AsRef<Path>) -> io::Result<PathBuf> {
+        let mut found = self.0.clone();
+        let mut links = 0;
+        let mut rest: Vec<PathBuf> = parts(path.as_ref());
+        while let Some(part) = rest.pop() {
+            if part.as_os_str() == ".." {
+                if found != self.0 {
+                    found.pop();
+                }
+                continue;
+            }
+            match fs::read_link(found.join(&part)) {
+                Ok(_) if links == LINKS => return Err(Errno::ELOOP.into()),
+                Ok(target) => {
+                    links += 1;
+                    if target.is_absolute() {
+                        found.clone_from(&self.0);
+                    }
+                    rest.extend(parts(&target));
+                }
+                Err(_) => found.push(part),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The parts of a path, last one first.
+fn parts(path: &Path) -> Vec<PathBuf> {
+    let named = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    named.map(|part| PathBuf::from(part.as_os_str())).rev().collect()
+}
+
+/// The mount points of the host that a task sees, outer ones first.
+fn shown(mounts: &str, hidden: &Path) -> BTreeSet<PathBuf> {
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
+    points.filter(|point| !point.starts_with(hidden) && !ANEW.iter().any(|anew| point.starts_with(anew))).collect()
+}
+
+/// mountinfo writes space, tab, newline and backslash as three octal digits (proc_pid_mountinfo(5)).
+fn unescape(text: &str) -> PathBuf {
+    let replaced = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    replaced.iter().fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain)).into()
+}
+
+/// Overlayfs takes `,` and `:` in a path only behind a backslash.
+fn escape(path: &Path) -> String {
+    path.display().to_string().replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:")
+}
+
+fn existing(path: PathBuf) -> io::Result<PathBuf> {
+    fs::symlink_metadata(&path).map(|_| path)
+}
+
+/// A file to bind over, made where it is missing and can be made.
+fn file(path: PathBuf) -> io::Result<PathBuf> {
+    if !path.exists() {
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        File::create_new(&path)?;
+    }
+    Ok(path)
+}
+
+fn bind(source: &Path, target: &Path) -> Result<(), TaskError> {
+    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .doing(|| format!("bind {} to {}", source.display(), target.display()))
+}
+
+/// Makes a bind mount read-only. What cannot be made read-only is an error: it is never shown writable instead.
+fn read_only(target: &Path) -> Result<(), TaskError> {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+        .doing(|| format!("make {} read-only for the task", target.display()))
+}
+
+fn tmpfs(target: &Path, options: &str, flags: MsFlags) -> Result<(), TaskError> {
+    fresh("tmpfs", target, flags, options)
+}
+
+fn fresh(kind: &str, target: &Path, flags: MsFlags, options: &str) -> Result<(), TaskError> {
+    mount(Some(kind), target, Some(kind), flags | MsFlags::MS_NOSUID, Some(options))
+        .doing(|| format!("mount {kind} on {}", target.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_never_lead_out_of_the_root() {
+        let place = tempfile::tempdir().unwrap();
+        let root = Root(place.path().join("root"));
+        fs::create_dir_all(root.inside("/etc")).unwrap();
+        symlink("../../../run/resolve/stub.conf", root.inside("/etc/resolv.conf")).unwrap();
+        symlink("/etc/other", root.inside("/etc/hosts")).unwrap();
+        symlink("loop", root.inside("/etc/loop")).unwrap();
+        assert_eq!(root.resolve("/etc/resolv.conf").unwrap(), root.inside("/run/resolve/stub.conf"));
+        assert_eq!(root.resolve("/etc/hosts").unwrap(), root.inside("/etc/other"));
+        assert!(root.resolve("/etc/loop").is_err());
+    }
+
+    #[test]
+    fn what_a_task_gets_anew_is_not_taken_from_the_host() {
+        let mounts = "22 1 0:1 / /proc rw - proc proc rw\n27 1 254:0 / / rw - ext4 /dev/vda rw\n\
+                      28 1 0:3 / /mnt/two\\040words ro - ext4 /dev/vdb ro\n\
+                      29 1 0:4 net:[1] /run/netns/x rw - nsfs nsfs rw\n\
+                      30 1 0:5 / /var/lib/netd/tasks/a/root rw - overlay overlay rw\n";
+        let expected = BTreeSet::from(["/".into(), "/mnt/two words".into()]);
+        assert_eq!(shown(mounts, Path::new("/var/lib/netd")), expected);
+    }
+}

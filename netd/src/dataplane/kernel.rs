@@ -1,0 +1,515 @@
+//! The kernel by netlink: what it holds of ours, and how it is changed. The one place of the data plane that opens
+//! netlink sockets; each namespace has two, kept open between passes: one for requests, one for notices.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fs::File,
+    future::poll_fn,
+    io,
+    net::IpAddr,
+    os::fd::{AsRawFd, RawFd},
+    task::{Context, Poll},
+};
+
+use model::names::{LinkName, NAMESPACE_DIRECTORY, Namespace};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message, link::LinkAttribute};
+use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+use tokio::runtime::Handle;
+
+use super::{
+    Failure,
+    desired::Desired,
+    namespace::{self, Identity},
+    plan::{Change, Observed, Op},
+    state::{AddressKey, ObservedLink, Place, Route, RouteKey, Space, Sysctl},
+    sysctl, wire,
+};
+
+/// Messages per send: their answers must fit the socket's receive buffer.
+const BATCH: usize = 64;
+/// Larger than any datagram of a dump (32 KiB in net/netlink/af_netlink.c).
+const DATAGRAM: usize = 64 * 1024;
+/// How often a dump that was changed under way is taken before the pass gives up.
+const DUMPS: usize = 8;
+/// `NLM_F_DUMP_INTR` of linux/netlink.h.
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV6_IFADDR` of linux/rtnetlink.h.
+const HOST_GROUPS: [u32; 3] = [1, 5, 9];
+/// And in a namespace of ours `RTNLGRP_NEIGH`, `_IPV4_ROUTE`, `_IPV6_ROUTE`: on the host, others change these often.
+const OUR_GROUPS: [u32; 6] = [1, 5, 9, 3, 7, 11];
+
+/// A kernel that cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The namespaces cannot be listed.
+    #[error("cannot list the network namespaces in {NAMESPACE_DIRECTORY}: {0}")]
+    List(#[source] io::Error),
+    /// No socket in a namespace.
+    #[error("cannot open netlink in {0}: {1}; next: netd needs CAP_SYS_ADMIN and CAP_NET_ADMIN")]
+    Open(Place, #[source] io::Error),
+    /// A dump failed.
+    #[error("cannot read {1} of {0}: {2}")]
+    Dump(Place, &'static str, #[source] io::Error),
+    /// The values below /proc/sys cannot be reached.
+    #[error("cannot read /proc/sys of {0}: {1}")]
+    Sysctl(Place, #[source] io::Error),
+}
+
+/// The kernel, seen from one host. Made and used on one thread with a tokio runtime.
+pub struct Kernel {
+    channels: BTreeMap<Place, Channel>,
+}
+
+impl Kernel {
+    /// Opens netlink in the calling thread's namespace, which is the host's from now on.
+    pub fn open() -> Result<Self, KernelError> {
+        let failed = |error| KernelError::Open(Place::Host, error);
+        let host = namespace::current().map_err(failed)?;
+        let channel = Channel::open(Place::Host, host, 0).map_err(failed)?;
+        Ok(Self { channels: BTreeMap::from([(Place::Host, channel)]) })
+    }
+
+    /// The MTU of the host's link that carries this address.
+    pub fn underlay_mtu(&mut self, address: IpAddr) -> Result<Option<u32>, KernelError> {
+        let Some(host) = self.channels.get_mut(&Place::Host) else { return Ok(None) };
+        let mut index = None;
+        for message in host.dump("addresses", wire::get_addresses())? {
+            let Message::NewAddress(message) = message else { continue };
+            index = index.or(wire::address(&message).filter(|found| found.1 == address).map(|found| found.0));
+        }
+        let links = host.dump("links", wire::get_links())?;
+        let mut links = links.iter().filter_map(|message| match message {
+            Message::NewLink(link) if Some(link.header.index) == index => Some(wire::link(link).mtu),
+            _ => None,
+        });
+        Ok(links.next())
+    }
+
+    /// What there is of ours, with the values below /proc/sys that `desired` speaks of.
+    pub fn observe(&mut self, desired: &Desired) -> Result<Observed, KernelError> {
+        self.follow_namespaces()?;
+        let mut observed = Observed::default();
+        for (&place, channel) in &mut self.channels {
+            observed.spaces.insert(place, channel.observe()?);
+        }
+        self.read_sysctls(desired, &mut observed)?;
+        Ok(observed)
+    }
+
+    /// Does what the operations say, one after the other; goes on after failures and returns them.
+    pub fn apply(&mut self, ops: &[Op]) -> Vec<Failure> {
+        let alike = |a: &Op, b: &Op| a.place == b.place && a.change.stage() == b.change.stage();
+        ops.chunk_by(alike).flat_map(|ops| self.apply_alike(ops)).collect()
+    }
+
+    /// Completes when something has changed since the last `observe`. Cancel-safe.
+    pub async fn changed(&mut self) {
+        poll_fn(|context| {
+            let mut notices = self.channels.values_mut().map(|channel| channel.poll_notice(context));
+            if notices.any(|notice| notice.is_ready()) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Closes the sockets of namespaces that are gone and opens some in new ones. An open socket keeps a namespace
+    /// alive, and with it the VNI of its tunnel.
+    fn follow_namespaces(&mut self) -> Result<(), KernelError> {
+        let present = namespace::list().map_err(KernelError::List)?;
+        self.channels.retain(|place, channel| match place {
+            Place::Host => true,
+            Place::Inside(namespace) => present.get(namespace) == Some(&channel.identity),
+        });
+        for &namespace in present.keys() {
+            self.follow(namespace).map_err(|error| KernelError::Open(Place::Inside(namespace), error))?;
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, namespace: Namespace) -> io::Result<()> {
+        let place = Place::Inside(namespace);
+        if let Entry::Vacant(vacant) = self.channels.entry(place) {
+            let (file, identity) = namespace::open(namespace)?;
+            vacant.insert(Channel::open(place, file, identity)?);
+        }
+        Ok(())
+    }
+
+    fn read_sysctls(&self, desired: &Desired, observed: &mut Observed) -> Result<(), KernelError> {
+        let asked: Vec<(Place, &File, Vec<&Sysctl>)> = (desired.spaces.iter())
+            .filter_map(|(place, space)| {
+                Some((*place, &self.channels.get(place)?.namespace, space.sysctls.keys().collect()))
+            })
+            .collect();
+        let mut last = Place::Host;
+        let found = namespace::on_own_thread(|| {
+            let mut found = Vec::new();
+            for (place, file, keys) in asked {
+                last = place;
+                namespace::enter(file)?;
+                found.extend(keys.into_iter().filter_map(|key| Some((place, key.clone(), sysctl::read(&key.path)?))));
+            }
+            Ok(found)
+        });
+        for (place, key, value) in found.map_err(|error| KernelError::Sysctl(last, error))? {
+            observed.spaces.entry(place).or_default().sysctls.insert(key, value);
+        }
+        Ok(())
+    }
+
+    /// Operations of one stage in one namespace.
+    fn apply_alike(&mut self, ops: &[Op]) -> Vec<Failure> {
+        let Some(Op { place, change }) = ops.first() else { return Vec::new() };
+        let result = match (place, change) {
+            (Place::Inside(namespace), Change::CreateNamespace) => {
+                namespace::create(&namespace.name()).and_then(|()| self.follow(*namespace))
+            }
+            (Place::Inside(namespace), Change::DeleteNamespace) => {
+                self.channels.remove(place);
+                namespace::remove(&namespace.name())
+            }
+            (_, Change::SetSysctl(..)) => return self.write_sysctls(*place, ops),
+            _ => return self.send(*place, ops),
+        };
+        result.err().map(|error| failure(&ops[0], &error)).into_iter().collect()
+    }
+
+    fn write_sysctls(&self, place: Place, ops: &[Op]) -> Vec<Failure> {
+        let Some(channel) = self.channels.get(&place) else { return absent(ops) };
+        let written = namespace::within_file(&channel.namespace, || {
+            let write = |op: &Op| write_sysctl(op).err().map(|error| failure(op, &error));
+            ops.iter().filter_map(write).collect()
+        });
+        written.unwrap_or_else(|error| ops.iter().map(|op| failure(op, &error)).collect())
+    }
+
+    fn send(&mut self, place: Place, ops: &[Op]) -> Vec<Failure> {
+        if !self.channels.contains_key(&place) {
+            return absent(ops);
+        }
+        let mut failures = Vec::new();
+        let mut requests = Vec::new();
+        for op in ops {
+            match self.request(op) {
+                Ok(request) => requests.push((op, request)),
+                Err(error) => failures.push(failure(op, &error)),
+            }
+        }
+        let through = if matches!(ops[0].change, Change::AddVxlan(..)) { Place::Host } else { place };
+        let Some(channel) = self.channels.get_mut(&through) else { return absent(ops) };
+        for batch in requests.chunks(BATCH) {
+            let messages = batch.iter().map(|(_, request)| request.clone()).collect();
+            failures.extend(channel.ask(messages).into_iter().zip(batch).filter_map(|(answer, (op, _))| {
+                let error = answer.err().filter(|error| !is_done_already(&op.change, error))?;
+                Some(failure(op, &error))
+            }));
+        }
+        failures
+    }
+
+    fn request(&mut self, op: &Op) -> io::Result<(Message, u16)> {
+        const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
+        const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+        let index = match &op.change {
+            Change::AddVxlan(..) | Change::AddPair(..) | Change::DeleteLink(_) => None,
+            change => change.link().map(|link| self.index(op.place, link)).transpose()?,
+        };
+        let at = index.unwrap_or(0);
+        Ok(match &op.change {
+            Change::DeleteRoute(key, route) => (wire::delete_route(key, route, index), 0),
+            Change::SetRoute(key, route) => (wire::set_route(key, route, index), SET),
+            Change::DeleteFdb(key, vtep) => (Message::DelNeighbour(wire::fdb_message(at, key.mac, *vtep)), 0),
+            Change::SetFdb(key, vtep) => (Message::NewNeighbour(wire::fdb_message(at, key.mac, *vtep)), SET),
+            Change::DeleteNeighbour(key) => (Message::DelNeighbour(wire::neighbour_message(at, key.address, None)), 0),
+            Change::SetNeighbour(key, mac) => {
+                (Message::NewNeighbour(wire::neighbour_message(at, key.address, Some(*mac))), SET)
+            }
+            Change::DeleteAddress(key, form) => (Message::DelAddress(wire::address_message(at, key, *form)), 0),
+            Change::AddAddress(key, form) => (Message::NewAddress(wire::address_message(at, key, *form)), SET),
+            Change::DeleteLink(link) => (wire::delete_link(link), 0),
+            Change::AddVxlan(name, link, vxlan) => (wire::add_vxlan(name, link, vxlan, self.raw(op.place)?), ADD),
+            Change::AddPair(pair) => (wire::add_pair(pair, self.raw(pair.place)?), ADD),
+            Change::SetMtu(_, mtu) => (wire::set_link(at, LinkAttribute::Mtu(*mtu)), 0),
+            Change::SetMac(_, mac) => (wire::set_link(at, LinkAttribute::Address(mac.0.to_vec())), 0),
+            Change::SetUp(_) => (wire::set_up(at), 0),
+            Change::DeleteNamespace | Change::CreateNamespace | Change::SetSysctl(..) => {
+                return Err(io::Error::from(io::ErrorKind::Unsupported));
+            }
+        })
+    }
+
+    fn raw(&self, place: Place) -> io::Result<RawFd> {
+        let channel = self.channels.get(&place).ok_or_else(|| missing(format!("{place} is missing")))?;
+        Ok(channel.namespace.as_raw_fd())
+    }
+
+    fn index(&mut self, place: Place, link: &LinkName) -> io::Result<u32> {
+        let channel = self.channels.get_mut(&place).ok_or_else(|| missing(format!("{place} is missing")))?;
+        channel.index(link)
+    }
+}
+
+/// The sockets of one namespace.
+struct Channel {
+    place: Place,
+    identity: Identity,
+    namespace: File,
+    requests: Socket,
+    notices: TokioSocket,
+    sequence: u32,
+    indices: wire::Indices,
+}
+
+impl Channel {
+    fn open(place: Place, namespace: File, identity: Identity) -> io::Result<Self> {
+        let runtime = Handle::current();
+        let (requests, notices) = namespace::within_file(&namespace, || {
+            let _reactor = runtime.enter();
+            Ok::<_, io::Error>((connect()?, listen(place)?))
+        })??;
+        Ok(Self { place, identity, namespace, requests, notices, sequence: 0, indices: BTreeMap::new() })
+    }
+
+    /// Any answer is news: a full buffer (ENOBUFS) as well.
+    fn poll_notice(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.notices.poll_recv(context, &mut Vec::with_capacity(DATAGRAM)).map(drop)
+    }
+
+    fn forget_notices(&self) {
+        while receive(self.notices.socket_ref()).is_ok() {}
+    }
+
+    fn observe(&mut self) -> Result<Space<ObservedLink>, KernelError> {
+        // What happens from here on is reported again.
+        self.forget_notices();
+        let mut space = Space::default();
+        for message in self.dump("links", wire::get_links())? {
+            let Message::NewLink(message) = message else { continue };
+            let Some((_, name)) = wire::link_name(&message).filter(|(_, name)| wire::is_ours(self.place, name)) else {
+                continue;
+            };
+            space.links.insert(name, wire::link(&message));
+        }
+        self.indices = space.links.iter().map(|(name, link)| (name.clone(), link.index)).collect();
+        let names: wire::Names = self.indices.iter().map(|(name, &index)| (index, name.clone())).collect();
+        self.observe_addresses(&names, &mut space)?;
+        if self.place != Place::Host || !names.is_empty() {
+            self.observe_neighbours(&names, &mut space)?;
+            self.observe_routes(&names, &mut space)?;
+        }
+        Ok(space)
+    }
+
+    fn observe_addresses(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
+        for message in self.dump("addresses", wire::get_addresses())? {
+            let Message::NewAddress(message) = message else { continue };
+            let Some((index, address)) = wire::address(&message) else { continue };
+            let Some(link) = names.get(&index).filter(|_| !address.is_loopback()) else { continue };
+            let key = AddressKey { link: link.clone(), address };
+            space.addresses.insert(key, wire::address_form(&message));
+        }
+        Ok(())
+    }
+
+    fn observe_neighbours(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            for message in self.dump("neighbours", wire::get_neighbours(family))? {
+                let Message::NewNeighbour(message) = message else { continue };
+                space.neighbours.extend(wire::neighbour(&message, names));
+            }
+        }
+        if matches!(self.place, Place::Inside(Namespace::Network(_))) {
+            for message in self.dump("forwarding entries", wire::get_neighbours(AddressFamily::Bridge))? {
+                let Message::NewNeighbour(message) = message else { continue };
+                space.fdb.extend(wire::fdb(&message, names));
+            }
+        }
+        Ok(())
+    }
+
+    fn observe_routes(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            for message in self.dump("routes", wire::get_routes(family))? {
+                let Message::NewRoute(message) = message else { continue };
+                let Some((destination, metric, route)) = wire::route(&message, self.place, names) else { continue };
+                insert_route(&mut space.routes, RouteKey { destination, metric, nth: 0 }, route);
+            }
+        }
+        Ok(())
+    }
+
+    fn index(&mut self, link: &LinkName) -> io::Result<u32> {
+        if !self.indices.contains_key(link) {
+            let links = self.dump("links", wire::get_links()).map_err(io::Error::other)?;
+            let named = links.iter().filter_map(|message| match message {
+                Message::NewLink(link) => wire::link_name(link),
+                _ => None,
+            });
+            self.indices = named.map(|(index, name)| (name, index)).collect();
+        }
+        self.indices.get(link).copied().ok_or_else(|| missing(format!("there is no link {link}")))
+    }
+
+    /// A dump that something changed under may lack links that are there (`NLM_F_DUMP_INTR`): it is taken again, since
+    /// what is missing by mistake would be torn down.
+    fn dump(&mut self, what: &'static str, request: Message) -> Result<Vec<Message>, KernelError> {
+        let mut result = self.try_dump(request.clone());
+        for _ in 1..DUMPS {
+            if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+                break;
+            }
+            result = self.try_dump(request.clone());
+        }
+        result.map_err(|error| KernelError::Dump(self.place, what, error))
+    }
+
+    fn try_dump(&mut self, request: Message) -> io::Result<Vec<Message>> {
+        let first = self.sequence.wrapping_add(1);
+        self.transmit(vec![(request, NLM_F_DUMP)], NLM_F_REQUEST)?;
+        let (mut found, mut torn) = (Vec::new(), false);
+        loop {
+            for (header, payload) in messages(&receive(&self.requests)?)? {
+                torn |= header.flags & DUMP_INTERRUPTED != 0;
+                match payload {
+                    _ if header.sequence_number != first => {}
+                    NetlinkPayload::InnerMessage(message) => found.push(message),
+                    NetlinkPayload::Done(_) if torn => return Err(io::ErrorKind::Interrupted.into()),
+                    NetlinkPayload::Done(_) => return Ok(found),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Sends requests at once and returns their answers in order.
+    fn ask(&mut self, requests: Vec<(Message, u16)>) -> Vec<io::Result<()>> {
+        // Links may come and go with these; numbers are looked up again.
+        let changes_links =
+            |(request, _): &(Message, u16)| matches!(request, Message::NewLink(_) | Message::DelLink(_));
+        if requests.iter().any(changes_links) {
+            self.indices.clear();
+        }
+        let count = requests.len();
+        let first = self.sequence.wrapping_add(1);
+        match self.transmit(requests, NLM_F_REQUEST | NLM_F_ACK).and_then(|()| self.answers(first, count)) {
+            Ok(answers) => answers,
+            Err(error) => (0..count).map(|_| Err(io::Error::new(error.kind(), error.to_string()))).collect(),
+        }
+    }
+
+    fn answers(&mut self, first: u32, count: usize) -> io::Result<Vec<io::Result<()>>> {
+        let mut answers: Vec<Option<io::Result<()>>> = (0..count).map(|_| None).collect();
+        while answers.iter().any(Option::is_none) {
+            for (header, payload) in messages(&receive(&self.requests)?)? {
+                let NetlinkPayload::Error(error) = payload else { continue };
+                if let Some(answer) = answers.get_mut(header.sequence_number.wrapping_sub(first) as usize) {
+                    *answer = Some(if error.code.is_none() { Ok(()) } else { Err(error.to_io()) });
+                }
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    fn transmit(&mut self, requests: Vec<(Message, u16)>, flags: u16) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        for (request, more) in requests {
+            self.sequence = self.sequence.wrapping_add(1);
+            let mut header = NetlinkHeader::default();
+            header.flags = flags | more;
+            header.sequence_number = self.sequence;
+            let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
+            message.finalize();
+            let start = buffer.len();
+            buffer.resize(start + message.buffer_len().next_multiple_of(4), 0);
+            message.serialize(&mut buffer[start..start + message.buffer_len()]);
+        }
+        self.requests.send(&buffer, 0).map(drop)
+    }
+}
+
+fn connect() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    // A refusal need not carry the request back.
+    socket.set_cap_ack(true)?;
+    Ok(socket)
+}
+
+fn listen(place: Place) -> io::Result<TokioSocket> {
+    let mut notices = TokioSocket::new(NETLINK_ROUTE)?;
+    let socket = notices.socket_mut();
+    socket.bind_auto()?;
+    let groups = if place == Place::Host { &HOST_GROUPS[..] } else { &OUR_GROUPS[..] };
+    groups.iter().try_for_each(|&group| socket.add_membership(group))?;
+    Ok(notices)
+}
+
+fn receive(socket: &Socket) -> io::Result<Vec<u8>> {
+    let mut buffer = Vec::with_capacity(DATAGRAM);
+    socket.recv(&mut buffer, 0)?;
+    Ok(buffer)
+}
+
+/// The messages of one datagram.
+fn messages(mut datagram: &[u8]) -> io::Result<Vec<(NetlinkHeader, NetlinkPayload<Message>)>> {
+    let mut found = Vec::new();
+    while !datagram.is_empty() {
+        let message = NetlinkMessage::<Message>::deserialize(datagram)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        let length = (message.header.length as usize).next_multiple_of(4).min(datagram.len());
+        found.push((message.header, message.payload));
+        datagram = &datagram[length..];
+    }
+    Ok(found)
+}
+
+/// Routes of one prefix and metric come in the order in which they take effect.
+fn insert_route(routes: &mut BTreeMap<RouteKey, Route>, mut key: RouteKey, route: Route) {
+    while routes.contains_key(&key) {
+        key.nth += 1;
+    }
+    routes.insert(key, route);
+}
+
+fn write_sysctl(op: &Op) -> io::Result<()> {
+    let Change::SetSysctl(key, value) = &op.change else { return Ok(()) };
+    if op.place == Place::Host && key.path == sysctl::IPV6_FORWARDING {
+        sysctl::keep_router_advertisements()?;
+    }
+    sysctl::write(&key.path, value)
+}
+
+/// Deletes of what is gone have done their work.
+fn is_done_already(change: &Change, error: &io::Error) -> bool {
+    let absent = [Errno::ENOENT, Errno::ESRCH, Errno::ENODEV, Errno::EADDRNOTAVAIL];
+    let deletes = change.stage() < Change::CreateNamespace.stage();
+    deletes && error.raw_os_error().is_some_and(|code| absent.contains(&Errno::from_raw(code)))
+}
+
+fn absent(ops: &[Op]) -> Vec<Failure> {
+    ops.iter().map(|op| failure(op, &missing(format!("{} is missing", op.place)))).collect()
+}
+
+fn missing(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, what)
+}
+
+fn failure(op: &Op, error: &io::Error) -> Failure {
+    let next = match (error.raw_os_error().map(Errno::from_raw), &op.change) {
+        (Some(Errno::EEXIST), Change::AddVxlan(..)) => {
+            "; next: another tunnel of this host has this VNI and port, find it by `ip -d link show type vxlan`"
+        }
+        (Some(Errno::EPERM | Errno::EACCES), _) => "; next: run netd with CAP_NET_ADMIN and CAP_SYS_ADMIN",
+        (Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT), _) => {
+            "; next: this kernel lacks the feature: IPv6, veth and vxlan must be built in or loadable"
+        }
+        _ => "; next: netd tries again by itself",
+    };
+    Failure { object: op.to_string(), reason: format!("{error}{next}") }
+}

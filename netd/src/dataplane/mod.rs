@@ -1,0 +1,232 @@
+//! The data plane of this host: makes the kernel hold what a `NodeConfig` asks for and keeps it so. One thread owns it:
+//! desired (pure) → observe → plan (pure) → apply, after each change, on notices of the kernel, and every second.
+//! Another plane is one more file with its own observe, plan and apply, called from `reconcile`.
+
+pub mod desired;
+mod kernel;
+pub mod namespace;
+pub mod plan;
+pub mod state;
+mod sysctl;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::{collections::BTreeSet, fmt, fmt::Write, io, sync::Arc, thread, time::Duration};
+
+use model::{
+    NodeConfig, TaskId,
+    names::{self, Namespace},
+};
+use tokio::{sync::watch, time::sleep};
+use tracing::{info, warn};
+
+use desired::Desired;
+use kernel::{Kernel, KernelError};
+use plan::{Observed, Op, plan};
+use state::Place;
+
+/// A settled kernel is looked at this often: some changes (sysctls, namespaces) come without notice.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Changes of the kernel come in flocks.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// A pass that failed is repeated after this time, doubled each time up to [`RETRY_LAST`].
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(2);
+/// How often one pass applies: deleting an address, say, takes routes along that must come back.
+const ROUNDS: usize = 3;
+
+/// What could not be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What it was about.
+    pub object: String,
+    /// Why, and what to do next.
+    pub reason: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.object, self.reason)
+    }
+}
+
+/// How far the kernel is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The generation of the configuration that was last attempted in full.
+    pub generation: u64,
+    /// Whether the kernel was read and holds all of it.
+    pub settled: bool,
+    /// What does not hold.
+    pub failures: Vec<Failure>,
+    /// The tasks whose sandboxes and endpoints are as they should be.
+    pub ready: BTreeSet<TaskId>,
+}
+
+/// For looking at the inside of a running data plane.
+#[derive(Clone, Debug)]
+pub struct Dataplane {
+    inside: watch::Receiver<Arc<Inside>>,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    observed: Observed,
+    plan: Vec<Op>,
+}
+
+impl Dataplane {
+    /// What the kernel held of ours at the end of the last pass.
+    pub fn observed(&self) -> String {
+        format!("{:#?}", self.inside.borrow().observed)
+    }
+
+    /// What the next pass would change, one operation per line; empty when settled.
+    pub fn plan(&self) -> String {
+        self.inside.borrow().plan.iter().fold(String::new(), |mut text, op| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{op}");
+            text
+        })
+    }
+}
+
+/// Starts the data plane in the calling thread's network namespace, on a thread of its own. It takes the first value
+/// of `desired` as the truth (an empty configuration removes all that is ours) and ends when its sender is dropped,
+/// leaving the kernel as it is. Errors: no thread or no runtime can be had.
+pub fn spawn(desired: watch::Receiver<Arc<NodeConfig>>) -> io::Result<(watch::Receiver<Arc<Status>>, Dataplane)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (status, status_seen) = watch::channel(Arc::new(Status::default()));
+    let (inside, inside_seen) = watch::channel(Arc::new(Inside::default()));
+    let outlet = Outlet { status, inside };
+    thread::Builder::new().name("dataplane".to_owned()).spawn(move || runtime.block_on(run(desired, outlet)))?;
+    Ok((status_seen, Dataplane { inside: inside_seen }))
+}
+
+struct Outlet {
+    status: watch::Sender<Arc<Status>>,
+    inside: watch::Sender<Arc<Inside>>,
+}
+
+async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, outlet: Outlet) {
+    let Some(mut kernel) = open(&mut desired, &outlet).await else { return };
+    let mut config = desired.borrow_and_update().clone();
+    let mut retry = RETRY_FIRST;
+    loop {
+        let status = pass(&mut kernel, &config, &outlet);
+        let pause = if status.settled { PERIOD } else { retry };
+        retry = if status.settled { RETRY_FIRST } else { (retry * 2).min(RETRY_LAST) };
+        publish(&outlet, status);
+        tokio::select! {
+            changed = desired.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                config = newer(config, desired.borrow_and_update().clone());
+                retry = RETRY_FIRST;
+            }
+            () = kernel.changed() => sleep(DEBOUNCE).await,
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+/// Opens the kernel, however long it takes.
+async fn open(desired: &mut watch::Receiver<Arc<NodeConfig>>, outlet: &Outlet) -> Option<Kernel> {
+    loop {
+        match Kernel::open() {
+            Ok(kernel) => return Some(kernel),
+            Err(error) => publish(outlet, unreadable(0, &error)),
+        }
+        tokio::select! {
+            changed = desired.changed() => changed.ok()?,
+            () = sleep(RETRY_LAST) => {}
+        }
+    }
+}
+
+/// Generations count within one membership: a host that joins anew gets another node id and another log.
+fn newer(applied: Arc<NodeConfig>, offered: Arc<NodeConfig>) -> Arc<NodeConfig> {
+    if offered.node == applied.node && offered.generation < applied.generation {
+        warn!(offered = offered.generation, applied = applied.generation, "refused an older configuration");
+        return applied;
+    }
+    offered
+}
+
+fn pass(kernel: &mut Kernel, config: &NodeConfig, outlet: &Outlet) -> Status {
+    match reconcile(kernel, config) {
+        Ok((status, inside)) => {
+            outlet.inside.send_replace(Arc::new(inside));
+            status
+        }
+        Err(error) => unreadable(config.generation, &error),
+    }
+}
+
+fn publish(outlet: &Outlet, status: Status) {
+    let status = Arc::new(status);
+    outlet.status.send_if_modified(|last| {
+        if **last == *status {
+            return false;
+        }
+        for failure in status.failures.iter().filter(|failure| !last.failures.contains(failure)) {
+            warn!(object = failure.object, reason = failure.reason, "the data plane lacks something");
+        }
+        *last = status;
+        true
+    });
+}
+
+/// A kernel that cannot be read never looks settled.
+fn unreadable(generation: u64, error: &KernelError) -> Status {
+    let failure = Failure { object: "kernel".to_owned(), reason: error.to_string() };
+    Status { generation, settled: false, failures: vec![failure], ready: BTreeSet::new() }
+}
+
+/// One pass: repeats until the kernel holds what is asked for, or something fails.
+fn reconcile(kernel: &mut Kernel, config: &NodeConfig) -> Result<(Status, Inside), KernelError> {
+    let mut failures = Vec::new();
+    let mut rounds = 0;
+    loop {
+        let vtep = config.peers.get(&config.node).map(|own| own.vtep);
+        let underlay = vtep.map(|vtep| kernel.underlay_mtu(vtep)).transpose()?.flatten();
+        let desired = Desired::of(config, underlay);
+        let observed = kernel.observe(&desired)?;
+        let plan = plan(&desired, &observed);
+        if plan.is_empty() || rounds == ROUNDS || !failures.is_empty() {
+            let status = judge(config.generation, &desired, &plan, failures);
+            return Ok((status, Inside { observed, plan }));
+        }
+        info!(generation = config.generation, operations = plan.len(), first = %plan[0], "changing the kernel");
+        failures = kernel.apply(&plan);
+        rounds += 1;
+    }
+}
+
+fn judge(generation: u64, desired: &Desired, plan: &[Op], mut failures: Vec<Failure>) -> Status {
+    if plan.is_empty() {
+        failures.clear();
+    } else if failures.is_empty() {
+        let reason = "the kernel took it, yet does not show it; next: find out what undoes it, by `ip monitor`";
+        failures.extend(plan.iter().map(|op| Failure { object: op.to_string(), reason: reason.to_owned() }));
+    }
+    failures.extend(desired.failures.iter().cloned());
+    let ready = desired.tasks.keys().copied().filter(|&task| is_ready(task, desired, plan)).collect();
+    Status { generation, settled: failures.is_empty(), failures, ready }
+}
+
+/// A task is ready when nothing is left to do in its sandbox, nor in its networks save on others' endpoints.
+fn is_ready(task: TaskId, desired: &Desired, plan: &[Op]) -> bool {
+    let joints = desired.tasks.get(&task);
+    let concerns = |op: &Op| match op.place {
+        Place::Host => false,
+        Place::Inside(Namespace::Sandbox(other)) => other == task,
+        Place::Inside(Namespace::Network(network)) => joints.into_iter().flatten().any(|(joint, endpoint)| {
+            let of = op.change.link().and_then(|link| names::parse_endpoint_link(link.as_str()));
+            *joint == network && of.is_none_or(|of| of == *endpoint)
+        }),
+    };
+    !plan.iter().any(concerns)
+}

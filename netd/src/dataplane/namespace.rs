@@ -1,0 +1,135 @@
+//! Named network namespaces, as `ip netns` makes and finds them: an nsfs mount below `NAMESPACE_DIRECTORY`.
+//! A thread that enters one never comes back, so all work inside happens on threads of its own.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    panic,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use model::names::{NAMESPACE_DIRECTORY, Namespace};
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+    sys::statfs::{NSFS_MAGIC, statfs},
+};
+
+/// Tells two namespaces apart that had the same name one after the other: the inode of nsfs.
+pub type Identity = u64;
+
+/// Runs `work` on a thread of its own inside the named namespace. Sockets made there stay in it wherever they are
+/// used. Errors: there is no such namespace, or it cannot be entered.
+pub fn within<R: Send>(namespace: &str, work: impl FnOnce() -> R + Send) -> io::Result<R> {
+    within_file(&File::open(path(namespace))?, work)
+}
+
+/// As [`within`], for an open namespace file.
+pub fn within_file<R: Send>(namespace: &File, work: impl FnOnce() -> R + Send) -> io::Result<R> {
+    on_own_thread(|| {
+        enter(namespace)?;
+        Ok(work())
+    })
+}
+
+/// The namespace of the calling thread.
+pub fn current() -> io::Result<File> {
+    File::open("/proc/thread-self/ns/net")
+}
+
+/// Takes the calling thread into a namespace for good.
+pub fn enter(namespace: &File) -> io::Result<()> {
+    Ok(setns(namespace, CloneFlags::CLONE_NEWNET)?)
+}
+
+/// Runs `work` on a thread of its own, which may go into namespaces.
+pub fn on_own_thread<R: Send>(work: impl FnOnce() -> io::Result<R> + Send) -> io::Result<R> {
+    thread::scope(|scope| {
+        let worker = thread::Builder::new().name("namespace".to_owned()).spawn_scoped(scope, work)?;
+        worker.join().unwrap_or_else(|cause| panic::resume_unwind(cause))
+    })
+}
+
+/// Opens a namespace of ours, with its identity.
+pub fn open(namespace: Namespace) -> io::Result<(File, Identity)> {
+    let file = File::open(path(&namespace.name()))?;
+    let identity = file.metadata()?.ino();
+    Ok((file, identity))
+}
+
+/// The namespaces that are ours by name and really are namespaces.
+pub fn list() -> io::Result<BTreeMap<Namespace, Identity>> {
+    let entries = match fs::read_dir(NAMESPACE_DIRECTORY) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        entries => entries?,
+    };
+    let mut found = BTreeMap::new();
+    for entry in entries {
+        let entry = entry?;
+        let Some(namespace) = entry.file_name().to_str().and_then(Namespace::parse) else { continue };
+        // Gone between the two calls, or the bare file of a creation that was cut short.
+        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        if is_namespace(&entry.path()) {
+            found.insert(namespace, metadata.ino());
+        }
+    }
+    Ok(found)
+}
+
+/// Makes a namespace. One that is there already stays.
+pub fn create(name: &str) -> io::Result<()> {
+    share_directory()?;
+    let path = path(name);
+    if is_namespace(&path) {
+        return Ok(());
+    }
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o000).open(&path)?;
+    on_own_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        bind(Path::new("/proc/thread-self/ns/net"), &path, MsFlags::MS_BIND)
+    })
+}
+
+/// Takes a namespace's name away; the kernel removes it once no process or socket is in it. Absent is fine.
+pub fn remove(name: &str) -> io::Result<()> {
+    let path = path(name);
+    // More than one mount may lie on the name where several daemons raced.
+    while is_namespace(&path) {
+        umount2(&path, MntFlags::MNT_DETACH)?;
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(NAMESPACE_DIRECTORY).join(name)
+}
+
+fn is_namespace(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
+}
+
+/// The directory is a shared mount, as iproute2 makes it: names appear and go in every mount namespace alike, and an
+/// unmount here is not held up by a copy there.
+fn share_directory() -> io::Result<()> {
+    let directory = Path::new(NAMESPACE_DIRECTORY);
+    fs::create_dir_all(directory)?;
+    let share = || mount(None::<&str>, directory, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    match share() {
+        Err(Errno::EINVAL) => {
+            bind(directory, directory, MsFlags::MS_BIND | MsFlags::MS_REC)?;
+            Ok(share()?)
+        }
+        shared => Ok(shared?),
+    }
+}
+
+fn bind(from: &Path, to: &Path, flags: MsFlags) -> io::Result<()> {
+    Ok(mount(Some(from), to, None::<&str>, flags, None::<&str>)?)
+}

@@ -1,0 +1,305 @@
+//! What to change next: the difference of desired and observed as an ordered list of operations. Pure.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use model::{
+    Mac,
+    names::{self, LinkName, Namespace},
+};
+
+use super::{
+    desired::Desired,
+    state::{
+        AddressForm, AddressKey, FdbKey, Kind, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route, RouteKey,
+        Space, Sysctl, Vxlan,
+    },
+};
+
+/// All that the kernel holds of ours. Foreign objects never enter it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// By namespace: the host, and every one of ours that exists.
+    pub spaces: BTreeMap<Place, Space<ObservedLink>>,
+}
+
+/// One change of the kernel, idempotent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Op {
+    /// The namespace that it happens in.
+    pub place: Place,
+    /// What happens.
+    pub change: Change,
+}
+
+/// What an [`Op`] does, in the order in which a plan does it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Removes a route.
+    DeleteRoute(RouteKey, Route),
+    /// Removes an entry of the forwarding database.
+    DeleteFdb(FdbKey, IpAddr),
+    /// Removes a neighbour.
+    DeleteNeighbour(NeighbourKey),
+    /// Removes an address.
+    DeleteAddress(AddressKey, AddressForm),
+    /// Removes a link; of a pair, both ends.
+    DeleteLink(LinkName),
+    /// Removes the namespace.
+    DeleteNamespace,
+    /// Makes the namespace.
+    CreateNamespace,
+    /// Writes a value below /proc/sys.
+    SetSysctl(Sysctl, String),
+    /// Makes a VXLAN device here with its socket on the host.
+    AddVxlan(LinkName, Link, Vxlan),
+    /// Makes a pair of links, each end in its namespace.
+    AddPair(Box<Pair>),
+    /// Changes the MTU in place.
+    SetMtu(LinkName, u32),
+    /// Changes the Ethernet address in place.
+    SetMac(LinkName, Mac),
+    /// Takes the link up.
+    SetUp(LinkName),
+    /// Adds an address.
+    AddAddress(AddressKey, AddressForm),
+    /// Adds or replaces a permanent neighbour.
+    SetNeighbour(NeighbourKey, Mac),
+    /// Adds or replaces an entry of the forwarding database.
+    SetFdb(FdbKey, IpAddr),
+    /// Adds or replaces a route.
+    SetRoute(RouteKey, Route),
+}
+
+/// A veth pair: the end in the operation's own namespace and the other one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// The near end's name.
+    pub near: LinkName,
+    /// The near end.
+    pub near_link: Link,
+    /// The far end's namespace.
+    pub place: Place,
+    /// The far end's name.
+    pub far: LinkName,
+    /// The far end.
+    pub far_link: Link,
+}
+
+/// What leads from `observed` to `desired`; empty means settled. Deletes come first, makers before what they carry.
+pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
+    let mut left = observed.clone();
+    let mut ops = delete_links(desired, &mut left);
+    delete_namespaces(desired, &mut left, &mut ops);
+    for (&place, space) in &desired.spaces {
+        if let (Place::Inside(_), None) = (place, left.spaces.get(&place)) {
+            ops.push(Op { place, change: Change::CreateNamespace });
+        }
+        add_links(desired, &left, place, &mut ops);
+        let found = left.spaces.remove(&place).unwrap_or_default();
+        ops.extend(contents(space, &found).into_iter().map(|change| Op { place, change }));
+    }
+    let nothing = Space::default();
+    for (place, found) in left.spaces {
+        ops.extend(contents(&nothing, &found).into_iter().map(|change| Op { place, change }));
+    }
+    ops.sort_by_key(|op| (op.change.stage(), op.place));
+    ops
+}
+
+/// Links that should not be, or cannot become what they should be.
+fn delete_links(desired: &Desired, left: &mut Observed) -> Vec<Op> {
+    let mut gone = Vec::new();
+    for (&place, space) in &left.spaces {
+        let born_with = names::loopback_link();
+        let wrong = space.links.keys().filter(|link| **link != born_with && !stays(desired, left, place, link));
+        gone.extend(wrong.map(|link| (place, link.clone())));
+    }
+    for (place, link) in &gone {
+        left.spaces.entry(*place).or_default().forget(link);
+    }
+    gone.into_iter().map(|(place, link)| Op { place, change: Change::DeleteLink(link) }).collect()
+}
+
+fn stays(desired: &Desired, observed: &Observed, place: Place, link: &LinkName) -> bool {
+    let Some(found) = observed.spaces.get(&place).and_then(|space| space.links.get(link)) else { return false };
+    let Some(asked) = desired.spaces.get(&place).and_then(|space| space.links.get(link)) else { return false };
+    match (&asked.kind, &found.kind) {
+        (Kind::Loopback, _) => true,
+        (Kind::Vxlan(asked), ObservedKind::Vxlan(found)) => asked == found,
+        (Kind::Veth { peer_place, peer }, ObservedKind::Veth(peer_index)) => {
+            let other = observed.spaces.get(peer_place).and_then(|space| space.links.get(peer));
+            other.is_some_and(|other| other.index == *peer_index && other.kind == ObservedKind::Veth(found.index))
+        }
+        _ => false,
+    }
+}
+
+/// Namespaces that should not be; what is in them goes with them.
+fn delete_namespaces(desired: &Desired, left: &mut Observed, ops: &mut Vec<Op>) {
+    let unwanted = |place: &Place| matches!(place, Place::Inside(_)) && !desired.spaces.contains_key(place);
+    let gone: Vec<Place> = left.spaces.keys().copied().filter(unwanted).collect();
+    for place in gone {
+        left.spaces.remove(&place);
+        ops.push(Op { place, change: Change::DeleteNamespace });
+    }
+}
+
+/// Makes the links that are missing. Of a pair, the end in a network's namespace stands for both.
+fn add_links(desired: &Desired, left: &Observed, place: Place, ops: &mut Vec<Op>) {
+    let Some(space) = desired.spaces.get(&place) else { return };
+    let missing = |link: &LinkName| !left.spaces.get(&place).is_some_and(|space| space.links.contains_key(link));
+    for (name, link) in space.links.iter().filter(|(name, _)| missing(name)) {
+        let change = match &link.kind {
+            Kind::Loopback => None,
+            Kind::Vxlan(vxlan) => Some(Change::AddVxlan(name.clone(), link.clone(), vxlan.clone())),
+            Kind::Veth { peer_place, peer } if matches!(place, Place::Inside(Namespace::Network(_))) => {
+                let far = desired.spaces.get(peer_place).and_then(|space| space.links.get(peer));
+                far.map(|far_link| {
+                    Change::AddPair(Box::new(Pair {
+                        near: name.clone(),
+                        near_link: link.clone(),
+                        place: *peer_place,
+                        far: peer.clone(),
+                        far_link: far_link.clone(),
+                    }))
+                })
+            }
+            Kind::Veth { .. } => None,
+        };
+        ops.extend(change.map(|change| Op { place, change }));
+    }
+}
+
+fn contents(desired: &Space<Link>, found: &Space<ObservedLink>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (key, value) in &desired.sysctls {
+        if found.sysctls.get(key) != Some(value) {
+            changes.push(Change::SetSysctl(key.clone(), value.clone()));
+        }
+    }
+    for (name, link) in &desired.links {
+        changes.extend(link_changes(name, link, found.links.get(name)));
+    }
+    let addresses = Difference::of(&desired.addresses, &found.addresses);
+    // An address has no change in place.
+    let old = addresses.set.iter().filter_map(|(key, _)| Some(((*key).clone(), *found.addresses.get(key)?)));
+    changes.extend(old.map(|(key, form)| Change::DeleteAddress(key, form)));
+    changes.extend(addresses.delete.iter().map(|(key, form)| Change::DeleteAddress((*key).clone(), **form)));
+    changes.extend(addresses.set.iter().map(|(key, form)| Change::AddAddress((*key).clone(), **form)));
+    let neighbours = Difference::of(&desired.neighbours, &found.neighbours);
+    changes.extend(neighbours.delete.iter().map(|(key, _)| Change::DeleteNeighbour((*key).clone())));
+    changes.extend(neighbours.set.iter().map(|(key, mac)| Change::SetNeighbour((*key).clone(), **mac)));
+    let fdb = Difference::of(&desired.fdb, &found.fdb);
+    changes.extend(fdb.delete.iter().map(|(key, vtep)| Change::DeleteFdb((*key).clone(), **vtep)));
+    changes.extend(fdb.set.iter().map(|(key, vtep)| Change::SetFdb((*key).clone(), **vtep)));
+    let routes = Difference::of(&desired.routes, &found.routes);
+    changes.extend(routes.delete.iter().map(|(key, route)| Change::DeleteRoute((*key).clone(), (*route).clone())));
+    changes.extend(routes.set.iter().map(|(key, route)| Change::SetRoute((*key).clone(), (*route).clone())));
+    changes
+}
+
+/// A link that has just been made has its MTU and MAC already; it only comes up.
+fn link_changes(name: &LinkName, asked: &Link, found: Option<&ObservedLink>) -> Vec<Change> {
+    let Some(found) = found else { return vec![Change::SetUp(name.clone())] };
+    let mtu = asked.mtu.filter(|&mtu| mtu != found.mtu).map(|mtu| Change::SetMtu(name.clone(), mtu));
+    let mac = asked.mac.filter(|&mac| Some(mac) != found.mac).map(|mac| Change::SetMac(name.clone(), mac));
+    let up = (!found.up).then(|| Change::SetUp(name.clone()));
+    [mtu, mac, up].into_iter().flatten().collect()
+}
+
+/// How two maps differ: what is to be set, because it is missing or another value, and what is to be deleted.
+pub struct Difference<'a, K, V> {
+    /// Desired entries.
+    pub set: Vec<(&'a K, &'a V)>,
+    /// Observed entries.
+    pub delete: Vec<(&'a K, &'a V)>,
+}
+
+impl<'a, K: Ord, V: PartialEq> Difference<'a, K, V> {
+    /// What leads from `observed` to `desired`.
+    pub fn of(desired: &'a BTreeMap<K, V>, observed: &'a BTreeMap<K, V>) -> Self {
+        Self {
+            set: desired.iter().filter(|(key, value)| observed.get(key) != Some(value)).collect(),
+            delete: observed.iter().filter(|(key, _)| !desired.contains_key(key)).collect(),
+        }
+    }
+}
+
+impl Change {
+    /// When it happens. A route to an on-link next hop comes before the ones through that next hop.
+    pub fn stage(&self) -> u8 {
+        match self {
+            Change::DeleteRoute(..) => 0,
+            Change::DeleteFdb(..) => 1,
+            Change::DeleteNeighbour(..) => 2,
+            Change::DeleteAddress(..) => 3,
+            Change::DeleteLink(..) => 4,
+            Change::DeleteNamespace => 5,
+            Change::CreateNamespace => 6,
+            Change::SetSysctl(Sysctl { link: None, .. }, _) => 7,
+            Change::AddVxlan(..) => 8,
+            Change::AddPair(..) => 9,
+            Change::SetSysctl(..) => 10,
+            Change::SetMtu(..) | Change::SetMac(..) => 11,
+            Change::SetUp(..) => 12,
+            Change::AddAddress(..) => 13,
+            Change::SetNeighbour(..) => 14,
+            Change::SetFdb(..) => 15,
+            Change::SetRoute(_, Route::Unicast { via: None, .. }) => 16,
+            Change::SetRoute(..) => 17,
+        }
+    }
+
+    /// The link that it is about.
+    pub fn link(&self) -> Option<&LinkName> {
+        match self {
+            Change::DeleteRoute(_, route) | Change::SetRoute(_, route) => route.link(),
+            Change::DeleteFdb(key, _) | Change::SetFdb(key, _) => Some(&key.link),
+            Change::DeleteNeighbour(key) | Change::SetNeighbour(key, _) => Some(&key.link),
+            Change::DeleteAddress(key, _) | Change::AddAddress(key, _) => Some(&key.link),
+            Change::SetSysctl(key, _) => key.link.as_ref(),
+            Change::AddPair(pair) => Some(&pair.near),
+            Change::DeleteLink(link) | Change::AddVxlan(link, ..) => Some(link),
+            Change::SetMtu(link, _) | Change::SetMac(link, _) | Change::SetUp(link) => Some(link),
+            Change::DeleteNamespace | Change::CreateNamespace => None,
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.place, self.change)
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::DeleteRoute(key, _) => write!(out, "delete route {}", key.destination),
+            Change::DeleteFdb(key, vtep) => write!(out, "delete fdb {} on {} to {vtep}", key.mac, key.link),
+            Change::DeleteNeighbour(key) => write!(out, "delete neighbour {} on {}", key.address, key.link),
+            Change::DeleteAddress(key, form) => {
+                write!(out, "delete address {}/{} on {}", key.address, form.prefix, key.link)
+            }
+            Change::DeleteLink(link) => write!(out, "delete link {link}"),
+            Change::DeleteNamespace => write!(out, "delete namespace"),
+            Change::CreateNamespace => write!(out, "create namespace"),
+            Change::SetSysctl(key, value) => write!(out, "set {} = {value}", key.path),
+            Change::AddVxlan(link, _, vxlan) => write!(out, "add vxlan {link} of VNI {}", vxlan.vni),
+            Change::AddPair(pair) => write!(out, "add pair {} to {} {}", pair.near, pair.place, pair.far),
+            Change::SetMtu(link, mtu) => write!(out, "set mtu {mtu} on {link}"),
+            Change::SetMac(link, mac) => write!(out, "set mac {mac} on {link}"),
+            Change::SetUp(link) => write!(out, "set {link} up"),
+            Change::AddAddress(key, form) => write!(out, "add address {}/{} on {}", key.address, form.prefix, key.link),
+            Change::SetNeighbour(key, mac) => write!(out, "set neighbour {} at {mac} on {}", key.address, key.link),
+            Change::SetFdb(key, vtep) => write!(out, "set fdb {} on {} to {vtep}", key.mac, key.link),
+            Change::SetRoute(key, Route::Unicast { link, via: Some(via), .. }) => {
+                write!(out, "set route {} via {via} on {link}", key.destination)
+            }
+            Change::SetRoute(key, Route::Unicast { link, .. }) => {
+                write!(out, "set route {} on {link}", key.destination)
+            }
+            Change::SetRoute(key, _) => write!(out, "set route {} unreachable", key.destination),
+        }
+    }
+}

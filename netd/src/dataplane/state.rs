@@ -1,0 +1,242 @@
+//! What one network namespace holds, in the words of the kernel: the same shape for what is desired and what is
+//! observed, so that the difference is a comparison of maps.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use model::{
+    Mac, Subnet, Vni,
+    names::{LinkName, Namespace},
+};
+
+/// A network namespace that holds objects of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The host's own, of which only links named as ours are looked at.
+    Host,
+    /// One of ours.
+    Inside(Namespace),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Host => out.pad("host"),
+            Place::Inside(namespace) => out.pad(&namespace.name()),
+        }
+    }
+}
+
+/// The contents of one namespace; `L` is how a link is described.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Space<L> {
+    /// Links by name.
+    pub links: BTreeMap<LinkName, L>,
+    /// Addresses of those links.
+    pub addresses: BTreeMap<AddressKey, AddressForm>,
+    /// Permanent neighbours on those links.
+    pub neighbours: BTreeMap<NeighbourKey, Mac>,
+    /// Permanent entries of the VXLAN forwarding database: MAC to VTEP.
+    pub fdb: BTreeMap<FdbKey, IpAddr>,
+    /// Routes of the main table.
+    pub routes: BTreeMap<RouteKey, Route>,
+    /// Values below /proc/sys.
+    pub sysctls: BTreeMap<Sysctl, String>,
+}
+
+impl<L> Default for Space<L> {
+    fn default() -> Self {
+        Self {
+            links: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+            fdb: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            sysctls: BTreeMap::new(),
+        }
+    }
+}
+
+impl<L> Space<L> {
+    /// Drops a link and all that dies with it in the kernel.
+    pub fn forget(&mut self, link: &LinkName) {
+        self.links.remove(link);
+        self.addresses.retain(|key, _| key.link != *link);
+        self.neighbours.retain(|key, _| key.link != *link);
+        self.fdb.retain(|key, _| key.link != *link);
+        self.routes.retain(|_, route| route.link() != Some(link));
+        self.sysctls.retain(|key, _| key.link.as_ref() != Some(link));
+    }
+}
+
+/// A link as it should be. Every desired link is up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// What it is.
+    pub kind: Kind,
+    /// Its Ethernet address; `None` is not looked at.
+    pub mac: Option<Mac>,
+    /// Its MTU in bytes; `None` is not looked at.
+    pub mtu: Option<u32>,
+}
+
+/// What a desired link is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `lo`, which every namespace is born with.
+    Loopback,
+    /// A tunnel whose UDP socket is on the host.
+    Vxlan(Vxlan),
+    /// One end of a pair.
+    Veth {
+        /// Where the other end is.
+        peer_place: Place,
+        /// Its name there.
+        peer: LinkName,
+    },
+}
+
+/// The attributes of a VXLAN device that cannot be changed in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Its network identifier.
+    pub vni: Vni,
+    /// The VTEP that it sends from.
+    pub local: Option<IpAddr>,
+    /// UDP port.
+    pub port: u16,
+    /// Whether it learns from traffic.
+    pub learning: bool,
+    /// TTL of the outer header.
+    pub ttl: u8,
+    /// Whether it sends and takes UDP over IPv6 without checksum.
+    pub zero_checksum6: bool,
+    /// Whether its socket is in another namespace than the device.
+    pub socket_elsewhere: bool,
+}
+
+/// A link as the kernel shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedLink {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// What it is.
+    pub kind: ObservedKind,
+    /// Its Ethernet address.
+    pub mac: Option<Mac>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+}
+
+/// What an observed link is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObservedKind {
+    /// A tunnel.
+    Vxlan(Vxlan),
+    /// One end of a pair, and the number of the other end in its own namespace.
+    Veth(u32),
+    /// Anything else.
+    Other,
+}
+
+/// An address on a link.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AddressKey {
+    /// The link.
+    pub link: LinkName,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// How an address is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressForm {
+    /// Prefix length.
+    pub prefix: u8,
+    /// Whether the kernel makes a route for the prefix.
+    pub prefix_route: bool,
+}
+
+/// A neighbour on a link.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NeighbourKey {
+    /// The link.
+    pub link: LinkName,
+    /// Its IP address.
+    pub address: IpAddr,
+}
+
+/// An entry of a forwarding database.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FdbKey {
+    /// The VXLAN device.
+    pub link: LinkName,
+    /// The destination.
+    pub mac: Mac,
+}
+
+/// What the kernel tells routes of one table apart by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// The prefix.
+    pub destination: Subnet,
+    /// The metric; lower wins.
+    pub metric: u32,
+    /// Counts routes with the same prefix and metric; the first is the one in effect. Desired ones are all first.
+    pub nth: usize,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Route {
+    /// Out of a link.
+    Unicast {
+        /// The link.
+        link: LinkName,
+        /// The next hop, of either family; `None`: the destination is on the link.
+        via: Option<IpAddr>,
+        /// The source address of packets from here.
+        source: Option<IpAddr>,
+    },
+    /// Nowhere: answered by ICMP.
+    Unreachable,
+    /// A shape that we never make.
+    Other,
+}
+
+impl Route {
+    /// The link it leads out of.
+    pub fn link(&self) -> Option<&LinkName> {
+        match self {
+            Route::Unicast { link, .. } => Some(link),
+            Route::Unreachable | Route::Other => None,
+        }
+    }
+}
+
+/// A value below /proc/sys.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sysctl {
+    /// The link that it belongs to and dies with.
+    pub link: Option<LinkName>,
+    /// Its path below /proc/sys.
+    pub path: String,
+}
+
+impl Sysctl {
+    /// A value of the whole namespace.
+    pub fn of_namespace(path: &str) -> Self {
+        Self { link: None, path: path.to_owned() }
+    }
+
+    /// A value of one link: `table` such as `net/ipv4/conf`, `name` such as `proxy_arp`.
+    pub fn of_link(table: &str, link: &LinkName, name: &str) -> Self {
+        Self { path: format!("{table}/{link}/{name}"), link: Some(link.clone()) }
+    }
+}
+
+/// The prefix length that covers exactly one address.
+pub fn host_prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}

@@ -1,0 +1,361 @@
+//! The rules of the data plane, without a kernel: configurations in, plans out.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use model::{
+    EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, RestartPolicy, Role,
+    Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni,
+    names::{self, LinkName, Namespace},
+};
+
+use super::{
+    desired::Desired,
+    judge, newer,
+    plan::{Change, Observed, Op, plan},
+    state::{
+        AddressForm, AddressKey, FdbKey, Kind, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route, RouteKey,
+        Space,
+    },
+};
+
+const NETWORK: Place = Place::Inside(Namespace::Network(NetworkId(7)));
+const SANDBOX: Place = Place::Inside(Namespace::Sandbox(TaskId(1)));
+
+#[test]
+fn nothing_is_planned_when_the_kernel_has_what_is_desired() {
+    for config in [config(), v4_only(config()), internal(config()), NodeConfig::empty(NodeId(1))] {
+        let desired = Desired::of(&config, Some(1500));
+        assert_eq!(plan(&desired, &kernel(&desired)), []);
+    }
+}
+
+#[test]
+fn deletes_come_before_what_is_made_and_makers_before_what_they_carry() {
+    let desired = Desired::of(&config(), Some(1500));
+    let mut observed = kernel(&desired);
+    observed.spaces.get_mut(&NETWORK).unwrap().forget(&vx());
+    observed.spaces.remove(&SANDBOX);
+    observed.spaces.insert(Place::Inside(Namespace::Sandbox(TaskId(9))), Space::default());
+    let stages: Vec<u8> = plan(&desired, &observed).iter().map(|op| op.change.stage()).collect();
+    assert!(stages.is_sorted(), "{stages:?}");
+    assert_eq!(stages.first(), Some(&Change::DeleteLink(vx()).stage()));
+    let fresh = plan(&desired, &Observed::default());
+    assert!(fresh[..2].iter().all(|op| op.change == Change::CreateNamespace), "{fresh:?}");
+}
+
+#[test]
+fn a_changed_mtu_is_changed_in_place() {
+    let observed = kernel(&Desired::of(&config(), Some(1500)));
+    let plan = plan(&Desired::of(&config(), Some(9000)), &observed);
+    assert_eq!(plan.len(), 5, "{plan:?}");
+    assert!(plan.iter().all(|op| matches!(op.change, Change::SetMtu(_, 8950))), "{plan:?}");
+}
+
+#[test]
+fn a_peer_that_moves_replaces_one_entry_and_touches_no_route() {
+    let observed = kernel(&Desired::of(&config(), Some(1500)));
+    let mut moved = config();
+    moved.peers.get_mut(&NodeId(2)).unwrap().vtep = ip("192.0.2.22");
+    let key = FdbKey { link: vx(), mac: Mac::of_router(NodeId(2)) };
+    let expected = Op { place: NETWORK, change: Change::SetFdb(key, ip("192.0.2.22")) };
+    assert_eq!(plan(&Desired::of(&moved, Some(1500)), &observed), [expected]);
+}
+
+#[test]
+fn a_new_vtep_of_this_host_makes_the_tunnel_anew_and_nothing_else() {
+    let observed = kernel(&Desired::of(&config(), Some(1500)));
+    let mut moved = config();
+    moved.peers.get_mut(&NodeId(1)).unwrap().vtep = ip("192.0.2.11");
+    let plan = plan(&Desired::of(&moved, Some(1500)), &observed);
+    assert!(matches!(&plan[0].change, Change::DeleteLink(link) if *link == vx()));
+    assert!(plan.iter().all(|op| op.change.link() == Some(&vx())), "{plan:?}");
+    let routes = plan.iter().filter(|op| matches!(op.change, Change::SetRoute(..))).count();
+    assert_eq!(routes, 2, "the routes through the old tunnel have gone with it");
+}
+
+#[test]
+fn half_a_pair_is_removed_and_made_whole() {
+    let desired = Desired::of(&config(), Some(1500));
+    let mut observed = kernel(&desired);
+    let eth0 = names::sandbox_link(0);
+    observed.spaces.get_mut(&SANDBOX).unwrap().forget(&eth0);
+    let plan = plan(&desired, &observed);
+    let outer = names::endpoint_link(EndpointId(1));
+    assert_eq!(plan[0], Op { place: NETWORK, change: Change::DeleteLink(outer.clone()) });
+    assert!(
+        plan.iter().any(|op| matches!(&op.change, Change::AddPair(pair) if pair.near == outer && pair.far == eth0))
+    );
+}
+
+#[test]
+fn what_is_left_of_an_earlier_life_is_removed() {
+    let mut observed = kernel(&Desired::of(&config(), Some(1500)));
+    let half_made = ObservedLink { index: 99, kind: ObservedKind::Other, mac: None, mtu: 1500, up: false };
+    observed.spaces.entry(Place::Host).or_default().links.insert(vx(), half_made);
+    let plan = plan(&Desired::default(), &observed);
+    assert!(plan.iter().all(|op| matches!(op.change, Change::DeleteLink(_) | Change::DeleteNamespace)), "{plan:?}");
+    for place in [NETWORK, SANDBOX] {
+        assert!(plan.contains(&Op { place, change: Change::DeleteNamespace }));
+    }
+    let host: Vec<&Op> = plan.iter().filter(|op| op.place == Place::Host).collect();
+    assert_eq!(host.len(), 2, "the uplink and the half-made tunnel: {host:?}");
+}
+
+#[test]
+fn every_attribute_that_is_changed_behind_our_back_is_planned_for() {
+    let desired = Desired::of(&config(), Some(1500));
+    let settled = kernel(&desired);
+    let mut damaged = Vec::new();
+    for (&place, space) in &settled.spaces {
+        for name in space.links.keys().filter(|name| name.as_str() != "lo") {
+            let mut damage = |change: &dyn Fn(&mut ObservedLink)| {
+                let mut observed = settled.clone();
+                change(observed.spaces.get_mut(&place).unwrap().links.get_mut(name).unwrap());
+                damaged.push(observed);
+            };
+            damage(&|link| link.mtu += 1);
+            damage(&|link| link.mac = Some(Mac([2; 6])));
+            damage(&|link| link.up = false);
+            damage(&|link| link.index += 1000);
+            damage(&|link| link.kind = ObservedKind::Other);
+        }
+        damaged.extend(each_entry(&settled, place, |space| &mut space.addresses, &|form: &mut AddressForm| {
+            form.prefix += 1
+        }));
+        damaged.extend(each_entry(&settled, place, |space| &mut space.addresses, &|form: &mut AddressForm| {
+            form.prefix_route ^= true
+        }));
+        damaged.extend(each_entry(&settled, place, |space| &mut space.neighbours, &|mac: &mut Mac| mac.0[5] ^= 1));
+        damaged
+            .extend(each_entry(&settled, place, |space| &mut space.fdb, &|vtep: &mut IpAddr| *vtep = ip("192.0.2.99")));
+        damaged
+            .extend(each_entry(&settled, place, |space| &mut space.routes, &|route: &mut Route| *route = Route::Other));
+        damaged.extend(each_entry(&settled, place, |space| &mut space.sysctls, &|value: &mut String| value.push('9')));
+    }
+    // The number of a tunnel is looked at by none: it is the only change that is none.
+    let tunnel = |observed: &Observed| observed.spaces[&NETWORK].links.get(&vx()).is_some_and(|link| link.index > 1000);
+    assert!(damaged.len() > 100);
+    for observed in damaged.into_iter().filter(|observed| !tunnel(observed)) {
+        assert_ne!(plan(&desired, &observed), [], "{observed:#?}");
+    }
+}
+
+#[test]
+fn every_attribute_of_the_tunnel_is_looked_at() {
+    let desired = Desired::of(&config(), Some(1500));
+    let settled = kernel(&desired);
+    let changes: [fn(&mut super::state::Vxlan); 7] = [
+        |vxlan| vxlan.vni = Vni::LAST,
+        |vxlan| vxlan.local = None,
+        |vxlan| vxlan.port = 8472,
+        |vxlan| vxlan.learning = true,
+        |vxlan| vxlan.ttl = 1,
+        |vxlan| vxlan.zero_checksum6 = true,
+        |vxlan| vxlan.socket_elsewhere = false,
+    ];
+    for change in changes {
+        let mut observed = settled.clone();
+        let link = observed.spaces.get_mut(&NETWORK).unwrap().links.get_mut(&vx()).unwrap();
+        let ObservedKind::Vxlan(vxlan) = &mut link.kind else { panic!("{link:?}") };
+        change(vxlan);
+        assert_eq!(plan(&desired, &observed)[0].change, Change::DeleteLink(vx()));
+    }
+}
+
+#[test]
+fn strays_inside_our_namespaces_are_removed() {
+    let desired = Desired::of(&config(), Some(1500));
+    let mut observed = kernel(&desired);
+    let space = observed.spaces.get_mut(&NETWORK).unwrap();
+    let address = ip("10.0.9.66");
+    space.addresses.insert(AddressKey { link: vx(), address }, AddressForm { prefix: 32, prefix_route: true });
+    space.neighbours.insert(NeighbourKey { link: vx(), address }, Mac([2; 6]));
+    space.fdb.insert(FdbKey { link: vx(), mac: Mac([2; 6]) }, address);
+    let second = RouteKey { destination: "10.0.9.0/24".parse().unwrap(), metric: 0, nth: 1 };
+    space.routes.insert(second, Route::Other);
+    let plan = plan(&desired, &observed);
+    assert_eq!(plan.len(), 4, "{plan:?}");
+    assert!(plan.iter().all(|op| op.change.stage() < Change::DeleteLink(vx()).stage()), "{plan:?}");
+}
+
+#[test]
+fn the_first_endpoint_carries_the_way_out_and_others_their_own_subnets() {
+    let mut config = config();
+    let second = NetworkConfig { vni: Vni::LAST, subnets: vec![lease("10.0.8.0/24", "10.0.8.1")], ..network() };
+    config.networks.insert(NetworkId(8), second);
+    let endpoint = EndpointConfig { network: NetworkId(8), addresses: vec![ip("10.0.8.5")], ..endpoint(1, "5") };
+    config.endpoints.insert(EndpointId(5), endpoint);
+    config.tasks.get_mut(&TaskId(1)).unwrap().endpoints.push(EndpointId(5));
+    let desired = Desired::of(&config, Some(1500));
+    let out = |link: usize| {
+        let name = names::sandbox_link(link);
+        let routes = desired.spaces[&SANDBOX].routes.iter().filter(move |(_, route)| route.link() == Some(&name));
+        routes.map(|(key, _)| key.destination.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(out(0), ["0.0.0.0/0", "10.0.9.0/24", "10.0.9.1/32", "::/0", "fd00:9::/64"]);
+    assert_eq!(out(1), ["10.0.8.0/24", "10.0.8.1/32"]);
+}
+
+#[test]
+fn an_internal_network_has_no_uplink_and_a_network_without_local_endpoints_nothing() {
+    let desired = Desired::of(&internal(config()), Some(1500));
+    assert!(!desired.spaces.contains_key(&Place::Host));
+    let mut remote = config();
+    remote.tasks.clear();
+    assert_eq!(Desired::of(&remote, Some(1500)), Desired::default());
+}
+
+#[test]
+fn a_network_of_one_family_leaves_the_other_alone() {
+    let desired = Desired::of(&v4_only(config()), Some(1500));
+    let of_v6 = |(key, _): &(&RouteKey, &Route)| key.destination.is_ipv6();
+    assert_eq!(desired.spaces.values().flat_map(|space| &space.routes).filter(of_v6).count(), 0);
+}
+
+#[test]
+fn a_task_is_ready_once_nothing_of_its_own_is_left_to_do() {
+    let mut config = config();
+    config.endpoints.insert(EndpointId(3), EndpointConfig { task: TaskId(3), ..endpoint(1, "13") });
+    config.tasks.insert(TaskId(3), TaskConfig { endpoints: vec![EndpointId(3)], ..task() });
+    let desired = Desired::of(&config, Some(1500));
+    let mut observed = kernel(&desired);
+    let other = Place::Inside(Namespace::Sandbox(TaskId(3)));
+    observed.spaces.get_mut(&other).unwrap().forget(&names::sandbox_link(0));
+    let status = judge(4, &desired, &plan(&desired, &observed), Vec::new());
+    assert_eq!((status.generation, status.settled), (4, false));
+    assert_eq!(status.ready, [TaskId(1)].into());
+}
+
+#[test]
+fn an_older_configuration_is_refused() {
+    let at = |generation| Arc::new(NodeConfig { generation, ..config() });
+    assert_eq!(newer(at(5), at(4)).generation, 5);
+    assert_eq!(newer(at(5), at(6)).generation, 6);
+    let joined_anew = Arc::new(NodeConfig::empty(NodeId(9)));
+    assert_eq!(newer(at(5), joined_anew.clone()), joined_anew);
+}
+
+#[test]
+fn without_a_vtep_no_task_that_needs_one_is_ready() {
+    let mut config = config();
+    config.peers.clear();
+    assert_eq!(Desired::of(&config, None).tasks, BTreeMap::new());
+}
+
+#[test]
+fn a_host_without_its_vtep_says_so_and_is_not_settled() {
+    let desired = Desired::of(&config(), None);
+    let status = judge(1, &desired, &[], Vec::new());
+    assert!(!status.settled && status.failures[0].reason.contains("192.0.2.1"), "{status:?}");
+}
+
+/// Every entry of one kind in one namespace, changed and, for another kernel, gone.
+fn each_entry<K: Ord + Clone, V>(
+    settled: &Observed,
+    place: Place,
+    entries: fn(&mut Space<ObservedLink>) -> &mut BTreeMap<K, V>,
+    change: &dyn Fn(&mut V),
+) -> Vec<Observed> {
+    let mut space = settled.spaces[&place].clone();
+    let keys: Vec<K> = entries(&mut space).keys().cloned().collect();
+    let mut damaged = Vec::new();
+    for key in keys {
+        let mut changed = settled.clone();
+        change(entries(changed.spaces.get_mut(&place).unwrap()).get_mut(&key).unwrap());
+        let mut gone = settled.clone();
+        entries(gone.spaces.get_mut(&place).unwrap()).remove(&key);
+        damaged.extend([changed, gone]);
+    }
+    damaged
+}
+
+/// A kernel that has all that is desired.
+fn kernel(desired: &Desired) -> Observed {
+    let mut numbers = BTreeMap::new();
+    for (&place, space) in &desired.spaces {
+        numbers.extend(space.links.keys().zip(1..).map(|(name, index)| ((place, name.clone()), index)));
+    }
+    let number = |place: Place, name: &LinkName| numbers[&(place, name.clone())];
+    let observe = |place: Place, name: &LinkName, link: &Link| ObservedLink {
+        index: number(place, name),
+        kind: match &link.kind {
+            Kind::Loopback => ObservedKind::Other,
+            Kind::Vxlan(vxlan) => ObservedKind::Vxlan(vxlan.clone()),
+            Kind::Veth { peer_place, peer } => ObservedKind::Veth(number(*peer_place, peer)),
+        },
+        mac: link.mac,
+        mtu: link.mtu.unwrap_or(65536),
+        up: true,
+    };
+    let spaces = desired.spaces.iter().map(|(&place, space)| {
+        let links = space.links.iter().map(|(name, link)| (name.clone(), observe(place, name, link))).collect();
+        let Space { addresses, neighbours, fdb, routes, sysctls, .. } = space.clone();
+        (place, Space { links, addresses, neighbours, fdb, routes, sysctls })
+    });
+    Observed { spaces: spaces.collect() }
+}
+
+/// Two hosts with one task each on a network of both families; this is the first.
+fn config() -> NodeConfig {
+    let peer = |vtep: &str| PeerConfig {
+        hostname: vtep.to_owned(),
+        role: Role::Worker,
+        address: (ip(vtep), 2377).into(),
+        vtep: ip(vtep),
+    };
+    NodeConfig {
+        generation: 1,
+        peers: BTreeMap::from([(NodeId(1), peer("192.0.2.1")), (NodeId(2), peer("192.0.2.2"))]),
+        networks: BTreeMap::from([(NetworkId(7), network())]),
+        endpoints: BTreeMap::from([(EndpointId(1), endpoint(1, "11")), (EndpointId(2), endpoint(2, "12"))]),
+        tasks: BTreeMap::from([(TaskId(1), task())]),
+        ..NodeConfig::empty(NodeId(1))
+    }
+}
+
+fn v4_only(mut config: NodeConfig) -> NodeConfig {
+    config.networks.values_mut().for_each(|network| network.subnets.truncate(1));
+    config.endpoints.values_mut().for_each(|endpoint| endpoint.addresses.truncate(1));
+    config
+}
+
+fn internal(mut config: NodeConfig) -> NodeConfig {
+    config.networks.values_mut().for_each(|network| network.internal = true);
+    config
+}
+
+fn network() -> NetworkConfig {
+    let subnets = vec![lease("10.0.9.0/24", "10.0.9.1"), lease("fd00:9::/64", "fd00:9::1")];
+    NetworkConfig { name: "my-net".to_owned(), vni: Vni::FIRST, subnets, internal: false, mtu: None }
+}
+
+fn lease(subnet: &str, gateway: &str) -> SubnetLease {
+    SubnetLease { subnet: subnet.parse().unwrap(), gateway: ip(gateway) }
+}
+
+fn endpoint(node: u64, last: &str) -> EndpointConfig {
+    let addresses = vec![ip(&format!("10.0.9.{last}")), ip(&format!("fd00:9::{last}"))];
+    let mac = Mac::of_endpoint(addresses[0]);
+    EndpointConfig { network: NetworkId(7), node: NodeId(node), task: TaskId(node), addresses, mac }
+}
+
+fn task() -> TaskConfig {
+    let runtime = Runtime::Exec { argv: vec!["true".to_owned()], env: BTreeMap::new(), rootfs: None };
+    TaskConfig {
+        service: ServiceId(1),
+        service_name: "web".to_owned(),
+        slot: 1,
+        spec: TaskSpec { runtime, restart: RestartPolicy::default(), stop_grace: 1000 },
+        desired: TaskState::Running,
+        state: TaskState::Assigned,
+        endpoints: vec![EndpointId(1)],
+    }
+}
+
+fn vx() -> LinkName {
+    names::vxlan_link(Vni::FIRST)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}

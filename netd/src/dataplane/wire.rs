@@ -1,0 +1,415 @@
+//! Between our words and rtnetlink's messages. Pure: no socket is opened here.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::RawFd,
+};
+
+use model::{
+    Mac, Subnet, Vni,
+    names::{self, LinkName, Namespace},
+};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage as Message,
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia},
+};
+
+use super::{
+    plan::Pair,
+    state::{
+        AddressForm, AddressKey, FdbKey, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route, RouteKey, Vxlan,
+    },
+};
+
+/// Marks our routes (`ip route` shows it as `proto 110`); a sandbox's tenant may add routes of its own.
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(110);
+const LOOPBACK: &str = "lo";
+
+/// Numbers of links by name.
+pub type Indices = BTreeMap<LinkName, u32>;
+/// Names of links by number.
+pub type Names = BTreeMap<u32, LinkName>;
+
+/// Asks for every link.
+pub fn get_links() -> Message {
+    Message::GetLink(LinkMessage::default())
+}
+
+/// Asks for every address.
+pub fn get_addresses() -> Message {
+    Message::GetAddress(AddressMessage::default())
+}
+
+/// Asks for every neighbour of a family; `Bridge` asks for the forwarding databases.
+pub fn get_neighbours(family: AddressFamily) -> Message {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family;
+    Message::GetNeighbour(message)
+}
+
+/// Asks for every route of a family.
+pub fn get_routes(family: AddressFamily) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    Message::GetRoute(message)
+}
+
+/// A link's number and name.
+pub fn link_name(message: &LinkMessage) -> Option<(u32, LinkName)> {
+    let name = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => LinkName::parse(name),
+        _ => None,
+    })?;
+    Some((message.header.index, name))
+}
+
+/// Whether a link of this name in this namespace is ours to look at.
+pub fn is_ours(place: Place, link: &LinkName) -> bool {
+    let name = link.as_str();
+    match place {
+        Place::Host => names::is_host_link(name),
+        Place::Inside(Namespace::Network(_)) => name == LOOPBACK || names::is_network_link(name),
+        Place::Inside(Namespace::Sandbox(_)) => name == LOOPBACK || names::is_sandbox_link(name),
+    }
+}
+
+/// A link as it is.
+pub fn link(message: &LinkMessage) -> ObservedLink {
+    let mut found = ObservedLink {
+        index: message.header.index,
+        kind: ObservedKind::Other,
+        mac: None,
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+    };
+    let (mut peer, mut elsewhere) = (0, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Address(bytes) => found.mac = mac(bytes),
+            LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
+            LinkAttribute::Link(index) => peer = *index,
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => found.kind = kind(infos),
+            _ => {}
+        }
+    }
+    match &mut found.kind {
+        ObservedKind::Vxlan(vxlan) => vxlan.socket_elsewhere = elsewhere,
+        ObservedKind::Veth(index) => *index = peer,
+        ObservedKind::Other => {}
+    }
+    found
+}
+
+fn kind(infos: &[LinkInfo]) -> ObservedKind {
+    let mut kind = ObservedKind::Other;
+    for info in infos {
+        match info {
+            LinkInfo::Kind(InfoKind::Veth) => kind = ObservedKind::Veth(0),
+            LinkInfo::Data(InfoData::Vxlan(data)) => {
+                kind = vxlan(data).map_or(ObservedKind::Other, ObservedKind::Vxlan)
+            }
+            _ => {}
+        }
+    }
+    kind
+}
+
+fn vxlan(data: &[InfoVxlan]) -> Option<Vxlan> {
+    let vni = data.iter().find_map(|info| if let InfoVxlan::Id(id) = info { Vni::try_from(*id).ok() } else { None })?;
+    let mut found =
+        Vxlan { vni, local: None, port: 0, learning: false, ttl: 0, zero_checksum6: false, socket_elsewhere: false };
+    let (mut tx, mut rx) = (false, false);
+    for info in data {
+        match info {
+            InfoVxlan::Local(address) => found.local = Some(IpAddr::V4(*address)),
+            InfoVxlan::Local6(address) => found.local = Some(IpAddr::V6(*address)),
+            InfoVxlan::Port(port) => found.port = *port,
+            InfoVxlan::Learning(learning) => found.learning = *learning,
+            InfoVxlan::Ttl(ttl) => found.ttl = *ttl,
+            InfoVxlan::UDPZeroCsumTX(zero) => tx = *zero,
+            InfoVxlan::UDPZeroCsumRX(zero) => rx = *zero,
+            _ => {}
+        }
+    }
+    found.zero_checksum6 = tx && rx;
+    Some(found)
+}
+
+/// The address that a message is about, with the number of its link.
+pub fn address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
+    let of = |local: bool| {
+        message.attributes.iter().find_map(move |attribute| match attribute {
+            AddressAttribute::Local(address) if local => Some(*address),
+            AddressAttribute::Address(address) if !local => Some(*address),
+            _ => None,
+        })
+    };
+    // `Address` is the far end of a point-to-point link; `Local`, where there is one, is this end.
+    Some((message.header.index, of(true).or_else(|| of(false))?))
+}
+
+/// How the address of a message is set.
+pub fn address_form(message: &AddressMessage) -> AddressForm {
+    let flags = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let prefix_route = !flags.is_some_and(|flags| flags.contains(AddressFlags::Noprefixroute));
+    AddressForm { prefix: message.header.prefix_len, prefix_route }
+}
+
+/// A permanent neighbour.
+pub fn neighbour(message: &NeighbourMessage, names: &Names) -> Option<(NeighbourKey, Mac)> {
+    let (link, mac) = permanent(message, names)?;
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    })?;
+    Some((NeighbourKey { link, address }, mac))
+}
+
+/// A permanent entry of a VXLAN device's forwarding database.
+pub fn fdb(message: &NeighbourMessage, names: &Names) -> Option<(FdbKey, IpAddr)> {
+    let (link, mac) = permanent(message, names)?;
+    let vtep = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => bytes_address(bytes),
+        _ => None,
+    })?;
+    Some((FdbKey { link, mac }, vtep))
+}
+
+fn permanent(message: &NeighbourMessage, names: &Names) -> Option<(LinkName, Mac)> {
+    let lasting = u16::from(message.header.state) & u16::from(NeighbourState::Permanent) != 0;
+    let link = names.get(&message.header.ifindex).filter(|_| lasting)?;
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => mac(bytes),
+        _ => None,
+    })?;
+    Some((link.clone(), mac))
+}
+
+/// A route of the main table that is ours to look at: on the host one out of a link of ours, in a network's namespace
+/// any, in a sandbox one that bears our mark. Never one that the kernel made by itself.
+pub fn route(message: &RouteMessage, place: Place, names: &Names) -> Option<(Subnet, u32, Route)> {
+    let header = &message.header;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.protocol == RouteProtocol::Kernel {
+        return None;
+    }
+    let found = route_target(message, names);
+    let ours = match place {
+        Place::Host => found.link().is_some(),
+        Place::Inside(Namespace::Network(_)) => true,
+        Place::Inside(Namespace::Sandbox(_)) => header.protocol == PROTOCOL,
+    };
+    let mut destination = if header.address_family == AddressFamily::Inet6 {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    let mut metric = 0;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = route_address(address)?,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            _ => {}
+        }
+    }
+    let destination = Subnet::around(destination, header.destination_prefix_length)?;
+    ours.then_some((destination, metric, found))
+}
+
+fn route_target(message: &RouteMessage, names: &Names) -> Route {
+    let (mut link, mut via, mut source) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => link = names.get(index).cloned(),
+            RouteAttribute::Gateway(address) => via = route_address(address),
+            RouteAttribute::Via(RouteVia::Inet6(address)) => via = Some(IpAddr::V6(*address)),
+            RouteAttribute::Via(RouteVia::Inet(address)) => via = Some(IpAddr::V4(*address)),
+            RouteAttribute::PrefSource(address) => source = route_address(address),
+            RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) => return Route::Other,
+            _ => {}
+        }
+    }
+    match (message.header.kind, link) {
+        (RouteType::Unreachable, _) => Route::Unreachable,
+        (RouteType::Unicast, Some(link)) => Route::Unicast { link, via, source },
+        _ => Route::Other,
+    }
+}
+
+/// Makes a VXLAN device in the namespace of `namespace`, sent to the host's, where its socket stays.
+pub fn add_vxlan(name: &LinkName, link: &Link, vxlan: &Vxlan, namespace: RawFd) -> Message {
+    let mut data = vec![
+        InfoVxlan::Id(vxlan.vni.into()),
+        InfoVxlan::Port(vxlan.port),
+        InfoVxlan::Learning(vxlan.learning),
+        InfoVxlan::Ttl(vxlan.ttl),
+    ];
+    match vxlan.local {
+        Some(IpAddr::V4(local)) => data.push(InfoVxlan::Local(local)),
+        Some(IpAddr::V6(local)) => data.push(InfoVxlan::Local6(local)),
+        None => {}
+    }
+    if vxlan.zero_checksum6 {
+        data.extend([InfoVxlan::UDPZeroCsumTX(true), InfoVxlan::UDPZeroCsumRX(true)]);
+    }
+    let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))];
+    let mut message = link_message(name, link);
+    message.attributes.extend([LinkAttribute::NetNsFd(namespace), LinkAttribute::LinkInfo(info)]);
+    Message::NewLink(message)
+}
+
+/// Makes a pair, sent to the near end's namespace.
+pub fn add_pair(pair: &Pair, far_namespace: RawFd) -> Message {
+    let mut far = link_message(&pair.far, &pair.far_link);
+    far.attributes.push(LinkAttribute::NetNsFd(far_namespace));
+    let data = InfoData::Veth(InfoVeth::Peer(far));
+    let mut message = link_message(&pair.near, &pair.near_link);
+    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]));
+    Message::NewLink(message)
+}
+
+fn link_message(name: &LinkName, link: &Link) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    message.attributes.extend(link.mtu.map(LinkAttribute::Mtu));
+    message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    message
+}
+
+/// Removes a link by name.
+pub fn delete_link(name: &LinkName) -> Message {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    Message::DelLink(message)
+}
+
+/// Changes one attribute of a link.
+pub fn set_link(index: u32, attribute: LinkAttribute) -> Message {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(attribute);
+    Message::SetLink(message)
+}
+
+/// Takes a link up.
+pub fn set_up(index: u32) -> Message {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    Message::SetLink(message)
+}
+
+/// Names an address of a link, to add or to delete it.
+pub fn address_message(index: u32, key: &AddressKey, form: AddressForm) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = form.prefix;
+    message.header.family = family(key.address);
+    let link_local = matches!(key.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    message.header.scope = if link_local { AddressScope::Link } else { AddressScope::Universe };
+    message.attributes = vec![AddressAttribute::Local(key.address), AddressAttribute::Address(key.address)];
+    let mut flags = AddressFlags::empty();
+    flags.set(AddressFlags::Noprefixroute, !form.prefix_route);
+    flags.set(AddressFlags::Nodad, key.address.is_ipv6());
+    if !flags.is_empty() {
+        message.attributes.push(AddressAttribute::Flags(flags));
+    }
+    message
+}
+
+/// Names a neighbour.
+pub fn neighbour_message(index: u32, address: IpAddr, mac: Option<Mac>) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.ifindex = index;
+    message.header.family = family(address);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::Destination(address.into()));
+    message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())));
+    message
+}
+
+/// Names an entry of a forwarding database.
+pub fn fdb_message(index: u32, mac: Mac, vtep: IpAddr) -> NeighbourMessage {
+    let mut message = neighbour_message(index, vtep, Some(mac));
+    message.header.family = AddressFamily::Bridge;
+    message.header.flags = NeighbourFlags::Own;
+    message
+}
+
+/// Names a route; `index` is the number of the link it leads out of.
+pub fn route_message(key: &RouteKey, route: &Route, index: Option<u32>) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let network = key.destination.network();
+    message.header.address_family = family(network);
+    message.header.destination_prefix_length = key.destination.prefix();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.attributes.push(RouteAttribute::Destination(network.into()));
+    if key.metric != 0 {
+        message.attributes.push(RouteAttribute::Priority(key.metric));
+    }
+    message.attributes.extend(index.map(RouteAttribute::Oif));
+    message.header.kind = if *route == Route::Unreachable { RouteType::Unreachable } else { RouteType::Unicast };
+    if let Route::Unicast { via, source, .. } = route {
+        message.attributes.extend(via.map(|via| next_hop(network, via)));
+        message.attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
+    }
+    message
+}
+
+/// The same route, to be added or to take another's place.
+pub fn set_route(key: &RouteKey, route: &Route, index: Option<u32>) -> Message {
+    let mut message = route_message(key, route, index);
+    message.header.protocol = PROTOCOL;
+    let on_link = matches!(route, Route::Unicast { via: None, .. });
+    message.header.scope = if on_link { RouteScope::Link } else { RouteScope::Universe };
+    Message::NewRoute(message)
+}
+
+/// The same route, to be deleted.
+pub fn delete_route(key: &RouteKey, route: &Route, index: Option<u32>) -> Message {
+    let mut message = route_message(key, route, index);
+    message.header.scope = RouteScope::NoWhere;
+    if *route == Route::Other {
+        message.header.kind = RouteType::Unspec;
+    }
+    Message::DelRoute(message)
+}
+
+/// A next hop of the other family goes by `RTA_VIA` (RFC 5549).
+fn next_hop(destination: IpAddr, via: IpAddr) -> RouteAttribute {
+    match via {
+        IpAddr::V6(hop) if destination.is_ipv4() => RouteAttribute::Via(RouteVia::Inet6(hop)),
+        _ => RouteAttribute::Gateway(via.into()),
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn mac(bytes: &[u8]) -> Option<Mac> {
+    bytes.try_into().ok().map(Mac)
+}
+
+fn bytes_address(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+fn route_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}

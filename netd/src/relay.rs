@@ -1,0 +1,197 @@
+//! `exec` and `logs` for any task of the cluster: answered here if the task is here, else passed on to its host.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use api::{
+    encode,
+    proto::{
+        ExecInput, ExecOutput, ExecStart, LogsRequest,
+        agent_client::AgentClient,
+        agent_server::{Agent, AgentServer},
+        exec_input, exec_output,
+    },
+};
+use futures::{Stream, StreamExt, stream};
+use model::{Answer, Kind, NodeId, Query, Refusal, TaskId, TaskState};
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
+
+use crate::{
+    agent::{self, ExecStream, LogStream},
+    daemon::{Daemon, Member},
+};
+
+/// Marks a request that has been passed on: it is answered where it arrives, whatever that host believes.
+const RELAYED: &str = "netd-relayed";
+
+/// Answers for every task of the cluster.
+#[derive(Clone)]
+pub struct Relay {
+    daemon: Arc<Daemon>,
+}
+
+/// Where a task is.
+enum Place {
+    Here,
+    There(NodeId),
+}
+
+impl Relay {
+    /// Of this daemon.
+    pub fn new(daemon: Arc<Daemon>) -> Self {
+        Self { daemon }
+    }
+
+    /// As a gRPC service.
+    pub fn service(self) -> AgentServer<Self> {
+        AgentServer::new(self)
+    }
+
+    /// The task of this name or id. A running one of this host is found without asking any manager.
+    async fn locate(&self, name: &str) -> Result<(TaskId, Place), Refusal> {
+        let config = self.daemon.desired.borrow().clone();
+        let here = config.tasks.iter().find(|(id, task)| {
+            task.desired == TaskState::Running && (task.name() == name || id.to_string() == name)
+        });
+        if let Some((&id, _)) = here {
+            return Ok((id, Place::Here));
+        }
+        let member = self.member()?;
+        let Answer::Tasks(tasks) = member.query(Query::Task(name.to_owned())).await? else { return Err(odd("task")) };
+        let task = tasks.into_iter().next().ok_or_else(|| Refusal::not_found("task", name, "swarmctl service ls"))?;
+        let homeless = || {
+            let next = format!("`swarmctl service ps {}` says why", task.service);
+            Refusal::new(Kind::Precondition, format!("task {} is {} and has no node yet", task.name, task.state), next)
+        };
+        let node = task.node_id.ok_or_else(homeless)?;
+        Ok((task.id, if node == member.node() { Place::Here } else { Place::There(node) }))
+    }
+
+    fn member(&self) -> Result<Member, Refusal> {
+        let next = "`swarmctl init` makes one; `swarmctl join` takes part in one";
+        let stranger = || Refusal::new(Kind::Precondition, "this host is not part of a cluster", next);
+        self.daemon.member.borrow().clone().ok_or_else(stranger)
+    }
+
+    async fn client(&self, node: NodeId) -> Result<AgentClient<Channel>, Refusal> {
+        let member = self.member()?;
+        let known = self.daemon.desired.borrow().peers.get(&node).map(|peer| peer.address);
+        let address: SocketAddr = match known {
+            Some(address) => address,
+            None => {
+                let Answer::Nodes(nodes) = member.query(Query::Node(node.to_string())).await? else { return Err(odd("node")) };
+                nodes.first().ok_or_else(|| odd("node"))?.address
+            }
+        };
+        let channel = member.channel(address, Some(node)).await.map_err(|error| {
+            Refusal::new(Kind::Unavailable, format!("the task's host does not answer: {error}"), "`swarmctl node ls` shows how it stands")
+        })?;
+        Ok(AgentClient::new(channel))
+    }
+
+    async fn start(
+        &self,
+        mut start: ExecStart,
+        relayed: bool,
+        input: impl Stream<Item = Result<ExecInput, Status>> + Send + 'static,
+    ) -> Result<ExecStream, Refusal> {
+        let directory = self.daemon.tasks();
+        let (task, place) = match relayed {
+            true => (agent::find(&directory, &start.task)?, Place::Here),
+            false => self.locate(&start.task).await?,
+        };
+        let node = match place {
+            Place::Here => {
+                return Ok(Box::pin(agent::exec(&directory, agent::PROGRAM.as_ref(), task, start, input).await.map(Ok)));
+            }
+            Place::There(node) => node,
+        };
+        start.task = task.to_string();
+        let first = ExecInput { part: Some(exec_input::Part::Start(start)) };
+        // A client that fails ends its input: the far end then kills what it runs.
+        let rest = input.take_while(|part| std::future::ready(part.is_ok())).filter_map(|part| async { part.ok() });
+        let request = relay(stream::once(async { first }).chain(rest));
+        match self.client(node).await?.exec(request).await {
+            Ok(response) => Ok(Box::pin(response.into_inner())),
+            Err(status) => Err(lost(&status)),
+        }
+    }
+
+    /// The lines of these tasks, from all their hosts.
+    async fn collect(&self, request: LogsRequest, relayed: bool) -> Result<LogStream, Refusal> {
+        let mut by_place: BTreeMap<Option<NodeId>, Vec<TaskId>> = BTreeMap::new();
+        for name in &request.tasks {
+            let (task, place) = match relayed {
+                true => (name.parse().map_err(|_| odd("task"))?, Place::Here),
+                false => self.locate(name).await?,
+            };
+            let node = if let Place::There(node) = place { Some(node) } else { None };
+            by_place.entry(node).or_default().push(task);
+        }
+        let mut streams: Vec<LogStream> = Vec::new();
+        for (node, tasks) in by_place {
+            streams.push(match node {
+                None => Box::pin(agent::logs(&self.daemon.tasks(), &tasks, request.follow, request.tail).map(Ok)),
+                Some(node) => {
+                    let tasks = tasks.iter().map(ToString::to_string).collect();
+                    let request = relay(LogsRequest { tasks, ..request });
+                    match self.client(node).await {
+                        Ok(mut client) => match client.logs(request).await {
+                            Ok(response) => Box::pin(response.into_inner()),
+                            Err(status) => return Err(lost(&status)),
+                        },
+                        // One host that is down must not hide the others' lines.
+                        Err(refusal) => {
+                            tracing::warn!(%node, %refusal, "logs of a host are missing");
+                            continue;
+                        }
+                    }
+                }
+            });
+        }
+        Ok(Box::pin(stream::select_all(streams)))
+    }
+}
+
+fn relay<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(RELAYED, tonic::metadata::MetadataValue::from_static("1"));
+    request
+}
+
+fn odd(what: &str) -> Refusal {
+    Refusal::new(Kind::Unavailable, format!("a manager's answer about a {what} makes no sense"), "run the same version of netd everywhere")
+}
+
+fn lost(status: &Status) -> Refusal {
+    Refusal::new(Kind::Unavailable, format!("the task's host refused: {}", status.message()), "try again; `swarmctl node ls` shows how it stands")
+}
+
+#[tonic::async_trait]
+impl Agent for Relay {
+    type ExecStream = ExecStream;
+    type LogsStream = LogStream;
+
+    async fn exec(&self, request: Request<Streaming<ExecInput>>) -> Result<Response<ExecStream>, Status> {
+        let relayed = request.metadata().contains_key(RELAYED);
+        let mut input = request.into_inner();
+        let first = input.message().await?.and_then(|input| input.part);
+        let Some(exec_input::Part::Start(start)) = first else {
+            return Err(Status::invalid_argument("the first part of Exec says what to start"));
+        };
+        let stream = self.start(start, relayed, input).await.unwrap_or_else(|refusal| {
+            let part = Some(exec_output::Part::Refusal(encode(&refusal).json));
+            Box::pin(stream::iter([Ok(ExecOutput { part })]))
+        });
+        Ok(Response::new(stream))
+    }
+
+    async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<LogStream>, Status> {
+        let relayed = request.metadata().contains_key(RELAYED);
+        let collected = self.collect(request.into_inner(), relayed).await;
+        collected.map(Response::new).map_err(|refusal| match refusal.kind {
+            Kind::NotFound => Status::not_found(refusal.to_string()),
+            Kind::Unavailable => Status::unavailable(refusal.to_string()),
+            _ => Status::failed_precondition(refusal.to_string()),
+        })
+    }
+}

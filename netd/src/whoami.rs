@@ -1,0 +1,213 @@
+//! `netd whoami`: a tiny HTTP/1.1 responder for trying things out. It tells who answers and who asked.
+
+use std::{
+    convert::Infallible,
+    env,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream},
+    os::fd::{AsRawFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    ifaddrs::getifaddrs,
+    net::if_::InterfaceFlags,
+    sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, bind,
+        listen, setsockopt, socket, sockopt,
+    },
+    unistd::gethostname,
+};
+
+/// Connections answered at a time; further ones wait.
+const CONNECTIONS: usize = 512;
+/// How long a connection may say nothing.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Bytes of one request's head.
+const HEAD: u64 = 16 << 10;
+const BACKLOG: i32 = 1024;
+
+/// The responder cannot run.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on TCP port {port}: {reason}\n  next: free the port, or choose another one by --port")]
+pub struct WhoamiError {
+    port: u16,
+    reason: io::Error,
+}
+
+/// Answers HTTP requests on this TCP port, IPv6 and IPv4, for as long as the process lives.
+pub fn run(port: u16) -> Result<Infallible, WhoamiError> {
+    let listener = open(port).map_err(|reason| WhoamiError { port, reason })?;
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        if open.load(Ordering::Relaxed) >= CONNECTIONS {
+            thread::sleep(Duration::from_millis(1));
+            continue;
+        }
+        // Errors here belong to one connection, or to a lack of descriptors that passes.
+        let Ok((stream, _)) = listener.accept() else { continue };
+        open.fetch_add(1, Ordering::Relaxed);
+        let count = open.clone();
+        thread::spawn(move || {
+            let _ = converse(&stream);
+            count.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Both families on one socket, whatever net.ipv6.bindv6only says; IPv4 alone on a host without IPv6.
+fn open(port: u16) -> io::Result<TcpListener> {
+    let both = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
+    match listen_at(AddressFamily::Inet6, &both) {
+        Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {
+            let v4 = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port));
+            Ok(listen_at(AddressFamily::Inet, &v4)?.into())
+        }
+        result => Ok(result?.into()),
+    }
+}
+
+fn listen_at(family: AddressFamily, address: &dyn SockaddrLike) -> nix::Result<OwnedFd> {
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if family == AddressFamily::Inet6 {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+    }
+    bind(fd.as_raw_fd(), address)?;
+    listen(&fd, Backlog::new(BACKLOG)?)?;
+    Ok(fd)
+}
+
+/// One connection: requests one after the other until either side has had enough.
+fn converse(stream: &TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_nodelay(true)?;
+    let client = stream.peer_addr()?.ip().to_canonical();
+    let mut reader = BufReader::new(stream);
+    while let Some(asked) = Asked::read(&mut reader)? {
+        let mut output = stream;
+        output.write_all(&answer(&asked, client))?;
+        if asked.close {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// What matters of a request.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    path: String,
+    /// Only the head of the answer is wanted.
+    head_only: bool,
+    close: bool,
+}
+
+impl Asked {
+    /// The next request, its body skipped; `None` if there is none.
+    fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
+        let mut head = reader.by_ref().take(HEAD);
+        let mut line = String::new();
+        if head.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        let mut words = line.split_ascii_whitespace();
+        let (Some(method), Some(path), Some(version)) = (words.next(), words.next(), words.next()) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let (head_only, path) = (method == "HEAD", path.to_owned());
+        let mut close = version != "HTTP/1.1";
+        let mut length = 0;
+        loop {
+            line.clear();
+            if head.read_line(&mut line)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            match (name.to_ascii_lowercase().as_str(), value.trim()) {
+                ("connection", value) => {
+                    close = !value.eq_ignore_ascii_case("keep-alive") && (close || has_close(value))
+                }
+                ("content-length", value) => length = value.parse().map_err(io::Error::other)?,
+                // Bodies of unknown length are not read: the connection ends with the answer.
+                ("transfer-encoding", _) => close = true,
+                _ => {}
+            }
+        }
+        io::copy(&mut reader.take(length), &mut io::sink())?;
+        Ok(Some(Self { path, head_only, close }))
+    }
+}
+
+fn has_close(value: &str) -> bool {
+    value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"))
+}
+
+fn answer(asked: &Asked, client: IpAddr) -> Vec<u8> {
+    let variable = |name| env::var(name).unwrap_or_default();
+    let hostname = gethostname().unwrap_or_default();
+    let addresses: Vec<_> = addresses().iter().map(IpAddr::to_string).collect();
+    let body = format!(
+        "task: {}\nhost: {}\nhostname: {}\naddresses: {}\nclient: {client}\npath: {}\n",
+        variable("NETD_TASK"),
+        variable("NETD_NODE"),
+        hostname.display(),
+        addresses.join(" "),
+        asked.path,
+    );
+    let connection = if asked.close { "close" } else { "keep-alive" };
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+         Connection: {connection}\r\n\r\n",
+        body.len()
+    );
+    if asked.head_only { head.into_bytes() } else { (head + &body).into_bytes() }
+}
+
+/// The addresses that others can reach, IPv4 first.
+fn addresses() -> Vec<IpAddr> {
+    let interfaces = getifaddrs().into_iter().flatten();
+    let outward = interfaces.filter(|interface| !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK));
+    let mut found: Vec<_> = outward.filter_map(|interface| address(&interface.address?)).collect();
+    found.sort();
+    found
+}
+
+fn address(address: &SockaddrStorage) -> Option<IpAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(v4.ip().into());
+    }
+    let v6 = address.as_sockaddr_in6()?.ip();
+    (!v6.is_unicast_link_local()).then_some(v6.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Asked {
+        Asked::read(&mut text.as_bytes()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn connections_are_kept_as_http_says() {
+        assert!(!read("GET /x HTTP/1.1\r\nHost: web\r\n\r\n").close);
+        assert!(read("GET / HTTP/1.1\r\nConnection: close\r\n\r\n").close);
+        assert!(read("GET / HTTP/1.0\r\n\r\n").close);
+        assert!(!read("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").close);
+    }
+
+    #[test]
+    fn a_body_does_not_become_the_next_request() {
+        let mut reader = "POST /a HTTP/1.1\r\nContent-Length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\n\r\n".as_bytes();
+        let paths = [Asked::read(&mut reader), Asked::read(&mut reader)].map(|asked| asked.unwrap().unwrap().path);
+        assert_eq!(paths, ["/a", "/b"]);
+        assert_eq!(Asked::read(&mut reader).unwrap(), None);
+    }
+}

@@ -1,0 +1,602 @@
+//! The `exec` runtime on this kernel, with the real binary. Needs root.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use api::proto::{ExecInput, ExecOutput, ExecStart, exec_input, exec_output};
+use futures::{Stream, StreamExt, stream};
+use model::{
+    EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, Refusal, RestartPolicy, Runtime,
+    ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport, TaskSpec, TaskState, ViewDelta, Vni, names,
+};
+use netd::agent::{self, AgentConfig};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+
+const NETD: &str = env!("CARGO_BIN_EXE_netd");
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Tells the test binary to be an agent, and nothing else, until it is killed.
+const AGENT_DIRECTORY: &str = "NETD_TEST_AGENT_DIRECTORY";
+const AGENT_VIEW: &str = "NETD_TEST_AGENT_VIEW";
+
+/// A host with one task's sandbox.
+struct Host {
+    place: tempfile::TempDir,
+    id: TaskId,
+    config: NodeConfig,
+    agent: Option<Running>,
+}
+
+struct Running {
+    desired: watch::Sender<Arc<NodeConfig>>,
+    _ready: watch::Sender<BTreeSet<TaskId>>,
+    reports: watch::Receiver<Vec<TaskReport>>,
+    handle: JoinHandle<()>,
+}
+
+impl Host {
+    fn new(argv: &[&str]) -> Self {
+        let id = TaskId(rand::random());
+        ip(&["netns", "add", &names::sandbox_namespace(id)]);
+        let mut config = NodeConfig { generation: 1, ..NodeConfig::empty(NodeId(1)) };
+        config.networks.insert(NetworkId(1), network());
+        config.endpoints.insert(EndpointId(1), endpoint(id));
+        config.tasks.insert(id, task(argv));
+        Self { place: tempfile::tempdir().unwrap(), id, config, agent: None }
+    }
+
+    /// A host with a task that is a shell script.
+    fn script(script: &str) -> Self {
+        Self::new(&["sh", "-c", script])
+    }
+
+    fn started(mut self) -> Self {
+        self.start_agent();
+        self
+    }
+
+    fn task(&mut self) -> &mut TaskConfig {
+        self.config.tasks.get_mut(&self.id).unwrap()
+    }
+
+    fn runtime(&mut self) -> (&mut BTreeMap<String, String>, &mut Option<PathBuf>) {
+        let Runtime::Exec { env, rootfs, .. } = &mut self.task().spec.runtime;
+        (env, rootfs)
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.place.path().join("tasks")
+    }
+
+    fn task_directory(&self) -> PathBuf {
+        self.directory().join(self.id.to_string())
+    }
+
+    fn start_agent(&mut self) {
+        let (desired, wanted) = watch::channel(Arc::new(self.config.clone()));
+        let (ready, sandboxes) = watch::channel(BTreeSet::from([self.id]));
+        let (said, reports) = watch::channel(Vec::new());
+        let handle = agent::spawn_with(agent_config(&self.directory()), wanted, sandboxes, said);
+        self.agent = Some(Running { desired, _ready: ready, reports, handle });
+    }
+
+    /// Hands the configuration to the agent again.
+    fn publish(&mut self) {
+        self.config.generation += 1;
+        self.agent.as_ref().unwrap().desired.send_replace(Arc::new(self.config.clone()));
+    }
+
+    async fn report(&mut self, state: TaskState) -> TaskReport {
+        let id = self.id;
+        let reports = &mut self.agent.as_mut().unwrap().reports;
+        let reached = |list: &Vec<TaskReport>| list.iter().any(|report| report.task == id && report.state >= state);
+        let list = timeout(PATIENCE, reports.wait_for(reached)).await;
+        let list = list.unwrap_or_else(|_| panic!("{state} was never reported")).unwrap().clone();
+        let report = list.into_iter().find(|report| report.task == id).unwrap();
+        assert_eq!(report.state, state, "{}", report.message);
+        report
+    }
+
+    /// Lines of the task's log, as text.
+    async fn log(&self) -> Vec<String> {
+        let lines = agent::logs(&self.directory(), &[self.id], false, 0);
+        lines.map(|line| String::from_utf8_lossy(&line.line).into_owned()).collect().await
+    }
+
+    async fn exec(&self, argv: &[&str]) -> (i32, String) {
+        finish(self.exec_with(argv, stream::pending()).await).await
+    }
+
+    async fn exec_with(
+        &self,
+        argv: &[&str],
+        input: impl Stream<Item = ExecInput> + Send + 'static,
+    ) -> stream::BoxStream<'static, ExecOutput> {
+        let argv = argv.iter().map(|&word| word.to_owned()).collect();
+        let start = ExecStart { task: "web.1".to_owned(), argv, env: vec!["GIVEN=yes".to_owned()] };
+        let input = input.map(Ok).boxed();
+        agent::exec(&self.directory(), Path::new(NETD), self.id, start, input).await.boxed()
+    }
+
+    fn init(&self) -> i64 {
+        let init: serde_json::Value =
+            serde_json::from_slice(&fs::read(self.task_directory().join("init")).unwrap()).unwrap();
+        init["pid"].as_i64().unwrap()
+    }
+
+    fn cgroup(&self) -> Option<PathBuf> {
+        let spec: serde_json::Value =
+            serde_json::from_slice(&fs::read(self.task_directory().join("spec.json")).ok()?).ok()?;
+        spec["cgroup"].as_str().map(PathBuf::from)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(agent) = &self.agent {
+            agent.handle.abort();
+        }
+        let cgroup = self.cgroup();
+        if self.task_directory().join("init").exists() && alive(self.init()) {
+            let init = self.init();
+            let _ = Command::new("kill").args(["-9", &init.to_string()]).status();
+            until("the task is dead", || !alive(init));
+        }
+        if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.exists()) {
+            until("the cgroup is empty", || fs::remove_dir(&cgroup).is_ok());
+        }
+        // Its output is for nobody: one test has removed the namespace itself.
+        let _ = Command::new("ip").args(["netns", "del", &names::sandbox_namespace(self.id)]).output();
+    }
+}
+
+fn agent_config(directory: &Path) -> AgentConfig {
+    AgentConfig { directory: directory.to_owned(), hostname: "h1".to_owned(), program: PathBuf::from(NETD) }
+}
+
+fn network() -> NetworkConfig {
+    let lease = |subnet: &str, gateway: &str| SubnetLease {
+        subnet: subnet.parse().unwrap(),
+        gateway: gateway.parse().unwrap(),
+    };
+    NetworkConfig {
+        name: "my-net".to_owned(),
+        vni: Vni::FIRST,
+        subnets: vec![lease("fd00:9::/64", "fd00:9::1"), lease("10.0.9.0/24", "10.0.9.1")],
+        internal: false,
+        mtu: None,
+    }
+}
+
+fn endpoint(task: TaskId) -> EndpointConfig {
+    let addresses: Vec<IpAddr> = vec!["10.0.9.5".parse().unwrap(), "fd00:9::5".parse().unwrap()];
+    let mac: Mac = "02:00:00:00:00:01".parse().unwrap();
+    EndpointConfig { network: NetworkId(1), node: NodeId(1), task, addresses, mac }
+}
+
+fn task(argv: &[&str]) -> TaskConfig {
+    let argv = argv.iter().map(|&word| word.to_owned()).collect();
+    TaskConfig {
+        service: ServiceId(1),
+        service_name: "web".to_owned(),
+        slot: 1,
+        spec: TaskSpec {
+            runtime: Runtime::Exec { argv, env: BTreeMap::new(), rootfs: None },
+            restart: RestartPolicy::default(),
+            stop_grace: 10_000,
+        },
+        desired: TaskState::Running,
+        state: TaskState::Assigned,
+        endpoints: vec![EndpointId(1)],
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    assert!(Command::new("ip").args(arguments).status().unwrap().success(), "ip {arguments:?}");
+}
+
+fn alive(pid: i64) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+async fn finish(output: impl Stream<Item = ExecOutput>) -> (i32, String) {
+    let mut output = std::pin::pin!(output);
+    let mut text = Vec::new();
+    while let Some(piece) = timeout(PATIENCE, output.next()).await.expect("the command never ended") {
+        match piece.part.unwrap() {
+            exec_output::Part::Stdout(bytes) | exec_output::Part::Stderr(bytes) => text.extend(bytes),
+            exec_output::Part::ExitCode(code) => return (code, String::from_utf8_lossy(&text).into_owned()),
+            exec_output::Part::Refusal(refusal) => {
+                let refusal: Refusal = serde_json::from_slice(&refusal).unwrap();
+                return (-1, refusal.to_string());
+            }
+        }
+    }
+    panic!("the stream ended without an exit code");
+}
+
+#[tokio::test]
+async fn a_task_has_namespaces_of_its_own() {
+    let mut host = Host::new(&["sleep", "1000"]).started();
+    host.report(TaskState::Running).await;
+    let (_, said) = host.exec(&["sh", "-c", "hostname; cat /proc/1/comm; ls /sys/class/net"]).await;
+    assert_eq!(said, "web-1\nnetd-init\nlo\n");
+    for kind in ["mnt", "pid", "uts", "ipc", "net", "cgroup"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_ne!(of(&host.init().to_string()), of("self"), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn the_hosts_root_is_read_only_and_tmp_is_the_tasks_own() {
+    let script = "touch /x || echo root kept; touch /etc/x || echo etc kept; touch /usr/x || echo usr kept; \
+                  echo 1 > /tmp/x && ls -A /tmp; echo y > /dev/shm/y && ls -A /dev/shm; ls -A /run/netns; \
+                  echo 0 > /proc/sys/kernel/core_uses_pid || echo sysctl kept; mknod /tmp/sda b 8 0; \
+                  head -c1 /tmp/sda || echo no device; mknod /dev/sda b 8 0 || echo dev kept; \
+                  mount -o remount,rw / || echo mount refused; echo x > /dev/null && head -c 2 /dev/zero | wc -c; \
+                  ls /var/lib/netd; test -e /proc/1/fd/3 || echo closed";
+    let mut host = Host::script(&format!("exec 2>/dev/null; {script}")).started();
+    host.report(TaskState::Complete).await;
+    let expected = [
+        "root kept",
+        "etc kept",
+        "usr kept",
+        "x",
+        "y",
+        "sysctl kept",
+        "no device",
+        "dev kept",
+        "mount refused",
+        "2",
+        "closed",
+    ];
+    assert_eq!(host.log().await, expected);
+    assert!(!Path::new("/tmp/x").exists() && !Path::new("/x").exists());
+}
+
+#[tokio::test]
+async fn the_daemons_own_state_is_hidden_from_tasks() {
+    let place = tempfile::tempdir_in("/var/lib").unwrap();
+    let mut host = Host::script(&format!("exec 2>&-; ls -A {0}; touch {0}/x || echo kept", place.path().display()));
+    fs::write(place.path().join("key"), "secret").unwrap();
+    host.place = place;
+    host.start_agent();
+    host.report(TaskState::Complete).await;
+    let log = host.log().await;
+    assert_eq!(log, ["kept"]);
+}
+
+#[tokio::test]
+async fn a_task_knows_who_it_is_and_whom_to_ask() {
+    let mut host = Host::script("env | sort; cat /etc/resolv.conf /etc/hosts /etc/hostname");
+    host.runtime().0.insert("COLOUR".to_owned(), "blue".to_owned());
+    let id = host.id;
+    let mut host = host.started();
+    host.report(TaskState::Complete).await;
+    let log = host.log().await.join("\n");
+    let program = Path::new(NETD).parent().unwrap().display();
+    let environment = format!(
+        "COLOUR=blue\nHOME=/root\nHOSTNAME=web-1\nNETD_ADDRESSES=10.0.9.5 fd00:9::5\nNETD_NODE=h1\nNETD_SERVICE=web\n\
+         NETD_SLOT=1\nNETD_TASK=web.1\nNETD_TASK_ID={id}\n\
+         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{program}\nPWD=/\n"
+    );
+    let files = "nameserver 10.0.9.1\nnameserver fd00:9::1\noptions ndots:0\n127.0.0.1 localhost\n\
+                 ::1 localhost ip6-localhost ip6-loopback\n10.0.9.5 web-1\nfd00:9::5 web-1\nweb-1";
+    assert_eq!(log, environment + files);
+}
+
+#[tokio::test]
+async fn a_task_cannot_administer_the_network_or_the_system() {
+    let mut host = Host::script("grep -E '^(Cap|NoNewPrivs)' /proc/self/status; sleep 1000").started();
+    host.report(TaskState::Running).await;
+    let (_, entered) = host.exec(&["grep", "-E", "^(Cap|NoNewPrivs)", "/proc/self/status"]).await;
+    // Docker's default set: bits 0 1 3 4 5 6 7 8 10 13 18 27 29 31.
+    let expected = "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\n\
+                    CapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
+    assert_eq!(entered, expected);
+    assert_eq!(host.log().await.join("\n") + "\n", expected);
+}
+
+#[tokio::test]
+async fn how_a_task_ended_is_told() {
+    let cases: [(&[&str], TaskState, Option<i32>, &str); 5] = [
+        (&["true"], TaskState::Complete, Some(0), ""),
+        (&["sh", "-c", "exit 3"], TaskState::Failed, Some(3), "exit code 3"),
+        (&["sh", "-c", "kill -9 $$"], TaskState::Failed, Some(137), "killed by SIGKILL"),
+        (&["sh", "-c", "sleep 1000 & exit 4"], TaskState::Failed, Some(4), "exit code 4"),
+        (
+            &["no-such-program"],
+            TaskState::Failed,
+            Some(127),
+            "cannot run \"no-such-program\": No such file or directory (os error 2)",
+        ),
+    ];
+    for (argv, state, exit_code, message) in cases {
+        let mut host = Host::new(argv).started();
+        let expected = TaskReport { task: host.id, state, message: message.to_owned(), exit_code };
+        assert_eq!(host.report(state).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_prepared_is_rejected_with_the_reason() {
+    let mut host = Host::new(&["true"]);
+    *host.runtime().1 = Some("/no/such/root".into());
+    let mut host = host.started();
+    let report = host.report(TaskState::Rejected).await;
+    assert!(report.message.starts_with("rootfs /no/such/root is not a directory"), "{}", report.message);
+
+    let mut host = Host::new(&["true"]);
+    ip(&["netns", "del", &names::sandbox_namespace(host.id)]);
+    host.start_agent();
+    let report = host.report(TaskState::Rejected).await;
+    assert!(report.message.contains("open the task's network namespace"), "{}", report.message);
+}
+
+#[tokio::test]
+async fn stopping_asks_first_and_kills_after_the_grace() {
+    let mut host = Host::script("trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.1; done").started();
+    host.report(TaskState::Running).await;
+    until_logged(&host, "up").await;
+    host.task().desired = TaskState::Shutdown;
+    host.publish();
+    assert_eq!(host.report(TaskState::Shutdown).await.exit_code, Some(0));
+    assert_eq!(host.log().await, ["up", "asked"]);
+
+    let mut host = Host::script("trap '' TERM; echo up; while :; do sleep 0.1; done");
+    host.task().spec.stop_grace = 400;
+    host.start_agent();
+    host.report(TaskState::Running).await;
+    until_logged(&host, "up").await;
+    host.task().desired = TaskState::Shutdown;
+    let asked = Instant::now();
+    host.publish();
+    assert_eq!(host.report(TaskState::Shutdown).await.exit_code, Some(137));
+    assert!(asked.elapsed() >= Duration::from_millis(400));
+    assert!(!alive(host.init()));
+}
+
+async fn until_logged(host: &Host, wanted: &str) {
+    let mut lines = std::pin::pin!(agent::logs(&host.directory(), &[host.id], true, 0));
+    let found = async {
+        while let Some(line) = lines.next().await {
+            if line.line == wanted.as_bytes() {
+                return;
+            }
+        }
+        panic!("the log ended without {wanted:?}");
+    };
+    timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{wanted:?} was never logged"));
+}
+
+#[tokio::test]
+async fn a_task_that_never_started_is_shut_down_at_once() {
+    let mut host = Host::new(&["true"]);
+    host.task().desired = TaskState::Shutdown;
+    host.start_agent();
+    assert_eq!(host.report(TaskState::Shutdown).await.exit_code, None);
+    assert!(!host.task_directory().exists());
+}
+
+#[tokio::test]
+async fn a_task_lost_with_its_host_has_failed_and_is_not_started_again() {
+    let mut host = Host::new(&["true"]);
+    host.task().state = TaskState::Running;
+    host.start_agent();
+    assert!(host.report(TaskState::Failed).await.message.starts_with("its host restarted"));
+
+    let mut host = Host::new(&["sleep", "1000"]).started();
+    host.report(TaskState::Running).await;
+    let _ = Command::new("kill").args(["-9", &host.init().to_string()]).status();
+    let report = host.report(TaskState::Failed).await;
+    assert_eq!(report.message, "its host went down, or its processes were killed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_a_forgotten_task() {
+    let mut host = Host::script("sleep 1000 & sleep 1001").started();
+    host.report(TaskState::Running).await;
+    let (init, cgroup, directory) = (host.init(), host.cgroup(), host.task_directory());
+    assert!(cgroup.as_ref().is_none_or(|cgroup| cgroup.exists()));
+    host.config.tasks.clear();
+    host.publish();
+    until("the directory is removed", || !directory.exists());
+    assert!(!alive(init) && cgroup.is_none_or(|cgroup| !cgroup.exists()));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(directory.to_str().unwrap()));
+}
+
+#[tokio::test]
+async fn commands_run_inside_a_task() {
+    let mut host = Host::script("echo 5 > /tmp/mine; sleep 1000").started();
+    host.report(TaskState::Running).await;
+    let seen = host.exec(&["sh", "-c", "cat /tmp/mine; hostname; pwd; echo $NETD_TASK $GIVEN; exit 7"]).await;
+    assert_eq!(seen, (7, "5\nweb-1\n/\nweb.1 yes\n".to_owned()));
+    assert_eq!(host.exec(&["sh", "-c", "kill -TERM $$"]).await.0, 143);
+    assert_eq!(host.exec(&["no-such-program"]).await.0, 127);
+    let parts = [exec_input::Part::Stdin(b"hello".to_vec()), exec_input::Part::StdinClosed(true)];
+    let input = stream::iter(parts.map(|part| ExecInput { part: Some(part) }));
+    assert_eq!(finish(host.exec_with(&["cat"], input).await).await, (0, "hello".to_owned()));
+}
+
+#[tokio::test]
+async fn a_command_ends_when_its_client_goes_away() {
+    let mut host = Host::new(&["sleep", "1000"]).started();
+    host.report(TaskState::Running).await;
+    let mut output = Box::pin(host.exec_with(&["sh", "-c", "echo up; sleep 2000"], stream::pending()).await);
+    assert!(output.next().await.is_some());
+    drop(output);
+    let deadline = Instant::now() + PATIENCE;
+    while host.exec(&["pgrep", "-f", "sleep 2000$"]).await.0 == 0 {
+        assert!(Instant::now() < deadline, "the command was never killed");
+    }
+}
+
+#[tokio::test]
+async fn a_command_in_a_task_that_does_not_run_is_refused() {
+    let mut host = Host::new(&["true"]).started();
+    host.report(TaskState::Complete).await;
+    let (code, refusal) = host.exec(&["true"]).await;
+    assert_eq!(code, -1);
+    assert_eq!(
+        refusal,
+        "task web.1 does not run on this host\n  next: `swarmctl service ps web` lists its tasks and how they stand"
+    );
+    assert_eq!(agent::find(&host.directory(), "web.1"), Ok(host.id));
+    assert!(agent::find(&host.directory(), "web.2").is_err());
+}
+
+#[tokio::test]
+async fn logs_keep_streams_apart_and_follow_through_rotation() {
+    let script = "echo first; echo second >&2; sleep 0.3; head -c 12000000 /dev/zero | tr '\\0' x | fold -w 8000; \
+                  echo; echo last; sleep 1000";
+    let mut host = Host::script(script).started();
+    host.report(TaskState::Running).await;
+    let lines = agent::logs(&host.directory(), &[host.id], true, 0);
+    let last = |line: &api::proto::LogLine| std::future::ready(line.line != b"last");
+    let lines: Vec<_> = timeout(PATIENCE, lines.take_while(last).collect()).await.unwrap();
+    let (stderr, stdout): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.stderr);
+    assert_eq!((stderr.len(), &stderr[0].line[..]), (1, &b"second"[..]));
+    assert_eq!((stdout.len(), &stdout[0].line[..]), (1 + 1500, &b"first"[..]));
+    assert!(host.task_directory().join("log.1").exists());
+    let tail: Vec<_> = agent::logs(&host.directory(), &[host.id], false, 1).collect().await;
+    assert_eq!((tail.len(), &tail[0].line[..]), (1, &b"last"[..]));
+
+    let rest = agent::logs(&host.directory(), &[host.id], true, 1);
+    host.config.tasks.clear();
+    host.publish();
+    assert_eq!(timeout(PATIENCE, rest.count()).await, Ok(1));
+}
+
+/// Not a test by itself: the body of the process that `a_task_outlives_its_agent_and_is_adopted` kills.
+#[tokio::test]
+async fn agent_process() {
+    let (Ok(directory), Ok(view)) = (std::env::var(AGENT_DIRECTORY), std::env::var(AGENT_VIEW)) else { return };
+    let view: ViewDelta = serde_json::from_str(&view).unwrap();
+    let config = NodeConfig::empty(view.node).apply(&view).unwrap();
+    let (_ready, sandboxes) = watch::channel(config.tasks.keys().copied().collect());
+    let (_desired, wanted) = watch::channel(Arc::new(config));
+    let (said, _reports) = watch::channel(Vec::new());
+    agent::spawn_with(agent_config(Path::new(&directory)), wanted, sandboxes, said).await.unwrap();
+}
+
+fn agent_process_of(host: &Host) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "agent_process"])
+        .env(AGENT_DIRECTORY, host.directory())
+        .env(AGENT_VIEW, serde_json::to_string(&host.config.snapshot()).unwrap())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_task_outlives_its_agent_and_is_adopted() {
+    let mut host =
+        Host::script("echo $$ >> /tmp/starts; echo up; while ! test -e /tmp/end; do sleep 0.05; done; exit 9");
+    let mut first = agent_process_of(&host);
+    until("the task runs", || host.task_directory().join("started").exists());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let init = host.init();
+    assert!(alive(init));
+
+    host.start_agent();
+    host.report(TaskState::Running).await;
+    assert_eq!(host.init(), init);
+    assert_eq!(host.exec(&["touch", "/tmp/end"]).await.0, 0);
+    assert_eq!(host.report(TaskState::Failed).await.exit_code, Some(9));
+    assert_eq!(host.log().await, ["up"]);
+}
+
+#[tokio::test]
+async fn an_end_that_no_agent_saw_is_learnt_by_the_next() {
+    let mut host = Host::script("echo up; sleep 1; exit 9");
+    let mut first = agent_process_of(&host);
+    until("the task runs", || host.task_directory().join("started").exists());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    until("the task has ended", || host.task_directory().join("end").exists());
+    host.start_agent();
+    assert_eq!(host.report(TaskState::Failed).await.exit_code, Some(9));
+    assert_eq!(host.log().await, ["up"]);
+}
+
+#[tokio::test]
+async fn a_view_that_is_not_known_yet_leaves_tasks_alone() {
+    let mut host = Host::new(&["sleep", "1000"]).started();
+    host.report(TaskState::Running).await;
+    host.agent.take().unwrap().handle.abort();
+    let config = std::mem::replace(&mut host.config, NodeConfig::empty(NodeId(1)));
+    host.start_agent();
+    host.config = config;
+    host.publish();
+    host.report(TaskState::Running).await;
+}
+
+/// A root directory with a shell and `netd`, made of the host's own files.
+fn tiny_root() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("bin")).unwrap();
+    fs::write(root.path().join("only-here"), "of the rootfs\n").unwrap();
+    for program in ["/bin/sh", "/bin/cat", "/bin/ls", "/bin/touch"] {
+        let libraries = Command::new("ldd").arg(program).output().unwrap();
+        let libraries = String::from_utf8(libraries.stdout).unwrap();
+        let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+        for path in paths.chain([program]) {
+            let target = root.path().join(path.trim_start_matches('/'));
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            fs::copy(path, target).unwrap();
+        }
+    }
+    root
+}
+
+#[tokio::test]
+async fn a_root_directory_of_the_users_is_writable_and_stays_as_it_was() {
+    let root = tiny_root();
+    let script = "cat /only-here; ls -d /usr || echo no usr; touch /mine && echo wrote; cat /etc/resolv.conf; \
+                  cat /etc/hostname; ls /proc/1/comm";
+    let mut host = Host::script(script);
+    *host.runtime().1 = Some(root.path().to_owned());
+    let mut host = host.started();
+    host.report(TaskState::Complete).await;
+    let log = host.log().await;
+    for expected in ["of the rootfs", "wrote", "nameserver 10.0.9.1", "web-1", "/proc/1/comm"] {
+        assert!(log.iter().any(|line| line == expected), "{expected}: {log:?}");
+    }
+    let left: BTreeSet<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.contains(std::ffi::OsStr::new("mine")) && !left.contains(std::ffi::OsStr::new("proc")), "{left:?}");
+}
+
+#[tokio::test]
+async fn whoami_tells_who_answers_and_who_asks() {
+    let mut host = Host::new(&["netd", "whoami", "--port", "80"]);
+    let namespace = names::sandbox_namespace(host.id);
+    ip(&["-n", &namespace, "link", "set", "lo", "up"]);
+    host.start_agent();
+    host.report(TaskState::Running).await;
+    for (address, client) in [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")] {
+        let url = format!("http://{address}/x");
+        let (code, body) =
+            host.exec(&["curl", "-s", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", &url]).await;
+        let expected = format!("task: web.1\nhost: h1\nhostname: web-1\naddresses: \nclient: {client}\npath: /x\n");
+        assert_eq!((code, body), (0, expected));
+    }
+}

@@ -1,0 +1,553 @@
+//! The overlay against the real kernel: hosts are network and mount namespaces with a private /run, joined by a bridge.
+//! Each runs the data plane in a process of its own, this binary started again with `OVERLAY_HOST` set. Needs root.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use model::{
+    EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, RestartPolicy, Role,
+    Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta, Vni,
+};
+use netd::dataplane::{self, namespace};
+use tokio::sync::watch;
+
+const NETWORK: NetworkId = NetworkId(77);
+const PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+const DIRECTORY: &str = "OVERLAY_HOST";
+
+#[test]
+fn tasks_of_two_hosts_reach_each_other_their_hosts_and_nothing_unknown() {
+    let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
+    lab.settle(&lab.whole());
+    let sandbox = lab.hosts[0].sandbox();
+    for target in ["10.77.9.12", "fd00:77:9::12", "10.77.9.1", "fd00:77:9::1", "192.0.2.1", "fd00:cafe::1"] {
+        assert_answers(&sandbox, target, 0);
+    }
+    // The largest datagram of 1450 bytes goes out with DF set.
+    assert!(lab.hosts[0].run(&format!("ip -n {} link show eth0", task(0))).contains("mtu 1450"));
+    assert_answers(&sandbox, "10.77.9.12", 1422);
+    assert_answers(&sandbox, "fd00:77:9::12", 1402);
+    for (host, target) in [(0, "10.77.9.11"), (1, "10.77.9.12"), (1, "fd00:77:9::12")] {
+        assert_answers(&lab.hosts[host].own(), target, 0);
+    }
+    for unknown in ["10.77.9.200", "fd00:77:9::200"] {
+        let to = SocketAddr::new(unknown.parse().unwrap(), 9);
+        let refused = namespace::within_file(&sandbox, || TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        let reason = refused.unwrap_err().kind();
+        assert!(matches!(reason, ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable), "{unknown}: {reason}");
+    }
+    lab.vanish();
+}
+
+#[test]
+fn the_tunnel_runs_over_ipv6_and_carries_a_network_of_one_family() {
+    let mut lab = Lab::new(&["fd00:cafe::1", "fd00:cafe::2"]);
+    let mut configs = lab.whole();
+    for config in &mut configs {
+        for network in config.networks.values_mut() {
+            network.subnets.truncate(1);
+            network.internal = true;
+        }
+        for endpoint in config.endpoints.values_mut() {
+            endpoint.addresses.truncate(1);
+        }
+    }
+    lab.settle(&configs);
+    assert_answers(&lab.hosts[0].sandbox(), "10.77.9.12", 1402);
+    lab.vanish();
+}
+
+#[test]
+fn whatever_is_deleted_or_changed_comes_back() {
+    let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
+    lab.settle(&lab.whole());
+    let network = netd_network();
+    let peer = Mac::of_router(node(1));
+    let via = peer.link_local();
+    let (outer, sandbox) = (model::names::endpoint_link(endpoint(0)), task(0));
+    let inside = format!("ip -n {network}");
+    let damages = [
+        format!("{inside} route del 10.77.9.12"),
+        format!("{inside} -6 route del fd00:77:9::12"),
+        format!("{inside} route replace 10.77.9.12/32 dev up0"),
+        format!("{inside} route add 10.77.9.99/32 dev up0"),
+        format!("{inside} route del default"),
+        format!("{inside} route del unreachable 10.77.9.0/24"),
+        format!("{inside} -6 neigh del {via} dev vx-00004d"),
+        format!("{inside} neigh replace 10.77.9.11 lladdr 02:00:00:00:00:01 nud permanent dev {outer}"),
+        format!("{inside} addr del 10.77.9.1/32 dev lo"),
+        format!("{inside} addr add 10.77.9.77/32 dev lo"),
+        format!("{inside} link set vx-00004d mtu 1300"),
+        format!("{inside} link set vx-00004d down"),
+        format!("{inside} link del vx-00004d"),
+        format!("{inside} link del up0"),
+        format!("{inside} link del {outer}"),
+        format!("bridge -n {network} fdb del {peer} dev vx-00004d dst 192.0.2.2"),
+        format!("bridge -n {network} fdb replace {peer} dev vx-00004d dst 192.0.2.9"),
+        format!("ip netns exec {network} sysctl -w net.ipv4.ip_forward=0"),
+        format!("ip netns exec {network} sysctl -w net.ipv4.conf.{outer}.proxy_arp=0"),
+        format!("ip -n {sandbox} addr del 10.77.9.11/24 dev eth0"),
+        format!("ip -n {sandbox} link set eth0 address 02:00:00:00:00:01"),
+        format!("ip -n {sandbox} link set eth0 down"),
+        format!("ip -n {sandbox} route del default"),
+        format!("ip -n {sandbox} link set eth0 name eth5"),
+        "ip link del nu-00004d".to_owned(),
+        "ip route del 10.77.9.0/24".to_owned(),
+        "ip link add vx-00004e type vxlan id 78 dstport 4789 dev eth0".to_owned(),
+        format!("ip netns del {network}"),
+        format!("ip netns del {sandbox}"),
+    ];
+    for damage in damages {
+        lab.hosts[0].repairs(&damage);
+        assert_answers(&lab.hosts[0].sandbox(), "10.77.9.12", 0);
+        assert_answers(&lab.hosts[0].sandbox(), "fd00:77:9::12", 0);
+    }
+    lab.vanish();
+}
+
+#[test]
+fn a_killed_data_plane_adopts_what_is_right_and_removes_what_is_not() {
+    let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
+    lab.settle(&lab.whole());
+    let before = lab.hosts[0].picture();
+    let (mut near, mut far) = lab.connect();
+    lab.hosts[0].kill();
+    exchange(&mut near, &mut far);
+    let stale = "netd-t-0000000000abc";
+    lab.hosts[0].run(&format!("ip netns add {stale}"));
+    lab.hosts[0].run("ip netns add foreign");
+    lab.hosts[0].run("ip link add flannel.1 type vxlan id 1 dstport 8472 dev eth0");
+    let foreign = lab.hosts[0].run("ip -o link show flannel.1");
+    lab.hosts[0].start();
+    lab.hosts[0].wait("the stale sandbox is removed", |host| !host.run("ip netns").contains(stale));
+    lab.hosts[0].wait_settled(1);
+    exchange(&mut near, &mut far);
+    assert_eq!(lab.hosts[0].picture(), before, "what was right has been touched");
+    assert_eq!(lab.hosts[0].run("ip -o link show flannel.1"), foreign);
+    lab.hosts[0].run("ip netns del foreign");
+    lab.vanish();
+}
+
+#[test]
+fn a_changed_mtu_and_a_removed_task_leave_the_other_flows_alone() {
+    let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
+    let mut configs = lab.whole();
+    lab.settle(&configs);
+    let (mut near, mut far) = lab.connect();
+    for config in &mut configs {
+        config.generation = 2;
+        config.networks.get_mut(&NETWORK).unwrap().mtu = Some(1400);
+    }
+    let extra = TaskConfig { endpoints: Vec::new(), ..configs[0].tasks[&TaskId(100)].clone() };
+    configs[0].tasks.insert(TaskId(500), extra);
+    lab.settle(&configs);
+    exchange(&mut near, &mut far);
+    assert!(lab.hosts[0].run(&format!("ip -n {} link show eth0", task(0))).contains("mtu 1400"));
+    let sandbox = model::names::sandbox_namespace(TaskId(500));
+    assert!(lab.hosts[0].run("ip netns").contains(&sandbox));
+    configs[0].tasks.remove(&TaskId(500));
+    configs[0].generation = 3;
+    lab.settle(&configs);
+    assert!(!lab.hosts[0].run("ip netns").contains(&sandbox));
+    exchange(&mut near, &mut far);
+    lab.vanish();
+}
+
+/// Not a test by itself: a host's process, started by the others. Ends when its standard input does.
+#[test]
+fn host() {
+    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
+    thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    let read = || -> Option<NodeConfig> {
+        let delta: ViewDelta = serde_json::from_slice(&fs::read(directory.join("config")).ok()?).ok()?;
+        NodeConfig::empty(delta.node).apply(&delta).ok()
+    };
+    let first = Arc::new(read().expect("a configuration"));
+    let (sender, receiver) = watch::channel(first);
+    let (status, inside) = dataplane::spawn(receiver).expect("a data plane");
+    loop {
+        if let Some(config) = read().filter(|config| config.generation > sender.borrow().generation) {
+            sender.send_replace(Arc::new(config));
+        }
+        let seen = status.borrow().clone();
+        let line = format!(
+            "{} {} ready={}\n{:?}\n{}",
+            seen.generation,
+            seen.settled,
+            seen.ready.len(),
+            seen.failures,
+            inside.plan()
+        );
+        write_whole(&directory.join("status"), line.as_bytes());
+        thread::sleep(POLL);
+    }
+}
+
+struct Lab {
+    hosts: Vec<Host>,
+    _fabric: Keeper,
+}
+
+impl Lab {
+    fn new(vteps: &[&str]) -> Self {
+        let fabric = Keeper::new(&["unshare", "--net", "cat"]);
+        fabric.run("ip link add br0 type bridge mcast_snooping 0");
+        fabric.run("ip link set br0 up");
+        let hosts = vteps.iter().enumerate().map(|(index, vtep)| Host::new(index, vtep, &fabric)).collect();
+        Self { hosts, _fabric: fabric }
+    }
+
+    /// One task on each host, all on one network of both families.
+    fn whole(&self) -> Vec<NodeConfig> {
+        let peers: BTreeMap<NodeId, PeerConfig> = (self.hosts.iter())
+            .map(|host| {
+                let address = SocketAddr::new(host.vtep, 2377);
+                let hostname = format!("h{}", host.index);
+                (node(host.index), PeerConfig { hostname, role: Role::Worker, address, vtep: host.vtep })
+            })
+            .collect();
+        let endpoints: BTreeMap<EndpointId, EndpointConfig> = (0..self.hosts.len())
+            .map(|index| {
+                let addresses = vec![address(index, "10.77.9."), address(index, "fd00:77:9::")];
+                let mac = Mac::of_endpoint(addresses[0]);
+                let task = TaskId(100 + index as u64);
+                (endpoint(index), EndpointConfig { network: NETWORK, node: node(index), task, addresses, mac })
+            })
+            .collect();
+        let of = |index: usize| NodeConfig {
+            generation: 1,
+            peers: peers.clone(),
+            networks: BTreeMap::from([(NETWORK, network())]),
+            endpoints: endpoints.clone(),
+            tasks: BTreeMap::from([(TaskId(100 + index as u64), task_config(index))]),
+            ..NodeConfig::empty(node(index))
+        };
+        (0..self.hosts.len()).map(of).collect()
+    }
+
+    fn settle(&mut self, configs: &[NodeConfig]) {
+        for (host, config) in self.hosts.iter_mut().zip(configs) {
+            host.configure(config);
+        }
+        for (host, config) in self.hosts.iter().zip(configs) {
+            host.wait_settled(config.generation);
+        }
+    }
+
+    /// After an empty configuration nothing of ours is left.
+    fn vanish(&mut self) {
+        for host in &mut self.hosts {
+            host.configure(&NodeConfig { generation: 99, ..NodeConfig::empty(node(host.index)) });
+        }
+        for host in &self.hosts {
+            host.wait_settled(99);
+            let left =
+                host.run("ip netns") + &host.run("ip -o link") + &host.run("ip route") + &host.run("ip -6 route");
+            for ours in ["netd-", "nu-", "vx-", "10.77.9", "fd00:77:9"] {
+                assert!(!left.contains(ours), "{ours} is left: {left}");
+            }
+        }
+    }
+
+    /// A TCP connection from the first host's task to the second's.
+    fn connect(&self) -> (TcpStream, TcpStream) {
+        let to = SocketAddr::new(address(1, "fd00:77:9::"), 7);
+        let listener = namespace::within_file(&self.hosts[1].sandbox(), || TcpListener::bind(to)).unwrap().unwrap();
+        let near = namespace::within_file(&self.hosts[0].sandbox(), || TcpStream::connect_timeout(&to, PATIENCE));
+        let (far, _) = listener.accept().unwrap();
+        let near = near.unwrap().unwrap();
+        near.set_read_timeout(Some(PATIENCE)).unwrap();
+        far.set_read_timeout(Some(PATIENCE)).unwrap();
+        (near, far)
+    }
+}
+
+fn exchange(near: &mut TcpStream, far: &mut TcpStream) {
+    for _ in 0..10 {
+        near.write_all(b"ping").unwrap();
+        far.read_exact(&mut [0; 4]).unwrap();
+        far.write_all(b"pong").unwrap();
+        near.read_exact(&mut [0; 4]).unwrap();
+    }
+}
+
+/// Waits until the port that nobody listens on is refused by the target itself.
+fn assert_answers(from: &File, target: &str, length: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let error = probe(from, target, length);
+        if error.kind() == ErrorKind::ConnectionRefused {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{target} does not answer {length} bytes: {error}");
+        thread::sleep(POLL);
+    }
+}
+
+/// What a datagram to a closed port comes to; silence is `WouldBlock`.
+fn probe(from: &File, target: &str, length: usize) -> std::io::Error {
+    let target: IpAddr = target.parse().unwrap();
+    let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let result = namespace::within_file(from, || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.connect((target, 9))?;
+        socket.send(&vec![0; length])?;
+        socket.recv(&mut [0])
+    });
+    result.unwrap().expect_err("nothing is sent from port 9")
+}
+
+struct Host {
+    index: usize,
+    vtep: IpAddr,
+    directory: tempfile::TempDir,
+    daemon: Option<Child>,
+    keeper: Keeper,
+}
+
+impl Host {
+    fn new(index: usize, vtep: &str, fabric: &Keeper) -> Self {
+        let shell = "mount -t tmpfs none /run && echo ok && exec cat";
+        let keeper = Keeper::new(&["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", shell]);
+        keeper.run("ip link set lo up");
+        fabric.run(&format!("ip link add port{index} master br0 type veth peer name eth0 netns {}", keeper.0.id()));
+        fabric.run(&format!("ip link set port{index} up"));
+        keeper.run("ip link set eth0 up");
+        keeper.run(&format!("ip addr add 192.0.2.{}/24 dev eth0", index + 1));
+        keeper.run(&format!("ip addr add fd00:cafe::{}/64 dev eth0 nodad", index + 1));
+        let directory = tempfile::tempdir().unwrap();
+        Self { index, vtep: vtep.parse().unwrap(), directory, daemon: None, keeper }
+    }
+
+    fn configure(&mut self, config: &NodeConfig) {
+        write_whole(&self.directory.path().join("config"), &serde_json::to_vec(&config.snapshot()).unwrap());
+        if self.daemon.is_none() {
+            self.start();
+        }
+    }
+
+    fn start(&mut self) {
+        let _ = fs::remove_file(self.directory.path().join("status"));
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.keeper.0.id().to_string(), "--net", "--mount"]);
+        command.arg(std::env::current_exe().unwrap()).args(["--exact", "host", "--nocapture"]);
+        command.env(DIRECTORY, self.directory.path()).stdin(Stdio::piped()).stdout(Stdio::null());
+        self.daemon = Some(command.spawn().unwrap());
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+
+    fn status(&self) -> String {
+        fs::read_to_string(self.directory.path().join("status")).unwrap_or_default()
+    }
+
+    fn wait_settled(&self, generation: u64) {
+        let settled = format!("{generation} true");
+        self.wait("it is settled", |host| host.status().starts_with(&settled));
+    }
+
+    fn wait(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "host {} waited until {what}: {}", self.index, self.status());
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Damages the host and waits until it looks as before.
+    fn repairs(&self, damage: &str) {
+        let before = self.shape();
+        self.run(damage);
+        let start = Instant::now();
+        let deadline = Instant::now() + PATIENCE;
+        while self.shape() != before {
+            assert!(
+                Instant::now() < deadline,
+                "{damage}: {}\nbefore:\n{before}\nnow:\n{}",
+                self.status(),
+                self.shape()
+            );
+            thread::sleep(POLL);
+        }
+        println!("{:>5} ms {damage}", start.elapsed().as_millis());
+        self.wait_settled(1);
+    }
+
+    /// What is there, numbers of links left out.
+    fn shape(&self) -> String {
+        let picture = self.picture();
+        let lines = picture.lines().map(|line| match line.split_once(": ") {
+            Some((number, rest)) if number.trim().parse::<u32>().is_ok() => strip_peer(rest),
+            _ => line.to_owned(),
+        });
+        let mut lines: Vec<String> = lines.collect();
+        lines.sort();
+        lines.join("\n")
+    }
+
+    /// All links, addresses, routes and neighbours of ours, and a sysctl or two.
+    fn picture(&self) -> String {
+        let mut shell = String::from("ip -o link | grep -e nu- -e vx-; ip route; ip -6 route;");
+        for namespace in [netd_network(), task(self.index)] {
+            for show in
+                ["-o link", "-o addr", "route", "-6 route", "neigh show nud permanent", "-6 neigh show nud permanent"]
+            {
+                shell += &format!("ip -n {namespace} {show};");
+            }
+        }
+        shell += &format!("bridge -n {} fdb;", netd_network());
+        let sysctls = "sysctl -a --pattern 'proxy_arp$|^net.ipv4.ip_forward$'";
+        shell += &format!("ip netns exec {} {sysctls} 2>&1", netd_network());
+        let output = self.keeper.enter(&["sh", "-c", &shell]);
+        text(&output).lines().map(without_states).collect::<Vec<_>>().join("\n")
+    }
+
+    fn sandbox(&self) -> File {
+        File::open(format!("/proc/{}/root/run/netns/{}", self.keeper.0.id(), task(self.index))).unwrap()
+    }
+
+    fn own(&self) -> File {
+        File::open(format!("/proc/{}/ns/net", self.keeper.0.id())).unwrap()
+    }
+
+    fn run(&self, command: &str) -> String {
+        self.keeper.run(command)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A process that holds namespaces for as long as it is not dropped; it ends with this one, too.
+struct Keeper(Child);
+
+impl Keeper {
+    fn new(command: &[&str]) -> Self {
+        let mut child =
+            Command::new(command[0]).args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // The echo says that the namespaces are there.
+        let line = if command.contains(&"sh") { 3 } else { 4 };
+        if line == 4 {
+            child.stdin.as_mut().unwrap().write_all(b"ok\n\n").unwrap();
+        }
+        child.stdout.as_mut().unwrap().read_exact(&mut vec![0; line]).unwrap();
+        Self(child)
+    }
+
+    fn enter(&self, command: &[&str]) -> Output {
+        let id = self.0.id().to_string();
+        Command::new("nsenter").args(["-t", &id, "--net", "--mount"]).args(command).output().unwrap()
+    }
+
+    fn run(&self, command: &str) -> String {
+        let output = self.enter(&command.split_whitespace().collect::<Vec<_>>());
+        assert!(output.status.success(), "{command}: {}", text(&output));
+        text(&output)
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn network() -> NetworkConfig {
+    let lease = |subnet: &str, gateway: &str| SubnetLease {
+        subnet: subnet.parse().unwrap(),
+        gateway: gateway.parse().unwrap(),
+    };
+    NetworkConfig {
+        name: "my-net".to_owned(),
+        vni: Vni::try_from(77).unwrap(),
+        subnets: vec![lease("10.77.9.0/24", "10.77.9.1"), lease("fd00:77:9::/64", "fd00:77:9::1")],
+        internal: false,
+        mtu: None,
+    }
+}
+
+fn task_config(index: usize) -> TaskConfig {
+    let runtime = Runtime::Exec { argv: vec!["true".to_owned()], env: BTreeMap::new(), rootfs: None };
+    TaskConfig {
+        service: ServiceId(1),
+        service_name: "web".to_owned(),
+        slot: index as u32 + 1,
+        spec: TaskSpec { runtime, restart: RestartPolicy::default(), stop_grace: 1000 },
+        desired: TaskState::Running,
+        state: TaskState::Assigned,
+        endpoints: vec![endpoint(index)],
+    }
+}
+
+fn node(index: usize) -> NodeId {
+    NodeId(10 + index as u64)
+}
+
+fn endpoint(index: usize) -> EndpointId {
+    EndpointId(200 + index as u64)
+}
+
+fn address(index: usize, prefix: &str) -> IpAddr {
+    format!("{prefix}{}", 11 + index).parse().unwrap()
+}
+
+fn task(index: usize) -> String {
+    model::names::sandbox_namespace(TaskId(100 + index as u64))
+}
+
+fn netd_network() -> String {
+    model::names::network_namespace(NETWORK)
+}
+
+fn strip_peer(line: &str) -> String {
+    let (name, rest) = line.split_once(": ").unwrap_or((line, ""));
+    format!("{}: {rest}", name.split('@').next().unwrap_or(name))
+}
+
+/// What the kernel numbers by itself, or works out some time later, says nothing of the shape.
+fn without_states(line: &str) -> String {
+    let mut kept = Vec::new();
+    let mut words = line.split_whitespace();
+    while let Some(word) = words.next() {
+        match word {
+            "state" | "link-netnsid" | "link-netns" => drop(words.next()),
+            word => kept.push(word),
+        }
+    }
+    kept.join(" ")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) {
+    let part = path.with_extension("part");
+    fs::write(&part, bytes).unwrap();
+    fs::rename(part, path).unwrap();
+}

@@ -1,0 +1,190 @@
+//! Answers to people's questions.
+
+use std::collections::BTreeMap;
+
+use model::{
+    Answer, EndpointInfo, Kind, Network, NetworkId, NetworkInfo, Node, NodeId, NodeInfo, NodeStatus, Query, Refusal,
+    ServiceInfo, Task, TaskInfo, TaskState,
+};
+
+use crate::{
+    project,
+    record::{ServiceRecord, TaskRecord},
+    scheduler,
+    state::State,
+};
+
+pub(crate) fn answer(state: &State, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal> {
+    Ok(match query {
+        Query::Node(name) if name == "self" => return Err(for_the_node_itself("which node it is")),
+        Query::Token(_) => return Err(for_the_node_itself("the digest of the join token")),
+        Query::Nodes => Answer::Nodes(state.nodes.values().map(|node| node_info(node, leader)).collect()),
+        Query::Node(name) => {
+            let id = state.find_node(name)?;
+            Answer::Nodes(state.nodes.get(&id).map(|node| node_info(node, leader)).into_iter().collect())
+        }
+        Query::Networks => Answer::Networks(state.networks.values().map(network_info).collect()),
+        Query::Network(name) => {
+            let id = state.find_network(name)?;
+            let with_endpoints = |network| NetworkInfo { endpoints: endpoints(state, id), ..network_info(network) };
+            Answer::Networks(state.networks.get(&id).map(with_endpoints).into_iter().collect())
+        }
+        Query::Services => Answer::Services(services(state, state.services.values().collect())),
+        Query::Service(name) => {
+            let id = state.find_service(name)?;
+            Answer::Services(services(state, state.services.get(&id).into_iter().collect()))
+        }
+        Query::Tasks(None) => Answer::Tasks(tasks(state, state.services.values().collect())),
+        Query::Tasks(Some(service)) => {
+            let id = state.find_service(service)?;
+            Answer::Tasks(tasks(state, state.services.get(&id).into_iter().collect()))
+        }
+        Query::Task(name) => {
+            let id = state.find_task(name)?;
+            Answer::Tasks(state.tasks.get(&id).map(|record| task_info(state, record)).into_iter().collect())
+        }
+    })
+}
+
+fn for_the_node_itself(what: &str) -> Refusal {
+    Refusal::new(Kind::Invalid, format!("the replicated state does not know {what}"), "ask a node over its socket")
+}
+
+fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
+    NodeInfo {
+        id: node.id,
+        hostname: node.hostname.clone(),
+        role: node.role,
+        status: node.status,
+        availability: node.availability,
+        leader: leader == Some(node.id),
+        address: node.address,
+        vtep: node.vtep,
+        applied: node.applied,
+        failures: node.failures.clone(),
+        joined: node.joined,
+    }
+}
+
+fn network_info(network: &Network) -> NetworkInfo {
+    let spec = &network.spec;
+    NetworkInfo {
+        id: network.id,
+        name: spec.name.clone(),
+        driver: spec.driver,
+        vni: network.vni,
+        subnets: network.subnets.clone(),
+        encrypted: spec.encrypted,
+        internal: spec.internal,
+        attachable: spec.attachable,
+        labels: spec.labels.clone(),
+        options: spec.options.clone(),
+        endpoints: Vec::new(),
+        created: network.created,
+    }
+}
+
+fn endpoints(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
+    let slots = by_name(state.services.values().collect()).into_iter().flat_map(|record| record.slots.values());
+    let holders = slots.filter_map(|slot| project::holder(state, slot));
+    let infos = holders.filter_map(|(task, node)| {
+        let attachment = task.attachments.iter().find(|attachment| attachment.network == network)?;
+        Some(EndpointInfo { name: task.name(), node: state.hostname(node), addresses: attachment.addresses.clone() })
+    });
+    infos.collect()
+}
+
+fn by_name(mut records: Vec<&ServiceRecord>) -> Vec<&ServiceRecord> {
+    records.sort_by(|one, other| one.service.spec.name.cmp(&other.service.spec.name));
+    records
+}
+
+fn services(state: &State, records: Vec<&ServiceRecord>) -> Vec<ServiceInfo> {
+    let applied = applied_everywhere(state);
+    by_name(records).into_iter().map(|record| service_info(state, record, &applied)).collect()
+}
+
+/// The generation that every ready node with a part in a network has applied.
+fn applied_everywhere(state: &State) -> BTreeMap<NetworkId, u64> {
+    let mut applied: BTreeMap<NetworkId, u64> = BTreeMap::new();
+    for record in state.tasks.values().filter(|record| record.is_alive()) {
+        let node = record.task.node.and_then(|id| state.nodes.get(&id));
+        let Some(node) = node.filter(|node| node.status == NodeStatus::Ready) else { continue };
+        for attachment in &record.task.attachments {
+            let least = applied.entry(attachment.network).or_insert(node.applied);
+            *least = node.applied.min(*least);
+        }
+    }
+    applied
+}
+
+fn service_info(state: &State, record: &ServiceRecord, applied: &BTreeMap<NetworkId, u64>) -> ServiceInfo {
+    let (service, spec) = (&record.service, &record.service.spec);
+    let running: Vec<&TaskRecord> =
+        record.slots.keys().filter_map(|&number| project::serving(state, record, number)).collect();
+    let least = service.networks.iter().filter_map(|network| applied.get(network)).min().copied().unwrap_or(u64::MAX);
+    let network_name = |id: &NetworkId| state.networks.get(id).map(|network| network.spec.name.clone());
+    ServiceInfo {
+        id: service.id,
+        name: spec.name.clone(),
+        replicas: spec.replicas,
+        running: running.len() as u32,
+        settled: running.iter().filter(|record| record.running_at <= least).count() as u32,
+        virtual_ips: service.networks.iter().filter_map(|id| service.vips.get(id)).flatten().copied().collect(),
+        networks: service.networks.iter().filter_map(network_name).collect(),
+        endpoint_mode: spec.endpoint_mode,
+        task: spec.task.clone(),
+        labels: spec.labels.clone(),
+        removing: service.removing,
+        created: service.created,
+    }
+}
+
+fn tasks(state: &State, records: Vec<&ServiceRecord>) -> Vec<TaskInfo> {
+    let slots = by_name(records).into_iter().flat_map(|record| record.slots.values());
+    slots.flat_map(|slot| state.records(&slot.tasks).rev()).map(|record| task_info(state, record)).collect()
+}
+
+fn task_info(state: &State, record: &TaskRecord) -> TaskInfo {
+    let task = &record.task;
+    TaskInfo {
+        id: task.id,
+        name: task.name(),
+        service: task.service_name.clone(),
+        slot: task.slot,
+        node: task.node.map(|node| state.hostname(node)).unwrap_or_default(),
+        node_id: task.node,
+        state: task.status.state,
+        desired_state: task.desired,
+        addresses: task.attachments.iter().flat_map(|attachment| attachment.addresses.clone()).collect(),
+        message: message(state, record),
+        exit_code: task.status.exit_code,
+        since: task.status.since,
+        spec: task.spec.clone(),
+    }
+}
+
+/// What a task waits for, where it waits for something; otherwise what its agent said last.
+fn message(state: &State, record: &TaskRecord) -> String {
+    let task = &record.task;
+    let agents_word = || task.status.message.clone();
+    if scheduler::is_waiting(record) {
+        return waits_for(state, task).unwrap_or_else(agents_word);
+    }
+    match task.node {
+        Some(node) if record.is_alive() && task.desired > TaskState::Running && state.is_down(node) => {
+            let node = state.hostname(node);
+            format!("waits for its node {node}, which is down; `swarmctl node rm {node}` gives it up")
+        }
+        _ => agents_word(),
+    }
+}
+
+fn waits_for(state: &State, task: &Task) -> Option<String> {
+    let slot = state.services.get(&task.service)?.slots.get(&task.slot)?;
+    if let Some(node) = scheduler::predecessor(state, slot, task.id).and_then(|earlier| earlier.task.node) {
+        return Some(format!("waits for its slot's last run to stop on {}", state.hostname(node)));
+    }
+    let is_possible = state.nodes.values().any(scheduler::is_eligible);
+    (!is_possible).then(|| "waits: no node is ready and active (`swarmctl node ls`)".to_owned())
+}

@@ -1,0 +1,34 @@
+//! One command, one change: total, deterministic, and all or nothing.
+
+mod cluster;
+mod network;
+mod service;
+mod task;
+
+use model::{Command, Millis, Response};
+
+use crate::state::State;
+
+/// What the command makes of the state. A refusal has changed nothing.
+pub(crate) fn apply(state: &mut State, now: Millis, command: Command) -> Response {
+    match command {
+        Command::Bootstrap { authority, node } => cluster::bootstrap(state, now, authority, node),
+        Command::Admit { node } => cluster::admit(state, now, node),
+        Command::SetNodeStatus { node, status } => cluster::set_status(state, node, status),
+        Command::SetAvailability { node, availability } => cluster::set_availability(state, &node, availability),
+        Command::RemoveNode { node } => cluster::remove_node(state, now, node),
+        Command::RotateToken { role, secret } => cluster::rotate_token(state, role, secret),
+        Command::Report(report) => cluster::report(state, now, report),
+        Command::CreateNetwork { spec } => network::create(state, now, spec),
+        Command::RemoveNetwork { network } => network::remove(state, &network),
+        Command::CreateService { spec } => service::create(state, now, spec),
+        Command::ScaleService { service, replicas } => service::scale(state, &service, replicas),
+        Command::RemoveService { service } => service::remove(state, &service),
+        Command::PurgeService { service } => service::purge(state, service),
+        Command::ReleaseSlot { service, slot } => service::release_slot(state, service, slot),
+        Command::CreateTask { service, slot } => task::create(state, now, service, slot),
+        Command::AssignTask { task, node } => task::assign(state, now, task, node),
+        Command::SetDesired { task, desired } => task::set_desired(state, now, task, desired),
+        Command::RemoveTask { task } => task::remove(state, task),
+    }
+}

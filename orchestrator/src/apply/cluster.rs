@@ -1,0 +1,103 @@
+//! The cluster itself: its authority, its nodes, and what they report.
+
+use ipam::Ledger;
+use model::{
+    Authority, Availability, Kind, Millis, Node, NodeId, NodeReport, NodeStatus, Outcome, Refusal, Response, Role,
+    TaskReport, TaskState,
+};
+use sha2::{Digest, Sha256};
+
+use crate::{apply::task, state::State};
+
+pub(super) fn bootstrap(state: &mut State, now: Millis, authority: Authority, node: Node) -> Response {
+    if state.authority.is_some() {
+        let cause = "this cluster already has its authority";
+        return Err(Refusal::new(Kind::Precondition, cause, "join it with a token: `swarmctl token manager`"));
+    }
+    let digest =
+        Sha256::new().chain_update(&authority.root_certificate).chain_update(node.id.0.to_be_bytes()).finalize();
+    state.seed = digest.into();
+    let [a, b, c, d, e, ..] = state.peek_id("unique local addresses").to_be_bytes();
+    state.ledger = Ledger::new([a, b, c, d, e]);
+    state.authority = Some(authority);
+    admit(state, now, node)
+}
+
+/// A node that is known keeps what was learnt of it and what its operator set; only what it says of itself changes.
+pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
+    if state.authority.is_none() {
+        return Err(not_bootstrapped());
+    }
+    let id = node.id;
+    let (hostname, address, vtep, role) = (node.hostname.clone(), node.address, node.vtep, node.role);
+    let known = state.nodes.entry(id).or_insert(Node { joined: now, ..node });
+    (known.hostname, known.address, known.vtep, known.role) = (hostname, address, vtep, role);
+    Ok(Outcome::Node(id))
+}
+
+pub(super) fn set_status(state: &mut State, node: NodeId, status: NodeStatus) -> Response {
+    known(state, node)?.status = status;
+    Ok(Outcome::Node(node))
+}
+
+pub(super) fn set_availability(state: &mut State, node: &str, availability: Availability) -> Response {
+    let id = state.find_node(node)?;
+    known(state, id)?.availability = availability;
+    Ok(Outcome::Node(id))
+}
+
+/// Nothing will ever be heard of its tasks again: they are given up, which frees their slots.
+pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Response {
+    let hostname = known(state, node)?.hostname.clone();
+    state.nodes.remove(&node);
+    for record in state.tasks.values_mut().filter(|record| record.task.node == Some(node) && record.is_alive()) {
+        task::end(record, now, TaskState::Orphaned, format!("its node {hostname} was removed"));
+    }
+    Ok(Outcome::Node(node))
+}
+
+pub(super) fn rotate_token(state: &mut State, role: Role, secret: String) -> Response {
+    let authority = state.authority.as_mut().ok_or_else(not_bootstrapped)?;
+    if secret.is_empty() {
+        let cause = format!("the new secret of the {role} token is empty");
+        return Err(Refusal::new(Kind::Invalid, cause, "send 25 digits of base 36"));
+    }
+    match role {
+        Role::Worker => authority.worker_secret = secret,
+        Role::Manager => authority.manager_secret = secret,
+    }
+    Ok(Outcome::Done)
+}
+
+pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Response {
+    let node = known(state, report.node)?;
+    node.applied = report.applied;
+    node.failures = report.failures;
+    report.tasks.into_iter().for_each(|word| report_task(state, now, report.node, word));
+    Ok(Outcome::Done)
+}
+
+/// Words on tasks that are unknown, run elsewhere or have ended, and words that lead back, are not heard.
+fn report_task(state: &mut State, now: Millis, node: NodeId, word: TaskReport) {
+    let Some(record) = state.tasks.get_mut(&word.task) else { return };
+    let status = &mut record.task.status;
+    if record.task.node != Some(node) || status.state.is_terminal() || word.state < status.state {
+        return;
+    }
+    if word.state > status.state {
+        (status.state, status.since) = (word.state, now);
+        if word.state == TaskState::Running {
+            record.running_at = state.index;
+        }
+    }
+    (status.message, status.exit_code) = (word.message, word.exit_code);
+}
+
+fn known(state: &mut State, node: NodeId) -> Result<&mut Node, Refusal> {
+    let unknown = || Refusal::not_found("node", &node.to_string(), "swarmctl node ls");
+    state.nodes.get_mut(&node).ok_or_else(unknown)
+}
+
+fn not_bootstrapped() -> Refusal {
+    Refusal::new(Kind::Precondition, "there is no cluster here yet", "make one with `swarmctl init`")
+}

@@ -1,0 +1,69 @@
+//! Networks: made with their subnets and VNI, removed when nothing uses them.
+
+use std::net::IpAddr;
+
+use model::{Kind, Millis, Network, NetworkId, NetworkSpec, Outcome, Refusal, Response, Subnet, SubnetSpec, Vni};
+
+use crate::{lookup::same_name, state::State, validate};
+
+pub(super) fn create(state: &mut State, now: Millis, spec: NetworkSpec) -> Response {
+    validate::network(&spec)?;
+    if let Some(other) = state.networks.values().find(|network| same_name(&network.spec.name, &spec.name)) {
+        let cause = format!("there already is a network {:?}", other.spec.name);
+        return Err(Refusal::new(Kind::Conflict, cause, "use another name, or remove that one first"));
+    }
+    let vni = next_vni(state)?;
+    let wanted = wanted_subnets(state, &spec)?;
+    let id = NetworkId(state.peek_id("network"));
+    let subnets = state.ledger.add_network(id, &spec.name, &wanted)?;
+    state.use_id("network");
+    state.last_vni = Some(vni);
+    state.networks.insert(id, Network { id, spec, vni, subnets, created: now });
+    Ok(Outcome::Network(id))
+}
+
+pub(super) fn remove(state: &mut State, network: &str) -> Response {
+    let id = state.find_network(network)?;
+    if let Some(user) = state.services.values().find(|record| record.service.networks.contains(&id)) {
+        let service = &user.service.spec.name;
+        let cause = format!("network {network:?} is used by service {service:?}");
+        let next = if user.service.removing {
+            "that service is being removed; try again in a moment".to_owned()
+        } else {
+            format!("remove it first: `swarmctl service rm {service}`")
+        };
+        return Err(Refusal::new(Kind::Precondition, cause, next));
+    }
+    state.ledger.remove_network(id)?;
+    state.networks.remove(&id);
+    Ok(Outcome::Network(id))
+}
+
+/// The subnets asked for, or default ones. None may hold a node's own address: its endpoints could not reach the
+/// node, nor the node them.
+fn wanted_subnets(state: &State, spec: &NetworkSpec) -> Result<Vec<SubnetSpec>, Refusal> {
+    let hosts: Vec<IpAddr> = state.nodes.values().flat_map(|node| [node.vtep, node.address.ip()]).collect();
+    if spec.subnets.is_empty() {
+        let defaults = state.ledger.default_subnets(&hosts)?;
+        return Ok(defaults.map(|subnet| SubnetSpec { subnet, gateway: None }).to_vec());
+    }
+    let holds_host = |subnet: &Subnet| hosts.iter().copied().find(|host| subnet.contains(*host));
+    match spec.subnets.iter().find_map(|wanted| Some((wanted.subnet, holds_host(&wanted.subnet)?))) {
+        Some((subnet, host)) => Err(Refusal::new(
+            Kind::Conflict,
+            format!("subnet {subnet} holds {host}, the address of a node"),
+            "give a subnet that is used nowhere else, or none to get a free one from the default pools",
+        )),
+        None => Ok(spec.subnets.clone()),
+    }
+}
+
+fn next_vni(state: &State) -> Result<Vni, Refusal> {
+    let first = state.last_vni.map_or(Vni::FIRST, Vni::next);
+    let candidates = std::iter::successors(Some(first), |vni| Some(vni.next()));
+    let is_used = |vni: &Vni| state.networks.values().any(|network| network.vni == *vni);
+    // One more than there are networks: one of them is free.
+    candidates.take(state.networks.len() + 1).find(|vni| !is_used(vni)).ok_or_else(|| {
+        Refusal::new(Kind::Exhausted, "every VXLAN network identifier is used", "remove a network that is not used")
+    })
+}

@@ -1,0 +1,118 @@
+//! Services: made with the addresses of all their slots, scaled, removed; and the leases that go back at the end.
+
+use std::collections::BTreeMap;
+
+use ipam::Owner;
+use model::{EndpointMode, Kind, Millis, NetworkId, Outcome, Refusal, Response, Service, ServiceId, ServiceSpec};
+
+use crate::{
+    lookup::same_name,
+    record::{ServiceRecord, Slot},
+    state::{State, outdated},
+    validate,
+};
+
+pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Response {
+    validate::service(&spec)?;
+    if let Some(other) = state.services.values().find(|record| same_name(&record.service.spec.name, &spec.name)) {
+        return Err(taken(&other.service));
+    }
+    let networks = resolve_networks(state, &spec)?;
+    let id = ServiceId(state.peek_id("service"));
+    let vip = (spec.endpoint_mode == EndpointMode::Vip).then_some(Owner::Vip(id));
+    let owners: Vec<Owner> = vip.into_iter().chain((1..=spec.replicas).map(|slot| Owner::Slot(id, slot))).collect();
+    state.ledger.allocate(&networks, &owners)?;
+    state.use_id("service");
+    let vips_on = |network: &NetworkId| (*network, state.ledger.addresses(*network, Owner::Vip(id)).to_vec());
+    let vips = networks.iter().map(vips_on).collect();
+    let slots = (1..=spec.replicas).map(|slot| (slot, Slot::default())).collect();
+    let service = Service { id, spec, networks, vips, removing: false, created: now };
+    state.services.insert(id, ServiceRecord { service, slots });
+    Ok(Outcome::Service(id))
+}
+
+pub(super) fn scale(state: &mut State, service: &str, replicas: u32) -> Response {
+    let id = state.find_service(service)?;
+    let record = present(&state.services, id)?;
+    if record.service.removing {
+        return Err(taken(&record.service));
+    }
+    validate::replicas(&record.service.spec.name, replicas)?;
+    // A slot that is still being emptied keeps its lease and gets the same addresses.
+    let owners: Vec<Owner> = (1..=replicas).map(|slot| Owner::Slot(id, slot)).collect();
+    state.ledger.allocate(&record.service.networks, &owners)?;
+    if let Some(record) = state.services.get_mut(&id) {
+        record.service.spec.replicas = replicas;
+        for slot in 1..=replicas {
+            record.slots.entry(slot).or_default();
+        }
+    }
+    Ok(Outcome::Service(id))
+}
+
+/// Its name and virtual IP go at once, its tasks and leases as they stop: `step` sees to it.
+pub(super) fn remove(state: &mut State, service: &str) -> Response {
+    let id = state.find_service(service)?;
+    if let Some(record) = state.services.get_mut(&id) {
+        record.service.removing = true;
+    }
+    Ok(Outcome::Service(id))
+}
+
+pub(super) fn purge(state: &mut State, id: ServiceId) -> Response {
+    let record = present(&state.services, id)?;
+    if !record.service.removing || record.task_ids().next().is_some() {
+        return Err(outdated(format!("service {id} still has tasks or is not being removed")));
+    }
+    for network in &record.service.networks {
+        state.ledger.release(*network, Owner::Vip(id));
+        for slot in record.slots.keys() {
+            state.ledger.release(*network, Owner::Slot(id, *slot));
+        }
+    }
+    state.services.remove(&id);
+    Ok(Outcome::Done)
+}
+
+pub(super) fn release_slot(state: &mut State, id: ServiceId, number: u32) -> Response {
+    let record = present(&state.services, id)?;
+    let is_empty = record.slots.get(&number).is_some_and(|slot| slot.tasks.is_empty());
+    if record.wants(number) || !is_empty {
+        return Err(outdated(format!("slot {number} of service {id} is wanted, has tasks, or is gone")));
+    }
+    for network in record.service.networks.clone() {
+        state.ledger.release(network, Owner::Slot(id, number));
+    }
+    if let Some(record) = state.services.get_mut(&id) {
+        record.slots.remove(&number);
+    }
+    Ok(Outcome::Done)
+}
+
+fn resolve_networks(state: &State, spec: &ServiceSpec) -> Result<Vec<NetworkId>, Refusal> {
+    let mut networks = Vec::new();
+    for name in &spec.networks {
+        let id = state.find_network(name)?;
+        if networks.contains(&id) {
+            let cause = format!("service {:?} names network {name:?} twice", spec.name);
+            return Err(Refusal::new(Kind::Invalid, cause, "name each network once"));
+        }
+        networks.push(id);
+    }
+    Ok(networks)
+}
+
+fn present(services: &BTreeMap<ServiceId, ServiceRecord>, id: ServiceId) -> Result<&ServiceRecord, Refusal> {
+    services.get(&id).ok_or_else(|| Refusal::not_found("service", &id.to_string(), "swarmctl service ls"))
+}
+
+fn taken(service: &Service) -> Refusal {
+    let name = &service.spec.name;
+    if service.removing {
+        let cause = format!("service {name:?} is being removed");
+        let next = format!("try again in a moment; `swarmctl service ps {name}` shows what it still waits for");
+        return Refusal::new(Kind::Conflict, cause, next);
+    }
+    let next = format!("use another name, or remove that one first: `swarmctl service rm {name}`");
+    Refusal::new(Kind::Conflict, format!("there already is a service {name:?}"), next)
+}

@@ -1,0 +1,128 @@
+//! Tasks: made, placed, stopped and forgotten, each step only if the reason that `step` saw still holds.
+
+use ipam::Owner;
+use model::{
+    Attachment, EndpointId, Mac, Millis, NodeId, Outcome, Refusal, Response, ServiceId, Task, TaskId, TaskState,
+    TaskStatus,
+};
+
+use crate::{
+    record::TaskRecord,
+    restart, scheduler,
+    state::{State, outdated},
+};
+
+/// A new run for a slot. The runs before it are asked to stop, so that a slot never has two that should run.
+pub(super) fn create(state: &mut State, now: Millis, service: ServiceId, number: u32) -> Response {
+    let gone = || outdated(format!("slot {number} of service {service} is gone"));
+    let record = state.services.get(&service).ok_or_else(gone)?;
+    let slot = record.slots.get(&number).ok_or_else(gone)?;
+    if !restart::needs_task(state, record, number, slot, now) {
+        return Err(outdated(format!("slot {number} of service {service} needs no new task")));
+    }
+    let earlier = slot.tasks.clone();
+    let is_restart = state.records(&earlier).next_back().is_some_and(TaskRecord::ended_by_itself);
+    let task = new_task(state, now, service, number).ok_or_else(gone)?;
+    let id = task.id;
+    for earlier in earlier {
+        if let Some(record) = state.tasks.get_mut(&earlier) {
+            stop(record, now, TaskState::Shutdown);
+        }
+    }
+    if let Some(slot) = state.services.get_mut(&service).and_then(|record| record.slots.get_mut(&number)) {
+        slot.tasks.push(id);
+        slot.restarts = slot.restarts.saturating_add(u32::from(is_restart));
+    }
+    state.tasks.insert(id, TaskRecord { task, running_at: 0 });
+    Ok(Outcome::Task(id))
+}
+
+pub(super) fn assign(state: &mut State, now: Millis, id: TaskId, node: NodeId) -> Response {
+    let record = known(state, id)?;
+    let service = state.services.get(&record.task.service).filter(|service| service.wants(record.task.slot));
+    let slot = service.and_then(|service| service.slots.get(&record.task.slot));
+    let is_free = slot.is_some_and(|slot| scheduler::predecessor(state, slot, id).is_none());
+    if !scheduler::is_waiting(record) || !is_free {
+        return Err(outdated(format!(
+            "task {id} waits for no node, is not wanted, or its slot's last run still stops"
+        )));
+    }
+    if !state.nodes.get(&node).is_some_and(scheduler::is_eligible) {
+        return Err(outdated(format!("node {node} takes no tasks now")));
+    }
+    if let Some(record) = state.tasks.get_mut(&id) {
+        record.task.node = Some(node);
+        (record.task.status.state, record.task.status.since) = (TaskState::Assigned, now);
+    }
+    Ok(Outcome::Task(id))
+}
+
+pub(super) fn set_desired(state: &mut State, now: Millis, id: TaskId, desired: TaskState) -> Response {
+    let record = known(state, id)?;
+    let is_wanted = state.services.get(&record.task.service).is_some_and(|service| service.wants(record.task.slot));
+    let is_forward = matches!(desired, TaskState::Shutdown | TaskState::Remove) && desired > record.task.desired;
+    if !is_forward || (desired == TaskState::Remove && is_wanted) {
+        return Err(outdated(format!("task {id} is not to go from {} to {desired}", record.task.desired)));
+    }
+    if let Some(record) = state.tasks.get_mut(&id) {
+        stop(record, now, desired);
+    }
+    Ok(Outcome::Task(id))
+}
+
+pub(super) fn remove(state: &mut State, id: TaskId) -> Response {
+    let record = known(state, id)?;
+    let (service, number) = (record.task.service, record.task.slot);
+    let wanted = state.services.get(&service).filter(|service| service.wants(number));
+    // The last run of a slot tells whether and when there is another.
+    let is_newest =
+        wanted.and_then(|service| service.slots.get(&number)).and_then(|slot| slot.tasks.last()) == Some(&id);
+    if record.is_alive() || (is_newest && record.task.desired < TaskState::Remove) {
+        return Err(outdated(format!("task {id} is not to be forgotten yet")));
+    }
+    state.tasks.remove(&id);
+    if let Some(slot) = state.services.get_mut(&service).and_then(|record| record.slots.get_mut(&number)) {
+        slot.tasks.retain(|task| *task != id);
+    }
+    Ok(Outcome::Done)
+}
+
+/// Ends a task that no agent will say anything of any more.
+pub(super) fn end(record: &mut TaskRecord, now: Millis, state: TaskState, message: String) {
+    record.task.status = TaskStatus { state, message, exit_code: None, since: now };
+}
+
+/// Asks a task to stop; one that no node has yet has stopped by that.
+fn stop(record: &mut TaskRecord, now: Millis, desired: TaskState) {
+    record.task.desired = record.task.desired.max(desired);
+    if record.is_alive() && record.task.node.is_none() {
+        end(record, now, TaskState::Shutdown, "stopped before it had a node".to_owned());
+    }
+}
+
+fn new_task(state: &mut State, now: Millis, service: ServiceId, number: u32) -> Option<Task> {
+    let service = state.services.get(&service)?.service.clone();
+    let id = TaskId(state.use_id("task"));
+    let mut attachments = Vec::new();
+    for network in service.networks {
+        let addresses = state.ledger.addresses(network, Owner::Slot(service.id, number)).to_vec();
+        let mac = Mac::of_endpoint(*addresses.first()?);
+        attachments.push(Attachment { endpoint: EndpointId(state.use_id("endpoint")), network, addresses, mac });
+    }
+    Some(Task {
+        id,
+        service: service.id,
+        service_name: service.spec.name,
+        slot: number,
+        node: None,
+        spec: service.spec.task,
+        desired: TaskState::Running,
+        status: TaskStatus { state: TaskState::Pending, message: String::new(), exit_code: None, since: now },
+        attachments,
+        created: now,
+    })
+}
+
+fn known(state: &State, id: TaskId) -> Result<&TaskRecord, Refusal> {
+    state.tasks.get(&id).ok_or_else(|| outdated(format!("task {id} is gone")))
+}

@@ -1,0 +1,63 @@
+//! Proof that ledger and attachments agree (promise P4).
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipam::{Lease, Owner};
+use model::NetworkId;
+
+use crate::{
+    record::{ServiceRecord, TaskRecord},
+    state::State,
+};
+
+impl State {
+    /// What is wrong between the ledger and what holds its addresses, one sentence each; empty when all is well.
+    pub fn check(&self) -> Vec<String> {
+        let mut seen: BTreeSet<(NetworkId, IpAddr)> = BTreeSet::new();
+        let mut wrong = Vec::new();
+        for lease in self.ledger.leases() {
+            let twice = lease.addresses.iter().filter(|address| !seen.insert((lease.network, **address)));
+            wrong.extend(twice.map(|address| format!("{address} is leased twice on network {}", lease.network)));
+            if !self.is_held(lease) {
+                wrong.push(format!("{} on network {} is leased but does not exist", lease.owner, lease.network));
+            }
+        }
+        wrong.extend(self.services.values().flat_map(|record| self.check_service(record)));
+        wrong.extend(self.tasks.values().filter(|record| record.is_alive()).flat_map(|record| self.check_task(record)));
+        wrong
+    }
+
+    fn is_held(&self, lease: Lease<'_>) -> bool {
+        let on_network = |record: &&ServiceRecord| record.service.networks.contains(&lease.network);
+        match lease.owner {
+            Owner::Gateway => self.networks.contains_key(&lease.network),
+            Owner::Vip(service) => {
+                let record = self.services.get(&service).filter(on_network);
+                record
+                    .and_then(|record| record.service.vips.get(&lease.network))
+                    .is_some_and(|vips| vips == lease.addresses)
+            }
+            Owner::Slot(service, slot) => {
+                self.services.get(&service).filter(on_network).is_some_and(|record| record.slots.contains_key(&slot))
+            }
+        }
+    }
+
+    fn check_service(&self, record: &ServiceRecord) -> Vec<String> {
+        let service = &record.service;
+        let owners = record.slots.keys().map(|slot| Owner::Slot(service.id, *slot));
+        let leases = owners.flat_map(|owner| service.networks.iter().map(move |network| (owner, *network)));
+        let missing = leases.filter(|(owner, network)| self.ledger.addresses(*network, *owner).is_empty());
+        missing.map(|(owner, network)| format!("{owner} exists but leases nothing on network {network}")).collect()
+    }
+
+    fn check_task(&self, record: &TaskRecord) -> Vec<String> {
+        let task = &record.task;
+        let owner = Owner::Slot(task.service, task.slot);
+        let differs =
+            task.attachments.iter().filter(|held| self.ledger.addresses(held.network, owner) != held.addresses);
+        differs
+            .map(|held| format!("task {} holds {:?}, which {owner} does not lease", task.id, held.addresses))
+            .collect()
+    }
+}

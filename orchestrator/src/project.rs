@@ -1,0 +1,132 @@
+//! What one host must look like: the part of the state that it has part in, with no choices left in it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use model::{
+    EndpointConfig, EndpointId, NameConfig, Network, NetworkConfig, NetworkId, Node, NodeConfig, NodeId, PeerConfig,
+    Role, Task, TaskConfig, VirtualServiceConfig,
+};
+
+use crate::{
+    record::{ServiceRecord, Slot, TaskRecord},
+    state::State,
+    validate,
+};
+
+/// The weight of a real server that takes new connections.
+const WEIGHT: u16 = 1;
+
+pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
+    let mut config = NodeConfig { generation: state.index, ..NodeConfig::empty(node) };
+    if !state.nodes.contains_key(&node) {
+        return config;
+    }
+    config.tasks = state.tasks_on(node).map(|task| (task.id, task_config(task))).collect();
+    let networks: BTreeSet<NetworkId> = networks_of(state.tasks_on(node)).collect();
+    config.networks = networks.iter().filter_map(|id| Some((*id, network_config(state.networks.get(id)?)))).collect();
+    for record in state.services.values() {
+        for network in record.service.networks.iter().filter(|network| networks.contains(network)) {
+            add_service(&mut config, state, record, *network);
+        }
+    }
+    config.peers = peers(state, &config);
+    config
+}
+
+/// The networks that these tasks attach to.
+fn networks_of<'a>(tasks: impl Iterator<Item = &'a Task>) -> impl Iterator<Item = NetworkId> {
+    tasks.flat_map(|task| task.attachments.iter().map(|attachment| attachment.network))
+}
+
+/// The run that has a slot's addresses. After a lost host has come back there are two for a while: then it is the
+/// newest, the only one that may be meant to run. One on a lost host has them only if nobody else does.
+pub(crate) fn holder<'a>(state: &'a State, slot: &'a Slot) -> Option<(&'a Task, NodeId)> {
+    let placed = state.records(&slot.tasks).filter(|record| record.is_alive());
+    let placed = placed.filter_map(|record| Some((&record.task, record.task.node?)));
+    // Of equals the last is taken, and slots list their newest run last.
+    placed.max_by_key(|(_, node)| !state.is_down(*node))
+}
+
+/// The run of a wanted slot that takes traffic.
+pub(crate) fn serving<'a>(state: &'a State, record: &'a ServiceRecord, number: u32) -> Option<&'a TaskRecord> {
+    let slot = record.slots.get(&number).filter(|_| record.wants(number))?;
+    let is_reachable = |task: &Task| task.node.is_some_and(|node| !state.is_down(node));
+    state.records(&slot.tasks).rfind(|record| record.is_running() && is_reachable(&record.task))
+}
+
+fn add_service(config: &mut NodeConfig, state: &State, record: &ServiceRecord, network: NetworkId) {
+    let holders = record.slots.values().filter_map(|slot| holder(state, slot));
+    config.endpoints.extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
+    if record.service.removing {
+        return;
+    }
+    let running = running_addresses(state, record, network);
+    let name = record.service.spec.name.to_ascii_lowercase();
+    let vips = record.service.vips.get(&network).cloned().unwrap_or_default();
+    if !vips.is_empty() {
+        let real_servers = running.values().flatten().map(|address| (*address, WEIGHT)).collect();
+        let service = VirtualServiceConfig { name: record.service.spec.name.clone(), vips: vips.clone(), real_servers };
+        config.services.insert((network, record.service.id), service);
+    }
+    let everyone: Vec<IpAddr> = running.values().flatten().copied().collect();
+    let mut add = |name: String, addresses: Vec<IpAddr>, canonical: bool| {
+        config.names.insert((network, name), NameConfig { addresses, canonical });
+    };
+    for (number, addresses) in running {
+        add(format!("{name}.{number}"), addresses, true);
+    }
+    add(format!("tasks.{name}"), everyone.clone(), false);
+    if vips.is_empty() { add(name, everyone, false) } else { add(name, vips, true) }
+}
+
+/// The addresses of every wanted slot's running task; empty where none runs, for the name exists all the same.
+fn running_addresses(state: &State, record: &ServiceRecord, network: NetworkId) -> BTreeMap<u32, Vec<IpAddr>> {
+    let addresses = |number: u32| {
+        let task = serving(state, record, number).map(|record| &record.task);
+        let attachment = task.and_then(|task| task.attachments.iter().find(|attachment| attachment.network == network));
+        attachment.map(|attachment| attachment.addresses.clone()).unwrap_or_default()
+    };
+    (1..=record.service.spec.replicas).map(|number| (number, addresses(number))).collect()
+}
+
+fn endpoints(task: &Task, node: NodeId, network: NetworkId) -> impl Iterator<Item = (EndpointId, EndpointConfig)> {
+    task.attachments.iter().filter(move |attachment| attachment.network == network).map(move |attachment| {
+        let (addresses, mac) = (attachment.addresses.clone(), attachment.mac);
+        (attachment.endpoint, EndpointConfig { network, node, task: task.id, addresses, mac })
+    })
+}
+
+fn peers(state: &State, config: &NodeConfig) -> BTreeMap<NodeId, PeerConfig> {
+    let sharing: BTreeSet<NodeId> = config.endpoints.values().map(|endpoint| endpoint.node).collect();
+    let is_peer = |node: &&Node| node.id == config.node || node.role == Role::Manager || sharing.contains(&node.id);
+    state.nodes.values().filter(is_peer).map(|node| (node.id, peer_config(node))).collect()
+}
+
+fn peer_config(node: &Node) -> PeerConfig {
+    PeerConfig { hostname: node.hostname.clone(), role: node.role, address: node.address, vtep: node.vtep }
+}
+
+fn network_config(network: &Network) -> NetworkConfig {
+    NetworkConfig {
+        name: network.spec.name.clone(),
+        vni: network.vni,
+        subnets: network.subnets.clone(),
+        internal: network.spec.internal,
+        mtu: validate::mtu(&network.spec).unwrap_or_default(),
+    }
+}
+
+fn task_config(task: &Task) -> TaskConfig {
+    TaskConfig {
+        service: task.service,
+        service_name: task.service_name.clone(),
+        slot: task.slot,
+        spec: task.spec.clone(),
+        desired: task.desired,
+        state: task.status.state,
+        endpoints: task.attachments.iter().map(|attachment| attachment.endpoint).collect(),
+    }
+}

@@ -1,0 +1,70 @@
+//! Answers already given, so that a request that comes twice changes the state once.
+
+use std::collections::VecDeque;
+
+use model::{Command, RequestId, Response};
+use serde::{Deserialize, Serialize};
+
+/// How many answers of each kind are remembered: a caller asks again within seconds or not at all.
+const REMEMBERED: usize = 1024;
+
+/// The answers last given, oldest first. People's and machines' are kept apart: a thousand reports of a busy cluster
+/// must not push out the answer to the one command that somebody is about to repeat.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answers {
+    to_people: VecDeque<(RequestId, Response)>,
+    to_machines: VecDeque<(RequestId, Response)>,
+}
+
+/// Whose commands these are.
+#[derive(Clone, Copy)]
+pub(crate) enum Caller {
+    Person,
+    Machine,
+}
+
+impl Caller {
+    pub(crate) fn of(command: &Command) -> Self {
+        match command {
+            Command::Bootstrap { .. }
+            | Command::Admit { .. }
+            | Command::SetAvailability { .. }
+            | Command::RemoveNode { .. }
+            | Command::RotateToken { .. }
+            | Command::CreateNetwork { .. }
+            | Command::RemoveNetwork { .. }
+            | Command::CreateService { .. }
+            | Command::ScaleService { .. }
+            | Command::RemoveService { .. } => Caller::Person,
+            Command::SetNodeStatus { .. }
+            | Command::Report(_)
+            | Command::CreateTask { .. }
+            | Command::AssignTask { .. }
+            | Command::SetDesired { .. }
+            | Command::RemoveTask { .. }
+            | Command::PurgeService { .. }
+            | Command::ReleaseSlot { .. } => Caller::Machine,
+        }
+    }
+}
+
+impl Answers {
+    pub(crate) fn find(&self, caller: Caller, request: RequestId) -> Option<&Response> {
+        let answers = match caller {
+            Caller::Person => &self.to_people,
+            Caller::Machine => &self.to_machines,
+        };
+        answers.iter().find(|(known, _)| *known == request).map(|(_, response)| response)
+    }
+
+    pub(crate) fn remember(&mut self, caller: Caller, request: RequestId, response: Response) {
+        let answers = match caller {
+            Caller::Person => &mut self.to_people,
+            Caller::Machine => &mut self.to_machines,
+        };
+        if answers.len() >= REMEMBERED {
+            answers.pop_front();
+        }
+        answers.push_back((request, response));
+    }
+}

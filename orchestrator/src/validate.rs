@@ -1,0 +1,112 @@
+//! Whether a spec makes sense by itself, whatever the state.
+
+use model::{Kind, NetworkSpec, Refusal, Runtime, ServiceSpec};
+
+/// The most replicas of one service: a slip of the keyboard must not fill the log.
+pub const MAX_REPLICAS: u32 = 10_000;
+/// The most networks of one service: each is an interface of every task.
+const MAX_NETWORKS: usize = 16;
+/// The longest name: one DNS label (RFC 1035 section 2.3.4).
+const MAX_NAME: usize = 63;
+/// The least MTU of IPv4 (RFC 791 section 3.2) and of IPv6 (RFC 8200 section 5), in bytes.
+const LEAST_MTU: (u32, u32) = (68, 1280);
+const GREATEST_MTU: u32 = 65_535;
+
+fn invalid(cause: impl Into<String>, next: impl Into<String>) -> Refusal {
+    Refusal::new(Kind::Invalid, cause, next)
+}
+
+pub(crate) fn network(spec: &NetworkSpec) -> Result<(), Refusal> {
+    network_name(&spec.name)?;
+    if spec.encrypted {
+        return Err(Refusal::new(
+            Kind::Precondition,
+            format!("the nodes of this version cannot encrypt, so network {:?} was not created", spec.name),
+            "create it without --opt encrypted if its traffic may cross the wire in the clear",
+        ));
+    }
+    if let Some(unknown) = spec.options.keys().find(|key| *key != "mtu") {
+        return Err(invalid(format!("there is no network option {unknown:?}"), "the options are: mtu"));
+    }
+    mtu(spec).map(drop)
+}
+
+/// The MTU that the user asked for, in bytes.
+pub(crate) fn mtu(spec: &NetworkSpec) -> Result<Option<u32>, Refusal> {
+    let Some(text) = spec.options.get("mtu") else { return Ok(None) };
+    let has_ipv6 = spec.subnets.is_empty() || spec.subnets.iter().any(|subnet| subnet.subnet.is_ipv6());
+    let least = if has_ipv6 { LEAST_MTU.1 } else { LEAST_MTU.0 };
+    match text.parse() {
+        Ok(mtu) if (least..=GREATEST_MTU).contains(&mtu) => Ok(Some(mtu)),
+        _ => {
+            let why = if has_ipv6 { " on a network with IPv6" } else { "" };
+            let next = format!("give a number from {least} to {GREATEST_MTU}, or none to get the uplink's");
+            Err(invalid(format!("mtu {text:?} is no MTU{why}"), next))
+        }
+    }
+}
+
+fn network_name(name: &str) -> Result<(), Refusal> {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if starts_well && name.len() <= MAX_NAME && name.bytes().all(inner) {
+        return Ok(());
+    }
+    let next = format!("use letters, digits, '_', '.' and '-', a letter or digit first, at most {MAX_NAME}");
+    Err(invalid(format!("{name:?} is no network name"), next))
+}
+
+pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
+    service_name(&spec.name)?;
+    replicas(&spec.name, spec.replicas)?;
+    if spec.networks.len() > MAX_NETWORKS {
+        let cause = format!("service {:?} asks for {} networks", spec.name, spec.networks.len());
+        return Err(invalid(cause, format!("a service has {MAX_NETWORKS} networks at most")));
+    }
+    runtime(&spec.name, &spec.task.runtime)
+}
+
+fn service_name(name: &str) -> Result<(), Refusal> {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let whole = !name.starts_with('-') && !name.ends_with('-') && name.bytes().all(inner);
+    if !whole || !(1..=MAX_NAME).contains(&name.len()) {
+        let next =
+            format!("use letters, digits and '-', no '-' at either end, at most {MAX_NAME}: it becomes a DNS label");
+        return Err(invalid(format!("{name:?} is no service name"), next));
+    }
+    if name.eq_ignore_ascii_case("tasks") {
+        let cause = "the service name \"tasks\" is reserved: `tasks.web` means every task of web";
+        return Err(invalid(cause, "use another name"));
+    }
+    Ok(())
+}
+
+pub(crate) fn replicas(service: &str, replicas: u32) -> Result<(), Refusal> {
+    if replicas <= MAX_REPLICAS {
+        return Ok(());
+    }
+    let next = format!("a service has {MAX_REPLICAS} replicas at most; make a second service for more");
+    Err(invalid(format!("service {service:?} cannot have {replicas} replicas"), next))
+}
+
+fn runtime(service: &str, runtime: &Runtime) -> Result<(), Refusal> {
+    let Runtime::Exec { argv, env, rootfs } = runtime;
+    if argv.first().is_none_or(String::is_empty) {
+        let cause = format!("service {service:?} has no command to run");
+        return Err(invalid(cause, "give the program and its arguments after `--`"));
+    }
+    if let Some(name) = env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        return Err(invalid(format!("{name:?} is no name of an environment variable"), "write --env NAME=VALUE"));
+    }
+    if argv.iter().chain(env.values()).any(|text| text.contains('\0')) {
+        let cause = format!("a NUL byte stands in the command or environment of service {service:?}");
+        return Err(invalid(cause, "the kernel passes no NUL bytes to programs: remove it"));
+    }
+    match rootfs {
+        Some(path) if !path.is_absolute() => {
+            let cause = format!("root directory {:?} of service {service:?} is not absolute", path.display());
+            Err(invalid(cause, "give a path that starts with `/` and exists on every node"))
+        }
+        _ => Ok(()),
+    }
+}

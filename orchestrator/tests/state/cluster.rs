@@ -1,0 +1,97 @@
+//! Nodes, the authority, and requests that come twice.
+
+use model::*;
+
+use crate::fixture::{Cluster, authority, content, network, node};
+
+#[test]
+fn a_cluster_is_bootstrapped_once() {
+    let mut cluster = Cluster::of(1);
+    let refusal = cluster.refuse(Command::Bootstrap { authority: authority(), node: node(2, Role::Manager) });
+    assert_eq!(refusal.kind, Kind::Precondition);
+    assert!(cluster.state.authority().is_some());
+}
+
+#[test]
+fn nothing_is_admitted_before_the_bootstrap() {
+    let mut cluster = Cluster { state: Default::default(), ..Cluster::of(1) };
+    assert_eq!(cluster.refuse(Command::Admit { node: node(2, Role::Worker) }).kind, Kind::Precondition);
+}
+
+#[test]
+fn a_node_admitted_again_changes_its_address_and_keeps_the_rest() {
+    let mut cluster = Cluster::of(2);
+    cluster.set_availability(2, Availability::Pause);
+    let mut moved = node(2, Role::Worker);
+    moved.address = "192.168.8.2:2377".parse().unwrap();
+    cluster.now += 5;
+    cluster.apply(Command::Admit { node: moved.clone() });
+    let known = &cluster.state.nodes()[&NodeId(2)];
+    assert_eq!((known.address, known.availability), (moved.address, Availability::Pause));
+    assert_eq!(known.joined, cluster.now - 5);
+}
+
+#[test]
+fn a_host_name_that_two_nodes_have_is_ambiguous_and_their_ids_are_not() {
+    let mut cluster = Cluster::of(2);
+    cluster.apply(Command::Admit { node: Node { hostname: "h2".to_owned(), ..node(3, Role::Worker) } });
+    let drain = |node: &str| Command::SetAvailability { node: node.to_owned(), availability: Availability::Drain };
+    let refusal = cluster.refuse(drain("h2"));
+    assert_eq!(refusal.kind, Kind::Invalid);
+    assert!(refusal.cause.contains("2 nodes") && refusal.next.contains("use the id"), "{refusal}");
+    assert_eq!(cluster.apply(drain(&NodeId(3).to_string())), Outcome::Node(NodeId(3)));
+}
+
+#[test]
+fn unknown_nodes_are_refused() {
+    let mut cluster = Cluster::of(1);
+    let unknown = NodeId(99);
+    for command in [
+        Command::SetNodeStatus { node: unknown, status: NodeStatus::Ready },
+        Command::RemoveNode { node: unknown },
+        Command::SetAvailability { node: "h9".to_owned(), availability: Availability::Drain },
+        Command::Report(NodeReport { node: unknown, applied: 1, failures: vec![], tasks: vec![] }),
+    ] {
+        assert_eq!(cluster.refuse(command).kind, Kind::NotFound);
+    }
+}
+
+#[test]
+fn a_rotated_token_replaces_one_secret() {
+    let mut cluster = Cluster::of(1);
+    cluster.apply(Command::RotateToken { role: Role::Worker, secret: "new".to_owned() });
+    let authority = cluster.state.authority().unwrap();
+    assert_eq!((authority.secret(Role::Worker), authority.secret(Role::Manager)), ("new", "m"));
+}
+
+#[test]
+fn a_request_that_comes_again_gets_its_first_answer_and_changes_nothing() {
+    let mut cluster = Cluster::of(1);
+    let create = Command::CreateNetwork { spec: network("net", &[]) };
+    let first = cluster.send_as(RequestId(u64::MAX), create.clone());
+    let before = content(&cluster.state);
+    assert_eq!(cluster.send_as(RequestId(u64::MAX), create.clone()), first);
+    assert_eq!(content(&cluster.state), before);
+    let refused = cluster.send_as(RequestId(u64::MAX - 1), create.clone());
+    cluster.apply(Command::RemoveNetwork { network: "net".to_owned() });
+    assert_eq!(cluster.send_as(RequestId(u64::MAX - 1), create), refused);
+}
+
+#[test]
+fn a_thousand_reports_do_not_push_out_the_answer_to_a_person() {
+    let mut cluster = Cluster::of(1);
+    let create = Command::CreateNetwork { spec: network("net", &[]) };
+    let first = cluster.send_as(RequestId(u64::MAX), create.clone());
+    for applied in 0..2_000 {
+        cluster.report(1, applied, Vec::new());
+    }
+    assert_eq!(cluster.send_as(RequestId(u64::MAX), create), first);
+    let snapshot = String::from_utf8(cluster.state.snapshot()).unwrap();
+    assert!(snapshot.len() < 100_000, "the answers remembered are bounded");
+}
+
+#[test]
+fn bytes_that_are_no_snapshot_are_refused() {
+    assert!(orchestrator::State::restore(b"{}").is_err());
+    assert!(orchestrator::State::restore(b"").is_err());
+}

@@ -1,0 +1,247 @@
+//! A cluster in memory: one state, a log index, a clock that tests move, and agents that do as they are told.
+
+use std::collections::BTreeMap;
+
+use model::*;
+use orchestrator::State;
+
+pub struct Cluster {
+    pub state: State,
+    pub index: u64,
+    pub now: Millis,
+    pub requests: u64,
+    pub log: Vec<Entry>,
+}
+
+pub fn node(number: u64, role: Role) -> Node {
+    let octet = u8::try_from(number).unwrap();
+    Node {
+        id: NodeId(number),
+        hostname: format!("h{number}"),
+        address: ([192, 168, 7, octet], 2377).into(),
+        vtep: [192, 168, 7, octet].into(),
+        role,
+        availability: Availability::Active,
+        status: NodeStatus::Ready,
+        applied: 0,
+        failures: Vec::new(),
+        joined: 0,
+    }
+}
+
+pub fn authority() -> Authority {
+    Authority {
+        root_certificate: "root".to_owned(),
+        root_key: "key".to_owned(),
+        worker_secret: "w".to_owned(),
+        manager_secret: "m".to_owned(),
+    }
+}
+
+pub fn network(name: &str, subnets: &[&str]) -> NetworkSpec {
+    let subnet = |text: &&str| SubnetSpec { subnet: text.parse().unwrap(), gateway: None };
+    NetworkSpec {
+        name: name.to_owned(),
+        driver: Driver::Overlay,
+        subnets: subnets.iter().map(subnet).collect(),
+        internal: false,
+        encrypted: false,
+        attachable: false,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+    }
+}
+
+pub fn service(name: &str, replicas: u32, networks: &[&str]) -> ServiceSpec {
+    let argv = vec!["sleep".to_owned(), "infinity".to_owned()];
+    ServiceSpec {
+        name: name.to_owned(),
+        replicas,
+        networks: networks.iter().map(|name| (*name).to_owned()).collect(),
+        endpoint_mode: EndpointMode::Vip,
+        task: TaskSpec {
+            runtime: Runtime::Exec { argv, env: BTreeMap::new(), rootfs: None },
+            restart: RestartPolicy::default(),
+            stop_grace: 10_000,
+        },
+        labels: BTreeMap::new(),
+    }
+}
+
+/// Log position and remembered answers aside: what a refusal must not change.
+pub fn content(state: &State) -> serde_json::Value {
+    let mut value: serde_json::Value = serde_json::from_slice(&state.snapshot()).unwrap();
+    let fields = value.as_object_mut().unwrap();
+    fields.remove("index");
+    fields.remove("answers");
+    value
+}
+
+impl Cluster {
+    /// h1 is a manager, the others are workers; all are ready and active.
+    pub fn of(nodes: u64) -> Self {
+        let mut cluster = Self { state: State::default(), index: 0, now: 1_000_000, requests: 0, log: Vec::new() };
+        cluster.apply(Command::Bootstrap { authority: authority(), node: node(1, Role::Manager) });
+        for number in 2..=nodes {
+            cluster.apply(Command::Admit { node: node(number, Role::Worker) });
+        }
+        cluster
+    }
+
+    /// With the network `net` (10.0.9.0/24 and fd00:9::/64).
+    pub fn with_network(nodes: u64) -> Self {
+        let mut cluster = Self::of(nodes);
+        cluster.create_network(network("net", &["10.0.9.0/24", "fd00:9::/64"]));
+        cluster
+    }
+
+    pub fn send(&mut self, command: Command) -> Response {
+        self.requests += 1;
+        self.send_as(RequestId(self.requests), command)
+    }
+
+    pub fn send_as(&mut self, request: RequestId, command: Command) -> Response {
+        self.index += 1;
+        let entry = Entry { request, now: self.now, command };
+        self.log.push(entry.clone());
+        self.state.apply(self.index, entry)
+    }
+
+    #[track_caller]
+    pub fn apply(&mut self, command: Command) -> Outcome {
+        self.send(command).unwrap()
+    }
+
+    /// Applies what must be refused, and sees that it changed nothing.
+    #[track_caller]
+    pub fn refuse(&mut self, command: Command) -> Refusal {
+        let before = content(&self.state);
+        let refusal = self.send(command).unwrap_err();
+        assert_eq!(content(&self.state), before, "{refusal}");
+        refusal
+    }
+
+    #[track_caller]
+    pub fn create_network(&mut self, spec: NetworkSpec) -> NetworkId {
+        let Outcome::Network(id) = self.apply(Command::CreateNetwork { spec }) else { panic!("no network") };
+        id
+    }
+
+    #[track_caller]
+    pub fn create_service(&mut self, spec: ServiceSpec) -> ServiceId {
+        let Outcome::Service(id) = self.apply(Command::CreateService { spec }) else { panic!("no service") };
+        id
+    }
+
+    #[track_caller]
+    pub fn scale(&mut self, service: &str, replicas: u32) {
+        self.apply(Command::ScaleService { service: service.to_owned(), replicas });
+    }
+
+    #[track_caller]
+    pub fn remove_service(&mut self, service: &str) {
+        self.apply(Command::RemoveService { service: service.to_owned() });
+    }
+
+    pub fn set_status(&mut self, node: u64, status: NodeStatus) {
+        self.apply(Command::SetNodeStatus { node: NodeId(node), status });
+    }
+
+    pub fn set_availability(&mut self, node: u64, availability: Availability) {
+        self.apply(Command::SetAvailability { node: NodeId(node).to_string(), availability });
+    }
+
+    /// Applies what `step` asks for until it asks for nothing; whether it asked for anything.
+    #[track_caller]
+    pub fn settle(&mut self) -> bool {
+        for round in 0..100 {
+            let commands = self.state.step(self.now);
+            if commands.is_empty() {
+                return round > 0;
+            }
+            for command in commands {
+                self.send(command.clone()).unwrap_or_else(|refusal| panic!("{command:?}: {refusal}"));
+            }
+        }
+        panic!("step does not come to rest");
+    }
+
+    /// What a node's agent says once it has done all that its view asks for.
+    pub fn agent(&mut self, node: u64) -> bool {
+        let view = self.state.view(NodeId(node));
+        let reports: Vec<TaskReport> = view.tasks.iter().filter_map(|(id, task)| agent_report(*id, task)).collect();
+        let changes = !reports.is_empty() || self.state.nodes()[&NodeId(node)].applied != view.generation;
+        self.report(node, view.generation, reports);
+        changes
+    }
+
+    pub fn report(&mut self, node: u64, applied: u64, tasks: Vec<TaskReport>) {
+        self.apply(Command::Report(NodeReport { node: NodeId(node), applied, failures: Vec::new(), tasks }));
+    }
+
+    /// Steps and lets the agents of all ready nodes act until no task changes any more.
+    #[track_caller]
+    pub fn converge(&mut self) {
+        for _ in 0..100 {
+            let mut busy = self.settle();
+            for node in self.ready_nodes() {
+                let view = self.state.view(NodeId(node));
+                busy |= view.tasks.iter().any(|(id, task)| agent_report(*id, task).is_some());
+                self.agent(node);
+            }
+            if !busy {
+                return;
+            }
+        }
+        panic!("the cluster does not converge");
+    }
+
+    pub fn ready_nodes(&self) -> Vec<u64> {
+        let ready = self.state.nodes().values().filter(|node| node.status == NodeStatus::Ready);
+        ready.map(|node| node.id.0).collect()
+    }
+
+    /// The tasks of a service, by slot, newest first.
+    #[track_caller]
+    pub fn tasks(&self, service: &str) -> Vec<TaskInfo> {
+        let Answer::Tasks(tasks) = self.state.answer(None, &Query::Tasks(Some(service.to_owned()))).unwrap() else {
+            panic!("no tasks")
+        };
+        tasks
+    }
+
+    #[track_caller]
+    pub fn task(&self, name: &str) -> TaskInfo {
+        let Answer::Tasks(mut tasks) = self.state.answer(None, &Query::Task(name.to_owned())).unwrap() else {
+            panic!("no tasks")
+        };
+        tasks.remove(0)
+    }
+
+    #[track_caller]
+    pub fn service(&self, name: &str) -> ServiceInfo {
+        let Answer::Services(mut services) = self.state.answer(None, &Query::Service(name.to_owned())).unwrap() else {
+            panic!("no services")
+        };
+        services.remove(0)
+    }
+
+    /// The agent's word on one task: it has ended, or stands elsewhere.
+    pub fn word(&mut self, task: &TaskInfo, state: TaskState) {
+        let node = task.node_id.unwrap().0;
+        let applied = self.state.nodes()[&NodeId(node)].applied;
+        self.report(node, applied, vec![report(task.id, state)]);
+    }
+}
+
+pub fn report(task: TaskId, state: TaskState) -> TaskReport {
+    TaskReport { task, state, message: String::new(), exit_code: state.is_terminal().then_some(1) }
+}
+
+pub fn agent_report(id: TaskId, task: &TaskConfig) -> Option<TaskReport> {
+    if task.desired > TaskState::Running {
+        Some(report(id, TaskState::Shutdown))
+    } else {
+        (task.state < TaskState::Running).then(|| report(id, TaskState::Running))
+    }
+}

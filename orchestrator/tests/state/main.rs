@@ -1,0 +1,12 @@
+//! The rules of the replicated state, seen through the trait that `cluster` drives it by.
+
+#![allow(clippy::unwrap_used)]
+
+mod answer;
+mod cluster;
+mod fixture;
+mod network;
+mod service;
+mod simulation;
+mod task;
+mod view;

@@ -1,0 +1,116 @@
+//! Networks: what is refused, and what defaults give.
+
+use std::collections::BTreeMap;
+
+use model::*;
+
+use crate::fixture::{Cluster, network, service};
+
+fn create(spec: NetworkSpec) -> Command {
+    Command::CreateNetwork { spec }
+}
+
+fn with_mtu(mtu: &str, subnets: &[&str]) -> NetworkSpec {
+    NetworkSpec { options: BTreeMap::from([("mtu".to_owned(), mtu.to_owned())]), ..network("net", subnets) }
+}
+
+fn info(cluster: &Cluster, name: &str) -> NetworkInfo {
+    let Answer::Networks(mut networks) = cluster.state.answer(None, &Query::Network(name.to_owned())).unwrap() else {
+        panic!("no networks")
+    };
+    networks.remove(0)
+}
+
+#[test]
+fn defaults_are_one_subnet_per_family_and_vnis_count_up() {
+    let mut cluster = Cluster::of(1);
+    cluster.create_network(network("a", &[]));
+    cluster.create_network(network("b", &[]));
+    let (a, b) = (info(&cluster, "a"), info(&cluster, "b"));
+    assert_eq!(a.subnets[0].subnet.to_string(), "10.0.0.0/24");
+    assert_eq!(a.subnets[0].gateway.to_string(), "10.0.0.1");
+    assert!(a.subnets[1].subnet.to_string().starts_with("fd") && a.subnets[1].subnet.prefix() == 64);
+    assert_eq!(b.subnets[0].subnet.to_string(), "10.0.1.0/24");
+    assert_eq!((u32::from(a.vni), u32::from(b.vni)), (4096, 4097));
+    cluster.apply(Command::RemoveNetwork { network: "a".to_owned() });
+    cluster.create_network(network("c", &[]));
+    assert_eq!(u32::from(info(&cluster, "c").vni), 4098, "a freed VNI rests");
+}
+
+#[test]
+fn names_are_valid_and_unique_whatever_their_case() {
+    let mut cluster = Cluster::with_network(1);
+    for name in ["", "-net", ".net", "a b", "a/b", &"x".repeat(64)] {
+        assert_eq!(cluster.refuse(create(network(name, &[]))).kind, Kind::Invalid, "{name}");
+    }
+    assert_eq!(cluster.refuse(create(network("NET", &[]))).kind, Kind::Conflict);
+    cluster.create_network(network("9_a.b-c", &[]));
+}
+
+#[test]
+fn encryption_that_nodes_cannot_do_is_never_downgraded() {
+    let refusal = Cluster::of(1).refuse(create(NetworkSpec { encrypted: true, ..network("secret", &[]) }));
+    assert_eq!(refusal.kind, Kind::Precondition);
+    assert!(refusal.cause.contains("was not created"), "{refusal}");
+}
+
+#[test]
+fn unknown_options_and_impossible_mtus_are_refused() {
+    let mut cluster = Cluster::of(1);
+    let options = BTreeMap::from([("colour".to_owned(), "red".to_owned())]);
+    let refusal = cluster.refuse(create(NetworkSpec { options, ..network("net", &[]) }));
+    assert!(refusal.cause.contains("colour"), "{refusal}");
+    for (mtu, subnets) in
+        [("1279", &[][..]), ("1279", &["fd00::/64"]), ("67", &["10.0.9.0/24"]), ("65536", &[]), ("big", &[]), ("", &[])]
+    {
+        assert_eq!(cluster.refuse(create(with_mtu(mtu, subnets))).kind, Kind::Invalid, "{mtu}");
+    }
+    cluster.create_network(with_mtu("68", &["10.0.9.0/24"]));
+}
+
+#[test]
+fn overlaps_are_refused_naming_the_network() {
+    let mut cluster = Cluster::with_network(1);
+    let refusal = cluster.refuse(create(network("b", &["10.0.10.0/24", "10.0.0.0/16"])));
+    assert_eq!(refusal.kind, Kind::Conflict);
+    assert!(refusal.cause.contains("\"net\""), "{refusal}");
+    assert_eq!(cluster.refuse(create(network("b", &["10.1.0.0/24", "10.1.0.0/25"]))).kind, Kind::Conflict);
+}
+
+#[test]
+fn a_subnet_that_holds_a_nodes_address_is_refused() {
+    let refusal = Cluster::of(2).refuse(create(network("net", &["192.168.0.0/16"])));
+    assert_eq!(refusal.kind, Kind::Conflict);
+    assert!(refusal.cause.contains("192.168.7.1"), "{refusal}");
+}
+
+#[test]
+fn default_subnets_keep_clear_of_nodes() {
+    let mut cluster = Cluster::of(1);
+    let node = Node { vtep: [10, 0, 0, 5].into(), ..crate::fixture::node(2, Role::Worker) };
+    cluster.apply(Command::Admit { node });
+    cluster.create_network(network("net", &[]));
+    assert_eq!(info(&cluster, "net").subnets[0].subnet.to_string(), "10.0.1.0/24");
+}
+
+#[test]
+fn a_gateway_outside_its_subnet_is_refused() {
+    let mut spec = network("net", &["10.0.9.0/24"]);
+    spec.subnets[0].gateway = Some([10, 0, 8, 1].into());
+    assert_eq!(Cluster::of(1).refuse(create(spec)).kind, Kind::Invalid);
+}
+
+#[test]
+fn a_network_in_use_stays_and_the_refusal_names_the_service() {
+    let mut cluster = Cluster::with_network(1);
+    cluster.create_service(service("web", 1, &["net"]));
+    let remove = || Command::RemoveNetwork { network: "net".to_owned() };
+    let refusal = cluster.refuse(remove());
+    assert!(refusal.cause.contains("\"web\"") && refusal.next.contains("swarmctl service rm web"), "{refusal}");
+    cluster.remove_service("web");
+    assert!(cluster.refuse(remove()).next.contains("try again"));
+    cluster.converge();
+    cluster.apply(remove());
+    assert_eq!(cluster.state.ledger().leases().count(), 0);
+    assert_eq!(cluster.refuse(remove()).kind, Kind::NotFound);
+}

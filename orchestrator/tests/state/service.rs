@@ -1,0 +1,149 @@
+//! Services: their leases, scaling and removal.
+
+use model::*;
+
+use crate::fixture::{Cluster, network, service};
+
+fn create(spec: ServiceSpec) -> Command {
+    Command::CreateService { spec }
+}
+
+fn addresses(cluster: &Cluster, service: &str) -> Vec<String> {
+    let alive = cluster.tasks(service).into_iter().filter(|task| !task.state.is_terminal());
+    alive.map(|task| task.addresses[0].to_string()).collect()
+}
+
+#[test]
+fn a_service_gets_its_vip_and_the_addresses_of_all_its_slots_at_once() {
+    let mut cluster = Cluster::with_network(1);
+    cluster.create_service(service("web", 3, &["net"]));
+    let vips: Vec<String> = cluster.service("web").virtual_ips.iter().map(ToString::to_string).collect();
+    assert_eq!(vips, ["10.0.9.2", "fd00:9::2"]);
+    cluster.settle();
+    assert_eq!(addresses(&cluster, "web"), ["10.0.9.3", "10.0.9.4", "10.0.9.5"]);
+    assert_eq!(cluster.state.check(), Vec::<String>::new());
+}
+
+#[test]
+fn dnsrr_has_no_vip_and_a_service_without_networks_no_address() {
+    let mut cluster = Cluster::with_network(1);
+    cluster.create_service(ServiceSpec { endpoint_mode: EndpointMode::Dnsrr, ..service("rr", 1, &["net"]) });
+    cluster.create_service(service("alone", 2, &[]));
+    assert!(cluster.service("rr").virtual_ips.is_empty());
+    cluster.converge();
+    let alone = cluster.service("alone");
+    assert_eq!((alone.running, alone.settled), (2, 2));
+}
+
+#[test]
+fn a_pool_that_cannot_hold_the_service_refuses_it_whole() {
+    let mut cluster = Cluster::with_network(1);
+    cluster.create_network(network("small", &["10.0.20.0/29"]));
+    assert_eq!(cluster.refuse(create(service("web", 5, &["net", "small"]))).kind, Kind::Exhausted);
+    cluster.create_service(service("web", 4, &["net", "small"]));
+    let refusal = cluster.refuse(Command::ScaleService { service: "web".to_owned(), replicas: 5 });
+    assert_eq!(refusal.kind, Kind::Exhausted);
+    assert!(refusal.cause.contains("\"small\" has no room in 10.0.20.0/29: 6 of 6"), "{refusal}");
+}
+
+#[test]
+fn senseless_specs_are_refused() {
+    let mut cluster = Cluster::with_network(1);
+    for name in ["", "-a", "a-", "a.b", "a_b", "tasks", "Tasks", &"x".repeat(64)] {
+        assert_eq!(cluster.refuse(create(service(name, 1, &[]))).kind, Kind::Invalid, "{name}");
+    }
+    assert_eq!(cluster.refuse(create(service("web", 10_001, &[]))).kind, Kind::Invalid);
+    assert!(cluster.refuse(create(service("web", 1, &["nowhere"]))).next.contains("swarmctl network ls"));
+    assert_eq!(cluster.refuse(create(service("web", 1, &["net", "NET"]))).kind, Kind::Invalid);
+    let mut idle = service("web", 1, &[]);
+    idle.task.runtime = Runtime::Exec { argv: vec![], env: Default::default(), rootfs: None };
+    assert_eq!(cluster.refuse(create(idle)).kind, Kind::Invalid);
+    cluster.create_service(service("web", 1, &[]));
+    assert_eq!(cluster.refuse(create(service("WEB", 1, &[]))).kind, Kind::Conflict);
+}
+
+#[test]
+fn scaling_down_takes_the_highest_slots_and_gives_back_addresses_only_once_they_stopped() {
+    let mut cluster = Cluster::with_network(1);
+    cluster.create_service(service("web", 3, &["net"]));
+    cluster.converge();
+    cluster.scale("web", 1);
+    cluster.settle();
+    let used = |cluster: &Cluster| cluster.state.ledger().leases().count();
+    let desired: Vec<TaskState> = cluster.tasks("web").iter().map(|task| task.desired_state).collect();
+    assert_eq!(desired, [TaskState::Running, TaskState::Remove, TaskState::Remove]);
+    assert_eq!(used(&cluster), 5, "gateway, vip, three slots");
+    let early = Command::ReleaseSlot { service: cluster.service("web").id, slot: 3 };
+    assert_eq!(cluster.refuse(early).kind, Kind::Precondition);
+    cluster.converge();
+    assert_eq!(cluster.tasks("web").len(), 1);
+    assert_eq!(used(&cluster), 3);
+}
+
+#[test]
+fn a_slot_that_is_wanted_again_while_it_stops_keeps_its_address() {
+    let mut cluster = Cluster::with_network(2);
+    cluster.create_service(service("web", 2, &["net"]));
+    cluster.converge();
+    let before = cluster.task("web.2");
+    cluster.scale("web", 1);
+    cluster.settle();
+    cluster.scale("web", 2);
+    cluster.settle();
+    let waiting = cluster.task("web.2");
+    assert_eq!((waiting.state, &waiting.addresses), (TaskState::Pending, &before.addresses));
+    assert!(waiting.message.contains("last run to stop"), "{}", waiting.message);
+    cluster.converge();
+    let after = cluster.task("web.2");
+    assert_eq!((after.state, after.addresses), (TaskState::Running, before.addresses));
+    assert_eq!(cluster.tasks("web").len(), 2, "what was to be removed is forgotten");
+}
+
+#[test]
+fn a_scale_down_overtaken_by_a_scale_up_stops_nothing() {
+    let mut cluster = Cluster::with_network(1);
+    cluster.create_service(service("web", 2, &["net"]));
+    cluster.converge();
+    cluster.scale("web", 1);
+    let late = cluster.state.step(cluster.now);
+    cluster.scale("web", 2);
+    late.into_iter().for_each(|command| assert_eq!(cluster.refuse(command).kind, Kind::Precondition));
+}
+
+#[test]
+fn a_removed_service_leaves_nothing_and_its_name_is_free_when_it_has_gone() {
+    let mut cluster = Cluster::with_network(2);
+    cluster.create_service(service("web", 3, &["net"]));
+    cluster.converge();
+    cluster.remove_service("web");
+    cluster.remove_service("web");
+    let refusal = cluster.refuse(create(service("web", 1, &["net"])));
+    assert!(refusal.cause.contains("being removed") && refusal.next.contains("try again"), "{refusal}");
+    assert_eq!(cluster.refuse(Command::ScaleService { service: "web".to_owned(), replicas: 9 }).kind, Kind::Conflict);
+    cluster.converge();
+    assert!(cluster.state.answer(None, &Query::Service("web".to_owned())).is_err());
+    assert_eq!(cluster.state.ledger().leases().count(), 1, "the gateway's");
+    cluster.create_service(service("web", 1, &["net"]));
+}
+
+#[test]
+fn a_service_with_tasks_on_a_lost_node_keeps_its_leases_until_the_node_returns_or_is_removed() {
+    for returns in [true, false] {
+        let mut cluster = Cluster::with_network(2);
+        cluster.create_service(service("web", 2, &["net"]));
+        cluster.converge();
+        cluster.set_status(2, NodeStatus::Down);
+        cluster.remove_service("web");
+        cluster.converge();
+        let left = cluster.tasks("web");
+        assert_eq!(left.len(), 1);
+        assert!(left[0].message.contains("swarmctl node rm h2"), "{}", left[0].message);
+        if returns {
+            cluster.set_status(2, NodeStatus::Ready);
+        } else {
+            cluster.apply(Command::RemoveNode { node: NodeId(2) });
+        }
+        cluster.converge();
+        assert_eq!(cluster.state.ledger().leases().count(), 1, "the gateway's");
+    }
+}

@@ -1,0 +1,213 @@
+//! Random users, crashes and lost hosts against honest agents: what must hold after every single command, and what
+//! the cluster comes to once all is well again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use model::*;
+use orchestrator::State;
+use proptest::prelude::*;
+
+use crate::fixture::{Cluster, network, node, report, service};
+
+const NODES: u64 = 4;
+const NETWORKS: [(&str, &[&str]); 3] =
+    [("net", &["10.0.9.0/24", "fd00:9::/64"]), ("small", &["10.0.8.0/29"]), ("auto", &[])];
+const SERVICES: [&str; 3] = ["web", "db", "shell"];
+
+#[derive(Clone, Debug)]
+enum Event {
+    CreateNetwork(usize),
+    RemoveNetwork(usize),
+    CreateService {
+        name: usize,
+        replicas: u32,
+        networks: Vec<usize>,
+        mode: EndpointMode,
+    },
+    Scale(usize, u32),
+    RemoveService(usize),
+    Status(u64, NodeStatus),
+    Availability(u64, Availability),
+    RemoveNode(u64),
+    Admit(u64),
+    /// One node's agent catches up with its view.
+    Agent(u64),
+    /// One of the tasks on this node ends by itself.
+    End(u64, prop::sample::Index, TaskState),
+    Pass(Millis),
+    /// Some of what `step` asks for is applied; the rest is lost with the leader.
+    Step(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let node = || 1..=NODES;
+    let (net, name) = (|| 0..NETWORKS.len(), || 0..SERVICES.len());
+    let mode = prop_oneof![Just(EndpointMode::Vip), Just(EndpointMode::Dnsrr)];
+    let status = prop_oneof![Just(NodeStatus::Ready), Just(NodeStatus::Down), Just(NodeStatus::Unknown)];
+    let availability = prop_oneof![Just(Availability::Active), Just(Availability::Pause), Just(Availability::Drain)];
+    let end = prop_oneof![Just(TaskState::Complete), Just(TaskState::Failed), Just(TaskState::Rejected)];
+    prop_oneof![
+        1 => net().prop_map(Event::CreateNetwork),
+        1 => net().prop_map(Event::RemoveNetwork),
+        3 => (name(), 0..7u32, prop::collection::vec(net(), 0..3), mode)
+            .prop_map(|(name, replicas, networks, mode)| Event::CreateService { name, replicas, networks, mode }),
+        3 => (name(), 0..8u32).prop_map(|(name, replicas)| Event::Scale(name, replicas)),
+        1 => name().prop_map(Event::RemoveService),
+        2 => (node(), status).prop_map(|(node, status)| Event::Status(node, status)),
+        1 => (node(), availability).prop_map(|(node, availability)| Event::Availability(node, availability)),
+        1 => (2..=NODES).prop_map(Event::RemoveNode),
+        1 => node().prop_map(Event::Admit),
+        6 => node().prop_map(Event::Agent),
+        3 => (node(), any::<prop::sample::Index>(), end).prop_map(|(node, which, end)| Event::End(node, which, end)),
+        1 => (0..8_000u64).prop_map(Event::Pass),
+        8 => (1..40usize).prop_map(Event::Step),
+    ]
+}
+
+fn act(cluster: &mut Cluster, event: &Event) {
+    let owned = |name: &str| name.to_owned();
+    let command = match event.clone() {
+        Event::CreateNetwork(net) => Command::CreateNetwork { spec: network(NETWORKS[net].0, NETWORKS[net].1) },
+        Event::RemoveNetwork(net) => Command::RemoveNetwork { network: owned(NETWORKS[net].0) },
+        Event::CreateService { name, replicas, networks, mode } => {
+            let networks: Vec<&str> = networks.iter().map(|net| NETWORKS[*net].0).collect();
+            let spec = service(SERVICES[name], replicas, &networks);
+            Command::CreateService { spec: ServiceSpec { endpoint_mode: mode, ..spec } }
+        }
+        Event::Scale(name, replicas) => Command::ScaleService { service: owned(SERVICES[name]), replicas },
+        Event::RemoveService(name) => Command::RemoveService { service: owned(SERVICES[name]) },
+        Event::Status(node, status) => Command::SetNodeStatus { node: NodeId(node), status },
+        Event::Availability(node, availability) => Command::SetAvailability { node: format!("h{node}"), availability },
+        Event::RemoveNode(node) => Command::RemoveNode { node: NodeId(node) },
+        Event::Admit(number) => Command::Admit { node: node(number, Role::Worker) },
+        Event::Pass(time) => return cluster.now += time,
+        Event::Agent(node) => return catch_up(cluster, node),
+        Event::End(node, which, end) => return end_one(cluster, node, which, end),
+        Event::Step(limit) => {
+            let commands = cluster.state.step(cluster.now);
+            return commands.into_iter().take(limit).for_each(|command| drop(cluster.send(command)));
+        }
+    };
+    drop(cluster.send(command));
+}
+
+fn is_heard(cluster: &Cluster, node: u64) -> bool {
+    cluster.state.nodes().get(&NodeId(node)).is_some_and(|node| node.status == NodeStatus::Ready)
+}
+
+fn catch_up(cluster: &mut Cluster, node: u64) {
+    if is_heard(cluster, node) {
+        cluster.agent(node);
+    }
+}
+
+fn end_one(cluster: &mut Cluster, node: u64, which: prop::sample::Index, end: TaskState) {
+    let tasks: Vec<TaskId> = cluster.state.view(NodeId(node)).tasks.into_keys().collect();
+    if is_heard(cluster, node) && !tasks.is_empty() {
+        cluster.report(node, 0, vec![report(*which.get(&tasks), end)]);
+    }
+}
+
+/// The most advanced state that each task was ever seen in.
+type Seen = BTreeMap<TaskId, (TaskState, TaskState)>;
+
+fn check(cluster: &Cluster, seen: &mut Seen) {
+    assert_eq!(cluster.state.check(), Vec::<String>::new());
+    let Answer::Tasks(tasks) = cluster.state.answer(None, &Query::Tasks(None)).unwrap() else { panic!("no tasks") };
+    let mut wanted = BTreeSet::new();
+    for task in tasks {
+        let last = seen.entry(task.id).or_insert((task.state, task.desired_state));
+        assert!(task.state >= last.0 && task.desired_state >= last.1, "{} moved back", task.name);
+        *last = (task.state, task.desired_state);
+        let should_run = !task.state.is_terminal() && task.desired_state == TaskState::Running;
+        assert!(!should_run || wanted.insert(task.name.clone()), "two runs of {} should run", task.name);
+    }
+    for node in 1..=NODES {
+        check_view(&cluster.state.view(NodeId(node)));
+    }
+}
+
+fn check_view(view: &NodeConfig) {
+    let mut addresses: BTreeSet<(NetworkId, IpAddr)> = BTreeSet::new();
+    for endpoint in view.endpoints.values() {
+        assert!(view.networks.contains_key(&endpoint.network) && view.peers.contains_key(&endpoint.node));
+        for address in &endpoint.addresses {
+            assert!(addresses.insert((endpoint.network, *address)), "{address} is at two endpoints");
+        }
+    }
+    for ((network, _), service) in &view.services {
+        for server in service.real_servers.keys() {
+            assert!(addresses.contains(&(*network, *server)), "real server {server} is no endpoint");
+        }
+        assert!(service.vips.iter().all(|vip| !addresses.contains(&(*network, *vip))));
+    }
+    let changed = NodeConfig::empty(view.node).apply(&view.snapshot());
+    assert_eq!(changed.as_ref(), Ok(view), "a view travels whole");
+}
+
+/// All nodes are back and all waits are over.
+fn heal(cluster: &mut Cluster) {
+    for number in 1..=NODES {
+        cluster.apply(Command::Admit { node: node(number, Role::Worker) });
+        cluster.set_status(number, NodeStatus::Ready);
+        cluster.set_availability(number, Availability::Active);
+    }
+    cluster.converge();
+    cluster.now += 60_000;
+    cluster.converge();
+}
+
+fn services(cluster: &Cluster) -> Vec<ServiceInfo> {
+    let Answer::Services(services) = cluster.state.answer(None, &Query::Services).unwrap() else { panic!("none") };
+    services
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_addresses_are_owned_once_and_tasks_never_move_back(
+        events in prop::collection::vec(event(), 1..120),
+    ) {
+        let (mut cluster, mut seen) = (Cluster::with_network(NODES), Seen::new());
+        for event in &events {
+            act(&mut cluster, event);
+            check(&cluster, &mut seen);
+        }
+        heal(&mut cluster);
+        check(&cluster, &mut seen);
+        for service in services(&cluster) {
+            prop_assert_eq!((service.running, service.settled), (service.replicas, service.replicas));
+        }
+        for service in services(&cluster) {
+            cluster.remove_service(&service.name);
+        }
+        cluster.converge();
+        prop_assert_eq!(services(&cluster), vec![]);
+        for (name, _) in NETWORKS {
+            drop(cluster.send(Command::RemoveNetwork { network: name.to_owned() }));
+        }
+        prop_assert_eq!(cluster.state.ledger().leases().count(), 0);
+    }
+
+    #[test]
+    fn replicas_and_restored_snapshots_go_the_same_way(
+        events in prop::collection::vec(event(), 1..80), cut in 0..200usize,
+    ) {
+        let mut cluster = Cluster::with_network(NODES);
+        events.iter().for_each(|event| act(&mut cluster, event));
+        let mut replica = State::default();
+        for (position, entry) in cluster.log.iter().enumerate() {
+            if position == cut {
+                let restored = State::restore(&replica.snapshot()).unwrap();
+                prop_assert_eq!(&restored, &replica);
+                replica = restored;
+            }
+            replica.apply(position as u64 + 1, entry.clone()).ok();
+        }
+        prop_assert_eq!(replica.snapshot(), cluster.state.snapshot());
+    }
+}

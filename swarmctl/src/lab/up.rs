@@ -1,0 +1,182 @@
+//! `lab up`: switch, hosts, and a cluster of them.
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use api::{InitRequest, JoinRequest};
+use model::{Kind, NodeInfo, NodeStatus, Query, Refusal, Role};
+
+use super::{
+    HostName, down, host,
+    place::Place,
+    power,
+    processes::{self, Part},
+    roster, wire,
+};
+use crate::{daemon::Daemon, output};
+
+/// How long the nodes may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(50);
+/// Managers unless told otherwise: one may die.
+const MANAGERS: u8 = 3;
+
+/// What lab is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    hosts: u8,
+    managers: u8,
+}
+
+impl Plan {
+    /// So many hosts, the first so many of them managers.
+    pub fn new(hosts: u8, managers: Option<u8>) -> Result<Self, Refusal> {
+        let managers = managers.unwrap_or(hosts.min(MANAGERS));
+        if managers > hosts {
+            let cause = format!("{managers} managers do not fit on {hosts} hosts");
+            return Err(Refusal::new(Kind::Invalid, cause, "give more --hosts or fewer --managers"));
+        }
+        Ok(Self { hosts, managers })
+    }
+}
+
+/// Makes a lab. When a step fails, all is taken down again unless it is to be kept.
+pub fn up(place: &Place, plan: &Plan, keep: bool) -> Result<()> {
+    let _lock = place.lock()?;
+    if place.exists() || !processes::of(&place.lab)?.is_empty() {
+        let next = format!("`swarmctl lab down --name {}` removes it, `--name` names another one", place.lab);
+        return Err(Refusal::new(Kind::Conflict, format!("there is a lab {} already", place.lab), next).into());
+    }
+    let result = build(place, plan);
+    let name = &place.lab;
+    match &result {
+        Ok(()) => output::print(&format!("lab {name} is up: `swarmctl lab exec --name {name} h1 -- swarmctl node ls`")),
+        Err(_) if keep => {
+            eprintln!("lab {name} is left as it is: `swarmctl lab down --name {name}` removes it");
+            result
+        }
+        Err(_) => {
+            eprintln!("lab {name} is not complete: taking it down again");
+            if let Err(error) = down::clear(place) {
+                eprintln!("Error: {error:#}");
+            }
+            result
+        }
+    }
+}
+
+fn build(place: &Place, plan: &Plan) -> Result<()> {
+    install(place)?;
+    connect(place)?;
+    for host in HostName::first(plan.hosts) {
+        power::boot(place, host)?;
+        output::print(&format!("{host}: on, {}", host.v4()))?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = unite(place, plan) => result,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        }
+    })
+}
+
+/// Puts the binaries where all hosts see them.
+fn install(place: &Place) -> Result<()> {
+    let (runtime, binaries) = (place.runtime(), place.binaries());
+    for directory in [&runtime, &binaries] {
+        fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    }
+    let this = std::env::current_exe().context("looking for this program")?;
+    let netd = find("netd", &this).ok_or_else(|| {
+        let cause = format!("there is no netd beside {} nor in $PATH", this.display());
+        Refusal::new(Kind::NotFound, cause, "build or install netd, too")
+    })?;
+    copy(&this, &binaries.join("swarmctl"))?;
+    copy(&netd, &binaries.join("netd"))?;
+    find("netd-cni", &this).map_or(Ok(()), |plugin| copy(&plugin, &binaries.join("netd-cni")))
+}
+
+fn find(program: &str, beside: &Path) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = beside.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&path));
+    directories.map(|directory| directory.join(program)).find(|candidate| candidate.is_file())
+}
+
+/// A second name where the file system allows it, a copy elsewhere.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let from = fs::canonicalize(from).with_context(|| format!("looking for {}", from.display()))?;
+    fs::hard_link(&from, to)
+        .or_else(|_| fs::copy(&from, to).map(|_| ()))
+        .with_context(|| format!("copying {} to {}", from.display(), to.display()))
+}
+
+/// Starts the switch and waits until it is there.
+fn connect(place: &Place) -> Result<()> {
+    let path = place.switch_log();
+    let log = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    let mut switch = host::spawn(&place.lab, Part::Switch, &log, Stdio::piped())?;
+    let mut word = vec![0; wire::READY.len()];
+    match switch.stdout.take().map(|mut stdout| stdout.read_exact(&mut word)) {
+        Some(Ok(())) if word == wire::READY => Ok(()),
+        _ => bail!("the switch does not start: {}", fs::read_to_string(&path).unwrap_or_default().trim()),
+    }
+}
+
+async fn unite(place: &Place, plan: &Plan) -> Result<()> {
+    let first = power::daemon(place, HostName::FIRST).await?;
+    let listen = std::net::SocketAddr::from(([0, 0, 0, 0], HostName::FIRST.control().port()));
+    let init = InitRequest { advertise: HostName::FIRST.control(), listen, data_path: None };
+    blame(place, HostName::FIRST, first.init(&init).await)?;
+    output::print(&format!("{}: has made a cluster", HostName::FIRST))?;
+    for (number, host) in (1..).zip(HostName::first(plan.hosts)).skip(1) {
+        let role = if number <= plan.managers { Role::Manager } else { Role::Worker };
+        let token = blame(place, HostName::FIRST, first.token(role).await)?;
+        let (advertise, manager) = (Some(host.control()), HostName::FIRST.control());
+        let join = JoinRequest { token: token.token, manager, advertise, listen, data_path: None };
+        let daemon = power::daemon(place, host).await?;
+        blame(place, host, daemon.join(&join).await)?;
+        output::print(&format!("{host}: has joined as a {role}"))?;
+    }
+    blame(place, HostName::FIRST, ready(&first, usize::from(plan.hosts)).await)
+}
+
+async fn ready(daemon: &Daemon, hosts: usize) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let nodes = daemon.nodes(Query::Nodes).await?;
+        let waiting = |node: &&NodeInfo| node.status != NodeStatus::Ready;
+        let waiting: Vec<_> = nodes.iter().filter(waiting).map(|node| node.hostname.clone()).collect();
+        if waiting.is_empty() && nodes.len() == hosts {
+            return Ok(());
+        }
+        if start.elapsed() > READY_LIMIT {
+            bail!("{} of {hosts} nodes are there, not ready: {}", nodes.len(), waiting.join(", "));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Adds the end of the host's log to an error.
+fn blame<T>(place: &Place, host: HostName, result: Result<T>) -> Result<T> {
+    result.map_err(|error| anyhow::anyhow!("{host}: {error:#}\n{}", roster::tail(place, host)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn managers_are_three_unless_told_otherwise_and_never_more_than_hosts() {
+        assert_eq!(Plan::new(2, None), Ok(Plan { hosts: 2, managers: 2 }));
+        assert_eq!(Plan::new(5, None), Ok(Plan { hosts: 5, managers: 3 }));
+        assert_eq!(Plan::new(5, Some(1)), Ok(Plan { hosts: 5, managers: 1 }));
+        assert!(Plan::new(1, Some(2)).is_err());
+    }
+}

@@ -1,0 +1,279 @@
+//! The wait until a service is as wanted, with a live line of progress.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use model::{Kind, Query, Refusal, RestartCondition, ServiceInfo, TaskId, TaskInfo, TaskState};
+
+use crate::daemon::Daemon;
+
+/// How long a service may take before the command gives up; the service itself goes on.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long it must stay as wanted: a command that fails at once has run for a moment, too.
+const STAY: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(100);
+/// Lines that are not live come at most this often.
+const LINE_PAUSE: Duration = Duration::from_secs(2);
+
+/// Waits until the service runs as wanted. Tasks in `past` had ended before and are not spoken of.
+pub async fn wait(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, watched: bool) -> Result<u8> {
+    let mut line = Line::new(watched);
+    let result = tokio::select! {
+        result = watch(daemon, name, past, &mut line) => result.map(|()| 0),
+        _ = tokio::signal::ctrl_c() => {
+            line.end(&format!("{name} goes on converging; `swarmctl service ps {name}` shows how far it is"));
+            return Ok(0);
+        }
+    };
+    line.close();
+    result
+}
+
+async fn watch(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, line: &mut Line) -> Result<()> {
+    let start = Instant::now();
+    let mut wanted_since = None;
+    loop {
+        let service = one(daemon, name).await?;
+        let mut tasks = daemon.tasks(Query::Tasks(Some(name.to_owned()))).await?;
+        tasks.retain(|task| !past.contains(&task.id));
+        let progress = Progress::of(&service, &tasks);
+        match progress.phase {
+            Phase::Hopeless => return Err(refuse(name, &format!("will not run: {}", progress.text))),
+            Phase::Wanted => {
+                if wanted_since.get_or_insert_with(Instant::now).elapsed() >= STAY {
+                    line.end(&format!("{name}: {}, converged", progress.text));
+                    return Ok(());
+                }
+            }
+            Phase::Underway => wanted_since = None,
+        }
+        if start.elapsed() > LIMIT {
+            return Err(refuse(name, &format!("has not converged within {} s: {}", LIMIT.as_secs(), progress.text)));
+        }
+        line.show(&format!("{name}: {}", progress.text));
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn one(daemon: &Daemon, name: &str) -> Result<ServiceInfo> {
+    let services = daemon.services(Query::Service(name.to_owned())).await?;
+    services.into_iter().next().ok_or_else(|| Refusal::not_found("service", name, "swarmctl service ls").into())
+}
+
+fn refuse(name: &str, what: &str) -> anyhow::Error {
+    let next = format!("`swarmctl service ps {name}` shows each task, `swarmctl service logs {name}` what they wrote");
+    Refusal::new(Kind::Precondition, format!("service {name} {what}"), next).into()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Underway,
+    Wanted,
+    /// A task failed and is not to be started again.
+    Hopeless,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Progress {
+    phase: Phase,
+    text: String,
+}
+
+impl Progress {
+    fn of(service: &ServiceInfo, tasks: &[TaskInfo]) -> Self {
+        let current = current(tasks);
+        let mut others: BTreeMap<TaskState, u32> = BTreeMap::new();
+        for task in current.values().filter(|task| task.state != TaskState::Running) {
+            *others.entry(task.state).or_default() += 1;
+        }
+        let ServiceInfo { running, settled, replicas, .. } = *service;
+        let mut text = format!("{running}/{replicas} running");
+        for (state, count) in &others {
+            text += &format!(", {count} {state}");
+        }
+        let restart = service.task.restart.condition;
+        let complete = others.get(&TaskState::Complete).copied().unwrap_or(0);
+        let done = if restart == RestartCondition::Any { 0 } else { complete };
+        let failed = others.keys().any(|state| matches!(state, TaskState::Failed | TaskState::Rejected));
+        let phase = match () {
+            () if running.saturating_add(done) == replicas && settled.saturating_add(done) >= replicas => Phase::Wanted,
+            () if failed && restart == RestartCondition::None => Phase::Hopeless,
+            () => Phase::Underway,
+        };
+        if running == replicas && settled < replicas {
+            text += &format!(", {settled} known to every node");
+        }
+        if phase != Phase::Wanted
+            && let Some(task) = trouble(tasks)
+        {
+            text += &format!(" ({} {}: {})", task.name, task.state, task.message.replace('\n', " "));
+        }
+        Self { phase, text }
+    }
+}
+
+/// The run of each slot that counts: the one that is to run, else the last.
+fn current(tasks: &[TaskInfo]) -> BTreeMap<u32, &TaskInfo> {
+    let rank = |task: &TaskInfo| (task.desired_state <= TaskState::Running, !task.state.is_terminal(), task.since);
+    let mut current: BTreeMap<u32, &TaskInfo> = BTreeMap::new();
+    for task in tasks {
+        let kept = current.entry(task.slot).or_insert(task);
+        if rank(task) > rank(kept) {
+            *kept = task;
+        }
+    }
+    current
+}
+
+/// The last task that says why it does not run.
+fn trouble(tasks: &[TaskInfo]) -> Option<&TaskInfo> {
+    let troubled = |task: &&TaskInfo| {
+        !task.message.is_empty() && matches!(task.state, TaskState::Pending | TaskState::Failed | TaskState::Rejected)
+    };
+    tasks.iter().filter(troubled).max_by_key(|task| task.since)
+}
+
+/// One line that is written over on a terminal, an occasional line elsewhere. On stderr: stdout carries the id.
+struct Line {
+    live: bool,
+    silent: bool,
+    text: String,
+    last: Option<Instant>,
+}
+
+impl Line {
+    fn new(watched: bool) -> Self {
+        Self { live: std::io::stderr().is_terminal(), silent: !watched, text: String::new(), last: None }
+    }
+
+    fn show(&mut self, text: &str) {
+        let due = self.live || self.last.is_none_or(|last| last.elapsed() >= LINE_PAUSE);
+        if self.silent || text == self.text || !due {
+            return;
+        }
+        self.write(text);
+    }
+
+    /// The last word.
+    fn end(&mut self, text: &str) {
+        if !self.silent {
+            self.write(text);
+        }
+        self.close();
+    }
+
+    /// Leaves the line, so that what follows starts on its own.
+    fn close(&mut self) {
+        if self.live && !self.text.is_empty() {
+            eprintln!();
+        }
+        self.text.clear();
+    }
+
+    fn write(&mut self, text: &str) {
+        if self.live {
+            eprint!("\r\x1b[K{text}");
+        } else {
+            eprintln!("{text}");
+        }
+        // Progress that cannot be shown is no reason to fail.
+        let _ = std::io::stderr().flush();
+        self.text = text.to_owned();
+        self.last = Some(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{EndpointMode, RestartPolicy, Runtime, ServiceId, TaskSpec};
+
+    use super::*;
+
+    fn task_spec(condition: RestartCondition) -> TaskSpec {
+        let runtime = Runtime::Exec { argv: vec!["true".into()], env: BTreeMap::new(), rootfs: None };
+        TaskSpec { runtime, restart: RestartPolicy { condition, ..RestartPolicy::default() }, stop_grace: 10_000 }
+    }
+
+    fn service(replicas: u32, running: u32, settled: u32, condition: RestartCondition) -> ServiceInfo {
+        ServiceInfo {
+            id: ServiceId(1),
+            name: "web".into(),
+            replicas,
+            running,
+            settled,
+            virtual_ips: Vec::new(),
+            networks: Vec::new(),
+            endpoint_mode: EndpointMode::Vip,
+            task: task_spec(condition),
+            labels: BTreeMap::new(),
+            removing: false,
+            created: 0,
+        }
+    }
+
+    fn task(slot: u32, state: TaskState, since: u64, message: &str) -> TaskInfo {
+        TaskInfo {
+            id: TaskId(u64::from(slot) * 1_000 + since),
+            name: format!("web.{slot}"),
+            service: "web".into(),
+            slot,
+            node: "h1".into(),
+            node_id: None,
+            state,
+            desired_state: if state.is_terminal() { TaskState::Shutdown } else { TaskState::Running },
+            addresses: Vec::new(),
+            message: message.into(),
+            exit_code: None,
+            since,
+            spec: task_spec(RestartCondition::Any),
+        }
+    }
+
+    #[test]
+    fn tasks_that_do_not_run_yet_are_counted_by_state() {
+        let tasks = [
+            task(1, TaskState::Running, 1, ""),
+            task(2, TaskState::Preparing, 1, ""),
+            task(3, TaskState::Pending, 1, ""),
+        ];
+        let progress = Progress::of(&service(3, 1, 1, RestartCondition::Any), &tasks);
+        assert_eq!(progress, Progress { phase: Phase::Underway, text: "1/3 running, 1 pending, 1 preparing".into() });
+    }
+
+    #[test]
+    fn a_failing_tasks_reason_is_shown_and_the_slots_new_run_counts() {
+        let tasks = [task(1, TaskState::Failed, 1, "exit code 1"), task(1, TaskState::Ready, 2, "")];
+        let progress = Progress::of(&service(1, 0, 0, RestartCondition::Any), &tasks);
+        assert_eq!(progress.text, "0/1 running, 1 ready (web.1 failed: exit code 1)");
+        assert_eq!(progress.phase, Phase::Underway);
+    }
+
+    #[test]
+    fn running_is_not_enough_until_every_node_knows() {
+        let tasks = [task(1, TaskState::Running, 1, "")];
+        assert_eq!(Progress::of(&service(1, 1, 0, RestartCondition::Any), &tasks).phase, Phase::Underway);
+        assert_eq!(Progress::of(&service(1, 1, 1, RestartCondition::Any), &tasks).phase, Phase::Wanted);
+    }
+
+    #[test]
+    fn scaling_down_waits_until_the_surplus_is_gone() {
+        assert_eq!(Progress::of(&service(1, 3, 3, RestartCondition::Any), &[]).phase, Phase::Underway);
+        assert_eq!(Progress::of(&service(0, 0, 0, RestartCondition::Any), &[]).phase, Phase::Wanted);
+    }
+
+    #[test]
+    fn tasks_that_are_not_started_again_count_when_complete_and_are_hopeless_when_failed() {
+        let (complete, failed) = (task(1, TaskState::Complete, 1, ""), task(1, TaskState::Failed, 1, "exit code 1"));
+        let phase =
+            |condition, task: &TaskInfo| Progress::of(&service(1, 0, 0, condition), std::slice::from_ref(task)).phase;
+        assert_eq!(phase(RestartCondition::None, &complete), Phase::Wanted);
+        assert_eq!(phase(RestartCondition::OnFailure, &complete), Phase::Wanted);
+        assert_eq!(phase(RestartCondition::Any, &complete), Phase::Underway);
+        assert_eq!(phase(RestartCondition::None, &failed), Phase::Hopeless);
+        assert_eq!(phase(RestartCondition::OnFailure, &failed), Phase::Underway);
+    }
+}

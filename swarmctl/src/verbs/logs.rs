@@ -1,0 +1,148 @@
+//! `service logs`: what tasks have written, and what they go on to write, whichever hosts they are on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    time::Duration,
+};
+
+use anyhow::Result;
+use api::proto::{LogLine, LogsRequest};
+use model::{Query, TaskInfo};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::is_not_found;
+use crate::{daemon::Daemon, values::timestamp};
+
+/// How often new tasks of a service are looked for.
+const LOOK: Duration = Duration::from_secs(1);
+const QUEUE: usize = 256;
+
+/// How to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// Goes on as lines are written.
+    pub follow: bool,
+    /// Only the last lines of each task; 0 is all.
+    pub tail: u32,
+    /// Shows when each line was written.
+    pub timestamps: bool,
+}
+
+/// Prints the logs of a service or a task.
+pub async fn logs(daemon: &Daemon, target: &str, reading: Reading) -> Result<u8> {
+    let (query, tasks) = find(daemon, target).await?;
+    let (lines, mut arrived) = mpsc::channel(QUEUE);
+    let mut printer =
+        Printer { prefixed: matches!(query, Query::Tasks(_)), timestamps: reading.timestamps, ..Printer::default() };
+    read(daemon, printer.learn(&tasks), reading, &lines);
+    if !reading.follow {
+        drop(lines);
+        while let Some(line) = arrived.recv().await {
+            printer.print(&line.map_err(|status| daemon.broken(&status))?)?;
+        }
+        return Ok(0);
+    }
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            Some(line) = arrived.recv() => printer.print(&line.map_err(|status| daemon.broken(&status))?)?,
+            _ = look.tick() => match (printer.prefixed, daemon.tasks(query.clone()).await) {
+                (true, Ok(tasks)) => read(daemon, printer.learn(&tasks), Reading { tail: 0, ..reading }, &lines),
+                (_, Err(error)) if is_not_found(&error) => return Ok(0),
+                (_, Err(error)) => return Err(error),
+                (false, Ok(_)) => {}
+            },
+        }
+    }
+}
+
+/// What the target names: a service, else a task.
+async fn find(daemon: &Daemon, target: &str) -> Result<(Query, Vec<TaskInfo>)> {
+    let of_service = Query::Tasks(Some(target.to_owned()));
+    match daemon.services(Query::Service(target.to_owned())).await {
+        Ok(_) => Ok((of_service.clone(), daemon.tasks(of_service).await?)),
+        Err(error) if is_not_found(&error) => {
+            let task = Query::Task(target.to_owned());
+            Ok((task.clone(), daemon.tasks(task).await?))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the logs of these tasks into the queue.
+fn read(daemon: &Daemon, tasks: Vec<String>, reading: Reading, lines: &mpsc::Sender<Result<LogLine, Status>>) {
+    if tasks.is_empty() {
+        return;
+    }
+    let (mut agent, lines) = (daemon.agent(), lines.clone());
+    let request = LogsRequest { tasks, follow: reading.follow, tail: reading.tail };
+    tokio::spawn(async move {
+        let mut stream = match agent.logs(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return drop(lines.send(Err(status)).await),
+        };
+        while let Some(line) = stream.message().await.transpose() {
+            let broken = line.is_err();
+            if lines.send(line).await.is_err() || broken {
+                return;
+            }
+        }
+    });
+}
+
+/// Puts the task's name before each line.
+#[derive(Default)]
+struct Printer {
+    prefixed: bool,
+    timestamps: bool,
+    known: BTreeSet<String>,
+    names: BTreeMap<String, String>,
+}
+
+impl Printer {
+    /// The ids of those tasks that are new.
+    fn learn(&mut self, tasks: &[TaskInfo]) -> Vec<String> {
+        // A task without a node has written nothing yet.
+        let new = tasks.iter().filter(|task| task.node_id.is_some() && self.known.insert(task.id.to_string()));
+        let names = new.map(|task| (task.id.to_string(), format!("{}@{}", task.name, task.node)));
+        let names: BTreeMap<_, _> = names.collect();
+        self.names.extend(names.clone());
+        names.into_keys().collect()
+    }
+
+    fn print(&self, line: &LogLine) -> Result<()> {
+        let text = self.format(line);
+        let written = if line.stderr { std::io::stderr().write_all(&text) } else { std::io::stdout().write_all(&text) };
+        Ok(written?)
+    }
+
+    fn format(&self, line: &LogLine) -> Vec<u8> {
+        let mut text = Vec::new();
+        if self.timestamps {
+            text.extend(timestamp(line.time).bytes().chain([b' ']));
+        }
+        if self.prefixed {
+            let name = self.names.get(&line.task).unwrap_or(&line.task);
+            text.extend(format!("{name} | ").bytes());
+        }
+        text.extend(line.line.strip_suffix(b"\n").unwrap_or(&line.line));
+        text.push(b'\n');
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_whose_it_is_and_when_it_was_written() {
+        let mut printer = Printer { prefixed: true, timestamps: true, ..Printer::default() };
+        printer.names.insert("1".into(), "web.1@h2".into());
+        let line = LogLine { task: "1".into(), time: 0, stderr: false, line: b"hello\n".to_vec() };
+        assert_eq!(printer.format(&line), b"1970-01-01T00:00:00.000Z web.1@h2 | hello\n");
+        assert_eq!(Printer::default().format(&line), b"hello\n");
+    }
+}

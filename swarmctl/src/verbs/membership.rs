@@ -1,0 +1,134 @@
+//! `init`, `join`, `leave`, `token`, and what this host says of itself.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use api::{InitRequest, JoinRequest, LeaveRequest, Standing};
+use model::{Command, Role, TokenInfo};
+
+use super::address;
+use crate::{
+    arguments::{Init, Inside, Join},
+    daemon::Daemon,
+    output::{self, Format, List},
+};
+
+/// Makes a cluster of this host and prints how others join.
+pub async fn init(daemon: &Daemon, init: Init) -> Result<u8> {
+    let advertise = init.advertise_addr.as_deref().map_or_else(address::guess, address::parse)?;
+    let request = InitRequest { advertise, listen: listen(&init, advertise)?, data_path: data_path(&init)? };
+    let standing = daemon.init(&request).await?;
+    let token = daemon.token(Role::Worker).await?;
+    output::print(&format!(
+        "Cluster initialized: this node ({}) is now a manager.\n\n{}\n\n\
+         To add a manager, run 'swarmctl token manager' and follow the instructions.",
+        name(&standing),
+        instruction(&token),
+    ))?;
+    Ok(0)
+}
+
+/// Joins this host to a cluster.
+pub async fn join(daemon: &Daemon, join: Join) -> Result<u8> {
+    let manager = address::parse_manager(&join.manager)?;
+    let advertise = join.host.advertise_addr.as_deref().map(address::parse).transpose()?;
+    let request = JoinRequest {
+        token: join.token,
+        manager,
+        advertise,
+        listen: listen(&join.host, advertise.unwrap_or_else(|| SocketAddr::new(manager.ip(), address::PORT)))?,
+        data_path: data_path(&join.host)?,
+    };
+    let standing = daemon.join(&request).await?;
+    let role = standing.member.map_or(String::new(), |(_, role)| format!(" as a {role}"));
+    output::print(&format!("This node ({}) has joined the cluster{role}.", name(&standing)))?;
+    Ok(0)
+}
+
+/// Takes this host out of its cluster.
+pub async fn leave(daemon: &Daemon, force: bool) -> Result<u8> {
+    daemon.leave(&LeaveRequest { force }).await?;
+    output::print("This node has left the cluster.")?;
+    Ok(0)
+}
+
+/// Prints a role's join command, with a new token where asked.
+pub async fn token(daemon: &Daemon, role: Role, rotate: bool, quiet: bool) -> Result<u8> {
+    if rotate {
+        daemon.propose(Command::RotateToken { role, secret: secret(rand::random()) }).await?;
+    }
+    let token = daemon.token(role).await?;
+    output::print(&if quiet { token.token } else { instruction(&token) })?;
+    Ok(0)
+}
+
+/// Prints where this host stands.
+pub async fn status(daemon: &Daemon, format: Format) -> Result<u8> {
+    let standing = daemon.status().await?;
+    List::of(&[standing])
+        .column("NODE", name)
+        .column("HOSTNAME", |standing| standing.hostname.clone())
+        .column("ROLE", |standing| standing.member.map_or("-".to_owned(), |(_, role)| role.to_string()))
+        .column("VIEW", |standing| standing.generation.to_string())
+        .column("APPLIED", |standing| standing.applied.to_string())
+        .column("VERSION", |standing| standing.version.clone())
+        .column("FAILURES", |standing| standing.failures.join("; "))
+        .print(format)?;
+    Ok(0)
+}
+
+/// Prints the inside of this host's daemon.
+pub async fn debug(daemon: &Daemon, what: Inside) -> Result<u8> {
+    output::print(daemon.debug(what.wire()).await?.trim_end())?;
+    Ok(0)
+}
+
+fn listen(init: &Init, advertise: SocketAddr) -> Result<SocketAddr> {
+    match &init.listen_addr {
+        Some(text) => Ok(address::parse(text)?),
+        None => Ok(address::unspecified(advertise, advertise.port())),
+    }
+}
+
+fn data_path(init: &Init) -> Result<Option<std::net::IpAddr>> {
+    Ok(init.data_path_addr.as_deref().map(address::parse).transpose()?.map(|address| address.ip()))
+}
+
+fn name(standing: &Standing) -> String {
+    standing.member.map_or("-".to_owned(), |(node, _)| node.to_string())
+}
+
+fn instruction(token: &TokenInfo) -> String {
+    let TokenInfo { role, token, address } = token;
+    format!("To add a {role} to this cluster, run this on the host:\n\n    swarmctl join --token {token} {address}")
+}
+
+/// 128 bits as 25 digits of base 36.
+fn secret(mut bits: u128) -> String {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut text = [b'0'; 25];
+    for digit in text.iter_mut().rev() {
+        *digit = DIGITS[(bits % 36) as usize];
+        bits /= 36;
+    }
+    text.iter().map(|&digit| char::from(digit)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_secret_is_25_digits_and_holds_all_bits() {
+        assert_eq!(secret(0), "0".repeat(25));
+        assert_eq!(secret(35), format!("{}z", "0".repeat(24)));
+        assert_eq!(secret(u128::MAX), "f5lxx1zz5pnorynqglhzmsp33");
+    }
+
+    #[test]
+    fn the_printed_join_command_can_be_pasted() {
+        let token =
+            TokenInfo { role: Role::Worker, token: "SWMTKN-1-a-b".into(), address: "192.0.2.1:2377".parse().unwrap() };
+        assert!(instruction(&token).ends_with("    swarmctl join --token SWMTKN-1-a-b 192.0.2.1:2377"));
+    }
+}

@@ -1,0 +1,114 @@
+//! `network …`.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use model::{Command, Kind, NetworkInfo, NetworkSpec, Outcome, Query, Refusal, Subnet, SubnetLease, SubnetSpec};
+
+use super::{collect, each};
+use crate::{
+    arguments::{Listing, NetworkCreate, NetworkVerb, by_key},
+    daemon::Daemon,
+    output::{self, Format, List},
+};
+
+/// Docker's name of the `mtu` option.
+const DOCKER_MTU: &str = "com.docker.network.driver.mtu";
+
+/// `network …`.
+pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
+    match verb {
+        NetworkVerb::Create(create) => self::create(daemon, create).await,
+        NetworkVerb::Ls(listing) => ls(daemon, &listing).await,
+        NetworkVerb::Inspect(inspection) => {
+            let (networks, code) = collect(&inspection.names, |name| daemon.networks(Query::Network(name))).await;
+            print(&networks, inspection.output)?;
+            Ok(code)
+        }
+        NetworkVerb::Rm { networks } => each(&networks, |network| rm(daemon, network)).await,
+    }
+}
+
+async fn create(daemon: &Daemon, create: NetworkCreate) -> Result<u8> {
+    if let Outcome::Network(id) = daemon.propose(Command::CreateNetwork { spec: spec(create)? }).await? {
+        output::print(&id.to_string())?;
+    }
+    Ok(0)
+}
+
+async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
+    let networks = daemon.networks(Query::Networks).await?;
+    if listing.quiet {
+        networks.iter().try_for_each(|network| output::print(&network.id.to_string()))?;
+    } else {
+        print(&networks, listing.output)?;
+    }
+    Ok(0)
+}
+
+async fn rm(daemon: &Daemon, network: String) -> Result<()> {
+    daemon.propose(Command::RemoveNetwork { network: network.clone() }).await?;
+    output::print(&network)
+}
+
+fn print(networks: &[NetworkInfo], format: Format) -> Result<()> {
+    let subnets = |leases: &[SubnetLease]| output::join(&leases.iter().map(|lease| lease.subnet).collect::<Vec<_>>());
+    List::of(networks)
+        .column("ID", |network| network.id.to_string())
+        .column("NAME", |network| network.name.clone())
+        .column("DRIVER", |network| network.driver.to_string())
+        .column("VNI", |network| network.vni.to_string())
+        .column("SUBNETS", |network| subnets(&network.subnets))
+        .print(format)
+}
+
+fn spec(create: NetworkCreate) -> Result<NetworkSpec, Refusal> {
+    let mut options = by_key(create.options);
+    // Docker spells these as driver options.
+    let encrypted = options.remove("encrypted").is_some_and(|value| value != "false");
+    if let Some(mtu) = options.remove(DOCKER_MTU) {
+        options.insert("mtu".to_owned(), mtu);
+    }
+    Ok(NetworkSpec {
+        name: create.name,
+        driver: create.driver,
+        subnets: subnets(create.subnets, create.gateways)?,
+        internal: create.internal,
+        encrypted: create.encrypted || encrypted,
+        attachable: create.attachable,
+        labels: by_key(create.labels),
+        options,
+    })
+}
+
+/// Each gateway goes to the subnet that it lies in.
+fn subnets(prefixes: Vec<Subnet>, gateways: Vec<IpAddr>) -> Result<Vec<SubnetSpec>, Refusal> {
+    let mut specs: Vec<_> = prefixes.into_iter().map(|subnet| SubnetSpec { subnet, gateway: None }).collect();
+    for gateway in gateways {
+        let place = specs.iter_mut().find(|spec| spec.subnet.contains(gateway) && spec.gateway.is_none());
+        let Some(place) = place else {
+            let cause = format!("gateway {gateway} lies in no --subnet that has none yet");
+            return Err(Refusal::new(Kind::Invalid, cause, "give one --gateway per --subnet, inside it"));
+        };
+        place.gateway = Some(gateway);
+    }
+    Ok(specs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_gateway_goes_to_its_subnet_whatever_the_order() {
+        let prefixes = ["10.0.9.0/24", "fd00:9::/64"].map(|text| text.parse().unwrap()).to_vec();
+        let gateways = ["fd00:9::1", "10.0.9.254"].map(|text| text.parse().unwrap()).to_vec();
+        let specs = subnets(prefixes.clone(), gateways).unwrap();
+        assert_eq!(specs[0].gateway, Some("10.0.9.254".parse().unwrap()));
+        assert_eq!(specs[1].gateway, Some("fd00:9::1".parse().unwrap()));
+        for foreign in [&["10.0.8.1"][..], &["10.0.9.1", "10.0.9.2"]] {
+            let gateways = foreign.iter().map(|text| text.parse().unwrap()).collect();
+            assert!(subnets(prefixes.clone(), gateways).is_err(), "{foreign:?}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `node …`.
+
+use anyhow::Result;
+use model::{Availability, Command, Kind, NodeId, NodeInfo, NodeStatus, Query, Refusal};
+
+use super::{collect, each, task};
+use crate::{
+    arguments::{Listing, NodeVerb},
+    daemon::Daemon,
+    output::{self, Format, List},
+};
+
+/// `node …`.
+pub async fn node(daemon: &Daemon, verb: NodeVerb) -> Result<u8> {
+    match verb {
+        NodeVerb::Ls(listing) => ls(daemon, &listing).await,
+        NodeVerb::Inspect { names, output } => {
+            let (nodes, code) = collect(&names, |name| daemon.nodes(Query::Node(name))).await;
+            print(daemon, &nodes, output).await?;
+            Ok(code)
+        }
+        NodeVerb::Ps { node, listing } => ps(daemon, node, &listing).await,
+        NodeVerb::Update { availability, node } => update(daemon, node, availability).await,
+        NodeVerb::Rm { force, nodes } => each(&nodes, |node| rm(daemon, node, force)).await,
+    }
+}
+
+async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
+    let nodes = daemon.nodes(Query::Nodes).await?;
+    if listing.quiet {
+        nodes.iter().try_for_each(|node| output::print(&node.id.to_string()))?;
+    } else {
+        print(daemon, &nodes, listing.output).await?;
+    }
+    Ok(0)
+}
+
+async fn print(daemon: &Daemon, nodes: &[NodeInfo], format: Format) -> Result<()> {
+    let this = match format {
+        Format::Table => daemon.status().await?.member.map(|(node, _)| node),
+        Format::Json => None,
+    };
+    List::of(nodes)
+        .column("ID", |node| mark(node.id, this))
+        .column("HOSTNAME", |node| node.hostname.clone())
+        .column("STATUS", |node| node.status.to_string())
+        .column("AVAILABILITY", |node| node.availability.to_string())
+        .column("ROLE", |node| if node.leader { format!("{} (leader)", node.role) } else { node.role.to_string() })
+        .column("ADDRESS", |node| node.address.to_string())
+        .print(format)
+}
+
+fn mark(node: NodeId, this: Option<NodeId>) -> String {
+    if this == Some(node) { format!("{node} *") } else { node.to_string() }
+}
+
+async fn ps(daemon: &Daemon, node: String, listing: &Listing) -> Result<u8> {
+    let node = one(daemon, node).await?.id;
+    let mut tasks = daemon.tasks(Query::Tasks(None)).await?;
+    tasks.retain(|task| task.node_id == Some(node));
+    task::print(&tasks, listing)?;
+    Ok(0)
+}
+
+/// The daemon resolves `self` in questions only, so names become ids here.
+async fn update(daemon: &Daemon, node: String, availability: Availability) -> Result<u8> {
+    let NodeInfo { id, hostname, .. } = one(daemon, node).await?;
+    daemon.propose(Command::SetAvailability { node: id.to_string(), availability }).await?;
+    output::print(&hostname)?;
+    Ok(0)
+}
+
+async fn rm(daemon: &Daemon, name: String, force: bool) -> Result<()> {
+    let node = one(daemon, name.clone()).await?;
+    if node.status == NodeStatus::Ready && !force {
+        let cause = format!("node {} is alive: removing it would cut it off with its tasks running", node.hostname);
+        return Err(Refusal::new(Kind::Precondition, cause, "run `swarmctl leave` on it first, or give --force").into());
+    }
+    daemon.propose(Command::RemoveNode { node: node.id }).await?;
+    output::print(&name)
+}
+
+async fn one(daemon: &Daemon, name: String) -> Result<NodeInfo> {
+    let nodes = daemon.nodes(Query::Node(name.clone())).await?;
+    nodes.into_iter().next().ok_or_else(|| Refusal::not_found("node", &name, "swarmctl node ls").into())
+}

@@ -1,0 +1,156 @@
+//! `service …`.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::Result;
+use model::{
+    Command, Kind, Outcome, Query, Refusal, RestartPolicy, Runtime, ServiceInfo, ServiceSpec, TaskId, TaskInfo,
+    TaskSpec,
+};
+
+use super::{collect, convergence, each, is_not_found, logs, task};
+use crate::{
+    arguments::{Listing, ServiceCreate, ServiceVerb, by_key},
+    daemon::Daemon,
+    output::{self, Format, List},
+    values::Scale,
+};
+
+/// How long the tasks of a removed service may take to stop, before `rm` returns with the reason.
+const REMOVE_LIMIT: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// `service …`.
+pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
+    match verb {
+        ServiceVerb::Create(create) => self::create(daemon, create).await,
+        ServiceVerb::Ls(listing) => ls(daemon, &listing).await,
+        ServiceVerb::Ps { services, listing } => {
+            let (tasks, code) = collect(&services, |name| daemon.tasks(Query::Tasks(Some(name)))).await;
+            task::print(&tasks, &listing)?;
+            Ok(code)
+        }
+        ServiceVerb::Inspect(inspection) => {
+            let (services, code) = collect(&inspection.names, |name| daemon.services(Query::Service(name))).await;
+            print(&services, inspection.output)?;
+            Ok(code)
+        }
+        ServiceVerb::Scale { scales, detach } => scale(daemon, scales, detach).await,
+        ServiceVerb::Rm { services, detach } => each(&services, |name| rm(daemon, name, detach)).await,
+        ServiceVerb::Logs { follow, tail, timestamps, target } => {
+            logs::logs(daemon, &target, logs::Reading { follow, tail, timestamps }).await
+        }
+    }
+}
+
+async fn create(daemon: &Daemon, create: ServiceCreate) -> Result<u8> {
+    let (name, watched) = (create.name.clone(), !create.detach && !create.quiet);
+    let detach = create.detach;
+    if let Outcome::Service(id) = daemon.propose(Command::CreateService { spec: spec(create) }).await? {
+        output::print(&id.to_string())?;
+    }
+    if detach { Ok(0) } else { convergence::wait(daemon, &name, &BTreeSet::new(), watched).await }
+}
+
+async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
+    let services = daemon.services(Query::Services).await?;
+    if listing.quiet {
+        services.iter().try_for_each(|service| output::print(&service.id.to_string()))?;
+    } else {
+        print(&services, listing.output)?;
+    }
+    Ok(0)
+}
+
+/// All are scaled first, then watched, so that they converge together.
+async fn scale(daemon: &Daemon, scales: Vec<Scale>, detach: bool) -> Result<u8> {
+    let (mut code, mut begun) = (0, Vec::new());
+    for Scale { service, replicas } in scales {
+        match scale_one(daemon, &service, replicas).await {
+            Ok(past) => begun.push((service, past)),
+            Err(error) => {
+                eprintln!("Error: {error}");
+                code = 1;
+            }
+        }
+    }
+    for (service, past) in begun.into_iter().filter(|_| !detach) {
+        code = code.max(convergence::wait(daemon, &service, &past, true).await.unwrap_or_else(|error| {
+            eprintln!("Error: {error}");
+            1
+        }));
+    }
+    Ok(code)
+}
+
+/// Scales and returns the tasks that had already ended before: their errors are not news.
+async fn scale_one(daemon: &Daemon, service: &str, replicas: u32) -> Result<BTreeSet<TaskId>> {
+    let ended = |task: &TaskInfo| task.state.is_terminal().then_some(task.id);
+    let past = daemon.tasks(Query::Tasks(Some(service.to_owned()))).await?.iter().filter_map(ended).collect();
+    daemon.propose(Command::ScaleService { service: service.to_owned(), replicas }).await?;
+    output::print(&format!("{service} scaled to {replicas}"))?;
+    Ok(past)
+}
+
+async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
+    // By id: another service may take the name as soon as it is free.
+    let found = daemon.services(Query::Service(name.clone())).await?;
+    daemon.propose(Command::RemoveService { service: name.clone() }).await?;
+    if !detach {
+        for service in found {
+            wait_until_gone(daemon, &service.id.to_string(), &name).await?;
+        }
+    }
+    output::print(&name)
+}
+
+async fn wait_until_gone(daemon: &Daemon, id: &str, name: &str) -> Result<()> {
+    let poll = async {
+        loop {
+            match daemon.services(Query::Service(id.to_owned())).await {
+                Ok(_) => tokio::time::sleep(PAUSE).await,
+                Err(error) if is_not_found(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    tokio::time::timeout(REMOVE_LIMIT, poll).await.unwrap_or_else(|_| {
+        let cause = format!("service {name} is being removed, but has tasks left after {} s", REMOVE_LIMIT.as_secs());
+        Err(Refusal::new(Kind::Precondition, cause, format!("`swarmctl service ps {name}` shows what still runs"))
+            .into())
+    })
+}
+
+fn print(services: &[ServiceInfo], format: Format) -> Result<()> {
+    List::of(services)
+        .column("ID", |service| service.id.to_string())
+        .column("NAME", |service| service.name.clone())
+        .column("REPLICAS", replicas)
+        .column("NETWORKS", |service| service.networks.join(","))
+        .column("VIRTUAL IPS", |service| output::join(&service.virtual_ips))
+        .print(format)
+}
+
+fn replicas(service: &ServiceInfo) -> String {
+    let ServiceInfo { running, replicas, removing, .. } = service;
+    if *removing { format!("{running}/0 removing") } else { format!("{running}/{replicas}") }
+}
+
+fn spec(create: ServiceCreate) -> ServiceSpec {
+    ServiceSpec {
+        name: create.name,
+        replicas: create.replicas,
+        networks: create.networks,
+        endpoint_mode: create.endpoint_mode,
+        task: TaskSpec {
+            runtime: Runtime::Exec { argv: create.argv, env: by_key(create.env), rootfs: create.rootfs },
+            restart: RestartPolicy {
+                condition: create.restart_condition,
+                delay: create.restart_delay.0,
+                max_attempts: create.restart_max_attempts,
+            },
+            stop_grace: create.stop_grace_period.0,
+        },
+        labels: by_key(create.labels),
+    }
+}

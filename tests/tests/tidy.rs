@@ -1,0 +1,368 @@
+//! The architecture invariants and the layout rules, as tests: each fails with its reason and the places that break it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Who may import whom of our crates: only downward, never sideways. A new arrow is a design change.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("ipam", &["model"]),
+    ("dns", &["model"]),
+    ("ipvs", &["model"]),
+    ("api", &["model"]),
+    ("cluster", &["model", "api"]),
+    ("orchestrator", &["model", "ipam"]),
+    ("netd", &["model", "api", "ipam", "dns", "ipvs", "cluster", "orchestrator"]),
+    ("cni-plugin", &["model", "api"]),
+    ("swarmctl", &["model", "api"]),
+    ("tests", &["model", "api", "ipam", "dns", "ipvs", "cluster", "orchestrator", "netd", "cni-plugin", "swarmctl"]),
+];
+
+/// Crates without I/O, clock and chance, and all that they may depend on.
+const PURE: &[&str] = &["model", "ipam", "orchestrator"];
+const PURE_DEPENDENCIES: &[&str] = &["model", "ipam", "ipnetwork", "serde", "serde_json", "sha2", "thiserror"];
+
+/// What a pure crate does not mention: files, sockets, clocks, processes, threads, and maps whose order is chance.
+const IMPURE: &str = "
+    fs:: env:: process:: thread:: io::stdin TcpStream TcpListener UdpSocket UnixStream UnixListener
+    UnixDatagram ToSocketAddrs Instant SystemTime HashMap HashSet RandomState println! eprintln!
+";
+
+/// What `cluster` does not mention: it knows Raft, bytes and commands, never networks or services.
+const ORCHESTRATION: &str = "
+    NetworkSpec NetworkId NetworkConfig NetworkInfo SubnetSpec SubnetLease Subnet Vni ServiceSpec ServiceId
+    ServiceInfo VirtualServiceConfig EndpointMode TaskSpec TaskId TaskInfo TaskConfig Attachment EndpointId
+    EndpointConfig NameConfig
+";
+
+/// Crates of others (by prefix) that belong to one part of the system.
+const RESERVED: &[(&str, &[&str])] = &[
+    ("openraft", &["cluster"]),
+    ("redb", &["cluster"]),
+    ("hickory-", &["dns"]),
+    ("netlink-", &["netd", "ipvs"]),
+    ("rtnetlink", &["netd", "swarmctl"]),
+];
+
+/// Where a netlink socket may be opened: in one file below each of these.
+const NETLINK: &[&str] = &["netd/src/dataplane/kernel", "netd/src/dataplane/namespace", "ipvs/src", "swarmctl/src/lab"];
+
+/// Files that lift the ban on `unsafe`, each audited, with the reason at its top.
+const UNSAFE: &[&str] = &[];
+
+/// File names that say nothing.
+const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc", "manager"];
+
+#[test]
+fn crates_import_only_what_lies_below_them() {
+    let levels: BTreeMap<_, _> = IMPORTS.iter().copied().collect();
+    let ours: BTreeSet<&str> = IMPORTS.iter().map(|(name, _)| *name).collect();
+    let mut broken = Vec::new();
+    for manifest in manifests() {
+        let Some(allowed) = levels.get(manifest.package.as_str()) else {
+            broken.push(format!("{}: no level is known for this crate", manifest.path));
+            continue;
+        };
+        let arrows = manifest.dependencies.iter().filter(|dependency| ours.contains(dependency.name.as_str()));
+        let upward = arrows.filter(|dependency| !allowed.contains(&dependency.name.as_str()));
+        broken.extend(upward.map(|dependency| format!("{}: {}", manifest.path, dependency.line)));
+    }
+    assert_none("a crate imports only crates of lower levels (ARCHITECTURE.md)", broken);
+}
+
+#[test]
+fn pure_crates_depend_on_nothing_that_does_io() {
+    let mut broken = Vec::new();
+    for manifest in manifests().iter().filter(|manifest| PURE.contains(&manifest.package.as_str())) {
+        let shipped = manifest.dependencies.iter().filter(|dependency| dependency.section != "dev-dependencies");
+        let foreign = shipped.filter(|dependency| !PURE_DEPENDENCIES.contains(&dependency.name.as_str()));
+        broken.extend(foreign.map(|dependency| format!("{}: {}", manifest.path, dependency.line)));
+    }
+    assert_none("model, ipam and orchestrator give the same result everywhere: no runtime, sockets, chance", broken);
+}
+
+#[test]
+fn pure_crates_touch_no_file_socket_clock_or_chance() {
+    let pure = |source: &Source| PURE.contains(&source.package());
+    assert_none("a pure crate takes time and chance as arguments and leaves I/O to others", mentions(pure, IMPURE));
+}
+
+#[test]
+fn the_cluster_knows_commands_and_bytes_only() {
+    let cluster = |source: &Source| source.package() == "cluster";
+    assert_none("cluster knows Raft, bytes and commands, never networks or services", mentions(cluster, ORCHESTRATION));
+}
+
+#[test]
+fn each_protocol_stack_belongs_to_one_part() {
+    let mut broken = Vec::new();
+    for manifest in manifests().iter().filter(|manifest| manifest.package != "tests") {
+        let elsewhere = manifest.dependencies.iter().filter(|dependency| {
+            let reserved = RESERVED.iter().filter(|(prefix, _)| dependency.name.starts_with(prefix));
+            reserved.into_iter().any(|(_, owners)| !owners.contains(&manifest.package.as_str()))
+        });
+        broken.extend(elsewhere.map(|dependency| format!("{}: {}", manifest.path, dependency.line)));
+    }
+    assert_none("Raft is cluster's, DNS is dns's, netlink is netd's and ipvs's (and the lab's)", broken);
+}
+
+#[test]
+fn netlink_sockets_are_opened_in_one_module_of_each_owner() {
+    let opening: Vec<Source> =
+        sources().into_iter().filter(|source| source.is_shipped() && opens_netlink(source)).collect();
+    let place = |source: &Source| NETLINK.iter().find(|place| source.path.starts_with(*place));
+    let mut broken: Vec<String> =
+        opening.iter().filter(|source| place(source).is_none()).map(|source| source.path.clone()).collect();
+    for owner in NETLINK {
+        let files: Vec<&str> = opening.iter().filter(|s| place(s) == Some(owner)).map(|s| s.path.as_str()).collect();
+        if files.len() > 1 {
+            broken.push(format!("more than one file below {owner}: {}", files.join(", ")));
+        }
+    }
+    assert_none("the kernel is reached through one module of each owner, so that plans stay values", broken);
+}
+
+#[test]
+fn every_source_says_at_its_top_what_lives_there() {
+    let silent = sources().into_iter().filter(|source| {
+        let head = source.text.lines().next().and_then(|line| line.strip_prefix("//! "));
+        head.is_none_or(|head| head.trim() == "placeholder")
+    });
+    assert_none("the first line of a file is `//! ` and what lives in it", silent.map(|source| source.path).collect());
+}
+
+#[test]
+fn versions_and_lints_live_in_the_workspace_manifest_only() {
+    let mut broken = Vec::new();
+    for manifest in manifests() {
+        let own = manifest.dependencies.iter().filter(|dependency| !dependency.is_inherited());
+        broken.extend(own.map(|dependency| format!("{}: {}", manifest.path, dependency.line)));
+        for inherited in ["version.workspace = true", "edition.workspace = true", "[lints]\nworkspace = true"] {
+            if !manifest.text.contains(inherited) {
+                broken.push(format!("{}: lacks {inherited:?}", manifest.path));
+            }
+        }
+    }
+    assert_none("`NAME.workspace = true`: one version of each crate, one set of lints", broken);
+}
+
+#[test]
+fn unsafe_code_is_in_audited_files_only() {
+    let with_unsafe: BTreeSet<String> = sources()
+        .into_iter()
+        .filter(|source| source.code().any(|(_, line)| word(&line, "unsafe") || word(&line, "unsafe_code")))
+        .map(|source| source.path)
+        .collect();
+    let audited: BTreeSet<String> = UNSAFE.iter().map(|&path| path.to_owned()).collect();
+    let broken = with_unsafe.symmetric_difference(&audited).cloned().collect();
+    assert_none(
+        "unsafe code is denied; UNSAFE in this file lists the audited exceptions, and no more than those",
+        broken,
+    );
+}
+
+#[test]
+fn file_names_say_what_is_inside() {
+    let empty = |path: &str| {
+        let parts = Path::new(path).with_extension("");
+        parts.iter().any(|part| part.to_str().is_some_and(|part| EMPTY_NAMES.contains(&part)))
+    };
+    let named: Vec<String> = sources().into_iter().map(|source| source.path).filter(|path| empty(path)).collect();
+    assert_none("a file is called after what it holds", named);
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // Put together here, so that this file does not hold them.
+    let macros = ["todo", "unimplemented"].map(|word| format!("{word}!"));
+    let notes = [["TO", "DO"], ["FIX", "ME"]].map(|halves| halves.concat());
+    let mut broken = Vec::new();
+    for file in texts() {
+        let is_code = !file.path.ends_with(".md");
+        for (number, line) in (1..).zip(file.text.lines()) {
+            let lower = line.to_lowercase();
+            let left =
+                macros.iter().any(|word| lower.contains(word)) || is_code && notes.iter().any(|note| word(line, note));
+            if left {
+                broken.push(format!("{}:{number}: {}", file.path, line.trim()));
+            }
+        }
+    }
+    assert_none("what is there works; what is missing is an issue", broken);
+}
+
+#[test]
+fn no_test_is_switched_off() {
+    let lines = sources().into_iter().flat_map(|source| source.lines(|line| line.contains("#[ignore")));
+    assert_none("a test that does not run proves nothing: mend or delete it", lines.collect());
+}
+
+#[test]
+fn comments_and_strings_are_no_code() {
+    let lines = ["a(\"fs::\\\"x\") // fs::", "/// fs::", "let url = \"http://x\"; fs::read()"];
+    assert_eq!(lines.map(code), ["a() ", "", "let url = ; fs::read()"]);
+    assert!(word("std::fs::read", "fs::") && !word("nfs::read", "fs::") && !word("InstantRun", "Instant"));
+}
+
+fn assert_none(rule: &str, broken: Vec<String>) {
+    assert!(broken.is_empty(), "\n{rule}; broken by\n  {}\n", broken.join("\n  "));
+}
+
+/// The shipped code of some crates where it mentions one of these words, which white space separates.
+fn mentions(of: impl Fn(&Source) -> bool, words: &str) -> Vec<String> {
+    let shipped = sources().into_iter().filter(|source| source.is_shipped() && of(source));
+    let places =
+        shipped.flat_map(|source| source.lines(|line| words.split_whitespace().any(|token| word(line, token))));
+    places.collect()
+}
+
+fn opens_netlink(source: &Source) -> bool {
+    let knows_sockets = source.text.contains("netlink_sys") || source.text.contains("nix::sys::socket");
+    source.code().any(|(_, line)| {
+        let opens_raw = line.contains("Socket::new(") || line.contains("AddressFamily::Netlink");
+        line.contains("new_connection") || line.contains("new_multicast_connection") || knows_sockets && opens_raw
+    })
+}
+
+/// Whether `token` stands in `line` and is not part of a longer identifier.
+fn word(line: &str, token: &str) -> bool {
+    let part = |character: Option<char>| character.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    line.match_indices(token).any(|(start, _)| {
+        let (before, after) = (line[..start].chars().next_back(), line[start + token.len()..].chars().next());
+        !(part(before) || part(token.chars().next_back()) && part(after))
+    })
+}
+
+/// A text file of the repository, its path relative to the root.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The folder of the crate that it belongs to, which is the crate's name.
+    fn package(&self) -> &str {
+        self.path.split('/').next().unwrap_or_default()
+    }
+
+    /// Whether it is part of a library or binary that users get, not of a test.
+    fn is_shipped(&self) -> bool {
+        let mut parts = self.path.split('/').skip(1);
+        let is_source = parts.next() == Some("src") && self.package() != "tests";
+        is_source && !parts.any(|part| part == "tests" || part == "tests.rs")
+    }
+
+    /// Numbered lines without comments and the insides of strings, up to the tests at the end of the file.
+    fn code(&self) -> impl Iterator<Item = (usize, String)> {
+        let tests = self.text.find("#[cfg(test)]\nmod tests {").unwrap_or(self.text.len());
+        (1..).zip(self.text[..tests].lines().map(code))
+    }
+
+    /// Where its code matches, for people.
+    fn lines(&self, matches: impl Fn(&str) -> bool) -> Vec<String> {
+        let found = self.code().filter(|(_, line)| matches(line));
+        found.map(|(number, line)| format!("{}:{number}: {}", self.path, line.trim())).collect()
+    }
+}
+
+/// The line up to a `//`, without what its strings hold.
+fn code(line: &str) -> String {
+    let mut outside = String::new();
+    for (index, part) in line.replace("\\\"", "").split('"').enumerate() {
+        if index % 2 == 1 {
+            continue;
+        }
+        match part.split_once("//") {
+            Some((code, _comment)) => return outside + code,
+            None => outside.push_str(part),
+        }
+    }
+    outside
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+fn sources() -> Vec<Source> {
+    texts().into_iter().filter(|source| source.path.ends_with(".rs")).collect()
+}
+
+/// Every text file of the repository, by path.
+fn texts() -> Vec<Source> {
+    let root = root();
+    let mut paths = Vec::new();
+    walk(&root, &mut paths);
+    paths.sort();
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).ok()?;
+        Some(Source { path: path.strip_prefix(&root).ok()?.to_str()?.to_owned(), text })
+    };
+    paths.into_iter().filter_map(read).collect()
+}
+
+fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let (path, name) = (entry.path(), entry.file_name());
+        if !entry.file_type().unwrap().is_dir() {
+            found.push(path);
+        } else if name != "target" && name != ".git" {
+            walk(&path, found);
+        }
+    }
+}
+
+/// The manifest of one of our crates.
+struct Manifest {
+    path: String,
+    package: String,
+    text: String,
+    dependencies: Vec<Dependency>,
+}
+
+struct Dependency {
+    section: String,
+    name: String,
+    line: String,
+}
+
+impl Dependency {
+    fn is_inherited(&self) -> bool {
+        let own = ["version", "path", "git"].iter().any(|key| word(&self.line, key));
+        self.line.contains("workspace = true") && !own
+    }
+}
+
+fn manifests() -> Vec<Manifest> {
+    let files = texts().into_iter().filter(|file| file.path.ends_with("/Cargo.toml"));
+    files
+        .map(|Source { path, text }| {
+            let package = path.split('/').next().unwrap_or_default().to_owned();
+            Manifest { dependencies: dependencies(&text), path, package, text }
+        })
+        .collect()
+}
+
+/// One per line, as this workspace writes them; `[dependencies.NAME]` counts as a line of its own.
+fn dependencies(manifest: &str) -> Vec<Dependency> {
+    let mut section = String::new();
+    let mut found = Vec::new();
+    for line in manifest.lines().map(str::trim) {
+        if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = header.to_owned();
+            if let Some((parent, name)) = header.rsplit_once("dependencies.") {
+                let section = format!("{parent}dependencies");
+                found.push(Dependency { section, name: name.to_owned(), line: line.to_owned() });
+            }
+        } else if section.ends_with("dependencies") && !line.starts_with('#') && line.contains('=') {
+            let name = line.split(['.', '=', ' ']).next().unwrap_or_default().to_owned();
+            found.push(Dependency { section: section.clone(), name, line: line.to_owned() });
+        }
+    }
+    found
+}

@@ -45,7 +45,11 @@ fn stranger() -> Refusal {
 }
 
 fn unwritable(error: &io::Error) -> Refusal {
-    Refusal::new(Kind::Unavailable, format!("the daemon's directory cannot be written: {error}"), "free space or mend the disk")
+    Refusal::new(
+        Kind::Unavailable,
+        format!("the daemon's directory cannot be written: {error}"),
+        "free space or mend the disk",
+    )
 }
 
 type Reply = Result<Response<Json>, Status>;

@@ -1,6 +1,6 @@
 //! `netd`: the daemon of every host, the stages of its tasks, and `netd whoami`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use netd::{agent, daemon, whoami};
@@ -51,7 +51,12 @@ fn main() -> ExitCode {
 
 fn serve(options: daemon::Options) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NETD_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn,hickory_server=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter =
+        filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn,hickory_server=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(daemon::run(options))
 }

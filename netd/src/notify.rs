@@ -2,7 +2,11 @@
 
 use std::{
     env, io,
-    os::{linux::net::SocketAddrExt, unix::ffi::OsStrExt, unix::net::{SocketAddr, UnixDatagram}},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::ffi::OsStrExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
 };
 
 /// Says `READY=1` where systemd asked to be told; does nothing elsewhere.

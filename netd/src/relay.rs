@@ -49,9 +49,10 @@ impl Relay {
     /// The task of this name or id. A running one of this host is found without asking any manager.
     async fn locate(&self, name: &str) -> Result<(TaskId, Place), Refusal> {
         let config = self.daemon.desired.borrow().clone();
-        let here = config.tasks.iter().find(|(id, task)| {
-            task.desired == TaskState::Running && (task.name() == name || id.to_string() == name)
-        });
+        let here = config
+            .tasks
+            .iter()
+            .find(|(id, task)| task.desired == TaskState::Running && (task.name() == name || id.to_string() == name));
         if let Some((&id, _)) = here {
             return Ok((id, Place::Here));
         }
@@ -78,12 +79,18 @@ impl Relay {
         let address: SocketAddr = match known {
             Some(address) => address,
             None => {
-                let Answer::Nodes(nodes) = member.query(Query::Node(node.to_string())).await? else { return Err(odd("node")) };
+                let Answer::Nodes(nodes) = member.query(Query::Node(node.to_string())).await? else {
+                    return Err(odd("node"));
+                };
                 nodes.first().ok_or_else(|| odd("node"))?.address
             }
         };
         let channel = member.channel(address, Some(node)).await.map_err(|error| {
-            Refusal::new(Kind::Unavailable, format!("the task's host does not answer: {error}"), "`swarmctl node ls` shows how it stands")
+            Refusal::new(
+                Kind::Unavailable,
+                format!("the task's host does not answer: {error}"),
+                "`swarmctl node ls` shows how it stands",
+            )
         })?;
         Ok(AgentClient::new(channel))
     }
@@ -101,7 +108,9 @@ impl Relay {
         };
         let node = match place {
             Place::Here => {
-                return Ok(Box::pin(agent::exec(&directory, agent::PROGRAM.as_ref(), task, start, input).await.map(Ok)));
+                return Ok(Box::pin(
+                    agent::exec(&directory, agent::PROGRAM.as_ref(), task, start, input).await.map(Ok),
+                ));
             }
             Place::There(node) => node,
         };
@@ -159,11 +168,19 @@ fn relay<T>(message: T) -> Request<T> {
 }
 
 fn odd(what: &str) -> Refusal {
-    Refusal::new(Kind::Unavailable, format!("a manager's answer about a {what} makes no sense"), "run the same version of netd everywhere")
+    Refusal::new(
+        Kind::Unavailable,
+        format!("a manager's answer about a {what} makes no sense"),
+        "run the same version of netd everywhere",
+    )
 }
 
 fn lost(status: &Status) -> Refusal {
-    Refusal::new(Kind::Unavailable, format!("the task's host refused: {}", status.message()), "try again; `swarmctl node ls` shows how it stands")
+    Refusal::new(
+        Kind::Unavailable,
+        format!("the task's host refused: {}", status.message()),
+        "try again; `swarmctl node ls` shows how it stands",
+    )
 }
 
 #[tonic::async_trait]

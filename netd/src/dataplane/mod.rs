@@ -6,13 +6,14 @@ pub mod desired;
 mod kernel;
 pub mod namespace;
 pub mod plan;
+pub mod rules;
 pub mod state;
 mod sysctl;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-use std::{collections::BTreeSet, fmt, fmt::Write, io, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeSet, fmt, io, sync::Arc, thread, time::Duration};
 
 use model::{
     NodeConfig, TaskId,
@@ -24,6 +25,7 @@ use tracing::{info, warn};
 use desired::Desired;
 use kernel::{Kernel, KernelError};
 use plan::{Observed, Op, plan};
+use rules::{Pending, Rules};
 use state::Place;
 
 /// A settled kernel is looked at this often: some changes (sysctls, namespaces) come without notice.
@@ -35,6 +37,10 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(2);
 /// How often one pass applies: deleting an address, say, takes routes along that must come back.
 const ROUNDS: usize = 3;
+
+/// Why a change that was made without complaint is still missing.
+const UNDONE: &str =
+    "the kernel took it, yet does not show it; next: find out what undoes it, by `ip monitor` or `nft monitor`";
 
 /// What could not be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +80,7 @@ pub struct Dataplane {
 struct Inside {
     observed: Observed,
     plan: Vec<Op>,
+    rules: Vec<Pending>,
 }
 
 impl Dataplane {
@@ -84,11 +91,10 @@ impl Dataplane {
 
     /// What the next pass would change, one operation per line; empty when settled.
     pub fn plan(&self) -> String {
-        self.inside.borrow().plan.iter().fold(String::new(), |mut text, op| {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{op}");
-            text
-        })
+        let inside = self.inside.borrow();
+        let ops = inside.plan.iter().map(ToString::to_string);
+        let rules = inside.rules.iter().flat_map(Pending::lines);
+        ops.chain(rules).fold(String::new(), |text, line| text + &line + "\n")
     }
 }
 
@@ -111,10 +117,11 @@ struct Outlet {
 
 async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, outlet: Outlet) {
     let Some(mut kernel) = open(&mut desired, &outlet).await else { return };
+    let mut rules = Rules::default();
     let mut config = desired.borrow_and_update().clone();
     let mut retry = RETRY_FIRST;
     loop {
-        let status = pass(&mut kernel, &config, &outlet);
+        let status = pass(&mut kernel, &mut rules, &config, &outlet);
         let pause = if status.settled { PERIOD } else { retry };
         retry = if status.settled { RETRY_FIRST } else { (retry * 2).min(RETRY_LAST) };
         publish(&outlet, status);
@@ -127,6 +134,7 @@ async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, outlet: Outlet) {
                 retry = RETRY_FIRST;
             }
             () = kernel.changed() => sleep(DEBOUNCE).await,
+            () = rules.changed() => sleep(DEBOUNCE).await,
             () = sleep(pause) => {}
         }
     }
@@ -155,8 +163,8 @@ fn newer(applied: Arc<NodeConfig>, offered: Arc<NodeConfig>) -> Arc<NodeConfig> 
     offered
 }
 
-fn pass(kernel: &mut Kernel, config: &NodeConfig, outlet: &Outlet) -> Status {
-    match reconcile(kernel, config) {
+fn pass(kernel: &mut Kernel, rules: &mut Rules, config: &NodeConfig, outlet: &Outlet) -> Status {
+    match reconcile(kernel, rules, config) {
         Ok((status, inside)) => {
             outlet.inside.send_replace(Arc::new(inside));
             status
@@ -185,8 +193,28 @@ fn unreadable(generation: u64, error: &KernelError) -> Status {
     Status { generation, settled: false, failures: vec![failure], ready: BTreeSet::new() }
 }
 
-/// One pass: repeats until the kernel holds what is asked for, or something fails.
-fn reconcile(kernel: &mut Kernel, config: &NodeConfig) -> Result<(Status, Inside), KernelError> {
+/// One pass: links, addresses and routes first, then the rules of the namespaces that there are.
+fn reconcile(kernel: &mut Kernel, rules: &mut Rules, config: &NodeConfig) -> Result<(Status, Inside), KernelError> {
+    rules.forget_the_gone();
+    let (desired, observed, plan, failures) = reconcile_links(kernel, config)?;
+    let (pending, refused) = rules.settle(&rules::wanted(config));
+    let mut status = judge(config.generation, &desired, &plan, failures);
+    status.settled &= refused.is_empty();
+    status.failures.extend(refused);
+    let unruled = |task: &TaskId| {
+        desired.tasks[task]
+            .iter()
+            .any(|(network, _)| pending.iter().any(|rules| rules.place == Place::Inside(Namespace::Network(*network))))
+    };
+    status.ready.retain(|task| !unruled(task));
+    Ok((status, Inside { observed, plan, rules: pending }))
+}
+
+/// Repeats until the kernel holds what is asked for, or something fails.
+fn reconcile_links(
+    kernel: &mut Kernel,
+    config: &NodeConfig,
+) -> Result<(Desired, Observed, Vec<Op>, Vec<Failure>), KernelError> {
     let mut failures = Vec::new();
     let mut rounds = 0;
     loop {
@@ -196,8 +224,7 @@ fn reconcile(kernel: &mut Kernel, config: &NodeConfig) -> Result<(Status, Inside
         let observed = kernel.observe(&desired)?;
         let plan = plan(&desired, &observed);
         if plan.is_empty() || rounds == ROUNDS || !failures.is_empty() {
-            let status = judge(config.generation, &desired, &plan, failures);
-            return Ok((status, Inside { observed, plan }));
+            return Ok((desired, observed, plan, failures));
         }
         info!(generation = config.generation, operations = plan.len(), first = %plan[0], "changing the kernel");
         failures = kernel.apply(&plan);
@@ -209,8 +236,8 @@ fn judge(generation: u64, desired: &Desired, plan: &[Op], mut failures: Vec<Fail
     if plan.is_empty() {
         failures.clear();
     } else if failures.is_empty() {
-        let reason = "the kernel took it, yet does not show it; next: find out what undoes it, by `ip monitor`";
-        failures.extend(plan.iter().map(|op| Failure { object: op.to_string(), reason: reason.to_owned() }));
+        let undone = |op: &Op| Failure { object: op.to_string(), reason: UNDONE.to_owned() };
+        failures.extend(plan.iter().map(undone));
     }
     failures.extend(desired.failures.iter().cloned());
     let ready = desired.tasks.keys().copied().filter(|&task| is_ready(task, desired, plan)).collect();

@@ -1,0 +1,184 @@
+//! The nftables plane: in every network's namespace the virtual services and the guard against spoofed sources, on the
+//! host the masquerading of what leaves. Its sockets are those of crate `ipvs`, one set per namespace.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use futures::future::select_all;
+use ipvs::{
+    Balancer, Nftables, Table, guard,
+    nft::{self, Change, Family, Monitor, NftError, Ruleset, Socket},
+};
+use model::{
+    NodeConfig,
+    names::{self, Namespace},
+};
+use tracing::info;
+
+use super::{
+    Failure, UNDONE,
+    namespace::{self, Identity},
+    state::Place,
+};
+
+/// What the rules of one namespace should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The table `netd`; `None`: there should be none.
+    pub ruleset: Option<Ruleset>,
+    /// The virtual services; `None` where none are balanced.
+    pub services: Option<Table>,
+}
+
+/// What is left to change in one namespace.
+#[derive(Debug)]
+pub struct Pending {
+    /// The namespace.
+    pub place: Place,
+    ruleset: Option<Change>,
+    services: Vec<ipvs::Op>,
+}
+
+impl Pending {
+    /// One line per change, for people.
+    pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        let steps = self.ruleset.iter().flat_map(|change| change.steps.iter().map(ToString::to_string));
+        let ops = self.services.iter().map(ToString::to_string);
+        steps.chain(ops).map(|line| format!("{}: nftables: {line}", self.place))
+    }
+}
+
+/// The rules that a configuration asks for, by namespace. Pure.
+pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
+    let leaving = config.networks.values().filter(|network| !network.internal);
+    let subnets: Vec<_> = leaving.flat_map(|network| network.subnets.iter().map(|lease| lease.subnet)).collect();
+    let masquerade = (!subnets.is_empty()).then(|| guard::masquerade(&subnets));
+    let host = (Place::Host, Wanted { ruleset: masquerade, services: None });
+    let networks = config.networks.keys().map(|&network| {
+        let services = Some(Table::of(config, network));
+        (Place::Inside(Namespace::Network(network)), Wanted { ruleset: Some(guard::guard()), services })
+    });
+    std::iter::once(host).chain(networks).collect()
+}
+
+/// The rules in the kernel, seen from one host.
+#[derive(Default)]
+pub struct Rules {
+    tables: BTreeMap<Place, Tables>,
+}
+
+/// The sockets of one namespace.
+struct Tables {
+    identity: Identity,
+    socket: Socket,
+    balancer: Nftables,
+    monitor: Monitor,
+}
+
+impl Rules {
+    /// Makes the kernel hold these rules, each namespace's in one batch per table; goes on after failures. Returns what
+    /// is left to change, and why.
+    pub fn settle(&mut self, wanted: &BTreeMap<Place, Wanted>) -> (Vec<Pending>, Vec<Failure>) {
+        let (pending, unread) = self.plan(wanted);
+        let Some(first) = pending.iter().flat_map(Pending::lines).next() else { return (pending, unread) };
+        info!(namespaces = pending.len(), first, "changing the rules");
+        let mut failures: Vec<_> = pending.iter().filter_map(|change| self.apply(change).err()).collect();
+        let (left, unread) = self.plan(wanted);
+        if failures.is_empty() {
+            failures.extend(left.iter().map(|change| failure(change.place, UNDONE.to_owned())));
+        }
+        failures.extend(unread);
+        (left, failures)
+    }
+
+    fn plan(&mut self, wanted: &BTreeMap<Place, Wanted>) -> (Vec<Pending>, Vec<Failure>) {
+        let (mut pending, mut failures) = (Vec::new(), Vec::new());
+        for (&place, wanted) in wanted {
+            match self.compare(place, wanted) {
+                Ok(change) => pending.extend(change),
+                Err(reason) => failures.push(failure(place, reason)),
+            }
+        }
+        (pending, failures)
+    }
+
+    fn apply(&mut self, change: &Pending) -> Result<(), Failure> {
+        match self.tables.get_mut(&change.place) {
+            Some(tables) => tables.apply(change).map_err(|reason| failure(change.place, reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes the sockets of namespaces that are gone: an open socket would keep a namespace and its tunnel alive.
+    pub fn forget_the_gone(&mut self) {
+        let present = namespace::list().unwrap_or_default();
+        self.tables.retain(|place, tables| match place {
+            Place::Host => true,
+            Place::Inside(namespace) => present.get(namespace) == Some(&tables.identity),
+        });
+    }
+
+    /// Completes when a rule has changed since the last call. Cancel-safe.
+    pub async fn changed(&mut self) {
+        let monitors = self.tables.values_mut().map(|tables| {
+            Box::pin(async {
+                // A monitor that fails leaves the period to find changes.
+                if tables.monitor.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            })
+        });
+        let monitors: Vec<_> = monitors.collect();
+        if monitors.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        select_all(monitors).await;
+    }
+
+    fn compare(&mut self, place: Place, wanted: &Wanted) -> Result<Option<Pending>, String> {
+        let tables = match self.tables.entry(place) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Tables::open(place)?),
+        };
+        tables.compare(place, wanted)
+    }
+}
+
+fn failure(place: Place, reason: String) -> Failure {
+    Failure { object: format!("nftables of {place}"), reason }
+}
+
+impl Tables {
+    fn open(place: Place) -> Result<Self, String> {
+        let open = || -> Result<_, NftError> { Ok((Socket::open()?, Nftables::open()?, Monitor::open()?)) };
+        let (opened, identity) = match place {
+            Place::Host => (open(), 0),
+            Place::Inside(inside) => {
+                let (file, identity) = namespace::open(inside).map_err(|error| format!("cannot enter it: {error}"))?;
+                (namespace::within_file(&file, open).map_err(|error| format!("cannot enter it: {error}"))?, identity)
+            }
+        };
+        let (socket, balancer, monitor) = opened.map_err(|error| error.to_string())?;
+        Ok(Self { identity, socket, balancer, monitor })
+    }
+
+    fn compare(&mut self, place: Place, wanted: &Wanted) -> Result<Option<Pending>, String> {
+        let observed = nft::observe(&mut self.socket, Family::Inet, names::TABLE).map_err(|error| error.to_string())?;
+        let ruleset = nft::difference(wanted.ruleset.as_ref(), observed.as_ref());
+        let services = match &wanted.services {
+            Some(table) => ipvs::diff(table, &self.balancer.observe().map_err(|error| error.to_string())?),
+            None => Vec::new(),
+        };
+        let settled = ruleset.is_none() && services.is_empty();
+        Ok((!settled).then_some(Pending { place, ruleset, services }))
+    }
+
+    fn apply(&mut self, change: &Pending) -> Result<(), String> {
+        if let Some(ruleset) = &change.ruleset {
+            nft::apply(&mut self.socket, ruleset).map_err(|error| error.to_string())?;
+        }
+        if !change.services.is_empty() {
+            self.balancer.apply(&change.services).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}

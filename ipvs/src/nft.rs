@@ -1,5 +1,5 @@
 //! nftables by netlink, declaratively: a [`Ruleset`] says what one table holds, [`observe`] reads one back,
-//! [`difference`] (pure) finds the smallest change between two, [`apply`] makes it in one atomic batch.
+//! [`difference()`] (pure) finds the smallest change between two, [`apply`] makes it in one atomic batch.
 
 mod attribute;
 mod code;

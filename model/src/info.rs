@@ -1,6 +1,9 @@
 //! Questions people ask of the cluster and the answers' shape: the JSON that `-o json` prints. Keys are kept stable.
 
-use std::{collections::BTreeMap, net::{IpAddr, SocketAddr}};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 

@@ -23,8 +23,8 @@ pub use mac::Mac;
 pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
 pub use node::{Authority, Availability, Node, NodeStatus, Role};
 pub use node_config::{
-    EndpointConfig, NameConfig, NetworkConfig, NodeConfig, PeerConfig, TaskConfig, VirtualServiceConfig,
-    ViewDelta, ViewError,
+    EndpointConfig, NameConfig, NetworkConfig, NodeConfig, PeerConfig, TaskConfig, ViewDelta, ViewError,
+    VirtualServiceConfig,
 };
 pub use refusal::{Kind, Refusal};
 pub use service::{EndpointMode, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec};

@@ -147,12 +147,15 @@ mod tests {
             assert_eq!(Namespace::parse(other), None, "{other}");
         }
         assert!(is_host_link(uplink_link(Vni::LAST).as_str()) && is_host_link(vxlan_link(Vni::FIRST).as_str()));
-        assert!(!["flannel.1", "cni0", "docker0", "nu-", "vx-00000g", "nu-0010000"].iter().any(|name| is_host_link(name)));
+        assert!(
+            !["flannel.1", "cni0", "docker0", "nu-", "vx-00000g", "nu-0010000"].iter().any(|name| is_host_link(name))
+        );
     }
 
     #[test]
     fn every_link_name_of_ours_is_valid_to_the_kernel() {
-        let links = [vxlan_link(Vni::LAST), uplink_link(Vni::LAST), endpoint_link(EndpointId(u64::MAX)), sandbox_link(99)];
+        let links =
+            [vxlan_link(Vni::LAST), uplink_link(Vni::LAST), endpoint_link(EndpointId(u64::MAX)), sandbox_link(99)];
         for link in links {
             assert_eq!(LinkName::parse(link.as_str()), Some(link));
         }

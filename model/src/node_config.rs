@@ -8,9 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{
-    EndpointId, Mac, NetworkId, NodeId, Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
-};
+use crate::{EndpointId, Mac, NetworkId, NodeId, Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni};
 
 /// All that one host must look like. A function of the replicated state and the host's identity, nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]

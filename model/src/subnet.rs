@@ -93,7 +93,11 @@ impl FromStr for Subnet {
         let address: IpAddr = address.parse().map_err(|_| malformed())?;
         let prefix: u8 = prefix.parse().map_err(|_| malformed())?;
         let meant = Self::around(address, prefix).ok_or_else(malformed)?;
-        if meant.network() == address { Ok(meant) } else { Err(SubnetError::HostBits { given: text.to_owned(), meant }) }
+        if meant.network() == address {
+            Ok(meant)
+        } else {
+            Err(SubnetError::HostBits { given: text.to_owned(), meant })
+        }
     }
 }
 

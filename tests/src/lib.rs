@@ -149,7 +149,11 @@ impl Lab {
     pub fn tour(hosts: u32) -> Self {
         let lab = Self::up(hosts);
         lab.ctl("h1", "network create --driver overlay --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net").ok();
-        lab.ctl("h1", "service create --name web --replicas 3 --network my-net --runtime exec -- netd whoami --port 80").ok();
+        lab.ctl(
+            "h1",
+            "service create --name web --replicas 3 --network my-net --runtime exec -- netd whoami --port 80",
+        )
+        .ok();
         lab.ctl("h1", "service create --name shell --network my-net --runtime exec -- sleep infinity").ok();
         lab
     }

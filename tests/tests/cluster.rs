@@ -53,7 +53,8 @@ fn a_dead_host_is_replaced_and_comes_back_as_a_member() {
         let tasks = [lab.running("h1", "web"), lab.running("h1", "shell")].concat();
         holds(tasks.len() == 4 && tasks.iter().all(|task| task["node"] != "h3"), tasks)
     });
-    let calls = || lab.inside("h1", "shell.1", &["curl", "-sS", "-m", "2", "-H", "Connection: close", "http://web/[1-60]"]);
+    let calls =
+        || lab.inside("h1", "shell.1", &["curl", "-sS", "-m", "2", "-H", "Connection: close", "http://web/[1-60]"]);
     let text = eventually("web is answered without errors", || {
         let said = calls();
         if said.code == 0 && field(&said.out, "task").len() == 60 { Ok(said.out) } else { Err(format!("{said:?}")) }

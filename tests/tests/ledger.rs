@@ -12,7 +12,8 @@ fn refusals_name_the_cause_and_leave_nothing_behind() {
     for (line, causes) in [
         ("network create --subnet 10.0.0.0/16 wide", ["10.0.9.0/24", "my-net"]),
         ("network create my-net", ["my-net", "my-net"]),
-        ("network create --subnet 10.1.0.0/24 --gateway 10.2.0.1 odd", ["10.2.0.1", "10.1.0.0/24"]),
+        ("network create --subnet 10.1.0.0/24 --gateway 10.2.0.1 odd", ["10.2.0.1", "--subnet"]),
+        ("network create --subnet 10.1.0.0/24 --gateway 10.1.0.255 odd", ["10.1.0.255", "10.1.0.0/24"]),
         ("network create --encrypted secret", ["encrypt", "secret"]),
         ("network create --opt colour=red odd", ["colour", "mtu"]),
     ] {

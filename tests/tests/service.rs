@@ -120,7 +120,8 @@ fn nothing_is_left_of_what_was_removed() {
 fn a_task_that_ends_is_started_again_with_its_address() {
     let lab = Lab::up(1);
     lab.ctl("h1", "network create --subnet 10.0.9.0/24 my-net").ok();
-    lab.ctl("h1", "service create --name nap --replicas 2 --network my-net --restart-delay 100ms -- sleep infinity").ok();
+    lab.ctl("h1", "service create --name nap --replicas 2 --network my-net --restart-delay 100ms -- sleep infinity")
+        .ok();
     let victim = lab.running("h1", "nap").into_iter().find(|task| task["slot"] == 2).unwrap();
     lab.inside("h1", "nap.2", &["pkill", "-9", "-x", "sleep"]).ok();
     let again = eventually("the slot runs again", || {
@@ -137,7 +138,8 @@ fn a_task_that_ends_is_started_again_with_its_address() {
 fn logs_environment_and_exit_codes_reach_the_user_from_any_host() {
     let lab = Lab::up(2);
     let script = "echo hello $GREETING from $NETD_TASK; echo trouble >&2; sleep infinity";
-    let create = ["swarmctl", "service", "create", "--name", "talk", "--replicas", "2", "--env", "GREETING=world", "--"];
+    let create =
+        ["swarmctl", "service", "create", "--name", "talk", "--replicas", "2", "--env", "GREETING=world", "--"];
     lab.exec("h1", &[&create[..], &["sh", "-c", script]].concat()).ok();
     eventually("both tasks have spoken", || {
         let logs = lab.ctl("h2", "service logs talk");

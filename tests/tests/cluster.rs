@@ -46,6 +46,22 @@ fn wrong_and_stale_tokens_are_refused_with_the_reason_on_both_sides() {
 }
 
 #[test]
+fn the_printed_join_command_makes_a_cluster_of_separate_hosts() {
+    let lab = Lab::up(2);
+    for host in ["h2", "h1"] {
+        lab.ctl(host, "leave --force").ok();
+    }
+    assert!(lab.ctl("h1", "node ls").refused().contains("swarmctl init"));
+    lab.ctl("h1", "init --advertise-addr 192.168.100.11").ok();
+    let printed = lab.ctl("h1", "token manager").ok();
+    let join = printed.lines().find_map(|line| line.trim().strip_prefix("swarmctl ")).expect("a join command");
+    assert!(join.starts_with("join --token SWMTKN-1-") && join.ends_with(" 192.168.100.11:2377"), "{join}");
+    lab.ctl("h2", join).ok();
+    all_ready(&lab, "h2", 2);
+    assert_eq!(node(&lab, "h1", |node| node["hostname"] == "h2")["role"], "manager");
+}
+
+#[test]
 fn a_dead_host_is_replaced_and_comes_back_as_a_member() {
     let lab = Lab::tour(3);
     run(lab.verb("kill").arg("h3")).ok();

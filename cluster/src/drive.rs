@@ -7,6 +7,7 @@ use std::{
 
 use futures::{StreamExt, stream};
 use model::{Command, Kind, NodeId, NodeStatus, RequestId, StateMachine};
+use openraft::error::Fatal;
 use tokio::time::{sleep, timeout};
 
 use crate::raft::{Consensus, Retry, confirmed, now};
@@ -24,13 +25,19 @@ const IN_FLIGHT: usize = 64;
 
 /// Runs for as long as the manager does; acts only while it leads.
 pub async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
+    // One receiver for good: a fresh one would call what it already shows a change, and never let this rest.
+    let mut metrics = consensus.raft.metrics();
     loop {
         if consensus.leads() {
             lead(&consensus).await;
         }
-        let mut metrics = consensus.raft.metrics();
         let woken = timeout(STEP_INTERVAL, metrics.changed()).await;
-        if matches!(woken, Ok(Err(_))) {
+        let failed = metrics.borrow_and_update().running_state.as_ref().err().cloned();
+        if let Some(Fatal::StorageError(error)) = &failed {
+            let next = "mend the disk or free space, then restart netd";
+            tracing::error!(%error, next, "this manager cannot write its log and votes no more; the rest of netd goes on");
+        }
+        if failed.is_some() || matches!(woken, Ok(Err(_))) {
             return;
         }
     }

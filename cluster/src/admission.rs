@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
-use model::{
-    Availability, Command, Kind, Node, NodeId, NodeStatus, Outcome, Refusal, RequestId, Response, Role, StateMachine,
-};
+use model::{Availability, Command, Kind, Node, NodeId, NodeStatus, Refusal, RequestId, Response, Role, StateMachine};
 use openraft::{BasicNode, ChangeMembers};
 use tokio::time::{sleep, timeout};
 
@@ -192,9 +190,4 @@ fn no_majority(node: NodeId, alive: usize, rest: usize) -> Refusal {
 
 fn retry(error: impl std::fmt::Display) -> Retry {
     Retry(error.to_string())
-}
-
-/// The answer of a command that made nothing.
-pub fn done(response: Response) -> Result<(), Refusal> {
-    response.map(|_: Outcome| ())
 }

@@ -48,9 +48,8 @@ impl<S, N: Clone> Clone for Gate<S, N> {
 impl<S, N> Service<http::Request<Body>> for Gate<S, N>
 where
     S: StateMachine,
-    N: Service<http::Request<Body>, Response = http::Response<Body>>,
-    N::Future: Send + 'static,
-    N::Error: Send + 'static,
+    N: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
+    N::Future: Send,
 {
     type Response = http::Response<Body>;
     type Error = N::Error;
@@ -61,23 +60,28 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let caller = request.extensions().get::<Caller>().copied();
-        let path = request.uri().path();
-        match admit(&self.member, caller, path) {
-            Ok(identity) => {
-                identity.map(|identity| request.extensions_mut().insert(identity));
-                Box::pin(self.inner.call(request))
+        // The one that has said it is ready takes the request.
+        let clone = self.inner.clone();
+        let (member, mut inner) = (self.member.clone(), std::mem::replace(&mut self.inner, clone));
+        Box::pin(async move {
+            let caller = request.extensions().get::<Caller>().copied();
+            let path = request.uri().path();
+            match admit(&member, caller, path).await {
+                Ok(identity) => {
+                    identity.map(|identity| request.extensions_mut().insert(identity));
+                    inner.call(request).await
+                }
+                Err(status) => {
+                    let peer = caller.map(|caller| display(caller.address));
+                    tracing::warn!(peer, path, reason = status.message(), "a request was refused");
+                    Ok(status.into_http())
+                }
             }
-            Err(status) => {
-                let peer = caller.map(|caller| display(caller.address));
-                tracing::warn!(peer, path, reason = status.message(), "a request was refused");
-                Box::pin(std::future::ready(Ok(status.into_http())))
-            }
-        }
+        })
     }
 }
 
-fn admit<S: StateMachine>(
+async fn admit<S: StateMachine>(
     member: &Member<S>,
     caller: Option<Caller>,
     path: &str,
@@ -91,7 +95,7 @@ fn admit<S: StateMachine>(
         let refuse = || Status::permission_denied(format!("node {} is no manager: Raft is not for it", identity.node));
         return if identity.role == Role::Manager { Ok(Some(identity)) } else { Err(refuse()) };
     }
-    if !member.knows(identity.node) {
+    if !member.knows(identity.node).await {
         let node = identity.node;
         let cause = format!("node {node} is not, or no longer, part of this cluster; it has to join again");
         return Err(Status::permission_denied(cause));

@@ -375,10 +375,14 @@ impl<S: StateMachine> Member<S> {
         self.inner.links.channel(Target { address, node: Some(node) })
     }
 
-    /// Whether a certificate's node is still a member, as far as this one can tell.
-    pub(crate) fn knows(&self, node: NodeId) -> bool {
-        let known = |state: &S| state.nodes().is_empty() || state.nodes().contains_key(&node);
-        self.inner.consensus.as_ref().is_none_or(|consensus| consensus.machine.read(known))
+    /// Whether a certificate's node is still a member, as far as this one can tell: a manager looks into its log, a
+    /// worker into its view, and asks the cluster about those that it shares no network with.
+    pub(crate) async fn knows(&self, node: NodeId) -> bool {
+        if let Some(consensus) = self.consensus() {
+            return consensus.machine.read(|state| state.nodes().is_empty() || state.nodes().contains_key(&node));
+        }
+        let found = |answer| matches!(answer, Ok(Answer::Nodes(nodes)) if nodes.iter().any(|found| found.id == node));
+        self.current_view().peers.contains_key(&node) || found(self.query(Query::Node(node.to_string())).await)
     }
 
     pub(crate) fn own_place(&self) -> Option<(NodeId, SocketAddr)> {

@@ -13,15 +13,13 @@ use api::{
     },
 };
 use futures::{Stream, StreamExt};
-use model::{Answer, Command, Kind, NodeId, Query, Refusal, RequestId, Role, StateMachine};
+use model::{Answer, Kind, NodeId, Query, Refusal, Role, StateMachine};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 use tracing::field::display;
 
 use crate::{
-    JoinCall, Leadership, Member, PeerIdentity,
-    admission::done,
-    dispatcher,
+    JoinCall, Leadership, Member, PeerIdentity, dispatcher,
     link::MESSAGE_LIMIT,
     raft::{Consensus, Retry, Seat},
     server::Caller,
@@ -133,14 +131,6 @@ impl<S: StateMachine> Membership for Door<S> {
         }
         self.leader()?.enlist(node).await.map_err(again)?;
         reply(&Ok::<(), Refusal>(()))
-    }
-
-    async fn leave(&self, request: Request<Json>) -> Reply {
-        let from = identity(&request)?;
-        let node: NodeId = decode(request.get_ref())?;
-        let command = Command::RemoveNode { node };
-        let response = self.leader()?.take(from, RequestId(rand::random()), command).await.map_err(again)?;
-        reply(&done(response))
     }
 
     async fn leader(&self, _: Request<Json>) -> Reply {

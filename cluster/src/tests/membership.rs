@@ -1,7 +1,7 @@
 //! Who gets in, who leads, and that requests are carried out once whatever dies.
 
 use api::Proposal;
-use model::{Answer, Command, Kind, Query, RequestId, Role};
+use model::{Answer, Command, Kind, NodeId, Query, RequestId, Role};
 use tonic::Code;
 
 use super::*;
@@ -185,17 +185,30 @@ async fn the_last_manager_leaves_only_by_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_node_is_refused_with_the_reason() {
+async fn a_removed_node_is_refused_with_the_reason_by_managers_and_workers() {
     let mut lab = Lab::new(1).await;
-    let worker = lab.join(Role::Worker).await;
-    let command = Command::RemoveNode { node: worker.node() };
-    is_done(lab.at(0).propose(Proposal { request: RequestId(1), command }).await);
-    let channel = worker.channel(address(lab.at(0)), None).await.unwrap();
-    let mut client = api::proto::membership_client::MembershipClient::new(channel);
-    let status = client.leader(api::proto::Json::default()).await.unwrap_err();
-    assert_eq!(status.code(), Code::PermissionDenied);
-    assert!(status.message().contains("no longer"), "{status}");
+    let (removed, worker) = (lab.join(Role::Worker).await, lab.join(Role::Worker).await);
+    let node = removed.node();
+    let view = worker.view();
+    eventually("the worker knows the other", || view.borrow().peers.contains_key(&node)).await;
+    assert!(!worker.knows(NodeId(7)).await, "a stranger that the cluster does not know either");
+    assert_eq!(refused_by(&removed, lab.at(0)).await, None);
+    assert_eq!(refused_by(&removed, &worker).await, Some(Code::Unavailable), "workers lead nothing");
+    is_done(lab.at(0).propose(Proposal { request: RequestId(1), command: Command::RemoveNode { node } }).await);
+    eventually("the worker hears of it", || !view.borrow().peers.contains_key(&node)).await;
+    for member in [lab.at(0), &worker] {
+        assert_eq!(refused_by(&removed, member).await, Some(Code::PermissionDenied));
+    }
     lab.end().await;
+}
+
+/// How a member answers another one's question, if not with an answer.
+async fn refused_by(from: &Node, to: &Node) -> Option<Code> {
+    let channel = from.channel(address(to), None).await.unwrap();
+    let mut client = api::proto::membership_client::MembershipClient::new(channel);
+    let status = client.leader(api::proto::Json::default()).await.err()?;
+    assert!(status.code() != Code::PermissionDenied || status.message().contains("no longer"), "{status}");
+    Some(status.code())
 }
 
 #[tokio::test(flavor = "multi_thread")]

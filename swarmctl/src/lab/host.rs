@@ -2,13 +2,14 @@
 
 use std::{
     fs::{self, File},
-    os::unix::process::CommandExt,
+    io::{Read, Write},
+    os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use model::{Kind, Refusal};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -33,6 +34,8 @@ const BINARIES: &str = "/usr/local/bin";
 const STATE: &str = "/var/lib/netd";
 /// Variables of the caller that netd gets to see.
 const PASSED_ON: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
+/// The word of a part that is ready.
+const READY: &[u8] = b"ready\n";
 /// As systemd's RestartSec.
 const RESTART_DELAY: Duration = Duration::from_millis(200);
 
@@ -45,6 +48,23 @@ pub fn spawn(lab: &LabName, part: Part, log: &File, stdout: Stdio) -> Result<std
     command.env_clear().env("PATH", PATH).envs(passed_on).current_dir("/");
     command.stdin(Stdio::null()).stdout(stdout).stderr(log.try_clone().context("opening a lab's log")?);
     command.spawn().with_context(|| format!("starting {part:?} of lab {lab}"))
+}
+
+/// Starts a part that stays, and waits for its word. Before that it may not be found: the kernel sets a process's command
+/// line some time after it has let go of the one that started it.
+pub fn spawn_ready(lab: &LabName, part: Part, log: &File) -> Result<()> {
+    let mut stdout = spawn(lab, part, log, Stdio::piped())?.stdout.context("there is no pipe for its word")?;
+    let mut word = vec![0; READY.len()];
+    match stdout.read_exact(&mut word) {
+        Ok(()) if word == READY => Ok(()),
+        _ => bail!("{part:?} of lab {lab} does not start"),
+    }
+}
+
+/// Tells that this part is there.
+pub fn tell_ready() -> Result<()> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(READY).and_then(|()| stdout.flush()).context("telling that it is ready")
 }
 
 /// Builds a host around its first process, and leaves it to itself.
@@ -74,7 +94,7 @@ pub fn boot(lab: &LabName, host: HostName) -> Result<u8> {
     // Last, because a process that has done this can start no threads.
     unshare(CloneFlags::CLONE_NEWPID).context("making the host's PID namespace")?;
     let log = File::options().append(true).open("/proc/self/fd/2").context("opening the host's log")?;
-    spawn(lab, Part::Host(host), &log, Stdio::inherit())?;
+    spawn_ready(lab, Part::Host(host), &log)?;
     Ok(0)
 }
 
@@ -83,8 +103,10 @@ pub fn host() -> Result<u8> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).context("mounting /proc")?;
     chdir("/").context("changing to /")?;
+    tell_ready()?;
     loop {
-        match Command::new(format!("{BINARIES}/netd")).stdin(Stdio::null()).spawn() {
+        let log = std::io::stderr().as_fd().try_clone_to_owned().context("opening the host's log")?;
+        match Command::new(format!("{BINARIES}/netd")).stdin(Stdio::null()).stdout(log).spawn() {
             Ok(netd) => {
                 fs::write(Path::new("/").join(NETD_PID), netd.id().to_string()).context("writing netd's process id")?;
                 let end = wait_for(Pid::from_raw(netd.id().cast_signed()))?;

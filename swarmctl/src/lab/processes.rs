@@ -63,7 +63,7 @@ impl Process {
 
 /// Every lab's processes.
 pub fn all() -> Result<Vec<Process>> {
-    let depth = depth("self").context("reading /proc/self/status")?;
+    let depth = namespaced_pids("self").context("reading /proc/self/status")?.len();
     let listing = fs::read_dir("/proc").context("reading /proc")?;
     let pids = listing.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     Ok(pids.filter_map(|pid| recognise(pid, depth)).collect())
@@ -98,12 +98,17 @@ pub fn end(processes: &[Process]) -> Result<()> {
 }
 
 /// A lab's process has the exact command line that the lab gives it, and lies as deep in PID namespaces as it should:
-/// those of a lab inside a lab's host, or inside a container, lie deeper and are another one's.
+/// those of a lab inside a lab's host, or inside a container, lie deeper and are another one's. A child of a host's first
+/// process has its command line, too, until it has loaded its own program.
 fn recognise(pid: i32, depth: usize) -> Option<Process> {
     let (lab, part) = parse(&fs::read(format!("/proc/{pid}/cmdline")).ok()?)?;
-    let expected = if matches!(part, Part::Host(_)) { depth + 1 } else { depth };
     let (_, started) = stat(pid)?;
-    (self::depth(&pid.to_string())? == expected).then_some(Process { pid, lab, part, started })
+    let pids = namespaced_pids(&pid.to_string())?;
+    let fits = match part {
+        Part::Host(_) => pids.len() == depth + 1 && pids.last() == Some(&1),
+        Part::Boot(_) | Part::Switch => pids.len() == depth,
+    };
+    fits.then_some(Process { pid, lab, part, started })
 }
 
 fn parse(command_line: &[u8]) -> Option<(LabName, Part)> {
@@ -130,11 +135,6 @@ pub fn command_line(lab: &LabName, part: Part) -> Vec<String> {
         Part::Boot(host) => with_host("lab-boot", host),
         Part::Host(host) => with_host("lab-host", host),
     }
-}
-
-/// In how many PID namespaces a process is seen.
-fn depth(pid: &str) -> Option<usize> {
-    Some(namespaced_pids(pid)?.len())
 }
 
 /// A process's ids, from our PID namespace down to its own.

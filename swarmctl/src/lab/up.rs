@@ -2,13 +2,11 @@
 
 use std::{
     fs::{self, File},
-    io::Read,
     path::{Path, PathBuf},
-    process::Stdio,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use api::{InitRequest, JoinRequest};
 use model::{Kind, NodeInfo, NodeStatus, Query, Refusal, Role};
 
@@ -17,7 +15,7 @@ use super::{
     place::Place,
     power,
     processes::{self, Part},
-    roster, wire,
+    roster,
 };
 use crate::{daemon::Daemon, output};
 
@@ -121,12 +119,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 fn connect(place: &Place) -> Result<()> {
     let path = place.switch_log();
     let log = File::create(&path).with_context(|| format!("making {}", path.display()))?;
-    let mut switch = host::spawn(&place.lab, Part::Switch, &log, Stdio::piped())?;
-    let mut word = vec![0; wire::READY.len()];
-    match switch.stdout.take().map(|mut stdout| stdout.read_exact(&mut word)) {
-        Some(Ok(())) if word == wire::READY => Ok(()),
-        _ => bail!("the switch does not start: {}", fs::read_to_string(&path).unwrap_or_default().trim()),
-    }
+    host::spawn_ready(&place.lab, Part::Switch, &log)
+        .map_err(|error| anyhow!("{error:#}: {}", fs::read_to_string(&path).unwrap_or_default().trim()))
 }
 
 async fn unite(place: &Place, plan: &Plan) -> Result<()> {
@@ -165,7 +159,7 @@ async fn ready(daemon: &Daemon, hosts: usize) -> Result<()> {
 
 /// Adds the end of the host's log to an error.
 fn blame<T>(place: &Place, host: HostName, result: Result<T>) -> Result<T> {
-    result.map_err(|error| anyhow::anyhow!("{host}: {error:#}\n{}", roster::tail(place, host)))
+    result.map_err(|error| anyhow!("{host}: {error:#}\n{}", roster::tail(place, host)))
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    io::Write,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
 };
@@ -22,12 +21,10 @@ use rtnetlink::{
 };
 use tokio::runtime::Builder;
 
-use super::HostName;
+use super::{HostName, host::tell_ready};
 
 const BRIDGE: &str = "br0";
 const CABLE: &str = "eth0";
-/// What the switch's process says once the switch is there.
-pub const READY: &[u8] = b"ready\n";
 
 /// The switch's process: holds the namespace until it is killed.
 pub fn switch() -> Result<u8> {
@@ -36,8 +33,7 @@ pub fn switch() -> Result<u8> {
     inside(&current()?, |links| async move {
         links.link().add(LinkBridge::new(BRIDGE).up().build()).execute().await.context("making the bridge")
     })?;
-    std::io::stdout().write_all(READY).context("telling that the switch is ready")?;
-    std::io::stdout().flush()?;
+    tell_ready()?;
     loop {
         pause();
     }

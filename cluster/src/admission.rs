@@ -14,6 +14,8 @@ use crate::{
 
 /// How long a new manager may take to catch up with the log.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest command that a member may propose.
+const COMMAND_BYTES: usize = 128 << 10;
 /// How long a leader listens for the managers before it says that they are no majority, and how often it looks.
 const HEARING_TIMEOUT: Duration = Duration::from_secs(3);
 const HEARING_PAUSE: Duration = Duration::from_millis(50);
@@ -67,7 +69,7 @@ impl<S: StateMachine> Consensus<S> {
 
     /// Carries out what a member proposes.
     pub async fn take(&self, from: PeerIdentity, request: RequestId, command: Command) -> Result<Response, Retry> {
-        if let Some(refusal) = forbidden(from, &command) {
+        if let Some(refusal) = forbidden(from, &command).or_else(|| too_large(&command)) {
             return Ok(Err(refusal));
         }
         if let Command::RemoveNode { node } = command
@@ -154,6 +156,13 @@ fn forbidden(from: PeerIdentity, command: &Command) -> Option<Refusal> {
         _ => return None,
     };
     Some(Refusal::new(Kind::Denied, cause, "run the command on a manager"))
+}
+
+/// Each entry of the log has to reach the other managers within a heartbeat.
+fn too_large(command: &Command) -> Option<Refusal> {
+    let size = serde_json::to_vec(command).map_or(0, |bytes| bytes.len());
+    let cause = format!("the command is {size} bytes long, and the log takes at most {COMMAND_BYTES}");
+    (size > COMMAND_BYTES).then(|| Refusal::new(Kind::Invalid, cause, "shorten its labels, environment or arguments"))
 }
 
 fn wrong_secret() -> Refusal {

@@ -20,6 +20,8 @@ use crate::ClusterError;
 
 const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
 const MARKS: TableDefinition<&str, &[u8]> = TableDefinition::new("marks");
+/// How much one request carries to another manager: it has one heartbeat's time to arrive, be decoded and be written.
+const BATCH_BYTES: usize = 256 << 10;
 const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
@@ -103,11 +105,20 @@ fn read_mark<T: DeserializeOwned>(database: &Database, name: &str) -> Result<Opt
     Ok(Some(serde_json::from_slice(value.value()).map_err(io::Error::from)?))
 }
 
-fn read_entries(database: &Database, range: (Bound<u64>, Bound<u64>)) -> Result<Vec<Entry<Types>>, redb::Error> {
+/// The entries of a range, as far as they fit into `limit` bytes; the first one always.
+fn read_entries(
+    database: &Database,
+    range: (Bound<u64>, Bound<u64>),
+    limit: usize,
+) -> Result<Vec<Entry<Types>>, redb::Error> {
     let entries = database.begin_read()?.open_table(ENTRIES)?;
-    let mut found = Vec::new();
+    let (mut found, mut size) = (Vec::new(), 0);
     for record in entries.range::<u64>(range)? {
         let (_, value) = record?;
+        size += value.value().len();
+        if size > limit && !found.is_empty() {
+            break;
+        }
         found.push(serde_json::from_slice(value.value()).map_err(io::Error::from)?);
     }
     Ok(found)
@@ -119,7 +130,13 @@ impl RaftLogReader<Types> for Log {
         range: R,
     ) -> Result<Vec<Entry<Types>>, StorageError> {
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
-        let entries = self.run(move |database| read_entries(database, range)).await;
+        let entries = self.run(move |database| read_entries(database, range, usize::MAX)).await;
+        entries.map_err(|error| StorageIOError::read_logs(&error).into())
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<Types>>, StorageError> {
+        let range = (Bound::Included(start), Bound::Excluded(end));
+        let entries = self.run(move |database| read_entries(database, range, BATCH_BYTES)).await;
         entries.map_err(|error| StorageIOError::read_logs(&error).into())
     }
 }

@@ -222,3 +222,13 @@ async fn a_worker_may_not_raise_itself() {
     assert_eq!(refusal.kind, Kind::Denied);
     lab.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_would_not_reach_the_other_managers_in_time_is_refused() {
+    let lab = Lab::new(1).await;
+    let refusal = lab.at(0).propose(add(&"n".repeat(200 << 10), 1)).await.unwrap_err();
+    assert_eq!(refusal.kind, Kind::Invalid);
+    assert!(refusal.cause.contains("bytes"), "{refusal}");
+    is_done(lab.at(0).propose(add(&"n".repeat(100 << 10), 1)).await);
+    lab.end().await;
+}

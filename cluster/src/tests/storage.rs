@@ -1,7 +1,8 @@
 //! openraft's own tests of a log store and state machine, on ours.
 
+use model::{Command, RequestId};
 use openraft::{
-    RaftLogReader, StorageError, StorageIOError, Vote,
+    Entry, EntryPayload, RaftLogReader, StorageError, StorageIOError, Vote,
     storage::{RaftLogStorage, RaftLogStorageExt},
     testing::{StoreBuilder, Suite, blank_ent, log_id},
 };
@@ -41,6 +42,21 @@ async fn what_was_acknowledged_is_in_a_log_that_was_never_closed() {
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(3, 7)));
     assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 20);
     assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(3, 7, 20)));
+}
+
+#[tokio::test]
+async fn one_request_to_another_manager_carries_what_arrives_in_time() {
+    let home = directory();
+    let mut log = Log::open(&home.path().join("log.redb")).unwrap();
+    let large = |index| {
+        let command = Command::RemoveNetwork { network: "x".repeat(100 << 10) };
+        let entry = model::Entry { request: RequestId(index), now: 0, command };
+        Entry { log_id: log_id(1, 1, index), payload: EntryPayload::Normal(entry) }
+    };
+    log.blocking_append((1..=20).map(large)).await.unwrap();
+    let first = log.limited_get_log_entries(1, 21).await.unwrap();
+    assert_eq!(first.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(log.try_get_log_entries(1..21).await.unwrap().len(), 20);
 }
 
 #[test]

@@ -26,8 +26,8 @@ pub enum ClusterError {
     },
     /// A file holds what this version cannot read.
     #[error(
-        "{path} cannot be understood: {reason}\n  next: restore it from a backup, or take this host out with \
-         `swarmctl leave --force` and join again"
+        "{path} cannot be understood: {reason}\n  next: restore it from a backup; or remove netd's whole directory, \
+         take this host out with `swarmctl node rm` on a manager, and join again"
     )]
     Corrupt {
         /// The file.

@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,19 +37,25 @@ type Downstream = std::pin::Pin<Box<dyn Stream<Item = Downward> + Send>>;
 pub struct View {
     path: PathBuf,
     current: watch::Sender<Arc<NodeConfig>>,
+    /// The disk did not take the last one.
+    unsaved: AtomicBool,
 }
 
 impl View {
-    /// The view of the file, or an empty one.
+    /// The view of the file. Without one, or with one that cannot be understood, an empty one: it is only a copy, and
+    /// the leader sends another.
     pub fn open(directory: &Path, node: NodeId) -> Result<Self, ClusterError> {
         let path = directory.join("view.json");
         let mut view = NodeConfig::empty(node);
         if let Some(bytes) = files::read(&path)? {
-            let corrupt = |reason: String| ClusterError::Corrupt { path: path.clone(), reason };
-            let snapshot = serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
-            view = view.apply(&snapshot).map_err(|error| corrupt(error.to_string()))?;
+            match parse(&view, &bytes) {
+                Ok(saved) => view = saved,
+                Err(reason) => {
+                    tracing::warn!(path = %path.display(), reason, "this node's view is lost; the leader is asked for it");
+                }
+            }
         }
-        Ok(Self { path, current: watch::Sender::new(Arc::new(view)) })
+        Ok(Self { path, current: watch::Sender::new(Arc::new(view)), unsaved: AtomicBool::new(false) })
     }
 
     pub fn get(&self) -> Arc<NodeConfig> {
@@ -57,18 +66,31 @@ impl View {
         self.current.subscribe()
     }
 
-    /// Keeps it on disk, then shows it.
-    async fn set(&self, view: NodeConfig) -> Result<(), String> {
+    /// Keeps it on disk and shows it. A disk that is full must not hold this host in the past: the view is then shown
+    /// all the same, and a restart begins from an older one.
+    async fn set(&self, view: NodeConfig) {
         let view = Arc::new(view);
-        let (path, saved) = (self.path.clone(), view.clone());
-        let write = tokio::task::spawn_blocking(move || {
-            let bytes = serde_json::to_vec(&saved.snapshot()).map_err(|error| error.to_string())?;
-            files::write(&path, &bytes).map_err(|error| error.to_string())
-        });
-        write.await.map_err(|error| error.to_string())??;
+        let (path, copy) = (self.path.clone(), view.clone());
+        let saved = tokio::task::spawn_blocking(move || save(&path, &copy)).await;
         self.current.send_replace(view);
-        Ok(())
+        let reason = saved.map_err(|error| error.to_string()).flatten().err();
+        let failed_before = self.unsaved.swap(reason.is_some(), Ordering::Relaxed);
+        match reason {
+            Some(reason) if !failed_before => tracing::warn!(reason, "this node's view is not kept on its disk"),
+            None if failed_before => tracing::info!("this node's view is kept on its disk again"),
+            _ => {}
+        }
     }
+}
+
+fn parse(empty: &NodeConfig, bytes: &[u8]) -> Result<NodeConfig, String> {
+    let snapshot = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    empty.apply(&snapshot).map_err(|error| error.to_string())
+}
+
+fn save(path: &Path, view: &NodeConfig) -> Result<(), String> {
+    let bytes = serde_json::to_vec(&view.snapshot()).map_err(|error| error.to_string())?;
+    files::write(path, &bytes).map_err(|error| error.to_string())
 }
 
 /// Reports on their way to the log.
@@ -163,6 +185,8 @@ async fn hold<S: StateMachine>(member: &Member<S>, seat: Seat, resume: bool) -> 
     let _room_for_the_first = up.try_send(hello);
     let opened = timeout(OPEN_TIMEOUT, open(member, seat, ReceiverStream::new(upward))).await;
     let Ok(Some(mut downward)) = opened else { return Ok(()) };
+    let leader = if let Seat::There(node, _) = seat { node } else { member.node() };
+    tracing::info!(%leader, "session opened");
     let mut alive = interval(ALIVE_INTERVAL);
     loop {
         let message = tokio::select! {
@@ -199,7 +223,7 @@ async fn open<S: StateMachine>(member: &Member<S>, seat: Seat, upward: ReceiverS
             Some(Box::pin(whole.filter_map(std::future::ready)))
         }
         Err(status) => {
-            tracing::info!(leader = %address, reason = status.message(), "no session with the leader");
+            tracing::debug!(leader = %address, reason = status.message(), "no session with the leader");
             None
         }
     }
@@ -213,7 +237,8 @@ async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Resu
         }
         Downward::Change { delta } => {
             let view = member.current_view().apply(&delta).map_err(|error| error.to_string())?;
-            member.own_view().set(view).await
+            member.own_view().set(view).await;
+            Ok(())
         }
     }
 }
@@ -227,6 +252,29 @@ mod tests {
     fn report(applied: u64, tasks: &[(u64, TaskState)]) -> NodeReport {
         let task = |&(task, state)| TaskReport { task: TaskId(task), state, message: String::new(), exit_code: None };
         NodeReport { node: NodeId(1), applied, failures: Vec::new(), tasks: tasks.iter().map(task).collect() }
+    }
+
+    #[tokio::test]
+    async fn a_view_that_the_disk_does_not_take_is_shown_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let view = View::open(&directory.path().join("missing"), NodeId(1)).unwrap();
+        let newer = NodeConfig { generation: 7, ..NodeConfig::empty(NodeId(1)) };
+        view.set(newer.clone()).await;
+        assert_eq!(*view.get(), newer);
+    }
+
+    #[tokio::test]
+    async fn a_view_that_cannot_be_understood_is_none_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        View::open(directory.path(), NodeId(1))
+            .unwrap()
+            .set(NodeConfig { generation: 7, ..NodeConfig::empty(NodeId(1)) })
+            .await;
+        let path = directory.path().join("view.json");
+        let whole = std::fs::read(&path).unwrap();
+        assert_eq!(View::open(directory.path(), NodeId(1)).unwrap().get().generation, 7);
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert_eq!(*View::open(directory.path(), NodeId(1)).unwrap().get(), NodeConfig::empty(NodeId(1)));
     }
 
     #[test]

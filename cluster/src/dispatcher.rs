@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     Downward, Upward,
-    raft::{Consensus, Retry},
+    raft::{Consensus, Retry, confirmed},
 };
 
 /// Changes that come within this time of each other are sent together.
@@ -63,6 +63,10 @@ impl<S: StateMachine> Session<S> {
         }
         self.consensus.hear(node);
         tracing::debug!(%node, generation, "session opened");
+        // A leader that has not yet applied what the cluster knows would show a node that has no view an early one.
+        if confirmed(self.consensus.raft.ensure_linearizable()).await.is_err() {
+            return;
+        }
         let _over = self.serve(upstream, generation, &digest).await;
         tracing::debug!(%node, "session closed");
     }

@@ -332,7 +332,8 @@ impl<S: StateMachine> Member<S> {
             }
             sleep(RETRY_PAUSE).await;
         }
-        Err(no_answer(&reason))
+        let silent = self.silent().await;
+        Err(no_answer(if silent.is_empty() { &reason } else { &silent }))
     }
 
     /// Where the leader is, if anybody knows.
@@ -343,19 +344,35 @@ impl<S: StateMachine> Member<S> {
         }
         let mut answers: FuturesUnordered<_> = self.managers().into_iter().map(|target| self.ask(target)).collect();
         while let Some(answer) = answers.next().await {
-            if let Some((node, address)) = answer.filter(|(node, _)| *node != self.node()) {
+            let leader = answer.and_then(|answer| answer.leader);
+            if let Some((node, address)) = leader.filter(|(node, _)| *node != self.node()) {
                 return Some(Seat::There(node, address));
             }
         }
         None
     }
 
-    async fn ask(&self, manager: Target) -> Option<(NodeId, SocketAddr)> {
+    /// What a manager says of who leads; `None` if it does not answer.
+    async fn ask(&self, manager: Target) -> Option<Leadership> {
         let mut client = MembershipClient::new(self.inner.links.channel(manager));
         let answer = timeout(ASK_TIMEOUT, client.leader(Json::default())).await.ok()?;
         let answer = answer
             .inspect_err(|status| tracing::debug!(manager = %manager.address, reason = status.message(), "no answer"));
-        decode::<Leadership>(answer.ok()?.get_ref()).ok()?.leader
+        decode(answer.ok()?.get_ref()).ok()
+    }
+
+    /// Which managers do not answer, for people; empty if all do.
+    async fn silent(&self) -> String {
+        let managers = self.managers();
+        let asked = managers.iter().map(|&manager| async move { (manager.address, self.ask(manager).await) });
+        let answers = futures::future::join_all(asked).await;
+        let silent: Vec<String> =
+            answers.iter().filter(|(_, answer)| answer.is_none()).map(|(address, _)| address.to_string()).collect();
+        let all = managers.len() + usize::from(self.role() == Role::Manager);
+        if silent.is_empty() {
+            return String::new();
+        }
+        format!("{} of {all} managers do not answer ({})", silent.len(), silent.join(", "))
     }
 
     /// The other managers: those of the view, and those of the time of joining while there is none.

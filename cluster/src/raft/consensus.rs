@@ -93,6 +93,8 @@ impl<S: StateMachine> Consensus<S> {
         }
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
+        // A log that has failed says for ever what it said last.
+        metrics.running_state.as_ref().ok()?;
         let leader = metrics.current_leader.filter(|&leader| leader != self.me.0)?;
         let membership = metrics.membership_config.membership();
         let _still_a_voter = membership.voter_ids().find(|&voter| voter == self.me.0)?;

@@ -51,8 +51,7 @@ fn main() -> ExitCode {
 
 fn serve(options: daemon::Options) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NETD_LOG");
-    let filter =
-        filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn,hickory_server=warn"));
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=off,hickory_server=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

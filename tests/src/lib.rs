@@ -174,6 +174,18 @@ impl Drop for Lab {
     }
 }
 
+/// Sets a host's port of the lab's switch `up` or `down`: the host runs on, and nobody hears of it.
+#[track_caller]
+pub fn cable(lab: &Lab, host: &str, state: &str) {
+    let switch = format!("swarmctl\0lab-switch\0--lab\0{}\0", lab.name());
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let mut directories = processes.map(|entry| entry.path());
+    let found =
+        directories.find(|path| std::fs::read(path.join("cmdline")).is_ok_and(|line| line == switch.as_bytes()));
+    let namespace = format!("--net={}/ns/net", found.expect("the switch of the lab").display());
+    run(Command::new("nsenter").args([&namespace, "ip", "link", "set", host, state])).ok();
+}
+
 /// The value of `key: value` lines, as `netd whoami` prints them.
 pub fn field<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
     text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(": ")).collect()

@@ -1,0 +1,141 @@
+//! What a cluster withstands: power cuts of everything, lost majorities, partitions, and daemons killed at work.
+
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
+
+use serde_json::Value;
+use tests::{Lab, cable, eventually, field, holds, run};
+
+const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
+const WEB: [&str; 6] = ["curl", "-sS", "-m", "3", "-H", "Connection: close"];
+
+fn addresses(tasks: &[Value]) -> BTreeMap<String, Value> {
+    tasks.iter().map(|task| (task["name"].to_string(), task["addresses"].clone())).collect()
+}
+
+/// Every slot of `web` and `shell` runs with these addresses.
+fn runs_again(lab: &Lab, ask: &str, before: &BTreeMap<String, Value>) {
+    eventually("all tasks run, each with its slot's addresses", || {
+        let said = lab.ctl(ask, "service ps web -o json");
+        let tasks: Vec<Value> = serde_json::from_str(&said.out).map_err(|_| said.err)?;
+        let running: Vec<Value> =
+            tasks.into_iter().filter(|task| task["state"] == "running" && task["desired_state"] == "running").collect();
+        holds(addresses(&running) == *before, &running)
+    });
+}
+
+/// `web` answers `shell.1`, asked of a host.
+fn answers(lab: &Lab, ask: &str) {
+    eventually("web is answered by name", || {
+        let said = lab.inside(ask, "shell.1", &[&WEB[..], &["http://web/[1-30]"]].concat());
+        holds(said.code == 0 && field(&said.out, "task").len() == 30, said)
+    });
+}
+
+fn no_panics(lab: &Lab) {
+    for host in HOSTS {
+        let log = run(lab.verb("logs").arg(host)).ok();
+        assert!(!log.contains("panicked"), "{log}");
+    }
+}
+
+#[test]
+fn after_a_power_cut_of_everything_the_cluster_returns_by_itself() {
+    let lab = Lab::tour(3);
+    let before = addresses(&lab.running("h1", "web"));
+    for host in HOSTS {
+        run(lab.verb("kill").arg(host)).ok();
+    }
+    for host in HOSTS {
+        run(lab.verb("start").arg(host)).ok();
+    }
+    runs_again(&lab, "h2", &before);
+    answers(&lab, "h3");
+    no_panics(&lab);
+}
+
+#[test]
+fn without_a_majority_writes_are_refused_and_what_runs_goes_on() {
+    let lab = Lab::tour(3);
+    let shell = lab.running("h1", "shell").remove(0)["node"].as_str().unwrap().to_owned();
+    let before = addresses(&lab.running("h1", "web"));
+    let others: Vec<&str> = HOSTS.into_iter().filter(|host| *host != shell).collect();
+    for host in &others {
+        run(lab.verb("kill").arg(host)).ok();
+    }
+    let refusal = lab.ctl(&shell, "network create more").refused();
+    assert!(refusal.contains("2 of 3 managers do not answer") && refusal.contains("next:"), "{refusal}");
+
+    // Even a daemon that starts now serves names, and what runs is not touched.
+    let ask = |words: &[&str]| lab.inside(&shell, "shell.1", words);
+    let boots = ask(&["cat", "/proc/1/stat"]).ok();
+    run(lab.verb("crash").arg(&shell)).ok();
+    eventually("names are served from the disk's view", || {
+        let said = ask(&["dig", "+short", "+tries=1", "+time=1", "web"]);
+        holds(said.code == 0 && said.out.starts_with("10.0.9."), said)
+    });
+    let started = |stat: &str| stat.split_whitespace().nth(21).map(str::to_owned);
+    assert_eq!(started(&ask(&["cat", "/proc/1/stat"]).ok()), started(&boots));
+
+    run(lab.verb("start").arg(others[0])).ok();
+    runs_again(&lab, &shell, &before);
+    lab.ctl(others[0], "network create more").ok();
+    answers(&lab, &shell);
+}
+
+#[test]
+fn a_host_that_was_cut_off_stops_what_was_replaced_and_does_not_come_between() {
+    let lab = Lab::tour(3);
+    let before = addresses(&lab.running("h1", "web"));
+    let own = |host: &str| lab.exec(host, &["sh", "-c", "ls /var/lib/netd/tasks | wc -l"]).ok().trim().to_owned();
+    cable(&lab, "h3", "down");
+    eventually("its tasks run elsewhere", || {
+        let tasks = lab.running("h1", "web");
+        holds(tasks.len() == 3 && tasks.iter().all(|task| task["node"] != "h3"), tasks)
+    });
+    assert_ne!(own("h3"), "0", "a host that is alone stops nothing");
+    cable(&lab, "h3", "up");
+    eventually("what was replaced is gone", || holds(own("h3") == "0", own("h3")));
+    runs_again(&lab, "h3", &before);
+    answers(&lab, "h1");
+    let hosts = lab.running("h1", "web");
+    assert!(hosts.iter().all(|task| task["node"] != "h3"), "tasks do not move back: {hosts:?}");
+    no_panics(&lab);
+}
+
+#[test]
+fn daemons_killed_while_many_commands_are_under_way_lose_and_double_nothing() {
+    let lab = Lab::up(3);
+    let commands: Vec<_> = (0..20)
+        .map(|number| {
+            let name = format!("net-{number}");
+            let words = ["swarmctl", "network", "create", &name];
+            let mut command = lab.command(HOSTS[number % 3], &words);
+            (name, command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+        })
+        .collect();
+    for host in HOSTS {
+        run(lab.verb("crash").arg(host)).ok();
+    }
+    for (name, command) in commands {
+        let output = command.wait_with_output().unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let networks = lab.json("h2", "network ls");
+    let count = |name: String| networks.iter().filter(|network| network["name"] == name).count();
+    assert!((0..20).all(|number| count(format!("net-{number}")) == 1) && networks.len() == 20, "{networks:?}");
+    no_panics(&lab);
+}
+
+#[test]
+fn a_daemon_with_nothing_to_do_rests() {
+    let lab = Lab::up(3);
+    let ticks = |host: &str| -> u64 {
+        let stat = lab.exec(host, &["sh", "-c", "cat /proc/$(cat /run/netd.pid)/stat"]).ok();
+        stat.split_whitespace().skip(13).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+    };
+    let before = HOSTS.map(ticks);
+    std::thread::sleep(Duration::from_secs(2));
+    let after = HOSTS.map(ticks);
+    // Of 200 that one processor has in this time.
+    assert!(std::iter::zip(before, after).all(|(before, after)| after - before < 20), "{before:?} {after:?}");
+}

@@ -3,7 +3,7 @@
 use ipam::Ledger;
 use model::{
     Authority, Availability, Kind, Millis, Node, NodeId, NodeReport, NodeStatus, Outcome, Refusal, Response, Role,
-    TaskReport, TaskState,
+    Secret, TaskReport, TaskState,
 };
 use sha2::{Digest, Sha256};
 
@@ -56,12 +56,8 @@ pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Respo
     Ok(Outcome::Node(node))
 }
 
-pub(super) fn rotate_token(state: &mut State, role: Role, secret: String) -> Response {
+pub(super) fn rotate_token(state: &mut State, role: Role, secret: Secret) -> Response {
     let authority = state.authority.as_mut().ok_or_else(not_bootstrapped)?;
-    if secret.is_empty() {
-        let cause = format!("the new secret of the {role} token is empty");
-        return Err(Refusal::new(Kind::Invalid, cause, "send 25 digits of base 36"));
-    }
     match role {
         Role::Worker => authority.worker_secret = secret,
         Role::Manager => authority.manager_secret = secret,

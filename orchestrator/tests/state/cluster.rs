@@ -59,9 +59,9 @@ fn unknown_nodes_are_refused() {
 #[test]
 fn a_rotated_token_replaces_one_secret() {
     let mut cluster = Cluster::of(1);
-    cluster.apply(Command::RotateToken { role: Role::Worker, secret: "new".to_owned() });
+    cluster.apply(Command::RotateToken { role: Role::Worker, secret: Secret::new(3) });
     let authority = cluster.state.authority().unwrap();
-    assert_eq!((authority.secret(Role::Worker), authority.secret(Role::Manager)), ("new", "m"));
+    assert_eq!((authority.secret(Role::Worker), authority.secret(Role::Manager)), (&Secret::new(3), &Secret::new(2)));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The cluster itself: its authority, its nodes, and what they report.
 
+use std::net::IpAddr;
+
 use ipam::Ledger;
 use model::{
     Authority, Availability, Kind, Millis, Node, NodeId, NodeReport, NodeStatus, Outcome, Refusal, Response, Role,
@@ -7,7 +9,7 @@ use model::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{apply::task, state::State};
+use crate::{apply::task, state::State, validate};
 
 pub(super) fn bootstrap(state: &mut State, now: Millis, authority: Authority, node: Node) -> Response {
     if state.authority.is_some() {
@@ -28,11 +30,38 @@ pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
     if state.authority.is_none() {
         return Err(not_bootstrapped());
     }
+    validate::node(&node)?;
+    refuse_misfit(state, &node)?;
     let id = node.id;
     let (hostname, address, vtep, role) = (node.hostname.clone(), node.address, node.vtep, node.role);
     let known = state.nodes.entry(id).or_insert(Node { joined: now, ..node });
     (known.hostname, known.address, known.vtep, known.role) = (hostname, address, vtep, role);
     Ok(Outcome::Node(id))
+}
+
+/// What would cut the node off: its address inside a network, or tunnels that no other node's could meet.
+fn refuse_misfit(state: &State, node: &Node) -> Result<(), Refusal> {
+    let hostname = &node.hostname;
+    for network in state.networks.values() {
+        let holds = |address: &IpAddr| network.subnets.iter().any(|lease| lease.subnet.contains(*address));
+        if let Some(address) = [node.vtep, node.address.ip()].iter().find(|address| holds(address)) {
+            let name = &network.spec.name;
+            let cause =
+                format!("host {hostname:?} has the address {address}, which lies in a subnet of network {name:?}");
+            let next =
+                format!("join with an address outside of it, or remove that network: `swarmctl network rm {name}`");
+            return Err(Refusal::new(Kind::Conflict, cause, next));
+        }
+    }
+    let differs = |other: &&Node| other.id != node.id && other.vtep.is_ipv6() != node.vtep.is_ipv6();
+    match state.nodes.values().find(differs) {
+        None => Ok(()),
+        Some(other) => {
+            let cause = format!("tunnels end at {} on host {hostname:?} and at {} on others", node.vtep, other.vtep);
+            let next = "join with `--data-path-addr` and an address of the family that the others have";
+            Err(Refusal::new(Kind::Conflict, cause, next))
+        }
+    }
 }
 
 pub(super) fn set_status(state: &mut State, node: NodeId, status: NodeStatus) -> Response {

@@ -9,7 +9,6 @@ use tokio::time::{sleep, timeout};
 use crate::{
     JoinAnswer, JoinCall, PeerIdentity, pki,
     raft::{Consensus, Retry, now},
-    token,
 };
 
 /// How long a new manager may take to catch up with the log.
@@ -28,7 +27,7 @@ impl<S: StateMachine> Consensus<S> {
         let authority = self.machine.read(|state| state.authority().cloned());
         let authority = authority.ok_or_else(|| Retry("the cluster is only just being made".to_owned()))?;
         let roles = [Role::Worker, Role::Manager];
-        let Some(role) = roles.into_iter().find(|&role| token::same(authority.secret(role), &call.secret)) else {
+        let Some(role) = roles.into_iter().find(|&role| *authority.secret(role) == call.secret) else {
             return Ok(Err(wrong_secret()));
         };
         if call.address.ip().is_unspecified() || call.address.port() == 0 {

@@ -28,4 +28,4 @@ pub use link::LinkError;
 pub use member::Member;
 pub use message::{Downward, JoinAnswer, JoinCall, Leadership, Upward};
 pub use pki::PeerIdentity;
-pub use token::{Token, TokenError, new_secret};
+pub use token::{Token, TokenError};

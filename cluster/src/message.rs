@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use model::{Node, NodeId, NodeReport, ViewDelta};
+use model::{Node, NodeId, NodeReport, Secret, ViewDelta};
 use serde::{Deserialize, Serialize};
 
 /// A host asks for a certificate.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct JoinCall {
     /// The secret part of the join token.
-    pub secret: String,
+    pub secret: Secret,
     /// Certificate request, PEM.
     pub request: String,
     /// Its host name.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use model::{Authority, NodeId, Role};
+use model::{Authority, NodeId, Role, Secret};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, date_time_ymd,
@@ -10,7 +10,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 
-use crate::{ClusterError, token};
+use crate::ClusterError;
 
 /// The TLS name that every member answers to.
 pub const ANY_MEMBER: &str = "member.netd";
@@ -52,8 +52,8 @@ pub fn new_authority() -> Result<Authority, ClusterError> {
     Ok(Authority {
         root_certificate: certificate.pem(),
         root_key: key.serialize_pem(),
-        worker_secret: token::new_secret(),
-        manager_secret: token::new_secret(),
+        worker_secret: Secret::new(rand::random()),
+        manager_secret: Secret::new(rand::random()),
     })
 }
 

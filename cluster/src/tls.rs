@@ -96,7 +96,7 @@ impl ServerCertVerifier for Pinned {
     ) -> Result<ServerCertVerified, Error> {
         let root = rest
             .last()
-            .filter(|root| token::same(&token::digest(root), &self.digest))
+            .filter(|root| token::digest(root) == self.digest)
             .ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots(root)?), self.provider.clone())
             .build()

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Authority, Availability, Millis, NetworkId, NetworkSpec, Node, NodeId, NodeStatus, Refusal, Role, ServiceId,
-    ServiceSpec, TaskId, TaskState,
+    Authority, Availability, Millis, NetworkId, NetworkSpec, Node, NodeId, NodeStatus, Refusal, Role, Secret,
+    ServiceId, ServiceSpec, TaskId, TaskState,
 };
 
 /// Names one request of one caller. The same id sent again gets the first answer again and changes nothing, so a
@@ -89,7 +89,7 @@ pub enum Command {
         /// Whose token.
         role: Role,
         /// The new secret.
-        secret: String,
+        secret: Secret,
     },
     /// A node's word on itself and its tasks.
     Report(NodeReport),

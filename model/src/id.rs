@@ -4,7 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+use crate::base36;
+
 const LENGTH: usize = 13;
 
 /// Text that is not an id.
@@ -12,24 +13,13 @@ const LENGTH: usize = 13;
 #[error("{0:?} is not an id: it takes 13 digits of base 36 and fits 64 bits")]
 pub struct IdError(pub String);
 
-fn encode(mut value: u64) -> String {
-    let mut digits = [b'0'; LENGTH];
-    for digit in digits.iter_mut().rev() {
-        *digit = DIGITS[(value % 36) as usize];
-        value /= 36;
-    }
-    digits.iter().map(|&digit| char::from(digit)).collect()
+fn encode(value: u64) -> String {
+    base36::encode(value.into(), LENGTH)
 }
 
 fn decode(text: &str) -> Result<u64, IdError> {
-    let refuse = || IdError(text.to_owned());
-    if text.len() != LENGTH {
-        return Err(refuse());
-    }
-    text.bytes().try_fold(0u64, |value, byte| {
-        let digit = DIGITS.iter().position(|&known| known == byte).ok_or_else(refuse)?;
-        value.checked_mul(36).and_then(|value| value.checked_add(digit as u64)).ok_or_else(refuse)
-    })
+    let value = base36::decode(text, LENGTH).and_then(|value| u64::try_from(value).ok());
+    value.ok_or_else(|| IdError(text.to_owned()))
 }
 
 macro_rules! id {

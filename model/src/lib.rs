@@ -1,6 +1,7 @@
 //! The nouns that every crate shares: ids, addresses, specs, records, commands, and the configuration of one host.
 //! Pure data: no I/O, no clock, no chance.
 
+mod base36;
 mod command;
 mod id;
 mod info;
@@ -10,6 +11,7 @@ mod network;
 mod node;
 mod node_config;
 mod refusal;
+mod secret;
 mod service;
 mod state_machine;
 mod subnet;
@@ -27,6 +29,7 @@ pub use node_config::{
     VirtualServiceConfig,
 };
 pub use refusal::{Kind, Refusal};
+pub use secret::{Secret, SecretError};
 pub use service::{EndpointMode, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec};
 pub use state_machine::StateMachine;
 pub use subnet::{Subnet, SubnetError};

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Millis, NodeId};
+use crate::{Millis, NodeId, Secret};
 
 /// What a node may do. Its certificate carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -117,15 +117,15 @@ pub struct Authority {
     pub root_certificate: String,
     /// The root's private key, PEM (PKCS #8).
     pub root_key: String,
-    /// The secret part of the worker token: 25 digits of base 36.
-    pub worker_secret: String,
-    /// The secret part of the manager token: 25 digits of base 36.
-    pub manager_secret: String,
+    /// The secret part of the worker token.
+    pub worker_secret: Secret,
+    /// The secret part of the manager token.
+    pub manager_secret: Secret,
 }
 
 impl Authority {
     /// The secret that joins with this role.
-    pub fn secret(&self, role: Role) -> &str {
+    pub fn secret(&self, role: Role) -> &Secret {
         match role {
             Role::Worker => &self.worker_secret,
             Role::Manager => &self.manager_secret,

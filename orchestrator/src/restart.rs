@@ -36,5 +36,7 @@ fn is_due(ended: &TaskRecord, restarts: u32, now: Millis) -> bool {
         RestartCondition::None => false,
     };
     let attempts_left = policy.max_attempts == 0 || restarts < policy.max_attempts;
-    wanted && attempts_left && now.saturating_sub(ended.task.status.since) >= policy.delay
+    // The end was stamped by another leader, whose clock was ahead: what is left of the delay cannot be known.
+    let waited = now.checked_sub(ended.task.status.since).is_none_or(|waited| waited >= policy.delay);
+    wanted && attempts_left && waited
 }

@@ -1,6 +1,8 @@
 //! Whether a spec makes sense by itself, whatever the state.
 
-use model::{Kind, NetworkSpec, Refusal, Runtime, ServiceSpec};
+use std::net::IpAddr;
+
+use model::{Kind, NetworkSpec, Node, Refusal, Runtime, ServiceSpec};
 
 /// The most replicas of one service: a slip of the keyboard must not fill the log.
 pub const MAX_REPLICAS: u32 = 10_000;
@@ -8,12 +10,32 @@ pub const MAX_REPLICAS: u32 = 10_000;
 const MAX_NETWORKS: usize = 16;
 /// The longest name: one DNS label (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 63;
+/// The longest host name of Linux (gethostname(2)).
+const MAX_HOSTNAME: usize = 64;
 /// The least MTU of IPv4 (RFC 791 section 3.2) and of IPv6 (RFC 8200 section 5), in bytes.
 const LEAST_MTU: (u32, u32) = (68, 1280);
 const GREATEST_MTU: u32 = 65_535;
 
 fn invalid(cause: impl Into<String>, next: impl Into<String>) -> Refusal {
     Refusal::new(Kind::Invalid, cause, next)
+}
+
+pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
+    let hostname = &node.hostname;
+    let is_odd = |byte: char| byte.is_whitespace() || byte.is_control();
+    if hostname.is_empty() || hostname.len() > MAX_HOSTNAME || hostname.contains(is_odd) {
+        let shown: String = hostname.chars().take(MAX_HOSTNAME).collect();
+        let next = format!("give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl hostname`");
+        return Err(invalid(format!("{shown:?} is no host name"), next));
+    }
+    let is_nobodys = |address: &&IpAddr| address.is_unspecified() || address.is_multicast();
+    match [&node.address.ip(), &node.vtep].into_iter().find(is_nobodys) {
+        None => Ok(()),
+        Some(address) => {
+            let next = "give one of the host's own addresses with `--advertise-addr` or `--data-path-addr`";
+            Err(invalid(format!("{address} is not an address that other hosts can reach"), next))
+        }
+    }
 }
 
 pub(crate) fn network(spec: &NetworkSpec) -> Result<(), Refusal> {

@@ -127,7 +127,7 @@ impl<S: StateMachine> Consensus<S> {
             let authority = state.authority().ok_or_else(|| Retry("the cluster is only just being made".to_owned()))?;
             let root = pki::root(&authority.root_certificate).map_err(|error| Retry(error.to_string()))?;
             let me = state.nodes().get(&self.me).ok_or_else(|| Retry("this manager has no record".to_owned()))?;
-            let token = Token::new(&root, authority.secret(role)).to_string();
+            let token = Token::new(&root, authority.secret(role).clone()).to_string();
             Ok(TokenInfo { role, token, address: me.address })
         })
     }

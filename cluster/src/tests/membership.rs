@@ -1,7 +1,7 @@
 //! Who gets in, who leads, and that requests are carried out once whatever dies.
 
 use api::Proposal;
-use model::{Answer, Command, Kind, NodeId, Query, RequestId, Role};
+use model::{Answer, Command, Kind, NodeId, Query, RequestId, Role, Secret};
 use tonic::Code;
 
 use super::*;
@@ -119,10 +119,10 @@ async fn wrong_and_stale_tokens_are_refused_with_the_reason_on_both_sides() {
     assert!(kind == Kind::Invalid && text.contains("SWMTKN-1-<50 digits>"), "{text}");
 
     let head = good.token.rsplit_once('-').unwrap().0;
-    let (text, kind) = refusal(format!("{head}-{}", crate::new_secret())).await;
+    let (text, kind) = refusal(format!("{head}-{}", Secret::new(rand::random()))).await;
     assert!(kind == Kind::Denied && text.contains("secret of the join token is wrong"), "{text}");
 
-    let command = Command::RotateToken { role: Role::Worker, secret: crate::new_secret() };
+    let command = Command::RotateToken { role: Role::Worker, secret: Secret::new(rand::random()) };
     is_done(lab.at(0).propose(Proposal { request: RequestId(1), command }).await);
     let (text, kind) = refusal(good.token.clone()).await;
     assert!(kind == Kind::Denied && text.contains("has been replaced"), "{text}");
@@ -217,7 +217,7 @@ async fn a_worker_may_not_raise_itself() {
     let worker = lab.join(Role::Worker).await;
     let refusal = worker.query(Query::Token(Role::Manager)).await.unwrap_err();
     assert_eq!(refusal.kind, Kind::Denied);
-    let command = Command::RotateToken { role: Role::Manager, secret: crate::new_secret() };
+    let command = Command::RotateToken { role: Role::Manager, secret: Secret::new(rand::random()) };
     let refusal = worker.propose(Proposal { request: RequestId(1), command }).await.unwrap_err();
     assert_eq!(refusal.kind, Kind::Denied);
     lab.end().await;

@@ -50,8 +50,7 @@ where
     ReceiverStream::new(stream)
 }
 
-/// The last part of a stream that was refused.
-pub(super) fn refused(refusal: &Refusal) -> ExecOutput {
+fn refused(refusal: &Refusal) -> ExecOutput {
     part(exec_output::Part::Refusal(serde_json::to_vec(refusal).unwrap_or_default()))
 }
 

@@ -24,7 +24,7 @@ pub use error::TaskError;
 pub use exec::exec;
 pub use logs::logs;
 pub use reconcile::{AgentConfig, PROGRAM, spawn, spawn_with};
-pub use service::{AgentService, ExecStream, LogStream, find};
+pub use service::{ExecStream, LogStream, find};
 
 /// Runs the hidden subcommand that these arguments (without the program's name) name; `None` if they name none.
 /// To be called first thing in `main`, while the process has one thread.

@@ -1,13 +1,15 @@
 //! The cluster itself: its authority, its nodes, and what they report.
 
+use std::net::IpAddr;
+
 use ipam::Ledger;
 use model::{
     Authority, Availability, Kind, Millis, Node, NodeId, NodeReport, NodeStatus, Outcome, Refusal, Response, Role,
-    TaskReport, TaskState,
+    Secret, TaskReport, TaskState,
 };
 use sha2::{Digest, Sha256};
 
-use crate::{apply::task, state::State};
+use crate::{apply::task, state::State, validate};
 
 pub(super) fn bootstrap(state: &mut State, now: Millis, authority: Authority, node: Node) -> Response {
     if state.authority.is_some() {
@@ -28,11 +30,38 @@ pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
     if state.authority.is_none() {
         return Err(not_bootstrapped());
     }
+    validate::node(&node)?;
+    refuse_misfit(state, &node)?;
     let id = node.id;
     let (hostname, address, vtep, role) = (node.hostname.clone(), node.address, node.vtep, node.role);
     let known = state.nodes.entry(id).or_insert(Node { joined: now, ..node });
     (known.hostname, known.address, known.vtep, known.role) = (hostname, address, vtep, role);
     Ok(Outcome::Node(id))
+}
+
+/// What would cut the node off: its address inside a network, or tunnels that no other node's could meet.
+fn refuse_misfit(state: &State, node: &Node) -> Result<(), Refusal> {
+    let hostname = &node.hostname;
+    for network in state.networks.values() {
+        let holds = |address: &IpAddr| network.subnets.iter().any(|lease| lease.subnet.contains(*address));
+        if let Some(address) = [node.vtep, node.address.ip()].iter().find(|address| holds(address)) {
+            let name = &network.spec.name;
+            let cause =
+                format!("host {hostname:?} has the address {address}, which lies in a subnet of network {name:?}");
+            let next =
+                format!("join with an address outside of it, or remove that network: `swarmctl network rm {name}`");
+            return Err(Refusal::new(Kind::Conflict, cause, next));
+        }
+    }
+    let differs = |other: &&Node| other.id != node.id && other.vtep.is_ipv6() != node.vtep.is_ipv6();
+    match state.nodes.values().find(differs) {
+        None => Ok(()),
+        Some(other) => {
+            let cause = format!("tunnels end at {} on host {hostname:?} and at {} on others", node.vtep, other.vtep);
+            let next = "join with `--data-path-addr` and an address of the family that the others have";
+            Err(Refusal::new(Kind::Conflict, cause, next))
+        }
+    }
 }
 
 pub(super) fn set_status(state: &mut State, node: NodeId, status: NodeStatus) -> Response {
@@ -56,12 +85,8 @@ pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Respo
     Ok(Outcome::Node(node))
 }
 
-pub(super) fn rotate_token(state: &mut State, role: Role, secret: String) -> Response {
+pub(super) fn rotate_token(state: &mut State, role: Role, secret: Secret) -> Response {
     let authority = state.authority.as_mut().ok_or_else(not_bootstrapped)?;
-    if secret.is_empty() {
-        let cause = format!("the new secret of the {role} token is empty");
-        return Err(Refusal::new(Kind::Invalid, cause, "send 25 digits of base 36"));
-    }
     match role {
         Role::Worker => authority.worker_secret = secret,
         Role::Manager => authority.manager_secret = secret,

@@ -33,8 +33,8 @@ pub fn authority() -> Authority {
     Authority {
         root_certificate: "root".to_owned(),
         root_key: "key".to_owned(),
-        worker_secret: "w".to_owned(),
-        manager_secret: "m".to_owned(),
+        worker_secret: Secret::new(1),
+        manager_secret: Secret::new(2),
     }
 }
 

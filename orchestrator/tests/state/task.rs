@@ -124,6 +124,18 @@ fn a_task_that_ended_is_started_again_after_its_delay() {
 }
 
 #[test]
+fn a_new_leader_whose_clock_is_behind_does_not_hold_a_restart_back() {
+    let mut cluster = Cluster::with_network(1);
+    cluster.create_service(with_policy(RestartCondition::Any, 5_000, 0));
+    cluster.converge();
+    let ended = cluster.task("web.1");
+    cluster.word(&ended, TaskState::Failed);
+    cluster.now -= 1;
+    cluster.converge();
+    assert_ne!(cluster.task("web.1").id, ended.id);
+}
+
+#[test]
 fn the_restart_condition_decides_which_ends_are_followed() {
     use {RestartCondition::*, TaskState::*};
     for (condition, end, restarts) in [

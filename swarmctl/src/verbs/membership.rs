@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use api::{InitRequest, JoinRequest, LeaveRequest, Standing};
-use model::{Command, Role, TokenInfo};
+use model::{Command, Role, Secret, TokenInfo};
 
 use super::address;
 use crate::{
@@ -55,7 +55,7 @@ pub async fn leave(daemon: &Daemon, force: bool) -> Result<u8> {
 /// Prints a role's join command, with a new token where asked.
 pub async fn token(daemon: &Daemon, role: Role, rotate: bool, quiet: bool) -> Result<u8> {
     if rotate {
-        daemon.propose(Command::RotateToken { role, secret: secret(rand::random()) }).await?;
+        daemon.propose(Command::RotateToken { role, secret: Secret::new(rand::random()) }).await?;
     }
     let token = daemon.token(role).await?;
     output::print(&if quiet { token.token } else { instruction(&token) })?;
@@ -103,27 +103,9 @@ fn instruction(token: &TokenInfo) -> String {
     format!("To add a {role} to this cluster, run this on the host:\n\n    swarmctl join --token {token} {address}")
 }
 
-/// 128 bits as 25 digits of base 36.
-fn secret(mut bits: u128) -> String {
-    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut text = [b'0'; 25];
-    for digit in text.iter_mut().rev() {
-        *digit = DIGITS[(bits % 36) as usize];
-        bits /= 36;
-    }
-    text.iter().map(|&digit| char::from(digit)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_secret_is_25_digits_and_holds_all_bits() {
-        assert_eq!(secret(0), "0".repeat(25));
-        assert_eq!(secret(35), format!("{}z", "0".repeat(24)));
-        assert_eq!(secret(u128::MAX), "f5lxx1zz5pnorynqglhzmsp33");
-    }
 
     #[test]
     fn the_printed_join_command_can_be_pasted() {

@@ -139,7 +139,7 @@ async fn record<S: StateMachine>(
         match consensus.write(request, Command::Report(report.clone())).await {
             Ok(response) => {
                 if let Err(refusal) = response
-                    && refusal.kind != Kind::Precondition
+                    && !matches!(refusal.kind, Kind::Precondition | Kind::NotFound)
                 {
                     tracing::warn!(%node, cause = refusal.cause, "a node's report was refused");
                 }

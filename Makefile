@@ -19,6 +19,7 @@ setup: ## installs what build, tests and demo need (Debian packages, cargo-nexte
 	@missing=; for entry in $(PACKAGES); do IFS=: read -r name file why <<< "$$entry"; \
 	  [ -e "$$file" ] || { echo "setup: installing $$name ($$why)"; missing="$$missing $$name"; }; done; \
 	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@command -v cargo >/dev/null || { echo "make: there is no cargo in PATH: install a Rust toolchain (https://rustup.rs)"; exit 1; }
 	@cargo nextest --version >/dev/null 2>&1 || { echo "setup: installing cargo-nextest (runs the tests side by side)"; cargo install --locked cargo-nextest; }
 
 build: setup ## builds every binary

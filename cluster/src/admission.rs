@@ -1,13 +1,13 @@
 //! Who gets in, and how a manager becomes and ceases to be a voter. All at the leader.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
 use model::{Availability, Command, Kind, Node, NodeId, NodeStatus, Refusal, RequestId, Response, Role, StateMachine};
-use openraft::{BasicNode, ChangeMembers};
+use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    JoinAnswer, JoinCall, PeerIdentity, pki,
+    JoinAnswer, JoinCall, PeerIdentity, link, pki,
     raft::{Consensus, Retry, now},
 };
 
@@ -32,6 +32,9 @@ impl<S: StateMachine> Consensus<S> {
         };
         if call.address.ip().is_unspecified() || call.address.port() == 0 {
             return Ok(Err(unreachable_address(call.address)));
+        }
+        if let Err(error) = link::reach(call.address).await {
+            return Ok(Err(not_reached(call.address, &error)));
         }
         let (id, certificate) = match pki::sign(&authority, &call.request, role) {
             Ok(signed) => signed,
@@ -59,7 +62,13 @@ impl<S: StateMachine> Consensus<S> {
         let node = self.node(node).ok_or_else(|| Retry(format!("node {node} has no record")))?;
         let learner = self.raft.add_learner(node.id.0, BasicNode::new(node.address), true);
         let caught_up = timeout(CATCH_UP_TIMEOUT, learner).await;
-        caught_up.map_err(|_| Retry("the new manager does not catch up with the log".to_owned()))?.map_err(retry)?;
+        caught_up.map_err(|_| not_caught_up())?.map_err(retry)?;
+        // openraft takes a learner that was never reached for one that lags a little behind a short log.
+        let reached = |metrics: &RaftMetrics<u64, BasicNode>| {
+            metrics.replication.as_ref().is_some_and(|replication| matches!(replication.get(&node.id.0), Some(Some(_))))
+        };
+        let taken = self.raft.wait(Some(CATCH_UP_TIMEOUT));
+        taken.metrics(reached, "the new manager has taken entries").await.map_err(|_| not_caught_up())?;
         let change = ChangeMembers::AddVoterIds(BTreeSet::from([node.id.0]));
         self.change_voters(change).await?;
         tracing::info!(node = %node.id, "manager votes");
@@ -178,6 +187,21 @@ fn unreachable_address(address: SocketAddr) -> Refusal {
         format!("{address} is not an address that other hosts can reach"),
         "give one of the host's own addresses with `--advertise-addr`",
     )
+}
+
+fn not_reached(address: SocketAddr, error: &io::Error) -> Refusal {
+    Refusal::new(
+        Kind::Invalid,
+        format!("the cluster's leader does not reach this host at {address}: {error}"),
+        format!(
+            "open TCP port {} of this host to the others, or give another of its addresses with `--advertise-addr`",
+            address.port()
+        ),
+    )
+}
+
+fn not_caught_up() -> Retry {
+    Retry("the new manager does not catch up with the log".to_owned())
 }
 
 fn last_manager(node: NodeId) -> Refusal {

@@ -97,7 +97,7 @@ async fn admit<S: StateMachine>(
     }
     if !member.knows(identity.node).await {
         let node = identity.node;
-        let cause = format!("node {node} is not, or no longer, part of this cluster; it has to join again");
+        let cause = format!("node {node} is not, or no longer, part of this cluster");
         return Err(Status::permission_denied(cause));
     }
     Ok(Some(identity))

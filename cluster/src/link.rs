@@ -166,11 +166,18 @@ fn endpoint() -> Endpoint {
         .initial_connection_window_size(4 << 20)
 }
 
+/// A plain connection to an address.
+pub async fn reach(to: SocketAddr) -> io::Result<TcpStream> {
+    timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await.map_err(late).flatten()
+}
+
+fn late(_: tokio::time::error::Elapsed) -> io::Error {
+    io::ErrorKind::TimedOut.into()
+}
+
 async fn dial(tls: Arc<ClientConfig>, target: Target) -> Result<Stream, LinkError> {
     let to = target.address;
-    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await.map_err(late).flatten();
-    let tcp = tcp.map_err(|reason| LinkError::Unreachable { to, reason })?;
+    let tcp = reach(to).await.map_err(|reason| LinkError::Unreachable { to, reason })?;
     let _ = tcp.set_nodelay(true);
     let name = target.node.map_or_else(|| pki::ANY_MEMBER.to_owned(), pki::name_of);
     let server =

@@ -22,7 +22,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tonic::{Request, Status, service::Routes, transport::Channel};
+use tonic::{Code, Request, Status, service::Routes, transport::Channel};
 
 use crate::{
     ClusterError, JoinAnswer, JoinCall, Leadership, LinkError, PeerIdentity, Token, drive, files,
@@ -180,11 +180,17 @@ impl<S: StateMachine> Member<S> {
         listener: TcpListener,
         extra: impl FnOnce(&Member<S>) -> Routes,
     ) -> Result<Self, ClusterError> {
+        let joins = !self.inner.identity.managers.is_empty();
         let settled = match begun.and_then(|()| self.start(listener, extra)) {
             Ok(()) => timeout(SETTLE_TIMEOUT, self.settled()).await.map_err(|_| unsettled()),
             Err(error) => Err(error),
         };
         if let Err(error) = settled {
+            if joins {
+                let command = Command::RemoveNode { node: self.node() };
+                let _told =
+                    timeout(FAREWELL, self.propose(Proposal { request: RequestId(rand::random()), command })).await;
+            }
             self.shutdown().await;
             self.forget()?;
             return Err(error);
@@ -210,7 +216,8 @@ impl<S: StateMachine> Member<S> {
         let patience = if force { FAREWELL } else { PATIENCE + TRY_TIMEOUT };
         let told = timeout(patience, farewell).await;
         match told.unwrap_or_else(|_| Err(no_answer("it did not answer in time"))) {
-            Err(refusal) if refusal.kind != Kind::NotFound => {
+            // Not found, denied: the cluster has removed it already.
+            Err(refusal) if !matches!(refusal.kind, Kind::NotFound | Kind::Denied) => {
                 if !force {
                     return Err(refusal);
                 }
@@ -323,12 +330,14 @@ impl<S: StateMachine> Member<S> {
         let deadline = Instant::now() + PATIENCE;
         let mut reason = "no manager knows who leads".to_owned();
         while Instant::now() < deadline {
-            if let Some(seat) = self.seat().await {
-                match timeout_at(deadline, attempt(seat)).await {
+            match self.seat().await {
+                Ok(seat) => match timeout_at(deadline, attempt(seat)).await {
                     Ok(Ok(value)) => return Ok(value),
                     Ok(Err(Retry(cause))) => reason = cause,
                     Err(_) => "the leader did not answer in time".clone_into(&mut reason),
-                }
+                },
+                Err(Vacancy::Stranger(cause)) => return Err(stranger(cause)),
+                Err(Vacancy::Unknown) => {}
             }
             sleep(RETRY_PAUSE).await;
         }
@@ -337,28 +346,35 @@ impl<S: StateMachine> Member<S> {
     }
 
     /// Where the leader is, if anybody knows.
-    pub(crate) async fn seat(&self) -> Option<Seat> {
-        let known = self.inner.consensus.as_ref().and_then(|consensus| consensus.seat());
-        if known.is_some() {
-            return known;
+    pub(crate) async fn seat(&self) -> Result<Seat, Vacancy> {
+        if let Some(known) = self.inner.consensus.as_ref().and_then(|consensus| consensus.seat()) {
+            return Ok(known);
         }
         let mut answers: FuturesUnordered<_> = self.managers().into_iter().map(|target| self.ask(target)).collect();
+        let mut denials = Vec::new();
+        let asked = answers.len();
         while let Some(answer) = answers.next().await {
-            let leader = answer.and_then(|answer| answer.leader);
-            if let Some((node, address)) = leader.filter(|(node, _)| *node != self.node()) {
-                return Some(Seat::There(node, address));
+            match answer.map(|answer| answer.leader) {
+                Ok(Some((node, address))) if node != self.node() => return Ok(Seat::There(node, address)),
+                Err(status) if status.code() == Code::PermissionDenied => denials.push(status),
+                _ => {}
             }
         }
-        None
+        // One manager alone may only lag behind.
+        match denials.pop() {
+            Some(status) if denials.len() + 1 == asked => Err(Vacancy::Stranger(status.message().to_owned())),
+            _ => Err(Vacancy::Unknown),
+        }
     }
 
-    /// What a manager says of who leads; `None` if it does not answer.
-    async fn ask(&self, manager: Target) -> Option<Leadership> {
+    /// What a manager says of who leads.
+    async fn ask(&self, manager: Target) -> Result<Leadership, Status> {
         let mut client = MembershipClient::new(self.inner.links.channel(manager));
-        let answer = timeout(ASK_TIMEOUT, client.leader(Json::default())).await.ok()?;
+        let answer = timeout(ASK_TIMEOUT, client.leader(Json::default())).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time")));
         let answer = answer
             .inspect_err(|status| tracing::debug!(manager = %manager.address, reason = status.message(), "no answer"));
-        decode(answer.ok()?.get_ref()).ok()
+        Ok(decode(answer?.get_ref())?)
     }
 
     /// Which managers do not answer, for people; empty if all do.
@@ -366,8 +382,8 @@ impl<S: StateMachine> Member<S> {
         let managers = self.managers();
         let asked = managers.iter().map(|&manager| async move { (manager.address, self.ask(manager).await) });
         let answers = futures::future::join_all(asked).await;
-        let silent: Vec<String> =
-            answers.iter().filter(|(_, answer)| answer.is_none()).map(|(address, _)| address.to_string()).collect();
+        let silent = answers.iter().filter(|(_, answer)| answer.is_err()).map(|(address, _)| address.to_string());
+        let silent: Vec<String> = silent.collect();
         let all = managers.len() + usize::from(self.role() == Role::Manager);
         if silent.is_empty() {
             return String::new();
@@ -432,10 +448,18 @@ impl<S: StateMachine> Member<S> {
     }
 }
 
+/// Why a member knows of no leader.
+pub(crate) enum Vacancy {
+    /// No manager can say, for now.
+    Unknown,
+    /// All managers say that this node is no member, in these words.
+    Stranger(String),
+}
+
 /// Asks whoever leads to let this manager vote, until it does.
 async fn enlist<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>) {
     while !consensus.voters().contains(&member.node().0) {
-        if let Some(Seat::There(node, address)) = member.seat().await {
+        if let Ok(Seat::There(node, address)) = member.seat().await {
             let mut leader = MembershipClient::new(member.channel_to(node, address));
             if let Err(status) = leader.enlist(encode(&member.node())).await {
                 tracing::info!(leader = %address, reason = status.message(), "this manager does not vote yet");
@@ -454,6 +478,11 @@ fn call(payload: &impl Serialize) -> Request<Json> {
 fn read<T: DeserializeOwned>(from: SocketAddr, answer: Result<tonic::Response<Json>, Status>) -> Result<T, Retry> {
     let answer = answer.map_err(|status| Retry(format!("{from}: {}", status.message())))?;
     decode(answer.get_ref()).map_err(|error| Retry(format!("{from}: {error}")))
+}
+
+fn stranger(cause: String) -> Refusal {
+    let next = "`swarmctl leave` clears this host; then it can join again";
+    Refusal::new(Kind::Denied, cause, next)
 }
 
 fn no_answer(reason: &str) -> Refusal {

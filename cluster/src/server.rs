@@ -112,6 +112,8 @@ async fn greet(
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
     let stream = match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await.map_err(late).flatten() {
         Ok(stream) => stream,
+        // Whoever only looks whether somebody listens, as a leader does at a host that joins.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
         Err(error) => {
             let reason = explain(&error);
             tracing::warn!(peer = %address, %error, reason, "a connection was refused: the TLS handshake failed");

@@ -62,6 +62,11 @@ fn reply<T: serde::Serialize>(value: &T) -> Reply {
     Ok(Response::new(encode(value)))
 }
 
+fn no_manager() -> Refusal {
+    let next = "`swarmctl node ls` there shows the managers' addresses: join at one of them";
+    Refusal::new(Kind::Precondition, "the node at this address is a worker, and only managers let hosts in", next)
+}
+
 fn again(Retry(reason): Retry) -> Status {
     Status::unavailable(reason)
 }
@@ -114,8 +119,7 @@ impl<S: StateMachine> Membership for Door<S> {
         if request.extensions().get::<PeerIdentity>().is_some() {
             return reply(&self.leader()?.admit(&call).await.map_err(again)?);
         }
-        self.manager()?;
-        let answer = self.0.admit(&call).await;
+        let answer = if self.0.consensus().is_some() { self.0.admit(&call).await } else { Err(no_manager()) };
         if let Err(refusal) = &answer {
             let peer = request.extensions().get::<Caller>().map(|caller| display(caller.address));
             tracing::warn!(peer, hostname = call.hostname, cause = refusal.cause, "a host was not let in");

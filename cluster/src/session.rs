@@ -162,7 +162,7 @@ fn merged(older: Option<NodeReport>, mut newer: NodeReport) -> NodeReport {
 pub async fn run<S: StateMachine>(member: Member<S>) {
     let mut resume = true;
     loop {
-        if let Some(seat) = member.seat().await {
+        if let Ok(seat) = member.seat().await {
             match hold(&member, seat, resume).await {
                 Ok(()) => resume = true,
                 Err(reason) => {

@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io,
     net::{Ipv6Addr, SocketAddr},
+    os::{linux::net::SocketAddrExt, unix},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -116,7 +117,11 @@ impl Daemon {
 
 /// Runs the daemon until it is told to stop. Stopping it leaves tasks, links and rules as they are.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("netd makes namespaces, links and rules, which takes root: `systemctl start netd`, or run it with sudo");
+    }
     let _lock = lock(&options.directory)?;
+    let _host = claim()?;
     let hostname = nix::unistd::gethostname()?.into_string().unwrap_or_else(|_| "localhost".to_owned());
     let daemon = Arc::new(Daemon {
         options,
@@ -152,6 +157,12 @@ fn lock(directory: &Path) -> anyhow::Result<Flock<File>> {
         Ok(lock) => Ok(lock),
         Err(_) => bail!("another netd runs on {}: stop it first", directory.display()),
     }
+}
+
+/// One daemon per network namespace, too, to which abstract names belong: each would remove what the other makes.
+fn claim() -> anyhow::Result<unix::net::UnixListener> {
+    let name = unix::net::SocketAddr::from_abstract_name("netd").context("naming the claim")?;
+    unix::net::UnixListener::bind_addr(&name).context("another netd runs in this network namespace: stop it first")
 }
 
 async fn stopped(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -1,8 +1,15 @@
 //! The local API: a socket for `swarmctl` and `netd-cni`. Translates; decides nothing.
 
-use std::{fs, future::Future, io, os::unix::fs::PermissionsExt, sync::Arc};
+use std::{
+    fs,
+    future::Future,
+    io,
+    net::{IpAddr, UdpSocket},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    sync::Arc,
+};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use api::{
     Debug, InitRequest, JoinRequest, LeaveRequest, Proposal, Standing, decode, encode,
     proto::{Json, control_server, local_server},
@@ -24,7 +31,10 @@ pub fn serve(daemon: Arc<Daemon>) -> anyhow::Result<impl Future<Output = anyhow:
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     }
-    // The lock on the directory says that no other daemon uses it.
+    if UnixStream::connect(&path).is_ok() {
+        bail!("another netd answers at {}: stop it, or give this one its own --socket", path.display());
+    }
+    // What a daemon that was killed has left.
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
@@ -42,6 +52,18 @@ fn stranger() -> Refusal {
         "this host is not part of a cluster",
         "`swarmctl init` makes one; `swarmctl join` takes part in one",
     )
+}
+
+/// Tunnels can end at an address of this host only, which is one that a socket can be bound to.
+fn refuse_foreign(vtep: IpAddr) -> Result<(), Refusal> {
+    match UdpSocket::bind((vtep, 0)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(Refusal::new(
+            Kind::Invalid,
+            format!("{vtep} is no address of this host: its tunnels cannot end there"),
+            "give one that it has with --advertise-addr; or also --data-path-addr, where others know it by another (NAT)",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn unwritable(error: &io::Error) -> Refusal {
@@ -113,6 +135,7 @@ impl Local {
         let _guard = self.0.membership.lock().await;
         self.refuse_if_member()?;
         let vtep = request.data_path.unwrap_or(request.advertise.ip());
+        refuse_foreign(vtep)?;
         let host = Host { hostname: self.0.hostname.clone(), advertise: request.advertise, vtep };
         let config = self.0.cluster(request.listen).map_err(|error| unwritable(&error))?;
         let member = Member::init(config, host, |_| self.0.routes()).await?;
@@ -123,6 +146,7 @@ impl Local {
     async fn join(&self, request: JoinRequest) -> Result<Standing, Refusal> {
         let _guard = self.0.membership.lock().await;
         self.refuse_if_member()?;
+        request.data_path.or(request.advertise.map(|address| address.ip())).map_or(Ok(()), refuse_foreign)?;
         let options = JoinOptions {
             token: request.token,
             manager: request.manager,

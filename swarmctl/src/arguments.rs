@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Command, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use clap_complete::Shell;
 use model::{Availability, Driver, EndpointMode, RestartCondition, Role, Subnet};
 
@@ -39,7 +42,8 @@ pub enum Verb {
     },
     /// Show the command that joins a host, or replace its token.
     Token {
-        /// Role that the token gives: worker or manager.
+        /// Role that the token gives.
+        #[arg(value_parser = words::<Role, 2>(["worker", "manager"]))]
         role: Role,
         /// Replace the token: the old one is refused from now on; nodes that are in stay in.
         #[arg(long)]
@@ -99,7 +103,7 @@ pub struct Init {
     /// Address or interface that others reach this host's control plane by; the default route's where none is given.
     #[arg(long, value_name = "IP|INTERFACE[:PORT]")]
     pub advertise_addr: Option<String>,
-    /// Where the control plane listens; every address where none is given.
+    /// Where the control plane listens; every address of the advertised one's family where none is given.
     #[arg(long, value_name = "IP|INTERFACE[:PORT]")]
     pub listen_addr: Option<String>,
     /// Address or interface that tunnels end at; the advertised one where none is given.
@@ -169,8 +173,8 @@ pub enum NodeVerb {
     },
     /// Open a node to the scheduler or close it.
     Update {
-        /// active, pause (no new tasks) or drain (its tasks move elsewhere).
-        #[arg(long, value_parser = availability)]
+        /// With pause it gets no new tasks; with drain its tasks move elsewhere.
+        #[arg(long, value_parser = words::<Availability, 3>(["active", "pause", "drain"]))]
         availability: Availability,
         /// Name or id.
         node: String,
@@ -209,8 +213,8 @@ pub enum NetworkVerb {
 /// `network create`.
 #[derive(Debug, Args)]
 pub struct NetworkCreate {
-    /// How its endpoints reach each other: overlay.
-    #[arg(short, long, default_value = "overlay", value_parser = driver)]
+    /// How its endpoints reach each other.
+    #[arg(short, long, default_value = "overlay", value_parser = words::<Driver, 1>(["overlay"]))]
     pub driver: Driver,
     /// A prefix such as 10.0.9.0/24 or fd00:9::/64; from the default pools where none is given.
     #[arg(long = "subnet", value_name = "PREFIX")]
@@ -313,8 +317,8 @@ pub struct ServiceCreate {
     /// Root directory of the tasks; the host's own, read-only, where none is given.
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
-    /// When a task that ended is started again: any, on-failure or none.
-    #[arg(long, default_value = "any", value_parser = restart_condition)]
+    /// When a task that ended is started again.
+    #[arg(long, default_value = "any", value_parser = words::<RestartCondition, 3>(["any", "on-failure", "none"]))]
     pub restart_condition: RestartCondition,
     /// Time between its end and the new start.
     #[arg(long, default_value = "5s", value_name = "DURATION")]
@@ -325,8 +329,8 @@ pub struct ServiceCreate {
     /// Time between SIGTERM and SIGKILL.
     #[arg(long, default_value = "10s", value_name = "DURATION")]
     pub stop_grace_period: Millis,
-    /// What the name resolves to: vip or dnsrr.
-    #[arg(long, default_value = "vip", value_parser = endpoint_mode)]
+    /// What the name resolves to.
+    #[arg(long, default_value = "vip", value_parser = words::<EndpointMode, 2>(["vip", "dnsrr"]))]
     pub endpoint_mode: EndpointMode,
     /// A note.
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = option)]
@@ -460,29 +464,20 @@ impl Inside {
 pub fn completion(shell: &str) -> Result<String, String> {
     let shell: Shell = shell.parse()?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut <Arguments as clap::CommandFactory>::command(), "swarmctl", &mut script);
+    let all = <Arguments as clap::CommandFactory>::command();
+    // clap_complete offers what is hidden, too.
+    let shown = all.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned();
+    let mut offered = Command::new("swarmctl").args(all.get_arguments().cloned()).subcommands(shown);
+    clap_complete::generate(shell, &mut offered, "swarmctl", &mut script);
     String::from_utf8(script).map_err(|error| error.to_string())
 }
 
-fn availability(text: &str) -> Result<Availability, String> {
-    word(text, "active, pause or drain")
-}
-
-fn driver(text: &str) -> Result<Driver, String> {
-    word(text, "overlay")
-}
-
-fn endpoint_mode(text: &str) -> Result<EndpointMode, String> {
-    word(text, "vip or dnsrr")
-}
-
-fn restart_condition(text: &str) -> Result<RestartCondition, String> {
-    word(text, "any, on-failure or none")
-}
-
-/// The value that `model` writes with this word.
-fn word<T: serde::de::DeserializeOwned>(text: &str, expected: &str) -> Result<T, String> {
-    serde_json::from_value(text.into()).map_err(|_| format!("expected {expected}"))
+/// The values that `model` writes with these words.
+fn words<T, const N: usize>(words: [&'static str; N]) -> impl TypedValueParser<Value = T>
+where
+    T: serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|word| serde_json::from_value(word.into()))
 }
 
 fn tail(text: &str) -> Result<u32, String> {
@@ -556,6 +551,15 @@ mod tests {
             panic!("another verb")
         };
         assert_eq!(listing.output, Format::Json);
+    }
+
+    #[test]
+    fn completion_offers_words_and_no_inner_verbs() {
+        for shell in ["bash", "zsh", "fish"] {
+            let script = completion(shell).unwrap();
+            assert!(script.contains("drain") && script.contains("dnsrr"), "{shell}");
+            assert!(!script.contains("lab-boot"), "{shell}");
+        }
     }
 
     #[test]

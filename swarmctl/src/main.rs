@@ -8,7 +8,10 @@ mod output;
 mod values;
 mod verbs;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, ErrorKind},
+    process::ExitCode,
+};
 
 use anyhow::{Result, anyhow};
 use clap::Parser;
@@ -20,6 +23,10 @@ use daemon::Daemon;
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(code) => code.into(),
+        // Whoever read our output, such as `head`, has seen enough.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("Error: {error:#}");
             ExitCode::FAILURE

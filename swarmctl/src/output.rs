@@ -88,8 +88,13 @@ fn fit(rows: &[Vec<String>]) -> Vec<usize> {
     widths
 }
 
+/// A message on one line.
+pub fn flat(text: &str) -> String {
+    text.replace("\n  next: ", "; next: ").replace(char::is_control, " ")
+}
+
 fn cut(cell: &str, width: usize) -> String {
-    let flat = cell.replace(['\n', '\r', '\t'], " ");
+    let flat = flat(cell);
     if flat.chars().count() <= width {
         return flat;
     }

@@ -232,3 +232,43 @@ async fn a_command_that_would_not_reach_the_other_managers_in_time_is_refused() 
     is_done(lab.at(0).propose(add(&"n".repeat(100 << 10), 1)).await);
     lab.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_the_leader_does_not_reach_is_not_let_in_and_costs_no_majority() {
+    let lab = Lab::new(1).await;
+    let home = directory();
+    // Port 1 of the loopback: nobody is there.
+    let advertise = Some("127.0.0.1:1".parse().unwrap());
+    let options = JoinOptions { advertise, ..lab.options(Role::Manager).await };
+    let refused = Node::join(config(&home), options, routes).await.err().unwrap().to_string();
+    assert!(refused.contains("does not reach this host at 127.0.0.1:1: ") && refused.contains("next: "), "{refused}");
+    is_done(lab.at(0).propose(add("n", 1)).await);
+    let Answer::Nodes(nodes) = lab.at(0).query(Query::Nodes).await.unwrap() else { panic!("not nodes") };
+    assert_eq!(nodes.len(), 1);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_removed_while_it_was_off_is_told_and_can_leave() {
+    let mut lab = Lab::new(1).await;
+    let node = lab.join(Role::Worker).await.node();
+    let config = lab.stop(1).await;
+    let command = Command::RemoveNode { node };
+    is_done(lab.at(0).propose(Proposal { request: RequestId(rand::random()), command }).await);
+    lab.start(1, config).await;
+    let refusal = lab.at(1).query(Query::Nodes).await.unwrap_err();
+    assert!(refusal.kind == Kind::Denied && refusal.cause.contains("no longer, part of this cluster"), "{refusal}");
+    lab.at(1).leave(false).await.unwrap();
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joining_at_a_worker_says_where_to_join() {
+    let mut lab = Lab::new(1).await;
+    lab.join(Role::Worker).await;
+    let home = directory();
+    let options = JoinOptions { manager: address(lab.at(1)), ..lab.options(Role::Worker).await };
+    let refused = Node::join(config(&home), options, routes).await.err().unwrap().to_string();
+    assert!(refused.contains("is a worker") && refused.contains("next: "), "{refused}");
+    lab.end().await;
+}

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use model::{Kind, Query, Refusal, RestartCondition, ServiceInfo, TaskId, TaskInfo, TaskState};
 
-use crate::daemon::Daemon;
+use crate::{daemon::Daemon, output};
 
 /// How long a service may take before the command gives up; the service itself goes on.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -110,7 +110,7 @@ impl Progress {
         if phase != Phase::Wanted
             && let Some(task) = trouble(tasks)
         {
-            text += &format!(" ({} {}: {})", task.name, task.state, task.message.replace('\n', " "));
+            text += &format!(" ({} {}: {})", task.name, task.state, output::flat(&task.message));
         }
         Self { phase, text }
     }
@@ -176,7 +176,8 @@ impl Line {
 
     fn write(&mut self, text: &str) {
         if self.live {
-            eprint!("\r\x1b[K{text}");
+            // Without DECAWM the terminal cuts a line that is too long: one that wraps could not be written over.
+            eprint!("\r\x1b[K\x1b[?7l{text}\x1b[?7h");
         } else {
             eprintln!("{text}");
         }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use api::proto::{LogLine, LogsRequest};
-use model::{Query, TaskInfo};
+use model::{Query, Refusal, TaskInfo};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -65,7 +65,12 @@ async fn find(daemon: &Daemon, target: &str) -> Result<(Query, Vec<TaskInfo>)> {
         Ok(_) => Ok((of_service.clone(), daemon.tasks(of_service).await?)),
         Err(error) if is_not_found(&error) => {
             let task = Query::Task(target.to_owned());
-            Ok((task.clone(), daemon.tasks(task).await?))
+            match daemon.tasks(task.clone()).await {
+                Err(error) if is_not_found(&error) => {
+                    Err(Refusal::not_found("service or task", target, "swarmctl service ls").into())
+                }
+                tasks => Ok((task, tasks?)),
+            }
         }
         Err(error) => Err(error),
     }

@@ -30,19 +30,22 @@ async fn each<F: Future<Output = Result<()>>>(names: &[String], act: impl Fn(Str
     Ok(code)
 }
 
-/// Asks for several objects one by one; those that are there, and whether all are.
-async fn collect<T, F: Future<Output = Result<Vec<T>>>>(names: &[String], ask: impl Fn(String) -> F) -> (Vec<T>, u8) {
-    let (mut found, mut code) = (Vec::new(), 0);
+/// Asks for several objects one by one; those that are there, and whether all are. Errors: none is.
+async fn collect<T, F: Future<Output = Result<Vec<T>>>>(
+    names: &[String],
+    ask: impl Fn(String) -> F,
+) -> Result<(Vec<T>, u8)> {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
     for name in names {
         match ask(name.clone()).await {
-            Ok(mut items) => found.append(&mut items),
-            Err(error) => {
-                eprintln!("Error: {error}");
-                code = 1;
-            }
+            Ok(items) => found.push(items),
+            Err(error) => missing.push(error),
         }
     }
-    (found, code)
+    let last = if found.is_empty() { missing.pop() } else { None };
+    missing.iter().for_each(|error| eprintln!("Error: {error}"));
+    let code = u8::from(!missing.is_empty());
+    last.map_or(Ok((found.into_iter().flatten().collect(), code)), Err)
 }
 
 /// Whether the daemon said that there is no such object.

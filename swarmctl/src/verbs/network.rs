@@ -21,7 +21,7 @@ pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
         NetworkVerb::Create(create) => self::create(daemon, create).await,
         NetworkVerb::Ls(listing) => ls(daemon, &listing).await,
         NetworkVerb::Inspect(inspection) => {
-            let (networks, code) = collect(&inspection.names, |name| daemon.networks(Query::Network(name))).await;
+            let (networks, code) = collect(&inspection.names, |name| daemon.networks(Query::Network(name))).await?;
             print(&networks, inspection.output)?;
             Ok(code)
         }

@@ -15,7 +15,7 @@ pub async fn node(daemon: &Daemon, verb: NodeVerb) -> Result<u8> {
     match verb {
         NodeVerb::Ls(listing) => ls(daemon, &listing).await,
         NodeVerb::Inspect { names, output } => {
-            let (nodes, code) = collect(&names, |name| daemon.nodes(Query::Node(name))).await;
+            let (nodes, code) = collect(&names, |name| daemon.nodes(Query::Node(name))).await?;
             print(daemon, &nodes, output).await?;
             Ok(code)
         }

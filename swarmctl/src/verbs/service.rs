@@ -26,12 +26,12 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
         ServiceVerb::Create(create) => self::create(daemon, create).await,
         ServiceVerb::Ls(listing) => ls(daemon, &listing).await,
         ServiceVerb::Ps { services, listing } => {
-            let (tasks, code) = collect(&services, |name| daemon.tasks(Query::Tasks(Some(name)))).await;
+            let (tasks, code) = collect(&services, |name| daemon.tasks(Query::Tasks(Some(name)))).await?;
             task::print(&tasks, &listing)?;
             Ok(code)
         }
         ServiceVerb::Inspect(inspection) => {
-            let (services, code) = collect(&inspection.names, |name| daemon.services(Query::Service(name))).await;
+            let (services, code) = collect(&inspection.names, |name| daemon.services(Query::Service(name))).await?;
             print(&services, inspection.output)?;
             Ok(code)
         }

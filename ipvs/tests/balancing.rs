@@ -13,7 +13,7 @@ use std::{
 
 use ipvs::{
     Balancer, Nftables, Op, Scheduler, Table, VirtualService, diff,
-    guard::{guard, masquerade},
+    guard::{Border, border, guard},
     nft::{self, Family, Ruleset, Socket, difference},
 };
 use support::{
@@ -238,7 +238,7 @@ fn dropped(router: &Namespace) -> u64 {
 }
 
 #[test]
-fn the_way_out_is_masqueraded_and_the_host_reaches_in() {
+fn the_way_out_is_masqueraded_and_only_the_host_reaches_in() {
     let (lab, _balancer) = lab(1);
     let (host, outside) = (Namespace::new("host"), Namespace::new("outside"));
     host.route_packets();
@@ -258,7 +258,10 @@ fn the_way_out_is_masqueraded_and_the_host_reaches_in() {
     lab.router.ip("-6 route add default via fd07::1");
     host.ip("route add 10.0.9.0/24 via 169.254.7.2");
     host.ip("-6 route add fd00:9::/64 via fd07::2");
-    load(&host, &masquerade(&["10.0.9.0/24".parse().unwrap(), "fd00:9::/64".parse().unwrap()]));
+    let subnets = ["10.0.9.0/24".parse().unwrap(), "fd00:9::/64".parse().unwrap()];
+    load(&host, &border(&Border { subnets: subnets.to_vec(), ..Border::default() }));
+    outside.ip("route add 10.0.9.0/24 via 192.0.2.1");
+    outside.ip("-6 route add fd00:9::/64 via 2001:db8::1");
     serve(&outside, "outside");
     let client = &lab.endpoints[0];
     for (family, there, host_address, uplink) in
@@ -268,6 +271,8 @@ fn the_way_out_is_masqueraded_and_the_host_reaches_in() {
         assert_eq!(ask_tcp(client, there), format!("outside {host_address}"));
         assert_eq!(ask_udp(client, there).unwrap(), format!("outside {host_address}"));
         assert_eq!(ask_tcp(&host, addresses(1)[family]), format!("s1 {uplink}"));
+        let refused = connect(&outside, addresses(1)[family]).unwrap_err().kind();
+        assert!(matches!(refused, ErrorKind::HostUnreachable | ErrorKind::PermissionDenied), "{refused}");
     }
 }
 

@@ -1,11 +1,12 @@
 //! The nftables plane: in every network's namespace the virtual services and the guard against spoofed sources, on the
-//! host the masquerading of what leaves. Its sockets are those of crate `ipvs`, one set per namespace.
+//! host what crosses the networks' border. Its sockets are those of crate `ipvs`, one set per namespace.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use futures::future::select_all;
 use ipvs::{
-    Balancer, Nftables, Table, guard,
+    Balancer, Nftables, Table,
+    guard::{self, Border},
     nft::{self, Change, Family, Monitor, NftError, Ruleset, Socket},
 };
 use model::{
@@ -50,9 +51,13 @@ impl Pending {
 /// The rules that a configuration asks for, by namespace. Pure.
 pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
     let leaving = config.networks.values().filter(|network| !network.internal);
-    let subnets: Vec<_> = leaving.flat_map(|network| network.subnets.iter().map(|lease| lease.subnet)).collect();
-    let masquerade = (!subnets.is_empty()).then(|| guard::masquerade(&subnets));
-    let host = (Place::Host, Wanted { ruleset: masquerade, services: None });
+    let border = Border {
+        subnets: leaving.flat_map(|network| network.subnets.iter().map(|lease| lease.subnet)).collect(),
+        vnis: config.networks.values().map(|network| network.vni).collect(),
+        vteps: config.peers.values().map(|peer| peer.vtep).collect(),
+    };
+    let border = (!config.networks.is_empty()).then(|| guard::border(&border));
+    let host = (Place::Host, Wanted { ruleset: border, services: None });
     let networks = config.networks.keys().map(|&network| {
         let services = Some(Table::of(config, network));
         (Place::Inside(Namespace::Network(network)), Wanted { ruleset: Some(guard::guard()), services })

@@ -1,14 +1,26 @@
 //! Rule sets that belong to the overlay rather than to balancing: sources are checked where packets enter a network's
 //! namespace, and what leaves the host does so under the host's address.
 
-use model::{Subnet, names};
+use std::net::IpAddr;
 
-use crate::nft::{Chain, Comparison, Expression, Family, Hook, Ip, Key, Kind, Rule, Ruleset, Set, Type, Verdict};
+use model::{Subnet, Vni, names};
+
+use crate::nft::{
+    Chain, Comparison, Expression, Family, Header, Hook, Ip, Key, Kind, Reject, Rule, Ruleset, Set, SetRef, Type,
+    Verdict,
+};
 
 /// `NF_IP_PRI_RAW`: before connection tracking.
 const BEFORE_TRACKING: i32 = -300;
 /// `NF_IP_PRI_NAT_SRC`.
 const TRANSLATE_SOURCE: i32 = 100;
+/// `NF_IP_PRI_FILTER`.
+const FILTER: i32 = 0;
+/// `NF_CT_STATE_BIT`s of what answers no connection: invalid, new, untracked.
+const NO_ANSWER: u32 = 1 | 8 | 64;
+/// Code of ICMPX unreachables: administratively prohibited.
+const PROHIBITED: u8 = 3;
+const IPPROTO_UDP: u8 = 17;
 /// Devices whose packets must come from where they are routed to: endpoints and the tunnel.
 const CHECKED_LINKS: [&str; 2] = ["e*", "vx-*"];
 /// The host's ends of the uplinks.
@@ -36,25 +48,68 @@ fn link_local() -> Rule {
     from.compare(Comparison::Equal, &prefix).verdict(Verdict::Return)
 }
 
-/// For the host's namespace: what comes from one of these subnets and leaves through a device that is not a network's
-/// does so under the host's address.
-pub fn masquerade(subnets: &[Subnet]) -> Ruleset {
-    let rules = Ip::BOTH.map(|version| {
-        let leaving = Rule::new().link_out_not(UPLINKS).version(version).source(version, 0);
-        leaving.in_set(set_name(version)).with(Expression::Masquerade)
-    });
-    let base = Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules.to_vec());
-    let ruleset = Ruleset::new(Family::Inet, names::TABLE).chain("masquerade", base);
+/// What the host's namespace guards.
+#[derive(Clone, Debug, Default)]
+pub struct Border {
+    /// The subnets of networks with a way out.
+    pub subnets: Vec<Subnet>,
+    /// The networks that this host has part in.
+    pub vnis: Vec<Vni>,
+    /// The hosts that may send tunnel packets.
+    pub vteps: Vec<IpAddr>,
+}
+
+/// For the host's namespace: what comes from a subnet and leaves by a device that is not a network's does so under the
+/// host's address; but for answers, nothing gets from outside or from another network into a network; and tunnel
+/// packets of our networks from others than our hosts are dropped and counted.
+pub fn border(border: &Border) -> Ruleset {
+    let rules = |rule: fn(Ip) -> Rule| Ip::BOTH.map(rule).to_vec();
+    let vnis = border.vnis.iter().map(|vni| Key::of(&[&(u32::from(*vni) << 8).to_be_bytes()]));
+    let ruleset = Ruleset::new(Family::Inet, names::TABLE)
+        .chain("masquerade", Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules(masquerade)))
+        .chain("isolate", Chain::base(Kind::Filter, Hook::Forward, FILTER, rules(isolate)))
+        .chain("tunnel", Chain::base(Kind::Filter, Hook::Input, FILTER, rules(tunnel)))
+        .set("vnis", Set::values(&[Type::Mark], vnis));
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| {
-        let ours = outermost(subnets, version).map(|subnet| Key::subnet(&subnet));
-        ruleset.set(set_name(version), Set::ranges(&[Type::from(version)], ours))
+        let subnets = outermost(&border.subnets, version).map(|subnet| Key::subnet(&subnet));
+        let vteps = border.vteps.iter().filter(|vtep| Ip::of(**vtep) == version).map(|vtep| Key::address(*vtep));
+        let names = set_names(version);
+        ruleset
+            .set(names.subnets, Set::ranges(&[version.into()], subnets))
+            .set(names.vteps, Set::values(&[version.into()], vteps))
     })
 }
 
-fn set_name(version: Ip) -> &'static str {
+fn masquerade(version: Ip) -> Rule {
+    let leaving = Rule::new().link_out_not(UPLINKS).version(version).source(version, 0);
+    leaving.in_set(set_names(version).subnets).with(Expression::Masquerade)
+}
+
+fn isolate(version: Ip) -> Rule {
+    let entering = Rule::new().link_out(UPLINKS).version(version).destination(version, 0);
+    entering.in_set(set_names(version).subnets).states(NO_ANSWER).reject(Reject::Icmpx(PROHIBITED))
+}
+
+/// The first 32 bits of a VXLAN header after its flags are the VNI and eight that the kernel wants to be zero.
+fn tunnel(version: Ip) -> Rule {
+    let load = |offset, len| Expression::Payload { base: Header::Transport, offset, len, into: 0 };
+    let of_ours = Rule::new().version(version).protocol(IPPROTO_UDP).with(load(2, 2));
+    let of_ours = of_ours.compare(Comparison::Equal, &names::VXLAN_PORT.to_be_bytes()).with(load(12, 4)).in_set("vnis");
+    let from_others =
+        Expression::Match { set: SetRef::Named(set_names(version).vteps.to_owned()), from: 0, invert: true };
+    of_ours.source(version, 0).with(from_others).counter().verdict(Verdict::Drop)
+}
+
+/// The names of one IP version's sets.
+struct Names {
+    subnets: &'static str,
+    vteps: &'static str,
+}
+
+fn set_names(version: Ip) -> Names {
     match version {
-        Ip::V4 => "subnets4",
-        Ip::V6 => "subnets6",
+        Ip::V4 => Names { subnets: "subnets4", vteps: "vteps4" },
+        Ip::V6 => Names { subnets: "subnets6", vteps: "vteps6" },
     }
 }
 

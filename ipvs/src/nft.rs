@@ -3,6 +3,7 @@
 
 mod attribute;
 mod code;
+mod conntrack;
 mod decode;
 mod difference;
 mod encode;
@@ -12,6 +13,7 @@ mod rule;
 mod ruleset;
 mod wire;
 
+pub use conntrack::{Connection, forget};
 pub use difference::{Change, Step, difference};
 pub use expression::{Comparison, Conntrack, Expression, FibResult, Header, Meta, Nat, Numbers, Reject, SetRef};
 pub use kernel::{Monitor, NftError, Socket, apply, observe};

@@ -1,15 +1,19 @@
 //! The nftables engine: virtual services as one table of maps. A packet costs one look-up, however many services there
 //! are; address-only DNAT takes every protocol; nothing hides the client's address but being balanced to oneself.
 
-use std::{collections::BTreeMap, iter, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+    net::IpAddr,
+};
 
 use nix::libc::IPPROTO_TCP;
 
 use crate::{
     Balancer, BalancerError, Observed, Op, Table, VirtualService,
     nft::{
-        self, Chain, Data, Expression, Family, Hook, Ip, Key, Kind, Nat, NftError, Numbers, Reject, Rule, Ruleset, Set,
-        Socket, Type, Verdict, address, difference, octets,
+        self, Chain, Connection, Data, Expression, Family, Hook, Ip, Key, Kind, Nat, NftError, Numbers, Reject, Rule,
+        Ruleset, Set, Socket, Type, Verdict, address, difference, octets,
     },
 };
 
@@ -38,6 +42,26 @@ impl Nftables {
         Ok(Self { socket: Socket::open()?, observed: None })
     }
 
+    /// TCP has an end and may come to it (draining); whatever knows none goes elsewhere from now on.
+    fn forget_removed(&mut self, ops: &[Op], left: &Table) -> Result<(), BalancerError> {
+        let shrunk = ops.iter().filter_map(|op| match op {
+            Op::DelService { vip } | Op::DelRealServer { vip, .. } => Some(*vip),
+            _ => None,
+        });
+        let shrunk: BTreeSet<IpAddr> = shrunk.collect();
+        let serves = |found: &Connection| {
+            left.services
+                .get(&found.destination)
+                .is_some_and(|service| service.real_servers.contains_key(&found.server))
+        };
+        if !shrunk.is_empty() {
+            nft::forget(&mut self.socket, |found| {
+                i32::from(found.protocol) != IPPROTO_TCP && shrunk.contains(&found.destination) && !serves(found)
+            })?;
+        }
+        Ok(())
+    }
+
     fn read(&mut self) -> Result<Table, NftError> {
         self.observed = nft::observe(&mut self.socket, Family::Inet, TABLE)?;
         Ok(self.observed.as_ref().map(table).unwrap_or_default())
@@ -60,7 +84,7 @@ impl Balancer for Nftables {
         ops.iter().for_each(|op| desired.apply(op));
         let change = difference(Some(&ruleset(&desired)), self.observed.take().as_ref());
         change.map_or(Ok(()), |change| nft::apply(&mut self.socket, &change))?;
-        Ok(())
+        self.forget_removed(ops, &desired)
     }
 }
 

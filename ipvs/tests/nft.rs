@@ -7,7 +7,7 @@ mod support;
 use std::net::IpAddr;
 
 use ipvs::{
-    guard::{guard, masquerade},
+    guard::{Border, border, guard},
     nft::*,
 };
 use model::Subnet;
@@ -299,11 +299,17 @@ fn changes_of_others_are_heard() {
 }
 
 #[test]
-fn the_guard_and_masquerading_are_read_back_as_written() {
+fn the_guards_are_read_back_as_written() {
     in_fresh_namespace(|| {
         let mut socket = Socket::open().unwrap();
         let subnets = subnets(&["10.0.9.0/24", "10.0.10.0/24", "10.0.9.0/25", "fd00:9::/64", "fd00:a::/64"]);
-        for desired in [guard(), masquerade(&[]), masquerade(&subnets), masquerade(&subnets[1..2])] {
+        let full = Border {
+            subnets: subnets.clone(),
+            vnis: vec![4096.try_into().unwrap(), 77.try_into().unwrap()],
+            vteps: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        };
+        let smaller = Border { subnets: subnets[1..2].to_vec(), ..full.clone() };
+        for desired in [guard(), border(&Border::default()), border(&full), border(&smaller)] {
             put(&mut socket, &desired);
             assert_settled(&mut socket, &desired);
         }

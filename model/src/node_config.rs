@@ -109,7 +109,8 @@ pub struct TaskConfig {
     pub desired: TaskState,
     /// Where the managers think it stands.
     pub state: TaskState,
-    /// Its endpoints in the order of its interfaces (`eth0`, `eth1`, …); the first carries the way out.
+    /// Its endpoints in the order of its interfaces (`eth0`, `eth1`, …). The first on a network that is not internal is
+    /// the way out, for each family by itself.
     pub endpoints: Vec<EndpointId>,
 }
 

@@ -182,7 +182,10 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
     if is_member {
         first.wait_for(|config| config.generation > 0).await?;
     }
-    let (status, inside) = dataplane::spawn(daemon.desired.subscribe()).context("the data plane cannot start")?;
+    let tasks = daemon.tasks();
+    let inhabited = move |task| agent::sandbox(&tasks, task);
+    let (status, inside) =
+        dataplane::spawn(daemon.desired.subscribe(), inhabited).context("the data plane cannot start")?;
     daemon.dataplane.send_replace(Some((status.clone(), inside)));
     let (ready, sandboxes) = watch::channel(BTreeSet::new());
     let (tasks, reports) = watch::channel(Vec::new());

@@ -36,7 +36,9 @@ pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: wat
         let current = config.borrow_and_update().clone();
         table.send_replace(Arc::new(Table::of(&current)));
         resolvers.retain(|network, resolver| {
-            current.networks.contains_key(network) && namespace_inode(*network) == Some(resolver.namespace)
+            // One that lost its name is given it back; one that was replaced has to lose its last sockets.
+            current.networks.contains_key(network)
+                && namespace_inode(*network).is_none_or(|inode| inode == resolver.namespace)
         });
         for (&network, wanted) in &current.networks {
             let Some(inode) = namespace_inode(network).filter(|_| !resolvers.contains_key(&network)) else { continue };

@@ -52,6 +52,49 @@ fn tasks_of_two_hosts_reach_each_other_their_hosts_and_nothing_unknown() {
 }
 
 #[test]
+fn tunnel_packets_from_a_stranger_are_dropped_and_counted() {
+    let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
+    lab.settle(&lab.whole());
+    assert_answers(&lab.hosts[0].sandbox(), "10.77.9.12", 0);
+    let counts = || {
+        let listing = lab.hosts[0].run("nft list chain inet netd tunnel");
+        let counters = listing.split("counter packets ").skip(1);
+        counters.map(|rest| rest.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(counts(), "0 0", "packets of a host of ours");
+    lab.hosts[1].run("ip addr add 192.0.2.66/24 dev eth0");
+    let sent = namespace::within_file(&lab.hosts[1].own(), || {
+        let header = [8, 0, 0, 0, 0, 0, 77, 0];
+        for stranger in ["192.0.2.66:0", "[fd00:cafe::2]:0"] {
+            let to = if stranger.starts_with('[') { "[fd00:cafe::1]:4789" } else { "192.0.2.1:4789" };
+            UdpSocket::bind(stranger)?.send_to(&[&header[..], &[0; 60]].concat(), to)?;
+        }
+        // Another's tunnel on the same port is no affair of ours.
+        let foreign = [8, 0, 0, 0, 0, 0, 78, 0];
+        UdpSocket::bind("192.0.2.66:0")?.send_to(&[&foreign[..], &[0; 60]].concat(), "192.0.2.1:4789")
+    });
+    sent.unwrap().unwrap();
+    lab.hosts[0].wait("both are counted", |_| counts() == "1 1");
+    lab.vanish();
+}
+
+#[test]
+fn a_namespace_that_loses_its_name_is_given_it_back() {
+    let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
+    lab.settle(&lab.whole());
+    let (mut near, mut far) = lab.connect();
+    for name in [netd_network(), task(0)] {
+        let identity = lab.hosts[0].run(&format!("stat -Lc %i /run/netns/{name}"));
+        lab.hosts[0].run(&format!("ip netns del {name}"));
+        let found = |host: &Host| text(&host.keeper.enter(&["stat", "-Lc", "%i", &format!("/run/netns/{name}")]));
+        lab.hosts[0].wait("the same namespace has its name again", |host| found(host) == identity);
+        lab.hosts[0].wait_settled(1);
+        exchange(&mut near, &mut far);
+    }
+    lab.vanish();
+}
+
+#[test]
 fn the_tunnel_runs_over_ipv6_and_carries_a_network_of_one_family() {
     let mut lab = Lab::new(&["fd00:cafe::1", "fd00:cafe::2"]);
     let mut configs = lab.whole();
@@ -179,7 +222,7 @@ fn host() {
     };
     let first = Arc::new(read().expect("a configuration"));
     let (sender, receiver) = watch::channel(first);
-    let (status, inside) = dataplane::spawn(receiver).expect("a data plane");
+    let (status, inside) = dataplane::spawn(receiver, |_| None).expect("a data plane");
     loop {
         if let Some(config) = read().filter(|config| config.generation > sender.borrow().generation) {
             sender.send_replace(Arc::new(config));

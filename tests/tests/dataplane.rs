@@ -25,7 +25,7 @@ fn settled(lab: &Lab, host: &str) {
 }
 
 /// What a careless operator does; `$NS` is the network's namespace, `$VX` its VXLAN device.
-const BREAKAGES: [&str; 10] = [
+const BREAKAGES: [&str; 11] = [
     "ip -n $NS link del $VX",
     "ip -n $NS route del $(ip -n $NS route | grep -m1 via.inet6.*dev.vx | cut -d' ' -f1)",
     "ip -n $NS -6 route flush dev $VX",
@@ -36,6 +36,7 @@ const BREAKAGES: [&str; 10] = [
     "ip netns exec $NS sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0",
     "ip -n $NS addr flush dev lo scope global",
     "ip netns del $NS",
+    "kill -9 $(cat /run/netd.pid); ip netns | grep -o '^netd-t-[0-9a-z]*' | xargs -n 1 ip netns del",
 ];
 
 #[test]

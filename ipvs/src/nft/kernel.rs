@@ -56,6 +56,9 @@ pub enum NftError {
         /// Why.
         reason: Errno,
     },
+    /// Connections could not be forgotten.
+    #[error("connections to removed servers cannot be forgotten: {0}\n  next: use a kernel with CONFIG_NF_CT_NETLINK")]
+    Connections(#[source] io::Error),
     /// The table never held still.
     #[error(
         "nftables table {0} changed {READ_ATTEMPTS} times while it was read\n  next: find what rewrites \
@@ -87,7 +90,7 @@ fn next(reason: Errno) -> &'static str {
 }
 
 /// Why a request failed.
-enum Failure {
+pub(super) enum Failure {
     Socket(io::Error),
     Refused(Errno),
     /// What was being read changed meanwhile.
@@ -121,7 +124,12 @@ impl Socket {
         names: &[(u16, &str)],
     ) -> Result<Vec<Vec<u8>>, Failure> {
         let sequence = self.take(1);
-        self.socket.send(&encode::question(sequence, kind, flags, family, names), 0)?;
+        self.exchange(sequence, &encode::question(sequence, kind, flags, family, names))
+    }
+
+    /// A request of this number: its answers, as whole messages.
+    pub(super) fn exchange(&mut self, sequence: u32, request: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
+        self.socket.send(request, 0)?;
         let mut answers = Vec::new();
         let mut interrupted = false;
         loop {
@@ -142,7 +150,7 @@ impl Socket {
     }
 
     /// Reserves sequence numbers.
-    fn take(&mut self, count: u32) -> u32 {
+    pub(super) fn take(&mut self, count: u32) -> u32 {
         let first = self.sequence;
         self.sequence = self.sequence.wrapping_add(count);
         first

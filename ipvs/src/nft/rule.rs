@@ -40,6 +40,11 @@ impl Rule {
         self.with(Expression::Meta { key: Meta::IifName, into: 0 }).compare(Comparison::Equal, &link(name))
     }
 
+    /// Only packets that leave by this device; a `*` at the end stands for anything.
+    pub fn link_out(self, name: &str) -> Self {
+        self.with(Expression::Meta { key: Meta::OifName, into: 0 }).compare(Comparison::Equal, &link(name))
+    }
+
     /// Only packets that leave by another device than this; a `*` at the end stands for anything.
     pub fn link_out_not(self, name: &str) -> Self {
         self.with(Expression::Meta { key: Meta::OifName, into: 0 }).compare(Comparison::NotEqual, &link(name))

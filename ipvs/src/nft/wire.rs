@@ -7,7 +7,8 @@ use netlink_packet_core::NlasIterator;
 use super::Family;
 
 const SUBSYSTEM: u16 = 10;
-const NESTED: u16 = 1 << 15;
+/// `NLA_F_NESTED`.
+pub(super) const NESTED: u16 = 1 << 15;
 const ATTRIBUTE_HEADER: usize = 4;
 /// `nlmsghdr` and `nfgenmsg`.
 const MESSAGE_HEADER: usize = 20;

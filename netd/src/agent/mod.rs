@@ -18,13 +18,24 @@ mod root;
 mod service;
 mod spec;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, fs::File, path::Path, process::ExitCode};
+
+use directory::TaskDirectory;
+use model::TaskId;
 
 pub use error::TaskError;
 pub use exec::exec;
 pub use logs::logs;
 pub use reconcile::{AgentConfig, PROGRAM, spawn, spawn_with};
 pub use service::{ExecStream, LogStream, find};
+
+/// The network namespace that this task's processes are in, while it has any. `tasks` is the directory of all tasks.
+pub fn sandbox(tasks: &Path, task: TaskId) -> Option<File> {
+    let init = TaskDirectory::of(tasks, task).init()?;
+    let namespace = File::open(format!("/proc/{}/ns/net", init.pid())).ok()?;
+    // Asked last: the pid may have passed to another process.
+    init.is_alive().then_some(namespace)
+}
 
 /// Runs the hidden subcommand that these arguments (without the program's name) name; `None` if they name none.
 /// To be called first thing in `main`, while the process has one thread.

@@ -112,9 +112,11 @@ impl Desired {
             let Some(network) = config.networks.get(&id) else { continue };
             let mtu = mtu(network, own, underlay_mtu);
             desired.network(Member { id, network, node: config.node, own, mtu }, config);
-            for local in locals.iter().filter(|local| local.endpoint.network == id) {
-                desired.endpoint(local, network, mtu);
-            }
+        }
+        // In the order of each task's interfaces: the first with a way out is the one that is taken.
+        for local in &locals {
+            let Some(network) = config.networks.get(&local.endpoint.network) else { continue };
+            desired.endpoint(local, network, mtu(network, own, underlay_mtu));
         }
         desired
     }
@@ -242,7 +244,7 @@ impl Desired {
         space.neighbour(&inner, OUTER.into(), NETWORK_MAC);
         for &address in &local.endpoint.addresses {
             let Some(lease) = lease_of(network, address) else { continue };
-            inside(space, &Inside { link: &inner, address, lease, index: local.index }, network);
+            inside(space, &Inside { link: &inner, address, lease }, network);
         }
     }
 
@@ -263,7 +265,6 @@ struct Inside<'a> {
     link: &'a LinkName,
     address: IpAddr,
     lease: &'a SubnetLease,
-    index: usize,
 }
 
 fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
@@ -283,8 +284,8 @@ fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
     for lease in network.subnets.iter().filter(family) {
         space.route(Some(lease.subnet), gateway.clone());
     }
-    if at.index == 0 {
-        space.route(default_of(at.address), gateway);
+    if let Some(everything) = default_of(at.address).filter(|_| !network.internal) {
+        space.routes.entry(RouteKey::to(everything)).or_insert(gateway);
     }
 }
 

@@ -8,10 +8,14 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsRawFd, RawFd},
+    sync::Arc,
     task::{Context, Poll},
 };
 
-use model::names::{LinkName, NAMESPACE_DIRECTORY, Namespace};
+use model::{
+    TaskId,
+    names::{LinkName, NAMESPACE_DIRECTORY, Namespace},
+};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
@@ -20,6 +24,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message, link::
 use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use tokio::runtime::Handle;
+use tracing::warn;
 
 use super::{
     Failure,
@@ -60,18 +65,22 @@ pub enum KernelError {
     Sysctl(Place, #[source] io::Error),
 }
 
+/// Finds the network namespace that a task's processes are in, if it has any.
+pub type Inhabited = Arc<dyn Fn(TaskId) -> Option<File> + Send + Sync>;
+
 /// The kernel, seen from one host. Made and used on one thread with a tokio runtime.
 pub struct Kernel {
     channels: BTreeMap<Place, Channel>,
+    inhabited: Inhabited,
 }
 
 impl Kernel {
     /// Opens netlink in the calling thread's namespace, which is the host's from now on.
-    pub fn open() -> Result<Self, KernelError> {
+    pub fn open(inhabited: Inhabited) -> Result<Self, KernelError> {
         let failed = |error| KernelError::Open(Place::Host, error);
         let host = namespace::current().map_err(failed)?;
         let channel = Channel::open(Place::Host, host, 0).map_err(failed)?;
-        Ok(Self { channels: BTreeMap::from([(Place::Host, channel)]) })
+        Ok(Self { channels: BTreeMap::from([(Place::Host, channel)]), inhabited })
     }
 
     /// The MTU of the host's link that carries this address.
@@ -92,6 +101,7 @@ impl Kernel {
 
     /// What there is of ours, with the values below /proc/sys that `desired` speaks of.
     pub fn observe(&mut self, desired: &Desired) -> Result<Observed, KernelError> {
+        self.restore_names(desired)?;
         self.follow_namespaces()?;
         let mut observed = Observed::default();
         for (&place, channel) in &mut self.channels {
@@ -114,6 +124,28 @@ impl Kernel {
             if notices.any(|notice| notice.is_ready()) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+
+    /// Gives wanted namespaces that have lost nothing but their names these back: what runs inside never notices.
+    fn restore_names(&self, desired: &Desired) -> Result<(), KernelError> {
+        let present = namespace::list().map_err(KernelError::List)?;
+        for &place in desired.spaces.keys() {
+            let Place::Inside(namespace) = place else { continue };
+            if present.contains_key(&namespace) {
+                continue;
+            }
+            let held = self.channels.get(&place).and_then(|channel| channel.namespace.try_clone().ok());
+            let lived_in = || match namespace {
+                Namespace::Sandbox(task) => (self.inhabited)(task),
+                Namespace::Network(_) => None,
+            };
+            let Some(file) = held.or_else(lived_in) else { continue };
+            warn!(%place, "a namespace lost its name and gets it back");
+            // Where that fails, a new one is made.
+            namespace::restore(&namespace.name(), &file)
+                .unwrap_or_else(|error| warn!(%place, %error, "the name cannot be given back"));
+        }
+        Ok(())
     }
 
     /// Closes the sockets of namespaces that are gone and opens some in new ones. An open socket keeps a namespace

@@ -13,7 +13,7 @@ mod sysctl;
 mod tests;
 mod wire;
 
-use std::{collections::BTreeSet, fmt, io, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeSet, fmt, fs::File, io, sync::Arc, thread, time::Duration};
 
 use model::{
     NodeConfig, TaskId,
@@ -23,7 +23,7 @@ use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
 use desired::Desired;
-use kernel::{Kernel, KernelError};
+use kernel::{Inhabited, Kernel, KernelError};
 use plan::{Observed, Op, plan};
 use rules::{Pending, Rules};
 use state::Place;
@@ -100,13 +100,20 @@ impl Dataplane {
 
 /// Starts the data plane in the calling thread's network namespace, on a thread of its own. It takes the first value
 /// of `desired` as the truth (an empty configuration removes all that is ours) and ends when its sender is dropped,
-/// leaving the kernel as it is. Errors: no thread or no runtime can be had.
-pub fn spawn(desired: watch::Receiver<Arc<NodeConfig>>) -> io::Result<(watch::Receiver<Arc<Status>>, Dataplane)> {
+/// leaving the kernel as it is. `inhabited` finds the network namespace that a task's processes are in, so that a
+/// sandbox is found again without its name. Errors: no thread or no runtime can be had.
+pub fn spawn(
+    desired: watch::Receiver<Arc<NodeConfig>>,
+    inhabited: impl Fn(TaskId) -> Option<File> + Send + Sync + 'static,
+) -> io::Result<(watch::Receiver<Arc<Status>>, Dataplane)> {
+    let inhabited: Inhabited = Arc::new(inhabited);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (status, status_seen) = watch::channel(Arc::new(Status::default()));
     let (inside, inside_seen) = watch::channel(Arc::new(Inside::default()));
     let outlet = Outlet { status, inside };
-    thread::Builder::new().name("dataplane".to_owned()).spawn(move || runtime.block_on(run(desired, outlet)))?;
+    thread::Builder::new()
+        .name("dataplane".to_owned())
+        .spawn(move || runtime.block_on(run(desired, inhabited, outlet)))?;
     Ok((status_seen, Dataplane { inside: inside_seen }))
 }
 
@@ -115,8 +122,8 @@ struct Outlet {
     inside: watch::Sender<Arc<Inside>>,
 }
 
-async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, outlet: Outlet) {
-    let Some(mut kernel) = open(&mut desired, &outlet).await else { return };
+async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, inhabited: Inhabited, outlet: Outlet) {
+    let Some(mut kernel) = open(&mut desired, &inhabited, &outlet).await else { return };
     let mut rules = Rules::default();
     let mut config = desired.borrow_and_update().clone();
     let mut retry = RETRY_FIRST;
@@ -141,9 +148,13 @@ async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, outlet: Outlet) {
 }
 
 /// Opens the kernel, however long it takes.
-async fn open(desired: &mut watch::Receiver<Arc<NodeConfig>>, outlet: &Outlet) -> Option<Kernel> {
+async fn open(
+    desired: &mut watch::Receiver<Arc<NodeConfig>>,
+    inhabited: &Inhabited,
+    outlet: &Outlet,
+) -> Option<Kernel> {
     loop {
-        match Kernel::open() {
+        match Kernel::open(inhabited.clone()) {
             Ok(kernel) => return Some(kernel),
             Err(error) => publish(outlet, unreadable(0, &error)),
         }

@@ -82,6 +82,16 @@ pub fn list() -> io::Result<BTreeMap<Namespace, Identity>> {
 
 /// Makes a namespace. One that is there already stays.
 pub fn create(name: &str) -> io::Result<()> {
+    give_name(name, || Ok(unshare(CloneFlags::CLONE_NEWNET)?))
+}
+
+/// Gives a namespace that lost its name the name back. One that is there already stays.
+pub fn restore(name: &str, namespace: &File) -> io::Result<()> {
+    give_name(name, || enter(namespace))
+}
+
+/// Names the namespace that `go` takes its thread to.
+fn give_name(name: &str, go: impl FnOnce() -> io::Result<()> + Send) -> io::Result<()> {
     share_directory()?;
     let path = path(name);
     if is_namespace(&path) {
@@ -89,7 +99,7 @@ pub fn create(name: &str) -> io::Result<()> {
     }
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o000).open(&path)?;
     on_own_thread(|| {
-        unshare(CloneFlags::CLONE_NEWNET)?;
+        go()?;
         bind(Path::new("/proc/thread-self/ns/net"), &path, MsFlags::MS_BIND)
     })
 }

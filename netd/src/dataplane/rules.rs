@@ -1,11 +1,15 @@
 //! The nftables plane: in every network's namespace the virtual services and the guard against spoofed sources, on the
-//! host the masquerading of what leaves. Its sockets are those of crate `ipvs`, one set per namespace.
+//! host what crosses the networks' border. Its sockets are those of crate `ipvs`, one set per namespace.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::{Duration, Instant},
+};
 
 use futures::future::select_all;
 use ipvs::{
-    Balancer, Nftables, Table, guard,
+    Balancer, Nftables, Table,
+    guard::{self, Border},
     nft::{self, Change, Family, Monitor, NftError, Ruleset, Socket},
 };
 use model::{
@@ -19,6 +23,9 @@ use super::{
     namespace::{self, Identity},
     state::Place,
 };
+
+/// Rules that no change was heard of are read again after this time all the same.
+const READ_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the rules of one namespace should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +57,13 @@ impl Pending {
 /// The rules that a configuration asks for, by namespace. Pure.
 pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
     let leaving = config.networks.values().filter(|network| !network.internal);
-    let subnets: Vec<_> = leaving.flat_map(|network| network.subnets.iter().map(|lease| lease.subnet)).collect();
-    let masquerade = (!subnets.is_empty()).then(|| guard::masquerade(&subnets));
-    let host = (Place::Host, Wanted { ruleset: masquerade, services: None });
+    let border = Border {
+        subnets: leaving.flat_map(|network| network.subnets.iter().map(|lease| lease.subnet)).collect(),
+        vnis: config.networks.values().map(|network| network.vni).collect(),
+        vteps: config.peers.values().map(|peer| peer.vtep).collect(),
+    };
+    let border = (!config.networks.is_empty()).then(|| guard::border(&border));
+    let host = (Place::Host, Wanted { ruleset: border, services: None });
     let networks = config.networks.keys().map(|&network| {
         let services = Some(Table::of(config, network));
         (Place::Inside(Namespace::Network(network)), Wanted { ruleset: Some(guard::guard()), services })
@@ -72,6 +83,9 @@ struct Tables {
     socket: Socket,
     balancer: Nftables,
     monitor: Monitor,
+    /// What was found to be there, and when; none after any change, or where changes would not be heard of.
+    settled: Option<(Wanted, Instant)>,
+    deaf: bool,
 }
 
 impl Rules {
@@ -121,8 +135,11 @@ impl Rules {
     pub async fn changed(&mut self) {
         let monitors = self.tables.values_mut().map(|tables| {
             Box::pin(async {
+                let heard = tables.monitor.changed().await;
+                tables.settled = None;
                 // A monitor that fails leaves the period to find changes.
-                if tables.monitor.changed().await.is_err() {
+                if heard.is_err() {
+                    tables.deaf = true;
                     std::future::pending::<()>().await;
                 }
             })
@@ -158,10 +175,14 @@ impl Tables {
             }
         };
         let (socket, balancer, monitor) = opened.map_err(|error| error.to_string())?;
-        Ok(Self { identity, socket, balancer, monitor })
+        Ok(Self { identity, socket, balancer, monitor, settled: None, deaf: false })
     }
 
     fn compare(&mut self, place: Place, wanted: &Wanted) -> Result<Option<Pending>, String> {
+        if self.settled.as_ref().is_some_and(|(last, at)| last == wanted && at.elapsed() < READ_AGAIN) {
+            return Ok(None);
+        }
+        self.settled = None;
         let observed = nft::observe(&mut self.socket, Family::Inet, names::TABLE).map_err(|error| error.to_string())?;
         let ruleset = nft::difference(wanted.ruleset.as_ref(), observed.as_ref());
         let services = match &wanted.services {
@@ -169,6 +190,7 @@ impl Tables {
             None => Vec::new(),
         };
         let settled = ruleset.is_none() && services.is_empty();
+        self.settled = (settled && !self.deaf).then(|| (wanted.clone(), Instant::now()));
         Ok((!settled).then_some(Pending { place, ruleset, services }))
     }
 

@@ -197,6 +197,26 @@ fn the_first_endpoint_carries_the_way_out_and_others_their_own_subnets() {
 }
 
 #[test]
+fn the_way_out_is_by_the_first_network_that_has_one_for_the_family() {
+    let mut config = config();
+    let second = NetworkConfig { vni: Vni::LAST, subnets: vec![lease("10.0.8.0/24", "10.0.8.1")], ..network() };
+    config.networks.insert(NetworkId(8), second);
+    let endpoint = EndpointConfig { network: NetworkId(8), addresses: vec![ip("10.0.8.5")], ..endpoint(1, "5") };
+    config.endpoints.insert(EndpointId(5), endpoint);
+    config.tasks.get_mut(&TaskId(1)).unwrap().endpoints.insert(0, EndpointId(5));
+    let out = |config: &NodeConfig| -> Vec<(String, String)> {
+        let desired = Desired::of(config, Some(1500));
+        let routes = desired.spaces[&SANDBOX].routes.iter().filter(|(key, _)| key.destination.prefix() == 0);
+        routes.map(|(key, route)| (key.destination.to_string(), route.link().unwrap().to_string())).collect()
+    };
+    let ways = |v4: &str, v6: &str| vec![("0.0.0.0/0".to_owned(), v4.to_owned()), ("::/0".to_owned(), v6.to_owned())];
+    assert_eq!(out(&config), ways("eth0", "eth1"));
+    config.networks.get_mut(&NetworkId(8)).unwrap().internal = true;
+    assert_eq!(out(&config), ways("eth1", "eth1"));
+    assert_eq!(out(&internal(config)), []);
+}
+
+#[test]
 fn an_internal_network_has_no_uplink_and_a_network_without_local_endpoints_nothing() {
     let desired = Desired::of(&internal(config()), Some(1500));
     assert!(!desired.spaces.contains_key(&Place::Host));

@@ -1,0 +1,102 @@
+//! Forgetting tracked connections, by ctnetlink: one that knows no end would go to a removed server for as long as its
+//! client talks.
+
+use std::{io, net::IpAddr};
+
+use nix::{
+    errno::Errno,
+    libc::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST},
+};
+
+use super::{
+    Family, NftError, Socket, address,
+    kernel::Failure,
+    wire::{Attributes, Message, NESTED},
+};
+
+/// `NFNL_SUBSYS_CTNETLINK`, with `IPCTNL_MSG_CT_GET` and `IPCTNL_MSG_CT_DELETE`.
+const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
+/// Attributes of `linux/netfilter/nfnetlink_conntrack.h`, without `CTA_`.
+const TUPLE_ORIG: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
+const IP_SOURCE: [u16; 2] = [1, 3];
+const IP_DESTINATION: [u16; 2] = [2, 4];
+const PROTO_NUM: u16 = 1;
+const DUMPS: usize = 8;
+
+/// A tracked connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Transport protocol.
+    pub protocol: u8,
+    /// Whom the client calls.
+    pub destination: IpAddr,
+    /// Who answers.
+    pub server: IpAddr,
+}
+
+/// Forgets the connections that are stale. Returns how many.
+pub fn forget(socket: &mut Socket, stale: impl Fn(&Connection) -> bool) -> Result<usize, NftError> {
+    let failed = |failure| {
+        NftError::Connections(match failure {
+            Failure::Socket(error) => error,
+            Failure::Refused(errno) => errno.into(),
+            Failure::Interrupted => io::ErrorKind::Interrupted.into(),
+        })
+    };
+    let found = list(socket).map_err(failed)?;
+    let deletions = found.iter().filter(|message| connection(message).is_some_and(|found| stale(&found)));
+    let mut count = 0;
+    for message in deletions {
+        match delete(socket, message) {
+            // It has ended by itself.
+            Ok(()) | Err(Failure::Refused(Errno::ENOENT)) => count += 1,
+            Err(failure) => return Err(failed(failure)),
+        }
+    }
+    Ok(count)
+}
+
+/// A dump that was interrupted is taken again.
+fn list(socket: &mut Socket) -> Result<Vec<Vec<u8>>, Failure> {
+    let mut result = Err(Failure::Interrupted);
+    for _ in 0..DUMPS {
+        let sequence = socket.take(1);
+        let request = Message::new(GET, (NLM_F_REQUEST | NLM_F_DUMP) as u16, sequence, None).finish();
+        result = socket.exchange(sequence, &request);
+        if !matches!(result, Err(Failure::Interrupted)) {
+            break;
+        }
+    }
+    result
+}
+
+fn connection(message: &[u8]) -> Option<Connection> {
+    let attributes = Attributes::of_message(message);
+    let (original, reply) = (attributes.nested(TUPLE_ORIG)?, attributes.nested(TUPLE_REPLY)?);
+    let ip = |tuple: &Attributes<'_>, kinds: [u16; 2]| {
+        let ip = tuple.nested(TUPLE_IP)?;
+        kinds.into_iter().find_map(|kind| address(ip.bytes(kind)?))
+    };
+    Some(Connection {
+        protocol: *original.nested(TUPLE_PROTO)?.bytes(PROTO_NUM)?.first()?,
+        destination: ip(&original, IP_DESTINATION)?,
+        server: ip(&reply, IP_SOURCE)?,
+    })
+}
+
+fn delete(socket: &mut Socket, found: &[u8]) -> Result<(), Failure> {
+    let attributes = Attributes::of_message(found);
+    let is_v6 = connection(found).is_some_and(|found| found.destination.is_ipv6());
+    let family = if is_v6 { Family::Ip6 } else { Family::Ip };
+    let sequence = socket.take(1);
+    let mut message = Message::new(DELETE, (NLM_F_REQUEST | NLM_F_ACK) as u16, sequence, Some(family));
+    message.bytes(TUPLE_ORIG | NESTED, attributes.bytes(TUPLE_ORIG).unwrap_or_default());
+    // So that another one, of the same addresses and ports but later, is spared.
+    message.bytes(ID, attributes.bytes(ID).unwrap_or_default());
+    socket.exchange(sequence, &message.finish()).map(drop)
+}

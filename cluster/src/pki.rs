@@ -16,8 +16,9 @@ use crate::ClusterError;
 pub const ANY_MEMBER: &str = "member.netd";
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-const ROOT_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
-const NODE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Of the root, and of nodes too: nothing renews a node's certificate, so a shorter life would end the cluster. A node
+/// that was removed is refused by the log, not by its certificate's end.
+const LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// Clocks of hosts that join may be behind by so much.
 const SKEW: Duration = DAY;
 
@@ -44,7 +45,7 @@ pub fn name_of(node: NodeId) -> String {
 /// A new authority with fresh keys and secrets.
 pub fn new_authority() -> Result<Authority, ClusterError> {
     let key = KeyPair::generate().map_err(|error| failed("make the root key", error))?;
-    let mut params = valid_for(ROOT_LIFE);
+    let mut params = valid_from_now();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     params.distinguished_name.push(DnType::CommonName, "netd root");
@@ -103,7 +104,7 @@ pub fn key(pem: &str) -> Result<PrivateKeyDer<'static>, ClusterError> {
 }
 
 fn node_params(node: NodeId, role: Role, cluster: &str) -> CertificateParams {
-    let mut params = valid_for(NODE_LIFE);
+    let mut params = valid_from_now();
     let unit = match role {
         Role::Manager => "swarm-manager",
         Role::Worker => "swarm-worker",
@@ -120,12 +121,12 @@ fn node_params(node: NodeId, role: Role, cluster: &str) -> CertificateParams {
     params
 }
 
-fn valid_for(life: Duration) -> CertificateParams {
+fn valid_from_now() -> CertificateParams {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let epoch = date_time_ymd(1970, 1, 1);
     let mut params = CertificateParams::default();
     params.not_before = epoch + now.saturating_sub(SKEW);
-    params.not_after = epoch + (now + life);
+    params.not_after = epoch + (now + LIFE);
     params.distinguished_name = DistinguishedName::new();
     params
 }

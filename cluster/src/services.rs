@@ -32,7 +32,7 @@ pub fn add<S: StateMachine>(extra: Routes, member: &Member<S>) -> Routes {
         .add_service(RaftServer::new(door.clone()).max_decoding_message_size(MESSAGE_LIMIT))
         .add_service(MembershipServer::new(door.clone()))
         .add_service(DispatcherServer::new(door.clone()).max_decoding_message_size(MESSAGE_LIMIT))
-        .add_service(ControlServer::new(door).max_decoding_message_size(MESSAGE_LIMIT))
+        .add_service(ControlServer::new(door))
 }
 
 struct Door<S>(Member<S>);

@@ -3,10 +3,13 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     io,
     net::{Ipv6Addr, SocketAddr},
-    os::{linux::net::SocketAddrExt, unix},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{self, fs::DirBuilderExt},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -25,6 +28,9 @@ pub type Member = cluster::Member<State>;
 
 /// How long a host that leaves waits for its kernel to be clean.
 const CLEAN_UP: Duration = Duration::from_secs(20);
+
+/// The most failures of the kernel that are reported: enough to see what is wrong, few enough for the log.
+const FAILURES: usize = 20;
 
 /// The file that remembers where the control plane listens, and where it does unless told otherwise.
 const LISTEN: &str = "listen";
@@ -150,7 +156,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
 /// One daemon per directory: two would fight over the kernel.
 fn lock(directory: &Path) -> anyhow::Result<Flock<File>> {
-    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let make = || DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    make().with_context(|| format!("cannot make {}", directory.display()))?;
     let path = directory.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot open {}: run netd as root", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -223,7 +230,7 @@ async fn report(
         }
         let tasks_now = tasks.borrow_and_update().clone();
         if let Some(member) = member.borrow_and_update().as_ref() {
-            let failures = current.failures.iter().map(ToString::to_string).collect();
+            let failures = current.failures.iter().take(FAILURES).map(ToString::to_string).collect();
             member.report(NodeReport { node: member.node(), applied, failures, tasks: tasks_now });
         }
         tokio::select! {

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, UdpSocket},
-    os::unix::{fs::PermissionsExt, net::UnixStream},
+    os::unix::net::UnixStream,
     sync::Arc,
 };
 
@@ -16,6 +16,7 @@ use api::{
 };
 use cluster::{Host, JoinOptions};
 use model::{Answer, Kind, Query, Refusal};
+use nix::sys::stat::{Mode, umask};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
@@ -36,8 +37,11 @@ pub fn serve(daemon: Arc<Daemon>) -> anyhow::Result<impl Future<Output = anyhow:
     }
     // What a daemon that was killed has left.
     let _ = fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    // Root only from its first moment on, whatever mask the daemon was started with.
+    let mask = umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()));
+    umask(mask);
+    let listener = listener?;
     let server = Server::builder()
         .add_service(local_server::LocalServer::new(Local(daemon.clone())))
         .add_service(control_server::ControlServer::new(Control(daemon.clone())))

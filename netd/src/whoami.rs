@@ -203,6 +203,16 @@ mod tests {
         assert!(!read("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").close);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_of_a_client_bring_the_responder_down(bytes in "(GET|[A-Z]{0,3})? ?/?[ -~]{0,9}(\r?\n[a-zA-Z-]{0,12}:? ?[0-9a-z]{0,21}){0,3}\r\n\r\n.{0,40}") {
+            let mut reader = bytes.as_bytes();
+            while let Ok(Some(asked)) = Asked::read(&mut reader) {
+                answer(&asked, IpAddr::from([192, 0, 2, 1]));
+            }
+        }
+    }
+
     #[test]
     fn a_body_does_not_become_the_next_request() {
         let mut reader = "POST /a HTTP/1.1\r\nContent-Length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\n\r\n".as_bytes();

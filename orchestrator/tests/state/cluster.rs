@@ -31,28 +31,30 @@ fn a_node_admitted_again_changes_its_address_and_keeps_the_rest() {
     assert_eq!(known.joined, cluster.now - 5);
 }
 
+type Change = fn(&mut Node);
+
 #[test]
 fn a_node_that_could_not_be_reached_or_told_apart_is_not_admitted() {
     let mut cluster = Cluster::with_network(1);
-    let admit = |change: &dyn Fn(&mut Node)| {
+    let admit = |change: Change| {
         let mut node = node(2, Role::Worker);
         change(&mut node);
         Command::Admit { node }
     };
-    let cases: [(&dyn Fn(&mut Node), Kind, &str); 7] = [
-        (&|node| node.hostname = String::new(), Kind::Invalid, "no host name"),
-        (&|node| node.hostname = "a\u{1b}[2J".to_owned(), Kind::Invalid, "no host name"),
-        (&|node| node.hostname = "h".repeat(65), Kind::Invalid, "no host name"),
-        (&|node| node.vtep = "::".parse().unwrap(), Kind::Invalid, "reach"),
-        (&|node| node.vtep = "10.0.9.7".parse().unwrap(), Kind::Conflict, "network \"net\""),
-        (&|node| node.address = "[fd00:9::7]:2377".parse().unwrap(), Kind::Conflict, "network \"net\""),
-        (&|node| node.vtep = "2001:db8::2".parse().unwrap(), Kind::Conflict, "tunnels end"),
+    let cases: [(Change, Kind, &str); 7] = [
+        (|node| node.hostname = String::new(), Kind::Invalid, "no host name"),
+        (|node| node.hostname = "a\u{1b}[2J".to_owned(), Kind::Invalid, "no host name"),
+        (|node| node.hostname = "h".repeat(65), Kind::Invalid, "no host name"),
+        (|node| node.vtep = "::".parse().unwrap(), Kind::Invalid, "reach"),
+        (|node| node.vtep = "10.0.9.7".parse().unwrap(), Kind::Conflict, "network \"net\""),
+        (|node| node.address = "[fd00:9::7]:2377".parse().unwrap(), Kind::Conflict, "network \"net\""),
+        (|node| node.vtep = "2001:db8::2".parse().unwrap(), Kind::Conflict, "tunnels end"),
     ];
     for (change, kind, cause) in cases {
         let refusal = cluster.refuse(admit(change));
         assert!(refusal.kind == kind && refusal.cause.contains(cause) && !refusal.next.is_empty(), "{refusal}");
     }
-    cluster.apply(admit(&|_| {}));
+    cluster.apply(admit(|_| {}));
 }
 
 #[test]

@@ -335,6 +335,22 @@ async fn how_a_task_ended_is_told() {
 }
 
 #[tokio::test]
+async fn no_root_directory_shows_a_task_the_keys_of_its_host() {
+    for below in ["", "identity"] {
+        let mut host = Host::new(&["true"]);
+        let root = host.place.path().join(below);
+        fs::create_dir_all(&root).unwrap();
+        *host.runtime().1 = Some(root);
+        let report = host.started().report(TaskState::Rejected).await;
+        assert!(report.message.contains("would show the task this host's keys"), "{}", report.message);
+    }
+    let mut host = Host::new(&["true"]);
+    *host.runtime().1 = Some("/".into());
+    let report = host.started().report(TaskState::Rejected).await;
+    assert!(report.message.contains("would show the task this host's keys"), "{}", report.message);
+}
+
+#[tokio::test]
 async fn what_cannot_be_prepared_is_rejected_with_the_reason() {
     let mut host = Host::new(&["true"]);
     *host.runtime().1 = Some("/no/such/root".into());

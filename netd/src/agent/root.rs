@@ -53,7 +53,7 @@ pub fn enter(directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError> {
     let root = Root(directory.join("root"));
     fs::create_dir_all(&root.0).doing(|| format!("make {}", root.0.display()))?;
     match &spec.rootfs {
-        Some(lower) => root.overlay(directory, lower)?,
+        Some(lower) => root.overlay(directory, lower, &spec.hidden)?,
         None => root.host(&spec.hidden)?,
     }
     let mask = umask(Mode::empty());
@@ -67,9 +67,18 @@ pub fn enter(directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError> {
 struct Root(PathBuf);
 
 impl Root {
-    fn overlay(&self, directory: &Path, lower: &Path) -> Result<(), TaskError> {
+    fn overlay(&self, directory: &Path, lower: &Path, hidden: &Path) -> Result<(), TaskError> {
         if !lower.is_dir() {
             return Err(TaskError::Refused(format!("rootfs {} is not a directory of this host", lower.display())));
+        }
+        let real = |path: &Path| path.canonicalize().doing(|| format!("find {}", path.display()));
+        let (bottom, keys) = (real(lower)?, real(hidden)?);
+        if bottom.starts_with(&keys) || keys.starts_with(&bottom) {
+            let what =
+                format!("rootfs {} would show the task this host's keys, in {}", lower.display(), hidden.display());
+            return Err(TaskError::Refused(format!(
+                "{what}; next: give a directory apart from it, or none for the host's root"
+            )));
         }
         match self.overlay_with(directory, lower) {
             // An overlay's own upper layer cannot lie on an overlay, as in a container: memory then.

@@ -7,6 +7,8 @@ lab="demo-$$"
 section() { sed -n "/^<!-- $1 -->$/,/^<!-- end of $1 -->$/s/^ *\(swarmctl .*\)$/\1/p" README.md | sed 's/ *#.*//'; }
 fail() { printf 'demo: FAILED: %s\n' "$*" >&2; exit 1; }
 trap 'swarmctl lab down --name "$lab" >/dev/null 2>&1 || true' EXIT
+# A command that ends well after Ctrl-C, as `service create` does, would not stop this script.
+trap 'exit 130' INT
 
 # The same command, in this run's own lab.
 run() {

@@ -467,7 +467,8 @@ pub fn completion(shell: &str) -> Result<String, String> {
     let all = <Arguments as clap::CommandFactory>::command();
     // clap_complete offers what is hidden, too.
     let shown = all.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned();
-    let mut offered = Command::new("swarmctl").args(all.get_arguments().cloned()).subcommands(shown);
+    let mut offered =
+        Command::new("swarmctl").disable_help_subcommand(true).args(all.get_arguments().cloned()).subcommands(shown);
     clap_complete::generate(shell, &mut offered, "swarmctl", &mut script);
     String::from_utf8(script).map_err(|error| error.to_string())
 }

@@ -7,4 +7,5 @@ mod local;
 mod names;
 mod notify;
 mod relay;
+pub mod run;
 pub mod whoami;

@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use crate::{
     daemon::{Daemon, Member},
-    relay::Relay,
+    relay::{self, Relay},
 };
 
 /// Listens on the local socket, root only.
@@ -142,7 +142,7 @@ impl Local {
         refuse_foreign(vtep)?;
         let host = Host { hostname: self.0.hostname.clone(), advertise: request.advertise, vtep };
         let config = self.0.cluster(request.listen).map_err(|error| unwritable(&error))?;
-        let member = Member::init(config, host, |_| self.0.routes()).await?;
+        let member = Member::init(config, host, |_| relay::routes(&self.0)).await?;
         self.0.follow(&member);
         Ok(self.standing())
     }
@@ -159,7 +159,7 @@ impl Local {
             vtep: request.data_path,
         };
         let config = self.0.cluster(request.listen).map_err(|error| unwritable(&error))?;
-        let member = Member::join(config, options, |_| self.0.routes()).await?;
+        let member = Member::join(config, options, |_| relay::routes(&self.0)).await?;
         self.0.follow(&member);
         Ok(self.standing())
     }

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use netd::{agent, daemon, whoami};
+use netd::{agent, daemon, run, whoami};
 
 /// Networks, names, virtual IPs and tasks of this host.
 #[derive(Parser)]
@@ -57,5 +57,5 @@ fn serve(options: daemon::Options) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(daemon::run(options))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(options))
 }

@@ -13,7 +13,7 @@ use api::{
 };
 use futures::{Stream, StreamExt, stream};
 use model::{Answer, Kind, NodeId, Query, Refusal, TaskId, TaskState};
-use tonic::{Request, Response, Status, Streaming, transport::Channel};
+use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Channel};
 
 use crate::{
     agent::{self, ExecStream, LogStream},
@@ -27,6 +27,11 @@ const RELAYED: &str = "netd-relayed";
 #[derive(Clone)]
 pub struct Relay {
     daemon: Arc<Daemon>,
+}
+
+/// What a member's TCP listener serves besides the cluster's own.
+pub fn routes(daemon: &Arc<Daemon>) -> Routes {
+    Routes::new(Relay::new(daemon.clone()).service())
 }
 
 /// Where a task is.

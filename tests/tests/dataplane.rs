@@ -54,6 +54,23 @@ fn what_is_broken_by_hand_is_repaired() {
     }
 }
 
+/// Runs a program of Python in the background of a task, for its first argument.
+const BACKGROUND: &str = "nohup python3 -c \"$0\" $1 > /tmp/said 2>&1 &";
+
+/// A hundred calls a second, each on a connection of its own, until told to stop. Every failure is a line.
+const CALL: &str = "import os, socket, sys, time
+calls, due = 0, time.monotonic()
+while not os.path.exists('/tmp/stop'):
+    try:
+        with socket.create_connection((sys.argv[1], 80), 5) as s:
+            s.sendall(b'GET / HTTP/1.1\\r\\nHost: web\\r\\nConnection: close\\r\\n\\r\\n')
+            assert b'task: web.' in b''.join(iter(lambda: s.recv(9999), b''))
+    except Exception as error:
+        print('failed', error, flush=True)
+    calls, due = calls + 1, due + .01
+    time.sleep(max(0, due - time.monotonic()))
+print('calls', calls, flush=True)";
+
 #[test]
 fn a_crash_of_every_daemon_in_turn_costs_no_call_and_no_task() {
     let lab = Lab::tour(3);
@@ -64,12 +81,8 @@ fn a_crash_of_every_daemon_in_turn_costs_no_call_and_no_task() {
         ["web", "shell"].iter().flat_map(|name| lab.running(host, name)).map(|task| task["id"].to_string()).collect()
     };
     let before = ids("h1");
-    // A hundred calls a second until told to stop. In the background: an `exec` session ends with the daemon it runs on.
-    let script = format!(
-        "n=0; while ! [ -e /tmp/stop ]; do curl -sS -o /dev/null -m 5 http://{vip}/ || echo failed; n=$((n+1)); \
-         sleep 0.005; done; echo calls $n"
-    );
-    lab.inside("h1", "shell.1", &["sh", "-c", "nohup sh -c \"$0\" > /tmp/calls 2>&1 &", &script]).ok();
+    // In the background: an `exec` session ends with the daemon that it runs on.
+    lab.inside("h1", "shell.1", &["sh", "-c", BACKGROUND, CALL, vip]).ok();
     for host in ["h1", "h2", "h3"] {
         run(lab.verb("crash").arg(host)).ok();
         settled(&lab, host);
@@ -79,7 +92,7 @@ fn a_crash_of_every_daemon_in_turn_costs_no_call_and_no_task() {
         });
     }
     let calls = eventually("the caller has stopped", || {
-        let said = lab.inside("h1", "shell.1", &["sh", "-c", "touch /tmp/stop; cat /tmp/calls"]);
+        let said = lab.inside("h1", "shell.1", &["sh", "-c", "touch /tmp/stop; cat /tmp/said"]);
         if said.out.contains("calls ") { Ok(said.out) } else { Err(format!("{said:?}")) }
     });
     assert_eq!(calls.lines().count(), 1, "{calls}");
@@ -110,13 +123,12 @@ fn an_established_connection_survives_the_death_of_both_daemons() {
     assert_ne!(tasks[0]["node"], tasks[1]["node"]);
     let name = |index: usize| tasks[index]["name"].as_str().unwrap();
     let address = tasks[1]["addresses"][0].as_str().unwrap();
-    let background = "nohup python3 -c \"$0\" $1 > /tmp/said 2>&1 &";
-    lab.inside("h1", name(1), &["sh", "-c", background, ECHO]).ok();
+    lab.inside("h1", name(1), &["sh", "-c", BACKGROUND, ECHO]).ok();
     eventually("the server listens", || {
         let said = lab.inside("h1", name(1), &["grep", "-q", ":0007 ", "/proc/net/tcp"]);
         holds(said.code == 0, said)
     });
-    lab.inside("h1", name(0), &["sh", "-c", background, TALK, address]).ok();
+    lab.inside("h1", name(0), &["sh", "-c", BACKGROUND, TALK, address]).ok();
     eventually("the connection is up", || {
         let said = lab.inside("h1", name(0), &["sh", "-c", "cat /tmp/said; ls /tmp/up"]);
         holds(said.code == 0, said)

@@ -37,7 +37,7 @@ fix: ## formats and applies what clippy can mend
 	cargo fmt --all
 
 test: build ## builds, runs every test of the repository
-	cargo nextest run --workspace
+	cargo nextest run --workspace --no-fail-fast
 
 demo: build ## brings up three simulated hosts, runs the tour of the README, checks it, cleans up
 	PATH="$(BIN):$$PATH" tests/demo.sh

@@ -290,11 +290,10 @@ async fn a_task_knows_who_it_is_and_whom_to_ask() {
     let mut host = host.started();
     host.report(TaskState::Complete).await;
     let log = host.log().await.join("\n");
-    let program = Path::new(NETD).parent().unwrap().display();
     let environment = format!(
         "COLOUR=blue\nHOME=/root\nHOSTNAME=web-1\nNETD_ADDRESSES=10.0.9.5 fd00:9::5\nNETD_NODE=h1\nNETD_SERVICE=web\n\
          NETD_SLOT=1\nNETD_TASK=web.1\nNETD_TASK_ID={id}\n\
-         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{program}\nPWD=/\n"
+         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/netd\nPWD=/\n"
     );
     let files = "nameserver 10.0.9.1\nnameserver fd00:9::1\noptions ndots:0\n127.0.0.1 localhost\n\
                  ::1 localhost ip6-localhost ip6-loopback\n10.0.9.5 web-1\nfd00:9::5 web-1\nweb-1";

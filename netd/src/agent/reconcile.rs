@@ -91,7 +91,6 @@ async fn run(
 
 struct Agent {
     config: AgentConfig,
-    program_directory: Option<PathBuf>,
     known: BTreeMap<TaskId, TaskReport>,
     launchers: BTreeMap<TaskId, Child>,
     deadlines: BTreeMap<TaskId, Instant>,
@@ -102,9 +101,7 @@ struct Agent {
 
 impl Agent {
     fn new(config: AgentConfig, reports: watch::Sender<Vec<TaskReport>>) -> Self {
-        let program = fs::canonicalize(&config.program).ok();
         Self {
-            program_directory: program.and_then(|program| Some(program.parent()?.to_owned())),
             config,
             known: BTreeMap::new(),
             launchers: BTreeMap::new(),
@@ -211,12 +208,7 @@ impl Agent {
             return;
         }
         let cgroup = cgroup::of_all_tasks();
-        let place = Place {
-            tasks: &self.config.directory,
-            node: &self.config.hostname,
-            program: self.program_directory.as_deref(),
-            cgroup: cgroup.as_deref(),
-        };
+        let place = Place { tasks: &self.config.directory, node: &self.config.hostname, cgroup: cgroup.as_deref() };
         match self.directory(id).create(&LaunchSpec::new(id, task, config, &place)) {
             Ok(()) => {
                 self.set(id, TaskState::Ready, "", None);

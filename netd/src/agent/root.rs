@@ -19,7 +19,7 @@ use nix::{
 
 use super::{
     error::{Doing, TaskError},
-    spec::LaunchSpec,
+    spec::{LaunchSpec, PROGRAMS},
 };
 
 /// Parts of the host's tree that a task gets anew; what is mounted below them is not shown either.
@@ -61,6 +61,7 @@ pub fn enter(directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError> {
     root.kernel_views()?;
     umask(mask);
     root.own_files(directory, spec)?;
+    root.program()?;
     root.pivot()
 }
 
@@ -191,6 +192,15 @@ impl Root {
             }
         }
         Ok(())
+    }
+
+    /// `netd` itself, wherever the host keeps it. Without it, as when its file has been replaced since it started, the
+    /// task goes without.
+    fn program(&self) -> Result<(), TaskError> {
+        // Its path, for the link itself leads into the mount namespace that netd was started in.
+        let Ok(program) = fs::read_link("/proc/self/exe") else { return Ok(()) };
+        let Ok(target) = self.resolve(Path::new(PROGRAMS).join("netd")).and_then(file) else { return Ok(()) };
+        if bind(&program, &target).is_ok() { read_only(&target) } else { Ok(()) }
     }
 
     fn pivot(&self) -> Result<(), TaskError> {

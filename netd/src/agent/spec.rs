@@ -9,6 +9,8 @@ use std::{
 use model::{NodeConfig, Runtime, TaskConfig, TaskId, names};
 use serde::{Deserialize, Serialize};
 
+/// Where a task finds `netd`, for `netd whoami`.
+pub const PROGRAMS: &str = "/run/netd";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Longest host name that the kernel takes is 64 bytes, longest DNS label 63.
 const HOSTNAME_LENGTH: usize = 63;
@@ -44,8 +46,6 @@ pub struct Place<'a> {
     pub tasks: &'a Path,
     /// The host's name.
     pub node: &'a str,
-    /// The directory of the `netd` program.
-    pub program: Option<&'a Path>,
     /// The cgroup of all tasks.
     pub cgroup: Option<&'a Path>,
 }
@@ -58,7 +58,7 @@ impl LaunchSpec {
         let addresses = addresses(task, config);
         let mut whole = environment(id, task, &addresses, place);
         whole.insert("HOSTNAME".to_owned(), hostname.clone());
-        whole.insert("PATH".to_owned(), search_path(rootfs.as_deref(), place.program));
+        whole.insert("PATH".to_owned(), format!("{PATH}:{PROGRAMS}"));
         whole.extend(env.clone());
         Self {
             name: task.name(),
@@ -94,15 +94,6 @@ fn environment(id: TaskId, task: &TaskConfig, addresses: &[IpAddr], place: &Plac
     values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// On the host's own root `netd whoami` works wherever `netd` is installed.
-fn search_path(rootfs: Option<&Path>, program: Option<&Path>) -> String {
-    let known = |program: &Path| PATH.split(':').any(|directory| Path::new(directory) == program);
-    match program.filter(|program| rootfs.is_none() && !known(program)) {
-        Some(program) => format!("{PATH}:{}", program.display()),
-        None => PATH.to_owned(),
-    }
-}
-
 fn hostname(service: &str, slot: u32) -> String {
     let suffix = format!("-{slot}");
     let kept: String = service.chars().take(HOSTNAME_LENGTH - suffix.len()).collect();
@@ -134,13 +125,5 @@ mod tests {
     fn a_hostname_always_fits_a_dns_label() {
         assert_eq!(hostname("web", 1), "web-1");
         assert_eq!(hostname(&"w".repeat(63), 12).len(), HOSTNAME_LENGTH);
-    }
-
-    #[test]
-    fn netd_is_found_in_tasks_on_the_hosts_root_only() {
-        let program = Path::new("/opt/netd");
-        assert!(search_path(None, Some(program)).ends_with(":/opt/netd"));
-        assert_eq!(search_path(Some(Path::new("/srv/root")), Some(program)), PATH);
-        assert_eq!(search_path(None, Some(Path::new("/usr/bin"))), PATH);
     }
 }

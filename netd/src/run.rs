@@ -122,7 +122,7 @@ async fn report(
     mut tasks: watch::Receiver<Vec<TaskReport>>,
 ) {
     let mut member = daemon.member.subscribe();
-    let mut applied = 0;
+    let mut applied = (None, 0);
     loop {
         let current = status.borrow_and_update().clone();
         if *ready.borrow() != current.ready {
@@ -130,12 +130,15 @@ async fn report(
         }
         // What failed is not applied: managers that wait for this host must go on waiting.
         if current.failures.is_empty() {
-            applied = current.generation;
+            applied = (current.node, current.generation);
         }
         let tasks_now = tasks.borrow_and_update().clone();
         if let Some(member) = member.borrow_and_update().as_ref() {
             let failures = current.failures.iter().take(FAILURES).map(ToString::to_string).collect();
-            member.report(NodeReport { node: member.node(), applied, failures, tasks: tasks_now });
+            let node = member.node();
+            // A host that has joined anew has nothing yet of what it is to have.
+            let applied = if applied.0 == Some(node) { applied.1 } else { 0 };
+            member.report(NodeReport { node, applied, failures, tasks: tasks_now });
         }
         tokio::select! {
             changed = status.changed() => if changed.is_err() { return },

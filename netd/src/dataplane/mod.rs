@@ -16,7 +16,7 @@ mod wire;
 use std::{collections::BTreeSet, fmt, fs::File, io, sync::Arc, thread, time::Duration};
 
 use model::{
-    NodeConfig, TaskId,
+    NodeConfig, NodeId, TaskId,
     names::{self, Namespace},
 };
 use tokio::{sync::watch, time::sleep};
@@ -60,7 +60,9 @@ impl fmt::Display for Failure {
 /// How far the kernel is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The generation of the configuration that was last attempted in full.
+    /// Whose configuration was last attempted in full; a host that joins anew is another node.
+    pub node: Option<NodeId>,
+    /// Its generation.
     pub generation: u64,
     /// Whether the kernel was read and holds all of it.
     pub settled: bool,
@@ -156,7 +158,7 @@ async fn open(
     loop {
         match Kernel::open(inhabited.clone()) {
             Ok(kernel) => return Some(kernel),
-            Err(error) => publish(outlet, unreadable(0, &error)),
+            Err(error) => publish(outlet, unreadable(&desired.borrow(), &error)),
         }
         tokio::select! {
             changed = desired.changed() => changed.ok()?,
@@ -180,7 +182,7 @@ fn pass(kernel: &mut Kernel, rules: &mut Rules, config: &NodeConfig, outlet: &Ou
             outlet.inside.send_replace(Arc::new(inside));
             status
         }
-        Err(error) => unreadable(config.generation, &error),
+        Err(error) => unreadable(config, &error),
     }
 }
 
@@ -199,9 +201,15 @@ fn publish(outlet: &Outlet, status: Status) {
 }
 
 /// A kernel that cannot be read never looks settled.
-fn unreadable(generation: u64, error: &KernelError) -> Status {
+fn unreadable(config: &NodeConfig, error: &KernelError) -> Status {
     let failure = Failure { object: "kernel".to_owned(), reason: error.to_string() };
-    Status { generation, settled: false, failures: vec![failure], ready: BTreeSet::new() }
+    Status {
+        node: Some(config.node),
+        generation: config.generation,
+        settled: false,
+        failures: vec![failure],
+        ready: BTreeSet::new(),
+    }
 }
 
 /// One pass: links, addresses and routes first, then the rules of the namespaces that there are.
@@ -209,7 +217,7 @@ fn reconcile(kernel: &mut Kernel, rules: &mut Rules, config: &NodeConfig) -> Res
     rules.forget_the_gone();
     let (desired, observed, plan, failures) = reconcile_links(kernel, config)?;
     let (pending, refused) = rules.settle(&rules::wanted(config));
-    let mut status = judge(config.generation, &desired, &plan, failures);
+    let mut status = judge(config, &desired, &plan, failures);
     status.settled &= refused.is_empty();
     status.failures.extend(refused);
     let unruled = |task: &TaskId| {
@@ -243,7 +251,7 @@ fn reconcile_links(
     }
 }
 
-fn judge(generation: u64, desired: &Desired, plan: &[Op], mut failures: Vec<Failure>) -> Status {
+fn judge(config: &NodeConfig, desired: &Desired, plan: &[Op], mut failures: Vec<Failure>) -> Status {
     if plan.is_empty() {
         failures.clear();
     } else if failures.is_empty() {
@@ -252,7 +260,7 @@ fn judge(generation: u64, desired: &Desired, plan: &[Op], mut failures: Vec<Fail
     }
     failures.extend(desired.failures.iter().cloned());
     let ready = desired.tasks.keys().copied().filter(|&task| is_ready(task, desired, plan)).collect();
-    Status { generation, settled: failures.is_empty(), failures, ready }
+    Status { node: Some(config.node), generation: config.generation, settled: failures.is_empty(), failures, ready }
 }
 
 /// A task is ready when nothing is left to do in its sandbox, nor in its networks save on others' endpoints.

@@ -241,8 +241,9 @@ fn a_task_is_ready_once_nothing_of_its_own_is_left_to_do() {
     let mut observed = kernel(&desired);
     let other = Place::Inside(Namespace::Sandbox(TaskId(3)));
     observed.spaces.get_mut(&other).unwrap().forget(&names::sandbox_link(0));
-    let status = judge(4, &desired, &plan(&desired, &observed), Vec::new());
-    assert_eq!((status.generation, status.settled), (4, false));
+    let status = judge(&config, &desired, &plan(&desired, &observed), Vec::new());
+    let expected = (Some(config.node), config.generation, false);
+    assert_eq!((status.node, status.generation, status.settled), expected);
     assert_eq!(status.ready, [TaskId(1)].into());
 }
 
@@ -265,7 +266,7 @@ fn without_a_vtep_no_task_that_needs_one_is_ready() {
 #[test]
 fn a_host_without_its_vtep_says_so_and_is_not_settled() {
     let desired = Desired::of(&config(), None);
-    let status = judge(1, &desired, &[], Vec::new());
+    let status = judge(&config(), &desired, &[], Vec::new());
     assert!(!status.settled && status.failures[0].reason.contains("192.0.2.1"), "{status:?}");
 }
 

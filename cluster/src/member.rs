@@ -489,7 +489,8 @@ fn no_answer(reason: &str) -> Refusal {
     Refusal::new(
         Kind::Unavailable,
         format!("the cluster has no leader that could be reached within {} s: {reason}", PATIENCE.as_secs()),
-        "see that netd runs on a majority of the managers and that they reach each other on TCP 2377, then try again",
+        "see that netd runs on a majority of the managers and that they reach each other on TCP 2377, then try again; \
+         a change may be in a leader's log already and be made once there is a majority: look first",
     )
 }
 

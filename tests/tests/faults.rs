@@ -135,9 +135,11 @@ fn a_daemon_with_nothing_to_do_rests() {
         let stat = lab.exec(host, &["sh", "-c", "cat /proc/$(cat /run/netd.pid)/stat"]).ok();
         stat.split_whitespace().skip(13).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
     };
-    let before = HOSTS.map(ticks);
-    std::thread::sleep(Duration::from_secs(2));
-    let after = HOSTS.map(ticks);
-    // Of 200 that one processor has in this time.
-    assert!(std::iter::zip(before, after).all(|(before, after)| after - before < 20), "{before:?} {after:?}");
+    // What a new cluster still has to do may take a while; a loop that never sleeps never gets there.
+    eventually("no daemon uses a tenth of a processor", || {
+        let before = HOSTS.map(ticks);
+        std::thread::sleep(Duration::from_secs(2));
+        let used: Vec<u64> = std::iter::zip(before, HOSTS.map(ticks)).map(|(before, after)| after - before).collect();
+        holds(used.iter().all(|&ticks| ticks < 20), used)
+    });
 }

@@ -4,7 +4,9 @@ mod local;
 mod payload;
 
 pub use local::{LocalError, SOCKET, connect};
-pub use payload::{Debug, InitRequest, JoinRequest, LeaveRequest, PayloadError, Proposal, Standing, decode, encode};
+pub use payload::{
+    DATA_PATH_PORT, Debug, InitRequest, JoinRequest, LeaveRequest, PayloadError, Proposal, Standing, decode, encode,
+};
 
 /// The generated messages, clients and servers.
 #[allow(missing_docs, clippy::all)]

@@ -25,7 +25,12 @@ pub struct InitRequest {
     pub listen: SocketAddr,
     /// Where its tunnels end; the advertised address where none is given.
     pub data_path: Option<IpAddr>,
+    /// UDP port of the cluster's tunnels: 1024 to 49150; encrypted ones take the next.
+    pub data_path_port: u16,
 }
+
+/// Where tunnels end unless told otherwise: the UDP port of VXLAN (RFC 7348 section 8).
+pub const DATA_PATH_PORT: u16 = 4789;
 
 /// Joins this host to a cluster.
 #[derive(Clone, Serialize, Deserialize)]

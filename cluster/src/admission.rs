@@ -142,6 +142,7 @@ fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
         status: NodeStatus::Unknown,
         applied: 0,
         failures: Vec::new(),
+        capabilities: None,
         joined: now(),
     }
 }
@@ -154,6 +155,7 @@ fn forbidden(from: PeerIdentity, command: &Command) -> Option<Refusal> {
         Bootstrap { .. }
         | Admit { .. }
         | SetNodeStatus { .. }
+        | AdvanceKeys
         | Report(_)
         | CreateTask { .. }
         | AssignTask { .. }

@@ -72,11 +72,12 @@ impl<S> Clone for Member<S> {
 }
 
 impl<S: StateMachine> Member<S> {
-    /// Makes a new cluster, with a new authority, of this one manager. Errors: the host already is a member, or its
+    /// Makes a new cluster, with a new authority, of this one manager; its tunnels use this UDP port. Errors: the host already is a member, or its
     /// address or directory cannot be used.
     pub async fn init(
         config: Config,
         host: Host,
+        data_path_port: u16,
         extra: impl FnOnce(&Member<S>) -> Routes,
     ) -> Result<Self, ClusterError> {
         let listener = prepare(&config)?;
@@ -95,10 +96,11 @@ impl<S: StateMachine> Member<S> {
             status: NodeStatus::Unknown,
             applied: 0,
             failures: Vec::new(),
+            capabilities: None,
             joined: now(),
         };
         let member = Self::assemble(config, identity).await?;
-        let made = member.found(address, Command::Bootstrap { authority, node: record }).await;
+        let made = member.found(address, Command::Bootstrap { authority, node: record, data_path_port }).await;
         member.settle(made, listener, extra).await
     }
 

@@ -251,7 +251,7 @@ mod tests {
 
     fn report(applied: u64, tasks: &[(u64, TaskState)]) -> NodeReport {
         let task = |&(task, state)| TaskReport { task: TaskId(task), state, message: String::new(), exit_code: None };
-        NodeReport { node: NodeId(1), applied, failures: Vec::new(), tasks: tasks.iter().map(task).collect() }
+        NodeReport { tasks: tasks.iter().map(task).collect(), ..NodeReport::new(NodeId(1), applied) }
     }
 
     #[tokio::test]

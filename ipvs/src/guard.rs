@@ -53,8 +53,8 @@ fn link_local() -> Rule {
 pub struct Border {
     /// The subnets of networks with a way out.
     pub subnets: Vec<Subnet>,
-    /// The networks that this host has part in.
-    pub vnis: Vec<Vni>,
+    /// The UDP ports and network identifiers of the tunnels that this host has part in.
+    pub tunnels: Vec<(u16, Vni)>,
     /// The hosts that may send tunnel packets.
     pub vteps: Vec<IpAddr>,
 }
@@ -64,12 +64,12 @@ pub struct Border {
 /// packets of our networks from others than our hosts are dropped and counted.
 pub fn border(border: &Border) -> Ruleset {
     let rules = |rule: fn(Ip) -> Rule| Ip::BOTH.map(rule).to_vec();
-    let vnis = border.vnis.iter().map(|vni| Key::of(&[&(u32::from(*vni) << 8).to_be_bytes()]));
+    let tunnel_key = |(port, vni): &(u16, Vni)| Key::of(&[&port.to_be_bytes(), &(u32::from(*vni) << 8).to_be_bytes()]);
     let ruleset = Ruleset::new(Family::Inet, names::TABLE)
         .chain("masquerade", Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules(masquerade)))
         .chain("isolate", Chain::base(Kind::Filter, Hook::Forward, FILTER, rules(isolate)))
         .chain("tunnel", Chain::base(Kind::Filter, Hook::Input, FILTER, rules(tunnel)))
-        .set("vnis", Set::values(&[Type::Mark], vnis));
+        .set("tunnels", Set::values(&[Type::Port, Type::Mark], border.tunnels.iter().map(tunnel_key)));
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| {
         let subnets = outermost(&border.subnets, version).map(|subnet| Key::subnet(&subnet));
         let vteps = border.vteps.iter().filter(|vtep| Ip::of(**vtep) == version).map(|vtep| Key::address(*vtep));
@@ -92,9 +92,9 @@ fn isolate(version: Ip) -> Rule {
 
 /// The first 32 bits of a VXLAN header after its flags are the VNI and eight that the kernel wants to be zero.
 fn tunnel(version: Ip) -> Rule {
-    let load = |offset, len| Expression::Payload { base: Header::Transport, offset, len, into: 0 };
-    let of_ours = Rule::new().version(version).protocol(IPPROTO_UDP).with(load(2, 2));
-    let of_ours = of_ours.compare(Comparison::Equal, &names::VXLAN_PORT.to_be_bytes()).with(load(12, 4)).in_set("vnis");
+    let load = |offset, len, into| Expression::Payload { base: Header::Transport, offset, len, into };
+    let to_us = Rule::new().version(version).protocol(IPPROTO_UDP).with(load(2, 2, 0)).with(load(12, 4, 1));
+    let of_ours = to_us.in_set("tunnels");
     let from_others =
         Expression::Match { set: SetRef::Named(set_names(version).vteps.to_owned()), from: 0, invert: true };
     of_ours.source(version, 0).with(from_others).counter().verdict(Verdict::Drop)

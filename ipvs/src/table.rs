@@ -153,8 +153,8 @@ fn real_servers(vip: IpAddr, desired: &BTreeMap<IpAddr, u16>, observed: &BTreeMa
 #[cfg(test)]
 pub(crate) mod tests {
     use model::{
-        EndpointConfig, EndpointId, Mac, NetworkConfig, NodeId, ServiceId, SubnetLease, TaskId, VirtualServiceConfig,
-        Vni,
+        DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NodeId, ServiceId, SubnetLease, TaskId,
+        VirtualServiceConfig, Vni,
     };
     use proptest::{collection::btree_map, prelude::*};
 
@@ -202,7 +202,14 @@ pub(crate) mod tests {
             gateway: gateway.parse().unwrap(),
         };
         let subnets = vec![lease("10.0.9.0/24", "10.0.9.1"), lease("fd00:9::/64", "fd00:9::1")];
-        let record = NetworkConfig { name: "my-net".to_owned(), vni: Vni::FIRST, subnets, internal: false, mtu: None };
+        let record = NetworkConfig {
+            name: "my-net".to_owned(),
+            vni: Vni::FIRST,
+            driver: DriverConfig::Overlay { port: 4789, encrypted: false },
+            subnets,
+            internal: false,
+            mtu: None,
+        };
         config.networks.insert(network, record);
         for (id, network, node, address) in
             [(1, network, 1, "10.0.9.5"), (2, network, 2, "10.0.9.6"), (3, other, 1, "10.0.8.5")]

@@ -305,7 +305,7 @@ fn the_guards_are_read_back_as_written() {
         let subnets = subnets(&["10.0.9.0/24", "10.0.10.0/24", "10.0.9.0/25", "fd00:9::/64", "fd00:a::/64"]);
         let full = Border {
             subnets: subnets.clone(),
-            vnis: vec![4096.try_into().unwrap(), 77.try_into().unwrap()],
+            tunnels: vec![(4789, 4096.try_into().unwrap()), (4790, 77.try_into().unwrap())],
             vteps: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         };
         let smaller = Border { subnets: subnets[1..2].to_vec(), ..full.clone() };

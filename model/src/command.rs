@@ -1,10 +1,12 @@
 //! What the replicated log carries, and what comes back.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Authority, Availability, Millis, NetworkId, NetworkSpec, Node, NodeId, NodeStatus, Refusal, Role, Secret,
-    ServiceId, ServiceSpec, TaskId, TaskState,
+    Authority, Availability, Capability, EpochKey, Millis, NetworkId, NetworkSpec, Node, NodeId, NodeStatus, Refusal,
+    Role, Secret, ServiceId, ServiceSpec, Spi, TaskId, TaskState,
 };
 
 /// Names one request of one caller. The same id sent again gets the first answer again and changes nothing, so a
@@ -19,6 +21,9 @@ pub struct Entry {
     pub request: RequestId,
     /// The leader's clock when it took the request.
     pub now: Millis,
+    /// 256 random bits of the leader's, where the command makes keys: state has no chance of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<EpochKey>,
     /// What to change.
     pub command: Command,
 }
@@ -47,6 +52,18 @@ pub struct NodeReport {
     pub failures: Vec<String>,
     /// Its tasks whose status has changed.
     pub tasks: Vec<TaskReport>,
+    /// What its kernel can do, of what networks may ask for.
+    pub capabilities: BTreeSet<Capability>,
+    /// Associations that it cannot send with any more (see [`crate::Association`]) and needs others in place of.
+    pub spent: BTreeSet<Spi>,
+}
+
+impl NodeReport {
+    /// A node that has this generation and nothing else to say.
+    pub fn new(node: NodeId, applied: u64) -> Self {
+        let (failures, tasks) = (Vec::new(), Vec::new());
+        Self { node, applied, failures, tasks, capabilities: BTreeSet::new(), spent: BTreeSet::new() }
+    }
 }
 
 /// One replicated change.
@@ -59,6 +76,8 @@ pub enum Command {
         authority: Authority,
         /// The first manager.
         node: Node,
+        /// UDP port of the tunnels; encrypted ones take the next.
+        data_path_port: u16,
     },
     /// A node has been given a certificate. The same node again changes its address.
     Admit {
@@ -93,6 +112,10 @@ pub enum Command {
     },
     /// A node's word on itself and its tasks.
     Report(NodeReport),
+    /// The keys of encrypted networks are replaced: by the user, or by `step` when they are old.
+    RotateKeys,
+    /// By `step`: every host accepts the new keys, or sends with them: the change of keys goes one step further.
+    AdvanceKeys,
     /// The user makes a network.
     CreateNetwork {
         /// What is asked for.
@@ -158,6 +181,17 @@ pub enum Command {
         /// The slot.
         slot: u32,
     },
+}
+
+impl Command {
+    /// Whether the leader must add random bits to its entry.
+    pub fn needs_chance(&self) -> bool {
+        match self {
+            Self::RotateKeys => true,
+            Self::CreateNetwork { spec } => spec.encrypted,
+            _ => false,
+        }
+    }
 }
 
 /// What an applied command made or changed.

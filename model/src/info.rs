@@ -1,15 +1,15 @@
 //! Questions people ask of the cluster and the answers' shape: the JSON that `-o json` prints. Keys are kept stable.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Availability, Driver, EndpointMode, Millis, NetworkId, NodeId, NodeStatus, Role, ServiceId, SubnetLease, TaskId,
-    TaskSpec, TaskState, Vni,
+    Availability, Capability, Driver, EndpointMode, Millis, NetworkId, NodeId, NodeStatus, Role, ServiceId,
+    SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// A question. Names may be ids, or a prefix of an id that only one object has.
@@ -75,6 +75,8 @@ pub struct NodeInfo {
     pub applied: u64,
     /// What its kernel refused.
     pub failures: Vec<String>,
+    /// What its kernel can do of what networks may ask for.
+    pub capabilities: BTreeSet<Capability>,
     /// When it was admitted.
     pub joined: Millis,
 }

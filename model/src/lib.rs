@@ -3,6 +3,7 @@
 
 mod base36;
 mod command;
+mod encryption;
 mod id;
 mod info;
 mod mac;
@@ -19,13 +20,14 @@ mod task;
 mod vni;
 
 pub use command::{Command, Entry, NodeReport, Outcome, RequestId, Response, TaskReport};
+pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, PeerKeys, Spi};
 pub use id::{EndpointId, IdError, NetworkId, NodeId, ServiceId, TaskId};
 pub use info::{Answer, EndpointInfo, NetworkInfo, NodeInfo, Query, ServiceInfo, TaskInfo, TokenInfo};
 pub use mac::Mac;
 pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
 pub use node::{Authority, Availability, Node, NodeStatus, Role};
 pub use node_config::{
-    EndpointConfig, NameConfig, NetworkConfig, NodeConfig, PeerConfig, TaskConfig, ViewDelta, ViewError,
+    DriverConfig, EndpointConfig, NameConfig, NetworkConfig, NodeConfig, PeerConfig, TaskConfig, ViewDelta, ViewError,
     VirtualServiceConfig,
 };
 pub use refusal::{Kind, Refusal};

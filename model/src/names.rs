@@ -10,8 +10,6 @@ pub const NAMESPACE_DIRECTORY: &str = "/run/netns";
 pub const TABLE: &str = "netd";
 /// Inside a network's namespace: the device to the host.
 pub const UPLINK: &str = "up0";
-/// UDP port of VXLAN (RFC 7348 section 8).
-pub const VXLAN_PORT: u16 = 4789;
 
 /// An interface name: 1-15 bytes, no `/`, no white space (`dev_valid_name` in the kernel's net/core/dev.c).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,13 +1,14 @@
 //! The machines of the cluster, and the authority that admits them.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Millis, NodeId, Secret};
+use crate::{Capability, Millis, NodeId, Secret};
 
 /// What a node may do. Its certificate carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -105,6 +106,8 @@ pub struct Node {
     pub applied: u64,
     /// What its kernel refused, as last reported.
     pub failures: Vec<String>,
+    /// What its kernel can do, as last reported; nothing is known of a node that has not reported yet.
+    pub capabilities: Option<BTreeSet<Capability>>,
     /// When it was admitted.
     pub joined: Millis,
 }

@@ -8,7 +8,9 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{EndpointId, Mac, NetworkId, NodeId, Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni};
+use crate::{
+    EndpointId, Mac, NetworkId, NodeId, PeerKeys, Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+};
 
 /// All that one host must look like. A function of the replicated state and the host's identity, nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct NodeConfig {
     pub node: NodeId,
     /// The managers, the hosts it shares a network with, and the host itself.
     pub peers: BTreeMap<NodeId, PeerConfig>,
+    /// For each host that it shares an encrypted network with.
+    pub keys: BTreeMap<NodeId, PeerKeys>,
     /// The networks it has part in.
     pub networks: BTreeMap<NetworkId, NetworkConfig>,
     /// The endpoints of those networks, on all hosts. No two of a network share an address.
@@ -49,14 +53,29 @@ pub struct PeerConfig {
 pub struct NetworkConfig {
     /// Its name.
     pub name: String,
-    /// Its VXLAN network identifier.
+    /// Its VXLAN network identifier; networks without tunnels have one too, for the names of their links.
     pub vni: Vni,
+    /// How its endpoints reach each other.
+    pub driver: DriverConfig,
     /// Its prefixes and gateways.
     pub subnets: Vec<SubnetLease>,
     /// No way out, no forwarding of names.
     pub internal: bool,
     /// MTU of its endpoints in bytes where the user set one; the uplink's minus the overhead otherwise.
     pub mtu: Option<u32>,
+}
+
+/// How endpoints of a network reach each other, with all that it takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum DriverConfig {
+    /// Routed VXLAN (RFC 7348) between hosts.
+    Overlay {
+        /// UDP port of its tunnels. Encrypted networks have one of their own: what crosses it is encrypted or dropped.
+        port: u16,
+        /// ESP between hosts (RFC 4303).
+        encrypted: bool,
+    },
 }
 
 /// An endpoint, on this host or another.
@@ -182,6 +201,7 @@ impl NodeConfig {
             generation: 0,
             node,
             peers: BTreeMap::new(),
+            keys: BTreeMap::new(),
             networks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             services: BTreeMap::new(),
@@ -205,6 +225,7 @@ impl NodeConfig {
             remove: Vec::new(),
         };
         diff("peer", &self.peers, &later.peers, &mut delta);
+        diff("key", &self.keys, &later.keys, &mut delta);
         diff("network", &self.networks, &later.networks, &mut delta);
         diff("endpoint", &self.endpoints, &later.endpoints, &mut delta);
         diff("service", &self.services, &later.services, &mut delta);
@@ -237,6 +258,7 @@ impl NodeConfig {
         let (section, id) = key.split_once('/').ok_or_else(unknown)?;
         match section {
             "peer" => put(&mut self.peers, id, value),
+            "key" => put(&mut self.keys, id, value),
             "network" => put(&mut self.networks, id, value),
             "endpoint" => put(&mut self.endpoints, id, value),
             "service" => put(&mut self.services, id, value),

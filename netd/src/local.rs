@@ -142,7 +142,7 @@ impl Local {
         refuse_foreign(vtep)?;
         let host = Host { hostname: self.0.hostname.clone(), advertise: request.advertise, vtep };
         let config = self.0.cluster(request.listen).map_err(|error| unwritable(&error))?;
-        let member = Member::init(config, host, |_| relay::routes(&self.0)).await?;
+        let member = Member::init(config, host, request.data_path_port, |_| relay::routes(&self.0)).await?;
         self.0.follow(&member);
         Ok(self.standing())
     }

@@ -138,7 +138,7 @@ async fn report(
             let node = member.node();
             // A host that has joined anew has nothing yet of what it is to have.
             let applied = if applied.0 == Some(node) { applied.1 } else { 0 };
-            member.report(NodeReport { node, applied, failures, tasks: tasks_now });
+            member.report(NodeReport { failures, tasks: tasks_now, ..NodeReport::new(node, applied) });
         }
         tokio::select! {
             changed = status.changed() => if changed.is_err() { return },

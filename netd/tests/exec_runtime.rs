@@ -14,8 +14,9 @@ use std::{
 use api::proto::{ExecInput, ExecOutput, ExecStart, exec_input, exec_output};
 use futures::{Stream, StreamExt, stream};
 use model::{
-    EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, Refusal, RestartPolicy, Runtime,
-    ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport, TaskSpec, TaskState, ViewDelta, Vni, names,
+    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, Refusal,
+    RestartPolicy, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport, TaskSpec, TaskState, ViewDelta,
+    Vni, names,
 };
 use netd::agent::{self, AgentConfig};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -169,6 +170,7 @@ fn network() -> NetworkConfig {
     NetworkConfig {
         name: "my-net".to_owned(),
         vni: Vni::FIRST,
+        driver: DriverConfig::Overlay { port: 4789, encrypted: false },
         subnets: vec![lease("fd00:9::/64", "fd00:9::1"), lease("10.0.9.0/24", "10.0.9.1")],
         internal: false,
         mtu: None,

@@ -16,8 +16,8 @@ use std::{
 };
 
 use model::{
-    EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, RestartPolicy, Role,
-    Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta, Vni,
+    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig,
+    RestartPolicy, Role, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta, Vni,
 };
 use netd::dataplane::{self, namespace};
 use tokio::sync::watch;
@@ -528,6 +528,7 @@ fn network() -> NetworkConfig {
     NetworkConfig {
         name: "my-net".to_owned(),
         vni: Vni::try_from(77).unwrap(),
+        driver: DriverConfig::Overlay { port: 4789, encrypted: false },
         subnets: vec![lease("10.77.9.0/24", "10.77.9.1"), lease("fd00:77:9::/64", "fd00:77:9::1")],
         internal: false,
         mtu: None,

@@ -62,6 +62,7 @@ fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
         vtep: node.vtep,
         applied: node.applied,
         failures: node.failures.clone(),
+        capabilities: node.capabilities.clone().unwrap_or_default(),
         joined: node.joined,
     }
 }

@@ -7,18 +7,21 @@ mod task;
 
 use model::{Command, Millis, Response};
 
-use crate::state::State;
+use crate::state::{State, outdated};
 
 /// What the command makes of the state. A refusal has changed nothing.
 pub(crate) fn apply(state: &mut State, now: Millis, command: Command) -> Response {
     match command {
-        Command::Bootstrap { authority, node } => cluster::bootstrap(state, now, authority, node),
+        Command::Bootstrap { authority, node, data_path_port } => {
+            cluster::bootstrap(state, now, authority, node, data_path_port)
+        }
         Command::Admit { node } => cluster::admit(state, now, node),
         Command::SetNodeStatus { node, status } => cluster::set_status(state, node, status),
         Command::SetAvailability { node, availability } => cluster::set_availability(state, &node, availability),
         Command::RemoveNode { node } => cluster::remove_node(state, now, node),
         Command::RotateToken { role, secret } => cluster::rotate_token(state, role, secret),
         Command::Report(report) => cluster::report(state, now, report),
+        Command::RotateKeys | Command::AdvanceKeys => Err(outdated("no network is encrypted")),
         Command::CreateNetwork { spec } => network::create(state, now, spec),
         Command::RemoveNetwork { network } => network::remove(state, &network),
         Command::CreateService { spec } => service::create(state, now, spec),

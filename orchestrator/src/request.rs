@@ -31,12 +31,14 @@ impl Caller {
             | Command::SetAvailability { .. }
             | Command::RemoveNode { .. }
             | Command::RotateToken { .. }
+            | Command::RotateKeys
             | Command::CreateNetwork { .. }
             | Command::RemoveNetwork { .. }
             | Command::CreateService { .. }
             | Command::ScaleService { .. }
             | Command::RemoveService { .. } => Caller::Person,
             Command::SetNodeStatus { .. }
+            | Command::AdvanceKeys
             | Command::Report(_)
             | Command::CreateTask { .. }
             | Command::AssignTask { .. }

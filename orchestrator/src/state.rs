@@ -27,6 +27,8 @@ pub struct State {
     /// How many ids have been made.
     pub(crate) ids: u64,
     pub(crate) authority: Option<Authority>,
+    /// UDP port of the tunnels of networks that are not encrypted; the next one is that of those that are.
+    pub(crate) data_path_port: u16,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) networks: BTreeMap<NetworkId, Network>,
     /// The VNI given last: the next one up is tried first, so that a freed one rests.

@@ -38,6 +38,14 @@ pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
     }
 }
 
+/// The ports that Swarm allows too. Encrypted networks take the next one.
+pub(crate) fn data_path_port(port: u16) -> Result<(), Refusal> {
+    if (1024..49151).contains(&port) {
+        return Ok(());
+    }
+    Err(invalid(format!("tunnels cannot use UDP port {port}"), "give a --data-path-port from 1024 to 49150"))
+}
+
 pub(crate) fn network(spec: &NetworkSpec) -> Result<(), Refusal> {
     network_name(&spec.name)?;
     if spec.encrypted {

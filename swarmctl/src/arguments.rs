@@ -31,7 +31,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Make a cluster of this host.
-    Init(Init),
+    Init(Found),
     /// Join this host to a cluster.
     Join(Join),
     /// Take this host out of its cluster.
@@ -109,6 +109,17 @@ pub struct Init {
     /// Address or interface that tunnels end at; the advertised one where none is given.
     #[arg(long, value_name = "IP|INTERFACE")]
     pub data_path_addr: Option<String>,
+}
+
+/// `init`: the host's addresses, and what holds for the whole cluster.
+#[derive(Debug, Args)]
+pub struct Found {
+    /// The addresses of this host.
+    #[command(flatten)]
+    pub host: Init,
+    /// UDP port of the cluster's tunnels, 1024 to 49150; encrypted networks take the next one.
+    #[arg(long, value_name = "PORT", default_value_t = api::DATA_PATH_PORT)]
+    pub data_path_port: u16,
 }
 
 /// `join`.

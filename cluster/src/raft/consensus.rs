@@ -9,7 +9,8 @@ use std::{
 };
 
 use model::{
-    Answer, Command, Entry, Millis, Node, NodeId, Query, Refusal, RequestId, Response, Role, StateMachine, TokenInfo,
+    Answer, Command, Entry, EpochKey, Millis, Node, NodeId, Query, Refusal, RequestId, Response, Role, StateMachine,
+    TokenInfo,
 };
 use openraft::{BasicNode, Config, Raft, ServerState, SnapshotPolicy};
 use tokio::time::timeout;
@@ -107,9 +108,10 @@ impl<S: StateMachine> Consensus<S> {
         self.raft.metrics().borrow().membership_config.membership().voter_ids().collect()
     }
 
-    /// Puts a command into the log, stamped with this leader's clock.
+    /// Puts a command into the log, stamped with this leader's clock and, where it makes keys, with chance.
     pub async fn write(&self, request: RequestId, command: Command) -> Result<Response, Retry> {
-        let entry = Entry { request, now: now(), command };
+        let chance = command.needs_chance().then(|| EpochKey::new(rand::random()));
+        let entry = Entry { request, now: now(), chance, command };
         confirmed(self.raft.client_write(entry)).await.map(|written| written.data)
     }
 

@@ -47,7 +47,7 @@ impl Lab {
     async fn new(managers: usize) -> Self {
         let home = directory();
         let host = Host { hostname: "h1".to_owned(), advertise: LOOPBACK, vtep: LOOPBACK.ip() };
-        let first = Node::init(config(&home), host, routes).await.unwrap();
+        let first = Node::init(config(&home), host, 4789, routes).await.unwrap();
         let mut lab = Self { members: vec![(first, home)] };
         for _ in 1..managers {
             lab.join(Role::Manager).await;

@@ -50,7 +50,7 @@ async fn one_request_to_another_manager_carries_what_arrives_in_time() {
     let mut log = Log::open(&home.path().join("log.redb")).unwrap();
     let large = |index| {
         let command = Command::RemoveNetwork { network: "x".repeat(100 << 10) };
-        let entry = model::Entry { request: RequestId(index), now: 0, command };
+        let entry = model::Entry { request: RequestId(index), now: 0, chance: None, command };
         Entry { log_id: log_id(1, 1, index), payload: EntryPayload::Normal(entry) }
     };
     log.blocking_append((1..=20).map(large)).await.unwrap();

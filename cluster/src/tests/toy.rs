@@ -24,7 +24,7 @@ impl Toy {
 
     fn change(&mut self, command: Command) -> Response {
         match command {
-            Command::Bootstrap { authority, node } => {
+            Command::Bootstrap { authority, node, .. } => {
                 self.authority = Some(authority);
                 self.nodes.insert(node.id, node);
             }
@@ -119,6 +119,7 @@ impl StateMachine for Toy {
             vtep: node.vtep,
             applied: node.applied,
             failures: node.failures.clone(),
+            capabilities: Default::default(),
             joined: node.joined,
         };
         match query {

@@ -56,7 +56,7 @@ async fn a_report_reaches_the_log_even_if_the_leader_was_away() {
     let mut lab = Lab::new(1).await;
     let worker = lab.join(Role::Worker).await;
     let manager = lab.stop(0).await;
-    let report = |applied| NodeReport { node: worker.node(), applied, failures: Vec::new(), tasks: Vec::new() };
+    let report = |applied| NodeReport::new(worker.node(), applied);
     worker.report(report(7));
     worker.report(report(8));
     lab.start(0, manager).await;

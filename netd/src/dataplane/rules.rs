@@ -13,7 +13,7 @@ use ipvs::{
     nft::{self, Change, Family, Monitor, NftError, Ruleset, Socket},
 };
 use model::{
-    NodeConfig,
+    DriverConfig, NetworkConfig, NodeConfig, Vni,
     names::{self, Namespace},
 };
 use tracing::info;
@@ -59,7 +59,7 @@ pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
     let leaving = config.networks.values().filter(|network| !network.internal);
     let border = Border {
         subnets: leaving.flat_map(|network| network.subnets.iter().map(|lease| lease.subnet)).collect(),
-        vnis: config.networks.values().map(|network| network.vni).collect(),
+        tunnels: config.networks.values().filter_map(tunnel).collect(),
         vteps: config.peers.values().map(|peer| peer.vtep).collect(),
     };
     let border = (!config.networks.is_empty()).then(|| guard::border(&border));
@@ -69,6 +69,12 @@ pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
         (Place::Inside(Namespace::Network(network)), Wanted { ruleset: Some(guard::guard()), services })
     });
     std::iter::once(host).chain(networks).collect()
+}
+
+/// UDP port and network identifier.
+fn tunnel(network: &NetworkConfig) -> Option<(u16, Vni)> {
+    let DriverConfig::Overlay { port, .. } = network.driver;
+    Some((port, network.vni))
 }
 
 /// The rules in the kernel, seen from one host.

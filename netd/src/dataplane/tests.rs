@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use model::{
-    EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, RestartPolicy, Role,
-    Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni,
+    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig,
+    RestartPolicy, Role, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni,
     names::{self, LinkName, Namespace},
 };
 
@@ -347,7 +347,14 @@ fn internal(mut config: NodeConfig) -> NodeConfig {
 
 fn network() -> NetworkConfig {
     let subnets = vec![lease("10.0.9.0/24", "10.0.9.1"), lease("fd00:9::/64", "fd00:9::1")];
-    NetworkConfig { name: "my-net".to_owned(), vni: Vni::FIRST, subnets, internal: false, mtu: None }
+    NetworkConfig {
+        name: "my-net".to_owned(),
+        vni: Vni::FIRST,
+        driver: DriverConfig::Overlay { port: 4789, encrypted: false },
+        subnets,
+        internal: false,
+        mtu: None,
+    }
 }
 
 fn lease(subnet: &str, gateway: &str) -> SubnetLease {

@@ -11,17 +11,25 @@ use sha2::{Digest, Sha256};
 
 use crate::{apply::task, state::State, validate};
 
-pub(super) fn bootstrap(state: &mut State, now: Millis, authority: Authority, node: Node) -> Response {
+pub(super) fn bootstrap(
+    state: &mut State,
+    now: Millis,
+    authority: Authority,
+    node: Node,
+    data_path_port: u16,
+) -> Response {
     if state.authority.is_some() {
         let cause = "this cluster already has its authority";
         return Err(Refusal::new(Kind::Precondition, cause, "join it with a token: `swarmctl token manager`"));
     }
+    validate::data_path_port(data_path_port)?;
     let digest =
         Sha256::new().chain_update(&authority.root_certificate).chain_update(node.id.0.to_be_bytes()).finalize();
     state.seed = digest.into();
     let [a, b, c, d, e, ..] = state.peek_id("unique local addresses").to_be_bytes();
     state.ledger = Ledger::new([a, b, c, d, e]);
     state.authority = Some(authority);
+    state.data_path_port = data_path_port;
     admit(state, now, node)
 }
 
@@ -98,6 +106,7 @@ pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Resp
     let node = known(state, report.node)?;
     node.applied = report.applied;
     node.failures = report.failures;
+    node.capabilities = Some(report.capabilities);
     report.tasks.into_iter().for_each(|word| report_task(state, now, report.node, word));
     Ok(Outcome::Done)
 }

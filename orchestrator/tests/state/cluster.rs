@@ -7,7 +7,11 @@ use crate::fixture::{Cluster, authority, content, network, node};
 #[test]
 fn a_cluster_is_bootstrapped_once() {
     let mut cluster = Cluster::of(1);
-    let refusal = cluster.refuse(Command::Bootstrap { authority: authority(), node: node(2, Role::Manager) });
+    let refusal = cluster.refuse(Command::Bootstrap {
+        authority: authority(),
+        node: node(2, Role::Manager),
+        data_path_port: 4789,
+    });
     assert_eq!(refusal.kind, Kind::Precondition);
     assert!(cluster.state.authority().is_some());
 }
@@ -76,7 +80,7 @@ fn unknown_nodes_are_refused() {
         Command::SetNodeStatus { node: unknown, status: NodeStatus::Ready },
         Command::RemoveNode { node: unknown },
         Command::SetAvailability { node: "h9".to_owned(), availability: Availability::Drain },
-        Command::Report(NodeReport { node: unknown, applied: 1, failures: vec![], tasks: vec![] }),
+        Command::Report(NodeReport::new(unknown, 1)),
     ] {
         assert_eq!(cluster.refuse(command).kind, Kind::NotFound);
     }

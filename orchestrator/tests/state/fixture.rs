@@ -25,6 +25,7 @@ pub fn node(number: u64, role: Role) -> Node {
         status: NodeStatus::Ready,
         applied: 0,
         failures: Vec::new(),
+        capabilities: None,
         joined: 0,
     }
 }
@@ -81,7 +82,11 @@ impl Cluster {
     /// h1 is a manager, the others are workers; all are ready and active.
     pub fn of(nodes: u64) -> Self {
         let mut cluster = Self { state: State::default(), index: 0, now: 1_000_000, requests: 0, log: Vec::new() };
-        cluster.apply(Command::Bootstrap { authority: authority(), node: node(1, Role::Manager) });
+        cluster.apply(Command::Bootstrap {
+            authority: authority(),
+            node: node(1, Role::Manager),
+            data_path_port: 4789,
+        });
         for number in 2..=nodes {
             cluster.apply(Command::Admit { node: node(number, Role::Worker) });
         }
@@ -102,7 +107,8 @@ impl Cluster {
 
     pub fn send_as(&mut self, request: RequestId, command: Command) -> Response {
         self.index += 1;
-        let entry = Entry { request, now: self.now, command };
+        let entry =
+            Entry { request, now: self.now, chance: command.needs_chance().then(|| EpochKey::new([7; 32])), command };
         self.log.push(entry.clone());
         self.state.apply(self.index, entry)
     }
@@ -176,7 +182,7 @@ impl Cluster {
     }
 
     pub fn report(&mut self, node: u64, applied: u64, tasks: Vec<TaskReport>) {
-        self.apply(Command::Report(NodeReport { node: NodeId(node), applied, failures: Vec::new(), tasks }));
+        self.apply(Command::Report(NodeReport { tasks, ..NodeReport::new(NodeId(node), applied) }));
     }
 
     /// Steps and lets the agents of all ready nodes act until no task changes any more.

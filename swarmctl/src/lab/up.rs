@@ -126,7 +126,12 @@ fn connect(place: &Place) -> Result<()> {
 async fn unite(place: &Place, plan: &Plan) -> Result<()> {
     let first = power::daemon(place, HostName::FIRST).await?;
     let listen = std::net::SocketAddr::from(([0, 0, 0, 0], HostName::FIRST.control().port()));
-    let init = InitRequest { advertise: HostName::FIRST.control(), listen, data_path: None };
+    let init = InitRequest {
+        advertise: HostName::FIRST.control(),
+        listen,
+        data_path: None,
+        data_path_port: api::DATA_PATH_PORT,
+    };
     blame(place, HostName::FIRST, first.init(&init).await)?;
     output::print(&format!("{}: has made a cluster", HostName::FIRST))?;
     for (number, host) in (1..).zip(HostName::first(plan.hosts)).skip(1) {

@@ -8,15 +8,17 @@ use model::{Command, Role, Secret, TokenInfo};
 
 use super::address;
 use crate::{
-    arguments::{Init, Inside, Join},
+    arguments::{Found, Init, Inside, Join},
     daemon::Daemon,
     output::{self, Format, List},
 };
 
 /// Makes a cluster of this host and prints how others join.
-pub async fn init(daemon: &Daemon, init: Init) -> Result<u8> {
+pub async fn init(daemon: &Daemon, init: Found) -> Result<u8> {
+    let Found { host: init, data_path_port } = init;
     let advertise = init.advertise_addr.as_deref().map_or_else(address::guess, address::parse)?;
-    let request = InitRequest { advertise, listen: listen(&init, advertise)?, data_path: data_path(&init)? };
+    let request =
+        InitRequest { advertise, listen: listen(&init, advertise)?, data_path: data_path(&init)?, data_path_port };
     let standing = daemon.init(&request).await?;
     let token = daemon.token(Role::Worker).await?;
     output::print(&format!(

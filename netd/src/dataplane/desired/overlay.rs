@@ -1,22 +1,15 @@
-//! What the kernel should hold for a `NodeConfig`: the routed overlay, pure. Nothing here knows what is there already.
+//! The routed overlay: per network a namespace with one VXLAN device, a route per endpoint, a way out.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv6Addr};
 
 use model::{
-    EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Subnet, SubnetLease,
-    TaskId,
+    DriverConfig, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, SubnetLease,
     names::{self, LinkName, Namespace},
 };
 
 use super::{
-    Failure,
-    state::{
-        AddressForm, AddressKey, FdbKey, Kind, Link, NeighbourKey, Place, Route, RouteKey, Space, Sysctl, Vxlan,
-        host_prefix,
-    },
+    super::state::{AddressForm, FdbKey, Kind, Link, Place, Route, RouteKey, Space, Vxlan},
+    Desired, ETHERNET_MTU, Local, QUIET, default_of, host_subnet, lease_of, set_all, set_link,
 };
 
 /// The network's side of every link that it shares with a sandbox or the host.
@@ -27,22 +20,7 @@ const HOST_MAC: Mac = Mac([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x02]);
 const OUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// The network's end of its uplink.
 const INNER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
-/// What IPv6 gives a route without a metric (`IP6_RT_PRIO_USER`).
-const IPV6_METRIC: u32 = 1024;
-/// Assumed where the VTEP is on no link of the host.
-const ETHERNET_MTU: u32 = 1500;
 const OUTER_TTL: u8 = 64;
-
-/// Every network namespace: nothing is configured by the kernel's own initiative, so that all that is there is ours.
-const QUIET: [(&str, &str); 7] = [
-    ("net/ipv6/conf/all/disable_ipv6", "0"),
-    ("net/ipv6/conf/default/disable_ipv6", "0"),
-    ("net/ipv6/conf/all/accept_dad", "0"),
-    ("net/ipv6/conf/default/accept_dad", "0"),
-    ("net/ipv6/conf/default/dad_transmits", "0"),
-    ("net/ipv6/conf/default/accept_ra", "0"),
-    ("net/ipv6/conf/default/addr_gen_mode", "1"),
-];
 
 /// A network's namespace routes. `accept_local`: the gateway address is that of every host, so another host's ICMP
 /// errors carry a source address that is local here.
@@ -79,71 +57,23 @@ const ENDPOINT: [(&str, &str, &str); 4] = [
     ("net/ipv4/neigh", "proxy_delay", "0"),
 ];
 
-/// All that the kernel should hold of ours.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    /// By namespace. The host is only there while it has something of ours.
-    pub spaces: BTreeMap<Place, Space<Link>>,
-    /// The networks of each task whose endpoints are all known, with the endpoints' links.
-    pub tasks: BTreeMap<TaskId, BTreeSet<(NetworkId, EndpointId)>>,
-    /// What the configuration leaves open.
-    pub failures: Vec<Failure>,
+/// A network as this host takes part in it.
+pub(super) struct Member<'a> {
+    pub(super) id: NetworkId,
+    pub(super) network: &'a NetworkConfig,
+    pub(super) node: NodeId,
+    pub(super) own: &'a PeerConfig,
+    pub(super) mtu: u32,
+}
+
+impl Member<'_> {
+    fn place(&self) -> Place {
+        Place::Inside(Namespace::Network(self.id))
+    }
 }
 
 impl Desired {
-    /// What `config` asks for on a host whose link to the other hosts has this MTU (`None`: there is no such link).
-    pub fn of(config: &NodeConfig, underlay_mtu: Option<u32>) -> Self {
-        let mut desired = Self::default();
-        let locals = desired.sandboxes(config);
-        let present: BTreeSet<NetworkId> = locals.iter().map(|local| local.endpoint.network).collect();
-        if present.is_empty() {
-            return desired;
-        }
-        let Some(own) = config.peers.get(&config.node) else {
-            desired.fail("tunnel", format!("the view names no VTEP of this host, node {}", config.node));
-            desired.tasks.retain(|_, joints| joints.is_empty());
-            return desired;
-        };
-        if underlay_mtu.is_none() {
-            let next = "`ip address` lists this host's addresses; join again with the right --data-path-addr";
-            desired.fail("tunnel", format!("this host's VTEP {} is on none of its links; next: {next}", own.vtep));
-        }
-        for id in present {
-            let Some(network) = config.networks.get(&id) else { continue };
-            let mtu = mtu(network, own, underlay_mtu);
-            desired.network(Member { id, network, node: config.node, own, mtu }, config);
-        }
-        // In the order of each task's interfaces: the first with a way out is the one that is taken.
-        for local in &locals {
-            let Some(network) = config.networks.get(&local.endpoint.network) else { continue };
-            desired.endpoint(local, network, mtu(network, own, underlay_mtu));
-        }
-        desired
-    }
-
-    fn sandboxes<'a>(&mut self, config: &'a NodeConfig) -> Vec<Local<'a>> {
-        let mut locals = Vec::new();
-        for (&task, asked) in &config.tasks {
-            let space = self.space(Place::Inside(Namespace::Sandbox(task)));
-            set_all(space, &QUIET);
-            space.links.insert(names::loopback_link(), Link { kind: Kind::Loopback, mac: None, mtu: None });
-            let known = asked.endpoints.iter().enumerate().filter_map(|(index, &id)| {
-                let endpoint = config.endpoints.get(&id).filter(|e| config.networks.contains_key(&e.network))?;
-                Some(Local { id, task, index, endpoint })
-            });
-            let known: Vec<Local<'a>> = known.collect();
-            if known.len() == asked.endpoints.len() {
-                let joints = known.iter().map(|local| (local.endpoint.network, local.id)).collect();
-                self.tasks.insert(task, joints);
-            } else {
-                self.fail(&format!("task {}", asked.name()), "the view lacks one of its endpoints".to_owned());
-            }
-            locals.extend(known);
-        }
-        locals
-    }
-
-    fn network(&mut self, member: Member<'_>, config: &NodeConfig) {
+    pub(super) fn overlay(&mut self, member: Member<'_>, config: &NodeConfig) {
         let space = self.space(member.place());
         set_all(space, &QUIET);
         set_all(space, &ROUTER);
@@ -160,13 +90,14 @@ impl Desired {
     }
 
     fn tunnel(&mut self, member: &Member<'_>) {
+        let DriverConfig::Overlay { port, .. } = member.network.driver;
         let space = self.space(member.place());
         let link = names::vxlan_link(member.network.vni);
         let mac = Mac::of_router(member.node);
         let kind = Kind::Vxlan(Vxlan {
             vni: member.network.vni,
             local: Some(member.own.vtep),
-            port: names::VXLAN_PORT,
+            port,
             learning: false,
             ttl: OUTER_TTL,
             zero_checksum6: member.own.vtep.is_ipv6(),
@@ -224,7 +155,7 @@ impl Desired {
         }
     }
 
-    fn endpoint(&mut self, local: &Local<'_>, network: &NetworkConfig, mtu: u32) {
+    pub(super) fn overlay_endpoint(&mut self, local: &Local<'_>, network: &NetworkConfig, mtu: u32) {
         let (near, far) = (Place::Inside(Namespace::Network(local.endpoint.network)), local.sandbox());
         let (outer, inner) = (names::endpoint_link(local.id), names::sandbox_link(local.index));
         let space = self.space(near);
@@ -245,17 +176,6 @@ impl Desired {
         for &address in &local.endpoint.addresses {
             let Some(lease) = lease_of(network, address) else { continue };
             inside(space, &Inside { link: &inner, address, lease }, network);
-        }
-    }
-
-    fn space(&mut self, place: Place) -> &mut Space<Link> {
-        self.spaces.entry(place).or_default()
-    }
-
-    fn fail(&mut self, object: &str, reason: String) {
-        let failure = Failure { object: object.to_owned(), reason };
-        if !self.failures.contains(&failure) {
-            self.failures.push(failure);
         }
     }
 }
@@ -289,89 +209,8 @@ fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
     }
 }
 
-/// A network as this host takes part in it.
-struct Member<'a> {
-    id: NetworkId,
-    network: &'a NetworkConfig,
-    node: NodeId,
-    own: &'a PeerConfig,
-    mtu: u32,
-}
-
-impl Member<'_> {
-    fn place(&self) -> Place {
-        Place::Inside(Namespace::Network(self.id))
-    }
-}
-
-/// An endpoint of a task of this host.
-struct Local<'a> {
-    id: EndpointId,
-    task: TaskId,
-    index: usize,
-    endpoint: &'a EndpointConfig,
-}
-
-impl Local<'_> {
-    fn sandbox(&self) -> Place {
-        Place::Inside(Namespace::Sandbox(self.task))
-    }
-}
-
-impl Space<Link> {
-    fn address(&mut self, link: &LinkName, address: IpAddr, form: AddressForm) {
-        self.addresses.insert(AddressKey { link: link.clone(), address }, form);
-    }
-
-    fn neighbour(&mut self, link: &LinkName, address: IpAddr, mac: Mac) {
-        self.neighbours.insert(NeighbourKey { link: link.clone(), address }, mac);
-    }
-
-    fn route(&mut self, destination: Option<Subnet>, route: Route) {
-        if let Some(destination) = destination {
-            self.routes.insert(RouteKey::to(destination), route);
-        }
-    }
-}
-
-impl AddressForm {
-    const LINK_LOCAL: Self = Self { prefix: 64, prefix_route: true };
-
-    fn host(address: IpAddr) -> Self {
-        Self { prefix: host_prefix(address), prefix_route: true }
-    }
-}
-
-impl RouteKey {
-    fn to(destination: Subnet) -> Self {
-        Self { destination, metric: if destination.is_ipv6() { IPV6_METRIC } else { 0 }, nth: 0 }
-    }
-}
-
 /// VXLAN's overhead (RFC 7348 section 5): outer IP, UDP 8, VXLAN 8, inner Ethernet 14.
-fn mtu(network: &NetworkConfig, own: &PeerConfig, underlay: Option<u32>) -> u32 {
+pub(super) fn mtu(network: &NetworkConfig, own: &PeerConfig, underlay: Option<u32>) -> u32 {
     let overhead = if own.vtep.is_ipv4() { 50 } else { 70 };
     network.mtu.unwrap_or_else(|| underlay.unwrap_or(ETHERNET_MTU).saturating_sub(overhead))
-}
-
-fn lease_of(network: &NetworkConfig, address: IpAddr) -> Option<&SubnetLease> {
-    network.subnets.iter().find(|lease| lease.subnet.contains(address))
-}
-
-fn host_subnet(address: IpAddr) -> Option<Subnet> {
-    Subnet::around(address, host_prefix(address))
-}
-
-fn default_of(address: IpAddr) -> Option<Subnet> {
-    let zero = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    Subnet::around(zero, 0)
-}
-
-fn set_all(space: &mut Space<Link>, values: &[(&str, &str)]) {
-    space.sysctls.extend(values.iter().map(|(path, value)| (Sysctl::of_namespace(path), (*value).to_owned())));
-}
-
-fn set_link(space: &mut Space<Link>, link: &LinkName, values: &[(&str, &str, &str)]) {
-    let values = values.iter().map(|(table, name, value)| (Sysctl::of_link(table, link, name), (*value).to_owned()));
-    space.sysctls.extend(values);
 }

@@ -1,0 +1,150 @@
+//! What hosts that share an encrypted network need of each other: keys, and the numbers of security associations.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Secret bytes, written as hexadecimal digits. `Debug` does not show them.
+#[derive(Clone)]
+pub struct Key<const N: usize>([u8; N]);
+
+/// What keys are derived from: 256 random bits.
+pub type EpochKey = Key<32>;
+/// What one association encrypts with: an AES-256 key and the 4 bytes of salt that follow it (RFC 4106 section 8.1).
+pub type EspKey = Key<36>;
+
+impl<const N: usize> Key<N> {
+    /// The key of these bytes.
+    pub fn new(bytes: [u8; N]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes. A secret.
+    pub fn secret(&self) -> &[u8; N] {
+        &self.0
+    }
+}
+
+impl<const N: usize> PartialEq for Key<N> {
+    /// In a time that does not tell where the two differ.
+    fn eq(&self, other: &Self) -> bool {
+        let differing = self.0.iter().zip(&other.0).fold(0, |differing, (a, b)| differing | (a ^ b));
+        std::hint::black_box(differing) == 0
+    }
+}
+
+impl<const N: usize> Eq for Key<N> {}
+
+impl<const N: usize> fmt::Debug for Key<N> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Key")
+    }
+}
+
+impl<const N: usize> Serialize for Key<N> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(&self.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for Key<N> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let digit = |at: usize| char::from(*text.as_bytes().get(at)?).to_digit(16);
+        let byte = |at: usize| Some((digit(2 * at)? << 4 | digit(2 * at + 1)?) as u8);
+        let bytes: Option<Vec<u8>> = (0..N).map(byte).collect();
+        let bytes = bytes.filter(|_| text.len() == 2 * N).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or_else(|| de::Error::custom(format!("a key takes {} hexadecimal digits", 2 * N)))
+    }
+}
+
+/// Names a security association to its receiver (RFC 4303 section 2.1); 0 to 255 are reserved. The ledger gives each
+/// out once: no two senders of a cluster share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Spi(pub u32);
+
+impl Spi {
+    /// The first that the ledger gives out.
+    pub const FIRST: Self = Self(0x1000);
+}
+
+impl fmt::Display for Spi {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:#010x}", self.0)
+    }
+}
+
+/// Counts the cluster's changes of key, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+/// One direction between two hosts, under one key. A host that has sent with it once must not start with it anew:
+/// its sequence numbers would repeat, and receivers drop repetitions (RFC 4303 section 3.3.3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Association {
+    /// Its number.
+    pub spi: Spi,
+    /// The change of key that it belongs to.
+    pub epoch: Epoch,
+    /// Its key, of this pair and direction only.
+    pub key: EspKey,
+}
+
+/// What a host needs to speak with one peer in secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerKeys {
+    /// What it sends with: the first that it has not used up (see [`Association`]).
+    pub send: Vec<Association>,
+    /// What it accepts.
+    pub accept: Vec<Association>,
+}
+
+/// What a kernel may have or lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Capability {
+    /// ESP with AES-256-GCM (`CONFIG_INET_ESP`, `CONFIG_INET6_ESP`, `CONFIG_CRYPTO_GCM`).
+    Esp,
+    /// IPVS (`CONFIG_IP_VS`).
+    Ipvs,
+    /// VLAN devices (`CONFIG_VLAN_8021Q`).
+    Vlan,
+    /// Macvlan devices (`CONFIG_MACVLAN`).
+    Macvlan,
+    /// Ipvlan devices (`CONFIG_IPVLAN`).
+    Ipvlan,
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Esp => "esp",
+            Self::Ipvs => "ipvs",
+            Self::Vlan => "vlan",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_the_wire_and_does_not_show_in_a_log() {
+        let key = EspKey::new(std::array::from_fn(|at| at as u8 * 7));
+        let json = serde_json::to_string(&key).unwrap();
+        assert_eq!(serde_json::from_str::<EspKey>(&json).unwrap(), key);
+        assert_eq!(format!("{key:?}"), "Key");
+        for odd in ["\"\"", "\"00\"", &json.replace("00", "0g"), &json.replace("00", "000")] {
+            assert!(serde_json::from_str::<EspKey>(odd).is_err(), "{odd}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use model::{Command, NodeId, RequestId, Role};
+use model::{Command, NetworkId, NodeId, RequestId, Role, ViewInfo};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::proto::Json;
@@ -81,6 +81,53 @@ pub enum Debug {
     Observed,
     /// What would be changed next; empty when settled.
     Plan,
+}
+
+/// Asks one node about itself.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Examine {
+    /// The node.
+    pub node: NodeId,
+    /// What to look at.
+    pub subject: Subject,
+}
+
+/// What to look at on a node.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// Whether its kernel is what it was told.
+    Kernel,
+}
+
+/// What was found on a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Examined {
+    /// Of its kernel.
+    Kernel(Verification),
+}
+
+/// A node's view and how its kernel differs from it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Verification {
+    /// What it was told.
+    pub view: ViewInfo,
+    /// How its kernel differs, seen just now.
+    pub differences: Vec<Difference>,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The network that it belongs to, where it belongs to one.
+    pub network: Option<NetworkId>,
+    /// What it is about.
+    pub object: String,
+    /// What is wrong with it.
+    pub cause: String,
+    /// What to do.
+    pub next: String,
 }
 
 /// Bytes that are not the JSON that was expected.

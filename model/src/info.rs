@@ -34,6 +34,10 @@ pub enum Query {
     Task(String),
     /// The join token of a role.
     Token(Role),
+    /// What one node must look like.
+    View(String),
+    /// Whether the ledger holds the addresses that are in use, and no others.
+    Ledger,
 }
 
 /// An answer, in the shape of its question.
@@ -50,6 +54,10 @@ pub enum Answer {
     Tasks(Vec<TaskInfo>),
     /// To `Token`.
     Token(TokenInfo),
+    /// To `View`.
+    View(ViewInfo),
+    /// To `Ledger`: what is wrong, one sentence each.
+    Ledger(Vec<String>),
 }
 
 /// A node, for people.
@@ -196,4 +204,13 @@ impl std::fmt::Debug for TokenInfo {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "TokenInfo {{ role: {}, token: secret }}", self.role)
     }
+}
+
+/// What a node must look like, or what it was told: comparable, and without the secrets of a view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewInfo {
+    /// The log index that it was projected at.
+    pub generation: u64,
+    /// The digest of each record, by its key in a [`crate::ViewDelta`].
+    pub records: BTreeMap<String, String>,
 }

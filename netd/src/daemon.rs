@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use model::NodeConfig;
+use model::{Kind, NodeConfig, Refusal};
 use orchestrator::State;
 use tokio::sync::watch;
 
@@ -67,6 +67,12 @@ impl Daemon {
         // Without the file it never was a member, or listens as everyone does.
         let listen = listen.trim().parse().unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, CONTROL_PORT)));
         cluster::Config { directory: self.options.directory.clone(), listen }
+    }
+
+    /// Why there is nothing to say about the kernel yet.
+    pub fn has_no_view(&self) -> Refusal {
+        let cause = format!("host {} has not received its view yet", self.hostname);
+        Refusal::new(Kind::Unavailable, cause, "try again in a moment")
     }
 
     /// Follows this member's view from now on.

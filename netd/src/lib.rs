@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod daemon;
 pub mod dataplane;
+mod examine;
 mod local;
 mod names;
 mod notify;

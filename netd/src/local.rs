@@ -178,9 +178,7 @@ impl Local {
             return Ok(serde_json::to_string_pretty(&snapshot).unwrap_or_default());
         }
         let dataplane = self.0.dataplane.borrow().clone();
-        let dataplane = dataplane.ok_or_else(|| {
-            Refusal::new(Kind::Unavailable, "this host has not received its view yet", "try again in a moment")
-        })?;
+        let dataplane = dataplane.ok_or_else(|| self.0.has_no_view())?;
         Ok(match what {
             Debug::Plan => dataplane.1.plan(),
             Debug::Config | Debug::Observed => dataplane.1.observed(),

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use api::{
-    encode,
+    Examine, Examined, decode, encode,
     proto::{
-        ExecInput, ExecOutput, ExecStart, LogsRequest,
+        ExecInput, ExecOutput, ExecStart, Json, LogsRequest,
         agent_client::AgentClient,
         agent_server::{Agent, AgentServer},
         exec_input, exec_output,
@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Ch
 use crate::{
     agent::{self, ExecStream, LogStream},
     daemon::{Daemon, Member},
+    examine,
 };
 
 /// Marks a request that has been passed on: it is answered where it arrives, whatever that host believes.
@@ -166,6 +167,19 @@ impl Relay {
     }
 }
 
+impl Relay {
+    /// What can be seen of a node, seen there.
+    async fn examine(&self, request: Examine, relayed: bool) -> Result<Examined, Refusal> {
+        if relayed || request.node == self.member()?.node() {
+            return examine::look(&self.daemon, request.subject).await;
+        }
+        match self.client(request.node).await?.examine(relay(encode(&request))).await {
+            Ok(response) => decode(response.get_ref()).unwrap_or_else(|_| Err(odd("node"))),
+            Err(status) => Err(lost(&status)),
+        }
+    }
+}
+
 fn relay<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert(RELAYED, tonic::metadata::MetadataValue::from_static("1"));
@@ -190,6 +204,11 @@ fn lost(status: &Status) -> Refusal {
 
 #[tonic::async_trait]
 impl Agent for Relay {
+    async fn examine(&self, request: Request<Json>) -> Result<Response<Json>, Status> {
+        let relayed = request.metadata().contains_key(RELAYED);
+        Ok(Response::new(encode(&self.examine(decode(request.get_ref())?, relayed).await)))
+    }
+
     type ExecStream = ExecStream;
     type LogsStream = LogStream;
 

@@ -23,6 +23,8 @@ pub(crate) fn answer(state: &State, leader: Option<NodeId>, query: &Query) -> Re
             let id = state.find_node(name)?;
             Answer::Nodes(state.nodes.get(&id).map(|node| node_info(node, leader)).into_iter().collect())
         }
+        Query::View(name) => Answer::View(project::digests(&project::view(state, state.find_node(name)?))),
+        Query::Ledger => Answer::Ledger(state.check()),
         Query::Networks => Answer::Networks(state.networks.values().map(network_info).collect()),
         Query::Network(name) => {
             let id = state.find_network(name)?;

@@ -14,6 +14,7 @@ mod state;
 mod step;
 mod validate;
 
+pub use project::digests;
 pub use state::State;
 pub use step::MAX_COMMANDS;
 pub use validate::MAX_REPLICAS;

@@ -7,8 +7,9 @@ use std::{
 
 use model::{
     Driver, DriverConfig, EndpointConfig, EndpointId, NameConfig, Network, NetworkConfig, NetworkId, Node, NodeConfig,
-    NodeId, PeerConfig, Role, Task, TaskConfig, VirtualServiceConfig,
+    NodeId, PeerConfig, Role, Task, TaskConfig, ViewInfo, VirtualServiceConfig,
 };
+use sha2::{Digest, Sha256};
 
 use crate::{
     record::{ServiceRecord, Slot, TaskRecord},
@@ -18,6 +19,8 @@ use crate::{
 
 /// The weight of a real server that takes new connections.
 const WEIGHT: u16 = 1;
+/// Enough to tell records apart; too few to find out a secret that has fewer bits.
+const DIGEST_BYTES: usize = 16;
 
 pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
     let mut config = NodeConfig { generation: state.index, ..NodeConfig::empty(node) };
@@ -35,6 +38,15 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
     }
     config.peers = peers(state, &config);
     config
+}
+
+/// A view as others may see it.
+pub fn digests(config: &NodeConfig) -> ViewInfo {
+    let digest = |value: serde_json::Value| {
+        Sha256::digest(value.to_string()).iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    };
+    let records = config.snapshot().set.into_iter().map(|(key, value)| (key, digest(value))).collect();
+    ViewInfo { generation: config.generation, records }
 }
 
 /// The networks that these tasks attach to.

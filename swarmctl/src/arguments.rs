@@ -64,6 +64,9 @@ pub enum Verb {
     /// Networks.
     #[command(subcommand)]
     Network(NetworkVerb),
+    /// Addresses.
+    #[command(subcommand)]
+    Ipam(IpamVerb),
     /// Services.
     #[command(subcommand)]
     Service(ServiceVerb),
@@ -212,6 +215,15 @@ pub enum NetworkVerb {
     Ls(Listing),
     /// Show networks in full.
     Inspect(Inspection),
+    /// Compare ledger, view and kernel on every node; exit code 1 where they differ.
+    Verify {
+        /// Names or ids; every network where none is given.
+        #[arg(value_name = "NETWORK")]
+        networks: Vec<String>,
+        /// Output format.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
     /// Remove networks that nothing uses.
     #[command(visible_alias = "remove")]
     Rm {
@@ -219,6 +231,13 @@ pub enum NetworkVerb {
         #[arg(required = true)]
         networks: Vec<String>,
     },
+}
+
+/// `ipam …`.
+#[derive(Debug, Subcommand)]
+pub enum IpamVerb {
+    /// Prove that the ledger holds the addresses in use and no others; exit code 1 where it does not.
+    Check,
 }
 
 /// `network create`.

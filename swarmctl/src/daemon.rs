@@ -8,12 +8,12 @@ use std::{
 
 use anyhow::Result;
 use api::{
-    InitRequest, JoinRequest, LeaveRequest, LocalError, Proposal, Standing,
+    Examine, Examined, InitRequest, JoinRequest, LeaveRequest, LocalError, Proposal, Standing, Subject,
     proto::{Json, agent_client::AgentClient, control_client::ControlClient, local_client::LocalClient},
 };
 use model::{
-    Answer, Command, Kind, NetworkInfo, NodeInfo, Outcome, Query, Refusal, RequestId, Role, ServiceInfo, TaskInfo,
-    TokenInfo,
+    Answer, Command, Kind, NetworkInfo, NodeId, NodeInfo, Outcome, Query, Refusal, RequestId, Role, ServiceInfo,
+    TaskInfo, TokenInfo, ViewInfo,
 };
 use serde::de::DeserializeOwned;
 use tonic::{Code, Response, Status, transport::Channel};
@@ -121,6 +121,29 @@ impl Daemon {
     pub async fn debug(&self, what: api::Debug) -> Result<String> {
         let answer = self.once(self.local().debug(api::encode(&what)).await)?;
         api::decode::<Result<String, Refusal>>(&answer)?.map_err(Into::into)
+    }
+
+    /// What a node must look like: `Query::View`.
+    pub async fn view(&self, node: NodeId) -> Result<ViewInfo> {
+        match self.ask(Query::View(node.to_string())).await? {
+            Answer::View(view) => Ok(view),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What is wrong in the ledger, one sentence each.
+    pub async fn ledger(&self) -> Result<Vec<String>> {
+        match self.ask(Query::Ledger).await? {
+            Answer::Ledger(findings) => Ok(findings),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What is seen on a node.
+    pub async fn examine(&self, node: NodeId, subject: Subject) -> Result<Examined> {
+        let call = |channel, payload| async move { AgentClient::new(channel).examine(payload).await };
+        let request = api::encode(&Examine { node, subject });
+        self.insist::<Result<Examined, Refusal>, _>(request, call).await?.map_err(Into::into)
     }
 
     /// Streams to and from tasks.

@@ -17,7 +17,7 @@ use anyhow::{Result, anyhow};
 use clap::Parser;
 use tokio::runtime::Runtime;
 
-use arguments::{Arguments, LabProcess, Verb};
+use arguments::{Arguments, IpamVerb, LabProcess, Verb};
 use daemon::Daemon;
 
 fn main() -> ExitCode {
@@ -64,6 +64,7 @@ async fn ask(daemon: &Daemon, verb: Verb) -> Result<u8> {
         Verb::Status { output } => verbs::status(daemon, output).await,
         Verb::Node(verb) => verbs::node(daemon, verb).await,
         Verb::Network(verb) => verbs::network(daemon, verb).await,
+        Verb::Ipam(IpamVerb::Check) => verbs::check_ledger(daemon).await,
         Verb::Service(verb) => verbs::service(daemon, verb).await,
         Verb::Exec(exec) => verbs::exec(daemon, exec).await,
         Verb::Debug { what } => verbs::debug(daemon, what).await,

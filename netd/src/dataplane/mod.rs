@@ -19,7 +19,10 @@ use model::{
     NodeConfig, NodeId, TaskId,
     names::{self, Namespace},
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep,
+};
 use tracing::{info, warn};
 
 use desired::Desired;
@@ -37,6 +40,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(2);
 /// How often one pass applies: deleting an address, say, takes routes along that must come back.
 const ROUNDS: usize = 3;
+
+/// How many may ask for a look at the same time.
+const VISITORS: usize = 8;
 
 /// Why a change that was made without complaint is still missing.
 const UNDONE: &str =
@@ -76,6 +82,16 @@ pub struct Status {
 #[derive(Clone, Debug)]
 pub struct Dataplane {
     inside: watch::Receiver<Arc<Inside>>,
+    visitors: mpsc::Sender<oneshot::Sender<Vec<Difference>>>,
+}
+
+/// How the kernel differs from what it should hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Where, unless the kernel could not be read.
+    pub place: Option<Place>,
+    /// What is to be done about it, or why it cannot be.
+    pub what: String,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +105,13 @@ impl Dataplane {
     /// What the kernel held of ours at the end of the last pass.
     pub fn observed(&self) -> String {
         format!("{:#?}", self.inside.borrow().observed)
+    }
+
+    /// How the kernel differs now, seen by a pass that changes nothing; `None` once the data plane has ended.
+    pub async fn differences(&self) -> Option<Vec<Difference>> {
+        let (answer, answered) = oneshot::channel();
+        self.visitors.send(answer).await.ok()?;
+        answered.await.ok()
     }
 
     /// What the next pass would change, one operation per line; empty when settled.
@@ -112,19 +135,21 @@ pub fn spawn(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (status, status_seen) = watch::channel(Arc::new(Status::default()));
     let (inside, inside_seen) = watch::channel(Arc::new(Inside::default()));
-    let outlet = Outlet { status, inside };
+    let (visitors, visits) = mpsc::channel(VISITORS);
+    let outlet = Outlet { status, inside, visits };
     thread::Builder::new()
         .name("dataplane".to_owned())
         .spawn(move || runtime.block_on(run(desired, inhabited, outlet)))?;
-    Ok((status_seen, Dataplane { inside: inside_seen }))
+    Ok((status_seen, Dataplane { inside: inside_seen, visitors }))
 }
 
 struct Outlet {
     status: watch::Sender<Arc<Status>>,
     inside: watch::Sender<Arc<Inside>>,
+    visits: mpsc::Receiver<oneshot::Sender<Vec<Difference>>>,
 }
 
-async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, inhabited: Inhabited, outlet: Outlet) {
+async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, inhabited: Inhabited, mut outlet: Outlet) {
     let Some(mut kernel) = open(&mut desired, &inhabited, &outlet).await else { return };
     let mut rules = Rules::default();
     let mut config = desired.borrow_and_update().clone();
@@ -144,6 +169,8 @@ async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, inhabited: Inhabited
             }
             () = kernel.changed() => sleep(DEBOUNCE).await,
             () = rules.changed() => sleep(DEBOUNCE).await,
+            // The pass that follows repairs what the visitor was shown.
+            Some(visitor) = outlet.visits.recv() => drop(visitor.send(differences(&mut kernel, &mut rules, &config))),
             () = sleep(pause) => {}
         }
     }
@@ -229,6 +256,30 @@ fn reconcile(kernel: &mut Kernel, rules: &mut Rules, config: &NodeConfig) -> Res
     Ok((status, Inside { observed, plan, rules: pending }))
 }
 
+/// What a pass would find to do, and what the last one could not.
+fn differences(kernel: &mut Kernel, rules: &mut Rules, config: &NodeConfig) -> Vec<Difference> {
+    let (desired, observed) = match look(kernel, config) {
+        Ok(seen) => seen,
+        Err(error) => return vec![Difference { place: None, what: error.to_string() }],
+    };
+    let ops = plan(&desired, &observed);
+    let ops = ops.iter().map(|op| Difference { place: Some(op.place), what: op.change.to_string() });
+    let (pending, unread) = rules.look(&rules::wanted(config));
+    let lines = |rules: &Pending| rules.lines().map(|what| Difference { place: Some(rules.place), what }).collect();
+    let rules = pending.iter().flat_map::<Vec<_>, _>(lines);
+    let refused = desired.failures.iter().chain(&unread);
+    let refused = refused.map(|failure| Difference { place: None, what: failure.to_string() });
+    ops.chain(rules).chain(refused).collect()
+}
+
+fn look(kernel: &mut Kernel, config: &NodeConfig) -> Result<(Desired, Observed), KernelError> {
+    let vtep = config.peers.get(&config.node).map(|own| own.vtep);
+    let underlay = vtep.map(|vtep| kernel.underlay_mtu(vtep)).transpose()?.flatten();
+    let desired = Desired::of(config, underlay);
+    let observed = kernel.observe(&desired)?;
+    Ok((desired, observed))
+}
+
 /// Repeats until the kernel holds what is asked for, or something fails.
 fn reconcile_links(
     kernel: &mut Kernel,
@@ -237,10 +288,7 @@ fn reconcile_links(
     let mut failures = Vec::new();
     let mut rounds = 0;
     loop {
-        let vtep = config.peers.get(&config.node).map(|own| own.vtep);
-        let underlay = vtep.map(|vtep| kernel.underlay_mtu(vtep)).transpose()?.flatten();
-        let desired = Desired::of(config, underlay);
-        let observed = kernel.observe(&desired)?;
+        let (desired, observed) = look(kernel, config)?;
         let plan = plan(&desired, &observed);
         if plan.is_empty() || rounds == ROUNDS || !failures.is_empty() {
             return Ok((desired, observed, plan, failures));

@@ -110,6 +110,12 @@ impl Rules {
         (left, failures)
     }
 
+    /// What is left to change, read anew, and what could not be read.
+    pub fn look(&mut self, wanted: &BTreeMap<Place, Wanted>) -> (Vec<Pending>, Vec<Failure>) {
+        self.tables.values_mut().for_each(|tables| tables.settled = None);
+        self.plan(wanted)
+    }
+
     fn plan(&mut self, wanted: &BTreeMap<Place, Wanted>) -> (Vec<Pending>, Vec<Failure>) {
         let (mut pending, mut failures) = (Vec::new(), Vec::new());
         for (&place, wanted) in wanted {

@@ -67,7 +67,7 @@ mod tests {
     use std::pin::Pin;
 
     use api::proto::{
-        LogLine, LogsRequest,
+        Json, LogLine, LogsRequest,
         agent_server::{Agent, AgentServer},
     };
     use futures::Stream;
@@ -102,6 +102,10 @@ mod tests {
 
         async fn logs(&self, _: Request<LogsRequest>) -> Result<Response<Reply<LogLine>>, Status> {
             Err(Status::unimplemented("no logs"))
+        }
+
+        async fn examine(&self, _: Request<Json>) -> Result<Response<Json>, Status> {
+            Err(Status::unimplemented("nothing to see"))
         }
     }
 

@@ -9,12 +9,14 @@ mod network;
 mod node;
 mod service;
 mod task;
+mod verify;
 
 pub use exec::exec;
 pub use membership::{debug, init, join, leave, status, token};
 pub use network::network;
 pub use node::node;
 pub use service::service;
+pub use verify::check_ledger;
 
 use anyhow::Result;
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use model::{Command, Kind, NetworkInfo, NetworkSpec, Outcome, Query, Refusal, Subnet, SubnetLease, SubnetSpec};
 
-use super::{collect, each};
+use super::{collect, each, verify::verify};
 use crate::{
     arguments::{Listing, NetworkCreate, NetworkVerb, by_key},
     daemon::Daemon,
@@ -25,6 +25,7 @@ pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
             print(&networks, inspection.output)?;
             Ok(code)
         }
+        NetworkVerb::Verify { networks, output } => verify(daemon, &networks, output).await,
         NetworkVerb::Rm { networks } => each(&networks, |network| rm(daemon, network)).await,
     }
 }

@@ -80,6 +80,14 @@ pub fn border(border: &Border) -> Ruleset {
     })
 }
 
+/// For the forward chains of other software on the host: what comes from a network or goes to one passes; whether it
+/// may is decided by our own [`border`]. Written so that `iptables` can show it.
+pub fn passage() -> Vec<Rule> {
+    [Rule::new().link_in(UPLINKS), Rule::new().link_out(UPLINKS)]
+        .map(|rule| rule.counter().verdict(Verdict::Accept))
+        .to_vec()
+}
+
 fn masquerade(version: Ip) -> Rule {
     let leaving = Rule::new().link_out_not(UPLINKS).version(version).source(version, 0);
     leaving.in_set(set_names(version).subnets).with(Expression::Masquerade)

@@ -9,6 +9,7 @@ mod difference;
 mod encode;
 mod expression;
 mod kernel;
+mod passage;
 mod rule;
 mod ruleset;
 mod wire;
@@ -16,7 +17,8 @@ mod wire;
 pub use conntrack::{Connection, forget};
 pub use difference::{Change, Step, difference};
 pub use expression::{Comparison, Conntrack, Expression, FibResult, Header, Meta, Nat, Numbers, Reject, SetRef};
-pub use kernel::{Monitor, NftError, Socket, apply, observe};
+pub use kernel::{Monitor, NftError, Socket, apply, foreign_forward_chains, observe};
+pub use passage::{ForeignChain, Overtake, Placed, passage};
 pub use rule::Rule;
 pub use ruleset::{
     Base, Chain, Data, DataType, Family, Hook, Ip, Key, Kind, Policy, Ruleset, Set, SetType, Type, Verdict, address,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The nftables table of the engine, family `inet`.
-pub const TABLE: &str = "netd-lb";
+pub const TABLE: &str = model::names::BALANCER_TABLE;
 
 /// Slots that the real servers of one virtual service take turns in; higher weights are scaled down.
 const MAX_SLOTS: u32 = 4096;

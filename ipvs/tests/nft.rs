@@ -315,3 +315,38 @@ fn the_guards_are_read_back_as_written() {
         }
     });
 }
+
+#[test]
+fn a_way_through_the_forward_chains_of_others_is_made_kept_and_taken_away() {
+    in_fresh_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        nft("table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; counter drop; }; }
+             table ip filter { chain other { counter accept; }; chain INPUT { type filter hook input priority 0; }; }
+             table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; reject; }; }
+             table ip6 nat { chain POSTROUTING { type nat hook postrouting priority 100; }; }
+             table inet netd { chain isolate { type filter hook forward priority 0; }; }");
+        let mut settle = |rules: &[Rule], overtake| {
+            let chains = foreign_forward_chains(&mut socket).unwrap();
+            passage(rules, &chains, overtake).iter().for_each(|change| apply(&mut socket, change).unwrap());
+            let chains = foreign_forward_chains(&mut socket).unwrap();
+            assert_eq!(passage(rules, &chains, overtake), vec![]);
+            chains
+        };
+        let rules = ipvs::guard::passage();
+        let chains = settle(&rules, Overtake::Later);
+        let names: Vec<_> = chains.iter().map(|found| (found.table.as_str(), found.chain.as_str())).collect();
+        assert_eq!(names, [("filter", "FORWARD"), ("firewalld", "filter_FORWARD")]);
+        assert!(chains.iter().all(|found| found.rules[0].ours.is_some() && found.rules[1].ours.is_some()));
+        let listing = nft("list chain ip filter FORWARD");
+        assert!(listing.contains(r#"iifname "nu-*" counter packets 0 bytes 0 accept comment "netd""#), "{listing}");
+        nft("insert rule ip filter FORWARD drop");
+        assert_eq!(settle(&rules, Overtake::Later)[0].rules[0].ours, None);
+        assert_eq!(settle(&rules, Overtake::Now)[0].rules[0].ours, Some(rules[0].clone()));
+        nft("delete table inet firewalld");
+        settle(&rules, Overtake::Later);
+        settle(&[], Overtake::Later);
+        let left = nft("list chain ip filter FORWARD");
+        assert!(left.contains("policy drop") && left.contains("counter packets 0 bytes 0 drop"), "{left}");
+        assert!(!left.contains("comment"), "{left}");
+    });
+}

@@ -8,6 +8,8 @@ use crate::{EndpointId, NetworkId, TaskId, Vni};
 pub const NAMESPACE_DIRECTORY: &str = "/run/netns";
 /// The nftables table that is ours, in every namespace, family `inet`.
 pub const TABLE: &str = "netd";
+/// The nftables table of the virtual services, in the namespaces that balance, family `inet`.
+pub const BALANCER_TABLE: &str = "netd-lb";
 /// Inside a network's namespace: the device to the host.
 pub const UPLINK: &str = "up0";
 
@@ -125,6 +127,11 @@ pub fn is_network_link(name: &str) -> bool {
 /// Whether a link in a sandbox is ours by its name: `eth` and a number.
 pub fn is_sandbox_link(name: &str) -> bool {
     name.strip_prefix("eth").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether an nftables table is ours by its name.
+pub fn is_table(name: &str) -> bool {
+    name == TABLE || name == BALANCER_TABLE
 }
 
 /// The sandbox's end of its endpoint number `index`: `eth0`, `eth1`, …

@@ -6,11 +6,12 @@ use nix::libc;
 
 use super::{
     Base, Comparison, Conntrack, Data, DataType, Expression, FibResult, Header, Hook, Ip, Key, Kind, Meta, Nat,
-    Numbers, Policy, Reject, Rule, Set, SetRef, SetType, Type, Verdict,
+    Numbers, Placed, Policy, Reject, Rule, Set, SetRef, SetType, Type, Verdict,
     attribute::{
         bitwise, chain, cmp, ct, data, element, elements, expr, fib, hash, hook, immediate, lookup, masq, meta, nat,
         numgen, payload, reject, rule, set,
     },
+    encode::mark,
     wire::Attributes,
 };
 
@@ -162,6 +163,14 @@ pub(super) fn rule(message: &Attributes<'_>, own: &BTreeMap<String, Set>) -> Opt
         read_expression(&name, &data, own).unwrap_or(Expression::Unknown(name))
     });
     Some((message.text(rule::CHAIN)?, Rule(expressions.collect())))
+}
+
+/// A rule in somebody else's chain; what it says is read only if it is ours.
+pub(super) fn placed(message: &Attributes<'_>) -> Option<Placed> {
+    let handle = u64::from_be_bytes(message.bytes(rule::HANDLE)?.try_into().ok()?);
+    let ours = message.bytes(rule::USERDATA) == Some(&mark());
+    let rule = ours.then(|| self::rule(message, &BTreeMap::new())).flatten().map(|(_, rule)| rule);
+    Some(Placed { handle, ours: rule })
 }
 
 fn read_expression(name: &str, data: &Attributes<'_>, own: &BTreeMap<String, Set>) -> Option<Expression> {

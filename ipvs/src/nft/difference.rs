@@ -39,6 +39,10 @@ pub enum Step {
     AddElements { set: String, of: SetType, elements: BTreeMap<Key, Data> },
     /// A rule behind the others of its chain.
     AddRule { chain: String, rule: Rule },
+    /// A rule of a foreign chain goes.
+    DeleteRule { chain: String, handle: u64 },
+    /// A rule with our mark before the others of a foreign chain.
+    InsertRule { chain: String, rule: Rule },
 }
 
 impl fmt::Display for Step {
@@ -56,6 +60,8 @@ impl fmt::Display for Step {
             Step::AddChain { chain, .. } => write!(out, "add chain {chain}"),
             Step::AddElements { set, elements, .. } => write!(out, "add {} elements to set {set}", elements.len()),
             Step::AddRule { chain, .. } => write!(out, "add a rule to chain {chain}"),
+            Step::DeleteRule { chain, .. } => write!(out, "delete a rule of ours from chain {chain}"),
+            Step::InsertRule { chain, .. } => write!(out, "insert a rule of ours into chain {chain}"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use model::names;
 use nix::libc::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 use super::{
@@ -38,6 +39,14 @@ pub(super) fn batch(change: &Change, first: u32) -> Batch {
     writer.finish()
 }
 
+/// What marks a rule in somebody else's chain as ours: the comment `netd`, written as `nft` writes and shows comments
+/// (`NFTNL_UDATA_RULE_COMMENT` of libnftnl: kind, length, text).
+pub(super) fn mark() -> Vec<u8> {
+    const COMMENT: u8 = 0;
+    let text = [names::TABLE.as_bytes(), &[0]].concat();
+    [&[COMMENT, text.len() as u8][..], &text].concat()
+}
+
 struct Writer<'a> {
     change: &'a Change,
     first: u32,
@@ -57,7 +66,11 @@ impl Writer<'_> {
             Step::FlushChain(chain) => drop(self.named(libc::NFT_MSG_DELRULE, rule::TABLE, rule::CHAIN, chain)),
             Step::DeleteChain(chain) => drop(self.named(libc::NFT_MSG_DELCHAIN, chain::TABLE, chain::NAME, chain)),
             Step::DeleteSet(set) => drop(self.named(libc::NFT_MSG_DELSET, set::TABLE, set::NAME, set)),
-            Step::AddRule { chain, rule } => self.rule(chain, rule),
+            Step::AddRule { chain, rule } => drop(self.rule(chain, rule, NLM_F_APPEND)),
+            Step::InsertRule { chain, rule } => self.rule(chain, rule, 0).bytes(rule::USERDATA, &mark()),
+            Step::DeleteRule { chain, handle } => self
+                .named(libc::NFT_MSG_DELRULE, rule::TABLE, rule::CHAIN, chain)
+                .bytes(rule::HANDLE, &handle.to_be_bytes()),
             Step::AddSet { set, of } => self.set(set, of, None),
             Step::AddElements { set, of, elements } => self.elements(set, of, elements, None),
             Step::DeleteElements { set, of, elements } => self.delete_elements(set, of, elements),
@@ -89,7 +102,7 @@ impl Writer<'_> {
         }
     }
 
-    fn rule(&mut self, chain: &str, rule: &Rule) {
+    fn rule(&mut self, chain: &str, rule: &Rule, place: libc::c_int) -> &mut Message {
         let first_own = self.anonymous + 1;
         for own in rule.0.iter().filter_map(anonymous_set) {
             self.anonymous += 1;
@@ -97,7 +110,7 @@ impl Writer<'_> {
             self.set(name, &own.of, id);
             self.elements(name, &own.of, &own.elements, Some(self.anonymous));
         }
-        let message = self.message(libc::NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, rule::TABLE);
+        let message = self.message(libc::NFT_MSG_NEWRULE, NLM_F_CREATE | place, rule::TABLE);
         message.text(rule::CHAIN, chain);
         message.nested(rule::EXPRESSIONS, |expressions| {
             let mut own = first_own;
@@ -106,6 +119,7 @@ impl Writer<'_> {
                 own += u32::from(anonymous_set(expression).is_some());
             }
         });
+        message
     }
 
     /// A set; an anonymous one has a number and a fixed size.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, io};
 
+use model::names;
 use netlink_packet_core::NetlinkBuffer;
 use netlink_sys::{SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::{
@@ -15,7 +16,7 @@ use nix::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Chain, Change, Family, Rule, Ruleset, Set,
+    Base, Chain, Change, Family, ForeignChain, Hook, Kind, Rule, Ruleset, Set,
     attribute::{chain, elements, rule, set, table},
     decode, encode,
     wire::Attributes,
@@ -292,6 +293,49 @@ fn read_rules(
     let ours = answers.iter().map(|answer| Attributes::of_message(answer));
     let ours = ours.filter(|message| message.text(rule::TABLE).as_deref() == Some(table));
     Ok(ours.filter_map(|message| decode::rule(&message, own)).collect())
+}
+
+/// Where other software decides on packets that pass through this namespace.
+pub fn foreign_forward_chains(socket: &mut Socket) -> Result<Vec<ForeignChain>, NftError> {
+    let read = |socket: &mut Socket| -> Result<Vec<ForeignChain>, Failure> {
+        let mut found = Vec::new();
+        for family in [Family::Ip, Family::Ip6, Family::Inet] {
+            found.extend(read_foreign_chains(socket, family)?);
+        }
+        Ok(found)
+    };
+    for _ in 0..READ_ATTEMPTS {
+        let table = || "of others".to_owned();
+        match read(socket) {
+            Ok(found) => return Ok(found),
+            // A chain or table that was listed is gone.
+            Err(Failure::Interrupted | Failure::Refused(Errno::ENOENT)) => {}
+            Err(Failure::Socket(reason)) => return Err(NftError::Socket { table: table(), reason }),
+            Err(Failure::Refused(reason)) => return Err(NftError::Read { table: table(), reason }),
+        }
+    }
+    Err(NftError::Restless("of others".to_owned()))
+}
+
+fn read_foreign_chains(socket: &mut Socket, family: Family) -> Result<Vec<ForeignChain>, Failure> {
+    let answers = socket.ask(libc::NFT_MSG_GETCHAIN, NLM_F_DUMP, family, &[])?;
+    let chains = answers.iter().filter_map(|answer| decode::chain(&Attributes::of_message(answer)));
+    let forward = |base: &Base| base.kind == Kind::Filter && base.hook == Hook::Forward;
+    let foreign = chains.filter(|(table, _, base)| !names::is_table(table) && base.as_ref().is_some_and(forward));
+    foreign
+        .map(|(table, chain, _)| {
+            let names = [(rule::TABLE, table.as_str()), (rule::CHAIN, chain.as_str())];
+            let answers = socket.ask(libc::NFT_MSG_GETRULE, NLM_F_DUMP, family, &names)?;
+            let messages = answers.iter().map(|answer| Attributes::of_message(answer));
+            // Old kernels answer with the rules of every chain.
+            let here = messages.filter(|message| {
+                let named = |kind, name: &String| message.text(kind).as_ref() == Some(name);
+                named(rule::TABLE, &table) && named(rule::CHAIN, &chain)
+            });
+            let rules = here.filter_map(|message| decode::placed(&message)).collect();
+            Ok(ForeignChain { family, table, chain, rules })
+        })
+        .collect()
 }
 
 /// Makes a change at once: all of it or, on an error, nothing. An error names the first step that was refused.

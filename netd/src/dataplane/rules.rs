@@ -10,7 +10,7 @@ use futures::future::select_all;
 use ipvs::{
     Balancer, Nftables, Table,
     guard::{self, Border},
-    nft::{self, Change, Family, Monitor, NftError, Ruleset, Socket},
+    nft::{self, Change, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket},
 };
 use model::{
     DriverConfig, NetworkConfig, NodeConfig, Vni,
@@ -27,6 +27,9 @@ use super::{
 /// Rules that no change was heard of are read again after this time all the same.
 const READ_AGAIN: Duration = Duration::from_secs(10);
 
+/// Somebody else may insist on coming first, too: rules that were put before ours are overtaken only this often.
+const OVERTAKE: Duration = Duration::from_secs(10);
+
 /// What the rules of one namespace should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -34,6 +37,8 @@ pub struct Wanted {
     pub ruleset: Option<Ruleset>,
     /// The virtual services; `None` where none are balanced.
     pub services: Option<Table>,
+    /// What stands first in the forward chains of other software; `None` where nobody else has any.
+    pub passage: Option<Vec<Rule>>,
 }
 
 /// What is left to change in one namespace.
@@ -43,12 +48,15 @@ pub struct Pending {
     pub place: Place,
     ruleset: Option<Change>,
     services: Vec<ipvs::Op>,
+    passage: Vec<Change>,
 }
 
 impl Pending {
     /// One line per change, for people.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
-        let steps = self.ruleset.iter().flat_map(|change| change.steps.iter().map(ToString::to_string));
+        let changes = self.ruleset.iter().chain(&self.passage);
+        let steps =
+            changes.flat_map(|change| change.steps.iter().map(|step| format!("{step} (table {})", change.table)));
         let ops = self.services.iter().map(ToString::to_string);
         steps.chain(ops).map(|line| format!("{}: nftables: {line}", self.place))
     }
@@ -63,10 +71,12 @@ pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
         vteps: config.peers.values().map(|peer| peer.vtep).collect(),
     };
     let border = (!config.networks.is_empty()).then(|| guard::border(&border));
-    let host = (Place::Host, Wanted { ruleset: border, services: None });
+    let is_left = config.networks.values().any(|network| !network.internal);
+    let passage = if is_left { guard::passage() } else { Vec::new() };
+    let host = (Place::Host, Wanted { ruleset: border, services: None, passage: Some(passage) });
     let networks = config.networks.keys().map(|&network| {
         let services = Some(Table::of(config, network));
-        (Place::Inside(Namespace::Network(network)), Wanted { ruleset: Some(guard::guard()), services })
+        (Place::Inside(Namespace::Network(network)), Wanted { ruleset: Some(guard::guard()), services, passage: None })
     });
     std::iter::once(host).chain(networks).collect()
 }
@@ -91,6 +101,8 @@ struct Tables {
     monitor: Monitor,
     /// What was found to be there, and when; none after any change, or where changes would not be heard of.
     settled: Option<(Wanted, Instant)>,
+    /// When rules of others were last overtaken.
+    overtaken: Option<Instant>,
     deaf: bool,
 }
 
@@ -187,7 +199,7 @@ impl Tables {
             }
         };
         let (socket, balancer, monitor) = opened.map_err(|error| error.to_string())?;
-        Ok(Self { identity, socket, balancer, monitor, settled: None, deaf: false })
+        Ok(Self { identity, socket, balancer, monitor, settled: None, overtaken: None, deaf: false })
     }
 
     fn compare(&mut self, place: Place, wanted: &Wanted) -> Result<Option<Pending>, String> {
@@ -201,14 +213,28 @@ impl Tables {
             Some(table) => ipvs::diff(table, &self.balancer.observe().map_err(|error| error.to_string())?),
             None => Vec::new(),
         };
-        let settled = ruleset.is_none() && services.is_empty();
+        let passage = match &wanted.passage {
+            Some(rules) => self.passage(rules).map_err(|error| error.to_string())?,
+            None => Vec::new(),
+        };
+        let settled = ruleset.is_none() && services.is_empty() && passage.is_empty();
         self.settled = (settled && !self.deaf).then(|| (wanted.clone(), Instant::now()));
-        Ok((!settled).then_some(Pending { place, ruleset, services }))
+        Ok((!settled).then_some(Pending { place, ruleset, services, passage }))
+    }
+
+    fn passage(&mut self, rules: &[Rule]) -> Result<Vec<Change>, NftError> {
+        let recently = self.overtaken.is_some_and(|at| at.elapsed() < OVERTAKE);
+        let overtake = if recently { Overtake::Later } else { Overtake::Now };
+        Ok(nft::passage(rules, &nft::foreign_forward_chains(&mut self.socket)?, overtake))
     }
 
     fn apply(&mut self, change: &Pending) -> Result<(), String> {
         if let Some(ruleset) = &change.ruleset {
             nft::apply(&mut self.socket, ruleset).map_err(|error| error.to_string())?;
+        }
+        for passage in &change.passage {
+            self.overtaken = Some(Instant::now());
+            nft::apply(&mut self.socket, passage).map_err(|error| error.to_string())?;
         }
         if !change.services.is_empty() {
             self.balancer.apply(&change.services).map_err(|error| error.to_string())?;

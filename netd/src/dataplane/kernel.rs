@@ -2,7 +2,7 @@
 //! netlink sockets; each namespace has two, kept open between passes: one for requests, one for notices.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fs::File,
     future::poll_fn,
     io,
@@ -28,7 +28,7 @@ use tracing::warn;
 
 use super::{
     Failure,
-    desired::Desired,
+    desired::{Desired, Underlay},
     namespace::{self, Identity},
     plan::{Change, Observed, Op},
     state::{AddressKey, ObservedLink, Place, Route, RouteKey, Space, Sysctl},
@@ -83,20 +83,23 @@ impl Kernel {
         Ok(Self { channels: BTreeMap::from([(Place::Host, channel)]), inhabited })
     }
 
-    /// The MTU of the host's link that carries this address.
-    pub fn underlay_mtu(&mut self, address: IpAddr) -> Result<Option<u32>, KernelError> {
-        let Some(host) = self.channels.get_mut(&Place::Host) else { return Ok(None) };
+    /// The way from this VTEP to these.
+    pub fn underlay(&mut self, own: IpAddr, peers: &BTreeSet<IpAddr>) -> Result<Underlay, KernelError> {
+        let Some(host) = self.channels.get_mut(&Place::Host) else { return Ok(Underlay::default()) };
         let mut index = None;
         for message in host.dump("addresses", wire::get_addresses())? {
             let Message::NewAddress(message) = message else { continue };
-            index = index.or(wire::address(&message).filter(|found| found.1 == address).map(|found| found.0));
+            index = index.or(wire::address(&message).filter(|found| found.1 == own).map(|found| found.0));
         }
         let links = host.dump("links", wire::get_links())?;
-        let mut links = links.iter().filter_map(|message| match message {
-            Message::NewLink(link) if Some(link.header.index) == index => Some(wire::link(link).mtu),
-            _ => None,
-        });
-        Ok(links.next())
+        let mtus: BTreeMap<u32, u32> = (links.iter())
+            .filter_map(|message| match message {
+                Message::NewLink(link) => Some((link.header.index, wire::link(link).mtu)),
+                _ => None,
+            })
+            .collect();
+        let paths = host.paths(own, peers, &mtus)?;
+        Ok(Underlay { link: index.and_then(|index| mtus.get(&index).copied()), paths })
     }
 
     /// What there is of ours, with the values below /proc/sys that `desired` speaks of.
@@ -416,6 +419,33 @@ impl Channel {
                 }
             }
         }
+    }
+
+    /// The MTU towards each of these addresses: its route's, or that of the link that the route leads out of.
+    fn paths(
+        &mut self,
+        own: IpAddr,
+        peers: &BTreeSet<IpAddr>,
+        mtus: &BTreeMap<u32, u32>,
+    ) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+        let failed = |error| KernelError::Dump(Place::Host, "the way to other hosts", error);
+        let mut paths = BTreeMap::new();
+        for peers in peers.iter().copied().collect::<Vec<_>>().chunks(BATCH) {
+            let first = self.sequence.wrapping_add(1);
+            let requests = peers.iter().map(|&peer| (wire::get_route(own, peer), 0)).collect();
+            self.transmit(requests, NLM_F_REQUEST).map_err(failed)?;
+            let mut waiting: BTreeMap<u32, IpAddr> =
+                (0..).map(|at| first.wrapping_add(at)).zip(peers.to_vec()).collect();
+            while !waiting.is_empty() {
+                for (header, payload) in receive(&self.requests).and_then(|read| messages(&read)).map_err(failed)? {
+                    let Some(peer) = waiting.remove(&header.sequence_number) else { continue };
+                    // To a peer without a route nothing gets anyway.
+                    let NetlinkPayload::InnerMessage(Message::NewRoute(route)) = payload else { continue };
+                    paths.extend(wire::path_mtu(&route, mtus).map(|mtu| (peer, mtu)));
+                }
+            }
+        }
+        Ok(paths)
     }
 
     /// Sends requests at once and returns their answers in order.

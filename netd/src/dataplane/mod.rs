@@ -25,7 +25,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use desired::Desired;
+use desired::{Desired, Underlay};
 use kernel::{Inhabited, Kernel, KernelError};
 use plan::{Observed, Op, plan};
 use rules::{Pending, Rules};
@@ -273,9 +273,14 @@ fn differences(kernel: &mut Kernel, rules: &mut Rules, config: &NodeConfig) -> V
 }
 
 fn look(kernel: &mut Kernel, config: &NodeConfig) -> Result<(Desired, Observed), KernelError> {
-    let vtep = config.peers.get(&config.node).map(|own| own.vtep);
-    let underlay = vtep.map(|vtep| kernel.underlay_mtu(vtep)).transpose()?.flatten();
-    let desired = Desired::of(config, underlay);
+    let vtep = |node: &NodeId| config.peers.get(node).map(|peer| peer.vtep);
+    let peers = config.endpoints.values().filter(|endpoint| endpoint.node != config.node);
+    let peers = peers.filter_map(|endpoint| vtep(&endpoint.node)).collect();
+    let underlay = match vtep(&config.node) {
+        Some(own) => kernel.underlay(own, &peers)?,
+        None => Underlay::default(),
+    };
+    let desired = Desired::of(config, &underlay);
     let observed = kernel.observe(&desired)?;
     Ok((desired, observed))
 }

@@ -198,6 +198,8 @@ pub enum Route {
         via: Option<IpAddr>,
         /// The source address of packets from here.
         source: Option<IpAddr>,
+        /// Where less gets through than through the link, in bytes: larger packets are answered by ICMP.
+        mtu: Option<u32>,
     },
     /// Nowhere: answered by ICMP.
     Unreachable,

@@ -15,19 +15,26 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia},
+    route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+        RouteVia,
+    },
 };
 
 use super::{
     plan::Pair,
     state::{
         AddressForm, AddressKey, FdbKey, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route, RouteKey, Vxlan,
+        host_prefix,
     },
 };
 
 /// Marks our routes (`ip route` shows it as `proto 110`); a sandbox's tenant may add routes of its own.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(110);
 const LOOPBACK: &str = "lo";
+
+/// The bit of `RTAX_MTU` (linux/rtnetlink.h) in `RTAX_LOCK`.
+const MTU_LOCK: u32 = 1 << 2;
 
 /// Numbers of links by name.
 pub type Indices = BTreeMap<LinkName, u32>;
@@ -56,6 +63,34 @@ pub fn get_routes(family: AddressFamily) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
     Message::GetRoute(message)
+}
+
+/// Asks how packets get from here to there.
+pub fn get_route(from: IpAddr, to: IpAddr) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(to);
+    message.header.destination_prefix_length = host_prefix(to);
+    message.header.source_prefix_length = host_prefix(from);
+    message.attributes = vec![RouteAttribute::Destination(to.into()), RouteAttribute::Source(from.into())];
+    Message::GetRoute(message)
+}
+
+/// What fits through a route: its own MTU, or that of the link that it leads out of.
+pub fn path_mtu(message: &RouteMessage, links: &BTreeMap<u32, u32>) -> Option<u32> {
+    let link = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => links.get(index).copied(),
+        _ => None,
+    });
+    metrics_mtu(message).or(link)
+}
+
+fn metrics_mtu(message: &RouteMessage) -> Option<u32> {
+    let metrics = message.attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => Some(metrics),
+        _ => None,
+    });
+    let mtu = |metric: &RouteMetric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None };
+    metrics.flatten().find_map(mtu)
 }
 
 /// A link's number and name.
@@ -241,7 +276,7 @@ fn route_target(message: &RouteMessage, names: &Names) -> Route {
     }
     match (message.header.kind, link) {
         (RouteType::Unreachable, _) => Route::Unreachable,
-        (RouteType::Unicast, Some(link)) => Route::Unicast { link, via, source },
+        (RouteType::Unicast, Some(link)) => Route::Unicast { link, via, source, mtu: metrics_mtu(message) },
         _ => Route::Other,
     }
 }
@@ -360,9 +395,12 @@ pub fn route_message(key: &RouteKey, route: &Route, index: Option<u32>) -> Route
     }
     message.attributes.extend(index.map(RouteAttribute::Oif));
     message.header.kind = if *route == Route::Unreachable { RouteType::Unreachable } else { RouteType::Unicast };
-    if let Route::Unicast { via, source, .. } = route {
+    if let Route::Unicast { via, source, mtu, .. } = route {
         message.attributes.extend(via.map(|via| next_hop(network, via)));
         message.attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
+        // IPv6 heeds the MTU of a route for what it forwards only if it is locked.
+        let locked = |mtu| RouteAttribute::Metrics(vec![RouteMetric::Lock(MTU_LOCK), RouteMetric::Mtu(mtu)]);
+        message.attributes.extend(mtu.map(locked));
     }
     message
 }

@@ -46,9 +46,18 @@ pub struct Desired {
     pub failures: Vec<Failure>,
 }
 
+/// The way to the other hosts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Underlay {
+    /// MTU of the link that carries this host's VTEP, in bytes; `None`: none does.
+    pub link: Option<u32>,
+    /// MTU of the way to each VTEP that there is a way to.
+    pub paths: BTreeMap<IpAddr, u32>,
+}
+
 impl Desired {
-    /// What `config` asks for on a host whose link to the other hosts has this MTU (`None`: there is no such link).
-    pub fn of(config: &NodeConfig, underlay_mtu: Option<u32>) -> Self {
+    /// What `config` asks for on a host that reaches the others so.
+    pub fn of(config: &NodeConfig, underlay: &Underlay) -> Self {
         let mut desired = Self::default();
         let locals = desired.sandboxes(config);
         let present: BTreeSet<NetworkId> = locals.iter().map(|local| local.endpoint.network).collect();
@@ -60,19 +69,19 @@ impl Desired {
             desired.tasks.retain(|_, joints| joints.is_empty());
             return desired;
         };
-        if underlay_mtu.is_none() {
+        if underlay.link.is_none() {
             let next = "`ip address` lists this host's addresses; join again with the right --data-path-addr";
             desired.fail("tunnel", format!("this host's VTEP {} is on none of its links; next: {next}", own.vtep));
         }
         for id in present {
             let Some(network) = config.networks.get(&id) else { continue };
-            let mtu = overlay::mtu(network, own, underlay_mtu);
-            desired.overlay(Member { id, network, node: config.node, own, mtu }, config);
+            let mtu = overlay::mtu(network, own, underlay.link);
+            desired.overlay(Member { id, network, node: config.node, own, underlay, mtu }, config);
         }
         // In the order of each task's interfaces: the first with a way out is the one that is taken.
         for local in &locals {
             let Some(network) = config.networks.get(&local.endpoint.network) else { continue };
-            desired.overlay_endpoint(local, network, overlay::mtu(network, own, underlay_mtu));
+            desired.overlay_endpoint(local, network, overlay::mtu(network, own, underlay.link));
         }
         desired
     }

@@ -9,7 +9,7 @@ use model::{
 
 use super::{
     super::state::{AddressForm, FdbKey, Kind, Link, Place, Route, RouteKey, Space, Vxlan},
-    Desired, ETHERNET_MTU, Local, QUIET, default_of, host_subnet, lease_of, set_all, set_link,
+    Desired, ETHERNET_MTU, Local, QUIET, Underlay, default_of, host_subnet, lease_of, set_all, set_link,
 };
 
 /// The network's side of every link that it shares with a sandbox or the host.
@@ -63,6 +63,7 @@ pub(super) struct Member<'a> {
     pub(super) network: &'a NetworkConfig,
     pub(super) node: NodeId,
     pub(super) own: &'a PeerConfig,
+    pub(super) underlay: &'a Underlay,
     pub(super) mtu: u32,
 }
 
@@ -117,12 +118,14 @@ impl Desired {
             };
             let mac = Mac::of_router(endpoint.node);
             let via = IpAddr::V6(mac.link_local());
+            let path = member.underlay.paths.get(&peer.vtep).map(|path| path.saturating_sub(overhead(member.own)));
+            let mtu = path.filter(|&path| path < member.mtu);
             let space = self.space(member.place());
             space.fdb.insert(FdbKey { link: link.clone(), mac }, peer.vtep);
             space.neighbour(&link, via, mac);
             for &address in &endpoint.addresses {
                 let source = lease_of(member.network, address).map(|lease| lease.gateway);
-                space.route(host_subnet(address), Route::Unicast { link: link.clone(), via: Some(via), source });
+                space.route(host_subnet(address), Route::Unicast { link: link.clone(), via: Some(via), source, mtu });
             }
         }
     }
@@ -138,7 +141,7 @@ impl Desired {
         host.address(&outer, OUTER.into(), AddressForm::LINK_LOCAL);
         host.neighbour(&outer, INNER.into(), NETWORK_MAC);
         for lease in &member.network.subnets {
-            let inwards = Route::Unicast { link: outer.clone(), via: Some(INNER.into()), source: None };
+            let inwards = Route::Unicast { link: outer.clone(), via: Some(INNER.into()), source: None, mtu: None };
             host.route(Some(lease.subnet), inwards);
         }
 
@@ -150,7 +153,7 @@ impl Desired {
         // The first gateway of a family is the source of what the namespace itself sends out: the uplink has no other.
         for lease in member.network.subnets.iter().rev() {
             let source = Some(lease.gateway);
-            let outwards = Route::Unicast { link: inner.clone(), via: Some(OUTER.into()), source };
+            let outwards = Route::Unicast { link: inner.clone(), via: Some(OUTER.into()), source, mtu: None };
             space.route(default_of(lease.gateway), outwards);
         }
     }
@@ -165,7 +168,7 @@ impl Desired {
         space.address(&outer, OUTER.into(), AddressForm::LINK_LOCAL);
         for &address in &local.endpoint.addresses {
             let source = lease_of(network, address).map(|lease| lease.gateway);
-            space.route(host_subnet(address), Route::Unicast { link: outer.clone(), via: None, source });
+            space.route(host_subnet(address), Route::Unicast { link: outer.clone(), via: None, source, mtu: None });
             space.neighbour(&outer, address, local.endpoint.mac);
         }
         let space = self.space(far);
@@ -193,13 +196,13 @@ fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
     let via = match at.lease.gateway {
         IpAddr::V4(gateway) => {
             space.neighbour(at.link, gateway.into(), NETWORK_MAC);
-            let on_link = Route::Unicast { link: at.link.clone(), via: None, source: Some(at.address) };
+            let on_link = Route::Unicast { link: at.link.clone(), via: None, source: Some(at.address), mtu: None };
             space.route(host_subnet(gateway.into()), on_link);
             IpAddr::V4(gateway)
         }
         IpAddr::V6(_) => OUTER.into(),
     };
-    let gateway = Route::Unicast { link: at.link.clone(), via: Some(via), source: Some(at.address) };
+    let gateway = Route::Unicast { link: at.link.clone(), via: Some(via), source: Some(at.address), mtu: None };
     let family = |lease: &&SubnetLease| lease.subnet.is_ipv6() == at.address.is_ipv6();
     for lease in network.subnets.iter().filter(family) {
         space.route(Some(lease.subnet), gateway.clone());
@@ -209,8 +212,11 @@ fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
     }
 }
 
-/// VXLAN's overhead (RFC 7348 section 5): outer IP, UDP 8, VXLAN 8, inner Ethernet 14.
 pub(super) fn mtu(network: &NetworkConfig, own: &PeerConfig, underlay: Option<u32>) -> u32 {
-    let overhead = if own.vtep.is_ipv4() { 50 } else { 70 };
-    network.mtu.unwrap_or_else(|| underlay.unwrap_or(ETHERNET_MTU).saturating_sub(overhead))
+    network.mtu.unwrap_or_else(|| underlay.unwrap_or(ETHERNET_MTU).saturating_sub(overhead(own)))
+}
+
+/// VXLAN's overhead (RFC 7348 section 5): outer IP, UDP 8, VXLAN 8, inner Ethernet 14.
+fn overhead(own: &PeerConfig) -> u32 {
+    if own.vtep.is_ipv4() { 50 } else { 70 }
 }

@@ -9,6 +9,8 @@ PACKAGES := \
 	nftables:/usr/sbin/nft:tests-look-at-the-rules-from-outside \
 	curl:/usr/bin/curl:tasks-of-the-tour-call-services-with-it \
 	dnsutils:/usr/bin/dig:tests-ask-the-resolver-with-it \
+	iptables:/usr/sbin/iptables:tests-drop-what-passes-a-host-as-firewalls-do \
+	docker.io:/usr/sbin/dockerd:networks-are-tested-beside-it \
 	procps:/usr/bin/ps:tests-look-for-processes-left-behind \
 	python3:/usr/bin/python3:tasks-of-tests-hold-connections-with-it \
 	gcc:/usr/bin/gcc:builds-the-cryptography-and-links

@@ -73,7 +73,7 @@ IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, DO = 10, 23, 2
 client.setsockopt(41 if six else 0, IPV6_MTU_DISCOVER if six else IP_MTU_DISCOVER, DO)
 client.connect((target, 9))
 largest = 0
-for size in range(1300, 1460):
+for size in range(1330, 1510):
     try:
         for _ in range(3):
             client.send(bytes(size - (48 if six else 28)))
@@ -89,21 +89,36 @@ print(largest)
 
 #[test]
 fn the_mtu_is_exactly_what_gets_through_to_each_host_and_follows_the_uplink() {
+    narrows("", None);
+}
+
+#[test]
+fn a_user_who_asks_for_a_larger_mtu_than_the_uplinks_is_told_what_gets_through_packet_by_packet() {
+    narrows("--opt mtu=9000", Some(H2));
+}
+
+/// What gets through is the same however large the links of a network are.
+fn narrows(options: &str, outside: Option<[&str; 2]>) {
     let lab = Lab::up(2);
-    lab.ctl("h1", "network create --subnet 10.22.0.0/24 --subnet fd00:22::/64 net").ok();
+    serve(&lab, "h2");
+    lab.ctl("h1", &format!("network create --subnet 10.22.0.0/24 --subnet fd00:22::/64 {options} net")).ok();
     lab.ctl("h1", "service create --name a --replicas 2 --network net -- sleep infinity").ok();
     let tasks = lab.running("h1", "a");
     let on = |host: &str| tasks.iter().find(|task| task["node"] == host).unwrap();
-    let name = |host: &str| on(host)["name"].as_str().unwrap();
-    let address = |host: &str, family: usize| on(host)["addresses"][family].as_str().unwrap();
-    let largest = |expected: u32| {
-        for family in [0, 1] {
+    let task = on("h1")["name"].as_str().unwrap();
+    let far = [0, 1].map(|family| on("h2")["addresses"][family].as_str().unwrap());
+    let largest_to = |targets: [&str; 2], expected: u32| {
+        for target in targets {
             eventually("the largest packet is what gets through", || {
-                let said = lab.inside("h1", name("h1"), &["python3", "-c", LARGEST, address("h2", family)]);
-                holds(said.out.trim() == expected.to_string(), (expected, said))
+                let said = lab.inside("h1", task, &["python3", "-c", LARGEST, target]);
+                holds(said.out.trim() == expected.to_string(), (target, expected, said))
             });
         }
     };
+    let largest = |expected: u32| largest_to(far, expected);
+    if let Some(outside) = outside {
+        largest_to(outside, 1500);
+    }
     largest(1450);
     // A narrower way to this one host, as a tunnel or a VLAN in between makes it.
     lab.exec("h1", &["ip", "route", "add", "192.168.100.12", "dev", "eth0", "mtu", "1420"]).ok();

@@ -1,6 +1,6 @@
 # Every target sets up what it needs; `make setup` alone says what that is.
 .DEFAULT_GOAL := help
-.PHONY: help setup build check fix test demo bench install clean
+.PHONY: help setup setup-vm build check fix test test-vm demo bench install clean
 
 BIN := $(CURDIR)/target/debug
 # name of the Debian package : a file of it : why it is needed
@@ -14,17 +14,29 @@ PACKAGES := \
 	procps:/usr/bin/ps:tests-look-for-processes-left-behind \
 	python3:/usr/bin/python3:tasks-of-tests-hold-connections-with-it \
 	gcc:/usr/bin/gcc:builds-the-cryptography-and-links
+VM_PACKAGES := \
+	qemu-system-x86:/usr/bin/qemu-system-x86_64:runs-the-virtual-machine-of-test-vm \
+	busybox-static:/bin/busybox:starts-that-machine \
+	kmod:/sbin/modprobe:loads-the-modules-of-its-kernel
+
+# installs what is missing of a list of packages
+define install
+	@missing=; for entry in $(1); do IFS=: read -r name file why <<< "$$entry"; \
+	  [ -e "$$file" ] || { echo "setup: installing $$name ($$why)"; missing="$$missing $$name"; }; done; \
+	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+endef
 
 help: ## lists the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## installs what build, tests and demo need (Debian packages, cargo-nextest), saying what and why
 	@[ "$$(id -u)" = 0 ] || { echo "make: labs and tests make network namespaces: run as root"; exit 1; }
-	@missing=; for entry in $(PACKAGES); do IFS=: read -r name file why <<< "$$entry"; \
-	  [ -e "$$file" ] || { echo "setup: installing $$name ($$why)"; missing="$$missing $$name"; }; done; \
-	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	$(call install,$(PACKAGES))
 	@command -v cargo >/dev/null || { echo "make: there is no cargo in PATH: install a Rust toolchain (https://rustup.rs)"; exit 1; }
 	@cargo nextest --version >/dev/null 2>&1 || { echo "setup: installing cargo-nextest (runs the tests side by side)"; cargo install --locked cargo-nextest; }
+
+setup-vm: setup ## installs what the virtual machine of test-vm needs (Debian packages), saying what and why
+	$(call install,$(VM_PACKAGES))
 
 build: setup ## builds every binary
 	cargo build --workspace --bins
@@ -40,6 +52,14 @@ fix: ## formats and applies what clippy can mend
 
 test: build ## builds, runs every test of the repository
 	cargo nextest run --workspace --no-fail-fast
+	$(MAKE) test-vm
+
+test-vm: build setup-vm ## runs the tests of ESP, IPVS, VLANs and ipvlan (tests/tests/vm_*.rs) on Debian's kernel in QEMU; TESTS=NAME picks some
+	@mkdir -p target/vm
+	cargo metadata --format-version 1 >target/vm/metadata.json
+	cargo nextest list --workspace --test 'vm_*' --profile vm --list-type binaries-only --message-format json >target/vm/binaries.json
+	tests/vm/run cargo-nextest nextest run --profile vm --cargo-metadata target/vm/metadata.json \
+	  --binaries-metadata target/vm/binaries.json $(TESTS) || [ $$? = 77 ]
 
 demo: build ## brings up three simulated hosts, runs the tour of the README, checks it, cleans up
 	PATH="$(BIN):$$PATH" tests/demo.sh

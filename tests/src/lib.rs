@@ -1,5 +1,7 @@
 //! Labs for tests: several hosts on one machine, driven through the command line as a user would.
 
+pub mod vm;
+
 use std::{
     path::PathBuf,
     process::{Command, Output, Stdio},

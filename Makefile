@@ -16,7 +16,7 @@ PACKAGES := \
 	gcc:/usr/bin/gcc:builds-the-cryptography-and-links
 VM_PACKAGES := \
 	qemu-system-x86:/usr/bin/qemu-system-x86_64:runs-the-virtual-machine-of-test-vm \
-	busybox-static:/bin/busybox:starts-that-machine \
+	busybox-static:/usr/share/doc/busybox-static/copyright:starts-that-machine \
 	kmod:/sbin/modprobe:loads-the-modules-of-its-kernel
 
 # installs what is missing of a list of packages
@@ -54,7 +54,7 @@ test: build ## builds, runs every test of the repository
 	cargo nextest run --workspace --no-fail-fast
 	$(MAKE) test-vm
 
-test-vm: build setup-vm ## runs the tests of ESP, IPVS, VLANs and ipvlan (tests/tests/vm_*.rs) on Debian's kernel in QEMU; TESTS=NAME picks some
+test-vm: build setup-vm ## runs tests/tests/vm_*.rs, or TESTS=NAME, on a kernel with ESP, IPVS, 802.1q, ipvlan in QEMU
 	@mkdir -p target/vm
 	cargo metadata --format-version 1 >target/vm/metadata.json
 	cargo nextest list --workspace --test 'vm_*' --profile vm --list-type binaries-only --message-format json >target/vm/binaries.json

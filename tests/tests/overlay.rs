@@ -149,6 +149,7 @@ fn docker_and_firewalls_that_drop_what_they_do_not_know_do_not_cut_networks_off(
         let log = lab.exec("h1", &["tail", "-n", "3", "/run/dockerd.log"]);
         holds(said.out.contains("-P FORWARD DROP") && said.out.contains("DOCKER-USER"), (said, log))
     });
+    lab.exec("h1", &["sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=1"]).ok();
     lab.ctl("h1", "network create open").ok();
     lab.ctl("h1", "service create --name a --replicas 2 --network open -- netd whoami --port 80").ok();
     let tasks = lab.running("h1", "a");
@@ -168,6 +169,8 @@ fn docker_and_firewalls_that_drop_what_they_do_not_know_do_not_cut_networks_off(
         }
     };
     reaches();
+    // A host that forwards listens to router advertisements only if it is told to (2).
+    assert_eq!(lab.exec("h1", &["sysctl", "-n", "net.ipv6.conf.eth0.accept_ra"]).ok().trim(), "2");
 
     // UFW does this by iptables, firewalld by a table of its own.
     let ufw = "ip6tables -P FORWARD DROP; iptables -I FORWARD 1 -j LOG; iptables -A FORWARD -j DROP";

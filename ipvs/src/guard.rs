@@ -3,11 +3,13 @@
 
 use std::net::IpAddr;
 
-use model::{Subnet, Vni, names};
+use model::{
+    Mac, Subnet, Vni,
+    names::{self, LinkName},
+};
 
 use crate::nft::{
-    Chain, Comparison, Expression, Family, Header, Hook, Ip, Key, Kind, Reject, Rule, Ruleset, Set, SetRef, Type,
-    Verdict,
+    Chain, Comparison, Expression, Family, Hook, Ip, Key, Kind, Reject, Rule, Ruleset, Set, Type, Verdict, octets,
 };
 
 /// `NF_IP_PRI_RAW`: before connection tracking.
@@ -21,31 +23,52 @@ const NO_ANSWER: u32 = 1 | 8 | 64;
 /// Code of ICMPX unreachables: administratively prohibited.
 const PROHIBITED: u8 = 3;
 const IPPROTO_UDP: u8 = 17;
-/// Devices whose packets must come from where they are routed to: endpoints and the tunnel.
-const CHECKED_LINKS: [&str; 2] = ["e*", "vx-*"];
 /// The host's ends of the uplinks.
 const UPLINKS: &str = "nu-*";
 
-/// For a network's namespace: a packet from an endpoint or the tunnel whose source is not routed back to where it came
-/// from is dropped and counted. Packets from the host are not checked: it has the default route.
-pub fn guard() -> Ruleset {
-    let check = |link: &&str| Rule::new().link_in(link).verdict(Verdict::Jump("check-source".to_owned()));
-    let spoofed = Rule::new().source_routed_elsewhere().counter().verdict(Verdict::Drop);
-    Ruleset::new(Family::Inet, names::TABLE)
-        .chain(
-            "sources",
-            Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_TRACKING, CHECKED_LINKS.iter().map(check).collect()),
-        )
-        .chain("check-source", Chain::regular(vec![link_local(), spoofed]))
+/// Who may send what in one network's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// What comes from this host's endpoints: the link, the Ethernet address and the address of a packet.
+    pub endpoints: Vec<(LinkName, Mac, IpAddr)>,
+    /// What comes out of the tunnel: the Ethernet address of the router that sent it, and the address of a packet.
+    pub remotes: Vec<(Mac, IpAddr)>,
 }
 
-/// Link-local sources never leave their link, and neighbour discovery cannot do without them.
-fn link_local() -> Rule {
-    let mask = [&[0xff, 0xc0][..], &[0; 14]].concat();
-    let masked = Expression::Bitwise { from: 0, into: 0, mask, xor: vec![0; 16] };
-    let prefix = [&[0xfe, 0x80][..], &[0; 14]].concat();
-    let from = Rule::new().version(Ip::V6).source(Ip::V6, 0).with(masked);
-    from.compare(Comparison::Equal, &prefix).verdict(Verdict::Return)
+/// For a network's namespace: a packet from an endpoint or the tunnel that is not of one of these sources is dropped and
+/// counted. Packets from the host are not checked: it has the default route.
+pub fn guard(sources: &Sources) -> Ruleset {
+    let goto = |links: &str, chain: &str| Rule::new().link_in(links).verdict(Verdict::Goto(chain.to_owned()));
+    let entries = vec![goto("vx-*", "from-tunnel"), goto("e*", "from-endpoint")];
+    let of_endpoint = |version| Rule::new().version(version).load_link_in(0).source_mac(4).source(version, 6);
+    let of_remote = |version| Rule::new().version(version).source_mac(0).source(version, 2);
+    let known = |rule: Rule, set: &str| rule.in_set(set).verdict(Verdict::Accept);
+    let from_endpoint = Ip::BOTH.map(|version| known(of_endpoint(version), set_names(version).endpoints));
+    let from_tunnel = Ip::BOTH.map(|version| known(of_remote(version), set_names(version).remotes));
+    let spoofed = Rule::new().counter().verdict(Verdict::Drop);
+    let ruleset = Ruleset::new(Family::Inet, names::TABLE)
+        .chain("sources", Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_TRACKING, entries))
+        .chain("from-endpoint", Chain::regular([&from_endpoint[..], &[unspecified(), spoofed.clone()]].concat()))
+        .chain("from-tunnel", Chain::regular([&from_tunnel[..], &[spoofed]].concat()));
+    Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| with_sources(ruleset, sources, version))
+}
+
+fn with_sources(ruleset: Ruleset, sources: &Sources, version: Ip) -> Ruleset {
+    let (names, address) = (set_names(version), Type::from(version));
+    let endpoints = sources.endpoints.iter().filter(|(.., source)| Ip::of(*source) == version);
+    let endpoints = endpoints.map(|(link, mac, source)| Key::of(&[&Key::link(link), &mac.0, &octets(*source)]));
+    let remotes = sources.remotes.iter().filter(|(_, source)| Ip::of(*source) == version);
+    let remotes = remotes.map(|(mac, source)| Key::of(&[&mac.0, &octets(*source)]));
+    ruleset
+        .set(names.endpoints, Set::values(&[Type::Link, Type::Ethernet, address], endpoints))
+        .set(names.remotes, Set::values(&[Type::Ethernet, address], remotes))
+}
+
+/// A link that has just come up reports its multicast groups without an address (RFC 3590). Nobody wants to know, but it
+/// is no spoofing either.
+fn unspecified() -> Rule {
+    let from = Rule::new().version(Ip::V6).source(Ip::V6, 0);
+    from.compare(Comparison::Equal, &[0; 16]).verdict(Verdict::Drop)
 }
 
 /// What the host's namespace guards.
@@ -55,8 +78,8 @@ pub struct Border {
     pub subnets: Vec<Subnet>,
     /// The UDP ports and network identifiers of the tunnels that this host has part in.
     pub tunnels: Vec<(u16, Vni)>,
-    /// The hosts that may send tunnel packets.
-    pub vteps: Vec<IpAddr>,
+    /// The hosts that may send tunnel packets, each with the Ethernet address of its router.
+    pub vteps: Vec<(IpAddr, Mac)>,
 }
 
 /// For the host's namespace: what comes from a subnet and leaves by a device that is not a network's does so under the
@@ -68,15 +91,21 @@ pub fn border(border: &Border) -> Ruleset {
     let ruleset = Ruleset::new(Family::Inet, names::TABLE)
         .chain("masquerade", Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules(masquerade)))
         .chain("isolate", Chain::base(Kind::Filter, Hook::Forward, FILTER, rules(isolate)))
-        .chain("tunnel", Chain::base(Kind::Filter, Hook::Input, FILTER, rules(tunnel)))
+        .chain("tunnel", Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_TRACKING, vec![arriving()]))
+        .chain(
+            "tunnel-source",
+            Chain::regular([rules(of_host), vec![Rule::new().counter().verdict(Verdict::Drop)]].concat()),
+        )
+        .chain("tunnel-out", Chain::base(Kind::Filter, Hook::Output, BEFORE_TRACKING, vec![leaving()]))
         .set("tunnels", Set::values(&[Type::Port, Type::Mark], border.tunnels.iter().map(tunnel_key)));
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| {
         let subnets = outermost(&border.subnets, version).map(|subnet| Key::subnet(&subnet));
-        let vteps = border.vteps.iter().filter(|vtep| Ip::of(**vtep) == version).map(|vtep| Key::address(*vtep));
+        let vteps = border.vteps.iter().filter(|(vtep, _)| Ip::of(*vtep) == version);
+        let vteps = vteps.map(|(vtep, router)| Key::of(&[&octets(*vtep), &router.0]));
         let names = set_names(version);
         ruleset
             .set(names.subnets, Set::ranges(&[version.into()], subnets))
-            .set(names.vteps, Set::values(&[version.into()], vteps))
+            .set(names.vteps, Set::values(&[version.into(), Type::Ethernet], vteps))
     })
 }
 
@@ -98,26 +127,38 @@ fn isolate(version: Ip) -> Rule {
     entering.in_set(set_names(version).subnets).states(NO_ANSWER).reject(Reject::Icmpx(PROHIBITED))
 }
 
+fn arriving() -> Rule {
+    of_our_tunnels().verdict(Verdict::Goto("tunnel-source".to_owned()))
+}
+
+fn leaving() -> Rule {
+    of_our_tunnels().with(Expression::Notrack)
+}
+
 /// The first 32 bits of a VXLAN header after its flags are the VNI and eight that the kernel wants to be zero.
-fn tunnel(version: Ip) -> Rule {
-    let load = |offset, len, into| Expression::Payload { base: Header::Transport, offset, len, into };
-    let to_us = Rule::new().version(version).protocol(IPPROTO_UDP).with(load(2, 2, 0)).with(load(12, 4, 1));
-    let of_ours = to_us.in_set("tunnels");
-    let from_others =
-        Expression::Match { set: SetRef::Named(set_names(version).vteps.to_owned()), from: 0, invert: true };
-    of_ours.source(version, 0).with(from_others).counter().verdict(Verdict::Drop)
+fn of_our_tunnels() -> Rule {
+    Rule::new().protocol(IPPROTO_UDP).transport(2, 2, 0).transport(12, 4, 1).in_set("tunnels")
+}
+
+/// Behind the headers of UDP (8) and VXLAN (8) is a frame, whose source (6) is the sender's router.
+fn of_host(version: Ip) -> Rule {
+    let vtep_length = (Type::from(version).size() / 4) as u8;
+    let from = Rule::new().version(version).source(version, 0).transport(22, 6, vtep_length);
+    from.in_set(set_names(version).vteps).with(Expression::Notrack).verdict(Verdict::Accept)
 }
 
 /// The names of one IP version's sets.
 struct Names {
     subnets: &'static str,
     vteps: &'static str,
+    endpoints: &'static str,
+    remotes: &'static str,
 }
 
 fn set_names(version: Ip) -> Names {
     match version {
-        Ip::V4 => Names { subnets: "subnets4", vteps: "vteps4" },
-        Ip::V6 => Names { subnets: "subnets6", vteps: "vteps6" },
+        Ip::V4 => Names { subnets: "subnets4", vteps: "vteps4", endpoints: "endpoints4", remotes: "remotes4" },
+        Ip::V6 => Names { subnets: "subnets6", vteps: "vteps6", endpoints: "endpoints6", remotes: "remotes6" },
     }
 }
 

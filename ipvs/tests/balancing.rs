@@ -17,8 +17,8 @@ use ipvs::{
     nft::{self, Family, Ruleset, Socket, difference},
 };
 use support::{
-    GATEWAYS, Lab, Namespace, addresses, ask_tcp, ask_udp, connect, exchange, in_fresh_namespace, line, ping, serve,
-    udp,
+    GATEWAYS, Lab, Namespace, addresses, ask_tcp, ask_udp, connect, exchange, in_fresh_namespace, line, mac, ping,
+    serve, sources, udp,
 };
 
 const VIPS: [&str; 2] = ["10.0.9.250", "fd00:9::fa"];
@@ -45,7 +45,7 @@ fn load(namespace: &Namespace, desired: &Ruleset) {
 /// A client (endpoint 0) and `servers` endpoints that serve; the guard stands.
 fn lab(servers: usize) -> (Lab, Nftables) {
     let lab = Lab::new(servers + 1);
-    load(&lab.router, &guard());
+    load(&lab.router, &guard(&sources(servers + 1)));
     for index in 1..=servers {
         serve(&lab.endpoints[index], &format!("s{index}"));
     }
@@ -230,29 +230,42 @@ fn spoofed_sources_are_dropped_and_counted() {
     settle(&mut balancer, &table(&[(2, 1)]));
     let client = &lab.endpoints[0];
     for family in 0..2 {
-        let stolen = addresses(1)[family];
-        let prefix = if family == 0 { 32 } else { 128 };
-        let nodad = if family == 0 { "" } else { "nodad" };
-        let honest = format!("s2 {}", addresses(0)[family]);
+        let (own, stolen) = (addresses(0)[family], addresses(1)[family]);
+        let honest = format!("s2 {own}");
         assert_eq!(ask_tcp(client, vip(family)), honest);
+        let (prefix, nodad) = if family == 0 { (32, "") } else { (128, "nodad") };
         client.ip(&format!("addr add {stolen}/{prefix} dev eth0 {nodad}"));
-        let before = dropped(&lab.router);
-        let socket = client.within(|| std::net::UdpSocket::bind((stolen, 0)).unwrap());
-        socket.send_to(b"?", (addresses(2)[family], 80)).unwrap();
-        let start = Instant::now();
-        while dropped(&lab.router) == before {
-            assert!(start.elapsed() < support::PATIENCE, "the packet was not counted");
-        }
-        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        assert!(socket.recv(&mut [0; 8]).is_err(), "an answer to a spoofed packet");
+        assert_dropped(&lab, || send_from(client, stolen, addresses(2)[family]));
         client.ip(&format!("addr del {stolen}/{prefix} dev eth0"));
         assert_eq!(ask_tcp(client, vip(family)), honest);
+    }
+    // The honest address under another's Ethernet address: nothing but what a link itself says gets through.
+    client.ip(&format!("link set eth0 address {}", mac(1)));
+    assert_dropped(&lab, || send_from(client, addresses(0)[0], addresses(2)[0]));
+    client.ip(&format!("link set eth0 address {}", mac(0)));
+    assert_eq!(ask_tcp(client, vip(0)), format!("s2 {}", addresses(0)[0]));
+}
+
+/// Sends a datagram, which must have no answer.
+fn send_from(client: &Namespace, source: IpAddr, to: IpAddr) {
+    let socket = client.within(|| std::net::UdpSocket::bind((source, 0)).unwrap());
+    socket.send_to(b"?", (to, 80)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert!(socket.recv(&mut [0; 8]).is_err(), "an answer to a spoofed packet");
+}
+
+fn assert_dropped(lab: &Lab, send: impl Fn()) {
+    let before = dropped(&lab.router);
+    let start = Instant::now();
+    while dropped(&lab.router) == before {
+        send();
+        assert!(start.elapsed() < support::PATIENCE, "the packet was not counted");
     }
 }
 
 /// Packets that the guard has counted.
 fn dropped(router: &Namespace) -> u64 {
-    let listing = router.within(|| support::nft("list chain inet netd check-source"));
+    let listing = router.within(|| support::nft("list chain inet netd from-endpoint"));
     let (_, rest) = listing.split_once("counter packets ").unwrap();
     rest.split_whitespace().next().unwrap().parse().unwrap()
 }

@@ -7,10 +7,10 @@ mod support;
 use std::net::IpAddr;
 
 use ipvs::{
-    guard::{Border, border, guard},
+    guard::{Border, Sources, border, guard},
     nft::*,
 };
-use model::Subnet;
+use model::{EndpointId, Mac, Subnet, names};
 use support::{in_fresh_namespace, nft, run};
 
 fn put(socket: &mut Socket, desired: &Ruleset) {
@@ -61,7 +61,8 @@ fn every_expression() -> Vec<Rule> {
         Rule::new().source(Ip::V6, 0).with(Hash { from: 0, len: 16, modulus: 5, seed: 9, offset: 2, into: 8 }),
         one(Fib { result: FibResult::OifName, flags: 1, into: 0 }),
         one(Fib { result: FibResult::AddressType, flags: 2, into: 0 }),
-        Rule::new().source_routed_elsewhere().verdict(Verdict::Drop),
+        one(Fib { result: FibResult::Oif, flags: 1 | 8 | 32, into: 0 }).compare(Comparison::Equal, &[0]),
+        one(Payload { base: Header::Link, offset: 6, len: 6, into: 0 }),
         one(Notrack),
         Rule::new().protocol(6).reject(Reject::TcpReset),
         Rule::new().reject(Reject::Icmpx(2)),
@@ -299,6 +300,17 @@ fn changes_of_others_are_heard() {
 }
 
 #[test]
+fn one_more_source_among_thousands_is_one_element() {
+    let sources = |count: u32| {
+        let remotes = (0..count).map(|index| (Mac([6; 6]), IpAddr::from((0x0a00_0000 + index).to_be_bytes())));
+        guard(&Sources { endpoints: vec![], remotes: remotes.collect() })
+    };
+    let change = difference(Some(&sources(5001)), Some(&sources(5000))).unwrap();
+    let steps: Vec<String> = change.steps.iter().map(ToString::to_string).collect();
+    assert_eq!(steps, ["add 1 elements to set remotes4"]);
+}
+
+#[test]
 fn the_guards_are_read_back_as_written() {
     in_fresh_namespace(|| {
         let mut socket = Socket::open().unwrap();
@@ -306,10 +318,16 @@ fn the_guards_are_read_back_as_written() {
         let full = Border {
             subnets: subnets.clone(),
             tunnels: vec![(4789, 4096.try_into().unwrap()), (4790, 77.try_into().unwrap())],
-            vteps: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            vteps: vec![(ip("192.0.2.1"), Mac([6; 6])), (ip("2001:db8::1"), Mac([7; 6]))],
         };
         let smaller = Border { subnets: subnets[1..2].to_vec(), ..full.clone() };
-        for desired in [guard(), border(&Border::default()), border(&full), border(&smaller)] {
+        let sources = Sources {
+            endpoints: vec![(names::endpoint_link(EndpointId(1)), Mac([2; 6]), ip("10.0.9.5"))],
+            remotes: vec![(Mac([6; 6]), ip("10.0.9.6")), (Mac([6; 6]), ip("fd00:9::6"))],
+        };
+        for desired in
+            [guard(&Sources::default()), guard(&sources), border(&Border::default()), border(&full), border(&smaller)]
+        {
             put(&mut socket, &desired);
             assert_settled(&mut socket, &desired);
         }

@@ -52,30 +52,113 @@ fn tasks_of_two_hosts_reach_each_other_their_hosts_and_nothing_unknown() {
 }
 
 #[test]
-fn tunnel_packets_from_a_stranger_are_dropped_and_counted() {
+fn tunnel_packets_from_a_stranger_or_in_anothers_name_are_dropped_and_counted() {
     let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
     lab.settle(&lab.whole());
     assert_answers(&lab.hosts[0].sandbox(), "10.77.9.12", 0);
-    let counts = || {
-        let listing = lab.hosts[0].run("nft list chain inet netd tunnel");
-        let counters = listing.split("counter packets ").skip(1);
-        counters.map(|rest| rest.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
-    };
-    assert_eq!(counts(), "0 0", "packets of a host of ours");
+    assert_answers(&lab.hosts[0].sandbox(), "fd00:77:9::12", 0);
     lab.hosts[1].run("ip addr add 192.0.2.66/24 dev eth0");
-    let sent = namespace::within_file(&lab.hosts[1].own(), || {
-        let header = [8, 0, 0, 0, 0, 0, 77, 0];
-        for stranger in ["192.0.2.66:0", "[fd00:cafe::2]:0"] {
-            let to = if stranger.starts_with('[') { "[fd00:cafe::1]:4789" } else { "192.0.2.1:4789" };
-            UdpSocket::bind(stranger)?.send_to(&[&header[..], &[0; 60]].concat(), to)?;
-        }
+    let counts = || [lab.hosts[0].dropped("", "tunnel-source"), lab.hosts[0].dropped(&netd_network(), "from-tunnel")];
+    let (peer, third) = (Mac::of_router(node(1)), Mac::of_router(node(7)));
+    let mut expected = [0, 0];
+    for (vtep, vni, router, source, drops) in [
+        ("192.0.2.2", 77, peer, "10.77.9.12", [0, 0]),
+        ("192.0.2.2", 77, peer, "fd00:77:9::12", [0, 0]),
+        ("192.0.2.2", 77, peer, "10.77.9.1", [0, 0]),
+        ("192.0.2.66", 77, peer, "10.77.9.12", [1, 0]),
+        ("fd00:cafe::2", 77, peer, "10.77.9.12", [1, 0]),
+        ("192.0.2.2", 77, third, "10.77.9.12", [1, 0]),
         // Another's tunnel on the same port is no affair of ours.
-        let foreign = [8, 0, 0, 0, 0, 0, 78, 0];
-        UdpSocket::bind("192.0.2.66:0")?.send_to(&[&foreign[..], &[0; 60]].concat(), "192.0.2.1:4789")
-    });
-    sent.unwrap().unwrap();
-    lab.hosts[0].wait("both are counted", |_| counts() == "1 1");
+        ("192.0.2.66", 78, peer, "10.77.9.12", [0, 0]),
+        // These live on the other host, nowhere, and outside.
+        ("192.0.2.2", 77, peer, "10.77.9.11", [0, 1]),
+        ("192.0.2.2", 77, peer, "fd00:77:9::11", [0, 1]),
+        ("192.0.2.2", 77, peer, "10.77.9.200", [0, 1]),
+        ("192.0.2.2", 77, peer, "192.0.2.9", [0, 1]),
+    ] {
+        let inner = frame(
+            Mac::of_router(node(0)),
+            router,
+            source,
+            if source.contains(':') { "fd00:77:9::11" } else { "10.77.9.11" },
+        );
+        let packet = [&[8, 0, 0, 0, 0, 0, vni, 0][..], &inner].concat();
+        let from: IpAddr = vtep.parse().unwrap();
+        let to = if from.is_ipv4() { "192.0.2.1:4789" } else { "[fd00:cafe::1]:4789" };
+        let sent = namespace::within_file(&lab.hosts[1].own(), || UdpSocket::bind((from, 0))?.send_to(&packet, to));
+        sent.unwrap().unwrap();
+        expected = [expected[0] + drops[0], expected[1] + drops[1]];
+        lab.hosts[0].wait("exactly the forged packets are counted", |_| counts() == expected);
+    }
+    assert_answers(&lab.hosts[0].sandbox(), "10.77.9.12", 0);
     lab.vanish();
+}
+
+#[test]
+fn what_an_endpoint_sends_in_anothers_name_is_dropped_and_counted() {
+    let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
+    lab.settle(&lab.whole());
+    let host = &lab.hosts[0];
+    assert_answers(&host.sandbox(), "10.77.9.12", 0);
+    let router = Mac([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x01]);
+    let own = Mac::of_endpoint(address(0, "10.77.9."));
+    let before = host.picture();
+    let start = host.dropped(&netd_network(), "from-endpoint");
+    let mut expected = start;
+    for (mac, source, target, drops) in [
+        (own, "10.77.9.11", "10.77.9.12", 0),
+        (own, "10.77.9.12", "10.77.9.1", 1),
+        (own, "10.77.9.1", "10.77.9.12", 1),
+        (own, "fd00:77:9::12", "fd00:77:9::1", 1),
+        (own, "fe80::1", "fd00:77:9::1", 1),
+        (own, "192.0.2.1", "10.77.9.12", 1),
+        (Mac([2; 6]), "10.77.9.11", "10.77.9.12", 1),
+        (Mac([2; 6]), "fd00:77:9::11", "fd00:77:9::12", 1),
+    ] {
+        host.send_frame(&task(0), "eth0", &frame(router, mac, source, target));
+        expected += drops;
+        host.wait("exactly the forged packets are counted", |host| {
+            host.dropped(&netd_network(), "from-endpoint") == expected
+        });
+    }
+    // Whatever it claims by ARP, nobody's neighbour moves.
+    for (sender, claimed) in [(Mac([2; 6]), "10.77.9.11"), (own, "10.77.9.12"), (own, "10.77.9.1")] {
+        host.send_frame(&task(0), "eth0", &arp_claim(sender, claimed, "10.77.9.1"));
+    }
+    assert_answers(&host.sandbox(), "10.77.9.12", 0);
+    assert_answers(&host.own(), "10.77.9.11", 0);
+    assert_eq!(host.picture(), before);
+    lab.vanish();
+}
+
+/// An Ethernet frame with an empty datagram from port 9 to port 9 in it.
+fn frame(to: Mac, from: Mac, source: &str, target: &str) -> Vec<u8> {
+    let datagram = [0, 9, 0, 9, 0, 8, 0, 0];
+    let addresses: Vec<IpAddr> = [source, target].iter().map(|text| text.parse().unwrap()).collect();
+    let (ethertype, header) = match (addresses[0], addresses[1]) {
+        (IpAddr::V4(source), IpAddr::V4(target)) => {
+            let start = [0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0];
+            let mut header = [&start[..], &source.octets(), &target.octets()].concat();
+            let sum: u32 = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+            let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            ([8, 0], header)
+        }
+        (IpAddr::V6(source), IpAddr::V6(target)) => {
+            let start = [0x60, 0, 0, 0, 0, 8, 17, 64];
+            ([0x86, 0xdd], [&start[..], &source.octets(), &target.octets()].concat())
+        }
+        _ => panic!("one family: {source}, {target}"),
+    };
+    [&to.0[..], &from.0, &ethertype, &header, &datagram].concat()
+}
+
+/// A question for `asked` that claims that `claimed` is at this Ethernet address (RFC 826).
+fn arp_claim(sender: Mac, claimed: &str, asked: &str) -> Vec<u8> {
+    let octets = |text: &str| text.parse::<std::net::Ipv4Addr>().unwrap().octets();
+    let question = [0, 1, 8, 0, 6, 4, 0, 1];
+    let ethernet = [&[0xff; 6][..], &sender.0, &[8, 6]].concat();
+    [&ethernet[..], &question, &sender.0, &octets(claimed), &[0; 6], &octets(asked)].concat()
 }
 
 #[test]
@@ -464,6 +547,22 @@ impl Host {
         shell += &format!("ip netns exec {} {sysctls} 2>&1", netd_network());
         let output = self.keeper.enter(&["sh", "-c", &shell]);
         text(&output).lines().map(without_states).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Packets that a guard's chain has dropped, in one of our namespaces or (empty) the host's.
+    fn dropped(&self, namespace: &str, chain: &str) -> u64 {
+        let inside = if namespace.is_empty() { String::new() } else { format!("ip netns exec {namespace} ") };
+        let listing = self.run(&format!("{inside}nft list chain inet netd {chain}"));
+        let (_, rest) = listing.split_once("counter packets ").unwrap();
+        rest.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    fn send_frame(&self, namespace: &str, link: &str, frame: &[u8]) {
+        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        let send = "import socket, sys; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); \
+                    s.bind((sys.argv[1], 0)); s.send(bytes.fromhex(sys.argv[2]))";
+        let output = self.keeper.enter(&["ip", "netns", "exec", namespace, "python3", "-c", send, link, &hex]);
+        assert!(output.status.success(), "{}", text(&output));
     }
 
     fn sandbox(&self) -> File {

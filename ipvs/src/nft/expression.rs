@@ -39,6 +39,8 @@ coded! {
 coded! {
     /// Where offsets in a packet count from.
     Header {
+        /// Start of the Ethernet header.
+        Link = 0,
         /// Start of the IP header.
         Network = 1,
         /// Start of the transport header.
@@ -163,10 +165,3 @@ pub enum Expression {
     /// Something that is not written here, so it is not ours: the expression's name.
     Unknown(String),
 }
-
-/// Look the source address up (`NFTA_FIB_F_SADDR`).
-pub const FIB_SOURCE: u32 = 1;
-/// Only routes by the device that the packet came in by (`NFTA_FIB_F_IIF`).
-pub const FIB_IIF: u32 = 8;
-/// Give 1 if there is a route and 0 if there is none (`NFTA_FIB_F_PRESENT`).
-pub const FIB_PRESENT: u32 = 32;

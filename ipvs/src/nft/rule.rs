@@ -2,10 +2,7 @@
 
 use std::iter;
 
-use super::{
-    Comparison, Conntrack, Expression, FibResult, Header, Ip, Meta, Nat, Reject, Set, SetRef, Type, Verdict,
-    expression::{FIB_IIF, FIB_PRESENT, FIB_SOURCE},
-};
+use super::{Comparison, Conntrack, Expression, Header, Ip, Meta, Nat, Reject, Set, SetRef, Type, Verdict};
 
 const LINK_NAME_LEN: usize = 16;
 
@@ -58,6 +55,21 @@ impl Rule {
             .compare(Comparison::NotEqual, &[0; 4])
     }
 
+    /// Loads the name of the device that the packet came in by into four registers.
+    pub fn load_link_in(self, into: u8) -> Self {
+        self.with(Expression::Meta { key: Meta::IifName, into })
+    }
+
+    /// Loads the source address of the Ethernet header into two registers.
+    pub fn source_mac(self, into: u8) -> Self {
+        self.with(Expression::Payload { base: Header::Link, offset: 6, len: 6, into })
+    }
+
+    /// Loads bytes of the transport header into the register.
+    pub fn transport(self, offset: u32, len: u32, into: u8) -> Self {
+        self.with(Expression::Payload { base: Header::Transport, offset, len, into })
+    }
+
     /// Loads the source address into the register.
     pub fn source(self, version: Ip, into: u8) -> Self {
         let offset = if version == Ip::V4 { 12 } else { 8 };
@@ -93,12 +105,6 @@ impl Rule {
     /// Replaces the first register by what this map of the rule's own leads to.
     pub fn own_map(self, map: Set) -> Self {
         self.with(Expression::Map { set: SetRef::Anonymous(map), from: 0, into: 0 })
-    }
-
-    /// Only if the source address is not routed back out of the device that the packet came in by.
-    pub fn source_routed_elsewhere(self) -> Self {
-        let flags = FIB_SOURCE | FIB_IIF | FIB_PRESENT;
-        self.with(Expression::Fib { result: FibResult::Oif, flags, into: 0 }).compare(Comparison::Equal, &[0])
     }
 
     /// Counts.

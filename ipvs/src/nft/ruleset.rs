@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use model::Subnet;
+use model::{Subnet, names::LinkName};
 
 use super::{Rule, code::coded};
 
@@ -83,6 +83,8 @@ coded! {
         Ipv4 = 7,
         /// An IPv6 address.
         Ipv6 = 8,
+        /// An Ethernet address.
+        Ethernet = 9,
         /// An IP protocol number.
         Protocol = 12,
         /// A port.
@@ -101,6 +103,7 @@ impl Type {
             Self::Protocol => 1,
             Self::Port => 2,
             Self::Number | Self::Ipv4 | Self::Mark => 4,
+            Self::Ethernet => 6,
             Self::Ipv6 | Self::Link => 16,
         }
     }
@@ -276,6 +279,14 @@ impl Key {
     /// Two addresses, concatenated.
     pub fn pair(first: IpAddr, second: IpAddr) -> Self {
         Self::of(&[&octets(first), &octets(second)])
+    }
+
+    /// An interface's name, as a part of a key.
+    pub fn link(name: &LinkName) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        // A name has 15 bytes at most.
+        bytes[..name.as_str().len()].copy_from_slice(name.as_str().as_bytes());
+        bytes
     }
 
     /// Every address of a subnet.

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use ipvs::guard::Sources;
+use model::{Mac, names::LinkName};
 use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket},
@@ -101,6 +103,20 @@ pub fn addresses(index: usize) -> [IpAddr; 2] {
     [format!("10.0.9.{}", 10 + index).parse().unwrap(), format!("fd00:9::{}", 10 + index).parse().unwrap()]
 }
 
+/// Ethernet address of endpoint number `index`.
+pub fn mac(index: usize) -> Mac {
+    Mac::of_endpoint(addresses(index)[0])
+}
+
+/// What so many endpoints may send.
+pub fn sources(endpoints: usize) -> Sources {
+    let of = |index: usize| {
+        let link = LinkName::parse(&format!("e{index}")).unwrap();
+        addresses(index).map(|address| (link.clone(), mac(index), address))
+    };
+    Sources { endpoints: (0..endpoints).flat_map(of).collect(), remotes: vec![] }
+}
+
 impl Lab {
     pub fn new(endpoints: usize) -> Self {
         let router = Namespace::new("router");
@@ -117,7 +133,7 @@ fn endpoint(router: &Namespace, index: usize) -> Namespace {
     let [v4, v6] = addresses(index);
     router.ip(&format!("link add {link} type veth peer name eth0 netns {}", inside.0));
     router.ip(&format!("link set {link} up"));
-    inside.ip("link set eth0 up");
+    inside.ip(&format!("link set eth0 address {} up", mac(index)));
     router.ip(&format!("addr add 10.0.9.1/32 dev {link}"));
     router.ip(&format!("addr add fe80::1/64 dev {link} nodad"));
     router.ip(&format!("route add {v4} dev {link}"));

@@ -3,18 +3,19 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use futures::future::select_all;
 use ipvs::{
     Balancer, Nftables, Table,
-    guard::{self, Border},
+    guard::{self, Border, Sources},
     nft::{self, Change, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket},
 };
 use model::{
-    DriverConfig, NetworkConfig, NodeConfig, Vni,
-    names::{self, Namespace},
+    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, Vni,
+    names::{self, LinkName, Namespace},
 };
 use tracing::info;
 
@@ -65,20 +66,51 @@ impl Pending {
 /// The rules that a configuration asks for, by namespace. Pure.
 pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
     let leaving = config.networks.values().filter(|network| !network.internal);
+    let others = config.peers.iter().filter(|(node, _)| **node != config.node);
     let border = Border {
         subnets: leaving.flat_map(|network| network.subnets.iter().map(|lease| lease.subnet)).collect(),
         tunnels: config.networks.values().filter_map(tunnel).collect(),
-        vteps: config.peers.values().map(|peer| peer.vtep).collect(),
+        vteps: others.map(|(&node, peer)| (peer.vtep, Mac::of_router(node))).collect(),
     };
     let border = (!config.networks.is_empty()).then(|| guard::border(&border));
     let is_left = config.networks.values().any(|network| !network.internal);
     let passage = if is_left { guard::passage() } else { Vec::new() };
     let host = (Place::Host, Wanted { ruleset: border, services: None, passage: Some(passage) });
+    let mut sources = sources(config);
     let networks = config.networks.keys().map(|&network| {
         let services = Some(Table::of(config, network));
-        (Place::Inside(Namespace::Network(network)), Wanted { ruleset: Some(guard::guard()), services, passage: None })
+        let ruleset = Some(guard::guard(&sources.remove(&network).unwrap_or_default()));
+        (Place::Inside(Namespace::Network(network)), Wanted { ruleset, services, passage: None })
     });
     std::iter::once(host).chain(networks).collect()
+}
+
+/// Who may send what, by network.
+fn sources(config: &NodeConfig) -> BTreeMap<NetworkId, Sources> {
+    let mut sources: BTreeMap<NetworkId, Sources> = BTreeMap::new();
+    for (&id, endpoint) in &config.endpoints {
+        let Some(network) = config.networks.get(&endpoint.network) else { continue };
+        let sources = sources.entry(endpoint.network).or_default();
+        if endpoint.node == config.node {
+            sources.endpoints.extend(of_endpoint(id, endpoint));
+        } else {
+            sources.remotes.extend(of_remote(endpoint, network));
+        }
+    }
+    sources
+}
+
+/// An endpoint has its addresses, and one of its link for neighbour discovery.
+fn of_endpoint(id: EndpointId, endpoint: &EndpointConfig) -> impl Iterator<Item = (LinkName, Mac, IpAddr)> {
+    let addresses = endpoint.addresses.iter().copied().chain([endpoint.mac.link_local().into()]);
+    addresses.map(move |address| (names::endpoint_link(id), endpoint.mac, address))
+}
+
+/// A host sends what comes from its endpoints, and errors in its own name: the gateways'.
+fn of_remote(endpoint: &EndpointConfig, network: &NetworkConfig) -> impl Iterator<Item = (Mac, IpAddr)> {
+    let router = Mac::of_router(endpoint.node);
+    let own = network.subnets.iter().map(|lease| lease.gateway).chain([router.link_local().into()]);
+    endpoint.addresses.iter().copied().chain(own).map(move |address| (router, address))
 }
 
 /// UDP port and network identifier.

@@ -207,6 +207,26 @@ fn an_internal_network_has_no_way_out_and_its_names_go_nowhere() {
     assert!(!lab.exec("h1", &["ip", "link"]).ok().contains("nu-"));
 }
 
+#[test]
+fn networks_do_not_reach_each_other_on_one_host_or_across_hosts() {
+    let lab = Lab::up(2);
+    for name in ["red", "blue"] {
+        lab.ctl("h1", &format!("network create {name}")).ok();
+        let port = format!("--network {name} -- netd whoami --port 80");
+        lab.ctl("h1", &format!("service create --name {name} --replicas 2 {port}")).ok();
+    }
+    for address in addresses(&lab, "blue") {
+        let to = url(&address, 80);
+        fetched(&lab, "blue.1", &to);
+        for task in ["red.1", "red.2"] {
+            let said = lab.inside("h1", task, &["curl", "-sSg", "-m", "2", &to]);
+            assert_ne!(said.code, 0, "{task} reached {to}: {said:?}");
+        }
+    }
+    let said = lab.inside("h1", "red.1", &["curl", "-sS", "-m", "2", "http://blue/"]);
+    assert_eq!(said.code, 6, "a name of another network was answered: {said:?}");
+}
+
 /// Takes all hosts out of the lab's cluster and makes another: what `init` is told, what a host is told to advertise.
 fn refound(lab: &Lab, init: &str, advertise: impl Fn(&str) -> String) {
     for host in ["h2", "h1"] {

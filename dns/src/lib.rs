@@ -5,6 +5,6 @@ mod server;
 mod table;
 mod upstream;
 
-pub use server::{Listener, ServerHandle, serve};
+pub use server::{Audience, Listener, ServerHandle, serve};
 pub use table::{ANSWER_TTL, Client, Table, Verdict};
 pub use upstream::Upstream;

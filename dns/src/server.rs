@@ -15,7 +15,7 @@ use hickory_server::{
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     zone_handler::MessageResponseBuilder,
 };
-use model::NetworkId;
+use model::{NetworkId, TaskId};
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::{Semaphore, watch},
@@ -42,14 +42,23 @@ const NOT_READY: u16 = 14;
 const PROHIBITED: u16 = 18;
 const NO_REACHABLE_AUTHORITY: u16 = 22;
 
-/// The sockets of one network's resolver, made inside its namespace.
+/// Whose questions come to a resolver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Audience {
+    /// Those of all endpoints of a network.
+    Network(NetworkId),
+    /// Those of one task.
+    Task(TaskId),
+}
+
+/// The sockets of one resolver, made inside the namespace that it serves.
 #[derive(Debug)]
 pub struct Listener {
-    /// The network.
-    pub network: NetworkId,
-    /// One per gateway address.
+    /// Who asks there.
+    pub audience: Audience,
+    /// One per address.
     pub udp: Vec<UdpSocket>,
-    /// One per gateway address.
+    /// One per address.
     pub tcp: Vec<TcpListener>,
 }
 
@@ -68,14 +77,14 @@ impl ServerHandle {
 /// Answers on these sockets until the handle is dropped; every question sees the table's latest value.
 pub fn serve(listener: Listener, table: watch::Receiver<Arc<Table>>, upstream: Arc<Upstream>) -> ServerHandle {
     let forwarded = Semaphore::new(MAX_FORWARDED);
-    let mut server = Server::new(Resolver { network: listener.network, table, upstream, forwarded });
+    let mut server = Server::new(Resolver { audience: listener.audience, table, upstream, forwarded });
     listener.udp.into_iter().for_each(|socket| server.register_socket(socket));
     listener.tcp.into_iter().for_each(|socket| server.register_listener(socket, TCP_IDLE, TCP_ANSWERS));
     ServerHandle(server)
 }
 
 struct Resolver {
-    network: NetworkId,
+    audience: Audience,
     table: watch::Receiver<Arc<Table>>,
     upstream: Arc<Upstream>,
     forwarded: Semaphore,
@@ -110,7 +119,10 @@ fn question(request: &Request) -> Result<&Query, ResponseCode> {
 impl Resolver {
     async fn reply(&self, request: &Request, question: &Query) -> Message {
         let table = self.table.borrow().clone();
-        let client = Client { network: self.network, address: request.src().ip().to_canonical() };
+        let client = match self.audience {
+            Audience::Network(network) => Client::Of { network, address: request.src().ip().to_canonical() },
+            Audience::Task(task) => Client::Task(task),
+        };
         match table.answer(client, &question.name().into(), question.query_type(), rand::random::<u32>() as usize) {
             Verdict::Records(found) => positive(request, question, found),
             Verdict::NoData => negative(request, question, ResponseCode::NoError, table.generation()),

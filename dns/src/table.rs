@@ -9,7 +9,7 @@ use hickory_proto::rr::{
     LowerName, Name, RData, RecordType,
     rdata::{A, AAAA, PTR},
 };
-use model::{EndpointConfig, NetworkConfig, NetworkId, NodeConfig, Subnet, TaskConfig};
+use model::{EndpointConfig, NetworkConfig, NetworkId, NodeConfig, Subnet, TaskConfig, TaskId};
 
 /// Seconds that an answer of ours may be kept.
 pub const ANSWER_TTL: u32 = 2;
@@ -20,17 +20,23 @@ pub struct Table {
     generation: u64,
     zones: BTreeMap<NetworkId, Zone>,
     /// The networks that a client is attached to, in the order of its interfaces.
-    clients: BTreeMap<Client, Vec<NetworkId>>,
+    clients: BTreeMap<(NetworkId, IpAddr), Vec<NetworkId>>,
+    tasks: BTreeMap<TaskId, Vec<NetworkId>>,
     gateways: BTreeSet<IpAddr>,
 }
 
-/// Who asks: an address, as seen on the resolver of a network.
+/// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Client {
-    /// The network whose resolver was asked.
-    pub network: NetworkId,
-    /// Where the question came from.
-    pub address: IpAddr,
+pub enum Client {
+    /// An address, as seen on the resolver of a network.
+    Of {
+        /// The network whose resolver was asked.
+        network: NetworkId,
+        /// Where the question came from.
+        address: IpAddr,
+    },
+    /// A task with a resolver of its own.
+    Task(TaskId),
 }
 
 /// What is to be said to a question.
@@ -63,7 +69,8 @@ impl Table {
             generation: config.generation,
             zones,
             clients: config.tasks.values().flat_map(|task| clients(config, task)).collect(),
-            gateways: config.networks.values().flat_map(|n| &n.subnets).map(|lease| lease.gateway).collect(),
+            tasks: config.tasks.iter().map(|(&id, task)| (id, networks(config, task))).collect(),
+            gateways: config.networks.values().filter(|network| !is_lan(network)).flat_map(gateways).collect(),
         }
     }
 
@@ -95,9 +102,14 @@ impl Table {
 
     /// The zones that a client sees; an unknown one sees the network that it asks in.
     fn visible(&self, client: Client) -> Option<Vec<&Zone>> {
-        let own = self.zones.get(&client.network)?;
-        let attached = self.clients.get(&client);
-        Some(attached.map_or_else(|| vec![own], |ids| ids.iter().filter_map(|id| self.zones.get(id)).collect()))
+        let zones = |ids: &Vec<NetworkId>| ids.iter().filter_map(|id| self.zones.get(id)).collect();
+        match client {
+            Client::Task(task) => self.tasks.get(&task).map(zones),
+            Client::Of { network, address } => {
+                let own = self.zones.get(&network)?;
+                Some(self.clients.get(&(network, address)).map_or_else(|| vec![own], zones))
+            }
+        }
     }
 
     fn name_of(&self, address: IpAddr, zones: &[&Zone], kind: RecordType) -> Verdict {
@@ -128,7 +140,8 @@ impl Zone {
         Self {
             name: network.name.clone(),
             internal: network.internal,
-            subnets: network.subnets.iter().map(|lease| lease.subnet).collect(),
+            // A LAN has machines that others know the names of.
+            subnets: network.subnets.iter().filter(|_| !is_lan(network)).map(|lease| lease.subnet).collect(),
             names: BTreeMap::new(),
             qualified: BTreeMap::new(),
             pointers: BTreeMap::new(),
@@ -154,14 +167,31 @@ impl Zone {
     }
 }
 
-fn clients<'a>(config: &'a NodeConfig, task: &'a TaskConfig) -> impl Iterator<Item = (Client, Vec<NetworkId>)> + 'a {
-    let endpoints: Vec<&EndpointConfig> = task.endpoints.iter().filter_map(|id| config.endpoints.get(id)).collect();
-    let networks: Vec<NetworkId> = endpoints.iter().map(|endpoint| endpoint.network).collect();
-    endpoints.into_iter().flat_map(move |endpoint| {
+fn clients<'a>(
+    config: &'a NodeConfig,
+    task: &'a TaskConfig,
+) -> impl Iterator<Item = ((NetworkId, IpAddr), Vec<NetworkId>)> + 'a {
+    let networks = networks(config, task);
+    endpoints(config, task).flat_map(move |endpoint| {
         let networks = networks.clone();
-        let client = move |&address| (Client { network: endpoint.network, address }, networks.clone());
-        endpoint.addresses.iter().map(client)
+        endpoint.addresses.iter().map(move |&address| ((endpoint.network, address), networks.clone()))
     })
+}
+
+fn networks(config: &NodeConfig, task: &TaskConfig) -> Vec<NetworkId> {
+    endpoints(config, task).map(|endpoint| endpoint.network).collect()
+}
+
+fn endpoints<'a>(config: &'a NodeConfig, task: &'a TaskConfig) -> impl Iterator<Item = &'a EndpointConfig> {
+    task.endpoints.iter().filter_map(|id| config.endpoints.get(id))
+}
+
+fn is_lan(network: &NetworkConfig) -> bool {
+    network.driver.parent().is_some()
+}
+
+fn gateways(network: &NetworkConfig) -> impl Iterator<Item = IpAddr> {
+    network.subnets.iter().map(|lease| lease.gateway)
 }
 
 fn absolute(text: &str) -> Option<Name> {

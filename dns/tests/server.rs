@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use dns::{Listener, ServerHandle, Table, Upstream};
+use dns::{Audience, Listener, ServerHandle, Table, Upstream};
 use fixture::{Host, MY_NET, VAULT};
 use hickory_proto::{
     op::{Message, Query, ResponseCode},
@@ -69,7 +69,7 @@ async fn bind(network: NetworkId) -> io::Result<(u16, Listener)> {
     let second = UdpSocket::bind((Ipv6Addr::LOCALHOST, port)).await?;
     let tcp =
         [TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?, TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await?];
-    Ok((port, Listener { network, udp: vec![first, second], tcp: tcp.into() }))
+    Ok((port, Listener { audience: Audience::Network(network), udp: vec![first, second], tcp: tcp.into() }))
 }
 
 /// A resolver of the host, made of what it answers; it reports every question.

@@ -13,7 +13,7 @@ use model::NetworkId;
 
 /// The verdict as text: records in order, or the name of what it is.
 fn ask(host: &Host, network: NetworkId, address: &str, name: &str, kind: RecordType) -> String {
-    text(host, Client { network, address: address.parse().unwrap() }, name, kind, 0)
+    text(host, Client::Of { network, address: address.parse().unwrap() }, name, kind, 0)
 }
 
 fn text(host: &Host, client: Client, name: &str, kind: RecordType, chance: usize) -> String {
@@ -54,7 +54,7 @@ fn case_does_not_matter() {
 
 #[test]
 fn chance_rotates_the_addresses() {
-    let (host, client) = (Host::new(), Client { network: MY_NET, address: "10.0.9.200".parse().unwrap() });
+    let (host, client) = (Host::new(), Client::Of { network: MY_NET, address: "10.0.9.200".parse().unwrap() });
     let first = |chance| text(&host, client, "tasks.web.", RecordType::A, chance);
     assert_eq!([first(0), first(1)], ["10.0.9.3 10.0.9.4", "10.0.9.4 10.0.9.3"]);
     assert_eq!(first(usize::MAX), "10.0.9.4 10.0.9.3");

@@ -35,6 +35,14 @@ pub enum IpamError {
         /// The last host address.
         last: IpAddr,
     },
+    /// The range is not a part of its subnet.
+    #[error("range {range} holds no host address of subnet {subnet}, or others")]
+    Range {
+        /// Its subnet.
+        subnet: Subnet,
+        /// What was asked for.
+        range: Subnet,
+    },
     /// Two subnets share addresses.
     #[error("subnet {subnet} overlaps {other} of network {network:?}")]
     Overlap {
@@ -92,6 +100,7 @@ impl From<IpamError> for Refusal {
             IpamError::Gateway { first, .. } => {
                 (Kind::Invalid, format!("give a gateway inside the subnet, such as {first}, or none"))
             }
+            IpamError::Range { subnet, .. } => (Kind::Invalid, format!("give an --ip-range inside {subnet}, or none")),
             IpamError::Overlap { .. } => {
                 (Kind::Conflict, "give another subnet, or none to get a free one from the default pools".to_owned())
             }

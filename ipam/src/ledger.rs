@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use model::{NetworkId, Subnet, SubnetLease, SubnetSpec};
+use model::{NetworkId, NodeId, Subnet, SubnetLease, SubnetSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::{IpamError, Owner, pool::Pool, range};
@@ -24,7 +24,8 @@ pub struct Lease<'a> {
     pub network: NetworkId,
     /// Who holds them.
     pub owner: Owner,
-    /// One address per family of the network, IPv4 first; the gateway has one per subnet.
+    /// One address per family of the network, IPv4 first; the gateway has one per subnet, a
+    /// host those that it has on the LAN.
     pub addresses: &'a [IpAddr],
 }
 
@@ -81,14 +82,40 @@ impl Ledger {
             }
             leases.push(lease);
         }
-        self.books.insert(id, Book::new(name, &leases));
+        let ranges: Vec<Option<Subnet>> = subnets.iter().map(|spec| spec.range).collect();
+        self.books.insert(id, Book::new(name, &leases, &ranges));
         Ok(leases)
     }
 
-    /// Takes the subnets of a network back. Errors: someone other than the gateway still holds an address there.
+    /// Lets a host hold those of its addresses that lie in a network's subnets and that nobody else holds.
+    pub fn hold(&mut self, network: NetworkId, node: NodeId, addresses: &[IpAddr]) {
+        let Some(book) = self.books.get_mut(&network) else { return };
+        book.release(Owner::Node(node));
+        let others: BTreeSet<IpAddr> = book.leases.values().flatten().copied().collect();
+        let is_free = |address: &&IpAddr| book.pool(**address).is_some() && !others.contains(address);
+        let free: BTreeSet<IpAddr> = addresses.iter().filter(is_free).copied().collect();
+        for &address in &free {
+            book.pools
+                .iter_mut()
+                .filter(|pool| pool.lease().subnet.contains(address))
+                .for_each(|pool| pool.take(address));
+        }
+        if !free.is_empty() {
+            book.leases.insert(Owner::Node(node), free.into_iter().collect());
+        }
+    }
+
+    /// Who holds an address of a network.
+    pub fn holder(&self, network: NetworkId, address: IpAddr) -> Option<Owner> {
+        let leases = &self.books.get(&network)?.leases;
+        leases.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(owner, _)| *owner)
+    }
+
+    /// Takes the subnets of a network back. Errors: a slot or virtual IP still holds an address there.
     pub fn remove_network(&mut self, id: NetworkId) -> Result<(), IpamError> {
         let book = self.books.get(&id).ok_or(IpamError::NoNetwork(id))?;
-        let leases = book.leases.keys().filter(|owner| **owner != Owner::Gateway).count();
+        let in_use = |owner: &&Owner| matches!(owner, Owner::Vip(_) | Owner::Slot(..));
+        let leases = book.leases.keys().filter(in_use).count();
         if leases > 0 {
             return Err(IpamError::InUse { network: book.name.clone(), leases });
         }
@@ -147,10 +174,10 @@ struct Book {
 }
 
 impl Book {
-    fn new(name: &str, subnets: &[SubnetLease]) -> Self {
+    fn new(name: &str, subnets: &[SubnetLease], ranges: &[Option<Subnet>]) -> Self {
         Self {
             name: name.to_owned(),
-            pools: subnets.iter().copied().map(Pool::new).collect(),
+            pools: subnets.iter().zip(ranges).map(|(lease, range)| Pool::new(*lease, *range)).collect(),
             leases: BTreeMap::from([(Owner::Gateway, subnets.iter().map(|lease| lease.gateway).collect())]),
         }
     }
@@ -178,6 +205,10 @@ impl Book {
         };
         let addresses = [first_with_room(false), first_with_room(true)];
         self.leases.insert(owner, addresses.into_iter().flatten().collect());
+    }
+
+    fn pool(&self, address: IpAddr) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.lease().subnet.contains(address))
     }
 
     fn release(&mut self, owner: Owner) -> bool {

@@ -2,10 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
-use model::ServiceId;
+use model::{NodeId, ServiceId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The holder of one address per family on a network. Written `gateway`, `vip/<service>` and `slot/<service>/<number>`.
+/// The holder of one address per family on a network. Written `gateway`, `vip/<service>`,
+/// `slot/<service>/<number>` and `node/<node>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     /// The network's router: one address of every subnet.
@@ -14,11 +15,13 @@ pub enum Owner {
     Vip(ServiceId),
     /// A replica of a service, whichever task fills it.
     Slot(ServiceId, u32),
+    /// A host with addresses of its own on the network's LAN.
+    Node(NodeId),
 }
 
 /// Text that is no owner.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
-#[error("{0:?} is no owner: it reads `gateway`, `vip/<service id>` or `slot/<service id>/<number>`")]
+#[error("{0:?} is no owner: it reads `gateway`, `vip/<service id>`, `slot/<service id>/<number>` or `node/<node id>`")]
 pub struct OwnerError(pub String);
 
 impl fmt::Display for Owner {
@@ -27,6 +30,7 @@ impl fmt::Display for Owner {
             Owner::Gateway => out.write_str("gateway"),
             Owner::Vip(service) => write!(out, "vip/{service}"),
             Owner::Slot(service, slot) => write!(out, "slot/{service}/{slot}"),
+            Owner::Node(node) => write!(out, "node/{node}"),
         }
     }
 }
@@ -38,6 +42,7 @@ impl FromStr for Owner {
         let parts: Vec<&str> = text.split('/').collect();
         let owner = match parts[..] {
             ["gateway"] => Some(Owner::Gateway),
+            ["node", node] => node.parse().ok().map(Owner::Node),
             ["vip", service] => service.parse().ok().map(Owner::Vip),
             ["slot", service, slot] => {
                 service.parse().ok().and_then(|service| Some(Owner::Slot(service, slot.parse().ok()?)))
@@ -66,14 +71,16 @@ mod tests {
 
     #[test]
     fn owners_read_back_as_written() {
-        for owner in [Owner::Gateway, Owner::Vip(ServiceId(7)), Owner::Slot(ServiceId(u64::MAX), 12)] {
+        for owner in
+            [Owner::Gateway, Owner::Vip(ServiceId(7)), Owner::Slot(ServiceId(u64::MAX), 12), Owner::Node(NodeId(1))]
+        {
             assert_eq!(owner.to_string().parse(), Ok(owner));
         }
     }
 
     #[test]
     fn what_is_no_owner_is_refused() {
-        for text in ["", "gateway/", "vip", "vip/7", "slot/0000000000007", "slot/0000000000007/x"] {
+        for text in ["", "gateway/", "vip", "vip/7", "slot/0000000000007", "slot/0000000000007/x", "node/"] {
             assert!(text.parse::<Owner>().is_err(), "{text}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use model::SubnetLease;
+use model::{Subnet, SubnetLease};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -14,6 +14,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pool {
     lease: SubnetLease,
+    /// The first and last address that can be given.
+    bounds: (IpAddr, IpAddr),
     /// First to last address of each free range; ranges neither touch nor overlap.
     free: BTreeMap<IpAddr, IpAddr>,
     /// Where the search begins: behind the address given last, so that a released one rests before it is given again.
@@ -22,10 +24,11 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A subnet of which only the gateway's address is taken.
-    pub(crate) fn new(lease: SubnetLease) -> Self {
-        let (first, last) = range::usable(lease.subnet);
-        let mut pool = Self { lease, free: BTreeMap::from([(first, last)]), cursor: first, used: 0 };
+    /// A subnet of which only the gateway's address is taken. `range` is the part of it that is given out.
+    pub(crate) fn new(lease: SubnetLease, range: Option<Subnet>) -> Self {
+        let (first, last) = range::given(lease.subnet, range);
+        let free = BTreeMap::from([(first, last)]);
+        let mut pool = Self { lease, bounds: (first, last), free, cursor: first, used: 0 };
         pool.take(lease.gateway);
         pool
     }
@@ -38,14 +41,14 @@ impl Pool {
         self.lease.subnet.is_ipv6()
     }
 
-    /// How many addresses are given, the gateway's included.
+    /// How many of the addresses that can be given are, the gateway's included.
     pub(crate) fn used(&self) -> u64 {
         self.used
     }
 
     /// How many addresses can be given, the gateway's included.
     pub(crate) fn capacity(&self) -> u128 {
-        let (first, last) = range::usable(self.lease.subnet);
+        let (first, last) = self.bounds;
         bits(last) - bits(first) + 1
     }
 
@@ -61,8 +64,11 @@ impl Pool {
         Some(address)
     }
 
-    /// Makes an address that was given free again.
+    /// Makes an address that was given or taken free again.
     pub(crate) fn give_back(&mut self, address: IpAddr) {
+        if !(self.bounds.0..=self.bounds.1).contains(&address) {
+            return;
+        }
         let left = self.free.range(..address).next_back().filter(|(_, last)| after(**last) == address);
         let first = left.map_or(address, |(first, _)| *first);
         let last = self.free.remove(&after(address)).unwrap_or(address);
@@ -77,7 +83,8 @@ impl Pool {
         self.free.range(self.cursor..).chain(&self.free).next().map(|(first, _)| *first)
     }
 
-    fn take(&mut self, address: IpAddr) {
+    /// Takes this address, if it is one that can be given.
+    pub(crate) fn take(&mut self, address: IpAddr) {
         let Some((first, last)) = self.range_around(address) else { return };
         self.free.remove(&first);
         if first < address {
@@ -104,7 +111,7 @@ mod tests {
         for order in [[2, 3, 4], [4, 3, 2], [2, 4, 3], [3, 2, 4]] {
             let gateway = IpAddr::from([10, 0, 9, 1]);
             let lease = SubnetLease { subnet: "10.0.9.0/29".parse().unwrap(), gateway };
-            let mut pool = Pool::new(lease);
+            let mut pool = Pool::new(lease, None);
             let fresh = pool.free.clone();
             for _ in 0..5 {
                 pool.give();

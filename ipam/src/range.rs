@@ -32,6 +32,12 @@ pub(crate) fn usable(subnet: Subnet) -> (IpAddr, IpAddr) {
     (after(subnet.network()), last)
 }
 
+/// The first and last address that is given out of a subnet, of which `range` may be a part.
+pub(crate) fn given(subnet: Subnet, range: Option<Subnet>) -> (IpAddr, IpAddr) {
+    let (first, last) = usable(subnet);
+    range.map_or((first, last), |range| (first.max(range.network()), last.min(range.last())))
+}
+
 /// Checks a subnet by itself and settles its gateway.
 pub(crate) fn admit(spec: &SubnetSpec) -> Result<SubnetLease, IpamError> {
     let subnet = spec.subnet;
@@ -49,7 +55,11 @@ pub(crate) fn admit(spec: &SubnetSpec) -> Result<SubnetLease, IpamError> {
     if !subnet.contains(gateway) || !(first..=last).contains(&gateway) {
         return Err(IpamError::Gateway { subnet, gateway, first, last });
     }
-    Ok(SubnetLease { subnet, gateway })
+    let is_empty = given(subnet, spec.range).0 > given(subnet, spec.range).1;
+    match spec.range {
+        Some(range) if is_empty || !subnet.covers(&range) => Err(IpamError::Range { subnet, range }),
+        _ => Ok(SubnetLease { subnet, gateway }),
+    }
 }
 
 /// Where default subnets of a family are carved from.

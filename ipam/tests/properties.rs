@@ -39,8 +39,10 @@ fn request() -> impl Strategy<Value = Request> {
 fn fresh() -> Ledger {
     let mut ledger = Ledger::new([7; 5]);
     for (id, subnets) in SUBNETS {
-        let specs: Vec<SubnetSpec> =
-            subnets.iter().map(|text| SubnetSpec { subnet: text.parse().unwrap(), gateway: None }).collect();
+        let specs: Vec<SubnetSpec> = subnets
+            .iter()
+            .map(|text| SubnetSpec { subnet: text.parse().unwrap(), gateway: None, range: None })
+            .collect();
         ledger.add_network(NetworkId(*id), &format!("net{id}"), &specs).unwrap();
     }
     ledger

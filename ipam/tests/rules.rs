@@ -15,7 +15,7 @@ fn subnet(text: &str) -> Subnet {
 }
 
 fn specs(texts: &[&str]) -> Vec<SubnetSpec> {
-    texts.iter().map(|text| SubnetSpec { subnet: subnet(text), gateway: None }).collect()
+    texts.iter().map(|text| SubnetSpec { subnet: subnet(text), gateway: None, range: None }).collect()
 }
 
 fn ledger(subnets: &[&str]) -> Ledger {
@@ -134,11 +134,11 @@ fn a_gateway_is_a_host_address_of_its_subnet() {
         ("10.0.9.0/24", "fd00::1"),
         ("fd00::/64", "fd00::"),
     ] {
-        let spec = SubnetSpec { subnet: subnet(text), gateway: Some(gateway.parse().unwrap()) };
+        let spec = SubnetSpec { subnet: subnet(text), gateway: Some(gateway.parse().unwrap()), range: None };
         let error = Ledger::default().add_network(NET, "net", &[spec]).unwrap_err();
         assert!(matches!(error, IpamError::Gateway { .. }), "{text} {gateway}");
     }
-    let spec = SubnetSpec { subnet: subnet("10.0.9.0/24"), gateway: Some("10.0.9.2".parse().unwrap()) };
+    let spec = SubnetSpec { subnet: subnet("10.0.9.0/24"), gateway: Some("10.0.9.2".parse().unwrap()), range: None };
     let mut ledger = Ledger::default();
     ledger.add_network(NET, "net", &[spec]).unwrap();
     assert_eq!(give(&mut ledger, Owner::Slot(WEB, 1)), addresses(&["10.0.9.1"]));

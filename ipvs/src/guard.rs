@@ -14,6 +14,8 @@ use crate::nft::{
 
 /// `NF_IP_PRI_RAW`: before connection tracking.
 const BEFORE_TRACKING: i32 = -300;
+/// `NF_IP_PRI_NAT_DST`.
+const TRANSLATE_DESTINATION: i32 = -100;
 /// `NF_IP_PRI_NAT_SRC`.
 const TRANSLATE_SOURCE: i32 = 100;
 /// `NF_IP_PRI_FILTER`.
@@ -23,6 +25,8 @@ const NO_ANSWER: u32 = 1 | 8 | 64;
 /// Code of ICMPX unreachables: administratively prohibited.
 const PROHIBITED: u8 = 3;
 const IPPROTO_UDP: u8 = 17;
+const IPPROTO_TCP: u8 = 6;
+const DNS_PORT: u16 = 53;
 /// The host's ends of the uplinks.
 const UPLINKS: &str = "nu-*";
 
@@ -69,6 +73,19 @@ fn with_sources(ruleset: Ruleset, sources: &Sources, version: Ip) -> Ruleset {
 fn unspecified() -> Rule {
     let from = Rule::new().version(Ip::V6).source(Ip::V6, 0);
     from.compare(Comparison::Equal, &[0; 16]).verdict(Verdict::Drop)
+}
+
+/// For a sandbox on a LAN: questions for names go to where its resolver listens.
+pub fn names() -> Ruleset {
+    let rule = |protocol| {
+        let asked = Rule::new().version(Ip::V4).destination(Ip::V4, 0);
+        let asked = asked.compare(Comparison::Equal, &names::RESOLVER.octets()).protocol(protocol);
+        let asked = asked.transport(2, 2, 0).compare(Comparison::Equal, &DNS_PORT.to_be_bytes());
+        asked.redirect((names::RESOLVER, names::RESOLVER_PORT).into())
+    };
+    let rules = [IPPROTO_UDP, IPPROTO_TCP].map(rule).to_vec();
+    Ruleset::new(Family::Inet, names::TABLE)
+        .chain("names", Chain::base(Kind::Nat, Hook::Output, TRANSLATE_DESTINATION, rules))
 }
 
 /// What the host's namespace guards.

@@ -8,5 +8,5 @@ mod nftables;
 mod table;
 
 pub use balancer::{Balancer, BalancerError, Observed, diff};
-pub use nftables::{Nftables, TABLE, ruleset};
+pub use nftables::{Clients, Nftables, TABLE, ruleset};
 pub use table::{Op, Scheduler, Table, VirtualService};

@@ -30,16 +30,36 @@ const AFTER_TRANSLATION: i32 = TRANSLATE_DESTINATION + 10;
 /// Code of ICMPX unreachables: port.
 const PORT_UNREACHABLE: u8 = 1;
 
+/// Where the clients of virtual services are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    /// Behind the namespace, which routes for them.
+    Routed,
+    /// In the namespace itself.
+    Local,
+}
+
+impl Clients {
+    /// Where their packets are first seen.
+    fn hook(self) -> Hook {
+        match self {
+            Self::Routed => Hook::Prerouting,
+            Self::Local => Hook::Output,
+        }
+    }
+}
+
 /// The engine in one network namespace.
 pub struct Nftables {
+    clients: Clients,
     socket: Socket,
     observed: Option<Ruleset>,
 }
 
 impl Nftables {
     /// In the calling thread's network namespace; afterwards it can be used from any thread.
-    pub fn open() -> Result<Self, NftError> {
-        Ok(Self { socket: Socket::open()?, observed: None })
+    pub fn open(clients: Clients) -> Result<Self, NftError> {
+        Ok(Self { clients, socket: Socket::open()?, observed: None })
     }
 
     /// TCP has an end and may come to it (draining); whatever knows none goes elsewhere from now on.
@@ -71,7 +91,7 @@ impl Nftables {
 impl Balancer for Nftables {
     fn observe(&mut self) -> Result<Observed, BalancerError> {
         let table = self.read()?;
-        let damage = difference(Some(&ruleset(&table)), self.observed.as_ref());
+        let damage = difference(Some(&ruleset(&table, self.clients)), self.observed.as_ref());
         let damage = damage.map(|change| change.steps.iter().map(ToString::to_string).collect());
         Ok(Observed { table, damage: damage.unwrap_or_default() })
     }
@@ -82,7 +102,7 @@ impl Balancer for Nftables {
             None => self.read()?,
         };
         ops.iter().for_each(|op| desired.apply(op));
-        let change = difference(Some(&ruleset(&desired)), self.observed.take().as_ref());
+        let change = difference(Some(&ruleset(&desired, self.clients)), self.observed.take().as_ref());
         change.map_or(Ok(()), |change| nft::apply(&mut self.socket, &change))?;
         self.forget_removed(ops, &desired)
     }
@@ -108,13 +128,13 @@ fn names(version: Ip) -> Names {
 }
 
 /// The rule set that balances a table. Pure.
-pub fn ruleset(table: &Table) -> Ruleset {
+pub fn ruleset(table: &Table, clients: Clients) -> Ruleset {
     let rules = |rule: fn(Ip) -> Rule| Ip::BOTH.into_iter().map(rule).collect::<Vec<_>>();
     let base = |kind, hook, priority, rules| Chain::base(kind, hook, priority, rules);
     let mut ruleset = Ruleset::new(Family::Inet, TABLE)
-        .chain("balance", base(Kind::Nat, Hook::Prerouting, TRANSLATE_DESTINATION, rules(balance)))
+        .chain("balance", base(Kind::Nat, clients.hook(), TRANSLATE_DESTINATION, rules(balance)))
         .chain("hairpin", base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules(hairpin)))
-        .chain("refuse", base(Kind::Filter, Hook::Prerouting, AFTER_TRANSLATION, rules(refuse)))
+        .chain("refuse", base(Kind::Filter, clients.hook(), AFTER_TRANSLATION, rules(refuse)))
         .chain("unreachable", Chain::regular(unreachable()));
     for version in Ip::BOTH {
         ruleset = with_sets(ruleset, table, version);
@@ -259,7 +279,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_rule_set_tells_the_table_that_it_was_made_for(expected in tables()) {
-            prop_assert_eq!(table(&ruleset(&expected)), expected);
+            for clients in [Clients::Routed, Clients::Local] {
+                prop_assert_eq!(&table(&ruleset(&expected, clients)), &expected);
+            }
         }
     }
 

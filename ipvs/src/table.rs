@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use model::{NetworkId, NodeConfig};
+use model::{NetworkConfig, NetworkId, NodeConfig, TaskId};
 
 /// The virtual services of one network on one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,15 +79,17 @@ impl fmt::Display for Op {
 impl Table {
     /// What a host should balance on a network.
     pub fn of(config: &NodeConfig, network: NetworkId) -> Self {
-        let on_network = config.services.iter().filter(|((of, _), _)| *of == network);
-        let services = on_network.flat_map(|(_, service)| {
-            service.vips.iter().map(|vip| {
-                let servers = service.real_servers.iter().filter(|(address, _)| address.is_ipv4() == vip.is_ipv4());
-                let real_servers = servers.map(|(address, weight)| (*address, *weight)).collect();
-                (*vip, VirtualService { scheduler: Scheduler::RoundRobin, real_servers })
-            })
-        });
-        Self { services: services.collect(), hairpins: hairpins(config, network) }
+        Self { services: services(config, |of| of == network), hairpins: hairpins(config, network) }
+    }
+
+    /// What should be balanced in a task's own sandbox: the networks whose packets pass no namespace of ours but that.
+    pub fn of_task(config: &NodeConfig, task: TaskId) -> Self {
+        let is_lan =
+            |id| config.networks.get(&id).is_some_and(|network: &NetworkConfig| network.driver.parent().is_some());
+        let local = config.endpoints.values().filter(|endpoint| endpoint.task == task && is_lan(endpoint.network));
+        let networks: BTreeSet<NetworkId> = local.map(|endpoint| endpoint.network).collect();
+        // Who is balanced to itself sees nobody else's address: there is nothing to be hidden.
+        Self { services: services(config, |of| networks.contains(&of)), hairpins: BTreeMap::new() }
     }
 
     /// The ops that lead from here to `desired`. Empty if there is nothing to change.
@@ -128,6 +130,18 @@ impl Table {
     }
 }
 
+fn services(config: &NodeConfig, on: impl Fn(NetworkId) -> bool) -> BTreeMap<IpAddr, VirtualService> {
+    let chosen = config.services.iter().filter(|((network, _), _)| on(*network));
+    let services = chosen.flat_map(|(_, service)| {
+        service.vips.iter().map(|vip| {
+            let servers = service.real_servers.iter().filter(|(address, _)| address.is_ipv4() == vip.is_ipv4());
+            let real_servers = servers.map(|(address, weight)| (*address, *weight)).collect();
+            (*vip, VirtualService { scheduler: Scheduler::RoundRobin, real_servers })
+        })
+    });
+    services.collect()
+}
+
 fn hairpins(config: &NodeConfig, network: NetworkId) -> BTreeMap<IpAddr, IpAddr> {
     let Some(record) = config.networks.get(&network) else { return BTreeMap::new() };
     let local =
@@ -153,8 +167,7 @@ fn real_servers(vip: IpAddr, desired: &BTreeMap<IpAddr, u16>, observed: &BTreeMa
 #[cfg(test)]
 pub(crate) mod tests {
     use model::{
-        DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NodeId, ServiceId, SubnetLease, TaskId,
-        VirtualServiceConfig, Vni,
+        DriverConfig, EndpointConfig, EndpointId, Mac, NodeId, ServiceId, SubnetLease, VirtualServiceConfig, Vni,
     };
     use proptest::{collection::btree_map, prelude::*};
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use ipvs::{
-    Balancer, Nftables, Op, Scheduler, Table, VirtualService, diff,
+    Balancer, Clients, Nftables, Op, Scheduler, Table, VirtualService, diff,
     guard::{Border, border, guard},
     nft::{self, Family, Ruleset, Socket, difference},
 };
@@ -49,7 +49,7 @@ fn lab(servers: usize) -> (Lab, Nftables) {
     for index in 1..=servers {
         serve(&lab.endpoints[index], &format!("s{index}"));
     }
-    let balancer = lab.router.within(|| Nftables::open().unwrap());
+    let balancer = lab.router.within(|| Nftables::open(Clients::Routed).unwrap());
     (lab, balancer)
 }
 
@@ -164,7 +164,7 @@ fn established_connections_survive_every_change() {
             }
         }
         // A new daemon on the same kernel finds all settled.
-        let mut restarted = lab.router.within(|| Nftables::open().unwrap());
+        let mut restarted = lab.router.within(|| Nftables::open(Clients::Routed).unwrap());
         assert_eq!(restarted.settle(&table(&[(1, 1)])).unwrap(), []);
         connection.write_all(b"after restart\n").unwrap();
         assert_eq!(line(&connection), "after restart");
@@ -185,7 +185,7 @@ fn many(services: u16) -> Table {
 
 #[test]
 fn hundreds_of_services_come_and_go_in_one_batch() {
-    let mut balancer = in_fresh_namespace(|| Nftables::open().unwrap());
+    let mut balancer = in_fresh_namespace(|| Nftables::open(Clients::Routed).unwrap());
     let mut desired = many(400);
     settle(&mut balancer, &desired);
     let address = addresses(2)[0];
@@ -215,7 +215,7 @@ fn what_others_break_is_seen_and_repaired() {
         "add chain inet netd-lb vip-10.0.9.3",
     ];
     in_fresh_namespace(|| {
-        let mut balancer = Nftables::open().unwrap();
+        let mut balancer = Nftables::open(Clients::Routed).unwrap();
         settle(&mut balancer, &desired);
         for script in breaks {
             support::nft(script);
@@ -314,7 +314,7 @@ fn an_unreadable_kernel_is_no_settled_one() {
     // A table of the same name in another family is none of ours.
     in_fresh_namespace(|| {
         support::nft("add table ip netd-lb");
-        let mut balancer = Nftables::open().unwrap();
+        let mut balancer = Nftables::open(Clients::Routed).unwrap();
         assert_ne!(balancer.observe().unwrap().damage, Vec::<String>::new());
         let mut socket = Socket::open().unwrap();
         settle(&mut balancer, &Table::default());

@@ -6,6 +6,7 @@ mod command;
 mod encryption;
 mod id;
 mod info;
+mod lan;
 mod mac;
 pub mod names;
 mod network;
@@ -23,6 +24,7 @@ pub use command::{Command, Entry, NodeReport, Outcome, RequestId, Response, Task
 pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, PeerKeys, Spi};
 pub use id::{EndpointId, IdError, NetworkId, NodeId, ServiceId, TaskId};
 pub use info::{Answer, EndpointInfo, NetworkInfo, NodeInfo, Query, ServiceInfo, TaskInfo, TokenInfo, ViewInfo};
+pub use lan::{IpvlanMode, MacvlanMode, Parent};
 pub use mac::Mac;
 pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
 pub use node::{Authority, Availability, Node, NodeStatus, Role};

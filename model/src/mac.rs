@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::NodeId;
+use crate::{NodeId, Vni};
 
 /// A 48-bit Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +16,13 @@ impl Mac {
     pub fn of_router(node: NodeId) -> Self {
         let [_, _, _, a, b, c, d, e] = (node.0 ^ (node.0 >> 31)).to_be_bytes();
         Self([0x06, a, b, c, d, e])
+    }
+
+    /// The host's own port of a network on a LAN. Locally administered (`0a:…`), so it meets neither endpoints nor routers.
+    pub fn of_shim(node: NodeId, vni: Vni) -> Self {
+        let Self([_, a, b, c, d, e]) = Self::of_router(node);
+        let [_, x, y, z] = u32::from(vni).to_be_bytes();
+        Self([0x0a, a, b, c ^ x, d ^ y, e ^ z])
     }
 
     /// An endpoint's address, from its first IP address: an address that keeps its owner keeps its MAC.

@@ -1,6 +1,6 @@
 //! Names of the kernel objects that are ours: made and recognised here only. A name is the one mark of ownership.
 
-use std::fmt;
+use std::{fmt, net::Ipv4Addr};
 
 use crate::{EndpointId, NetworkId, TaskId, Vni};
 
@@ -12,6 +12,11 @@ pub const TABLE: &str = "netd";
 pub const BALANCER_TABLE: &str = "netd-lb";
 /// Inside a network's namespace: the device to the host.
 pub const UPLINK: &str = "up0";
+
+/// Where a sandbox on a LAN, which has no gateway of ours, asks for names: as Docker's, port 53.
+pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+/// Where that is translated to: port 53 itself is left to the task. Below the ports that Linux gives out by itself.
+pub const RESOLVER_PORT: u16 = 31_053;
 
 /// An interface name: 1-15 bytes, no `/`, no white space (`dev_valid_name` in the kernel's net/core/dev.c).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,10 +98,25 @@ pub fn uplink_link(vni: Vni) -> LinkName {
     LinkName(format!("nu-{:06x}", u32::from(vni)))
 }
 
+/// The host's own port of a network on a LAN: `ns-<vni in hex>`.
+pub fn shim_link(vni: Vni) -> LinkName {
+    LinkName(format!("ns-{:06x}", u32::from(vni)))
+}
+
+/// The device that we make for a VLAN of a host's link: `nv-<vlan>-<hash of the link's name>`. Never `eth0.50`: one of
+/// that name is the operator's.
+pub fn vlan_link(link: &str, vlan: u16) -> LinkName {
+    // FNV-1a; what matters is that two links of a host differ.
+    let hash = link.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    LinkName(format!("nv-{vlan}-{:07x}", (hash ^ hash >> 28) & 0x0fff_ffff))
+}
+
 /// Whether a link in the host's own namespace is ours by its name.
 pub fn is_host_link(name: &str) -> bool {
-    let hex = name.strip_prefix("nu-").or_else(|| name.strip_prefix("vx-"));
-    hex.is_some_and(|hex| hex.len() == 6 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let vlan = name.strip_prefix("nv-").and_then(|rest| rest.split_once('-'));
+    vlan.is_some_and(|(vlan, hash)| vlan.parse::<u16>().is_ok() && is_hex(hash, 7))
+        || ["nu-", "vx-", "ns-"].iter().any(|prefix| name.strip_prefix(prefix).is_some_and(|hex| is_hex(hex, 6)))
 }
 
 /// Every namespace's own loopback: `lo`.
@@ -151,16 +171,23 @@ mod tests {
         for other in ["netd-", "netd-x", "netd-t-x", "cni-0000000000000", "0000000000000"] {
             assert_eq!(Namespace::parse(other), None, "{other}");
         }
-        assert!(is_host_link(uplink_link(Vni::LAST).as_str()) && is_host_link(vxlan_link(Vni::FIRST).as_str()));
+        let links = [uplink_link(Vni::LAST), vxlan_link(Vni::FIRST), shim_link(Vni::LAST), vlan_link("eth0", 50)];
+        assert!(links.iter().all(|link| is_host_link(link.as_str())));
         assert!(
-            !["flannel.1", "cni0", "docker0", "nu-", "vx-00000g", "nu-0010000"].iter().any(|name| is_host_link(name))
+            !["flannel.1", "cni0", "docker0", "nu-", "vx-00000g", "nu-0010000", "nv-50", "eth0.50"]
+                .iter()
+                .any(|name| is_host_link(name))
         );
     }
 
     #[test]
     fn every_link_name_of_ours_is_valid_to_the_kernel() {
-        let links =
-            [vxlan_link(Vni::LAST), uplink_link(Vni::LAST), endpoint_link(EndpointId(u64::MAX)), sandbox_link(99)];
+        let links = [
+            vxlan_link(Vni::LAST),
+            vlan_link("enp0s31f6", 4094),
+            endpoint_link(EndpointId(u64::MAX)),
+            sandbox_link(99),
+        ];
         for link in links {
             assert_eq!(LinkName::parse(link.as_str()), Some(link));
         }

@@ -12,12 +12,38 @@ use crate::{Millis, NetworkId, Subnet, Vni};
 pub enum Driver {
     /// Routed VXLAN (RFC 7348) between hosts.
     Overlay,
+    /// Each endpoint is a port of the LAN, with an Ethernet address of its own.
+    Macvlan,
+    /// Endpoints share the Ethernet address of their host's link to the LAN.
+    Ipvlan,
 }
 
 impl std::fmt::Display for Driver {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Driver::Overlay => out.pad("overlay"),
+            Driver::Macvlan => out.pad("macvlan"),
+            Driver::Ipvlan => out.pad("ipvlan"),
+        }
+    }
+}
+
+impl Driver {
+    /// Whether its endpoints are on a LAN beside machines that are not ours.
+    pub fn is_lan(self) -> bool {
+        matches!(self, Driver::Macvlan | Driver::Ipvlan)
+    }
+}
+
+impl std::str::FromStr for Driver {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "overlay" => Ok(Driver::Overlay),
+            "macvlan" => Ok(Driver::Macvlan),
+            "ipvlan" => Ok(Driver::Ipvlan),
+            _ => Err(format!("{text:?} is not a driver: overlay, macvlan or ipvlan")),
         }
     }
 }
@@ -29,6 +55,8 @@ pub struct SubnetSpec {
     pub subnet: Subnet,
     /// The gateway's address; the first host address where none is given.
     pub gateway: Option<IpAddr>,
+    /// The part of the prefix that addresses are given out of; all of it where none is given.
+    pub range: Option<Subnet>,
 }
 
 /// A network as the user asked for it. Never edited by the system.
@@ -48,7 +76,7 @@ pub struct NetworkSpec {
     pub attachable: bool,
     /// The user's own notes.
     pub labels: BTreeMap<String, String>,
-    /// Driver options, such as `mtu`.
+    /// Driver options, such as `mtu` or `parent`.
     pub options: BTreeMap<String, String>,
 }
 
@@ -57,7 +85,7 @@ pub struct NetworkSpec {
 pub struct SubnetLease {
     /// The prefix.
     pub subnet: Subnet,
-    /// The address of the router, the same on every host; answers DNS.
+    /// The address of the router: of an overlay the same on every host, where it answers DNS; of a LAN its own.
     pub gateway: IpAddr,
 }
 

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    EndpointId, Mac, NetworkId, NodeId, PeerKeys, Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    EndpointId, IpvlanMode, Mac, MacvlanMode, NetworkId, NodeId, Parent, PeerKeys, Role, ServiceId, SubnetLease,
+    TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// All that one host must look like. A function of the replicated state and the host's identity, nothing else.
@@ -76,6 +77,30 @@ pub enum DriverConfig {
         /// ESP between hosts (RFC 4303).
         encrypted: bool,
     },
+    /// Ports of a LAN, each with an Ethernet address of its own.
+    Macvlan {
+        /// The host's link to the LAN.
+        parent: Parent,
+        /// Whom an endpoint reaches of those on the same host.
+        mode: MacvlanMode,
+    },
+    /// Ports of a LAN that share the Ethernet address of the host's link to it.
+    Ipvlan {
+        /// The host's link to the LAN.
+        parent: Parent,
+        /// What its devices decide by.
+        mode: IpvlanMode,
+    },
+}
+
+impl DriverConfig {
+    /// The host's link to the LAN, if the network is on one.
+    pub fn parent(&self) -> Option<&Parent> {
+        match self {
+            Self::Overlay { .. } => None,
+            Self::Macvlan { parent, .. } | Self::Ipvlan { parent, .. } => Some(parent),
+        }
+    }
 }
 
 /// An endpoint, on this host or another.
@@ -137,6 +162,13 @@ impl TaskConfig {
     /// The name people use: `web.1`.
     pub fn name(&self) -> String {
         format!("{}.{}", self.service_name, self.slot)
+    }
+
+    /// Whether one of its networks is on a LAN.
+    pub fn is_on_lan(&self, config: &NodeConfig) -> bool {
+        let endpoints = self.endpoints.iter().filter_map(|id| config.endpoints.get(id));
+        let mut networks = endpoints.filter_map(|endpoint| config.networks.get(&endpoint.network));
+        networks.any(|network| network.driver.parent().is_some())
     }
 }
 

@@ -1,18 +1,22 @@
-//! Keeps a resolver at the gateway addresses of every network of this host. The sockets are made inside the network's
-//! namespace and go on belonging to it; a namespace that was replaced gets new ones.
+//! Keeps the resolvers of this host: one at the gateway addresses of every overlay, one in every sandbox on a LAN, which
+//! has no gateway of ours. The sockets are made inside the namespace and go on belonging to it; a namespace that was
+//! replaced gets new ones.
 
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use dns::{Listener, ServerHandle, Table, Upstream};
-use model::{NetworkId, NodeConfig, names};
+use dns::{Audience, Listener, ServerHandle, Table, Upstream};
+use model::{
+    NodeConfig,
+    names::{self, Namespace},
+};
 use tokio::sync::watch;
 
 use crate::dataplane::{Status, namespace};
@@ -31,25 +35,27 @@ struct Resolver {
 pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: watch::Receiver<Arc<Status>>) {
     let (table, tables) = watch::channel(Arc::new(Table::of(&config.borrow())));
     let upstream = Arc::new(Upstream::system());
-    let mut resolvers: BTreeMap<NetworkId, Resolver> = BTreeMap::new();
+    let mut resolvers: BTreeMap<Audience, Resolver> = BTreeMap::new();
     loop {
         let current = config.borrow_and_update().clone();
         table.send_replace(Arc::new(Table::of(&current)));
-        resolvers.retain(|network, resolver| {
+        let wanted = wanted(&current);
+        resolvers.retain(|audience, resolver| {
             // One that lost its name is given it back; one that was replaced has to lose its last sockets.
-            current.networks.contains_key(network)
-                && namespace_inode(*network).is_none_or(|inode| inode == resolver.namespace)
+            wanted.contains_key(audience)
+                && namespace_inode(&namespace_of(*audience)).is_none_or(|inode| inode == resolver.namespace)
         });
-        for (&network, wanted) in &current.networks {
-            let Some(inode) = namespace_inode(network).filter(|_| !resolvers.contains_key(&network)) else { continue };
-            let gateways: Vec<IpAddr> = wanted.subnets.iter().map(|lease| lease.gateway).collect();
-            match listen(network, gateways).await {
+        for (audience, addresses) in wanted {
+            let namespace = namespace_of(audience);
+            let missing = !resolvers.contains_key(&audience);
+            let Some(inode) = namespace_inode(&namespace).filter(|_| missing) else { continue };
+            match listen(audience, namespace, addresses).await {
                 Ok(listener) => {
                     let server = dns::serve(listener, tables.clone(), upstream.clone());
-                    resolvers.insert(network, Resolver { namespace: inode, _server: server });
+                    resolvers.insert(audience, Resolver { namespace: inode, _server: server });
                 }
-                // The gateway address is not there yet: the data plane's next status wakes us.
-                Err(error) => tracing::debug!(network = wanted.name, %error, "no resolver yet"),
+                // The address is not there yet: the data plane's next status wakes us.
+                Err(error) => tracing::debug!(?audience, %error, "no resolver yet"),
             }
         }
         tokio::select! {
@@ -60,30 +66,47 @@ pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: wat
     }
 }
 
-fn namespace_inode(network: NetworkId) -> Option<u64> {
-    let path = Path::new(names::NAMESPACE_DIRECTORY).join(names::network_namespace(network));
-    path.metadata().ok().map(|metadata| metadata.ino())
+/// Where this host should answer questions.
+fn wanted(config: &NodeConfig) -> BTreeMap<Audience, Vec<SocketAddr>> {
+    let overlays = config.networks.iter().filter(|(_, network)| network.driver.parent().is_none());
+    let networks = overlays.map(|(&id, network)| {
+        let gateways = network.subnets.iter().map(|lease| (lease.gateway, DNS_PORT).into());
+        (Audience::Network(id), gateways.collect())
+    });
+    let tasks = config.tasks.iter().filter(|(_, task)| task.is_on_lan(config));
+    let at: SocketAddr = (IpAddr::V4(names::RESOLVER), names::RESOLVER_PORT).into();
+    networks.chain(tasks.map(|(&id, _)| (Audience::Task(id), vec![at]))).collect()
 }
 
-async fn listen(network: NetworkId, gateways: Vec<IpAddr>) -> io::Result<Listener> {
+fn namespace_of(audience: Audience) -> String {
+    match audience {
+        Audience::Network(network) => Namespace::Network(network).name(),
+        Audience::Task(task) => Namespace::Sandbox(task).name(),
+    }
+}
+
+fn namespace_inode(name: &str) -> Option<u64> {
+    Path::new(names::NAMESPACE_DIRECTORY).join(name).metadata().ok().map(|metadata| metadata.ino())
+}
+
+async fn listen(audience: Audience, namespace: String, addresses: Vec<SocketAddr>) -> io::Result<Listener> {
     let bind = move || -> io::Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
-        let udp = gateways.iter().map(|&gateway| {
-            let socket = UdpSocket::bind((gateway, DNS_PORT))?;
+        let udp = addresses.iter().map(|&address| {
+            let socket = UdpSocket::bind(address)?;
             socket.set_nonblocking(true).map(|()| socket)
         });
-        let tcp = gateways.iter().map(|&gateway| {
-            let socket = TcpListener::bind((gateway, DNS_PORT))?;
+        let tcp = addresses.iter().map(|&address| {
+            let socket = TcpListener::bind(address)?;
             socket.set_nonblocking(true).map(|()| socket)
         });
         Ok((udp.collect::<io::Result<_>>()?, tcp.collect::<io::Result<_>>()?))
     };
-    let name = names::network_namespace(network);
-    let (udp, tcp) = tokio::task::spawn_blocking(move || namespace::within(&name, bind))
+    let (udp, tcp) = tokio::task::spawn_blocking(move || namespace::within(&namespace, bind))
         .await
         .map_err(io::Error::other)
         .and_then(|entered| entered?)?;
     Ok(Listener {
-        network,
+        audience,
         udp: udp.into_iter().map(tokio::net::UdpSocket::from_std).collect::<io::Result<_>>()?,
         tcp: tcp.into_iter().map(tokio::net::TcpListener::from_std).collect::<io::Result<_>>()?,
     })

@@ -2,7 +2,6 @@
 //! travels one value, the `NodeConfig`; back travels one, the `NodeReport`.
 
 use std::{
-    collections::BTreeSet,
     fs::{DirBuilder, File},
     os::{
         linux::net::SocketAddrExt,
@@ -13,12 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use model::{NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
+use model::{NodeConfig, NodeId, NodeReport, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
-    agent,
+    agent::{self, Sandboxes},
     daemon::{Daemon, Member, Options},
     dataplane, local, names, notify, relay,
 };
@@ -98,7 +97,7 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
     let (status, inside) =
         dataplane::spawn(daemon.desired.subscribe(), inhabited).context("the data plane cannot start")?;
     daemon.dataplane.send_replace(Some((status.clone(), inside)));
-    let (ready, sandboxes) = watch::channel(BTreeSet::new());
+    let (found, sandboxes) = watch::channel(Sandboxes::default());
     let (tasks, reports) = watch::channel(Vec::new());
     let _agent = agent::spawn(daemon.tasks(), daemon.hostname.clone(), daemon.desired.subscribe(), sandboxes, tasks);
     let names = tokio::spawn(names::serve(daemon.desired.subscribe(), status.clone()));
@@ -108,37 +107,46 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = report(&daemon, status.clone(), ready, reports) => Ok(()),
+        () = report(&daemon, status.clone(), found, reports) => Ok(()),
         () = tell_systemd => Ok(()),
         ended = names => ended.context("the resolver ended"),
     }
+}
+
+fn sandboxes_of(status: &dataplane::Status) -> Sandboxes {
+    let refused = status.failures.iter().filter_map(|failure| Some((failure.task?, failure.reason.clone())));
+    Sandboxes { ready: status.ready.clone(), refused: refused.collect() }
 }
 
 /// Passes on what the kernel has and how the tasks are, whenever either changes.
 async fn report(
     daemon: &Daemon,
     mut status: watch::Receiver<Arc<dataplane::Status>>,
-    ready: watch::Sender<BTreeSet<TaskId>>,
+    sandboxes: watch::Sender<Sandboxes>,
     mut tasks: watch::Receiver<Vec<TaskReport>>,
 ) {
     let mut member = daemon.member.subscribe();
     let mut applied = (None, 0);
     loop {
         let current = status.borrow_and_update().clone();
-        if *ready.borrow() != current.ready {
-            ready.send_replace(current.ready.clone());
-        }
-        // What failed is not applied: managers that wait for this host must go on waiting.
-        if current.failures.is_empty() {
+        let found = sandboxes_of(&current);
+        sandboxes.send_if_modified(|known| {
+            let changed = *known != found;
+            *known = found;
+            changed
+        });
+        // What failed is not applied: managers that wait for this host must go on waiting. Nobody waits for a task that
+        // cannot be here.
+        if current.failures.iter().all(|failure| failure.task.is_some()) {
             applied = (current.node, current.generation);
         }
         let tasks_now = tasks.borrow_and_update().clone();
         if let Some(member) = member.borrow_and_update().as_ref() {
             let failures = current.failures.iter().take(FAILURES).map(ToString::to_string).collect();
-            let node = member.node();
+            let (node, capabilities) = (member.node(), current.capabilities.clone());
             // A host that has joined anew has nothing yet of what it is to have.
             let applied = if applied.0 == Some(node) { applied.1 } else { 0 };
-            member.report(NodeReport { failures, tasks: tasks_now, ..NodeReport::new(node, applied) });
+            member.report(NodeReport { failures, tasks: tasks_now, capabilities, ..NodeReport::new(node, applied) });
         }
         tokio::select! {
             changed = status.changed() => if changed.is_err() { return },

@@ -37,7 +37,7 @@ struct Host {
 
 struct Running {
     desired: watch::Sender<Arc<NodeConfig>>,
-    _ready: watch::Sender<BTreeSet<TaskId>>,
+    _ready: watch::Sender<agent::Sandboxes>,
     reports: watch::Receiver<Vec<TaskReport>>,
     handle: JoinHandle<()>,
 }
@@ -82,7 +82,7 @@ impl Host {
 
     fn start_agent(&mut self) {
         let (desired, wanted) = watch::channel(Arc::new(self.config.clone()));
-        let (ready, sandboxes) = watch::channel(BTreeSet::from([self.id]));
+        let (ready, sandboxes) = watch::channel(ready([self.id]));
         let (said, reports) = watch::channel(Vec::new());
         let handle = agent::spawn_with(agent_config(&self.directory()), wanted, sandboxes, said);
         self.agent = Some(Running { desired, _ready: ready, reports, handle });
@@ -507,10 +507,14 @@ async fn agent_process() {
     let (Ok(directory), Ok(view)) = (std::env::var(AGENT_DIRECTORY), std::env::var(AGENT_VIEW)) else { return };
     let view: ViewDelta = serde_json::from_str(&view).unwrap();
     let config = NodeConfig::empty(view.node).apply(&view).unwrap();
-    let (_ready, sandboxes) = watch::channel(config.tasks.keys().copied().collect());
+    let (_ready, sandboxes) = watch::channel(ready(config.tasks.keys().copied()));
     let (_desired, wanted) = watch::channel(Arc::new(config));
     let (said, _reports) = watch::channel(Vec::new());
     agent::spawn_with(agent_config(Path::new(&directory)), wanted, sandboxes, said).await.unwrap();
+}
+
+fn ready(tasks: impl IntoIterator<Item = TaskId>) -> agent::Sandboxes {
+    agent::Sandboxes { ready: tasks.into_iter().collect(), ..Default::default() }
 }
 
 fn agent_process_of(host: &Host) -> Child {

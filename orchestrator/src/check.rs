@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipam::{Lease, Owner};
-use model::NetworkId;
+use model::{Network, NetworkId};
 
 use crate::{
     record::{ServiceRecord, TaskRecord},
@@ -24,7 +24,20 @@ impl State {
         }
         wrong.extend(self.services.values().flat_map(|record| self.check_service(record)));
         wrong.extend(self.tasks.values().filter(|record| record.is_alive()).flat_map(|record| self.check_task(record)));
+        wrong.extend(self.networks.values().flat_map(|network| self.check_lan(network)));
         wrong
+    }
+
+    /// On a LAN of ours, nobody but a node (or the router that it is) may have the node's addresses.
+    fn check_lan(&self, network: &Network) -> Vec<String> {
+        let inside = |address: &IpAddr| network.subnets.iter().any(|lease| lease.subnet.contains(*address));
+        let own = self.nodes.values().flat_map(|node| [node.vtep, node.address.ip()]).filter(inside);
+        let is_held = |address: &IpAddr| {
+            matches!(self.ledger.holder(network.id, *address), Some(Owner::Node(_) | Owner::Gateway))
+        };
+        let free = own.filter(|address| network.spec.driver.is_lan() && !is_held(address));
+        free.map(|address| format!("{address} is a node's, which does not lease it on network {}", network.id))
+            .collect()
     }
 
     fn is_held(&self, lease: Lease<'_>) -> bool {
@@ -40,6 +53,9 @@ impl State {
             Owner::Slot(service, slot) => {
                 self.services.get(&service).filter(on_network).is_some_and(|record| record.slots.contains_key(&slot))
             }
+            Owner::Node(node) => self.nodes.get(&node).is_some_and(|node| {
+                lease.addresses.iter().all(|address| [node.vtep, node.address.ip()].contains(address))
+            }),
         }
     }
 

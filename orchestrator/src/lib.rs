@@ -3,6 +3,7 @@
 
 mod answer;
 mod apply;
+mod capability;
 mod check;
 mod lookup;
 mod project;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use model::{
-    Driver, DriverConfig, EndpointConfig, EndpointId, NameConfig, Network, NetworkConfig, NetworkId, Node, NodeConfig,
-    NodeId, PeerConfig, Role, Task, TaskConfig, ViewInfo, VirtualServiceConfig,
+    EndpointConfig, EndpointId, NameConfig, Network, NetworkConfig, NetworkId, Node, NodeConfig, NodeId, PeerConfig,
+    Role, Task, TaskConfig, ViewInfo, VirtualServiceConfig,
 };
 use sha2::{Digest, Sha256};
 
@@ -30,7 +30,7 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
     config.tasks = state.tasks_on(node).map(|task| (task.id, task_config(task))).collect();
     let networks: BTreeSet<NetworkId> = networks_of(state.tasks_on(node)).collect();
     config.networks =
-        networks.iter().filter_map(|id| Some((*id, network_config(state, state.networks.get(id)?)))).collect();
+        networks.iter().filter_map(|id| Some((*id, network_config(state, state.networks.get(id)?)?))).collect();
     for record in state.services.values() {
         for network in record.service.networks.iter().filter(|network| networks.contains(network)) {
             add_service(&mut config, state, record, *network);
@@ -122,19 +122,16 @@ fn peer_config(node: &Node) -> PeerConfig {
     PeerConfig { hostname: node.hostname.clone(), role: node.role, address: node.address, vtep: node.vtep }
 }
 
-fn network_config(state: &State, network: &Network) -> NetworkConfig {
-    let encrypted = network.spec.encrypted;
-    let driver = match network.spec.driver {
-        Driver::Overlay => DriverConfig::Overlay { port: state.data_path_port + u16::from(encrypted), encrypted },
-    };
-    NetworkConfig {
+/// Always there: what a network may be was looked at when it was made.
+fn network_config(state: &State, network: &Network) -> Option<NetworkConfig> {
+    Some(NetworkConfig {
         name: network.spec.name.clone(),
         vni: network.vni,
-        driver,
+        driver: validate::driver(&network.spec, state.data_path_port).ok()?,
         subnets: network.subnets.clone(),
         internal: network.spec.internal,
         mtu: validate::mtu(&network.spec).unwrap_or_default(),
-    }
+    })
 }
 
 fn task_config(task: &Task) -> TaskConfig {

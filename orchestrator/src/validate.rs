@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use model::{Kind, NetworkSpec, Node, Refusal, Runtime, ServiceSpec};
+use model::{Driver, DriverConfig, Kind, NetworkSpec, Node, Parent, Refusal, Runtime, ServiceSpec};
 
 /// The most replicas of one service: a slip of the keyboard must not fill the log.
 pub const MAX_REPLICAS: u32 = 10_000;
@@ -55,10 +55,51 @@ pub(crate) fn network(spec: &NetworkSpec) -> Result<(), Refusal> {
             "create it without --opt encrypted if its traffic may cross the wire in the clear",
         ));
     }
-    if let Some(unknown) = spec.options.keys().find(|key| *key != "mtu") {
-        return Err(invalid(format!("there is no network option {unknown:?}"), "the options are: mtu"));
+    let known: &[&str] = match spec.driver {
+        Driver::Overlay => &["mtu"],
+        Driver::Macvlan => &["mtu", "parent", "macvlan_mode"],
+        Driver::Ipvlan => &["mtu", "parent", "ipvlan_mode"],
+    };
+    if let Some(unknown) = spec.options.keys().find(|key| !known.contains(&key.as_str())) {
+        let cause = format!("there is no option {unknown:?} of {} networks", spec.driver);
+        return Err(invalid(cause, format!("the options are: {}", known.join(", "))));
     }
+    if spec.driver.is_lan() && spec.subnets.is_empty() {
+        let next =
+            "give it with --subnet, and its router with --gateway; --ip-range names the part that is ours to give";
+        return Err(invalid(format!("a {} network needs to know the prefix of its LAN", spec.driver), next));
+    }
+    driver(spec, 0)?;
     mtu(spec).map(drop)
+}
+
+/// How endpoints of the network reach each other; `port` is that of tunnels that are not encrypted.
+pub(crate) fn driver(spec: &NetworkSpec, port: u16) -> Result<DriverConfig, Refusal> {
+    let Some(parent) = parent(spec)? else {
+        return Ok(DriverConfig::Overlay { port: port + u16::from(spec.encrypted), encrypted: spec.encrypted });
+    };
+    Ok(match spec.driver {
+        Driver::Ipvlan => DriverConfig::Ipvlan { parent, mode: mode(spec, "ipvlan_mode")? },
+        Driver::Overlay | Driver::Macvlan => DriverConfig::Macvlan { parent, mode: mode(spec, "macvlan_mode")? },
+    })
+}
+
+/// The hosts' link that a network on a LAN is on.
+pub(crate) fn parent(spec: &NetworkSpec) -> Result<Option<Parent>, Refusal> {
+    let next = "give it as --opt parent=eth0, or --opt parent=eth0.50 for VLAN 50 of eth0";
+    match spec.options.get("parent").filter(|_| spec.driver.is_lan()) {
+        Some(text) => text.parse().map(Some).map_err(|cause: String| invalid(cause, next)),
+        None if spec.driver.is_lan() => {
+            Err(invalid(format!("a {} network needs the hosts' link to its LAN", spec.driver), next))
+        }
+        None => Ok(None),
+    }
+}
+
+fn mode<M: Default + std::str::FromStr<Err = String>>(spec: &NetworkSpec, option: &str) -> Result<M, Refusal> {
+    let wanted = spec.options.get(option).map(|text| text.parse()).transpose();
+    let next = format!("give --opt {option}= with one of these, or none for the first");
+    wanted.map(Option::unwrap_or_default).map_err(|cause| invalid(cause, next))
 }
 
 /// The MTU that the user asked for, in bytes.
@@ -70,7 +111,7 @@ pub(crate) fn mtu(spec: &NetworkSpec) -> Result<Option<u32>, Refusal> {
         Ok(mtu) if (least..=GREATEST_MTU).contains(&mtu) => Ok(Some(mtu)),
         _ => {
             let why = if has_ipv6 { " on a network with IPv6" } else { "" };
-            let next = format!("give a number from {least} to {GREATEST_MTU}, or none to get the uplink's");
+            let next = format!("give a number from {least} to {GREATEST_MTU}, or none to get that of the host's link");
             Err(invalid(format!("mtu {text:?} is no MTU{why}"), next))
         }
     }

@@ -244,14 +244,18 @@ pub enum IpamVerb {
 #[derive(Debug, Args)]
 pub struct NetworkCreate {
     /// How its endpoints reach each other.
-    #[arg(short, long, default_value = "overlay", value_parser = words::<Driver, 1>(["overlay"]))]
+    #[arg(short, long, default_value = "overlay", value_parser = words::<Driver, 3>(["overlay", "macvlan", "ipvlan"]))]
     pub driver: Driver,
-    /// A prefix such as 10.0.9.0/24 or fd00:9::/64; from the default pools where none is given.
+    /// A prefix such as 10.0.9.0/24 or fd00:9::/64; from the default pools where none is given. For macvlan and ipvlan
+    /// it is that of the LAN, and must be given.
     #[arg(long = "subnet", value_name = "PREFIX")]
     pub subnets: Vec<Subnet>,
     /// A router's address inside one of the subnets; the first address where none is given.
     #[arg(long = "gateway", value_name = "ADDRESS")]
     pub gateways: Vec<IpAddr>,
+    /// The part of a subnet that addresses are given out of: on a LAN, one that its DHCP server leaves alone.
+    #[arg(long = "ip-range", value_name = "PREFIX")]
+    pub ranges: Vec<Subnet>,
     /// No way out, no forwarding of names.
     #[arg(long)]
     pub internal: bool,
@@ -264,7 +268,9 @@ pub struct NetworkCreate {
     /// A note.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = option)]
     pub labels: Vec<(String, String)>,
-    /// A driver option, such as mtu=1400.
+    /// A driver option. All: mtu=1400. macvlan and ipvlan: parent=eth0, or parent=eth0.50 for VLAN 50 of eth0, which is made
+    /// where it is missing. macvlan: macvlan_mode=bridge|private|vepa|passthru; ipvlan: ipvlan_mode=l2|l3. In modes other
+    /// than bridge, l2 and l3 a host and its own containers do not reach each other.
     #[arg(short, long = "opt", value_name = "KEY=VALUE", value_parser = option)]
     pub options: Vec<(String, String)>,
     /// The network's name.

@@ -138,10 +138,13 @@ pub(super) mod nat {
     pub const REG_ADDR_MIN: u16 = 3;
     pub const REG_ADDR_MAX: u16 = 4;
     pub const REG_PROTO_MIN: u16 = 5;
+    pub const REG_PROTO_MAX: u16 = 6;
     pub const FLAGS: u16 = 7;
 
     /// The kernel sets it wherever there is an address.
     pub const F_MAP_IPS: u32 = 1;
+    /// And this wherever there is a port.
+    pub const F_PROTO_SPECIFIED: u32 = 2;
 }
 
 pub(super) mod masq {

@@ -272,11 +272,12 @@ fn read_immediate(data: &Attributes<'_>) -> Option<Expression> {
 
 fn read_nat(data: &Attributes<'_>) -> Option<Expression> {
     let address = register(data, nat::REG_ADDR_MIN)?;
-    let plain = data.u32(nat::FLAGS).unwrap_or(0) & !nat::F_MAP_IPS == 0
-        && data.bytes(nat::REG_PROTO_MIN).is_none()
+    let port = register(data, nat::REG_PROTO_MIN);
+    let plain = data.u32(nat::FLAGS).unwrap_or(0) & !(nat::F_MAP_IPS | nat::F_PROTO_SPECIFIED) == 0
+        && register(data, nat::REG_PROTO_MAX) == port
         && register(data, nat::REG_ADDR_MAX).is_none_or(|last| last == address);
     let (kind, version) = (Nat::of_code(data.u32(nat::TYPE)?)?, Ip::of_code(data.u32(nat::FAMILY)?)?);
-    plain.then_some(Expression::Nat { kind, version, address })
+    plain.then_some(Expression::Nat { kind, version, address, port })
 }
 
 fn read_number(data: &Attributes<'_>) -> Option<Expression> {

@@ -401,8 +401,9 @@ fn write_registers(message: &mut Message, expression: &Expression) {
             put(&[(immediate::DREG, register(*into))]);
             write_value(message, immediate::DATA, value);
         }
-        Expression::Nat { kind, version, address } => {
+        Expression::Nat { kind, version, address, port } => {
             put(&[(nat::TYPE, kind.code()), (nat::FAMILY, version.code()), (nat::REG_ADDR_MIN, register(*address))]);
+            put(&port.map(|port| (nat::REG_PROTO_MIN, register(port))).into_iter().collect::<Vec<_>>());
         }
         Expression::Number { kind, modulus, offset, into } => {
             put(&[(numgen::DREG, register(*into)), (numgen::MODULUS, *modulus)]);

@@ -146,8 +146,8 @@ pub enum Expression {
     Immediate { into: u8, value: Vec<u8> },
     /// Decides.
     Verdict(Verdict),
-    /// Translates an address of the connection to the one in the register.
-    Nat { kind: Nat, version: Ip, address: u8 },
+    /// Translates an address of the connection to the one in the register, and its port to the one in the other.
+    Nat { kind: Nat, version: Ip, address: u8, port: Option<u8> },
     /// Translates the source to an address of the device that it leaves by.
     Masquerade,
     /// Loads a number from `offset` to `offset + modulus - 1`.

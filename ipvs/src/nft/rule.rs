@@ -1,10 +1,12 @@
 //! Rules, and the sentences they are mostly made of. All of them work in the first registers.
 
-use std::iter;
+use std::{iter, net::SocketAddr};
 
-use super::{Comparison, Conntrack, Expression, Header, Ip, Meta, Nat, Reject, Set, SetRef, Type, Verdict};
+use super::{Comparison, Conntrack, Expression, Header, Ip, Meta, Nat, Reject, Set, SetRef, Type, Verdict, octets};
 
 const LINK_NAME_LEN: usize = 16;
+/// Behind the longest address.
+const PORT_REGISTER: u8 = 4;
 
 /// Expressions in order; the first that does not hold ends the rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -119,7 +121,15 @@ impl Rule {
 
     /// Translates to the address in the first register.
     pub fn nat(self, kind: Nat, version: Ip) -> Self {
-        self.with(Expression::Nat { kind, version, address: 0 })
+        self.with(Expression::Nat { kind, version, address: 0, port: None })
+    }
+
+    /// Translates the destination to this address and port.
+    pub fn redirect(self, to: SocketAddr) -> Self {
+        let address = Expression::Immediate { into: 0, value: octets(to.ip()) };
+        let port = Expression::Immediate { into: PORT_REGISTER, value: to.port().to_be_bytes().to_vec() };
+        let (kind, version) = (Nat::Destination, Ip::of(to.ip()));
+        self.with(address).with(port).with(Expression::Nat { kind, version, address: 0, port: Some(PORT_REGISTER) })
     }
 
     /// Refuses.

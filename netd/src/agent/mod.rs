@@ -26,7 +26,7 @@ use model::TaskId;
 pub use error::TaskError;
 pub use exec::exec;
 pub use logs::logs;
-pub use reconcile::{AgentConfig, PROGRAM, spawn, spawn_with};
+pub use reconcile::{AgentConfig, PROGRAM, Sandboxes, spawn, spawn_with};
 pub use service::{ExecStream, LogStream, find};
 
 /// The network namespace that this task's processes are in, while it has any. `tasks` is the directory of all tasks.

@@ -25,6 +25,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// How often it looks while nothing does.
 const IDLE: Duration = Duration::from_secs(2);
 
+/// How long a task waits for what it lacks on this host before it is refused here.
+const NETWORK_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The program that the calling process runs, even if its file has been replaced since.
 pub const PROGRAM: &str = "/proc/self/exe";
 
@@ -39,39 +42,48 @@ pub struct AgentConfig {
     pub program: PathBuf,
 }
 
+/// What there is of the tasks' sandboxes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sandboxes {
+    /// The tasks whose sandboxes are complete.
+    pub ready: BTreeSet<TaskId>,
+    /// The tasks that cannot be on one of their networks here, and why.
+    pub refused: BTreeMap<TaskId, String>,
+}
+
 /// Runs the agent of the calling `netd`; see [`spawn_with`].
 pub fn spawn(
     directory: PathBuf,
     hostname: String,
     desired: watch::Receiver<Arc<NodeConfig>>,
-    ready: watch::Receiver<BTreeSet<TaskId>>,
+    sandboxes: watch::Receiver<Sandboxes>,
     reports: watch::Sender<Vec<TaskReport>>,
 ) -> JoinHandle<()> {
-    spawn_with(AgentConfig { directory, hostname, program: PathBuf::from(PROGRAM) }, desired, ready, reports)
+    spawn_with(AgentConfig { directory, hostname, program: PathBuf::from(PROGRAM) }, desired, sandboxes, reports)
 }
 
 /// Runs the agent until `desired` is closed. A configuration of generation 0 means that nothing is known yet: tasks are
-/// left alone. `ready` holds the tasks whose sandboxes are complete. `reports` always holds the state of every task of
+/// left alone. `reports` always holds the state of every task of
 /// the configuration that this host knows something of; it changes with each step of each task.
 pub fn spawn_with(
     config: AgentConfig,
     desired: watch::Receiver<Arc<NodeConfig>>,
-    ready: watch::Receiver<BTreeSet<TaskId>>,
+    sandboxes: watch::Receiver<Sandboxes>,
     reports: watch::Sender<Vec<TaskReport>>,
 ) -> JoinHandle<()> {
-    tokio::spawn(run(Agent::new(config, reports), desired, ready))
+    tokio::spawn(run(Agent::new(config, reports), desired, sandboxes))
 }
 
 async fn run(
     mut agent: Agent,
     mut desired: watch::Receiver<Arc<NodeConfig>>,
-    mut ready: watch::Receiver<BTreeSet<TaskId>>,
+    mut sandboxes: watch::Receiver<Sandboxes>,
 ) {
     loop {
-        let (config, sandboxes) = (desired.borrow_and_update().clone(), ready.borrow_and_update().clone());
+        let (config, found) = (desired.borrow_and_update().clone(), sandboxes.borrow_and_update().clone());
         // Files and processes: not for the threads that carry everybody's futures.
         let pass = tokio::task::spawn_blocking(move || {
-            agent.pass(&config, &sandboxes, Instant::now());
+            agent.pass(&config, &found, Instant::now());
             agent
         });
         match pass.await {
@@ -83,7 +95,7 @@ async fn run(
         let pause = if agent.busy { POLL } else { IDLE };
         tokio::select! {
             changed = desired.changed() => if changed.is_err() { return },
-            Ok(()) = ready.changed() => {}
+            Ok(()) = sandboxes.changed() => {}
             _ = timeout(pause, std::future::pending::<()>()) => {}
         }
     }
@@ -94,6 +106,8 @@ struct Agent {
     known: BTreeMap<TaskId, TaskReport>,
     launchers: BTreeMap<TaskId, Child>,
     deadlines: BTreeMap<TaskId, Instant>,
+    /// Since when tasks have been kept from their networks.
+    refused: BTreeMap<TaskId, Instant>,
     reports: watch::Sender<Vec<TaskReport>>,
     /// Something runs, or has to go.
     busy: bool,
@@ -106,18 +120,23 @@ impl Agent {
             known: BTreeMap::new(),
             launchers: BTreeMap::new(),
             deadlines: BTreeMap::new(),
+            refused: BTreeMap::new(),
             reports,
             busy: false,
         }
     }
 
-    fn pass(&mut self, config: &NodeConfig, ready: &BTreeSet<TaskId>, now: Instant) {
+    fn pass(&mut self, config: &NodeConfig, sandboxes: &Sandboxes, now: Instant) {
         if config.generation == 0 {
             return;
         }
         self.busy = false;
         self.known.retain(|id, _| config.tasks.contains_key(id));
         self.deadlines.retain(|id, _| config.tasks.contains_key(id));
+        self.refused.retain(|id, _| sandboxes.refused.contains_key(id));
+        for &id in sandboxes.refused.keys() {
+            self.refused.entry(id).or_insert(now);
+        }
         for (&id, task) in &config.tasks {
             let launching = self.launching(id);
             let progress = self.directory(id).progress();
@@ -129,7 +148,7 @@ impl Agent {
             if task.desired > TaskState::Running || task.state.is_terminal() {
                 self.stop(id, task, progress, now);
             } else {
-                self.advance(id, task, progress, config, ready);
+                self.advance(id, task, progress, config, sandboxes);
             }
         }
         self.forget(config);
@@ -153,13 +172,13 @@ impl Agent {
         task: &TaskConfig,
         progress: Progress,
         config: &NodeConfig,
-        ready: &BTreeSet<TaskId>,
+        sandboxes: &Sandboxes,
     ) {
         match progress {
             Progress::Absent if self.was_running(id, task) => {
                 self.set(id, TaskState::Failed, "its host restarted and nothing is left of it", None);
             }
-            Progress::Absent if !self.is_over(id) => self.begin(id, task, config, ready),
+            Progress::Absent if !self.is_over(id) => self.begin(id, task, config, sandboxes),
             Progress::Absent => {}
             // Written by a daemon that died before it could launch: it is ours to do.
             Progress::Prepared => self.launch(id),
@@ -189,7 +208,7 @@ impl Agent {
         self.known.get(&id).is_some_and(|report| report.state.is_terminal())
     }
 
-    fn begin(&mut self, id: TaskId, task: &TaskConfig, config: &NodeConfig, ready: &BTreeSet<TaskId>) {
+    fn begin(&mut self, id: TaskId, task: &TaskConfig, config: &NodeConfig, sandboxes: &Sandboxes) {
         self.set(id, TaskState::Accepted, "", None);
         self.set(id, TaskState::Preparing, "waits for its network", None);
         let Runtime::Exec { argv, rootfs, .. } = &task.spec.runtime;
@@ -204,8 +223,8 @@ impl Agent {
             );
             return self.set(id, TaskState::Rejected, &reason, None);
         }
-        if !ready.contains(&id) {
-            return;
+        if !sandboxes.ready.contains(&id) {
+            return self.wait(id, sandboxes.refused.get(&id));
         }
         let cgroup = cgroup::of_all_tasks();
         let place = Place { tasks: &self.config.directory, node: &self.config.hostname, cgroup: cgroup.as_deref() };
@@ -218,6 +237,18 @@ impl Agent {
                 let reason = format!("cannot write to {}: {error}", self.directory(id).path().display());
                 self.set(id, TaskState::Rejected, &reason, None);
             }
+        }
+    }
+
+    /// What keeps a task from its network may pass; when it lasts, another host may do better.
+    fn wait(&mut self, id: TaskId, refused: Option<&String>) {
+        let Some(reason) = refused else { return };
+        self.busy = true;
+        if self.refused.get(&id).is_some_and(|since| since.elapsed() >= NETWORK_PATIENCE) {
+            return self.set(id, TaskState::Rejected, reason, None);
+        }
+        if let Some(known) = self.known.get_mut(&id) {
+            known.message.clone_from(reason);
         }
     }
 

@@ -105,9 +105,13 @@ fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
     "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned() + &own.collect::<String>()
 }
 
-/// The resolvers: the gateways of each network, IPv4 first. No search list: names are ours as they are.
+/// The resolvers: the gateways of each network, IPv4 first; on a LAN, where those are not ours, the sandbox's own. No
+/// search list: names are ours as they are.
 fn resolv_conf(task: &TaskConfig, config: &NodeConfig) -> String {
     let mut text = String::new();
+    if task.is_on_lan(config) {
+        return format!("nameserver {}\noptions ndots:0\n", names::RESOLVER);
+    }
     for endpoint in task.endpoints.iter().filter_map(|id| config.endpoints.get(id)) {
         let Some(network) = config.networks.get(&endpoint.network) else { continue };
         let mut gateways: Vec<_> = network.subnets.iter().map(|lease| lease.gateway).collect();

@@ -13,25 +13,27 @@ use std::{
 };
 
 use model::{
-    TaskId,
-    names::{LinkName, NAMESPACE_DIRECTORY, Namespace},
+    Capability, TaskId,
+    names::{self, LinkName, NAMESPACE_DIRECTORY, Namespace},
 };
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message, link::LinkAttribute};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage as Message,
+    link::{InfoKind, LinkAttribute},
+};
 use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use tokio::runtime::Handle;
 use tracing::warn;
 
 use super::{
-    Failure,
-    desired::{Desired, Underlay},
+    desired::{Desired, Ground, HostLink},
     namespace::{self, Identity},
     plan::{Change, Observed, Op},
-    state::{AddressKey, ObservedLink, Place, Route, RouteKey, Space, Sysctl},
+    state::{AddressKey, ObservedKind, ObservedLink, Place, Route, RouteKey, Space, Sysctl},
     sysctl, wire,
 };
 
@@ -72,6 +74,17 @@ pub type Inhabited = Arc<dyn Fn(TaskId) -> Option<File> + Send + Sync>;
 pub struct Kernel {
     channels: BTreeMap<Place, Channel>,
     inhabited: Inhabited,
+    /// The links of the host's own namespace.
+    host: wire::Names,
+}
+
+/// An operation that the kernel refused.
+#[derive(Debug)]
+pub struct Refused {
+    /// The operation.
+    pub op: Op,
+    /// Why, and what to do next.
+    pub reason: String,
 }
 
 impl Kernel {
@@ -80,26 +93,56 @@ impl Kernel {
         let failed = |error| KernelError::Open(Place::Host, error);
         let host = namespace::current().map_err(failed)?;
         let channel = Channel::open(Place::Host, host, 0).map_err(failed)?;
-        Ok(Self { channels: BTreeMap::from([(Place::Host, channel)]), inhabited })
+        Ok(Self { channels: BTreeMap::from([(Place::Host, channel)]), inhabited, host: BTreeMap::new() })
     }
 
-    /// The way from this VTEP to these.
-    pub fn underlay(&mut self, own: IpAddr, peers: &BTreeSet<IpAddr>) -> Result<Underlay, KernelError> {
-        let Some(host) = self.channels.get_mut(&Place::Host) else { return Ok(Underlay::default()) };
-        let mut index = None;
+    /// What the host has that is not ours, and the way from its VTEP to others.
+    pub fn ground(&mut self, vtep: Option<IpAddr>, peers: &BTreeSet<IpAddr>) -> Result<Ground, KernelError> {
+        let mut ground = Ground::default();
+        let Some(host) = self.channels.get_mut(&Place::Host) else { return Ok(ground) };
+        let links = host.dump("links", wire::get_links())?;
+        let links =
+            links.iter().filter_map(|message| if let Message::NewLink(link) = message { Some(link) } else { None });
+        self.host = links.clone().filter_map(wire::link_name).collect();
+        for message in links {
+            let Some((_, name)) = wire::link_name(message) else { continue };
+            let found = wire::link(message, Place::Host, &self.host);
+            let stacked = if let ObservedKind::Stacked(stacked) = found.kind { Some(stacked) } else { None };
+            ground.links.insert(name, HostLink { mac: found.mac, mtu: found.mtu, stacked });
+        }
         for message in host.dump("addresses", wire::get_addresses())? {
             let Message::NewAddress(message) = message else { continue };
-            index = index.or(wire::address(&message).filter(|found| found.1 == own).map(|found| found.0));
+            let Some((index, address)) = wire::address(&message) else { continue };
+            let Some(name) = self.host.get(&index) else { continue };
+            if vtep == Some(address) {
+                ground.underlay.link = ground.links.get(name).map(|link| link.mtu);
+            }
+            if wire::is_global(address) && !names::is_host_link(name.as_str()) {
+                ground.addresses.insert((name.clone(), address));
+            }
         }
-        let links = host.dump("links", wire::get_links())?;
-        let mtus: BTreeMap<u32, u32> = (links.iter())
-            .filter_map(|message| match message {
-                Message::NewLink(link) => Some((link.header.index, wire::link(link).mtu)),
-                _ => None,
-            })
-            .collect();
-        let paths = host.paths(own, peers, &mtus)?;
-        Ok(Underlay { link: index.and_then(|index| mtus.get(&index).copied()), paths })
+        if let Some(own) = vtep {
+            let mtu = |(index, name): (&u32, &LinkName)| Some((*index, ground.links.get(name)?.mtu));
+            ground.underlay.paths = host.paths(own, peers, &self.host.iter().filter_map(mtu).collect())?;
+        }
+        Ok(ground)
+    }
+
+    /// Which kinds of devices of LANs this kernel has. Loads their modules where it has them as such.
+    pub fn kinds(&mut self) -> BTreeSet<Capability> {
+        const KINDS: [(Capability, InfoKind); 3] = [
+            (Capability::Vlan, InfoKind::Vlan),
+            (Capability::Macvlan, InfoKind::MacVlan),
+            (Capability::Ipvlan, InfoKind::IpVlan),
+        ];
+        let Some(host) = self.channels.get_mut(&Place::Host) else { return BTreeSet::new() };
+        let asked = KINDS.map(|(_, kind)| (wire::ask_for_kind(kind), NLM_F_CREATE | NLM_F_EXCL));
+        let lacks = |answer: &io::Result<()>| {
+            let code = answer.as_ref().err().and_then(io::Error::raw_os_error);
+            code == Some(Errno::EOPNOTSUPP as i32)
+        };
+        let answers = host.ask(asked.to_vec()).into_iter().zip(KINDS);
+        answers.filter(|(answer, _)| !lacks(answer)).map(|(_, (capability, _))| capability).collect()
     }
 
     /// What there is of ours, with the values below /proc/sys that `desired` speaks of.
@@ -108,14 +151,14 @@ impl Kernel {
         self.follow_namespaces()?;
         let mut observed = Observed::default();
         for (&place, channel) in &mut self.channels {
-            observed.spaces.insert(place, channel.observe()?);
+            observed.spaces.insert(place, channel.observe(&self.host)?);
         }
         self.read_sysctls(desired, &mut observed)?;
         Ok(observed)
     }
 
     /// Does what the operations say, one after the other; goes on after failures and returns them.
-    pub fn apply(&mut self, ops: &[Op]) -> Vec<Failure> {
+    pub fn apply(&mut self, ops: &[Op]) -> Vec<Refused> {
         let alike = |a: &Op, b: &Op| a.place == b.place && a.change.stage() == b.change.stage();
         ops.chunk_by(alike).flat_map(|ops| self.apply_alike(ops)).collect()
     }
@@ -197,7 +240,7 @@ impl Kernel {
     }
 
     /// Operations of one stage in one namespace.
-    fn apply_alike(&mut self, ops: &[Op]) -> Vec<Failure> {
+    fn apply_alike(&mut self, ops: &[Op]) -> Vec<Refused> {
         let Some(Op { place, change }) = ops.first() else { return Vec::new() };
         let result = match (place, change) {
             (Place::Inside(namespace), Change::CreateNamespace) => {
@@ -213,7 +256,7 @@ impl Kernel {
         result.err().map(|error| failure(&ops[0], &error)).into_iter().collect()
     }
 
-    fn write_sysctls(&self, place: Place, ops: &[Op]) -> Vec<Failure> {
+    fn write_sysctls(&self, place: Place, ops: &[Op]) -> Vec<Refused> {
         let Some(channel) = self.channels.get(&place) else { return absent(ops) };
         let written = namespace::within_file(&channel.namespace, || {
             let write = |op: &Op| write_sysctl(op).err().map(|error| failure(op, &error));
@@ -222,7 +265,7 @@ impl Kernel {
         written.unwrap_or_else(|error| ops.iter().map(|op| failure(op, &error)).collect())
     }
 
-    fn send(&mut self, place: Place, ops: &[Op]) -> Vec<Failure> {
+    fn send(&mut self, place: Place, ops: &[Op]) -> Vec<Refused> {
         if !self.channels.contains_key(&place) {
             return absent(ops);
         }
@@ -234,7 +277,8 @@ impl Kernel {
                 Err(error) => failures.push(failure(op, &error)),
             }
         }
-        let through = if matches!(ops[0].change, Change::AddVxlan(..)) { Place::Host } else { place };
+        let on_host = matches!(ops[0].change, Change::AddVxlan(..) | Change::AddStacked(..));
+        let through = if on_host { Place::Host } else { place };
         let Some(channel) = self.channels.get_mut(&through) else { return absent(ops) };
         for batch in requests.chunks(BATCH) {
             let messages = batch.iter().map(|(_, request)| request.clone()).collect();
@@ -250,7 +294,7 @@ impl Kernel {
         const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
         const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
         let index = match &op.change {
-            Change::AddVxlan(..) | Change::AddPair(..) | Change::DeleteLink(_) => None,
+            Change::AddVxlan(..) | Change::AddStacked(..) | Change::AddPair(..) | Change::DeleteLink(_) => None,
             change => change.link().map(|link| self.index(op.place, link)).transpose()?,
         };
         let at = index.unwrap_or(0);
@@ -267,6 +311,11 @@ impl Kernel {
             Change::AddAddress(key, form) => (Message::NewAddress(wire::address_message(at, key, *form)), SET),
             Change::DeleteLink(link) => (wire::delete_link(link), 0),
             Change::AddVxlan(name, link, vxlan) => (wire::add_vxlan(name, link, vxlan, self.raw(op.place)?), ADD),
+            Change::AddStacked(name, link, stacked) => {
+                let parent = self.index(Place::Host, &stacked.parent)?;
+                let namespace = (op.place != Place::Host).then(|| self.raw(op.place)).transpose()?;
+                (wire::add_stacked(name, link, stacked.layer, parent, namespace), ADD)
+            }
             Change::AddPair(pair) => (wire::add_pair(pair, self.raw(pair.place)?), ADD),
             Change::SetMtu(_, mtu) => (wire::set_link(at, LinkAttribute::Mtu(*mtu)), 0),
             Change::SetMac(_, mac) => (wire::set_link(at, LinkAttribute::Address(mac.0.to_vec())), 0),
@@ -318,7 +367,7 @@ impl Channel {
         while receive(self.notices.socket_ref()).is_ok() {}
     }
 
-    fn observe(&mut self) -> Result<Space<ObservedLink>, KernelError> {
+    fn observe(&mut self, host: &wire::Names) -> Result<Space<ObservedLink>, KernelError> {
         // What happens from here on is reported again.
         self.forget_notices();
         let mut space = Space::default();
@@ -327,7 +376,7 @@ impl Channel {
             let Some((_, name)) = wire::link_name(&message).filter(|(_, name)| wire::is_ours(self.place, name)) else {
                 continue;
             };
-            space.links.insert(name, wire::link(&message));
+            space.links.insert(name, wire::link(&message, self.place, host));
         }
         self.indices = space.links.iter().map(|(name, link)| (name.clone(), link.index)).collect();
         let names: wire::Names = self.indices.iter().map(|(name, &index)| (index, name.clone())).collect();
@@ -554,7 +603,7 @@ fn is_done_already(change: &Change, error: &io::Error) -> bool {
     deletes && error.raw_os_error().is_some_and(|code| absent.contains(&Errno::from_raw(code)))
 }
 
-fn absent(ops: &[Op]) -> Vec<Failure> {
+fn absent(ops: &[Op]) -> Vec<Refused> {
     ops.iter().map(|op| failure(op, &missing(format!("{} is missing", op.place)))).collect()
 }
 
@@ -562,16 +611,21 @@ fn missing(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, what)
 }
 
-fn failure(op: &Op, error: &io::Error) -> Failure {
+fn failure(op: &Op, error: &io::Error) -> Refused {
     let next = match (error.raw_os_error().map(Errno::from_raw), &op.change) {
         (Some(Errno::EEXIST), Change::AddVxlan(..)) => {
             "; next: another tunnel of this host has this VNI and port, find it by `ip -d link show type vxlan`"
         }
+        (Some(Errno::EBUSY | Errno::EINVAL), Change::AddStacked(..)) => {
+            "; next: its parent cannot carry it, because a bridge, a bond or devices of another kind or mode use it: \
+             use another parent, such as a VLAN of it"
+        }
+        (Some(Errno::ENETDOWN), _) => "; next: take its parent up: `ip link set PARENT up`",
         (Some(Errno::EPERM | Errno::EACCES), _) => "; next: run netd with CAP_NET_ADMIN and CAP_SYS_ADMIN",
         (Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT), _) => {
-            "; next: this kernel lacks the feature: IPv6, veth and vxlan must be built in or loadable"
+            "; next: this kernel lacks the feature: IPv6 and the kind of device must be built in or loadable"
         }
         _ => "; next: netd tries again by itself",
     };
-    Failure { object: op.to_string(), reason: format!("{error}{next}") }
+    Refused { op: op.clone(), reason: format!("{error}{next}") }
 }

@@ -6,6 +6,7 @@ pub mod desired;
 mod kernel;
 pub mod namespace;
 pub mod plan;
+mod probe;
 pub mod rules;
 pub mod state;
 mod sysctl;
@@ -16,7 +17,7 @@ mod wire;
 use std::{collections::BTreeSet, fmt, fs::File, io, sync::Arc, thread, time::Duration};
 
 use model::{
-    NodeConfig, NodeId, TaskId,
+    Capability, NodeConfig, NodeId, TaskId,
     names::{self, Namespace},
 };
 use tokio::{
@@ -25,9 +26,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use desired::{Desired, Underlay};
-use kernel::{Inhabited, Kernel, KernelError};
+use desired::{Desired, Ground};
+use kernel::{Inhabited, Kernel, KernelError, Refused};
 use plan::{Observed, Op, plan};
+use probe::Probes;
 use rules::{Pending, Rules};
 use state::Place;
 
@@ -55,6 +57,8 @@ pub struct Failure {
     pub object: String,
     /// Why, and what to do next.
     pub reason: String,
+    /// The one task that it keeps from running; `None` where it is the host's.
+    pub task: Option<TaskId>,
 }
 
 impl fmt::Display for Failure {
@@ -70,12 +74,14 @@ pub struct Status {
     pub node: Option<NodeId>,
     /// Its generation.
     pub generation: u64,
-    /// Whether the kernel was read and holds all of it.
+    /// Whether the kernel was read and holds all of it, tasks aside that cannot be on this host.
     pub settled: bool,
     /// What does not hold.
     pub failures: Vec<Failure>,
     /// The tasks whose sandboxes and endpoints are as they should be.
     pub ready: BTreeSet<TaskId>,
+    /// What networks may ask for and this kernel has.
+    pub capabilities: BTreeSet<Capability>,
 }
 
 /// For looking at the inside of a running data plane.
@@ -151,11 +157,13 @@ struct Outlet {
 
 async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, inhabited: Inhabited, mut outlet: Outlet) {
     let Some(mut kernel) = open(&mut desired, &inhabited, &outlet).await else { return };
-    let mut rules = Rules::default();
+    let (mut rules, mut probes) = (Rules::default(), Probes::default());
+    let capabilities = kernel.kinds();
     let mut config = desired.borrow_and_update().clone();
     let mut retry = RETRY_FIRST;
     loop {
-        let status = pass(&mut kernel, &mut rules, &config, &outlet);
+        let status = pass(&mut kernel, &mut rules, &mut probes, &config, &outlet);
+        let status = Status { capabilities: capabilities.clone(), ..status };
         let pause = if status.settled { PERIOD } else { retry };
         retry = if status.settled { RETRY_FIRST } else { (retry * 2).min(RETRY_LAST) };
         publish(&outlet, status);
@@ -169,8 +177,11 @@ async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, inhabited: Inhabited
             }
             () = kernel.changed() => sleep(DEBOUNCE).await,
             () = rules.changed() => sleep(DEBOUNCE).await,
+            () = probes.changed() => {}
             // The pass that follows repairs what the visitor was shown.
-            Some(visitor) = outlet.visits.recv() => drop(visitor.send(differences(&mut kernel, &mut rules, &config))),
+            Some(visitor) = outlet.visits.recv() => {
+                drop(visitor.send(differences(&mut kernel, &mut rules, &mut probes, &config)));
+            }
             () = sleep(pause) => {}
         }
     }
@@ -203,8 +214,8 @@ fn newer(applied: Arc<NodeConfig>, offered: Arc<NodeConfig>) -> Arc<NodeConfig> 
     offered
 }
 
-fn pass(kernel: &mut Kernel, rules: &mut Rules, config: &NodeConfig, outlet: &Outlet) -> Status {
-    match reconcile(kernel, rules, config) {
+fn pass(kernel: &mut Kernel, rules: &mut Rules, probes: &mut Probes, config: &NodeConfig, outlet: &Outlet) -> Status {
+    match reconcile(kernel, rules, probes, config) {
         Ok((status, inside)) => {
             outlet.inside.send_replace(Arc::new(inside));
             status
@@ -229,36 +240,44 @@ fn publish(outlet: &Outlet, status: Status) {
 
 /// A kernel that cannot be read never looks settled.
 fn unreadable(config: &NodeConfig, error: &KernelError) -> Status {
-    let failure = Failure { object: "kernel".to_owned(), reason: error.to_string() };
+    let failure = Failure { object: "kernel".to_owned(), reason: error.to_string(), task: None };
     Status {
         node: Some(config.node),
         generation: config.generation,
         settled: false,
         failures: vec![failure],
-        ready: BTreeSet::new(),
+        ..Status::default()
     }
 }
 
 /// One pass: links, addresses and routes first, then the rules of the namespaces that there are.
-fn reconcile(kernel: &mut Kernel, rules: &mut Rules, config: &NodeConfig) -> Result<(Status, Inside), KernelError> {
+fn reconcile(
+    kernel: &mut Kernel,
+    rules: &mut Rules,
+    probes: &mut Probes,
+    config: &NodeConfig,
+) -> Result<(Status, Inside), KernelError> {
     rules.forget_the_gone();
-    let (desired, observed, plan, failures) = reconcile_links(kernel, config)?;
+    let (desired, observed, plan, failures) = reconcile_links(kernel, probes, config)?;
+    probes.go_on(&desired, &observed, &plan);
     let (pending, refused) = rules.settle(&rules::wanted(config));
+    let asked = probes.failures(&desired);
     let mut status = judge(config, &desired, &plan, failures);
+    status.failures.extend(asked);
     status.settled &= refused.is_empty();
     status.failures.extend(refused);
     let unruled = |task: &TaskId| {
-        desired.tasks[task]
-            .iter()
-            .any(|(network, _)| pending.iter().any(|rules| rules.place == Place::Inside(Namespace::Network(*network))))
+        let networks = desired.tasks[task].iter().map(|(network, _)| Namespace::Network(*network));
+        let mut places = networks.chain([Namespace::Sandbox(*task)]).map(Place::Inside);
+        places.any(|place| pending.iter().any(|rules| rules.place == place))
     };
     status.ready.retain(|task| !unruled(task));
     Ok((status, Inside { observed, plan, rules: pending }))
 }
 
 /// What a pass would find to do, and what the last one could not.
-fn differences(kernel: &mut Kernel, rules: &mut Rules, config: &NodeConfig) -> Vec<Difference> {
-    let (desired, observed) = match look(kernel, config) {
+fn differences(kernel: &mut Kernel, rules: &mut Rules, probes: &mut Probes, config: &NodeConfig) -> Vec<Difference> {
+    let (desired, observed) = match look(kernel, probes, config) {
         Ok(seen) => seen,
         Err(error) => return vec![Difference { place: None, what: error.to_string() }],
     };
@@ -267,39 +286,47 @@ fn differences(kernel: &mut Kernel, rules: &mut Rules, config: &NodeConfig) -> V
     let (pending, unread) = rules.look(&rules::wanted(config));
     let lines = |rules: &Pending| rules.lines().map(|what| Difference { place: Some(rules.place), what }).collect();
     let rules = pending.iter().flat_map::<Vec<_>, _>(lines);
-    let refused = desired.failures.iter().chain(&unread);
+    let asked: Vec<Failure> = probes.failures(&desired).collect();
+    let refused = desired.failures.iter().chain(&unread).chain(&asked);
     let refused = refused.map(|failure| Difference { place: None, what: failure.to_string() });
     ops.chain(rules).chain(refused).collect()
 }
 
-fn look(kernel: &mut Kernel, config: &NodeConfig) -> Result<(Desired, Observed), KernelError> {
+fn look(kernel: &mut Kernel, probes: &mut Probes, config: &NodeConfig) -> Result<(Desired, Observed), KernelError> {
     let vtep = |node: &NodeId| config.peers.get(node).map(|peer| peer.vtep);
     let peers = config.endpoints.values().filter(|endpoint| endpoint.node != config.node);
     let peers = peers.filter_map(|endpoint| vtep(&endpoint.node)).collect();
-    let underlay = match vtep(&config.node) {
-        Some(own) => kernel.underlay(own, &peers)?,
-        None => Underlay::default(),
-    };
-    let desired = Desired::of(config, &underlay);
-    let observed = kernel.observe(&desired)?;
-    Ok((desired, observed))
+    loop {
+        let ground = Ground { free: probes.free(), ..kernel.ground(vtep(&config.node), &peers)? };
+        let desired = Desired::of(config, &ground);
+        let observed = kernel.observe(&desired)?;
+        if !probes.adopt(&desired, &observed) {
+            return Ok((desired, observed));
+        }
+    }
 }
 
 /// Repeats until the kernel holds what is asked for, or something fails.
 fn reconcile_links(
     kernel: &mut Kernel,
+    probes: &mut Probes,
     config: &NodeConfig,
 ) -> Result<(Desired, Observed, Vec<Op>, Vec<Failure>), KernelError> {
     let mut failures = Vec::new();
     let mut rounds = 0;
     loop {
-        let (desired, observed) = look(kernel, config)?;
+        let (desired, observed) = look(kernel, probes, config)?;
         let plan = plan(&desired, &observed);
         if plan.is_empty() || rounds == ROUNDS || !failures.is_empty() {
             return Ok((desired, observed, plan, failures));
         }
         info!(generation = config.generation, operations = plan.len(), first = %plan[0], "changing the kernel");
-        failures = kernel.apply(&plan);
+        let failure = |refused: Refused| Failure {
+            object: refused.op.to_string(),
+            task: desired.task_of(&refused.op),
+            reason: refused.reason,
+        };
+        failures = kernel.apply(&plan).into_iter().map(failure).collect();
         rounds += 1;
     }
 }
@@ -308,15 +335,17 @@ fn judge(config: &NodeConfig, desired: &Desired, plan: &[Op], mut failures: Vec<
     if plan.is_empty() {
         failures.clear();
     } else if failures.is_empty() {
-        let undone = |op: &Op| Failure { object: op.to_string(), reason: UNDONE.to_owned() };
+        let undone = |op: &Op| Failure { object: op.to_string(), reason: UNDONE.to_owned(), task: desired.task_of(op) };
         failures.extend(plan.iter().map(undone));
     }
     failures.extend(desired.failures.iter().cloned());
     let ready = desired.tasks.keys().copied().filter(|&task| is_ready(task, desired, plan)).collect();
-    Status { node: Some(config.node), generation: config.generation, settled: failures.is_empty(), failures, ready }
+    let settled = failures.iter().all(|failure| failure.task.is_some());
+    Status { node: Some(config.node), generation: config.generation, settled, failures, ready, ..Status::default() }
 }
 
-/// A task is ready when nothing is left to do in its sandbox, nor in its networks save on others' endpoints.
+/// A task is ready when nothing is left to do in its sandbox, nor in its networks save on others' endpoints, and when it
+/// may be on all of them.
 fn is_ready(task: TaskId, desired: &Desired, plan: &[Op]) -> bool {
     let joints = desired.tasks.get(&task);
     let concerns = |op: &Op| match op.place {
@@ -327,5 +356,7 @@ fn is_ready(task: TaskId, desired: &Desired, plan: &[Op]) -> bool {
             *joint == network && of.is_none_or(|of| of == *endpoint)
         }),
     };
-    !plan.iter().any(concerns)
+    let refused = desired.failures.iter().any(|failure| failure.task == Some(task));
+    let unanswered = desired.questions.values().any(|question| question.task == task && question.open);
+    !refused && !unanswered && !plan.iter().any(concerns)
 }

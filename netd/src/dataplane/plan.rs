@@ -10,8 +10,8 @@ use model::{
 use super::{
     desired::Desired,
     state::{
-        AddressForm, AddressKey, FdbKey, Kind, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route, RouteKey,
-        Space, Sysctl, Vxlan,
+        AddressForm, AddressKey, FdbKey, Kind, Layer, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route,
+        RouteKey, Space, Stacked, Sysctl, Vxlan,
     },
 };
 
@@ -52,6 +52,8 @@ pub enum Change {
     SetSysctl(Sysctl, String),
     /// Makes a VXLAN device here with its socket on the host.
     AddVxlan(LinkName, Link, Vxlan),
+    /// Makes a device here on top of a link of the host.
+    AddStacked(LinkName, Link, Stacked),
     /// Makes a pair of links, each end in its namespace.
     AddPair(Box<Pair>),
     /// Changes the MTU in place.
@@ -126,6 +128,7 @@ fn stays(desired: &Desired, observed: &Observed, place: Place, link: &LinkName) 
     match (&asked.kind, &found.kind) {
         (Kind::Loopback, _) => true,
         (Kind::Vxlan(asked), ObservedKind::Vxlan(found)) => asked == found,
+        (Kind::Stacked(asked), ObservedKind::Stacked(found)) => asked == found,
         (Kind::Veth { peer_place, peer }, ObservedKind::Veth(peer_index)) => {
             let other = observed.spaces.get(peer_place).and_then(|space| space.links.get(peer));
             other.is_some_and(|other| other.index == *peer_index && other.kind == ObservedKind::Veth(found.index))
@@ -152,6 +155,7 @@ fn add_links(desired: &Desired, left: &Observed, place: Place, ops: &mut Vec<Op>
         let change = match &link.kind {
             Kind::Loopback => None,
             Kind::Vxlan(vxlan) => Some(Change::AddVxlan(name.clone(), link.clone(), vxlan.clone())),
+            Kind::Stacked(stacked) => Some(Change::AddStacked(name.clone(), link.clone(), stacked.clone())),
             Kind::Veth { peer_place, peer } if matches!(place, Place::Inside(Namespace::Network(_))) => {
                 let far = desired.spaces.get(peer_place).and_then(|space| space.links.get(peer));
                 far.map(|far_link| {
@@ -237,8 +241,8 @@ impl Change {
             Change::DeleteNamespace => 5,
             Change::CreateNamespace => 6,
             Change::SetSysctl(Sysctl { link: None, .. }, _) => 7,
-            Change::AddVxlan(..) => 8,
-            Change::AddPair(..) => 9,
+            Change::AddVxlan(..) | Change::AddStacked(_, _, Stacked { layer: Layer::Vlan(_), .. }) => 8,
+            Change::AddPair(..) | Change::AddStacked(..) => 9,
             Change::SetSysctl(..) => 10,
             Change::SetMtu(..) | Change::SetMac(..) => 11,
             Change::SetUp(..) => 12,
@@ -259,7 +263,7 @@ impl Change {
             Change::DeleteAddress(key, _) | Change::AddAddress(key, _) => Some(&key.link),
             Change::SetSysctl(key, _) => key.link.as_ref(),
             Change::AddPair(pair) => Some(&pair.near),
-            Change::DeleteLink(link) | Change::AddVxlan(link, ..) => Some(link),
+            Change::DeleteLink(link) | Change::AddVxlan(link, ..) | Change::AddStacked(link, ..) => Some(link),
             Change::SetMtu(link, _) | Change::SetMac(link, _) | Change::SetUp(link) => Some(link),
             Change::DeleteNamespace | Change::CreateNamespace => None,
         }
@@ -286,6 +290,7 @@ impl fmt::Display for Change {
             Change::CreateNamespace => write!(out, "create namespace"),
             Change::SetSysctl(key, value) => write!(out, "set {} = {value}", key.path),
             Change::AddVxlan(link, _, vxlan) => write!(out, "add vxlan {link} of VNI {}", vxlan.vni),
+            Change::AddStacked(link, _, stacked) => write!(out, "add {} {link} on {}", stacked.layer, stacked.parent),
             Change::AddPair(pair) => write!(out, "add pair {} to {} {}", pair.near, pair.place, pair.far),
             Change::SetMtu(link, mtu) => write!(out, "set mtu {mtu} on {link}"),
             Change::SetMac(link, mac) => write!(out, "set mac {mac} on {link}"),

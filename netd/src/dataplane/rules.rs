@@ -9,7 +9,7 @@ use std::{
 
 use futures::future::select_all;
 use ipvs::{
-    Balancer, Nftables, Table,
+    Balancer, Clients, Nftables, Table,
     guard::{self, Border, Sources},
     nft::{self, Change, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket},
 };
@@ -65,24 +65,34 @@ impl Pending {
 
 /// The rules that a configuration asks for, by namespace. Pure.
 pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
-    let leaving = config.networks.values().filter(|network| !network.internal);
+    let overlays = || config.networks.iter().filter(|(_, network)| network.driver.parent().is_none());
+    let leaving = || overlays().map(|(_, network)| network).filter(|network| !network.internal);
     let others = config.peers.iter().filter(|(node, _)| **node != config.node);
     let border = Border {
-        subnets: leaving.flat_map(|network| network.subnets.iter().map(|lease| lease.subnet)).collect(),
+        subnets: leaving().flat_map(|network| network.subnets.iter().map(|lease| lease.subnet)).collect(),
         tunnels: config.networks.values().filter_map(tunnel).collect(),
         vteps: others.map(|(&node, peer)| (peer.vtep, Mac::of_router(node))).collect(),
     };
-    let border = (!config.networks.is_empty()).then(|| guard::border(&border));
-    let is_left = config.networks.values().any(|network| !network.internal);
-    let passage = if is_left { guard::passage() } else { Vec::new() };
+    let border = overlays().next().is_some().then(|| guard::border(&border));
+    let passage = if leaving().next().is_some() { guard::passage() } else { Vec::new() };
     let host = (Place::Host, Wanted { ruleset: border, services: None, passage: Some(passage) });
     let mut sources = sources(config);
-    let networks = config.networks.keys().map(|&network| {
+    let networks = overlays().map(|(&network, _)| {
         let services = Some(Table::of(config, network));
         let ruleset = Some(guard::guard(&sources.remove(&network).unwrap_or_default()));
         (Place::Inside(Namespace::Network(network)), Wanted { ruleset, services, passage: None })
     });
-    std::iter::once(host).chain(networks).collect()
+    std::iter::once(host).chain(networks).chain(sandboxes(config)).collect()
+}
+
+/// Sandboxes on a LAN have no namespace of ours on their packets' way: they do by themselves.
+fn sandboxes(config: &NodeConfig) -> impl Iterator<Item = (Place, Wanted)> {
+    let tasks = config.tasks.iter().filter(|(_, task)| task.is_on_lan(config));
+    tasks.map(|(&task, _)| {
+        let services = Some(Table::of_task(config, task));
+        let wanted = Wanted { ruleset: Some(guard::names()), services, passage: None };
+        (Place::Inside(Namespace::Sandbox(task)), wanted)
+    })
 }
 
 /// Who may send what, by network.
@@ -115,7 +125,7 @@ fn of_remote(endpoint: &EndpointConfig, network: &NetworkConfig) -> impl Iterato
 
 /// UDP port and network identifier.
 fn tunnel(network: &NetworkConfig) -> Option<(u16, Vni)> {
-    let DriverConfig::Overlay { port, .. } = network.driver;
+    let DriverConfig::Overlay { port, .. } = network.driver else { return None };
     Some((port, network.vni))
 }
 
@@ -217,12 +227,14 @@ impl Rules {
 }
 
 fn failure(place: Place, reason: String) -> Failure {
-    Failure { object: format!("nftables of {place}"), reason }
+    let task = if let Place::Inside(Namespace::Sandbox(task)) = place { Some(task) } else { None };
+    Failure { object: format!("nftables of {place}"), reason, task }
 }
 
 impl Tables {
     fn open(place: Place) -> Result<Self, String> {
-        let open = || -> Result<_, NftError> { Ok((Socket::open()?, Nftables::open()?, Monitor::open()?)) };
+        let clients = if let Place::Inside(Namespace::Sandbox(_)) = place { Clients::Local } else { Clients::Routed };
+        let open = || -> Result<_, NftError> { Ok((Socket::open()?, Nftables::open(clients)?, Monitor::open()?)) };
         let (opened, identity) = match place {
             Place::Host => (open(), 0),
             Place::Inside(inside) => {

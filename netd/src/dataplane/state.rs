@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use model::{
-    Mac, Subnet, Vni,
+    IpvlanMode, Mac, MacvlanMode, Subnet, Vni,
     names::{LinkName, Namespace},
 };
 
@@ -93,6 +93,28 @@ pub enum Kind {
         /// Its name there.
         peer: LinkName,
     },
+    /// A device on top of a link of the host.
+    Stacked(Stacked),
+}
+
+/// A device on top of a link in the host's namespace. Nothing of it can be changed in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stacked {
+    /// The host's link.
+    pub parent: LinkName,
+    /// What it is.
+    pub layer: Layer,
+}
+
+/// What a device on top of another is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// A VLAN (IEEE 802.1Q).
+    Vlan(u16),
+    /// A port with an Ethernet address of its own.
+    Macvlan(MacvlanMode),
+    /// A port that shares its parent's Ethernet address.
+    Ipvlan(IpvlanMode),
 }
 
 /// The attributes of a VXLAN device that cannot be changed in place.
@@ -112,6 +134,16 @@ pub struct Vxlan {
     pub zero_checksum6: bool,
     /// Whether its socket is in another namespace than the device.
     pub socket_elsewhere: bool,
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vlan(vlan) => write!(out, "vlan {vlan}"),
+            Self::Macvlan(_) => out.write_str("macvlan"),
+            Self::Ipvlan(_) => out.write_str("ipvlan"),
+        }
+    }
 }
 
 /// A link as the kernel shows it.
@@ -136,6 +168,8 @@ pub enum ObservedKind {
     Vxlan(Vxlan),
     /// One end of a pair, and the number of the other end in its own namespace.
     Veth(u32),
+    /// A device on top of a link of the host.
+    Stacked(Stacked),
     /// Anything else.
     Other,
 }

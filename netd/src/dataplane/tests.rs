@@ -9,7 +9,7 @@ use model::{
 };
 
 use super::{
-    desired::{Desired, Underlay},
+    desired::{Desired, Ground, Underlay},
     judge, newer,
     plan::{Change, Observed, Op, plan},
     state::{
@@ -21,8 +21,8 @@ use super::{
 const NETWORK: Place = Place::Inside(Namespace::Network(NetworkId(7)));
 const SANDBOX: Place = Place::Inside(Namespace::Sandbox(TaskId(1)));
 
-fn underlay(link: Option<u32>) -> Underlay {
-    Underlay { link, ..Underlay::default() }
+fn ground(link: Option<u32>) -> Ground {
+    Ground { underlay: Underlay { link, ..Underlay::default() }, ..Ground::default() }
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_narrow_way_to_one_host_narrows_the_routes_to_it_only() {
     let vtep = config().peers[&NodeId(2)].vtep;
     let mtus = |path: u32| -> Vec<Option<u32>> {
         let underlay = Underlay { link: Some(1500), paths: BTreeMap::from([(vtep, path)]) };
-        let desired = Desired::of(&config(), &underlay);
+        let desired = Desired::of(&config(), &Ground { underlay, ..Ground::default() });
         let routes = desired.spaces.values().flat_map(|space| space.routes.values());
         let tunnelled = routes.filter(|route| route.link().is_some_and(|link| link.as_str().starts_with("vx-")));
         tunnelled.map(|route| if let Route::Unicast { mtu, .. } = route { *mtu } else { None }).collect()
@@ -43,14 +43,14 @@ fn a_narrow_way_to_one_host_narrows_the_routes_to_it_only() {
 #[test]
 fn nothing_is_planned_when_the_kernel_has_what_is_desired() {
     for config in [config(), v4_only(config()), internal(config()), NodeConfig::empty(NodeId(1))] {
-        let desired = Desired::of(&config, &underlay(Some(1500)));
+        let desired = Desired::of(&config, &ground(Some(1500)));
         assert_eq!(plan(&desired, &kernel(&desired)), []);
     }
 }
 
 #[test]
 fn deletes_come_before_what_is_made_and_makers_before_what_they_carry() {
-    let desired = Desired::of(&config(), &underlay(Some(1500)));
+    let desired = Desired::of(&config(), &ground(Some(1500)));
     let mut observed = kernel(&desired);
     observed.spaces.get_mut(&NETWORK).unwrap().forget(&vx());
     observed.spaces.remove(&SANDBOX);
@@ -64,28 +64,28 @@ fn deletes_come_before_what_is_made_and_makers_before_what_they_carry() {
 
 #[test]
 fn a_changed_mtu_is_changed_in_place() {
-    let observed = kernel(&Desired::of(&config(), &underlay(Some(1500))));
-    let plan = plan(&Desired::of(&config(), &underlay(Some(9000))), &observed);
+    let observed = kernel(&Desired::of(&config(), &ground(Some(1500))));
+    let plan = plan(&Desired::of(&config(), &ground(Some(9000))), &observed);
     assert_eq!(plan.len(), 5, "{plan:?}");
     assert!(plan.iter().all(|op| matches!(op.change, Change::SetMtu(_, 8950))), "{plan:?}");
 }
 
 #[test]
 fn a_peer_that_moves_replaces_one_entry_and_touches_no_route() {
-    let observed = kernel(&Desired::of(&config(), &underlay(Some(1500))));
+    let observed = kernel(&Desired::of(&config(), &ground(Some(1500))));
     let mut moved = config();
     moved.peers.get_mut(&NodeId(2)).unwrap().vtep = ip("192.0.2.22");
     let key = FdbKey { link: vx(), mac: Mac::of_router(NodeId(2)) };
     let expected = Op { place: NETWORK, change: Change::SetFdb(key, ip("192.0.2.22")) };
-    assert_eq!(plan(&Desired::of(&moved, &underlay(Some(1500))), &observed), [expected]);
+    assert_eq!(plan(&Desired::of(&moved, &ground(Some(1500))), &observed), [expected]);
 }
 
 #[test]
 fn a_new_vtep_of_this_host_makes_the_tunnel_anew_and_nothing_else() {
-    let observed = kernel(&Desired::of(&config(), &underlay(Some(1500))));
+    let observed = kernel(&Desired::of(&config(), &ground(Some(1500))));
     let mut moved = config();
     moved.peers.get_mut(&NodeId(1)).unwrap().vtep = ip("192.0.2.11");
-    let plan = plan(&Desired::of(&moved, &underlay(Some(1500))), &observed);
+    let plan = plan(&Desired::of(&moved, &ground(Some(1500))), &observed);
     assert!(matches!(&plan[0].change, Change::DeleteLink(link) if *link == vx()));
     assert!(plan.iter().all(|op| op.change.link() == Some(&vx())), "{plan:?}");
     let routes = plan.iter().filter(|op| matches!(op.change, Change::SetRoute(..))).count();
@@ -94,7 +94,7 @@ fn a_new_vtep_of_this_host_makes_the_tunnel_anew_and_nothing_else() {
 
 #[test]
 fn half_a_pair_is_removed_and_made_whole() {
-    let desired = Desired::of(&config(), &underlay(Some(1500)));
+    let desired = Desired::of(&config(), &ground(Some(1500)));
     let mut observed = kernel(&desired);
     let eth0 = names::sandbox_link(0);
     observed.spaces.get_mut(&SANDBOX).unwrap().forget(&eth0);
@@ -108,7 +108,7 @@ fn half_a_pair_is_removed_and_made_whole() {
 
 #[test]
 fn what_is_left_of_an_earlier_life_is_removed() {
-    let mut observed = kernel(&Desired::of(&config(), &underlay(Some(1500))));
+    let mut observed = kernel(&Desired::of(&config(), &ground(Some(1500))));
     let half_made = ObservedLink { index: 99, kind: ObservedKind::Other, mac: None, mtu: 1500, up: false };
     observed.spaces.entry(Place::Host).or_default().links.insert(vx(), half_made);
     let plan = plan(&Desired::default(), &observed);
@@ -122,7 +122,7 @@ fn what_is_left_of_an_earlier_life_is_removed() {
 
 #[test]
 fn every_attribute_that_is_changed_behind_our_back_is_planned_for() {
-    let desired = Desired::of(&config(), &underlay(Some(1500)));
+    let desired = Desired::of(&config(), &ground(Some(1500)));
     let settled = kernel(&desired);
     let mut damaged = Vec::new();
     for (&place, space) in &settled.spaces {
@@ -161,7 +161,7 @@ fn every_attribute_that_is_changed_behind_our_back_is_planned_for() {
 
 #[test]
 fn every_attribute_of_the_tunnel_is_looked_at() {
-    let desired = Desired::of(&config(), &underlay(Some(1500)));
+    let desired = Desired::of(&config(), &ground(Some(1500)));
     let settled = kernel(&desired);
     let changes: [fn(&mut super::state::Vxlan); 7] = [
         |vxlan| vxlan.vni = Vni::LAST,
@@ -183,7 +183,7 @@ fn every_attribute_of_the_tunnel_is_looked_at() {
 
 #[test]
 fn strays_inside_our_namespaces_are_removed() {
-    let desired = Desired::of(&config(), &underlay(Some(1500)));
+    let desired = Desired::of(&config(), &ground(Some(1500)));
     let mut observed = kernel(&desired);
     let space = observed.spaces.get_mut(&NETWORK).unwrap();
     let address = ip("10.0.9.66");
@@ -205,7 +205,7 @@ fn the_first_endpoint_carries_the_way_out_and_others_their_own_subnets() {
     let endpoint = EndpointConfig { network: NetworkId(8), addresses: vec![ip("10.0.8.5")], ..endpoint(1, "5") };
     config.endpoints.insert(EndpointId(5), endpoint);
     config.tasks.get_mut(&TaskId(1)).unwrap().endpoints.push(EndpointId(5));
-    let desired = Desired::of(&config, &underlay(Some(1500)));
+    let desired = Desired::of(&config, &ground(Some(1500)));
     let out = |link: usize| {
         let name = names::sandbox_link(link);
         let routes = desired.spaces[&SANDBOX].routes.iter().filter(move |(_, route)| route.link() == Some(&name));
@@ -224,7 +224,7 @@ fn the_way_out_is_by_the_first_network_that_has_one_for_the_family() {
     config.endpoints.insert(EndpointId(5), endpoint);
     config.tasks.get_mut(&TaskId(1)).unwrap().endpoints.insert(0, EndpointId(5));
     let out = |config: &NodeConfig| -> Vec<(String, String)> {
-        let desired = Desired::of(config, &underlay(Some(1500)));
+        let desired = Desired::of(config, &ground(Some(1500)));
         let routes = desired.spaces[&SANDBOX].routes.iter().filter(|(key, _)| key.destination.prefix() == 0);
         routes.map(|(key, route)| (key.destination.to_string(), route.link().unwrap().to_string())).collect()
     };
@@ -237,16 +237,16 @@ fn the_way_out_is_by_the_first_network_that_has_one_for_the_family() {
 
 #[test]
 fn an_internal_network_has_no_uplink_and_a_network_without_local_endpoints_nothing() {
-    let desired = Desired::of(&internal(config()), &underlay(Some(1500)));
+    let desired = Desired::of(&internal(config()), &ground(Some(1500)));
     assert!(!desired.spaces.contains_key(&Place::Host));
     let mut remote = config();
     remote.tasks.clear();
-    assert_eq!(Desired::of(&remote, &underlay(Some(1500))), Desired::default());
+    assert_eq!(Desired::of(&remote, &ground(Some(1500))), Desired::default());
 }
 
 #[test]
 fn a_network_of_one_family_leaves_the_other_alone() {
-    let desired = Desired::of(&v4_only(config()), &underlay(Some(1500)));
+    let desired = Desired::of(&v4_only(config()), &ground(Some(1500)));
     let of_v6 = |(key, _): &(&RouteKey, &Route)| key.destination.is_ipv6();
     assert_eq!(desired.spaces.values().flat_map(|space| &space.routes).filter(of_v6).count(), 0);
 }
@@ -256,7 +256,7 @@ fn a_task_is_ready_once_nothing_of_its_own_is_left_to_do() {
     let mut config = config();
     config.endpoints.insert(EndpointId(3), EndpointConfig { task: TaskId(3), ..endpoint(1, "13") });
     config.tasks.insert(TaskId(3), TaskConfig { endpoints: vec![EndpointId(3)], ..task() });
-    let desired = Desired::of(&config, &underlay(Some(1500)));
+    let desired = Desired::of(&config, &ground(Some(1500)));
     let mut observed = kernel(&desired);
     let other = Place::Inside(Namespace::Sandbox(TaskId(3)));
     observed.spaces.get_mut(&other).unwrap().forget(&names::sandbox_link(0));
@@ -279,12 +279,12 @@ fn an_older_configuration_is_refused() {
 fn without_a_vtep_no_task_that_needs_one_is_ready() {
     let mut config = config();
     config.peers.clear();
-    assert_eq!(Desired::of(&config, &underlay(None)).tasks, BTreeMap::new());
+    assert_eq!(Desired::of(&config, &ground(None)).tasks, BTreeMap::new());
 }
 
 #[test]
 fn a_host_without_its_vtep_says_so_and_is_not_settled() {
-    let desired = Desired::of(&config(), &underlay(None));
+    let desired = Desired::of(&config(), &ground(None));
     let status = judge(&config(), &desired, &[], Vec::new());
     assert!(!status.settled && status.failures[0].reason.contains("192.0.2.1"), "{status:?}");
 }
@@ -319,6 +319,7 @@ fn kernel(desired: &Desired) -> Observed {
     let observe = |place: Place, name: &LinkName, link: &Link| ObservedLink {
         index: number(place, name),
         kind: match &link.kind {
+            Kind::Stacked(stacked) => ObservedKind::Stacked(stacked.clone()),
             Kind::Loopback => ObservedKind::Other,
             Kind::Vxlan(vxlan) => ObservedKind::Vxlan(vxlan.clone()),
             Kind::Veth { peer_place, peer } => ObservedKind::Veth(number(*peer_place, peer)),

@@ -7,13 +7,16 @@ use std::{
 };
 
 use model::{
-    Mac, Subnet, Vni,
+    IpvlanMode, Mac, MacvlanMode, Subnet, Vni,
     names::{self, LinkName, Namespace},
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
-    link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, InfoVlan, InfoVxlan, IpVlanMode, LinkAttribute,
+        LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
@@ -24,14 +27,22 @@ use netlink_packet_route::{
 use super::{
     plan::Pair,
     state::{
-        AddressForm, AddressKey, FdbKey, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route, RouteKey, Vxlan,
-        host_prefix,
+        AddressForm, AddressKey, FdbKey, Layer, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route, RouteKey,
+        Stacked, Vxlan, host_prefix,
     },
 };
 
 /// Marks our routes (`ip route` shows it as `proto 110`); a sandbox's tenant may add routes of its own.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(110);
 const LOOPBACK: &str = "lo";
+const MACVLAN_MODES: [(MacvlanMode, MacVlanMode); 4] = [
+    (MacvlanMode::Bridge, MacVlanMode::Bridge),
+    (MacvlanMode::Private, MacVlanMode::Private),
+    (MacvlanMode::Vepa, MacVlanMode::Vepa),
+    (MacvlanMode::Passthru, MacVlanMode::Passthrough),
+];
+const IPVLAN_MODES: [(IpvlanMode, IpVlanMode); 2] =
+    [(IpvlanMode::L2, IpVlanMode::L2), (IpvlanMode::L3, IpVlanMode::L3)];
 
 /// The bit of `RTAX_MTU` (linux/rtnetlink.h) in `RTAX_LOCK`.
 const MTU_LOCK: u32 = 1 << 2;
@@ -112,8 +123,8 @@ pub fn is_ours(place: Place, link: &LinkName) -> bool {
     }
 }
 
-/// A link as it is.
-pub fn link(message: &LinkMessage) -> ObservedLink {
+/// A link as it is, in the namespace `place`. `host` are the names of the host's links.
+pub fn link(message: &LinkMessage, place: Place, host: &Names) -> ObservedLink {
     let mut found = ObservedLink {
         index: message.header.index,
         kind: ObservedKind::Other,
@@ -132,12 +143,47 @@ pub fn link(message: &LinkMessage) -> ObservedLink {
             _ => {}
         }
     }
+    let parent = host.get(&peer).filter(|_| elsewhere == (place != Place::Host));
     match &mut found.kind {
         ObservedKind::Vxlan(vxlan) => vxlan.socket_elsewhere = elsewhere,
         ObservedKind::Veth(index) => *index = peer,
-        ObservedKind::Other => {}
+        ObservedKind::Other => {
+            let stacked = layer(message).zip(parent);
+            let stacked = stacked.map(|(layer, parent)| Stacked { parent: parent.clone(), layer });
+            found.kind = stacked.map_or(ObservedKind::Other, ObservedKind::Stacked);
+        }
+        ObservedKind::Stacked(_) => {}
     }
     found
+}
+
+/// What a device on top of another is.
+pub fn layer(message: &LinkMessage) -> Option<Layer> {
+    let infos = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    })?;
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vlan(data)) => data.iter().find_map(|info| match info {
+            InfoVlan::Id(vlan) => Some(Layer::Vlan(*vlan)),
+            _ => None,
+        }),
+        LinkInfo::Data(InfoData::MacVlan(data)) => data
+            .iter()
+            .find_map(|info| match info {
+                InfoMacVlan::Mode(mode) => MACVLAN_MODES.iter().find(|(_, code)| code == mode),
+                _ => None,
+            })
+            .map(|(mode, _)| Layer::Macvlan(*mode)),
+        LinkInfo::Data(InfoData::IpVlan(data)) => data
+            .iter()
+            .find_map(|info| match info {
+                InfoIpVlan::Mode(mode) => IPVLAN_MODES.iter().find(|(_, code)| code == mode),
+                _ => None,
+            })
+            .map(|(mode, _)| Layer::Ipvlan(*mode)),
+        _ => None,
+    })
 }
 
 fn kind(infos: &[LinkInfo]) -> ObservedKind {
@@ -186,6 +232,14 @@ pub fn address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
     };
     // `Address` is the far end of a point-to-point link; `Local`, where there is one, is this end.
     Some((message.header.index, of(true).or_else(|| of(false))?))
+}
+
+/// Whether an address means the same beyond its link.
+pub fn is_global(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    }
 }
 
 /// How the address of a message is set.
@@ -300,6 +354,35 @@ pub fn add_vxlan(name: &LinkName, link: &Link, vxlan: &Vxlan, namespace: RawFd) 
     let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))];
     let mut message = link_message(name, link);
     message.attributes.extend([LinkAttribute::NetNsFd(namespace), LinkAttribute::LinkInfo(info)]);
+    Message::NewLink(message)
+}
+
+/// Makes a device on top of the host's link of this number, sent to the host's namespace; it is born in `namespace`, or
+/// there.
+pub fn add_stacked(name: &LinkName, link: &Link, layer: Layer, parent: u32, namespace: Option<RawFd>) -> Message {
+    let code = |mode| MACVLAN_MODES.iter().find(|(known, _)| *known == mode).map(|(_, code)| *code);
+    let ip_code = |mode| IPVLAN_MODES.iter().find(|(known, _)| *known == mode).map(|(_, code)| *code);
+    let (kind, data) = match layer {
+        Layer::Vlan(vlan) => (InfoKind::Vlan, InfoData::Vlan(vec![InfoVlan::Id(vlan)])),
+        Layer::Macvlan(mode) => {
+            (InfoKind::MacVlan, InfoData::MacVlan(code(mode).map(InfoMacVlan::Mode).into_iter().collect()))
+        }
+        Layer::Ipvlan(mode) => {
+            (InfoKind::IpVlan, InfoData::IpVlan(ip_code(mode).map(InfoIpVlan::Mode).into_iter().collect()))
+        }
+    };
+    let mut message = link_message(name, link);
+    message.attributes.push(LinkAttribute::Link(parent));
+    message.attributes.extend(namespace.map(LinkAttribute::NetNsFd));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]));
+    Message::NewLink(message)
+}
+
+/// Asks for a device of a kind without saying what it should be on: a kernel that has the kind finds that missing
+/// (`EINVAL`), one that has not says so (`EOPNOTSUPP`). Nothing is ever made.
+pub fn ask_for_kind(kind: InfoKind) -> Message {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
     Message::NewLink(message)
 }
 

@@ -2,14 +2,18 @@
 
 use std::net::IpAddr;
 
-use ipam::Ledger;
+use ipam::{Ledger, Owner};
 use model::{
-    Authority, Availability, Kind, Millis, Node, NodeId, NodeReport, NodeStatus, Outcome, Refusal, Response, Role,
-    Secret, TaskReport, TaskState,
+    Authority, Availability, Driver, Kind, Millis, Node, NodeId, NodeReport, NodeStatus, Outcome, Refusal, Response,
+    Role, Secret, TaskReport, TaskState,
 };
 use sha2::{Digest, Sha256};
 
-use crate::{apply::task, state::State, validate};
+use crate::{
+    apply::{network, task},
+    state::State,
+    validate,
+};
 
 pub(super) fn bootstrap(
     state: &mut State,
@@ -44,6 +48,7 @@ pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
     let (hostname, address, vtep, role) = (node.hostname.clone(), node.address, node.vtep, node.role);
     let known = state.nodes.entry(id).or_insert(Node { joined: now, ..node });
     (known.hostname, known.address, known.vtep, known.role) = (hostname, address, vtep, role);
+    network::hold_nodes(state);
     Ok(Outcome::Node(id))
 }
 
@@ -51,11 +56,16 @@ pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
 fn refuse_misfit(state: &State, node: &Node) -> Result<(), Refusal> {
     let hostname = &node.hostname;
     for network in state.networks.values() {
-        let holds = |address: &IpAddr| network.subnets.iter().any(|lease| lease.subnet.contains(*address));
+        let holds = |address: &IpAddr| match network.spec.driver {
+            Driver::Overlay => network.subnets.iter().any(|lease| lease.subnet.contains(*address)),
+            // There only an address that was given out is in the way.
+            Driver::Macvlan | Driver::Ipvlan => {
+                matches!(state.ledger.holder(network.id, *address), Some(Owner::Slot(..) | Owner::Vip(_)))
+            }
+        };
         if let Some(address) = [node.vtep, node.address.ip()].iter().find(|address| holds(address)) {
             let name = &network.spec.name;
-            let cause =
-                format!("host {hostname:?} has the address {address}, which lies in a subnet of network {name:?}");
+            let cause = format!("host {hostname:?} has the address {address}, which belongs to network {name:?}");
             let next =
                 format!("join with an address outside of it, or remove that network: `swarmctl network rm {name}`");
             return Err(Refusal::new(Kind::Conflict, cause, next));
@@ -87,6 +97,10 @@ pub(super) fn set_availability(state: &mut State, node: &str, availability: Avai
 pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Response {
     let hostname = known(state, node)?.hostname.clone();
     state.nodes.remove(&node);
+    for network in state.networks.keys() {
+        state.ledger.release(*network, Owner::Node(node));
+    }
+    network::hold_nodes(state);
     for record in state.tasks.values_mut().filter(|record| record.task.node == Some(node) && record.is_alive()) {
         task::end(record, now, TaskState::Orphaned, format!("its node {hostname} was removed"));
     }

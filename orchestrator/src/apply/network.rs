@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use model::{Kind, Millis, Network, NetworkId, NetworkSpec, Outcome, Refusal, Response, Subnet, SubnetSpec, Vni};
 
-use crate::{lookup::same_name, state::State, validate};
+use crate::{capability, lookup::same_name, state::State, validate};
 
 pub(super) fn create(state: &mut State, now: Millis, spec: NetworkSpec) -> Response {
     validate::network(&spec)?;
@@ -12,6 +12,7 @@ pub(super) fn create(state: &mut State, now: Millis, spec: NetworkSpec) -> Respo
         let cause = format!("there already is a network {:?}", other.spec.name);
         return Err(Refusal::new(Kind::Conflict, cause, "use another name, or remove that one first"));
     }
+    capability::check(state, &spec)?;
     let vni = next_vni(state)?;
     let wanted = wanted_subnets(state, &spec)?;
     let id = NetworkId(state.peek_id("network"));
@@ -19,6 +20,7 @@ pub(super) fn create(state: &mut State, now: Millis, spec: NetworkSpec) -> Respo
     state.use_id("network");
     state.last_vni = Some(vni);
     state.networks.insert(id, Network { id, spec, vni, subnets, created: now });
+    hold_nodes(state);
     Ok(Outcome::Network(id))
 }
 
@@ -39,13 +41,25 @@ pub(super) fn remove(state: &mut State, network: &str) -> Response {
     Ok(Outcome::Network(id))
 }
 
-/// The subnets asked for, or default ones. None may hold a node's own address: its endpoints could not reach the
+/// Lets every node hold those of its addresses that lie on a LAN of our networks: no endpoint is to get them.
+pub(super) fn hold_nodes(state: &mut State) {
+    for network in state.networks.values().filter(|network| network.spec.driver.is_lan()) {
+        for node in state.nodes.values() {
+            state.ledger.hold(network.id, node.id, &[node.vtep, node.address.ip()]);
+        }
+    }
+}
+
+/// The subnets asked for, or default ones. Where the driver is the overlay none may hold a node's own address: its endpoints could not reach the
 /// node, nor the node them.
 fn wanted_subnets(state: &State, spec: &NetworkSpec) -> Result<Vec<SubnetSpec>, Refusal> {
     let hosts: Vec<IpAddr> = state.nodes.values().flat_map(|node| [node.vtep, node.address.ip()]).collect();
     if spec.subnets.is_empty() {
         let defaults = state.ledger.default_subnets(&hosts)?;
-        return Ok(defaults.map(|subnet| SubnetSpec { subnet, gateway: None }).to_vec());
+        return Ok(defaults.map(|subnet| SubnetSpec { subnet, gateway: None, range: None }).to_vec());
+    }
+    if spec.driver.is_lan() {
+        return Ok(spec.subnets.clone());
     }
     let holds_host = |subnet: &Subnet| hosts.iter().copied().find(|host| subnet.contains(*host));
     match spec.subnets.iter().find_map(|wanted| Some((wanted.subnet, holds_host(&wanted.subnet)?))) {

@@ -40,7 +40,7 @@ pub fn authority() -> Authority {
 }
 
 pub fn network(name: &str, subnets: &[&str]) -> NetworkSpec {
-    let subnet = |text: &&str| SubnetSpec { subnet: text.parse().unwrap(), gateway: None };
+    let subnet = |text: &&str| SubnetSpec { subnet: text.parse().unwrap(), gateway: None, range: None };
     NetworkSpec {
         name: name.to_owned(),
         driver: Driver::Overlay,

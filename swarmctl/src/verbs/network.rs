@@ -73,7 +73,7 @@ fn spec(create: NetworkCreate) -> Result<NetworkSpec, Refusal> {
     Ok(NetworkSpec {
         name: create.name,
         driver: create.driver,
-        subnets: subnets(create.subnets, create.gateways)?,
+        subnets: subnets(create.subnets, create.gateways, create.ranges)?,
         internal: create.internal,
         encrypted: create.encrypted || encrypted,
         attachable: create.attachable,
@@ -82,9 +82,10 @@ fn spec(create: NetworkCreate) -> Result<NetworkSpec, Refusal> {
     })
 }
 
-/// Each gateway goes to the subnet that it lies in.
-fn subnets(prefixes: Vec<Subnet>, gateways: Vec<IpAddr>) -> Result<Vec<SubnetSpec>, Refusal> {
-    let mut specs: Vec<_> = prefixes.into_iter().map(|subnet| SubnetSpec { subnet, gateway: None }).collect();
+/// Each gateway and each range goes to the subnet that it lies in.
+fn subnets(prefixes: Vec<Subnet>, gateways: Vec<IpAddr>, ranges: Vec<Subnet>) -> Result<Vec<SubnetSpec>, Refusal> {
+    let mut specs: Vec<_> =
+        prefixes.into_iter().map(|subnet| SubnetSpec { subnet, gateway: None, range: None }).collect();
     for gateway in gateways {
         let place = specs.iter_mut().find(|spec| spec.subnet.contains(gateway) && spec.gateway.is_none());
         let Some(place) = place else {
@@ -92,6 +93,15 @@ fn subnets(prefixes: Vec<Subnet>, gateways: Vec<IpAddr>) -> Result<Vec<SubnetSpe
             return Err(Refusal::new(Kind::Invalid, cause, "give one --gateway per --subnet, inside it"));
         };
         place.gateway = Some(gateway);
+    }
+    for range in ranges {
+        let place = specs.iter_mut().find(|spec| spec.subnet.covers(&range) && spec.range.is_none());
+        let Some(place) = place else {
+            let cause = format!("range {range} lies in no --subnet that has none yet");
+            let next = "give one --ip-range per --subnet, inside it; addresses belong to slots, not to nodes";
+            return Err(Refusal::new(Kind::Invalid, cause, next));
+        };
+        place.range = Some(range);
     }
     Ok(specs)
 }
@@ -104,12 +114,14 @@ mod tests {
     fn each_gateway_goes_to_its_subnet_whatever_the_order() {
         let prefixes = ["10.0.9.0/24", "fd00:9::/64"].map(|text| text.parse().unwrap()).to_vec();
         let gateways = ["fd00:9::1", "10.0.9.254"].map(|text| text.parse().unwrap()).to_vec();
-        let specs = subnets(prefixes.clone(), gateways).unwrap();
+        let ranges = vec!["10.0.9.128/25".parse().unwrap()];
+        let specs = subnets(prefixes.clone(), gateways, ranges.clone()).unwrap();
+        assert_eq!((specs[0].range, specs[1].range), (Some(ranges[0]), None));
         assert_eq!(specs[0].gateway, Some("10.0.9.254".parse().unwrap()));
         assert_eq!(specs[1].gateway, Some("fd00:9::1".parse().unwrap()));
         for foreign in [&["10.0.8.1"][..], &["10.0.9.1", "10.0.9.2"]] {
             let gateways = foreign.iter().map(|text| text.parse().unwrap()).collect();
-            assert!(subnets(prefixes.clone(), gateways).is_err(), "{foreign:?}");
+            assert!(subnets(prefixes.clone(), gateways, vec![]).is_err(), "{foreign:?}");
         }
     }
 }

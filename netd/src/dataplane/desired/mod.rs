@@ -1,5 +1,6 @@
 //! What the kernel should hold for a `NodeConfig`, pure: one file per driver. Nothing here knows what is there already.
 
+mod lan;
 mod overlay;
 
 use std::{
@@ -8,7 +9,8 @@ use std::{
 };
 
 use model::{
-    EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, Subnet, SubnetLease, TaskId,
+    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, PeerConfig, Subnet,
+    SubnetLease, TaskId,
     names::{self, LinkName, Namespace},
 };
 
@@ -16,7 +18,10 @@ use overlay::Member;
 
 use super::{
     Failure,
-    state::{AddressForm, AddressKey, Kind, Link, NeighbourKey, Place, Route, RouteKey, Space, Sysctl, host_prefix},
+    plan::Op,
+    state::{
+        AddressForm, AddressKey, Kind, Link, NeighbourKey, Place, Route, RouteKey, Space, Stacked, Sysctl, host_prefix,
+    },
 };
 
 /// What IPv6 gives a route without a metric (`IP6_RT_PRIO_USER`).
@@ -35,6 +40,47 @@ const QUIET: [(&str, &str); 7] = [
     ("net/ipv6/conf/default/addr_gen_mode", "1"),
 ];
 
+/// What a host has that is not ours, and what networks rest on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ground {
+    /// The way to the other hosts.
+    pub underlay: Underlay,
+    /// The links of the host's own namespace, ours included.
+    pub links: BTreeMap<LinkName, HostLink>,
+    /// The host's addresses, those on links of ours left out.
+    pub addresses: BTreeSet<(LinkName, IpAddr)>,
+    /// The endpoints on a LAN whose addresses nobody else there has.
+    pub free: BTreeSet<EndpointId>,
+}
+
+/// A link of the host's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLink {
+    /// Its Ethernet address, if it has one.
+    pub mac: Option<Mac>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// What it is, if it is on top of another.
+    pub stacked: Option<Stacked>,
+}
+
+/// Whether somebody else on a LAN has the addresses of an endpoint. Without an answer the endpoint does without them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Whose endpoint it is.
+    pub task: TaskId,
+    /// The endpoint's own link.
+    pub port: (Place, LinkName),
+    /// Where to ask: the namespace.
+    pub place: Place,
+    /// The link there.
+    pub link: LinkName,
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether there is no good answer yet.
+    pub open: bool,
+}
+
 /// All that the kernel should hold of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
@@ -42,6 +88,12 @@ pub struct Desired {
     pub spaces: BTreeMap<Place, Space<Link>>,
     /// The networks of each task whose endpoints are all known, with the endpoints' links.
     pub tasks: BTreeMap<TaskId, BTreeSet<(NetworkId, EndpointId)>>,
+    /// What has to be known before an endpoint on a LAN gets its addresses.
+    pub questions: BTreeMap<EndpointId, Question>,
+    /// Of the host's links that are there for a LAN: a task that needs it.
+    pub users: BTreeMap<LinkName, TaskId>,
+    /// The host's links that one endpoint has to itself.
+    alone: BTreeSet<LinkName>,
     /// What the configuration leaves open.
     pub failures: Vec<Failure>,
 }
@@ -56,34 +108,68 @@ pub struct Underlay {
 }
 
 impl Desired {
-    /// What `config` asks for on a host that reaches the others so.
-    pub fn of(config: &NodeConfig, underlay: &Underlay) -> Self {
+    /// What `config` asks for on a host that has this.
+    pub fn of(config: &NodeConfig, ground: &Ground) -> Self {
         let mut desired = Self::default();
         let locals = desired.sandboxes(config);
-        let present: BTreeSet<NetworkId> = locals.iter().map(|local| local.endpoint.network).collect();
-        if present.is_empty() {
-            return desired;
-        }
-        let Some(own) = config.peers.get(&config.node) else {
-            desired.fail("tunnel", format!("the view names no VTEP of this host, node {}", config.node));
-            desired.tasks.retain(|_, joints| joints.is_empty());
-            return desired;
-        };
-        if underlay.link.is_none() {
-            let next = "`ip address` lists this host's addresses; join again with the right --data-path-addr";
-            desired.fail("tunnel", format!("this host's VTEP {} is on none of its links; next: {next}", own.vtep));
-        }
-        for id in present {
-            let Some(network) = config.networks.get(&id) else { continue };
-            let mtu = overlay::mtu(network, own, underlay.link);
-            desired.overlay(Member { id, network, node: config.node, own, underlay, mtu }, config);
-        }
+        let own = desired.overlays(config, &locals, ground);
         // In the order of each task's interfaces: the first with a way out is the one that is taken.
         for local in &locals {
             let Some(network) = config.networks.get(&local.endpoint.network) else { continue };
-            desired.overlay_endpoint(local, network, overlay::mtu(network, own, underlay.link));
+            match (&network.driver, own) {
+                (DriverConfig::Overlay { .. }, Some(own)) => {
+                    desired.overlay_endpoint(local, network, overlay::mtu(network, own, ground.underlay.link));
+                }
+                (DriverConfig::Overlay { .. }, None) => drop(desired.tasks.remove(&local.task)),
+                _ => desired.lan_endpoint(local, network, config, ground),
+            }
         }
         desired
+    }
+
+    /// The overlays that this host's tasks are on; returns the host as others see it.
+    fn overlays<'a>(
+        &mut self,
+        config: &'a NodeConfig,
+        locals: &[Local<'_>],
+        ground: &Ground,
+    ) -> Option<&'a PeerConfig> {
+        let on_overlay = |local: &&Local<'_>| {
+            let network = config.networks.get(&local.endpoint.network);
+            network.is_some_and(|network| network.driver.parent().is_none())
+        };
+        let present: BTreeSet<NetworkId> = locals.iter().filter(on_overlay).map(|l| l.endpoint.network).collect();
+        let own = config.peers.get(&config.node);
+        if present.is_empty() {
+            return own;
+        }
+        let Some(own) = own else {
+            self.fail("tunnel", format!("the view names no VTEP of this host, node {}", config.node));
+            return None;
+        };
+        if ground.underlay.link.is_none() {
+            let next = "`ip address` lists this host's addresses; join again with the right --data-path-addr";
+            self.fail("tunnel", format!("this host's VTEP {} is on none of its links; next: {next}", own.vtep));
+        }
+        for id in present {
+            let Some(network) = config.networks.get(&id) else { continue };
+            let mtu = overlay::mtu(network, own, ground.underlay.link);
+            self.overlay(Member { id, network, node: config.node, own, underlay: &ground.underlay, mtu }, config);
+        }
+        Some(own)
+    }
+
+    /// The task that an operation is done for, where it is on a LAN: a failure there is no affair of other tasks.
+    pub fn task_of(&self, op: &Op) -> Option<TaskId> {
+        let link = op.change.link()?;
+        match op.place {
+            Place::Host => self.users.get(link).copied(),
+            Place::Inside(Namespace::Network(_)) => None,
+            Place::Inside(Namespace::Sandbox(task)) => {
+                let link = self.spaces.get(&op.place)?.links.get(link)?;
+                matches!(link.kind, Kind::Stacked(_)).then_some(task)
+            }
+        }
     }
 
     fn sandboxes<'a>(&mut self, config: &'a NodeConfig) -> Vec<Local<'a>> {
@@ -113,7 +199,15 @@ impl Desired {
     }
 
     fn fail(&mut self, object: &str, reason: String) {
-        let failure = Failure { object: object.to_owned(), reason };
+        self.note(Failure { object: object.to_owned(), reason, task: None });
+    }
+
+    /// A task that cannot be on one of its networks here; the host's other tasks go on.
+    fn refuse(&mut self, task: TaskId, reason: String) {
+        self.note(Failure { object: format!("task {task}"), reason, task: Some(task) });
+    }
+
+    fn note(&mut self, failure: Failure) {
         if !self.failures.contains(&failure) {
             self.failures.push(failure);
         }

@@ -91,7 +91,7 @@ impl Desired {
     }
 
     fn tunnel(&mut self, member: &Member<'_>) {
-        let DriverConfig::Overlay { port, .. } = member.network.driver;
+        let DriverConfig::Overlay { port, .. } = member.network.driver else { return };
         let space = self.space(member.place());
         let link = names::vxlan_link(member.network.vni);
         let mac = Mac::of_router(member.node);

@@ -5,6 +5,7 @@
 mod answer;
 mod cluster;
 mod fixture;
+mod lan;
 mod network;
 mod service;
 mod simulation;

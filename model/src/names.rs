@@ -10,6 +10,7 @@ pub const NAMESPACE_DIRECTORY: &str = "/run/netns";
 pub const TABLE: &str = "netd";
 /// The nftables table of the virtual services, in the namespaces that balance, family `inet`.
 pub const BALANCER_TABLE: &str = "netd-lb";
+const NEWBORN: &str = "n";
 /// Inside a network's namespace: the device to the host.
 pub const UPLINK: &str = "up0";
 
@@ -144,8 +145,19 @@ pub fn is_network_link(name: &str) -> bool {
     name == UPLINK || parse_endpoint_link(name).is_some() || (name.starts_with("vx-") && is_host_link(name))
 }
 
-/// Whether a link in a sandbox is ours by its name: `eth` and a number.
+/// What a device on a LAN is called on its way from the host into a sandbox, until it has its own name there: Linux 6.1
+/// still looks for that name on the host, too.
+pub fn newborn_link(task: TaskId, link: &LinkName) -> LinkName {
+    let index: u8 = link.as_str().bytes().last().unwrap_or(b'0');
+    LinkName(format!("{NEWBORN}{}{task}", char::from(index)))
+}
+
+/// Whether a link in a sandbox is ours by its name: `eth` and a number, or one that has no name of its own yet.
 pub fn is_sandbox_link(name: &str) -> bool {
+    let newborn = name.strip_prefix(NEWBORN).and_then(|rest| rest.get(1..));
+    if newborn.is_some_and(|task| task.parse::<TaskId>().is_ok()) {
+        return true;
+    }
     name.strip_prefix("eth").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
@@ -191,5 +203,7 @@ mod tests {
         for link in links {
             assert_eq!(LinkName::parse(link.as_str()), Some(link));
         }
+        let newborn = newborn_link(TaskId(u64::MAX), &sandbox_link(12));
+        assert!(LinkName::parse(newborn.as_str()).is_some() && is_sandbox_link(newborn.as_str()));
     }
 }

@@ -2,6 +2,7 @@
 //! travels one value, the `NodeConfig`; back travels one, the `NodeReport`.
 
 use std::{
+    collections::BTreeMap,
     fs::{DirBuilder, File},
     os::{
         linux::net::SocketAddrExt,
@@ -114,8 +115,12 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
 }
 
 fn sandboxes_of(status: &dataplane::Status) -> Sandboxes {
-    let refused = status.failures.iter().filter_map(|failure| Some((failure.task?, failure.reason.clone())));
-    Sandboxes { ready: status.ready.clone(), refused: refused.collect() }
+    let mut refused = BTreeMap::new();
+    for failure in &status.failures {
+        // What failed first is the cause of the rest.
+        failure.task.map(|task| refused.entry(task).or_insert_with(|| failure.reason.clone()));
+    }
+    Sandboxes { ready: status.ready.clone(), refused }
 }
 
 /// Passes on what the kernel has and how the tasks are, whenever either changes.

@@ -1,5 +1,7 @@
 //! Networks on a LAN through the public interface: the lab's switch is the LAN, its hosts are machines on it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 
 use serde_json::Value;

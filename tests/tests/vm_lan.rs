@@ -1,5 +1,7 @@
 //! Networks on a LAN that this machine's kernel has no devices for: VLANs and ipvlan.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 
 use tests::{Lab, eventually, field, holds, vm};

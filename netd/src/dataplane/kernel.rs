@@ -250,10 +250,29 @@ impl Kernel {
                 self.channels.remove(place);
                 namespace::remove(&namespace.name())
             }
+            (Place::Inside(Namespace::Sandbox(task)), Change::AddStacked(..)) => {
+                return ops.iter().filter_map(|op| Some(failure(op, &self.bear(*task, op).err()?))).collect();
+            }
             (_, Change::SetSysctl(..)) => return self.write_sysctls(*place, ops),
             _ => return self.send(*place, ops),
         };
         result.err().map(|error| failure(&ops[0], &error)).into_iter().collect()
+    }
+
+    /// Makes a device on a link of the host, inside of a sandbox.
+    fn bear(&mut self, task: TaskId, op: &Op) -> io::Result<()> {
+        let Change::AddStacked(name, link, stacked) = &op.change else { return Ok(()) };
+        let newborn = names::newborn_link(task, name);
+        let parent = self.index(Place::Host, &stacked.parent)?;
+        let request = wire::add_stacked(&newborn, link, stacked.layer, parent, Some(self.raw(op.place)?));
+        self.order(Place::Host, (request, NLM_F_CREATE | NLM_F_EXCL))?;
+        let index = self.index(op.place, &newborn)?;
+        self.order(op.place, (wire::set_link(index, LinkAttribute::IfName(name.to_string())), 0))
+    }
+
+    fn order(&mut self, place: Place, request: (Message, u16)) -> io::Result<()> {
+        let channel = self.channels.get_mut(&place).ok_or_else(|| missing(format!("{place} is missing")))?;
+        channel.ask(vec![request]).into_iter().collect()
     }
 
     fn write_sysctls(&self, place: Place, ops: &[Op]) -> Vec<Refused> {
@@ -277,8 +296,7 @@ impl Kernel {
                 Err(error) => failures.push(failure(op, &error)),
             }
         }
-        let on_host = matches!(ops[0].change, Change::AddVxlan(..) | Change::AddStacked(..));
-        let through = if on_host { Place::Host } else { place };
+        let through = if matches!(ops[0].change, Change::AddVxlan(..)) { Place::Host } else { place };
         let Some(channel) = self.channels.get_mut(&through) else { return absent(ops) };
         for batch in requests.chunks(BATCH) {
             let messages = batch.iter().map(|(_, request)| request.clone()).collect();
@@ -313,8 +331,7 @@ impl Kernel {
             Change::AddVxlan(name, link, vxlan) => (wire::add_vxlan(name, link, vxlan, self.raw(op.place)?), ADD),
             Change::AddStacked(name, link, stacked) => {
                 let parent = self.index(Place::Host, &stacked.parent)?;
-                let namespace = (op.place != Place::Host).then(|| self.raw(op.place)).transpose()?;
-                (wire::add_stacked(name, link, stacked.layer, parent, namespace), ADD)
+                (wire::add_stacked(name, link, stacked.layer, parent, None), ADD)
             }
             Change::AddPair(pair) => (wire::add_pair(pair, self.raw(pair.place)?), ADD),
             Change::SetMtu(_, mtu) => (wire::set_link(at, LinkAttribute::Mtu(*mtu)), 0),

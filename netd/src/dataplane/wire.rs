@@ -358,7 +358,7 @@ pub fn add_vxlan(name: &LinkName, link: &Link, vxlan: &Vxlan, namespace: RawFd) 
 }
 
 /// Makes a device on top of the host's link of this number, sent to the host's namespace; it is born in `namespace`, or
-/// there.
+/// there where none is given.
 pub fn add_stacked(name: &LinkName, link: &Link, layer: Layer, parent: u32, namespace: Option<RawFd>) -> Message {
     let code = |mode| MACVLAN_MODES.iter().find(|(known, _)| *known == mode).map(|(_, code)| *code);
     let ip_code = |mode| IPVLAN_MODES.iter().find(|(known, _)| *known == mode).map(|(_, code)| *code);

@@ -9,7 +9,7 @@ use model::{
 };
 
 use crate::nft::{
-    Chain, Comparison, Expression, Family, Hook, Ip, Key, Kind, Reject, Rule, Ruleset, Set, Type, Verdict, octets,
+    Chain, Comparison, Expression, Family, Hook, Ip, Key, Kind, Meta, Reject, Rule, Ruleset, Set, Type, Verdict, octets,
 };
 
 /// `NF_IP_PRI_RAW`: before connection tracking.
@@ -97,6 +97,8 @@ pub struct Border {
     pub tunnels: Vec<(u16, Vni)>,
     /// The hosts that may send tunnel packets, each with the Ethernet address of its router.
     pub vteps: Vec<(IpAddr, Mac)>,
+    /// Where this host's own tunnels end.
+    pub own: Option<IpAddr>,
 }
 
 /// For the host's namespace: what comes from a subnet and leaves by a device that is not a network's does so under the
@@ -108,20 +110,22 @@ pub fn border(border: &Border) -> Ruleset {
     let ruleset = Ruleset::new(Family::Inet, names::TABLE)
         .chain("masquerade", Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules(masquerade)))
         .chain("isolate", Chain::base(Kind::Filter, Hook::Forward, FILTER, rules(isolate)))
-        .chain("tunnel", Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_TRACKING, vec![arriving()]))
+        .chain("tunnel", Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_TRACKING, rules(arriving)))
         .chain(
             "tunnel-source",
             Chain::regular([rules(of_host), vec![Rule::new().counter().verdict(Verdict::Drop)]].concat()),
         )
-        .chain("tunnel-out", Chain::base(Kind::Filter, Hook::Output, BEFORE_TRACKING, vec![leaving()]))
+        .chain("tunnel-out", Chain::base(Kind::Filter, Hook::Output, BEFORE_TRACKING, vec![forged(), leaving()]))
         .set("tunnels", Set::values(&[Type::Port, Type::Mark], border.tunnels.iter().map(tunnel_key)));
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| {
         let subnets = outermost(&border.subnets, version).map(|subnet| Key::subnet(&subnet));
         let vteps = border.vteps.iter().filter(|(vtep, _)| Ip::of(*vtep) == version);
+        let hosts = vteps.clone().map(|(vtep, _)| *vtep).chain(border.own.filter(|own| Ip::of(*own) == version));
         let vteps = vteps.map(|(vtep, router)| Key::of(&[&octets(*vtep), &router.0]));
         let names = set_names(version);
         ruleset
             .set(names.subnets, Set::ranges(&[version.into()], subnets))
+            .set(names.hosts, Set::values(&[version.into()], hosts.map(Key::address)))
             .set(names.vteps, Set::values(&[version.into(), Type::Ethernet], vteps))
     })
 }
@@ -144,8 +148,17 @@ fn isolate(version: Ip) -> Rule {
     entering.in_set(set_names(version).subnets).states(NO_ANSWER).reject(Reject::Icmpx(PROHIBITED))
 }
 
-fn arriving() -> Rule {
-    of_our_tunnels().verdict(Verdict::Goto("tunnel-source".to_owned()))
+/// To this host, or through it to another one of ours: what a container sends might leave under this host's address. The
+/// tunnels of clusters that only pass through are none of ours.
+fn arriving(version: Ip) -> Rule {
+    let to_host = of_our_tunnels().version(version).destination(version, 0).in_set(set_names(version).hosts);
+    to_host.verdict(Verdict::Goto("tunnel-source".to_owned()))
+}
+
+/// The kernel's own tunnels have no owner; a process that writes tunnel packets does.
+fn forged() -> Rule {
+    let owned = Expression::Meta { key: Meta::Owner, into: 0 };
+    of_our_tunnels().with(owned).compare(Comparison::GreaterOrEqual, &[0; 4]).counter().verdict(Verdict::Drop)
 }
 
 fn leaving() -> Rule {
@@ -168,14 +181,27 @@ fn of_host(version: Ip) -> Rule {
 struct Names {
     subnets: &'static str,
     vteps: &'static str,
+    hosts: &'static str,
     endpoints: &'static str,
     remotes: &'static str,
 }
 
 fn set_names(version: Ip) -> Names {
     match version {
-        Ip::V4 => Names { subnets: "subnets4", vteps: "vteps4", endpoints: "endpoints4", remotes: "remotes4" },
-        Ip::V6 => Names { subnets: "subnets6", vteps: "vteps6", endpoints: "endpoints6", remotes: "remotes6" },
+        Ip::V4 => Names {
+            subnets: "subnets4",
+            vteps: "vteps4",
+            hosts: "hosts4",
+            endpoints: "endpoints4",
+            remotes: "remotes4",
+        },
+        Ip::V6 => Names {
+            subnets: "subnets6",
+            vteps: "vteps6",
+            hosts: "hosts6",
+            endpoints: "endpoints6",
+            remotes: "remotes6",
+        },
     }
 }
 

@@ -41,7 +41,8 @@ fn own_map(version: Ip, turns: &[&str]) -> Set {
 
 fn every_expression() -> Vec<Rule> {
     use Expression::{Fib, Hash, Immediate, Match, Notrack, Number, Payload, SetConntrack, SetMeta};
-    let metas = [Meta::Mark, Meta::Iif, Meta::Oif, Meta::IifName, Meta::OifName, Meta::Nfproto, Meta::L4proto];
+    let metas =
+        [Meta::Mark, Meta::Iif, Meta::Oif, Meta::IifName, Meta::OifName, Meta::Owner, Meta::Nfproto, Meta::L4proto];
     let conntracks = [Conntrack::State, Conntrack::Direction, Conntrack::Status, Conntrack::Mark];
     let comparisons = [Comparison::NotEqual, Comparison::Less, Comparison::LessOrEqual, Comparison::Greater];
     let compare = |how| Rule::new().with(Expression::Meta { key: Meta::Mark, into: 0 }).compare(how, &[1, 2, 3, 4]);
@@ -318,6 +319,7 @@ fn the_guards_are_read_back_as_written() {
         let full = Border {
             subnets: subnets.clone(),
             tunnels: vec![(4789, 4096.try_into().unwrap()), (4790, 77.try_into().unwrap())],
+            own: Some("192.0.2.9".parse().unwrap()),
             vteps: vec![(ip("192.0.2.1"), Mac([6; 6])), (ip("2001:db8::1"), Mac([7; 6]))],
         };
         let smaller = Border { subnets: subnets[1..2].to_vec(), ..full.clone() };

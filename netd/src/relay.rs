@@ -94,7 +94,7 @@ impl Relay {
         let channel = member.channel(address, Some(node)).await.map_err(|error| {
             Refusal::new(
                 Kind::Unavailable,
-                format!("the task's host does not answer: {error}"),
+                format!("node {node} does not answer: {error}"),
                 "`swarmctl node ls` shows how it stands",
             )
         })?;
@@ -197,7 +197,7 @@ fn odd(what: &str) -> Refusal {
 fn lost(status: &Status) -> Refusal {
     Refusal::new(
         Kind::Unavailable,
-        format!("the task's host refused: {}", status.message()),
+        format!("the node that was asked refused: {}", status.message()),
         "try again; `swarmctl node ls` shows how it stands",
     )
 }

@@ -60,13 +60,18 @@ fn tunnel_packets_from_a_stranger_or_in_anothers_name_are_dropped_and_counted() 
     lab.hosts[1].run("ip addr add 192.0.2.66/24 dev eth0");
     let counts = || [lab.hosts[0].dropped("", "tunnel-source"), lab.hosts[0].dropped(&netd_network(), "from-tunnel")];
     let (peer, third) = (Mac::of_router(node(1)), Mac::of_router(node(7)));
+    let underlay = [0, 1].map(|host: usize| {
+        let line = lab.hosts[host].run("ip -o link show eth0");
+        line.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().parse().unwrap()
+    });
     let mut expected = [0, 0];
     for (vtep, vni, router, source, drops) in [
         ("192.0.2.2", 77, peer, "10.77.9.12", [0, 0]),
         ("192.0.2.2", 77, peer, "fd00:77:9::12", [0, 0]),
         ("192.0.2.2", 77, peer, "10.77.9.1", [0, 0]),
         ("192.0.2.66", 77, peer, "10.77.9.12", [1, 0]),
-        ("fd00:cafe::2", 77, peer, "10.77.9.12", [1, 0]),
+        // No tunnel ends at that address.
+        ("fd00:cafe::2", 77, peer, "10.77.9.12", [0, 0]),
         ("192.0.2.2", 77, third, "10.77.9.12", [1, 0]),
         // Another's tunnel on the same port is no affair of ours.
         ("192.0.2.66", 78, peer, "10.77.9.12", [0, 0]),
@@ -83,12 +88,13 @@ fn tunnel_packets_from_a_stranger_or_in_anothers_name_are_dropped_and_counted() 
             if source.contains(':') { "fd00:77:9::11" } else { "10.77.9.11" },
         );
         let packet = [&[8, 0, 0, 0, 0, 0, vni, 0][..], &inner].concat();
-        let from: IpAddr = vtep.parse().unwrap();
-        let to = if from.is_ipv4() { "192.0.2.1:4789" } else { "[fd00:cafe::1]:4789" };
-        let sent = namespace::within_file(&lab.hosts[1].own(), || UdpSocket::bind((from, 0))?.send_to(&packet, to));
-        sent.unwrap().unwrap();
+        // Past the rules of the host that sends: a process there has to own a socket.
+        let to = if vtep.contains(':') { "fd00:cafe::1" } else { "192.0.2.1" };
+        let outer = datagram(&frame_head(underlay[0], underlay[1]), vtep, to, 4789, &packet);
+        lab.hosts[1].send_frame("", "eth0", &outer);
         expected = [expected[0] + drops[0], expected[1] + drops[1]];
-        lab.hosts[0].wait("exactly the forged packets are counted", |_| counts() == expected);
+        let what = format!("{router} for {source} behind {vtep} is counted: {expected:?}");
+        lab.hosts[0].wait(&what, |_| counts() == expected);
     }
     assert_answers(&lab.hosts[0].sandbox(), "10.77.9.12", 0);
     lab.vanish();
@@ -131,26 +137,39 @@ fn what_an_endpoint_sends_in_anothers_name_is_dropped_and_counted() {
     lab.vanish();
 }
 
-/// An Ethernet frame with an empty datagram from port 9 to port 9 in it.
+/// An Ethernet frame with an empty datagram to port 9 in it.
 fn frame(to: Mac, from: Mac, source: &str, target: &str) -> Vec<u8> {
-    let datagram = [0, 9, 0, 9, 0, 8, 0, 0];
+    datagram(&frame_head(to, from), source, target, 9, &[])
+}
+
+fn frame_head(to: Mac, from: Mac) -> Vec<u8> {
+    [to.0, from.0].concat()
+}
+
+/// A datagram behind the two addresses of an Ethernet header.
+fn datagram(head: &[u8], source: &str, target: &str, port: u16, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + payload.len()).unwrap();
+    let udp = [[0, 9], port.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
     let addresses: Vec<IpAddr> = [source, target].iter().map(|text| text.parse().unwrap()).collect();
     let (ethertype, header) = match (addresses[0], addresses[1]) {
         (IpAddr::V4(source), IpAddr::V4(target)) => {
-            let start = [0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0];
+            let [high, low] = (20 + length).to_be_bytes();
+            let start = [0x45, 0, high, low, 0, 0, 0x40, 0, 64, 17, 0, 0];
             let mut header = [&start[..], &source.octets(), &target.octets()].concat();
             let sum: u32 = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-            let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+            let sum = (sum & 0xffff) + (sum >> 16);
+            let sum = !((sum + (sum >> 16)) as u16);
             header[10..12].copy_from_slice(&sum.to_be_bytes());
             ([8, 0], header)
         }
         (IpAddr::V6(source), IpAddr::V6(target)) => {
-            let start = [0x60, 0, 0, 0, 0, 8, 17, 64];
+            let [high, low] = length.to_be_bytes();
+            let start = [0x60, 0, 0, 0, high, low, 17, 64];
             ([0x86, 0xdd], [&start[..], &source.octets(), &target.octets()].concat())
         }
         _ => panic!("one family: {source}, {target}"),
     };
-    [&to.0[..], &from.0, &ethertype, &header, &datagram].concat()
+    [head, &ethertype, &header, &udp, payload].concat()
 }
 
 /// A question for `asked` that claims that `claimed` is at this Ethernet address (RFC 826).
@@ -557,11 +576,14 @@ impl Host {
         rest.split_whitespace().next().unwrap().parse().unwrap()
     }
 
+    /// From inside a namespace of ours, or (empty) the host's.
     fn send_frame(&self, namespace: &str, link: &str, frame: &[u8]) {
         let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
         let send = "import socket, sys; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); \
                     s.bind((sys.argv[1], 0)); s.send(bytes.fromhex(sys.argv[2]))";
-        let output = self.keeper.enter(&["ip", "netns", "exec", namespace, "python3", "-c", send, link, &hex]);
+        let inside = ["ip", "netns", "exec", namespace];
+        let inside = if namespace.is_empty() { &[][..] } else { &inside };
+        let output = self.keeper.enter(&[inside, &["python3", "-c", send, link, &hex]].concat());
         assert!(output.status.success(), "{}", text(&output));
     }
 

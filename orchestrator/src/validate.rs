@@ -105,14 +105,14 @@ fn mode<M: Default + std::str::FromStr<Err = String>>(spec: &NetworkSpec, option
 /// The MTU that the user asked for, in bytes.
 pub(crate) fn mtu(spec: &NetworkSpec) -> Result<Option<u32>, Refusal> {
     let Some(text) = spec.options.get("mtu") else { return Ok(None) };
-    let has_ipv6 = spec.subnets.is_empty() || spec.subnets.iter().any(|subnet| subnet.subnet.is_ipv6());
+    // Next hops of overlays are of IPv6, whatever the family of their subnets.
+    let has_ipv6 = !spec.driver.is_lan() || spec.subnets.iter().any(|subnet| subnet.subnet.is_ipv6());
     let least = if has_ipv6 { LEAST_MTU.1 } else { LEAST_MTU.0 };
     match text.parse() {
         Ok(mtu) if (least..=GREATEST_MTU).contains(&mtu) => Ok(Some(mtu)),
         _ => {
-            let why = if has_ipv6 { " on a network with IPv6" } else { "" };
             let next = format!("give a number from {least} to {GREATEST_MTU}, or none to get that of the host's link");
-            Err(invalid(format!("mtu {text:?} is no MTU{why}"), next))
+            Err(invalid(format!("mtu {text:?} is no MTU that this network can have"), next))
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Overlay networks as a user makes and uses them: prefixes, MTU, the way out, other software on the host, the underlay.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 
 use serde_json::Value;
@@ -102,7 +104,7 @@ fn narrows(options: &str, outside: Option<[&str; 2]>) {
     let lab = Lab::up(2);
     serve(&lab, "h2");
     lab.ctl("h1", &format!("network create --subnet 10.22.0.0/24 --subnet fd00:22::/64 {options} net")).ok();
-    lab.ctl("h1", "service create --name a --replicas 2 --network net -- sleep infinity").ok();
+    lab.ctl("h1", "service create --name a --replicas 2 --network net -- netd whoami --port 80").ok();
     let tasks = lab.running("h1", "a");
     let on = |host: &str| tasks.iter().find(|task| task["node"] == host).unwrap();
     let task = on("h1")["name"].as_str().unwrap();
@@ -127,6 +129,16 @@ fn narrows(options: &str, outside: Option<[&str; 2]>) {
     lab.exec("h1", &["ip", "route", "del", "192.168.100.12"]).ok();
     lab.exec("h1", &["ip", "link", "set", "eth0", "mtu", "1400"]).ok();
     largest(1350);
+    // As narrow as tunnels of other software are: outer packets are cut, but nothing is lost.
+    lab.exec("h1", &["ip", "link", "set", "eth0", "mtu", "1280"]).ok();
+    eventually("the link has what IPv6 asks for", || {
+        let said = lab.inside("h1", task, &["cat", "/sys/class/net/eth0/mtu"]);
+        let least = if options.is_empty() { "1280" } else { "9000" };
+        holds(said.out.trim() == least, said)
+    });
+    for target in far {
+        fetched(&lab, task, &url(target, 80));
+    }
 }
 
 /// Serves `netd whoami` on a host itself.
@@ -225,6 +237,70 @@ fn networks_do_not_reach_each_other_on_one_host_or_across_hosts() {
     }
     let said = lab.inside("h1", "red.1", &["curl", "-sS", "-m", "2", "http://blue/"]);
     assert_eq!(said.code, 6, "a name of another network was answered: {said:?}");
+}
+
+/// Writes a tunnel packet: outer target, VNI, inner Ethernet addresses, inner source and target.
+const FORGE: &str = r#"
+import socket, struct, sys
+host, vni, to, source, inner, target = sys.argv[1:]
+mac = lambda text: bytes.fromhex(text.replace(":", ""))
+payload = b"forged"
+udp = struct.pack("!HHHH", 9, 9, 8 + len(payload), 0) + payload
+ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, socket.inet_aton(inner), socket.inet_aton(target))
+total = sum(struct.unpack("!10H", ip))
+total = (total >> 16) + (total & 0xffff)
+ip = ip[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xffff) + ip[12:]
+frame = mac(to) + mac(source) + b"\x08\x00" + ip + udp
+packet = b"\x08\0\0\0" + struct.pack("!I", int(vni, 16) << 8) + frame
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(packet, (host, 4789))
+"#;
+
+/// Writes down each datagram to port 9, a line each.
+const HEAR: &str = r#"
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("", 9))
+while True:
+    open("/tmp/heard", "ab").write(server.recv(2048) + b"\n")
+"#;
+
+#[test]
+fn neither_a_task_nor_a_process_of_the_host_can_write_tunnel_packets() {
+    let lab = Lab::up(2);
+    for name in ["red", "blue"] {
+        lab.ctl("h1", &format!("network create {name}")).ok();
+        let create = ["swarmctl", "service", "create", "--name", name, "--replicas", "2", "--network", name, "--"];
+        lab.exec("h1", &[&create[..], &["python3", "-c", HEAR]].concat()).ok();
+    }
+    let on = |service: &str, host: &str| {
+        let tasks = lab.running("h1", service);
+        let task = tasks.iter().find(|task| task["node"] == host).unwrap();
+        (task["name"].as_str().unwrap().to_owned(), task["addresses"][0].as_str().unwrap().to_owned())
+    };
+    let ((near, source), (far, target)) = (on("red", "h1"), on("red", "h2"));
+    let network = lab.json("h1", "network inspect red").remove(0);
+    let tunnel = format!("ip -n netd-{} -o link show type vxlan", network["id"].as_str().unwrap());
+    let router = |host: &str| {
+        let line = lab.exec(host, &["sh", "-c", &tunnel]).ok();
+        line.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().to_owned()
+    };
+    let vni = format!("{:x}", network["vni"].as_u64().unwrap());
+    let (to, from) = (router("h2"), router("h1"));
+    let forge = ["python3", "-c", FORGE, H2[0], &vni, &to, &from, &source, &target];
+    let nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "--bounding-set", "-all"];
+
+    // Refused at once, or lost on the way: what counts is that it does not arrive.
+    lab.exec("h1", &[&nobody[..], &forge].concat());
+    lab.exec("h1", &forge);
+    lab.inside("h1", &on("blue", "h1").0, &forge);
+    lab.inside("h1", &near, &forge);
+    let word = format!("import socket; socket.socket(2, 2).sendto(b'true', ('{target}', 9))");
+    let heard = eventually("an honest datagram arrives", || {
+        lab.inside("h1", &near, &["python3", "-c", &word]).ok();
+        let heard = lab.inside("h1", &far, &["cat", "/tmp/heard"]);
+        if heard.out.contains("true") { Ok(heard.out) } else { Err(format!("{heard:?}")) }
+    });
+    assert!(!heard.contains("forged"), "{heard}");
 }
 
 /// Takes all hosts out of the lab's cluster and makes another: what `init` is told, what a host is told to advertise.

@@ -15,6 +15,8 @@ coded! {
         IifName = 6,
         /// Name of the device that it leaves by.
         OifName = 7,
+        /// User that owns the socket that it came from, in the host's byte order; without one there is none.
+        Owner = 10,
         /// IP version: one byte.
         Nfproto = 15,
         /// Transport protocol: one byte.

@@ -638,6 +638,10 @@ fn failure(op: &Op, error: &io::Error) -> Refused {
              use another parent, such as a VLAN of it"
         }
         (Some(Errno::ENETDOWN), _) => "; next: take its parent up: `ip link set PARENT up`",
+        (Some(Errno::EADDRINUSE), Change::SetUp(_)) => {
+            "; next: another program has the UDP port of the tunnels, `ss -lunp` names it: stop it, or make the cluster \
+             with another --data-path-port"
+        }
         (Some(Errno::EPERM | Errno::EACCES), _) => "; next: run netd with CAP_NET_ADMIN and CAP_SYS_ADMIN",
         (Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT), _) => {
             "; next: this kernel lacks the feature: IPv6 and the kind of device must be built in or loadable"

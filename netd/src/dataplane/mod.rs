@@ -266,10 +266,13 @@ fn reconcile(
     status.failures.extend(asked);
     status.settled &= refused.is_empty();
     status.failures.extend(refused);
+    // Without the host's rules nothing is isolated, without its own each network's are missing.
+    let is_open = pending.iter().any(Pending::leaves_host_open);
     let unruled = |task: &TaskId| {
         let networks = desired.tasks[task].iter().map(|(network, _)| Namespace::Network(*network));
         let mut places = networks.chain([Namespace::Sandbox(*task)]).map(Place::Inside);
-        places.any(|place| pending.iter().any(|rules| rules.place == place))
+        is_open && !desired.tasks[task].is_empty()
+            || places.any(|place| pending.iter().any(|rules| rules.place == place))
     };
     status.ready.retain(|task| !unruled(task));
     Ok((status, Inside { observed, plan, rules: pending }))

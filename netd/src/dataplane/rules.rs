@@ -2,7 +2,7 @@
 //! host what crosses the networks' border. Its sockets are those of crate `ipvs`, one set per namespace.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use model::{
     DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, Vni,
     names::{self, LinkName, Namespace},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     Failure, UNDONE,
@@ -28,8 +28,12 @@ use super::{
 /// Rules that no change was heard of are read again after this time all the same.
 const READ_AGAIN: Duration = Duration::from_secs(10);
 
-/// Somebody else may insist on coming first, too: rules that were put before ours are overtaken only this often.
-const OVERTAKE: Duration = Duration::from_secs(10);
+/// A table that could not be changed is tried again after this time.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+
+/// Somebody else may insist on coming first, too: rules that were put before ours are overtaken only this often in
+/// [`READ_AGAIN`].
+const OVERTAKINGS: usize = 5;
 
 /// What the rules of one namespace should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +57,11 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Whether the rules of the host's own namespace are not what they should be.
+    pub fn leaves_host_open(&self) -> bool {
+        self.place == Place::Host && self.ruleset.is_some()
+    }
+
     /// One line per change, for people.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
         let changes = self.ruleset.iter().chain(&self.passage);
@@ -72,6 +81,7 @@ pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
         subnets: leaving().flat_map(|network| network.subnets.iter().map(|lease| lease.subnet)).collect(),
         tunnels: config.networks.values().filter_map(tunnel).collect(),
         vteps: others.map(|(&node, peer)| (peer.vtep, Mac::of_router(node))).collect(),
+        own: config.peers.get(&config.node).map(|own| own.vtep),
     };
     let border = overlays().next().is_some().then(|| guard::border(&border));
     let passage = if leaving().next().is_some() { guard::passage() } else { Vec::new() };
@@ -143,8 +153,10 @@ struct Tables {
     monitor: Monitor,
     /// What was found to be there, and when; none after any change, or where changes would not be heard of.
     settled: Option<(Wanted, Instant)>,
-    /// When rules of others were last overtaken.
-    overtaken: Option<Instant>,
+    /// When rules of others were overtaken lately.
+    overtaken: VecDeque<Instant>,
+    /// Tables whose owners let nobody change them, and when that was tried.
+    barred: BTreeMap<String, Instant>,
     deaf: bool,
 }
 
@@ -166,7 +178,10 @@ impl Rules {
 
     /// What is left to change, read anew, and what could not be read.
     pub fn look(&mut self, wanted: &BTreeMap<Place, Wanted>) -> (Vec<Pending>, Vec<Failure>) {
-        self.tables.values_mut().for_each(|tables| tables.settled = None);
+        self.tables.values_mut().for_each(|tables| {
+            tables.settled = None;
+            tables.overtaken.clear();
+        });
         self.plan(wanted)
     }
 
@@ -243,7 +258,16 @@ impl Tables {
             }
         };
         let (socket, balancer, monitor) = opened.map_err(|error| error.to_string())?;
-        Ok(Self { identity, socket, balancer, monitor, settled: None, overtaken: None, deaf: false })
+        Ok(Self {
+            identity,
+            socket,
+            balancer,
+            monitor,
+            settled: None,
+            overtaken: VecDeque::new(),
+            barred: BTreeMap::new(),
+            deaf: false,
+        })
     }
 
     fn compare(&mut self, place: Place, wanted: &Wanted) -> Result<Option<Pending>, String> {
@@ -267,22 +291,36 @@ impl Tables {
     }
 
     fn passage(&mut self, rules: &[Rule]) -> Result<Vec<Change>, NftError> {
-        let recently = self.overtaken.is_some_and(|at| at.elapsed() < OVERTAKE);
-        let overtake = if recently { Overtake::Later } else { Overtake::Now };
-        Ok(nft::passage(rules, &nft::foreign_forward_chains(&mut self.socket)?, overtake))
+        self.overtaken.retain(|at| at.elapsed() < READ_AGAIN);
+        let overtake = if self.overtaken.len() < OVERTAKINGS { Overtake::Now } else { Overtake::Later };
+        let mut changes = nft::passage(rules, &nft::foreign_forward_chains(&mut self.socket)?, overtake);
+        self.barred.retain(|_, at| at.elapsed() < TRY_AGAIN);
+        changes.retain(|change| !self.barred.contains_key(&change.table));
+        Ok(changes)
+    }
+
+    /// A table that its owner lets nobody change keeps nothing else of ours from working.
+    fn pass_through(&mut self, changes: &[Change]) {
+        if !changes.is_empty() {
+            self.overtaken.push_back(Instant::now());
+        }
+        for change in changes {
+            if let Err(error) = nft::apply(&mut self.socket, change) {
+                let next = "let its owner accept what comes from and goes to nu-+";
+                warn!(table = change.table, %error, next, "a firewall may drop what leaves networks");
+                self.barred.insert(change.table.clone(), Instant::now());
+            }
+        }
     }
 
     fn apply(&mut self, change: &Pending) -> Result<(), String> {
         if let Some(ruleset) = &change.ruleset {
             nft::apply(&mut self.socket, ruleset).map_err(|error| error.to_string())?;
         }
-        for passage in &change.passage {
-            self.overtaken = Some(Instant::now());
-            nft::apply(&mut self.socket, passage).map_err(|error| error.to_string())?;
-        }
         if !change.services.is_empty() {
             self.balancer.apply(&change.services).map_err(|error| error.to_string())?;
         }
+        self.pass_through(&change.passage);
         Ok(())
     }
 }

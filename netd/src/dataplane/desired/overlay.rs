@@ -12,6 +12,9 @@ use super::{
     Desired, ETHERNET_MTU, Local, QUIET, Underlay, default_of, host_subnet, lease_of, set_all, set_link,
 };
 
+/// What every link of IPv6 carries (RFC 8200 section 5): next hops are of that family, whatever the network's. Where less
+/// gets through between hosts, the outer packets are cut into pieces.
+const LEAST_MTU: u32 = 1280;
 /// The network's side of every link that it shares with a sandbox or the host.
 const NETWORK_MAC: Mac = Mac([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x01]);
 /// The host's side of every uplink.
@@ -119,7 +122,7 @@ impl Desired {
             let mac = Mac::of_router(endpoint.node);
             let via = IpAddr::V6(mac.link_local());
             let path = member.underlay.paths.get(&peer.vtep).map(|path| path.saturating_sub(overhead(member.own)));
-            let mtu = path.filter(|&path| path < member.mtu);
+            let mtu = path.map(|path| path.max(LEAST_MTU)).filter(|&path| path < member.mtu);
             let space = self.space(member.place());
             space.fdb.insert(FdbKey { link: link.clone(), mac }, peer.vtep);
             space.neighbour(&link, via, mac);
@@ -213,7 +216,7 @@ fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
 }
 
 pub(super) fn mtu(network: &NetworkConfig, own: &PeerConfig, underlay: Option<u32>) -> u32 {
-    network.mtu.unwrap_or_else(|| underlay.unwrap_or(ETHERNET_MTU).saturating_sub(overhead(own)))
+    network.mtu.unwrap_or_else(|| underlay.unwrap_or(ETHERNET_MTU).saturating_sub(overhead(own))).max(LEAST_MTU)
 }
 
 /// VXLAN's overhead (RFC 7348 section 5): outer IP, UDP 8, VXLAN 8, inner Ethernet 14.

@@ -1,44 +1,73 @@
 //! What can be seen of this host by those who ask any node of the cluster.
 
 use api::{Difference, Examined, Subject, Verification};
-use model::{NodeConfig, Refusal, names::Namespace};
+use model::{NetworkId, NodeConfig, Refusal, names::Namespace};
 
 use crate::{
     daemon::Daemon,
-    dataplane::{self, state::Place},
+    dataplane::{self, Failure, state::Place},
 };
 
 /// What happens to a difference that is no failure.
-const REPAIR: &str = "netd is about to do so by itself; if it is listed again, `swarmctl node inspect` says what fails";
+const REPAIR: &str = "netd is about to do so by itself; if it is listed again, see netd's log on that node";
 
 /// Looks at this host. Errors: it has no view yet.
 pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal> {
     let config = daemon.desired.borrow().clone();
     let dataplane = daemon.dataplane.borrow().clone();
-    let (_, dataplane) = dataplane.ok_or_else(|| daemon.has_no_view())?;
+    let (status, dataplane) = dataplane.ok_or_else(|| daemon.has_no_view())?;
     match subject {
         Subject::Kernel => {
             let found = dataplane.differences().await.ok_or_else(|| daemon.has_no_view())?;
-            let differences = found.iter().map(|difference| explain(&config, difference)).collect();
+            let failures = &status.borrow().failures.clone();
+            let differences = found.chunk_by(are_alike).map(|alike| explain(&config, alike, failures)).collect();
             Ok(Examined::Kernel(Verification { view: orchestrator::digests(&config), differences }))
         }
     }
 }
 
-/// A difference in the words of people.
-fn explain(config: &NodeConfig, difference: &dataplane::Difference) -> Difference {
-    let (network, object) = match difference.place {
-        Some(Place::Inside(Namespace::Network(id))) => {
+/// Many rules of one namespace are missing together, and for one reason.
+fn are_alike(a: &dataplane::Difference, b: &dataplane::Difference) -> bool {
+    let are_rules = |difference: &dataplane::Difference| difference.what.contains(RULES);
+    a.place.is_some() && a.place == b.place && are_rules(a) && are_rules(b)
+}
+
+/// What marks a line of [`dataplane::Difference`] that is about rules.
+const RULES: &str = ": nftables: ";
+
+/// Differences in the words of people; why they are still there, where the last pass met a failure.
+fn explain(config: &NodeConfig, alike: &[dataplane::Difference], failures: &[Failure]) -> Difference {
+    let first = &alike[0];
+    let Some(place) = first.place else {
+        let (cause, next) = first.what.split_once("; next: ").unwrap_or((&first.what, REPAIR));
+        return difference(None, "data plane".to_owned(), cause, next);
+    };
+    let (network, object) = match place {
+        Place::Inside(Namespace::Network(id)) => {
             let name = config.networks.get(&id).map_or_else(|| id.to_string(), |network| network.name.clone());
             (Some(id), format!("network {name}"))
         }
-        Some(Place::Inside(Namespace::Sandbox(id))) => {
+        Place::Inside(Namespace::Sandbox(id)) => {
             (None, format!("task {}", config.tasks.get(&id).map_or_else(|| id.to_string(), |task| task.name())))
         }
-        Some(Place::Host) => (None, "host".to_owned()),
-        None => (None, "data plane".to_owned()),
+        Place::Host => (None, "host".to_owned()),
     };
-    let (cause, next) = difference.what.split_once("; next: ").unwrap_or((&difference.what, REPAIR));
-    let cause = if difference.place.is_some() { format!("to do: {cause}") } else { cause.to_owned() };
-    Difference { network, object, cause, next: next.to_owned() }
+    let object_of_failure = match first.what.contains(RULES) {
+        true => format!("nftables of {place}"),
+        false => format!("{place}: {}", first.what),
+    };
+    let more = if alike.len() > 1 { format!(", and {} more changes of rules", alike.len() - 1) } else { String::new() };
+    let missing = format!("the kernel is not as it should be; to do: {}{more}", first.what);
+    let failure = failures.iter().find(|failure| failure.object == object_of_failure);
+    match failure.map(|failure| failure.reason.split_once("next: ").unwrap_or((&failure.reason, REPAIR))) {
+        Some((reason, next)) => {
+            let reason = reason.trim_end().trim_end_matches(';');
+            difference(network, object, &format!("{missing}: {reason}"), next)
+        }
+        None => difference(network, object, &missing, REPAIR),
+    }
+}
+
+fn difference(network: Option<NetworkId>, object: String, cause: &str, next: &str) -> Difference {
+    Difference { network, object, cause: cause.to_owned(), next: next.to_owned() }
 }

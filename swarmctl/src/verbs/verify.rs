@@ -114,13 +114,16 @@ fn finding(node: &str, difference: Difference) -> Finding {
     Finding { node: node.to_owned(), difference }
 }
 
+/// Paragraphs, not a table: nothing of a cause or a next step may be cut.
 fn print(findings: &[Finding], format: Format) -> Result<()> {
-    List::of(findings)
-        .column("NODE", |finding| finding.node.clone())
-        .column("OBJECT", |finding| finding.difference.object.clone())
-        .column("CAUSE", |finding| finding.difference.cause.clone())
-        .column("NEXT", |finding| finding.difference.next.clone())
-        .print(format)
+    if format == Format::Json {
+        return List::of(findings).print(format);
+    }
+    findings.iter().try_for_each(|Finding { node, difference }| {
+        let place = [node.as_str(), &difference.object].join(" ");
+        let (cause, next) = (output::flat(&difference.cause), output::flat(&difference.next));
+        output::print(&format!("{}\n  cause: {cause}\n  next: {next}", place.trim_start()))
+    })
 }
 
 #[cfg(test)]

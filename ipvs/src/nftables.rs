@@ -39,16 +39,6 @@ pub enum Clients {
     Local,
 }
 
-impl Clients {
-    /// Where their packets are first seen.
-    fn hook(self) -> Hook {
-        match self {
-            Self::Routed => Hook::Prerouting,
-            Self::Local => Hook::Output,
-        }
-    }
-}
-
 /// The engine in one network namespace.
 pub struct Nftables {
     clients: Clients,
@@ -129,13 +119,11 @@ fn names(version: Ip) -> Names {
 
 /// The rule set that balances a table. Pure.
 pub fn ruleset(table: &Table, clients: Clients) -> Ruleset {
-    let rules = |rule: fn(Ip) -> Rule| Ip::BOTH.into_iter().map(rule).collect::<Vec<_>>();
-    let base = |kind, hook, priority, rules| Chain::base(kind, hook, priority, rules);
-    let mut ruleset = Ruleset::new(Family::Inet, TABLE)
-        .chain("balance", base(Kind::Nat, clients.hook(), TRANSLATE_DESTINATION, rules(balance)))
-        .chain("hairpin", base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules(hairpin)))
-        .chain("refuse", base(Kind::Filter, clients.hook(), AFTER_TRANSLATION, rules(refuse)))
-        .chain("unreachable", Chain::regular(unreachable()));
+    let ruleset = Ruleset::new(Family::Inet, TABLE).chain("unreachable", Chain::regular(unreachable()));
+    let mut ruleset = match clients {
+        Clients::Routed => for_routed(ruleset),
+        Clients::Local => for_local(ruleset),
+    };
     for version in Ip::BOTH {
         ruleset = with_sets(ruleset, table, version);
     }
@@ -143,6 +131,22 @@ pub fn ruleset(table: &Table, clients: Clients) -> Ruleset {
         ruleset = ruleset.chain(&chain_name(*vip), Chain::regular(vec![distribute(*vip, service)]));
     }
     ruleset
+}
+
+fn for_routed(ruleset: Ruleset) -> Ruleset {
+    let base =
+        |kind, hook, priority, rule: fn(Ip) -> Rule| Chain::base(kind, hook, priority, Ip::BOTH.map(rule).to_vec());
+    ruleset
+        .chain("balance", base(Kind::Nat, Hook::Prerouting, TRANSLATE_DESTINATION, balance))
+        .chain("hairpin", base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, hairpin))
+        .chain("refuse", base(Kind::Filter, Hook::Prerouting, AFTER_TRANSLATION, refuse))
+}
+
+/// One chain that sees nothing but the first packet of a connection: the client's other traffic passes here as well. Who
+/// is balanced to itself needs no help.
+fn for_local(ruleset: Ruleset) -> Ruleset {
+    let rules = [Ip::BOTH.map(refuse), Ip::BOTH.map(balance)].concat();
+    ruleset.chain("balance", Chain::base(Kind::Nat, Hook::Output, TRANSLATE_DESTINATION, rules))
 }
 
 fn balance(version: Ip) -> Rule {

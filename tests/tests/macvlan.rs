@@ -81,6 +81,11 @@ fn tasks_on_a_lan_have_names_and_virtual_ips_and_reach_hosts_and_are_reached() {
     for (host, other) in [("h1", 2), ("h2", 3), ("h3", 1)] {
         assert_eq!(neighbour(&lab, host, &format!("192.168.100.1{other}")), format!("02:6c:61:62:00:0{other}"));
     }
+    lab.ctl("h1", "service scale --detach web=0").ok();
+    eventually("a virtual IP with nobody behind it refuses", || {
+        let said = lab.inside("h1", "shell.1", &["curl", "-sS", "-m", "5", "http://web/"]);
+        holds(said.code == 7, said)
+    });
     lab.ctl("h1", "service rm web shell").ok();
     lab.ctl("h1", "network rm lan").ok();
     for (host, before) in HOSTS.iter().zip(before) {

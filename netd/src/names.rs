@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
@@ -91,6 +91,7 @@ fn namespace_inode(name: &str) -> Option<u64> {
 
 async fn listen(audience: Audience, namespace: String, addresses: Vec<SocketAddr>) -> io::Result<Listener> {
     let bind = move || -> io::Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
+        addresses.iter().try_for_each(|&address| reach(address))?;
         let udp = addresses.iter().map(|&address| {
             let socket = UdpSocket::bind(address)?;
             socket.set_nonblocking(true).map(|()| socket)
@@ -110,4 +111,11 @@ async fn listen(audience: Audience, namespace: String, addresses: Vec<SocketAddr
         udp: udp.into_iter().map(tokio::net::UdpSocket::from_std).collect::<io::Result<_>>()?,
         tcp: tcp.into_iter().map(tokio::net::TcpListener::from_std).collect::<io::Result<_>>()?,
     })
+}
+
+/// Fails where nothing is routed yet: a namespace without any address takes every address for a broadcast one, lets
+/// sockets be bound to it, and sends their answers from another (`inet_addr_type` in Linux, net/ipv4/fib_frontend.c).
+fn reach(address: SocketAddr) -> io::Result<()> {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    UdpSocket::bind((any, 0))?.connect(address)
 }

@@ -38,6 +38,7 @@ const SHIM: [(&str, &str, &str); 8] = [
 /// A network as this host takes part in it.
 struct Member<'a> {
     network: &'a NetworkConfig,
+    parent: &'a Parent,
     /// The host's link to the LAN.
     link: LinkName,
     layer: Layer,
@@ -83,6 +84,12 @@ impl Desired {
             let next = "next: move the host away from it, or make the network with an --ip-range that leaves it alone";
             return self.refuse(local.task, format!("its address {address} is the host's own; {next}"));
         }
+        if self.alone.get(&member.parent).is_some_and(|owner| *owner != local.id) {
+            self.questions.insert(local.id, question(local, &member, true));
+            let next = "next: give it fewer replicas, or use another macvlan_mode";
+            let cause = format!("another task of this host has {} to itself (macvlan_mode=passthru)", member.parent);
+            return self.refuse(local.task, format!("{cause}; {next}"));
+        }
         self.port(local, &member);
         if member.has_neighbours() {
             let open = !ground.free.contains(&local.id);
@@ -94,6 +101,18 @@ impl Desired {
         self.addresses(local, &member);
         if member.shim.is_some() {
             self.shim(local, &member, config);
+        }
+    }
+
+    /// Where a link is for one endpoint only, it is whose it was.
+    pub(super) fn give_alone(&mut self, config: &NodeConfig, locals: &[Local<'_>], ground: &Ground) {
+        for had_it in [true, false] {
+            for local in locals.iter().filter(|local| ground.free.contains(&local.id) == had_it) {
+                let driver = config.networks.get(&local.endpoint.network).map(|network| &network.driver);
+                if let Some(DriverConfig::Macvlan { parent, mode: MacvlanMode::Passthru }) = driver {
+                    self.alone.entry(parent.clone()).or_insert(local.id);
+                }
+            }
         }
     }
 
@@ -110,10 +129,6 @@ impl Desired {
             DriverConfig::Overlay { .. } => return Err("an overlay is on no link of the host".to_owned()),
         };
         let (link, found) = self.parent(parent, ground).ok_or_else(|| no_link(parent, network))?;
-        if layer == Layer::Macvlan(MacvlanMode::Passthru) && !self.alone.insert(link.clone()) {
-            let next = "next: give it fewer replicas, or use another macvlan_mode";
-            return Err(format!("another task of this host has {parent} to itself (macvlan_mode=passthru); {next}"));
-        }
         if names::is_host_link(link.as_str()) {
             self.users.entry(link.clone()).or_insert(local.task);
         }
@@ -124,7 +139,7 @@ impl Desired {
         };
         let host = own_addresses(network, config, ground);
         let mtu = network.mtu.unwrap_or(found.mtu);
-        Ok(Member { network, link, layer, mtu, link_mac: found.mac, shim, host })
+        Ok(Member { network, parent, link, layer, mtu, link_mac: found.mac, shim, host })
     }
 
     /// The host's link that a parent means: one of that name, or its VLAN, which is made where nobody else has.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, PeerConfig, Subnet,
+    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, Parent, PeerConfig, Subnet,
     SubnetLease, TaskId,
     names::{self, LinkName, Namespace},
 };
@@ -92,8 +92,8 @@ pub struct Desired {
     pub questions: BTreeMap<EndpointId, Question>,
     /// Of the host's links that are there for a LAN: a task that needs it.
     pub users: BTreeMap<LinkName, TaskId>,
-    /// The host's links that one endpoint has to itself.
-    alone: BTreeSet<LinkName>,
+    /// Which endpoint has a link of the host to itself.
+    alone: BTreeMap<Parent, EndpointId>,
     /// What the configuration leaves open.
     pub failures: Vec<Failure>,
 }
@@ -113,6 +113,7 @@ impl Desired {
         let mut desired = Self::default();
         let locals = desired.sandboxes(config);
         let own = desired.overlays(config, &locals, ground);
+        desired.give_alone(config, &locals, ground);
         // In the order of each task's interfaces: the first with a way out is the one that is taken.
         for local in &locals {
             let Some(network) = config.networks.get(&local.endpoint.network) else { continue };

@@ -14,8 +14,6 @@ use crate::nft::{
 
 /// `NF_IP_PRI_RAW`: before connection tracking.
 const BEFORE_TRACKING: i32 = -300;
-/// `NF_IP_PRI_NAT_DST`.
-const TRANSLATE_DESTINATION: i32 = -100;
 /// `NF_IP_PRI_NAT_SRC`.
 const TRANSLATE_SOURCE: i32 = 100;
 /// `NF_IP_PRI_FILTER`.
@@ -27,6 +25,7 @@ const PROHIBITED: u8 = 3;
 const IPPROTO_UDP: u8 = 17;
 const IPPROTO_TCP: u8 = 6;
 const DNS_PORT: u16 = 53;
+const ETH_P_IP: u16 = 0x0800;
 /// The host's ends of the uplinks.
 const UPLINKS: &str = "nu-*";
 
@@ -75,17 +74,27 @@ fn unspecified() -> Rule {
     from.compare(Comparison::Equal, &[0; 16]).verdict(Verdict::Drop)
 }
 
-/// For a sandbox on a LAN: questions for names go to where its resolver listens.
+/// For a sandbox on a LAN: what is asked at port 53 of the resolver's address gets to the port that it listens at, and
+/// comes back from 53. Written into the frames of the loopback, so that the rest of the sandbox's traffic is neither
+/// looked at nor tracked.
 pub fn names() -> Ruleset {
-    let rule = |protocol| {
-        let asked = Rule::new().version(Ip::V4).destination(Ip::V4, 0);
-        let asked = asked.compare(Comparison::Equal, &names::RESOLVER.octets()).protocol(protocol);
-        let asked = asked.transport(2, 2, 0).compare(Comparison::Equal, &DNS_PORT.to_be_bytes());
-        asked.redirect((names::RESOLVER, names::RESOLVER_PORT).into())
+    const PORTS: [(u8, u32); 2] = [(IPPROTO_UDP, 6), (IPPROTO_TCP, 16)];
+    let with = |load: fn(Rule) -> Rule, protocol| {
+        let rule = load(Rule::new().carries(ETH_P_IP)).compare(Comparison::Equal, &names::RESOLVER.octets());
+        rule.protocol(protocol)
     };
-    let rules = [IPPROTO_UDP, IPPROTO_TCP].map(rule).to_vec();
-    Ruleset::new(Family::Inet, names::TABLE)
-        .chain("names", Chain::base(Kind::Nat, Hook::Output, TRANSLATE_DESTINATION, rules))
+    let translate = |rule: Rule, offset, from: u16, to, checksum| {
+        let rule = rule.transport(offset, 2, 0).compare(Comparison::Equal, &from.to_be_bytes());
+        rule.set_port(to, offset, checksum)
+    };
+    let rules = PORTS.iter().flat_map(|&(protocol, checksum)| {
+        let (asked, answered) =
+            (with(|rule| rule.destination(Ip::V4, 0), protocol), with(|rule| rule.source(Ip::V4, 0), protocol));
+        let to = translate(asked, 2, DNS_PORT, names::RESOLVER_PORT, checksum);
+        [to, translate(answered, 0, names::RESOLVER_PORT, DNS_PORT, checksum)]
+    });
+    let loopback = names::loopback_link();
+    Ruleset::new(Family::Netdev, names::TABLE).chain("names", Chain::ingress(loopback.as_str(), rules.collect()))
 }
 
 /// What the host's namespace guards.

@@ -72,6 +72,12 @@ impl Nftables {
         Ok(())
     }
 
+    /// Where clients have nothing to be balanced to, nothing of theirs is looked at.
+    fn wanted(&self, table: &Table) -> Option<Ruleset> {
+        let is_needed = self.clients == Clients::Routed || !table.services.is_empty();
+        is_needed.then(|| ruleset(table, self.clients))
+    }
+
     fn read(&mut self) -> Result<Table, NftError> {
         self.observed = nft::observe(&mut self.socket, Family::Inet, TABLE)?;
         Ok(self.observed.as_ref().map(table).unwrap_or_default())
@@ -81,7 +87,7 @@ impl Nftables {
 impl Balancer for Nftables {
     fn observe(&mut self) -> Result<Observed, BalancerError> {
         let table = self.read()?;
-        let damage = difference(Some(&ruleset(&table, self.clients)), self.observed.as_ref());
+        let damage = difference(self.wanted(&table).as_ref(), self.observed.as_ref());
         let damage = damage.map(|change| change.steps.iter().map(ToString::to_string).collect());
         Ok(Observed { table, damage: damage.unwrap_or_default() })
     }
@@ -92,7 +98,7 @@ impl Balancer for Nftables {
             None => self.read()?,
         };
         ops.iter().for_each(|op| desired.apply(op));
-        let change = difference(Some(&ruleset(&desired, self.clients)), self.observed.take().as_ref());
+        let change = difference(self.wanted(&desired).as_ref(), self.observed.take().as_ref());
         change.map_or(Ok(()), |change| nft::apply(&mut self.socket, &change))?;
         self.forget_removed(ops, &desired)
     }

@@ -21,6 +21,7 @@ pub(super) mod chain {
 pub(super) mod hook {
     pub const HOOKNUM: u16 = 1;
     pub const PRIORITY: u16 = 2;
+    pub const DEV: u16 = 3;
 }
 
 pub(super) mod rule {
@@ -102,6 +103,13 @@ pub(super) mod payload {
     pub const BASE: u16 = 2;
     pub const OFFSET: u16 = 3;
     pub const LEN: u16 = 4;
+    pub const SREG: u16 = 5;
+    pub const CSUM_TYPE: u16 = 6;
+    pub const CSUM_OFFSET: u16 = 7;
+    pub const CSUM_FLAGS: u16 = 8;
+
+    /// The Internet checksum.
+    pub const CSUM_INET: u32 = 1;
 }
 
 pub(super) mod cmp {
@@ -138,13 +146,10 @@ pub(super) mod nat {
     pub const REG_ADDR_MIN: u16 = 3;
     pub const REG_ADDR_MAX: u16 = 4;
     pub const REG_PROTO_MIN: u16 = 5;
-    pub const REG_PROTO_MAX: u16 = 6;
     pub const FLAGS: u16 = 7;
 
     /// The kernel sets it wherever there is an address.
     pub const F_MAP_IPS: u32 = 1;
-    /// And this wherever there is a port.
-    pub const F_PROTO_SPECIFIED: u32 = 2;
 }
 
 pub(super) mod masq {

@@ -27,6 +27,7 @@ fn base(message: &Attributes<'_>) -> Option<Base> {
         kind: [Kind::Filter, Kind::Nat, Kind::Route].into_iter().find(|known| known.name() == kind)?,
         hook: Hook::of_code(hook.u32(hook::HOOKNUM)?)?,
         priority: hook.u32(hook::PRIORITY)? as i32,
+        device: hook.text(hook::DEV),
         policy: Policy::of_code(message.u32(chain::POLICY)?)?,
     })
 }
@@ -227,6 +228,17 @@ fn read_conntrack(data: &Attributes<'_>) -> Option<Expression> {
 }
 
 fn read_payload(data: &Attributes<'_>) -> Option<Expression> {
+    if let Some(from) = register(data, payload::SREG) {
+        let plain =
+            data.u32(payload::CSUM_TYPE) == Some(payload::CSUM_INET) && data.u32(payload::CSUM_FLAGS).unwrap_or(0) == 0;
+        return plain.then_some(Expression::SetPayload {
+            base: Header::of_code(data.u32(payload::BASE)?)?,
+            offset: data.u32(payload::OFFSET)?,
+            len: data.u32(payload::LEN)?,
+            from,
+            checksum: data.u32(payload::CSUM_OFFSET)?,
+        });
+    }
     Some(Expression::Payload {
         base: Header::of_code(data.u32(payload::BASE)?)?,
         offset: data.u32(payload::OFFSET)?,
@@ -272,12 +284,11 @@ fn read_immediate(data: &Attributes<'_>) -> Option<Expression> {
 
 fn read_nat(data: &Attributes<'_>) -> Option<Expression> {
     let address = register(data, nat::REG_ADDR_MIN)?;
-    let port = register(data, nat::REG_PROTO_MIN);
-    let plain = data.u32(nat::FLAGS).unwrap_or(0) & !(nat::F_MAP_IPS | nat::F_PROTO_SPECIFIED) == 0
-        && register(data, nat::REG_PROTO_MAX) == port
+    let plain = data.u32(nat::FLAGS).unwrap_or(0) & !nat::F_MAP_IPS == 0
+        && data.bytes(nat::REG_PROTO_MIN).is_none()
         && register(data, nat::REG_ADDR_MAX).is_none_or(|last| last == address);
     let (kind, version) = (Nat::of_code(data.u32(nat::TYPE)?)?, Ip::of_code(data.u32(nat::FAMILY)?)?);
-    plain.then_some(Expression::Nat { kind, version, address, port })
+    plain.then_some(Expression::Nat { kind, version, address })
 }
 
 fn read_number(data: &Attributes<'_>) -> Option<Expression> {

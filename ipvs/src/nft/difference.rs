@@ -112,7 +112,7 @@ fn amend(desired: &Ruleset, observed: &Ruleset) -> Vec<Step> {
         steps.push(Step::AddSet { set: name.clone(), of: set.of.clone() });
     }
     for (name, chain) in only(&desired.chains, &observed.chains) {
-        steps.push(Step::AddChain { chain: name.clone(), base: chain.base });
+        steps.push(Step::AddChain { chain: name.clone(), base: chain.base.clone() });
     }
     for (name, set) in &desired.sets {
         steps.extend(add_elements(name, set, observed.sets.get(name)));

@@ -197,6 +197,9 @@ fn write_base(message: &mut Message, base: &Base) {
     message.nested(chain::HOOK, |hook| {
         hook.u32(hook::HOOKNUM, base.hook.code());
         hook.u32(hook::PRIORITY, base.priority as u32);
+        if let Some(device) = &base.device {
+            hook.text(hook::DEV, device);
+        }
     });
     message.u32(chain::POLICY, base.policy.code());
     message.text(chain::TYPE, base.kind.name());
@@ -334,7 +337,7 @@ fn name(expression: &Expression) -> &str {
     match expression {
         Expression::Meta { .. } | Expression::SetMeta { .. } => "meta",
         Expression::Conntrack { .. } | Expression::SetConntrack { .. } => "ct",
-        Expression::Payload { .. } => "payload",
+        Expression::Payload { .. } | Expression::SetPayload { .. } => "payload",
         Expression::Compare { .. } => "cmp",
         Expression::Bitwise { .. } => "bitwise",
         Expression::Match { .. } | Expression::Map { .. } | Expression::VerdictMap { .. } => "lookup",
@@ -387,6 +390,11 @@ fn write_registers(message: &mut Message, expression: &Expression) {
             put(&[(payload::DREG, register(*into)), (payload::BASE, base.code())]);
             put(&[(payload::OFFSET, *offset), (payload::LEN, *len)]);
         }
+        Expression::SetPayload { base, offset, len, from, checksum } => {
+            put(&[(payload::SREG, register(*from)), (payload::BASE, base.code())]);
+            put(&[(payload::OFFSET, *offset), (payload::LEN, *len)]);
+            put(&[(payload::CSUM_TYPE, payload::CSUM_INET), (payload::CSUM_OFFSET, *checksum)]);
+        }
         Expression::Compare { from, how, value } => {
             put(&[(cmp::SREG, register(*from)), (cmp::OP, how.code())]);
             write_value(message, cmp::DATA, value);
@@ -401,9 +409,8 @@ fn write_registers(message: &mut Message, expression: &Expression) {
             put(&[(immediate::DREG, register(*into))]);
             write_value(message, immediate::DATA, value);
         }
-        Expression::Nat { kind, version, address, port } => {
+        Expression::Nat { kind, version, address } => {
             put(&[(nat::TYPE, kind.code()), (nat::FAMILY, version.code()), (nat::REG_ADDR_MIN, register(*address))]);
-            put(&port.map(|port| (nat::REG_PROTO_MIN, register(port))).into_iter().collect::<Vec<_>>());
         }
         Expression::Number { kind, modulus, offset, into } => {
             put(&[(numgen::DREG, register(*into)), (numgen::MODULUS, *modulus)]);

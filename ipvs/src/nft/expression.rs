@@ -5,6 +5,8 @@ use super::{Ip, Set, Verdict, code::coded};
 coded! {
     /// What is known of a packet beside its bytes.
     Meta {
+        /// What the frame carries: two bytes (`ETH_P_*`).
+        Protocol = 1,
         /// Packet mark, in the host's byte order.
         Mark = 3,
         /// Index of the device that it came in by.
@@ -134,6 +136,8 @@ pub enum Expression {
     SetConntrack { key: Conntrack, from: u8 },
     /// Loads bytes of the packet.
     Payload { base: Header, offset: u32, len: u32, into: u8 },
+    /// Changes bytes of the packet, and the checksum (RFC 1071) at an offset from the same base.
+    SetPayload { base: Header, offset: u32, len: u32, from: u8, checksum: u32 },
     /// Goes on only if the register compares so to the value.
     Compare { from: u8, how: Comparison, value: Vec<u8> },
     /// `(from & mask) ^ xor`.
@@ -148,8 +152,8 @@ pub enum Expression {
     Immediate { into: u8, value: Vec<u8> },
     /// Decides.
     Verdict(Verdict),
-    /// Translates an address of the connection to the one in the register, and its port to the one in the other.
-    Nat { kind: Nat, version: Ip, address: u8, port: Option<u8> },
+    /// Translates an address of the connection to the one in the register.
+    Nat { kind: Nat, version: Ip, address: u8 },
     /// Translates the source to an address of the device that it leaves by.
     Masquerade,
     /// Loads a number from `offset` to `offset + modulus - 1`.

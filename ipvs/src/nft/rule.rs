@@ -1,12 +1,10 @@
 //! Rules, and the sentences they are mostly made of. All of them work in the first registers.
 
-use std::{iter, net::SocketAddr};
+use std::iter;
 
-use super::{Comparison, Conntrack, Expression, Header, Ip, Meta, Nat, Reject, Set, SetRef, Type, Verdict, octets};
+use super::{Comparison, Conntrack, Expression, Header, Ip, Meta, Nat, Reject, Set, SetRef, Type, Verdict};
 
 const LINK_NAME_LEN: usize = 16;
-/// Behind the longest address.
-const PORT_REGISTER: u8 = 4;
 
 /// Expressions in order; the first that does not hold ends the rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +25,11 @@ impl Rule {
     /// Only packets of this IP version.
     pub fn version(self, version: Ip) -> Self {
         self.with(Expression::Meta { key: Meta::Nfproto, into: 0 }).compare(Comparison::Equal, &[version.code() as u8])
+    }
+
+    /// Only frames that carry this (`ETH_P_*`): where frames are looked at, versions are not known.
+    pub fn carries(self, protocol: u16) -> Self {
+        self.with(Expression::Meta { key: Meta::Protocol, into: 0 }).compare(Comparison::Equal, &protocol.to_be_bytes())
     }
 
     /// Only packets of this transport protocol.
@@ -121,15 +124,13 @@ impl Rule {
 
     /// Translates to the address in the first register.
     pub fn nat(self, kind: Nat, version: Ip) -> Self {
-        self.with(Expression::Nat { kind, version, address: 0, port: None })
+        self.with(Expression::Nat { kind, version, address: 0 })
     }
 
-    /// Translates the destination to this address and port.
-    pub fn redirect(self, to: SocketAddr) -> Self {
-        let address = Expression::Immediate { into: 0, value: octets(to.ip()) };
-        let port = Expression::Immediate { into: PORT_REGISTER, value: to.port().to_be_bytes().to_vec() };
-        let (kind, version) = (Nat::Destination, Ip::of(to.ip()));
-        self.with(address).with(port).with(Expression::Nat { kind, version, address: 0, port: Some(PORT_REGISTER) })
+    /// Writes a port of TCP or UDP, the one at this offset of its header; the checksum is at the other.
+    pub fn set_port(self, port: u16, offset: u32, checksum: u32) -> Self {
+        let value = Expression::Immediate { into: 0, value: port.to_be_bytes().to_vec() };
+        self.with(value).with(Expression::SetPayload { base: Header::Transport, offset, len: 2, from: 0, checksum })
     }
 
     /// Refuses.

@@ -15,6 +15,8 @@ pub enum Family {
     Ip = 2,
     /// IPv6.
     Ip6 = 10,
+    /// Frames of one device.
+    Netdev = 5,
 }
 
 coded! {
@@ -167,14 +169,24 @@ impl Chain {
         Self { base: None, rules }
     }
 
+    /// A chain that frames enter as they come in by a device (family [`Family::Netdev`], `NF_NETDEV_INGRESS`: the number of
+    /// `Prerouting` elsewhere) and leave accepted.
+    pub fn ingress(device: &str, rules: Vec<Rule>) -> Self {
+        let mut chain = Self::base(Kind::Filter, Hook::Prerouting, 0, rules);
+        if let Some(base) = &mut chain.base {
+            base.device = Some(device.to_owned());
+        }
+        chain
+    }
+
     /// A chain that packets enter at a hook and leave accepted.
     pub fn base(kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Self {
-        Self { base: Some(Base { kind, hook, priority, policy: Policy::Accept }), rules }
+        Self { base: Some(Base { kind, hook, priority, policy: Policy::Accept, device: None }), rules }
     }
 }
 
 /// Where a chain is hooked in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base {
     /// What kind.
     pub kind: Kind,
@@ -184,6 +196,8 @@ pub struct Base {
     pub priority: i32,
     /// What becomes of packets that reach the end.
     pub policy: Policy,
+    /// The device whose frames it sees, in the family that has such.
+    pub device: Option<String>,
 }
 
 /// A set or map: what it holds, and its elements.

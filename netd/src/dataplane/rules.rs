@@ -241,6 +241,11 @@ impl Rules {
     }
 }
 
+/// Of our table: what is translated in a sandbox is on its loopback only.
+fn family(place: Place) -> Family {
+    if let Place::Inside(Namespace::Sandbox(_)) = place { Family::Netdev } else { Family::Inet }
+}
+
 fn failure(place: Place, reason: String) -> Failure {
     let task = if let Place::Inside(Namespace::Sandbox(task)) = place { Some(task) } else { None };
     Failure { object: format!("nftables of {place}"), reason, task }
@@ -275,7 +280,8 @@ impl Tables {
             return Ok(None);
         }
         self.settled = None;
-        let observed = nft::observe(&mut self.socket, Family::Inet, names::TABLE).map_err(|error| error.to_string())?;
+        let observed =
+            nft::observe(&mut self.socket, family(place), names::TABLE).map_err(|error| error.to_string())?;
         let ruleset = nft::difference(wanted.ruleset.as_ref(), observed.as_ref());
         let services = match &wanted.services {
             Some(table) => ipvs::diff(table, &self.balancer.observe().map_err(|error| error.to_string())?),

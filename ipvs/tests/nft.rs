@@ -327,9 +327,8 @@ fn the_guards_are_read_back_as_written() {
             endpoints: vec![(names::endpoint_link(EndpointId(1)), Mac([2; 6]), ip("10.0.9.5"))],
             remotes: vec![(Mac([6; 6]), ip("10.0.9.6")), (Mac([6; 6]), ip("fd00:9::6"))],
         };
-        for desired in
-            [guard(&Sources::default()), guard(&sources), border(&Border::default()), border(&full), border(&smaller)]
-        {
+        let guards = [guard(&Sources::default()), guard(&sources), ipvs::guard::names()];
+        for desired in guards.into_iter().chain([border(&Border::default()), border(&full), border(&smaller)]) {
             put(&mut socket, &desired);
             assert_settled(&mut socket, &desired);
         }

@@ -84,7 +84,7 @@ impl Desired {
             let next = "next: move the host away from it, or make the network with an --ip-range that leaves it alone";
             return self.refuse(local.task, format!("its address {address} is the host's own; {next}"));
         }
-        if self.alone.get(&member.parent).is_some_and(|owner| *owner != local.id) {
+        if self.alone.get(member.parent).is_some_and(|owner| *owner != local.id) {
             self.questions.insert(local.id, question(local, &member, true));
             let next = "next: give it fewer replicas, or use another macvlan_mode";
             let cause = format!("another task of this host has {} to itself (macvlan_mode=passthru)", member.parent);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use model::{Command, NetworkId, NodeId, RequestId, Role, ViewInfo};
+use model::{Command, Epoch, NetworkId, NodeId, RequestId, Role, Spi, ViewInfo};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::proto::Json;
@@ -98,6 +98,8 @@ pub struct Examine {
 pub enum Subject {
     /// Whether its kernel is what it was told.
     Kernel,
+    /// The other hosts of a network, and what has passed between it and them.
+    Peers(NetworkId),
 }
 
 /// What was found on a node.
@@ -106,6 +108,50 @@ pub enum Subject {
 pub enum Examined {
     /// Of its kernel.
     Kernel(Verification),
+    /// Of a network's other hosts; empty where it has no part in the network.
+    Peers(Vec<Peer>),
+}
+
+/// Another host of a network, as one host sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The other host's name.
+    pub hostname: String,
+    /// Where its tunnels end.
+    pub vtep: IpAddr,
+    /// How many endpoints of the network it has.
+    pub endpoints: usize,
+    /// What all their encrypted networks together have exchanged; none of a network that is not encrypted.
+    pub encryption: Option<Encryption>,
+}
+
+/// What two hosts have exchanged in secret, as one of them counts it since the present keys are in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// The change of keys that it sends with; none: it cannot send.
+    pub epoch: Option<Epoch>,
+    /// The association that it sends with.
+    pub sends_with: Option<Spi>,
+    /// Those that it accepts.
+    pub accepts: Vec<Spi>,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Packets received and found good.
+    pub received_packets: u64,
+    /// Bytes received and found good.
+    pub received_bytes: u64,
+    /// Packets dropped for having come before.
+    pub replayed: u64,
+    /// Packets dropped for coming too late to tell.
+    pub late: u64,
+    /// Packets dropped for having been changed on their way.
+    pub forged: u64,
+    /// Packets dropped for having no key, from all hosts together, since the host started.
+    pub unknown: u64,
+    /// When the last packet was received: milliseconds since the Unix epoch; none: never, with these keys.
+    pub last_seen: Option<u64>,
 }
 
 /// A node's view and how its kernel differs from it.

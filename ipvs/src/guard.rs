@@ -9,7 +9,8 @@ use model::{
 };
 
 use crate::nft::{
-    Chain, Comparison, Expression, Family, Hook, Ip, Key, Kind, Meta, Reject, Rule, Ruleset, Set, Type, Verdict, octets,
+    Chain, Comparison, Expression, Family, Hook, Ip, Key, Kind, Meta, Reject, Rule, Ruleset, Set, SetRef, Type,
+    Verdict, octets,
 };
 
 /// `NF_IP_PRI_RAW`: before connection tracking.
@@ -22,10 +23,16 @@ const FILTER: i32 = 0;
 const NO_ANSWER: u32 = 1 | 8 | 64;
 /// Code of ICMPX unreachables: administratively prohibited.
 const PROHIBITED: u8 = 3;
+const IPPROTO_ICMP: u8 = 1;
 const IPPROTO_UDP: u8 = 17;
 const IPPROTO_TCP: u8 = 6;
 const DNS_PORT: u16 = 53;
 const ETH_P_IP: u16 = 0x0800;
+const IPPROTO_ICMPV6: u8 = 58;
+/// Unreachable, too big, time exceeded, parameter problem: ICMP (RFC 792) and ICMPv6 (RFC 4443) together.
+const ICMP_ERRORS: [u8; 6] = [1, 2, 3, 4, 11, 12];
+/// The first half of a VXLAN header: it has a network identifier, and nothing else that Linux takes.
+const VXLAN_FLAGS: [u8; 4] = [8, 0, 0, 0];
 /// The host's ends of the uplinks.
 const UPLINKS: &str = "nu-*";
 
@@ -108,15 +115,29 @@ pub struct Border {
     pub vteps: Vec<(IpAddr, Mac)>,
     /// Where this host's own tunnels end.
     pub own: Option<IpAddr>,
+    /// What must never be seen in the clear.
+    pub secret: Option<Secret>,
+}
+
+/// Tunnels that are encrypted: they have a port of their own.
+#[derive(Clone, Debug)]
+pub struct Secret {
+    /// Its number; UDP.
+    pub port: u16,
+    /// Their network identifiers.
+    pub vnis: Vec<Vni>,
 }
 
 /// For the host's namespace: what comes from a subnet and leaves by a device that is not a network's does so under the
-/// host's address; but for answers, nothing gets from outside or from another network into a network; and tunnel
-/// packets of our networks from others than our hosts are dropped and counted.
+/// host's address; but for answers, nothing gets from outside or from another network into a network; tunnel packets of
+/// our networks from others than our hosts are dropped and counted, and so is what should be encrypted and is not.
 pub fn border(border: &Border) -> Ruleset {
     let rules = |rule: fn(Ip) -> Rule| Ip::BOTH.map(rule).to_vec();
     let tunnel_key = |(port, vni): &(u16, Vni)| Key::of(&[&port.to_be_bytes(), &(u32::from(*vni) << 8).to_be_bytes()]);
-    let ruleset = Ruleset::new(Family::Inet, names::TABLE)
+    let secret = border.secret.as_ref();
+    let table = Ruleset::new(Family::Inet, names::TABLE);
+    let table = secret.into_iter().fold(table, self::secret);
+    let ruleset = table
         .chain("masquerade", Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules(masquerade)))
         .chain("isolate", Chain::base(Kind::Filter, Hook::Forward, FILTER, rules(isolate)))
         .chain("tunnel", Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_TRACKING, rules(arriving)))
@@ -145,6 +166,39 @@ pub fn passage() -> Vec<Rule> {
     [Rule::new().link_in(UPLINKS), Rule::new().link_out(UPLINKS)]
         .map(|rule| rule.counter().verdict(Verdict::Accept))
         .to_vec()
+}
+
+/// Nothing of encrypted networks comes or goes in the clear: neither by their port nor, whatever the port, under one of
+/// their network identifiers; nor does an ICMP error go that quotes what was encrypted when it came.
+fn secret(table: Ruleset, secret: &Secret) -> Ruleset {
+    let port = secret.port.to_be_bytes();
+    let gone = |rule: Rule| rule.counter().verdict(Verdict::Drop);
+    let clear = |load: Expression| {
+        let udp = || Rule::new().with(load.clone()).compare(Comparison::Equal, &[0]).protocol(IPPROTO_UDP);
+        let by_port = udp().transport(2, 2, 0).compare(Comparison::Equal, &port);
+        vec![gone(by_port), gone(udp().transport(8, 8, 0).in_set("secret"))]
+    };
+    let comes = clear(Expression::Meta { key: Meta::Secpath, into: 0 });
+    let quotes = Ip::BOTH.map(|version| gone(quoted_port(version).compare(Comparison::Equal, &port)));
+    let goes = [clear(Expression::RouteIpsec { into: 0 }), quotes.to_vec()].concat();
+    let header = |vni: &Vni| Key::of(&[&VXLAN_FLAGS, &(u32::from(*vni) << 8).to_be_bytes()]);
+    table
+        .chain("clear-in", Chain::base(Kind::Filter, Hook::Input, FILTER, comes))
+        .chain("clear-out", Chain::base(Kind::Filter, Hook::Output, FILTER, goes))
+        .set("secret", Set::values(&[Type::Mark, Type::Mark], secret.vnis.iter().map(header)))
+}
+
+/// Loads the destination port of the UDP packet that an ICMP error quotes. The ICMP header takes eight bytes; behind it
+/// lies the IP header, then that of UDP.
+fn quoted_port(version: Ip) -> Rule {
+    let errors = Set::values(&[Type::Protocol], ICMP_ERRORS.map(|code| Key::of(&[&[code]])));
+    let is_error = Expression::Match { set: SetRef::Anonymous(errors), from: 0, invert: false };
+    let (protocol, ip_protocol, port) = match version {
+        Ip::V4 => (IPPROTO_ICMP, 8 + 9, 8 + 20 + 2),
+        Ip::V6 => (IPPROTO_ICMPV6, 8 + 6, 8 + 40 + 2),
+    };
+    let icmp = Rule::new().version(version).protocol(protocol).transport(0, 1, 0).with(is_error);
+    icmp.transport(ip_protocol, 1, 0).compare(Comparison::Equal, &[IPPROTO_UDP]).transport(port, 2, 0)
 }
 
 fn masquerade(version: Ip) -> Rule {

@@ -7,7 +7,7 @@ mod support;
 use std::net::IpAddr;
 
 use ipvs::{
-    guard::{Border, Sources, border, guard},
+    guard::{Border, Secret, Sources, border, guard},
     nft::*,
 };
 use model::{EndpointId, Mac, Subnet, names};
@@ -65,6 +65,7 @@ fn every_expression() -> Vec<Rule> {
         one(Fib { result: FibResult::Oif, flags: 1 | 8 | 32, into: 0 }).compare(Comparison::Equal, &[0]),
         one(Payload { base: Header::Link, offset: 6, len: 6, into: 0 }),
         one(Notrack),
+        one(Expression::Meta { key: Meta::Secpath, into: 0 }).compare(Comparison::Equal, &[1]),
         Rule::new().protocol(6).reject(Reject::TcpReset),
         Rule::new().reject(Reject::Icmpx(2)),
         Rule::new().version(Ip::V4).reject(Reject::Icmp(3)),
@@ -103,6 +104,10 @@ fn everything() -> Ruleset {
         .chain("all", Chain::base(Kind::Filter, Hook::Prerouting, -300, every_expression()))
         .chain("dropping", dropping)
         .chain("route", Chain::base(Kind::Route, Hook::Output, -150, vec![]))
+        .chain(
+            "leaving",
+            Chain::base(Kind::Filter, Hook::Output, 0, vec![Rule::new().with(Expression::RouteIpsec { into: 2 })]),
+        )
         .chain(
             "spread",
             Chain::base(
@@ -321,8 +326,9 @@ fn the_guards_are_read_back_as_written() {
             tunnels: vec![(4789, 4096.try_into().unwrap()), (4790, 77.try_into().unwrap())],
             own: Some("192.0.2.9".parse().unwrap()),
             vteps: vec![(ip("192.0.2.1"), Mac([6; 6])), (ip("2001:db8::1"), Mac([7; 6]))],
+            secret: Some(Secret { port: 4790, vnis: vec![77.try_into().unwrap()] }),
         };
-        let smaller = Border { subnets: subnets[1..2].to_vec(), ..full.clone() };
+        let smaller = Border { subnets: subnets[1..2].to_vec(), secret: None, ..full.clone() };
         let sources = Sources {
             endpoints: vec![(names::endpoint_link(EndpointId(1)), Mac([2; 6]), ip("10.0.9.5"))],
             remotes: vec![(Mac([6; 6]), ip("10.0.9.6")), (Mac([6; 6]), ip("fd00:9::6"))],

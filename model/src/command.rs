@@ -54,15 +54,16 @@ pub struct NodeReport {
     pub tasks: Vec<TaskReport>,
     /// What its kernel can do, of what networks may ask for.
     pub capabilities: BTreeSet<Capability>,
-    /// Associations that it cannot send with any more (see [`crate::Association`]) and needs others in place of.
-    pub spent: BTreeSet<Spi>,
+    /// Associations, with these peers and of either direction, that its kernel has lost (see [`crate::Association`]):
+    /// others take their place.
+    pub lost: BTreeSet<(NodeId, Spi)>,
 }
 
 impl NodeReport {
     /// A node that has this generation and nothing else to say.
     pub fn new(node: NodeId, applied: u64) -> Self {
         let (failures, tasks) = (Vec::new(), Vec::new());
-        Self { node, applied, failures, tasks, capabilities: BTreeSet::new(), spent: BTreeSet::new() }
+        Self { node, applied, failures, tasks, capabilities: BTreeSet::new(), lost: BTreeSet::new() }
     }
 }
 

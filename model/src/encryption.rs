@@ -59,7 +59,7 @@ impl<'de, const N: usize> Deserialize<'de> for Key<N> {
 }
 
 /// Names a security association to its receiver (RFC 4303 section 2.1); 0 to 255 are reserved. The ledger gives each
-/// out once: no two senders of a cluster share one.
+/// out once: no two senders of a cluster share one. A sender's associations with its peers may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Spi(pub u32);
 
@@ -84,8 +84,9 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// One direction between two hosts, under one key. A host that has sent with it once must not start with it anew:
-/// its sequence numbers would repeat, and receivers drop repetitions (RFC 4303 section 3.3.3).
+/// One direction between two hosts, under one key. Neither may begin with it a second time: the sender's sequence
+/// numbers would repeat, and GCM's nonces with them (RFC 4106 section 3.1); the receiver would take what it had before
+/// (RFC 4303 section 3.4.3). Where a kernel has lost it, both get another in its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Association {
     /// Its number.
@@ -99,9 +100,9 @@ pub struct Association {
 /// What a host needs to speak with one peer in secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerKeys {
-    /// What it sends with: the first that it has not used up (see [`Association`]).
+    /// What it sends with: the first that its kernel has not lost (see [`Association`]).
     pub send: Vec<Association>,
-    /// What it accepts.
+    /// What it accepts: all of them.
     pub accept: Vec<Association>,
 }
 
@@ -109,16 +110,29 @@ pub struct PeerKeys {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Capability {
-    /// ESP with AES-256-GCM (`CONFIG_INET_ESP`, `CONFIG_INET6_ESP`, `CONFIG_CRYPTO_GCM`).
+    /// ESP with AES-256-GCM, for IPv4 and IPv6.
     Esp,
-    /// IPVS (`CONFIG_IP_VS`).
+    /// IPVS.
     Ipvs,
-    /// VLAN devices (`CONFIG_VLAN_8021Q`).
+    /// VLAN devices.
     Vlan,
-    /// Macvlan devices (`CONFIG_MACVLAN`).
+    /// Macvlan devices.
     Macvlan,
-    /// Ipvlan devices (`CONFIG_IPVLAN`).
+    /// Ipvlan devices.
     Ipvlan,
+}
+
+impl Capability {
+    /// What a kernel without it is built without.
+    pub fn options(self) -> &'static str {
+        match self {
+            Self::Esp => "CONFIG_XFRM_USER, CONFIG_INET_ESP, CONFIG_INET6_ESP, CONFIG_CRYPTO_GCM, CONFIG_CRYPTO_SEQIV",
+            Self::Ipvs => "CONFIG_IP_VS",
+            Self::Vlan => "CONFIG_VLAN_8021Q",
+            Self::Macvlan => "CONFIG_MACVLAN",
+            Self::Ipvlan => "CONFIG_IPVLAN",
+        }
+    }
 }
 
 impl fmt::Display for Capability {

@@ -1,11 +1,13 @@
 //! What can be seen of this host by those who ask any node of the cluster.
 
-use api::{Difference, Examined, Subject, Verification};
-use model::{NetworkId, NodeConfig, Refusal, names::Namespace};
+use std::{collections::BTreeMap, fs, sync::Arc};
+
+use api::{Difference, Encryption, Examined, Peer, Subject, Verification};
+use model::{DriverConfig, Kind, NetworkId, NodeConfig, NodeId, Refusal, names::Namespace};
 
 use crate::{
     daemon::Daemon,
-    dataplane::{self, Failure, state::Place},
+    dataplane::{self, Failure, state::Place, xfrm},
 };
 
 /// What happens to a difference that is no failure.
@@ -23,7 +25,46 @@ pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal
             let differences = found.chunk_by(are_alike).map(|alike| explain(&config, alike, failures)).collect();
             Ok(Examined::Kernel(Verification { view: orchestrator::digests(&config), differences }))
         }
+        Subject::Peers(network) => Ok(Examined::Peers(peers(config, network).await?)),
     }
+}
+
+/// The other hosts of a network.
+async fn peers(config: Arc<NodeConfig>, network: NetworkId) -> Result<Vec<Peer>, Refusal> {
+    let Some(driver) = config.networks.get(&network).map(|network| &network.driver) else { return Ok(Vec::new()) };
+    let is_encrypted = matches!(driver, DriverConfig::Overlay { encrypted: true, .. });
+    let mut endpoints: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for endpoint in config.endpoints.values().filter(|e| e.network == network && e.node != config.node) {
+        *endpoints.entry(endpoint.node).or_default() += 1;
+    }
+    let exchanged = if is_encrypted { exchanged(&config).await? } else { BTreeMap::new() };
+    let peer = |(node, endpoints): (NodeId, usize)| {
+        let peer = config.peers.get(&node)?;
+        let encryption = is_encrypted.then(|| exchanged.get(&node).cloned().unwrap_or_default());
+        Some(Peer { hostname: peer.hostname.clone(), vtep: peer.vtep, endpoints, encryption })
+    };
+    Ok(endpoints.into_iter().filter_map(peer).collect())
+}
+
+/// What this host's kernel has counted, by peer.
+async fn exchanged(config: &Arc<NodeConfig>) -> Result<BTreeMap<NodeId, Encryption>, Refusal> {
+    let unreadable = |reason: String| {
+        Refusal::new(Kind::Unavailable, format!("the kernel's IPsec cannot be read: {reason}"), "see netd's log there")
+    };
+    // The kernel is the one of the namespace that the thread is in: the daemon's own.
+    let looked = tokio::task::spawn_blocking(|| (xfrm::look(), unknown())).await;
+    let (observed, unknown) = looked.map_err(|error| unreadable(error.to_string()))?;
+    let observed = observed.map_err(|error| unreadable(error.to_string()))?;
+    let Some(wanted) = xfrm::Wanted::of(config) else { return Ok(BTreeMap::new()) };
+    let peers = wanted.peers.iter();
+    Ok(peers.map(|(id, peer)| (*id, Encryption { unknown, ..xfrm::exchanged(&wanted, peer, &observed) })).collect())
+}
+
+/// Packets that no key was there for (`XfrmInNoStates`); 0 where the kernel keeps no statistics.
+fn unknown() -> u64 {
+    let statistics = fs::read_to_string("/proc/thread-self/net/xfrm_stat").unwrap_or_default();
+    let line = statistics.lines().find_map(|line| line.strip_prefix("XfrmInNoStates"));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Many rules of one namespace are missing together, and for one reason.

@@ -95,8 +95,8 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
     }
     let tasks = daemon.tasks();
     let inhabited = move |task| agent::sandbox(&tasks, task);
-    let (status, inside) =
-        dataplane::spawn(daemon.desired.subscribe(), inhabited).context("the data plane cannot start")?;
+    let (status, inside) = dataplane::spawn(daemon.desired.subscribe(), &daemon.options.directory, inhabited)
+        .context("the data plane cannot start")?;
     daemon.dataplane.send_replace(Some((status.clone(), inside)));
     let (found, sandboxes) = watch::channel(Sandboxes::default());
     let (tasks, reports) = watch::channel(Vec::new());
@@ -146,12 +146,15 @@ async fn report(
             applied = (current.node, current.generation);
         }
         let tasks_now = tasks.borrow_and_update().clone();
-        if let Some(member) = member.borrow_and_update().as_ref() {
+        // Before the first pass nothing is known of this kernel, which is not to say that it can do nothing.
+        let looked = current.node.is_some();
+        if let Some(member) = member.borrow_and_update().as_ref().filter(|_| looked) {
             let failures = current.failures.iter().take(FAILURES).map(ToString::to_string).collect();
             let (node, capabilities) = (member.node(), current.capabilities.clone());
             // A host that has joined anew has nothing yet of what it is to have.
             let applied = if applied.0 == Some(node) { applied.1 } else { 0 };
-            member.report(NodeReport { failures, tasks: tasks_now, capabilities, ..NodeReport::new(node, applied) });
+            let lost = current.lost.clone();
+            member.report(NodeReport { failures, tasks: tasks_now, capabilities, lost, node, applied });
         }
         tokio::select! {
             changed = status.changed() => if changed.is_err() { return },

@@ -324,7 +324,7 @@ fn host() {
     };
     let first = Arc::new(read().expect("a configuration"));
     let (sender, receiver) = watch::channel(first);
-    let (status, inside) = dataplane::spawn(receiver, |_| None).expect("a data plane");
+    let (status, inside) = dataplane::spawn(receiver, &directory, |_| None).expect("a data plane");
     loop {
         if let Some(config) = read().filter(|config| config.generation > sender.borrow().generation) {
             sender.send_replace(Arc::new(config));

@@ -8,7 +8,7 @@ use model::{
 };
 
 use crate::{
-    project,
+    capability, project,
     record::{ServiceRecord, TaskRecord},
     scheduler,
     state::State,
@@ -188,6 +188,16 @@ fn waits_for(state: &State, task: &Task) -> Option<String> {
     if let Some(node) = scheduler::predecessor(state, slot, task.id).and_then(|earlier| earlier.task.node) {
         return Some(format!("waits for its slot's last run to stop on {}", state.hostname(node)));
     }
-    let is_possible = state.nodes.values().any(scheduler::is_eligible);
-    (!is_possible).then(|| "waits: no node is ready and active (`swarmctl node ls`)".to_owned())
+    let eligible: Vec<&Node> = state.nodes.values().filter(|node| scheduler::is_eligible(node)).collect();
+    if eligible.is_empty() {
+        return Some("waits: no node is ready and active (`swarmctl node ls`)".to_owned());
+    }
+    let needed = capability::of_task(state, task);
+    let is_possible = eligible.iter().any(|node| capability::has_all(node, &needed));
+    (!is_possible).then(|| {
+        let networks = task.attachments.iter().filter_map(|attachment| state.networks.get(&attachment.network));
+        let networks = networks.filter(|network| !capability::needed(&network.spec).is_empty());
+        let names: Vec<String> = networks.map(|network| format!("{:?}", network.spec.name)).collect();
+        format!("waits: for network {} {}", names.join(", "), capability::lacks(&eligible, &needed))
+    })
 }

@@ -5,12 +5,13 @@ mod network;
 mod service;
 mod task;
 
-use model::{Command, Millis, Response};
+use model::{Command, Entry, Response};
 
-use crate::state::{State, outdated};
+use crate::{keys, state::State};
 
 /// What the command makes of the state. A refusal has changed nothing.
-pub(crate) fn apply(state: &mut State, now: Millis, command: Command) -> Response {
+pub(crate) fn apply(state: &mut State, entry: Entry) -> Response {
+    let Entry { now, chance, command, .. } = entry;
     match command {
         Command::Bootstrap { authority, node, data_path_port } => {
             cluster::bootstrap(state, now, authority, node, data_path_port)
@@ -21,8 +22,9 @@ pub(crate) fn apply(state: &mut State, now: Millis, command: Command) -> Respons
         Command::RemoveNode { node } => cluster::remove_node(state, now, node),
         Command::RotateToken { role, secret } => cluster::rotate_token(state, role, secret),
         Command::Report(report) => cluster::report(state, now, report),
-        Command::RotateKeys | Command::AdvanceKeys => Err(outdated("no network is encrypted")),
-        Command::CreateNetwork { spec } => network::create(state, now, spec),
+        Command::RotateKeys => keys::rotate(state, now, chance),
+        Command::AdvanceKeys => keys::advance(state, now),
+        Command::CreateNetwork { spec } => network::create(state, now, spec, chance),
         Command::RemoveNetwork { network } => network::remove(state, &network),
         Command::CreateService { spec } => service::create(state, now, spec),
         Command::ScaleService { service, replicas } => service::scale(state, &service, replicas),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Capability, Driver, Kind, NetworkSpec, Node, Refusal};
+use model::{Capability, Driver, Kind, NetworkSpec, Node, Refusal, Task};
 
 use crate::{state::State, validate};
 
@@ -14,34 +14,53 @@ pub(crate) fn needed(spec: &NetworkSpec) -> BTreeSet<Capability> {
         Driver::Ipvlan => Some(Capability::Ipvlan),
     };
     let vlan = validate::parent(spec).ok().flatten().and_then(|parent| parent.vlan()).map(|_| Capability::Vlan);
-    device.into_iter().chain(vlan).collect()
+    let esp = spec.encrypted.then_some(Capability::Esp);
+    device.into_iter().chain(vlan).chain(esp).collect()
 }
 
-/// Whether nothing that is known of a node speaks against it.
+/// What the networks of a task need.
+pub(crate) fn of_task(state: &State, task: &Task) -> BTreeSet<Capability> {
+    let networks = task.attachments.iter().filter_map(|attachment| state.networks.get(&attachment.network));
+    networks.flat_map(|network| needed(&network.spec)).collect()
+}
+
+/// Whether nothing that is known of a node speaks against it; that it can encrypt must be known.
 pub(crate) fn has_all(node: &Node, needed: &BTreeSet<Capability>) -> bool {
-    node.capabilities.as_ref().is_none_or(|found| needed.is_subset(found))
+    match &node.capabilities {
+        Some(found) => needed.is_subset(found),
+        None => !needed.contains(&Capability::Esp),
+    }
 }
 
 /// Refuses a network that a node could not take part in.
 pub(crate) fn check(state: &State, spec: &NetworkSpec) -> Result<(), Refusal> {
     let needed = needed(spec);
-    let Some(node) = state.nodes.values().find(|node| !has_all(node, &needed)) else { return Ok(()) };
-    let missing =
-        needed.iter().filter(|wanted| node.capabilities.as_ref().is_some_and(|found| !found.contains(wanted)));
-    let missing: Vec<String> = missing.map(|capability| format!("{capability} ({})", option(*capability))).collect();
-    let (hostname, missing) = (&node.hostname, missing.join(" and "));
-    let cause = format!("the kernel of node {hostname:?} lacks {missing}, so network {:?} was not created", spec.name);
-    let next = "run a kernel that has it there and start netd again, or take the node out of the cluster";
+    let unfit: Vec<&Node> = state.nodes.values().filter(|node| !has_all(node, &needed)).collect();
+    if unfit.is_empty() {
+        return Ok(());
+    }
+    let (unknown, lacking): (Vec<&Node>, Vec<&Node>) = unfit.into_iter().partition(|node| node.capabilities.is_none());
+    let (cause, next) = if lacking.is_empty() {
+        let cause = format!("what the kernel can do is not known yet of {}", names(&unknown));
+        (cause, "try again in a moment, or remove nodes that are gone")
+    } else {
+        let next = "run a kernel that has it there and start netd again, or take these nodes out of the cluster";
+        (lacks(&lacking, &needed), next)
+    };
+    let cause = format!("network {:?} was not created: {cause}", spec.name);
     Err(Refusal::new(Kind::Precondition, cause, next))
 }
 
-/// What the kernel's configuration calls it.
-fn option(capability: Capability) -> &'static str {
-    match capability {
-        Capability::Esp => "CONFIG_INET_ESP, CONFIG_INET6_ESP, CONFIG_CRYPTO_GCM",
-        Capability::Ipvs => "CONFIG_IP_VS",
-        Capability::Vlan => "CONFIG_VLAN_8021Q",
-        Capability::Macvlan => "CONFIG_MACVLAN",
-        Capability::Ipvlan => "CONFIG_IPVLAN",
-    }
+/// What is missing, and on which nodes.
+pub(crate) fn lacks(nodes: &[&Node], needed: &BTreeSet<Capability>) -> String {
+    let is_missing = |wanted: &&Capability| {
+        nodes.iter().any(|node| node.capabilities.as_ref().is_none_or(|found| !found.contains(wanted)))
+    };
+    let missing = needed.iter().filter(is_missing);
+    let missing: Vec<String> = missing.map(|wanted| format!("{wanted} ({})", wanted.options())).collect();
+    format!("the kernel lacks {} on {}", missing.join(" and "), names(nodes))
+}
+
+fn names(nodes: &[&Node]) -> String {
+    nodes.iter().map(|node| format!("{:?}", node.hostname)).collect::<Vec<_>>().join(", ")
 }

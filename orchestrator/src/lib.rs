@@ -5,6 +5,7 @@ mod answer;
 mod apply;
 mod capability;
 mod check;
+mod keys;
 mod lookup;
 mod project;
 mod record;

@@ -7,7 +7,7 @@ use std::{
 
 use model::{
     EndpointConfig, EndpointId, NameConfig, Network, NetworkConfig, NetworkId, Node, NodeConfig, NodeId, PeerConfig,
-    Role, Task, TaskConfig, ViewInfo, VirtualServiceConfig,
+    PeerKeys, Role, Task, TaskConfig, ViewInfo, VirtualServiceConfig,
 };
 use sha2::{Digest, Sha256};
 
@@ -36,6 +36,7 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
             add_service(&mut config, state, record, *network);
         }
     }
+    config.keys = keys(state, node);
     config.peers = peers(state, &config);
     config
 }
@@ -112,8 +113,40 @@ fn endpoints(task: &Task, node: NodeId, network: NetworkId) -> impl Iterator<Ite
     })
 }
 
+/// For the hosts that it shares an encrypted network with, and no others. Either both hosts have keys or none has: all
+/// that counts is that tasks may still run there.
+fn keys(state: &State, node: NodeId) -> BTreeMap<NodeId, PeerKeys> {
+    let shared = members_of_encrypted(state).into_values().filter(|members| members.contains(&node));
+    let peers = shared.flatten().filter(|peer| *peer != node).collect();
+    state.keys.of(node, &peers)
+}
+
+/// The hosts whose view has keys.
+pub(crate) fn key_holders(state: &State) -> BTreeSet<NodeId> {
+    members_of_encrypted(state).into_values().filter(|members| members.len() > 1).flatten().collect()
+}
+
+/// The hosts of each encrypted network.
+fn members_of_encrypted(state: &State) -> BTreeMap<NetworkId, BTreeSet<NodeId>> {
+    let encrypted = state.networks.values().filter(|network| network.spec.encrypted);
+    let mut members: BTreeMap<NetworkId, BTreeSet<NodeId>> =
+        encrypted.map(|network| (network.id, BTreeSet::new())).collect();
+    if members.is_empty() {
+        return members;
+    }
+    for record in state.tasks.values().filter(|record| record.is_alive()) {
+        for attachment in &record.task.attachments {
+            if let Some(members) = members.get_mut(&attachment.network) {
+                members.extend(record.task.node);
+            }
+        }
+    }
+    members
+}
+
 fn peers(state: &State, config: &NodeConfig) -> BTreeMap<NodeId, PeerConfig> {
-    let sharing: BTreeSet<NodeId> = config.endpoints.values().map(|endpoint| endpoint.node).collect();
+    let endpoints = config.endpoints.values().map(|endpoint| endpoint.node);
+    let sharing: BTreeSet<NodeId> = endpoints.chain(config.keys.keys().copied()).collect();
     let is_peer = |node: &&Node| node.id == config.node || node.role == Role::Manager || sharing.contains(&node.id);
     state.nodes.values().filter(is_peer).map(|node| (node.id, peer_config(node))).collect()
 }

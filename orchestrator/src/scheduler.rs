@@ -1,8 +1,8 @@
 //! Places for pending tasks: spread over nodes by service first, then by load.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use model::{Availability, Capability, Command, Network, Node, NodeId, NodeStatus, ServiceId, TaskId, TaskState};
+use model::{Availability, Command, Node, NodeId, NodeStatus, ServiceId, TaskId, TaskState};
 
 use crate::{
     capability,
@@ -77,17 +77,12 @@ impl Load {
             let total = self.total.get(&node.id).copied().unwrap_or(0);
             (rejections(state, slot, node.id), of_service, total, node.id)
         };
-        let needed: BTreeSet<Capability> =
-            networks(state, record).flat_map(|network| capability::needed(&network.spec)).collect();
+        let needed = capability::of_task(state, &record.task);
         let suits = |node: &&Node| is_eligible(node) && capability::has_all(node, &needed);
         let node = state.nodes.values().filter(suits).min_by_key(rank)?.id;
         self.count(node, service);
         Some(Command::AssignTask { task, node })
     }
-}
-
-fn networks<'a>(state: &'a State, record: &'a TaskRecord) -> impl Iterator<Item = &'a Network> {
-    record.task.attachments.iter().filter_map(|attachment| state.networks.get(&attachment.network))
 }
 
 /// How many recent runs of this slot the node could not prepare. It has fewer tasks for it: without this it would be

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    answer, apply, project,
+    answer, apply,
+    keys::Keys,
+    project,
     record::{ServiceRecord, TaskRecord},
     request::{Answers, Caller},
     step,
@@ -36,6 +38,7 @@ pub struct State {
     pub(crate) services: BTreeMap<ServiceId, ServiceRecord>,
     pub(crate) tasks: BTreeMap<TaskId, TaskRecord>,
     pub(crate) ledger: Ledger,
+    pub(crate) keys: Keys,
     pub(crate) answers: Answers,
 }
 
@@ -46,8 +49,9 @@ impl StateMachine for State {
         if let Some(first) = self.answers.find(caller, entry.request) {
             return first.clone();
         }
-        let response = apply::apply(self, entry.now, entry.command);
-        self.answers.remember(caller, entry.request, response.clone());
+        let request = entry.request;
+        let response = apply::apply(self, entry);
+        self.answers.remember(caller, request, response.clone());
         response
     }
 

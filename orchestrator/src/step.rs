@@ -3,6 +3,7 @@
 use model::{Command, Millis, TaskState};
 
 use crate::{
+    keys,
     record::{ServiceRecord, Slot, TaskRecord},
     restart, scheduler,
     state::State,
@@ -17,6 +18,7 @@ pub(crate) fn step(state: &State, now: Millis) -> Vec<Command> {
     let services = state.services.values().flat_map(|record| service(state, record, now));
     let mut commands: Vec<Command> = services.take(MAX_COMMANDS).collect();
     commands.extend(scheduler::assign(state, MAX_COMMANDS - commands.len()));
+    commands.extend(keys::step(state, now));
     commands
 }
 

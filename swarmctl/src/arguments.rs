@@ -214,7 +214,16 @@ pub enum NetworkVerb {
     #[command(visible_alias = "list")]
     Ls(Listing),
     /// Show networks in full.
-    Inspect(Inspection),
+    Inspect {
+        /// What to show and how.
+        #[command(flatten)]
+        inspection: Inspection,
+        /// Show instead what has passed between the hosts, asked of every node.
+        #[arg(long)]
+        peers: bool,
+    },
+    /// Replace the keys of all encrypted networks; nothing is lost meanwhile.
+    RotateKey,
     /// Compare ledger, view and kernel on every node; exit code 1 where they differ.
     Verify {
         /// Names or ids; every network where none is given.

@@ -25,7 +25,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 
 /// Crates without I/O, clock and chance, and all that they may depend on.
 const PURE: &[&str] = &["model", "ipam", "orchestrator"];
-const PURE_DEPENDENCIES: &[&str] = &["model", "ipam", "ipnetwork", "serde", "serde_json", "sha2", "thiserror"];
+const PURE_DEPENDENCIES: &[&str] = &["model", "ipam", "hkdf", "ipnetwork", "serde", "serde_json", "sha2", "thiserror"];
 
 /// What a pure crate does not mention: files, sockets, clocks, processes, threads, and maps whose order is chance.
 const IMPURE: &str = "
@@ -50,7 +50,13 @@ const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 /// Where a netlink socket may be opened: in one file below each of these.
-const NETLINK: &[&str] = &["netd/src/dataplane/kernel", "netd/src/dataplane/namespace", "ipvs/src", "swarmctl/src/lab"];
+const NETLINK: &[&str] = &[
+    "netd/src/dataplane/kernel",
+    "netd/src/dataplane/xfrm",
+    "netd/src/dataplane/namespace",
+    "ipvs/src",
+    "swarmctl/src/lab",
+];
 
 /// Files that lift the ban on `unsafe`, each audited, with the reason at its top.
 const UNSAFE: &[&str] = &[];

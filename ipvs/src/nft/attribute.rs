@@ -86,6 +86,13 @@ pub(super) mod expr {
     pub const DATA: u16 = 2;
 }
 
+/// `NFTA_RT_*`, and of `NFT_RT_*` the one that we ask for.
+pub(super) mod route {
+    pub const DREG: u16 = 1;
+    pub const KEY: u16 = 2;
+    pub const IPSEC: u32 = 4;
+}
+
 pub(super) mod meta {
     pub const DREG: u16 = 1;
     pub const KEY: u16 = 2;

@@ -9,7 +9,7 @@ use super::{
     Numbers, Placed, Policy, Reject, Rule, Set, SetRef, SetType, Type, Verdict,
     attribute::{
         bitwise, chain, cmp, ct, data, element, elements, expr, fib, hash, hook, immediate, lookup, masq, meta, nat,
-        numgen, payload, reject, rule, set,
+        numgen, payload, reject, route, rule, set,
     },
     encode::mark,
     wire::Attributes,
@@ -191,6 +191,10 @@ fn read_expression(name: &str, data: &Attributes<'_>, own: &BTreeMap<String, Set
         "numgen" => read_number(data),
         "hash" => read_hash(data),
         "fib" => read_fib(data),
+        "rt" => {
+            let ipsec = data.u32(route::KEY)? == route::IPSEC;
+            register(data, route::DREG).filter(|_| ipsec).map(|into| Expression::RouteIpsec { into })
+        }
         "counter" => Some(Expression::Counter),
         "notrack" => Some(Expression::Notrack),
         "reject" => read_reject(data).map(Expression::Reject),

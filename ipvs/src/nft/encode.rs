@@ -9,7 +9,7 @@ use super::{
     Base, Change, Data, DataType, Expression, Family, Key, Kind, Reject, Rule, Set, SetRef, SetType, Step, Verdict,
     attribute::{
         bitwise, chain, cmp, ct, data, element, elements, expr, fib, hash, hook, immediate, list, lookup, meta, nat,
-        numgen, payload, reject, rule, set, table,
+        numgen, payload, reject, route, rule, set, table,
     },
     wire::{BATCH_BEGIN, BATCH_END, Message, nftables},
 };
@@ -347,6 +347,7 @@ fn name(expression: &Expression) -> &str {
         Expression::Number { .. } => "numgen",
         Expression::Hash { .. } => "hash",
         Expression::Fib { .. } => "fib",
+        Expression::RouteIpsec { .. } => "rt",
         Expression::Counter => "counter",
         Expression::Notrack => "notrack",
         Expression::Reject(_) => "reject",
@@ -423,6 +424,7 @@ fn write_registers(message: &mut Message, expression: &Expression) {
         Expression::Fib { result, flags, into } => {
             put(&[(fib::DREG, register(*into)), (fib::RESULT, result.code()), (fib::FLAGS, *flags)]);
         }
+        Expression::RouteIpsec { into } => put(&[(route::KEY, route::IPSEC), (route::DREG, register(*into))]),
         _ => {}
     }
 }

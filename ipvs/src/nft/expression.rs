@@ -23,6 +23,8 @@ coded! {
         Nfproto = 15,
         /// Transport protocol: one byte.
         L4proto = 16,
+        /// Whether it was protected by IPsec on its way here: one byte, 0 or 1.
+        Secpath = 25,
     }
 }
 
@@ -162,6 +164,8 @@ pub enum Expression {
     Hash { from: u8, len: u32, modulus: u32, seed: u32, offset: u32, into: u8 },
     /// Looks an address up in the routing tables; `flags` are `NFTA_FIB_F_*`.
     Fib { result: FibResult, flags: u32, into: u8 },
+    /// Loads whether the packet is about to be protected by IPsec: one byte, 0 or 1.
+    RouteIpsec { into: u8 },
     /// Counts.
     Counter,
     /// Leaves the packet out of connection tracking.

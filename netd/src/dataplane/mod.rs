@@ -1,6 +1,7 @@
 //! The data plane of this host: makes the kernel hold what a `NodeConfig` asks for and keeps it so. One thread owns it:
 //! desired (pure) → observe → plan (pure) → apply, after each change, on notices of the kernel, and every second.
-//! Another plane is one more file with its own observe, plan and apply, called from `reconcile`.
+//! Another plane is one more file with its own observe, plan and apply, called from `reconcile`: IPsec and the host's
+//! rules come before links, so that no tunnel is up which they do not guard.
 
 pub mod desired;
 mod kernel;
@@ -13,11 +14,22 @@ mod sysctl;
 #[cfg(test)]
 mod tests;
 mod wire;
+pub mod xfrm;
 
-use std::{collections::BTreeSet, fmt, fs::File, io, sync::Arc, thread, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    fs::File,
+    io,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use model::{
-    Capability, NodeConfig, NodeId, TaskId,
+    Capability, DriverConfig, NodeConfig, NodeId, Spi, TaskId,
     names::{self, Namespace},
 };
 use tokio::{
@@ -28,10 +40,11 @@ use tracing::{info, warn};
 
 use desired::{Desired, Ground};
 use kernel::{Inhabited, Kernel, KernelError, Refused};
-use plan::{Observed, Op, plan};
+use plan::{Change, Observed, Op, plan};
 use probe::Probes;
 use rules::{Pending, Rules};
 use state::Place;
+use xfrm::{Encryption, Tunnels};
 
 /// A settled kernel is looked at this often: some changes (sysctls, namespaces) come without notice.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -49,6 +62,10 @@ const VISITORS: usize = 8;
 /// Why a change that was made without complaint is still missing.
 const UNDONE: &str =
     "the kernel took it, yet does not show it; next: find out what undoes it, by `ip monitor` or `nft monitor`";
+
+/// Why an encrypted tunnel is not made.
+const OPEN: &str =
+    "it is encrypted, and what keeps plaintext in is not all in place; next: see IPsec and nftables of host";
 
 /// What could not be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +99,8 @@ pub struct Status {
     pub ready: BTreeSet<TaskId>,
     /// What networks may ask for and this kernel has.
     pub capabilities: BTreeSet<Capability>,
+    /// Associations with these peers that the kernel has lost.
+    pub lost: BTreeSet<(NodeId, Spi)>,
 }
 
 /// For looking at the inside of a running data plane.
@@ -105,12 +124,24 @@ struct Inside {
     observed: Observed,
     plan: Vec<Op>,
     rules: Vec<Pending>,
+    ipsec: (xfrm::Observed, Vec<xfrm::Op>),
+}
+
+/// What the thread of the data plane owns.
+struct Planes {
+    kernel: Kernel,
+    rules: Rules,
+    probes: Probes,
+    encryption: Encryption,
+    /// Whether the kernel has been seen to encrypt.
+    has_esp: bool,
 }
 
 impl Dataplane {
     /// What the kernel held of ours at the end of the last pass.
     pub fn observed(&self) -> String {
-        format!("{:#?}", self.inside.borrow().observed)
+        let inside = self.inside.borrow();
+        format!("{:#?}\n{:#?}", inside.observed, inside.ipsec.0)
     }
 
     /// How the kernel differs now, seen by a pass that changes nothing; `None` once the data plane has ended.
@@ -125,19 +156,22 @@ impl Dataplane {
         let inside = self.inside.borrow();
         let ops = inside.plan.iter().map(ToString::to_string);
         let rules = inside.rules.iter().flat_map(Pending::lines);
-        ops.chain(rules).fold(String::new(), |text, line| text + &line + "\n")
+        let ipsec = inside.ipsec.1.iter().map(|op| format!("{}: IPsec: {op}", Place::Host));
+        ops.chain(rules).chain(ipsec).fold(String::new(), |text, line| text + &line + "\n")
     }
 }
 
 /// Starts the data plane in the calling thread's network namespace, on a thread of its own. It takes the first value
 /// of `desired` as the truth (an empty configuration removes all that is ours) and ends when its sender is dropped,
 /// leaving the kernel as it is. `inhabited` finds the network namespace that a task's processes are in, so that a
-/// sandbox is found again without its name. Errors: no thread or no runtime can be had.
+/// sandbox is found again without its name; `directory` keeps what must survive a reboot. Errors: no thread or no
+/// runtime can be had.
 pub fn spawn(
     desired: watch::Receiver<Arc<NodeConfig>>,
+    directory: &Path,
     inhabited: impl Fn(TaskId) -> Option<File> + Send + Sync + 'static,
 ) -> io::Result<(watch::Receiver<Arc<Status>>, Dataplane)> {
-    let inhabited: Inhabited = Arc::new(inhabited);
+    let (inhabited, directory): (Inhabited, _) = (Arc::new(inhabited), directory.to_owned());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (status, status_seen) = watch::channel(Arc::new(Status::default()));
     let (inside, inside_seen) = watch::channel(Arc::new(Inside::default()));
@@ -145,7 +179,7 @@ pub fn spawn(
     let outlet = Outlet { status, inside, visits };
     thread::Builder::new()
         .name("dataplane".to_owned())
-        .spawn(move || runtime.block_on(run(desired, inhabited, outlet)))?;
+        .spawn(move || runtime.block_on(run(desired, inhabited, outlet, &directory)))?;
     Ok((status_seen, Dataplane { inside: inside_seen, visitors }))
 }
 
@@ -155,14 +189,20 @@ struct Outlet {
     visits: mpsc::Receiver<oneshot::Sender<Vec<Difference>>>,
 }
 
-async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, inhabited: Inhabited, mut outlet: Outlet) {
-    let Some(mut kernel) = open(&mut desired, &inhabited, &outlet).await else { return };
-    let (mut rules, mut probes) = (Rules::default(), Probes::default());
-    let capabilities = kernel.kinds();
+async fn run(
+    mut desired: watch::Receiver<Arc<NodeConfig>>,
+    inhabited: Inhabited,
+    mut outlet: Outlet,
+    directory: &Path,
+) {
+    let Some(kernel) = open(&mut desired, &inhabited, &outlet).await else { return };
+    let (rules, probes, encryption) = (Rules::default(), Probes::default(), Encryption::open(directory));
+    let mut planes = Planes { kernel, rules, probes, encryption, has_esp: false };
+    let capabilities = planes.capabilities();
     let mut config = desired.borrow_and_update().clone();
     let mut retry = RETRY_FIRST;
     loop {
-        let status = pass(&mut kernel, &mut rules, &mut probes, &config, &outlet);
+        let status = pass(&mut planes, &config, &outlet);
         let status = Status { capabilities: capabilities.clone(), ..status };
         let pause = if status.settled { PERIOD } else { retry };
         retry = if status.settled { RETRY_FIRST } else { (retry * 2).min(RETRY_LAST) };
@@ -175,13 +215,12 @@ async fn run(mut desired: watch::Receiver<Arc<NodeConfig>>, inhabited: Inhabited
                 config = newer(config, desired.borrow_and_update().clone());
                 retry = RETRY_FIRST;
             }
-            () = kernel.changed() => sleep(DEBOUNCE).await,
-            () = rules.changed() => sleep(DEBOUNCE).await,
-            () = probes.changed() => {}
+            () = planes.kernel.changed() => sleep(DEBOUNCE).await,
+            () = planes.rules.changed() => sleep(DEBOUNCE).await,
+            () = planes.encryption.changed() => sleep(DEBOUNCE).await,
+            () = planes.probes.changed() => {}
             // The pass that follows repairs what the visitor was shown.
-            Some(visitor) = outlet.visits.recv() => {
-                drop(visitor.send(differences(&mut kernel, &mut rules, &mut probes, &config)));
-            }
+            Some(visitor) = outlet.visits.recv() => drop(visitor.send(differences(&mut planes, &config))),
             () = sleep(pause) => {}
         }
     }
@@ -214,8 +253,8 @@ fn newer(applied: Arc<NodeConfig>, offered: Arc<NodeConfig>) -> Arc<NodeConfig> 
     offered
 }
 
-fn pass(kernel: &mut Kernel, rules: &mut Rules, probes: &mut Probes, config: &NodeConfig, outlet: &Outlet) -> Status {
-    match reconcile(kernel, rules, probes, config) {
+fn pass(planes: &mut Planes, config: &NodeConfig, outlet: &Outlet) -> Status {
+    match reconcile(planes, config) {
         Ok((status, inside)) => {
             outlet.inside.send_replace(Arc::new(inside));
             status
@@ -250,22 +289,25 @@ fn unreadable(config: &NodeConfig, error: &KernelError) -> Status {
     }
 }
 
-/// One pass: links, addresses and routes first, then the rules of the namespaces that there are.
-fn reconcile(
-    kernel: &mut Kernel,
-    rules: &mut Rules,
-    probes: &mut Probes,
-    config: &NodeConfig,
-) -> Result<(Status, Inside), KernelError> {
-    rules.forget_the_gone();
-    let (desired, observed, plan, failures) = reconcile_links(kernel, probes, config)?;
-    probes.go_on(&desired, &observed, &plan);
-    let (pending, refused) = rules.settle(&rules::wanted(config));
-    let asked = probes.failures(&desired);
-    let mut status = judge(config, &desired, &plan, failures);
-    status.failures.extend(asked);
+/// One pass: what keeps secrets first, then links, addresses and routes, then the rules of the namespaces that there are.
+fn reconcile(planes: &mut Planes, config: &NodeConfig) -> Result<(Status, Inside), KernelError> {
+    planes.rules.forget_the_gone();
+    let (config, unable) = planes.able(config);
+    let (secret, wanted) = (xfrm::Wanted::of(&config), rules::wanted(&config));
+    let mut ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Up);
+    let is_closed = ipsec.closed && (secret.is_none() || guards_host(&mut planes.rules, &wanted));
+    let (desired, observed, plan, failures) = reconcile_links(planes, &config, is_closed)?;
+    planes.probes.go_on(&desired, &observed, &plan);
+    if plan.is_empty() && ipsec.left.iter().any(xfrm::Op::is_last) {
+        ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Settled);
+    }
+    let (pending, refused) = planes.rules.settle(&wanted);
+    let mut status = judge(&config, &desired, &plan, failures);
+    status.failures.extend(planes.probes.failures(&desired));
+    let refused: Vec<Failure> = refused.into_iter().chain(ipsec.failures).chain(unable).collect();
     status.settled &= refused.is_empty();
     status.failures.extend(refused);
+    status.lost = ipsec.lost;
     // Without the host's rules nothing is isolated, without its own each network's are missing.
     let is_open = pending.iter().any(Pending::leaves_host_open);
     let unruled = |task: &TaskId| {
@@ -275,24 +317,69 @@ fn reconcile(
             || places.any(|place| pending.iter().any(|rules| rules.place == place))
     };
     status.ready.retain(|task| !unruled(task));
-    Ok((status, Inside { observed, plan, rules: pending }))
+    let ipsec = (planes.encryption.observed().clone(), ipsec.left);
+    Ok((status, Inside { observed, plan, rules: pending, ipsec }))
+}
+
+impl Planes {
+    /// What networks may ask for and this kernel has.
+    fn capabilities(&mut self) -> BTreeSet<Capability> {
+        let mut found = self.kernel.kinds();
+        match xfrm::probe() {
+            Ok(()) => drop(found.insert(Capability::Esp)),
+            Err(error) => info!(%error, options = Capability::Esp.options(), "this kernel cannot encrypt"),
+        }
+        found
+    }
+
+    /// The configuration without the encrypted networks, where this kernel cannot encrypt: they are not brought up at all.
+    fn able<'a>(&mut self, config: &'a NodeConfig) -> (Cow<'a, NodeConfig>, Vec<Failure>) {
+        if self.has_esp || !config.networks.values().any(|network| is_encrypted(&network.driver)) {
+            return (Cow::Borrowed(config), Vec::new());
+        }
+        let Err(error) = xfrm::probe() else {
+            self.has_esp = true;
+            return (Cow::Borrowed(config), Vec::new());
+        };
+        let (kept, refused): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            config.networks.clone().into_iter().partition(|(_, network)| !is_encrypted(&network.driver));
+        let next = format!("next: load or build {}", Capability::Esp.options());
+        let reason = format!("it is encrypted, and this kernel lacks ESP with AES-GCM: {error}; {next}");
+        let failure = |name: String| Failure { object: format!("network {name}"), reason: reason.clone(), task: None };
+        let failures = refused.into_values().map(|network| failure(network.name)).collect();
+        (Cow::Owned(NodeConfig { networks: kept, ..config.clone() }), failures)
+    }
+}
+
+fn is_encrypted(driver: &DriverConfig) -> bool {
+    matches!(driver, DriverConfig::Overlay { encrypted: true, .. })
+}
+
+/// Makes the host's own rules; whether they are there.
+fn guards_host(rules: &mut Rules, wanted: &BTreeMap<Place, rules::Wanted>) -> bool {
+    let host = wanted.iter().filter(|(place, _)| **place == Place::Host);
+    let (pending, refused) = rules.settle(&host.map(|(place, wanted)| (*place, wanted.clone())).collect());
+    pending.is_empty() && refused.is_empty()
 }
 
 /// What a pass would find to do, and what the last one could not.
-fn differences(kernel: &mut Kernel, rules: &mut Rules, probes: &mut Probes, config: &NodeConfig) -> Vec<Difference> {
-    let (desired, observed) = match look(kernel, probes, config) {
+fn differences(planes: &mut Planes, config: &NodeConfig) -> Vec<Difference> {
+    let (config, unable) = planes.able(config);
+    let (desired, observed) = match look(&mut planes.kernel, &mut planes.probes, &config) {
         Ok(seen) => seen,
         Err(error) => return vec![Difference { place: None, what: error.to_string() }],
     };
     let ops = plan(&desired, &observed);
     let ops = ops.iter().map(|op| Difference { place: Some(op.place), what: op.change.to_string() });
-    let (pending, unread) = rules.look(&rules::wanted(config));
+    let (pending, unread) = planes.rules.look(&rules::wanted(&config));
     let lines = |rules: &Pending| rules.lines().map(|what| Difference { place: Some(rules.place), what }).collect();
     let rules = pending.iter().flat_map::<Vec<_>, _>(lines);
-    let asked: Vec<Failure> = probes.failures(&desired).collect();
-    let refused = desired.failures.iter().chain(&unread).chain(&asked);
+    let asked: Vec<Failure> = planes.probes.failures(&desired).collect();
+    let ipsec = planes.encryption.pending(xfrm::Wanted::of(&config).as_ref());
+    let ipsec = ipsec.into_iter().map(|what| Difference { place: Some(Place::Host), what });
+    let refused = desired.failures.iter().chain(&unread).chain(&asked).chain(&unable);
     let refused = refused.map(|failure| Difference { place: None, what: failure.to_string() });
-    ops.chain(rules).chain(refused).collect()
+    ops.chain(rules).chain(ipsec).chain(refused).collect()
 }
 
 fn look(kernel: &mut Kernel, probes: &mut Probes, config: &NodeConfig) -> Result<(Desired, Observed), KernelError> {
@@ -309,16 +396,17 @@ fn look(kernel: &mut Kernel, probes: &mut Probes, config: &NodeConfig) -> Result
     }
 }
 
-/// Repeats until the kernel holds what is asked for, or something fails.
+/// Repeats until the kernel holds what is asked for, or something fails. No encrypted tunnel is made unless `is_closed`:
+/// nothing could pass it in the clear.
 fn reconcile_links(
-    kernel: &mut Kernel,
-    probes: &mut Probes,
+    planes: &mut Planes,
     config: &NodeConfig,
+    is_closed: bool,
 ) -> Result<(Desired, Observed, Vec<Op>, Vec<Failure>), KernelError> {
     let mut failures = Vec::new();
     let mut rounds = 0;
     loop {
-        let (desired, observed) = look(kernel, probes, config)?;
+        let (desired, observed) = look(&mut planes.kernel, &mut planes.probes, config)?;
         let plan = plan(&desired, &observed);
         if plan.is_empty() || rounds == ROUNDS || !failures.is_empty() {
             return Ok((desired, observed, plan, failures));
@@ -329,9 +417,18 @@ fn reconcile_links(
             task: desired.task_of(&refused.op),
             reason: refused.reason,
         };
-        failures = kernel.apply(&plan).into_iter().map(failure).collect();
+        let (withheld, due): (Vec<Op>, Vec<Op>) = plan.into_iter().partition(|op| !is_closed && is_secret(op, config));
+        failures = planes.kernel.apply(&due).into_iter().map(failure).collect();
+        let open = |op: Op| Failure { object: op.to_string(), reason: OPEN.to_owned(), task: desired.task_of(&op) };
+        failures.extend(withheld.into_iter().map(open));
         rounds += 1;
     }
+}
+
+/// Whether this makes an encrypted tunnel.
+fn is_secret(op: &Op, config: &NodeConfig) -> bool {
+    let Change::AddVxlan(_, _, tunnel) = &op.change else { return false };
+    config.networks.values().any(|network| network.vni == tunnel.vni && is_encrypted(&network.driver))
 }
 
 fn judge(config: &NodeConfig, desired: &Desired, plan: &[Op], mut failures: Vec<Failure>) -> Status {

@@ -10,7 +10,7 @@ use std::{
 use futures::future::select_all;
 use ipvs::{
     Balancer, Clients, Nftables, Table,
-    guard::{self, Border, Sources},
+    guard::{self, Border, Secret, Sources},
     nft::{self, Change, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket},
 };
 use model::{
@@ -82,6 +82,7 @@ pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
         tunnels: config.networks.values().filter_map(tunnel).collect(),
         vteps: others.map(|(&node, peer)| (peer.vtep, Mac::of_router(node))).collect(),
         own: config.peers.get(&config.node).map(|own| own.vtep),
+        secret: secret(config),
     };
     let border = overlays().next().is_some().then(|| guard::border(&border));
     let passage = if leaving().next().is_some() { guard::passage() } else { Vec::new() };
@@ -131,6 +132,15 @@ fn of_remote(endpoint: &EndpointConfig, network: &NetworkConfig) -> impl Iterato
     let router = Mac::of_router(endpoint.node);
     let own = network.subnets.iter().map(|lease| lease.gateway).chain([router.link_local().into()]);
     endpoint.addresses.iter().copied().chain(own).map(move |address| (router, address))
+}
+
+fn secret(config: &NodeConfig) -> Option<Secret> {
+    let tunnels = config.networks.values().filter_map(|network| match network.driver {
+        DriverConfig::Overlay { port, encrypted: true } => Some((port, network.vni)),
+        _ => None,
+    });
+    let (ports, vnis): (Vec<u16>, Vec<Vni>) = tunnels.unzip();
+    Some(Secret { port: *ports.first()?, vnis })
 }
 
 /// UDP port and network identifier.

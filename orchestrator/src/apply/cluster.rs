@@ -49,6 +49,7 @@ pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
     let known = state.nodes.entry(id).or_insert(Node { joined: now, ..node });
     (known.hostname, known.address, known.vtep, known.role) = (hostname, address, vtep, role);
     network::hold_nodes(state);
+    state.keys.admit(id);
     Ok(Outcome::Node(id))
 }
 
@@ -101,6 +102,7 @@ pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Respo
         state.ledger.release(*network, Owner::Node(node));
     }
     network::hold_nodes(state);
+    state.keys.remove(node);
     for record in state.tasks.values_mut().filter(|record| record.task.node == Some(node) && record.is_alive()) {
         task::end(record, now, TaskState::Orphaned, format!("its node {hostname} was removed"));
     }
@@ -121,6 +123,7 @@ pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Resp
     node.applied = report.applied;
     node.failures = report.failures;
     node.capabilities = Some(report.capabilities);
+    state.keys.renew(report.node, &report.lost);
     report.tasks.into_iter().for_each(|word| report_task(state, now, report.node, word));
     Ok(Outcome::Done)
 }

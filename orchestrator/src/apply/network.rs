@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
-use model::{Kind, Millis, Network, NetworkId, NetworkSpec, Outcome, Refusal, Response, Subnet, SubnetSpec, Vni};
+use model::{
+    EpochKey, Kind, Millis, Network, NetworkId, NetworkSpec, Outcome, Refusal, Response, Subnet, SubnetSpec, Vni,
+};
 
-use crate::{capability, lookup::same_name, state::State, validate};
+use crate::{capability, keys, lookup::same_name, state::State, validate};
 
-pub(super) fn create(state: &mut State, now: Millis, spec: NetworkSpec) -> Response {
+pub(super) fn create(state: &mut State, now: Millis, spec: NetworkSpec, chance: Option<EpochKey>) -> Response {
     validate::network(&spec)?;
     if let Some(other) = state.networks.values().find(|network| same_name(&network.spec.name, &spec.name)) {
         let cause = format!("there already is a network {:?}", other.spec.name);
@@ -16,7 +18,9 @@ pub(super) fn create(state: &mut State, now: Millis, spec: NetworkSpec) -> Respo
     let vni = next_vni(state)?;
     let wanted = wanted_subnets(state, &spec)?;
     let id = NetworkId(state.peek_id("network"));
+    let first_key = if spec.encrypted && !state.keys.exist() { Some(keys::made_of(chance)?) } else { None };
     let subnets = state.ledger.add_network(id, &spec.name, &wanted)?;
+    first_key.into_iter().for_each(|key| keys::begin(state, now, key));
     state.use_id("network");
     state.last_vni = Some(vni);
     state.networks.insert(id, Network { id, spec, vni, subnets, created: now });
@@ -38,6 +42,9 @@ pub(super) fn remove(state: &mut State, network: &str) -> Response {
     }
     state.ledger.remove_network(id)?;
     state.networks.remove(&id);
+    if !state.networks.values().any(|network| network.spec.encrypted) {
+        state.keys.clear();
+    }
     Ok(Outcome::Network(id))
 }
 

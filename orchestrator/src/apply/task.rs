@@ -2,11 +2,12 @@
 
 use ipam::Owner;
 use model::{
-    Attachment, EndpointId, Mac, Millis, NodeId, Outcome, Refusal, Response, ServiceId, Task, TaskId, TaskState,
+    Attachment, EndpointId, Mac, Millis, Node, NodeId, Outcome, Refusal, Response, ServiceId, Task, TaskId, TaskState,
     TaskStatus,
 };
 
 use crate::{
+    capability,
     record::TaskRecord,
     restart, scheduler,
     state::{State, outdated},
@@ -47,7 +48,9 @@ pub(super) fn assign(state: &mut State, now: Millis, id: TaskId, node: NodeId) -
             "task {id} waits for no node, is not wanted, or its slot's last run still stops"
         )));
     }
-    if !state.nodes.get(&node).is_some_and(scheduler::is_eligible) {
+    let needed = capability::of_task(state, &record.task);
+    let takes = |node: &Node| scheduler::is_eligible(node) && capability::has_all(node, &needed);
+    if !state.nodes.get(&node).is_some_and(takes) {
         return Err(outdated(format!("node {node} takes no tasks now")));
     }
     if let Some(record) = state.tasks.get_mut(&id) {

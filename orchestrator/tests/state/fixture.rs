@@ -107,8 +107,8 @@ impl Cluster {
 
     pub fn send_as(&mut self, request: RequestId, command: Command) -> Response {
         self.index += 1;
-        let entry =
-            Entry { request, now: self.now, chance: command.needs_chance().then(|| EpochKey::new([7; 32])), command };
+        let chance = command.needs_chance().then(|| EpochKey::new([self.index as u8; 32]));
+        let entry = Entry { request, now: self.now, chance, command };
         self.log.push(entry.clone());
         self.state.apply(self.index, entry)
     }
@@ -182,7 +182,24 @@ impl Cluster {
     }
 
     pub fn report(&mut self, node: u64, applied: u64, tasks: Vec<TaskReport>) {
-        self.apply(Command::Report(NodeReport { tasks, ..NodeReport::new(NodeId(node), applied) }));
+        let capabilities = self.state.nodes()[&NodeId(node)].capabilities.clone().unwrap_or_default();
+        self.apply(Command::Report(NodeReport { tasks, capabilities, ..NodeReport::new(NodeId(node), applied) }));
+    }
+
+    /// A node says what its kernel can do.
+    pub fn say_capable(&mut self, node: u64, capabilities: &[Capability]) {
+        let capabilities = capabilities.iter().copied().collect();
+        self.apply(Command::Report(NodeReport { capabilities, ..NodeReport::new(NodeId(node), 0) }));
+    }
+
+    /// With the encrypted network `secret` and a task of `web` on every node.
+    pub fn encrypting(nodes: u64) -> Self {
+        let mut cluster = Self::of(nodes);
+        (1..=nodes).for_each(|node| cluster.say_capable(node, &[Capability::Esp]));
+        cluster.create_network(NetworkSpec { encrypted: true, ..network("secret", &[]) });
+        cluster.create_service(service("web", u32::try_from(nodes).unwrap(), &["secret"]));
+        cluster.converge();
+        cluster
     }
 
     /// Steps and lets the agents of all ready nodes act until no task changes any more.

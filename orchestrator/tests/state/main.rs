@@ -5,6 +5,7 @@
 mod answer;
 mod cluster;
 mod fixture;
+mod keys;
 mod lan;
 mod network;
 mod service;

@@ -49,9 +49,17 @@ fn names_are_valid_and_unique_whatever_their_case() {
 
 #[test]
 fn encryption_that_nodes_cannot_do_is_never_downgraded() {
-    let refusal = Cluster::of(1).refuse(create(NetworkSpec { encrypted: true, ..network("secret", &[]) }));
-    assert_eq!(refusal.kind, Kind::Precondition);
-    assert!(refusal.cause.contains("was not created"), "{refusal}");
+    let mut cluster = Cluster::of(3);
+    let secret = || create(NetworkSpec { encrypted: true, ..network("secret", &[]) });
+    cluster.say_capable(1, &[Capability::Esp]);
+    let refusal = cluster.refuse(secret());
+    assert!(refusal.cause.ends_with("of \"h2\", \"h3\"") && refusal.next.starts_with("try again"), "{refusal}");
+    cluster.say_capable(2, &[Capability::Ipvs]);
+    let refusal = cluster.refuse(secret());
+    assert!(refusal.cause.contains("CONFIG_INET6_ESP") && refusal.cause.ends_with("on \"h2\""), "{refusal}");
+    cluster.say_capable(2, &[Capability::Esp]);
+    cluster.say_capable(3, &[Capability::Esp]);
+    cluster.apply(secret());
 }
 
 #[test]

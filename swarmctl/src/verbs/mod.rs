@@ -7,6 +7,7 @@ mod logs;
 mod membership;
 mod network;
 mod node;
+mod peers;
 mod service;
 mod task;
 mod verify;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use model::{Command, Kind, NetworkInfo, NetworkSpec, Outcome, Query, Refusal, Subnet, SubnetLease, SubnetSpec};
 
-use super::{collect, each, verify::verify};
+use super::{collect, each, peers::peers, verify::verify};
 use crate::{
     arguments::{Listing, NetworkCreate, NetworkVerb, by_key},
     daemon::Daemon,
@@ -20,10 +20,15 @@ pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
     match verb {
         NetworkVerb::Create(create) => self::create(daemon, create).await,
         NetworkVerb::Ls(listing) => ls(daemon, &listing).await,
-        NetworkVerb::Inspect(inspection) => {
+        NetworkVerb::Inspect { inspection, peers: true } => peers(daemon, &inspection).await,
+        NetworkVerb::Inspect { inspection, peers: false } => {
             let (networks, code) = collect(&inspection.names, |name| daemon.networks(Query::Network(name))).await?;
             print(&networks, inspection.output)?;
             Ok(code)
+        }
+        NetworkVerb::RotateKey => {
+            daemon.propose(Command::RotateKeys).await?;
+            Ok(0)
         }
         NetworkVerb::Verify { networks, output } => verify(daemon, &networks, output).await,
         NetworkVerb::Rm { networks } => each(&networks, |network| rm(daemon, network)).await,

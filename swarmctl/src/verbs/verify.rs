@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Result;
 use api::{Difference, Examined, Subject, Verification};
 use futures::future::join_all;
-use model::{NetworkId, NodeInfo, NodeStatus, Query, Refusal, ViewInfo};
+use model::{Kind, NetworkId, NodeInfo, NodeStatus, Query, Refusal, ViewInfo};
 use serde::Serialize;
 
 use crate::{
@@ -77,7 +77,9 @@ async fn on_node(daemon: &Daemon, node: &NodeInfo) -> Vec<Finding> {
 async fn differences(daemon: &Daemon, node: &NodeInfo) -> Result<Vec<Difference>> {
     let mut attempts = 1;
     loop {
-        let Examined::Kernel(found) = daemon.examine(node.id, Subject::Kernel).await?;
+        let Examined::Kernel(found) = daemon.examine(node.id, Subject::Kernel).await? else {
+            return Err(another_version());
+        };
         let told = of_view(&daemon.view(node.id).await?, &found);
         if told.is_empty() || attempts == ATTEMPTS {
             return Ok([told, found.differences].concat());
@@ -85,6 +87,12 @@ async fn differences(daemon: &Daemon, node: &NodeInfo) -> Result<Vec<Difference>
         attempts += 1;
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// A node answered something else than was asked.
+pub fn another_version() -> anyhow::Error {
+    let cause = "the node's answer is about something else than was asked";
+    Refusal::new(Kind::Invalid, cause, "run the same version of netd everywhere").into()
 }
 
 /// How what a node was told differs from what the ledger has for it.

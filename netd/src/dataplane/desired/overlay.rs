@@ -121,7 +121,7 @@ impl Desired {
             };
             let mac = Mac::of_router(endpoint.node);
             let via = IpAddr::V6(mac.link_local());
-            let path = member.underlay.paths.get(&peer.vtep).map(|path| path.saturating_sub(overhead(member.own)));
+            let path = member.underlay.paths.get(&peer.vtep).map(|&path| carried(member.network, path, member.own));
             let mtu = path.map(|path| path.max(LEAST_MTU)).filter(|&path| path < member.mtu);
             let space = self.space(member.place());
             space.fdb.insert(FdbKey { link: link.clone(), mac }, peer.vtep);
@@ -215,11 +215,34 @@ fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
     }
 }
 
+/// The MTU that the user set, or else what the uplink carries less all that is added on the way.
 pub(super) fn mtu(network: &NetworkConfig, own: &PeerConfig, underlay: Option<u32>) -> u32 {
-    network.mtu.unwrap_or_else(|| underlay.unwrap_or(ETHERNET_MTU).saturating_sub(overhead(own))).max(LEAST_MTU)
+    network.mtu.unwrap_or_else(|| carried(network, underlay.unwrap_or(ETHERNET_MTU), own)).max(LEAST_MTU)
 }
 
-/// VXLAN's overhead (RFC 7348 section 5): outer IP, UDP 8, VXLAN 8, inner Ethernet 14.
-fn overhead(own: &PeerConfig) -> u32 {
-    if own.vtep.is_ipv4() { 50 } else { 70 }
+fn carried(network: &NetworkConfig, underlay: u32, own: &PeerConfig) -> u32 {
+    let encrypted = matches!(network.driver, DriverConfig::Overlay { encrypted: true, .. });
+    inner_mtu(underlay, own.vtep, encrypted)
+}
+
+/// VXLAN adds the outer IP header, UDP 8, its own 8, and the inner Ethernet header 14 (RFC 7348 section 5). ESP with
+/// AES-GCM adds 8 and an IV of 8 in front, and behind a trailer of 2, filled up so that what is encrypted is a multiple
+/// of 4, and the check value of 16 (RFC 4303 section 2.4, RFC 4106).
+fn inner_mtu(underlay: u32, vtep: IpAddr, encrypted: bool) -> u32 {
+    let inside = underlay.saturating_sub(if vtep.is_ipv4() { 20 } else { 40 });
+    let inside = if encrypted { (inside.saturating_sub(8 + 8 + 16) / 4 * 4).saturating_sub(2) } else { inside };
+    inside.saturating_sub(8 + 8 + 14)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_overhead_is_exact_for_both_families_with_and_without_encryption() {
+        let (v4, v6) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        assert_eq!([inner_mtu(1500, v4, false), inner_mtu(1500, v6, false)], [1450, 1430]);
+        assert_eq!([inner_mtu(1500, v4, true), inner_mtu(1500, v6, true)], [1416, 1396]);
+        assert_eq!([1501, 1503, 1504].map(|underlay| inner_mtu(underlay, v4, true)), [1416, 1416, 1420]);
+    }
 }

@@ -181,6 +181,25 @@ fn arp_claim(sender: Mac, claimed: &str, asked: &str) -> Vec<u8> {
 }
 
 #[test]
+fn an_encrypted_network_is_brought_up_by_a_kernel_that_can_encrypt_or_not_at_all() {
+    let mut lab = Lab::new(&["192.0.2.1"]);
+    let mut config = lab.whole().remove(0);
+    for network in config.networks.values_mut() {
+        network.driver = DriverConfig::Overlay { port: 4790, encrypted: true };
+    }
+    lab.hosts[0].configure(&config);
+    lab.hosts[0].wait("it is up behind its barrier, or refused and nothing of it there", |host| {
+        let is_up = host.run("ip netns").contains(&netd_network());
+        if host.status().contains("this kernel lacks ESP") {
+            !is_up && host.status().contains("ready=0")
+        } else {
+            is_up && host.run("ip xfrm policy").matches("action block").count() == 4
+        }
+    });
+    lab.vanish();
+}
+
+#[test]
 fn a_namespace_that_loses_its_name_is_given_it_back() {
     let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
     lab.settle(&lab.whole());

@@ -230,7 +230,6 @@ impl Scene {
 
     /// Ends it and returns what it said.
     fn finish(&self, slot: usize, name: &str) -> String {
-        eprintln!("finish {name}");
         let line = format!("touch /tmp/stop-{name}; cat /tmp/said-{name}");
         eventually("it has ended", || {
             let said = self.lab.inside("h1", &format!("web.{slot}"), &["sh", "-c", &line]);
@@ -240,7 +239,6 @@ impl Scene {
 
     /// Waits until a task is answered by another, in both families.
     fn reaches(&self, from: usize, to: usize) {
-        eprintln!("reaches {from} {to}");
         for target in &self.addresses(to)[..2] {
             eventually("the other task answers", || {
                 let said = self.lab.inside("h1", &format!("web.{from}"), &["python3", "-c", REACH, target, MARK]);
@@ -262,7 +260,6 @@ impl Scene {
 
     /// Waits until every host sends with the keys of this epoch and accepts no others.
     fn keys_are_of(&self, epoch: u64) {
-        eprintln!("keys {epoch}");
         eventually("the keys have changed everywhere", || {
             let peers = self.peers();
             let changed = |peer: &Value| {
@@ -275,7 +272,6 @@ impl Scene {
 
     /// Waits until no host has anything to do or to say against itself.
     fn settles(&self) {
-        eprintln!("settles");
         eventually("all is as it should be", || {
             let said = self.lab.ctl("h1", "network verify");
             holds(said.code == 0, said)

@@ -32,6 +32,9 @@ use record::Record;
 const READ_AGAIN: Duration = Duration::from_secs(10);
 /// The file of the record, in the daemon's directory.
 const FILE: &str = "associations";
+/// Why nothing goes to a peer.
+const MUTE: &str = "the kernel has lost what this host sent with, and no key is used twice; next: a manager gives it \
+                    another once one can be reached, until then nothing goes there";
 const NEXT: &str = "next: netd tries again by itself";
 
 /// When a pass may take the barrier down.
@@ -133,7 +136,8 @@ impl Encryption {
         if failures.is_empty() {
             failures.extend(due(&next, tunnels).map(undone));
         }
-        failures.extend(next.mute.iter().map(|peer| failure(&format!("keys with node {peer}"), mute())));
+        let mute = wanted.into_iter().flat_map(|wanted| &wanted.peers).filter(|(id, _)| next.mute.contains(id));
+        failures.extend(mute.map(|(_, peer)| failure(&format!("encryption to {}", peer.hostname), MUTE.to_owned())));
         if next.ops.is_empty() && next.lost.is_empty() {
             self.settled = Some((wanted.cloned(), Instant::now()));
         }
@@ -181,12 +185,6 @@ impl Encryption {
 /// What may be done now.
 fn due(plan: &Plan, tunnels: Tunnels) -> impl Iterator<Item = &Op> {
     plan.ops.iter().filter(move |op| tunnels == Tunnels::Settled || !op.is_last())
-}
-
-fn mute() -> String {
-    "this host may not send with the keys that it has, for its kernel has lost what it sent with; next: a manager gives \
-     it others once one can be reached, until then nothing goes there"
-        .to_owned()
 }
 
 fn failure(object: &str, reason: String) -> Failure {

@@ -26,6 +26,8 @@ pub struct Wanted {
 /// A host to speak with in secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
+    /// Its host name.
+    pub hostname: String,
     /// Where its tunnels end.
     pub vtep: IpAddr,
     /// The keys of this pair.
@@ -40,8 +42,8 @@ impl Wanted {
             _ => None,
         })?;
         let peer = |(id, keys): (&NodeId, &PeerKeys)| {
-            let vtep = config.peers.get(id)?.vtep;
-            Some((*id, Peer { vtep, keys: keys.clone() }))
+            let peer = config.peers.get(id)?;
+            Some((*id, Peer { hostname: peer.hostname.clone(), vtep: peer.vtep, keys: keys.clone() }))
         };
         let vtep = config.peers.get(&config.node).map(|own| own.vtep);
         Some(Self { port, node: config.node, vtep, peers: config.keys.iter().filter_map(peer).collect() })

@@ -26,7 +26,7 @@ fn wanted(send: &[u32], accept: &[u32]) -> Wanted {
         send: send.iter().map(|&spi| keyed(spi, 1)).collect(),
         accept: accept.iter().map(|&spi| keyed(spi, 1)).collect(),
     };
-    let peer = |vtep: &str, keys| Peer { vtep: ip(vtep), keys };
+    let peer = |vtep: &str, keys| Peer { hostname: vtep.to_owned(), vtep: ip(vtep), keys };
     let peers = BTreeMap::from([
         (PEER, peer("192.0.2.2", keys(send, accept))),
         (NodeId(3), peer("192.0.2.3", keys(&[30], &[40]))),

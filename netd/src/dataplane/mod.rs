@@ -305,7 +305,7 @@ fn reconcile(planes: &mut Planes, config: &NodeConfig) -> Result<(Status, Inside
     let mut status = judge(&config, &desired, &plan, failures);
     status.failures.extend(planes.probes.failures(&desired));
     let refused: Vec<Failure> = refused.into_iter().chain(ipsec.failures).chain(unable).collect();
-    status.settled &= refused.is_empty();
+    status.settled &= refused.iter().all(|failure| failure.task.is_some());
     status.failures.extend(refused);
     status.lost = ipsec.lost;
     // Without the host's rules nothing is isolated, without its own each network's are missing.

@@ -38,7 +38,7 @@ const ANSWER: Duration = Duration::from_millis(120);
 const ANNOUNCEMENTS: u32 = 3;
 const REPEAT: Duration = Duration::from_secs(1);
 /// When a question is asked again whose answer was bad.
-const ASK_AGAIN: Duration = Duration::from_secs(3);
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known of the addresses of this host's endpoints on LANs.
 pub struct Probes {

@@ -66,7 +66,7 @@ demo: build ## brings up three simulated hosts, runs the tour of the README, che
 
 bench: setup ## runs the benchmarks of docs/benchmarks.md
 	cargo build --release --workspace --bins
-	cargo bench -p tests --bench round_trip
+	cargo bench -p tests --bench paths
 
 install: ## builds for use and installs to /usr/local/bin, with the systemd unit
 	cargo build --release --workspace --bins

@@ -1,0 +1,82 @@
+//! Docker's own overlay between two hosts of a lab: a daemon on each, in swarm mode, and a container on each.
+
+use std::{path::PathBuf, process::Child};
+
+use anyhow::{Context, Result};
+use tests::{Lab, eventually};
+
+use super::shell;
+
+/// Two daemons and a container on each; all of it ends with the lab.
+pub struct Overlay {
+    daemons: Vec<Child>,
+    /// The containers' first processes, as their hosts number them.
+    containers: Vec<String>,
+    /// The second container's address.
+    pub address: String,
+}
+
+impl Overlay {
+    /// `None` where there is no Docker.
+    pub fn start(lab: &Lab, hosts: [&str; 2]) -> Result<Option<Self>> {
+        if !PathBuf::from("/usr/sbin/dockerd").exists() {
+            return Ok(None);
+        }
+        let daemons = hosts.map(|host| daemon(lab, host)).into_iter().collect::<Result<Vec<_>>>()?;
+        for host in hosts {
+            eventually("dockerd answers", || {
+                let said = lab.exec(host, &["docker", "version"]);
+                if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
+            });
+            shell(lab, host, IMAGE);
+        }
+        swarm(lab, hosts)?;
+        let run = |index: usize| {
+            let create = format!("docker run -d --name c{index} --network bench bench /bin/busybox sleep 1000000");
+            eventually("a container on the overlay starts", || {
+                let said = lab.exec(hosts[index], &["sh", "-ec", &format!("docker rm -f c{index} 2>&1; {create}")]);
+                if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
+            });
+            shell(lab, hosts[index], &format!("docker inspect -f '{{{{.State.Pid}}}}' c{index}"))
+        };
+        let containers = vec![run(0), run(1)];
+        let address = "docker inspect -f '{{.NetworkSettings.Networks.bench.IPAddress}}' c1";
+        let address = shell(lab, hosts[1], address);
+        Ok(Some(Self { daemons, containers, address }))
+    }
+
+    /// The words that take a program into a container's network namespace.
+    pub fn inside(&self, index: usize) -> Vec<String> {
+        vec!["nsenter".to_owned(), format!("--net=/proc/{}/ns/net", self.containers[index])]
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        for daemon in &mut self.daemons {
+            let _ = daemon.kill();
+        }
+    }
+}
+
+/// There is no registry: the image is one static binary.
+const IMAGE: &str = "d=$(mktemp -d); mkdir $d/bin; cp /bin/busybox $d/bin; tar -C $d -c . | docker import - bench; rm -r $d";
+
+/// Everything of its own is on the host's disk and in its /run.
+fn daemon(lab: &Lab, host: &str) -> Result<Child> {
+    let start = "exec dockerd --data-root /var/lib/netd/docker --exec-root /run/docker --pidfile /run/docker.pid \
+                 -H unix:///run/docker.sock >/run/dockerd.log 2>&1";
+    lab.command(host, &["sh", "-c", start]).spawn().context("dockerd does not start")
+}
+
+/// On a port of its own: the hosts' netd has Swarm's.
+fn swarm(lab: &Lab, hosts: [&str; 2]) -> Result<()> {
+    let own = "$(ip -4 -o addr show eth0 | awk '{print $4}' | cut -d/ -f1)";
+    let listen = format!("--listen-addr 0.0.0.0:2378 --advertise-addr {own}");
+    shell(lab, hosts[0], &format!("docker swarm init {listen}:2378"));
+    let token = shell(lab, hosts[0], "docker swarm join-token -q worker");
+    let manager = shell(lab, hosts[0], &format!("echo {own}:2378"));
+    shell(lab, hosts[1], &format!("docker swarm join {listen} --token {token} {manager}"));
+    shell(lab, hosts[0], "docker network create -d overlay --attachable bench");
+    Ok(())
+}

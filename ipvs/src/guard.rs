@@ -9,7 +9,7 @@ use model::{
 };
 
 use crate::nft::{
-    Chain, Comparison, Expression, Family, Hook, Ip, Key, Kind, Meta, Reject, Rule, Ruleset, Set, SetRef, Type,
+    Chain, Comparison, Expression, Family, Header, Hook, Ip, Key, Kind, Meta, Reject, Rule, Ruleset, Set, SetRef, Type,
     Verdict, octets,
 };
 
@@ -63,6 +63,21 @@ pub fn guard(sources: &Sources) -> Ruleset {
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| with_sources(ruleset, sources, version))
 }
 
+/// For a network's namespace: an endpoint asks and answers by ARP (RFC 826) in its own name, or not at all: what it claims
+/// would take room in the host's one table of neighbours. Nobody asks through the tunnel, where all neighbours are known.
+pub fn claims(sources: &Sources) -> Ruleset {
+    let (names, dropped) = (set_names(Ip::V4), |links| Rule::new().link_in(links).counter().verdict(Verdict::Drop));
+    let claim = |offset, len, into| Expression::Payload { base: Header::Network, offset, len, into };
+    let own = Rule::new().load_link_in(0).with(claim(8, 6, 4)).with(claim(14, 4, 6)).in_set(names.endpoints);
+    let rules = vec![own.verdict(Verdict::Accept), dropped("e*"), dropped("vx-*")];
+    let of_version = sources.endpoints.iter().filter(|(.., source)| source.is_ipv4());
+    let endpoints = of_version.map(|(link, mac, source)| Key::of(&[&Key::link(link), &mac.0, &octets(*source)]));
+    // In this family the first hook is the one of input (`NF_ARP_IN`).
+    Ruleset::new(Family::Arp, names::TABLE)
+        .chain("claims", Chain::base(Kind::Filter, Hook::Prerouting, FILTER, rules))
+        .set(names.endpoints, Set::values(&[Type::Link, Type::Ethernet, Type::Ipv4], endpoints))
+}
+
 fn with_sources(ruleset: Ruleset, sources: &Sources, version: Ip) -> Ruleset {
     let (names, address) = (set_names(version), Type::from(version));
     let endpoints = sources.endpoints.iter().filter(|(.., source)| Ip::of(*source) == version);
@@ -101,7 +116,7 @@ pub fn names() -> Ruleset {
         [to, translate(answered, 0, names::RESOLVER_PORT, DNS_PORT, checksum)]
     });
     let loopback = names::loopback_link();
-    Ruleset::new(Family::Netdev, names::TABLE).chain("names", Chain::ingress(loopback.as_str(), rules.collect()))
+    Ruleset::new(Family::Netdev, names::TABLE).chain("names", Chain::of_device(&loopback, rules.collect()))
 }
 
 /// What the host's namespace guards.

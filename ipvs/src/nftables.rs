@@ -7,14 +7,15 @@ use std::{
     net::IpAddr,
 };
 
-use nix::libc::IPPROTO_TCP;
+use nix::libc::{IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::{
     Balancer, BalancerError, Observed, Op, Table, VirtualService,
     nft::{
-        self, Chain, Connection, Data, Expression, Family, Hook, Ip, Key, Kind, Nat, NftError, Numbers, Reject, Rule,
-        Ruleset, Set, Socket, Type, Verdict, address, difference, octets,
+        self, Chain, Connection, Data, Expression, Family, Hook, Ip, Key, Kind, Meta, Nat, NftError, Numbers, Reject,
+        Rule, Ruleset, Set, SetRef, Socket, Type, Verdict, address, difference, octets,
     },
+    shortcut::BALANCED_PORTS,
 };
 
 /// The nftables table of the engine, family `inet`.
@@ -27,6 +28,8 @@ const TRANSLATE_DESTINATION: i32 = -100;
 const TRANSLATE_SOURCE: i32 = 100;
 /// What is addressed to a virtual IP after translation belongs to no connection.
 const AFTER_TRANSLATION: i32 = TRANSLATE_DESTINATION + 10;
+/// `IPS_DST_NAT`.
+const DESTINATION_TRANSLATED: u32 = 1 << 5;
 /// Code of ICMPX unreachables: port.
 const PORT_UNREACHABLE: u8 = 1;
 
@@ -140,12 +143,12 @@ pub fn ruleset(table: &Table, clients: Clients) -> Ruleset {
 }
 
 fn for_routed(ruleset: Ruleset) -> Ruleset {
-    let base =
-        |kind, hook, priority, rule: fn(Ip) -> Rule| Chain::base(kind, hook, priority, Ip::BOTH.map(rule).to_vec());
+    let rules = |rule: fn(Ip) -> Rule| Ip::BOTH.map(rule).to_vec();
+    let sources = [rules(hairpin), rules(port)].concat();
     ruleset
-        .chain("balance", base(Kind::Nat, Hook::Prerouting, TRANSLATE_DESTINATION, balance))
-        .chain("hairpin", base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, hairpin))
-        .chain("refuse", base(Kind::Filter, Hook::Prerouting, AFTER_TRANSLATION, refuse))
+        .chain("balance", Chain::base(Kind::Nat, Hook::Prerouting, TRANSLATE_DESTINATION, rules(balance)))
+        .chain("hairpin", Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, sources))
+        .chain("refuse", Chain::base(Kind::Filter, Hook::Prerouting, AFTER_TRANSLATION, rules(refuse)))
 }
 
 /// One chain that sees nothing but the first packet of a connection: the client's other traffic passes here as well. Who
@@ -163,6 +166,19 @@ fn hairpin(version: Ip) -> Rule {
     let second = (Type::from(version).size() / 4) as u8;
     let pair = Rule::new().version(version).source(version, 0).destination(version, second);
     pair.map(names(version).hairpins).nat(Nat::Source, version)
+}
+
+/// Moves the source port of a balanced connection to where packets are known to need translation.
+fn port(version: Ip) -> Rule {
+    let (first, last) = BALANCED_PORTS;
+    let transports = Set::values(&[Type::Protocol], [IPPROTO_TCP, IPPROTO_UDP].map(|code| Key::of(&[&[code as u8]])));
+    let balanced = Rule::new().version(version).status(DESTINATION_TRANSLATED).source(version, 0);
+    balanced
+        .with(Expression::Meta { key: Meta::L4proto, into: 4 })
+        .with(Expression::Match { set: SetRef::Anonymous(transports), from: 4, invert: false })
+        .with(Expression::Immediate { into: 4, value: first.to_be_bytes().to_vec() })
+        .with(Expression::Immediate { into: 5, value: last.to_be_bytes().to_vec() })
+        .with(Expression::Nat { kind: Nat::Source, version, address: 0, ports: Some((4, 5)) })
 }
 
 fn refuse(version: Ip) -> Rule {

@@ -9,8 +9,12 @@ use std::net::IpAddr;
 use ipvs::{
     guard::{Border, Secret, Sources, border, guard},
     nft::*,
+    shortcut::{Device, Devices, Endpoint, shortcut},
 };
-use model::{EndpointId, Mac, Subnet, names};
+use model::{
+    EndpointId, Mac, Subnet,
+    names::{self, LinkName},
+};
 use support::{in_fresh_namespace, nft, run};
 
 fn put(socket: &mut Socket, desired: &Ruleset) {
@@ -40,7 +44,7 @@ fn own_map(version: Ip, turns: &[&str]) -> Set {
 }
 
 fn every_expression() -> Vec<Rule> {
-    use Expression::{Fib, Hash, Immediate, Match, Notrack, Number, Payload, SetConntrack, SetMeta};
+    use Expression::{Fib, Hash, Immediate, Match, Notrack, Number, Payload, SetConntrack, SetMeta, SetPayload};
     let metas =
         [Meta::Mark, Meta::Iif, Meta::Oif, Meta::IifName, Meta::OifName, Meta::Owner, Meta::Nfproto, Meta::L4proto];
     let conntracks = [Conntrack::State, Conntrack::Direction, Conntrack::Status, Conntrack::Mark];
@@ -55,6 +59,13 @@ fn every_expression() -> Vec<Rule> {
         one(Immediate { into: 9, value: vec![1, 2, 3, 4] }).with(SetConntrack { key: Conntrack::Mark, from: 9 }),
         one(Payload { base: Header::Transport, offset: 2, len: 2, into: 0 }).compare(Comparison::Equal, &[0, 80]),
         one(Payload { base: Header::Network, offset: 8, len: 16, into: 4 }),
+        one(Immediate { into: 2, value: vec![9; 12] }).with(SetPayload {
+            base: Header::Link,
+            offset: 0,
+            len: 12,
+            from: 2,
+            checksum: None,
+        }),
         Rule::new().states(2 | 4).counter(),
         Rule::new().link_in("eth0").link_out_not("nu-*").verdict(Verdict::Accept),
         one(Number { kind: Numbers::Random, modulus: 7, offset: 3, into: 1 }),
@@ -306,6 +317,38 @@ fn changes_of_others_are_heard() {
 }
 
 #[test]
+fn the_short_way_is_read_back_as_written_and_goes_with_its_devices() {
+    in_fresh_namespace(|| {
+        for link in ["e1", "e2", "vx-000001"] {
+            run(&format!("ip link add {link} type veth peer name far-{link}"));
+        }
+        let link = |name: &str| LinkName::parse(name).unwrap();
+        let endpoint = |index, last: u8| Endpoint {
+            index,
+            mac: Mac([2, 0, 0, 0, 0, last]),
+            addresses: vec![IpAddr::from([10, 0, 9, last]), IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, last.into()])],
+        };
+        let mut devices = Devices {
+            tunnel: Device { link: link("vx-000001"), index: 7, mac: Mac([6; 6]) },
+            endpoints: [(link("e1"), endpoint(3, 5)), (link("e2"), endpoint(5, 6))].into(),
+            remotes: vec![(Mac([8; 6]), ip("10.0.9.8")), (Mac([8; 6]), ip("fd00:9::8"))],
+        };
+        let mut socket = Socket::open().unwrap();
+        put(&mut socket, &shortcut(&devices));
+        assert_settled(&mut socket, &shortcut(&devices));
+        devices.remotes.push((Mac([8; 6]), ip("10.0.9.9")));
+        let observed = observe(&mut socket, Family::Netdev, "netd").unwrap();
+        let change = difference(Some(&shortcut(&devices)), observed.as_ref()).unwrap();
+        let steps: Vec<String> = change.steps.iter().map(ToString::to_string).collect();
+        assert_eq!(steps, ["add 1 elements to set remotes4", "add 1 elements to set sources4"]);
+        devices.endpoints.remove(&link("e2"));
+        run("ip link del e2");
+        put(&mut socket, &shortcut(&devices));
+        assert_settled(&mut socket, &shortcut(&devices));
+    });
+}
+
+#[test]
 fn one_more_source_among_thousands_is_one_element() {
     let sources = |count: u32| {
         let remotes = (0..count).map(|index| (Mac([6; 6]), IpAddr::from((0x0a00_0000 + index).to_be_bytes())));
@@ -333,7 +376,7 @@ fn the_guards_are_read_back_as_written() {
             endpoints: vec![(names::endpoint_link(EndpointId(1)), Mac([2; 6]), ip("10.0.9.5"))],
             remotes: vec![(Mac([6; 6]), ip("10.0.9.6")), (Mac([6; 6]), ip("fd00:9::6"))],
         };
-        let guards = [guard(&Sources::default()), guard(&sources), ipvs::guard::names()];
+        let guards = [guard(&Sources::default()), guard(&sources), ipvs::guard::claims(&sources), ipvs::guard::names()];
         for desired in guards.into_iter().chain([border(&Border::default()), border(&full), border(&smaller)]) {
             put(&mut socket, &desired);
             assert_settled(&mut socket, &desired);

@@ -127,13 +127,51 @@ fn what_an_endpoint_sends_in_anothers_name_is_dropped_and_counted() {
             host.dropped(&netd_network(), "from-endpoint") == expected
         });
     }
-    // Whatever it claims by ARP, nobody's neighbour moves.
+    // Whatever it claims by ARP, nobody's neighbour moves, and nobody learns of one.
     for (sender, claimed) in [(Mac([2; 6]), "10.77.9.11"), (own, "10.77.9.12"), (own, "10.77.9.1")] {
         host.send_frame(&task(0), "eth0", &arp_claim(sender, claimed, "10.77.9.1"));
     }
+    let claims = format!("ip netns exec {} nft list chain arp netd claims", netd_network());
+    host.wait("every false claim is counted", |host| host.run(&claims).contains(r#"iifname "e*" counter packets 3 "#));
     assert_answers(&host.sandbox(), "10.77.9.12", 0);
     assert_answers(&host.own(), "10.77.9.11", 0);
     assert_eq!(host.picture(), before);
+    lab.vanish();
+}
+
+#[test]
+fn plain_packets_take_the_short_way_and_all_others_the_long_one() {
+    let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
+    lab.settle(&lab.whole());
+    let tracked = |host: &Host| {
+        let table = host.run(&format!("ip netns exec {} cat /proc/net/nf_conntrack", netd_network()));
+        table.lines().filter(|line| line.contains("port=7 ")).count()
+    };
+    for prefix in ["10.77.9.", "fd00:77:9::"] {
+        let to = SocketAddr::new(address(1, prefix), 7);
+        let (near, far) = (lab.hosts[0].sandbox(), lab.hosts[1].sandbox());
+        let server = namespace::within_file(&far, || UdpSocket::bind(to)).unwrap().unwrap();
+        let ask = |port: u16, length: usize| {
+            let client =
+                namespace::within_file(&near, || UdpSocket::bind((address(0, prefix), port))).unwrap().unwrap();
+            for socket in [&client, &server] {
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            }
+            client.send_to(&vec![7; length], to).unwrap();
+            let (received, from) = server.recv_from(&mut [0; 9000]).unwrap();
+            assert_eq!((received, from), (length, client.local_addr().unwrap()));
+            server.send_to(&vec![7; length], from).unwrap();
+            assert_eq!(client.recv(&mut [0; 9000]).unwrap(), length);
+        };
+        let before = [tracked(&lab.hosts[0]), tracked(&lab.hosts[1])];
+        ask(40_000, 9);
+        assert_eq!([tracked(&lab.hosts[0]), tracked(&lab.hosts[1])], before, "the short way leaves no trace");
+        // What might be a balanced connection, and what is in pieces, is looked at by its host.
+        ask(20_000, 9);
+        assert_eq!(tracked(&lab.hosts[0]), before[0] + 1);
+        ask(40_001, 8000);
+        assert!(tracked(&lab.hosts[1]) > before[1]);
+    }
     lab.vanish();
 }
 
@@ -206,7 +244,8 @@ fn a_namespace_that_loses_its_name_is_given_it_back() {
     let (mut near, mut far) = lab.connect();
     for name in [netd_network(), task(0)] {
         let identity = lab.hosts[0].run(&format!("stat -Lc %i /run/netns/{name}"));
-        lab.hosts[0].run(&format!("ip netns del {name}"));
+        // `ip` takes the name away and then complains if it is back before its file is removed.
+        lab.hosts[0].keeper.enter(&["ip", "netns", "del", &name]);
         let found = |host: &Host| text(&host.keeper.enter(&["stat", "-Lc", "%i", &format!("/run/netns/{name}")]));
         lab.hosts[0].wait("the same namespace has its name again", |host| found(host) == identity);
         lab.hosts[0].wait_settled(1);

@@ -119,6 +119,11 @@ pub(super) mod payload {
     pub const CSUM_INET: u32 = 1;
 }
 
+pub(super) mod fwd {
+    pub const SREG_DEV: u16 = 1;
+    pub const SREG_ADDR: u16 = 2;
+}
+
 pub(super) mod cmp {
     pub const SREG: u16 = 1;
     pub const OP: u16 = 2;
@@ -153,10 +158,12 @@ pub(super) mod nat {
     pub const REG_ADDR_MIN: u16 = 3;
     pub const REG_ADDR_MAX: u16 = 4;
     pub const REG_PROTO_MIN: u16 = 5;
+    pub const REG_PROTO_MAX: u16 = 6;
     pub const FLAGS: u16 = 7;
 
-    /// The kernel sets it wherever there is an address.
+    /// The kernel sets these wherever there is an address, and wherever there are ports.
     pub const F_MAP_IPS: u32 = 1;
+    pub const F_PROTO_SPECIFIED: u32 = 2;
 }
 
 pub(super) mod masq {

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use model::names::LinkName;
 use nix::libc;
 
 use super::{
     Base, Comparison, Conntrack, Data, DataType, Expression, FibResult, Header, Hook, Ip, Key, Kind, Meta, Nat,
     Numbers, Placed, Policy, Reject, Rule, Set, SetRef, SetType, Type, Verdict,
     attribute::{
-        bitwise, chain, cmp, ct, data, element, elements, expr, fib, hash, hook, immediate, lookup, masq, meta, nat,
-        numgen, payload, reject, route, rule, set,
+        bitwise, chain, cmp, ct, data, element, elements, expr, fib, fwd, hash, hook, immediate, lookup, masq, meta,
+        nat, numgen, payload, reject, route, rule, set,
     },
     encode::mark,
     wire::Attributes,
@@ -27,8 +28,8 @@ fn base(message: &Attributes<'_>) -> Option<Base> {
         kind: [Kind::Filter, Kind::Nat, Kind::Route].into_iter().find(|known| known.name() == kind)?,
         hook: Hook::of_code(hook.u32(hook::HOOKNUM)?)?,
         priority: hook.u32(hook::PRIORITY)? as i32,
-        device: hook.text(hook::DEV),
         policy: Policy::of_code(message.u32(chain::POLICY)?)?,
+        device: hook.text(hook::DEV).and_then(|name| LinkName::parse(&name)),
     })
 }
 
@@ -179,6 +180,7 @@ fn read_expression(name: &str, data: &Attributes<'_>, own: &BTreeMap<String, Set
         "meta" => read_meta(data),
         "ct" => read_conntrack(data),
         "payload" => read_payload(data),
+        "fwd" => read_forward(data),
         "cmp" => read_compare(data),
         "bitwise" => read_bitwise(data),
         "lookup" => read_lookup(data, own),
@@ -233,14 +235,19 @@ fn read_conntrack(data: &Attributes<'_>) -> Option<Expression> {
 
 fn read_payload(data: &Attributes<'_>) -> Option<Expression> {
     if let Some(from) = register(data, payload::SREG) {
-        let plain =
-            data.u32(payload::CSUM_TYPE) == Some(payload::CSUM_INET) && data.u32(payload::CSUM_FLAGS).unwrap_or(0) == 0;
-        return plain.then_some(Expression::SetPayload {
+        let checksum = match data.u32(payload::CSUM_TYPE).unwrap_or(0) {
+            0 => None,
+            payload::CSUM_INET if data.u32(payload::CSUM_FLAGS).unwrap_or(0) == 0 => {
+                Some(data.u32(payload::CSUM_OFFSET)?)
+            }
+            _ => return None,
+        };
+        return Some(Expression::SetPayload {
             base: Header::of_code(data.u32(payload::BASE)?)?,
             offset: data.u32(payload::OFFSET)?,
             len: data.u32(payload::LEN)?,
             from,
-            checksum: data.u32(payload::CSUM_OFFSET)?,
+            checksum,
         });
     }
     Some(Expression::Payload {
@@ -249,6 +256,11 @@ fn read_payload(data: &Attributes<'_>) -> Option<Expression> {
         len: data.u32(payload::LEN)?,
         into: register(data, payload::DREG)?,
     })
+}
+
+fn read_forward(data: &Attributes<'_>) -> Option<Expression> {
+    let to_neighbour = data.bytes(fwd::SREG_ADDR).is_some();
+    (!to_neighbour).then_some(Expression::Forward { device: register(data, fwd::SREG_DEV)? })
 }
 
 fn read_compare(data: &Attributes<'_>) -> Option<Expression> {
@@ -288,11 +300,12 @@ fn read_immediate(data: &Attributes<'_>) -> Option<Expression> {
 
 fn read_nat(data: &Attributes<'_>) -> Option<Expression> {
     let address = register(data, nat::REG_ADDR_MIN)?;
-    let plain = data.u32(nat::FLAGS).unwrap_or(0) & !nat::F_MAP_IPS == 0
-        && data.bytes(nat::REG_PROTO_MIN).is_none()
+    let first = register(data, nat::REG_PROTO_MIN);
+    let ports = first.map(|first| (first, register(data, nat::REG_PROTO_MAX).unwrap_or(first)));
+    let plain = data.u32(nat::FLAGS).unwrap_or(0) & !(nat::F_MAP_IPS | nat::F_PROTO_SPECIFIED) == 0
         && register(data, nat::REG_ADDR_MAX).is_none_or(|last| last == address);
     let (kind, version) = (Nat::of_code(data.u32(nat::TYPE)?)?, Ip::of_code(data.u32(nat::FAMILY)?)?);
-    plain.then_some(Expression::Nat { kind, version, address })
+    plain.then_some(Expression::Nat { kind, version, address, ports })
 }
 
 fn read_number(data: &Attributes<'_>) -> Option<Expression> {

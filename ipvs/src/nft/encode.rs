@@ -8,8 +8,8 @@ use nix::libc::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 use super::{
     Base, Change, Data, DataType, Expression, Family, Key, Kind, Reject, Rule, Set, SetRef, SetType, Step, Verdict,
     attribute::{
-        bitwise, chain, cmp, ct, data, element, elements, expr, fib, hash, hook, immediate, list, lookup, meta, nat,
-        numgen, payload, reject, route, rule, set, table,
+        bitwise, chain, cmp, ct, data, element, elements, expr, fib, fwd, hash, hook, immediate, list, lookup, meta,
+        nat, numgen, payload, reject, route, rule, set, table,
     },
     wire::{BATCH_BEGIN, BATCH_END, Message, nftables},
 };
@@ -198,7 +198,7 @@ fn write_base(message: &mut Message, base: &Base) {
         hook.u32(hook::HOOKNUM, base.hook.code());
         hook.u32(hook::PRIORITY, base.priority as u32);
         if let Some(device) = &base.device {
-            hook.text(hook::DEV, device);
+            hook.text(hook::DEV, device.as_str());
         }
     });
     message.u32(chain::POLICY, base.policy.code());
@@ -338,6 +338,7 @@ fn name(expression: &Expression) -> &str {
         Expression::Meta { .. } | Expression::SetMeta { .. } => "meta",
         Expression::Conntrack { .. } | Expression::SetConntrack { .. } => "ct",
         Expression::Payload { .. } | Expression::SetPayload { .. } => "payload",
+        Expression::Forward { .. } => "fwd",
         Expression::Compare { .. } => "cmp",
         Expression::Bitwise { .. } => "bitwise",
         Expression::Match { .. } | Expression::Map { .. } | Expression::VerdictMap { .. } => "lookup",
@@ -394,7 +395,9 @@ fn write_registers(message: &mut Message, expression: &Expression) {
         Expression::SetPayload { base, offset, len, from, checksum } => {
             put(&[(payload::SREG, register(*from)), (payload::BASE, base.code())]);
             put(&[(payload::OFFSET, *offset), (payload::LEN, *len)]);
-            put(&[(payload::CSUM_TYPE, payload::CSUM_INET), (payload::CSUM_OFFSET, *checksum)]);
+            if let Some(checksum) = checksum {
+                put(&[(payload::CSUM_TYPE, payload::CSUM_INET), (payload::CSUM_OFFSET, *checksum)]);
+            }
         }
         Expression::Compare { from, how, value } => {
             put(&[(cmp::SREG, register(*from)), (cmp::OP, how.code())]);
@@ -410,8 +413,12 @@ fn write_registers(message: &mut Message, expression: &Expression) {
             put(&[(immediate::DREG, register(*into))]);
             write_value(message, immediate::DATA, value);
         }
-        Expression::Nat { kind, version, address } => {
+        Expression::Forward { device } => put(&[(fwd::SREG_DEV, register(*device))]),
+        Expression::Nat { kind, version, address, ports } => {
             put(&[(nat::TYPE, kind.code()), (nat::FAMILY, version.code()), (nat::REG_ADDR_MIN, register(*address))]);
+            if let Some((first, last)) = ports {
+                put(&[(nat::REG_PROTO_MIN, register(*first)), (nat::REG_PROTO_MAX, register(*last))]);
+            }
         }
         Expression::Number { kind, modulus, offset, into } => {
             put(&[(numgen::DREG, register(*into)), (numgen::MODULUS, *modulus)]);

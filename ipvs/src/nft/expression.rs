@@ -138,8 +138,10 @@ pub enum Expression {
     SetConntrack { key: Conntrack, from: u8 },
     /// Loads bytes of the packet.
     Payload { base: Header, offset: u32, len: u32, into: u8 },
-    /// Changes bytes of the packet, and the checksum (RFC 1071) at an offset from the same base.
-    SetPayload { base: Header, offset: u32, len: u32, from: u8, checksum: u32 },
+    /// Writes bytes of the packet, and mends the checksum (RFC 1071) at an offset from the same base where there is one.
+    SetPayload { base: Header, offset: u32, len: u32, from: u8, checksum: Option<u32> },
+    /// Sends the packet out of the device whose number is in the register, and is done with it.
+    Forward { device: u8 },
     /// Goes on only if the register compares so to the value.
     Compare { from: u8, how: Comparison, value: Vec<u8> },
     /// `(from & mask) ^ xor`.
@@ -154,8 +156,9 @@ pub enum Expression {
     Immediate { into: u8, value: Vec<u8> },
     /// Decides.
     Verdict(Verdict),
-    /// Translates an address of the connection to the one in the register.
-    Nat { kind: Nat, version: Ip, address: u8 },
+    /// Translates an address of the connection to the one in the register, and where there are two more registers the
+    /// port to one from the first to the second.
+    Nat { kind: Nat, version: Ip, address: u8, ports: Option<(u8, u8)> },
     /// Translates the source to an address of the device that it leaves by.
     Masquerade,
     /// Loads a number from `offset` to `offset + modulus - 1`.

@@ -60,6 +60,14 @@ impl Rule {
             .compare(Comparison::NotEqual, &[0; 4])
     }
 
+    /// Only packets of connections with one of these marks of status (`IPS_*`).
+    pub fn status(self, bits: u32) -> Self {
+        let mask = bits.to_ne_bytes().to_vec();
+        self.with(Expression::Conntrack { key: Conntrack::Status, into: 0 })
+            .with(Expression::Bitwise { from: 0, into: 0, mask, xor: vec![0; 4] })
+            .compare(Comparison::NotEqual, &[0; 4])
+    }
+
     /// Loads the name of the device that the packet came in by into four registers.
     pub fn load_link_in(self, into: u8) -> Self {
         self.with(Expression::Meta { key: Meta::IifName, into })
@@ -124,13 +132,19 @@ impl Rule {
 
     /// Translates to the address in the first register.
     pub fn nat(self, kind: Nat, version: Ip) -> Self {
-        self.with(Expression::Nat { kind, version, address: 0 })
+        self.with(Expression::Nat { kind, version, address: 0, ports: None })
     }
 
     /// Writes a port of TCP or UDP, the one at this offset of its header; the checksum is at the other.
     pub fn set_port(self, port: u16, offset: u32, checksum: u32) -> Self {
         let value = Expression::Immediate { into: 0, value: port.to_be_bytes().to_vec() };
-        self.with(value).with(Expression::SetPayload { base: Header::Transport, offset, len: 2, from: 0, checksum })
+        self.with(value).with(Expression::SetPayload {
+            base: Header::Transport,
+            offset,
+            len: 2,
+            from: 0,
+            checksum: Some(checksum),
+        })
     }
 
     /// Refuses.

@@ -13,10 +13,12 @@ pub enum Family {
     Inet = 1,
     /// IPv4.
     Ip = 2,
+    /// ARP.
+    Arp = 3,
+    /// What arrives at single devices, before anything else sees it.
+    Netdev = 5,
     /// IPv6.
     Ip6 = 10,
-    /// Frames of one device.
-    Netdev = 5,
 }
 
 coded! {
@@ -53,7 +55,7 @@ pub enum Kind {
 coded! {
     /// Where in a packet's way a base chain stands.
     Hook {
-        /// Arrived, not yet routed.
+        /// Arrived, not yet routed; in a table of devices: arrived at the chain's device.
         Prerouting = 0,
         /// To this host.
         Input = 1,
@@ -169,19 +171,17 @@ impl Chain {
         Self { base: None, rules }
     }
 
-    /// A chain that frames enter as they come in by a device (family [`Family::Netdev`], `NF_NETDEV_INGRESS`: the number of
-    /// `Prerouting` elsewhere) and leave accepted.
-    pub fn ingress(device: &str, rules: Vec<Rule>) -> Self {
-        let mut chain = Self::base(Kind::Filter, Hook::Prerouting, 0, rules);
-        if let Some(base) = &mut chain.base {
-            base.device = Some(device.to_owned());
-        }
-        chain
-    }
-
     /// A chain that packets enter at a hook and leave accepted.
     pub fn base(kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Self {
         Self { base: Some(Base { kind, hook, priority, policy: Policy::Accept, device: None }), rules }
+    }
+
+    /// A chain that frames enter as they arrive at a device (family [`Family::Netdev`], `NF_NETDEV_INGRESS`: the number of
+    /// `Prerouting` elsewhere) and leave accepted.
+    pub fn of_device(device: &LinkName, rules: Vec<Rule>) -> Self {
+        let mut chain = Self::base(Kind::Filter, Hook::Prerouting, 0, rules);
+        chain.base.iter_mut().for_each(|base| base.device = Some(device.clone()));
+        chain
     }
 }
 
@@ -196,8 +196,8 @@ pub struct Base {
     pub priority: i32,
     /// What becomes of packets that reach the end.
     pub policy: Policy,
-    /// The device whose frames it sees, in the family that has such.
-    pub device: Option<String>,
+    /// The device, in a table of devices.
+    pub device: Option<LinkName>,
 }
 
 /// A set or map: what it holds, and its elements.

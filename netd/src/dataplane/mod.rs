@@ -293,15 +293,15 @@ fn unreadable(config: &NodeConfig, error: &KernelError) -> Status {
 fn reconcile(planes: &mut Planes, config: &NodeConfig) -> Result<(Status, Inside), KernelError> {
     planes.rules.forget_the_gone();
     let (config, unable) = planes.able(config);
-    let (secret, wanted) = (xfrm::Wanted::of(&config), rules::wanted(&config));
+    let secret = xfrm::Wanted::of(&config);
     let mut ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Up);
-    let is_closed = ipsec.closed && (secret.is_none() || guards_host(&mut planes.rules, &wanted));
+    let is_closed = ipsec.closed && (secret.is_none() || guards_host(&mut planes.rules, &config));
     let (desired, observed, plan, failures) = reconcile_links(planes, &config, is_closed)?;
     planes.probes.go_on(&desired, &observed, &plan);
     if plan.is_empty() && ipsec.left.iter().any(xfrm::Op::is_last) {
         ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Settled);
     }
-    let (pending, refused) = planes.rules.settle(&wanted);
+    let (pending, refused) = planes.rules.settle(&rules::wanted(&config, &observed));
     let mut status = judge(&config, &desired, &plan, failures);
     status.failures.extend(planes.probes.failures(&desired));
     let refused: Vec<Failure> = refused.into_iter().chain(ipsec.failures).chain(unable).collect();
@@ -356,9 +356,10 @@ fn is_encrypted(driver: &DriverConfig) -> bool {
 }
 
 /// Makes the host's own rules; whether they are there.
-fn guards_host(rules: &mut Rules, wanted: &BTreeMap<Place, rules::Wanted>) -> bool {
-    let host = wanted.iter().filter(|(place, _)| **place == Place::Host);
-    let (pending, refused) = rules.settle(&host.map(|(place, wanted)| (*place, wanted.clone())).collect());
+fn guards_host(rules: &mut Rules, config: &NodeConfig) -> bool {
+    // The host's rules depend on no link.
+    let wanted = rules::wanted(config, &Observed::default());
+    let (pending, refused) = rules.settle(&wanted.into_iter().filter(|(place, _)| *place == Place::Host).collect());
     pending.is_empty() && refused.is_empty()
 }
 
@@ -371,7 +372,7 @@ fn differences(planes: &mut Planes, config: &NodeConfig) -> Vec<Difference> {
     };
     let ops = plan(&desired, &observed);
     let ops = ops.iter().map(|op| Difference { place: Some(op.place), what: op.change.to_string() });
-    let (pending, unread) = planes.rules.look(&rules::wanted(&config));
+    let (pending, unread) = planes.rules.look(&rules::wanted(&config, &observed));
     let lines = |rules: &Pending| rules.lines().map(|what| Difference { place: Some(rules.place), what }).collect();
     let rules = pending.iter().flat_map::<Vec<_>, _>(lines);
     let asked: Vec<Failure> = planes.probes.failures(&desired).collect();

@@ -2,7 +2,7 @@
 //! host what crosses the networks' border. Its sockets are those of crate `ipvs`, one set per namespace.
 
 use std::{
-    collections::{BTreeMap, VecDeque, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -12,9 +12,10 @@ use ipvs::{
     Balancer, Clients, Nftables, Table,
     guard::{self, Border, Secret, Sources},
     nft::{self, Change, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket},
+    shortcut::{self, Device, Devices, Endpoint},
 };
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, Vni,
+    DriverConfig, EndpointConfig, Mac, NetworkConfig, NetworkId, NodeConfig, Vni,
     names::{self, LinkName, Namespace},
 };
 use tracing::{info, warn};
@@ -22,7 +23,8 @@ use tracing::{info, warn};
 use super::{
     Failure, UNDONE,
     namespace::{self, Identity},
-    state::Place,
+    plan::Observed,
+    state::{ObservedLink, Place, Route, Space},
 };
 
 /// Rules that no change was heard of are read again after this time all the same.
@@ -35,11 +37,16 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// [`READ_AGAIN`].
 const OVERTAKINGS: usize = 5;
 
+/// The families that tables of ours may have.
+const FAMILIES: [Family; 3] = [Family::Inet, Family::Netdev, Family::Arp];
+
 /// What the rules of one namespace should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The table `netd`; `None`: there should be none.
-    pub ruleset: Option<Ruleset>,
+    /// The tables `netd`, of different families; there should be no others of that name.
+    pub rulesets: Vec<Ruleset>,
+    /// One more, which the kernel may refuse: the short way between endpoints.
+    pub shortcut: Option<Ruleset>,
     /// The virtual services; `None` where none are balanced.
     pub services: Option<Table>,
     /// What stands first in the forward chains of other software; `None` where nobody else has any.
@@ -51,7 +58,7 @@ pub struct Wanted {
 pub struct Pending {
     /// The namespace.
     pub place: Place,
-    ruleset: Option<Change>,
+    rulesets: Vec<Change>,
     services: Vec<ipvs::Op>,
     passage: Vec<Change>,
 }
@@ -59,12 +66,12 @@ pub struct Pending {
 impl Pending {
     /// Whether the rules of the host's own namespace are not what they should be.
     pub fn leaves_host_open(&self) -> bool {
-        self.place == Place::Host && self.ruleset.is_some()
+        self.place == Place::Host && !self.rulesets.is_empty()
     }
 
     /// One line per change, for people.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
-        let changes = self.ruleset.iter().chain(&self.passage);
+        let changes = self.rulesets.iter().chain(&self.passage);
         let steps =
             changes.flat_map(|change| change.steps.iter().map(|step| format!("{step} (table {})", change.table)));
         let ops = self.services.iter().map(ToString::to_string);
@@ -72,8 +79,8 @@ impl Pending {
     }
 }
 
-/// The rules that a configuration asks for, by namespace. Pure.
-pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
+/// The rules that a configuration asks for where these links are, by namespace. Pure.
+pub fn wanted(config: &NodeConfig, observed: &Observed) -> BTreeMap<Place, Wanted> {
     let overlays = || config.networks.iter().filter(|(_, network)| network.driver.parent().is_none());
     let leaving = || overlays().map(|(_, network)| network).filter(|network| !network.internal);
     let others = config.peers.iter().filter(|(node, _)| **node != config.node);
@@ -84,14 +91,19 @@ pub fn wanted(config: &NodeConfig) -> BTreeMap<Place, Wanted> {
         own: config.peers.get(&config.node).map(|own| own.vtep),
         secret: secret(config),
     };
-    let border = overlays().next().is_some().then(|| guard::border(&border));
+    let border = overlays().next().map(|_| guard::border(&border)).into_iter().collect();
     let passage = if leaving().next().is_some() { guard::passage() } else { Vec::new() };
-    let host = (Place::Host, Wanted { ruleset: border, services: None, passage: Some(passage) });
-    let mut sources = sources(config);
+    let host = (Place::Host, Wanted { rulesets: border, shortcut: None, services: None, passage: Some(passage) });
+    let mut members = members(config);
     let networks = overlays().map(|(&network, _)| {
         let services = Some(Table::of(config, network));
-        let ruleset = Some(guard::guard(&sources.remove(&network).unwrap_or_default()));
-        (Place::Inside(Namespace::Network(network)), Wanted { ruleset, services, passage: None })
+        let place = Place::Inside(Namespace::Network(network));
+        let members = members.remove(&network).unwrap_or_default();
+        let sources = members.sources();
+        let rulesets = vec![guard::guard(&sources), guard::claims(&sources)];
+        let shortcut = observed.spaces.get(&place).and_then(|space| members.devices(config, network, space));
+        let shortcut = shortcut.as_ref().map(shortcut::shortcut);
+        (place, Wanted { rulesets, shortcut, services, passage: None })
     });
     std::iter::once(host).chain(networks).chain(sandboxes(config)).collect()
 }
@@ -101,37 +113,79 @@ fn sandboxes(config: &NodeConfig) -> impl Iterator<Item = (Place, Wanted)> {
     let tasks = config.tasks.iter().filter(|(_, task)| task.is_on_lan(config));
     tasks.map(|(&task, _)| {
         let services = Some(Table::of_task(config, task));
-        let wanted = Wanted { ruleset: Some(guard::names()), services, passage: None };
+        let wanted = Wanted { rulesets: vec![guard::names()], shortcut: None, services, passage: None };
         (Place::Inside(Namespace::Sandbox(task)), wanted)
     })
 }
 
-/// Who may send what, by network.
-fn sources(config: &NodeConfig) -> BTreeMap<NetworkId, Sources> {
-    let mut sources: BTreeMap<NetworkId, Sources> = BTreeMap::new();
+/// A network's endpoints, by where they are.
+#[derive(Default)]
+struct Members<'a> {
+    gateways: Vec<IpAddr>,
+    here: BTreeMap<LinkName, &'a EndpointConfig>,
+    elsewhere: Vec<&'a EndpointConfig>,
+}
+
+fn members(config: &NodeConfig) -> BTreeMap<NetworkId, Members<'_>> {
+    let gateways = |network: &NetworkConfig| network.subnets.iter().map(|lease| lease.gateway).collect();
+    let networks = config.networks.iter();
+    let mut members: BTreeMap<NetworkId, Members<'_>> =
+        networks.map(|(&id, network)| (id, Members { gateways: gateways(network), ..Members::default() })).collect();
     for (&id, endpoint) in &config.endpoints {
-        let Some(network) = config.networks.get(&endpoint.network) else { continue };
-        let sources = sources.entry(endpoint.network).or_default();
+        let Some(members) = members.get_mut(&endpoint.network) else { continue };
         if endpoint.node == config.node {
-            sources.endpoints.extend(of_endpoint(id, endpoint));
+            members.here.insert(names::endpoint_link(id), endpoint);
         } else {
-            sources.remotes.extend(of_remote(endpoint, network));
+            members.elsewhere.push(endpoint);
         }
     }
-    sources
+    members
 }
 
-/// An endpoint has its addresses, and one of its link for neighbour discovery.
-fn of_endpoint(id: EndpointId, endpoint: &EndpointConfig) -> impl Iterator<Item = (LinkName, Mac, IpAddr)> {
-    let addresses = endpoint.addresses.iter().copied().chain([endpoint.mac.link_local().into()]);
-    addresses.map(move |address| (names::endpoint_link(id), endpoint.mac, address))
-}
+impl Members<'_> {
+    /// An endpoint has its addresses, and one of its link for neighbour discovery. A host sends what comes from its
+    /// endpoints, and errors in its own name: the gateways'.
+    fn sources(&self) -> Sources {
+        let of_endpoint = |(link, endpoint): (&LinkName, &&EndpointConfig)| {
+            let addresses = endpoint.addresses.iter().copied().chain([endpoint.mac.link_local().into()]);
+            addresses.map(|address| (link.clone(), endpoint.mac, address)).collect::<Vec<_>>()
+        };
+        let routers: BTreeSet<Mac> = self.elsewhere.iter().map(|endpoint| Mac::of_router(endpoint.node)).collect();
+        let own = |router: Mac| self.gateways.iter().copied().chain([router.link_local().into()]);
+        let errors = routers.into_iter().flat_map(|router| own(router).map(move |address| (router, address)));
+        Sources {
+            endpoints: self.here.iter().flat_map(of_endpoint).collect(),
+            remotes: self.remotes().chain(errors).collect(),
+        }
+    }
 
-/// A host sends what comes from its endpoints, and errors in its own name: the gateways'.
-fn of_remote(endpoint: &EndpointConfig, network: &NetworkConfig) -> impl Iterator<Item = (Mac, IpAddr)> {
-    let router = Mac::of_router(endpoint.node);
-    let own = network.subnets.iter().map(|lease| lease.gateway).chain([router.link_local().into()]);
-    endpoint.addresses.iter().copied().chain(own).map(move |address| (router, address))
+    fn remotes(&self) -> impl Iterator<Item = (Mac, IpAddr)> {
+        let addresses = |endpoint: &&EndpointConfig| {
+            let router = Mac::of_router(endpoint.node);
+            endpoint.addresses.iter().map(|address| (router, *address)).collect::<Vec<_>>()
+        };
+        self.elsewhere.iter().flat_map(addresses)
+    }
+
+    /// `None` while there is no tunnel.
+    fn devices(&self, config: &NodeConfig, network: NetworkId, space: &Space<ObservedLink>) -> Option<Devices> {
+        let tunnel = names::vxlan_link(config.networks.get(&network)?.vni);
+        let index = space.links.get(&tunnel)?.index;
+        let endpoints = self.here.iter().filter_map(|(link, endpoint)| {
+            let (index, addresses) = (space.links.get(link)?.index, endpoint.addresses.clone());
+            Some((link.clone(), Endpoint { index, mac: endpoint.mac, addresses }))
+        });
+        // A way narrower than the devices: the long way tells the sender so.
+        let narrow: BTreeSet<IpAddr> = (space.routes.iter())
+            .filter(|(_, route)| matches!(route, Route::Unicast { mtu: Some(_), .. }))
+            .map(|(key, _)| key.destination.network())
+            .collect();
+        Some(Devices {
+            tunnel: Device { link: tunnel, index, mac: Mac::of_router(config.node) },
+            endpoints: endpoints.collect(),
+            remotes: self.remotes().filter(|(_, address)| !narrow.contains(address)).collect(),
+        })
+    }
 }
 
 fn secret(config: &NodeConfig) -> Option<Secret> {
@@ -168,6 +222,8 @@ struct Tables {
     /// Tables whose owners let nobody change them, and when that was tried.
     barred: BTreeMap<String, Instant>,
     deaf: bool,
+    /// When the kernel refused the short way: everything takes the long one.
+    refused: Option<Instant>,
 }
 
 impl Rules {
@@ -251,9 +307,8 @@ impl Rules {
     }
 }
 
-/// Of our table: what is translated in a sandbox is on its loopback only.
-fn family(place: Place) -> Family {
-    if let Place::Inside(Namespace::Sandbox(_)) = place { Family::Netdev } else { Family::Inet }
+fn is_shortcut(place: Place, change: &Change) -> bool {
+    matches!(place, Place::Inside(Namespace::Network(_))) && change.family == Family::Netdev
 }
 
 fn failure(place: Place, reason: String) -> Failure {
@@ -282,6 +337,7 @@ impl Tables {
             overtaken: VecDeque::new(),
             barred: BTreeMap::new(),
             deaf: false,
+            refused: None,
         })
     }
 
@@ -290,9 +346,14 @@ impl Tables {
             return Ok(None);
         }
         self.settled = None;
-        let observed =
-            nft::observe(&mut self.socket, family(place), names::TABLE).map_err(|error| error.to_string())?;
-        let ruleset = nft::difference(wanted.ruleset.as_ref(), observed.as_ref());
+        let mut rulesets = Vec::new();
+        let refused = self.refused.is_some_and(|at| at.elapsed() < TRY_AGAIN);
+        let shortcut = wanted.shortcut.as_ref().filter(|_| !refused);
+        for family in FAMILIES {
+            let wanted = wanted.rulesets.iter().chain(shortcut).find(|ruleset| ruleset.family == family);
+            let observed = nft::observe(&mut self.socket, family, names::TABLE).map_err(|error| error.to_string())?;
+            rulesets.extend(nft::difference(wanted, observed.as_ref()));
+        }
         let services = match &wanted.services {
             Some(table) => ipvs::diff(table, &self.balancer.observe().map_err(|error| error.to_string())?),
             None => Vec::new(),
@@ -301,9 +362,9 @@ impl Tables {
             Some(rules) => self.passage(rules).map_err(|error| error.to_string())?,
             None => Vec::new(),
         };
-        let settled = ruleset.is_none() && services.is_empty() && passage.is_empty();
+        let settled = rulesets.is_empty() && services.is_empty() && passage.is_empty();
         self.settled = (settled && !self.deaf).then(|| (wanted.clone(), Instant::now()));
-        Ok((!settled).then_some(Pending { place, ruleset, services, passage }))
+        Ok((!settled).then_some(Pending { place, rulesets, services, passage }))
     }
 
     fn passage(&mut self, rules: &[Rule]) -> Result<Vec<Change>, NftError> {
@@ -330,8 +391,17 @@ impl Tables {
     }
 
     fn apply(&mut self, change: &Pending) -> Result<(), String> {
-        if let Some(ruleset) = &change.ruleset {
-            nft::apply(&mut self.socket, ruleset).map_err(|error| error.to_string())?;
+        for ruleset in &change.rulesets {
+            match nft::apply(&mut self.socket, ruleset) {
+                Ok(()) => {}
+                // A kernel without CONFIG_NFT_FWD_NETDEV: slower, no worse.
+                Err(error) if is_shortcut(change.place, ruleset) => {
+                    if self.refused.replace(Instant::now()).is_none() {
+                        warn!(place = %change.place, %error, "no short way between endpoints");
+                    }
+                }
+                Err(error) => return Err(error.to_string()),
+            }
         }
         if !change.services.is_empty() {
             self.balancer.apply(&change.services).map_err(|error| error.to_string())?;

@@ -60,7 +60,8 @@ impl Drop for Overlay {
 }
 
 /// There is no registry: the image is one static binary.
-const IMAGE: &str = "d=$(mktemp -d); mkdir $d/bin; cp /bin/busybox $d/bin; tar -C $d -c . | docker import - bench; rm -r $d";
+const IMAGE: &str =
+    "d=$(mktemp -d); mkdir $d/bin; cp /bin/busybox $d/bin; tar -C $d -c . | docker import - bench; rm -r $d";
 
 /// Everything of its own is on the host's disk and in its /run.
 fn daemon(lab: &Lab, host: &str) -> Result<Child> {

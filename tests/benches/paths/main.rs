@@ -230,7 +230,9 @@ fn print(paths: &[Path], samples: &[Vec<[f64; 3]>]) {
         values.sort_by(f64::total_cmp);
         values[values.len() / 2] / 1000.0
     };
-    println!("| path | TCP round trip | ratio | connect+request | ratio | 1 MB | ratio |\n|---|---|---|---|---|---|---|");
+    println!(
+        "| path | TCP round trip | ratio | connect+request | ratio | 1 MB | ratio |\n|---|---|---|---|---|---|---|"
+    );
     for (index, path) in paths.iter().enumerate() {
         let cells = (0..3).map(|which| {
             let value = middle(index, which);

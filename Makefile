@@ -67,6 +67,7 @@ demo: build ## brings up three simulated hosts, runs the tour of the README, che
 bench: setup ## runs the benchmarks of docs/benchmarks.md
 	cargo build --release --workspace --bins
 	cargo bench -p tests --bench paths
+	cargo bench -p netd --bench scale
 
 install: ## builds for use and installs to /usr/local/bin, with the systemd unit
 	cargo build --release --workspace --bins

@@ -79,7 +79,7 @@ impl Pending {
     }
 }
 
-/// The rules that a configuration asks for where these links are, by namespace. Pure.
+/// The rules that a configuration asks for, by namespace that there is. Pure.
 pub fn wanted(config: &NodeConfig, observed: &Observed) -> BTreeMap<Place, Wanted> {
     let overlays = || config.networks.iter().filter(|(_, network)| network.driver.parent().is_none());
     let leaving = || overlays().map(|(_, network)| network).filter(|network| !network.internal);
@@ -95,15 +95,15 @@ pub fn wanted(config: &NodeConfig, observed: &Observed) -> BTreeMap<Place, Wante
     let passage = if leaving().next().is_some() { guard::passage() } else { Vec::new() };
     let host = (Place::Host, Wanted { rulesets: border, shortcut: None, services: None, passage: Some(passage) });
     let mut members = members(config);
-    let networks = overlays().map(|(&network, _)| {
-        let services = Some(Table::of(config, network));
+    let networks = overlays().filter_map(|(&network, _)| {
         let place = Place::Inside(Namespace::Network(network));
+        let space = observed.spaces.get(&place)?;
+        let services = Some(Table::of(config, network));
         let members = members.remove(&network).unwrap_or_default();
         let sources = members.sources();
         let rulesets = vec![guard::guard(&sources), guard::claims(&sources)];
-        let shortcut = observed.spaces.get(&place).and_then(|space| members.devices(config, network, space));
-        let shortcut = shortcut.as_ref().map(shortcut::shortcut);
-        (place, Wanted { rulesets, shortcut, services, passage: None })
+        let shortcut = members.devices(config, network, space).as_ref().map(shortcut::shortcut);
+        Some((place, Wanted { rulesets, shortcut, services, passage: None }))
     });
     std::iter::once(host).chain(networks).chain(sandboxes(config)).collect()
 }

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
@@ -109,7 +110,7 @@ impl Host {
         run("ip link set lo up; ip link add eth0 type veth peer name far; ip link set far up; ip link set eth0 up; \
              ip addr add 192.0.2.1/24 dev eth0");
         let (desired, seen) = watch::channel(Arc::new(config()));
-        let (status, _) = dataplane::spawn(seen, |_| None).unwrap();
+        let (status, _) = dataplane::spawn(seen, Path::new("/run"), |_| None).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { desired, status, runtime, generation: 1 }
     }

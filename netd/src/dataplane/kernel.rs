@@ -41,6 +41,9 @@ use super::{
 const BATCH: usize = 64;
 /// Larger than any datagram of a dump (32 KiB in net/netlink/af_netlink.c).
 const DATAGRAM: usize = 64 * 1024;
+/// Namespaces that one pass reads though nothing was heard from them. Hosts have fewer as a rule; a host with thousands
+/// would do nothing else every second.
+const TURN: usize = 100;
 /// How often a dump that was changed under way is taken before the pass gives up.
 const DUMPS: usize = 8;
 /// `NLM_F_DUMP_INTR` of linux/netlink.h.
@@ -74,6 +77,8 @@ pub type Inhabited = Arc<dyn Fn(TaskId) -> Option<File> + Send + Sync>;
 pub struct Kernel {
     channels: BTreeMap<Place, Channel>,
     inhabited: Inhabited,
+    /// The last namespace that was read in its turn.
+    last: Option<Place>,
     /// The links of the host's own namespace.
     host: wire::Names,
 }
@@ -93,7 +98,7 @@ impl Kernel {
         let failed = |error| KernelError::Open(Place::Host, error);
         let host = namespace::current().map_err(failed)?;
         let channel = Channel::open(Place::Host, host, 0).map_err(failed)?;
-        Ok(Self { channels: BTreeMap::from([(Place::Host, channel)]), inhabited, host: BTreeMap::new() })
+        Ok(Self { channels: BTreeMap::from([(Place::Host, channel)]), inhabited, last: None, host: BTreeMap::new() })
     }
 
     /// What the host has that is not ours, and the way from its VTEP to others.
@@ -103,7 +108,8 @@ impl Kernel {
         let links = host.dump("links", wire::get_links())?;
         let links =
             links.iter().filter_map(|message| if let Message::NewLink(link) = message { Some(link) } else { None });
-        self.host = links.clone().filter_map(wire::link_name).collect();
+        let numbers = links.clone().filter_map(wire::link_name).collect();
+        let renumbered = std::mem::replace(&mut self.host, numbers) != self.host;
         for message in links {
             let Some((_, name)) = wire::link_name(message) else { continue };
             let found = wire::link(message, Place::Host, &self.host);
@@ -125,6 +131,8 @@ impl Kernel {
             let mtu = |(index, name): (&u32, &LinkName)| Some((*index, ground.links.get(name)?.mtu));
             ground.underlay.paths = host.paths(own, peers, &self.host.iter().filter_map(mtu).collect())?;
         }
+        // Devices of sandboxes name their parents on the host by number.
+        self.channels.values_mut().for_each(|channel| channel.changed |= renumbered);
         Ok(ground)
     }
 
@@ -150,11 +158,27 @@ impl Kernel {
         self.restore_names(desired)?;
         self.follow_namespaces()?;
         let mut observed = Observed::default();
+        let turn = self.turn();
+        let mut read = BTreeSet::new();
         for (&place, channel) in &mut self.channels {
-            observed.spaces.insert(place, channel.observe(&self.host)?);
+            if channel.has_news() || turn.contains(&place) {
+                channel.seen = None;
+                channel.seen = Some(channel.observe(&self.host)?);
+                read.insert(place);
+            }
         }
-        self.read_sysctls(desired, &mut observed)?;
+        self.read_sysctls(desired, &read)?;
+        let seen = self.channels.iter().filter_map(|(&place, channel)| Some((place, channel.seen.clone()?)));
+        observed.spaces.extend(seen);
         Ok(observed)
+    }
+
+    /// The namespaces that are read even if nothing was heard from them: some changes come without notice.
+    fn turn(&mut self) -> BTreeSet<Place> {
+        let later = self.channels.keys().filter(|place| Some(**place) > self.last);
+        let turn: Vec<Place> = later.chain(self.channels.keys()).copied().take(TURN).collect();
+        self.last = turn.last().copied();
+        turn.into_iter().chain([Place::Host]).collect()
     }
 
     /// Does what the operations say, one after the other; goes on after failures and returns them.
@@ -217,8 +241,9 @@ impl Kernel {
         Ok(())
     }
 
-    fn read_sysctls(&self, desired: &Desired, observed: &mut Observed) -> Result<(), KernelError> {
+    fn read_sysctls(&mut self, desired: &Desired, read: &BTreeSet<Place>) -> Result<(), KernelError> {
         let asked: Vec<(Place, &File, Vec<&Sysctl>)> = (desired.spaces.iter())
+            .filter(|(place, _)| read.contains(place))
             .filter_map(|(place, space)| {
                 Some((*place, &self.channels.get(place)?.namespace, space.sysctls.keys().collect()))
             })
@@ -234,7 +259,8 @@ impl Kernel {
             Ok(found)
         });
         for (place, key, value) in found.map_err(|error| KernelError::Sysctl(last, error))? {
-            observed.spaces.entry(place).or_default().sysctls.insert(key, value);
+            let seen = self.channels.get_mut(&place).and_then(|channel| channel.seen.as_mut());
+            seen.and_then(|space| space.sysctls.insert(key, value));
         }
         Ok(())
     }
@@ -275,8 +301,9 @@ impl Kernel {
         channel.ask(vec![request]).into_iter().collect()
     }
 
-    fn write_sysctls(&self, place: Place, ops: &[Op]) -> Vec<Refused> {
-        let Some(channel) = self.channels.get(&place) else { return absent(ops) };
+    fn write_sysctls(&mut self, place: Place, ops: &[Op]) -> Vec<Refused> {
+        let Some(channel) = self.channels.get_mut(&place) else { return absent(ops) };
+        channel.changed = true;
         let written = namespace::within_file(&channel.namespace, || {
             let write = |op: &Op| write_sysctl(op).err().map(|error| failure(op, &error));
             ops.iter().filter_map(write).collect()
@@ -285,8 +312,9 @@ impl Kernel {
     }
 
     fn send(&mut self, place: Place, ops: &[Op]) -> Vec<Refused> {
-        if !self.channels.contains_key(&place) {
-            return absent(ops);
+        match self.channels.get_mut(&place) {
+            Some(channel) => channel.changed = true,
+            None => return absent(ops),
         }
         let mut failures = Vec::new();
         let mut requests = Vec::new();
@@ -363,6 +391,9 @@ struct Channel {
     notices: TokioSocket,
     sequence: u32,
     indices: wire::Indices,
+    /// What it held when it was read last, and whether it may have changed since.
+    seen: Option<Space<ObservedLink>>,
+    changed: bool,
 }
 
 impl Channel {
@@ -372,12 +403,21 @@ impl Channel {
             let _reactor = runtime.enter();
             Ok::<_, io::Error>((connect()?, listen(place)?))
         })??;
-        Ok(Self { place, identity, namespace, requests, notices, sequence: 0, indices: BTreeMap::new() })
+        let (sequence, indices, seen) = (0, BTreeMap::new(), None);
+        Ok(Self { place, identity, namespace, requests, notices, sequence, indices, seen, changed: true })
     }
 
     /// Any answer is news: a full buffer (ENOBUFS) as well.
     fn poll_notice(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.notices.poll_recv(context, &mut Vec::with_capacity(DATAGRAM)).map(drop)
+        let notice = self.notices.poll_recv(context, &mut Vec::with_capacity(DATAGRAM)).map(drop);
+        self.changed |= notice.is_ready();
+        notice
+    }
+
+    fn has_news(&mut self) -> bool {
+        let quiet = receive(self.notices.socket_ref()).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        self.changed |= !quiet;
+        self.changed || self.seen.is_none()
     }
 
     fn forget_notices(&self) {
@@ -387,6 +427,7 @@ impl Channel {
     fn observe(&mut self, host: &wire::Names) -> Result<Space<ObservedLink>, KernelError> {
         // What happens from here on is reported again.
         self.forget_notices();
+        self.changed = false;
         let mut space = Space::default();
         for message in self.dump("links", wire::get_links())? {
             let Message::NewLink(message) = message else { continue };

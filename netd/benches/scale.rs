@@ -30,8 +30,8 @@ const HOSTS: u64 = 50;
 const IDLE: Duration = Duration::from_secs(20);
 
 fn main() {
-    let scenes: [(&str, fn(&mut Host)); 3] =
-        [("networks", many_networks), ("remotes", many_remotes), ("burst", many_at_once)];
+    type Scene = fn(&mut Host);
+    let scenes: [(&str, Scene); 3] = [("networks", many_networks), ("remotes", many_remotes), ("burst", many_at_once)];
     let asked: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     if let [name] = &asked[..] {
         let (_, scene) = scenes.iter().find(|(known, _)| known == name).expect("networks, remotes or burst");

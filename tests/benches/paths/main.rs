@@ -3,6 +3,7 @@
 //! pinned to one processor. Prints medians and their ratios. This program is also the server and the client that it runs.
 
 mod docker;
+mod encrypted;
 
 use std::{
     env,
@@ -40,6 +41,7 @@ fn main() -> Result<()> {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve"] => serve(),
         ["client", address] => client(address),
+        ["encrypted"] => encrypted::compare(),
         _ => compare(),
     }
 }
@@ -123,7 +125,8 @@ fn compare() -> Result<()> {
 /// What measures, pinned to one processor.
 fn pinned(inside: &[String], words: &[&str]) -> Result<Vec<String>> {
     let program = env::current_exe()?.to_string_lossy().into_owned();
-    let pinned = ["taskset", "-c", "1", &program].map(str::to_owned);
+    let last = std::thread::available_parallelism()?.get().min(2) - 1;
+    let pinned = ["taskset", "-c", &last.to_string(), &program].map(str::to_owned);
     Ok(inside.iter().cloned().chain(pinned).chain(words.iter().map(ToString::to_string)).collect())
 }
 

@@ -14,7 +14,6 @@ fn refusals_name_the_cause_and_leave_nothing_behind() {
         ("network create my-net", ["my-net", "my-net"]),
         ("network create --subnet 10.1.0.0/24 --gateway 10.2.0.1 odd", ["10.2.0.1", "--subnet"]),
         ("network create --subnet 10.1.0.0/24 --gateway 10.1.0.255 odd", ["10.1.0.255", "10.1.0.0/24"]),
-        ("network create --encrypted secret", ["CONFIG_INET_ESP", "h1"]),
         ("network create --opt colour=red odd", ["colour", "mtu"]),
     ] {
         let refusal = lab.ctl("h1", line).refused();

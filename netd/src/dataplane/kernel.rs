@@ -39,6 +39,8 @@ use super::{
 
 /// Messages per send: their answers must fit the socket's receive buffer.
 const BATCH: usize = 64;
+/// Namespaces whose values below /proc/sys are read in one instance of /proc.
+const NAMESPACES_PER_TREE: usize = 32;
 /// Larger than any datagram of a dump (32 KiB in net/netlink/af_netlink.c).
 const DATAGRAM: usize = 64 * 1024;
 /// Namespaces that one pass reads though nothing was heard from them. Hosts have fewer as a rule; a host with thousands
@@ -251,10 +253,14 @@ impl Kernel {
         let mut last = Place::Host;
         let found = namespace::on_own_thread(|| {
             let mut found = Vec::new();
-            for (place, file, keys) in asked {
-                last = place;
-                namespace::enter(file)?;
-                found.extend(keys.into_iter().filter_map(|key| Some((place, key.clone(), sysctl::read(&key.path)?))));
+            for asked in asked.chunks(NAMESPACES_PER_TREE) {
+                let tree = sysctl::Tree::fresh();
+                for (place, file, keys) in asked {
+                    last = *place;
+                    namespace::enter(file)?;
+                    let value = |key: &&Sysctl| Some((*place, (*key).clone(), tree.read(&key.path)?));
+                    found.extend(keys.iter().filter_map(value));
+                }
             }
             Ok(found)
         });
@@ -305,7 +311,8 @@ impl Kernel {
         let Some(channel) = self.channels.get_mut(&place) else { return absent(ops) };
         channel.changed = true;
         let written = namespace::within_file(&channel.namespace, || {
-            let write = |op: &Op| write_sysctl(op).err().map(|error| failure(op, &error));
+            let tree = sysctl::Tree::fresh();
+            let write = |op: &Op| write_sysctl(&tree, op).err().map(|error| failure(op, &error));
             ops.iter().filter_map(write).collect()
         });
         written.unwrap_or_else(|error| ops.iter().map(|op| failure(op, &error)).collect())
@@ -646,12 +653,12 @@ fn insert_route(routes: &mut BTreeMap<RouteKey, Route>, mut key: RouteKey, route
     routes.insert(key, route);
 }
 
-fn write_sysctl(op: &Op) -> io::Result<()> {
+fn write_sysctl(tree: &sysctl::Tree, op: &Op) -> io::Result<()> {
     let Change::SetSysctl(key, value) = &op.change else { return Ok(()) };
     if op.place == Place::Host && key.path == sysctl::IPV6_FORWARDING {
         sysctl::keep_router_advertisements()?;
     }
-    sysctl::write(&key.path, value)
+    tree.write(&key.path, value)
 }
 
 /// Deletes of what is gone have done their work.

@@ -44,8 +44,9 @@ const BREAKAGES: [&str; 17] = [
     "ip -n $NS link del $(ip -n $NS -o link | grep -m1 -o ' e[0-9a-z]*@' | tr -d ' @')",
     "ip netns exec $NS sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0",
     "ip -n $NS addr flush dev lo scope global",
-    "ip netns del $NS",
-    "kill -9 $(cat /run/netd.pid); ip netns | grep -o '^netd-t-[0-9a-z]*' | xargs -n 1 ip netns del",
+    // netd may give the name back while it is being taken.
+    "ip netns del $NS || true",
+    "kill -9 $(cat /run/netd.pid); ip netns | grep -o '^netd-t-[0-9a-z]*' | xargs -n 1 ip netns del || true",
 ];
 
 /// Answers each datagram to port 9.

@@ -415,12 +415,12 @@ fn reconcile_links(
         info!(generation = config.generation, operations = plan.len(), first = %plan[0], "changing the kernel");
         let failure = |refused: Refused| Failure {
             object: refused.op.to_string(),
-            task: desired.task_of(&refused.op),
+            task: task_of(&desired, &refused.op),
             reason: refused.reason,
         };
         let (withheld, due): (Vec<Op>, Vec<Op>) = plan.into_iter().partition(|op| !is_closed && is_secret(op, config));
         failures = planes.kernel.apply(&due).into_iter().map(failure).collect();
-        let open = |op: Op| Failure { object: op.to_string(), reason: OPEN.to_owned(), task: desired.task_of(&op) };
+        let open = |op: Op| Failure { object: op.to_string(), reason: OPEN.to_owned(), task: task_of(&desired, &op) };
         failures.extend(withheld.into_iter().map(open));
         rounds += 1;
     }
@@ -432,11 +432,16 @@ fn is_secret(op: &Op, config: &NodeConfig) -> bool {
     config.networks.values().any(|network| network.vni == tunnel.vni && is_encrypted(&network.driver))
 }
 
+fn task_of(desired: &Desired, op: &Op) -> Option<TaskId> {
+    desired.task_of(op.place, op.change.link()?)
+}
+
 fn judge(config: &NodeConfig, desired: &Desired, plan: &[Op], mut failures: Vec<Failure>) -> Status {
     if plan.is_empty() {
         failures.clear();
     } else if failures.is_empty() {
-        let undone = |op: &Op| Failure { object: op.to_string(), reason: UNDONE.to_owned(), task: desired.task_of(op) };
+        let undone =
+            |op: &Op| Failure { object: op.to_string(), reason: UNDONE.to_owned(), task: task_of(desired, op) };
         failures.extend(plan.iter().map(undone));
     }
     failures.extend(desired.failures.iter().cloned());

@@ -18,7 +18,6 @@ use overlay::Member;
 
 use super::{
     Failure,
-    plan::Op,
     state::{
         AddressForm, AddressKey, Kind, Link, NeighbourKey, Place, Route, RouteKey, Space, Stacked, Sysctl, host_prefix,
     },
@@ -160,14 +159,13 @@ impl Desired {
         Some(own)
     }
 
-    /// The task that an operation is done for, where it is on a LAN: a failure there is no affair of other tasks.
-    pub fn task_of(&self, op: &Op) -> Option<TaskId> {
-        let link = op.change.link()?;
-        match op.place {
+    /// The task that a link is there for, where it is on a LAN: a failure there is no affair of other tasks.
+    pub fn task_of(&self, place: Place, link: &LinkName) -> Option<TaskId> {
+        match place {
             Place::Host => self.users.get(link).copied(),
             Place::Inside(Namespace::Network(_)) => None,
             Place::Inside(Namespace::Sandbox(task)) => {
-                let link = self.spaces.get(&op.place)?.links.get(link)?;
+                let link = self.spaces.get(&place)?.links.get(link)?;
                 matches!(link.kind, Kind::Stacked(_)).then_some(task)
             }
         }

@@ -365,6 +365,7 @@ fn guards_host(rules: &mut Rules, config: &NodeConfig) -> bool {
 
 /// What a pass would find to do, and what the last one could not.
 fn differences(planes: &mut Planes, config: &NodeConfig) -> Vec<Difference> {
+    planes.kernel.doubt();
     let (config, unable) = planes.able(config);
     let (desired, observed) = match look(&mut planes.kernel, &mut planes.probes, &config) {
         Ok(seen) => seen,

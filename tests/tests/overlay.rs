@@ -301,6 +301,19 @@ fn neither_a_task_nor_a_process_of_the_host_can_write_tunnel_packets() {
         if heard.out.contains("true") { Ok(heard.out) } else { Err(format!("{heard:?}")) }
     });
     assert!(!heard.contains("forged"), "{heard}");
+
+    // The packet is a good one: where nobody keeps it out, it arrives.
+    for host in ["h1", "h2"] {
+        lab.exec(host, &["sh", "-c", "kill -STOP $(cat /run/netd.pid); nft flush ruleset"]).ok();
+    }
+    lab.exec("h1", &forge).ok();
+    for host in ["h1", "h2"] {
+        lab.exec(host, &["sh", "-c", "kill -CONT $(cat /run/netd.pid)"]).ok();
+    }
+    eventually("the packet arrives where there are no rules", || {
+        let heard = lab.inside("h1", &far, &["cat", "/tmp/heard"]);
+        holds(heard.out.contains("forged"), heard)
+    });
 }
 
 /// Takes all hosts out of the lab's cluster and makes another: what `init` is told, what a host is told to advertise.

@@ -188,6 +188,21 @@ pub fn cable(lab: &Lab, host: &str, state: &str) {
     run(Command::new("nsenter").args([&namespace, "ip", "link", "set", host, state])).ok();
 }
 
+/// A hundred calls a second, each on a connection of its own, until told to stop. Every failure is a line. A program of Python;
+/// its first argument is whom it calls.
+pub const CALL: &str = "import os, socket, sys, time
+calls, due = 0, time.monotonic()
+while not os.path.exists('/tmp/stop'):
+    try:
+        with socket.create_connection((sys.argv[1], 80), 5) as s:
+            s.sendall(b'GET / HTTP/1.1\\r\\nHost: web\\r\\nConnection: close\\r\\n\\r\\n')
+            assert b'task: web.' in b''.join(iter(lambda: s.recv(9999), b''))
+    except Exception as error:
+        print('failed', error, flush=True)
+    calls, due = calls + 1, due + .01
+    time.sleep(max(0, due - time.monotonic()))
+print('calls', calls, flush=True)";
+
 /// The value of `key: value` lines, as `netd whoami` prints them.
 pub fn field<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
     text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(": ")).collect()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tests::{Lab, eventually, field, holds, run};
+use tests::{CALL, Lab, eventually, field, holds, run};
 
 /// Waits until every host's replica answers the shell, in both families.
 fn web_answers(lab: &Lab) {
@@ -148,20 +148,6 @@ fn verify_says_on_which_node_the_kernel_is_not_what_the_ledger_says() {
 
 /// Runs a program of Python in the background of a task, for its first argument.
 const BACKGROUND: &str = "nohup python3 -c \"$0\" $1 > /tmp/said 2>&1 &";
-
-/// A hundred calls a second, each on a connection of its own, until told to stop. Every failure is a line.
-const CALL: &str = "import os, socket, sys, time
-calls, due = 0, time.monotonic()
-while not os.path.exists('/tmp/stop'):
-    try:
-        with socket.create_connection((sys.argv[1], 80), 5) as s:
-            s.sendall(b'GET / HTTP/1.1\\r\\nHost: web\\r\\nConnection: close\\r\\n\\r\\n')
-            assert b'task: web.' in b''.join(iter(lambda: s.recv(9999), b''))
-    except Exception as error:
-        print('failed', error, flush=True)
-    calls, due = calls + 1, due + .01
-    time.sleep(max(0, due - time.monotonic()))
-print('calls', calls, flush=True)";
 
 #[test]
 fn a_crash_of_every_daemon_in_turn_costs_no_call_and_no_task() {

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use tests::{Lab, eventually, field, holds, run};
+use tests::{CALL, Lab, eventually, field, holds, run};
 
 const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
 const CREATE: &str = "network create --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 --gateway 192.168.100.1 \
@@ -95,20 +95,6 @@ fn tasks_on_a_lan_have_names_and_virtual_ips_and_reach_hosts_and_are_reached() {
         });
     }
 }
-
-/// Calls in the background until told to stop; every failure is a line.
-const CALL: &str = "import os, socket, sys, time
-calls = 0
-while not os.path.exists('/tmp/stop'):
-    try:
-        with socket.create_connection((sys.argv[1], 80), 5) as s:
-            s.sendall(b'GET / HTTP/1.1\\r\\nHost: web\\r\\nConnection: close\\r\\n\\r\\n')
-            assert b'task: web.' in b''.join(iter(lambda: s.recv(9999), b''))
-    except Exception as error:
-        print('failed', error, flush=True)
-    calls += 1
-    time.sleep(.01)
-print('calls', calls, flush=True)";
 
 #[test]
 fn a_crash_costs_no_call_on_a_lan_and_what_is_deleted_comes_back() {

@@ -167,7 +167,8 @@ fn real_servers(vip: IpAddr, desired: &BTreeMap<IpAddr, u16>, observed: &BTreeMa
 #[cfg(test)]
 pub(crate) mod tests {
     use model::{
-        DriverConfig, EndpointConfig, EndpointId, Mac, NodeId, ServiceId, SubnetLease, VirtualServiceConfig, Vni,
+        Balance, DriverConfig, EndpointConfig, EndpointId, Mac, NodeId, ServiceId, SubnetLease, VirtualServiceConfig,
+        Vni,
     };
     use proptest::{collection::btree_map, prelude::*};
 
@@ -242,6 +243,7 @@ pub(crate) mod tests {
             let service = VirtualServiceConfig {
                 name: "web".to_owned(),
                 vips: addresses(vips),
+                balance: Balance::default(),
                 real_servers: real_servers.clone(),
             };
             config.services.insert((network, ServiceId(1)), service);

@@ -1,6 +1,7 @@
 //! The nouns that every crate shares: ids, addresses, specs, records, commands, and the configuration of one host.
 //! Pure data: no I/O, no clock, no chance.
 
+mod balance;
 mod base36;
 mod command;
 mod encryption;
@@ -12,6 +13,7 @@ pub mod names;
 mod network;
 mod node;
 mod node_config;
+mod port;
 mod refusal;
 mod secret;
 mod service;
@@ -20,6 +22,7 @@ mod subnet;
 mod task;
 mod vni;
 
+pub use balance::{Balance, Scheduler};
 pub use command::{Command, Entry, NodeReport, Outcome, RequestId, Response, TaskReport};
 pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, PeerKeys, Spi};
 pub use id::{EndpointId, IdError, NetworkId, NodeId, ServiceId, TaskId};
@@ -29,12 +32,16 @@ pub use mac::Mac;
 pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
 pub use node::{Authority, Availability, Node, NodeStatus, Role};
 pub use node_config::{
-    DriverConfig, EndpointConfig, NameConfig, NetworkConfig, NodeConfig, PeerConfig, TaskConfig, ViewDelta, ViewError,
-    VirtualServiceConfig,
+    DriverConfig, EndpointConfig, NameConfig, NetworkConfig, NodeConfig, PeerConfig, PublishedConfig, TaskConfig,
+    ViewDelta, ViewError, VirtualServiceConfig,
 };
+pub use port::{NamedPort, Protocol, PublishAt, PublishMode, PublishSpec};
 pub use refusal::{Kind, Refusal};
 pub use secret::{Secret, SecretError};
-pub use service::{EndpointMode, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec};
+pub use service::{
+    DnsConfig, EndpointMode, HealthCheck, NetworkAttachment, RestartCondition, RestartPolicy, Runtime, Service,
+    ServiceSpec, TaskSpec, UpdateFailure, UpdateOrder, UpdatePolicy,
+};
 pub use state_machine::StateMachine;
 pub use subnet::{Subnet, SubnetError};
 pub use task::{Attachment, Task, TaskState, TaskStatus};

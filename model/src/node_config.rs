@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    EndpointId, IpvlanMode, Mac, MacvlanMode, NetworkId, NodeId, Parent, PeerKeys, Role, ServiceId, SubnetLease,
-    TaskId, TaskSpec, TaskState, Vni,
+    Balance, EndpointId, IpvlanMode, Mac, MacvlanMode, NamedPort, NetworkId, NodeId, Parent, PeerKeys, PublishSpec,
+    Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// All that one host must look like. A function of the replicated state and the host's identity, nothing else.
@@ -30,6 +30,8 @@ pub struct NodeConfig {
     pub endpoints: BTreeMap<EndpointId, EndpointConfig>,
     /// The virtual services of those networks.
     pub services: BTreeMap<(NetworkId, ServiceId), VirtualServiceConfig>,
+    /// The ports of the host that lead to services, by service and place in its list.
+    pub published: BTreeMap<(ServiceId, String), PublishedConfig>,
     /// The names that those networks' resolvers answer, in lower case, without the network's own name.
     pub names: BTreeMap<(NetworkId, String), NameConfig>,
     /// The tasks that it runs or is to stop.
@@ -125,7 +127,22 @@ pub struct VirtualServiceConfig {
     pub name: String,
     /// Its virtual IPs, one per family. Each answers every port and protocol.
     pub vips: Vec<IpAddr>,
+    /// How they choose.
+    pub balance: Balance,
     /// Its real servers and their weights (0: no new connections), both families; a virtual IP uses those of its own.
+    pub real_servers: BTreeMap<IpAddr, u16>,
+}
+
+/// Ports of the host that lead to a service's tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedConfig {
+    /// The service's name.
+    pub service_name: String,
+    /// The network that its tasks are reached on; the host has part in it for this alone where it runs none.
+    pub network: NetworkId,
+    /// What was asked for.
+    pub spec: PublishSpec,
+    /// Where it leads on this host, and the weights (0: no new connections), both families.
     pub real_servers: BTreeMap<IpAddr, u16>,
 }
 
@@ -136,6 +153,17 @@ pub struct NameConfig {
     pub addresses: Vec<IpAddr>,
     /// Whether this is the name that its addresses resolve back to (PTR).
     pub canonical: bool,
+    /// The ports that SRV records of it tell.
+    pub ports: Vec<NamedPort>,
+    /// The names that these records lead to; itself where empty.
+    pub targets: Vec<String>,
+}
+
+impl NameConfig {
+    /// A name without ports.
+    pub fn new(addresses: Vec<IpAddr>, canonical: bool) -> Self {
+        Self { addresses, canonical, ports: Vec::new(), targets: Vec::new() }
+    }
 }
 
 /// A task on this host.
@@ -145,6 +173,8 @@ pub struct TaskConfig {
     pub service: ServiceId,
     /// Its service's name.
     pub service_name: String,
+    /// The stack that its service is part of.
+    pub stack: Option<String>,
     /// Its replica number.
     pub slot: u32,
     /// What it runs.
@@ -237,6 +267,7 @@ impl NodeConfig {
             networks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             services: BTreeMap::new(),
+            published: BTreeMap::new(),
             names: BTreeMap::new(),
             tasks: BTreeMap::new(),
         }
@@ -261,6 +292,7 @@ impl NodeConfig {
         diff("network", &self.networks, &later.networks, &mut delta);
         diff("endpoint", &self.endpoints, &later.endpoints, &mut delta);
         diff("service", &self.services, &later.services, &mut delta);
+        diff("publish", &self.published, &later.published, &mut delta);
         diff("name", &self.names, &later.names, &mut delta);
         diff("task", &self.tasks, &later.tasks, &mut delta);
         delta
@@ -294,6 +326,7 @@ impl NodeConfig {
             "network" => put(&mut self.networks, id, value),
             "endpoint" => put(&mut self.endpoints, id, value),
             "service" => put(&mut self.services, id, value),
+            "publish" => put(&mut self.published, id, value),
             "name" => put(&mut self.names, id, value),
             "task" => put(&mut self.tasks, id, value),
             _ => return Err(unknown()),
@@ -372,7 +405,7 @@ mod tests {
     fn config(generation: u64, names: &[(&str, &str)]) -> NodeConfig {
         let mut config = NodeConfig { generation, ..NodeConfig::empty(NodeId(7)) };
         for (name, address) in names {
-            let record = NameConfig { addresses: vec![address.parse().unwrap()], canonical: false };
+            let record = NameConfig::new(vec![address.parse().unwrap()], false);
             config.names.insert((NetworkId(1), (*name).to_owned()), record);
         }
         config

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Millis, NetworkId, ServiceId};
+use crate::{Balance, Millis, NamedPort, NetworkId, PublishSpec, ServiceId};
 
 /// What runs a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,32 @@ impl Default for RestartPolicy {
     }
 }
 
+/// How a task is asked whether it is well. It takes traffic from the first good answer on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// Program and arguments, run inside the task; exit code 0 is a good answer. Never empty.
+    pub argv: Vec<String>,
+    /// Milliseconds between the end of one check and the next.
+    pub interval: u64,
+    /// Milliseconds after which a check has failed.
+    pub timeout: u64,
+    /// How many failures in a row end the task; at least 1.
+    pub retries: u32,
+    /// Milliseconds from the start in which failures do not count.
+    pub start_period: u64,
+}
+
+/// What a task's programs find in `/etc/resolv.conf` beside our resolver.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsConfig {
+    /// Who is asked for names that are not ours, instead of the host's resolvers.
+    pub servers: Vec<IpAddr>,
+    /// Search domains instead of the host's.
+    pub search: Vec<String>,
+    /// Resolver options (resolv.conf(5)) instead of the host's.
+    pub options: Vec<String>,
+}
+
 /// What one task runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {
@@ -57,8 +83,63 @@ pub struct TaskSpec {
     pub runtime: Runtime,
     /// How it is started again.
     pub restart: RestartPolicy,
+    /// How it is asked whether it is well.
+    pub health: Option<HealthCheck>,
+    /// Its names.
+    pub dns: DnsConfig,
+    /// Milliseconds that connections get to run out before a planned stop, from when no new ones come.
+    pub drain: u64,
     /// Milliseconds between SIGTERM and SIGKILL.
     pub stop_grace: u64,
+}
+
+impl TaskSpec {
+    /// All else as it is where nothing is asked for.
+    pub fn new(runtime: Runtime) -> Self {
+        let (restart, dns) = (RestartPolicy::default(), DnsConfig::default());
+        Self { runtime, restart, health: None, dns, drain: 10_000, stop_grace: 10_000 }
+    }
+}
+
+/// Which comes first when a task is replaced by plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateOrder {
+    /// The old one stops.
+    #[default]
+    StopFirst,
+    /// Another one takes traffic.
+    StartFirst,
+}
+
+/// What is done when new tasks of an update end by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpdateFailure {
+    /// The tasks that are not updated yet stay as they are.
+    #[default]
+    Pause,
+    /// The update goes on.
+    Continue,
+}
+
+/// How a changed service replaces its tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdatePolicy {
+    /// How many slots at a time; 0 is all.
+    pub parallelism: u32,
+    /// Milliseconds between one batch and the next.
+    pub delay: u64,
+    /// Which comes first.
+    pub order: UpdateOrder,
+    /// What is done when new tasks end by themselves.
+    pub on_failure: UpdateFailure,
+}
+
+impl Default for UpdatePolicy {
+    fn default() -> Self {
+        Self { parallelism: 1, delay: 0, order: UpdateOrder::default(), on_failure: UpdateFailure::default() }
+    }
 }
 
 /// What a service's name resolves to.
@@ -71,21 +152,70 @@ pub enum EndpointMode {
     Dnsrr,
 }
 
-/// A service as the user asked for it. Never edited by the system, save `replicas` by the user's own `scale`.
+/// A network of a service as the user asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkAttachment {
+    /// Name or id.
+    pub network: String,
+    /// Further names of the service there. DNS labels.
+    pub aliases: Vec<String>,
+}
+
+impl NetworkAttachment {
+    /// Under no further names.
+    pub fn new(network: impl Into<String>) -> Self {
+        Self { network: network.into(), aliases: Vec::new() }
+    }
+}
+
+/// A service as the user asked for it. Never edited by the system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
     /// Unique in the cluster and usable as a DNS label: letters, digits, `-`, at most 63, no `-` at either end.
     pub name: String,
     /// How many tasks run.
     pub replicas: u32,
-    /// Names or ids of the networks that its tasks attach to; the first carries the way out.
-    pub networks: Vec<String>,
+    /// The networks that its tasks attach to; the first carries the way out.
+    pub networks: Vec<NetworkAttachment>,
+    /// The stack that it is part of: it is also `name.stack`, and the stack's own tasks prefer it under its short name. A
+    /// DNS label.
+    pub stack: Option<String>,
     /// What its name resolves to.
     pub endpoint_mode: EndpointMode,
+    /// How its virtual IPs choose.
+    pub balance: Balance,
+    /// Its ports that have a name.
+    pub ports: Vec<NamedPort>,
+    /// Its ports that the hosts answer at.
+    pub publish: Vec<PublishSpec>,
+    /// Names lead to its tasks before they are well, too.
+    pub publish_not_ready: bool,
+    /// How its tasks are replaced when it is changed.
+    pub update: UpdatePolicy,
     /// What one task runs.
     pub task: TaskSpec,
     /// The user's own notes.
     pub labels: BTreeMap<String, String>,
+}
+
+impl ServiceSpec {
+    /// One task, on no network; all else as it is where nothing is asked for.
+    pub fn new(name: impl Into<String>, task: TaskSpec) -> Self {
+        Self {
+            name: name.into(),
+            replicas: 1,
+            networks: Vec::new(),
+            stack: None,
+            endpoint_mode: EndpointMode::Vip,
+            balance: Balance::default(),
+            ports: Vec::new(),
+            publish: Vec::new(),
+            publish_not_ready: false,
+            update: UpdatePolicy::default(),
+            task,
+            labels: BTreeMap::new(),
+        }
+    }
 }
 
 /// A service of the cluster.

@@ -14,8 +14,8 @@ use std::{
 };
 
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig,
-    RestartPolicy, Role, Runtime, ServiceId, Subnet, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni, names,
+    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Role,
+    Runtime, ServiceId, Subnet, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni, names,
 };
 use netd::dataplane::{self, Status};
 use nix::{
@@ -231,7 +231,8 @@ fn task_config(endpoint: EndpointId) -> TaskConfig {
         service: ServiceId(1),
         service_name: "web".to_owned(),
         slot: 1,
-        spec: TaskSpec { runtime, restart: RestartPolicy::default(), stop_grace: 1000 },
+        spec: TaskSpec { stop_grace: 1000, ..TaskSpec::new(runtime) },
+        stack: None,
         desired: TaskState::Running,
         state: TaskState::Assigned,
         endpoints: vec![endpoint],

@@ -14,9 +14,8 @@ use std::{
 use api::proto::{ExecInput, ExecOutput, ExecStart, exec_input, exec_output};
 use futures::{Stream, StreamExt, stream};
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, Refusal,
-    RestartPolicy, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport, TaskSpec, TaskState, ViewDelta,
-    Vni, names,
+    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, Refusal, Runtime,
+    ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport, TaskSpec, TaskState, ViewDelta, Vni, names,
 };
 use netd::agent::{self, AgentConfig};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -189,11 +188,8 @@ fn task(argv: &[&str]) -> TaskConfig {
         service: ServiceId(1),
         service_name: "web".to_owned(),
         slot: 1,
-        spec: TaskSpec {
-            runtime: Runtime::Exec { argv, env: BTreeMap::new(), rootfs: None },
-            restart: RestartPolicy::default(),
-            stop_grace: 10_000,
-        },
+        spec: TaskSpec::new(Runtime::Exec { argv, env: BTreeMap::new(), rootfs: None }),
+        stack: None,
         desired: TaskState::Running,
         state: TaskState::Assigned,
         endpoints: vec![EndpointId(1)],

@@ -16,8 +16,8 @@ use std::{
 };
 
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig,
-    RestartPolicy, Role, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta, Vni,
+    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Role,
+    Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta, Vni,
 };
 use netd::dataplane::{self, namespace};
 use tokio::sync::watch;
@@ -720,7 +720,8 @@ fn task_config(index: usize) -> TaskConfig {
         service: ServiceId(1),
         service_name: "web".to_owned(),
         slot: index as u32 + 1,
-        spec: TaskSpec { runtime, restart: RestartPolicy::default(), stop_grace: 1000 },
+        spec: TaskSpec { stop_grace: 1000, ..TaskSpec::new(runtime) },
+        stack: None,
         desired: TaskState::Running,
         state: TaskState::Assigned,
         endpoints: vec![endpoint(index)],

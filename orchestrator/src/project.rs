@@ -27,7 +27,7 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
     if !state.nodes.contains_key(&node) {
         return config;
     }
-    config.tasks = state.tasks_on(node).map(|task| (task.id, task_config(task))).collect();
+    config.tasks = state.tasks_on(node).map(|task| (task.id, task_config(state, task))).collect();
     let networks: BTreeSet<NetworkId> = networks_of(state.tasks_on(node)).collect();
     config.networks =
         networks.iter().filter_map(|id| Some((*id, network_config(state, state.networks.get(id)?)?))).collect();
@@ -82,12 +82,13 @@ fn add_service(config: &mut NodeConfig, state: &State, record: &ServiceRecord, n
     let vips = record.service.vips.get(&network).cloned().unwrap_or_default();
     if !vips.is_empty() {
         let real_servers = running.values().flatten().map(|address| (*address, WEIGHT)).collect();
-        let service = VirtualServiceConfig { name: record.service.spec.name.clone(), vips: vips.clone(), real_servers };
+        let (name, balance) = (record.service.spec.name.clone(), record.service.spec.balance);
+        let service = VirtualServiceConfig { name, vips: vips.clone(), balance, real_servers };
         config.services.insert((network, record.service.id), service);
     }
     let everyone: Vec<IpAddr> = running.values().flatten().copied().collect();
     let mut add = |name: String, addresses: Vec<IpAddr>, canonical: bool| {
-        config.names.insert((network, name), NameConfig { addresses, canonical });
+        config.names.insert((network, name), NameConfig::new(addresses, canonical));
     };
     for (number, addresses) in running {
         add(format!("{name}.{number}"), addresses, true);
@@ -167,8 +168,10 @@ fn network_config(state: &State, network: &Network) -> Option<NetworkConfig> {
     })
 }
 
-fn task_config(task: &Task) -> TaskConfig {
+fn task_config(state: &State, task: &Task) -> TaskConfig {
+    let service = state.services.get(&task.service);
     TaskConfig {
+        stack: service.and_then(|record| record.service.spec.stack.clone()),
         service: task.service,
         service_name: task.service_name.clone(),
         slot: task.slot,

@@ -90,7 +90,7 @@ impl StateMachine for Toy {
         };
         let name = |(name, total): (&String, &u32)| {
             let addresses = vec![IpAddr::from(total.to_be_bytes())];
-            ((NetworkId(1), name.clone()), NameConfig { addresses, canonical: false })
+            ((NetworkId(1), name.clone()), NameConfig::new(addresses, false))
         };
         NodeConfig {
             generation: self.index,

@@ -8,7 +8,7 @@ use std::{
 
 use model::{
     DriverConfig, EndpointConfig, EndpointId, Mac, MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId,
-    PeerConfig, RestartPolicy, Role, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni,
+    PeerConfig, Role, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni,
     names::{self, LinkName, Namespace},
 };
 
@@ -465,7 +465,8 @@ fn task() -> TaskConfig {
         service: ServiceId(1),
         service_name: "web".to_owned(),
         slot: 1,
-        spec: TaskSpec { runtime, restart: RestartPolicy::default(), stop_grace: 1000 },
+        spec: TaskSpec { stop_grace: 1000, ..TaskSpec::new(runtime) },
+        stack: None,
         desired: TaskState::Running,
         state: TaskState::Assigned,
         endpoints: vec![EndpointId(1)],

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use ipam::Owner;
-use model::{EndpointMode, Kind, Millis, NetworkId, Outcome, Refusal, Response, Service, ServiceId, ServiceSpec};
+use model::{
+    EndpointMode, Kind, Millis, NetworkAttachment, NetworkId, Outcome, Refusal, Response, Service, ServiceId,
+    ServiceSpec,
+};
 
 use crate::{
     lookup::same_name,
@@ -91,7 +94,7 @@ pub(super) fn release_slot(state: &mut State, id: ServiceId, number: u32) -> Res
 
 fn resolve_networks(state: &State, spec: &ServiceSpec) -> Result<Vec<NetworkId>, Refusal> {
     let mut networks = Vec::new();
-    for name in &spec.networks {
+    for NetworkAttachment { network: name, .. } in &spec.networks {
         let id = state.find_network(name)?;
         if networks.contains(&id) {
             let cause = format!("service {:?} names network {name:?} twice", spec.name);

@@ -55,18 +55,9 @@ pub fn network(name: &str, subnets: &[&str]) -> NetworkSpec {
 
 pub fn service(name: &str, replicas: u32, networks: &[&str]) -> ServiceSpec {
     let argv = vec!["sleep".to_owned(), "infinity".to_owned()];
-    ServiceSpec {
-        name: name.to_owned(),
-        replicas,
-        networks: networks.iter().map(|name| (*name).to_owned()).collect(),
-        endpoint_mode: EndpointMode::Vip,
-        task: TaskSpec {
-            runtime: Runtime::Exec { argv, env: BTreeMap::new(), rootfs: None },
-            restart: RestartPolicy::default(),
-            stop_grace: 10_000,
-        },
-        labels: BTreeMap::new(),
-    }
+    let task = TaskSpec::new(Runtime::Exec { argv, env: BTreeMap::new(), rootfs: None });
+    let networks = networks.iter().map(|name| NetworkAttachment::new(*name)).collect();
+    ServiceSpec { replicas, networks, ..ServiceSpec::new(name, task) }
 }
 
 /// Log position and remembered answers aside: what a refusal must not change.

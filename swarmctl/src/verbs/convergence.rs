@@ -196,7 +196,7 @@ mod tests {
 
     fn task_spec(condition: RestartCondition) -> TaskSpec {
         let runtime = Runtime::Exec { argv: vec!["true".into()], env: BTreeMap::new(), rootfs: None };
-        TaskSpec { runtime, restart: RestartPolicy { condition, ..RestartPolicy::default() }, stop_grace: 10_000 }
+        TaskSpec { restart: RestartPolicy { condition, ..RestartPolicy::default() }, ..TaskSpec::new(runtime) }
     }
 
     fn service(replicas: u32, running: u32, settled: u32, condition: RestartCondition) -> ServiceInfo {

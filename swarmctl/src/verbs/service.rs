@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use model::{
-    Command, Kind, Outcome, Query, Refusal, RestartPolicy, Runtime, ServiceInfo, ServiceSpec, TaskId, TaskInfo,
-    TaskSpec,
+    Command, Kind, NetworkAttachment, Outcome, Query, Refusal, RestartPolicy, Runtime, ServiceInfo, ServiceSpec,
+    TaskId, TaskInfo, TaskSpec,
 };
 
 use super::{collect, convergence, each, is_not_found, logs, task};
@@ -137,20 +137,18 @@ fn replicas(service: &ServiceInfo) -> String {
 }
 
 fn spec(create: ServiceCreate) -> ServiceSpec {
+    let runtime = Runtime::Exec { argv: create.argv, env: by_key(create.env), rootfs: create.rootfs };
+    let restart = RestartPolicy {
+        condition: create.restart_condition,
+        delay: create.restart_delay.0,
+        max_attempts: create.restart_max_attempts,
+    };
+    let task = TaskSpec { restart, stop_grace: create.stop_grace_period.0, ..TaskSpec::new(runtime) };
     ServiceSpec {
-        name: create.name,
         replicas: create.replicas,
-        networks: create.networks,
+        networks: create.networks.into_iter().map(NetworkAttachment::new).collect(),
         endpoint_mode: create.endpoint_mode,
-        task: TaskSpec {
-            runtime: Runtime::Exec { argv: create.argv, env: by_key(create.env), rootfs: create.rootfs },
-            restart: RestartPolicy {
-                condition: create.restart_condition,
-                delay: create.restart_delay.0,
-                max_attempts: create.restart_max_attempts,
-            },
-            stop_grace: create.stop_grace_period.0,
-        },
         labels: by_key(create.labels),
+        ..ServiceSpec::new(create.name, task)
     }
 }

@@ -1,0 +1,67 @@
+//! How a service's virtual IPs choose among its tasks.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// How real servers take turns. Names are those of IPVS (ipvsadm(8), `--scheduler`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduler {
+    /// One after the other.
+    #[default]
+    Rr,
+    /// One after the other, as often as their weights say.
+    Wrr,
+    /// The one with the fewest connections.
+    Lc,
+    /// The one with the fewest connections for its weight.
+    Wlc,
+    /// By the client's address: always the same, while no server comes or goes.
+    Sh,
+    /// By the client's address, and most clients keep theirs when servers come or go (Maglev).
+    Mh,
+}
+
+impl Scheduler {
+    /// Every one of them.
+    pub const ALL: [Scheduler; 6] =
+        [Scheduler::Rr, Scheduler::Wrr, Scheduler::Lc, Scheduler::Wlc, Scheduler::Sh, Scheduler::Mh];
+
+    /// Its name in IPVS.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheduler::Rr => "rr",
+            Scheduler::Wrr => "wrr",
+            Scheduler::Lc => "lc",
+            Scheduler::Wlc => "wlc",
+            Scheduler::Sh => "sh",
+            Scheduler::Mh => "mh",
+        }
+    }
+}
+
+impl fmt::Display for Scheduler {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(self.as_str())
+    }
+}
+
+impl FromStr for Scheduler {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|scheduler| scheduler.as_str() == text);
+        found.ok_or_else(|| format!("{text:?} is not a way to balance: rr, wrr, lc, wlc, sh or mh"))
+    }
+}
+
+/// How the virtual IPs of a service choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balance {
+    /// How real servers take turns.
+    pub scheduler: Scheduler,
+    /// Seconds for which a client stays with the real server that it had last; at least 1. `None`: each connection is
+    /// balanced by itself.
+    pub affinity: Option<u32>,
+}

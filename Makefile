@@ -13,6 +13,10 @@ PACKAGES := \
 	docker.io:/usr/sbin/dockerd:networks-are-tested-beside-it \
 	procps:/usr/bin/ps:tests-look-for-processes-left-behind \
 	python3:/usr/bin/python3:tasks-of-tests-hold-connections-with-it \
+	nginx-light:/usr/sbin/nginx:a-stack-of-tests-is-made-of-it \
+	redis-server:/usr/bin/redis-server:as-nginx \
+	postgresql:/usr/bin/psql:as-nginx \
+	python3-psycopg2:/usr/lib/python3/dist-packages/psycopg2/__init__.py:as-nginx \
 	gcc:/usr/bin/gcc:builds-the-cryptography-and-links
 VM_PACKAGES := \
 	qemu-system-x86:/usr/bin/qemu-system-x86_64:runs-the-virtual-machine-of-test-vm \

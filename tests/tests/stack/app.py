@@ -1,0 +1,41 @@
+# Counts every request in redis and writes it down in postgres: what both say must agree with what clients were told.
+import http.server, signal, socket, socketserver, threading, psycopg2
+
+here = threading.local()
+
+
+def count():
+    if not hasattr(here, 'cache'):
+        here.cache = socket.create_connection(('cache', 6379), 10)
+        here.db = psycopg2.connect(host='db', user='postgres', dbname='postgres', connect_timeout=10)
+        here.db.autocommit = True
+    here.cache.sendall(b'INCR hits\r\n')
+    number = here.cache.recv(99).decode()[1:].strip()
+    here.db.cursor().execute('insert into hits values (%s)', (number,))
+    return number
+
+
+class App(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    timeout = 60
+
+    def do_GET(self):
+        body = count().encode()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    address_family, request_queue_size = socket.AF_INET6, 128
+
+
+server = Server(('::', 8000), App)
+# Whoever is being served is served to the end.
+server.daemon_threads = False
+signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+server.serve_forever()

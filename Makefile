@@ -1,6 +1,6 @@
 # Every target sets up what it needs; `make setup` alone says what that is.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vm build check fix test test-vm demo bench install clean
+.PHONY: help setup setup-vm setup-bench build check fix test test-vm demo bench install clean
 
 BIN := $(CURDIR)/target/debug
 # name of the Debian package : a file of it : why it is needed
@@ -23,6 +23,12 @@ VM_PACKAGES := \
 	busybox-static:/usr/share/doc/busybox-static/copyright:starts-that-machine \
 	kmod:/sbin/modprobe:loads-the-modules-of-its-kernel
 
+BENCH_PACKAGES := \
+	dnsperf:/usr/bin/dnsperf:asks-servers-of-names \
+	unbound:/usr/sbin/unbound:is-compared-with-our-resolver \
+	dnsmasq-base:/usr/sbin/dnsmasq:as-unbound \
+	aardvark-dns:/usr/lib/podman/aardvark-dns:as-unbound
+
 # installs what is missing of a list of packages
 define install
 	@missing=; for entry in $(1); do IFS=: read -r name file why <<< "$$entry"; \
@@ -41,6 +47,9 @@ setup: ## installs what build, tests and demo need (Debian packages, cargo-nexte
 
 setup-vm: setup ## installs what the virtual machine of test-vm needs (Debian packages), saying what and why
 	$(call install,$(VM_PACKAGES))
+
+setup-bench: ## installs what ours is compared with by bench (Debian packages), saying what and why
+	$(call install,$(BENCH_PACKAGES))
 
 build: setup ## builds every binary
 	cargo build --workspace --bins
@@ -68,8 +77,9 @@ test-vm: build setup-vm ## runs tests/tests/vm_*.rs, or TESTS=NAME, on a kernel 
 demo: build ## brings up three simulated hosts, runs the tour of the README, checks it, cleans up
 	PATH="$(BIN):$$PATH" tests/demo.sh
 
-bench: setup ## runs the benchmarks of docs/benchmarks.md
+bench: setup setup-bench ## runs the benchmarks of docs/benchmarks.md
 	cargo build --release --workspace --bins
+	cargo bench -p tests --bench names
 	cargo bench -p tests --bench paths
 	cargo bench -p netd --bench scale
 

@@ -1,15 +1,12 @@
 //! Docker's own overlay between two hosts of a lab: a daemon on each, in swarm mode, and a container on each.
 
-use std::{path::PathBuf, process::Child};
-
-use anyhow::{Context, Result};
-use tests::{Lab, eventually};
+use tests::{Lab, docker::Docker, eventually};
 
 use super::shell;
 
 /// Two daemons and a container on each; all of it ends with the lab.
 pub struct Overlay {
-    daemons: Vec<Child>,
+    _daemons: [Docker; 2],
     /// The containers' first processes, as their hosts number them.
     containers: Vec<String>,
     /// The second container's address.
@@ -18,21 +15,14 @@ pub struct Overlay {
 
 impl Overlay {
     /// `None` where there is no Docker.
-    pub fn start(lab: &Lab, hosts: [&str; 2]) -> Result<Option<Self>> {
-        if !PathBuf::from("/usr/sbin/dockerd").exists() {
-            return Ok(None);
+    pub fn start(lab: &Lab, hosts: [&str; 2]) -> Option<Self> {
+        if !Docker::is_installed() {
+            return None;
         }
-        let daemons = hosts.map(|host| daemon(lab, host)).into_iter().collect::<Result<Vec<_>>>()?;
-        for host in hosts {
-            eventually("dockerd answers", || {
-                let said = lab.exec(host, &["docker", "version"]);
-                if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
-            });
-            shell(lab, host, IMAGE);
-        }
-        swarm(lab, hosts)?;
+        let daemons = hosts.map(|host| Docker::start(lab, host, &[]));
+        swarm(lab, hosts);
         let run = |index: usize| {
-            let create = format!("docker run -d --name c{index} --network bench bench /bin/busybox sleep 1000000");
+            let create = format!("docker run -d --name c{index} --network bench busybox /bin/busybox sleep 1000000");
             eventually("a container on the overlay starts", || {
                 let said = lab.exec(hosts[index], &["sh", "-ec", &format!("docker rm -f c{index} 2>&1; {create}")]);
                 if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
@@ -42,7 +32,7 @@ impl Overlay {
         let containers = vec![run(0), run(1)];
         let address = "docker inspect -f '{{.NetworkSettings.Networks.bench.IPAddress}}' c1";
         let address = shell(lab, hosts[1], address);
-        Ok(Some(Self { daemons, containers, address }))
+        Some(Self { _daemons: daemons, containers, address })
     }
 
     /// The words that take a program into a container's network namespace.
@@ -51,27 +41,8 @@ impl Overlay {
     }
 }
 
-impl Drop for Overlay {
-    fn drop(&mut self) {
-        for daemon in &mut self.daemons {
-            let _ = daemon.kill();
-        }
-    }
-}
-
-/// There is no registry: the image is one static binary.
-const IMAGE: &str =
-    "d=$(mktemp -d); mkdir $d/bin; cp /bin/busybox $d/bin; tar -C $d -c . | docker import - bench; rm -r $d";
-
-/// Everything of its own is on the host's disk and in its /run.
-fn daemon(lab: &Lab, host: &str) -> Result<Child> {
-    let start = "exec dockerd --data-root /var/lib/netd/docker --exec-root /run/docker --pidfile /run/docker.pid \
-                 -H unix:///run/docker.sock >/run/dockerd.log 2>&1";
-    lab.command(host, &["sh", "-c", start]).spawn().context("dockerd does not start")
-}
-
 /// On a port of its own: the hosts' netd has Swarm's.
-fn swarm(lab: &Lab, hosts: [&str; 2]) -> Result<()> {
+fn swarm(lab: &Lab, hosts: [&str; 2]) {
     let own = "$(ip -4 -o addr show eth0 | awk '{print $4}' | cut -d/ -f1)";
     let listen = format!("--listen-addr 0.0.0.0:2378 --advertise-addr {own}");
     shell(lab, hosts[0], &format!("docker swarm init {listen}:2378"));
@@ -79,5 +50,4 @@ fn swarm(lab: &Lab, hosts: [&str; 2]) -> Result<()> {
     let manager = shell(lab, hosts[0], &format!("echo {own}:2378"));
     shell(lab, hosts[1], &format!("docker swarm join {listen} --token {token} {manager}"));
     shell(lab, hosts[0], "docker network create -d overlay --attachable bench");
-    Ok(())
 }

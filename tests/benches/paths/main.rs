@@ -105,7 +105,7 @@ fn compare() -> Result<()> {
     let mut paths = Vec::new();
     paths.extend(made_by_hand(&mut servers)?);
     paths.extend(ours(&lab)?);
-    let docker = docker::Overlay::start(&lab, DOCKER)?;
+    let docker = docker::Overlay::start(&lab, DOCKER);
     if let Some(docker) = &docker {
         servers.start(DOCKER[1], &docker.inside(1))?;
         paths.push(path("Docker's own overlay", DOCKER[0], &docker.inside(0), &docker.address));

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::net::IpAddr;
+use std::{future::poll_fn, net::IpAddr, time::Duration};
 
 use ipvs::{
     guard::{Border, Secret, Sources, border, guard},
@@ -16,6 +16,7 @@ use model::{
     names::{self, LinkName},
 };
 use support::{in_fresh_namespace, nft, run};
+use tokio::time::timeout;
 
 fn put(socket: &mut Socket, desired: &Ruleset) {
     let observed = observe(socket, desired.family, &desired.name).unwrap();
@@ -307,11 +308,13 @@ fn changes_of_others_are_heard() {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let patience = std::time::Duration::from_secs(10);
-        tokio::time::timeout(patience, monitor.changed()).await.unwrap().unwrap();
+        let (patience, moment) = (Duration::from_secs(10), Duration::from_millis(20));
+        timeout(patience, poll_fn(|context| monitor.poll_changed(context))).await.unwrap().unwrap();
         put(&mut socket, &everything());
-        tokio::time::timeout(patience, monitor.changed()).await.unwrap().unwrap();
-        let silence = tokio::time::timeout(std::time::Duration::from_millis(20), monitor.changed()).await;
+        timeout(patience, poll_fn(|context| monitor.poll_changed(context))).await.unwrap().unwrap();
+        put(&mut socket, &Ruleset::new(Family::Inet, "more"));
+        monitor.forget();
+        let silence = timeout(moment, poll_fn(|context| monitor.poll_changed(context))).await;
         assert!(silence.is_err(), "heard of a change where there was none");
     });
 }

@@ -1,6 +1,10 @@
 //! The netlink sockets of this crate: reading tables, applying changes, hearing of changes.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::BTreeMap,
+    io,
+    task::{Context, Poll, ready},
+};
 
 use model::names;
 use netlink_packet_core::NetlinkBuffer;
@@ -396,24 +400,30 @@ impl Monitor {
         open().map(|socket| Self(Listener::Opened(socket))).map_err(NftError::Open)
     }
 
-    /// Returns once something has changed since the last call (or since `open`). Must be called on a tokio runtime;
-    /// cancel-safe.
-    pub async fn changed(&mut self) -> Result<(), NftError> {
+    /// Ready once something has changed since it was ready last (or [`Monitor::forget`], or `open`). Must be called on a
+    /// tokio runtime.
+    pub fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<Result<(), NftError>> {
         let socket = self.registered().map_err(NftError::Open)?;
-        let mut ready = socket.readable().await.map_err(NftError::Open)?;
-        // Which changes they were does not matter, so neither does it if some were lost (ENOBUFS).
-        let mut datagram = Vec::with_capacity(DATAGRAM);
         loop {
-            datagram.clear();
-            match ready.get_inner().recv(&mut datagram, 0) {
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(NftError::Open(error)),
+            let mut ready = ready!(socket.poll_read_ready(context)).map_err(NftError::Open)?;
+            let heard = drain(ready.get_inner());
+            ready.clear_ready();
+            match heard {
+                // What made it ready has been forgotten.
+                Ok(false) => {}
+                heard => return Poll::Ready(heard.map(drop).map_err(NftError::Open)),
             }
         }
-        ready.clear_ready();
-        Ok(())
+    }
+
+    /// What has changed up to now is not reported: for one who reads everything next.
+    pub fn forget(&mut self) {
+        // A socket that fails says so when it is asked for changes.
+        let _ = match &self.0 {
+            Listener::Opened(socket) => drain(socket),
+            Listener::Registered(socket) => drain(socket.get_ref()),
+            Listener::Failed => Ok(false),
+        };
     }
 
     // `AsyncFd::register` is unsafe for what it asks: that the descriptor stays the socket's own. It does: nothing
@@ -428,6 +438,21 @@ impl Monitor {
         match &self.0 {
             Listener::Registered(socket) => Ok(socket),
             Listener::Opened(_) | Listener::Failed => Err(io::Error::other("the runtime refused the socket")),
+        }
+    }
+}
+
+/// Whether there was anything to hear. Which changes they were does not matter, so neither does it if some were lost.
+fn drain(socket: &netlink_sys::Socket) -> io::Result<bool> {
+    let mut datagram = Vec::with_capacity(DATAGRAM);
+    let mut heard = false;
+    loop {
+        datagram.clear();
+        match socket.recv(&mut datagram, 0) {
+            Ok(_) => heard = true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => heard = true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
+            Err(error) => return Err(error),
         }
     }
 }

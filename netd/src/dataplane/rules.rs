@@ -3,11 +3,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
+    future::poll_fn,
     net::IpAddr,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use futures::future::select_all;
 use ipvs::{
     Balancer, Clients, Nftables, Table,
     guard::{self, Border, Secret, Sources},
@@ -278,24 +279,17 @@ impl Rules {
         });
     }
 
-    /// Completes when a rule has changed since the last call. Cancel-safe.
+    /// Completes when a rule has changed since it was read. Cancel-safe.
     pub async fn changed(&mut self) {
-        let monitors = self.tables.values_mut().map(|tables| {
-            Box::pin(async {
-                let heard = tables.monitor.changed().await;
-                tables.settled = None;
-                // A monitor that fails leaves the period to find changes.
-                if heard.is_err() {
-                    tables.deaf = true;
-                    std::future::pending::<()>().await;
-                }
-            })
-        });
-        let monitors: Vec<_> = monitors.collect();
-        if monitors.is_empty() {
-            std::future::pending::<()>().await;
-        }
-        select_all(monitors).await;
+        // Each is asked, or the changes of many would be heard of one by one, a pass for each.
+        poll_fn(|context| {
+            let heard = self.tables.values_mut().filter(|tables| !tables.deaf).fold(false, |heard, tables| {
+                let this = tables.poll_changed(context);
+                heard || this
+            });
+            if heard { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     fn compare(&mut self, place: Place, wanted: &Wanted) -> Result<Option<Pending>, String> {
@@ -341,11 +335,22 @@ impl Tables {
         })
     }
 
+    /// Whether something has changed, as far as one hears.
+    fn poll_changed(&mut self, context: &mut Context<'_>) -> bool {
+        let Poll::Ready(heard) = self.monitor.poll_changed(context) else { return false };
+        self.settled = None;
+        // A monitor that fails leaves the period to find changes.
+        self.deaf = heard.is_err();
+        heard.is_ok()
+    }
+
     fn compare(&mut self, place: Place, wanted: &Wanted) -> Result<Option<Pending>, String> {
         if self.settled.as_ref().is_some_and(|(last, at)| last == wanted && at.elapsed() < READ_AGAIN) {
             return Ok(None);
         }
         self.settled = None;
+        // What happens from here on is reported again; what we have changed ourselves is read now.
+        self.monitor.forget();
         let mut rulesets = Vec::new();
         let refused = self.refused.is_some_and(|at| at.elapsed() < TRY_AGAIN);
         let shortcut = wanted.shortcut.as_ref().filter(|_| !refused);

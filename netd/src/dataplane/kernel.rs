@@ -1,5 +1,5 @@
 //! The kernel by netlink: what it holds of ours, and how it is changed. The one place of the data plane that opens
-//! netlink sockets; each namespace has two, kept open between passes: one for requests, one for notices.
+//! netlink sockets; those for requests, one in each namespace, are kept open between passes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -9,7 +9,6 @@ use std::{
     net::IpAddr,
     os::fd::{AsRawFd, RawFd},
     sync::Arc,
-    task::{Context, Poll},
 };
 
 use model::{
@@ -24,14 +23,14 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     link::{InfoKind, LinkAttribute},
 };
-use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
-use tokio::runtime::Handle;
 use tracing::warn;
 
 use super::{
     desired::{Desired, Ground, HostLink},
     namespace::{self, Identity},
+    notices::{News, Notices},
     plan::{Change, Observed, Op},
     state::{AddressKey, ObservedKind, ObservedLink, Place, Route, RouteKey, Space, Sysctl},
     sysctl, wire,
@@ -52,8 +51,9 @@ const DUMPS: usize = 8;
 const DUMP_INTERRUPTED: u16 = 0x10;
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV6_IFADDR` of linux/rtnetlink.h.
 const HOST_GROUPS: [u32; 3] = [1, 5, 9];
-/// And in a namespace of ours `RTNLGRP_NEIGH`, `_IPV4_ROUTE`, `_IPV6_ROUTE`: on the host, others change these often.
-const OUR_GROUPS: [u32; 6] = [1, 5, 9, 3, 7, 11];
+/// And in a namespace of ours `RTNLGRP_NEIGH`, `_IPV4_ROUTE`, `_IPV6_ROUTE`: on the host, others change these often. The
+/// last two, `_IPV4_NETCONF` and `_IPV6_NETCONF`, tell of some values below /proc/sys: forwarding, rp_filter, proxy_arp.
+const OUR_GROUPS: [u32; 8] = [1, 5, 9, 3, 7, 11, 24, 25];
 
 /// A kernel that cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +78,9 @@ pub type Inhabited = Arc<dyn Fn(TaskId) -> Option<File> + Send + Sync>;
 /// The kernel, seen from one host. Made and used on one thread with a tokio runtime.
 pub struct Kernel {
     channels: BTreeMap<Place, Channel>,
+    notices: Notices,
+    /// The namespace that notices of all others are heard in.
+    ear: Channel,
     inhabited: Inhabited,
     /// The last namespace that was read in its turn.
     last: Option<Place>,
@@ -97,10 +100,15 @@ pub struct Refused {
 impl Kernel {
     /// Opens netlink in the calling thread's namespace, which is the host's from now on.
     pub fn open(inhabited: Inhabited) -> Result<Self, KernelError> {
-        let failed = |error| KernelError::Open(Place::Host, error);
-        let host = namespace::current().map_err(failed)?;
-        let channel = Channel::open(Place::Host, host, 0).map_err(failed)?;
-        Ok(Self { channels: BTreeMap::from([(Place::Host, channel)]), inhabited, last: None, host: BTreeMap::new() })
+        let open = || {
+            let host = Channel::open(Place::Host, namespace::current()?, 0)?;
+            let ear = Channel::open(Place::Host, namespace::unnamed()?, 0)?;
+            let ours = namespace::within_file(&ear.namespace, || listen(&OUR_GROUPS))??;
+            let notices = Notices::of(listen(&HOST_GROUPS)?, ours)?;
+            let channels = BTreeMap::from([(Place::Host, host)]);
+            Ok(Self { channels, notices, ear, inhabited, last: None, host: BTreeMap::new() })
+        };
+        open().map_err(|error| KernelError::Open(Place::Host, error))
     }
 
     /// What the host has that is not ours, and the way from its VTEP to others.
@@ -134,7 +142,7 @@ impl Kernel {
             ground.underlay.paths = host.paths(own, peers, &self.host.iter().filter_map(mtu).collect())?;
         }
         // Devices of sandboxes name their parents on the host by number.
-        self.channels.values_mut().for_each(|channel| channel.changed |= renumbered);
+        self.channels.values_mut().for_each(|channel| channel.changed |= renumbered && channel.has_parents());
         Ok(ground)
     }
 
@@ -159,20 +167,48 @@ impl Kernel {
     pub fn observe(&mut self, desired: &Desired) -> Result<Observed, KernelError> {
         self.restore_names(desired)?;
         self.follow_namespaces()?;
-        let mut observed = Observed::default();
+        self.listen_to_new()?;
+        // What happens from here on is reported again.
+        self.hear();
         let turn = self.turn();
-        let mut read = BTreeSet::new();
+        let mut read = BTreeMap::new();
         for (&place, channel) in &mut self.channels {
-            if channel.has_news() || turn.contains(&place) {
-                channel.seen = None;
-                channel.seen = Some(channel.observe(&self.host)?);
-                read.insert(place);
+            if channel.changed || channel.seen.is_none() || turn.contains(&place) {
+                let before = channel.seen.take();
+                channel.seen = Some(Arc::new(channel.observe(&self.host)?));
+                read.insert(place, before);
             }
         }
         self.read_sysctls(desired, &read)?;
+        for (place, before) in read {
+            let channel = self.channels.get_mut(&place).filter(|channel| channel.seen == before);
+            channel.into_iter().for_each(|channel| channel.seen.clone_from(&before));
+        }
         let seen = self.channels.iter().filter_map(|(&place, channel)| Some((place, channel.seen.clone()?)));
-        observed.spaces.extend(seen);
-        Ok(observed)
+        Ok(Observed { spaces: seen.collect() })
+    }
+
+    /// Listens to the namespaces that are to be read for the first time.
+    fn listen_to_new(&mut self) -> Result<(), KernelError> {
+        for (&place, channel) in self.channels.iter().filter(|(_, channel)| channel.seen.is_none()) {
+            let namespace = channel.namespace.as_raw_fd();
+            // One that has a number keeps it.
+            self.ear.ask(vec![(wire::number_namespace(namespace), 0)]);
+            let number = self.ear.number(namespace).map_err(|error| KernelError::Open(place, error))?;
+            self.notices.follow(place, number);
+        }
+        Ok(())
+    }
+
+    /// Notes which namespaces have changed.
+    fn hear(&mut self) {
+        let news = self.notices.take();
+        for (place, channel) in &mut self.channels {
+            channel.changed |= match &news {
+                News::From(places) => places.contains(place),
+                News::Lost => true,
+            };
+        }
     }
 
     /// The next `observe` reads every namespace, whether or not anything was heard from it.
@@ -191,16 +227,17 @@ impl Kernel {
     /// Does what the operations say, one after the other; goes on after failures and returns them.
     pub fn apply(&mut self, ops: &[Op]) -> Vec<Refused> {
         let alike = |a: &Op, b: &Op| a.place == b.place && a.change.stage() == b.change.stage();
-        ops.chunk_by(alike).flat_map(|ops| self.apply_alike(ops)).collect()
+        let apply = |ops: &[Op]| {
+            // Before there are too many.
+            self.hear();
+            self.apply_alike(ops)
+        };
+        ops.chunk_by(alike).flat_map(apply).collect()
     }
 
     /// Completes when something has changed since the last `observe`. Cancel-safe.
     pub async fn changed(&mut self) {
-        poll_fn(|context| {
-            let mut notices = self.channels.values_mut().map(|channel| channel.poll_notice(context));
-            if notices.any(|notice| notice.is_ready()) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        poll_fn(|context| self.notices.poll(context)).await;
     }
 
     /// Gives wanted namespaces that have lost nothing but their names these back: what runs inside never notices.
@@ -233,6 +270,7 @@ impl Kernel {
             Place::Host => true,
             Place::Inside(namespace) => present.get(namespace) == Some(&channel.identity),
         });
+        self.notices.keep(|place| self.channels.contains_key(&place));
         for &namespace in present.keys() {
             self.follow(namespace).map_err(|error| KernelError::Open(Place::Inside(namespace), error))?;
         }
@@ -248,9 +286,9 @@ impl Kernel {
         Ok(())
     }
 
-    fn read_sysctls(&mut self, desired: &Desired, read: &BTreeSet<Place>) -> Result<(), KernelError> {
+    fn read_sysctls<T>(&mut self, desired: &Desired, read: &BTreeMap<Place, T>) -> Result<(), KernelError> {
         let asked: Vec<(Place, &File, Vec<&Sysctl>)> = (desired.spaces.iter())
-            .filter(|(place, _)| read.contains(place))
+            .filter(|(place, _)| read.contains_key(place))
             .filter_map(|(place, space)| {
                 Some((*place, &self.channels.get(place)?.namespace, space.sysctls.keys().collect()))
             })
@@ -271,7 +309,7 @@ impl Kernel {
         });
         for (place, key, value) in found.map_err(|error| KernelError::Sysctl(last, error))? {
             let seen = self.channels.get_mut(&place).and_then(|channel| channel.seen.as_mut());
-            seen.and_then(|space| space.sysctls.insert(key, value));
+            seen.and_then(|space| Arc::make_mut(space).sysctls.insert(key, value));
         }
         Ok(())
     }
@@ -400,45 +438,36 @@ struct Channel {
     identity: Identity,
     namespace: File,
     requests: Socket,
-    notices: TokioSocket,
     sequence: u32,
     indices: wire::Indices,
     /// What it held when it was read last, and whether it may have changed since.
-    seen: Option<Space<ObservedLink>>,
+    seen: Option<Arc<Space<ObservedLink>>>,
     changed: bool,
 }
 
 impl Channel {
     fn open(place: Place, namespace: File, identity: Identity) -> io::Result<Self> {
-        let runtime = Handle::current();
-        let (requests, notices) = namespace::within_file(&namespace, || {
-            let _reactor = runtime.enter();
-            Ok::<_, io::Error>((connect()?, listen(place)?))
-        })??;
+        let requests = namespace::within_file(&namespace, connect)??;
         let (sequence, indices, seen) = (0, BTreeMap::new(), None);
-        Ok(Self { place, identity, namespace, requests, notices, sequence, indices, seen, changed: true })
+        Ok(Self { place, identity, namespace, requests, sequence, indices, seen, changed: true })
     }
 
-    /// Any answer is news: a full buffer (ENOBUFS) as well.
-    fn poll_notice(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let notice = self.notices.poll_recv(context, &mut Vec::with_capacity(DATAGRAM)).map(drop);
-        self.changed |= notice.is_ready();
-        notice
+    /// Whether it has devices of which the kernel tells a number of the host's.
+    fn has_parents(&self) -> bool {
+        let mut links = self.seen.iter().flat_map(|space| &space.links);
+        let born_with = names::loopback_link();
+        links.any(|(name, link)| {
+            matches!(link.kind, ObservedKind::Stacked(_) | ObservedKind::Other) && *name != born_with
+        })
     }
 
-    fn has_news(&mut self) -> bool {
-        let quiet = receive(self.notices.socket_ref()).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        self.changed |= !quiet;
-        self.changed || self.seen.is_none()
-    }
-
-    fn forget_notices(&self) {
-        while receive(self.notices.socket_ref()).is_ok() {}
+    /// What another namespace, an open file, is called here.
+    fn number(&mut self, namespace: RawFd) -> io::Result<i32> {
+        let answers = self.exchange(wire::get_number(namespace), NLM_F_ACK)?;
+        answers.iter().find_map(wire::number).ok_or_else(|| missing("the namespace has got no number".to_owned()))
     }
 
     fn observe(&mut self, host: &wire::Names) -> Result<Space<ObservedLink>, KernelError> {
-        // What happens from here on is reported again.
-        self.forget_notices();
         self.changed = false;
         let mut space = Space::default();
         for message in self.dump("links", wire::get_links())? {
@@ -511,19 +540,20 @@ impl Channel {
     /// A dump that something changed under may lack links that are there (`NLM_F_DUMP_INTR`): it is taken again, since
     /// what is missing by mistake would be torn down.
     fn dump(&mut self, what: &'static str, request: Message) -> Result<Vec<Message>, KernelError> {
-        let mut result = self.try_dump(request.clone());
+        let mut result = self.exchange(request.clone(), NLM_F_DUMP);
         for _ in 1..DUMPS {
             if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
                 break;
             }
-            result = self.try_dump(request.clone());
+            result = self.exchange(request.clone(), NLM_F_DUMP);
         }
         result.map_err(|error| KernelError::Dump(self.place, what, error))
     }
 
-    fn try_dump(&mut self, request: Message) -> io::Result<Vec<Message>> {
+    /// A request, and what is answered up to its end: the flags ask for one.
+    fn exchange(&mut self, request: Message, flags: u16) -> io::Result<Vec<Message>> {
         let first = self.sequence.wrapping_add(1);
-        self.transmit(vec![(request, NLM_F_DUMP)], NLM_F_REQUEST)?;
+        self.transmit(vec![(request, flags)], NLM_F_REQUEST)?;
         let (mut found, mut torn) = (Vec::new(), false);
         loop {
             for (header, payload) in messages(&receive(&self.requests)?)? {
@@ -533,6 +563,7 @@ impl Channel {
                     NetlinkPayload::InnerMessage(message) => found.push(message),
                     NetlinkPayload::Done(_) if torn => return Err(io::ErrorKind::Interrupted.into()),
                     NetlinkPayload::Done(_) => return Ok(found),
+                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(found),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
                     _ => {}
                 }
@@ -622,13 +653,11 @@ fn connect() -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn listen(place: Place) -> io::Result<TokioSocket> {
-    let mut notices = TokioSocket::new(NETLINK_ROUTE)?;
-    let socket = notices.socket_mut();
+fn listen(groups: &[u32]) -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
-    let groups = if place == Place::Host { &HOST_GROUPS[..] } else { &OUR_GROUPS[..] };
     groups.iter().try_for_each(|&group| socket.add_membership(group))?;
-    Ok(notices)
+    Ok(socket)
 }
 
 fn receive(socket: &Socket) -> io::Result<Vec<u8>> {

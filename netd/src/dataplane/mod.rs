@@ -5,7 +5,9 @@
 
 pub mod desired;
 mod kernel;
+mod last;
 pub mod namespace;
+mod notices;
 pub mod plan;
 mod probe;
 pub mod rules;
@@ -17,7 +19,6 @@ mod wire;
 pub mod xfrm;
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     fs::File,
@@ -40,9 +41,10 @@ use tracing::{info, warn};
 
 use desired::{Desired, Ground};
 use kernel::{Inhabited, Kernel, KernelError, Refused};
+use last::Last;
 use plan::{Change, Observed, Op, plan};
 use probe::Probes;
-use rules::{Pending, Rules};
+use rules::{Pending, Rules, Wanted};
 use state::Place;
 use xfrm::{Encryption, Tunnels};
 
@@ -122,7 +124,7 @@ pub struct Difference {
 #[derive(Debug, Default)]
 struct Inside {
     observed: Observed,
-    plan: Vec<Op>,
+    plan: Arc<Vec<Op>>,
     rules: Vec<Pending>,
     ipsec: (xfrm::Observed, Vec<xfrm::Op>),
 }
@@ -135,6 +137,25 @@ struct Planes {
     encryption: Encryption,
     /// Whether the kernel has been seen to encrypt.
     has_esp: bool,
+    thoughts: Thoughts,
+}
+
+/// What follows from the configuration and the kernel.
+#[derive(Default)]
+struct Thoughts {
+    desired: Last<(Arc<NodeConfig>, Ground), Desired>,
+    plan: Last<(Arc<Desired>, Observed), Vec<Op>>,
+    rules: Last<(Arc<NodeConfig>, Observed), BTreeMap<Place, Arc<Wanted>>>,
+}
+
+impl Thoughts {
+    fn plan(&mut self, desired: &Arc<Desired>, observed: &Observed) -> Arc<Vec<Op>> {
+        self.plan.of((desired.clone(), observed.clone()), |(desired, observed)| plan(desired, observed))
+    }
+
+    fn rules(&mut self, config: &Arc<NodeConfig>, observed: &Observed) -> Arc<BTreeMap<Place, Arc<Wanted>>> {
+        self.rules.of((config.clone(), observed.clone()), |(config, observed)| rules::wanted(config, observed))
+    }
 }
 
 impl Dataplane {
@@ -197,7 +218,7 @@ async fn run(
 ) {
     let Some(kernel) = open(&mut desired, &inhabited, &outlet).await else { return };
     let (rules, probes, encryption) = (Rules::default(), Probes::default(), Encryption::open(directory));
-    let mut planes = Planes { kernel, rules, probes, encryption, has_esp: false };
+    let mut planes = Planes { kernel, rules, probes, encryption, has_esp: false, thoughts: Thoughts::default() };
     let capabilities = planes.capabilities();
     let mut config = desired.borrow_and_update().clone();
     let mut retry = RETRY_FIRST;
@@ -253,7 +274,7 @@ fn newer(applied: Arc<NodeConfig>, offered: Arc<NodeConfig>) -> Arc<NodeConfig> 
     offered
 }
 
-fn pass(planes: &mut Planes, config: &NodeConfig, outlet: &Outlet) -> Status {
+fn pass(planes: &mut Planes, config: &Arc<NodeConfig>, outlet: &Outlet) -> Status {
     match reconcile(planes, config) {
         Ok((status, inside)) => {
             outlet.inside.send_replace(Arc::new(inside));
@@ -290,7 +311,7 @@ fn unreadable(config: &NodeConfig, error: &KernelError) -> Status {
 }
 
 /// One pass: what keeps secrets first, then links, addresses and routes, then the rules of the namespaces that there are.
-fn reconcile(planes: &mut Planes, config: &NodeConfig) -> Result<(Status, Inside), KernelError> {
+fn reconcile(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Status, Inside), KernelError> {
     planes.rules.forget_the_gone();
     let (config, unable) = planes.able(config);
     let secret = xfrm::Wanted::of(&config);
@@ -301,7 +322,7 @@ fn reconcile(planes: &mut Planes, config: &NodeConfig) -> Result<(Status, Inside
     if plan.is_empty() && ipsec.left.iter().any(xfrm::Op::is_last) {
         ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Settled);
     }
-    let (pending, refused) = planes.rules.settle(&rules::wanted(&config, &observed));
+    let (pending, refused) = planes.rules.settle(&planes.thoughts.rules(&config, &observed));
     let mut status = judge(&config, &desired, &plan, failures);
     status.failures.extend(planes.probes.failures(&desired));
     let refused: Vec<Failure> = refused.into_iter().chain(ipsec.failures).chain(unable).collect();
@@ -333,13 +354,13 @@ impl Planes {
     }
 
     /// The configuration without the encrypted networks, where this kernel cannot encrypt: they are not brought up at all.
-    fn able<'a>(&mut self, config: &'a NodeConfig) -> (Cow<'a, NodeConfig>, Vec<Failure>) {
+    fn able(&mut self, config: &Arc<NodeConfig>) -> (Arc<NodeConfig>, Vec<Failure>) {
         if self.has_esp || !config.networks.values().any(|network| is_encrypted(&network.driver)) {
-            return (Cow::Borrowed(config), Vec::new());
+            return (config.clone(), Vec::new());
         }
         let Err(error) = xfrm::probe() else {
             self.has_esp = true;
-            return (Cow::Borrowed(config), Vec::new());
+            return (config.clone(), Vec::new());
         };
         let (kept, refused): (BTreeMap<_, _>, BTreeMap<_, _>) =
             config.networks.clone().into_iter().partition(|(_, network)| !is_encrypted(&network.driver));
@@ -347,7 +368,7 @@ impl Planes {
         let reason = format!("it is encrypted, and this kernel lacks ESP with AES-GCM: {error}; {next}");
         let failure = |name: String| Failure { object: format!("network {name}"), reason: reason.clone(), task: None };
         let failures = refused.into_values().map(|network| failure(network.name)).collect();
-        (Cow::Owned(NodeConfig { networks: kept, ..config.clone() }), failures)
+        (Arc::new(NodeConfig { networks: kept, ..NodeConfig::clone(config) }), failures)
     }
 }
 
@@ -364,16 +385,16 @@ fn guards_host(rules: &mut Rules, config: &NodeConfig) -> bool {
 }
 
 /// What a pass would find to do, and what the last one could not.
-fn differences(planes: &mut Planes, config: &NodeConfig) -> Vec<Difference> {
+fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference> {
     planes.kernel.doubt();
     let (config, unable) = planes.able(config);
-    let (desired, observed) = match look(&mut planes.kernel, &mut planes.probes, &config) {
+    let (desired, observed) = match look(planes, &config) {
         Ok(seen) => seen,
         Err(error) => return vec![Difference { place: None, what: error.to_string() }],
     };
-    let ops = plan(&desired, &observed);
+    let ops = planes.thoughts.plan(&desired, &observed);
     let ops = ops.iter().map(|op| Difference { place: Some(op.place), what: op.change.to_string() });
-    let (pending, unread) = planes.rules.look(&rules::wanted(&config, &observed));
+    let (pending, unread) = planes.rules.look(&planes.thoughts.rules(&config, &observed));
     let lines = |rules: &Pending| rules.lines().map(|what| Difference { place: Some(rules.place), what }).collect();
     let rules = pending.iter().flat_map::<Vec<_>, _>(lines);
     let asked: Vec<Failure> = planes.probes.failures(&desired).collect();
@@ -384,13 +405,14 @@ fn differences(planes: &mut Planes, config: &NodeConfig) -> Vec<Difference> {
     ops.chain(rules).chain(ipsec).chain(refused).collect()
 }
 
-fn look(kernel: &mut Kernel, probes: &mut Probes, config: &NodeConfig) -> Result<(Desired, Observed), KernelError> {
+fn look(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Arc<Desired>, Observed), KernelError> {
+    let Planes { kernel, probes, thoughts, .. } = planes;
     let vtep = |node: &NodeId| config.peers.get(node).map(|peer| peer.vtep);
     let peers = config.endpoints.values().filter(|endpoint| endpoint.node != config.node);
     let peers = peers.filter_map(|endpoint| vtep(&endpoint.node)).collect();
     loop {
         let ground = Ground { free: probes.free(), ..kernel.ground(vtep(&config.node), &peers)? };
-        let desired = Desired::of(config, &ground);
+        let desired = thoughts.desired.of((config.clone(), ground), |(config, ground)| Desired::of(config, ground));
         let observed = kernel.observe(&desired)?;
         if !probes.adopt(&desired, &observed) {
             return Ok((desired, observed));
@@ -402,14 +424,14 @@ fn look(kernel: &mut Kernel, probes: &mut Probes, config: &NodeConfig) -> Result
 /// nothing could pass it in the clear.
 fn reconcile_links(
     planes: &mut Planes,
-    config: &NodeConfig,
+    config: &Arc<NodeConfig>,
     is_closed: bool,
-) -> Result<(Desired, Observed, Vec<Op>, Vec<Failure>), KernelError> {
+) -> Result<(Arc<Desired>, Observed, Arc<Vec<Op>>, Vec<Failure>), KernelError> {
     let mut failures = Vec::new();
     let mut rounds = 0;
     loop {
-        let (desired, observed) = look(&mut planes.kernel, &mut planes.probes, config)?;
-        let plan = plan(&desired, &observed);
+        let (desired, observed) = look(planes, config)?;
+        let plan = planes.thoughts.plan(&desired, &observed);
         if plan.is_empty() || rounds == ROUNDS || !failures.is_empty() {
             return Ok((desired, observed, plan, failures));
         }
@@ -419,7 +441,8 @@ fn reconcile_links(
             task: task_of(&desired, &refused.op),
             reason: refused.reason,
         };
-        let (withheld, due): (Vec<Op>, Vec<Op>) = plan.into_iter().partition(|op| !is_closed && is_secret(op, config));
+        let (withheld, due): (Vec<Op>, Vec<Op>) =
+            plan.iter().cloned().partition(|op| !is_closed && is_secret(op, config));
         failures = planes.kernel.apply(&due).into_iter().map(failure).collect();
         let open = |op: Op| Failure { object: op.to_string(), reason: OPEN.to_owned(), task: task_of(&desired, &op) };
         failures.extend(withheld.into_iter().map(open));

@@ -41,6 +41,14 @@ pub fn current() -> io::Result<File> {
     File::open("/proc/thread-self/ns/net")
 }
 
+/// Makes one without a name: it lasts as long as somebody has it open.
+pub fn unnamed() -> io::Result<File> {
+    on_own_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        current()
+    })
+}
+
 /// Takes the calling thread into a namespace for good.
 pub fn enter(namespace: &File) -> io::Result<()> {
     Ok(setns(namespace, CloneFlags::CLONE_NEWNET)?)

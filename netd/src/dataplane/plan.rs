@@ -1,6 +1,6 @@
 //! What to change next: the difference of desired and observed as an ordered list of operations. Pure.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use model::{
     Mac,
@@ -19,7 +19,7 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// By namespace: the host, and every one of ours that exists.
-    pub spaces: BTreeMap<Place, Space<ObservedLink>>,
+    pub spaces: BTreeMap<Place, Arc<Space<ObservedLink>>>,
 }
 
 /// One change of the kernel, idempotent.
@@ -108,16 +108,21 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
     ops
 }
 
-/// Links that should not be, or cannot become what they should be.
+/// Links that should not be, or cannot become what they should be. Of a namespace that goes, the kernel takes the links
+/// away by itself, at some time, all at once: what waits for it are tunnels only.
 fn delete_links(desired: &Desired, left: &mut Observed) -> Vec<Op> {
     let mut gone = Vec::new();
     for (&place, space) in &left.spaces {
+        let goes = is_unwanted(desired, place);
         let born_with = names::loopback_link();
-        let wrong = space.links.keys().filter(|link| **link != born_with && !stays(desired, left, place, link));
-        gone.extend(wrong.map(|link| (place, link.clone())));
+        let wrong = space.links.iter().filter(|(name, link)| {
+            let lasts = goes && !matches!(link.kind, ObservedKind::Vxlan(_));
+            **name != born_with && !lasts && !stays(desired, left, place, name)
+        });
+        gone.extend(wrong.map(|(name, _)| (place, name.clone())));
     }
     for (place, link) in &gone {
-        left.spaces.entry(*place).or_default().forget(link);
+        Arc::make_mut(left.spaces.entry(*place).or_default()).forget(link);
     }
     gone.into_iter().map(|(place, link)| Op { place, change: Change::DeleteLink(link) }).collect()
 }
@@ -139,12 +144,15 @@ fn stays(desired: &Desired, observed: &Observed, place: Place, link: &LinkName) 
 
 /// Namespaces that should not be; what is in them goes with them.
 fn delete_namespaces(desired: &Desired, left: &mut Observed, ops: &mut Vec<Op>) {
-    let unwanted = |place: &Place| matches!(place, Place::Inside(_)) && !desired.spaces.contains_key(place);
-    let gone: Vec<Place> = left.spaces.keys().copied().filter(unwanted).collect();
+    let gone: Vec<Place> = left.spaces.keys().copied().filter(|&place| is_unwanted(desired, place)).collect();
     for place in gone {
         left.spaces.remove(&place);
         ops.push(Op { place, change: Change::DeleteNamespace });
     }
+}
+
+fn is_unwanted(desired: &Desired, place: Place) -> bool {
+    matches!(place, Place::Inside(_)) && !desired.spaces.contains_key(&place)
 }
 
 /// Makes the links that are missing. Of a pair, the end in a network's namespace stands for both.

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     future::poll_fn,
     net::IpAddr,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -81,7 +82,7 @@ impl Pending {
 }
 
 /// The rules that a configuration asks for, by namespace that there is. Pure.
-pub fn wanted(config: &NodeConfig, observed: &Observed) -> BTreeMap<Place, Wanted> {
+pub fn wanted(config: &NodeConfig, observed: &Observed) -> BTreeMap<Place, Arc<Wanted>> {
     let overlays = || config.networks.iter().filter(|(_, network)| network.driver.parent().is_none());
     let leaving = || overlays().map(|(_, network)| network).filter(|network| !network.internal);
     let others = config.peers.iter().filter(|(node, _)| **node != config.node);
@@ -106,7 +107,8 @@ pub fn wanted(config: &NodeConfig, observed: &Observed) -> BTreeMap<Place, Wante
         let shortcut = members.devices(config, network, space).as_ref().map(shortcut::shortcut);
         Some((place, Wanted { rulesets, shortcut, services, passage: None }))
     });
-    std::iter::once(host).chain(networks).chain(sandboxes(config)).collect()
+    let all = std::iter::once(host).chain(networks).chain(sandboxes(config));
+    all.map(|(place, wanted)| (place, Arc::new(wanted))).collect()
 }
 
 /// Sandboxes on a LAN have no namespace of ours on their packets' way: they do by themselves.
@@ -217,7 +219,7 @@ struct Tables {
     balancer: Nftables,
     monitor: Monitor,
     /// What was found to be there, and when; none after any change, or where changes would not be heard of.
-    settled: Option<(Wanted, Instant)>,
+    settled: Option<(Arc<Wanted>, Instant)>,
     /// When rules of others were overtaken lately.
     overtaken: VecDeque<Instant>,
     /// Tables whose owners let nobody change them, and when that was tried.
@@ -230,7 +232,7 @@ struct Tables {
 impl Rules {
     /// Makes the kernel hold these rules, each namespace's in one batch per table; goes on after failures. Returns what
     /// is left to change, and why.
-    pub fn settle(&mut self, wanted: &BTreeMap<Place, Wanted>) -> (Vec<Pending>, Vec<Failure>) {
+    pub fn settle(&mut self, wanted: &BTreeMap<Place, Arc<Wanted>>) -> (Vec<Pending>, Vec<Failure>) {
         let (pending, unread) = self.plan(wanted);
         let Some(first) = pending.iter().flat_map(Pending::lines).next() else { return (pending, unread) };
         info!(namespaces = pending.len(), first, "changing the rules");
@@ -244,7 +246,7 @@ impl Rules {
     }
 
     /// What is left to change, read anew, and what could not be read.
-    pub fn look(&mut self, wanted: &BTreeMap<Place, Wanted>) -> (Vec<Pending>, Vec<Failure>) {
+    pub fn look(&mut self, wanted: &BTreeMap<Place, Arc<Wanted>>) -> (Vec<Pending>, Vec<Failure>) {
         self.tables.values_mut().for_each(|tables| {
             tables.settled = None;
             tables.overtaken.clear();
@@ -252,7 +254,7 @@ impl Rules {
         self.plan(wanted)
     }
 
-    fn plan(&mut self, wanted: &BTreeMap<Place, Wanted>) -> (Vec<Pending>, Vec<Failure>) {
+    fn plan(&mut self, wanted: &BTreeMap<Place, Arc<Wanted>>) -> (Vec<Pending>, Vec<Failure>) {
         let (mut pending, mut failures) = (Vec::new(), Vec::new());
         for (&place, wanted) in wanted {
             match self.compare(place, wanted) {
@@ -292,7 +294,7 @@ impl Rules {
         .await;
     }
 
-    fn compare(&mut self, place: Place, wanted: &Wanted) -> Result<Option<Pending>, String> {
+    fn compare(&mut self, place: Place, wanted: &Arc<Wanted>) -> Result<Option<Pending>, String> {
         let tables = match self.tables.entry(place) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(Tables::open(place)?),
@@ -344,7 +346,7 @@ impl Tables {
         heard.is_ok()
     }
 
-    fn compare(&mut self, place: Place, wanted: &Wanted) -> Result<Option<Pending>, String> {
+    fn compare(&mut self, place: Place, wanted: &Arc<Wanted>) -> Result<Option<Pending>, String> {
         if self.settled.as_ref().is_some_and(|(last, at)| last == wanted && at.elapsed() < READ_AGAIN) {
             return Ok(None);
         }

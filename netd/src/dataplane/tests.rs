@@ -56,9 +56,9 @@ fn nothing_is_planned_when_the_kernel_has_what_is_desired() {
 fn deletes_come_before_what_is_made_and_makers_before_what_they_carry() {
     let desired = Desired::of(&config(), &ground(Some(1500)));
     let mut observed = kernel(&desired);
-    observed.spaces.get_mut(&NETWORK).unwrap().forget(&vx());
+    space_of(&mut observed, NETWORK).forget(&vx());
     observed.spaces.remove(&SANDBOX);
-    observed.spaces.insert(Place::Inside(Namespace::Sandbox(TaskId(9))), Space::default());
+    observed.spaces.insert(Place::Inside(Namespace::Sandbox(TaskId(9))), Arc::default());
     let stages: Vec<u8> = plan(&desired, &observed).iter().map(|op| op.change.stage()).collect();
     assert!(stages.is_sorted(), "{stages:?}");
     assert_eq!(stages.first(), Some(&Change::DeleteLink(vx()).stage()));
@@ -101,7 +101,7 @@ fn half_a_pair_is_removed_and_made_whole() {
     let desired = Desired::of(&config(), &ground(Some(1500)));
     let mut observed = kernel(&desired);
     let eth0 = names::sandbox_link(0);
-    observed.spaces.get_mut(&SANDBOX).unwrap().forget(&eth0);
+    space_of(&mut observed, SANDBOX).forget(&eth0);
     let plan = plan(&desired, &observed);
     let outer = names::endpoint_link(EndpointId(1));
     assert_eq!(plan[0], Op { place: NETWORK, change: Change::DeleteLink(outer.clone()) });
@@ -114,7 +114,7 @@ fn half_a_pair_is_removed_and_made_whole() {
 fn what_is_left_of_an_earlier_life_is_removed() {
     let mut observed = kernel(&Desired::of(&config(), &ground(Some(1500))));
     let half_made = ObservedLink { index: 99, kind: ObservedKind::Other, mac: None, mtu: 1500, up: false };
-    observed.spaces.entry(Place::Host).or_default().links.insert(vx(), half_made);
+    space_of(&mut observed, Place::Host).links.insert(vx(), half_made);
     let plan = plan(&Desired::default(), &observed);
     assert!(plan.iter().all(|op| matches!(op.change, Change::DeleteLink(_) | Change::DeleteNamespace)), "{plan:?}");
     for place in [NETWORK, SANDBOX] {
@@ -133,7 +133,7 @@ fn every_attribute_that_is_changed_behind_our_back_is_planned_for() {
         for name in space.links.keys().filter(|name| name.as_str() != "lo") {
             let mut damage = |change: &dyn Fn(&mut ObservedLink)| {
                 let mut observed = settled.clone();
-                change(observed.spaces.get_mut(&place).unwrap().links.get_mut(name).unwrap());
+                change(space_of(&mut observed, place).links.get_mut(name).unwrap());
                 damaged.push(observed);
             };
             damage(&|link| link.mtu += 1);
@@ -178,7 +178,7 @@ fn every_attribute_of_the_tunnel_is_looked_at() {
     ];
     for change in changes {
         let mut observed = settled.clone();
-        let link = observed.spaces.get_mut(&NETWORK).unwrap().links.get_mut(&vx()).unwrap();
+        let link = space_of(&mut observed, NETWORK).links.get_mut(&vx()).unwrap();
         let ObservedKind::Vxlan(vxlan) = &mut link.kind else { panic!("{link:?}") };
         change(vxlan);
         assert_eq!(plan(&desired, &observed)[0].change, Change::DeleteLink(vx()));
@@ -189,7 +189,7 @@ fn every_attribute_of_the_tunnel_is_looked_at() {
 fn strays_inside_our_namespaces_are_removed() {
     let desired = Desired::of(&config(), &ground(Some(1500)));
     let mut observed = kernel(&desired);
-    let space = observed.spaces.get_mut(&NETWORK).unwrap();
+    let space = space_of(&mut observed, NETWORK);
     let address = ip("10.0.9.66");
     space.addresses.insert(AddressKey { link: vx(), address }, AddressForm { prefix: 32, prefix_route: true });
     space.neighbours.insert(NeighbourKey { link: vx(), address }, Mac([2; 6]));
@@ -263,7 +263,7 @@ fn a_task_is_ready_once_nothing_of_its_own_is_left_to_do() {
     let desired = Desired::of(&config, &ground(Some(1500)));
     let mut observed = kernel(&desired);
     let other = Place::Inside(Namespace::Sandbox(TaskId(3)));
-    observed.spaces.get_mut(&other).unwrap().forget(&names::sandbox_link(0));
+    space_of(&mut observed, other).forget(&names::sandbox_link(0));
     let status = judge(&config, &desired, &plan(&desired, &observed), Vec::new());
     let expected = (Some(config.node), config.generation, false);
     assert_eq!((status.node, status.generation, status.settled), expected);
@@ -368,17 +368,21 @@ fn each_entry<K: Ord + Clone, V>(
     entries: fn(&mut Space<ObservedLink>) -> &mut BTreeMap<K, V>,
     change: &dyn Fn(&mut V),
 ) -> Vec<Observed> {
-    let mut space = settled.spaces[&place].clone();
+    let mut space = (*settled.spaces[&place]).clone();
     let keys: Vec<K> = entries(&mut space).keys().cloned().collect();
     let mut damaged = Vec::new();
     for key in keys {
         let mut changed = settled.clone();
-        change(entries(changed.spaces.get_mut(&place).unwrap()).get_mut(&key).unwrap());
+        change(entries(space_of(&mut changed, place)).get_mut(&key).unwrap());
         let mut gone = settled.clone();
-        entries(gone.spaces.get_mut(&place).unwrap()).remove(&key);
+        entries(space_of(&mut gone, place)).remove(&key);
         damaged.extend([changed, gone]);
     }
     damaged
+}
+
+fn space_of(observed: &mut Observed, place: Place) -> &mut Space<ObservedLink> {
+    Arc::make_mut(observed.spaces.get_mut(&place).unwrap())
 }
 
 /// A kernel that has all that is desired.
@@ -403,7 +407,7 @@ fn kernel(desired: &Desired) -> Observed {
     let spaces = desired.spaces.iter().map(|(&place, space)| {
         let links = space.links.iter().map(|(name, link)| (name.clone(), observe(place, name, link))).collect();
         let Space { addresses, neighbours, fdb, routes, sysctls, .. } = space.clone();
-        (place, Space { links, addresses, neighbours, fdb, routes, sysctls })
+        (place, Arc::new(Space { links, addresses, neighbours, fdb, routes, sysctls }))
     });
     Observed { spaces: spaces.collect() }
 }

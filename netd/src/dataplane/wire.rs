@@ -18,6 +18,7 @@ use netlink_packet_route::{
         LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    nsid::{NsidAttribute, NsidMessage},
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
         RouteVia,
@@ -51,6 +52,29 @@ const MTU_LOCK: u32 = 1 << 2;
 pub type Indices = BTreeMap<LinkName, u32>;
 /// Names of links by number.
 pub type Names = BTreeMap<u32, LinkName>;
+
+/// Gives another namespace, an open file, a number in the socket's own: the lowest that is free.
+pub fn number_namespace(namespace: RawFd) -> Message {
+    let mut message = NsidMessage::default();
+    message.attributes = vec![NsidAttribute::Id(-1), NsidAttribute::Fd(namespace as u32)];
+    Message::NewNsId(message)
+}
+
+/// Asks for the number of another namespace, an open file.
+pub fn get_number(namespace: RawFd) -> Message {
+    let mut message = NsidMessage::default();
+    message.attributes = vec![NsidAttribute::Fd(namespace as u32)];
+    Message::GetNsId(message)
+}
+
+/// The number that is told.
+pub fn number(message: &Message) -> Option<i32> {
+    let Message::NewNsId(message) = message else { return None };
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(number) => Some(*number).filter(|number| *number >= 0),
+        _ => None,
+    })
+}
 
 /// Asks for every link.
 pub fn get_links() -> Message {

@@ -84,7 +84,7 @@ impl Probes {
                 let key = |address: &IpAddr| AddressKey { link: link.clone(), address: *address };
                 question.addresses.iter().any(|address| space.addresses.contains_key(&key(address)))
             };
-            observed.spaces.get(place).is_some_and(has)
+            observed.spaces.get(place).is_some_and(|space| has(space))
         };
         let adopted: Vec<EndpointId> = desired
             .questions

@@ -1,0 +1,130 @@
+//! Notices of changes in namespaces. For each the kernel walks all sockets that listen, whatever their namespaces: a socket
+//! per namespace would cost the square of their number. So one hears them all, from a namespace of its own in which each
+//! of ours has a number.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, IoSliceMut},
+    mem,
+    os::fd::AsRawFd,
+    task::{Context, Poll},
+};
+
+use netlink_sys::Socket;
+use nix::{
+    cmsg_space,
+    errno::Errno,
+    libc,
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
+};
+use tokio::io::unix::AsyncFd;
+
+use super::state::Place;
+
+/// For what comes while a change is under way, in bytes.
+const BUFFER: usize = 8 << 20;
+
+/// What has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// These places.
+    From(BTreeSet<Place>),
+    /// Notices were lost: all may have.
+    Lost,
+}
+
+impl Default for News {
+    fn default() -> Self {
+        Self::From(BTreeSet::new())
+    }
+}
+
+/// The listening sockets.
+pub struct Notices {
+    host: AsyncFd<Socket>,
+    ours: AsyncFd<Socket>,
+    places: BTreeMap<i32, Place>,
+    news: News,
+}
+
+impl Notices {
+    /// Of sockets with memberships: in the host's namespace, and in one that only has numbers of ours. On a thread with a
+    /// tokio runtime.
+    // `AsyncFd::register` is unsafe for what it asks: that the descriptor stays the socket's own. It does: nothing
+    // takes it out of here.
+    #[allow(deprecated)]
+    pub fn of(host: Socket, ours: Socket) -> io::Result<Self> {
+        ours.set_listen_all_namespaces(true)?;
+        for socket in [&host, &ours] {
+            socket.set_non_blocking(true)?;
+            // Without the capability in the machine's own user namespace the system's limit stays.
+            let _ = setsockopt(socket, sockopt::RcvBufForce, &BUFFER);
+        }
+        Ok(Self { host: AsyncFd::new(host)?, ours: AsyncFd::new(ours)?, places: BTreeMap::new(), news: News::default() })
+    }
+
+    /// The namespace of this place has this number.
+    pub fn follow(&mut self, place: Place, number: i32) {
+        self.places.insert(number, place);
+    }
+
+    /// Places that are gone need no numbers.
+    pub fn keep(&mut self, stays: impl Fn(Place) -> bool) {
+        self.places.retain(|_, place| stays(*place));
+    }
+
+    /// What has changed since this was asked last.
+    pub fn take(&mut self) -> News {
+        let read = [read_all(self.host.get_ref()), read_all(self.ours.get_ref())];
+        self.note(read);
+        mem::take(&mut self.news)
+    }
+
+    /// Ready when there is something to be taken.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let read = [poll_all(&self.host, context), poll_all(&self.ours, context)];
+        self.note(read);
+        if self.news == News::default() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    fn note(&mut self, [host, ours]: [io::Result<BTreeSet<Option<i32>>>; 2]) {
+        let (News::From(places), Ok(host), Ok(ours)) = (&mut self.news, host, ours) else {
+            self.news = News::Lost;
+            return;
+        };
+        places.extend(host.iter().map(|_| Place::Host));
+        places.extend(ours.into_iter().filter_map(|number| self.places.get(&number?)));
+    }
+}
+
+fn poll_all(socket: &AsyncFd<Socket>, context: &mut Context<'_>) -> io::Result<BTreeSet<Option<i32>>> {
+    let mut found = BTreeSet::new();
+    while let Poll::Ready(ready) = socket.poll_read_ready(context) {
+        let mut ready = ready?;
+        found.extend(read_all(ready.get_inner())?);
+        ready.clear_ready();
+    }
+    Ok(found)
+}
+
+/// The namespaces that notices are from; what they say is read in the kernel itself.
+fn read_all(socket: &Socket) -> io::Result<BTreeSet<Option<i32>>> {
+    let mut found = BTreeSet::new();
+    let mut control = cmsg_space!(libc::c_int);
+    loop {
+        let mut start = [0; 16];
+        let mut parts = [IoSliceMut::new(&mut start)];
+        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty()) {
+            Ok(notice) => drop(found.insert(notice.cmsgs()?.find_map(namespace_number))),
+            Err(Errno::EAGAIN) => return Ok(found),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn namespace_number(control: ControlMessageOwned) -> Option<i32> {
+    let ControlMessageOwned::Unknown(found) = control else { return None };
+    let of_namespace = found.cmsg_header.cmsg_level == libc::SOL_NETLINK
+        && found.cmsg_header.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID;
+    Some(i32::from_ne_bytes(found.data_bytes.try_into().ok().filter(|_| of_namespace)?))
+}

@@ -321,6 +321,35 @@ fn whatever_is_deleted_or_changed_comes_back() {
 }
 
 #[test]
+fn a_settled_host_rests_however_many_networks_have_just_been_made() {
+    let mut lab = Lab::new(&["192.0.2.1"]);
+    let mut config = lab.whole().remove(0);
+    for number in 1..=30 {
+        let network =
+            NetworkConfig { name: format!("n{number}"), vni: Vni::try_from(100 + number).unwrap(), ..network() };
+        let network = NetworkConfig { subnets: Vec::new(), internal: true, ..network };
+        let (id, task) = (NetworkId(200 + u64::from(number)), TaskId(200 + u64::from(number)));
+        let (own, mac) = (EndpointId(500 + u64::from(number)), Mac::of_endpoint([10, 0, 0, number as u8].into()));
+        let record = EndpointConfig { network: id, node: node(0), task, addresses: Vec::new(), mac };
+        config.networks.insert(id, network);
+        config.endpoints.insert(own, record);
+        config.tasks.insert(task, TaskConfig { endpoints: vec![own], ..task_config(0) });
+    }
+    lab.settle(&[config]);
+    let passes = || {
+        let status = lab.hosts[0].status();
+        let (_, rest) = status.split_once("passes=").unwrap();
+        rest.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    // What is promised is that nothing happens: there is no condition to wait for.
+    let (before, start) = (passes(), Instant::now());
+    thread::sleep(Duration::from_secs(5));
+    let (made, seconds) = (passes() - before, start.elapsed().as_secs());
+    assert!(made <= 2 * seconds, "{made} passes in {seconds} s");
+    lab.vanish();
+}
+
+#[test]
 fn a_killed_data_plane_adopts_what_is_right_and_removes_what_is_not() {
     let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
     lab.settle(&lab.whole());
@@ -389,10 +418,11 @@ fn host() {
         }
         let seen = status.borrow().clone();
         let line = format!(
-            "{} {} ready={}\n{:?}\n{}",
+            "{} {} ready={} passes={}\n{:?}\n{}",
             seen.generation,
             seen.settled,
             seen.ready.len(),
+            inside.passes(),
             seen.failures,
             inside.plan()
         );

@@ -9,6 +9,7 @@ use std::{
     net::IpAddr,
     os::fd::{AsRawFd, RawFd},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use model::{
@@ -42,9 +43,10 @@ const BATCH: usize = 64;
 const NAMESPACES_PER_TREE: usize = 32;
 /// Larger than any datagram of a dump (32 KiB in net/netlink/af_netlink.c).
 const DATAGRAM: usize = 64 * 1024;
-/// Namespaces that one pass reads though nothing was heard from them. Hosts have fewer as a rule; a host with thousands
-/// would do nothing else every second.
-const TURN: usize = 100;
+/// Namespaces that are read in their turn, though nothing was heard from them, and how often. Hosts have fewer as a rule; a
+/// host with thousands would do nothing else.
+const TURN: usize = 50;
+const TURN_TIME: Duration = Duration::from_millis(900);
 /// How often a dump that was changed under way is taken before the pass gives up.
 const DUMPS: usize = 8;
 /// `NLM_F_DUMP_INTR` of linux/netlink.h.
@@ -84,6 +86,8 @@ pub struct Kernel {
     inhabited: Inhabited,
     /// The last namespace that was read in its turn.
     last: Option<Place>,
+    /// When.
+    turned: Option<Instant>,
     /// The links of the host's own namespace.
     host: wire::Names,
 }
@@ -106,7 +110,7 @@ impl Kernel {
             let ours = namespace::within_file(&ear.namespace, || listen(&OUR_GROUPS))??;
             let notices = Notices::of(listen(&HOST_GROUPS)?, ours)?;
             let channels = BTreeMap::from([(Place::Host, host)]);
-            Ok(Self { channels, notices, ear, inhabited, last: None, host: BTreeMap::new() })
+            Ok(Self { channels, notices, ear, inhabited, last: None, turned: None, host: BTreeMap::new() })
         };
         open().map_err(|error| KernelError::Open(Place::Host, error))
     }
@@ -165,8 +169,11 @@ impl Kernel {
 
     /// What there is of ours, with the values below /proc/sys that `desired` speaks of.
     pub fn observe(&mut self, desired: &Desired) -> Result<Observed, KernelError> {
-        self.restore_names(desired)?;
-        self.follow_namespaces()?;
+        let mut present = namespace::list().map_err(KernelError::List)?;
+        if self.restore_names(desired, &present) {
+            present = namespace::list().map_err(KernelError::List)?;
+        }
+        self.follow_namespaces(&present)?;
         self.listen_to_new()?;
         // What happens from here on is reported again.
         self.hear();
@@ -202,12 +209,9 @@ impl Kernel {
 
     /// Notes which namespaces have changed.
     fn hear(&mut self) {
-        let news = self.notices.take();
-        for (place, channel) in &mut self.channels {
-            channel.changed |= match &news {
-                News::From(places) => places.contains(place),
-                News::Lost => true,
-            };
+        match self.notices.take() {
+            News::From(places) => places.iter().for_each(|place| self.doubt_one(*place)),
+            News::Lost => self.doubt(),
         }
     }
 
@@ -216,8 +220,18 @@ impl Kernel {
         self.channels.values_mut().for_each(|channel| channel.changed = true);
     }
 
+    fn doubt_one(&mut self, place: Place) {
+        if let Some(channel) = self.channels.get_mut(&place) {
+            channel.changed = true;
+        }
+    }
+
     /// The namespaces that are read even if nothing was heard from them: some changes come without notice.
     fn turn(&mut self) -> BTreeSet<Place> {
+        if self.turned.is_some_and(|at| at.elapsed() < TURN_TIME) {
+            return BTreeSet::from([Place::Host]);
+        }
+        self.turned = Some(Instant::now());
         let later = self.channels.keys().filter(|place| Some(**place) > self.last);
         let turn: Vec<Place> = later.chain(self.channels.keys()).copied().take(TURN).collect();
         self.last = turn.last().copied();
@@ -240,9 +254,10 @@ impl Kernel {
         poll_fn(|context| self.notices.poll(context)).await;
     }
 
-    /// Gives wanted namespaces that have lost nothing but their names these back: what runs inside never notices.
-    fn restore_names(&self, desired: &Desired) -> Result<(), KernelError> {
-        let present = namespace::list().map_err(KernelError::List)?;
+    /// Gives wanted namespaces that have lost nothing but their names these back: what runs inside never notices. Returns
+    /// whether there were any.
+    fn restore_names(&self, desired: &Desired, present: &BTreeMap<Namespace, Identity>) -> bool {
+        let mut restored = false;
         for &place in desired.spaces.keys() {
             let Place::Inside(namespace) = place else { continue };
             if present.contains_key(&namespace) {
@@ -258,14 +273,14 @@ impl Kernel {
             // Where that fails, a new one is made.
             namespace::restore(&namespace.name(), &file)
                 .unwrap_or_else(|error| warn!(%place, %error, "the name cannot be given back"));
+            restored = true;
         }
-        Ok(())
+        restored
     }
 
     /// Closes the sockets of namespaces that are gone and opens some in new ones. An open socket keeps a namespace
     /// alive, and with it the VNI of its tunnel.
-    fn follow_namespaces(&mut self) -> Result<(), KernelError> {
-        let present = namespace::list().map_err(KernelError::List)?;
+    fn follow_namespaces(&mut self, present: &BTreeMap<Namespace, Identity>) -> Result<(), KernelError> {
         self.channels.retain(|place, channel| match place {
             Place::Host => true,
             Place::Inside(namespace) => present.get(namespace) == Some(&channel.identity),

@@ -123,6 +123,7 @@ pub struct Difference {
 
 #[derive(Debug, Default)]
 struct Inside {
+    passes: u64,
     observed: Observed,
     plan: Arc<Vec<Op>>,
     rules: Vec<Pending>,
@@ -170,6 +171,11 @@ impl Dataplane {
         let (answer, answered) = oneshot::channel();
         self.visitors.send(answer).await.ok()?;
         answered.await.ok()
+    }
+
+    /// How many passes have read the kernel: one per period while nothing changes.
+    pub fn passes(&self) -> u64 {
+        self.inside.borrow().passes
     }
 
     /// What the next pass would change, one operation per line; empty when settled.
@@ -277,7 +283,8 @@ fn newer(applied: Arc<NodeConfig>, offered: Arc<NodeConfig>) -> Arc<NodeConfig> 
 fn pass(planes: &mut Planes, config: &Arc<NodeConfig>, outlet: &Outlet) -> Status {
     match reconcile(planes, config) {
         Ok((status, inside)) => {
-            outlet.inside.send_replace(Arc::new(inside));
+            let passes = outlet.inside.borrow().passes + 1;
+            outlet.inside.send_replace(Arc::new(Inside { passes, ..inside }));
             status
         }
         Err(error) => unreadable(config, &error),
@@ -339,7 +346,7 @@ fn reconcile(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Status, I
     };
     status.ready.retain(|task| !unruled(task));
     let ipsec = (planes.encryption.observed().clone(), ipsec.left);
-    Ok((status, Inside { observed, plan, rules: pending, ipsec }))
+    Ok((status, Inside { observed, plan, rules: pending, ipsec, ..Inside::default() }))
 }
 
 impl Planes {

@@ -75,13 +75,14 @@ pub fn list() -> io::Result<BTreeMap<Namespace, Identity>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         entries => entries?,
     };
+    let file_system = current()?.metadata()?.dev();
     let mut found = BTreeMap::new();
     for entry in entries {
         let entry = entry?;
         let Some(namespace) = entry.file_name().to_str().and_then(Namespace::parse) else { continue };
         // Gone between the two calls, or the bare file of a creation that was cut short.
         let Ok(metadata) = fs::metadata(entry.path()) else { continue };
-        if is_namespace(&entry.path()) {
+        if metadata.dev() == file_system {
             found.insert(namespace, metadata.ino());
         }
     }

@@ -60,7 +60,12 @@ impl Notices {
             // Without the capability in the machine's own user namespace the system's limit stays.
             let _ = setsockopt(socket, sockopt::RcvBufForce, &BUFFER);
         }
-        Ok(Self { host: AsyncFd::new(host)?, ours: AsyncFd::new(ours)?, places: BTreeMap::new(), news: News::default() })
+        Ok(Self {
+            host: AsyncFd::new(host)?,
+            ours: AsyncFd::new(ours)?,
+            places: BTreeMap::new(),
+            news: News::default(),
+        })
     }
 
     /// The namespace of this place has this number.

@@ -1,10 +1,10 @@
 //! The same between hosts that encrypt: a tunnel made by hand over ESP made by hand, and a network of ours. Needs a kernel
 //! with ESP; in the virtual machine of `make test-vm` time is counted in instructions, so two rounds tell.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tests::{Lab, eventually, holds};
 
-use super::{OURS, Path, Servers, measure, namespace, path, pinned, print, shell};
+use super::{OURS, Path, Servers, address, measure, path, pinned, print, sandbox, shell, tasks};
 
 const ROUNDS: usize = 2;
 
@@ -71,13 +71,9 @@ fn ours(lab: &Lab) -> Result<Vec<Path>> {
     let serve = pinned(&[], &["serve"])?.join(" ");
     let create = "service create --name peer --replicas 2 --network secret --network clear";
     lab.ctl("h1", &format!("{create} -- {serve}")).ok();
-    let tasks = lab.running("h1", "peer");
-    let on = |host: &str| tasks.iter().find(|task| task["node"] == host).context("a task on each host");
-    let (near, far) = (on(OURS[0])?, on(OURS[1])?);
-    let inside = namespace(&format!("netd-t-{}", near["id"].as_str().context("an id")?));
-    let address = |index: usize| far["addresses"][index].as_str().unwrap_or_default().to_owned();
+    let [near, far] = tasks(lab, "peer")?;
     Ok(vec![
-        path("ours, task to task", OURS[0], &inside, &address(1)),
-        path("ours, encrypted", OURS[0], &inside, &address(0)),
+        path("ours, task to task", OURS[0], &sandbox(&near), address(&far, 1)),
+        path("ours, encrypted", OURS[0], &sandbox(&near), address(&far, 0)),
     ])
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use tests::{Lab, run};
 
 const PORT: u16 = 7777;
@@ -105,6 +106,7 @@ fn compare() -> Result<()> {
     let mut paths = Vec::new();
     paths.extend(made_by_hand(&mut servers)?);
     paths.extend(ours(&lab)?);
+    paths.extend(on_lan(&mut servers)?);
     let docker = docker::Overlay::start(&lab, DOCKER);
     if let Some(docker) = &docker {
         servers.start(DOCKER[1], &docker.inside(1))?;
@@ -208,15 +210,46 @@ fn ours(lab: &Lab) -> Result<Vec<Path>> {
     lab.ctl("h1", "network create --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net").ok();
     let serve = pinned(&[], &["serve"])?.join(" ");
     lab.ctl("h1", &format!("service create --name peer --replicas 2 --network my-net -- {serve}")).ok();
-    let tasks = lab.running("h1", "peer");
-    let on = |host: &str| tasks.iter().find(|task| task["node"] == host).context("a task on each host");
-    let (near, far) = (on(OURS[0])?, on(OURS[1])?);
-    let inside = namespace(&format!("netd-t-{}", near["id"].as_str().context("an id")?));
-    let address = |index: usize| far["addresses"][index].as_str().unwrap_or_default().to_owned();
+    let [near, far] = tasks(lab, "peer")?;
     Ok(vec![
-        path("ours, task to task, IPv4", OURS[0], &inside, &address(0)),
-        path("ours, task to task, IPv6", OURS[0], &inside, &address(1)),
+        path("ours, task to task, IPv4", OURS[0], &sandbox(&near), address(&far, 0)),
+        path("ours, task to task, IPv6", OURS[0], &sandbox(&near), address(&far, 1)),
     ])
+}
+
+/// Between sandboxes on the hosts' LAN, client and server outside the tasks' cgroups: as at the macvlan made by hand.
+fn on_lan(servers: &mut Servers<'_>) -> Result<Vec<Path>> {
+    let lab = servers.lab;
+    let kinds = [
+        ("dnsrr", "ours, macvlan, services `dnsrr` only", "10.96.1.0/24"),
+        ("vip", "ours, macvlan, with virtual IPs", "10.96.2.0/24"),
+    ];
+    let mut paths = Vec::new();
+    for (mode, what, subnet) in kinds {
+        let name = format!("lan-{mode}");
+        lab.ctl("h1", &format!("network create --driver macvlan --opt parent=eth0 --subnet {subnet} {name}")).ok();
+        let create = format!("service create --name {name} --replicas 2 --endpoint-mode {mode} --network {name}");
+        lab.ctl("h1", &format!("{create} -- sleep infinity")).ok();
+        let [near, far] = tasks(lab, &name)?;
+        servers.start(OURS[1], &sandbox(&far))?;
+        paths.push(path(what, OURS[0], &sandbox(&near), address(&far, 0)));
+    }
+    Ok(paths)
+}
+
+/// The tasks of a service on the two hosts.
+fn tasks(lab: &Lab, service: &str) -> Result<[Value; 2]> {
+    let tasks = lab.running("h1", service);
+    let on = |host: &str| tasks.iter().find(|task| task["node"] == host).context("a task on each host").cloned();
+    Ok([on(OURS[0])?, on(OURS[1])?])
+}
+
+fn sandbox(task: &Value) -> Vec<String> {
+    namespace(&format!("netd-t-{}", task["id"].as_str().unwrap_or_default()))
+}
+
+fn address(task: &Value, index: usize) -> &str {
+    task["addresses"][index].as_str().unwrap_or_default()
 }
 
 fn measure(lab: &Lab, path: &Path) -> Result<[f64; 3]> {

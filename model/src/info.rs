@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Availability, Capability, Driver, EndpointMode, Millis, NetworkId, NodeId, NodeStatus, Role, ServiceId,
+    Availability, Capability, Driver, EndpointMode, Millis, NamedPort, NetworkId, NodeId, NodeStatus, Role, ServiceId,
     SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
@@ -146,8 +146,16 @@ pub struct ServiceInfo {
     pub virtual_ips: Vec<IpAddr>,
     /// The names of its networks.
     pub networks: Vec<String>,
+    /// Its further names, by network.
+    pub aliases: BTreeMap<String, Vec<String>>,
+    /// The stack that it is part of.
+    pub stack: Option<String>,
+    /// Its ports that have a name.
+    pub ports: Vec<NamedPort>,
     /// What its name resolves to.
     pub endpoint_mode: EndpointMode,
+    /// Names lead to its tasks before they are well, too.
+    pub publish_not_ready: bool,
     /// What one task runs.
     pub task: TaskSpec,
     /// The user's notes.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::{
     Answer, EndpointInfo, Kind, Network, NetworkId, NetworkInfo, Node, NodeId, NodeInfo, NodeStatus, Query, Refusal,
-    ServiceInfo, Task, TaskInfo, TaskState,
+    Service, ServiceInfo, Task, TaskInfo, TaskState,
 };
 
 use crate::{
@@ -135,12 +135,25 @@ fn service_info(state: &State, record: &ServiceRecord, applied: &BTreeMap<Networ
         settled: running.iter().filter(|record| record.running_at <= least).count() as u32,
         virtual_ips: service.networks.iter().filter_map(|id| service.vips.get(id)).flatten().copied().collect(),
         networks: service.networks.iter().filter_map(network_name).collect(),
+        aliases: aliases(state, service),
+        stack: spec.stack.clone(),
+        ports: spec.ports.clone(),
         endpoint_mode: spec.endpoint_mode,
+        publish_not_ready: spec.publish_not_ready,
         task: spec.task.clone(),
         labels: spec.labels.clone(),
         removing: service.removing,
         created: service.created,
     }
+}
+
+/// By the network's name, where there are any.
+fn aliases(state: &State, service: &Service) -> BTreeMap<String, Vec<String>> {
+    let attachments = service.networks.iter().zip(&service.spec.networks);
+    let with_aliases = attachments.filter(|(_, attachment)| !attachment.aliases.is_empty());
+    let named = with_aliases
+        .filter_map(|(id, attachment)| Some((state.networks.get(id)?.spec.name.clone(), attachment.aliases.clone())));
+    named.collect()
 }
 
 fn tasks(state: &State, records: Vec<&ServiceRecord>) -> Vec<TaskInfo> {

@@ -7,6 +7,7 @@ mod capability;
 mod check;
 mod keys;
 mod lookup;
+mod names;
 mod project;
 mod record;
 mod request;

@@ -6,12 +6,13 @@ use std::{
 };
 
 use model::{
-    EndpointConfig, EndpointId, NameConfig, Network, NetworkConfig, NetworkId, Node, NodeConfig, NodeId, PeerConfig,
-    PeerKeys, Role, Task, TaskConfig, ViewInfo, VirtualServiceConfig,
+    EndpointConfig, EndpointId, Network, NetworkConfig, NetworkId, Node, NodeConfig, NodeId, PeerConfig, PeerKeys,
+    Role, Task, TaskConfig, ViewInfo, VirtualServiceConfig,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
+    names,
     record::{ServiceRecord, Slot, TaskRecord},
     state::State,
     validate,
@@ -36,6 +37,7 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
             add_service(&mut config, state, record, *network);
         }
     }
+    config.names = names::of(state, &networks);
     config.keys = keys(state, node);
     config.peers = peers(state, &config);
     config
@@ -78,23 +80,13 @@ fn add_service(config: &mut NodeConfig, state: &State, record: &ServiceRecord, n
         return;
     }
     let running = running_addresses(state, record, network);
-    let name = record.service.spec.name.to_ascii_lowercase();
     let vips = record.service.vips.get(&network).cloned().unwrap_or_default();
     if !vips.is_empty() {
         let real_servers = running.values().flatten().map(|address| (*address, WEIGHT)).collect();
         let (name, balance) = (record.service.spec.name.clone(), record.service.spec.balance);
-        let service = VirtualServiceConfig { name, vips: vips.clone(), balance, real_servers };
+        let service = VirtualServiceConfig { name, vips, balance, real_servers };
         config.services.insert((network, record.service.id), service);
     }
-    let everyone: Vec<IpAddr> = running.values().flatten().copied().collect();
-    let mut add = |name: String, addresses: Vec<IpAddr>, canonical: bool| {
-        config.names.insert((network, name), NameConfig::new(addresses, canonical));
-    };
-    for (number, addresses) in running {
-        add(format!("{name}.{number}"), addresses, true);
-    }
-    add(format!("tasks.{name}"), everyone.clone(), false);
-    if vips.is_empty() { add(name, everyone, false) } else { add(name, vips, true) }
 }
 
 /// The addresses of every wanted slot's running task; empty where none runs, for the name exists all the same.

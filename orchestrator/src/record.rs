@@ -55,6 +55,11 @@ impl TaskRecord {
         self.task.status.state == TaskState::Running && self.task.desired == TaskState::Running
     }
 
+    /// Whether nobody has asked it to stop.
+    pub(crate) fn is_meant_to_run(&self) -> bool {
+        self.task.desired == TaskState::Running
+    }
+
     /// Whether it ended though nobody asked it to.
     pub(crate) fn ended_by_itself(&self) -> bool {
         !self.is_alive() && self.task.desired == TaskState::Running && self.task.status.state != TaskState::Orphaned

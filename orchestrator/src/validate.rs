@@ -1,5 +1,7 @@
 //! Whether a spec makes sense by itself, whatever the state.
 
+mod naming;
+
 use std::net::IpAddr;
 
 use model::{Driver, DriverConfig, Kind, NetworkSpec, Node, Parent, Refusal, Runtime, ServiceSpec};
@@ -131,17 +133,12 @@ pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
         let cause = format!("service {:?} asks for {} networks", spec.name, spec.networks.len());
         return Err(invalid(cause, format!("a service has {MAX_NETWORKS} networks at most")));
     }
+    naming::service(spec)?;
     runtime(&spec.name, &spec.task.runtime)
 }
 
 fn service_name(name: &str) -> Result<(), Refusal> {
-    let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    let whole = !name.starts_with('-') && !name.ends_with('-') && name.bytes().all(inner);
-    if !whole || !(1..=MAX_NAME).contains(&name.len()) {
-        let next =
-            format!("use letters, digits and '-', no '-' at either end, at most {MAX_NAME}: it becomes a DNS label");
-        return Err(invalid(format!("{name:?} is no service name"), next));
-    }
+    naming::label("service name", name)?;
     if name.eq_ignore_ascii_case("tasks") {
         let cause = "the service name \"tasks\" is reserved: `tasks.web` means every task of web";
         return Err(invalid(cause, "use another name"));

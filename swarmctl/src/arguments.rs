@@ -7,12 +7,12 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use clap_complete::Shell;
-use model::{Availability, Driver, EndpointMode, RestartCondition, Role, Subnet};
+use model::{Availability, Driver, EndpointMode, NamedPort, NetworkAttachment, RestartCondition, Role, Subnet};
 
 use crate::{
     lab::{HostName, LabName},
     output::Format,
-    values::{Millis, Scale, option, pair},
+    values::{Millis, Scale, attachment, named_port, option, pair},
 };
 
 /// Container networks and services on a cluster of hosts.
@@ -350,9 +350,30 @@ pub struct ServiceCreate {
     /// How many tasks run.
     #[arg(long, default_value_t = 1)]
     pub replicas: u32,
-    /// A network to attach to; the first carries the way out.
-    #[arg(long = "network", value_name = "NETWORK")]
-    pub networks: Vec<String>,
+    /// A network to attach to, with further names there if wanted: name=net,alias=db,alias=pg. The first carries the way
+    /// out. Services may share an alias: it leads to all of them.
+    #[arg(long = "network", value_name = "NETWORK|name=NETWORK,alias=ALIAS", value_parser = attachment)]
+    pub networks: Vec<NetworkAttachment>,
+    /// The stack that it is part of: it is also NAME.STACK, shop-web of stack shop is web.shop, and tasks of a stack find
+    /// their own stack's services first.
+    #[arg(long)]
+    pub stack: Option<String>,
+    /// A port with a name, which SRV records tell: _http._tcp.web.
+    #[arg(long = "port", value_name = "name=NAME,target=PORT[,protocol=tcp|udp|sctp]", value_parser = named_port)]
+    pub ports: Vec<NamedPort>,
+    /// Whom the tasks' resolver asks for names of others, from inside each task; the host's resolvers where none is given.
+    #[arg(long = "dns", value_name = "ADDRESS")]
+    pub dns: Vec<IpAddr>,
+    /// A search domain of the tasks instead of the host's; a lone `.` for none.
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_search: Vec<String>,
+    /// An option of resolv.conf(5) instead of the host's; ndots:0 unless given, for names are ours as they are.
+    #[arg(long, value_name = "OPTION")]
+    pub dns_option: Vec<String>,
+    /// Names lead to tasks as soon as they have a place, not only once they are well: for stores whose members must find
+    /// each other to become so. The virtual IP still waits.
+    #[arg(long)]
+    pub dns_publish_not_ready: bool,
     /// What runs the tasks.
     #[arg(long, default_value = "exec", value_parser = ["exec"])]
     pub runtime: String,
@@ -613,6 +634,11 @@ mod tests {
         for line in [
             "swarmctl service create --name web",
             "swarmctl service create --name web --restart-delay 5x -- a",
+            "swarmctl service create --name web --network name=net,alia=db -- a",
+            "swarmctl service create --name web --network alias=db -- a",
+            "swarmctl service create --name web --port name=http -- a",
+            "swarmctl service create --name web --port name=http,target=0 -- a",
+            "swarmctl service create --name web --dns nowhere -- a",
             "swarmctl service scale web",
             "swarmctl service scale web=-1",
             "swarmctl network create --subnet 10.0.9.1/24 net",

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use model::{NamedPort, NetworkAttachment, Protocol};
+
 /// A length of time as docker writes it: `5s`, `200ms`, `1m30s`, `0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Millis(pub u64);
@@ -67,6 +69,45 @@ pub fn option(text: &str) -> Result<(String, String), String> {
     if text.contains('=') { pair(text) } else { pair(&format!("{text}=")) }
 }
 
+/// The parts of `name=net,alias=db`.
+fn parts(text: &str) -> Result<Vec<(String, String)>, String> {
+    text.split(',').map(pair).collect()
+}
+
+/// `net`, or `name=net,alias=db,alias=pg`.
+pub fn attachment(text: &str) -> Result<NetworkAttachment, String> {
+    if !text.contains('=') {
+        return Ok(NetworkAttachment::new(text));
+    }
+    let mut found = NetworkAttachment::new("");
+    for (key, value) in parts(text)? {
+        match key.as_str() {
+            "name" => found.network = value,
+            "alias" => found.aliases.push(value),
+            _ => return Err(format!("there is no {key:?} of a network: write name=NETWORK,alias=ALIAS")),
+        }
+    }
+    if found.network.is_empty() { Err("it lacks name=NETWORK".to_owned()) } else { Ok(found) }
+}
+
+/// `name=http,target=80`, with `protocol=udp` if it is not TCP.
+pub fn named_port(text: &str) -> Result<NamedPort, String> {
+    let (mut name, mut port, mut protocol) = (None, None, Protocol::default());
+    for (key, value) in parts(text)? {
+        match key.as_str() {
+            "name" => name = Some(value),
+            "target" => port = Some(value.parse().map_err(|_| format!("{value:?} is no port: 1 to 65535"))?),
+            "protocol" => protocol = value.parse()?,
+            _ => return Err(format!("there is no {key:?} of a port: write name=http,target=80,protocol=tcp")),
+        }
+    }
+    match (name, port) {
+        (Some(name), Some(port @ 1..)) => Ok(NamedPort { name, protocol, port }),
+        (None, _) => Err("it lacks name=NAME".to_owned()),
+        _ => Err("it lacks target=PORT, from 1 to 65535".to_owned()),
+    }
+}
+
 /// How long ago, to one unit: `12s`, `3m`, `2h`, `5d`.
 pub fn age(now: model::Millis, then: model::Millis) -> String {
     match now.saturating_sub(then) / 1_000 {
@@ -129,6 +170,19 @@ mod tests {
         assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert_eq!(option("encrypted"), Ok(("encrypted".into(), String::new())));
         assert!(pair("a").is_err() && pair("=b").is_err() && option("").is_err());
+    }
+
+    #[test]
+    fn a_network_may_come_with_aliases_and_a_port_with_its_protocol() {
+        let network = attachment("name=net,alias=db,alias=pg").unwrap();
+        assert_eq!(
+            (network.network.as_str(), network.aliases.as_slice()),
+            ("net", &["db".to_owned(), "pg".to_owned()][..])
+        );
+        assert_eq!(attachment("net"), Ok(NetworkAttachment::new("net")));
+        let port = named_port("name=dns,target=53,protocol=udp").unwrap();
+        assert_eq!((port.name.as_str(), port.port, port.protocol), ("dns", 53, Protocol::Udp));
+        assert_eq!(named_port("name=http,target=80").unwrap().protocol, Protocol::Tcp);
     }
 
     #[test]

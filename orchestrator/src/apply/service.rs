@@ -10,6 +10,7 @@ use model::{
 
 use crate::{
     lookup::same_name,
+    names,
     record::{ServiceRecord, Slot},
     state::{State, outdated},
     validate,
@@ -21,6 +22,7 @@ pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Respo
         return Err(taken(&other.service));
     }
     let networks = resolve_networks(state, &spec)?;
+    names::claim(state, &spec, &networks)?;
     let id = ServiceId(state.peek_id("service"));
     let vip = (spec.endpoint_mode == EndpointMode::Vip).then_some(Owner::Vip(id));
     let owners: Vec<Owner> = vip.into_iter().chain((1..=spec.replicas).map(|slot| Owner::Slot(id, slot))).collect();

@@ -7,6 +7,7 @@ mod cluster;
 mod fixture;
 mod keys;
 mod lan;
+mod names;
 mod network;
 mod service;
 mod simulation;

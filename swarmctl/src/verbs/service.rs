@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use model::{
-    Command, Kind, NetworkAttachment, Outcome, Query, Refusal, RestartPolicy, Runtime, ServiceInfo, ServiceSpec,
-    TaskId, TaskInfo, TaskSpec,
+    Command, DnsConfig, Kind, Outcome, Query, Refusal, RestartPolicy, Runtime, ServiceInfo, ServiceSpec, TaskId,
+    TaskInfo, TaskSpec,
 };
 
 use super::{collect, convergence, each, is_not_found, logs, task};
@@ -143,10 +143,14 @@ fn spec(create: ServiceCreate) -> ServiceSpec {
         delay: create.restart_delay.0,
         max_attempts: create.restart_max_attempts,
     };
-    let task = TaskSpec { restart, stop_grace: create.stop_grace_period.0, ..TaskSpec::new(runtime) };
+    let dns = DnsConfig { servers: create.dns, search: create.dns_search, options: create.dns_option };
+    let task = TaskSpec { restart, dns, stop_grace: create.stop_grace_period.0, ..TaskSpec::new(runtime) };
     ServiceSpec {
         replicas: create.replicas,
-        networks: create.networks.into_iter().map(NetworkAttachment::new).collect(),
+        networks: create.networks,
+        stack: create.stack,
+        ports: create.ports,
+        publish_not_ready: create.dns_publish_not_ready,
         endpoint_mode: create.endpoint_mode,
         labels: by_key(create.labels),
         ..ServiceSpec::new(create.name, task)

@@ -8,8 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Availability, Capability, Driver, EndpointMode, Millis, NamedPort, NetworkId, NodeId, NodeStatus, Role, ServiceId,
-    SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    Availability, Capability, Driver, EndpointMode, Millis, NamedPort, NetworkId, NodeId, NodeStatus, PublishSpec,
+    Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// A question. Names may be ids, or a prefix of an id that only one object has.
@@ -156,6 +156,8 @@ pub struct ServiceInfo {
     pub endpoint_mode: EndpointMode,
     /// Names lead to its tasks before they are well, too.
     pub publish_not_ready: bool,
+    /// Its ports that hosts answer at.
+    pub publish: Vec<PublishSpec>,
     /// What one task runs.
     pub task: TaskSpec,
     /// The user's notes.

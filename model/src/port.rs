@@ -106,3 +106,74 @@ pub struct PublishSpec {
     /// The prefixes of those who may call; everybody where empty.
     pub allow: Vec<Subnet>,
 }
+
+impl PublishSpec {
+    /// The last port of the hosts.
+    pub fn last(&self) -> u16 {
+        self.published.saturating_add(self.count.saturating_sub(1))
+    }
+
+    /// Whether a packet could be meant for both. Which addresses an interface has is not known here.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let places = match (&self.at, &other.at) {
+            (PublishAt::Address(one), PublishAt::Address(two)) => one == two,
+            (PublishAt::Interface(one), PublishAt::Interface(two)) => one == two,
+            _ => true,
+        };
+        places && self.protocol == other.protocol && self.published <= other.last() && other.published <= self.last()
+    }
+}
+
+impl fmt::Display for PublishAt {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PublishAt::Everywhere => out.write_str("*"),
+            PublishAt::Address(IpAddr::V4(address)) => write!(out, "{address}"),
+            PublishAt::Address(IpAddr::V6(address)) => write!(out, "[{address}]"),
+            PublishAt::Interface(name) => out.write_str(name),
+        }
+    }
+}
+
+/// As Docker writes it: `*:8080->80/tcp`.
+impl fmt::Display for PublishSpec {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let range = |first: u16| match self.count {
+            0 | 1 => first.to_string(),
+            count => format!("{first}-{}", first.saturating_add(count - 1)),
+        };
+        let mode = if self.mode == PublishMode::Host { " (host)" } else { "" };
+        write!(out, "{}:{}->{}/{}{mode}", self.at, range(self.published), range(self.target), self.protocol)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(at: PublishAt, published: u16, count: u16) -> PublishSpec {
+        let (protocol, mode, allow) = (Protocol::Tcp, PublishMode::Ingress, Vec::new());
+        PublishSpec { published, target: 80, count, protocol, mode, at, allow }
+    }
+
+    #[test]
+    fn ports_overlap_where_a_packet_could_be_meant_for_both() {
+        let address = |text: &str| PublishAt::Address(text.parse().unwrap());
+        let link = |name: &str| PublishAt::Interface(name.to_owned());
+        let range = spec(PublishAt::Everywhere, 8000, 10);
+        assert!(range.overlaps(&spec(address("::1"), 8009, 1)));
+        assert!(!range.overlaps(&spec(PublishAt::Everywhere, 8010, 1)));
+        assert!(!range.overlaps(&PublishSpec { protocol: Protocol::Udp, ..range.clone() }));
+        assert!(!spec(address("10.0.0.1"), 80, 1).overlaps(&spec(address("10.0.0.2"), 80, 1)));
+        assert!(!spec(link("eth0"), 80, 1).overlaps(&spec(link("eth1"), 80, 1)));
+        assert!(spec(link("eth0"), 80, 1).overlaps(&spec(address("10.0.0.2"), 80, 1)));
+    }
+
+    #[test]
+    fn a_published_port_is_written_as_docker_does() {
+        let at = PublishAt::Address("::1".parse().unwrap());
+        let host = PublishSpec { mode: PublishMode::Host, ..spec(at, 8000, 3) };
+        assert_eq!(host.to_string(), "[::1]:8000-8002->80-82/tcp (host)");
+        assert_eq!(spec(PublishAt::Everywhere, 443, 1).to_string(), "*:443->80/tcp");
+    }
+}

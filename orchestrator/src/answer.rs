@@ -8,7 +8,7 @@ use model::{
 };
 
 use crate::{
-    capability, project,
+    capability, ports, project,
     record::{ServiceRecord, TaskRecord},
     scheduler,
     state::State,
@@ -118,6 +118,8 @@ fn applied_everywhere(state: &State) -> BTreeMap<NetworkId, u64> {
             *least = node.applied.min(*least);
         }
     }
+    let ready = || state.nodes.values().filter(|node| node.status == NodeStatus::Ready).map(|node| node.applied);
+    applied.extend(ports::ingress_networks(state).into_iter().filter_map(|network| Some((network, ready().min()?))));
     applied
 }
 
@@ -140,6 +142,7 @@ fn service_info(state: &State, record: &ServiceRecord, applied: &BTreeMap<Networ
         ports: spec.ports.clone(),
         endpoint_mode: spec.endpoint_mode,
         publish_not_ready: spec.publish_not_ready,
+        publish: spec.publish.clone(),
         task: spec.task.clone(),
         labels: spec.labels.clone(),
         removing: service.removing,
@@ -206,8 +209,17 @@ fn waits_for(state: &State, task: &Task) -> Option<String> {
         return Some("waits: no node is ready and active (`swarmctl node ls`)".to_owned());
     }
     let needed = capability::of_task(state, task);
-    let is_possible = eligible.iter().any(|node| capability::has_all(node, &needed));
-    (!is_possible).then(|| {
+    let possible: Vec<&Node> = eligible.iter().copied().filter(|node| capability::has_all(node, &needed)).collect();
+    let taken: Vec<_> = possible.iter().map(|node| ports::taken(state, task, node.id)).collect();
+    if let Some(Some((port, holder))) = taken.first()
+        && taken.iter().all(Option::is_some)
+    {
+        let next = "add a node, or scale down: a port of a host is for one task";
+        return Some(format!(
+            "waits: port {port} is taken on every node that could run it, by {holder} for one; {next}"
+        ));
+    }
+    possible.is_empty().then(|| {
         let networks = task.attachments.iter().filter_map(|attachment| state.networks.get(&attachment.network));
         let networks = networks.filter(|network| !capability::needed(&network.spec).is_empty());
         let names: Vec<String> = networks.map(|network| format!("{:?}", network.spec.name)).collect();

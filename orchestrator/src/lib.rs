@@ -8,6 +8,7 @@ mod check;
 mod keys;
 mod lookup;
 mod names;
+mod ports;
 mod project;
 mod record;
 mod request;

@@ -7,12 +7,12 @@ use std::{
 
 use model::{
     EndpointConfig, EndpointId, Network, NetworkConfig, NetworkId, Node, NodeConfig, NodeId, PeerConfig, PeerKeys,
-    Role, Task, TaskConfig, ViewInfo, VirtualServiceConfig,
+    PublishMode, PublishedConfig, Role, Task, TaskConfig, ViewInfo, VirtualServiceConfig,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
-    names,
+    names, ports,
     record::{ServiceRecord, Slot, TaskRecord},
     state::State,
     validate,
@@ -30,12 +30,16 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
     }
     config.tasks = state.tasks_on(node).map(|task| (task.id, task_config(state, task))).collect();
     let networks: BTreeSet<NetworkId> = networks_of(state.tasks_on(node)).collect();
-    config.networks =
-        networks.iter().filter_map(|id| Some((*id, network_config(state, state.networks.get(id)?)?))).collect();
+    let reached = ports::ingress_networks(state);
+    config.networks = networks
+        .union(&reached)
+        .filter_map(|id| Some((*id, network_config(state, state.networks.get(id)?)?)))
+        .collect();
     for record in state.services.values() {
         for network in record.service.networks.iter().filter(|network| networks.contains(network)) {
             add_service(&mut config, state, record, *network);
         }
+        add_published(&mut config, state, record);
     }
     config.names = names::of(state, &networks);
     config.keys = keys(state, node);
@@ -73,30 +77,54 @@ pub(crate) fn serving<'a>(state: &'a State, record: &'a ServiceRecord, number: u
     state.records(&slot.tasks).rfind(|record| record.is_running() && is_reachable(&record.task))
 }
 
+/// The ports of this host that lead to the service. Where those of other hosts do, its endpoints are known here though
+/// nothing else of its network may be.
+fn add_published(config: &mut NodeConfig, state: &State, record: &ServiceRecord) {
+    let (service, node) = (&record.service, config.node);
+    let Some(network) = ports::network(state, &service.networks).filter(|_| !service.removing) else { return };
+    if ports::is_ingress(record) {
+        let holders = record.slots.values().filter_map(|slot| holder(state, slot));
+        config.endpoints.extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
+    }
+    let is_here = state.tasks_on(node).any(|task| task.service == service.id);
+    for (place, spec) in service.spec.publish.iter().enumerate() {
+        let everywhere = spec.mode == PublishMode::Ingress;
+        if !everywhere && !is_here {
+            continue;
+        }
+        let real_servers = real_servers(state, record, network, |at| everywhere || at == node);
+        let (service_name, spec) = (service.spec.name.clone(), spec.clone());
+        let published = PublishedConfig { service_name, network, spec, real_servers };
+        config.published.insert((service.id, format!("{place:03}")), published);
+    }
+}
+
+/// Where a service leads on a network, of the hosts that count, and the weights.
+fn real_servers(
+    state: &State,
+    record: &ServiceRecord,
+    network: NetworkId,
+    counts: impl Fn(NodeId) -> bool,
+) -> BTreeMap<IpAddr, u16> {
+    let tasks = (1..=record.service.spec.replicas).filter_map(|number| serving(state, record, number));
+    let tasks = tasks.map(|record| &record.task).filter(|task| task.node.is_some_and(&counts));
+    let attachments = tasks.flat_map(|task| &task.attachments).filter(|attachment| attachment.network == network);
+    attachments.flat_map(|attachment| &attachment.addresses).map(|address| (*address, WEIGHT)).collect()
+}
+
 fn add_service(config: &mut NodeConfig, state: &State, record: &ServiceRecord, network: NetworkId) {
     let holders = record.slots.values().filter_map(|slot| holder(state, slot));
     config.endpoints.extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
     if record.service.removing {
         return;
     }
-    let running = running_addresses(state, record, network);
     let vips = record.service.vips.get(&network).cloned().unwrap_or_default();
     if !vips.is_empty() {
-        let real_servers = running.values().flatten().map(|address| (*address, WEIGHT)).collect();
+        let real_servers = real_servers(state, record, network, |_| true);
         let (name, balance) = (record.service.spec.name.clone(), record.service.spec.balance);
         let service = VirtualServiceConfig { name, vips, balance, real_servers };
         config.services.insert((network, record.service.id), service);
     }
-}
-
-/// The addresses of every wanted slot's running task; empty where none runs, for the name exists all the same.
-fn running_addresses(state: &State, record: &ServiceRecord, network: NetworkId) -> BTreeMap<u32, Vec<IpAddr>> {
-    let addresses = |number: u32| {
-        let task = serving(state, record, number).map(|record| &record.task);
-        let attachment = task.and_then(|task| task.attachments.iter().find(|attachment| attachment.network == network));
-        attachment.map(|attachment| attachment.addresses.clone()).unwrap_or_default()
-    };
-    (1..=record.service.spec.replicas).map(|number| (number, addresses(number))).collect()
 }
 
 fn endpoints(task: &Task, node: NodeId, network: NetworkId) -> impl Iterator<Item = (EndpointId, EndpointConfig)> {
@@ -127,6 +155,11 @@ fn members_of_encrypted(state: &State) -> BTreeMap<NetworkId, BTreeSet<NodeId>> 
     if members.is_empty() {
         return members;
     }
+    for network in ports::ingress_networks(state) {
+        if let Some(members) = members.get_mut(&network) {
+            members.extend(state.nodes.keys());
+        }
+    }
     for record in state.tasks.values().filter(|record| record.is_alive()) {
         for attachment in &record.task.attachments {
             if let Some(members) = members.get_mut(&attachment.network) {
@@ -140,8 +173,18 @@ fn members_of_encrypted(state: &State) -> BTreeMap<NetworkId, BTreeSet<NodeId>> 
 fn peers(state: &State, config: &NodeConfig) -> BTreeMap<NodeId, PeerConfig> {
     let endpoints = config.endpoints.values().map(|endpoint| endpoint.node);
     let sharing: BTreeSet<NodeId> = endpoints.chain(config.keys.keys().copied()).collect();
-    let is_peer = |node: &&Node| node.id == config.node || node.role == Role::Manager || sharing.contains(&node.id);
+    let answers_all = answers_callers_of_all_hosts(config);
+    let is_peer = |node: &&Node| {
+        answers_all || node.id == config.node || node.role == Role::Manager || sharing.contains(&node.id)
+    };
     state.nodes.values().filter(is_peer).map(|node| (node.id, peer_config(node))).collect()
+}
+
+/// Whether tasks here answer those who call at any host.
+fn answers_callers_of_all_hosts(config: &NodeConfig) -> bool {
+    let ingress = config.published.iter().filter(|(_, port)| port.spec.mode == PublishMode::Ingress);
+    let services: BTreeSet<_> = ingress.map(|((service, _), _)| *service).collect();
+    config.tasks.values().any(|task| services.contains(&task.service))
 }
 
 fn peer_config(node: &Node) -> PeerConfig {

@@ -1,11 +1,11 @@
 //! Places for pending tasks: spread over nodes by service first, then by load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{Availability, Command, Node, NodeId, NodeStatus, ServiceId, TaskId, TaskState};
 
 use crate::{
-    capability,
+    capability, ports,
     record::{ServiceRecord, Slot, TaskRecord},
     state::State,
 };
@@ -49,11 +49,13 @@ fn waiting(state: &State) -> impl Iterator<Item = (&Slot, &TaskRecord)> {
 struct Load {
     total: BTreeMap<NodeId, usize>,
     of_service: BTreeMap<(NodeId, ServiceId), usize>,
+    /// Where this step puts tasks.
+    placed: BTreeSet<(NodeId, ServiceId)>,
 }
 
 impl Load {
     fn of(state: &State) -> Self {
-        let mut load = Self { total: BTreeMap::new(), of_service: BTreeMap::new() };
+        let mut load = Self { total: BTreeMap::new(), of_service: BTreeMap::new(), placed: BTreeSet::new() };
         for record in state.tasks.values() {
             if let Some(node) = record.task.node
                 && record.is_alive()
@@ -78,9 +80,15 @@ impl Load {
             (rejections(state, slot, node.id), of_service, total, node.id)
         };
         let needed = capability::of_task(state, &record.task);
-        let suits = |node: &&Node| is_eligible(node) && capability::has_all(node, &needed);
+        let placed = |node: NodeId| self.placed.iter().filter(move |(at, _)| *at == node);
+        let has_ports = |node: &Node| {
+            let share = |(_, other): &(NodeId, ServiceId)| ports::may_share(state, service, *other);
+            ports::taken(state, &record.task, node.id).is_none() && placed(node.id).all(share)
+        };
+        let suits = |node: &&Node| is_eligible(node) && capability::has_all(node, &needed) && has_ports(node);
         let node = state.nodes.values().filter(suits).min_by_key(rank)?.id;
         self.count(node, service);
+        self.placed.insert((node, service));
         Some(Command::AssignTask { task, node })
     }
 }

@@ -4,12 +4,16 @@ mod naming;
 
 use std::net::IpAddr;
 
-use model::{Driver, DriverConfig, Kind, NetworkSpec, Node, Parent, Refusal, Runtime, ServiceSpec};
+use model::{Driver, DriverConfig, Kind, NetworkSpec, Node, Parent, PublishSpec, Refusal, Runtime, ServiceSpec};
+
+use crate::ports;
 
 /// The most replicas of one service: a slip of the keyboard must not fill the log.
 pub const MAX_REPLICAS: u32 = 10_000;
 /// The most networks of one service: each is an interface of every task.
 const MAX_NETWORKS: usize = 16;
+/// The most ports of the hosts that one service publishes: each is reserved on every host.
+const MAX_PUBLISHED: usize = 1_000;
 /// The longest name: one DNS label (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 63;
 /// The longest host name of Linux (gethostname(2)).
@@ -134,7 +138,41 @@ pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
         return Err(invalid(cause, format!("a service has {MAX_NETWORKS} networks at most")));
     }
     naming::service(spec)?;
+    publish(spec)?;
     runtime(&spec.name, &spec.task.runtime)
+}
+
+/// Ports as people write them: `80/tcp`, `8000-8010/udp`.
+pub(crate) fn range(port: &PublishSpec) -> String {
+    match (port.published, port.last()) {
+        (first, last) if first == last => format!("{first}/{}", port.protocol),
+        (first, last) => format!("{first}-{last}/{}", port.protocol),
+    }
+}
+
+fn publish(spec: &ServiceSpec) -> Result<(), Refusal> {
+    let ends_well = |first: u16, count: u16| first > 0 && first.checked_add(count - 1).is_some();
+    for (index, port) in spec.publish.iter().enumerate() {
+        if port.count == 0 || !ends_well(port.published, port.count) || !ends_well(port.target, port.count) {
+            let cause = format!("{port} is no range of ports");
+            return Err(invalid(cause, "ports go from 1 to 65535, and both ranges are of one length"));
+        }
+        if !ports::is_place(&port.at) {
+            let cause = format!("no host answers at {}", port.at);
+            return Err(invalid(cause, "give an address or an interface of the hosts, or none for all of them"));
+        }
+        if let Some(other) = spec.publish[..index].iter().find(|other| other.overlaps(port)) {
+            let cause =
+                format!("service {:?} publishes port {} twice, as {other} and as {port}", spec.name, range(port));
+            return Err(invalid(cause, "publish each port once"));
+        }
+    }
+    let all: usize = spec.publish.iter().map(|port| usize::from(port.count)).sum();
+    if all > MAX_PUBLISHED {
+        let cause = format!("service {:?} publishes {all} ports", spec.name);
+        return Err(invalid(cause, format!("a service publishes {MAX_PUBLISHED} ports at most")));
+    }
+    Ok(())
 }
 
 fn service_name(name: &str) -> Result<(), Refusal> {

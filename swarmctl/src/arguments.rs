@@ -7,11 +7,14 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use clap_complete::Shell;
-use model::{Availability, Driver, EndpointMode, NamedPort, NetworkAttachment, RestartCondition, Role, Subnet};
+use model::{
+    Availability, Driver, EndpointMode, NamedPort, NetworkAttachment, PublishSpec, RestartCondition, Role, Subnet,
+};
 
 use crate::{
     lab::{HostName, LabName},
     output::Format,
+    publish::published,
     values::{Millis, Scale, attachment, named_port, option, pair},
 };
 
@@ -290,7 +293,7 @@ pub struct NetworkCreate {
 #[derive(Debug, Subcommand)]
 pub enum ServiceVerb {
     /// Make a service.
-    Create(ServiceCreate),
+    Create(Box<ServiceCreate>),
     /// List the services.
     #[command(visible_alias = "list")]
     Ls(Listing),
@@ -374,6 +377,13 @@ pub struct ServiceCreate {
     /// each other to become so. The virtual IP still waits.
     #[arg(long)]
     pub dns_publish_not_ready: bool,
+    /// Ports of all hosts that lead to ports of its tasks; with ,mode=host of the hosts that run one. AT is an address or an
+    /// interface of the hosts; ranges are written 8000-8010:80-90. Docker's long form is understood as well.
+    #[arg(short, long, value_name = "[AT:]PUBLISHED:TARGET[/PROTOCOL][,mode=MODE][,allow=CIDR]", value_parser = published)]
+    pub publish: Vec<PublishSpec>,
+    /// A prefix of those who may call at its published ports; everybody where none is given.
+    #[arg(long, value_name = "CIDR", requires = "publish")]
+    pub publish_allow: Vec<Subnet>,
     /// What runs the tasks.
     #[arg(long, default_value = "exec", value_parser = ["exec"])]
     pub runtime: String,

@@ -5,6 +5,7 @@ mod arguments;
 mod daemon;
 mod lab;
 mod output;
+mod publish;
 mod values;
 mod verbs;
 

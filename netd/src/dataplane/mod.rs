@@ -324,7 +324,7 @@ fn reconcile(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Status, I
     let secret = xfrm::Wanted::of(&config);
     let mut ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Up);
     let is_closed = ipsec.closed && (secret.is_none() || guards_host(&mut planes.rules, &config));
-    let (desired, observed, plan, failures) = reconcile_links(planes, &config, is_closed)?;
+    let Linked { desired, observed, plan, failures } = reconcile_links(planes, &config, is_closed)?;
     planes.probes.go_on(&desired, &observed, &plan);
     if plan.is_empty() && ipsec.left.iter().any(xfrm::Op::is_last) {
         ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Settled);
@@ -427,20 +427,24 @@ fn look(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Arc<Desired>, 
     }
 }
 
+/// What the kernel holds of links, and what it does not.
+struct Linked {
+    desired: Arc<Desired>,
+    observed: Observed,
+    plan: Arc<Vec<Op>>,
+    failures: Vec<Failure>,
+}
+
 /// Repeats until the kernel holds what is asked for, or something fails. No encrypted tunnel is made unless `is_closed`:
 /// nothing could pass it in the clear.
-fn reconcile_links(
-    planes: &mut Planes,
-    config: &Arc<NodeConfig>,
-    is_closed: bool,
-) -> Result<(Arc<Desired>, Observed, Arc<Vec<Op>>, Vec<Failure>), KernelError> {
+fn reconcile_links(planes: &mut Planes, config: &Arc<NodeConfig>, is_closed: bool) -> Result<Linked, KernelError> {
     let mut failures = Vec::new();
     let mut rounds = 0;
     loop {
         let (desired, observed) = look(planes, config)?;
         let plan = planes.thoughts.plan(&desired, &observed);
         if plan.is_empty() || rounds == ROUNDS || !failures.is_empty() {
-            return Ok((desired, observed, plan, failures));
+            return Ok(Linked { desired, observed, plan, failures });
         }
         info!(generation = config.generation, operations = plan.len(), first = %plan[0], "changing the kernel");
         let failure = |refused: Refused| Failure {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use ipam::Owner;
 use model::{
-    EndpointMode, Kind, Millis, NetworkAttachment, NetworkId, Outcome, Refusal, Response, Service, ServiceId,
-    ServiceSpec,
+    Driver, EndpointMode, Kind, Millis, NetworkAttachment, NetworkId, NetworkSpec, Outcome, Refusal, Response, Service,
+    ServiceId, ServiceSpec,
 };
 
 use crate::{
+    apply::network,
     lookup::same_name,
-    names,
+    names, ports,
     record::{ServiceRecord, Slot},
     state::{State, outdated},
     validate,
@@ -21,8 +22,12 @@ pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Respo
     if let Some(other) = state.services.values().find(|record| same_name(&record.service.spec.name, &spec.name)) {
         return Err(taken(&other.service));
     }
+    if !spec.publish.is_empty() && spec.networks.is_empty() && state.find_network(ports::INGRESS).is_err() {
+        return create_with_ingress(state, now, spec);
+    }
     let networks = resolve_networks(state, &spec)?;
     names::claim(state, &spec, &networks)?;
+    ports::check(state, &spec, &networks, None)?;
     let id = ServiceId(state.peek_id("service"));
     let vip = (spec.endpoint_mode == EndpointMode::Vip).then_some(Owner::Vip(id));
     let owners: Vec<Owner> = vip.into_iter().chain((1..=spec.replicas).map(|slot| Owner::Slot(id, slot))).collect();
@@ -34,6 +39,25 @@ pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Respo
     let service = Service { id, spec, networks, vips, removing: false, created: now };
     state.services.insert(id, ServiceRecord { service, slots });
     Ok(Outcome::Service(id))
+}
+
+/// With the network that published ports lead to where none is named; both are made or none.
+fn create_with_ingress(state: &mut State, now: Millis, spec: ServiceSpec) -> Response {
+    let mut draft = state.clone();
+    let ingress = NetworkSpec {
+        name: ports::INGRESS.to_owned(),
+        driver: Driver::Overlay,
+        subnets: Vec::new(),
+        internal: false,
+        encrypted: false,
+        attachable: false,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+    };
+    network::create(&mut draft, now, ingress, None)?;
+    let outcome = create(&mut draft, now, spec)?;
+    *state = draft;
+    Ok(outcome)
 }
 
 pub(super) fn scale(state: &mut State, service: &str, replicas: u32) -> Response {
@@ -96,6 +120,9 @@ pub(super) fn release_slot(state: &mut State, id: ServiceId, number: u32) -> Res
 
 fn resolve_networks(state: &State, spec: &ServiceSpec) -> Result<Vec<NetworkId>, Refusal> {
     let mut networks = Vec::new();
+    if spec.networks.is_empty() && !spec.publish.is_empty() {
+        networks.push(state.find_network(ports::INGRESS)?);
+    }
     for NetworkAttachment { network: name, .. } in &spec.networks {
         let id = state.find_network(name)?;
         if networks.contains(&id) {

@@ -7,7 +7,7 @@ use model::{
 };
 
 use crate::{
-    capability,
+    capability, ports,
     record::TaskRecord,
     restart, scheduler,
     state::{State, outdated},
@@ -49,7 +49,8 @@ pub(super) fn assign(state: &mut State, now: Millis, id: TaskId, node: NodeId) -
         )));
     }
     let needed = capability::of_task(state, &record.task);
-    let takes = |node: &Node| scheduler::is_eligible(node) && capability::has_all(node, &needed);
+    let is_free = |node: &Node| ports::taken(state, &record.task, node.id).is_none();
+    let takes = |node: &Node| scheduler::is_eligible(node) && capability::has_all(node, &needed) && is_free(node);
     if !state.nodes.get(&node).is_some_and(takes) {
         return Err(outdated(format!("node {node} takes no tasks now")));
     }

@@ -9,6 +9,7 @@ mod keys;
 mod lan;
 mod names;
 mod network;
+mod published;
 mod service;
 mod simulation;
 mod task;

@@ -213,6 +213,7 @@ mod tests {
             ports: Vec::new(),
             publish_not_ready: false,
             endpoint_mode: EndpointMode::Vip,
+            publish: Vec::new(),
             task: task_spec(condition),
             labels: BTreeMap::new(),
             removing: false,

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use model::{
-    Command, DnsConfig, Kind, Outcome, Query, Refusal, RestartPolicy, Runtime, ServiceInfo, ServiceSpec, TaskId,
-    TaskInfo, TaskSpec,
+    Command, DnsConfig, Kind, Outcome, PublishSpec, Query, Refusal, RestartPolicy, Runtime, ServiceInfo, ServiceSpec,
+    Subnet, TaskId, TaskInfo, TaskSpec,
 };
 
 use super::{collect, convergence, each, is_not_found, logs, task};
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// `service …`.
 pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
     match verb {
-        ServiceVerb::Create(create) => self::create(daemon, create).await,
+        ServiceVerb::Create(create) => self::create(daemon, *create).await,
         ServiceVerb::Ls(listing) => ls(daemon, &listing).await,
         ServiceVerb::Ps { services, listing } => {
             let (tasks, code) = collect(&services, |name| daemon.tasks(Query::Tasks(Some(name)))).await?;
@@ -128,6 +128,7 @@ fn print(services: &[ServiceInfo], format: Format) -> Result<()> {
         .column("REPLICAS", replicas)
         .column("NETWORKS", |service| service.networks.join(","))
         .column("VIRTUAL IPS", |service| output::join(&service.virtual_ips))
+        .column("PORTS", |service| output::join(&service.publish))
         .print(format)
 }
 
@@ -152,7 +153,14 @@ fn spec(create: ServiceCreate) -> ServiceSpec {
         ports: create.ports,
         publish_not_ready: create.dns_publish_not_ready,
         endpoint_mode: create.endpoint_mode,
+        publish: publish(create.publish, &create.publish_allow),
         labels: by_key(create.labels),
         ..ServiceSpec::new(create.name, task)
     }
+}
+
+/// A port's own list of who may call counts for it alone.
+fn publish(mut ports: Vec<PublishSpec>, allow: &[Subnet]) -> Vec<PublishSpec> {
+    ports.iter_mut().filter(|port| port.allow.is_empty()).for_each(|port| port.allow = allow.to_vec());
+    ports
 }

@@ -1,0 +1,121 @@
+//! Published ports: which of them collide, where they lead, and which hosts they need.
+
+use std::collections::BTreeSet;
+
+use model::{
+    Driver, Kind, NetworkId, NodeId, Protocol, PublishAt, PublishMode, PublishSpec, Refusal, ServiceId, ServiceSpec,
+    Task,
+};
+
+use crate::{record::ServiceRecord, state::State, validate::range};
+
+/// The network of services that publish ports and name no network, as in Swarm.
+pub(crate) const INGRESS: &str = "ingress";
+
+/// The network that a service's published ports lead to: the first overlay that has a way out.
+pub(crate) fn network(state: &State, networks: &[NetworkId]) -> Option<NetworkId> {
+    let leads_out = |id: &&NetworkId| {
+        state.networks.get(id).is_some_and(|found| found.spec.driver == Driver::Overlay && !found.spec.internal)
+    };
+    networks.iter().find(leads_out).copied()
+}
+
+/// Refuses ports that lead nowhere, and ports that somebody else has. `own` is the service itself, if it is there already.
+pub(crate) fn check(
+    state: &State,
+    spec: &ServiceSpec,
+    networks: &[NetworkId],
+    own: Option<ServiceId>,
+) -> Result<(), Refusal> {
+    if spec.publish.is_empty() {
+        return Ok(());
+    }
+    if !networks.is_empty() && network(state, networks).is_none() {
+        let cause = format!("ports of service {:?} cannot be published: none of its networks leads there", spec.name);
+        let next =
+            "attach it also to an overlay network that is not internal, or to none to get the network \"ingress\"";
+        return Err(Refusal::new(Kind::Precondition, cause, next));
+    }
+    spec.publish.iter().try_for_each(|port| {
+        is_not_ours(state, port)?;
+        is_nobody_elses(state, port, own)
+    })
+}
+
+/// What the daemons themselves listen at.
+fn is_not_ours(state: &State, port: &PublishSpec) -> Result<(), Refusal> {
+    let control = state.nodes.values().map(|node| (node.address.port(), Protocol::Tcp, "the cluster's control plane"));
+    let tunnels = [state.data_path_port, state.data_path_port.saturating_add(1)];
+    let tunnels = tunnels.map(|port| (port, Protocol::Udp, "the cluster's tunnels"));
+    let has = |&(number, protocol, _): &(u16, Protocol, &str)| {
+        protocol == port.protocol && (port.published..=port.last()).contains(&number)
+    };
+    match control.chain(tunnels).find(has) {
+        None => Ok(()),
+        Some((number, protocol, whose)) => {
+            let cause = format!("port {number}/{protocol} belongs to {whose}");
+            Err(Refusal::new(Kind::Conflict, cause, "publish at another port"))
+        }
+    }
+}
+
+/// Two services may have the same port of hosts that run their tasks: these are then never put on the same one.
+fn is_nobody_elses(state: &State, port: &PublishSpec, own: Option<ServiceId>) -> Result<(), Refusal> {
+    let others = state.services.values().map(|record| &record.service);
+    let others = others.filter(|service| Some(service.id) != own && !service.removing);
+    let both_on_hosts = |other: &PublishSpec| port.mode == PublishMode::Host && other.mode == PublishMode::Host;
+    for service in others {
+        let collides = |other: &&PublishSpec| port.overlaps(other) && !both_on_hosts(other);
+        if let Some(other) = service.spec.publish.iter().find(collides) {
+            let name = &service.spec.name;
+            let cause = format!("port {} is published by service {name:?} already, as {other}", range(port));
+            let next =
+                format!("publish at another port or address, or remove that service: `swarmctl service rm {name}`");
+            return Err(Refusal::new(Kind::Conflict, cause, next));
+        }
+    }
+    Ok(())
+}
+
+/// The networks that every host has part in, because published ports lead there from all of them.
+pub(crate) fn ingress_networks(state: &State) -> BTreeSet<NetworkId> {
+    let services = state.services.values().filter(|record| is_ingress(record));
+    services.filter_map(|record| network(state, &record.service.networks)).collect()
+}
+
+/// Whether every host leads to the service's tasks.
+pub(crate) fn is_ingress(record: &ServiceRecord) -> bool {
+    !record.service.removing && record.service.spec.publish.iter().any(|port| port.mode == PublishMode::Ingress)
+}
+
+/// What a service takes of each host that runs a task of it.
+fn host_ports(state: &State, service: ServiceId) -> impl Iterator<Item = &PublishSpec> {
+    let service = state.services.get(&service).map(|record| &record.service.spec);
+    service.into_iter().flat_map(|spec| &spec.publish).filter(|port| port.mode == PublishMode::Host)
+}
+
+/// The first port of the task's host that another task has there, with that task's name.
+pub(crate) fn taken(state: &State, task: &Task, node: NodeId) -> Option<(String, String)> {
+    let mut wanted = host_ports(state, task.service).peekable();
+    wanted.peek()?;
+    let others: Vec<&Task> = state.tasks_on(node).filter(|other| other.id != task.id).collect();
+    let holder = |port: &PublishSpec| {
+        let collides = |other: &&&Task| host_ports(state, other.service).any(|theirs| theirs.overlaps(port));
+        others.iter().find(collides).map(|other| other.name())
+    };
+    wanted.find_map(|port| Some((range(port), holder(port)?)))
+}
+
+/// Whether tasks of these two services can be on one host.
+pub(crate) fn may_share(state: &State, one: ServiceId, other: ServiceId) -> bool {
+    !host_ports(state, one).any(|port| host_ports(state, other).any(|theirs| theirs.overlaps(port)))
+}
+
+/// Where a port is, by name: an address or interface that no host has is no mistake, for one may get it.
+pub(crate) fn is_place(at: &PublishAt) -> bool {
+    match at {
+        PublishAt::Everywhere => true,
+        PublishAt::Address(address) => !address.is_unspecified() && !address.is_multicast(),
+        PublishAt::Interface(name) => model::names::LinkName::parse(name).is_some(),
+    }
+}

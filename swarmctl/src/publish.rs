@@ -1,0 +1,152 @@
+//! Published ports on the command line: Docker's short form and its long one, both with an address, a mode and an allow-list.
+
+use std::net::IpAddr;
+
+use model::{Protocol, PublishAt, PublishMode, PublishSpec, Subnet, names::LinkName};
+
+/// `[AT:]PUBLISHED:TARGET[/PROTOCOL][,mode=MODE][,allow=CIDR]`, or all of it as `published=…,target=…`.
+pub fn published(text: &str) -> Result<PublishSpec, String> {
+    let mut words = text.split(',');
+    let mut given = Given::default();
+    match words.next().filter(|first| !first.contains('=')) {
+        Some(short) => given.short(short)?,
+        None => words = text.split(','),
+    }
+    words.try_for_each(|word| given.option(word))?;
+    given.spec()
+}
+
+/// What has been read so far.
+#[derive(Default)]
+struct Given {
+    published: Option<(u16, u16)>,
+    target: Option<(u16, u16)>,
+    protocol: Protocol,
+    mode: PublishMode,
+    at: PublishAt,
+    allow: Vec<Subnet>,
+}
+
+impl Given {
+    fn short(&mut self, text: &str) -> Result<(), String> {
+        let ports = match text.rsplit_once('/') {
+            Some((ports, protocol)) => {
+                self.protocol = protocol.parse()?;
+                ports
+            }
+            None => text,
+        };
+        let Some((rest, target)) = ports.rsplit_once(':') else {
+            return Err(format!(
+                "{text:?} says not which port the hosts answer at: write PUBLISHED:TARGET, such as 8080:80"
+            ));
+        };
+        let (at, published) = rest.rsplit_once(':').map_or((None, rest), |(at, published)| (Some(at), published));
+        self.at = at.map_or(Ok(PublishAt::Everywhere), place)?;
+        (self.published, self.target) = (Some(ports_of(published)?), Some(ports_of(target)?));
+        Ok(())
+    }
+
+    fn option(&mut self, word: &str) -> Result<(), String> {
+        let known = "published, target, protocol, mode, at and allow";
+        let (key, value) = word.split_once('=').ok_or_else(|| format!("{word:?} is not KEY=VALUE of {known}"))?;
+        match key {
+            "published" => self.published = Some(ports_of(value)?),
+            "target" => self.target = Some(ports_of(value)?),
+            "protocol" => self.protocol = value.parse()?,
+            "at" | "ip" => self.at = place(value)?,
+            "allow" => self.allow.push(value.parse().map_err(|error| format!("allow: {error}"))?),
+            "mode" => {
+                self.mode = match value {
+                    "ingress" => PublishMode::Ingress,
+                    "host" => PublishMode::Host,
+                    _ => return Err(format!("{value:?} is not a mode: ingress or host")),
+                }
+            }
+            _ => return Err(format!("{key:?} is not one of {known}")),
+        }
+        Ok(())
+    }
+
+    fn spec(self) -> Result<PublishSpec, String> {
+        let lacks = |what: &str| format!("{what}= is missing: write published=8080,target=80");
+        let (published, last) = self.published.ok_or_else(|| lacks("published"))?;
+        let (target, last_target) = self.target.ok_or_else(|| lacks("target"))?;
+        let count = last - published;
+        if count != last_target - target {
+            let (count, other) = (u32::from(count) + 1, u32::from(last_target - target) + 1);
+            return Err(format!("{count} ports cannot lead to {other}: give two ranges of one length"));
+        }
+        let count = count.checked_add(1).ok_or("these are all ports there are")?;
+        let Self { protocol, mode, at, allow, .. } = self;
+        Ok(PublishSpec { published, target, count, protocol, mode, at, allow })
+    }
+}
+
+/// `80`, or `8000-8010`: the first and the last.
+fn ports_of(text: &str) -> Result<(u16, u16), String> {
+    let port = |text: &str| {
+        let number = text.parse::<u16>().ok().filter(|&port| port > 0);
+        number.ok_or_else(|| format!("{text:?} is not a port: they go from 1 to 65535"))
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (port(first)?, port(last)?);
+    if first <= last { Ok((first, last)) } else { Err(format!("the range {text} goes backwards")) }
+}
+
+/// An address, IPv6 in brackets, or the name of an interface.
+fn place(text: &str) -> Result<PublishAt, String> {
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    match inner.unwrap_or(text).parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() => Ok(PublishAt::Everywhere),
+        Ok(address) if address.is_ipv4() || inner.is_some() => Ok(PublishAt::Address(address)),
+        Ok(address) => Err(format!("write an IPv6 address in brackets: [{address}]")),
+        Err(_) => LinkName::parse(text)
+            .map(|name| PublishAt::Interface(name.to_string()))
+            .ok_or_else(|| format!("{text:?} is neither an address (IPv6 in brackets) nor the name of an interface")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_and_their_parts_are_understood() {
+        for (text, meant) in [
+            ("80:8080", "*:80->8080/tcp"),
+            ("53:5353/udp", "*:53->5353/udp"),
+            ("0.0.0.0:80:80,mode=host", "*:80->80/tcp (host)"),
+            ("8000-8010:80-90", "*:8000-8010->80-90/tcp"),
+            ("10.0.0.1:80:80/sctp", "10.0.0.1:80->80/sctp"),
+            ("[::1]:80:80", "[::1]:80->80/tcp"),
+            ("eth0:8080:80", "eth0:8080->80/tcp"),
+            ("published=8080,target=80,protocol=tcp,mode=host", "*:8080->80/tcp (host)"),
+            ("target=80,published=8080", "*:8080->80/tcp"),
+        ] {
+            assert_eq!(published(text).unwrap().to_string(), meant, "{text}");
+        }
+        let allowed = published("80:80,allow=10.0.0.0/8,allow=fd00::/8").unwrap().allow;
+        assert_eq!(allowed, ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_is_no_published_port_is_refused_with_what_to_write() {
+        for (text, hint) in [
+            ("80", "PUBLISHED:TARGET"),
+            ("80:0", "1 to 65535"),
+            ("90-80:80-90", "backwards"),
+            ("80-82:80", "one length"),
+            ("80:80/icmp", "tcp, udp or sctp"),
+            ("80:80,mode=mesh", "ingress or host"),
+            ("::1:80:80", "[::1]"),
+            ("target=80", "published= is missing"),
+            ("80:80,color=red", "published, target"),
+            ("80:80,allow=10.0.0.1/8", "10.0.0.0/8"),
+            ("1-65535:1-65535x", "not a port"),
+        ] {
+            let refusal = published(text).unwrap_err();
+            assert!(refusal.contains(hint), "{text}: {refusal}");
+        }
+    }
+}

@@ -152,14 +152,14 @@ pub fn border(border: &Border) -> Ruleset {
     let secret = border.secret.as_ref();
     let table = Ruleset::new(Family::Inet, names::TABLE);
     let table = secret.into_iter().fold(table, self::secret);
+    // These make the host track connections: not for networks that nothing leaves.
+    let table = if border.subnets.is_empty() { table } else { egress(table) };
     let ruleset = table
-        .chain("masquerade", Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules(masquerade)))
-        .chain("isolate", Chain::base(Kind::Filter, Hook::Forward, FILTER, rules(isolate)))
-        .chain("tunnel", Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_TRACKING, rules(arriving)))
         .chain(
-            "tunnel-source",
-            Chain::regular([rules(of_host), vec![Rule::new().counter().verdict(Verdict::Drop)]].concat()),
+            "tunnel",
+            Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_TRACKING, [rules(of_host), rules(arriving)].concat()),
         )
+        .chain("tunnel-source", Chain::regular(vec![Rule::new().counter().verdict(Verdict::Drop)]))
         .chain("tunnel-out", Chain::base(Kind::Filter, Hook::Output, BEFORE_TRACKING, vec![forged(), leaving()]))
         .set("tunnels", Set::values(&[Type::Port, Type::Mark], border.tunnels.iter().map(tunnel_key)));
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| {
@@ -173,6 +173,13 @@ pub fn border(border: &Border) -> Ruleset {
             .set(names.hosts, Set::values(&[version.into()], hosts.map(Key::address)))
             .set(names.vteps, Set::values(&[version.into(), Type::Ethernet], vteps))
     })
+}
+
+fn egress(table: Ruleset) -> Ruleset {
+    let rules = |rule: fn(Ip) -> Rule| Ip::BOTH.map(rule).to_vec();
+    table
+        .chain("masquerade", Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules(masquerade)))
+        .chain("isolate", Chain::base(Kind::Filter, Hook::Forward, FILTER, rules(isolate)))
 }
 
 /// For the forward chains of other software on the host: what comes from a network or goes to one passes; whether it
@@ -229,29 +236,31 @@ fn isolate(version: Ip) -> Rule {
 /// To this host, or through it to another one of ours: what a container sends might leave under this host's address. The
 /// tunnels of clusters that only pass through are none of ours.
 fn arriving(version: Ip) -> Rule {
-    let to_host = of_our_tunnels().version(version).destination(version, 0).in_set(set_names(version).hosts);
+    let to_host = of_our_tunnels(Rule::new().version(version)).destination(version, 0).in_set(set_names(version).hosts);
     to_host.verdict(Verdict::Goto("tunnel-source".to_owned()))
 }
 
-/// The kernel's own tunnels have no owner; a process that writes tunnel packets does.
+/// The kernel's own tunnels have no owner; a process that writes tunnel packets does. For the former that is all.
 fn forged() -> Rule {
-    let owned = Expression::Meta { key: Meta::Owner, into: 0 };
-    of_our_tunnels().with(owned).compare(Comparison::GreaterOrEqual, &[0; 4]).counter().verdict(Verdict::Drop)
+    let owned = Rule::new().protocol(IPPROTO_UDP).with(Expression::Meta { key: Meta::Owner, into: 0 });
+    let owned = owned.compare(Comparison::GreaterOrEqual, &[0; 4]);
+    of_our_tunnels(owned).counter().verdict(Verdict::Drop)
 }
 
 fn leaving() -> Rule {
-    of_our_tunnels().with(Expression::Notrack)
+    of_our_tunnels(Rule::new()).with(Expression::Notrack)
 }
 
 /// The first 32 bits of a VXLAN header after its flags are the VNI and eight that the kernel wants to be zero.
-fn of_our_tunnels() -> Rule {
-    Rule::new().protocol(IPPROTO_UDP).transport(2, 2, 0).transport(12, 4, 1).in_set("tunnels")
+fn of_our_tunnels(rule: Rule) -> Rule {
+    rule.protocol(IPPROTO_UDP).transport(2, 2, 0).transport(12, 4, 1).in_set("tunnels")
 }
 
-/// Behind the headers of UDP (8) and VXLAN (8) is a frame, whose source (6) is the sender's router.
+/// Behind the headers of UDP (8) and VXLAN (8) is a frame, whose source (6) is the sender's router. Asked first: one
+/// look-up, and what it finds needs no other.
 fn of_host(version: Ip) -> Rule {
     let vtep_length = (Type::from(version).size() / 4) as u8;
-    let from = Rule::new().version(version).source(version, 0).transport(22, 6, vtep_length);
+    let from = Rule::new().version(version).protocol(IPPROTO_UDP).source(version, 0).transport(22, 6, vtep_length);
     from.in_set(set_names(version).vteps).with(Expression::Notrack).verdict(Verdict::Accept)
 }
 

@@ -127,14 +127,14 @@ fn verify_says_on_which_node_the_kernel_is_not_what_the_ledger_says() {
         })
     };
     agree();
-    // Of a value below /proc/sys the kernel gives no notice: it is wrong for up to a second.
+    // Of this value the kernel gives no notice: it is wrong for up to a second.
     let close = "NS=$(ip netns | grep -v netd-t- | grep -o -m1 '^netd-[0-9a-z]*'); \
-                 ip netns exec $NS sysctl -qw net.ipv4.ip_forward=0";
+                 ip netns exec $NS sysctl -qw net.ipv4.conf.all.send_redirects=1";
     eventually("the difference is seen before it is repaired", || {
         lab.exec("h2", &["sh", "-c", close]).ok();
         let said = lab.ctl("h1", "network verify my-net");
-        let cause =
-            "h2 network my-net\n  cause: the kernel is not as it should be; to do: set net/ipv4/ip_forward = 1\n";
+        let cause = "h2 network my-net\n  cause: the kernel is not as it should be; \
+                     to do: set net/ipv4/conf/all/send_redirects = 0\n";
         holds(said.code == 1 && said.out.contains(cause) && said.out.contains("\n  next: "), said)
     });
     agree();

@@ -1,10 +1,18 @@
 //! The resolver of each network: a pure [`Table`] of what the names of this host's networks resolve to, the server that
-//! answers from it, and the way to the host's own resolvers for everything else.
+//! answers from it, and the way to other resolvers for everything else.
 
+mod answer;
+mod cache;
+mod limit;
+mod resolv_conf;
 mod server;
 mod table;
 mod upstream;
+mod wire;
 
+pub use answer::{Outcome, Transport, reply};
+pub use limit::Limits;
+pub use resolv_conf::ResolvConf;
 pub use server::{Audience, Listener, ServerHandle, serve};
-pub use table::{ANSWER_TTL, Client, Table, Verdict};
-pub use upstream::Upstream;
+pub use table::{ANSWER_TTL, Client, Table};
+pub use upstream::{Enter, Upstream};

@@ -1,46 +1,49 @@
 //! Answers questions on the sockets of a network: from the table where the name is ours, from upstream where it is not.
+//! What is ours is answered where it is read, whatever else waits; what is not, beside it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use hickory_proto::{
-    op::{Edns, Header, HeaderCounts, Message, OpCode, Query, ResponseCode},
-    rr::{
-        DNSClass, Name, RData, Record,
-        rdata::{SOA, opt::EdnsOption},
-    },
-};
-use hickory_server::{
-    Server,
-    net::{runtime::Time, xfer::Protocol},
-    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
-    zone_handler::MessageResponseBuilder,
-};
 use model::{NetworkId, TaskId};
 use tokio::{
-    net::{TcpListener, UdpSocket},
-    sync::{Semaphore, watch},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{
+        TcpListener, TcpStream, UdpSocket,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
 };
 
 use crate::{
-    table::{ANSWER_TTL, Client, Table, Verdict},
-    upstream::{Transport, Upstream},
+    answer::{self, NO_REACHABLE_AUTHORITY, Outcome, Transport},
+    cache::{Key, Way},
+    limit::{Clients, Limits, Share},
+    table::{Client, Table},
+    upstream::Upstream,
+    wire::{Foreign, Query, Response, code},
 };
 
-/// The longest UDP answer in bytes (dnsflagday.net/2020): fits every tunnel in one packet.
-const MAX_UDP: u16 = 1232;
-/// How long a TCP connection may be silent.
+/// How long a TCP connection may be silent, and how long its reader may take for what it is sent.
 const TCP_IDLE: Duration = Duration::from_secs(10);
-/// How many answers may wait for a slow TCP reader.
-const TCP_ANSWERS: usize = 32;
+/// How many answers may wait for a slow TCP reader, and how many forwarded questions of one connection are on their way.
+const TCP_ANSWERS: usize = 64;
+const TCP_FORWARDED: usize = 32;
+/// How many connections a resolver has at once.
+const MAX_CONNECTIONS: usize = 512;
 /// How many forwarded questions of one network may be on their way: a network cannot use up the host's share.
 const MAX_FORWARDED: usize = 256;
-/// Our negatives are not to be kept (RFC 2308 section 5): the name may come into being the next moment.
-const NEGATIVE_TTL: u32 = 0;
-/// EDNS option of extended errors (RFC 8914) and its codes.
-const EXTENDED_ERROR: u16 = 15;
-const NOT_READY: u16 = 14;
-const PROHIBITED: u16 = 18;
-const NO_REACHABLE_AUTHORITY: u16 = 22;
+/// How many datagrams are answered before others get their turn.
+const BATCH: usize = 64;
+/// The longest query over UDP in bytes; what is longer is cut and so malformed.
+const LONGEST_QUERY: usize = 4_096;
+/// Pause after an error of a listening socket, such as too many open files.
+const BREATH: Duration = Duration::from_millis(50);
 
 /// Whose questions come to a resolver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +52,15 @@ pub enum Audience {
     Network(NetworkId),
     /// Those of one task.
     Task(TaskId),
+}
+
+impl Audience {
+    fn client(self, address: IpAddr) -> Client {
+        match self {
+            Audience::Network(network) => Client::Of { network, address: address.to_canonical() },
+            Audience::Task(task) => Client::Task(task),
+        }
+    }
 }
 
 /// The sockets of one resolver, made inside the namespace that it serves.
@@ -63,159 +75,265 @@ pub struct Listener {
 }
 
 /// A running resolver. Dropping it closes its sockets and gives up what it was about to answer.
-pub struct ServerHandle(Server<Resolver>);
+pub struct ServerHandle(JoinSet<()>);
 
 impl ServerHandle {
-    /// Returns when no socket of the resolver can be read any more. Cancel-safe.
+    /// Returns when one of the resolver's sockets is no longer served. Cancel-safe.
     pub async fn stopped(&mut self) {
-        if let Err(error) = self.0.block_until_done().await {
+        if let Some(Err(error)) = self.0.join_next().await {
             tracing::warn!(%error, "a resolver has stopped");
         }
     }
 }
 
 /// Answers on these sockets until the handle is dropped; every question sees the table's latest value.
-pub fn serve(listener: Listener, table: watch::Receiver<Arc<Table>>, upstream: Arc<Upstream>) -> ServerHandle {
-    let forwarded = Semaphore::new(MAX_FORWARDED);
-    let mut server = Server::new(Resolver { audience: listener.audience, table, upstream, forwarded });
-    listener.udp.into_iter().for_each(|socket| server.register_socket(socket));
-    listener.tcp.into_iter().for_each(|socket| server.register_listener(socket, TCP_IDLE, TCP_ANSWERS));
-    ServerHandle(server)
+pub fn serve(
+    listener: Listener,
+    table: watch::Receiver<Arc<Table>>,
+    upstream: Arc<Upstream>,
+    limits: Limits,
+) -> ServerHandle {
+    let resolver = Arc::new(Resolver {
+        audience: listener.audience,
+        table,
+        upstream,
+        clients: Mutex::new(Clients::new(limits)),
+        forwarded: Semaphore::new(MAX_FORWARDED),
+        connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+    });
+    let mut loops = JoinSet::new();
+    for socket in listener.udp {
+        loops.spawn(datagrams(resolver.clone(), socket));
+    }
+    for socket in listener.tcp {
+        loops.spawn(connections(resolver.clone(), socket));
+    }
+    ServerHandle(loops)
 }
 
 struct Resolver {
     audience: Audience,
     table: watch::Receiver<Arc<Table>>,
     upstream: Arc<Upstream>,
+    clients: Mutex<Clients>,
     forwarded: Semaphore,
+    connections: Arc<Semaphore>,
 }
 
-#[async_trait::async_trait]
-impl RequestHandler for Resolver {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, handle: R) -> ResponseInfo {
-        let reply = match question(request) {
-            Ok(question) => self.reply(request, question).await,
-            Err(code) => empty(request, code),
-        };
-        send(request, reply, handle).await
-    }
+/// A client's share of something, given back when dropped.
+struct Held {
+    resolver: Arc<Resolver>,
+    key: IpAddr,
+    share: Share,
 }
 
-/// The one question of a request, or why it is not answered.
-fn question(request: &Request) -> Result<&Query, ResponseCode> {
-    if request.version() > 0 {
-        return Err(ResponseCode::BADVERS);
-    }
-    if request.metadata.op_code != OpCode::Query {
-        return Err(ResponseCode::NotImp);
-    }
-    let [question] = request.queries.queries() else { return Err(ResponseCode::FormErr) };
-    match question.query_class() {
-        DNSClass::IN | DNSClass::ANY => Ok(question.original()),
-        _ => Err(ResponseCode::Refused),
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.resolver.with_clients(|clients| clients.give_back(self.key, self.share));
     }
 }
 
 impl Resolver {
-    async fn reply(&self, request: &Request, question: &Query) -> Message {
+    fn with_clients<T>(&self, work: impl FnOnce(&mut Clients) -> T) -> T {
+        work(&mut self.clients.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn may_ask(&self, client: IpAddr) -> bool {
+        self.with_clients(|clients| clients.may_ask(client, Instant::now()))
+    }
+
+    fn hold(self: &Arc<Self>, client: IpAddr, share: Share) -> Option<Held> {
+        let key = self.with_clients(|clients| clients.take(client, share, Instant::now()))?;
+        Some(Held { resolver: self.clone(), key, share })
+    }
+
+    /// What can be said at once: what is ours, or was forwarded before.
+    fn at_once(&self, client: IpAddr, transport: Transport, query: &[u8], out: &mut Vec<u8>) -> Outcome {
         let table = self.table.borrow().clone();
-        let client = match self.audience {
-            Audience::Network(network) => Client::Of { network, address: request.src().ip().to_canonical() },
-            Audience::Task(task) => Client::Task(task),
-        };
-        match table.answer(client, &question.name().into(), question.query_type(), rand::random::<u32>() as usize) {
-            Verdict::Records(found) => positive(request, question, found),
-            Verdict::NoData => negative(request, question, ResponseCode::NoError, table.generation()),
-            Verdict::NoSuchName => negative(request, question, ResponseCode::NXDomain, table.generation()),
-            Verdict::Internal => {
-                let reply = negative(request, question, ResponseCode::NXDomain, table.generation());
-                explained(reply, PROHIBITED, "the network is internal: only its own names are answered")
+        let client = self.audience.client(client);
+        let outcome = answer::reply(&table, client, transport, query, rand::random(), out);
+        if outcome != Outcome::Elsewhere {
+            return outcome;
+        }
+        let Ok(query) = Query::parse(query) else { return Outcome::Ignored };
+        let Some(way) = way(&table, client) else { return Outcome::Ignored };
+        match self.upstream.known(&Key::of(way, &query)) {
+            Some((answer, age)) => {
+                answer.respond(&query, answer::limit(&query, transport), age, out);
+                Outcome::Answered
             }
-            Verdict::UnknownNetwork => {
-                let reply = empty(request, ResponseCode::ServFail);
-                explained(reply, NOT_READY, "this host does not know the network yet: ask again")
-            }
-            Verdict::Forward => self.forward(request, question, &table).await,
+            None => Outcome::Elsewhere,
         }
     }
 
-    async fn forward(&self, request: &Request, question: &Query, table: &Table) -> Message {
-        let failed = |cause: &str| explained(empty(request, ResponseCode::ServFail), NO_REACHABLE_AUTHORITY, cause);
-        let Ok(_permit) = self.forwarded.try_acquire() else {
-            return failed("too many questions of this network are on their way already: ask again");
-        };
-        let transport = if request.protocol() == Protocol::Udp { Transport::Udp } else { Transport::Tcp };
-        match self.upstream.ask(request.as_slice(), question, transport, table.gateways()).await {
-            Ok(answer) => relayed(request, answer),
-            Err(error) => failed(&error.to_string()),
+    /// What has to be asked elsewhere.
+    async fn forward(self: &Arc<Self>, client: IpAddr, transport: Transport, query: &[u8], out: &mut Vec<u8>) {
+        let Ok(query) = Query::parse(query) else { return };
+        let limit = answer::limit(&query, transport);
+        match self.elsewhere(client, transport, &query).await {
+            Ok(answer) => answer.respond(&query, limit, 0, out),
+            Err(cause) => {
+                let mut response = Response::new(&query, limit, out);
+                response.flags(code::SERV_FAIL, false, false);
+                response.finish(Some((NO_REACHABLE_AUTHORITY, &cause)));
+            }
+        }
+    }
+
+    async fn elsewhere(
+        self: &Arc<Self>,
+        client: IpAddr,
+        transport: Transport,
+        query: &Query<'_>,
+    ) -> Result<Arc<Foreign>, String> {
+        let busy = |whose: &str| format!("too many questions of this {whose} are on their way already: ask again");
+        let _held = self.hold(client, Share::Forwarded).ok_or_else(|| busy("client"))?;
+        let _permit = self.forwarded.try_acquire().map_err(|_| busy("network"))?;
+        let table = self.table.borrow().clone();
+        let way = way(&table, self.audience.client(client)).ok_or("this host does not know the network any more")?;
+        self.upstream.ask(query, way, transport, table.gateways()).await.map_err(|error| error.to_string())
+    }
+}
+
+fn way(table: &Table, client: Client) -> Option<Way> {
+    let viewer = table.viewer(client)?;
+    Some(viewer.servers.as_ref().map_or(Way::Host, |(task, servers)| Way::Task(*task, servers.clone())))
+}
+
+/// Serves a UDP socket.
+async fn datagrams(resolver: Arc<Resolver>, socket: UdpSocket) {
+    let socket = Arc::new(socket);
+    let mut waiting = JoinSet::new();
+    let (mut query, mut out) = (vec![0; LONGEST_QUERY], Vec::with_capacity(LONGEST_QUERY));
+    loop {
+        if let Err(error) = socket.readable().await {
+            tracing::warn!(%error, "a resolver's socket cannot be read");
+            return;
+        }
+        for _ in 0..BATCH {
+            match socket.try_recv_from(&mut query) {
+                Ok((length, client)) => {
+                    datagram(&resolver, &socket, &mut waiting, (&query[..length], client), &mut out)
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    tracing::debug!(%error, "a datagram could not be read");
+                    break;
+                }
+            }
+        }
+        while waiting.try_join_next().is_some() {}
+        tokio::task::yield_now().await;
+    }
+}
+
+fn datagram(
+    resolver: &Arc<Resolver>,
+    socket: &Arc<UdpSocket>,
+    waiting: &mut JoinSet<()>,
+    (query, client): (&[u8], SocketAddr),
+    out: &mut Vec<u8>,
+) {
+    // Port 0 cannot be sent to.
+    if client.port() == 0 || !resolver.may_ask(client.ip()) {
+        return;
+    }
+    match resolver.at_once(client.ip(), Transport::Udp, query, out) {
+        Outcome::Answered => send(socket, out, client),
+        Outcome::Ignored => {}
+        Outcome::Elsewhere => {
+            let (resolver, socket, query) = (resolver.clone(), socket.clone(), query.to_vec());
+            waiting.spawn(async move {
+                let mut out = Vec::new();
+                resolver.forward(client.ip(), Transport::Udp, &query, &mut out).await;
+                send(&socket, &out, client);
+            });
         }
     }
 }
 
-fn positive(request: &Request, question: &Query, found: Vec<RData>) -> Message {
-    let mut reply = empty(request, ResponseCode::NoError);
-    reply.metadata.authoritative = true;
-    // The name as it was asked: case is the client's guard against forged answers (0x20).
-    reply.answers =
-        found.into_iter().map(|data| Record::from_rdata(question.name().clone(), ANSWER_TTL, data)).collect();
-    reply
-}
-
-/// With the SOA of the parent of the name, as RFC 2308 section 3 wants it; its serial is the table's generation.
-fn negative(request: &Request, question: &Query, code: ResponseCode, generation: u64) -> Message {
-    let mut reply = empty(request, code);
-    reply.metadata.authoritative = true;
-    let nobody = Name::root();
-    let soa = SOA::new(nobody.clone(), nobody, generation as u32, 1, 1, 1, NEGATIVE_TTL);
-    reply.authorities = vec![Record::from_rdata(question.name().base_name(), NEGATIVE_TTL, RData::SOA(soa))];
-    reply
-}
-
-fn empty(request: &Request, code: ResponseCode) -> Message {
-    let mut reply = Message::response(request.metadata.id, request.metadata.op_code);
-    reply.metadata.recursion_desired = request.metadata.recursion_desired;
-    reply.metadata.checking_disabled = request.metadata.checking_disabled;
-    reply.metadata.recursion_available = true;
-    reply.metadata.response_code = code;
-    reply
-}
-
-fn relayed(request: &Request, mut answer: Message) -> Message {
-    answer.metadata.id = request.metadata.id;
-    if answer.metadata.response_code == ResponseCode::NXDomain {
-        // A service may get this name the next moment, so nobody is to remember that it does not exist.
-        answer.authorities.iter_mut().for_each(|record| record.ttl = NEGATIVE_TTL);
+/// A client whose buffers are full asks again.
+fn send(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
+    if let Err(error) = socket.try_send_to(answer, client) {
+        tracing::debug!(%error, %client, "an answer could not be sent");
     }
-    answer
 }
 
-fn explained(mut reply: Message, code: u16, text: &str) -> Message {
-    let data = [&code.to_be_bytes(), text.as_bytes()].concat();
-    let edns = reply.edns.get_or_insert_default();
-    edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR, data));
-    reply
+/// Serves a listening TCP socket.
+async fn connections(resolver: Arc<Resolver>, listener: TcpListener) {
+    let mut open = JoinSet::new();
+    loop {
+        while open.try_join_next().is_some() {}
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be taken");
+                sleep(BREATH).await;
+                continue;
+            }
+        };
+        // Who has too many, or comes when all are taken, is let go at once.
+        let Some(held) = resolver.hold(client.ip(), Share::Connection) else { continue };
+        let Ok(permit) = resolver.connections.clone().try_acquire_owned() else { continue };
+        let resolver = resolver.clone();
+        open.spawn(async move {
+            let _taken = (held, permit);
+            converse(resolver, stream, client.ip()).await;
+        });
+    }
 }
 
-async fn send<R: ResponseHandler>(request: &Request, mut reply: Message, mut handle: R) -> ResponseInfo {
-    let edns = request.edns.as_ref().map(|asked| agreed(asked, reply.edns.take()));
-    let response = MessageResponseBuilder::new(&request.queries, edns.as_ref()).build(
-        reply.metadata,
-        &reply.answers,
-        &reply.authorities,
-        [],
-        &reply.additionals,
-    );
-    handle.send_response(response).await.unwrap_or_else(|error| {
-        tracing::debug!(%error, client = %request.src(), "an answer could not be sent");
-        ResponseInfo::from(Header { metadata: reply.metadata, counts: HeaderCounts::default() })
-    })
+/// Answers on one connection as the answers come, in any order (RFC 7766 section 6.2.1.1), until both sides are done.
+async fn converse(resolver: Arc<Resolver>, stream: TcpStream, client: IpAddr) {
+    let (read, write) = stream.into_split();
+    let (answers, waiting) = mpsc::channel(TCP_ANSWERS);
+    tokio::join!(listen(resolver, read, client, answers), speak(write, waiting));
 }
 
-/// The EDNS of an answer; its size is what the server cuts UDP answers to.
-fn agreed(asked: &Edns, reply: Option<Edns>) -> Edns {
-    let mut edns = reply.unwrap_or_default();
-    edns.set_version(0);
-    edns.set_dnssec_ok(asked.flags().dnssec_ok);
-    edns.set_max_payload(asked.max_payload().clamp(512, MAX_UDP));
-    edns
+async fn listen(resolver: Arc<Resolver>, read: OwnedReadHalf, client: IpAddr, answers: mpsc::Sender<Vec<u8>>) {
+    let mut read = BufReader::new(read);
+    let mut waiting = JoinSet::new();
+    while let Ok(Ok(query)) = timeout(TCP_IDLE, next(&mut read)).await {
+        while !resolver.may_ask(client) {
+            sleep(BREATH).await;
+        }
+        let mut out = Vec::new();
+        match resolver.at_once(client, Transport::Tcp, &query, &mut out) {
+            Outcome::Answered if answers.send(out).await.is_err() => return,
+            Outcome::Answered => {}
+            Outcome::Ignored => return,
+            Outcome::Elsewhere => {
+                while waiting.len() >= TCP_FORWARDED && waiting.join_next().await.is_some() {}
+                let (resolver, answers) = (resolver.clone(), answers.clone());
+                waiting.spawn(async move {
+                    let mut out = Vec::new();
+                    resolver.forward(client, Transport::Tcp, &query, &mut out).await;
+                    let _gone = answers.send(out).await;
+                });
+            }
+        }
+    }
+    // The client may have closed its side and still wait for what it has asked.
+    while waiting.join_next().await.is_some() {}
+}
+
+async fn next(read: &mut BufReader<OwnedReadHalf>) -> io::Result<Vec<u8>> {
+    let mut query = vec![0; read.read_u16().await?.into()];
+    read.read_exact(&mut query).await?;
+    Ok(query)
+}
+
+/// Writes what there is in one go.
+async fn speak(mut write: OwnedWriteHalf, mut waiting: mpsc::Receiver<Vec<u8>>) {
+    let mut answers = Vec::new();
+    while waiting.recv_many(&mut answers, TCP_ANSWERS).await > 0 {
+        let mut bytes = Vec::new();
+        for answer in answers.drain(..) {
+            bytes.extend_from_slice(&(answer.len() as u16).to_be_bytes());
+            bytes.extend_from_slice(&answer);
+        }
+        if !matches!(timeout(TCP_IDLE, write.write_all(&bytes)).await, Ok(Ok(()))) {
+            return;
+        }
+    }
 }

@@ -1,27 +1,34 @@
-//! What names resolve to, for whom. Pure: no socket, no clock; chance comes in as an argument.
+//! What names resolve to, for whom. Pure: no socket, no clock.
+//!
+//! A client's names are looked up in this order: with its own stack behind them, as they are, and without the name of a
+//! network that ends them; each in its networks in the order of its interfaces.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use hickory_proto::rr::{
-    LowerName, Name, RData, RecordType,
-    rdata::{A, AAAA, PTR},
+use model::{
+    EndpointConfig, NameConfig, NamedPort, NetworkConfig, NetworkId, NodeConfig, Protocol, Subnet, TaskConfig, TaskId,
+    names,
 };
-use model::{EndpointConfig, NetworkConfig, NetworkId, NodeConfig, Subnet, TaskConfig, TaskId};
+
+use crate::wire::{self, Name};
 
 /// Seconds that an answer of ours may be kept.
 pub const ANSWER_TTL: u32 = 2;
+/// What the resolver itself is called on each network: no service can be.
+const OURSELVES: &str = "_dns";
 
 /// The names of this host's networks and the clients that may see them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Table {
     generation: u64,
-    zones: BTreeMap<NetworkId, Zone>,
-    /// The networks that a client is attached to, in the order of its interfaces.
-    clients: BTreeMap<(NetworkId, IpAddr), Vec<NetworkId>>,
-    tasks: BTreeMap<TaskId, Vec<NetworkId>>,
+    zones: Vec<Zone>,
+    viewers: Vec<Viewer>,
+    networks: HashMap<NetworkId, usize>,
+    clients: HashMap<(NetworkId, IpAddr), usize>,
+    tasks: HashMap<TaskId, usize>,
     gateways: BTreeSet<IpAddr>,
 }
 
@@ -39,54 +46,52 @@ pub enum Client {
     Task(TaskId),
 }
 
-/// What is to be said to a question.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The name is ours and has these records; never empty.
-    Records(Vec<RData>),
-    /// The name is ours and has nothing of this type.
-    NoData,
-    /// An address of ours that has no name.
-    NoSuchName,
-    /// Not ours: for the host's resolvers.
-    Forward,
-    /// Not ours, and all of the client's networks are internal: nothing else exists for it.
-    Internal,
-    /// This host does not know the network (any more): neither yes nor no would be true.
-    UnknownNetwork,
+/// What a client sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Viewer {
+    /// Its networks' zones, in the order of its interfaces.
+    zones: Vec<usize>,
+    /// The name of its stack: labels.
+    stack: Option<Vec<u8>>,
+    /// Whom the user wants asked for what is not ours, from inside this task.
+    pub(crate) servers: Option<(TaskId, Vec<IpAddr>)>,
 }
 
 impl Table {
     /// The table of this configuration.
     pub fn of(config: &NodeConfig) -> Self {
-        let mut zones: BTreeMap<_, _> = config.networks.iter().map(|(&id, network)| (id, Zone::of(network))).collect();
+        let mut table = Self { generation: config.generation, ..Self::default() };
+        for (&id, network) in &config.networks {
+            let zone = table.zones.len();
+            table.networks.insert(id, zone);
+            // In the same place: who is unknown sees the network that it asks in.
+            table.viewers.push(Viewer { zones: vec![zone], ..Viewer::default() });
+            table.zones.push(Zone::of(network));
+        }
         for ((network, name), record) in &config.names {
-            if let Some(zone) = zones.get_mut(network) {
-                zone.add(name, &record.addresses, record.canonical);
+            if let Some(&zone) = table.networks.get(network) {
+                table.zones[zone].add(name, record);
             }
         }
-        Self {
-            generation: config.generation,
-            zones,
-            clients: config.tasks.values().flat_map(|task| clients(config, task)).collect(),
-            tasks: config.tasks.iter().map(|(&id, task)| (id, networks(config, task))).collect(),
-            gateways: config.networks.values().filter(|network| !is_lan(network)).flat_map(gateways).collect(),
+        for (&id, task) in &config.tasks {
+            table.add_task(config, id, task);
         }
+        table.gateways = config.networks.values().filter(|network| !is_lan(network)).flat_map(gateways).collect();
+        table
     }
 
-    /// What to say to `client`. `chance` rotates the addresses of an answer; any value will do.
-    ///
-    /// A name that two of the client's networks have is the one of its first network; a name as it stands comes before
-    /// one with a network's name appended.
-    pub fn answer(&self, client: Client, question: &LowerName, kind: RecordType, chance: usize) -> Verdict {
-        let Some(zones) = self.visible(client) else { return Verdict::UnknownNetwork };
-        if let Some(address) = reverse(question) {
-            return self.name_of(address, &zones, kind);
-        }
-        let plain = zones.iter().find_map(|zone| zone.names.get(question));
-        match plain.or_else(|| zones.iter().find_map(|zone| zone.qualified.get(question))) {
-            Some(addresses) => records(addresses, kind, chance),
-            None => elsewhere(&zones),
+    fn add_task(&mut self, config: &NodeConfig, id: TaskId, task: &TaskConfig) {
+        let servers = &task.spec.dns.servers;
+        let viewer = Viewer {
+            zones: endpoints(config, task).filter_map(|of| self.networks.get(&of.network).copied()).collect(),
+            stack: task.stack.as_ref().and_then(|stack| wire::labels(&stack.to_ascii_lowercase())),
+            servers: (!servers.is_empty()).then(|| (id, servers.clone())),
+        };
+        let index = self.viewers.len();
+        self.viewers.push(viewer);
+        self.tasks.insert(id, index);
+        for endpoint in endpoints(config, task) {
+            self.clients.extend(endpoint.addresses.iter().map(|&address| ((endpoint.network, address), index)));
         }
     }
 
@@ -100,86 +105,179 @@ impl Table {
         &self.gateways
     }
 
-    /// The zones that a client sees; an unknown one sees the network that it asks in.
-    fn visible(&self, client: Client) -> Option<Vec<&Zone>> {
-        let zones = |ids: &Vec<NetworkId>| ids.iter().filter_map(|id| self.zones.get(id)).collect();
-        match client {
-            Client::Task(task) => self.tasks.get(&task).map(zones),
+    /// What a client sees; `None` if this host does not know its network.
+    pub(crate) fn viewer(&self, client: Client) -> Option<&Viewer> {
+        let index = match client {
+            Client::Task(task) => self.tasks.get(&task),
             Client::Of { network, address } => {
-                let own = self.zones.get(&network)?;
-                Some(self.clients.get(&(network, address)).map_or_else(|| vec![own], zones))
+                let own = self.networks.get(&network)?;
+                Some(self.clients.get(&(network, address)).unwrap_or(own))
             }
-        }
+        };
+        self.viewers.get(*index?)
     }
 
-    fn name_of(&self, address: IpAddr, zones: &[&Zone], kind: RecordType) -> Verdict {
-        match zones.iter().find_map(|zone| zone.pointers.get(&address)) {
-            Some(name) if kind == RecordType::PTR => Verdict::Records(vec![RData::PTR(PTR(name.clone()))]),
-            Some(_) => Verdict::NoData,
-            None if self.zones.values().any(|zone| zone.owns(address)) => Verdict::NoSuchName,
-            None => elsewhere(zones),
-        }
+    fn zones<'a>(&'a self, viewer: &'a Viewer) -> impl Iterator<Item = &'a Zone> + Clone {
+        viewer.zones.iter().filter_map(|&zone| self.zones.get(zone))
+    }
+
+    /// What a name means to a client, and where.
+    pub(crate) fn find<'a>(&'a self, viewer: &'a Viewer, name: &[u8]) -> Option<(&'a Zone, &'a Entry)> {
+        let zones = || self.zones(viewer);
+        let exactly = |name: &[u8]| zones().find_map(|zone| Some((zone, zone.names.get(name)?)));
+        let of_stack = |zone: &'a Zone, name: &[u8]| {
+            let whole = Name::below(name, viewer.stack.as_ref()?)?;
+            Some((zone, zone.names.get(whole.as_bytes())?))
+        };
+        let stacked = |name: &[u8]| viewer.stack.as_ref().and_then(|_| zones().find_map(|zone| of_stack(zone, name)));
+        stacked(name).or_else(|| exactly(name)).or_else(|| {
+            zones().find_map(|zone| {
+                let rest = zone.relative(name)?;
+                of_stack(zone, rest).or_else(|| Some((zone, zone.names.get(rest)?)))
+            })
+        })
+    }
+
+    /// The name of an address of ours: `Err` where it has none, `None` where it is not ours.
+    pub(crate) fn name_of<'a>(
+        &'a self,
+        viewer: &'a Viewer,
+        address: IpAddr,
+    ) -> Option<Result<(&'a Zone, &'a [u8]), &'a Zone>> {
+        let known = self.zones(viewer).find_map(|zone| Some((zone, zone.pointers.get(&address)?.as_slice())));
+        known.map(Ok).or_else(|| self.zones.iter().find(|zone| zone.owns(address)).map(Err))
+    }
+
+    /// Whether all that a client may know of is inside.
+    pub(crate) fn is_inside(&self, viewer: &Viewer) -> bool {
+        self.zones(viewer).all(|zone| zone.internal)
+    }
+}
+
+/// A name's records.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entry {
+    pub(crate) v4: Vec<Ipv4Addr>,
+    pub(crate) v6: Vec<Ipv6Addr>,
+    ports: Vec<NamedPort>,
+    /// The names, in the same zone, that its ports are told of; itself where empty.
+    targets: Vec<Vec<u8>>,
+}
+
+impl Entry {
+    pub(crate) fn of(addresses: &[IpAddr]) -> Self {
+        let v4 = addresses.iter().filter_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None });
+        let v6 = addresses.iter().filter_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
+        Self { v4: v4.collect(), v6: v6.collect(), ..Self::default() }
+    }
+
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.iter().map(|&v4| v4.into()).chain(self.v6.iter().map(|&v6| v6.into()))
+    }
+
+    /// Whether it has ports of this protocol, of any name or this one.
+    pub(crate) fn has_port(&self, protocol: Protocol, name: Option<&[u8]>) -> bool {
+        let is_named = |port: &NamedPort| name.is_none_or(|name| port.name.as_bytes().eq_ignore_ascii_case(name));
+        self.ports.iter().any(|port| port.protocol == protocol && is_named(port))
     }
 }
 
 /// The names of one network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Zone {
-    name: String,
+#[derive(Clone, Debug)]
+pub(crate) struct Zone {
+    /// Its labels as the user wrote them; none where they cannot be a name.
+    apex: Option<Vec<u8>>,
+    /// The same in lower case.
+    lower: Vec<u8>,
     internal: bool,
     subnets: Vec<Subnet>,
-    /// `web`
-    names: BTreeMap<LowerName, Vec<IpAddr>>,
-    /// `web.my-net`
-    qualified: BTreeMap<LowerName, Vec<IpAddr>>,
-    pointers: BTreeMap<IpAddr, Name>,
+    /// Where we answer.
+    resolvers: Entry,
+    /// `web`, by its labels.
+    names: HashMap<Vec<u8>, Entry>,
+    /// `web.my-net`.
+    pointers: HashMap<IpAddr, Vec<u8>>,
 }
 
 impl Zone {
     fn of(network: &NetworkConfig) -> Self {
-        Self {
-            name: network.name.clone(),
+        let apex = wire::labels(&network.name);
+        let at: Vec<IpAddr> = if is_lan(network) { vec![names::RESOLVER.into()] } else { gateways(network).collect() };
+        let mut zone = Self {
+            lower: apex.as_ref().map(|apex| apex.to_ascii_lowercase()).unwrap_or_default(),
+            apex,
             internal: network.internal,
             // A LAN has machines that others know the names of.
             subnets: network.subnets.iter().filter(|_| !is_lan(network)).map(|lease| lease.subnet).collect(),
-            names: BTreeMap::new(),
-            qualified: BTreeMap::new(),
-            pointers: BTreeMap::new(),
+            resolvers: Entry::of(&at),
+            names: HashMap::new(),
+            pointers: HashMap::new(),
+        };
+        zone.add(OURSELVES, &NameConfig::new(at, !is_lan(network)));
+        zone
+    }
+
+    fn add(&mut self, name: &str, record: &NameConfig) {
+        // A name too long for DNS cannot be asked for.
+        let Some(labels) = wire::labels(name) else { return };
+        let ports = record.ports.clone();
+        let targets = record.targets.iter().filter_map(|target| wire::labels(target)).collect();
+        let lower = labels.to_ascii_lowercase();
+        self.names.insert(lower, Entry { ports, targets, ..Entry::of(&record.addresses) });
+        if let Some(whole) = self.absolute(&labels).filter(|_| record.canonical) {
+            for &address in &record.addresses {
+                self.pointers.entry(address).or_insert_with(|| whole.clone());
+            }
         }
     }
 
-    fn add(&mut self, name: &str, addresses: &[IpAddr], canonical: bool) {
-        // A name too long for DNS (RFC 1035 section 2.3.4) cannot be asked for.
-        if let Some(name) = absolute(name) {
-            self.names.insert(LowerName::new(&name), addresses.to_vec());
-        }
-        let Some(qualified) = absolute(&format!("{name}.{}", self.name)) else { return };
-        self.qualified.insert(LowerName::new(&qualified), addresses.to_vec());
-        if canonical {
-            for &address in addresses {
-                self.pointers.entry(address).or_insert_with(|| qualified.clone());
+    /// A name of this zone as everybody on the network may use it.
+    pub(crate) fn absolute(&self, name: &[u8]) -> Option<Vec<u8>> {
+        Name::below(name, self.apex.as_ref()?).map(|_| [name, self.apex.as_deref().unwrap_or_default()].concat())
+    }
+
+    /// The name of the resolver here, and where it is.
+    pub(crate) fn ourselves(&self) -> (Vec<u8>, &Entry) {
+        let own = wire::labels(OURSELVES).unwrap_or_default();
+        (self.absolute(&own).unwrap_or(own), &self.resolvers)
+    }
+
+    /// What stands before the zone's own name.
+    fn relative<'a>(&self, name: &'a [u8]) -> Option<&'a [u8]> {
+        let mut at = 0;
+        while !self.lower.is_empty() && at + self.lower.len() < name.len() {
+            at += usize::from(*name.get(at)?) + 1;
+            if name.get(at..)? == self.lower {
+                return name.get(..at);
             }
         }
+        None
+    }
+
+    /// Where a port of this name is: port, name and addresses of each place that has it.
+    pub(crate) fn places<'a>(
+        &'a self,
+        entry: &'a Entry,
+        asked: &'a [u8],
+        protocol: Protocol,
+        port: &'a [u8],
+    ) -> impl Iterator<Item = (u16, &'a [u8], &'a Entry)> {
+        let own = entry.targets.is_empty().then_some((asked, entry));
+        let targets = entry.targets.iter().filter_map(|name| Some((name.as_slice(), self.names.get(name)?)));
+        own.into_iter().chain(targets).filter(|(_, at)| at.addresses().next().is_some()).flat_map(move |(name, at)| {
+            let is_it = move |of: &&NamedPort| of.protocol == protocol && of.name.as_bytes().eq_ignore_ascii_case(port);
+            at.ports.iter().filter(is_it).map(move |of| (of.port, name, at))
+        })
+    }
+
+    /// `name` without this zone's own, if it ends with that.
+    pub(crate) fn local<'a>(&self, name: &'a [u8]) -> &'a [u8] {
+        if self.names.contains_key(name) { name } else { self.relative(name).unwrap_or(name) }
     }
 
     fn owns(&self, address: IpAddr) -> bool {
         self.subnets.iter().any(|subnet| subnet.contains(address))
     }
-}
-
-fn clients<'a>(
-    config: &'a NodeConfig,
-    task: &'a TaskConfig,
-) -> impl Iterator<Item = ((NetworkId, IpAddr), Vec<NetworkId>)> + 'a {
-    let networks = networks(config, task);
-    endpoints(config, task).flat_map(move |endpoint| {
-        let networks = networks.clone();
-        endpoint.addresses.iter().map(move |&address| ((endpoint.network, address), networks.clone()))
-    })
-}
-
-fn networks(config: &NodeConfig, task: &TaskConfig) -> Vec<NetworkId> {
-    endpoints(config, task).map(|endpoint| endpoint.network).collect()
 }
 
 fn endpoints<'a>(config: &'a NodeConfig, task: &'a TaskConfig) -> impl Iterator<Item = &'a EndpointConfig> {
@@ -194,32 +292,49 @@ fn gateways(network: &NetworkConfig) -> impl Iterator<Item = IpAddr> {
     network.subnets.iter().map(|lease| lease.gateway)
 }
 
-fn absolute(text: &str) -> Option<Name> {
-    Name::from_labels(text.split('.').map(str::as_bytes)).ok()
-}
-
-/// The address that a name under in-addr.arpa or ip6.arpa stands for.
-fn reverse(question: &LowerName) -> Option<IpAddr> {
-    let prefix = question.parse_arpa_name().ok()?;
-    (prefix.prefix_len() == prefix.max_prefix_len()).then(|| prefix.addr())
-}
-
-fn records(addresses: &[IpAddr], kind: RecordType, chance: usize) -> Verdict {
-    let of_kind = |address: &IpAddr| match (kind, *address) {
-        (RecordType::A, IpAddr::V4(v4)) => Some(RData::A(A(v4))),
-        (RecordType::AAAA, IpAddr::V6(v6)) => Some(RData::AAAA(AAAA(v6))),
-        _ => None,
-    };
-    let mut found: Vec<RData> = addresses.iter().filter_map(of_kind).collect();
-    if found.is_empty() {
-        return Verdict::NoData;
+/// The address that a name under in-addr.arpa or ip6.arpa stands for (RFC 1035 section 3.5, RFC 3596 section 2.5).
+pub(crate) fn reverse(name: &[u8]) -> Option<IpAddr> {
+    if let Some(rest) = name.strip_suffix(b"\x07in-addr\x04arpa") {
+        let mut octets = each(rest)?;
+        (octets.len() == 4).then_some(())?;
+        octets.reverse();
+        let octet = |label: &&[u8]| {
+            let plain = label.len() == 1 || label.first() != Some(&b'0');
+            str::from_utf8(label).ok().filter(|_| plain && label.iter().all(u8::is_ascii_digit))?.parse::<u8>().ok()
+        };
+        let octets: Vec<u8> = octets.iter().filter_map(octet).collect();
+        return <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
     }
-    let first = chance % found.len();
-    found.rotate_left(first);
-    Verdict::Records(found)
+    let nibbles = each(name.strip_suffix(b"\x03ip6\x04arpa")?).filter(|nibbles| nibbles.len() == 32)?;
+    let value = nibbles.iter().rev().try_fold(0u128, |value, nibble| {
+        let [digit] = nibble else { return None };
+        char::from(*digit).to_digit(16).map(|digit| value << 4 | u128::from(digit))
+    })?;
+    Some(Ipv6Addr::from(value).into())
 }
 
-/// Also a name below one of our networks' names: a network may well be called `dev`, and so is a part of the Internet.
-fn elsewhere(zones: &[&Zone]) -> Verdict {
-    if zones.iter().all(|zone| zone.internal) { Verdict::Internal } else { Verdict::Forward }
+fn each(mut name: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut labels = Vec::new();
+    while !name.is_empty() {
+        let (label, rest) = wire::split(name)?;
+        labels.push(label);
+        name = rest;
+    }
+    Some(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_addresses_have_reverse_names() {
+        let of = |text: &str| reverse(&wire::labels(text).unwrap());
+        assert_eq!(of("3.9.0.10.in-addr.arpa"), Some("10.0.9.3".parse().unwrap()));
+        for text in ["9.0.10.in-addr.arpa", "300.9.0.10.in-addr.arpa", "03.9.0.10.in-addr.arpa", "x.ip6.arpa", "a"] {
+            assert_eq!(of(text), None, "{text}");
+        }
+        let v6 = "3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.9.0.0.0.0.0.d.f.ip6.arpa";
+        assert_eq!(of(v6), Some("fd00:9::3".parse().unwrap()));
+    }
 }

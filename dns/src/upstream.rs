@@ -1,24 +1,36 @@
-//! The host's own resolvers. A question goes to all of them at once, as it came; the first useful answer wins. Nothing is
-//! kept: the host's resolvers have the cache.
+//! Other resolvers: the host's own, or those that a task was given. A question goes to all of them at once; the first
+//! useful answer wins and is kept for as long as it says. The same question is on its way only once.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream::FuturesUnordered};
-use hickory_proto::op::{Message, Query, ResponseCode};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared},
+    stream::FuturesUnordered,
+};
+use model::TaskId;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    net::{TcpSocket, UdpSocket},
     sync::Semaphore,
     time::timeout,
 };
 
-/// How many of the host's resolvers are asked: as many as glibc does (MAXNS in resolv.h).
+use crate::{
+    answer::Transport,
+    cache::{Cache, Key, Way},
+    resolv_conf::{PORT, ResolvConf},
+    wire::{self, Foreign, Query, code},
+};
+
+/// How many resolvers are asked: as many as glibc does (MAXNS in resolv.h).
 const MAX_RESOLVERS: usize = 3;
 /// How many questions may be on their way on this host.
 const MAX_IN_FLIGHT: usize = 1024;
@@ -26,14 +38,23 @@ const MAX_IN_FLIGHT: usize = 1024;
 const TRIES: u32 = 2;
 const TRY: Duration = Duration::from_secs(2);
 const OVERALL: Duration = TRY.saturating_mul(TRIES);
-const DNS_PORT: u16 = 53;
 
-/// The resolvers of the host.
-#[derive(Debug)]
+/// Does work inside the sandbox of a task. Errors: it cannot be entered, or the work's own.
+pub type Enter = Arc<dyn Fn(TaskId, &mut (dyn FnMut() -> io::Result<()> + Send)) -> io::Result<()> + Send + Sync>;
+
+/// The resolvers of the host and of its tasks, and what they have said.
 pub struct Upstream {
     resolvers: Resolvers,
+    enter: Option<Enter>,
     in_flight: Semaphore,
+    cache: Mutex<Cache>,
+    asked: Mutex<HashMap<(Key, Transport), Answering>>,
+    /// Those of the host that were asked last.
+    last: Mutex<Vec<SocketAddr>>,
 }
+
+type Answer = Result<Arc<Foreign>, Arc<Unanswered>>;
+type Answering = Shared<BoxFuture<'static, Answer>>;
 
 #[derive(Debug)]
 enum Resolvers {
@@ -41,24 +62,17 @@ enum Resolvers {
     File(PathBuf),
 }
 
-/// How a client asked, and so how long an answer may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Transport {
-    Udp,
-    Tcp,
-}
-
-/// A question that no resolver of the host has answered.
+/// A question that no resolver has answered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unanswered {
     /// Too many are on their way.
-    #[error("{MAX_IN_FLIGHT} questions to this host's resolvers are on their way already: ask again")]
+    #[error("{MAX_IN_FLIGHT} questions to other resolvers are on their way already: ask again")]
     Busy,
     /// There is no resolver other than ourselves.
-    #[error("this host has no resolver to forward to: add a nameserver to {0}")]
+    #[error("there is no resolver to forward to but ourselves: add another one to {0}")]
     NoResolver(String),
     /// None answered in time.
-    #[error("none of this host's resolvers answered: {0:?}; see {1}")]
+    #[error("none of these resolvers answered: {0:?}; see {1}")]
     Silent(Vec<SocketAddr>, String),
 }
 
@@ -78,44 +92,98 @@ impl Upstream {
         Self::over(Resolvers::Fixed(resolvers))
     }
 
+    /// Tasks' own resolvers are asked by sockets made like this; without it, from the host.
+    pub fn inside(self, enter: Enter) -> Self {
+        Self { enter: Some(enter), ..self }
+    }
+
     fn over(resolvers: Resolvers) -> Self {
-        Self { resolvers, in_flight: Semaphore::new(MAX_IN_FLIGHT) }
+        Self {
+            resolvers,
+            enter: None,
+            in_flight: Semaphore::new(MAX_IN_FLIGHT),
+            cache: Mutex::default(),
+            asked: Mutex::default(),
+            last: Mutex::default(),
+        }
+    }
+
+    /// What was said before and still holds, with its age in seconds.
+    pub(crate) fn known(&self, key: &Key) -> Option<(Arc<Foreign>, u32)> {
+        hold(&self.cache).get(key, Instant::now())
     }
 
     /// Asks all resolvers but `ourselves`, at most 4 seconds long. An answer cut short is asked for again over TCP if that
-    /// is how the client asked. Where none has a useful answer, one resolver's refusal is the answer.
+    /// is how the client asked. Where none has a useful answer, one resolver's refusal is the answer. A question that
+    /// comes back to us while it is on its way gets no further.
     pub(crate) async fn ask(
-        &self,
-        query: &[u8],
-        question: &Query,
+        self: &Arc<Self>,
+        query: &Query<'_>,
+        way: Way,
         transport: Transport,
         ourselves: &BTreeSet<IpAddr>,
-    ) -> Result<Message, Unanswered> {
+    ) -> Answer {
+        let (key, upstream, ourselves) = (Key::of(way, query), self.clone(), ourselves.clone());
+        let hops = query.edns.map_or(0, |edns| edns.hops).saturating_add(1);
+        let asked = (key.clone(), transport);
+        let question = query.question.to_vec();
+        let begin = || {
+            let (key, asked) = (key.clone(), asked.clone());
+            let work = async move {
+                let exchange = Exchange { question, key: &key, hops, transport, enter: upstream.enter.as_ref() };
+                let answer = upstream.race(exchange, &ourselves).await.map_err(Arc::new);
+                hold(&upstream.asked).remove(&asked);
+                if let Ok(answer) = &answer {
+                    hold(&upstream.cache).put(key, answer.clone(), Instant::now());
+                }
+                answer
+            };
+            work.boxed().shared()
+        };
+        let answering = hold(&self.asked).entry(asked.clone()).or_insert_with(begin).clone();
+        // Who began it may have given up.
+        let _forgotten = Forget(self, &asked, &answering);
+        answering.clone().await
+    }
+
+    async fn race(&self, exchange: Exchange<'_>, ourselves: &BTreeSet<IpAddr>) -> Result<Arc<Foreign>, Unanswered> {
         let _permit = self.in_flight.try_acquire().map_err(|_| Unanswered::Busy)?;
-        let mut resolvers = self.resolvers().await;
-        resolvers.retain(|resolver| !ourselves.contains(&resolver.ip()));
+        let (mut resolvers, source) = match &exchange.key.way {
+            Way::Host => (self.resolvers().await, self.source()),
+            Way::Task(_, servers) => {
+                (servers.iter().map(|&server| (server, PORT).into()).collect(), "the service's --dns".to_owned())
+            }
+        };
+        resolvers.retain(|resolver| !is_ourselves(resolver, ourselves));
         resolvers.truncate(MAX_RESOLVERS);
         if resolvers.is_empty() {
-            return Err(Unanswered::NoResolver(self.source()));
+            return Err(Unanswered::NoResolver(source));
         }
-        let asked = resolvers.iter().map(|&resolver| Exchange { resolver, query, question }.run(transport));
-        let mut race: FuturesUnordered<_> = asked.collect();
+        let mut race: FuturesUnordered<_> = resolvers.iter().map(|&resolver| exchange.run(resolver)).collect();
         let mut refusal = None;
         while let Some(answer) = race.next().await {
             match answer {
-                Ok(answer) if is_useful(&answer) => return Ok(answer),
+                Ok(answer) if matches!(answer.code, code::NO_ERROR | code::NX_DOMAIN) => return Ok(Arc::new(answer)),
                 Ok(answer) => refusal = Some(answer),
-                Err(error) => tracing::debug!(%error, "a resolver of the host did not answer"),
+                Err(error) => tracing::debug!(%error, "a resolver did not answer"),
             }
         }
-        refusal.ok_or_else(|| Unanswered::Silent(resolvers, self.source()))
+        refusal.map(Arc::new).ok_or(Unanswered::Silent(resolvers, source))
     }
 
     async fn resolvers(&self) -> Vec<SocketAddr> {
-        match &self.resolvers {
+        let found = match &self.resolvers {
             Resolvers::Fixed(resolvers) => resolvers.clone(),
-            Resolvers::File(path) => parse(&tokio::fs::read_to_string(path).await.unwrap_or_default()),
+            Resolvers::File(path) => {
+                ResolvConf::parse(&tokio::fs::read_to_string(path).await.unwrap_or_default()).servers
+            }
+        };
+        let mut last = hold(&self.last);
+        if *last != found {
+            hold(&self.cache).forget_host();
+            last.clone_from(&found);
         }
+        found
     }
 
     fn source(&self) -> String {
@@ -126,58 +194,67 @@ impl Upstream {
     }
 }
 
-/// The name servers of a resolv.conf(5); this very host where there are none, as that page says.
-fn parse(text: &str) -> Vec<SocketAddr> {
-    let servers = text.lines().filter_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        (words.next()? == "nameserver").then(|| words.next().and_then(server)).flatten()
-    });
-    let mut servers: Vec<SocketAddr> = servers.collect();
-    if servers.is_empty() {
-        servers.push((Ipv4Addr::LOCALHOST, DNS_PORT).into());
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Our own resolvers: at gateways and, in sandboxes, at Docker's address.
+fn is_ourselves(resolver: &SocketAddr, ourselves: &BTreeSet<IpAddr>) -> bool {
+    ourselves.contains(&resolver.ip()) || resolver.ip() == IpAddr::V4(model::names::RESOLVER)
+}
+
+/// Takes a question off the list if the last who waits for it goes.
+struct Forget<'a>(&'a Upstream, &'a (Key, Transport), &'a Answering);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        let mut asked = hold(&self.0.asked);
+        // The list has one, this guard's owner the other.
+        let is_last = self.2.strong_count().is_some_and(|count| count <= 2);
+        if is_last && asked.get(self.1).is_some_and(|listed| listed.ptr_eq(self.2)) {
+            asked.remove(self.1);
+        }
     }
-    servers
 }
 
-fn server(text: &str) -> Option<SocketAddr> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some((address, DNS_PORT).into());
-    }
-    // `fe80::1%eth0`: the C library turns the interface's name into its index, without asking anyone.
-    let (address, _interface) = text.split_once('%')?;
-    address.parse::<Ipv6Addr>().ok()?;
-    (text, DNS_PORT).to_socket_addrs().ok()?.next()
-}
-
-fn is_useful(answer: &Message) -> bool {
-    matches!(answer.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
-}
-
-/// One question to one resolver.
+/// One question, for each of some resolvers.
 struct Exchange<'a> {
-    resolver: SocketAddr,
-    query: &'a [u8],
-    question: &'a Query,
+    question: Vec<u8>,
+    key: &'a Key,
+    hops: u8,
+    transport: Transport,
+    enter: Option<&'a Enter>,
 }
 
 impl Exchange<'_> {
-    async fn run(self, transport: Transport) -> io::Result<Message> {
-        let both = async {
-            let answer = self.udp().await?;
-            let cut_short = answer.metadata.truncation && transport == Transport::Tcp;
-            if cut_short { self.tcp().await } else { Ok(answer) }
+    async fn run(&self, resolver: SocketAddr) -> io::Result<Foreign> {
+        let all = async {
+            let mut edns = Some(self.hops);
+            let mut answer = self.udp(resolver, edns).await?;
+            // It may know no EDNS (RFC 6891 section 6.2.2).
+            if matches!(answer.code, code::FORM_ERR | code::NOT_IMP) {
+                edns = None;
+                answer = self.udp(resolver, edns).await?;
+            }
+            let cut_short = answer.truncated && self.transport == Transport::Tcp;
+            if cut_short { self.tcp(resolver, edns).await } else { Ok(answer) }
         };
-        timeout(OVERALL, both).await?
+        timeout(OVERALL, all).await?
     }
 
-    async fn udp(&self) -> io::Result<Message> {
-        let any: IpAddr =
-            if self.resolver.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(self.resolver).await?;
+    async fn udp(&self, resolver: SocketAddr, edns: Option<u8>) -> io::Result<Foreign> {
+        let any: IpAddr = if resolver.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let make = move || {
+            let socket = std::net::UdpSocket::bind((any, 0))?;
+            socket.set_nonblocking(true).map(|()| socket)
+        };
+        let socket = UdpSocket::from_std(self.made(make).await?)?;
+        socket.connect(resolver).await?;
+        // Under an id of ours, so that nobody can guess it from the client's.
         let id: u16 = rand::random();
+        let query = wire::question(id, &self.question, self.key.flags, edns);
         for _ in 0..TRIES {
-            socket.send(&self.numbered(id)).await?;
+            socket.send(&query).await?;
             if let Ok(answer) = timeout(TRY, self.answer(&socket, id)).await {
                 return answer;
             }
@@ -186,52 +263,47 @@ impl Exchange<'_> {
     }
 
     /// The first datagram that is the answer; anything else may be forged and is passed over.
-    async fn answer(&self, socket: &UdpSocket, id: u16) -> io::Result<Message> {
+    async fn answer(&self, socket: &UdpSocket, id: u16) -> io::Result<Foreign> {
         let mut buffer = vec![0; usize::from(u16::MAX)];
         loop {
             let length = socket.recv(&mut buffer).await?;
-            if let Some(answer) = self.accept(&buffer[..length], id) {
+            if let Some(answer) = Foreign::parse(&buffer[..length], id, &self.question) {
                 return Ok(answer);
             }
         }
     }
 
-    async fn tcp(&self) -> io::Result<Message> {
-        let mut stream = TcpStream::connect(self.resolver).await?;
+    async fn tcp(&self, resolver: SocketAddr, edns: Option<u8>) -> io::Result<Foreign> {
+        let make = move || if resolver.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() };
+        let mut stream = self.made(make).await?.connect(resolver).await?;
         let id: u16 = rand::random();
-        let query = self.numbered(id);
+        let query = wire::question(id, &self.question, self.key.flags, edns);
         let length = u16::try_from(query.len()).map_err(io::Error::other)?;
         stream.write_all(&[&length.to_be_bytes(), query.as_slice()].concat()).await?;
         let mut answer = vec![0; usize::from(stream.read_u16().await?)];
         stream.read_exact(&mut answer).await?;
-        self.accept(&answer, id).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        Foreign::parse(&answer, id, &self.question).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// The client's own bytes under an id of ours, so that nobody can guess it from the client's.
-    fn numbered(&self, id: u16) -> Vec<u8> {
-        let body = self.query.get(2..).unwrap_or_default();
-        [&id.to_be_bytes(), body].concat()
-    }
-
-    fn accept(&self, bytes: &[u8], id: u16) -> Option<Message> {
-        let answer = Message::from_vec(bytes).ok()?;
-        let ours = answer.metadata.id == id && answer.queries.as_slice() == [self.question.clone()];
-        ours.then_some(answer)
+    /// A socket, made where it is to be.
+    async fn made<S: Send + 'static>(&self, make: impl Fn() -> io::Result<S> + Send + Sync + 'static) -> io::Result<S> {
+        let (Way::Task(task, _), Some(enter)) = (&self.key.way, self.enter) else { return make() };
+        let (task, enter) = (*task, enter.clone());
+        let inside = move || {
+            let mut made = None;
+            enter(task, &mut || {
+                made = Some(make()?);
+                Ok(())
+            })?;
+            made.ok_or_else(|| io::ErrorKind::NotFound.into())
+        };
+        tokio::task::spawn_blocking(inside).await.map_err(io::Error::other)?
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn resolv_conf_names_the_servers_in_order_and_defaults_to_this_host() {
-        let text =
-            "# nameserver 9.9.9.9\nsearch example.org\nnameserver 10.0.0.1\nnameserver\t fd00::1 \nnameserver x\n";
-        let expected: Vec<SocketAddr> = vec!["10.0.0.1:53".parse().unwrap(), "[fd00::1]:53".parse().unwrap()];
-        assert_eq!(parse(text), expected);
-        assert_eq!(parse(""), vec!["127.0.0.1:53".parse().unwrap()]);
-    }
 
     #[tokio::test]
     async fn a_changed_resolv_conf_counts_from_the_next_question() {
@@ -241,10 +313,5 @@ mod tests {
             std::fs::write(file.path(), format!("nameserver {server}\n")).unwrap();
             assert_eq!(upstream.resolvers().await, vec![format!("{server}:53").parse().unwrap()]);
         }
-    }
-
-    #[test]
-    fn a_link_local_server_keeps_its_interface() {
-        assert_eq!(parse("nameserver fe80::1%lo\n"), vec!["[fe80::1%1]:53".parse().unwrap()]);
     }
 }

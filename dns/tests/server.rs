@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use dns::{Audience, Listener, ServerHandle, Table, Upstream};
+use dns::{Audience, Limits, Listener, ServerHandle, Table, Upstream};
 use fixture::{Host, MY_NET, VAULT};
 use hickory_proto::{
     op::{Message, Query, ResponseCode},
@@ -35,13 +35,17 @@ struct Resolver {
 impl Resolver {
     /// On 127.0.0.1 and ::1.
     async fn start(network: NetworkId, host: &Host, upstream: Upstream) -> Self {
+        Self::limited(network, host, upstream, Limits::default()).await
+    }
+
+    async fn limited(network: NetworkId, host: &Host, upstream: Upstream, limits: Limits) -> Self {
         let (port, listener) = loop {
             if let Ok(bound) = bind(network).await {
                 break bound;
             }
         };
         let (table, tables) = watch::channel(Arc::new(Table::of(&host.0)));
-        let server = dns::serve(listener, tables, Arc::new(upstream));
+        let server = dns::serve(listener, tables, Arc::new(upstream), limits);
         Self { port, table, _server: server }
     }
 
@@ -206,7 +210,7 @@ async fn the_case_of_a_question_is_kept() {
 async fn a_missing_type_is_no_data_that_nobody_keeps() {
     let answer = alone().await.dig("web MX").await;
     assert!(answer.contains("status: NOERROR") && answer.contains("ANSWER: 0, AUTHORITY: 1"), "{answer}");
-    assert!(answer.contains(".\t\t\t0\tIN\tSOA\t. . 42 1 1 1 0"), "{answer}");
+    assert!(answer.contains("web.\t\t\t0\tIN\tSOA\t_dns.my-net. . 42 1 1 1 0"), "{answer}");
 }
 
 #[tokio::test]
@@ -302,7 +306,7 @@ async fn a_flood_of_questions_for_elsewhere_is_refused_and_our_names_go_on() {
     assert_eq!(Message::from_vec(&buffer[..length]).unwrap().metadata.response_code, ResponseCode::ServFail);
     assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
     let answer = resolver.dig("example.com A").await;
-    assert!(answer.contains("too many questions of this network"), "{answer}");
+    assert!(answer.contains("too many questions of this client"), "{answer}");
 }
 
 #[tokio::test]
@@ -374,6 +378,188 @@ async fn a_dropped_resolver_gives_its_sockets_back() {
         }
     };
     tokio::time::timeout(Duration::from_secs(5), freed).await.expect("the sockets are closed");
+}
+
+/// Takes its time for names that begin with `slow`, answers others at once.
+async fn moody() -> SocketAddr {
+    let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
+            let mut reply = Message::from_vec(&buffer[..length]).unwrap().into_response();
+            known(&mut reply);
+            let (socket, slow) = (socket.clone(), reply.queries[0].name().to_string().starts_with("slow"));
+            tokio::spawn(async move {
+                if slow {
+                    tokio::time::sleep(Duration::from_millis(700)).await;
+                }
+                socket.send_to(&reply.to_vec().unwrap(), client).await.unwrap();
+            });
+        }
+    });
+    address
+}
+
+async fn write_question(stream: &mut tokio::net::TcpStream, name: &str) {
+    let bytes = question(name);
+    stream.write_all(&[&(bytes.len() as u16).to_be_bytes(), bytes.as_slice()].concat()).await.unwrap();
+}
+
+async fn read_answer(stream: &mut tokio::net::TcpStream) -> Message {
+    let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];
+    stream.read_exact(&mut answer).await.unwrap();
+    Message::from_vec(&answer).unwrap()
+}
+
+#[tokio::test]
+async fn pipelined_questions_are_answered_as_answers_come() {
+    let upstream = Upstream::fixed(vec![moody().await]);
+    let resolver = Resolver::start(MY_NET, &Host::new(), upstream).await;
+    let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, resolver.port)).await.unwrap();
+    for name in ["slow.example.", "quick.example.", "web."] {
+        write_question(&mut stream, name).await;
+    }
+    // The client says that it has no more to ask, and still gets all.
+    stream.shutdown().await.unwrap();
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        order.push(read_answer(&mut stream).await.queries[0].name().to_string());
+    }
+    assert_eq!(order.pop().unwrap(), "slow.example.", "nobody waits for it: {order:?}");
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "then the connection ends");
+}
+
+#[tokio::test]
+async fn many_thousand_pipelined_questions_are_all_answered() {
+    let resolver = alone().await;
+    let stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, resolver.port)).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let all = 20_000_u16;
+    tokio::spawn(async move {
+        for id in 0..all {
+            let mut bytes = question("web.");
+            bytes[..2].copy_from_slice(&id.to_be_bytes());
+            write.write_all(&[&(bytes.len() as u16).to_be_bytes(), bytes.as_slice()].concat()).await.unwrap();
+        }
+        std::future::pending::<()>().await;
+    });
+    for id in 0..all {
+        let mut answer = vec![0; usize::from(read.read_u16().await.unwrap())];
+        read.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer[..2], id.to_be_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_client_has_so_many_connections_and_others_have_theirs() {
+    let resolver = alone().await;
+    let connect = || tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, resolver.port));
+    let mut open = Vec::new();
+    for _ in 0..Limits::default().connections {
+        let mut stream = connect().await.unwrap();
+        write_question(&mut stream, "web.").await;
+        read_answer(&mut stream).await;
+        open.push(stream);
+    }
+    let mut refused = connect().await.unwrap();
+    assert!(matches!(refused.read(&mut [0]).await, Ok(0) | Err(_)), "closed at once");
+    let mut other = tokio::net::TcpStream::connect((Ipv6Addr::LOCALHOST, resolver.port)).await.unwrap();
+    write_question(&mut other, "web.").await;
+    assert_eq!(read_answer(&mut other).await.answers.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flooding_client_does_not_slow_others_answers() {
+    // As fast as this test is without optimization.
+    let limits = Limits { queries: 1_000, ..Limits::default() };
+    let resolver = Resolver::limited(MY_NET, &Host::new(), Upstream::fixed(Vec::new()), limits).await;
+    let port = resolver.port;
+    let flood = tokio::task::spawn_blocking(move || {
+        let (socket, bytes) = (std::net::UdpSocket::bind("127.0.0.66:0").unwrap(), question("tasks.web."));
+        let start = std::time::Instant::now();
+        let mut sent = 0_u32;
+        while start.elapsed() < Duration::from_secs(2) {
+            sent += u32::from(socket.send_to(&bytes, ("127.0.0.1", port)).is_ok());
+        }
+        sent
+    });
+    let client = UdpSocket::bind("127.0.0.67:0").await.unwrap();
+    let (mut times, mut buffer) = (Vec::new(), [0; 512]);
+    while !flood.is_finished() {
+        let start = std::time::Instant::now();
+        client.send_to(&question("web."), (Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        let answered = tokio::time::timeout(Duration::from_secs(1), client.recv(&mut buffer)).await;
+        times.push(answered.map_or(Duration::from_secs(1), |_| start.elapsed()));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    times.sort();
+    let sent = flood.await.unwrap();
+    assert!(times[times.len() / 2] < Duration::from_millis(100), "{sent} sent; {times:?}");
+}
+
+#[tokio::test]
+async fn what_was_said_elsewhere_is_kept_and_grows_old() {
+    let mut live = FakeUpstream::start(known).await;
+    let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![live.address])).await;
+    for name in ["example.com", "EXAMPLE.com", "example.COM"] {
+        assert!(resolver.dig(&format!("{name} A")).await.contains(&format!("\n{name}.\t\t")), "each gets its own case");
+    }
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let old = resolver.dig("+tcp example.com A").await;
+    assert!(old.contains("\t299\tIN") || old.contains("\t298\tIN"), "{old}");
+    assert_eq!(live.questions(), ["udp example.com. IN A"], "asked once");
+}
+
+#[tokio::test]
+async fn a_name_that_becomes_ours_is_not_answered_from_what_others_said() {
+    let live = FakeUpstream::start(known).await;
+    let mut host = Host::new();
+    let resolver = Resolver::start(MY_NET, &host, Upstream::fixed(vec![live.address])).await;
+    assert_eq!(resolver.short("later A").await, ["192.0.2.1"]);
+    host.name(MY_NET, "later", &["10.0.9.77"], true);
+    resolver.table.send_replace(Arc::new(Table::of(&host.0)));
+    assert_eq!(resolver.short("later A").await, ["10.0.9.77"]);
+}
+
+#[tokio::test]
+async fn the_same_question_is_on_its_way_once_even_if_it_comes_back_to_us() {
+    let (socket, loops) = silent().await;
+    let resolver = Arc::new(Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![loops])).await);
+    let port = resolver.port;
+    let asking = tokio::spawn({
+        let resolver = resolver.clone();
+        async move { resolver.dig("example.com A").await }
+    });
+    // What arrives there is sent back to us without our mark, as a resolver in between would.
+    let mut buffer = [0; 512];
+    let (length, _) = socket.recv_from(&mut buffer).await.unwrap();
+    let mut plain = Message::from_vec(&buffer[..length]).unwrap();
+    plain.edns = None;
+    for _ in 0..50 {
+        socket.send_to(&plain.to_vec().unwrap(), (Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    }
+    let answer = asking.await.unwrap();
+    assert!(answer.contains("status: SERVFAIL"), "{answer}");
+    let mut again = 0;
+    while let Ok((length, _)) = socket.try_recv_from(&mut buffer) {
+        again += u32::from(Message::from_vec(&buffer[..length]).is_ok_and(|message| message.edns.is_some()));
+    }
+    assert!(again <= 1, "asked {again} more times, where one repetition is due");
+}
+
+#[tokio::test]
+async fn a_resolver_that_knows_no_edns_is_asked_without() {
+    let old = FakeUpstream::start(|reply| {
+        if reply.edns.is_some() {
+            reply.metadata.response_code = ResponseCode::FormErr;
+        } else {
+            known(reply);
+        }
+    })
+    .await;
+    let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![old.address])).await;
+    assert_eq!(resolver.short("example.com A").await, ["192.0.2.1"]);
 }
 
 fn question(name: &str) -> Vec<u8> {

@@ -4,23 +4,54 @@
 
 mod fixture;
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
-use dns::{Client, Table, Verdict};
+use dns::{Client, Outcome, Table, Transport};
 use fixture::{BACK_END, Host, MY_NET, VAULT};
-use hickory_proto::rr::{Name, RData, RecordType};
-use model::NetworkId;
+use hickory_proto::{
+    op::{Edns, Message, Query, ResponseCode},
+    rr::{Name, RecordType},
+};
+use model::{NamedPort, NetworkId, Protocol, TaskId};
 
-/// The verdict as text: records in order, or the name of what it is.
+/// What is said, as text: records, or what it is instead.
 fn ask(host: &Host, network: NetworkId, address: &str, name: &str, kind: RecordType) -> String {
-    text(host, Client::Of { network, address: address.parse().unwrap() }, name, kind, 0)
+    text(host, Client::Of { network, address: address.parse().unwrap() }, name, kind)
 }
 
-fn text(host: &Host, client: Client, name: &str, kind: RecordType, chance: usize) -> String {
-    let name = Name::from_ascii(name).unwrap();
-    match Table::of(&host.0).answer(client, &name.into(), kind, chance) {
-        Verdict::Records(records) => records.iter().map(RData::to_string).collect::<Vec<_>>().join(" "),
-        other => format!("{other:?}"),
+fn text(host: &Host, client: Client, name: &str, kind: RecordType) -> String {
+    let Some(answer) = message(&Table::of(&host.0), client, name, kind, 0) else { return "Forward".to_owned() };
+    match answer.metadata.response_code {
+        ResponseCode::NoError if answer.answers.is_empty() => "NoData".to_owned(),
+        ResponseCode::NoError => records(&answer),
+        ResponseCode::NXDomain if explained(&answer) => "Internal".to_owned(),
+        ResponseCode::NXDomain => "NoSuchName".to_owned(),
+        ResponseCode::ServFail if explained(&answer) => "UnknownNetwork".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn explained(answer: &Message) -> bool {
+    answer.edns.as_ref().is_some_and(|edns| !edns.options().options.is_empty())
+}
+
+/// In an order that does not depend on chance.
+fn records(answer: &Message) -> String {
+    let records: BTreeSet<String> = answer.answers.iter().map(|record| record.data.to_string()).collect();
+    records.into_iter().collect::<Vec<_>>().join(" ")
+}
+
+fn message(table: &Table, client: Client, name: &str, kind: RecordType, chance: u64) -> Option<Message> {
+    let mut query = Message::query();
+    query.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    let mut edns = Edns::new();
+    edns.set_max_payload(1232);
+    query.set_edns(edns);
+    let mut out = Vec::new();
+    match dns::reply(table, client, Transport::Udp, &query.to_vec().unwrap(), chance, &mut out) {
+        Outcome::Answered => Some(Message::from_vec(&out).unwrap()),
+        Outcome::Elsewhere => None,
+        Outcome::Ignored => panic!("a good query is ignored"),
     }
 }
 
@@ -53,16 +84,21 @@ fn case_does_not_matter() {
 }
 
 #[test]
-fn chance_rotates_the_addresses() {
-    let (host, client) = (Host::new(), Client::Of { network: MY_NET, address: "10.0.9.200".parse().unwrap() });
-    let first = |chance| text(&host, client, "tasks.web.", RecordType::A, chance);
-    assert_eq!([first(0), first(1)], ["10.0.9.3 10.0.9.4", "10.0.9.4 10.0.9.3"]);
-    assert_eq!(first(usize::MAX), "10.0.9.4 10.0.9.3");
+fn every_answer_has_an_order_of_its_own() {
+    let (table, client) =
+        (Table::of(&Host::new().0), Client::Of { network: MY_NET, address: "10.0.9.200".parse().unwrap() });
+    let first = |chance| {
+        let answer = message(&table, client, "tasks.web.", RecordType::A, chance).unwrap();
+        assert_eq!(records(&answer), "10.0.9.3 10.0.9.4");
+        answer.answers[0].data.to_string()
+    };
+    let count = (0..1_000).filter(|&chance| first(chance) == "10.0.9.3").count();
+    assert!((400..600).contains(&count), "{count}");
 }
 
 #[test]
 fn a_name_without_the_type_is_no_data() {
-    for kind in [RecordType::ANY, RecordType::SRV, RecordType::MX, RecordType::Unknown(65280)] {
+    for kind in [RecordType::SRV, RecordType::TXT, RecordType::MX, RecordType::Unknown(65280)] {
         assert_eq!(ask_my_net("web.", kind), "NoData", "{kind}");
     }
     assert_eq!(ask(&Host::new(), BACK_END, "10.0.10.200", "db.", RecordType::AAAA), "NoData");
@@ -161,4 +197,121 @@ fn a_name_too_long_for_dns_does_no_harm() {
     let mut host = Host::new();
     host.name(MY_NET, &"x".repeat(64), &["10.0.9.8"], true);
     assert_eq!(ask(&host, MY_NET, "10.0.9.200", "web.", RecordType::A), "10.0.9.2");
+}
+
+fn web_port() -> NamedPort {
+    NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 8080 }
+}
+
+/// `web` has the port `http`, told of its virtual IP and of each task.
+fn with_ports() -> Host {
+    let mut host = Host::new();
+    for (name, targets) in [("web", &[][..]), ("web.1", &[]), ("tasks.web", &["web.1"]), ("www", &["web"])] {
+        let record =
+            host.0.names.entry((MY_NET, name.to_owned())).or_insert_with(|| model::NameConfig::new(vec![], false));
+        record.ports = vec![web_port()];
+        record.targets = targets.iter().map(|target| (*target).to_owned()).collect();
+    }
+    let vips = host.0.names[&(MY_NET, "web".to_owned())].addresses.clone();
+    host.0.names.get_mut(&(MY_NET, "www".to_owned())).unwrap().addresses = vips;
+    host
+}
+
+#[test]
+fn named_ports_are_told_with_where_they_are() {
+    let host = with_ports();
+    let client = Client::Of { network: MY_NET, address: "10.0.9.200".parse().unwrap() };
+    let table = Table::of(&host.0);
+    for (name, target, address) in [
+        ("_http._tcp.web.", "web.my-net.", "10.0.9.2"),
+        ("_HTTP._TCP.web.my-net.", "web.my-net.", "10.0.9.2"),
+        ("_http._tcp.tasks.web.", "web.1.my-net.", "10.0.9.3"),
+        ("_http._tcp.web.1.", "web.1.my-net.", "10.0.9.3"),
+        ("_http._tcp.www.", "web.my-net.", "10.0.9.2"),
+    ] {
+        let answer = message(&table, client, name, RecordType::SRV, 0).unwrap();
+        assert_eq!(records(&answer), format!("0 1 8080 {target}"), "{name}");
+        let additional: Vec<String> = answer.additionals.iter().map(|record| record.data.to_string()).collect();
+        assert!(additional[0] == address && additional.len() == 2, "{name}: both families of {target}: {additional:?}");
+    }
+    let ask = |name: &str, kind| text(&host, client, name, kind);
+    assert_eq!(ask("_http._tcp.web.", RecordType::A), "NoData");
+    assert_eq!(ask("_tcp.web.", RecordType::SRV), "NoData", "something is below it");
+    assert_eq!(ask("_ssh._tcp.web.", RecordType::SRV), "NoSuchName");
+    assert_eq!(ask("_http._udp.web.", RecordType::SRV), "NoSuchName");
+    assert_eq!(ask("_http._tcp.example.com.", RecordType::SRV), "Forward");
+}
+
+#[test]
+fn each_name_of_ours_has_an_soa_and_a_server_that_can_be_asked() {
+    let client = Client::Of { network: MY_NET, address: "10.0.9.200".parse().unwrap() };
+    let table = Table::of(&Host::new().0);
+    let answer = |kind| message(&table, client, "web.", kind, 0).unwrap();
+    assert_eq!(records(&answer(RecordType::SOA)), "_dns.my-net. . 42 1 1 1 0");
+    assert_eq!(records(&answer(RecordType::NS)), "_dns.my-net.");
+    assert_eq!(answer(RecordType::NS).additionals[0].data.to_string(), "10.0.9.1");
+    assert_eq!(ask_my_net("_dns.my-net.", RecordType::A), "10.0.9.1");
+    assert_eq!(ask_my_net("1.9.0.10.in-addr.arpa.", RecordType::PTR), "_dns.my-net.");
+}
+
+#[test]
+fn any_gets_little_and_transfers_nothing() {
+    assert_eq!(ask_my_net("web.", RecordType::ANY), "RFC8482 ");
+    assert_eq!(ask_my_net("example.com.", RecordType::ANY), "Forward");
+    for kind in [RecordType::AXFR, RecordType::IXFR] {
+        assert_eq!(ask_my_net("web.", kind), ResponseCode::Refused.to_string());
+    }
+}
+
+#[test]
+fn a_task_finds_its_own_stacks_service_first() {
+    let mut host = Host::new();
+    for (name, addresses) in [
+        ("db", &["10.0.9.10", "10.0.9.20"][..]),
+        ("db.shop", &["10.0.9.10"]),
+        ("db.blog", &["10.0.9.20"]),
+        ("tasks.db.shop", &["10.0.9.11"]),
+        ("db.1.shop", &["10.0.9.11"]),
+    ] {
+        host.name(MY_NET, name, addresses, false);
+    }
+    host.task(&[(MY_NET, "10.0.9.5")]);
+    host.0.tasks.get_mut(&TaskId(1)).unwrap().stack = Some("Shop".to_owned());
+    let inside = |name: &str| ask(&host, MY_NET, "10.0.9.5", name, RecordType::A);
+    let outside = |name: &str| ask(&host, MY_NET, "10.0.9.6", name, RecordType::A);
+    for name in ["db.", "DB.my-net.", "db.shop.", "db.shop.my-net."] {
+        assert_eq!(inside(name), "10.0.9.10", "{name}");
+    }
+    assert_eq!((inside("tasks.db."), inside("db.1.")), ("10.0.9.11".to_owned(), "10.0.9.11".to_owned()));
+    assert_eq!(inside("db.blog."), "10.0.9.20");
+    assert_eq!(inside("web."), "10.0.9.2", "what its stack does not have it finds all the same");
+    assert_eq!((outside("db."), outside("db.1.")), ("10.0.9.10 10.0.9.20".to_owned(), "Forward".to_owned()));
+    assert_eq!(outside("db.shop."), "10.0.9.10");
+}
+
+#[test]
+fn a_question_that_goes_in_circles_is_stopped() {
+    let mut query = Message::query();
+    query.add_query(Query::query(Name::from_ascii("example.com.").unwrap(), RecordType::A));
+    let mut bytes = query.to_vec().unwrap();
+    bytes[11] = 1;
+    let table = Table::of(&Host::new().0);
+    let client = Client::Of { network: MY_NET, address: "10.0.9.200".parse().unwrap() };
+    for (hops, outcome) in [(2, Outcome::Elsewhere), (3, Outcome::Answered), (255, Outcome::Answered)] {
+        let option = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 5, 0xff, 0x21, 0, 1, hops];
+        let whole = [&bytes[..], &option].concat();
+        let mut out = Vec::new();
+        assert_eq!(dns::reply(&table, client, Transport::Udp, &whole, 0, &mut out), outcome, "{hops}");
+        assert!(outcome == Outcome::Elsewhere || out[3] & 0x0f == 2);
+    }
+}
+
+#[test]
+fn more_addresses_than_fit_are_cut_and_the_client_told() {
+    let mut host = Host::new();
+    let addresses: Vec<String> = (0..200).map(|last| format!("10.0.9.{last}")).collect();
+    host.name(MY_NET, "many", &addresses.iter().map(String::as_str).collect::<Vec<_>>(), false);
+    let client = Client::Of { network: MY_NET, address: "10.0.9.200".parse().unwrap() };
+    let answer = message(&Table::of(&host.0), client, "many.", RecordType::A, 7).unwrap();
+    assert!(answer.metadata.truncation && answer.answers.len() > 60, "old C libraries read what there is");
 }

@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
-use dns::{Audience, Listener, ServerHandle, Table, Upstream};
+use dns::{Audience, Limits, Listener, ServerHandle, Table, Upstream};
 use model::{
     NodeConfig,
     names::{self, Namespace},
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::watch;
 
 use crate::dataplane::{Status, namespace};
@@ -24,6 +25,8 @@ use crate::dataplane::{Status, namespace};
 /// How long a namespace that vanished without notice goes unseen at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const DNS_PORT: u16 = 53;
+/// Bytes that the kernel keeps for a resolver that is busy: some thousand questions.
+const RECEIVE_BUFFER: usize = 4 << 20;
 
 struct Resolver {
     /// The inode of the namespace that its sockets belong to.
@@ -34,7 +37,9 @@ struct Resolver {
 /// Serves names until dropped. The table changes before the kernel does: a name is known when its address works.
 pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: watch::Receiver<Arc<Status>>) {
     let (table, tables) = watch::channel(Arc::new(Table::of(&config.borrow())));
-    let upstream = Arc::new(Upstream::system());
+    let upstream = Arc::new(
+        Upstream::system().inside(Arc::new(|task, work| namespace::within(&names::sandbox_namespace(task), work)?)),
+    );
     let mut resolvers: BTreeMap<Audience, Resolver> = BTreeMap::new();
     loop {
         let current = config.borrow_and_update().clone();
@@ -51,7 +56,7 @@ pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: wat
             let Some(inode) = namespace_inode(&namespace).filter(|_| missing) else { continue };
             match listen(audience, namespace, addresses).await {
                 Ok(listener) => {
-                    let server = dns::serve(listener, tables.clone(), upstream.clone());
+                    let server = dns::serve(listener, tables.clone(), upstream.clone(), Limits::default());
                     resolvers.insert(audience, Resolver { namespace: inode, _server: server });
                 }
                 // The address is not there yet: the data plane's next status wakes us.
@@ -94,6 +99,8 @@ async fn listen(audience: Audience, namespace: String, addresses: Vec<SocketAddr
         addresses.iter().try_for_each(|&address| reach(address))?;
         let udp = addresses.iter().map(|&address| {
             let socket = UdpSocket::bind(address)?;
+            // Beyond what others may have: a burst of one task is not to push out what others ask.
+            setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
             socket.set_nonblocking(true).map(|()| socket)
         });
         let tcp = addresses.iter().map(|&address| {

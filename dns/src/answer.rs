@@ -1,0 +1,332 @@
+//! From a query's bytes and the table to a response's bytes. Pure; chance comes in as an argument.
+
+use std::net::IpAddr;
+
+use model::Protocol;
+
+use crate::{
+    table::{ANSWER_TTL, Client, Entry, Table, Viewer, Zone, reverse},
+    wire::{self, Flaw, Query, Response, Section, Whose, class, code, kind},
+};
+
+/// Our negatives are not to be kept (RFC 2308 section 5): the name may come into being the next moment.
+const NEGATIVE_TTL: u32 = 0;
+/// Times of an SOA record that nobody acts on: there are no secondaries.
+const TIMES: [u8; 16] = [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, NEGATIVE_TTL as u8];
+/// What ANY gets instead of everything (RFC 8482 section 4.2).
+const ANY_HINFO: [&[u8]; 2] = [b"\x07RFC8482", b"\0"];
+/// Codes of extended errors (RFC 8914 section 5.2).
+const NOT_READY: u16 = 14;
+const PROHIBITED: u16 = 18;
+pub(crate) const NO_REACHABLE_AUTHORITY: u16 = 22;
+/// What a client that says nothing of EDNS takes over UDP (RFC 1035 section 4.2.1).
+const PLAIN_UDP: u16 = 512;
+/// Passed on this often, a question goes in circles.
+const MAX_HOPS: u8 = 3;
+
+/// How a client asked, and so how long an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// As long as the client says, 1232 bytes at most.
+    Udp,
+    /// Any length.
+    Tcp,
+}
+
+/// What has become of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The response is in the buffer.
+    Answered,
+    /// Nothing is to be said to that.
+    Ignored,
+    /// The name is not ours: for other resolvers.
+    Elsewhere,
+}
+
+/// How long an answer to this query may be.
+pub(crate) fn limit(query: &Query<'_>, transport: Transport) -> usize {
+    let asked = query.edns.map_or(PLAIN_UDP, |edns| edns.size);
+    match transport {
+        Transport::Udp => asked.clamp(PLAIN_UDP, wire::MAX_UDP).into(),
+        Transport::Tcp => u16::MAX.into(),
+    }
+}
+
+/// Answers a query out of the table into `out`. `chance` decides on the order of addresses; any value will do.
+pub fn reply(
+    table: &Table,
+    client: Client,
+    transport: Transport,
+    query: &[u8],
+    chance: u64,
+    out: &mut Vec<u8>,
+) -> Outcome {
+    let query = match Query::parse(query) {
+        Ok(query) => query,
+        Err(flaw) => return refused(query, flaw, out),
+    };
+    let response = Response::new(&query, limit(&query, transport), out);
+    if query.edns.is_some_and(|edns| edns.version > 0) {
+        return plain(response, code::BAD_VERS, None);
+    }
+    match (query.class, query.kind) {
+        (_, kind::OPT) => return plain(response, code::FORM_ERR, None),
+        (_, kind::AXFR | kind::IXFR) => return plain(response, code::REFUSED, None),
+        (class::IN | class::ANY, _) => {}
+        _ => return plain(response, code::REFUSED, None),
+    }
+    let Some(viewer) = table.viewer(client) else {
+        let why = (NOT_READY, "this host does not know the network yet: ask again");
+        return plain(response, code::SERV_FAIL, Some(why));
+    };
+    Asked { table, viewer, query: &query, chance }.answer(response)
+}
+
+fn refused(query: &[u8], flaw: Flaw, out: &mut Vec<u8>) -> Outcome {
+    if wire::refuse(query, flaw, out) { Outcome::Answered } else { Outcome::Ignored }
+}
+
+fn plain(mut response: Response<'_>, code: u16, why: Option<(u16, &str)>) -> Outcome {
+    response.flags(code, false, false);
+    response.finish(why);
+    Outcome::Answered
+}
+
+struct Asked<'a> {
+    table: &'a Table,
+    viewer: &'a Viewer,
+    query: &'a Query<'a>,
+    chance: u64,
+}
+
+impl Asked<'_> {
+    fn answer(&self, response: Response<'_>) -> Outcome {
+        let name = self.query.name.as_bytes();
+        if let Some((zone, entry)) = self.table.find(self.viewer, name) {
+            return self.records(response, zone, entry);
+        }
+        if let Some((protocol, port, rest)) = port_of(name)
+            && let Some((zone, entry)) = self.table.find(self.viewer, rest)
+        {
+            return self.port(response, (zone, entry, zone.local(rest)), protocol, port);
+        }
+        if let Some(found) = reverse(name).and_then(|address| self.table.name_of(self.viewer, address)) {
+            return self.pointer(response, found);
+        }
+        if self.query.edns.is_some_and(|edns| edns.hops >= MAX_HOPS) {
+            let why = (NO_REACHABLE_AUTHORITY, "resolvers of hosts forward this question to each other in a circle");
+            return plain(response, code::SERV_FAIL, Some(why));
+        }
+        if self.table.is_inside(self.viewer) {
+            let why = (PROHIBITED, "the network is internal: only its own names are answered");
+            return self.negative(response, None, code::NX_DOMAIN, Some(why));
+        }
+        // Also a name below one of our networks' names: a network may well be called `dev`, and so is a part of the Internet.
+        Outcome::Elsewhere
+    }
+
+    fn records(&self, mut response: Response<'_>, zone: &Zone, entry: &Entry) -> Outcome {
+        match self.query.kind {
+            kind::A if !entry.v4.is_empty() => self.addresses(response, &entry.v4),
+            kind::AAAA if !entry.v6.is_empty() => self.addresses(response, &entry.v6),
+            kind::ANY => {
+                response.flags(code::NO_ERROR, true, false);
+                response.record(Section::Answer, Whose::Asked, kind::HINFO, ANSWER_TTL, &ANY_HINFO);
+                response.finish(None);
+                Outcome::Answered
+            }
+            kind::SOA => {
+                response.flags(code::NO_ERROR, true, false);
+                self.soa(&mut response, (Section::Answer, Whose::Asked), Some(zone), ANSWER_TTL);
+                response.finish(None);
+                Outcome::Answered
+            }
+            kind::NS => {
+                response.flags(code::NO_ERROR, true, false);
+                let (name, at) = zone.ourselves();
+                response.record(Section::Answer, Whose::Asked, kind::NS, ANSWER_TTL, &[&name, b"\0"]);
+                for address in at.addresses() {
+                    response.address(Section::Additional, Whose::Other(&name), ANSWER_TTL, address);
+                }
+                response.finish(None);
+                Outcome::Answered
+            }
+            _ => self.negative(response, Some(zone), code::NO_ERROR, None),
+        }
+    }
+
+    /// In any order, and cut where they do not all fit: old musl reads what there is and knows no TCP.
+    fn addresses<A: Copy + Into<IpAddr>>(&self, mut response: Response<'_>, all: &[A]) -> Outcome {
+        let mut chance = Chance(self.chance);
+        let mut shuffled = Shuffled::of(all, &mut chance);
+        let mut fits = true;
+        while let Some(address) = shuffled.next().filter(|_| fits) {
+            fits = response.address(Section::Answer, Whose::Asked, ANSWER_TTL, address.into());
+        }
+        response.flags(code::NO_ERROR, true, !fits);
+        response.finish(None);
+        Outcome::Answered
+    }
+
+    /// `_http._tcp.web` (RFC 2782): each place that has the port, and its addresses as far as there is room.
+    fn port(
+        &self,
+        mut response: Response<'_>,
+        (zone, entry, name): (&Zone, &Entry, &[u8]),
+        protocol: Protocol,
+        port: Option<&[u8]>,
+    ) -> Outcome {
+        if !entry.has_port(protocol, port) {
+            return self.negative(response, Some(zone), code::NX_DOMAIN, None);
+        }
+        let places: Vec<_> = port.iter().flat_map(|port| zone.places(entry, name, protocol, port)).collect();
+        if self.query.kind != kind::SRV || places.is_empty() {
+            return self.negative(response, Some(zone), code::NO_ERROR, None);
+        }
+        let (mut fits, mut chance) = (true, Chance(self.chance));
+        let mut targets = Vec::new();
+        for (number, place, at) in Shuffled::of(&places, &mut chance) {
+            let target = zone.absolute(place).unwrap_or_else(|| place.to_vec());
+            let priority_and_weight = [0, 0, 0, 1];
+            let data: [&[u8]; 4] = [&priority_and_weight, &number.to_be_bytes(), &target, b"\0"];
+            fits &= response.record(Section::Answer, Whose::Asked, kind::SRV, ANSWER_TTL, &data);
+            targets.push((target, at));
+        }
+        response.flags(code::NO_ERROR, true, !fits);
+        for (target, at) in targets.iter().filter(|_| fits) {
+            for address in at.addresses() {
+                response.address(Section::Additional, Whose::Other(target), ANSWER_TTL, address);
+            }
+        }
+        response.finish(None);
+        Outcome::Answered
+    }
+
+    fn pointer(&self, mut response: Response<'_>, found: Result<(&Zone, &[u8]), &Zone>) -> Outcome {
+        match (found, self.query.kind) {
+            (Ok((_, name)), kind::PTR | kind::ANY) => {
+                response.flags(code::NO_ERROR, true, false);
+                response.record(Section::Answer, Whose::Asked, kind::PTR, ANSWER_TTL, &[name, b"\0"]);
+                response.finish(None);
+                Outcome::Answered
+            }
+            (Ok((zone, _)), _) => self.negative(response, Some(zone), code::NO_ERROR, None),
+            (Err(zone), _) => self.negative(response, Some(zone), code::NX_DOMAIN, None),
+        }
+    }
+
+    /// With an SOA record, as RFC 2308 section 3 wants it.
+    fn negative(
+        &self,
+        mut response: Response<'_>,
+        zone: Option<&Zone>,
+        code: u16,
+        why: Option<(u16, &str)>,
+    ) -> Outcome {
+        response.flags(code, true, false);
+        let whose = if code == code::NX_DOMAIN { Whose::Parent } else { Whose::Asked };
+        self.soa(&mut response, (Section::Authority, whose), zone, NEGATIVE_TTL);
+        response.finish(why);
+        Outcome::Answered
+    }
+
+    /// Each name of ours is a zone by itself; its serial is the table's generation.
+    fn soa(&self, response: &mut Response<'_>, at: (Section, Whose<'_>), zone: Option<&Zone>, ttl: u32) {
+        let server = zone.map(|zone| zone.ourselves().0).unwrap_or_default();
+        let nobody = b"\0";
+        let serial = (self.table.generation() as u32).to_be_bytes();
+        response.record(at.0, at.1, kind::SOA, ttl, &[&server, b"\0", nobody, &serial, &TIMES]);
+    }
+}
+
+/// `_http._tcp.web`, or `_tcp.web`, which exists if anything below it does (RFC 8020).
+fn port_of(name: &[u8]) -> Option<(Protocol, Option<&[u8]>, &[u8])> {
+    let protocol = |label: &[u8]| match label {
+        b"_tcp" => Some(Protocol::Tcp),
+        b"_udp" => Some(Protocol::Udp),
+        b"_sctp" => Some(Protocol::Sctp),
+        _ => None,
+    };
+    let (first, rest) = wire::split(name)?;
+    if let Some(protocol) = protocol(first) {
+        return Some((protocol, None, rest));
+    }
+    let (second, below) = wire::split(rest)?;
+    Some((protocol(second)?, Some(first.strip_prefix(b"_")?), below))
+}
+
+/// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): spreads load, keeps no secret.
+struct Chance(u64);
+
+impl Chance {
+    /// A number below `end`, which is at least 1.
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (u128::from(mixed ^ mixed >> 31) * end as u128 >> 64) as usize
+    }
+}
+
+/// Up to how many are shuffled without asking for memory.
+const FEW: usize = 64;
+
+/// All of a slice in any order, each order as likely (Fisher and Yates).
+struct Shuffled<'a, 'c, T> {
+    all: &'a [T],
+    few: [u16; FEW],
+    many: Vec<u16>,
+    next: usize,
+    chance: &'c mut Chance,
+}
+
+impl<'a, 'c, T> Shuffled<'a, 'c, T> {
+    fn of(all: &'a [T], chance: &'c mut Chance) -> Self {
+        // No more fit into a message.
+        let all = &all[..all.len().min(usize::from(u16::MAX))];
+        let many = if all.len() > FEW { (0..all.len()).map(|index| index as u16).collect() } else { Vec::new() };
+        Self { all, few: std::array::from_fn(|index| index as u16), many, next: 0, chance }
+    }
+}
+
+impl<T: Copy> Iterator for Shuffled<'_, '_, T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        let left = self.all.len().checked_sub(self.next).filter(|left| *left > 0)?;
+        let order = if self.many.is_empty() { &mut self.few[..] } else { &mut self.many[..] };
+        order.swap(self.next, self.next + self.chance.below(left));
+        let index = order[self.next];
+        self.next += 1;
+        self.all.get(usize::from(index)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn every_order_is_as_likely() {
+        for length in [3, 70] {
+            let all: Vec<usize> = (0..length).collect();
+            let mut first: BTreeMap<usize, u32> = BTreeMap::new();
+            let mut orders: BTreeMap<Vec<usize>, u32> = BTreeMap::new();
+            for seed in 0..7_000 {
+                let mut chance = Chance(seed);
+                let order: Vec<usize> = Shuffled::of(&all, &mut chance).collect();
+                let mut sorted = order.clone();
+                sorted.sort();
+                assert_eq!(sorted, all);
+                *first.entry(order[0]).or_default() += 1;
+                *orders.entry(order[..3].to_vec()).or_default() += 1;
+            }
+            let expected = 7_000 / length as u32;
+            assert!(first.values().all(|count| count.abs_diff(expected) < expected / 2), "{first:?}");
+            assert!(length > 3 || orders.len() == 6 && orders.values().all(|count| *count > 1_000), "{orders:?}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Answers of other resolvers, for as long as they say, in bounded memory. Pure; time is an argument.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use model::TaskId;
+
+use crate::wire::{Flags, Foreign, Query};
+
+/// The most memory of all answers, in bytes, and the most answers.
+const MOST_BYTES: usize = 8 << 20;
+const MOST: usize = 20_000;
+/// The longest that an answer is kept, whatever it says.
+const LONGEST: Duration = Duration::from_secs(3_600);
+/// As long that something does not exist: people make what they have just looked for.
+const LONGEST_NEGATIVE: Duration = Duration::from_secs(30);
+
+/// Who is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Way {
+    /// The host's own resolvers.
+    Host,
+    /// These, from inside a task.
+    Task(TaskId, Vec<IpAddr>),
+}
+
+/// What makes two questions have the same answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub way: Way,
+    /// Name, type and class in lower case.
+    question: Vec<u8>,
+    pub flags: Flags,
+}
+
+impl Key {
+    pub(crate) fn of(way: Way, query: &Query<'_>) -> Self {
+        let mut question = query.question.to_ascii_lowercase();
+        // Type and class are no letters.
+        let name = question.len() - 4;
+        question[name..].copy_from_slice(&query.question[name..]);
+        Self { way, question, flags: query.flags() }
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Cache {
+    entries: HashMap<Arc<Key>, Entry>,
+    /// Oldest first, replaced ones included.
+    order: VecDeque<(Arc<Key>, Instant)>,
+    bytes: usize,
+}
+
+struct Entry {
+    answer: Arc<Foreign>,
+    since: Instant,
+    until: Instant,
+}
+
+impl Cache {
+    /// An answer and its age in seconds.
+    pub(crate) fn get(&self, key: &Key, now: Instant) -> Option<(Arc<Foreign>, u32)> {
+        let entry = self.entries.get(key).filter(|entry| now < entry.until)?;
+        Some((entry.answer.clone(), now.saturating_duration_since(entry.since).as_secs() as u32))
+    }
+
+    pub(crate) fn put(&mut self, key: Key, answer: Arc<Foreign>, now: Instant) {
+        let Some(ttl) = answer.ttl.filter(|ttl| *ttl > 0) else { return };
+        let longest = if answer.is_negative() { LONGEST_NEGATIVE } else { LONGEST };
+        let until = now + Duration::from_secs(ttl.into()).min(longest);
+        let (key, size) = (Arc::new(key), answer.size());
+        self.bytes += size;
+        if let Some(old) = self.entries.insert(key.clone(), Entry { answer, since: now, until }) {
+            self.bytes -= old.answer.size();
+        }
+        self.order.push_back((key, now));
+        while self.entries.len() > MOST || self.bytes > MOST_BYTES || self.order.len() > 2 * MOST {
+            let Some((key, since)) = self.order.pop_front() else { break };
+            if self.entries.get(&key).is_some_and(|entry| entry.since == since)
+                && let Some(old) = self.entries.remove(&key)
+            {
+                self.bytes -= old.answer.size();
+            }
+        }
+    }
+
+    /// Forgets what the host's resolvers said: they are others now.
+    pub(crate) fn forget_host(&mut self) {
+        let bytes = &mut self.bytes;
+        self.entries.retain(|key, entry| {
+            let stays = key.way != Way::Host;
+            *bytes -= if stays { 0 } else { entry.answer.size() };
+            stays
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    fn query(name: &str) -> Vec<u8> {
+        let labels = wire::labels(name).unwrap();
+        let flags = Flags { recursion_desired: true, checking_disabled: false, dnssec_ok: false };
+        wire::question(7, &[&labels[..], &[0, 0, 1, 0, 1]].concat(), flags, None)
+    }
+
+    fn key(name: &str) -> Key {
+        let bytes = query(name);
+        Key::of(Way::Host, &Query::parse(&bytes).ok().unwrap())
+    }
+
+    /// An address with this time to live, and `more` bytes of text.
+    fn answer(name: &str, ttl: u32, more: usize) -> Arc<Foreign> {
+        let mut bytes = query(name);
+        let question = bytes[wire::HEADER..].to_vec();
+        bytes[2] |= 0x80;
+        bytes[7] = 1;
+        bytes.extend([0xc0, 12, 0, 16, 0, 1]);
+        bytes.extend(ttl.to_be_bytes());
+        bytes.extend((more as u16).to_be_bytes());
+        bytes.extend(vec![0; more]);
+        Arc::new(Foreign::parse(&bytes, 7, &question).unwrap())
+    }
+
+    #[test]
+    fn an_answer_is_kept_as_long_as_it_says_and_an_hour_at_most() {
+        let (mut cache, start) = (Cache::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        cache.put(key("short.example"), answer("short.example", 10, 4), start);
+        cache.put(key("long.example"), answer("long.example", 1_000_000, 4), start);
+        cache.put(key("zero.example"), answer("zero.example", 0, 4), start);
+        assert_eq!(cache.get(&key("SHORT.example"), after(9)).unwrap().1, 9);
+        assert!(cache.get(&key("short.example"), after(10)).is_none());
+        assert!(cache.get(&key("long.example"), after(3_599)).is_some());
+        assert!(cache.get(&key("long.example"), after(3_600)).is_none());
+        assert!(cache.get(&key("zero.example"), start).is_none());
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_oldest_go_first() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        for number in 0..2_000 {
+            let name = format!("n{number}.example");
+            cache.put(key(&name), answer(&name, 60, 10_000), now);
+        }
+        assert!(cache.bytes <= MOST_BYTES && cache.entries.len() < 1_000);
+        assert!(cache.get(&key("n0.example"), now).is_none() && cache.get(&key("n1999.example"), now).is_some());
+        for _ in 0..3 * MOST {
+            cache.put(key("same.example"), answer("same.example", 60, 4), now);
+        }
+        assert!(cache.order.len() <= 2 * MOST);
+        cache.forget_host();
+        assert_eq!((cache.bytes, cache.entries.len()), (0, 0));
+    }
+}

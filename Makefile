@@ -17,6 +17,10 @@ PACKAGES := \
 	redis-server:/usr/bin/redis-server:as-nginx \
 	postgresql:/usr/bin/psql:as-nginx \
 	python3-psycopg2:/usr/lib/python3/dist-packages/psycopg2/__init__.py:as-nginx \
+	conntrack:/usr/sbin/conntrack:tests-look-for-connections-that-should-not-be \
+	busybox-static:/usr/bin/busybox:asks-the-resolver-by-itself \
+	musl-tools:/usr/bin/musl-gcc:its-C-library-asks-the-resolver \
+	python3-pycares:/usr/lib/python3/dist-packages/pycares/__init__.py:c-ares-asks-the-resolver \
 	gcc:/usr/bin/gcc:builds-the-cryptography-and-links
 VM_PACKAGES := \
 	qemu-system-x86:/usr/bin/qemu-system-x86_64:runs-the-virtual-machine-of-test-vm \

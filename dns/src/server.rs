@@ -78,6 +78,11 @@ pub struct Listener {
 pub struct ServerHandle(JoinSet<()>);
 
 impl ServerHandle {
+    /// Whether all of its sockets are served.
+    pub fn is_whole(&mut self) -> bool {
+        self.0.try_join_next().is_none()
+    }
+
     /// Returns when one of the resolver's sockets is no longer served. Cancel-safe.
     pub async fn stopped(&mut self) {
         if let Some(Err(error)) = self.0.join_next().await {

@@ -43,13 +43,17 @@ pub struct Sources {
     pub endpoints: Vec<(LinkName, Mac, IpAddr)>,
     /// What comes out of the tunnel: the Ethernet address of the router that sent it, and the address of a packet.
     pub remotes: Vec<(Mac, IpAddr)>,
+    /// Where the network's names are answered.
+    pub resolvers: Vec<IpAddr>,
 }
 
 /// For a network's namespace: a packet from an endpoint or the tunnel that is not of one of these sources is dropped and
 /// counted. Packets from the host are not checked: it has the default route.
 pub fn guard(sources: &Sources) -> Ruleset {
     let goto = |links: &str, chain: &str| Rule::new().link_in(links).verdict(Verdict::Goto(chain.to_owned()));
-    let entries = vec![goto("vx-*", "from-tunnel"), goto("e*", "from-endpoint")];
+    let asked = Ip::BOTH.map(|version| untracked(Rule::new().link_in("e*"), version, Direction::Asked));
+    let answered = Ip::BOTH.map(|version| untracked(Rule::new(), version, Direction::Answered));
+    let entries = [&asked[..], &[goto("vx-*", "from-tunnel"), goto("e*", "from-endpoint")]].concat();
     let of_endpoint = |version| Rule::new().version(version).load_link_in(0).source_mac(4).source(version, 6);
     let of_remote = |version| Rule::new().version(version).source_mac(0).source(version, 2);
     let known = |rule: Rule, set: &str| rule.in_set(set).verdict(Verdict::Accept);
@@ -58,9 +62,32 @@ pub fn guard(sources: &Sources) -> Ruleset {
     let spoofed = Rule::new().counter().verdict(Verdict::Drop);
     let ruleset = Ruleset::new(Family::Inet, names::TABLE)
         .chain("sources", Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_TRACKING, entries))
+        .chain("names", Chain::base(Kind::Filter, Hook::Output, BEFORE_TRACKING, answered.to_vec()))
         .chain("from-endpoint", Chain::regular([&from_endpoint[..], &[unspecified(), spoofed.clone()]].concat()))
         .chain("from-tunnel", Chain::regular([&from_tunnel[..], &[spoofed]].concat()));
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| with_sources(ruleset, sources, version))
+}
+
+/// Which half of a conversation with the resolver.
+enum Direction {
+    Asked,
+    Answered,
+}
+
+/// Questions to the resolver and its answers make no connection: two at once from one port are not mistaken for each other
+/// (k8s#56903), and no flood of them fills the table of connections.
+fn untracked(rule: Rule, version: Ip, direction: Direction) -> Rule {
+    let transports = [IPPROTO_UDP, IPPROTO_TCP].map(|protocol| Key::of(&[&[protocol]]));
+    let transports = SetRef::Anonymous(Set::values(&[Type::Protocol], transports));
+    let rule = rule.with(Expression::Meta { key: Meta::L4proto, into: 0 });
+    let rule = rule.with(Expression::Match { set: transports, from: 0, invert: false });
+    let port = if matches!(direction, Direction::Asked) { 2 } else { 0 };
+    let rule = rule.transport(port, 2, 0).compare(Comparison::Equal, &DNS_PORT.to_be_bytes()).version(version);
+    let rule = match direction {
+        Direction::Asked => rule.destination(version, 0),
+        Direction::Answered => rule.source(version, 0),
+    };
+    rule.in_set(set_names(version).resolvers).with(Expression::Notrack)
 }
 
 /// For a network's namespace: an endpoint asks and answers by ARP (RFC 826) in its own name, or not at all: what it claims
@@ -84,7 +111,9 @@ fn with_sources(ruleset: Ruleset, sources: &Sources, version: Ip) -> Ruleset {
     let endpoints = endpoints.map(|(link, mac, source)| Key::of(&[&Key::link(link), &mac.0, &octets(*source)]));
     let remotes = sources.remotes.iter().filter(|(_, source)| Ip::of(*source) == version);
     let remotes = remotes.map(|(mac, source)| Key::of(&[&mac.0, &octets(*source)]));
+    let resolvers = sources.resolvers.iter().filter(|address| Ip::of(**address) == version);
     ruleset
+        .set(names.resolvers, Set::values(&[address], resolvers.map(|address| Key::address(*address))))
         .set(names.endpoints, Set::values(&[Type::Link, Type::Ethernet, address], endpoints))
         .set(names.remotes, Set::values(&[Type::Ethernet, address], remotes))
 }
@@ -117,6 +146,20 @@ pub fn names() -> Ruleset {
     });
     let loopback = names::loopback_link();
     Ruleset::new(Family::Netdev, names::TABLE).chain("names", Chain::of_device(&loopback, rules.collect()))
+}
+
+/// For a sandbox on a LAN whose connections are tracked: those to its resolver are not.
+pub fn untracked_names() -> Ruleset {
+    let of = |load: fn(Rule) -> Rule, offset, port: u16| {
+        let at = load(Rule::new().version(Ip::V4)).compare(Comparison::Equal, &names::RESOLVER.octets());
+        at.transport(offset, 2, 0).compare(Comparison::Equal, &port.to_be_bytes()).with(Expression::Notrack)
+    };
+    let rules = [
+        of(|rule| rule.destination(Ip::V4, 0), 2, DNS_PORT),
+        of(|rule| rule.source(Ip::V4, 0), 0, names::RESOLVER_PORT),
+    ];
+    let chain = Chain::base(Kind::Filter, Hook::Output, BEFORE_TRACKING, rules.to_vec());
+    Ruleset::new(Family::Inet, names::TABLE).chain("names", chain)
 }
 
 /// What the host's namespace guards.
@@ -271,6 +314,7 @@ struct Names {
     hosts: &'static str,
     endpoints: &'static str,
     remotes: &'static str,
+    resolvers: &'static str,
 }
 
 fn set_names(version: Ip) -> Names {
@@ -281,6 +325,7 @@ fn set_names(version: Ip) -> Names {
             hosts: "hosts4",
             endpoints: "endpoints4",
             remotes: "remotes4",
+            resolvers: "resolvers4",
         },
         Ip::V6 => Names {
             subnets: "subnets6",
@@ -288,6 +333,7 @@ fn set_names(version: Ip) -> Names {
             hosts: "hosts6",
             endpoints: "endpoints6",
             remotes: "remotes6",
+            resolvers: "resolvers6",
         },
     }
 }

@@ -355,7 +355,7 @@ fn the_short_way_is_read_back_as_written_and_goes_with_its_devices() {
 fn one_more_source_among_thousands_is_one_element() {
     let sources = |count: u32| {
         let remotes = (0..count).map(|index| (Mac([6; 6]), IpAddr::from((0x0a00_0000 + index).to_be_bytes())));
-        guard(&Sources { endpoints: vec![], remotes: remotes.collect() })
+        guard(&Sources { remotes: remotes.collect(), ..Sources::default() })
     };
     let change = difference(Some(&sources(5001)), Some(&sources(5000))).unwrap();
     let steps: Vec<String> = change.steps.iter().map(ToString::to_string).collect();
@@ -378,9 +378,11 @@ fn the_guards_are_read_back_as_written() {
         let sources = Sources {
             endpoints: vec![(names::endpoint_link(EndpointId(1)), Mac([2; 6]), ip("10.0.9.5"))],
             remotes: vec![(Mac([6; 6]), ip("10.0.9.6")), (Mac([6; 6]), ip("fd00:9::6"))],
+            resolvers: vec![ip("10.0.9.1"), ip("fd00:9::1")],
         };
         let guards = [guard(&Sources::default()), guard(&sources), ipvs::guard::claims(&sources), ipvs::guard::names()];
-        for desired in guards.into_iter().chain([border(&Border::default()), border(&full), border(&smaller)]) {
+        let guards = guards.into_iter().chain([ipvs::guard::untracked_names()]);
+        for desired in guards.chain([border(&Border::default()), border(&full), border(&smaller)]) {
             put(&mut socket, &desired);
             assert_settled(&mut socket, &desired);
         }

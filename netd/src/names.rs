@@ -31,7 +31,7 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 struct Resolver {
     /// The inode of the namespace that its sockets belong to.
     namespace: u64,
-    _server: ServerHandle,
+    server: ServerHandle,
 }
 
 /// Serves names until dropped. The table changes before the kernel does: a name is known when its address works.
@@ -48,6 +48,7 @@ pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: wat
         resolvers.retain(|audience, resolver| {
             // One that lost its name is given it back; one that was replaced has to lose its last sockets.
             wanted.contains_key(audience)
+                && resolver.server.is_whole()
                 && namespace_inode(&namespace_of(*audience)).is_none_or(|inode| inode == resolver.namespace)
         });
         for (audience, addresses) in wanted {
@@ -57,7 +58,7 @@ pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: wat
             match listen(audience, namespace, addresses).await {
                 Ok(listener) => {
                     let server = dns::serve(listener, tables.clone(), upstream.clone(), Limits::default());
-                    resolvers.insert(audience, Resolver { namespace: inode, _server: server });
+                    resolvers.insert(audience, Resolver { namespace: inode, server });
                 }
                 // The address is not there yet: the data plane's next status wakes us.
                 Err(error) => tracing::debug!(?audience, %error, "no resolver yet"),

@@ -284,6 +284,9 @@ async fn the_daemons_own_state_is_hidden_from_tasks() {
 async fn a_task_knows_who_it_is_and_whom_to_ask() {
     let mut host = Host::script("env | sort; cat /etc/resolv.conf /etc/hosts /etc/hostname");
     host.runtime().0.insert("COLOUR".to_owned(), "blue".to_owned());
+    // Whatever this machine's own resolver looks like.
+    let (search, options) = (vec![".".to_owned()], vec!["timeout:2".to_owned()]);
+    host.task().spec.dns = model::DnsConfig { search, options, servers: Vec::new() };
     let id = host.id;
     let mut host = host.started();
     host.report(TaskState::Complete).await;
@@ -293,7 +296,7 @@ async fn a_task_knows_who_it_is_and_whom_to_ask() {
          NETD_SLOT=1\nNETD_TASK=web.1\nNETD_TASK_ID={id}\n\
          PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/netd\nPWD=/\n"
     );
-    let files = "nameserver 10.0.9.1\nnameserver fd00:9::1\noptions ndots:0\n127.0.0.1 localhost\n\
+    let files = "nameserver 10.0.9.1\nnameserver fd00:9::1\noptions ndots:0 timeout:2\n127.0.0.1 localhost\n\
                  ::1 localhost ip6-localhost ip6-loopback\n10.0.9.5 web-1\nfd00:9::5 web-1\nweb-1";
     assert_eq!(log, environment + files);
 }

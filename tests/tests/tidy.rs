@@ -345,7 +345,9 @@ impl Dependency {
 }
 
 fn manifests() -> Vec<Manifest> {
-    let files = texts().into_iter().filter(|file| file.path.ends_with("/Cargo.toml"));
+    // A fuzz target takes another compiler and is no part of the workspace.
+    let is_member = |file: &Source| file.path.ends_with("/Cargo.toml") && !file.path.ends_with("/fuzz/Cargo.toml");
+    let files = texts().into_iter().filter(is_member);
     files
         .map(|Source { path, text }| {
             let package = path.split('/').next().unwrap_or_default().to_owned();

@@ -114,7 +114,7 @@ pub fn sources(endpoints: usize) -> Sources {
         let link = LinkName::parse(&format!("e{index}")).unwrap();
         addresses(index).map(|address| (link.clone(), mac(index), address))
     };
-    Sources { endpoints: (0..endpoints).flat_map(of).collect(), remotes: vec![] }
+    Sources { endpoints: (0..endpoints).flat_map(of).collect(), ..Sources::default() }
 }
 
 impl Lab {

@@ -28,6 +28,9 @@ const IDLE: Duration = Duration::from_secs(2);
 /// How long a task waits for what it lacks on this host before it is refused here.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How the host resolves names.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// The program that the calling process runs, even if its file has been replaced since.
 pub const PROGRAM: &str = "/proc/self/exe";
 
@@ -227,7 +230,9 @@ impl Agent {
             return self.wait(id, sandboxes.refused.get(&id));
         }
         let cgroup = cgroup::of_all_tasks();
-        let place = Place { tasks: &self.config.directory, node: &self.config.hostname, cgroup: cgroup.as_deref() };
+        let resolver = dns::ResolvConf::parse(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
+        let (tasks, node) = (self.config.directory.as_path(), self.config.hostname.as_str());
+        let place = Place { tasks, node, cgroup: cgroup.as_deref(), resolver: &resolver };
         match self.directory(id).create(&LaunchSpec::new(id, task, config, &place)) {
             Ok(()) => {
                 self.set(id, TaskState::Ready, "", None);

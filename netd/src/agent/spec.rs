@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dns::ResolvConf;
 use model::{NodeConfig, Runtime, TaskConfig, TaskId, names};
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,8 @@ pub struct Place<'a> {
     pub node: &'a str,
     /// The cgroup of all tasks.
     pub cgroup: Option<&'a Path>,
+    /// How the host itself resolves names.
+    pub resolver: &'a ResolvConf,
 }
 
 impl LaunchSpec {
@@ -68,7 +71,7 @@ impl LaunchSpec {
             namespace: Path::new(names::NAMESPACE_DIRECTORY).join(names::sandbox_namespace(id)),
             hidden: place.tasks.parent().unwrap_or(place.tasks).to_owned(),
             cgroup: place.cgroup.map(|all| all.join(id.to_string())),
-            resolv_conf: resolv_conf(task, config),
+            resolv_conf: resolv_conf(task, config, place.resolver),
             hosts: hosts(&hostname, &addresses),
             hostname,
         }
@@ -105,12 +108,30 @@ fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
     "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned() + &own.collect::<String>()
 }
 
-/// The resolvers: the gateways of each network, IPv4 first; on a LAN, where those are not ours, the sandbox's own. No
-/// search list: names are ours as they are.
-fn resolv_conf(task: &TaskConfig, config: &NodeConfig) -> String {
+/// The resolvers, which are ours, and the search domains and options that the user gave; the host's where he gave none.
+fn resolv_conf(task: &TaskConfig, config: &NodeConfig, host: &ResolvConf) -> String {
+    let dns = &task.spec.dns;
+    let search = if dns.search.is_empty() { &host.search } else { &dns.search };
+    let is_ndots = |option: &&String| option.starts_with("ndots:");
+    // Our names are asked for as they are, and not first below every search domain: the host's ndots does not count.
+    let options: Vec<&String> = match dns.options.as_slice() {
+        [] => host.options.iter().filter(|option| !is_ndots(option)).collect(),
+        given => given.iter().collect(),
+    };
+    let mut text = nameservers(task, config);
+    if !search.is_empty() && search[..] != ["."] {
+        text += &format!("search {}\n", search.join(" "));
+    }
+    let ndots = if options.iter().any(|option| is_ndots(option)) { "" } else { " ndots:0" };
+    let options: String = options.iter().map(|option| format!(" {option}")).collect();
+    text + &format!("options{ndots}{options}\n")
+}
+
+/// The gateways of each network, IPv4 first; on a LAN, where those are not ours, the sandbox's own.
+fn nameservers(task: &TaskConfig, config: &NodeConfig) -> String {
     let mut text = String::new();
     if task.is_on_lan(config) {
-        return format!("nameserver {}\noptions ndots:0\n", names::RESOLVER);
+        return format!("nameserver {}\n", names::RESOLVER);
     }
     for endpoint in task.endpoints.iter().filter_map(|id| config.endpoints.get(id)) {
         let Some(network) = config.networks.get(&endpoint.network) else { continue };
@@ -118,12 +139,43 @@ fn resolv_conf(task: &TaskConfig, config: &NodeConfig) -> String {
         gateways.sort_by_key(IpAddr::is_ipv6);
         text.extend(gateways.iter().map(|gateway| format!("nameserver {gateway}\n")));
     }
-    text + "options ndots:0\n"
+    text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use model::{DnsConfig, NodeId, ServiceId, TaskSpec, TaskState};
+
     use super::*;
+
+    fn with(dns: DnsConfig, host: &str) -> String {
+        let runtime = Runtime::Exec { argv: vec!["true".to_owned()], env: BTreeMap::new(), rootfs: None };
+        let task = TaskConfig {
+            service: ServiceId(1),
+            service_name: "web".to_owned(),
+            stack: None,
+            slot: 1,
+            spec: TaskSpec { dns, ..TaskSpec::new(runtime) },
+            desired: TaskState::Running,
+            state: TaskState::Ready,
+            endpoints: Vec::new(),
+        };
+        resolv_conf(&task, &NodeConfig::empty(NodeId(1)), &ResolvConf::parse(host))
+    }
+
+    #[test]
+    fn search_domains_and_options_are_the_hosts_unless_the_user_gave_others() {
+        let host = "nameserver 10.0.0.53\nsearch corp.example\noptions ndots:3 edns0\n";
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        assert_eq!(with(DnsConfig::default(), ""), "options ndots:0\n");
+        assert_eq!(with(DnsConfig::default(), host), "search corp.example\noptions ndots:0 edns0\n");
+        let own =
+            DnsConfig { search: texts(&["a.example", "b.example"]), options: texts(&["ndots:1"]), servers: vec![] };
+        assert_eq!(with(own, host), "search a.example b.example\noptions ndots:1\n");
+        assert_eq!(with(DnsConfig { search: texts(&["."]), ..DnsConfig::default() }, host), "options ndots:0 edns0\n");
+    }
 
     #[test]
     fn a_hostname_always_fits_a_dns_label() {

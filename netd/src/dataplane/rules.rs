@@ -116,7 +116,10 @@ fn sandboxes(config: &NodeConfig) -> impl Iterator<Item = (Place, Wanted)> {
     let tasks = config.tasks.iter().filter(|(_, task)| task.is_on_lan(config));
     tasks.map(|(&task, _)| {
         let services = Some(Table::of_task(config, task));
-        let wanted = Wanted { rulesets: vec![guard::names()], shortcut: None, services, passage: None };
+        // Without a virtual IP nothing is tracked there, and no rule costs anything.
+        let tracks = services.as_ref().is_some_and(|table| !table.services.is_empty());
+        let rulesets = std::iter::once(guard::names()).chain(tracks.then(guard::untracked_names)).collect();
+        let wanted = Wanted { rulesets, shortcut: None, services, passage: None };
         (Place::Inside(Namespace::Sandbox(task)), wanted)
     })
 }
@@ -159,6 +162,7 @@ impl Members<'_> {
         Sources {
             endpoints: self.here.iter().flat_map(of_endpoint).collect(),
             remotes: self.remotes().chain(errors).collect(),
+            resolvers: self.gateways.clone(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! our resolver, unbound, dnsmasq, aardvark-dns, and Docker's own inside a container. All in turn in one run; prints
 //! medians. What is not installed is left out. This program is also the server of ours that it runs.
 
+mod change;
 mod others;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use dns::{Audience, Listener, Table, Upstream};
+use dns::{Audience, Limits, Listener, Table, Upstream};
 use model::{DriverConfig, NameConfig, NetworkConfig, NetworkId, NodeConfig, NodeId, SubnetLease, Vni};
 use tests::{Lab, docker::Docker, eventually, run};
 use tokio::{net::UdpSocket, sync::watch};
@@ -78,7 +79,9 @@ fn main() -> Result<()> {
     let words: Vec<String> = env::args().skip(1).filter(|word| word != "--bench").collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", count] => serve(count.parse()?),
-        _ => [1_000, 10_000].into_iter().try_for_each(compare),
+        ["change"] => change::measure(),
+        ["answers"] => [1_000, 10_000].into_iter().try_for_each(compare),
+        _ => [1_000, 10_000].into_iter().try_for_each(compare).and_then(|()| change::measure()),
     }
 }
 
@@ -220,7 +223,9 @@ async fn serve(count: u32) -> Result<()> {
     let (_table, table) = watch::channel(Arc::new(Table::of(&config(count)?)));
     let udp = vec![UdpSocket::bind(("127.0.0.1", PORT)).await?];
     let listener = Listener { audience: Audience::Network(NetworkId(1)), udp, tcp: Vec::new() };
-    dns::serve(listener, table, Arc::new(Upstream::fixed(Vec::new()))).stopped().await;
+    // The others have no limit either.
+    let limits = Limits { queries: u32::MAX, ..Limits::default() };
+    dns::serve(listener, table, Arc::new(Upstream::fixed(Vec::new())), limits).stopped().await;
     Ok(())
 }
 

@@ -1,0 +1,205 @@
+//! Names through the public interface, asked by the resolvers that people's programs have.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use tests::{Lab, eventually, holds, run};
+
+const NET: &str = "network create --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net";
+
+fn dig(lab: &Lab, task: &str, line: &str) -> String {
+    let words: Vec<&str> = ["dig", "+tries=1", "+time=5"].into_iter().chain(line.split_whitespace()).collect();
+    lab.inside("h1", task, &words).ok()
+}
+
+fn short(lab: &Lab, task: &str, line: &str) -> BTreeSet<String> {
+    dig(lab, task, &format!("+short {line}")).lines().map(str::to_owned).collect()
+}
+
+fn all(lab: &Lab, task: &str, names: &[&str]) -> BTreeSet<String> {
+    names.iter().flat_map(|name| short(lab, task, name)).collect()
+}
+
+/// A program of Python that is part of these tests.
+fn program(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/names").join(name);
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_service_has_aliases_a_stack_and_named_ports() {
+    let lab = Lab::up(2);
+    lab.ctl("h1", NET).ok();
+    let create = |line: &str| lab.ctl("h1", &format!("service create {line} -- sleep infinity"));
+    create("--name one --network name=my-net,alias=data,alias=pg --port name=pg,target=5432").ok();
+    create("--name two --network name=my-net,alias=data --endpoint-mode dnsrr --replicas 2").ok();
+    create("--name shop-db --stack shop --network name=my-net,alias=store").ok();
+    create("--name blog-db --stack blog --network name=my-net,alias=store").ok();
+    create("--name shop-shell --stack shop --network my-net").ok();
+    let shell = "shop-shell.1";
+    let all = |names: &[&str]| all(&lab, shell, names);
+    assert_eq!(all(&["data"]), all(&["one", "tasks.two"]), "those who share an alias share its answer");
+    assert_eq!(all(&["tasks.data.my-net"]), all(&["one.1", "two.1", "two.2"]));
+    assert_eq!(all(&["pg AAAA"]), all(&["one.my-net AAAA"]));
+    assert_eq!(all(&["store"]), all(&["shop-db"]), "its own stack's");
+    assert_eq!(all(&["store.blog", "db.shop"]), all(&["blog-db", "shop-db"]));
+    assert_eq!(short(&lab, "one.1", "store"), all(&["shop-db", "blog-db"]), "outside of both stacks");
+    assert_eq!(all(&["_pg._tcp.one SRV"]), BTreeSet::from(["0 1 5432 one.my-net.".to_owned()]));
+    assert_eq!(all(&["_pg._tcp.tasks.data SRV"]), BTreeSet::from(["0 1 5432 one.1.my-net.".to_owned()]));
+    assert_eq!(all(&["one NS"]), BTreeSet::from(["_dns.my-net.".to_owned()]));
+    let vip = all(&["two"]);
+    assert_eq!(vip.len(), 2);
+    let answer = dig(&lab, shell, "one A");
+    let ttl = answer.lines().find_map(|line| line.strip_prefix("one.")?.split_whitespace().next()?.parse::<u32>().ok());
+    assert!(ttl.is_some_and(|ttl| ttl <= 5), "{answer}");
+    assert!(dig(&lab, shell, "one ANY").contains("RFC8482"));
+
+    for (line, cause) in [
+        ("--name three --network name=my-net,alias=one", "\"one\" means service \"one\""),
+        ("--name pg --network my-net", "\"pg\" means service \"one\""),
+        ("--name three --network name=my-net,alias=tasks", "reserved"),
+        ("--name three --network my-net --stack 3", "is a number"),
+        ("--name three --network my-net --port name=80,target=80", "no name of a port"),
+    ] {
+        let refusal = create(line).refused();
+        assert!(refusal.contains(cause) && refusal.contains("next:"), "{line}: {refusal}");
+    }
+    let shown = lab.json("h1", "service inspect one").remove(0);
+    assert_eq!(shown["aliases"]["my-net"][0], "data");
+    assert_eq!(shown["ports"][0]["port"], 5432);
+}
+
+/// The small program against musl, without any library.
+fn musl() -> PathBuf {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("musl-{}", std::process::id()));
+    let source = self::program("musl.c");
+    run(Command::new("musl-gcc").args(["-static", "-o"]).arg(&program).arg(source)).ok();
+    program
+}
+
+#[test]
+fn c_libraries_and_stubs_find_every_name() {
+    let lab = Lab::up(2);
+    lab.ctl("h1", NET).ok();
+    let create = |line: &str| lab.ctl("h1", &format!("service create {line} -- sleep infinity")).ok();
+    create("--name web --replicas 2 --network name=my-net,alias=www --stack shop");
+    // More than fit into a datagram of those who do not know EDNS.
+    create("--name many --replicas 32 --network my-net --endpoint-mode dnsrr");
+    create("--name shell --network my-net --dns-search corp.example");
+    let names = ["web", "WWW", "tasks.web", "web.2", "web.my-net", "web.shop", "tasks.many", "nosuch.web.my-net"];
+    let expected = |name: &str| {
+        let both = [format!("{name} A"), format!("{name} AAAA")];
+        both.iter().flat_map(|line| short(&lab, "shell.1", line)).collect::<BTreeSet<String>>()
+    };
+    let musl = musl();
+    let cares = program("cares.py");
+    let clients: [(&str, Vec<&str>); 3] = [
+        ("glibc", vec!["/usr/bin/python3", &cares, "glibc"]),
+        ("c-ares", vec!["/usr/bin/python3", &cares, "cares"]),
+        ("musl", vec![musl.to_str().unwrap()]),
+    ];
+    for (client, words) in clients {
+        let said = lab.inside("h1", "shell.1", &[&words[..], &names].concat()).ok();
+        for name in &names[..names.len() - 1] {
+            let line = said.lines().find_map(|line| line.strip_prefix(&format!("{name}: "))).unwrap_or_default();
+            let found: BTreeSet<String> = line.split(' ').map(str::to_owned).collect();
+            let expected = expected(name);
+            // musl 1.2.3 has no TCP: it takes what the first datagram has, in each family.
+            let is_cut = client == "musl" && *name == "tasks.many" && found.is_subset(&expected) && found.len() > 40;
+            assert!(found == expected || is_cut, "{client}: {name}: {found:?} is not {expected:?}");
+        }
+        assert!(said.lines().last().unwrap().contains("error"), "{client}: {said}");
+    }
+    std::fs::remove_file(&musl).unwrap();
+    // busybox asks by itself.
+    let said = lab.inside("h1", "shell.1", &["busybox", "nslookup", "web.my-net"]).ok();
+    assert!(expected("web").iter().all(|address| said.contains(address)), "{said}");
+}
+
+#[test]
+fn a_service_may_have_resolvers_of_its_own_and_internal_networks_forward_nothing() {
+    let lab = Lab::up(2);
+    lab.ctl("h1", NET).ok();
+    lab.ctl("h1", "network create --internal --subnet 10.0.8.0/24 vault").ok();
+    let server = program("server.py");
+    lab.ctl(
+        "h1",
+        &format!("service create --name upstream --network my-net --network vault -- /usr/bin/python3 {server}"),
+    )
+    .ok();
+    let task = lab.running("h1", "upstream").remove(0);
+    let address = |prefix: &str| {
+        let addresses = task["addresses"].as_array().unwrap().iter().map(|address| address.as_str().unwrap());
+        addresses.clone().find(|address| address.starts_with(prefix)).unwrap().to_owned()
+    };
+    let create = |name: &str, network: &str, prefix: &str| {
+        let options =
+            format!("--dns {} --dns-search corp.example --dns-option timeout:3 --dns-option ndots:1", address(prefix));
+        lab.ctl("h1", &format!("service create --name {name} --network {network} {options} -- sleep infinity")).ok();
+    };
+    create("asker", "my-net", "10.0.9.");
+    create("locked", "vault", "10.0.8.");
+    let conf = lab.inside("h1", "asker.1", &["cat", "/etc/resolv.conf"]).ok();
+    assert!(conf.contains("nameserver 10.0.9.1\n"), "the resolver is ours: {conf}");
+    assert!(conf.contains("\nsearch corp.example\n") && conf.contains("\noptions timeout:3 ndots:1\n"), "{conf}");
+    eventually("its own resolver is asked, from inside the task", || {
+        let found = short(&lab, "asker.1", "www.example.org");
+        holds(found == BTreeSet::from(["192.0.2.77".to_owned()]), found)
+    });
+    assert!(!short(&lab, "asker.1", "upstream").contains("192.0.2.77"), "ours are not asked elsewhere");
+    let refused = dig(&lab, "locked.1", "secret.example.org");
+    assert!(refused.contains("status: NXDOMAIN") && refused.contains("the network is internal"), "{refused}");
+    let log = lab.ctl("h1", "service logs upstream").ok();
+    assert!(log.contains("asked www.example.org 1") && !log.contains("secret"), "{log}");
+}
+
+#[test]
+fn questions_make_no_connections() {
+    let lab = Lab::tour(1);
+    let inside = |words: &[&str]| lab.inside("h1", "shell.1", words);
+    inside(&["curl", "-sS", "http://web/"]).ok();
+    for line in ["+notcp web", "+tcp web", "-6 web"] {
+        dig(&lab, "shell.1", line);
+    }
+    let script = "for ns in $(ip netns list | cut -d' ' -f1 | grep -v netd-t-); do ip netns exec $ns conntrack -L 2>/dev/null; done";
+    let tracked = lab.exec("h1", &["sh", "-c", script]).ok();
+    assert!(tracked.contains("dport=80"), "connections to virtual IPs are tracked: {tracked}");
+    assert!(!tracked.contains("dport=53"), "{tracked}");
+}
+
+#[test]
+fn names_answer_again_within_a_second_of_kill_9_with_no_manager_there() {
+    let lab = Lab::planned();
+    run(lab.verb("up").args(["--hosts", "2", "--managers", "1"])).ok();
+    lab.ctl("h1", NET).ok();
+    lab.ctl("h1", "service create --name web --replicas 2 --network my-net -- sleep infinity").ok();
+    lab.ctl("h1", "service create --name shell --replicas 2 --network my-net -- sleep infinity").ok();
+    let shell = lab.running("h1", "shell").into_iter().find(|task| task["node"] == "h2").unwrap();
+    let (watch, sandbox) = (program("watch.py"), format!("netd-t-{}", shell["id"].as_str().unwrap()));
+    run(lab.verb("kill").arg("h1")).ok();
+    let silences = [(); 3].map(|()| {
+        let words = ["ip", "netns", "exec", &sandbox, "timeout", "5", "/usr/bin/python3", &watch, "web", "10.0.9.1"];
+        let watching = lab.command("h2", &words).stdout(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        run(lab.verb("crash").arg("h2")).ok();
+        let said = String::from_utf8(watching.wait_with_output().unwrap().stdout).unwrap();
+        silence(&said).unwrap_or_else(|| panic!("the daemon was not gone, or did not return: {said}"))
+    });
+    // A busy machine may be slow once.
+    assert!(silences.iter().min().unwrap() < &1_000, "milliseconds without answers: {silences:?}");
+}
+
+/// How long `watch.py` got no answer between two that were the same.
+fn silence(said: &str) -> Option<u64> {
+    let lines: Vec<(u64, &str)> =
+        said.lines().filter_map(|line| line.split_once(' ')).map(|(at, found)| (at.parse().unwrap(), found)).collect();
+    let gone = lines.iter().position(|(_, found)| *found == "?").filter(|gone| *gone > 0)?;
+    let back = lines[gone..].iter().find(|(_, found)| *found == lines[gone - 1].1)?;
+    Some(back.0 - lines[gone].0)
+}

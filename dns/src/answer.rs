@@ -106,10 +106,10 @@ impl Asked<'_> {
         if let Some((zone, entry)) = self.table.find(self.viewer, name) {
             return self.records(response, zone, entry);
         }
-        if let Some((protocol, port, rest)) = port_of(name)
-            && let Some((zone, entry)) = self.table.find(self.viewer, rest)
+        if let Some(asked) = port_of(name)
+            && let Some((zone, entry)) = self.table.find(self.viewer, asked.of)
         {
-            return self.port(response, (zone, entry, zone.local(rest)), protocol, port);
+            return self.port(response, zone, entry, asked);
         }
         if let Some(found) = reverse(name).and_then(|address| self.table.name_of(self.viewer, address)) {
             return self.pointer(response, found);
@@ -170,13 +170,9 @@ impl Asked<'_> {
     }
 
     /// `_http._tcp.web` (RFC 2782): each place that has the port, and its addresses as far as there is room.
-    fn port(
-        &self,
-        mut response: Response<'_>,
-        (zone, entry, name): (&Zone, &Entry, &[u8]),
-        protocol: Protocol,
-        port: Option<&[u8]>,
-    ) -> Outcome {
+    fn port(&self, mut response: Response<'_>, zone: &Zone, entry: &Entry, asked: PortName<'_>) -> Outcome {
+        let PortName { protocol, port, of } = asked;
+        let name = zone.local(of);
         if !entry.has_port(protocol, port) {
             return self.negative(response, Some(zone), code::NX_DOMAIN, None);
         }
@@ -240,8 +236,18 @@ impl Asked<'_> {
     }
 }
 
+/// What a name of a port says (RFC 2782).
+#[derive(Clone, Copy)]
+struct PortName<'a> {
+    protocol: Protocol,
+    /// Its own name, without underscore; none in `_tcp.web`.
+    port: Option<&'a [u8]>,
+    /// The name that has it.
+    of: &'a [u8],
+}
+
 /// `_http._tcp.web`, or `_tcp.web`, which exists if anything below it does (RFC 8020).
-fn port_of(name: &[u8]) -> Option<(Protocol, Option<&[u8]>, &[u8])> {
+fn port_of(name: &[u8]) -> Option<PortName<'_>> {
     let protocol = |label: &[u8]| match label {
         b"_tcp" => Some(Protocol::Tcp),
         b"_udp" => Some(Protocol::Udp),
@@ -250,10 +256,10 @@ fn port_of(name: &[u8]) -> Option<(Protocol, Option<&[u8]>, &[u8])> {
     };
     let (first, rest) = wire::split(name)?;
     if let Some(protocol) = protocol(first) {
-        return Some((protocol, None, rest));
+        return Some(PortName { protocol, port: None, of: rest });
     }
     let (second, below) = wire::split(rest)?;
-    Some((protocol(second)?, Some(first.strip_prefix(b"_")?), below))
+    Some(PortName { protocol: protocol(second)?, port: Some(first.strip_prefix(b"_")?), of: below })
 }
 
 /// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): spreads load, keeps no secret.
@@ -265,7 +271,7 @@ impl Chance {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (u128::from(mixed ^ mixed >> 31) * end as u128 >> 64) as usize
+        ((u128::from(mixed ^ mixed >> 31) * end as u128) >> 64) as usize
     }
 }
 

@@ -122,7 +122,7 @@ fn resolv_conf(task: &TaskConfig, config: &NodeConfig, host: &ResolvConf) -> Str
     if !search.is_empty() && search[..] != ["."] {
         text += &format!("search {}\n", search.join(" "));
     }
-    let ndots = if options.iter().any(|option| is_ndots(option)) { "" } else { " ndots:0" };
+    let ndots = if options.iter().any(is_ndots) { "" } else { " ndots:0" };
     let options: String = options.iter().map(|option| format!(" {option}")).collect();
     text + &format!("options{ndots}{options}\n")
 }

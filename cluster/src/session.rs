@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     fn report(applied: u64, tasks: &[(u64, TaskState)]) -> NodeReport {
-        let task = |&(task, state)| TaskReport { task: TaskId(task), state, message: String::new(), exit_code: None };
+        let task = |&(task, state)| TaskReport::new(TaskId(task), state);
         NodeReport { tasks: tasks.iter().map(task).collect(), ..NodeReport::new(NodeId(1), applied) }
     }
 

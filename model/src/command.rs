@@ -39,6 +39,17 @@ pub struct TaskReport {
     pub message: String,
     /// Exit code once it has ended.
     pub exit_code: Option<i32>,
+    /// Connections that it still serves; said while it drains.
+    pub connections: Option<u32>,
+    /// Its health check has failed for good: it is being ended, and nothing new is to be led to it.
+    pub unhealthy: bool,
+}
+
+impl TaskReport {
+    /// A task that stands there, with nothing else to say.
+    pub fn new(task: TaskId, state: TaskState) -> Self {
+        Self { task, state, message: String::new(), exit_code: None, connections: None, unhealthy: false }
+    }
 }
 
 /// What a node says of itself.
@@ -139,6 +150,27 @@ pub enum Command {
         /// How many tasks are to run.
         replicas: u32,
     },
+    /// The user changes a service. Tasks that are to run something else from now on are replaced one batch after the other.
+    UpdateService {
+        /// Its identity or name.
+        service: String,
+        /// All that is asked for from now on.
+        spec: ServiceSpec,
+        /// The version that the change was made from: refused if somebody else has changed the service since.
+        version: u64,
+        /// Replace every task, whether or not it is to run something else.
+        force: bool,
+    },
+    /// The user wants what was asked for before the last update.
+    RollbackService {
+        /// Name or id.
+        service: String,
+    },
+    /// The user has a task stopped; its slot's next run follows.
+    ReplaceTask {
+        /// Name or id.
+        task: String,
+    },
     /// The user removes a service.
     RemoveService {
         /// Name or id.
@@ -157,6 +189,28 @@ pub enum Command {
         task: TaskId,
         /// The place.
         node: NodeId,
+    },
+    /// By `step`: a task that is to stop takes no new connections from now on.
+    WithdrawTask {
+        /// The task.
+        task: TaskId,
+    },
+    /// By `step`: every balancer knows that a task is withdrawn; its connections run out.
+    DrainTask {
+        /// The task.
+        task: TaskId,
+    },
+    /// By `step`: slots beyond the replicas, whose tasks take traffic while others are replaced; 0 ends them.
+    SetSurge {
+        /// The service.
+        service: ServiceId,
+        /// How many.
+        slots: u32,
+    },
+    /// By `step`: new tasks of an update end by themselves: it goes no further.
+    PauseUpdate {
+        /// The service.
+        service: ServiceId,
     },
     /// By `step`: where a task should stand. Only ever forward.
     SetDesired {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Availability, Capability, Driver, EndpointMode, Millis, NamedPort, NetworkId, NodeId, NodeStatus, PublishSpec,
-    Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    Role, ServiceId, ServiceSpec, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// A question. Names may be ids, or a prefix of an id that only one object has.
@@ -129,6 +129,17 @@ pub struct NetworkInfo {
     pub created: Millis,
 }
 
+/// A replacement of a service's tasks that is under way, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateInfo {
+    /// It goes no further by itself.
+    pub paused: bool,
+    /// How many replicas run what they are to run.
+    pub updated: u32,
+    /// What it waits for.
+    pub message: String,
+}
+
 /// A service, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceInfo {
@@ -162,6 +173,12 @@ pub struct ServiceInfo {
     pub task: TaskSpec,
     /// The user's notes.
     pub labels: BTreeMap<String, String>,
+    /// All that was asked for.
+    pub spec: ServiceSpec,
+    /// The log index of its last change: an update says which version it was made from.
+    pub version: u64,
+    /// The replacement of its tasks, while there is one.
+    pub update: Option<UpdateInfo>,
     /// It is being removed.
     pub removing: bool,
     /// When it was made.
@@ -187,6 +204,8 @@ pub struct TaskInfo {
     pub state: TaskState,
     /// Where it should stand.
     pub desired_state: TaskState,
+    /// It is to stop: no new connections are led to it.
+    pub withdrawn: bool,
     /// Its addresses on all its networks.
     pub addresses: Vec<IpAddr>,
     /// Why it stands where it stands.

@@ -26,7 +26,9 @@ pub use balance::{Balance, Scheduler};
 pub use command::{Command, Entry, NodeReport, Outcome, RequestId, Response, TaskReport};
 pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, PeerKeys, Spi};
 pub use id::{EndpointId, IdError, NetworkId, NodeId, ServiceId, TaskId};
-pub use info::{Answer, EndpointInfo, NetworkInfo, NodeInfo, Query, ServiceInfo, TaskInfo, TokenInfo, ViewInfo};
+pub use info::{
+    Answer, EndpointInfo, NetworkInfo, NodeInfo, Query, ServiceInfo, TaskInfo, TokenInfo, UpdateInfo, ViewInfo,
+};
 pub use lan::{IpvlanMode, MacvlanMode, Parent};
 pub use mac::Mac;
 pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};

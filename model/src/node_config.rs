@@ -183,6 +183,8 @@ pub struct TaskConfig {
     pub desired: TaskState,
     /// Where the managers think it stands.
     pub state: TaskState,
+    /// No balancer leads new connections to it any more: the managers want to know how many are left.
+    pub draining: bool,
     /// Its endpoints in the order of its interfaces (`eth0`, `eth1`, …). The first on a network that is not internal is
     /// the way out, for each family by itself.
     pub endpoints: Vec<EndpointId>,

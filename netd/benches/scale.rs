@@ -235,6 +235,7 @@ fn task_config(endpoint: EndpointId) -> TaskConfig {
         stack: None,
         desired: TaskState::Running,
         state: TaskState::Assigned,
+        draining: false,
         endpoints: vec![endpoint],
     }
 }

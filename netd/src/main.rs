@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     }
     let Arguments { directory, socket, verb } = Arguments::parse();
     let result = match verb {
-        Some(Verb::Whoami { port }) => whoami::run(port).map(|never| match never {}).map_err(Into::into),
+        Some(Verb::Whoami { port }) => whoami::run(port).map_err(Into::into),
         None => serve(daemon::Options { directory, socket }),
     };
     match result {

@@ -1,14 +1,14 @@
 //! `netd whoami`: a tiny HTTP/1.1 responder for trying things out. It tells who answers and who asked.
 
 use std::{
-    convert::Infallible,
+    collections::BTreeMap,
     env,
-    io::{self, BufRead, BufReader, Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream},
-    os::fd::{AsRawFd, OwnedFd},
+    io::{self, BufRead, BufReader, PipeReader, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::Duration,
@@ -18,9 +18,13 @@ use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
     net::if_::InterfaceFlags,
-    sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, bind,
-        listen, setsockopt, socket, sockopt,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, Signal},
+        socket::{
+            AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, bind,
+            listen, setsockopt, socket, sockopt,
+        },
     },
     unistd::gethostname,
 };
@@ -32,6 +36,10 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Bytes of one request's head.
 const HEAD: u64 = 16 << 10;
 const BACKLOG: i32 = 1024;
+/// After SIGTERM open connections get so long for one more request, whose answer says that it is the last.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long answers under way may take then.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// The responder cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -41,23 +49,90 @@ pub struct WhoamiError {
     reason: io::Error,
 }
 
-/// Answers HTTP requests on this TCP port, IPv6 and IPv4, for as long as the process lives.
-pub fn run(port: u16) -> Result<Infallible, WhoamiError> {
-    let listener = open(port).map_err(|reason| WhoamiError { port, reason })?;
-    let open = Arc::new(AtomicUsize::new(0));
-    loop {
-        if open.load(Ordering::Relaxed) >= CONNECTIONS {
-            thread::sleep(Duration::from_millis(1));
-            continue;
+/// Answers HTTP requests on this TCP port, IPv6 and IPv4, until SIGTERM; then takes leave of those who are connected.
+pub fn run(port: u16) -> Result<(), WhoamiError> {
+    let failed = |reason| WhoamiError { port, reason };
+    let listener = open(port).and_then(|listener| listener.set_nonblocking(true).map(|()| listener)).map_err(failed)?;
+    let guests = Arc::new(Guests::default());
+    let end = end_of_service(guests.clone()).map_err(failed)?;
+    for number in 0.. {
+        if guests.wait_for_fewer_than(CONNECTIONS, Duration::MAX) {
+            match listener.accept() {
+                Ok((stream, _)) => receive(number, stream, &guests),
+                // Whoever was waiting has been let in: from now on nobody is.
+                Err(_) if guests.are_leaving() => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(&listener, &end),
+                // Errors here belong to one connection, or to a lack of descriptors that passes.
+                Err(_) => thread::sleep(Duration::from_millis(1)),
+            }
         }
-        // Errors here belong to one connection, or to a lack of descriptors that passes.
-        let Ok((stream, _)) = listener.accept() else { continue };
-        open.fetch_add(1, Ordering::Relaxed);
-        let count = open.clone();
-        thread::spawn(move || {
-            let _ = converse(&stream);
-            count.fetch_sub(1, Ordering::Relaxed);
-        });
+    }
+    drop(listener);
+    if !guests.wait_for_fewer_than(1, FAREWELL) {
+        guests.stop_listening();
+        guests.wait_for_fewer_than(1, LAST_WORDS);
+    }
+    Ok(())
+}
+
+/// A pipe that ends with SIGTERM. To be called while the process has one thread: the others inherit the mask.
+fn end_of_service(guests: Arc<Guests>) -> io::Result<PipeReader> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    let (reader, writer) = io::pipe()?;
+    thread::spawn(move || {
+        let _ = signals.wait();
+        guests.leaving.store(true, Ordering::SeqCst);
+        drop(writer);
+    });
+    Ok(reader)
+}
+
+/// Until somebody calls, or the service ends.
+fn wait(listener: &TcpListener, end: &PipeReader) {
+    let watched = [listener.as_fd(), end.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let _ = poll(&mut { watched }, PollTimeout::NONE);
+}
+
+fn receive(number: u64, stream: TcpStream, guests: &Arc<Guests>) {
+    let stream = Arc::new(stream);
+    guests.list().insert(number, stream.clone());
+    let guests = guests.clone();
+    thread::spawn(move || {
+        let _ = converse(&stream, &guests);
+        guests.list().remove(&number);
+        guests.changed.notify_all();
+    });
+}
+
+/// Who is connected.
+#[derive(Default)]
+struct Guests {
+    streams: Mutex<BTreeMap<u64, Arc<TcpStream>>>,
+    changed: Condvar,
+    leaving: AtomicBool,
+}
+
+impl Guests {
+    fn list(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<TcpStream>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn are_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
+    /// Whether there are fewer within this time.
+    fn wait_for_fewer_than(&self, count: usize, time: Duration) -> bool {
+        let crowded = |list: &mut BTreeMap<_, _>| list.len() >= count;
+        let waited = self.changed.wait_timeout_while(self.list(), time, crowded);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// Whoever says nothing is taken to have nothing more to say.
+    fn stop_listening(&self) {
+        self.list().values().for_each(|stream| drop(stream.shutdown(Shutdown::Read)));
     }
 }
 
@@ -85,14 +160,15 @@ fn listen_at(family: AddressFamily, address: &dyn SockaddrLike) -> nix::Result<O
 }
 
 /// One connection: requests one after the other until either side has had enough.
-fn converse(stream: &TcpStream) -> io::Result<()> {
+fn converse(mut stream: &TcpStream, guests: &Guests) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_nodelay(true)?;
     let client = stream.peer_addr()?.ip().to_canonical();
     let mut reader = BufReader::new(stream);
-    while let Some(asked) = Asked::read(&mut reader)? {
-        let mut output = stream;
-        output.write_all(&answer(&asked, client))?;
+    while let Some(mut asked) = Asked::read(&mut reader)? {
+        asked.close |= guests.are_leaving();
+        stream.write_all(&answer(&asked, client))?;
         if asked.close {
             return Ok(());
         }

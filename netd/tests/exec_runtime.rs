@@ -192,6 +192,7 @@ fn task(argv: &[&str]) -> TaskConfig {
         stack: None,
         desired: TaskState::Running,
         state: TaskState::Assigned,
+        draining: false,
         endpoints: vec![EndpointId(1)],
     }
 }
@@ -329,7 +330,7 @@ async fn how_a_task_ended_is_told() {
     ];
     for (argv, state, exit_code, message) in cases {
         let mut host = Host::new(argv).started();
-        let expected = TaskReport { task: host.id, state, message: message.to_owned(), exit_code };
+        let expected = TaskReport { message: message.to_owned(), exit_code, ..TaskReport::new(host.id, state) };
         assert_eq!(host.report(state).await, expected);
     }
 }

@@ -754,6 +754,7 @@ fn task_config(index: usize) -> TaskConfig {
         stack: None,
         desired: TaskState::Running,
         state: TaskState::Assigned,
+        draining: false,
         endpoints: vec![endpoint(index)],
     }
 }

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 
 use model::{
-    Answer, EndpointInfo, Kind, Network, NetworkId, NetworkInfo, Node, NodeId, NodeInfo, NodeStatus, Query, Refusal,
-    Service, ServiceInfo, Task, TaskInfo, TaskState,
+    Answer, EndpointInfo, Kind, Network, NetworkId, NetworkInfo, Node, NodeId, NodeInfo, Query, Refusal, Service,
+    ServiceInfo, Task, TaskInfo, TaskState,
 };
 
 use crate::{
-    capability, ports, project,
+    acknowledged::Acknowledged,
+    capability, drain, ports, project,
     record::{ServiceRecord, TaskRecord},
     scheduler,
     state::State,
+    update,
 };
 
 pub(crate) fn answer(state: &State, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal> {
@@ -103,38 +105,22 @@ fn by_name(mut records: Vec<&ServiceRecord>) -> Vec<&ServiceRecord> {
 }
 
 fn services(state: &State, records: Vec<&ServiceRecord>) -> Vec<ServiceInfo> {
-    let applied = applied_everywhere(state);
-    by_name(records).into_iter().map(|record| service_info(state, record, &applied)).collect()
+    let heard = Acknowledged::of(state);
+    by_name(records).into_iter().map(|record| service_info(state, record, &heard)).collect()
 }
 
-/// The generation that every ready node with a part in a network has applied.
-fn applied_everywhere(state: &State) -> BTreeMap<NetworkId, u64> {
-    let mut applied: BTreeMap<NetworkId, u64> = BTreeMap::new();
-    for record in state.tasks.values().filter(|record| record.is_alive()) {
-        let node = record.task.node.and_then(|id| state.nodes.get(&id));
-        let Some(node) = node.filter(|node| node.status == NodeStatus::Ready) else { continue };
-        for attachment in &record.task.attachments {
-            let least = applied.entry(attachment.network).or_insert(node.applied);
-            *least = node.applied.min(*least);
-        }
-    }
-    let ready = || state.nodes.values().filter(|node| node.status == NodeStatus::Ready).map(|node| node.applied);
-    applied.extend(ports::ingress_networks(state).into_iter().filter_map(|network| Some((network, ready().min()?))));
-    applied
-}
-
-fn service_info(state: &State, record: &ServiceRecord, applied: &BTreeMap<NetworkId, u64>) -> ServiceInfo {
+fn service_info(state: &State, record: &ServiceRecord, heard: &Acknowledged) -> ServiceInfo {
     let (service, spec) = (&record.service, &record.service.spec);
     let running: Vec<&TaskRecord> =
         record.slots.keys().filter_map(|&number| project::serving(state, record, number)).collect();
-    let least = service.networks.iter().filter_map(|network| applied.get(network)).min().copied().unwrap_or(u64::MAX);
+    let known = heard.generation(service);
     let network_name = |id: &NetworkId| state.networks.get(id).map(|network| network.spec.name.clone());
     ServiceInfo {
         id: service.id,
         name: spec.name.clone(),
         replicas: spec.replicas,
         running: running.len() as u32,
-        settled: running.iter().filter(|record| record.running_at <= least).count() as u32,
+        settled: running.iter().filter(|record| record.running_at <= known).count() as u32,
         virtual_ips: service.networks.iter().filter_map(|id| service.vips.get(id)).flatten().copied().collect(),
         networks: service.networks.iter().filter_map(network_name).collect(),
         aliases: aliases(state, service),
@@ -145,6 +131,9 @@ fn service_info(state: &State, record: &ServiceRecord, applied: &BTreeMap<Networ
         publish: spec.publish.clone(),
         task: spec.task.clone(),
         labels: spec.labels.clone(),
+        spec: spec.clone(),
+        version: record.version,
+        update: update::info(state, heard, record),
         removing: service.removing,
         created: service.created,
     }
@@ -175,6 +164,7 @@ fn task_info(state: &State, record: &TaskRecord) -> TaskInfo {
         node_id: task.node,
         state: task.status.state,
         desired_state: task.desired,
+        withdrawn: record.withdrawal.is_some(),
         addresses: task.attachments.iter().flat_map(|attachment| attachment.addresses.clone()).collect(),
         message: message(state, record),
         exit_code: task.status.exit_code,
@@ -189,6 +179,9 @@ fn message(state: &State, record: &TaskRecord) -> String {
     let agents_word = || task.status.message.clone();
     if scheduler::is_waiting(record) {
         return waits_for(state, task).unwrap_or_else(agents_word);
+    }
+    if let Some(message) = drain::message(state, record) {
+        return message;
     }
     match task.node {
         Some(node) if record.is_alive() && task.desired > TaskState::Running && state.is_down(node) => {

@@ -5,9 +5,11 @@ mod network;
 mod service;
 mod task;
 
+pub(crate) use service::hold_slots;
+
 use model::{Command, Entry, Response};
 
-use crate::{keys, state::State};
+use crate::{drain, keys, state::State, update};
 
 /// What the command makes of the state. A refusal has changed nothing.
 pub(crate) fn apply(state: &mut State, entry: Entry) -> Response {
@@ -28,11 +30,20 @@ pub(crate) fn apply(state: &mut State, entry: Entry) -> Response {
         Command::RemoveNetwork { network } => network::remove(state, &network),
         Command::CreateService { spec } => service::create(state, now, spec),
         Command::ScaleService { service, replicas } => service::scale(state, &service, replicas),
+        Command::UpdateService { service, spec, version, force } => {
+            service::update(state, &service, service::Change { spec, version, force })
+        }
+        Command::RollbackService { service } => service::rollback(state, &service),
+        Command::ReplaceTask { task } => task::replace(state, now, &task),
         Command::RemoveService { service } => service::remove(state, &service),
         Command::PurgeService { service } => service::purge(state, service),
         Command::ReleaseSlot { service, slot } => service::release_slot(state, service, slot),
         Command::CreateTask { service, slot } => task::create(state, now, service, slot),
         Command::AssignTask { task, node } => task::assign(state, now, task, node),
+        Command::WithdrawTask { task } => drain::withdraw(state, now, task),
+        Command::DrainTask { task } => drain::drain(state, now, task),
+        Command::SetSurge { service, slots } => update::set_surge(state, now, service, slots),
+        Command::PauseUpdate { service } => update::pause(state, service),
         Command::SetDesired { task, desired } => task::set_desired(state, now, task, desired),
         Command::RemoveTask { task } => task::remove(state, task),
     }

@@ -12,7 +12,7 @@ use sha2::Sha256;
 
 use crate::{
     project,
-    state::{State, outdated},
+    state::{State, has_passed, outdated},
 };
 
 /// A key is used for so long, in milliseconds, unless the user changes it before.
@@ -140,11 +140,6 @@ fn is_taken(state: &State, now: Millis) -> bool {
 fn behind(state: &State, index: u64) -> impl Iterator<Item = &Node> {
     let holders = project::key_holders(state);
     state.nodes.values().filter(move |node| node.applied < index && holders.contains(&node.id))
-}
-
-/// A time that another leader stamped, whose clock was ahead, tells nothing: it is over.
-fn has_passed(since: Millis, now: Millis, time: Millis) -> bool {
-    now.checked_sub(since).is_none_or(|passed| passed >= time)
 }
 
 impl Keys {

@@ -1,10 +1,12 @@
 //! The replicated state of a cluster: what commands make of it, what it should change next, and what each host sees
 //! of it. Pure: no clock, no chance, no I/O; every manager computes the same.
 
+mod acknowledged;
 mod answer;
 mod apply;
 mod capability;
 mod check;
+mod drain;
 mod keys;
 mod lookup;
 mod names;
@@ -16,6 +18,7 @@ mod restart;
 mod scheduler;
 mod state;
 mod step;
+mod update;
 mod validate;
 
 pub use project::digests;

@@ -21,12 +21,16 @@ type Names = BTreeMap<(NetworkId, String), NameConfig>;
 /// All names of these networks.
 pub(crate) fn of(state: &State, networks: &BTreeSet<NetworkId>) -> Names {
     let mut names = Names::new();
-    for record in state.services.values().filter(|record| !record.service.removing) {
+    for record in state.services.values() {
         let service = &record.service;
         for (index, network) in service.networks.iter().enumerate().filter(|(_, network)| networks.contains(network)) {
             let aliases = service.spec.networks.get(index).map_or(&[][..], |attachment| &attachment.aliases);
             let vips = service.vips.get(network).cloned().unwrap_or_default();
             let slots = slots(state, record, *network);
+            // Of a service that is being removed names lead to what is not withdrawn yet.
+            if service.removing && slots.is_empty() {
+                continue;
+            }
             On { names: &mut names, network: *network, spec: &service.spec, vips, slots }.add(aliases);
         }
     }
@@ -97,14 +101,15 @@ fn short(name: &str, stack: &str) -> Option<String> {
     (!rest.starts_with('-') && !rest.is_empty() && rest != "tasks").then(|| rest.to_owned())
 }
 
-/// The addresses of every wanted slot's run that names lead to; empty where there is none, for the name exists all the same.
+/// The addresses of every slot's run that names lead to; empty where a wanted slot has none, for the name exists all the
+/// same.
 fn slots(state: &State, record: &ServiceRecord, network: NetworkId) -> BTreeMap<u32, Vec<IpAddr>> {
-    let addresses = |number: u32| {
-        let task = answering(state, record, number).map(|record| &record.task);
-        let attachment = task.and_then(|task| task.attachments.iter().find(|attachment| attachment.network == network));
-        attachment.map(|attachment| attachment.addresses.clone()).unwrap_or_default()
-    };
-    (1..=record.service.spec.replicas).map(|number| (number, addresses(number))).collect()
+    let slots = record.slots.keys().filter_map(|&number| {
+        let run = answering(state, record, number);
+        let addresses = run.map(|run| project::addresses(&run.task, network).to_vec());
+        (record.wants(number) || addresses.is_some()).then(|| (number, addresses.unwrap_or_default()))
+    });
+    slots.collect()
 }
 
 /// The run that takes traffic; where the user asked for it, one that is still on its way there.
@@ -115,7 +120,7 @@ fn answering<'a>(state: &'a State, record: &'a ServiceRecord, number: u32) -> Op
     }
     let slot = record.slots.get(&number).filter(|_| record.wants(number))?;
     let is_reachable = |record: &TaskRecord| record.task.node.is_some_and(|node| !state.is_down(node));
-    state.records(&slot.tasks).rfind(|record| record.is_alive() && record.is_meant_to_run() && is_reachable(record))
+    state.records(&slot.tasks).rfind(|record| record.is_wanted() && is_reachable(record))
 }
 
 /// The names of one service on a network: what nobody else may be called, and what it may share.

@@ -62,15 +62,19 @@ fn is_not_ours(state: &State, port: &PublishSpec) -> Result<(), Refusal> {
 /// Two services may have the same port of hosts that run their tasks: these are then never put on the same one.
 fn is_nobody_elses(state: &State, port: &PublishSpec, own: Option<ServiceId>) -> Result<(), Refusal> {
     let others = state.services.values().map(|record| &record.service);
-    let others = others.filter(|service| Some(service.id) != own && !service.removing);
+    let others = others.filter(|service| Some(service.id) != own);
     let both_on_hosts = |other: &PublishSpec| port.mode == PublishMode::Host && other.mode == PublishMode::Host;
     for service in others {
         let collides = |other: &&PublishSpec| port.overlaps(other) && !both_on_hosts(other);
         if let Some(other) = service.spec.publish.iter().find(collides) {
             let name = &service.spec.name;
             let cause = format!("port {} is published by service {name:?} already, as {other}", range(port));
-            let next =
-                format!("publish at another port or address, or remove that service: `swarmctl service rm {name}`");
+            let next = match service.removing {
+                true => "that service is being removed; try again in a moment".to_owned(),
+                false => {
+                    format!("publish at another port or address, or remove that service: `swarmctl service rm {name}`")
+                }
+            };
             return Err(Refusal::new(Kind::Conflict, cause, next));
         }
     }
@@ -85,7 +89,7 @@ pub(crate) fn ingress_networks(state: &State) -> BTreeSet<NetworkId> {
 
 /// Whether every host leads to the service's tasks.
 pub(crate) fn is_ingress(record: &ServiceRecord) -> bool {
-    !record.service.removing && record.service.spec.publish.iter().any(|port| port.mode == PublishMode::Ingress)
+    record.service.spec.publish.iter().any(|port| port.mode == PublishMode::Ingress)
 }
 
 /// What a service takes of each host that runs a task of it.
@@ -98,7 +102,8 @@ fn host_ports(state: &State, service: ServiceId) -> impl Iterator<Item = &Publis
 pub(crate) fn taken(state: &State, task: &Task, node: NodeId) -> Option<(String, String)> {
     let mut wanted = host_ports(state, task.service).peekable();
     wanted.peek()?;
-    let others: Vec<&Task> = state.tasks_on(node).filter(|other| other.id != task.id).collect();
+    let others: Vec<&Task> =
+        state.tasks_on(node).map(|record| &record.task).filter(|other| other.id != task.id).collect();
     let holder = |port: &PublishSpec| {
         let collides = |other: &&&Task| host_ports(state, other.service).any(|theirs| theirs.overlaps(port));
         others.iter().find(collides).map(|other| other.name())

@@ -7,7 +7,7 @@ use std::{
 
 use model::{
     EndpointConfig, EndpointId, Network, NetworkConfig, NetworkId, Node, NodeConfig, NodeId, PeerConfig, PeerKeys,
-    PublishMode, PublishedConfig, Role, Task, TaskConfig, ViewInfo, VirtualServiceConfig,
+    PublishMode, PublishedConfig, Role, Task, TaskConfig, TaskState, ViewInfo, VirtualServiceConfig,
 };
 use sha2::{Digest, Sha256};
 
@@ -18,8 +18,9 @@ use crate::{
     validate,
 };
 
-/// The weight of a real server that takes new connections.
-const WEIGHT: u16 = 1;
+/// The weight of a real server that takes new connections, and of one that keeps those it has.
+const TAKES: u16 = 1;
+const KEEPS: u16 = 0;
 /// Enough to tell records apart; too few to find out a secret that has fewer bits.
 const DIGEST_BYTES: usize = 16;
 
@@ -28,8 +29,8 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
     if !state.nodes.contains_key(&node) {
         return config;
     }
-    config.tasks = state.tasks_on(node).map(|task| (task.id, task_config(state, task))).collect();
-    let networks: BTreeSet<NetworkId> = networks_of(state.tasks_on(node)).collect();
+    config.tasks = state.tasks_on(node).map(|record| (record.task.id, task_config(state, record))).collect();
+    let networks: BTreeSet<NetworkId> = networks_of(state.tasks_on(node).map(|record| &record.task)).collect();
     let reached = ports::ingress_networks(state);
     config.networks = networks
         .union(&reached)
@@ -70,61 +71,75 @@ pub(crate) fn holder<'a>(state: &'a State, slot: &'a Slot) -> Option<(&'a Task, 
     placed.max_by_key(|(_, node)| !state.is_down(*node))
 }
 
-/// The run of a wanted slot that takes traffic.
+/// The run of a slot that takes traffic: until it is withdrawn, whether or not the slot is still wanted.
 pub(crate) fn serving<'a>(state: &'a State, record: &'a ServiceRecord, number: u32) -> Option<&'a TaskRecord> {
-    let slot = record.slots.get(&number).filter(|_| record.wants(number))?;
-    let is_reachable = |task: &Task| task.node.is_some_and(|node| !state.is_down(node));
-    state.records(&slot.tasks).rfind(|record| record.is_running() && is_reachable(&record.task))
+    let slot = record.slots.get(&number)?;
+    state.records(&slot.tasks).rfind(|record| record.takes_connections() && is_reachable(state, &record.task))
+}
+
+fn is_reachable(state: &State, task: &Task) -> bool {
+    task.node.is_some_and(|node| !state.is_down(node))
 }
 
 /// The ports of this host that lead to the service. Where those of other hosts do, its endpoints are known here though
 /// nothing else of its network may be.
 fn add_published(config: &mut NodeConfig, state: &State, record: &ServiceRecord) {
     let (service, node) = (&record.service, config.node);
-    let Some(network) = ports::network(state, &service.networks).filter(|_| !service.removing) else { return };
+    let Some(network) = ports::network(state, &service.networks) else { return };
     if ports::is_ingress(record) {
         let holders = record.slots.values().filter_map(|slot| holder(state, slot));
         config.endpoints.extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
     }
-    let is_here = state.tasks_on(node).any(|task| task.service == service.id);
+    let is_here = state.tasks_on(node).any(|record| record.task.service == service.id);
     for (place, spec) in service.spec.publish.iter().enumerate() {
         let everywhere = spec.mode == PublishMode::Ingress;
         if !everywhere && !is_here {
             continue;
         }
         let real_servers = real_servers(state, record, network, |at| everywhere || at == node);
+        if service.removing && real_servers.is_empty() {
+            continue;
+        }
         let (service_name, spec) = (service.spec.name.clone(), spec.clone());
         let published = PublishedConfig { service_name, network, spec, real_servers };
         config.published.insert((service.id, format!("{place:03}")), published);
     }
 }
 
-/// Where a service leads on a network, of the hosts that count, and the weights.
+/// Where a service leads on a network, of the hosts that count, and the weights: who is withdrawn keeps the connections
+/// that he has.
 fn real_servers(
     state: &State,
     record: &ServiceRecord,
     network: NetworkId,
     counts: impl Fn(NodeId) -> bool,
 ) -> BTreeMap<IpAddr, u16> {
-    let tasks = (1..=record.service.spec.replicas).filter_map(|number| serving(state, record, number));
-    let tasks = tasks.map(|record| &record.task).filter(|task| task.node.is_some_and(&counts));
-    let attachments = tasks.flat_map(|task| &task.attachments).filter(|attachment| attachment.network == network);
-    attachments.flat_map(|attachment| &attachment.addresses).map(|address| (*address, WEIGHT)).collect()
+    let serving = record.slots.keys().filter_map(|&number| serving(state, record, number));
+    let holders = record.slots.values().filter_map(|slot| holder(state, slot));
+    let keeping = holders.map(|(task, _)| task).filter(|task| task.status.state == TaskState::Running);
+    let keeping = keeping.filter(|task| is_reachable(state, task)).map(|task| (task, KEEPS));
+    let weighted = keeping.chain(serving.map(|run| (&run.task, TAKES)));
+    let weighted = weighted.filter(|(task, _)| task.node.is_some_and(&counts));
+    weighted.flat_map(|(task, weight)| addresses(task, network).iter().map(move |address| (*address, weight))).collect()
 }
 
 fn add_service(config: &mut NodeConfig, state: &State, record: &ServiceRecord, network: NetworkId) {
     let holders = record.slots.values().filter_map(|slot| holder(state, slot));
     config.endpoints.extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
-    if record.service.removing {
-        return;
-    }
     let vips = record.service.vips.get(&network).cloned().unwrap_or_default();
-    if !vips.is_empty() {
-        let real_servers = real_servers(state, record, network, |_| true);
+    let real_servers = real_servers(state, record, network, |_| true);
+    let is_emptied = record.service.removing && real_servers.is_empty();
+    if !vips.is_empty() && !is_emptied {
         let (name, balance) = (record.service.spec.name.clone(), record.service.spec.balance);
         let service = VirtualServiceConfig { name, vips, balance, real_servers };
         config.services.insert((network, record.service.id), service);
     }
+}
+
+/// Those of a task on one of its networks.
+pub(crate) fn addresses(task: &Task, network: NetworkId) -> &[IpAddr] {
+    let attachment = task.attachments.iter().find(|attachment| attachment.network == network);
+    attachment.map_or(&[], |attachment| &attachment.addresses)
 }
 
 fn endpoints(task: &Task, node: NodeId, network: NetworkId) -> impl Iterator<Item = (EndpointId, EndpointConfig)> {
@@ -203,7 +218,8 @@ fn network_config(state: &State, network: &Network) -> Option<NetworkConfig> {
     })
 }
 
-fn task_config(state: &State, task: &Task) -> TaskConfig {
+fn task_config(state: &State, record: &TaskRecord) -> TaskConfig {
+    let task = &record.task;
     let service = state.services.get(&task.service);
     TaskConfig {
         stack: service.and_then(|record| record.service.spec.stack.clone()),
@@ -213,6 +229,7 @@ fn task_config(state: &State, task: &Task) -> TaskConfig {
         spec: task.spec.clone(),
         desired: task.desired,
         state: task.status.state,
+        draining: record.withdrawal.as_ref().is_some_and(|withdrawal| withdrawal.draining.is_some()),
         endpoints: task.attachments.iter().map(|attachment| attachment.endpoint).collect(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{Service, Task, TaskId, TaskState};
+use model::{Millis, Service, ServiceSpec, Task, TaskId, TaskState};
 use serde::{Deserialize, Serialize};
 
 /// A service and its slots. A slot exists for as long as its addresses are leased.
@@ -10,12 +10,29 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct ServiceRecord {
     pub(crate) service: Service,
     pub(crate) slots: BTreeMap<u32, Slot>,
+    /// The log index of the last change of its spec.
+    pub(crate) version: u64,
+    /// That of the last update: of earlier runs those that differ from the spec are outdated,
+    pub(crate) changed: u64,
+    /// and of runs before this one all.
+    pub(crate) forced: u64,
+    /// What was asked for before the last update.
+    pub(crate) previous: Option<ServiceSpec>,
+    /// Why the update goes no further.
+    pub(crate) paused: Option<String>,
+    /// How many slots beyond the replicas take traffic while others are replaced.
+    pub(crate) surge: u32,
 }
 
 impl ServiceRecord {
-    /// Whether the user still wants a task in this slot.
+    /// A service that was made at this log index.
+    pub(crate) fn new(service: Service, slots: BTreeMap<u32, Slot>, index: u64) -> Self {
+        Self { service, slots, version: index, changed: index, forced: 0, previous: None, paused: None, surge: 0 }
+    }
+
+    /// Whether a task is to be in this slot.
     pub(crate) fn wants(&self, slot: u32) -> bool {
-        !self.service.removing && (1..=self.service.spec.replicas).contains(&slot)
+        !self.service.removing && (1..=self.service.spec.replicas.saturating_add(self.surge)).contains(&slot)
     }
 
     pub(crate) fn wanted_slots(&self) -> impl Iterator<Item = &Slot> {
@@ -40,8 +57,32 @@ pub(crate) struct Slot {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TaskRecord {
     pub(crate) task: Task,
+    /// The log index at which it was made.
+    pub(crate) made_at: u64,
     /// The log index at which it was first seen running; 0 before.
     pub(crate) running_at: u64,
+    /// Nothing new is led to it: it is to stop.
+    pub(crate) withdrawal: Option<Withdrawal>,
+    /// Its health check has failed for good: its agent ends it.
+    pub(crate) unhealthy: bool,
+}
+
+/// How far a task is on its way to a planned stop. There is no way back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Withdrawal {
+    /// The log index from which no view leads anything new to it.
+    pub(crate) index: u64,
+    pub(crate) since: Millis,
+    /// Every balancer knows.
+    pub(crate) draining: Option<Draining>,
+}
+
+/// Connections that run out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Draining {
+    pub(crate) since: Millis,
+    /// How many are left, as last reported.
+    pub(crate) connections: Option<u32>,
 }
 
 impl TaskRecord {
@@ -50,14 +91,19 @@ impl TaskRecord {
         !self.task.status.state.is_terminal()
     }
 
+    /// Whether it is to go on: nobody has begun to stop it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.is_alive() && self.task.desired <= TaskState::Running && self.withdrawal.is_none()
+    }
+
+    /// Whether new connections may be led to it.
+    pub(crate) fn takes_connections(&self) -> bool {
+        self.is_running() && self.withdrawal.is_none() && !self.unhealthy
+    }
+
     /// Whether it runs and should.
     pub(crate) fn is_running(&self) -> bool {
         self.task.status.state == TaskState::Running && self.task.desired == TaskState::Running
-    }
-
-    /// Whether nobody has asked it to stop.
-    pub(crate) fn is_meant_to_run(&self) -> bool {
-        self.task.desired == TaskState::Running
     }
 
     /// Whether it ended though nobody asked it to.

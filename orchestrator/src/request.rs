@@ -36,12 +36,19 @@ impl Caller {
             | Command::RemoveNetwork { .. }
             | Command::CreateService { .. }
             | Command::ScaleService { .. }
+            | Command::UpdateService { .. }
+            | Command::RollbackService { .. }
+            | Command::ReplaceTask { .. }
             | Command::RemoveService { .. } => Caller::Person,
             Command::SetNodeStatus { .. }
             | Command::AdvanceKeys
             | Command::Report(_)
             | Command::CreateTask { .. }
             | Command::AssignTask { .. }
+            | Command::WithdrawTask { .. }
+            | Command::DrainTask { .. }
+            | Command::SetSurge { .. }
+            | Command::PauseUpdate { .. }
             | Command::SetDesired { .. }
             | Command::RemoveTask { .. }
             | Command::PurgeService { .. }

@@ -1,10 +1,11 @@
 //! Whether a slot needs a new task: because it never had one, lost it with its node, or its restart policy says so.
 
-use model::{Availability, Millis, RestartCondition, TaskState};
+use model::{Millis, RestartCondition, TaskState};
 
 use crate::{
     record::{ServiceRecord, Slot, TaskRecord},
-    state::State,
+    state::{State, has_passed},
+    update,
 };
 
 /// Whether this slot should get a new task now. Asked by `step`, and again when its command is applied.
@@ -14,29 +15,31 @@ pub(crate) fn needs_task(state: &State, record: &ServiceRecord, number: u32, slo
     }
     let Some(newest) = state.records(&slot.tasks).next_back() else { return true };
     if newest.is_alive() {
-        newest.task.desired > TaskState::Running || is_displaced(state, newest)
+        newest.task.desired > TaskState::Running || is_lost(state, newest)
     } else {
-        !newest.ended_by_itself() || is_due(newest, slot.restarts, now)
+        let waited = has_passed(newest.task.status.since, now, newest.task.spec.restart.delay);
+        let is_renewed = record.paused.is_none() && update::is_outdated(record, newest);
+        !newest.ended_by_itself() || is_renewed || waited && is_followed(newest, slot.restarts)
     }
 }
 
-/// Whether its node is gone or being emptied: it is replaced at once, whatever its restart policy.
-fn is_displaced(state: &State, record: &TaskRecord) -> bool {
-    let node = record.task.node.and_then(|id| state.nodes.get(&id));
-    node.is_some_and(|node| state.is_down(node.id) || node.availability == Availability::Drain)
-}
-
-/// Whether the policy lets a run that ended by itself be followed by another now.
-fn is_due(ended: &TaskRecord, restarts: u32, now: Millis) -> bool {
+/// Whether the policy lets a run that ended by itself be followed by another.
+pub(crate) fn is_followed(ended: &TaskRecord, restarts: u32) -> bool {
     let policy = &ended.task.spec.restart;
-    let failed = ended.task.status.state != TaskState::Complete;
     let wanted = match policy.condition {
         RestartCondition::Any => true,
-        RestartCondition::OnFailure => failed,
+        RestartCondition::OnFailure => ended.task.status.state != TaskState::Complete,
         RestartCondition::None => false,
     };
-    let attempts_left = policy.max_attempts == 0 || restarts < policy.max_attempts;
-    // The end was stamped by another leader, whose clock was ahead: what is left of the delay cannot be known.
-    let waited = now.checked_sub(ended.task.status.since).is_none_or(|waited| waited >= policy.delay);
-    wanted && attempts_left && waited
+    wanted && (policy.max_attempts == 0 || restarts < policy.max_attempts)
+}
+
+/// Whether a run that ended by itself did not do what it should.
+pub(crate) fn is_failure(ended: &TaskRecord) -> bool {
+    ended.task.status.state != TaskState::Complete || ended.task.spec.restart.condition == RestartCondition::Any
+}
+
+/// Whether its node is gone: it is replaced at once, whatever its restart policy.
+fn is_lost(state: &State, record: &TaskRecord) -> bool {
+    record.task.node.is_some_and(|node| state.nodes.contains_key(&node) && state.is_down(node))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipam::Ledger;
 use model::{
     Answer, Authority, Entry, Kind, Millis, Network, NetworkId, Node, NodeConfig, NodeId, NodeStatus, Query, Refusal,
-    Response, ServiceId, StateMachine, Task, TaskId, Vni,
+    Response, ServiceId, StateMachine, TaskId, Vni,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -122,10 +122,14 @@ impl State {
     }
 
     /// Tasks of this node that run, may run or are about to.
-    pub(crate) fn tasks_on(&self, node: NodeId) -> impl Iterator<Item = &Task> {
-        let on_node = move |record: &&TaskRecord| record.task.node == Some(node) && record.is_alive();
-        self.tasks.values().filter(on_node).map(|record| &record.task)
+    pub(crate) fn tasks_on(&self, node: NodeId) -> impl Iterator<Item = &TaskRecord> {
+        self.tasks.values().filter(move |record| record.task.node == Some(node) && record.is_alive())
     }
+}
+
+/// A time that another leader stamped, whose clock was ahead, tells nothing: it is over.
+pub(crate) fn has_passed(since: Millis, now: Millis, time: Millis) -> bool {
+    now.checked_sub(since).is_none_or(|passed| passed >= time)
 }
 
 /// A command of `step` whose reason no longer holds: the state has moved on, the next `step` sees it as it is.

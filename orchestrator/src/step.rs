@@ -1,12 +1,16 @@
 //! What the cluster should change next, from the state alone.
 
-use model::{Command, Millis, TaskState};
+use std::collections::BTreeSet;
+
+use model::{Command, Millis, TaskId, TaskState};
 
 use crate::{
-    keys,
+    acknowledged::Acknowledged,
+    drain, keys,
     record::{ServiceRecord, Slot, TaskRecord},
     restart, scheduler,
     state::State,
+    update,
 };
 
 /// The most commands that one step proposes; the next step sees what is left. Keeps one batch of the log small.
@@ -15,48 +19,60 @@ pub const MAX_COMMANDS: usize = 1_000;
 const HISTORY: usize = 5;
 
 pub(crate) fn step(state: &State, now: Millis) -> Vec<Command> {
-    let services = state.services.values().flat_map(|record| service(state, record, now));
+    let heard = Acknowledged::of(state);
+    let services = state.services.values().flat_map(|record| service(state, &heard, record, now));
     let mut commands: Vec<Command> = services.take(MAX_COMMANDS).collect();
-    commands.extend(scheduler::assign(state, MAX_COMMANDS - commands.len()));
+    let stopping = commands.iter().filter_map(|command| match command {
+        Command::SetDesired { task, .. } => Some(*task),
+        _ => None,
+    });
+    let stopping: BTreeSet<TaskId> = stopping.collect();
+    let places = scheduler::assign(state, MAX_COMMANDS - commands.len()).into_iter();
+    commands
+        .extend(places.filter(|place| !matches!(place, Command::AssignTask { task, .. } if stopping.contains(task))));
     commands.extend(keys::step(state, now));
     commands
 }
 
-fn service(state: &State, record: &ServiceRecord, now: Millis) -> Vec<Command> {
+fn service(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Millis) -> Vec<Command> {
     let service = record.service.id;
+    let empty = |slot| empty(state, heard, slot, now);
     if record.service.removing {
-        let commands: Vec<Command> = record.slots.values().flat_map(|slot| empty(state, slot)).collect();
+        let commands: Vec<Command> = record.slots.values().flat_map(empty).collect();
         let is_empty = record.task_ids().next().is_none();
         return if is_empty { vec![Command::PurgeService { service }] } else { commands };
     }
+    // Whatever else there is to do depends on this.
+    if let Some(command) = update::steer(state, heard, record, now) {
+        return vec![command];
+    }
+    let leaving = update::leaving(state, heard, record, now);
     let mut commands = Vec::new();
     for (&number, slot) in &record.slots {
         if record.wants(number) {
             commands.extend(forget_history(state, slot));
+            let stops = |run: &&TaskRecord| run.withdrawal.is_some() || leaving.contains(&run.task.id);
+            let stopping = state.records(&slot.tasks).filter(stops);
+            commands.extend(stopping.filter_map(|run| drain::next(state, heard, run, TaskState::Shutdown, now)));
             if restart::needs_task(state, record, number, slot, now) {
                 commands.push(Command::CreateTask { service, slot: number });
             }
         } else if slot.tasks.is_empty() {
             commands.push(Command::ReleaseSlot { service, slot: number });
         } else {
-            commands.extend(empty(state, slot));
+            commands.extend(empty(slot));
         }
     }
     commands
 }
 
 /// Stops the tasks of a slot that is no longer wanted, and forgets those that have stopped.
-fn empty<'a>(state: &'a State, slot: &'a Slot) -> impl Iterator<Item = Command> {
-    state.records(&slot.tasks).filter_map(|record| {
-        let task = record.task.id;
-        if !record.is_alive() {
-            Some(Command::RemoveTask { task })
-        } else if record.task.desired < TaskState::Remove {
-            Some(Command::SetDesired { task, desired: TaskState::Remove })
-        } else {
-            None
-        }
-    })
+fn empty(state: &State, heard: &Acknowledged, slot: &Slot, now: Millis) -> Vec<Command> {
+    let next = |record: &TaskRecord| match record.is_alive() {
+        true => drain::next(state, heard, record, TaskState::Remove, now),
+        false => Some(Command::RemoveTask { task: record.task.id }),
+    };
+    state.records(&slot.tasks).filter_map(next).collect()
 }
 
 fn forget_history<'a>(state: &'a State, slot: &'a Slot) -> impl Iterator<Item = Command> {

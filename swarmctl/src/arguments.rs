@@ -9,6 +9,7 @@ use clap::{
 use clap_complete::Shell;
 use model::{
     Availability, Driver, EndpointMode, NamedPort, NetworkAttachment, PublishSpec, RestartCondition, Role, Subnet,
+    UpdateFailure, UpdateOrder,
 };
 
 use crate::{
@@ -73,6 +74,9 @@ pub enum Verb {
     /// Services.
     #[command(subcommand)]
     Service(ServiceVerb),
+    /// Tasks.
+    #[command(subcommand)]
+    Task(TaskVerb),
     /// Run a command inside a running task, on whichever host it is.
     Exec(Exec),
     /// Print the inside of this host's netd.
@@ -308,6 +312,19 @@ pub enum ServiceVerb {
     },
     /// Show services in full.
     Inspect(Inspection),
+    /// Change a service: what is not given stays. Tasks that are to run something else are replaced batch by batch.
+    Update(ServiceUpdate),
+    /// Go back to what a service was before its last update.
+    Rollback {
+        /// Name or id.
+        service: String,
+        /// Return at once.
+        #[arg(short, long)]
+        detach: bool,
+        /// Show no progress.
+        #[arg(short, long)]
+        quiet: bool,
+    },
     /// Change the number of replicas.
     Scale {
         /// SERVICE=REPLICAS.
@@ -411,6 +428,12 @@ pub struct ServiceCreate {
     /// A note.
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = option)]
     pub labels: Vec<(String, String)>,
+    /// How its tasks are asked whether they are well.
+    #[command(flatten)]
+    pub health: Health,
+    /// How its tasks are replaced.
+    #[command(flatten)]
+    pub rollout: Rollout,
     /// Return at once.
     #[arg(short, long)]
     pub detach: bool,
@@ -420,6 +443,120 @@ pub struct ServiceCreate {
     /// Program and arguments.
     #[arg(last = true, required = true, value_name = "ARGV")]
     pub argv: Vec<String>,
+}
+
+/// The health check of `service create` and `service update`.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Command that asks a task whether it is well, run inside it by /bin/sh -c; exit code 0 is a good answer. A task takes
+    /// traffic from the first one on.
+    #[arg(long, value_name = "COMMAND")]
+    pub health_cmd: Option<String>,
+    /// Time between two checks; 30s unless given.
+    #[arg(long, value_name = "DURATION")]
+    pub health_interval: Option<Millis>,
+    /// Time after which a check has failed; 30s unless given.
+    #[arg(long, value_name = "DURATION")]
+    pub health_timeout: Option<Millis>,
+    /// Failures in a row after which the task is ended and its restart policy replaces it; 3 unless given.
+    #[arg(long, value_name = "N")]
+    pub health_retries: Option<u32>,
+    /// Time from the start in which failures do not count; 0s unless given.
+    #[arg(long, value_name = "DURATION")]
+    pub health_start_period: Option<Millis>,
+}
+
+/// How `service create` and `service update` have tasks replaced.
+#[derive(Debug, Args)]
+pub struct Rollout {
+    /// Time that connections get to run out before a planned stop, once no new ones come; 10s unless given.
+    #[arg(long, value_name = "DURATION")]
+    pub drain: Option<Millis>,
+    /// How many replicas are replaced at a time, 0 for all; 1 unless given.
+    #[arg(long, value_name = "N")]
+    pub update_parallelism: Option<u32>,
+    /// Time between the start of one batch and the next batch; 0s unless given.
+    #[arg(long, value_name = "DURATION")]
+    pub update_delay: Option<Millis>,
+    /// With start-first further tasks take traffic while others are replaced; stop-first unless given.
+    #[arg(long, value_parser = words::<UpdateOrder, 2>(["stop-first", "start-first"]))]
+    pub update_order: Option<UpdateOrder>,
+    /// What is done when new tasks end by themselves; pause unless given.
+    #[arg(long, value_parser = words::<UpdateFailure, 2>(["pause", "continue"]))]
+    pub update_failure_action: Option<UpdateFailure>,
+}
+
+/// `service update`.
+#[derive(Debug, Args)]
+pub struct ServiceUpdate {
+    /// How many tasks run.
+    #[arg(long)]
+    pub replicas: Option<u32>,
+    /// An environment variable, new or with another value; without =VALUE it is taken from this command's environment.
+    #[arg(short, long = "env", visible_alias = "env-add", value_name = "NAME[=VALUE]", value_parser = variable)]
+    pub env: Vec<(String, String)>,
+    /// An environment variable that is to go.
+    #[arg(long, value_name = "NAME")]
+    pub env_rm: Vec<String>,
+    /// Root directory of the tasks.
+    #[arg(long, value_name = "DIR")]
+    pub rootfs: Option<PathBuf>,
+    /// When a task that ended is started again.
+    #[arg(long, value_parser = words::<RestartCondition, 3>(["any", "on-failure", "none"]))]
+    pub restart_condition: Option<RestartCondition>,
+    /// Time between its end and the new start.
+    #[arg(long, value_name = "DURATION")]
+    pub restart_delay: Option<Millis>,
+    /// How many restarts a replica gets; 0 is no limit.
+    #[arg(long, value_name = "N")]
+    pub restart_max_attempts: Option<u32>,
+    /// Time between SIGTERM and SIGKILL.
+    #[arg(long, value_name = "DURATION")]
+    pub stop_grace_period: Option<Millis>,
+    /// A note, new or with another value.
+    #[arg(short, long = "label", visible_alias = "label-add", value_name = "KEY=VALUE", value_parser = option)]
+    pub labels: Vec<(String, String)>,
+    /// A note that is to go.
+    #[arg(long, value_name = "KEY")]
+    pub label_rm: Vec<String>,
+    /// How its tasks are asked whether they are well.
+    #[command(flatten)]
+    pub health: Health,
+    /// Ask them no more.
+    #[arg(long, conflicts_with_all = ["health_cmd", "health_interval", "health_timeout", "health_retries", "health_start_period"])]
+    pub no_healthcheck: bool,
+    /// How its tasks are replaced.
+    #[command(flatten)]
+    pub rollout: Rollout,
+    /// Replace every task even if nothing changes for it.
+    #[arg(long)]
+    pub force: bool,
+    /// Return at once.
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Show no progress.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Name or id.
+    pub service: String,
+    /// Program and arguments.
+    #[arg(last = true, value_name = "ARGV")]
+    pub argv: Vec<String>,
+}
+
+/// `task …`.
+#[derive(Debug, Subcommand)]
+pub enum TaskVerb {
+    /// Stop tasks, once their connections have run out; the next run of their replica follows.
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names (web.1) or ids.
+        #[arg(required = true)]
+        tasks: Vec<String>,
+        /// Return before they have stopped.
+        #[arg(short, long)]
+        detach: bool,
+    },
 }
 
 /// `exec`.

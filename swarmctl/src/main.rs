@@ -67,6 +67,7 @@ async fn ask(daemon: &Daemon, verb: Verb) -> Result<u8> {
         Verb::Network(verb) => verbs::network(daemon, verb).await,
         Verb::Ipam(IpamVerb::Check) => verbs::check_ledger(daemon).await,
         Verb::Service(verb) => verbs::service(daemon, verb).await,
+        Verb::Task(verb) => verbs::task(daemon, verb).await,
         Verb::Exec(exec) => verbs::exec(daemon, exec).await,
         Verb::Debug { what } => verbs::debug(daemon, what).await,
         Verb::Lab(_) | Verb::LabBoot(_) | Verb::LabHost(_) | Verb::LabSwitch { .. } | Verb::Completion { .. } => Ok(0),

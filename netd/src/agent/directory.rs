@@ -1,13 +1,14 @@
 //! A task's directory: the one place where anything about a task is kept, read by every life of the daemon.
 //!
 //! `spec.json` (written before anything starts), `launcher` (made once: who claims the start), `init` (process 1 of the
-//! task), `started`, `end`, `log`, `log.1`; `etc/`, `root/` and the overlay's `upper/` and `work/` for its mounts.
+//! task), `started`, `unhealthy` (why it is being ended), `end`, `log`, `log.1`; `etc/`, `root/` and the overlay's `upper/` and `work/` for its mounts.
 
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write},
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use model::TaskId;
@@ -23,6 +24,7 @@ const SPEC: &str = "spec.json";
 const LAUNCHER: &str = "launcher";
 const INIT: &str = "init";
 const STARTED: &str = "started";
+const UNHEALTHY: &str = "unhealthy";
 const END: &str = "end";
 
 /// How a task ended.
@@ -119,6 +121,16 @@ impl TaskDirectory {
         read(&self.0.join(LAUNCHER)).ok()
     }
 
+    /// When its main process was started.
+    pub fn started(&self) -> Option<SystemTime> {
+        fs::metadata(self.0.join(STARTED)).and_then(|file| file.modified()).ok()
+    }
+
+    /// Why it is being ended, if its health check has failed for good.
+    pub fn unhealthy(&self) -> Option<String> {
+        read(&self.0.join(UNHEALTHY)).ok()
+    }
+
     /// How far the task has come.
     pub fn progress(&self) -> Progress {
         if !self.0.join(SPEC).exists() {
@@ -162,6 +174,11 @@ impl Handle {
     /// Records that the main process has been started.
     pub fn record_started(&self) -> io::Result<()> {
         self.replace(STARTED, &())
+    }
+
+    /// Records why it is being ended.
+    pub fn record_unhealthy(&self, reason: &str) -> io::Result<()> {
+        self.replace(UNHEALTHY, &reason)
     }
 
     /// Records how the task ended.

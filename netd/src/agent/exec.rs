@@ -59,9 +59,9 @@ fn part(part: exec_output::Part) -> ExecOutput {
 }
 
 /// A command and its process group, which is killed when this is dropped.
-struct Running {
-    child: Child,
-    group: Pid,
+pub(super) struct Running {
+    pub(super) child: Child,
+    pub(super) group: Pid,
 }
 
 impl Drop for Running {
@@ -86,23 +86,24 @@ fn begin(directory: &Path, program: &Path, task: TaskId, start: &ExecStart) -> R
         let next = "write it as NAME=VALUE";
         return Err(Refusal::new(Kind::Invalid, format!("{wrong:?} is not an environment variable"), next));
     }
-    let child = Command::new(program)
-        .arg("task-exec")
-        .arg(place.path())
-        .args(&start.env)
-        .arg("--")
-        .args(&start.argv)
-        .env_clear()
+    let child = command(program, &place, &start.env, &start.argv)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .process_group(0)
         .spawn();
     let failed =
         |error| Refusal::new(Kind::Unavailable, format!("cannot start {}: {error}", program.display()), "try again");
     let child = child.map_err(failed)?;
     let group = Pid::from_raw(child.id().unwrap_or_default().cast_signed());
     Ok(Running { child, group })
+}
+
+/// What enters a task, in a process group of its own, without input.
+pub(super) fn command(program: &Path, place: &TaskDirectory, env: &[String], argv: &[String]) -> Command {
+    let mut command = Command::new(program);
+    command.arg("task-exec").arg(place.path()).args(env).arg("--").args(argv);
+    command.env_clear().stdin(Stdio::null()).process_group(0);
+    command
 }
 
 fn not_running(task: &str) -> Refusal {

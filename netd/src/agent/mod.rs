@@ -4,10 +4,12 @@
 
 mod cgroup;
 mod confine;
+mod connections;
 mod directory;
 mod enter;
 mod error;
 mod exec;
+mod health;
 mod init;
 mod launch;
 mod log;

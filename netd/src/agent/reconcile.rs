@@ -15,8 +15,9 @@ use nix::sys::signal::Signal;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::{
-    cgroup,
+    cgroup, connections,
     directory::{End, Progress, TaskDirectory},
+    health::{Checks, Verdict},
     spec::{LaunchSpec, Place},
 };
 
@@ -109,6 +110,7 @@ struct Agent {
     known: BTreeMap<TaskId, TaskReport>,
     launchers: BTreeMap<TaskId, Child>,
     deadlines: BTreeMap<TaskId, Instant>,
+    checks: Checks,
     /// Since when tasks have been kept from their networks.
     refused: BTreeMap<TaskId, Instant>,
     reports: watch::Sender<Vec<TaskReport>>,
@@ -119,6 +121,7 @@ struct Agent {
 impl Agent {
     fn new(config: AgentConfig, reports: watch::Sender<Vec<TaskReport>>) -> Self {
         Self {
+            checks: Checks::new(&config.program),
             config,
             known: BTreeMap::new(),
             launchers: BTreeMap::new(),
@@ -136,6 +139,8 @@ impl Agent {
         self.busy = false;
         self.known.retain(|id, _| config.tasks.contains_key(id));
         self.deadlines.retain(|id, _| config.tasks.contains_key(id));
+        let goes_on = |task: &TaskConfig| task.desired <= TaskState::Running && !task.state.is_terminal();
+        self.checks.retain(|id| config.tasks.get(&id).is_some_and(goes_on));
         self.refused.retain(|id, _| sandboxes.refused.contains_key(id));
         for &id in sandboxes.refused.keys() {
             self.refused.entry(id).or_insert(now);
@@ -151,7 +156,7 @@ impl Agent {
             if task.desired > TaskState::Running || task.state.is_terminal() {
                 self.stop(id, task, progress, now);
             } else {
-                self.advance(id, task, progress, config, sandboxes);
+                self.advance(id, task, progress, (config, sandboxes), now);
             }
         }
         self.forget(config);
@@ -174,9 +179,12 @@ impl Agent {
         id: TaskId,
         task: &TaskConfig,
         progress: Progress,
-        config: &NodeConfig,
-        sandboxes: &Sandboxes,
+        (config, sandboxes): (&NodeConfig, &Sandboxes),
+        now: Instant,
     ) {
+        if let Some(reason) = task.spec.health.as_ref().and_then(|_| self.directory(id).unhealthy()) {
+            return self.end(id, task, &progress, &format!("unhealthy: {reason}"), now);
+        }
         match progress {
             Progress::Absent if self.was_running(id, task) => {
                 self.set(id, TaskState::Failed, "its host restarted and nothing is left of it", None);
@@ -186,7 +194,7 @@ impl Agent {
             // Written by a daemon that died before it could launch: it is ours to do.
             Progress::Prepared => self.launch(id),
             Progress::Launching => self.set(id, TaskState::Starting, "", None),
-            Progress::Running => self.set(id, TaskState::Running, "", None),
+            Progress::Running => self.attend(id, task, now),
             Progress::Ended(End::Rejected { reason }) => self.set(id, TaskState::Rejected, &reason, None),
             Progress::Ended(End::Exited { code: 0, .. }) => self.set(id, TaskState::Complete, "", Some(0)),
             Progress::Ended(End::Exited { code, message }) => {
@@ -199,6 +207,61 @@ impl Agent {
             Progress::Vanished { rebooted: false } => {
                 self.set(id, TaskState::Failed, "its host went down, or its processes were killed", None);
             }
+        }
+    }
+
+    /// A running task: whether it is well, and what it still has to do before a planned stop.
+    fn attend(&mut self, id: TaskId, task: &TaskConfig, now: Instant) {
+        let place = self.directory(id);
+        if let Some(check) = &task.spec.health {
+            let was_running = self.has_run(id, task);
+            let first = if was_running { Verdict::Healthy } else { Verdict::Unknown };
+            match self.checks.verdict(id, &place, check, first) {
+                Verdict::Unknown => return self.set(id, TaskState::Starting, "", None),
+                Verdict::Healthy => {}
+                Verdict::Unhealthy(reason) => {
+                    // Without a word on the disk the next life of the daemon asks again.
+                    let _ = place.handle().and_then(|handle| handle.record_unhealthy(&reason));
+                    let reason = format!("unhealthy: {reason}");
+                    return self.end(id, task, &Progress::Running, &reason, now);
+                }
+            }
+        }
+        self.set(id, TaskState::Running, "", None);
+        if task.draining {
+            self.count(id, &place);
+        }
+    }
+
+    fn has_run(&self, id: TaskId, task: &TaskConfig) -> bool {
+        task.state == TaskState::Running || self.known.get(&id).is_some_and(|report| report.state == TaskState::Running)
+    }
+
+    /// Ends a task whose check has failed for good. The managers hear of it first: nothing new is led to it.
+    fn end(&mut self, id: TaskId, task: &TaskConfig, progress: &Progress, reason: &str, now: Instant) {
+        match progress {
+            Progress::Running => {
+                self.set(id, TaskState::Starting, "", None);
+                if let Some(known) = self.known.get_mut(&id).filter(|known| !known.unhealthy) {
+                    tracing::warn!(task = task.name(), %id, reason, "is ended");
+                    (known.unhealthy, known.message) = (true, reason.to_owned());
+                    self.publish();
+                }
+                self.signal(id, task, now);
+            }
+            Progress::Launching => kill(&self.directory(id)),
+            Progress::Ended(End::Exited { code, .. }) => self.set(id, TaskState::Failed, reason, Some(*code)),
+            _ => self.set(id, TaskState::Failed, reason, None),
+        }
+    }
+
+    /// Tells how many connections are left: at first, and whenever half of them have gone, so that the log is not filled.
+    fn count(&mut self, id: TaskId, place: &TaskDirectory) {
+        let count = place.init().and_then(|init| connections::count(init.pid()));
+        let Some((known, count)) = self.known.get_mut(&id).zip(count) else { return };
+        if known.connections.is_none_or(|last| count < last && count <= last / 2) {
+            known.connections = Some(count);
+            self.publish();
         }
     }
 
@@ -353,7 +416,10 @@ impl Agent {
             return;
         }
         tracing::info!(%id, %state, message, exit_code, "task");
-        self.known.insert(id, TaskReport { task: id, state, message: message.to_owned(), exit_code });
+        let (message, known) = (message.to_owned(), self.known.get(&id));
+        let unhealthy = known.is_some_and(|known| known.unhealthy);
+        let connections = known.and_then(|known| known.connections);
+        self.known.insert(id, TaskReport { message, exit_code, unhealthy, connections, ..TaskReport::new(id, state) });
         self.publish();
     }
 

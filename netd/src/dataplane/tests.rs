@@ -473,6 +473,7 @@ fn task() -> TaskConfig {
         stack: None,
         desired: TaskState::Running,
         state: TaskState::Assigned,
+        draining: false,
         endpoints: vec![EndpointId(1)],
     }
 }

@@ -142,6 +142,11 @@ fn report_task(state: &mut State, now: Millis, node: NodeId, word: TaskReport) {
         }
     }
     (status.message, status.exit_code) = (word.message, word.exit_code);
+    record.unhealthy |= word.unhealthy;
+    let draining = record.withdrawal.as_mut().and_then(|withdrawal| withdrawal.draining.as_mut());
+    if let Some((draining, connections)) = draining.zip(word.connections) {
+        draining.connections = Some(connections);
+    }
 }
 
 fn known(state: &mut State, node: NodeId) -> Result<&mut Node, Refusal> {

@@ -1,4 +1,4 @@
-//! Services: made with the addresses of all their slots, scaled, removed; and the leases that go back at the end.
+//! Services: made with the addresses of all their slots, changed, removed; and the leases that go back at the end.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Respo
     let vips = networks.iter().map(vips_on).collect();
     let slots = (1..=spec.replicas).map(|slot| (slot, Slot::default())).collect();
     let service = Service { id, spec, networks, vips, removing: false, created: now };
-    state.services.insert(id, ServiceRecord { service, slots });
+    state.services.insert(id, ServiceRecord::new(service, slots, state.index));
     Ok(Outcome::Service(id))
 }
 
@@ -67,19 +67,96 @@ pub(super) fn scale(state: &mut State, service: &str, replicas: u32) -> Response
         return Err(taken(&record.service));
     }
     validate::replicas(&record.service.spec.name, replicas)?;
-    // A slot that is still being emptied keeps its lease and gets the same addresses.
-    let owners: Vec<Owner> = (1..=replicas).map(|slot| Owner::Slot(id, slot)).collect();
-    state.ledger.allocate(&record.service.networks, &owners)?;
+    let (index, surge) = (state.index, record.surge);
+    hold_slots(state, id, replicas.saturating_add(surge))?;
     if let Some(record) = state.services.get_mut(&id) {
-        record.service.spec.replicas = replicas;
-        for slot in 1..=replicas {
-            record.slots.entry(slot).or_default();
-        }
+        (record.service.spec.replicas, record.version) = (replicas, index);
     }
     Ok(Outcome::Service(id))
 }
 
-/// Its name and virtual IP go at once, its tasks and leases as they stop: `step` sees to it.
+/// What the user asks for instead of what there is.
+pub(super) struct Change {
+    pub(super) spec: ServiceSpec,
+    /// The version that it was made from.
+    pub(super) version: u64,
+    /// Every task is to be replaced.
+    pub(super) force: bool,
+}
+
+pub(super) fn update(state: &mut State, service: &str, change: Change) -> Response {
+    let id = state.find_service(service)?;
+    let record = present(&state.services, id)?;
+    let name = &record.service.spec.name;
+    if record.service.removing {
+        return Err(taken(&record.service));
+    }
+    if record.version != change.version {
+        let cause = format!("service {name:?} has been changed by somebody else since this update was made");
+        let next = format!("look at it (`swarmctl service inspect {name}`) and give the command again");
+        return Err(Refusal::new(Kind::Conflict, cause, next));
+    }
+    refuse_other(record, &change.spec)?;
+    put(state, id, change.spec, change.force)
+}
+
+/// What is asked for and what was before the last update change places.
+pub(super) fn rollback(state: &mut State, service: &str) -> Response {
+    let id = state.find_service(service)?;
+    let record = present(&state.services, id)?;
+    if record.service.removing {
+        return Err(taken(&record.service));
+    }
+    let name = &record.service.spec.name;
+    let Some(previous) = record.previous.clone() else {
+        let next = format!("`swarmctl service update {name}` changes it");
+        return Err(Refusal::new(Kind::Precondition, format!("service {name:?} has never been updated"), next));
+    };
+    put(state, id, previous, false)
+}
+
+/// What tasks and leases are bound to for as long as there is the service.
+fn refuse_other(record: &ServiceRecord, spec: &ServiceSpec) -> Result<(), Refusal> {
+    let old = &record.service.spec;
+    let networks = |spec: &ServiceSpec| -> Vec<String> {
+        spec.networks.iter().map(|attachment| attachment.network.to_ascii_lowercase()).collect()
+    };
+    let what = match () {
+        () if old.name != spec.name => "name",
+        () if networks(old) != networks(spec) => "networks",
+        () if old.endpoint_mode != spec.endpoint_mode => "endpoint mode",
+        () => return Ok(()),
+    };
+    let cause = format!("the {what} of service {:?} cannot be changed in this version", old.name);
+    Err(Refusal::new(Kind::Invalid, cause, "make another service with it, then remove this one"))
+}
+
+fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, force: bool) -> Response {
+    validate::service(&spec)?;
+    names::claim(state, &spec, &present(&state.services, id)?.service.networks)?;
+    let (index, surge) = (state.index, present(&state.services, id)?.surge);
+    hold_slots(state, id, spec.replicas.saturating_add(surge))?;
+    if let Some(record) = state.services.get_mut(&id) {
+        record.previous = Some(std::mem::replace(&mut record.service.spec, spec));
+        (record.version, record.changed, record.paused) = (index, index, None);
+        record.forced = if force { index } else { record.forced };
+    }
+    Ok(Outcome::Service(id))
+}
+
+/// Slots up to this one, with their leases. One that is still being emptied keeps its lease and gets the same addresses.
+pub(crate) fn hold_slots(state: &mut State, id: ServiceId, last: u32) -> Result<(), Refusal> {
+    let owners: Vec<Owner> = (1..=last).map(|slot| Owner::Slot(id, slot)).collect();
+    state.ledger.allocate(&present(&state.services, id)?.service.networks, &owners)?;
+    if let Some(record) = state.services.get_mut(&id) {
+        for slot in 1..=last {
+            record.slots.entry(slot).or_default();
+        }
+    }
+    Ok(())
+}
+
+/// Its names go as its tasks are withdrawn, its virtual IP and leases as they stop: `step` sees to it.
 pub(super) fn remove(state: &mut State, service: &str) -> Response {
     let id = state.find_service(service)?;
     if let Some(record) = state.services.get_mut(&id) {

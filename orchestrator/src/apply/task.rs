@@ -2,15 +2,17 @@
 
 use ipam::Owner;
 use model::{
-    Attachment, EndpointId, Mac, Millis, Node, NodeId, Outcome, Refusal, Response, ServiceId, Task, TaskId, TaskState,
-    TaskStatus,
+    Attachment, EndpointId, Kind, Mac, Millis, Node, NodeId, Outcome, Refusal, Response, ServiceId, Task, TaskId,
+    TaskState, TaskStatus,
 };
 
 use crate::{
-    capability, ports,
-    record::TaskRecord,
+    acknowledged::Acknowledged,
+    capability, drain, ports,
+    record::{TaskRecord, Withdrawal},
     restart, scheduler,
     state::{State, outdated},
+    update,
 };
 
 /// A new run for a slot. The runs before it are asked to stop, so that a slot never has two that should run.
@@ -34,7 +36,8 @@ pub(super) fn create(state: &mut State, now: Millis, service: ServiceId, number:
         slot.tasks.push(id);
         slot.restarts = slot.restarts.saturating_add(u32::from(is_restart));
     }
-    state.tasks.insert(id, TaskRecord { task, running_at: 0 });
+    let made_at = state.index;
+    state.tasks.insert(id, TaskRecord { task, made_at, running_at: 0, withdrawal: None, unhealthy: false });
     Ok(Outcome::Task(id))
 }
 
@@ -65,11 +68,34 @@ pub(super) fn set_desired(state: &mut State, now: Millis, id: TaskId, desired: T
     let record = known(state, id)?;
     let is_wanted = state.services.get(&record.task.service).is_some_and(|service| service.wants(record.task.slot));
     let is_forward = matches!(desired, TaskState::Shutdown | TaskState::Remove) && desired > record.task.desired;
-    if !is_forward || (desired == TaskState::Remove && is_wanted) {
-        return Err(outdated(format!("task {id} is not to go from {} to {desired}", record.task.desired)));
+    let is_due = || {
+        let leaves = || update::must_leave(state, &Acknowledged::of(state), record, now);
+        drain::may_stop(state, record, now) && (desired == TaskState::Remove || leaves())
+    };
+    if !is_forward || (desired == TaskState::Remove && is_wanted) || !is_due() {
+        return Err(outdated(format!("task {id} is not to go from {} to {desired} now", record.task.desired)));
     }
     if let Some(record) = state.tasks.get_mut(&id) {
         stop(record, now, desired);
+    }
+    Ok(Outcome::Task(id))
+}
+
+/// The user's word, whatever else takes traffic: what serves is withdrawn, anything else stops at once.
+pub(super) fn replace(state: &mut State, now: Millis, name: &str) -> Response {
+    let id = state.find_task(name)?;
+    let is_idle = drain::may_stop(state, known(state, id)?, now);
+    let index = state.index;
+    let Some(record) = state.tasks.get_mut(&id) else { return Ok(Outcome::Task(id)) };
+    if !record.is_alive() {
+        let cause = format!("task {name} has ended");
+        let next = format!("`swarmctl service ps {}` lists what runs", record.task.service_name);
+        return Err(Refusal::new(Kind::Precondition, cause, next));
+    }
+    match &record.withdrawal {
+        _ if is_idle => stop(record, now, TaskState::Shutdown),
+        Some(_) => {}
+        None => record.withdrawal = Some(Withdrawal { index, since: now, draining: None }),
     }
     Ok(Outcome::Task(id))
 }

@@ -165,8 +165,15 @@ impl Cluster {
 
     /// What a node's agent says once it has done all that its view asks for.
     pub fn agent(&mut self, node: u64) -> bool {
+        self.agent_with(node, 0)
+    }
+
+    /// The same, while so many connections are left to what drains.
+    pub fn agent_with(&mut self, node: u64, connections: u32) -> bool {
         let view = self.state.view(NodeId(node));
-        let reports: Vec<TaskReport> = view.tasks.iter().filter_map(|(id, task)| agent_report(*id, task)).collect();
+        let reports = view.tasks.iter().filter_map(|(id, task)| agent_report(*id, task));
+        let count = |report: TaskReport| TaskReport { connections: report.connections.map(|_| connections), ..report };
+        let reports: Vec<TaskReport> = reports.map(count).collect();
         let changes = !reports.is_empty() || self.state.nodes()[&NodeId(node)].applied != view.generation;
         self.report(node, view.generation, reports);
         changes
@@ -201,13 +208,34 @@ impl Cluster {
             for node in self.ready_nodes() {
                 let view = self.state.view(NodeId(node));
                 busy |= view.tasks.iter().any(|(id, task)| agent_report(*id, task).is_some());
+                // What waits for addresses to be forgotten waits for the clock.
+                self.now += if view.tasks.values().any(|task| task.draining) { 1_000 } else { 0 };
                 self.agent(node);
             }
-            if !busy {
+            if !busy && self.state.step(self.now).is_empty() {
                 return;
             }
         }
         panic!("the cluster does not converge");
+    }
+
+    /// Steps until every task that is to stop is told so: hosts take their views, and no connections are left.
+    #[track_caller]
+    pub fn drain(&mut self) {
+        for _ in 0..100 {
+            self.settle();
+            for node in self.ready_nodes() {
+                let view = self.state.view(NodeId(node));
+                let draining =
+                    view.tasks.iter().filter(|(_, task)| task.draining && task.desired == TaskState::Running);
+                let reports = draining.filter_map(|(id, task)| agent_report(*id, task)).collect();
+                self.report(node, view.generation, reports);
+            }
+            if self.state.step(self.now).is_empty() {
+                return;
+            }
+        }
+        panic!("the tasks do not drain");
     }
 
     pub fn ready_nodes(&self) -> Vec<u64> {
@@ -249,12 +277,14 @@ impl Cluster {
 }
 
 pub fn report(task: TaskId, state: TaskState) -> TaskReport {
-    TaskReport { task, state, message: String::new(), exit_code: state.is_terminal().then_some(1) }
+    TaskReport { exit_code: state.is_terminal().then_some(1), ..TaskReport::new(task, state) }
 }
 
 pub fn agent_report(id: TaskId, task: &TaskConfig) -> Option<TaskReport> {
     if task.desired > TaskState::Running {
         Some(report(id, TaskState::Shutdown))
+    } else if task.draining {
+        Some(TaskReport { connections: Some(0), ..report(id, TaskState::Running) })
     } else {
         (task.state < TaskState::Running).then(|| report(id, TaskState::Running))
     }

@@ -68,7 +68,7 @@ fn scaling_down_takes_the_highest_slots_and_gives_back_addresses_only_once_they_
     cluster.create_service(service("web", 3, &["net"]));
     cluster.converge();
     cluster.scale("web", 1);
-    cluster.settle();
+    cluster.drain();
     let used = |cluster: &Cluster| cluster.state.ledger().leases().count();
     let desired: Vec<TaskState> = cluster.tasks("web").iter().map(|task| task.desired_state).collect();
     assert_eq!(desired, [TaskState::Running, TaskState::Remove, TaskState::Remove]);
@@ -87,7 +87,7 @@ fn a_slot_that_is_wanted_again_while_it_stops_keeps_its_address() {
     cluster.converge();
     let before = cluster.task("web.2");
     cluster.scale("web", 1);
-    cluster.settle();
+    cluster.drain();
     cluster.scale("web", 2);
     cluster.settle();
     let waiting = cluster.task("web.2");

@@ -29,12 +29,16 @@ enum Event {
     },
     Scale(usize, u32),
     RemoveService(usize),
+    /// Its tasks are to run something else, or the same anew.
+    Update(usize, u8, UpdatePolicy, bool),
+    Rollback(usize),
+    ReplaceTask(usize, u32),
     Status(u64, NodeStatus),
     Availability(u64, Availability),
     RemoveNode(u64),
     Admit(u64),
-    /// One node's agent catches up with its view.
-    Agent(u64),
+    /// One node's agent catches up with its view; so many connections are left to what drains.
+    Agent(u64, u32),
     /// One of the tasks on this node ends by itself.
     End(u64, prop::sample::Index, TaskState),
     Pass(Millis),
@@ -48,6 +52,10 @@ fn event() -> impl Strategy<Value = Event> {
     let mode = prop_oneof![Just(EndpointMode::Vip), Just(EndpointMode::Dnsrr)];
     let status = prop_oneof![Just(NodeStatus::Ready), Just(NodeStatus::Down), Just(NodeStatus::Unknown)];
     let availability = prop_oneof![Just(Availability::Active), Just(Availability::Pause), Just(Availability::Drain)];
+    let order = prop_oneof![Just(UpdateOrder::StopFirst), Just(UpdateOrder::StartFirst)];
+    let on_failure = prop_oneof![Just(UpdateFailure::Pause), Just(UpdateFailure::Continue)];
+    let policy = (0..4u32, 0..3_000u64, order, on_failure)
+        .prop_map(|(parallelism, delay, order, on_failure)| UpdatePolicy { parallelism, delay, order, on_failure });
     let end = prop_oneof![Just(TaskState::Complete), Just(TaskState::Failed), Just(TaskState::Rejected)];
     prop_oneof![
         1 => net().prop_map(Event::CreateNetwork),
@@ -56,18 +64,21 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(name, replicas, networks, mode)| Event::CreateService { name, replicas, networks, mode }),
         3 => (name(), 0..8u32).prop_map(|(name, replicas)| Event::Scale(name, replicas)),
         1 => name().prop_map(Event::RemoveService),
+        3 => (name(), 0..3u8, policy, any::<bool>()).prop_map(|(name, env, policy, force)| Event::Update(name, env, policy, force)),
+        1 => name().prop_map(Event::Rollback),
+        1 => (name(), 1..4u32).prop_map(|(name, slot)| Event::ReplaceTask(name, slot)),
         2 => (node(), status).prop_map(|(node, status)| Event::Status(node, status)),
         1 => (node(), availability).prop_map(|(node, availability)| Event::Availability(node, availability)),
         1 => (2..=NODES).prop_map(Event::RemoveNode),
         1 => node().prop_map(Event::Admit),
-        6 => node().prop_map(Event::Agent),
+        6 => (node(), 0..2u32).prop_map(|(node, connections)| Event::Agent(node, connections)),
         3 => (node(), any::<prop::sample::Index>(), end).prop_map(|(node, which, end)| Event::End(node, which, end)),
         1 => (0..8_000u64).prop_map(Event::Pass),
         8 => (1..40usize).prop_map(Event::Step),
     ]
 }
 
-fn act(cluster: &mut Cluster, event: &Event) {
+fn act(cluster: &mut Cluster, event: &Event, witness: &mut Witness) {
     let owned = |name: &str| name.to_owned();
     let command = match event.clone() {
         Event::CreateNetwork(net) => Command::CreateNetwork { spec: network(NETWORKS[net].0, NETWORKS[net].1) },
@@ -79,28 +90,109 @@ fn act(cluster: &mut Cluster, event: &Event) {
         }
         Event::Scale(name, replicas) => Command::ScaleService { service: owned(SERVICES[name]), replicas },
         Event::RemoveService(name) => Command::RemoveService { service: owned(SERVICES[name]) },
+        Event::Update(name, env, policy, force) => match update(cluster, SERVICES[name], env, policy, force) {
+            Some(update) => update,
+            None => return,
+        },
+        Event::Rollback(name) => Command::RollbackService { service: owned(SERVICES[name]) },
+        Event::ReplaceTask(name, slot) => Command::ReplaceTask { task: format!("{}.{slot}", SERVICES[name]) },
         Event::Status(node, status) => Command::SetNodeStatus { node: NodeId(node), status },
         Event::Availability(node, availability) => Command::SetAvailability { node: format!("h{node}"), availability },
         Event::RemoveNode(node) => Command::RemoveNode { node: NodeId(node) },
         Event::Admit(number) => Command::Admit { node: node(number, Role::Worker) },
         Event::Pass(time) => return cluster.now += time,
-        Event::Agent(node) => return catch_up(cluster, node),
+        Event::Agent(node, connections) => return catch_up(cluster, node, connections, witness),
         Event::End(node, which, end) => return end_one(cluster, node, which, end),
         Event::Step(limit) => {
             let commands = cluster.state.step(cluster.now);
-            return commands.into_iter().take(limit).for_each(|command| drop(cluster.send(command)));
+            return commands.into_iter().take(limit).for_each(|command| witness.send(cluster, command));
         }
     };
-    drop(cluster.send(command));
+    witness.send(cluster, command);
+}
+
+fn update(cluster: &Cluster, name: &str, env: u8, policy: UpdatePolicy, force: bool) -> Option<Command> {
+    let known = services(cluster).into_iter().find(|service| service.name == name)?;
+    let mut spec = ServiceSpec { update: policy, ..known.spec };
+    let Runtime::Exec { env: variables, .. } = &mut spec.task.runtime;
+    variables.insert("E".to_owned(), env.to_string());
+    Some(Command::UpdateService { service: name.to_owned(), spec, version: known.version, force })
+}
+
+/// Sees that no task that takes traffic is asked to stop before that loses nothing.
+#[derive(Default)]
+struct Witness {
+    /// Log index and time from which nothing new is led to a task.
+    withdrawn: BTreeMap<TaskId, (u64, Millis)>,
+    /// Since when every balancer knows.
+    draining: BTreeMap<TaskId, Millis>,
+    /// Those that had no connections left then.
+    quiet: BTreeSet<TaskId>,
+}
+
+impl Witness {
+    fn send(&mut self, cluster: &mut Cluster, command: Command) {
+        use Command::{CreateTask, DrainTask, ReplaceTask, SetDesired, WithdrawTask};
+        let speaks_of_tasks = matches!(
+            command,
+            CreateTask { .. } | DrainTask { .. } | ReplaceTask { .. } | SetDesired { .. } | WithdrawTask { .. }
+        );
+        if !speaks_of_tasks {
+            return drop(cluster.send(command));
+        }
+        let before = cluster.state.clone();
+        drop(cluster.send(command));
+        let earlier: BTreeMap<TaskId, TaskInfo> = tasks(&before).into_iter().map(|task| (task.id, task)).collect();
+        for task in tasks(&cluster.state) {
+            let Some(last) = earlier.get(&task.id) else { continue };
+            let node = last.node_id.and_then(|node| before.nodes().get(&node));
+            if task.withdrawn {
+                self.withdrawn.entry(task.id).or_insert((cluster.index, cluster.now));
+            }
+            let view = last.node_id.map(|node| cluster.state.view(node));
+            if view.is_some_and(|view| view.tasks.get(&task.id).is_some_and(|task| task.draining)) {
+                self.begin_draining(&before, task.id, cluster.now);
+            }
+            let serves = last.state == TaskState::Running && node.is_some_and(|node| node.status != NodeStatus::Down);
+            let is_asked = last.desired_state == TaskState::Running && task.desired_state > TaskState::Running;
+            if serves && is_asked && !task.addresses.is_empty() {
+                let since = self.draining.get(&task.id).unwrap_or_else(|| panic!("{} is cut off", task.name));
+                let is_over = self.quiet.contains(&task.id) || cluster.now >= since + task.spec.drain;
+                assert!(is_over, "{} has connections and time left", task.name);
+            }
+        }
+    }
+
+    fn begin_draining(&mut self, before: &State, task: TaskId, now: Millis) {
+        if self.draining.contains_key(&task) {
+            return;
+        }
+        self.draining.insert(task, now);
+        let (index, since) = self.withdrawn[&task];
+        let address = tasks(before).into_iter().find(|info| info.id == task).map(|info| info.addresses[0]);
+        for node in before.nodes().values().filter(|node| node.status == NodeStatus::Ready) {
+            let view = before.view(node.id);
+            let leads = view.endpoints.values().any(|endpoint| endpoint.addresses.first() == address.as_ref());
+            assert!(!leads || node.applied >= index || now >= since + 30_000, "{} has not heard", node.hostname);
+        }
+    }
+}
+
+fn tasks(state: &State) -> Vec<TaskInfo> {
+    let Answer::Tasks(tasks) = state.answer(None, &Query::Tasks(None)).unwrap() else { panic!("no tasks") };
+    tasks
 }
 
 fn is_heard(cluster: &Cluster, node: u64) -> bool {
     cluster.state.nodes().get(&NodeId(node)).is_some_and(|node| node.status == NodeStatus::Ready)
 }
 
-fn catch_up(cluster: &mut Cluster, node: u64) {
+fn catch_up(cluster: &mut Cluster, node: u64, connections: u32, witness: &mut Witness) {
     if is_heard(cluster, node) {
-        cluster.agent(node);
+        let view = cluster.state.view(NodeId(node));
+        let draining = view.tasks.iter().filter(|(_, task)| task.draining).map(|(id, _)| *id);
+        witness.quiet.extend(draining.filter(|_| connections == 0));
+        cluster.agent_with(node, connections);
     }
 }
 
@@ -116,9 +208,8 @@ type Seen = BTreeMap<TaskId, (TaskState, TaskState)>;
 
 fn check(cluster: &Cluster, seen: &mut Seen) {
     assert_eq!(cluster.state.check(), Vec::<String>::new());
-    let Answer::Tasks(tasks) = cluster.state.answer(None, &Query::Tasks(None)).unwrap() else { panic!("no tasks") };
     let mut wanted = BTreeSet::new();
-    for task in tasks {
+    for task in tasks(&cluster.state) {
         let last = seen.entry(task.id).or_insert((task.state, task.desired_state));
         assert!(task.state >= last.0 && task.desired_state >= last.1, "{} moved back", task.name);
         *last = (task.state, task.desired_state);
@@ -156,8 +247,11 @@ fn heal(cluster: &mut Cluster) {
         cluster.set_availability(number, Availability::Active);
     }
     cluster.converge();
-    cluster.now += 60_000;
-    cluster.converge();
+    // Updates pause between batches, of which there are as many as replicas at most.
+    for _ in 0..10 {
+        cluster.now += 60_000;
+        cluster.converge();
+    }
 }
 
 fn services(cluster: &Cluster) -> Vec<ServiceInfo> {
@@ -173,14 +267,16 @@ proptest! {
         events in prop::collection::vec(event(), 1..120),
     ) {
         let (mut cluster, mut seen) = (Cluster::with_network(NODES), Seen::new());
+        let mut witness = Witness::default();
         for event in &events {
-            act(&mut cluster, event);
+            act(&mut cluster, event, &mut witness);
             check(&cluster, &mut seen);
         }
         heal(&mut cluster);
         check(&cluster, &mut seen);
         for service in services(&cluster) {
             prop_assert_eq!((service.running, service.settled), (service.replicas, service.replicas));
+            prop_assert!(service.update.is_none_or(|update| update.paused));
         }
         for service in services(&cluster) {
             cluster.remove_service(&service.name);
@@ -198,7 +294,8 @@ proptest! {
         events in prop::collection::vec(event(), 1..80), cut in 0..200usize,
     ) {
         let mut cluster = Cluster::with_network(NODES);
-        events.iter().for_each(|event| act(&mut cluster, event));
+        let mut witness = Witness::default();
+        events.iter().for_each(|event| act(&mut cluster, event, &mut witness));
         let mut replica = State::default();
         for (position, entry) in cluster.log.iter().enumerate() {
             if position == cut {

@@ -87,7 +87,7 @@ fn a_drained_node_is_emptied_and_a_successor_waits_for_its_predecessor() {
     cluster.converge();
     let old = cluster.task("web.1");
     cluster.set_availability(1, Availability::Drain);
-    cluster.settle();
+    cluster.drain();
     let new = cluster.task("web.1");
     assert_eq!((new.state, new.node_id), (TaskState::Pending, None));
     let early = Command::AssignTask { task: new.id, node: NodeId(2) };
@@ -240,7 +240,9 @@ fn the_target_of_a_task_only_moves_forward() {
     let task = cluster.task("web.1").id;
     let set = |desired| Command::SetDesired { task, desired };
     assert_eq!(cluster.refuse(set(TaskState::Remove)).kind, Kind::Precondition, "its slot is wanted");
-    cluster.apply(set(TaskState::Shutdown));
+    assert_eq!(cluster.refuse(set(TaskState::Shutdown)).kind, Kind::Precondition, "it takes traffic");
+    cluster.apply(Command::ReplaceTask { task: "web.1".to_owned() });
+    cluster.drain();
     for desired in [TaskState::Running, TaskState::Shutdown, TaskState::Failed] {
         assert_eq!(cluster.refuse(set(desired)).kind, Kind::Precondition);
     }

@@ -109,8 +109,11 @@ fn a_task_takes_traffic_only_while_it_runs_and_should() {
     assert_eq!(named(&cluster, 1, "web.2").unwrap(), Vec::<String>::new());
     assert_eq!(cluster.state.view(NodeId(1)).endpoints.len(), 1, "an ended task has no endpoint");
     cluster.scale("web", 0);
-    assert_eq!(real_servers(&cluster, 1), Vec::<String>::new(), "withdrawn at once");
-    assert_eq!(cluster.state.view(NodeId(1)).endpoints.len(), 1, "but reachable until it has stopped");
+    cluster.settle();
+    let view = cluster.state.view(NodeId(1));
+    let weights: Vec<u16> = view.services.values().flat_map(|web| web.real_servers.values().copied()).collect();
+    assert_eq!(weights, [0, 0], "nothing new comes, what is there goes on");
+    assert_eq!(view.endpoints.len(), 1, "and it is reachable until it has stopped");
 }
 
 #[test]
@@ -156,14 +159,16 @@ fn a_run_on_a_lost_node_yields_its_address_to_an_older_one_that_still_stops() {
 }
 
 #[test]
-fn a_service_being_removed_has_neither_name_nor_vip_but_its_tasks_are_still_told_to_stop() {
+fn a_service_being_removed_has_no_name_and_its_vip_leads_nothing_new_to_its_tasks_until_they_have_stopped() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_service(service("web", 1, &["net"]));
     cluster.converge();
     cluster.remove_service("web");
-    let view = cluster.state.view(NodeId(1));
-    assert_eq!((view.names.len(), view.services.len(), view.endpoints.len()), (0, 0, 1));
     cluster.settle();
+    let view = cluster.state.view(NodeId(1));
+    assert_eq!((view.names.len(), view.services.len(), view.endpoints.len()), (0, 1, 1));
+    assert!(view.services.values().flat_map(|web| web.real_servers.values()).all(|weight| *weight == 0));
+    cluster.drain();
     let view = cluster.state.view(NodeId(1));
     assert_eq!(view.tasks.values().next().unwrap().desired, TaskState::Remove);
     cluster.converge();

@@ -33,15 +33,27 @@ pub async fn wait(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, watched:
     result
 }
 
+/// The tasks of a service that have ended: their errors are not news.
+pub async fn past(daemon: &Daemon, name: &str) -> Result<BTreeSet<TaskId>> {
+    let ended = |task: &TaskInfo| task.state.is_terminal().then_some(task.id);
+    Ok(daemon.tasks(Query::Tasks(Some(name.to_owned()))).await?.iter().filter_map(ended).collect())
+}
+
 async fn watch(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, line: &mut Line) -> Result<()> {
-    let start = Instant::now();
-    let mut wanted_since = None;
+    let mut start = Instant::now();
+    let (mut wanted_since, mut updated) = (None, None);
     loop {
         let service = one(daemon, name).await?;
         let mut tasks = daemon.tasks(Query::Tasks(Some(name.to_owned()))).await?;
         tasks.retain(|task| !past.contains(&task.id));
         let progress = Progress::of(&service, &tasks);
+        // An update may take its time, as long as it gets on.
+        let so_far = service.update.map(|update| update.updated);
+        if so_far != updated {
+            (start, updated) = (Instant::now(), so_far);
+        }
         match progress.phase {
+            Phase::Paused => return Err(refuse_paused(name, &progress.text)),
             Phase::Hopeless => return Err(refuse(name, &format!("will not run: {}", progress.text))),
             Phase::Wanted => {
                 if wanted_since.get_or_insert_with(Instant::now).elapsed() >= STAY {
@@ -69,9 +81,18 @@ fn refuse(name: &str, what: &str) -> anyhow::Error {
     Refusal::new(Kind::Precondition, format!("service {name} {what}"), next).into()
 }
 
+fn refuse_paused(name: &str, text: &str) -> anyhow::Error {
+    let next = format!(
+        "`swarmctl service rollback {name}` goes back, `swarmctl service update {name}` with what was wrong goes on"
+    );
+    Refusal::new(Kind::Precondition, format!("the update of service {name} has stopped: {text}"), next).into()
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Underway,
+    /// New tasks fail: the update goes no further by itself.
+    Paused,
     Wanted,
     /// A task failed and is not to be started again.
     Hopeless,
@@ -92,6 +113,9 @@ impl Progress {
         }
         let ServiceInfo { running, settled, replicas, .. } = *service;
         let mut text = format!("{running}/{replicas} running");
+        if let Some(update) = &service.update {
+            text = format!("{}/{replicas} updated, {running} running", update.updated);
+        }
         for (state, count) in &others {
             text += &format!(", {count} {state}");
         }
@@ -100,6 +124,8 @@ impl Progress {
         let done = if restart == RestartCondition::Any { 0 } else { complete };
         let failed = others.keys().any(|state| matches!(state, TaskState::Failed | TaskState::Rejected));
         let phase = match () {
+            () if service.update.as_ref().is_some_and(|update| update.paused) => Phase::Paused,
+            () if service.update.is_some() => Phase::Underway,
             () if running.saturating_add(done) == replicas && settled.saturating_add(done) >= replicas => Phase::Wanted,
             () if failed && restart == RestartCondition::None => Phase::Hopeless,
             () => Phase::Underway,
@@ -107,7 +133,9 @@ impl Progress {
         if running == replicas && settled < replicas {
             text += &format!(", {settled} known to every node");
         }
-        if phase != Phase::Wanted
+        if let Some(update) = service.update.as_ref().filter(|update| !update.message.is_empty()) {
+            text += &format!(" ({})", output::flat(&update.message));
+        } else if phase != Phase::Wanted
             && let Some(task) = trouble(tasks)
         {
             text += &format!(" ({} {}: {})", task.name, task.state, output::flat(&task.message));
@@ -190,7 +218,7 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use model::{EndpointMode, RestartPolicy, Runtime, ServiceId, TaskSpec};
+    use model::{EndpointMode, RestartPolicy, Runtime, ServiceId, ServiceSpec, TaskSpec, UpdateInfo};
 
     use super::*;
 
@@ -216,6 +244,9 @@ mod tests {
             publish: Vec::new(),
             task: task_spec(condition),
             labels: BTreeMap::new(),
+            spec: ServiceSpec::new("web", task_spec(condition)),
+            version: 1,
+            update: None,
             removing: false,
             created: 0,
         }
@@ -231,6 +262,7 @@ mod tests {
             node_id: None,
             state,
             desired_state: if state.is_terminal() { TaskState::Shutdown } else { TaskState::Running },
+            withdrawn: false,
             addresses: Vec::new(),
             message: message.into(),
             exit_code: None,
@@ -263,6 +295,17 @@ mod tests {
         let tasks = [task(1, TaskState::Running, 1, "")];
         assert_eq!(Progress::of(&service(1, 1, 0, RestartCondition::Any), &tasks).phase, Phase::Underway);
         assert_eq!(Progress::of(&service(1, 1, 1, RestartCondition::Any), &tasks).phase, Phase::Wanted);
+    }
+
+    #[test]
+    fn an_update_is_waited_for_and_one_that_is_paused_is_not() {
+        let info = |paused, updated| UpdateInfo { paused, updated, message: "web.2 is draining: 1 connection".into() };
+        let update = |update| ServiceInfo { update, ..service(3, 3, 3, RestartCondition::Any) };
+        let progress = Progress::of(&update(Some(info(false, 1))), &[]);
+        assert_eq!(progress.phase, Phase::Underway);
+        assert_eq!(progress.text, "1/3 updated, 3 running (web.2 is draining: 1 connection)");
+        assert_eq!(Progress::of(&update(Some(info(true, 1))), &[]).phase, Phase::Paused);
+        assert_eq!(Progress::of(&update(None), &[]).phase, Phase::Wanted);
     }
 
     #[test]

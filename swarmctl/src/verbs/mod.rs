@@ -10,6 +10,7 @@ mod node;
 mod peers;
 mod service;
 mod task;
+mod update;
 mod verify;
 
 pub use exec::exec;
@@ -17,6 +18,7 @@ pub use membership::{debug, init, join, leave, status, token};
 pub use network::network;
 pub use node::node;
 pub use service::service;
+pub use task::task;
 pub use verify::check_ledger;
 
 use anyhow::Result;

@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Result;
 use model::{
     Command, DnsConfig, Kind, Outcome, PublishSpec, Query, Refusal, RestartPolicy, Runtime, ServiceInfo, ServiceSpec,
-    Subnet, TaskId, TaskInfo, TaskSpec,
+    Subnet, TaskId, TaskSpec,
 };
 
-use super::{collect, convergence, each, is_not_found, logs, task};
+use super::{collect, convergence, each, is_not_found, logs, task, update};
 use crate::{
     arguments::{Listing, ServiceCreate, ServiceVerb, by_key},
     daemon::Daemon,
@@ -35,6 +35,8 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
             print(&services, inspection.output)?;
             Ok(code)
         }
+        ServiceVerb::Update(change) => update::update(daemon, change).await,
+        ServiceVerb::Rollback { service, detach, quiet } => update::rollback(daemon, &service, detach, quiet).await,
         ServiceVerb::Scale { scales, detach } => scale(daemon, scales, detach).await,
         ServiceVerb::Rm { services, detach } => each(&services, |name| rm(daemon, name, detach)).await,
         ServiceVerb::Logs { follow, tail, timestamps, target } => {
@@ -46,7 +48,7 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
 async fn create(daemon: &Daemon, create: ServiceCreate) -> Result<u8> {
     let (name, watched) = (create.name.clone(), !create.detach && !create.quiet);
     let detach = create.detach;
-    if let Outcome::Service(id) = daemon.propose(Command::CreateService { spec: spec(create) }).await? {
+    if let Outcome::Service(id) = daemon.propose(Command::CreateService { spec: spec(create)? }).await? {
         output::print(&id.to_string())?;
     }
     if detach { Ok(0) } else { convergence::wait(daemon, &name, &BTreeSet::new(), watched).await }
@@ -85,8 +87,7 @@ async fn scale(daemon: &Daemon, scales: Vec<Scale>, detach: bool) -> Result<u8> 
 
 /// Scales and returns the tasks that had already ended before: their errors are not news.
 async fn scale_one(daemon: &Daemon, service: &str, replicas: u32) -> Result<BTreeSet<TaskId>> {
-    let ended = |task: &TaskInfo| task.state.is_terminal().then_some(task.id);
-    let past = daemon.tasks(Query::Tasks(Some(service.to_owned()))).await?.iter().filter_map(ended).collect();
+    let past = convergence::past(daemon, service).await?;
     daemon.propose(Command::ScaleService { service: service.to_owned(), replicas }).await?;
     output::print(&format!("{service} scaled to {replicas}"))?;
     Ok(past)
@@ -98,24 +99,25 @@ async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
     daemon.propose(Command::RemoveService { service: name.clone() }).await?;
     if !detach {
         for service in found {
-            wait_until_gone(daemon, &service.id.to_string(), &name).await?;
+            wait_until_gone(daemon, &service, &name).await?;
         }
     }
     output::print(&name)
 }
 
-async fn wait_until_gone(daemon: &Daemon, id: &str, name: &str) -> Result<()> {
+async fn wait_until_gone(daemon: &Daemon, service: &ServiceInfo, name: &str) -> Result<()> {
+    let limit = REMOVE_LIMIT.saturating_add(Duration::from_millis(service.task.drain));
     let poll = async {
         loop {
-            match daemon.services(Query::Service(id.to_owned())).await {
+            match daemon.services(Query::Service(service.id.to_string())).await {
                 Ok(_) => tokio::time::sleep(PAUSE).await,
                 Err(error) if is_not_found(&error) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
     };
-    tokio::time::timeout(REMOVE_LIMIT, poll).await.unwrap_or_else(|_| {
-        let cause = format!("service {name} is being removed, but has tasks left after {} s", REMOVE_LIMIT.as_secs());
+    tokio::time::timeout(limit, poll).await.unwrap_or_else(|_| {
+        let cause = format!("service {name} is being removed, but has tasks left after {} s", limit.as_secs());
         Err(Refusal::new(Kind::Precondition, cause, format!("`swarmctl service ps {name}` shows what still runs"))
             .into())
     })
@@ -133,11 +135,16 @@ fn print(services: &[ServiceInfo], format: Format) -> Result<()> {
 }
 
 fn replicas(service: &ServiceInfo) -> String {
-    let ServiceInfo { running, replicas, removing, .. } = service;
-    if *removing { format!("{running}/0 removing") } else { format!("{running}/{replicas}") }
+    let ServiceInfo { running, replicas, removing, update, .. } = service;
+    match update {
+        _ if *removing => format!("{running}/0 removing"),
+        Some(update) if update.paused => format!("{running}/{replicas} paused, {} updated", update.updated),
+        Some(update) => format!("{running}/{replicas}, {} updated", update.updated),
+        None => format!("{running}/{replicas}"),
+    }
 }
 
-fn spec(create: ServiceCreate) -> ServiceSpec {
+fn spec(create: ServiceCreate) -> Result<ServiceSpec> {
     let runtime = Runtime::Exec { argv: create.argv, env: by_key(create.env), rootfs: create.rootfs };
     let restart = RestartPolicy {
         condition: create.restart_condition,
@@ -146,7 +153,7 @@ fn spec(create: ServiceCreate) -> ServiceSpec {
     };
     let dns = DnsConfig { servers: create.dns, search: create.dns_search, options: create.dns_option };
     let task = TaskSpec { restart, dns, stop_grace: create.stop_grace_period.0, ..TaskSpec::new(runtime) };
-    ServiceSpec {
+    let mut spec = ServiceSpec {
         replicas: create.replicas,
         networks: create.networks,
         stack: create.stack,
@@ -156,7 +163,10 @@ fn spec(create: ServiceCreate) -> ServiceSpec {
         publish: publish(create.publish, &create.publish_allow),
         labels: by_key(create.labels),
         ..ServiceSpec::new(create.name, task)
-    }
+    };
+    update::health(&mut spec, create.health)?;
+    update::rollout(&mut spec, create.rollout);
+    Ok(spec)
 }
 
 /// A port's own list of who may call counts for it alone.

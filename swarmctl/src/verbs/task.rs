@@ -1,13 +1,45 @@
-//! Lists of tasks.
+//! `task …`, and lists of tasks.
+
+use std::time::Duration;
 
 use anyhow::Result;
-use model::TaskInfo;
+use model::{Command, Query, TaskInfo};
 
+use super::{each, is_not_found};
 use crate::{
-    arguments::Listing,
+    arguments::{Listing, TaskVerb},
+    daemon::Daemon,
     output::{self, List},
     values::{age, now},
 };
+
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// `task …`.
+pub async fn task(daemon: &Daemon, verb: TaskVerb) -> Result<u8> {
+    match verb {
+        TaskVerb::Rm { tasks, detach } => each(&tasks, |name| rm(daemon, name, detach)).await,
+    }
+}
+
+async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
+    // By id: the name passes to the next run.
+    for found in daemon.tasks(Query::Task(name.clone())).await? {
+        daemon.propose(Command::ReplaceTask { task: found.id.to_string() }).await?;
+        while !detach && !has_ended(daemon, &found).await? {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    output::print(&name)
+}
+
+async fn has_ended(daemon: &Daemon, task: &TaskInfo) -> Result<bool> {
+    match daemon.tasks(Query::Task(task.id.to_string())).await {
+        Ok(tasks) => Ok(tasks.iter().all(|task| task.state.is_terminal())),
+        Err(error) if is_not_found(&error) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
 
 /// Prints tasks.
 pub fn print(tasks: &[TaskInfo], listing: &Listing) -> Result<()> {

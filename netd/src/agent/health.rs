@@ -1,0 +1,213 @@
+//! Health checks: a command inside a task says whether it is well. What follows from it is the reconciler's.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::{Duration, SystemTime},
+};
+
+use model::{HealthCheck, TaskId};
+use nix::unistd::Pid;
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use super::{
+    directory::TaskDirectory,
+    exec::{self, Running},
+};
+
+/// Until its first good answer a task is asked so often, or by its interval where that is shorter: it is to take
+/// traffic as soon as it can.
+const EARLY: Duration = Duration::from_millis(500);
+/// Of what a check writes so many bytes are kept, the last ones.
+const KEPT: usize = 512;
+
+/// What the checks of a task have come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It has not been well yet.
+    Unknown,
+    /// It is well, or was lately.
+    Healthy,
+    /// It is to be ended, for this reason.
+    Unhealthy(String),
+}
+
+/// The checks under way.
+pub struct Checks {
+    program: PathBuf,
+    tasks: BTreeMap<TaskId, Check>,
+}
+
+struct Check {
+    verdict: watch::Receiver<Verdict>,
+    asking: JoinHandle<()>,
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        self.asking.abort();
+    }
+}
+
+impl Checks {
+    /// None yet. `program` is `netd` itself.
+    pub fn new(program: &Path) -> Self {
+        Self { program: program.to_owned(), tasks: BTreeMap::new() }
+    }
+
+    /// What is known of this running task, which is asked from now on. `first` is what another life of the daemon knew.
+    /// Needs a tokio runtime.
+    pub fn verdict(&mut self, task: TaskId, place: &TaskDirectory, check: &HealthCheck, first: Verdict) -> Verdict {
+        let program = &self.program;
+        let known = self.tasks.entry(task).or_insert_with(|| {
+            let standing = Standing { check: check.clone(), well: first == Verdict::Healthy, failures: 0 };
+            let (sender, verdict) = watch::channel(first);
+            Check { verdict, asking: tokio::spawn(ask(program.clone(), place.clone(), standing, sender)) }
+        });
+        known.verdict.borrow().clone()
+    }
+
+    /// Asks these tasks only.
+    pub fn retain(&mut self, keep: impl Fn(TaskId) -> bool) {
+        self.tasks.retain(|task, _| keep(*task));
+    }
+}
+
+async fn ask(program: PathBuf, place: TaskDirectory, mut standing: Standing, verdict: watch::Sender<Verdict>) {
+    loop {
+        let answer = probe(&program, &place, &standing.check).await;
+        let age = place.started().and_then(|start| SystemTime::now().duration_since(start).ok()).unwrap_or_default();
+        if let Some(next) = standing.judge(answer, age) {
+            verdict.send_replace(next);
+        }
+        sleep(standing.pause()).await;
+    }
+}
+
+/// How a task has answered so far.
+#[derive(Debug)]
+struct Standing {
+    check: HealthCheck,
+    /// It has been well once.
+    well: bool,
+    /// In a row, since then.
+    failures: u32,
+}
+
+impl Standing {
+    /// What follows from an answer that a task of this age gave.
+    fn judge(&mut self, answer: Result<(), String>, age: Duration) -> Option<Verdict> {
+        let Err(reason) = answer else {
+            (self.well, self.failures) = (true, 0);
+            return Some(Verdict::Healthy);
+        };
+        self.failures += u32::from(self.well);
+        let patience = self.check.interval.saturating_mul(u64::from(self.check.retries));
+        let late = Duration::from_millis(self.check.start_period.saturating_add(patience));
+        let is_over = if self.well { self.failures >= self.check.retries } else { age > late };
+        is_over.then_some(Verdict::Unhealthy(reason))
+    }
+
+    fn pause(&self) -> Duration {
+        let interval = Duration::from_millis(self.check.interval);
+        if self.well { interval } else { interval.min(EARLY) }
+    }
+}
+
+/// Asks once. Errors: why the answer is not a good one.
+async fn probe(program: &Path, place: &TaskDirectory, check: &HealthCheck) -> Result<(), String> {
+    let limit = Duration::from_millis(check.timeout);
+    let failed = |error: io::Error| format!("the check cannot be run: {error}");
+    // When time is up the command is dropped, and killed by that.
+    let (status, output) = match timeout(limit, run(program, place, &check.argv)).await {
+        Ok(ended) => ended.map_err(failed)?,
+        Err(_) => return Err(format!("no answer within {limit:?}")),
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output).trim().to_owned();
+    Err(if text.is_empty() { status.to_string() } else { text })
+}
+
+async fn run(program: &Path, place: &TaskDirectory, argv: &[String]) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let (reader, writer) = io::pipe()?;
+    let child = exec::command(program, place, &[], argv).stdout(writer.try_clone()?).stderr(writer).spawn()?;
+    let group = Pid::from_raw(child.id().unwrap_or_default().cast_signed());
+    let mut running = Running { child, group };
+    let mut pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
+    let (mut output, mut buffer, mut is_open) = (Vec::new(), [0; KEPT], true);
+    let status = loop {
+        tokio::select! {
+            read = pipe.read(&mut buffer), if is_open => match read {
+                Ok(length @ 1..) => keep(&mut output, &buffer[..length]),
+                Ok(0) | Err(_) => is_open = false,
+            },
+            status = running.child.wait() => break status?,
+        }
+    };
+    while let Ok(length @ 1..) = pipe.try_read(&mut buffer) {
+        keep(&mut output, &buffer[..length]);
+    }
+    Ok((status, output))
+}
+
+fn keep(output: &mut Vec<u8>, bytes: &[u8]) {
+    output.extend_from_slice(bytes);
+    output.drain(..output.len().saturating_sub(KEPT));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(well: bool) -> Standing {
+        let argv = vec!["true".to_owned()];
+        let check = HealthCheck { argv, interval: 10_000, timeout: 1_000, retries: 3, start_period: 5_000 };
+        Standing { check, well, failures: 0 }
+    }
+
+    fn bad() -> Result<(), String> {
+        Err("refused".to_owned())
+    }
+
+    #[test]
+    fn so_many_failures_in_a_row_end_a_task_and_a_good_answer_between_them_saves_it() {
+        let mut task = standing(true);
+        let age = Duration::from_secs(60);
+        assert_eq!(
+            [bad(), bad(), Ok(()), bad(), bad()].map(|answer| task.judge(answer, age)),
+            [None, None, Some(Verdict::Healthy), None, None]
+        );
+        assert_eq!(task.judge(bad(), age), Some(Verdict::Unhealthy("refused".to_owned())));
+    }
+
+    #[test]
+    fn a_task_that_was_never_well_gets_its_start_and_the_time_of_its_checks() {
+        let mut task = standing(false);
+        for age in [0, 4, 34] {
+            assert_eq!(task.judge(bad(), Duration::from_secs(age)), None);
+        }
+        assert_eq!(task.pause(), EARLY);
+        assert_eq!(task.judge(bad(), Duration::from_secs(36)), Some(Verdict::Unhealthy("refused".to_owned())));
+        assert_eq!(task.judge(Ok(()), Duration::from_secs(4)), Some(Verdict::Healthy));
+        assert_eq!(task.pause(), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn of_what_a_check_writes_the_end_is_kept() {
+        let mut output = vec![b'a'; KEPT];
+        keep(&mut output, b"end");
+        assert_eq!(output.len(), KEPT);
+        assert!(output.ends_with(b"aend"));
+    }
+}

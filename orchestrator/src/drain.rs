@@ -1,0 +1,121 @@
+//! How a task is stopped by plan (promise P8): it is withdrawn, so that nothing new is led to it; once every balancer
+//! knows, its connections run out; only then it is asked to stop. What takes no traffic stops at once.
+
+use model::{Command, EndpointMode, Millis, NodeStatus, Outcome, Response, Service, TaskId, TaskState};
+
+use crate::{
+    acknowledged::{self, Acknowledged},
+    record::{Draining, TaskRecord, Withdrawal},
+    state::{State, has_passed, outdated},
+    update,
+};
+
+/// A host that answers, but whose kernel does not take what it is told, holds nothing up for longer, in milliseconds.
+pub(crate) const PATIENCE: Millis = 30_000;
+/// For so long, in milliseconds, clients may use the address that a name without a virtual IP led to (promise P9).
+const NAME_TTL: Millis = 5_000;
+
+/// The next command towards this task's end; none where something is waited for, or all has been said.
+pub(crate) fn next(
+    state: &State,
+    heard: &Acknowledged,
+    record: &TaskRecord,
+    desired: TaskState,
+    now: Millis,
+) -> Option<Command> {
+    let task = record.task.id;
+    if !record.is_alive() || record.task.desired >= desired {
+        return None;
+    }
+    if may_stop(state, record, now) {
+        return Some(Command::SetDesired { task, desired });
+    }
+    let is_new = |since: Millis| since <= now;
+    match &record.withdrawal {
+        None => Some(Command::WithdrawTask { task }),
+        // Stamped by another leader, whose clock was ahead: what is left of the time is not known, so it begins anew.
+        Some(Withdrawal { since, draining: None, .. }) if !is_new(*since) => Some(Command::WithdrawTask { task }),
+        Some(Withdrawal { draining: Some(Draining { since, .. }), .. }) if !is_new(*since) => {
+            Some(Command::DrainTask { task })
+        }
+        Some(withdrawal) => {
+            let is_due = withdrawal.draining.is_none() && is_heard(state, heard, record, withdrawal, now);
+            is_due.then_some(Command::DrainTask { task })
+        }
+    }
+}
+
+/// Whether a planned stop loses nothing now, or has waited for as long as it may.
+pub(crate) fn may_stop(state: &State, record: &TaskRecord, now: Millis) -> bool {
+    if !takes_traffic(state, record) {
+        return true;
+    }
+    let Some(draining) = record.withdrawal.as_ref().and_then(|withdrawal| withdrawal.draining.as_ref()) else {
+        return false;
+    };
+    let by_name = service_of(state, record).is_some_and(|service| service.spec.endpoint_mode == EndpointMode::Dnsrr);
+    let is_quiet = draining.connections == Some(0) && (!by_name || has_passed(draining.since, now, NAME_TTL));
+    is_quiet || draining.since <= now && has_passed(draining.since, now, record.task.spec.drain)
+}
+
+/// A task that is to stop takes no new connections.
+pub(crate) fn withdraw(state: &mut State, now: Millis, id: TaskId) -> Response {
+    let (index, heard) = (state.index, Acknowledged::of(state));
+    let is_due = state.tasks.get(&id).is_some_and(|record| {
+        let command = next(state, &heard, record, TaskState::Remove, now);
+        matches!(command, Some(Command::WithdrawTask { .. })) && update::must_leave(state, &heard, record, now)
+    });
+    let record = state.tasks.get_mut(&id).filter(|_| is_due);
+    let record = record.ok_or_else(|| outdated(format!("task {id} is not to be withdrawn now")))?;
+    match &mut record.withdrawal {
+        Some(withdrawal) => withdrawal.since = now,
+        none => *none = Some(Withdrawal { index, since: now, draining: None }),
+    }
+    Ok(Outcome::Task(id))
+}
+
+/// Every balancer knows that a task is withdrawn: what it still has runs out from now on.
+pub(crate) fn drain(state: &mut State, now: Millis, id: TaskId) -> Response {
+    let heard = Acknowledged::of(state);
+    let is_due = state.tasks.get(&id).is_some_and(|record| {
+        let command = next(state, &heard, record, TaskState::Remove, now);
+        matches!(command, Some(Command::DrainTask { .. }))
+    });
+    let withdrawal = state.tasks.get_mut(&id).filter(|_| is_due).and_then(|record| record.withdrawal.as_mut());
+    let withdrawal = withdrawal.ok_or_else(|| outdated(format!("task {id} is not to be drained now")))?;
+    match &mut withdrawal.draining {
+        Some(draining) => draining.since = now,
+        none => *none = Some(Draining { since: now, connections: None }),
+    }
+    Ok(Outcome::Task(id))
+}
+
+/// What a withdrawn task waits for, for people.
+pub(crate) fn message(state: &State, record: &TaskRecord) -> Option<String> {
+    let withdrawal = record.withdrawal.as_ref().filter(|_| record.is_running())?;
+    Some(match &withdrawal.draining {
+        None => {
+            let late = service_of(state, record).map(|service| acknowledged::behind(state, service, withdrawal.index));
+            format!("withdrawn: waits until {} knows", late.unwrap_or_default().join(", "))
+        }
+        Some(Draining { connections: None, .. }) => "draining".to_owned(),
+        Some(Draining { connections: Some(1), .. }) => "draining: 1 connection".to_owned(),
+        Some(Draining { connections: Some(count), .. }) => format!("draining: {count} connections"),
+    })
+}
+
+/// Whether it serves, or may still serve somebody.
+fn takes_traffic(state: &State, record: &TaskRecord) -> bool {
+    let node = record.task.node.and_then(|id| state.nodes.get(&id));
+    let is_reachable = node.is_some_and(|node| node.status != NodeStatus::Down);
+    record.is_running() && !record.unhealthy && is_reachable && !record.task.attachments.is_empty()
+}
+
+fn is_heard(state: &State, heard: &Acknowledged, record: &TaskRecord, withdrawal: &Withdrawal, now: Millis) -> bool {
+    let by_all = |service| heard.generation(service) >= withdrawal.index;
+    service_of(state, record).is_none_or(by_all) || has_passed(withdrawal.since, now, PATIENCE)
+}
+
+fn service_of<'a>(state: &'a State, record: &TaskRecord) -> Option<&'a Service> {
+    state.services.get(&record.task.service).map(|record| &record.service)
+}

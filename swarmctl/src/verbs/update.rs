@@ -1,0 +1,152 @@
+//! `service update` and `service rollback`: what is given changes, everything else stays.
+
+use anyhow::Result;
+use model::{Command, HealthCheck, Kind, Query, Refusal, Runtime, ServiceInfo, ServiceSpec};
+
+use super::convergence;
+use crate::{
+    arguments::{Health, Rollout, ServiceUpdate},
+    daemon::Daemon,
+    output,
+};
+
+/// The interval and the timeout of a health check, in milliseconds, and its retries, where they are not given. Docker's.
+const HEALTH: (u64, u64, u32) = (30_000, 30_000, 3);
+
+/// `service update`.
+pub async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
+    let service = one(daemon, &change.service).await?;
+    let past = convergence::past(daemon, &service.name).await?;
+    let (force, detach, watched) = (change.force, change.detach, !change.quiet);
+    let spec = changed(service.spec, change)?;
+    let command = Command::UpdateService { service: service.id.to_string(), spec, version: service.version, force };
+    daemon.propose(command).await?;
+    output::print(&service.name)?;
+    if detach { Ok(0) } else { convergence::wait(daemon, &service.name, &past, watched).await }
+}
+
+/// `service rollback`.
+pub async fn rollback(daemon: &Daemon, name: &str, detach: bool, quiet: bool) -> Result<u8> {
+    let service = one(daemon, name).await?;
+    let past = convergence::past(daemon, &service.name).await?;
+    daemon.propose(Command::RollbackService { service: service.id.to_string() }).await?;
+    output::print(&service.name)?;
+    if detach { Ok(0) } else { convergence::wait(daemon, &service.name, &past, !quiet).await }
+}
+
+async fn one(daemon: &Daemon, name: &str) -> Result<ServiceInfo> {
+    let services = daemon.services(Query::Service(name.to_owned())).await?;
+    services.into_iter().next().ok_or_else(|| Refusal::not_found("service", name, "swarmctl service ls").into())
+}
+
+fn changed(mut spec: ServiceSpec, change: ServiceUpdate) -> Result<ServiceSpec> {
+    spec.replicas = change.replicas.unwrap_or(spec.replicas);
+    change.label_rm.iter().for_each(|key| drop(spec.labels.remove(key)));
+    spec.labels.extend(change.labels);
+    let Runtime::Exec { argv, env, rootfs } = &mut spec.task.runtime;
+    change.env_rm.iter().for_each(|name| drop(env.remove(name)));
+    env.extend(change.env);
+    *rootfs = change.rootfs.or(rootfs.take());
+    if !change.argv.is_empty() {
+        *argv = change.argv;
+    }
+    let restart = &mut spec.task.restart;
+    restart.condition = change.restart_condition.unwrap_or(restart.condition);
+    restart.delay = change.restart_delay.map_or(restart.delay, |time| time.0);
+    restart.max_attempts = change.restart_max_attempts.unwrap_or(restart.max_attempts);
+    spec.task.stop_grace = change.stop_grace_period.map_or(spec.task.stop_grace, |time| time.0);
+    if change.no_healthcheck {
+        spec.task.health = None;
+    }
+    health(&mut spec, change.health)?;
+    rollout(&mut spec, change.rollout);
+    Ok(spec)
+}
+
+/// Puts the flags of a health check into a spec. Errors: there is no command to run.
+pub fn health(spec: &mut ServiceSpec, flags: Health) -> Result<()> {
+    let Health { health_cmd, health_interval, health_timeout, health_retries, health_start_period } = flags;
+    let times = [health_interval, health_timeout, health_start_period];
+    if health_cmd.is_none() && health_retries.is_none() && times.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    let argv = health_cmd.map(|command| ["/bin/sh", "-c", &command].map(str::to_owned).to_vec());
+    let known = spec.task.health.take();
+    let Some(argv) = argv.or_else(|| known.as_ref().map(|known| known.argv.clone())) else {
+        let cause = "a health check has no command";
+        return Err(Refusal::new(Kind::Invalid, cause, "give it with --health-cmd COMMAND").into());
+    };
+    let (interval, timeout, retries) = HEALTH;
+    let known = known.unwrap_or(HealthCheck { argv: Vec::new(), interval, timeout, retries, start_period: 0 });
+    spec.task.health = Some(HealthCheck {
+        argv,
+        interval: health_interval.map_or(known.interval, |time| time.0),
+        timeout: health_timeout.map_or(known.timeout, |time| time.0),
+        retries: health_retries.unwrap_or(known.retries),
+        start_period: health_start_period.map_or(known.start_period, |time| time.0),
+    });
+    Ok(())
+}
+
+/// Puts the flags of how tasks are replaced into a spec.
+pub fn rollout(spec: &mut ServiceSpec, flags: Rollout) {
+    let update = &mut spec.update;
+    spec.task.drain = flags.drain.map_or(spec.task.drain, |time| time.0);
+    update.parallelism = flags.update_parallelism.unwrap_or(update.parallelism);
+    update.delay = flags.update_delay.map_or(update.delay, |time| time.0);
+    update.order = flags.update_order.unwrap_or(update.order);
+    update.on_failure = flags.update_failure_action.unwrap_or(update.on_failure);
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use model::{TaskSpec, UpdateOrder};
+
+    use super::*;
+    use crate::arguments::{Arguments, ServiceVerb, Verb};
+
+    fn spec() -> ServiceSpec {
+        let env = [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())].into();
+        ServiceSpec::new("web", TaskSpec::new(Runtime::Exec { argv: vec!["sleep".to_owned()], env, rootfs: None }))
+    }
+
+    fn with(line: &str) -> Result<ServiceSpec> {
+        let line = format!("swarmctl service update {line}");
+        let Verb::Service(ServiceVerb::Update(change)) = Arguments::parse_from(line.split_whitespace()).verb else {
+            panic!("another verb")
+        };
+        changed(spec(), change)
+    }
+
+    #[test]
+    fn only_what_is_given_changes() {
+        assert_eq!(with("web").unwrap(), spec());
+        let changed =
+            with("--env A=3 --env-rm B --replicas 4 --drain 3s --update-order start-first web -- netd x").unwrap();
+        let env = [("A".to_owned(), "3".to_owned())].into();
+        let runtime = Runtime::Exec { argv: vec!["netd".to_owned(), "x".to_owned()], env, rootfs: None };
+        let mut wanted = ServiceSpec { replicas: 4, ..spec() };
+        (wanted.task.runtime, wanted.task.drain, wanted.update.order) = (runtime, 3_000, UpdateOrder::StartFirst);
+        assert_eq!(changed, wanted);
+    }
+
+    #[test]
+    fn a_health_check_is_made_changed_and_taken_away() {
+        assert!(with("--health-interval 1s web").unwrap_err().to_string().contains("--health-cmd"));
+        let checked = with("--health-cmd true --health-interval 1s web").unwrap();
+        let argv = ["/bin/sh", "-c", "true"].map(str::to_owned).to_vec();
+        let check = HealthCheck { argv, interval: 1_000, timeout: 30_000, retries: 3, start_period: 0 };
+        assert_eq!(checked.task.health, Some(check.clone()));
+        let mut again = checked;
+        let flags = Health {
+            health_cmd: None,
+            health_interval: None,
+            health_timeout: None,
+            health_retries: Some(1),
+            health_start_period: None,
+        };
+        health(&mut again, flags).unwrap();
+        assert_eq!(again.task.health, Some(HealthCheck { retries: 1, ..check }));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Command, Millis, TaskId, TaskState};
+use model::{Command, Millis, ServiceId, TaskId, TaskState};
 
 use crate::{
     acknowledged::Acknowledged,
@@ -22,16 +22,31 @@ pub(crate) fn step(state: &State, now: Millis) -> Vec<Command> {
     let heard = Acknowledged::of(state);
     let services = state.services.values().flat_map(|record| service(state, &heard, record, now));
     let mut commands: Vec<Command> = services.take(MAX_COMMANDS).collect();
-    let stopping = commands.iter().filter_map(|command| match command {
+    let places = scheduler::assign(state, MAX_COMMANDS - commands.len());
+    let unwanted = unwanted(&commands);
+    let is_wanted = |place: &Command| match place {
+        Command::AssignTask { task, .. } => {
+            let record = state.tasks.get(task);
+            record.is_some_and(|record| !unwanted.0.contains(task) && !unwanted.1.contains(&record.task.service))
+        }
+        _ => true,
+    };
+    commands.extend(places.into_iter().filter(is_wanted));
+    commands.extend(keys::step(state, now));
+    commands
+}
+
+/// The tasks, and the services some of whose tasks, may not be wanted any more after these commands.
+fn unwanted(commands: &[Command]) -> (BTreeSet<TaskId>, BTreeSet<ServiceId>) {
+    let tasks = commands.iter().filter_map(|command| match command {
         Command::SetDesired { task, .. } => Some(*task),
         _ => None,
     });
-    let stopping: BTreeSet<TaskId> = stopping.collect();
-    let places = scheduler::assign(state, MAX_COMMANDS - commands.len()).into_iter();
-    commands
-        .extend(places.filter(|place| !matches!(place, Command::AssignTask { task, .. } if stopping.contains(task))));
-    commands.extend(keys::step(state, now));
-    commands
+    let services = commands.iter().filter_map(|command| match command {
+        Command::SetSurge { service, .. } => Some(*service),
+        _ => None,
+    });
+    (tasks.collect(), services.collect())
 }
 
 fn service(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Millis) -> Vec<Command> {

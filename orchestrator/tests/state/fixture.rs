@@ -130,6 +130,13 @@ impl Cluster {
         id
     }
 
+    /// The network of this name.
+    pub fn network(&self, name: &str) -> NetworkId {
+        let networks = self.state.answer(None, &Query::Network(name.to_owned())).unwrap();
+        let Answer::Networks(networks) = networks else { panic!("no networks") };
+        networks[0].id
+    }
+
     #[track_caller]
     pub fn scale(&mut self, service: &str, replicas: u32) {
         self.apply(Command::ScaleService { service: service.to_owned(), replicas });

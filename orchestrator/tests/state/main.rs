@@ -4,6 +4,7 @@
 
 mod answer;
 mod cluster;
+mod draining;
 mod fixture;
 mod keys;
 mod lan;
@@ -13,4 +14,5 @@ mod published;
 mod service;
 mod simulation;
 mod task;
+mod update;
 mod view;

@@ -16,8 +16,10 @@ use serde_json::json;
 
 /// A request that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(10);
-/// An answer of the resolver is used for so long, which is less than it may be.
+/// The resolver is asked again after so long.
 const RESOLVED: Duration = Duration::from_millis(500);
+/// While it does not answer (its daemon was killed), its last answer is used for as long as it said.
+const TTL: Duration = Duration::from_secs(5);
 /// The most failures that are told one by one.
 const TOLD: usize = 50;
 
@@ -143,9 +145,13 @@ impl Client {
     }
 
     fn address(&mut self) -> Result<SocketAddr> {
-        if self.resolved.as_ref().is_none_or(|(since, _)| since.elapsed() > RESOLVED) {
-            let found = (self.host.as_str(), 80).to_socket_addrs().with_context(|| format!("resolve {}", self.host))?;
-            self.resolved = Some((Instant::now(), found.collect()));
+        let age = self.resolved.as_ref().map(|(since, _)| since.elapsed());
+        if age.is_none_or(|age| age > RESOLVED) {
+            match (self.host.as_str(), 80).to_socket_addrs() {
+                Ok(found) => self.resolved = Some((Instant::now(), found.collect())),
+                Err(_) if age.is_some_and(|age| age < TTL) => {}
+                Err(error) => return Err(error).with_context(|| format!("resolve {}", self.host)),
+            }
         }
         let known = self.resolved.as_ref().map_or(&[][..], |(_, addresses)| addresses);
         known.get(self.number as usize / 2 % known.len().max(1)).copied().context("a name without addresses")

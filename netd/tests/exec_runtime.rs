@@ -14,8 +14,8 @@ use std::{
 use api::proto::{ExecInput, ExecOutput, ExecStart, exec_input, exec_output};
 use futures::{Stream, StreamExt, stream};
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, Refusal, Runtime,
-    ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport, TaskSpec, TaskState, ViewDelta, Vni, names,
+    DriverConfig, EndpointConfig, EndpointId, HealthCheck, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, Refusal,
+    Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport, TaskSpec, TaskState, ViewDelta, Vni, names,
 };
 use netd::agent::{self, AgentConfig};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -620,4 +620,69 @@ async fn whoami_tells_who_answers_and_who_asks() {
         let expected = format!("task: web.1\nhost: h1\nhostname: web-1\naddresses: \nclient: {client}\npath: /x\n");
         assert_eq!((code, body), (0, expected));
     }
+}
+
+/// Waits for a report on the task that this holds for.
+async fn heard(host: &mut Host, what: &str, holds: impl Fn(&TaskReport) -> bool) -> TaskReport {
+    let id = host.id;
+    let reports = &mut host.agent.as_mut().unwrap().reports;
+    let of_task = |list: &[TaskReport]| list.iter().find(|report| report.task == id).cloned();
+    let list = timeout(PATIENCE, reports.wait_for(|list| of_task(list).is_some_and(|report| holds(&report)))).await;
+    of_task(&list.unwrap_or_else(|_| panic!("never: {what}")).unwrap()).unwrap()
+}
+
+fn check(argv: &[&str], retries: u32) -> HealthCheck {
+    let argv = argv.iter().map(|&word| word.to_owned()).collect();
+    HealthCheck { argv, interval: 100, timeout: 60_000, retries, start_period: 600_000 }
+}
+
+#[tokio::test]
+async fn a_task_runs_from_its_first_good_check_on_and_is_ended_when_they_fail() {
+    let mut host = Host::new(&["sleep", "infinity"]);
+    let asks = "cat /tmp/well || { echo not well >&2; exit 1; }";
+    host.task().spec.health = Some(check(&["sh", "-c", asks], 2));
+    host.start_agent();
+    host.report(TaskState::Starting).await;
+    until("a check can be run", || host.task_directory().join("started").exists());
+    assert_eq!(host.exec(&["touch", "/tmp/well"]).await.0, 0);
+    host.report(TaskState::Running).await;
+    assert_eq!(host.exec(&["rm", "/tmp/well"]).await.0, 0);
+    let sick = heard(&mut host, "it is not well", |report| report.unhealthy).await;
+    assert!(sick.message.starts_with("unhealthy: ") && sick.message.ends_with("not well"), "{}", sick.message);
+    let end = host.report(TaskState::Failed).await;
+    assert_eq!((end.message, end.exit_code), (sick.message, Some(143)));
+}
+
+#[tokio::test]
+async fn a_task_that_ran_stays_running_for_the_next_daemon_whatever_its_check_takes() {
+    let mut host = Host::new(&["sleep", "infinity"]).started();
+    host.report(TaskState::Running).await;
+    host.agent = None;
+    host.task().state = TaskState::Running;
+    host.task().spec.health = Some(check(&["sleep", "infinity"], 1));
+    host.start_agent();
+    host.report(TaskState::Running).await;
+}
+
+#[tokio::test]
+async fn a_draining_tasks_connections_are_counted_and_whoami_takes_its_leave_of_them() {
+    let mut host = Host::new(&["netd", "whoami", "--port", "80"]);
+    let namespace = names::sandbox_namespace(host.id);
+    ip(&["-n", &namespace, "link", "set", "lo", "up"]);
+    ip(&["-n", &namespace, "address", "add", "10.0.9.5/32", "dev", "lo"]);
+    host.start_agent();
+    host.report(TaskState::Running).await;
+    let hold = "until exec 3<>/dev/tcp/10.0.9.5/80; do sleep .1; done; echo open; cat <&3";
+    let mut held = host.exec_with(&["bash", "-c", hold], stream::pending()).await;
+    while !matches!(held.next().await.and_then(|output| output.part), Some(exec_output::Part::Stdout(_))) {}
+    host.task().draining = true;
+    host.publish();
+    heard(&mut host, "one connection is left", |report| report.connections == Some(1)).await;
+    drop(held);
+    heard(&mut host, "none is left", |report| report.connections == Some(0)).await;
+
+    let _held = host.exec_with(&["bash", "-c", hold], stream::pending()).await;
+    host.task().desired = TaskState::Shutdown;
+    host.publish();
+    assert_eq!(host.report(TaskState::Shutdown).await.exit_code, Some(0));
 }

@@ -1,10 +1,10 @@
 //! What every balancer and resolver has heard of: the one measure of taking traffic, and of being left alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use model::{NetworkId, Node, NodeStatus, PublishMode, Service};
+use model::{NetworkId, Node, NodeId, NodeStatus, PublishMode, Service};
 
-use crate::state::State;
+use crate::{record::TaskRecord, state::State};
 
 /// The generations that hosts have in common. A host that is down is waited for by nobody: its lease is over.
 #[derive(Debug)]
@@ -36,11 +36,20 @@ impl Acknowledged {
 
 /// The hosts that lead traffic to this service and have not heard of this log index, by name.
 pub(crate) fn behind(state: &State, service: &Service, index: u64) -> Vec<String> {
-    let all = state.nodes.values().filter(|node| node.status == NodeStatus::Ready && is_everywhere(service));
-    let some = parts(state).filter(|(_, network)| service.networks.contains(network)).map(|(node, _)| node);
-    let late = all.chain(some).filter(|node| node.applied < index);
-    let names: std::collections::BTreeSet<&str> = late.map(|node| node.hostname.as_str()).collect();
-    names.into_iter().map(str::to_owned).collect()
+    let late = state.nodes.values().filter(|node| node.status == NodeStatus::Ready && node.applied < index);
+    let late: BTreeMap<NodeId, &Node> = late.map(|node| (node.id, node)).collect();
+    let shares = |record: &&TaskRecord| {
+        let mut networks = record.task.attachments.iter().map(|attachment| attachment.network);
+        record.is_alive() && networks.any(|network| service.networks.contains(&network))
+    };
+    let on_late = state.tasks.values().filter_map(|record| Some((record.task.node?, record)));
+    let on_late = on_late.filter(|(node, record)| late.contains_key(node) && shares(record)).map(|(node, _)| node);
+    let waited_for: BTreeSet<NodeId> = match late.is_empty() {
+        true => BTreeSet::new(),
+        false if is_everywhere(service) => late.keys().copied().collect(),
+        false => on_late.collect(),
+    };
+    waited_for.iter().filter_map(|node| Some(late.get(node)?.hostname.clone())).collect()
 }
 
 fn is_everywhere(service: &Service) -> bool {

@@ -4,7 +4,7 @@
 use model::{Command, EndpointMode, Millis, NodeStatus, Outcome, Response, Service, TaskId, TaskState};
 
 use crate::{
-    acknowledged::{self, Acknowledged},
+    acknowledged,
     record::{Draining, TaskRecord, Withdrawal},
     state::{State, has_passed, outdated},
     update,
@@ -16,12 +16,13 @@ pub(crate) const PATIENCE: Millis = 30_000;
 const NAME_TTL: Millis = 5_000;
 
 /// The next command towards this task's end; none where something is waited for, or all has been said.
+/// `is_known` says whether every host that leads traffic to a service has heard of a log index.
 pub(crate) fn next(
     state: &State,
-    heard: &Acknowledged,
     record: &TaskRecord,
     desired: TaskState,
     now: Millis,
+    is_known: impl Fn(&Service, u64) -> bool,
 ) -> Option<Command> {
     let task = record.task.id;
     if !record.is_alive() || record.task.desired >= desired {
@@ -39,8 +40,9 @@ pub(crate) fn next(
             Some(Command::DrainTask { task })
         }
         Some(withdrawal) => {
-            let is_due = withdrawal.draining.is_none() && is_heard(state, heard, record, withdrawal, now);
-            is_due.then_some(Command::DrainTask { task })
+            let by_all = || service_of(state, record).is_none_or(|service| is_known(service, withdrawal.index));
+            let is_over = || has_passed(withdrawal.since, now, PATIENCE);
+            (withdrawal.draining.is_none() && (by_all() || is_over())).then_some(Command::DrainTask { task })
         }
     }
 }
@@ -60,10 +62,10 @@ pub(crate) fn may_stop(state: &State, record: &TaskRecord, now: Millis) -> bool 
 
 /// A task that is to stop takes no new connections.
 pub(crate) fn withdraw(state: &mut State, now: Millis, id: TaskId) -> Response {
-    let (index, heard) = (state.index, Acknowledged::of(state));
+    let index = state.index;
     let is_due = state.tasks.get(&id).is_some_and(|record| {
-        let command = next(state, &heard, record, TaskState::Remove, now);
-        matches!(command, Some(Command::WithdrawTask { .. })) && update::must_leave(state, &heard, record, now)
+        let command = next(state, record, TaskState::Remove, now, |_, _| false);
+        matches!(command, Some(Command::WithdrawTask { .. })) && update::must_leave(state, record, now)
     });
     let record = state.tasks.get_mut(&id).filter(|_| is_due);
     let record = record.ok_or_else(|| outdated(format!("task {id} is not to be withdrawn now")))?;
@@ -76,9 +78,9 @@ pub(crate) fn withdraw(state: &mut State, now: Millis, id: TaskId) -> Response {
 
 /// Every balancer knows that a task is withdrawn: what it still has runs out from now on.
 pub(crate) fn drain(state: &mut State, now: Millis, id: TaskId) -> Response {
-    let heard = Acknowledged::of(state);
     let is_due = state.tasks.get(&id).is_some_and(|record| {
-        let command = next(state, &heard, record, TaskState::Remove, now);
+        let is_known = |service: &Service, index| acknowledged::behind(state, service, index).is_empty();
+        let command = next(state, record, TaskState::Remove, now, is_known);
         matches!(command, Some(Command::DrainTask { .. }))
     });
     let withdrawal = state.tasks.get_mut(&id).filter(|_| is_due).and_then(|record| record.withdrawal.as_mut());
@@ -109,11 +111,6 @@ fn takes_traffic(state: &State, record: &TaskRecord) -> bool {
     let node = record.task.node.and_then(|id| state.nodes.get(&id));
     let is_reachable = node.is_some_and(|node| node.status != NodeStatus::Down);
     record.is_running() && !record.unhealthy && is_reachable && !record.task.attachments.is_empty()
-}
-
-fn is_heard(state: &State, heard: &Acknowledged, record: &TaskRecord, withdrawal: &Withdrawal, now: Millis) -> bool {
-    let by_all = |service| heard.generation(service) >= withdrawal.index;
-    service_of(state, record).is_none_or(by_all) || has_passed(withdrawal.since, now, PATIENCE)
 }
 
 fn service_of<'a>(state: &'a State, record: &TaskRecord) -> Option<&'a Service> {

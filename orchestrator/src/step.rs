@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Command, Millis, ServiceId, TaskId, TaskState};
+use model::{Command, Millis, Service, ServiceId, TaskId, TaskState};
 
 use crate::{
     acknowledged::Acknowledged,
@@ -61,6 +61,7 @@ fn service(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Mil
     if let Some(command) = update::steer(state, heard, record, now) {
         return vec![command];
     }
+    let is_known = |service: &Service, index| heard.generation(service) >= index;
     let leaving = update::leaving(state, heard, record, now);
     let mut commands = Vec::new();
     for (&number, slot) in &record.slots {
@@ -68,7 +69,7 @@ fn service(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Mil
             commands.extend(forget_history(state, slot));
             let stops = |run: &&TaskRecord| run.withdrawal.is_some() || leaving.contains(&run.task.id);
             let stopping = state.records(&slot.tasks).filter(stops);
-            commands.extend(stopping.filter_map(|run| drain::next(state, heard, run, TaskState::Shutdown, now)));
+            commands.extend(stopping.filter_map(|run| drain::next(state, run, TaskState::Shutdown, now, is_known)));
             if restart::needs_task(state, record, number, slot, now) {
                 commands.push(Command::CreateTask { service, slot: number });
             }
@@ -83,8 +84,9 @@ fn service(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Mil
 
 /// Stops the tasks of a slot that is no longer wanted, and forgets those that have stopped.
 fn empty(state: &State, heard: &Acknowledged, slot: &Slot, now: Millis) -> Vec<Command> {
+    let is_known = |service: &Service, index| heard.generation(service) >= index;
     let next = |record: &TaskRecord| match record.is_alive() {
-        true => drain::next(state, heard, record, TaskState::Remove, now),
+        true => drain::next(state, record, TaskState::Remove, now, is_known),
         false => Some(Command::RemoveTask { task: record.task.id }),
     };
     state.records(&slot.tasks).filter_map(next).collect()

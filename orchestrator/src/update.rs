@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use ipam::Owner;
 use model::{
-    Availability, Command, Millis, Outcome, Response, ServiceId, TaskId, TaskState, UpdateFailure, UpdateInfo,
-    UpdateOrder,
+    Availability, Command, Millis, Outcome, PublishMode, Response, ServiceId, TaskId, TaskState, UpdateFailure,
+    UpdateInfo, UpdateOrder,
 };
 
 use crate::{
@@ -42,9 +42,9 @@ pub(crate) fn leaving(state: &State, heard: &Acknowledged, record: &ServiceRecor
 }
 
 /// Whether the reason to stop this task still holds.
-pub(crate) fn must_leave(state: &State, heard: &Acknowledged, run: &TaskRecord, now: Millis) -> bool {
+pub(crate) fn must_leave(state: &State, run: &TaskRecord, now: Millis) -> bool {
     let Some(record) = state.services.get(&run.task.service) else { return true };
-    let is_leaving = || leaving(state, heard, record, now).contains(&run.task.id);
+    let is_leaving = || leaving(state, &Acknowledged::of(state), record, now).contains(&run.task.id);
     !record.wants(run.task.slot) || run.withdrawal.is_some() || is_leaving()
 }
 
@@ -168,7 +168,7 @@ fn floor(record: &ServiceRecord, by_update: bool) -> usize {
     let replicas = record.service.spec.replicas;
     let missing = match policy.order {
         UpdateOrder::StartFirst if record.surge > 0 => 0,
-        // Its networks have no room for slots of surge.
+        // There is no room for slots of surge.
         UpdateOrder::StartFirst => 1,
         UpdateOrder::StopFirst => in_step(record),
     };
@@ -207,6 +207,10 @@ fn surge(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Milli
 }
 
 fn has_room(state: &State, record: &ServiceRecord, slots: u32) -> bool {
+    // A port of single hosts is for one task of each.
+    if record.service.spec.publish.iter().any(|port| port.mode == PublishMode::Host) {
+        return false;
+    }
     let most = record.service.spec.replicas.saturating_add(slots);
     let owners: Vec<Owner> = (1..=most).map(|slot| Owner::Slot(record.service.id, slot)).collect();
     state.ledger.clone().allocate(&record.service.networks, &owners).is_ok()

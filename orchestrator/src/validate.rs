@@ -4,7 +4,9 @@ mod naming;
 
 use std::net::IpAddr;
 
-use model::{Driver, DriverConfig, Kind, NetworkSpec, Node, Parent, PublishSpec, Refusal, Runtime, ServiceSpec};
+use model::{
+    Driver, DriverConfig, HealthCheck, Kind, NetworkSpec, Node, Parent, PublishSpec, Refusal, Runtime, ServiceSpec,
+};
 
 use crate::ports;
 
@@ -139,6 +141,7 @@ pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
     }
     naming::service(spec)?;
     publish(spec)?;
+    health(&spec.name, spec.task.health.as_ref())?;
     runtime(&spec.name, &spec.task.runtime)
 }
 
@@ -171,6 +174,22 @@ fn publish(spec: &ServiceSpec) -> Result<(), Refusal> {
     if all > MAX_PUBLISHED {
         let cause = format!("service {:?} publishes {all} ports", spec.name);
         return Err(invalid(cause, format!("a service publishes {MAX_PUBLISHED} ports at most")));
+    }
+    Ok(())
+}
+
+fn health(service: &str, check: Option<&HealthCheck>) -> Result<(), Refusal> {
+    let Some(check) = check else { return Ok(()) };
+    let is_command = check.argv.first().is_some_and(|program| !program.is_empty());
+    if !is_command || check.argv.iter().any(|word| word.contains('\0')) {
+        return Err(invalid(
+            format!("the health check of service {service:?} is no command"),
+            "give --health-cmd COMMAND",
+        ));
+    }
+    if check.interval == 0 || check.timeout == 0 || check.retries == 0 {
+        let cause = format!("the health check of service {service:?} has no time, or no attempt");
+        return Err(invalid(cause, "give an interval and a timeout of 1ms or more, and 1 retry or more"));
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ipam::Owner;
 use model::{
-    Driver, EndpointMode, Kind, Millis, NetworkAttachment, NetworkId, NetworkSpec, Outcome, Refusal, Response, Service,
-    ServiceId, ServiceSpec,
+    Driver, EndpointMode, Kind, Millis, NetworkAttachment, NetworkId, NetworkSpec, Outcome, PublishMode, Refusal,
+    Response, Service, ServiceId, ServiceSpec,
 };
 
 use crate::{
@@ -125,15 +125,24 @@ fn refuse_other(record: &ServiceRecord, spec: &ServiceSpec) -> Result<(), Refusa
         () if old.name != spec.name => "name",
         () if networks(old) != networks(spec) => "networks",
         () if old.endpoint_mode != spec.endpoint_mode => "endpoint mode",
+        () if old.publish != spec.publish && !may_publish(record, spec) => "published ports",
         () => return Ok(()),
     };
     let cause = format!("the {what} of service {:?} cannot be changed in this version", old.name);
     Err(Refusal::new(Kind::Invalid, cause, "make another service with it, then remove this one"))
 }
 
+/// Ports of single hosts decide where tasks are, and all need a network to lead to.
+fn may_publish(record: &ServiceRecord, spec: &ServiceSpec) -> bool {
+    let mut ports = record.service.spec.publish.iter().chain(&spec.publish);
+    !record.service.networks.is_empty() && ports.all(|port| port.mode == PublishMode::Ingress)
+}
+
 fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, force: bool) -> Response {
     validate::service(&spec)?;
-    names::claim(state, &spec, &present(&state.services, id)?.service.networks)?;
+    let networks = &present(&state.services, id)?.service.networks;
+    names::claim(state, &spec, networks)?;
+    ports::check(state, &spec, networks, Some(id))?;
     let (index, surge) = (state.index, present(&state.services, id)?.surge);
     hold_slots(state, id, spec.replicas.saturating_add(surge))?;
     if let Some(record) = state.services.get_mut(&id) {

@@ -7,7 +7,6 @@ use model::{
 };
 
 use crate::{
-    acknowledged::Acknowledged,
     capability, drain, ports,
     record::{TaskRecord, Withdrawal},
     restart, scheduler,
@@ -69,7 +68,7 @@ pub(super) fn set_desired(state: &mut State, now: Millis, id: TaskId, desired: T
     let is_wanted = state.services.get(&record.task.service).is_some_and(|service| service.wants(record.task.slot));
     let is_forward = matches!(desired, TaskState::Shutdown | TaskState::Remove) && desired > record.task.desired;
     let is_due = || {
-        let leaves = || update::must_leave(state, &Acknowledged::of(state), record, now);
+        let leaves = || update::must_leave(state, record, now);
         drain::may_stop(state, record, now) && (desired == TaskState::Remove || leaves())
     };
     if !is_forward || (desired == TaskState::Remove && is_wanted) || !is_due() {

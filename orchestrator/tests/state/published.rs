@@ -99,7 +99,11 @@ fn a_port_that_somebody_has_is_refused_naming_who_and_what_to_do() {
     cluster.refuse(create(publishing("api", 1, &["net"], &[port(80, PublishMode::Host), port(80, PublishMode::Host)])));
     let udp = PublishSpec { protocol: Protocol::Udp, ..port(8005, PublishMode::Ingress) };
     cluster.create_service(publishing("api", 1, &["net"], &[port(8010, PublishMode::Ingress), udp]));
-    cluster.apply(Command::RemoveService { service: "web".to_owned() });
+    cluster.converge();
+    cluster.remove_service("web");
+    let early = create(publishing("web2", 1, &["net"], &[port(8000, PublishMode::Ingress)]));
+    assert!(cluster.refuse(early).next.contains("being removed"), "what is connected is served to its end");
+    cluster.converge();
     cluster.create_service(publishing("web2", 1, &["net"], &[port(8000, PublishMode::Ingress)]));
 }
 

@@ -58,6 +58,11 @@ fn senseless_specs_are_refused() {
     let mut idle = service("web", 1, &[]);
     idle.task.runtime = Runtime::Exec { argv: vec![], env: Default::default(), rootfs: None };
     assert_eq!(cluster.refuse(create(idle)).kind, Kind::Invalid);
+    for (argv, retries) in [(vec![], 1), (vec!["true".to_owned()], 0)] {
+        let mut unsure = service("web", 1, &[]);
+        unsure.task.health = Some(HealthCheck { argv, interval: 1, timeout: 1, retries, start_period: 0 });
+        assert_eq!(cluster.refuse(create(unsure)).kind, Kind::Invalid);
+    }
     cluster.create_service(service("web", 1, &[]));
     assert_eq!(cluster.refuse(create(service("WEB", 1, &[]))).kind, Kind::Conflict);
 }

@@ -313,7 +313,7 @@ pub enum ServiceVerb {
     /// Show services in full.
     Inspect(Inspection),
     /// Change a service: what is not given stays. Tasks that are to run something else are replaced batch by batch.
-    Update(ServiceUpdate),
+    Update(Box<ServiceUpdate>),
     /// Go back to what a service was before its last update.
     Rollback {
         /// Name or id.

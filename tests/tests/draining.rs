@@ -1,4 +1,5 @@
 //! Planned changes lose no request (promise P8): clients on every host call a service without a pause while it is changed.
+#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, UNIX_EPOCH};
 

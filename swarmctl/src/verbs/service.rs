@@ -35,7 +35,7 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
             print(&services, inspection.output)?;
             Ok(code)
         }
-        ServiceVerb::Update(change) => update::update(daemon, change).await,
+        ServiceVerb::Update(change) => update::update(daemon, *change).await,
         ServiceVerb::Rollback { service, detach, quiet } => update::rollback(daemon, &service, detach, quiet).await,
         ServiceVerb::Scale { scales, detach } => scale(daemon, scales, detach).await,
         ServiceVerb::Rm { services, detach } => each(&services, |name| rm(daemon, name, detach)).await,

@@ -116,7 +116,7 @@ mod tests {
         let Verb::Service(ServiceVerb::Update(change)) = Arguments::parse_from(line.split_whitespace()).verb else {
             panic!("another verb")
         };
-        changed(spec(), change)
+        changed(spec(), *change)
     }
 
     #[test]

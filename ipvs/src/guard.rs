@@ -34,7 +34,9 @@ const ICMP_ERRORS: [u8; 6] = [1, 2, 3, 4, 11, 12];
 /// The first half of a VXLAN header: it has a network identifier, and nothing else that Linux takes.
 const VXLAN_FLAGS: [u8; 4] = [8, 0, 0, 0];
 /// The host's ends of the uplinks.
-const UPLINKS: &str = "nu-*";
+pub(crate) const UPLINKS: &str = "nu-*";
+/// Judges what comes out of a tunnel; its last rule drops.
+pub(crate) const FROM_TUNNEL: &str = "from-tunnel";
 
 /// Who may send what in one network's namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,7 +55,7 @@ pub fn guard(sources: &Sources) -> Ruleset {
     let goto = |links: &str, chain: &str| Rule::new().link_in(links).verdict(Verdict::Goto(chain.to_owned()));
     let asked = Ip::BOTH.map(|version| untracked(Rule::new().link_in("e*"), version, Direction::Asked));
     let answered = Ip::BOTH.map(|version| untracked(Rule::new(), version, Direction::Answered));
-    let entries = [&asked[..], &[goto("vx-*", "from-tunnel"), goto("e*", "from-endpoint")]].concat();
+    let entries = [&asked[..], &[goto("vx-*", FROM_TUNNEL), goto("e*", "from-endpoint")]].concat();
     let of_endpoint = |version| Rule::new().version(version).load_link_in(0).source_mac(4).source(version, 6);
     let of_remote = |version| Rule::new().version(version).source_mac(0).source(version, 2);
     let known = |rule: Rule, set: &str| rule.in_set(set).verdict(Verdict::Accept);
@@ -64,7 +66,7 @@ pub fn guard(sources: &Sources) -> Ruleset {
         .chain("sources", Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_TRACKING, entries))
         .chain("names", Chain::base(Kind::Filter, Hook::Output, BEFORE_TRACKING, answered.to_vec()))
         .chain("from-endpoint", Chain::regular([&from_endpoint[..], &[unspecified(), spoofed.clone()]].concat()))
-        .chain("from-tunnel", Chain::regular([&from_tunnel[..], &[spoofed]].concat()));
+        .chain(FROM_TUNNEL, Chain::regular([&from_tunnel[..], &[spoofed]].concat()));
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| with_sources(ruleset, sources, version))
 }
 
@@ -308,8 +310,8 @@ fn of_host(version: Ip) -> Rule {
 }
 
 /// The names of one IP version's sets.
-struct Names {
-    subnets: &'static str,
+pub(crate) struct Names {
+    pub(crate) subnets: &'static str,
     vteps: &'static str,
     hosts: &'static str,
     endpoints: &'static str,
@@ -317,7 +319,7 @@ struct Names {
     resolvers: &'static str,
 }
 
-fn set_names(version: Ip) -> Names {
+pub(crate) fn set_names(version: Ip) -> Names {
     match version {
         Ip::V4 => Names {
             subnets: "subnets4",
@@ -339,7 +341,7 @@ fn set_names(version: Ip) -> Names {
 }
 
 /// The subnets that lie in no other one: ranges of a set must not overlap.
-fn outermost(subnets: &[Subnet], version: Ip) -> impl Iterator<Item = Subnet> {
+pub(crate) fn outermost(subnets: &[Subnet], version: Ip) -> impl Iterator<Item = Subnet> {
     let of_version = subnets.iter().filter(move |subnet| Ip::of(subnet.network()) == version);
     let covered = |subnet: &Subnet| subnets.iter().any(|other| other != subnet && other.covers(subnet));
     of_version.filter(move |subnet| !covered(subnet)).copied()

@@ -6,6 +6,7 @@ mod balancer;
 pub mod guard;
 pub mod nft;
 mod nftables;
+pub mod published;
 pub mod shortcut;
 mod table;
 

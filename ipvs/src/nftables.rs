@@ -186,7 +186,7 @@ fn refuse(version: Ip) -> Rule {
     refused.verdict(Verdict::Goto("unreachable".to_owned()))
 }
 
-fn unreachable() -> Vec<Rule> {
+pub(crate) fn unreachable() -> Vec<Rule> {
     let tcp = Rule::new().protocol(IPPROTO_TCP as u8).reject(Reject::TcpReset);
     vec![tcp, Rule::new().reject(Reject::Icmpx(PORT_UNREACHABLE))]
 }
@@ -235,7 +235,7 @@ fn distribute(vip: IpAddr, service: &VirtualService) -> Rule {
 
 /// Real servers in the order in which they take turns: rounds, in each of which every server whose weight is not yet
 /// used up has one.
-fn slots(real_servers: &BTreeMap<IpAddr, u16>) -> Vec<IpAddr> {
+pub(crate) fn slots(real_servers: &BTreeMap<IpAddr, u16>) -> Vec<IpAddr> {
     let turns = turns(real_servers);
     let rounds = turns.iter().map(|(_, turns)| *turns).max().unwrap_or(0);
     let round = |round| turns.iter().filter(move |(_, turns)| *turns > round).map(|(address, _)| *address);

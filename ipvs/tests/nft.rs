@@ -9,10 +9,11 @@ use std::{future::poll_fn, net::IpAddr, time::Duration};
 use ipvs::{
     guard::{Border, Secret, Sources, border, guard},
     nft::*,
+    published::{Answers, Diversion, Port, answer, balance, divert, mark},
     shortcut::{Device, Devices, Endpoint, shortcut},
 };
 use model::{
-    EndpointId, Mac, Subnet,
+    EndpointId, Mac, Protocol, Subnet,
     names::{self, LinkName},
 };
 use support::{in_fresh_namespace, nft, run};
@@ -49,6 +50,7 @@ fn every_expression() -> Vec<Rule> {
     let metas =
         [Meta::Mark, Meta::Iif, Meta::Oif, Meta::IifName, Meta::OifName, Meta::Owner, Meta::Nfproto, Meta::L4proto];
     let conntracks = [Conntrack::State, Conntrack::Direction, Conntrack::Status, Conntrack::Mark];
+    let conntracks = [&conntracks[..], &[Conntrack::Protocol, Conntrack::CalledPort]].concat();
     let comparisons = [Comparison::NotEqual, Comparison::Less, Comparison::LessOrEqual, Comparison::Greater];
     let compare = |how| Rule::new().with(Expression::Meta { key: Meta::Mark, into: 0 }).compare(how, &[1, 2, 3, 4]);
     let one = |expression: Expression| Rule::new().with(expression);
@@ -421,5 +423,46 @@ fn a_way_through_the_forward_chains_of_others_is_made_kept_and_taken_away() {
         let left = nft("list chain ip filter FORWARD");
         assert!(left.contains("policy drop") && left.contains("counter packets 0 bytes 0 drop"), "{left}");
         assert!(!left.contains("comment"), "{left}");
+    });
+}
+
+#[test]
+fn rules_of_published_ports_are_read_back_as_written_and_leave_nothing() {
+    let port = |name: &str, at: Option<&str>, target, count, weight| Port {
+        name: name.to_owned(),
+        mark: mark(4096.try_into().unwrap()),
+        protocol: Protocol::Tcp,
+        published: 8000,
+        target,
+        count,
+        at: at.map(|address| [ip(address)].into()),
+        allow: subnets(&["192.0.2.0/24", "192.0.2.0/25", "2001:db8::/32"]),
+        real_servers: [(ip("10.0.9.5"), weight), (ip("fd00:9::5"), weight)].into(),
+    };
+    let ports = vec![
+        port("a", Some("192.0.2.9"), 80, 3, 1),
+        port("b", Some("2001:db8::9"), 8000, 3, 1),
+        Port { allow: Vec::new(), ..port("c", None, 80, 1, 0) },
+    ];
+    let uplink = names::uplink_link(4096.try_into().unwrap());
+    let uplinks = [(uplink, mark(4096.try_into().unwrap()))].into();
+    let diversion = Diversion { ports: ports.clone(), uplinks, own: vec![ip("192.0.2.9"), ip("2001:db8::9")] };
+    let answers = Answers {
+        subnets: subnets(&["10.0.9.0/24", "fd00:9::/64"]),
+        routers: [(Mac([6; 6]), 0x8000_0001), (Mac([7; 6]), 0x8000_0002)].into(),
+        targets: vec![(ip("10.0.9.5"), Protocol::Tcp, 80, 3), (ip("fd00:9::5"), Protocol::Udp, 53, 1)],
+    };
+    in_fresh_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let border = border(&Border { subnets: subnets(&["10.0.9.0/24", "fd00:9::/64"]), ..Border::default() });
+        let guard = guard(&Sources::default());
+        let inside = answer(balance(guard.clone(), &ports), &answers);
+        for desired in
+            [divert(border.clone(), &diversion), border.clone(), inside, balance(guard.clone(), &ports), guard]
+        {
+            put(&mut socket, &desired);
+            assert_settled(&mut socket, &desired);
+        }
+        assert_eq!(divert(border.clone(), &Diversion::default()), border);
     });
 }

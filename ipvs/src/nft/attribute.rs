@@ -102,6 +102,7 @@ pub(super) mod meta {
 pub(super) mod ct {
     pub const DREG: u16 = 1;
     pub const KEY: u16 = 2;
+    pub const DIRECTION: u16 = 3;
     pub const SREG: u16 = 4;
 }
 

@@ -227,6 +227,10 @@ fn read_meta(data: &Attributes<'_>) -> Option<Expression> {
 
 fn read_conntrack(data: &Attributes<'_>) -> Option<Expression> {
     let key = Conntrack::of_code(data.u32(ct::KEY)?)?;
+    // A tuple of the other direction than the original one is none of ours.
+    if key == Conntrack::CalledPort && data.bytes(ct::DIRECTION) != Some(&[0]) {
+        return None;
+    }
     match register(data, ct::DREG) {
         Some(into) => Some(Expression::Conntrack { key, into }),
         None => Some(Expression::SetConntrack { key, from: register(data, ct::SREG)? }),

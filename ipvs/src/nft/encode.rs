@@ -6,7 +6,8 @@ use model::names;
 use nix::libc::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 use super::{
-    Base, Change, Data, DataType, Expression, Family, Key, Kind, Reject, Rule, Set, SetRef, SetType, Step, Verdict,
+    Base, Change, Conntrack, Data, DataType, Expression, Family, Key, Kind, Reject, Rule, Set, SetRef, SetType, Step,
+    Verdict,
     attribute::{
         bitwise, chain, cmp, ct, data, element, elements, expr, fib, fwd, hash, hook, immediate, list, lookup, meta,
         nat, numgen, payload, reject, route, rule, set, table,
@@ -382,6 +383,9 @@ fn write_reject(message: &mut Message, how: Reject) {
 
 /// The expressions that only move values between the packet and registers.
 fn write_registers(message: &mut Message, expression: &Expression) {
+    if let Expression::Conntrack { key: Conntrack::CalledPort, .. } = expression {
+        message.bytes(ct::DIRECTION, &[0]);
+    }
     let mut put = |attributes: &[(u16, u32)]| attributes.iter().for_each(|&(kind, value)| message.u32(kind, value));
     match expression {
         Expression::Meta { key, into } => put(&[(meta::KEY, key.code()), (meta::DREG, register(*into))]),

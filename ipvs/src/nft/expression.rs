@@ -39,6 +39,10 @@ coded! {
         Status = 2,
         /// Connection mark.
         Mark = 3,
+        /// Transport protocol: one byte.
+        Protocol = 10,
+        /// The port that was called: two bytes, in the order of the packet.
+        CalledPort = 12,
     }
 }
 

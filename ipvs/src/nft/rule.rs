@@ -52,6 +52,27 @@ impl Rule {
         self.with(Expression::Meta { key: Meta::OifName, into: 0 }).compare(Comparison::NotEqual, &link(name))
     }
 
+    /// Only packets that came in by another device than this; a `*` at the end stands for anything.
+    pub fn link_in_not(self, name: &str) -> Self {
+        self.with(Expression::Meta { key: Meta::IifName, into: 0 }).compare(Comparison::NotEqual, &link(name))
+    }
+
+    /// Only packets that answer.
+    pub fn answers(self) -> Self {
+        self.with(Expression::Conntrack { key: Conntrack::Direction, into: 0 }).compare(Comparison::Equal, &[1])
+    }
+
+    /// Loads the transport protocol into the register, and the port that the connection called into the next one.
+    pub fn called(self, into: u8) -> Self {
+        self.with(Expression::Conntrack { key: Conntrack::Protocol, into })
+            .with(Expression::Conntrack { key: Conntrack::CalledPort, into: into + 1 })
+    }
+
+    /// Loads a constant into the first register.
+    pub fn constant(self, value: &[u8]) -> Self {
+        self.with(Expression::Immediate { into: 0, value: value.to_vec() })
+    }
+
     /// Only packets in one of these connection states (`NF_CT_STATE_BIT`s: 2 established, 4 related, 8 new).
     pub fn states(self, bits: u32) -> Self {
         let mask = bits.to_ne_bytes().to_vec();
@@ -103,6 +124,11 @@ impl Rule {
     /// Only if the named set has the first register.
     pub fn in_set(self, name: &str) -> Self {
         self.with(Expression::Match { set: SetRef::Named(name.to_owned()), from: 0, invert: false })
+    }
+
+    /// Only if the named set does not have the first register.
+    pub fn not_in_set(self, name: &str) -> Self {
+        self.with(Expression::Match { set: SetRef::Named(name.to_owned()), from: 0, invert: true })
     }
 
     /// Does what the named verdict map says of the first register.

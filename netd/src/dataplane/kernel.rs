@@ -33,6 +33,7 @@ use super::{
     namespace::{self, Identity},
     notices::{News, Notices},
     plan::{Change, Observed, Op},
+    policy::{PolicyChange, Tables},
     state::{AddressKey, ObservedKind, ObservedLink, Place, Route, RouteKey, Space, Sysctl},
     sysctl, wire,
 };
@@ -51,11 +52,11 @@ const TURN_TIME: Duration = Duration::from_millis(900);
 const DUMPS: usize = 8;
 /// `NLM_F_DUMP_INTR` of linux/netlink.h.
 const DUMP_INTERRUPTED: u16 = 0x10;
-/// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV6_IFADDR` of linux/rtnetlink.h.
-const HOST_GROUPS: [u32; 3] = [1, 5, 9];
+/// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV6_IFADDR`, `_IPV4_RULE`, `_IPV6_RULE` of linux/rtnetlink.h.
+const HOST_GROUPS: [u32; 5] = [1, 5, 9, 8, 19];
 /// And in a namespace of ours `RTNLGRP_NEIGH`, `_IPV4_ROUTE`, `_IPV6_ROUTE`: on the host, others change these often. The
 /// last two, `_IPV4_NETCONF` and `_IPV6_NETCONF`, tell of some values below /proc/sys: forwarding, rp_filter, proxy_arp.
-const OUR_GROUPS: [u32; 8] = [1, 5, 9, 3, 7, 11, 24, 25];
+const OUR_GROUPS: [u32; 10] = [1, 5, 9, 8, 19, 3, 7, 11, 24, 25];
 
 /// A kernel that cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +183,7 @@ impl Kernel {
         for (&place, channel) in &mut self.channels {
             if channel.changed || channel.seen.is_none() || turn.contains(&place) {
                 let before = channel.seen.take();
+                channel.has_policies |= desired.spaces.get(&place).is_some_and(|space| !space.policies.is_empty());
                 channel.seen = Some(Arc::new(channel.observe(&self.host)?));
                 read.insert(place, before);
             }
@@ -430,6 +432,8 @@ impl Kernel {
             Change::SetMtu(_, mtu) => (wire::set_link(at, LinkAttribute::Mtu(*mtu)), 0),
             Change::SetMac(_, mac) => (wire::set_link(at, LinkAttribute::Address(mac.0.to_vec())), 0),
             Change::SetUp(_) => (wire::set_up(at), 0),
+            Change::Policy(change @ PolicyChange::RepeatLocal(_)) => (change.message(), NLM_F_CREATE),
+            Change::Policy(change) => (change.message(), if matches!(change, PolicyChange::Add(_)) { ADD } else { 0 }),
             Change::DeleteNamespace | Change::CreateNamespace | Change::SetSysctl(..) => {
                 return Err(io::Error::from(io::ErrorKind::Unsupported));
             }
@@ -458,13 +462,16 @@ struct Channel {
     /// What it held when it was read last, and whether it may have changed since.
     seen: Option<Arc<Space<ObservedLink>>>,
     changed: bool,
+    /// Whether it has or should have policy rules of ours.
+    has_policies: bool,
 }
 
 impl Channel {
     fn open(place: Place, namespace: File, identity: Identity) -> io::Result<Self> {
         let requests = namespace::within_file(&namespace, connect)??;
         let (sequence, indices, seen) = (0, BTreeMap::new(), None);
-        Ok(Self { place, identity, namespace, requests, sequence, indices, seen, changed: true })
+        let (changed, has_policies) = (true, true);
+        Ok(Self { place, identity, namespace, requests, sequence, indices, seen, changed, has_policies })
     }
 
     /// Whether it has devices of which the kernel tells a number of the host's.
@@ -495,6 +502,9 @@ impl Channel {
         self.indices = space.links.iter().map(|(name, link)| (name.clone(), link.index)).collect();
         let names: wire::Names = self.indices.iter().map(|(name, &index)| (index, name.clone())).collect();
         self.observe_addresses(&names, &mut space)?;
+        if self.has_policies {
+            self.observe_policies(&mut space)?;
+        }
         if self.place != Place::Host || !names.is_empty() {
             self.observe_neighbours(&names, &mut space)?;
             self.observe_routes(&names, &mut space)?;
@@ -533,10 +543,25 @@ impl Channel {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             for message in self.dump("routes", wire::get_routes(family))? {
                 let Message::NewRoute(message) = message else { continue };
-                let Some((destination, metric, route)) = wire::route(&message, self.place, names) else { continue };
-                insert_route(&mut space.routes, RouteKey { destination, metric, nth: 0 }, route);
+                let Some((key, route)) = wire::route(&message, self.place, names) else { continue };
+                insert_route(&mut space.routes, key, route);
             }
         }
+        Ok(())
+    }
+
+    /// Read while there are or should be some, and once, for an earlier netd may have left some.
+    fn observe_policies(&mut self, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let rules = self.dump("policy rules", wire::get_policies(family))?;
+            let rules = rules.into_iter().filter_map(|message| match message {
+                Message::NewRule(rule) if rule.header.family == family => Some(rule),
+                _ => None,
+            });
+            let ours = if self.place == Place::Host { Tables::Host } else { Tables::Peers };
+            space.policies.read(family, ours, &rules.collect::<Vec<_>>());
+        }
+        self.has_policies = !space.policies.is_empty();
         Ok(())
     }
 

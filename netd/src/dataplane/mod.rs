@@ -9,6 +9,8 @@ mod last;
 pub mod namespace;
 mod notices;
 pub mod plan;
+pub mod policy;
+pub mod ports;
 mod probe;
 pub mod rules;
 pub mod state;
@@ -43,6 +45,7 @@ use desired::{Desired, Ground};
 use kernel::{Inhabited, Kernel, KernelError, Refused};
 use last::Last;
 use plan::{Change, Observed, Op, plan};
+use ports::{Open, Ports};
 use probe::Probes;
 use rules::{Pending, Rules, Wanted};
 use state::Place;
@@ -136,6 +139,7 @@ struct Planes {
     rules: Rules,
     probes: Probes,
     encryption: Encryption,
+    ports: Ports,
     /// Whether the kernel has been seen to encrypt.
     has_esp: bool,
     thoughts: Thoughts,
@@ -146,7 +150,7 @@ struct Planes {
 struct Thoughts {
     desired: Last<(Arc<NodeConfig>, Ground), Desired>,
     plan: Last<(Arc<Desired>, Observed), Vec<Op>>,
-    rules: Last<(Arc<NodeConfig>, Observed), BTreeMap<Place, Arc<Wanted>>>,
+    rules: Last<(Arc<NodeConfig>, Observed, Arc<Open>), BTreeMap<Place, Arc<Wanted>>>,
 }
 
 impl Thoughts {
@@ -154,8 +158,14 @@ impl Thoughts {
         self.plan.of((desired.clone(), observed.clone()), |(desired, observed)| plan(desired, observed))
     }
 
-    fn rules(&mut self, config: &Arc<NodeConfig>, observed: &Observed) -> Arc<BTreeMap<Place, Arc<Wanted>>> {
-        self.rules.of((config.clone(), observed.clone()), |(config, observed)| rules::wanted(config, observed))
+    fn rules(
+        &mut self,
+        config: &Arc<NodeConfig>,
+        observed: &Observed,
+        open: &Arc<Open>,
+    ) -> Arc<BTreeMap<Place, Arc<Wanted>>> {
+        let grounds = (config.clone(), observed.clone(), open.clone());
+        self.rules.of(grounds, |(config, observed, open)| rules::wanted(config, observed, open))
     }
 }
 
@@ -224,7 +234,8 @@ async fn run(
 ) {
     let Some(kernel) = open(&mut desired, &inhabited, &outlet).await else { return };
     let (rules, probes, encryption) = (Rules::default(), Probes::default(), Encryption::open(directory));
-    let mut planes = Planes { kernel, rules, probes, encryption, has_esp: false, thoughts: Thoughts::default() };
+    let (ports, thoughts) = (Ports::default(), Thoughts::default());
+    let mut planes = Planes { kernel, rules, probes, encryption, ports, has_esp: false, thoughts };
     let capabilities = planes.capabilities();
     let mut config = desired.borrow_and_update().clone();
     let mut retry = RETRY_FIRST;
@@ -323,18 +334,21 @@ fn reconcile(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Status, I
     let (config, unable) = planes.able(config);
     let secret = xfrm::Wanted::of(&config);
     let mut ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Up);
-    let is_closed = ipsec.closed && (secret.is_none() || guards_host(&mut planes.rules, &config));
+    let is_closed = ipsec.closed && (secret.is_none() || guards_host(&mut planes.rules, &config, &planes.ports.open));
     let Linked { desired, observed, plan, failures } = reconcile_links(planes, &config, is_closed)?;
     planes.probes.go_on(&desired, &observed, &plan);
     if plan.is_empty() && ipsec.left.iter().any(xfrm::Op::is_last) {
         ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Settled);
     }
-    let (pending, refused) = planes.rules.settle(&planes.thoughts.rules(&config, &observed));
+    planes.ports.settle(&config, &desired);
+    let (pending, refused) = planes.rules.settle(&planes.thoughts.rules(&config, &observed, &planes.ports.open));
     let mut status = judge(&config, &desired, &plan, failures);
     status.failures.extend(planes.probes.failures(&desired));
     let refused: Vec<Failure> = refused.into_iter().chain(ipsec.failures).chain(unable).collect();
     status.settled &= refused.iter().all(|failure| failure.task.is_some());
     status.failures.extend(refused);
+    // Somebody else's port is no reason to hold anything else up.
+    status.failures.extend(planes.ports.failures.iter().cloned());
     status.lost = ipsec.lost;
     // Without the host's rules nothing is isolated, without its own each network's are missing.
     let is_open = pending.iter().any(Pending::leaves_host_open);
@@ -384,9 +398,9 @@ fn is_encrypted(driver: &DriverConfig) -> bool {
 }
 
 /// Makes the host's own rules; whether they are there.
-fn guards_host(rules: &mut Rules, config: &NodeConfig) -> bool {
+fn guards_host(rules: &mut Rules, config: &NodeConfig, open: &Open) -> bool {
     // The host's rules depend on no link.
-    let wanted = rules::wanted(config, &Observed::default());
+    let wanted = rules::wanted(config, &Observed::default(), open);
     let (pending, refused) = rules.settle(&wanted.into_iter().filter(|(place, _)| *place == Place::Host).collect());
     pending.is_empty() && refused.is_empty()
 }
@@ -401,13 +415,13 @@ fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference>
     };
     let ops = planes.thoughts.plan(&desired, &observed);
     let ops = ops.iter().map(|op| Difference { place: Some(op.place), what: op.change.to_string() });
-    let (pending, unread) = planes.rules.look(&planes.thoughts.rules(&config, &observed));
+    let (pending, unread) = planes.rules.look(&planes.thoughts.rules(&config, &observed, &planes.ports.open));
     let lines = |rules: &Pending| rules.lines().map(|what| Difference { place: Some(rules.place), what }).collect();
     let rules = pending.iter().flat_map::<Vec<_>, _>(lines);
     let asked: Vec<Failure> = planes.probes.failures(&desired).collect();
     let ipsec = planes.encryption.pending(xfrm::Wanted::of(&config).as_ref());
     let ipsec = ipsec.into_iter().map(|what| Difference { place: Some(Place::Host), what });
-    let refused = desired.failures.iter().chain(&unread).chain(&asked).chain(&unable);
+    let refused = desired.failures.iter().chain(&unread).chain(&asked).chain(&unable).chain(&planes.ports.failures);
     let refused = refused.map(|failure| Difference { place: None, what: failure.to_string() });
     ops.chain(rules).chain(ipsec).chain(refused).collect()
 }
@@ -415,8 +429,10 @@ fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference>
 fn look(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Arc<Desired>, Observed), KernelError> {
     let Planes { kernel, probes, thoughts, .. } = planes;
     let vtep = |node: &NodeId| config.peers.get(node).map(|peer| peer.vtep);
-    let peers = config.endpoints.values().filter(|endpoint| endpoint.node != config.node);
-    let peers = peers.filter_map(|endpoint| vtep(&endpoint.node)).collect();
+    let sharing = config.endpoints.values().map(|endpoint| endpoint.node);
+    let led_by = config.peers.keys().copied().filter(|_| !config.published.is_empty());
+    let peers: BTreeSet<NodeId> = sharing.chain(led_by).filter(|node| *node != config.node).collect();
+    let peers = peers.iter().filter_map(vtep).collect();
     loop {
         let ground = Ground { free: probes.free(), ..kernel.ground(vtep(&config.node), &peers)? };
         let desired = thoughts.desired.of((config.clone(), ground), |(config, ground)| Desired::of(config, ground));

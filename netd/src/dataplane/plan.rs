@@ -9,6 +9,7 @@ use model::{
 
 use super::{
     desired::Desired,
+    policy::PolicyChange,
     state::{
         AddressForm, AddressKey, FdbKey, Kind, Layer, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route,
         RouteKey, Space, Stacked, Sysctl, Vxlan,
@@ -70,6 +71,8 @@ pub enum Change {
     SetFdb(FdbKey, IpAddr),
     /// Adds or replaces a route.
     SetRoute(RouteKey, Route),
+    /// Changes which table is looked up.
+    Policy(PolicyChange),
 }
 
 /// A veth pair: the end in the operation's own namespace and the other one.
@@ -207,6 +210,7 @@ fn contents(desired: &Space<Link>, found: &Space<ObservedLink>) -> Vec<Change> {
     let routes = Difference::of(&desired.routes, &found.routes);
     changes.extend(routes.delete.iter().map(|(key, route)| Change::DeleteRoute((*key).clone(), (*route).clone())));
     changes.extend(routes.set.iter().map(|(key, route)| Change::SetRoute((*key).clone(), (*route).clone())));
+    changes.extend(desired.policies.changes(&found.policies).into_iter().map(Change::Policy));
     changes
 }
 
@@ -241,7 +245,7 @@ impl Change {
     /// When it happens. A route to an on-link next hop comes before the ones through that next hop.
     pub fn stage(&self) -> u8 {
         match self {
-            Change::DeleteRoute(..) => 0,
+            Change::DeleteRoute(..) | Change::Policy(PolicyChange::Delete(_)) => 0,
             Change::DeleteFdb(..) => 1,
             Change::DeleteNeighbour(..) => 2,
             Change::DeleteAddress(..) => 3,
@@ -259,6 +263,9 @@ impl Change {
             Change::SetFdb(..) => 15,
             Change::SetRoute(_, Route::Unicast { via: None, .. }) => 16,
             Change::SetRoute(..) => 17,
+            Change::Policy(PolicyChange::Add(_)) => 18,
+            Change::Policy(PolicyChange::RepeatLocal(_)) => 19,
+            Change::Policy(PolicyChange::DropLocal(_)) => 20,
         }
     }
 
@@ -273,7 +280,7 @@ impl Change {
             Change::AddPair(pair) => Some(&pair.near),
             Change::DeleteLink(link) | Change::AddVxlan(link, ..) | Change::AddStacked(link, ..) => Some(link),
             Change::SetMtu(link, _) | Change::SetMac(link, _) | Change::SetUp(link) => Some(link),
-            Change::DeleteNamespace | Change::CreateNamespace => None,
+            Change::DeleteNamespace | Change::CreateNamespace | Change::Policy(_) => None,
         }
     }
 }
@@ -312,6 +319,10 @@ impl fmt::Display for Change {
             Change::SetRoute(key, Route::Unicast { link, .. }) => {
                 write!(out, "set route {} on {link}", key.destination)
             }
+            Change::SetRoute(key, Route::Local { link }) => {
+                write!(out, "set route {} to the host on {link}", key.destination)
+            }
+            Change::Policy(change) => change.fmt(out),
             Change::SetRoute(key, _) => write!(out, "set route {} unreachable", key.destination),
         }
     }

@@ -14,6 +14,7 @@ use ipvs::{
     Balancer, Clients, Nftables, Table,
     guard::{self, Border, Secret, Sources},
     nft::{self, Change, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket},
+    published,
     shortcut::{self, Device, Devices, Endpoint},
 };
 use model::{
@@ -26,6 +27,7 @@ use super::{
     Failure, UNDONE,
     namespace::{self, Identity},
     plan::Observed,
+    ports::Open,
     state::{ObservedLink, Place, Route, Space},
 };
 
@@ -82,7 +84,7 @@ impl Pending {
 }
 
 /// The rules that a configuration asks for, by namespace that there is. Pure.
-pub fn wanted(config: &NodeConfig, observed: &Observed) -> BTreeMap<Place, Arc<Wanted>> {
+pub fn wanted(config: &NodeConfig, observed: &Observed, open: &Open) -> BTreeMap<Place, Arc<Wanted>> {
     let overlays = || config.networks.iter().filter(|(_, network)| network.driver.parent().is_none());
     let leaving = || overlays().map(|(_, network)| network).filter(|network| !network.internal);
     let others = config.peers.iter().filter(|(node, _)| **node != config.node);
@@ -93,7 +95,8 @@ pub fn wanted(config: &NodeConfig, observed: &Observed) -> BTreeMap<Place, Arc<W
         own: config.peers.get(&config.node).map(|own| own.vtep),
         secret: secret(config),
     };
-    let border = overlays().next().map(|_| guard::border(&border)).into_iter().collect();
+    let border = || published::divert(guard::border(&border), &open.diversion);
+    let border = overlays().next().map(|_| border()).into_iter().collect();
     let passage = if leaving().next().is_some() { guard::passage() } else { Vec::new() };
     let host = (Place::Host, Wanted { rulesets: border, shortcut: None, services: None, passage: Some(passage) });
     let mut members = members(config);
@@ -103,7 +106,10 @@ pub fn wanted(config: &NodeConfig, observed: &Observed) -> BTreeMap<Place, Arc<W
         let services = Some(Table::of(config, network));
         let members = members.remove(&network).unwrap_or_default();
         let sources = members.sources();
-        let rulesets = vec![guard::guard(&sources), guard::claims(&sources)];
+        let ports = open.networks.get(&network).map(Vec::as_slice).unwrap_or_default();
+        let guard = published::balance(guard::guard(&sources), ports);
+        let guard = open.answers.get(&network).into_iter().fold(guard, published::answer);
+        let rulesets = vec![guard, guard::claims(&sources)];
         let shortcut = members.devices(config, network, space).as_ref().map(shortcut::shortcut);
         Some((place, Wanted { rulesets, shortcut, services, passage: None }))
     });

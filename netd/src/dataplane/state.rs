@@ -8,6 +8,8 @@ use model::{
     names::{LinkName, Namespace},
 };
 
+use super::policy::Policies;
+
 /// A network namespace that holds objects of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
@@ -37,8 +39,10 @@ pub struct Space<L> {
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// Permanent entries of the VXLAN forwarding database: MAC to VTEP.
     pub fdb: BTreeMap<FdbKey, IpAddr>,
-    /// Routes of the main table.
+    /// Routes of the main table, and of tables of ours.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// Which table a packet is looked up in.
+    pub policies: Policies,
     /// Values below /proc/sys.
     pub sysctls: BTreeMap<Sysctl, String>,
 }
@@ -51,6 +55,7 @@ impl<L> Default for Space<L> {
             neighbours: BTreeMap::new(),
             fdb: BTreeMap::new(),
             routes: BTreeMap::new(),
+            policies: Policies::default(),
             sysctls: BTreeMap::new(),
         }
     }
@@ -213,6 +218,8 @@ pub struct FdbKey {
 /// What the kernel tells routes of one table apart by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
+    /// The table's number.
+    pub table: u32,
     /// The prefix.
     pub destination: Subnet,
     /// The metric; lower wins.
@@ -235,17 +242,25 @@ pub enum Route {
         /// Where less gets through than through the link, in bytes: larger packets are answered by ICMP.
         mtu: Option<u32>,
     },
+    /// To this host, where it comes in by this link.
+    Local {
+        /// The link.
+        link: LinkName,
+    },
     /// Nowhere: answered by ICMP.
     Unreachable,
     /// A shape that we never make.
     Other,
 }
 
+/// `RT_TABLE_MAIN`.
+pub const MAIN_TABLE: u32 = 254;
+
 impl Route {
     /// The link it leads out of.
     pub fn link(&self) -> Option<&LinkName> {
         match self {
-            Route::Unicast { link, .. } => Some(link),
+            Route::Unicast { link, .. } | Route::Local { link } => Some(link),
             Route::Unreachable | Route::Other => None,
         }
     }

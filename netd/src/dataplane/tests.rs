@@ -17,8 +17,8 @@ use super::{
     judge, newer,
     plan::{Change, Observed, Op, plan},
     state::{
-        AddressForm, AddressKey, FdbKey, Kind, Layer, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route,
-        RouteKey, Space, Stacked,
+        AddressForm, AddressKey, FdbKey, Kind, Layer, Link, MAIN_TABLE, NeighbourKey, ObservedKind, ObservedLink,
+        Place, Route, RouteKey, Space, Stacked,
     },
 };
 
@@ -194,7 +194,7 @@ fn strays_inside_our_namespaces_are_removed() {
     space.addresses.insert(AddressKey { link: vx(), address }, AddressForm { prefix: 32, prefix_route: true });
     space.neighbours.insert(NeighbourKey { link: vx(), address }, Mac([2; 6]));
     space.fdb.insert(FdbKey { link: vx(), mac: Mac([2; 6]) }, address);
-    let second = RouteKey { destination: "10.0.9.0/24".parse().unwrap(), metric: 0, nth: 1 };
+    let second = RouteKey { table: MAIN_TABLE, destination: "10.0.9.0/24".parse().unwrap(), metric: 0, nth: 1 };
     space.routes.insert(second, Route::Other);
     let plan = plan(&desired, &observed);
     assert_eq!(plan.len(), 4, "{plan:?}");
@@ -406,8 +406,8 @@ fn kernel(desired: &Desired) -> Observed {
     };
     let spaces = desired.spaces.iter().map(|(&place, space)| {
         let links = space.links.iter().map(|(name, link)| (name.clone(), observe(place, name, link))).collect();
-        let Space { addresses, neighbours, fdb, routes, sysctls, .. } = space.clone();
-        (place, Arc::new(Space { links, addresses, neighbours, fdb, routes, sysctls }))
+        let Space { addresses, neighbours, fdb, routes, policies, sysctls, .. } = space.clone();
+        (place, Arc::new(Space { links, addresses, neighbours, fdb, routes, policies, sysctls }))
     });
     Observed { spaces: spaces.collect() }
 }

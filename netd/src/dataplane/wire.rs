@@ -23,19 +23,23 @@ use netlink_packet_route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
         RouteVia,
     },
+    rule::RuleMessage,
 };
 
 use super::{
     plan::Pair,
+    policy::{HOST_TABLES, PEER_TABLES},
     state::{
-        AddressForm, AddressKey, FdbKey, Layer, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route, RouteKey,
-        Stacked, Vxlan, host_prefix,
+        AddressForm, AddressKey, FdbKey, Layer, Link, MAIN_TABLE, NeighbourKey, ObservedKind, ObservedLink, Place,
+        Route, RouteKey, Stacked, Vxlan, host_prefix,
     },
 };
 
 /// Marks our routes (`ip route` shows it as `proto 110`); a sandbox's tenant may add routes of its own.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(110);
 const LOOPBACK: &str = "lo";
+/// The bits of a table's number on the host that are a VNI.
+const VNI: u32 = 0x00ff_ffff;
 const MACVLAN_MODES: [(MacvlanMode, MacVlanMode); 4] = [
     (MacvlanMode::Bridge, MacVlanMode::Bridge),
     (MacvlanMode::Private, MacVlanMode::Private),
@@ -98,6 +102,13 @@ pub fn get_routes(family: AddressFamily) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
     Message::GetRoute(message)
+}
+
+/// Asks for every policy rule of a family.
+pub fn get_policies(family: AddressFamily) -> Message {
+    let mut message = RuleMessage::default();
+    message.header.family = family;
+    Message::GetRule(message)
 }
 
 /// Asks how packets get from here to there.
@@ -309,11 +320,21 @@ fn permanent(message: &NeighbourMessage, names: &Names) -> Option<(LinkName, Mac
     Some((link.clone(), mac))
 }
 
-/// A route of the main table that is ours to look at: on the host one out of a link of ours, in a network's namespace
-/// any, in a sandbox one that bears our mark. Never one that the kernel made by itself.
-pub fn route(message: &RouteMessage, place: Place, names: &Names) -> Option<(Subnet, u32, Route)> {
+/// A route that is ours to look at: of the main table on the host one out of a link of ours, in a network's namespace
+/// any, in a sandbox one that bears our mark; and all of tables of ours. Never one that the kernel made by itself.
+pub fn route(message: &RouteMessage, place: Place, names: &Names) -> Option<(RouteKey, Route)> {
     let header = &message.header;
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.protocol == RouteProtocol::Kernel {
+    let numbered = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let table = numbered.unwrap_or(header.table.into());
+    let looked_at = match place {
+        Place::Host => table == MAIN_TABLE || table & !VNI == HOST_TABLES,
+        Place::Inside(Namespace::Network(_)) => table == MAIN_TABLE || table & PEER_TABLES != 0,
+        Place::Inside(Namespace::Sandbox(_)) => table == MAIN_TABLE,
+    };
+    if !looked_at || header.protocol == RouteProtocol::Kernel {
         return None;
     }
     let found = route_target(message, names);
@@ -336,7 +357,7 @@ pub fn route(message: &RouteMessage, place: Place, names: &Names) -> Option<(Sub
         }
     }
     let destination = Subnet::around(destination, header.destination_prefix_length)?;
-    ours.then_some((destination, metric, found))
+    ours.then_some((RouteKey { table, destination, metric, nth: 0 }, found))
 }
 
 fn route_target(message: &RouteMessage, names: &Names) -> Route {
@@ -354,6 +375,7 @@ fn route_target(message: &RouteMessage, names: &Names) -> Route {
     }
     match (message.header.kind, link) {
         (RouteType::Unreachable, _) => Route::Unreachable,
+        (RouteType::Local, Some(link)) => Route::Local { link },
         (RouteType::Unicast, Some(link)) => Route::Unicast { link, via, source, mtu: metrics_mtu(message) },
         _ => Route::Other,
     }
@@ -458,7 +480,10 @@ pub fn address_message(index: u32, key: &AddressKey, form: AddressForm) -> Addre
     message.header.index = index;
     message.header.prefix_len = form.prefix;
     message.header.family = family(key.address);
-    let link_local = matches!(key.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let link_local = match key.address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
     message.header.scope = if link_local { AddressScope::Link } else { AddressScope::Universe };
     message.attributes = vec![AddressAttribute::Local(key.address), AddressAttribute::Address(key.address)];
     let mut flags = AddressFlags::empty();
@@ -495,13 +520,18 @@ pub fn route_message(key: &RouteKey, route: &Route, index: Option<u32>) -> Route
     let network = key.destination.network();
     message.header.address_family = family(network);
     message.header.destination_prefix_length = key.destination.prefix();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.attributes.push(RouteAttribute::Destination(network.into()));
+    // A number that the header has no room for stands in the attribute alone.
+    message.header.table = u8::try_from(key.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    message.attributes = vec![RouteAttribute::Destination(network.into()), RouteAttribute::Table(key.table)];
     if key.metric != 0 {
         message.attributes.push(RouteAttribute::Priority(key.metric));
     }
     message.attributes.extend(index.map(RouteAttribute::Oif));
-    message.header.kind = if *route == Route::Unreachable { RouteType::Unreachable } else { RouteType::Unicast };
+    message.header.kind = match route {
+        Route::Unreachable => RouteType::Unreachable,
+        Route::Local { .. } => RouteType::Local,
+        Route::Unicast { .. } | Route::Other => RouteType::Unicast,
+    };
     if let Route::Unicast { via, source, mtu, .. } = route {
         message.attributes.extend(via.map(|via| next_hop(network, via)));
         message.attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));

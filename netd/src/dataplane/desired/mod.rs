@@ -2,6 +2,7 @@
 
 mod lan;
 mod overlay;
+pub mod published;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +20,8 @@ use overlay::Member;
 use super::{
     Failure,
     state::{
-        AddressForm, AddressKey, Kind, Link, NeighbourKey, Place, Route, RouteKey, Space, Stacked, Sysctl, host_prefix,
+        AddressForm, AddressKey, Kind, Link, MAIN_TABLE, NeighbourKey, Place, Route, RouteKey, Space, Stacked, Sysctl,
+        host_prefix,
     },
 };
 
@@ -91,6 +93,10 @@ pub struct Desired {
     pub questions: BTreeMap<EndpointId, Question>,
     /// Of the host's links that are there for a LAN: a task that needs it.
     pub users: BTreeMap<LinkName, TaskId>,
+    /// The networks that ports of this host lead into, with the marks of packets on their way there.
+    pub diverted: BTreeMap<NetworkId, u32>,
+    /// The host's addresses, by link.
+    pub addresses: BTreeSet<(LinkName, IpAddr)>,
     /// Which endpoint has a link of the host to itself.
     alone: BTreeMap<Parent, EndpointId>,
     /// What the configuration leaves open.
@@ -109,7 +115,7 @@ pub struct Underlay {
 impl Desired {
     /// What `config` asks for on a host that has this.
     pub fn of(config: &NodeConfig, ground: &Ground) -> Self {
-        let mut desired = Self::default();
+        let mut desired = Self { addresses: ground.addresses.clone(), ..Self::default() };
         let locals = desired.sandboxes(config);
         let own = desired.overlays(config, &locals, ground);
         desired.give_alone(config, &locals, ground);
@@ -138,7 +144,9 @@ impl Desired {
             let network = config.networks.get(&local.endpoint.network);
             network.is_some_and(|network| network.driver.parent().is_none())
         };
-        let present: BTreeSet<NetworkId> = locals.iter().filter(on_overlay).map(|l| l.endpoint.network).collect();
+        let present = locals.iter().filter(on_overlay).map(|local| local.endpoint.network);
+        // Where ports of this host lead, it has part in though none of its tasks may.
+        let present: BTreeSet<NetworkId> = present.chain(config.published.values().map(|port| port.network)).collect();
         let own = config.peers.get(&config.node);
         if present.is_empty() {
             return own;
@@ -253,7 +261,7 @@ impl AddressForm {
 
 impl RouteKey {
     fn to(destination: Subnet) -> Self {
-        Self { destination, metric: if destination.is_ipv6() { IPV6_METRIC } else { 0 }, nth: 0 }
+        Self { table: MAIN_TABLE, destination, metric: if destination.is_ipv6() { IPV6_METRIC } else { 0 }, nth: 0 }
     }
 }
 

@@ -22,7 +22,7 @@ const HOST_MAC: Mac = Mac([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x02]);
 /// The next hop towards the way out: the network's end for a sandbox, the host's end for a network.
 const OUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// The network's end of its uplink.
-const INNER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+pub(super) const INNER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 const OUTER_TTL: u8 = 64;
 
 /// A network's namespace routes. `accept_local`: the gateway address is that of every host, so another host's ICMP
@@ -42,9 +42,11 @@ const ROUTER: [(&str, &str); 8] = [
 const HOST: [(&str, &str); 2] = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
 
 /// The host's end of an uplink. Loose `rp_filter` (2) wins over a strict one (1) of the host's `conf/all`.
-const UPLINK: [(&str, &str, &str); 7] = [
+const UPLINK: [(&str, &str, &str); 9] = [
     ("net/ipv4/conf", "forwarding", "1"),
     ("net/ipv4/conf", "rp_filter", "2"),
+    ("net/ipv4/conf", "accept_local", "0"),
+    ("net/ipv4/conf", "route_localnet", "0"),
     ("net/ipv6/conf", "disable_ipv6", "0"),
     ("net/ipv6/conf", "forwarding", "1"),
     ("net/ipv6/conf", "accept_ra", "0"),
@@ -71,8 +73,14 @@ pub(super) struct Member<'a> {
 }
 
 impl Member<'_> {
-    fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         Place::Inside(Namespace::Network(self.id))
+    }
+
+    /// What gets through to another host, where that is less than through the tunnel.
+    pub(super) fn narrower(&self, peer: &PeerConfig) -> Option<u32> {
+        let path = self.underlay.paths.get(&peer.vtep).map(|&path| carried(self.network, path, self.own));
+        path.map(|path| path.max(LEAST_MTU)).filter(|&path| path < self.mtu)
     }
 }
 
@@ -91,6 +99,7 @@ impl Desired {
         if !member.network.internal {
             self.uplink(&member);
         }
+        self.published(&member, config);
     }
 
     fn tunnel(&mut self, member: &Member<'_>) {
@@ -121,8 +130,7 @@ impl Desired {
             };
             let mac = Mac::of_router(endpoint.node);
             let via = IpAddr::V6(mac.link_local());
-            let path = member.underlay.paths.get(&peer.vtep).map(|&path| carried(member.network, path, member.own));
-            let mtu = path.map(|path| path.max(LEAST_MTU)).filter(|&path| path < member.mtu);
+            let mtu = member.narrower(peer);
             let space = self.space(member.place());
             space.fdb.insert(FdbKey { link: link.clone(), mac }, peer.vtep);
             space.neighbour(&link, via, mac);

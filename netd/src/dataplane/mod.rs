@@ -150,20 +150,17 @@ struct Planes {
 struct Thoughts {
     desired: Last<(Arc<NodeConfig>, Ground), Desired>,
     plan: Last<(Arc<Desired>, Observed), Vec<Op>>,
-    rules: Last<(Arc<NodeConfig>, Observed, Arc<Open>), BTreeMap<Place, Arc<Wanted>>>,
+    rules: Last<(Arc<NodeConfig>, Observed, Arc<Open>), WantedRules>,
 }
+
+type WantedRules = BTreeMap<Place, Arc<Wanted>>;
 
 impl Thoughts {
     fn plan(&mut self, desired: &Arc<Desired>, observed: &Observed) -> Arc<Vec<Op>> {
         self.plan.of((desired.clone(), observed.clone()), |(desired, observed)| plan(desired, observed))
     }
 
-    fn rules(
-        &mut self,
-        config: &Arc<NodeConfig>,
-        observed: &Observed,
-        open: &Arc<Open>,
-    ) -> Arc<BTreeMap<Place, Arc<Wanted>>> {
+    fn rules(&mut self, config: &Arc<NodeConfig>, observed: &Observed, open: &Arc<Open>) -> Arc<WantedRules> {
         let grounds = (config.clone(), observed.clone(), open.clone());
         self.rules.of(grounds, |(config, observed, open)| rules::wanted(config, observed, open))
     }

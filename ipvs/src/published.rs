@@ -15,8 +15,8 @@ use model::{
 use crate::{
     guard::{FROM_TUNNEL, UPLINKS, outermost, set_names},
     nft::{
-        Chain, Comparison, Conntrack, Expression, FibResult, Header, Hook, Ip, Key, Kind, Meta, Nat, Numbers, Rule,
-        Ruleset, Set, SetRef, Type, Verdict, octets,
+        Chain, Change, Comparison, Connection, Conntrack, Expression, FibResult, Header, Hook, Ip, Key, Kind, Meta,
+        Nat, Numbers, Rule, Ruleset, Set, SetRef, Step, Type, Verdict, octets,
     },
     nftables::{slots, unreachable},
 };
@@ -36,6 +36,10 @@ const FILTER: i32 = 0;
 /// Before and behind the check that firewalld makes of IPv6 sources (`filter + 10`, once `raw + 10`).
 const BEFORE_CHECKS: i32 = -299;
 const BEHIND_CHECKS: i32 = 250;
+/// The host's set of the ports that lead elsewhere.
+const PORTS: &str = "ports";
+/// A chain per port begins with this.
+const CHAIN: &str = "port-";
 /// `RTN_LOCAL`.
 const LOCAL: [u8; 4] = 2u32.to_ne_bytes();
 /// `NFTA_FIB_F_SADDR` and `NFTA_FIB_F_DADDR`.
@@ -104,7 +108,7 @@ pub fn divert(table: Ruleset, diversion: &Diversion) -> Ruleset {
     }
     let called = |chain: &str| {
         let goto = Verdict::Goto(chain.to_owned());
-        vec![Rule::new().answers().verdict(Verdict::Return), Rule::new().called(0).in_set("ports").verdict(goto)]
+        vec![Rule::new().answers().verdict(Verdict::Return), Rule::new().called(0).in_set(PORTS).verdict(goto)]
     };
     let ports = diversion.ports.iter().flat_map(numbers).map(|(protocol, port)| called_key(protocol, port));
     let table = table
@@ -117,7 +121,7 @@ pub fn divert(table: Ruleset, diversion: &Diversion) -> Ruleset {
         .chain("callers", Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, callers(&diversion.own)))
         .chain("returning", Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_CHECKS, returning()))
         .chain("returned", Chain::base(Kind::Filter, Hook::Prerouting, BEHIND_CHECKS, returned()))
-        .set("ports", Set::values(&[Type::Protocol, Type::Port], ports))
+        .set(PORTS, Set::values(&[Type::Protocol, Type::Port], ports))
         .set("uplinks", uplinks(diversion));
     let table = lead(table, &diversion.ports);
     diversion.ports.iter().fold(table, |table, port| {
@@ -369,13 +373,66 @@ fn distribute(port: &Port, version: Ip) -> Rule {
         .with(Expression::Nat { kind: Nat::Destination, version, address: 0, ports: Some((4, 4)) })
 }
 
+/// What callers of a network's published ports are led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Led {
+    /// The network's own subnets.
+    pub subnets: Vec<Subnet>,
+    /// By protocol and port.
+    pub servers: BTreeMap<(u8, u16), BTreeSet<IpAddr>>,
+}
+
+impl Led {
+    /// Where these ports lead on a network.
+    pub fn of(subnets: Vec<Subnet>, ports: &[Port]) -> Self {
+        let mut servers: BTreeMap<_, BTreeSet<IpAddr>> = BTreeMap::new();
+        for port in ports {
+            for (protocol, number) in numbers(port) {
+                let addresses = port.real_servers.keys().copied();
+                servers.entry((protocol.number(), number)).or_default().extend(addresses);
+            }
+        }
+        Self { subnets, servers }
+    }
+
+    /// Whether a connection that is translated leads to somebody who no longer answers there. TCP has an end and comes to
+    /// it; whatever has none would stay with a removed task for as long as its caller talks.
+    pub fn is_stale(&self, found: &Connection) -> bool {
+        let called = (found.protocol, found.port);
+        let is_led =
+            found.destination != found.server && !self.subnets.iter().any(|own| own.contains(found.destination));
+        is_led
+            && found.protocol != Protocol::Tcp.number()
+            && !self.servers.get(&called).is_some_and(|servers| servers.contains(&found.server))
+    }
+}
+
+/// Whether this changes where callers of published ports are led.
+pub fn is_led_elsewhere(change: &Change) -> bool {
+    change.steps.iter().any(|step| match step {
+        Step::FlushChain(chain) | Step::DeleteChain(chain) => chain.starts_with(CHAIN),
+        Step::DeleteTable => true,
+        _ => false,
+    })
+}
+
+/// The ports (protocol, number) that a host led elsewhere and is not to any more.
+pub fn closed(wanted: Option<&Ruleset>, observed: Option<&Ruleset>) -> BTreeSet<(u8, u16)> {
+    let keys = |table: Option<&Ruleset>| -> BTreeSet<Vec<u8>> {
+        let set = table.and_then(|table| table.sets.get(PORTS));
+        set.into_iter().flat_map(|set| set.elements.keys().map(|key| key.first.clone())).collect()
+    };
+    let called = |key: &Vec<u8>| Some((*key.first()?, u16::from_be_bytes(key.get(4..6)?.try_into().ok()?)));
+    keys(observed).difference(&keys(wanted)).filter_map(called).collect()
+}
+
 fn of_version(port: &Port, version: Ip) -> BTreeMap<IpAddr, u16> {
     let servers = port.real_servers.iter().filter(|(address, _)| Ip::of(**address) == version);
     servers.map(|(address, weight)| (*address, *weight)).collect()
 }
 
 fn chain(port: &Port) -> String {
-    format!("port-{}", port.name)
+    format!("{CHAIN}{}", port.name)
 }
 
 fn numbers(port: &Port) -> impl Iterator<Item = (Protocol, u16)> {
@@ -407,5 +464,35 @@ fn at_names(version: Ip) -> AtNames {
     match version {
         Ip::V4 => AtNames { ports: "ports4", targets: "targets4" },
         Ip::V6 => AtNames { ports: "ports6", targets: "targets6" },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_led_to_somebody_who_no_longer_answers_is_forgotten() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let led = Led {
+            subnets: vec!["10.0.9.0/24".parse().unwrap()],
+            servers: [((17, 53), [ip("10.0.9.5")].into())].into(),
+        };
+        let found = |protocol, destination: &str, port, server: &str| {
+            led.is_stale(&Connection { protocol, destination: ip(destination), port, server: ip(server) })
+        };
+        assert!(found(17, "192.0.2.1", 53, "10.0.9.6"), "a removed task");
+        assert!(found(17, "192.0.2.1", 54, "10.0.9.5"), "a removed port");
+        assert!(!found(17, "192.0.2.1", 53, "10.0.9.5"));
+        assert!(!found(6, "192.0.2.1", 53, "10.0.9.6"), "TCP comes to its end");
+        assert!(!found(17, "10.0.9.2", 53, "10.0.9.6"), "a virtual IP");
+        assert!(!found(17, "192.0.2.1", 53, "192.0.2.1"), "a task's own call");
+    }
+
+    #[test]
+    fn marks_stay_in_their_bits_and_are_never_none() {
+        for vni in [Vni::FIRST, Vni::LAST, 0x1234.try_into().unwrap()] {
+            assert!(mark(vni) & !MARK_MASK == 0 && mark(vni) & MARKED != 0);
+        }
     }
 }

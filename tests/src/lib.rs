@@ -177,16 +177,23 @@ impl Drop for Lab {
     }
 }
 
-/// Sets a host's port of the lab's switch `up` or `down`: the host runs on, and nobody hears of it.
+/// A command in the namespace of the lab's switch, which is no host of the cluster, to be completed.
 #[track_caller]
-pub fn cable(lab: &Lab, host: &str, state: &str) {
+pub fn beside(lab: &Lab) -> Command {
     let switch = format!("swarmctl\0lab-switch\0--lab\0{}\0", lab.name());
     let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
     let mut directories = processes.map(|entry| entry.path());
     let found =
         directories.find(|path| std::fs::read(path.join("cmdline")).is_ok_and(|line| line == switch.as_bytes()));
-    let namespace = format!("--net={}/ns/net", found.expect("the switch of the lab").display());
-    run(Command::new("nsenter").args([&namespace, "ip", "link", "set", host, state])).ok();
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}/ns/net", found.expect("the switch of the lab").display()));
+    command
+}
+
+/// Sets a host's port of the lab's switch `up` or `down`: the host runs on, and nobody hears of it.
+#[track_caller]
+pub fn cable(lab: &Lab, host: &str, state: &str) {
+    run(beside(lab).args(["ip", "link", "set", host, state])).ok();
 }
 
 /// A hundred calls a second, each on a connection of its own, until told to stop. Every failure is a line. A program of Python;

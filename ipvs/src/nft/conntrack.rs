@@ -26,6 +26,7 @@ const TUPLE_PROTO: u16 = 2;
 const IP_SOURCE: [u16; 2] = [1, 3];
 const IP_DESTINATION: [u16; 2] = [2, 4];
 const PROTO_NUM: u16 = 1;
+const PROTO_DESTINATION: u16 = 3;
 const DUMPS: usize = 8;
 
 /// A tracked connection.
@@ -35,6 +36,8 @@ pub struct Connection {
     pub protocol: u8,
     /// Whom the client calls.
     pub destination: IpAddr,
+    /// At which port; 0 where the protocol has none.
+    pub port: u16,
     /// Who answers.
     pub server: IpAddr,
 }
@@ -82,8 +85,11 @@ fn connection(message: &[u8]) -> Option<Connection> {
         let ip = tuple.nested(TUPLE_IP)?;
         kinds.into_iter().find_map(|kind| address(ip.bytes(kind)?))
     };
+    let transport = original.nested(TUPLE_PROTO)?;
+    let port = transport.bytes(PROTO_DESTINATION).and_then(|port| port.try_into().ok()).map_or(0, u16::from_be_bytes);
     Some(Connection {
-        protocol: *original.nested(TUPLE_PROTO)?.bytes(PROTO_NUM)?.first()?,
+        protocol: *transport.bytes(PROTO_NUM)?.first()?,
+        port,
         destination: ip(&original, IP_DESTINATION)?,
         server: ip(&reply, IP_SOURCE)?,
     })

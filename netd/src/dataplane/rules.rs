@@ -13,12 +13,12 @@ use std::{
 use ipvs::{
     Balancer, Clients, Nftables, Table,
     guard::{self, Border, Secret, Sources},
-    nft::{self, Change, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket},
-    published,
+    nft::{self, Change, Connection, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket},
+    published::{self, Led},
     shortcut::{self, Device, Devices, Endpoint},
 };
 use model::{
-    DriverConfig, EndpointConfig, Mac, NetworkConfig, NetworkId, NodeConfig, Vni,
+    DriverConfig, EndpointConfig, Mac, NetworkConfig, NetworkId, NodeConfig, Protocol, Vni,
     names::{self, LinkName, Namespace},
 };
 use tracing::{info, warn};
@@ -53,6 +53,8 @@ pub struct Wanted {
     pub shortcut: Option<Ruleset>,
     /// The virtual services; `None` where none are balanced.
     pub services: Option<Table>,
+    /// Where callers of published ports are led; `None` on the host, and where none are.
+    pub led: Option<Led>,
     /// What stands first in the forward chains of other software; `None` where nobody else has any.
     pub passage: Option<Vec<Rule>>,
 }
@@ -65,6 +67,9 @@ pub struct Pending {
     rulesets: Vec<Change>,
     services: Vec<ipvs::Op>,
     passage: Vec<Change>,
+    /// The host's ports that are no longer led elsewhere.
+    closed: BTreeSet<(u8, u16)>,
+    led: Led,
 }
 
 impl Pending {
@@ -98,9 +103,10 @@ pub fn wanted(config: &NodeConfig, observed: &Observed, open: &Open) -> BTreeMap
     let border = || published::divert(guard::border(&border), &open.diversion);
     let border = overlays().next().map(|_| border()).into_iter().collect();
     let passage = if leaving().next().is_some() { guard::passage() } else { Vec::new() };
-    let host = (Place::Host, Wanted { rulesets: border, shortcut: None, services: None, passage: Some(passage) });
+    let host = Wanted { rulesets: border, shortcut: None, services: None, led: None, passage: Some(passage) };
+    let host = (Place::Host, host);
     let mut members = members(config);
-    let networks = overlays().filter_map(|(&network, _)| {
+    let networks = overlays().filter_map(|(&network, record)| {
         let place = Place::Inside(Namespace::Network(network));
         let space = observed.spaces.get(&place)?;
         let services = Some(Table::of(config, network));
@@ -111,7 +117,9 @@ pub fn wanted(config: &NodeConfig, observed: &Observed, open: &Open) -> BTreeMap
         let guard = open.answers.get(&network).into_iter().fold(guard, published::answer);
         let rulesets = vec![guard, guard::claims(&sources)];
         let shortcut = members.devices(config, network, space).as_ref().map(shortcut::shortcut);
-        Some((place, Wanted { rulesets, shortcut, services, passage: None }))
+        let subnets = record.subnets.iter().map(|lease| lease.subnet).collect();
+        let led = (!ports.is_empty()).then(|| Led::of(subnets, ports));
+        Some((place, Wanted { rulesets, shortcut, services, led, passage: None }))
     });
     let all = std::iter::once(host).chain(networks).chain(sandboxes(config));
     all.map(|(place, wanted)| (place, Arc::new(wanted))).collect()
@@ -125,7 +133,7 @@ fn sandboxes(config: &NodeConfig) -> impl Iterator<Item = (Place, Wanted)> {
         // Without a virtual IP nothing is tracked there, and no rule costs anything.
         let tracks = services.as_ref().is_some_and(|table| !table.services.is_empty());
         let rulesets = std::iter::once(guard::names()).chain(tracks.then(guard::untracked_names)).collect();
-        let wanted = Wanted { rulesets, shortcut: None, services, passage: None };
+        let wanted = Wanted { rulesets, shortcut: None, services, led: None, passage: None };
         (Place::Inside(Namespace::Sandbox(task)), wanted)
     })
 }
@@ -363,12 +371,15 @@ impl Tables {
         self.settled = None;
         // What happens from here on is reported again; what we have changed ourselves is read now.
         self.monitor.forget();
-        let mut rulesets = Vec::new();
+        let (mut rulesets, mut closed) = (Vec::new(), BTreeSet::new());
         let refused = self.refused.is_some_and(|at| at.elapsed() < TRY_AGAIN);
         let shortcut = wanted.shortcut.as_ref().filter(|_| !refused);
         for family in FAMILIES {
             let wanted = wanted.rulesets.iter().chain(shortcut).find(|ruleset| ruleset.family == family);
             let observed = nft::observe(&mut self.socket, family, names::TABLE).map_err(|error| error.to_string())?;
+            if (place, family) == (Place::Host, Family::Inet) {
+                closed = published::closed(wanted, observed.as_ref());
+            }
             rulesets.extend(nft::difference(wanted, observed.as_ref()));
         }
         let services = match &wanted.services {
@@ -381,7 +392,8 @@ impl Tables {
         };
         let settled = rulesets.is_empty() && services.is_empty() && passage.is_empty();
         self.settled = (settled && !self.deaf).then(|| (wanted.clone(), Instant::now()));
-        Ok((!settled).then_some(Pending { place, rulesets, services, passage }))
+        let led = wanted.led.clone().unwrap_or_default();
+        Ok((!settled).then_some(Pending { place, rulesets, services, passage, closed, led }))
     }
 
     fn passage(&mut self, rules: &[Rule]) -> Result<Vec<Change>, NftError> {
@@ -407,6 +419,19 @@ impl Tables {
         }
     }
 
+    /// Forgets connections without an end that lead where nobody answers any more.
+    fn forget(&mut self, change: &Pending) -> Result<(), NftError> {
+        if !change.closed.is_empty() {
+            let is_closed = |found: &Connection| change.closed.contains(&(found.protocol, found.port));
+            nft::forget(&mut self.socket, |found| found.protocol != Protocol::Tcp.number() && is_closed(found))?;
+        }
+        let in_network = matches!(change.place, Place::Inside(Namespace::Network(_)));
+        if in_network && change.rulesets.iter().any(published::is_led_elsewhere) {
+            nft::forget(&mut self.socket, |found| change.led.is_stale(found))?;
+        }
+        Ok(())
+    }
+
     fn apply(&mut self, change: &Pending) -> Result<(), String> {
         for ruleset in &change.rulesets {
             match nft::apply(&mut self.socket, ruleset) {
@@ -423,6 +448,7 @@ impl Tables {
         if !change.services.is_empty() {
             self.balancer.apply(&change.services).map_err(|error| error.to_string())?;
         }
+        self.forget(change).map_err(|error| error.to_string())?;
         self.pass_through(&change.passage);
         Ok(())
     }

@@ -1,0 +1,292 @@
+//! Published ports as callers outside of the cluster, hosts and tasks see them.
+
+#![allow(clippy::unwrap_used)]
+
+use tests::{Lab, Said, beside, eventually, field, holds, run};
+
+/// Somebody on the hosts' LAN who is no host.
+const OUTSIDE: [&str; 2] = ["192.168.100.200", "fd00:6c61:62::200"];
+
+fn own(host: usize) -> [String; 2] {
+    [format!("192.168.100.1{host}"), format!("fd00:6c61:62::1{host}")]
+}
+
+fn url(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("http://[{address}]:{port}/") } else { format!("http://{address}:{port}/") }
+}
+
+/// A lab and a machine beside it.
+fn lab(hosts: u32) -> Lab {
+    let lab = Lab::up(hosts);
+    let address = format!("ip address add {}/24 dev br0; ip address add {}/64 dev br0 nodad", OUTSIDE[0], OUTSIDE[1]);
+    run(beside(&lab).args(["sh", "-c", &address])).ok();
+    lab
+}
+
+/// One call from outside.
+fn call(lab: &Lab, address: &str, port: u16) -> Said {
+    run(beside(lab).args(["curl", "-sSg", "-m", "3", &url(address, port)]))
+}
+
+/// Calls from outside until it is answered: what was said.
+#[track_caller]
+fn answered(lab: &Lab, address: &str, port: u16) -> String {
+    eventually(&format!("{address}:{port} answers"), || {
+        let said = call(lab, address, port);
+        if said.code == 0 { Ok(said.out) } else { Err(format!("{said:?}")) }
+    })
+}
+
+/// Calls from outside until it is refused at once, with a reset rather than with silence.
+#[track_caller]
+fn refused(lab: &Lab, address: &str, port: u16) {
+    eventually(&format!("{address}:{port} refuses"), || {
+        let said = call(lab, address, port);
+        holds(said.code == 7, said)
+    });
+}
+
+/// Calls from a host until it is answered.
+#[track_caller]
+fn answered_on(lab: &Lab, host: &str, address: &str, port: u16) -> String {
+    eventually(&format!("{host} reaches {address}:{port}"), || {
+        let said = lab.exec(host, &["curl", "-sSg", "-m", "3", &url(address, port)]);
+        if said.code == 0 { Ok(said.out) } else { Err(format!("{said:?}")) }
+    })
+}
+
+/// All that published ports change on a host.
+fn traces(lab: &Lab, host: &str) -> String {
+    let look = "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list ruleset; ss -Hlntu; \
+                ip -br link; ls /run/netns 2>/dev/null; true";
+    lab.exec(host, &["sh", "-c", look]).ok()
+}
+
+/// Answers each datagram with its sender's address, at two ports.
+const DATAGRAMS: &str = r#"
+import selectors, socket
+ready = selectors.DefaultSelector()
+for port in 5001, 5002:
+    server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    server.bind(("::", port))
+    ready.register(server, selectors.EVENT_READ, port)
+while True:
+    for key, _ in ready.select():
+        _, client = key.fileobj.recvfrom(2048)
+        key.fileobj.sendto(f"{key.data} {client[0].removeprefix('::ffff:')}".encode(), client)
+"#;
+
+/// Sends a datagram and prints the answer.
+const ASK: &str = r#"
+import socket, sys
+client = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(2)
+client.connect((sys.argv[1], int(sys.argv[2])))
+client.send(b"?")
+print(client.recv(2048).decode())
+"#;
+
+#[test]
+fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
+    let lab = lab(3);
+    let before: Vec<String> = ["h1", "h2", "h3"].iter().map(|host| traces(&lab, host)).collect();
+    lab.ctl("h1", "service create --name web --replicas 2 --publish 8080:80 -- netd whoami --port 80").ok();
+    let echo = ["swarmctl", "service", "create", "--name", "echo", "--publish", "6001-6002:5001-5002/udp", "--"];
+    lab.exec("h1", &[&echo[..], &["python3", "-c", DATAGRAMS]].concat()).ok();
+    let listed = lab.ctl("h1", "service ls").ok();
+    assert!(listed.contains("*:8080->80/tcp") && listed.contains("*:6001-6002->5001-5002/udp"), "{listed}");
+
+    for host in 1..=3 {
+        for (address, client) in own(host).iter().zip(OUTSIDE) {
+            assert_eq!(field(&answered(&lab, address, 8080), "client"), [client], "{address}");
+            for (port, target) in [("6001", 5001), ("6002", 5002)] {
+                let ask = ["python3", "-c", ASK, address, port];
+                eventually("a datagram is answered", || {
+                    let said = run(beside(&lab).args(ask));
+                    holds(said.out.trim() == format!("{target} {client}"), said)
+                });
+            }
+        }
+        // The host itself is the caller, whichever of its addresses it calls.
+        let (name, [v4, v6]) = (format!("h{host}"), own(host));
+        for (address, client) in [("127.0.0.1", &v4), ("::1", &v6), (&v4, &v4), (&v6, &v6)] {
+            for _ in 0..2 {
+                let said = answered_on(&lab, &name, address, 8080);
+                assert_eq!(field(&said, "client"), [client], "{address} on {name}");
+            }
+        }
+    }
+    // A task is seen as the host that it calls from, be it balanced to itself.
+    let web = lab.running("h1", "web").remove(0);
+    let (task, host) = (web["name"].as_str().unwrap(), web["node"].as_str().unwrap());
+    for address in own(host[1..].parse().unwrap()) {
+        for _ in 0..4 {
+            eventually("a task reaches its own host's port", || {
+                let said = lab.inside("h1", task, &["curl", "-sSg", "-m", "3", &url(&address, 8080)]);
+                holds(said.code == 0 && field(&said.out, "client") == [&address], said)
+            });
+        }
+    }
+
+    // Rules, routes and marks outlive the daemon.
+    for host in ["h1", "h2", "h3"] {
+        lab.exec(host, &["sh", "-c", "kill -STOP $(cat /run/netd.pid)"]).ok();
+    }
+    for host in 1..=3 {
+        own(host).iter().for_each(|address| drop(call(&lab, address, 8080).ok()));
+    }
+    for host in ["h1", "h2", "h3"] {
+        lab.exec(host, &["sh", "-c", "kill -9 $(cat /run/netd.pid)"]).ok();
+    }
+    for host in 1..=3 {
+        own(host).iter().for_each(|address| drop(answered(&lab, address, 8080)));
+    }
+
+    // A host that is cut off takes its own address along, and nobody else's.
+    let lost = if host == "h1" { "h2" } else { host };
+    run(lab.verb("kill").arg(lost)).ok();
+    for host in (1..=3).filter(|host| format!("h{host}") != lost) {
+        own(host).iter().for_each(|address| drop(answered(&lab, address, 8080)));
+    }
+    run(lab.verb("start").arg(lost)).ok();
+    own(lost[1..].parse().unwrap()).iter().for_each(|address| drop(answered(&lab, address, 8080)));
+
+    lab.ctl("h1", "service scale web=0").ok();
+    (1..=3).for_each(|host| own(host).iter().for_each(|address| refused(&lab, address, 8080)));
+    lab.ctl("h1", "service rm web echo").ok();
+    lab.ctl("h1", "network rm ingress").ok();
+    for (host, before) in ["h1", "h2", "h3"].iter().zip(before) {
+        eventually("nothing is left", || {
+            let left = traces(&lab, host);
+            holds(left == before, format!("{before}\n--- left:\n{left}"))
+        });
+    }
+}
+
+/// What a careless operator or other software does; `$NS` is the network's namespace, `$NU` the host's end of its uplink,
+/// `$T` the routing table that leads there, `$M` the mark.
+const BREAKAGES: [&str; 8] = [
+    "ip rule del pref 0 lookup $T; ip -6 rule del pref 0 lookup $T",
+    "for v in -4 -6; do ip $v rule del pref 0 lookup $T; ip $v rule add pref 0 fwmark $M/0xfff00000 lookup $T; done",
+    "ip -4 route flush table $T; ip -6 route flush table $T",
+    "ip address flush dev $NU",
+    "sysctl -qw net.ipv4.conf.$NU.accept_local=0 net.ipv4.conf.$NU.route_localnet=0",
+    "for v in -4 -6; do ip -n $NS $v rule flush; ip -n $NS $v rule add pref 32766 lookup main; done",
+    "ip netns exec $NS nft flush ruleset",
+    "nft flush ruleset",
+];
+
+#[test]
+fn what_is_broken_by_hand_works_again_beside_firewalls_that_drop_what_they_do_not_know() {
+    let lab = lab(2);
+    // UFW does this by iptables, firewalld by a table of its own, which checks the way of IPv6 sources, too.
+    let firewalls = "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP; iptables -P INPUT DROP; \
+        iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT; \
+        iptables -A INPUT -p tcp --dport 2377 -j ACCEPT; iptables -A INPUT -p udp --dport 4789 -j ACCEPT; \
+        nft 'table inet firewalld { \
+          chain filter_PREROUTING { type filter hook prerouting priority 10; \
+            icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept; \
+            meta nfproto ipv6 fib saddr . mark . iif oif missing drop; }; \
+          chain filter_FORWARD { type filter hook forward priority 10; \
+            ct state { established, related } accept; reject with icmpx admin-prohibited; }; }'; \
+        sysctl -qw net.ipv4.conf.all.rp_filter=1";
+    for host in ["h1", "h2"] {
+        lab.exec(host, &["sh", "-c", firewalls]).ok();
+    }
+    lab.ctl("h1", "service create --name web --publish 8080:80 -- netd whoami --port 80").ok();
+    let network = lab.json("h1", "network inspect ingress").remove(0);
+    let (namespace, vni) = (network["id"].as_str().unwrap(), network["vni"].as_u64().unwrap());
+    let works = |port: u16| {
+        for host in 1..=2 {
+            for (address, client) in own(host).iter().zip(OUTSIDE) {
+                assert_eq!(field(&answered(&lab, address, port), "client"), [client], "{address}");
+            }
+            for address in ["127.0.0.1", "::1"] {
+                answered_on(&lab, &format!("h{host}"), address, port);
+            }
+        }
+    };
+    works(8080);
+    for breakage in BREAKAGES {
+        for host in ["h1", "h2"] {
+            let (table, mark) = (0x6e00_0000 | vni, 0x8000_0000 | (vni & 0x7ff) << 20);
+            let line = format!("NS=netd-{namespace}; NU=nu-{vni:06x}; T={table}; M={mark:#x}; {breakage}");
+            let said = lab.exec(host, &["sh", "-c", &line]);
+            assert_eq!(said.code, 0, "{breakage}: {said:?}");
+        }
+        // What netd has not repaired yet may still be refused; what stays is that it works.
+        works(8080);
+        for host in ["h1", "h2"] {
+            eventually("nothing is left to change", || {
+                let plan = lab.ctl(host, "debug plan");
+                holds(plan.code == 0 && plan.out.trim().is_empty(), (breakage, plan))
+            });
+        }
+    }
+    assert_eq!(lab.ctl("h1", "network verify").ok(), "2 nodes: ledger, views and kernels agree\n");
+}
+
+#[test]
+fn ports_are_where_they_were_asked_for_and_for_whom() {
+    let lab = lab(2);
+    let tasks = "-- netd whoami --port 80";
+    lab.ctl("h1", &format!("service create --name host --publish 8081:80,mode=host {tasks}")).ok();
+    let here = lab.running("h1", "host").remove(0)["node"].as_str().unwrap()[1..].parse::<usize>().unwrap();
+    for (address, client) in own(here).iter().zip(OUTSIDE) {
+        assert_eq!(field(&answered(&lab, address, 8081), "client"), [client]);
+    }
+    own(3 - here).iter().for_each(|address| refused(&lab, address, 8081));
+    lab.ctl("h1", "service scale host=2").ok();
+    for host in 1..=2 {
+        let said = answered(&lab, &own(host)[0], 8081);
+        assert_eq!(field(&said, "host"), [format!("h{host}")]);
+    }
+
+    let at = format!("--publish 192.168.100.12:8082:80 --publish eth0:8083:80 --publish 127.0.0.1:8084:80 {tasks}");
+    lab.ctl("h1", &format!("service create --name at {at}")).ok();
+    answered(&lab, &own(2)[0], 8082);
+    refused(&lab, &own(1)[0], 8082);
+    refused(&lab, &own(2)[1], 8082);
+    (1..=2).for_each(|host| own(host).iter().for_each(|address| drop(answered(&lab, address, 8083))));
+    assert_eq!(lab.exec("h1", &["curl", "-sS", "-m", "3", "http://127.0.0.1:8083/"]).code, 7);
+    answered_on(&lab, "h1", "127.0.0.1", 8084);
+    refused(&lab, &own(1)[0], 8084);
+
+    // Dropped and counted, not refused; the host itself may always call.
+    let allow = format!("--publish 8085:80 --publish-allow {}/32 --publish-allow fd00:dead::/64 {tasks}", OUTSIDE[0]);
+    lab.ctl("h1", &format!("service create --name allow {allow}")).ok();
+    answered(&lab, &own(1)[0], 8085);
+    assert_eq!(call(&lab, &own(1)[1], 8085).code, 28);
+    answered_on(&lab, "h1", "::1", 8085);
+    let rules = lab.exec("h1", &["nft", "list", "table", "inet", "netd"]).ok();
+    assert!(rules.lines().any(|line| line.contains("@allow6-") && !line.contains("packets 0 ")), "{rules}");
+
+    // Who claims to be a task is not believed.
+    let network = lab.json("h1", "network inspect ingress").remove(0);
+    let task = lab.json("h1", "service ps allow").remove(0)["addresses"][0].as_str().unwrap().to_owned();
+    let spoof = format!(
+        "ip address add {task}/32 dev br0; curl -sS -m 2 --interface {task} http://192.168.100.11:8085/; ip address del {task}/32 dev br0"
+    );
+    lab.exec("h1", &["sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.eth0.rp_filter=0"]).ok();
+    run(beside(&lab).args(["sh", "-c", &spoof]));
+    let rules = lab.exec("h1", &["nft", "list", "chain", "inet", "netd", "from-outside"]).ok();
+    assert!(rules.lines().any(|line| line.contains("@subnets4") && !line.contains("packets 0 ")), "{network}: {rules}");
+
+    // A port that another program has stays its own, and the node says so.
+    lab.exec("h2", &["sh", "-c", "nohup netd whoami --port 8086 > /dev/null 2>&1 &"]).ok();
+    eventually("the program listens", || {
+        let said = lab.exec("h2", &["curl", "-sS", "-m", "3", "http://127.0.0.1:8086/"]);
+        holds(said.code == 0, said)
+    });
+    lab.ctl("h1", &format!("service create --name late --publish 8086:80 {tasks}")).ok();
+    assert_eq!(field(&answered(&lab, &own(1)[0], 8086), "task").len(), 1);
+    eventually("the failure names the port", || {
+        let said = lab.ctl("h1", "node inspect h2 -o json");
+        holds(said.out.contains("port 8086/tcp of host h2 is in use by another program"), said)
+    });
+    assert_eq!(field(&answered(&lab, &own(2)[0], 8086), "task"), [""]);
+
+    let said = lab.ctl("h1", &format!("service create --name twice --publish 8080-8090:80-90 {tasks}")).refused();
+    assert!(said.contains("is published by service") && said.contains("next: "), "{said}");
+}

@@ -33,7 +33,8 @@ const MANGLE: i32 = -150;
 const TRANSLATE_DESTINATION: i32 = -100;
 const TRANSLATE_SOURCE: i32 = 100;
 const FILTER: i32 = 0;
-/// Before and behind the check that firewalld makes of IPv6 sources (`filter + 10`, once `raw + 10`).
+/// Before and behind the check that firewalld makes of the way that IPv6 sources came (`filter + 10`, once `raw + 10`):
+/// it looks at marks.
 const BEFORE_CHECKS: i32 = -299;
 const BEHIND_CHECKS: i32 = 250;
 /// The host's set of the ports that lead elsewhere.
@@ -112,7 +113,7 @@ pub fn divert(table: Ruleset, diversion: &Diversion) -> Ruleset {
     };
     let ports = diversion.ports.iter().flat_map(numbers).map(|(protocol, port)| called_key(protocol, port));
     let table = table
-        .chain("divert", Chain::base(Kind::Filter, Hook::Prerouting, MANGLE, called("from-outside")))
+        .chain("divert", Chain::base(Kind::Filter, Hook::Prerouting, BEHIND_CHECKS, called("from-outside")))
         .chain("divert-own", Chain::base(Kind::Route, Hook::Output, MANGLE, called("from-here")))
         .chain("from-outside", Chain::regular(from_outside()))
         .chain("from-here", Chain::regular(vec![elsewhere(), goto("lead")]))

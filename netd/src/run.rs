@@ -141,8 +141,8 @@ async fn report(
             changed
         });
         // What failed is not applied: managers that wait for this host must go on waiting. Nobody waits for a task that
-        // cannot be here.
-        if current.failures.iter().all(|failure| failure.task.is_some()) {
+        // cannot be here, nor for a port that another program has.
+        if current.settled {
             applied = (current.node, current.generation);
         }
         let tasks_now = tasks.borrow_and_update().clone();

@@ -57,8 +57,8 @@ fn answered_on(lab: &Lab, host: &str, address: &str, port: u16) -> String {
 
 /// All that published ports change on a host.
 fn traces(lab: &Lab, host: &str) -> String {
-    let look = "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list ruleset; ss -Hlntu; \
-                ip -br link; ls /run/netns 2>/dev/null; true";
+    let look = "ip rule; ip -6 rule; ip route show table all | grep -vE 'anycast|fe80'; nft list ruleset; ss -Hlntu; \
+                ip -br link | grep -v eth0; ip netns";
     lab.exec(host, &["sh", "-c", look]).ok()
 }
 

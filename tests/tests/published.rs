@@ -290,3 +290,77 @@ fn ports_are_where_they_were_asked_for_and_for_whom() {
     let said = lab.ctl("h1", &format!("service create --name twice --publish 8080-8090:80-90 {tasks}")).refused();
     assert!(said.contains("is published by service") && said.contains("next: "), "{said}");
 }
+
+/// Writes tunnel packets as a host would: outer target, VNI, inner Ethernet addresses, inner target; then source, port and
+/// word of each.
+const FORGE: &str = r#"
+import socket, struct, sys
+host, vni, to, router, target = sys.argv[1:6]
+mac = lambda text: bytes.fromhex(text.replace(":", ""))
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for source, port, word in zip(*[iter(sys.argv[6:])] * 3):
+    udp = struct.pack("!HHHH", 7, int(port), 8 + len(word), 0) + word.encode()
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, socket.inet_aton(source), socket.inet_aton(target))
+    total = sum(struct.unpack("!10H", ip))
+    total = (total >> 16) + (total & 0xffff)
+    ip = ip[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xffff) + ip[12:]
+    frame = mac(to) + mac(router) + b"\x08\x00" + ip + udp
+    out.sendto(b"\x08\0\0\0" + struct.pack("!I", int(vni, 16) << 8) + frame, (host, 4789))
+"#;
+
+/// Writes down each datagram to ports 9 and 10, a line each.
+const HEAR: &str = r#"
+import selectors, socket
+ready = selectors.DefaultSelector()
+for port in 9, 10:
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("", port))
+    ready.register(server, selectors.EVENT_READ)
+while True:
+    for key, _ in ready.select():
+        open("/tmp/heard", "ab").write(key.fileobj.recv(2048) + b"\n")
+"#;
+
+#[test]
+fn out_of_a_tunnel_strangers_reach_published_targets_and_nothing_else() {
+    let lab = lab(2);
+    lab.ctl("h1", "network create --subnet 10.0.9.0/24 net").ok();
+    let create = ["swarmctl", "service", "create", "--name", "ear", "--replicas", "2", "--network", "net"];
+    lab.exec("h1", &[&create[..], &["--publish", "9000:9/udp", "--", "python3", "-c", HEAR]].concat()).ok();
+    let tasks = lab.running("h1", "ear");
+    let far = tasks.iter().find(|task| task["node"] == "h2").unwrap();
+    let (name, target) = (far["name"].as_str().unwrap(), far["addresses"][0].as_str().unwrap());
+    let network = lab.json("h1", "network inspect net").remove(0);
+    let tunnel = format!("ip -n netd-{} -o link show type vxlan", network["id"].as_str().unwrap());
+    let router = |host: &str| {
+        let line = lab.exec(host, &["sh", "-c", &tunnel]).ok();
+        line.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().to_owned()
+    };
+    let vni = format!("{:x}", network["vni"].as_u64().unwrap());
+    let (to, from) = (router("h2"), router("h1"));
+    // A host that obeys nobody any more.
+    lab.exec("h1", &["sh", "-c", "kill -STOP $(cat /run/netd.pid); nft flush ruleset"]).ok();
+    let forged = [
+        "203.0.113.5",
+        "10",
+        "port",
+        "10.0.9.99",
+        "9",
+        "inside",
+        "10.0.9.1",
+        "9",
+        "gateway",
+        "203.0.113.5",
+        "9",
+        "good",
+    ];
+    eventually("a caller at the published target is heard", || {
+        lab.exec("h1", &[&["python3", "-c", FORGE, "192.168.100.12", &vni, &to, &from, target], &forged[..]].concat())
+            .ok();
+        let heard = lab.inside("h2", name, &["cat", "/tmp/heard"]);
+        holds(heard.out.contains("good"), heard)
+    });
+    let heard = lab.inside("h2", name, &["sort", "-u", "/tmp/heard"]).ok();
+    lab.exec("h1", &["sh", "-c", "kill -CONT $(cat /run/netd.pid)"]).ok();
+    assert_eq!(heard, "good\n");
+}

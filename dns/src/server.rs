@@ -215,10 +215,12 @@ async fn datagrams(resolver: Arc<Resolver>, socket: UdpSocket) {
             tracing::warn!(%error, "a resolver's socket cannot be read");
             return;
         }
-        for _ in 0..BATCH {
+        let mut answered = 0;
+        while answered < BATCH {
             match socket.try_recv_from(&mut query) {
                 Ok((length, client)) => {
-                    datagram(&resolver, &socket, &mut waiting, (&query[..length], client), &mut out)
+                    datagram(&resolver, &socket, &mut waiting, (&query[..length], client), &mut out);
+                    answered += 1;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
@@ -228,7 +230,9 @@ async fn datagrams(resolver: Arc<Resolver>, socket: UdpSocket) {
             }
         }
         while waiting.try_join_next().is_some() {}
-        tokio::task::yield_now().await;
+        if answered == BATCH {
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -154,7 +154,7 @@ impl Upstream {
                 (servers.iter().map(|&server| (server, PORT).into()).collect(), "the service's --dns".to_owned())
             }
         };
-        resolvers.retain(|resolver| !is_ourselves(resolver, ourselves));
+        resolvers.retain(|resolver| !is_ourselves(resolver.ip(), &exchange.key.way, ourselves));
         resolvers.truncate(MAX_RESOLVERS);
         if resolvers.is_empty() {
             return Err(Unanswered::NoResolver(source));
@@ -198,9 +198,10 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Our own resolvers: at gateways and, in sandboxes, at Docker's address.
-fn is_ourselves(resolver: &SocketAddr, ourselves: &BTreeSet<IpAddr>) -> bool {
-    ourselves.contains(&resolver.ip()) || resolver.ip() == IpAddr::V4(model::names::RESOLVER)
+/// Our own resolvers are at gateways and, in sandboxes, at the address that Docker has its at: on a host that is a
+/// container of Docker's, that one is another's.
+fn is_ourselves(resolver: IpAddr, way: &Way, ourselves: &BTreeSet<IpAddr>) -> bool {
+    ourselves.contains(&resolver) || *way != Way::Host && resolver == IpAddr::V4(model::names::RESOLVER)
 }
 
 /// Takes a question off the list if the last who waits for it goes.
@@ -304,6 +305,16 @@ impl Exchange<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn our_own_addresses_are_known_from_where_they_are_asked() {
+        let gateway: IpAddr = "10.0.9.1".parse().unwrap();
+        let (ours, dockers) = (BTreeSet::from([gateway]), IpAddr::V4(model::names::RESOLVER));
+        let task = Way::Task(TaskId(1), Vec::new());
+        let is = |resolver, way: &Way| is_ourselves(resolver, way, &ours);
+        assert_eq!([is(gateway, &Way::Host), is(gateway, &task), is(dockers, &task)], [true; 3]);
+        assert!(!is(dockers, &Way::Host));
+    }
 
     #[tokio::test]
     async fn a_changed_resolv_conf_counts_from_the_next_question() {

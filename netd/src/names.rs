@@ -36,14 +36,18 @@ struct Resolver {
 
 /// Serves names until dropped. The table changes before the kernel does: a name is known when its address works.
 pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: watch::Receiver<Arc<Status>>) {
-    let (table, tables) = watch::channel(Arc::new(Table::of(&config.borrow())));
+    let mut current = config.borrow_and_update().clone();
+    let (table, tables) = watch::channel(Arc::new(Table::of(&current)));
     let upstream = Arc::new(
         Upstream::system().inside(Arc::new(|task, work| namespace::within(&names::sandbox_namespace(task), work)?)),
     );
     let mut resolvers: BTreeMap<Audience, Resolver> = BTreeMap::new();
     loop {
-        let current = config.borrow_and_update().clone();
-        table.send_replace(Arc::new(Table::of(&current)));
+        let newest = config.borrow_and_update().clone();
+        if !Arc::ptr_eq(&newest, &current) {
+            current = newest;
+            table.send_replace(Arc::new(Table::of(&current)));
+        }
         let wanted = wanted(&current);
         resolvers.retain(|audience, resolver| {
             // One that lost its name is given it back; one that was replaced has to lose its last sockets.

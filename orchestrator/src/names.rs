@@ -76,10 +76,12 @@ impl On<'_> {
         self.put(format!("{base}{suffix}"), addresses, is_plain && has_vips, targets);
         self.put(format!("tasks.{base}{suffix}"), everyone, false, tasks);
         let is_alias = base != name && suffix.is_empty();
-        for (number, addresses) in self.slots.clone().into_iter().filter(|_| !is_alias) {
+        let slots = std::mem::take(&mut self.slots);
+        for (number, addresses) in slots.iter().filter(|_| !is_alias) {
             let targets = if is_plain { Vec::new() } else { vec![format!("{name}.{number}")] };
-            self.put(format!("{base}.{number}{suffix}"), addresses, is_plain, targets);
+            self.put(format!("{base}.{number}{suffix}"), addresses.clone(), is_plain, targets);
         }
+        self.slots = slots;
     }
 
     /// Services that share a name share its answer.

@@ -159,6 +159,24 @@ fn a_service_may_have_resolvers_of_its_own_and_internal_networks_forward_nothing
     assert!(log.contains("asked www.example.org 1") && !log.contains("secret"), "{log}");
 }
 
+#[test]
+fn tasks_that_are_not_well_have_names_where_asked_for() {
+    let lab = Lab::up(1);
+    lab.ctl("h1", NET).ok();
+    lab.ctl("h1", "service create --name shell --network my-net -- sleep infinity").ok();
+    for (name, flag) in [("open", "--dns-publish-not-ready"), ("shut", "")] {
+        let health = "--health-cmd false --health-interval 1s --health-start-period 10m";
+        let create = format!("service create --detach --name {name} --replicas 2 --network my-net {flag} {health}");
+        lab.ctl("h1", &format!("{create} -- sleep infinity")).ok();
+    }
+    eventually("members of a store find each other before they are well", || {
+        let found = (short(&lab, "shell.1", "tasks.open"), short(&lab, "shell.1", "open.2"));
+        holds(found.0.len() == 2 && found.1.is_subset(&found.0) && found.1.len() == 1, found)
+    });
+    assert_eq!(all(&lab, "shell.1", &["tasks.shut", "shut.1", "shut.2"]), BTreeSet::new(), "others are not named yet");
+    assert_eq!(short(&lab, "shell.1", "shut").len(), 1, "a virtual IP has its name from the beginning");
+}
+
 /// The connections that are tracked in a host's namespaces of this kind.
 fn tracked(lab: &Lab, namespaces: &str) -> String {
     let each = "while read ns; do ip netns exec $ns conntrack -L 2>/dev/null; done";

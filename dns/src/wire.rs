@@ -487,3 +487,57 @@ pub(crate) fn refuse(bytes: &[u8], flaw: Flaw, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(&[0; 8]);
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FLAGS: Flags = Flags { recursion_desired: true, checking_disabled: false, dnssec_ok: false };
+
+    fn asked() -> Vec<u8> {
+        [labels("example.org").unwrap(), vec![0, 0, 1, 0, 1]].concat()
+    }
+
+    /// An answer of another resolver: its counts, and what follows the question.
+    fn answer(counts: [u8; 2], rest: &[u8]) -> Vec<u8> {
+        [&[0, 7, 0x81, 0x80, 0, 1, 0, counts[0], 0, counts[1], 0, 0], &asked()[..], rest].concat()
+    }
+
+    /// Records, each whole or cut.
+    fn records() -> impl Strategy<Value = Vec<u8>> {
+        let owner = prop_oneof![Just(vec![0xc0, 12]), Just(vec![0xc0]), Just(vec![1, b'x', 0]), Just(vec![0x80])];
+        let kind = prop_oneof![Just(1_u16), Just(6), Just(41), any::<u16>()];
+        let record = (owner, kind, any::<[u8; 4]>(), prop::collection::vec(any::<u8>(), 0..40), any::<bool>());
+        let record = record.prop_map(|(owner, kind, ttl, data, lies)| {
+            let length = (data.len() as u16).wrapping_add(u16::from(lies));
+            [&owner[..], &kind.to_be_bytes(), &[0, 1], &ttl, &length.to_be_bytes(), &data].concat()
+        });
+        prop::collection::vec(record, 0..6).prop_map(|records| records.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+        #[test]
+        fn no_answer_of_others_does_harm(counts in [0_u8..6, 0_u8..6], rest in records(), limit in 512_usize..1_300) {
+            let query = question(9, &asked(), FLAGS, None);
+            let query = Query::parse(&query).ok().unwrap();
+            if let Some(found) = Foreign::parse(&answer(counts, &rest), 7, &asked()) {
+                let mut out = Vec::new();
+                found.respond(&query, limit, 5, &mut out);
+                prop_assert!(out.len() <= limit && out[..2] == [0, 9]);
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_to_another_question_or_of_another_id_is_none() {
+        let whole = answer([0, 0], &[]);
+        assert!(Foreign::parse(&whole, 7, &asked()).is_some());
+        assert!(Foreign::parse(&whole, 8, &asked()).is_none());
+        let other = [labels("example.net").unwrap(), vec![0, 0, 1, 0, 1]].concat();
+        assert!(Foreign::parse(&whole, 7, &other).is_none());
+        assert!((0..whole.len()).all(|end| Foreign::parse(&whole[..end], 7, &asked()).is_none()));
+    }
+}

@@ -161,6 +161,7 @@ mod tests {
             spec: TaskSpec { dns, ..TaskSpec::new(runtime) },
             desired: TaskState::Running,
             state: TaskState::Ready,
+            draining: false,
             endpoints: Vec::new(),
         };
         resolv_conf(&task, &NodeConfig::empty(NodeId(1)), &ResolvConf::parse(host))

@@ -69,10 +69,10 @@ impl<'a> Load<'a> {
 }
 
 fn rate() -> u32 {
-    let average = std::fs::read_to_string("/proc/loadavg").unwrap();
-    let busy: f64 = average.split(' ').next().unwrap().parse().unwrap();
-    let processors = std::thread::available_parallelism().unwrap().get();
-    if busy < processors as f64 { RATES.0 } else { RATES.1 }
+    let average = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let busy: Option<f64> = average.split(' ').next().and_then(|last_minute| last_minute.parse().ok());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if busy.is_some_and(|busy| busy < processors as f64) { RATES.0 } else { RATES.1 }
 }
 
 fn updated(lab: &Lab, value: usize) {

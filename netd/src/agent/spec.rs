@@ -156,7 +156,6 @@ mod tests {
             service: ServiceId(1),
             service_name: "web".to_owned(),
             stack: None,
-            draining: false,
             slot: 1,
             spec: TaskSpec { dns, ..TaskSpec::new(runtime) },
             desired: TaskState::Running,

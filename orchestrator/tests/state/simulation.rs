@@ -251,6 +251,9 @@ fn heal(cluster: &mut Cluster) {
     for _ in 0..10 {
         cluster.now += 60_000;
         cluster.converge();
+        if services(cluster).iter().all(|service| service.update.as_ref().is_none_or(|update| update.paused)) {
+            break;
+        }
     }
 }
 

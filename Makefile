@@ -24,6 +24,7 @@ PACKAGES := \
 	gcc:/usr/bin/gcc:builds-the-cryptography-and-links
 VM_PACKAGES := \
 	qemu-system-x86:/usr/bin/qemu-system-x86_64:runs-the-virtual-machine-of-test-vm \
+	ipvsadm:/usr/sbin/ipvsadm:shows-what-IPVS-has \
 	busybox-static:/usr/share/doc/busybox-static/copyright:starts-that-machine \
 	kmod:/sbin/modprobe:loads-the-modules-of-its-kernel
 
@@ -85,6 +86,7 @@ bench: setup setup-bench ## runs the benchmarks of docs/benchmarks.md
 	cargo build --release --workspace --bins
 	cargo bench -p tests --bench names
 	cargo bench -p tests --bench paths
+	cargo bench -p ipvs --bench balancing
 	cargo bench -p netd --bench scale
 
 install: ## builds for use and installs to /usr/local/bin, with the systemd unit

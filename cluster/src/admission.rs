@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
-use model::{Availability, Command, Kind, Node, NodeId, NodeStatus, Refusal, RequestId, Response, Role, StateMachine};
+use model::{
+    Availability, Command, Engine, Kind, Node, NodeId, NodeStatus, Refusal, RequestId, Response, Role, StateMachine,
+};
 use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use tokio::time::{sleep, timeout};
 
@@ -139,6 +141,7 @@ fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
         vtep: call.vtep,
         role,
         availability: Availability::Active,
+        balancer: Engine::default(),
         status: NodeStatus::Unknown,
         applied: 0,
         failures: Vec::new(),

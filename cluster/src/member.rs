@@ -12,8 +12,8 @@ use api::{
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use model::{
-    Answer, Availability, Command, Kind, Node, NodeConfig, NodeId, NodeReport, NodeStatus, Query, Refusal, RequestId,
-    Response, Role, StateMachine,
+    Answer, Availability, Command, Engine, Kind, Node, NodeConfig, NodeId, NodeReport, NodeStatus, Query, Refusal,
+    RequestId, Response, Role, StateMachine,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -93,6 +93,7 @@ impl<S: StateMachine> Member<S> {
             vtep: host.vtep,
             role: Role::Manager,
             availability: Availability::Active,
+            balancer: Engine::default(),
             status: NodeStatus::Unknown,
             applied: 0,
             failures: Vec::new(),

@@ -12,12 +12,13 @@ mod kernel;
 mod passage;
 mod rule;
 mod ruleset;
-mod wire;
+pub(crate) mod wire;
 
-pub use conntrack::{Connection, forget};
+pub use conntrack::{Connection, count, forget, load};
 pub use difference::{Change, Step, difference};
 pub use expression::{Comparison, Conntrack, Expression, FibResult, Header, Meta, Nat, Numbers, Reject, SetRef};
-pub use kernel::{Monitor, NftError, Socket, apply, foreign_forward_chains, observe};
+pub(crate) use kernel::Failure;
+pub use kernel::{Monitor, NftError, Socket, apply, counted, foreign_forward_chains, generation, observe};
 pub use passage::{ForeignChain, Overtake, Placed, passage};
 pub use rule::Rule;
 pub use ruleset::{

@@ -18,7 +18,8 @@ use crate::{
         Chain, Change, Comparison, Connection, Conntrack, Expression, FibResult, Header, Hook, Ip, Key, Kind, Meta,
         Nat, Numbers, Rule, Ruleset, Set, SetRef, Step, Type, Verdict, octets,
     },
-    nftables::{slots, unreachable},
+    nftables::unreachable,
+    slots,
 };
 
 /// The bits of a packet's mark that are ours on the host; the highest is always set.
@@ -267,7 +268,7 @@ fn admit(port: &Port, version: Ip) -> Vec<Rule> {
         let stranger = fib(OF_SOURCE).compare(Comparison::NotEqual, &LOCAL).version(version).source(version, 0);
         rules.push(stranger.not_in_set(&allowed(port, version)).counter().verdict(Verdict::Drop));
     }
-    if slots(&of_version(port, version)).is_empty() {
+    if slots::by_weight(&of_version(port, version)).is_empty() {
         rules.push(Rule::new().version(version).states(NEW).verdict(Verdict::Goto("no-server".to_owned())));
     }
     let marked = Rule::new().version(version).with(Expression::Meta { key: Meta::Mark, into: 0 });
@@ -352,7 +353,7 @@ fn uplinks(diversion: &Diversion) -> Set {
 }
 
 fn distribute(port: &Port, version: Ip) -> Rule {
-    let slots = slots(&of_version(port, version));
+    let slots = slots::by_weight(&of_version(port, version));
     let rule = Rule::new().version(version);
     if slots.is_empty() {
         return rule.verdict(Verdict::Goto("no-server".to_owned()));

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use model::{NetworkConfig, NetworkId, NodeConfig, TaskId};
+use model::{Balance, NetworkConfig, NetworkId, NodeConfig, Scheduler, TaskId};
 
 /// The virtual services of one network on one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,18 +21,10 @@ pub struct Table {
 /// A virtual IP: every protocol and port of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VirtualService {
-    /// How real servers take turns.
-    pub scheduler: Scheduler,
+    /// How it chooses among them.
+    pub balance: Balance,
     /// Real servers, of the virtual IP's family, and their weights. 0: no new connections.
     pub real_servers: BTreeMap<IpAddr, u16>,
-}
-
-/// How real servers take turns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Scheduler {
-    /// One after the other, as often as their weights say.
-    #[default]
-    RoundRobin,
 }
 
 /// One change of a table.
@@ -41,8 +33,8 @@ pub enum Scheduler {
 pub enum Op {
     /// A virtual service and its real servers go.
     DelService { vip: IpAddr },
-    /// A new virtual service, without real servers yet, or one with another scheduler.
-    AddService { vip: IpAddr, scheduler: Scheduler },
+    /// A new virtual service, without real servers yet, or one that chooses in another way.
+    AddService { vip: IpAddr, balance: Balance },
     /// A real server goes.
     DelRealServer { vip: IpAddr, address: IpAddr },
     /// A new real server.
@@ -61,7 +53,10 @@ impl fmt::Display for Op {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Op::DelService { vip } => write!(out, "delete virtual service {vip}"),
-            Op::AddService { vip, .. } => write!(out, "add virtual service {vip}"),
+            Op::AddService { vip, balance } => {
+                write!(out, "add virtual service {vip}, {}", balance.scheduler)?;
+                balance.affinity.map_or(Ok(()), |seconds| write!(out, " with an affinity of {seconds} s"))
+            }
             Op::DelRealServer { vip, address } => write!(out, "delete real server {address} of {vip}"),
             Op::AddRealServer { vip, address, weight } => {
                 write!(out, "add real server {address} of {vip} with weight {weight}")
@@ -76,7 +71,49 @@ impl fmt::Display for Op {
     }
 }
 
+impl VirtualService {
+    /// Whether one of its real servers takes new connections.
+    pub fn is_open(&self) -> bool {
+        self.real_servers.values().any(|&weight| weight > 0)
+    }
+
+    /// The real servers that take new connections, and how often each has its turn: all alike where its way to choose does
+    /// not look at weights.
+    pub fn shares(&self) -> impl Iterator<Item = (IpAddr, u32)> {
+        let alike = matches!(self.balance.scheduler, Scheduler::Rr | Scheduler::Lc);
+        let open = self.real_servers.iter().filter(|(_, weight)| **weight > 0);
+        open.map(move |(&address, &weight)| (address, if alike { 1 } else { u32::from(weight) }))
+    }
+}
+
+impl Op {
+    /// The virtual IP that it is about.
+    pub fn vip(&self) -> Option<IpAddr> {
+        match *self {
+            Op::DelService { vip }
+            | Op::AddService { vip, .. }
+            | Op::DelRealServer { vip, .. }
+            | Op::AddRealServer { vip, .. }
+            | Op::SetWeight { vip, .. } => Some(vip),
+            Op::DelHairpin { .. } | Op::AddHairpin { .. } | Op::Repair => None,
+        }
+    }
+}
+
 impl Table {
+    /// The part of it that these ops are about.
+    pub fn part(&self, ops: &[Op]) -> Self {
+        let vips = ops.iter().filter_map(Op::vip);
+        let services = vips.filter_map(|vip| Some((vip, self.services.get(&vip)?.clone())));
+        let hairpins = ops.iter().filter_map(|op| match op {
+            Op::DelHairpin { address } | Op::AddHairpin { address, .. } => {
+                Some((*address, *self.hairpins.get(address)?))
+            }
+            _ => None,
+        });
+        Self { services: services.collect(), hairpins: hairpins.collect() }
+    }
+
     /// What a host should balance on a network.
     pub fn of(config: &NodeConfig, network: NetworkId) -> Self {
         Self { services: services(config, |of| of == network), hairpins: hairpins(config, network) }
@@ -99,8 +136,8 @@ impl Table {
         ops.extend(gone.map(|&vip| Op::DelService { vip }));
         for (&vip, service) in &desired.services {
             let old = self.services.get(&vip);
-            if old.map(|old| old.scheduler) != Some(service.scheduler) {
-                ops.push(Op::AddService { vip, scheduler: service.scheduler });
+            if old.map(|old| old.balance) != Some(service.balance) {
+                ops.push(Op::AddService { vip, balance: service.balance });
             }
             let none = BTreeMap::new();
             ops.extend(real_servers(vip, &service.real_servers, old.map_or(&none, |old| &old.real_servers)));
@@ -116,7 +153,7 @@ impl Table {
     pub fn apply(&mut self, op: &Op) {
         match *op {
             Op::DelService { vip } => drop(self.services.remove(&vip)),
-            Op::AddService { vip, scheduler } => self.services.entry(vip).or_default().scheduler = scheduler,
+            Op::AddService { vip, balance } => self.services.entry(vip).or_default().balance = balance,
             Op::DelRealServer { vip, address } => {
                 self.services.get_mut(&vip).and_then(|service| service.real_servers.remove(&address));
             }
@@ -136,7 +173,7 @@ fn services(config: &NodeConfig, on: impl Fn(NetworkId) -> bool) -> BTreeMap<IpA
         service.vips.iter().map(|vip| {
             let servers = service.real_servers.iter().filter(|(address, _)| address.is_ipv4() == vip.is_ipv4());
             let real_servers = servers.map(|(address, weight)| (*address, *weight)).collect();
-            (*vip, VirtualService { scheduler: Scheduler::RoundRobin, real_servers })
+            (*vip, VirtualService { balance: service.balance, real_servers })
         })
     });
     services.collect()
@@ -167,8 +204,7 @@ fn real_servers(vip: IpAddr, desired: &BTreeMap<IpAddr, u16>, observed: &BTreeMa
 #[cfg(test)]
 pub(crate) mod tests {
     use model::{
-        Balance, DriverConfig, EndpointConfig, EndpointId, Mac, NodeId, ServiceId, SubnetLease, VirtualServiceConfig,
-        Vni,
+        DriverConfig, EndpointConfig, EndpointId, Mac, NodeId, ServiceId, SubnetLease, VirtualServiceConfig, Vni,
     };
     use proptest::{collection::btree_map, prelude::*};
 
@@ -181,12 +217,14 @@ pub(crate) mod tests {
             true => IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, u16::from(low)]),
         };
         let servers = btree_map(10u8..14, prop_oneof![Just(0u16), Just(1), 2u16..9, Just(u16::MAX)], 0..4);
-        let services = btree_map((any::<bool>(), 1u8..6), servers, 0..6);
+        let balances = (0..Scheduler::ALL.len(), prop_oneof![Just(None), (1u32..100_000).prop_map(Some)]);
+        let services = btree_map((any::<bool>(), 1u8..6), (balances, servers), 0..6);
         let hairpins = btree_map((any::<bool>(), 10u8..14), 1u8..3, 0..4);
         (services, hairpins).prop_map(move |(services, hairpins)| {
-            let services = services.into_iter().map(|((v6, vip), servers)| {
+            let services = services.into_iter().map(|((v6, vip), ((scheduler, affinity), servers))| {
+                let balance = Balance { scheduler: Scheduler::ALL[scheduler], affinity };
                 let real_servers = servers.into_iter().map(|(low, weight)| (address(v6, low), weight)).collect();
-                (address(v6, vip), VirtualService { scheduler: Scheduler::RoundRobin, real_servers })
+                (address(v6, vip), VirtualService { balance, real_servers })
             });
             let hairpins = hairpins.into_iter().map(|((v6, low), gateway)| (address(v6, low), address(v6, gateway)));
             Table { services: services.collect(), hairpins: hairpins.collect() }
@@ -249,7 +287,7 @@ pub(crate) mod tests {
             config.services.insert((network, ServiceId(1)), service);
         }
         let service = |server: &str, weight| VirtualService {
-            scheduler: Scheduler::RoundRobin,
+            balance: Balance::default(),
             real_servers: BTreeMap::from([(server.parse().unwrap(), weight)]),
         };
         let services =

@@ -5,212 +5,70 @@
 mod support;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::{ErrorKind, Write},
+    io::ErrorKind,
     net::IpAddr,
     time::{Duration, Instant},
 };
 
 use ipvs::{
-    Balancer, Clients, Nftables, Op, Scheduler, Table, VirtualService, diff,
-    guard::{Border, border, guard},
-    nft::{self, Family, Ruleset, Socket, difference},
+    Balancer, Clients, Nftables, Table,
+    guard::{Border, border},
+    nft::{self, Family, Socket},
 };
+use model::Scheduler;
 use support::{
-    GATEWAYS, Lab, Namespace, addresses, ask_tcp, ask_udp, connect, exchange, in_fresh_namespace, line, mac, ping,
-    serve, sources, udp,
+    GATEWAYS, Lab, Namespace, addresses, ask_tcp, ask_udp, connect, in_fresh_namespace, mac, serve,
+    suite::{self, Engine, balance, chosen, lab, load, settle, table, vip},
 };
 
-const VIPS: [&str; 2] = ["10.0.9.250", "fd00:9::fa"];
-
-fn vip(family: usize) -> IpAddr {
-    VIPS[family].parse().unwrap()
-}
-
-/// One service with these endpoints behind it, by number and weight.
-fn table(servers: &[(usize, u16)]) -> Table {
-    let service = |family: usize| {
-        let real_servers = servers.iter().map(|(index, weight)| (addresses(*index)[family], *weight)).collect();
-        (vip(family), VirtualService { scheduler: Scheduler::RoundRobin, real_servers })
+/// One test for each promise of the suite.
+macro_rules! promises {
+    ($($promise:ident)+) => {
+        $(#[test]
+        fn $promise() {
+            suite::$promise(Engine::Nftables);
+        })+
     };
-    Table { services: (0..2).map(service).collect(), hairpins: BTreeMap::new() }
 }
 
-fn load(namespace: &Namespace, desired: &Ruleset) {
-    let mut socket = namespace.within(|| Socket::open().unwrap());
-    let observed = nft::observe(&mut socket, desired.family, &desired.name).unwrap();
-    nft::apply(&mut socket, &difference(Some(desired), observed.as_ref()).unwrap()).unwrap();
-}
-
-/// A client (endpoint 0) and `servers` endpoints that serve; the guard stands.
-fn lab(servers: usize) -> (Lab, Nftables) {
-    let lab = Lab::new(servers + 1);
-    load(&lab.router, &guard(&sources(servers + 1)));
-    for index in 1..=servers {
-        serve(&lab.endpoints[index], &format!("s{index}"));
-    }
-    let balancer = lab.router.within(|| Nftables::open(Clients::Routed).unwrap());
-    (lab, balancer)
-}
-
-fn settle(balancer: &mut Nftables, desired: &Table) -> Vec<Op> {
-    let ops = balancer.settle(desired).unwrap_or_else(|error| panic!("{error}"));
-    let observed = balancer.observe().unwrap();
-    assert_eq!((&observed.table, &observed.damage[..]), (desired, &[][..]));
-    assert_eq!(diff(desired, &observed), []);
-    ops
-}
-
-#[test]
-fn replicas_answer_in_turn_and_see_the_client() {
-    let (lab, mut balancer) = lab(3);
-    settle(&mut balancer, &table(&[(1, 1), (2, 1), (3, 1)]));
-    let client = &lab.endpoints[0];
-    for family in 0..2 {
-        let own = addresses(0)[family];
-        let all: Vec<String> = (1..=3).map(|index| format!("s{index} {own}")).collect();
-        let tcp: Vec<String> = (0..9).map(|_| ask_tcp(client, vip(family))).collect();
-        assert_eq!(tcp, [&all[..], &all, &all].concat());
-        let udp: BTreeSet<String> = (0..3).map(|_| ask_udp(client, vip(family)).unwrap()).collect();
-        assert_eq!(udp, all.into_iter().collect());
-    }
-}
-
-#[test]
-fn datagrams_of_an_old_socket_leave_a_removed_server_at_once() {
-    let (lab, mut balancer) = lab(2);
-    for family in 0..2 {
-        settle(&mut balancer, &table(&[(1, 1), (2, 1)]));
-        let own = addresses(0)[family];
-        let socket = udp(&lab.endpoints[0], vip(family));
-        let first = exchange(&socket).unwrap();
-        assert_eq!(exchange(&socket).unwrap(), first);
-        let (here, other) = if first.starts_with("s1") { (1, 2) } else { (2, 1) };
-        let bystander = udp(&lab.endpoints[0], addresses(here)[family]);
-        exchange(&bystander).unwrap();
-        settle(&mut balancer, &table(&[(other, 1)]));
-        assert_eq!(exchange(&socket).unwrap(), format!("s{other} {own}"));
-        assert_eq!(exchange(&bystander).unwrap(), first);
-    }
-}
-
-#[test]
-fn echo_requests_are_balanced_too() {
-    let (lab, mut balancer) = lab(1);
-    settle(&mut balancer, &table(&[(1, 1)]));
-    assert!(ping(&lab.endpoints[0], vip(0)));
-}
-
-#[test]
-fn weights_are_turns() {
-    let (lab, mut balancer) = lab(2);
-    settle(&mut balancer, &table(&[(1, 300), (2, 100)]));
-    let own = addresses(0)[0];
-    let answers: Vec<String> = (0..8).map(|_| ask_tcp(&lab.endpoints[0], vip(0))).collect();
-    assert_eq!(answers.iter().filter(|answer| **answer == format!("s1 {own}")).count(), 6);
-}
-
-#[test]
-fn an_endpoint_balanced_to_itself_sees_the_gateway() {
-    let (lab, mut balancer) = lab(1);
-    let mut desired = table(&[(1, 1)]);
-    let gateways = GATEWAYS.map(|gateway| gateway.parse::<IpAddr>().unwrap());
-    desired.hairpins = addresses(1).into_iter().zip(gateways).collect();
-    settle(&mut balancer, &desired);
-    for (family, gateway) in GATEWAYS.into_iter().enumerate() {
-        assert_eq!(ask_tcp(&lab.endpoints[1], vip(family)), format!("s1 {gateway}"));
-        assert_eq!(ask_udp(&lab.endpoints[1], vip(family)).unwrap(), format!("s1 {gateway}"));
-        assert_eq!(ask_tcp(&lab.endpoints[0], vip(family)), format!("s1 {}", addresses(0)[family]));
-    }
-}
-
-#[test]
-fn a_service_without_a_server_refuses_at_once() {
-    let (lab, mut balancer) = lab(1);
-    for servers in [&[][..], &[(1, 0)]] {
-        settle(&mut balancer, &table(servers));
-        for family in 0..2 {
-            let start = Instant::now();
-            let refused = connect(&lab.endpoints[0], vip(family)).unwrap_err();
-            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-            let refused = ask_udp(&lab.endpoints[0], vip(family)).unwrap_err();
-            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-            assert!(start.elapsed() < Duration::from_secs(3));
-        }
-    }
-}
-
-#[test]
-fn established_connections_survive_every_change() {
-    let (lab, mut balancer) = lab(2);
-    for family in 0..2 {
-        let own = addresses(0)[family];
-        settle(&mut balancer, &table(&[(1, 1)]));
-        let mut connection = connect(&lab.endpoints[0], vip(family)).unwrap();
-        assert_eq!(line(&connection), format!("s1 {own}"));
-        let flow = udp(&lab.endpoints[0], vip(family));
-        assert_eq!(exchange(&flow).unwrap(), format!("s1 {own}"));
-        let changes: [&[(usize, u16)]; 6] =
-            [&[(1, 1), (2, 1)], &[(1, 0), (2, 1)], &[(1, 0)], &[(2, 5)], &[], &[(1, 1)]];
-        for servers in changes {
-            settle(&mut balancer, &table(servers));
-            connection.write_all(b"still there\n").unwrap();
-            assert_eq!(line(&connection), "still there", "{servers:?}");
-            if servers.iter().any(|(server, _)| *server == 1) {
-                assert_eq!(exchange(&flow).unwrap(), format!("s1 {own}"), "{servers:?}");
-            }
-            if servers == [(1, 0), (2, 1)] {
-                assert_eq!(ask_tcp(&lab.endpoints[0], vip(family)), format!("s2 {own}"));
-            }
-        }
-        // A new daemon on the same kernel finds all settled.
-        let mut restarted = lab.router.within(|| Nftables::open(Clients::Routed).unwrap());
-        assert_eq!(restarted.settle(&table(&[(1, 1)])).unwrap(), []);
-        connection.write_all(b"after restart\n").unwrap();
-        assert_eq!(line(&connection), "after restart");
-    }
-}
-
-fn many(services: u16) -> Table {
-    let vips = (0..services).flat_map(|index| {
-        let [high, low] = index.to_be_bytes();
-        [IpAddr::from([10, 1, high, low]), IpAddr::from([0xfd01, 0, 0, 0, 0, 0, 0, index])]
-    });
-    let service = |vip: IpAddr| {
-        let servers = (1..=3).map(|index| (addresses(index)[usize::from(vip.is_ipv6())], 1)).collect();
-        (vip, VirtualService { scheduler: Scheduler::RoundRobin, real_servers: servers })
-    };
-    Table { services: vips.map(service).collect(), hairpins: BTreeMap::new() }
-}
-
-#[test]
-fn hundreds_of_services_come_and_go_in_one_batch() {
-    let mut balancer = in_fresh_namespace(|| Nftables::open(Clients::Routed).unwrap());
-    let mut desired = many(400);
-    settle(&mut balancer, &desired);
-    let address = addresses(2)[0];
-    let first = IpAddr::from([10, 1, 0, 0]);
-    desired.services.get_mut(&first).unwrap().real_servers.insert(address, 0);
-    assert_eq!(settle(&mut balancer, &desired), [Op::SetWeight { vip: first, address, weight: 0 }]);
-    settle(&mut balancer, &many(1));
-    settle(&mut balancer, &Table::default());
+promises! {
+    replicas_answer_in_turn_and_see_the_client
+    datagrams_of_an_old_socket_leave_a_removed_server_at_once
+    echo_requests_are_answered
+    weights_are_turns
+    every_way_to_choose_reaches_every_server
+    a_client_keeps_its_server_by_its_address
+    affinity_holds_until_its_server_takes_no_more
+    an_endpoint_balanced_to_itself_sees_the_gateway
+    a_service_without_a_server_refuses_at_once
+    established_connections_survive_every_change
+    connections_to_a_removed_server_are_reset
+    ports_used_again_stall_nobody
+    idle_connections_live_for_hours
+    hundreds_of_services_come_and_go
+    traffic_is_counted
+    sctp_is_balanced_where_there_is_any
 }
 
 #[test]
 fn what_others_break_is_seen_and_repaired() {
-    let desired =
-        Table { hairpins: [(addresses(1)[0], GATEWAYS[0].parse().unwrap())].into(), ..table(&[(1, 1), (2, 2)]) };
+    let desired = Table {
+        hairpins: [(addresses(1)[0], GATEWAYS[0].parse().unwrap())].into(),
+        ..chosen(balance(Scheduler::Wrr, Some(9)), &[(1, 1), (2, 2)])
+    };
     let breaks = [
         "flush ruleset",
         "flush chain inet netd-lb balance",
         "flush chain inet netd-lb vip-10.0.9.250",
         "add rule inet netd-lb unreachable accept",
-        "insert rule inet netd-lb refuse drop",
+        "insert rule inet netd-lb balance drop",
         "flush map inet netd-lb vips6",
         "flush map inet netd-lb weights4",
         "flush map inet netd-lb hairpins4",
-        "add element inet netd-lb refused4 { 10.0.9.250 }",
-        "add element inet netd-lb refused4 { 10.0.9.3 }",
+        "flush map inet netd-lb slots4",
+        "flush map inet netd-lb modes6",
+        "delete element inet netd-lb services4 { 10.0.9.250 }",
+        "add element inet netd-lb services4 { 10.0.9.3 }",
         "add element inet netd-lb weights4 { 10.0.9.3 . 10.0.9.4 : 7 }",
         "add chain inet netd-lb vip-10.0.9.3",
     ];
@@ -226,8 +84,8 @@ fn what_others_break_is_seen_and_repaired() {
 
 #[test]
 fn spoofed_sources_are_dropped_and_counted() {
-    let (lab, mut balancer) = lab(2);
-    settle(&mut balancer, &table(&[(2, 1)]));
+    let (lab, mut balancer) = lab(Engine::Nftables, 2);
+    settle(&mut *balancer, &table(&[(2, 1)]));
     let client = &lab.endpoints[0];
     for family in 0..2 {
         let (own, stolen) = (addresses(0)[family], addresses(1)[family]);
@@ -272,7 +130,7 @@ fn dropped(router: &Namespace) -> u64 {
 
 #[test]
 fn the_way_out_is_masqueraded_and_only_the_host_reaches_in() {
-    let (lab, _balancer) = lab(1);
+    let (lab, _balancer) = lab(Engine::Nftables, 1);
     let (host, outside) = (Namespace::new("host"), Namespace::new("outside"));
     host.route_packets();
     host.ip(&format!("link add nu-000001 type veth peer name up0 netns {}", lab.router.0));
@@ -319,5 +177,16 @@ fn an_unreadable_kernel_is_no_settled_one() {
         let mut socket = Socket::open().unwrap();
         settle(&mut balancer, &Table::default());
         assert!(nft::observe(&mut socket, Family::Ip, "netd-lb").unwrap().is_some());
+    });
+}
+
+#[test]
+fn operators_can_list_what_there_is() {
+    in_fresh_namespace(|| {
+        let mut balancer = Nftables::open(Clients::Routed).unwrap();
+        for scheduler in Scheduler::ALL {
+            settle(&mut balancer, &chosen(balance(scheduler, None), &[(1, 1), (2, 2)]));
+            assert!(support::run("nft list table inet netd-lb").contains("10.0.9.250"));
+        }
     });
 }

@@ -1,8 +1,10 @@
 //! How a service's virtual IPs choose among its tasks.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+
+use crate::Capability;
 
 /// How real servers take turns. Names are those of IPVS (ipvsadm(8), `--scheduler`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -24,6 +26,11 @@ pub enum Scheduler {
 }
 
 impl Scheduler {
+    /// Whether it chooses by how many connections there are, which nftables cannot know.
+    pub fn counts_connections(self) -> bool {
+        matches!(self, Self::Lc | Self::Wlc)
+    }
+
     /// Every one of them.
     pub const ALL: [Scheduler; 6] =
         [Scheduler::Rr, Scheduler::Wrr, Scheduler::Lc, Scheduler::Wlc, Scheduler::Sh, Scheduler::Mh];
@@ -53,6 +60,37 @@ impl FromStr for Scheduler {
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|scheduler| scheduler.as_str() == text);
         found.ok_or_else(|| format!("{text:?} is not a way to balance: rr, wrr, lc, wlc, sh or mh"))
+    }
+}
+
+/// What translates virtual IPs on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// IPVS where the kernel has it, else nftables.
+    #[default]
+    Auto,
+    /// The kernel's own load balancer.
+    Ipvs,
+    /// Maps of nftables, which every node needs anyway.
+    Nftables,
+}
+
+impl Engine {
+    /// Which one it is on a kernel with these capabilities.
+    pub fn on(self, capabilities: &BTreeSet<Capability>) -> Self {
+        let has_ipvs = capabilities.contains(&Capability::Ipvs);
+        if self != Self::Nftables && has_ipvs { Self::Ipvs } else { Self::Nftables }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Auto => "auto",
+            Self::Ipvs => "ipvs",
+            Self::Nftables => "nftables",
+        })
     }
 }
 

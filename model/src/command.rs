@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Authority, Availability, Capability, EpochKey, Millis, NetworkId, NetworkSpec, Node, NodeId, NodeStatus, Refusal,
-    Role, Secret, ServiceId, ServiceSpec, Spi, TaskId, TaskState,
+    Authority, Availability, Capability, Engine, EpochKey, Millis, NetworkId, NetworkSpec, Node, NodeId, NodeStatus,
+    Refusal, Role, Secret, ServiceId, ServiceSpec, Spi, TaskId, TaskState,
 };
 
 /// Names one request of one caller. The same id sent again gets the first answer again and changes nothing, so a
@@ -109,6 +109,13 @@ pub enum Command {
         node: String,
         /// The new availability.
         availability: Availability,
+    },
+    /// The user chooses what translates virtual IPs on a node.
+    SetBalancer {
+        /// Name or id.
+        node: String,
+        /// What is to do it.
+        balancer: Engine,
     },
     /// A node has left: its tasks are replaced, its record goes.
     RemoveNode {

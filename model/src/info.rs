@@ -8,8 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Availability, Capability, Driver, EndpointMode, Millis, NamedPort, NetworkId, NodeId, NodeStatus, PublishSpec,
-    Role, ServiceId, ServiceSpec, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    Availability, Balance, Capability, Driver, EndpointMode, Engine, Millis, NamedPort, NetworkId, NodeId, NodeStatus,
+    PublishSpec, Role, ServiceId, ServiceSpec, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// A question. Names may be ids, or a prefix of an id that only one object has.
@@ -73,6 +73,10 @@ pub struct NodeInfo {
     pub status: NodeStatus,
     /// Whether the scheduler uses it.
     pub availability: Availability,
+    /// What translates virtual IPs on it, as asked for.
+    pub balancer: Engine,
+    /// What does so, by what its kernel has.
+    pub balancer_used: Engine,
     /// Whether it leads.
     pub leader: bool,
     /// Where its control plane listens.
@@ -169,6 +173,10 @@ pub struct ServiceInfo {
     pub publish_not_ready: bool,
     /// Its ports that hosts answer at.
     pub publish: Vec<PublishSpec>,
+    /// How its virtual IPs choose.
+    pub balance: Balance,
+    /// Where they choose in another way, why, and what helps.
+    pub notes: Vec<String>,
     /// What one task runs.
     pub task: TaskSpec,
     /// The user's notes.

@@ -22,7 +22,7 @@ mod subnet;
 mod task;
 mod vni;
 
-pub use balance::{Balance, Scheduler};
+pub use balance::{Balance, Engine, Scheduler};
 pub use command::{Command, Entry, NodeReport, Outcome, RequestId, Response, TaskReport};
 pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, PeerKeys, Spi};
 pub use id::{EndpointId, IdError, NetworkId, NodeId, ServiceId, TaskId};

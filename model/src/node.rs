@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Capability, Millis, NodeId, Secret};
+use crate::{Capability, Engine, Millis, NodeId, Secret};
 
 /// What a node may do. Its certificate carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -100,6 +100,8 @@ pub struct Node {
     pub role: Role,
     /// Whether the scheduler uses it.
     pub availability: Availability,
+    /// What translates virtual IPs on it, as asked for.
+    pub balancer: Engine,
     /// Whether the leader hears from it.
     pub status: NodeStatus,
     /// The generation of its view that its kernel has, as last reported.

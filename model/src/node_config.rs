@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Balance, EndpointId, IpvlanMode, Mac, MacvlanMode, NamedPort, NetworkId, NodeId, Parent, PeerKeys, PublishSpec,
-    Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    Balance, EndpointId, Engine, IpvlanMode, Mac, MacvlanMode, NamedPort, NetworkId, NodeId, Parent, PeerKeys,
+    PublishSpec, Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// All that one host must look like. A function of the replicated state and the host's identity, nothing else.
@@ -49,6 +49,8 @@ pub struct PeerConfig {
     pub address: SocketAddr,
     /// Where its tunnels end.
     pub vtep: IpAddr,
+    /// What translates virtual IPs on it.
+    pub balancer: Engine,
 }
 
 /// A network on a host.

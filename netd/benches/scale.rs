@@ -181,6 +181,7 @@ fn config() -> NodeConfig {
         role: Role::Worker,
         address: ([192, 0, 2, number as u8], 2377).into(),
         vtep: IpAddr::from([192, 0, 2, number as u8]),
+        balancer: Default::default(),
     };
     let peers = (1..2 + HOSTS).map(|number| (NodeId(number), peer(number))).collect();
     NodeConfig { generation: 1, peers, ..NodeConfig::empty(OWN) }

@@ -451,7 +451,10 @@ impl Lab {
             .map(|host| {
                 let address = SocketAddr::new(host.vtep, 2377);
                 let hostname = format!("h{}", host.index);
-                (node(host.index), PeerConfig { hostname, role: Role::Worker, address, vtep: host.vtep })
+                (
+                    node(host.index),
+                    PeerConfig { hostname, role: Role::Worker, address, vtep: host.vtep, balancer: Default::default() },
+                )
             })
             .collect();
         let endpoints: BTreeMap<EndpointId, EndpointConfig> = (0..self.hosts.len())

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use model::{
-    Answer, EndpointInfo, Kind, Network, NetworkId, NetworkInfo, Node, NodeId, NodeInfo, Query, Refusal, Service,
-    ServiceInfo, Task, TaskInfo, TaskState,
+    Answer, EndpointInfo, EndpointMode, Engine, Kind, Network, NetworkId, NetworkInfo, Node, NodeId, NodeInfo, Query,
+    Refusal, Scheduler, Service, ServiceInfo, ServiceSpec, Task, TaskInfo, TaskState,
 };
 
 use crate::{
@@ -61,6 +61,8 @@ fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
         role: node.role,
         status: node.status,
         availability: node.availability,
+        balancer: node.balancer,
+        balancer_used: node.balancer.on(&node.capabilities.clone().unwrap_or_default()),
         leader: leader == Some(node.id),
         address: node.address,
         vtep: node.vtep,
@@ -129,6 +131,8 @@ fn service_info(state: &State, record: &ServiceRecord, heard: &Acknowledged) -> 
         endpoint_mode: spec.endpoint_mode,
         publish_not_ready: spec.publish_not_ready,
         publish: spec.publish.clone(),
+        balance: spec.balance,
+        notes: notes(state, spec),
         task: spec.task.clone(),
         labels: spec.labels.clone(),
         spec: spec.clone(),
@@ -146,6 +150,23 @@ fn aliases(state: &State, service: &Service) -> BTreeMap<String, Vec<String>> {
     let named = with_aliases
         .filter_map(|(id, attachment)| Some((state.networks.get(id)?.spec.name.clone(), attachment.aliases.clone())));
     named.collect()
+}
+
+/// Where a service's virtual IPs choose in another way than it asks for.
+fn notes(state: &State, spec: &ServiceSpec) -> Vec<String> {
+    let scheduler = spec.balance.scheduler;
+    if spec.endpoint_mode == EndpointMode::Dnsrr || !scheduler.counts_connections() {
+        return Vec::new();
+    }
+    let uses = |node: &&Node| node.balancer.on(&node.capabilities.clone().unwrap_or_default()) == Engine::Nftables;
+    let nodes: Vec<&str> = state.nodes.values().filter(uses).map(|node| node.hostname.as_str()).collect();
+    if nodes.is_empty() {
+        return Vec::new();
+    }
+    let instead = if scheduler == Scheduler::Lc { Scheduler::Rr } else { Scheduler::Wrr };
+    let cause = format!("clients on {} are balanced by {instead}: nftables cannot count connections", nodes.join(", "));
+    let next = "a kernel with IPVS there, and `swarmctl node update --balancer auto`";
+    vec![format!("{cause}; next: use {next}")]
 }
 
 fn tasks(state: &State, records: Vec<&ServiceRecord>) -> Vec<TaskInfo> {

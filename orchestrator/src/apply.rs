@@ -21,6 +21,7 @@ pub(crate) fn apply(state: &mut State, entry: Entry) -> Response {
         Command::Admit { node } => cluster::admit(state, now, node),
         Command::SetNodeStatus { node, status } => cluster::set_status(state, node, status),
         Command::SetAvailability { node, availability } => cluster::set_availability(state, &node, availability),
+        Command::SetBalancer { node, balancer } => cluster::set_balancer(state, &node, balancer),
         Command::RemoveNode { node } => cluster::remove_node(state, now, node),
         Command::RotateToken { role, secret } => cluster::rotate_token(state, role, secret),
         Command::Report(report) => cluster::report(state, now, report),

@@ -203,7 +203,8 @@ fn answers_callers_of_all_hosts(config: &NodeConfig) -> bool {
 }
 
 fn peer_config(node: &Node) -> PeerConfig {
-    PeerConfig { hostname: node.hostname.clone(), role: node.role, address: node.address, vtep: node.vtep }
+    let Node { role, address, vtep, balancer, .. } = *node;
+    PeerConfig { hostname: node.hostname.clone(), role, address, vtep, balancer }
 }
 
 /// Always there: what a network may be was looked at when it was made.

@@ -29,6 +29,7 @@ impl Caller {
             Command::Bootstrap { .. }
             | Command::Admit { .. }
             | Command::SetAvailability { .. }
+            | Command::SetBalancer { .. }
             | Command::RemoveNode { .. }
             | Command::RotateToken { .. }
             | Command::RotateKeys

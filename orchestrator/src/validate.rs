@@ -5,7 +5,8 @@ mod naming;
 use std::net::IpAddr;
 
 use model::{
-    Driver, DriverConfig, HealthCheck, Kind, NetworkSpec, Node, Parent, PublishSpec, Refusal, Runtime, ServiceSpec,
+    Balance, Driver, DriverConfig, EndpointMode, HealthCheck, Kind, NetworkSpec, Node, Parent, PublishSpec, Refusal,
+    Runtime, ServiceSpec,
 };
 
 use crate::ports;
@@ -16,6 +17,8 @@ pub const MAX_REPLICAS: u32 = 10_000;
 const MAX_NETWORKS: usize = 16;
 /// The most ports of the hosts that one service publishes: each is reserved on every host.
 const MAX_PUBLISHED: usize = 1_000;
+/// The longest affinity, in seconds: a day. Whoever comes back so rarely finds another task by then.
+const MAX_AFFINITY: u32 = 86_400;
 /// The longest name: one DNS label (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 63;
 /// The longest host name of Linux (gethostname(2)).
@@ -142,6 +145,7 @@ pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
     naming::service(spec)?;
     publish(spec)?;
     health(&spec.name, spec.task.health.as_ref())?;
+    balance(spec)?;
     runtime(&spec.name, &spec.task.runtime)
 }
 
@@ -192,6 +196,21 @@ fn health(service: &str, check: Option<&HealthCheck>) -> Result<(), Refusal> {
         return Err(invalid(cause, "give an interval and a timeout of 1ms or more, and 1 retry or more"));
     }
     Ok(())
+}
+
+fn balance(spec: &ServiceSpec) -> Result<(), Refusal> {
+    let (name, balance) = (&spec.name, spec.balance);
+    if spec.endpoint_mode == EndpointMode::Dnsrr && balance != Balance::default() {
+        let cause = format!("service {name:?} has no virtual IP that could choose: its endpoint mode is dnsrr");
+        return Err(invalid(cause, "leave --lb and --affinity away, or use --endpoint-mode vip"));
+    }
+    match balance.affinity {
+        Some(seconds) if !(1..=MAX_AFFINITY).contains(&seconds) => {
+            let cause = format!("service {name:?} asks for an affinity of {seconds} s");
+            Err(invalid(cause, format!("give one from 1 s to {} h", MAX_AFFINITY / 3600)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn service_name(name: &str) -> Result<(), Refusal> {

@@ -8,8 +8,8 @@ use clap::{
 };
 use clap_complete::Shell;
 use model::{
-    Availability, Driver, EndpointMode, NamedPort, NetworkAttachment, PublishSpec, RestartCondition, Role, Subnet,
-    UpdateFailure, UpdateOrder,
+    Availability, Driver, EndpointMode, Engine, NamedPort, NetworkAttachment, PublishSpec, RestartCondition, Role,
+    Scheduler, Subnet, UpdateFailure, UpdateOrder,
 };
 
 use crate::{
@@ -192,11 +192,15 @@ pub enum NodeVerb {
         #[command(flatten)]
         listing: Listing,
     },
-    /// Open a node to the scheduler or close it.
+    /// Open a node to the scheduler or close it; choose its balancer.
     Update {
         /// With pause it gets no new tasks; with drain its tasks move elsewhere.
-        #[arg(long, value_parser = words::<Availability, 3>(["active", "pause", "drain"]))]
-        availability: Availability,
+        #[arg(long, required_unless_present = "balancer",
+            value_parser = words::<Availability, 3>(["active", "pause", "drain"]))]
+        availability: Option<Availability>,
+        /// What translates virtual IPs there; with auto IPVS where the kernel has it, else nftables.
+        #[arg(long, value_parser = words::<Engine, 3>(["auto", "ipvs", "nftables"]))]
+        balancer: Option<Engine>,
         /// Name or id.
         node: String,
     },
@@ -425,6 +429,14 @@ pub struct ServiceCreate {
     /// What the name resolves to.
     #[arg(long, default_value = "vip", value_parser = words::<EndpointMode, 2>(["vip", "dnsrr"]))]
     pub endpoint_mode: EndpointMode,
+    /// How its virtual IP chooses: in turn (rr, wrr), by the fewest connections (lc, wlc; IPVS only), or by the client's address
+    /// (sh, and mh, which moves few clients when tasks come and go).
+    #[arg(long, default_value = "rr", value_name = "HOW",
+        value_parser = words::<Scheduler, 6>(["rr", "wrr", "lc", "wlc", "sh", "mh"]))]
+    pub lb: Scheduler,
+    /// For how long after its last connection a client comes back to the same task.
+    #[arg(long, value_name = "DURATION")]
+    pub affinity: Option<Millis>,
     /// A note.
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = option)]
     pub labels: Vec<(String, String)>,
@@ -791,6 +803,9 @@ mod tests {
             "swarmctl network create --subnet 10.0.9.1/24 net",
             "swarmctl network create --driver bridge net",
             "swarmctl node update --availability off h1",
+            "swarmctl node update h1",
+            "swarmctl node update --balancer haproxy h1",
+            "swarmctl service create --name web --lb fastest -- a",
             "swarmctl token boss",
             "swarmctl lab up --hosts 0",
             "swarmctl lab exec web -- true",

@@ -85,8 +85,8 @@ impl StateMachine for Toy {
 
     fn view(&self, node: NodeId) -> NodeConfig {
         let peer = |node: &Node| {
-            let (hostname, role, address, vtep) = (node.hostname.clone(), node.role, node.address, node.vtep);
-            PeerConfig { hostname, role, address, vtep }
+            let Node { role, address, vtep, balancer, .. } = *node;
+            PeerConfig { hostname: node.hostname.clone(), role, address, vtep, balancer }
         };
         let name = |(name, total): (&String, &u32)| {
             let addresses = vec![IpAddr::from(total.to_be_bytes())];
@@ -114,6 +114,8 @@ impl StateMachine for Toy {
             role: node.role,
             status: node.status,
             availability: node.availability,
+            balancer: node.balancer,
+            balancer_used: node.balancer,
             leader: leader == Some(node.id),
             address: node.address,
             vtep: node.vtep,

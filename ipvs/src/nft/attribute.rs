@@ -42,6 +42,7 @@ pub(super) mod set {
     pub const DATA_LEN: u16 = 7;
     pub const DESC: u16 = 9;
     pub const ID: u16 = 10;
+    pub const EXPR: u16 = 17;
 
     pub const DESC_SIZE: u16 = 1;
     pub const DESC_CONCAT: u16 = 2;
@@ -51,6 +52,8 @@ pub(super) mod set {
     pub const F_CONSTANT: u32 = 2;
     pub const F_INTERVAL: u32 = 4;
     pub const F_MAP: u32 = 8;
+    pub const F_TIMEOUT: u32 = 0x10;
+    pub const F_EVAL: u32 = 0x20;
     pub const F_CONCAT: u32 = 0x80;
     /// `NFT_DATA_VERDICT`.
     pub const VERDICTS: u32 = 0xffff_ff00;
@@ -67,6 +70,7 @@ pub(super) mod element {
     pub const KEY: u16 = 1;
     pub const DATA: u16 = 2;
     pub const FLAGS: u16 = 3;
+    pub const EXPR: u16 = 7;
     pub const KEY_END: u16 = 10;
 
     pub const F_INTERVAL_END: u32 = 1;
@@ -146,6 +150,22 @@ pub(super) mod lookup {
     pub const DREG: u16 = 3;
     pub const SET_ID: u16 = 4;
     pub const FLAGS: u16 = 5;
+}
+
+pub(super) mod counter {
+    pub const PACKETS: u16 = 2;
+}
+
+pub(super) mod dynset {
+    pub const SET: u16 = 1;
+    pub const OP: u16 = 3;
+    pub const SREG_KEY: u16 = 4;
+    pub const SREG_DATA: u16 = 5;
+    pub const TIMEOUT: u16 = 6;
+
+    /// `NFT_DYNSET_OP_UPDATE`: adds an element, or starts its time anew.
+    pub const UPDATE: u32 = 1;
+    pub const DELETE: u32 = 2;
 }
 
 pub(super) mod immediate {

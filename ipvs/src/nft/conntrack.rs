@@ -1,5 +1,4 @@
-//! Forgetting tracked connections, by ctnetlink: one that knows no end would go to a removed server for as long as its
-//! client talks.
+//! Forgetting tracked connections, by ctnetlink: one to a removed server would go there for as long as its client talks.
 
 use std::{io, net::IpAddr};
 
@@ -17,9 +16,12 @@ use super::{
 /// `NFNL_SUBSYS_CTNETLINK`, with `IPCTNL_MSG_CT_GET` and `IPCTNL_MSG_CT_DELETE`.
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
+/// `IPCTNL_MSG_CT_GET_STATS`.
+const STATS: u16 = 1 << 8 | 5;
 /// Attributes of `linux/netfilter/nfnetlink_conntrack.h`, without `CTA_`.
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
 const ID: u16 = 12;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
@@ -28,6 +30,8 @@ const IP_DESTINATION: [u16; 2] = [2, 4];
 const PROTO_NUM: u16 = 1;
 const PROTO_DESTINATION: u16 = 3;
 const DUMPS: usize = 8;
+/// `IPS_DST_NAT`.
+const DESTINATION_TRANSLATED: u32 = 1 << 5;
 
 /// A tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,17 +44,25 @@ pub struct Connection {
     pub port: u16,
     /// Who answers.
     pub server: IpAddr,
+    /// Whether nftables has translated the one to the other.
+    pub translated: bool,
+}
+
+/// Asks for tracked connections so that a kernel with modules loads what tracks them.
+pub fn load(socket: &mut Socket) {
+    let sequence = socket.take(1);
+    let request = Message::new(STATS, (NLM_F_REQUEST | NLM_F_ACK) as u16, sequence, None).finish();
+    let _ = socket.exchange(sequence, &request);
+}
+
+/// How many connections are stale.
+pub fn count(socket: &mut Socket, stale: impl Fn(&Connection) -> bool) -> Result<usize, NftError> {
+    let found = list(socket).map_err(failed)?;
+    Ok(found.iter().filter(|message| connection(message).is_some_and(|found| stale(&found))).count())
 }
 
 /// Forgets the connections that are stale. Returns how many.
 pub fn forget(socket: &mut Socket, stale: impl Fn(&Connection) -> bool) -> Result<usize, NftError> {
-    let failed = |failure| {
-        NftError::Connections(match failure {
-            Failure::Socket(error) => error,
-            Failure::Refused(errno) => errno.into(),
-            Failure::Interrupted => io::ErrorKind::Interrupted.into(),
-        })
-    };
     let found = list(socket).map_err(failed)?;
     let deletions = found.iter().filter(|message| connection(message).is_some_and(|found| stale(&found)));
     let mut count = 0;
@@ -62,6 +74,14 @@ pub fn forget(socket: &mut Socket, stale: impl Fn(&Connection) -> bool) -> Resul
         }
     }
     Ok(count)
+}
+
+fn failed(failure: Failure) -> NftError {
+    NftError::Connections(match failure {
+        Failure::Socket(error) => error,
+        Failure::Refused(errno) => errno.into(),
+        Failure::Interrupted => io::ErrorKind::Interrupted.into(),
+    })
 }
 
 /// A dump that was interrupted is taken again.
@@ -92,6 +112,7 @@ fn connection(message: &[u8]) -> Option<Connection> {
         port,
         destination: ip(&original, IP_DESTINATION)?,
         server: ip(&reply, IP_SOURCE)?,
+        translated: attributes.u32(STATUS)? & DESTINATION_TRANSLATED != 0,
     })
 }
 

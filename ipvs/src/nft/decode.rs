@@ -9,8 +9,8 @@ use super::{
     Base, Comparison, Conntrack, Data, DataType, Expression, FibResult, Header, Hook, Ip, Key, Kind, Meta, Nat,
     Numbers, Placed, Policy, Reject, Rule, Set, SetRef, SetType, Type, Verdict,
     attribute::{
-        bitwise, chain, cmp, ct, data, element, elements, expr, fib, fwd, hash, hook, immediate, lookup, masq, meta,
-        nat, numgen, payload, reject, route, rule, set,
+        bitwise, chain, cmp, counter, ct, data, dynset, element, elements, expr, fib, fwd, hash, hook, immediate,
+        lookup, masq, meta, nat, numgen, payload, reject, route, rule, set,
     },
     encode::mark,
     wire::Attributes,
@@ -44,12 +44,23 @@ pub(super) fn set(message: &Attributes<'_>) -> Option<Declared> {
     let flags = message.u32(set::FLAGS).unwrap_or(0);
     let anonymous = flags & set::F_ANONYMOUS != 0;
     let own = if anonymous { set::F_ANONYMOUS | set::F_CONSTANT } else { 0 };
-    let known = own | set::F_INTERVAL | set::F_MAP | set::F_CONCAT;
+    let dynamic = flags & (set::F_TIMEOUT | set::F_EVAL) == set::F_TIMEOUT | set::F_EVAL;
+    let timed = if dynamic { set::F_TIMEOUT | set::F_EVAL } else { 0 };
+    let known = own | timed | set::F_INTERVAL | set::F_MAP | set::F_CONCAT;
+    let counter = message.nested(set::EXPR).map(|expression| expression.text(expr::NAME));
+    let counted = counter == Some(Some("counter".to_owned()));
     let data = data_type(message, flags);
     let key = key_types(message.u32(set::KEY_TYPE)?);
-    let foreign = flags & !known != 0 || data.is_none() || key.is_none();
+    let foreign = flags & !known != 0 || data.is_none() || key.is_none() || counter.is_some() != counted;
     let interval = flags & set::F_INTERVAL != 0;
-    let of = SetType { key: key.unwrap_or_default(), data: data.unwrap_or(DataType::None), interval, foreign };
+    let of = SetType {
+        key: key.unwrap_or_default(),
+        data: data.unwrap_or(DataType::None),
+        interval,
+        dynamic,
+        counted,
+        foreign,
+    };
     Some(Declared { name: message.text(set::NAME)?, anonymous, of })
 }
 
@@ -93,6 +104,18 @@ fn raw_element(element: &Attributes<'_>) -> RawElement {
         end: element.u32(element::FLAGS).unwrap_or(0) & element::F_INTERVAL_END != 0,
         data: element.nested(element::DATA).map_or(Data::None, |data| read_data(&data)),
     }
+}
+
+/// How often each element was found, and what it leads to.
+pub(super) fn counts(message: &Attributes<'_>) -> Vec<(Key, Data, u64)> {
+    let count = |element: &Attributes<'_>| {
+        let counter = element.nested(element::EXPR)?.nested(expr::DATA)?;
+        counter.bytes(counter::PACKETS)?.try_into().ok().map(u64::from_be_bytes)
+    };
+    let elements = message.members(elements::ELEMENTS).map(|element| (raw_element(&element), count(&element)));
+    elements
+        .filter_map(|(RawElement { first, data, .. }, count)| Some((Key { last: first.clone(), first }, data, count?)))
+        .collect()
 }
 
 fn read_data(attributes: &Attributes<'_>) -> Data {
@@ -192,6 +215,7 @@ fn read_expression(name: &str, data: &Attributes<'_>, own: &BTreeMap<String, Set
         }
         "numgen" => read_number(data),
         "hash" => read_hash(data),
+        "dynset" => read_remember(data),
         "fib" => read_fib(data),
         "rt" => {
             let ipsec = data.u32(route::KEY)? == route::IPSEC;
@@ -333,6 +357,17 @@ fn read_hash(data: &Attributes<'_>) -> Option<Expression> {
         offset: data.u32(hash::OFFSET).unwrap_or(0),
         into: register(data, hash::DREG)?,
     })
+}
+
+fn read_remember(data: &Attributes<'_>) -> Option<Expression> {
+    let (map, op) = (data.text(dynset::SET)?, data.u32(dynset::OP)?);
+    let (key, value) = (register(data, dynset::SREG_KEY)?, register(data, dynset::SREG_DATA)?);
+    let timeout = data.bytes(dynset::TIMEOUT).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+    match (op, timeout.filter(|milliseconds| *milliseconds > 0)) {
+        (dynset::UPDATE, Some(milliseconds)) => Some(Expression::Remember { map, key, data: value, milliseconds }),
+        (dynset::DELETE, None) => Some(Expression::Forget { map, key, data: value }),
+        _ => None,
+    }
 }
 
 fn read_fib(data: &Attributes<'_>) -> Option<Expression> {

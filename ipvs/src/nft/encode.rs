@@ -9,15 +9,18 @@ use super::{
     Base, Change, Conntrack, Data, DataType, Expression, Family, Key, Kind, Reject, Rule, Set, SetRef, SetType, Step,
     Verdict,
     attribute::{
-        bitwise, chain, cmp, ct, data, element, elements, expr, fib, fwd, hash, hook, immediate, list, lookup, meta,
-        nat, numgen, payload, reject, route, rule, set, table,
+        bitwise, chain, cmp, ct, data, dynset, element, elements, expr, fib, fwd, hash, hook, immediate, list, lookup,
+        meta, nat, numgen, payload, reject, route, rule, set, table,
     },
     wire::{BATCH_BEGIN, BATCH_END, Message, nftables},
 };
 
 /// A list attribute holds 64 KiB; an element takes at most some 440 bytes (two keys of 64, a chain name of 256).
 const ELEMENTS_PER_MESSAGE: usize = 128;
+const COUNTER: &str = "counter";
 const VERDICT_REGISTER: u32 = 0;
+/// Elements of a map that rules fill.
+const MEMORY: u32 = 1 << 20;
 
 /// A batch as bytes, and which step each of its messages belongs to.
 pub(super) struct Batch {
@@ -145,7 +148,8 @@ impl Writer<'_> {
         // Needed by the kernel even where nothing refers to it.
         message.u32(set::ID, anonymous.map_or(0, |(id, _)| id));
         message.nested(set::DESC, |description| {
-            if let Some((_, size)) = anonymous {
+            let memory = of.dynamic.then_some(MEMORY as usize);
+            if let Some(size) = anonymous.map(|(_, size)| size).or(memory) {
                 description.u32(set::DESC_SIZE, size as u32);
             }
             if of.key.len() > 1 {
@@ -156,6 +160,9 @@ impl Writer<'_> {
                 });
             }
         });
+        if of.counted {
+            message.nested(set::EXPR, |counter| counter.text(expr::NAME, COUNTER));
+        }
     }
 
     fn elements(&mut self, name: &str, of: &SetType, all: &BTreeMap<Key, Data>, id: Option<u32>) {
@@ -235,7 +242,8 @@ fn set_flags(of: &SetType) -> u32 {
     let interval = if of.interval { set::F_INTERVAL } else { 0 };
     let map = if of.data == DataType::None { 0 } else { set::F_MAP };
     let concat = if of.key.len() > 1 { set::F_CONCAT } else { 0 };
-    interval | map | concat
+    let dynamic = if of.dynamic { set::F_TIMEOUT | set::F_EVAL } else { 0 };
+    interval | map | concat | dynamic
 }
 
 fn key_len(of: &SetType) -> usize {
@@ -324,6 +332,11 @@ fn write_expression(message: &mut Message, expression: &Expression, own: u32) {
         }
         Expression::Map { set, from, into } => write_lookup(message, set, *from, Some(register(*into)), own),
         Expression::VerdictMap { set, from } => write_lookup(message, set, *from, Some(VERDICT_REGISTER), own),
+        Expression::Forget { map, key, data } => write_dynset(message, map, dynset::DELETE, (*key, *data)),
+        Expression::Remember { map, key, data, milliseconds } => {
+            write_dynset(message, map, dynset::UPDATE, (*key, *data));
+            message.bytes(dynset::TIMEOUT, &milliseconds.to_be_bytes());
+        }
         Expression::Reject(how) => write_reject(message, *how),
         Expression::Masquerade | Expression::Counter | Expression::Notrack | Expression::Unknown(_) => {}
         Expression::Verdict(verdict) => {
@@ -350,7 +363,8 @@ fn name(expression: &Expression) -> &str {
         Expression::Hash { .. } => "hash",
         Expression::Fib { .. } => "fib",
         Expression::RouteIpsec { .. } => "rt",
-        Expression::Counter => "counter",
+        Expression::Counter => COUNTER,
+        Expression::Remember { .. } | Expression::Forget { .. } => "dynset",
         Expression::Notrack => "notrack",
         Expression::Reject(_) => "reject",
         Expression::Unknown(name) => name,
@@ -369,6 +383,13 @@ fn write_lookup(message: &mut Message, set: &SetRef, from: u8, into: Option<u32>
     if let Some(into) = into {
         message.u32(lookup::DREG, into);
     }
+}
+
+fn write_dynset(message: &mut Message, map: &str, op: u32, (key, data): (u8, u8)) {
+    message.text(dynset::SET, map);
+    message.u32(dynset::OP, op);
+    message.u32(dynset::SREG_KEY, register(key));
+    message.u32(dynset::SREG_DATA, register(data));
 }
 
 fn write_reject(message: &mut Message, how: Reject) {

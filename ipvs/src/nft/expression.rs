@@ -154,6 +154,11 @@ pub enum Expression {
     Match { set: SetRef, from: u8, invert: bool },
     /// Loads what the map leads to; goes on only if it leads somewhere.
     Map { set: SetRef, from: u8, into: u8 },
+    /// Keeps the register `data` under the register `key` in a map that rules fill for so many milliseconds from now; where
+    /// there is something under that key it stays, and only its time begins anew. Ends the rule where the map is full.
+    Remember { map: String, key: u8, data: u8, milliseconds: u64 },
+    /// Forgets what is under the register `key`. The kernel wants to be told a register of data here, too.
+    Forget { map: String, key: u8, data: u8 },
     /// Does what the verdict map says; goes on if it says nothing.
     VerdictMap { set: SetRef, from: u8 },
     /// Loads a constant.

@@ -20,7 +20,7 @@ use nix::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Base, Chain, Change, Family, ForeignChain, Hook, Kind, Rule, Ruleset, Set,
+    Base, Chain, Change, Data, Family, ForeignChain, Hook, Key, Kind, Rule, Ruleset, Set,
     attribute::{chain, elements, rule, set, table},
     decode, encode,
     wire::Attributes,
@@ -34,6 +34,8 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 const DATAGRAM: usize = 1 << 17;
 /// The kernel answers while it is asked, so a silence is an error.
 const ANSWER_SECONDS: i64 = 10;
+/// Requests that are sent at once where each is made by itself.
+const REQUESTS: usize = 256;
 /// Attempts at reading a table that changes meanwhile.
 const READ_ATTEMPTS: usize = 20;
 /// `NFNLGRP_NFTABLES`.
@@ -95,7 +97,7 @@ fn next(reason: Errno) -> &'static str {
 }
 
 /// Why a request failed.
-pub(super) enum Failure {
+pub(crate) enum Failure {
     Socket(io::Error),
     Refused(Errno),
     /// What was being read changed meanwhile.
@@ -117,7 +119,51 @@ pub struct Socket {
 impl Socket {
     /// To the calling thread's network namespace; afterwards it can be used from any thread.
     pub fn open() -> Result<Self, NftError> {
-        open().map(|socket| Self { socket, sequence: 1 }).map_err(NftError::Open)
+        Self::to(NETLINK_NETFILTER).map_err(NftError::Open)
+    }
+
+    /// To another part of the kernel.
+    pub(crate) fn to(protocol: isize) -> io::Result<Self> {
+        open(protocol).map(|socket| Self { socket, sequence: 1 })
+    }
+
+    /// Makes so many requests, each of which `write` writes by its place, sequence number and flags. Those that were
+    /// refused, and why; the others are made.
+    pub(crate) fn push(
+        &mut self,
+        count: usize,
+        write: impl Fn(usize, u32, u16) -> Vec<u8>,
+    ) -> io::Result<Vec<(usize, Errno)>> {
+        let mut refused = Vec::new();
+        for start in (0..count).step_by(REQUESTS) {
+            let end = count.min(start + REQUESTS);
+            let first = self.take((end - start) as u32);
+            let mut datagram = Vec::new();
+            for place in start..end {
+                let ack = if place + 1 == end { NLM_F_ACK } else { 0 };
+                let flags = (libc::NLM_F_REQUEST | ack) as u16;
+                datagram.extend(write(place, first.wrapping_add((place - start) as u32), flags));
+            }
+            self.socket.send(&datagram, 0)?;
+            self.outcomes(first, end - start, |place, errno| refused.push((start + place, errno)))?;
+        }
+        Ok(refused)
+    }
+
+    /// Waits for the last of some requests; each refusal is told.
+    fn outcomes(&self, first: u32, count: usize, mut refused: impl FnMut(usize, Errno)) -> io::Result<()> {
+        loop {
+            for message in self.receive()? {
+                let place = message.sequence.wrapping_sub(first) as usize;
+                let Some(errno) = message.outcome().filter(|_| place < count) else { continue };
+                if errno as i32 != 0 {
+                    refused(place, errno);
+                }
+                if place + 1 == count {
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// A question about one object, or all of a kind (`NLM_F_DUMP`): the answers, as whole messages.
@@ -133,7 +179,7 @@ impl Socket {
     }
 
     /// A request of this number: its answers, as whole messages.
-    pub(super) fn exchange(&mut self, sequence: u32, request: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
+    pub(crate) fn exchange(&mut self, sequence: u32, request: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
         self.socket.send(request, 0)?;
         let mut answers = Vec::new();
         let mut interrupted = false;
@@ -155,7 +201,7 @@ impl Socket {
     }
 
     /// Reserves sequence numbers.
-    pub(super) fn take(&mut self, count: u32) -> u32 {
+    pub(crate) fn take(&mut self, count: u32) -> u32 {
         let first = self.sequence;
         self.sequence = self.sequence.wrapping_add(count);
         first
@@ -188,8 +234,8 @@ impl Socket {
     }
 }
 
-fn open() -> io::Result<netlink_sys::Socket> {
-    let mut socket = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
+fn open(protocol: isize) -> io::Result<netlink_sys::Socket> {
+    let mut socket = netlink_sys::Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.set_cap_ack(true)?;
@@ -219,6 +265,36 @@ impl Received {
             self.bytes.get(HEADER..HEADER + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
         Some(Errno::from_raw(code.wrapping_neg()))
     }
+}
+
+/// How often each element of a counting set was found, and what it leads to.
+pub fn counted(socket: &mut Socket, family: Family, table: &str, set: &str) -> Result<Vec<(Key, Data, u64)>, NftError> {
+    let names = [(elements::TABLE, table), (elements::SET, set)];
+    for _ in 0..READ_ATTEMPTS {
+        match socket.ask(libc::NFT_MSG_GETSETELEM, NLM_F_DUMP, family, &names) {
+            Ok(answers) => {
+                let answers = answers.iter().map(|answer| Attributes::of_message(answer));
+                return Ok(answers.flat_map(|answer| decode::counts(&answer)).collect());
+            }
+            Err(Failure::Interrupted) => {}
+            Err(Failure::Refused(Errno::ENOENT)) => return Ok(Vec::new()),
+            Err(Failure::Socket(reason)) => return Err(NftError::Socket { table: table.to_owned(), reason }),
+            Err(Failure::Refused(reason)) => return Err(NftError::Read { table: table.to_owned(), reason }),
+        }
+    }
+    Err(NftError::Restless(table.to_owned()))
+}
+
+/// The number of the last change to nftables in the socket's namespace: while it stays, so does what was read.
+pub fn generation(socket: &mut Socket) -> Result<u32, NftError> {
+    let table = || "of any name".to_owned();
+    let answers = socket.generation().map_err(|failure| match failure {
+        Failure::Socket(reason) => NftError::Socket { table: table(), reason },
+        Failure::Refused(reason) => NftError::Read { table: table(), reason },
+        Failure::Interrupted => NftError::Restless(table()),
+    })?;
+    let number = answers.first().and_then(|number| number.as_slice().try_into().ok()).map(u32::from_be_bytes);
+    number.ok_or_else(|| NftError::Restless(table()))
 }
 
 /// The table as the kernel has it; `None` if there is none of this name and family.
@@ -270,6 +346,10 @@ fn read_sets(socket: &mut Socket, family: Family, table: &str) -> Result<Vec<(St
     let declared = answers.iter().filter_map(|answer| decode::set(&Attributes::of_message(answer)));
     declared
         .map(|set| {
+            // What rules keep there is theirs.
+            if set.of.dynamic {
+                return Ok((set.name, set.anonymous, Set { of: set.of, elements: BTreeMap::new() }));
+            }
             let names = [(elements::TABLE, table), (elements::SET, set.name.as_str())];
             let answers = socket.ask(libc::NFT_MSG_GETSETELEM, NLM_F_DUMP, family, &names)?;
             let raw = answers.iter().flat_map(|answer| decode::raw_elements(&Attributes::of_message(answer))).collect();

@@ -229,6 +229,19 @@ impl Set {
         Self { of: SetType::new(key, DataType::Value(data)), elements }
     }
 
+    /// A map that rules fill.
+    pub fn memory(key: &[Type], data: Type) -> Self {
+        let mut map = Self::map(key, data, []);
+        map.of.dynamic = true;
+        map
+    }
+
+    /// The same, each of its elements counting how often it was found.
+    pub fn counted(mut self) -> Self {
+        self.of.counted = true;
+        self
+    }
+
     /// A map from single values to verdicts.
     pub fn verdicts(key: &[Type], elements: impl IntoIterator<Item = (Key, Verdict)>) -> Self {
         let elements = elements.into_iter().map(|(key, verdict)| (key, Data::Verdict(verdict))).collect();
@@ -245,13 +258,17 @@ pub struct SetType {
     pub data: DataType,
     /// Its keys are ranges.
     pub interval: bool,
+    /// Rules fill it ([`super::Expression::Remember`]): its elements are the kernel's own and end by themselves.
+    pub dynamic: bool,
+    /// Each of its elements counts how often it was found.
+    pub counted: bool,
     /// It has a type or flags that are not written here, so it is not ours.
     pub foreign: bool,
 }
 
 impl SetType {
     fn new(key: &[Type], data: DataType) -> Self {
-        Self { key: key.to_vec(), data, interval: false, foreign: false }
+        Self { key: key.to_vec(), data, interval: false, dynamic: false, counted: false, foreign: false }
     }
 }
 

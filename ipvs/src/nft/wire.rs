@@ -8,25 +8,27 @@ use super::Family;
 
 const SUBSYSTEM: u16 = 10;
 /// `NLA_F_NESTED`.
-pub(super) const NESTED: u16 = 1 << 15;
+pub(crate) const NESTED: u16 = 1 << 15;
 const ATTRIBUTE_HEADER: usize = 4;
+/// `nlmsghdr`.
+pub(crate) const NETLINK_HEADER: usize = 16;
 /// `nlmsghdr` and `nfgenmsg`.
 const MESSAGE_HEADER: usize = 20;
 
 /// Start and end of a batch (`NFNL_MSG_BATCH_*`).
-pub(super) const BATCH_BEGIN: u16 = 0x10;
-pub(super) const BATCH_END: u16 = 0x11;
+pub(crate) const BATCH_BEGIN: u16 = 0x10;
+pub(crate) const BATCH_END: u16 = 0x11;
 
 /// The type of nftables message number `message` (`enum nf_tables_msg_types`).
-pub(super) const fn nftables(message: u16) -> u16 {
+pub(crate) const fn nftables(message: u16) -> u16 {
     SUBSYSTEM << 8 | message
 }
 
 /// One message being written.
-pub(super) struct Message(Vec<u8>);
+pub(crate) struct Message(Vec<u8>);
 
 impl Message {
-    pub(super) fn new(kind: u16, flags: u16, sequence: u32, family: Option<Family>) -> Self {
+    pub(crate) fn new(kind: u16, flags: u16, sequence: u32, family: Option<Family>) -> Self {
         let mut bytes = vec![0; 4];
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(flags.to_ne_bytes());
@@ -38,18 +40,26 @@ impl Message {
         Self(bytes)
     }
 
-    pub(super) fn add_flags(&mut self, flags: u16) {
+    /// One of another protocol, whose header this is.
+    pub(crate) fn headed(kind: u16, flags: u16, sequence: u32, header: &[u8]) -> Self {
+        let mut message = Self::new(kind, flags, sequence, None);
+        message.0.truncate(NETLINK_HEADER);
+        message.0.extend(header);
+        message
+    }
+
+    pub(crate) fn add_flags(&mut self, flags: u16) {
         let flags = u16::from_ne_bytes([self.0[6], self.0[7]]) | flags;
         self.0[6..8].copy_from_slice(&flags.to_ne_bytes());
     }
 
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         let length = self.0.len() as u32;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
         self.0
     }
 
-    pub(super) fn bytes(&mut self, kind: u16, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, kind: u16, value: &[u8]) {
         let length = (ATTRIBUTE_HEADER + value.len()) as u16;
         self.0.extend(length.to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
@@ -57,15 +67,15 @@ impl Message {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
 
-    pub(super) fn u32(&mut self, kind: u16, value: u32) {
+    pub(crate) fn u32(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
-    pub(super) fn text(&mut self, kind: u16, value: &str) {
+    pub(crate) fn text(&mut self, kind: u16, value: &str) {
         self.bytes(kind, &[value.as_bytes(), &[0]].concat());
     }
 
-    pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+    pub(crate) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         let start = self.0.len();
         self.bytes(kind | NESTED, &[]);
         fill(self);
@@ -75,37 +85,37 @@ impl Message {
 }
 
 /// The attributes of a message or of a nested attribute, by kind; the last of a kind counts.
-pub(super) struct Attributes<'a>(BTreeMap<u16, &'a [u8]>);
+pub(crate) struct Attributes<'a>(BTreeMap<u16, &'a [u8]>);
 
 impl<'a> Attributes<'a> {
     /// Those of a whole message.
-    pub(super) fn of_message(message: &'a [u8]) -> Self {
+    pub(crate) fn of_message(message: &'a [u8]) -> Self {
         Self::parse(message.get(MESSAGE_HEADER..).unwrap_or_default())
     }
 
-    pub(super) fn parse(bytes: &'a [u8]) -> Self {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Self {
         Self(list(bytes).collect())
     }
 
-    pub(super) fn bytes(&self, kind: u16) -> Option<&'a [u8]> {
+    pub(crate) fn bytes(&self, kind: u16) -> Option<&'a [u8]> {
         self.0.get(&kind).copied()
     }
 
-    pub(super) fn u32(&self, kind: u16) -> Option<u32> {
+    pub(crate) fn u32(&self, kind: u16) -> Option<u32> {
         self.bytes(kind)?.try_into().ok().map(u32::from_be_bytes)
     }
 
-    pub(super) fn text(&self, kind: u16) -> Option<String> {
+    pub(crate) fn text(&self, kind: u16) -> Option<String> {
         let bytes = self.bytes(kind)?;
         String::from_utf8(bytes.strip_suffix(&[0]).unwrap_or(bytes).to_vec()).ok()
     }
 
-    pub(super) fn nested(&self, kind: u16) -> Option<Self> {
+    pub(crate) fn nested(&self, kind: u16) -> Option<Self> {
         self.bytes(kind).map(Self::parse)
     }
 
     /// The members of a list attribute, in order.
-    pub(super) fn members(&self, kind: u16) -> impl Iterator<Item = Attributes<'a>> {
+    pub(crate) fn members(&self, kind: u16) -> impl Iterator<Item = Attributes<'a>> {
         list(self.bytes(kind).unwrap_or_default()).map(|(_, value)| Self::parse(value))
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod suite;
+
 use std::{
     fs::{self, File},
     io::{Read, Write},
@@ -26,6 +28,7 @@ pub fn in_fresh_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            run("ip link set lo up");
             test()
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -146,8 +149,15 @@ fn endpoint(router: &Namespace, index: usize) -> Namespace {
     inside
 }
 
-/// Answers on TCP and UDP port 80, both families, with `NAME CLIENT`; TCP then echoes.
+/// Answers on TCP and UDP port 80, both families, with `NAME CLIENT`; TCP then echoes, or ends the connection at port 81.
 pub fn serve(namespace: &Namespace, name: &str) {
+    let short = namespace.within(|| TcpListener::bind("[::]:81").unwrap());
+    let greeting = name.to_owned();
+    thread::spawn(move || {
+        for mut connection in short.incoming().flatten() {
+            let _ = connection.write_all(greeting.as_bytes());
+        }
+    });
     let (tcp, udp) = namespace.within(|| (TcpListener::bind("[::]:80").unwrap(), UdpSocket::bind("[::]:80").unwrap()));
     let greeting = name.to_owned();
     thread::spawn(move || {

@@ -234,6 +234,7 @@ async fn run(
     let (ports, thoughts) = (Ports::default(), Thoughts::default());
     let mut planes = Planes { kernel, rules, probes, encryption, ports, has_esp: false, thoughts };
     let capabilities = planes.capabilities();
+    planes.rules = Rules::new(capabilities.clone());
     let mut config = desired.borrow_and_update().clone();
     let mut retry = RETRY_FIRST;
     loop {
@@ -367,6 +368,10 @@ impl Planes {
         match xfrm::probe() {
             Ok(()) => drop(found.insert(Capability::Esp)),
             Err(error) => info!(%error, options = Capability::Esp.options(), "this kernel cannot encrypt"),
+        }
+        match ipvs::ip_vs::probe() {
+            Ok(()) => drop(found.insert(Capability::Ipvs)),
+            Err(error) => info!(%error, options = Capability::Ipvs.options(), "nftables translates virtual IPs"),
         }
         found
     }

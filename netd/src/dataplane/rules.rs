@@ -11,14 +11,15 @@ use std::{
 };
 
 use ipvs::{
-    Balancer, Clients, Nftables, Table,
+    Balancer, BalancerError, Clients, IpVs, Nftables, Table,
     guard::{self, Border, Secret, Sources},
+    ip_vs,
     nft::{self, Change, Connection, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket},
     published::{self, Led},
     shortcut::{self, Device, Devices, Endpoint},
 };
 use model::{
-    DriverConfig, EndpointConfig, Mac, NetworkConfig, NetworkId, NodeConfig, Protocol, Vni,
+    Capability, DriverConfig, EndpointConfig, Engine, Mac, NetworkConfig, NetworkId, NodeConfig, Protocol, Vni,
     names::{self, LinkName, Namespace},
 };
 use tracing::{info, warn};
@@ -55,6 +56,8 @@ pub struct Wanted {
     pub services: Option<Table>,
     /// Where callers of published ports are led; `None` on the host, and where none are.
     pub led: Option<Led>,
+    /// What is to translate them.
+    pub engine: Engine,
     /// What stands first in the forward chains of other software; `None` where nobody else has any.
     pub passage: Option<Vec<Rule>>,
 }
@@ -102,8 +105,16 @@ pub fn wanted(config: &NodeConfig, observed: &Observed, open: &Open) -> BTreeMap
     };
     let border = || published::divert(guard::border(&border), &open.diversion);
     let border = overlays().next().map(|_| border()).into_iter().collect();
+    let engine = config.peers.get(&config.node).map(|own| own.balancer).unwrap_or_default();
     let passage = if leaving().next().is_some() { guard::passage() } else { Vec::new() };
-    let host = Wanted { rulesets: border, shortcut: None, services: None, led: None, passage: Some(passage) };
+    let host = Wanted {
+        rulesets: border,
+        shortcut: None,
+        services: None,
+        led: None,
+        engine: Engine::Nftables,
+        passage: Some(passage),
+    };
     let host = (Place::Host, host);
     let mut members = members(config);
     let networks = overlays().filter_map(|(&network, record)| {
@@ -119,7 +130,7 @@ pub fn wanted(config: &NodeConfig, observed: &Observed, open: &Open) -> BTreeMap
         let shortcut = members.devices(config, network, space).as_ref().map(shortcut::shortcut);
         let subnets = record.subnets.iter().map(|lease| lease.subnet).collect();
         let led = (!ports.is_empty()).then(|| Led::of(subnets, ports));
-        Some((place, Wanted { rulesets, shortcut, services, led, passage: None }))
+        Some((place, Wanted { rulesets, shortcut, services, led, engine, passage: None }))
     });
     let all = std::iter::once(host).chain(networks).chain(sandboxes(config));
     all.map(|(place, wanted)| (place, Arc::new(wanted))).collect()
@@ -133,7 +144,9 @@ fn sandboxes(config: &NodeConfig) -> impl Iterator<Item = (Place, Wanted)> {
         // Without a virtual IP nothing is tracked there, and no rule costs anything.
         let tracks = services.as_ref().is_some_and(|table| !table.services.is_empty());
         let rulesets = std::iter::once(guard::names()).chain(tracks.then(guard::untracked_names)).collect();
-        let wanted = Wanted { rulesets, shortcut: None, services, led: None, passage: None };
+        // Their packets come from the namespace itself, where nftables costs those of virtual IPs only.
+        let engine = Engine::Nftables;
+        let wanted = Wanted { rulesets, shortcut: None, services, led: None, engine, passage: None };
         (Place::Inside(Namespace::Sandbox(task)), wanted)
     })
 }
@@ -228,13 +241,15 @@ fn tunnel(network: &NetworkConfig) -> Option<(u16, Vni)> {
 #[derive(Default)]
 pub struct Rules {
     tables: BTreeMap<Place, Tables>,
+    capabilities: BTreeSet<Capability>,
 }
 
 /// The sockets of one namespace.
 struct Tables {
     identity: Identity,
     socket: Socket,
-    balancer: Nftables,
+    balancer: Box<dyn Balancer>,
+    engine: Engine,
     monitor: Monitor,
     /// What was found to be there, and when; none after any change, or where changes would not be heard of.
     settled: Option<(Arc<Wanted>, Instant)>,
@@ -248,6 +263,11 @@ struct Tables {
 }
 
 impl Rules {
+    /// On a kernel with these capabilities.
+    pub fn new(capabilities: BTreeSet<Capability>) -> Self {
+        Self { tables: BTreeMap::new(), capabilities }
+    }
+
     /// Makes the kernel hold these rules, each namespace's in one batch per table; goes on after failures. Returns what
     /// is left to change, and why.
     pub fn settle(&mut self, wanted: &BTreeMap<Place, Arc<Wanted>>) -> (Vec<Pending>, Vec<Failure>) {
@@ -313,10 +333,15 @@ impl Rules {
     }
 
     fn compare(&mut self, place: Place, wanted: &Arc<Wanted>) -> Result<Option<Pending>, String> {
+        let engine = wanted.engine.on(&self.capabilities);
         let tables = match self.tables.entry(place) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Tables::open(place)?),
+            Entry::Vacant(entry) => entry.insert(Tables::open(place, engine)?),
         };
+        if tables.engine != engine {
+            info!(%place, %engine, "another balancer takes over");
+            *tables = Tables::open(place, engine)?;
+        }
         tables.compare(place, wanted)
     }
 }
@@ -330,10 +355,21 @@ fn failure(place: Place, reason: String) -> Failure {
     Failure { object: format!("nftables of {place}"), reason, task }
 }
 
+/// In the calling thread's namespace. What another engine has left there is taken away.
+fn balancer(place: Place, engine: Engine) -> Result<Box<dyn Balancer>, BalancerError> {
+    Ok(match (place, engine) {
+        (Place::Inside(Namespace::Network(_)), Engine::Ipvs) => Box::new(IpVs::open()?),
+        (Place::Inside(Namespace::Network(_)), _) => {
+            ip_vs::withdraw()?;
+            Box::new(Nftables::open(Clients::Routed)?)
+        }
+        (Place::Inside(Namespace::Sandbox(_)) | Place::Host, _) => Box::new(Nftables::open(Clients::Local)?),
+    })
+}
+
 impl Tables {
-    fn open(place: Place) -> Result<Self, String> {
-        let clients = if let Place::Inside(Namespace::Sandbox(_)) = place { Clients::Local } else { Clients::Routed };
-        let open = || -> Result<_, NftError> { Ok((Socket::open()?, Nftables::open(clients)?, Monitor::open()?)) };
+    fn open(place: Place, engine: Engine) -> Result<Self, String> {
+        let open = || -> Result<_, BalancerError> { Ok((Socket::open()?, balancer(place, engine)?, Monitor::open()?)) };
         let (opened, identity) = match place {
             Place::Host => (open(), 0),
             Place::Inside(inside) => {
@@ -346,6 +382,7 @@ impl Tables {
             identity,
             socket,
             balancer,
+            engine,
             monitor,
             settled: None,
             overtaken: VecDeque::new(),

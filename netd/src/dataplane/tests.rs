@@ -419,6 +419,7 @@ fn config() -> NodeConfig {
         role: Role::Worker,
         address: (ip(vtep), 2377).into(),
         vtep: ip(vtep),
+        balancer: Default::default(),
     };
     NodeConfig {
         generation: 1,

@@ -1,11 +1,11 @@
 //! The cluster itself: its authority, its nodes, and what they report.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipam::{Ledger, Owner};
 use model::{
-    Authority, Availability, Driver, Kind, Millis, Node, NodeId, NodeReport, NodeStatus, Outcome, Refusal, Response,
-    Role, Secret, TaskReport, TaskState,
+    Authority, Availability, Capability, Driver, Engine, Kind, Millis, Node, NodeId, NodeReport, NodeStatus, Outcome,
+    Refusal, Response, Role, Secret, TaskReport, TaskState,
 };
 use sha2::{Digest, Sha256};
 
@@ -91,6 +91,19 @@ pub(super) fn set_status(state: &mut State, node: NodeId, status: NodeStatus) ->
 pub(super) fn set_availability(state: &mut State, node: &str, availability: Availability) -> Response {
     let id = state.find_node(node)?;
     known(state, id)?.availability = availability;
+    Ok(Outcome::Node(id))
+}
+
+pub(super) fn set_balancer(state: &mut State, node: &str, balancer: Engine) -> Response {
+    let id = state.find_node(node)?;
+    let node = known(state, id)?;
+    let lacks = |found: &BTreeSet<Capability>| !found.contains(&Capability::Ipvs);
+    if balancer == Engine::Ipvs && node.capabilities.as_ref().is_some_and(lacks) {
+        let cause = format!("the kernel of node {} has no IPVS", node.hostname);
+        let next = format!("load or build {} and restart netd there, or use auto", Capability::Ipvs.options());
+        return Err(Refusal::new(Kind::Precondition, cause, next));
+    }
+    node.balancer = balancer;
     Ok(Outcome::Node(id))
 }
 

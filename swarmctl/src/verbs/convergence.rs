@@ -242,6 +242,8 @@ mod tests {
             publish_not_ready: false,
             endpoint_mode: EndpointMode::Vip,
             publish: Vec::new(),
+            balance: Default::default(),
+            notes: Vec::new(),
             task: task_spec(condition),
             labels: BTreeMap::new(),
             spec: ServiceSpec::new("web", task_spec(condition)),

@@ -1,7 +1,7 @@
 //! `node …`.
 
 use anyhow::Result;
-use model::{Availability, Command, Kind, NodeId, NodeInfo, NodeStatus, Query, Refusal};
+use model::{Availability, Command, Engine, Kind, NodeId, NodeInfo, NodeStatus, Query, Refusal};
 
 use super::{collect, each, task};
 use crate::{
@@ -20,7 +20,7 @@ pub async fn node(daemon: &Daemon, verb: NodeVerb) -> Result<u8> {
             Ok(code)
         }
         NodeVerb::Ps { node, listing } => ps(daemon, node, &listing).await,
-        NodeVerb::Update { availability, node } => update(daemon, node, availability).await,
+        NodeVerb::Update { availability, balancer, node } => update(daemon, node, availability, balancer).await,
         NodeVerb::Rm { force, nodes } => each(&nodes, |node| rm(daemon, node, force)).await,
     }
 }
@@ -63,9 +63,19 @@ async fn ps(daemon: &Daemon, node: String, listing: &Listing) -> Result<u8> {
 }
 
 /// The daemon resolves `self` in questions only, so names become ids here.
-async fn update(daemon: &Daemon, node: String, availability: Availability) -> Result<u8> {
+async fn update(
+    daemon: &Daemon,
+    node: String,
+    availability: Option<Availability>,
+    balancer: Option<Engine>,
+) -> Result<u8> {
     let NodeInfo { id, hostname, .. } = one(daemon, node).await?;
-    daemon.propose(Command::SetAvailability { node: id.to_string(), availability }).await?;
+    if let Some(balancer) = balancer {
+        daemon.propose(Command::SetBalancer { node: id.to_string(), balancer }).await?;
+    }
+    if let Some(availability) = availability {
+        daemon.propose(Command::SetAvailability { node: id.to_string(), availability }).await?;
+    }
     output::print(&hostname)?;
     Ok(0)
 }

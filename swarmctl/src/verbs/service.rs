@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use model::{
-    Command, DnsConfig, Kind, Outcome, PublishSpec, Query, Refusal, RestartPolicy, Runtime, ServiceInfo, ServiceSpec,
-    Subnet, TaskId, TaskSpec,
+    Balance, Command, DnsConfig, Kind, Outcome, PublishSpec, Query, Refusal, RestartPolicy, Runtime, ServiceInfo,
+    ServiceSpec, Subnet, TaskId, TaskSpec,
 };
 
 use super::{collect, convergence, each, is_not_found, logs, task, update};
@@ -13,7 +13,7 @@ use crate::{
     arguments::{Listing, ServiceCreate, ServiceVerb, by_key},
     daemon::Daemon,
     output::{self, Format, List},
-    values::Scale,
+    values::{Millis, Scale},
 };
 
 /// How long the tasks of a removed service may take to stop, before `rm` returns with the reason.
@@ -144,6 +144,11 @@ fn replicas(service: &ServiceInfo) -> String {
     }
 }
 
+/// Whole ones, of a part of one as well; what is too long is refused like what is much too long.
+fn seconds(affinity: Millis) -> u32 {
+    affinity.0.div_ceil(1000).try_into().unwrap_or(u32::MAX)
+}
+
 fn spec(create: ServiceCreate) -> Result<ServiceSpec> {
     let runtime = Runtime::Exec { argv: create.argv, env: by_key(create.env), rootfs: create.rootfs };
     let restart = RestartPolicy {
@@ -161,6 +166,7 @@ fn spec(create: ServiceCreate) -> Result<ServiceSpec> {
         publish_not_ready: create.dns_publish_not_ready,
         endpoint_mode: create.endpoint_mode,
         publish: publish(create.publish, &create.publish_allow),
+        balance: Balance { scheduler: create.lb, affinity: create.affinity.map(seconds) },
         labels: by_key(create.labels),
         ..ServiceSpec::new(create.name, task)
     };

@@ -1,0 +1,63 @@
+//! Connections whose real server is gone: they are forgotten, so that the next packet of a client is answered by a reset
+//! (TCP) or goes elsewhere (whatever knows no end).
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use crate::{
+    BalancerError, Op, Table,
+    nft::{self, Connection, Socket},
+};
+
+/// Of one namespace.
+pub(crate) struct Connections {
+    /// Only what nftables translates goes on.
+    translated: bool,
+    /// Whether what an earlier run left has been looked for.
+    swept: bool,
+}
+
+impl Connections {
+    /// Where nftables translates.
+    pub(crate) fn translated() -> Self {
+        Self { translated: true, swept: false }
+    }
+
+    /// Where anything may have translated.
+    pub(crate) fn any() -> Self {
+        Self { translated: false, swept: false }
+    }
+
+    /// What an earlier run left, which may have been cut off between a change and its end; for people.
+    pub(crate) fn damage(&self, socket: &mut Socket, table: &Table) -> Result<Option<String>, BalancerError> {
+        if self.swept || table.services.is_empty() {
+            return Ok(None);
+        }
+        let stale = |found: &Connection| table.services.contains_key(&found.destination) && self.is_stale(found, table);
+        let count = nft::count(socket, stale)?;
+        Ok((count > 0).then(|| format!("forget {count} connections to real servers that are gone")))
+    }
+
+    /// Forgets those to the real servers that these ops have removed; the first time all.
+    pub(crate) fn forget(&mut self, socket: &mut Socket, ops: &[Op], left: &Table) -> Result<(), BalancerError> {
+        let shrunk = ops.iter().filter_map(|op| match op {
+            Op::DelService { vip } | Op::DelRealServer { vip, .. } => Some(*vip),
+            _ => None,
+        });
+        let shrunk: BTreeSet<IpAddr> = shrunk.collect();
+        let gone = |found: &Connection| {
+            let concerned = !self.swept && left.services.contains_key(&found.destination);
+            (concerned || shrunk.contains(&found.destination)) && self.is_stale(found, left)
+        };
+        if !shrunk.is_empty() || !self.swept && !left.services.is_empty() {
+            nft::forget(socket, gone)?;
+        }
+        self.swept = true;
+        Ok(())
+    }
+
+    /// Of a virtual IP that there is, or was.
+    fn is_stale(&self, found: &Connection, table: &Table) -> bool {
+        let Some(service) = table.services.get(&found.destination) else { return true };
+        !service.real_servers.contains_key(&found.server) || self.translated && !found.translated
+    }
+}

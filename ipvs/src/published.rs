@@ -481,7 +481,13 @@ mod tests {
             servers: [((17, 53), [ip("10.0.9.5")].into())].into(),
         };
         let found = |protocol, destination: &str, port, server: &str| {
-            led.is_stale(&Connection { protocol, destination: ip(destination), port, server: ip(server) })
+            led.is_stale(&Connection {
+                protocol,
+                destination: ip(destination),
+                port,
+                server: ip(server),
+                translated: true,
+            })
         };
         assert!(found(17, "192.0.2.1", 53, "10.0.9.6"), "a removed task");
         assert!(found(17, "192.0.2.1", 54, "10.0.9.5"), "a removed port");

@@ -5,8 +5,8 @@ mod payload;
 
 pub use local::{LocalError, SOCKET, connect};
 pub use payload::{
-    DATA_PATH_PORT, Debug, Difference, Encryption, Examine, Examined, InitRequest, JoinRequest, LeaveRequest,
-    PayloadError, Peer, Proposal, Standing, Subject, Verification, decode, encode,
+    DATA_PATH_PORT, Debug, Difference, Encryption, Examine, Examined, InitRequest, JoinRequest, LeaveRequest, Passed,
+    PayloadError, Peer, Proposal, Standing, Subject, Verification, VipTraffic, decode, encode,
 };
 
 /// The generated messages, clients and servers.

@@ -1,8 +1,11 @@
 //! JSON payloads that are not nouns of `model`: requests to the local daemon.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
-use model::{Command, Epoch, NetworkId, NodeId, RequestId, Role, Spi, ViewInfo};
+use model::{Command, Engine, Epoch, NetworkId, NodeId, RequestId, Role, ServiceId, Spi, ViewInfo};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::proto::Json;
@@ -100,6 +103,8 @@ pub enum Subject {
     Kernel,
     /// The other hosts of a network, and what has passed between it and them.
     Peers(NetworkId),
+    /// What has passed by the virtual IPs of a service.
+    Traffic(ServiceId),
 }
 
 /// What was found on a node.
@@ -110,6 +115,34 @@ pub enum Examined {
     Kernel(Verification),
     /// Of a network's other hosts; empty where it has no part in the network.
     Peers(Vec<Peer>),
+    /// Of a service's virtual IPs on overlays; on a LAN each client's own sandbox balances.
+    Traffic(Vec<VipTraffic>),
+}
+
+/// What has passed by a virtual IP on one host, since its balancer was put to work there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipTraffic {
+    /// The virtual IP.
+    pub vip: IpAddr,
+    /// What balances it.
+    pub balancer: Engine,
+    /// Connections that each real server was chosen for.
+    pub connections: BTreeMap<IpAddr, u64>,
+    /// Packets and bytes; only IPVS counts them.
+    pub passed: Option<Passed>,
+}
+
+/// Packets and bytes by a virtual IP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    /// From clients.
+    pub packets_in: u64,
+    /// From clients.
+    pub bytes_in: u64,
+    /// To clients.
+    pub packets_out: u64,
+    /// To clients.
+    pub bytes_out: u64,
 }
 
 /// Another host of a network, as one host sees it.

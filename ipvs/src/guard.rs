@@ -45,6 +45,8 @@ pub struct Sources {
     pub endpoints: Vec<(LinkName, Mac, IpAddr)>,
     /// What comes out of the tunnel: the Ethernet address of the router that sent it, and the address of a packet.
     pub remotes: Vec<(Mac, IpAddr)>,
+    /// What comes out of the tunnel in a router's own name: ICMP errors, and nothing else.
+    pub routers: Vec<(Mac, IpAddr)>,
     /// Where the network's names are answered.
     pub resolvers: Vec<IpAddr>,
 }
@@ -61,12 +63,16 @@ pub fn guard(sources: &Sources) -> Ruleset {
     let known = |rule: Rule, set: &str| rule.in_set(set).verdict(Verdict::Accept);
     let from_endpoint = Ip::BOTH.map(|version| known(of_endpoint(version), set_names(version).endpoints));
     let from_tunnel = Ip::BOTH.map(|version| known(of_remote(version), set_names(version).remotes));
+    let errors = Ip::BOTH.map(|version| {
+        let error = error(Rule::new().version(version), version);
+        known(error.source_mac(0).source(version, 2), set_names(version).routers)
+    });
     let spoofed = Rule::new().counter().verdict(Verdict::Drop);
     let ruleset = Ruleset::new(Family::Inet, names::TABLE)
         .chain("sources", Chain::base(Kind::Filter, Hook::Prerouting, BEFORE_TRACKING, entries))
         .chain("names", Chain::base(Kind::Filter, Hook::Output, BEFORE_TRACKING, answered.to_vec()))
         .chain("from-endpoint", Chain::regular([&from_endpoint[..], &[unspecified(), spoofed.clone()]].concat()))
-        .chain(FROM_TUNNEL, Chain::regular([&from_tunnel[..], &[spoofed]].concat()));
+        .chain(FROM_TUNNEL, Chain::regular([&from_tunnel[..], &errors, &[spoofed]].concat()));
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| with_sources(ruleset, sources, version))
 }
 
@@ -113,11 +119,14 @@ fn with_sources(ruleset: Ruleset, sources: &Sources, version: Ip) -> Ruleset {
     let endpoints = endpoints.map(|(link, mac, source)| Key::of(&[&Key::link(link), &mac.0, &octets(*source)]));
     let remotes = sources.remotes.iter().filter(|(_, source)| Ip::of(*source) == version);
     let remotes = remotes.map(|(mac, source)| Key::of(&[&mac.0, &octets(*source)]));
+    let routers = sources.routers.iter().filter(|(_, source)| Ip::of(*source) == version);
+    let routers = routers.map(|(mac, source)| Key::of(&[&mac.0, &octets(*source)]));
     let resolvers = sources.resolvers.iter().filter(|address| Ip::of(**address) == version);
     ruleset
         .set(names.resolvers, Set::values(&[address], resolvers.map(|address| Key::address(*address))))
         .set(names.endpoints, Set::values(&[Type::Link, Type::Ethernet, address], endpoints))
         .set(names.remotes, Set::values(&[Type::Ethernet, address], remotes))
+        .set(names.routers, Set::values(&[Type::Ethernet, address], routers))
 }
 
 /// A link that has just come up reports its multicast groups without an address (RFC 3590). Nobody wants to know, but it
@@ -258,14 +267,22 @@ fn secret(table: Ruleset, secret: &Secret) -> Ruleset {
 /// Loads the destination port of the UDP packet that an ICMP error quotes. The ICMP header takes eight bytes; behind it
 /// lies the IP header, then that of UDP.
 fn quoted_port(version: Ip) -> Rule {
+    let (ip_protocol, port) = match version {
+        Ip::V4 => (8 + 9, 8 + 20 + 2),
+        Ip::V6 => (8 + 6, 8 + 40 + 2),
+    };
+    error(Rule::new().version(version), version)
+        .transport(ip_protocol, 1, 0)
+        .compare(Comparison::Equal, &[IPPROTO_UDP])
+        .transport(port, 2, 0)
+}
+
+/// ICMP errors, of a rule for this IP version.
+fn error(rule: Rule, version: Ip) -> Rule {
+    let protocol = if version == Ip::V4 { IPPROTO_ICMP } else { IPPROTO_ICMPV6 };
     let errors = Set::values(&[Type::Protocol], ICMP_ERRORS.map(|code| Key::of(&[&[code]])));
     let is_error = Expression::Match { set: SetRef::Anonymous(errors), from: 0, invert: false };
-    let (protocol, ip_protocol, port) = match version {
-        Ip::V4 => (IPPROTO_ICMP, 8 + 9, 8 + 20 + 2),
-        Ip::V6 => (IPPROTO_ICMPV6, 8 + 6, 8 + 40 + 2),
-    };
-    let icmp = Rule::new().version(version).protocol(protocol).transport(0, 1, 0).with(is_error);
-    icmp.transport(ip_protocol, 1, 0).compare(Comparison::Equal, &[IPPROTO_UDP]).transport(port, 2, 0)
+    rule.protocol(protocol).transport(0, 1, 0).with(is_error)
 }
 
 fn masquerade(version: Ip) -> Rule {
@@ -316,6 +333,7 @@ pub(crate) struct Names {
     hosts: &'static str,
     endpoints: &'static str,
     remotes: &'static str,
+    routers: &'static str,
     resolvers: &'static str,
 }
 
@@ -327,6 +345,7 @@ pub(crate) fn set_names(version: Ip) -> Names {
             hosts: "hosts4",
             endpoints: "endpoints4",
             remotes: "remotes4",
+            routers: "routers4",
             resolvers: "resolvers4",
         },
         Ip::V6 => Names {
@@ -335,6 +354,7 @@ pub(crate) fn set_names(version: Ip) -> Names {
             hosts: "hosts6",
             endpoints: "endpoints6",
             remotes: "remotes6",
+            routers: "routers6",
             resolvers: "resolvers6",
         },
     }

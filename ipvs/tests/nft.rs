@@ -380,6 +380,7 @@ fn the_guards_are_read_back_as_written() {
         let sources = Sources {
             endpoints: vec![(names::endpoint_link(EndpointId(1)), Mac([2; 6]), ip("10.0.9.5"))],
             remotes: vec![(Mac([6; 6]), ip("10.0.9.6")), (Mac([6; 6]), ip("fd00:9::6"))],
+            routers: vec![(Mac([6; 6]), ip("10.0.9.1")), (Mac([6; 6]), ip("fd00:9::1"))],
             resolvers: vec![ip("10.0.9.1"), ip("fd00:9::1")],
         };
         let guards = [guard(&Sources::default()), guard(&sources), ipvs::guard::claims(&sources), ipvs::guard::names()];

@@ -1,9 +1,13 @@
 //! What can be seen of this host by those who ask any node of the cluster.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    sync::Arc,
+};
 
-use api::{Difference, Encryption, Examined, Peer, Subject, Verification};
-use model::{DriverConfig, Kind, NetworkId, NodeConfig, NodeId, Refusal, names::Namespace};
+use api::{Difference, Encryption, Examined, Passed, Peer, Subject, Verification, VipTraffic};
+use model::{Capability, DriverConfig, Kind, NetworkId, NodeConfig, NodeId, Refusal, ServiceId, names::Namespace};
 
 use crate::{
     daemon::Daemon,
@@ -26,7 +30,39 @@ pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal
             Ok(Examined::Kernel(Verification { view: orchestrator::digests(&config), differences }))
         }
         Subject::Peers(network) => Ok(Examined::Peers(peers(config, network).await?)),
+        Subject::Traffic(service) => {
+            let capabilities = status.borrow().capabilities.clone();
+            let looked = tokio::task::spawn_blocking(move || traffic(&config, &capabilities, service)).await;
+            let found = looked.map_err(|error| error.to_string()).and_then(|found| found);
+            found.map(Examined::Traffic).map_err(|reason| {
+                let cause = format!("the balancers' counters cannot be read: {reason}");
+                Refusal::new(Kind::Unavailable, cause, "see netd's log there")
+            })
+        }
     }
+}
+
+/// What this host's kernel has counted of a service; on a LAN each client's own sandbox balances.
+fn traffic(
+    config: &NodeConfig,
+    capabilities: &BTreeSet<Capability>,
+    service: ServiceId,
+) -> Result<Vec<VipTraffic>, String> {
+    let own = config.peers.get(&config.node).map(|own| own.balancer).unwrap_or_default();
+    let balancer = own.on(capabilities);
+    let is_overlay = |id: &NetworkId| config.networks.get(id).is_some_and(|network| network.driver.parent().is_none());
+    let services = config.services.iter().filter(|((network, id), _)| *id == service && is_overlay(network));
+    let mut found = Vec::new();
+    for (&(network, _), service) in services {
+        for (vip, traffic) in dataplane::rules::traffic(network, balancer, &service.vips)? {
+            let passed = traffic.passed.map(|passed| {
+                let ipvs::Passed { packets_in, bytes_in, packets_out, bytes_out } = passed;
+                Passed { packets_in, bytes_in, packets_out, bytes_out }
+            });
+            found.push(VipTraffic { vip, balancer, connections: traffic.connections, passed });
+        }
+    }
+    Ok(found)
 }
 
 /// The other hosts of a network.

@@ -315,7 +315,14 @@ pub enum ServiceVerb {
         listing: Listing,
     },
     /// Show services in full.
-    Inspect(Inspection),
+    Inspect {
+        /// What to show and how.
+        #[command(flatten)]
+        inspection: Inspection,
+        /// Show instead what has passed by the virtual IPs, asked of every node.
+        #[arg(long)]
+        traffic: bool,
+    },
     /// Change a service: what is not given stays. Tasks that are to run something else are replaced batch by batch.
     Update(Box<ServiceUpdate>),
     /// Go back to what a service was before its last update.

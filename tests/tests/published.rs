@@ -340,7 +340,10 @@ fn out_of_a_tunnel_strangers_reach_published_targets_and_nothing_else() {
     let (to, from) = (router("h2"), router("h1"));
     // A host that obeys nobody any more.
     lab.exec("h1", &["sh", "-c", "kill -STOP $(cat /run/netd.pid); nft flush ruleset"]).ok();
-    let forged = ["203.0.113.5", "10", "port", "10.0.9.99", "9", "inside", "203.0.113.5", "9", "good"];
+    // By turns a port that is not published, a source inside the network, and the gateway's, which has errors to send and
+    // nothing else.
+    let (port, inside) = (["203.0.113.5", "10", "port"], ["10.0.9.99", "9", "inside"]);
+    let forged = [port, inside, ["10.0.9.1", "9", "gateway"], ["203.0.113.5", "9", "good"]].concat();
     eventually("a caller at the published target is heard", || {
         lab.exec("h1", &[&["python3", "-c", FORGE, "192.168.100.12", &vni, &to, &from, target], &forged[..]].concat())
             .ok();

@@ -25,6 +25,13 @@ fn every_replica_answers_by_name_and_sees_its_client() {
         let clients = BTreeSet::from_iter(field(&text, "client"));
         assert_eq!(clients, BTreeSet::from([shell["addresses"][index].as_str().unwrap()]));
     }
+    // The client's host has balanced them, and knows whom to.
+    for row in lab.json("h1", "service inspect --traffic web") {
+        let counts = row["connections"].as_object().unwrap().values().map(|count| count.as_u64().unwrap() as usize);
+        let expected = if row["node"] == shell["node"] { (3, REQUESTS) } else { (0, 0) };
+        let counts: Vec<usize> = counts.filter(|count| *count > 0).collect();
+        assert_eq!((counts.len(), counts.iter().sum::<usize>()), expected, "{row}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ipvs::{
-    Balancer, BalancerError, Clients, IpVs, Nftables, Table,
+    Balancer, BalancerError, Clients, IpVs, Nftables, Table, Traffic,
     guard::{self, Border, Secret, Sources},
     ip_vs,
     nft::{self, Change, Connection, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket},
@@ -185,10 +185,10 @@ impl Members<'_> {
         };
         let routers: BTreeSet<Mac> = self.elsewhere.iter().map(|endpoint| Mac::of_router(endpoint.node)).collect();
         let own = |router: Mac| self.gateways.iter().copied().chain([router.link_local().into()]);
-        let errors = routers.into_iter().flat_map(|router| own(router).map(move |address| (router, address)));
         Sources {
             endpoints: self.here.iter().flat_map(of_endpoint).collect(),
-            remotes: self.remotes().chain(errors).collect(),
+            remotes: self.remotes().collect(),
+            routers: routers.into_iter().flat_map(|router| own(router).map(move |address| (router, address))).collect(),
             resolvers: self.gateways.clone(),
         }
     }
@@ -353,6 +353,21 @@ fn is_shortcut(place: Place, change: &Change) -> bool {
 fn failure(place: Place, reason: String) -> Failure {
     let task = if let Place::Inside(Namespace::Sandbox(task)) = place { Some(task) } else { None };
     Failure { object: format!("nftables of {place}"), reason, task }
+}
+
+/// What has passed by virtual IPs of a network on this host; changes nothing. Errors are for people.
+pub fn traffic(network: NetworkId, engine: Engine, vips: &[IpAddr]) -> Result<Vec<(IpAddr, Traffic)>, String> {
+    let look = || -> Result<_, BalancerError> {
+        let mut balancer: Box<dyn Balancer> = match engine {
+            Engine::Ipvs => Box::new(IpVs::open()?),
+            Engine::Nftables | Engine::Auto => Box::new(Nftables::open(Clients::Routed)?),
+        };
+        balancer.observe()?;
+        vips.iter().map(|vip| Ok((*vip, balancer.traffic(*vip)?))).collect()
+    };
+    let entered = |error| format!("cannot enter the network's namespace: {error}");
+    let (namespace, _) = namespace::open(Namespace::Network(network)).map_err(entered)?;
+    namespace::within_file(&namespace, look).map_err(entered)?.map_err(|error| error.to_string())
 }
 
 /// In the calling thread's namespace. What another engine has left there is taken away.

@@ -2,6 +2,7 @@
 
 mod address;
 mod convergence;
+mod everywhere;
 mod exec;
 mod logs;
 mod membership;
@@ -10,6 +11,7 @@ mod node;
 mod peers;
 mod service;
 mod task;
+mod traffic;
 mod update;
 mod verify;
 

@@ -4,11 +4,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use api::{Encryption, Examined, Peer, Subject};
-use futures::future::join_all;
-use model::{NetworkInfo, NodeInfo, NodeStatus, Query, Refusal, Spi};
+use model::{Query, Spi};
 use serde::Serialize;
 
-use super::collect;
+use super::{collect, everywhere, verify::another_version};
 use crate::{
     arguments::Inspection,
     daemon::Daemon,
@@ -30,15 +29,13 @@ pub async fn peers(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
     let nodes = daemon.nodes(Query::Nodes).await?;
     let mut rows = Vec::new();
     for network in &networks {
-        for (node, answer) in join_all(nodes.iter().map(|node| of_node(daemon, network, node))).await {
-            match answer {
-                Ok(found) => rows.extend(found),
-                Err(error) => {
-                    eprintln!("Error: {}: {error}", node.hostname);
-                    code = 1;
-                }
-            }
-        }
+        let asked = everywhere::ask(daemon, &nodes, Subject::Peers(network.id), |node, found| {
+            let Examined::Peers(peers) = found else { return Err(another_version()) };
+            let row = |peer| Row { network: network.name.clone(), node: node.hostname.clone(), peer };
+            rows.extend(peers.into_iter().map(row));
+            Ok(())
+        });
+        code = code.max(asked.await);
     }
     print(&rows, inspection.output)?;
     Ok(code)
@@ -65,25 +62,6 @@ fn print(rows: &[Row], format: Format) -> Result<()> {
 
 fn numbers(associations: &[Spi]) -> String {
     output::join(&associations.iter().map(|spi| format!("{:#x}", spi.0)).collect::<Vec<_>>())
-}
-
-async fn of_node<'a>(daemon: &Daemon, network: &NetworkInfo, node: &'a NodeInfo) -> (&'a NodeInfo, Result<Vec<Row>>) {
-    let row = |peer| Row { network: network.name.clone(), node: node.hostname.clone(), peer };
-    let found = match node.status {
-        NodeStatus::Down => Err(anyhow::anyhow!("the node is down: its kernel cannot be seen")),
-        _ => daemon.examine(node.id, Subject::Peers(network.id)).await,
-    };
-    let rows = found.and_then(|found| match found {
-        Examined::Peers(peers) => Ok(peers.into_iter().map(row).collect()),
-        Examined::Kernel(_) => Err(super::verify::another_version()),
-    });
-    (
-        node,
-        rows.map_err(|error| match error.downcast::<Refusal>() {
-            Ok(refusal) => anyhow::anyhow!("{}", refusal.cause),
-            Err(error) => error,
-        }),
-    )
 }
 
 /// How long ago a time was, in whole seconds.

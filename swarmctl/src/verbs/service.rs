@@ -8,7 +8,7 @@ use model::{
     ServiceSpec, Subnet, TaskId, TaskSpec,
 };
 
-use super::{collect, convergence, each, is_not_found, logs, task, update};
+use super::{collect, convergence, each, is_not_found, logs, task, traffic, update};
 use crate::{
     arguments::{Listing, ServiceCreate, ServiceVerb, by_key},
     daemon::Daemon,
@@ -30,7 +30,8 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
             task::print(&tasks, &listing)?;
             Ok(code)
         }
-        ServiceVerb::Inspect(inspection) => {
+        ServiceVerb::Inspect { inspection, traffic: true } => traffic::traffic(daemon, &inspection).await,
+        ServiceVerb::Inspect { inspection, traffic: false } => {
             let (services, code) = collect(&inspection.names, |name| daemon.services(Query::Service(name))).await?;
             print(&services, inspection.output)?;
             Ok(code)

@@ -13,13 +13,16 @@ exec setpriv --reuid=postgres --regid=postgres --clear-groups sh -c '
 initdb -D /tmp/db -A trust >/dev/null && echo host all all all trust >>/tmp/db/pg_hba.conf &&
 exec postgres -D /tmp/db -k /tmp -c \"listen_addresses=*\" -c fsync=off'";
 
+/// Whether the application listens.
+const WELL: &str = "python3 -c 'import socket; socket.create_connection((\"localhost\", 8000), 1)'";
+
 #[test]
 fn a_stack_of_other_peoples_software_talks_by_name_and_loses_nothing() {
     let seconds = std::env::var("SOAK").map_or(15, |text| text.parse().expect("SOAK is a number of seconds"));
     let lab = Lab::up(3);
     lab.ctl("h1", "network create --subnet 10.0.9.0/24 --subnet fd00:9::/64 shop").ok();
-    create(&lab, "cache", 1, REDIS, &[]);
-    create(&lab, "db", 1, POSTGRES, &[]);
+    create(&lab, "cache", &[], REDIS, &[]);
+    create(&lab, "db", &[], POSTGRES, &[]);
     let sql = |text: &str| lab.inside("h2", "db.1", &["psql", "-h", "db", "-U", "postgres", "-Atc", text]);
     eventually("the database serves", || {
         let said = sql("create table if not exists hits (number bigint primary key)");
@@ -28,23 +31,27 @@ fn a_stack_of_other_peoples_software_talks_by_name_and_loses_nothing() {
     create(
         &lab,
         "app",
-        3,
+        &["--replicas", "3", "--health-cmd", WELL, "--health-interval", "1s"],
         "printf %s \"$CODE\" >/tmp/app.py; exec python3 /tmp/app.py",
         &[("CODE", include_str!("stack/app.py"))],
     );
     let nginx = "printf %s \"$CODE\" >/tmp/nginx.conf; exec nginx -c /tmp/nginx.conf -e /dev/stderr";
-    create(&lab, "front", 2, nginx, &[("CODE", include_str!("stack/nginx.conf"))]);
+    create(&lab, "front", &["--replicas", "2"], nginx, &[("CODE", include_str!("stack/nginx.conf"))]);
     let hits = || sql("select count(*) from hits").out.trim().parse::<u64>().ok();
     let client = "until getent hosts front; do sleep .1; done; printf %s \"$CODE\" >/tmp/client.py; python3 /tmp/client.py >/tmp/said; \
                   exec sleep infinity";
-    create(&lab, "client", 3, client, &[("CODE", include_str!("stack/client.py"))]);
+    create(&lab, "client", &["--replicas", "3"], client, &[("CODE", include_str!("stack/client.py"))]);
 
     eventually("requests get through", || holds(hits() > Some(0), hits()));
     let until = Instant::now() + Duration::from_secs(seconds);
-    while Instant::now() < until {
-        let (before, at) = (hits(), Instant::now());
+    // Meanwhile the application is changed as its operators would.
+    for change in ["scale app=5", "update --force app", "scale app=2"].iter().cycle() {
+        let before = hits();
+        lab.ctl("h1", &format!("service {change}")).ok();
         eventually("requests go on", || holds(hits() > before, before));
-        std::thread::sleep(Duration::from_secs(1).saturating_sub(at.elapsed()));
+        if Instant::now() > until {
+            break;
+        }
     }
 
     let mut calls = 0;
@@ -64,10 +71,10 @@ fn a_stack_of_other_peoples_software_talks_by_name_and_loses_nothing() {
 }
 
 /// A service whose tasks run this script of the shell.
-fn create(lab: &Lab, name: &str, replicas: u32, script: &str, env: &[(&str, &str)]) {
-    let replicas = replicas.to_string();
+fn create(lab: &Lab, name: &str, options: &[&str], script: &str, env: &[(&str, &str)]) {
     let variables: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let mut words = vec!["swarmctl", "service", "create", "--name", name, "--replicas", &replicas, "--network", "shop"];
+    let mut words = vec!["swarmctl", "service", "create", "--name", name, "--network", "shop"];
+    words.extend(options);
     variables.iter().for_each(|variable| words.extend(["--env", variable]));
     words.extend(["--", "sh", "-c", script]);
     lab.exec("h1", &words).ok();

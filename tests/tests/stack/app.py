@@ -2,6 +2,7 @@
 import http.server, signal, socket, socketserver, threading, psycopg2
 
 here = threading.local()
+leaving = threading.Event()
 
 
 def count():
@@ -23,6 +24,9 @@ class App(http.server.BaseHTTPRequestHandler):
         body = count().encode()
         self.send_response(200)
         self.send_header('Content-Length', str(len(body)))
+        # Who leaves serves what comes on open connections, and takes leave of each.
+        if leaving.is_set():
+            self.send_header('Connection', 'close')
         self.end_headers()
         self.wfile.write(body)
 
@@ -34,8 +38,12 @@ class Server(http.server.ThreadingHTTPServer):
     address_family, request_queue_size = socket.AF_INET6, 128
 
 
+def leave(*_):
+    leaving.set()
+    threading.Thread(target=server.shutdown).start()
+
+
 server = Server(('::', 8000), App)
-# Whoever is being served is served to the end.
 server.daemon_threads = False
-signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+signal.signal(signal.SIGTERM, leave)
 server.serve_forever()

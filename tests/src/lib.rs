@@ -4,7 +4,7 @@ pub mod docker;
 pub mod vm;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -146,6 +146,13 @@ impl Lab {
     pub fn inside(&self, host: &str, task: &str, words: &[&str]) -> Said {
         let words: Vec<&str> = ["swarmctl", "exec", task, "--"].into_iter().chain(words.iter().copied()).collect();
         self.exec(host, &words)
+    }
+
+    /// Shows a directory of this machine, wherever it is, to the tasks that a host starts from now on, at `/mnt`: they have
+    /// a /tmp of their own.
+    #[track_caller]
+    pub fn show(&self, host: &str, directory: &Path) {
+        self.exec(host, &["mount", "--bind", &directory.display().to_string(), "/mnt"]).ok();
     }
 
     /// The network `my-net`, three replicas of `web` and one `shell`, as in the tour.

@@ -25,9 +25,9 @@ impl<'a> Load<'a> {
         create.extend(flags.split(' '));
         lab.exec("h1", &[&create[..], &["--", "netd", "whoami", "--port", "80"]].concat()).ok();
         lab.ctl("h1", "node update --availability pause h4").ok();
-        let load = binaries().join("load").display().to_string();
+        ["h1", "h2", "h3"].iter().for_each(|host| lab.show(host, &binaries()));
         let create = "service create --name load --replicas 3 --network net";
-        lab.ctl("h1", &format!("{create} -- {load} web {} 40", rate() / 3)).ok();
+        lab.ctl("h1", &format!("{create} -- /mnt/load web {} 40", rate() / 3)).ok();
         lab.ctl("h1", "node update --availability active h4").ok();
         Self(lab)
     }

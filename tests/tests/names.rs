@@ -75,17 +75,20 @@ fn a_service_has_aliases_a_stack_and_named_ports() {
     assert_eq!(shown["ports"][0]["port"], 5432);
 }
 
-/// The small program against musl, without any library.
+/// A directory with the small `program` against musl, without any library.
 fn musl() -> PathBuf {
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("musl-{}", std::process::id()));
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("musl-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
     let source = self::program("musl.c");
-    run(Command::new("musl-gcc").args(["-static", "-o"]).arg(&program).arg(source)).ok();
-    program
+    run(Command::new("musl-gcc").args(["-static", "-o"]).arg(directory.join("program")).arg(source)).ok();
+    directory
 }
 
 #[test]
 fn c_libraries_and_stubs_find_every_name() {
     let lab = Lab::up(2);
+    let musl = musl();
+    ["h1", "h2"].iter().for_each(|host| lab.show(host, &musl));
     lab.ctl("h1", NET).ok();
     let create = |line: &str| lab.ctl("h1", &format!("service create {line} -- sleep infinity")).ok();
     create("--name web --replicas 2 --network name=my-net,alias=www --stack shop");
@@ -97,12 +100,11 @@ fn c_libraries_and_stubs_find_every_name() {
         let both = [format!("{name} A"), format!("{name} AAAA")];
         both.iter().flat_map(|line| short(&lab, "shell.1", line)).collect::<BTreeSet<String>>()
     };
-    let musl = musl();
-    let cares = program("cares.py");
+    let cares = include_str!("names/cares.py");
     let clients: [(&str, Vec<&str>); 3] = [
-        ("glibc", vec!["/usr/bin/python3", &cares, "glibc"]),
-        ("c-ares", vec!["/usr/bin/python3", &cares, "cares"]),
-        ("musl", vec![musl.to_str().unwrap()]),
+        ("glibc", vec!["/usr/bin/python3", "-c", cares, "glibc"]),
+        ("c-ares", vec!["/usr/bin/python3", "-c", cares, "cares"]),
+        ("musl", vec!["/mnt/program"]),
     ];
     for (client, words) in clients {
         let said = lab.inside("h1", "shell.1", &[&words[..], &names].concat()).ok();
@@ -116,7 +118,7 @@ fn c_libraries_and_stubs_find_every_name() {
         }
         assert!(said.lines().last().unwrap().contains("error"), "{client}: {said}");
     }
-    std::fs::remove_file(&musl).unwrap();
+    std::fs::remove_dir_all(&musl).unwrap();
     // busybox asks by itself.
     let said = lab.inside("h1", "shell.1", &["busybox", "nslookup", "web.my-net"]).ok();
     assert!(expected("web").iter().all(|address| said.contains(address)), "{said}");
@@ -127,12 +129,9 @@ fn a_service_may_have_resolvers_of_its_own_and_internal_networks_forward_nothing
     let lab = Lab::up(2);
     lab.ctl("h1", NET).ok();
     lab.ctl("h1", "network create --internal --subnet 10.0.8.0/24 vault").ok();
-    let server = program("server.py");
-    lab.ctl(
-        "h1",
-        &format!("service create --name upstream --network my-net --network vault -- /usr/bin/python3 {server}"),
-    )
-    .ok();
+    let create = "swarmctl service create --name upstream --network my-net --network vault -- /usr/bin/python3 -c";
+    let create = create.split(' ').chain([include_str!("names/server.py")]).collect::<Vec<_>>();
+    lab.exec("h1", &create).ok();
     let task = lab.running("h1", "upstream").remove(0);
     let address = |prefix: &str| {
         let addresses = task["addresses"].as_array().unwrap().iter().map(|address| address.as_str().unwrap());

@@ -16,7 +16,7 @@ use ipvs::{Clients, IpVs, Nftables, Op, Table, VirtualService, ip_vs};
 use model::{Balance, Scheduler};
 use support::{
     addresses, ask_tcp, ask_udp, connect, in_fresh_namespace, line, run,
-    suite::{self, Engine, balance, chosen, lab, many, settle, table, vip},
+    suite::{Engine, balance, chosen, lab, many, settle, table, vip},
 };
 
 /// Refuses to run a test elsewhere.
@@ -28,35 +28,10 @@ fn required() {
     );
 }
 
-/// One test for each promise of the suite.
-macro_rules! promises {
-    ($($promise:ident)+) => {
-        $(#[test]
-        fn $promise() {
-            required();
-            suite::$promise(Engine::IpVs);
-        })+
-    };
-}
-
-promises! {
-    replicas_answer_in_turn_and_see_the_client
-    datagrams_of_an_old_socket_leave_a_removed_server_at_once
-    echo_requests_are_answered
-    weights_are_turns
-    every_way_to_choose_reaches_every_server
-    a_client_keeps_its_server_by_its_address
-    affinity_holds_until_its_server_takes_no_more
-    an_endpoint_balanced_to_itself_sees_the_gateway
-    a_service_without_a_server_refuses_at_once
-    established_connections_survive_every_change
-    connections_to_a_removed_server_are_reset
-    ports_used_again_stall_nobody
-    idle_connections_live_for_hours
-    hundreds_of_services_come_and_go
-    traffic_is_counted
-    sctp_is_balanced_where_there_is_any
-}
+support::suite::promises!({
+    required();
+    Engine::IpVs
+});
 
 /// The lines of `ipvsadm` in the calling thread's namespace, without its head.
 fn listed(arguments: &str) -> Vec<String> {

@@ -19,6 +19,39 @@ use super::{
     serve, sources, udp,
 };
 
+/// One test for each promise, kept by the engine that `$engine` gives.
+#[allow(unused_macros)]
+macro_rules! promises {
+    ($engine:expr) => {
+        $crate::support::suite::promises! { @each $engine;
+            replicas_answer_in_turn_and_see_the_client
+            datagrams_of_an_old_socket_leave_a_removed_server_at_once
+            echo_requests_are_answered
+            weights_are_turns
+            every_way_to_choose_reaches_every_server
+            a_client_keeps_its_server_by_its_address
+            affinity_holds_until_its_server_takes_no_more
+            an_endpoint_balanced_to_itself_sees_the_gateway
+            a_service_without_a_server_refuses_at_once
+            established_connections_survive_every_change
+            connections_to_a_removed_server_are_reset
+            ports_used_again_stall_nobody
+            idle_connections_live_for_hours
+            hundreds_of_services_come_and_go
+            traffic_is_counted
+            sctp_is_balanced_where_there_is_any
+        }
+    };
+    (@each $engine:expr; $($promise:ident)+) => {
+        $(#[test]
+        fn $promise() {
+            $crate::support::suite::$promise($engine);
+        })+
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use promises;
+
 pub const VIPS: [&str; 2] = ["10.0.9.250", "fd00:9::fa"];
 
 /// Which engine is put to the test.

@@ -1,4 +1,4 @@
-//! Connections whose real server is gone: they are forgotten, so that the next packet of a client is answered by a reset
+//! Connections whose real server is gone, or takes no new ones and has not answered yet: they are forgotten, so that the next packet of a client is answered by a reset
 //! (TCP) or goes elsewhere (whatever knows no end).
 
 use std::{collections::BTreeSet, net::IpAddr};
@@ -40,7 +40,7 @@ impl Connections {
     /// Forgets those to the real servers that these ops have removed; the first time all.
     pub(crate) fn forget(&mut self, socket: &mut Socket, ops: &[Op], left: &Table) -> Result<(), BalancerError> {
         let shrunk = ops.iter().filter_map(|op| match op {
-            Op::DelService { vip } | Op::DelRealServer { vip, .. } => Some(*vip),
+            Op::DelService { vip } | Op::DelRealServer { vip, .. } | Op::SetWeight { vip, weight: 0, .. } => Some(*vip),
             _ => None,
         });
         let shrunk: BTreeSet<IpAddr> = shrunk.collect();
@@ -58,6 +58,11 @@ impl Connections {
     /// Of a virtual IP that there is, or was.
     fn is_stale(&self, found: &Connection, table: &Table) -> bool {
         let Some(service) = table.services.get(&found.destination) else { return true };
-        !service.real_servers.contains_key(&found.server) || self.translated && !found.translated
+        match service.real_servers.get(&found.server) {
+            None => true,
+            // Its first packet may have been lost: the next one shall not go where nobody listens any more.
+            Some(0) if !found.answered => true,
+            Some(_) => self.translated && !found.translated,
+        }
     }
 }

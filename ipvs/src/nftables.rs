@@ -406,7 +406,14 @@ fn with_shared(mut ruleset: Ruleset, version: Ip, affinities: &BTreeSet<u32>) ->
         let set = SetRef::Named(names.slots.to_owned());
         turn.with(Expression::Map { set, from: width(version), into: server })
     };
-    ruleset = ruleset.chain(&chosen_chain(version), Chain::regular(vec![translate(chosen())]));
+    // The kernel changes rules and maps in one moment, yet a packet may meet it in between: with the number of a turn that was
+    // just taken away. The first one is always there.
+    let first = || {
+        let turn = addresses().with(Expression::Immediate { into: server, value: number(0) });
+        let set = SetRef::Named(names.slots.to_owned());
+        turn.with(Expression::Map { set, from: width(version), into: server })
+    };
+    ruleset = ruleset.chain(&chosen_chain(version), Chain::regular(vec![translate(chosen()), translate(first())]));
     for &seconds in affinities {
         let remember = |rule: Rule| {
             let (map, milliseconds) = (names.clients.to_owned(), u64::from(seconds) * 1000);
@@ -417,7 +424,7 @@ fn with_shared(mut ruleset: Ruleset, version: Ip, affinities: &BTreeSet<u32>) ->
         let takes = Expression::Compare { from: SPARE, how: Comparison::NotEqual, value: number(0) };
         let again = weigh(addresses().with(known)).with(takes);
         // The last is for when there are too many clients to remember.
-        let anew = vec![translate(remember(chosen().with(forget))), translate(chosen())];
+        let anew = vec![translate(remember(chosen().with(forget))), translate(chosen()), translate(first())];
         ruleset = ruleset
             .chain(&again_chain(version, seconds), Chain::regular(vec![translate(remember(again))]))
             .chain(&remembered_chain(version, seconds), Chain::regular(anew));

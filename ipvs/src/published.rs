@@ -487,6 +487,7 @@ mod tests {
                 port,
                 server: ip(server),
                 translated: true,
+                answered: true,
             })
         };
         assert!(found(17, "192.0.2.1", 53, "10.0.9.6"), "a removed task");

@@ -55,6 +55,18 @@ fn what_others_break_is_seen_and_repaired() {
     });
 }
 
+/// Rules and maps change in one moment, but a packet may be among them just then.
+#[test]
+fn who_has_a_turn_that_was_just_taken_away_is_led_elsewhere() {
+    for affinity in [None, Some(60)] {
+        let (lab, mut balancer) = lab(Engine::Nftables, 2);
+        settle(&mut *balancer, &chosen(balance(Scheduler::Rr, affinity), &[(1, 1), (2, 1)]));
+        lab.router.within(|| support::nft("delete element inet netd-lb slots4 { 10.0.9.250 . 1 }"));
+        let first = format!("s1 {}", addresses(0)[0]);
+        (0..4).for_each(|_| assert_eq!(ask_tcp(&lab.endpoints[0], vip(0)), first));
+    }
+}
+
 #[test]
 fn spoofed_sources_are_dropped_and_counted() {
     let (lab, mut balancer) = lab(Engine::Nftables, 2);

@@ -68,7 +68,8 @@ fn tunnel_packets_from_a_stranger_or_in_anothers_name_are_dropped_and_counted() 
     for (vtep, vni, router, source, drops) in [
         ("192.0.2.2", 77, peer, "10.77.9.12", [0, 0]),
         ("192.0.2.2", 77, peer, "fd00:77:9::12", [0, 0]),
-        ("192.0.2.2", 77, peer, "10.77.9.1", [0, 0]),
+        // Routers send errors in their own name, and nothing else.
+        ("192.0.2.2", 77, peer, "10.77.9.1", [0, 1]),
         ("192.0.2.66", 77, peer, "10.77.9.12", [1, 0]),
         // No tunnel ends at that address.
         ("fd00:cafe::2", 77, peer, "10.77.9.12", [0, 0]),

@@ -30,6 +30,8 @@ const IP_DESTINATION: [u16; 2] = [2, 4];
 const PROTO_NUM: u16 = 1;
 const PROTO_DESTINATION: u16 = 3;
 const DUMPS: usize = 8;
+/// `IPS_SEEN_REPLY`.
+const SEEN_REPLY: u32 = 1 << 1;
 /// `IPS_DST_NAT`.
 const DESTINATION_TRANSLATED: u32 = 1 << 5;
 
@@ -46,6 +48,8 @@ pub struct Connection {
     pub server: IpAddr,
     /// Whether nftables has translated the one to the other.
     pub translated: bool,
+    /// Whether the server has said anything yet.
+    pub answered: bool,
 }
 
 /// Asks for tracked connections so that a kernel with modules loads what tracks them.
@@ -113,6 +117,7 @@ fn connection(message: &[u8]) -> Option<Connection> {
         destination: ip(&original, IP_DESTINATION)?,
         server: ip(&reply, IP_SOURCE)?,
         translated: attributes.u32(STATUS)? & DESTINATION_TRANSLATED != 0,
+        answered: attributes.u32(STATUS)? & SEEN_REPLY != 0,
     })
 }
 

@@ -148,6 +148,15 @@ impl Lab {
         self.exec(host, &words)
     }
 
+    /// The Ethernet address of a host's router on an overlay, as `network inspect` shows that.
+    #[track_caller]
+    pub fn router(&self, host: &str, network: &Value) -> String {
+        let namespace = format!("netd-{}", network["id"].as_str().expect("the network's id"));
+        let line = self.exec(host, &["ip", "-n", &namespace, "-o", "link", "show", "type", "vxlan"]).ok();
+        let address = line.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+        address.expect("the tunnel's device").to_owned()
+    }
+
     /// Shows a directory of this machine, wherever it is, to the tasks that a host starts from now on, at `/mnt`: they have
     /// a /tmp of their own.
     #[track_caller]

@@ -279,13 +279,8 @@ fn neither_a_task_nor_a_process_of_the_host_can_write_tunnel_packets() {
     };
     let ((near, source), (far, target)) = (on("red", "h1"), on("red", "h2"));
     let network = lab.json("h1", "network inspect red").remove(0);
-    let tunnel = format!("ip -n netd-{} -o link show type vxlan", network["id"].as_str().unwrap());
-    let router = |host: &str| {
-        let line = lab.exec(host, &["sh", "-c", &tunnel]).ok();
-        line.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().to_owned()
-    };
     let vni = format!("{:x}", network["vni"].as_u64().unwrap());
-    let (to, from) = (router("h2"), router("h1"));
+    let (to, from) = (lab.router("h2", &network), lab.router("h1", &network));
     let forge = ["python3", "-c", FORGE, H2[0], &vni, &to, &from, &source, &target];
     let nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "--bounding-set", "-all"];
 

@@ -331,13 +331,8 @@ fn out_of_a_tunnel_strangers_reach_published_targets_and_nothing_else() {
     let far = tasks.iter().find(|task| task["node"] == "h2").unwrap();
     let (name, target) = (far["name"].as_str().unwrap(), far["addresses"][0].as_str().unwrap());
     let network = lab.json("h1", "network inspect net").remove(0);
-    let tunnel = format!("ip -n netd-{} -o link show type vxlan", network["id"].as_str().unwrap());
-    let router = |host: &str| {
-        let line = lab.exec(host, &["sh", "-c", &tunnel]).ok();
-        line.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().to_owned()
-    };
     let vni = format!("{:x}", network["vni"].as_u64().unwrap());
-    let (to, from) = (router("h2"), router("h1"));
+    let (to, from) = (lab.router("h2", &network), lab.router("h1", &network));
     // A host that obeys nobody any more.
     lab.exec("h1", &["sh", "-c", "kill -STOP $(cat /run/netd.pid); nft flush ruleset"]).ok();
     // By turns a port that is not published, a source inside the network, and the gateway's, which has errors to send and

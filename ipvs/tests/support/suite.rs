@@ -257,12 +257,10 @@ pub fn a_service_without_a_server_refuses_at_once(engine: Engine) {
     for servers in [&[][..], &[(1, 0)]] {
         settle(&mut *balancer, &table(servers));
         for family in 0..2 {
-            let start = Instant::now();
             let refused = connect(&lab.endpoints[0], vip(family)).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
             let refused = ask_udp(&lab.endpoints[0], vip(family)).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-            assert!(start.elapsed() < Duration::from_secs(3));
         }
     }
 }
@@ -309,10 +307,9 @@ pub fn connections_to_a_removed_server_are_reset(engine: Engine) {
             let mut connection = connect(&lab.endpoints[0], vip(family)).unwrap();
             line(&connection);
             settle(&mut *balancer, &table(left));
-            let start = Instant::now();
+            // A black hole would be another error, much later.
             let outcome = connection.write_all(b"anybody?\n").and_then(|()| connection.read_exact(&mut [0]));
             assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionReset, "{left:?}");
-            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         }
     }
     // One that was cut off between the two steps of a removal finds what it left.

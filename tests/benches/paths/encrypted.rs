@@ -4,7 +4,7 @@
 use anyhow::Result;
 use tests::{Lab, eventually, holds};
 
-use super::{OURS, Path, Servers, address, measure, path, pinned, print, sandbox, shell, tasks};
+use super::{OURS, Path, Servers, address, in_turn, path, pinned, sandbox, shell, tasks};
 
 const ROUNDS: usize = 2;
 
@@ -21,14 +21,7 @@ pub fn compare() -> Result<()> {
         path("VXLAN made by hand over ESP", OURS[0], &[], "10.99.0.2"),
     ];
     paths.extend(ours(&lab)?);
-    let mut samples = vec![Vec::new(); paths.len()];
-    for _ in 0..ROUNDS {
-        for (path, samples) in paths.iter().zip(&mut samples) {
-            samples.push(measure(&lab, path)?);
-        }
-    }
-    print(&paths, &samples);
-    Ok(())
+    in_turn(&lab, &paths, ROUNDS)
 }
 
 /// The algorithm and the window are ours; addresses are on the devices themselves.

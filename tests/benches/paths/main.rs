@@ -114,13 +114,18 @@ fn compare() -> Result<()> {
     } else {
         println!("Docker's overlay is left out: there is no dockerd (Debian package docker.io)\n");
     }
+    in_turn(&lab, &paths, ROUNDS)
+}
+
+/// Measures all paths in rounds, and prints what came of it.
+fn in_turn(lab: &Lab, paths: &[Path], rounds: usize) -> Result<()> {
     let mut samples = vec![Vec::new(); paths.len()];
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for (path, samples) in paths.iter().zip(&mut samples) {
-            samples.push(measure(&lab, path)?);
+            samples.push(measure(lab, path)?);
         }
     }
-    print(&paths, &samples);
+    print(paths, &samples);
     Ok(())
 }
 

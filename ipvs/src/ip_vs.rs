@@ -320,7 +320,10 @@ impl Marks {
     }
 
     fn forget(&mut self, before: &Table, after: &Table) {
-        self.0.retain(|vip, _| !before.services.contains_key(vip) || after.services.contains_key(vip));
+        let gone = before.services.keys().filter(|vip| !after.services.contains_key(vip));
+        for vip in gone {
+            self.0.remove(vip);
+        }
     }
 }
 

@@ -114,11 +114,7 @@ impl Nftables {
         }
         match mem::replace(&mut self.seen, Seen::Nothing) {
             Seen::Whole(mut table, at) => {
-                // What does not belong to single virtual IPs is the same in any part of a table.
-                let wanted = |table: &Table| {
-                    let of = || part(&table.part(ops), self.clients, &affinities(table));
-                    self.is_needed(table).then(of)
-                };
+                let wanted = |table: &Table| self.is_needed(table).then(|| part(table, self.clients, ops));
                 let before = wanted(&table);
                 ops.iter().for_each(|op| Arc::make_mut(&mut table).apply(op));
                 let change = difference(wanted(&table).as_ref(), before.as_ref());
@@ -217,11 +213,18 @@ fn names(version: Ip) -> Names {
 
 /// The rule set that balances a table. Pure.
 pub fn ruleset(table: &Table, clients: Clients) -> Ruleset {
-    part(table, clients, &affinities(table))
+    with_affinities(table, clients, &affinities(table))
 }
 
-/// What of it a part of a table takes, where there are these affinities in the whole.
-fn part(table: &Table, clients: Clients, affinities: &BTreeSet<u32>) -> Ruleset {
+/// As much of it as these ops are about. What does not belong to single virtual IPs is the same in any part of a table, but for
+/// what affinities take, which only the ops that say how to choose can change.
+fn part(table: &Table, clients: Clients, ops: &[Op]) -> Ruleset {
+    let chooses = |op: &Op| matches!(op, Op::AddService { .. } | Op::DelService { .. });
+    let affinities = if ops.iter().any(chooses) { affinities(table) } else { BTreeSet::new() };
+    with_affinities(&table.part(ops), clients, &affinities)
+}
+
+fn with_affinities(table: &Table, clients: Clients, affinities: &BTreeSet<u32>) -> Ruleset {
     // Whatever is still addressed to a virtual IP belongs to no connection: the first packet of one is all that is seen here.
     let balance = [Ip::BOTH.map(stray), Ip::BOTH.map(balance), Ip::BOTH.map(refuse)].concat();
     let hook = if clients == Clients::Routed { Hook::Prerouting } else { Hook::Output };
@@ -391,7 +394,8 @@ fn digit(version: Ip) -> u8 {
 /// registers of their rules, as they do in keys.
 fn with_shared(mut ruleset: Ruleset, version: Ip, affinities: &BTreeSet<u32>) -> Ruleset {
     let (names, server) = (names(version), 2 * width(version));
-    let addresses = || Rule::new().version(version).source(version, 0).destination(version, width(version));
+    let addresses_of = |rule: Rule| rule.source(version, 0).destination(version, width(version));
+    let addresses = || addresses_of(Rule::new().version(version));
     let weigh = |rule: Rule| {
         let set = SetRef::Named(names.weights.to_owned());
         rule.with(Expression::Map { set, from: width(version), into: SPARE })
@@ -401,17 +405,17 @@ fn with_shared(mut ruleset: Ruleset, version: Ip, affinities: &BTreeSet<u32>) ->
             .with(Expression::SetMeta { key: Meta::Mark, from: SPARE })
             .with(Expression::Nat { kind: Nat::Destination, version, address: server, ports: None })
     };
-    let chosen = || {
-        let turn = addresses().with(Expression::Meta { key: Meta::Mark, into: server });
+    let in_turn = |rule: Rule| {
         let set = SetRef::Named(names.slots.to_owned());
+        let turn = rule.with(Expression::Meta { key: Meta::Mark, into: server });
         turn.with(Expression::Map { set, from: width(version), into: server })
     };
+    let chosen = || in_turn(addresses());
     // The kernel changes rules and maps in one moment, yet a packet may meet it in between: with the number of a turn that was
     // just taken away. The first one is always there.
     let first = || {
-        let turn = addresses().with(Expression::Immediate { into: server, value: number(0) });
-        let set = SetRef::Named(names.slots.to_owned());
-        turn.with(Expression::Map { set, from: width(version), into: server })
+        let mark = Rule::new().version(version).with(Expression::Immediate { into: SPARE, value: number(0) });
+        in_turn(addresses_of(mark.with(Expression::SetMeta { key: Meta::Mark, from: SPARE })))
     };
     ruleset = ruleset.chain(&chosen_chain(version), Chain::regular(vec![translate(chosen()), translate(first())]));
     for &seconds in affinities {
@@ -524,7 +528,7 @@ mod tests {
                 let rulesets = [after, before].map(|table| ruleset(table, Clients::Routed));
                 difference(Some(&rulesets[0]), Some(&rulesets[1]))
             };
-            let parts = [&after, &before].map(|table| part(&table.part(&ops), Clients::Routed, &affinities(table)));
+            let parts = [&after, &before].map(|table| part(table, Clients::Routed, &ops));
             prop_assert_eq!(difference(Some(&parts[0]), Some(&parts[1])), change(&before, &after));
         }
     }

@@ -1,8 +1,9 @@
 //! The virtual services of one network, and what leads from one table of them to another. Pure.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, iter,
     net::IpAddr,
 };
 
@@ -131,11 +132,12 @@ impl Table {
 
     /// The ops that lead from here to `desired`. Empty if there is nothing to change.
     pub fn ops(&self, desired: &Table) -> Vec<Op> {
-        let mut ops = Vec::new();
-        let gone = self.services.keys().filter(|vip| !desired.services.contains_key(vip));
-        ops.extend(gone.map(|&vip| Op::DelService { vip }));
-        for (&vip, service) in &desired.services {
-            let old = self.services.get(&vip);
+        let changed: Vec<_> =
+            pairs(&self.services, &desired.services).filter(|(_, old, service)| old != service).collect();
+        let gone = changed.iter().filter(|(.., service)| service.is_none());
+        let mut ops: Vec<Op> = gone.map(|&(&vip, ..)| Op::DelService { vip }).collect();
+        for (&vip, old, service) in changed {
+            let Some(service) = service else { continue };
             if old.map(|old| old.balance) != Some(service.balance) {
                 ops.push(Op::AddService { vip, balance: service.balance });
             }
@@ -165,6 +167,26 @@ impl Table {
             Op::Repair => {}
         }
     }
+}
+
+/// What two maps have under each key, side by side. Their walks cost a fraction of as many look-ups, which matters where thousands of
+/// services are compared to find the one that has changed.
+fn pairs<'a, K: Ord, V>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    iter::from_fn(move || {
+        let order = match (old.peek(), new.peek()) {
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        let old = if order.is_le() { old.next() } else { None };
+        let new = if order.is_ge() { new.next() } else { None };
+        let (key, _) = old.or(new)?;
+        Some((key, old.map(|(_, value)| value), new.map(|(_, value)| value)))
+    })
 }
 
 fn services(config: &NodeConfig, on: impl Fn(NetworkId) -> bool) -> BTreeMap<IpAddr, VirtualService> {

@@ -114,11 +114,13 @@ fn amend(desired: &Ruleset, observed: &Ruleset) -> Vec<Step> {
     for (name, chain) in only(&desired.chains, &observed.chains) {
         steps.push(Step::AddChain { chain: name.clone(), base: chain.base.clone() });
     }
-    for (name, set) in &desired.sets {
-        steps.extend(add_elements(name, set, observed.sets.get(name)));
-    }
+    // For each module that a rule needs and the kernel has yet to load it starts the whole batch again: so that there is little
+    // to be done again, rules come before elements.
     for (name, chain) in &desired.chains {
         steps.extend(add_rules(name, chain, observed.chains.get(name)));
+    }
+    for (name, set) in &desired.sets {
+        steps.extend(add_elements(name, set, observed.sets.get(name)));
     }
     steps
 }

@@ -76,9 +76,14 @@ pub trait Balancer: Send {
     /// What has passed by a virtual IP.
     fn traffic(&mut self, vip: IpAddr) -> Result<Traffic, BalancerError>;
 
+    /// What to change so that the kernel balances `desired`. Empty means settled.
+    fn plan(&mut self, desired: &Table) -> Result<Vec<Op>, BalancerError> {
+        Ok(diff(desired, &self.observe()?))
+    }
+
     /// Makes the kernel balance `desired`; returns what it took. Empty if it already did.
     fn settle(&mut self, desired: &Table) -> Result<Vec<Op>, BalancerError> {
-        let ops = diff(desired, &self.observe()?);
+        let ops = self.plan(desired)?;
         if !ops.is_empty() {
             self.apply(&ops)?;
         }

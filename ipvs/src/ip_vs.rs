@@ -20,6 +20,7 @@ use nix::{
 
 use crate::{
     Balancer, BalancerError, Observed, Op, Passed, Table, Traffic, VirtualService,
+    balancer::diff,
     connections::Connections,
     nft::{
         self, Chain, Comparison, Expression, Failure, Family, Hook, Ip, Key as Element, Kind, Meta, Nat, Rule, Ruleset,
@@ -250,6 +251,16 @@ impl Balancer for IpVs {
         observed.damage.extend(self.sysctls.damage());
         observed.damage.extend(self.connections.damage(&mut self.socket, &observed.table)?);
         Ok(observed)
+    }
+
+    /// A change does not wait until thousands of services have been read again: what was read last tells it, and afterwards they are.
+    fn plan(&mut self, desired: &Table) -> Result<Vec<Op>, BalancerError> {
+        let at = nft::generation(&mut self.socket)?;
+        let ops = match &self.seen {
+            Seen::Whole(whole) if whole.at == at => whole.table.ops(desired),
+            _ => Vec::new(),
+        };
+        if ops.is_empty() { Ok(diff(desired, &self.observe()?)) } else { Ok(ops) }
     }
 
     fn apply(&mut self, ops: &[Op]) -> Result<(), BalancerError> {

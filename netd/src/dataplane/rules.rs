@@ -435,7 +435,7 @@ impl Tables {
             rulesets.extend(nft::difference(wanted, observed.as_ref()));
         }
         let services = match &wanted.services {
-            Some(table) => ipvs::diff(table, &self.balancer.observe().map_err(|error| error.to_string())?),
+            Some(table) => self.balancer.plan(table).map_err(|error| error.to_string())?,
             None => Vec::new(),
         };
         let passage = match &wanted.passage {

@@ -73,6 +73,9 @@ pub trait Balancer: Send {
     /// one. Established connections go on, but for those to real servers that are gone.
     fn apply(&mut self, ops: &[Op]) -> Result<(), BalancerError>;
 
+    /// The change of nftables that came after this number was of other tables: nothing has to be read again for it.
+    fn overlook(&mut self, before: u32);
+
     /// What has passed by a virtual IP.
     fn traffic(&mut self, vip: IpAddr) -> Result<Traffic, BalancerError>;
 

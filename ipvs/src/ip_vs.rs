@@ -276,6 +276,14 @@ impl Balancer for IpVs {
         self.connections.forget(&mut self.socket, ops, &table)
     }
 
+    fn overlook(&mut self, before: u32) {
+        if let Seen::Whole(whole) = &mut self.seen
+            && whole.at == before
+        {
+            whole.at = before.wrapping_add(1);
+        }
+    }
+
     fn traffic(&mut self, vip: IpAddr) -> Result<Traffic, BalancerError> {
         let Some(mark) = self.marks.0.get(&vip) else { return Ok(Traffic::default()) };
         let counted = self.kernel.counted(&key(vip, *mark)).map_err(|failure| refused("read its counters", failure))?;

@@ -152,6 +152,14 @@ impl Balancer for Nftables {
         self.connections.forget(&mut self.socket, ops, &table)
     }
 
+    fn overlook(&mut self, before: u32) {
+        if let Seen::Whole(_, at) = &mut self.seen
+            && *at == before
+        {
+            *at = before.wrapping_add(1);
+        }
+    }
+
     fn traffic(&mut self, vip: IpAddr) -> Result<Traffic, BalancerError> {
         let (version, size) = (Ip::of(vip), Type::from(Ip::of(vip)).size());
         let names = names(version);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ipvs::{
-    Balancer, Clients, Nftables, Table,
+    Balancer, Clients, Nftables, Op, Table,
     guard::{Border, border},
     nft::{self, Family, Socket},
 };
@@ -52,6 +52,22 @@ fn what_others_break_is_seen_and_repaired() {
             support::nft(script);
             assert_ne!(settle(&mut balancer, &desired), [], "unseen: {script}");
         }
+    });
+}
+
+#[test]
+fn what_is_said_to_be_of_other_tables_is_not_read_again() {
+    in_fresh_namespace(|| {
+        let mut balancer = Engine::Nftables.open();
+        settle(&mut *balancer, &table(&[(1, 1)]));
+        let before = nft::generation(&mut nft::Socket::open().unwrap()).unwrap();
+        support::nft("flush chain inet netd-lb balance");
+        // A lie: who looks sees the damage.
+        balancer.overlook(before);
+        assert_eq!(balancer.plan(&table(&[(1, 1)])).unwrap(), []);
+        support::nft("add table inet other");
+        balancer.overlook(before);
+        assert_eq!(settle(&mut *balancer, &table(&[(1, 1)])), [Op::Repair]);
     });
 }
 

@@ -463,7 +463,7 @@ impl Tables {
             self.overtaken.push_back(Instant::now());
         }
         for change in changes {
-            if let Err(error) = nft::apply(&mut self.socket, change) {
+            if let Err(error) = self.change(change) {
                 let next = "let its owner accept what comes from and goes to nu-+";
                 warn!(table = change.table, %error, next, "a firewall may drop what leaves networks");
                 self.barred.insert(change.table.clone(), Instant::now());
@@ -472,6 +472,16 @@ impl Tables {
     }
 
     /// Forgets connections without an end that lead where nobody answers any more.
+    /// If it was the only one meanwhile, the balancer need not read thousands of services again to find that it was not theirs.
+    fn change(&mut self, change: &Change) -> Result<(), NftError> {
+        let before = nft::generation(&mut self.socket)?;
+        nft::apply(&mut self.socket, change)?;
+        if nft::generation(&mut self.socket)? == before.wrapping_add(1) {
+            self.balancer.overlook(before);
+        }
+        Ok(())
+    }
+
     fn forget(&mut self, change: &Pending) -> Result<(), NftError> {
         if !change.closed.is_empty() {
             let is_closed = |found: &Connection| change.closed.contains(&(found.protocol, found.port));
@@ -486,7 +496,7 @@ impl Tables {
 
     fn apply(&mut self, change: &Pending) -> Result<(), String> {
         for ruleset in &change.rulesets {
-            match nft::apply(&mut self.socket, ruleset) {
+            match self.change(ruleset) {
                 Ok(()) => {}
                 // A kernel without CONFIG_NFT_FWD_NETDEV: slower, no worse.
                 Err(error) if is_shortcut(change.place, ruleset) => {

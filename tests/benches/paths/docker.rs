@@ -7,6 +7,7 @@ use super::shell;
 /// Two daemons and a container on each; all of it ends with the lab.
 pub struct Overlay {
     _daemons: [Docker; 2],
+    hosts: [&'static str; 2],
     /// The containers' first processes, as their hosts number them.
     containers: Vec<String>,
     /// The second container's address.
@@ -15,7 +16,7 @@ pub struct Overlay {
 
 impl Overlay {
     /// `None` where there is no Docker.
-    pub fn start(lab: &Lab, hosts: [&str; 2]) -> Option<Self> {
+    pub fn start(lab: &Lab, hosts: [&'static str; 2]) -> Option<Self> {
         if !Docker::is_installed() {
             return None;
         }
@@ -32,13 +33,45 @@ impl Overlay {
         let containers = vec![run(0), run(1)];
         let address = "docker inspect -f '{{.NetworkSettings.Networks.bench.IPAddress}}' c1";
         let address = shell(lab, hosts[1], address);
-        Some(Self { _daemons: daemons, containers, address })
+        Some(Self { _daemons: daemons, hosts, containers, address })
+    }
+
+    /// Starts a service of one task on the second host, with a virtual IP.
+    pub fn service(&self, lab: &Lab) -> Service {
+        let options = "--no-resolve-image --constraint node.role==worker --network bench";
+        let create = format!("docker service create -q --name web {options} busybox /bin/busybox sleep 1000000");
+        shell(lab, self.hosts[0], &create);
+        let vip = "docker service inspect -f '{{range .Endpoint.VirtualIPs}}{{.Addr}}{{end}}' web | cut -d/ -f1";
+        let found = |format: &str| {
+            let own = "$(docker ps -q --filter label=com.docker.swarm.service.name=web)";
+            shell(lab, self.hosts[1], &format!("docker inspect -f '{{{{{format}}}}}' {own}"))
+        };
+        let process = found(".State.Pid");
+        Service {
+            inside: inside(&process),
+            task: found(".NetworkSettings.Networks.bench.IPAddress"),
+            vip: shell(lab, self.hosts[0], vip),
+        }
     }
 
     /// The words that take a program into a container's network namespace.
     pub fn inside(&self, index: usize) -> Vec<String> {
-        vec!["nsenter".to_owned(), format!("--net=/proc/{}/ns/net", self.containers[index])]
+        inside(&self.containers[index])
     }
+}
+
+/// A service of one task.
+pub struct Service {
+    /// The words that take a program into the task's network namespace.
+    pub inside: Vec<String>,
+    /// The task's address.
+    pub task: String,
+    /// The service's.
+    pub vip: String,
+}
+
+fn inside(process: &str) -> Vec<String> {
+    vec!["nsenter".to_owned(), format!("--net=/proc/{process}/ns/net")]
 }
 
 /// On a port of its own: the hosts' netd has Swarm's.

@@ -4,6 +4,7 @@
 
 mod docker;
 mod encrypted;
+mod virtual_ips;
 
 use std::{
     env,
@@ -43,6 +44,7 @@ fn main() -> Result<()> {
         ["serve"] => serve(),
         ["client", address] => client(address),
         ["encrypted"] => encrypted::compare(),
+        ["virtual-ips"] => virtual_ips::compare(),
         _ => compare(),
     }
 }

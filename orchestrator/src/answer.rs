@@ -122,7 +122,7 @@ fn service_info(state: &State, record: &ServiceRecord, heard: &Acknowledged) -> 
         name: spec.name.clone(),
         replicas: spec.replicas,
         running: running.len() as u32,
-        settled: running.iter().filter(|record| record.running_at <= known).count() as u32,
+        settled: running.iter().filter(|run| run.running_at.max(record.led) <= known).count() as u32,
         virtual_ips: service.networks.iter().filter_map(|id| service.vips.get(id)).flatten().copied().collect(),
         networks: service.networks.iter().filter_map(network_name).collect(),
         aliases: aliases(state, service),

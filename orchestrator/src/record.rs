@@ -16,6 +16,8 @@ pub(crate) struct ServiceRecord {
     pub(crate) changed: u64,
     /// and of runs before this one all.
     pub(crate) forced: u64,
+    /// That of the last update that leads to it in another way; 0 before.
+    pub(crate) led: u64,
     /// What was asked for before the last update.
     pub(crate) previous: Option<ServiceSpec>,
     /// Why the update goes no further.
@@ -27,7 +29,8 @@ pub(crate) struct ServiceRecord {
 impl ServiceRecord {
     /// A service that was made at this log index.
     pub(crate) fn new(service: Service, slots: BTreeMap<u32, Slot>, index: u64) -> Self {
-        Self { service, slots, version: index, changed: index, forced: 0, previous: None, paused: None, surge: 0 }
+        let (changed, forced, led) = (index, 0, 0);
+        Self { service, slots, version: index, changed, forced, led, previous: None, paused: None, surge: 0 }
     }
 
     /// Whether a task is to be in this slot.

@@ -1,6 +1,6 @@
 //! Published ports on the command line: Docker's short form and its long one, both with an address, a mode and an allow-list.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use model::{Protocol, PublishAt, PublishMode, PublishSpec, Subnet, names::LinkName};
 
@@ -83,6 +83,42 @@ impl Given {
     }
 }
 
+/// Published ports that are to go: `80`, `53/udp`, `8080:80`, `8000-8010:80-90`.
+#[derive(Clone, Debug)]
+pub struct Unpublish {
+    text: String,
+    published: Option<(u16, u16)>,
+    target: (u16, u16),
+    protocol: Protocol,
+}
+
+impl Unpublish {
+    /// Whether it means these.
+    pub fn names(&self, port: &PublishSpec) -> bool {
+        let last = port.target.saturating_add(port.count.saturating_sub(1));
+        let is_published = |ports| ports == (port.published, port.last());
+        (port.target, last) == self.target && port.protocol == self.protocol && self.published.is_none_or(is_published)
+    }
+}
+
+impl fmt::Display for Unpublish {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(&self.text)
+    }
+}
+
+impl FromStr for Unpublish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (ports, protocol) = text.rsplit_once('/').map_or((text, None), |(ports, word)| (ports, Some(word)));
+        let protocol = protocol.map(str::parse).transpose()?.unwrap_or_default();
+        let (published, target) = ports.rsplit_once(':').map_or((None, ports), |(first, rest)| (Some(first), rest));
+        let published = published.map(ports_of).transpose()?;
+        Ok(Self { text: text.to_owned(), published, target: ports_of(target)?, protocol })
+    }
+}
+
 /// `80`, or `8000-8010`: the first and the last.
 fn ports_of(text: &str) -> Result<(u16, u16), String> {
     let port = |text: &str| {
@@ -128,6 +164,25 @@ mod tests {
         }
         let allowed = published("80:80,allow=10.0.0.0/8,allow=fd00::/8").unwrap().allow;
         assert_eq!(allowed, ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+    }
+
+    #[test]
+    fn ports_that_are_to_go_are_named_by_where_they_lead_or_by_both_ends() {
+        let there = ["8080:80", "8081:80", "80:80/udp", "8000-8010:80-90"].map(|text| published(text).unwrap());
+        for (text, meant) in [
+            ("80", &[0, 1][..]),
+            ("8081:80/tcp", &[1]),
+            ("80/udp", &[2]),
+            ("80-90", &[3]),
+            ("8000-8010:80-90", &[3]),
+            ("8000:80", &[]),
+            ("81", &[]),
+        ] {
+            let rm: Unpublish = text.parse().unwrap();
+            let found: Vec<usize> = (0..there.len()).filter(|&index| rm.names(&there[index])).collect();
+            assert_eq!(found, meant, "{text}");
+        }
+        assert!(["", "x", "80/icmp", "0", "a:80"].iter().all(|text| text.parse::<Unpublish>().is_err()));
     }
 
     #[test]

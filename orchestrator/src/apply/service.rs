@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ipam::Owner;
 use model::{
-    Driver, EndpointMode, Kind, Millis, NetworkAttachment, NetworkId, NetworkSpec, Outcome, PublishMode, Refusal,
-    Response, Service, ServiceId, ServiceSpec,
+    Driver, EndpointMode, Kind, Millis, NetworkAttachment, NetworkId, NetworkSpec, Outcome, PublishMode, PublishSpec,
+    Refusal, Response, Service, ServiceId, ServiceSpec,
 };
 
 use crate::{
@@ -125,17 +125,30 @@ fn refuse_other(record: &ServiceRecord, spec: &ServiceSpec) -> Result<(), Refusa
         () if old.name != spec.name => "name",
         () if networks(old) != networks(spec) => "networks",
         () if old.endpoint_mode != spec.endpoint_mode => "endpoint mode",
-        () if old.publish != spec.publish && !may_publish(record, spec) => "published ports",
+        () if !ports_of_hosts(old).eq(ports_of_hosts(spec)) => "published ports with mode=host",
+        () if record.service.networks.is_empty() && !spec.publish.is_empty() => {
+            let cause = format!("service {:?} is on no network that published ports could lead by", old.name);
+            let next = "make another service with --publish, which gets one, then remove this one";
+            return Err(Refusal::new(Kind::Precondition, cause, next));
+        }
         () => return Ok(()),
     };
     let cause = format!("the {what} of service {:?} cannot be changed in this version", old.name);
     Err(Refusal::new(Kind::Invalid, cause, "make another service with it, then remove this one"))
 }
 
-/// Ports of single hosts decide where tasks are, and all need a network to lead to.
-fn may_publish(record: &ServiceRecord, spec: &ServiceSpec) -> bool {
-    let mut ports = record.service.spec.publish.iter().chain(&spec.publish);
-    !record.service.networks.is_empty() && ports.all(|port| port.mode == PublishMode::Ingress)
+/// Those decide where tasks are.
+fn ports_of_hosts(spec: &ServiceSpec) -> impl Iterator<Item = &PublishSpec> {
+    spec.publish.iter().filter(|port| port.mode == PublishMode::Host)
+}
+
+/// Whether it is led to in another way, by names or by ports, whatever its tasks run.
+fn is_led_otherwise(old: &ServiceSpec, new: &ServiceSpec) -> bool {
+    old.publish != new.publish
+        || old.balance != new.balance
+        || old.networks != new.networks
+        || old.stack != new.stack
+        || old.ports != new.ports
 }
 
 fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, force: bool) -> Response {
@@ -146,6 +159,7 @@ fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, force: bool) -> Resp
     let (index, surge) = (state.index, present(&state.services, id)?.surge);
     hold_slots(state, id, spec.replicas.saturating_add(surge))?;
     if let Some(record) = state.services.get_mut(&id) {
+        record.led = if is_led_otherwise(&record.service.spec, &spec) { index } else { record.led };
         record.previous = Some(std::mem::replace(&mut record.service.spec, spec));
         (record.version, record.changed, record.paused) = (index, index, None);
         record.forced = if force { index } else { record.forced };

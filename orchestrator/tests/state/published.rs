@@ -119,3 +119,59 @@ fn ports_are_not_published_where_no_network_leads() {
     let network = view.published.values().next().unwrap().network;
     assert_eq!(view.networks[&network].name, "net");
 }
+
+/// `web` with these ports instead.
+fn update(cluster: &Cluster, ports: &[PublishSpec]) -> Command {
+    let ServiceInfo { spec, version, .. } = cluster.service("web");
+    let spec = ServiceSpec { publish: ports.to_vec(), ..spec };
+    Command::UpdateService { service: "web".to_owned(), spec, version, force: false }
+}
+
+#[test]
+fn ports_come_and_go_with_every_host_knowing_and_no_task_being_replaced() {
+    let mut cluster = Cluster::with_network(3);
+    cluster.create_service(service("web", 1, &["net"]));
+    cluster.converge();
+    let tasks = cluster.tasks("web");
+    let change = update(&cluster, &[port(80, PublishMode::Ingress)]);
+    cluster.apply(change);
+    assert!(cluster.service("web").update.is_none());
+    assert_eq!(cluster.service("web").settled, 0, "no host leads there yet");
+    (1..=2).for_each(|node| drop(cluster.agent(node)));
+    assert_eq!(cluster.service("web").settled, 0, "h3 does not");
+    cluster.agent(3);
+    assert_eq!(cluster.service("web").settled, 1);
+    assert!((1..=3).all(|node| cluster.state.view(NodeId(node)).published.len() == 1));
+
+    cluster.create_service(publishing("api", 1, &["net"], &[port(81, PublishMode::Ingress)]));
+    let taken = update(&cluster, &[80, 81].map(|number| port(number, PublishMode::Ingress)));
+    let refusal = cluster.refuse(taken);
+    assert!(refusal.kind == Kind::Conflict && refusal.cause.contains("by service \"api\""), "{refusal}");
+    let hosts = update(&cluster, &[port(82, PublishMode::Host)]);
+    assert!(cluster.refuse(hosts).cause.contains("mode=host"));
+
+    cluster.apply(Command::RollbackService { service: "web".to_owned() });
+    cluster.converge();
+    let view = cluster.state.view(NodeId(3));
+    assert_eq!((view.published.len(), cluster.tasks("web")), (1, tasks), "api's alone; the task runs on");
+}
+
+#[test]
+fn a_service_on_no_network_is_refused_ports() {
+    let mut cluster = Cluster::of(1);
+    cluster.create_service(service("web", 1, &[]));
+    let change = update(&cluster, &[port(80, PublishMode::Ingress)]);
+    let refusal = cluster.refuse(change);
+    assert!(refusal.cause.contains("is on no network") && refusal.next.contains("--publish"), "{refusal}");
+}
+
+#[test]
+fn ports_of_all_hosts_may_change_beside_ports_of_single_ones() {
+    let mut cluster = Cluster::with_network(2);
+    let own = port(90, PublishMode::Host);
+    cluster.create_service(publishing("web", 2, &["net"], std::slice::from_ref(&own)));
+    let change = update(&cluster, &[port(80, PublishMode::Ingress), own]);
+    cluster.apply(change);
+    let gone = update(&cluster, &[port(80, PublishMode::Ingress)]);
+    assert!(cluster.refuse(gone).cause.contains("mode=host"));
+}

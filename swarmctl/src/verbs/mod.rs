@@ -9,6 +9,7 @@ mod membership;
 mod network;
 mod node;
 mod peers;
+mod reach;
 mod service;
 mod task;
 mod traffic;

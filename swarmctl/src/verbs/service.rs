@@ -146,7 +146,7 @@ fn replicas(service: &ServiceInfo) -> String {
 }
 
 /// Whole ones, of a part of one as well; what is too long is refused like what is much too long.
-fn seconds(affinity: Millis) -> u32 {
+pub fn seconds(affinity: Millis) -> u32 {
     affinity.0.div_ceil(1000).try_into().unwrap_or(u32::MAX)
 }
 
@@ -177,7 +177,7 @@ fn spec(create: ServiceCreate) -> Result<ServiceSpec> {
 }
 
 /// A port's own list of who may call counts for it alone.
-fn publish(mut ports: Vec<PublishSpec>, allow: &[Subnet]) -> Vec<PublishSpec> {
+pub fn publish(mut ports: Vec<PublishSpec>, allow: &[Subnet]) -> Vec<PublishSpec> {
     ports.iter_mut().filter(|port| port.allow.is_empty()).for_each(|port| port.allow = allow.to_vec());
     ports
 }

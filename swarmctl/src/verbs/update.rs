@@ -3,7 +3,7 @@
 use anyhow::Result;
 use model::{Command, HealthCheck, Kind, Query, Refusal, Runtime, ServiceInfo, ServiceSpec};
 
-use super::convergence;
+use super::{convergence, reach};
 use crate::{
     arguments::{Health, Rollout, ServiceUpdate},
     daemon::Daemon,
@@ -58,6 +58,8 @@ fn changed(mut spec: ServiceSpec, change: ServiceUpdate) -> Result<ServiceSpec> 
     if change.no_healthcheck {
         spec.task.health = None;
     }
+    reach::reach(&mut spec, change.reach)?;
+    reach::resolver(&mut spec, change.resolver)?;
     health(&mut spec, change.health)?;
     rollout(&mut spec, change.rollout);
     Ok(spec)
@@ -101,7 +103,7 @@ pub fn rollout(spec: &mut ServiceSpec, flags: Rollout) {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use model::{TaskSpec, UpdateOrder};
+    use model::{Balance, NetworkAttachment, Scheduler, TaskSpec, UpdateOrder};
 
     use super::*;
     use crate::arguments::{Arguments, ServiceVerb, Verb};
@@ -112,11 +114,15 @@ mod tests {
     }
 
     fn with(line: &str) -> Result<ServiceSpec> {
+        changed_by(spec(), line)
+    }
+
+    fn changed_by(spec: ServiceSpec, line: &str) -> Result<ServiceSpec> {
         let line = format!("swarmctl service update {line}");
         let Verb::Service(ServiceVerb::Update(change)) = Arguments::parse_from(line.split_whitespace()).verb else {
             panic!("another verb")
         };
-        changed(spec(), *change)
+        changed(spec, *change)
     }
 
     #[test]
@@ -129,6 +135,57 @@ mod tests {
         let mut wanted = ServiceSpec { replicas: 4, ..spec() };
         (wanted.task.runtime, wanted.task.drain, wanted.update.order) = (runtime, 3_000, UpdateOrder::StartFirst);
         assert_eq!(changed, wanted);
+    }
+
+    #[test]
+    fn names_ports_and_balancing_change_and_nothing_that_tasks_run() {
+        let networks = vec![NetworkAttachment { network: "net".to_owned(), aliases: vec!["old".to_owned()] }];
+        let before = ServiceSpec { networks, ..spec() };
+        let line = "--publish-add 8080:80 --publish-add 8081:81,allow=10.0.0.0/8 --publish-allow fd00::/8 --lb mh --affinity 1m \
+                    --alias-add NET=new --alias-rm net=OLD --port-add name=http,target=80 --stack shop \
+                    --dns-publish-not-ready web";
+        let after = changed_by(before.clone(), line).unwrap();
+        let ports: Vec<String> = after.publish.iter().map(|port| format!("{port} {}", port.allow[0])).collect();
+        assert_eq!(ports, ["*:8080->80/tcp fd00::/8", "*:8081->81/tcp 10.0.0.0/8"]);
+        assert_eq!(after.balance, Balance { scheduler: Scheduler::Mh, affinity: Some(60) });
+        assert_eq!((after.networks[0].aliases.as_slice(), after.ports[0].port), (&["new".to_owned()][..], 80));
+        assert_eq!((after.stack.as_deref(), after.publish_not_ready, &after.task), (Some("shop"), true, &before.task));
+        // What is there already is not there twice; what is given anew replaces what had its name.
+        let again = "--publish-add 8081:81,allow=10.0.0.0/8 --alias-add net=new --port-add name=HTTP,target=81 web";
+        let again = changed_by(after.clone(), again).unwrap();
+        assert_eq!((again.publish.len(), again.networks[0].aliases.len(), again.ports.len()), (2, 1, 1));
+        assert_eq!(again.ports[0].port, 81);
+        let gone = "--publish-rm 80 --publish-rm 8081:81/tcp --alias-rm net=new --alias-add net=old --port-rm http --lb rr \
+                    --affinity 0 --dns-publish-not-ready=false";
+        let back = changed_by(after, &format!("{gone} --stack= web")).unwrap();
+        assert_eq!(back, before);
+    }
+
+    #[test]
+    fn resolvers_change_for_tasks() {
+        let line = "--dns-add 10.0.0.1 --dns-add 10.0.0.2 --dns-search-add a.example --dns-option-add ndots:1 web";
+        let after = with(line).unwrap();
+        let dns = &after.task.dns;
+        assert_eq!((dns.servers.len(), dns.search.len(), dns.options.len()), (2, 1, 1));
+        let line = "--dns-rm 10.0.0.1 --dns-rm 10.0.0.2 --dns-search-rm a.example --dns-option-rm ndots:1 web";
+        assert_eq!(changed_by(after, line).unwrap(), spec());
+    }
+
+    #[test]
+    fn what_is_to_go_and_is_not_there_is_refused() {
+        for (flags, cause) in [
+            ("--publish-rm 80", "no published port 80"),
+            ("--alias-rm net=db", "not asked to be on network \"net\""),
+            ("--alias-add net=db", "not asked to be on network \"net\""),
+            ("--port-rm http", "no port called \"http\""),
+            ("--dns-rm 10.0.0.1", "no DNS server 10.0.0.1"),
+            ("--dns-search-rm a.example", "no search domain a.example"),
+            ("--dns-option-rm ndots:1", "no resolver option ndots:1"),
+        ] {
+            let refusal = with(&format!("{flags} web")).unwrap_err();
+            let refusal = refusal.downcast_ref::<Refusal>().unwrap();
+            assert!(refusal.cause.contains(cause) && !refusal.next.is_empty(), "{flags}: {refusal}");
+        }
     }
 
     #[test]

@@ -448,8 +448,8 @@ fn affinities(table: &Table) -> BTreeSet<u32> {
     table.services.values().filter_map(|service| service.balance.affinity).collect()
 }
 
-/// Puts the number of a slot into the register.
-fn turn(service: &VirtualService, version: Ip, into: u8) -> Expression {
+/// Puts the number of a slot into the register; the client's address is in the first one.
+pub(crate) fn turn(service: &VirtualService, version: Ip, into: u8) -> Expression {
     let modulus = slots(service).len() as u32;
     match service.balance.scheduler {
         Scheduler::Sh | Scheduler::Mh if modulus > 1 => {

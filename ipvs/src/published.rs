@@ -8,18 +8,19 @@ use std::{
 };
 
 use model::{
-    Mac, Protocol, Subnet, Vni,
+    Balance, Mac, Protocol, Subnet, Vni,
     names::{self, LinkName},
 };
 
 use crate::{
+    VirtualService,
     guard::{FROM_TUNNEL, UPLINKS, outermost, set_names},
     nft::{
         Chain, Change, Comparison, Connection, Conntrack, Expression, FibResult, Header, Hook, Ip, Key, Kind, Meta,
-        Nat, Numbers, Rule, Ruleset, Set, SetRef, Step, Type, Verdict, octets,
+        Nat, Rule, Ruleset, Set, SetRef, Step, Type, Verdict, octets,
     },
-    nftables::unreachable,
-    slots,
+    nftables::{turn, unreachable},
+    slots::slots,
 };
 
 /// The bits of a packet's mark that are ours on the host; the highest is always set.
@@ -62,6 +63,8 @@ pub fn mark(vni: Vni) -> u32 {
 pub struct Port {
     /// Unique on the host.
     pub name: String,
+    /// Whose they are: what one of a service's ports knows of a caller, all of them do.
+    pub service: String,
     /// The mark of its network.
     pub mark: u32,
     /// Their protocol.
@@ -76,6 +79,8 @@ pub struct Port {
     pub at: Option<BTreeSet<IpAddr>>,
     /// Who may call; everybody where empty.
     pub allow: Vec<Subnet>,
+    /// How one of those that they lead to is chosen; what counts connections takes turns instead.
+    pub balance: Balance,
     /// Where they lead, and the weights.
     pub real_servers: BTreeMap<IpAddr, u16>,
 }
@@ -146,8 +151,9 @@ pub fn balance(table: Ruleset, ports: &[Port]) -> Ruleset {
         .chain("no-server", Chain::regular(unreachable()));
     let table = lead(table, ports);
     ports.iter().fold(table, |table, port| {
+        let table = Ip::BOTH.into_iter().fold(table, |table, version| with_callers(table, port, version));
         let rules = Ip::BOTH.map(|version| distribute(port, version));
-        table.chain(&chain(port), Chain::regular(rules.to_vec()))
+        table.chain(&chain(port), Chain::regular(rules.concat()))
     })
 }
 
@@ -268,7 +274,7 @@ fn admit(port: &Port, version: Ip) -> Vec<Rule> {
         let stranger = fib(OF_SOURCE).compare(Comparison::NotEqual, &LOCAL).version(version).source(version, 0);
         rules.push(stranger.not_in_set(&allowed(port, version)).counter().verdict(Verdict::Drop));
     }
-    if slots::by_weight(&of_version(port, version)).is_empty() {
+    if !of_version(port, version).is_open() {
         rules.push(Rule::new().version(version).states(NEW).verdict(Verdict::Goto("no-server".to_owned())));
     }
     let marked = Rule::new().version(version).with(Expression::Meta { key: Meta::Mark, into: 0 });
@@ -352,27 +358,66 @@ fn uplinks(diversion: &Diversion) -> Set {
     Set::map(&[Type::Link], Type::Mark, marks)
 }
 
-fn distribute(port: &Port, version: Ip) -> Rule {
-    let slots = slots::by_weight(&of_version(port, version));
-    let rule = Rule::new().version(version);
-    if slots.is_empty() {
-        return rule.verdict(Verdict::Goto("no-server".to_owned()));
+/// Which of them each caller had last, and which of them may be had.
+fn with_callers(table: Ruleset, port: &Port, version: Ip) -> Ruleset {
+    if port.balance.affinity.is_none() {
+        return table;
     }
-    let modulus = slots.len() as u32;
-    let turns = (0u32..).zip(slots).map(|(slot, address)| (Key::of(&[&slot.to_ne_bytes()]), octets(address)));
-    let rule = rule
-        .with(Expression::Number { kind: Numbers::Incremental, modulus, offset: 0, into: 0 })
-        .own_map(Set::map(&[Type::Number], version.into(), turns));
+    let open = of_version(port, version);
+    let open = open.shares().map(|(address, _)| Key::address(address));
+    table
+        .set(&callers_name(port, version), Set::memory(&[version.into()], version.into()))
+        .set(&open_name(port, version), Set::values(&[version.into()], open))
+}
+
+fn callers_name(port: &Port, version: Ip) -> String {
+    format!("{}-{}", if version == Ip::V4 { "callers4" } else { "callers6" }, port.service)
+}
+
+fn open_name(port: &Port, version: Ip) -> String {
+    format!("{}-{}", if version == Ip::V4 { "open4" } else { "open6" }, port.name)
+}
+
+/// Caller and task stand one behind the other in the registers, then the port; the number of the turn has the last one.
+fn distribute(port: &Port, version: Ip) -> Vec<Rule> {
+    const TURN: u8 = 12;
+    let (service, task) = (of_version(port, version), (Type::from(version).size() / 4) as u8);
+    if !service.is_open() {
+        return vec![Rule::new().version(version).verdict(Verdict::Goto("no-server".to_owned()))];
+    }
+    let caller = || Rule::new().version(version).source(version, 0);
+    let chosen = || {
+        let turns = (0u32..).zip(slots(&service)).map(|(slot, to)| (Key::of(&[&slot.to_ne_bytes()]), octets(to)));
+        let set = SetRef::Anonymous(Set::map(&[Type::Number], version.into(), turns));
+        caller().with(turn(&service, version, TURN)).with(Expression::Map { set, from: TURN, into: task })
+    };
+    let Some(seconds) = port.balance.affinity else { return vec![translate(chosen(), port, version, task)] };
+    let (map, milliseconds) = (callers_name(port, version), u64::from(seconds) * 1000);
+    let forget = Expression::Forget { map: map.clone(), key: 0, data: task };
+    let remember = Expression::Remember { map: map.clone(), key: 0, data: task, milliseconds };
+    let open = SetRef::Named(open_name(port, version));
+    let again = caller()
+        .with(Expression::Map { set: SetRef::Named(map), from: 0, into: task })
+        .with(Expression::Match { set: open, from: task, invert: false })
+        .with(remember.clone());
+    let anew = chosen().with(forget).with(remember);
+    // The last is for when there are too many callers to remember.
+    [again, anew, chosen()].map(|rule| translate(rule, port, version, task)).to_vec()
+}
+
+/// To the address in the register, and the port that the called one leads to.
+fn translate(rule: Rule, port: &Port, version: Ip, address: u8) -> Rule {
+    const PORT: u8 = 8;
+    let nat = |ports| Expression::Nat { kind: Nat::Destination, version, address, ports };
     if port.published == port.target {
-        return rule.nat(Nat::Destination, version);
+        return rule.with(nat(None));
     }
-    // Behind the address, which has up to four registers.
     let targets = (port.published..=last(port.published, port.count)).zip(port.target..);
     let targets = targets.map(|(port, target)| (Key::of(&[&port.to_be_bytes()]), target.to_be_bytes().to_vec()));
-    let targets = SetRef::Anonymous(Set::map(&[Type::Port], Type::Port, targets));
-    rule.with(Expression::Conntrack { key: Conntrack::CalledPort, into: 4 })
-        .with(Expression::Map { set: targets, from: 4, into: 4 })
-        .with(Expression::Nat { kind: Nat::Destination, version, address: 0, ports: Some((4, 4)) })
+    let set = SetRef::Anonymous(Set::map(&[Type::Port], Type::Port, targets));
+    rule.with(Expression::Conntrack { key: Conntrack::CalledPort, into: PORT })
+        .with(Expression::Map { set, from: PORT, into: PORT })
+        .with(nat(Some((PORT, PORT))))
 }
 
 /// What callers of a network's published ports are led to.
@@ -428,9 +473,10 @@ pub fn closed(wanted: Option<&Ruleset>, observed: Option<&Ruleset>) -> BTreeSet<
     keys(observed).difference(&keys(wanted)).filter_map(called).collect()
 }
 
-fn of_version(port: &Port, version: Ip) -> BTreeMap<IpAddr, u16> {
+fn of_version(port: &Port, version: Ip) -> VirtualService {
     let servers = port.real_servers.iter().filter(|(address, _)| Ip::of(**address) == version);
-    servers.map(|(address, weight)| (*address, *weight)).collect()
+    let real_servers = servers.map(|(address, weight)| (*address, *weight)).collect();
+    VirtualService { balance: port.balance, real_servers }
 }
 
 fn chain(port: &Port) -> String {

@@ -1,11 +1,8 @@
 //! Who has which turn, where turns are numbered. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use model::{Balance, Scheduler};
+use model::Scheduler;
 
 use crate::VirtualService;
 
@@ -18,12 +15,6 @@ const MAGLEV_SLOTS: usize = 1021;
 pub(crate) fn slots(service: &VirtualService) -> Vec<IpAddr> {
     let turns = turns(service);
     if service.balance.scheduler == Scheduler::Mh { maglev(&turns) } else { rounds(&turns) }
-}
-
-/// Those of published ports, as often as their weights say.
-pub(crate) fn by_weight(real_servers: &BTreeMap<IpAddr, u16>) -> Vec<IpAddr> {
-    let balance = Balance { scheduler: Scheduler::Wrr, affinity: None };
-    slots(&VirtualService { balance, real_servers: real_servers.clone() })
 }
 
 /// In each round every server whose weight is not yet used up has one turn.
@@ -83,6 +74,8 @@ fn hash(address: IpAddr, salt: u8) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use model::Balance;
+
     use super::*;
 
     fn service(scheduler: Scheduler, weights: &[u16]) -> VirtualService {

@@ -13,7 +13,7 @@ use ipvs::{
     shortcut::{Device, Devices, Endpoint, shortcut},
 };
 use model::{
-    EndpointId, Mac, Protocol, Subnet,
+    Balance, EndpointId, Mac, Protocol, Scheduler, Subnet,
     names::{self, LinkName},
 };
 use support::{in_fresh_namespace, nft, run};
@@ -431,6 +431,7 @@ fn a_way_through_the_forward_chains_of_others_is_made_kept_and_taken_away() {
 fn rules_of_published_ports_are_read_back_as_written_and_leave_nothing() {
     let port = |name: &str, at: Option<&str>, target, count, weight| Port {
         name: name.to_owned(),
+        service: "web".to_owned(),
         mark: mark(4096.try_into().unwrap()),
         protocol: Protocol::Tcp,
         published: 8000,
@@ -438,11 +439,14 @@ fn rules_of_published_ports_are_read_back_as_written_and_leave_nothing() {
         count,
         at: at.map(|address| [ip(address)].into()),
         allow: subnets(&["192.0.2.0/24", "192.0.2.0/25", "2001:db8::/32"]),
+        balance: Balance::default(),
         real_servers: [(ip("10.0.9.5"), weight), (ip("fd00:9::5"), weight)].into(),
     };
+    let sticky = Balance { scheduler: Scheduler::Mh, affinity: Some(60) };
     let ports = vec![
         port("a", Some("192.0.2.9"), 80, 3, 1),
-        port("b", Some("2001:db8::9"), 8000, 3, 1),
+        Port { balance: sticky, ..port("b", Some("2001:db8::9"), 8000, 3, 1) },
+        Port { balance: sticky, ..port("d", Some("2001:db8::8"), 80, 3, 1) },
         Port { allow: Vec::new(), ..port("c", None, 80, 1, 0) },
     ];
     let uplink = names::uplink_link(4096.try_into().unwrap());

@@ -144,6 +144,8 @@ pub struct PublishedConfig {
     pub network: NetworkId,
     /// What was asked for.
     pub spec: PublishSpec,
+    /// How one of those that it leads to is chosen.
+    pub balance: Balance,
     /// Where it leads on this host, and the weights (0: no new connections), both families.
     pub real_servers: BTreeMap<IpAddr, u16>,
 }

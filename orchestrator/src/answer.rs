@@ -152,21 +152,24 @@ fn aliases(state: &State, service: &Service) -> BTreeMap<String, Vec<String>> {
     named.collect()
 }
 
-/// Where a service's virtual IPs choose in another way than it asks for.
+/// Where a service's virtual IPs or published ports choose in another way than it asks for.
 fn notes(state: &State, spec: &ServiceSpec) -> Vec<String> {
     let scheduler = spec.balance.scheduler;
     if spec.endpoint_mode == EndpointMode::Dnsrr || !scheduler.counts_connections() {
         return Vec::new();
     }
+    let instead = if scheduler == Scheduler::Lc { Scheduler::Rr } else { Scheduler::Wrr };
+    let note = |who: &str, next: &str| {
+        format!("{who} are balanced by {instead}: nftables cannot count connections; next: use {next}")
+    };
     let uses = |node: &&Node| node.balancer.on(&node.capabilities.clone().unwrap_or_default()) == Engine::Nftables;
     let nodes: Vec<&str> = state.nodes.values().filter(uses).map(|node| node.hostname.as_str()).collect();
-    if nodes.is_empty() {
-        return Vec::new();
-    }
-    let instead = if scheduler == Scheduler::Lc { Scheduler::Rr } else { Scheduler::Wrr };
-    let cause = format!("clients on {} are balanced by {instead}: nftables cannot count connections", nodes.join(", "));
-    let next = "a kernel with IPVS there, and `swarmctl node update --balancer auto`";
-    vec![format!("{cause}; next: use {next}")]
+    let inside = (!nodes.is_empty()).then(|| {
+        let next = "a kernel with IPVS there, and `swarmctl node update --balancer auto`";
+        note(&format!("clients on {}", nodes.join(", ")), next)
+    });
+    let outside = (!spec.publish.is_empty()).then(|| note("callers at its published ports", "--lb rr, sh or mh there"));
+    inside.into_iter().chain(outside).collect()
 }
 
 fn tasks(state: &State, records: Vec<&ServiceRecord>) -> Vec<TaskInfo> {

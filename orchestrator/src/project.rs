@@ -100,8 +100,8 @@ fn add_published(config: &mut NodeConfig, state: &State, record: &ServiceRecord)
         if service.removing && real_servers.is_empty() {
             continue;
         }
-        let (service_name, spec) = (service.spec.name.clone(), spec.clone());
-        let published = PublishedConfig { service_name, network, spec, real_servers };
+        let (service_name, balance, spec) = (service.spec.name.clone(), service.spec.balance, spec.clone());
+        let published = PublishedConfig { service_name, network, spec, balance, real_servers };
         config.published.insert((service.id, format!("{place:03}")), published);
     }
 }

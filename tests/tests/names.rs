@@ -73,6 +73,21 @@ fn a_service_has_aliases_a_stack_and_named_ports() {
     let shown = lab.json("h1", "service inspect one").remove(0);
     assert_eq!(shown["aliases"]["my-net"][0], "data");
     assert_eq!(shown["ports"][0]["port"], 5432);
+
+    // All of it changes for tasks that run on, and holds on every host once the command is back.
+    let task = lab.running("h1", "one").remove(0);
+    let flags = "--alias-add my-net=late --alias-rm my-net=pg --stack shop --port-add name=pg,target=5433";
+    lab.ctl("h2", &format!("service update {flags} one")).ok();
+    let one = all(&["one"]);
+    assert_eq!((all(&["late"]), all(&["pg"]), all(&["one.shop"])), (one.clone(), BTreeSet::new(), one));
+    assert_eq!(all(&["_pg._tcp.one SRV"]), BTreeSet::from(["0 1 5433 one.my-net.".to_owned()]));
+    let refusal = lab.ctl("h1", "service update --alias-add my-net=two one").refused();
+    assert!(refusal.contains("\"two\" means service \"two\"") && refusal.contains("next:"), "{refusal}");
+    assert_eq!(lab.running("h1", "one").remove(0)["id"], task["id"]);
+    // What stands in a task's resolv.conf needs another task.
+    lab.ctl("h1", "service update --dns-search-add corp.example --dns-option-add timeout:3 one").ok();
+    let conf = lab.inside("h1", "one.1", &["cat", "/etc/resolv.conf"]).ok();
+    assert!(conf.contains("search corp.example") && conf.contains("timeout:3"), "{conf}");
 }
 
 /// A directory with the small `program` against musl, without any library.

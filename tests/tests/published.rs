@@ -2,6 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdout, Stdio},
+};
+
 use tests::{Lab, Said, beside, eventually, field, holds, run};
 
 /// Somebody on the hosts' LAN who is no host.
@@ -87,6 +93,88 @@ client.send(b"?")
 print(client.recv(2048).decode())
 "#;
 
+/// Asks once more on the same connection for each line that it reads.
+const HOLD: &str = r#"
+import http.client, sys
+held = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=5)
+held.connect()
+known = held.sock
+for line in sys.stdin:
+    held.request("GET", "/")
+    held.getresponse().read()
+    assert held.sock is known
+    print("answered", flush=True)
+"#;
+
+/// A connection from outside.
+struct Held(Child, BufReader<ChildStdout>);
+
+impl Held {
+    fn open(lab: &Lab, address: &str, port: u16) -> Self {
+        let mut command = beside(lab);
+        command.args(["python3", "-c", HOLD, address, &port.to_string()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        Self(child, answers)
+    }
+
+    #[track_caller]
+    fn is_answered(&mut self) {
+        let mut line = String::new();
+        writeln!(self.0.stdin.as_mut().unwrap(), "?").unwrap();
+        self.1.read_line(&mut line).unwrap();
+        assert_eq!(line, "answered\n");
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// The tasks of `web` that answer six calls at a host.
+fn who_answers(lab: &Lab, host: usize, port: u16) -> BTreeSet<String> {
+    let calls = (0..6).map(|_| call(lab, &own(host)[0], port).ok());
+    calls.map(|said| field(&said, "task")[0].to_owned()).collect()
+}
+
+/// Ports and balancing change for tasks that run on: once the command is back, on every host.
+fn ports_and_balancing_change(lab: &Lab) {
+    let tasks = lab.running("h1", "web");
+    let mut held = Held::open(lab, &own(1)[0], 8080);
+    held.is_answered();
+    lab.ctl("h1", "service update --publish-add 8090:80 --publish-add 8091:81 web").ok();
+    for host in 1..=3 {
+        for (address, client) in own(host).iter().zip(OUTSIDE) {
+            assert_eq!(field(&call(lab, address, 8090).ok(), "client"), [client], "{address}");
+        }
+    }
+    let both = BTreeSet::from(["web.1".to_owned(), "web.2".to_owned()]);
+    assert_eq!(who_answers(lab, 1, 8090), both, "in turn");
+    lab.ctl("h1", "service update --publish-rm 8090:80 --publish-rm 81 --lb sh web").ok();
+    (1..=3).for_each(|host| own(host).iter().for_each(|address| refused(lab, address, 8090)));
+    let one = who_answers(lab, 1, 8080);
+    assert_eq!(one.len(), 1, "by the caller's address: {one:?}");
+    assert!((2..=3).all(|host| who_answers(lab, host, 8080) == one), "whichever host it calls");
+    lab.ctl("h1", "service update --lb rr --affinity 10m web").ok();
+    (1..=3).for_each(|host| assert_eq!(who_answers(lab, host, 8080).len(), 1, "the one that it had"));
+    lab.ctl("h1", "service update --affinity 0 web").ok();
+    assert_eq!(who_answers(lab, 2, 8080), both);
+    for (change, cause) in [
+        ("--publish-add 6001:80/udp", "is published by service \"echo\""),
+        ("--publish-add 8095:80,mode=host", "cannot be changed"),
+        ("--publish-rm 8090:80", "has no published port 8090:80"),
+    ] {
+        let said = lab.ctl("h1", &format!("service update {change} web")).refused();
+        assert!(said.contains(cause) && said.contains("next: "), "{said}");
+    }
+    held.is_answered();
+    let ids = |tasks: Vec<serde_json::Value>| tasks.iter().map(|task| task["id"].to_string()).collect::<Vec<_>>();
+    assert_eq!(ids(lab.running("h1", "web")), ids(tasks), "no task is replaced");
+}
+
 #[test]
 fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
     let lab = lab(3);
@@ -128,6 +216,8 @@ fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
             });
         }
     }
+
+    ports_and_balancing_change(&lab);
 
     // Rules, routes and marks outlive the daemon.
     for host in ["h1", "h2", "h3"] {

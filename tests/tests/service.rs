@@ -32,6 +32,14 @@ fn every_replica_answers_by_name_and_sees_its_client() {
         let counts: Vec<usize> = counts.filter(|count| *count > 0).collect();
         assert_eq!((counts.len(), counts.iter().sum::<usize>()), expected, "{row}");
     }
+    // How they are balanced changes for tasks that run on.
+    let before = lab.running("h1", "web");
+    for (change, servers) in [("--lb mh", 1), ("--lb rr --affinity 10m", 1), ("--affinity 0", 3)] {
+        lab.ctl("h3", &format!("service update {change} web")).ok();
+        assert_eq!(BTreeSet::from_iter(field(&answers(&lab, "-4"), "task")).len(), servers, "{change}");
+    }
+    let ids = |tasks: &[serde_json::Value]| tasks.iter().map(|task| task["id"].to_string()).collect::<Vec<_>>();
+    assert_eq!(ids(&lab.running("h1", "web")), ids(&before));
 }
 
 #[test]

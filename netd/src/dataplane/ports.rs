@@ -70,7 +70,7 @@ impl Ports {
                 failures.push(in_use(config, record, taken));
                 continue;
             }
-            let port = port(record, format!("{service}-{place}"), mark, at);
+            let port = Port { name: format!("{service}-{place}"), at, ..port(record, service.to_string(), mark) };
             open.networks.entry(record.network).or_default().push(port.clone());
             open.diversion.ports.push(port);
         }
@@ -147,17 +147,19 @@ fn addresses(at: &PublishAt, here: &BTreeSet<(LinkName, IpAddr)>) -> Option<BTre
     }
 }
 
-fn port(record: &PublishedConfig, name: String, mark: u32, at: Option<BTreeSet<IpAddr>>) -> Port {
+fn port(record: &PublishedConfig, service: String, mark: u32) -> Port {
     let spec = &record.spec;
     Port {
-        name,
+        name: service.clone(),
+        service,
         mark,
         protocol: spec.protocol,
         published: spec.published,
         target: spec.target,
         count: spec.count,
-        at,
+        at: None,
         allow: spec.allow.clone(),
+        balance: record.balance,
         real_servers: record.real_servers.clone(),
     }
 }

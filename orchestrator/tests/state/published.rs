@@ -137,7 +137,7 @@ fn ports_come_and_go_with_every_host_knowing_and_no_task_being_replaced() {
     cluster.apply(change);
     assert!(cluster.service("web").update.is_none());
     assert_eq!(cluster.service("web").settled, 0, "no host leads there yet");
-    (1..=2).for_each(|node| drop(cluster.agent(node)));
+    (1..=2).for_each(|node| assert!(cluster.agent(node)));
     assert_eq!(cluster.service("web").settled, 0, "h3 does not");
     cluster.agent(3);
     assert_eq!(cluster.service("web").settled, 1);

@@ -153,8 +153,8 @@ pub struct ServiceCreate {
     /// What the name resolves to.
     #[arg(long, default_value = "vip", value_parser = words::<EndpointMode, 2>(["vip", "dnsrr"]))]
     pub endpoint_mode: EndpointMode,
-    /// How its virtual IP chooses: in turn (rr, wrr), by the fewest connections (lc, wlc; IPVS only), or by the client's address
-    /// (sh, and mh, which moves few clients when tasks come and go).
+    /// How its virtual IP and its published ports choose: in turn (rr, wrr), by the fewest connections (lc, wlc; virtual IPs
+    /// with IPVS only), or by the client's address (sh, and mh, which moves few clients when tasks come and go).
     #[arg(long, default_value = "rr", value_name = "HOW",
         value_parser = words::<Scheduler, 6>(["rr", "wrr", "lc", "wlc", "sh", "mh"]))]
     pub lb: Scheduler,
@@ -252,7 +252,7 @@ pub struct Reach {
     /// Whether names lead to tasks as soon as they have a place, not only once they are well.
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub dns_publish_not_ready: Option<bool>,
-    /// How its virtual IP chooses from now on, written as for create.
+    /// How its virtual IP and its published ports choose from now on, written as for create.
     #[arg(long, value_name = "HOW", value_parser = words::<Scheduler, 6>(["rr", "wrr", "lc", "wlc", "sh", "mh"]))]
     pub lb: Option<Scheduler>,
     /// For how long after its last connection a client comes back to the same task; 0 for no longer than it.

@@ -125,3 +125,29 @@ fn bytes_that_are_no_snapshot_are_refused() {
     assert!(orchestrator::State::restore(b"{}").is_err());
     assert!(orchestrator::State::restore(b"").is_err());
 }
+
+#[test]
+fn a_node_balances_as_its_kernel_can_unless_told_otherwise() {
+    let mut cluster = Cluster::of(2);
+    let used = |cluster: &Cluster| {
+        let Answer::Nodes(nodes) = cluster.state.answer(None, &Query::Nodes).unwrap() else { panic!("no nodes") };
+        nodes.iter().map(|node| (node.balancer, node.balancer_used)).collect::<Vec<_>>()
+    };
+    let auto = (Engine::Auto, Engine::Nftables);
+    assert_eq!(used(&cluster), [auto; 2]);
+    cluster.say_capable(2, &[Capability::Ipvs]);
+    assert_eq!(used(&cluster), [auto, (Engine::Auto, Engine::Ipvs)]);
+    for balancer in [Engine::Nftables, Engine::Ipvs] {
+        for node in ["h1", "h2"] {
+            cluster.apply(Command::SetBalancer { node: node.to_owned(), balancer });
+        }
+        // A kernel without IPVS does without, and every host hears of its own.
+        let second = (balancer, balancer);
+        assert_eq!(used(&cluster), [(balancer, Engine::Nftables), second]);
+        let view = cluster.state.view(NodeId(2));
+        assert_eq!(view.peers[&NodeId(2)].balancer, balancer);
+    }
+    let nobody = Command::SetBalancer { node: "h3".to_owned(), balancer: Engine::Auto };
+    let refusal = cluster.refuse(nobody);
+    assert!(refusal.kind == Kind::NotFound && refusal.next.contains("swarmctl node ls"), "{refusal}");
+}

@@ -152,3 +152,72 @@ fn a_service_with_tasks_on_a_lost_node_keeps_its_leases_until_the_node_returns_o
         assert_eq!(cluster.state.ledger().leases().count(), 1, "the gateway's");
     }
 }
+
+#[test]
+fn only_balancing_that_a_virtual_ip_can_do_is_taken() {
+    let mut cluster = Cluster::with_network(1);
+    let with = |endpoint_mode, scheduler, affinity| {
+        let balance = Balance { scheduler, affinity };
+        ServiceSpec { endpoint_mode, balance, ..service("web", 1, &["net"]) }
+    };
+    for (mode, scheduler, affinity, cause) in [
+        (EndpointMode::Dnsrr, Scheduler::Sh, None, "no virtual IP that could choose"),
+        (EndpointMode::Dnsrr, Scheduler::Rr, Some(60), "no virtual IP that could choose"),
+        (EndpointMode::Vip, Scheduler::Rr, Some(0), "an affinity of 0 s"),
+        (EndpointMode::Vip, Scheduler::Mh, Some(86_401), "an affinity of 86401 s"),
+    ] {
+        let refusal = cluster.refuse(create(with(mode, scheduler, affinity)));
+        assert!(refusal.kind == Kind::Invalid && refusal.cause.contains(cause), "{refusal}");
+    }
+    cluster.create_service(with(EndpointMode::Vip, Scheduler::Mh, Some(86_400)));
+    // The same holds for what it is changed to, and what is changed is changed for every host.
+    cluster.converge();
+    let ServiceInfo { spec, version, .. } = cluster.service("web");
+    let update = |balance| {
+        let spec = ServiceSpec { balance, ..spec.clone() };
+        Command::UpdateService { service: "web".to_owned(), spec, version, force: false }
+    };
+    cluster.refuse(update(Balance { scheduler: Scheduler::Lc, affinity: Some(86_401) }));
+    let balance = Balance { scheduler: Scheduler::Lc, affinity: None };
+    cluster.apply(update(balance));
+    assert_eq!(cluster.service("web").settled, 0, "the host does not balance so yet");
+    let view = cluster.state.view(NodeId(1));
+    assert!(view.services.values().all(|service| service.balance == balance), "{:?}", view.services);
+    cluster.agent(1);
+    assert_eq!(cluster.service("web").settled, 1);
+    assert_eq!(cluster.tasks("web").len(), 1, "no task is replaced for it");
+}
+
+#[test]
+fn a_service_tells_who_is_balanced_otherwise_than_it_asks_for() {
+    let mut cluster = Cluster::with_network(2);
+    cluster.say_capable(2, &[Capability::Ipvs]);
+    let port = PublishSpec {
+        published: 80,
+        target: 80,
+        count: 1,
+        protocol: Protocol::Tcp,
+        mode: PublishMode::Ingress,
+        at: PublishAt::Everywhere,
+        allow: Vec::new(),
+    };
+    let mut create = |name: &str, scheduler, publish: &[PublishSpec]| {
+        let balance = Balance { scheduler, affinity: None };
+        cluster.create_service(ServiceSpec { balance, publish: publish.to_vec(), ..service(name, 1, &["net"]) });
+    };
+    create("turns", Scheduler::Mh, &[]);
+    create("counts", Scheduler::Lc, &[]);
+    create("shown", Scheduler::Wlc, &[port]);
+    let notes = |cluster: &Cluster, name: &str| cluster.service(name).notes;
+    assert_eq!(notes(&cluster, "turns"), Vec::<String>::new());
+    let counts = notes(&cluster, "counts");
+    assert!(counts.len() == 1 && counts[0].starts_with("clients on h1 are balanced by rr: "), "{counts:?}");
+    let shown = notes(&cluster, "shown");
+    assert!(shown[0].starts_with("clients on h1 are balanced by wrr: ") && shown[0].contains("next: "), "{shown:?}");
+    assert!(shown[1].starts_with("callers at its published ports are balanced by wrr: "), "{shown:?}");
+    cluster.apply(Command::SetBalancer { node: "h2".to_owned(), balancer: Engine::Nftables });
+    assert!(notes(&cluster, "counts")[0].starts_with("clients on h1, h2 are"));
+    cluster.apply(Command::SetBalancer { node: "h2".to_owned(), balancer: Engine::Auto });
+    cluster.say_capable(1, &[Capability::Ipvs]);
+    assert_eq!(notes(&cluster, "counts"), Vec::<String>::new());
+}

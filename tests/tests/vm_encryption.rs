@@ -134,6 +134,39 @@ while True:
     if kind == 4 and f[12:14] == b'\\x08\\0' and f[23] == 50 and f[30:34] == socket.inet_aton(sys.argv[1]): break
 for _ in range(5): s.send(f)";
 
+/// Tells whoever asks at port 80 of TCP, 81 of UDP and 82 of SCTP who he is.
+const TELL: &str = "import socket, threading
+def tell(a): return a[0].removeprefix('::ffff:').encode()
+def streams(protocol, port):
+    l = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, protocol)
+    l.setsockopt(41, socket.IPV6_V6ONLY, 0)
+    l.bind(('::', port))
+    l.listen()
+    while True:
+        c, a = l.accept()
+        c.settimeout(5)
+        try:
+            if c.recv(99): c.sendall(tell(a))
+        except OSError: pass
+        c.close()
+for protocol, port in (6, 80), (132, 82): threading.Thread(target=streams, args=(protocol, port)).start()
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.bind(('::', 81))
+while True: s.sendto(tell((a := s.recvfrom(99)[1])), a)";
+
+/// Asks it.
+const WHO: &str = "import socket, sys
+protocol, host, port, mark = sys.argv[1:]
+kind = socket.SOCK_DGRAM if protocol == '17' else socket.SOCK_STREAM
+s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, kind, int(protocol))
+s.settimeout(5)
+s.connect((host, int(port)))
+s.sendall(mark.encode())
+print(s.recv(99).decode())";
+
+/// TCP, UDP, SCTP, and where they are told who they are.
+const PROTOCOLS: [(&str, &str); 3] = [("6", "80"), ("17", "81"), ("132", "82")];
+
 /// Three hosts with a task each on an encrypted network and on one that is not, and an eye on the wire.
 struct Scene {
     lab: Lab,
@@ -299,13 +332,19 @@ impl Scene {
         counts.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
     }
 
-    /// Ends the capture: there was something to see, and none of it in the clear.
-    fn nothing_was_seen(&mut self, largest: u64) {
+    /// Ends the capture: there was so much to see, and none of it in the clear.
+    fn nothing_was_in_the_clear(&mut self, least: u64) -> Value {
         std::fs::write(self.path.with_extension("stop"), "").unwrap();
         let output = self.capture.take().unwrap().wait_with_output().unwrap();
         let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((&seen["plain"], &seen["missed"]), (&Value::from(Vec::<Value>::new()), &Value::from(0)), "{seen}");
-        assert!(seen["esp"].as_u64().unwrap() > 500, "there was something to see: {seen}");
+        assert!(seen["esp"].as_u64().unwrap() > least, "there was something to see: {seen}");
+        seen
+    }
+
+    /// The same of full packets, none of which came in pieces.
+    fn nothing_was_seen(&mut self, largest: u64) {
+        let seen = self.nothing_was_in_the_clear(500);
         assert_eq!((&seen["largest"], &seen["fragments"]), (&Value::from(largest), &Value::from(0)), "{seen}");
     }
 
@@ -512,4 +551,47 @@ fn hosts_that_know_each_other_by_ipv6_are_no_different() {
     lost_nothing(&scene.finish(a, "ping"));
     assert_eq!(scene.finish(b, "talk").trim(), "whole");
     scene.nothing_was_seen(1500);
+}
+
+#[test]
+fn callers_of_published_ports_and_virtual_ips_are_seen_by_every_protocol_and_nothing_of_it_is_in_the_clear() {
+    vm::required();
+    ["sctp", "ip_vs"].iter().for_each(|module| drop(run(Command::new("modprobe").arg(module)).ok()));
+    let lab = Lab::up(2);
+    let outside = ["192.168.100.200", "fd00:6c61:62::200"];
+    let add = format!("ip address add {}/24 dev br0; ip address add {}/64 dev br0 nodad", outside[0], outside[1]);
+    run(&mut on_switch(&lab, &["sh", "-c", &add])).ok();
+    let mut scene = Scene::new(lab);
+    let create = "swarmctl service create --name who --network secret --publish 8080:80 --publish 8081:81/udp";
+    let create: Vec<&str> =
+        create.split(' ').chain(["--publish", "8082:82/sctp", "--", "python3", "-c", TELL]).collect();
+    scene.lab.exec("h1", &create).ok();
+    let host = scene.lab.running("h1", "who").remove(0)["node"].as_str().unwrap().to_owned();
+    // A host without a task leads there, and so does the task's own.
+    let other = if host == "h1" { 2 } else { 1 };
+    for (number, protocols) in [(other, &PROTOCOLS[..]), (3 - other, &PROTOCOLS[..1])] {
+        let called = [format!("192.168.100.1{number}"), format!("fd00:6c61:62::1{number}")];
+        for (address, client) in called.iter().zip(outside) {
+            for (protocol, port) in protocols {
+                let words = ["python3", "-c", WHO, protocol, address, &format!("80{port}"), "?"];
+                eventually("the caller is told who he is", || {
+                    let said = run(&mut on_switch(&scene.lab, &words));
+                    holds(said.out.trim() == client, (protocol, address, said))
+                });
+            }
+        }
+    }
+    scene.lab.ctl("h1", "service create --name asker --replicas 2 --network secret -- sleep infinity").ok();
+    let vips = scene.lab.json("h1", "service inspect who").remove(0)["virtual_ips"].clone();
+    for asker in scene.lab.running("h1", "asker") {
+        for (family, (protocol, port)) in [0, 1].into_iter().flat_map(|family| PROTOCOLS.map(|way| (family, way))) {
+            let (vip, client) = (vips[family].as_str().unwrap(), asker["addresses"][family].as_str().unwrap());
+            let words = ["python3", "-c", WHO, protocol, vip, port, MARK];
+            eventually("a task is told who it is", || {
+                let said = scene.lab.inside("h1", asker["name"].as_str().unwrap(), &words);
+                holds(said.out.trim() == client, (protocol, vip, said))
+            });
+        }
+    }
+    scene.nothing_was_in_the_clear(30);
 }

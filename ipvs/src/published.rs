@@ -43,6 +43,8 @@ const BEHIND_CHECKS: i32 = 250;
 const PORTS: &str = "ports";
 /// A chain per port begins with this.
 const CHAIN: &str = "port-";
+/// A set of a port's tasks begins with this: those that keep their callers are among them.
+const TASKS: &str = "tasks";
 /// `RTN_LOCAL`.
 const LOCAL: [u8; 4] = 2u32.to_ne_bytes();
 /// `NFTA_FIB_F_SADDR` and `NFTA_FIB_F_DADDR`.
@@ -358,8 +360,12 @@ fn uplinks(diversion: &Diversion) -> Set {
     Set::map(&[Type::Link], Type::Mark, marks)
 }
 
-/// Which of them each caller had last, and which of them may be had.
+/// The tasks that may have callers: who is missing from then on is seen by it. With an affinity also which of them each
+/// caller had last, and which of them may be had.
 fn with_callers(table: Ruleset, port: &Port, version: Ip) -> Ruleset {
+    let all = of_version(port, version).real_servers.into_keys().map(Key::address);
+    let name = format!("{TASKS}{}-{}", if version == Ip::V4 { 4 } else { 6 }, port.name);
+    let table = table.set(&name, Set::values(&[version.into()], all));
     if port.balance.affinity.is_none() {
         return table;
     }
@@ -458,6 +464,7 @@ impl Led {
 pub fn is_led_elsewhere(change: &Change) -> bool {
     change.steps.iter().any(|step| match step {
         Step::FlushChain(chain) | Step::DeleteChain(chain) => chain.starts_with(CHAIN),
+        Step::DeleteElements { set, .. } | Step::DeleteSet(set) => set.starts_with(TASKS),
         Step::DeleteTable => true,
         _ => false,
     })
@@ -542,6 +549,30 @@ mod tests {
         assert!(!found(6, "192.0.2.1", 53, "10.0.9.6"), "TCP comes to its end");
         assert!(!found(17, "10.0.9.2", 53, "10.0.9.6"), "a virtual IP");
         assert!(!found(17, "192.0.2.1", 53, "192.0.2.1"), "a task's own call");
+    }
+
+    #[test]
+    fn a_task_that_goes_is_missed_though_it_had_no_turn_any_more() {
+        let ports = |servers: &[(&str, u16)]| {
+            let port = Port {
+                name: "web-000".to_owned(),
+                service: "web".to_owned(),
+                mark: MARKED,
+                protocol: Protocol::Udp,
+                published: 53,
+                target: 53,
+                count: 1,
+                at: None,
+                allow: Vec::new(),
+                balance: Balance::default(),
+                real_servers: servers.iter().map(|(address, weight)| (address.parse().unwrap(), *weight)).collect(),
+            };
+            balance(Ruleset::new(crate::nft::Family::Inet, "t"), &[port])
+        };
+        let (both, one) = (ports(&[("10.0.9.5", 1), ("10.0.9.6", 0)]), ports(&[("10.0.9.5", 1)]));
+        let change = |after, before| crate::nft::difference(Some(after), Some(before)).unwrap();
+        assert!(is_led_elsewhere(&change(&one, &both)));
+        assert!(!is_led_elsewhere(&change(&both, &one)));
     }
 
     #[test]

@@ -106,24 +106,40 @@ for line in sys.stdin:
     print("answered", flush=True)
 "#;
 
+/// Asks once more by two sockets, one after the other, for each line that it reads; says whether both were answered.
+const HOLD_DATAGRAMS: &str = r#"
+import socket, sys
+sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+for held in sockets:
+    held.settimeout(2)
+    held.connect((sys.argv[1], int(sys.argv[2])))
+def ask(held):
+    try:
+        held.send(b"?")
+        return held.recv(99)
+    except OSError:
+        return None
+for line in sys.stdin:
+    print("answered" if all([ask(held) for held in sockets]) else "silence", flush=True)
+"#;
+
 /// A connection from outside.
 struct Held(Child, BufReader<ChildStdout>);
 
 impl Held {
-    fn open(lab: &Lab, address: &str, port: u16) -> Self {
+    fn open(lab: &Lab, program: &str, address: &str, port: u16) -> Self {
         let mut command = beside(lab);
-        command.args(["python3", "-c", HOLD, address, &port.to_string()]);
+        command.args(["python3", "-c", program, address, &port.to_string()]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let answers = BufReader::new(child.stdout.take().unwrap());
         Self(child, answers)
     }
 
-    #[track_caller]
-    fn is_answered(&mut self) {
+    fn answers(&mut self) -> bool {
         let mut line = String::new();
         writeln!(self.0.stdin.as_mut().unwrap(), "?").unwrap();
         self.1.read_line(&mut line).unwrap();
-        assert_eq!(line, "answered\n");
+        line == "answered\n"
     }
 }
 
@@ -143,8 +159,8 @@ fn who_answers(lab: &Lab, host: usize, port: u16) -> BTreeSet<String> {
 /// Ports and balancing change for tasks that run on: once the command is back, on every host.
 fn ports_and_balancing_change(lab: &Lab) {
     let tasks = lab.running("h1", "web");
-    let mut held = Held::open(lab, &own(1)[0], 8080);
-    held.is_answered();
+    let mut held = Held::open(lab, HOLD, &own(1)[0], 8080);
+    assert!(held.answers());
     lab.ctl("h1", "service update --publish-add 8090:80 --publish-add 8091:81 web").ok();
     for host in 1..=3 {
         for (address, client) in own(host).iter().zip(OUTSIDE) {
@@ -170,7 +186,7 @@ fn ports_and_balancing_change(lab: &Lab) {
         let said = lab.ctl("h1", &format!("service update {change} web")).refused();
         assert!(said.contains(cause) && said.contains("next: "), "{said}");
     }
-    held.is_answered();
+    assert!(held.answers());
     let ids = |tasks: Vec<serde_json::Value>| tasks.iter().map(|task| task["id"].to_string()).collect::<Vec<_>>();
     assert_eq!(ids(lab.running("h1", "web")), ids(tasks), "no task is replaced");
 }
@@ -218,6 +234,12 @@ fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
     }
 
     ports_and_balancing_change(&lab);
+    // Datagrams of sockets whose task has gone are led to another one.
+    lab.ctl("h1", "service scale echo=2").ok();
+    let mut held = Held::open(&lab, HOLD_DATAGRAMS, &own(3)[0], 6001);
+    eventually("both tasks answer", || holds(held.answers(), "silence"));
+    lab.ctl("h1", "service scale echo=1").ok();
+    eventually("the one that is left answers both", || holds(held.answers(), "silence"));
 
     // Rules, routes and marks outlive the daemon.
     for host in ["h1", "h2", "h3"] {

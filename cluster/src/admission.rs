@@ -146,6 +146,7 @@ fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
         applied: 0,
         failures: Vec::new(),
         capabilities: None,
+        on_link: BTreeSet::new(),
         joined: now(),
     }
 }

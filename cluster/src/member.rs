@@ -1,6 +1,7 @@
 //! A host as member of a cluster: how it becomes one, what it can ask of the cluster, and how it ceases to be one.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -98,6 +99,7 @@ impl<S: StateMachine> Member<S> {
             applied: 0,
             failures: Vec::new(),
             capabilities: None,
+            on_link: BTreeSet::new(),
             joined: now(),
         };
         let member = Self::assemble(config, identity).await?;

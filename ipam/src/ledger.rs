@@ -46,12 +46,10 @@ impl Ledger {
         Self { global_id, books: BTreeMap::new() }
     }
 
-    /// The lowest free IPv4 and IPv6 subnet of the default pools that hold none of the addresses in `avoid`.
-    pub fn default_subnets(&self, avoid: &[IpAddr]) -> Result<[Subnet; 2], IpamError> {
+    /// The lowest free IPv4 and IPv6 subnet of the default pools that overlap nothing in `avoid`.
+    pub fn default_subnets(&self, avoid: &[Subnet]) -> Result<[Subnet; 2], IpamError> {
         let mut taken: Vec<Subnet> = self.subnets().map(|(_, lease)| lease.subnet).collect();
-        taken.extend(
-            avoid.iter().filter_map(|&address| Subnet::around(address, if address.is_ipv6() { 128 } else { 32 })),
-        );
+        taken.extend(avoid);
         let lowest = |ipv6| range::default_subnet(ipv6, self.global_id, &taken);
         Ok([lowest(false)?, lowest(true)?])
     }

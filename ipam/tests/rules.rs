@@ -148,9 +148,11 @@ fn a_gateway_is_a_host_address_of_its_subnet() {
 #[test]
 fn default_subnets_are_the_lowest_free_ones() {
     let mut ledger = ledger(&["10.0.0.0/24", "10.0.1.128/25", "10.0.3.0/24"]);
-    let defaults = |ledger: &Ledger, avoid: &[&str]| ledger.default_subnets(&addresses(avoid)).unwrap();
+    let defaults = |ledger: &Ledger, avoid: &[&str]| {
+        ledger.default_subnets(&avoid.iter().map(|text| subnet(text)).collect::<Vec<_>>()).unwrap()
+    };
     assert_eq!(defaults(&ledger, &[]), [subnet("10.0.2.0/24"), subnet("fd01:203:405::/64")]);
-    let avoided = defaults(&ledger, &["10.0.2.17", "192.168.1.1", "fd01:203:405::8"]);
+    let avoided = defaults(&ledger, &["10.0.2.17/32", "192.168.0.0/16", "fd01:203:405::8/128"]);
     assert_eq!(avoided, [subnet("10.0.4.0/24"), subnet("fd01:203:405:1::/64")]);
     ledger.remove_network(NET).unwrap();
     assert_eq!(defaults(&ledger, &[])[0], subnet("10.0.0.0/24"));

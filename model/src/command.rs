@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Authority, Availability, Capability, Engine, EpochKey, Millis, NetworkId, NetworkSpec, Node, NodeId, NodeStatus,
-    Refusal, Role, Secret, ServiceId, ServiceSpec, Spi, TaskId, TaskState,
+    Refusal, Role, Secret, ServiceId, ServiceSpec, Spi, Subnet, TaskId, TaskState,
 };
 
 /// Names one request of one caller. The same id sent again gets the first answer again and changes nothing, so a
@@ -68,13 +68,15 @@ pub struct NodeReport {
     /// Associations, with these peers and of either direction, that its kernel has lost (see [`crate::Association`]):
     /// others take their place.
     pub lost: BTreeSet<(NodeId, Spi)>,
+    /// The prefixes that links of its own are on: those of no overlay may be.
+    pub on_link: BTreeSet<Subnet>,
 }
 
 impl NodeReport {
     /// A node that has this generation and nothing else to say.
     pub fn new(node: NodeId, applied: u64) -> Self {
-        let (failures, tasks) = (Vec::new(), Vec::new());
-        Self { node, applied, failures, tasks, capabilities: BTreeSet::new(), lost: BTreeSet::new() }
+        let (failures, tasks, lost, on_link) = (Vec::new(), Vec::new(), BTreeSet::new(), BTreeSet::new());
+        Self { node, applied, failures, tasks, capabilities: BTreeSet::new(), lost, on_link }
     }
 }
 

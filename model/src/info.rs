@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Availability, Balance, Capability, Driver, EndpointMode, Engine, Millis, NamedPort, NetworkId, NodeId, NodeStatus,
-    PublishSpec, Role, ServiceId, ServiceSpec, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    PublishSpec, Role, ServiceId, ServiceSpec, Subnet, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// A question. Names may be ids, or a prefix of an id that only one object has.
@@ -89,6 +89,8 @@ pub struct NodeInfo {
     pub failures: Vec<String>,
     /// What its kernel can do of what networks may ask for.
     pub capabilities: BTreeSet<Capability>,
+    /// The prefixes that links of its own are on.
+    pub on_link: BTreeSet<Subnet>,
     /// When it was admitted.
     pub joined: Millis,
 }

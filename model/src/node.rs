@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Capability, Engine, Millis, NodeId, Secret};
+use crate::{Capability, Engine, Millis, NodeId, Secret, Subnet};
 
 /// What a node may do. Its certificate carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -110,6 +110,9 @@ pub struct Node {
     pub failures: Vec<String>,
     /// What its kernel can do, as last reported; nothing is known of a node that has not reported yet.
     pub capabilities: Option<BTreeSet<Capability>>,
+    /// The prefixes that links of its own are on, as last reported.
+    #[serde(default)]
+    pub on_link: BTreeSet<Subnet>,
     /// When it was admitted.
     pub joined: Millis,
 }

@@ -25,6 +25,8 @@ use crate::{
 
 /// The most failures of the kernel that are reported: enough to see what is wrong, few enough for the log.
 const FAILURES: usize = 20;
+/// The most prefixes of its links that a node tells of.
+const PREFIXES: usize = 256;
 
 /// Runs the daemon until it is told to stop. Stopping it leaves tasks, links and rules as they are.
 pub async fn run(options: Options) -> anyhow::Result<()> {
@@ -153,8 +155,8 @@ async fn report(
             let (node, capabilities) = (member.node(), current.capabilities.clone());
             // A host that has joined anew has nothing yet of what it is to have.
             let applied = if applied.0 == Some(node) { applied.1 } else { 0 };
-            let lost = current.lost.clone();
-            member.report(NodeReport { failures, tasks: tasks_now, capabilities, lost, node, applied });
+            let (lost, on_link) = (current.lost.clone(), current.on_link.iter().take(PREFIXES).copied().collect());
+            member.report(NodeReport { failures, tasks: tasks_now, capabilities, lost, on_link, node, applied });
         }
         tokio::select! {
             changed = status.changed() => if changed.is_err() { return },

@@ -69,6 +69,7 @@ fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
         applied: node.applied,
         failures: node.failures.clone(),
         capabilities: node.capabilities.clone().unwrap_or_default(),
+        on_link: node.on_link.clone(),
         joined: node.joined,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tests::Lab;
+use tests::{Lab, eventually, holds};
 
 #[test]
 fn refusals_name_the_cause_and_leave_nothing_behind() {
@@ -24,6 +24,41 @@ fn refusals_name_the_cause_and_leave_nothing_behind() {
 }
 
 #[test]
+fn what_a_host_is_on_already_is_no_networks_and_stays_its_own() {
+    let lab = Lab::up(1);
+    lab.ctl("h1", "network create --subnet 10.0.9.0/24 early").ok();
+    let link = |name: &str, address: &str| {
+        let line =
+            format!("ip link add {name} type bridge; ip address add {address} dev {name}; ip link set {name} up");
+        lab.exec("h1", &["sh", "-c", &line]).ok();
+    };
+    link("corp0", "10.0.0.1/23");
+    link("corp1", "10.0.9.77/24");
+    eventually("it is refused to a network that asks for it", || {
+        let said = lab.ctl("h1", "network create --subnet 10.0.1.0/24 wide");
+        if said.code == 0 {
+            lab.ctl("h1", "network rm wide").ok();
+        }
+        holds(said.err.contains("overlaps 10.0.0.0/23, which a link of node h1 is on"), said)
+    });
+    lab.ctl("h1", "network create free").ok();
+    assert_eq!(lab.json("h1", "network inspect free")[0]["subnets"][0]["subnet"], "10.0.2.0/24");
+    // A network that was there first gets no route while the host has one.
+    lab.ctl("h1", "service create --detach --name nap --network early -- sleep infinity").ok();
+    eventually("the node says what is in the way", || {
+        let said = lab.ctl("h1", "node inspect h1 -o json");
+        holds(said.out.contains("has another route there already"), said)
+    });
+    let routes = lab.exec("h1", &["ip", "route", "show", "10.0.9.0/24"]).ok();
+    assert!(routes.contains("dev corp1") && routes.lines().count() == 1, "{routes}");
+    lab.exec("h1", &["ip", "link", "del", "corp1"]).ok();
+    eventually("the network has its route", || {
+        let routes = lab.exec("h1", &["ip", "route", "show", "10.0.9.0/24"]).ok();
+        holds(routes.contains("dev nu-") && lab.ctl("h1", "network verify").code == 0, routes)
+    });
+}
+
+#[test]
 fn a_full_pool_refuses_the_whole_service() {
     let lab = Lab::up(1);
     lab.ctl("h1", "network create --subnet 10.3.0.0/29 small").ok();
@@ -33,6 +68,11 @@ fn a_full_pool_refuses_the_whole_service() {
     lab.ctl("h1", "service create --name few --replicas 3 --network small -- sleep infinity").ok();
     lab.ctl("h1", "service scale few=20").refused();
     assert_eq!(lab.json("h1", "service ls")[0]["replicas"], 3);
+    // What was given back is there at once, to the last address.
+    for _ in 0..3 {
+        lab.ctl("h1", "service rm few").ok();
+        lab.ctl("h1", "service create --name few --replicas 4 --network small -- sleep infinity").ok();
+    }
     let used = lab.ctl("h1", "network rm small").refused();
     assert!(used.contains("few"), "{used}");
     let unknown = lab.ctl("h1", "service create --name lost --network nowhere -- true").refused();

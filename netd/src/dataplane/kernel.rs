@@ -140,6 +140,7 @@ impl Kernel {
             }
             if wire::is_global(address) && !names::is_host_link(name.as_str()) {
                 ground.addresses.insert((name.clone(), address));
+                ground.on_link.extend(wire::on_link(address, wire::address_form(&message)));
             }
         }
         if let Some(own) = vtep {
@@ -413,6 +414,8 @@ impl Kernel {
         let at = index.unwrap_or(0);
         Ok(match &op.change {
             Change::DeleteRoute(key, route) => (wire::delete_route(key, route, index), 0),
+            // What the host had before leads elsewhere for a reason.
+            Change::SetRoute(key, route) if op.place == Place::Host => (wire::set_route(key, route, index), ADD),
             Change::SetRoute(key, route) => (wire::set_route(key, route, index), SET),
             Change::DeleteFdb(key, vtep) => (Message::DelNeighbour(wire::fdb_message(at, key.mac, *vtep)), 0),
             Change::SetFdb(key, vtep) => (Message::NewNeighbour(wire::fdb_message(at, key.mac, *vtep)), SET),
@@ -754,6 +757,10 @@ fn failure(op: &Op, error: &io::Error) -> Refused {
     let next = match (error.raw_os_error().map(Errno::from_raw), &op.change) {
         (Some(Errno::EEXIST), Change::AddVxlan(..)) => {
             "; next: another tunnel of this host has this VNI and port, find it by `ip -d link show type vxlan`"
+        }
+        (Some(Errno::EEXIST), Change::SetRoute(..)) => {
+            "; next: this host has another route there already, `ip route` and `ip -6 route` show it: take it away, or \
+             remove the network and make it with another subnet"
         }
         (Some(Errno::EBUSY | Errno::EINVAL), Change::AddStacked(..)) => {
             "; next: its parent cannot carry it, because a bridge, a bond or devices of another kind or mode use it: \

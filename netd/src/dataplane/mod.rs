@@ -32,7 +32,7 @@ use std::{
 };
 
 use model::{
-    Capability, DriverConfig, NodeConfig, NodeId, Spi, TaskId,
+    Capability, DriverConfig, NodeConfig, NodeId, Spi, Subnet, TaskId,
     names::{self, Namespace},
 };
 use tokio::{
@@ -106,6 +106,8 @@ pub struct Status {
     pub capabilities: BTreeSet<Capability>,
     /// Associations with these peers that the kernel has lost.
     pub lost: BTreeSet<(NodeId, Spi)>,
+    /// The prefixes that links of the host's own are on.
+    pub on_link: BTreeSet<Subnet>,
 }
 
 /// For looking at the inside of a running data plane.
@@ -500,7 +502,8 @@ fn judge(config: &NodeConfig, desired: &Desired, plan: &[Op], mut failures: Vec<
     failures.extend(desired.failures.iter().cloned());
     let ready = desired.tasks.keys().copied().filter(|&task| is_ready(task, desired, plan)).collect();
     let settled = failures.iter().all(|failure| failure.task.is_some());
-    Status { node: Some(config.node), generation: config.generation, settled, failures, ready, ..Status::default() }
+    let (node, generation, on_link) = (Some(config.node), config.generation, desired.on_link.clone());
+    Status { node, generation, settled, failures, ready, on_link, ..Status::default() }
 }
 
 /// A task is ready when nothing is left to do in its sandbox, nor in its networks save on others' endpoints, and when it

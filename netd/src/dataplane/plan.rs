@@ -101,11 +101,11 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
         }
         add_links(desired, &left, place, &mut ops);
         let found = left.spaces.remove(&place).unwrap_or_default();
-        ops.extend(contents(space, &found).into_iter().map(|change| Op { place, change }));
+        ops.extend(contents(place, space, &found).into_iter().map(|change| Op { place, change }));
     }
     let nothing = Space::default();
     for (place, found) in left.spaces {
-        ops.extend(contents(&nothing, &found).into_iter().map(|change| Op { place, change }));
+        ops.extend(contents(place, &nothing, &found).into_iter().map(|change| Op { place, change }));
     }
     ops.sort_by_key(|op| (op.change.stage(), op.place));
     ops
@@ -185,7 +185,7 @@ fn add_links(desired: &Desired, left: &Observed, place: Place, ops: &mut Vec<Op>
     }
 }
 
-fn contents(desired: &Space<Link>, found: &Space<ObservedLink>) -> Vec<Change> {
+fn contents(place: Place, desired: &Space<Link>, found: &Space<ObservedLink>) -> Vec<Change> {
     let mut changes = Vec::new();
     for (key, value) in &desired.sysctls {
         if found.sysctls.get(key) != Some(value) {
@@ -209,6 +209,10 @@ fn contents(desired: &Space<Link>, found: &Space<ObservedLink>) -> Vec<Change> {
     changes.extend(fdb.set.iter().map(|(key, vtep)| Change::SetFdb((*key).clone(), **vtep)));
     let routes = Difference::of(&desired.routes, &found.routes);
     changes.extend(routes.delete.iter().map(|(key, route)| Change::DeleteRoute((*key).clone(), (*route).clone())));
+    // On the host nothing is replaced, for it might be another's: what is ours goes first.
+    let old = routes.set.iter().filter(|_| place == Place::Host);
+    let old = old.filter_map(|(key, _)| Some(((*key).clone(), found.routes.get(*key)?.clone())));
+    changes.extend(old.map(|(key, route)| Change::DeleteRoute(key, route)));
     changes.extend(routes.set.iter().map(|(key, route)| Change::SetRoute((*key).clone(), (*route).clone())));
     changes.extend(desired.policies.changes(&found.policies).into_iter().map(Change::Policy));
     changes

@@ -287,6 +287,12 @@ pub fn address_form(message: &AddressMessage) -> AddressForm {
     AddressForm { prefix: message.header.prefix_len, prefix_route }
 }
 
+/// The prefix that an address puts on its link, if it is more than the address.
+pub fn on_link(address: IpAddr, form: AddressForm) -> Option<Subnet> {
+    let alone = if address.is_ipv6() { 128 } else { 32 };
+    Subnet::around(address, form.prefix).filter(|_| form.prefix < alone)
+}
+
 /// A permanent neighbour.
 pub fn neighbour(message: &NeighbourMessage, names: &Names) -> Option<(NeighbourKey, Mac)> {
     let (link, mac) = permanent(message, names)?;

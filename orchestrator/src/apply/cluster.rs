@@ -136,6 +136,7 @@ pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Resp
     node.applied = report.applied;
     node.failures = report.failures;
     node.capabilities = Some(report.capabilities);
+    node.on_link = report.on_link;
     state.keys.renew(report.node, &report.lost);
     report.tasks.into_iter().for_each(|word| report_task(state, now, report.node, word));
     Ok(Outcome::Done)

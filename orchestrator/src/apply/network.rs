@@ -1,9 +1,7 @@
 //! Networks: made with their subnets and VNI, removed when nothing uses them.
 
-use std::net::IpAddr;
-
 use model::{
-    EpochKey, Kind, Millis, Network, NetworkId, NetworkSpec, Outcome, Refusal, Response, Subnet, SubnetSpec, Vni,
+    EpochKey, Kind, Millis, Network, NetworkId, NetworkSpec, Node, Outcome, Refusal, Response, Subnet, SubnetSpec, Vni,
 };
 
 use crate::{capability, keys, lookup::same_name, state::State, validate};
@@ -57,24 +55,34 @@ pub(super) fn hold_nodes(state: &mut State) {
     }
 }
 
-/// The subnets asked for, or default ones. Where the driver is the overlay none may hold a node's own address: its endpoints could not reach the
-/// node, nor the node them.
+/// The subnets asked for, or default ones. Where the driver is the overlay none may hold a node's own address, for its
+/// endpoints could not reach the node, nor the node them, or be where a link of a node's own is, for the same reason.
 fn wanted_subnets(state: &State, spec: &NetworkSpec) -> Result<Vec<SubnetSpec>, Refusal> {
-    let hosts: Vec<IpAddr> = state.nodes.values().flat_map(|node| [node.vtep, node.address.ip()]).collect();
+    let hosts = |node: &Node| [node.vtep, node.address.ip()];
     if spec.subnets.is_empty() {
-        let defaults = state.ledger.default_subnets(&hosts)?;
+        let hosts = state.nodes.values().flat_map(hosts);
+        let alone = hosts.filter_map(|host| Subnet::around(host, if host.is_ipv6() { 128 } else { 32 }));
+        let avoid: Vec<Subnet> = alone.chain(state.nodes.values().flat_map(|node| node.on_link.clone())).collect();
+        let defaults = state.ledger.default_subnets(&avoid)?;
         return Ok(defaults.map(|subnet| SubnetSpec { subnet, gateway: None, range: None }).to_vec());
     }
-    if spec.driver.is_lan() {
-        return Ok(spec.subnets.clone());
-    }
-    let holds_host = |subnet: &Subnet| hosts.iter().copied().find(|host| subnet.contains(*host));
-    match spec.subnets.iter().find_map(|wanted| Some((wanted.subnet, holds_host(&wanted.subnet)?))) {
-        Some((subnet, host)) => Err(Refusal::new(
-            Kind::Conflict,
-            format!("subnet {subnet} holds {host}, the address of a node"),
-            "give a subnet that is used nowhere else, or none to get a free one from the default pools",
-        )),
+    let refused = |wanted: &SubnetSpec| {
+        let subnet = wanted.subnet;
+        let holds = |node: &Node| {
+            let host = hosts(node).into_iter().find(|host| subnet.contains(*host))?;
+            Some(format!("subnet {subnet} holds {host}, the address of a node"))
+        };
+        let overlaps = |node: &Node| {
+            let other = node.on_link.iter().find(|other| other.overlaps(&subnet))?;
+            Some(format!("subnet {subnet} overlaps {other}, which a link of node {} is on", node.hostname))
+        };
+        state.nodes.values().find_map(holds).or_else(|| state.nodes.values().find_map(overlaps))
+    };
+    match spec.subnets.iter().find_map(refused).filter(|_| !spec.driver.is_lan()) {
+        Some(cause) => {
+            let next = "give a subnet that is used nowhere else, or none to get a free one from the default pools";
+            Err(Refusal::new(Kind::Conflict, cause, next))
+        }
         None => Ok(spec.subnets.clone()),
     }
 }

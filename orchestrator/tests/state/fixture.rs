@@ -27,6 +27,7 @@ pub fn node(number: u64, role: Role) -> Node {
         applied: 0,
         failures: Vec::new(),
         capabilities: None,
+        on_link: Default::default(),
         joined: 0,
     }
 }

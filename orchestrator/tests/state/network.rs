@@ -107,6 +107,21 @@ fn default_subnets_keep_clear_of_nodes() {
 }
 
 #[test]
+fn subnets_keep_clear_of_what_links_of_nodes_are_on() {
+    let mut cluster = Cluster::of(2);
+    let subnet = |text: &str| text.parse::<Subnet>().unwrap();
+    let on_link = ["10.0.0.0/23", "192.168.7.0/24", "fd00:9::/64"].map(subnet).into();
+    cluster.apply(Command::Report(NodeReport { on_link, ..NodeReport::new(NodeId(2), 0) }));
+    for wanted in ["10.0.1.0/24", "10.0.0.0/16", "fd00:9::/64"] {
+        let refusal = cluster.refuse(create(network("net", &[wanted])));
+        let named = refusal.cause.contains("which a link of node h2 is on");
+        assert!(refusal.kind == Kind::Conflict && named && refusal.next.contains("default pools"), "{refusal}");
+    }
+    cluster.create_network(network("free", &[]));
+    assert_eq!(info(&cluster, "free").subnets[0].subnet, subnet("10.0.2.0/24"));
+}
+
+#[test]
 fn a_gateway_outside_its_subnet_is_refused() {
     let mut spec = network("net", &["10.0.9.0/24"]);
     spec.subnets[0].gateway = Some([10, 0, 8, 1].into());
@@ -126,4 +141,24 @@ fn a_network_in_use_stays_and_the_refusal_names_the_service() {
     cluster.apply(remove());
     assert_eq!(cluster.state.ledger().leases().count(), 0);
     assert_eq!(cluster.refuse(remove()).kind, Kind::NotFound);
+}
+
+#[test]
+fn a_network_spends_no_address_on_hosts() {
+    let mut cluster = Cluster::of(40);
+    cluster.create_network(network("small", &["10.0.9.0/27"]));
+    // One for the gateway, one for the virtual IP, the rest for tasks, though every host leads there.
+    let port = PublishSpec {
+        published: 80,
+        target: 80,
+        count: 1,
+        protocol: Protocol::Tcp,
+        mode: PublishMode::Ingress,
+        at: PublishAt::Everywhere,
+        allow: Vec::new(),
+    };
+    cluster.create_service(ServiceSpec { publish: vec![port], ..service("web", 28, &["small"]) });
+    cluster.converge();
+    assert_eq!(cluster.service("web").running, 28);
+    assert!((1..=40).all(|node| cluster.state.view(NodeId(node)).networks.len() == 1));
 }

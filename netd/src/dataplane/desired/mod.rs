@@ -50,6 +50,8 @@ pub struct Ground {
     pub links: BTreeMap<LinkName, HostLink>,
     /// The host's addresses, those on links of ours left out.
     pub addresses: BTreeSet<(LinkName, IpAddr)>,
+    /// The prefixes of those addresses.
+    pub on_link: BTreeSet<Subnet>,
     /// The endpoints on a LAN whose addresses nobody else there has.
     pub free: BTreeSet<EndpointId>,
 }
@@ -97,6 +99,8 @@ pub struct Desired {
     pub diverted: BTreeMap<NetworkId, u32>,
     /// The host's addresses, by link.
     pub addresses: BTreeSet<(LinkName, IpAddr)>,
+    /// Their prefixes.
+    pub on_link: BTreeSet<Subnet>,
     /// Which endpoint has a link of the host to itself.
     alone: BTreeMap<Parent, EndpointId>,
     /// What the configuration leaves open.
@@ -115,7 +119,8 @@ pub struct Underlay {
 impl Desired {
     /// What `config` asks for on a host that has this.
     pub fn of(config: &NodeConfig, ground: &Ground) -> Self {
-        let mut desired = Self { addresses: ground.addresses.clone(), ..Self::default() };
+        let (addresses, on_link) = (ground.addresses.clone(), ground.on_link.clone());
+        let mut desired = Self { addresses, on_link, ..Self::default() };
         let locals = desired.sandboxes(config);
         let own = desired.overlays(config, &locals, ground);
         desired.give_alone(config, &locals, ground);

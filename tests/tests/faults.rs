@@ -1,6 +1,10 @@
 //! What a cluster withstands: power cuts of everything, lost majorities, partitions, and daemons killed at work.
 
-use std::{collections::BTreeMap, process::Stdio, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Stdio,
+    time::Duration,
+};
 
 use serde_json::Value;
 use tests::{Lab, cable, eventually, field, holds, run};
@@ -99,8 +103,16 @@ fn a_host_that_was_cut_off_stops_what_was_replaced_and_does_not_come_between() {
     eventually("what was replaced is gone", || holds(own("h3") == "0", own("h3")));
     runs_again(&lab, "h3", &before);
     answers(&lab, "h1");
-    let hosts = lab.running("h1", "web");
-    assert!(hosts.iter().all(|task| task["node"] != "h3"), "tasks do not move back: {hosts:?}");
+    let tasks = lab.running("h1", "web");
+    assert!(tasks.iter().all(|task| task["node"] != "h3"), "tasks do not move back: {tasks:?}");
+    // What changed meanwhile is known there, too.
+    lab.ctl("h1", "service scale shell=3").ok();
+    let shell = lab.running("h1", "shell").into_iter().find(|task| task["node"] == "h3").unwrap();
+    let ask = |words: &[&str]| lab.inside("h1", shell["name"].as_str().unwrap(), words).ok();
+    let known: BTreeSet<String> = ask(&["dig", "+short", "tasks.web"]).lines().map(str::to_owned).collect();
+    let wanted = tasks.iter().map(|task| task["addresses"][0].as_str().unwrap().to_owned()).collect();
+    assert_eq!(known, wanted);
+    ask(&["curl", "-sSf", "-m", "2", "-o", "/dev/null", "-H", "Connection: close", "http://web/[1-30]"]);
     no_panics(&lab);
 }
 

@@ -123,6 +123,21 @@ for line in sys.stdin:
     print("answered" if all([ask(held) for held in sockets]) else "silence", flush=True)
 "#;
 
+/// Fifty calls a second, each on a connection of its own, until its input ends; says which failed.
+const CALLS: &str = r#"
+import select, socket, sys, time
+calls = 0
+while not select.select([sys.stdin], [], [], .02)[0]:
+    calls += 1
+    try:
+        with socket.create_connection((sys.argv[1], int(sys.argv[2])), 5) as called:
+            called.sendall(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
+            assert b"task: web." in b"".join(iter(lambda: called.recv(9999), b""))
+    except Exception as error:
+        print("failed", calls, error, flush=True)
+print("called" if calls else "never called")
+"#;
+
 /// A connection from outside.
 struct Held(Child, BufReader<ChildStdout>);
 
@@ -148,6 +163,18 @@ impl Drop for Held {
         drop(self.0.kill());
         drop(self.0.wait());
     }
+}
+
+/// Every task of `web` is replaced, and no call from outside is lost, whichever host it is made at.
+fn updates_lose_no_call(lab: &Lab) {
+    let callers = [own(1)[0].clone(), own(2)[1].clone(), own(3)[0].clone()].map(|address| {
+        let mut command = beside(lab);
+        command.args(["python3", "-c", CALLS, &address, "8080"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.spawn().unwrap()
+    });
+    lab.ctl("h2", "service update --force --drain 500ms web").ok();
+    let said = callers.map(|caller| String::from_utf8(caller.wait_with_output().unwrap().stdout).unwrap());
+    assert_eq!(said, ["called\n"; 3]);
 }
 
 /// The tasks of `web` that answer six calls at a host.
@@ -234,6 +261,7 @@ fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
     }
 
     ports_and_balancing_change(&lab);
+    updates_lose_no_call(&lab);
     // Datagrams of sockets whose task has gone are led to another one.
     lab.ctl("h1", "service scale echo=2").ok();
     let mut held = Held::open(&lab, HOLD_DATAGRAMS, &own(3)[0], 6001);

@@ -157,7 +157,7 @@ pub struct ServiceInfo {
     pub replicas: u32,
     /// How many do.
     pub running: u32,
-    /// How many of those every node's balancer and resolver has heard of.
+    /// How many of those every node's balancer and resolver has heard of, in the way that they are led to now.
     pub settled: u32,
     /// Its virtual IPs.
     pub virtual_ips: Vec<IpAddr>,

@@ -5,7 +5,10 @@ use anyhow::Result;
 use model::{DnsConfig, Kind, NamedPort, Refusal, ServiceSpec};
 
 use super::service::{publish, seconds};
-use crate::arguments::{Reach, Resolver};
+use crate::{
+    arguments::{Reach, Resolver},
+    values::Millis,
+};
 
 /// Puts the flags of how others find and reach a service into its spec. Errors: what is to go is not there.
 pub fn reach(spec: &mut ServiceSpec, flags: Reach) -> Result<()> {
@@ -34,7 +37,7 @@ pub fn reach(spec: &mut ServiceSpec, flags: Reach) -> Result<()> {
     spec.publish_not_ready = flags.dns_publish_not_ready.unwrap_or(spec.publish_not_ready);
     let balance = &mut spec.balance;
     balance.scheduler = flags.lb.unwrap_or(balance.scheduler);
-    let affinity = |time: crate::values::Millis| (time.0 > 0).then(|| seconds(time));
+    let affinity = |time: Millis| (time.0 > 0).then(|| seconds(time));
     balance.affinity = flags.affinity.map_or(balance.affinity, affinity);
     Ok(())
 }

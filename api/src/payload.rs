@@ -5,7 +5,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use model::{Command, Engine, Epoch, NetworkId, NodeId, RequestId, Role, ServiceId, Spi, ViewInfo};
+use model::{
+    Command, Container, ContainerTraits, Engine, Epoch, Mac, NetworkId, NodeId, RequestId, Role, ServiceId, Spi,
+    SubnetLease, ViewInfo,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::proto::Json;
@@ -84,6 +87,81 @@ pub enum Debug {
     Observed,
     /// What would be changed next; empty when settled.
     Plan,
+}
+
+/// What the CNI plugin asks of the daemon (CNI specification 1.1, section 2: the operations of the same names).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "value", rename_all = "snake_case")]
+pub enum ContainerRequest {
+    /// Attaches an interface, or finds it as it is. Answered once packets pass.
+    Add(Box<CniInterface>),
+    /// Whether an interface still is as `Add` said, in the ledger and in the kernel.
+    Check(Box<CniInterface>),
+    /// Gives an interface up. Never refused for not being there.
+    Del(CniName),
+    /// Gives up all interfaces on a network but these.
+    Gc {
+        /// The network's name in the plugin's configuration.
+        network: String,
+        /// Who lives.
+        valid: Vec<CniName>,
+    },
+    /// Whether `Add` would work.
+    Status {
+        /// The network's name in the plugin's configuration.
+        network: String,
+    },
+}
+
+/// One interface of one container, as a CNI runtime names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CniName {
+    /// `CNI_CONTAINERID`.
+    pub container: String,
+    /// `CNI_IFNAME`.
+    pub interface: String,
+}
+
+/// An interface that a CNI runtime asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniInterface {
+    /// Whose it is.
+    pub name: CniName,
+    /// The network of the cluster.
+    pub network: String,
+    /// `CNI_NETNS`, absolute. `None`: only addresses are asked for (an address manager's work).
+    pub sandbox: Option<String>,
+    /// These addresses and no others; at most one per family.
+    pub addresses: Vec<IpAddr>,
+    /// This Ethernet address.
+    pub mac: Option<Mac>,
+    /// What else is known of the container.
+    pub traits: ContainerTraits,
+}
+
+/// What the daemon answers the CNI plugin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "value", rename_all = "snake_case")]
+pub enum ContainerReply {
+    /// To `Add`: what has been attached.
+    Attached(Box<Attached>),
+    /// To the others.
+    Done,
+}
+
+/// An interface that has been attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// The endpoint as the ledger has it.
+    pub container: Container,
+    /// The network's prefixes and gateways, IPv4 first; those of the addresses.
+    pub subnets: Vec<SubnetLease>,
+    /// No way out.
+    pub internal: bool,
+    /// MTU of the interface in bytes, where one was made.
+    pub mtu: Option<u32>,
+    /// Who answers names there.
+    pub resolvers: Vec<IpAddr>,
 }
 
 /// Asks one node about itself.

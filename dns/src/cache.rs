@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::TaskId;
+use model::SandboxId;
 
 use crate::wire::{Flags, Foreign, Query};
 
@@ -25,7 +25,7 @@ pub(crate) enum Way {
     /// The host's own resolvers.
     Host,
     /// These, from inside a task.
-    Task(TaskId, Vec<IpAddr>),
+    Sandbox(SandboxId, Vec<IpAddr>),
 }
 
 /// What makes two questions have the same answer.

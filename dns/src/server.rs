@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{NetworkId, TaskId};
+use model::{NetworkId, SandboxId};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{
@@ -50,15 +50,15 @@ const BREATH: Duration = Duration::from_millis(50);
 pub enum Audience {
     /// Those of all endpoints of a network.
     Network(NetworkId),
-    /// Those of one task.
-    Task(TaskId),
+    /// Those of one sandbox.
+    Sandbox(SandboxId),
 }
 
 impl Audience {
     fn client(self, address: IpAddr) -> Client {
         match self {
             Audience::Network(network) => Client::Of { network, address: address.to_canonical() },
-            Audience::Task(task) => Client::Task(task),
+            Audience::Sandbox(task) => Client::Sandbox(task),
         }
     }
 }
@@ -202,7 +202,7 @@ impl Resolver {
 
 fn way(table: &Table, client: Client) -> Option<Way> {
     let viewer = table.viewer(client)?;
-    Some(viewer.servers.as_ref().map_or(Way::Host, |(task, servers)| Way::Task(*task, servers.clone())))
+    Some(viewer.servers.as_ref().map_or(Way::Host, |(task, servers)| Way::Sandbox(*task, servers.clone())))
 }
 
 /// Serves a UDP socket.

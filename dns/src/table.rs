@@ -9,8 +9,8 @@ use std::{
 };
 
 use model::{
-    EndpointConfig, NameConfig, NamedPort, NetworkConfig, NetworkId, NodeConfig, Protocol, Subnet, TaskConfig, TaskId,
-    names,
+    EndpointConfig, EndpointId, NameConfig, NamedPort, NetworkConfig, NetworkId, NodeConfig, Protocol, SandboxId,
+    Subnet, names,
 };
 
 use crate::wire::{self, Name};
@@ -28,7 +28,7 @@ pub struct Table {
     viewers: Vec<Viewer>,
     networks: HashMap<NetworkId, usize>,
     clients: HashMap<(NetworkId, IpAddr), usize>,
-    tasks: HashMap<TaskId, usize>,
+    sandboxes: HashMap<SandboxId, usize>,
     gateways: BTreeSet<IpAddr>,
 }
 
@@ -42,8 +42,8 @@ pub enum Client {
         /// Where the question came from.
         address: IpAddr,
     },
-    /// A task with a resolver of its own.
-    Task(TaskId),
+    /// A sandbox with a resolver of its own.
+    Sandbox(SandboxId),
 }
 
 /// What a client sees.
@@ -54,7 +54,7 @@ pub(crate) struct Viewer {
     /// The name of its stack: labels.
     stack: Option<Vec<u8>>,
     /// Whom the user wants asked for what is not ours, from inside this task.
-    pub(crate) servers: Option<(TaskId, Vec<IpAddr>)>,
+    pub(crate) servers: Option<(SandboxId, Vec<IpAddr>)>,
 }
 
 impl Table {
@@ -74,23 +74,35 @@ impl Table {
             }
         }
         for (&id, task) in &config.tasks {
-            table.add_task(config, id, task);
+            let servers = &task.spec.dns.servers;
+            let viewer = Viewer {
+                zones: Vec::new(),
+                stack: task.stack.as_ref().and_then(|stack| wire::labels(&stack.to_ascii_lowercase())),
+                servers: (!servers.is_empty()).then(|| (id.into(), servers.clone())),
+            };
+            table.add_sandbox(config, id.into(), viewer, task.endpoints.iter());
+        }
+        for (&id, container) in &config.containers {
+            let endpoints = container.endpoints.iter().map(|joint| &joint.id);
+            table.add_sandbox(config, id, Viewer::default(), endpoints);
         }
         table.gateways = config.networks.values().filter(|network| !is_lan(network)).flat_map(gateways).collect();
         table
     }
 
-    fn add_task(&mut self, config: &NodeConfig, id: TaskId, task: &TaskConfig) {
-        let servers = &task.spec.dns.servers;
-        let viewer = Viewer {
-            zones: endpoints(config, task).filter_map(|of| self.networks.get(&of.network).copied()).collect(),
-            stack: task.stack.as_ref().and_then(|stack| wire::labels(&stack.to_ascii_lowercase())),
-            servers: (!servers.is_empty()).then(|| (id, servers.clone())),
-        };
+    fn add_sandbox<'a>(
+        &mut self,
+        config: &'a NodeConfig,
+        id: SandboxId,
+        viewer: Viewer,
+        endpoints: impl Iterator<Item = &'a EndpointId>,
+    ) {
+        let endpoints: Vec<&EndpointConfig> = endpoints.filter_map(|id| config.endpoints.get(id)).collect();
+        let zones = endpoints.iter().filter_map(|of| self.networks.get(&of.network).copied()).collect();
         let index = self.viewers.len();
-        self.viewers.push(viewer);
-        self.tasks.insert(id, index);
-        for endpoint in endpoints(config, task) {
+        self.viewers.push(Viewer { zones, ..viewer });
+        self.sandboxes.insert(id, index);
+        for endpoint in endpoints {
             self.clients.extend(endpoint.addresses.iter().map(|&address| ((endpoint.network, address), index)));
         }
     }
@@ -108,7 +120,7 @@ impl Table {
     /// What a client sees; `None` if this host does not know its network.
     pub(crate) fn viewer(&self, client: Client) -> Option<&Viewer> {
         let index = match client {
-            Client::Task(task) => self.tasks.get(&task),
+            Client::Sandbox(sandbox) => self.sandboxes.get(&sandbox),
             Client::Of { network, address } => {
                 let own = self.networks.get(&network)?;
                 Some(self.clients.get(&(network, address)).unwrap_or(own))
@@ -278,10 +290,6 @@ impl Zone {
     fn owns(&self, address: IpAddr) -> bool {
         self.subnets.iter().any(|subnet| subnet.contains(address))
     }
-}
-
-fn endpoints<'a>(config: &'a NodeConfig, task: &'a TaskConfig) -> impl Iterator<Item = &'a EndpointConfig> {
-    task.endpoints.iter().filter_map(|id| config.endpoints.get(id))
 }
 
 fn is_lan(network: &NetworkConfig) -> bool {

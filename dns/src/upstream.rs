@@ -15,7 +15,7 @@ use futures::{
     future::{BoxFuture, Shared},
     stream::FuturesUnordered,
 };
-use model::TaskId;
+use model::SandboxId;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, UdpSocket},
@@ -40,7 +40,7 @@ const TRY: Duration = Duration::from_secs(2);
 const OVERALL: Duration = TRY.saturating_mul(TRIES);
 
 /// Does work inside the sandbox of a task. Errors: it cannot be entered, or the work's own.
-pub type Enter = Arc<dyn Fn(TaskId, &mut (dyn FnMut() -> io::Result<()> + Send)) -> io::Result<()> + Send + Sync>;
+pub type Enter = Arc<dyn Fn(SandboxId, &mut (dyn FnMut() -> io::Result<()> + Send)) -> io::Result<()> + Send + Sync>;
 
 /// The resolvers of the host and of its tasks, and what they have said.
 pub struct Upstream {
@@ -150,7 +150,7 @@ impl Upstream {
         let _permit = self.in_flight.try_acquire().map_err(|_| Unanswered::Busy)?;
         let (mut resolvers, source) = match &exchange.key.way {
             Way::Host => (self.resolvers().await, self.source()),
-            Way::Task(_, servers) => {
+            Way::Sandbox(_, servers) => {
                 (servers.iter().map(|&server| (server, PORT).into()).collect(), "the service's --dns".to_owned())
             }
         };
@@ -288,7 +288,7 @@ impl Exchange<'_> {
 
     /// A socket, made where it is to be.
     async fn made<S: Send + 'static>(&self, make: impl Fn() -> io::Result<S> + Send + Sync + 'static) -> io::Result<S> {
-        let (Way::Task(task, _), Some(enter)) = (&self.key.way, self.enter) else { return make() };
+        let (Way::Sandbox(task, _), Some(enter)) = (&self.key.way, self.enter) else { return make() };
         let (task, enter) = (*task, enter.clone());
         let inside = move || {
             let mut made = None;
@@ -310,7 +310,7 @@ mod tests {
     fn our_own_addresses_are_known_from_where_they_are_asked() {
         let gateway: IpAddr = "10.0.9.1".parse().unwrap();
         let (ours, dockers) = (BTreeSet::from([gateway]), IpAddr::V4(model::names::RESOLVER));
-        let task = Way::Task(TaskId(1), Vec::new());
+        let task = Way::Sandbox(SandboxId(1), Vec::new());
         let is = |resolver, way: &Way| is_ourselves(resolver, way, &ours);
         assert_eq!([is(gateway, &Way::Host), is(gateway, &task), is(dockers, &task)], [true; 3]);
         assert!(!is(dockers, &Way::Host));

@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use model::{Balance, NetworkConfig, NetworkId, NodeConfig, Scheduler, TaskId};
+use model::{Balance, NetworkConfig, NetworkId, NodeConfig, SandboxId, Scheduler};
 
 /// The virtual services of one network on one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,11 +120,12 @@ impl Table {
         Self { services: services(config, |of| of == network), hairpins: hairpins(config, network) }
     }
 
-    /// What should be balanced in a task's own sandbox: the networks whose packets pass no namespace of ours but that.
-    pub fn of_task(config: &NodeConfig, task: TaskId) -> Self {
+    /// What should be balanced in a sandbox itself: the networks whose packets pass no namespace of ours but that.
+    pub fn of_sandbox(config: &NodeConfig, sandbox: SandboxId) -> Self {
         let is_lan =
             |id| config.networks.get(&id).is_some_and(|network: &NetworkConfig| network.driver.parent().is_some());
-        let local = config.endpoints.values().filter(|endpoint| endpoint.task == task && is_lan(endpoint.network));
+        let local =
+            config.endpoints.values().filter(|endpoint| endpoint.sandbox == sandbox && is_lan(endpoint.network));
         let networks: BTreeSet<NetworkId> = local.map(|endpoint| endpoint.network).collect();
         // Who is balanced to itself sees nobody else's address: there is nothing to be hidden.
         Self { services: services(config, |of| networks.contains(&of)), hairpins: BTreeMap::new() }
@@ -291,7 +292,7 @@ pub(crate) mod tests {
             let endpoint = EndpointConfig {
                 network,
                 node: NodeId(node),
-                task: TaskId(id),
+                sandbox: SandboxId(id),
                 addresses: addresses(&[address]),
                 mac: Mac([0; 6]),
             };

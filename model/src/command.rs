@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Authority, Availability, Capability, Engine, EpochKey, Millis, NetworkId, NetworkSpec, Node, NodeId, NodeStatus,
-    Refusal, Role, Secret, ServiceId, ServiceSpec, Spi, Subnet, TaskId, TaskState,
+    Authority, Availability, Capability, Container, ContainerKey, ContainerSpec, Engine, EpochKey, Millis, NetworkId,
+    NetworkSpec, Node, NodeId, NodeStatus, Refusal, Role, Secret, ServiceId, ServiceSpec, Spi, Subnet, TaskId,
+    TaskState,
 };
 
 /// Names one request of one caller. The same id sent again gets the first answer again and changes nothing, so a
@@ -185,6 +186,23 @@ pub enum Command {
         /// Name or id.
         service: String,
     },
+    /// A container runtime attaches an interface, or says what has changed of it.
+    AttachContainer {
+        /// What is asked for.
+        spec: Box<ContainerSpec>,
+    },
+    /// A container runtime, or the host itself, gives interfaces up. Those that are not known are not missed.
+    DetachContainers {
+        /// Which.
+        keys: Vec<ContainerKey>,
+    },
+    /// The engine tells how a network is called that was made without a name. Refused for any other.
+    NameNetwork {
+        /// Name or id.
+        network: String,
+        /// The name.
+        name: String,
+    },
     /// By `step`: a new task for a slot that has no living one.
     CreateTask {
         /// The service.
@@ -272,6 +290,8 @@ pub enum Outcome {
     Service(ServiceId),
     /// This task.
     Task(TaskId),
+    /// This interface of a container, as it is now.
+    Container(Box<Container>),
 }
 
 /// The state machine's answer: the same on every manager.

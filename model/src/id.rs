@@ -79,9 +79,19 @@ id!(
     TaskId
 );
 id!(
+    /// The network namespace of a task, which has the same number, or of a container that others run.
+    SandboxId
+);
+id!(
     /// The joint of one sandbox and one network.
     EndpointId
 );
+
+impl From<TaskId> for SandboxId {
+    fn from(task: TaskId) -> Self {
+        Self(task.0)
+    }
+}
 
 #[cfg(test)]
 mod tests {

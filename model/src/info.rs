@@ -8,8 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Availability, Balance, Capability, Driver, EndpointMode, Engine, Millis, NamedPort, NetworkId, NodeId, NodeStatus,
-    PublishSpec, Role, ServiceId, ServiceSpec, Subnet, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    Availability, Balance, Capability, Container, Driver, EndpointMode, Engine, Millis, NamedPort, NetworkId, NodeId,
+    NodeStatus, PublishSpec, Role, ServiceId, ServiceSpec, Subnet, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// A question. Names may be ids, or a prefix of an id that only one object has.
@@ -30,6 +30,8 @@ pub enum Query {
     Service(String),
     /// The tasks of one service, or all; ended ones included.
     Tasks(Option<String>),
+    /// The containers of others that are attached on a node, by name or id of the node.
+    Containers(String),
     /// One task, by name (`web.1`: the newest run of that slot) or id.
     Task(String),
     /// The join token of a role.
@@ -52,6 +54,8 @@ pub enum Answer {
     Services(Vec<ServiceInfo>),
     /// To `Tasks` and `Task`.
     Tasks(Vec<TaskInfo>),
+    /// To `Containers`.
+    Containers(Vec<Container>),
     /// To `Token`.
     Token(TokenInfo),
     /// To `View`.
@@ -98,7 +102,9 @@ pub struct NodeInfo {
 /// An endpoint of a network, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointInfo {
-    /// What it belongs to: a task's name.
+    /// What it belongs to: `task`, `docker` (a container of Docker's), `cni` (one of a runtime that calls CNI plugins).
+    pub kind: String,
+    /// The task's or container's name; its runtime's identity of it while it has no name.
     pub name: String,
     /// The host it is on.
     pub node: String,

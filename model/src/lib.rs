@@ -4,6 +4,7 @@
 mod balance;
 mod base36;
 mod command;
+mod container;
 mod encryption;
 mod id;
 mod info;
@@ -24,8 +25,11 @@ mod vni;
 
 pub use balance::{Balance, Engine, Scheduler};
 pub use command::{Command, Entry, NodeReport, Outcome, RequestId, Response, TaskReport};
+pub use container::{
+    AddressWish, Bandwidth, Container, ContainerKey, ContainerRuntime, ContainerSpec, ContainerTraits, Sandbox,
+};
 pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, PeerKeys, Spi};
-pub use id::{EndpointId, IdError, NetworkId, NodeId, ServiceId, TaskId};
+pub use id::{EndpointId, IdError, NetworkId, NodeId, SandboxId, ServiceId, TaskId};
 pub use info::{
     Answer, EndpointInfo, NetworkInfo, NodeInfo, Query, ServiceInfo, TaskInfo, TokenInfo, UpdateInfo, ViewInfo,
 };
@@ -34,8 +38,8 @@ pub use mac::Mac;
 pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
 pub use node::{Authority, Availability, Node, NodeStatus, Role};
 pub use node_config::{
-    DriverConfig, EndpointConfig, NameConfig, NetworkConfig, NodeConfig, PeerConfig, PublishedConfig, TaskConfig,
-    ViewDelta, ViewError, VirtualServiceConfig,
+    ContainerConfig, ContainerEndpoint, DriverConfig, EndpointConfig, NameConfig, NetworkConfig, NodeConfig,
+    PeerConfig, PublishedConfig, TaskConfig, ViewDelta, ViewError, VirtualServiceConfig,
 };
 pub use port::{NamedPort, Protocol, PublishAt, PublishMode, PublishSpec};
 pub use refusal::{Kind, Refusal};

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::Ipv4Addr};
 
-use crate::{EndpointId, NetworkId, TaskId, Vni};
+use crate::{EndpointId, NetworkId, SandboxId, Vni};
 
 /// Where named network namespaces are mounted; `ip netns` looks there too.
 pub const NAMESPACE_DIRECTORY: &str = "/run/netns";
@@ -56,9 +56,9 @@ pub fn network_namespace(network: NetworkId) -> String {
     format!("netd-{network}")
 }
 
-/// A task's sandbox: `netd-t-<task id>`.
-pub fn sandbox_namespace(task: TaskId) -> String {
-    format!("netd-t-{task}")
+/// The sandbox of a task, or our name for that of a container: `netd-t-<sandbox id>`.
+pub fn sandbox_namespace(sandbox: impl Into<SandboxId>) -> String {
+    format!("netd-t-{}", sandbox.into())
 }
 
 /// What a namespace of ours is for.
@@ -66,8 +66,8 @@ pub fn sandbox_namespace(task: TaskId) -> String {
 pub enum Namespace {
     /// A network's.
     Network(NetworkId),
-    /// A task's sandbox.
-    Sandbox(TaskId),
+    /// The sandbox of a task or container.
+    Sandbox(SandboxId),
 }
 
 impl Namespace {
@@ -116,7 +116,8 @@ pub fn vlan_link(link: &str, vlan: u16) -> LinkName {
 pub fn is_host_link(name: &str) -> bool {
     let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let vlan = name.strip_prefix("nv-").and_then(|rest| rest.split_once('-'));
-    vlan.is_some_and(|(vlan, hash)| vlan.parse::<u16>().is_ok() && is_hex(hash, 7))
+    parse_handed_link(name).is_some()
+        || vlan.is_some_and(|(vlan, hash)| vlan.parse::<u16>().is_ok() && is_hex(hash, 7))
         || ["nu-", "vx-", "ns-"].iter().any(|prefix| name.strip_prefix(prefix).is_some_and(|hex| is_hex(hex, 6)))
 }
 
@@ -135,6 +136,16 @@ pub fn endpoint_link(endpoint: EndpointId) -> LinkName {
     LinkName(format!("e{endpoint}"))
 }
 
+/// On the host: the device of an endpoint that a container's runtime is to take from there: `nc<endpoint id>`.
+pub fn handed_link(endpoint: EndpointId) -> LinkName {
+    LinkName(format!("nc{endpoint}"))
+}
+
+/// The endpoint that a device on the host is to be taken for.
+pub fn parse_handed_link(name: &str) -> Option<EndpointId> {
+    name.strip_prefix("nc")?.parse().ok()
+}
+
 /// The endpoint that a link in a network's namespace belongs to.
 pub fn parse_endpoint_link(name: &str) -> Option<EndpointId> {
     name.strip_prefix('e')?.parse().ok()
@@ -147,7 +158,7 @@ pub fn is_network_link(name: &str) -> bool {
 
 /// What a device on a LAN is called on its way from the host into a sandbox, until it has its own name there: Linux 6.1
 /// still looks for that name on the host, too.
-pub fn newborn_link(task: TaskId, link: &LinkName) -> LinkName {
+pub fn newborn_link(task: SandboxId, link: &LinkName) -> LinkName {
     let index: u8 = link.as_str().bytes().last().unwrap_or(b'0');
     LinkName(format!("{NEWBORN}{}{task}", char::from(index)))
 }
@@ -155,7 +166,7 @@ pub fn newborn_link(task: TaskId, link: &LinkName) -> LinkName {
 /// Whether a link in a sandbox is ours by its name: `eth` and a number, or one that has no name of its own yet.
 pub fn is_sandbox_link(name: &str) -> bool {
     let newborn = name.strip_prefix(NEWBORN).and_then(|rest| rest.get(1..));
-    if newborn.is_some_and(|task| task.parse::<TaskId>().is_ok()) {
+    if newborn.is_some_and(|task| task.parse::<SandboxId>().is_ok()) {
         return true;
     }
     name.strip_prefix("eth").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
@@ -177,7 +188,7 @@ mod tests {
 
     #[test]
     fn our_names_are_recognised_and_others_are_not() {
-        for namespace in [Namespace::Network(NetworkId(u64::MAX)), Namespace::Sandbox(TaskId(1))] {
+        for namespace in [Namespace::Network(NetworkId(u64::MAX)), Namespace::Sandbox(SandboxId(1))] {
             assert_eq!(Namespace::parse(&namespace.name()), Some(namespace));
         }
         for other in ["netd-", "netd-x", "netd-t-x", "cni-0000000000000", "0000000000000"] {
@@ -203,7 +214,7 @@ mod tests {
         for link in links {
             assert_eq!(LinkName::parse(link.as_str()), Some(link));
         }
-        let newborn = newborn_link(TaskId(u64::MAX), &sandbox_link(12));
+        let newborn = newborn_link(SandboxId(u64::MAX), &sandbox_link(12));
         assert!(LinkName::parse(newborn.as_str()).is_some() && is_sandbox_link(newborn.as_str()));
     }
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Balance, EndpointId, Engine, IpvlanMode, Mac, MacvlanMode, NamedPort, NetworkId, NodeId, Parent, PeerKeys,
-    PublishSpec, Role, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IpvlanMode, Mac, MacvlanMode, NamedPort, NetworkId,
+    NodeId, Parent, PeerKeys, PublishSpec, Role, SandboxId, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// All that one host must look like. A function of the replicated state and the host's identity, nothing else.
@@ -36,6 +36,8 @@ pub struct NodeConfig {
     pub names: BTreeMap<(NetworkId, String), NameConfig>,
     /// The tasks that it runs or is to stop.
     pub tasks: BTreeMap<TaskId, TaskConfig>,
+    /// The containers of others that are attached on it.
+    pub containers: BTreeMap<SandboxId, ContainerConfig>,
 }
 
 /// A host as others see it.
@@ -114,8 +116,8 @@ pub struct EndpointConfig {
     pub network: NetworkId,
     /// Its host.
     pub node: NodeId,
-    /// The task whose sandbox it joins.
-    pub task: TaskId,
+    /// The sandbox that it joins.
+    pub sandbox: SandboxId,
     /// Its addresses, one per family at most.
     pub addresses: Vec<IpAddr>,
     /// Its Ethernet address.
@@ -202,10 +204,34 @@ impl TaskConfig {
 
     /// Whether one of its networks is on a LAN.
     pub fn is_on_lan(&self, config: &NodeConfig) -> bool {
-        let endpoints = self.endpoints.iter().filter_map(|id| config.endpoints.get(id));
-        let mut networks = endpoints.filter_map(|endpoint| config.networks.get(&endpoint.network));
-        networks.any(|network| network.driver.parent().is_some())
+        config.any_on_lan(self.endpoints.iter())
     }
+}
+
+/// A container of others on this host: what is attached of it, in one network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerConfig {
+    /// Who runs it.
+    pub runtime: ContainerRuntime,
+    /// What people call it.
+    pub name: String,
+    /// The file of its network namespace.
+    pub path: String,
+    /// Which of those that have had this path; `None`: it may not be there yet.
+    pub identity: Option<String>,
+    /// Its endpoints in the order of their names, or of their making.
+    pub endpoints: Vec<ContainerEndpoint>,
+}
+
+/// An endpoint of a container of others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerEndpoint {
+    /// Which.
+    pub id: EndpointId,
+    /// The interface's name inside. `None`: the runtime takes a device from the host into it and does the rest.
+    pub interface: Option<String>,
+    /// How much may pass.
+    pub bandwidth: Bandwidth,
 }
 
 /// What changes one configuration of a host into a later one.
@@ -276,7 +302,21 @@ impl NodeConfig {
             published: BTreeMap::new(),
             names: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            containers: BTreeMap::new(),
         }
+    }
+
+    /// The sandboxes on this host that have a port of a LAN.
+    pub fn sandboxes_on_lan(&self) -> impl Iterator<Item = SandboxId> {
+        let tasks = self.tasks.iter().filter(|(_, task)| task.is_on_lan(self)).map(|(&id, _)| id.into());
+        let on_lan = |container: &ContainerConfig| self.any_on_lan(container.endpoints.iter().map(|joint| &joint.id));
+        tasks.chain(self.containers.iter().filter(move |(_, container)| on_lan(container)).map(|(&id, _)| id))
+    }
+
+    fn any_on_lan<'a>(&self, endpoints: impl Iterator<Item = &'a EndpointId>) -> bool {
+        let endpoints = endpoints.filter_map(|id| self.endpoints.get(id));
+        let mut networks = endpoints.filter_map(|endpoint| self.networks.get(&endpoint.network));
+        networks.any(|network| network.driver.parent().is_some())
     }
 
     /// The whole of it, to be applied to anything.
@@ -301,6 +341,7 @@ impl NodeConfig {
         diff("publish", &self.published, &later.published, &mut delta);
         diff("name", &self.names, &later.names, &mut delta);
         diff("task", &self.tasks, &later.tasks, &mut delta);
+        diff("container", &self.containers, &later.containers, &mut delta);
         delta
     }
 
@@ -335,6 +376,7 @@ impl NodeConfig {
             "publish" => put(&mut self.published, id, value),
             "name" => put(&mut self.names, id, value),
             "task" => put(&mut self.tasks, id, value),
+            "container" => put(&mut self.containers, id, value),
             _ => return Err(unknown()),
         }
         .map_err(|reason| ViewError::Record(key.to_owned(), reason))
@@ -361,7 +403,7 @@ macro_rules! simple_key {
     )*};
 }
 
-simple_key!(NodeId, NetworkId, EndpointId, ServiceId, TaskId, String);
+simple_key!(NodeId, NetworkId, EndpointId, ServiceId, TaskId, SandboxId, String);
 
 impl<A: Key, B: Key> Key for (A, B) {
     fn write(&self) -> String {

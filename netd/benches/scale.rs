@@ -219,7 +219,7 @@ fn add_endpoint(config: &mut NodeConfig, node: NodeId, network: u64, number: u64
     let addresses = addresses(network, number + 1).to_vec();
     let mac = Mac::of_endpoint(addresses[0]);
     let (endpoint, task) = (EndpointId(id), TaskId(id));
-    let record = EndpointConfig { network: NetworkId(network + 1), node, task, addresses, mac };
+    let record = EndpointConfig { network: NetworkId(network + 1), node, sandbox: task.into(), addresses, mac };
     config.endpoints.insert(endpoint, record);
     if node == OWN {
         config.tasks.insert(task, task_config(endpoint));

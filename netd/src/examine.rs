@@ -7,7 +7,9 @@ use std::{
 };
 
 use api::{Difference, Encryption, Examined, Passed, Peer, Subject, Verification, VipTraffic};
-use model::{Capability, DriverConfig, Kind, NetworkId, NodeConfig, NodeId, Refusal, ServiceId, names::Namespace};
+use model::{
+    Capability, DriverConfig, Kind, NetworkId, NodeConfig, NodeId, Refusal, ServiceId, TaskId, names::Namespace,
+};
 
 use crate::{
     daemon::Daemon,
@@ -125,7 +127,9 @@ fn explain(config: &NodeConfig, alike: &[dataplane::Difference], failures: &[Fai
             (Some(id), format!("network {name}"))
         }
         Place::Inside(Namespace::Sandbox(id)) => {
-            (None, format!("task {}", config.tasks.get(&id).map_or_else(|| id.to_string(), |task| task.name())))
+            let task = config.tasks.get(&TaskId(id.0)).map(|task| format!("task {}", task.name()));
+            let container = config.containers.get(&id).map(|container| format!("container {}", container.name));
+            (None, task.or(container).unwrap_or_else(|| format!("sandbox {id}")))
         }
         Place::Host => (None, "host".to_owned()),
     };

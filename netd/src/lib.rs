@@ -1,6 +1,7 @@
 //! The daemon of every host, as a library: the binary in `main.rs` only parses arguments and starts it.
 
 pub mod agent;
+mod containers;
 pub mod daemon;
 pub mod dataplane;
 mod examine;

@@ -22,6 +22,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
 use crate::{
+    containers,
     daemon::{Daemon, Member},
     relay::{self, Relay},
 };
@@ -213,6 +214,11 @@ impl local_server::Local for Local {
 
     async fn status(&self, _: Request<Json>) -> Reply {
         Ok(Response::new(encode(&self.standing())))
+    }
+
+    async fn container(&self, request: Request<Json>) -> Reply {
+        let request = decode(request.get_ref())?;
+        Ok(Response::new(encode(&containers::cni::answer(&self.0, request).await)))
     }
 
     async fn debug(&self, request: Request<Json>) -> Reply {

@@ -83,15 +83,14 @@ fn wanted(config: &NodeConfig) -> BTreeMap<Audience, Vec<SocketAddr>> {
         let gateways = network.subnets.iter().map(|lease| (lease.gateway, DNS_PORT).into());
         (Audience::Network(id), gateways.collect())
     });
-    let tasks = config.tasks.iter().filter(|(_, task)| task.is_on_lan(config));
     let at: SocketAddr = (IpAddr::V4(names::RESOLVER), names::RESOLVER_PORT).into();
-    networks.chain(tasks.map(|(&id, _)| (Audience::Task(id), vec![at]))).collect()
+    networks.chain(config.sandboxes_on_lan().map(|id| (Audience::Sandbox(id), vec![at]))).collect()
 }
 
 fn namespace_of(audience: Audience) -> String {
     match audience {
         Audience::Network(network) => Namespace::Network(network).name(),
-        Audience::Task(task) => Namespace::Sandbox(task).name(),
+        Audience::Sandbox(task) => Namespace::Sandbox(task).name(),
     }
 }
 

@@ -13,12 +13,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use model::{NodeConfig, NodeId, NodeReport, TaskReport};
+use model::{NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     agent::{self, Sandboxes},
+    containers,
     daemon::{Daemon, Member, Options},
     dataplane, local, names, notify, relay,
 };
@@ -95,8 +96,13 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
     if is_member {
         first.wait_for(|config| config.generation > 0).await?;
     }
-    let tasks = daemon.tasks();
-    let inhabited = move |task| agent::sandbox(&tasks, task);
+    let inhabited = {
+        let (tasks, desired) = (daemon.tasks(), daemon.desired.subscribe());
+        move |sandbox| match desired.borrow().containers.get(&sandbox) {
+            Some(container) => containers::open(&container.path, container.identity.as_deref()),
+            None => agent::sandbox(&tasks, TaskId(sandbox.0)),
+        }
+    };
     let (status, inside) = dataplane::spawn(daemon.desired.subscribe(), &daemon.options.directory, inhabited)
         .context("the data plane cannot start")?;
     daemon.dataplane.send_replace(Some((status.clone(), inside)));
@@ -120,7 +126,7 @@ fn sandboxes_of(status: &dataplane::Status) -> Sandboxes {
     let mut refused = BTreeMap::new();
     for failure in &status.failures {
         // What failed first is the cause of the rest.
-        failure.task.map(|task| refused.entry(task).or_insert_with(|| failure.reason.clone()));
+        failure.sandbox.map(|sandbox| refused.entry(sandbox).or_insert_with(|| failure.reason.clone()));
     }
     Sandboxes { ready: status.ready.clone(), refused }
 }

@@ -179,7 +179,7 @@ fn network() -> NetworkConfig {
 fn endpoint(task: TaskId) -> EndpointConfig {
     let addresses: Vec<IpAddr> = vec!["10.0.9.5".parse().unwrap(), "fd00:9::5".parse().unwrap()];
     let mac: Mac = "02:00:00:00:00:01".parse().unwrap();
-    EndpointConfig { network: NetworkId(1), node: NodeId(1), task, addresses, mac }
+    EndpointConfig { network: NetworkId(1), node: NodeId(1), sandbox: task.into(), addresses, mac }
 }
 
 fn task(argv: &[&str]) -> TaskConfig {
@@ -514,7 +514,7 @@ async fn agent_process() {
 }
 
 fn ready(tasks: impl IntoIterator<Item = TaskId>) -> agent::Sandboxes {
-    agent::Sandboxes { ready: tasks.into_iter().collect(), ..Default::default() }
+    agent::Sandboxes { ready: tasks.into_iter().map(Into::into).collect(), ..Default::default() }
 }
 
 fn agent_process_of(host: &Host) -> Child {

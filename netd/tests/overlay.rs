@@ -331,7 +331,7 @@ fn a_settled_host_rests_however_many_networks_have_just_been_made() {
         let network = NetworkConfig { subnets: Vec::new(), internal: true, ..network };
         let (id, task) = (NetworkId(200 + u64::from(number)), TaskId(200 + u64::from(number)));
         let (own, mac) = (EndpointId(500 + u64::from(number)), Mac::of_endpoint([10, 0, 0, number as u8].into()));
-        let record = EndpointConfig { network: id, node: node(0), task, addresses: Vec::new(), mac };
+        let record = EndpointConfig { network: id, node: node(0), sandbox: task.into(), addresses: Vec::new(), mac };
         config.networks.insert(id, network);
         config.endpoints.insert(own, record);
         config.tasks.insert(task, TaskConfig { endpoints: vec![own], ..task_config(0) });
@@ -463,7 +463,10 @@ impl Lab {
                 let addresses = vec![address(index, "10.77.9."), address(index, "fd00:77:9::")];
                 let mac = Mac::of_endpoint(addresses[0]);
                 let task = TaskId(100 + index as u64);
-                (endpoint(index), EndpointConfig { network: NETWORK, node: node(index), task, addresses, mac })
+                (
+                    endpoint(index),
+                    EndpointConfig { network: NETWORK, node: node(index), sandbox: task.into(), addresses, mac },
+                )
             })
             .collect();
         let of = |index: usize| NodeConfig {

@@ -43,6 +43,7 @@ pub(crate) fn answer(state: &State, leader: Option<NodeId>, query: &Query) -> Re
             let id = state.find_service(service)?;
             Answer::Tasks(tasks(state, state.services.get(&id).into_iter().collect()))
         }
+        Query::Containers(_) => Answer::Containers(Vec::new()),
         Query::Task(name) => {
             let id = state.find_task(name)?;
             Answer::Tasks(state.tasks.get(&id).map(|record| task_info(state, record)).into_iter().collect())
@@ -97,7 +98,8 @@ fn endpoints(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
     let holders = slots.filter_map(|slot| project::holder(state, slot));
     let infos = holders.filter_map(|(task, node)| {
         let attachment = task.attachments.iter().find(|attachment| attachment.network == network)?;
-        Some(EndpointInfo { name: task.name(), node: state.hostname(node), addresses: attachment.addresses.clone() })
+        let (kind, addresses) = ("task".to_owned(), attachment.addresses.clone());
+        Some(EndpointInfo { kind, name: task.name(), node: state.hostname(node), addresses })
     });
     infos.collect()
 }

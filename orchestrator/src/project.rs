@@ -145,7 +145,7 @@ pub(crate) fn addresses(task: &Task, network: NetworkId) -> &[IpAddr] {
 fn endpoints(task: &Task, node: NodeId, network: NetworkId) -> impl Iterator<Item = (EndpointId, EndpointConfig)> {
     task.attachments.iter().filter(move |attachment| attachment.network == network).map(move |attachment| {
         let (addresses, mac) = (attachment.addresses.clone(), attachment.mac);
-        (attachment.endpoint, EndpointConfig { network, node, task: task.id, addresses, mac })
+        (attachment.endpoint, EndpointConfig { network, node, sandbox: task.id.into(), addresses, mac })
     })
 }
 

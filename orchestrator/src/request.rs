@@ -41,7 +41,10 @@ impl Caller {
             | Command::RollbackService { .. }
             | Command::ReplaceTask { .. }
             | Command::RemoveService { .. } => Caller::Person,
-            Command::SetNodeStatus { .. }
+            Command::AttachContainer { .. }
+            | Command::DetachContainers { .. }
+            | Command::NameNetwork { .. }
+            | Command::SetNodeStatus { .. }
             | Command::AdvanceKeys
             | Command::Report(_)
             | Command::CreateTask { .. }

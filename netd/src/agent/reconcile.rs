@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{NodeConfig, Runtime, TaskConfig, TaskId, TaskReport, TaskState};
+use model::{NodeConfig, Runtime, SandboxId, TaskConfig, TaskId, TaskReport, TaskState};
 use nix::sys::signal::Signal;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
@@ -50,9 +50,9 @@ pub struct AgentConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sandboxes {
     /// The tasks whose sandboxes are complete.
-    pub ready: BTreeSet<TaskId>,
+    pub ready: BTreeSet<SandboxId>,
     /// The tasks that cannot be on one of their networks here, and why.
-    pub refused: BTreeMap<TaskId, String>,
+    pub refused: BTreeMap<SandboxId, String>,
 }
 
 /// Runs the agent of the calling `netd`; see [`spawn_with`].
@@ -112,7 +112,7 @@ struct Agent {
     deadlines: BTreeMap<TaskId, Instant>,
     checks: Checks,
     /// Since when tasks have been kept from their networks.
-    refused: BTreeMap<TaskId, Instant>,
+    refused: BTreeMap<SandboxId, Instant>,
     reports: watch::Sender<Vec<TaskReport>>,
     /// Something runs, or has to go.
     busy: bool,
@@ -289,8 +289,8 @@ impl Agent {
             );
             return self.set(id, TaskState::Rejected, &reason, None);
         }
-        if !sandboxes.ready.contains(&id) {
-            return self.wait(id, sandboxes.refused.get(&id));
+        if !sandboxes.ready.contains(&id.into()) {
+            return self.wait(id, sandboxes.refused.get(&id.into()));
         }
         let cgroup = cgroup::of_all_tasks();
         let resolver = dns::ResolvConf::parse(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
@@ -312,7 +312,7 @@ impl Agent {
     fn wait(&mut self, id: TaskId, refused: Option<&String>) {
         let Some(reason) = refused else { return };
         self.busy = true;
-        if self.refused.get(&id).is_some_and(|since| since.elapsed() >= NETWORK_PATIENCE) {
+        if self.refused.get(&id.into()).is_some_and(|since| since.elapsed() >= NETWORK_PATIENCE) {
             return self.set(id, TaskState::Rejected, reason, None);
         }
         if let Some(known) = self.known.get_mut(&id) {

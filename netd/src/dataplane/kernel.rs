@@ -13,7 +13,7 @@ use std::{
 };
 
 use model::{
-    Capability, TaskId,
+    Capability, SandboxId,
     names::{self, LinkName, NAMESPACE_DIRECTORY, Namespace},
 };
 use netlink_packet_core::{
@@ -76,7 +76,7 @@ pub enum KernelError {
 }
 
 /// Finds the network namespace that a task's processes are in, if it has any.
-pub type Inhabited = Arc<dyn Fn(TaskId) -> Option<File> + Send + Sync>;
+pub type Inhabited = Arc<dyn Fn(SandboxId) -> Option<File> + Send + Sync>;
 
 /// The kernel, seen from one host. Made and used on one thread with a tokio runtime.
 pub struct Kernel {
@@ -353,7 +353,7 @@ impl Kernel {
     }
 
     /// Makes a device on a link of the host, inside of a sandbox.
-    fn bear(&mut self, task: TaskId, op: &Op) -> io::Result<()> {
+    fn bear(&mut self, task: SandboxId, op: &Op) -> io::Result<()> {
         let Change::AddStacked(name, link, stacked) = &op.change else { return Ok(()) };
         let newborn = names::newborn_link(task, name);
         let parent = self.index(Place::Host, &stacked.parent)?;

@@ -32,7 +32,7 @@ use std::{
 };
 
 use model::{
-    Capability, DriverConfig, NodeConfig, NodeId, Spi, Subnet, TaskId,
+    Capability, DriverConfig, NodeConfig, NodeId, SandboxId, Spi, Subnet,
     names::{self, Namespace},
 };
 use tokio::{
@@ -80,7 +80,7 @@ pub struct Failure {
     /// Why, and what to do next.
     pub reason: String,
     /// The one task that it keeps from running; `None` where it is the host's.
-    pub task: Option<TaskId>,
+    pub sandbox: Option<SandboxId>,
 }
 
 impl fmt::Display for Failure {
@@ -101,7 +101,7 @@ pub struct Status {
     /// What does not hold.
     pub failures: Vec<Failure>,
     /// The tasks whose sandboxes and endpoints are as they should be.
-    pub ready: BTreeSet<TaskId>,
+    pub ready: BTreeSet<SandboxId>,
     /// What networks may ask for and this kernel has.
     pub capabilities: BTreeSet<Capability>,
     /// Associations with these peers that the kernel has lost.
@@ -205,7 +205,7 @@ impl Dataplane {
 pub fn spawn(
     desired: watch::Receiver<Arc<NodeConfig>>,
     directory: &Path,
-    inhabited: impl Fn(TaskId) -> Option<File> + Send + Sync + 'static,
+    inhabited: impl Fn(SandboxId) -> Option<File> + Send + Sync + 'static,
 ) -> io::Result<(watch::Receiver<Arc<Status>>, Dataplane)> {
     let (inhabited, directory): (Inhabited, _) = (Arc::new(inhabited), directory.to_owned());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -318,7 +318,7 @@ fn publish(outlet: &Outlet, status: Status) {
 
 /// A kernel that cannot be read never looks settled.
 fn unreadable(config: &NodeConfig, error: &KernelError) -> Status {
-    let failure = Failure { object: "kernel".to_owned(), reason: error.to_string(), task: None };
+    let failure = Failure { object: "kernel".to_owned(), reason: error.to_string(), sandbox: None };
     Status {
         node: Some(config.node),
         generation: config.generation,
@@ -345,17 +345,17 @@ fn reconcile(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Status, I
     let mut status = judge(&config, &desired, &plan, failures);
     status.failures.extend(planes.probes.failures(&desired));
     let refused: Vec<Failure> = refused.into_iter().chain(ipsec.failures).chain(unable).collect();
-    status.settled &= refused.iter().all(|failure| failure.task.is_some());
+    status.settled &= refused.iter().all(|failure| failure.sandbox.is_some());
     status.failures.extend(refused);
     // Somebody else's port is no reason to hold anything else up.
     status.failures.extend(planes.ports.failures.iter().cloned());
     status.lost = ipsec.lost;
     // Without the host's rules nothing is isolated, without its own each network's are missing.
     let is_open = pending.iter().any(Pending::leaves_host_open);
-    let unruled = |task: &TaskId| {
-        let networks = desired.tasks[task].iter().map(|(network, _)| Namespace::Network(*network));
+    let unruled = |task: &SandboxId| {
+        let networks = desired.sandboxes[task].iter().map(|(network, _)| Namespace::Network(*network));
         let mut places = networks.chain([Namespace::Sandbox(*task)]).map(Place::Inside);
-        is_open && !desired.tasks[task].is_empty()
+        is_open && !desired.sandboxes[task].is_empty()
             || places.any(|place| pending.iter().any(|rules| rules.place == place))
     };
     status.ready.retain(|task| !unruled(task));
@@ -391,7 +391,8 @@ impl Planes {
             config.networks.clone().into_iter().partition(|(_, network)| !is_encrypted(&network.driver));
         let next = format!("next: load or build {}", Capability::Esp.options());
         let reason = format!("it is encrypted, and this kernel lacks ESP with AES-GCM: {error}; {next}");
-        let failure = |name: String| Failure { object: format!("network {name}"), reason: reason.clone(), task: None };
+        let failure =
+            |name: String| Failure { object: format!("network {name}"), reason: reason.clone(), sandbox: None };
         let failures = refused.into_values().map(|network| failure(network.name)).collect();
         (Arc::new(NodeConfig { networks: kept, ..NodeConfig::clone(config) }), failures)
     }
@@ -469,13 +470,14 @@ fn reconcile_links(planes: &mut Planes, config: &Arc<NodeConfig>, is_closed: boo
         info!(generation = config.generation, operations = plan.len(), first = %plan[0], "changing the kernel");
         let failure = |refused: Refused| Failure {
             object: refused.op.to_string(),
-            task: task_of(&desired, &refused.op),
+            sandbox: sandbox_of(&desired, &refused.op),
             reason: refused.reason,
         };
         let (withheld, due): (Vec<Op>, Vec<Op>) =
             plan.iter().cloned().partition(|op| !is_closed && is_secret(op, config));
         failures = planes.kernel.apply(&due).into_iter().map(failure).collect();
-        let open = |op: Op| Failure { object: op.to_string(), reason: OPEN.to_owned(), task: task_of(&desired, &op) };
+        let open =
+            |op: Op| Failure { object: op.to_string(), reason: OPEN.to_owned(), sandbox: sandbox_of(&desired, &op) };
         failures.extend(withheld.into_iter().map(open));
         rounds += 1;
     }
@@ -487,8 +489,8 @@ fn is_secret(op: &Op, config: &NodeConfig) -> bool {
     config.networks.values().any(|network| network.vni == tunnel.vni && is_encrypted(&network.driver))
 }
 
-fn task_of(desired: &Desired, op: &Op) -> Option<TaskId> {
-    desired.task_of(op.place, op.change.link()?)
+fn sandbox_of(desired: &Desired, op: &Op) -> Option<SandboxId> {
+    desired.sandbox_of(op.place, op.change.link()?)
 }
 
 fn judge(config: &NodeConfig, desired: &Desired, plan: &[Op], mut failures: Vec<Failure>) -> Status {
@@ -496,20 +498,20 @@ fn judge(config: &NodeConfig, desired: &Desired, plan: &[Op], mut failures: Vec<
         failures.clear();
     } else if failures.is_empty() {
         let undone =
-            |op: &Op| Failure { object: op.to_string(), reason: UNDONE.to_owned(), task: task_of(desired, op) };
+            |op: &Op| Failure { object: op.to_string(), reason: UNDONE.to_owned(), sandbox: sandbox_of(desired, op) };
         failures.extend(plan.iter().map(undone));
     }
     failures.extend(desired.failures.iter().cloned());
-    let ready = desired.tasks.keys().copied().filter(|&task| is_ready(task, desired, plan)).collect();
-    let settled = failures.iter().all(|failure| failure.task.is_some());
+    let ready = desired.sandboxes.keys().copied().filter(|&task| is_ready(task, desired, plan)).collect();
+    let settled = failures.iter().all(|failure| failure.sandbox.is_some());
     let (node, generation, on_link) = (Some(config.node), config.generation, desired.on_link.clone());
     Status { node, generation, settled, failures, ready, on_link, ..Status::default() }
 }
 
 /// A task is ready when nothing is left to do in its sandbox, nor in its networks save on others' endpoints, and when it
 /// may be on all of them.
-fn is_ready(task: TaskId, desired: &Desired, plan: &[Op]) -> bool {
-    let joints = desired.tasks.get(&task);
+fn is_ready(task: SandboxId, desired: &Desired, plan: &[Op]) -> bool {
+    let joints = desired.sandboxes.get(&task);
     let concerns = |op: &Op| match op.place {
         Place::Host => false,
         Place::Inside(Namespace::Sandbox(other)) => other == task,
@@ -518,7 +520,7 @@ fn is_ready(task: TaskId, desired: &Desired, plan: &[Op]) -> bool {
             *joint == network && of.is_none_or(|of| of == *endpoint)
         }),
     };
-    let refused = desired.failures.iter().any(|failure| failure.task == Some(task));
-    let unanswered = desired.questions.values().any(|question| question.task == task && question.open);
+    let refused = desired.failures.iter().any(|failure| failure.sandbox == Some(task));
+    let unanswered = desired.questions.values().any(|question| question.sandbox == task && question.open);
     !refused && !unanswered && !plan.iter().any(concerns)
 }

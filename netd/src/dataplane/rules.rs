@@ -138,16 +138,15 @@ pub fn wanted(config: &NodeConfig, observed: &Observed, open: &Open) -> BTreeMap
 
 /// Sandboxes on a LAN have no namespace of ours on their packets' way: they do by themselves.
 fn sandboxes(config: &NodeConfig) -> impl Iterator<Item = (Place, Wanted)> {
-    let tasks = config.tasks.iter().filter(|(_, task)| task.is_on_lan(config));
-    tasks.map(|(&task, _)| {
-        let services = Some(Table::of_task(config, task));
+    config.sandboxes_on_lan().map(|sandbox| {
+        let services = Some(Table::of_sandbox(config, sandbox));
         // Without a virtual IP nothing is tracked there, and no rule costs anything.
         let tracks = services.as_ref().is_some_and(|table| !table.services.is_empty());
         let rulesets = std::iter::once(guard::names()).chain(tracks.then(guard::untracked_names)).collect();
         // Their packets come from the namespace itself, where nftables costs those of virtual IPs only.
         let engine = Engine::Nftables;
         let wanted = Wanted { rulesets, shortcut: None, services, led: None, engine, passage: None };
-        (Place::Inside(Namespace::Sandbox(task)), wanted)
+        (Place::Inside(Namespace::Sandbox(sandbox)), wanted)
     })
 }
 
@@ -351,8 +350,8 @@ fn is_shortcut(place: Place, change: &Change) -> bool {
 }
 
 fn failure(place: Place, reason: String) -> Failure {
-    let task = if let Place::Inside(Namespace::Sandbox(task)) = place { Some(task) } else { None };
-    Failure { object: format!("nftables of {place}"), reason, task }
+    let sandbox = if let Place::Inside(Namespace::Sandbox(sandbox)) = place { Some(sandbox) } else { None };
+    Failure { object: format!("nftables of {place}"), reason, sandbox }
 }
 
 /// What has passed by virtual IPs of a network on this host; changes nothing. Errors are for people.

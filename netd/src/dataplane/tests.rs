@@ -8,7 +8,7 @@ use std::{
 
 use model::{
     DriverConfig, EndpointConfig, EndpointId, Mac, MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId,
-    PeerConfig, Role, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni,
+    PeerConfig, Role, Runtime, SandboxId, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni,
     names::{self, LinkName, Namespace},
 };
 
@@ -23,7 +23,7 @@ use super::{
 };
 
 const NETWORK: Place = Place::Inside(Namespace::Network(NetworkId(7)));
-const SANDBOX: Place = Place::Inside(Namespace::Sandbox(TaskId(1)));
+const SANDBOX: Place = Place::Inside(Namespace::Sandbox(SandboxId(1)));
 
 fn ground(link: Option<u32>) -> Ground {
     Ground { underlay: Underlay { link, ..Underlay::default() }, ..Ground::default() }
@@ -58,7 +58,7 @@ fn deletes_come_before_what_is_made_and_makers_before_what_they_carry() {
     let mut observed = kernel(&desired);
     space_of(&mut observed, NETWORK).forget(&vx());
     observed.spaces.remove(&SANDBOX);
-    observed.spaces.insert(Place::Inside(Namespace::Sandbox(TaskId(9))), Arc::default());
+    observed.spaces.insert(Place::Inside(Namespace::Sandbox(SandboxId(9))), Arc::default());
     let stages: Vec<u8> = plan(&desired, &observed).iter().map(|op| op.change.stage()).collect();
     assert!(stages.is_sorted(), "{stages:?}");
     assert_eq!(stages.first(), Some(&Change::DeleteLink(vx()).stage()));
@@ -258,16 +258,16 @@ fn a_network_of_one_family_leaves_the_other_alone() {
 #[test]
 fn a_task_is_ready_once_nothing_of_its_own_is_left_to_do() {
     let mut config = config();
-    config.endpoints.insert(EndpointId(3), EndpointConfig { task: TaskId(3), ..endpoint(1, "13") });
+    config.endpoints.insert(EndpointId(3), EndpointConfig { sandbox: SandboxId(3), ..endpoint(1, "13") });
     config.tasks.insert(TaskId(3), TaskConfig { endpoints: vec![EndpointId(3)], ..task() });
     let desired = Desired::of(&config, &ground(Some(1500)));
     let mut observed = kernel(&desired);
-    let other = Place::Inside(Namespace::Sandbox(TaskId(3)));
+    let other = Place::Inside(Namespace::Sandbox(SandboxId(3)));
     space_of(&mut observed, other).forget(&names::sandbox_link(0));
     let status = judge(&config, &desired, &plan(&desired, &observed), Vec::new());
     let expected = (Some(config.node), config.generation, false);
     assert_eq!((status.node, status.generation, status.settled), expected);
-    assert_eq!(status.ready, [TaskId(1)].into());
+    assert_eq!(status.ready, [SandboxId(1)].into());
 }
 
 /// The same network on VLAN 50 of a LAN, on a host that has these links beside `eth0`.
@@ -302,7 +302,7 @@ fn an_endpoint_on_a_lan_gets_its_addresses_when_nobody_else_has_them() {
     assert!(judge(&on_lan(false, &[]).0, &asked, &[], Vec::new()).ready.is_empty());
     assert_eq!(of_network(&free), BTreeSet::from([ip("10.0.9.11"), ip("fd00:9::11")]));
     assert!(!free.questions[&EndpointId(1)].open);
-    assert_eq!(judge(&on_lan(true, &[]).0, &free, &[], Vec::new()).ready, BTreeSet::from([TaskId(1)]));
+    assert_eq!(judge(&on_lan(true, &[]).0, &free, &[], Vec::new()).ready, BTreeSet::from([SandboxId(1)]));
     for desired in [asked, free] {
         assert_eq!(plan(&desired, &kernel(&desired)), []);
     }
@@ -334,7 +334,7 @@ fn a_task_whose_parent_is_missing_is_refused_and_nothing_else_suffers() {
     let desired = Desired::of(&config, &ground);
     let status = judge(&config, &desired, &[], Vec::new());
     assert!(status.settled && status.ready.is_empty(), "{status:?}");
-    assert_eq!(status.failures[0].task, Some(TaskId(1)));
+    assert_eq!(status.failures[0].sandbox, Some(SandboxId(1)));
     assert!(status.failures[0].reason.contains("no link eth0"), "{status:?}");
 }
 
@@ -351,7 +351,7 @@ fn an_older_configuration_is_refused() {
 fn without_a_vtep_no_task_that_needs_one_is_ready() {
     let mut config = config();
     config.peers.clear();
-    assert_eq!(Desired::of(&config, &ground(None)).tasks, BTreeMap::new());
+    assert_eq!(Desired::of(&config, &ground(None)).sandboxes, BTreeMap::new());
 }
 
 #[test]
@@ -461,7 +461,7 @@ fn lease(subnet: &str, gateway: &str) -> SubnetLease {
 fn endpoint(node: u64, last: &str) -> EndpointConfig {
     let addresses = vec![ip(&format!("10.0.9.{last}")), ip(&format!("fd00:9::{last}"))];
     let mac = Mac::of_endpoint(addresses[0]);
-    EndpointConfig { network: NetworkId(7), node: NodeId(node), task: TaskId(node), addresses, mac }
+    EndpointConfig { network: NetworkId(7), node: NodeId(node), sandbox: SandboxId(node), addresses, mac }
 }
 
 fn task() -> TaskConfig {

@@ -77,18 +77,18 @@ impl Desired {
     ) {
         let member = match self.member(local, network, config, ground) {
             Ok(member) => member,
-            Err(reason) => return self.refuse(local.task, reason),
+            Err(reason) => return self.refuse(local.sandbox, reason),
         };
         let own = |address: &&IpAddr| ground.addresses.iter().any(|(_, own)| own == *address);
         if let Some(address) = local.endpoint.addresses.iter().find(own) {
             let next = "next: move the host away from it, or make the network with an --ip-range that leaves it alone";
-            return self.refuse(local.task, format!("its address {address} is the host's own; {next}"));
+            return self.refuse(local.sandbox, format!("its address {address} is the host's own; {next}"));
         }
         if self.alone.get(member.parent).is_some_and(|owner| *owner != local.id) {
             self.questions.insert(local.id, question(local, &member, true));
             let next = "next: give it fewer replicas, or use another macvlan_mode";
             let cause = format!("another task of this host has {} to itself (macvlan_mode=passthru)", member.parent);
-            return self.refuse(local.task, format!("{cause}; {next}"));
+            return self.refuse(local.sandbox, format!("{cause}; {next}"));
         }
         self.port(local, &member);
         if member.has_neighbours() {
@@ -130,7 +130,7 @@ impl Desired {
         };
         let (link, found) = self.parent(parent, ground).ok_or_else(|| no_link(parent, network))?;
         if names::is_host_link(link.as_str()) {
-            self.users.entry(link.clone()).or_insert(local.task);
+            self.users.entry(link.clone()).or_insert(local.sandbox);
         }
         let shim = match layer {
             Layer::Macvlan(MacvlanMode::Bridge) => Some(Mac::of_shim(config.node, network.vni)),
@@ -167,8 +167,8 @@ impl Desired {
     }
 
     fn port(&mut self, local: &Local<'_>, member: &Member<'_>) {
-        let link = names::sandbox_link(local.index);
-        let space = self.space(local.sandbox());
+        let link = local.interface.clone();
+        let space = self.space(local.place());
         let mac = member.mac(local.endpoint.mac);
         space.links.insert(link.clone(), Link { kind: member.stacked(), mac, mtu: Some(member.mtu) });
         space.address(&link, local.endpoint.mac.link_local().into(), AddressForm::LINK_LOCAL);
@@ -176,8 +176,8 @@ impl Desired {
 
     /// What makes an endpoint's addresses usable.
     fn addresses(&mut self, local: &Local<'_>, member: &Member<'_>) {
-        let link = names::sandbox_link(local.index);
-        let space = self.space(local.sandbox());
+        let link = local.interface.clone();
+        let space = self.space(local.place());
         for &address in &local.endpoint.addresses {
             let Some(lease) = lease_of(member.network, address) else { continue };
             space.address(&link, address, AddressForm { prefix: lease.subnet.prefix(), prefix_route: true });
@@ -202,7 +202,7 @@ impl Desired {
     /// The host's side of what its endpoints have of it.
     fn shim(&mut self, local: &Local<'_>, member: &Member<'_>, config: &NodeConfig) {
         let link = names::shim_link(member.network.vni);
-        self.users.entry(link.clone()).or_insert(local.task);
+        self.users.entry(link.clone()).or_insert(local.sandbox);
         let host = self.space(Place::Host);
         let mac = member.mac(Mac::of_shim(config.node, member.network.vni));
         host.links.insert(link.clone(), Link { kind: member.stacked(), mac, mtu: Some(member.mtu) });
@@ -225,10 +225,10 @@ impl Desired {
 fn question(local: &Local<'_>, member: &Member<'_>, open: bool) -> Question {
     let (place, link) = match member.layer {
         Layer::Ipvlan(_) => (Place::Host, member.link.clone()),
-        _ => (local.sandbox(), names::sandbox_link(local.index)),
+        _ => (local.place(), local.interface.clone()),
     };
-    let (task, port) = (local.task, (local.sandbox(), names::sandbox_link(local.index)));
-    Question { task, port, place, link, addresses: local.endpoint.addresses.clone(), open }
+    let (sandbox, port) = (local.sandbox, (local.place(), local.interface.clone()));
+    Question { sandbox, port, place, link, addresses: local.endpoint.addresses.clone(), open }
 }
 
 /// Those in the network's subnets; in a family that has none there, the one that its tunnels end at.

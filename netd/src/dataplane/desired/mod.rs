@@ -10,8 +10,8 @@ use std::{
 };
 
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, Parent, PeerConfig, Subnet,
-    SubnetLease, TaskId,
+    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, Parent, PeerConfig, SandboxId,
+    Subnet, SubnetLease,
     names::{self, LinkName, Namespace},
 };
 
@@ -71,7 +71,7 @@ pub struct HostLink {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// Whose endpoint it is.
-    pub task: TaskId,
+    pub sandbox: SandboxId,
     /// The endpoint's own link.
     pub port: (Place, LinkName),
     /// Where to ask: the namespace.
@@ -90,11 +90,11 @@ pub struct Desired {
     /// By namespace. The host is only there while it has something of ours.
     pub spaces: BTreeMap<Place, Space<Link>>,
     /// The networks of each task whose endpoints are all known, with the endpoints' links.
-    pub tasks: BTreeMap<TaskId, BTreeSet<(NetworkId, EndpointId)>>,
+    pub sandboxes: BTreeMap<SandboxId, BTreeSet<(NetworkId, EndpointId)>>,
     /// What has to be known before an endpoint on a LAN gets its addresses.
     pub questions: BTreeMap<EndpointId, Question>,
     /// Of the host's links that are there for a LAN: a task that needs it.
-    pub users: BTreeMap<LinkName, TaskId>,
+    pub users: BTreeMap<LinkName, SandboxId>,
     /// The networks that ports of this host lead into, with the marks of packets on their way there.
     pub diverted: BTreeMap<NetworkId, u32>,
     /// The host's addresses, by link.
@@ -131,7 +131,7 @@ impl Desired {
                 (DriverConfig::Overlay { .. }, Some(own)) => {
                     desired.overlay_endpoint(local, network, overlay::mtu(network, own, ground.underlay.link));
                 }
-                (DriverConfig::Overlay { .. }, None) => drop(desired.tasks.remove(&local.task)),
+                (DriverConfig::Overlay { .. }, None) => drop(desired.sandboxes.remove(&local.sandbox)),
                 _ => desired.lan_endpoint(local, network, config, ground),
             }
         }
@@ -173,7 +173,7 @@ impl Desired {
     }
 
     /// The task that a link is there for, where it is on a LAN: a failure there is no affair of other tasks.
-    pub fn task_of(&self, place: Place, link: &LinkName) -> Option<TaskId> {
+    pub fn sandbox_of(&self, place: Place, link: &LinkName) -> Option<SandboxId> {
         match place {
             Place::Host => self.users.get(link).copied(),
             Place::Inside(Namespace::Network(_)) => None,
@@ -186,18 +186,19 @@ impl Desired {
 
     fn sandboxes<'a>(&mut self, config: &'a NodeConfig) -> Vec<Local<'a>> {
         let mut locals = Vec::new();
-        for (&task, asked) in &config.tasks {
-            let space = self.space(Place::Inside(Namespace::Sandbox(task)));
+        for (&id, asked) in &config.tasks {
+            let sandbox = id.into();
+            let space = self.space(Place::Inside(Namespace::Sandbox(sandbox)));
             set_all(space, &QUIET);
             space.links.insert(names::loopback_link(), Link { kind: Kind::Loopback, mac: None, mtu: None });
             let known = asked.endpoints.iter().enumerate().filter_map(|(index, &id)| {
                 let endpoint = config.endpoints.get(&id).filter(|e| config.networks.contains_key(&e.network))?;
-                Some(Local { id, task, index, endpoint })
+                Some(Local { id, sandbox, interface: names::sandbox_link(index), endpoint })
             });
             let known: Vec<Local<'a>> = known.collect();
             if known.len() == asked.endpoints.len() {
                 let joints = known.iter().map(|local| (local.endpoint.network, local.id)).collect();
-                self.tasks.insert(task, joints);
+                self.sandboxes.insert(sandbox, joints);
             } else {
                 self.fail(&format!("task {}", asked.name()), "the view lacks one of its endpoints".to_owned());
             }
@@ -211,12 +212,12 @@ impl Desired {
     }
 
     fn fail(&mut self, object: &str, reason: String) {
-        self.note(Failure { object: object.to_owned(), reason, task: None });
+        self.note(Failure { object: object.to_owned(), reason, sandbox: None });
     }
 
     /// A task that cannot be on one of its networks here; the host's other tasks go on.
-    fn refuse(&mut self, task: TaskId, reason: String) {
-        self.note(Failure { object: format!("task {task}"), reason, task: Some(task) });
+    fn refuse(&mut self, sandbox: SandboxId, reason: String) {
+        self.note(Failure { object: format!("sandbox {sandbox}"), reason, sandbox: Some(sandbox) });
     }
 
     fn note(&mut self, failure: Failure) {
@@ -229,14 +230,14 @@ impl Desired {
 /// An endpoint of a task of this host.
 struct Local<'a> {
     id: EndpointId,
-    task: TaskId,
-    index: usize,
+    sandbox: SandboxId,
+    interface: LinkName,
     endpoint: &'a EndpointConfig,
 }
 
 impl Local<'_> {
-    fn sandbox(&self) -> Place {
-        Place::Inside(Namespace::Sandbox(self.task))
+    fn place(&self) -> Place {
+        Place::Inside(Namespace::Sandbox(self.sandbox))
     }
 }
 

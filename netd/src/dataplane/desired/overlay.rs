@@ -170,8 +170,8 @@ impl Desired {
     }
 
     pub(super) fn overlay_endpoint(&mut self, local: &Local<'_>, network: &NetworkConfig, mtu: u32) {
-        let (near, far) = (Place::Inside(Namespace::Network(local.endpoint.network)), local.sandbox());
-        let (outer, inner) = (names::endpoint_link(local.id), names::sandbox_link(local.index));
+        let (near, far) = (Place::Inside(Namespace::Network(local.endpoint.network)), local.place());
+        let (outer, inner) = (names::endpoint_link(local.id), local.interface.clone());
         let space = self.space(near);
         let peer = Kind::Veth { peer_place: far, peer: inner.clone() };
         space.links.insert(outer.clone(), Link { kind: peer, mac: Some(NETWORK_MAC), mtu: Some(mtu) });

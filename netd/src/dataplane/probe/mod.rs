@@ -99,7 +99,7 @@ impl Probes {
     /// Asks what is to be asked where the links for it are there, announces what has come into use, and forgets
     /// endpoints that are not known any more.
     pub fn go_on(&mut self, desired: &Desired, observed: &Observed, plan: &[Op]) {
-        self.answers.retain(|id, _| desired.tasks.values().flatten().any(|(_, endpoint)| endpoint == id));
+        self.answers.retain(|id, _| desired.sandboxes.values().flatten().any(|(_, endpoint)| endpoint == id));
         for (id, question) in &desired.questions {
             if !question.open {
                 let is_unfinished = |op: &Op| op.place == question.port.0;
@@ -156,7 +156,7 @@ impl Probes {
                 Answer::Unasked(cause, _) => format!("whether its addresses are free could not be asked: {cause}"),
                 _ => return None,
             };
-            Some(Failure { object: format!("task {}", question.task), reason, task: Some(question.task) })
+            Some(Failure { object: format!("task {}", question.sandbox), reason, sandbox: Some(question.sandbox) })
         })
     }
 

@@ -188,5 +188,5 @@ fn due(plan: &Plan, tunnels: Tunnels) -> impl Iterator<Item = &Op> {
 }
 
 fn failure(object: &str, reason: String) -> Failure {
-    Failure { object: object.to_owned(), reason, task: None }
+    Failure { object: object.to_owned(), reason, sandbox: None }
 }

@@ -56,7 +56,7 @@ pub fn network_namespace(network: NetworkId) -> String {
     format!("netd-{network}")
 }
 
-/// The sandbox of a task, or our name for that of a container: `netd-t-<sandbox id>`.
+/// A task's sandbox: `netd-t-<sandbox id>`.
 pub fn sandbox_namespace(sandbox: impl Into<SandboxId>) -> String {
     format!("netd-t-{}", sandbox.into())
 }
@@ -66,16 +66,20 @@ pub fn sandbox_namespace(sandbox: impl Into<SandboxId>) -> String {
 pub enum Namespace {
     /// A network's.
     Network(NetworkId),
-    /// The sandbox of a task or container.
+    /// A task's sandbox.
     Sandbox(SandboxId),
+    /// Our name for the network namespace of a container that others run: `netd-c-<sandbox id>`.
+    Container(SandboxId),
 }
 
 impl Namespace {
     /// What the namespace of this name is for; `None` if it is not ours.
     pub fn parse(name: &str) -> Option<Self> {
         let rest = name.strip_prefix("netd-")?;
-        match rest.strip_prefix("t-") {
-            Some(task) => task.parse().ok().map(Self::Sandbox),
+        match rest.split_once('-') {
+            Some(("t", sandbox)) => sandbox.parse().ok().map(Self::Sandbox),
+            Some(("c", sandbox)) => sandbox.parse().ok().map(Self::Container),
+            Some(_) => None,
             None => rest.parse().ok().map(Self::Network),
         }
     }
@@ -84,7 +88,8 @@ impl Namespace {
     pub fn name(self) -> String {
         match self {
             Self::Network(network) => network_namespace(network),
-            Self::Sandbox(task) => sandbox_namespace(task),
+            Self::Sandbox(sandbox) => sandbox_namespace(sandbox),
+            Self::Container(sandbox) => format!("netd-c-{sandbox}"),
         }
     }
 }
@@ -188,7 +193,11 @@ mod tests {
 
     #[test]
     fn our_names_are_recognised_and_others_are_not() {
-        for namespace in [Namespace::Network(NetworkId(u64::MAX)), Namespace::Sandbox(SandboxId(1))] {
+        for namespace in [
+            Namespace::Network(NetworkId(u64::MAX)),
+            Namespace::Sandbox(SandboxId(1)),
+            Namespace::Container(SandboxId(1)),
+        ] {
             assert_eq!(Namespace::parse(&namespace.name()), Some(namespace));
         }
         for other in ["netd-", "netd-x", "netd-t-x", "cni-0000000000000", "0000000000000"] {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::{
     Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IpvlanMode, Mac, MacvlanMode, NamedPort, NetworkId,
     NodeId, Parent, PeerKeys, PublishSpec, Role, SandboxId, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    names::Namespace,
 };
 
 /// All that one host must look like. A function of the replicated state and the host's identity, nothing else.
@@ -311,6 +312,14 @@ impl NodeConfig {
         let tasks = self.tasks.iter().filter(|(_, task)| task.is_on_lan(self)).map(|(&id, _)| id.into());
         let on_lan = |container: &ContainerConfig| self.any_on_lan(container.endpoints.iter().map(|joint| &joint.id));
         tasks.chain(self.containers.iter().filter(move |(_, container)| on_lan(container)).map(|(&id, _)| id))
+    }
+
+    /// What the namespace of a sandbox on this host is called.
+    pub fn namespace_of(&self, sandbox: SandboxId) -> Namespace {
+        match self.containers.contains_key(&sandbox) {
+            true => Namespace::Container(sandbox),
+            false => Namespace::Sandbox(sandbox),
+        }
     }
 
     fn any_on_lan<'a>(&self, endpoints: impl Iterator<Item = &'a EndpointId>) -> bool {

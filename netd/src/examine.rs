@@ -126,7 +126,7 @@ fn explain(config: &NodeConfig, alike: &[dataplane::Difference], failures: &[Fai
             let name = config.networks.get(&id).map_or_else(|| id.to_string(), |network| network.name.clone());
             (Some(id), format!("network {name}"))
         }
-        Place::Inside(Namespace::Sandbox(id)) => {
+        Place::Inside(Namespace::Sandbox(id) | Namespace::Container(id)) => {
             let task = config.tasks.get(&TaskId(id.0)).map(|task| format!("task {}", task.name()));
             let container = config.containers.get(&id).map(|container| format!("container {}", container.name));
             (None, task.or(container).unwrap_or_else(|| format!("sandbox {id}")))

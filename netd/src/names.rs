@@ -53,10 +53,10 @@ pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: wat
             // One that lost its name is given it back; one that was replaced has to lose its last sockets.
             wanted.contains_key(audience)
                 && resolver.server.is_whole()
-                && namespace_inode(&namespace_of(*audience)).is_none_or(|inode| inode == resolver.namespace)
+                && namespace_inode(&namespace_of(*audience, &current)).is_none_or(|inode| inode == resolver.namespace)
         });
         for (audience, addresses) in wanted {
-            let namespace = namespace_of(audience);
+            let namespace = namespace_of(audience, &current);
             let missing = !resolvers.contains_key(&audience);
             let Some(inode) = namespace_inode(&namespace).filter(|_| missing) else { continue };
             match listen(audience, namespace, addresses).await {
@@ -87,10 +87,10 @@ fn wanted(config: &NodeConfig) -> BTreeMap<Audience, Vec<SocketAddr>> {
     networks.chain(config.sandboxes_on_lan().map(|id| (Audience::Sandbox(id), vec![at]))).collect()
 }
 
-fn namespace_of(audience: Audience) -> String {
+fn namespace_of(audience: Audience, config: &NodeConfig) -> String {
     match audience {
         Audience::Network(network) => Namespace::Network(network).name(),
-        Audience::Sandbox(task) => Namespace::Sandbox(task).name(),
+        Audience::Sandbox(sandbox) => config.namespace_of(sandbox).name(),
     }
 }
 

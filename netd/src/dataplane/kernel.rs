@@ -13,7 +13,7 @@ use std::{
 };
 
 use model::{
-    Capability, SandboxId,
+    Capability, NodeConfig, SandboxId,
     names::{self, LinkName, NAMESPACE_DIRECTORY, Namespace},
 };
 use netlink_packet_core::{
@@ -34,7 +34,7 @@ use super::{
     notices::{News, Notices},
     plan::{Change, Observed, Op},
     policy::{PolicyChange, Tables},
-    state::{AddressKey, ObservedKind, ObservedLink, Place, Route, RouteKey, Space, Sysctl},
+    state::{AddressKey, Link, ObservedKind, ObservedLink, Place, Route, RouteKey, Space, Sysctl},
     sysctl, wire,
 };
 
@@ -152,6 +152,11 @@ impl Kernel {
         Ok(ground)
     }
 
+    /// The containers of others whose namespaces are there.
+    pub fn alive(&self, config: &NodeConfig) -> BTreeSet<SandboxId> {
+        config.containers.keys().copied().filter(|&sandbox| (self.inhabited)(sandbox).is_some()).collect()
+    }
+
     /// Which kinds of devices of LANs this kernel has. Loads their modules where it has them as such.
     pub fn kinds(&mut self) -> BTreeSet<Capability> {
         const KINDS: [(Capability, InfoKind); 3] = [
@@ -188,6 +193,10 @@ impl Kernel {
                 channel.seen = Some(Arc::new(channel.observe(&self.host)?));
                 read.insert(place, before);
             }
+        }
+        for place in read.keys().filter(|place| place.is_foreign()) {
+            let seen = self.channels.get_mut(place).and_then(|channel| channel.seen.as_mut());
+            seen.into_iter().for_each(|seen| only_ours(Arc::make_mut(seen), desired.spaces.get(place)));
         }
         self.read_sysctls(desired, &read)?;
         for (place, before) in read {
@@ -268,7 +277,7 @@ impl Kernel {
             }
             let held = self.channels.get(&place).and_then(|channel| channel.namespace.try_clone().ok());
             let lived_in = || match namespace {
-                Namespace::Sandbox(task) => (self.inhabited)(task),
+                Namespace::Sandbox(sandbox) | Namespace::Container(sandbox) => (self.inhabited)(sandbox),
                 Namespace::Network(_) => None,
             };
             let Some(file) = held.or_else(lived_in) else { continue };
@@ -343,8 +352,8 @@ impl Kernel {
                 self.channels.remove(place);
                 namespace::remove(&namespace.name())
             }
-            (Place::Inside(Namespace::Sandbox(task)), Change::AddStacked(..)) => {
-                return ops.iter().filter_map(|op| Some(failure(op, &self.bear(*task, op).err()?))).collect();
+            (Place::Inside(Namespace::Sandbox(sandbox) | Namespace::Container(sandbox)), Change::AddStacked(..)) => {
+                return ops.iter().filter_map(|op| Some(failure(op, &self.bear(*sandbox, op).err()?))).collect();
             }
             (_, Change::SetSysctl(..)) => return self.write_sysctls(*place, ops),
             _ => return self.send(*place, ops),
@@ -452,6 +461,15 @@ impl Kernel {
         let channel = self.channels.get_mut(&place).ok_or_else(|| missing(format!("{place} is missing")))?;
         channel.index(link)
     }
+}
+
+/// Of a namespace of others, what is asked for there, and what can only have come from us.
+fn only_ours(seen: &mut Space<ObservedLink>, asked: Option<&Space<Link>>) {
+    let asks_for = |name: &LinkName| asked.is_some_and(|asked| asked.links.contains_key(name));
+    seen.links.retain(|name, link| link.ours || asks_for(name) || matches!(link.kind, ObservedKind::Stacked(_)));
+    seen.addresses.retain(|key, _| asked.is_some_and(|asked| asked.addresses.contains_key(key)));
+    seen.neighbours.retain(|key, _| asked.is_some_and(|asked| asked.neighbours.contains_key(key)));
+    seen.routes.retain(|_, route| route.link().is_some_and(asks_for));
 }
 
 /// The sockets of one namespace.

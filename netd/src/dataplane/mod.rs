@@ -32,7 +32,7 @@ use std::{
 };
 
 use model::{
-    Capability, DriverConfig, NodeConfig, NodeId, SandboxId, Spi, Subnet,
+    Capability, DriverConfig, EndpointId, Mac, NodeConfig, NodeId, SandboxId, Spi, Subnet,
     names::{self, Namespace},
 };
 use tokio::{
@@ -48,7 +48,7 @@ use plan::{Change, Observed, Op, plan};
 use ports::{Open, Ports};
 use probe::Probes;
 use rules::{Pending, Rules, Wanted};
-use state::Place;
+use state::{ObservedKind, ObservedLink, Place};
 use xfrm::{Encryption, Tunnels};
 
 /// A settled kernel is looked at this often: some changes (sysctls, namespaces) come without notice.
@@ -150,6 +150,8 @@ struct Planes {
 /// What follows from the configuration and the kernel.
 #[derive(Default)]
 struct Thoughts {
+    /// The devices on LANs that were seen inside of containers of others.
+    taken: BTreeSet<EndpointId>,
     desired: Last<(Arc<NodeConfig>, Ground), Desired>,
     plan: Last<(Arc<Desired>, Observed), Vec<Op>>,
     rules: Last<(Arc<NodeConfig>, Observed, Arc<Open>), WantedRules>,
@@ -354,7 +356,8 @@ fn reconcile(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Status, I
     let is_open = pending.iter().any(Pending::leaves_host_open);
     let unruled = |task: &SandboxId| {
         let networks = desired.sandboxes[task].iter().map(|(network, _)| Namespace::Network(*network));
-        let mut places = networks.chain([Namespace::Sandbox(*task)]).map(Place::Inside);
+        let own = [Namespace::Sandbox(*task), Namespace::Container(*task)];
+        let mut places = networks.chain(own).map(Place::Inside);
         is_open && !desired.sandboxes[task].is_empty()
             || places.any(|place| pending.iter().any(|rules| rules.place == place))
     };
@@ -439,13 +442,30 @@ fn look(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Arc<Desired>, 
     let peers: BTreeSet<NodeId> = sharing.chain(led_by).filter(|node| *node != config.node).collect();
     let peers = peers.iter().filter_map(vtep).collect();
     loop {
-        let ground = Ground { free: probes.free(), ..kernel.ground(vtep(&config.node), &peers)? };
+        let (free, alive) = (probes.free(), kernel.alive(config));
+        let ground =
+            Ground { free, alive, taken: thoughts.taken.clone(), ..kernel.ground(vtep(&config.node), &peers)? };
         let desired = thoughts.desired.of((config.clone(), ground), |(config, ground)| Desired::of(config, ground));
         let observed = kernel.observe(&desired)?;
-        if !probes.adopt(&desired, &observed) {
+        let before = std::mem::replace(&mut thoughts.taken, taken(config, &observed));
+        if !probes.adopt(&desired, &observed) && before == thoughts.taken {
             return Ok((desired, observed));
         }
     }
+}
+
+/// The endpoints on a LAN whose devices have been taken from the host into their containers.
+fn taken(config: &NodeConfig, observed: &Observed) -> BTreeSet<EndpointId> {
+    let mut taken = BTreeSet::new();
+    for (&sandbox, container) in &config.containers {
+        let Some(space) = observed.spaces.get(&Place::Inside(Namespace::Container(sandbox))) else { continue };
+        let is_on_lan = |link: &&ObservedLink| matches!(link.kind, ObservedKind::Stacked(_));
+        let macs: BTreeSet<Mac> = space.links.values().filter(is_on_lan).filter_map(|link| link.mac).collect();
+        let handed = container.endpoints.iter().filter(|joint| joint.interface.is_none());
+        let has = |id: &EndpointId| config.endpoints.get(id).is_some_and(|endpoint| macs.contains(&endpoint.mac));
+        taken.extend(handed.map(|joint| joint.id).filter(has));
+    }
+    taken
 }
 
 /// What the kernel holds of links, and what it does not.
@@ -513,8 +533,11 @@ fn judge(config: &NodeConfig, desired: &Desired, plan: &[Op], mut failures: Vec<
 fn is_ready(task: SandboxId, desired: &Desired, plan: &[Op]) -> bool {
     let joints = desired.sandboxes.get(&task);
     let concerns = |op: &Op| match op.place {
-        Place::Host => false,
-        Place::Inside(Namespace::Sandbox(other)) => other == task,
+        Place::Host => {
+            let handed = op.change.link().and_then(|link| names::parse_handed_link(link.as_str()));
+            joints.into_iter().flatten().any(|(_, endpoint)| handed == Some(*endpoint))
+        }
+        Place::Inside(Namespace::Sandbox(other) | Namespace::Container(other)) => other == task,
         Place::Inside(Namespace::Network(network)) => joints.into_iter().flatten().any(|(joint, endpoint)| {
             let of = op.change.link().and_then(|link| names::parse_endpoint_link(link.as_str()));
             *joint == network && of.is_none_or(|of| of == *endpoint)

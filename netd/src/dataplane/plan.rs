@@ -96,7 +96,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
     let mut ops = delete_links(desired, &mut left);
     delete_namespaces(desired, &mut left, &mut ops);
     for (&place, space) in &desired.spaces {
-        if let (Place::Inside(_), None) = (place, left.spaces.get(&place)) {
+        // One that others have made has only to be found; until then nothing can be done there.
+        if let (Place::Inside(_), None, false) = (place, left.spaces.get(&place), place.is_foreign()) {
             ops.push(Op { place, change: Change::CreateNamespace });
         }
         add_links(desired, &left, place, &mut ops);
@@ -119,8 +120,11 @@ fn delete_links(desired: &Desired, left: &mut Observed) -> Vec<Op> {
         let goes = is_unwanted(desired, place);
         let born_with = names::loopback_link();
         let wrong = space.links.iter().filter(|(name, link)| {
-            let lasts = goes && !matches!(link.kind, ObservedKind::Vxlan(_));
-            **name != born_with && !lasts && !stays(desired, left, place, name)
+            let lasts = match place.is_foreign() {
+                true => !link.ours,
+                false => goes && !matches!(link.kind, ObservedKind::Vxlan(_)),
+            };
+            **name != born_with && !lasts && !stays(desired, left, place, name) && !is_handed(desired, place, name)
         });
         gone.extend(wrong.map(|(name, _)| (place, name.clone())));
     }
@@ -137,12 +141,20 @@ fn stays(desired: &Desired, observed: &Observed, place: Place, link: &LinkName) 
         (Kind::Loopback, _) => true,
         (Kind::Vxlan(asked), ObservedKind::Vxlan(found)) => asked == found,
         (Kind::Stacked(asked), ObservedKind::Stacked(found)) => asked == found,
+        // Where the other end is, is for others to say.
+        (Kind::Handed { .. }, ObservedKind::Veth(_)) => true,
         (Kind::Veth { peer_place, peer }, ObservedKind::Veth(peer_index)) => {
             let other = observed.spaces.get(peer_place).and_then(|space| space.links.get(peer));
             other.is_some_and(|other| other.index == *peer_index && other.kind == ObservedKind::Veth(found.index))
         }
         _ => false,
     }
+}
+
+/// Whether it lies on the host for others to take.
+fn is_handed(desired: &Desired, place: Place, link: &LinkName) -> bool {
+    let endpoint = names::parse_handed_link(link.as_str()).filter(|_| place == Place::Host);
+    endpoint.is_some_and(|endpoint| desired.handed.contains(&endpoint))
 }
 
 /// Namespaces that should not be; what is in them goes with them.
@@ -180,6 +192,13 @@ fn add_links(desired: &Desired, left: &Observed, place: Place, ops: &mut Vec<Op>
                 })
             }
             Kind::Veth { .. } => None,
+            Kind::Handed { peer, mac } => {
+                let kind = Kind::Veth { peer_place: place, peer: name.clone() };
+                let far_link = Link { kind, mac: Some(*mac), mtu: link.mtu };
+                let (near, near_link) = (name.clone(), link.clone());
+                let pair = Pair { near, near_link, place: Place::Host, far: peer.clone(), far_link };
+                Some(Change::AddPair(Box::new(pair)))
+            }
         };
         ops.extend(change.map(|change| Op { place, change }));
     }

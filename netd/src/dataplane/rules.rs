@@ -146,7 +146,7 @@ fn sandboxes(config: &NodeConfig) -> impl Iterator<Item = (Place, Wanted)> {
         // Their packets come from the namespace itself, where nftables costs those of virtual IPs only.
         let engine = Engine::Nftables;
         let wanted = Wanted { rulesets, shortcut: None, services, led: None, engine, passage: None };
-        (Place::Inside(Namespace::Sandbox(sandbox)), wanted)
+        (Place::Inside(config.namespace_of(sandbox)), wanted)
     })
 }
 
@@ -350,8 +350,7 @@ fn is_shortcut(place: Place, change: &Change) -> bool {
 }
 
 fn failure(place: Place, reason: String) -> Failure {
-    let sandbox = if let Place::Inside(Namespace::Sandbox(sandbox)) = place { Some(sandbox) } else { None };
-    Failure { object: format!("nftables of {place}"), reason, sandbox }
+    Failure { object: format!("nftables of {place}"), reason, sandbox: place.sandbox() }
 }
 
 /// What has passed by virtual IPs of a network on this host; changes nothing. Errors are for people.
@@ -377,7 +376,9 @@ fn balancer(place: Place, engine: Engine) -> Result<Box<dyn Balancer>, BalancerE
             ip_vs::withdraw()?;
             Box::new(Nftables::open(Clients::Routed)?)
         }
-        (Place::Inside(Namespace::Sandbox(_)) | Place::Host, _) => Box::new(Nftables::open(Clients::Local)?),
+        (Place::Inside(Namespace::Sandbox(_) | Namespace::Container(_)) | Place::Host, _) => {
+            Box::new(Nftables::open(Clients::Local)?)
+        }
     })
 }
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use model::{
-    IpvlanMode, Mac, MacvlanMode, Subnet, Vni,
+    IpvlanMode, Mac, MacvlanMode, SandboxId, Subnet, Vni,
     names::{LinkName, Namespace},
 };
 
@@ -17,6 +17,21 @@ pub enum Place {
     Host,
     /// One of ours.
     Inside(Namespace),
+}
+
+impl Place {
+    /// Whether this is the namespace of a container that others run: what is not asked for there is not ours.
+    pub fn is_foreign(self) -> bool {
+        matches!(self, Place::Inside(Namespace::Container(_)))
+    }
+
+    /// The sandbox that this is the namespace of.
+    pub fn sandbox(self) -> Option<SandboxId> {
+        match self {
+            Place::Inside(Namespace::Sandbox(sandbox) | Namespace::Container(sandbox)) => Some(sandbox),
+            Place::Host | Place::Inside(Namespace::Network(_)) => None,
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -98,6 +113,13 @@ pub enum Kind {
         /// Its name there.
         peer: LinkName,
     },
+    /// One end of a pair whose other end is made on the host, under this name, and taken from there by others.
+    Handed {
+        /// The other end's name on the host.
+        peer: LinkName,
+        /// Its Ethernet address.
+        mac: Mac,
+    },
     /// A device on top of a link of the host.
     Stacked(Stacked),
 }
@@ -164,6 +186,8 @@ pub struct ObservedLink {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether it is marked as made by us ([`super::wire::GROUP`]).
+    pub ours: bool,
 }
 
 /// What an observed link is.

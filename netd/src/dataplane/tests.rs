@@ -7,8 +7,9 @@ use std::{
 };
 
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, Mac, MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId,
-    PeerConfig, Role, Runtime, SandboxId, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni,
+    ContainerConfig, ContainerEndpoint, ContainerRuntime, DriverConfig, EndpointConfig, EndpointId, Mac, MacvlanMode,
+    NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Role, Runtime, SandboxId, ServiceId, SubnetLease,
+    TaskConfig, TaskId, TaskSpec, TaskState, Vni,
     names::{self, LinkName, Namespace},
 };
 
@@ -113,7 +114,7 @@ fn half_a_pair_is_removed_and_made_whole() {
 #[test]
 fn what_is_left_of_an_earlier_life_is_removed() {
     let mut observed = kernel(&Desired::of(&config(), &ground(Some(1500))));
-    let half_made = ObservedLink { index: 99, kind: ObservedKind::Other, mac: None, mtu: 1500, up: false };
+    let half_made = ObservedLink { index: 99, kind: ObservedKind::Other, mac: None, mtu: 1500, up: false, ours: false };
     space_of(&mut observed, Place::Host).links.insert(vx(), half_made);
     let plan = plan(&Desired::default(), &observed);
     assert!(plan.iter().all(|op| matches!(op.change, Change::DeleteLink(_) | Change::DeleteNamespace)), "{plan:?}");
@@ -399,10 +400,12 @@ fn kernel(desired: &Desired) -> Observed {
             Kind::Loopback => ObservedKind::Other,
             Kind::Vxlan(vxlan) => ObservedKind::Vxlan(vxlan.clone()),
             Kind::Veth { peer_place, peer } => ObservedKind::Veth(number(*peer_place, peer)),
+            Kind::Handed { .. } => ObservedKind::Veth(99),
         },
         mac: link.mac,
         mtu: link.mtu.unwrap_or(65536),
         up: true,
+        ours: false,
     };
     let spaces = desired.spaces.iter().map(|(&place, space)| {
         let links = space.links.iter().map(|(name, link)| (name.clone(), observe(place, name, link))).collect();
@@ -429,6 +432,84 @@ fn config() -> NodeConfig {
         tasks: BTreeMap::from([(TaskId(1), task())]),
         ..NodeConfig::empty(NodeId(1))
     }
+}
+
+/// A container of others on this host, in the place of the task.
+const GUEST: Place = Place::Inside(Namespace::Container(SandboxId(8)));
+
+fn with_container(interface: Option<&str>) -> NodeConfig {
+    let mut config = config();
+    config.tasks.clear();
+    config.endpoints.get_mut(&EndpointId(1)).unwrap().sandbox = SandboxId(8);
+    let interface = interface.map(str::to_owned);
+    let joint = ContainerEndpoint { id: EndpointId(1), interface, bandwidth: Default::default() };
+    let container = ContainerConfig {
+        runtime: ContainerRuntime::Cni,
+        name: "db".to_owned(),
+        path: "/run/netns/db".to_owned(),
+        identity: None,
+        endpoints: vec![joint],
+    };
+    config.containers.insert(SandboxId(8), container);
+    config
+}
+
+fn alive() -> Ground {
+    Ground { alive: BTreeSet::from([SandboxId(8)]), ..ground(Some(1500)) }
+}
+
+#[test]
+fn in_a_sandbox_of_others_only_what_is_ours_is_made_and_removed() {
+    let desired = Desired::of(&with_container(Some("net1")), &alive());
+    let mut observed = kernel(&desired);
+    assert_eq!(plan(&desired, &observed), []);
+    let foreign = ObservedLink { index: 50, kind: ObservedKind::Other, mac: None, mtu: 1500, up: true, ours: false };
+    let ours = ObservedLink { index: 51, ours: true, ..foreign.clone() };
+    let links = &mut space_of(&mut observed, GUEST).links;
+    links.insert(LinkName::parse("eth0").unwrap(), foreign);
+    links.insert(LinkName::parse("eth7").unwrap(), ours);
+    let ops: Vec<String> = plan(&desired, &observed).iter().map(ToString::to_string).collect();
+    assert_eq!(ops, ["netd-c-0000000000008: delete link eth7"]);
+    // A way out of theirs wins.
+    let default = |space: &Space<Link>| space.routes.keys().find(|key| key.destination.prefix() == 0).unwrap().metric;
+    assert_eq!(default(&desired.spaces[&GUEST]), 1024);
+    // Theirs is not ours to make.
+    observed.spaces.remove(&GUEST);
+    assert!(!plan(&desired, &observed).iter().any(|op| op.change == Change::CreateNamespace));
+}
+
+#[test]
+fn a_container_whose_namespace_is_gone_leaves_nothing_behind() {
+    let config = with_container(Some("net1"));
+    let desired = Desired::of(&config, &ground(Some(1500)));
+    assert_eq!((desired.sandboxes.len(), desired.spaces.contains_key(&GUEST)), (0, false));
+    let ops = plan(&desired, &kernel(&Desired::of(&config, &alive())));
+    let ops: Vec<String> = ops.iter().map(ToString::to_string).collect();
+    assert!(ops.contains(&"netd-c-0000000000008: delete namespace".to_owned()), "{ops:?}");
+}
+
+#[test]
+fn what_a_runtime_takes_from_the_host_is_made_once() {
+    let config = with_container(None);
+    // Its namespace may not be there yet.
+    let desired = Desired::of(&config, &ground(Some(1500)));
+    assert!(desired.sandboxes.contains_key(&SandboxId(8)) && !desired.spaces.contains_key(&GUEST));
+    let mut observed = kernel(&desired);
+    let outer = names::endpoint_link(EndpointId(1));
+    space_of(&mut observed, NETWORK).forget(&outer);
+    let ops = plan(&desired, &observed);
+    let pair =
+        ops.iter().find_map(|op| if let Change::AddPair(pair) = &op.change { Some(pair) } else { None }).unwrap();
+    assert_eq!((&pair.near, pair.place, &pair.far), (&outer, Place::Host, &names::handed_link(EndpointId(1))));
+    // Whether it lies on the host or has been taken, nothing is left to do.
+    let mut observed = kernel(&desired);
+    assert_eq!(plan(&desired, &observed), []);
+    let waiting = ObservedLink { index: 99, kind: ObservedKind::Veth(1), mac: None, mtu: 1450, up: false, ours: false };
+    space_of(&mut observed, Place::Host).links.insert(names::handed_link(EndpointId(1)), waiting);
+    assert_eq!(plan(&desired, &observed), []);
+    let gone = plan(&Desired::default(), &observed);
+    let handed = Change::DeleteLink(names::handed_link(EndpointId(1)));
+    assert!(gone.iter().any(|op| op.place == Place::Host && op.change == handed));
 }
 
 fn v4_only(mut config: NodeConfig) -> NodeConfig {

@@ -155,6 +155,8 @@ pub fn is_ours(place: Place, link: &LinkName) -> bool {
         Place::Host => names::is_host_link(name),
         Place::Inside(Namespace::Network(_)) => name == LOOPBACK || names::is_network_link(name),
         Place::Inside(Namespace::Sandbox(_)) => name == LOOPBACK || names::is_sandbox_link(name),
+        // Which of them are ours is told by what is asked for.
+        Place::Inside(Namespace::Container(_)) => name != LOOPBACK,
     }
 }
 
@@ -166,12 +168,14 @@ pub fn link(message: &LinkMessage, place: Place, host: &Names) -> ObservedLink {
         mac: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        ours: false,
     };
     let (mut peer, mut elsewhere) = (0, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Address(bytes) => found.mac = mac(bytes),
             LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
+            LinkAttribute::Group(group) => found.ours = *group == GROUP,
             LinkAttribute::Link(index) => peer = *index,
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::LinkInfo(infos) => found.kind = kind(infos),
@@ -338,7 +342,7 @@ pub fn route(message: &RouteMessage, place: Place, names: &Names) -> Option<(Rou
     let looked_at = match place {
         Place::Host => table == MAIN_TABLE || table & !VNI == HOST_TABLES,
         Place::Inside(Namespace::Network(_)) => table == MAIN_TABLE || table & PEER_TABLES != 0,
-        Place::Inside(Namespace::Sandbox(_)) => table == MAIN_TABLE,
+        Place::Inside(Namespace::Sandbox(_) | Namespace::Container(_)) => table == MAIN_TABLE,
     };
     if !looked_at || header.protocol == RouteProtocol::Kernel {
         return None;
@@ -347,7 +351,7 @@ pub fn route(message: &RouteMessage, place: Place, names: &Names) -> Option<(Rou
     let ours = match place {
         Place::Host => found.link().is_some(),
         Place::Inside(Namespace::Network(_)) => true,
-        Place::Inside(Namespace::Sandbox(_)) => header.protocol == PROTOCOL,
+        Place::Inside(Namespace::Sandbox(_) | Namespace::Container(_)) => header.protocol == PROTOCOL,
     };
     let mut destination = if header.address_family == AddressFamily::Inet6 {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)
@@ -409,6 +413,9 @@ pub fn add_vxlan(name: &LinkName, link: &Link, vxlan: &Vxlan, namespace: RawFd) 
     Message::NewLink(message)
 }
 
+/// The group of devices that are born in sandboxes: in those of others it tells which are ours. `netd` in ASCII.
+pub const GROUP: u32 = 0x6e65_7464;
+
 /// Makes a device on top of the host's link of this number, sent to the host's namespace; it is born in `namespace`, or
 /// there where none is given.
 pub fn add_stacked(name: &LinkName, link: &Link, layer: Layer, parent: u32, namespace: Option<RawFd>) -> Message {
@@ -425,7 +432,9 @@ pub fn add_stacked(name: &LinkName, link: &Link, layer: Layer, parent: u32, name
     };
     let mut message = link_message(name, link);
     message.attributes.push(LinkAttribute::Link(parent));
-    message.attributes.extend(namespace.map(LinkAttribute::NetNsFd));
+    if let Some(namespace) = namespace {
+        message.attributes.extend([LinkAttribute::NetNsFd(namespace), LinkAttribute::Group(GROUP)]);
+    }
     message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]));
     Message::NewLink(message)
 }

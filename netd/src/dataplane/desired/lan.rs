@@ -10,8 +10,8 @@ use model::{
 };
 
 use super::{
-    super::state::{AddressForm, Kind, Layer, Link, Place, Route, RouteKey, Stacked},
-    Desired, Ground, HostLink, Local, Question, default_of, host_subnet, lease_of, set_link,
+    super::state::{AddressForm, Kind, Layer, Link, Place, Route, Stacked},
+    Desired, FOREIGN, Ground, HostLink, Local, Question, default_of, host_subnet, lease_of, set_link, way_out,
 };
 
 /// A VLAN of ours on the host: the host itself takes no part in it.
@@ -90,15 +90,24 @@ impl Desired {
             let cause = format!("another task of this host has {} to itself (macvlan_mode=passthru)", member.parent);
             return self.refuse(local.sandbox, format!("{cause}; {next}"));
         }
-        self.port(local, &member);
-        if member.has_neighbours() {
+        let is_taken = ground.taken.contains(&local.id);
+        if local.interface.is_none() && ground.alive.contains(&local.sandbox) {
+            // Where it is seen whether the device has been taken there.
+            self.space(local.place());
+        }
+        if !is_taken {
+            self.port(local, &member);
+        }
+        if member.has_neighbours() && !is_taken {
             let open = !ground.free.contains(&local.id);
             self.questions.insert(local.id, question(local, &member, open));
             if open {
                 return;
             }
         }
-        self.addresses(local, &member);
+        if let Some(link) = &local.interface {
+            self.addresses(local, link, &member);
+        }
         if member.shim.is_some() {
             self.shim(local, &member, config);
         }
@@ -167,29 +176,39 @@ impl Desired {
     }
 
     fn port(&mut self, local: &Local<'_>, member: &Member<'_>) {
-        let link = local.interface.clone();
-        let space = self.space(local.place());
+        let (place, link) = local.port();
+        if place == Place::Host {
+            self.users.insert(link.clone(), local.sandbox);
+        }
+        let space = self.space(place);
         let mac = member.mac(local.endpoint.mac);
         space.links.insert(link.clone(), Link { kind: member.stacked(), mac, mtu: Some(member.mtu) });
+        if place == Place::Host {
+            set_link(space, &link, &VLAN);
+            return;
+        }
+        if place.is_foreign() {
+            set_link(space, &link, &FOREIGN);
+        }
         space.address(&link, local.endpoint.mac.link_local().into(), AddressForm::LINK_LOCAL);
     }
 
     /// What makes an endpoint's addresses usable.
-    fn addresses(&mut self, local: &Local<'_>, member: &Member<'_>) {
-        let link = local.interface.clone();
-        let space = self.space(local.place());
+    fn addresses(&mut self, local: &Local<'_>, link: &LinkName, member: &Member<'_>) {
+        let place = local.place();
+        let space = self.space(place);
         for &address in &local.endpoint.addresses {
             let Some(lease) = lease_of(member.network, address) else { continue };
-            space.address(&link, address, AddressForm { prefix: lease.subnet.prefix(), prefix_route: true });
+            space.address(link, address, AddressForm { prefix: lease.subnet.prefix(), prefix_route: true });
             let via = member.has_neighbours().then_some(lease.gateway);
             let outwards = Route::Unicast { link: link.clone(), via, source: Some(address), mtu: None };
             if let Some(everything) = default_of(address).filter(|_| !member.network.internal) {
-                space.routes.entry(RouteKey::to(everything)).or_insert(outwards);
+                space.routes.entry(way_out(place, everything)).or_insert(outwards);
             }
             let Some(shim) = member.shim else { continue };
             for &host in member.host.iter().filter(|host| host.is_ipv4() == address.is_ipv4()) {
                 if member.has_neighbours() {
-                    space.neighbour(&link, host, shim);
+                    space.neighbour(link, host, shim);
                 }
                 if !lease.subnet.contains(host) {
                     let there = Route::Unicast { link: link.clone(), via: None, source: Some(address), mtu: None };
@@ -225,9 +244,9 @@ impl Desired {
 fn question(local: &Local<'_>, member: &Member<'_>, open: bool) -> Question {
     let (place, link) = match member.layer {
         Layer::Ipvlan(_) => (Place::Host, member.link.clone()),
-        _ => (local.place(), local.interface.clone()),
+        _ => local.port(),
     };
-    let (sandbox, port) = (local.sandbox, (local.place(), local.interface.clone()));
+    let (sandbox, port) = (local.sandbox, local.port());
     Question { sandbox, port, place, link, addresses: local.endpoint.addresses.clone(), open }
 }
 

@@ -41,6 +41,16 @@ const QUIET: [(&str, &str); 7] = [
     ("net/ipv6/conf/default/addr_gen_mode", "1"),
 ];
 
+/// Our interface in a sandbox of others: nothing is configured on it by the kernel's own initiative.
+const FOREIGN: [(&str, &str, &str); 4] = [
+    ("net/ipv6/conf", "disable_ipv6", "0"),
+    ("net/ipv6/conf", "accept_dad", "0"),
+    ("net/ipv6/conf", "accept_ra", "0"),
+    ("net/ipv6/conf", "addr_gen_mode", "1"),
+];
+/// What a way out of ours costs more than that of others in a sandbox of theirs.
+const YIELDING: u32 = 1024;
+
 /// What a host has that is not ours, and what networks rest on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ground {
@@ -54,6 +64,10 @@ pub struct Ground {
     pub on_link: BTreeSet<Subnet>,
     /// The endpoints on a LAN whose addresses nobody else there has.
     pub free: BTreeSet<EndpointId>,
+    /// The containers of others whose network namespaces are there.
+    pub alive: BTreeSet<SandboxId>,
+    /// The endpoints on a LAN whose devices a container's runtime has taken from the host.
+    pub taken: BTreeSet<EndpointId>,
 }
 
 /// A link of the host's own namespace.
@@ -91,6 +105,10 @@ pub struct Desired {
     pub spaces: BTreeMap<Place, Space<Link>>,
     /// The networks of each task whose endpoints are all known, with the endpoints' links.
     pub sandboxes: BTreeMap<SandboxId, BTreeSet<(NetworkId, EndpointId)>>,
+    /// Whose sandbox each endpoint joins that others have made.
+    pub foreign: BTreeMap<EndpointId, SandboxId>,
+    /// The endpoints whose devices lie on the host until a container's runtime takes them from there.
+    pub handed: BTreeSet<EndpointId>,
     /// What has to be known before an endpoint on a LAN gets its addresses.
     pub questions: BTreeMap<EndpointId, Question>,
     /// Of the host's links that are there for a LAN: a task that needs it.
@@ -121,7 +139,8 @@ impl Desired {
     pub fn of(config: &NodeConfig, ground: &Ground) -> Self {
         let (addresses, on_link) = (ground.addresses.clone(), ground.on_link.clone());
         let mut desired = Self { addresses, on_link, ..Self::default() };
-        let locals = desired.sandboxes(config);
+        let mut locals = desired.sandboxes(config);
+        locals.extend(desired.containers(config, &ground.alive));
         let own = desired.overlays(config, &locals, ground);
         desired.give_alone(config, &locals, ground);
         // In the order of each task's interfaces: the first with a way out is the one that is taken.
@@ -129,7 +148,11 @@ impl Desired {
             let Some(network) = config.networks.get(&local.endpoint.network) else { continue };
             match (&network.driver, own) {
                 (DriverConfig::Overlay { .. }, Some(own)) => {
-                    desired.overlay_endpoint(local, network, overlay::mtu(network, own, ground.underlay.link));
+                    let mtu = overlay::mtu(network, own, ground.underlay.link);
+                    match &local.interface {
+                        Some(inner) => desired.overlay_endpoint(local, inner, network, mtu),
+                        None => desired.handed_endpoint(local, network, mtu),
+                    }
                 }
                 (DriverConfig::Overlay { .. }, None) => drop(desired.sandboxes.remove(&local.sandbox)),
                 _ => desired.lan_endpoint(local, network, config, ground),
@@ -172,15 +195,19 @@ impl Desired {
         Some(own)
     }
 
-    /// The task that a link is there for, where it is on a LAN: a failure there is no affair of other tasks.
+    /// The sandbox that a link is there for, where it is on a LAN or the sandbox is another's: a failure there is no affair
+    /// of others.
     pub fn sandbox_of(&self, place: Place, link: &LinkName) -> Option<SandboxId> {
         match place {
             Place::Host => self.users.get(link).copied(),
-            Place::Inside(Namespace::Network(_)) => None,
-            Place::Inside(Namespace::Sandbox(task)) => {
-                let link = self.spaces.get(&place)?.links.get(link)?;
-                matches!(link.kind, Kind::Stacked(_)).then_some(task)
+            Place::Inside(Namespace::Network(_)) => {
+                self.foreign.get(&names::parse_endpoint_link(link.as_str())?).copied()
             }
+            Place::Inside(Namespace::Sandbox(sandbox)) => {
+                let link = self.spaces.get(&place)?.links.get(link)?;
+                matches!(link.kind, Kind::Stacked(_)).then_some(sandbox)
+            }
+            Place::Inside(Namespace::Container(sandbox)) => Some(sandbox),
         }
     }
 
@@ -193,7 +220,8 @@ impl Desired {
             space.links.insert(names::loopback_link(), Link { kind: Kind::Loopback, mac: None, mtu: None });
             let known = asked.endpoints.iter().enumerate().filter_map(|(index, &id)| {
                 let endpoint = config.endpoints.get(&id).filter(|e| config.networks.contains_key(&e.network))?;
-                Some(Local { id, sandbox, interface: names::sandbox_link(index), endpoint })
+                let interface = Some(names::sandbox_link(index));
+                Some(Local { id, sandbox, namespace: Namespace::Sandbox(sandbox), interface, endpoint })
             });
             let known: Vec<Local<'a>> = known.collect();
             if known.len() == asked.endpoints.len() {
@@ -201,6 +229,30 @@ impl Desired {
                 self.sandboxes.insert(sandbox, joints);
             } else {
                 self.fail(&format!("task {}", asked.name()), "the view lacks one of its endpoints".to_owned());
+            }
+            locals.extend(known);
+        }
+        locals
+    }
+
+    /// Those of containers of others, as far as their namespaces are there.
+    fn containers<'a>(&mut self, config: &'a NodeConfig, alive: &BTreeSet<SandboxId>) -> Vec<Local<'a>> {
+        let mut locals = Vec::new();
+        for (&sandbox, container) in &config.containers {
+            self.foreign.extend(container.endpoints.iter().map(|joint| (joint.id, sandbox)));
+            let known = container.endpoints.iter().filter_map(|joint| {
+                let endpoint = config.endpoints.get(&joint.id).filter(|e| config.networks.contains_key(&e.network))?;
+                let interface = match &joint.interface {
+                    // A namespace that is gone takes what was in it along.
+                    Some(name) => Some(LinkName::parse(name).filter(|_| alive.contains(&sandbox))?),
+                    None => None,
+                };
+                Some(Local { id: joint.id, sandbox, namespace: Namespace::Container(sandbox), interface, endpoint })
+            });
+            let known: Vec<Local<'a>> = known.collect();
+            if known.len() == container.endpoints.len() {
+                let joints = known.iter().map(|local| (local.endpoint.network, local.id)).collect();
+                self.sandboxes.insert(sandbox, joints);
             }
             locals.extend(known);
         }
@@ -227,17 +279,28 @@ impl Desired {
     }
 }
 
-/// An endpoint of a task of this host.
+/// An endpoint on this host.
 struct Local<'a> {
     id: EndpointId,
     sandbox: SandboxId,
-    interface: LinkName,
+    /// The namespace of its sandbox.
+    namespace: Namespace,
+    /// What it is called in its sandbox. `None`: a container's runtime takes it there.
+    interface: Option<LinkName>,
     endpoint: &'a EndpointConfig,
 }
 
 impl Local<'_> {
     fn place(&self) -> Place {
-        Place::Inside(Namespace::Sandbox(self.sandbox))
+        Place::Inside(self.namespace)
+    }
+
+    /// Where its device is made, and what it is called there.
+    fn port(&self) -> (Place, LinkName) {
+        match &self.interface {
+            Some(name) => (self.place(), name.clone()),
+            None => (Place::Host, names::handed_link(self.id)),
+        }
     }
 }
 
@@ -282,6 +345,12 @@ fn host_subnet(address: IpAddr) -> Option<Subnet> {
 fn default_of(address: IpAddr) -> Option<Subnet> {
     let zero = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     Subnet::around(zero, 0)
+}
+
+/// The route to everywhere. In a sandbox of others it yields to theirs.
+fn way_out(place: Place, everything: Subnet) -> RouteKey {
+    let key = RouteKey::to(everything);
+    RouteKey { metric: key.metric + if place.is_foreign() { YIELDING } else { 0 }, ..key }
 }
 
 fn set_all(space: &mut Space<Link>, values: &[(&str, &str)]) {

@@ -9,7 +9,8 @@ use model::{
 
 use super::{
     super::state::{AddressForm, FdbKey, Kind, Link, Place, Route, RouteKey, Space, Vxlan},
-    Desired, ETHERNET_MTU, Local, QUIET, Underlay, default_of, host_subnet, lease_of, set_all, set_link,
+    Desired, ETHERNET_MTU, FOREIGN, Local, QUIET, Underlay, default_of, host_subnet, lease_of, set_all, set_link,
+    way_out,
 };
 
 /// What every link of IPv6 carries (RFC 8200 section 5): next hops are of that family, whatever the network's. Where less
@@ -169,12 +170,11 @@ impl Desired {
         }
     }
 
-    pub(super) fn overlay_endpoint(&mut self, local: &Local<'_>, network: &NetworkConfig, mtu: u32) {
-        let (near, far) = (Place::Inside(Namespace::Network(local.endpoint.network)), local.place());
-        let (outer, inner) = (names::endpoint_link(local.id), local.interface.clone());
-        let space = self.space(near);
-        let peer = Kind::Veth { peer_place: far, peer: inner.clone() };
-        space.links.insert(outer.clone(), Link { kind: peer, mac: Some(NETWORK_MAC), mtu: Some(mtu) });
+    /// The network's end of an endpoint; returns its name.
+    fn outer_end(&mut self, local: &Local<'_>, network: &NetworkConfig, other: Kind, mtu: u32) -> LinkName {
+        let outer = names::endpoint_link(local.id);
+        let space = self.space(Place::Inside(Namespace::Network(local.endpoint.network)));
+        space.links.insert(outer.clone(), Link { kind: other, mac: Some(NETWORK_MAC), mtu: Some(mtu) });
         set_link(space, &outer, &ENDPOINT);
         space.address(&outer, OUTER.into(), AddressForm::LINK_LOCAL);
         for &address in &local.endpoint.addresses {
@@ -182,14 +182,38 @@ impl Desired {
             space.route(host_subnet(address), Route::Unicast { link: outer.clone(), via: None, source, mtu: None });
             space.neighbour(&outer, address, local.endpoint.mac);
         }
+        outer
+    }
+
+    /// The runtime of a container takes the other end from the host. What is inside is its affair: it asks who has the
+    /// gateway's address, and of IPv6 only who has it on this very link may answer.
+    pub(super) fn handed_endpoint(&mut self, local: &Local<'_>, network: &NetworkConfig, mtu: u32) {
+        let kind = Kind::Handed { peer: names::handed_link(local.id), mac: local.endpoint.mac };
+        let outer = self.outer_end(local, network, kind, mtu);
+        self.handed.insert(local.id);
+        let space = self.space(Place::Inside(Namespace::Network(local.endpoint.network)));
+        for lease in local.endpoint.addresses.iter().filter_map(|&address| lease_of(network, address)) {
+            if lease.gateway.is_ipv6() {
+                space.address(&outer, lease.gateway, AddressForm { prefix: 128, prefix_route: false });
+            }
+        }
+    }
+
+    pub(super) fn overlay_endpoint(&mut self, local: &Local<'_>, inner: &LinkName, network: &NetworkConfig, mtu: u32) {
+        let (near, far) = (Place::Inside(Namespace::Network(local.endpoint.network)), local.place());
+        let kind = Kind::Veth { peer_place: far, peer: inner.clone() };
+        let outer = self.outer_end(local, network, kind, mtu);
         let space = self.space(far);
+        if far.is_foreign() {
+            set_link(space, inner, &FOREIGN);
+        }
         let peer = Kind::Veth { peer_place: near, peer: outer };
         space.links.insert(inner.clone(), Link { kind: peer, mac: Some(local.endpoint.mac), mtu: Some(mtu) });
-        space.address(&inner, local.endpoint.mac.link_local().into(), AddressForm::LINK_LOCAL);
-        space.neighbour(&inner, OUTER.into(), NETWORK_MAC);
+        space.address(inner, local.endpoint.mac.link_local().into(), AddressForm::LINK_LOCAL);
+        space.neighbour(inner, OUTER.into(), NETWORK_MAC);
         for &address in &local.endpoint.addresses {
             let Some(lease) = lease_of(network, address) else { continue };
-            inside(space, &Inside { link: &inner, address, lease }, network);
+            inside(space, &Inside { link: inner, address, lease, place: far }, network);
         }
     }
 }
@@ -199,6 +223,7 @@ struct Inside<'a> {
     link: &'a LinkName,
     address: IpAddr,
     lease: &'a SubnetLease,
+    place: Place,
 }
 
 fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
@@ -219,7 +244,7 @@ fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
         space.route(Some(lease.subnet), gateway.clone());
     }
     if let Some(everything) = default_of(at.address).filter(|_| !network.internal) {
-        space.routes.entry(RouteKey::to(everything)).or_insert(gateway);
+        space.routes.entry(way_out(at.place, everything)).or_insert(gateway);
     }
 }
 

@@ -16,8 +16,9 @@ use std::{
 };
 
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Role,
-    Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta, Vni,
+    ContainerConfig, ContainerEndpoint, ContainerRuntime, DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig,
+    NetworkId, NodeConfig, NodeId, PeerConfig, Role, Runtime, SandboxId, ServiceId, SubnetLease, TaskConfig, TaskId,
+    TaskSpec, TaskState, ViewDelta, Vni, names::Namespace,
 };
 use netd::dataplane::{self, namespace};
 use tokio::sync::watch;
@@ -398,6 +399,86 @@ fn a_changed_mtu_and_a_removed_task_leave_the_other_flows_alone() {
     lab.vanish();
 }
 
+#[test]
+fn containers_of_others_are_attached_and_what_is_theirs_stays() {
+    let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
+    let mut configs = lab.whole();
+    configs[0].tasks.clear();
+    let mut attach = |sandbox: u64, index: usize, path: &str, interface: Option<&str>| {
+        let (id, interface) = (endpoint(index), interface.map(str::to_owned));
+        let addresses = vec![address(index, "10.77.9."), address(index, "fd00:77:9::")];
+        let mac = Mac::of_endpoint(addresses[0]);
+        let record = EndpointConfig { network: NETWORK, node: node(0), sandbox: SandboxId(sandbox), addresses, mac };
+        configs.iter_mut().for_each(|config| drop(config.endpoints.insert(id, record.clone())));
+        let container = ContainerConfig {
+            runtime: ContainerRuntime::Cni,
+            name: "db".to_owned(),
+            path: format!("/run/netns/{path}"),
+            identity: None,
+            endpoints: vec![ContainerEndpoint { id, interface, bandwidth: Default::default() }],
+        };
+        configs[0].containers.insert(SandboxId(sandbox), container);
+    };
+    attach(1, 0, "pod", Some("net1"));
+    attach(2, 5, "docker", None);
+    lab.hosts[0].run("ip netns add pod");
+    lab.hosts[0].run("ip -n pod link add eth9 type veth peer name eth8");
+    lab.hosts[0].run("ip -n pod link set eth8 up");
+    lab.hosts[0].run("ip -n pod link set eth9 up");
+    lab.hosts[0].run("ip -n pod addr add 198.51.100.7/24 dev eth9");
+    lab.hosts[0].run("ip -n pod route add default dev eth9");
+    let theirs = |host: &Host| host.run("ip -n pod -o addr show eth9") + &host.run("ip -n pod route show dev eth9");
+    let before = theirs(&lab.hosts[0]);
+    lab.settle(&configs);
+    // As Docker does it: the device is taken from the host, renamed, and given its addresses and routes.
+    let host = &lab.hosts[0];
+    assert!(host.status().contains("ready=2"), "{}", host.status());
+    host.run("ip netns add docker");
+    host.run(&format!("ip link set {} netns docker name eth0", model::names::handed_link(endpoint(5))));
+    for line in [
+        "addr add 10.77.9.16/32 dev eth0",
+        "addr add fd00:77:9::16/128 dev eth0 nodad",
+        "link set eth0 up",
+        "route add 10.77.9.1 dev eth0",
+        "route add default via 10.77.9.1",
+        "-6 route add fd00:77:9::1 dev eth0",
+        "-6 route add default via fd00:77:9::1",
+    ] {
+        host.run(&format!("ip -n docker {line}"));
+    }
+    let inside = |name: &str| {
+        let path = format!("/proc/{}/root/run/netns/{name}", lab.hosts[0].keeper.0.id());
+        File::open(path).unwrap()
+    };
+    let all = || {
+        for (from, targets) in [
+            ("pod", ["10.77.9.12", "fd00:77:9::12", "10.77.9.16", "fd00:77:9::16"]),
+            ("docker", ["10.77.9.12", "fd00:77:9::12", "10.77.9.11", "fd00:77:9::11"]),
+        ] {
+            targets.iter().for_each(|target| assert_answers(&inside(from), target, 100));
+        }
+        assert_answers(&lab.hosts[1].sandbox(), "fd00:77:9::16", 100);
+        assert_eq!(theirs(&lab.hosts[0]), before);
+    };
+    all();
+    host.run("ip -n pod link del net1");
+    host.wait("the interface is made anew", |host| host.run("ip -n pod -o link").contains("net1"));
+    host.run(&format!("ip netns del {}", Namespace::Container(SandboxId(1)).name()));
+    host.wait("it has its name again", |host| host.run("ip netns").contains("netd-c-0000000000001"));
+    all();
+    // A namespace that goes takes what is of it along, and one that is given up keeps what is not ours.
+    host.run("ip netns del docker");
+    configs[0].containers.clear();
+    configs[0].generation = 2;
+    configs.iter_mut().for_each(|config| config.endpoints.retain(|_, endpoint| endpoint.node != node(0)));
+    lab.settle(&configs[..1]);
+    let host = &lab.hosts[0];
+    assert!(!host.run("ip -n pod -o link").contains("net1") && !host.run("ip netns").contains("netd-"));
+    assert_eq!(theirs(host), before);
+    host.run("ip netns del pod");
+    lab.vanish();
+}
+
 /// Not a test by itself: a host's process, started by the others. Ends when its standard input does.
 #[test]
 fn host() {
@@ -412,7 +493,9 @@ fn host() {
     };
     let first = Arc::new(read().expect("a configuration"));
     let (sender, receiver) = watch::channel(first);
-    let (status, inside) = dataplane::spawn(receiver, &directory, |_| None).expect("a data plane");
+    let desired = receiver.clone();
+    let inhabited = move |sandbox| File::open(&desired.borrow().containers.get(&sandbox)?.path).ok();
+    let (status, inside) = dataplane::spawn(receiver, &directory, inhabited).expect("a data plane");
     loop {
         if let Some(config) = read().filter(|config| config.generation > sender.borrow().generation) {
             sender.send_replace(Arc::new(config));

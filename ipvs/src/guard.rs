@@ -9,14 +9,16 @@ use model::{
 };
 
 use crate::nft::{
-    Chain, Comparison, Expression, Family, Header, Hook, Ip, Key, Kind, Meta, Reject, Rule, Ruleset, Set, SetRef, Type,
-    Verdict, octets,
+    Chain, Comparison, Expression, Family, Header, Hook, Ip, Key, Kind, Meta, Nat, Reject, Rule, Ruleset, Set, SetRef,
+    Type, Verdict, octets,
 };
 
 /// `NF_IP_PRI_RAW`: before connection tracking.
 const BEFORE_TRACKING: i32 = -300;
 /// `NF_IP_PRI_NAT_SRC`.
 const TRANSLATE_SOURCE: i32 = 100;
+/// Before virtual IPs (`NF_IP_PRI_NAT_DST`): none of them has these questions.
+const TRANSLATE_QUESTIONS: i32 = -110;
 /// `NF_IP_PRI_FILTER`.
 const FILTER: i32 = 0;
 /// `NF_CT_STATE_BIT`s of what answers no connection: invalid, new, untracked.
@@ -134,6 +136,44 @@ fn with_sources(ruleset: Ruleset, sources: &Sources, version: Ip) -> Ruleset {
 fn unspecified() -> Rule {
     let from = Rule::new().version(Ip::V6).source(Ip::V6, 0);
     from.compare(Comparison::Equal, &[0; 16]).verdict(Verdict::Drop)
+}
+
+/// A question that a container's own engine passes on for it (Docker's 127.0.0.11), and who is to answer it instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedOn {
+    /// The container's link.
+    pub link: LinkName,
+    /// Whom the engine asks.
+    pub asked: IpAddr,
+    /// The network's resolver of the same family.
+    pub resolver: IpAddr,
+}
+
+/// For a network's namespace: the rules with those that lead these questions to the port of the resolver that is theirs.
+pub fn passed_on(ruleset: Ruleset, questions: &[PassedOn]) -> Ruleset {
+    if questions.is_empty() {
+        return ruleset;
+    }
+    let rule = |version| {
+        let transports = Set::values(&[Type::Protocol], [IPPROTO_UDP, IPPROTO_TCP].map(|code| Key::of(&[&[code]])));
+        let transports = Expression::Match { set: SetRef::Anonymous(transports), from: 0, invert: false };
+        let question = Rule::new().version(version).with(Expression::Meta { key: Meta::L4proto, into: 0 });
+        let question = question.with(transports).transport(2, 2, 0).compare(Comparison::Equal, &DNS_PORT.to_be_bytes());
+        let port = names::RESOLVER_PORT.to_be_bytes().to_vec();
+        // Behind the address, which has up to four registers.
+        question
+            .load_link_in(0)
+            .destination(version, 4)
+            .map(set_names(version).asked)
+            .with(Expression::Immediate { into: 4, value: port })
+            .with(Expression::Nat { kind: Nat::Destination, version, address: 0, ports: Some((4, 4)) })
+    };
+    let chain = Chain::base(Kind::Nat, Hook::Prerouting, TRANSLATE_QUESTIONS, Ip::BOTH.map(rule).to_vec());
+    Ip::BOTH.into_iter().fold(ruleset.chain("passed-on", chain), |ruleset, version| {
+        let of_version = questions.iter().filter(|question| Ip::of(question.asked) == version);
+        let elements = of_version.map(|to| (Key::of(&[&Key::link(&to.link), &octets(to.asked)]), octets(to.resolver)));
+        ruleset.set(set_names(version).asked, Set::map(&[Type::Link, version.into()], version.into(), elements))
+    })
 }
 
 /// For a sandbox on a LAN: what is asked at port 53 of the resolver's address gets to the port that it listens at, and
@@ -335,6 +375,7 @@ pub(crate) struct Names {
     remotes: &'static str,
     routers: &'static str,
     resolvers: &'static str,
+    asked: &'static str,
 }
 
 pub(crate) fn set_names(version: Ip) -> Names {
@@ -347,6 +388,7 @@ pub(crate) fn set_names(version: Ip) -> Names {
             remotes: "remotes4",
             routers: "routers4",
             resolvers: "resolvers4",
+            asked: "asked4",
         },
         Ip::V6 => Names {
             subnets: "subnets6",
@@ -356,6 +398,7 @@ pub(crate) fn set_names(version: Ip) -> Names {
             remotes: "remotes6",
             routers: "routers6",
             resolvers: "resolvers6",
+            asked: "asked6",
         },
     }
 }

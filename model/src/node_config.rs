@@ -314,6 +314,12 @@ impl NodeConfig {
         tasks.chain(self.containers.iter().filter(move |(_, container)| on_lan(container)).map(|(&id, _)| id))
     }
 
+    /// The endpoints whose devices the engines of containers take from the host.
+    pub fn handed(&self) -> impl Iterator<Item = EndpointId> {
+        let joints = self.containers.values().flat_map(|container| &container.endpoints);
+        joints.filter(|joint| joint.interface.is_none()).map(|joint| joint.id)
+    }
+
     /// What the namespace of a sandbox on this host is called.
     pub fn namespace_of(&self, sandbox: SandboxId) -> Namespace {
         match self.containers.contains_key(&sandbox) {

@@ -14,7 +14,7 @@ use std::{
 
 use dns::{Audience, Limits, Listener, ServerHandle, Table, Upstream};
 use model::{
-    NodeConfig,
+    NetworkId, NodeConfig,
     names::{self, Namespace},
 };
 use nix::sys::socket::{setsockopt, sockopt};
@@ -41,7 +41,7 @@ pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: wat
     let upstream = Arc::new(
         Upstream::system().inside(Arc::new(|task, work| namespace::within(&names::sandbox_namespace(task), work)?)),
     );
-    let mut resolvers: BTreeMap<Audience, Resolver> = BTreeMap::new();
+    let mut resolvers: BTreeMap<(Audience, u16), Resolver> = BTreeMap::new();
     loop {
         let newest = config.borrow_and_update().clone();
         if !Arc::ptr_eq(&newest, &current) {
@@ -49,20 +49,20 @@ pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: wat
             table.send_replace(Arc::new(Table::of(&current)));
         }
         let wanted = wanted(&current);
-        resolvers.retain(|audience, resolver| {
+        resolvers.retain(|at, resolver| {
             // One that lost its name is given it back; one that was replaced has to lose its last sockets.
-            wanted.contains_key(audience)
+            wanted.contains_key(at)
                 && resolver.server.is_whole()
-                && namespace_inode(&namespace_of(*audience, &current)).is_none_or(|inode| inode == resolver.namespace)
+                && namespace_inode(&namespace_of(at.0, &current)).is_none_or(|inode| inode == resolver.namespace)
         });
-        for (audience, addresses) in wanted {
+        for ((audience, port), addresses) in wanted {
             let namespace = namespace_of(audience, &current);
-            let missing = !resolvers.contains_key(&audience);
+            let missing = !resolvers.contains_key(&(audience, port));
             let Some(inode) = namespace_inode(&namespace).filter(|_| missing) else { continue };
-            match listen(audience, namespace, addresses).await {
+            match listen(audience, namespace, port, addresses).await {
                 Ok(listener) => {
                     let server = dns::serve(listener, tables.clone(), upstream.clone(), Limits::default());
-                    resolvers.insert(audience, Resolver { namespace: inode, server });
+                    resolvers.insert((audience, port), Resolver { namespace: inode, server });
                 }
                 // The address is not there yet: the data plane's next status wakes us.
                 Err(error) => tracing::debug!(?audience, %error, "no resolver yet"),
@@ -76,15 +76,18 @@ pub async fn serve(mut config: watch::Receiver<Arc<NodeConfig>>, mut status: wat
     }
 }
 
-/// Where this host should answer questions.
-fn wanted(config: &NodeConfig) -> BTreeMap<Audience, Vec<SocketAddr>> {
+/// Where this host should answer questions, by port.
+fn wanted(config: &NodeConfig) -> BTreeMap<(Audience, u16), Vec<IpAddr>> {
+    let gateways = |id: &NetworkId| config.networks.get(id).into_iter().flat_map(|network| &network.subnets);
+    let at = |id: NetworkId, port| ((Audience::Network(id), port), gateways(&id).map(|lease| lease.gateway).collect());
     let overlays = config.networks.iter().filter(|(_, network)| network.driver.parent().is_none());
-    let networks = overlays.map(|(&id, network)| {
-        let gateways = network.subnets.iter().map(|lease| (lease.gateway, DNS_PORT).into());
-        (Audience::Network(id), gateways.collect())
-    });
-    let at: SocketAddr = (IpAddr::V4(names::RESOLVER), names::RESOLVER_PORT).into();
-    networks.chain(config.sandboxes_on_lan().map(|id| (Audience::Sandbox(id), vec![at]))).collect()
+    let asked = overlays.map(|(&id, _)| at(id, DNS_PORT));
+    // The engines of containers ask others, and are led to a port whose answers are tracked.
+    let networks = config.handed().filter_map(|id| Some(config.endpoints.get(&id)?.network));
+    let is_overlay = |id: &NetworkId| config.networks.get(id).is_some_and(|network| network.driver.parent().is_none());
+    let passed_on = networks.filter(is_overlay).map(|id| at(id, names::RESOLVER_PORT));
+    let sandbox = |id| ((Audience::Sandbox(id), names::RESOLVER_PORT), vec![IpAddr::V4(names::RESOLVER)]);
+    asked.chain(passed_on).chain(config.sandboxes_on_lan().map(sandbox)).collect()
 }
 
 fn namespace_of(audience: Audience, config: &NodeConfig) -> String {
@@ -98,7 +101,8 @@ fn namespace_inode(name: &str) -> Option<u64> {
     Path::new(names::NAMESPACE_DIRECTORY).join(name).metadata().ok().map(|metadata| metadata.ino())
 }
 
-async fn listen(audience: Audience, namespace: String, addresses: Vec<SocketAddr>) -> io::Result<Listener> {
+async fn listen(audience: Audience, namespace: String, port: u16, addresses: Vec<IpAddr>) -> io::Result<Listener> {
+    let addresses: Vec<SocketAddr> = addresses.into_iter().map(|address| (address, port).into()).collect();
     let bind = move || -> io::Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
         addresses.iter().try_for_each(|&address| reach(address))?;
         let udp = addresses.iter().map(|&address| {

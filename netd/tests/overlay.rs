@@ -427,7 +427,7 @@ fn containers_of_others_are_attached_and_what_is_theirs_stays() {
     lab.hosts[0].run("ip -n pod link set eth9 up");
     lab.hosts[0].run("ip -n pod addr add 198.51.100.7/24 dev eth9");
     lab.hosts[0].run("ip -n pod route add default dev eth9");
-    let theirs = |host: &Host| host.run("ip -n pod -o addr show eth9") + &host.run("ip -n pod route show dev eth9");
+    let theirs = |host: &Host| host.run("ip -n pod -4 -o addr show eth9") + &host.run("ip -n pod route show dev eth9");
     let before = theirs(&lab.hosts[0]);
     lab.settle(&configs);
     // As Docker does it: the device is taken from the host, renamed, and given its addresses and routes.

@@ -12,6 +12,7 @@ pub mod plan;
 pub mod policy;
 pub mod ports;
 mod probe;
+mod resolvers;
 pub mod rules;
 pub mod state;
 mod sysctl;
@@ -25,6 +26,7 @@ use std::{
     fmt,
     fs::File,
     io,
+    net::IpAddr,
     path::Path,
     sync::Arc,
     thread,
@@ -154,7 +156,7 @@ struct Thoughts {
     taken: BTreeSet<EndpointId>,
     desired: Last<(Arc<NodeConfig>, Ground), Desired>,
     plan: Last<(Arc<Desired>, Observed), Vec<Op>>,
-    rules: Last<(Arc<NodeConfig>, Observed, Arc<Open>), WantedRules>,
+    rules: Last<(Arc<NodeConfig>, Observed, Arc<Open>, BTreeSet<IpAddr>), WantedRules>,
 }
 
 type WantedRules = BTreeMap<Place, Arc<Wanted>>;
@@ -165,8 +167,9 @@ impl Thoughts {
     }
 
     fn rules(&mut self, config: &Arc<NodeConfig>, observed: &Observed, open: &Arc<Open>) -> Arc<WantedRules> {
-        let grounds = (config.clone(), observed.clone(), open.clone());
-        self.rules.of(grounds, |(config, observed, open)| rules::wanted(config, observed, open))
+        let asked = if config.handed().next().is_some() { resolvers::asked_by_engines() } else { BTreeSet::new() };
+        let grounds = (config.clone(), observed.clone(), open.clone(), asked);
+        self.rules.of(grounds, |(config, observed, open, asked)| rules::wanted(config, observed, open, asked))
     }
 }
 
@@ -408,7 +411,7 @@ fn is_encrypted(driver: &DriverConfig) -> bool {
 /// Makes the host's own rules; whether they are there.
 fn guards_host(rules: &mut Rules, config: &NodeConfig, open: &Open) -> bool {
     // The host's rules depend on no link.
-    let wanted = rules::wanted(config, &Observed::default(), open);
+    let wanted = rules::wanted(config, &Observed::default(), open, &BTreeSet::new());
     let (pending, refused) = rules.settle(&wanted.into_iter().filter(|(place, _)| *place == Place::Host).collect());
     pending.is_empty() && refused.is_empty()
 }

@@ -12,14 +12,15 @@ use std::{
 
 use ipvs::{
     Balancer, BalancerError, Clients, IpVs, Nftables, Table, Traffic,
-    guard::{self, Border, Secret, Sources},
+    guard::{self, Border, PassedOn, Secret, Sources},
     ip_vs,
     nft::{self, Change, Connection, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket},
     published::{self, Led},
     shortcut::{self, Device, Devices, Endpoint},
 };
 use model::{
-    Capability, DriverConfig, EndpointConfig, Engine, Mac, NetworkConfig, NetworkId, NodeConfig, Protocol, Vni,
+    Capability, DriverConfig, EndpointConfig, EndpointId, Engine, Mac, NetworkConfig, NetworkId, NodeConfig, Protocol,
+    Vni,
     names::{self, LinkName, Namespace},
 };
 use tracing::{info, warn};
@@ -91,8 +92,14 @@ impl Pending {
     }
 }
 
-/// The rules that a configuration asks for, by namespace that there is. Pure.
-pub fn wanted(config: &NodeConfig, observed: &Observed, open: &Open) -> BTreeMap<Place, Arc<Wanted>> {
+/// The rules that a configuration asks for, by namespace that there is. `asked` are the resolvers that engines of containers
+/// ask for them. Pure.
+pub fn wanted(
+    config: &NodeConfig,
+    observed: &Observed,
+    open: &Open,
+    asked: &BTreeSet<IpAddr>,
+) -> BTreeMap<Place, Arc<Wanted>> {
     let overlays = || config.networks.iter().filter(|(_, network)| network.driver.parent().is_none());
     let leaving = || overlays().map(|(_, network)| network).filter(|network| !network.internal);
     let others = config.peers.iter().filter(|(node, _)| **node != config.node);
@@ -126,6 +133,7 @@ pub fn wanted(config: &NodeConfig, observed: &Observed, open: &Open) -> BTreeMap
         let ports = open.networks.get(&network).map(Vec::as_slice).unwrap_or_default();
         let guard = published::balance(guard::guard(&sources), ports);
         let guard = open.answers.get(&network).into_iter().fold(guard, published::answer);
+        let guard = guard::passed_on(guard, &passed_on(config, network, asked));
         let rulesets = vec![guard, guard::claims(&sources)];
         let shortcut = members.devices(config, network, space).as_ref().map(shortcut::shortcut);
         let subnets = record.subnets.iter().map(|lease| lease.subnet).collect();
@@ -134,6 +142,20 @@ pub fn wanted(config: &NodeConfig, observed: &Observed, open: &Open) -> BTreeMap
     });
     let all = std::iter::once(host).chain(networks).chain(sandboxes(config));
     all.map(|(place, wanted)| (place, Arc::new(wanted))).collect()
+}
+
+/// What the engines of containers ask for them.
+fn passed_on(config: &NodeConfig, network: NetworkId, asked: &BTreeSet<IpAddr>) -> Vec<PassedOn> {
+    let Some(record) = config.networks.get(&network) else { return Vec::new() };
+    let is_here = |id: &EndpointId| config.endpoints.get(id).is_some_and(|endpoint| endpoint.network == network);
+    let handed = config.handed().filter(is_here);
+    let questions = |id| {
+        asked.iter().filter_map(move |&asked| {
+            let lease = record.subnets.iter().find(|lease| lease.gateway.is_ipv4() == asked.is_ipv4())?;
+            Some(PassedOn { link: names::endpoint_link(id), asked, resolver: lease.gateway })
+        })
+    };
+    handed.flat_map(questions).collect()
 }
 
 /// Sandboxes on a LAN have no namespace of ours on their packets' way: they do by themselves.

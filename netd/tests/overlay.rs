@@ -16,9 +16,9 @@ use std::{
 };
 
 use model::{
-    ContainerConfig, ContainerEndpoint, ContainerRuntime, DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig,
-    NetworkId, NodeConfig, NodeId, PeerConfig, Role, Runtime, SandboxId, ServiceId, SubnetLease, TaskConfig, TaskId,
-    TaskSpec, TaskState, ViewDelta, Vni, names::Namespace,
+    Bandwidth, ContainerConfig, ContainerEndpoint, ContainerRuntime, DriverConfig, EndpointConfig, EndpointId, Mac,
+    NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Role, Runtime, SandboxId, ServiceId, SubnetLease,
+    TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta, Vni, names::Namespace,
 };
 use netd::dataplane::{self, namespace};
 use tokio::sync::watch;
@@ -399,6 +399,14 @@ fn a_changed_mtu_and_a_removed_task_leave_the_other_flows_alone() {
     lab.vanish();
 }
 
+/// Bits per second, and at once; the second is more than 32 bits of bytes.
+const LIMITS: Bandwidth = Bandwidth {
+    egress_rate: 20_000_000,
+    egress_burst: 2_048_000,
+    ingress_rate: 40_000_000_000,
+    ingress_burst: 80_000_000,
+};
+
 #[test]
 fn containers_of_others_are_attached_and_what_is_theirs_stays() {
     let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
@@ -415,7 +423,7 @@ fn containers_of_others_are_attached_and_what_is_theirs_stays() {
             name: "db".to_owned(),
             path: format!("/run/netns/{path}"),
             identity: None,
-            endpoints: vec![ContainerEndpoint { id, interface, bandwidth: Default::default() }],
+            endpoints: vec![ContainerEndpoint { id, interface, bandwidth: LIMITS }],
         };
         configs[0].containers.insert(SandboxId(sandbox), container);
     };
@@ -461,6 +469,16 @@ fn containers_of_others_are_attached_and_what_is_theirs_stays() {
         assert_eq!(theirs(&lab.hosts[0]), before);
     };
     all();
+    // `tc` writes the rates in bits.
+    let limits =
+        |host: &Host| host.run("tc -n pod qdisc show dev net1") + &host.run(&format!("tc -n {} qdisc", netd_network()));
+    let limited = |host: &Host| {
+        let found = limits(host);
+        found.contains("rate 20Mbit burst 250Kb") && found.matches("rate 40Gbit").count() == 2
+    };
+    assert!(limited(host), "{}", limits(host));
+    host.run("tc -n pod qdisc del dev net1 root");
+    host.wait("it is limited again", limited);
     host.run("ip -n pod link del net1");
     host.wait("the interface is made anew", |host| host.run("ip -n pod -o link").contains("net1"));
     host.run(&format!("ip netns del {}", Namespace::Container(SandboxId(1)).name()));

@@ -34,6 +34,7 @@ use super::{
     notices::{News, Notices},
     plan::{Change, Observed, Op},
     policy::{PolicyChange, Tables},
+    shape,
     state::{AddressKey, Link, ObservedKind, ObservedLink, Place, Route, RouteKey, Space, Sysctl},
     sysctl, wire,
 };
@@ -189,6 +190,7 @@ impl Kernel {
         for (&place, channel) in &mut self.channels {
             if channel.changed || channel.seen.is_none() || turn.contains(&place) {
                 let before = channel.seen.take();
+                channel.has_shapes |= desired.spaces.get(&place).is_some_and(|space| !space.shapes.is_empty());
                 channel.has_policies |= desired.spaces.get(&place).is_some_and(|space| !space.policies.is_empty());
                 channel.seen = Some(Arc::new(channel.observe(&self.host)?));
                 read.insert(place, before);
@@ -444,6 +446,8 @@ impl Kernel {
             Change::SetMtu(_, mtu) => (wire::set_link(at, LinkAttribute::Mtu(*mtu)), 0),
             Change::SetMac(_, mac) => (wire::set_link(at, LinkAttribute::Address(mac.0.to_vec())), 0),
             Change::SetUp(_) => (wire::set_up(at), 0),
+            Change::SetShape(_, shape) => (shape::set(at, *shape), SET),
+            Change::DeleteShape(_) => (shape::delete(at), 0),
             Change::Policy(change @ PolicyChange::RepeatLocal(_)) => (change.message(), NLM_F_CREATE),
             Change::Policy(change) => (change.message(), if matches!(change, PolicyChange::Add(_)) { ADD } else { 0 }),
             Change::DeleteNamespace | Change::CreateNamespace | Change::SetSysctl(..) => {
@@ -485,14 +489,16 @@ struct Channel {
     changed: bool,
     /// Whether it has or should have policy rules of ours.
     has_policies: bool,
+    /// Whether it has or should have limits of ours.
+    has_shapes: bool,
 }
 
 impl Channel {
     fn open(place: Place, namespace: File, identity: Identity) -> io::Result<Self> {
         let requests = namespace::within_file(&namespace, connect)??;
         let (sequence, indices, seen) = (0, BTreeMap::new(), None);
-        let (changed, has_policies) = (true, true);
-        Ok(Self { place, identity, namespace, requests, sequence, indices, seen, changed, has_policies })
+        let (changed, has_policies, has_shapes) = (true, true, true);
+        Ok(Self { place, identity, namespace, requests, sequence, indices, seen, changed, has_policies, has_shapes })
     }
 
     /// Whether it has devices of which the kernel tells a number of the host's.
@@ -525,6 +531,9 @@ impl Channel {
         self.observe_addresses(&names, &mut space)?;
         if self.has_policies {
             self.observe_policies(&mut space)?;
+        }
+        if self.has_shapes {
+            self.observe_shapes(&names, &mut space)?;
         }
         if self.place != Place::Host || !names.is_empty() {
             self.observe_neighbours(&names, &mut space)?;
@@ -568,6 +577,15 @@ impl Channel {
                 insert_route(&mut space.routes, key, route);
             }
         }
+        Ok(())
+    }
+
+    fn observe_shapes(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
+        for message in self.dump("limits", shape::get())? {
+            let Message::NewQueueDiscipline(message) = message else { continue };
+            space.shapes.extend(shape::read(&message, names));
+        }
+        self.has_shapes = !space.shapes.is_empty();
         Ok(())
     }
 

@@ -14,6 +14,7 @@ pub mod ports;
 mod probe;
 mod resolvers;
 pub mod rules;
+pub mod shape;
 pub mod state;
 mod sysctl;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use model::{
 use super::{
     desired::Desired,
     policy::PolicyChange,
+    shape::Shape,
     state::{
         AddressForm, AddressKey, FdbKey, Kind, Layer, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route,
         RouteKey, Space, Stacked, Sysctl, Vxlan,
@@ -73,6 +74,10 @@ pub enum Change {
     SetRoute(RouteKey, Route),
     /// Changes which table is looked up.
     Policy(PolicyChange),
+    /// Limits what leaves by a link.
+    SetShape(LinkName, Shape),
+    /// Limits it no more.
+    DeleteShape(LinkName),
 }
 
 /// A veth pair: the end in the operation's own namespace and the other one.
@@ -233,6 +238,9 @@ fn contents(place: Place, desired: &Space<Link>, found: &Space<ObservedLink>) ->
     let old = old.filter_map(|(key, _)| Some(((*key).clone(), found.routes.get(*key)?.clone())));
     changes.extend(old.map(|(key, route)| Change::DeleteRoute(key, route)));
     changes.extend(routes.set.iter().map(|(key, route)| Change::SetRoute((*key).clone(), (*route).clone())));
+    let shapes = Difference::of(&desired.shapes, &found.shapes);
+    changes.extend(shapes.delete.iter().map(|(link, _)| Change::DeleteShape((*link).clone())));
+    changes.extend(shapes.set.iter().map(|(link, shape)| Change::SetShape((*link).clone(), **shape)));
     changes.extend(desired.policies.changes(&found.policies).into_iter().map(Change::Policy));
     changes
 }
@@ -269,7 +277,7 @@ impl Change {
     pub fn stage(&self) -> u8 {
         match self {
             Change::DeleteRoute(..) | Change::Policy(PolicyChange::Delete(_)) => 0,
-            Change::DeleteFdb(..) => 1,
+            Change::DeleteFdb(..) | Change::DeleteShape(_) => 1,
             Change::DeleteNeighbour(..) => 2,
             Change::DeleteAddress(..) => 3,
             Change::DeleteLink(..) => 4,
@@ -279,7 +287,7 @@ impl Change {
             Change::AddVxlan(..) | Change::AddStacked(_, _, Stacked { layer: Layer::Vlan(_), .. }) => 8,
             Change::AddPair(..) | Change::AddStacked(..) => 9,
             Change::SetSysctl(..) => 10,
-            Change::SetMtu(..) | Change::SetMac(..) => 11,
+            Change::SetMtu(..) | Change::SetMac(..) | Change::SetShape(..) => 11,
             Change::SetUp(..) => 12,
             Change::AddAddress(..) => 13,
             Change::SetNeighbour(..) => 14,
@@ -303,6 +311,7 @@ impl Change {
             Change::AddPair(pair) => Some(&pair.near),
             Change::DeleteLink(link) | Change::AddVxlan(link, ..) | Change::AddStacked(link, ..) => Some(link),
             Change::SetMtu(link, _) | Change::SetMac(link, _) | Change::SetUp(link) => Some(link),
+            Change::SetShape(link, _) | Change::DeleteShape(link) => Some(link),
             Change::DeleteNamespace | Change::CreateNamespace | Change::Policy(_) => None,
         }
     }
@@ -346,6 +355,8 @@ impl fmt::Display for Change {
                 write!(out, "set route {} to the host on {link}", key.destination)
             }
             Change::Policy(change) => change.fmt(out),
+            Change::SetShape(link, _) => write!(out, "limit what leaves by {link}"),
+            Change::DeleteShape(link) => write!(out, "do not limit what leaves by {link}"),
             Change::SetRoute(key, _) => write!(out, "set route {} unreachable", key.destination),
         }
     }

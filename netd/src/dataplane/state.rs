@@ -8,7 +8,7 @@ use model::{
     names::{LinkName, Namespace},
 };
 
-use super::policy::Policies;
+use super::{policy::Policies, shape::Shape};
 
 /// A network namespace that holds objects of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +58,8 @@ pub struct Space<L> {
     pub routes: BTreeMap<RouteKey, Route>,
     /// Which table a packet is looked up in.
     pub policies: Policies,
+    /// How much may leave by a link.
+    pub shapes: BTreeMap<LinkName, Shape>,
     /// Values below /proc/sys.
     pub sysctls: BTreeMap<Sysctl, String>,
 }
@@ -71,6 +73,7 @@ impl<L> Default for Space<L> {
             fdb: BTreeMap::new(),
             routes: BTreeMap::new(),
             policies: Policies::default(),
+            shapes: BTreeMap::new(),
             sysctls: BTreeMap::new(),
         }
     }
@@ -84,6 +87,7 @@ impl<L> Space<L> {
         self.neighbours.retain(|key, _| key.link != *link);
         self.fdb.retain(|key, _| key.link != *link);
         self.routes.retain(|_, route| route.link() != Some(link));
+        self.shapes.remove(link);
         self.sysctls.retain(|key, _| key.link.as_ref() != Some(link));
     }
 }

@@ -409,8 +409,8 @@ fn kernel(desired: &Desired) -> Observed {
     };
     let spaces = desired.spaces.iter().map(|(&place, space)| {
         let links = space.links.iter().map(|(name, link)| (name.clone(), observe(place, name, link))).collect();
-        let Space { addresses, neighbours, fdb, routes, policies, sysctls, .. } = space.clone();
-        (place, Arc::new(Space { links, addresses, neighbours, fdb, routes, policies, sysctls }))
+        let Space { addresses, neighbours, fdb, routes, policies, shapes, sysctls, .. } = space.clone();
+        (place, Arc::new(Space { links, addresses, neighbours, fdb, routes, policies, shapes, sysctls }))
     });
     Observed { spaces: spaces.collect() }
 }

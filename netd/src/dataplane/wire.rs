@@ -413,7 +413,7 @@ pub fn add_vxlan(name: &LinkName, link: &Link, vxlan: &Vxlan, namespace: RawFd) 
     Message::NewLink(message)
 }
 
-/// The group of devices that are born in sandboxes: in those of others it tells which are ours. `netd` in ASCII.
+/// The group of devices of ours in sandboxes: in those of others it tells which are ours. `netd` in ASCII.
 pub const GROUP: u32 = 0x6e65_7464;
 
 /// Makes a device on top of the host's link of this number, sent to the host's namespace; it is born in `namespace`, or
@@ -451,6 +451,9 @@ pub fn ask_for_kind(kind: InfoKind) -> Message {
 pub fn add_pair(pair: &Pair, far_namespace: RawFd) -> Message {
     let mut far = link_message(&pair.far, &pair.far_link);
     far.attributes.push(LinkAttribute::NetNsFd(far_namespace));
+    if pair.place.is_foreign() {
+        far.attributes.push(LinkAttribute::Group(GROUP));
+    }
     let data = InfoData::Veth(InfoVeth::Peer(far));
     let mut message = link_message(&pair.near, &pair.near_link);
     message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]));

@@ -187,6 +187,7 @@ impl Desired {
             set_link(space, &link, &VLAN);
             return;
         }
+        space.shape(&link, local.bandwidth.egress_rate, local.bandwidth.egress_burst);
         if place.is_foreign() {
             set_link(space, &link, &FOREIGN);
         }

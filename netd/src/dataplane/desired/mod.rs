@@ -10,8 +10,8 @@ use std::{
 };
 
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, Parent, PeerConfig, SandboxId,
-    Subnet, SubnetLease,
+    Bandwidth, DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, Parent, PeerConfig,
+    SandboxId, Subnet, SubnetLease,
     names::{self, LinkName, Namespace},
 };
 
@@ -19,6 +19,7 @@ use overlay::Member;
 
 use super::{
     Failure,
+    shape::Shape,
     state::{
         AddressForm, AddressKey, Kind, Link, MAIN_TABLE, NeighbourKey, Place, Route, RouteKey, Space, Stacked, Sysctl,
         host_prefix,
@@ -221,7 +222,8 @@ impl Desired {
             let known = asked.endpoints.iter().enumerate().filter_map(|(index, &id)| {
                 let endpoint = config.endpoints.get(&id).filter(|e| config.networks.contains_key(&e.network))?;
                 let interface = Some(names::sandbox_link(index));
-                Some(Local { id, sandbox, namespace: Namespace::Sandbox(sandbox), interface, endpoint })
+                let (namespace, bandwidth) = (Namespace::Sandbox(sandbox), Bandwidth::default());
+                Some(Local { id, sandbox, namespace, bandwidth, interface, endpoint })
             });
             let known: Vec<Local<'a>> = known.collect();
             if known.len() == asked.endpoints.len() {
@@ -247,7 +249,8 @@ impl Desired {
                     Some(name) => Some(LinkName::parse(name).filter(|_| alive.contains(&sandbox))?),
                     None => None,
                 };
-                Some(Local { id: joint.id, sandbox, namespace: Namespace::Container(sandbox), interface, endpoint })
+                let (namespace, bandwidth) = (Namespace::Container(sandbox), joint.bandwidth);
+                Some(Local { id: joint.id, sandbox, namespace, bandwidth, interface, endpoint })
             });
             let known: Vec<Local<'a>> = known.collect();
             if known.len() == container.endpoints.len() {
@@ -285,6 +288,8 @@ struct Local<'a> {
     sandbox: SandboxId,
     /// The namespace of its sandbox.
     namespace: Namespace,
+    /// How much may pass.
+    bandwidth: Bandwidth,
     /// What it is called in its sandbox. `None`: a container's runtime takes it there.
     interface: Option<LinkName>,
     endpoint: &'a EndpointConfig,
@@ -311,6 +316,11 @@ impl Space<Link> {
 
     fn neighbour(&mut self, link: &LinkName, address: IpAddr, mac: Mac) {
         self.neighbours.insert(NeighbourKey { link: link.clone(), address }, mac);
+    }
+
+    /// Limits what leaves by a link to bits per second and, at once, bits.
+    fn shape(&mut self, link: &LinkName, rate: u64, burst: u64) {
+        self.shapes.extend(Shape::of_bits(rate, burst).map(|shape| (link.clone(), shape)));
     }
 
     fn route(&mut self, destination: Option<Subnet>, route: Route) {

@@ -175,6 +175,7 @@ impl Desired {
         let outer = names::endpoint_link(local.id);
         let space = self.space(Place::Inside(Namespace::Network(local.endpoint.network)));
         space.links.insert(outer.clone(), Link { kind: other, mac: Some(NETWORK_MAC), mtu: Some(mtu) });
+        space.shape(&outer, local.bandwidth.ingress_rate, local.bandwidth.ingress_burst);
         set_link(space, &outer, &ENDPOINT);
         space.address(&outer, OUTER.into(), AddressForm::LINK_LOCAL);
         for &address in &local.endpoint.addresses {
@@ -210,6 +211,7 @@ impl Desired {
         let peer = Kind::Veth { peer_place: near, peer: outer };
         space.links.insert(inner.clone(), Link { kind: peer, mac: Some(local.endpoint.mac), mtu: Some(mtu) });
         space.address(inner, local.endpoint.mac.link_local().into(), AddressForm::LINK_LOCAL);
+        space.shape(inner, local.bandwidth.egress_rate, local.bandwidth.egress_burst);
         space.neighbour(inner, OUTER.into(), NETWORK_MAC);
         for &address in &local.endpoint.addresses {
             let Some(lease) = lease_of(network, address) else { continue };

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use model::{Kind, NetworkId, Refusal, Subnet};
 
+use crate::Owner;
+
 /// A request that the ledger refused; nothing was changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 pub enum IpamError {
@@ -72,6 +74,38 @@ pub enum IpamError {
         /// Addresses that were asked for.
         wanted: usize,
     },
+    /// An address that was named lies where the network gives none.
+    #[error("{address} is no address that network {network:?} can give: it gives those of {subnets}")]
+    Outside {
+        /// What was asked for.
+        address: IpAddr,
+        /// The network's name.
+        network: String,
+        /// Its subnets of that family.
+        subnets: String,
+    },
+    /// An address that was named is somebody else's.
+    #[error("{address} of network {network:?} is held by {holder}")]
+    Held {
+        /// What was asked for.
+        address: IpAddr,
+        /// The network's name.
+        network: String,
+        /// Who has it.
+        holder: Owner,
+    },
+    /// Whoever names an address has another one already.
+    #[error("{owner} holds {held} on network {network:?} and cannot have {address} instead")]
+    Other {
+        /// Who asks.
+        owner: Owner,
+        /// What was asked for.
+        address: IpAddr,
+        /// What it has of that family.
+        held: IpAddr,
+        /// The network's name.
+        network: String,
+    },
     /// The ledger does not know the network.
     #[error("the ledger has no network {0}")]
     NoNetwork(NetworkId),
@@ -114,9 +148,21 @@ impl From<IpamError> for Refusal {
                      or use a network with a larger subnet"
                 ),
             ),
+            IpamError::Outside { .. } => {
+                (Kind::Invalid, "give an address inside, or none to get a free one".to_owned())
+            }
+            IpamError::Held { network, .. } => (
+                Kind::Conflict,
+                format!(
+                    "give another address, or none to get a free one; `swarmctl network inspect {network}` shows who has which"
+                ),
+            ),
+            IpamError::Other { .. } => {
+                (Kind::Conflict, "give the address that it has, or none; a new endpoint may have another".to_owned())
+            }
             IpamError::NoNetwork(_) => (Kind::NotFound, "`swarmctl network ls` lists what there is".to_owned()),
             IpamError::Exists(_) => (Kind::Conflict, String::new()),
-            IpamError::InUse { .. } => (Kind::Precondition, "remove the services that use it first".to_owned()),
+            IpamError::InUse { .. } => (Kind::Precondition, "remove what uses it first".to_owned()),
         };
         Refusal::new(kind, error.to_string(), next)
     }

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use model::{NetworkId, NodeId, Subnet, SubnetLease, SubnetSpec};
+use model::{AddressWish, NetworkId, NodeId, Subnet, SubnetLease, SubnetSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::{IpamError, Owner, pool::Pool, range};
@@ -105,14 +105,13 @@ impl Ledger {
 
     /// Who holds an address of a network.
     pub fn holder(&self, network: NetworkId, address: IpAddr) -> Option<Owner> {
-        let leases = &self.books.get(&network)?.leases;
-        leases.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(owner, _)| *owner)
+        self.books.get(&network)?.holder(address)
     }
 
-    /// Takes the subnets of a network back. Errors: a slot or virtual IP still holds an address there.
+    /// Takes the subnets of a network back. Errors: a slot, virtual IP or container still holds an address there.
     pub fn remove_network(&mut self, id: NetworkId) -> Result<(), IpamError> {
         let book = self.books.get(&id).ok_or(IpamError::NoNetwork(id))?;
-        let in_use = |owner: &&Owner| matches!(owner, Owner::Vip(_) | Owner::Slot(..));
+        let in_use = |owner: &&Owner| matches!(owner, Owner::Vip(_) | Owner::Slot(..) | Owner::Container(_));
         let leases = book.leases.keys().filter(in_use).count();
         if leases > 0 {
             return Err(IpamError::InUse { network: book.name.clone(), leases });
@@ -132,6 +131,35 @@ impl Ledger {
             owners.iter().for_each(|&owner| book.allocate(owner));
         }
         Ok(())
+    }
+
+    /// Gives an owner what it wishes for of IPv4 and of IPv6, where the network has the family, and tells all that it
+    /// then has, IPv4 first. What it has already it keeps. All or nothing.
+    /// Errors: an unknown network; too few free addresses; an address that the network cannot give, that is another's,
+    /// or that differs from the one that the owner has.
+    pub fn grant(
+        &mut self,
+        network: NetworkId,
+        owner: Owner,
+        wishes: [AddressWish; 2],
+    ) -> Result<Vec<IpAddr>, IpamError> {
+        let book = self.books.get_mut(&network).ok_or(IpamError::NoNetwork(network))?;
+        let [ipv4, ipv6] = wishes;
+        let plan = [book.plan(owner, false, ipv4)?, book.plan(owner, true, ipv6)?];
+        let fresh: Vec<IpAddr> = plan.into_iter().filter_map(|step| book.carry_out(step)).collect();
+        if !fresh.is_empty() {
+            let held = book.leases.entry(owner).or_default();
+            held.extend(fresh);
+            held.sort();
+        }
+        Ok(self.addresses(network, owner).to_vec())
+    }
+
+    /// Calls a network otherwise from now on.
+    pub fn rename(&mut self, network: NetworkId, name: &str) {
+        if let Some(book) = self.books.get_mut(&network) {
+            name.clone_into(&mut book.name);
+        }
     }
 
     /// Takes an owner's addresses back; whether it had any. A gateway keeps its own for as long as its network exists.
@@ -163,6 +191,17 @@ impl Ledger {
     }
 }
 
+/// What one wish comes to.
+#[derive(Clone, Copy)]
+enum Step {
+    /// Nothing new.
+    Keep,
+    /// The next free address, of IPv6 or IPv4.
+    Give(bool),
+    /// This one, which is free.
+    Take(IpAddr),
+}
+
 /// A network's page: its pools and who holds what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Book {
@@ -180,28 +219,86 @@ impl Book {
         }
     }
 
-    fn check_room(&self, owners: &[Owner]) -> Result<(), IpamError> {
-        let fresh: BTreeSet<&Owner> = owners.iter().filter(|owner| !self.leases.contains_key(owner)).collect();
-        for ipv6 in [false, true] {
-            let pools = || self.pools.iter().filter(move |pool| pool.is_ipv6() == ipv6);
-            let (used, capacity) = (pools().map(Pool::used).sum(), pools().map(Pool::capacity).sum::<u128>());
-            if pools().next().is_some() && capacity - u128::from(used) < fresh.len() as u128 {
-                let subnets: Vec<String> = pools().map(|pool| pool.lease().subnet.to_string()).collect();
-                let (network, subnets) = (self.name.clone(), subnets.join(" and "));
-                return Err(IpamError::Exhausted { network, subnets, used, capacity, wanted: fresh.len() });
+    /// What a wish for one family comes to. Changes nothing.
+    fn plan(&self, owner: Owner, ipv6: bool, wish: AddressWish) -> Result<Step, IpamError> {
+        let held = self.leases.get(&owner).and_then(|held| held.iter().find(|held| held.is_ipv6() == ipv6));
+        let network = || self.name.clone();
+        match (held, wish.exact) {
+            (Some(&held), Some(address)) if held != address => {
+                Err(IpamError::Other { owner, address, held, network: network() })
+            }
+            (Some(_), _) => Ok(Step::Keep),
+            (None, Some(address)) if address.is_ipv6() == ipv6 && self.admits(address) => match self.holder(address) {
+                Some(holder) => Err(IpamError::Held { address, network: network(), holder }),
+                None => Ok(Step::Take(address)),
+            },
+            (None, Some(address)) => {
+                let subnets = self.subnets(ipv6);
+                Err(IpamError::Outside { address, network: network(), subnets })
+            }
+            (None, None) if wish.wanted && self.has(ipv6) => self.check_family(ipv6, 1).map(|()| Step::Give(ipv6)),
+            (None, None) => Ok(Step::Keep),
+        }
+    }
+
+    fn carry_out(&mut self, step: Step) -> Option<IpAddr> {
+        match step {
+            Step::Keep => None,
+            Step::Give(ipv6) => self.give(ipv6),
+            Step::Take(address) => {
+                self.pools.iter_mut().filter(|pool| pool.admits(address)).for_each(|pool| pool.take(address));
+                Some(address)
             }
         }
-        Ok(())
+    }
+
+    fn admits(&self, address: IpAddr) -> bool {
+        self.pools.iter().any(|pool| pool.admits(address))
+    }
+
+    fn has(&self, ipv6: bool) -> bool {
+        self.pools.iter().any(|pool| pool.is_ipv6() == ipv6)
+    }
+
+    fn holder(&self, address: IpAddr) -> Option<Owner> {
+        self.leases.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(owner, _)| *owner)
+    }
+
+    /// Those of a family, for people.
+    fn subnets(&self, ipv6: bool) -> String {
+        let pools = self.pools.iter().filter(|pool| pool.is_ipv6() == ipv6);
+        let subnets: Vec<String> = pools.map(|pool| pool.lease().subnet.to_string()).collect();
+        if subnets.is_empty() { "no subnet of that family".to_owned() } else { subnets.join(" and ") }
+    }
+
+    fn check_room(&self, owners: &[Owner]) -> Result<(), IpamError> {
+        let fresh: BTreeSet<&Owner> = owners.iter().filter(|owner| !self.leases.contains_key(owner)).collect();
+        [false, true]
+            .into_iter()
+            .filter(|ipv6| self.has(*ipv6))
+            .try_for_each(|ipv6| self.check_family(ipv6, fresh.len()))
+    }
+
+    fn check_family(&self, ipv6: bool, wanted: usize) -> Result<(), IpamError> {
+        let pools = || self.pools.iter().filter(move |pool| pool.is_ipv6() == ipv6);
+        let (used, capacity) = (pools().map(Pool::used).sum(), pools().map(Pool::capacity).sum::<u128>());
+        if capacity - u128::from(used) >= wanted as u128 {
+            return Ok(());
+        }
+        let (network, subnets) = (self.name.clone(), self.subnets(ipv6));
+        Err(IpamError::Exhausted { network, subnets, used, capacity, wanted })
+    }
+
+    /// The next free address of a family.
+    fn give(&mut self, ipv6: bool) -> Option<IpAddr> {
+        self.pools.iter_mut().find(|pool| pool.is_ipv6() == ipv6 && pool.has_room()).and_then(Pool::give)
     }
 
     fn allocate(&mut self, owner: Owner) {
         if self.leases.contains_key(&owner) {
             return;
         }
-        let mut first_with_room = |ipv6: bool| {
-            self.pools.iter_mut().find(|pool| pool.is_ipv6() == ipv6 && pool.has_room()).and_then(Pool::give)
-        };
-        let addresses = [first_with_room(false), first_with_room(true)];
+        let addresses = [self.give(false), self.give(true)];
         self.leases.insert(owner, addresses.into_iter().flatten().collect());
     }
 

@@ -2,11 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
-use model::{NodeId, ServiceId};
+use model::{EndpointId, NodeId, ServiceId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The holder of one address per family on a network. Written `gateway`, `vip/<service>`,
-/// `slot/<service>/<number>` and `node/<node>`.
+/// The holder of one address per family on a network. Written `gateway`, `vip/<service>`, `slot/<service>/<number>`,
+/// `node/<node>` and `container/<endpoint>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     /// The network's router: one address of every subnet.
@@ -17,11 +17,16 @@ pub enum Owner {
     Slot(ServiceId, u32),
     /// A host with addresses of its own on the network's LAN.
     Node(NodeId),
+    /// An interface of a container that others run.
+    Container(EndpointId),
 }
 
 /// Text that is no owner.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
-#[error("{0:?} is no owner: it reads `gateway`, `vip/<service id>`, `slot/<service id>/<number>` or `node/<node id>`")]
+#[error(
+    "{0:?} is no owner: it reads `gateway`, `vip/<service id>`, `slot/<service id>/<number>`, `node/<node id>` or \
+     `container/<endpoint id>`"
+)]
 pub struct OwnerError(pub String);
 
 impl fmt::Display for Owner {
@@ -31,6 +36,7 @@ impl fmt::Display for Owner {
             Owner::Vip(service) => write!(out, "vip/{service}"),
             Owner::Slot(service, slot) => write!(out, "slot/{service}/{slot}"),
             Owner::Node(node) => write!(out, "node/{node}"),
+            Owner::Container(endpoint) => write!(out, "container/{endpoint}"),
         }
     }
 }
@@ -43,6 +49,7 @@ impl FromStr for Owner {
         let owner = match parts[..] {
             ["gateway"] => Some(Owner::Gateway),
             ["node", node] => node.parse().ok().map(Owner::Node),
+            ["container", endpoint] => endpoint.parse().ok().map(Owner::Container),
             ["vip", service] => service.parse().ok().map(Owner::Vip),
             ["slot", service, slot] => {
                 service.parse().ok().and_then(|service| Some(Owner::Slot(service, slot.parse().ok()?)))
@@ -71,8 +78,9 @@ mod tests {
 
     #[test]
     fn owners_read_back_as_written() {
+        let services = [Owner::Vip(ServiceId(7)), Owner::Slot(ServiceId(u64::MAX), 12)];
         for owner in
-            [Owner::Gateway, Owner::Vip(ServiceId(7)), Owner::Slot(ServiceId(u64::MAX), 12), Owner::Node(NodeId(1))]
+            services.into_iter().chain([Owner::Gateway, Owner::Node(NodeId(1)), Owner::Container(EndpointId(3))])
         {
             assert_eq!(owner.to_string().parse(), Ok(owner));
         }

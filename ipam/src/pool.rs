@@ -74,6 +74,16 @@ impl Pool {
         let last = self.free.remove(&after(address)).unwrap_or(address);
         self.free.insert(first, last);
         self.used -= 1;
+        if self.next_free() == Some(address) {
+            // It was taken by name, ahead of those that are given one after the other: it rests, too.
+            self.cursor = after(address);
+        }
+    }
+
+    /// Whether it is one that endpoints can have: the part of the subnet that is given out by itself or beside it.
+    pub(crate) fn admits(&self, address: IpAddr) -> bool {
+        let (first, last) = range::usable(self.lease.subnet);
+        self.lease.subnet.contains(address) && (first..=last).contains(&address)
     }
 
     fn next_free(&self) -> Option<IpAddr> {

@@ -138,3 +138,22 @@ pub struct Container {
     /// When it was made.
     pub created: Millis,
 }
+
+/// So many characters of a runtime's identity tell its containers apart to people, and are a name of the container.
+const SHORT_ID: usize = 12;
+
+impl Container {
+    /// What people call it; its runtime's identity of it while it has no name.
+    pub fn name(&self) -> String {
+        let names = [self.traits.name.as_str(), self.traits.short_id(), self.key.id.as_str()];
+        names.into_iter().find(|name| !name.is_empty()).unwrap_or_default().to_owned()
+    }
+}
+
+impl ContainerTraits {
+    /// The first characters of the runtime's identity of the container: Docker's host name of it. Empty while not known.
+    pub fn short_id(&self) -> &str {
+        let end = self.container.char_indices().nth(SHORT_ID).map_or(self.container.len(), |(end, _)| end);
+        self.container.get(..end).unwrap_or_default()
+    }
+}

@@ -39,7 +39,7 @@ pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
 pub use node::{Authority, Availability, Node, NodeStatus, Role};
 pub use node_config::{
     ContainerConfig, ContainerEndpoint, DriverConfig, EndpointConfig, NameConfig, NetworkConfig, NodeConfig,
-    PeerConfig, PublishedConfig, TaskConfig, ViewDelta, ViewError, VirtualServiceConfig,
+    PeerConfig, PublishedConfig, Publisher, TaskConfig, ViewDelta, ViewError, VirtualServiceConfig,
 };
 pub use port::{NamedPort, Protocol, PublishAt, PublishMode, PublishSpec};
 pub use refusal::{Kind, Refusal};

@@ -2,16 +2,18 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, SocketAddr},
+    str::FromStr,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IpvlanMode, Mac, MacvlanMode, NamedPort, NetworkId,
-    NodeId, Parent, PeerKeys, PublishSpec, Role, SandboxId, ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
-    names::Namespace,
+    Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IdError, IpvlanMode, Mac, MacvlanMode, NamedPort,
+    NetworkId, NodeId, Parent, PeerKeys, PublishSpec, Role, SandboxId, ServiceId, SubnetLease, TaskId, TaskSpec,
+    TaskState, Vni, names::Namespace,
 };
 
 /// All that one host must look like. A function of the replicated state and the host's identity, nothing else.
@@ -31,8 +33,8 @@ pub struct NodeConfig {
     pub endpoints: BTreeMap<EndpointId, EndpointConfig>,
     /// The virtual services of those networks.
     pub services: BTreeMap<(NetworkId, ServiceId), VirtualServiceConfig>,
-    /// The ports of the host that lead to services, by service and place in its list.
-    pub published: BTreeMap<(ServiceId, String), PublishedConfig>,
+    /// The ports of the host that lead to services and containers, by whose they are and their place in its list.
+    pub published: BTreeMap<(Publisher, String), PublishedConfig>,
     /// The names that those networks' resolvers answer, in lower case, without the network's own name.
     pub names: BTreeMap<(NetworkId, String), NameConfig>,
     /// The tasks that it runs or is to stop.
@@ -138,11 +140,40 @@ pub struct VirtualServiceConfig {
     pub real_servers: BTreeMap<IpAddr, u16>,
 }
 
-/// Ports of the host that lead to a service's tasks.
+/// Whose ports of the host they are. Written as the service's id, or as the endpoint's behind `container-`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Publisher {
+    /// A service's.
+    Service(ServiceId),
+    /// A container's.
+    Container(EndpointId),
+}
+
+impl fmt::Display for Publisher {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(out, "{service}"),
+            Self::Container(endpoint) => write!(out, "container-{endpoint}"),
+        }
+    }
+}
+
+impl FromStr for Publisher {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        match text.strip_prefix("container-") {
+            Some(endpoint) => endpoint.parse().map(Self::Container),
+            None => text.parse().map(Self::Service),
+        }
+    }
+}
+
+/// Ports of the host that lead to a service's tasks, or to a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedConfig {
-    /// The service's name.
-    pub service_name: String,
+    /// Whose they are, for people: `service web`, `container db`.
+    pub owner: String,
     /// The network that its tasks are reached on; the host has part in it for this alone where it runs none.
     pub network: NetworkId,
     /// What was asked for.
@@ -418,7 +449,7 @@ macro_rules! simple_key {
     )*};
 }
 
-simple_key!(NodeId, NetworkId, EndpointId, ServiceId, TaskId, SandboxId, String);
+simple_key!(NodeId, NetworkId, EndpointId, ServiceId, TaskId, SandboxId, Publisher, String);
 
 impl<A: Key, B: Key> Key for (A, B) {
     fn write(&self) -> String {

@@ -12,7 +12,7 @@ use crate::{Balance, Millis, NamedPort, NetworkId, PublishSpec, ServiceId};
 pub enum Runtime {
     /// A command in namespaces of its own.
     Exec {
-        /// Program and arguments; never empty.
+        /// Program and arguments; empty only where nothing runs: in external services.
         argv: Vec<String>,
         /// `NAME=VALUE`, on top of a minimal environment.
         env: BTreeMap<String, String>,
@@ -175,6 +175,8 @@ pub struct ServiceSpec {
     pub name: String,
     /// How many tasks run.
     pub replicas: u32,
+    /// Only containers of others serve it: it runs nothing.
+    pub external: bool,
     /// The networks that its tasks attach to; the first carries the way out.
     pub networks: Vec<NetworkAttachment>,
     /// The stack that it is part of: it is also `name.stack`, and the stack's own tasks prefer it under its short name. A
@@ -204,6 +206,7 @@ impl ServiceSpec {
         Self {
             name: name.into(),
             replicas: 1,
+            external: false,
             networks: Vec::new(),
             stack: None,
             endpoint_mode: EndpointMode::Vip,

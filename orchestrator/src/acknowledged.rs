@@ -44,10 +44,12 @@ pub(crate) fn behind(state: &State, service: &Service, index: u64) -> Vec<String
     };
     let on_late = state.tasks.values().filter_map(|record| Some((record.task.node?, record)));
     let on_late = on_late.filter(|(node, record)| late.contains_key(node) && shares(record)).map(|(node, _)| node);
+    let containers = state.placed().filter(|(container, _)| service.networks.contains(&container.network));
+    let containers = containers.map(|(container, _)| container.key.node).filter(|node| late.contains_key(node));
     let waited_for: BTreeSet<NodeId> = match late.is_empty() {
         true => BTreeSet::new(),
         false if is_everywhere(service) => late.keys().copied().collect(),
-        false => on_late.collect(),
+        false => on_late.chain(containers).collect(),
     };
     waited_for.iter().filter_map(|node| Some(late.get(node)?.hostname.clone())).collect()
 }
@@ -58,10 +60,13 @@ fn is_everywhere(service: &Service) -> bool {
 
 /// The hosts that answer and the networks that they have a part in.
 fn parts(state: &State) -> impl Iterator<Item = (&Node, NetworkId)> {
-    state.tasks.values().filter(|record| record.is_alive()).flat_map(|record| {
-        let node = record.task.node.and_then(|id| state.nodes.get(&id));
-        let node = node.filter(|node| node.status == NodeStatus::Ready);
-        node.into_iter()
-            .flat_map(|node| record.task.attachments.iter().map(move |attachment| (node, attachment.network)))
-    })
+    let tasks = state
+        .tasks
+        .values()
+        .filter(|record| record.is_alive())
+        .filter_map(|record| Some((record.task.node?, &record.task.attachments)));
+    let tasks = tasks.flat_map(|(node, joints)| joints.iter().map(move |attachment| (node, attachment.network)));
+    let containers = state.placed().map(|(container, _)| (container.key.node, container.network));
+    let nodes = tasks.chain(containers).filter_map(|(id, network)| Some((state.nodes.get(&id)?, network)));
+    nodes.filter(|(node, _)| node.status == NodeStatus::Ready)
 }

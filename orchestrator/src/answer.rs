@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use model::{
-    Answer, EndpointInfo, EndpointMode, Engine, Kind, Network, NetworkId, NetworkInfo, Node, NodeId, NodeInfo, Query,
-    Refusal, Scheduler, Service, ServiceInfo, ServiceSpec, Task, TaskInfo, TaskState,
+    Answer, Container, EndpointInfo, EndpointMode, Engine, Kind, Network, NetworkId, NetworkInfo, Node, NodeId,
+    NodeInfo, Query, Refusal, Scheduler, Service, ServiceInfo, ServiceSpec, Task, TaskInfo, TaskState,
 };
 
 use crate::{
@@ -43,7 +43,11 @@ pub(crate) fn answer(state: &State, leader: Option<NodeId>, query: &Query) -> Re
             let id = state.find_service(service)?;
             Answer::Tasks(tasks(state, state.services.get(&id).into_iter().collect()))
         }
-        Query::Containers(_) => Answer::Containers(Vec::new()),
+        Query::Containers(node) => {
+            let id = state.find_node(node)?;
+            let here = state.containers.values().filter(|container| container.key.node == id);
+            Answer::Containers(here.cloned().collect())
+        }
         Query::Task(name) => {
             let id = state.find_task(name)?;
             Answer::Tasks(state.tasks.get(&id).map(|record| task_info(state, record)).into_iter().collect())
@@ -101,7 +105,20 @@ fn endpoints(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
         let (kind, addresses) = ("task".to_owned(), attachment.addresses.clone());
         Some(EndpointInfo { kind, name: task.name(), node: state.hostname(node), addresses })
     });
-    infos.collect()
+    infos.chain(containers(state, network)).collect()
+}
+
+fn containers(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
+    let here = state.containers.values().filter(|container| container.network == network);
+    let info = |container: &Container| EndpointInfo {
+        kind: container.key.runtime.to_string(),
+        name: container.name(),
+        node: state.hostname(container.key.node),
+        addresses: container.addresses.clone(),
+    };
+    let mut infos: Vec<EndpointInfo> = here.map(info).collect();
+    infos.sort_by(|one, other| (&one.name, &one.node).cmp(&(&other.name, &other.node)));
+    infos
 }
 
 fn by_name(mut records: Vec<&ServiceRecord>) -> Vec<&ServiceRecord> {

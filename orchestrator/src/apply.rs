@@ -1,6 +1,7 @@
 //! One command, one change: total, deterministic, and all or nothing.
 
 mod cluster;
+mod container;
 mod network;
 mod service;
 mod task;
@@ -39,9 +40,9 @@ pub(crate) fn apply(state: &mut State, entry: Entry) -> Response {
         Command::RemoveService { service } => service::remove(state, &service),
         Command::PurgeService { service } => service::purge(state, service),
         Command::ReleaseSlot { service, slot } => service::release_slot(state, service, slot),
-        Command::AttachContainer { .. } | Command::DetachContainers { .. } | Command::NameNetwork { .. } => {
-            Err(crate::state::outdated("not yet"))
-        }
+        Command::AttachContainer { spec } => container::attach(state, now, *spec),
+        Command::DetachContainers { keys } => container::detach(state, &keys),
+        Command::NameNetwork { network, name } => network::name(state, &network, name),
         Command::CreateTask { service, slot } => task::create(state, now, service, slot),
         Command::AssignTask { task, node } => task::assign(state, now, task, node),
         Command::WithdrawTask { task } => drain::withdraw(state, now, task),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipam::{Lease, Owner};
-use model::{Network, NetworkId};
+use model::{Container, Network, NetworkId};
 
 use crate::{
     record::{ServiceRecord, TaskRecord},
@@ -24,6 +24,7 @@ impl State {
         }
         wrong.extend(self.services.values().flat_map(|record| self.check_service(record)));
         wrong.extend(self.tasks.values().filter(|record| record.is_alive()).flat_map(|record| self.check_task(record)));
+        wrong.extend(self.containers.values().filter_map(|container| self.check_container(container)));
         wrong.extend(self.networks.values().flat_map(|network| self.check_lan(network)));
         wrong
     }
@@ -53,6 +54,10 @@ impl State {
             Owner::Slot(service, slot) => {
                 self.services.get(&service).filter(on_network).is_some_and(|record| record.slots.contains_key(&slot))
             }
+            Owner::Container(id) => self
+                .containers
+                .get(&id)
+                .is_some_and(|container| container.network == lease.network && container.addresses == lease.addresses),
             Owner::Node(node) => self.nodes.get(&node).is_some_and(|node| {
                 lease.addresses.iter().all(|address| [node.vtep, node.address.ip()].contains(address))
             }),
@@ -65,6 +70,18 @@ impl State {
         let leases = owners.flat_map(|owner| service.networks.iter().map(move |network| (owner, *network)));
         let missing = leases.filter(|(owner, network)| self.ledger.addresses(*network, *owner).is_empty());
         missing.map(|(owner, network)| format!("{owner} exists but leases nothing on network {network}")).collect()
+    }
+
+    fn check_container(&self, container: &Container) -> Option<String> {
+        let owner = Owner::Container(container.id);
+        let (held, key) = (&container.addresses, &container.key);
+        let differs = self.ledger.addresses(container.network, owner) != held;
+        let on_node = self.nodes.contains_key(&key.node);
+        match (differs, on_node) {
+            (true, _) => Some(format!("container {key} holds {held:?}, which {owner} does not lease")),
+            (false, false) => Some(format!("container {key} holds {held:?} on a node that is gone")),
+            (false, true) => None,
+        }
     }
 
     fn check_task(&self, record: &TaskRecord) -> Vec<String> {

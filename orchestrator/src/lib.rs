@@ -6,6 +6,7 @@ mod answer;
 mod apply;
 mod capability;
 mod check;
+mod containers;
 mod drain;
 mod keys;
 mod lookup;

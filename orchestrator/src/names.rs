@@ -2,25 +2,28 @@
 //!
 //! A service is `web`, each replica `web.1`, all of them `tasks.web`; its aliases on a network stand beside `web`. In a
 //! stack each of these is also `NAME.STACK`, and a service called after its stack, `shop-web`, is `web.shop` as well.
+//! Containers of others have the names that their runtimes give them, as far as no service has them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use model::{Kind, NameConfig, NamedPort, NetworkId, Refusal, ServiceSpec};
+use model::{Container, Kind, NameConfig, NamedPort, NetworkId, Refusal, ServiceSpec};
 
 use crate::{
+    containers::{self, Members},
     project,
     record::{ServiceRecord, TaskRecord},
     state::State,
+    validate,
 };
 
 type Names = BTreeMap<(NetworkId, String), NameConfig>;
 
 /// All names of these networks.
-pub(crate) fn of(state: &State, networks: &BTreeSet<NetworkId>) -> Names {
-    let mut names = Names::new();
+pub(crate) fn of(state: &State, networks: &BTreeSet<NetworkId>, members: &Members<'_>) -> Names {
+    let (mut names, services) = (Names::new(), Services::of(state));
     for record in state.services.values() {
         let service = &record.service;
         for (index, network) in service.networks.iter().enumerate().filter(|(_, network)| networks.contains(network)) {
@@ -31,10 +34,86 @@ pub(crate) fn of(state: &State, networks: &BTreeSet<NetworkId>) -> Names {
             if service.removing && slots.is_empty() {
                 continue;
             }
-            On { names: &mut names, network: *network, spec: &service.spec, vips, slots }.add(aliases);
+            let containers = members.of_service(service, *network).filter(|container| {
+                let is_ready = !container.traits.unready || service.spec.publish_not_ready;
+                !service.removing && is_ready && containers::is_reachable(state, container)
+            });
+            let containers =
+                containers.map(|container| (services.name_of(container), &container.addresses[..])).collect();
+            On { names: &mut names, network: *network, spec: &service.spec, vips, slots, containers }.add(aliases);
         }
     }
+    for (container, _) in state.placed().filter(|(container, _)| networks.contains(&container.network)) {
+        add_container(&mut names, state, &services, container);
+    }
     names
+}
+
+/// What services are called on their networks: whether that is a service's own name, or an alias.
+struct Services(BTreeMap<(NetworkId, String), bool>);
+
+impl Services {
+    fn of(state: &State) -> Self {
+        let mut names = BTreeMap::new();
+        for service in state.services.values().map(|record| &record.service) {
+            for (index, network) in service.networks.iter().enumerate() {
+                let aliases = service.spec.networks.get(index).map_or(&[][..], |attachment| &attachment.aliases);
+                for alias in aliases {
+                    names.entry((*network, alias.to_ascii_lowercase())).or_insert(false);
+                }
+                names.insert((*network, service.spec.name.to_ascii_lowercase()), true);
+            }
+        }
+        Self(names)
+    }
+
+    fn has(&self, network: NetworkId, name: &str) -> bool {
+        self.0.get(&(network, name.to_owned())).is_some_and(|is_own| *is_own)
+    }
+
+    /// The names that lead to this container whatever becomes of it; its addresses resolve back to the first.
+    fn names_of(&self, container: &Container) -> Vec<String> {
+        let names = [&container.traits.name, container.traits.short_id()].map(str::to_ascii_lowercase);
+        let is_free = |name: &String| !self.0.contains_key(&(container.network, name.clone()));
+        names.into_iter().filter(|name| validate::is_name(name) && is_free(name)).collect()
+    }
+
+    fn name_of(&self, container: &Container) -> Option<String> {
+        self.names_of(container).into_iter().next()
+    }
+}
+
+/// A container's names. Those that others may have too lead to it only while it is ready; so does the name of a service
+/// that is not there.
+fn add_container(names: &mut Names, state: &State, services: &Services, container: &Container) {
+    let network = container.network;
+    let is_reachable = containers::is_reachable(state, container);
+    let addresses = |leads: bool| if leads { container.addresses.clone() } else { Vec::new() };
+    let own = services.names_of(container);
+    for (place, name) in own.iter().enumerate() {
+        let record = NameConfig::new(addresses(is_reachable), place == 0);
+        put(names, network, name.clone(), NameConfig { ports: container.traits.ports.clone(), ..record });
+    }
+    let shared = container.traits.aliases.iter().chain(&container.traits.service);
+    let shared: BTreeSet<String> = shared.map(|name| name.to_ascii_lowercase()).collect();
+    let shared = shared.into_iter().filter(|name| validate::is_name(name) && !services.has(network, name));
+    for name in shared.filter(|name| !own.contains(name)) {
+        let is_led = is_reachable && !container.traits.unready;
+        let targets = own.first().filter(|_| is_led).cloned().into_iter().collect();
+        let ports = if is_led { container.traits.ports.clone() } else { Vec::new() };
+        put(names, network, name, NameConfig { addresses: addresses(is_led), canonical: false, ports, targets });
+    }
+}
+
+/// Those who share a name share its answer.
+fn put(names: &mut Names, network: NetworkId, name: String, record: NameConfig) {
+    let known = names.entry((network, name)).or_insert_with(|| NameConfig::new(Vec::new(), false));
+    known.addresses.extend(record.addresses);
+    known.canonical |= record.canonical;
+    known.targets.extend(record.targets);
+    let is_new = |port: &NamedPort| !known.ports.contains(port);
+    let ports: Vec<NamedPort> = record.ports.into_iter().filter(is_new).collect();
+    known.ports.extend(ports);
 }
 
 /// A service's part in the names of a network.
@@ -45,6 +124,8 @@ struct On<'a> {
     vips: Vec<IpAddr>,
     /// Where each replica is; no address while it is to have no traffic.
     slots: BTreeMap<u32, Vec<IpAddr>>,
+    /// What names lead to beside: containers of others, each under the name of its own that it may have.
+    containers: Vec<(Option<String>, &'a [IpAddr])>,
 }
 
 impl On<'_> {
@@ -63,9 +144,11 @@ impl On<'_> {
 
     /// What `base` leads to, whatever comes behind it; `name` is the service's own.
     fn entry(&mut self, base: &str, suffix: &str, name: &str) {
-        let everyone: Vec<IpAddr> = self.slots.values().flatten().copied().collect();
+        let containers = self.containers.iter().flat_map(|(_, addresses)| addresses.iter());
+        let everyone: Vec<IpAddr> = self.slots.values().flatten().chain(containers).copied().collect();
         let placed = self.slots.iter().filter(|(_, addresses)| !addresses.is_empty());
-        let tasks: Vec<String> = placed.map(|(number, _)| format!("{name}.{number}")).collect();
+        let tasks = placed.map(|(number, _)| format!("{name}.{number}"));
+        let tasks: Vec<String> = tasks.chain(self.containers.iter().filter_map(|(own, _)| own.clone())).collect();
         let is_plain = base == name && suffix.is_empty();
         let (addresses, targets) = match (self.vips.is_empty(), is_plain) {
             (true, _) => (everyone.clone(), tasks.clone()),
@@ -84,16 +167,9 @@ impl On<'_> {
         self.slots = slots;
     }
 
-    /// Services that share a name share its answer.
     fn put(&mut self, name: String, addresses: Vec<IpAddr>, canonical: bool, targets: Vec<String>) {
-        let nothing = || NameConfig::new(Vec::new(), false);
-        let record = self.names.entry((self.network, name)).or_insert_with(nothing);
-        record.addresses.extend(addresses);
-        record.canonical |= canonical;
-        record.targets.extend(targets);
-        let is_new = |port: &&NamedPort| !record.ports.contains(port);
-        let ports: Vec<NamedPort> = self.spec.ports.iter().filter(is_new).cloned().collect();
-        record.ports.extend(ports);
+        let ports = self.spec.ports.clone();
+        put(self.names, self.network, name, NameConfig { addresses, canonical, ports, targets });
     }
 }
 

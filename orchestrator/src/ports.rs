@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use ipam::Owner;
 use model::{
-    Driver, Kind, NetworkId, NodeId, Protocol, PublishAt, PublishMode, PublishSpec, Refusal, ServiceId, ServiceSpec,
-    Task,
+    Container, Driver, EndpointId, Kind, NetworkId, NodeId, Protocol, PublishAt, PublishMode, PublishSpec, Refusal,
+    ServiceId, ServiceSpec, Task, TaskId,
 };
 
 use crate::{record::ServiceRecord, state::State, validate::range};
@@ -38,8 +39,57 @@ pub(crate) fn check(
     }
     spec.publish.iter().try_for_each(|port| {
         is_not_ours(state, port)?;
-        is_nobody_elses(state, port, own)
+        is_nobody_elses(state, port, own)?;
+        is_no_containers(state, port)
     })
+}
+
+/// Refuses a container's ports that lead nowhere, and those that somebody has on its host.
+pub(crate) fn check_container(state: &State, container: &Container) -> Result<(), Refusal> {
+    let (name, node) = (container.name(), container.key.node);
+    if !container.traits.publish.is_empty() && network(state, &[container.network]).is_none() {
+        let cause = format!("ports of container {name:?} cannot be published: its network does not lead there");
+        return Err(Refusal::new(Kind::Precondition, cause, "attach it to an overlay network that is not internal"));
+    }
+    container.traits.publish.iter().try_for_each(|port| {
+        is_not_ours(state, port)?;
+        let everywhere = state.services.values().map(|record| &record.service.spec);
+        let mut everywhere = everywhere.flat_map(|spec| spec.publish.iter().map(move |other| (spec, other)));
+        let by_service = everywhere.find(|(_, other)| other.mode == PublishMode::Ingress && other.overlaps(port));
+        let by_service = by_service.map(|(spec, _)| format!("service {:?}", spec.name));
+        let by_task = || holder(state, port, node, None).map(|name| format!("task {name}"));
+        let by_other =
+            || container_at(state, port, node, Some(container.id)).map(|id| state.describe(Owner::Container(id)));
+        match by_service.or_else(by_task).or_else(by_other) {
+            None => Ok(()),
+            Some(holder) => {
+                let cause = format!("port {} of {} is taken by {holder}", range(port), state.hostname(node));
+                Err(Refusal::new(Kind::Conflict, cause, "publish at another port or address"))
+            }
+        }
+    })
+}
+
+/// A service's port that every host has must not be a container's on any.
+fn is_no_containers(state: &State, port: &PublishSpec) -> Result<(), Refusal> {
+    let nodes = state.nodes.keys().filter(|_| port.mode == PublishMode::Ingress);
+    let Some(id) = nodes.filter_map(|node| container_at(state, port, *node, None)).next() else { return Ok(()) };
+    let cause = format!("port {} is published by {} already", range(port), state.describe(Owner::Container(id)));
+    Err(Refusal::new(Kind::Conflict, cause, "publish at another port or address, or remove that container"))
+}
+
+/// The container on a host, other than `own`, that has such a port.
+fn container_at(state: &State, port: &PublishSpec, node: NodeId, own: Option<EndpointId>) -> Option<EndpointId> {
+    let here = state.containers.values().filter(|container| container.key.node == node && Some(container.id) != own);
+    let mut here = here.filter(|container| container.traits.publish.iter().any(|other| other.overlaps(port)));
+    here.next().map(|container| container.id)
+}
+
+/// The task on a host, other than `own`, that has such a port.
+fn holder(state: &State, port: &PublishSpec, node: NodeId, own: Option<TaskId>) -> Option<String> {
+    let others = state.tasks_on(node).map(|record| &record.task).filter(|other| Some(other.id) != own);
+    let mut others = others.filter(|other| host_ports(state, other.service).any(|theirs| theirs.overlaps(port)));
+    others.next().map(Task::name)
 }
 
 /// What the daemons themselves listen at.
@@ -98,17 +148,13 @@ fn host_ports(state: &State, service: ServiceId) -> impl Iterator<Item = &Publis
     service.into_iter().flat_map(|spec| &spec.publish).filter(|port| port.mode == PublishMode::Host)
 }
 
-/// The first port of the task's host that another task has there, with that task's name.
+/// The first port of the task's host that another task or a container has there, with its name.
 pub(crate) fn taken(state: &State, task: &Task, node: NodeId) -> Option<(String, String)> {
     let mut wanted = host_ports(state, task.service).peekable();
     wanted.peek()?;
-    let others: Vec<&Task> =
-        state.tasks_on(node).map(|record| &record.task).filter(|other| other.id != task.id).collect();
-    let holder = |port: &PublishSpec| {
-        let collides = |other: &&&Task| host_ports(state, other.service).any(|theirs| theirs.overlaps(port));
-        others.iter().find(collides).map(|other| other.name())
-    };
-    wanted.find_map(|port| Some((range(port), holder(port)?)))
+    let by_container = |port| container_at(state, port, node, None).map(|id| state.describe(Owner::Container(id)));
+    let by_any = |port| holder(state, port, node, Some(task.id)).or_else(|| by_container(port));
+    wanted.find_map(|port| Some((range(port), by_any(port)?)))
 }
 
 /// Whether tasks of these two services can be on one host.

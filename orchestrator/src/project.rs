@@ -7,11 +7,12 @@ use std::{
 
 use model::{
     EndpointConfig, EndpointId, Network, NetworkConfig, NetworkId, Node, NodeConfig, NodeId, PeerConfig, PeerKeys,
-    PublishMode, PublishedConfig, Role, Task, TaskConfig, TaskState, ViewInfo, VirtualServiceConfig,
+    PublishMode, PublishedConfig, Publisher, Role, Task, TaskConfig, TaskState, ViewInfo, VirtualServiceConfig,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
+    containers::{self, Members},
     names, ports,
     record::{ServiceRecord, Slot, TaskRecord},
     state::State,
@@ -19,8 +20,8 @@ use crate::{
 };
 
 /// The weight of a real server that takes new connections, and of one that keeps those it has.
-const TAKES: u16 = 1;
-const KEEPS: u16 = 0;
+pub(crate) const TAKES: u16 = 1;
+pub(crate) const KEEPS: u16 = 0;
 /// Enough to tell records apart; too few to find out a secret that has fewer bits.
 const DIGEST_BYTES: usize = 16;
 
@@ -30,7 +31,9 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
         return config;
     }
     config.tasks = state.tasks_on(node).map(|record| (record.task.id, task_config(state, record))).collect();
-    let networks: BTreeSet<NetworkId> = networks_of(state.tasks_on(node).map(|record| &record.task)).collect();
+    let members = Members::of(state);
+    let mut networks = containers::networks_on(state, node);
+    networks.extend(networks_of(state.tasks_on(node).map(|record| &record.task)));
     let reached = ports::ingress_networks(state);
     config.networks = networks
         .union(&reached)
@@ -38,11 +41,12 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
         .collect();
     for record in state.services.values() {
         for network in record.service.networks.iter().filter(|network| networks.contains(network)) {
-            add_service(&mut config, state, record, *network);
+            add_service(&mut config, state, record, *network, &members);
         }
-        add_published(&mut config, state, record);
+        add_published(&mut config, state, record, &members);
     }
-    config.names = names::of(state, &networks);
+    containers::project(&mut config, state, &networks);
+    config.names = names::of(state, &networks, &members);
     config.keys = keys(state, node);
     config.peers = peers(state, &config);
     config
@@ -83,12 +87,16 @@ fn is_reachable(state: &State, task: &Task) -> bool {
 
 /// The ports of this host that lead to the service. Where those of other hosts do, its endpoints are known here though
 /// nothing else of its network may be.
-fn add_published(config: &mut NodeConfig, state: &State, record: &ServiceRecord) {
+fn add_published(config: &mut NodeConfig, state: &State, record: &ServiceRecord, members: &Members<'_>) {
     let (service, node) = (&record.service, config.node);
     let Some(network) = ports::network(state, &service.networks) else { return };
     if ports::is_ingress(record) {
         let holders = record.slots.values().filter_map(|slot| holder(state, slot));
         config.endpoints.extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
+        let placed = members.of_service(service, network);
+        config
+            .endpoints
+            .extend(placed.filter_map(|placed| Some(containers::endpoint(placed, placed.sandbox.as_ref()?))));
     }
     let is_here = state.tasks_on(node).any(|record| record.task.service == service.id);
     for (place, spec) in service.spec.publish.iter().enumerate() {
@@ -96,13 +104,14 @@ fn add_published(config: &mut NodeConfig, state: &State, record: &ServiceRecord)
         if !everywhere && !is_here {
             continue;
         }
-        let real_servers = real_servers(state, record, network, |at| everywhere || at == node);
+        let real_servers = real_servers(state, record, network, members, |at| everywhere || at == node);
         if service.removing && real_servers.is_empty() {
             continue;
         }
-        let (service_name, balance, spec) = (service.spec.name.clone(), service.spec.balance, spec.clone());
-        let published = PublishedConfig { service_name, network, spec, balance, real_servers };
-        config.published.insert((service.id, format!("{place:03}")), published);
+        let owner = format!("service {}", service.spec.name);
+        let (balance, spec) = (service.spec.balance, spec.clone());
+        let published = PublishedConfig { owner, network, spec, balance, real_servers };
+        config.published.insert((Publisher::Service(service.id), format!("{place:03}")), published);
     }
 }
 
@@ -112,22 +121,32 @@ fn real_servers(
     state: &State,
     record: &ServiceRecord,
     network: NetworkId,
+    members: &Members<'_>,
     counts: impl Fn(NodeId) -> bool,
 ) -> BTreeMap<IpAddr, u16> {
+    let containers = members.real_servers(state, &record.service, network, &counts);
     let serving = record.slots.keys().filter_map(|&number| serving(state, record, number));
     let holders = record.slots.values().filter_map(|slot| holder(state, slot));
     let keeping = holders.map(|(task, _)| task).filter(|task| task.status.state == TaskState::Running);
     let keeping = keeping.filter(|task| is_reachable(state, task)).map(|task| (task, KEEPS));
     let weighted = keeping.chain(serving.map(|run| (&run.task, TAKES)));
     let weighted = weighted.filter(|(task, _)| task.node.is_some_and(&counts));
-    weighted.flat_map(|(task, weight)| addresses(task, network).iter().map(move |address| (*address, weight))).collect()
+    let tasks =
+        weighted.flat_map(|(task, weight)| addresses(task, network).iter().map(move |address| (*address, weight)));
+    tasks.chain(containers).collect()
 }
 
-fn add_service(config: &mut NodeConfig, state: &State, record: &ServiceRecord, network: NetworkId) {
+fn add_service(
+    config: &mut NodeConfig,
+    state: &State,
+    record: &ServiceRecord,
+    network: NetworkId,
+    members: &Members<'_>,
+) {
     let holders = record.slots.values().filter_map(|slot| holder(state, slot));
     config.endpoints.extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
     let vips = record.service.vips.get(&network).cloned().unwrap_or_default();
-    let real_servers = real_servers(state, record, network, |_| true);
+    let real_servers = real_servers(state, record, network, members, |_| true);
     let is_emptied = record.service.removing && real_servers.is_empty();
     if !vips.is_empty() && !is_emptied {
         let (name, balance) = (record.service.spec.name.clone(), record.service.spec.balance);
@@ -150,7 +169,7 @@ fn endpoints(task: &Task, node: NodeId, network: NetworkId) -> impl Iterator<Ite
 }
 
 /// For the hosts that it shares an encrypted network with, and no others. Either both hosts have keys or none has: all
-/// that counts is that tasks may still run there.
+/// that counts is that tasks or containers may still run there.
 fn keys(state: &State, node: NodeId) -> BTreeMap<NodeId, PeerKeys> {
     let shared = members_of_encrypted(state).into_values().filter(|members| members.contains(&node));
     let peers = shared.flatten().filter(|peer| *peer != node).collect();
@@ -182,6 +201,11 @@ fn members_of_encrypted(state: &State) -> BTreeMap<NetworkId, BTreeSet<NodeId>> 
             }
         }
     }
+    for (container, _) in state.placed() {
+        if let Some(members) = members.get_mut(&container.network) {
+            members.insert(container.key.node);
+        }
+    }
     members
 }
 
@@ -195,11 +219,16 @@ fn peers(state: &State, config: &NodeConfig) -> BTreeMap<NodeId, PeerConfig> {
     state.nodes.values().filter(is_peer).map(|node| (node.id, peer_config(node))).collect()
 }
 
-/// Whether tasks here answer those who call at any host.
+/// Whether tasks or containers here answer those who call at any host.
 fn answers_callers_of_all_hosts(config: &NodeConfig) -> bool {
-    let ingress = config.published.iter().filter(|(_, port)| port.spec.mode == PublishMode::Ingress);
-    let services: BTreeSet<_> = ingress.map(|((service, _), _)| *service).collect();
-    config.tasks.values().any(|task| services.contains(&task.service))
+    let ingress = || config.published.iter().filter(|(_, port)| port.spec.mode == PublishMode::Ingress);
+    let services: BTreeSet<_> = ingress().map(|((owner, _), _)| *owner).collect();
+    let serves = |endpoint: &EndpointConfig| {
+        let mut ports = ingress().map(|(_, port)| port).filter(|port| port.network == endpoint.network);
+        ports.any(|port| endpoint.addresses.iter().any(|address| port.real_servers.contains_key(address)))
+    };
+    config.tasks.values().any(|task| services.contains(&Publisher::Service(task.service)))
+        || config.endpoints.values().any(|endpoint| endpoint.node == config.node && serves(endpoint))
 }
 
 fn peer_config(node: &Node) -> PeerConfig {

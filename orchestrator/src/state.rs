@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ipam::Ledger;
 use model::{
-    Answer, Authority, Entry, Kind, Millis, Network, NetworkId, Node, NodeConfig, NodeId, NodeStatus, Query, Refusal,
-    Response, ServiceId, StateMachine, TaskId, Vni,
+    Answer, Authority, Container, EndpointId, Entry, Kind, Millis, Network, NetworkId, Node, NodeConfig, NodeId,
+    NodeStatus, Query, Refusal, Response, ServiceId, StateMachine, TaskId, Vni,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -37,6 +37,8 @@ pub struct State {
     pub(crate) last_vni: Option<Vni>,
     pub(crate) services: BTreeMap<ServiceId, ServiceRecord>,
     pub(crate) tasks: BTreeMap<TaskId, TaskRecord>,
+    /// Containers of others: an interface each.
+    pub(crate) containers: BTreeMap<EndpointId, Container>,
     pub(crate) ledger: Ledger,
     pub(crate) keys: Keys,
     pub(crate) answers: Answers,

@@ -1,12 +1,16 @@
 //! Whether a spec makes sense by itself, whatever the state.
 
+mod container;
 mod naming;
+
+pub(crate) use container::container;
+pub(crate) use naming::is_name;
 
 use std::net::IpAddr;
 
 use model::{
-    Balance, Driver, DriverConfig, EndpointMode, HealthCheck, Kind, NetworkSpec, Node, Parent, PublishSpec, Refusal,
-    Runtime, ServiceSpec,
+    Balance, Driver, DriverConfig, EndpointMode, HealthCheck, Kind, NetworkSpec, Node, Parent, PublishMode,
+    PublishSpec, Refusal, Runtime, ServiceSpec,
 };
 
 use crate::ports;
@@ -125,7 +129,7 @@ pub(crate) fn mtu(spec: &NetworkSpec) -> Result<Option<u32>, Refusal> {
     }
 }
 
-fn network_name(name: &str) -> Result<(), Refusal> {
+pub(crate) fn network_name(name: &str) -> Result<(), Refusal> {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     if starts_well && name.len() <= MAX_NAME && name.bytes().all(inner) {
@@ -137,16 +141,31 @@ fn network_name(name: &str) -> Result<(), Refusal> {
 
 pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
     service_name(&spec.name)?;
-    replicas(&spec.name, spec.replicas)?;
+    replicas(spec, spec.replicas)?;
     if spec.networks.len() > MAX_NETWORKS {
         let cause = format!("service {:?} asks for {} networks", spec.name, spec.networks.len());
         return Err(invalid(cause, format!("a service has {MAX_NETWORKS} networks at most")));
     }
     naming::service(spec)?;
-    publish(spec)?;
+    publish(&format!("service {:?}", spec.name), &spec.publish)?;
     health(&spec.name, spec.task.health.as_ref())?;
     balance(spec)?;
-    runtime(&spec.name, &spec.task.runtime)
+    if spec.external { external(spec) } else { runtime(&spec.name, &spec.task.runtime) }
+}
+
+/// It runs nothing, so nothing is to be said of what runs.
+fn external(spec: &ServiceSpec) -> Result<(), Refusal> {
+    let Runtime::Exec { argv, .. } = &spec.task.runtime;
+    let what = match () {
+        () if !argv.is_empty() => "a command",
+        () if spec.task.health.is_some() => "a health check",
+        () if spec.publish.iter().any(|port| port.mode == PublishMode::Host) => {
+            "a port of the hosts that run its tasks"
+        }
+        () => return Ok(()),
+    };
+    let cause = format!("service {:?} is external and has {what}", spec.name);
+    Err(invalid(cause, "leave it out, or --external: containers of others serve it, and it runs nothing"))
 }
 
 /// Ports as people write them: `80/tcp`, `8000-8010/udp`.
@@ -157,9 +176,10 @@ pub(crate) fn range(port: &PublishSpec) -> String {
     }
 }
 
-fn publish(spec: &ServiceSpec) -> Result<(), Refusal> {
+/// `whose` is for people.
+fn publish(whose: &str, published: &[PublishSpec]) -> Result<(), Refusal> {
     let ends_well = |first: u16, count: u16| first > 0 && first.checked_add(count - 1).is_some();
-    for (index, port) in spec.publish.iter().enumerate() {
+    for (index, port) in published.iter().enumerate() {
         if port.count == 0 || !ends_well(port.published, port.count) || !ends_well(port.target, port.count) {
             let cause = format!("{port} is no range of ports");
             return Err(invalid(cause, "ports go from 1 to 65535, and both ranges are of one length"));
@@ -168,16 +188,14 @@ fn publish(spec: &ServiceSpec) -> Result<(), Refusal> {
             let cause = format!("no host answers at {}", port.at);
             return Err(invalid(cause, "give an address or an interface of the hosts, or none for all of them"));
         }
-        if let Some(other) = spec.publish[..index].iter().find(|other| other.overlaps(port)) {
-            let cause =
-                format!("service {:?} publishes port {} twice, as {other} and as {port}", spec.name, range(port));
+        if let Some(other) = published[..index].iter().find(|other| other.overlaps(port)) {
+            let cause = format!("{whose} publishes port {} twice, as {other} and as {port}", range(port));
             return Err(invalid(cause, "publish each port once"));
         }
     }
-    let all: usize = spec.publish.iter().map(|port| usize::from(port.count)).sum();
+    let all: usize = published.iter().map(|port| usize::from(port.count)).sum();
     if all > MAX_PUBLISHED {
-        let cause = format!("service {:?} publishes {all} ports", spec.name);
-        return Err(invalid(cause, format!("a service publishes {MAX_PUBLISHED} ports at most")));
+        return Err(invalid(format!("{whose} publishes {all} ports"), format!("publish {MAX_PUBLISHED} at most")));
     }
     Ok(())
 }
@@ -222,7 +240,12 @@ fn service_name(name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-pub(crate) fn replicas(service: &str, replicas: u32) -> Result<(), Refusal> {
+pub(crate) fn replicas(spec: &ServiceSpec, replicas: u32) -> Result<(), Refusal> {
+    let service = &spec.name;
+    if spec.external && replicas > 0 {
+        let cause = format!("service {service:?} is external: only containers of others serve it");
+        return Err(invalid(cause, "attach containers that name it as their service, or make another service"));
+    }
     if replicas <= MAX_REPLICAS {
         return Ok(());
     }

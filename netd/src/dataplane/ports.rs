@@ -131,11 +131,7 @@ fn in_use(config: &NodeConfig, record: &PublishedConfig, (protocol, address): (P
     let cause = format!("port {}/{protocol} of host {host} is in use by another program", address.port());
     let next = "stop that program (`ss -lntup` names it), or publish at another port";
     let reason = format!("{cause}, so this host does not lead callers to tasks there; next: {next}");
-    Failure {
-        object: format!("published port {} of service {}", record.spec, record.service_name),
-        reason,
-        sandbox: None,
-    }
+    Failure { object: format!("published port {} of {}", record.spec, record.owner), reason, sandbox: None }
 }
 
 /// `None`: all of them.

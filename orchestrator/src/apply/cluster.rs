@@ -10,7 +10,7 @@ use model::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    apply::{network, task},
+    apply::{container, network, task},
     state::State,
     validate,
 };
@@ -61,7 +61,10 @@ fn refuse_misfit(state: &State, node: &Node) -> Result<(), Refusal> {
             Driver::Overlay => network.subnets.iter().any(|lease| lease.subnet.contains(*address)),
             // There only an address that was given out is in the way.
             Driver::Macvlan | Driver::Ipvlan => {
-                matches!(state.ledger.holder(network.id, *address), Some(Owner::Slot(..) | Owner::Vip(_)))
+                matches!(
+                    state.ledger.holder(network.id, *address),
+                    Some(Owner::Slot(..) | Owner::Vip(_) | Owner::Container(_))
+                )
             }
         };
         if let Some(address) = [node.vtep, node.address.ip()].iter().find(|address| holds(address)) {
@@ -107,10 +110,11 @@ pub(super) fn set_balancer(state: &mut State, node: &str, balancer: Engine) -> R
     Ok(Outcome::Node(id))
 }
 
-/// Nothing will ever be heard of its tasks again: they are given up, which frees their slots.
+/// Nothing will ever be heard of its tasks and containers again: they are given up, which frees slots and addresses.
 pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Response {
     let hostname = known(state, node)?.hostname.clone();
     state.nodes.remove(&node);
+    container::detach_all(state, node);
     for network in state.networks.keys() {
         state.ledger.release(*network, Owner::Node(node));
     }

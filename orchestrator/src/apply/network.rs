@@ -1,17 +1,18 @@
 //! Networks: made with their subnets and VNI, removed when nothing uses them.
 
+use ipam::Owner;
 use model::{
     EpochKey, Kind, Millis, Network, NetworkId, NetworkSpec, Node, Outcome, Refusal, Response, Subnet, SubnetSpec, Vni,
 };
 
 use crate::{capability, keys, lookup::same_name, state::State, validate};
 
+/// The label of networks that are yet to be named, with the value `true`.
+const UNNAMED: &str = "netd.unnamed";
+
 pub(super) fn create(state: &mut State, now: Millis, spec: NetworkSpec, chance: Option<EpochKey>) -> Response {
     validate::network(&spec)?;
-    if let Some(other) = state.networks.values().find(|network| same_name(&network.spec.name, &spec.name)) {
-        let cause = format!("there already is a network {:?}", other.spec.name);
-        return Err(Refusal::new(Kind::Conflict, cause, "use another name, or remove that one first"));
-    }
+    refuse_taken(state, &spec.name, None)?;
     capability::check(state, &spec)?;
     let vni = next_vni(state)?;
     let wanted = wanted_subnets(state, &spec)?;
@@ -38,12 +39,47 @@ pub(super) fn remove(state: &mut State, network: &str) -> Response {
         };
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
+    let containers = state.containers.values().filter(|container| container.network == id);
+    let containers: Vec<String> = containers.map(|container| state.describe(Owner::Container(container.id))).collect();
+    if !containers.is_empty() {
+        let cause = format!("network {network:?} is used by {}", containers.join(", "));
+        return Err(Refusal::new(Kind::Precondition, cause, "remove these containers first, where they run"));
+    }
     state.ledger.remove_network(id)?;
     state.networks.remove(&id);
     if !state.networks.values().any(|network| network.spec.encrypted) {
         state.keys.clear();
     }
     Ok(Outcome::Network(id))
+}
+
+/// Gives a network the name that it was made without. It has the label of these until then.
+pub(super) fn name(state: &mut State, network: &str, name: String) -> Response {
+    let id = state.find_network(network)?;
+    validate::network_name(&name)?;
+    let is_unnamed = |network: &&Network| network.spec.labels.get(UNNAMED).is_some_and(|value| value == "true");
+    let found = state.networks.get(&id).filter(is_unnamed).ok_or_else(|| {
+        let cause = format!("network {network:?} has its name");
+        Refusal::new(Kind::Precondition, cause, "make another network with the other name")
+    })?;
+    refuse_taken(state, &name, Some(found.id))?;
+    state.ledger.rename(id, &name);
+    if let Some(network) = state.networks.get_mut(&id) {
+        network.spec.labels.remove(UNNAMED);
+        network.spec.name = name;
+    }
+    Ok(Outcome::Network(id))
+}
+
+fn refuse_taken(state: &State, name: &str, own: Option<NetworkId>) -> Result<(), Refusal> {
+    let mut others = state.networks.values().filter(|network| Some(network.id) != own);
+    match others.find(|network| same_name(&network.spec.name, name)) {
+        None => Ok(()),
+        Some(other) => {
+            let cause = format!("there already is a network {:?}", other.spec.name);
+            Err(Refusal::new(Kind::Conflict, cause, "use another name, or remove that one first"))
+        }
+    }
 }
 
 /// Lets every node hold those of its addresses that lie on a LAN of our networks: no endpoint is to get them.

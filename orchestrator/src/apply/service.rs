@@ -66,7 +66,7 @@ pub(super) fn scale(state: &mut State, service: &str, replicas: u32) -> Response
     if record.service.removing {
         return Err(taken(&record.service));
     }
-    validate::replicas(&record.service.spec.name, replicas)?;
+    validate::replicas(&record.service.spec, replicas)?;
     let (index, surge) = (state.index, record.surge);
     hold_slots(state, id, replicas.saturating_add(surge))?;
     if let Some(record) = state.services.get_mut(&id) {
@@ -124,6 +124,7 @@ fn refuse_other(record: &ServiceRecord, spec: &ServiceSpec) -> Result<(), Refusa
     let what = match () {
         () if old.name != spec.name => "name",
         () if networks(old) != networks(spec) => "networks",
+        () if old.external != spec.external => "kind",
         () if old.endpoint_mode != spec.endpoint_mode => "endpoint mode",
         () if !ports_of_hosts(old).eq(ports_of_hosts(spec)) => "published ports with mode=host",
         () if record.service.networks.is_empty() && !spec.publish.is_empty() => {

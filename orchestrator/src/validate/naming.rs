@@ -53,6 +53,11 @@ fn is_label(text: &str) -> bool {
     whole && (1..=MAX_NAME).contains(&text.len())
 }
 
+/// What a container can be called: one DNS label that is not reserved. Docker's names may have underscores.
+pub(crate) fn is_name(text: &str) -> bool {
+    is_label(&text.replace('_', "x")) && !text.eq_ignore_ascii_case("tasks")
+}
+
 fn stack(stack: &str) -> Result<(), Refusal> {
     label("stack name", stack)?;
     if stack.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -62,7 +67,7 @@ fn stack(stack: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn ports(ports: &[NamedPort]) -> Result<(), Refusal> {
+pub(super) fn ports(ports: &[NamedPort]) -> Result<(), Refusal> {
     if ports.len() > MAX_PORTS {
         return Err(invalid(format!("{} named ports are too many", ports.len()), format!("give {MAX_PORTS} at most")));
     }

@@ -62,6 +62,25 @@ pub fn service(name: &str, replicas: u32, networks: &[&str]) -> ServiceSpec {
     ServiceSpec { replicas, networks, ..ServiceSpec::new(name, task) }
 }
 
+/// What a CNI runtime calls an interface on h`node`.
+pub fn key(node: u64, id: &str) -> ContainerKey {
+    ContainerKey { node: NodeId(node), runtime: ContainerRuntime::Cni, id: id.to_owned() }
+}
+
+/// Wishes for an address of each family; it is nowhere yet.
+pub fn spec(node: u64, id: &str, network: &str) -> ContainerSpec {
+    let any = AddressWish { wanted: true, exact: None };
+    let (sandbox, traits) = (None, None);
+    let (key, network) = (key(node, id), network.to_owned());
+    ContainerSpec { key, network, ipv4: any, ipv6: any, mac: None, sandbox, left: false, traits }
+}
+
+/// The first that is at this path.
+pub fn sandbox(name: &str, interface: &str) -> Sandbox {
+    let (identity, interface) = (Some("boot/1".to_owned()), Some(interface.to_owned()));
+    Sandbox { path: format!("/run/netns/{name}"), identity, interface }
+}
+
 /// Log position and remembered answers aside: what a refusal must not change.
 pub fn content(state: &State) -> serde_json::Value {
     let mut value: serde_json::Value = serde_json::from_slice(&state.snapshot()).unwrap();
@@ -130,6 +149,13 @@ impl Cluster {
     pub fn create_service(&mut self, spec: ServiceSpec) -> ServiceId {
         let Outcome::Service(id) = self.apply(Command::CreateService { spec }) else { panic!("no service") };
         id
+    }
+
+    #[track_caller]
+    pub fn attach(&mut self, spec: ContainerSpec) -> Container {
+        let outcome = self.apply(Command::AttachContainer { spec: Box::new(spec) });
+        let Outcome::Container(container) = outcome else { panic!("no container") };
+        *container
     }
 
     /// The network of this name.

@@ -4,6 +4,7 @@
 
 mod answer;
 mod cluster;
+mod container;
 mod draining;
 mod fixture;
 mod keys;

@@ -39,7 +39,7 @@ fn every_host_has_part_in_what_is_published_on_all_and_learns_no_more_than_it_ta
     cluster.converge();
     let web = cluster.state.view(NodeId(1)).published.into_values().next().unwrap();
     let servers: Vec<String> = web.real_servers.keys().map(ToString::to_string).collect();
-    assert_eq!((servers.len(), web.service_name.as_str()), (2, "web"));
+    assert_eq!((servers.len(), web.owner.as_str()), (2, "service web"));
     for node in [1, 2, 3] {
         let view = cluster.state.view(NodeId(node));
         assert_eq!(view.published.values().collect::<Vec<_>>(), [&web], "h{node}");

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use ipam::{IpamError, Ledger, Owner};
-use model::{Kind, NetworkId, Refusal, ServiceId, Subnet, SubnetSpec};
+use model::{AddressWish, EndpointId, Kind, NetworkId, Refusal, ServiceId, Subnet, SubnetSpec};
 
 const NET: NetworkId = NetworkId(1);
 const WEB: ServiceId = ServiceId(9);
@@ -158,6 +158,31 @@ fn default_subnets_are_the_lowest_free_ones() {
     assert_eq!(defaults(&ledger, &[])[0], subnet("10.0.0.0/24"));
     ledger.add_network(NET, "net", &specs(&["10.0.0.0/8"])).unwrap();
     assert_eq!(ledger.default_subnets(&[]).unwrap_err(), IpamError::PoolsExhausted("10.0.0.0/8".to_owned()));
+}
+
+#[test]
+fn an_address_by_name_may_lie_beside_the_range_and_rests_once_released() {
+    let (mut ledger, network) = (Ledger::new([7; 5]), NetworkId(1));
+    let range = Some("10.0.9.16/28".parse().unwrap());
+    ledger
+        .add_network(network, "net", &[SubnetSpec { subnet: "10.0.9.0/24".parse().unwrap(), gateway: None, range }])
+        .unwrap();
+    let container = |number| Owner::Container(EndpointId(number));
+    let wish = |last| [AddressWish { wanted: true, exact: last }, AddressWish::default()];
+    let exactly = |last: u8| wish(Some(IpAddr::from([10, 0, 9, last])));
+    for (number, last) in [(1, 200), (2, 16)] {
+        assert_eq!(ledger.grant(network, container(number), exactly(last)), Ok(vec![[10, 0, 9, last].into()]));
+        assert!(matches!(ledger.grant(network, container(3), exactly(last)), Err(IpamError::Held { .. })));
+    }
+    assert!(matches!(
+        ledger.grant(network, container(3), exactly(1)),
+        Err(IpamError::Held { holder: Owner::Gateway, .. })
+    ));
+    for last in [0, 255] {
+        assert!(matches!(ledger.grant(network, container(3), exactly(last)), Err(IpamError::Outside { .. })));
+    }
+    assert!(ledger.release(network, container(1)) && ledger.release(network, container(2)));
+    assert_eq!(ledger.grant(network, container(3), wish(None)), Ok(vec![[10, 0, 9, 17].into()]));
 }
 
 #[test]

@@ -10,12 +10,13 @@ use model::*;
 use orchestrator::State;
 use proptest::prelude::*;
 
-use crate::fixture::{Cluster, network, node, report, service};
+use crate::fixture::{Cluster, key, network, node, report, sandbox, service, spec};
 
 const NODES: u64 = 4;
 const NETWORKS: [(&str, &[&str]); 3] =
     [("net", &["10.0.9.0/24", "fd00:9::/64"]), ("small", &["10.0.8.0/29"]), ("auto", &[])];
 const SERVICES: [&str; 3] = ["web", "db", "shell"];
+const CONTAINERS: [&str; 4] = ["c1", "c2", "c3", "c4"];
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -42,8 +43,97 @@ enum Event {
     /// One of the tasks on this node ends by itself.
     End(u64, prop::sample::Index, TaskState),
     Pass(Millis),
+    Attach(Box<Attach>),
+    Detach(u64, usize),
     /// Some of what `step` asks for is applied; the rest is lost with the leader.
     Step(usize),
+}
+
+/// What a runtime asks for.
+#[derive(Clone, Debug)]
+struct Attach {
+    node: u64,
+    id: usize,
+    net: usize,
+    /// The last byte of the IPv4 address that it is to have.
+    exact: Option<u8>,
+    /// Of IPv4 and of IPv6.
+    wanted: (bool, bool),
+    /// In one of two namespaces that its path has led to.
+    sandbox: Option<bool>,
+    left: bool,
+    service: Option<usize>,
+    unready: bool,
+    port: Option<u16>,
+}
+
+impl Attach {
+    fn any() -> impl Strategy<Value = Self> {
+        let who = (1..=NODES, 0..CONTAINERS.len(), 0..NETWORKS.len());
+        let wish = (prop::option::of(1..9u8), any::<(bool, bool)>());
+        let place = (prop::option::of(any::<bool>()), prop::bool::weighted(0.1));
+        let traits = (prop::option::of(0..SERVICES.len()), any::<bool>(), prop::option::of(80..83u16));
+        (who, wish, place, traits).prop_map(|(who, wish, place, traits)| Self {
+            node: who.0,
+            id: who.1,
+            net: who.2,
+            exact: wish.0,
+            wanted: wish.1,
+            sandbox: place.0,
+            left: place.1,
+            service: traits.0,
+            unready: traits.1,
+            port: traits.2,
+        })
+    }
+
+    fn command(self) -> Command {
+        let id = CONTAINERS[self.id];
+        let net = [9, 8, 0][self.net];
+        let exact = self.exact.map(|last| IpAddr::from([10, 0, net, last]));
+        let identity = |second: bool| Some(if second { "boot/2" } else { "boot/1" }.to_owned());
+        // Two containers are in each namespace.
+        let path = CONTAINERS[self.id / 2];
+        let placed = |second| Sandbox { identity: identity(second), ..sandbox(path, &format!("eth{}", self.id % 2)) };
+        let port = |published| PublishSpec {
+            published,
+            target: 80,
+            count: 1,
+            protocol: Protocol::Tcp,
+            mode: PublishMode::Host,
+            at: PublishAt::Everywhere,
+            allow: Vec::new(),
+        };
+        let traits = ContainerTraits {
+            name: id.to_owned(),
+            service: self.service.map(|index| SERVICES[index].to_owned()),
+            unready: self.unready,
+            publish: self.port.map(port).into_iter().collect(),
+            ..ContainerTraits::default()
+        };
+        Command::AttachContainer {
+            spec: Box::new(ContainerSpec {
+                ipv4: AddressWish { wanted: self.wanted.0, exact },
+                ipv6: AddressWish { wanted: self.wanted.1, exact: None },
+                sandbox: self.sandbox.map(placed).filter(|_| !self.left),
+                left: self.left,
+                traits: Some(traits),
+                ..spec(self.node, id, NETWORKS[self.net].0)
+            }),
+        }
+    }
+}
+
+/// A network that containers may attach to.
+fn attachable(net: usize) -> NetworkSpec {
+    NetworkSpec { attachable: true, ..network(NETWORKS[net].0, NETWORKS[net].1) }
+}
+
+/// h1 is a manager; there is `net`.
+fn begin() -> Cluster {
+    let mut cluster = Cluster::of(NODES);
+    cluster.create_network(attachable(0));
+    cluster
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -74,6 +164,8 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (node(), 0..2u32).prop_map(|(node, connections)| Event::Agent(node, connections)),
         3 => (node(), any::<prop::sample::Index>(), end).prop_map(|(node, which, end)| Event::End(node, which, end)),
         1 => (0..8_000u64).prop_map(Event::Pass),
+        5 => Attach::any().prop_map(|attach| Event::Attach(Box::new(attach))),
+        2 => (node(), 0..CONTAINERS.len()).prop_map(|(node, id)| Event::Detach(node, id)),
         8 => (1..40usize).prop_map(Event::Step),
     ]
 }
@@ -81,7 +173,7 @@ fn event() -> impl Strategy<Value = Event> {
 fn act(cluster: &mut Cluster, event: &Event, witness: &mut Witness) {
     let owned = |name: &str| name.to_owned();
     let command = match event.clone() {
-        Event::CreateNetwork(net) => Command::CreateNetwork { spec: network(NETWORKS[net].0, NETWORKS[net].1) },
+        Event::CreateNetwork(net) => Command::CreateNetwork { spec: attachable(net) },
         Event::RemoveNetwork(net) => Command::RemoveNetwork { network: owned(NETWORKS[net].0) },
         Event::CreateService { name, replicas, networks, mode } => {
             let networks: Vec<&str> = networks.iter().map(|net| NETWORKS[*net].0).collect();
@@ -100,6 +192,8 @@ fn act(cluster: &mut Cluster, event: &Event, witness: &mut Witness) {
         Event::Availability(node, availability) => Command::SetAvailability { node: format!("h{node}"), availability },
         Event::RemoveNode(node) => Command::RemoveNode { node: NodeId(node) },
         Event::Admit(number) => Command::Admit { node: node(number, Role::Worker) },
+        Event::Attach(attach) => attach.command(),
+        Event::Detach(node, id) => Command::DetachContainers { keys: vec![key(node, CONTAINERS[id])] },
         Event::Pass(time) => return cluster.now += time,
         Event::Agent(node, connections) => return catch_up(cluster, node, connections, witness),
         Event::End(node, which, end) => return end_one(cluster, node, which, end),
@@ -216,8 +310,27 @@ fn check(cluster: &Cluster, seen: &mut Seen) {
         let should_run = !task.state.is_terminal() && task.desired_state == TaskState::Running;
         assert!(!should_run || wanted.insert(task.name.clone()), "two runs of {} should run", task.name);
     }
-    for node in 1..=NODES {
-        check_view(&cluster.state.view(NodeId(node)));
+    let views: Vec<NodeConfig> = (1..=NODES).map(|node| cluster.state.view(NodeId(node))).collect();
+    views.iter().for_each(check_view);
+    check_containers(cluster, &views);
+}
+
+/// An interface of a container that is somewhere is in its host's view, and in no other's as one of its own.
+fn check_containers(cluster: &Cluster, views: &[NodeConfig]) {
+    let mut addresses: BTreeSet<(NetworkId, IpAddr)> = BTreeSet::new();
+    for node in cluster.state.nodes().keys() {
+        let Answer::Containers(here) = cluster.state.answer(None, &Query::Containers(node.to_string())).unwrap() else {
+            panic!("no containers")
+        };
+        for container in here {
+            let is_new = container.addresses.iter().all(|address| addresses.insert((container.network, *address)));
+            assert!(is_new && !container.addresses.is_empty(), "{} shares an address, or has none", container.key);
+            for view in views {
+                let mut joints = view.containers.values().flat_map(|found| &found.endpoints);
+                let is_inside = joints.any(|joint| joint.id == container.id);
+                assert_eq!(is_inside, view.node == *node && container.sandbox.is_some(), "{}", container.key);
+            }
+        }
     }
 }
 
@@ -234,6 +347,10 @@ fn check_view(view: &NodeConfig) {
             assert!(addresses.contains(&(*network, *server)), "real server {server} is no endpoint");
         }
         assert!(service.vips.iter().all(|vip| !addresses.contains(&(*network, *vip))));
+    }
+    for (id, container) in &view.containers {
+        let is_there = |joint: &ContainerEndpoint| view.endpoints.get(&joint.id).is_some_and(|of| of.sandbox == *id);
+        assert!(container.endpoints.iter().all(is_there), "what is in {} is no endpoint", container.path);
     }
     let changed = NodeConfig::empty(view.node).apply(&view.snapshot());
     assert_eq!(changed.as_ref(), Ok(view), "a view travels whole");
@@ -269,7 +386,7 @@ proptest! {
     fn whatever_happens_addresses_are_owned_once_and_tasks_never_move_back(
         events in prop::collection::vec(event(), 1..120),
     ) {
-        let (mut cluster, mut seen) = (Cluster::with_network(NODES), Seen::new());
+        let (mut cluster, mut seen) = (begin(), Seen::new());
         let mut witness = Witness::default();
         for event in &events {
             act(&mut cluster, event, &mut witness);
@@ -286,6 +403,9 @@ proptest! {
         }
         cluster.converge();
         prop_assert_eq!(services(&cluster), vec![]);
+        for node in 1..=NODES {
+            cluster.apply(Command::DetachContainers { keys: CONTAINERS.map(|id| key(node, id)).to_vec() });
+        }
         for (name, _) in NETWORKS {
             drop(cluster.send(Command::RemoveNetwork { network: name.to_owned() }));
         }
@@ -296,7 +416,7 @@ proptest! {
     fn replicas_and_restored_snapshots_go_the_same_way(
         events in prop::collection::vec(event(), 1..80), cut in 0..200usize,
     ) {
-        let mut cluster = Cluster::with_network(NODES);
+        let mut cluster = begin();
         let mut witness = Witness::default();
         events.iter().for_each(|event| act(&mut cluster, event, &mut witness));
         let mut replica = State::default();

@@ -537,6 +537,8 @@ mod tests {
             "swarmctl node update h1",
             "swarmctl node update --balancer haproxy h1",
             "swarmctl service create --name web --lb fastest -- a",
+            "swarmctl service create --name web --external -- a",
+            "swarmctl service create --name web --external --replicas 1",
             "swarmctl token boss",
             "swarmctl lab up --hosts 0",
             "swarmctl lab exec web -- true",

@@ -98,6 +98,9 @@ pub struct ServiceCreate {
     /// How many tasks run.
     #[arg(long, default_value_t = 1)]
     pub replicas: u32,
+    /// It runs nothing: containers of others serve it, those that name it as their service and are on its network.
+    #[arg(long, conflicts_with_all = ["replicas", "argv", "env", "rootfs"])]
+    pub external: bool,
     /// A network to attach to, with further names there if wanted: name=net,alias=db,alias=pg. The first carries the way
     /// out. Services may share an alias: it leads to all of them.
     #[arg(long = "network", value_name = "NETWORK|name=NETWORK,alias=ALIAS", value_parser = attachment)]
@@ -177,7 +180,7 @@ pub struct ServiceCreate {
     #[arg(short, long)]
     pub quiet: bool,
     /// Program and arguments.
-    #[arg(last = true, required = true, value_name = "ARGV")]
+    #[arg(last = true, required_unless_present = "external", value_name = "ARGV")]
     pub argv: Vec<String>,
 }
 

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use model::{Command, Kind, NetworkInfo, NetworkSpec, Outcome, Query, Refusal, Subnet, SubnetLease, SubnetSpec};
+use model::{
+    Command, EndpointInfo, Kind, NetworkInfo, NetworkSpec, Outcome, Query, Refusal, Subnet, SubnetLease, SubnetSpec,
+};
 
 use super::{collect, each, peers::peers, verify::verify};
 use crate::{
@@ -24,6 +26,9 @@ pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
         NetworkVerb::Inspect { inspection, peers: false } => {
             let (networks, code) = collect(&inspection.names, |name| daemon.networks(Query::Network(name))).await?;
             print(&networks, inspection.output)?;
+            if inspection.output == Format::Table {
+                print_endpoints(&networks)?;
+            }
             Ok(code)
         }
         NetworkVerb::RotateKey => {
@@ -66,6 +71,26 @@ fn print(networks: &[NetworkInfo], format: Format) -> Result<()> {
         .column("VNI", |network| network.vni.to_string())
         .column("SUBNETS", |network| subnets(&network.subnets))
         .print(format)
+}
+
+/// What each endpoint belongs to.
+fn print_endpoints(networks: &[NetworkInfo]) -> Result<()> {
+    let of = |network: &NetworkInfo| {
+        let name = network.name.clone();
+        network.endpoints.clone().into_iter().map(move |endpoint| (name.clone(), endpoint))
+    };
+    let endpoints: Vec<(String, EndpointInfo)> = networks.iter().flat_map(of).collect();
+    if endpoints.is_empty() {
+        return Ok(());
+    }
+    output::print("")?;
+    List::of(&endpoints)
+        .column("NETWORK", |(network, _)| network.clone())
+        .column("KIND", |(_, endpoint)| endpoint.kind.clone())
+        .column("NAME", |(_, endpoint)| endpoint.name.clone())
+        .column("NODE", |(_, endpoint)| endpoint.node.clone())
+        .column("ADDRESSES", |(_, endpoint)| output::join(&endpoint.addresses))
+        .print(Format::Table)
 }
 
 fn spec(create: NetworkCreate) -> Result<NetworkSpec, Refusal> {

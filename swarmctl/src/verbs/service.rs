@@ -48,7 +48,7 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
 
 async fn create(daemon: &Daemon, create: ServiceCreate) -> Result<u8> {
     let (name, watched) = (create.name.clone(), !create.detach && !create.quiet);
-    let detach = create.detach;
+    let detach = create.detach || create.external;
     if let Outcome::Service(id) = daemon.propose(Command::CreateService { spec: spec(create)? }).await? {
         output::print(&id.to_string())?;
     }
@@ -139,6 +139,7 @@ fn replicas(service: &ServiceInfo) -> String {
     let ServiceInfo { running, replicas, removing, update, .. } = service;
     match update {
         _ if *removing => format!("{running}/0 removing"),
+        _ if service.spec.external => "external".to_owned(),
         Some(update) if update.paused => format!("{running}/{replicas} paused, {} updated", update.updated),
         Some(update) => format!("{running}/{replicas}, {} updated", update.updated),
         None => format!("{running}/{replicas}"),
@@ -160,7 +161,8 @@ fn spec(create: ServiceCreate) -> Result<ServiceSpec> {
     let dns = DnsConfig { servers: create.dns, search: create.dns_search, options: create.dns_option };
     let task = TaskSpec { restart, dns, stop_grace: create.stop_grace_period.0, ..TaskSpec::new(runtime) };
     let mut spec = ServiceSpec {
-        replicas: create.replicas,
+        replicas: if create.external { 0 } else { create.replicas },
+        external: create.external,
         networks: create.networks,
         stack: create.stack,
         ports: create.ports,

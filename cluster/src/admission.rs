@@ -151,11 +151,16 @@ fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
     }
 }
 
-/// What a member may not propose: the cluster's own commands, and, for a worker, what would make it a manager.
+const OTHERS_CONTAINER: &str = "a host attaches and detaches containers of its own only";
+
+/// What a member may not propose: the cluster's own commands, containers of another host, and, for a worker, what would
+/// make it a manager.
 fn forbidden(from: PeerIdentity, command: &Command) -> Option<Refusal> {
     use Command::*;
     let cause = match command {
         RotateToken { .. } if from.role == Role::Worker => "a worker may not replace a join token",
+        AttachContainer { spec } if spec.key.node != from.node => OTHERS_CONTAINER,
+        DetachContainers { keys } if keys.iter().any(|key| key.node != from.node) => OTHERS_CONTAINER,
         Bootstrap { .. }
         | Admit { .. }
         | SetNodeStatus { .. }

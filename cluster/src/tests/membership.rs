@@ -1,7 +1,7 @@
 //! Who gets in, who leads, and that requests are carried out once whatever dies.
 
 use api::Proposal;
-use model::{Answer, Command, Kind, NodeId, Query, RequestId, Role, Secret};
+use model::{Answer, Command, ContainerKey, ContainerRuntime, Kind, NodeId, Query, RequestId, Role, Secret};
 use tonic::Code;
 
 use super::*;
@@ -212,13 +212,17 @@ async fn refused_by(from: &Node, to: &Node) -> Option<Code> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_may_not_raise_itself() {
+async fn a_worker_may_neither_raise_itself_nor_detach_what_is_on_other_hosts() {
     let mut lab = Lab::new(1).await;
     let worker = lab.join(Role::Worker).await;
     let refusal = worker.query(Query::Token(Role::Manager)).await.unwrap_err();
     assert_eq!(refusal.kind, Kind::Denied);
     let command = Command::RotateToken { role: Role::Manager, secret: Secret::new(rand::random()) };
     let refusal = worker.propose(Proposal { request: RequestId(1), command }).await.unwrap_err();
+    assert_eq!(refusal.kind, Kind::Denied);
+    let key = ContainerKey { node: lab.at(0).node(), runtime: ContainerRuntime::Docker, id: "web".to_owned() };
+    let command = Command::DetachContainers { keys: vec![key] };
+    let refusal = worker.propose(Proposal { request: RequestId(2), command }).await.unwrap_err();
     assert_eq!(refusal.kind, Kind::Denied);
     lab.end().await;
 }

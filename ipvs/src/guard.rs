@@ -155,18 +155,8 @@ pub fn passed_on(ruleset: Ruleset, questions: &[PassedOn]) -> Ruleset {
         return ruleset;
     }
     let rule = |version| {
-        let transports = Set::values(&[Type::Protocol], [IPPROTO_UDP, IPPROTO_TCP].map(|code| Key::of(&[&[code]])));
-        let transports = Expression::Match { set: SetRef::Anonymous(transports), from: 0, invert: false };
-        let question = Rule::new().version(version).with(Expression::Meta { key: Meta::L4proto, into: 0 });
-        let question = question.with(transports).transport(2, 2, 0).compare(Comparison::Equal, &DNS_PORT.to_be_bytes());
-        let port = names::RESOLVER_PORT.to_be_bytes().to_vec();
-        // Behind the address, which has up to four registers.
-        question
-            .load_link_in(0)
-            .destination(version, 4)
-            .map(set_names(version).asked)
-            .with(Expression::Immediate { into: 4, value: port })
-            .with(Expression::Nat { kind: Nat::Destination, version, address: 0, ports: Some((4, 4)) })
+        let question = question(version).load_link_in(0).destination(version, 4);
+        to_resolver(question.map(set_names(version).asked), version)
     };
     let chain = Chain::base(Kind::Nat, Hook::Prerouting, TRANSLATE_QUESTIONS, Ip::BOTH.map(rule).to_vec());
     Ip::BOTH.into_iter().fold(ruleset.chain("passed-on", chain), |ruleset, version| {
@@ -174,6 +164,32 @@ pub fn passed_on(ruleset: Ruleset, questions: &[PassedOn]) -> Ruleset {
         let elements = of_version.map(|to| (Key::of(&[&Key::link(&to.link), &octets(to.asked)]), octets(to.resolver)));
         ruleset.set(set_names(version).asked, Set::map(&[Type::Link, version.into()], version.into(), elements))
     })
+}
+
+/// For a container on a LAN whose engine passes its questions on to these: they are led to the resolver inside. It has no
+/// address of IPv6.
+pub fn passed_on_inside(asked: impl Iterator<Item = IpAddr>) -> Ruleset {
+    let rule = question(Ip::V4).destination(Ip::V4, 0).in_set(set_names(Ip::V4).asked);
+    let rule = to_resolver(rule.constant(&names::RESOLVER.octets()), Ip::V4);
+    let asked = asked.filter(IpAddr::is_ipv4).map(Key::address);
+    Ruleset::new(Family::Inet, names::TABLE)
+        .chain("passed-on", Chain::base(Kind::Nat, Hook::Output, TRANSLATE_QUESTIONS, vec![rule]))
+        .set(set_names(Ip::V4).asked, Set::values(&[Type::Ipv4], asked))
+}
+
+/// What is asked at port 53.
+fn question(version: Ip) -> Rule {
+    let transports = Set::values(&[Type::Protocol], [IPPROTO_UDP, IPPROTO_TCP].map(|code| Key::of(&[&[code]])));
+    let transports = Expression::Match { set: SetRef::Anonymous(transports), from: 0, invert: false };
+    let rule = Rule::new().version(version).with(Expression::Meta { key: Meta::L4proto, into: 0 }).with(transports);
+    rule.transport(2, 2, 0).compare(Comparison::Equal, &DNS_PORT.to_be_bytes())
+}
+
+/// Leads to the resolver at the address that is loaded.
+fn to_resolver(rule: Rule, version: Ip) -> Rule {
+    // Behind the address, which has up to four registers.
+    let port = Expression::Immediate { into: 4, value: names::RESOLVER_PORT.to_be_bytes().to_vec() };
+    rule.with(port).with(Expression::Nat { kind: Nat::Destination, version, address: 0, ports: Some((4, 4)) })
 }
 
 /// For a sandbox on a LAN: what is asked at port 53 of the resolver's address gets to the port that it listens at, and

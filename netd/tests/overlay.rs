@@ -17,8 +17,8 @@ use std::{
 
 use model::{
     Bandwidth, ContainerConfig, ContainerEndpoint, ContainerRuntime, DriverConfig, EndpointConfig, EndpointId, Mac,
-    NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Role, Runtime, SandboxId, ServiceId, SubnetLease,
-    TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta, Vni, names::Namespace,
+    MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Role, Runtime, SandboxId, ServiceId,
+    SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta, Vni, names::Namespace,
 };
 use netd::dataplane::{self, namespace};
 use tokio::sync::watch;
@@ -494,6 +494,78 @@ fn containers_of_others_are_attached_and_what_is_theirs_stays() {
     assert!(!host.run("ip -n pod -o link").contains("net1") && !host.run("ip netns").contains("netd-"));
     assert_eq!(theirs(host), before);
     host.run("ip netns del pod");
+    lab.vanish();
+}
+
+#[test]
+fn on_a_lan_a_device_that_a_runtime_has_taken_is_not_made_again() {
+    let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
+    let mut configs = lab.whole();
+    let lan = NetworkId(78);
+    let driver = DriverConfig::Macvlan { parent: "eth0".parse().unwrap(), mode: MacvlanMode::Bridge };
+    let lease = |subnet: &str, gateway: &str| SubnetLease {
+        subnet: subnet.parse().unwrap(),
+        gateway: gateway.parse().unwrap(),
+    };
+    let subnets = vec![lease("198.18.0.0/24", "198.18.0.1"), lease("fd00:78::/64", "fd00:78::1")];
+    let record = NetworkConfig { driver, subnets, vni: Vni::try_from(78).unwrap(), ..network() };
+    for (index, config) in configs.iter_mut().enumerate() {
+        config.tasks.clear();
+        config.networks = BTreeMap::from([(lan, record.clone())]);
+        config.endpoints = (0..2)
+            .map(|index| {
+                let (addresses, sandbox) =
+                    (vec![address(index, "198.18.0."), address(index, "fd00:78::")], SandboxId(1));
+                let mac = Mac::of_endpoint(addresses[0]);
+                (endpoint(index), EndpointConfig { network: lan, node: node(index), sandbox, addresses, mac })
+            })
+            .collect();
+        // The engine of the first host takes the device by itself.
+        let interface = (index == 1).then(|| "net1".to_owned());
+        let container = ContainerConfig {
+            runtime: if index == 0 { ContainerRuntime::Docker } else { ContainerRuntime::Cni },
+            name: "db".to_owned(),
+            path: "/run/netns/pod".to_owned(),
+            identity: None,
+            endpoints: vec![ContainerEndpoint { id: endpoint(index), interface, bandwidth: Bandwidth::default() }],
+        };
+        config.containers.insert(SandboxId(1), container);
+    }
+    lab.hosts[1].run("ip netns add pod");
+    lab.settle(&configs);
+    let handed = model::names::handed_link(endpoint(0));
+    let host = &lab.hosts[0];
+    host.wait("the device is there", |host| {
+        host.status().contains("ready=1") && host.run("ip -o link").contains(handed.as_str())
+    });
+    host.run("ip netns add pod");
+    host.run(&format!("ip link set {handed} netns pod name eth0"));
+    for line in ["addr add 198.18.0.11/24 dev eth0", "addr add fd00:78::11/64 dev eth0 nodad", "link set eth0 up"] {
+        host.run(&format!("ip -n pod {line}"));
+    }
+    lab.hosts[1].wait_settled(1);
+    let inside = |host: &Host| File::open(format!("/proc/{}/root/run/netns/pod", host.keeper.0.id())).unwrap();
+    let all = |lab: &Lab| {
+        for (from, to) in [(0, 12), (1, 11)] {
+            assert_answers(&inside(&lab.hosts[from]), &format!("198.18.0.{to}"), 100);
+            assert_answers(&inside(&lab.hosts[from]), &format!("fd00:78::{to}"), 100);
+        }
+        assert!(!lab.hosts[0].run("ip -o link").contains(handed.as_str()), "it was made a second time");
+    };
+    all(&lab);
+    // A new daemon finds it where it is.
+    lab.hosts[0].kill();
+    lab.hosts[0].start();
+    lab.hosts[0].wait_settled(1);
+    all(&lab);
+    for (index, config) in configs.iter_mut().enumerate() {
+        (config.generation, config.containers) = (2, BTreeMap::new());
+        config.endpoints.retain(|_, endpoint| endpoint.node != node(index));
+    }
+    lab.settle(&configs);
+    assert!(!lab.hosts[1].run("ip -n pod -o link").contains("net1"), "ours goes");
+    assert!(lab.hosts[0].run("ip -n pod -o link").contains("eth0"), "what the engine has is the engine's");
+    lab.hosts.iter().for_each(|host| drop(host.run("ip netns del pod")));
     lab.vanish();
 }
 

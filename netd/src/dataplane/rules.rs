@@ -140,7 +140,7 @@ pub fn wanted(
         let led = (!ports.is_empty()).then(|| Led::of(subnets, ports));
         Some((place, Wanted { rulesets, shortcut, services, led, engine, passage: None }))
     });
-    let all = std::iter::once(host).chain(networks).chain(sandboxes(config));
+    let all = std::iter::once(host).chain(networks).chain(sandboxes(config, asked));
     all.map(|(place, wanted)| (place, Arc::new(wanted))).collect()
 }
 
@@ -159,12 +159,17 @@ fn passed_on(config: &NodeConfig, network: NetworkId, asked: &BTreeSet<IpAddr>) 
 }
 
 /// Sandboxes on a LAN have no namespace of ours on their packets' way: they do by themselves.
-fn sandboxes(config: &NodeConfig) -> impl Iterator<Item = (Place, Wanted)> {
+fn sandboxes(config: &NodeConfig, asked: &BTreeSet<IpAddr>) -> impl Iterator<Item = (Place, Wanted)> {
     config.sandboxes_on_lan().map(|sandbox| {
+        let container = config.containers.get(&sandbox);
+        let has_engine = container.is_some_and(|container| container.endpoints.iter().all(|it| it.interface.is_none()));
         let services = Some(Table::of_sandbox(config, sandbox));
         // Without a virtual IP nothing is tracked there, and no rule costs anything.
         let tracks = services.as_ref().is_some_and(|table| !table.services.is_empty());
-        let rulesets = std::iter::once(guard::names()).chain(tracks.then(guard::untracked_names)).collect();
+        let rulesets = match has_engine {
+            true => vec![guard::passed_on_inside(asked.iter().copied())],
+            false => std::iter::once(guard::names()).chain(tracks.then(guard::untracked_names)).collect(),
+        };
         // Their packets come from the namespace itself, where nftables costs those of virtual IPs only.
         let engine = Engine::Nftables;
         let wanted = Wanted { rulesets, shortcut: None, services, led: None, engine, passage: None };

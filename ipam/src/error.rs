@@ -154,7 +154,8 @@ impl From<IpamError> for Refusal {
             IpamError::Held { network, .. } => (
                 Kind::Conflict,
                 format!(
-                    "give another address, or none to get a free one; `swarmctl network inspect {network}` shows who has which"
+                    "give another address, or none to get a free one; `swarmctl network inspect {network}` shows who \
+                     has which"
                 ),
             ),
             IpamError::Other { .. } => {

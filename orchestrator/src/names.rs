@@ -75,7 +75,10 @@ impl Services {
     fn names_of(&self, container: &Container) -> Vec<String> {
         let names = [&container.traits.name, container.traits.short_id()].map(str::to_ascii_lowercase);
         let is_free = |name: &String| !self.0.contains_key(&(container.network, name.clone()));
-        names.into_iter().filter(|name| validate::is_name(name) && is_free(name)).collect()
+        let mut names: Vec<String> =
+            names.into_iter().filter(|name| validate::is_name(name) && is_free(name)).collect();
+        names.dedup();
+        names
     }
 
     fn name_of(&self, container: &Container) -> Option<String> {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use ipam::Owner;
 use model::{
-    Container, Driver, EndpointId, Kind, NetworkId, NodeId, Protocol, PublishAt, PublishMode, PublishSpec, Refusal,
-    ServiceId, ServiceSpec, Task, TaskId,
+    Container, Driver, Kind, NetworkId, NodeId, Protocol, PublishAt, PublishMode, PublishSpec, Refusal, ServiceId,
+    ServiceSpec, Task,
 };
 
 use crate::{record::ServiceRecord, state::State, validate::range};
@@ -57,10 +57,10 @@ pub(crate) fn check_container(state: &State, container: &Container) -> Result<()
         let mut everywhere = everywhere.flat_map(|spec| spec.publish.iter().map(move |other| (spec, other)));
         let by_service = everywhere.find(|(_, other)| other.mode == PublishMode::Ingress && other.overlaps(port));
         let by_service = by_service.map(|(spec, _)| format!("service {:?}", spec.name));
-        let by_task = || holder(state, port, node, None).map(|name| format!("task {name}"));
-        let by_other =
-            || container_at(state, port, node, Some(container.id)).map(|id| state.describe(Owner::Container(id)));
-        match by_service.or_else(by_task).or_else(by_other) {
+        let tasks: Vec<&Task> = state.tasks_on(node).map(|record| &record.task).collect();
+        let by_task = || holder(state, port, &tasks).map(|name| format!("task {name}"));
+        let others = || state.containers.values().filter(|other| other.key.node == node && other.id != container.id);
+        match by_service.or_else(by_task).or_else(|| container_at(state, port, others())) {
             None => Ok(()),
             Some(holder) => {
                 let cause = format!("port {} of {} is taken by {holder}", range(port), state.hostname(node));
@@ -72,24 +72,26 @@ pub(crate) fn check_container(state: &State, container: &Container) -> Result<()
 
 /// A service's port that every host has must not be a container's on any.
 fn is_no_containers(state: &State, port: &PublishSpec) -> Result<(), Refusal> {
-    let nodes = state.nodes.keys().filter(|_| port.mode == PublishMode::Ingress);
-    let Some(id) = nodes.filter_map(|node| container_at(state, port, *node, None)).next() else { return Ok(()) };
-    let cause = format!("port {} is published by {} already", range(port), state.describe(Owner::Container(id)));
+    let containers = state.containers.values().filter(|_| port.mode == PublishMode::Ingress);
+    let Some(holder) = container_at(state, port, containers) else { return Ok(()) };
+    let cause = format!("port {} is published by {holder} already", range(port));
     Err(Refusal::new(Kind::Conflict, cause, "publish at another port or address, or remove that container"))
 }
 
-/// The container on a host, other than `own`, that has such a port.
-fn container_at(state: &State, port: &PublishSpec, node: NodeId, own: Option<EndpointId>) -> Option<EndpointId> {
-    let here = state.containers.values().filter(|container| container.key.node == node && Some(container.id) != own);
-    let mut here = here.filter(|container| container.traits.publish.iter().any(|other| other.overlaps(port)));
-    here.next().map(|container| container.id)
+/// Which of these containers has such a port, for people.
+fn container_at<'a>(
+    state: &State,
+    port: &PublishSpec,
+    mut containers: impl Iterator<Item = &'a Container>,
+) -> Option<String> {
+    let found = containers.find(|container| container.traits.publish.iter().any(|other| other.overlaps(port)))?;
+    Some(state.describe(Owner::Container(found.id)))
 }
 
-/// The task on a host, other than `own`, that has such a port.
-fn holder(state: &State, port: &PublishSpec, node: NodeId, own: Option<TaskId>) -> Option<String> {
-    let others = state.tasks_on(node).map(|record| &record.task).filter(|other| Some(other.id) != own);
-    let mut others = others.filter(|other| host_ports(state, other.service).any(|theirs| theirs.overlaps(port)));
-    others.next().map(Task::name)
+/// Which of these tasks has such a port of its host.
+fn holder(state: &State, port: &PublishSpec, tasks: &[&Task]) -> Option<String> {
+    let has = |task: &&&Task| host_ports(state, task.service).any(|theirs| theirs.overlaps(port));
+    tasks.iter().find(has).map(|task| task.name())
 }
 
 /// What the daemons themselves listen at.
@@ -152,8 +154,12 @@ fn host_ports(state: &State, service: ServiceId) -> impl Iterator<Item = &Publis
 pub(crate) fn taken(state: &State, task: &Task, node: NodeId) -> Option<(String, String)> {
     let mut wanted = host_ports(state, task.service).peekable();
     wanted.peek()?;
-    let by_container = |port| container_at(state, port, node, None).map(|id| state.describe(Owner::Container(id)));
-    let by_any = |port| holder(state, port, node, Some(task.id)).or_else(|| by_container(port));
+    let others: Vec<&Task> =
+        state.tasks_on(node).map(|record| &record.task).filter(|other| other.id != task.id).collect();
+    let containers: Vec<&Container> =
+        state.containers.values().filter(|container| container.key.node == node).collect();
+    let by_container = |port| container_at(state, port, containers.iter().copied());
+    let by_any = |port| holder(state, port, &others).or_else(|| by_container(port));
     wanted.find_map(|port| Some((range(port), by_any(port)?)))
 }
 

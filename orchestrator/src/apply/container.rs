@@ -2,8 +2,8 @@
 
 use ipam::{IpamError, Owner};
 use model::{
-    Container, ContainerKey, ContainerSpec, EndpointId, Kind, Mac, Millis, NetworkId, NodeId, Outcome, Refusal,
-    Response,
+    Container, ContainerKey, ContainerSpec, ContainerTraits, EndpointId, Kind, Mac, Millis, NetworkId, NodeId, Outcome,
+    Refusal, Response,
 };
 
 use crate::{
@@ -59,7 +59,7 @@ fn give_up(state: &mut State, id: EndpointId) {
     }
 }
 
-/// A new one, without any address yet.
+/// A new one, of which nothing is known and that has no address yet.
 fn fresh(state: &State, now: Millis, spec: &ContainerSpec, network: NetworkId) -> Result<Container, Refusal> {
     let found = state.networks.get(&network).ok_or_else(|| outdated(format!("network {network} is gone")))?;
     let name = &found.spec.name;
@@ -75,21 +75,27 @@ fn fresh(state: &State, now: Millis, spec: &ContainerSpec, network: NetworkId) -
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     let (id, key) = (EndpointId(state.peek_id("endpoint")), spec.key.clone());
-    let (addresses, mac, traits) = (Vec::new(), Mac([0; 6]), spec.traits.clone().unwrap_or_default());
+    let (addresses, mac, traits) = (Vec::new(), Mac([0; 6]), ContainerTraits::default());
     Ok(Container { id, key, network, addresses, mac, sandbox: None, traits, created: now })
 }
 
 /// With all that is said of it; its addresses are taken once nothing else can fail.
 fn changed(state: &mut State, mut container: Container, spec: ContainerSpec) -> Result<Container, Refusal> {
-    container.traits = spec.traits.unwrap_or(container.traits);
-    ports::check_container(state, &container)?;
+    if let Some(traits) = spec.traits {
+        let is_other = traits.publish != container.traits.publish;
+        container.traits = traits;
+        if is_other {
+            ports::check_container(state, &container)?;
+        }
+    }
+    let is_new = container.addresses.is_empty();
     let (network, owner) = (container.network, Owner::Container(container.id));
     container.addresses = match state.ledger.grant(network, owner, [spec.ipv4, spec.ipv6]) {
         Ok(addresses) => addresses,
         Err(error) => return Err(refusal(state, &container, error)),
     };
     let Some(&first) = container.addresses.first() else { return Err(nothing_asked(&spec.network)) };
-    let default = if container.mac == Mac([0; 6]) { Mac::of_endpoint(first) } else { container.mac };
+    let default = if is_new { Mac::of_endpoint(first) } else { container.mac };
     container.mac = spec.mac.unwrap_or(default);
     container.sandbox = if spec.left { None } else { spec.sandbox.or(container.sandbox) };
     Ok(container)

@@ -53,12 +53,14 @@ pub(super) fn remove(state: &mut State, network: &str) -> Response {
     Ok(Outcome::Network(id))
 }
 
-/// Gives a network the name that it was made without. It has the label of these until then.
+/// Gives a network the name that it was made without. It has the label of these until then; told twice, it is named once.
 pub(super) fn name(state: &mut State, network: &str, name: String) -> Response {
     let id = state.find_network(network)?;
     validate::network_name(&name)?;
-    let is_unnamed = |network: &&Network| network.spec.labels.get(UNNAMED).is_some_and(|value| value == "true");
-    let found = state.networks.get(&id).filter(is_unnamed).ok_or_else(|| {
+    let may_be = |network: &&Network| {
+        network.spec.name == name || network.spec.labels.get(UNNAMED).is_some_and(|value| value == "true")
+    };
+    let found = state.networks.get(&id).filter(may_be).ok_or_else(|| {
         let cause = format!("network {network:?} has its name");
         Refusal::new(Kind::Precondition, cause, "make another network with the other name")
     })?;

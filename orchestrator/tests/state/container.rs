@@ -452,6 +452,7 @@ fn a_network_without_a_name_gets_one_and_only_one() {
     cluster.apply(name("docker-1", "front"));
     assert_eq!(cluster.network("front"), id);
     assert_eq!(cluster.state.view(NodeId(1)).networks[&id].name, "front");
+    cluster.apply(name(&id.to_string(), "front"));
     assert_eq!(cluster.refuse(name("front", "back")).kind, Kind::Precondition);
     assert_eq!(cluster.refuse(name("net", "other")).kind, Kind::Precondition);
     let full = cluster.refuse(attach(spec(1, "c3", "front")));

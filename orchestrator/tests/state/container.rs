@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use model::*;
+use orchestrator::State;
 
 use crate::fixture::{Cluster, key, network, node, sandbox, service, spec};
 
@@ -473,4 +474,32 @@ fn a_node_may_not_have_the_address_of_a_container() {
     cluster.attach(ContainerSpec { ipv4: exactly("192.168.7.4"), ..spec(1, "c1", "net") });
     let refusal = cluster.refuse(Command::Admit { node: node(4, Role::Worker) });
     assert!(refusal.cause.contains("192.168.7.4"), "{refusal}");
+}
+
+#[test]
+fn the_check_of_the_ledger_finds_a_container_without_its_lease_and_a_lease_without_its_container() {
+    let mut cluster = cluster();
+    let container = cluster.attach(spec(1, "c1", "net"));
+    let mut snapshot: serde_json::Value = serde_json::from_slice(&cluster.state.snapshot()).unwrap();
+    let id = container.id.to_string();
+    let wrong =
+        |snapshot: &serde_json::Value| State::restore(snapshot.to_string().as_bytes()).unwrap().check().join("\n");
+    snapshot["containers"][&id]["addresses"][0] = "10.0.9.200".into();
+    assert!(wrong(&snapshot).contains("holds [10.0.9.200"), "{}", wrong(&snapshot));
+    snapshot["containers"].as_object_mut().unwrap().remove(&id);
+    assert!(wrong(&snapshot).contains(&format!("container/{id} on network")), "{}", wrong(&snapshot));
+}
+
+#[test]
+fn ports_of_a_host_with_a_task_of_the_service_lead_to_its_containers_there_too() {
+    let mut cluster = cluster();
+    cluster.create_service(ServiceSpec { publish: vec![publish(8080)], ..service("web", 1, &["net"]) });
+    cluster.converge();
+    let host = if cluster.task("web.1").node == "h1" { 1 } else { 2 };
+    let near = cluster.attach(placed(host, "c1", member("web", false, "near")));
+    cluster.attach(placed(3, "c2", member("web", false, "far")));
+    let view = cluster.state.view(NodeId(host));
+    let servers: Vec<IpAddr> = view.published.values().flat_map(|port| port.real_servers.keys().copied()).collect();
+    assert_eq!(servers, sorted(&[&cluster.task("web.1").addresses, &near.addresses]));
+    assert!(cluster.state.view(NodeId(3)).published.is_empty(), "no task of it is there");
 }

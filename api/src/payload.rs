@@ -99,16 +99,16 @@ pub enum ContainerRequest {
     Check(Box<CniInterface>),
     /// Gives an interface up. Never refused for not being there.
     Del(CniName),
-    /// Gives up all interfaces on a network but these.
+    /// Gives up all interfaces that one configuration of the runtime's has attached but these.
     Gc {
-        /// The network's name in the plugin's configuration.
-        network: String,
+        /// The configuration's name.
+        configuration: String,
         /// Who lives.
         valid: Vec<CniName>,
     },
     /// Whether `Add` would work.
     Status {
-        /// The network's name in the plugin's configuration.
+        /// The network of the cluster.
         network: String,
     },
 }
@@ -120,6 +120,8 @@ pub struct CniName {
     pub container: String,
     /// `CNI_IFNAME`.
     pub interface: String,
+    /// Its name inside, where the configuration gives it one of its own beside an interface of another plugin's.
+    pub own: Option<String>,
 }
 
 /// An interface that a CNI runtime asks for.
@@ -129,8 +131,10 @@ pub struct CniInterface {
     pub name: CniName,
     /// The network of the cluster.
     pub network: String,
-    /// `CNI_NETNS`, absolute. `None`: only addresses are asked for (an address manager's work).
-    pub sandbox: Option<String>,
+    /// `CNI_NETNS`, absolute.
+    pub sandbox: String,
+    /// Only addresses are asked for (an address manager's work); another plugin makes the interface.
+    pub only_addresses: bool,
     /// These addresses and no others; at most one per family.
     pub addresses: Vec<IpAddr>,
     /// This Ethernet address.
@@ -158,6 +162,8 @@ pub struct Attached {
     pub subnets: Vec<SubnetLease>,
     /// No way out.
     pub internal: bool,
+    /// Where its default routes lead to: a container leaves by the first of its networks that has a way out.
+    pub ways_out: Vec<IpAddr>,
     /// MTU of the interface in bytes, where one was made.
     pub mtu: Option<u32>,
     /// Who answers names there.

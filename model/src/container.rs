@@ -81,6 +81,53 @@ pub struct ContainerTraits {
     pub publish: Vec<PublishSpec>,
     /// How much may pass.
     pub bandwidth: Bandwidth,
+    /// What the runtime calls the network that it attached it to: what a runtime's garbage collection is about. Empty where
+    /// it has no such name.
+    pub configuration: String,
+    /// Where the addresses are used if they are only held, without a sandbox: they are given up when it ends.
+    pub held_for: Option<Sandbox>,
+}
+
+/// The label of a container that names the service it belongs to: `web`.
+const SERVICE_LABEL: &str = "netd.service";
+/// The label that names ports: `http=80,dns=53/udp`. A number alone is taken and says nothing: virtual IPs lead to every port.
+const PORT_LABEL: &str = "netd.port";
+/// The label with further names: `db,primary`.
+const ALIAS_LABEL: &str = "netd.alias";
+
+impl ContainerTraits {
+    /// The first characters of the runtime's identity of the container: Docker's host name of it. Empty while not known.
+    pub fn short_id(&self) -> &str {
+        let end = self.container.char_indices().nth(SHORT_ID).map_or(self.container.len(), |(end, _)| end);
+        self.container.get(..end).unwrap_or_default()
+    }
+
+    /// Takes in a label of the container's. Those of others change nothing. Errors: one of ours makes no sense.
+    pub fn take_label(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let items = || value.split(',').map(str::trim).filter(|item| !item.is_empty());
+        match key {
+            SERVICE_LABEL if value.is_empty() => return Err(format!("label {key} names no service")),
+            SERVICE_LABEL => self.service = Some(value.to_owned()),
+            ALIAS_LABEL => self.aliases.extend(items().map(str::to_owned)),
+            PORT_LABEL => {
+                for item in items() {
+                    self.ports.extend(port(item).map_err(|reason| format!("label {key}: {reason}"))?);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// `http=80/tcp`; nothing for a number without a name.
+fn port(text: &str) -> Result<Option<NamedPort>, String> {
+    let (name, rest) = text.split_once('=').map_or((None, text), |(name, rest)| (Some(name.trim()), rest.trim()));
+    let (number, protocol) = rest.split_once('/').unwrap_or((rest, "tcp"));
+    let port = number.parse().ok().filter(|&port: &u16| port > 0);
+    let port = port.ok_or_else(|| format!("{text:?} is no port: write 80, http=80 or dns=53/udp"))?;
+    let protocol = protocol.parse()?;
+    Ok(name.map(|name| NamedPort { name: name.to_owned(), protocol, port }))
 }
 
 /// How much may pass an interface: bits per second and the bits that may pass at once; 0 is no limit.
@@ -150,10 +197,36 @@ impl Container {
     }
 }
 
-impl ContainerTraits {
-    /// The first characters of the runtime's identity of the container: Docker's host name of it. Empty while not known.
-    pub fn short_id(&self) -> &str {
-        let end = self.container.char_indices().nth(SHORT_ID).map_or(self.container.len(), |(end, _)| end);
-        self.container.get(..end).unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Protocol;
+
+    #[test]
+    fn labels_of_ours_say_service_ports_and_aliases_and_those_of_others_nothing() {
+        let mut traits = ContainerTraits::default();
+        for (key, value) in
+            [("netd.service", "web"), ("netd.port", "80, http=8080,dns=53/udp"), ("netd.alias", "db,pg")]
+        {
+            traits.take_label(key, value).unwrap();
+        }
+        traits.take_label("com.example.port", "x").unwrap();
+        let named = |name: &str, protocol, port| NamedPort { name: name.to_owned(), protocol, port };
+        let expected = ContainerTraits {
+            service: Some("web".to_owned()),
+            ports: vec![named("http", Protocol::Tcp, 8080), named("dns", Protocol::Udp, 53)],
+            aliases: ["db", "pg"].map(str::to_owned).into(),
+            ..ContainerTraits::default()
+        };
+        assert_eq!(traits, expected);
+    }
+
+    #[test]
+    fn labels_of_ours_that_make_no_sense_are_refused() {
+        for (key, value) in
+            [("netd.service", ""), ("netd.port", "http=0"), ("netd.port", "http"), ("netd.port", "80/x")]
+        {
+            assert!(ContainerTraits::default().take_label(key, value).is_err(), "{key}={value}");
+        }
     }
 }

@@ -135,6 +135,8 @@ pub struct NetworkInfo {
     pub labels: BTreeMap<String, String>,
     /// Driver options.
     pub options: BTreeMap<String, String>,
+    /// Those of its prefixes that have no free address.
+    pub exhausted: Vec<Subnet>,
     /// Its endpoints; empty in lists.
     pub endpoints: Vec<EndpointInfo>,
     /// When it was made.

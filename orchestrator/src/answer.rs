@@ -27,10 +27,13 @@ pub(crate) fn answer(state: &State, leader: Option<NodeId>, query: &Query) -> Re
         }
         Query::View(name) => Answer::View(project::digests(&project::view(state, state.find_node(name)?))),
         Query::Ledger => Answer::Ledger(state.check()),
-        Query::Networks => Answer::Networks(state.networks.values().map(network_info).collect()),
+        Query::Networks => {
+            Answer::Networks(state.networks.values().map(|network| network_info(state, network)).collect())
+        }
         Query::Network(name) => {
             let id = state.find_network(name)?;
-            let with_endpoints = |network| NetworkInfo { endpoints: endpoints(state, id), ..network_info(network) };
+            let with_endpoints =
+                |network| NetworkInfo { endpoints: endpoints(state, id), ..network_info(state, network) };
             Answer::Networks(state.networks.get(&id).map(with_endpoints).into_iter().collect())
         }
         Query::Services => Answer::Services(services(state, state.services.values().collect())),
@@ -79,8 +82,10 @@ fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
     }
 }
 
-fn network_info(network: &Network) -> NetworkInfo {
+fn network_info(state: &State, network: &Network) -> NetworkInfo {
     let spec = &network.spec;
+    let usage = state.ledger.usage(network.id).into_iter();
+    let exhausted = usage.filter(|usage| u128::from(usage.used) >= usage.capacity).map(|usage| usage.subnet).collect();
     NetworkInfo {
         id: network.id,
         name: spec.name.clone(),
@@ -92,6 +97,7 @@ fn network_info(network: &Network) -> NetworkInfo {
         attachable: spec.attachable,
         labels: spec.labels.clone(),
         options: spec.options.clone(),
+        exhausted,
         endpoints: Vec::new(),
         created: network.created,
     }

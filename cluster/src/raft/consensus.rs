@@ -12,10 +12,10 @@ use model::{
     Answer, Command, Entry, EpochKey, Millis, Node, NodeId, Query, Refusal, RequestId, Response, Role, StateMachine,
     TokenInfo,
 };
-use openraft::{BasicNode, Config, Raft, ServerState, SnapshotPolicy};
+use openraft::{BasicNode, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy, storage::RaftLogStorage};
 use tokio::time::timeout;
 
-use super::{Machine, Types, log::Log, network::Network};
+use super::{LogId, Machine, Types, log::Log, network::Network};
 use crate::{ClusterError, files, link::Links, pki, token::Token};
 
 /// A node that has been silent for so long is down.
@@ -27,6 +27,8 @@ const LEADER_LEASE: Duration = Duration::from_secs(3);
 const HEARTBEAT_MS: u64 = 200;
 /// A follower stands for election after the maximum, which is the leader's lease, plus a random part of this range.
 const ELECTION_MS: std::ops::Range<u64> = 700..1400;
+
+type Metrics = RaftMetrics<u64, BasicNode>;
 
 /// The request was not carried out for certain; the caller asks again with the same id.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Consensus<S> {
     /// Changes of the set of voters take turns.
     pub(crate) turn: tokio::sync::Mutex<()>,
     log: Log,
+    /// The end of the log that this process has found.
+    found: Option<LogId>,
     heard: Mutex<BTreeMap<NodeId, Instant>>,
 }
 
@@ -56,11 +60,12 @@ impl<S: StateMachine> Consensus<S> {
     /// Starts from what is on disk, which may be nothing.
     pub async fn start(directory: &Path, me: NodeId, links: Links) -> Result<Self, ClusterError> {
         files::make_directory(directory)?;
-        let log = Log::open(&directory.join("log.redb"))?;
+        let mut log = Log::open(&directory.join("log.redb"))?;
+        let found = log.get_log_state().await.map_err(|error| failed("read the log", error))?.last_log_id;
         let machine = Machine::open(&directory.join("snapshot"))?;
         let raft = Raft::new(me.0, config()?, Network(links), log.clone(), machine.clone()).await;
         let raft = raft.map_err(|error| failed("start Raft", error))?;
-        Ok(Self { raft, machine, me, turn: tokio::sync::Mutex::default(), log, heard: Mutex::default() })
+        Ok(Self { raft, machine, me, turn: tokio::sync::Mutex::default(), log, found, heard: Mutex::default() })
     }
 
     /// Makes a cluster of this manager alone.
@@ -118,10 +123,23 @@ impl<S: StateMachine> Consensus<S> {
     /// Answers a question on the newest state.
     pub async fn query(&self, query: &Query) -> Result<Result<Answer, Refusal>, Retry> {
         confirmed(self.raft.ensure_linearizable()).await?;
+        self.catch_up().await?;
         let Query::Token(role) = query else {
             return Ok(self.machine.read(|state| state.answer(Some(self.me), query)));
         };
         self.token(*role).map(|token| Ok(Answer::Token(token)))
+    }
+
+    /// A leader that was started again and leads on does not know how far the others had agreed with its log: openraft 0.9 goes
+    /// by the mark on the disk, which may be older. So reads wait for all of what was there.
+    async fn catch_up(&self) -> Result<(), Retry> {
+        let Some(found) = self.found else { return Ok(()) };
+        let has_all =
+            |metrics: &Metrics| metrics.current_term > found.leader_id.term || metrics.last_applied >= Some(found);
+        if has_all(&self.raft.metrics().borrow()) {
+            return Ok(());
+        }
+        confirmed(self.raft.wait(None).metrics(has_all, "its own log")).await.map(|_| ())
     }
 
     fn token(&self, role: Role) -> Result<TokenInfo, Retry> {

@@ -1,78 +1,164 @@
-//! The CNI plugin (CNI specification 1.1). It speaks the protocol and says what it supports; attaching containers of a CNI
-//! runtime is not part of this version, so every ADD is refused and there is never anything to take down.
+//! The CNI plugin (CNI specification 1.1). It translates: standard input and environment into a request to the local daemon,
+//! and its answer into a result. It decides nothing, and starts, asks and ends within milliseconds.
 
-use std::{env, io, process::ExitCode, sync::mpsc, thread, time::Duration};
+mod call;
+mod config;
+mod environment;
+mod error;
+mod result;
+#[cfg(test)]
+mod tests;
+mod version;
 
+use std::{
+    env, fs,
+    io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::ExitCode,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use api::{ContainerReply, ContainerRequest};
 use serde_json::{Value, json};
 
-const SUPPORTED: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-const NEWEST: &str = "1.1.0";
-/// How long the configuration on stdin is waited for: runtimes write it before anything else, people write none.
+use call::{Unanswered, Wait};
+use config::{Asked, PLUGIN};
+use environment::{Environment, Operation};
+use error::{CniError, Code};
+use version::{NEWEST, SUPPORTED};
+
+/// How long VERSION waits for a configuration on standard input: runtimes write it before anything else, people write none.
 const STDIN_PATIENCE: Duration = Duration::from_millis(500);
-
-/// Error codes of the specification, section "Error"; 100 and up are the plugin's own.
-const INVALID_ENVIRONMENT: u32 = 4;
-const NOT_AVAILABLE: u32 = 50;
-const NOT_SUPPORTED: u32 = 100;
-
-const NEXT: &str = "run it as a service of the cluster instead: swarmctl service create --network NETWORK -- COMMAND";
-
-/// What is printed and how the process ends.
-enum Reply {
-    Silent,
-    Json(Value),
-    Error { code: u32, cause: String, next: &'static str },
-}
+/// The largest configuration that is read, in bytes.
+const MAX_INPUT: u64 = 4 << 20;
 
 fn main() -> ExitCode {
-    let Some(command) = env::var_os("CNI_COMMAND") else {
+    if env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) {
         eprintln!("netd-cni {}: the CNI plugin of netd", env!("CARGO_PKG_VERSION"));
         eprintln!("CNI protocol versions supported: {}", SUPPORTED.join(", "));
         return ExitCode::SUCCESS;
-    };
-    let version = asked_version();
-    print(reply(&command.to_string_lossy(), &version), &version)
-}
-
-fn reply(command: &str, version: &str) -> Reply {
-    let unsupported = "this version of netd does not attach containers of CNI runtimes";
-    match command {
-        "VERSION" => Reply::Json(json!({ "cniVersion": version, "supportedVersions": SUPPORTED })),
-        "STATUS" => Reply::Error { code: NOT_AVAILABLE, cause: unsupported.to_owned(), next: NEXT },
-        "ADD" | "CHECK" => Reply::Error { code: NOT_SUPPORTED, cause: unsupported.to_owned(), next: NEXT },
-        // No ADD ever succeeded: all is gone already, and a runtime whose DEL fails keeps the dead container for ever.
-        "DEL" | "GC" => Reply::Silent,
-        other => Reply::Error {
-            code: INVALID_ENVIRONMENT,
-            cause: format!("CNI_COMMAND is {other:?}"),
-            next: "it is one of ADD, DEL, CHECK, STATUS, GC, VERSION",
-        },
     }
-}
-
-fn print(reply: Reply, version: &str) -> ExitCode {
-    match reply {
-        Reply::Silent => ExitCode::SUCCESS,
-        Reply::Json(value) => {
-            println!("{value}");
-            ExitCode::SUCCESS
-        }
-        Reply::Error { code, cause, next } => {
-            println!("{}", json!({ "cniVersion": version, "code": code, "msg": cause, "details": next }));
+    let mut version = NEWEST.to_owned();
+    let (output, code) = match run(&mut version) {
+        Ok(output) => (output, ExitCode::SUCCESS),
+        Err(error) => (Some(error.json(&version)), ExitCode::FAILURE),
+    };
+    let printed = output.map_or(Ok(()), |value| writeln!(io::stdout(), "{value}"));
+    match printed {
+        Ok(()) => code,
+        Err(error) => {
+            eprintln!("netd-cni: standard output: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// The `cniVersion` of the configuration on stdin; the newest where none comes. Never waits for the end of stdin.
-fn asked_version() -> String {
+/// Does what is asked; `said` becomes the configuration's version, which errors are told in, too.
+fn run(said: &mut String) -> Result<Option<Value>, CniError> {
+    let environment = Environment::read(|name| env::var_os(name)?.into_string().ok())?;
+    if environment.operation == Operation::Version {
+        let version = said_version(&first_value().unwrap_or_default()).unwrap_or(NEWEST.to_owned());
+        return Ok(Some(json!({ "cniVersion": version, "supportedVersions": SUPPORTED })));
+    }
+    let input = input()?;
+    if let Some(version) = serde_json::from_slice(&input).ok().and_then(|value| said_version(&value)) {
+        *said = version;
+    }
+    let asked = config::read(&environment, &program(), &input)?;
+    match environment.operation {
+        Operation::Add => add(&environment, asked).map(Some),
+        Operation::Check => answered(&asked.request, Wait::Restart).map(|_| None),
+        Operation::Del => del(&asked.request),
+        Operation::Status => status(&asked.request).map_err(CniError::of_status),
+        Operation::Gc | Operation::Version => answered(&asked.request, Wait::No).map(|_| None),
+    }
+}
+
+fn add(environment: &Environment, asked: Asked) -> Result<Value, CniError> {
+    let ContainerRequest::Add(interface) = &asked.request else { return Err(odd()) };
+    if !environment.own_namespace && !interface.only_addresses {
+        refuse_own_namespace(&environment.namespace)?;
+    }
+    let ContainerReply::Attached(attached) = answered(&asked.request, Wait::Restart)? else { return Err(odd()) };
+    Ok(result::of(asked.version, interface, &attached, asked.previous, &asked.dns))
+}
+
+/// Without the daemon nothing can be given up now, but nothing is lost either: it gives up by itself what containers that
+/// are gone had. A DEL that fails keeps a runtime from removing the container.
+fn del(request: &ContainerRequest) -> Result<Option<Value>, CniError> {
+    match call::ask(request, Wait::No) {
+        Ok(_) => Ok(None),
+        Err(Unanswered::Refused(refusal)) => Err(refusal.into()),
+        Err(Unanswered::Down(reason) | Unanswered::Lost(reason)) => {
+            eprintln!("netd-cni: DEL is left to netd, which does it once the namespace is gone: {reason}");
+            Ok(None)
+        }
+    }
+}
+
+/// Names end with the daemon, though packets do not.
+fn status(request: &ContainerRequest) -> Result<Option<Value>, CniError> {
+    match call::ask(request, Wait::No) {
+        Ok(_) => Ok(None),
+        Err(Unanswered::Refused(refusal)) => Err(refusal.into()),
+        Err(silent) => Err(CniError { code: Code::Degraded, ..silent.into() }),
+    }
+}
+
+fn answered(request: &ContainerRequest, wait: Wait) -> Result<ContainerReply, CniError> {
+    Ok(call::ask(request, wait)?)
+}
+
+/// A container that shares the host's network needs no plugin, and would lose the host's.
+fn refuse_own_namespace(path: &str) -> Result<(), CniError> {
+    let refuse = |cause: String, next: &str| CniError::new(Code::Namespace, cause, next);
+    let gone = |error: io::Error| refuse(format!("CNI_NETNS {path}: {error}"), "the runtime makes it before ADD");
+    let given = fs::metadata(path).map_err(gone)?;
+    let own = fs::metadata("/proc/self/ns/net").map_err(gone)?;
+    if (given.dev(), given.ino()) == (own.dev(), own.ino()) {
+        let cause = format!("CNI_NETNS {path} is the host's own network namespace");
+        return Err(refuse(cause, "give the container one of its own, or call no plugin for it"));
+    }
+    Ok(())
+}
+
+fn input() -> Result<Vec<u8>, CniError> {
+    let mut input = Vec::new();
+    let read = io::stdin().lock().take(MAX_INPUT).read_to_end(&mut input);
+    read.map_err(|error| {
+        CniError::new(
+            Code::Io,
+            format!("error reading from stdin: {error}"),
+            "the runtime gives the configuration there",
+        )
+    })?;
+    Ok(input)
+}
+
+/// The first JSON value on standard input, as soon as it is there. Never waits for the end.
+fn first_value() -> Option<Value> {
     let (sender, configuration) = mpsc::channel();
     thread::spawn(move || {
         let first = serde_json::Deserializer::from_reader(io::stdin().lock()).into_iter::<Value>().next();
         // Nobody listens any more where it came too late.
         let _ = sender.send(first);
     });
-    let configuration = configuration.recv_timeout(STDIN_PATIENCE).ok().flatten().and_then(Result::ok);
-    let version = configuration.as_ref().and_then(|value| value.get("cniVersion")).and_then(Value::as_str);
-    version.unwrap_or(NEWEST).to_owned()
+    configuration.recv_timeout(STDIN_PATIENCE).ok().flatten()?.ok()
+}
+
+fn said_version(configuration: &Value) -> Option<String> {
+    configuration.get("cniVersion")?.as_str().filter(|version| !version.is_empty()).map(str::to_owned)
+}
+
+/// What the plugin's file is called: `type` in configurations.
+fn program() -> String {
+    let first = env::args_os().next().unwrap_or_default();
+    Path::new(&first).file_name().map_or(PLUGIN.to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn odd() -> CniError {
+    CniError::new(Code::Later, "netd's answer makes no sense", "install netd and netd-cni of the same version")
 }

@@ -1,4 +1,4 @@
-//! The binary as a CNI runtime starts it.
+//! The binary as a CNI runtime starts it, on a machine where no daemon answers.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,11 +9,12 @@ use std::{
 
 use serde_json::{Value, json};
 
-const CONFIGURATION: &str = r#"{"cniVersion":"1.0.0","name":"my-net","type":"netd-cni"}"#;
+const CONFIGURATION: &str = r#"{"cniVersion":"1.1.0","name":"dbnet","type":"netd-cni","network":"my-net"}"#;
 
 fn plugin(command: Option<&str>) -> Command {
     let mut plugin = Command::new(env!("CARGO_BIN_EXE_netd-cni"));
-    plugin.env_remove("CNI_COMMAND").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    plugin.env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    plugin.envs([("NETD_SOCKET", "/nonexistent/netd.sock"), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")]);
     if let Some(command) = command {
         plugin.env("CNI_COMMAND", command);
     }
@@ -21,10 +22,11 @@ fn plugin(command: Option<&str>) -> Command {
 }
 
 /// Runs it to its end with this on stdin, closed.
-fn run(command: &str, stdin: &str) -> Output {
-    let mut child = plugin(Some(command)).spawn().unwrap();
+fn run(plugin: &mut Command, stdin: &str) -> Output {
+    let mut child = plugin.spawn().unwrap();
     let mut pipe = child.stdin.take().unwrap();
-    pipe.write_all(stdin.as_bytes()).unwrap();
+    // What does not look at it may have ended already.
+    let _ = pipe.write_all(stdin.as_bytes());
     drop(pipe);
     child.wait_with_output().unwrap()
 }
@@ -33,9 +35,19 @@ fn stdout(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+#[track_caller]
+fn refused(plugin: &mut Command, code: u32) -> Value {
+    let output = run(plugin, CONFIGURATION);
+    let error = stdout(&output);
+    assert_eq!((output.status.code(), &error["code"], &error["cniVersion"]), (Some(1), &json!(code), &json!("1.1.0")));
+    let text = |key: &str| error[key].as_str().is_some_and(|text| !text.is_empty());
+    assert!(text("msg") && text("details"), "{error}");
+    error
+}
+
 #[test]
 fn version_echoes_the_version_asked_for_and_lists_what_is_supported() {
-    let output = run("VERSION", r#"{"cniVersion":"0.4.0"}"#);
+    let output = run(&mut plugin(Some("VERSION")), r#"{"cniVersion":"0.4.0"}"#);
     assert!(output.status.success());
     let expected = json!({ "cniVersion": "0.4.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] });
     assert_eq!(stdout(&output), expected);
@@ -53,7 +65,7 @@ fn version_does_not_wait_for_a_stdin_that_stays_open() {
 #[test]
 fn version_answers_whatever_is_on_stdin() {
     for stdin in ["", "{", "[1]", "\u{0}", r#"{"cniVersion":7}"#] {
-        assert_eq!(stdout(&run("VERSION", stdin))["cniVersion"], "1.1.0", "{stdin}");
+        assert_eq!(stdout(&run(&mut plugin(Some("VERSION")), stdin))["cniVersion"], "1.1.0", "{stdin}");
     }
 }
 
@@ -67,20 +79,21 @@ fn without_a_command_it_says_what_it_is() {
 
 #[test]
 fn refusals_are_json_with_cause_and_next_step() {
-    for (command, code) in [("ADD", 100), ("CHECK", 100), ("STATUS", 50), ("add", 4), ("", 4)] {
-        let output = run(command, CONFIGURATION);
-        assert_eq!(output.status.code(), Some(1), "{command}");
-        let error = stdout(&output);
-        assert_eq!((&error["code"], &error["cniVersion"]), (&json!(code), &json!("1.0.0")), "{command}");
-        let text = |key: &str| error[key].as_str().is_some_and(|text| !text.is_empty());
-        assert!(text("msg") && text("details"), "{error}");
-    }
+    refused(&mut plugin(Some("add")), 4);
+    let error = refused(plugin(Some("DEL")).env_remove("CNI_IFNAME"), 4);
+    assert!(error["msg"].as_str().unwrap().contains("CNI_IFNAME"), "{error}");
+    refused(plugin(Some("ADD")).env("CNI_NETNS", "/proc/self/ns/net"), 8);
+    refused(plugin(Some("ADD")).env("CNI_NETNS", "/nonexistent"), 8);
 }
 
 #[test]
-fn taking_down_what_never_was_succeeds_as_often_as_asked() {
-    for command in ["DEL", "DEL", "GC"] {
-        let output = run(command, CONFIGURATION);
-        assert!(output.status.success() && output.stdout.is_empty(), "{command}");
+fn without_a_daemon_add_is_to_be_tried_again_status_tells_and_del_succeeds() {
+    let error = refused(plugin(Some("ADD")).envs([("CNI_NETNS", "/proc/1/ns/net"), ("CNI_NETNS_OVERRIDE", "1")]), 11);
+    assert!(error["msg"].as_str().unwrap().contains("/nonexistent/netd.sock"), "{error}");
+    refused(&mut plugin(Some("STATUS")), 51);
+    refused(&mut plugin(Some("GC")), 11);
+    for _ in 0..2 {
+        let output = run(&mut plugin(Some("DEL")), CONFIGURATION);
+        assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
     }
 }

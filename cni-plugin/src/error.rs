@@ -1,0 +1,92 @@
+//! Errors of the protocol (CNI specification 1.1, section "Error"): their codes, and their JSON.
+
+use std::fmt;
+
+use model::{Kind, Refusal};
+use serde_json::{Value, json};
+
+/// What kind of error it is. Those from 100 are the plugin's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// The configuration's version is not spoken, or has no such operation.
+    Version = 1,
+    /// A field that nothing can be done about.
+    Unsupported = 2,
+    /// A variable of the environment is missing or makes no sense.
+    Environment = 4,
+    /// Standard input or output fails.
+    Io = 5,
+    /// It is not the JSON that is expected.
+    Decoding = 6,
+    /// The configuration makes no sense here.
+    Configuration = 7,
+    /// The network namespace is not there, or is the host's own.
+    Namespace = 8,
+    /// Later it may work.
+    Later = 11,
+    /// STATUS: `ADD` would fail.
+    Unavailable = 50,
+    /// STATUS: so it would, and containers that are there lack something, too.
+    Degraded = 51,
+    /// It clashes with something that exists.
+    Conflict = 100,
+    /// A pool is used up.
+    Exhausted = 101,
+    /// The cluster's state forbids it for now.
+    Precondition = 102,
+    /// This host may not.
+    Denied = 103,
+}
+
+/// Why an operation fails, for the runtime and whoever reads its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CniError {
+    /// Its kind.
+    pub code: Code,
+    /// The cause, naming the object.
+    pub cause: String,
+    /// What to do about it.
+    pub next: String,
+}
+
+impl CniError {
+    /// An error of this kind.
+    pub fn new(code: Code, cause: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { code, cause: cause.into(), next: next.into() }
+    }
+
+    /// What is printed on standard output.
+    pub fn json(&self, version: &str) -> Value {
+        json!({ "cniVersion": version, "code": self.code as u32, "msg": self.cause, "details": self.next })
+    }
+
+    /// The same as STATUS says it.
+    pub fn of_status(self) -> Self {
+        let code = match self.code {
+            Code::Version | Code::Environment | Code::Io | Code::Decoding | Code::Configuration => self.code,
+            Code::Degraded => Code::Degraded,
+            _ => Code::Unavailable,
+        };
+        Self { code, ..self }
+    }
+}
+
+impl From<Refusal> for CniError {
+    fn from(refusal: Refusal) -> Self {
+        let code = match refusal.kind {
+            Kind::Invalid | Kind::NotFound => Code::Configuration,
+            Kind::Conflict => Code::Conflict,
+            Kind::Exhausted => Code::Exhausted,
+            Kind::Precondition => Code::Precondition,
+            Kind::Denied => Code::Denied,
+            Kind::Unavailable => Code::Later,
+        };
+        Self::new(code, refusal.cause, refusal.next)
+    }
+}
+
+impl fmt::Display for CniError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} (code {})", self.cause, self.code as u32)
+    }
+}

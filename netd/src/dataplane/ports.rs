@@ -10,7 +10,7 @@ use std::{
 
 use ipvs::published::{Answers, Diversion, Port};
 use model::{
-    Mac, NetworkId, NodeConfig, Protocol, PublishAt, PublishedConfig,
+    ContainerRuntime, Mac, NetworkId, NodeConfig, Protocol, PublishAt, PublishedConfig, Publisher,
     names::{self, LinkName},
 };
 use nix::{
@@ -64,7 +64,7 @@ impl Ports {
             if at.as_ref().is_some_and(BTreeSet::is_empty) {
                 continue;
             }
-            let sockets = sockets(record, at.as_ref());
+            let sockets = if is_kept(config, *service) { sockets(record, at.as_ref()) } else { Vec::new() };
             wanted.extend(sockets.iter().copied());
             if let Some(taken) = sockets.into_iter().find(|&socket| !self.hold(socket)) {
                 failures.push(in_use(config, record, taken));
@@ -116,6 +116,13 @@ fn reserve(protocol: Protocol, address: SocketAddr) -> Result<OwnedFd, Errno> {
     bind(found.as_raw_fd(), &SockaddrStorage::from(address))?;
     setsockopt(&found, ReuseAddr, &false)?;
     Ok(found)
+}
+
+/// Some CNI runtimes keep the ports of their containers themselves (Podman does), once they know that they are led there.
+fn is_kept(config: &NodeConfig, publisher: Publisher) -> bool {
+    let Publisher::Container(endpoint) = publisher else { return true };
+    let of_cni = config.containers.values().filter(|container| container.runtime == ContainerRuntime::Cni);
+    !of_cni.flat_map(|container| &container.endpoints).any(|joint| joint.id == endpoint)
 }
 
 fn sockets(record: &PublishedConfig, at: Option<&BTreeSet<IpAddr>>) -> Vec<(Protocol, SocketAddr)> {

@@ -12,7 +12,7 @@ use model::{Kind, NodeConfig, Refusal};
 use orchestrator::State;
 use tokio::sync::watch;
 
-use crate::dataplane;
+use crate::{containers, dataplane};
 
 /// This host's part in a cluster.
 pub type Member = cluster::Member<State>;
@@ -47,6 +47,8 @@ pub struct Daemon {
     pub member: watch::Sender<Option<Member>>,
     /// Held while that changes.
     pub membership: tokio::sync::Mutex<()>,
+    /// What CNI runtimes have attached here.
+    pub roster: containers::roster::Roster,
 }
 
 impl Daemon {

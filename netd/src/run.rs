@@ -44,6 +44,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         dataplane: watch::Sender::new(None),
         member: watch::Sender::new(None),
         membership: tokio::sync::Mutex::new(()),
+        roster: containers::roster::Roster::default(),
     });
     let member = Member::resume(daemon.last_cluster(), |_| relay::routes(&daemon)).await?;
     match &member {
@@ -53,6 +54,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut parts = JoinSet::new();
     parts.spawn(local::serve(daemon.clone())?);
     parts.spawn(host(daemon.clone(), member.is_some()));
+    parts.spawn(containers::liveness::run(daemon.clone()));
     stopped(&mut parts).await?;
     let member = daemon.member.borrow().clone();
     if let Some(member) = member {

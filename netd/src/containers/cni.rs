@@ -1,11 +1,477 @@
-//! What the CNI plugin asks for, in terms of the cluster.
+//! What the CNI plugin asks for, in terms of the cluster: commands to the ledger, and waiting until this host's kernel has
+//! what came of them. Decides nothing about addresses.
 
-use api::{ContainerReply, ContainerRequest};
-use model::{Kind, Refusal};
+use std::{io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use crate::daemon::Daemon;
+use api::{Attached, CniInterface, CniName, ContainerReply, ContainerRequest, Proposal};
+use model::{
+    AddressWish, Answer, Command, Container, ContainerConfig, ContainerKey, ContainerRuntime, ContainerSpec,
+    ContainerTraits, DriverConfig, EndpointConfig, Kind, NetworkConfig, NetworkInfo, NodeConfig, NodeId, Outcome,
+    Query, Refusal, RequestId, Sandbox, SandboxId, SubnetLease, names,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 
-/// Does what the plugin asks.
-pub async fn answer(_: &Daemon, _: ContainerRequest) -> Result<ContainerReply, Refusal> {
-    Err(Refusal::new(Kind::Unavailable, "containers of CNI runtimes are not attached yet", "try a later version"))
+use super::{
+    identity, inside, real_path,
+    roster::{Standing, place},
+};
+use crate::{
+    daemon::{Daemon, Member},
+    dataplane::{self, desired::OUTER},
+};
+
+/// How long an interface may take from the ledger to the kernel.
+const ATTACH: Duration = Duration::from_secs(15);
+/// How long the kernel may refuse it until that is the answer.
+const REFUSED: Duration = Duration::from_secs(3);
+/// How long an interface that is not as it should be may take to become so again: it is repaired about once a second.
+const CONVERGENCE: Duration = Duration::from_secs(4);
+/// How long DEL waits for a leader, and for the kernel. What is left then is done when it can be.
+const DETACH: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(100);
+
+type Reply = Result<ContainerReply, Refusal>;
+
+/// Does what the plugin asks, to the end even if the plugin is no longer there.
+pub async fn answer(daemon: &Arc<Daemon>, request: ContainerRequest) -> Reply {
+    let daemon = daemon.clone();
+    let work = tokio::spawn(async move {
+        match request {
+            ContainerRequest::Add(asked) => add(&daemon, *asked).await,
+            ContainerRequest::Check(asked) => check(&daemon, &asked).await,
+            ContainerRequest::Del(name) => del(&daemon, &name).await,
+            ContainerRequest::Gc { configuration, valid } => gc(&daemon, &configuration, &valid).await,
+            ContainerRequest::Status { network } => status(&daemon, network).await,
+        }
+    });
+    work.await.unwrap_or_else(|error| Err(Refusal::new(Kind::Unavailable, error.to_string(), "try again")))
+}
+
+/// What the ledger calls an interface of a container: unique on this host.
+fn id(name: &CniName) -> String {
+    let CniName { container, interface, own } = name;
+    own.iter().fold(format!("{container}/{interface}"), |id, own| format!("{id}/{own}"))
+}
+
+fn key(node: NodeId, id: &str) -> ContainerKey {
+    ContainerKey { node, runtime: ContainerRuntime::Cni, id: id.to_owned() }
+}
+
+fn member(daemon: &Daemon) -> Result<Member, Refusal> {
+    let next = "`swarmctl init` makes one; `swarmctl join` takes part in one";
+    let stranger = || Refusal::new(Kind::Precondition, "this host is not part of a cluster", next);
+    daemon.member.borrow().clone().ok_or_else(stranger)
+}
+
+async fn propose(member: &Member, command: Command) -> model::Response {
+    member.propose(Proposal { request: RequestId(rand::random()), command }).await
+}
+
+/// Knows what has been attached here before this daemon started.
+pub(super) async fn load(daemon: &Daemon, member: &Member) -> Result<(), Refusal> {
+    let node = member.node();
+    if daemon.roster.is_loaded(node) {
+        return Ok(());
+    }
+    let Answer::Containers(containers) = member.query(Query::Containers(node.to_string())).await? else {
+        return Err(odd());
+    };
+    let of_cni = containers.into_iter().filter(|container| container.key.runtime == ContainerRuntime::Cni);
+    daemon.roster.load(node, of_cni.collect());
+    Ok(())
+}
+
+async fn add(daemon: &Daemon, asked: CniInterface) -> Reply {
+    let asked = CniInterface { sandbox: real_path(&asked.sandbox), ..asked };
+    let (member, id) = (member(daemon)?, id(&asked.name));
+    let _turn = daemon.roster.turn(&id).await;
+    load(daemon, &member).await?;
+    let before = daemon.roster.standing(&id);
+    let sandbox = sandbox(&asked)?;
+    let is_same = matches!(&before, Standing::Attached(known) if place(known) == Some(&sandbox));
+    if !asked.only_addresses && !is_same && before != Standing::Leaving {
+        refuse_taken(&asked, &sandbox).await?;
+    }
+    let container = attach(daemon, &member, &asked, &sandbox).await?;
+    let attached = match asked.only_addresses {
+        true => held(&member, container).await,
+        false => ready(daemon, container, &sandbox).await,
+    };
+    // Nothing is left of what failed; what was there before stays.
+    if attached.is_err() && !is_same {
+        detach(daemon, &member, std::slice::from_ref(&id)).await;
+    }
+    attached.map(|attached| ContainerReply::Attached(Box::new(attached)))
+}
+
+fn inner_name(name: &CniName) -> &str {
+    name.own.as_ref().unwrap_or(&name.interface)
+}
+
+fn sandbox(asked: &CniInterface) -> Result<Sandbox, Refusal> {
+    let path = Path::new(&asked.sandbox);
+    let Some(identity) = identity(path) else { return Err(gone(&asked.sandbox)) };
+    if inside::is_own(path) && !asked.only_addresses {
+        let cause = format!("{} is the host's own network namespace", asked.sandbox);
+        return Err(Refusal::new(Kind::Invalid, cause, "give the container one of its own"));
+    }
+    let interface = Some(inner_name(&asked.name).to_owned());
+    Ok(Sandbox { path: asked.sandbox.clone(), identity: Some(identity), interface })
+}
+
+fn gone(path: &str) -> Refusal {
+    Refusal::new(Kind::Invalid, format!("there is no network namespace {path}"), "the runtime makes it before ADD")
+}
+
+async fn refuse_taken(asked: &CniInterface, sandbox: &Sandbox) -> Result<(), Refusal> {
+    if look(sandbox).await.map_err(|error| unreadable(sandbox, &error))?.is_none() {
+        return Ok(());
+    }
+    let (name, path) = (inner_name(&asked.name), &sandbox.path);
+    let next = "use another CNI_IFNAME, or `interface` in the configuration where another plugin of the list makes it";
+    Err(Refusal::new(Kind::Conflict, format!("there is an interface {name} in {path} already"), next))
+}
+
+/// The interface as the kernel has it.
+async fn look(sandbox: &Sandbox) -> io::Result<Option<inside::Interface>> {
+    let Sandbox { path, identity, interface } = sandbox.clone();
+    let name = interface.unwrap_or_default();
+    let look = move || inside::interface(&path, identity.as_deref(), &name);
+    tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+fn unreadable(sandbox: &Sandbox, error: &io::Error) -> Refusal {
+    let cause = format!("the network namespace {} cannot be entered: {error}", sandbox.path);
+    Refusal::new(Kind::Invalid, cause, "see that it is mounted where netd runs, too")
+}
+
+async fn attach(
+    daemon: &Daemon,
+    member: &Member,
+    asked: &CniInterface,
+    sandbox: &Sandbox,
+) -> Result<Container, Refusal> {
+    let wish = |v4: bool| AddressWish {
+        wanted: true,
+        exact: asked.addresses.iter().copied().find(|address| address.is_ipv4() == v4),
+    };
+    let held_for = asked.only_addresses.then(|| sandbox.clone());
+    let id = id(&asked.name);
+    let spec = ContainerSpec {
+        key: key(member.node(), &id),
+        network: asked.network.clone(),
+        ipv4: wish(true),
+        ipv6: wish(false),
+        mac: asked.mac,
+        sandbox: Some(sandbox.clone()).filter(|_| held_for.is_none()),
+        left: false,
+        traits: Some(ContainerTraits { held_for, ..asked.traits.clone() }),
+    };
+    match propose(member, Command::AttachContainer { spec: Box::new(spec) }).await {
+        Ok(Outcome::Container(container)) => {
+            daemon.roster.attached((*container).clone());
+            Ok(*container)
+        }
+        Ok(_) => Err(odd()),
+        Err(refusal) => {
+            // It may be in a leader's log and be done later, when nobody waits for it any more.
+            if refusal.kind == Kind::Unavailable {
+                daemon.roster.leaves(&id);
+            }
+            Err(refusal)
+        }
+    }
+}
+
+/// The addresses that another plugin puts on an interface of its own: neither our gateway nor our resolver is there.
+async fn held(member: &Member, container: Container) -> Result<Attached, Refusal> {
+    let network = network(member, container.network.to_string()).await?;
+    let leases = network.subnets.iter().filter(|lease| owns(lease, &container.addresses));
+    let subnets: Vec<SubnetLease> = leases.copied().collect();
+    let ways_out = subnets.iter().filter(|_| !network.internal).map(|lease| lease.gateway).collect();
+    Ok(Attached { container, internal: network.internal, subnets, ways_out, mtu: None, resolvers: Vec::new() })
+}
+
+async fn network(member: &Member, name: String) -> Result<NetworkInfo, Refusal> {
+    let Answer::Networks(networks) = member.query(Query::Network(name)).await? else { return Err(odd()) };
+    networks.into_iter().next().ok_or_else(odd)
+}
+
+fn owns(lease: &SubnetLease, addresses: &[IpAddr]) -> bool {
+    addresses.iter().any(|&address| lease.subnet.contains(address))
+}
+
+/// Waits until packets pass the interface.
+async fn ready(daemon: &Daemon, container: Container, sandbox: &Sandbox) -> Result<Attached, Refusal> {
+    let deadline = Instant::now() + ATTACH;
+    let late = |what: &str| {
+        let cause = format!("{what} within {} s", ATTACH.as_secs());
+        Refusal::new(Kind::Unavailable, cause, "`swarmctl network verify` says what this host lacks")
+    };
+    let config = timeout_at(deadline, heard(daemon, &container, sandbox)).await;
+    let config = config.ok().flatten().ok_or_else(|| late("this host has not heard of the interface"))?;
+    let mut status = dataplane_status(daemon)?;
+    let id = config.endpoints.get(&container.id).map(|endpoint| endpoint.sandbox).ok_or_else(odd)?;
+    match timeout_at(deadline, settled(&mut status, &config, id)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(reason)) => {
+            let next = "`swarmctl network verify` says what this host lacks";
+            return Err(Refusal::new(Kind::Unavailable, format!("this host cannot attach it: {reason}"), next));
+        }
+        Err(_) => return Err(late("the interface is not ready")),
+    }
+    let interface = look(sandbox).await.ok().flatten();
+    describe(&config, container, interface.and_then(|interface| interface.mtu)).ok_or_else(odd)
+}
+
+fn dataplane_status(daemon: &Daemon) -> Result<watch::Receiver<Arc<dataplane::Status>>, Refusal> {
+    let dataplane = daemon.dataplane.borrow();
+    dataplane.as_ref().map(|(status, _)| status.clone()).ok_or_else(|| daemon.has_no_view())
+}
+
+fn entry<'a>(config: &'a NodeConfig, endpoint: &EndpointConfig) -> Option<&'a ContainerConfig> {
+    config.containers.get(&endpoint.sandbox)
+}
+
+/// Whether a view has the interface as it now is.
+fn is_in(config: &NodeConfig, container: &Container, sandbox: &Sandbox) -> bool {
+    let Some(endpoint) = config.endpoints.get(&container.id) else { return false };
+    let joins = |entry: &ContainerConfig| {
+        let mut joints = entry.endpoints.iter();
+        entry.identity == sandbox.identity
+            && joints.any(|joint| joint.id == container.id && joint.interface == sandbox.interface)
+    };
+    endpoint.addresses == container.addresses
+        && endpoint.mac == container.mac
+        && config.networks.contains_key(&container.network)
+        && entry(config, endpoint).is_some_and(joins)
+}
+
+/// This host's view, once it has the interface.
+async fn heard(daemon: &Daemon, container: &Container, sandbox: &Sandbox) -> Option<Arc<NodeConfig>> {
+    let mut desired = daemon.desired.subscribe();
+    Some(desired.wait_for(|config| is_in(config, container, sandbox)).await.ok()?.clone())
+}
+
+/// Waits until the kernel has all of the sandbox. Errors: it goes on refusing that.
+async fn settled(
+    status: &mut watch::Receiver<Arc<dataplane::Status>>,
+    config: &NodeConfig,
+    sandbox: SandboxId,
+) -> Result<(), String> {
+    let mut refused_since = None;
+    loop {
+        let current = status.borrow_and_update().clone();
+        let is_current = current.node == Some(config.node) && current.generation >= config.generation;
+        if is_current && current.ready.contains(&sandbox) {
+            return Ok(());
+        }
+        let failure = current.failures.iter().find(|failure| is_current && failure.sandbox == Some(sandbox));
+        let reason = failure.map(ToString::to_string);
+        refused_since = reason.as_ref().map(|_| refused_since.unwrap_or_else(Instant::now));
+        let patience = refused_since.unwrap_or_else(Instant::now) + if reason.is_some() { REFUSED } else { ATTACH };
+        match timeout_at(patience, status.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err("the data plane has ended".to_owned()),
+            Err(_) => return Err(reason.unwrap_or_else(|| "it does not say why".to_owned())),
+        }
+    }
+}
+
+/// What the runtime is told of an interface.
+fn describe(config: &NodeConfig, container: Container, mtu: Option<u32>) -> Option<Attached> {
+    let network = config.networks.get(&container.network)?;
+    let subnets = network.subnets.iter().filter(|lease| owns(lease, &container.addresses)).copied().collect();
+    let joint = config.endpoints.get(&container.id)?;
+    let ways_out = [true, false].into_iter().filter_map(|v4| way_out(config, entry(config, joint)?, v4));
+    let ways_out = ways_out.filter(|(of, _)| *of == container.id).map(|(_, gateway)| gateway).collect();
+    let resolvers = match network.driver {
+        DriverConfig::Overlay { .. } => container.addresses.iter().filter_map(|&own| gateway(network, own)).collect(),
+        _ => vec![names::RESOLVER.into()],
+    };
+    Some(Attached { internal: network.internal, container, subnets, ways_out, mtu, resolvers })
+}
+
+/// By which of its endpoints a container leaves, per family: the first whose network has a way out.
+fn way_out(config: &NodeConfig, container: &ContainerConfig, v4: bool) -> Option<(model::EndpointId, IpAddr)> {
+    container.endpoints.iter().find_map(|joint| {
+        let endpoint = config.endpoints.get(&joint.id)?;
+        let network = config.networks.get(&endpoint.network).filter(|network| !network.internal)?;
+        let address = endpoint.addresses.iter().find(|address| address.is_ipv4() == v4)?;
+        let gateway = gateway(network, *address)?;
+        let is_overlay = network.driver.parent().is_none();
+        Some((joint.id, if is_overlay && gateway.is_ipv6() { OUTER.into() } else { gateway }))
+    })
+}
+
+fn gateway(network: &NetworkConfig, address: IpAddr) -> Option<IpAddr> {
+    network.subnets.iter().find(|lease| lease.subnet.contains(address)).map(|lease| lease.gateway)
+}
+
+/// Whether an interface is as ADD has said. What is being repaired is waited for.
+async fn check(daemon: &Daemon, asked: &CniInterface) -> Reply {
+    let asked = CniInterface { sandbox: real_path(&asked.sandbox), ..asked.clone() };
+    let sandbox = sandbox(&asked)?;
+    let deadline = Instant::now() + CONVERGENCE;
+    loop {
+        let fault = match asked.only_addresses {
+            true => lacks_hold(daemon, &asked).await?,
+            false => lacks(daemon, &asked, &sandbox).await,
+        };
+        match fault {
+            None => return Ok(ContainerReply::Done),
+            Some(fault) if Instant::now() > deadline => {
+                let cause = format!("{} of {}: {fault}", inner_name(&asked.name), asked.name.container);
+                return Err(Refusal::new(Kind::Precondition, cause, "`swarmctl network verify` says more"));
+            }
+            Some(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn lacks_hold(daemon: &Daemon, asked: &CniInterface) -> Result<Option<String>, Refusal> {
+    load(daemon, &member(daemon)?).await?;
+    match daemon.roster.standing(&id(&asked.name)) {
+        Standing::Attached(known) if asked.addresses.iter().all(|address| known.addresses.contains(address)) => {
+            Ok(None)
+        }
+        _ => Ok(Some("its addresses are not held for it".to_owned())),
+    }
+}
+
+/// What an interface lacks, by this host's view, its data plane and the kernel. No manager is asked.
+async fn lacks(daemon: &Daemon, asked: &CniInterface, sandbox: &Sandbox) -> Option<String> {
+    let config = daemon.desired.borrow().clone();
+    let is_it = |entry: &&ContainerConfig| entry.path == sandbox.path && entry.identity == sandbox.identity;
+    let entry = config.containers.values().find(is_it);
+    let joint = entry.and_then(|entry| entry.endpoints.iter().find(|joint| joint.interface == sandbox.interface));
+    let Some(endpoint) = joint.and_then(|joint| config.endpoints.get(&joint.id)) else {
+        return Some("it is not attached".to_owned());
+    };
+    if let Some(address) = asked.addresses.iter().find(|address| !endpoint.addresses.contains(address)) {
+        return Some(format!("{address} is not its address"));
+    }
+    let status = match dataplane_status(daemon) {
+        Ok(status) => status.borrow().clone(),
+        Err(refusal) => return Some(refusal.cause),
+    };
+    if let Some(failure) = status.failures.iter().find(|failure| failure.sandbox == Some(endpoint.sandbox)) {
+        return Some(failure.to_string());
+    }
+    if !status.ready.contains(&endpoint.sandbox) {
+        return Some("it is not ready".to_owned());
+    }
+    match look(sandbox).await {
+        Err(error) => Some(error.to_string()),
+        Ok(None) => Some("the kernel has no such interface".to_owned()),
+        Ok(Some(found)) => {
+            let missing = endpoint.addresses.iter().find(|address| !found.addresses.contains(address));
+            missing.map(|address| format!("it lacks its address {address}"))
+        }
+    }
+}
+
+/// Gives an interface up. What cannot be done now is done as soon as it can be: a runtime whose DEL fails keeps the dead
+/// container for ever.
+async fn del(daemon: &Daemon, name: &CniName) -> Reply {
+    let Ok(member) = member(daemon) else { return Ok(ContainerReply::Done) };
+    let id = id(name);
+    let _turn = daemon.roster.turn(&id).await;
+    if !matches!(timeout(DETACH, load(daemon, &member)).await, Ok(Ok(()))) {
+        daemon.roster.leaves(&id);
+        return Ok(ContainerReply::Done);
+    }
+    match daemon.roster.standing(&id) {
+        Standing::Absent => {}
+        Standing::Leaving => drop(detach(daemon, &member, &[id]).await),
+        Standing::Attached(known) => {
+            if detach(daemon, &member, &[id]).await {
+                removed(daemon, &known).await;
+            }
+        }
+    }
+    Ok(ContainerReply::Done)
+}
+
+/// Has the ledger give these up; whether it has. If not, it is tried again until it does.
+pub(super) async fn detach(daemon: &Daemon, member: &Member, ids: &[String]) -> bool {
+    let keys = ids.iter().map(|id| key(member.node(), id)).collect();
+    match timeout(DETACH, propose(member, Command::DetachContainers { keys })).await {
+        Ok(Ok(_)) => {
+            daemon.roster.gone(ids);
+            true
+        }
+        _ => {
+            ids.iter().for_each(|id| daemon.roster.leaves(id));
+            false
+        }
+    }
+}
+
+/// Waits until the interface is gone from a namespace that stays: its name may be used again at once.
+async fn removed(daemon: &Daemon, container: &Container) {
+    let Some(sandbox) = container.sandbox.as_ref().filter(|sandbox| !super::is_gone(sandbox)) else { return };
+    let gone = async {
+        let mut desired = daemon.desired.subscribe();
+        let config = desired.wait_for(|config| !config.endpoints.contains_key(&container.id)).await.ok()?.clone();
+        let mut status = dataplane_status(daemon).ok()?;
+        let is_past = |status: &Arc<dataplane::Status>| {
+            status.node == Some(config.node) && status.generation >= config.generation
+        };
+        status.wait_for(is_past).await.ok()?;
+        while let Ok(Some(_)) = look(sandbox).await {
+            sleep(PAUSE).await;
+        }
+        Some(())
+    };
+    // The data plane goes on without us.
+    let _late = timeout(DETACH, gone).await;
+}
+
+async fn gc(daemon: &Daemon, configuration: &str, valid: &[CniName]) -> Reply {
+    let member = member(daemon)?;
+    load(daemon, &member).await?;
+    let lives = |known: &String| {
+        let mut living = valid.iter().map(id);
+        living.any(|id| known.strip_prefix(id.as_str()).is_some_and(|own| own.is_empty() || own.starts_with('/')))
+    };
+    let mut dead = daemon.roster.of_configuration(configuration);
+    dead.retain(|known| !lives(known));
+    if !dead.is_empty() && !detach(daemon, &member, &dead).await {
+        let cause = format!("{} interfaces could not be given up now", dead.len());
+        return Err(Refusal::new(Kind::Unavailable, cause, "netd gives them up as soon as there is a leader"));
+    }
+    Ok(ContainerReply::Done)
+}
+
+/// Whether ADD would work.
+async fn status(daemon: &Daemon, name: String) -> Reply {
+    let network = network(&member(daemon)?, name).await?;
+    if !network.attachable {
+        let cause = format!("network {} is not attachable", network.name);
+        return Err(Refusal::new(
+            Kind::Precondition,
+            cause,
+            "`swarmctl network create --attachable` makes one that is",
+        ));
+    }
+    let is_full = |v6: bool| {
+        let mut of_family = network.subnets.iter().map(|lease| lease.subnet).filter(|subnet| subnet.is_ipv6() == v6);
+        let first = of_family.next()?;
+        of_family.chain([first]).all(|subnet| network.exhausted.contains(&subnet)).then_some(first)
+    };
+    if let Some(subnet) = is_full(false).or_else(|| is_full(true)) {
+        let cause = format!("network {} has no free address in {subnet}", network.name);
+        return Err(Refusal::new(Kind::Exhausted, cause, "remove containers, or make a larger network"));
+    }
+    dataplane_status(daemon)?;
+    Ok(ContainerReply::Done)
+}
+
+fn odd() -> Refusal {
+    let next = "run the same version of netd everywhere";
+    Refusal::new(Kind::Unavailable, "a manager's answer about a container makes no sense", next)
 }

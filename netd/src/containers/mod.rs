@@ -1,12 +1,18 @@
 //! Containers that others run: their network namespaces on this host.
 
 pub mod cni;
+mod inside;
+pub mod liveness;
+pub mod roster;
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::fs::MetadataExt,
     path::Path,
 };
+
+use model::Sandbox;
 
 /// Where the kernel tells one boot from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -21,6 +27,23 @@ pub fn open(path: &str, identity: Option<&str>) -> Option<File> {
 /// Tells the namespace at this path from all others that have been there: `<boot id>/<inode>`.
 pub fn identity(path: &Path) -> Option<String> {
     identify(&File::open(path).ok()?)
+}
+
+/// Whether a namespace is gone for sure: its path leads nowhere, or to another one. What cannot be told lives.
+fn is_gone(sandbox: &Sandbox) -> bool {
+    match File::open(&sandbox.path) {
+        Ok(file) => identify(&file).is_some_and(|found| sandbox.identity.as_ref().is_some_and(|meant| *meant != found)),
+        Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    }
+}
+
+/// The same path for all ways to write it. What it leads to is left alone: `/proc/PID/ns/net` leads to no file.
+fn real_path(path: &str) -> String {
+    let real = || {
+        let path = Path::new(path);
+        Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?).to_str()?.to_owned())
+    };
+    real().unwrap_or_else(|| path.to_owned())
 }
 
 fn identify(file: &File) -> Option<String> {

@@ -15,6 +15,8 @@ use model::{
     names::{self, LinkName, Namespace},
 };
 
+pub use overlay::OUTER;
+
 use overlay::Member;
 
 use super::{

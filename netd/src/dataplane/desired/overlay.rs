@@ -21,7 +21,7 @@ const NETWORK_MAC: Mac = Mac([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x01]);
 /// The host's side of every uplink.
 const HOST_MAC: Mac = Mac([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x02]);
 /// The next hop towards the way out: the network's end for a sandbox, the host's end for a network.
-const OUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+pub const OUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// The network's end of its uplink.
 pub(super) const INNER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 const OUTER_TTL: u8 = 64;

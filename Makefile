@@ -11,6 +11,10 @@ PACKAGES := \
 	dnsutils:/usr/bin/dig:tests-ask-the-resolver-with-it \
 	iptables:/usr/sbin/iptables:tests-drop-what-passes-a-host-as-firewalls-do \
 	docker.io:/usr/sbin/dockerd:networks-are-tested-beside-it \
+	containernetworking-plugins:/usr/lib/cni/bridge:tests-run-our-CNI-plugin-with-and-under-these \
+	podman:/usr/bin/podman:tests-have-it-call-the-CNI-plugin \
+	containerd:/usr/bin/containerd:as-podman \
+	runc:/usr/sbin/runc:as-podman \
 	procps:/usr/bin/ps:tests-look-for-processes-left-behind \
 	python3:/usr/bin/python3:tasks-of-tests-hold-connections-with-it \
 	nginx-light:/usr/sbin/nginx:a-stack-of-tests-is-made-of-it \
@@ -39,6 +43,14 @@ define install
 	@missing=; for entry in $(1); do IFS=: read -r name file why <<< "$$entry"; \
 	  [ -e "$$file" ] || { echo "setup: installing $$name ($$why)"; missing="$$missing $$name"; }; done; \
 	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+endef
+
+# builds for use; the CNI plugin without any library, because runtimes start it wherever and often
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+define release
+	cargo build --release --workspace --bins
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target $(HOST) -p cni-plugin
+	install -m 755 target/$(HOST)/release/netd-cni target/release/netd-cni
 endef
 
 help: ## lists the targets
@@ -83,15 +95,17 @@ demo: build ## brings up three simulated hosts, runs the tour of the README, che
 	PATH="$(BIN):$$PATH" tests/demo.sh
 
 bench: setup setup-bench ## runs the benchmarks of docs/benchmarks.md
-	cargo build --release --workspace --bins
+	$(release)
 	cargo bench -p tests --bench names
 	cargo bench -p tests --bench paths
+	cargo bench -p tests --bench cni
 	cargo bench -p ipvs --bench balancing
 	cargo bench -p netd --bench scale
 
-install: ## builds for use and installs to /usr/local/bin, with the systemd unit
-	cargo build --release --workspace --bins
-	install -D -m 755 -t $(DESTDIR)/usr/local/bin target/release/netd target/release/swarmctl target/release/netd-cni
+install: ## builds for use and installs to /usr/local/bin and /opt/cni/bin, with the systemd unit
+	$(release)
+	install -D -m 755 -t $(DESTDIR)/usr/local/bin target/release/netd target/release/swarmctl
+	install -D -m 755 -t $(DESTDIR)/opt/cni/bin target/release/netd-cni
 	install -D -m 644 -t $(DESTDIR)/etc/systemd/system packaging/netd.service
 
 clean: ## removes what was built

@@ -157,9 +157,11 @@ struct Thoughts {
     taken: BTreeSet<EndpointId>,
     desired: Last<(Arc<NodeConfig>, Ground), Desired>,
     plan: Last<(Arc<Desired>, Observed), Vec<Op>>,
-    rules: Last<(Arc<NodeConfig>, Observed, Arc<Open>, BTreeSet<IpAddr>), WantedRules>,
+    rules: Last<Grounds, WantedRules>,
 }
 
+/// What rules follow from; the last are the resolvers that engines of containers ask.
+type Grounds = (Arc<NodeConfig>, Observed, Arc<Open>, BTreeSet<IpAddr>);
 type WantedRules = BTreeMap<Place, Arc<Wanted>>;
 
 impl Thoughts {

@@ -4,6 +4,7 @@ pub mod agent;
 mod containers;
 pub mod daemon;
 pub mod dataplane;
+pub mod docker;
 mod examine;
 mod local;
 mod names;

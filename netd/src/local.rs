@@ -5,7 +5,8 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, UdpSocket},
-    os::unix::net::UnixStream,
+    os::unix::{self, net::UnixStream},
+    path::Path,
     sync::Arc,
 };
 
@@ -38,17 +39,26 @@ pub fn serve(daemon: Arc<Daemon>) -> anyhow::Result<impl Future<Output = anyhow:
     }
     // What a daemon that was killed has left.
     let _ = fs::remove_file(&path);
-    // Root only from its first moment on, whatever mask the daemon was started with.
-    let mask = umask(Mode::S_IRWXG | Mode::S_IRWXO);
-    let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()));
-    umask(mask);
-    let listener = listener?;
+    let listener = bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
     let server = Server::builder()
         .add_service(local_server::LocalServer::new(Local(daemon.clone())))
         .add_service(control_server::ControlServer::new(Control(daemon.clone())))
         .add_service(Relay::new(daemon).service())
         .serve_with_incoming(UnixListenerStream::new(listener));
     Ok(async move { server.await.context("the local API ended") })
+}
+
+/// A socket at this path, root only from its first moment on, whatever mask the daemon was started with.
+///
+/// # Errors
+/// The path is taken, or its directory is missing.
+pub fn bind(path: &Path) -> io::Result<unix::net::UnixListener> {
+    let mask = umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    let listener = unix::net::UnixListener::bind(path);
+    umask(mask);
+    listener
 }
 
 fn stranger() -> Refusal {

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use netd::{agent, daemon, run, whoami};
+use netd::{agent, daemon, docker, run, whoami};
 
 /// Networks, names, virtual IPs and tasks of this host.
 #[derive(Parser)]
@@ -27,6 +27,16 @@ enum Verb {
         #[arg(long, default_value_t = 80)]
         port: u16,
     },
+    /// The inside of the managed Docker plugin: passes the engine's calls on to the host's netd
+    #[command(hide = true)]
+    DockerRelay {
+        /// Where the engine looks inside the plugin
+        #[arg(long, default_value = "/run/docker/plugins/netd.sock")]
+        inside: PathBuf,
+        /// The host's socket
+        #[arg(long, default_value = "/host/netd.sock")]
+        host: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -38,6 +48,7 @@ fn main() -> ExitCode {
     let Arguments { directory, socket, verb } = Arguments::parse();
     let result = match verb {
         Some(Verb::Whoami { port }) => whoami::run(port).map_err(Into::into),
+        Some(Verb::DockerRelay { inside, host }) => block_on(docker::relay(&inside, &host)),
         None => serve(daemon::Options { directory, socket }),
     };
     match result {
@@ -57,5 +68,9 @@ fn serve(options: daemon::Options) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(options))
+    block_on(run::run(options))
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }

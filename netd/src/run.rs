@@ -21,7 +21,7 @@ use crate::{
     agent::{self, Sandboxes},
     containers,
     daemon::{Daemon, Member, Options},
-    dataplane, local, names, notify, relay,
+    dataplane, docker, local, names, notify, relay,
 };
 
 /// The most failures of the kernel that are reported: enough to see what is wrong, few enough for the log.
@@ -53,6 +53,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     let mut parts = JoinSet::new();
     parts.spawn(local::serve(daemon.clone())?);
+    parts.spawn(docker::serve(daemon.clone()));
     parts.spawn(host(daemon.clone(), member.is_some()));
     parts.spawn(containers::liveness::run(daemon.clone()));
     stopped(&mut parts).await?;

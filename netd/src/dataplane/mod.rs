@@ -44,6 +44,8 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+pub use resolvers::asked_by_engines;
+
 use desired::{Desired, Ground};
 use kernel::{Inhabited, Kernel, KernelError, Refused};
 use last::Last;

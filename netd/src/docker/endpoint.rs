@@ -1,0 +1,265 @@
+//! The engine's endpoints: interfaces of containers, whose devices are made here for it to take.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use model::{AddressWish, ContainerSpec, Kind, PublishSpec, Refusal, Sandbox, Subnet, SubnetLease, names};
+
+use super::{
+    Plugin,
+    ledger::{Hold, NetworkRecord, Pending},
+    pool,
+    ports::publish,
+    wire,
+};
+use crate::dataplane::asked_by_engines;
+
+impl Plugin {
+    pub(super) async fn create_endpoint(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
+        let record = self.record(&asked.network)?;
+        let mac = asked.interface.as_ref().map(|interface| interface.mac_address.as_str()).unwrap_or_default();
+        let key = format!("{}/{mac}", record.network.map(|id| id.to_string()).unwrap_or_default());
+        let _turn = self.turn(&key).await;
+        let unknown = || {
+            let cause = format!("no address is held here for the endpoint with the Ethernet address {mac:?}");
+            Refusal::new(
+                Kind::Precondition,
+                cause,
+                "try again; a network of the driver netd takes --ipam-driver netd, too",
+            )
+        };
+        let hold = self.ledger.holds.get(&key).filter(|hold| hold.pending != Some(Pending::Detach));
+        let hold = hold.ok_or_else(unknown)?;
+        if hold.endpoint.as_ref().is_some_and(|known| *known != asked.endpoint) {
+            let cause = format!("the Ethernet address {mac} is that of another endpoint on this network");
+            return Err(Refusal::new(Kind::Conflict, cause, "give this container another --mac-address, or none"));
+        }
+        // Refused now rather than when the container is about to start.
+        publish(&asked.options)?;
+        self.keep(self.ledger.holds.put(&key, &Hold { endpoint: Some(asked.endpoint), ..hold }))?;
+        Ok(wire::Nothing {})
+    }
+
+    /// Gives the endpoint up; its addresses are the engine's until it releases them.
+    pub(super) async fn delete_endpoint(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
+        let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) else { return Ok(wire::Nothing {}) };
+        let _turn = self.turn(&key).await;
+        if let Some(hold) = self.ledger.holds.get(&key) {
+            let pending = hold.pending.or(hold.sandbox.is_some().then_some(Pending::Leave));
+            self.keep(
+                self.ledger.holds.put(&key, &Hold { endpoint: None, sandbox: None, asks: None, pending, ..hold }),
+            )?;
+        }
+        Ok(wire::Nothing {})
+    }
+
+    pub(super) async fn join(&self, asked: wire::OfEndpoint) -> Result<wire::Joined, Refusal> {
+        let record = self.record(&asked.network)?;
+        let (key, _) = self.ledger.endpoint(&asked.endpoint).ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
+        let path = asked.sandbox_key;
+        let (endpoint, asks) = {
+            let _turn = self.turn(&key).await;
+            let hold = self.ledger.holds.get(&key).ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
+            let asks = self.asks(&key, &record, &path);
+            let hold = Hold { sandbox: Some(path.clone()), asks, pending: None, ..hold };
+            self.keep(self.ledger.holds.put(&key, &hold))?;
+            (self.attach(&key, &hold).await?, asks)
+        };
+        self.ready(&path, endpoint.id).await?;
+        self.news.notify_one();
+        let source = names::handed_link(endpoint.id).to_string();
+        let mut joined = joined(&record, &endpoint.addresses, source);
+        let resolvers = asked_by_engines();
+        joined
+            .static_routes
+            .extend(asks.into_iter().flat_map(|bits| ways(&record, &endpoint.addresses, &resolvers, bits)));
+        Ok(joined)
+    }
+
+    /// Which way the questions go that the engine passes on from inside a container: by the gateway of an overlay, whose
+    /// resolver forwards; by that of an internal one, whose does not, only where there is no other, so by a less exact route.
+    /// Two routes of one prefix would be refused, so each is given once.
+    fn asks(&self, key: &str, record: &NetworkRecord, path: &str) -> Option<u8> {
+        let others = self.ledger.holds.all().into_iter();
+        let others = others.filter(|(other, hold)| other != key && hold.sandbox.as_deref() == Some(path));
+        let taken: BTreeSet<u8> = others.filter_map(|(_, hold)| hold.asks).collect();
+        let choice: &[u8] = match (record.lan, record.internal) {
+            (true, _) => &[],
+            (false, false) => &[0],
+            (false, true) if taken.contains(&0) => &[],
+            (false, true) => &[1, 2],
+        };
+        choice.iter().find(|bits| !taken.contains(bits)).copied()
+    }
+
+    pub(super) async fn leave(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
+        let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) else { return Ok(wire::Nothing {}) };
+        let _turn = self.turn(&key).await;
+        if let Some(mut hold) = self.ledger.holds.get(&key) {
+            (hold.sandbox, hold.asks) = (None, None);
+            hold.traits.publish = Vec::new();
+            hold.pending = hold.pending.or(Some(Pending::Leave));
+            self.keep(self.ledger.holds.put(&key, &hold))?;
+            // Told to the cluster in a moment: as a rule the endpoint is given up before.
+            self.wake.notify_one();
+        }
+        Ok(wire::Nothing {})
+    }
+
+    /// The endpoint is its container's way out: the host's ports lead to it.
+    pub(super) async fn program(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
+        let (key, _) = self.ledger.endpoint(&asked.endpoint).ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
+        self.set_publish(&key, publish(&asked.options)?).await?;
+        Ok(wire::Nothing {})
+    }
+
+    pub(super) async fn revoke(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
+        if let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) {
+            let unheard = self.set_publish(&key, Vec::new()).await;
+            unheard.unwrap_or_else(|refusal| tracing::warn!(%refusal, "ports will be given up later"));
+        }
+        Ok(wire::Nothing {})
+    }
+
+    async fn set_publish(&self, key: &str, publish: Vec<PublishSpec>) -> Result<(), Refusal> {
+        let _turn = self.turn(key).await;
+        let Some(hold) = self.ledger.holds.get(key) else { return Ok(()) };
+        if hold.traits.publish == publish {
+            return Ok(());
+        }
+        let mut changed = hold.clone();
+        changed.traits.publish = publish;
+        self.keep(self.ledger.holds.put(key, &changed))?;
+        if let Err(refusal) = self.attach(key, &changed).await {
+            if !changed.traits.publish.is_empty() {
+                self.keep(self.ledger.holds.put(key, &hold))?;
+            }
+            return Err(refusal);
+        }
+        Ok(())
+    }
+
+    /// The spec of an endpoint as it is held: its addresses, its place, what is known of it.
+    pub(super) fn spec(&self, key: &str, hold: &Hold) -> Result<ContainerSpec, Refusal> {
+        let held = |v6| {
+            let exact = hold.addresses.iter().find(|address| address.is_ipv6() == v6).copied();
+            AddressWish { wanted: exact.is_some(), exact }
+        };
+        let sandbox = hold.sandbox.as_ref().map(|path| Sandbox { path: path.clone(), identity: None, interface: None });
+        Ok(ContainerSpec {
+            key: self.key(key)?,
+            network: hold.network.to_string(),
+            ipv4: held(false),
+            ipv6: held(true),
+            mac: Some(hold.mac),
+            left: sandbox.is_none(),
+            sandbox,
+            traits: Some(hold.traits.clone()),
+        })
+    }
+
+    fn record(&self, network: &str) -> Result<NetworkRecord, Refusal> {
+        let known = self.ledger.networks.get(network).filter(|record| record.network.is_some() && !record.removed);
+        known.ok_or_else(|| {
+            let cause = format!("netd does not know the engine's network {network:?}");
+            Refusal::new(Kind::NotFound, cause, "remove the engine's network and make it again with -d netd")
+        })
+    }
+}
+
+/// How the engine is to set a container up. Of an overlay nothing is on the link but the gateways, which lead everywhere.
+fn joined(record: &NetworkRecord, addresses: &[IpAddr], source: String) -> wire::Joined {
+    let has = |lease: &&SubnetLease| addresses.iter().any(|address| address.is_ipv6() == lease.subnet.is_ipv6());
+    let leases: Vec<&SubnetLease> = record.subnets.iter().filter(has).collect();
+    let on_link = |destination| wire::StaticRoute { destination, route_type: 1, next_hop: String::new() };
+    let route = |lease: &&SubnetLease| match record.lan {
+        true => vec![on_link(lease.subnet.to_string())],
+        false => {
+            let (destination, next_hop) = (lease.subnet.to_string(), lease.gateway.to_string());
+            vec![on_link(pool::alone(lease.gateway)), wire::StaticRoute { destination, route_type: 0, next_hop }]
+        }
+    };
+    let gateway = |v6| {
+        let lease = leases.iter().find(|lease| lease.subnet.is_ipv6() == v6 && !record.internal);
+        lease.map(|lease| lease.gateway.to_string()).unwrap_or_default()
+    };
+    wire::Joined {
+        interface_name: wire::InterfaceName { src_name: source, dst_prefix: "eth".to_owned() },
+        gateway: gateway(false),
+        gateway_ipv6: gateway(true),
+        static_routes: leases.iter().flat_map(route).collect(),
+        disable_gateway_service: record.internal,
+    }
+}
+
+/// Routes to those whom the engine asks for names.
+fn ways(
+    record: &NetworkRecord,
+    addresses: &[IpAddr],
+    resolvers: &BTreeSet<IpAddr>,
+    bits: u8,
+) -> BTreeSet<wire::StaticRoute> {
+    let way = |resolver: &IpAddr| {
+        let has = addresses.iter().any(|address| address.is_ipv6() == resolver.is_ipv6());
+        let lease = record.subnets.iter().find(|lease| has && lease.subnet.is_ipv6() == resolver.is_ipv6())?;
+        let length = if resolver.is_ipv6() { 128 } else { 32 };
+        let destination = Subnet::around(*resolver, length - bits)?.to_string();
+        Some(wire::StaticRoute { destination, route_type: 0, next_hop: lease.gateway.to_string() })
+    };
+    resolvers.iter().filter_map(way).collect()
+}
+
+fn unknown_endpoint(endpoint: &str) -> Refusal {
+    let cause = format!("netd does not know the endpoint {endpoint:?}");
+    Refusal::new(Kind::NotFound, cause, "disconnect the container from the network and connect it again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(internal: bool, lan: bool) -> NetworkRecord {
+        let lease = |subnet: &str, gateway: &str| SubnetLease {
+            subnet: subnet.parse().unwrap(),
+            gateway: gateway.parse().unwrap(),
+        };
+        NetworkRecord {
+            network: None,
+            made: None,
+            unnamed: false,
+            pools: BTreeSet::new(),
+            subnets: vec![lease("10.0.9.0/24", "10.0.9.1"), lease("fd00:9::/64", "fd00:9::1")],
+            internal,
+            lan,
+            aux: BTreeSet::new(),
+            removed: false,
+            since: 0,
+        }
+    }
+
+    fn routes(joined: &wire::Joined) -> Vec<(&str, &str)> {
+        joined.static_routes.iter().map(|route| (route.destination.as_str(), route.next_hop.as_str())).collect()
+    }
+
+    #[test]
+    fn a_container_on_an_overlay_has_its_gateways_on_the_link_and_the_rest_by_them() {
+        let addresses = ["10.0.9.5".parse().unwrap(), "fd00:9::5".parse().unwrap()];
+        let found = joined(&record(false, false), &addresses, String::new());
+        assert_eq!((found.gateway.as_str(), found.gateway_ipv6.as_str()), ("10.0.9.1", "fd00:9::1"));
+        let expected =
+            [("10.0.9.1/32", ""), ("10.0.9.0/24", "10.0.9.1"), ("fd00:9::1/128", ""), ("fd00:9::/64", "fd00:9::1")];
+        assert_eq!(routes(&found), expected);
+        let found = joined(&record(false, true), &addresses[..1], String::new());
+        assert_eq!((routes(&found), found.gateway_ipv6.as_str()), (vec![("10.0.9.0/24", "")], ""));
+    }
+
+    #[test]
+    fn an_internal_network_has_no_way_out_but_for_questions() {
+        let addresses = ["10.0.9.5".parse().unwrap()];
+        let found = joined(&record(true, false), &addresses, String::new());
+        assert_eq!((found.gateway.as_str(), found.disable_gateway_service), ("", true));
+        let resolvers = ["8.8.8.8", "8.8.8.9", "2001:db8::1"].map(|address| address.parse().unwrap()).into();
+        let ways = ways(&record(true, false), &addresses, &resolvers, 1);
+        let ways: Vec<&str> = ways.iter().map(|way| way.destination.as_str()).collect();
+        assert_eq!(ways, ["8.8.8.8/31"]);
+    }
+}

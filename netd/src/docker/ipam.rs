@@ -1,0 +1,225 @@
+//! The engine's address manager: addresses come from the cluster's ledger, held by network and Ethernet address.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use model::{AddressWish, Command, Kind, Mac, NetworkInfo, Outcome, Query, Refusal, Subnet, SubnetLease};
+
+use super::{
+    Plugin,
+    ledger::{Hold, NetworkRecord, Pending},
+    network::NETWORK,
+    pool::{self, Pool},
+    wire,
+};
+
+impl Plugin {
+    pub(super) async fn request_pool(&self, asked: wire::RequestPool) -> Result<wire::Pool, Refusal> {
+        let subnet = match asked.pool.as_str() {
+            "" | "0.0.0.0/0" | "::/0" => None,
+            given => Some(given.parse::<Subnet>().map_err(|error| invalid(error, "write it as 10.0.9.0/24"))?),
+        };
+        let (pool, gateway) = match (asked.options.get(NETWORK), subnet) {
+            (Some(name), subnet) => {
+                let network = self.network(name).await?;
+                let lease = lease_of(&network, subnet, asked.v6)?;
+                (Pool::Of(network.id, lease.subnet), lease.gateway)
+            }
+            (None, Some(subnet)) => (Pool::Subnet(subnet), self.gateway_of(subnet).await?),
+            (None, None) => match Pool::any(asked.v6, rand::random()) {
+                Pool::Any(token) => return Ok(answer(Pool::Any(token), pool::alone(token))),
+                other => (other, IpAddr::from([0, 0, 0, 0])),
+            },
+        };
+        self.remember_range(subnet, &asked.sub_pool)?;
+        Ok(answer(pool, format!("{gateway}/{}", subnet_of(pool).map_or(0, |subnet| subnet.prefix()))))
+    }
+
+    /// `--ip-range`: told here only, of use when the network is made.
+    fn remember_range(&self, subnet: Option<Subnet>, range: &str) -> Result<(), Refusal> {
+        let Some(subnet) = subnet else { return Ok(()) };
+        match range {
+            "" => self.keep(self.ledger.ranges.remove(&subnet.to_string())),
+            range => {
+                let range: Subnet = range.parse().map_err(|error| invalid(error, "write it as 10.0.9.128/25"))?;
+                self.keep(self.ledger.ranges.put(&subnet.to_string(), &range))
+            }
+        }
+    }
+
+    /// The gateway of a prefix: that of the network that has it, else the one that a network made of it will have.
+    async fn gateway_of(&self, subnet: Subnet) -> Result<IpAddr, Refusal> {
+        let networks = self.networks(Query::Networks).await?;
+        let known = networks.iter().flat_map(|network| &network.subnets).find(|lease| lease.subnet == subnet);
+        Ok(known.map_or(pool::first(subnet), |lease| lease.gateway))
+    }
+
+    pub(super) fn release_pool(&self, asked: &wire::OfPool) -> Result<wire::Nothing, Refusal> {
+        if let Ok(Pool::Subnet(subnet)) = asked.pool.parse() {
+            self.keep(self.ledger.ranges.remove(&subnet.to_string()))?;
+        }
+        Ok(wire::Nothing {})
+    }
+
+    pub(super) async fn request_address(&self, asked: wire::OfPool) -> Result<wire::Address, Refusal> {
+        let pool: Pool = asked.pool.parse().map_err(|()| foreign_pool(&asked.pool))?;
+        let exact = match asked.address.as_str() {
+            "" => None,
+            text => Some(pool::address(text).ok_or_else(|| invalid(format!("{text:?} is no address"), ""))?),
+        };
+        if asked.options.get(wire::ADDRESS_TYPE).is_some_and(|kind| kind == wire::GATEWAY) {
+            return self.gateway(pool, exact).await;
+        }
+        let Some(mac) = asked.options.get(wire::MAC_ADDRESS) else { return aside(exact) };
+        let mac: Mac = mac.parse().map_err(|error: String| invalid(error, ""))?;
+        let network = self.ledger.pool(&asked.pool).ok_or_else(|| foreign_pool(&asked.pool))?;
+        let address = self.hold(&network, mac, pool.is_ipv6(), exact).await?;
+        Ok(wire::Address { address: pool::alone(address), data: Default::default() })
+    }
+
+    /// A gateway is the network's own; what the user gives is compared when the network is known.
+    async fn gateway(&self, pool: Pool, exact: Option<IpAddr>) -> Result<wire::Address, Refusal> {
+        let (address, prefix) = match (pool, exact) {
+            (Pool::Any(token), _) => (token, if token.is_ipv6() { 128 } else { 32 }),
+            (Pool::Subnet(subnet) | Pool::Of(_, subnet), Some(exact)) => (exact, subnet.prefix()),
+            (Pool::Subnet(subnet) | Pool::Of(_, subnet), None) => (self.gateway_of(subnet).await?, subnet.prefix()),
+        };
+        Ok(wire::Address { address: format!("{address}/{prefix}"), data: Default::default() })
+    }
+
+    /// Holds an address for an endpoint that is to come. Asked again, the answer is the same.
+    async fn hold(
+        &self,
+        network: &NetworkRecord,
+        mac: Mac,
+        v6: bool,
+        exact: Option<IpAddr>,
+    ) -> Result<IpAddr, Refusal> {
+        let id = network.network.ok_or_else(|| foreign_pool("of a network that is being made"))?;
+        let key = format!("{id}/{mac}");
+        let _turn = self.turn(&key).await;
+        let known = self.usable(&key, v6, exact).await?;
+        let fresh = || Hold {
+            network: id,
+            mac,
+            addresses: BTreeSet::new(),
+            endpoint: None,
+            sandbox: None,
+            asks: None,
+            traits: Default::default(),
+            pending: None,
+            since: super::now(),
+        };
+        let mut hold = known.unwrap_or_else(fresh);
+        // Written before it is asked for: what is answered after this host has died is found again, and given back.
+        self.keep(self.ledger.holds.put(&key, &hold))?;
+        let wish = AddressWish { wanted: true, exact };
+        let (ipv4, ipv6) = if v6 { (AddressWish::default(), wish) } else { (wish, AddressWish::default()) };
+        let mut spec = self.spec(&key, &hold)?;
+        (spec.ipv4, spec.ipv6) = (ipv4, ipv6);
+        let given = match self.propose(Command::AttachContainer { spec: Box::new(spec) }).await {
+            Ok(Outcome::Container(container)) => container.addresses.into_iter().find(|given| given.is_ipv6() == v6),
+            Ok(_) => None,
+            Err(refusal) => {
+                self.let_go(&key, hold, &refusal)?;
+                return Err(refusal);
+            }
+        };
+        let given = given.ok_or_else(|| {
+            let cause = format!("network {id} has no IPv{} prefix", if v6 { 6 } else { 4 });
+            Refusal::new(Kind::Precondition, cause, "`swarmctl network inspect` shows what it has")
+        })?;
+        hold.addresses.insert(given);
+        self.keep(self.ledger.holds.put(&key, &hold))?;
+        Ok(given)
+    }
+
+    /// What is held by this key already, if it may be gone on with.
+    async fn usable(&self, key: &str, v6: bool, exact: Option<IpAddr>) -> Result<Option<Hold>, Refusal> {
+        let Some(hold) = self.ledger.holds.get(key) else { return Ok(None) };
+        let held = hold.addresses.iter().find(|address| address.is_ipv6() == v6).copied();
+        let is_same = held.is_some() && held == exact;
+        if hold.pending == Some(Pending::Detach)
+            || hold.endpoint.is_none() && held.is_some() && exact.is_some() && !is_same
+        {
+            // Of an endpoint that has ended, or never came to be.
+            self.detach(key).await?;
+            return Ok(None);
+        }
+        if hold.endpoint.is_some() && !is_same {
+            let cause = format!("the Ethernet address {} is that of another endpoint on this network", hold.mac);
+            return Err(Refusal::new(Kind::Conflict, cause, "give this container another --mac-address, or none"));
+        }
+        Ok(Some(hold))
+    }
+
+    /// After a refusal: what it has no address of is forgotten; where nobody knows what came of it, that is found out later.
+    fn let_go(&self, key: &str, hold: Hold, refusal: &Refusal) -> Result<(), Refusal> {
+        if !hold.addresses.is_empty() {
+            return Ok(());
+        }
+        match refusal.kind {
+            Kind::Unavailable => {
+                self.keep(self.ledger.holds.put(key, &Hold { pending: Some(Pending::Detach), ..hold }))?;
+                self.wake.notify_one();
+                Ok(())
+            }
+            _ => self.keep(self.ledger.holds.remove(key)),
+        }
+    }
+
+    pub(super) async fn release_address(&self, asked: wire::OfPool) -> Result<wire::Nothing, Refusal> {
+        let (Some(network), Some(address)) = (self.ledger.pool(&asked.pool), pool::address(&asked.address)) else {
+            return Ok(wire::Nothing {});
+        };
+        let is_meant = |hold: &Hold| Some(hold.network) == network.network && hold.addresses.contains(&address);
+        let Some((key, _)) = self.ledger.holds.find(|_, hold| is_meant(hold)) else { return Ok(wire::Nothing {}) };
+        let turn = self.turn(&key).await;
+        let Some(mut hold) = self.ledger.holds.get(&key) else { return Ok(wire::Nothing {}) };
+        // The last one that is released takes the endpoint with it; the cluster gives up both at once.
+        if hold.addresses.len() > 1 {
+            hold.addresses.remove(&address);
+        } else {
+            hold.pending = Some(Pending::Detach);
+        }
+        self.keep(self.ledger.holds.put(&key, &hold))?;
+        drop(turn);
+        if hold.pending == Some(Pending::Detach) {
+            self.settle_soon(&key).await;
+        }
+        Ok(wire::Nothing {})
+    }
+}
+
+/// Addresses that no endpoint asks for (`--aux-address`) are held when their network is made, which names them again.
+fn aside(exact: Option<IpAddr>) -> Result<wire::Address, Refusal> {
+    let next = "make networks of the driver netd only with it; this engine may be too old";
+    let address = exact.ok_or_else(|| invalid("the engine does not tell the endpoint's Ethernet address", next))?;
+    Ok(wire::Address { address: pool::alone(address), data: Default::default() })
+}
+
+fn answer(pool: Pool, gateway: String) -> wire::Pool {
+    let data = [(wire::GATEWAY.to_owned(), gateway)].into();
+    wire::Pool { id: pool.to_string(), pool: pool.prefix(), data }
+}
+
+fn subnet_of(pool: Pool) -> Option<Subnet> {
+    match pool {
+        Pool::Any(_) => None,
+        Pool::Subnet(subnet) | Pool::Of(_, subnet) => Some(subnet),
+    }
+}
+
+fn lease_of(network: &NetworkInfo, subnet: Option<Subnet>, v6: bool) -> Result<SubnetLease, Refusal> {
+    let mut of_family = network.subnets.iter().filter(|lease| lease.subnet.is_ipv6() == v6);
+    let found = of_family.find(|lease| subnet.is_none_or(|subnet| subnet == lease.subnet));
+    found.copied().ok_or_else(|| super::network::lacks(network, subnet, v6))
+}
+
+fn foreign_pool(pool: &str) -> Refusal {
+    let cause = format!("the pool {pool:?} belongs to no network of the driver netd on this engine");
+    Refusal::new(Kind::NotFound, cause, "remove the engine's network and make it again with -d netd --ipam-driver netd")
+}
+
+pub(super) fn invalid(cause: impl ToString, next: &str) -> Refusal {
+    Refusal::new(Kind::Invalid, cause.to_string(), next)
+}

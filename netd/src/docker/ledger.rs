@@ -1,0 +1,263 @@
+//! What this host remembers of the engine's own identities: one small file per network and per endpoint, written whole
+//! before anything is promised. Networks are on the disk, too: the engine tells of them once. Endpoints need only outlive the
+//! daemon: none of them outlives the host, and what is lost with it is found out as any that has lost its engine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use model::{ContainerTraits, Mac, Millis, NetworkId, Subnet, SubnetLease};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// A network of the engine, by the engine's identity of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// The cluster's network; `None` while it is being made.
+    pub network: Option<NetworkId>,
+    /// What it was made as, if this engine made it.
+    pub made: Option<String>,
+    /// It still has the name that it was made with for want of its own.
+    pub unnamed: bool,
+    /// The pools that lead to it.
+    pub pools: BTreeSet<String>,
+    /// Its prefixes and gateways.
+    pub subnets: Vec<SubnetLease>,
+    /// No way out.
+    pub internal: bool,
+    /// Its endpoints are on a LAN, which its gateways are machines of.
+    pub lan: bool,
+    /// Addresses held for nobody.
+    pub aux: BTreeSet<IpAddr>,
+    /// The engine has removed it; the cluster does not know yet.
+    pub removed: bool,
+    /// When it was written first.
+    pub since: Millis,
+}
+
+/// What is still to be told to the cluster of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pending {
+    /// It is in no sandbox any more.
+    Leave,
+    /// It is given up.
+    Detach,
+}
+
+/// An endpoint, or addresses that are to become one, by its key in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The cluster's network.
+    pub network: NetworkId,
+    /// What the engine tells endpoints apart by.
+    pub mac: Mac,
+    /// Addresses that the engine has been given and has not released.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The engine's identity of it, once it has one.
+    pub endpoint: Option<String>,
+    /// Where it is.
+    pub sandbox: Option<String>,
+    /// By how many bits the prefixes are shorter that lead the engine's questions for names by it; `None`: they take
+    /// another way.
+    pub asks: Option<u8>,
+    /// What is known of its container.
+    pub traits: ContainerTraits,
+    /// What the cluster does not know yet.
+    pub pending: Option<Pending>,
+    /// When it was written first.
+    pub since: Millis,
+}
+
+/// `--ip-range` of a prefix that no network has yet: by the prefix.
+pub type Range = Subnet;
+
+/// All of it.
+pub struct Ledger {
+    /// By the engine's identity.
+    pub networks: Records<NetworkRecord>,
+    /// By the id of the key in the cluster.
+    pub holds: Records<Hold>,
+    /// By prefix.
+    pub ranges: Records<Range>,
+}
+
+impl Ledger {
+    /// Reads what there is.
+    ///
+    /// # Errors
+    /// A directory that cannot be made or read.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        Ok(Self {
+            networks: Records::open(directory.join("networks"), Lifetime::Disk)?,
+            holds: Records::open(directory.join("holds"), Lifetime::Boot)?,
+            ranges: Records::open(directory.join("ranges"), Lifetime::Boot)?,
+        })
+    }
+
+    /// The endpoint that the engine calls so.
+    pub fn endpoint(&self, id: &str) -> Option<(String, Hold)> {
+        self.holds.find(|_, hold| hold.endpoint.as_deref() == Some(id))
+    }
+
+    /// The network that this pool leads to.
+    pub fn pool(&self, id: &str) -> Option<NetworkRecord> {
+        self.networks.find(|_, network| !network.removed && network.pools.contains(id)).map(|(_, network)| network)
+    }
+}
+
+/// What records outlive.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lifetime {
+    /// The daemon.
+    Boot,
+    /// The host, too.
+    Disk,
+}
+
+/// Records of one kind: a file each.
+pub struct Records<T> {
+    directory: PathBuf,
+    lifetime: Lifetime,
+    known: Mutex<BTreeMap<String, T>>,
+}
+
+impl<T: Clone + PartialEq + Serialize + DeserializeOwned> Records<T> {
+    fn open(directory: PathBuf, lifetime: Lifetime) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let mut known = BTreeMap::new();
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if name.ends_with(".new") {
+                fs::remove_file(&path)?;
+                continue;
+            }
+            match serde_json::from_slice(&fs::read(&path)?) {
+                Ok(record) => drop(known.insert(name.replace('_', "/"), record)),
+                Err(_) if lifetime == Lifetime::Boot => fs::remove_file(&path)?,
+                Err(error) => tracing::warn!(path = %path.display(), %error, "no record of an engine: left alone"),
+            }
+        }
+        Ok(Self { directory, lifetime, known: Mutex::new(known) })
+    }
+
+    /// One record.
+    pub fn get(&self, key: &str) -> Option<T> {
+        self.lock().get(key).cloned()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> BTreeMap<String, T> {
+        self.lock().clone()
+    }
+
+    /// The first that is meant.
+    pub fn find(&self, is_meant: impl Fn(&str, &T) -> bool) -> Option<(String, T)> {
+        let known = self.lock();
+        known.iter().find(|(key, record)| is_meant(key, record)).map(|(key, record)| (key.clone(), record.clone()))
+    }
+
+    /// Writes a record; it is there for as long as it is to live when this returns.
+    ///
+    /// # Errors
+    /// The disk's; then nothing has changed.
+    pub fn put(&self, key: &str, record: &T) -> io::Result<()> {
+        let mut known = self.lock();
+        if known.get(key) != Some(record) {
+            let content = serde_json::to_vec(record)?;
+            tokio::task::block_in_place(|| self.write(key, &content))?;
+            known.insert(key.to_owned(), record.clone());
+        }
+        Ok(())
+    }
+
+    /// Forgets a record; it is fine if there is none.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn remove(&self, key: &str) -> io::Result<()> {
+        let mut known = self.lock();
+        if known.contains_key(key) {
+            match fs::remove_file(self.path(key)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // One that comes back after a power cut is found out as any that has lost its engine.
+            known.remove(key);
+        }
+        Ok(())
+    }
+
+    fn write(&self, key: &str, content: &[u8]) -> io::Result<()> {
+        let path = self.path(key);
+        let draft = path.with_file_name(format!("{}.new", file_name(key)));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(content)?;
+        match self.lifetime {
+            Lifetime::Boot => fs::rename(&draft, &path),
+            Lifetime::Disk => {
+                file.sync_all()?;
+                fs::rename(&draft, &path)?;
+                File::open(&self.directory)?.sync_all()
+            }
+        }
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.directory.join(file_name(key))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, T>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keys have no `_` of their own: identities of engines are checked where they come in.
+fn file_name(key: &str) -> String {
+    key.replace('/', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold() -> Hold {
+        let (network, mac) = (NetworkId(7), Mac([2, 66, 0, 0, 0, 1]));
+        let addresses = BTreeSet::from(["10.0.9.5".parse().unwrap(), "fd00:9::5".parse().unwrap()]);
+        let traits = ContainerTraits::default();
+        Hold { network, mac, addresses, endpoint: None, sandbox: None, asks: None, traits, pending: None, since: 1 }
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_a_restart_and_half_a_write_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let key = "0000000000007/02:42:00:00:00:01";
+        ledger.holds.put(key, &hold()).unwrap();
+        ledger.holds.put("gone", &hold()).unwrap();
+        ledger.holds.remove("gone").unwrap();
+        fs::write(directory.path().join("holds/half.new"), "{").unwrap();
+        fs::write(directory.path().join("holds/torn"), "{").unwrap();
+        fs::write(directory.path().join("networks/torn"), "{").unwrap();
+        let again = Ledger::open(directory.path()).unwrap();
+        assert_eq!(again.holds.all(), BTreeMap::from([(key.to_owned(), hold())]));
+        let exists = |name: &str| directory.path().join(name).exists();
+        assert!(!exists("holds/half.new") && !exists("holds/torn") && exists("networks/torn"));
+    }
+
+    #[test]
+    fn endpoints_are_found_by_what_the_engine_calls_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let hold = Hold { endpoint: Some("e1".to_owned()), ..hold() };
+        ledger.holds.put("key", &hold).unwrap();
+        assert_eq!(ledger.endpoint("e1"), Some(("key".to_owned(), hold)));
+        assert_eq!(ledger.endpoint("e2"), None);
+    }
+}

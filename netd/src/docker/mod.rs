@@ -1,0 +1,235 @@
+//! Docker Engine's plugin: its networks and addresses are the cluster's. The engine calls methods on a socket; what it does
+//! not say there (names, labels, health) is watched by its API. No method ever asks that API: the engine holds locks.
+
+mod endpoint;
+mod engine;
+mod http;
+mod ipam;
+mod ledger;
+mod network;
+mod pool;
+mod ports;
+mod relay;
+mod watch;
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use api::Proposal;
+use model::{
+    Answer, Command, Container, ContainerKey, ContainerRuntime, EndpointId, Kind, Millis, NetworkInfo, Outcome, Query,
+    Refusal, RequestId, SandboxId,
+};
+use tokio::{
+    sync::{Mutex, MutexGuard, Notify},
+    time::{sleep, timeout},
+};
+
+pub use relay::relay;
+
+use crate::daemon::{Daemon, Member};
+use ledger::{Hold, Ledger, Pending};
+
+/// Below the daemon's directory.
+const DIRECTORY: &str = "docker";
+/// How long the kernel may take to have a device in place.
+const READY: Duration = Duration::from_secs(15);
+/// How long the engine waits for what it need not wait for: the rest is done later.
+const GIVING_UP: Duration = Duration::from_secs(3);
+/// What the cluster is to be told later is tried so often.
+const RETRY: Duration = Duration::from_secs(1);
+/// Endpoints are worked on one at a time, by these many turns.
+const TURNS: usize = 64;
+
+/// What answers the engine.
+pub struct Plugin {
+    daemon: Arc<Daemon>,
+    ledger: Ledger,
+    turns: Vec<Mutex<()>>,
+    /// There is something to tell the cluster.
+    wake: Notify,
+    /// There is something to ask the engine.
+    news: Notify,
+}
+
+/// Answers the engine of this host, if there ever is one.
+pub async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
+    match start(daemon) {
+        Ok(parts) => parts.await,
+        // A host without an engine is none the worse for it.
+        Err(error) => tracing::warn!(%error, "Docker's networks cannot be served: mend that and restart netd"),
+    }
+    std::future::pending().await
+}
+
+fn start(daemon: Arc<Daemon>) -> io::Result<impl Future<Output = ()>> {
+    let ledger = Ledger::open(&daemon.options.directory.join(DIRECTORY))?;
+    let turns = (0..TURNS).map(|_| Mutex::new(())).collect();
+    let plugin = Arc::new(Plugin { daemon, ledger, turns, wake: Notify::new(), news: Notify::new() });
+    let listener = http::listen()?;
+    Ok(async move {
+        tokio::join!(http::serve(&plugin, listener), plugin.tell(), plugin.watch());
+    })
+}
+
+fn now() -> Millis {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or_default()
+}
+
+impl Plugin {
+    fn member(&self) -> Result<Member, Refusal> {
+        self.daemon.member.borrow().clone().ok_or_else(|| {
+            let cause = format!("host {} is not part of a cluster", self.daemon.hostname);
+            Refusal::new(Kind::Unavailable, cause, "`swarmctl init` makes one; `swarmctl join` takes part in one")
+        })
+    }
+
+    fn key(&self, id: &str) -> Result<ContainerKey, Refusal> {
+        Ok(ContainerKey { node: self.member()?.node(), runtime: ContainerRuntime::Docker, id: id.to_owned() })
+    }
+
+    async fn propose(&self, command: Command) -> Result<Outcome, Refusal> {
+        self.member()?.propose(Proposal { request: RequestId(rand::random()), command }).await
+    }
+
+    async fn networks(&self, query: Query) -> Result<Vec<NetworkInfo>, Refusal> {
+        match self.member()?.query(query).await? {
+            Answer::Networks(networks) => Ok(networks),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    async fn network(&self, name: &str) -> Result<NetworkInfo, Refusal> {
+        let found = self.networks(Query::Network(name.to_owned())).await?;
+        found.into_iter().next().ok_or_else(|| Refusal::not_found("network", name, "swarmctl network ls"))
+    }
+
+    /// One change of an endpoint at a time.
+    async fn turn(&self, key: &str) -> MutexGuard<'_, ()> {
+        let sum = key.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        self.turns[sum % self.turns.len()].lock().await
+    }
+
+    /// The outcome of writing something down.
+    fn keep(&self, written: io::Result<()>) -> Result<(), Refusal> {
+        written.map_err(|error| {
+            let directory = self.daemon.options.directory.join(DIRECTORY);
+            let cause = format!("cannot write below {}: {error}", directory.display());
+            Refusal::new(Kind::Unavailable, cause, "make room on that disk")
+        })
+    }
+
+    /// Has the cluster know an endpoint as it is held.
+    async fn attach(&self, key: &str, hold: &Hold) -> Result<Container, Refusal> {
+        match self.propose(Command::AttachContainer { spec: Box::new(self.spec(key, hold)?) }).await? {
+            Outcome::Container(container) => Ok(*container),
+            other => {
+                let cause = format!("the cluster answered {other:?} to the endpoint {key}");
+                Err(Refusal::new(Kind::Unavailable, cause, "update the managers"))
+            }
+        }
+    }
+
+    /// Waits until an endpoint's device is where it can be taken.
+    async fn ready(&self, path: &str, endpoint: EndpointId) -> Result<(), Refusal> {
+        let waited = timeout(READY, self.in_place(path, endpoint)).await;
+        waited.unwrap_or_else(|_| {
+            let status = self.daemon.dataplane.borrow().as_ref().map(|(status, _)| status.borrow().clone());
+            let failure = status.and_then(|status| status.failures.first().map(ToString::to_string));
+            let cause = failure.unwrap_or_else(|| "the kernel of this host is not ready yet".to_owned());
+            Err(Refusal::new(Kind::Unavailable, cause, "`swarmctl node inspect self` shows what it refuses"))
+        })
+    }
+
+    async fn in_place(&self, path: &str, endpoint: EndpointId) -> Result<(), Refusal> {
+        let ended = |_| Refusal::new(Kind::Unavailable, "netd is about to stop", "try again");
+        let mut place: Option<(u64, SandboxId)> = None;
+        let mut view = self.daemon.desired.subscribe();
+        view.wait_for(|config| {
+            let mut containers = config.containers.iter();
+            let is_meant = |joint: &model::ContainerEndpoint| joint.id == endpoint;
+            let found = containers.find(|(_, found)| found.path == path && found.endpoints.iter().any(is_meant));
+            place = found.map(|(&sandbox, _)| (config.generation, sandbox));
+            place.is_some()
+        })
+        .await
+        .map_err(ended)?;
+        let Some((generation, sandbox)) = place else { return Ok(()) };
+        let mut planes = self.daemon.dataplane.subscribe();
+        let plane = planes.wait_for(Option::is_some).await.map_err(ended)?.clone();
+        let Some((mut status, _)) = plane else { return Ok(()) };
+        let is_ready =
+            |status: &Arc<crate::dataplane::Status>| status.generation >= generation && status.ready.contains(&sandbox);
+        status.wait_for(is_ready).await.map_err(ended).map(drop)
+    }
+
+    /// Gives an endpoint and its addresses up. Its turn is the caller's.
+    async fn detach(&self, key: &str) -> Result<(), Refusal> {
+        self.propose(Command::DetachContainers { keys: vec![self.key(key)?] }).await?;
+        self.keep(self.ledger.holds.remove(key))
+    }
+
+    /// Tells the cluster what it does not know yet of an endpoint.
+    async fn settle(&self, key: &str) -> Result<(), Refusal> {
+        let _turn = self.turn(key).await;
+        let Some(hold) = self.ledger.holds.get(key) else { return Ok(()) };
+        match hold.pending {
+            None => return Ok(()),
+            Some(Pending::Detach) => return self.detach(key).await,
+            Some(Pending::Leave) => {}
+        }
+        match self.attach(key, &hold).await {
+            Err(refusal) if refusal.kind == Kind::Unavailable => return Err(refusal),
+            Err(refusal) => tracing::info!(key, %refusal, "an endpoint that leaves is not known"),
+            Ok(_) => {}
+        }
+        self.keep(self.ledger.holds.put(key, &Hold { pending: None, ..hold }))
+    }
+
+    /// As [`Self::settle`], for as long as the engine can wait; the rest is done later.
+    async fn settle_soon(&self, key: &str) {
+        self.soon(self.settle(key)).await;
+    }
+
+    async fn remove_soon(&self, network: &str) {
+        self.soon(self.remove_network(network)).await;
+    }
+
+    async fn soon(&self, work: impl Future<Output = Result<(), Refusal>>) {
+        match timeout(GIVING_UP, work).await {
+            Ok(Ok(())) => return,
+            Ok(Err(refusal)) => tracing::warn!(%refusal, "the cluster will be told later"),
+            Err(_) => tracing::warn!("the cluster does not answer and will be told later"),
+        }
+        self.wake.notify_one();
+    }
+
+    /// Tells the cluster what it could not be told at once, for ever.
+    async fn tell(&self) {
+        loop {
+            let mut undone = BTreeMap::new();
+            for (key, _) in self.ledger.holds.all().into_iter().filter(|(_, hold)| hold.pending.is_some()) {
+                if let Err(refusal) = self.settle(&key).await {
+                    undone.insert(key, refusal);
+                }
+            }
+            for (id, _) in self.ledger.networks.all().into_iter().filter(|(_, network)| network.removed) {
+                if let Err(refusal) = self.remove_network(&id).await {
+                    undone.insert(id, refusal);
+                }
+            }
+            match undone.first_key_value() {
+                Some((object, refusal)) => tracing::debug!(object, %refusal, count = undone.len(), "still to be told"),
+                None => self.wake.notified().await,
+            }
+            sleep(RETRY).await;
+        }
+    }
+}

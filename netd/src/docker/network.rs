@@ -1,0 +1,344 @@
+//! The engine's networks: each is one of the cluster's, attached or made.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use model::{
+    AddressWish, Command, ContainerKey, ContainerSpec, Driver, Kind, NetworkInfo, NetworkSpec, Outcome, Query, Refusal,
+    Subnet, SubnetLease, SubnetSpec,
+};
+
+use super::{
+    Plugin,
+    ipam::invalid,
+    ledger::NetworkRecord,
+    pool::{self, Pool},
+    wire,
+};
+
+/// The option that names a network of the cluster.
+pub const NETWORK: &str = "netd.network";
+/// The option that names the network that is made.
+const NAME: &str = "netd.name";
+/// Options that begin so are the network's labels.
+const LABEL: &str = "netd.label.";
+/// The label of a network that waits for its name.
+const UNNAMED: &str = "netd.unnamed";
+/// The label that tells which network of an engine one was made for.
+pub const MADE_FOR: &str = "netd.docker";
+
+impl Plugin {
+    pub(super) async fn create_network(&self, asked: wire::CreateNetwork) -> Result<wire::Nothing, Refusal> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if asked.network.is_empty() || asked.network.len() > 128 || !asked.network.bytes().all(is_plain) {
+            return Err(invalid(format!("{:?} is not the identity of a network", asked.network), ""));
+        }
+        if self.ledger.networks.get(&asked.network).is_some_and(|known| known.network.is_some() && !known.removed) {
+            return Ok(wire::Nothing {});
+        }
+        let pools = Pools::of(&asked)?;
+        let mut options = asked.generic();
+        let mut record = NetworkRecord {
+            network: None,
+            made: None,
+            unnamed: false,
+            pools: pools.names(),
+            subnets: Vec::new(),
+            internal: false,
+            lan: false,
+            aux: pools.aux.clone(),
+            removed: false,
+            since: super::now(),
+        };
+        let network = match options.remove(NETWORK) {
+            Some(name) => {
+                let network = self.network(&name).await?;
+                refuse_mismatch(&network, &pools, &options, asked.flag(wire::INTERNAL))?;
+                network
+            }
+            None => self.make_network(&asked, &pools, options, &mut record).await?,
+        };
+        pools.refuse_missing(&network)?;
+        let gateways = network.subnets.iter().map(|lease| Pool::Of(network.id, lease.subnet).to_string());
+        record.pools.extend(gateways);
+        record.network = Some(network.id);
+        record.subnets = network.subnets;
+        record.internal = network.internal || asked.flag(wire::INTERNAL);
+        record.lan = network.driver.is_lan();
+        self.keep(self.ledger.networks.put(&asked.network, &record))?;
+        self.hold_aside(&record).await?;
+        self.news.notify_one();
+        Ok(wire::Nothing {})
+    }
+
+    /// Makes a network of the cluster.
+    async fn make_network(
+        &self,
+        asked: &wire::CreateNetwork,
+        pools: &Pools,
+        options: BTreeMap<String, String>,
+        record: &mut NetworkRecord,
+    ) -> Result<NetworkInfo, Refusal> {
+        let existing = self.networks(Query::Networks).await?;
+        let is_given = |lease: &SubnetLease| pools.subnets.iter().any(|(subnet, _)| *subnet == lease.subnet);
+        if let Some(known) = existing.iter().find(|known| known.subnets.iter().any(is_given)) {
+            let cause = format!("a network of the cluster has this subnet: {}", known.name);
+            let next = format!("attach that one with -o {NETWORK}={}, or give another --subnet", known.name);
+            return Err(Refusal::new(Kind::Conflict, cause, next));
+        }
+        let mut spec = spec(&asked.network, asked.flag(wire::INTERNAL), options)?;
+        let range = |subnet: Subnet| self.ledger.ranges.get(&subnet.to_string());
+        let given = pools.subnets.iter();
+        spec.subnets = given
+            .map(|&(subnet, gateway)| SubnetSpec { subnet, gateway: Some(gateway), range: range(subnet) })
+            .collect();
+        if !spec.subnets.is_empty() && !pools.any.is_empty() {
+            let cause = "one family has a --subnet and the other has none";
+            return Err(invalid(cause, "give a --subnet of IPv4 and, with --ipv6, one of IPv6; or none at all"));
+        }
+        record.made = Some(spec.name.clone());
+        record.unnamed = spec.labels.contains_key(UNNAMED);
+        self.keep(self.ledger.networks.put(&asked.network, record))?;
+        let made = self.propose(Command::CreateNetwork { spec: spec.clone() }).await;
+        let id = match made {
+            Ok(Outcome::Network(id)) => id.to_string(),
+            Ok(_) => spec.name,
+            Err(refusal) => {
+                if refusal.kind != Kind::Unavailable {
+                    self.keep(self.ledger.networks.remove(&asked.network))?;
+                }
+                return Err(refusal);
+            }
+        };
+        for subnet in pools.subnets.iter().map(|(subnet, _)| subnet.to_string()) {
+            self.keep(self.ledger.ranges.remove(&subnet))?;
+        }
+        self.network(&id).await
+    }
+
+    /// Takes the addresses that no container is to have out of the pool.
+    async fn hold_aside(&self, record: &NetworkRecord) -> Result<(), Refusal> {
+        let Some(network) = record.network else { return Ok(()) };
+        for &address in &record.aux {
+            let wish = AddressWish { wanted: true, exact: Some(address) };
+            let (ipv4, ipv6) = match address {
+                IpAddr::V4(_) => (wish, AddressWish::default()),
+                IpAddr::V6(_) => (AddressWish::default(), wish),
+            };
+            let (key, network) = (self.key(&aux_key(record, address))?, network.to_string());
+            let (mac, sandbox, left, traits) = (None, None, false, None);
+            let spec = ContainerSpec { key, network, ipv4, ipv6, mac, sandbox, left, traits };
+            match self.propose(Command::AttachContainer { spec: Box::new(spec) }).await {
+                // Another engine with the same network holds it for us all.
+                Err(refusal) if refusal.kind == Kind::Conflict => tracing::info!(%address, %refusal, "already held"),
+                other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn delete_network(&self, asked: wire::OfNetwork) -> Result<wire::Nothing, Refusal> {
+        if let Some(record) = self.ledger.networks.get(&asked.network) {
+            self.keep(self.ledger.networks.put(&asked.network, &NetworkRecord { removed: true, ..record }))?;
+            self.remove_soon(&asked.network).await;
+        }
+        Ok(wire::Nothing {})
+    }
+
+    /// Gives up what a network of the engine's that is no more has held, and the cluster's if it was made for it and
+    /// nobody uses it.
+    pub(super) async fn remove_network(&self, id: &str) -> Result<(), Refusal> {
+        let Some(record) = self.ledger.networks.get(id) else { return Ok(()) };
+        let aux = record.aux.iter().map(|&address| self.key(&aux_key(&record, address)));
+        let keys: Vec<ContainerKey> = aux.collect::<Result<_, _>>()?;
+        if record.network.is_some() && !keys.is_empty() {
+            self.propose(Command::DetachContainers { keys }).await?;
+        }
+        if record.made.is_some() {
+            self.remove_made(id, &record).await?;
+        }
+        self.keep(self.ledger.networks.remove(id))
+    }
+
+    async fn remove_made(&self, id: &str, record: &NetworkRecord) -> Result<(), Refusal> {
+        let networks = self.networks(Query::Networks).await?;
+        let is_meant = |known: &&NetworkInfo| match record.network {
+            Some(network) => known.id == network,
+            None => known.labels.get(MADE_FOR).is_some_and(|label| label == id),
+        };
+        let Some(known) = networks.iter().find(is_meant) else { return Ok(()) };
+        match self.propose(Command::RemoveNetwork { network: known.id.to_string() }).await {
+            Err(refusal) if refusal.kind == Kind::Unavailable => Err(refusal),
+            Err(refusal) => {
+                tracing::info!(network = known.name, %refusal, "the engine removed its network; the cluster's stays");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+/// The key of an address that is held for nobody.
+pub fn aux_key(record: &NetworkRecord, address: IpAddr) -> String {
+    format!("{}/aux/{address}", record.network.map(|id| id.to_string()).unwrap_or_default())
+}
+
+/// What the engine has asked for before it made a network.
+struct Pools {
+    subnets: Vec<(Subnet, IpAddr)>,
+    any: Vec<Pool>,
+    aux: BTreeSet<IpAddr>,
+}
+
+impl Pools {
+    fn of(asked: &wire::CreateNetwork) -> Result<Self, Refusal> {
+        let mut pools = Self { subnets: Vec::new(), any: Vec::new(), aux: BTreeSet::new() };
+        for data in asked.ipv4.iter().chain(&asked.ipv6) {
+            if data.address_space != wire::ADDRESS_SPACE {
+                let cause = format!("the pool {} is not the cluster's", data.pool);
+                return Err(invalid(cause, "give --ipam-driver netd, too: addresses come from the cluster"));
+            }
+            let told = Pool::told(&data.pool, &data.gateway);
+            match told.ok_or_else(|| invalid(format!("{:?} is no prefix", data.pool), ""))? {
+                Pool::Subnet(subnet) => {
+                    let gateway = pool::address(&data.gateway).unwrap_or(pool::first(subnet));
+                    pools.subnets.push((subnet, gateway));
+                }
+                any => pools.any.push(any),
+            }
+            pools.aux.extend(data.aux_addresses.values().filter_map(|text| pool::address(text)));
+        }
+        Ok(pools)
+    }
+
+    fn names(&self) -> BTreeSet<String> {
+        let subnets = self.subnets.iter().map(|&(subnet, _)| Pool::Subnet(subnet));
+        self.any.iter().copied().chain(subnets).map(|pool| pool.to_string()).collect()
+    }
+
+    /// Every pool has something of the network behind it.
+    fn refuse_missing(&self, network: &NetworkInfo) -> Result<(), Refusal> {
+        for pool in &self.any {
+            let has = network.subnets.iter().any(|lease| lease.subnet.is_ipv6() == pool.is_ipv6());
+            if !has {
+                return Err(lacks(network, None, pool.is_ipv6()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A network has no such prefix.
+pub fn lacks(network: &NetworkInfo, subnet: Option<Subnet>, v6: bool) -> Refusal {
+    let has: Vec<String> = network.subnets.iter().map(|lease| lease.subnet.to_string()).collect();
+    let (name, has) = (&network.name, has.join(", "));
+    match (subnet, v6) {
+        (Some(subnet), _) => {
+            let cause = format!("network {name} of the cluster has not the subnet {subnet}, but {has}");
+            Refusal::new(Kind::Conflict, cause, "give its own, or no --subnet at all")
+        }
+        (None, true) => {
+            let cause = format!("network {name} of the cluster has no IPv6 prefix, but {has}");
+            Refusal::new(Kind::Conflict, cause, "leave --ipv6 out")
+        }
+        (None, false) => {
+            let cause = format!("network {name} of the cluster has no IPv4 prefix, but {has}");
+            Refusal::new(Kind::Conflict, cause, "Docker wants one: attach another network")
+        }
+    }
+}
+
+/// An attached network is what the user says of it, as far as something is said.
+fn refuse_mismatch(
+    network: &NetworkInfo,
+    pools: &Pools,
+    options: &BTreeMap<String, String>,
+    internal: bool,
+) -> Result<(), Refusal> {
+    let name = &network.name;
+    let differs = |what: &str, next: String| {
+        let cause = format!("network {name} of the cluster is not as asked for: {what}");
+        Err(Refusal::new(Kind::Conflict, cause, next))
+    };
+    refuse_ipvlan(network.driver)?;
+    if !network.attachable {
+        let cause = format!("network {name} is not attachable: it is for services only");
+        return Err(Refusal::new(Kind::Precondition, cause, "make one with `swarmctl network create --attachable`"));
+    }
+    for &(subnet, gateway) in &pools.subnets {
+        let Some(lease) = network.subnets.iter().find(|lease| lease.subnet == subnet) else {
+            return Err(lacks(network, Some(subnet), subnet.is_ipv6()));
+        };
+        if lease.gateway != gateway {
+            return differs(
+                &format!("the gateway of {subnet} is {}, not {gateway}", lease.gateway),
+                "leave --gateway out".to_owned(),
+            );
+        }
+    }
+    if internal && !network.internal {
+        return differs("it has a way out", "leave --internal out".to_owned());
+    }
+    for (key, value) in options.iter().filter(|(key, _)| !key.starts_with("netd.")) {
+        let has = match key.as_str() {
+            "encrypted" => is_true(value) == network.encrypted,
+            "driver" => *value == network.driver.to_string(),
+            _ => network.options.get(key) == Some(value),
+        };
+        if !has {
+            return differs(&format!("{key}={value} does not hold"), format!("leave -o {key} out"));
+        }
+    }
+    Ok(())
+}
+
+/// What is made for the engine's network of this identity.
+fn spec(engine_id: &str, internal: bool, mut options: BTreeMap<String, String>) -> Result<NetworkSpec, Refusal> {
+    let encrypted = options.remove("encrypted").is_some_and(|value| is_true(&value));
+    let driver = options.remove("driver").map_or(Ok(Driver::Overlay), |text| text.parse());
+    let driver = driver.map_err(|error| invalid(error, "give -o driver=overlay or -o driver=macvlan"))?;
+    refuse_ipvlan(driver)?;
+    let mut labels = BTreeMap::from([(MADE_FOR.to_owned(), engine_id.to_owned())]);
+    let name = options.remove(NAME).unwrap_or_else(|| {
+        labels.insert(UNNAMED.to_owned(), "true".to_owned());
+        format!("docker-{}", engine_id.get(..12).unwrap_or(engine_id))
+    });
+    options.retain(|key, value| match key.strip_prefix(LABEL) {
+        Some(label) => labels.insert(label.to_owned(), value.clone()).is_some_and(|_| false),
+        None => true,
+    });
+    Ok(NetworkSpec { name, driver, subnets: Vec::new(), internal, encrypted, attachable: true, labels, options })
+}
+
+fn refuse_ipvlan(driver: Driver) -> Result<(), Refusal> {
+    let cause = "Docker gives each endpoint an Ethernet address of its own, which ports of ipvlan do not have";
+    if driver == Driver::Ipvlan { Err(invalid(cause, "use a network of macvlan")) } else { Ok(()) }
+}
+
+/// `-o encrypted` alone is a yes.
+fn is_true(value: &str) -> bool {
+    matches!(value, "" | "true" | "1" | "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_as_asked_for_and_waits_for_its_name() {
+        let options = |given: &[(&str, &str)]| {
+            given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
+        };
+        let made =
+            spec("0123456789abcdef", true, options(&[("encrypted", ""), ("mtu", "1400"), ("netd.label.a", "b")]));
+        let made = made.unwrap();
+        assert_eq!((made.name.as_str(), made.encrypted, made.internal), ("docker-0123456789ab", true, true));
+        assert_eq!((made.options, made.labels["a"].as_str()), (options(&[("mtu", "1400")]), "b"));
+        assert!(made.labels.contains_key(UNNAMED) && made.labels.contains_key(MADE_FOR));
+        let made = spec("0123", false, options(&[(NAME, "mine"), ("driver", "macvlan")])).unwrap();
+        assert_eq!((made.name.as_str(), made.driver, made.labels.len()), ("mine", Driver::Macvlan, 1));
+        assert!(spec("0123", false, options(&[("driver", "ipvlan")])).is_err());
+    }
+}

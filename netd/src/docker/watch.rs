@@ -1,0 +1,310 @@
+//! What the engine does not say by its plugin's methods: names, labels, aliases and health of containers, names of networks,
+//! and that something is no more. Every change of its leads to the same full look, and so does time.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt;
+use model::{Answer, Command, Container, ContainerRuntime, ContainerTraits, Kind, NamedPort, Protocol, Query};
+use tokio::time::sleep;
+
+use super::{
+    Plugin, RETRY,
+    engine::{self, Endpoint, Events, Inventory, Listed},
+    ledger::{Hold, NetworkRecord, Pending},
+    network::aux_key,
+};
+
+/// Without any change it is looked again after so long.
+const PERIOD: Duration = Duration::from_secs(30);
+/// Changes come in swarms.
+const SWARM: Duration = Duration::from_millis(50);
+/// What nobody has is given up when it is as old as this: the engine has names for things before it shows them …
+const AGE: u64 = 60_000;
+/// … and has been missed for so long.
+const MISSED: Duration = Duration::from_secs(10);
+/// The label of a container that names the service that it serves.
+const SERVICE: &str = "netd.service";
+/// The label of a container that names its ports: `http:80`, `dns:53/udp`, separated by commas.
+const PORT: &str = "netd.port";
+
+/// What is remembered from one look to the next, for as long as the engine answers.
+#[derive(Default)]
+struct Memory {
+    aliases: BTreeMap<String, Vec<String>>,
+    missing: BTreeMap<String, Instant>,
+    told: BTreeMap<String, ContainerTraits>,
+}
+
+impl Memory {
+    /// Whether something has been missing for so long.
+    fn has_missed(&mut self, what: &str, long: Duration) -> bool {
+        self.missing.entry(what.to_owned()).or_insert_with(Instant::now).elapsed() >= long
+    }
+}
+
+impl Plugin {
+    /// Watches the engine for ever; while there is none it is looked for.
+    pub(super) async fn watch(&self) {
+        loop {
+            if let Err(error) = self.follow().await {
+                tracing::debug!(%error, "the engine does not answer");
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn follow(&self) -> io::Result<()> {
+        let (mut events, mut memory) = (Events::open().await?, Memory::default());
+        loop {
+            self.look(&mut memory).await?;
+            let period = if memory.missing.is_empty() { PERIOD } else { MISSED };
+            tokio::select! {
+                event = events.next() => event?,
+                () = self.news.notified() => {}
+                () = sleep(period) => {}
+            }
+            sleep(SWARM).await;
+            while let Some(event) = events.next().now_or_never() {
+                event?;
+            }
+        }
+    }
+
+    async fn look(&self, memory: &mut Memory) -> io::Result<()> {
+        // Who is attached is asked before the engine is: what the engine does not have then has not come in between.
+        let attached = self.attached().await;
+        let (holds, networks) = (self.ledger.holds.all(), self.ledger.networks.all());
+        let seen = engine::inventory().await?;
+        for (id, record) in networks.iter().filter(|(_, record)| !record.removed) {
+            self.compare_network(id, record, &seen, memory).await;
+        }
+        let mut places: BTreeMap<&str, (&Listed, &Endpoint)> = BTreeMap::new();
+        for container in &seen.containers {
+            places.extend(
+                container.network_settings.endpoints().map(|endpoint| (endpoint.id.as_str(), (container, endpoint))),
+            );
+        }
+        memory.aliases.retain(|endpoint, _| places.contains_key(endpoint.as_str()));
+        for (key, hold) in &holds {
+            let by_mac = || places.values().find(|(_, endpoint)| endpoint.mac_address == hold.mac.to_string());
+            match hold.endpoint.as_deref().and_then(|endpoint| places.get(endpoint)) {
+                Some((container, endpoint)) => {
+                    memory.missing.remove(key);
+                    let aliases = aliases(container, endpoint, memory).await;
+                    self.compare(key, traits(container, aliases), attached.as_deref(), memory).await;
+                }
+                None if by_mac().is_some() => {
+                    memory.missing.remove(key);
+                }
+                None => self.reclaim(key, hold, memory).await,
+            }
+        }
+        self.give_up_strays(attached.unwrap_or_default(), &places, memory).await;
+        memory.told.retain(|key, _| holds.contains_key(key));
+        Ok(())
+    }
+
+    /// What the cluster believes to be attached here by an engine; `None` while it cannot be asked.
+    async fn attached(&self) -> Option<Vec<Container>> {
+        let member = self.member().ok()?;
+        let Ok(Answer::Containers(all)) = member.query(Query::Containers(member.node().to_string())).await else {
+            return None;
+        };
+        Some(all.into_iter().filter(|container| container.key.runtime == ContainerRuntime::Docker).collect())
+    }
+
+    /// Tells a network's name where it was made without, and gives one up that the engine no longer has.
+    async fn compare_network(&self, id: &str, record: &NetworkRecord, seen: &Inventory, memory: &mut Memory) {
+        let Some(listed) = seen.networks.iter().find(|listed| listed.id == id) else {
+            let is_old = super::now().saturating_sub(record.since) > AGE;
+            if memory.has_missed(id, MISSED) && is_old {
+                tracing::info!(network = id, "the engine has this network no more");
+                let removed = NetworkRecord { removed: true, ..record.clone() };
+                if self.ledger.networks.put(id, &removed).is_ok() {
+                    self.wake.notify_one();
+                }
+            }
+            return;
+        };
+        memory.missing.remove(id);
+        let Some(network) = record.network.filter(|_| record.unnamed) else { return };
+        let command = Command::NameNetwork { network: network.to_string(), name: listed.name.clone() };
+        match self.propose(command).await {
+            Err(refusal) if refusal.kind == Kind::Unavailable => return,
+            Err(refusal) => tracing::warn!(name = listed.name, %refusal, "a network keeps the name it was made with"),
+            Ok(_) => {}
+        }
+        let named = NetworkRecord { unnamed: false, ..record.clone() };
+        self.ledger.networks.put(id, &named).unwrap_or_else(|error| tracing::warn!(%error, "cannot remember a name"));
+    }
+
+    /// Brings what the cluster knows of a container up to date.
+    async fn compare(
+        &self,
+        key: &str,
+        mut traits: ContainerTraits,
+        attached: Option<&[Container]>,
+        memory: &mut Memory,
+    ) {
+        let Some(attached) = attached else { return };
+        let known = attached.iter().find(|container| container.key.id == key);
+        let _turn = self.turn(key).await;
+        let Some(hold) = self.ledger.holds.get(key).filter(|hold| hold.sandbox.is_some() && hold.pending.is_none())
+        else {
+            return;
+        };
+        traits.publish.clone_from(&hold.traits.publish);
+        let is_known = known.is_some_and(|known| known.traits == traits && known.sandbox.is_some());
+        let is_told = known.is_some() && memory.told.get(key) == Some(&traits);
+        if is_known || is_told {
+            return;
+        }
+        let hold = Hold { traits: traits.clone(), ..hold };
+        let told = match self.keep(self.ledger.holds.put(key, &hold)) {
+            Ok(()) => self.attach(key, &hold).await.map(drop),
+            Err(refusal) => Err(refusal),
+        };
+        match told {
+            Err(refusal) if refusal.kind == Kind::Unavailable => return,
+            Err(refusal) => tracing::warn!(container = traits.name, %refusal, "not all is known of a container"),
+            Ok(()) => {}
+        }
+        memory.told.insert(key.to_owned(), traits);
+    }
+
+    /// Gives up what no container of the engine has.
+    async fn reclaim(&self, key: &str, hold: &Hold, memory: &mut Memory) {
+        let is_old = super::now().saturating_sub(hold.since) > AGE;
+        if !memory.has_missed(key, MISSED) || !is_old {
+            return;
+        }
+        let turn = self.turn(key).await;
+        if self.ledger.holds.get(key).as_ref() != Some(hold) {
+            return;
+        }
+        tracing::info!(key, addresses = ?hold.addresses, "no container has this endpoint: its addresses are given back");
+        let given_up = Hold { pending: Some(Pending::Detach), ..hold.clone() };
+        if self.ledger.holds.put(key, &given_up).is_ok() {
+            drop(turn);
+            memory.missing.remove(key);
+            self.wake.notify_one();
+        }
+    }
+
+    /// What the cluster has and this host has forgotten.
+    async fn give_up_strays(
+        &self,
+        attached: Vec<Container>,
+        places: &BTreeMap<&str, (&Listed, &Endpoint)>,
+        memory: &mut Memory,
+    ) {
+        let networks = self.ledger.networks.all();
+        let aux: Vec<String> =
+            networks.values().flat_map(|record| record.aux.iter().map(|&address| aux_key(record, address))).collect();
+        for container in attached {
+            let key = container.key.id.clone();
+            let is_ours = self.ledger.holds.get(&key).is_some() || aux.contains(&key);
+            let has_it = |(_, endpoint): &(&Listed, &Endpoint)| endpoint.mac_address == container.mac.to_string();
+            if is_ours || places.values().any(has_it) || !memory.has_missed(&key, Duration::from_millis(AGE)) {
+                continue;
+            }
+            tracing::info!(key, addresses = ?container.addresses, "nobody here knows this endpoint: it is given up");
+            let _turn = self.turn(&key).await;
+            let given_up = match self.ledger.holds.get(&key) {
+                Some(_) => Ok(()),
+                None => self.propose(Command::DetachContainers { keys: vec![container.key] }).await.map(drop),
+            };
+            match given_up {
+                Ok(()) => memory.missing.retain(|missing, _| *missing != key),
+                Err(refusal) => tracing::debug!(%refusal, "it will be given up later"),
+            }
+        }
+    }
+}
+
+/// The aliases of an endpoint, which only a close look at its container shows. They do not change.
+async fn aliases(container: &Listed, endpoint: &Endpoint, memory: &mut Memory) -> Vec<String> {
+    if let Some(known) = memory.aliases.get(&endpoint.id) {
+        return known.clone();
+    }
+    let Ok(inspected) = engine::inspect(&container.id).await else { return Vec::new() };
+    for endpoint in inspected.network_settings.endpoints() {
+        memory.aliases.insert(endpoint.id.clone(), endpoint.aliases.clone().unwrap_or_default());
+    }
+    memory.aliases.get(&endpoint.id).cloned().unwrap_or_default()
+}
+
+/// What the cluster is to know of a container.
+fn traits(container: &Listed, aliases: Vec<String>) -> ContainerTraits {
+    let label = |name: &str| container.labels.as_ref().and_then(|labels| labels.get(name)).cloned();
+    let name =
+        container.names.iter().flatten().find_map(|name| name.strip_prefix('/').filter(|name| !name.contains('/')));
+    let service = label(SERVICE).filter(|service| !service.is_empty());
+    let is_well = !["(unhealthy)", "(health: starting)"].iter().any(|bad| container.status.contains(bad));
+    ContainerTraits {
+        container: container.id.clone(),
+        name: name.unwrap_or_default().to_owned(),
+        // The engine gives everyone its own short identity, which it has here anyway.
+        aliases: aliases.into_iter().filter(|alias| !container.id.starts_with(alias.as_str())).collect(),
+        ports: label(PORT).map_or(Vec::new(), |text| named_ports(&text, service.as_deref())),
+        service,
+        unready: container.state != "running" || !is_well,
+        ..ContainerTraits::default()
+    }
+}
+
+/// Ports as a label names them; one without a name has its service's. What cannot be read is left out.
+fn named_ports(text: &str, service: Option<&str>) -> Vec<NamedPort> {
+    let parse = |part: &str| {
+        let (name, port) = part.split_once(':').or_else(|| Some((service?, part)))?;
+        let (port, protocol) = match port.split_once('/') {
+            Some((port, protocol)) => (port, protocol.parse().ok()?),
+            None => (port, Protocol::Tcp),
+        };
+        let port = port.parse().ok().filter(|&port| port > 0)?;
+        Some(NamedPort { name: name.to_owned(), protocol, port })
+    };
+    text.split(',').filter_map(|part| parse(part.trim())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(status: &str) -> Listed {
+        let text = format!(
+            r#"{{"Id":"0123456789abcdef","Names":["/other/link","/db"],"Labels":{{"netd.service":"web","netd.port":"80"}},
+            "State":"running","Status":"{status}","NetworkSettings":{{"Networks":{{"my-net":{{"EndpointID":"e1",
+            "MacAddress":"02:42:ac:11:00:02"}},"none":{{"EndpointID":""}},"null":null}}}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_container_is_ready_when_it_runs_and_is_well_or_has_no_health() {
+        let unready = |status: &str| traits(&listed(status), Vec::new()).unready;
+        assert!(!unready("Up 3 minutes") && !unready("Up 3 minutes (healthy)"));
+        assert!(unready("Up 3 seconds (health: starting)") && unready("Up 3 minutes (unhealthy)"));
+        assert!(traits(&Listed { state: "paused".to_owned(), ..listed("Up (Paused)") }, Vec::new()).unready);
+    }
+
+    #[test]
+    fn a_container_has_its_name_its_aliases_and_its_service() {
+        let known = traits(&listed("Up"), vec!["0123456789ab".to_owned(), "database".to_owned()]);
+        assert_eq!((known.name.as_str(), known.service.as_deref()), ("db", Some("web")));
+        assert_eq!(known.aliases, ["database".to_owned()].into());
+        assert_eq!(known.ports, [NamedPort { name: "web".to_owned(), protocol: Protocol::Tcp, port: 80 }]);
+        assert_eq!(listed("Up").network_settings.endpoints().count(), 1);
+    }
+
+    #[test]
+    fn ports_of_a_label_have_names_and_protocols() {
+        let read = named_ports("http:80, dns:53/udp,broken,:x,80", None);
+        let read: Vec<_> = read.iter().map(|port| (port.name.as_str(), port.port, port.protocol)).collect();
+        assert_eq!(read, [("http", 80, Protocol::Tcp), ("dns", 53, Protocol::Udp)]);
+    }
+}

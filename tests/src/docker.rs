@@ -6,8 +6,8 @@ use std::{path::Path, process::Child};
 use crate::{Lab, eventually, holds};
 
 /// Everything of its own is on the host's disk and in its /run.
-const START: &str = "exec dockerd --data-root /var/lib/netd/docker --exec-root /run/docker --pidfile /run/docker.pid \
-                     -H unix:///run/docker.sock >/run/dockerd.log 2>&1";
+const START: &str = "exec dockerd --data-root /var/lib/netd/engine --exec-root /run/docker --pidfile /run/docker.pid \
+                     -H unix:///run/docker.sock $DOCKERD_OPTIONS >>/run/dockerd.log 2>&1";
 const IMAGE: &str =
     "d=$(mktemp -d); mkdir $d/bin; cp /bin/busybox $d/bin; tar -C $d -c . | docker import - busybox; rm -r $d";
 
@@ -20,7 +20,8 @@ impl Docker {
         Path::new("/usr/sbin/dockerd").exists()
     }
 
-    /// Starts the daemon of a host and waits until it answers; `before` are words in front of its command.
+    /// Starts the daemon of a host and waits until it answers; `before` are words in front of its command, such as
+    /// `env DOCKERD_OPTIONS=--live-restore`.
     #[track_caller]
     pub fn start(lab: &Lab, host: &str, before: &[&str]) -> Self {
         let words: Vec<&str> = before.iter().copied().chain(["sh", "-c", START]).collect();
@@ -33,6 +34,13 @@ impl Docker {
         lab.exec(host, &["sh", "-ec", IMAGE]).ok();
         daemon
     }
+}
+
+/// Kills the daemon of a host, and nothing that it started.
+#[track_caller]
+pub fn kill(lab: &Lab, host: &str) {
+    let kill = "pid=$(cat /run/docker.pid); kill -9 $pid; while kill -0 $pid 2>/dev/null; do sleep .05; done; rm /run/docker.pid";
+    lab.exec(host, &["sh", "-c", kill]).ok();
 }
 
 impl Drop for Docker {

@@ -70,12 +70,18 @@ pub fn run(command: &mut Command) -> Said {
 
 /// Waits for a condition; panics with what was last seen.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+pub fn eventually<T>(what: &str, look: impl FnMut() -> Result<T, String>) -> T {
+    within(PATIENCE, what, look)
+}
+
+/// As [`eventually`], for what takes its time by design.
+#[track_caller]
+pub fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
     loop {
         match look() {
             Ok(value) => return value,
-            Err(seen) if start.elapsed() > PATIENCE => panic!("{what}: not within {PATIENCE:?}; last seen: {seen}"),
+            Err(seen) if start.elapsed() > patience => panic!("{what}: not within {patience:?}; last seen: {seen}"),
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }

@@ -1,0 +1,438 @@
+//! Docker Engine on networks of the cluster, driven by its own command line: several engines, one per host.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use tests::{
+    Lab, PATIENCE, Said, binaries,
+    docker::{Docker, kill},
+    eventually, field, holds, run, within,
+};
+
+/// The command line of the package that the daemon is of, whatever else is installed.
+const DOCKER: &str = "/usr/bin/docker";
+const SLEEP: &str = "busybox /bin/busybox sleep 1000000";
+const ATTACH: &str = "network create -d netd --ipam-driver netd";
+const SUBNETS: &str = "--subnet 10.0.9.0/24 --subnet fd00:9::/64";
+
+/// A lab with an engine on every host.
+struct Engines {
+    // They end before their hosts do.
+    _daemons: Vec<Docker>,
+    lab: Lab,
+}
+
+impl Engines {
+    fn up(hosts: u32) -> Self {
+        let lab = Lab::up(hosts);
+        let _daemons = (1..=hosts).map(|host| Docker::start(&lab, &format!("h{host}"), &[])).collect();
+        Self { _daemons, lab }
+    }
+
+    /// One with the network `my-net` of the cluster on every engine.
+    fn on_my_net(hosts: u32) -> Self {
+        let engines = Self::up(hosts);
+        engines.lab.ctl("h1", &format!("network create --attachable {SUBNETS} my-net")).ok();
+        for host in 1..=hosts {
+            let line = format!("{ATTACH} -o netd.network=my-net --ipv6 {SUBNETS} my-net");
+            engines.docker(&format!("h{host}"), &line).ok();
+        }
+        engines
+    }
+
+    fn docker(&self, host: &str, line: &str) -> Said {
+        let words: Vec<&str> = std::iter::once(DOCKER).chain(line.split_whitespace()).collect();
+        self.lab.exec(host, &words)
+    }
+
+    /// Runs a command of busybox inside a container.
+    fn inside(&self, host: &str, container: &str, line: &str) -> Said {
+        self.docker(host, &format!("exec {container} /bin/busybox {line}"))
+    }
+
+    /// A container on `my-net` that answers HTTP with its name.
+    fn serve(&self, host: &str, name: &str, options: &[&str]) -> Said {
+        // The image has a shell only as one of busybox's words, and health checks want `/bin/sh`.
+        let serve =
+            format!("cd /bin; ln -s busybox sh; mkdir /www; echo {name} >/www/index.html; exec httpd -f -p 80 -h /www");
+        let words = [DOCKER, "run", "-d", "--name", name, "--network", "my-net"];
+        let program = ["busybox", "/bin/busybox", "sh", "-c", serve.as_str()];
+        self.lab.exec(host, &[&words[..], options, &program].concat())
+    }
+
+    #[track_caller]
+    fn reaches(&self, host: &str, container: &str, whom: &str) {
+        self.inside(host, container, &format!("ping -c 1 -W 5 {whom}")).ok();
+    }
+
+    /// Once the cluster knows of what has just been said or started.
+    #[track_caller]
+    fn reaches_soon(&self, host: &str, container: &str, whom: &str) {
+        eventually(&format!("{container} reaches {whom}"), || {
+            let said = self.inside(host, container, &format!("ping -c 1 -W 2 {whom}"));
+            holds(said.code == 0, said)
+        });
+    }
+
+    /// The endpoints of a network, as the cluster tells.
+    fn endpoints(&self, network: &str) -> Vec<Value> {
+        let networks = self.lab.json("h1", &format!("network inspect {network}"));
+        networks[0]["endpoints"].as_array().expect("endpoints").clone()
+    }
+
+    /// The addresses of a container on a network, as the engine tells.
+    fn addresses(&self, host: &str, container: &str, network: &str) -> Vec<String> {
+        let text = self.docker(host, &format!("inspect {container}")).ok();
+        let inspected: Value = serde_json::from_str(&text).expect("JSON");
+        let endpoint = &inspected[0]["NetworkSettings"]["Networks"][network];
+        let text = |key: &str| endpoint[key].as_str().expect("an address").to_owned();
+        [text("IPAddress"), text("GlobalIPv6Address")].into_iter().filter(|address| !address.is_empty()).collect()
+    }
+
+    /// The ledger and the cluster's idea of a network are what the engines have: these containers and no others.
+    #[track_caller]
+    fn is_clean(&self, network: &str, containers: &[(&str, &str)]) {
+        let known: BTreeSet<String> = containers.iter().map(|(host, name)| format!("{name} on {host}")).collect();
+        // What an engine has forgotten to give back, because one of the two died, is believed lost after a minute.
+        within(3 * PATIENCE, "the cluster has what the engines have", || {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let endpoints = self.endpoints(network);
+            let docker = endpoints.iter().filter(|endpoint| endpoint["kind"] == "docker");
+            let found: Vec<String> =
+                docker.map(|found| format!("{} on {}", text(&found["name"]), text(&found["node"]))).collect();
+            holds(found.len() == known.len() && found.iter().cloned().collect::<BTreeSet<_>>() == known, &found)
+        });
+        self.lab.ctl("h1", "ipam check").ok();
+    }
+}
+
+#[test]
+fn containers_of_all_hosts_are_endpoints_like_any_other() {
+    let engines = Engines::up(3);
+    let (lab, docker) = (&engines.lab, |host: &str, line: &str| engines.docker(host, line));
+    lab.ctl("h1", &format!("network create --attachable {SUBNETS} my-net")).ok();
+    lab.ctl("h1", "network create closed").ok();
+    lab.ctl("h1", "service create --name web --network my-net -- netd whoami --port 80").ok();
+
+    // What is attached is the cluster's network, and what is said of it must hold.
+    for (wrong, cause) in [
+        ("-o netd.network=none", "there is no network"),
+        ("-o netd.network=closed", "not attachable"),
+        ("-o netd.network=my-net --subnet 10.1.0.0/16", "has not the subnet 10.1.0.0/16"),
+        ("-o netd.network=my-net --subnet 10.0.9.0/24 --gateway 10.0.9.7", "the gateway of 10.0.9.0/24 is 10.0.9.1"),
+        ("-o netd.network=my-net --internal", "it has a way out"),
+        ("-o netd.network=my-net -o encrypted", "encrypted= does not hold"),
+        ("--subnet 10.0.9.0/24", "attach that one with -o netd.network=my-net"),
+        ("-o driver=ipvlan -o parent=eth0", "use a network of macvlan"),
+    ] {
+        let said = docker("h1", &format!("{ATTACH} {wrong} wrong")).refused();
+        assert!(said.contains(cause), "{wrong}: {said}");
+    }
+    let said = docker("h1", "network create -d netd -o netd.network=my-net wrong").refused();
+    assert!(said.contains("--ipam-driver netd"), "{said}");
+    docker("h1", &format!("{ATTACH} -o netd.network=my-net my-net")).ok();
+    docker("h2", &format!("{ATTACH} -o netd.network=my-net --ipv6 {SUBNETS} my-net")).ok();
+    docker("h3", &format!("{ATTACH} -o netd.network=my-net --ipam-opt netd.network=my-net --ipv6 my-net")).ok();
+
+    docker("h1", &format!("run -d --name one --network my-net {SLEEP}")).ok();
+    let fixed =
+        "--ip 10.0.9.50 --ip6 fd00:9::50 --mac-address 02:42:0a:00:09:32 --network-alias bee --network-alias two.two";
+    docker("h2", &format!("run -d --name two --network my-net {fixed} {SLEEP}")).ok();
+    docker("h3", &format!("run -d --name three --network my-net --network-alias bee {SLEEP}")).ok();
+    assert_eq!(engines.addresses("h2", "two", "my-net"), ["10.0.9.50", "fd00:9::50"]);
+    assert!(engines.inside("h2", "two", "ip link show eth0").ok().contains("02:42:0a:00:09:32"));
+    for taken in ["--ip 10.0.9.50", "--ip 10.0.9.1"] {
+        let said = docker("h2", &format!("run -d --network my-net {taken} {SLEEP}"));
+        assert!(said.code != 0 && said.err.contains("10.0.9."), "{said:?}");
+    }
+    let said = docker("h2", &format!("run -d --network my-net --mac-address 02:42:0a:00:09:32 {SLEEP}"));
+    assert!(said.err.contains("is that of another endpoint"), "{said:?}");
+    docker("h2", "container prune -f").ok();
+
+    // Names of containers and services, from containers and tasks; Docker's own resolver passes on what it does not know.
+    for (host, from) in [("h1", "one"), ("h2", "two"), ("h3", "three")] {
+        for to in ["one", "two", "three", "web.1", "web"] {
+            engines.reaches_soon(host, from, to);
+        }
+        let page = engines.inside(host, from, "wget -q -O - http://web.my-net/").ok();
+        assert_eq!(field(&page, "task"), ["web.1"], "{page}");
+    }
+    engines.reaches("h3", "three", "fd00:9::50");
+    engines.reaches("h2", "two", &engines.addresses("h3", "three", "my-net")[1]);
+    let bees = lab.inside("h1", "web.1", &["dig", "+short", "bee"]).ok();
+    let three = engines.addresses("h3", "three", "my-net").remove(0);
+    assert_eq!(bees.lines().collect::<BTreeSet<_>>(), ["10.0.9.50", three.as_str()].into());
+    engines.is_clean("my-net", &[("h1", "one"), ("h2", "two"), ("h3", "three")]);
+
+    ports_and_backends(&engines);
+    comings_and_goings(&engines);
+}
+
+/// Containers serve ports of their host, and services.
+fn ports_and_backends(engines: &Engines) {
+    let lab = &engines.lab;
+    let fetched = |host: &str, url: &str| lab.exec(host, &["curl", "-sS", "-m", "3", url]);
+    engines.serve("h1", "port", &["-p", "8080-8081:80-81", "-p", "127.0.0.1:8082:80"]).ok();
+    for (host, url) in [("h1", "127.0.0.1:8080"), ("h1", "127.0.0.1:8082"), ("h2", "192.168.100.11:8080")] {
+        eventually(url, || {
+            let said = fetched(host, url);
+            holds(said.out == "port\n", said)
+        });
+    }
+    assert_ne!(fetched("h2", "192.168.100.11:8082").code, 0);
+    let said = engines.serve("h1", "second", &["-p", "8081:80"]);
+    assert!(said.code != 0 && said.err.contains("8081"), "{said:?}");
+    let said = engines.serve("h1", "third", &["-p", "80"]);
+    assert!(said.code != 0 && said.err.contains("-p 8080:80"), "{said:?}");
+    engines.docker("h1", "rm -f port second third").ok();
+    eventually("the port is free again", || holds(fetched("h1", "127.0.0.1:8080").code != 0, ""));
+
+    // Backends of a service: ready ones only.
+    lab.ctl("h1", "service create --name shop --external --network my-net").ok();
+    let joined = ["--label", "netd.service=shop"];
+    engines.serve("h2", "s1", &[&joined[..], &["--label", "netd.port=http:80"]].concat()).ok();
+    let check = ["--health-interval", "200ms", "--health-retries", "1", "--health-cmd", "/bin/busybox test -e /well"];
+    engines.serve("h3", "s2", &[&joined[..], &check].concat()).ok();
+    let ask = "for i in 1 2 3 4 5 6 7 8; do /bin/busybox wget -q -O - http://shop/; done";
+    let by = |expected: &[&str]| {
+        eventually(&format!("{expected:?} serve"), || {
+            let said = lab.exec("h1", &[DOCKER, "exec", "one", "/bin/busybox", "sh", "-c", ask]);
+            holds(said.out.lines().collect::<BTreeSet<_>>() == expected.iter().copied().collect(), said)
+        });
+    };
+    by(&["s1"]);
+    engines.inside("h3", "s2", "touch /well").ok();
+    by(&["s1", "s2"]);
+    engines.inside("h3", "s2", "rm /well").ok();
+    by(&["s1"]);
+    engines.docker("h2", "rm -f s1").ok();
+    engines.docker("h3", "rm -f s2").ok();
+    lab.ctl("h1", "service rm shop").ok();
+}
+
+/// Networks are connected and disconnected, made and removed by the engine.
+fn comings_and_goings(engines: &Engines) {
+    let (lab, docker) = (&engines.lab, |host: &str, line: &str| engines.docker(host, line));
+    let kept = engines.addresses("h1", "one", "my-net");
+    docker("h1", "network disconnect my-net one").ok();
+    engines.is_clean("my-net", &[("h2", "two"), ("h3", "three")]);
+    assert_ne!(engines.inside("h2", "two", "ping -c 1 -W 1 one").code, 0);
+    docker("h1", &format!("network connect --alias uno my-net one")).ok();
+    engines.reaches_soon("h2", "two", "uno");
+    assert_ne!(kept, Vec::<String>::new());
+
+    // An engine's own networks become the cluster's, by name.
+    docker("h1", &format!("{ATTACH} --ipv6 fresh")).ok();
+    docker(
+        "h1",
+        &format!("{ATTACH} --internal --subnet 10.77.0.0/24 --ip-range 10.77.0.128/25 --aux-address a=10.77.0.128 own"),
+    )
+    .ok();
+    eventually("the cluster knows the names", || {
+        let names: BTreeSet<String> = lab
+            .json("h2", "network ls")
+            .iter()
+            .map(|network| network["name"].as_str().unwrap_or("").to_owned())
+            .collect();
+        holds(names.contains("fresh") && names.contains("own"), names)
+    });
+    docker("h2", &format!("{ATTACH} -o netd.network=fresh --ipv6 fresh")).ok();
+    docker("h2", &format!("{ATTACH} -o netd.network=own own")).ok();
+    docker("h1", &format!("run -d --name f1 --network fresh {SLEEP}")).ok();
+    docker("h1", "network connect own f1").ok();
+    docker("h2", &format!("run -d --name f2 --network own {SLEEP}")).ok();
+    docker("h2", "network connect fresh f2").ok();
+    for address in ["fresh", "own"].iter().flat_map(|network| engines.addresses("h2", "f2", network)) {
+        engines.reaches("h1", "f1", &address);
+    }
+    let own = engines.addresses("h1", "f1", "own").remove(0);
+    assert_eq!(own, "10.77.0.129", "out of the range, beside what is set aside");
+    // An internal network alone has no way out, not even one of the engine's.
+    docker("h2", "network disconnect fresh f2").ok();
+    let routes = engines.inside("h2", "f2", "ip route").ok();
+    assert!(!routes.contains("default") && !engines.inside("h2", "f2", "ip addr").ok().contains("eth2"), "{routes}");
+    engines.reaches("h2", "f2", "f1");
+    docker("h1", "rm -f f1").ok();
+    docker("h1", "network rm own").ok();
+    assert_eq!(lab.json("h1", "network inspect own")[0]["name"], "own", "another engine uses it");
+    docker("h2", "rm -f f2").ok();
+    docker("h2", "network rm own fresh").ok();
+    docker("h1", "network rm fresh").ok();
+    assert_eq!(lab.ctl("h1", "network inspect fresh").code, 1, "whoever made it removes it");
+    lab.ctl("h1", "network rm own").ok();
+    docker("h3", "rm -f three").ok();
+    docker("h3", "network rm my-net").ok();
+    engines.is_clean("my-net", &[("h1", "one"), ("h2", "two")]);
+}
+
+#[test]
+fn daemons_engines_and_hosts_may_die_at_any_time() {
+    let engines = Engines::on_my_net(2);
+    let (lab, docker) = (&engines.lab, |host: &str, line: &str| engines.docker(host, line));
+    docker("h1", &format!("run -d --name one --restart always --network my-net {SLEEP}")).ok();
+    docker("h2", &format!("run -d --name two --restart always --network my-net --ip 10.0.9.50 {SLEEP}")).ok();
+    let both = |what: &str| {
+        engines.reaches_soon("h1", "one", "two");
+        engines.reaches_soon("h2", "two", "one");
+        engines.is_clean("my-net", &[("h1", "one"), ("h2", "two")]);
+        assert_eq!(engines.addresses("h2", "two", "my-net")[0], "10.0.9.50", "{what}");
+    };
+    both("at first");
+    docker("h1", "restart -t 0 one").ok();
+    docker("h2", "restart -t 0 two").ok();
+    both("after a restart of the containers");
+
+    // netd alone: nobody inside notices, and what is asked at once is answered.
+    run(lab.verb("crash").arg("h2")).ok();
+    engines.reaches("h1", "one", "10.0.9.50");
+    docker("h2", &format!("run --rm --network my-net {} -c 1 -W 5 10.0.9.50", SLEEP.replace("sleep 1000000", "ping")))
+        .ok();
+    both("after netd was killed");
+
+    // In the middle of whatever it is: six at once, three times.
+    for _ in 0..3 {
+        let script = format!(
+            "for i in 1 2 3 4 5 6; do {DOCKER} run -d --name c$i --network my-net {SLEEP} & done; \
+             for i in 1 2 3 4 5 6; do {DOCKER} network disconnect -f my-net two; \
+             {DOCKER} network connect --ip 10.0.9.50 my-net two; done & wait"
+        );
+        let mut working = lab.command("h2", &["sh", "-c", &script]).spawn().expect("a shell");
+        eventually("it has begun", || holds(docker("h2", "ps -aq").out.lines().count() > 1, ""));
+        run(lab.verb("crash").arg("h2")).ok();
+        working.wait().expect("a shell that ends");
+        docker("h2", "rm -f c1 c2 c3 c4 c5 c6");
+        docker("h2", "network connect --ip 10.0.9.50 my-net two");
+    }
+    both("after netd was killed at work");
+
+    // The engine, whose containers live on, and then do not.
+    for options in ["DOCKERD_OPTIONS=--live-restore", "DOCKERD_OPTIONS=--live-restore=false"] {
+        let before = ["env", options];
+        kill(lab, "h1");
+        let _first = Docker::start(lab, "h1", &before);
+        docker("h1", "start one").ok();
+        both(options);
+        let pid = docker("h1", "inspect -f {{.State.Pid}} one").ok();
+        kill(lab, "h1");
+        engines.reaches("h2", "two", "one");
+        let _second = Docker::start(lab, "h1", &before);
+        both(options);
+        let lives = docker("h1", "inspect -f {{.State.Pid}} one").ok() == pid;
+        assert_eq!(lives, options == "DOCKERD_OPTIONS=--live-restore");
+    }
+    for _ in 0..2 {
+        let script = format!("for i in 1 2 3 4; do {DOCKER} run -d --name c$i --network my-net {SLEEP} & done; wait");
+        let mut working = lab.command("h1", &["sh", "-c", &script]).spawn().expect("a shell");
+        eventually("it has begun", || holds(docker("h1", "ps -aq").out.lines().count() > 1, ""));
+        kill(lab, "h1");
+        working.wait().expect("a shell that ends");
+        let _daemon = Docker::start(lab, "h1", &[]);
+        docker("h1", "rm -f c1 c2 c3 c4");
+    }
+    docker("h1", "start one").ok();
+    engines.reaches_soon("h2", "two", "one");
+    both("after the engine was killed at work");
+
+    // No manager answers: nothing new begins, whatever is there goes on and can be given up.
+    docker("h2", &format!("run -d --name three --network my-net {SLEEP}")).ok();
+    run(lab.verb("kill").arg("h1")).ok();
+    let said = docker("h2", &format!("run --rm --network my-net {SLEEP}"));
+    assert!(said.code != 0 && said.err.contains("managers do not answer"), "{said:?}");
+    docker("h2", "rm -f three").ok();
+    assert!(engines.inside("h2", "two", "ip addr").ok().contains("10.0.9.50"));
+    run(lab.verb("start").arg("h1")).ok();
+    let _daemon = Docker::start(lab, "h1", &[]);
+    eventually("the container is started again", || {
+        let said = docker("h1", "inspect -f {{.State.Running}} one");
+        holds(said.out.trim() == "true", said)
+    });
+    both("after a time without managers");
+
+    // A host without power.
+    run(lab.verb("kill").arg("h2")).ok();
+    run(lab.verb("start").arg("h2")).ok();
+    let _daemon = Docker::start(lab, "h2", &[]);
+    eventually("the container is started again", || {
+        let said = docker("h2", "inspect -f {{.State.Running}} two");
+        holds(said.out.trim() == "true", said)
+    });
+    both("after a power cut");
+    for log in ["h1", "h2"].map(|host| run(lab.verb("logs").arg(host)).ok()) {
+        assert!(!log.contains("panicked"), "{log}");
+    }
+}
+
+#[test]
+fn a_compose_file_with_several_networks_and_a_lan_comes_up_and_goes() {
+    let engines = Engines::up(2);
+    let (lab, docker) = (&engines.lab, |host: &str, line: &str| engines.docker(host, line));
+    lab.ctl("h1", &format!("network create --attachable {SUBNETS} my-net")).ok();
+    let file = include_str!("docker/compose.yml");
+    for host in ["h1", "h2"] {
+        lab.exec(
+            host,
+            &["sh", "-ec", &format!("mkdir -p /run/shop; cat >/run/shop/docker-compose.yml <<'END'\n{file}\nEND")],
+        )
+        .ok();
+    }
+    let compose = |host: &str, line: &str| {
+        lab.exec(host, &["sh", "-c", &format!("cd /run/shop && HOST={host} docker-compose -p {host} {line} 2>&1")])
+    };
+    compose("h1", "up -d").ok();
+    compose("h2", "up -d").ok();
+    for (host, other) in [("h1", "h2"), ("h2", "h1")] {
+        // On its own two networks, and by name across hosts on the cluster's.
+        for to in ["db", "front", &format!("front-{other}")] {
+            engines.reaches_soon(host, &format!("front-{host}"), to);
+        }
+        assert_ne!(engines.inside(host, &format!("db-{host}"), &format!("ping -c 1 -W 1 front-{other}")).code, 0);
+    }
+    compose("h1", "restart -t 0").ok();
+    engines.reaches_soon("h2", "front-h2", "front-h1");
+    compose("h1", "down -t 0").ok();
+    compose("h2", "down -t 0").ok();
+    eventually("only what was there before is left", || {
+        let names: Vec<Value> = lab.json("h1", "network ls").iter().map(|network| network["name"].clone()).collect();
+        holds(names == ["my-net"], names)
+    });
+    engines.is_clean("my-net", &[]);
+
+    let lan = "-o driver=macvlan -o parent=eth0 --subnet 192.168.100.0/24 --gateway 192.168.100.1 --ip-range 192.168.100.128/25";
+    docker("h1", &format!("{ATTACH} {lan} lan")).ok();
+    eventually("the cluster knows its name", || {
+        let said = docker("h2", &format!("{ATTACH} -o netd.network=lan lan"));
+        holds(said.code == 0, said)
+    });
+    docker("h1", &format!("run -d --name one --network lan {SLEEP}")).ok();
+    docker("h2", &format!("run -d --name two --network lan --mac-address 02:42:0a:00:09:32 {SLEEP}")).ok();
+    let address = engines.addresses("h2", "two", "lan").remove(0);
+    engines.reaches_soon("h1", "one", &address);
+    engines.reaches_soon("h1", "one", "192.168.100.12");
+    docker("h1", "restart -t 0 one").ok();
+    engines.reaches_soon("h1", "one", &address);
+    docker("h1", "rm -f one").ok();
+    docker("h2", "rm -f two").ok();
+    engines.is_clean("lan", &[]);
+}
+
+#[test]
+fn the_managed_plugin_passes_calls_on_to_the_hosts_daemon() {
+    let engines = Engines::up(1);
+    let (lab, docker) = (&engines.lab, |line: &str| engines.docker("h1", line));
+    lab.ctl("h1", &format!("network create --attachable {SUBNETS} my-net")).ok();
+    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let netd = binaries().join("netd").display().to_string();
+    let variables = [format!("PLUGIN_NETD={netd}"), "DOCKER_PLUGIN=/run/plugin".to_owned()];
+    lab.exec("h1", &["make", "-C", repository, "docker-plugin", &variables[0], &variables[1]]).ok();
+    docker("plugin create managed /run/plugin").ok();
+    docker("plugin enable managed").ok();
+    docker("network create -d managed:latest --ipam-driver managed:latest -o netd.network=my-net my-net").ok();
+    docker(&format!("run -d --name one --network my-net {SLEEP}")).ok();
+    docker(&format!("run -d --name two --network my-net {SLEEP}")).ok();
+    engines.reaches("h1", "one", "two");
+    engines.is_clean("my-net", &[("h1", "one"), ("h1", "two")]);
+    docker("rm -f one two").ok();
+    docker("network rm my-net").ok();
+    docker("plugin disable managed").ok();
+    engines.is_clean("my-net", &[]);
+}

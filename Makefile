@@ -1,6 +1,6 @@
 # Every target sets up what it needs; `make setup` alone says what that is.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vm setup-bench build check fix test test-vm demo bench install clean
+.PHONY: help setup setup-vm setup-bench build check fix test test-vm demo bench install docker-plugin clean
 
 BIN := $(CURDIR)/target/debug
 # name of the Debian package : a file of it : why it is needed
@@ -15,6 +15,7 @@ PACKAGES := \
 	podman:/usr/bin/podman:tests-have-it-call-the-CNI-plugin \
 	containerd:/usr/bin/containerd:as-podman \
 	runc:/usr/sbin/runc:as-podman \
+	docker-compose:/usr/bin/docker-compose:brings-up-networks-of-its-files \
 	procps:/usr/bin/ps:tests-look-for-processes-left-behind \
 	python3:/usr/bin/python3:tasks-of-tests-hold-connections-with-it \
 	nginx-light:/usr/sbin/nginx:a-stack-of-tests-is-made-of-it \
@@ -54,7 +55,7 @@ define release
 endef
 
 help: ## lists the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## installs what build, tests and demo need (Debian packages, cargo-nextest), saying what and why
 	@[ "$$(id -u)" = 0 ] || { echo "make: labs and tests make network namespaces: run as root"; exit 1; }
@@ -99,6 +100,7 @@ bench: setup setup-bench ## runs the benchmarks of docs/benchmarks.md
 	cargo bench -p tests --bench names
 	cargo bench -p tests --bench paths
 	cargo bench -p tests --bench cni
+	cargo bench -p tests --bench docker
 	cargo bench -p ipvs --bench balancing
 	cargo bench -p netd --bench scale
 
@@ -106,7 +108,19 @@ install: ## builds for use and installs to /usr/local/bin and /opt/cni/bin, with
 	$(release)
 	install -D -m 755 -t $(DESTDIR)/usr/local/bin target/release/netd target/release/swarmctl
 	install -D -m 755 -t $(DESTDIR)/opt/cni/bin target/release/netd-cni
-	install -D -m 644 -t $(DESTDIR)/etc/systemd/system packaging/netd.service
+	install -D -m 644 -t $(DESTDIR)/etc/systemd/system packaging/netd.service packaging/netd-docker.socket
+
+# what DOCKER_PLUGIN holds is what `docker plugin create NAME DOCKER_PLUGIN` takes
+DOCKER_PLUGIN ?= target/docker-plugin
+PLUGIN_NETD ?= target/release/netd
+
+docker-plugin: ## builds the managed plugin for `docker plugin create netd target/docker-plugin`
+	@[ -n "$(findstring debug,$(PLUGIN_NETD))" ] || cargo build --release -p netd
+	rm -rf $(DOCKER_PLUGIN)
+	install -D -s -m 755 $(PLUGIN_NETD) $(DOCKER_PLUGIN)/rootfs/netd
+	install -D -m 644 packaging/docker-plugin/config.json $(DOCKER_PLUGIN)/config.json
+	mkdir -p $(DOCKER_PLUGIN)/rootfs/host $(DOCKER_PLUGIN)/rootfs/run/docker/plugins
+	ldd $(PLUGIN_NETD) | grep -o '/[^ ]*' | xargs -I{} install -D -m 755 {} $(DOCKER_PLUGIN)/rootfs{}
 
 clean: ## removes what was built
 	cargo clean

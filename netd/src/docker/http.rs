@@ -217,6 +217,7 @@ mod tests {
             dataplane: watch::Sender::new(None),
             member: watch::Sender::new(None),
             membership: Mutex::new(()),
+            roster: Default::default(),
         });
         let ledger = Ledger::open(directory).unwrap();
         let turns = vec![Mutex::new(()), Mutex::new(())];

@@ -15,6 +15,9 @@ use tests::{
 const DOCKER: &str = "/usr/bin/docker";
 const SERVICES: [&str; 3] = ["by-task", "by-docker", "by-cni"];
 
+/// Runs a command inside of somebody.
+type Call<'a> = dyn Fn(&[&str]) -> Said + 'a;
+
 /// The engine of the second host.
 pub fn engine(lab: &Lab) -> Docker {
     Docker::start(lab, "h2", &[])
@@ -68,8 +71,7 @@ pub fn reaches_everybody(lab: &Lab, create: &str) {
     let told: BTreeSet<String> = addresses(&result).into_iter().collect();
     assert_eq!(known["pod"].1.iter().cloned().collect::<BTreeSet<_>>(), told);
 
-    let everybody: [(&str, &dyn Fn(&[&str]) -> Said); 3] =
-        [("task", &as_task), ("container", &as_box), ("pod", &as_pod)];
+    let everybody: [(&str, &Call<'_>); 3] = [("task", &as_task), ("container", &as_box), ("pod", &as_pod)];
     for (from, call) in everybody {
         for name in SERVICES {
             let (answer, url) = (if name == "by-docker" { "by-docker\n" } else { "task: " }, format!("http://{name}/"));

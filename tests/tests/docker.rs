@@ -217,7 +217,7 @@ fn comings_and_goings(engines: &Engines) {
     docker("h1", "network disconnect my-net one").ok();
     engines.is_clean("my-net", &[("h2", "two"), ("h3", "three")]);
     assert_ne!(engines.inside("h2", "two", "ping -c 1 -W 1 one").code, 0);
-    docker("h1", &format!("network connect --alias uno my-net one")).ok();
+    docker("h1", "network connect --alias uno my-net one").ok();
     engines.reaches_soon("h2", "two", "uno");
     assert_ne!(kept, Vec::<String>::new());
 

@@ -7,7 +7,7 @@ use model::{Command, Kind, NodeConfig, NodeId, NodeReport, RequestId, StateMachi
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::mpsc,
-    time::{interval, sleep},
+    time::{Instant, interval, sleep, sleep_until},
 };
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     raft::{Consensus, Retry, confirmed},
 };
 
-/// Changes that come within this time of each other are sent together.
+/// Changes that come within this time after one that was sent are sent together; one alone waits for nothing.
 const COALESCE: Duration = Duration::from_millis(3);
 /// How often a session looks whether its leader still leads.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -75,14 +75,16 @@ impl<S: StateMachine> Session<S> {
         let mut applied = self.consensus.machine.applied();
         let mut check = interval(CHECK_INTERVAL);
         self.update(generation, digest).await?;
+        let mut due = Instant::now();
         loop {
             tokio::select! {
                 message = upstream.next() => self.hear(message.ok_or(Over)?)?,
                 changed = applied.changed() => {
                     changed.map_err(|_| Over)?;
-                    sleep(COALESCE).await;
+                    sleep_until(due).await;
                     applied.borrow_and_update();
                     self.update(generation, digest).await?;
+                    due = Instant::now() + COALESCE;
                 }
                 _ = check.tick() => if !self.consensus.leads() { return Err(Over) },
                 () = self.down.closed() => return Err(Over),

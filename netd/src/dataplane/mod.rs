@@ -250,6 +250,10 @@ async fn run(
     let mut config = desired.borrow_and_update().clone();
     let mut retry = RETRY_FIRST;
     loop {
+        if desired.has_changed().is_ok_and(|changed| changed) {
+            config = newer(config, desired.borrow_and_update().clone());
+            retry = RETRY_FIRST;
+        }
         let status = pass(&mut planes, &config, &outlet);
         let status = Status { capabilities: capabilities.clone(), ..status };
         let pause = if status.settled { PERIOD } else { retry };
@@ -263,14 +267,23 @@ async fn run(
                 config = newer(config, desired.borrow_and_update().clone());
                 retry = RETRY_FIRST;
             }
-            () = planes.kernel.changed() => sleep(DEBOUNCE).await,
-            () = planes.rules.changed() => sleep(DEBOUNCE).await,
-            () = planes.encryption.changed() => sleep(DEBOUNCE).await,
+            () = planes.kernel.changed() => rest(&desired).await,
+            () = planes.rules.changed() => rest(&desired).await,
+            () = planes.encryption.changed() => rest(&desired).await,
             () = planes.probes.changed() => {}
             // The pass that follows repairs what the visitor was shown.
             Some(visitor) = outlet.visits.recv() => drop(visitor.send(differences(&mut planes, &config))),
             () = sleep(pause) => {}
         }
+    }
+}
+
+/// Until a flock of changes is over; a new configuration does not wait for that.
+async fn rest(desired: &watch::Receiver<Arc<NodeConfig>>) {
+    let mut next = desired.clone();
+    tokio::select! {
+        _ = next.changed() => {}
+        () = sleep(DEBOUNCE) => {}
     }
 }
 

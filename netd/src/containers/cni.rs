@@ -31,7 +31,9 @@ const REFUSED: Duration = Duration::from_secs(3);
 const CONVERGENCE: Duration = Duration::from_secs(4);
 /// How long DEL waits for a leader, and for the kernel. What is left then is done when it can be.
 const DETACH: Duration = Duration::from_secs(3);
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks at an interface that is being removed.
+const GLANCE: Duration = Duration::from_millis(4);
 
 type Reply = Result<ContainerReply, Refusal>;
 
@@ -388,8 +390,11 @@ async fn del(daemon: &Daemon, name: &CniName) -> Reply {
         Standing::Absent => {}
         Standing::Leaving => drop(detach(daemon, &member, &[id]).await),
         Standing::Attached(known) => {
-            if detach(daemon, &member, &[id]).await {
-                removed(daemon, &known).await;
+            let stays = known.sandbox.filter(|sandbox| !super::is_gone(sandbox));
+            if detach(daemon, &member, &[id]).await
+                && let Some(sandbox) = stays
+            {
+                removed(&sandbox).await;
             }
         }
     }
@@ -412,20 +417,11 @@ pub(super) async fn detach(daemon: &Daemon, member: &Member, ids: &[String]) -> 
 }
 
 /// Waits until the interface is gone from a namespace that stays: its name may be used again at once.
-async fn removed(daemon: &Daemon, container: &Container) {
-    let Some(sandbox) = container.sandbox.as_ref().filter(|sandbox| !super::is_gone(sandbox)) else { return };
+async fn removed(sandbox: &Sandbox) {
     let gone = async {
-        let mut desired = daemon.desired.subscribe();
-        let config = desired.wait_for(|config| !config.endpoints.contains_key(&container.id)).await.ok()?.clone();
-        let mut status = dataplane_status(daemon).ok()?;
-        let is_past = |status: &Arc<dataplane::Status>| {
-            status.node == Some(config.node) && status.generation >= config.generation
-        };
-        status.wait_for(is_past).await.ok()?;
         while let Ok(Some(_)) = look(sandbox).await {
-            sleep(PAUSE).await;
+            sleep(GLANCE).await;
         }
-        Some(())
     };
     // The data plane goes on without us.
     let _late = timeout(DETACH, gone).await;

@@ -358,9 +358,25 @@ impl Kernel {
                 return ops.iter().filter_map(|op| Some(failure(op, &self.bear(*sandbox, op).err()?))).collect();
             }
             (_, Change::SetSysctl(..)) => return self.write_sysctls(*place, ops),
+            (_, Change::DeleteLink(_)) if ops.len() > 1 => {
+                self.delete_together(*place, ops);
+                // Finds most of them gone.
+                return self.send(*place, ops);
+            }
             _ => return self.send(*place, ops),
         };
         result.err().map(|error| failure(&ops[0], &error)).into_iter().collect()
+    }
+
+    /// The kernel waits for its readers once for each link that goes, or once for a whole group of them.
+    fn delete_together(&mut self, place: Place, ops: &[Op]) {
+        let Some(channel) = self.channels.get_mut(&place) else { return };
+        let indices: Vec<u32> = ops.iter().filter_map(|op| channel.index(op.change.link()?).ok()).collect();
+        let join = |&index: &u32| (wire::set_link(index, LinkAttribute::Group(wire::GOING)), 0);
+        let requests = indices.iter().map(join).chain([(wire::delete_group(wire::GOING), 0)]);
+        let requests: Vec<(Message, u16)> = requests.collect();
+        // What is refused here is tried one by one.
+        requests.chunks(BATCH).for_each(|batch| drop(channel.ask(batch.to_vec())));
     }
 
     /// Makes a device on a link of the host, inside of a sandbox.

@@ -170,12 +170,15 @@ pub fn link(message: &LinkMessage, place: Place, host: &Names) -> ObservedLink {
         up: message.header.flags.contains(LinkFlags::Up),
         ours: false,
     };
-    let (mut peer, mut elsewhere) = (0, false);
+    let (mut peer, mut elsewhere, mut is_going) = (0, false, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Address(bytes) => found.mac = mac(bytes),
             LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
-            LinkAttribute::Group(group) => found.ours = *group == GROUP,
+            LinkAttribute::Group(group) => {
+                is_going = *group == GOING;
+                found.ours = is_going || *group == GROUP;
+            }
             LinkAttribute::Link(index) => peer = *index,
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::LinkInfo(infos) => found.kind = kind(infos),
@@ -192,6 +195,10 @@ pub fn link(message: &LinkMessage, place: Place, host: &Names) -> ObservedLink {
             found.kind = stacked.map_or(ObservedKind::Other, ObservedKind::Stacked);
         }
         ObservedKind::Stacked(_) => {}
+    }
+    // Whoever began to remove it did not come to the end: it is nothing that may stay.
+    if is_going {
+        found.kind = ObservedKind::Other;
     }
     found
 }
@@ -416,6 +423,9 @@ pub fn add_vxlan(name: &LinkName, link: &Link, vxlan: &Vxlan, namespace: RawFd) 
 /// The group of devices of ours in sandboxes: in those of others it tells which are ours. `netd` in ASCII.
 pub const GROUP: u32 = 0x6e65_7464;
 
+/// The group of links that are about to be removed.
+pub const GOING: u32 = GROUP + 1;
+
 /// Makes a device on top of the host's link of this number, sent to the host's namespace; it is born in `namespace`, or
 /// there where none is given.
 pub fn add_stacked(name: &LinkName, link: &Link, layer: Layer, parent: u32, namespace: Option<RawFd>) -> Message {
@@ -472,6 +482,13 @@ fn link_message(name: &LinkName, link: &Link) -> LinkMessage {
 pub fn delete_link(name: &LinkName) -> Message {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    Message::DelLink(message)
+}
+
+/// Removes all links of a group.
+pub fn delete_group(group: u32) -> Message {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::Group(group));
     Message::DelLink(message)
 }
 

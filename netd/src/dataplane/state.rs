@@ -190,7 +190,7 @@ pub struct ObservedLink {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
-    /// Whether it is marked as made by us ([`super::wire::GROUP`]).
+    /// Whether it is marked as made by us, by the group of its device.
     pub ours: bool,
 }
 

@@ -10,10 +10,9 @@ use model::{
 use super::{
     desired::Desired,
     policy::PolicyChange,
-    shape::Shape,
     state::{
         AddressForm, AddressKey, FdbKey, Kind, Layer, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route,
-        RouteKey, Space, Stacked, Sysctl, Vxlan,
+        RouteKey, Shape, Space, Stacked, Sysctl, Vxlan,
     },
 };
 

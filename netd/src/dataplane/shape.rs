@@ -7,7 +7,7 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcHandle, TcMessage, TcOption},
 };
 
-use super::wire::Names;
+use super::{state::Shape, wire::Names};
 
 /// The handle of filters of ours: `ne` in ASCII.
 const HANDLE: u32 = 0x6e65_0000;
@@ -17,37 +17,6 @@ const PARMS: u16 = 1;
 const RATE64: u16 = 4;
 /// `TC_LINKLAYER_ETHERNET`: without it the kernel wants a table of times.
 const ETHERNET: u8 = 1;
-/// Times are counted in ticks of 64 ns (`PSCHED_SHIFT`), and the kernel keeps 32 bits of nanoseconds.
-const TICK: u128 = 64;
-const MOST_TICKS: u128 = u32::MAX as u128 / TICK;
-/// Bytes that may pass at once at least: some frames.
-const LEAST_BURST: u64 = 16 << 10;
-/// How long a packet waits for its turn before others are dropped, as a part of a second: 25 ms, as the CNI project's.
-const LATENCY: u64 = 40;
-
-/// A token bucket, in the kernel's own words, so that what is read back compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Bytes per second.
-    rate: u64,
-    /// What the bucket holds, in ticks at that rate.
-    ticks: u32,
-    /// Bytes that wait.
-    limit: u32,
-}
-
-impl Shape {
-    /// From bits per second, and the bits that may pass at once; `None` where there is no limit.
-    pub fn of_bits(rate: u64, burst: u64) -> Option<Self> {
-        if rate == 0 {
-            return None;
-        }
-        let (rate, burst) = ((rate / 8).max(1), (burst / 8).max(LEAST_BURST));
-        let ticks = (u128::from(burst) * 1_000_000_000 / u128::from(rate) / TICK).clamp(1, MOST_TICKS) as u32;
-        let limit = (rate / LATENCY).saturating_add(burst).try_into().unwrap_or(u32::MAX);
-        Some(Self { rate, ticks, limit })
-    }
-}
 
 /// Makes or replaces the filter of a link.
 pub fn set(index: u32, shape: Shape) -> Message {
@@ -104,18 +73,4 @@ fn of_link(index: u32) -> TcMessage {
     message.header.parent = TcHandle::ROOT;
     message.header.handle = TcHandle::from(HANDLE);
     message
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bucket_holds_what_may_pass_at_once() {
-        assert_eq!(Shape::of_bits(0, 5), None);
-        // 1 Mbit/s and 800 kbit at once: 100 kB take 0.8 s.
-        let shape = Shape::of_bits(1_000_000, 800_000).unwrap();
-        assert_eq!((shape.rate, shape.ticks, shape.limit), (125_000, 12_500_000, 103_125));
-        assert_eq!(Shape::of_bits(1, u64::MAX).unwrap().ticks, MOST_TICKS as u32);
-    }
 }

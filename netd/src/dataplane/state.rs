@@ -8,7 +8,15 @@ use model::{
     names::{LinkName, Namespace},
 };
 
-use super::{policy::Policies, shape::Shape};
+use super::policy::Policies;
+
+/// Times are counted in ticks of 64 ns (`PSCHED_SHIFT`), and the kernel keeps 32 bits of nanoseconds.
+const TICK: u128 = 64;
+const MOST_TICKS: u128 = u32::MAX as u128 / TICK;
+/// Bytes that may pass at once at least: some frames.
+const LEAST_BURST: u64 = 16 << 10;
+/// How long a packet waits for its turn before others are dropped, as a part of a second: 25 ms, as the CNI project's.
+const LATENCY: u64 = 40;
 
 /// A network namespace that holds objects of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +97,30 @@ impl<L> Space<L> {
         self.routes.retain(|_, route| route.link() != Some(link));
         self.shapes.remove(link);
         self.sysctls.retain(|key, _| key.link.as_ref() != Some(link));
+    }
+}
+
+/// A token bucket, in the kernel's own words, so that what is read back compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Bytes per second.
+    pub(super) rate: u64,
+    /// What the bucket holds, in ticks at that rate.
+    pub(super) ticks: u32,
+    /// Bytes that wait.
+    pub(super) limit: u32,
+}
+
+impl Shape {
+    /// From bits per second, and the bits that may pass at once; `None` where there is no limit.
+    pub fn of_bits(rate: u64, burst: u64) -> Option<Self> {
+        if rate == 0 {
+            return None;
+        }
+        let (rate, burst) = ((rate / 8).max(1), (burst / 8).max(LEAST_BURST));
+        let ticks = (u128::from(burst) * 1_000_000_000 / u128::from(rate) / TICK).clamp(1, MOST_TICKS) as u32;
+        let limit = (rate / LATENCY).saturating_add(burst).try_into().unwrap_or(u32::MAX);
+        Some(Self { rate, ticks, limit })
     }
 }
 
@@ -318,4 +350,18 @@ impl Sysctl {
 /// The prefix length that covers exactly one address.
 pub fn host_prefix(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_holds_what_may_pass_at_once() {
+        assert_eq!(Shape::of_bits(0, 5), None);
+        // 1 Mbit/s and 800 kbit at once: 100 kB take 0.8 s.
+        let shape = Shape::of_bits(1_000_000, 800_000).unwrap();
+        assert_eq!((shape.rate, shape.ticks, shape.limit), (125_000, 12_500_000, 103_125));
+        assert_eq!(Shape::of_bits(1, u64::MAX).unwrap().ticks, MOST_TICKS as u32);
+    }
 }

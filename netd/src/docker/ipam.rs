@@ -9,6 +9,7 @@ use super::{
     ledger::{Hold, NetworkRecord, Pending},
     network::NETWORK,
     pool::{self, Pool},
+    refusal::{invalid, lacks},
     wire,
 };
 
@@ -212,14 +213,10 @@ fn subnet_of(pool: Pool) -> Option<Subnet> {
 fn lease_of(network: &NetworkInfo, subnet: Option<Subnet>, v6: bool) -> Result<SubnetLease, Refusal> {
     let mut of_family = network.subnets.iter().filter(|lease| lease.subnet.is_ipv6() == v6);
     let found = of_family.find(|lease| subnet.is_none_or(|subnet| subnet == lease.subnet));
-    found.copied().ok_or_else(|| super::network::lacks(network, subnet, v6))
+    found.copied().ok_or_else(|| lacks(network, subnet, v6))
 }
 
 fn foreign_pool(pool: &str) -> Refusal {
     let cause = format!("the pool {pool:?} belongs to no network of the driver netd on this engine");
     Refusal::new(Kind::NotFound, cause, "remove the engine's network and make it again with -d netd --ipam-driver netd")
-}
-
-pub(super) fn invalid(cause: impl ToString, next: &str) -> Refusal {
-    Refusal::new(Kind::Invalid, cause.to_string(), next)
 }

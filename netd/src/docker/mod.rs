@@ -9,6 +9,7 @@ mod ledger;
 mod network;
 mod pool;
 mod ports;
+mod refusal;
 mod relay;
 mod watch;
 mod wire;

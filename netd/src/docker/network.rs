@@ -12,9 +12,9 @@ use model::{
 
 use super::{
     Plugin,
-    ipam::invalid,
     ledger::NetworkRecord,
     pool::{self, Pool},
+    refusal::{invalid, lacks},
     wire,
 };
 
@@ -227,26 +227,6 @@ impl Pools {
             }
         }
         Ok(())
-    }
-}
-
-/// A network has no such prefix.
-pub fn lacks(network: &NetworkInfo, subnet: Option<Subnet>, v6: bool) -> Refusal {
-    let has: Vec<String> = network.subnets.iter().map(|lease| lease.subnet.to_string()).collect();
-    let (name, has) = (&network.name, has.join(", "));
-    match (subnet, v6) {
-        (Some(subnet), _) => {
-            let cause = format!("network {name} of the cluster has not the subnet {subnet}, but {has}");
-            Refusal::new(Kind::Conflict, cause, "give its own, or no --subnet at all")
-        }
-        (None, true) => {
-            let cause = format!("network {name} of the cluster has no IPv6 prefix, but {has}");
-            Refusal::new(Kind::Conflict, cause, "leave --ipv6 out")
-        }
-        (None, false) => {
-            let cause = format!("network {name} of the cluster has no IPv4 prefix, but {has}");
-            Refusal::new(Kind::Conflict, cause, "Docker wants one: attach another network")
-        }
     }
 }
 

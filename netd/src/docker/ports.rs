@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use model::{Protocol, PublishAt, PublishMode, PublishSpec, Refusal};
 use serde_json::{Map, Value};
 
-use super::{ipam::invalid, wire};
+use super::{refusal::invalid, wire};
 
 /// The ports of the host that are to lead to a container. Neighbours are one range.
 pub fn publish(options: &Map<String, Value>) -> Result<Vec<PublishSpec>, Refusal> {

@@ -21,10 +21,9 @@ use overlay::Member;
 
 use super::{
     Failure,
-    shape::Shape,
     state::{
-        AddressForm, AddressKey, Kind, Link, MAIN_TABLE, NeighbourKey, Place, Route, RouteKey, Space, Stacked, Sysctl,
-        host_prefix,
+        AddressForm, AddressKey, Kind, Link, MAIN_TABLE, NeighbourKey, Place, Route, RouteKey, Shape, Space, Stacked,
+        Sysctl, host_prefix,
     },
 };
 

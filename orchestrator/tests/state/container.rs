@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use model::*;
 use orchestrator::State;
 
-use crate::fixture::{Cluster, key, network, node, sandbox, service, spec};
+use crate::fixture::{Cluster, key, network, node, port, sandbox, service, spec};
 
 /// h1 to h3 and the attachable network `net`.
 fn cluster() -> Cluster {
@@ -48,8 +48,7 @@ fn detach(node: u64, ids: &[&str]) -> Command {
 }
 
 fn publish(published: u16) -> PublishSpec {
-    let (protocol, mode, at) = (Protocol::Tcp, PublishMode::Host, PublishAt::Everywhere);
-    PublishSpec { published, target: 80, count: 1, protocol, mode, at, allow: Vec::new() }
+    port(published, PublishMode::Host)
 }
 
 /// What a name leads to as h`node` sees it; `None` where there is no such name.

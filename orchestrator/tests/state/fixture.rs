@@ -63,6 +63,12 @@ pub fn service(name: &str, replicas: u32, networks: &[&str]) -> ServiceSpec {
 }
 
 /// What a CNI runtime calls an interface on h`node`.
+/// A port of TCP that leads to 80.
+pub fn port(published: u16, mode: PublishMode) -> PublishSpec {
+    let (protocol, at, allow) = (Protocol::Tcp, PublishAt::Everywhere, Vec::new());
+    PublishSpec { published, target: 80, count: 1, protocol, mode, at, allow }
+}
+
 pub fn key(node: u64, id: &str) -> ContainerKey {
     ContainerKey { node: NodeId(node), runtime: ContainerRuntime::Cni, id: id.to_owned() }
 }

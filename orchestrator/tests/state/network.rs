@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::*;
 
-use crate::fixture::{Cluster, network, service};
+use crate::fixture::{Cluster, network, port, service};
 
 fn create(spec: NetworkSpec) -> Command {
     Command::CreateNetwork { spec }
@@ -148,15 +148,7 @@ fn a_network_spends_no_address_on_hosts() {
     let mut cluster = Cluster::of(40);
     cluster.create_network(network("small", &["10.0.9.0/27"]));
     // One for the gateway, one for the virtual IP, the rest for tasks, though every host leads there.
-    let port = PublishSpec {
-        published: 80,
-        target: 80,
-        count: 1,
-        protocol: Protocol::Tcp,
-        mode: PublishMode::Ingress,
-        at: PublishAt::Everywhere,
-        allow: Vec::new(),
-    };
+    let port = port(80, PublishMode::Ingress);
     cluster.create_service(ServiceSpec { publish: vec![port], ..service("web", 28, &["small"]) });
     cluster.converge();
     assert_eq!(cluster.service("web").running, 28);

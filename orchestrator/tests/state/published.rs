@@ -2,12 +2,7 @@
 
 use model::*;
 
-use crate::fixture::{Cluster, network, service};
-
-fn port(published: u16, mode: PublishMode) -> PublishSpec {
-    let (protocol, at, allow) = (Protocol::Tcp, PublishAt::Everywhere, Vec::new());
-    PublishSpec { published, target: 80, count: 1, protocol, mode, at, allow }
-}
+use crate::fixture::{Cluster, network, port, service};
 
 fn publishing(name: &str, replicas: u32, networks: &[&str], ports: &[PublishSpec]) -> ServiceSpec {
     ServiceSpec { publish: ports.to_vec(), ..service(name, replicas, networks) }

@@ -2,7 +2,7 @@
 
 use model::*;
 
-use crate::fixture::{Cluster, network, service};
+use crate::fixture::{Cluster, network, port, service};
 
 fn create(spec: ServiceSpec) -> Command {
     Command::CreateService { spec }
@@ -192,15 +192,7 @@ fn only_balancing_that_a_virtual_ip_can_do_is_taken() {
 fn a_service_tells_who_is_balanced_otherwise_than_it_asks_for() {
     let mut cluster = Cluster::with_network(2);
     cluster.say_capable(2, &[Capability::Ipvs]);
-    let port = PublishSpec {
-        published: 80,
-        target: 80,
-        count: 1,
-        protocol: Protocol::Tcp,
-        mode: PublishMode::Ingress,
-        at: PublishAt::Everywhere,
-        allow: Vec::new(),
-    };
+    let port = port(80, PublishMode::Ingress);
     let mut create = |name: &str, scheduler, publish: &[PublishSpec]| {
         let balance = Balance { scheduler, affinity: None };
         cluster.create_service(ServiceSpec { balance, publish: publish.to_vec(), ..service(name, 1, &["net"]) });

@@ -1,4 +1,4 @@
-//! Files that are either whole and on the disk, or not there.
+//! Files that are either whole or not there.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -11,16 +11,24 @@ use crate::ClusterError;
 
 /// Writes a file that only root can read; after a crash either the old or the new content is there.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
-    replace(path, content).map_err(|source| failed("write", path, source))
+    let write = || {
+        replace(path, content, File::sync_all)?;
+        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    };
+    write().map_err(|source| failed("write", path, source))
 }
 
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+/// As [`write`], without waiting for the disk: after a power cut the content may be old, or cut short.
+pub fn hand_over(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
+    replace(path, content, |_| Ok(())).map_err(|source| failed("write", path, source))
+}
+
+fn replace(path: &Path, content: &[u8], sync: fn(&File) -> io::Result<()>) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&draft, path)?;
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    sync(&file)?;
+    fs::rename(&draft, path)
 }
 
 /// The content of a file; `None` where there is none.

@@ -17,6 +17,7 @@ use crate::{
     identity::Identity,
     link::{self, Target},
     pki, server, tls, token,
+    view::View,
 };
 
 /// How long the managers may take to let a host in: longer than they look for a leader.
@@ -104,7 +105,7 @@ pub fn prepare(config: &Config) -> Result<TcpListener, ClusterError> {
 /// Removes the log and the view.
 pub fn forget_state(config: &Config) -> Result<(), ClusterError> {
     files::remove(&config.directory.join("raft"))?;
-    files::remove(&config.directory.join("view.json"))
+    View::remove(&config.directory)
 }
 
 /// The address given to others: never a wildcard; port 0 stands for the one that is listened on.

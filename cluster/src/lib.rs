@@ -21,6 +21,7 @@ mod session;
 mod tests;
 mod tls;
 mod token;
+mod view;
 
 pub use error::ClusterError;
 pub use joining::{Config, Host, JoinOptions};

@@ -33,8 +33,9 @@ use crate::{
     pki,
     raft::{Consensus, Retry, Seat, now},
     server,
-    session::{self, Outbox, View},
+    session::{self, Outbox},
     tls,
+    view::View,
 };
 
 /// How long a request is tried while the cluster elects a leader.
@@ -159,6 +160,8 @@ impl<S: StateMachine> Member<S> {
         let mut tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.spawn(serving);
         tasks.spawn(session::run(self.clone()));
+        let member = self.clone();
+        tasks.spawn(async move { member.own_view().keep().await });
         if let Some(consensus) = &self.inner.consensus {
             tasks.spawn(drive::run(consensus.clone()));
             tasks.spawn(enlist(self.clone(), consensus.clone()));

@@ -1,25 +1,21 @@
-//! A node's end of its session with the leader: keeps its view on disk, says that it is alive, delivers its reports.
+//! A node's end of its session with the leader: keeps its view up to date, says that it is alive, delivers its reports.
 
 use std::{
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use api::{decode, encode, proto::dispatcher_client::DispatcherClient};
 use futures::{Stream, StreamExt};
-use model::{NodeConfig, NodeId, NodeReport, StateMachine, TaskReport};
+use model::{NodeReport, StateMachine, TaskReport};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, mpsc},
     time::{interval, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    ClusterError, Downward, Member, Upward, dispatcher, files,
+    Downward, Member, Upward, dispatcher,
     link::{MESSAGE_LIMIT, Target},
     raft::Seat,
 };
@@ -32,66 +28,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 
 type Downstream = std::pin::Pin<Box<dyn Stream<Item = Downward> + Send>>;
-
-/// This node's view, in memory and on disk.
-pub struct View {
-    path: PathBuf,
-    current: watch::Sender<Arc<NodeConfig>>,
-    /// The disk did not take the last one.
-    unsaved: AtomicBool,
-}
-
-impl View {
-    /// The view of the file. Without one, or with one that cannot be understood, an empty one: it is only a copy, and
-    /// the leader sends another.
-    pub fn open(directory: &Path, node: NodeId) -> Result<Self, ClusterError> {
-        let path = directory.join("view.json");
-        let mut view = NodeConfig::empty(node);
-        if let Some(bytes) = files::read(&path)? {
-            match parse(&view, &bytes) {
-                Ok(saved) => view = saved,
-                Err(reason) => {
-                    tracing::warn!(path = %path.display(), reason, "this node's view is lost; the leader is asked for it");
-                }
-            }
-        }
-        Ok(Self { path, current: watch::Sender::new(Arc::new(view)), unsaved: AtomicBool::new(false) })
-    }
-
-    pub fn get(&self) -> Arc<NodeConfig> {
-        self.current.borrow().clone()
-    }
-
-    pub fn watch(&self) -> watch::Receiver<Arc<NodeConfig>> {
-        self.current.subscribe()
-    }
-
-    /// Keeps it on disk and shows it. A disk that is full must not hold this host in the past: the view is then shown
-    /// all the same, and a restart begins from an older one.
-    async fn set(&self, view: NodeConfig) {
-        let view = Arc::new(view);
-        let (path, copy) = (self.path.clone(), view.clone());
-        let saved = tokio::task::spawn_blocking(move || save(&path, &copy)).await;
-        self.current.send_replace(view);
-        let reason = saved.map_err(|error| error.to_string()).flatten().err();
-        let failed_before = self.unsaved.swap(reason.is_some(), Ordering::Relaxed);
-        match reason {
-            Some(reason) if !failed_before => tracing::warn!(reason, "this node's view is not kept on its disk"),
-            None if failed_before => tracing::info!("this node's view is kept on its disk again"),
-            _ => {}
-        }
-    }
-}
-
-fn parse(empty: &NodeConfig, bytes: &[u8]) -> Result<NodeConfig, String> {
-    let snapshot = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    empty.apply(&snapshot).map_err(|error| error.to_string())
-}
-
-fn save(path: &Path, view: &NodeConfig) -> Result<(), String> {
-    let bytes = serde_json::to_vec(&view.snapshot()).map_err(|error| error.to_string())?;
-    files::write(path, &bytes).map_err(|error| error.to_string())
-}
 
 /// Reports on their way to the log.
 #[derive(Default)]
@@ -236,8 +172,10 @@ async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Resu
             Ok(())
         }
         Downward::Change { delta } => {
+            tracing::info!(target: "T", "delta");
             let view = member.current_view().apply(&delta).map_err(|error| error.to_string())?;
             member.own_view().set(view).await;
+            tracing::info!(target: "T", "view saved");
             Ok(())
         }
     }
@@ -245,36 +183,13 @@ async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use model::{TaskId, TaskState};
+    use model::{NodeId, TaskId, TaskState};
 
     use super::*;
 
     fn report(applied: u64, tasks: &[(u64, TaskState)]) -> NodeReport {
         let task = |&(task, state)| TaskReport::new(TaskId(task), state);
         NodeReport { tasks: tasks.iter().map(task).collect(), ..NodeReport::new(NodeId(1), applied) }
-    }
-
-    #[tokio::test]
-    async fn a_view_that_the_disk_does_not_take_is_shown_all_the_same() {
-        let directory = tempfile::tempdir().unwrap();
-        let view = View::open(&directory.path().join("missing"), NodeId(1)).unwrap();
-        let newer = NodeConfig { generation: 7, ..NodeConfig::empty(NodeId(1)) };
-        view.set(newer.clone()).await;
-        assert_eq!(*view.get(), newer);
-    }
-
-    #[tokio::test]
-    async fn a_view_that_cannot_be_understood_is_none_at_all() {
-        let directory = tempfile::tempdir().unwrap();
-        View::open(directory.path(), NodeId(1))
-            .unwrap()
-            .set(NodeConfig { generation: 7, ..NodeConfig::empty(NodeId(1)) })
-            .await;
-        let path = directory.path().join("view.json");
-        let whole = std::fs::read(&path).unwrap();
-        assert_eq!(View::open(directory.path(), NodeId(1)).unwrap().get().generation, 7);
-        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-        assert_eq!(*View::open(directory.path(), NodeId(1)).unwrap().get(), NodeConfig::empty(NodeId(1)));
     }
 
     #[test]

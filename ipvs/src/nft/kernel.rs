@@ -1,6 +1,7 @@
 //! The netlink sockets of this crate: reading tables, applying changes, hearing of changes.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     io,
     task::{Context, Poll, ready},
@@ -208,21 +209,12 @@ impl Socket {
     }
 
     fn receive(&self) -> io::Result<Vec<Received>> {
-        let mut datagram = Vec::with_capacity(DATAGRAM);
-        self.socket.recv(&mut datagram, 0)?;
-        let mut rest = datagram.as_slice();
-        let mut messages = Vec::new();
-        while let Ok(header) = NetlinkBuffer::new_checked(rest) {
-            let length = header.length() as usize;
-            messages.push(Received {
-                kind: header.message_type(),
-                flags: header.flags(),
-                sequence: header.sequence_number(),
-                bytes: rest[..length].to_vec(),
-            });
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-        Ok(messages)
+        thread_local!(static BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(DATAGRAM)));
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.clear();
+            self.socket.recv(buffer, 0)?;
+            Ok(messages(buffer))
+        })
     }
 
     /// The number of the last change to nftables in this namespace.
@@ -244,6 +236,22 @@ fn open(protocol: isize) -> io::Result<netlink_sys::Socket> {
     let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(ANSWER_SECONDS, 0))?;
     Ok(socket)
+}
+
+/// The messages of a datagram.
+fn messages(mut rest: &[u8]) -> Vec<Received> {
+    let mut messages = Vec::new();
+    while let Ok(header) = NetlinkBuffer::new_checked(rest) {
+        let length = header.length() as usize;
+        messages.push(Received {
+            kind: header.message_type(),
+            flags: header.flags(),
+            sequence: header.sequence_number(),
+            bytes: rest[..length].to_vec(),
+        });
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    messages
 }
 
 struct Received {

@@ -7,7 +7,7 @@ use model::{Subnet, names::LinkName};
 use super::{Rule, code::coded};
 
 /// A table's family; the numbers are the kernel's (`NFPROTO_*`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4 and IPv6.
     Inet = 1,

@@ -10,6 +10,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::Path,
+    sync::OnceLock,
 };
 
 use model::Sandbox;
@@ -47,6 +48,7 @@ fn real_path(path: &str) -> String {
 }
 
 fn identify(file: &File) -> Option<String> {
-    let boot = fs::read_to_string(BOOT_ID).ok()?;
-    Some(format!("{}/{}", boot.trim(), file.metadata().ok()?.ino()))
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let boot = BOOT.get_or_init(|| fs::read_to_string(BOOT_ID).ok());
+    Some(format!("{}/{}", boot.as_ref()?.trim(), file.metadata().ok()?.ino()))
 }

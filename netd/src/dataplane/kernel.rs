@@ -2,6 +2,7 @@
 //! netlink sockets; those for requests, one in each namespace, are kept open between passes.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fs::File,
     future::poll_fn,
@@ -26,7 +27,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
     desired::{Desired, Ground, HostLink},
@@ -92,7 +93,12 @@ pub struct Kernel {
     turned: Option<Instant>,
     /// The links of the host's own namespace.
     host: wire::Names,
+    /// What the host has that is not ours, as it was read last, and for whom; none after any change of it.
+    ground: Option<(Asked, Ground)>,
 }
+
+/// The VTEP of this host, and those of others that it talks to.
+type Asked = (Option<IpAddr>, BTreeSet<IpAddr>);
 
 /// An operation that the kernel refused.
 #[derive(Debug)]
@@ -112,13 +118,25 @@ impl Kernel {
             let ours = namespace::within_file(&ear.namespace, || listen(&OUR_GROUPS))??;
             let notices = Notices::of(listen(&HOST_GROUPS)?, ours)?;
             let channels = BTreeMap::from([(Place::Host, host)]);
-            Ok(Self { channels, notices, ear, inhabited, last: None, turned: None, host: BTreeMap::new() })
+            let (last, turned, host, ground) = (None, None, BTreeMap::new(), None);
+            Ok(Self { channels, notices, ear, inhabited, last, turned, host, ground })
         };
         open().map_err(|error| KernelError::Open(Place::Host, error))
     }
 
     /// What the host has that is not ours, and the way from its VTEP to others.
     pub fn ground(&mut self, vtep: Option<IpAddr>, peers: &BTreeSet<IpAddr>) -> Result<Ground, KernelError> {
+        self.hear();
+        self.take_turn();
+        let asked = (vtep, peers.clone());
+        match self.ground.take() {
+            Some((last, ground)) if last == asked => self.ground = Some((last, ground)),
+            _ => self.ground = Some((asked, self.read_ground(vtep, peers)?)),
+        }
+        Ok(self.ground.as_ref().map(|(_, ground)| ground.clone()).unwrap_or_default())
+    }
+
+    fn read_ground(&mut self, vtep: Option<IpAddr>, peers: &BTreeSet<IpAddr>) -> Result<Ground, KernelError> {
         let mut ground = Ground::default();
         let Some(host) = self.channels.get_mut(&Place::Host) else { return Ok(ground) };
         let links = host.dump("links", wire::get_links())?;
@@ -185,10 +203,9 @@ impl Kernel {
         self.listen_to_new()?;
         // What happens from here on is reported again.
         self.hear();
-        let turn = self.turn();
         let mut read = BTreeMap::new();
         for (&place, channel) in &mut self.channels {
-            if channel.changed || channel.seen.is_none() || turn.contains(&place) {
+            if channel.changed || channel.seen.is_none() {
                 let before = channel.seen.take();
                 channel.has_shapes |= desired.spaces.get(&place).is_some_and(|space| !space.shapes.is_empty());
                 channel.has_policies |= desired.spaces.get(&place).is_some_and(|space| !space.policies.is_empty());
@@ -231,25 +248,29 @@ impl Kernel {
 
     /// The next `observe` reads every namespace, whether or not anything was heard from it.
     pub fn doubt(&mut self) {
+        self.ground = None;
         self.channels.values_mut().for_each(|channel| channel.changed = true);
     }
 
     fn doubt_one(&mut self, place: Place) {
+        if place == Place::Host {
+            self.ground = None;
+        }
         if let Some(channel) = self.channels.get_mut(&place) {
             channel.changed = true;
         }
     }
 
-    /// The namespaces that are read even if nothing was heard from them: some changes come without notice.
-    fn turn(&mut self) -> BTreeSet<Place> {
+    /// Doubts some even if nothing was heard from them: some changes come without notice. The host is always among them.
+    fn take_turn(&mut self) {
         if self.turned.is_some_and(|at| at.elapsed() < TURN_TIME) {
-            return BTreeSet::from([Place::Host]);
+            return;
         }
         self.turned = Some(Instant::now());
         let later = self.channels.keys().filter(|place| Some(**place) > self.last);
         let turn: Vec<Place> = later.chain(self.channels.keys()).copied().take(TURN).collect();
         self.last = turn.last().copied();
-        turn.into_iter().chain([Place::Host]).collect()
+        turn.into_iter().chain([Place::Host]).for_each(|place| self.doubt_one(place));
     }
 
     /// Does what the operations say, one after the other; goes on after failures and returns them.
@@ -282,8 +303,12 @@ impl Kernel {
                 Namespace::Sandbox(sandbox) | Namespace::Container(sandbox) => (self.inhabited)(sandbox),
                 Namespace::Network(_) => None,
             };
+            let is_unknown = held.is_none();
             let Some(file) = held.or_else(lived_in) else { continue };
-            warn!(%place, "a namespace lost its name and gets it back");
+            match namespace {
+                Namespace::Container(_) if is_unknown => debug!(%place, "a container's namespace gets a name"),
+                _ => warn!(%place, "a namespace lost its name and gets it back"),
+            }
             // Where that fails, a new one is made.
             namespace::restore(&namespace.name(), &file)
                 .unwrap_or_else(|error| warn!(%place, %error, "the name cannot be given back"));
@@ -326,7 +351,7 @@ impl Kernel {
         let found = namespace::on_own_thread(|| {
             let mut found = Vec::new();
             for asked in asked.chunks(NAMESPACES_PER_TREE) {
-                let tree = sysctl::Tree::fresh();
+                let tree = sysctl::Tree::fresh()?;
                 for (place, file, keys) in asked {
                     last = *place;
                     namespace::enter(file)?;
@@ -396,21 +421,21 @@ impl Kernel {
     }
 
     fn write_sysctls(&mut self, place: Place, ops: &[Op]) -> Vec<Refused> {
-        let Some(channel) = self.channels.get_mut(&place) else { return absent(ops) };
-        channel.changed = true;
+        self.doubt_one(place);
+        let Some(channel) = self.channels.get(&place) else { return absent(ops) };
         let written = namespace::within_file(&channel.namespace, || {
-            let tree = sysctl::Tree::fresh();
+            let tree = sysctl::Tree::fresh()?;
             let write = |op: &Op| write_sysctl(&tree, op).err().map(|error| failure(op, &error));
-            ops.iter().filter_map(write).collect()
+            Ok(ops.iter().filter_map(write).collect())
         });
-        written.unwrap_or_else(|error| ops.iter().map(|op| failure(op, &error)).collect())
+        written.flatten().unwrap_or_else(|error| ops.iter().map(|op| failure(op, &error)).collect())
     }
 
     fn send(&mut self, place: Place, ops: &[Op]) -> Vec<Refused> {
-        match self.channels.get_mut(&place) {
-            Some(channel) => channel.changed = true,
-            None => return absent(ops),
+        if !self.channels.contains_key(&place) {
+            return absent(ops);
         }
+        self.doubt_one(place);
         let mut failures = Vec::new();
         let mut requests = Vec::new();
         for op in ops {
@@ -651,7 +676,7 @@ impl Channel {
         self.transmit(vec![(request, flags)], NLM_F_REQUEST)?;
         let (mut found, mut torn) = (Vec::new(), false);
         loop {
-            for (header, payload) in messages(&receive(&self.requests)?)? {
+            for (header, payload) in receive(&self.requests)? {
                 torn |= header.flags & DUMP_INTERRUPTED != 0;
                 match payload {
                     _ if header.sequence_number != first => {}
@@ -682,7 +707,7 @@ impl Channel {
             let mut waiting: BTreeMap<u32, IpAddr> =
                 (0..).map(|at| first.wrapping_add(at)).zip(peers.to_vec()).collect();
             while !waiting.is_empty() {
-                for (header, payload) in receive(&self.requests).and_then(|read| messages(&read)).map_err(failed)? {
+                for (header, payload) in receive(&self.requests).map_err(failed)? {
                     let Some(peer) = waiting.remove(&header.sequence_number) else { continue };
                     // To a peer without a route nothing gets anyway.
                     let NetlinkPayload::InnerMessage(Message::NewRoute(route)) = payload else { continue };
@@ -712,7 +737,7 @@ impl Channel {
     fn answers(&mut self, first: u32, count: usize) -> io::Result<Vec<io::Result<()>>> {
         let mut answers: Vec<Option<io::Result<()>>> = (0..count).map(|_| None).collect();
         while answers.iter().any(Option::is_none) {
-            for (header, payload) in messages(&receive(&self.requests)?)? {
+            for (header, payload) in receive(&self.requests)? {
                 let NetlinkPayload::Error(error) = payload else { continue };
                 if let Some(answer) = answers.get_mut(header.sequence_number.wrapping_sub(first) as usize) {
                     *answer = Some(if error.code.is_none() { Ok(()) } else { Err(error.to_io()) });
@@ -755,14 +780,20 @@ fn listen(groups: &[u32]) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn receive(socket: &Socket) -> io::Result<Vec<u8>> {
-    let mut buffer = Vec::with_capacity(DATAGRAM);
-    socket.recv(&mut buffer, 0)?;
-    Ok(buffer)
+type Received = (NetlinkHeader, NetlinkPayload<Message>);
+
+/// The messages of the next datagram.
+fn receive(socket: &Socket) -> io::Result<Vec<Received>> {
+    thread_local!(static BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(DATAGRAM)));
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.clear();
+        socket.recv(buffer, 0)?;
+        messages(buffer)
+    })
 }
 
 /// The messages of one datagram.
-fn messages(mut datagram: &[u8]) -> io::Result<Vec<(NetlinkHeader, NetlinkPayload<Message>)>> {
+fn messages(mut datagram: &[u8]) -> io::Result<Vec<Received>> {
     let mut found = Vec::new();
     while !datagram.is_empty() {
         let message = NetlinkMessage::<Message>::deserialize(datagram)

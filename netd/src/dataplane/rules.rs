@@ -35,6 +35,8 @@ use super::{
 
 /// Rules that no change was heard of are read again after this time all the same.
 const READ_AGAIN: Duration = Duration::from_secs(10);
+/// What has just been changed, and confirmed, is read after this time: nobody waits for that.
+const PROVE: Duration = Duration::from_millis(500);
 
 /// A table that could not be changed is tried again after this time.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
@@ -63,17 +65,24 @@ pub struct Wanted {
     pub passage: Option<Vec<Rule>>,
 }
 
+impl Wanted {
+    /// The table of a family.
+    fn table(&self, family: Family) -> Option<&Ruleset> {
+        self.rulesets.iter().chain(&self.shortcut).find(|ruleset| ruleset.family == family)
+    }
+}
+
 /// What is left to change in one namespace.
 #[derive(Debug)]
 pub struct Pending {
     /// The namespace.
     pub place: Place,
+    wanted: Arc<Wanted>,
     rulesets: Vec<Change>,
     services: Vec<ipvs::Op>,
     passage: Vec<Change>,
     /// The host's ports that are no longer led elsewhere.
     closed: BTreeSet<(u8, u16)>,
-    led: Led,
 }
 
 impl Pending {
@@ -277,8 +286,10 @@ struct Tables {
     balancer: Box<dyn Balancer>,
     engine: Engine,
     monitor: Monitor,
-    /// What was found to be there, and when; none after any change, or where changes would not be heard of.
+    /// What is known to be there, and until when that is believed; none after any change, or where changes would not be
+    /// heard of.
     settled: Option<(Arc<Wanted>, Instant)>,
+    known: Option<Known>,
     /// When rules of others were overtaken lately.
     overtaken: VecDeque<Instant>,
     /// Tables whose owners let nobody change them, and when that was tried.
@@ -286,6 +297,13 @@ struct Tables {
     deaf: bool,
     /// When the kernel refused the short way: everything takes the long one.
     refused: Option<Instant>,
+}
+
+/// Tables as they were read or made. They are so while nothing in the namespace has changed.
+struct Known {
+    generation: u32,
+    tables: BTreeMap<Family, Ruleset>,
+    until: Instant,
 }
 
 impl Rules {
@@ -313,6 +331,7 @@ impl Rules {
     pub fn look(&mut self, wanted: &BTreeMap<Place, Arc<Wanted>>) -> (Vec<Pending>, Vec<Failure>) {
         self.tables.values_mut().for_each(|tables| {
             tables.settled = None;
+            tables.known = None;
             tables.overtaken.clear();
         });
         self.plan(wanted)
@@ -372,8 +391,8 @@ impl Rules {
     }
 }
 
-fn is_shortcut(place: Place, change: &Change) -> bool {
-    matches!(place, Place::Inside(Namespace::Network(_))) && change.family == Family::Netdev
+fn is_shortcut(place: Place, family: Family) -> bool {
+    matches!(place, Place::Inside(Namespace::Network(_))) && family == Family::Netdev
 }
 
 fn failure(place: Place, reason: String) -> Failure {
@@ -427,6 +446,7 @@ impl Tables {
             engine,
             monitor,
             settled: None,
+            known: None,
             overtaken: VecDeque::new(),
             barred: BTreeMap::new(),
             deaf: false,
@@ -444,23 +464,23 @@ impl Tables {
     }
 
     fn compare(&mut self, place: Place, wanted: &Arc<Wanted>) -> Result<Option<Pending>, String> {
-        if self.settled.as_ref().is_some_and(|(last, at)| last == wanted && at.elapsed() < READ_AGAIN) {
+        if self.settled.as_ref().is_some_and(|(last, until)| last == wanted && Instant::now() < *until) {
             return Ok(None);
         }
         self.settled = None;
         // What happens from here on is reported again; what we have changed ourselves is read now.
         self.monitor.forget();
         let (mut rulesets, mut closed) = (Vec::new(), BTreeSet::new());
-        let refused = self.refused.is_some_and(|at| at.elapsed() < TRY_AGAIN);
-        let shortcut = wanted.shortcut.as_ref().filter(|_| !refused);
-        for family in FAMILIES {
-            let wanted = wanted.rulesets.iter().chain(shortcut).find(|ruleset| ruleset.family == family);
-            let observed = nft::observe(&mut self.socket, family, names::TABLE).map_err(|error| error.to_string())?;
+        let asked = FAMILIES.map(|family| (family, self.asked(place, wanted, family)));
+        let known = self.observe().map_err(|error| error.to_string())?;
+        for (family, asked) in asked {
+            let observed = known.tables.get(&family);
             if (place, family) == (Place::Host, Family::Inet) {
-                closed = published::closed(wanted, observed.as_ref());
+                closed = published::closed(asked, observed);
             }
-            rulesets.extend(nft::difference(wanted, observed.as_ref()));
+            rulesets.extend(nft::difference(asked, observed));
         }
+        let until = known.until;
         let services = match &wanted.services {
             Some(table) => self.balancer.plan(table).map_err(|error| error.to_string())?,
             None => Vec::new(),
@@ -470,9 +490,39 @@ impl Tables {
             None => Vec::new(),
         };
         let settled = rulesets.is_empty() && services.is_empty() && passage.is_empty();
-        self.settled = (settled && !self.deaf).then(|| (wanted.clone(), Instant::now()));
-        let led = wanted.led.clone().unwrap_or_default();
-        Ok((!settled).then_some(Pending { place, rulesets, services, passage, closed, led }))
+        self.settled = (settled && !self.deaf).then(|| (wanted.clone(), until));
+        Ok((!settled).then(|| Pending { place, wanted: wanted.clone(), rulesets, services, passage, closed }))
+    }
+
+    /// The table of a family that the kernel is asked for: not the short way while it refuses that.
+    fn asked<'w>(&self, place: Place, wanted: &'w Wanted, family: Family) -> Option<&'w Ruleset> {
+        let refused = is_shortcut(place, family) && self.refused.is_some_and(|at| at.elapsed() < TRY_AGAIN);
+        wanted.table(family).filter(|_| !refused)
+    }
+
+    /// The tables. Those of devices are read each time: the kernel takes chains away with their devices and tells nobody.
+    fn observe(&mut self) -> Result<&Known, NftError> {
+        let generation = nft::generation(&mut self.socket)?;
+        let is_so = |known: &Known| known.generation == generation && Instant::now() < known.until;
+        let kept = self.known.take().filter(is_so);
+        let to_read = if kept.is_some() { &[Family::Netdev][..] } else { &FAMILIES };
+        let mut known =
+            kept.unwrap_or_else(|| Known { generation, tables: BTreeMap::new(), until: Instant::now() + READ_AGAIN });
+        for &family in to_read {
+            match nft::observe(&mut self.socket, family, names::TABLE)? {
+                Some(found) => drop(known.tables.insert(family, found)),
+                None => drop(known.tables.remove(&family)),
+            }
+        }
+        Ok(self.known.insert(known))
+    }
+
+    /// Until when it is believed that these tables are there, as they were made.
+    fn made(&self, place: Place, wanted: &Wanted) -> Option<Instant> {
+        let known = self.known.as_ref()?;
+        let is_made =
+            |&family: &Family| nft::difference(self.asked(place, wanted, family), known.tables.get(&family)).is_none();
+        FAMILIES.iter().all(is_made).then_some(known.until)
     }
 
     fn passage(&mut self, rules: &[Rule]) -> Result<Vec<Change>, NftError> {
@@ -490,7 +540,7 @@ impl Tables {
             self.overtaken.push_back(Instant::now());
         }
         for change in changes {
-            if let Err(error) = self.change(change) {
+            if let Err(error) = self.change(change, None) {
                 let next = "let its owner accept what comes from and goes to nu-+";
                 warn!(table = change.table, %error, next, "a firewall may drop what leaves networks");
                 self.barred.insert(change.table.clone(), Instant::now());
@@ -498,35 +548,48 @@ impl Tables {
         }
     }
 
-    /// Forgets connections without an end that lead where nobody answers any more.
-    /// If it was the only one meanwhile, the balancer need not read thousands of services again to find that it was not theirs.
-    fn change(&mut self, change: &Change) -> Result<(), NftError> {
+    /// If it was the only one meanwhile, nothing need be read again to find that it was not somebody else's.
+    fn change(&mut self, change: &Change, made: Option<&Ruleset>) -> Result<(), NftError> {
+        let known = self.known.take();
         let before = nft::generation(&mut self.socket)?;
         nft::apply(&mut self.socket, change)?;
-        if nft::generation(&mut self.socket)? == before.wrapping_add(1) {
-            self.balancer.overlook(before);
+        let generation = before.wrapping_add(1);
+        // What is heard of now is our own change, or tells in the generation.
+        self.monitor.forget();
+        if nft::generation(&mut self.socket)? != generation {
+            return Ok(());
         }
+        self.balancer.overlook(before);
+        self.known = known.filter(|known| known.generation == before).map(|mut known| {
+            if change.table == names::TABLE {
+                known.tables.remove(&change.family);
+                known.tables.extend(made.map(|made| (change.family, made.clone())));
+            }
+            Known { generation, until: Instant::now() + PROVE, ..known }
+        });
         Ok(())
     }
 
+    /// Forgets connections without an end that lead where nobody answers any more.
     fn forget(&mut self, change: &Pending) -> Result<(), NftError> {
         if !change.closed.is_empty() {
             let is_closed = |found: &Connection| change.closed.contains(&(found.protocol, found.port));
             nft::forget(&mut self.socket, |found| found.protocol != Protocol::Tcp.number() && is_closed(found))?;
         }
         let in_network = matches!(change.place, Place::Inside(Namespace::Network(_)));
+        let led = change.wanted.led.clone().unwrap_or_default();
         if in_network && change.rulesets.iter().any(published::is_led_elsewhere) {
-            nft::forget(&mut self.socket, |found| change.led.is_stale(found))?;
+            nft::forget(&mut self.socket, |found| led.is_stale(found))?;
         }
         Ok(())
     }
 
     fn apply(&mut self, change: &Pending) -> Result<(), String> {
         for ruleset in &change.rulesets {
-            match self.change(ruleset) {
+            match self.change(ruleset, change.wanted.table(ruleset.family)) {
                 Ok(()) => {}
                 // A kernel without CONFIG_NFT_FWD_NETDEV: slower, no worse.
-                Err(error) if is_shortcut(change.place, ruleset) => {
+                Err(error) if is_shortcut(change.place, ruleset.family) => {
                     if self.refused.replace(Instant::now()).is_none() {
                         warn!(place = %change.place, %error, "no short way between endpoints");
                     }
@@ -539,6 +602,9 @@ impl Tables {
         }
         self.forget(change).map_err(|error| error.to_string())?;
         self.pass_through(&change.passage);
+        if change.services.is_empty() && change.passage.is_empty() && !self.deaf {
+            self.settled = self.made(change.place, &change.wanted).map(|until| (change.wanted.clone(), until));
+        }
         Ok(())
     }
 }

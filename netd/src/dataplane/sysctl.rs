@@ -2,13 +2,17 @@
 
 use std::{
     fs, io,
-    os::fd::{AsRawFd, OwnedFd},
-    path::PathBuf,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+};
 
 const ROOT: &str = "/proc/sys";
+/// No value that is read is longer, in bytes.
+const LONGEST: usize = 256;
 const IPV6_LINKS: &str = "/proc/sys/net/ipv6/conf";
 
 /// Turns a host that listens to router advertisements away from them (see [`keep_router_advertisements`]).
@@ -17,32 +21,35 @@ pub const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 /// An instance of /proc: one finds the values of all namespaces under the same names, one after the other, so that a
 /// look-up in the machine's own takes the longer the more namespaces have been looked at.
 pub struct Tree {
-    root: PathBuf,
-    /// Keeps the instance.
-    _mount: Option<OwnedFd>,
+    /// Its directory `sys`.
+    root: OwnedFd,
 }
 
 impl Tree {
     /// A fresh one; the machine's own where none can be had (Linux before 5.8 has one for all).
-    pub fn fresh() -> Self {
-        match mount() {
-            Ok(mount) => {
-                Self { root: format!("/proc/thread-self/fd/{}/sys", mount.as_raw_fd()).into(), _mount: Some(mount) }
-            }
-            Err(_) => Self { root: ROOT.into(), _mount: None },
-        }
+    pub fn fresh() -> io::Result<Self> {
+        let own = || open(CWD, ROOT, OFlags::PATH | OFlags::DIRECTORY);
+        let root = mount().and_then(|proc| open(proc.as_fd(), "sys", OFlags::PATH | OFlags::DIRECTORY));
+        Ok(Self { root: root.or_else(|_| own())? })
     }
 
     /// The value, without the line's end; `None` where it cannot be read, because its link or the feature is absent.
     pub fn read(&self, path: &str) -> Option<String> {
-        let text = fs::read_to_string(self.root.join(path)).ok()?;
-        Some(text.trim_end().to_owned())
+        let file = open(self.root.as_fd(), path, OFlags::RDONLY).ok()?;
+        let mut text = [0; LONGEST];
+        let length = rustix::io::read(file, &mut text).ok()?;
+        Some(str::from_utf8(&text[..length]).ok()?.trim_end().to_owned())
     }
 
     /// Writes a value.
     pub fn write(&self, path: &str, value: &str) -> io::Result<()> {
-        fs::write(self.root.join(path), value)
+        let file = open(self.root.as_fd(), path, OFlags::WRONLY)?;
+        Ok(rustix::io::write(file, value.as_bytes()).map(drop)?)
     }
+}
+
+fn open(from: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(openat(from, path, flags | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// At no place of the file system: it is gone with its descriptor.

@@ -15,7 +15,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{
         InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, InfoVlan, InfoVxlan, IpVlanMode, LinkAttribute,
-        LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     nsid::{NsidAttribute, NsidMessage},
@@ -82,7 +82,9 @@ pub fn number(message: &Message) -> Option<i32> {
 
 /// Asks for every link.
 pub fn get_links() -> Message {
-    Message::GetLink(LinkMessage::default())
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    Message::GetLink(message)
 }
 
 /// Asks for every address.

@@ -10,12 +10,17 @@ use std::{
     },
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use model::{NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     agent::{self, Sandboxes},
@@ -28,6 +33,9 @@ use crate::{
 const FAILURES: usize = 20;
 /// The most prefixes of its links that a node tells of.
 const PREFIXES: usize = 256;
+
+/// Generations within this time are told together: each report is an entry of the log, and only steps of an update wait for it.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// Runs the daemon until it is told to stop. Stopping it leaves tasks, links and rules as they are.
 pub async fn run(options: Options) -> anyhow::Result<()> {
@@ -142,7 +150,7 @@ async fn report(
     mut tasks: watch::Receiver<Vec<TaskReport>>,
 ) {
     let mut member = daemon.member.subscribe();
-    let mut applied = (None, 0);
+    let (mut applied, mut told, mut due) = ((None, 0), None, None);
     loop {
         let current = status.borrow_and_update().clone();
         let found = sandboxes_of(&current);
@@ -165,12 +173,28 @@ async fn report(
             // A host that has joined anew has nothing yet of what it is to have.
             let applied = if applied.0 == Some(node) { applied.1 } else { 0 };
             let (lost, on_link) = (current.lost.clone(), current.on_link.iter().take(PREFIXES).copied().collect());
-            member.report(NodeReport { failures, tasks: tasks_now, capabilities, lost, on_link, node, applied });
+            let report = NodeReport { failures, tasks: tasks_now, capabilities, lost, on_link, node, applied };
+            let is_known = told.as_ref().is_some_and(|told| is_known(told, &report));
+            if !is_known || due.is_some_and(|due| Instant::now() >= due) {
+                member.report(report.clone());
+                (told, due) = (Some(report), None);
+            } else if told.as_ref() != Some(&report) {
+                due = due.or(Some(Instant::now() + TOGETHER));
+            }
         }
         tokio::select! {
             changed = status.changed() => if changed.is_err() { return },
             changed = tasks.changed() => if changed.is_err() { return },
-            changed = member.changed() => if changed.is_err() { return },
+            changed = member.changed() => {
+                if changed.is_err() { return }
+                told = None;
+            }
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
     }
+}
+
+/// Whether a report says nothing new but how far the kernel is.
+fn is_known(told: &NodeReport, report: &NodeReport) -> bool {
+    *report == NodeReport { applied: report.applied, ..told.clone() }
 }

@@ -98,7 +98,12 @@ pub enum ContainerRequest {
     /// Whether an interface still is as `Add` said, in the ledger and in the kernel.
     Check(Box<CniInterface>),
     /// Gives an interface up. Never refused for not being there.
-    Del(CniName),
+    Del {
+        /// Whose it is.
+        name: CniName,
+        /// `CNI_NETNS`, if it is still said.
+        sandbox: Option<String>,
+    },
     /// Gives up all interfaces that one configuration of the runtime's has attached but these.
     Gc {
         /// The configuration's name.

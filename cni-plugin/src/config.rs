@@ -157,7 +157,10 @@ pub fn read(environment: &Environment, program: &str, input: &[u8]) -> Result<As
     let request = match environment.operation {
         Operation::Add => ContainerRequest::Add(Box::new(interface(environment, program, &configuration)?)),
         Operation::Check => ContainerRequest::Check(Box::new(expected(environment, program, &configuration)?)),
-        Operation::Del => ContainerRequest::Del(name(environment, &configuration)),
+        Operation::Del => {
+            let sandbox = Some(environment.namespace.clone()).filter(|path| !path.is_empty());
+            ContainerRequest::Del { name: name(environment, &configuration), sandbox }
+        }
         Operation::Gc => ContainerRequest::Gc { valid: valid(&configuration), configuration: configuration.name },
         Operation::Status | Operation::Version => {
             ContainerRequest::Status { network: network(&configuration, is_delegate(program, &configuration)) }

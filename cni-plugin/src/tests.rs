@@ -260,10 +260,11 @@ fn under_another_plugin_only_addresses_are_asked_for() {
 fn del_needs_nothing_that_may_be_missing_or_wrong() {
     let changes = json!({ "runtimeConfig": { "ips": 7 }, "prevResult": "x", "ipam": 5, "args": [], "network": null });
     let asked = read(&[("CNI_COMMAND", "DEL"), ("CNI_NETNS", ""), ("CNI_ARGS", "IP")], changes).unwrap();
-    let ContainerRequest::Del(name) = asked.request else { panic!("{asked:?}") };
-    assert_eq!((name.container.as_str(), name.interface.as_str(), name.own), ("c1", "eth0", None));
+    let ContainerRequest::Del { name, sandbox } = asked.request else { panic!("{asked:?}") };
+    assert_eq!((name.container.as_str(), name.interface.as_str(), name.own, sandbox), ("c1", "eth0", None, None));
     let own = read(&[("CNI_COMMAND", "DEL")], json!({ "interface": "net1" })).unwrap().request;
-    assert!(matches!(own, ContainerRequest::Del(CniName { own: Some(own), .. }) if own == "net1"));
+    let ContainerRequest::Del { name, sandbox } = own else { panic!("{own:?}") };
+    assert_eq!((name.own.as_deref(), sandbox.as_deref()), (Some("net1"), Some(NAMESPACE)));
 }
 
 #[test]

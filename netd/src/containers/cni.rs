@@ -44,7 +44,7 @@ pub async fn answer(daemon: &Arc<Daemon>, request: ContainerRequest) -> Reply {
         match request {
             ContainerRequest::Add(asked) => add(&daemon, *asked).await,
             ContainerRequest::Check(asked) => check(&daemon, &asked).await,
-            ContainerRequest::Del(name) => del(&daemon, &name).await,
+            ContainerRequest::Del { name, sandbox } => del(&daemon, &name, sandbox.as_deref()).await,
             ContainerRequest::Gc { configuration, valid } => gc(&daemon, &configuration, &valid).await,
             ContainerRequest::Status { network } => status(&daemon, network).await,
         }
@@ -95,7 +95,7 @@ async fn add(daemon: &Daemon, asked: CniInterface) -> Reply {
     let sandbox = sandbox(&asked)?;
     let is_same = matches!(&before, Standing::Attached(known) if place(known) == Some(&sandbox));
     if !asked.only_addresses && !is_same && before != Standing::Leaving {
-        refuse_taken(&asked, &sandbox).await?;
+        refuse_taken(daemon, &asked, &sandbox).await?;
     }
     let container = attach(daemon, &member, &asked, &sandbox).await?;
     let attached = match asked.only_addresses {
@@ -114,27 +114,51 @@ fn inner_name(name: &CniName) -> &str {
 }
 
 fn sandbox(asked: &CniInterface) -> Result<Sandbox, Refusal> {
-    let path = Path::new(&asked.sandbox);
-    let Some(identity) = identity(path) else { return Err(gone(&asked.sandbox)) };
-    if inside::is_own(path) && !asked.only_addresses {
-        let cause = format!("{} is the host's own network namespace", asked.sandbox);
+    let sandbox = living(&asked.sandbox, &asked.name).ok_or_else(|| gone(&asked.sandbox))?;
+    if inside::is_own(Path::new(&sandbox.path)) && !asked.only_addresses {
+        let cause = format!("{} is the host's own network namespace", sandbox.path);
         return Err(Refusal::new(Kind::Invalid, cause, "give the container one of its own"));
     }
-    let interface = Some(inner_name(&asked.name).to_owned());
-    Ok(Sandbox { path: asked.sandbox.clone(), identity: Some(identity), interface })
+    Ok(sandbox)
 }
 
 fn gone(path: &str) -> Refusal {
     Refusal::new(Kind::Invalid, format!("there is no network namespace {path}"), "the runtime makes it before ADD")
 }
 
-async fn refuse_taken(asked: &CniInterface, sandbox: &Sandbox) -> Result<(), Refusal> {
-    if look(sandbox).await.map_err(|error| unreadable(sandbox, &error))?.is_none() {
+async fn refuse_taken(daemon: &Daemon, asked: &CniInterface, sandbox: &Sandbox) -> Result<(), Refusal> {
+    if !is_taken(daemon, sandbox).await.map_err(|error| unreadable(sandbox, &error))? {
         return Ok(());
     }
     let (name, path) = (inner_name(&asked.name), &sandbox.path);
     let next = "use another CNI_IFNAME, or `interface` in the configuration where another plugin of the list makes it";
     Err(Refusal::new(Kind::Conflict, format!("there is an interface {name} in {path} already"), next))
+}
+
+/// Whether somebody else has an interface of this name there. One of ours that the ledger has given up, but not yet the
+/// kernel, as when a daemon was killed over it, is waited for.
+async fn is_taken(daemon: &Daemon, sandbox: &Sandbox) -> io::Result<bool> {
+    if look(sandbox).await?.is_none() {
+        return Ok(false);
+    }
+    // What is still there then is refused, or left to the data plane.
+    let _late = timeout(DETACH, forgotten(daemon, sandbox)).await;
+    Ok(look(sandbox).await?.is_some())
+}
+
+/// Waits until the data plane has made true a view without this interface.
+async fn forgotten(daemon: &Daemon, sandbox: &Sandbox) -> Option<()> {
+    let has = |config: &NodeConfig| {
+        let mut of_it = config.containers.values().filter(|entry| entry.path == sandbox.path);
+        of_it.any(|entry| entry.endpoints.iter().any(|joint| joint.interface == sandbox.interface))
+    };
+    let mut desired = daemon.desired.subscribe();
+    let config = desired.wait_for(|config| config.generation > 0 && !has(config)).await.ok()?.clone();
+    let mut dataplane = daemon.dataplane.subscribe();
+    let mut status = dataplane.wait_for(Option::is_some).await.ok()?.as_ref()?.0.clone();
+    let is_applied =
+        |status: &Arc<dataplane::Status>| status.node == Some(config.node) && status.generation >= config.generation;
+    status.wait_for(is_applied).await.ok().map(|_| ())
 }
 
 /// The interface as the kernel has it.
@@ -378,7 +402,7 @@ async fn lacks(daemon: &Daemon, asked: &CniInterface, sandbox: &Sandbox) -> Opti
 
 /// Gives an interface up. What cannot be done now is done as soon as it can be: a runtime whose DEL fails keeps the dead
 /// container for ever.
-async fn del(daemon: &Daemon, name: &CniName) -> Reply {
+async fn del(daemon: &Daemon, name: &CniName, path: Option<&str>) -> Reply {
     let Ok(member) = member(daemon) else { return Ok(ContainerReply::Done) };
     let id = id(name);
     let _turn = daemon.roster.turn(&id).await;
@@ -386,19 +410,31 @@ async fn del(daemon: &Daemon, name: &CniName) -> Reply {
         daemon.roster.leaves(&id);
         return Ok(ContainerReply::Done);
     }
-    match daemon.roster.standing(&id) {
-        Standing::Absent => {}
-        Standing::Leaving => drop(detach(daemon, &member, &[id]).await),
+    let standing = daemon.roster.standing(&id);
+    if standing != Standing::Absent && !detach(daemon, &member, &[id]).await {
+        return Ok(ContainerReply::Done);
+    }
+    match standing {
         Standing::Attached(known) => {
-            let stays = known.sandbox.filter(|sandbox| !super::is_gone(sandbox));
-            if detach(daemon, &member, &[id]).await
-                && let Some(sandbox) = stays
-            {
+            if let Some(sandbox) = known.sandbox.filter(|sandbox| !super::is_gone(sandbox)) {
                 removed(&sandbox).await;
+            }
+        }
+        // A daemon that was killed may have given it up in the ledger only.
+        Standing::Absent | Standing::Leaving => {
+            if let Some(sandbox) = path.and_then(|path| living(path, name)) {
+                drop(is_taken(daemon, &sandbox).await);
             }
         }
     }
     Ok(ContainerReply::Done)
+}
+
+/// Where an interface is, while its namespace is there.
+fn living(path: &str, name: &CniName) -> Option<Sandbox> {
+    let path = real_path(path);
+    let identity = Some(identity(Path::new(&path))?);
+    Some(Sandbox { path, identity, interface: Some(inner_name(name).to_owned()) })
 }
 
 /// Has the ledger give these up; whether it has. If not, it is tried again until it does.

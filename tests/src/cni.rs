@@ -3,6 +3,7 @@
 
 use std::{
     io::Write,
+    path::Path,
     process::{Child, Stdio},
 };
 
@@ -27,6 +28,8 @@ pub struct Runtime<'a> {
     pub plugins: Vec<Value>,
     /// `CNI_ARGS`.
     pub arguments: &'a str,
+    /// `NETD_SOCKET`: where netd is asked, if not where it listens.
+    pub socket: Option<&'a Path>,
 }
 
 /// A container with a network namespace made by `ip netns add`, whose name is the container's id.
@@ -54,7 +57,7 @@ impl<'a> Runtime<'a> {
     /// One plugin of ours on this network of the cluster.
     pub fn new(lab: &'a Lab, host: &'a str, network: &'a str) -> Self {
         let plugins = vec![json!({ "type": "netd-cni", "network": network })];
-        Self { lab, host, version: "1.1.0", name: "dbnet", plugins, arguments: "" }
+        Self { lab, host, version: "1.1.0", name: "dbnet", plugins, arguments: "", socket: None }
     }
 
     /// The same with this in every plugin's `runtimeConfig`.
@@ -85,10 +88,11 @@ impl<'a> Runtime<'a> {
             format!("CNI_ARGS={}", self.arguments),
             format!("CNI_PATH=/usr/local/bin:{REFERENCE}"),
         ];
+        let socket = self.socket.map(|socket| format!("NETD_SOCKET={}", socket.display()));
         let kind = plugin["type"].as_str().expect("a plugin has a type");
         let program = if kind == "netd-cni" { kind.to_owned() } else { format!("{REFERENCE}/{kind}") };
-        let words: Vec<&str> =
-            ["env"].into_iter().chain(variables.iter().map(String::as_str)).chain([program.as_str()]).collect();
+        let variables = variables.iter().chain(&socket).map(String::as_str);
+        let words: Vec<&str> = ["env"].into_iter().chain(variables).chain([program.as_str()]).collect();
         let mut command = self.lab.command(self.host, &words);
         let mut child = command
             .stdin(Stdio::piped())

@@ -2,6 +2,7 @@
 
 pub mod cni;
 pub mod docker;
+pub mod relay;
 pub mod vm;
 
 use std::{
@@ -203,14 +204,25 @@ impl Drop for Lab {
 /// A command in the namespace of the lab's switch, which is no host of the cluster, to be completed.
 #[track_caller]
 pub fn beside(lab: &Lab) -> Command {
-    let switch = format!("swarmctl\0lab-switch\0--lab\0{}\0", lab.name());
-    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
-    let mut directories = processes.map(|entry| entry.path());
-    let found =
-        directories.find(|path| std::fs::read(path.join("cmdline")).is_ok_and(|line| line == switch.as_bytes()));
+    let switch = process(&format!("swarmctl\0lab-switch\0--lab\0{}\0", lab.name()));
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net={}/ns/net", found.expect("the switch of the lab").display()));
+    command.arg(format!("--net=/proc/{}/ns/net", switch.expect("the switch of the lab")));
     command
+}
+
+/// The process id of a host's first process, as seen from here.
+#[track_caller]
+pub fn first_process(lab: &Lab, host: &str) -> u32 {
+    let line = format!("swarmctl\0lab-host\0--lab\0{}\0--host\0{host}\0", lab.name());
+    process(&line).expect("the first process of a host that is on")
+}
+
+/// The first process with this command line.
+fn process(line: &str) -> Option<u32> {
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_it = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|own| own == line.as_bytes());
+    pids.filter(is_it).min()
 }
 
 /// Sets a host's port of the lab's switch `up` or `down`: the host runs on, and nobody hears of it.

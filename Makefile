@@ -15,6 +15,8 @@ PACKAGES := \
 	podman:/usr/bin/podman:tests-have-it-call-the-CNI-plugin \
 	containerd:/usr/bin/containerd:as-podman \
 	runc:/usr/sbin/runc:as-podman \
+	golang-go:/usr/bin/go:builds-a-caller-by-the-library-of-the-CNI-project \
+	golang-github-appc-cni-dev:/usr/share/gocode/src/github.com/containernetworking/cni:is-that-library \
 	docker-compose:/usr/bin/docker-compose:brings-up-networks-of-its-files \
 	procps:/usr/bin/ps:tests-look-for-processes-left-behind \
 	python3:/usr/bin/python3:tasks-of-tests-hold-connections-with-it \

@@ -1,11 +1,17 @@
-//! Runtimes that call CNI plugins, the real ones: Podman 4 with its CNI back end, and containerd. There is no registry: their
-//! root file system is busybox.
+//! Runtimes that call CNI plugins, the real ones: Podman 4 with its CNI back end, containerd, and the CNI project's own library
+//! (libcni, Debian's source). There is no registry: their root file system is busybox.
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::Child;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Child, Command},
+};
 
-use tests::{Lab, Said, eventually, holds};
+use serde_json::{Value, json};
+use tests::{Lab, Said, cni, eventually, holds, run};
 
 /// All of it is in the host's own /run; what is elsewhere is covered by mounts of the host's own.
 const PREPARE: &str = r#"
@@ -132,5 +138,138 @@ fn containerd_attaches_and_a_container_that_nobody_removes_is_given_up() {
     assert_eq!(addresses(&ctr("task exec --exec-id again c2 /bin/ip addr show eth0").ok()).len(), 2);
     ctr("task kill -s KILL c2").ok();
     eventually("and so is the other", || holds(count() == 0, count()));
+    lab.ctl("h1", "ipam check").ok();
+}
+
+/// Builds a program against Debian's libcni, and gives its path.
+fn libcni() -> String {
+    let (source, target) = (env!("CARGO_MANIFEST_DIR"), Path::new(env!("CARGO_TARGET_TMPDIR")));
+    let program = target.join("libcni");
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(&program).arg(format!("{source}/tests/runtimes/libcni.go"));
+    build.env("GOPATH", "/usr/share/gocode").env("GO111MODULE", "off").env("CGO_ENABLED", "0");
+    build.env("GOCACHE", target.join("go")).env("GOFLAGS", "");
+    run(&mut build).ok();
+    program.display().to_string()
+}
+
+/// Configuration lists of a host, called by the library.
+struct Library<'a> {
+    lab: &'a Lab,
+    program: &'a str,
+    list: &'a str,
+}
+
+impl Library<'_> {
+    fn call(&self, verb: &str, container: &str, variables: &[&str]) -> Said {
+        let namespace = format!("/run/netns/{container}");
+        let path = format!("CNI_PATH=/usr/local/bin:{}", cni::REFERENCE);
+        let words = [self.program, verb, "/run/cni.d", self.list, &namespace];
+        self.lab.exec("h1", &[&["env", &path], variables, &words].concat())
+    }
+
+    /// The whole life of a container: `look` sees its result while it is there.
+    fn lives(&self, container: &str, variables: &[&str], look: impl FnOnce(&Value)) {
+        self.lab.exec("h1", &["ip", "netns", "add", container]).ok();
+        let result = serde_json::from_str(&self.call("add", container, variables).ok()).unwrap();
+        self.call("check", container, variables).ok();
+        look(&result);
+        self.call("del", container, variables).ok();
+        self.call("del", container, variables).ok();
+        let left = self.lab.exec("h1", &["ip", "-n", container, "-o", "link"]).ok();
+        assert_eq!(left.lines().count(), 1, "{left}");
+        self.lab.exec("h1", &["ip", "netns", "del", container]).ok();
+    }
+
+    fn inside(&self, container: &str, words: &[&str]) -> Said {
+        self.lab.exec("h1", &[&["ip", "netns", "exec", container], words].concat())
+    }
+}
+
+#[test]
+fn the_cni_projects_library_attaches_checks_and_removes_by_lists_of_all_kinds() {
+    let (lab, program) = (lab(), libcni());
+    lab.ctl("h1", "network create --attachable --subnet 10.0.8.0/24 four").ok();
+    let of = |list| Library { lab: &lab, program: &program, list };
+    let list = |name: &str, plugins: Value| {
+        let text = json!({ "cniVersion": "0.4.0", "name": name, "plugins": plugins, "disableCheck": name == "chain" });
+        script(&lab, &format!("cat >/run/cni.d/{name}.conflist <<'END'\n{text}\nEND")).ok();
+    };
+    // As docs/cni.md prints it.
+    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cni.md")).unwrap();
+    let printed: String =
+        docs.lines().skip_while(|line| !line.starts_with("    { ")).take_while(|line| !line.is_empty()).collect();
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(printed["name"], "my-net");
+    script(&lab, &format!("cat >/run/cni.d/my-net.conflist <<'END'\n{printed}\nEND")).ok();
+
+    let library = of("my-net");
+    let capabilities = json!({
+        "ips": ["10.0.9.77/24", "fd00:9::77/64"], "mac": "02:00:00:00:00:77", "aliases": ["db"],
+        "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
+    });
+    library.lives("c1", &[&format!("CAP_ARGS={capabilities}")], |result| {
+        assert_eq!(cni::addresses(result), ["10.0.9.77", "fd00:9::77"]);
+        assert_eq!(result["interfaces"][0]["mac"], "02:00:00:00:00:77");
+        let url = format!("http://{}:8080/", lab.json("h1", "node inspect h1")[0]["vtep"].as_str().unwrap());
+        let mut server =
+            lab.command("h1", &["ip", "netns", "exec", "c1", "netd", "whoami", "--port", "80"]).spawn().unwrap();
+        eventually("its port is led to it", || {
+            let said = lab.exec("h2", &["curl", "-sS", "-m", "3", &url]);
+            holds(said.code == 0, said)
+        });
+        server.kill().unwrap();
+        server.wait().unwrap();
+        for name in ["db", "c1"] {
+            eventually("its names lead to it", || {
+                let said = library.inside("c1", &["dig", "+short", "+tries=1", "@10.0.9.1", name]);
+                holds(said.out.trim() == "10.0.9.77", said)
+            });
+        }
+    });
+    let arguments = "CNI_ARGS=IgnoreUnknown=1;IP=10.0.9.88;MAC=02:00:00:00:00:88;K8S_POD_NAME=web-0";
+    library.lives("c2", &[arguments], |result| {
+        assert_eq!(
+            (&cni::addresses(result)[0], &result["interfaces"][0]["mac"]),
+            (&"10.0.9.88".to_owned(), &json!("02:00:00:00:00:88"))
+        );
+    });
+
+    let ours = json!({ "type": "netd-cni", "network": "four" });
+    let tuning = json!({ "type": "tuning", "sysctl": { "net.ipv4.conf.eth0.arp_filter": "1" } });
+    // Debian's `portmap` 1.1 looks for rules of IPv6 where there are none: the library is told not to let it CHECK.
+    let portmap = json!({ "type": "portmap", "snat": true, "capabilities": { "portMappings": true } });
+    list("tuned", json!([ours, tuning]));
+    list("chain", json!([ours, tuning, portmap]));
+    let ports = json!({ "portMappings": [{ "hostPort": 8081, "containerPort": 80, "protocol": "tcp" }] });
+    for name in ["tuned", "chain"] {
+        of(name).lives("c3", &[&format!("CAP_ARGS={ports}")], |result| {
+            let count = |key: &str| result[key].as_array().unwrap().len();
+            assert_eq!((count("interfaces"), count("ips")), (1, 1));
+            let sysctl = library.inside("c3", &["cat", "/proc/sys/net/ipv4/conf/eth0/arp_filter"]).ok();
+            assert_eq!(sysctl.trim(), "1");
+            let rules = lab.exec("h1", &["sh", "-c", "iptables-save -t nat | grep -c 'dport 8081.*DNAT'"]).out;
+            assert_eq!(rules.trim(), if name == "chain" { "1" } else { "0" });
+        });
+    }
+
+    list(
+        "under",
+        json!([{ "type": "bridge", "bridge": "br-own", "isGateway": true, "ipam": { "type": "netd-cni", "network": "my-net" } }]),
+    );
+    of("under").lives("c4", &[], |result| {
+        let seen = library.inside("c4", &["ip", "addr", "show", "eth0"]).ok();
+        let seen: BTreeSet<String> =
+            addresses(&seen).into_iter().map(|address| address.split('/').next().unwrap().to_owned()).collect();
+        assert_eq!(seen, cni::addresses(result).into_iter().collect());
+        assert_eq!(lab.json("h1", "network inspect my-net")[0]["endpoints"].as_array().unwrap().len(), 1);
+    });
+
+    let missing = of("my-net").call("add", "nowhere", &[]).refused();
+    assert!(missing.contains("nowhere"), "{missing}");
+    for network in ["my-net", "four"] {
+        let endpoints = lab.json("h1", &format!("network inspect {network}"))[0]["endpoints"].clone();
+        assert_eq!(endpoints, json!([]));
+    }
     lab.ctl("h1", "ipam check").ok();
 }

@@ -101,31 +101,41 @@ struct Capabilities {
     infiniband_guid: Option<Value>,
 }
 
+// go-cni (containerd, nerdctl, Nomad) writes the keys of these three with capitals, and lists that are not there as null.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PortMapping {
+    #[serde(alias = "HostPort")]
     host_port: i64,
+    #[serde(alias = "ContainerPort")]
     container_port: i64,
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     protocol: String,
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostIP", alias = "HostIP")]
     host_ip: String,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Limits {
+    #[serde(alias = "IngressRate")]
     ingress_rate: u64,
+    #[serde(alias = "IngressBurst")]
     ingress_burst: u64,
+    #[serde(alias = "EgressRate")]
     egress_rate: u64,
+    #[serde(alias = "EgressBurst")]
     egress_burst: u64,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct RuntimeDns {
+    #[serde(alias = "Servers", deserialize_with = "or_default")]
     servers: Vec<IpAddr>,
+    #[serde(alias = "Searches", deserialize_with = "or_default")]
     searches: Vec<String>,
+    #[serde(alias = "Options", deserialize_with = "or_default")]
     options: Vec<String>,
 }
 

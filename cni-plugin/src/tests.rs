@@ -203,6 +203,24 @@ fn podman_gives_aliases_by_network() {
 }
 
 #[test]
+fn go_cni_writes_keys_with_capitals_and_null_for_nothing() {
+    let changes = json!({ "runtimeConfig": {
+        "portMappings": [{ "HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" }],
+        "bandwidth": { "IngressRate": 1000, "IngressBurst": 4_294_967_295_u32, "EgressRate": 0, "EgressBurst": 0 },
+        "dns": { "Servers": ["10.0.0.10"], "Searches": null, "Options": ["ndots:5"] },
+    } });
+    let read = read(&[], changes).unwrap();
+    assert_eq!(
+        (read.dns.nameservers, read.dns.search, read.dns.options),
+        (vec![ip("10.0.0.10")], vec![], vec!["ndots:5".into()])
+    );
+    let ContainerRequest::Add(asked) = read.request else { panic!("ADD") };
+    assert_eq!(asked.traits.publish[0].to_string(), "*:8080->80/tcp (host)");
+    let limits = Bandwidth { ingress_rate: 1000, ingress_burst: u32::MAX.into(), ..Bandwidth::default() };
+    assert_eq!(asked.traits.bandwidth, limits);
+}
+
+#[test]
 fn args_go_before_the_deprecated_variable() {
     let changes = json!({ "args": { "cni": { "ips": ["10.0.9.7/24"] } } });
     assert_eq!(add(&[("CNI_ARGS", "IP=10.0.9.5")], changes).addresses, [ip("10.0.9.7")]);

@@ -159,6 +159,24 @@ fn what_runtimes_ask_for_is_given_and_found_by_name() {
 }
 
 #[test]
+fn namespaces_that_were_there_before_those_of_netd_stay_and_can_be_removed() {
+    let lab = lab(2);
+    // As containerd's CRI makes them; systemd's /run is shared.
+    let make = "mkdir -p /run/netns; touch /run/netns/pod; unshare -n mount --bind /proc/self/ns/net /run/netns/pod";
+    for (host, sharing) in [("h1", "private"), ("h2", "shared")] {
+        lab.exec(host, &["sh", "-ec", &format!("mount --make-{sharing} /run; {make}")]).ok();
+        let (runtime, pod) = (Runtime::new(&lab, host, "my-net"), eth0("pod"));
+        let result = runtime.try_add(pod).unwrap();
+        is_as_told(&runtime, pod, &result);
+        runtime.check(pod, &result).unwrap();
+        runtime.del(pod, Some(&result));
+        lab.exec(host, &["sh", "-ec", "umount -l /run/netns/pod; rm /run/netns/pod"]).ok();
+        assert_eq!(lab.exec(host, &["grep", "-c", "netns/pod", "/proc/self/mountinfo"]).out.trim(), "0", "{sharing}");
+    }
+    nobody_is_left(&lab);
+}
+
+#[test]
 fn what_fails_leaves_nothing_and_says_why() {
     let lab = lab(1);
     lab.ctl("h1", "network create --attachable --subnet 10.0.8.0/29 small").ok();

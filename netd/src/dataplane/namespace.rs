@@ -5,7 +5,10 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     panic,
     path::{Path, PathBuf},
     thread,
@@ -116,10 +119,7 @@ fn give_name(name: &str, go: impl FnOnce() -> io::Result<()> + Send) -> io::Resu
 /// Takes a namespace's name away; the kernel removes it once no process or socket is in it. Absent is fine.
 pub fn remove(name: &str) -> io::Result<()> {
     let path = path(name);
-    // More than one mount may lie on the name where several daemons raced.
-    while is_namespace(&path) {
-        umount2(&path, MntFlags::MNT_DETACH)?;
-    }
+    unmount(&path)?;
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -142,11 +142,43 @@ fn share_directory() -> io::Result<()> {
     let share = || mount(None::<&str>, directory, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     match share() {
         Err(Errno::EINVAL) => {
+            let covered = File::open(directory)?;
+            let spreads = is_shared(&covered)?;
             bind(directory, directory, MsFlags::MS_BIND | MsFlags::MS_REC)?;
-            Ok(share()?)
+            share()?;
+            // Elsewhere what is unmounted above is unmounted below, too, and the other way round.
+            if spreads { Ok(()) } else { unmount_below(&covered) }
         }
         shared => Ok(shared?),
     }
+}
+
+/// Unmounts the namespaces of others that now lie below a copy of themselves: as long as they did their files would be
+/// busy, and containerd's pods could not be stopped.
+fn unmount_below(covered: &File) -> io::Result<()> {
+    let directory = PathBuf::from(format!("/proc/self/fd/{}", covered.as_raw_fd()));
+    for entry in fs::read_dir(&directory)? {
+        unmount(&directory.join(entry?.file_name()))?;
+    }
+    Ok(())
+}
+
+/// Whether the mount that this was opened in is a shared one (proc(5), "mountinfo").
+fn is_shared(file: &File) -> io::Result<bool> {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let id = about.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let mount = mounts.lines().find(|line| line.split(' ').next() == Some(id));
+    let fields = mount.into_iter().flat_map(|line| line.split(' ').skip(6)).take_while(|field| *field != "-");
+    Ok(fields.into_iter().any(|field| field.starts_with("shared:")))
+}
+
+/// Takes every namespace off a file: more than one mount may lie there where several daemons raced.
+fn unmount(path: &Path) -> io::Result<()> {
+    while is_namespace(path) {
+        umount2(path, MntFlags::MNT_DETACH)?;
+    }
+    Ok(())
 }
 
 fn bind(from: &Path, to: &Path, flags: MsFlags) -> io::Result<()> {

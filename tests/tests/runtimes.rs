@@ -11,7 +11,14 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tests::{Lab, Said, cni, eventually, holds, run};
+use tests::{Lab, Said, cni, eventually, first_process, holds, run};
+use tokio::runtime::Builder;
+
+/// Kubernetes' way to ask a runtime.
+#[allow(missing_docs, clippy::all)]
+mod cri {
+    tonic::include_proto!("runtime.v1");
+}
 
 /// All of it is in the host's own /run; what is elsewhere is covered by mounts of the host's own.
 const PREPARE: &str = r#"
@@ -35,11 +42,17 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
 END
+cp /usr/local/bin/netd-cni /usr/lib/cni/loopback /run/plugins
 cat >/run/containerd.toml <<END
 version = 2
 root = "/run/containerd-root"
 state = "/run/containerd-state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "localhost/pause:1"
+  restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "/run/plugins"
+  conf_dir = "/run/cni.d"
 [grpc]
   address = "/run/containerd.sock"
 [ttrpc]
@@ -102,15 +115,72 @@ fn podman_attaches_finds_by_name_publishes_restarts_and_removes() {
     lab.ctl("h1", "ipam check").ok();
 }
 
-/// A daemon that ends when dropped; what it started ends with the lab.
-struct Containerd(Child);
+const START: &str = "echo $$ >/run/containerd.pid; exec containerd -c /run/containerd.toml >>/run/containerd.log 2>&1";
 
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+/// An image of one file, as there is no registry, for what holds a pod's namespaces; and wait until the CRI knows it.
+const PAUSE: &str = r#"
+mkdir -p /run/pause; cd /run/pause
+tar -C /run/root -cf layer.tar .
+digest=$(sha256sum layer.tar | cut -d ' ' -f 1)
+cat >config.json <<END
+{ "architecture": "amd64", "os": "linux", "config": { "Cmd": ["/bin/httpd", "-f", "-p", "80"] },
+  "rootfs": { "type": "layers", "diff_ids": ["sha256:$digest"] } }
+END
+echo '[{ "Config": "config.json", "RepoTags": ["localhost/pause:1"], "Layers": ["layer.tar"] }]' >manifest.json
+tar -cf ../pause.tar manifest.json config.json layer.tar
+ctr -a /run/containerd.sock -n k8s.io images import ../pause.tar
+"#;
+
+/// A daemon that ends with its lab.
+struct Containerd<'a> {
+    lab: &'a Lab,
+    child: Child,
+}
+
+impl<'a> Containerd<'a> {
+    fn start(lab: &'a Lab) -> Self {
+        let child = lab.command("h1", &["sh", "-c", START]).spawn().unwrap();
+        let containerd = Self { lab, child };
+        eventually("containerd answers", || {
+            let said = containerd.ctr("version");
+            holds(said.code == 0, said)
+        });
+        containerd
+    }
+
+    fn ctr(&self, words: &str) -> Said {
+        script(self.lab, &format!("ctr -a /run/containerd.sock {words}"))
+    }
+
+    /// Kill -9. What it started stays.
+    fn crash(mut self) {
+        script(self.lab, "kill -9 $(cat /run/containerd.pid)").ok();
+        self.child.wait().unwrap();
     }
 }
+
+impl Drop for Containerd<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The CRI, called from outside of the host.
+fn ask<T, F>(lab: &Lab, work: impl FnOnce(Cri) -> F) -> Result<T, tonic::Status>
+where
+    F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+{
+    let socket = format!("/proc/{}/root/run/containerd.sock", first_process(lab, "h1"));
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let answer = runtime.block_on(async {
+        let channel = api::connect(Path::new(&socket)).await.unwrap();
+        work(Cri::new(channel)).await
+    });
+    answer.map(tonic::Response::into_inner)
+}
+
+type Cri = cri::runtime_service_client::RuntimeServiceClient<tonic::transport::Channel>;
 
 #[test]
 fn containerd_attaches_and_a_container_that_nobody_removes_is_given_up() {
@@ -118,13 +188,8 @@ fn containerd_attaches_and_a_container_that_nobody_removes_is_given_up() {
     // Where go-cni looks.
     script(&lab, "mount --bind /run/cni.d /etc/cni/net.d; mount -t tmpfs tmpfs /opt; mkdir -p /opt/cni/bin").ok();
     script(&lab, "cp /usr/local/bin/netd-cni /usr/lib/cni/loopback /opt/cni/bin").ok();
-    let start = ["sh", "-c", "exec containerd -c /run/containerd.toml >/run/containerd.log 2>&1"];
-    let _containerd = Containerd(lab.command("h1", &start).spawn().unwrap());
-    let ctr = |words: &str| script(&lab, &format!("ctr -a /run/containerd.sock {words}"));
-    eventually("containerd answers", || {
-        let said = ctr("version");
-        holds(said.code == 0, said)
-    });
+    let containerd = Containerd::start(&lab);
+    let ctr = |words: &str| containerd.ctr(words);
     for name in ["c1", "c2"] {
         ctr(&format!("run -d --cni --rootfs /run/root {name} /bin/sleep 1000")).ok();
         let seen = ctr(&format!("task exec --exec-id look {name} /bin/ip addr show eth0")).ok();
@@ -138,6 +203,68 @@ fn containerd_attaches_and_a_container_that_nobody_removes_is_given_up() {
     assert_eq!(addresses(&ctr("task exec --exec-id again c2 /bin/ip addr show eth0").ok()).len(), 2);
     ctr("task kill -s KILL c2").ok();
     eventually("and so is the other", || holds(count() == 0, count()));
+    lab.ctl("h1", "ipam check").ok();
+}
+
+#[test]
+fn pods_of_containerds_cri_are_attached_and_outlive_containerd() {
+    let lab = lab();
+    let containerd = Containerd::start(&lab);
+    script(&lab, PAUSE).ok();
+    eventually("the CRI knows the image", || {
+        let said = containerd.ctr("-n k8s.io images ls");
+        holds(said.out.contains("io.cri-containerd.image=managed"), said)
+    });
+    let limit = ("kubernetes.io/ingress-bandwidth".to_owned(), "20M".to_owned());
+    let config = cri::PodSandboxConfig {
+        metadata: Some(cri::PodSandboxMetadata { name: "pod-0".into(), uid: "1".into(), namespace: "prod".into() }),
+        hostname: "pod-0".into(),
+        dns_config: Some(cri::DnsConfig { servers: vec!["10.0.9.1".into()], searches: vec!["my-net".into()] }),
+        port_mappings: vec![cri::PortMapping { container_port: 80, host_port: 8080 }],
+        annotations: [limit].into(),
+    };
+    let request = cri::RunPodSandboxRequest { config: Some(config) };
+    // It is there before netd has made any namespace on this host.
+    let pod = ask(&lab, async |mut cri| cri.run_pod_sandbox(request).await).unwrap();
+    let status = || {
+        let status = ask(&lab, async |mut cri| cri.pod_sandbox_status(pod.clone()).await).unwrap().status.unwrap();
+        let network = status.network.unwrap_or_default();
+        let all = [network.ip].into_iter().chain(network.additional_ips.into_iter().map(|also| also.ip));
+        (status.state, all.collect::<Vec<_>>())
+    };
+    let endpoints = || {
+        let network = lab.json("h1", "network inspect my-net").remove(0);
+        let found = network["endpoints"].as_array().unwrap().iter().filter(|endpoint| endpoint["kind"] == "cni");
+        found.map(|found| (found["name"].clone(), found["addresses"].clone())).collect::<Vec<_>>()
+    };
+    let (state, addresses) = status();
+    assert_eq!((state, addresses.len(), endpoints()), (0, 2, vec![(json!("pod-0-prod"), json!(addresses))]));
+    let network = lab.json("h1", "network inspect my-net").remove(0)["id"].as_str().unwrap().to_owned();
+    let limits = lab.exec("h1", &["tc", "-n", &format!("netd-{network}"), "qdisc", "show"]).ok();
+    assert!(limits.contains("rate 20Mbit"), "{limits}");
+    let inside =
+        |words: &str| containerd.ctr(&format!("-n k8s.io task exec --exec-id look {} {words}", pod.pod_sandbox_id));
+    assert_eq!(inside("/bin/cat /etc/resolv.conf").ok(), "search my-net\nnameserver 10.0.9.1\n");
+    lab.ctl("h1", "service create --name web --network my-net -- netd whoami --port 80").ok();
+    eventually("it reaches services by name", || {
+        let said = inside("/bin/wget -q -O - http://web/");
+        holds(said.out.contains("task: web.1"), said)
+    });
+    let url = format!("http://{}:8080/index.html", lab.json("h1", "node inspect h1")[0]["vtep"].as_str().unwrap());
+    let fetch = || lab.exec("h2", &["curl", "-sS", "-m", "3", &url]);
+    eventually("the host's port leads to it", || holds(fetch().out == "hello\n", fetch()));
+
+    containerd.crash();
+    assert_eq!(fetch().ok(), "hello\n");
+    let _containerd = Containerd::start(&lab);
+    eventually("containerd knows it again", || holds(status() == (0, addresses.clone()), status()));
+    assert_eq!((fetch().ok(), endpoints().len()), ("hello\n".into(), 1));
+    for _ in 0..2 {
+        ask(&lab, async |mut cri| cri.stop_pod_sandbox(pod.clone()).await).unwrap();
+        assert_eq!(endpoints(), []);
+    }
+    ask(&lab, async |mut cri| cri.remove_pod_sandbox(pod.clone()).await).unwrap();
+    eventually("the host's port leads nowhere", || holds(fetch().code != 0, fetch()));
     lab.ctl("h1", "ipam check").ok();
 }
 

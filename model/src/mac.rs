@@ -1,6 +1,10 @@
 //! Ethernet addresses, and the ones that are derived rather than chosen.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -11,6 +15,9 @@ use crate::{NodeId, Vni};
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
+    /// The network's side of every link that an overlay shares with a sandbox or its host.
+    pub const NETWORK: Self = Self([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x01]);
+
     /// The router of a host: the address of its VXLAN device in every network. Locally administered (`06:…`), so it
     /// never meets an endpoint's `02:42:…`.
     pub fn of_router(node: NodeId) -> Self {
@@ -38,6 +45,18 @@ impl Mac {
                 Self([0x02, 0x46, a, b, c, d])
             }
         }
+    }
+
+    /// The IPv4 address that it has been made from, if it was.
+    pub fn ipv4(self) -> Option<Ipv4Addr> {
+        let [0x02, 0x42, a, b, c, d] = self.0 else { return None };
+        Some(Ipv4Addr::new(a, b, c, d))
+    }
+
+    /// This one, and those to be taken in its place where somebody has it: they differ in the second byte.
+    pub fn variants(self) -> impl Iterator<Item = Self> {
+        let Self([a, b, c, d, e, f]) = self;
+        (0..=u8::MAX).map(move |more| Self([a, b.wrapping_add(more), c, d, e, f]))
     }
 
     /// The IPv6 link-local address of this interface (RFC 4291, appendix A: modified EUI-64).

@@ -17,6 +17,7 @@ mod record;
 mod request;
 mod restart;
 mod scheduler;
+mod segment;
 mod state;
 mod step;
 mod update;

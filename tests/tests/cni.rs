@@ -123,6 +123,14 @@ fn what_runtimes_ask_for_is_given_and_found_by_name() {
     let second =
         Runtime { arguments: "K8S_POD_NAME=shell;K8S_POD_NAMESPACE=prod", ..Runtime::new(&lab, "h2", "my-net") };
     second.add(eth0("c2"));
+    let third = eth0("c3");
+    second.make(third);
+    for (asked, arguments) in [(json!({ "mac": "02:00:00:00:00:77" }), ""), (json!({}), "MAC=02:00:00:00:00:77")] {
+        let clash = Runtime { arguments, ..Runtime::new(&lab, "h2", "my-net").with(asked) };
+        let error = clash.try_add(third).unwrap_err();
+        assert!(error["msg"].as_str().unwrap().contains("is that of cni container \"web-0\" on h1"), "{error}");
+        assert_eq!((&error["code"], clash.seen(third, "eth0")), (&json!(100), None));
+    }
     let mut server =
         lab.command("h1", &["ip", "netns", "exec", "c1", "netd", "whoami", "--port", "80"]).spawn().unwrap();
     let ask = |name: &str, kind: &str| {

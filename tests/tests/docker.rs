@@ -145,9 +145,17 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
         let said = docker("h2", &format!("run -d --network my-net {taken} {SLEEP}"));
         assert!(said.code != 0 && said.err.contains("10.0.9."), "{said:?}");
     }
-    let said = docker("h2", &format!("run -d --network my-net --mac-address 02:42:0a:00:09:32 {SLEEP}"));
-    assert!(said.err.contains("is that of another endpoint"), "{said:?}");
-    docker("h2", "container prune -f").ok();
+    // One Ethernet address on the whole network, and whoever asks for it again does the first no harm.
+    for (host, wish, cause) in [
+        ("h2", "--mac-address 02:42:0a:00:09:32", "is that of another endpoint"),
+        ("h2", fixed, "is that of another endpoint"),
+        ("h3", "--mac-address 02:42:0a:00:09:32", "is that of docker container \"two\" on h2"),
+        ("h3", "--mac-address ff:ff:ff:ff:ff:ff", "is no address of an interface"),
+    ] {
+        let said = docker(host, &format!("run -d --network my-net {wish} {SLEEP}"));
+        assert!(said.code != 0 && said.err.contains(cause), "{host} {wish}: {said:?}");
+        docker(host, "container prune -f").ok();
+    }
 
     // Names of containers and services, from containers and tasks; Docker's own resolver passes on what it does not know.
     for (host, from) in [("h1", "one"), ("h2", "two"), ("h3", "three")] {
@@ -403,6 +411,9 @@ fn a_compose_file_with_several_networks_and_a_lan_comes_up_and_goes() {
     });
     docker("h1", &format!("run -d --name one --network lan {SLEEP}")).ok();
     docker("h2", &format!("run -d --name two --network lan --mac-address 02:42:0a:00:09:32 {SLEEP}")).ok();
+    let said = docker("h1", &format!("run -d --network lan --mac-address 02:42:0a:00:09:32 {SLEEP}"));
+    assert!(said.code != 0 && said.err.contains("is that of docker container \"two\" on h2"), "{said:?}");
+    docker("h1", "container prune -f").ok();
     let address = engines.addresses("h2", "two", "lan").remove(0);
     engines.reaches_soon("h1", "one", &address);
     engines.reaches_soon("h1", "one", "192.168.100.12");

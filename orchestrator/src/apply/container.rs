@@ -7,7 +7,7 @@ use model::{
 };
 
 use crate::{
-    capability, ports,
+    capability, ports, segment,
     state::{State, outdated},
     validate,
 };
@@ -90,13 +90,19 @@ fn changed(state: &mut State, mut container: Container, spec: ContainerSpec) -> 
     }
     let is_new = container.addresses.is_empty();
     let (network, owner) = (container.network, Owner::Container(container.id));
+    if let Some(mac) = spec.mac.filter(|mac| *mac != container.mac) {
+        let found = state.networks.get(&network).ok_or_else(|| outdated(format!("network {network} is gone")))?;
+        segment::refuse_taken(state, found, owner, mac)?;
+        container.mac = mac;
+    }
     container.addresses = match state.ledger.grant(network, owner, [spec.ipv4, spec.ipv6]) {
         Ok(addresses) => addresses,
         Err(error) => return Err(refusal(state, &container, error)),
     };
     let Some(&first) = container.addresses.first() else { return Err(nothing_asked(&spec.network)) };
-    let default = if is_new { Mac::of_endpoint(first) } else { container.mac };
-    container.mac = spec.mac.unwrap_or(default);
+    if is_new && spec.mac.is_none() {
+        container.mac = segment::made(state, network, owner, first);
+    }
     container.sandbox = if spec.left { None } else { spec.sandbox.or(container.sandbox) };
     Ok(container)
 }

@@ -2,14 +2,14 @@
 
 use ipam::Owner;
 use model::{
-    Attachment, EndpointId, Kind, Mac, Millis, Node, NodeId, Outcome, Refusal, Response, ServiceId, Task, TaskId,
-    TaskState, TaskStatus,
+    Attachment, EndpointId, Kind, Millis, Node, NodeId, Outcome, Refusal, Response, ServiceId, Task, TaskId, TaskState,
+    TaskStatus,
 };
 
 use crate::{
     capability, drain, ports,
     record::{TaskRecord, Withdrawal},
-    restart, scheduler,
+    restart, scheduler, segment,
     state::{State, outdated},
     update,
 };
@@ -134,8 +134,9 @@ fn new_task(state: &mut State, now: Millis, service: ServiceId, number: u32) -> 
     let id = TaskId(state.use_id("task"));
     let mut attachments = Vec::new();
     for network in service.networks {
-        let addresses = state.ledger.addresses(network, Owner::Slot(service.id, number)).to_vec();
-        let mac = Mac::of_endpoint(*addresses.first()?);
+        let slot = Owner::Slot(service.id, number);
+        let addresses = state.ledger.addresses(network, slot).to_vec();
+        let mac = segment::made(state, network, slot, *addresses.first()?);
         attachments.push(Attachment { endpoint: EndpointId(state.use_id("endpoint")), network, addresses, mac });
     }
     Some(Task {

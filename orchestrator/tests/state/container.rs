@@ -112,6 +112,87 @@ fn an_address_asked_for_by_name_is_given_or_refused_with_the_reason() {
 }
 
 #[test]
+fn an_ethernet_address_is_on_a_segment_once() {
+    let mut cluster = cluster();
+    let lan = |name: &str, subnet: &str| NetworkSpec {
+        driver: Driver::Macvlan,
+        options: [("parent".to_owned(), "eth0".to_owned())].into(),
+        ..attachable(name, &[subnet])
+    };
+    cluster.create_network(lan("lan", "10.1.0.0/24"));
+    cluster.create_network(lan("other", "10.2.0.0/24"));
+    let mac = |text: &str| Some(text.parse::<Mac>().unwrap());
+    let wish = |node, id, network, text| ContainerSpec { mac: mac(text), ..spec(node, id, network) };
+    for network in ["net", "lan"] {
+        let first = cluster.attach(wish(1, network, network, "02:11:22:33:44:55"));
+        assert_eq!(cluster.attach(wish(1, network, network, "02:11:22:33:44:55")), first, "asked again");
+        let cause = format!("02:11:22:33:44:55 on network \"{network}\" is that of cni container \"{network}\" on h1");
+        refused(&mut cluster, wish(2, "c2", network, "02:11:22:33:44:55"), Kind::Conflict, &cause);
+        cluster.attach(wish(2, "c2", network, "02:11:22:33:44:56"));
+        refused(&mut cluster, wish(2, "c2", network, "02:11:22:33:44:55"), Kind::Conflict, &cause);
+        cluster.apply(detach(2, &["c2"]));
+    }
+    // Networks on one link of the hosts are one segment.
+    let cause = "02:11:22:33:44:55 on network \"lan\" is that of cni container \"lan\"";
+    refused(&mut cluster, wish(2, "c2", "other", "02:11:22:33:44:55"), Kind::Conflict, cause);
+    cluster.apply(detach(1, &["lan"]));
+    cluster.attach(wish(2, "c2", "other", "02:11:22:33:44:55"));
+
+    cluster.create_network(NetworkSpec { driver: Driver::Ipvlan, ..lan("shared", "10.3.0.0/24") });
+    refused(
+        &mut cluster,
+        wish(1, "c4", "shared", "02:11:22:33:44:57"),
+        Kind::Invalid,
+        "Ethernet address of their host",
+    );
+
+    // What is made of addresses, of hosts and of networks is taken, too.
+    cluster.create_service(service("web", 1, &["net"]));
+    cluster.settle();
+    let task = cluster.task("web.1");
+    let generated = [Mac::of_endpoint(task.addresses[0]), Mac::of_router(NodeId(2)), Mac::NETWORK];
+    for (taken, whose) in generated.into_iter().zip(["task web.1", "host \"h2\"", "the network itself"]) {
+        let spec = ContainerSpec { mac: Some(taken), ..spec(3, "c3", "net") };
+        refused(&mut cluster, spec, Kind::Conflict, whose);
+    }
+    let idle = Command::ReplaceTask { task: "web.1".to_owned() };
+    cluster.apply(idle);
+    let spec = ContainerSpec { mac: Some(generated[0]), ..spec(3, "c3", "net") };
+    refused(&mut cluster, spec, Kind::Conflict, "task web.1");
+}
+
+#[test]
+fn an_ethernet_address_that_is_made_evades_those_that_are_chosen() {
+    let mut cluster = cluster();
+    let chosen = ContainerSpec { mac: Some(Mac::of_endpoint([10, 0, 9, 77].into())), ..spec(1, "c1", "net") };
+    let chosen = cluster.attach(chosen);
+    let made = cluster.attach(ContainerSpec { ipv4: exactly("10.0.9.77"), ..spec(2, "c2", "net") });
+    assert!(made.mac != chosen.mac && made.mac.0[0] & 1 == 0, "{}", made.mac);
+    let only_v6 = |id, address| {
+        let spec = ContainerSpec { ipv6: exactly(address), ipv4: AddressWish::default(), ..spec(1, id, "net") };
+        attach(spec)
+    };
+    let macs = [("c3", "fd00:9::1:0:9"), ("c4", "fd00:9::2:0:9")].map(|(id, address)| {
+        let Outcome::Container(container) = cluster.apply(only_v6(id, address)) else { panic!("no container") };
+        container.mac
+    });
+    assert_ne!(macs[0], macs[1], "their addresses end alike");
+    // The next slot's address is 10.0.9.x: somebody has chosen what would be made of it.
+    let next = cluster.attach(spec(1, "c5", "net")).addresses[0];
+    let IpAddr::V4(next) = next else { panic!("{next}") };
+    for above in 1..=3 {
+        let mac = Some(Mac::of_endpoint(std::net::Ipv4Addr::from(u32::from(next) + above).into()));
+        cluster.attach(ContainerSpec { mac, ipv4: AddressWish::default(), ..spec(3, &format!("d{above}"), "net") });
+    }
+    cluster.create_service(service("web", 1, &["net"]));
+    cluster.converge();
+    let view = cluster.state.view(NodeId(cluster.task("web.1").node_id.unwrap().0));
+    let macs: Vec<Mac> = view.endpoints.values().map(|endpoint| endpoint.mac).collect();
+    let made = Mac::of_endpoint(cluster.task("web.1").addresses[0]);
+    assert!(macs.len() == 1 && macs[0] != made, "{macs:?} {made}");
+}
+
+#[test]
 fn a_family_newly_wished_for_is_added_and_the_others_stay() {
     let mut cluster = cluster();
     let only_v6 = ContainerSpec { ipv4: AddressWish::default(), ..spec(1, "c1", "net") };
@@ -161,6 +242,8 @@ fn what_a_runtime_cannot_mean_is_refused() {
         of("/run/netns/a", "eth0/1"),
         ContainerSpec { left: true, ..of("/run/netns/a", "eth0") },
         ContainerSpec { mac: Some(Mac([1, 0, 0, 0, 0, 1])), ..spec(1, "c1", "net") },
+        ContainerSpec { mac: Some(Mac([0xff; 6])), ..spec(1, "c1", "net") },
+        ContainerSpec { mac: Some(Mac([0; 6])), ..spec(1, "c1", "net") },
         spec(1, "", "net"),
         with(ContainerTraits { publish: vec![ingress], ..named("c") }),
         with(ContainerTraits { publish: vec![publish(0)], ..named("c") }),

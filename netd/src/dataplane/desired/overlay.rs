@@ -16,8 +16,6 @@ use super::{
 /// What every link of IPv6 carries (RFC 8200 section 5): next hops are of that family, whatever the network's. Where less
 /// gets through between hosts, the outer packets are cut into pieces.
 const LEAST_MTU: u32 = 1280;
-/// The network's side of every link that it shares with a sandbox or the host.
-const NETWORK_MAC: Mac = Mac([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x01]);
 /// The host's side of every uplink.
 const HOST_MAC: Mac = Mac([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x02]);
 /// The next hop towards the way out: the network's end for a sandbox, the host's end for a network.
@@ -151,7 +149,7 @@ impl Desired {
         let peer = Kind::Veth { peer_place: place, peer: inner.clone() };
         host.links.insert(outer.clone(), Link { kind: peer, mac: Some(HOST_MAC), mtu: Some(member.mtu) });
         host.address(&outer, OUTER.into(), AddressForm::LINK_LOCAL);
-        host.neighbour(&outer, INNER.into(), NETWORK_MAC);
+        host.neighbour(&outer, INNER.into(), Mac::NETWORK);
         for lease in &member.network.subnets {
             let inwards = Route::Unicast { link: outer.clone(), via: Some(INNER.into()), source: None, mtu: None };
             host.route(Some(lease.subnet), inwards);
@@ -159,7 +157,7 @@ impl Desired {
 
         let space = self.space(place);
         let peer = Kind::Veth { peer_place: Place::Host, peer: outer };
-        space.links.insert(inner.clone(), Link { kind: peer, mac: Some(NETWORK_MAC), mtu: Some(member.mtu) });
+        space.links.insert(inner.clone(), Link { kind: peer, mac: Some(Mac::NETWORK), mtu: Some(member.mtu) });
         space.address(&inner, INNER.into(), AddressForm::LINK_LOCAL);
         space.neighbour(&inner, OUTER.into(), HOST_MAC);
         // The first gateway of a family is the source of what the namespace itself sends out: the uplink has no other.
@@ -174,7 +172,7 @@ impl Desired {
     fn outer_end(&mut self, local: &Local<'_>, network: &NetworkConfig, other: Kind, mtu: u32) -> LinkName {
         let outer = names::endpoint_link(local.id);
         let space = self.space(Place::Inside(Namespace::Network(local.endpoint.network)));
-        space.links.insert(outer.clone(), Link { kind: other, mac: Some(NETWORK_MAC), mtu: Some(mtu) });
+        space.links.insert(outer.clone(), Link { kind: other, mac: Some(Mac::NETWORK), mtu: Some(mtu) });
         space.shape(&outer, local.bandwidth.ingress_rate, local.bandwidth.ingress_burst);
         set_link(space, &outer, &ENDPOINT);
         space.address(&outer, OUTER.into(), AddressForm::LINK_LOCAL);
@@ -212,7 +210,7 @@ impl Desired {
         space.links.insert(inner.clone(), Link { kind: peer, mac: Some(local.endpoint.mac), mtu: Some(mtu) });
         space.address(inner, local.endpoint.mac.link_local().into(), AddressForm::LINK_LOCAL);
         space.shape(inner, local.bandwidth.egress_rate, local.bandwidth.egress_burst);
-        space.neighbour(inner, OUTER.into(), NETWORK_MAC);
+        space.neighbour(inner, OUTER.into(), Mac::NETWORK);
         for &address in &local.endpoint.addresses {
             let Some(lease) = lease_of(network, address) else { continue };
             inside(space, &Inside { link: inner, address, lease, place: far }, network);
@@ -233,7 +231,7 @@ fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
     space.address(at.link, at.address, form);
     let via = match at.lease.gateway {
         IpAddr::V4(gateway) => {
-            space.neighbour(at.link, gateway.into(), NETWORK_MAC);
+            space.neighbour(at.link, gateway.into(), Mac::NETWORK);
             let on_link = Route::Unicast { link: at.link.clone(), via: None, source: Some(at.address), mtu: None };
             space.route(host_subnet(gateway.into()), on_link);
             IpAddr::V4(gateway)

@@ -138,15 +138,14 @@ impl Plugin {
     async fn usable(&self, key: &str, v6: bool, exact: Option<IpAddr>) -> Result<Option<Hold>, Refusal> {
         let Some(hold) = self.ledger.holds.get(key) else { return Ok(None) };
         let held = hold.addresses.iter().find(|address| address.is_ipv6() == v6).copied();
-        let is_same = held.is_some() && held == exact;
-        if hold.pending == Some(Pending::Detach)
-            || hold.endpoint.is_none() && held.is_some() && exact.is_some() && !is_same
-        {
+        let is_other = held.is_some() && exact.is_some() && held != exact;
+        if hold.pending == Some(Pending::Detach) || hold.endpoint.is_none() && is_other {
             // Of an endpoint that has ended, or never came to be.
             self.detach(key).await?;
             return Ok(None);
         }
-        if hold.endpoint.is_some() && !is_same {
+        if hold.endpoint.is_some() {
+            // Whatever it asks for: what is answered is released once no endpoint comes of it, and that would be the other's.
             let cause = format!("the Ethernet address {} is that of another endpoint on this network", hold.mac);
             return Err(Refusal::new(Kind::Conflict, cause, "give this container another --mac-address, or none"));
         }

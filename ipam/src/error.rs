@@ -145,7 +145,7 @@ impl From<IpamError> for Refusal {
                 Kind::Exhausted,
                 format!(
                     "scale down or remove a service on it (`swarmctl network inspect {network}` shows its endpoints), \
-                     or use a network with a larger subnet"
+                     or use a network with a larger subnet or --ip-range"
                 ),
             ),
             IpamError::Outside { .. } => {

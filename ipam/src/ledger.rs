@@ -198,6 +198,8 @@ enum Step {
     Keep,
     /// The next free address, of IPv6 or IPv4.
     Give(bool),
+    /// The next free one of these.
+    GiveOf(Subnet),
     /// This one, which is free.
     Take(IpAddr),
 }
@@ -236,7 +238,10 @@ impl Book {
                 let subnets = self.subnets(ipv6);
                 Err(IpamError::Outside { address, network: network(), subnets })
             }
-            (None, None) if wish.wanted && self.has(ipv6) => self.check_family(ipv6, 1).map(|()| Step::Give(ipv6)),
+            (None, None) if wish.wanted && self.has(ipv6) => match wish.within {
+                Some(range) => self.check_range(ipv6, range).map(|()| Step::GiveOf(range)),
+                None => self.check_family(ipv6, 1).map(|()| Step::Give(ipv6)),
+            },
             (None, None) => Ok(Step::Keep),
         }
     }
@@ -245,6 +250,9 @@ impl Book {
         match step {
             Step::Keep => None,
             Step::Give(ipv6) => self.give(ipv6),
+            Step::GiveOf(range) => {
+                self.pools.iter_mut().find(|pool| pool.lease().subnet.covers(&range))?.give_of(range)
+            }
             Step::Take(address) => {
                 self.pools.iter_mut().filter(|pool| pool.admits(address)).for_each(|pool| pool.take(address));
                 Some(address)
@@ -287,6 +295,20 @@ impl Book {
         }
         let (network, subnets) = (self.name.clone(), self.subnets(ipv6));
         Err(IpamError::Exhausted { network, subnets, used, capacity, wanted })
+    }
+
+    fn check_range(&self, ipv6: bool, range: Subnet) -> Result<(), IpamError> {
+        let mut of_family = self.pools.iter().filter(|pool| pool.is_ipv6() == ipv6);
+        let Some(pool) = of_family.clone().find(|pool| pool.lease().subnet.covers(&range)) else {
+            let subnet = of_family.next().map_or(range, |pool| pool.lease().subnet);
+            return Err(IpamError::Range { subnet, range });
+        };
+        if pool.has_room_of(range) {
+            return Ok(());
+        }
+        let (network, subnets, capacity) = (self.name.clone(), range.to_string(), pool.capacity_of(range));
+        let used = u64::try_from(capacity).unwrap_or(u64::MAX);
+        Err(IpamError::Exhausted { network, subnets, used, capacity, wanted: 1 })
     }
 
     /// The next free address of a family.

@@ -20,15 +20,20 @@ pub(crate) struct Pool {
     free: BTreeMap<IpAddr, IpAddr>,
     /// Where the search begins: behind the address given last, so that a released one rests before it is given again.
     cursor: IpAddr,
+    /// The same for parts of it that somebody gives out of.
+    cursors: BTreeMap<Subnet, IpAddr>,
     used: u64,
 }
+
+/// For so many parts of a subnet it is remembered where the search goes on; beyond, all of them begin anew.
+const MAX_CURSORS: usize = 1_024;
 
 impl Pool {
     /// A subnet of which only the gateway's address is taken. `range` is the part of it that is given out.
     pub(crate) fn new(lease: SubnetLease, range: Option<Subnet>) -> Self {
         let (first, last) = range::given(lease.subnet, range);
         let free = BTreeMap::from([(first, last)]);
-        let mut pool = Self { lease, bounds: (first, last), free, cursor: first, used: 0 };
+        let mut pool = Self { lease, bounds: (first, last), free, cursor: first, cursors: BTreeMap::new(), used: 0 };
         pool.take(lease.gateway);
         pool
     }
@@ -62,6 +67,43 @@ impl Pool {
         self.take(address);
         self.cursor = after(address);
         Some(address)
+    }
+
+    /// The same out of a part of it.
+    pub(crate) fn give_of(&mut self, range: Subnet) -> Option<IpAddr> {
+        let (first, last) = self.part(range);
+        let start = self.cursors.get(&range).copied().unwrap_or(first);
+        let address = self.first_free(start, last).or_else(|| self.first_free(first, last))?;
+        self.take(address);
+        if self.cursors.len() >= MAX_CURSORS {
+            self.cursors.clear();
+        }
+        self.cursors.insert(range, after(address));
+        Some(address)
+    }
+
+    pub(crate) fn has_room_of(&self, range: Subnet) -> bool {
+        let (first, last) = self.part(range);
+        self.first_free(first, last).is_some()
+    }
+
+    /// How many addresses of this part can be given.
+    pub(crate) fn capacity_of(&self, range: Subnet) -> u128 {
+        let (first, last) = self.part(range);
+        if first > last { 0 } else { bits(last) - bits(first) + 1 }
+    }
+
+    /// The first and last address of a part that can be given: behind each other where there is none.
+    fn part(&self, range: Subnet) -> (IpAddr, IpAddr) {
+        (self.bounds.0.max(range.network()), self.bounds.1.min(range.last()))
+    }
+
+    fn first_free(&self, first: IpAddr, last: IpAddr) -> Option<IpAddr> {
+        let found = match self.range_around(first) {
+            Some(_) => first,
+            None => *self.free.range(first..).next()?.0,
+        };
+        (found <= last).then_some(found)
     }
 
     /// Makes an address that was given or taken free again.

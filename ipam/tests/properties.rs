@@ -29,12 +29,18 @@ fn owner() -> impl Strategy<Value = Owner> {
     ]
 }
 
-/// Any address of a family, none, or one by name: of this network, another or none, or what nobody can have.
+/// Any address of a family, one of some, none, or one by name: of this network, another or none, or what nobody can have.
 fn wish(ipv6: bool) -> impl Strategy<Value = AddressWish> {
     let v4 = ((8..=10u8), 0..17u8).prop_map(|(net, last)| IpAddr::from([10, 0, net, last]));
     let v6 = (0..9u16).prop_map(|last| IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, last]));
     let exact = if ipv6 { v6.boxed() } else { prop_oneof![9 => v4, 1 => Just(IpAddr::from([0; 16]))].boxed() };
-    (any::<bool>(), prop::option::of(exact)).prop_map(|(wanted, exact)| AddressWish { wanted, exact })
+    let within: &[&str] = if ipv6 { &["fd00:9::/126"] } else { &["10.0.9.4/30", "10.0.8.0/30", "10.0.9.8/31"] };
+    let within = prop::option::of(prop::sample::select(within).prop_map(|text| text.parse().unwrap()));
+    (any::<bool>(), prop::option::of(exact), within).prop_map(|(wanted, exact, within)| AddressWish {
+        wanted,
+        exact,
+        within,
+    })
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -85,7 +91,12 @@ fn grant(ledger: &mut Ledger, network: NetworkId, owner: Owner, wishes: [Address
     let families: BTreeSet<bool> = held.iter().map(IpAddr::is_ipv6).collect();
     assert_eq!(families.len(), held.len(), "one address per family");
     assert!(wishes.iter().filter_map(|wish| wish.exact).all(|exact| held.contains(&exact)));
-    assert!(before.addresses(network, owner).iter().all(|kept| held.contains(kept)));
+    let kept = before.addresses(network, owner);
+    assert!(kept.iter().all(|kept| held.contains(kept)));
+    for address in held.iter().filter(|address| !kept.contains(address)) {
+        let wish = wishes[usize::from(address.is_ipv6())];
+        assert!(wish.exact.is_some() || wish.within.is_none_or(|range| range.contains(*address)));
+    }
     let once = ledger.clone();
     assert_eq!(ledger.grant(network, owner, wishes), Ok(held));
     assert_eq!(*ledger, once, "asked twice, given once");

@@ -168,7 +168,7 @@ fn an_address_by_name_may_lie_beside_the_range_and_rests_once_released() {
         .add_network(network, "net", &[SubnetSpec { subnet: "10.0.9.0/24".parse().unwrap(), gateway: None, range }])
         .unwrap();
     let container = |number| Owner::Container(EndpointId(number));
-    let wish = |last| [AddressWish { wanted: true, exact: last }, AddressWish::default()];
+    let wish = |last| [AddressWish { wanted: true, exact: last, within: None }, AddressWish::default()];
     let exactly = |last: u8| wish(Some(IpAddr::from([10, 0, 9, last])));
     for (number, last) in [(1, 200), (2, 16)] {
         assert_eq!(ledger.grant(network, container(number), exactly(last)), Ok(vec![[10, 0, 9, last].into()]));
@@ -183,6 +183,36 @@ fn an_address_by_name_may_lie_beside_the_range_and_rests_once_released() {
     }
     assert!(ledger.release(network, container(1)) && ledger.release(network, container(2)));
     assert_eq!(ledger.grant(network, container(3), wish(None)), Ok(vec![[10, 0, 9, 17].into()]));
+}
+
+#[test]
+fn whoever_wants_one_of_some_addresses_gets_one_of_these_or_none() {
+    let range = Some("10.0.9.0/28".parse().unwrap());
+    let mut ledger = Ledger::default();
+    let spec = SubnetSpec { subnet: subnet("10.0.9.0/24"), gateway: None, range };
+    ledger.add_network(NET, "net", &[spec]).unwrap();
+    let container = |number| Owner::Container(EndpointId(number));
+    let wish =
+        |range: &str| [AddressWish { wanted: true, within: Some(subnet(range)), exact: None }, AddressWish::default()];
+    let mut take = |number, range| ledger.grant(NET, container(number), wish(range));
+    assert_eq!(take(1, "10.0.9.4/30"), Ok(addresses(&["10.0.9.4"])));
+    assert_eq!(take(2, "10.0.9.8/30"), Ok(addresses(&["10.0.9.8"])));
+    assert_eq!(take(3, "10.0.9.4/30"), Ok(addresses(&["10.0.9.5"])));
+    assert_eq!(take(3, "10.0.9.8/30"), Ok(addresses(&["10.0.9.5"])), "what it has it keeps");
+    assert_eq!(take(4, "10.0.9.12/30"), Ok(addresses(&["10.0.9.12"])));
+    // What somebody else has chosen in between is left out, and what is released rests until the others have been given.
+    ledger.release(NET, container(1));
+    let exact = AddressWish { wanted: true, exact: Some([10, 0, 9, 6].into()), within: None };
+    ledger.grant(NET, container(6), [exact, AddressWish::default()]).unwrap();
+    let mut take = |number, range| ledger.grant(NET, container(number), wish(range));
+    assert_eq!(take(7, "10.0.9.4/30"), Ok(addresses(&["10.0.9.7"])));
+    assert_eq!(take(8, "10.0.9.4/30"), Ok(addresses(&["10.0.9.4"])));
+    let full = take(9, "10.0.9.4/30").unwrap_err();
+    assert!(full.to_string().contains("no room in 10.0.9.4/30: 4 of 4 addresses are given"), "{full}");
+    // Only what the network itself gives, and only of its subnet.
+    assert!(matches!(take(9, "10.0.9.128/25"), Err(IpamError::Exhausted { capacity: 0, .. })));
+    assert!(matches!(take(9, "10.0.8.0/24"), Err(IpamError::Range { .. })));
+    assert_eq!(give(&mut ledger, Owner::Slot(WEB, 1)), addresses(&["10.0.9.2"]), "the others are given as ever");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointId, Mac, Millis, NamedPort, NetworkId, NodeId, PublishSpec};
+use crate::{EndpointId, Mac, Millis, NamedPort, NetworkId, NodeId, PublishSpec, Subnet};
 
 /// Who runs a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -60,6 +60,8 @@ pub struct AddressWish {
     pub wanted: bool,
     /// This one and no other.
     pub exact: Option<IpAddr>,
+    /// One of these, where none is named.
+    pub within: Option<Subnet>,
 }
 
 /// What is known of a container beside its addresses. Changes at any time.

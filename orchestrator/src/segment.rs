@@ -51,7 +51,11 @@ impl<'a> Segment<'a> {
 
     /// Who but this owner has an Ethernet address, and on which of the networks.
     fn holder(&self, mac: Mac, but: Owner) -> Option<(&'a Network, String)> {
-        let endpoint = self.container(mac, but).or_else(|| self.task(mac, but)).or_else(|| self.slot(mac, but));
+        let of_tasks = || match mac.ipv4() {
+            Some(address) => self.slot(address.into(), but),
+            None => self.task(mac, but),
+        };
+        let endpoint = self.container(mac, but).or_else(of_tasks);
         endpoint.map(|(network, owner)| (network, self.state.describe(owner))).or_else(|| self.own(mac))
     }
 
@@ -72,12 +76,15 @@ impl<'a> Segment<'a> {
         joints.find_map(|(joint, slot)| Some((self.network(joint.network).filter(|_| joint.mac == mac)?, slot)))
     }
 
-    /// A slot between two runs will want the one made of its address.
-    fn slot(&self, mac: Mac, but: Owner) -> Option<(&'a Network, Owner)> {
-        let address = mac.ipv4()?.into();
-        let holders = self.networks.iter().map(|network| (*network, self.state.ledger.holder(network.id, address)));
+    /// Whose tasks have what is made of this address, whether or not one runs now.
+    fn slot(&self, address: IpAddr, but: Owner) -> Option<(&'a Network, Owner)> {
+        let ledger = &self.state.ledger;
+        if self.networks.iter().any(|network| ledger.addresses(network.id, but).contains(&address)) {
+            return None;
+        }
+        let holders = self.networks.iter().map(|network| (*network, ledger.holder(network.id, address)));
         let mut slots = holders.filter_map(|(network, holder)| Some((network, holder?)));
-        slots.find(|(_, holder)| *holder != but && matches!(holder, Owner::Slot(..)))
+        slots.find(|(_, holder)| matches!(holder, Owner::Slot(..)))
     }
 
     /// Those of hosts, and of the network's side of a link.

@@ -131,7 +131,8 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
     let said = docker("h1", "network create -d netd -o netd.network=my-net wrong").refused();
     assert!(said.contains("--ipam-driver netd"), "{said}");
     docker("h1", &format!("{ATTACH} -o netd.network=my-net my-net")).ok();
-    docker("h2", &format!("{ATTACH} -o netd.network=my-net --ipv6 {SUBNETS} my-net")).ok();
+    let ranges = "--ip-range 10.0.9.128/26 --ip-range fd00:9::8000/113";
+    docker("h2", &format!("{ATTACH} -o netd.network=my-net --ipv6 {SUBNETS} {ranges} my-net")).ok();
     docker("h3", &format!("{ATTACH} -o netd.network=my-net --ipam-opt netd.network=my-net --ipv6 my-net")).ok();
 
     docker("h1", &format!("run -d --name one --network my-net {SLEEP}")).ok();
@@ -140,6 +141,10 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
     docker("h2", &format!("run -d --name two --network my-net {fixed} {SLEEP}")).ok();
     docker("h3", &format!("run -d --name three --network my-net --network-alias bee {SLEEP}")).ok();
     assert_eq!(engines.addresses("h2", "two", "my-net"), ["10.0.9.50", "fd00:9::50"]);
+    docker("h2", &format!("run -d --name ranged --network my-net {SLEEP}")).ok();
+    assert_eq!(engines.addresses("h2", "ranged", "my-net"), ["10.0.9.128", "fd00:9::8000"], "out of the host's ranges");
+    assert_ne!(engines.addresses("h3", "three", "my-net")[0], "10.0.9.129");
+    docker("h2", "rm -f ranged").ok();
     assert!(engines.inside("h2", "two", "ip link show eth0").ok().contains("02:42:0a:00:09:32"));
     for taken in ["--ip 10.0.9.50", "--ip 10.0.9.1"] {
         let said = docker("h2", &format!("run -d --network my-net {taken} {SLEEP}"));
@@ -243,11 +248,18 @@ fn comings_and_goings(engines: &Engines) {
         holds(names.contains("fresh") && names.contains("own"), names)
     });
     docker("h2", &format!("{ATTACH} -o netd.network=fresh --ipv6 fresh")).ok();
-    docker("h2", &format!("{ATTACH} -o netd.network=own own")).ok();
+    let range = "--ipam-opt netd.network=own --subnet 10.77.0.0/24 --ip-range 10.77.0.192/31";
+    docker("h2", &format!("{ATTACH} -o netd.network=own {range} own")).ok();
     docker("h1", &format!("run -d --name f1 --network fresh {SLEEP}")).ok();
     docker("h1", "network connect own f1").ok();
     docker("h2", &format!("run -d --name f2 --network own {SLEEP}")).ok();
     docker("h2", "network connect fresh f2").ok();
+    docker("h2", &format!("run -d --name f3 --network own {SLEEP}")).ok();
+    let given = ["f2", "f3"].map(|name| engines.addresses("h2", name, "own").remove(0));
+    assert_eq!(given, ["10.77.0.192", "10.77.0.193"], "out of the host's part");
+    let said = docker("h2", &format!("run --rm --network own {SLEEP}"));
+    assert!(said.code != 0 && said.err.contains("no room in 10.77.0.192/31"), "{said:?}");
+    docker("h2", "rm -f f3").ok();
     for address in ["fresh", "own"].iter().flat_map(|network| engines.addresses("h2", "f2", network)) {
         engines.reaches("h1", "f1", &address);
     }

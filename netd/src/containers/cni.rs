@@ -183,6 +183,7 @@ async fn attach(
     let wish = |v4: bool| AddressWish {
         wanted: true,
         exact: asked.addresses.iter().copied().find(|address| address.is_ipv4() == v4),
+        within: None,
     };
     let held_for = asked.only_addresses.then(|| sandbox.clone());
     let id = id(&asked.name);

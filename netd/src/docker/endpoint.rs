@@ -142,7 +142,7 @@ impl Plugin {
     pub(super) fn spec(&self, key: &str, hold: &Hold) -> Result<ContainerSpec, Refusal> {
         let held = |v6| {
             let exact = hold.addresses.iter().find(|address| address.is_ipv6() == v6).copied();
-            AddressWish { wanted: exact.is_some(), exact }
+            AddressWish { wanted: exact.is_some(), exact, within: None }
         };
         let sandbox = hold.sandbox.as_ref().map(|path| Sandbox { path: path.clone(), identity: None, interface: None });
         Ok(ContainerSpec {

@@ -31,20 +31,24 @@ impl Plugin {
                 other => (other, IpAddr::from([0, 0, 0, 0])),
             },
         };
-        self.remember_range(subnet, &asked.sub_pool)?;
-        Ok(answer(pool, format!("{gateway}/{}", subnet_of(pool).map_or(0, |subnet| subnet.prefix()))))
+        let range = self.range(subnet, &asked.sub_pool)?;
+        let gateway = format!("{gateway}/{}", subnet_of(pool).map_or(0, |subnet| subnet.prefix()));
+        Ok(wire::Pool { id: pool::narrowed(pool, range), ..answer(pool, gateway) })
     }
 
-    /// `--ip-range`: told here only, of use when the network is made.
-    fn remember_range(&self, subnet: Option<Subnet>, range: &str) -> Result<(), Refusal> {
-        let Some(subnet) = subnet else { return Ok(()) };
-        match range {
-            "" => self.keep(self.ledger.ranges.remove(&subnet.to_string())),
-            range => {
-                let range: Subnet = range.parse().map_err(|error| invalid(error, "write it as 10.0.9.128/25"))?;
-                self.keep(self.ledger.ranges.put(&subnet.to_string(), &range))
-            }
+    /// `--ip-range`: told here only. It is remembered for a network that is made of the prefix, whose range it is; of one that
+    /// is attached it is what this engine's containers are given.
+    fn range(&self, subnet: Option<Subnet>, text: &str) -> Result<Option<Subnet>, Refusal> {
+        let Some(subnet) = subnet else { return Ok(None) };
+        if text.is_empty() {
+            return self.keep(self.ledger.ranges.remove(&subnet.to_string())).map(|()| None);
         }
+        let range: Subnet = text.parse().map_err(|error| invalid(error, "write it as 10.0.9.128/25"))?;
+        if !subnet.covers(&range) {
+            let cause = format!("the --ip-range {range} is not inside the subnet {subnet}");
+            return Err(invalid(cause, "give a part of it, or none"));
+        }
+        self.keep(self.ledger.ranges.put(&subnet.to_string(), &range)).map(|()| Some(range))
     }
 
     /// The gateway of a prefix: that of the network that has it, else the one that a network made of it will have.
@@ -55,14 +59,15 @@ impl Plugin {
     }
 
     pub(super) fn release_pool(&self, asked: &wire::OfPool) -> Result<wire::Nothing, Refusal> {
-        if let Ok(Pool::Subnet(subnet)) = asked.pool.parse() {
+        if let Ok(Pool::Subnet(subnet)) = pool::wide(&asked.pool).0.parse() {
             self.keep(self.ledger.ranges.remove(&subnet.to_string()))?;
         }
         Ok(wire::Nothing {})
     }
 
     pub(super) async fn request_address(&self, asked: wire::OfPool) -> Result<wire::Address, Refusal> {
-        let pool: Pool = asked.pool.parse().map_err(|()| foreign_pool(&asked.pool))?;
+        let (name, within) = pool::wide(&asked.pool);
+        let pool: Pool = name.parse().map_err(|()| foreign_pool(name))?;
         let exact = match asked.address.as_str() {
             "" => None,
             text => Some(pool::address(text).ok_or_else(|| invalid(format!("{text:?} is no address"), ""))?),
@@ -72,8 +77,8 @@ impl Plugin {
         }
         let Some(mac) = asked.options.get(wire::MAC_ADDRESS) else { return aside(exact) };
         let mac: Mac = mac.parse().map_err(|error: String| invalid(error, ""))?;
-        let network = self.ledger.pool(&asked.pool).ok_or_else(|| foreign_pool(&asked.pool))?;
-        let address = self.hold(&network, mac, pool.is_ipv6(), exact).await?;
+        let network = self.ledger.pool(name).ok_or_else(|| foreign_pool(name))?;
+        let address = self.hold(&network, mac, pool.is_ipv6(), AddressWish { wanted: true, exact, within }).await?;
         Ok(wire::Address { address: pool::alone(address), data: Default::default() })
     }
 
@@ -88,17 +93,11 @@ impl Plugin {
     }
 
     /// Holds an address for an endpoint that is to come. Asked again, the answer is the same.
-    async fn hold(
-        &self,
-        network: &NetworkRecord,
-        mac: Mac,
-        v6: bool,
-        exact: Option<IpAddr>,
-    ) -> Result<IpAddr, Refusal> {
+    async fn hold(&self, network: &NetworkRecord, mac: Mac, v6: bool, wish: AddressWish) -> Result<IpAddr, Refusal> {
         let id = network.network.ok_or_else(|| foreign_pool("of a network that is being made"))?;
         let key = format!("{id}/{mac}");
         let _turn = self.turn(&key).await;
-        let known = self.usable(&key, v6, exact).await?;
+        let known = self.usable(&key, v6, wish.exact).await?;
         let fresh = || Hold {
             network: id,
             mac,
@@ -113,7 +112,6 @@ impl Plugin {
         let mut hold = known.unwrap_or_else(fresh);
         // Written before it is asked for: what is answered after this host has died is found again, and given back.
         self.keep(self.ledger.holds.put(&key, &hold))?;
-        let wish = AddressWish { wanted: true, exact };
         let (ipv4, ipv6) = if v6 { (AddressWish::default(), wish) } else { (wish, AddressWish::default()) };
         let mut spec = self.spec(&key, &hold)?;
         (spec.ipv4, spec.ipv6) = (ipv4, ipv6);
@@ -168,7 +166,9 @@ impl Plugin {
     }
 
     pub(super) async fn release_address(&self, asked: wire::OfPool) -> Result<wire::Nothing, Refusal> {
-        let (Some(network), Some(address)) = (self.ledger.pool(&asked.pool), pool::address(&asked.address)) else {
+        let (Some(network), Some(address)) =
+            (self.ledger.pool(pool::wide(&asked.pool).0), pool::address(&asked.address))
+        else {
             return Ok(wire::Nothing {});
         };
         let is_meant = |hold: &Hold| Some(hold.network) == network.network && hold.addresses.contains(&address);

@@ -122,7 +122,7 @@ impl Plugin {
     async fn hold_aside(&self, record: &NetworkRecord) -> Result<(), Refusal> {
         let Some(network) = record.network else { return Ok(()) };
         for &address in &record.aux {
-            let wish = AddressWish { wanted: true, exact: Some(address) };
+            let wish = AddressWish { wanted: true, exact: Some(address), within: None };
             let (ipv4, ipv6) = match address {
                 IpAddr::V4(_) => (wish, AddressWish::default()),
                 IpAddr::V6(_) => (AddressWish::default(), wish),

@@ -9,6 +9,9 @@ use std::{
 
 use model::{NetworkId, Subnet};
 
+/// Between a pool and the part of it that is given.
+const NARROWED: char = ',';
+
 /// What a pool is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
@@ -83,6 +86,20 @@ impl FromStr for Pool {
     }
 }
 
+/// What the engine is to call a pool of which its containers are to have these addresses only (`--ip-range`): the pool of an
+/// address that is asked for is all that is told of them.
+pub fn narrowed(pool: Pool, range: Option<Subnet>) -> String {
+    range.map_or_else(|| pool.to_string(), |range| format!("{pool}{NARROWED}{range}"))
+}
+
+/// The name of a pool, and which of its addresses are meant; `None` for all of them.
+pub fn wide(id: &str) -> (&str, Option<Subnet>) {
+    match id.split_once(NARROWED) {
+        Some((pool, range)) => (pool, range.parse().ok()),
+        None => (id, None),
+    }
+}
+
 /// The first host address of a prefix: where networks have their gateway unless told otherwise.
 pub fn first(subnet: Subnet) -> IpAddr {
     match subnet.network() {
@@ -114,6 +131,9 @@ mod tests {
             Pool::Of(NetworkId(9), "fd00:9::/64".parse().unwrap()),
         ] {
             assert_eq!(pool.to_string().parse(), Ok(pool));
+            for range in [None, Some("10.0.9.128/25".parse().unwrap())] {
+                assert_eq!(wide(&narrowed(pool, range)), (pool.to_string().as_str(), range));
+            }
         }
         let any = Pool::any(false, 42);
         let Pool::Any(token) = any else { panic!("{any:?}") };

@@ -21,6 +21,12 @@ pub(crate) fn container(spec: &ContainerSpec) -> Result<(), Refusal> {
             let family = if ipv6 { "IPv6" } else { "IPv4" };
             return Err(invalid(format!("{address} is no {family} address"), "give one of each family at most"));
         }
+        if let Some(range) = wish.within.filter(|range| range.is_ipv6() != ipv6) {
+            return Err(invalid(
+                format!("{range} holds no address of the family that is asked for"),
+                "give another range",
+            ));
+        }
     }
     if let Some(mac) = spec.mac.filter(|mac| mac.0[0] & 1 == 1 || mac.0 == [0; 6]) {
         return Err(invalid(format!("{mac} is no address of an interface"), "give one that is not a group's, or none"));

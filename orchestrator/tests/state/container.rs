@@ -19,7 +19,7 @@ fn attachable(name: &str, subnets: &[&str]) -> NetworkSpec {
 }
 
 fn exactly(address: &str) -> AddressWish {
-    AddressWish { wanted: true, exact: Some(address.parse().unwrap()) }
+    AddressWish { wanted: true, exact: Some(address.parse().unwrap()), within: None }
 }
 
 fn named(name: &str) -> ContainerTraits {

@@ -75,7 +75,7 @@ pub fn key(node: u64, id: &str) -> ContainerKey {
 
 /// Wishes for an address of each family; it is nowhere yet.
 pub fn spec(node: u64, id: &str, network: &str) -> ContainerSpec {
-    let any = AddressWish { wanted: true, exact: None };
+    let any = AddressWish { wanted: true, ..AddressWish::default() };
     let (sandbox, traits) = (None, None);
     let (key, network) = (key(node, id), network.to_owned());
     ContainerSpec { key, network, ipv4: any, ipv6: any, mac: None, sandbox, left: false, traits }

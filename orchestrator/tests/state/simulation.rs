@@ -113,8 +113,8 @@ impl Attach {
         };
         Command::AttachContainer {
             spec: Box::new(ContainerSpec {
-                ipv4: AddressWish { wanted: self.wanted.0, exact },
-                ipv6: AddressWish { wanted: self.wanted.1, exact: None },
+                ipv4: AddressWish { wanted: self.wanted.0, exact, within: None },
+                ipv6: AddressWish { wanted: self.wanted.1, ..AddressWish::default() },
                 sandbox: self.sandbox.map(placed).filter(|_| !self.left),
                 left: self.left,
                 traits: Some(traits),

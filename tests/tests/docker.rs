@@ -248,10 +248,14 @@ fn comings_and_goings(engines: &Engines) {
         holds(names.contains("fresh") && names.contains("own"), names)
     });
     docker("h2", &format!("{ATTACH} -o netd.network=fresh --ipv6 fresh")).ok();
-    let range = "--ipam-opt netd.network=own --subnet 10.77.0.0/24 --ip-range 10.77.0.192/31";
-    docker("h2", &format!("{ATTACH} -o netd.network=own {range} own")).ok();
     docker("h1", &format!("run -d --name f1 --network fresh {SLEEP}")).ok();
     docker("h1", "network connect own f1").ok();
+    // Of another's network an engine's containers are given a part, and what is set aside is so for all.
+    let range = "--ipam-opt netd.network=own --subnet 10.77.0.0/24 --ip-range 10.77.0.192/31";
+    let said = docker("h2", &format!("{ATTACH} -o netd.network=own {range} --aux-address b=10.77.0.129 own")).refused();
+    assert!(said.contains("10.77.0.129 of network \"own\" is held by docker container"), "{said}");
+    let aside = "--aux-address a=10.77.0.128 --aux-address b=10.77.0.1";
+    docker("h2", &format!("{ATTACH} -o netd.network=own {range} {aside} own")).ok();
     docker("h2", &format!("run -d --name f2 --network own {SLEEP}")).ok();
     docker("h2", "network connect fresh f2").ok();
     docker("h2", &format!("run -d --name f3 --network own {SLEEP}")).ok();
@@ -274,6 +278,11 @@ fn comings_and_goings(engines: &Engines) {
     docker("h1", "network rm own").ok();
     assert_eq!(lab.json("h1", "network inspect own")[0]["name"], "own", "another engine uses it");
     docker("h2", "rm -f f2").ok();
+    eventually("what is set aside stays so", || {
+        let endpoints = engines.endpoints("own");
+        let is_held = |held: &&Value| held["addresses"][0] == "10.77.0.128" && held["node"] == "h2";
+        holds(endpoints.iter().filter(is_held).count() == 1, &endpoints)
+    });
     docker("h2", "network rm own fresh").ok();
     docker("h1", "network rm fresh").ok();
     assert_eq!(lab.ctl("h1", "network inspect fresh").code, 1, "whoever made it removes it");

@@ -6,8 +6,8 @@ use std::{
 };
 
 use model::{
-    AddressWish, Command, ContainerKey, ContainerSpec, Driver, Kind, NetworkInfo, NetworkSpec, Outcome, Query, Refusal,
-    Subnet, SubnetLease, SubnetSpec,
+    AddressWish, Answer, Command, ContainerKey, ContainerSpec, Driver, Kind, NetworkInfo, NetworkSpec, Outcome, Query,
+    Refusal, Subnet, SubnetLease, SubnetSpec,
 };
 
 use super::{
@@ -68,7 +68,10 @@ impl Plugin {
         record.internal = network.internal || asked.flag(wire::INTERNAL);
         record.lan = network.driver.is_lan();
         self.keep(self.ledger.networks.put(&asked.network, &record))?;
-        self.hold_aside(&record).await?;
+        if let Err(refusal) = self.hold_aside(&record).await {
+            self.delete_network(wire::OfNetwork { network: asked.network }).await?;
+            return Err(refusal);
+        }
         self.news.notify_one();
         Ok(wire::Nothing {})
     }
@@ -118,10 +121,12 @@ impl Plugin {
         self.network(&id).await
     }
 
-    /// Takes the addresses that no container is to have out of the pool.
-    async fn hold_aside(&self, record: &NetworkRecord) -> Result<(), Refusal> {
-        let Some(network) = record.network else { return Ok(()) };
-        for &address in &record.aux {
+    /// Takes the addresses that no container is to have out of the pool, if nobody else has done so. Errors: a container or
+    /// a service has one.
+    pub(super) async fn hold_aside(&self, record: &NetworkRecord) -> Result<(), Refusal> {
+        let Some(network) = record.network.filter(|_| !record.aux.is_empty()) else { return Ok(()) };
+        let kept = self.kept(record, &network.to_string()).await?;
+        for &address in record.aux.difference(&kept) {
             let wish = AddressWish { wanted: true, exact: Some(address), within: None };
             let (ipv4, ipv6) = match address {
                 IpAddr::V4(_) => (wish, AddressWish::default()),
@@ -130,13 +135,23 @@ impl Plugin {
             let (key, network) = (self.key(&aux_key(record, address))?, network.to_string());
             let (mac, sandbox, left, traits) = (None, None, false, None);
             let spec = ContainerSpec { key, network, ipv4, ipv6, mac, sandbox, left, traits };
-            match self.propose(Command::AttachContainer { spec: Box::new(spec) }).await {
-                // Another engine with the same network holds it for us all.
-                Err(refusal) if refusal.kind == Kind::Conflict => tracing::info!(%address, %refusal, "already held"),
-                other => drop(other?),
-            }
+            self.propose(Command::AttachContainer { spec: Box::new(spec) }).await?;
         }
         Ok(())
+    }
+
+    /// Addresses of a network that no endpoint has or is given: its gateways', those of nodes on its LAN, and what an engine
+    /// holds aside for us all.
+    async fn kept(&self, record: &NetworkRecord, name: &str) -> Result<BTreeSet<IpAddr>, Refusal> {
+        let network = self.network(name).await?;
+        let mut kept: BTreeSet<IpAddr> = network.subnets.iter().map(|lease| lease.gateway).collect();
+        let addresses =
+            network.endpoints.iter().flat_map(|found| found.addresses.iter().map(move |held| (found, *held)));
+        kept.extend(addresses.filter(|(found, held)| found.name == aux_key(record, *held)).map(|(_, held)| held));
+        if let Answer::Nodes(nodes) = self.member()?.query(Query::Nodes).await? {
+            kept.extend(nodes.iter().flat_map(|node| [node.vtep, node.address.ip()]));
+        }
+        Ok(kept)
     }
 
     pub(super) async fn delete_network(&self, asked: wire::OfNetwork) -> Result<wire::Nothing, Refusal> {

@@ -131,6 +131,10 @@ impl Plugin {
             return;
         };
         memory.missing.remove(id);
+        // Another engine may have held them, and have them no more.
+        if let Err(refusal) = self.hold_aside(record).await {
+            tracing::debug!(network = id, %refusal, "its auxiliary addresses are not all held");
+        }
         let Some(network) = record.network.filter(|_| record.unnamed) else { return };
         let command = Command::NameNetwork { network: network.to_string(), name: listed.name.clone() };
         match self.propose(command).await {

@@ -74,6 +74,13 @@ impl Engines {
         });
     }
 
+    /// Whom a host, its engine and its containers from now on ask for names.
+    #[track_caller]
+    fn asks(&self, host: &str, resolver: &str) {
+        let line = format!("echo nameserver {resolver} >/run/asked; mount --bind /run/asked /etc/resolv.conf");
+        self.lab.exec(host, &["sh", "-ec", &line]).ok();
+    }
+
     /// The endpoints of a network, as the cluster tells.
     fn endpoints(&self, network: &str) -> Vec<Value> {
         let networks = self.lab.json("h1", &format!("network inspect {network}"));
@@ -154,7 +161,7 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
     for (host, wish, cause) in [
         ("h2", "--mac-address 02:42:0a:00:09:32", "is that of another endpoint"),
         ("h2", fixed, "is that of another endpoint"),
-        ("h3", "--mac-address 02:42:0a:00:09:32", "is that of docker container \"two\" on h2"),
+        ("h3", "--mac-address 02:42:0a:00:09:32", "is that of docker container"),
         ("h3", "--mac-address ff:ff:ff:ff:ff:ff", "is no address of an interface"),
     ] {
         let said = docker(host, &format!("run -d --network my-net {wish} {SLEEP}"));
@@ -232,6 +239,7 @@ fn comings_and_goings(engines: &Engines) {
     docker("h1", "network connect --alias uno my-net one").ok();
     engines.reaches_soon("h2", "two", "uno");
 
+    ["h1", "h2"].iter().for_each(|host| engines.asks(host, "192.0.2.8"));
     // An engine's own networks become the cluster's, by name.
     docker("h1", &format!("{ATTACH} --ipv6 fresh")).ok();
     docker(
@@ -269,11 +277,21 @@ fn comings_and_goings(engines: &Engines) {
     }
     let own = engines.addresses("h1", "f1", "own").remove(0);
     assert_eq!(own, "10.77.0.129", "out of the range, beside what is set aside");
+    // An internal network beside one with a way out leads away nothing but questions, whichever came first.
+    let gateway = lab.json("h1", "network inspect fresh")[0]["subnets"][0]["gateway"].as_str().unwrap_or("").to_owned();
+    for (host, name) in [("h1", "f1"), ("h2", "f2")] {
+        for to in ["198.51.100.1", "192.0.2.8", "192.0.2.9"] {
+            let route = engines.inside(host, name, &format!("ip route get {to}")).ok();
+            assert!(route.contains(&format!("via {gateway} ")), "{name}: {route}");
+        }
+    }
     // An internal network alone has no way out, not even one of the engine's.
+    docker("h1", "network disconnect fresh f1").ok();
     docker("h2", "network disconnect fresh f2").ok();
     let routes = engines.inside("h2", "f2", "ip route").ok();
     assert!(!routes.contains("default") && !engines.inside("h2", "f2", "ip addr").ok().contains("eth2"), "{routes}");
     engines.reaches("h2", "f2", "f1");
+    engines.reaches("h1", "f1", "f2");
     docker("h1", "rm -f f1").ok();
     docker("h1", "network rm own").ok();
     assert_eq!(lab.json("h1", "network inspect own")[0]["name"], "own", "another engine uses it");
@@ -433,14 +451,32 @@ fn a_compose_file_with_several_networks_and_a_lan_comes_up_and_goes() {
     docker("h1", &format!("run -d --name one --network lan {SLEEP}")).ok();
     docker("h2", &format!("run -d --name two --network lan --mac-address 02:42:0a:00:09:32 {SLEEP}")).ok();
     let said = docker("h1", &format!("run -d --network lan --mac-address 02:42:0a:00:09:32 {SLEEP}"));
-    assert!(said.code != 0 && said.err.contains("is that of docker container \"two\" on h2"), "{said:?}");
+    assert!(said.code != 0 && said.err.contains("is that of docker container"), "{said:?}");
     docker("h1", "container prune -f").ok();
     let address = engines.addresses("h2", "two", "lan").remove(0);
     engines.reaches_soon("h1", "one", &address);
     engines.reaches_soon("h1", "one", "192.168.100.12");
     docker("h1", "restart -t 0 one").ok();
     engines.reaches_soon("h1", "one", &address);
-    docker("h1", "rm -f one").ok();
+    // Beside other networks, before them and after them, though the LAN's router is whom the host asks for names.
+    engines.asks("h1", "192.168.100.1");
+    docker("h1", &format!("{ATTACH} -o netd.network=my-net over")).ok();
+    docker("h1", &format!("{ATTACH} --internal inner")).ok();
+    for (name, first, second) in
+        [("a1", "lan", "over"), ("a2", "over", "lan"), ("a3", "lan", "inner"), ("a4", "inner", "lan")]
+    {
+        docker("h1", &format!("run -d --name {name} --network {first} {SLEEP}")).ok();
+        docker("h1", &format!("network connect {second} {name}")).ok();
+        engines.reaches_soon("h1", name, &address);
+        let route = engines.inside("h1", name, "ip route get 192.168.100.2").ok();
+        let lan = if first == "lan" { "dev eth0" } else { "dev eth1" };
+        assert!(route.contains(lan), "what is beside the router: {name}: {route}");
+    }
+    for (from, to) in [("a1", "a2"), ("a2", "a1"), ("a3", "a4"), ("a4", "a3")] {
+        engines.reaches_soon("h1", from, to);
+    }
+    docker("h1", "rm -f one a1 a2 a3 a4").ok();
+    docker("h1", "network rm over inner").ok();
     docker("h2", "rm -f two").ok();
     engines.is_clean("lan", &[]);
 }

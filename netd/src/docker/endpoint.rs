@@ -1,14 +1,15 @@
 //! The engine's endpoints: interfaces of containers, whose devices are made here for it to take.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
-use model::{AddressWish, ContainerSpec, Kind, PublishSpec, Refusal, Sandbox, Subnet, SubnetLease, names};
+use model::{AddressWish, ContainerSpec, Kind, PublishSpec, Refusal, Sandbox, SubnetLease, names};
 
 use super::{
     Plugin,
     ledger::{Hold, NetworkRecord, Pending},
     pool,
     ports::publish,
+    ways::Ways,
     wire,
 };
 use crate::dataplane::asked_by_engines;
@@ -56,39 +57,31 @@ impl Plugin {
         let record = self.record(&asked.network)?;
         let (key, _) = self.ledger.endpoint(&asked.endpoint).ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
         let path = asked.sandbox_key;
-        let (endpoint, asks) = {
+        let others = self.others(&key, &path);
+        let (endpoint, ways) = {
             let _turn = self.turn(&key).await;
             let hold = self.ledger.holds.get(&key).ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
-            let asks = self.asks(&key, &record, &path);
-            let hold = Hold { sandbox: Some(path.clone()), asks, pending: None, ..hold };
+            let ways = Ways::of(&record, &others);
+            let hold = Hold { sandbox: Some(path.clone()), asks: ways.asks, pending: None, ..hold };
             self.keep(self.ledger.holds.put(&key, &hold))?;
-            (self.attach(&key, &hold).await?, asks)
+            (self.attach(&key, &hold).await?, ways)
         };
         self.ready(&path, endpoint.id).await?;
         self.news.notify_one();
         let source = names::handed_link(endpoint.id).to_string();
         let mut joined = joined(&record, &endpoint.addresses, source);
-        let resolvers = asked_by_engines();
-        joined
-            .static_routes
-            .extend(asks.into_iter().flat_map(|bits| ways(&record, &endpoint.addresses, &resolvers, bits)));
+        let networks = self.ledger.networks.all().into_values().filter(|network| network.lan && !network.removed);
+        let routers = networks.flat_map(|network| network.subnets).map(|lease| lease.gateway).collect();
+        joined.static_routes.extend(ways.routes(&record, &endpoint.addresses, &asked_by_engines(), &routers));
         Ok(joined)
     }
 
-    /// Which way the questions go that the engine passes on from inside a container: by the gateway of an overlay, whose
-    /// resolver forwards; by that of an internal one, whose does not, only where there is no other, so by a less exact route.
-    /// Two routes of one prefix would be refused, so each is given once.
-    fn asks(&self, key: &str, record: &NetworkRecord, path: &str) -> Option<u8> {
-        let others = self.ledger.holds.all().into_iter();
-        let others = others.filter(|(other, hold)| other != key && hold.sandbox.as_deref() == Some(path));
-        let taken: BTreeSet<u8> = others.filter_map(|(_, hold)| hold.asks).collect();
-        let choice: &[u8] = match (record.lan, record.internal) {
-            (true, _) => &[],
-            (false, false) => &[0],
-            (false, true) if taken.contains(&0) => &[],
-            (false, true) => &[1, 2],
-        };
-        choice.iter().find(|bits| !taken.contains(bits)).copied()
+    /// What else is in a container: which way its questions go by each, and its network.
+    fn others(&self, key: &str, path: &str) -> Vec<(Option<u8>, NetworkRecord)> {
+        let holds = self.ledger.holds.all().into_iter();
+        let others = holds.filter(|(other, hold)| other != key && hold.sandbox.as_deref() == Some(path));
+        let network = |id| self.ledger.networks.find(|_, record| record.network == Some(id)).map(|(_, record)| record);
+        others.filter_map(|(_, hold)| Some((hold.asks, network(hold.network)?))).collect()
     }
 
     pub(super) async fn leave(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
@@ -172,7 +165,8 @@ fn joined(record: &NetworkRecord, addresses: &[IpAddr], source: String) -> wire:
     let leases: Vec<&SubnetLease> = record.subnets.iter().filter(has).collect();
     let on_link = |destination| wire::StaticRoute { destination, route_type: 1, next_hop: String::new() };
     let route = |lease: &&SubnetLease| match record.lan {
-        true => vec![on_link(lease.subnet.to_string())],
+        // The engine looks for the gateway beside a way by which names are asked for, which may be the same machine's.
+        true => vec![on_link(lease.subnet.to_string()), on_link(pool::alone(lease.gateway))],
         false => {
             let (destination, next_hop) = (lease.subnet.to_string(), lease.gateway.to_string());
             vec![on_link(pool::alone(lease.gateway)), wire::StaticRoute { destination, route_type: 0, next_hop }]
@@ -191,23 +185,6 @@ fn joined(record: &NetworkRecord, addresses: &[IpAddr], source: String) -> wire:
     }
 }
 
-/// Routes to those whom the engine asks for names.
-fn ways(
-    record: &NetworkRecord,
-    addresses: &[IpAddr],
-    resolvers: &BTreeSet<IpAddr>,
-    bits: u8,
-) -> BTreeSet<wire::StaticRoute> {
-    let way = |resolver: &IpAddr| {
-        let has = addresses.iter().any(|address| address.is_ipv6() == resolver.is_ipv6());
-        let lease = record.subnets.iter().find(|lease| has && lease.subnet.is_ipv6() == resolver.is_ipv6())?;
-        let length = if resolver.is_ipv6() { 128 } else { 32 };
-        let destination = Subnet::around(*resolver, length - bits)?.to_string();
-        Some(wire::StaticRoute { destination, route_type: 0, next_hop: lease.gateway.to_string() })
-    };
-    resolvers.iter().filter_map(way).collect()
-}
-
 fn unknown_endpoint(endpoint: &str) -> Refusal {
     let cause = format!("netd does not know the endpoint {endpoint:?}");
     Refusal::new(Kind::NotFound, cause, "disconnect the container from the network and connect it again")
@@ -215,6 +192,8 @@ fn unknown_endpoint(endpoint: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn record(internal: bool, lan: bool) -> NetworkRecord {
@@ -249,17 +228,12 @@ mod tests {
             [("10.0.9.1/32", ""), ("10.0.9.0/24", "10.0.9.1"), ("fd00:9::1/128", ""), ("fd00:9::/64", "fd00:9::1")];
         assert_eq!(routes(&found), expected);
         let found = joined(&record(false, true), &addresses[..1], String::new());
-        assert_eq!((routes(&found), found.gateway_ipv6.as_str()), (vec![("10.0.9.0/24", "")], ""));
+        assert_eq!((routes(&found), found.gateway_ipv6.as_str()), (vec![("10.0.9.0/24", ""), ("10.0.9.1/32", "")], ""));
     }
 
     #[test]
-    fn an_internal_network_has_no_way_out_but_for_questions() {
-        let addresses = ["10.0.9.5".parse().unwrap()];
-        let found = joined(&record(true, false), &addresses, String::new());
+    fn an_internal_network_has_no_way_out() {
+        let found = joined(&record(true, false), &["10.0.9.5".parse().unwrap()], String::new());
         assert_eq!((found.gateway.as_str(), found.disable_gateway_service), ("", true));
-        let resolvers = ["8.8.8.8", "8.8.8.9", "2001:db8::1"].map(|address| address.parse().unwrap()).into();
-        let ways = ways(&record(true, false), &addresses, &resolvers, 1);
-        let ways: Vec<&str> = ways.iter().map(|way| way.destination.as_str()).collect();
-        assert_eq!(ways, ["8.8.8.8/31"]);
     }
 }

@@ -63,8 +63,8 @@ pub struct Hold {
     pub endpoint: Option<String>,
     /// Where it is.
     pub sandbox: Option<String>,
-    /// By how many bits the prefixes are shorter that lead the engine's questions for names by it; `None`: they take
-    /// another way.
+    /// By how many bits the prefixes are shorter that lead the engine's questions for names by it (`ways`); `None`: they
+    /// take another way.
     pub asks: Option<u8>,
     /// What is known of its container.
     pub traits: ContainerTraits,

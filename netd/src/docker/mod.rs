@@ -12,6 +12,7 @@ mod ports;
 mod refusal;
 mod relay;
 mod watch;
+mod ways;
 mod wire;
 
 use std::{

@@ -185,6 +185,42 @@ fn namespaces_that_were_there_before_those_of_netd_stay_and_can_be_removed() {
 }
 
 #[test]
+fn of_two_networks_the_one_with_a_way_out_is_taken_and_both_are_reached_by_name() {
+    let lab = lab(1);
+    lab.ctl("h1", "network create --attachable --internal --subnet 10.0.8.0/24 --subnet fd00:8::/64 inner").ok();
+    let (outer, inner) = (Runtime::new(&lab, "h1", "my-net"), Runtime::new(&lab, "h1", "inner"));
+    for (name, network) in [("web", "my-net"), ("db", "inner")] {
+        lab.ctl("h1", &format!("service create --name {name} --network {network} -- netd whoami --port 80")).ok();
+    }
+    let net1 = |id| Pod { id, interface: "net1" };
+    for (id, orders) in [
+        ("c1", [(&inner, eth0("c1")), (&outer, net1("c1"))]),
+        ("c2", [(&outer, eth0("c2")), (&inner, net1("c2"))]),
+        ("c3", [(&outer, net1("c3")), (&inner, eth0("c3"))]),
+        ("c4", [(&inner, net1("c4")), (&outer, eth0("c4"))]),
+    ] {
+        outer.make(eth0(id));
+        let results = orders.map(|(runtime, pod)| (runtime, pod, runtime.try_add(pod).unwrap()));
+        for (runtime, pod, result) in &results {
+            let leads_out = runtime.plugins[0]["network"] == "my-net";
+            let told: Vec<&Value> = result["routes"].as_array().unwrap().iter().map(|route| &route["dst"]).collect();
+            assert_eq!(told, if leads_out { vec!["0.0.0.0/0", "::/0"] } else { vec![] }, "{id}: {result}");
+            if leads_out {
+                is_as_told(runtime, *pod, result);
+            }
+            // Each of their resolvers knows the names of both.
+            let resolver = format!("@{}", result["dns"]["nameservers"][0].as_str().unwrap());
+            for (name, vip) in [("web", "10.0.9."), ("db", "10.0.8.")] {
+                let said = runtime.inside(*pod, &["dig", "+short", "+tries=1", "+time=3", &resolver, name]).ok();
+                assert!(said.starts_with(vip), "{id} asks {resolver} for {name}: {said:?}");
+                let page = runtime.inside(*pod, &["curl", "-sS", "-m", "5", &format!("http://{}/", said.trim())]).ok();
+                assert!(page.starts_with(&format!("task: {name}.1")), "{id}: {page}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_fails_leaves_nothing_and_says_why() {
     let lab = lab(1);
     lab.ctl("h1", "network create --attachable --subnet 10.0.8.0/29 small").ok();

@@ -51,7 +51,7 @@ const RESERVED: &[(&str, &[&str])] = &[
 
 /// Where a netlink socket may be opened: in one file below each of these.
 const NETLINK: &[&str] = &[
-    "netd/src/dataplane/kernel",
+    "netd/src/dataplane/channel",
     "netd/src/dataplane/xfrm",
     "netd/src/dataplane/namespace",
     "ipvs/src",

@@ -1,8 +1,6 @@
-//! The kernel by netlink: what it holds of ours, and how it is changed. The one place of the data plane that opens
-//! netlink sockets; those for requests, one in each namespace, are kept open between passes.
+//! The kernel by netlink: what it holds of ours in all namespaces, and how it is changed.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fs::File,
     future::poll_fn,
@@ -15,67 +13,39 @@ use std::{
 
 use model::{
     Capability, NodeConfig, SandboxId,
-    names::{self, LinkName, NAMESPACE_DIRECTORY, Namespace},
+    names::{self, LinkName, Namespace},
 };
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage as Message,
+    RouteNetlinkMessage as Message,
     link::{InfoKind, LinkAttribute},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use tracing::{debug, warn};
 
 use super::{
+    channel::{BATCH, Channel, KernelError, listen, missing},
     desired::{Desired, Ground, HostLink},
     namespace::{self, Identity},
     notices::{News, Notices},
     plan::{Change, Observed, Op},
-    policy::{PolicyChange, Tables},
+    policy::PolicyChange,
     shape,
-    state::{AddressKey, Link, ObservedKind, ObservedLink, Place, Route, RouteKey, Space, Sysctl},
+    state::{Link, ObservedKind, ObservedLink, Place, Space, Sysctl},
     sysctl, wire,
 };
 
-/// Messages per send: their answers must fit the socket's receive buffer.
-const BATCH: usize = 64;
 /// Namespaces whose values below /proc/sys are read in one instance of /proc.
 const NAMESPACES_PER_TREE: usize = 32;
-/// Larger than any datagram of a dump (32 KiB in net/netlink/af_netlink.c).
-const DATAGRAM: usize = 64 * 1024;
 /// Namespaces that are read in their turn, though nothing was heard from them, and how often. Hosts have fewer as a rule; a
 /// host with thousands would do nothing else.
 const TURN: usize = 50;
 const TURN_TIME: Duration = Duration::from_millis(900);
-/// How often a dump that was changed under way is taken before the pass gives up.
-const DUMPS: usize = 8;
-/// `NLM_F_DUMP_INTR` of linux/netlink.h.
-const DUMP_INTERRUPTED: u16 = 0x10;
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV6_IFADDR`, `_IPV4_RULE`, `_IPV6_RULE` of linux/rtnetlink.h.
 const HOST_GROUPS: [u32; 5] = [1, 5, 9, 8, 19];
 /// And in a namespace of ours `RTNLGRP_NEIGH`, `_IPV4_ROUTE`, `_IPV6_ROUTE`: on the host, others change these often. The
 /// last two, `_IPV4_NETCONF` and `_IPV6_NETCONF`, tell of some values below /proc/sys: forwarding, rp_filter, proxy_arp.
 const OUR_GROUPS: [u32; 10] = [1, 5, 9, 8, 19, 3, 7, 11, 24, 25];
-
-/// A kernel that cannot be read or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// The namespaces cannot be listed.
-    #[error("cannot list the network namespaces in {NAMESPACE_DIRECTORY}: {0}")]
-    List(#[source] io::Error),
-    /// No socket in a namespace.
-    #[error("cannot open netlink in {0}: {1}; next: netd needs CAP_SYS_ADMIN and CAP_NET_ADMIN")]
-    Open(Place, #[source] io::Error),
-    /// A dump failed.
-    #[error("cannot read {1} of {0}: {2}")]
-    Dump(Place, &'static str, #[source] io::Error),
-    /// The values below /proc/sys cannot be reached.
-    #[error("cannot read /proc/sys of {0}: {1}")]
-    Sysctl(Place, #[source] io::Error),
-}
 
 /// Finds the network namespace that a task's processes are in, if it has any.
 pub type Inhabited = Arc<dyn Fn(SandboxId) -> Option<File> + Send + Sync>;
@@ -517,302 +487,6 @@ fn only_ours(seen: &mut Space<ObservedLink>, asked: Option<&Space<Link>>) {
     seen.routes.retain(|_, route| route.link().is_some_and(asks_for));
 }
 
-/// The sockets of one namespace.
-struct Channel {
-    place: Place,
-    identity: Identity,
-    namespace: File,
-    requests: Socket,
-    sequence: u32,
-    indices: wire::Indices,
-    /// What it held when it was read last, and whether it may have changed since.
-    seen: Option<Arc<Space<ObservedLink>>>,
-    changed: bool,
-    /// Whether it has or should have policy rules of ours.
-    has_policies: bool,
-    /// Whether it has or should have limits of ours.
-    has_shapes: bool,
-}
-
-impl Channel {
-    fn open(place: Place, namespace: File, identity: Identity) -> io::Result<Self> {
-        let requests = namespace::within_file(&namespace, connect)??;
-        let (sequence, indices, seen) = (0, BTreeMap::new(), None);
-        let (changed, has_policies, has_shapes) = (true, true, true);
-        Ok(Self { place, identity, namespace, requests, sequence, indices, seen, changed, has_policies, has_shapes })
-    }
-
-    /// Whether it has devices of which the kernel tells a number of the host's.
-    fn has_parents(&self) -> bool {
-        let mut links = self.seen.iter().flat_map(|space| &space.links);
-        let born_with = names::loopback_link();
-        links.any(|(name, link)| {
-            matches!(link.kind, ObservedKind::Stacked(_) | ObservedKind::Other) && *name != born_with
-        })
-    }
-
-    /// What another namespace, an open file, is called here.
-    fn number(&mut self, namespace: RawFd) -> io::Result<i32> {
-        let answers = self.exchange(wire::get_number(namespace), NLM_F_ACK)?;
-        answers.iter().find_map(wire::number).ok_or_else(|| missing("the namespace has got no number".to_owned()))
-    }
-
-    fn observe(&mut self, host: &wire::Names) -> Result<Space<ObservedLink>, KernelError> {
-        self.changed = false;
-        let mut space = Space::default();
-        for message in self.dump("links", wire::get_links())? {
-            let Message::NewLink(message) = message else { continue };
-            let Some((_, name)) = wire::link_name(&message).filter(|(_, name)| wire::is_ours(self.place, name)) else {
-                continue;
-            };
-            space.links.insert(name, wire::link(&message, self.place, host));
-        }
-        self.indices = space.links.iter().map(|(name, link)| (name.clone(), link.index)).collect();
-        let names: wire::Names = self.indices.iter().map(|(name, &index)| (index, name.clone())).collect();
-        self.observe_addresses(&names, &mut space)?;
-        if self.has_policies {
-            self.observe_policies(&mut space)?;
-        }
-        if self.has_shapes {
-            self.observe_shapes(&names, &mut space)?;
-        }
-        if self.place != Place::Host || !names.is_empty() {
-            self.observe_neighbours(&names, &mut space)?;
-            self.observe_routes(&names, &mut space)?;
-        }
-        Ok(space)
-    }
-
-    fn observe_addresses(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
-        for message in self.dump("addresses", wire::get_addresses())? {
-            let Message::NewAddress(message) = message else { continue };
-            let Some((index, address)) = wire::address(&message) else { continue };
-            let Some(link) = names.get(&index).filter(|_| !address.is_loopback()) else { continue };
-            let key = AddressKey { link: link.clone(), address };
-            space.addresses.insert(key, wire::address_form(&message));
-        }
-        Ok(())
-    }
-
-    fn observe_neighbours(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for message in self.dump("neighbours", wire::get_neighbours(family))? {
-                let Message::NewNeighbour(message) = message else { continue };
-                space.neighbours.extend(wire::neighbour(&message, names));
-            }
-        }
-        if matches!(self.place, Place::Inside(Namespace::Network(_))) {
-            for message in self.dump("forwarding entries", wire::get_neighbours(AddressFamily::Bridge))? {
-                let Message::NewNeighbour(message) = message else { continue };
-                space.fdb.extend(wire::fdb(&message, names));
-            }
-        }
-        Ok(())
-    }
-
-    fn observe_routes(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for message in self.dump("routes", wire::get_routes(family))? {
-                let Message::NewRoute(message) = message else { continue };
-                let Some((key, route)) = wire::route(&message, self.place, names) else { continue };
-                insert_route(&mut space.routes, key, route);
-            }
-        }
-        Ok(())
-    }
-
-    fn observe_shapes(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
-        for message in self.dump("limits", shape::get())? {
-            let Message::NewQueueDiscipline(message) = message else { continue };
-            space.shapes.extend(shape::read(&message, names));
-        }
-        self.has_shapes = !space.shapes.is_empty();
-        Ok(())
-    }
-
-    /// Read while there are or should be some, and once, for an earlier netd may have left some.
-    fn observe_policies(&mut self, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let rules = self.dump("policy rules", wire::get_policies(family))?;
-            let rules = rules.into_iter().filter_map(|message| match message {
-                Message::NewRule(rule) if rule.header.family == family => Some(rule),
-                _ => None,
-            });
-            let ours = if self.place == Place::Host { Tables::Host } else { Tables::Peers };
-            space.policies.read(family, ours, &rules.collect::<Vec<_>>());
-        }
-        self.has_policies = !space.policies.is_empty();
-        Ok(())
-    }
-
-    fn index(&mut self, link: &LinkName) -> io::Result<u32> {
-        if !self.indices.contains_key(link) {
-            let links = self.dump("links", wire::get_links()).map_err(io::Error::other)?;
-            let named = links.iter().filter_map(|message| match message {
-                Message::NewLink(link) => wire::link_name(link),
-                _ => None,
-            });
-            self.indices = named.map(|(index, name)| (name, index)).collect();
-        }
-        self.indices.get(link).copied().ok_or_else(|| missing(format!("there is no link {link}")))
-    }
-
-    /// A dump that something changed under may lack links that are there (`NLM_F_DUMP_INTR`): it is taken again, since
-    /// what is missing by mistake would be torn down.
-    fn dump(&mut self, what: &'static str, request: Message) -> Result<Vec<Message>, KernelError> {
-        let mut result = self.exchange(request.clone(), NLM_F_DUMP);
-        for _ in 1..DUMPS {
-            if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
-                break;
-            }
-            result = self.exchange(request.clone(), NLM_F_DUMP);
-        }
-        result.map_err(|error| KernelError::Dump(self.place, what, error))
-    }
-
-    /// A request, and what is answered up to its end: the flags ask for one.
-    fn exchange(&mut self, request: Message, flags: u16) -> io::Result<Vec<Message>> {
-        let first = self.sequence.wrapping_add(1);
-        self.transmit(vec![(request, flags)], NLM_F_REQUEST)?;
-        let (mut found, mut torn) = (Vec::new(), false);
-        loop {
-            for (header, payload) in receive(&self.requests)? {
-                torn |= header.flags & DUMP_INTERRUPTED != 0;
-                match payload {
-                    _ if header.sequence_number != first => {}
-                    NetlinkPayload::InnerMessage(message) => found.push(message),
-                    NetlinkPayload::Done(_) if torn => return Err(io::ErrorKind::Interrupted.into()),
-                    NetlinkPayload::Done(_) => return Ok(found),
-                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(found),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    /// The MTU towards each of these addresses: its route's, or that of the link that the route leads out of.
-    fn paths(
-        &mut self,
-        own: IpAddr,
-        peers: &BTreeSet<IpAddr>,
-        mtus: &BTreeMap<u32, u32>,
-    ) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
-        let failed = |error| KernelError::Dump(Place::Host, "the way to other hosts", error);
-        let mut paths = BTreeMap::new();
-        for peers in peers.iter().copied().collect::<Vec<_>>().chunks(BATCH) {
-            let first = self.sequence.wrapping_add(1);
-            let requests = peers.iter().map(|&peer| (wire::get_route(own, peer), 0)).collect();
-            self.transmit(requests, NLM_F_REQUEST).map_err(failed)?;
-            let mut waiting: BTreeMap<u32, IpAddr> =
-                (0..).map(|at| first.wrapping_add(at)).zip(peers.to_vec()).collect();
-            while !waiting.is_empty() {
-                for (header, payload) in receive(&self.requests).map_err(failed)? {
-                    let Some(peer) = waiting.remove(&header.sequence_number) else { continue };
-                    // To a peer without a route nothing gets anyway.
-                    let NetlinkPayload::InnerMessage(Message::NewRoute(route)) = payload else { continue };
-                    paths.extend(wire::path_mtu(&route, mtus).map(|mtu| (peer, mtu)));
-                }
-            }
-        }
-        Ok(paths)
-    }
-
-    /// Sends requests at once and returns their answers in order.
-    fn ask(&mut self, requests: Vec<(Message, u16)>) -> Vec<io::Result<()>> {
-        // Links may come and go with these; numbers are looked up again.
-        let changes_links =
-            |(request, _): &(Message, u16)| matches!(request, Message::NewLink(_) | Message::DelLink(_));
-        if requests.iter().any(changes_links) {
-            self.indices.clear();
-        }
-        let count = requests.len();
-        let first = self.sequence.wrapping_add(1);
-        match self.transmit(requests, NLM_F_REQUEST | NLM_F_ACK).and_then(|()| self.answers(first, count)) {
-            Ok(answers) => answers,
-            Err(error) => (0..count).map(|_| Err(io::Error::new(error.kind(), error.to_string()))).collect(),
-        }
-    }
-
-    fn answers(&mut self, first: u32, count: usize) -> io::Result<Vec<io::Result<()>>> {
-        let mut answers: Vec<Option<io::Result<()>>> = (0..count).map(|_| None).collect();
-        while answers.iter().any(Option::is_none) {
-            for (header, payload) in receive(&self.requests)? {
-                let NetlinkPayload::Error(error) = payload else { continue };
-                if let Some(answer) = answers.get_mut(header.sequence_number.wrapping_sub(first) as usize) {
-                    *answer = Some(if error.code.is_none() { Ok(()) } else { Err(error.to_io()) });
-                }
-            }
-        }
-        Ok(answers.into_iter().flatten().collect())
-    }
-
-    fn transmit(&mut self, requests: Vec<(Message, u16)>, flags: u16) -> io::Result<()> {
-        let mut buffer = Vec::new();
-        for (request, more) in requests {
-            self.sequence = self.sequence.wrapping_add(1);
-            let mut header = NetlinkHeader::default();
-            header.flags = flags | more;
-            header.sequence_number = self.sequence;
-            let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
-            message.finalize();
-            let start = buffer.len();
-            buffer.resize(start + message.buffer_len().next_multiple_of(4), 0);
-            message.serialize(&mut buffer[start..start + message.buffer_len()]);
-        }
-        self.requests.send(&buffer, 0).map(drop)
-    }
-}
-
-fn connect() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    // A refusal need not carry the request back.
-    socket.set_cap_ack(true)?;
-    Ok(socket)
-}
-
-fn listen(groups: &[u32]) -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    groups.iter().try_for_each(|&group| socket.add_membership(group))?;
-    Ok(socket)
-}
-
-type Received = (NetlinkHeader, NetlinkPayload<Message>);
-
-/// The messages of the next datagram.
-fn receive(socket: &Socket) -> io::Result<Vec<Received>> {
-    thread_local!(static BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(DATAGRAM)));
-    BUFFER.with_borrow_mut(|buffer| {
-        buffer.clear();
-        socket.recv(buffer, 0)?;
-        messages(buffer)
-    })
-}
-
-/// The messages of one datagram.
-fn messages(mut datagram: &[u8]) -> io::Result<Vec<Received>> {
-    let mut found = Vec::new();
-    while !datagram.is_empty() {
-        let message = NetlinkMessage::<Message>::deserialize(datagram)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        let length = (message.header.length as usize).next_multiple_of(4).min(datagram.len());
-        found.push((message.header, message.payload));
-        datagram = &datagram[length..];
-    }
-    Ok(found)
-}
-
-/// Routes of one prefix and metric come in the order in which they take effect.
-fn insert_route(routes: &mut BTreeMap<RouteKey, Route>, mut key: RouteKey, route: Route) {
-    while routes.contains_key(&key) {
-        key.nth += 1;
-    }
-    routes.insert(key, route);
-}
-
 fn write_sysctl(tree: &sysctl::Tree, op: &Op) -> io::Result<()> {
     let Change::SetSysctl(key, value) = &op.change else { return Ok(()) };
     if op.place == Place::Host && key.path == sysctl::IPV6_FORWARDING {
@@ -830,10 +504,6 @@ fn is_done_already(change: &Change, error: &io::Error) -> bool {
 
 fn absent(ops: &[Op]) -> Vec<Refused> {
     ops.iter().map(|op| failure(op, &missing(format!("{} is missing", op.place)))).collect()
-}
-
-fn missing(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, what)
 }
 
 fn failure(op: &Op, error: &io::Error) -> Refused {

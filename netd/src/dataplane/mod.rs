@@ -3,6 +3,7 @@
 //! Another plane is one more file with its own observe, plan and apply, called from `reconcile`: IPsec and the host's
 //! rules come before links, so that no tunnel is up which they do not guard.
 
+mod channel;
 pub mod desired;
 mod kernel;
 mod last;
@@ -46,8 +47,9 @@ use tracing::{info, warn};
 
 pub use resolvers::asked_by_engines;
 
+use channel::KernelError;
 use desired::{Desired, Ground};
-use kernel::{Inhabited, Kernel, KernelError, Refused};
+use kernel::{Inhabited, Kernel, Refused};
 use last::Last;
 use plan::{Change, Observed, Op, plan};
 use ports::{Open, Ports};

@@ -28,6 +28,7 @@ PACKAGES := \
 	busybox-static:/usr/bin/busybox:asks-the-resolver-by-itself \
 	musl-tools:/usr/bin/musl-gcc:its-C-library-asks-the-resolver \
 	python3-pycares:/usr/lib/python3/dist-packages/pycares/__init__.py:c-ares-asks-the-resolver \
+	systemd:/usr/bin/systemd-socket-activate:checks-the-unit-files-and-hands-a-socket-over \
 	gcc:/usr/bin/gcc:builds-the-cryptography-and-links
 VM_PACKAGES := \
 	qemu-system-x86:/usr/bin/qemu-system-x86_64:runs-the-virtual-machine-of-test-vm \

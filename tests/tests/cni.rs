@@ -184,6 +184,35 @@ fn namespaces_that_were_there_before_those_of_netd_stay_and_can_be_removed() {
     nobody_is_left(&lab);
 }
 
+/// A busy machine makes a transfer slower, never faster.
+#[test]
+fn no_more_passes_than_the_limit_of_the_bandwidth_allows() {
+    let lab = lab(2);
+    let (burst, to, from) = (1_000_000, 40_000_000, 80_000_000);
+    let limits = json!({ "ingressRate": to, "ingressBurst": burst, "egressRate": from, "egressBurst": burst });
+    let limited = Runtime::new(&lab, "h1", "my-net").with(json!({ "bandwidth": limits }));
+    let free = Runtime::new(&lab, "h2", "my-net");
+    let addresses = [(&limited, "c1"), (&free, "c2")].map(|(runtime, id)| {
+        let result = runtime.add(eth0(id));
+        let serve = "mkdir /run/www; head -c 5000000 /dev/zero >/run/www/file; exec busybox httpd -p 80 -h /run/www";
+        runtime.inside(eth0(id), &["sh", "-ec", serve]).ok();
+        addresses(&result).remove(0)
+    });
+    let seconds = |runtime: &Runtime<'_>, id: &str, whom: &str| {
+        let url = format!("http://{whom}/file");
+        let words = ["curl", "-sS", "-o", "/dev/null", "-w", "%{size_download} %{time_total}", &url];
+        let said = runtime.inside(eth0(id), &words).ok();
+        let (size, time) = said.split_once(' ').unwrap();
+        assert_eq!(size, "5000000");
+        time.parse::<f64>().unwrap()
+    };
+    let least = |rate: i32| f64::from(40_000_000 - burst) / f64::from(rate);
+    let downward = seconds(&limited, "c1", &addresses[1]);
+    assert!(downward >= least(to), "{downward} s");
+    let upward = seconds(&free, "c2", &addresses[0]);
+    assert!(upward >= least(from), "{upward} s");
+}
+
 #[test]
 fn of_two_networks_the_one_with_a_way_out_is_taken_and_both_are_reached_by_name() {
     let lab = lab(1);

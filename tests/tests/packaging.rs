@@ -1,0 +1,38 @@
+//! What packaging/ holds, looked at by systemd's own programs; there need be no systemd at work.
+
+use tests::Lab;
+
+/// A host beside the host: netd's files and the engine's are in another /run, and it has a network of its own.
+const ACTIVATE: &str = "
+mount -t tmpfs tmpfs /run
+mkdir -p /run/docker/plugins
+ip link set lo up
+socket=/run/docker/plugins/netd.sock
+systemd-socket-activate -l $socket --fdname=docker netd --directory /run/state 2>/run/log &
+netd=$!
+until grep -q Listening /run/log; do sleep .05; done
+before=$(stat -c %i $socket)
+curl -sS --unix-socket $socket -X POST http://netd/Plugin.Activate
+echo
+stat -c '%a %i' $socket | sed s/$before/same/
+kill -9 $netd
+wait $netd || true";
+
+#[test]
+fn systemd_understands_the_unit_files() {
+    let lab = Lab::up(1);
+    // Hosts have the program that the unit starts.
+    let units = ["netd.service", "netd-docker.socket"];
+    let units = units.map(|unit| format!("{}/../packaging/{unit}", env!("CARGO_MANIFEST_DIR")));
+    let said = lab.exec("h1", &["systemd-analyze", "verify", "--man=no", &units[0], &units[1]]);
+    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, "", ""));
+}
+
+#[test]
+fn an_engine_that_asks_before_netd_runs_is_answered_by_the_netd_that_systemd_starts() {
+    let lab = Lab::up(1);
+    let said = lab.exec("h1", &["unshare", "--net", "--mount", "sh", "-ec", ACTIVATE]).ok();
+    let lines: Vec<&str> = said.lines().collect();
+    // The socket is the one that was handed over, and root's only.
+    assert_eq!(lines, [r#"{"Implements":["NetworkDriver","IpamDriver"]}"#, "600 same"]);
+}

@@ -189,6 +189,9 @@ fn what_is_not_said_is_left_to_the_cluster() {
         let asked = add(&[], changes);
         assert!(asked.addresses.is_empty() && asked.mac.is_none() && asked.traits.name.is_empty());
     }
+    // What runtimes keep there for themselves, or for versions to come.
+    let more = json!({ "capabilities": { "ips": true }, "cni.dev/x": [1], "cniVersions": ["1.1.0"], "disableGC": true, "new": 7 });
+    assert_eq!(add(&[], more), add(&[], json!({})));
     let nulls = json!({ "runtimeConfig": { "ips": null, "portMappings": null, "aliases": null, "mac": "" } });
     assert!(add(&[], nulls).traits.aliases.is_empty());
     let unnamed = json!({ "network": null });

@@ -44,6 +44,10 @@ fn is_as_told(runtime: &Runtime<'_>, pod: Pod<'_>, result: &Value) {
     let told = &result["interfaces"][0];
     assert_eq!((&told["name"], &told["sandbox"]), (&json!(pod.interface), &json!(pod.namespace())));
     assert_eq!((&told["mac"], &link["operstate"]), (&link["address"], &json!("UP")));
+    // Nobody waits for an answer to whether an address of the ledger is another's, which takes a second.
+    let dad = format!("/proc/sys/net/ipv6/conf/{}/accept_dad", pod.interface);
+    let tentative = link["addr_info"].as_array().unwrap().iter().filter(|info| info["tentative"] == true).count();
+    assert_eq!((runtime.inside(pod, &["cat", &dad]).ok().trim(), tentative), ("0", 0));
     if runtime.version == "1.1.0" {
         assert_eq!(told["mtu"], link["mtu"]);
     }
@@ -93,6 +97,15 @@ fn an_interface_is_as_the_result_says_in_every_version_and_gone_after_del() {
     runtime.lab.exec("h1", &["ip", "-n", "c2", "link", "del", "eth0"]).ok();
     runtime.check(pod, &result).unwrap();
     is_as_told(&runtime, pod, &result);
+    for route in [["del", "default"].as_slice(), &["add", "198.51.100.0/24", "dev", "eth0"]] {
+        runtime.lab.exec("h1", &[&["ip", "-n", "c2", "route"], route].concat()).ok();
+    }
+    runtime.check(pod, &result).unwrap();
+    eventually("the way out is back, and another plugin's route has stayed", || {
+        let routes = runtime.inside(pod, &["ip", "route"]).ok();
+        holds(routes.contains("default via 10.0.9.1") && routes.contains("198.51.100.0/24"), routes)
+    });
+    runtime.check(pod, &result).unwrap();
     let mut wrong = result.clone();
     wrong["ips"][0]["address"] = "10.0.9.77/24".into();
     let error = runtime.check(pod, &wrong).unwrap_err();
@@ -362,6 +375,7 @@ fn what_is_forgotten_is_given_up_and_the_living_stay() {
     }
     // The power cut has ended the container on h2: its namespace is of another boot, and was never given up.
     expect("what DEL has not been able to do is done, and a power cut needs no DEL", &[&stays]);
+    there.del(eth0("kept"), None);
     here.try_add(eth0("new")).unwrap();
     lab.ctl("h1", "ipam check").ok();
 }
@@ -463,10 +477,16 @@ fn reference_plugins_take_addresses_from_the_ledger() {
     });
     server.kill().unwrap();
     server.wait().unwrap();
+    // What is held no more is no longer right, though the interface is as it was.
+    ours.del(eth0("own"), None);
+    ours.gc(&[]);
+    assert!(runtimes[1].seen(eth0("m2"), "eth0").is_some());
+    let error = runtimes[1].check(eth0("m2"), &results[1]).unwrap_err();
+    assert!(error["msg"].as_str().unwrap().contains("its addresses are not held"), "{error}");
+    runtimes[0].check(eth0("m1"), &results[0]).unwrap();
     for ((runtime, id), result) in runtimes.iter().zip(ids).zip(&results) {
         runtime.del(eth0(id), Some(result));
     }
-    ours.del(eth0("own"), None);
     nobody_is_left(&lab);
     assert!(std::path::Path::new(REFERENCE).exists());
 }

@@ -152,6 +152,12 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
     assert_eq!(engines.addresses("h2", "ranged", "my-net"), ["10.0.9.128", "fd00:9::8000"], "out of the host's ranges");
     assert_ne!(engines.addresses("h3", "three", "my-net")[0], "10.0.9.129");
     docker("h2", "rm -f ranged").ok();
+    // Two networks of an engine may be one of the cluster's: their pools are the same, and stay while either does.
+    docker("h3", &format!("{ATTACH} -o netd.network=my-net {SUBNETS} --ipv6 twin")).ok();
+    docker("h3", &format!("{ATTACH} -o netd.network=my-net {SUBNETS} --ipv6 twins")).ok();
+    docker("h3", "network rm twin").ok();
+    docker("h3", "run --rm --network twins --ip 10.0.9.60 busybox /bin/busybox ping -c 1 -W 5 10.0.9.50").ok();
+    docker("h3", "network rm twins").ok();
     assert!(engines.inside("h2", "two", "ip link show eth0").ok().contains("02:42:0a:00:09:32"));
     for taken in ["--ip 10.0.9.50", "--ip 10.0.9.1"] {
         let said = docker("h2", &format!("run -d --network my-net {taken} {SLEEP}"));
@@ -200,6 +206,16 @@ fn ports_and_backends(engines: &Engines) {
         });
     }
     assert_ne!(fetched("h2", "192.168.100.11:8082").code, 0);
+    // They lead to it whichever of its networks is its way out: of two the first by name.
+    engines.docker("h1", &format!("{ATTACH} another")).ok();
+    for verb in ["connect", "disconnect"] {
+        engines.docker("h1", &format!("network {verb} another port")).ok();
+        eventually("the port still leads there", || {
+            let said = fetched("h2", "192.168.100.11:8080");
+            holds(said.out == "port\n", said)
+        });
+    }
+    engines.docker("h1", "network rm another").ok();
     let said = engines.serve("h1", "second", &["-p", "8081:80"]);
     assert!(said.code != 0 && said.err.contains("8081"), "{said:?}");
     let said = engines.serve("h1", "third", &["-p", "80"]);
@@ -482,6 +498,36 @@ fn a_compose_file_with_several_networks_and_a_lan_comes_up_and_goes() {
 }
 
 #[test]
+fn a_socket_that_systemd_has_made_is_answered_at_though_the_engine_was_first() {
+    // As systemd does: the socket is its third descriptor, and somebody asks before the daemon has been started.
+    let launch = r#"
+import os, socket, subprocess
+os.makedirs("/run/docker/plugins")
+listening = socket.socket(socket.AF_UNIX)
+listening.bind("/run/docker/plugins/netd.sock")
+listening.listen()
+engine = socket.socket(socket.AF_UNIX)
+engine.connect("/run/docker/plugins/netd.sock")
+engine.sendall(b"POST /Plugin.Activate HTTP/1.1\r\nHost: netd\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+def activate():
+    os.dup2(listening.fileno(), 3)
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+netd = subprocess.Popen(["netd", "--directory", "/run/state"], pass_fds=[3], preexec_fn=activate, stdout=2)
+engine.settimeout(60)
+try:
+    print(b"".join(iter(lambda: engine.recv(9999), b"")).decode(), oct(os.stat("/run/docker/plugins/netd.sock").st_mode & 0o777))
+finally:
+    netd.kill()
+"#;
+    let mut command = std::process::Command::new("unshare");
+    let path = format!("{}:{}", binaries().display(), std::env::var("PATH").unwrap_or_default());
+    let shell = "mount -t tmpfs tmpfs /run && exec python3 -c \"$0\"";
+    command.args(["--mount", "--net", "--", "sh", "-c", shell, launch]).env("PATH", path);
+    let said = run(&mut command).ok();
+    assert!(said.contains("NetworkDriver") && said.trim().ends_with("0o600"), "{said}");
+}
+
+#[test]
 fn the_managed_plugin_passes_calls_on_to_the_hosts_daemon() {
     let engines = Engines::up(1);
     let (lab, docker) = (&engines.lab, |line: &str| engines.docker("h1", line));
@@ -497,7 +543,14 @@ fn the_managed_plugin_passes_calls_on_to_the_hosts_daemon() {
     docker(&format!("run -d --name two --network my-net {SLEEP}")).ok();
     engines.reaches("h1", "one", "two");
     engines.is_clean("my-net", &[("h1", "one"), ("h1", "two")]);
-    docker("rm -f one two").ok();
+    // In swarm mode an engine goes on with containers of its own; its services take no driver of this kind.
+    docker("swarm init --advertise-addr 192.168.100.11 --listen-addr 192.168.100.11:2378").ok();
+    docker(&format!("run -d --name three --network my-net {SLEEP}")).ok();
+    engines.reaches("h1", "three", "one");
+    let said = docker(&format!("service create --detach --network my-net {SLEEP}"));
+    assert!(said.code != 0 && said.err.contains("my-net"), "{said:?}");
+    docker("swarm leave --force").ok();
+    docker("rm -f one two three").ok();
     docker("network rm my-net").ok();
     docker("plugin disable managed").ok();
     engines.is_clean("my-net", &[]);

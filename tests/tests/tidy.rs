@@ -105,6 +105,16 @@ fn the_cluster_knows_commands_and_bytes_only() {
 }
 
 #[test]
+fn only_its_watcher_asks_an_engine() {
+    let others = |source: &Source| {
+        source.path.starts_with("netd/src/docker/")
+            && !["watch.rs", "engine.rs", "mod.rs"].iter().any(|file| source.path.ends_with(file))
+    };
+    let rule = "an engine holds locks while it calls its plugin: a method that asks it waits for itself";
+    assert_none(rule, mentions(others, "inventory inspect Inventory Events"));
+}
+
+#[test]
 fn each_protocol_stack_belongs_to_one_part() {
     let mut broken = Vec::new();
     for manifest in manifests().iter().filter(|manifest| manifest.package != "tests") {

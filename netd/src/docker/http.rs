@@ -185,7 +185,15 @@ where
         Ok(asked) => asked,
         Err(error) => return (StatusCode::BAD_REQUEST, failure(&format!("{method}: no such request: {error}"))),
     };
-    match timeout(LIMIT, work(asked)).await {
+    within(LIMIT, method, work(asked)).await
+}
+
+async fn within<Answer: Serialize>(
+    limit: Duration,
+    method: &str,
+    working: impl Future<Output = Result<Answer, Refusal>>,
+) -> (StatusCode, Value) {
+    match timeout(limit, working).await {
         Ok(Ok(answer)) => (StatusCode::OK, json!(answer)),
         Ok(Err(refusal)) => {
             tracing::info!(method, %refusal, "refused");
@@ -228,6 +236,33 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (status, answer) = plugin(directory.path()).answer(method, body.as_bytes()).await;
         (status.as_u16(), answer)
+    }
+
+    #[tokio::test]
+    async fn engines_of_every_age_are_told_what_this_driver_is() {
+        let spaces = json!({"LocalDefaultAddressSpace": "netd", "GlobalDefaultAddressSpace": "netd"});
+        for (method, answer) in [
+            ("/Plugin.Activate", json!({"Implements": ["NetworkDriver", "IpamDriver"]})),
+            // Engines outside of swarm mode know local ones only; and none of GwAllocCheck.
+            ("/NetworkDriver.GetCapabilities", json!({"Scope": "local", "ConnectivityScope": "global"})),
+            // Endpoints are told apart by their Ethernet addresses; what was said is not to be said again.
+            ("/IpamDriver.GetCapabilities", json!({"RequiresMACAddress": true, "RequiresRequestReplay": false})),
+            ("/IpamDriver.GetDefaultAddressSpaces", spaces),
+            ("/NetworkDriver.EndpointOperInfo", json!({"Value": {}})),
+            ("/NetworkDriver.DiscoverDelete", json!({})),
+        ] {
+            assert_eq!(ask(method, "").await, (200, answer), "{method}");
+        }
+        for method in ["FreeNetwork", "GwAllocCheck"] {
+            assert_eq!(ask(&format!("/NetworkDriver.{method}"), "{}").await.0, 404, "{method}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_holds_locks_is_answered_in_time_whatever_hangs() {
+        let hangs = std::future::pending::<Result<wire::Nothing, Refusal>>();
+        let (status, answer) = within(Duration::from_millis(1), "Join", hangs).await;
+        assert!(status == 200 && answer["Err"].as_str().unwrap().contains("did not answer in time"), "{answer}");
     }
 
     #[tokio::test]

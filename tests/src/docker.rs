@@ -1,15 +1,25 @@
 //! Docker Engine on hosts of a lab (Debian package docker.io), with an image `busybox` of one static binary: there is no
 //! registry.
 
-use std::{path::Path, process::Child};
+use std::{collections::BTreeSet, path::Path, process::Child};
 
-use crate::{Lab, eventually, holds};
+use serde_json::Value;
 
+use crate::{Lab, PATIENCE, Said, eventually, holds, within};
+
+/// The command line of the package that the daemon is of, whatever else is installed.
+pub const DOCKER: &str = "/usr/bin/docker";
+/// What a container does that is only there.
+pub const SLEEP: &str = "busybox /bin/busybox sleep 1000000";
+/// Makes a network of the engine, to be completed.
+pub const ATTACH: &str = "network create -d netd --ipam-driver netd";
+/// Those of `my-net`.
+pub const SUBNETS: &str = "--subnet 10.0.9.0/24 --subnet fd00:9::/64";
 /// Everything of its own is on the host's disk and in its /run.
 const START: &str = "exec dockerd --data-root /var/lib/netd/engine --exec-root /run/docker --pidfile /run/docker.pid \
                      -H unix:///run/docker.sock $DOCKERD_OPTIONS >>/run/dockerd.log 2>&1";
-const IMAGE: &str =
-    "d=$(mktemp -d); mkdir $d/bin; cp /bin/busybox $d/bin; tar -C $d -c . | docker import - busybox; rm -r $d";
+const IMAGE: &str = "docker image inspect busybox >/dev/null 2>&1 && exit; \
+     d=$(mktemp -d); mkdir $d/bin; cp /bin/busybox $d/bin; tar -C $d -c . | docker import - busybox; rm -r $d";
 
 /// A daemon; it ends when dropped, and what it started with the lab.
 pub struct Docker(Child);
@@ -24,16 +34,32 @@ impl Docker {
     /// `env DOCKERD_OPTIONS=--live-restore`.
     #[track_caller]
     pub fn start(lab: &Lab, host: &str, before: &[&str]) -> Self {
-        let words: Vec<&str> = before.iter().copied().chain(["sh", "-c", START]).collect();
-        let daemon = Self(lab.command(host, &words).spawn().expect("dockerd starts"));
-        eventually("dockerd answers", || {
-            let said = lab.exec(host, &["docker", "version"]);
-            let log = || lab.exec(host, &["tail", "-n", "3", "/run/dockerd.log"]).out;
-            holds(said.code == 0, &said).map_err(|seen| seen + &log())
-        });
-        lab.exec(host, &["sh", "-ec", IMAGE]).ok();
+        let daemon = Self::spawn(lab, host, before);
+        answers(lab, host);
         daemon
     }
+
+    /// As [`Self::start`], without waiting for anything.
+    pub fn spawn(lab: &Lab, host: &str, before: &[&str]) -> Self {
+        let words: Vec<&str> = before.iter().copied().chain(["sh", "-c", START]).collect();
+        Self(lab.command(host, &words).spawn().expect("dockerd starts"))
+    }
+
+    /// What ends when it does.
+    pub fn process(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+/// Waits until the daemon of a host answers, and gives it its image.
+#[track_caller]
+pub fn answers(lab: &Lab, host: &str) {
+    eventually("dockerd answers", || {
+        let said = lab.exec(host, &["docker", "version"]);
+        let log = || lab.exec(host, &["tail", "-n", "3", "/run/dockerd.log"]).out;
+        holds(said.code == 0, &said).map_err(|seen| seen + &log())
+    });
+    lab.exec(host, &["sh", "-ec", IMAGE]).ok();
 }
 
 /// Kills the daemon of a host, and nothing that it started.
@@ -47,5 +73,113 @@ impl Drop for Docker {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// The words that start a container on `my-net` that answers HTTP with its name.
+pub fn serving(name: &str, options: &[&str]) -> Vec<String> {
+    // The image has a shell only as one of busybox's words, and health checks want `/bin/sh`.
+    let serve =
+        format!("cd /bin; ln -s busybox sh; mkdir /www; echo {name} >/www/index.html; exec httpd -f -p 80 -h /www");
+    let words = [DOCKER, "run", "-d", "--name", name, "--network", "my-net"];
+    let program = ["busybox", "/bin/busybox", "sh", "-c", serve.as_str()];
+    [&words[..], options, &program].concat().into_iter().map(str::to_owned).collect()
+}
+
+/// A lab with an engine on every host.
+pub struct Engines {
+    // They end before their hosts do.
+    _daemons: Vec<Docker>,
+    /// The lab.
+    pub lab: Lab,
+}
+
+impl Engines {
+    /// Engines on this many hosts.
+    pub fn up(hosts: u32) -> Self {
+        let lab = Lab::up(hosts);
+        let _daemons = (1..=hosts).map(|host| Docker::start(&lab, &format!("h{host}"), &[])).collect();
+        Self { _daemons, lab }
+    }
+
+    /// One with the network `my-net` of the cluster on every engine.
+    pub fn on_my_net(hosts: u32) -> Self {
+        let engines = Self::up(hosts);
+        engines.lab.ctl("h1", &format!("network create --attachable {SUBNETS} my-net")).ok();
+        for host in 1..=hosts {
+            let line = format!("{ATTACH} -o netd.network=my-net --ipv6 {SUBNETS} my-net");
+            engines.docker(&format!("h{host}"), &line).ok();
+        }
+        engines
+    }
+
+    /// Runs `docker` on a host; words are split at spaces.
+    pub fn docker(&self, host: &str, line: &str) -> Said {
+        let words: Vec<&str> = std::iter::once(DOCKER).chain(line.split_whitespace()).collect();
+        self.lab.exec(host, &words)
+    }
+
+    /// Runs a command of busybox inside a container.
+    pub fn inside(&self, host: &str, container: &str, line: &str) -> Said {
+        self.docker(host, &format!("exec {container} /bin/busybox {line}"))
+    }
+
+    /// A container on `my-net` that answers HTTP with its name.
+    pub fn serve(&self, host: &str, name: &str, options: &[&str]) -> Said {
+        let words = serving(name, options);
+        self.lab.exec(host, &words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// A container reaches somebody, at once.
+    #[track_caller]
+    pub fn reaches(&self, host: &str, container: &str, whom: &str) {
+        self.inside(host, container, &format!("ping -c 1 -W 5 {whom}")).ok();
+    }
+
+    /// Once the cluster knows of what has just been said or started.
+    #[track_caller]
+    pub fn reaches_soon(&self, host: &str, container: &str, whom: &str) {
+        eventually(&format!("{container} reaches {whom}"), || {
+            let said = self.inside(host, container, &format!("ping -c 1 -W 2 {whom}"));
+            holds(said.code == 0, said)
+        });
+    }
+
+    /// Whom a host, its engine and its containers from now on ask for names.
+    #[track_caller]
+    pub fn asks(&self, host: &str, resolver: &str) {
+        let line = format!("echo nameserver {resolver} >/run/asked; mount --bind /run/asked /etc/resolv.conf");
+        self.lab.exec(host, &["sh", "-ec", &line]).ok();
+    }
+
+    /// The endpoints of a network, as the cluster tells.
+    pub fn endpoints(&self, network: &str) -> Vec<Value> {
+        let networks = self.lab.json("h1", &format!("network inspect {network}"));
+        networks[0]["endpoints"].as_array().expect("endpoints").clone()
+    }
+
+    /// The addresses of a container on a network, as the engine tells.
+    pub fn addresses(&self, host: &str, container: &str, network: &str) -> Vec<String> {
+        let text = self.docker(host, &format!("inspect {container}")).ok();
+        let inspected: Value = serde_json::from_str(&text).expect("JSON");
+        let endpoint = &inspected[0]["NetworkSettings"]["Networks"][network];
+        let text = |key: &str| endpoint[key].as_str().expect("an address").to_owned();
+        [text("IPAddress"), text("GlobalIPv6Address")].into_iter().filter(|address| !address.is_empty()).collect()
+    }
+
+    /// The ledger and the cluster's idea of a network are what the engines have: these containers and no others.
+    #[track_caller]
+    pub fn is_clean(&self, network: &str, containers: &[(&str, &str)]) {
+        let known: BTreeSet<String> = containers.iter().map(|(host, name)| format!("{name} on {host}")).collect();
+        // What an engine has forgotten to give back, because one of the two died, is believed lost after a minute.
+        within(3 * PATIENCE, "the cluster has what the engines have", || {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let endpoints = self.endpoints(network);
+            let docker = endpoints.iter().filter(|endpoint| endpoint["kind"] == "docker");
+            let found: Vec<String> =
+                docker.map(|found| format!("{} on {}", text(&found["name"]), text(&found["node"]))).collect();
+            holds(found.len() == known.len() && found.iter().cloned().collect::<BTreeSet<_>>() == known, &found)
+        });
+        self.lab.ctl("h1", "ipam check").ok();
     }
 }

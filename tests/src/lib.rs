@@ -1,5 +1,6 @@
 //! Labs for tests: several hosts on one machine, driven through the command line as a user would.
 
+pub mod between;
 pub mod cni;
 pub mod docker;
 pub mod relay;
@@ -44,7 +45,8 @@ pub struct Said {
 }
 
 impl Said {
-    fn of(output: Output) -> Self {
+    /// What a command that has ended said.
+    pub fn of(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
     }

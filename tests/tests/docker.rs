@@ -4,114 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use tests::{
-    Lab, PATIENCE, Said, binaries,
-    docker::{Docker, kill},
-    eventually, field, holds, run, within,
+    binaries,
+    docker::{ATTACH, DOCKER, Docker, Engines, SLEEP, SUBNETS, kill},
+    eventually, field, holds, run,
 };
-
-/// The command line of the package that the daemon is of, whatever else is installed.
-const DOCKER: &str = "/usr/bin/docker";
-const SLEEP: &str = "busybox /bin/busybox sleep 1000000";
-const ATTACH: &str = "network create -d netd --ipam-driver netd";
-const SUBNETS: &str = "--subnet 10.0.9.0/24 --subnet fd00:9::/64";
-
-/// A lab with an engine on every host.
-struct Engines {
-    // They end before their hosts do.
-    _daemons: Vec<Docker>,
-    lab: Lab,
-}
-
-impl Engines {
-    fn up(hosts: u32) -> Self {
-        let lab = Lab::up(hosts);
-        let _daemons = (1..=hosts).map(|host| Docker::start(&lab, &format!("h{host}"), &[])).collect();
-        Self { _daemons, lab }
-    }
-
-    /// One with the network `my-net` of the cluster on every engine.
-    fn on_my_net(hosts: u32) -> Self {
-        let engines = Self::up(hosts);
-        engines.lab.ctl("h1", &format!("network create --attachable {SUBNETS} my-net")).ok();
-        for host in 1..=hosts {
-            let line = format!("{ATTACH} -o netd.network=my-net --ipv6 {SUBNETS} my-net");
-            engines.docker(&format!("h{host}"), &line).ok();
-        }
-        engines
-    }
-
-    fn docker(&self, host: &str, line: &str) -> Said {
-        let words: Vec<&str> = std::iter::once(DOCKER).chain(line.split_whitespace()).collect();
-        self.lab.exec(host, &words)
-    }
-
-    /// Runs a command of busybox inside a container.
-    fn inside(&self, host: &str, container: &str, line: &str) -> Said {
-        self.docker(host, &format!("exec {container} /bin/busybox {line}"))
-    }
-
-    /// A container on `my-net` that answers HTTP with its name.
-    fn serve(&self, host: &str, name: &str, options: &[&str]) -> Said {
-        // The image has a shell only as one of busybox's words, and health checks want `/bin/sh`.
-        let serve =
-            format!("cd /bin; ln -s busybox sh; mkdir /www; echo {name} >/www/index.html; exec httpd -f -p 80 -h /www");
-        let words = [DOCKER, "run", "-d", "--name", name, "--network", "my-net"];
-        let program = ["busybox", "/bin/busybox", "sh", "-c", serve.as_str()];
-        self.lab.exec(host, &[&words[..], options, &program].concat())
-    }
-
-    #[track_caller]
-    fn reaches(&self, host: &str, container: &str, whom: &str) {
-        self.inside(host, container, &format!("ping -c 1 -W 5 {whom}")).ok();
-    }
-
-    /// Once the cluster knows of what has just been said or started.
-    #[track_caller]
-    fn reaches_soon(&self, host: &str, container: &str, whom: &str) {
-        eventually(&format!("{container} reaches {whom}"), || {
-            let said = self.inside(host, container, &format!("ping -c 1 -W 2 {whom}"));
-            holds(said.code == 0, said)
-        });
-    }
-
-    /// Whom a host, its engine and its containers from now on ask for names.
-    #[track_caller]
-    fn asks(&self, host: &str, resolver: &str) {
-        let line = format!("echo nameserver {resolver} >/run/asked; mount --bind /run/asked /etc/resolv.conf");
-        self.lab.exec(host, &["sh", "-ec", &line]).ok();
-    }
-
-    /// The endpoints of a network, as the cluster tells.
-    fn endpoints(&self, network: &str) -> Vec<Value> {
-        let networks = self.lab.json("h1", &format!("network inspect {network}"));
-        networks[0]["endpoints"].as_array().expect("endpoints").clone()
-    }
-
-    /// The addresses of a container on a network, as the engine tells.
-    fn addresses(&self, host: &str, container: &str, network: &str) -> Vec<String> {
-        let text = self.docker(host, &format!("inspect {container}")).ok();
-        let inspected: Value = serde_json::from_str(&text).expect("JSON");
-        let endpoint = &inspected[0]["NetworkSettings"]["Networks"][network];
-        let text = |key: &str| endpoint[key].as_str().expect("an address").to_owned();
-        [text("IPAddress"), text("GlobalIPv6Address")].into_iter().filter(|address| !address.is_empty()).collect()
-    }
-
-    /// The ledger and the cluster's idea of a network are what the engines have: these containers and no others.
-    #[track_caller]
-    fn is_clean(&self, network: &str, containers: &[(&str, &str)]) {
-        let known: BTreeSet<String> = containers.iter().map(|(host, name)| format!("{name} on {host}")).collect();
-        // What an engine has forgotten to give back, because one of the two died, is believed lost after a minute.
-        within(3 * PATIENCE, "the cluster has what the engines have", || {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let endpoints = self.endpoints(network);
-            let docker = endpoints.iter().filter(|endpoint| endpoint["kind"] == "docker");
-            let found: Vec<String> =
-                docker.map(|found| format!("{} on {}", text(&found["name"]), text(&found["node"]))).collect();
-            holds(found.len() == known.len() && found.iter().cloned().collect::<BTreeSet<_>>() == known, &found)
-        });
-        self.lab.ctl("h1", "ipam check").ok();
-    }
-}
 
 #[test]
 fn containers_of_all_hosts_are_endpoints_like_any_other() {
@@ -330,8 +226,12 @@ fn comings_and_goings(engines: &Engines) {
 fn daemons_engines_and_hosts_may_die_at_any_time() {
     let engines = Engines::on_my_net(2);
     let (lab, docker) = (&engines.lab, |host: &str, line: &str| engines.docker(host, line));
-    docker("h1", &format!("run -d --name one --restart always --network my-net {SLEEP}")).ok();
-    docker("h2", &format!("run -d --name two --restart always --network my-net --ip 10.0.9.50 {SLEEP}")).ok();
+    docker("h1", &format!("run -d --name one --restart always --stop-signal KILL --network my-net {SLEEP}")).ok();
+    docker(
+        "h2",
+        &format!("run -d --name two --restart always --stop-signal KILL --network my-net --ip 10.0.9.50 {SLEEP}"),
+    )
+    .ok();
     let both = |what: &str| {
         engines.reaches_soon("h1", "one", "two");
         engines.reaches_soon("h2", "two", "one");
@@ -350,20 +250,18 @@ fn daemons_engines_and_hosts_may_die_at_any_time() {
         .ok();
     both("after netd was killed");
 
-    // In the middle of whatever it is: six at once, three times.
-    for _ in 0..3 {
-        let script = format!(
-            "for i in 1 2 3 4 5 6; do {DOCKER} run -d --name c$i --network my-net {SLEEP} & done; \
-             for i in 1 2 3 4 5 6; do {DOCKER} network disconnect -f my-net two; \
-             {DOCKER} network connect --ip 10.0.9.50 my-net two; done & wait"
-        );
-        let mut working = lab.command("h2", &["sh", "-c", &script]).spawn().expect("a shell");
-        eventually("it has begun", || holds(docker("h2", "ps -aq").out.lines().count() > 1, ""));
-        run(lab.verb("crash").arg("h2")).ok();
-        working.wait().expect("a shell that ends");
-        docker("h2", "rm -f c1 c2 c3 c4 c5 c6");
-        docker("h2", "network connect --ip 10.0.9.50 my-net two");
-    }
+    // In the middle of whatever it is: six at once.
+    let script = format!(
+        "for i in 1 2 3 4 5 6; do {DOCKER} run -d --name c$i --network my-net {SLEEP} & done; \
+         for i in 1 2 3 4 5 6; do {DOCKER} network disconnect -f my-net two; \
+         {DOCKER} network connect --ip 10.0.9.50 my-net two; done & wait"
+    );
+    let mut working = lab.command("h2", &["sh", "-c", &script]).spawn().expect("a shell");
+    eventually("it has begun", || holds(docker("h2", "ps -aq").out.lines().count() > 1, ""));
+    run(lab.verb("crash").arg("h2")).ok();
+    working.wait().expect("a shell that ends");
+    docker("h2", "rm -f c1 c2 c3 c4 c5 c6");
+    docker("h2", "network connect --ip 10.0.9.50 my-net two");
     both("after netd was killed at work");
 
     // The engine, whose containers live on, and then do not.
@@ -381,15 +279,13 @@ fn daemons_engines_and_hosts_may_die_at_any_time() {
         let lives = docker("h1", "inspect -f {{.State.Pid}} one").ok() == pid;
         assert_eq!(lives, options == "DOCKERD_OPTIONS=--live-restore");
     }
-    for _ in 0..2 {
-        let script = format!("for i in 1 2 3 4; do {DOCKER} run -d --name c$i --network my-net {SLEEP} & done; wait");
-        let mut working = lab.command("h1", &["sh", "-c", &script]).spawn().expect("a shell");
-        eventually("it has begun", || holds(docker("h1", "ps -aq").out.lines().count() > 1, ""));
-        kill(lab, "h1");
-        working.wait().expect("a shell that ends");
-        let _daemon = Docker::start(lab, "h1", &[]);
-        docker("h1", "rm -f c1 c2 c3 c4");
-    }
+    let script = format!("for i in 1 2 3 4; do {DOCKER} run -d --name c$i --network my-net {SLEEP} & done; wait");
+    let mut working = lab.command("h1", &["sh", "-c", &script]).spawn().expect("a shell");
+    eventually("it has begun", || holds(docker("h1", "ps -aq").out.lines().count() > 1, ""));
+    kill(lab, "h1");
+    working.wait().expect("a shell that ends");
+    let _daemon = Docker::start(lab, "h1", &[]);
+    docker("h1", "rm -f c1 c2 c3 c4");
     docker("h1", "start one").ok();
     engines.reaches_soon("h2", "two", "one");
     both("after the engine was killed at work");

@@ -36,7 +36,7 @@ impl Plugin {
         }
         // Refused now rather than when the container is about to start.
         publish(&asked.options)?;
-        self.keep(self.ledger.holds.put(&key, &Hold { endpoint: Some(asked.endpoint), ..hold }))?;
+        self.keep(self.ledger.holds.put(&key, &Hold { endpoint: Some(asked.endpoint), heard: super::now(), ..hold }))?;
         Ok(wire::Nothing {})
     }
 
@@ -46,9 +46,8 @@ impl Plugin {
         let _turn = self.turn(&key).await;
         if let Some(hold) = self.ledger.holds.get(&key) {
             let pending = hold.pending.or(hold.sandbox.is_some().then_some(Pending::Leave));
-            self.keep(
-                self.ledger.holds.put(&key, &Hold { endpoint: None, sandbox: None, asks: None, pending, ..hold }),
-            )?;
+            let left = Hold { endpoint: None, sandbox: None, asks: None, pending, heard: super::now(), ..hold };
+            self.keep(self.ledger.holds.put(&key, &left))?;
         }
         Ok(wire::Nothing {})
     }
@@ -62,7 +61,8 @@ impl Plugin {
             let _turn = self.turn(&key).await;
             let hold = self.ledger.holds.get(&key).ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
             let ways = Ways::of(&record, &others);
-            let hold = Hold { sandbox: Some(path.clone()), asks: ways.asks, pending: None, ..hold };
+            let hold =
+                Hold { sandbox: Some(path.clone()), asks: ways.asks, pending: None, heard: super::now(), ..hold };
             self.keep(self.ledger.holds.put(&key, &hold))?;
             (self.attach(&key, &hold).await?, ways)
         };
@@ -88,7 +88,7 @@ impl Plugin {
         let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) else { return Ok(wire::Nothing {}) };
         let _turn = self.turn(&key).await;
         if let Some(mut hold) = self.ledger.holds.get(&key) {
-            (hold.sandbox, hold.asks) = (None, None);
+            (hold.sandbox, hold.asks, hold.heard) = (None, None, super::now());
             hold.traits.publish = Vec::new();
             hold.pending = hold.pending.or(Some(Pending::Leave));
             self.keep(self.ledger.holds.put(&key, &hold))?;

@@ -212,7 +212,7 @@ async fn within<Answer: Serialize>(
 #[cfg(test)]
 mod tests {
     use model::{NodeConfig, NodeId};
-    use tokio::sync::{Mutex, Notify, watch};
+    use tokio::sync::{Mutex, watch};
 
     use super::{super::ledger::Ledger, *};
     use crate::daemon::{Daemon, Options};
@@ -227,9 +227,7 @@ mod tests {
             membership: Mutex::new(()),
             roster: Default::default(),
         });
-        let ledger = Ledger::open(directory).unwrap();
-        let turns = vec![Mutex::new(()), Mutex::new(())];
-        Plugin { daemon, ledger, turns, wake: Notify::new(), news: Notify::new() }
+        Plugin::new(daemon, Ledger::open(directory).unwrap())
     }
 
     async fn ask(method: &str, body: &str) -> (u16, Value) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use model::{AddressWish, Command, Kind, Mac, NetworkInfo, Outcome, Query, Refusal, Subnet, SubnetLease};
+use model::{AddressWish, Command, Container, Kind, Mac, NetworkInfo, Outcome, Query, Refusal, Subnet, SubnetLease};
 
 use super::{
     Plugin,
@@ -94,6 +94,47 @@ impl Plugin {
 
     /// Holds an address for an endpoint that is to come. Asked again, the answer is the same.
     async fn hold(&self, network: &NetworkRecord, mac: Mac, v6: bool, wish: AddressWish) -> Result<IpAddr, Refusal> {
+        match self.try_hold(network, mac, v6, wish).await {
+            Err(refusal) if refusal.kind == Kind::Conflict && self.frees(network, mac, wish.exact).await? => {
+                self.try_hold(network, mac, v6, wish).await
+            }
+            held => held,
+        }
+    }
+
+    /// Gives up what was taken for endpoints that one of the two did not live to make, as far as it is in the way of this
+    /// one: the engine, which begins anew, would be refused what it has itself taken.
+    async fn frees(&self, network: &NetworkRecord, mac: Mac, exact: Option<IpAddr>) -> Result<bool, Refusal> {
+        let Some(id) = network.network else { return Ok(false) };
+        let attached = self.attached().await.unwrap_or_default().into_iter();
+        let has_it = |container: &Container| {
+            container.network == id && exact.is_some_and(|address| container.addresses.contains(&address))
+        };
+        let mut keys: BTreeSet<String> = attached.filter(has_it).map(|container| container.key.id).collect();
+        keys.insert(format!("{id}/{mac}"));
+        let mut frees = false;
+        for key in keys {
+            let _turn = self.turn(&key).await;
+            let Some(hold) = self.ledger.holds.get(&key).filter(|hold| self.is_unfinished(hold)) else { continue };
+            tracing::info!(key, addresses = ?hold.addresses, "never came to be an endpoint: given up for the next");
+            self.detach(&key).await?;
+            frees = true;
+        }
+        Ok(frees)
+    }
+
+    /// Whether nobody will go on with what is no endpoint yet, or no more.
+    fn is_unfinished(&self, hold: &Hold) -> bool {
+        hold.sandbox.is_none() && self.is_of_before(hold.heard)
+    }
+
+    async fn try_hold(
+        &self,
+        network: &NetworkRecord,
+        mac: Mac,
+        v6: bool,
+        wish: AddressWish,
+    ) -> Result<IpAddr, Refusal> {
         let id = network.network.ok_or_else(|| foreign_pool("of a network that is being made"))?;
         let key = format!("{id}/{mac}");
         let _turn = self.turn(&key).await;
@@ -108,8 +149,9 @@ impl Plugin {
             traits: Default::default(),
             pending: None,
             since: super::now(),
+            heard: 0,
         };
-        let mut hold = known.unwrap_or_else(fresh);
+        let mut hold = Hold { heard: super::now(), ..known.unwrap_or_else(fresh) };
         // Written before it is asked for: what is answered after this host has died is found again, and given back.
         self.keep(self.ledger.holds.put(&key, &hold))?;
         let (ipv4, ipv6) = if v6 { (AddressWish::default(), wish) } else { (wish, AddressWish::default()) };
@@ -136,8 +178,9 @@ impl Plugin {
     async fn usable(&self, key: &str, v6: bool, exact: Option<IpAddr>) -> Result<Option<Hold>, Refusal> {
         let Some(hold) = self.ledger.holds.get(key) else { return Ok(None) };
         let held = hold.addresses.iter().find(|address| address.is_ipv6() == v6).copied();
-        let is_other = held.is_some() && exact.is_some() && held != exact;
-        if hold.pending == Some(Pending::Detach) || hold.endpoint.is_none() && is_other {
+        let is_other = hold.endpoint.is_none() && held.is_some() && exact.is_some() && held != exact;
+        let is_left_over = hold.endpoint.is_some() && self.is_unfinished(&hold);
+        if hold.pending == Some(Pending::Detach) || is_other || is_left_over {
             // Of an endpoint that has ended, or never came to be.
             self.detach(key).await?;
             return Ok(None);
@@ -175,9 +218,14 @@ impl Plugin {
         let Some((key, _)) = self.ledger.holds.find(|_, hold| is_meant(hold)) else { return Ok(wire::Nothing {}) };
         let turn = self.turn(&key).await;
         let Some(mut hold) = self.ledger.holds.get(&key) else { return Ok(wire::Nothing {}) };
-        // The last one that is released takes the endpoint with it; the cluster gives up both at once.
-        if hold.addresses.len() > 1 {
+        if hold.sandbox.is_some() && !self.is_of_before(hold.heard) {
+            // An engine leaves first: this is about one that had the address before, and has lost it to this one.
+            return Ok(wire::Nothing {});
+        }
+        // The last one that is released takes the endpoint with it; the cluster gives up both at once. IPv6 comes last.
+        if hold.addresses.len() > 1 && address.is_ipv4() {
             hold.addresses.remove(&address);
+            hold.heard = super::now();
         } else {
             hold.pending = Some(Pending::Detach);
         }

@@ -72,6 +72,9 @@ pub struct Hold {
     pub pending: Option<Pending>,
     /// When it was written first.
     pub since: Millis,
+    /// When the engine spoke of it last.
+    #[serde(default)]
+    pub heard: Millis,
 }
 
 /// `--ip-range` of a prefix that no network has yet: by the prefix.
@@ -107,7 +110,9 @@ impl Ledger {
 
     /// The network that this pool leads to.
     pub fn pool(&self, id: &str) -> Option<NetworkRecord> {
-        self.networks.find(|_, network| !network.removed && network.pools.contains(id)).map(|(_, network)| network)
+        let is_meant =
+            |network: &NetworkRecord| network.network.is_some() && !network.removed && network.pools.contains(id);
+        self.networks.find(|_, network| is_meant(network)).map(|(_, network)| network)
     }
 }
 
@@ -231,7 +236,18 @@ mod tests {
         let (network, mac) = (NetworkId(7), Mac([2, 66, 0, 0, 0, 1]));
         let addresses = BTreeSet::from(["10.0.9.5".parse().unwrap(), "fd00:9::5".parse().unwrap()]);
         let traits = ContainerTraits::default();
-        Hold { network, mac, addresses, endpoint: None, sandbox: None, asks: None, traits, pending: None, since: 1 }
+        Hold {
+            network,
+            mac,
+            addresses,
+            endpoint: None,
+            sandbox: None,
+            asks: None,
+            traits,
+            pending: None,
+            since: 1,
+            heard: 1,
+        }
     }
 
     #[test]
@@ -259,5 +275,28 @@ mod tests {
         ledger.holds.put("key", &hold).unwrap();
         assert_eq!(ledger.endpoint("e1"), Some(("key".to_owned(), hold)));
         assert_eq!(ledger.endpoint("e2"), None);
+    }
+
+    #[test]
+    fn a_pool_leads_to_the_network_that_was_made_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let record = |network, removed| NetworkRecord {
+            network,
+            made: Some("own".to_owned()),
+            unnamed: false,
+            pools: BTreeSet::from(["subnet/10.0.9.0/24".to_owned()]),
+            subnets: Vec::new(),
+            internal: false,
+            lan: false,
+            aux: BTreeSet::new(),
+            removed,
+            since: 1,
+        };
+        ledger.networks.put("a", &record(None, false)).unwrap();
+        ledger.networks.put("b", &record(Some(NetworkId(7)), true)).unwrap();
+        assert_eq!(ledger.pool("subnet/10.0.9.0/24"), None);
+        ledger.networks.put("c", &record(Some(NetworkId(8)), false)).unwrap();
+        assert_eq!(ledger.pool("subnet/10.0.9.0/24"), Some(record(Some(NetworkId(8)), false)));
     }
 }

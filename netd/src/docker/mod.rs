@@ -1,5 +1,6 @@
 //! Docker Engine's plugin: its networks and addresses are the cluster's. The engine calls methods on a socket; what it does
-//! not say there (names, labels, health) is watched by its API. No method ever asks that API: the engine holds locks.
+//! not say there (names, labels, health) is watched by its API. No method asks that API, for the engine holds locks: one
+//! waits, and not for long, for what is seen there anyway.
 
 mod endpoint;
 mod engine;
@@ -19,7 +20,10 @@ use std::{
     collections::BTreeMap,
     future::Future,
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -29,7 +33,7 @@ use model::{
     Refusal, RequestId, SandboxId,
 };
 use tokio::{
-    sync::{Mutex, MutexGuard, Notify},
+    sync::{Mutex, MutexGuard, Notify, watch::Sender},
     time::{sleep, timeout},
 };
 
@@ -37,6 +41,7 @@ pub use relay::relay;
 
 use crate::daemon::{Daemon, Member};
 use ledger::{Hold, Ledger, Pending};
+use watch::Look;
 
 /// Below the daemon's directory.
 const DIRECTORY: &str = "docker";
@@ -58,6 +63,12 @@ pub struct Plugin {
     wake: Notify,
     /// There is something to ask the engine.
     news: Notify,
+    /// What it was last seen to have.
+    look: Sender<Option<Look>>,
+    /// Since when this daemon runs.
+    started: Millis,
+    /// When the engine that was listened to has died last; 0: never. Whatever it was at is over.
+    engine_ended: AtomicU64,
 }
 
 /// Answers the engine of this host, if there ever is one.
@@ -72,8 +83,7 @@ pub async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
 
 fn start(daemon: Arc<Daemon>) -> io::Result<impl Future<Output = ()>> {
     let ledger = Ledger::open(&daemon.options.directory.join(DIRECTORY))?;
-    let turns = (0..TURNS).map(|_| Mutex::new(())).collect();
-    let plugin = Arc::new(Plugin { daemon, ledger, turns, wake: Notify::new(), news: Notify::new() });
+    let plugin = Arc::new(Plugin::new(daemon, ledger));
     let listener = http::listen()?;
     Ok(async move {
         tokio::join!(http::serve(&plugin, listener), plugin.tell(), plugin.watch());
@@ -86,6 +96,29 @@ fn now() -> Millis {
 }
 
 impl Plugin {
+    fn new(daemon: Arc<Daemon>, ledger: Ledger) -> Self {
+        Self {
+            daemon,
+            ledger,
+            turns: (0..TURNS).map(|_| Mutex::new(())).collect(),
+            wake: Notify::new(),
+            news: Notify::new(),
+            look: Sender::new(None),
+            started: now(),
+            engine_ended: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the engine that began this at that time has died since.
+    fn has_lost_its_engine(&self, since: Millis) -> bool {
+        since < self.engine_ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether one of the two has died since: what is unfinished of that time will not be finished.
+    fn is_of_before(&self, since: Millis) -> bool {
+        since < self.started || self.has_lost_its_engine(since)
+    }
+
     fn member(&self) -> Result<Member, Refusal> {
         self.daemon.member.borrow().clone().ok_or_else(|| {
             let cause = format!("host {} is not part of a cluster", self.daemon.hostname);

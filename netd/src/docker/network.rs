@@ -84,13 +84,6 @@ impl Plugin {
         options: BTreeMap<String, String>,
         record: &mut NetworkRecord,
     ) -> Result<NetworkInfo, Refusal> {
-        let existing = self.networks(Query::Networks).await?;
-        let is_given = |lease: &SubnetLease| pools.subnets.iter().any(|(subnet, _)| *subnet == lease.subnet);
-        if let Some(known) = existing.iter().find(|known| known.subnets.iter().any(is_given)) {
-            let cause = format!("a network of the cluster has this subnet: {}", known.name);
-            let next = format!("attach that one with -o {NETWORK}={}, or give another --subnet", known.name);
-            return Err(Refusal::new(Kind::Conflict, cause, next));
-        }
         let mut spec = spec(&asked.network, asked.flag(wire::INTERNAL), options)?;
         let range = |subnet: Subnet| self.ledger.ranges.get(&subnet.to_string());
         let given = pools.subnets.iter();
@@ -101,6 +94,7 @@ impl Plugin {
             let cause = "one family has a --subnet and the other has none";
             return Err(invalid(cause, "give a --subnet of IPv4 and, with --ipv6, one of IPv6; or none at all"));
         }
+        self.refuse_existing(&spec).await?;
         record.made = Some(spec.name.clone());
         record.unnamed = spec.labels.contains_key(UNNAMED);
         self.keep(self.ledger.networks.put(&asked.network, record))?;
@@ -119,6 +113,38 @@ impl Plugin {
             self.keep(self.ledger.ranges.remove(&subnet))?;
         }
         self.network(&id).await
+    }
+
+    /// Refuses what another network has, unless that is left over.
+    async fn refuse_existing(&self, spec: &NetworkSpec) -> Result<(), Refusal> {
+        let is_given = |lease: &SubnetLease| spec.subnets.iter().any(|given| given.subnet == lease.subnet);
+        let has_name = |known: &NetworkInfo| known.name.eq_ignore_ascii_case(&spec.name);
+        let clashes = |known: &NetworkInfo| has_name(known) || known.subnets.iter().any(is_given);
+        for known in self.networks(Query::Networks).await?.into_iter().filter(clashes) {
+            // A name that is taken is refused by the cluster.
+            if self.gives_up_left_over(&known).await? || has_name(&known) {
+                continue;
+            }
+            let cause = format!("a network of the cluster has this subnet: {}", known.name);
+            let next = format!("attach that one with -o {NETWORK}={}, or give another --subnet", known.name);
+            return Err(Refusal::new(Kind::Conflict, cause, next));
+        }
+        Ok(())
+    }
+
+    /// Gives up a network of the cluster that was made for one of this engine's which it has not, because one of the two
+    /// died while it was made or removed.
+    async fn gives_up_left_over(&self, known: &NetworkInfo) -> Result<bool, Refusal> {
+        let Some(id) = known.labels.get(MADE_FOR) else { return Ok(false) };
+        let Some(record) = self.ledger.networks.get(id) else { return Ok(false) };
+        let is_left_over =
+            record.removed || self.is_of_before(record.since) && self.has_network(id).await == Some(false);
+        if is_left_over {
+            tracing::info!(network = id, name = known.name, "the engine has this network no more");
+            self.keep(self.ledger.networks.put(id, &NetworkRecord { removed: true, ..record }))?;
+            self.remove_network(id).await?;
+        }
+        Ok(is_left_over)
     }
 
     /// Takes the addresses that no container is to have out of the pool, if nobody else has done so. Errors: a container or
@@ -166,15 +192,34 @@ impl Plugin {
     /// nobody uses it.
     pub(super) async fn remove_network(&self, id: &str) -> Result<(), Refusal> {
         let Some(record) = self.ledger.networks.get(id) else { return Ok(()) };
-        let aux = record.aux.iter().map(|&address| self.key(&aux_key(&record, address)));
+        // Other networks of this engine that are the same one of the cluster.
+        let mut others = self.ledger.networks.all();
+        others.retain(|other, known| other != id && known.network == record.network);
+        if others.is_empty() {
+            self.give_up_endpoints(&record).await?;
+        }
+        let kept = others.into_values().flat_map(|other| other.aux).collect();
+        let aux = record.aux.difference(&kept).map(|&address| self.key(&aux_key(&record, address)));
         let keys: Vec<ContainerKey> = aux.collect::<Result<_, _>>()?;
         if record.network.is_some() && !keys.is_empty() {
             self.propose(Command::DetachContainers { keys }).await?;
         }
         if record.made.is_some() {
             self.remove_made(id, &record).await?;
+            // Another one may wait for its name.
+            self.news.notify_one();
         }
         self.keep(self.ledger.networks.remove(id))
+    }
+
+    /// What is held of a network that the engine has removed: it has no endpoints there any more, whatever was not heard.
+    async fn give_up_endpoints(&self, record: &NetworkRecord) -> Result<(), Refusal> {
+        let held = self.ledger.holds.all().into_iter().filter(|(_, hold)| Some(hold.network) == record.network);
+        for (key, _) in held {
+            let _turn = self.turn(&key).await;
+            self.detach(&key).await?;
+        }
+        Ok(())
     }
 
     async fn remove_made(&self, id: &str, record: &NetworkRecord) -> Result<(), Refusal> {

@@ -2,17 +2,20 @@
 //! and that something is no more. Every change of its leads to the same full look, and so does time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
     io,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
-use futures::FutureExt;
-use model::{Answer, Command, Container, ContainerRuntime, ContainerTraits, Kind, NamedPort, Protocol, Query};
-use tokio::time::sleep;
+use model::{
+    Answer, Command, Container, ContainerRuntime, ContainerTraits, Kind, Millis, NamedPort, NetworkId, Protocol, Query,
+};
+use tokio::time::{sleep, timeout};
 
 use super::{
-    Plugin, RETRY,
+    GIVING_UP, Plugin, RETRY,
     engine::{self, Endpoint, Events, Inventory, Listed},
     ledger::{Hold, NetworkRecord, Pending},
     network::aux_key,
@@ -22,7 +25,8 @@ use super::{
 const PERIOD: Duration = Duration::from_secs(30);
 /// Changes come in swarms.
 const SWARM: Duration = Duration::from_millis(50);
-/// What nobody has is given up when it is as old as this: the engine has names for things before it shows them …
+/// What nobody has is given up when it is as old as this, or its engine has died: the engine has names for things before it
+/// shows them, and repeats a call for half a minute after another has taken as long …
 const AGE: u64 = 60_000;
 /// … and has been missed for so long.
 const MISSED: Duration = Duration::from_secs(10);
@@ -36,6 +40,7 @@ const PORT: &str = "netd.port";
 struct Memory {
     aliases: BTreeMap<String, Vec<String>>,
     missing: BTreeMap<String, Instant>,
+    nameless: BTreeSet<String>,
     told: BTreeMap<String, ContainerTraits>,
 }
 
@@ -44,6 +49,14 @@ impl Memory {
     fn has_missed(&mut self, what: &str, long: Duration) -> bool {
         self.missing.entry(what.to_owned()).or_insert_with(Instant::now).elapsed() >= long
     }
+}
+
+/// What the engine was seen to have.
+pub struct Look {
+    /// It has been asked after this.
+    began: Instant,
+    /// Its networks, by its own identities.
+    networks: BTreeSet<String>,
 }
 
 impl Plugin {
@@ -58,27 +71,58 @@ impl Plugin {
     }
 
     async fn follow(&self) -> io::Result<()> {
-        let (mut events, mut memory) = (Events::open().await?, Memory::default());
-        loop {
-            self.look(&mut memory).await?;
-            let period = if memory.missing.is_empty() { PERIOD } else { MISSED };
-            tokio::select! {
-                event = events.next() => event?,
-                () = self.news.notified() => {}
-                () = sleep(period) => {}
+        let events = Events::open().await?;
+        // What the engine had is of no interest any more when it dies, even in the middle of a look.
+        tokio::select! {
+            ended = self.listen(events) => {
+                self.engine_ended.store(super::now(), Ordering::Relaxed);
+                ended
             }
-            sleep(SWARM).await;
-            while let Some(event) = events.next().now_or_never() {
-                event?;
-            }
+            never = self.keep_looking() => match never {},
         }
+    }
+
+    async fn listen(&self, mut events: Events) -> io::Result<()> {
+        loop {
+            events.next().await?;
+            self.news.notify_one();
+        }
+    }
+
+    async fn keep_looking(&self) -> Infallible {
+        let mut memory = Memory::default();
+        loop {
+            if let Err(error) = self.look(&mut memory).await {
+                tracing::debug!(%error, "the engine cannot be looked at");
+                memory = Memory::default();
+                sleep(RETRY).await;
+                continue;
+            }
+            let period = if memory.missing.is_empty() { PERIOD } else { MISSED };
+            // In time or because of news.
+            let _ = timeout(period, self.news.notified()).await;
+            sleep(SWARM).await;
+        }
+    }
+
+    /// Whether the engine has a network, if that can be known in a moment.
+    pub(super) async fn has_network(&self, id: &str) -> Option<bool> {
+        let asked = Instant::now();
+        let mut looks = self.look.subscribe();
+        self.news.notify_one();
+        let seen = looks.wait_for(|look| look.as_ref().is_some_and(|look| look.began >= asked));
+        let seen = timeout(GIVING_UP, seen).await.ok()?.ok()?;
+        seen.as_ref().map(|look| look.networks.contains(id))
     }
 
     async fn look(&self, memory: &mut Memory) -> io::Result<()> {
         // Who is attached is asked before the engine is: what the engine does not have then has not come in between.
         let attached = self.attached().await;
         let (holds, networks) = (self.ledger.holds.all(), self.ledger.networks.all());
+        let began = Instant::now();
         let seen = engine::inventory().await?;
+        let listed = seen.networks.iter().map(|network| network.id.clone()).collect();
+        self.look.send_replace(Some(Look { began, networks: listed }));
         for (id, record) in networks.iter().filter(|(_, record)| !record.removed) {
             self.compare_network(id, record, &seen, memory).await;
         }
@@ -108,8 +152,13 @@ impl Plugin {
         Ok(())
     }
 
+    /// Whether nobody can be about to come and claim what was begun at that time.
+    fn is_old(&self, since: Millis) -> bool {
+        super::now().saturating_sub(since) > AGE || self.has_lost_its_engine(since)
+    }
+
     /// What the cluster believes to be attached here by an engine; `None` while it cannot be asked.
-    async fn attached(&self) -> Option<Vec<Container>> {
+    pub(super) async fn attached(&self) -> Option<Vec<Container>> {
         let member = self.member().ok()?;
         let Ok(Answer::Containers(all)) = member.query(Query::Containers(member.node().to_string())).await else {
             return None;
@@ -120,8 +169,7 @@ impl Plugin {
     /// Tells a network's name where it was made without, and gives one up that the engine no longer has.
     async fn compare_network(&self, id: &str, record: &NetworkRecord, seen: &Inventory, memory: &mut Memory) {
         let Some(listed) = seen.networks.iter().find(|listed| listed.id == id) else {
-            let is_old = super::now().saturating_sub(record.since) > AGE;
-            if memory.has_missed(id, MISSED) && is_old {
+            if memory.has_missed(id, MISSED) && self.is_old(record.since) {
                 tracing::info!(network = id, "the engine has this network no more");
                 let removed = NetworkRecord { removed: true, ..record.clone() };
                 if self.ledger.networks.put(id, &removed).is_ok() {
@@ -135,11 +183,31 @@ impl Plugin {
         if let Err(refusal) = self.hold_aside(record).await {
             tracing::debug!(network = id, %refusal, "its auxiliary addresses are not all held");
         }
-        let Some(network) = record.network.filter(|_| record.unnamed) else { return };
-        let command = Command::NameNetwork { network: network.to_string(), name: listed.name.clone() };
+        if let Some(network) = record.network.filter(|_| record.unnamed) {
+            self.name_network(id, record, network, &listed.name, memory).await;
+        }
+    }
+
+    /// Once nobody else has the name: one that the engine has removed may be about to go.
+    async fn name_network(
+        &self,
+        id: &str,
+        record: &NetworkRecord,
+        network: NetworkId,
+        name: &str,
+        memory: &mut Memory,
+    ) {
+        let Ok(networks) = self.networks(Query::Networks).await else { return };
+        if networks.iter().any(|other| other.name.eq_ignore_ascii_case(name) && other.id != network) {
+            if memory.nameless.insert(id.to_owned()) {
+                tracing::warn!(name, "another network has this name: as long as that is so, one is called otherwise");
+            }
+            return;
+        }
+        let command = Command::NameNetwork { network: network.to_string(), name: name.to_owned() };
         match self.propose(command).await {
             Err(refusal) if refusal.kind == Kind::Unavailable => return,
-            Err(refusal) => tracing::warn!(name = listed.name, %refusal, "a network keeps the name it was made with"),
+            Err(refusal) => tracing::warn!(name, %refusal, "a network keeps the name it was made with"),
             Ok(_) => {}
         }
         let named = NetworkRecord { unnamed: false, ..record.clone() };
@@ -182,8 +250,7 @@ impl Plugin {
 
     /// Gives up what no container of the engine has.
     async fn reclaim(&self, key: &str, hold: &Hold, memory: &mut Memory) {
-        let is_old = super::now().saturating_sub(hold.since) > AGE;
-        if !memory.has_missed(key, MISSED) || !is_old {
+        if !memory.has_missed(key, MISSED) || !self.is_old(hold.since) {
             return;
         }
         let turn = self.turn(key).await;

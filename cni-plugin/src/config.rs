@@ -7,7 +7,7 @@ use std::{
 };
 
 use api::{CniInterface, CniName, ContainerRequest};
-use model::{Bandwidth, ContainerTraits, Mac, PublishAt, PublishMode, PublishSpec};
+use model::{Bandwidth, CONTAINER_LABELS, ContainerTraits, Mac, PublishAt, PublishMode, PublishSpec};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -333,8 +333,11 @@ fn traits(environment: &Environment, configuration: &Configuration) -> Result<Co
         configuration: configuration.name.clone(),
         ..ContainerTraits::default()
     };
-    for label in configuration.args["cni"]["labels"].as_array().into_iter().flatten() {
-        if let (Some(key), Some(value)) = (label["key"].as_str(), label["value"].as_str()) {
+    let labels = configuration.args["cni"]["labels"].as_array().into_iter().flatten();
+    let labels: Vec<(&str, &str)> =
+        labels.filter_map(|label| Some((label["key"].as_str()?, label["value"].as_str()?))).collect();
+    for key in CONTAINER_LABELS {
+        for (_, value) in labels.iter().filter(|(of, _)| *of == key) {
             let refuse = |reason| wrong(format!("args.cni.labels: {reason}"), "docs/cni.md lists the labels");
             traits.take_label(key, value).map_err(refuse)?;
         }

@@ -92,10 +92,13 @@ pub struct ContainerTraits {
 
 /// The label of a container that names the service it belongs to: `web`.
 const SERVICE_LABEL: &str = "netd.service";
-/// The label that names ports: `http=80,dns=53/udp`. A number alone is taken and says nothing: virtual IPs lead to every port.
+/// The label that names ports: `http=80,dns=53/udp`. A number alone has the service's name, if there is one.
 const PORT_LABEL: &str = "netd.port";
 /// The label with further names: `db,primary`.
 const ALIAS_LABEL: &str = "netd.alias";
+
+/// The labels that mean something here, in the order in which they are to be taken.
+pub const CONTAINER_LABELS: [&str; 3] = [SERVICE_LABEL, PORT_LABEL, ALIAS_LABEL];
 
 impl ContainerTraits {
     /// The first characters of the runtime's identity of the container: Docker's host name of it. Empty while not known.
@@ -112,9 +115,9 @@ impl ContainerTraits {
             SERVICE_LABEL => self.service = Some(value.to_owned()),
             ALIAS_LABEL => self.aliases.extend(items().map(str::to_owned)),
             PORT_LABEL => {
-                for item in items() {
-                    self.ports.extend(port(item).map_err(|reason| format!("label {key}: {reason}"))?);
-                }
+                let ports = items().map(|item| port(item, self.service.as_deref()));
+                let ports: Result<Vec<_>, String> = ports.collect();
+                self.ports.extend(ports.map_err(|reason| format!("label {key}: {reason}"))?.into_iter().flatten());
             }
             _ => {}
         }
@@ -122,14 +125,14 @@ impl ContainerTraits {
     }
 }
 
-/// `http=80/tcp`; nothing for a number without a name.
-fn port(text: &str) -> Result<Option<NamedPort>, String> {
+/// `http=80/tcp`; nothing for a number without a name, of no service.
+fn port(text: &str, service: Option<&str>) -> Result<Option<NamedPort>, String> {
     let (name, rest) = text.split_once('=').map_or((None, text), |(name, rest)| (Some(name.trim()), rest.trim()));
     let (number, protocol) = rest.split_once('/').unwrap_or((rest, "tcp"));
     let port = number.parse().ok().filter(|&port: &u16| port > 0);
     let port = port.ok_or_else(|| format!("{text:?} is no port: write 80, http=80 or dns=53/udp"))?;
     let protocol = protocol.parse()?;
-    Ok(name.map(|name| NamedPort { name: name.to_owned(), protocol, port }))
+    Ok(name.or(service).map(|name| NamedPort { name: name.to_owned(), protocol, port }))
 }
 
 /// How much may pass an interface: bits per second and the bits that may pass at once; 0 is no limit.
@@ -207,16 +210,18 @@ mod tests {
     #[test]
     fn labels_of_ours_say_service_ports_and_aliases_and_those_of_others_nothing() {
         let mut traits = ContainerTraits::default();
-        for (key, value) in
-            [("netd.service", "web"), ("netd.port", "80, http=8080,dns=53/udp"), ("netd.alias", "db,pg")]
-        {
+        for (key, value) in CONTAINER_LABELS.iter().zip(["web", "80, http=8080,dns=53/udp", "db,pg"]) {
             traits.take_label(key, value).unwrap();
         }
         traits.take_label("com.example.port", "x").unwrap();
         let named = |name: &str, protocol, port| NamedPort { name: name.to_owned(), protocol, port };
         let expected = ContainerTraits {
             service: Some("web".to_owned()),
-            ports: vec![named("http", Protocol::Tcp, 8080), named("dns", Protocol::Udp, 53)],
+            ports: vec![
+                named("web", Protocol::Tcp, 80),
+                named("http", Protocol::Tcp, 8080),
+                named("dns", Protocol::Udp, 53),
+            ],
             aliases: ["db", "pg"].map(str::to_owned).into(),
             ..ContainerTraits::default()
         };

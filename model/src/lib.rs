@@ -26,7 +26,8 @@ mod vni;
 pub use balance::{Balance, Engine, Scheduler};
 pub use command::{Command, Entry, NodeReport, Outcome, RequestId, Response, TaskReport};
 pub use container::{
-    AddressWish, Bandwidth, Container, ContainerKey, ContainerRuntime, ContainerSpec, ContainerTraits, Sandbox,
+    AddressWish, Bandwidth, CONTAINER_LABELS, Container, ContainerKey, ContainerRuntime, ContainerSpec,
+    ContainerTraits, Sandbox,
 };
 pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, PeerKeys, Spi};
 pub use id::{EndpointId, IdError, NetworkId, NodeId, SandboxId, ServiceId, TaskId};

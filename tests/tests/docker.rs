@@ -122,7 +122,7 @@ fn ports_and_backends(engines: &Engines) {
     // Backends of a service: ready ones only.
     lab.ctl("h1", "service create --name shop --external --network my-net").ok();
     let joined = ["--label", "netd.service=shop"];
-    engines.serve("h2", "s1", &[&joined[..], &["--label", "netd.port=http:80"]].concat()).ok();
+    engines.serve("h2", "s1", &[&joined[..], &["--label", "netd.port=http=80"]].concat()).ok();
     let check = ["--health-interval", "200ms", "--health-retries", "1", "--health-cmd", "/bin/busybox test -e /well"];
     engines.serve("h3", "s2", &[&joined[..], &check].concat()).ok();
     let ask = "for i in 1 2 3 4 5 6 7 8; do /bin/busybox wget -q -O - http://shop/; done";

@@ -98,7 +98,7 @@ fn the_page_about_docker_is_true_to_the_word() {
             .unwrap(),
     )
     .ok();
-    let labels = ["--label netd.service=web", "--label netd.port=http:80,dns:53/udp"];
+    let labels = ["--label netd.service=web", "--label netd.port=http=80,dns=53/udp"];
     let labels = labels.map(|label| inline("docs/docker.md", label)).join(" ");
     let serve = "--name shop --network my-net busybox /bin/busybox httpd -f -p 80";
     sh(&lab, "h1", &format!("docker run -d {labels} {serve}")).ok();

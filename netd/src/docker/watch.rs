@@ -10,7 +10,7 @@ use std::{
 };
 
 use model::{
-    Answer, Command, Container, ContainerRuntime, ContainerTraits, Kind, Millis, NamedPort, NetworkId, Protocol, Query,
+    Answer, CONTAINER_LABELS, Command, Container, ContainerRuntime, ContainerTraits, Kind, Millis, NetworkId, Query,
 };
 use tokio::time::{sleep, timeout};
 
@@ -30,11 +30,6 @@ const SWARM: Duration = Duration::from_millis(50);
 const AGE: u64 = 60_000;
 /// … and has been missed for so long.
 const MISSED: Duration = Duration::from_secs(10);
-/// The label of a container that names the service that it serves.
-const SERVICE: &str = "netd.service";
-/// The label of a container that names its ports: `http:80`, `dns:53/udp`, separated by commas.
-const PORT: &str = "netd.port";
-
 /// What is remembered from one look to the next, for as long as the engine answers.
 #[derive(Default)]
 struct Memory {
@@ -311,39 +306,31 @@ async fn aliases(container: &Listed, endpoint: &Endpoint, memory: &mut Memory) -
 
 /// What the cluster is to know of a container.
 fn traits(container: &Listed, aliases: Vec<String>) -> ContainerTraits {
-    let label = |name: &str| container.labels.as_ref().and_then(|labels| labels.get(name)).cloned();
     let name =
         container.names.iter().flatten().find_map(|name| name.strip_prefix('/').filter(|name| !name.contains('/')));
-    let service = label(SERVICE).filter(|service| !service.is_empty());
     let is_well = !["(unhealthy)", "(health: starting)"].iter().any(|bad| container.status.contains(bad));
-    ContainerTraits {
+    let mut traits = ContainerTraits {
         container: container.id.clone(),
         name: name.unwrap_or_default().to_owned(),
         // The engine gives everyone its own short identity, which it has here anyway.
         aliases: aliases.into_iter().filter(|alias| !container.id.starts_with(alias.as_str())).collect(),
-        ports: label(PORT).map_or(Vec::new(), |text| named_ports(&text, service.as_deref())),
-        service,
         unready: container.state != "running" || !is_well,
         ..ContainerTraits::default()
-    }
-}
-
-/// Ports as a label names them; one without a name has its service's. What cannot be read is left out.
-fn named_ports(text: &str, service: Option<&str>) -> Vec<NamedPort> {
-    let parse = |part: &str| {
-        let (name, port) = part.split_once(':').or_else(|| Some((service?, part)))?;
-        let (port, protocol) = match port.split_once('/') {
-            Some((port, protocol)) => (port, protocol.parse().ok()?),
-            None => (port, Protocol::Tcp),
-        };
-        let port = port.parse().ok().filter(|&port| port > 0)?;
-        Some(NamedPort { name: name.to_owned(), protocol, port })
     };
-    text.split(',').filter_map(|part| parse(part.trim())).collect()
+    let label = |key: &str| container.labels.as_ref().and_then(|labels| labels.get(key));
+    for (key, value) in CONTAINER_LABELS.into_iter().filter_map(|key| Some((key, label(key)?))) {
+        // It runs already: there is nobody to refuse it to.
+        if let Err(reason) = traits.take_label(key, value) {
+            tracing::debug!(container = traits.name, reason, "a label is left out");
+        }
+    }
+    traits
 }
 
 #[cfg(test)]
 mod tests {
+    use model::{NamedPort, Protocol};
+
     use super::*;
 
     fn listed(status: &str) -> Listed {
@@ -370,12 +357,5 @@ mod tests {
         assert_eq!(known.aliases, ["database".to_owned()].into());
         assert_eq!(known.ports, [NamedPort { name: "web".to_owned(), protocol: Protocol::Tcp, port: 80 }]);
         assert_eq!(listed("Up").network_settings.endpoints().count(), 1);
-    }
-
-    #[test]
-    fn ports_of_a_label_have_names_and_protocols() {
-        let read = named_ports("http:80, dns:53/udp,broken,:x,80", None);
-        let read: Vec<_> = read.iter().map(|port| (port.name.as_str(), port.port, port.protocol)).collect();
-        assert_eq!(read, [("http", 80, Protocol::Tcp), ("dns", 53, Protocol::Udp)]);
     }
 }

@@ -192,27 +192,10 @@ fn unknown_endpoint(endpoint: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     fn record(internal: bool, lan: bool) -> NetworkRecord {
-        let lease = |subnet: &str, gateway: &str| SubnetLease {
-            subnet: subnet.parse().unwrap(),
-            gateway: gateway.parse().unwrap(),
-        };
-        NetworkRecord {
-            network: None,
-            made: None,
-            unnamed: false,
-            pools: BTreeSet::new(),
-            subnets: vec![lease("10.0.9.0/24", "10.0.9.1"), lease("fd00:9::/64", "fd00:9::1")],
-            internal,
-            lan,
-            aux: BTreeSet::new(),
-            removed: false,
-            since: 0,
-        }
+        NetworkRecord::example(9, internal, lan)
     }
 
     fn routes(joined: &wire::Joined) -> Vec<(&str, &str)> {

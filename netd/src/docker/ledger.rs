@@ -40,6 +40,32 @@ pub struct NetworkRecord {
     pub since: Millis,
 }
 
+#[cfg(test)]
+impl NetworkRecord {
+    /// One of 10.0.`number`.0/24 and fd00:`number`::/64.
+    pub fn example(number: u8, internal: bool, lan: bool) -> Self {
+        let lease = |subnet: String, gateway: String| SubnetLease {
+            subnet: subnet.parse().unwrap(),
+            gateway: gateway.parse().unwrap(),
+        };
+        Self {
+            network: None,
+            made: None,
+            unnamed: false,
+            pools: BTreeSet::new(),
+            subnets: vec![
+                lease(format!("10.0.{number}.0/24"), format!("10.0.{number}.1")),
+                lease(format!("fd00:{number}::/64"), format!("fd00:{number}::1")),
+            ],
+            internal,
+            lan,
+            aux: BTreeSet::new(),
+            removed: false,
+            since: 0,
+        }
+    }
+}
+
 /// What is still to be told to the cluster of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

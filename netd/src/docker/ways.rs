@@ -109,31 +109,7 @@ fn each(subnet: Subnet) -> impl Iterator<Item = IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use model::SubnetLease;
-
     use super::*;
-
-    fn network(number: u8, internal: bool, lan: bool) -> NetworkRecord {
-        let lease = |subnet: String, gateway: String| SubnetLease {
-            subnet: subnet.parse().unwrap(),
-            gateway: gateway.parse().unwrap(),
-        };
-        NetworkRecord {
-            network: None,
-            made: None,
-            unnamed: false,
-            pools: BTreeSet::new(),
-            subnets: vec![
-                lease(format!("10.0.{number}.0/24"), format!("10.0.{number}.1")),
-                lease(format!("fd00:{number}::/64"), format!("fd00:{number}::1")),
-            ],
-            internal,
-            lan,
-            aux: BTreeSet::new(),
-            removed: false,
-            since: 0,
-        }
-    }
 
     fn ips(texts: &[&str]) -> BTreeSet<IpAddr> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -160,7 +136,11 @@ mod tests {
 
     #[test]
     fn the_first_overlay_that_leads_out_is_asked_exactly_whenever_it_comes() {
-        let (out, other, back) = (network(1, false, false), network(2, false, false), network(3, true, false));
+        let (out, other, back) = (
+            NetworkRecord::example(1, false, false),
+            NetworkRecord::example(2, false, false),
+            NetworkRecord::example(3, true, false),
+        );
         let exact = to(&[("8.8.8.8/32", "10.0.1.1")]);
         assert_eq!(joined(&[&out, &other], RESOLVERS, &[]), [exact.clone(), vec![]]);
         let by_back = to(&[("8.8.8.8/31", "10.0.3.1")]);
@@ -171,7 +151,11 @@ mod tests {
 
     #[test]
     fn internal_networks_stand_by_and_lead_nothing_else_away() {
-        let (out, back, last) = (network(1, false, false), network(3, true, false), network(4, true, false));
+        let (out, back, last) = (
+            NetworkRecord::example(1, false, false),
+            NetworkRecord::example(3, true, false),
+            NetworkRecord::example(4, true, false),
+        );
         let by_back = to(&[("8.8.8.8/31", "10.0.3.1"), ("8.8.8.9/32", "10.0.1.1")]);
         let by_last = to(&[("8.8.8.10/32", "10.0.1.1"), ("8.8.8.11/32", "10.0.1.1"), ("8.8.8.8/30", "10.0.4.1")]);
         assert_eq!(joined(&[&out, &back, &last], RESOLVERS, &[])[1..], [by_back, by_last]);
@@ -184,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_exact_prefix_of_a_router_is_left_to_its_lan() {
-        let (out, back) = (network(1, false, false), network(3, true, false));
+        let (out, back) = (NetworkRecord::example(1, false, false), NetworkRecord::example(3, true, false));
         let resolver = &["192.168.1.1"];
         assert_eq!(joined(&[&out], resolver, resolver), [to(&[("192.168.1.0/31", "10.0.1.1")])]);
         let by_back =
@@ -194,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_is_beside_a_resolver_on_a_lan_is_reached_there() {
-        let (lan, back) = (network(4, false, true), network(3, true, false));
+        let (lan, back) = (NetworkRecord::example(4, false, true), NetworkRecord::example(3, true, false));
         let (resolver, router) = (&["10.0.4.9"], &["10.0.4.1"]);
         let by_back = ("10.0.4.8/31", "10.0.3.1");
         let all = joined(&[&back, &lan], resolver, router);

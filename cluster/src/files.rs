@@ -18,7 +18,7 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
     write().map_err(|source| failed("write", path, source))
 }
 
-/// As [`write`], without waiting for the disk: after a power cut the content may be old, or cut short.
+/// As [`write()`], without waiting for the disk: after a power cut the content may be old, or cut short.
 pub fn hand_over(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
     replace(path, content, |_| Ok(())).map_err(|source| failed("write", path, source))
 }

@@ -55,6 +55,8 @@ pub(crate) struct Viewer {
     stack: Option<Vec<u8>>,
     /// Whom the user wants asked for what is not ours, from inside this task.
     pub(crate) servers: Option<(SandboxId, Vec<IpAddr>)>,
+    /// Somebody else's network leads it out.
+    leaves_elsewhere: bool,
 }
 
 impl Table {
@@ -79,12 +81,14 @@ impl Table {
                 zones: Vec::new(),
                 stack: task.stack.as_ref().and_then(|stack| wire::labels(&stack.to_ascii_lowercase())),
                 servers: (!servers.is_empty()).then(|| (id.into(), servers.clone())),
+                leaves_elsewhere: false,
             };
             table.add_sandbox(config, id.into(), viewer, task.endpoints.iter());
         }
         for (&id, container) in &config.containers {
             let endpoints = container.endpoints.iter().map(|joint| &joint.id);
-            table.add_sandbox(config, id, Viewer::default(), endpoints);
+            let viewer = Viewer { leaves_elsewhere: container.leaves_elsewhere, ..Viewer::default() };
+            table.add_sandbox(config, id, viewer, endpoints);
         }
         table.gateways = config.networks.values().filter(|network| !is_lan(network)).flat_map(gateways).collect();
         table
@@ -162,7 +166,7 @@ impl Table {
 
     /// Whether all that a client may know of is inside.
     pub(crate) fn is_inside(&self, viewer: &Viewer) -> bool {
-        self.zones(viewer).all(|zone| zone.internal)
+        !viewer.leaves_elsewhere && self.zones(viewer).all(|zone| zone.internal)
     }
 }
 

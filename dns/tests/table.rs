@@ -12,7 +12,9 @@ use hickory_proto::{
     op::{Edns, Message, Query, ResponseCode},
     rr::{Name, RecordType},
 };
-use model::{NamedPort, NetworkId, Protocol, TaskId};
+use model::{
+    Bandwidth, ContainerConfig, ContainerEndpoint, ContainerRuntime, NamedPort, NetworkId, Protocol, SandboxId, TaskId,
+};
 
 /// What is said, as text: records, or what it is instead.
 fn ask(host: &Host, network: NetworkId, address: &str, name: &str, kind: RecordType) -> String {
@@ -152,6 +154,30 @@ fn one_network_with_a_way_out_is_enough_to_forward() {
     let mut host = Host::new();
     host.task(&[(VAULT, "10.0.11.5"), (MY_NET, "10.0.9.5")]);
     assert_eq!(ask(&host, VAULT, "10.0.11.5", "example.com.", RecordType::A), "Forward");
+}
+
+#[test]
+fn a_container_that_leaves_elsewhere_is_forwarded_for_though_its_networks_are_internal() {
+    let mut host = Host::new();
+    host.task(&[(VAULT, "10.0.11.5")]);
+    host.task(&[(VAULT, "10.0.11.6")]);
+    for (sandbox, leaves_elsewhere) in host.0.tasks.keys().copied().map(SandboxId::from).zip([true, false]) {
+        let of_it = host.0.endpoints.iter().filter(|(_, endpoint)| endpoint.sandbox == sandbox);
+        let joint = |&id| ContainerEndpoint { id, interface: None, bandwidth: Bandwidth::default() };
+        let container = ContainerConfig {
+            runtime: ContainerRuntime::Docker,
+            name: "db".to_owned(),
+            path: format!("/run/docker/netns/{sandbox}"),
+            identity: None,
+            endpoints: of_it.map(|(id, _)| joint(id)).collect(),
+            leaves_elsewhere,
+        };
+        host.0.containers.insert(sandbox, container);
+    }
+    host.0.tasks.clear();
+    assert_eq!(ask(&host, VAULT, "10.0.11.5", "example.com.", RecordType::A), "Forward");
+    assert_eq!(ask(&host, VAULT, "10.0.11.5", "safe.", RecordType::A), "10.0.11.2");
+    assert_eq!(ask(&host, VAULT, "10.0.11.6", "example.com.", RecordType::A), "Internal");
 }
 
 #[test]

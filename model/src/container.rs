@@ -88,6 +88,9 @@ pub struct ContainerTraits {
     pub configuration: String,
     /// Where the addresses are used if they are only held, without a sandbox: they are given up when it ends.
     pub held_for: Option<Sandbox>,
+    /// A network of somebody else's leads it out: what this one keeps inside, names included, does not keep it.
+    #[serde(default)]
+    pub leaves_elsewhere: bool,
 }
 
 /// The label of a container that names the service it belongs to: `web`.

@@ -253,6 +253,9 @@ pub struct ContainerConfig {
     pub identity: Option<String>,
     /// Its endpoints in the order of their names, or of their making.
     pub endpoints: Vec<ContainerEndpoint>,
+    /// A network of somebody else's leads it out, whatever these do.
+    #[serde(default)]
+    pub leaves_elsewhere: bool,
 }
 
 /// An endpoint of a container of others.

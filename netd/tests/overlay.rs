@@ -424,6 +424,7 @@ fn containers_of_others_are_attached_and_what_is_theirs_stays() {
             path: format!("/run/netns/{path}"),
             identity: None,
             endpoints: vec![ContainerEndpoint { id, interface, bandwidth: LIMITS }],
+            leaves_elsewhere: false,
         };
         configs[0].containers.insert(SandboxId(sandbox), container);
     };
@@ -528,6 +529,7 @@ fn on_a_lan_a_device_that_a_runtime_has_taken_is_not_made_again() {
             path: "/run/netns/pod".to_owned(),
             identity: None,
             endpoints: vec![ContainerEndpoint { id: endpoint(index), interface, bandwidth: Bandwidth::default() }],
+            leaves_elsewhere: false,
         };
         config.containers.insert(SandboxId(1), container);
     }

@@ -155,5 +155,6 @@ fn container(mut joints: Vec<(&Container, &Sandbox)>) -> Option<ContainerConfig>
         path: sandbox.path.clone(),
         identity: joints.iter().find_map(|(_, sandbox)| sandbox.identity.clone()),
         endpoints: joints.iter().map(endpoint).collect(),
+        leaves_elsewhere: joints.iter().any(|(joint, _)| joint.traits.leaves_elsewhere),
     })
 }

@@ -1,6 +1,6 @@
 //! Docker Engine on networks of the cluster, driven by its own command line: several engines, one per host.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Stdio};
 
 use serde_json::Value;
 use tests::{
@@ -204,6 +204,7 @@ fn comings_and_goings(engines: &Engines) {
     assert!(!routes.contains("default") && !engines.inside("h2", "f2", "ip addr").ok().contains("eth2"), "{routes}");
     engines.reaches("h2", "f2", "f1");
     engines.reaches("h1", "f1", "f2");
+    beside_the_engines_own(engines);
     docker("h1", "rm -f f1").ok();
     docker("h1", "network rm own").ok();
     assert_eq!(lab.json("h1", "network inspect own")[0]["name"], "own", "another engine uses it");
@@ -220,6 +221,40 @@ fn comings_and_goings(engines: &Engines) {
     docker("h3", "rm -f three").ok();
     docker("h3", "network rm my-net").ok();
     engines.is_clean("my-net", &[("h1", "one"), ("h2", "two")]);
+}
+
+/// A container of an internal network finds names outside for as long as a network of the engine's own leads it there.
+fn beside_the_engines_own(engines: &Engines) {
+    let (lab, docker) = (&engines.lab, |line: &str| engines.docker("h1", line).ok());
+    lab.exec("h1", &["ip", "address", "add", "192.0.2.8", "dev", "lo"]).ok();
+    let outside = ["python3", "-c", include_str!("names/server.py")];
+    let mut outside = lab.command("h1", &outside).stdout(Stdio::null()).spawn().expect("a resolver");
+    let hears = |name: &str, answer: &str| {
+        eventually(&format!("{name} hears {answer}"), || {
+            let said = engines.inside("h1", name, "nslookup www.example.org");
+            holds(format!("{}{}", said.out, said.err).contains(answer), said)
+        });
+    };
+    docker("network create lead");
+    docker("network create --internal shut");
+    docker("network connect shut f1");
+    docker(&format!("run -d --name f4 {SLEEP}"));
+    docker("network connect own f4");
+    for (name, leads) in [("f1", "lead"), ("f4", "bridge")] {
+        if name == "f1" {
+            hears(name, "NXDOMAIN");
+            docker("network connect lead f1");
+        }
+        hears(name, "192.0.2.77");
+        engines.inside("h1", name, "ip route get 198.51.100.1").ok();
+        engines.reaches("h1", name, "f2");
+        docker(&format!("network disconnect {leads} {name}"));
+        hears(name, "NXDOMAIN");
+    }
+    docker("network disconnect shut f1");
+    docker("rm -f f4");
+    docker("network rm lead shut");
+    outside.kill().and_then(|()| outside.wait()).expect("a resolver that ends");
 }
 
 #[test]

@@ -449,6 +449,7 @@ fn with_container(interface: Option<&str>) -> NodeConfig {
         path: "/run/netns/db".to_owned(),
         identity: None,
         endpoints: vec![joint],
+        leaves_elsewhere: false,
     };
     config.containers.insert(SandboxId(8), container);
     config

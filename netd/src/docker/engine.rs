@@ -30,6 +30,18 @@ pub struct Network {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// Who makes it.
+    pub driver: String,
+    /// No way out.
+    pub internal: bool,
+}
+
+impl Network {
+    /// Whether it has a way out, if nobody knows better than the engine.
+    pub fn leads_out(&self) -> bool {
+        // That of `none`.
+        !self.internal && self.driver != "null"
+    }
 }
 
 /// A container, as lists show it.
@@ -78,6 +90,9 @@ pub struct Endpoint {
     /// Its identity; empty while the container does not run.
     #[serde(rename = "EndpointID")]
     pub id: String,
+    /// Its network's identity.
+    #[serde(rename = "NetworkID")]
+    pub network: String,
     /// Ethernet.
     pub mac_address: String,
     /// Further names; lists do not have them.

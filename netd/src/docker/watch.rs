@@ -128,13 +128,15 @@ impl Plugin {
             );
         }
         memory.aliases.retain(|endpoint, _| places.contains_key(endpoint.as_str()));
+        let others = seen.networks.iter().filter(|network| self.ledger.networks.get(&network.id).is_none());
+        let elsewhere = others.filter(|network| network.leads_out()).map(|network| network.id.as_str()).collect();
         for (key, hold) in &holds {
             let by_mac = || places.values().find(|(_, endpoint)| endpoint.mac_address == hold.mac.to_string());
             match hold.endpoint.as_deref().and_then(|endpoint| places.get(endpoint)) {
                 Some((container, endpoint)) => {
                     memory.missing.remove(key);
                     let aliases = aliases(container, endpoint, memory).await;
-                    self.compare(key, traits(container, aliases), attached.as_deref(), memory).await;
+                    self.compare(key, traits(container, aliases, &elsewhere), attached.as_deref(), memory).await;
                 }
                 None if by_mac().is_some() => {
                     memory.missing.remove(key);
@@ -304,8 +306,8 @@ async fn aliases(container: &Listed, endpoint: &Endpoint, memory: &mut Memory) -
     memory.aliases.get(&endpoint.id).cloned().unwrap_or_default()
 }
 
-/// What the cluster is to know of a container.
-fn traits(container: &Listed, aliases: Vec<String>) -> ContainerTraits {
+/// What the cluster is to know of a container, where these are the networks of others that lead out.
+fn traits(container: &Listed, aliases: Vec<String>, elsewhere: &BTreeSet<&str>) -> ContainerTraits {
     let name =
         container.names.iter().flatten().find_map(|name| name.strip_prefix('/').filter(|name| !name.contains('/')));
     let is_well = !["(unhealthy)", "(health: starting)"].iter().any(|bad| container.status.contains(bad));
@@ -315,6 +317,10 @@ fn traits(container: &Listed, aliases: Vec<String>) -> ContainerTraits {
         // The engine gives everyone its own short identity, which it has here anyway.
         aliases: aliases.into_iter().filter(|alias| !container.id.starts_with(alias.as_str())).collect(),
         unready: container.state != "running" || !is_well,
+        leaves_elsewhere: container
+            .network_settings
+            .endpoints()
+            .any(|endpoint| elsewhere.contains(endpoint.network.as_str())),
         ..ContainerTraits::default()
     };
     let label = |key: &str| container.labels.as_ref().and_then(|labels| labels.get(key));
@@ -337,25 +343,40 @@ mod tests {
         let text = format!(
             r#"{{"Id":"0123456789abcdef","Names":["/other/link","/db"],"Labels":{{"netd.service":"web","netd.port":"80"}},
             "State":"running","Status":"{status}","NetworkSettings":{{"Networks":{{"my-net":{{"EndpointID":"e1",
-            "MacAddress":"02:42:ac:11:00:02"}},"none":{{"EndpointID":""}},"null":null}}}}}}"#
+            "MacAddress":"02:42:ac:11:00:02"}},"none":{{"EndpointID":"","NetworkID":"n0"}},"null":null,
+            "bridge":{{"EndpointID":"e2","NetworkID":"n2"}}}}}}}}"#
         );
         serde_json::from_str(&text).unwrap()
     }
 
     #[test]
     fn a_container_is_ready_when_it_runs_and_is_well_or_has_no_health() {
-        let unready = |status: &str| traits(&listed(status), Vec::new()).unready;
+        let traits = |container: &Listed| traits(container, Vec::new(), &BTreeSet::new());
+        let unready = |status: &str| traits(&listed(status)).unready;
         assert!(!unready("Up 3 minutes") && !unready("Up 3 minutes (healthy)"));
         assert!(unready("Up 3 seconds (health: starting)") && unready("Up 3 minutes (unhealthy)"));
-        assert!(traits(&Listed { state: "paused".to_owned(), ..listed("Up (Paused)") }, Vec::new()).unready);
+        assert!(traits(&Listed { state: "paused".to_owned(), ..listed("Up (Paused)") }).unready);
     }
 
     #[test]
     fn a_container_has_its_name_its_aliases_and_its_service() {
-        let known = traits(&listed("Up"), vec!["0123456789ab".to_owned(), "database".to_owned()]);
+        let known = traits(&listed("Up"), vec!["0123456789ab".to_owned(), "database".to_owned()], &BTreeSet::new());
         assert_eq!((known.name.as_str(), known.service.as_deref()), ("db", Some("web")));
         assert_eq!(known.aliases, ["database".to_owned()].into());
         assert_eq!(known.ports, [NamedPort { name: "web".to_owned(), protocol: Protocol::Tcp, port: 80 }]);
-        assert_eq!(listed("Up").network_settings.endpoints().count(), 1);
+        assert_eq!(listed("Up").network_settings.endpoints().count(), 2);
+    }
+
+    #[test]
+    fn a_container_leaves_elsewhere_by_a_network_of_others_that_it_is_on_and_that_leads_out() {
+        let leaves = |elsewhere: &[&str]| {
+            traits(&listed("Up"), Vec::new(), &elsewhere.iter().copied().collect()).leaves_elsewhere
+        };
+        assert!(leaves(&["n1", "n2"]) && !leaves(&["n0", "n1"]) && !leaves(&[]));
+        let leads = |driver: &str, internal: bool| {
+            let text = format!(r#"{{"Id":"n","Name":"n","Driver":"{driver}","Internal":{internal}}}"#);
+            serde_json::from_str::<engine::Network>(&text).unwrap().leads_out()
+        };
+        assert!(leads("bridge", false) && !leads("bridge", true) && !leads("null", false));
     }
 }

@@ -314,6 +314,12 @@ fn interfaces_of_one_namespace_are_one_container_in_the_order_of_their_names() {
     let names: Vec<&str> = joints.iter().map(|joint| joint.interface.as_deref().unwrap()).collect();
     assert_eq!((view.containers.len(), names), (1, vec!["net1", "net2", "net10"]));
 
+    // What one of them was told of the container holds for all.
+    assert!(!view.containers.values().next().unwrap().leaves_elsewhere);
+    let leaving = ContainerTraits { leaves_elsewhere: true, ..ContainerTraits::default() };
+    cluster.attach(ContainerSpec { traits: Some(leaving), ..spec(1, "net2", "net") });
+    assert!(cluster.state.view(NodeId(1)).containers.values().all(|container| container.leaves_elsewhere));
+
     // Another namespace is there now: what was in the one before is in none.
     let at = Sandbox { identity: Some("boot/2".to_owned()), ..sandbox("c1", "eth0") };
     cluster.attach(ContainerSpec { sandbox: Some(at), ..spec(1, "new", "net") });

@@ -21,6 +21,8 @@ const PORT_BLOCK: [u8; 2] = [0xc0, 0];
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
+/// What takes the short way. One set for all rules: each set is read by a request of its own.
+const TRANSPORTS: &str = "transports";
 /// The first four bytes of a frame's source towards an endpoint; the last two make its header's sum zero.
 const NETWORK_MAC: [u8; 4] = [0x0e, 0x6e, 0x65, 0x74];
 
@@ -73,6 +75,8 @@ pub fn shortcut(devices: &Devices) -> Ruleset {
             ruleset = ruleset.chain(&to(version, link), Chain::regular(vec![deliver(frame, endpoint.index)]));
         }
     }
+    let transports = [IPPROTO_TCP, IPPROTO_UDP].map(|transport| Key::of(&[&[transport]]));
+    let ruleset = ruleset.set(TRANSPORTS, Set::values(&[Type::Protocol], transports));
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| with_sets(ruleset, devices, version))
 }
 
@@ -111,8 +115,7 @@ fn arriving(version: Ip) -> Rule {
 
 /// Only TCP and UDP right behind an IP header without options, and no fragments: these have no ports.
 fn plain(rule: Rule, version: Ip) -> Rule {
-    let transports = Set::values(&[Type::Protocol], [Key::of(&[&[IPPROTO_TCP]]), Key::of(&[&[IPPROTO_UDP]])]);
-    let transports = Expression::Match { set: SetRef::Anonymous(transports), from: 0, invert: false };
+    let transports = Expression::Match { set: SetRef::Named(TRANSPORTS.to_owned()), from: 0, invert: false };
     match version {
         Ip::V4 => {
             let whole = load(rule, Header::Network, 0, 1).compare(Comparison::Equal, &[0x45]);

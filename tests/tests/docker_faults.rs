@@ -242,9 +242,12 @@ impl<'a> Patient<'a> {
             said.push(self.run(&[fault], &words));
         }
         if self.docker(&format!("inspect -f {{{{.State.Running}}}} {name}")).out.trim() != "true" {
-            let words = if self.is_there(&format!("inspect {name}")) { words(&format!("start {name}")) } else { first };
-            let again = self.run(&[], &words);
-            assert_eq!(again.code, 0, "{starts:?}: {said:?}, and again: {again:?}");
+            eventually("the same command works", || {
+                let is_there = self.is_there(&format!("inspect {name}"));
+                let words = if is_there { words(&format!("start {name}")) } else { first.clone() };
+                let again = self.run(&[], &words);
+                holds(again.code == 0, format!("{starts:?}: {said:?}, and again: {again:?}"))
+            });
         }
         assert_eq!(self.engines.addresses(host, &name, "my-net"), [ip.as_str(), &ip6], "{starts:?}");
         self.engines.reaches_soon(host, &name, "far");

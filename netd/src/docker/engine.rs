@@ -152,6 +152,12 @@ impl Events {
     }
 }
 
+/// Whether this says that there is no engine, or that the one that was asked has ended over it.
+pub fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, NotFound};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | NotFound)
+}
+
 async fn get<T: DeserializeOwned>(path: &str) -> io::Result<T> {
     let read = async {
         let body = Limited::new(request(path).await?, BODY).collect().await.map_err(io::Error::other)?;
@@ -166,7 +172,8 @@ async fn request(path: &str) -> io::Result<Incoming> {
     // Ends with the body that is read of it.
     tokio::spawn(connection);
     let request = Request::get(path).header("Host", "docker").body(Empty::<Bytes>::new());
-    let response = sender.send_request(request.map_err(io::Error::other)?).await.map_err(io::Error::other)?;
+    let unanswered = |error| io::Error::new(io::ErrorKind::ConnectionAborted, error);
+    let response = sender.send_request(request.map_err(io::Error::other)?).await.map_err(unanswered)?;
     match response.status() {
         StatusCode::OK => Ok(response.into_body()),
         status => Err(io::Error::other(format!("{path}: {status}"))),

@@ -30,6 +30,11 @@ const SWARM: Duration = Duration::from_millis(50);
 const AGE: u64 = 60_000;
 /// … and has been missed for so long.
 const MISSED: Duration = Duration::from_secs(10);
+/// After the end of an engine the next one is looked for this often …
+const SOON: Duration = Duration::from_millis(100);
+/// … for so long: one that ends as soon as it has begun is not to be missed.
+const LATELY: Duration = Duration::from_secs(60);
+
 /// What is remembered from one look to the next, for as long as the engine answers.
 #[derive(Default)]
 struct Memory {
@@ -57,24 +62,32 @@ pub struct Look {
 impl Plugin {
     /// Watches the engine for ever; while there is none it is looked for.
     pub(super) async fn watch(&self) {
+        let mut followed = None;
         loop {
-            if let Err(error) = self.follow().await {
+            if let Err(error) = self.follow(&mut followed).await {
                 tracing::debug!(%error, "the engine does not answer");
             }
-            sleep(RETRY).await;
+            let lately = followed.is_some_and(|at: Instant| at.elapsed() < LATELY);
+            sleep(if lately { SOON } else { RETRY }).await;
         }
     }
 
-    async fn follow(&self) -> io::Result<()> {
-        let events = Events::open().await?;
-        // What the engine had is of no interest any more when it dies, even in the middle of a look.
-        tokio::select! {
-            ended = self.listen(events) => {
-                self.engine_ended.store(super::now(), Ordering::Relaxed);
-                ended
-            }
-            never = self.keep_looking() => match never {},
+    /// Listens to the engine until it ends; `followed` is when that was done last.
+    async fn follow(&self, followed: &mut Option<Instant>) -> io::Result<()> {
+        let opened = Events::open().await;
+        // Where one was listened to and nobody answers, it has ended, and so may another have that came and went meanwhile.
+        if opened.as_ref().is_err_and(engine::is_absence) && followed.is_some() {
+            self.engine_ended.store(super::now(), Ordering::Relaxed);
         }
+        let events = opened?;
+        // What the engine had is of no interest any more when it dies, even in the middle of a look.
+        let ended = tokio::select! {
+            ended = self.listen(events) => ended,
+            never = self.keep_looking() => match never {},
+        };
+        self.engine_ended.store(super::now(), Ordering::Relaxed);
+        *followed = Some(Instant::now());
+        ended
     }
 
     async fn listen(&self, mut events: Events) -> io::Result<()> {

@@ -260,10 +260,18 @@ impl<'a> Patient<'a> {
         });
         let said = self.run(&[end], &words(&format!("rm -f {name}")));
         if self.is_there(&format!("inspect {name}")) {
-            let again = self.docker(&format!("rm -f {name}"));
-            assert_eq!(again.code, 0, "{end:?}: {said:?}, and again: {again:?}");
+            self.again(&format!("rm -f {name}"), &format!("{end:?}: {said:?}"));
         }
         self.engines.reaches_soon("h1", "far", &format!("stay-{host}"));
+    }
+
+    /// A command that was cut off works when it is given again, as soon as it is known who has died.
+    #[track_caller]
+    fn again(&self, line: &str, before: &str) {
+        eventually("the same command works", || {
+            let again = self.docker(line);
+            holds(again.code == 0, format!("{before}, and again: {again:?}"))
+        });
     }
 
     /// A network of the engine's own is made, used by another host as well, and removed.
@@ -284,8 +292,7 @@ impl<'a> Patient<'a> {
             said.push(self.run(&[fault], &words(&make)));
         }
         if !self.is_there(&is_there) {
-            let again = self.docker(&make);
-            assert_eq!(again.code, 0, "{starts:?}: {said:?}, and again: {again:?}");
+            self.again(&make, &format!("{starts:?}: {said:?}"));
         }
         let start = |host: &str, container: &str| {
             let line = format!("run -d --stop-signal KILL --name {container} --network {name} {SLEEP}");
@@ -307,8 +314,7 @@ impl<'a> Patient<'a> {
         self.docker(&format!("rm -f {here}")).ok();
         let said = self.run(ends, &words(&remove));
         if self.is_there(&is_there) {
-            let again = self.docker(&remove);
-            assert_eq!(again.code, 0, "{ends:?}: {said:?}, and again: {again:?}");
+            self.again(&remove, &format!("{ends:?}: {said:?}"));
         }
     }
 

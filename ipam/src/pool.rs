@@ -20,7 +20,8 @@ pub(crate) struct Pool {
     free: BTreeMap<IpAddr, IpAddr>,
     /// Where the search begins: behind the address given last, so that a released one rests before it is given again.
     cursor: IpAddr,
-    /// The same for parts of it that somebody gives out of.
+    /// The same for parts of it that somebody gives out of. Ledgers of before know of none.
+    #[serde(default)]
     cursors: BTreeMap<Subnet, IpAddr>,
     used: u64,
 }
@@ -157,6 +158,15 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ledger_of_before_parts_were_given_is_read() {
+        let lease = SubnetLease { subnet: "10.0.9.0/24".parse().unwrap(), gateway: "10.0.9.1".parse().unwrap() };
+        let pool = Pool::new(lease, None);
+        let mut written = serde_json::to_value(&pool).unwrap();
+        assert!(written.as_object_mut().unwrap().remove("cursors").is_some());
+        assert_eq!(serde_json::from_value::<Pool>(written).unwrap(), pool);
+    }
 
     #[test]
     fn ranges_that_touch_become_one_whatever_the_order_of_release() {

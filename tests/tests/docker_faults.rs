@@ -12,11 +12,14 @@ use tests::{
     Lab, PATIENCE, Said,
     between::{Held, NAME, Relay},
     docker::{ATTACH, DOCKER, Docker, Engines, SLEEP, SUBNETS, answers, kill, serving},
-    eventually, holds, run,
+    eventually, holds, run, within,
 };
 
 /// So long netd is left alone with a manager that does not answer.
 const HELD_UP: Duration = Duration::from_millis(300);
+
+/// What was cut off works again within this time: well before the minute after which it is given up anyhow.
+const AGAIN: Duration = Duration::from_secs(20);
 
 /// Who dies, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,7 +245,7 @@ impl<'a> Patient<'a> {
             said.push(self.run(&[fault], &words));
         }
         if self.docker(&format!("inspect -f {{{{.State.Running}}}} {name}")).out.trim() != "true" {
-            eventually("the same command works", || {
+            within(AGAIN, "the same command works", || {
                 let is_there = self.is_there(&format!("inspect {name}"));
                 let words = if is_there { words(&format!("start {name}")) } else { first.clone() };
                 let again = self.run(&[], &words);
@@ -268,7 +271,7 @@ impl<'a> Patient<'a> {
     /// A command that was cut off works when it is given again, as soon as it is known who has died.
     #[track_caller]
     fn again(&self, line: &str, before: &str) {
-        eventually("the same command works", || {
+        within(AGAIN, "the same command works", || {
             let again = self.docker(line);
             holds(again.code == 0, format!("{before}, and again: {again:?}"))
         });

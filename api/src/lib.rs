@@ -1,13 +1,14 @@
-//! The wire contract: the generated services of `proto/netd.proto`, their JSON payloads, and the way to the local socket.
+//! The wire contract: the generated services of `proto/netd.proto`, their JSON payloads, and the
+//! way to the local socket.
 
 mod local;
 mod payload;
 
 pub use local::{LocalError, SOCKET, connect};
 pub use payload::{
-    Attached, CniInterface, CniName, ContainerReply, ContainerRequest, DATA_PATH_PORT, Debug, Difference, Encryption,
-    Examine, Examined, InitRequest, JoinRequest, LeaveRequest, Passed, PayloadError, Peer, Proposal, Standing, Subject,
-    Verification, VipTraffic, decode, encode,
+    Attached, CniInterface, CniName, ContainerReply, ContainerRequest, DATA_PATH_PORT, Debug,
+    Difference, Encryption, Examine, Examined, InitRequest, JoinRequest, LeaveRequest, Passed,
+    PayloadError, Peer, Proposal, Standing, Subject, Verification, VipTraffic, decode, encode,
 };
 
 /// The generated messages, clients and servers.

@@ -21,18 +21,24 @@ pub struct LocalError {
 
 /// A channel to the daemon at this socket.
 pub async fn connect(path: &Path) -> Result<Channel, LocalError> {
-    let refuse = |reason: String| LocalError { path: path.to_owned(), reason };
+    let refuse = |reason: String| LocalError {
+        path: path.to_owned(),
+        reason,
+    };
     let socket = path.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
     // The address is not used: the connector goes to the socket.
-    Endpoint::from_static("http://netd.local").connect_with_connector(connector).await.map_err(|error| {
-        let mut source: &dyn std::error::Error = &error;
-        while let Some(deeper) = source.source() {
-            source = deeper;
-        }
-        refuse(source.to_string())
-    })
+    Endpoint::from_static("http://netd.local")
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| {
+            let mut source: &dyn std::error::Error = &error;
+            while let Some(deeper) = source.source() {
+                source = deeper;
+            }
+            refuse(source.to_string())
+        })
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use model::{
-    Command, Container, ContainerTraits, Engine, Epoch, Mac, NetworkId, NodeId, RequestId, Role, ServiceId, Spi,
-    SubnetLease, ViewInfo,
+    Command, Container, ContainerTraits, Engine, Epoch, Mac, NetworkId, NodeId, RequestId, Role,
+    ServiceId, Spi, SubnetLease, ViewInfo,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -45,7 +45,8 @@ pub struct JoinRequest {
     pub token: String,
     /// A manager of the cluster.
     pub manager: SocketAddr,
-    /// Where others reach this host's control plane; the address that the way to the manager starts from otherwise.
+    /// Where others reach this host's control plane; the address that the way to the manager starts
+    /// from otherwise.
     pub advertise: Option<SocketAddr>,
     /// Where it listens.
     pub listen: SocketAddr,
@@ -89,7 +90,8 @@ pub enum Debug {
     Plan,
 }
 
-/// What the CNI plugin asks of the daemon (CNI specification 1.1, section 2: the operations of the same names).
+/// What the CNI plugin asks of the daemon (CNI specification 1.1, section 2: the operations of the
+/// same names).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "value", rename_all = "snake_case")]
 pub enum ContainerRequest {
@@ -125,7 +127,8 @@ pub struct CniName {
     pub container: String,
     /// `CNI_IFNAME`.
     pub interface: String,
-    /// Its name inside, where the configuration gives it one of its own beside an interface of another plugin's.
+    /// Its name inside, where the configuration gives it one of its own beside an interface of
+    /// another plugin's.
     pub own: Option<String>,
 }
 
@@ -138,7 +141,8 @@ pub struct CniInterface {
     pub network: String,
     /// `CNI_NETNS`, absolute.
     pub sandbox: String,
-    /// Only addresses are asked for (an address manager's work); another plugin makes the interface.
+    /// Only addresses are asked for (an address manager's work); another plugin makes the
+    /// interface.
     pub only_addresses: bool,
     /// These addresses and no others; at most one per family.
     pub addresses: Vec<IpAddr>,
@@ -167,7 +171,8 @@ pub struct Attached {
     pub subnets: Vec<SubnetLease>,
     /// No way out.
     pub internal: bool,
-    /// Where its default routes lead to: a container leaves by the first of its networks that has a way out.
+    /// Where its default routes lead to: a container leaves by the first of its networks that has a
+    /// way out.
     pub ways_out: Vec<IpAddr>,
     /// MTU of the interface in bytes, where one was made.
     pub mtu: Option<u32>,
@@ -243,11 +248,13 @@ pub struct Peer {
     pub vtep: IpAddr,
     /// How many endpoints of the network it has.
     pub endpoints: usize,
-    /// What all their encrypted networks together have exchanged; none of a network that is not encrypted.
+    /// What all their encrypted networks together have exchanged; none of a network that is not
+    /// encrypted.
     pub encryption: Option<Encryption>,
 }
 
-/// What two hosts have exchanged in secret, as one of them counts it since the present keys are in use.
+/// What two hosts have exchanged in secret, as one of them counts it since the present keys are in
+/// use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Encryption {
     /// The change of keys that it sends with; none: it cannot send.
@@ -272,7 +279,8 @@ pub struct Encryption {
     pub forged: u64,
     /// Packets dropped for having no key, from all hosts together, since the host started.
     pub unknown: u64,
-    /// When the last packet was received: milliseconds since the Unix epoch; none: never, with these keys.
+    /// When the last packet was received: milliseconds since the Unix epoch; none: never, with
+    /// these keys.
     pub last_seen: Option<u64>,
 }
 
@@ -309,13 +317,17 @@ pub struct PayloadError {
 /// A value as payload.
 pub fn encode<T: Serialize>(value: &T) -> Json {
     // The payload types have string keys only, so they always have a JSON form.
-    Json { json: serde_json::to_vec(value).unwrap_or_default() }
+    Json {
+        json: serde_json::to_vec(value).unwrap_or_default(),
+    }
 }
 
 /// The value that a payload holds.
 pub fn decode<T: DeserializeOwned>(payload: &Json) -> Result<T, PayloadError> {
-    serde_json::from_slice(&payload.json)
-        .map_err(|reason| PayloadError { expected: std::any::type_name::<T>(), reason })
+    serde_json::from_slice(&payload.json).map_err(|reason| PayloadError {
+        expected: std::any::type_name::<T>(),
+        reason,
+    })
 }
 
 impl From<PayloadError> for tonic::Status {

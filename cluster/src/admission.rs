@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
 use model::{
-    Availability, Command, Engine, Kind, Node, NodeId, NodeStatus, Refusal, RequestId, Response, Role, StateMachine,
+    Availability, Command, Engine, Kind, Node, NodeId, NodeStatus, Refusal, RequestId, Response,
+    Role, StateMachine,
 };
 use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use tokio::time::{sleep, timeout};
@@ -17,19 +18,26 @@ use crate::{
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest command that a member may propose.
 const COMMAND_BYTES: usize = 128 << 10;
-/// How long a leader listens for the managers before it says that they are no majority, and how often it looks.
+/// How long a leader listens for the managers before it says that they are no majority, and how
+/// often it looks.
 const HEARING_TIMEOUT: Duration = Duration::from_secs(3);
 const HEARING_PAUSE: Duration = Duration::from_millis(50);
 
 impl<S: StateMachine> Consensus<S> {
-    /// Gives a host that knows a token's secret a certificate and a record. Asked again, it gives the same record.
+    /// Gives a host that knows a token's secret a certificate and a record. Asked again, it gives
+    /// the same record.
     pub async fn admit(&self, call: &JoinCall) -> Result<Result<JoinAnswer, Refusal>, Retry> {
-        // A leader that has not yet applied all of the log might still take a token that was replaced.
+        // A leader that has not yet applied all of the log might still take a token that was
+        // replaced.
         crate::raft::confirmed(self.raft.ensure_linearizable()).await?;
         let authority = self.machine.read(|state| state.authority().cloned());
-        let authority = authority.ok_or_else(|| Retry("the cluster is only just being made".to_owned()))?;
+        let authority =
+            authority.ok_or_else(|| Retry("the cluster is only just being made".to_owned()))?;
         let roles = [Role::Worker, Role::Manager];
-        let Some(role) = roles.into_iter().find(|&role| *authority.secret(role) == call.secret) else {
+        let Some(role) = roles
+            .into_iter()
+            .find(|&role| *authority.secret(role) == call.secret)
+        else {
             return Ok(Err(wrong_secret()));
         };
         if call.address.ip().is_unspecified() || call.address.port() == 0 {
@@ -40,19 +48,37 @@ impl<S: StateMachine> Consensus<S> {
         }
         let (id, certificate) = match pki::sign(&authority, &call.request, role) {
             Ok(signed) => signed,
-            Err(error) => return Ok(Err(Refusal::new(Kind::Invalid, error.to_string(), "join again"))),
+            Err(error) => {
+                return Ok(Err(Refusal::new(
+                    Kind::Invalid,
+                    error.to_string(),
+                    "join again",
+                )));
+            }
         };
         let node = new_node(id, role, call);
         // The id follows from the request, so that asking again is the same request.
-        let response = self.write(RequestId(id.0), Command::Admit { node: node.clone() }).await?;
+        let response = self
+            .write(RequestId(id.0), Command::Admit { node: node.clone() })
+            .await?;
         if let Err(refusal) = response {
             return Ok(Err(refusal));
         }
         tracing::info!(node = %id, %role, hostname = node.hostname, address = %node.address, "node admitted");
         let managers = self.machine.read(|state| {
-            state.nodes().values().filter(|node| node.role == Role::Manager).map(|node| node.address).collect()
+            state
+                .nodes()
+                .values()
+                .filter(|node| node.role == Role::Manager)
+                .map(|node| node.address)
+                .collect()
         });
-        Ok(Ok(JoinAnswer { certificate, root: authority.root_certificate, node, managers }))
+        Ok(Ok(JoinAnswer {
+            certificate,
+            root: authority.root_certificate,
+            node,
+            managers,
+        }))
     }
 
     /// Makes an admitted manager a voter.
@@ -61,16 +87,27 @@ impl<S: StateMachine> Consensus<S> {
         if self.voters().contains(&node.0) {
             return Ok(());
         }
-        let node = self.node(node).ok_or_else(|| Retry(format!("node {node} has no record")))?;
-        let learner = self.raft.add_learner(node.id.0, BasicNode::new(node.address), true);
+        let node = self
+            .node(node)
+            .ok_or_else(|| Retry(format!("node {node} has no record")))?;
+        let learner = self
+            .raft
+            .add_learner(node.id.0, BasicNode::new(node.address), true);
         let caught_up = timeout(CATCH_UP_TIMEOUT, learner).await;
         caught_up.map_err(|_| not_caught_up())?.map_err(retry)?;
-        // openraft takes a learner that was never reached for one that lags a little behind a short log.
+        // openraft takes a learner that was never reached for one that lags a little behind a short
+        // log.
         let reached = |metrics: &RaftMetrics<u64, BasicNode>| {
-            metrics.replication.as_ref().is_some_and(|replication| matches!(replication.get(&node.id.0), Some(Some(_))))
+            metrics
+                .replication
+                .as_ref()
+                .is_some_and(|replication| matches!(replication.get(&node.id.0), Some(Some(_))))
         };
         let taken = self.raft.wait(Some(CATCH_UP_TIMEOUT));
-        taken.metrics(reached, "the new manager has taken entries").await.map_err(|_| not_caught_up())?;
+        taken
+            .metrics(reached, "the new manager has taken entries")
+            .await
+            .map_err(|_| not_caught_up())?;
         let change = ChangeMembers::AddVoterIds(BTreeSet::from([node.id.0]));
         self.change_voters(change).await?;
         tracing::info!(node = %node.id, "manager votes");
@@ -78,7 +115,12 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// Carries out what a member proposes.
-    pub async fn take(&self, from: PeerIdentity, request: RequestId, command: Command) -> Result<Response, Retry> {
+    pub async fn take(
+        &self,
+        from: PeerIdentity,
+        request: RequestId,
+        command: Command,
+    ) -> Result<Response, Retry> {
         if let Some(refusal) = forbidden(from, &command).or_else(|| too_large(&command)) {
             return Ok(Err(refusal));
         }
@@ -88,9 +130,12 @@ impl<S: StateMachine> Consensus<S> {
             return Ok(Err(refusal));
         }
         if !self.voters().contains(&self.me.0) {
-            // The others elect a leader once this one is silent; what it still took would never be confirmed.
+            // The others elect a leader once this one is silent; what it still took would never be
+            // confirmed.
             self.raft.runtime_config().heartbeat(false);
-            return Err(Retry("this manager votes no more and another one takes over".to_owned()));
+            return Err(Retry(
+                "this manager votes no more and another one takes over".to_owned(),
+            ));
         }
         self.write(request, command).await
     }
@@ -109,14 +154,21 @@ impl<S: StateMachine> Consensus<S> {
         if alive * 2 <= rest.len() {
             return Ok(Err(no_majority(node, alive, rest.len())));
         }
-        self.change_voters(ChangeMembers::RemoveVoters(BTreeSet::from([node.0]))).await?;
+        self.change_voters(ChangeMembers::RemoveVoters(BTreeSet::from([node.0])))
+            .await?;
         tracing::info!(%node, "manager votes no more");
         Ok(Ok(()))
     }
 
-    /// How many of these managers are alive. A leader that is new waits a while for their majority to be heard.
+    /// How many of these managers are alive. A leader that is new waits a while for their majority
+    /// to be heard.
     async fn alive(&self, voters: &BTreeSet<u64>) -> usize {
-        let count = || voters.iter().filter(|&&voter| voter == self.me.0 || self.hears(NodeId(voter))).count();
+        let count = || {
+            voters
+                .iter()
+                .filter(|&&voter| voter == self.me.0 || self.hears(NodeId(voter)))
+                .count()
+        };
         let majority = async {
             while count() * 2 <= voters.len() {
                 sleep(HEARING_PAUSE).await;
@@ -128,7 +180,9 @@ impl<S: StateMachine> Consensus<S> {
 
     async fn change_voters(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), Retry> {
         let changed = timeout(CATCH_UP_TIMEOUT, self.raft.change_membership(change, false)).await;
-        changed.map_err(|_| Retry("no majority confirms the change of managers".to_owned()))?.map_err(retry)?;
+        changed
+            .map_err(|_| Retry("no majority confirms the change of managers".to_owned()))?
+            .map_err(retry)?;
         Ok(())
     }
 }
@@ -153,14 +207,16 @@ fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
 
 const OTHERS_CONTAINER: &str = "a host attaches and detaches containers of its own only";
 
-/// What a member may not propose: the cluster's own commands, containers of another host, and, for a worker, what would
-/// make it a manager.
+/// What a member may not propose: the cluster's own commands, containers of another host, and, for
+/// a worker, what would make it a manager.
 fn forbidden(from: PeerIdentity, command: &Command) -> Option<Refusal> {
     use Command::*;
     let cause = match command {
         RotateToken { .. } if from.role == Role::Worker => "a worker may not replace a join token",
         AttachContainer { spec } if spec.key.node != from.node => OTHERS_CONTAINER,
-        DetachContainers { keys } if keys.iter().any(|key| key.node != from.node) => OTHERS_CONTAINER,
+        DetachContainers { keys } if keys.iter().any(|key| key.node != from.node) => {
+            OTHERS_CONTAINER
+        }
         Bootstrap { .. }
         | Admit { .. }
         | SetNodeStatus { .. }
@@ -171,17 +227,30 @@ fn forbidden(from: PeerIdentity, command: &Command) -> Option<Refusal> {
         | SetDesired { .. }
         | RemoveTask { .. }
         | PurgeService { .. }
-        | ReleaseSlot { .. } => "this command is the cluster's own and cannot be proposed by a member",
+        | ReleaseSlot { .. } => {
+            "this command is the cluster's own and cannot be proposed by a member"
+        }
         _ => return None,
     };
-    Some(Refusal::new(Kind::Denied, cause, "run the command on a manager"))
+    Some(Refusal::new(
+        Kind::Denied,
+        cause,
+        "run the command on a manager",
+    ))
 }
 
 /// Each entry of the log has to reach the other managers within a heartbeat.
 fn too_large(command: &Command) -> Option<Refusal> {
     let size = serde_json::to_vec(command).map_or(0, |bytes| bytes.len());
-    let cause = format!("the command is {size} bytes long, and the log takes at most {COMMAND_BYTES}");
-    (size > COMMAND_BYTES).then(|| Refusal::new(Kind::Invalid, cause, "shorten its labels, environment or arguments"))
+    let cause =
+        format!("the command is {size} bytes long, and the log takes at most {COMMAND_BYTES}");
+    (size > COMMAND_BYTES).then(|| {
+        Refusal::new(
+            Kind::Invalid,
+            cause,
+            "shorten its labels, environment or arguments",
+        )
+    })
 }
 
 fn wrong_secret() -> Refusal {
@@ -226,7 +295,9 @@ fn last_manager(node: NodeId) -> Refusal {
 fn no_majority(node: NodeId, alive: usize, rest: usize) -> Refusal {
     Refusal::new(
         Kind::Precondition,
-        format!("without node {node} only {alive} of {rest} managers are alive, which is no majority"),
+        format!(
+            "without node {node} only {alive} of {rest} managers are alive, which is no majority"
+        ),
         "bring the other managers back first (`swarmctl node ls`), or `swarmctl leave --force`",
     )
 }

@@ -1,4 +1,5 @@
-//! The leader's end of a session: hears the node, sends it its view as it changes, puts its reports into the log.
+//! The leader's end of a session: hears the node, sends it its view as it changes, puts its reports
+//! into the log.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -15,7 +16,8 @@ use crate::{
     raft::{Consensus, Retry, confirmed},
 };
 
-/// Changes that come within this time after one that was sent are sent together; one alone waits for nothing.
+/// Changes that come within this time after one that was sent are sent together; one alone waits
+/// for nothing.
 const COALESCE: Duration = Duration::from_millis(3);
 /// How often a session looks whether its leader still leads.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -28,7 +30,10 @@ pub type Upstream = Pin<Box<dyn Stream<Item = Upward> + Send>>;
 /// The digest of a view's records, whatever its generation.
 pub fn digest(view: &NodeConfig) -> String {
     let records = serde_json::to_vec(&view.snapshot().set).unwrap_or_default();
-    Sha256::digest(records).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(records)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Opens a session of this node, which ends with its stream or with this manager's leadership.
@@ -38,7 +43,12 @@ pub fn open<S: StateMachine>(
     upstream: Upstream,
 ) -> mpsc::Receiver<Downward> {
     let (down, receiver) = mpsc::channel(QUEUE);
-    let session = Session { consensus, node, down, sent: None };
+    let session = Session {
+        consensus,
+        node,
+        down,
+        sent: None,
+    };
     tokio::spawn(session.run(upstream));
     receiver
 }
@@ -56,22 +66,38 @@ struct Over;
 
 impl<S: StateMachine> Session<S> {
     async fn run(mut self, mut upstream: Upstream) {
-        let Some(Upward::Hello { node, generation, digest }) = upstream.next().await else { return };
+        let Some(Upward::Hello {
+            node,
+            generation,
+            digest,
+        }) = upstream.next().await
+        else {
+            return;
+        };
         if node != self.node {
             tracing::warn!(certificate = %self.node, claimed = %node, "a session for another node was refused");
             return;
         }
         self.consensus.hear(node);
         tracing::debug!(%node, generation, "session opened");
-        // A leader that has not yet applied what the cluster knows would show a node that has no view an early one.
-        if confirmed(self.consensus.raft.ensure_linearizable()).await.is_err() {
+        // A leader that has not yet applied what the cluster knows would show a node that has no
+        // view an early one.
+        if confirmed(self.consensus.raft.ensure_linearizable())
+            .await
+            .is_err()
+        {
             return;
         }
         let _over = self.serve(upstream, generation, &digest).await;
         tracing::debug!(%node, "session closed");
     }
 
-    async fn serve(&mut self, mut upstream: Upstream, generation: u64, digest: &str) -> Result<(), Over> {
+    async fn serve(
+        &mut self,
+        mut upstream: Upstream,
+        generation: u64,
+        digest: &str,
+    ) -> Result<(), Over> {
         let mut applied = self.consensus.machine.applied();
         let mut check = interval(CHECK_INTERVAL);
         self.update(generation, digest).await?;
@@ -100,14 +126,20 @@ impl<S: StateMachine> Session<S> {
             return Ok(());
         }
         let delta = match &self.sent {
-            None if digest == self::digest(&view) => ViewDelta { from: Some(generation), ..view.delta(&view) },
+            None if digest == self::digest(&view) => ViewDelta {
+                from: Some(generation),
+                ..view.delta(&view)
+            },
             None => view.snapshot(),
             Some(sent) => sent.delta(&view),
         };
         if self.sent.is_some() && delta.is_empty() {
             return Ok(());
         }
-        self.down.send(Downward::Change { delta }).await.map_err(|_| Over)?;
+        self.down
+            .send(Downward::Change { delta })
+            .await
+            .map_err(|_| Over)?;
         self.sent = Some(view);
         Ok(())
     }
@@ -117,7 +149,12 @@ impl<S: StateMachine> Session<S> {
         match message {
             Upward::Alive => Ok(()),
             Upward::Report { sequence, report } if report.node == self.node => {
-                tokio::spawn(record(self.consensus.clone(), sequence, report, self.down.clone()));
+                tokio::spawn(record(
+                    self.consensus.clone(),
+                    sequence,
+                    report,
+                    self.down.clone(),
+                ));
                 Ok(())
             }
             Upward::Report { .. } | Upward::Hello { .. } => {
@@ -128,7 +165,8 @@ impl<S: StateMachine> Session<S> {
     }
 }
 
-/// Puts a report into the log and says so; without an answer the node sends it again, here or to the next leader.
+/// Puts a report into the log and says so; without an answer the node sends it again, here or to
+/// the next leader.
 async fn record<S: StateMachine>(
     consensus: Arc<Consensus<S>>,
     sequence: u64,
@@ -138,7 +176,10 @@ async fn record<S: StateMachine>(
     let node = report.node;
     let request = RequestId(rand::random());
     loop {
-        match consensus.write(request, Command::Report(report.clone())).await {
+        match consensus
+            .write(request, Command::Report(report.clone()))
+            .await
+        {
             Ok(response) => {
                 if let Err(refusal) = response
                     && !matches!(refusal.kind, Kind::Precondition | Kind::NotFound)

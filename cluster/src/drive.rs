@@ -1,4 +1,5 @@
-//! What the leader does by itself: lets the state machine take its next step, and says which nodes are alive.
+//! What the leader does by itself: lets the state machine take its next step, and says which nodes
+//! are alive.
 
 use std::{
     sync::Arc,
@@ -16,23 +17,31 @@ use crate::raft::{Consensus, Retry, confirmed, now};
 const STEP_INTERVAL: Duration = Duration::from_millis(200);
 /// Changes that come within this time of each other are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(3);
-/// After a change of leader, or a pause of the leader's own, nodes get so long to be heard before they are called down.
+/// After a change of leader, or a pause of the leader's own, nodes get so long to be heard before
+/// they are called down.
 const GRACE: Duration = Duration::from_secs(4);
-/// A step that comes so late means that this process did not run; silence then says nothing about the nodes.
+/// A step that comes so late means that this process did not run; silence then says nothing about
+/// the nodes.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Commands on their way to the log at the same time.
 const IN_FLIGHT: usize = 64;
 
 /// Runs for as long as the manager does; acts only while it leads.
 pub async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
-    // One receiver for good: a fresh one would call what it already shows a change, and never let this rest.
+    // One receiver for good: a fresh one would call what it already shows a change, and never let
+    // this rest.
     let mut metrics = consensus.raft.metrics();
     loop {
         if consensus.leads() {
             lead(&consensus).await;
         }
         let woken = timeout(STEP_INTERVAL, metrics.changed()).await;
-        let failed = metrics.borrow_and_update().running_state.as_ref().err().cloned();
+        let failed = metrics
+            .borrow_and_update()
+            .running_state
+            .as_ref()
+            .err()
+            .cloned();
         if let Some(Fatal::StorageError(error)) = &failed {
             let next = "mend the disk or free space, then restart netd";
             tracing::error!(%error, next, "this manager cannot write its log and votes no more; the rest of netd goes on");
@@ -45,7 +54,10 @@ pub async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
 
 async fn lead<S: StateMachine>(consensus: &Consensus<S>) {
     // All that earlier leaders committed is applied first: `step` must not run on an older state.
-    if confirmed(consensus.raft.ensure_linearizable()).await.is_err() {
+    if confirmed(consensus.raft.ensure_linearizable())
+        .await
+        .is_err()
+    {
         return;
     }
     tracing::info!(node = %consensus.me, "this manager leads");
@@ -69,8 +81,13 @@ async fn lead<S: StateMachine>(consensus: &Consensus<S>) {
 }
 
 fn statuses<S: StateMachine>(consensus: &Consensus<S>, grace_over: bool) -> Vec<Command> {
-    let known: Vec<(NodeId, NodeStatus)> =
-        consensus.machine.read(|state| state.nodes().values().map(|node| (node.id, node.status)).collect());
+    let known: Vec<(NodeId, NodeStatus)> = consensus.machine.read(|state| {
+        state
+            .nodes()
+            .values()
+            .map(|node| (node.id, node.status))
+            .collect()
+    });
     let change = |(node, status): (NodeId, NodeStatus)| {
         let next = match (consensus.hears(node), status) {
             (true, NodeStatus::Unknown | NodeStatus::Down) => NodeStatus::Ready,
@@ -94,5 +111,8 @@ async fn propose<S: StateMachine>(consensus: &Consensus<S>, commands: Vec<Comman
             Ok(_) => {}
         }
     });
-    stream::iter(writes).buffered(IN_FLIGHT).for_each(|()| async {}).await;
+    stream::iter(writes)
+        .buffered(IN_FLIGHT)
+        .for_each(|()| async {})
+        .await;
 }

@@ -15,7 +15,9 @@ pub enum ClusterError {
     )]
     AlreadyMember(PathBuf),
     /// A file operation failed.
-    #[error("cannot {operation} {path}: {source}\n  next: check the file system's space and permissions")]
+    #[error(
+        "cannot {operation} {path}: {source}\n  next: check the file system's space and permissions"
+    )]
     Disk {
         /// `read`, `write`, …
         operation: &'static str,
@@ -36,7 +38,9 @@ pub enum ClusterError {
         reason: String,
     },
     /// Another process has the log open.
-    #[error("{0} is in use\n  next: another netd runs with the same directory; stop it, or give this one its own")]
+    #[error(
+        "{0} is in use\n  next: another netd runs with the same directory; stop it, or give this one its own"
+    )]
     InUse(PathBuf),
     /// A key or certificate could not be made or used.
     #[error("cannot {operation}: {reason}")]

@@ -13,19 +13,26 @@ use crate::ClusterError;
 pub fn write(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
     let write = || {
         replace(path, content, File::sync_all)?;
-        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+        path.parent()
+            .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     };
     write().map_err(|source| failed("write", path, source))
 }
 
-/// As [`write()`], without waiting for the disk: after a power cut the content may be old, or cut short.
+/// As [`write()`], without waiting for the disk: after a power cut the content may be old, or cut
+/// short.
 pub fn hand_over(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
     replace(path, content, |_| Ok(())).map_err(|source| failed("write", path, source))
 }
 
 fn replace(path: &Path, content: &[u8], sync: fn(&File) -> io::Result<()>) -> io::Result<()> {
     let draft = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
     file.write_all(content)?;
     sync(&file)?;
     fs::rename(&draft, path)
@@ -49,7 +56,11 @@ pub fn make_directory(path: &Path) -> Result<(), ClusterError> {
 
 /// Removes a file or a whole directory; it is fine if there is none.
 pub fn remove(path: &Path) -> Result<(), ClusterError> {
-    let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let result = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.map_err(|source| failed("remove", path, source)),
@@ -57,5 +68,9 @@ pub fn remove(path: &Path) -> Result<(), ClusterError> {
 }
 
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> ClusterError {
-    ClusterError::Disk { operation, path: path.to_owned(), source }
+    ClusterError::Disk {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
 }

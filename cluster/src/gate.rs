@@ -29,7 +29,10 @@ impl<S, N> Layer<N> for GateLayer<S> {
     type Service = Gate<S, N>;
 
     fn layer(&self, inner: N) -> Gate<S, N> {
-        Gate { member: self.0.clone(), inner }
+        Gate {
+            member: self.0.clone(),
+            inner,
+        }
     }
 }
 
@@ -41,7 +44,10 @@ pub struct Gate<S, N> {
 
 impl<S, N: Clone> Clone for Gate<S, N> {
     fn clone(&self) -> Self {
-        Self { member: self.member.clone(), inner: self.inner.clone() }
+        Self {
+            member: self.member.clone(),
+            inner: self.inner.clone(),
+        }
     }
 }
 
@@ -62,7 +68,10 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         // The one that has said it is ready takes the request.
         let clone = self.inner.clone();
-        let (member, mut inner) = (self.member.clone(), std::mem::replace(&mut self.inner, clone));
+        let (member, mut inner) = (
+            self.member.clone(),
+            std::mem::replace(&mut self.inner, clone),
+        );
         Box::pin(async move {
             let caller = request.extensions().get::<Caller>().copied();
             let path = request.uri().path();
@@ -73,7 +82,12 @@ where
                 }
                 Err(status) => {
                     let peer = caller.map(|caller| display(caller.address));
-                    tracing::warn!(peer, path, reason = status.message(), "a request was refused");
+                    tracing::warn!(
+                        peer,
+                        path,
+                        reason = status.message(),
+                        "a request was refused"
+                    );
                     Ok(status.into_http())
                 }
             }
@@ -87,13 +101,31 @@ async fn admit<S: StateMachine>(
     path: &str,
 ) -> Result<Option<PeerIdentity>, Status> {
     let Some(identity) = caller.and_then(|caller| caller.identity) else {
-        let refuse = || Status::unauthenticated("a certificate of this cluster is needed; a host gets one by joining");
-        return if path == JOIN { Ok(None) } else { Err(refuse()) };
+        let refuse = || {
+            Status::unauthenticated(
+                "a certificate of this cluster is needed; a host gets one by joining",
+            )
+        };
+        return if path == JOIN {
+            Ok(None)
+        } else {
+            Err(refuse())
+        };
     };
     if path.starts_with(RAFT) {
-        // Not compared with the state: a manager that is catching up would refuse the leader it catches up from.
-        let refuse = || Status::permission_denied(format!("node {} is no manager: Raft is not for it", identity.node));
-        return if identity.role == Role::Manager { Ok(Some(identity)) } else { Err(refuse()) };
+        // Not compared with the state: a manager that is catching up would refuse the leader it
+        // catches up from.
+        let refuse = || {
+            Status::permission_denied(format!(
+                "node {} is no manager: Raft is not for it",
+                identity.node
+            ))
+        };
+        return if identity.role == Role::Manager {
+            Ok(Some(identity))
+        } else {
+            Err(refuse())
+        };
     }
     if !member.knows(identity.node).await {
         let node = identity.node;

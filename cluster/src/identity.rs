@@ -1,4 +1,5 @@
-//! Who this host is, on its disk: its key, its certificate, its cluster's root, and where it can find managers.
+//! Who this host is, on its disk: its key, its certificate, its cluster's root, and where it can
+//! find managers.
 
 use std::{
     net::SocketAddr,
@@ -30,12 +31,20 @@ impl Identity {
         root: String,
         managers: Vec<SocketAddr>,
     ) -> Result<Self, ClusterError> {
-        let identity = pki::identity_of(&pki::root(&certificate)?).ok_or(ClusterError::Certificate {
-            operation: "read this node's certificate",
-            reason: "it names no node and role".to_owned(),
-        })?;
+        let identity =
+            pki::identity_of(&pki::root(&certificate)?).ok_or(ClusterError::Certificate {
+                operation: "read this node's certificate",
+                reason: "it names no node and role".to_owned(),
+            })?;
         let PeerIdentity { node, role } = identity;
-        Ok(Self { node, role, certificate, key, root, managers })
+        Ok(Self {
+            node,
+            role,
+            certificate,
+            key,
+            root,
+            managers,
+        })
     }
 
     /// Whether the directory holds one.
@@ -62,10 +71,20 @@ impl Identity {
         }
         let place = place(directory);
         let managers_path = place.join("managers.json");
-        let managers = serde_json::from_str(&text(&managers_path)?)
-            .map_err(|error| ClusterError::Corrupt { path: managers_path, reason: error.to_string() })?;
+        let managers = serde_json::from_str(&text(&managers_path)?).map_err(|error| {
+            ClusterError::Corrupt {
+                path: managers_path,
+                reason: error.to_string(),
+            }
+        })?;
         let read = |name: &str| text(&place.join(name));
-        Self::new(read("certificate.pem")?, read("key.pem")?, read("root.pem")?, managers).map(Some)
+        Self::new(
+            read("certificate.pem")?,
+            read("key.pem")?,
+            read("root.pem")?,
+            managers,
+        )
+        .map(Some)
     }
 
     /// Forgets it.
@@ -80,7 +99,10 @@ fn place(directory: &Path) -> PathBuf {
 }
 
 fn text(path: &Path) -> Result<String, ClusterError> {
-    let corrupt = |reason: String| ClusterError::Corrupt { path: path.to_owned(), reason };
+    let corrupt = |reason: String| ClusterError::Corrupt {
+        path: path.to_owned(),
+        reason,
+    };
     let bytes = files::read(path)?.ok_or_else(|| corrupt("the file is missing".to_owned()))?;
     String::from_utf8(bytes).map_err(|error| corrupt(error.to_string()))
 }

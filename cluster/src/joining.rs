@@ -1,4 +1,5 @@
-//! How a host becomes a member: where it listens, what it says of itself, and its one talk with a manager.
+//! How a host becomes a member: where it listens, what it says of itself, and its one talk with a
+//! manager.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -67,12 +68,22 @@ pub async fn ask_to_join(
 ) -> Result<JoinAnswer, ClusterError> {
     let manager = options.manager;
     let tls = Arc::new(tls::pinned(token.digest.clone())?);
-    let connected = link::connect(tls, Target { address: manager, node: None }).await;
+    let connected = link::connect(
+        tls,
+        Target {
+            address: manager,
+            node: None,
+        },
+    )
+    .await;
     let (channel, local) = connected.map_err(|error| match error {
         LinkError::Foreign { .. } => ClusterError::OtherCluster { manager },
         error => ClusterError::Link(error),
     })?;
-    let address = reachable(options.advertise.unwrap_or(SocketAddr::new(local.ip(), 0)), listener)?;
+    let address = reachable(
+        options.advertise.unwrap_or(SocketAddr::new(local.ip(), 0)),
+        listener,
+    )?;
     let join = JoinCall {
         secret: token.secret.clone(),
         request,
@@ -82,10 +93,19 @@ pub async fn ask_to_join(
     };
     let mut request = Request::new(encode(&join));
     request.set_timeout(JOIN_TIMEOUT);
-    let session = |status: Status| LinkError::Session { to: manager, reason: status.message().to_owned() };
-    let answer = MembershipClient::new(channel).join(request).await.map_err(session)?;
+    let session = |status: Status| LinkError::Session {
+        to: manager,
+        reason: status.message().to_owned(),
+    };
+    let answer = MembershipClient::new(channel)
+        .join(request)
+        .await
+        .map_err(session)?;
     let answer: Result<JoinAnswer, Refusal> =
-        decode(answer.get_ref()).map_err(|error| LinkError::Session { to: manager, reason: error.to_string() })?;
+        decode(answer.get_ref()).map_err(|error| LinkError::Session {
+            to: manager,
+            reason: error.to_string(),
+        })?;
     let answer = answer?;
     if token::digest(&pki::root(&answer.root)?) != token.digest {
         return Err(ClusterError::OtherCluster { manager });
@@ -93,10 +113,13 @@ pub async fn ask_to_join(
     Ok(answer)
 }
 
-/// Listens for a host that is not a member yet, and clears away what an attempt that was cut off has left.
+/// Listens for a host that is not a member yet, and clears away what an attempt that was cut off
+/// has left.
 pub fn prepare(config: &Config) -> Result<TcpListener, ClusterError> {
     if Identity::exists(&config.directory) {
-        return Err(ClusterError::AlreadyMember(config.directory.join("identity")));
+        return Err(ClusterError::AlreadyMember(
+            config.directory.join("identity"),
+        ));
     }
     forget_state(config)?;
     server::listen(config.listen)
@@ -109,12 +132,17 @@ pub fn forget_state(config: &Config) -> Result<(), ClusterError> {
 }
 
 /// The address given to others: never a wildcard; port 0 stands for the one that is listened on.
-pub fn reachable(mut address: SocketAddr, listener: &TcpListener) -> Result<SocketAddr, ClusterError> {
+pub fn reachable(
+    mut address: SocketAddr,
+    listener: &TcpListener,
+) -> Result<SocketAddr, ClusterError> {
     if address.ip().is_unspecified() {
         return Err(ClusterError::Advertise(address));
     }
     if address.port() == 0 {
-        let own = listener.local_addr().map_err(|source| ClusterError::Listen { address, source })?;
+        let own = listener
+            .local_addr()
+            .map_err(|source| ClusterError::Listen { address, source })?;
         address.set_port(own.port());
     }
     Ok(address)

@@ -1,4 +1,5 @@
-//! Connections to other members: dialled with mutual TLS, one per member, made anew by themselves when they break.
+//! Connections to other members: dialled with mutual TLS, one per member, made anew by themselves
+//! when they break.
 
 use std::{
     collections::BTreeMap,
@@ -41,7 +42,9 @@ pub enum LinkError {
         reason: io::Error,
     },
     /// Its certificate was not made by this cluster's authority.
-    #[error("{to} has a certificate of another cluster\n  next: check the address; a host joins one cluster at a time")]
+    #[error(
+        "{to} has a certificate of another cluster\n  next: check the address; a host joins one cluster at a time"
+    )]
     Foreign {
         /// The address dialled.
         to: SocketAddr,
@@ -88,13 +91,22 @@ pub struct Links {
 
 impl Links {
     pub fn new(tls: ClientConfig) -> Self {
-        Self { tls: Arc::new(tls), open: Arc::default() }
+        Self {
+            tls: Arc::new(tls),
+            open: Arc::default(),
+        }
     }
 
     /// The channel there; it connects with the first request.
     pub fn channel(&self, target: Target) -> Channel {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || endpoint().connect_with_connector_lazy(connector(self.tls.clone(), target, Arc::default()));
+        let make = || {
+            endpoint().connect_with_connector_lazy(connector(
+                self.tls.clone(),
+                target,
+                Arc::default(),
+            ))
+        };
         open.entry(target).or_insert_with(make).clone()
     }
 
@@ -109,24 +121,44 @@ impl Links {
     }
 
     fn known(&self, target: Target) -> Option<Channel> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&target).cloned()
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&target)
+            .cloned()
     }
 
     /// Lets go of all of them.
     pub fn close(&self) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }
 
 /// A connected channel and the local address of its connection.
-pub async fn connect(tls: Arc<ClientConfig>, target: Target) -> Result<(Channel, SocketAddr), LinkError> {
-    // The error of a connector reaches the caller only as text, so the first connection is dialled here.
+pub async fn connect(
+    tls: Arc<ClientConfig>,
+    target: Target,
+) -> Result<(Channel, SocketAddr), LinkError> {
+    // The error of a connector reaches the caller only as text, so the first connection is dialled
+    // here.
     let first = dial(tls.clone(), target).await?;
-    let session = |reason: String| LinkError::Session { to: target.address, reason };
-    let local = first.get_ref().0.local_addr().map_err(|error| session(error.to_string()))?;
+    let session = |reason: String| LinkError::Session {
+        to: target.address,
+        reason,
+    };
+    let local = first
+        .get_ref()
+        .0
+        .local_addr()
+        .map_err(|error| session(error.to_string()))?;
     let slot = OnceSlot::default();
     *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(first);
-    let channel = endpoint().connect_with_connector(connector(tls, target, slot)).await;
+    let channel = endpoint()
+        .connect_with_connector(connector(tls, target, slot))
+        .await;
     Ok((channel.map_err(|error| session(root_cause(&error)))?, local))
 }
 
@@ -140,8 +172,12 @@ fn connector(
     tls: Arc<ClientConfig>,
     target: Target,
     first: OnceSlot,
-) -> impl tower::Service<tonic::transport::Uri, Response = TokioIo<Stream>, Error = LinkError, Future = Dialling>
-+ Send
+) -> impl tower::Service<
+    tonic::transport::Uri,
+    Response = TokioIo<Stream>,
+    Error = LinkError,
+    Future = Dialling,
+> + Send
 + Clone
 + 'static {
     tower::service_fn(move |_| -> Dialling {
@@ -168,7 +204,10 @@ fn endpoint() -> Endpoint {
 
 /// A plain connection to an address.
 pub async fn reach(to: SocketAddr) -> io::Result<TcpStream> {
-    timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await.map_err(late).flatten()
+    timeout(CONNECT_TIMEOUT, TcpStream::connect(to))
+        .await
+        .map_err(late)
+        .flatten()
 }
 
 fn late(_: tokio::time::error::Elapsed) -> io::Error {
@@ -177,26 +216,51 @@ fn late(_: tokio::time::error::Elapsed) -> io::Error {
 
 async fn dial(tls: Arc<ClientConfig>, target: Target) -> Result<Stream, LinkError> {
     let to = target.address;
-    let tcp = reach(to).await.map_err(|reason| LinkError::Unreachable { to, reason })?;
+    let tcp = reach(to)
+        .await
+        .map_err(|reason| LinkError::Unreachable { to, reason })?;
     let _ = tcp.set_nodelay(true);
-    let name = target.node.map_or_else(|| pki::ANY_MEMBER.to_owned(), pki::name_of);
-    let server =
-        ServerName::try_from(name.clone()).map_err(|error| LinkError::Tls { to, reason: error.to_string() })?;
+    let name = target
+        .node
+        .map_or_else(|| pki::ANY_MEMBER.to_owned(), pki::name_of);
+    let server = ServerName::try_from(name.clone()).map_err(|error| LinkError::Tls {
+        to,
+        reason: error.to_string(),
+    })?;
     let handshake = TlsConnector::from(tls).connect(server, tcp);
-    timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(late).flatten().map_err(|error| explain(target, &error))
+    timeout(HANDSHAKE_TIMEOUT, handshake)
+        .await
+        .map_err(late)
+        .flatten()
+        .map_err(|error| explain(target, &error))
 }
 
 fn explain(target: Target, error: &io::Error) -> LinkError {
     let to = target.address;
-    let Some(rustls::Error::InvalidCertificate(reason)) = error.get_ref().and_then(|inner| inner.downcast_ref()) else {
-        return LinkError::Tls { to, reason: error.to_string() };
+    let Some(rustls::Error::InvalidCertificate(reason)) =
+        error.get_ref().and_then(|inner| inner.downcast_ref())
+    else {
+        return LinkError::Tls {
+            to,
+            reason: error.to_string(),
+        };
     };
     match reason {
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => LinkError::Foreign { to },
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            LinkError::Impostor { to, expected: target.node.map_or_else(String::new, |node| node.to_string()) }
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            LinkError::Foreign { to }
         }
-        reason => LinkError::Tls { to, reason: reason.to_string() },
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            LinkError::Impostor {
+                to,
+                expected: target
+                    .node
+                    .map_or_else(String::new, |node| node.to_string()),
+            }
+        }
+        reason => LinkError::Tls {
+            to,
+            reason: reason.to_string(),
+        },
     }
 }
 

@@ -1,4 +1,5 @@
-//! A host as member of a cluster: how it becomes one, what it can ask of the cluster, and how it ceases to be one.
+//! A host as member of a cluster: how it becomes one, what it can ask of the cluster, and how it
+//! ceases to be one.
 
 use std::{
     collections::BTreeSet,
@@ -13,8 +14,8 @@ use api::{
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use model::{
-    Answer, Availability, Command, Engine, Kind, Node, NodeConfig, NodeId, NodeReport, NodeStatus, Query, Refusal,
-    RequestId, Response, Role, StateMachine,
+    Answer, Availability, Command, Engine, Kind, Node, NodeConfig, NodeId, NodeReport, NodeStatus,
+    Query, Refusal, RequestId, Response, Role, StateMachine,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -51,7 +52,8 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a host that leaves by force tries to tell the cluster.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// This host as member of its cluster. Clones are the same member; it works until [`Member::shutdown`].
+/// This host as member of its cluster. Clones are the same member; it works until
+/// [`Member::shutdown`].
 pub struct Member<S> {
     inner: Arc<Inner<S>>,
 }
@@ -69,13 +71,15 @@ struct Inner<S> {
 
 impl<S> Clone for Member<S> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone() }
+        Self {
+            inner: self.inner.clone(),
+        }
     }
 }
 
 impl<S: StateMachine> Member<S> {
-    /// Makes a new cluster, with a new authority, of this one manager; its tunnels use this UDP port. Errors: the host already is a member, or its
-    /// address or directory cannot be used.
+    /// Makes a new cluster, with a new authority, of this one manager; its tunnels use this UDP
+    /// port. Errors: the host already is a member, or its address or directory cannot be used.
     pub async fn init(
         config: Config,
         host: Host,
@@ -87,7 +91,12 @@ impl<S: StateMachine> Member<S> {
         let authority = pki::new_authority()?;
         let own = pki::new_request()?;
         let (node, certificate) = pki::sign(&authority, &own.request, Role::Manager)?;
-        let identity = Identity::new(certificate, own.key, authority.root_certificate.clone(), Vec::new())?;
+        let identity = Identity::new(
+            certificate,
+            own.key,
+            authority.root_certificate.clone(),
+            Vec::new(),
+        )?;
         let record = Node {
             id: node,
             hostname: host.hostname,
@@ -104,12 +113,22 @@ impl<S: StateMachine> Member<S> {
             joined: now(),
         };
         let member = Self::assemble(config, identity).await?;
-        let made = member.found(address, Command::Bootstrap { authority, node: record, data_path_port }).await;
+        let made = member
+            .found(
+                address,
+                Command::Bootstrap {
+                    authority,
+                    node: record,
+                    data_path_port,
+                },
+            )
+            .await;
         member.settle(made, listener, extra).await
     }
 
-    /// Joins this host to the cluster of the token, with the role of the token. Returns once it is a working member:
-    /// its view is here, and a manager votes. Errors: the token, the address, or the cluster's refusal.
+    /// Joins this host to the cluster of the token, with the role of the token. Returns once it is
+    /// a working member: its view is here, and a manager votes. Errors: the token, the address, or
+    /// the cluster's refusal.
     pub async fn join(
         config: Config,
         options: JoinOptions,
@@ -125,13 +144,15 @@ impl<S: StateMachine> Member<S> {
         member.settle(saved, listener, extra).await
     }
 
-    /// Carries on as the member that this host was; `None` if it is none. Needs no other member: the view of the disk
-    /// is there at once.
+    /// Carries on as the member that this host was; `None` if it is none. Needs no other member:
+    /// the view of the disk is there at once.
     pub async fn resume(
         config: Config,
         extra: impl FnOnce(&Member<S>) -> Routes,
     ) -> Result<Option<Self>, ClusterError> {
-        let Some(identity) = Identity::load(&config.directory)? else { return Ok(None) };
+        let Some(identity) = Identity::load(&config.directory)? else {
+            return Ok(None);
+        };
         let listener = server::listen(config.listen)?;
         let member = Self::assemble(config, identity).await?;
         member.start(listener, extra)?;
@@ -146,18 +167,45 @@ impl<S: StateMachine> Member<S> {
             Role::Worker => None,
             Role::Manager => {
                 let directory = config.directory.join("raft");
-                Some(Arc::new(Consensus::start(&directory, identity.node, links.clone()).await?))
+                Some(Arc::new(
+                    Consensus::start(&directory, identity.node, links.clone()).await?,
+                ))
             }
         };
         let (stop, _) = watch::channel(false);
         let (outbox, tasks) = Default::default();
-        Ok(Self { inner: Arc::new(Inner { config, identity, links, consensus, view, outbox, stop, tasks }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                identity,
+                links,
+                consensus,
+                view,
+                outbox,
+                stop,
+                tasks,
+            }),
+        })
     }
 
-    fn start(&self, listener: TcpListener, extra: impl FnOnce(&Member<S>) -> Routes) -> Result<(), ClusterError> {
+    fn start(
+        &self,
+        listener: TcpListener,
+        extra: impl FnOnce(&Member<S>) -> Routes,
+    ) -> Result<(), ClusterError> {
         let tls = tls::server(&self.inner.identity)?;
-        let serving = server::serve(self.clone(), listener, tls, extra(self), self.inner.stop.subscribe());
-        let mut tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let serving = server::serve(
+            self.clone(),
+            listener,
+            tls,
+            extra(self),
+            self.inner.stop.subscribe(),
+        );
+        let mut tasks = self
+            .inner
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         tasks.spawn(serving);
         tasks.spawn(session::run(self.clone()));
         let member = self.clone();
@@ -169,15 +217,22 @@ impl<S: StateMachine> Member<S> {
         Ok(())
     }
 
-    /// The first entry of a new cluster. The identity is saved last: without it nothing has happened.
+    /// The first entry of a new cluster. The identity is saved last: without it nothing has
+    /// happened.
     async fn found(&self, address: SocketAddr, bootstrap: Command) -> Result<(), ClusterError> {
-        let failed = |Retry(reason)| ClusterError::Raft { operation: "make a cluster", reason };
+        let failed = |Retry(reason)| ClusterError::Raft {
+            operation: "make a cluster",
+            reason,
+        };
         let consensus = self.here().map_err(failed)?;
         consensus.initialize(address).await?;
         while !consensus.leads() {
             sleep(RETRY_PAUSE).await;
         }
-        consensus.write(RequestId(rand::random()), bootstrap).await.map_err(failed)??;
+        consensus
+            .write(RequestId(rand::random()), bootstrap)
+            .await
+            .map_err(failed)??;
         self.inner.identity.save(&self.inner.config.directory)
     }
 
@@ -190,14 +245,22 @@ impl<S: StateMachine> Member<S> {
     ) -> Result<Self, ClusterError> {
         let joins = !self.inner.identity.managers.is_empty();
         let settled = match begun.and_then(|()| self.start(listener, extra)) {
-            Ok(()) => timeout(SETTLE_TIMEOUT, self.settled()).await.map_err(|_| unsettled()),
+            Ok(()) => timeout(SETTLE_TIMEOUT, self.settled())
+                .await
+                .map_err(|_| unsettled()),
             Err(error) => Err(error),
         };
         if let Err(error) = settled {
             if joins {
                 let command = Command::RemoveNode { node: self.node() };
-                let _told =
-                    timeout(FAREWELL, self.propose(Proposal { request: RequestId(rand::random()), command })).await;
+                let _told = timeout(
+                    FAREWELL,
+                    self.propose(Proposal {
+                        request: RequestId(rand::random()),
+                        command,
+                    }),
+                )
+                .await;
             }
             self.shutdown().await;
             self.forget()?;
@@ -216,12 +279,20 @@ impl<S: StateMachine> Member<S> {
         let _stopped = view.wait_for(|view| view.generation > 0).await;
     }
 
-    /// Takes this host out of its cluster and forgets all that it kept of it. Refused, unless `force`, for the last
-    /// manager, where the rest of the managers would have no majority, and where the cluster cannot be told.
+    /// Takes this host out of its cluster and forgets all that it kept of it. Refused, unless
+    /// `force`, for the last manager, where the rest of the managers would have no majority, and
+    /// where the cluster cannot be told.
     pub async fn leave(&self, force: bool) -> Result<(), Refusal> {
         let command = Command::RemoveNode { node: self.node() };
-        let farewell = self.propose(Proposal { request: RequestId(rand::random()), command });
-        let patience = if force { FAREWELL } else { PATIENCE + TRY_TIMEOUT };
+        let farewell = self.propose(Proposal {
+            request: RequestId(rand::random()),
+            command,
+        });
+        let patience = if force {
+            FAREWELL
+        } else {
+            PATIENCE + TRY_TIMEOUT
+        };
         let told = timeout(patience, farewell).await;
         match told.unwrap_or_else(|_| Err(no_answer("it did not answer in time"))) {
             // Not found, denied: the cluster has removed it already.
@@ -229,7 +300,10 @@ impl<S: StateMachine> Member<S> {
                 if !force {
                     return Err(refusal);
                 }
-                tracing::warn!(cause = refusal.cause, "this host leaves without the cluster's consent");
+                tracing::warn!(
+                    cause = refusal.cause,
+                    "this host leaves without the cluster's consent"
+                );
             }
             _ => {}
         }
@@ -252,14 +326,22 @@ impl<S: StateMachine> Member<S> {
         self.inner.identity.role
     }
 
-    /// Has a command carried out, once, whoever leads. While there is no leader it is tried for about 10 s; then the
-    /// refusal is of kind `Unavailable`, and the same request may be proposed again.
+    /// Has a command carried out, once, whoever leads. While there is no leader it is tried for
+    /// about 10 s; then the refusal is of kind `Unavailable`, and the same request may be proposed
+    /// again.
     pub async fn propose(&self, proposal: Proposal) -> Response {
         let proposal = &proposal;
-        let from = PeerIdentity { node: self.node(), role: self.role() };
+        let from = PeerIdentity {
+            node: self.node(),
+            role: self.role(),
+        };
         self.at_leader(|seat| async move {
             match seat {
-                Seat::Here => self.here()?.take(from, proposal.request, proposal.command.clone()).await,
+                Seat::Here => {
+                    self.here()?
+                        .take(from, proposal.request, proposal.command.clone())
+                        .await
+                }
                 Seat::There(node, address) => {
                     let mut leader = ControlClient::new(self.channel_to(node, address));
                     read(address, leader.propose(call(proposal)).await)
@@ -269,7 +351,8 @@ impl<S: StateMachine> Member<S> {
         .await?
     }
 
-    /// Answers a question on the cluster's newest state, whoever leads. Errors as for [`Member::propose`].
+    /// Answers a question on the cluster's newest state, whoever leads. Errors as for
+    /// [`Member::propose`].
     pub async fn query(&self, query: Query) -> Result<Answer, Refusal> {
         let query = match query {
             Query::Node(name) if name == "self" => Query::Node(self.node().to_string()),
@@ -281,7 +364,13 @@ impl<S: StateMachine> Member<S> {
                 Seat::Here => self.here()?.query(query).await,
                 Seat::There(node, address) => {
                     let leader = ControlClient::new(self.channel_to(node, address));
-                    read(address, leader.max_decoding_message_size(MESSAGE_LIMIT).query(call(query)).await)
+                    read(
+                        address,
+                        leader
+                            .max_decoding_message_size(MESSAGE_LIMIT)
+                            .query(call(query))
+                            .await,
+                    )
                 }
             }
         })
@@ -307,22 +396,38 @@ impl<S: StateMachine> Member<S> {
         self.inner.view.watch()
     }
 
-    /// Brings the latest state of this node to the log. Reports that wait are merged; each is delivered to whoever
-    /// leads until it is in the log.
+    /// Brings the latest state of this node to the log. Reports that wait are merged; each is
+    /// delivered to whoever leads until it is in the log.
     pub fn report(&self, report: NodeReport) {
         self.inner.outbox.put(report);
     }
 
-    /// A connection to another member, which is made again by itself when it breaks. Errors: nobody there, another
-    /// cluster's member, or not the node that was expected.
-    pub async fn channel(&self, to: SocketAddr, expect: Option<NodeId>) -> Result<Channel, LinkError> {
-        self.inner.links.connected(Target { address: to, node: expect }).await
+    /// A connection to another member, which is made again by itself when it breaks. Errors: nobody
+    /// there, another cluster's member, or not the node that was expected.
+    pub async fn channel(
+        &self,
+        to: SocketAddr,
+        expect: Option<NodeId>,
+    ) -> Result<Channel, LinkError> {
+        self.inner
+            .links
+            .connected(Target {
+                address: to,
+                node: expect,
+            })
+            .await
     }
 
     /// Stops; what is on disk stays.
     pub async fn shutdown(&self) {
         self.inner.stop.send_replace(true);
-        let mut tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut tasks = std::mem::take(
+            &mut *self
+                .inner
+                .tasks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         tasks.shutdown().await;
         if let Some(consensus) = &self.inner.consensus {
             consensus.stop().await;
@@ -355,22 +460,35 @@ impl<S: StateMachine> Member<S> {
 
     /// Where the leader is, if anybody knows.
     pub(crate) async fn seat(&self) -> Result<Seat, Vacancy> {
-        if let Some(known) = self.inner.consensus.as_ref().and_then(|consensus| consensus.seat()) {
+        if let Some(known) = self
+            .inner
+            .consensus
+            .as_ref()
+            .and_then(|consensus| consensus.seat())
+        {
             return Ok(known);
         }
-        let mut answers: FuturesUnordered<_> = self.managers().into_iter().map(|target| self.ask(target)).collect();
+        let mut answers: FuturesUnordered<_> = self
+            .managers()
+            .into_iter()
+            .map(|target| self.ask(target))
+            .collect();
         let mut denials = Vec::new();
         let asked = answers.len();
         while let Some(answer) = answers.next().await {
             match answer.map(|answer| answer.leader) {
-                Ok(Some((node, address))) if node != self.node() => return Ok(Seat::There(node, address)),
+                Ok(Some((node, address))) if node != self.node() => {
+                    return Ok(Seat::There(node, address));
+                }
                 Err(status) if status.code() == Code::PermissionDenied => denials.push(status),
                 _ => {}
             }
         }
         // One manager alone may only lag behind.
         match denials.pop() {
-            Some(status) if denials.len() + 1 == asked => Err(Vacancy::Stranger(status.message().to_owned())),
+            Some(status) if denials.len() + 1 == asked => {
+                Err(Vacancy::Stranger(status.message().to_owned()))
+            }
             _ => Err(Vacancy::Unknown),
         }
     }
@@ -379,7 +497,8 @@ impl<S: StateMachine> Member<S> {
     async fn ask(&self, manager: Target) -> Result<Leadership, Status> {
         let mut client = MembershipClient::new(self.inner.links.channel(manager));
         let answer = timeout(ASK_TIMEOUT, client.leader(Json::default())).await;
-        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time")));
+        let answer =
+            answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time")));
         let answer = answer
             .inspect_err(|status| tracing::debug!(manager = %manager.address, reason = status.message(), "no answer"));
         Ok(decode(answer?.get_ref())?)
@@ -388,42 +507,71 @@ impl<S: StateMachine> Member<S> {
     /// Which managers do not answer, for people; empty if all do.
     async fn silent(&self) -> String {
         let managers = self.managers();
-        let asked = managers.iter().map(|&manager| async move { (manager.address, self.ask(manager).await) });
+        let asked = managers
+            .iter()
+            .map(|&manager| async move { (manager.address, self.ask(manager).await) });
         let answers = futures::future::join_all(asked).await;
-        let silent = answers.iter().filter(|(_, answer)| answer.is_err()).map(|(address, _)| address.to_string());
+        let silent = answers
+            .iter()
+            .filter(|(_, answer)| answer.is_err())
+            .map(|(address, _)| address.to_string());
         let silent: Vec<String> = silent.collect();
         let all = managers.len() + usize::from(self.role() == Role::Manager);
         if silent.is_empty() {
             return String::new();
         }
-        format!("{} of {all} managers do not answer ({})", silent.len(), silent.join(", "))
+        format!(
+            "{} of {all} managers do not answer ({})",
+            silent.len(),
+            silent.join(", ")
+        )
     }
 
     /// The other managers: those of the view, and those of the time of joining while there is none.
     fn managers(&self) -> Vec<Target> {
         let view = self.current_view();
-        let managers = view.peers.iter().filter(|(node, peer)| peer.role == Role::Manager && **node != self.node());
-        let known: Vec<Target> =
-            managers.map(|(&node, peer)| Target { address: peer.address, node: Some(node) }).collect();
+        let managers = view
+            .peers
+            .iter()
+            .filter(|(node, peer)| peer.role == Role::Manager && **node != self.node());
+        let known: Vec<Target> = managers
+            .map(|(&node, peer)| Target {
+                address: peer.address,
+                node: Some(node),
+            })
+            .collect();
         if !known.is_empty() {
             return known;
         }
         let first = &self.inner.identity.managers;
-        first.iter().map(|&address| Target { address, node: None }).collect()
+        first
+            .iter()
+            .map(|&address| Target {
+                address,
+                node: None,
+            })
+            .collect()
     }
 
     fn channel_to(&self, node: NodeId, address: SocketAddr) -> Channel {
-        self.inner.links.channel(Target { address, node: Some(node) })
+        self.inner.links.channel(Target {
+            address,
+            node: Some(node),
+        })
     }
 
-    /// Whether a certificate's node is still a member, as far as this one can tell: a manager looks into its log, a
-    /// worker into its view, and asks the cluster about those that it shares no network with.
+    /// Whether a certificate's node is still a member, as far as this one can tell: a manager looks
+    /// into its log, a worker into its view, and asks the cluster about those that it shares no
+    /// network with.
     pub(crate) async fn knows(&self, node: NodeId) -> bool {
         if let Some(consensus) = self.consensus() {
-            return consensus.machine.read(|state| state.nodes().is_empty() || state.nodes().contains_key(&node));
+            return consensus
+                .machine
+                .read(|state| state.nodes().is_empty() || state.nodes().contains_key(&node));
         }
         let found = |answer| matches!(answer, Ok(Answer::Nodes(nodes)) if nodes.iter().any(|found| found.id == node));
-        self.current_view().peers.contains_key(&node) || found(self.query(Query::Node(node.to_string())).await)
+        self.current_view().peers.contains_key(&node)
+            || found(self.query(Query::Node(node.to_string())).await)
     }
 
     pub(crate) fn own_place(&self) -> Option<(NodeId, SocketAddr)> {
@@ -436,7 +584,8 @@ impl<S: StateMachine> Member<S> {
     }
 
     fn here(&self) -> Result<&Arc<Consensus<S>>, Retry> {
-        self.consensus().ok_or_else(|| Retry("a worker has no log".to_owned()))
+        self.consensus()
+            .ok_or_else(|| Retry("a worker has no log".to_owned()))
     }
 
     pub(crate) fn links(&self) -> &Links {
@@ -483,7 +632,10 @@ fn call(payload: &impl Serialize) -> Request<Json> {
     request
 }
 
-fn read<T: DeserializeOwned>(from: SocketAddr, answer: Result<tonic::Response<Json>, Status>) -> Result<T, Retry> {
+fn read<T: DeserializeOwned>(
+    from: SocketAddr,
+    answer: Result<tonic::Response<Json>, Status>,
+) -> Result<T, Retry> {
     let answer = answer.map_err(|status| Retry(format!("{from}: {}", status.message())))?;
     decode(answer.get_ref()).map_err(|error| Retry(format!("{from}: {error}")))
 }
@@ -496,7 +648,10 @@ fn stranger(cause: String) -> Refusal {
 fn no_answer(reason: &str) -> Refusal {
     Refusal::new(
         Kind::Unavailable,
-        format!("the cluster has no leader that could be reached within {} s: {reason}", PATIENCE.as_secs()),
+        format!(
+            "the cluster has no leader that could be reached within {} s: {reason}",
+            PATIENCE.as_secs()
+        ),
         "see that netd runs on a majority of the managers and that they reach each other on TCP 2377, then try again; \
          a change may be in a leader's log already and be made once there is a majority: look first",
     )
@@ -505,7 +660,10 @@ fn no_answer(reason: &str) -> Refusal {
 fn unsettled() -> ClusterError {
     Refusal::new(
         Kind::Unavailable,
-        format!("this host was admitted, but did not become a working member within {} s", SETTLE_TIMEOUT.as_secs()),
+        format!(
+            "this host was admitted, but did not become a working member within {} s",
+            SETTLE_TIMEOUT.as_secs()
+        ),
         "see that the managers reach this host's advertised address on TCP 2377, then join again",
     )
     .into()

@@ -1,11 +1,13 @@
-//! The cluster's certificate authority: its root, the certificates it signs, and what they say. No I/O.
+//! The cluster's certificate authority: its root, the certificates it signs, and what they say. No
+//! I/O.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::{Authority, NodeId, Role, Secret};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use sha2::{Digest, Sha256};
@@ -16,13 +18,14 @@ use crate::ClusterError;
 pub const ANY_MEMBER: &str = "member.netd";
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Of the root, and of nodes too: nothing renews a node's certificate, so a shorter life would end the cluster. A node
-/// that was removed is refused by the log, not by its certificate's end.
+/// Of the root, and of nodes too: nothing renews a node's certificate, so a shorter life would end
+/// the cluster. A node that was removed is refused by the log, not by its certificate's end.
 const LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// Clocks of hosts that join may be behind by so much.
 const SKEW: Duration = DAY;
 
-/// Who is at the other end of a connection, by its certificate. In the extensions of every authenticated request.
+/// Who is at the other end of a connection, by its certificate. In the extensions of every
+/// authenticated request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
     /// The node.
@@ -47,9 +50,16 @@ pub fn new_authority() -> Result<Authority, ClusterError> {
     let key = KeyPair::generate().map_err(|error| failed("make the root key", error))?;
     let mut params = valid_from_now();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-    params.distinguished_name.push(DnType::CommonName, "netd root");
-    let certificate = params.self_signed(&key).map_err(|error| failed("sign the root certificate", error))?;
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "netd root");
+    let certificate = params
+        .self_signed(&key)
+        .map_err(|error| failed("sign the root certificate", error))?;
     Ok(Authority {
         root_certificate: certificate.pem(),
         root_key: key.serialize_pem(),
@@ -65,11 +75,19 @@ pub fn new_request() -> Result<KeyAndRequest, ClusterError> {
         .serialize_request(&key)
         .and_then(|request| request.pem())
         .map_err(|error| failed("make a certificate request", error))?;
-    Ok(KeyAndRequest { key: key.serialize_pem(), request })
+    Ok(KeyAndRequest {
+        key: key.serialize_pem(),
+        request,
+    })
 }
 
-/// The certificate (PEM) for a request. The node's id follows from its key: the same request gives the same node.
-pub fn sign(authority: &Authority, request: &str, role: Role) -> Result<(NodeId, String), ClusterError> {
+/// The certificate (PEM) for a request. The node's id follows from its key: the same request gives
+/// the same node.
+pub fn sign(
+    authority: &Authority,
+    request: &str,
+    role: Role,
+) -> Result<(NodeId, String), ClusterError> {
     let fail = |error| failed("sign a certificate request", error);
     let mut request = CertificateSigningRequestParams::from_pem(request).map_err(fail)?;
     let node = node_of_key(request.public_key.der_bytes());
@@ -84,7 +102,13 @@ pub fn sign(authority: &Authority, request: &str, role: Role) -> Result<(NodeId,
 pub fn identity_of(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let subject = certificate.subject();
-    let node = subject.iter_common_name().next()?.as_str().ok()?.parse().ok()?;
+    let node = subject
+        .iter_common_name()
+        .next()?
+        .as_str()
+        .ok()?
+        .parse()
+        .ok()?;
     let role = match subject.iter_organizational_unit().next()?.as_str().ok()? {
         "swarm-manager" => Role::Manager,
         "swarm-worker" => Role::Worker,
@@ -95,7 +119,8 @@ pub fn identity_of(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
 
 /// The certificate in a PEM text.
 pub fn root(pem: &str) -> Result<CertificateDer<'static>, ClusterError> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| failed("read a certificate", error))
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|error| failed("read a certificate", error))
 }
 
 /// The key in a PEM text.
@@ -109,20 +134,33 @@ fn node_params(node: NodeId, role: Role, cluster: &str) -> CertificateParams {
         Role::Manager => "swarm-manager",
         Role::Worker => "swarm-worker",
     };
-    params.distinguished_name.push(DnType::CommonName, node.to_string());
-    params.distinguished_name.push(DnType::OrganizationalUnitName, unit);
-    params.distinguished_name.push(DnType::OrganizationName, cluster);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, node.to_string());
+    params
+        .distinguished_name
+        .push(DnType::OrganizationalUnitName, unit);
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, cluster);
     let names = [name_of(node), ANY_MEMBER.to_owned()];
-    params.subject_alt_names =
-        names.into_iter().filter_map(|name| name.try_into().ok().map(rcgen::SanType::DnsName)).collect();
+    params.subject_alt_names = names
+        .into_iter()
+        .filter_map(|name| name.try_into().ok().map(rcgen::SanType::DnsName))
+        .collect();
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ClientAuth,
+        ExtendedKeyUsagePurpose::ServerAuth,
+    ];
     params.use_authority_key_identifier_extension = true;
     params
 }
 
 fn valid_from_now() -> CertificateParams {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let epoch = date_time_ymd(1970, 1, 1);
     let mut params = CertificateParams::default();
     params.not_before = epoch + now.saturating_sub(SKEW);
@@ -141,11 +179,17 @@ fn cluster_of(root: &CertificateDer<'_>) -> String {
 }
 
 fn head(digest: &[u8]) -> u64 {
-    digest.iter().take(8).fold(0, |value, &byte| value << 8 | u64::from(byte))
+    digest
+        .iter()
+        .take(8)
+        .fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
 fn failed(operation: &'static str, error: impl std::fmt::Display) -> ClusterError {
-    ClusterError::Certificate { operation, reason: error.to_string() }
+    ClusterError::Certificate {
+        operation,
+        reason: error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -158,9 +202,15 @@ mod tests {
         let request = new_request().unwrap();
         for role in [Role::Worker, Role::Manager] {
             let (node, pem) = sign(&authority, &request.request, role).unwrap();
-            assert_eq!(identity_of(&root(&pem).unwrap()), Some(PeerIdentity { node, role }));
+            assert_eq!(
+                identity_of(&root(&pem).unwrap()),
+                Some(PeerIdentity { node, role })
+            );
         }
-        assert_eq!(identity_of(&root(&authority.root_certificate).unwrap()), None);
+        assert_eq!(
+            identity_of(&root(&authority.root_certificate).unwrap()),
+            None
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The control plane's listener: TCP, then TLS, then gRPC behind the gate. A refused handshake is logged with its peer.
+//! The control plane's listener: TCP, then TLS, then gRPC behind the gate. A refused handshake is
+//! logged with its peer.
 
 use std::{
     io,
@@ -49,7 +50,11 @@ pub struct Caller {
 /// Listens at once after an earlier daemon, even while its connections linger.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, ClusterError> {
     let listen = || {
-        let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+        let socket = if address.is_ipv6() {
+            TcpSocket::new_v6()?
+        } else {
+            TcpSocket::new_v4()?
+        };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
@@ -66,7 +71,12 @@ pub async fn serve<S: StateMachine>(
     stop: watch::Receiver<bool>,
 ) {
     let (ready, connections) = mpsc::channel(READY);
-    let accepting = accept(listener, TlsAcceptor::from(Arc::new(tls)), ready, stop.clone());
+    let accepting = accept(
+        listener,
+        TlsAcceptor::from(Arc::new(tls)),
+        ready,
+        stop.clone(),
+    );
     let incoming = futures::StreamExt::map(ReceiverStream::new(connections), Ok::<_, io::Error>);
     let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -82,7 +92,12 @@ pub async fn serve<S: StateMachine>(
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, ready: mpsc::Sender<Connection>, stop: watch::Receiver<bool>) {
+async fn accept(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    ready: mpsc::Sender<Connection>,
+    stop: watch::Receiver<bool>,
+) {
     let mut stopping = Box::pin(stopped(stop.clone()));
     loop {
         let accepted = tokio::select! {
@@ -91,7 +106,13 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, ready: mpsc::Sender<Con
         };
         match accepted {
             Ok((stream, address)) => {
-                tokio::spawn(greet(stream, address, tls.clone(), ready.clone(), stop.clone()));
+                tokio::spawn(greet(
+                    stream,
+                    address,
+                    tls.clone(),
+                    ready.clone(),
+                    stop.clone(),
+                ));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -110,7 +131,11 @@ async fn greet(
 ) {
     let _ = stream.set_nodelay(true);
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let stream = match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await.map_err(late).flatten() {
+    let stream = match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream))
+        .await
+        .map_err(late)
+        .flatten()
+    {
         Ok(stream) => stream,
         // Whoever only looks whether somebody listens, as a leader does at a host that joins.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
@@ -120,24 +145,39 @@ async fn greet(
             return;
         }
     };
-    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let caller = Caller { address, identity: leaf.and_then(pki::identity_of) };
-    let _closed = ready.send(Connection { stream, caller, stop: Box::pin(stopped(stop)) }).await;
+    let leaf = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first());
+    let caller = Caller {
+        address,
+        identity: leaf.and_then(pki::identity_of),
+    };
+    let _closed = ready
+        .send(Connection {
+            stream,
+            caller,
+            stop: Box::pin(stopped(stop)),
+        })
+        .await;
 }
 
 /// What a failed handshake means for an operator.
 fn explain(error: &io::Error) -> &'static str {
     use rustls::{AlertDescription, CertificateError, Error};
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-        Some(Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError)) => {
+        Some(Error::AlertReceived(
+            AlertDescription::UnknownCA | AlertDescription::DecryptError,
+        )) => {
             "the peer does not trust this cluster's root: its token or certificate is another cluster's"
         }
-        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
-            "the peer has a certificate of another cluster"
-        }
-        Some(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
-            "the peer's certificate has expired"
-        }
+        Some(Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => "the peer has a certificate of another cluster",
+        Some(Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        )) => "the peer's certificate has expired",
         _ => "",
     }
 }
@@ -163,7 +203,11 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.stop.poll_unpin(cx).is_ready() {
             self.stop = Box::pin(std::future::ready(()));
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -173,7 +217,11 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

@@ -45,7 +45,9 @@ impl<S> Clone for Door<S> {
 
 impl<S: StateMachine> Door<S> {
     fn manager(&self) -> Result<&Arc<Consensus<S>>, Status> {
-        self.0.consensus().ok_or_else(|| Status::unavailable("this node is a worker: ask a manager"))
+        self.0
+            .consensus()
+            .ok_or_else(|| Status::unavailable("this node is a worker: ask a manager"))
     }
 
     fn leader(&self) -> Result<&Arc<Consensus<S>>, Status> {
@@ -64,7 +66,11 @@ fn reply<T: serde::Serialize>(value: &T) -> Reply {
 
 fn no_manager() -> Refusal {
     let next = "`swarmctl node ls` there shows the managers' addresses: join at one of them";
-    Refusal::new(Kind::Precondition, "the node at this address is a worker, and only managers let hosts in", next)
+    Refusal::new(
+        Kind::Precondition,
+        "the node at this address is a worker, and only managers let hosts in",
+        next,
+    )
 }
 
 fn again(Retry(reason): Retry) -> Status {
@@ -80,7 +86,13 @@ fn identity<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
 #[tonic::async_trait]
 impl<S: StateMachine> Raft for Door<S> {
     async fn append(&self, request: Request<Json>) -> Reply {
-        reply(&self.manager()?.raft.append_entries(decode(request.get_ref())?).await)
+        reply(
+            &self
+                .manager()?
+                .raft
+                .append_entries(decode(request.get_ref())?)
+                .await,
+        )
     }
 
     async fn vote(&self, request: Request<Json>) -> Reply {
@@ -88,7 +100,13 @@ impl<S: StateMachine> Raft for Door<S> {
     }
 
     async fn install_snapshot(&self, request: Request<Json>) -> Reply {
-        reply(&self.manager()?.raft.install_snapshot(decode(request.get_ref())?).await)
+        reply(
+            &self
+                .manager()?
+                .raft
+                .install_snapshot(decode(request.get_ref())?)
+                .await,
+        )
     }
 }
 
@@ -97,7 +115,13 @@ impl<S: StateMachine> Control for Door<S> {
     async fn propose(&self, request: Request<Json>) -> Reply {
         let from = identity(&request)?;
         let Proposal { request, command } = decode(request.get_ref())?;
-        reply(&self.leader()?.take(from, request, command).await.map_err(again)?)
+        reply(
+            &self
+                .leader()?
+                .take(from, request, command)
+                .await
+                .map_err(again)?,
+        )
     }
 
     async fn query(&self, request: Request<Json>) -> Reply {
@@ -105,7 +129,11 @@ impl<S: StateMachine> Control for Door<S> {
         let query: Query = decode(request.get_ref())?;
         if from.role == Role::Worker && matches!(query, Query::Token(_)) {
             let cause = "a worker may not read join tokens";
-            return reply(&Err::<Answer, _>(Refusal::new(Kind::Denied, cause, "run the command on a manager")));
+            return reply(&Err::<Answer, _>(Refusal::new(
+                Kind::Denied,
+                cause,
+                "run the command on a manager",
+            )));
         }
         reply(&self.leader()?.query(&query).await.map_err(again)?)
     }
@@ -119,10 +147,22 @@ impl<S: StateMachine> Membership for Door<S> {
         if request.extensions().get::<PeerIdentity>().is_some() {
             return reply(&self.leader()?.admit(&call).await.map_err(again)?);
         }
-        let answer = if self.0.consensus().is_some() { self.0.admit(&call).await } else { Err(no_manager()) };
+        let answer = if self.0.consensus().is_some() {
+            self.0.admit(&call).await
+        } else {
+            Err(no_manager())
+        };
         if let Err(refusal) = &answer {
-            let peer = request.extensions().get::<Caller>().map(|caller| display(caller.address));
-            tracing::warn!(peer, hostname = call.hostname, cause = refusal.cause, "a host was not let in");
+            let peer = request
+                .extensions()
+                .get::<Caller>()
+                .map(|caller| display(caller.address));
+            tracing::warn!(
+                peer,
+                hostname = call.hostname,
+                cause = refusal.cause,
+                "a host was not let in"
+            );
         }
         reply(&answer)
     }
@@ -130,8 +170,15 @@ impl<S: StateMachine> Membership for Door<S> {
     async fn enlist(&self, request: Request<Json>) -> Reply {
         let from = identity(&request)?;
         let node: NodeId = decode(request.get_ref())?;
-        if from != (PeerIdentity { node, role: Role::Manager }) {
-            return Err(Status::permission_denied("a manager can only enlist itself"));
+        if from
+            != (PeerIdentity {
+                node,
+                role: Role::Manager,
+            })
+        {
+            return Err(Status::permission_denied(
+                "a manager can only enlist itself",
+            ));
         }
         self.leader()?.enlist(node).await.map_err(again)?;
         reply(&Ok::<(), Refusal>(()))
@@ -151,12 +198,21 @@ impl<S: StateMachine> Membership for Door<S> {
 impl<S: StateMachine> Dispatcher for Door<S> {
     type SessionStream = Pin<Box<dyn Stream<Item = Result<Json, Status>> + Send>>;
 
-    async fn session(&self, request: Request<Streaming<Json>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<Json>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let from = identity(&request)?;
         let leader = self.leader()?.clone();
-        let upward = request.into_inner().map(|message| message.ok().and_then(|message| decode(&message).ok()));
-        let upward = upward.take_while(|message| std::future::ready(message.is_some())).filter_map(std::future::ready);
+        let upward = request
+            .into_inner()
+            .map(|message| message.ok().and_then(|message| decode(&message).ok()));
+        let upward = upward
+            .take_while(|message| std::future::ready(message.is_some()))
+            .filter_map(std::future::ready);
         let downward = dispatcher::open(leader, from.node, Box::pin(upward));
-        Ok(Response::new(Box::pin(ReceiverStream::new(downward).map(|message| Ok(encode(&message))))))
+        Ok(Response::new(Box::pin(
+            ReceiverStream::new(downward).map(|message| Ok(encode(&message))),
+        )))
     }
 }

@@ -1,4 +1,5 @@
-//! A node's end of its session with the leader: keeps its view up to date, says that it is alive, delivers its reports.
+//! A node's end of its session with the leader: keeps its view up to date, says that it is alive,
+//! delivers its reports.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -59,7 +60,10 @@ impl Outbox {
             let report = reports.waiting.take()?;
             reports.sequence += 1;
             reports.sent = Some((reports.sequence, report.clone()));
-            Some(Upward::Report { sequence: reports.sequence, report })
+            Some(Upward::Report {
+                sequence: reports.sequence,
+                report,
+            })
         })
     }
 
@@ -102,7 +106,10 @@ pub async fn run<S: StateMachine>(member: Member<S>) {
             match hold(&member, seat, resume).await {
                 Ok(()) => resume = true,
                 Err(reason) => {
-                    tracing::warn!(reason, "this node's view could not be changed; it asks for the whole of it");
+                    tracing::warn!(
+                        reason,
+                        "this node's view could not be changed; it asks for the whole of it"
+                    );
                     resume = false;
                 }
             }
@@ -116,12 +123,30 @@ pub async fn run<S: StateMachine>(member: Member<S>) {
 async fn hold<S: StateMachine>(member: &Member<S>, seat: Seat, resume: bool) -> Result<(), String> {
     let (up, upward) = mpsc::channel(dispatcher::QUEUE);
     let view = member.current_view();
-    let digest = if resume { dispatcher::digest(&view) } else { String::new() };
-    let hello = Upward::Hello { node: member.node(), generation: view.generation, digest };
+    let digest = if resume {
+        dispatcher::digest(&view)
+    } else {
+        String::new()
+    };
+    let hello = Upward::Hello {
+        node: member.node(),
+        generation: view.generation,
+        digest,
+    };
     let _room_for_the_first = up.try_send(hello);
-    let opened = timeout(OPEN_TIMEOUT, open(member, seat, ReceiverStream::new(upward))).await;
-    let Ok(Some(mut downward)) = opened else { return Ok(()) };
-    let leader = if let Seat::There(node, _) = seat { node } else { member.node() };
+    let opened = timeout(
+        OPEN_TIMEOUT,
+        open(member, seat, ReceiverStream::new(upward)),
+    )
+    .await;
+    let Ok(Some(mut downward)) = opened else {
+        return Ok(());
+    };
+    let leader = if let Seat::There(node, _) = seat {
+        node
+    } else {
+        member.node()
+    };
     tracing::info!(%leader, "session opened");
     let mut alive = interval(ALIVE_INTERVAL);
     loop {
@@ -141,7 +166,11 @@ async fn hold<S: StateMachine>(member: &Member<S>, seat: Seat, resume: bool) -> 
     }
 }
 
-async fn open<S: StateMachine>(member: &Member<S>, seat: Seat, upward: ReceiverStream<Upward>) -> Option<Downstream> {
+async fn open<S: StateMachine>(
+    member: &Member<S>,
+    seat: Seat,
+    upward: ReceiverStream<Upward>,
+) -> Option<Downstream> {
     let (node, address) = match seat {
         Seat::Here => {
             let consensus = member.consensus()?.clone();
@@ -150,11 +179,16 @@ async fn open<S: StateMachine>(member: &Member<S>, seat: Seat, upward: ReceiverS
         }
         Seat::There(node, address) => (node, address),
     };
-    let channel = member.links().channel(Target { address, node: Some(node) });
+    let channel = member.links().channel(Target {
+        address,
+        node: Some(node),
+    });
     let mut client = DispatcherClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
     match client.session(upward.map(|message| encode(&message))).await {
         Ok(answer) => {
-            let messages = answer.into_inner().map(|message| message.ok().and_then(|message| decode(&message).ok()));
+            let messages = answer
+                .into_inner()
+                .map(|message| message.ok().and_then(|message| decode(&message).ok()));
             let whole = messages.take_while(|message| std::future::ready(message.is_some()));
             Some(Box::pin(whole.filter_map(std::future::ready)))
         }
@@ -173,7 +207,10 @@ async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Resu
         }
         Downward::Change { delta } => {
             tracing::info!(target: "T", "delta");
-            let view = member.current_view().apply(&delta).map_err(|error| error.to_string())?;
+            let view = member
+                .current_view()
+                .apply(&delta)
+                .map_err(|error| error.to_string())?;
             member.own_view().set(view).await;
             tracing::info!(target: "T", "view saved");
             Ok(())
@@ -189,19 +226,34 @@ mod tests {
 
     fn report(applied: u64, tasks: &[(u64, TaskState)]) -> NodeReport {
         let task = |&(task, state)| TaskReport::new(TaskId(task), state);
-        NodeReport { tasks: tasks.iter().map(task).collect(), ..NodeReport::new(NodeId(1), applied) }
+        NodeReport {
+            tasks: tasks.iter().map(task).collect(),
+            ..NodeReport::new(NodeId(1), applied)
+        }
     }
 
     #[test]
     fn a_report_that_was_not_acknowledged_is_sent_again_with_what_came_since() {
         let outbox = Outbox::default();
-        outbox.put(report(1, &[(1, TaskState::Running), (2, TaskState::Running)]));
+        outbox.put(report(
+            1,
+            &[(1, TaskState::Running), (2, TaskState::Running)],
+        ));
         assert!(outbox.next().is_some());
         outbox.put(report(2, &[(2, TaskState::Failed)]));
         assert!(outbox.next().is_none(), "one at a time");
         outbox.restart();
-        let Some(Upward::Report { sequence, report: sent }) = outbox.next() else { panic!("nothing to send") };
-        assert_eq!(sent, report(2, &[(1, TaskState::Running), (2, TaskState::Failed)]));
+        let Some(Upward::Report {
+            sequence,
+            report: sent,
+        }) = outbox.next()
+        else {
+            panic!("nothing to send")
+        };
+        assert_eq!(
+            sent,
+            report(2, &[(1, TaskState::Running), (2, TaskState::Failed)])
+        );
         outbox.acknowledge(sequence);
         assert!(outbox.next().is_none());
     }

@@ -1,10 +1,11 @@
-//! TLS 1.3 between members: what a server shows and asks for, what a client trusts. Ring, given explicitly.
+//! TLS 1.3 between members: what a server shows and asks for, what a client trusts. Ring, given
+//! explicitly.
 
 use std::sync::Arc;
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    ServerConfig, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -54,14 +55,20 @@ pub fn pinned(digest: String) -> Result<ClientConfig, ClusterError> {
         .with_protocol_versions(&[&TLS13])
         .map_err(failed)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned { digest, provider: provider() }))
+        .with_custom_certificate_verifier(Arc::new(Pinned {
+            digest,
+            provider: provider(),
+        }))
         .with_no_client_auth();
     config.alpn_protocols = vec![HTTP2.to_vec()];
     Ok(config)
 }
 
 fn chain(identity: &Identity) -> Result<Vec<CertificateDer<'static>>, ClusterError> {
-    Ok(vec![pki::root(&identity.certificate)?, pki::root(&identity.root)?])
+    Ok(vec![
+        pki::root(&identity.certificate)?,
+        pki::root(&identity.root)?,
+    ])
 }
 
 fn roots(root: &CertificateDer<'_>) -> Result<RootCertStore, Error> {
@@ -75,7 +82,10 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn failed(error: impl std::fmt::Display) -> ClusterError {
-    ClusterError::Certificate { operation: "set up TLS", reason: error.to_string() }
+    ClusterError::Certificate {
+        operation: "set up TLS",
+        reason: error.to_string(),
+    }
 }
 
 /// Takes the root from the end of the chain shown, if it is the one that the token names.
@@ -119,11 +129,18 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {

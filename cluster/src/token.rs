@@ -9,7 +9,8 @@ const PREFIX: &str = "SWMTKN-1-";
 const DIGEST_DIGITS: usize = 50;
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// What admits a host: pins the cluster's root certificate and proves that an operator of the cluster gave it.
+/// What admits a host: pins the cluster's root certificate and proves that an operator of the
+/// cluster gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     /// SHA-256 of the root certificate (DER): 50 digits of base 36.
@@ -29,7 +30,10 @@ pub struct TokenError(&'static str);
 impl Token {
     /// The token of the cluster with this root certificate (DER).
     pub fn new(root: &[u8], secret: Secret) -> Self {
-        Self { digest: digest(root), secret }
+        Self {
+            digest: digest(root),
+            secret,
+        }
     }
 }
 
@@ -43,16 +47,28 @@ impl FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        let rest = text.trim().strip_prefix(PREFIX).ok_or(TokenError("it does not begin with SWMTKN-1-"))?;
-        let (digest, secret) = rest.split_once('-').ok_or(TokenError("its secret is missing"))?;
+        let rest = text
+            .trim()
+            .strip_prefix(PREFIX)
+            .ok_or(TokenError("it does not begin with SWMTKN-1-"))?;
+        let (digest, secret) = rest
+            .split_once('-')
+            .ok_or(TokenError("its secret is missing"))?;
         if digest.len() != DIGEST_DIGITS {
             return Err(TokenError("its digest is not 50 digits long"));
         }
         if !digest.bytes().all(|byte| DIGITS.contains(&byte)) {
-            return Err(TokenError("its digest has characters other than 0-9 and a-z"));
+            return Err(TokenError(
+                "its digest has characters other than 0-9 and a-z",
+            ));
         }
-        let secret = secret.parse().map_err(|_| TokenError("its secret is not 25 digits of 0-9 and a-z"))?;
-        Ok(Self { digest: digest.to_owned(), secret })
+        let secret = secret
+            .parse()
+            .map_err(|_| TokenError("its secret is not 25 digits of 0-9 and a-z"))?;
+        Ok(Self {
+            digest: digest.to_owned(),
+            secret,
+        })
     }
 }
 
@@ -97,7 +113,14 @@ mod tests {
     #[test]
     fn malformed_tokens_are_refused_without_repeating_them() {
         let good = Token::new(b"root", Secret::new(rand::random())).to_string();
-        for text in ["", "x", "SWMTKN-1-abc", &good[..good.len() - 1], &good.to_uppercase(), &good.replace('-', "_")] {
+        for text in [
+            "",
+            "x",
+            "SWMTKN-1-abc",
+            &good[..good.len() - 1],
+            &good.to_uppercase(),
+            &good.replace('-', "_"),
+        ] {
             let error = text.parse::<Token>().unwrap_err().to_string();
             assert!(error.contains("SWMTKN-1-<50 digits>"), "{error}");
         }

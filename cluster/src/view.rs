@@ -1,5 +1,5 @@
-//! A node's view, in memory and on disk. It is shown as soon as it outlives this process; the disk has it soon after: a
-//! power cut takes away what a lost change was about as well.
+//! A node's view, in memory and on disk. It is shown as soon as it outlives this process; the disk
+//! has it soon after: a power cut takes away what a lost change was about as well.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,25 +26,35 @@ pub struct View {
 }
 
 impl View {
-    /// The newest view of the files. Without one, or with none that can be understood, an empty one: they are only
-    /// copies, and the leader sends another.
+    /// The newest view of the files. Without one, or with none that can be understood, an empty
+    /// one: they are only copies, and the leader sends another.
     pub fn open(directory: &Path, node: NodeId) -> Result<Self, ClusterError> {
         let mut view = NodeConfig::empty(node);
         for path in FILES.map(|name| directory.join(name)) {
-            let Some(bytes) = files::read(&path)? else { continue };
+            let Some(bytes) = files::read(&path)? else {
+                continue;
+            };
             match parse(node, &bytes) {
                 Ok(saved) if saved.generation >= view.generation => view = saved,
                 Ok(_) => {}
-                Err(reason) => tracing::warn!(path = %path.display(), reason, "a copy of this node's view is lost"),
+                Err(reason) => {
+                    tracing::warn!(path = %path.display(), reason, "a copy of this node's view is lost")
+                }
             }
         }
         let current = watch::Sender::new(Arc::new(view));
-        Ok(Self { directory: directory.to_owned(), current, unsaved: AtomicBool::new(false) })
+        Ok(Self {
+            directory: directory.to_owned(),
+            current,
+            unsaved: AtomicBool::new(false),
+        })
     }
 
     /// Removes what is on disk.
     pub fn remove(directory: &Path) -> Result<(), ClusterError> {
-        FILES.iter().try_for_each(|name| files::remove(&directory.join(name)))
+        FILES
+            .iter()
+            .try_for_each(|name| files::remove(&directory.join(name)))
     }
 
     pub fn get(&self) -> Arc<NodeConfig> {
@@ -55,8 +65,8 @@ impl View {
         self.current.subscribe()
     }
 
-    /// Shows it once it outlives this process. A disk that is full must not hold this host in the past: the view is then
-    /// shown all the same, and a restart begins from an older one.
+    /// Shows it once it outlives this process. A disk that is full must not hold this host in the
+    /// past: the view is then shown all the same, and a restart begins from an older one.
     pub async fn set(&self, view: NodeConfig) {
         let view = Arc::new(view);
         self.write(FILES[0], view.clone(), files::hand_over).await;
@@ -84,10 +94,16 @@ impl View {
             let bytes = serde_json::to_vec(&view.snapshot()).map_err(|error| error.to_string())?;
             write(&path, &bytes).map_err(|error| error.to_string())
         });
-        let reason = written.await.map_err(|error| error.to_string()).flatten().err();
+        let reason = written
+            .await
+            .map_err(|error| error.to_string())
+            .flatten()
+            .err();
         let failed_before = self.unsaved.swap(reason.is_some(), Ordering::Relaxed);
         match reason {
-            Some(reason) if !failed_before => tracing::warn!(reason, "this node's view is not kept on its disk"),
+            Some(reason) if !failed_before => {
+                tracing::warn!(reason, "this node's view is not kept on its disk")
+            }
             None if failed_before => tracing::info!("this node's view is kept on its disk again"),
             _ => {}
         }
@@ -96,7 +112,9 @@ impl View {
 
 fn parse(node: NodeId, bytes: &[u8]) -> Result<NodeConfig, String> {
     let snapshot = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    NodeConfig::empty(node).apply(&snapshot).map_err(|error| error.to_string())
+    NodeConfig::empty(node)
+        .apply(&snapshot)
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -106,7 +124,10 @@ mod tests {
     use super::*;
 
     fn of_generation(generation: u64) -> NodeConfig {
-        NodeConfig { generation, ..NodeConfig::empty(NodeId(1)) }
+        NodeConfig {
+            generation,
+            ..NodeConfig::empty(NodeId(1))
+        }
     }
 
     #[tokio::test]
@@ -118,7 +139,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_shown_is_there_after_a_crash_and_what_a_power_cut_spoils_there_as_of_the_last_time() {
+    async fn what_was_shown_is_there_after_a_crash_and_what_a_power_cut_spoils_there_as_of_the_last_time()
+     {
         let directory = tempfile::tempdir().unwrap();
         let opened = || View::open(directory.path(), NodeId(1)).unwrap();
         let generation = || opened().get().generation;
@@ -126,7 +148,9 @@ mod tests {
         let [newest, kept] = FILES.map(|name| directory.path().join(name));
         let written = async {
             view.set(of_generation(7)).await;
-            let is_kept = || fs::read(&kept).is_ok_and(|bytes| parse(NodeId(1), &bytes) == Ok(of_generation(7)));
+            let is_kept = || {
+                fs::read(&kept).is_ok_and(|bytes| parse(NodeId(1), &bytes) == Ok(of_generation(7)))
+            };
             while !is_kept() {
                 tokio::task::yield_now().await;
             }

@@ -45,8 +45,13 @@ pub enum Wait {
 /// Asks it. A daemon that ends over it is asked again: every request may be repeated.
 pub fn ask(request: &ContainerRequest, wait: Wait) -> Result<ContainerReply, Unanswered> {
     let socket = env::var_os(SOCKET).map_or_else(|| PathBuf::from(api::SOCKET), PathBuf::from);
-    let lost = |error: std::io::Error| Unanswered::Lost(format!("no runtime for the call can be made: {error}"));
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(lost)?;
+    let lost = |error: std::io::Error| {
+        Unanswered::Lost(format!("no runtime for the call can be made: {error}"))
+    };
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(lost)?;
     let answer = runtime.block_on(try_until_answered(&socket, request, wait));
     // The process ends now: nothing of the connection has to be waited for.
     runtime.shutdown_background();
@@ -63,7 +68,12 @@ async fn try_until_answered(
     loop {
         let tried = timeout_at(start + LIMIT, once(socket, request)).await;
         let failure = match tried {
-            Err(_) => return Err(Unanswered::Lost(format!("it takes longer than {} s", LIMIT.as_secs()))),
+            Err(_) => {
+                return Err(Unanswered::Lost(format!(
+                    "it takes longer than {} s",
+                    LIMIT.as_secs()
+                )));
+            }
             Ok(Ok(answer)) => return answer.map_err(Unanswered::Refused),
             Ok(Err(failure)) => failure,
         };
@@ -76,9 +86,16 @@ async fn try_until_answered(
     }
 }
 
-async fn once(socket: &Path, request: &ContainerRequest) -> Result<Result<ContainerReply, Refusal>, Unanswered> {
-    let channel = api::connect(socket).await.map_err(|error| Unanswered::Down(error.to_string()))?;
-    let answer = LocalClient::new(channel).container(api::encode(request)).await;
+async fn once(
+    socket: &Path,
+    request: &ContainerRequest,
+) -> Result<Result<ContainerReply, Refusal>, Unanswered> {
+    let channel = api::connect(socket)
+        .await
+        .map_err(|error| Unanswered::Down(error.to_string()))?;
+    let answer = LocalClient::new(channel)
+        .container(api::encode(request))
+        .await;
     let answer = answer.map_err(|status| Unanswered::Lost(status.message().to_owned()))?;
     api::decode(answer.get_ref()).map_err(|error| Unanswered::Lost(error.to_string()))
 }
@@ -87,12 +104,18 @@ impl From<Unanswered> for CniError {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
             Unanswered::Refused(refusal) => refusal.into(),
-            Unanswered::Down(reason) => {
-                Self::new(Code::Later, reason, "`systemctl start netd`; the runtime tries again by itself")
-            }
+            Unanswered::Down(reason) => Self::new(
+                Code::Later,
+                reason,
+                "`systemctl start netd`; the runtime tries again by itself",
+            ),
             Unanswered::Lost(reason) => {
                 let next = "`journalctl -u netd` says more; the runtime tries again by itself";
-                Self::new(Code::Later, format!("netd has not answered: {reason}"), next)
+                Self::new(
+                    Code::Later,
+                    format!("netd has not answered: {reason}"),
+                    next,
+                )
             }
         }
     }

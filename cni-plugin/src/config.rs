@@ -1,5 +1,5 @@
-//! The configuration on standard input, with the environment, as what the daemon is asked. Pure; decides nothing about the
-//! cluster.
+//! The configuration on standard input, with the environment, as what the daemon is asked. Pure;
+//! decides nothing about the cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,9 @@ use std::{
 };
 
 use api::{CniInterface, CniName, ContainerRequest};
-use model::{Bandwidth, CONTAINER_LABELS, ContainerTraits, Mac, PublishAt, PublishMode, PublishSpec};
+use model::{
+    Bandwidth, CONTAINER_LABELS, ContainerTraits, Mac, PublishAt, PublishMode, PublishSpec,
+};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -63,7 +65,11 @@ struct Configuration {
     #[serde(default)]
     args: Value,
     prev_result: Option<Value>,
-    #[serde(default, rename = "cni.dev/valid-attachments", deserialize_with = "or_default")]
+    #[serde(
+        default,
+        rename = "cni.dev/valid-attachments",
+        deserialize_with = "or_default"
+    )]
     valid_attachments: Vec<Attachment>,
 }
 
@@ -101,7 +107,8 @@ struct Capabilities {
     infiniband_guid: Option<Value>,
 }
 
-// go-cni (containerd, nerdctl, Nomad) writes the keys of these three with capitals, and lists that are not there as null.
+// go-cni (containerd, nerdctl, Nomad) writes the keys of these three with capitals, and lists that
+// are not there as null.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PortMapping {
@@ -147,68 +154,117 @@ enum Aliases {
     ByNetwork(BTreeMap<String, Vec<String>>),
 }
 
-/// Reads what is asked; `program` is the name that the plugin has been called by. Errors: codes 1, 2, 6 and 7. What DEL does
-/// not need it does not look at: it must succeed.
+/// Reads what is asked; `program` is the name that the plugin has been called by. Errors: codes 1,
+/// 2, 6 and 7. What DEL does not need it does not look at: it must succeed.
 pub fn read(environment: &Environment, program: &str, input: &[u8]) -> Result<Asked, CniError> {
-    let configuration: Value = serde_json::from_slice(input).map_err(|error| undecodable(&error))?;
+    let configuration: Value =
+        serde_json::from_slice(input).map_err(|error| undecodable(&error))?;
     let configuration = match environment.operation {
         Operation::Del => essentials(configuration),
         _ => configuration,
     };
-    let configuration: Configuration = serde_json::from_value(configuration).map_err(|error| undecodable(&error))?;
+    let configuration: Configuration =
+        serde_json::from_value(configuration).map_err(|error| undecodable(&error))?;
     if !environment::is_name(&configuration.name) {
         let next = "`name` is letters, digits, '_', '.' and '-', beginning with a letter or digit";
-        return Err(wrong(format!("{:?} is no name of a network configuration", configuration.name), next));
+        return Err(wrong(
+            format!(
+                "{:?} is no name of a network configuration",
+                configuration.name
+            ),
+            next,
+        ));
     }
     let version = Version::of(configuration.cni_version.as_deref(), environment.operation)?;
     if let Some(own) = &configuration.interface {
-        environment::interface(own).map_err(|reason| wrong(format!("`interface` {reason}"), "use another name"))?;
+        environment::interface(own)
+            .map_err(|reason| wrong(format!("`interface` {reason}"), "use another name"))?;
     }
     let request = match environment.operation {
-        Operation::Add => ContainerRequest::Add(Box::new(interface(environment, program, &configuration)?)),
-        Operation::Check => ContainerRequest::Check(Box::new(expected(environment, program, &configuration)?)),
+        Operation::Add => {
+            ContainerRequest::Add(Box::new(interface(environment, program, &configuration)?))
+        }
+        Operation::Check => {
+            ContainerRequest::Check(Box::new(expected(environment, program, &configuration)?))
+        }
         Operation::Del => {
             let sandbox = Some(environment.namespace.clone()).filter(|path| !path.is_empty());
-            ContainerRequest::Del { name: name(environment, &configuration), sandbox }
+            ContainerRequest::Del {
+                name: name(environment, &configuration),
+                sandbox,
+            }
         }
-        Operation::Gc => ContainerRequest::Gc { valid: valid(&configuration), configuration: configuration.name },
-        Operation::Status | Operation::Version => {
-            ContainerRequest::Status { network: network(&configuration, is_delegate(program, &configuration)) }
-        }
+        Operation::Gc => ContainerRequest::Gc {
+            valid: valid(&configuration),
+            configuration: configuration.name,
+        },
+        Operation::Status | Operation::Version => ContainerRequest::Status {
+            network: network(&configuration, is_delegate(program, &configuration)),
+        },
     };
-    let dns = dns(configuration.dns.unwrap_or_default(), configuration.runtime_config.dns.unwrap_or_default());
-    Ok(Asked { version, request, previous: configuration.prev_result, dns })
+    let dns = dns(
+        configuration.dns.unwrap_or_default(),
+        configuration.runtime_config.dns.unwrap_or_default(),
+    );
+    Ok(Asked {
+        version,
+        request,
+        previous: configuration.prev_result,
+        dns,
+    })
 }
 
 fn essentials(configuration: Value) -> Value {
-    let Value::Object(mut fields) = configuration else { return configuration };
+    let Value::Object(mut fields) = configuration else {
+        return configuration;
+    };
     fields.retain(|key, _| ["cniVersion", "name", "interface"].contains(&key.as_str()));
     Value::Object(fields)
 }
 
 fn name(environment: &Environment, configuration: &Configuration) -> CniName {
-    let own = configuration.interface.clone().filter(|own| *own != environment.name.interface);
-    CniName { own, ..environment.name.clone() }
+    let own = configuration
+        .interface
+        .clone()
+        .filter(|own| *own != environment.name.interface);
+    CniName {
+        own,
+        ..environment.name.clone()
+    }
 }
 
 fn valid(configuration: &Configuration) -> Vec<CniName> {
-    let names = configuration.valid_attachments.iter().map(|attachment| CniName {
-        container: attachment.container.clone(),
-        interface: attachment.interface.clone(),
-        own: None,
-    });
+    let names = configuration
+        .valid_attachments
+        .iter()
+        .map(|attachment| CniName {
+            container: attachment.container.clone(),
+            interface: attachment.interface.clone(),
+            own: None,
+        });
     names.collect()
 }
 
 /// Whether another plugin makes the interface and asks this one for addresses.
 fn is_delegate(program: &str, configuration: &Configuration) -> bool {
     let is_ours = |plugin: &str| plugin == program || plugin == PLUGIN;
-    !is_ours(&configuration.plugin) && configuration.ipam.as_ref().is_some_and(|ipam| is_ours(&ipam.plugin))
+    !is_ours(&configuration.plugin)
+        && configuration
+            .ipam
+            .as_ref()
+            .is_some_and(|ipam| is_ours(&ipam.plugin))
 }
 
 fn network(configuration: &Configuration, only_addresses: bool) -> String {
-    let of_ipam = configuration.ipam.as_ref().and_then(|ipam| ipam.network.as_ref()).filter(|_| only_addresses);
-    of_ipam.or(configuration.network.as_ref()).unwrap_or(&configuration.name).clone()
+    let of_ipam = configuration
+        .ipam
+        .as_ref()
+        .and_then(|ipam| ipam.network.as_ref())
+        .filter(|_| only_addresses);
+    of_ipam
+        .or(configuration.network.as_ref())
+        .unwrap_or(&configuration.name)
+        .clone()
 }
 
 /// What ADD asks for.
@@ -234,34 +290,55 @@ fn interface(
 }
 
 /// What CHECK looks for: what ADD asked for, with the addresses that came of it.
-fn expected(environment: &Environment, program: &str, configuration: &Configuration) -> Result<CniInterface, CniError> {
+fn expected(
+    environment: &Environment,
+    program: &str,
+    configuration: &Configuration,
+) -> Result<CniInterface, CniError> {
     let asked = interface(environment, program, configuration)?;
     let Some(previous) = &configuration.prev_result else {
-        return Err(wrong("CHECK comes without `prevResult`", "the runtime gives the result of ADD there"));
+        return Err(wrong(
+            "CHECK comes without `prevResult`",
+            "the runtime gives the result of ADD there",
+        ));
     };
     if asked.only_addresses {
         return Ok(asked);
     }
     let inside = asked.name.own.as_ref().unwrap_or(&asked.name.interface);
-    let interfaces = previous["interfaces"].as_array().map_or(&[][..], Vec::as_slice);
-    let is_ours = |interface: &Value| interface["name"] == **inside && interface["sandbox"] == *asked.sandbox;
+    let interfaces = previous["interfaces"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    let is_ours =
+        |interface: &Value| interface["name"] == **inside && interface["sandbox"] == *asked.sandbox;
     let Some(index) = interfaces.iter().position(is_ours) else {
-        let cause = format!("`prevResult` has no interface {inside} in {}", asked.sandbox);
+        let cause = format!(
+            "`prevResult` has no interface {inside} in {}",
+            asked.sandbox
+        );
         return Err(wrong(cause, "the runtime gives the result of ADD there"));
     };
     let ips = previous["ips"].as_array().map_or(&[][..], Vec::as_slice);
     let of_ours = ips.iter().filter(|ip| ip["interface"] == index);
-    let addresses = of_ours.map(|ip| address("prevResult", ip["address"].as_str().unwrap_or_default()));
-    Ok(CniInterface { addresses: addresses.collect::<Result<_, _>>()?, ..asked })
+    let addresses =
+        of_ours.map(|ip| address("prevResult", ip["address"].as_str().unwrap_or_default()));
+    Ok(CniInterface {
+        addresses: addresses.collect::<Result<_, _>>()?,
+        ..asked
+    })
 }
 
 /// Addresses are the cluster's: another address manager's could be somebody else's there.
 fn refuse_foreign_addresses(program: &str, configuration: &Configuration) -> Result<(), CniError> {
     match &configuration.ipam {
-        Some(ipam) if !ipam.plugin.is_empty() && ipam.plugin != program && ipam.plugin != PLUGIN => Err(unsupported(
-            &format!("ipam.type {:?}", ipam.plugin),
-            "take `ipam` out: addresses come from the cluster's network; `--ip-range` and `ips` choose them",
-        )),
+        Some(ipam)
+            if !ipam.plugin.is_empty() && ipam.plugin != program && ipam.plugin != PLUGIN =>
+        {
+            Err(unsupported(
+                &format!("ipam.type {:?}", ipam.plugin),
+                "take `ipam` out: addresses come from the cluster's network; `--ip-range` and `ips` choose them",
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -272,7 +349,10 @@ fn refuse_unsupported(capabilities: &Capabilities) -> Result<(), CniError> {
         ("deviceID", &capabilities.device_id),
         ("infinibandGUID", &capabilities.infiniband_guid),
     ];
-    match fields.into_iter().find_map(|(key, value)| Some((key, value.as_ref()?))) {
+    match fields
+        .into_iter()
+        .find_map(|(key, value)| Some((key, value.as_ref()?)))
+    {
         Some((key, value)) => {
             let next = format!("take {key} out of `capabilities` in the configuration");
             Err(unsupported(&format!("runtimeConfig.{key} {value}"), &next))
@@ -281,9 +361,12 @@ fn refuse_unsupported(capabilities: &Capabilities) -> Result<(), CniError> {
     }
 }
 
-/// Those of the capability `ips`, of `args.cni.ips`, and, where the latter says nothing, of `CNI_ARGS`: nerdctl gives IPv4 in
-/// the last and IPv6 in the first.
-fn addresses(environment: &Environment, configuration: &Configuration) -> Result<Vec<IpAddr>, CniError> {
+/// Those of the capability `ips`, of `args.cni.ips`, and, where the latter says nothing, of
+/// `CNI_ARGS`: nerdctl gives IPv4 in the last and IPv6 in the first.
+fn addresses(
+    environment: &Environment,
+    configuration: &Configuration,
+) -> Result<Vec<IpAddr>, CniError> {
     let mut found = BTreeSet::new();
     for text in &configuration.runtime_config.ips {
         found.insert(address("runtimeConfig.ips", text)?);
@@ -298,10 +381,18 @@ fn addresses(environment: &Environment, configuration: &Configuration) -> Result
             found.insert(address("CNI_ARGS IP", text)?);
         }
     }
-    let of_family = |v4: bool| found.iter().filter(|address| address.is_ipv4() == v4).count();
+    let of_family = |v4: bool| {
+        found
+            .iter()
+            .filter(|address| address.is_ipv4() == v4)
+            .count()
+    };
     if of_family(true) > 1 || of_family(false) > 1 {
         let next = "an interface has one address of each family: ask for one";
-        return Err(wrong(format!("several addresses of one family are asked for: {found:?}"), next));
+        return Err(wrong(
+            format!("several addresses of one family are asked for: {found:?}"),
+            next,
+        ));
     }
     Ok(found.into_iter().collect())
 }
@@ -309,36 +400,65 @@ fn addresses(environment: &Environment, configuration: &Configuration) -> Result
 /// With or without the length of a prefix, which is the network's own.
 fn address(field: &str, text: &str) -> Result<IpAddr, CniError> {
     let bare = text.split_once('/').map_or(text, |(bare, _)| bare);
-    bare.parse()
-        .map_err(|_| wrong(format!("{field} holds {text:?}, which is no IP address"), "write 10.0.9.5 or fd00::5"))
+    bare.parse().map_err(|_| {
+        wrong(
+            format!("{field} holds {text:?}, which is no IP address"),
+            "write 10.0.9.5 or fd00::5",
+        )
+    })
 }
 
 fn mac(environment: &Environment, configuration: &Configuration) -> Result<Option<Mac>, CniError> {
-    let asked = configuration.runtime_config.mac.as_ref().or_else(|| environment.arguments.get("MAC"));
-    let Some(text) = asked.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let asked = configuration
+        .runtime_config
+        .mac
+        .as_ref()
+        .or_else(|| environment.arguments.get("MAC"));
+    let Some(text) = asked.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     match text.parse() {
         Ok(mac @ Mac(bytes)) if bytes[0] & 1 == 0 && bytes != [0; 6] => Ok(Some(mac)),
-        _ => Err(wrong(format!("{text:?} is no Ethernet address of one interface"), "write 02:42:0a:00:09:05")),
+        _ => Err(wrong(
+            format!("{text:?} is no Ethernet address of one interface"),
+            "write 02:42:0a:00:09:05",
+        )),
     }
 }
 
-fn traits(environment: &Environment, configuration: &Configuration) -> Result<ContainerTraits, CniError> {
+fn traits(
+    environment: &Environment,
+    configuration: &Configuration,
+) -> Result<ContainerTraits, CniError> {
     let capabilities = &configuration.runtime_config;
     let mut traits = ContainerTraits {
         container: environment.name.container.clone(),
         name: pod(&environment.arguments).unwrap_or_default(),
         aliases: aliases(capabilities.aliases.as_ref(), &configuration.name),
-        publish: capabilities.port_mappings.iter().map(publish).collect::<Result<_, _>>()?,
+        publish: capabilities
+            .port_mappings
+            .iter()
+            .map(publish)
+            .collect::<Result<_, _>>()?,
         bandwidth: bandwidth(capabilities.bandwidth.as_ref())?,
         configuration: configuration.name.clone(),
         ..ContainerTraits::default()
     };
-    let labels = configuration.args["cni"]["labels"].as_array().into_iter().flatten();
-    let labels: Vec<(&str, &str)> =
-        labels.filter_map(|label| Some((label["key"].as_str()?, label["value"].as_str()?))).collect();
+    let labels = configuration.args["cni"]["labels"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let labels: Vec<(&str, &str)> = labels
+        .filter_map(|label| Some((label["key"].as_str()?, label["value"].as_str()?)))
+        .collect();
     for key in CONTAINER_LABELS {
         for (_, value) in labels.iter().filter(|(of, _)| *of == key) {
-            let refuse = |reason| wrong(format!("args.cni.labels: {reason}"), "docs/cni.md lists the labels");
+            let refuse = |reason| {
+                wrong(
+                    format!("args.cni.labels: {reason}"),
+                    "docs/cni.md lists the labels",
+                )
+            };
             traits.take_label(key, value).map_err(refuse)?;
         }
     }
@@ -348,7 +468,9 @@ fn traits(environment: &Environment, configuration: &Configuration) -> Result<Co
 /// What orchestrators call it. Two namespaces of Kubernetes may have pods of the same name.
 fn pod(arguments: &BTreeMap<String, String>) -> Option<String> {
     let pod = arguments.get("K8S_POD_NAME")?;
-    let namespace = arguments.get("K8S_POD_NAMESPACE").filter(|name| !name.is_empty() && *name != "default");
+    let namespace = arguments
+        .get("K8S_POD_NAMESPACE")
+        .filter(|name| !name.is_empty() && *name != "default");
     Some(namespace.map_or(pod.clone(), |namespace| format!("{pod}-{namespace}")))
 }
 
@@ -364,13 +486,19 @@ fn aliases(aliases: Option<&Aliases>, configuration: &str) -> BTreeSet<String> {
 fn publish(mapping: &PortMapping) -> Result<PublishSpec, CniError> {
     let port = |key: &str, number: i64| {
         let port = u16::try_from(number).ok().filter(|&port| port > 0);
-        port.ok_or_else(|| wrong(format!("portMappings: {key} is {number}"), "ports are 1 to 65535"))
+        port.ok_or_else(|| {
+            wrong(
+                format!("portMappings: {key} is {number}"),
+                "ports are 1 to 65535",
+            )
+        })
     };
     let protocol = match mapping.protocol.as_str() {
         "" => Ok(model::Protocol::Tcp),
         name => name.to_ascii_lowercase().parse(),
     };
-    let protocol = protocol.map_err(|reason| wrong(format!("portMappings: {reason}"), "use one of these"))?;
+    let protocol =
+        protocol.map_err(|reason| wrong(format!("portMappings: {reason}"), "use one of these"))?;
     let at = match mapping.host_ip.as_str() {
         "" => PublishAt::Everywhere,
         text => match address("portMappings: hostIP", text)? {
@@ -391,13 +519,19 @@ fn publish(mapping: &PortMapping) -> Result<PublishSpec, CniError> {
 
 /// As the reference plugin: a rate comes with a burst.
 fn bandwidth(limits: Option<&Limits>) -> Result<Bandwidth, CniError> {
-    let Some(limits) = limits else { return Ok(Bandwidth::default()) };
-    for (way, rate, burst) in
-        [("ingress", limits.ingress_rate, limits.ingress_burst), ("egress", limits.egress_rate, limits.egress_burst)]
-    {
+    let Some(limits) = limits else {
+        return Ok(Bandwidth::default());
+    };
+    for (way, rate, burst) in [
+        ("ingress", limits.ingress_rate, limits.ingress_burst),
+        ("egress", limits.egress_rate, limits.egress_burst),
+    ] {
         if (rate == 0) != (burst == 0) {
             let cause = format!("bandwidth: {way}Rate is {rate} and {way}Burst {burst}");
-            return Err(wrong(cause, "give both, in bits per second and bits, or neither"));
+            return Err(wrong(
+                cause,
+                "give both, in bits per second and bits, or neither",
+            ));
         }
     }
     Ok(Bandwidth {
@@ -422,13 +556,19 @@ fn dns(of_configuration: Dns, of_runtime: RuntimeDns) -> Dns {
 }
 
 /// `null` is what Go writes for an empty list.
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 fn undecodable(error: &serde_json::Error) -> CniError {
     let next = "the runtime gives a network configuration as JSON on standard input";
-    CniError::new(Code::Decoding, format!("the network configuration cannot be read: {error}"), next)
+    CniError::new(
+        Code::Decoding,
+        format!("the network configuration cannot be read: {error}"),
+        next,
+    )
 }
 
 fn unsupported(field: &str, next: &str) -> CniError {

@@ -1,5 +1,5 @@
-//! The environment that a runtime gives the plugin (CNI specification 1.1, section 2, "Parameters"): which variables each
-//! operation needs, and what they may hold.
+//! The environment that a runtime gives the plugin (CNI specification 1.1, section 2,
+//! "Parameters"): which variables each operation needs, and what they may hold.
 
 use std::collections::BTreeMap;
 
@@ -38,26 +38,54 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Reads it. Errors (code 4) name every variable that is missing, or the one that makes no sense.
+    /// Reads it. Errors (code 4) name every variable that is missing, or the one that makes no
+    /// sense.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, CniError> {
         let value = |name: &str| variable(name).unwrap_or_default();
         let operation = operation(&value("CNI_COMMAND"))?;
-        let missing: Vec<&str> = needed(operation).iter().copied().filter(|name| value(name).is_empty()).collect();
+        let missing: Vec<&str> = needed(operation)
+            .iter()
+            .copied()
+            .filter(|name| value(name).is_empty())
+            .collect();
         if !missing.is_empty() {
             let cause = format!("required env variables [{}] missing", missing.join(","));
-            return Err(invalid(cause, "the runtime sets them: the plugin is not called by hand"));
+            return Err(invalid(
+                cause,
+                "the runtime sets them: the plugin is not called by hand",
+            ));
         }
-        let name = CniName { container: value("CNI_CONTAINERID"), interface: value("CNI_IFNAME"), own: None };
-        if matches!(operation, Operation::Add | Operation::Check | Operation::Del) {
+        let name = CniName {
+            container: value("CNI_CONTAINERID"),
+            interface: value("CNI_IFNAME"),
+            own: None,
+        };
+        if matches!(
+            operation,
+            Operation::Add | Operation::Check | Operation::Del
+        ) {
             container(&name.container)?;
-            interface(&name.interface).map_err(|reason| invalid(format!("CNI_IFNAME {reason}"), "use another name"))?;
+            interface(&name.interface)
+                .map_err(|reason| invalid(format!("CNI_IFNAME {reason}"), "use another name"))?;
         }
-        let own_namespace = matches!(value("CNI_NETNS_OVERRIDE").to_ascii_lowercase().as_str(), "true" | "1");
+        let own_namespace = matches!(
+            value("CNI_NETNS_OVERRIDE").to_ascii_lowercase().as_str(),
+            "true" | "1"
+        );
         let namespace = value("CNI_NETNS");
         if matches!(operation, Operation::Add | Operation::Check) && !namespace.starts_with('/') {
-            return Err(invalid(format!("CNI_NETNS {namespace:?} is no absolute path"), "such as /run/netns/NAME"));
+            return Err(invalid(
+                format!("CNI_NETNS {namespace:?} is no absolute path"),
+                "such as /run/netns/NAME",
+            ));
         }
-        Ok(Self { operation, name, namespace, arguments: arguments(&value("CNI_ARGS"), operation)?, own_namespace })
+        Ok(Self {
+            operation,
+            name,
+            namespace,
+            arguments: arguments(&value("CNI_ARGS"), operation)?,
+            own_namespace,
+        })
     }
 }
 
@@ -76,7 +104,8 @@ fn operation(command: &str) -> Result<Operation, CniError> {
     })
 }
 
-/// As the reference library's `skel` has it: there CNI_PATH is needed, too, but this plugin runs no others.
+/// As the reference library's `skel` has it: there CNI_PATH is needed, too, but this plugin runs no
+/// others.
 fn needed(operation: Operation) -> &'static [&'static str] {
     match operation {
         Operation::Add | Operation::Check => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
@@ -87,13 +116,19 @@ fn needed(operation: Operation) -> &'static [&'static str] {
 
 fn container(id: &str) -> Result<(), CniError> {
     if id.len() > MAX_CONTAINER {
-        return Err(invalid(format!("CNI_CONTAINERID has more than {MAX_CONTAINER} bytes"), "use a shorter one"));
+        return Err(invalid(
+            format!("CNI_CONTAINERID has more than {MAX_CONTAINER} bytes"),
+            "use a shorter one",
+        ));
     }
     if is_name(id) {
         return Ok(());
     }
     let next = "it is letters, digits, '_', '.' and '-', beginning with a letter or digit";
-    Err(invalid(format!("invalid characters in CNI_CONTAINERID {id:?}"), next))
+    Err(invalid(
+        format!("invalid characters in CNI_CONTAINERID {id:?}"),
+        next,
+    ))
 }
 
 /// Whether it is a name as the specification has them.
@@ -107,7 +142,9 @@ pub fn interface(name: &str) -> Result<(), String> {
     let odd = |character: char| character == '/' || character == ':' || character.is_whitespace();
     match name {
         "" => Err("is empty".to_owned()),
-        _ if name.len() > MAX_INTERFACE => Err(format!("{name:?} has more than {MAX_INTERFACE} bytes")),
+        _ if name.len() > MAX_INTERFACE => {
+            Err(format!("{name:?} has more than {MAX_INTERFACE} bytes"))
+        }
         "." | ".." => Err(format!("{name:?} is . or ..")),
         _ if name.contains(odd) => Err(format!("{name:?} contains / or : or white space")),
         _ => Ok(()),
@@ -121,9 +158,15 @@ fn arguments(text: &str, operation: Operation) -> Result<BTreeMap<String, String
     }
     let pair = |pair: &str| match pair.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(invalid(format!("CNI_ARGS holds {pair:?}"), "write KEY=VALUE;KEY=VALUE")),
+        _ => Err(invalid(
+            format!("CNI_ARGS holds {pair:?}"),
+            "write KEY=VALUE;KEY=VALUE",
+        )),
     };
-    text.split(';').filter(|part| !part.is_empty()).map(pair).collect()
+    text.split(';')
+        .filter(|part| !part.is_empty())
+        .map(pair)
+        .collect()
 }
 
 fn invalid(cause: impl Into<String>, next: &str) -> CniError {

@@ -52,7 +52,11 @@ pub struct CniError {
 impl CniError {
     /// An error of this kind.
     pub fn new(code: Code, cause: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { code, cause: cause.into(), next: next.into() }
+        Self {
+            code,
+            cause: cause.into(),
+            next: next.into(),
+        }
     }
 
     /// What is printed on standard output.
@@ -63,7 +67,9 @@ impl CniError {
     /// The same as STATUS says it.
     pub fn of_status(self) -> Self {
         let code = match self.code {
-            Code::Version | Code::Environment | Code::Io | Code::Decoding | Code::Configuration => self.code,
+            Code::Version | Code::Environment | Code::Io | Code::Decoding | Code::Configuration => {
+                self.code
+            }
             Code::Degraded => Code::Degraded,
             _ => Code::Unavailable,
         };

@@ -1,5 +1,6 @@
-//! The CNI plugin (CNI specification 1.1). It translates: standard input and environment into a request to the local daemon,
-//! and its answer into a result. It decides nothing, and starts, asks and ends within milliseconds.
+//! The CNI plugin (CNI specification 1.1). It translates: standard input and environment into a
+//! request to the local daemon, and its answer into a result. It decides nothing, and starts, asks
+//! and ends within milliseconds.
 
 mod call;
 mod config;
@@ -30,14 +31,18 @@ use environment::{Environment, Operation};
 use error::{CniError, Code};
 use version::{NEWEST, SUPPORTED};
 
-/// How long VERSION waits for a configuration on standard input: runtimes write it before anything else, people write none.
+/// How long VERSION waits for a configuration on standard input: runtimes write it before anything
+/// else, people write none.
 const STDIN_PATIENCE: Duration = Duration::from_millis(500);
 /// The largest configuration that is read, in bytes.
 const MAX_INPUT: u64 = 4 << 20;
 
 fn main() -> ExitCode {
     if env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) {
-        eprintln!("netd-cni {}: the CNI plugin of netd", env!("CARGO_PKG_VERSION"));
+        eprintln!(
+            "netd-cni {}: the CNI plugin of netd",
+            env!("CARGO_PKG_VERSION")
+        );
         eprintln!("CNI protocol versions supported: {}", SUPPORTED.join(", "));
         return ExitCode::SUCCESS;
     }
@@ -61,10 +66,15 @@ fn run(said: &mut String) -> Result<Option<Value>, CniError> {
     let environment = Environment::read(|name| env::var_os(name)?.into_string().ok())?;
     if environment.operation == Operation::Version {
         let version = said_version(&first_value().unwrap_or_default()).unwrap_or(NEWEST.to_owned());
-        return Ok(Some(json!({ "cniVersion": version, "supportedVersions": SUPPORTED })));
+        return Ok(Some(
+            json!({ "cniVersion": version, "supportedVersions": SUPPORTED }),
+        ));
     }
     let input = input()?;
-    if let Some(version) = serde_json::from_slice(&input).ok().and_then(|value| said_version(&value)) {
+    if let Some(version) = serde_json::from_slice(&input)
+        .ok()
+        .and_then(|value| said_version(&value))
+    {
         *said = version;
     }
     let asked = config::read(&environment, &program(), &input)?;
@@ -78,22 +88,35 @@ fn run(said: &mut String) -> Result<Option<Value>, CniError> {
 }
 
 fn add(environment: &Environment, asked: Asked) -> Result<Value, CniError> {
-    let ContainerRequest::Add(interface) = &asked.request else { return Err(odd()) };
+    let ContainerRequest::Add(interface) = &asked.request else {
+        return Err(odd());
+    };
     if !environment.own_namespace && !interface.only_addresses {
         refuse_own_namespace(&environment.namespace)?;
     }
-    let ContainerReply::Attached(attached) = answered(&asked.request, Wait::Restart)? else { return Err(odd()) };
-    Ok(result::of(asked.version, interface, &attached, asked.previous, &asked.dns))
+    let ContainerReply::Attached(attached) = answered(&asked.request, Wait::Restart)? else {
+        return Err(odd());
+    };
+    Ok(result::of(
+        asked.version,
+        interface,
+        &attached,
+        asked.previous,
+        &asked.dns,
+    ))
 }
 
-/// Without the daemon nothing can be given up now, but nothing is lost either: it gives up by itself what containers that
-/// are gone had. A DEL that fails keeps a runtime from removing the container.
+/// Without the daemon nothing can be given up now, but nothing is lost either: it gives up by
+/// itself what containers that are gone had. A DEL that fails keeps a runtime from removing the
+/// container.
 fn del(request: &ContainerRequest) -> Result<Option<Value>, CniError> {
     match call::ask(request, Wait::No) {
         Ok(_) => Ok(None),
         Err(Unanswered::Refused(refusal)) => Err(refusal.into()),
         Err(Unanswered::Down(reason) | Unanswered::Lost(reason)) => {
-            eprintln!("netd-cni: DEL is left to netd, which does it once the namespace is gone: {reason}");
+            eprintln!(
+                "netd-cni: DEL is left to netd, which does it once the namespace is gone: {reason}"
+            );
             Ok(None)
         }
     }
@@ -104,7 +127,10 @@ fn status(request: &ContainerRequest) -> Result<Option<Value>, CniError> {
     match call::ask(request, Wait::No) {
         Ok(_) => Ok(None),
         Err(Unanswered::Refused(refusal)) => Err(refusal.into()),
-        Err(silent) => Err(CniError { code: Code::Degraded, ..silent.into() }),
+        Err(silent) => Err(CniError {
+            code: Code::Degraded,
+            ..silent.into()
+        }),
     }
 }
 
@@ -115,12 +141,20 @@ fn answered(request: &ContainerRequest, wait: Wait) -> Result<ContainerReply, Cn
 /// A container that shares the host's network needs no plugin, and would lose the host's.
 fn refuse_own_namespace(path: &str) -> Result<(), CniError> {
     let refuse = |cause: String, next: &str| CniError::new(Code::Namespace, cause, next);
-    let gone = |error: io::Error| refuse(format!("CNI_NETNS {path}: {error}"), "the runtime makes it before ADD");
+    let gone = |error: io::Error| {
+        refuse(
+            format!("CNI_NETNS {path}: {error}"),
+            "the runtime makes it before ADD",
+        )
+    };
     let given = fs::metadata(path).map_err(gone)?;
     let own = fs::metadata("/proc/self/ns/net").map_err(gone)?;
     if (given.dev(), given.ino()) == (own.dev(), own.ino()) {
         let cause = format!("CNI_NETNS {path} is the host's own network namespace");
-        return Err(refuse(cause, "give the container one of its own, or call no plugin for it"));
+        return Err(refuse(
+            cause,
+            "give the container one of its own, or call no plugin for it",
+        ));
     }
     Ok(())
 }
@@ -142,23 +176,41 @@ fn input() -> Result<Vec<u8>, CniError> {
 fn first_value() -> Option<Value> {
     let (sender, configuration) = mpsc::channel();
     thread::spawn(move || {
-        let first = serde_json::Deserializer::from_reader(io::stdin().lock()).into_iter::<Value>().next();
+        let first = serde_json::Deserializer::from_reader(io::stdin().lock())
+            .into_iter::<Value>()
+            .next();
         // Nobody listens any more where it came too late.
         let _ = sender.send(first);
     });
-    configuration.recv_timeout(STDIN_PATIENCE).ok().flatten()?.ok()
+    configuration
+        .recv_timeout(STDIN_PATIENCE)
+        .ok()
+        .flatten()?
+        .ok()
 }
 
 fn said_version(configuration: &Value) -> Option<String> {
-    configuration.get("cniVersion")?.as_str().filter(|version| !version.is_empty()).map(str::to_owned)
+    configuration
+        .get("cniVersion")?
+        .as_str()
+        .filter(|version| !version.is_empty())
+        .map(str::to_owned)
 }
 
 /// What the plugin's file is called: `type` in configurations.
 fn program() -> String {
     let first = env::args_os().next().unwrap_or_default();
-    Path::new(&first).file_name().map_or(PLUGIN.to_owned(), |name| name.to_string_lossy().into_owned())
+    Path::new(&first)
+        .file_name()
+        .map_or(PLUGIN.to_owned(), |name| {
+            name.to_string_lossy().into_owned()
+        })
 }
 
 fn odd() -> CniError {
-    CniError::new(Code::Later, "netd's answer makes no sense", "install netd and netd-cni of the same version")
+    CniError::new(
+        Code::Later,
+        "netd's answer makes no sense",
+        "install netd and netd-cni of the same version",
+    )
 }

@@ -1,5 +1,5 @@
-//! What ADD prints: the daemon's answer in the shape of the version that is asked for (CNI specification 1.1, section 5, and
-//! its older releases).
+//! What ADD prints: the daemon's answer in the shape of the version that is asked for (CNI
+//! specification 1.1, section 5, and its older releases).
 
 use std::net::IpAddr;
 
@@ -9,19 +9,40 @@ use serde_json::{Map, Value, json};
 
 use crate::{config::Dns, version::Version};
 
-/// The result of an interface; that of plugins before this one in the list, extended, where there is one.
-pub fn of(version: Version, asked: &CniInterface, attached: &Attached, previous: Option<Value>, dns: &Dns) -> Value {
+/// The result of an interface; that of plugins before this one in the list, extended, where there
+/// is one.
+pub fn of(
+    version: Version,
+    asked: &CniInterface,
+    attached: &Attached,
+    previous: Option<Value>,
+    dns: &Dns,
+) -> Value {
     let mut result = match previous {
         Some(Value::Object(fields)) => fields,
         _ => Map::new(),
     };
     result.insert("cniVersion".to_owned(), version.text().into());
-    let before = result.get("interfaces").and_then(Value::as_array).map_or(0, Vec::len);
+    let before = result
+        .get("interfaces")
+        .and_then(Value::as_array)
+        .map_or(0, Vec::len);
     let index = (!asked.only_addresses).then_some(before);
-    let ips = attached.container.addresses.iter().map(|&address| ip(version, attached, address, index));
-    let routes = attached.ways_out.iter().map(|gateway| json!({ "dst": everything(*gateway), "gw": gateway }));
+    let ips = attached
+        .container
+        .addresses
+        .iter()
+        .map(|&address| ip(version, attached, address, index));
+    let routes = attached
+        .ways_out
+        .iter()
+        .map(|gateway| json!({ "dst": everything(*gateway), "gw": gateway }));
     if !asked.only_addresses {
-        extend(&mut result, "interfaces", [interface(version, asked, attached)]);
+        extend(
+            &mut result,
+            "interfaces",
+            [interface(version, asked, attached)],
+        );
     }
     extend(&mut result, "ips", ips);
     extend(&mut result, "routes", routes);
@@ -34,7 +55,8 @@ pub fn of(version: Version, asked: &CniInterface, attached: &Attached, previous:
 
 fn interface(version: Version, asked: &CniInterface, attached: &Attached) -> Value {
     let name = asked.name.own.as_ref().unwrap_or(&asked.name.interface);
-    let mut interface = json!({ "name": name, "mac": attached.container.mac, "sandbox": asked.sandbox });
+    let mut interface =
+        json!({ "name": name, "mac": attached.container.mac, "sandbox": asked.sandbox });
     if let Some(mtu) = attached.mtu.filter(|_| version >= Version::V110) {
         interface["mtu"] = mtu.into();
     }
@@ -43,7 +65,9 @@ fn interface(version: Version, asked: &CniInterface, attached: &Attached) -> Val
 
 fn ip(version: Version, attached: &Attached, address: IpAddr, interface: Option<usize>) -> Value {
     let lease = lease(attached, address);
-    let length = lease.map_or(if address.is_ipv4() { 32 } else { 128 }, |lease| lease.subnet.prefix());
+    let length = lease.map_or(if address.is_ipv4() { 32 } else { 128 }, |lease| {
+        lease.subnet.prefix()
+    });
     let mut ip = json!({ "address": format!("{address}/{length}") });
     if let Some(lease) = lease.filter(|_| !attached.internal) {
         ip["gateway"] = lease.gateway.to_string().into();
@@ -58,25 +82,41 @@ fn ip(version: Version, attached: &Attached, address: IpAddr, interface: Option<
 }
 
 fn lease(attached: &Attached, address: IpAddr) -> Option<&SubnetLease> {
-    attached.subnets.iter().find(|lease| lease.subnet.contains(address))
+    attached
+        .subnets
+        .iter()
+        .find(|lease| lease.subnet.contains(address))
 }
 
 fn everything(gateway: IpAddr) -> &'static str {
-    if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" }
+    if gateway.is_ipv4() {
+        "0.0.0.0/0"
+    } else {
+        "::/0"
+    }
 }
 
-/// Our resolvers come first: the others do not know the cluster's names. What is said of names by plugins before this one
-/// follows.
+/// Our resolvers come first: the others do not know the cluster's names. What is said of names by
+/// plugins before this one follows.
 fn names(previous: Option<Value>, resolvers: &[IpAddr], dns: &Dns) -> Map<String, Value> {
     let mut names = match previous {
         Some(Value::Object(fields)) => fields,
         _ => Map::new(),
     };
-    let own = resolvers.iter().chain(&dns.nameservers).map(ToString::to_string);
-    for (key, own) in [("nameservers", own.collect()), ("search", dns.search.clone()), ("options", dns.options.clone())]
-    {
+    let own = resolvers
+        .iter()
+        .chain(&dns.nameservers)
+        .map(ToString::to_string);
+    for (key, own) in [
+        ("nameservers", own.collect()),
+        ("search", dns.search.clone()),
+        ("options", dns.options.clone()),
+    ] {
         let mut all: Vec<Value> = Vec::new();
-        let previous = names.remove(key).and_then(|value| value.as_array().cloned()).unwrap_or_default();
+        let previous = names
+            .remove(key)
+            .and_then(|value| value.as_array().cloned())
+            .unwrap_or_default();
         for value in own.into_iter().map(Value::from).chain(previous) {
             if !all.contains(&value) {
                 all.push(value);
@@ -94,6 +134,9 @@ fn names(previous: Option<Value>, resolvers: &[IpAddr], dns: &Dns) -> Map<String
 
 /// Puts values at the end of the list of this key, which need not be there.
 fn extend(result: &mut Map<String, Value>, key: &str, values: impl IntoIterator<Item = Value>) {
-    let before = result.remove(key).and_then(|list| list.as_array().cloned()).unwrap_or_default();
+    let before = result
+        .remove(key)
+        .and_then(|list| list.as_array().cloned())
+        .unwrap_or_default();
     result.insert(key.to_owned(), before.into_iter().chain(values).collect());
 }

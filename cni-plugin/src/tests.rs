@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use api::{Attached, CniInterface, CniName, ContainerRequest};
 use model::{
-    Bandwidth, Container, ContainerKey, ContainerRuntime, ContainerTraits, EndpointId, Kind, Mac, NetworkId, NodeId,
-    PublishAt, Refusal, SubnetLease,
+    Bandwidth, Container, ContainerKey, ContainerRuntime, ContainerTraits, EndpointId, Kind, Mac,
+    NetworkId, NodeId, PublishAt, Refusal, SubnetLease,
 };
 use serde_json::{Value, json};
 
@@ -32,14 +32,21 @@ fn environment(changes: &[(&str, &str)]) -> Result<Environment, CniError> {
 }
 
 fn configuration(changes: Value) -> Value {
-    let mut configuration = json!({ "cniVersion": "1.1.0", "name": "dbnet", "type": "netd-cni", "network": "my-net" });
-    let Value::Object(changes) = changes else { panic!("changes are fields") };
+    let mut configuration =
+        json!({ "cniVersion": "1.1.0", "name": "dbnet", "type": "netd-cni", "network": "my-net" });
+    let Value::Object(changes) = changes else {
+        panic!("changes are fields")
+    };
     configuration.as_object_mut().unwrap().extend(changes);
     configuration
 }
 
 fn read(variables: &[(&str, &str)], changes: Value) -> Result<Asked, CniError> {
-    config::read(&environment(variables)?, "netd-cni", configuration(changes).to_string().as_bytes())
+    config::read(
+        &environment(variables)?,
+        "netd-cni",
+        configuration(changes).to_string().as_bytes(),
+    )
 }
 
 #[track_caller]
@@ -52,7 +59,9 @@ fn add(variables: &[(&str, &str)], changes: Value) -> CniInterface {
 
 #[track_caller]
 fn refused(variables: &[(&str, &str)], changes: Value) -> (Code, String) {
-    let error = read(variables, changes).map(|asked| asked.request).unwrap_err();
+    let error = read(variables, changes)
+        .map(|asked| asked.request)
+        .unwrap_err();
     assert!(!error.next.is_empty(), "{error}");
     (error.code, error.cause)
 }
@@ -68,11 +77,19 @@ fn a_missing_variable_is_named_and_so_are_all_that_are_missing() {
         ("CHECK", "CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME"),
         ("DEL", "CNI_CONTAINERID,CNI_IFNAME"),
     ] {
-        let empty = [("CNI_COMMAND", command), ("CNI_CONTAINERID", ""), ("CNI_NETNS", ""), ("CNI_IFNAME", "")];
+        let empty = [
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", ""),
+            ("CNI_NETNS", ""),
+            ("CNI_IFNAME", ""),
+        ];
         let error = environment(&empty).unwrap_err();
         assert_eq!(
             (error.code, error.cause),
-            (Code::Environment, format!("required env variables [{missing}] missing"))
+            (
+                Code::Environment,
+                format!("required env variables [{missing}] missing")
+            )
         );
     }
     for command in ["STATUS", "GC", "VERSION"] {
@@ -100,10 +117,18 @@ fn variables_that_make_no_sense_are_named() {
         ("CNI_ARGS", "=5"),
     ] {
         let error = environment(&[(name, value)]).unwrap_err();
-        assert!(error.code == Code::Environment && error.cause.contains(name), "{name}={value}: {error}");
+        assert!(
+            error.code == Code::Environment && error.cause.contains(name),
+            "{name}={value}: {error}"
+        );
     }
     for id in ["c", "C1_.-", &"c".repeat(200)] {
-        environment(&[("CNI_CONTAINERID", id), ("CNI_IFNAME", "fifteen-letters"), ("CNI_ARGS", "A=;B=x=y;;")]).unwrap();
+        environment(&[
+            ("CNI_CONTAINERID", id),
+            ("CNI_IFNAME", "fifteen-letters"),
+            ("CNI_ARGS", "A=;B=x=y;;"),
+        ])
+        .unwrap();
     }
 }
 
@@ -115,16 +140,31 @@ fn a_configuration_that_is_none_is_refused_with_the_code_that_says_how() {
         ("{", Code::Decoding),
         ("[]", Code::Decoding),
         (r#"{"cniVersion":7,"name":"n"}"#, Code::Decoding),
-        (r#"{"cniVersion":"1.0.0","name":"n","runtimeConfig":{"ips":"x"}}"#, Code::Decoding),
+        (
+            r#"{"cniVersion":"1.0.0","name":"n","runtimeConfig":{"ips":"x"}}"#,
+            Code::Decoding,
+        ),
         (r#"{"cniVersion":"1.0.0"}"#, Code::Configuration),
         (r#"{"cniVersion":"1.0.0","name":""}"#, Code::Configuration),
-        (r#"{"cniVersion":"1.0.0","name":"a/b"}"#, Code::Configuration),
+        (
+            r#"{"cniVersion":"1.0.0","name":"a/b"}"#,
+            Code::Configuration,
+        ),
         (r#"{"name":"n"}"#, Code::Version),
         (r#"{"cniVersion":"0.2.0","name":"n"}"#, Code::Version),
         (r#"{"cniVersion":"1.2.0","name":"n"}"#, Code::Version),
-        (r#"{"cniVersion":"1.0.0","name":"n","interface":"a/b"}"#, Code::Configuration),
+        (
+            r#"{"cniVersion":"1.0.0","name":"n","interface":"a/b"}"#,
+            Code::Configuration,
+        ),
     ] {
-        assert_eq!(config::read(&environment, "netd-cni", input.as_bytes()).unwrap_err().code, code, "{input}");
+        assert_eq!(
+            config::read(&environment, "netd-cni", input.as_bytes())
+                .unwrap_err()
+                .code,
+            code,
+            "{input}"
+        );
     }
 }
 
@@ -140,7 +180,11 @@ fn operations_that_a_version_does_not_know_are_refused() {
     assert_eq!(of("STATUS", "1.1.0"), Ok(Version::V110));
     assert_eq!(of("GC", "1.1.0"), Ok(Version::V110));
     for (command, version) in [("CHECK", "0.3.1"), ("STATUS", "1.0.0"), ("GC", "1.0.0")] {
-        assert_eq!(of(command, version).unwrap_err().code, Code::Version, "{command} {version}");
+        assert_eq!(
+            of(command, version).unwrap_err().code,
+            Code::Version,
+            "{command} {version}"
+        );
     }
 }
 
@@ -162,14 +206,49 @@ fn an_interface_is_asked_for_with_all_that_runtimes_say_of_it() {
     });
     let arguments = "IgnoreUnknown=1;IP=10.0.9.5/24;MAC=02:00:00:00:00:99;K8S_POD_NAME=web-0;K8S_POD_NAMESPACE=prod";
     let asked = add(&[("CNI_ARGS", arguments)], changes);
-    assert_eq!(asked.name, CniName { container: "c1".into(), interface: "eth0".into(), own: None });
-    assert_eq!((asked.network.as_str(), asked.sandbox.as_str(), asked.only_addresses), ("my-net", NAMESPACE, false));
-    assert_eq!(asked.addresses, [ip("10.0.9.5"), ip("fd00:9::5")], "nerdctl gives one family here and one there");
-    assert_eq!(asked.mac, Some("02:00:00:00:00:05".parse().unwrap()), "the capability goes before CNI_ARGS");
-    let published: Vec<String> = asked.traits.publish.iter().map(ToString::to_string).collect();
-    assert_eq!(published, ["192.168.1.1:8080->80/tcp (host)", "*:53->53/udp (host)"]);
+    assert_eq!(
+        asked.name,
+        CniName {
+            container: "c1".into(),
+            interface: "eth0".into(),
+            own: None
+        }
+    );
+    assert_eq!(
+        (
+            asked.network.as_str(),
+            asked.sandbox.as_str(),
+            asked.only_addresses
+        ),
+        ("my-net", NAMESPACE, false)
+    );
+    assert_eq!(
+        asked.addresses,
+        [ip("10.0.9.5"), ip("fd00:9::5")],
+        "nerdctl gives one family here and one there"
+    );
+    assert_eq!(
+        asked.mac,
+        Some("02:00:00:00:00:05".parse().unwrap()),
+        "the capability goes before CNI_ARGS"
+    );
+    let published: Vec<String> = asked
+        .traits
+        .publish
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        published,
+        ["192.168.1.1:8080->80/tcp (host)", "*:53->53/udp (host)"]
+    );
     assert_eq!(asked.traits.publish[1].at, PublishAt::Everywhere);
-    let limits = Bandwidth { ingress_rate: 1000, ingress_burst: 2000, egress_rate: 3000, egress_burst: 4000 };
+    let limits = Bandwidth {
+        ingress_rate: 1000,
+        ingress_burst: 2000,
+        egress_rate: 3000,
+        egress_burst: 4000,
+    };
     let expected = ContainerTraits {
         container: "c1".into(),
         name: "web-0-prod".into(),
@@ -185,7 +264,10 @@ fn an_interface_is_asked_for_with_all_that_runtimes_say_of_it() {
 
 #[test]
 fn what_is_not_said_is_left_to_the_cluster() {
-    for changes in [json!({}), json!({ "runtimeConfig": null, "args": null, "prevResult": null, "ipam": {} })] {
+    for changes in [
+        json!({}),
+        json!({ "runtimeConfig": null, "args": null, "prevResult": null, "ipam": {} }),
+    ] {
         let asked = add(&[], changes);
         assert!(asked.addresses.is_empty() && asked.mac.is_none() && asked.traits.name.is_empty());
     }
@@ -195,14 +277,24 @@ fn what_is_not_said_is_left_to_the_cluster() {
     let nulls = json!({ "runtimeConfig": { "ips": null, "portMappings": null, "aliases": null, "mac": "" } });
     assert!(add(&[], nulls).traits.aliases.is_empty());
     let unnamed = json!({ "network": null });
-    assert_eq!(add(&[], unnamed).network, "dbnet", "the configuration's name is the network's where it names none");
+    assert_eq!(
+        add(&[], unnamed).network,
+        "dbnet",
+        "the configuration's name is the network's where it names none"
+    );
 }
 
 #[test]
 fn podman_gives_aliases_by_network() {
     let changes = json!({ "runtimeConfig": { "aliases": { "dbnet": ["db"], "other": ["x"] } } });
-    let asked = add(&[("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=happy_name")], changes);
-    assert_eq!((asked.traits.aliases, asked.traits.name), (["db".to_owned()].into(), "happy_name".to_owned()));
+    let asked = add(
+        &[("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=happy_name")],
+        changes,
+    );
+    assert_eq!(
+        (asked.traits.aliases, asked.traits.name),
+        (["db".to_owned()].into(), "happy_name".to_owned())
+    );
 }
 
 #[test]
@@ -217,16 +309,25 @@ fn go_cni_writes_keys_with_capitals_and_null_for_nothing() {
         (read.dns.nameservers, read.dns.search, read.dns.options),
         (vec![ip("10.0.0.10")], vec![], vec!["ndots:5".into()])
     );
-    let ContainerRequest::Add(asked) = read.request else { panic!("ADD") };
+    let ContainerRequest::Add(asked) = read.request else {
+        panic!("ADD")
+    };
     assert_eq!(asked.traits.publish[0].to_string(), "*:8080->80/tcp (host)");
-    let limits = Bandwidth { ingress_rate: 1000, ingress_burst: u32::MAX.into(), ..Bandwidth::default() };
+    let limits = Bandwidth {
+        ingress_rate: 1000,
+        ingress_burst: u32::MAX.into(),
+        ..Bandwidth::default()
+    };
     assert_eq!(asked.traits.bandwidth, limits);
 }
 
 #[test]
 fn args_go_before_the_deprecated_variable() {
     let changes = json!({ "args": { "cni": { "ips": ["10.0.9.7/24"] } } });
-    assert_eq!(add(&[("CNI_ARGS", "IP=10.0.9.5")], changes).addresses, [ip("10.0.9.7")]);
+    assert_eq!(
+        add(&[("CNI_ARGS", "IP=10.0.9.5")], changes).addresses,
+        [ip("10.0.9.7")]
+    );
 }
 
 #[test]
@@ -256,12 +357,24 @@ fn values_of_capabilities_that_make_no_sense_are_refused() {
 #[test]
 fn fields_that_nothing_can_be_done_about_are_refused_with_key_and_value() {
     for (changes, words) in [
-        (json!({ "runtimeConfig": { "ipRanges": [[{ "subnet": "10.1.0.0/16" }]] } }), ["ipRanges", "10.1.0.0/16"]),
-        (json!({ "runtimeConfig": { "deviceID": "0000:04:00.5" } }), ["deviceID", "0000:04:00.5"]),
-        (json!({ "ipam": { "type": "host-local" } }), ["ipam.type", "host-local"]),
+        (
+            json!({ "runtimeConfig": { "ipRanges": [[{ "subnet": "10.1.0.0/16" }]] } }),
+            ["ipRanges", "10.1.0.0/16"],
+        ),
+        (
+            json!({ "runtimeConfig": { "deviceID": "0000:04:00.5" } }),
+            ["deviceID", "0000:04:00.5"],
+        ),
+        (
+            json!({ "ipam": { "type": "host-local" } }),
+            ["ipam.type", "host-local"],
+        ),
     ] {
         let (code, cause) = refused(&[], changes);
-        assert!(code == Code::Unsupported && words.iter().all(|word| cause.contains(word)), "{cause}");
+        assert!(
+            code == Code::Unsupported && words.iter().all(|word| cause.contains(word)),
+            "{cause}"
+        );
     }
 }
 
@@ -272,28 +385,67 @@ fn under_another_plugin_only_addresses_are_asked_for() {
     assert!(asked.only_addresses && asked.network == "lan");
     let own = json!({ "ipam": { "type": "netd-cni" } });
     assert!(!add(&[], own).only_addresses);
-    let renamed = configuration(json!({ "type": "bridge", "ipam": { "type": "mine" } })).to_string();
-    let asked = config::read(&environment(&[]).unwrap(), "mine", renamed.as_bytes()).unwrap().request;
+    let renamed =
+        configuration(json!({ "type": "bridge", "ipam": { "type": "mine" } })).to_string();
+    let asked = config::read(&environment(&[]).unwrap(), "mine", renamed.as_bytes())
+        .unwrap()
+        .request;
     assert!(matches!(asked, ContainerRequest::Add(asked) if asked.only_addresses));
 }
 
 #[test]
 fn del_needs_nothing_that_may_be_missing_or_wrong() {
     let changes = json!({ "runtimeConfig": { "ips": 7 }, "prevResult": "x", "ipam": 5, "args": [], "network": null });
-    let asked = read(&[("CNI_COMMAND", "DEL"), ("CNI_NETNS", ""), ("CNI_ARGS", "IP")], changes).unwrap();
-    let ContainerRequest::Del { name, sandbox } = asked.request else { panic!("{asked:?}") };
-    assert_eq!((name.container.as_str(), name.interface.as_str(), name.own, sandbox), ("c1", "eth0", None, None));
-    let own = read(&[("CNI_COMMAND", "DEL")], json!({ "interface": "net1" })).unwrap().request;
-    let ContainerRequest::Del { name, sandbox } = own else { panic!("{own:?}") };
-    assert_eq!((name.own.as_deref(), sandbox.as_deref()), (Some("net1"), Some(NAMESPACE)));
+    let asked = read(
+        &[
+            ("CNI_COMMAND", "DEL"),
+            ("CNI_NETNS", ""),
+            ("CNI_ARGS", "IP"),
+        ],
+        changes,
+    )
+    .unwrap();
+    let ContainerRequest::Del { name, sandbox } = asked.request else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(
+        (
+            name.container.as_str(),
+            name.interface.as_str(),
+            name.own,
+            sandbox
+        ),
+        ("c1", "eth0", None, None)
+    );
+    let own = read(&[("CNI_COMMAND", "DEL")], json!({ "interface": "net1" }))
+        .unwrap()
+        .request;
+    let ContainerRequest::Del { name, sandbox } = own else {
+        panic!("{own:?}")
+    };
+    assert_eq!(
+        (name.own.as_deref(), sandbox.as_deref()),
+        (Some("net1"), Some(NAMESPACE))
+    );
 }
 
 #[test]
 fn gc_says_who_lives() {
-    let changes = json!({ "cni.dev/valid-attachments": [{ "containerID": "c1", "ifname": "eth0" }] });
-    for (changes, count) in [(changes, 1), (json!({ "cni.dev/valid-attachments": null }), 0), (json!({}), 0)] {
+    let changes =
+        json!({ "cni.dev/valid-attachments": [{ "containerID": "c1", "ifname": "eth0" }] });
+    for (changes, count) in [
+        (changes, 1),
+        (json!({ "cni.dev/valid-attachments": null }), 0),
+        (json!({}), 0),
+    ] {
         let asked = read(&[("CNI_COMMAND", "GC")], changes).unwrap().request;
-        let ContainerRequest::Gc { configuration, valid } = asked else { panic!("{asked:?}") };
+        let ContainerRequest::Gc {
+            configuration,
+            valid,
+        } = asked
+        else {
+            panic!("{asked:?}")
+        };
         assert_eq!((configuration.as_str(), valid.len()), ("dbnet", count));
     }
 }
@@ -312,20 +464,41 @@ fn previous() -> Value {
 
 #[test]
 fn check_looks_for_the_addresses_that_add_has_told() {
-    let asked = read(&[("CNI_COMMAND", "CHECK")], json!({ "prevResult": previous() })).unwrap().request;
-    let ContainerRequest::Check(asked) = asked else { panic!("{asked:?}") };
+    let asked = read(
+        &[("CNI_COMMAND", "CHECK")],
+        json!({ "prevResult": previous() }),
+    )
+    .unwrap()
+    .request;
+    let ContainerRequest::Check(asked) = asked else {
+        panic!("{asked:?}")
+    };
     assert_eq!(asked.addresses, [ip("10.0.9.5"), ip("fd00:9::5")]);
-    for changes in [json!({}), json!({ "prevResult": {} }), json!({ "prevResult": { "interfaces": [] } })] {
-        assert_eq!(refused(&[("CNI_COMMAND", "CHECK")], changes).0, Code::Configuration);
+    for changes in [
+        json!({}),
+        json!({ "prevResult": {} }),
+        json!({ "prevResult": { "interfaces": [] } }),
+    ] {
+        assert_eq!(
+            refused(&[("CNI_COMMAND", "CHECK")], changes).0,
+            Code::Configuration
+        );
     }
 }
 
 fn attached() -> Attached {
-    let lease = |subnet: &str, gateway: &str| SubnetLease { subnet: subnet.parse().unwrap(), gateway: ip(gateway) };
+    let lease = |subnet: &str, gateway: &str| SubnetLease {
+        subnet: subnet.parse().unwrap(),
+        gateway: ip(gateway),
+    };
     Attached {
         container: Container {
             id: EndpointId(1),
-            key: ContainerKey { node: NodeId(1), runtime: ContainerRuntime::Cni, id: "c1/eth0".into() },
+            key: ContainerKey {
+                node: NodeId(1),
+                runtime: ContainerRuntime::Cni,
+                id: "c1/eth0".into(),
+            },
             network: NetworkId(1),
             addresses: vec![ip("10.0.9.5"), ip("fd00:9::5")],
             mac: Mac([2, 0x42, 10, 0, 9, 5]),
@@ -333,7 +506,10 @@ fn attached() -> Attached {
             traits: ContainerTraits::default(),
             created: 0,
         },
-        subnets: vec![lease("10.0.9.0/24", "10.0.9.1"), lease("fd00:9::/64", "fd00:9::1")],
+        subnets: vec![
+            lease("10.0.9.0/24", "10.0.9.1"),
+            lease("fd00:9::/64", "fd00:9::1"),
+        ],
         internal: false,
         ways_out: vec![ip("10.0.9.1"), ip("fd00:9::1")],
         mtu: Some(1450),
@@ -343,7 +519,9 @@ fn attached() -> Attached {
 
 fn result_of(version: Version, changes: Value, attached: &Attached) -> Value {
     let asked = read(&[], changes).unwrap();
-    let ContainerRequest::Add(interface) = asked.request else { panic!("ADD") };
+    let ContainerRequest::Add(interface) = asked.request else {
+        panic!("ADD")
+    };
     result::of(version, &interface, attached, asked.previous, &asked.dns)
 }
 
@@ -382,30 +560,50 @@ fn an_address_manager_tells_no_interfaces() {
         ],
         "routes": [{ "dst": "0.0.0.0/0", "gw": "10.0.9.1" }, { "dst": "::/0", "gw": "fd00:9::1" }],
     });
-    let attached = Attached { resolvers: Vec::new(), ..attached() };
+    let attached = Attached {
+        resolvers: Vec::new(),
+        ..attached()
+    };
     assert_eq!(result_of(Version::V100, changes, &attached), expected);
 }
 
 #[test]
 fn a_network_without_a_way_out_has_neither_gateway_nor_route() {
-    let attached = Attached { internal: true, ways_out: Vec::new(), ..attached() };
+    let attached = Attached {
+        internal: true,
+        ways_out: Vec::new(),
+        ..attached()
+    };
     let result = result_of(Version::V100, json!({}), &attached);
-    assert!(result["ips"][0].get("gateway").is_none() && result["routes"] == json!([]), "{result}");
+    assert!(
+        result["ips"][0].get("gateway").is_none() && result["routes"] == json!([]),
+        "{result}"
+    );
 }
 
 #[test]
 fn what_earlier_plugins_have_made_is_kept_and_extended() {
     let mut before = previous();
-    before["dns"] = json!({ "nameservers": ["10.1.0.1", "10.0.9.1"], "domain": "x", "search": ["a"] });
+    before["dns"] =
+        json!({ "nameservers": ["10.1.0.1", "10.0.9.1"], "domain": "x", "search": ["a"] });
     before["routes"] = json!([{ "dst": "10.8.0.0/16" }]);
     let changes = json!({ "interface": "net1", "prevResult": before, "dns": { "search": ["b"] } });
     let result = result_of(Version::V110, changes, &attached());
-    let names: Vec<&Value> = result["interfaces"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    let names: Vec<&Value> = result["interfaces"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["name"])
+        .collect();
     assert_eq!(names, ["br0", "eth0", "net1"]);
     assert_eq!(result["ips"].as_array().unwrap().len(), 5);
-    assert_eq!((&result["ips"][0], &result["ips"][3]["interface"]), (&before["ips"][0], &json!(2)));
+    assert_eq!(
+        (&result["ips"][0], &result["ips"][3]["interface"]),
+        (&before["ips"][0], &json!(2))
+    );
     assert_eq!(result["routes"][0], before["routes"][0]);
-    let dns = json!({ "nameservers": ["10.0.9.1", "10.1.0.1"], "domain": "x", "search": ["b", "a"] });
+    let dns =
+        json!({ "nameservers": ["10.0.9.1", "10.1.0.1"], "domain": "x", "search": ["b", "a"] });
     assert_eq!(result["dns"], dns);
 }
 
@@ -430,18 +628,31 @@ fn refusals_have_the_codes_that_runtimes_act_on() {
     let code = |kind| CniError::from(Refusal::new(kind, "x", "y")).code as u32;
     assert_eq!(code(Kind::Unavailable), 11);
     assert_eq!([Kind::Invalid, Kind::NotFound].map(code), [7, 7]);
-    let own = [Kind::Conflict, Kind::Exhausted, Kind::Precondition, Kind::Denied].map(code);
+    let own = [
+        Kind::Conflict,
+        Kind::Exhausted,
+        Kind::Precondition,
+        Kind::Denied,
+    ]
+    .map(code);
     assert_eq!(own, [100, 101, 102, 103]);
     let error = CniError::new(Code::Exhausted, "full", "wait");
     let json = json!({ "cniVersion": "1.0.0", "code": 101, "msg": "full", "details": "wait" });
     assert_eq!(error.json("1.0.0"), json);
     assert_eq!(error.of_status().code, Code::Unavailable);
-    assert_eq!(CniError::new(Code::Version, "x", "y").of_status().code, Code::Version);
+    assert_eq!(
+        CniError::new(Code::Version, "x", "y").of_status().code,
+        Code::Version
+    );
 }
 
 #[test]
 fn the_host_is_meant_only_where_the_runtime_says_so() {
     assert!(!environment(&[]).unwrap().own_namespace);
-    assert!(environment(&[("CNI_NETNS_OVERRIDE", "TRUE")]).unwrap().own_namespace);
+    assert!(
+        environment(&[("CNI_NETNS_OVERRIDE", "TRUE")])
+            .unwrap()
+            .own_namespace
+    );
     assert_eq!(environment(&[]).unwrap().operation, Operation::Add);
 }

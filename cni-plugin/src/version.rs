@@ -43,7 +43,11 @@ impl Version {
         };
         if version < first {
             let cause = format!("config version {text} does not allow {operation:?}");
-            return Err(CniError::new(Code::Version, cause, format!("use {} as cniVersion", first.text())));
+            return Err(CniError::new(
+                Code::Version,
+                cause,
+                format!("use {} as cniVersion", first.text()),
+            ));
         }
         Ok(version)
     }

@@ -9,12 +9,21 @@ use std::{
 
 use serde_json::{Value, json};
 
-const CONFIGURATION: &str = r#"{"cniVersion":"1.1.0","name":"dbnet","type":"netd-cni","network":"my-net"}"#;
+const CONFIGURATION: &str =
+    r#"{"cniVersion":"1.1.0","name":"dbnet","type":"netd-cni","network":"my-net"}"#;
 
 fn plugin(command: Option<&str>) -> Command {
     let mut plugin = Command::new(env!("CARGO_BIN_EXE_netd-cni"));
-    plugin.env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    plugin.envs([("NETD_SOCKET", "/nonexistent/netd.sock"), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")]);
+    plugin
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    plugin.envs([
+        ("NETD_SOCKET", "/nonexistent/netd.sock"),
+        ("CNI_CONTAINERID", "c1"),
+        ("CNI_IFNAME", "eth0"),
+    ]);
     if let Some(command) = command {
         plugin.env("CNI_COMMAND", command);
     }
@@ -39,7 +48,10 @@ fn stdout(output: &Output) -> Value {
 fn refused(plugin: &mut Command, code: u32) -> Value {
     let output = run(plugin, CONFIGURATION);
     let error = stdout(&output);
-    assert_eq!((output.status.code(), &error["code"], &error["cniVersion"]), (Some(1), &json!(code), &json!("1.1.0")));
+    assert_eq!(
+        (output.status.code(), &error["code"], &error["cniVersion"]),
+        (Some(1), &json!(code), &json!("1.1.0"))
+    );
     let text = |key: &str| error[key].as_str().is_some_and(|text| !text.is_empty());
     assert!(text("msg") && text("details"), "{error}");
     error
@@ -49,7 +61,8 @@ fn refused(plugin: &mut Command, code: u32) -> Value {
 fn version_echoes_the_version_asked_for_and_lists_what_is_supported() {
     let output = run(&mut plugin(Some("VERSION")), r#"{"cniVersion":"0.4.0"}"#);
     assert!(output.status.success());
-    let expected = json!({ "cniVersion": "0.4.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] });
+    let expected =
+        json!({ "cniVersion": "0.4.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] });
     assert_eq!(stdout(&output), expected);
 }
 
@@ -65,7 +78,11 @@ fn version_does_not_wait_for_a_stdin_that_stays_open() {
 #[test]
 fn version_answers_whatever_is_on_stdin() {
     for stdin in ["", "{", "[1]", "\u{0}", r#"{"cniVersion":7}"#] {
-        assert_eq!(stdout(&run(&mut plugin(Some("VERSION")), stdin))["cniVersion"], "1.1.0", "{stdin}");
+        assert_eq!(
+            stdout(&run(&mut plugin(Some("VERSION")), stdin))["cniVersion"],
+            "1.1.0",
+            "{stdin}"
+        );
     }
 }
 
@@ -74,26 +91,44 @@ fn without_a_command_it_says_what_it_is() {
     let output = plugin(None).output().unwrap();
     assert!(output.status.success() && output.stdout.is_empty());
     let about = String::from_utf8(output.stderr).unwrap();
-    assert!(about.starts_with("netd-cni ") && about.contains("0.3.1, 0.4.0, 1.0.0, 1.1.0"), "{about}");
+    assert!(
+        about.starts_with("netd-cni ") && about.contains("0.3.1, 0.4.0, 1.0.0, 1.1.0"),
+        "{about}"
+    );
 }
 
 #[test]
 fn refusals_are_json_with_cause_and_next_step() {
     refused(&mut plugin(Some("add")), 4);
     let error = refused(plugin(Some("DEL")).env_remove("CNI_IFNAME"), 4);
-    assert!(error["msg"].as_str().unwrap().contains("CNI_IFNAME"), "{error}");
+    assert!(
+        error["msg"].as_str().unwrap().contains("CNI_IFNAME"),
+        "{error}"
+    );
     refused(plugin(Some("ADD")).env("CNI_NETNS", "/proc/self/ns/net"), 8);
     refused(plugin(Some("ADD")).env("CNI_NETNS", "/nonexistent"), 8);
 }
 
 #[test]
 fn without_a_daemon_add_is_to_be_tried_again_status_tells_and_del_succeeds() {
-    let error = refused(plugin(Some("ADD")).envs([("CNI_NETNS", "/proc/1/ns/net"), ("CNI_NETNS_OVERRIDE", "1")]), 11);
-    assert!(error["msg"].as_str().unwrap().contains("/nonexistent/netd.sock"), "{error}");
+    let error = refused(
+        plugin(Some("ADD")).envs([("CNI_NETNS", "/proc/1/ns/net"), ("CNI_NETNS_OVERRIDE", "1")]),
+        11,
+    );
+    assert!(
+        error["msg"]
+            .as_str()
+            .unwrap()
+            .contains("/nonexistent/netd.sock"),
+        "{error}"
+    );
     refused(&mut plugin(Some("STATUS")), 51);
     refused(&mut plugin(Some("GC")), 11);
     for _ in 0..2 {
         let output = run(&mut plugin(Some("DEL")), CONFIGURATION);
-        assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+        assert!(
+            output.status.success() && output.stdout.is_empty(),
+            "{output:?}"
+        );
     }
 }

@@ -9,10 +9,28 @@ use crate::{
     wire::{self, Flaw, Query, Response, Section, Whose, class, code, kind},
 };
 
-/// Our negatives are not to be kept (RFC 2308 section 5): the name may come into being the next moment.
+/// Our negatives are not to be kept (RFC 2308 section 5): the name may come into being the next
+/// moment.
 const NEGATIVE_TTL: u32 = 0;
 /// Times of an SOA record that nobody acts on: there are no secondaries.
-const TIMES: [u8; 16] = [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, NEGATIVE_TTL as u8];
+const TIMES: [u8; 16] = [
+    0,
+    0,
+    0,
+    1,
+    0,
+    0,
+    0,
+    1,
+    0,
+    0,
+    0,
+    1,
+    0,
+    0,
+    0,
+    NEGATIVE_TTL as u8,
+];
 /// What ANY gets instead of everything (RFC 8482 section 4.2).
 const ANY_HINFO: [&[u8]; 2] = [b"\x07RFC8482", b"\0"];
 /// Codes of extended errors (RFC 8914 section 5.2).
@@ -53,7 +71,8 @@ pub(crate) fn limit(query: &Query<'_>, transport: Transport) -> usize {
     }
 }
 
-/// Answers a query out of the table into `out`. `chance` decides on the order of addresses; any value will do.
+/// Answers a query out of the table into `out`. `chance` decides on the order of addresses; any
+/// value will do.
 pub fn reply(
     table: &Table,
     client: Client,
@@ -77,14 +96,27 @@ pub fn reply(
         _ => return plain(response, code::REFUSED, None),
     }
     let Some(viewer) = table.viewer(client) else {
-        let why = (NOT_READY, "this host does not know the network yet: ask again");
+        let why = (
+            NOT_READY,
+            "this host does not know the network yet: ask again",
+        );
         return plain(response, code::SERV_FAIL, Some(why));
     };
-    Asked { table, viewer, query: &query, chance }.answer(response)
+    Asked {
+        table,
+        viewer,
+        query: &query,
+        chance,
+    }
+    .answer(response)
 }
 
 fn refused(query: &[u8], flaw: Flaw, out: &mut Vec<u8>) -> Outcome {
-    if wire::refuse(query, flaw, out) { Outcome::Answered } else { Outcome::Ignored }
+    if wire::refuse(query, flaw, out) {
+        Outcome::Answered
+    } else {
+        Outcome::Ignored
+    }
 }
 
 fn plain(mut response: Response<'_>, code: u16, why: Option<(u16, &str)>) -> Outcome {
@@ -111,18 +143,27 @@ impl Asked<'_> {
         {
             return self.port(response, zone, entry, asked);
         }
-        if let Some(found) = reverse(name).and_then(|address| self.table.name_of(self.viewer, address)) {
+        if let Some(found) =
+            reverse(name).and_then(|address| self.table.name_of(self.viewer, address))
+        {
             return self.pointer(response, found);
         }
         if self.query.edns.is_some_and(|edns| edns.hops >= MAX_HOPS) {
-            let why = (NO_REACHABLE_AUTHORITY, "resolvers of hosts forward this question to each other in a circle");
+            let why = (
+                NO_REACHABLE_AUTHORITY,
+                "resolvers of hosts forward this question to each other in a circle",
+            );
             return plain(response, code::SERV_FAIL, Some(why));
         }
         if self.table.is_inside(self.viewer) {
-            let why = (PROHIBITED, "the network is internal: only its own names are answered");
+            let why = (
+                PROHIBITED,
+                "the network is internal: only its own names are answered",
+            );
             return self.negative(response, None, code::NX_DOMAIN, Some(why));
         }
-        // Also a name below one of our networks' names: a network may well be called `dev`, and so is a part of the Internet.
+        // Also a name below one of our networks' names: a network may well be called `dev`, and so
+        // is a part of the Internet.
         Outcome::Elsewhere
     }
 
@@ -132,22 +173,44 @@ impl Asked<'_> {
             kind::AAAA if !entry.v6.is_empty() => self.addresses(response, &entry.v6),
             kind::ANY => {
                 response.flags(code::NO_ERROR, true, false);
-                response.record(Section::Answer, Whose::Asked, kind::HINFO, ANSWER_TTL, &ANY_HINFO);
+                response.record(
+                    Section::Answer,
+                    Whose::Asked,
+                    kind::HINFO,
+                    ANSWER_TTL,
+                    &ANY_HINFO,
+                );
                 response.finish(None);
                 Outcome::Answered
             }
             kind::SOA => {
                 response.flags(code::NO_ERROR, true, false);
-                self.soa(&mut response, (Section::Answer, Whose::Asked), Some(zone), ANSWER_TTL);
+                self.soa(
+                    &mut response,
+                    (Section::Answer, Whose::Asked),
+                    Some(zone),
+                    ANSWER_TTL,
+                );
                 response.finish(None);
                 Outcome::Answered
             }
             kind::NS => {
                 response.flags(code::NO_ERROR, true, false);
                 let (name, at) = zone.ourselves();
-                response.record(Section::Answer, Whose::Asked, kind::NS, ANSWER_TTL, &[&name, b"\0"]);
+                response.record(
+                    Section::Answer,
+                    Whose::Asked,
+                    kind::NS,
+                    ANSWER_TTL,
+                    &[&name, b"\0"],
+                );
                 for address in at.addresses() {
-                    response.address(Section::Additional, Whose::Other(&name), ANSWER_TTL, address);
+                    response.address(
+                        Section::Additional,
+                        Whose::Other(&name),
+                        ANSWER_TTL,
+                        address,
+                    );
                 }
                 response.finish(None);
                 Outcome::Answered
@@ -156,7 +219,8 @@ impl Asked<'_> {
         }
     }
 
-    /// In any order, and cut where they do not all fit: old musl reads what there is and knows no TCP.
+    /// In any order, and cut where they do not all fit: old musl reads what there is and knows no
+    /// TCP.
     fn addresses<A: Copy + Into<IpAddr>>(&self, mut response: Response<'_>, all: &[A]) -> Outcome {
         let mut chance = Chance(self.chance);
         let mut shuffled = Shuffled::of(all, &mut chance);
@@ -169,14 +233,24 @@ impl Asked<'_> {
         Outcome::Answered
     }
 
-    /// `_http._tcp.web` (RFC 2782): each place that has the port, and its addresses as far as there is room.
-    fn port(&self, mut response: Response<'_>, zone: &Zone, entry: &Entry, asked: PortName<'_>) -> Outcome {
+    /// `_http._tcp.web` (RFC 2782): each place that has the port, and its addresses as far as there
+    /// is room.
+    fn port(
+        &self,
+        mut response: Response<'_>,
+        zone: &Zone,
+        entry: &Entry,
+        asked: PortName<'_>,
+    ) -> Outcome {
         let PortName { protocol, port, of } = asked;
         let name = zone.local(of);
         if !entry.has_port(protocol, port) {
             return self.negative(response, Some(zone), code::NX_DOMAIN, None);
         }
-        let places: Vec<_> = port.iter().flat_map(|port| zone.places(entry, name, protocol, port)).collect();
+        let places: Vec<_> = port
+            .iter()
+            .flat_map(|port| zone.places(entry, name, protocol, port))
+            .collect();
         if self.query.kind != kind::SRV || places.is_empty() {
             return self.negative(response, Some(zone), code::NO_ERROR, None);
         }
@@ -192,7 +266,12 @@ impl Asked<'_> {
         response.flags(code::NO_ERROR, true, !fits);
         for (target, at) in targets.iter().filter(|_| fits) {
             for address in at.addresses() {
-                response.address(Section::Additional, Whose::Other(target), ANSWER_TTL, address);
+                response.address(
+                    Section::Additional,
+                    Whose::Other(target),
+                    ANSWER_TTL,
+                    address,
+                );
             }
         }
         response.finish(None);
@@ -203,7 +282,13 @@ impl Asked<'_> {
         match (found, self.query.kind) {
             (Ok((_, name)), kind::PTR | kind::ANY) => {
                 response.flags(code::NO_ERROR, true, false);
-                response.record(Section::Answer, Whose::Asked, kind::PTR, ANSWER_TTL, &[name, b"\0"]);
+                response.record(
+                    Section::Answer,
+                    Whose::Asked,
+                    kind::PTR,
+                    ANSWER_TTL,
+                    &[name, b"\0"],
+                );
                 response.finish(None);
                 Outcome::Answered
             }
@@ -221,18 +306,39 @@ impl Asked<'_> {
         why: Option<(u16, &str)>,
     ) -> Outcome {
         response.flags(code, true, false);
-        let whose = if code == code::NX_DOMAIN { Whose::Parent } else { Whose::Asked };
-        self.soa(&mut response, (Section::Authority, whose), zone, NEGATIVE_TTL);
+        let whose = if code == code::NX_DOMAIN {
+            Whose::Parent
+        } else {
+            Whose::Asked
+        };
+        self.soa(
+            &mut response,
+            (Section::Authority, whose),
+            zone,
+            NEGATIVE_TTL,
+        );
         response.finish(why);
         Outcome::Answered
     }
 
     /// Each name of ours is a zone by itself; its serial is the table's generation.
-    fn soa(&self, response: &mut Response<'_>, at: (Section, Whose<'_>), zone: Option<&Zone>, ttl: u32) {
+    fn soa(
+        &self,
+        response: &mut Response<'_>,
+        at: (Section, Whose<'_>),
+        zone: Option<&Zone>,
+        ttl: u32,
+    ) {
         let server = zone.map(|zone| zone.ourselves().0).unwrap_or_default();
         let nobody = b"\0";
         let serial = (self.table.generation() as u32).to_be_bytes();
-        response.record(at.0, at.1, kind::SOA, ttl, &[&server, b"\0", nobody, &serial, &TIMES]);
+        response.record(
+            at.0,
+            at.1,
+            kind::SOA,
+            ttl,
+            &[&server, b"\0", nobody, &serial, &TIMES],
+        );
     }
 }
 
@@ -256,13 +362,22 @@ fn port_of(name: &[u8]) -> Option<PortName<'_>> {
     };
     let (first, rest) = wire::split(name)?;
     if let Some(protocol) = protocol(first) {
-        return Some(PortName { protocol, port: None, of: rest });
+        return Some(PortName {
+            protocol,
+            port: None,
+            of: rest,
+        });
     }
     let (second, below) = wire::split(rest)?;
-    Some(PortName { protocol: protocol(second)?, port: Some(first.strip_prefix(b"_")?), of: below })
+    Some(PortName {
+        protocol: protocol(second)?,
+        port: Some(first.strip_prefix(b"_")?),
+        of: below,
+    })
 }
 
-/// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): spreads load, keeps no secret.
+/// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): spreads
+/// load, keeps no secret.
 struct Chance(u64);
 
 impl Chance {
@@ -291,8 +406,18 @@ impl<'a, 'c, T> Shuffled<'a, 'c, T> {
     fn of(all: &'a [T], chance: &'c mut Chance) -> Self {
         // No more fit into a message.
         let all = &all[..all.len().min(usize::from(u16::MAX))];
-        let many = if all.len() > FEW { (0..all.len()).map(|index| index as u16).collect() } else { Vec::new() };
-        Self { all, few: std::array::from_fn(|index| index as u16), many, next: 0, chance }
+        let many = if all.len() > FEW {
+            (0..all.len()).map(|index| index as u16).collect()
+        } else {
+            Vec::new()
+        };
+        Self {
+            all,
+            few: std::array::from_fn(|index| index as u16),
+            many,
+            next: 0,
+            chance,
+        }
     }
 }
 
@@ -300,8 +425,16 @@ impl<T: Copy> Iterator for Shuffled<'_, '_, T> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
-        let left = self.all.len().checked_sub(self.next).filter(|left| *left > 0)?;
-        let order = if self.many.is_empty() { &mut self.few[..] } else { &mut self.many[..] };
+        let left = self
+            .all
+            .len()
+            .checked_sub(self.next)
+            .filter(|left| *left > 0)?;
+        let order = if self.many.is_empty() {
+            &mut self.few[..]
+        } else {
+            &mut self.many[..]
+        };
         order.swap(self.next, self.next + self.chance.below(left));
         let index = order[self.next];
         self.next += 1;
@@ -331,8 +464,16 @@ mod tests {
                 *orders.entry(order[..3].to_vec()).or_default() += 1;
             }
             let expected = 7_000 / length as u32;
-            assert!(first.values().all(|count| count.abs_diff(expected) < expected / 2), "{first:?}");
-            assert!(length > 3 || orders.len() == 6 && orders.values().all(|count| *count > 1_000), "{orders:?}");
+            assert!(
+                first
+                    .values()
+                    .all(|count| count.abs_diff(expected) < expected / 2),
+                "{first:?}"
+            );
+            assert!(
+                length > 3 || orders.len() == 6 && orders.values().all(|count| *count > 1_000),
+                "{orders:?}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Answers of other resolvers, for as long as they say, in bounded memory. Pure; time is an argument.
+//! Answers of other resolvers, for as long as they say, in bounded memory. Pure; time is an
+//! argument.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -43,7 +44,11 @@ impl Key {
         // Type and class are no letters.
         let name = question.len() - 4;
         question[name..].copy_from_slice(&query.question[name..]);
-        Self { way, question, flags: query.flags() }
+        Self {
+            way,
+            question,
+            flags: query.flags(),
+        }
     }
 }
 
@@ -65,22 +70,43 @@ impl Cache {
     /// An answer and its age in seconds.
     pub(crate) fn get(&self, key: &Key, now: Instant) -> Option<(Arc<Foreign>, u32)> {
         let entry = self.entries.get(key).filter(|entry| now < entry.until)?;
-        Some((entry.answer.clone(), now.saturating_duration_since(entry.since).as_secs() as u32))
+        Some((
+            entry.answer.clone(),
+            now.saturating_duration_since(entry.since).as_secs() as u32,
+        ))
     }
 
     pub(crate) fn put(&mut self, key: Key, answer: Arc<Foreign>, now: Instant) {
-        let Some(ttl) = answer.ttl.filter(|ttl| *ttl > 0) else { return };
-        let longest = if answer.is_negative() { LONGEST_NEGATIVE } else { LONGEST };
+        let Some(ttl) = answer.ttl.filter(|ttl| *ttl > 0) else {
+            return;
+        };
+        let longest = if answer.is_negative() {
+            LONGEST_NEGATIVE
+        } else {
+            LONGEST
+        };
         let until = now + Duration::from_secs(ttl.into()).min(longest);
         let (key, size) = (Arc::new(key), answer.size());
         self.bytes += size;
-        if let Some(old) = self.entries.insert(key.clone(), Entry { answer, since: now, until }) {
+        if let Some(old) = self.entries.insert(
+            key.clone(),
+            Entry {
+                answer,
+                since: now,
+                until,
+            },
+        ) {
             self.bytes -= old.answer.size();
         }
         self.order.push_back((key, now));
         while self.entries.len() > MOST || self.bytes > MOST_BYTES || self.order.len() > 2 * MOST {
-            let Some((key, since)) = self.order.pop_front() else { break };
-            if self.entries.get(&key).is_some_and(|entry| entry.since == since)
+            let Some((key, since)) = self.order.pop_front() else {
+                break;
+            };
+            if self
+                .entries
+                .get(&key)
+                .is_some_and(|entry| entry.since == since)
                 && let Some(old) = self.entries.remove(&key)
             {
                 self.bytes -= old.answer.size();
@@ -106,7 +132,11 @@ mod tests {
 
     fn query(name: &str) -> Vec<u8> {
         let labels = wire::labels(name).unwrap();
-        let flags = Flags { recursion_desired: true, checking_disabled: false, dnssec_ok: false };
+        let flags = Flags {
+            recursion_desired: true,
+            checking_disabled: false,
+            dnssec_ok: false,
+        };
         wire::question(7, &[&labels[..], &[0, 0, 1, 0, 1]].concat(), flags, None)
     }
 
@@ -133,7 +163,11 @@ mod tests {
         let (mut cache, start) = (Cache::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
         cache.put(key("short.example"), answer("short.example", 10, 4), start);
-        cache.put(key("long.example"), answer("long.example", 1_000_000, 4), start);
+        cache.put(
+            key("long.example"),
+            answer("long.example", 1_000_000, 4),
+            start,
+        );
         cache.put(key("zero.example"), answer("zero.example", 0, 4), start);
         assert_eq!(cache.get(&key("SHORT.example"), after(9)).unwrap().1, 9);
         assert!(cache.get(&key("short.example"), after(10)).is_none());
@@ -150,7 +184,10 @@ mod tests {
             cache.put(key(&name), answer(&name, 60, 10_000), now);
         }
         assert!(cache.bytes <= MOST_BYTES && cache.entries.len() < 1_000);
-        assert!(cache.get(&key("n0.example"), now).is_none() && cache.get(&key("n1999.example"), now).is_some());
+        assert!(
+            cache.get(&key("n0.example"), now).is_none()
+                && cache.get(&key("n1999.example"), now).is_some()
+        );
         for _ in 0..3 * MOST {
             cache.put(key("same.example"), answer("same.example", 60, 4), now);
         }

@@ -1,4 +1,5 @@
-//! How much one client may ask: a bucket of tokens per address, and shares of what is on its way. Pure; time is an argument.
+//! How much one client may ask: a bucket of tokens per address, and shares of what is on its way.
+//! Pure; time is an argument.
 
 use std::{
     collections::HashMap,
@@ -20,12 +21,16 @@ pub struct Limits {
 impl Default for Limits {
     /// Far beyond what a C library asks for, and a part of what one processor answers.
     fn default() -> Self {
-        Self { queries: 50_000, forwarded: 64, connections: 32 }
+        Self {
+            queries: 50_000,
+            forwarded: 64,
+            connections: 32,
+        }
     }
 }
 
-/// How many clients are told apart. A network's addresses are checked where packets enter it, so it takes as many
-/// endpoints on this host; those beyond share one bucket.
+/// How many clients are told apart. A network's addresses are checked where packets enter it, so it
+/// takes as many endpoints on this host; those beyond share one bucket.
 const CLIENTS: usize = 4_096;
 /// Whose bucket those beyond share: the address of nobody.
 const EVERYBODY_ELSE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
@@ -54,7 +59,10 @@ pub(crate) enum Share {
 
 impl Clients {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, known: HashMap::new() }
+        Self {
+            limits,
+            known: HashMap::new(),
+        }
     }
 
     /// Whether this client may have one more answer now.
@@ -95,7 +103,15 @@ impl Clients {
         let is_full = self.known.len() >= CLIENTS && !self.known.contains_key(&client);
         let key = if is_full { EVERYBODY_ELSE } else { client };
         let tokens = f64::from(self.limits.queries);
-        (key, self.known.entry(key).or_insert(Account { tokens, at: now, forwarded: 0, connections: 0 }))
+        (
+            key,
+            self.known.entry(key).or_insert(Account {
+                tokens,
+                at: now,
+                forwarded: 0,
+                connections: 0,
+            }),
+        )
     }
 }
 
@@ -122,7 +138,13 @@ mod tests {
 
     #[test]
     fn a_client_gets_its_rate_and_takes_nothing_from_others() {
-        let (start, limits) = (Instant::now(), Limits { queries: 100, ..Limits::default() });
+        let (start, limits) = (
+            Instant::now(),
+            Limits {
+                queries: 100,
+                ..Limits::default()
+            },
+        );
         let mut clients = Clients::new(limits);
         let mut allowed = |client, at: u64| {
             let now = start + Duration::from_millis(at);
@@ -137,15 +159,33 @@ mod tests {
     #[test]
     fn the_table_of_clients_is_bounded() {
         let now = Instant::now();
-        let mut clients = Clients::new(Limits { queries: 1, ..Limits::default() });
-        let allowed = (1..=100_000).filter(|number| clients.may_ask(client(*number), now)).count();
-        assert_eq!((allowed, clients.known.len()), (CLIENTS + 1, CLIENTS + 1), "those beyond share one");
-        assert!(clients.may_ask(client(200_000), now + FULL), "those who rest make room");
+        let mut clients = Clients::new(Limits {
+            queries: 1,
+            ..Limits::default()
+        });
+        let allowed = (1..=100_000)
+            .filter(|number| clients.may_ask(client(*number), now))
+            .count();
+        assert_eq!(
+            (allowed, clients.known.len()),
+            (CLIENTS + 1, CLIENTS + 1),
+            "those beyond share one"
+        );
+        assert!(
+            clients.may_ask(client(200_000), now + FULL),
+            "those who rest make room"
+        );
     }
 
     #[test]
     fn shares_come_back() {
-        let (now, limits) = (Instant::now(), Limits { connections: 2, ..Limits::default() });
+        let (now, limits) = (
+            Instant::now(),
+            Limits {
+                connections: 2,
+                ..Limits::default()
+            },
+        );
         let mut clients = Clients::new(limits);
         let first = clients.take(client(1), Share::Connection, now).unwrap();
         assert!(clients.take(client(1), Share::Connection, now).is_some());

@@ -22,7 +22,9 @@ impl ResolvConf {
         let mut found = Self::default();
         for line in text.lines() {
             let mut words = line.split_ascii_whitespace();
-            let rest = |words: std::str::SplitAsciiWhitespace<'_>| words.map(str::to_owned).collect::<Vec<_>>();
+            let rest = |words: std::str::SplitAsciiWhitespace<'_>| {
+                words.map(str::to_owned).collect::<Vec<_>>()
+            };
             match words.next() {
                 Some("nameserver") => found.servers.extend(words.next().and_then(server)),
                 // The last of these counts.
@@ -42,7 +44,8 @@ fn server(text: &str) -> Option<SocketAddr> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some((address, PORT).into());
     }
-    // `fe80::1%eth0`: the C library turns the interface's name into its index, without asking anyone.
+    // `fe80::1%eth0`: the C library turns the interface's name into its index, without asking
+    // anyone.
     let (address, _interface) = text.split_once('%')?;
     address.parse::<Ipv6Addr>().ok()?;
     (text, PORT).to_socket_addrs().ok()?.next()
@@ -54,16 +57,23 @@ mod tests {
 
     #[test]
     fn the_servers_come_in_order_and_default_to_this_host() {
-        let text =
-            "# nameserver 9.9.9.9\nsearch example.org\nnameserver 10.0.0.1\nnameserver\t fd00::1 \nnameserver x\n";
-        let expected: Vec<SocketAddr> = vec!["10.0.0.1:53".parse().unwrap(), "[fd00::1]:53".parse().unwrap()];
+        let text = "# nameserver 9.9.9.9\nsearch example.org\nnameserver 10.0.0.1\nnameserver\t fd00::1 \nnameserver x\n";
+        let expected: Vec<SocketAddr> = vec![
+            "10.0.0.1:53".parse().unwrap(),
+            "[fd00::1]:53".parse().unwrap(),
+        ];
         assert_eq!(ResolvConf::parse(text).servers, expected);
-        assert_eq!(ResolvConf::parse("").servers, vec!["127.0.0.1:53".parse().unwrap()]);
+        assert_eq!(
+            ResolvConf::parse("").servers,
+            vec!["127.0.0.1:53".parse().unwrap()]
+        );
     }
 
     #[test]
     fn search_domains_and_options_are_kept() {
-        let found = ResolvConf::parse("domain a\nsearch example.org corp\noptions ndots:2 edns0\noptions rotate\n");
+        let found = ResolvConf::parse(
+            "domain a\nsearch example.org corp\noptions ndots:2 edns0\noptions rotate\n",
+        );
         assert_eq!(
             (found.search.join(" "), found.options.join(" ")),
             ("example.org corp".into(), "ndots:2 edns0 rotate".into())
@@ -72,6 +82,9 @@ mod tests {
 
     #[test]
     fn a_link_local_server_keeps_its_interface() {
-        assert_eq!(ResolvConf::parse("nameserver fe80::1%lo\n").servers, vec!["[fe80::1%1]:53".parse().unwrap()]);
+        assert_eq!(
+            ResolvConf::parse("nameserver fe80::1%lo\n").servers,
+            vec!["[fe80::1%1]:53".parse().unwrap()]
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Answers questions on the sockets of a network: from the table where the name is ours, from upstream where it is not.
-//! What is ours is answered where it is read, whatever else waits; what is not, beside it.
+//! Answers questions on the sockets of a network: from the table where the name is ours, from
+//! upstream where it is not. What is ours is answered where it is read, whatever else waits; what
+//! is not, beside it.
 
 use std::{
     io,
@@ -31,12 +32,14 @@ use crate::{
 
 /// How long a TCP connection may be silent, and how long its reader may take for what it is sent.
 const TCP_IDLE: Duration = Duration::from_secs(10);
-/// How many answers may wait for a slow TCP reader, and how many forwarded questions of one connection are on their way.
+/// How many answers may wait for a slow TCP reader, and how many forwarded questions of one
+/// connection are on their way.
 const TCP_ANSWERS: usize = 64;
 const TCP_FORWARDED: usize = 32;
 /// How many connections a resolver has at once.
 const MAX_CONNECTIONS: usize = 512;
-/// How many forwarded questions of one network may be on their way: a network cannot use up the host's share.
+/// How many forwarded questions of one network may be on their way: a network cannot use up the
+/// host's share.
 const MAX_FORWARDED: usize = 256;
 /// How many datagrams are answered before others get their turn.
 const BATCH: usize = 64;
@@ -57,7 +60,10 @@ pub enum Audience {
 impl Audience {
     fn client(self, address: IpAddr) -> Client {
         match self {
-            Audience::Network(network) => Client::Of { network, address: address.to_canonical() },
+            Audience::Network(network) => Client::Of {
+                network,
+                address: address.to_canonical(),
+            },
             Audience::Sandbox(task) => Client::Sandbox(task),
         }
     }
@@ -91,7 +97,8 @@ impl ServerHandle {
     }
 }
 
-/// Answers on these sockets until the handle is dropped; every question sees the table's latest value.
+/// Answers on these sockets until the handle is dropped; every question sees the table's latest
+/// value.
 pub fn serve(
     listener: Listener,
     table: watch::Receiver<Arc<Table>>,
@@ -134,7 +141,8 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.resolver.with_clients(|clients| clients.give_back(self.key, self.share));
+        self.resolver
+            .with_clients(|clients| clients.give_back(self.key, self.share));
     }
 }
 
@@ -149,19 +157,33 @@ impl Resolver {
 
     fn hold(self: &Arc<Self>, client: IpAddr, share: Share) -> Option<Held> {
         let key = self.with_clients(|clients| clients.take(client, share, Instant::now()))?;
-        Some(Held { resolver: self.clone(), key, share })
+        Some(Held {
+            resolver: self.clone(),
+            key,
+            share,
+        })
     }
 
     /// What can be said at once: what is ours, or was forwarded before.
-    fn at_once(&self, client: IpAddr, transport: Transport, query: &[u8], out: &mut Vec<u8>) -> Outcome {
+    fn at_once(
+        &self,
+        client: IpAddr,
+        transport: Transport,
+        query: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Outcome {
         let table = self.table.borrow().clone();
         let client = self.audience.client(client);
         let outcome = answer::reply(&table, client, transport, query, rand::random(), out);
         if outcome != Outcome::Elsewhere {
             return outcome;
         }
-        let Ok(query) = Query::parse(query) else { return Outcome::Ignored };
-        let Some(way) = way(&table, client) else { return Outcome::Ignored };
+        let Ok(query) = Query::parse(query) else {
+            return Outcome::Ignored;
+        };
+        let Some(way) = way(&table, client) else {
+            return Outcome::Ignored;
+        };
         match self.upstream.known(&Key::of(way, &query)) {
             Some((answer, age)) => {
                 answer.respond(&query, answer::limit(&query, transport), age, out);
@@ -172,8 +194,16 @@ impl Resolver {
     }
 
     /// What has to be asked elsewhere.
-    async fn forward(self: &Arc<Self>, client: IpAddr, transport: Transport, query: &[u8], out: &mut Vec<u8>) {
-        let Ok(query) = Query::parse(query) else { return };
+    async fn forward(
+        self: &Arc<Self>,
+        client: IpAddr,
+        transport: Transport,
+        query: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        let Ok(query) = Query::parse(query) else {
+            return;
+        };
         let limit = answer::limit(&query, transport);
         match self.elsewhere(client, transport, &query).await {
             Ok(answer) => answer.respond(&query, limit, 0, out),
@@ -191,18 +221,33 @@ impl Resolver {
         transport: Transport,
         query: &Query<'_>,
     ) -> Result<Arc<Foreign>, String> {
-        let busy = |whose: &str| format!("too many questions of this {whose} are on their way already: ask again");
-        let _held = self.hold(client, Share::Forwarded).ok_or_else(|| busy("client"))?;
+        let busy = |whose: &str| {
+            format!("too many questions of this {whose} are on their way already: ask again")
+        };
+        let _held = self
+            .hold(client, Share::Forwarded)
+            .ok_or_else(|| busy("client"))?;
         let _permit = self.forwarded.try_acquire().map_err(|_| busy("network"))?;
         let table = self.table.borrow().clone();
-        let way = way(&table, self.audience.client(client)).ok_or("this host does not know the network any more")?;
-        self.upstream.ask(query, way, transport, table.gateways()).await.map_err(|error| error.to_string())
+        let way = way(&table, self.audience.client(client))
+            .ok_or("this host does not know the network any more")?;
+        self.upstream
+            .ask(query, way, transport, table.gateways())
+            .await
+            .map_err(|error| error.to_string())
     }
 }
 
 fn way(table: &Table, client: Client) -> Option<Way> {
     let viewer = table.viewer(client)?;
-    Some(viewer.servers.as_ref().map_or(Way::Host, |(task, servers)| Way::Sandbox(*task, servers.clone())))
+    Some(
+        viewer
+            .servers
+            .as_ref()
+            .map_or(Way::Host, |(task, servers)| {
+                Way::Sandbox(*task, servers.clone())
+            }),
+    )
 }
 
 /// Serves a UDP socket.
@@ -219,7 +264,13 @@ async fn datagrams(resolver: Arc<Resolver>, socket: UdpSocket) {
         while answered < BATCH {
             match socket.try_recv_from(&mut query) {
                 Ok((length, client)) => {
-                    datagram(&resolver, &socket, &mut waiting, (&query[..length], client), &mut out);
+                    datagram(
+                        &resolver,
+                        &socket,
+                        &mut waiting,
+                        (&query[..length], client),
+                        &mut out,
+                    );
                     answered += 1;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -254,7 +305,9 @@ fn datagram(
             let (resolver, socket, query) = (resolver.clone(), socket.clone(), query.to_vec());
             waiting.spawn(async move {
                 let mut out = Vec::new();
-                resolver.forward(client.ip(), Transport::Udp, &query, &mut out).await;
+                resolver
+                    .forward(client.ip(), Transport::Udp, &query, &mut out)
+                    .await;
                 send(&socket, &out, client);
             });
         }
@@ -282,8 +335,12 @@ async fn connections(resolver: Arc<Resolver>, listener: TcpListener) {
             }
         };
         // Who has too many, or comes when all are taken, is let go at once.
-        let Some(held) = resolver.hold(client.ip(), Share::Connection) else { continue };
-        let Ok(permit) = resolver.connections.clone().try_acquire_owned() else { continue };
+        let Some(held) = resolver.hold(client.ip(), Share::Connection) else {
+            continue;
+        };
+        let Ok(permit) = resolver.connections.clone().try_acquire_owned() else {
+            continue;
+        };
         let resolver = resolver.clone();
         open.spawn(async move {
             let _taken = (held, permit);
@@ -292,14 +349,23 @@ async fn connections(resolver: Arc<Resolver>, listener: TcpListener) {
     }
 }
 
-/// Answers on one connection as the answers come, in any order (RFC 7766 section 6.2.1.1), until both sides are done.
+/// Answers on one connection as the answers come, in any order (RFC 7766 section 6.2.1.1), until
+/// both sides are done.
 async fn converse(resolver: Arc<Resolver>, stream: TcpStream, client: IpAddr) {
     let (read, write) = stream.into_split();
     let (answers, waiting) = mpsc::channel(TCP_ANSWERS);
-    tokio::join!(listen(resolver, read, client, answers), speak(write, waiting));
+    tokio::join!(
+        listen(resolver, read, client, answers),
+        speak(write, waiting)
+    );
 }
 
-async fn listen(resolver: Arc<Resolver>, read: OwnedReadHalf, client: IpAddr, answers: mpsc::Sender<Vec<u8>>) {
+async fn listen(
+    resolver: Arc<Resolver>,
+    read: OwnedReadHalf,
+    client: IpAddr,
+    answers: mpsc::Sender<Vec<u8>>,
+) {
     let mut read = BufReader::new(read);
     let mut waiting = JoinSet::new();
     while let Ok(Ok(query)) = timeout(TCP_IDLE, next(&mut read)).await {
@@ -316,7 +382,9 @@ async fn listen(resolver: Arc<Resolver>, read: OwnedReadHalf, client: IpAddr, an
                 let (resolver, answers) = (resolver.clone(), answers.clone());
                 waiting.spawn(async move {
                     let mut out = Vec::new();
-                    resolver.forward(client, Transport::Tcp, &query, &mut out).await;
+                    resolver
+                        .forward(client, Transport::Tcp, &query, &mut out)
+                        .await;
                     let _gone = answers.send(out).await;
                 });
             }

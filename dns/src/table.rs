@@ -1,7 +1,8 @@
 //! What names resolve to, for whom. Pure: no socket, no clock.
 //!
-//! A client's names are looked up in this order: with its own stack behind them, as they are, and without the name of a
-//! network that ends them; each in its networks in the order of its interfaces.
+//! A client's names are looked up in this order: with its own stack behind them, as they are, and
+//! without the name of a network that ends them; each in its networks in the order of its
+//! interfaces.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -9,8 +10,8 @@ use std::{
 };
 
 use model::{
-    EndpointConfig, EndpointId, NameConfig, NamedPort, NetworkConfig, NetworkId, NodeConfig, Protocol, SandboxId,
-    Subnet, names,
+    EndpointConfig, EndpointId, NameConfig, NamedPort, NetworkConfig, NetworkId, NodeConfig,
+    Protocol, SandboxId, Subnet, names,
 };
 
 use crate::wire::{self, Name};
@@ -62,12 +63,18 @@ pub(crate) struct Viewer {
 impl Table {
     /// The table of this configuration.
     pub fn of(config: &NodeConfig) -> Self {
-        let mut table = Self { generation: config.generation, ..Self::default() };
+        let mut table = Self {
+            generation: config.generation,
+            ..Self::default()
+        };
         for (&id, network) in &config.networks {
             let zone = table.zones.len();
             table.networks.insert(id, zone);
             // In the same place: who is unknown sees the network that it asks in.
-            table.viewers.push(Viewer { zones: vec![zone], ..Viewer::default() });
+            table.viewers.push(Viewer {
+                zones: vec![zone],
+                ..Viewer::default()
+            });
             table.zones.push(Zone::of(network));
         }
         for ((network, name), record) in &config.names {
@@ -79,7 +86,10 @@ impl Table {
             let servers = &task.spec.dns.servers;
             let viewer = Viewer {
                 zones: Vec::new(),
-                stack: task.stack.as_ref().and_then(|stack| wire::labels(&stack.to_ascii_lowercase())),
+                stack: task
+                    .stack
+                    .as_ref()
+                    .and_then(|stack| wire::labels(&stack.to_ascii_lowercase())),
                 servers: (!servers.is_empty()).then(|| (id.into(), servers.clone())),
                 leaves_elsewhere: false,
             };
@@ -87,10 +97,18 @@ impl Table {
         }
         for (&id, container) in &config.containers {
             let endpoints = container.endpoints.iter().map(|joint| &joint.id);
-            let viewer = Viewer { leaves_elsewhere: container.leaves_elsewhere, ..Viewer::default() };
+            let viewer = Viewer {
+                leaves_elsewhere: container.leaves_elsewhere,
+                ..Viewer::default()
+            };
             table.add_sandbox(config, id, viewer, endpoints);
         }
-        table.gateways = config.networks.values().filter(|network| !is_lan(network)).flat_map(gateways).collect();
+        table.gateways = config
+            .networks
+            .values()
+            .filter(|network| !is_lan(network))
+            .flat_map(gateways)
+            .collect();
         table
     }
 
@@ -101,13 +119,23 @@ impl Table {
         viewer: Viewer,
         endpoints: impl Iterator<Item = &'a EndpointId>,
     ) {
-        let endpoints: Vec<&EndpointConfig> = endpoints.filter_map(|id| config.endpoints.get(id)).collect();
-        let zones = endpoints.iter().filter_map(|of| self.networks.get(&of.network).copied()).collect();
+        let endpoints: Vec<&EndpointConfig> = endpoints
+            .filter_map(|id| config.endpoints.get(id))
+            .collect();
+        let zones = endpoints
+            .iter()
+            .filter_map(|of| self.networks.get(&of.network).copied())
+            .collect();
         let index = self.viewers.len();
         self.viewers.push(Viewer { zones, ..viewer });
         self.sandboxes.insert(id, index);
         for endpoint in endpoints {
-            self.clients.extend(endpoint.addresses.iter().map(|&address| ((endpoint.network, address), index)));
+            self.clients.extend(
+                endpoint
+                    .addresses
+                    .iter()
+                    .map(|&address| ((endpoint.network, address), index)),
+            );
         }
     }
 
@@ -138,14 +166,23 @@ impl Table {
     }
 
     /// What a name means to a client, and where.
-    pub(crate) fn find<'a>(&'a self, viewer: &'a Viewer, name: &[u8]) -> Option<(&'a Zone, &'a Entry)> {
+    pub(crate) fn find<'a>(
+        &'a self,
+        viewer: &'a Viewer,
+        name: &[u8],
+    ) -> Option<(&'a Zone, &'a Entry)> {
         let zones = || self.zones(viewer);
         let exactly = |name: &[u8]| zones().find_map(|zone| Some((zone, zone.names.get(name)?)));
         let of_stack = |zone: &'a Zone, name: &[u8]| {
             let whole = Name::below(name, viewer.stack.as_ref()?)?;
             Some((zone, zone.names.get(whole.as_bytes())?))
         };
-        let stacked = |name: &[u8]| viewer.stack.as_ref().and_then(|_| zones().find_map(|zone| of_stack(zone, name)));
+        let stacked = |name: &[u8]| {
+            viewer
+                .stack
+                .as_ref()
+                .and_then(|_| zones().find_map(|zone| of_stack(zone, name)))
+        };
         stacked(name).or_else(|| exactly(name)).or_else(|| {
             zones().find_map(|zone| {
                 let rest = zone.relative(name)?;
@@ -160,8 +197,12 @@ impl Table {
         viewer: &'a Viewer,
         address: IpAddr,
     ) -> Option<Result<(&'a Zone, &'a [u8]), &'a Zone>> {
-        let known = self.zones(viewer).find_map(|zone| Some((zone, zone.pointers.get(&address)?.as_slice())));
-        known.map(Ok).or_else(|| self.zones.iter().find(|zone| zone.owns(address)).map(Err))
+        let known = self
+            .zones(viewer)
+            .find_map(|zone| Some((zone, zone.pointers.get(&address)?.as_slice())));
+        known
+            .map(Ok)
+            .or_else(|| self.zones.iter().find(|zone| zone.owns(address)).map(Err))
     }
 
     /// Whether all that a client may know of is inside.
@@ -182,19 +223,42 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn of(addresses: &[IpAddr]) -> Self {
-        let v4 = addresses.iter().filter_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None });
-        let v6 = addresses.iter().filter_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
-        Self { v4: v4.collect(), v6: v6.collect(), ..Self::default() }
+        let v4 = addresses.iter().filter_map(|address| {
+            if let IpAddr::V4(v4) = address {
+                Some(*v4)
+            } else {
+                None
+            }
+        });
+        let v6 = addresses.iter().filter_map(|address| {
+            if let IpAddr::V6(v6) = address {
+                Some(*v6)
+            } else {
+                None
+            }
+        });
+        Self {
+            v4: v4.collect(),
+            v6: v6.collect(),
+            ..Self::default()
+        }
     }
 
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.v4.iter().map(|&v4| v4.into()).chain(self.v6.iter().map(|&v6| v6.into()))
+        self.v4
+            .iter()
+            .map(|&v4| v4.into())
+            .chain(self.v6.iter().map(|&v6| v6.into()))
     }
 
     /// Whether it has ports of this protocol, of any name or this one.
     pub(crate) fn has_port(&self, protocol: Protocol, name: Option<&[u8]>) -> bool {
-        let is_named = |port: &NamedPort| name.is_none_or(|name| port.name.as_bytes().eq_ignore_ascii_case(name));
-        self.ports.iter().any(|port| port.protocol == protocol && is_named(port))
+        let is_named = |port: &NamedPort| {
+            name.is_none_or(|name| port.name.as_bytes().eq_ignore_ascii_case(name))
+        };
+        self.ports
+            .iter()
+            .any(|port| port.protocol == protocol && is_named(port))
     }
 }
 
@@ -218,13 +282,25 @@ pub(crate) struct Zone {
 impl Zone {
     fn of(network: &NetworkConfig) -> Self {
         let apex = wire::labels(&network.name);
-        let at: Vec<IpAddr> = if is_lan(network) { vec![names::RESOLVER.into()] } else { gateways(network).collect() };
+        let at: Vec<IpAddr> = if is_lan(network) {
+            vec![names::RESOLVER.into()]
+        } else {
+            gateways(network).collect()
+        };
         let mut zone = Self {
-            lower: apex.as_ref().map(|apex| apex.to_ascii_lowercase()).unwrap_or_default(),
+            lower: apex
+                .as_ref()
+                .map(|apex| apex.to_ascii_lowercase())
+                .unwrap_or_default(),
             apex,
             internal: network.internal,
             // A LAN has machines that others know the names of.
-            subnets: network.subnets.iter().filter(|_| !is_lan(network)).map(|lease| lease.subnet).collect(),
+            subnets: network
+                .subnets
+                .iter()
+                .filter(|_| !is_lan(network))
+                .map(|lease| lease.subnet)
+                .collect(),
             resolvers: Entry::of(&at),
             names: HashMap::new(),
             pointers: HashMap::new(),
@@ -235,21 +311,37 @@ impl Zone {
 
     fn add(&mut self, name: &str, record: &NameConfig) {
         // A name too long for DNS cannot be asked for.
-        let Some(labels) = wire::labels(name) else { return };
+        let Some(labels) = wire::labels(name) else {
+            return;
+        };
         let ports = record.ports.clone();
-        let targets = record.targets.iter().filter_map(|target| wire::labels(target)).collect();
+        let targets = record
+            .targets
+            .iter()
+            .filter_map(|target| wire::labels(target))
+            .collect();
         let lower = labels.to_ascii_lowercase();
-        self.names.insert(lower, Entry { ports, targets, ..Entry::of(&record.addresses) });
+        self.names.insert(
+            lower,
+            Entry {
+                ports,
+                targets,
+                ..Entry::of(&record.addresses)
+            },
+        );
         if let Some(whole) = self.absolute(&labels).filter(|_| record.canonical) {
             for &address in &record.addresses {
-                self.pointers.entry(address).or_insert_with(|| whole.clone());
+                self.pointers
+                    .entry(address)
+                    .or_insert_with(|| whole.clone());
             }
         }
     }
 
     /// A name of this zone as everybody on the network may use it.
     pub(crate) fn absolute(&self, name: &[u8]) -> Option<Vec<u8>> {
-        Name::below(name, self.apex.as_ref()?).map(|_| [name, self.apex.as_deref().unwrap_or_default()].concat())
+        Name::below(name, self.apex.as_ref()?)
+            .map(|_| [name, self.apex.as_deref().unwrap_or_default()].concat())
     }
 
     /// The name of the resolver here, and where it is.
@@ -279,16 +371,31 @@ impl Zone {
         port: &'a [u8],
     ) -> impl Iterator<Item = (u16, &'a [u8], &'a Entry)> {
         let own = entry.targets.is_empty().then_some((asked, entry));
-        let targets = entry.targets.iter().filter_map(|name| Some((name.as_slice(), self.names.get(name)?)));
-        own.into_iter().chain(targets).filter(|(_, at)| at.addresses().next().is_some()).flat_map(move |(name, at)| {
-            let is_it = move |of: &&NamedPort| of.protocol == protocol && of.name.as_bytes().eq_ignore_ascii_case(port);
-            at.ports.iter().filter(is_it).map(move |of| (of.port, name, at))
-        })
+        let targets = entry
+            .targets
+            .iter()
+            .filter_map(|name| Some((name.as_slice(), self.names.get(name)?)));
+        own.into_iter()
+            .chain(targets)
+            .filter(|(_, at)| at.addresses().next().is_some())
+            .flat_map(move |(name, at)| {
+                let is_it = move |of: &&NamedPort| {
+                    of.protocol == protocol && of.name.as_bytes().eq_ignore_ascii_case(port)
+                };
+                at.ports
+                    .iter()
+                    .filter(is_it)
+                    .map(move |of| (of.port, name, at))
+            })
     }
 
     /// `name` without this zone's own, if it ends with that.
     pub(crate) fn local<'a>(&self, name: &'a [u8]) -> &'a [u8] {
-        if self.names.contains_key(name) { name } else { self.relative(name).unwrap_or(name) }
+        if self.names.contains_key(name) {
+            name
+        } else {
+            self.relative(name).unwrap_or(name)
+        }
     }
 
     fn owns(&self, address: IpAddr) -> bool {
@@ -304,7 +411,8 @@ fn gateways(network: &NetworkConfig) -> impl Iterator<Item = IpAddr> {
     network.subnets.iter().map(|lease| lease.gateway)
 }
 
-/// The address that a name under in-addr.arpa or ip6.arpa stands for (RFC 1035 section 3.5, RFC 3596 section 2.5).
+/// The address that a name under in-addr.arpa or ip6.arpa stands for (RFC 1035 section 3.5, RFC
+/// 3596 section 2.5).
 pub(crate) fn reverse(name: &[u8]) -> Option<IpAddr> {
     if let Some(rest) = name.strip_suffix(b"\x07in-addr\x04arpa") {
         let mut octets = each(rest)?;
@@ -312,15 +420,22 @@ pub(crate) fn reverse(name: &[u8]) -> Option<IpAddr> {
         octets.reverse();
         let octet = |label: &&[u8]| {
             let plain = label.len() == 1 || label.first() != Some(&b'0');
-            str::from_utf8(label).ok().filter(|_| plain && label.iter().all(u8::is_ascii_digit))?.parse::<u8>().ok()
+            str::from_utf8(label)
+                .ok()
+                .filter(|_| plain && label.iter().all(u8::is_ascii_digit))?
+                .parse::<u8>()
+                .ok()
         };
         let octets: Vec<u8> = octets.iter().filter_map(octet).collect();
         return <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
     }
-    let nibbles = each(name.strip_suffix(b"\x03ip6\x04arpa")?).filter(|nibbles| nibbles.len() == 32)?;
+    let nibbles =
+        each(name.strip_suffix(b"\x03ip6\x04arpa")?).filter(|nibbles| nibbles.len() == 32)?;
     let value = nibbles.iter().rev().try_fold(0u128, |value, nibble| {
         let [digit] = nibble else { return None };
-        char::from(*digit).to_digit(16).map(|digit| value << 4 | u128::from(digit))
+        char::from(*digit)
+            .to_digit(16)
+            .map(|digit| value << 4 | u128::from(digit))
     })?;
     Some(Ipv6Addr::from(value).into())
 }
@@ -342,8 +457,17 @@ mod tests {
     #[test]
     fn only_whole_addresses_have_reverse_names() {
         let of = |text: &str| reverse(&wire::labels(text).unwrap());
-        assert_eq!(of("3.9.0.10.in-addr.arpa"), Some("10.0.9.3".parse().unwrap()));
-        for text in ["9.0.10.in-addr.arpa", "300.9.0.10.in-addr.arpa", "03.9.0.10.in-addr.arpa", "x.ip6.arpa", "a"] {
+        assert_eq!(
+            of("3.9.0.10.in-addr.arpa"),
+            Some("10.0.9.3".parse().unwrap())
+        );
+        for text in [
+            "9.0.10.in-addr.arpa",
+            "300.9.0.10.in-addr.arpa",
+            "03.9.0.10.in-addr.arpa",
+            "x.ip6.arpa",
+            "a",
+        ] {
             assert_eq!(of(text), None, "{text}");
         }
         let v6 = "3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.9.0.0.0.0.0.d.f.ip6.arpa";

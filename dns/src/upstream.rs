@@ -1,5 +1,6 @@
-//! Other resolvers: the host's own, or those that a task was given. A question goes to all of them at once; the first
-//! useful answer wins and is kept for as long as it says. The same question is on its way only once.
+//! Other resolvers: the host's own, or those that a task was given. A question goes to all of them
+//! at once; the first useful answer wins and is kept for as long as it says. The same question is
+//! on its way only once.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -40,7 +41,9 @@ const TRY: Duration = Duration::from_secs(2);
 const OVERALL: Duration = TRY.saturating_mul(TRIES);
 
 /// Does work inside the sandbox of a task. Errors: it cannot be entered, or the work's own.
-pub type Enter = Arc<dyn Fn(SandboxId, &mut (dyn FnMut() -> io::Result<()> + Send)) -> io::Result<()> + Send + Sync>;
+pub type Enter = Arc<
+    dyn Fn(SandboxId, &mut (dyn FnMut() -> io::Result<()> + Send)) -> io::Result<()> + Send + Sync,
+>;
 
 /// The resolvers of the host and of its tasks, and what they have said.
 pub struct Upstream {
@@ -94,7 +97,10 @@ impl Upstream {
 
     /// Tasks' own resolvers are asked by sockets made like this; without it, from the host.
     pub fn inside(self, enter: Enter) -> Self {
-        Self { enter: Some(enter), ..self }
+        Self {
+            enter: Some(enter),
+            ..self
+        }
     }
 
     fn over(resolvers: Resolvers) -> Self {
@@ -113,9 +119,10 @@ impl Upstream {
         hold(&self.cache).get(key, Instant::now())
     }
 
-    /// Asks all resolvers but `ourselves`, at most 4 seconds long. An answer cut short is asked for again over TCP if that
-    /// is how the client asked. Where none has a useful answer, one resolver's refusal is the answer. A question that
-    /// comes back to us while it is on its way gets no further.
+    /// Asks all resolvers but `ourselves`, at most 4 seconds long. An answer cut short is asked for
+    /// again over TCP if that is how the client asked. Where none has a useful answer, one
+    /// resolver's refusal is the answer. A question that comes back to us while it is on its way
+    /// gets no further.
     pub(crate) async fn ask(
         self: &Arc<Self>,
         query: &Query<'_>,
@@ -130,7 +137,13 @@ impl Upstream {
         let begin = || {
             let (key, asked) = (key.clone(), asked.clone());
             let work = async move {
-                let exchange = Exchange { question, key: &key, hops, transport, enter: upstream.enter.as_ref() };
+                let exchange = Exchange {
+                    question,
+                    key: &key,
+                    hops,
+                    transport,
+                    enter: upstream.enter.as_ref(),
+                };
                 let answer = upstream.race(exchange, &ourselves).await.map_err(Arc::new);
                 hold(&upstream.asked).remove(&asked);
                 if let Ok(answer) = &answer {
@@ -140,42 +153,61 @@ impl Upstream {
             };
             work.boxed().shared()
         };
-        let answering = hold(&self.asked).entry(asked.clone()).or_insert_with(begin).clone();
+        let answering = hold(&self.asked)
+            .entry(asked.clone())
+            .or_insert_with(begin)
+            .clone();
         // Who began it may have given up.
         let _forgotten = Forget(self, &asked, &answering);
         answering.clone().await
     }
 
-    async fn race(&self, exchange: Exchange<'_>, ourselves: &BTreeSet<IpAddr>) -> Result<Arc<Foreign>, Unanswered> {
+    async fn race(
+        &self,
+        exchange: Exchange<'_>,
+        ourselves: &BTreeSet<IpAddr>,
+    ) -> Result<Arc<Foreign>, Unanswered> {
         let _permit = self.in_flight.try_acquire().map_err(|_| Unanswered::Busy)?;
         let (mut resolvers, source) = match &exchange.key.way {
             Way::Host => (self.resolvers().await, self.source()),
-            Way::Sandbox(_, servers) => {
-                (servers.iter().map(|&server| (server, PORT).into()).collect(), "the service's --dns".to_owned())
-            }
+            Way::Sandbox(_, servers) => (
+                servers
+                    .iter()
+                    .map(|&server| (server, PORT).into())
+                    .collect(),
+                "the service's --dns".to_owned(),
+            ),
         };
         resolvers.retain(|resolver| !is_ourselves(resolver.ip(), &exchange.key.way, ourselves));
         resolvers.truncate(MAX_RESOLVERS);
         if resolvers.is_empty() {
             return Err(Unanswered::NoResolver(source));
         }
-        let mut race: FuturesUnordered<_> = resolvers.iter().map(|&resolver| exchange.run(resolver)).collect();
+        let mut race: FuturesUnordered<_> = resolvers
+            .iter()
+            .map(|&resolver| exchange.run(resolver))
+            .collect();
         let mut refusal = None;
         while let Some(answer) = race.next().await {
             match answer {
-                Ok(answer) if matches!(answer.code, code::NO_ERROR | code::NX_DOMAIN) => return Ok(Arc::new(answer)),
+                Ok(answer) if matches!(answer.code, code::NO_ERROR | code::NX_DOMAIN) => {
+                    return Ok(Arc::new(answer));
+                }
                 Ok(answer) => refusal = Some(answer),
                 Err(error) => tracing::debug!(%error, "a resolver did not answer"),
             }
         }
-        refusal.map(Arc::new).ok_or(Unanswered::Silent(resolvers, source))
+        refusal
+            .map(Arc::new)
+            .ok_or(Unanswered::Silent(resolvers, source))
     }
 
     async fn resolvers(&self) -> Vec<SocketAddr> {
         let found = match &self.resolvers {
             Resolvers::Fixed(resolvers) => resolvers.clone(),
             Resolvers::File(path) => {
-                ResolvConf::parse(&tokio::fs::read_to_string(path).await.unwrap_or_default()).servers
+                ResolvConf::parse(&tokio::fs::read_to_string(path).await.unwrap_or_default())
+                    .servers
             }
         };
         let mut last = hold(&self.last);
@@ -198,10 +230,11 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Our own resolvers are at gateways and, in sandboxes, at the address that Docker has its at: on a host that is a
-/// container of Docker's, that one is another's.
+/// Our own resolvers are at gateways and, in sandboxes, at the address that Docker has its at: on a
+/// host that is a container of Docker's, that one is another's.
 fn is_ourselves(resolver: IpAddr, way: &Way, ourselves: &BTreeSet<IpAddr>) -> bool {
-    ourselves.contains(&resolver) || *way != Way::Host && resolver == IpAddr::V4(model::names::RESOLVER)
+    ourselves.contains(&resolver)
+        || *way != Way::Host && resolver == IpAddr::V4(model::names::RESOLVER)
 }
 
 /// Takes a question off the list if the last who waits for it goes.
@@ -212,7 +245,11 @@ impl Drop for Forget<'_> {
         let mut asked = hold(&self.0.asked);
         // The list has one, this guard's owner the other.
         let is_last = self.2.strong_count().is_some_and(|count| count <= 2);
-        if is_last && asked.get(self.1).is_some_and(|listed| listed.ptr_eq(self.2)) {
+        if is_last
+            && asked
+                .get(self.1)
+                .is_some_and(|listed| listed.ptr_eq(self.2))
+        {
             asked.remove(self.1);
         }
     }
@@ -238,13 +275,21 @@ impl Exchange<'_> {
                 answer = self.udp(resolver, edns).await?;
             }
             let cut_short = answer.truncated && self.transport == Transport::Tcp;
-            if cut_short { self.tcp(resolver, edns).await } else { Ok(answer) }
+            if cut_short {
+                self.tcp(resolver, edns).await
+            } else {
+                Ok(answer)
+            }
         };
         timeout(OVERALL, all).await?
     }
 
     async fn udp(&self, resolver: SocketAddr, edns: Option<u8>) -> io::Result<Foreign> {
-        let any: IpAddr = if resolver.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let any: IpAddr = if resolver.is_ipv6() {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
         let make = move || {
             let socket = std::net::UdpSocket::bind((any, 0))?;
             socket.set_nonblocking(true).map(|()| socket)
@@ -275,20 +320,33 @@ impl Exchange<'_> {
     }
 
     async fn tcp(&self, resolver: SocketAddr, edns: Option<u8>) -> io::Result<Foreign> {
-        let make = move || if resolver.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() };
+        let make = move || {
+            if resolver.is_ipv6() {
+                TcpSocket::new_v6()
+            } else {
+                TcpSocket::new_v4()
+            }
+        };
         let mut stream = self.made(make).await?.connect(resolver).await?;
         let id: u16 = rand::random();
         let query = wire::question(id, &self.question, self.key.flags, edns);
         let length = u16::try_from(query.len()).map_err(io::Error::other)?;
-        stream.write_all(&[&length.to_be_bytes(), query.as_slice()].concat()).await?;
+        stream
+            .write_all(&[&length.to_be_bytes(), query.as_slice()].concat())
+            .await?;
         let mut answer = vec![0; usize::from(stream.read_u16().await?)];
         stream.read_exact(&mut answer).await?;
         Foreign::parse(&answer, id, &self.question).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// A socket, made where it is to be.
-    async fn made<S: Send + 'static>(&self, make: impl Fn() -> io::Result<S> + Send + Sync + 'static) -> io::Result<S> {
-        let (Way::Sandbox(task, _), Some(enter)) = (&self.key.way, self.enter) else { return make() };
+    async fn made<S: Send + 'static>(
+        &self,
+        make: impl Fn() -> io::Result<S> + Send + Sync + 'static,
+    ) -> io::Result<S> {
+        let (Way::Sandbox(task, _), Some(enter)) = (&self.key.way, self.enter) else {
+            return make();
+        };
         let (task, enter) = (*task, enter.clone());
         let inside = move || {
             let mut made = None;
@@ -298,7 +356,9 @@ impl Exchange<'_> {
             })?;
             made.ok_or_else(|| io::ErrorKind::NotFound.into())
         };
-        tokio::task::spawn_blocking(inside).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(inside)
+            .await
+            .map_err(io::Error::other)?
     }
 }
 
@@ -309,10 +369,20 @@ mod tests {
     #[test]
     fn our_own_addresses_are_known_from_where_they_are_asked() {
         let gateway: IpAddr = "10.0.9.1".parse().unwrap();
-        let (ours, dockers) = (BTreeSet::from([gateway]), IpAddr::V4(model::names::RESOLVER));
+        let (ours, dockers) = (
+            BTreeSet::from([gateway]),
+            IpAddr::V4(model::names::RESOLVER),
+        );
         let task = Way::Sandbox(SandboxId(1), Vec::new());
         let is = |resolver, way: &Way| is_ourselves(resolver, way, &ours);
-        assert_eq!([is(gateway, &Way::Host), is(gateway, &task), is(dockers, &task)], [true; 3]);
+        assert_eq!(
+            [
+                is(gateway, &Way::Host),
+                is(gateway, &task),
+                is(dockers, &task)
+            ],
+            [true; 3]
+        );
         assert!(!is(dockers, &Way::Host));
     }
 
@@ -322,7 +392,10 @@ mod tests {
         let upstream = Upstream::resolv_conf(file.path());
         for server in ["10.0.0.1", "10.0.0.2"] {
             std::fs::write(file.path(), format!("nameserver {server}\n")).unwrap();
-            assert_eq!(upstream.resolvers().await, vec![format!("{server}:53").parse().unwrap()]);
+            assert_eq!(
+                upstream.resolvers().await,
+                vec![format!("{server}:53").parse().unwrap()]
+            );
         }
     }
 }

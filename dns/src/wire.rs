@@ -1,5 +1,5 @@
-//! DNS messages on the wire (RFC 1035 section 4): what a query asks, and how a response is put together. Pure; nothing
-//! that arrives is trusted.
+//! DNS messages on the wire (RFC 1035 section 4): what a query asks, and how a response is put
+//! together. Pure; nothing that arrives is trusted.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,8 @@ const COMPRESSED: u8 = 0xc0;
 /// Where the question's name begins, as a compressed name.
 const TO_QUESTION: [u8; 2] = [COMPRESSED, HEADER as u8];
 
-/// Our own EDNS option, of the range for local use (RFC 6891 section 9): by how many of us a query was passed on.
+/// Our own EDNS option, of the range for local use (RFC 6891 section 9): by how many of us a query
+/// was passed on.
 pub(crate) const HOPS: u16 = 65_313;
 /// Extended errors (RFC 8914).
 const EXTENDED_ERROR: u16 = 15;
@@ -58,7 +59,10 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    const ROOT: Name = Name { bytes: [0; MAX_NAME], length: 0 };
+    const ROOT: Name = Name {
+        bytes: [0; MAX_NAME],
+        length: 0,
+    };
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
@@ -86,7 +90,9 @@ impl Name {
 pub(crate) fn labels(text: &str) -> Option<Vec<u8>> {
     let mut wire = Vec::with_capacity(text.len() + 1);
     for label in text.split('.') {
-        let length = u8::try_from(label.len()).ok().filter(|length| (1..=MAX_LABEL as u8).contains(length))?;
+        let length = u8::try_from(label.len())
+            .ok()
+            .filter(|length| (1..=MAX_LABEL as u8).contains(length))?;
         wire.push(length);
         wire.extend(label.as_bytes());
     }
@@ -141,7 +147,10 @@ pub(crate) enum Flaw {
 
 impl<'a> Query<'a> {
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Flaw> {
-        let header = bytes.first_chunk::<HEADER>().filter(|header| header[2] & 0x80 == 0).ok_or(Flaw::Unanswerable)?;
+        let header = bytes
+            .first_chunk::<HEADER>()
+            .filter(|header| header[2] & 0x80 == 0)
+            .ok_or(Flaw::Unanswerable)?;
         if header[2] & 0x78 != 0 {
             return Err(Flaw::Code(code::NOT_IMP));
         }
@@ -206,11 +215,15 @@ fn question_name(bytes: &[u8], at: &mut usize) -> Option<Name> {
 }
 
 fn short(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]))
+    bytes
+        .get(at..at + 2)
+        .map(|two| u16::from_be_bytes([two[0], two[1]]))
 }
 
 fn long(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4).map(|four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]))
+    bytes
+        .get(at..at + 4)
+        .map(|four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]))
 }
 
 /// Behind a name that may be compressed.
@@ -242,25 +255,39 @@ impl Record {
         let length = usize::from(short(bytes, at + 8)?);
         let data = at + 10;
         bytes.get(data..data + length)?;
-        Some(Self { kind, class, ttl: at + 4, data, end: data + length })
+        Some(Self {
+            kind,
+            class,
+            ttl: at + 4,
+            data,
+            end: data + length,
+        })
     }
 
     fn edns(&self, bytes: &[u8]) -> Option<Edns> {
         let (mut at, mut hops) = (self.data, 0);
         while at < self.end {
             let (option, length) = (short(bytes, at)?, usize::from(short(bytes, at + 2)?));
-            let value = bytes.get(at + 4..at + 4 + length).filter(|_| at + 4 + length <= self.end)?;
+            let value = bytes
+                .get(at + 4..at + 4 + length)
+                .filter(|_| at + 4 + length <= self.end)?;
             if let (HOPS, [count]) = (option, value) {
                 hops = *count;
             }
             at += 4 + length;
         }
         let ttl = long(bytes, self.ttl)?;
-        Some(Edns { version: (ttl >> 16) as u8, size: self.class, dnssec_ok: ttl & 0x8000 != 0, hops })
+        Some(Edns {
+            version: (ttl >> 16) as u8,
+            size: self.class,
+            dnssec_ok: ttl & 0x8000 != 0,
+            hops,
+        })
     }
 }
 
-/// The answer of another resolver, without its additional section; times to live and question can be replaced.
+/// The answer of another resolver, without its additional section; times to live and question can
+/// be replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Foreign {
     bytes: Vec<u8>,
@@ -283,7 +310,10 @@ impl Foreign {
         let is_response = bytes.get(2)? & 0xf8 == 0x80;
         (is_response && count(0)? == id && count(4)? == 1).then_some(())?;
         let body = HEADER + question.len();
-        bytes.get(HEADER..body)?.eq_ignore_ascii_case(question).then_some(())?;
+        bytes
+            .get(HEADER..body)?
+            .eq_ignore_ascii_case(question)
+            .then_some(())?;
         let counts = [count(6)?, count(8)?];
         let (mut at, mut ttls, mut least, mut negative) = (body, Vec::new(), u32::MAX, None);
         for index in 0..u32::from(counts[0]) + u32::from(counts[1]) {
@@ -303,7 +333,16 @@ impl Foreign {
         let is_kept = !truncated && matches!(code, code::NO_ERROR | code::NX_DOMAIN);
         let authentic = bytes[3] & 0x20 != 0;
         let bytes = bytes[..at].to_vec();
-        Some(Self { bytes, body, ttls, counts, code, truncated, authentic, ttl: ttl.filter(|_| is_kept) })
+        Some(Self {
+            bytes,
+            body,
+            ttls,
+            counts,
+            code,
+            truncated,
+            authentic,
+            ttl: ttl.filter(|_| is_kept),
+        })
     }
 
     /// Whether it says that there is nothing.
@@ -316,8 +355,8 @@ impl Foreign {
         self.bytes.len() + self.ttls.len() * size_of::<usize>()
     }
 
-    /// As a response to this query, `age` seconds later. Nobody is to remember that a name does not exist: a service may
-    /// get it the next moment.
+    /// As a response to this query, `age` seconds later. Nobody is to remember that a name does not
+    /// exist: a service may get it the next moment.
     pub(crate) fn respond(&self, query: &Query<'_>, limit: usize, age: u32, out: &mut Vec<u8>) {
         let mut response = Response::new(query, limit, out);
         let body = self.bytes.get(self.body..).unwrap_or_default();
@@ -330,7 +369,9 @@ impl Foreign {
             response.out.extend_from_slice(body);
             response.counts[..2].copy_from_slice(&self.counts);
             for &at in &self.ttls {
-                let ttl = long(&self.bytes, at).unwrap_or_default().saturating_sub(age);
+                let ttl = long(&self.bytes, at)
+                    .unwrap_or_default()
+                    .saturating_sub(age);
                 let ttl = if self.code == code::NX_DOMAIN { 0 } else { ttl };
                 response.out[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
             }
@@ -342,9 +383,23 @@ impl Foreign {
 /// The query that asks another resolver; `edns` unless it does not know that.
 pub(crate) fn question(id: u16, question: &[u8], flags: Flags, edns: Option<u8>) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + question.len() + OPT + 5);
-    let bits = [u8::from(flags.recursion_desired), u8::from(flags.checking_disabled) << 4];
+    let bits = [
+        u8::from(flags.recursion_desired),
+        u8::from(flags.checking_disabled) << 4,
+    ];
     out.extend_from_slice(&id.to_be_bytes());
-    out.extend_from_slice(&[bits[0], bits[1], 0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())]);
+    out.extend_from_slice(&[
+        bits[0],
+        bits[1],
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        u8::from(edns.is_some()),
+    ]);
     out.extend_from_slice(question);
     if let Some(hops) = edns {
         opt(&mut out, 0, flags.dnssec_ok, &[(HOPS, &[hops])]);
@@ -405,12 +460,21 @@ impl<'a> Response<'a> {
         out.clear();
         out.extend_from_slice(&query.id.to_be_bytes());
         let recursion_available = 0x80;
-        let bits =
-            [0x80 | u8::from(query.recursion_desired), recursion_available | u8::from(query.checking_disabled) << 4];
+        let bits = [
+            0x80 | u8::from(query.recursion_desired),
+            recursion_available | u8::from(query.checking_disabled) << 4,
+        ];
         out.extend_from_slice(&[bits[0], bits[1], 0, 1, 0, 0, 0, 0, 0, 0]);
         out.extend_from_slice(query.question);
         let reserved = if query.edns.is_some() { OPT } else { 0 };
-        Self { out, edns: query.edns, limit, reserved, code: code::NO_ERROR, counts: [0; 3] }
+        Self {
+            out,
+            edns: query.edns,
+            limit,
+            reserved,
+            code: code::NO_ERROR,
+            counts: [0; 3],
+        }
     }
 
     pub(crate) fn flags(&mut self, code: u16, authoritative: bool, truncated: bool) {
@@ -425,7 +489,14 @@ impl<'a> Response<'a> {
     }
 
     /// Adds a record whose data are these parts one behind the other, if there is room.
-    pub(crate) fn record(&mut self, section: Section, whose: Whose<'_>, kind: u16, ttl: u32, data: &[&[u8]]) -> bool {
+    pub(crate) fn record(
+        &mut self,
+        section: Section,
+        whose: Whose<'_>,
+        kind: u16,
+        ttl: u32,
+        data: &[&[u8]],
+    ) -> bool {
         let length: usize = data.iter().map(|part| part.len()).sum();
         let name = match whose {
             Whose::Asked | Whose::Parent => TO_QUESTION.len(),
@@ -437,8 +508,12 @@ impl<'a> Response<'a> {
         match whose {
             Whose::Asked => self.out.extend_from_slice(&TO_QUESTION),
             Whose::Parent => {
-                let first = self.out.get(HEADER).map_or(0, |length| if *length == 0 { 0 } else { length + 1 });
-                self.out.extend_from_slice(&[COMPRESSED, HEADER as u8 + first]);
+                let first = self
+                    .out
+                    .get(HEADER)
+                    .map_or(0, |length| if *length == 0 { 0 } else { length + 1 });
+                self.out
+                    .extend_from_slice(&[COMPRESSED, HEADER as u8 + first]);
             }
             Whose::Other(name) => {
                 self.out.extend_from_slice(name);
@@ -449,13 +524,20 @@ impl<'a> Response<'a> {
         self.out.extend_from_slice(&class::IN.to_be_bytes());
         self.out.extend_from_slice(&ttl.to_be_bytes());
         self.out.extend_from_slice(&(length as u16).to_be_bytes());
-        data.iter().for_each(|part| self.out.extend_from_slice(part));
+        data.iter()
+            .for_each(|part| self.out.extend_from_slice(part));
         self.counts[section as usize] += 1;
         true
     }
 
     /// Adds an address.
-    pub(crate) fn address(&mut self, section: Section, whose: Whose<'_>, ttl: u32, address: IpAddr) -> bool {
+    pub(crate) fn address(
+        &mut self,
+        section: Section,
+        whose: Whose<'_>,
+        ttl: u32,
+        address: IpAddr,
+    ) -> bool {
         match address {
             IpAddr::V4(v4) => self.record(section, whose, kind::A, ttl, &[&v4.octets()]),
             IpAddr::V6(v6) => self.record(section, whose, kind::AAAA, ttl, &[&v6.octets()]),
@@ -465,9 +547,13 @@ impl<'a> Response<'a> {
     /// Adds the client's OPT record, with an extended error if there is one, and the counts.
     pub(crate) fn finish(mut self, explained: Option<(u16, &str)>) {
         if let Some(edns) = self.edns {
-            let text = explained.map(|(error, text)| [&error.to_be_bytes(), text.as_bytes()].concat());
+            let text =
+                explained.map(|(error, text)| [&error.to_be_bytes(), text.as_bytes()].concat());
             let text = text.filter(|text| self.limit >= self.out.len() + OPT + 4 + text.len());
-            let options: Vec<(u16, &[u8])> = text.iter().map(|text| (EXTENDED_ERROR, text.as_slice())).collect();
+            let options: Vec<(u16, &[u8])> = text
+                .iter()
+                .map(|text| (EXTENDED_ERROR, text.as_slice()))
+                .collect();
             opt(self.out, self.code, edns.dnssec_ok, &options);
             self.counts[Section::Additional as usize] += 1;
         }
@@ -480,7 +566,9 @@ impl<'a> Response<'a> {
 
 /// What is said to a message that cannot be understood: its own header, if even that.
 pub(crate) fn refuse(bytes: &[u8], flaw: Flaw, out: &mut Vec<u8>) -> bool {
-    let (Flaw::Code(code), Some(header)) = (flaw, bytes.first_chunk::<HEADER>()) else { return false };
+    let (Flaw::Code(code), Some(header)) = (flaw, bytes.first_chunk::<HEADER>()) else {
+        return false;
+    };
     out.clear();
     out.extend_from_slice(&header[..2]);
     out.extend_from_slice(&[0x80 | header[2] & 0x79, 0x80 | code as u8]);
@@ -494,7 +582,11 @@ mod tests {
 
     use super::*;
 
-    const FLAGS: Flags = Flags { recursion_desired: true, checking_disabled: false, dnssec_ok: false };
+    const FLAGS: Flags = Flags {
+        recursion_desired: true,
+        checking_disabled: false,
+        dnssec_ok: false,
+    };
 
     fn asked() -> Vec<u8> {
         [labels("example.org").unwrap(), vec![0, 0, 1, 0, 1]].concat()
@@ -502,17 +594,41 @@ mod tests {
 
     /// An answer of another resolver: its counts, and what follows the question.
     fn answer(counts: [u8; 2], rest: &[u8]) -> Vec<u8> {
-        [&[0, 7, 0x81, 0x80, 0, 1, 0, counts[0], 0, counts[1], 0, 0], &asked()[..], rest].concat()
+        [
+            &[0, 7, 0x81, 0x80, 0, 1, 0, counts[0], 0, counts[1], 0, 0],
+            &asked()[..],
+            rest,
+        ]
+        .concat()
     }
 
     /// Records, each whole or cut.
     fn records() -> impl Strategy<Value = Vec<u8>> {
-        let owner = prop_oneof![Just(vec![0xc0, 12]), Just(vec![0xc0]), Just(vec![1, b'x', 0]), Just(vec![0x80])];
+        let owner = prop_oneof![
+            Just(vec![0xc0, 12]),
+            Just(vec![0xc0]),
+            Just(vec![1, b'x', 0]),
+            Just(vec![0x80])
+        ];
         let kind = prop_oneof![Just(1_u16), Just(6), Just(41), any::<u16>()];
-        let record = (owner, kind, any::<[u8; 4]>(), prop::collection::vec(any::<u8>(), 0..40), any::<bool>());
+        let record = (
+            owner,
+            kind,
+            any::<[u8; 4]>(),
+            prop::collection::vec(any::<u8>(), 0..40),
+            any::<bool>(),
+        );
         let record = record.prop_map(|(owner, kind, ttl, data, lies)| {
             let length = (data.len() as u16).wrapping_add(u16::from(lies));
-            [&owner[..], &kind.to_be_bytes(), &[0, 1], &ttl, &length.to_be_bytes(), &data].concat()
+            [
+                &owner[..],
+                &kind.to_be_bytes(),
+                &[0, 1],
+                &ttl,
+                &length.to_be_bytes(),
+                &data,
+            ]
+            .concat()
         });
         prop::collection::vec(record, 0..6).prop_map(|records| records.concat())
     }

@@ -1,4 +1,5 @@
-//! Malformed and hostile queries: the corpus of the fuzzer, every way to cut it or to change a byte of it, and noise.
+//! Malformed and hostile queries: the corpus of the fuzzer, every way to cut it or to change a byte
+//! of it, and noise.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +13,9 @@ use proptest::prelude::*;
 /// The queries that fuzzing starts from.
 fn corpus() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/query");
-    let files = fs::read_dir(folder).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap());
+    let files = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| fs::read(file.unwrap().path()).unwrap());
     let corpus: Vec<_> = files.collect();
     assert!(corpus.len() > 20, "the corpus has been lost");
     corpus
@@ -35,7 +38,18 @@ fn so_does_every_change_of_one_byte() {
     for mut query in corpus() {
         for index in 0..query.len() {
             let kept = query[index];
-            for value in [0, 1, 12, 0x3f, 0x40, 0x80, 0xc0, 0xff, kept ^ 1, kept ^ 0x20] {
+            for value in [
+                0,
+                1,
+                12,
+                0x3f,
+                0x40,
+                0x80,
+                0xc0,
+                0xff,
+                kept ^ 1,
+                kept ^ 0x20,
+            ] {
                 query[index] = value;
                 rules::holds(&query);
             }

@@ -52,22 +52,39 @@ impl Resolver {
         };
         let (table, tables) = watch::channel(Arc::new(Table::of(&host.0)));
         let server = dns::serve(listener, tables, Arc::new(upstream), limits);
-        Self { port, table, _server: server }
+        Self {
+            port,
+            table,
+            _server: server,
+        }
     }
 
     /// At 127.0.0.1 unless told otherwise.
     async fn dig(&self, arguments: &str) -> String {
-        let server = if arguments.contains('@') { "" } else { "@127.0.0.1 " };
+        let server = if arguments.contains('@') {
+            ""
+        } else {
+            "@127.0.0.1 "
+        };
         let port = self.port.to_string();
         let mut command = Command::new("dig");
-        command.args(["-p", &port, "+tries=1", "+timeout=10"]).args(format!("{server}{arguments}").split_whitespace());
-        let output = command.output().await.expect("dig (package dnsutils) can be run");
+        command
+            .args(["-p", &port, "+tries=1", "+timeout=10"])
+            .args(format!("{server}{arguments}").split_whitespace());
+        let output = command
+            .output()
+            .await
+            .expect("dig (package dnsutils) can be run");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     async fn short(&self, arguments: &str) -> Vec<String> {
-        let mut lines: Vec<String> =
-            self.dig(&format!("+short {arguments}")).await.lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = self
+            .dig(&format!("+short {arguments}"))
+            .await
+            .lines()
+            .map(str::to_owned)
+            .collect();
         lines.sort();
         lines
     }
@@ -77,9 +94,18 @@ async fn bind(network: NetworkId) -> io::Result<(u16, Listener)> {
     let first = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let port = first.local_addr()?.port();
     let second = UdpSocket::bind((Ipv6Addr::LOCALHOST, port)).await?;
-    let tcp =
-        [TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?, TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await?];
-    Ok((port, Listener { audience: Audience::Network(network), udp: vec![first, second], tcp: tcp.into() }))
+    let tcp = [
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?,
+        TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await?,
+    ];
+    Ok((
+        port,
+        Listener {
+            audience: Audience::Network(network),
+            udp: vec![first, second],
+            tcp: tcp.into(),
+        },
+    ))
 }
 
 /// A resolver of the host, made of what it answers; it reports every question.
@@ -110,7 +136,8 @@ impl FakeUpstream {
             while let Ok((mut stream, _)) = tcp.accept().await {
                 let mut query = vec![0; usize::from(stream.read_u16().await.unwrap())];
                 stream.read_exact(&mut query).await.unwrap();
-                let mut reply = Message::from_vec(&respond(&query, "tcp", &over_tcp, answer)).unwrap();
+                let mut reply =
+                    Message::from_vec(&respond(&query, "tcp", &over_tcp, answer)).unwrap();
                 reply.metadata.truncation = false;
                 let reply = reply.to_vec().unwrap();
                 stream.write_u16(reply.len() as u16).await.unwrap();
@@ -125,7 +152,12 @@ impl FakeUpstream {
     }
 }
 
-fn respond(query: &[u8], over: &str, report: &mpsc::UnboundedSender<String>, answer: fn(&mut Message)) -> Vec<u8> {
+fn respond(
+    query: &[u8],
+    over: &str,
+    report: &mpsc::UnboundedSender<String>,
+    answer: fn(&mut Message),
+) -> Vec<u8> {
     let mut reply = Message::from_vec(query).unwrap().into_response();
     report.send(format!("{over} {}", reply.queries[0])).unwrap();
     answer(&mut reply);
@@ -135,7 +167,11 @@ fn respond(query: &[u8], over: &str, report: &mpsc::UnboundedSender<String>, ans
 fn known(reply: &mut Message) {
     reply.metadata.recursion_available = true;
     let name = reply.queries[0].name().clone();
-    reply.add_answer(Record::from_rdata(name, 300, RData::A(A(Ipv4Addr::new(192, 0, 2, 1)))));
+    reply.add_answer(Record::from_rdata(
+        name,
+        300,
+        RData::A(A(Ipv4Addr::new(192, 0, 2, 1))),
+    ));
 }
 
 fn unknown(reply: &mut Message) {
@@ -174,7 +210,10 @@ async fn names_of_ours_are_answered_in_both_families() {
     let resolver = alone().await;
     assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
     assert_eq!(resolver.short("web AAAA").await, ["fd00:9::2"]);
-    assert_eq!(resolver.short("tasks.web.my-net AAAA").await, ["fd00:9::3", "fd00:9::4"]);
+    assert_eq!(
+        resolver.short("tasks.web.my-net AAAA").await,
+        ["fd00:9::3", "fd00:9::4"]
+    );
     assert_eq!(resolver.short("-x 10.0.9.3").await, ["web.1.my-net."]);
     assert_eq!(resolver.short("-x fd00:9::3").await, ["web.1.my-net."]);
 }
@@ -186,8 +225,14 @@ async fn both_families_and_both_transports_carry_answers() {
         for transport in ["UDP", "TCP"] {
             let flag = if transport == "TCP" { "+tcp" } else { "+notcp" };
             let answer = resolver.dig(&format!("{way} {flag} web.1 A")).await;
-            let asked = answer.lines().find(|line| line.starts_with(";; SERVER: ")).unwrap();
-            assert!(asked.contains(server) && asked.contains(transport), "{answer}");
+            let asked = answer
+                .lines()
+                .find(|line| line.starts_with(";; SERVER: "))
+                .unwrap();
+            assert!(
+                asked.contains(server) && asked.contains(transport),
+                "{answer}"
+            );
             assert!(answer.contains("A\t10.0.9.3\n"), "{answer}");
         }
     }
@@ -196,7 +241,12 @@ async fn both_families_and_both_transports_carry_answers() {
 #[tokio::test]
 async fn one_connection_carries_many_questions() {
     let resolver = alone().await;
-    assert_eq!(resolver.short("+tcp +keepopen web A web.1 A web AAAA").await, ["10.0.9.2", "10.0.9.3", "fd00:9::2"]);
+    assert_eq!(
+        resolver
+            .short("+tcp +keepopen web A web.1 A web AAAA")
+            .await,
+        ["10.0.9.2", "10.0.9.3", "fd00:9::2"]
+    );
 }
 
 #[tokio::test]
@@ -209,31 +259,51 @@ async fn an_answer_is_authoritative_and_kept_for_seconds_only() {
 #[tokio::test]
 async fn the_case_of_a_question_is_kept() {
     let answer = alone().await.dig("wEb.mY-nEt A").await;
-    assert!(answer.contains(";wEb.mY-nEt.") && answer.contains("\nwEb.mY-nEt."), "{answer}");
+    assert!(
+        answer.contains(";wEb.mY-nEt.") && answer.contains("\nwEb.mY-nEt."),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
 async fn a_missing_type_is_no_data_that_nobody_keeps() {
     let answer = alone().await.dig("web MX").await;
-    assert!(answer.contains("status: NOERROR") && answer.contains("ANSWER: 0, AUTHORITY: 1"), "{answer}");
-    assert!(answer.contains("web.\t\t\t0\tIN\tSOA\t_dns.my-net. . 42 1 1 1 0"), "{answer}");
+    assert!(
+        answer.contains("status: NOERROR") && answer.contains("ANSWER: 0, AUTHORITY: 1"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("web.\t\t\t0\tIN\tSOA\t_dns.my-net. . 42 1 1 1 0"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
 async fn an_address_without_a_name_is_no_such_name() {
     let answer = alone().await.dig("-x 10.0.9.77").await;
-    assert!(answer.contains("status: NXDOMAIN") && answer.contains("9.0.10.in-addr.arpa.\t0\tIN\tSOA"), "{answer}");
+    assert!(
+        answer.contains("status: NXDOMAIN") && answer.contains("9.0.10.in-addr.arpa.\t0\tIN\tSOA"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
 async fn an_answer_too_long_for_udp_is_cut_and_whole_over_tcp() {
     let mut host = Host::new();
     let addresses: Vec<String> = (0..300).map(|n| format!("10.0.9.{}", n % 250)).collect();
-    host.name(MY_NET, "many", &addresses.iter().map(String::as_str).collect::<Vec<_>>(), false);
+    host.name(
+        MY_NET,
+        "many",
+        &addresses.iter().map(String::as_str).collect::<Vec<_>>(),
+        false,
+    );
     let resolver = Resolver::start(MY_NET, &host, Upstream::fixed(Vec::new())).await;
     for size in ["+noedns", "+bufsize=512", "+bufsize=65535"] {
         let cut = resolver.dig(&format!("{size} +ignore +notcp many A")).await;
-        assert!(cut.contains("flags: qr aa tc") && !cut.contains("malformed"), "{size}: {cut}");
+        assert!(
+            cut.contains("flags: qr aa tc") && !cut.contains("malformed"),
+            "{size}: {cut}"
+        );
     }
     assert_eq!(resolver.short("many A").await.len(), 300);
 }
@@ -248,7 +318,10 @@ async fn what_is_no_question_is_refused_with_the_right_code() {
         ("+header-only", "FORMERR"),
     ] {
         let answer = resolver.dig(arguments).await;
-        assert!(answer.contains(&format!("status: {status}")), "{arguments}: {answer}");
+        assert!(
+            answer.contains(&format!("status: {status}")),
+            "{arguments}: {answer}"
+        );
     }
 }
 
@@ -257,20 +330,36 @@ async fn the_rest_is_forwarded_whatever_its_type() {
     let mut live = FakeUpstream::start(known).await;
     let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![live.address])).await;
     let answer = resolver.dig("eXample.com A").await;
-    assert!(answer.contains("eXample.com.\t\t300\tIN\tA\t192.0.2.1"), "{answer}");
+    assert!(
+        answer.contains("eXample.com.\t\t300\tIN\tA\t192.0.2.1"),
+        "{answer}"
+    );
     resolver.dig("example.com TYPE65280").await;
     resolver.dig("single-label A").await;
     resolver.dig("web A").await;
-    assert_eq!(live.questions(), ["udp eXample.com. IN A", "udp example.com. IN Unknown", "udp single-label. IN A"]);
+    assert_eq!(
+        live.questions(),
+        [
+            "udp eXample.com. IN A",
+            "udp example.com. IN Unknown",
+            "udp single-label. IN A"
+        ]
+    );
 }
 
 #[tokio::test]
 async fn one_live_resolver_among_dead_and_broken_ones_is_enough() {
     let (_silent, dead) = silent().await;
-    let (live, broken) = (FakeUpstream::start(known).await, FakeUpstream::start(broken).await);
+    let (live, broken) = (
+        FakeUpstream::start(known).await,
+        FakeUpstream::start(broken).await,
+    );
     let upstream = Upstream::fixed(vec![dead, broken.address, live.address]);
     let resolver = Resolver::start(MY_NET, &Host::new(), upstream).await;
-    assert_eq!(resolver.short("+timeout=1 example.com A").await, ["192.0.2.1"]);
+    assert_eq!(
+        resolver.short("+timeout=1 example.com A").await,
+        ["192.0.2.1"]
+    );
 }
 
 #[tokio::test]
@@ -278,13 +367,17 @@ async fn a_failure_names_the_resolvers_that_did_not_answer() {
     let dead = closed().await;
     let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![dead])).await;
     let answer = resolver.dig("example.com A").await;
-    assert!(answer.contains("status: SERVFAIL") && answer.contains(&dead.to_string()), "{answer}");
+    assert!(
+        answer.contains("status: SERVFAIL") && answer.contains(&dead.to_string()),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
 async fn a_silent_resolver_does_not_delay_our_own_names() {
     let (socket, dead) = silent().await;
-    let resolver = Arc::new(Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![dead])).await);
+    let resolver =
+        Arc::new(Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![dead])).await);
     let waiting = tokio::spawn({
         let resolver = resolver.clone();
         async move { resolver.dig("example.com A").await }
@@ -293,7 +386,10 @@ async fn a_silent_resolver_does_not_delay_our_own_names() {
     assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
     assert!(!waiting.is_finished());
     let answer = waiting.await.unwrap();
-    assert!(answer.contains("status: SERVFAIL") && answer.contains("EDE: 22"), "{answer}");
+    assert!(
+        answer.contains("status: SERVFAIL") && answer.contains("EDE: 22"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -303,16 +399,31 @@ async fn a_flood_of_questions_for_elsewhere_is_refused_and_our_names_go_on() {
     let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let mut buffer = [0; 512];
     let length = loop {
-        client.send_to(&question("example.com."), (Ipv4Addr::LOCALHOST, resolver.port)).await.unwrap();
+        client
+            .send_to(
+                &question("example.com."),
+                (Ipv4Addr::LOCALHOST, resolver.port),
+            )
+            .await
+            .unwrap();
         tokio::task::yield_now().await;
         if let Ok(length) = client.try_recv(&mut buffer) {
             break length;
         }
     };
-    assert_eq!(Message::from_vec(&buffer[..length]).unwrap().metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(
+        Message::from_vec(&buffer[..length])
+            .unwrap()
+            .metadata
+            .response_code,
+        ResponseCode::ServFail
+    );
     assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
     let answer = resolver.dig("example.com A").await;
-    assert!(answer.contains("too many questions of this client"), "{answer}");
+    assert!(
+        answer.contains("too many questions of this client"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -320,7 +431,14 @@ async fn an_answer_cut_short_is_fetched_over_tcp() {
     let mut live = FakeUpstream::start(cut_short).await;
     let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![live.address])).await;
     assert_eq!(resolver.short("example.com A").await, ["192.0.2.1"]);
-    assert_eq!(live.questions(), ["udp example.com. IN A", "udp example.com. IN A", "tcp example.com. IN A"]);
+    assert_eq!(
+        live.questions(),
+        [
+            "udp example.com. IN A",
+            "udp example.com. IN A",
+            "tcp example.com. IN A"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -328,7 +446,10 @@ async fn nobody_keeps_that_a_name_does_not_exist_elsewhere() {
     let live = FakeUpstream::start(unknown).await;
     let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![live.address])).await;
     let answer = resolver.dig("soon-a-service A").await;
-    assert!(answer.contains("status: NXDOMAIN") && answer.contains(".\t\t\t0\tIN\tSOA"), "{answer}");
+    assert!(
+        answer.contains("status: NXDOMAIN") && answer.contains(".\t\t\t0\tIN\tSOA"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -336,7 +457,10 @@ async fn an_internal_network_forwards_nothing() {
     let mut live = FakeUpstream::start(known).await;
     let resolver = Resolver::start(VAULT, &Host::new(), Upstream::fixed(vec![live.address])).await;
     let answer = resolver.dig("example.com A").await;
-    assert!(answer.contains("status: NXDOMAIN") && answer.contains("the network is internal"), "{answer}");
+    assert!(
+        answer.contains("status: NXDOMAIN") && answer.contains("the network is internal"),
+        "{answer}"
+    );
     assert_eq!(resolver.short("safe A").await, ["10.0.11.2"]);
     assert_eq!(live.questions(), [""; 0]);
 }
@@ -349,7 +473,10 @@ async fn our_own_gateways_are_never_asked() {
     network.subnets[0].gateway = live.address.ip();
     let resolver = Resolver::start(MY_NET, &host, Upstream::fixed(vec![live.address])).await;
     let answer = resolver.dig("example.com A").await;
-    assert!(answer.contains("status: SERVFAIL") && answer.contains("no resolver to forward to"), "{answer}");
+    assert!(
+        answer.contains("status: SERVFAIL") && answer.contains("no resolver to forward to"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -377,13 +504,20 @@ async fn a_dropped_resolver_gives_its_sockets_back() {
     let resolver = alone().await;
     let port = resolver.port;
     drop(resolver);
-    let both = || async { tokio::try_join!(UdpSocket::bind(("::1", port)), TcpListener::bind(("::1", port))) };
+    let both = || async {
+        tokio::try_join!(
+            UdpSocket::bind(("::1", port)),
+            TcpListener::bind(("::1", port))
+        )
+    };
     let freed = async {
         while both().await.is_err() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), freed).await.expect("the sockets are closed");
+    tokio::time::timeout(Duration::from_secs(5), freed)
+        .await
+        .expect("the sockets are closed");
 }
 
 /// Takes its time for names that begin with `slow`, answers others at once.
@@ -393,14 +527,22 @@ async fn moody() -> SocketAddr {
     tokio::spawn(async move {
         let mut buffer = [0; 4096];
         while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
-            let mut reply = Message::from_vec(&buffer[..length]).unwrap().into_response();
+            let mut reply = Message::from_vec(&buffer[..length])
+                .unwrap()
+                .into_response();
             known(&mut reply);
-            let (socket, slow) = (socket.clone(), reply.queries[0].name().to_string().starts_with("slow"));
+            let (socket, slow) = (
+                socket.clone(),
+                reply.queries[0].name().to_string().starts_with("slow"),
+            );
             tokio::spawn(async move {
                 if slow {
                     tokio::time::sleep(Duration::from_millis(700)).await;
                 }
-                socket.send_to(&reply.to_vec().unwrap(), client).await.unwrap();
+                socket
+                    .send_to(&reply.to_vec().unwrap(), client)
+                    .await
+                    .unwrap();
             });
         }
     });
@@ -409,7 +551,10 @@ async fn moody() -> SocketAddr {
 
 async fn write_question(stream: &mut tokio::net::TcpStream, name: &str) {
     let bytes = question(name);
-    stream.write_all(&[&(bytes.len() as u16).to_be_bytes(), bytes.as_slice()].concat()).await.unwrap();
+    stream
+        .write_all(&[&(bytes.len() as u16).to_be_bytes(), bytes.as_slice()].concat())
+        .await
+        .unwrap();
 }
 
 async fn read_answer(stream: &mut tokio::net::TcpStream) -> Message {
@@ -422,7 +567,9 @@ async fn read_answer(stream: &mut tokio::net::TcpStream) -> Message {
 async fn pipelined_questions_are_answered_as_answers_come() {
     let upstream = Upstream::fixed(vec![moody().await]);
     let resolver = Resolver::start(MY_NET, &Host::new(), upstream).await;
-    let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, resolver.port)).await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, resolver.port))
+        .await
+        .unwrap();
     for name in ["slow.example.", "quick.example.", "web."] {
         write_question(&mut stream, name).await;
     }
@@ -432,21 +579,34 @@ async fn pipelined_questions_are_answered_as_answers_come() {
     for _ in 0..3 {
         order.push(read_answer(&mut stream).await.queries[0].name().to_string());
     }
-    assert_eq!(order.pop().unwrap(), "slow.example.", "nobody waits for it: {order:?}");
-    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "then the connection ends");
+    assert_eq!(
+        order.pop().unwrap(),
+        "slow.example.",
+        "nobody waits for it: {order:?}"
+    );
+    assert_eq!(
+        stream.read(&mut [0]).await.unwrap(),
+        0,
+        "then the connection ends"
+    );
 }
 
 #[tokio::test]
 async fn many_thousand_pipelined_questions_are_all_answered() {
     let resolver = alone().await;
-    let stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, resolver.port)).await.unwrap();
+    let stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, resolver.port))
+        .await
+        .unwrap();
     let (mut read, mut write) = stream.into_split();
     let all = 20_000_u16;
     tokio::spawn(async move {
         for id in 0..all {
             let mut bytes = question("web.");
             bytes[..2].copy_from_slice(&id.to_be_bytes());
-            write.write_all(&[&(bytes.len() as u16).to_be_bytes(), bytes.as_slice()].concat()).await.unwrap();
+            write
+                .write_all(&[&(bytes.len() as u16).to_be_bytes(), bytes.as_slice()].concat())
+                .await
+                .unwrap();
         }
         std::future::pending::<()>().await;
     });
@@ -469,8 +629,13 @@ async fn a_client_has_so_many_connections_and_others_have_theirs() {
         open.push(stream);
     }
     let mut refused = connect().await.unwrap();
-    assert!(matches!(refused.read(&mut [0]).await, Ok(0) | Err(_)), "closed at once");
-    let mut other = tokio::net::TcpStream::connect((Ipv6Addr::LOCALHOST, resolver.port)).await.unwrap();
+    assert!(
+        matches!(refused.read(&mut [0]).await, Ok(0) | Err(_)),
+        "closed at once"
+    );
+    let mut other = tokio::net::TcpStream::connect((Ipv6Addr::LOCALHOST, resolver.port))
+        .await
+        .unwrap();
     write_question(&mut other, "web.").await;
     assert_eq!(read_answer(&mut other).await.answers.len(), 1);
 }
@@ -478,8 +643,12 @@ async fn a_client_has_so_many_connections_and_others_have_theirs() {
 /// What a flood costs others is time; how much is told by `cargo bench -p tests --bench names`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flooding_client_is_cut_short_and_others_are_answered() {
-    let limits = Limits { queries: 100, ..Limits::default() };
-    let resolver = Resolver::limited(MY_NET, &Host::new(), Upstream::fixed(Vec::new()), limits).await;
+    let limits = Limits {
+        queries: 100,
+        ..Limits::default()
+    };
+    let resolver =
+        Resolver::limited(MY_NET, &Host::new(), Upstream::fixed(Vec::new()), limits).await;
     let port = resolver.port;
     let flooding = Arc::new(AtomicBool::new(true));
     let flood = tokio::task::spawn_blocking({
@@ -498,18 +667,29 @@ async fn a_flooding_client_is_cut_short_and_others_are_answered() {
     let client = UdpSocket::bind("127.0.0.67:0").await.unwrap();
     for _ in 0..20 {
         let answered = async {
-            // A question may be lost where it arrives, as on any way: resolvers of clients repeat theirs.
+            // A question may be lost where it arrives, as on any way: resolvers of clients repeat
+            // theirs.
             while {
-                client.send_to(&question("web."), (Ipv4Addr::LOCALHOST, port)).await.unwrap();
-                timeout(Duration::from_millis(500), client.recv(&mut [0; 512])).await.is_err()
+                client
+                    .send_to(&question("web."), (Ipv4Addr::LOCALHOST, port))
+                    .await
+                    .unwrap();
+                timeout(Duration::from_millis(500), client.recv(&mut [0; 512]))
+                    .await
+                    .is_err()
             } {}
         };
-        timeout(PATIENCE, answered).await.expect("an answer beside the flood");
+        timeout(PATIENCE, answered)
+            .await
+            .expect("an answer beside the flood");
     }
     flooding.store(false, Ordering::Relaxed);
     let (sent, answered, time) = flood.await.unwrap();
     let allowed = u64::from(limits.queries) * (2 + time.as_secs());
-    assert!(answered <= allowed, "{answered} of {sent} were answered in {time:?}");
+    assert!(
+        answered <= allowed,
+        "{answered} of {sent} were answered in {time:?}"
+    );
 }
 
 #[tokio::test]
@@ -517,11 +697,20 @@ async fn what_was_said_elsewhere_is_kept_and_grows_old() {
     let mut live = FakeUpstream::start(known).await;
     let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![live.address])).await;
     for name in ["example.com", "EXAMPLE.com", "example.COM"] {
-        assert!(resolver.dig(&format!("{name} A")).await.contains(&format!("\n{name}.\t\t")), "each gets its own case");
+        assert!(
+            resolver
+                .dig(&format!("{name} A"))
+                .await
+                .contains(&format!("\n{name}.\t\t")),
+            "each gets its own case"
+        );
     }
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let old = resolver.dig("+tcp example.com A").await;
-    assert!(old.contains("\t299\tIN") || old.contains("\t298\tIN"), "{old}");
+    assert!(
+        old.contains("\t299\tIN") || old.contains("\t298\tIN"),
+        "{old}"
+    );
     assert_eq!(live.questions(), ["udp example.com. IN A"], "asked once");
 }
 
@@ -539,7 +728,8 @@ async fn a_name_that_becomes_ours_is_not_answered_from_what_others_said() {
 #[tokio::test]
 async fn the_same_question_is_on_its_way_once_even_if_it_comes_back_to_us() {
     let (socket, loops) = silent().await;
-    let resolver = Arc::new(Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![loops])).await);
+    let resolver =
+        Arc::new(Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![loops])).await);
     let port = resolver.port;
     let asking = tokio::spawn({
         let resolver = resolver.clone();
@@ -551,15 +741,23 @@ async fn the_same_question_is_on_its_way_once_even_if_it_comes_back_to_us() {
     let mut plain = Message::from_vec(&buffer[..length]).unwrap();
     plain.edns = None;
     for _ in 0..50 {
-        socket.send_to(&plain.to_vec().unwrap(), (Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        socket
+            .send_to(&plain.to_vec().unwrap(), (Ipv4Addr::LOCALHOST, port))
+            .await
+            .unwrap();
     }
     let answer = asking.await.unwrap();
     assert!(answer.contains("status: SERVFAIL"), "{answer}");
     let mut again = 0;
     while let Ok((length, _)) = socket.try_recv_from(&mut buffer) {
-        again += u32::from(Message::from_vec(&buffer[..length]).is_ok_and(|message| message.edns.is_some()));
+        again += u32::from(
+            Message::from_vec(&buffer[..length]).is_ok_and(|message| message.edns.is_some()),
+        );
     }
-    assert!(again <= 1, "asked {again} more times, where one repetition is due");
+    assert!(
+        again <= 1,
+        "asked {again} more times, where one repetition is due"
+    );
 }
 
 #[tokio::test]
@@ -585,11 +783,14 @@ fn question(name: &str) -> Vec<u8> {
 /// Noise, and questions with a few bytes changed.
 fn datagram() -> impl Strategy<Value = Vec<u8>> {
     let noise = prop::collection::vec(any::<u8>(), 0..600);
-    let damaged = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6).prop_map(|changes| {
-        let mut bytes = question("tasks.web.my-net.");
-        changes.iter().for_each(|(index, value)| *index.get_mut(&mut bytes) = *value);
-        bytes
-    });
+    let damaged = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)
+        .prop_map(|changes| {
+            let mut bytes = question("tasks.web.my-net.");
+            changes
+                .iter()
+                .for_each(|(index, value)| *index.get_mut(&mut bytes) = *value);
+            bytes
+        });
     prop_oneof![noise, damaged]
 }
 
@@ -597,12 +798,21 @@ async fn still_answers(address: IpAddr, datagrams: Vec<Vec<u8>>) -> bool {
     let resolver = alone().await;
     let sender = UdpSocket::bind((address, 0)).await.unwrap();
     for datagram in &datagrams {
-        sender.send_to(datagram, (address, resolver.port)).await.unwrap();
+        sender
+            .send_to(datagram, (address, resolver.port))
+            .await
+            .unwrap();
     }
     let client = UdpSocket::bind((address, 0)).await.unwrap();
-    client.send_to(&question("web."), (address, resolver.port)).await.unwrap();
+    client
+        .send_to(&question("web."), (address, resolver.port))
+        .await
+        .unwrap();
     let mut buffer = [0; 512];
-    let length = tokio::time::timeout(Duration::from_secs(5), client.recv(&mut buffer)).await.unwrap().unwrap();
+    let length = tokio::time::timeout(Duration::from_secs(5), client.recv(&mut buffer))
+        .await
+        .unwrap()
+        .unwrap();
     Message::from_vec(&buffer[..length]).unwrap().answers.len() == 1
 }
 

@@ -10,7 +10,9 @@ use crate::Owner;
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 pub enum IpamError {
     /// The prefix holds no gateway and endpoint.
-    #[error("subnet {subnet} is too small for a gateway and an endpoint: its prefix may be /{longest} at most")]
+    #[error(
+        "subnet {subnet} is too small for a gateway and an endpoint: its prefix may be /{longest} at most"
+    )]
     TooSmall {
         /// What was asked for.
         subnet: Subnet,
@@ -26,7 +28,9 @@ pub enum IpamError {
         purpose: &'static str,
     },
     /// The gateway is not a host address of its subnet.
-    #[error("gateway {gateway} is not a host address of subnet {subnet}: those are {first} to {last}")]
+    #[error(
+        "gateway {gateway} is not a host address of subnet {subnet}: those are {first} to {last}"
+    )]
     Gateway {
         /// Its subnet.
         subnet: Subnet,
@@ -75,7 +79,9 @@ pub enum IpamError {
         wanted: usize,
     },
     /// An address that was named lies where the network gives none.
-    #[error("{address} is no address that network {network:?} can give: it gives those of {subnets}")]
+    #[error(
+        "{address} is no address that network {network:?} can give: it gives those of {subnets}"
+    )]
     Outside {
         /// What was asked for.
         address: IpAddr,
@@ -125,22 +131,32 @@ pub enum IpamError {
 impl From<IpamError> for Refusal {
     fn from(error: IpamError) -> Self {
         let (kind, next) = match &error {
-            IpamError::TooSmall { longest, .. } => {
-                (Kind::Invalid, format!("give a subnet with a prefix of /{longest} or shorter, such as 10.0.9.0/24"))
-            }
-            IpamError::Reserved { .. } => {
-                (Kind::Invalid, "give a private subnet such as 10.0.9.0/24 or fd00:9::/64".to_owned())
-            }
-            IpamError::Gateway { first, .. } => {
-                (Kind::Invalid, format!("give a gateway inside the subnet, such as {first}, or none"))
-            }
-            IpamError::Range { subnet, .. } => (Kind::Invalid, format!("give an --ip-range inside {subnet}, or none")),
-            IpamError::Overlap { .. } => {
-                (Kind::Conflict, "give another subnet, or none to get a free one from the default pools".to_owned())
-            }
-            IpamError::PoolsExhausted(_) => {
-                (Kind::Exhausted, "give a subnet with --subnet, or remove a network that is not used".to_owned())
-            }
+            IpamError::TooSmall { longest, .. } => (
+                Kind::Invalid,
+                format!(
+                    "give a subnet with a prefix of /{longest} or shorter, such as 10.0.9.0/24"
+                ),
+            ),
+            IpamError::Reserved { .. } => (
+                Kind::Invalid,
+                "give a private subnet such as 10.0.9.0/24 or fd00:9::/64".to_owned(),
+            ),
+            IpamError::Gateway { first, .. } => (
+                Kind::Invalid,
+                format!("give a gateway inside the subnet, such as {first}, or none"),
+            ),
+            IpamError::Range { subnet, .. } => (
+                Kind::Invalid,
+                format!("give an --ip-range inside {subnet}, or none"),
+            ),
+            IpamError::Overlap { .. } => (
+                Kind::Conflict,
+                "give another subnet, or none to get a free one from the default pools".to_owned(),
+            ),
+            IpamError::PoolsExhausted(_) => (
+                Kind::Exhausted,
+                "give a subnet with --subnet, or remove a network that is not used".to_owned(),
+            ),
             IpamError::Exhausted { network, .. } => (
                 Kind::Exhausted,
                 format!(
@@ -148,9 +164,10 @@ impl From<IpamError> for Refusal {
                      or use a network with a larger subnet or --ip-range"
                 ),
             ),
-            IpamError::Outside { .. } => {
-                (Kind::Invalid, "give an address inside, or none to get a free one".to_owned())
-            }
+            IpamError::Outside { .. } => (
+                Kind::Invalid,
+                "give an address inside, or none to get a free one".to_owned(),
+            ),
             IpamError::Held { network, .. } => (
                 Kind::Conflict,
                 format!(
@@ -158,10 +175,14 @@ impl From<IpamError> for Refusal {
                      has which"
                 ),
             ),
-            IpamError::Other { .. } => {
-                (Kind::Conflict, "give the address that it has, or none; a new endpoint may have another".to_owned())
-            }
-            IpamError::NoNetwork(_) => (Kind::NotFound, "`swarmctl network ls` lists what there is".to_owned()),
+            IpamError::Other { .. } => (
+                Kind::Conflict,
+                "give the address that it has, or none; a new endpoint may have another".to_owned(),
+            ),
+            IpamError::NoNetwork(_) => (
+                Kind::NotFound,
+                "`swarmctl network ls` lists what there is".to_owned(),
+            ),
             IpamError::Exists(_) => (Kind::Conflict, String::new()),
             IpamError::InUse { .. } => (Kind::Precondition, "remove what uses it first".to_owned()),
         };

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{IpamError, Owner, pool::Pool, range};
 
-/// Every pool and every lease of a cluster. Subnets of networks are disjoint; an address has one owner at most.
+/// Every pool and every lease of a cluster. Subnets of networks are disjoint; an address has one
+/// owner at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     global_id: [u8; 5],
@@ -41,9 +42,13 @@ pub struct Usage {
 }
 
 impl Ledger {
-    /// An empty ledger. `global_id` makes the cluster's /48 of IPv6 unique local addresses (RFC 4193 section 3.2).
+    /// An empty ledger. `global_id` makes the cluster's /48 of IPv6 unique local addresses (RFC
+    /// 4193 section 3.2).
     pub fn new(global_id: [u8; 5]) -> Self {
-        Self { global_id, books: BTreeMap::new() }
+        Self {
+            global_id,
+            books: BTreeMap::new(),
+        }
     }
 
     /// The lowest free IPv4 and IPv6 subnet of the default pools that overlap nothing in `avoid`.
@@ -54,8 +59,9 @@ impl Ledger {
         Ok([lowest(false)?, lowest(true)?])
     }
 
-    /// Gives these subnets to a network; their gateways' addresses are taken at once.
-    /// Errors: a subnet that overlaps another, is too small, or lies where endpoints cannot; nothing is changed then.
+    /// Gives these subnets to a network; their gateways' addresses are taken at once. Errors: a
+    /// subnet that overlaps another, is too small, or lies where endpoints cannot; nothing is
+    /// changed then.
     pub fn add_network(
         &mut self,
         id: NetworkId,
@@ -69,8 +75,10 @@ impl Ledger {
         for spec in subnets {
             let lease = range::admit(spec)?;
             let own = leases.iter().map(|lease| (name, *lease));
-            if let Some((network, other)) =
-                self.subnets().chain(own).find(|(_, other)| other.subnet.overlaps(&lease.subnet))
+            if let Some((network, other)) = self
+                .subnets()
+                .chain(own)
+                .find(|(_, other)| other.subnet.overlaps(&lease.subnet))
             {
                 return Err(IpamError::Overlap {
                     subnet: lease.subnet,
@@ -85,12 +93,16 @@ impl Ledger {
         Ok(leases)
     }
 
-    /// Lets a host hold those of its addresses that lie in a network's subnets and that nobody else holds.
+    /// Lets a host hold those of its addresses that lie in a network's subnets and that nobody else
+    /// holds.
     pub fn hold(&mut self, network: NetworkId, node: NodeId, addresses: &[IpAddr]) {
-        let Some(book) = self.books.get_mut(&network) else { return };
+        let Some(book) = self.books.get_mut(&network) else {
+            return;
+        };
         book.release(Owner::Node(node));
         let others: BTreeSet<IpAddr> = book.leases.values().flatten().copied().collect();
-        let is_free = |address: &&IpAddr| book.pool(**address).is_some() && !others.contains(address);
+        let is_free =
+            |address: &&IpAddr| book.pool(**address).is_some() && !others.contains(address);
         let free: BTreeSet<IpAddr> = addresses.iter().filter(is_free).copied().collect();
         for &address in &free {
             book.pools
@@ -99,7 +111,8 @@ impl Ledger {
                 .for_each(|pool| pool.take(address));
         }
         if !free.is_empty() {
-            book.leases.insert(Owner::Node(node), free.into_iter().collect());
+            book.leases
+                .insert(Owner::Node(node), free.into_iter().collect());
         }
     }
 
@@ -108,45 +121,65 @@ impl Ledger {
         self.books.get(&network)?.holder(address)
     }
 
-    /// Takes the subnets of a network back. Errors: a slot, virtual IP or container still holds an address there.
+    /// Takes the subnets of a network back. Errors: a slot, virtual IP or container still holds an
+    /// address there.
     pub fn remove_network(&mut self, id: NetworkId) -> Result<(), IpamError> {
         let book = self.books.get(&id).ok_or(IpamError::NoNetwork(id))?;
-        let in_use = |owner: &&Owner| matches!(owner, Owner::Vip(_) | Owner::Slot(..) | Owner::Container(_));
+        let in_use =
+            |owner: &&Owner| matches!(owner, Owner::Vip(_) | Owner::Slot(..) | Owner::Container(_));
         let leases = book.leases.keys().filter(in_use).count();
         if leases > 0 {
-            return Err(IpamError::InUse { network: book.name.clone(), leases });
+            return Err(IpamError::InUse {
+                network: book.name.clone(),
+                leases,
+            });
         }
         self.books.remove(&id);
         Ok(())
     }
 
-    /// Gives each of these owners, on each of these networks, one address per family of the network. An owner that has
-    /// its addresses keeps them. All or nothing. Errors: an unknown network; one with too few free addresses.
+    /// Gives each of these owners, on each of these networks, one address per family of the
+    /// network. An owner that has its addresses keeps them. All or nothing. Errors: an unknown
+    /// network; one with too few free addresses.
     pub fn allocate(&mut self, networks: &[NetworkId], owners: &[Owner]) -> Result<(), IpamError> {
         for id in networks {
-            self.books.get(id).ok_or(IpamError::NoNetwork(*id))?.check_room(owners)?;
+            self.books
+                .get(id)
+                .ok_or(IpamError::NoNetwork(*id))?
+                .check_room(owners)?;
         }
         for id in networks {
-            let Some(book) = self.books.get_mut(id) else { continue };
+            let Some(book) = self.books.get_mut(id) else {
+                continue;
+            };
             owners.iter().for_each(|&owner| book.allocate(owner));
         }
         Ok(())
     }
 
-    /// Gives an owner what it wishes for of IPv4 and of IPv6, where the network has the family, and tells all that it
-    /// then has, IPv4 first. What it has already it keeps. All or nothing.
-    /// Errors: an unknown network; too few free addresses; an address that the network cannot give, that is another's,
-    /// or that differs from the one that the owner has.
+    /// Gives an owner what it wishes for of IPv4 and of IPv6, where the network has the family, and
+    /// tells all that it then has, IPv4 first. What it has already it keeps. All or nothing.
+    /// Errors: an unknown network; too few free addresses; an address that the network cannot give,
+    /// that is another's, or that differs from the one that the owner has.
     pub fn grant(
         &mut self,
         network: NetworkId,
         owner: Owner,
         wishes: [AddressWish; 2],
     ) -> Result<Vec<IpAddr>, IpamError> {
-        let book = self.books.get_mut(&network).ok_or(IpamError::NoNetwork(network))?;
+        let book = self
+            .books
+            .get_mut(&network)
+            .ok_or(IpamError::NoNetwork(network))?;
         let [ipv4, ipv6] = wishes;
-        let plan = [book.plan(owner, false, ipv4)?, book.plan(owner, true, ipv6)?];
-        let fresh: Vec<IpAddr> = plan.into_iter().filter_map(|step| book.carry_out(step)).collect();
+        let plan = [
+            book.plan(owner, false, ipv4)?,
+            book.plan(owner, true, ipv6)?,
+        ];
+        let fresh: Vec<IpAddr> = plan
+            .into_iter()
+            .filter_map(|step| book.carry_out(step))
+            .collect();
         if !fresh.is_empty() {
             let held = book.leases.entry(owner).or_default();
             held.extend(fresh);
@@ -162,32 +195,54 @@ impl Ledger {
         }
     }
 
-    /// Takes an owner's addresses back; whether it had any. A gateway keeps its own for as long as its network exists.
+    /// Takes an owner's addresses back; whether it had any. A gateway keeps its own for as long as
+    /// its network exists.
     pub fn release(&mut self, network: NetworkId, owner: Owner) -> bool {
-        owner != Owner::Gateway && self.books.get_mut(&network).is_some_and(|book| book.release(owner))
+        owner != Owner::Gateway
+            && self
+                .books
+                .get_mut(&network)
+                .is_some_and(|book| book.release(owner))
     }
 
-    /// The addresses that an owner holds on a network: one per family, IPv4 first; empty where it holds none.
+    /// The addresses that an owner holds on a network: one per family, IPv4 first; empty where it
+    /// holds none.
     pub fn addresses(&self, network: NetworkId, owner: Owner) -> &[IpAddr] {
-        self.books.get(&network).and_then(|book| book.leases.get(&owner)).map_or(&[], Vec::as_slice)
+        self.books
+            .get(&network)
+            .and_then(|book| book.leases.get(&owner))
+            .map_or(&[], Vec::as_slice)
     }
 
     /// Every lease, by network and owner.
     pub fn leases(&self) -> impl Iterator<Item = Lease<'_>> {
         self.books.iter().flat_map(|(&network, book)| {
-            book.leases.iter().map(move |(&owner, addresses)| Lease { network, owner, addresses })
+            book.leases.iter().map(move |(&owner, addresses)| Lease {
+                network,
+                owner,
+                addresses,
+            })
         })
     }
 
-    /// How full each subnet of a network is, in the order in which they were given; empty for an unknown network.
+    /// How full each subnet of a network is, in the order in which they were given; empty for an
+    /// unknown network.
     pub fn usage(&self, network: NetworkId) -> Vec<Usage> {
         let pools = self.books.get(&network).map_or(&[][..], |book| &book.pools);
-        let usage = |pool: &Pool| Usage { subnet: pool.lease().subnet, used: pool.used(), capacity: pool.capacity() };
+        let usage = |pool: &Pool| Usage {
+            subnet: pool.lease().subnet,
+            used: pool.used(),
+            capacity: pool.capacity(),
+        };
         pools.iter().map(usage).collect()
     }
 
     fn subnets(&self) -> impl Iterator<Item = (&str, SubnetLease)> {
-        self.books.values().flat_map(|book| book.pools.iter().map(|pool| (book.name.as_str(), pool.lease())))
+        self.books.values().flat_map(|book| {
+            book.pools
+                .iter()
+                .map(|pool| (book.name.as_str(), pool.lease()))
+        })
     }
 }
 
@@ -216,27 +271,50 @@ impl Book {
     fn new(name: &str, subnets: &[SubnetLease], ranges: &[Option<Subnet>]) -> Self {
         Self {
             name: name.to_owned(),
-            pools: subnets.iter().zip(ranges).map(|(lease, range)| Pool::new(*lease, *range)).collect(),
-            leases: BTreeMap::from([(Owner::Gateway, subnets.iter().map(|lease| lease.gateway).collect())]),
+            pools: subnets
+                .iter()
+                .zip(ranges)
+                .map(|(lease, range)| Pool::new(*lease, *range))
+                .collect(),
+            leases: BTreeMap::from([(
+                Owner::Gateway,
+                subnets.iter().map(|lease| lease.gateway).collect(),
+            )]),
         }
     }
 
     /// What a wish for one family comes to. Changes nothing.
     fn plan(&self, owner: Owner, ipv6: bool, wish: AddressWish) -> Result<Step, IpamError> {
-        let held = self.leases.get(&owner).and_then(|held| held.iter().find(|held| held.is_ipv6() == ipv6));
+        let held = self
+            .leases
+            .get(&owner)
+            .and_then(|held| held.iter().find(|held| held.is_ipv6() == ipv6));
         let network = || self.name.clone();
         match (held, wish.exact) {
-            (Some(&held), Some(address)) if held != address => {
-                Err(IpamError::Other { owner, address, held, network: network() })
-            }
+            (Some(&held), Some(address)) if held != address => Err(IpamError::Other {
+                owner,
+                address,
+                held,
+                network: network(),
+            }),
             (Some(_), _) => Ok(Step::Keep),
-            (None, Some(address)) if address.is_ipv6() == ipv6 && self.admits(address) => match self.holder(address) {
-                Some(holder) => Err(IpamError::Held { address, network: network(), holder }),
-                None => Ok(Step::Take(address)),
-            },
+            (None, Some(address)) if address.is_ipv6() == ipv6 && self.admits(address) => {
+                match self.holder(address) {
+                    Some(holder) => Err(IpamError::Held {
+                        address,
+                        network: network(),
+                        holder,
+                    }),
+                    None => Ok(Step::Take(address)),
+                }
+            }
             (None, Some(address)) => {
                 let subnets = self.subnets(ipv6);
-                Err(IpamError::Outside { address, network: network(), subnets })
+                Err(IpamError::Outside {
+                    address,
+                    network: network(),
+                    subnets,
+                })
             }
             (None, None) if wish.wanted && self.has(ipv6) => match wish.within {
                 Some(range) => self.check_range(ipv6, range).map(|()| Step::GiveOf(range)),
@@ -250,11 +328,16 @@ impl Book {
         match step {
             Step::Keep => None,
             Step::Give(ipv6) => self.give(ipv6),
-            Step::GiveOf(range) => {
-                self.pools.iter_mut().find(|pool| pool.lease().subnet.covers(&range))?.give_of(range)
-            }
+            Step::GiveOf(range) => self
+                .pools
+                .iter_mut()
+                .find(|pool| pool.lease().subnet.covers(&range))?
+                .give_of(range),
             Step::Take(address) => {
-                self.pools.iter_mut().filter(|pool| pool.admits(address)).for_each(|pool| pool.take(address));
+                self.pools
+                    .iter_mut()
+                    .filter(|pool| pool.admits(address))
+                    .for_each(|pool| pool.take(address));
                 Some(address)
             }
         }
@@ -269,18 +352,28 @@ impl Book {
     }
 
     fn holder(&self, address: IpAddr) -> Option<Owner> {
-        self.leases.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(owner, _)| *owner)
+        self.leases
+            .iter()
+            .find(|(_, addresses)| addresses.contains(&address))
+            .map(|(owner, _)| *owner)
     }
 
     /// Those of a family, for people.
     fn subnets(&self, ipv6: bool) -> String {
         let pools = self.pools.iter().filter(|pool| pool.is_ipv6() == ipv6);
         let subnets: Vec<String> = pools.map(|pool| pool.lease().subnet.to_string()).collect();
-        if subnets.is_empty() { "no subnet of that family".to_owned() } else { subnets.join(" and ") }
+        if subnets.is_empty() {
+            "no subnet of that family".to_owned()
+        } else {
+            subnets.join(" and ")
+        }
     }
 
     fn check_room(&self, owners: &[Owner]) -> Result<(), IpamError> {
-        let fresh: BTreeSet<&Owner> = owners.iter().filter(|owner| !self.leases.contains_key(owner)).collect();
+        let fresh: BTreeSet<&Owner> = owners
+            .iter()
+            .filter(|owner| !self.leases.contains_key(owner))
+            .collect();
         [false, true]
             .into_iter()
             .filter(|ipv6| self.has(*ipv6))
@@ -289,31 +382,56 @@ impl Book {
 
     fn check_family(&self, ipv6: bool, wanted: usize) -> Result<(), IpamError> {
         let pools = || self.pools.iter().filter(move |pool| pool.is_ipv6() == ipv6);
-        let (used, capacity) = (pools().map(Pool::used).sum(), pools().map(Pool::capacity).sum::<u128>());
+        let (used, capacity) = (
+            pools().map(Pool::used).sum(),
+            pools().map(Pool::capacity).sum::<u128>(),
+        );
         if capacity - u128::from(used) >= wanted as u128 {
             return Ok(());
         }
         let (network, subnets) = (self.name.clone(), self.subnets(ipv6));
-        Err(IpamError::Exhausted { network, subnets, used, capacity, wanted })
+        Err(IpamError::Exhausted {
+            network,
+            subnets,
+            used,
+            capacity,
+            wanted,
+        })
     }
 
     fn check_range(&self, ipv6: bool, range: Subnet) -> Result<(), IpamError> {
         let mut of_family = self.pools.iter().filter(|pool| pool.is_ipv6() == ipv6);
-        let Some(pool) = of_family.clone().find(|pool| pool.lease().subnet.covers(&range)) else {
+        let Some(pool) = of_family
+            .clone()
+            .find(|pool| pool.lease().subnet.covers(&range))
+        else {
             let subnet = of_family.next().map_or(range, |pool| pool.lease().subnet);
             return Err(IpamError::Range { subnet, range });
         };
         if pool.has_room_of(range) {
             return Ok(());
         }
-        let (network, subnets, capacity) = (self.name.clone(), range.to_string(), pool.capacity_of(range));
+        let (network, subnets, capacity) = (
+            self.name.clone(),
+            range.to_string(),
+            pool.capacity_of(range),
+        );
         let used = u64::try_from(capacity).unwrap_or(u64::MAX);
-        Err(IpamError::Exhausted { network, subnets, used, capacity, wanted: 1 })
+        Err(IpamError::Exhausted {
+            network,
+            subnets,
+            used,
+            capacity,
+            wanted: 1,
+        })
     }
 
     /// The next free address of a family.
     fn give(&mut self, ipv6: bool) -> Option<IpAddr> {
-        self.pools.iter_mut().find(|pool| pool.is_ipv6() == ipv6 && pool.has_room()).and_then(Pool::give)
+        self.pools
+            .iter_mut()
+            .find(|pool| pool.is_ipv6() == ipv6 && pool.has_room())
+            .and_then(Pool::give)
     }
 
     fn allocate(&mut self, owner: Owner) {
@@ -321,17 +439,26 @@ impl Book {
             return;
         }
         let addresses = [self.give(false), self.give(true)];
-        self.leases.insert(owner, addresses.into_iter().flatten().collect());
+        self.leases
+            .insert(owner, addresses.into_iter().flatten().collect());
     }
 
     fn pool(&self, address: IpAddr) -> Option<&Pool> {
-        self.pools.iter().find(|pool| pool.lease().subnet.contains(address))
+        self.pools
+            .iter()
+            .find(|pool| pool.lease().subnet.contains(address))
     }
 
     fn release(&mut self, owner: Owner) -> bool {
-        let Some(addresses) = self.leases.remove(&owner) else { return false };
+        let Some(addresses) = self.leases.remove(&owner) else {
+            return false;
+        };
         for address in addresses {
-            if let Some(pool) = self.pools.iter_mut().find(|pool| pool.lease().subnet.contains(address)) {
+            if let Some(pool) = self
+                .pools
+                .iter_mut()
+                .find(|pool| pool.lease().subnet.contains(address))
+            {
                 pool.give_back(address);
             }
         }

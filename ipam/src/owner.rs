@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr};
 use model::{EndpointId, NodeId, ServiceId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The holder of one address per family on a network. Written `gateway`, `vip/<service>`, `slot/<service>/<number>`,
-/// `node/<node>` and `container/<endpoint>`.
+/// The holder of one address per family on a network. Written `gateway`, `vip/<service>`,
+/// `slot/<service>/<number>`, `node/<node>` and `container/<endpoint>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     /// The network's router: one address of every subnet.
@@ -51,9 +51,10 @@ impl FromStr for Owner {
             ["node", node] => node.parse().ok().map(Owner::Node),
             ["container", endpoint] => endpoint.parse().ok().map(Owner::Container),
             ["vip", service] => service.parse().ok().map(Owner::Vip),
-            ["slot", service, slot] => {
-                service.parse().ok().and_then(|service| Some(Owner::Slot(service, slot.parse().ok()?)))
-            }
+            ["slot", service, slot] => service
+                .parse()
+                .ok()
+                .and_then(|service| Some(Owner::Slot(service, slot.parse().ok()?))),
             _ => None,
         };
         owner.ok_or_else(|| OwnerError(text.to_owned()))
@@ -68,7 +69,9 @@ impl Serialize for Owner {
 
 impl<'de> Deserialize<'de> for Owner {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -78,17 +81,30 @@ mod tests {
 
     #[test]
     fn owners_read_back_as_written() {
-        let services = [Owner::Vip(ServiceId(7)), Owner::Slot(ServiceId(u64::MAX), 12)];
-        for owner in
-            services.into_iter().chain([Owner::Gateway, Owner::Node(NodeId(1)), Owner::Container(EndpointId(3))])
-        {
+        let services = [
+            Owner::Vip(ServiceId(7)),
+            Owner::Slot(ServiceId(u64::MAX), 12),
+        ];
+        for owner in services.into_iter().chain([
+            Owner::Gateway,
+            Owner::Node(NodeId(1)),
+            Owner::Container(EndpointId(3)),
+        ]) {
             assert_eq!(owner.to_string().parse(), Ok(owner));
         }
     }
 
     #[test]
     fn what_is_no_owner_is_refused() {
-        for text in ["", "gateway/", "vip", "vip/7", "slot/0000000000007", "slot/0000000000007/x", "node/"] {
+        for text in [
+            "",
+            "gateway/",
+            "vip",
+            "vip/7",
+            "slot/0000000000007",
+            "slot/0000000000007/x",
+            "node/",
+        ] {
             assert!(text.parse::<Owner>().is_err(), "{text}");
         }
     }

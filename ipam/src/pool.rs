@@ -10,7 +10,8 @@ use crate::{
     range,
 };
 
-/// A subnet's addresses. Free ones are kept as ranges, so that every operation is logarithmic even in a /64.
+/// A subnet's addresses. Free ones are kept as ranges, so that every operation is logarithmic even
+/// in a /64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pool {
     lease: SubnetLease,
@@ -18,7 +19,8 @@ pub(crate) struct Pool {
     bounds: (IpAddr, IpAddr),
     /// First to last address of each free range; ranges neither touch nor overlap.
     free: BTreeMap<IpAddr, IpAddr>,
-    /// Where the search begins: behind the address given last, so that a released one rests before it is given again.
+    /// Where the search begins: behind the address given last, so that a released one rests before
+    /// it is given again.
     cursor: IpAddr,
     /// The same for parts of it that somebody gives out of. Ledgers of before know of none.
     #[serde(default)]
@@ -26,15 +28,24 @@ pub(crate) struct Pool {
     used: u64,
 }
 
-/// For so many parts of a subnet it is remembered where the search goes on; beyond, all of them begin anew.
+/// For so many parts of a subnet it is remembered where the search goes on; beyond, all of them
+/// begin anew.
 const MAX_CURSORS: usize = 1_024;
 
 impl Pool {
-    /// A subnet of which only the gateway's address is taken. `range` is the part of it that is given out.
+    /// A subnet of which only the gateway's address is taken. `range` is the part of it that is
+    /// given out.
     pub(crate) fn new(lease: SubnetLease, range: Option<Subnet>) -> Self {
         let (first, last) = range::given(lease.subnet, range);
         let free = BTreeMap::from([(first, last)]);
-        let mut pool = Self { lease, bounds: (first, last), free, cursor: first, cursors: BTreeMap::new(), used: 0 };
+        let mut pool = Self {
+            lease,
+            bounds: (first, last),
+            free,
+            cursor: first,
+            cursors: BTreeMap::new(),
+            used: 0,
+        };
         pool.take(lease.gateway);
         pool
     }
@@ -74,7 +85,9 @@ impl Pool {
     pub(crate) fn give_of(&mut self, range: Subnet) -> Option<IpAddr> {
         let (first, last) = self.part(range);
         let start = self.cursors.get(&range).copied().unwrap_or(first);
-        let address = self.first_free(start, last).or_else(|| self.first_free(first, last))?;
+        let address = self
+            .first_free(start, last)
+            .or_else(|| self.first_free(first, last))?;
         self.take(address);
         if self.cursors.len() >= MAX_CURSORS {
             self.cursors.clear();
@@ -91,12 +104,20 @@ impl Pool {
     /// How many addresses of this part can be given.
     pub(crate) fn capacity_of(&self, range: Subnet) -> u128 {
         let (first, last) = self.part(range);
-        if first > last { 0 } else { bits(last) - bits(first) + 1 }
+        if first > last {
+            0
+        } else {
+            bits(last) - bits(first) + 1
+        }
     }
 
-    /// The first and last address of a part that can be given: behind each other where there is none.
+    /// The first and last address of a part that can be given: behind each other where there is
+    /// none.
     fn part(&self, range: Subnet) -> (IpAddr, IpAddr) {
-        (self.bounds.0.max(range.network()), self.bounds.1.min(range.last()))
+        (
+            self.bounds.0.max(range.network()),
+            self.bounds.1.min(range.last()),
+        )
     }
 
     fn first_free(&self, first: IpAddr, last: IpAddr) -> Option<IpAddr> {
@@ -112,18 +133,24 @@ impl Pool {
         if !(self.bounds.0..=self.bounds.1).contains(&address) {
             return;
         }
-        let left = self.free.range(..address).next_back().filter(|(_, last)| after(**last) == address);
+        let left = self
+            .free
+            .range(..address)
+            .next_back()
+            .filter(|(_, last)| after(**last) == address);
         let first = left.map_or(address, |(first, _)| *first);
         let last = self.free.remove(&after(address)).unwrap_or(address);
         self.free.insert(first, last);
         self.used -= 1;
         if self.next_free() == Some(address) {
-            // It was taken by name, ahead of those that are given one after the other: it rests, too.
+            // It was taken by name, ahead of those that are given one after the other: it rests,
+            // too.
             self.cursor = after(address);
         }
     }
 
-    /// Whether it is one that endpoints can have: the part of the subnet that is given out by itself or beside it.
+    /// Whether it is one that endpoints can have: the part of the subnet that is given out by
+    /// itself or beside it.
     pub(crate) fn admits(&self, address: IpAddr) -> bool {
         let (first, last) = range::usable(self.lease.subnet);
         self.lease.subnet.contains(address) && (first..=last).contains(&address)
@@ -133,12 +160,18 @@ impl Pool {
         if self.range_around(self.cursor).is_some() {
             return Some(self.cursor);
         }
-        self.free.range(self.cursor..).chain(&self.free).next().map(|(first, _)| *first)
+        self.free
+            .range(self.cursor..)
+            .chain(&self.free)
+            .next()
+            .map(|(first, _)| *first)
     }
 
     /// Takes this address, if it is one that can be given.
     pub(crate) fn take(&mut self, address: IpAddr) {
-        let Some((first, last)) = self.range_around(address) else { return };
+        let Some((first, last)) = self.range_around(address) else {
+            return;
+        };
         self.free.remove(&first);
         if first < address {
             self.free.insert(first, before(address));
@@ -161,7 +194,10 @@ mod tests {
 
     #[test]
     fn a_ledger_of_before_parts_were_given_is_read() {
-        let lease = SubnetLease { subnet: "10.0.9.0/24".parse().unwrap(), gateway: "10.0.9.1".parse().unwrap() };
+        let lease = SubnetLease {
+            subnet: "10.0.9.0/24".parse().unwrap(),
+            gateway: "10.0.9.1".parse().unwrap(),
+        };
         let pool = Pool::new(lease, None);
         let mut written = serde_json::to_value(&pool).unwrap();
         assert!(written.as_object_mut().unwrap().remove("cursors").is_some());
@@ -172,7 +208,10 @@ mod tests {
     fn ranges_that_touch_become_one_whatever_the_order_of_release() {
         for order in [[2, 3, 4], [4, 3, 2], [2, 4, 3], [3, 2, 4]] {
             let gateway = IpAddr::from([10, 0, 9, 1]);
-            let lease = SubnetLease { subnet: "10.0.9.0/29".parse().unwrap(), gateway };
+            let lease = SubnetLease {
+                subnet: "10.0.9.0/29".parse().unwrap(),
+                gateway,
+            };
             let mut pool = Pool::new(lease, None);
             let fresh = pool.free.clone();
             for _ in 0..5 {

@@ -1,4 +1,5 @@
-//! Which prefixes a network may have: the ranges that never may, the limits of length, and the default pools.
+//! Which prefixes a network may have: the ranges that never may, the limits of length, and the
+//! default pools.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,39 +10,66 @@ use crate::{
     address::{after, before, bits},
 };
 
-/// The longest prefixes: room for a gateway and one endpoint (IPv4 beside network and broadcast address, IPv6 beside
-/// the subnet-router anycast address of RFC 4291 section 2.6.1).
+/// The longest prefixes: room for a gateway and one endpoint (IPv4 beside network and broadcast
+/// address, IPv6 beside the subnet-router anycast address of RFC 4291 section 2.6.1).
 const LONGEST: (u8, u8) = (30, 126);
 
-/// Prefix, its length, and what it is for. The ranges of RFC 6890 that never reach an ordinary endpoint.
+/// Prefix, its length, and what it is for. The ranges of RFC 6890 that never reach an ordinary
+/// endpoint.
 const RESERVED: &[(IpAddr, u8, &str)] = &[
     (IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)), 8, "\"this network\""),
     (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8, "loopback"),
     (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16, "link-local"),
     (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4, "multicast"),
     (IpAddr::V4(Ipv4Addr::new(240, 0, 0, 0)), 4, "reserved"),
-    (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 96, "loopback and IPv4-compatible"),
-    (IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0)), 96, "IPv4-mapped"),
-    (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10, "link-local"),
-    (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8, "multicast"),
+    (
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        96,
+        "loopback and IPv4-compatible",
+    ),
+    (
+        IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0)),
+        96,
+        "IPv4-mapped",
+    ),
+    (
+        IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)),
+        10,
+        "link-local",
+    ),
+    (
+        IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)),
+        8,
+        "multicast",
+    ),
 ];
 
 /// The first and last address that an endpoint may have.
 pub(crate) fn usable(subnet: Subnet) -> (IpAddr, IpAddr) {
-    let last = if subnet.is_ipv6() { subnet.last() } else { before(subnet.last()) };
+    let last = if subnet.is_ipv6() {
+        subnet.last()
+    } else {
+        before(subnet.last())
+    };
     (after(subnet.network()), last)
 }
 
 /// The first and last address that is given out of a subnet, of which `range` may be a part.
 pub(crate) fn given(subnet: Subnet, range: Option<Subnet>) -> (IpAddr, IpAddr) {
     let (first, last) = usable(subnet);
-    range.map_or((first, last), |range| (first.max(range.network()), last.min(range.last())))
+    range.map_or((first, last), |range| {
+        (first.max(range.network()), last.min(range.last()))
+    })
 }
 
 /// Checks a subnet by itself and settles its gateway.
 pub(crate) fn admit(spec: &SubnetSpec) -> Result<SubnetLease, IpamError> {
     let subnet = spec.subnet;
-    let longest = if subnet.is_ipv6() { LONGEST.1 } else { LONGEST.0 };
+    let longest = if subnet.is_ipv6() {
+        LONGEST.1
+    } else {
+        LONGEST.0
+    };
     if subnet.prefix() > longest {
         return Err(IpamError::TooSmall { subnet, longest });
     }
@@ -53,11 +81,18 @@ pub(crate) fn admit(spec: &SubnetSpec) -> Result<SubnetLease, IpamError> {
     let (first, last) = usable(subnet);
     let gateway = spec.gateway.unwrap_or(first);
     if !subnet.contains(gateway) || !(first..=last).contains(&gateway) {
-        return Err(IpamError::Gateway { subnet, gateway, first, last });
+        return Err(IpamError::Gateway {
+            subnet,
+            gateway,
+            first,
+            last,
+        });
     }
     let is_empty = given(subnet, spec.range).0 > given(subnet, spec.range).1;
     match spec.range {
-        Some(range) if is_empty || !subnet.covers(&range) => Err(IpamError::Range { subnet, range }),
+        Some(range) if is_empty || !subnet.covers(&range) => {
+            Err(IpamError::Range { subnet, range })
+        }
         _ => Ok(SubnetLease { subnet, gateway }),
     }
 }
@@ -71,28 +106,48 @@ struct DefaultPool {
 }
 
 impl DefaultPool {
-    /// 10.0.0.0/8 in pieces of /24; the cluster's own /48 of unique local addresses (RFC 4193) in pieces of /64.
+    /// 10.0.0.0/8 in pieces of /24; the cluster's own /48 of unique local addresses (RFC 4193) in
+    /// pieces of /64.
     fn of(ipv6: bool, global_id: [u8; 5]) -> Self {
         if !ipv6 {
-            return Self { address: Ipv4Addr::new(10, 0, 0, 0).into(), prefix: 8, piece: 24 };
+            return Self {
+                address: Ipv4Addr::new(10, 0, 0, 0).into(),
+                prefix: 8,
+                piece: 24,
+            };
         }
         let [a, b, c, d, e] = global_id;
         let pair = u16::from_be_bytes;
         let address = Ipv6Addr::new(pair([0xfd, a]), pair([b, c]), pair([d, e]), 0, 0, 0, 0, 0);
-        Self { address: address.into(), prefix: 48, piece: 64 }
+        Self {
+            address: address.into(),
+            prefix: 48,
+            piece: 64,
+        }
     }
 }
 
 /// The lowest subnet of a family's default pool that overlaps none of `taken`.
-pub(crate) fn default_subnet(ipv6: bool, global_id: [u8; 5], taken: &[Subnet]) -> Result<Subnet, IpamError> {
-    let DefaultPool { address, prefix, piece } = DefaultPool::of(ipv6, global_id);
+pub(crate) fn default_subnet(
+    ipv6: bool,
+    global_id: [u8; 5],
+    taken: &[Subnet],
+) -> Result<Subnet, IpamError> {
+    let DefaultPool {
+        address,
+        prefix,
+        piece,
+    } = DefaultPool::of(ipv6, global_id);
     Subnet::around(address, prefix)
         .and_then(|pool| lowest_free(pool, piece, taken))
         .ok_or_else(|| IpamError::PoolsExhausted(format!("{address}/{prefix}")))
 }
 
 fn lowest_free(pool: Subnet, prefix: u8, taken: &[Subnet]) -> Option<Subnet> {
-    let mut taken: Vec<&Subnet> = taken.iter().filter(|subnet| subnet.overlaps(&pool)).collect();
+    let mut taken: Vec<&Subnet> = taken
+        .iter()
+        .filter(|subnet| subnet.overlaps(&pool))
+        .collect();
     taken.sort_by_key(|subnet| (bits(subnet.network()), subnet.prefix()));
     let mut candidate = Subnet::around(pool.network(), prefix)?;
     for subnet in taken {

@@ -11,7 +11,10 @@ use ipam::{Ledger, Owner};
 use model::{AddressWish, EndpointId, NetworkId, ServiceId, Subnet, SubnetSpec};
 use proptest::prelude::*;
 
-const SUBNETS: &[(u64, &[&str])] = &[(1, &["10.0.9.0/28", "fd00:9::/64"]), (2, &["10.0.8.0/29", "10.0.10.0/30"])];
+const SUBNETS: &[(u64, &[&str])] = &[
+    (1, &["10.0.9.0/28", "fd00:9::/64"]),
+    (2, &["10.0.8.0/29", "10.0.10.0/30"]),
+];
 
 #[derive(Clone, Debug)]
 enum Request {
@@ -29,27 +32,51 @@ fn owner() -> impl Strategy<Value = Owner> {
     ]
 }
 
-/// Any address of a family, one of some, none, or one by name: of this network, another or none, or what nobody can have.
+/// Any address of a family, one of some, none, or one by name: of this network, another or none, or
+/// what nobody can have.
 fn wish(ipv6: bool) -> impl Strategy<Value = AddressWish> {
     let v4 = ((8..=10u8), 0..17u8).prop_map(|(net, last)| IpAddr::from([10, 0, net, last]));
     let v6 = (0..9u16).prop_map(|last| IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, last]));
-    let exact = if ipv6 { v6.boxed() } else { prop_oneof![9 => v4, 1 => Just(IpAddr::from([0; 16]))].boxed() };
-    let within: &[&str] = if ipv6 { &["fd00:9::/126"] } else { &["10.0.9.4/30", "10.0.8.0/30", "10.0.9.8/31"] };
-    let within = prop::option::of(prop::sample::select(within).prop_map(|text| text.parse().unwrap()));
-    (any::<bool>(), prop::option::of(exact), within).prop_map(|(wanted, exact, within)| AddressWish {
-        wanted,
-        exact,
-        within,
+    let exact = if ipv6 {
+        v6.boxed()
+    } else {
+        prop_oneof![9 => v4, 1 => Just(IpAddr::from([0; 16]))].boxed()
+    };
+    let within: &[&str] = if ipv6 {
+        &["fd00:9::/126"]
+    } else {
+        &["10.0.9.4/30", "10.0.8.0/30", "10.0.9.8/31"]
+    };
+    let within =
+        prop::option::of(prop::sample::select(within).prop_map(|text| text.parse().unwrap()));
+    (any::<bool>(), prop::option::of(exact), within).prop_map(|(wanted, exact, within)| {
+        AddressWish {
+            wanted,
+            exact,
+            within,
+        }
     })
 }
 
 fn request() -> impl Strategy<Value = Request> {
     let network = || (1..=2u64).prop_map(NetworkId);
     prop_oneof![
-        (prop::collection::vec(network(), 1..3), prop::collection::vec(owner(), 1..4))
+        (
+            prop::collection::vec(network(), 1..3),
+            prop::collection::vec(owner(), 1..4)
+        )
             .prop_map(|(networks, owners)| Request::Allocate(networks, owners)),
-        (network(), (0..6u64).prop_map(|endpoint| Owner::Container(EndpointId(endpoint))), wish(false), wish(true))
-            .prop_map(|(network, owner, ipv4, ipv6)| Request::Grant(network, owner, [ipv4, ipv6])),
+        (
+            network(),
+            (0..6u64).prop_map(|endpoint| Owner::Container(EndpointId(endpoint))),
+            wish(false),
+            wish(true)
+        )
+            .prop_map(|(network, owner, ipv4, ipv6)| Request::Grant(
+                network,
+                owner,
+                [ipv4, ipv6]
+            )),
         (network(), owner()).prop_map(|(network, owner)| Request::Release(network, owner)),
     ]
 }
@@ -59,9 +86,15 @@ fn fresh() -> Ledger {
     for (id, subnets) in SUBNETS {
         let specs: Vec<SubnetSpec> = subnets
             .iter()
-            .map(|text| SubnetSpec { subnet: text.parse().unwrap(), gateway: None, range: None })
+            .map(|text| SubnetSpec {
+                subnet: text.parse().unwrap(),
+                gateway: None,
+                range: None,
+            })
             .collect();
-        ledger.add_network(NetworkId(*id), &format!("net{id}"), &specs).unwrap();
+        ledger
+            .add_network(NetworkId(*id), &format!("net{id}"), &specs)
+            .unwrap();
     }
     ledger
 }
@@ -90,7 +123,12 @@ fn grant(ledger: &mut Ledger, network: NetworkId, owner: Owner, wishes: [Address
     assert_eq!(ledger.addresses(network, owner), held);
     let families: BTreeSet<bool> = held.iter().map(IpAddr::is_ipv6).collect();
     assert_eq!(families.len(), held.len(), "one address per family");
-    assert!(wishes.iter().filter_map(|wish| wish.exact).all(|exact| held.contains(&exact)));
+    assert!(
+        wishes
+            .iter()
+            .filter_map(|wish| wish.exact)
+            .all(|exact| held.contains(&exact))
+    );
     let kept = before.addresses(network, owner);
     assert!(kept.iter().all(|kept| held.contains(kept)));
     for address in held.iter().filter(|address| !kept.contains(address)) {
@@ -106,21 +144,39 @@ fn check(ledger: &Ledger) {
     let mut seen = BTreeSet::new();
     for lease in ledger.leases() {
         for address in lease.addresses {
-            assert!(seen.insert((lease.network, *address)), "{address} is given twice");
-            assert!(is_host_address(lease.network, *address), "{address} is no host address of its network");
+            assert!(
+                seen.insert((lease.network, *address)),
+                "{address} is given twice"
+            );
+            assert!(
+                is_host_address(lease.network, *address),
+                "{address} is no host address of its network"
+            );
         }
     }
     for (id, _) in SUBNETS {
-        let used: u64 = ledger.usage(NetworkId(*id)).iter().map(|usage| usage.used).sum();
-        assert_eq!(used as usize, seen.iter().filter(|(network, _)| network.0 == *id).count());
+        let used: u64 = ledger
+            .usage(NetworkId(*id))
+            .iter()
+            .map(|usage| usage.used)
+            .sum();
+        assert_eq!(
+            used as usize,
+            seen.iter().filter(|(network, _)| network.0 == *id).count()
+        );
     }
 }
 
 fn is_host_address(network: NetworkId, address: IpAddr) -> bool {
     let subnets = SUBNETS.iter().find(|(id, _)| *id == network.0).unwrap().1;
-    subnets.iter().map(|text| text.parse::<Subnet>().unwrap()).any(|subnet| {
-        subnet.contains(address) && address != subnet.network() && (subnet.is_ipv6() || address != subnet.last())
-    })
+    subnets
+        .iter()
+        .map(|text| text.parse::<Subnet>().unwrap())
+        .any(|subnet| {
+            subnet.contains(address)
+                && address != subnet.network()
+                && (subnet.is_ipv6() || address != subnet.last())
+        })
 }
 
 fn snapshot(ledger: &Ledger) -> String {

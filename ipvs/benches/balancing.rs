@@ -1,5 +1,5 @@
-//! What virtual services cost: to program thousands of them, against the programs of the kernel's own people, and to use one.
-//! Both engines where the kernel has IPVS (docs/benchmarks.md).
+//! What virtual services cost: to program thousands of them, against the programs of the kernel's
+//! own people, and to use one. Both engines where the kernel has IPVS (docs/benchmarks.md).
 
 #![allow(clippy::unwrap_used)]
 
@@ -70,16 +70,28 @@ fn address(number: u32, network: u8) -> IpAddr {
 fn many(services: u32) -> Table {
     let service = |number: u32| {
         let servers = [2 * number, 2 * number + 1].map(|number| (address(number, 11), 1));
-        (address(number, 10), VirtualService { real_servers: servers.into(), ..VirtualService::default() })
+        (
+            address(number, 10),
+            VirtualService {
+                real_servers: servers.into(),
+                ..VirtualService::default()
+            },
+        )
     };
-    Table { services: (1..=services).map(service).collect(), hairpins: BTreeMap::new() }
+    Table {
+        services: (1..=services).map(service).collect(),
+        hairpins: BTreeMap::new(),
+    }
 }
 
 /// The first service of all has the kernel load its modules, if it has any.
 fn load(engine: Engine) {
     let start = Instant::now();
     engine.open().settle(&many(1)).unwrap();
-    println!("The first service by {engine:?}, with what the kernel loads for it: {}", milliseconds(start.elapsed()));
+    println!(
+        "The first service by {engine:?}, with what the kernel loads for it: {}",
+        milliseconds(start.elapsed())
+    );
 }
 
 fn program(engine: Engine) {
@@ -90,7 +102,10 @@ fn program(engine: Engine) {
     let whole = start.elapsed();
     settle(&mut *balancer, &desired);
     let mut change = |weight| {
-        let changed = desired.services.get_mut(&address(SERVICES / 2, 10)).unwrap();
+        let changed = desired
+            .services
+            .get_mut(&address(SERVICES / 2, 10))
+            .unwrap();
         changed.real_servers.insert(address(SERVICES, 11), weight);
         let start = Instant::now();
         balancer.settle(&desired).unwrap();
@@ -125,7 +140,11 @@ fn nft() {
     };
     let mut changes: Vec<Duration> = (0..CHANGES).map(change).collect();
     fs::remove_file(script()).unwrap();
-    println!("| `nft -f`, `nft` | {} | {} | |", milliseconds(whole), milliseconds(median(&mut changes)));
+    println!(
+        "| `nft -f`, `nft` | {} | {} | |",
+        milliseconds(whole),
+        milliseconds(median(&mut changes))
+    );
 }
 
 /// Services and real servers alike, without what marks packets for them.
@@ -141,8 +160,17 @@ fn ipvsadm() {
         rules
     });
     let start = Instant::now();
-    let mut child = Command::new("ipvsadm").arg("-R").stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    let mut child = Command::new("ipvsadm")
+        .arg("-R")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(rules.as_bytes())
+        .unwrap();
     assert!(child.wait().unwrap().success());
     let whole = start.elapsed();
     let change = |weight| {
@@ -151,7 +179,11 @@ fn ipvsadm() {
         start.elapsed()
     };
     let mut changes: Vec<Duration> = (0..CHANGES).map(change).collect();
-    println!("| `ipvsadm -R`, `ipvsadm` | {} | {} | |", milliseconds(whole), milliseconds(median(&mut changes)));
+    println!(
+        "| `ipvsadm -R`, `ipvsadm` | {} | {} | |",
+        milliseconds(whole),
+        milliseconds(median(&mut changes))
+    );
 }
 
 fn use_one(engine: Engine) {
@@ -168,12 +200,17 @@ fn use_one(engine: Engine) {
             figures[2 + index].push(connection(client, to));
         }
     }
-    let [direct_trip, trip, direct_connection, connection] = figures.map(|mut figures| median(&mut figures));
+    let [direct_trip, trip, direct_connection, connection] =
+        figures.map(|mut figures| median(&mut figures));
     let ratio = |of: Duration, to: Duration| of.as_secs_f64() / to.as_secs_f64();
-    for (name, trip, connection) in
-        [("direct".to_owned(), direct_trip, direct_connection), (format!("virtual IP, {engine:?}"), trip, connection)]
-    {
-        let (trip_ratio, connection_ratio) = (ratio(trip, direct_trip), ratio(connection, direct_connection));
+    for (name, trip, connection) in [
+        ("direct".to_owned(), direct_trip, direct_connection),
+        (format!("virtual IP, {engine:?}"), trip, connection),
+    ] {
+        let (trip_ratio, connection_ratio) = (
+            ratio(trip, direct_trip),
+            ratio(connection, direct_connection),
+        );
         let (trip, connection) = (microseconds(trip), microseconds(connection));
         println!("| {name} | {trip} | {trip_ratio:.2} | {connection} | {connection_ratio:.2} |");
     }

@@ -9,7 +9,8 @@ use crate::{Op, Table, nft::NftError};
 pub struct Observed {
     /// The virtual services.
     pub table: Arc<Table>,
-    /// What of the engine's own objects is missing, changed or not its own; for people. Empty if all is well.
+    /// What of the engine's own objects is missing, changed or not its own; for people. Empty if
+    /// all is well.
     pub damage: Vec<String>,
 }
 
@@ -20,7 +21,9 @@ pub enum BalancerError {
     #[error(transparent)]
     Nftables(#[from] NftError),
     /// Of a value below /proc/sys.
-    #[error("the namespace's values below /proc/sys/net cannot be set: {0}\n  next: let netd write there")]
+    #[error(
+        "the namespace's values below /proc/sys/net cannot be set: {0}\n  next: let netd write there"
+    )]
     Sysctl(#[source] io::Error),
     /// Of IPVS.
     #[error("IPVS refuses to {step}: {reason}\n  next: {}", next(reason))]
@@ -69,11 +72,13 @@ pub trait Balancer: Send {
     /// What the kernel has now. What cannot have changed since it was read is not read again.
     fn observe(&mut self) -> Result<Observed, BalancerError>;
 
-    /// Makes these changes to what was observed last, in as few kernel transactions as the engine can: nftables in
-    /// one. Established connections go on, but for those to real servers that are gone.
+    /// Makes these changes to what was observed last, in as few kernel transactions as the engine
+    /// can: nftables in one. Established connections go on, but for those to real servers that are
+    /// gone.
     fn apply(&mut self, ops: &[Op]) -> Result<(), BalancerError>;
 
-    /// The change of nftables that came after this number was of other tables: nothing has to be read again for it.
+    /// The change of nftables that came after this number was of other tables: nothing has to be
+    /// read again for it.
     fn overlook(&mut self, before: u32);
 
     /// What has passed by a virtual IP.

@@ -1,5 +1,6 @@
-//! Connections whose real server is gone, or takes no new ones and has not answered yet: they are forgotten, so that the next packet of a client is answered by a reset
-//! (TCP) or goes elsewhere (whatever knows no end).
+//! Connections whose real server is gone, or takes no new ones and has not answered yet: they are
+//! forgotten, so that the next packet of a client is answered by a reset (TCP) or goes elsewhere
+//! (whatever knows no end).
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -19,28 +20,51 @@ pub(crate) struct Connections {
 impl Connections {
     /// Where nftables translates.
     pub(crate) fn translated() -> Self {
-        Self { translated: true, swept: false }
+        Self {
+            translated: true,
+            swept: false,
+        }
     }
 
     /// Where anything may have translated.
     pub(crate) fn any() -> Self {
-        Self { translated: false, swept: false }
+        Self {
+            translated: false,
+            swept: false,
+        }
     }
 
-    /// What an earlier run left, which may have been cut off between a change and its end; for people.
-    pub(crate) fn damage(&self, socket: &mut Socket, table: &Table) -> Result<Option<String>, BalancerError> {
+    /// What an earlier run left, which may have been cut off between a change and its end; for
+    /// people.
+    pub(crate) fn damage(
+        &self,
+        socket: &mut Socket,
+        table: &Table,
+    ) -> Result<Option<String>, BalancerError> {
         if self.swept || table.services.is_empty() {
             return Ok(None);
         }
-        let stale = |found: &Connection| table.services.contains_key(&found.destination) && self.is_stale(found, table);
+        let stale = |found: &Connection| {
+            table.services.contains_key(&found.destination) && self.is_stale(found, table)
+        };
         let count = nft::count(socket, stale)?;
-        Ok((count > 0).then(|| format!("forget {count} connections to real servers that are gone")))
+        Ok(
+            (count > 0)
+                .then(|| format!("forget {count} connections to real servers that are gone")),
+        )
     }
 
     /// Forgets those to the real servers that these ops have removed; the first time all.
-    pub(crate) fn forget(&mut self, socket: &mut Socket, ops: &[Op], left: &Table) -> Result<(), BalancerError> {
+    pub(crate) fn forget(
+        &mut self,
+        socket: &mut Socket,
+        ops: &[Op],
+        left: &Table,
+    ) -> Result<(), BalancerError> {
         let shrunk = ops.iter().filter_map(|op| match op {
-            Op::DelService { vip } | Op::DelRealServer { vip, .. } | Op::SetWeight { vip, weight: 0, .. } => Some(*vip),
+            Op::DelService { vip }
+            | Op::DelRealServer { vip, .. }
+            | Op::SetWeight { vip, weight: 0, .. } => Some(*vip),
             _ => None,
         });
         let shrunk: BTreeSet<IpAddr> = shrunk.collect();
@@ -57,10 +81,13 @@ impl Connections {
 
     /// Of a virtual IP that there is, or was.
     fn is_stale(&self, found: &Connection, table: &Table) -> bool {
-        let Some(service) = table.services.get(&found.destination) else { return true };
+        let Some(service) = table.services.get(&found.destination) else {
+            return true;
+        };
         match service.real_servers.get(&found.server) {
             None => true,
-            // Its first packet may have been lost: the next one shall not go where nobody listens any more.
+            // Its first packet may have been lost: the next one shall not go where nobody listens
+            // any more.
             Some(0) if !found.answered => true,
             Some(_) => self.translated && !found.translated,
         }

@@ -1,5 +1,6 @@
-//! The IPVS engine. nftables marks what is addressed to virtual IPs, a rule takes the marked in, and IPVS has a service for
-//! each mark, whatever port and protocol; it translates addresses and looks at nothing else.
+//! The IPVS engine. nftables marks what is addressed to virtual IPs, a rule takes the marked in,
+//! and IPVS has a service for each mark, whatever port and protocol; it translates addresses and
+//! looks at nothing else.
 
 mod kernel;
 mod services;
@@ -23,11 +24,12 @@ use crate::{
     balancer::diff,
     connections::Connections,
     nft::{
-        self, Chain, Comparison, Expression, Failure, Family, Hook, Ip, Key as Element, Kind, Meta, Nat, Rule, Ruleset,
-        Set, SetRef, Socket, Type, Verdict, address, difference, octets,
+        self, Chain, Comparison, Expression, Failure, Family, Hook, Ip, Key as Element, Kind, Meta,
+        Nat, Rule, Ruleset, Set, SetRef, Socket, Type, Verdict, address, difference, octets,
     },
     nftables::{
-        TABLE, elements, hairpins, middle_of_tcp, number, of_version, sources, unreachable, value, with_hairpins,
+        TABLE, elements, hairpins, middle_of_tcp, number, of_version, sources, unreachable, value,
+        with_hairpins,
     },
     sysctl::{Setting, Sysctls, TRACKING},
 };
@@ -36,7 +38,8 @@ use services::{Key, Request, Service, Services, Target};
 
 /// NF_IP_PRI_NAT_DST.
 const FIRST: i32 = -100;
-/// Behind NF_IP_PRI_NAT_DST: what nftables has translated, before or beside this engine, is left alone.
+/// Behind NF_IP_PRI_NAT_DST: what nftables has translated, before or beside this engine, is left
+/// alone.
 const MARK: i32 = -90;
 /// Before NF_IP_PRI_NAT_DST.
 const BALANCED: i32 = -150;
@@ -55,10 +58,15 @@ const BALANCING: &[Setting] = &[
     // In the middle of a connection that is not known there is nothing but a reset.
     ("net/ipv4/vs/sloppy_tcp", "0"),
 ];
-/// Days of silence for TCP, hours for what the server has ended, as for tracked connections; IPVS's own five minutes for UDP.
-const TIMEOUTS: Timeouts = Timeouts { tcp: 432_000, fin: 10_800, udp: 300 };
-/// IPVS tells nobody of changes: it is read anew after the larger of these, so that reading takes a hundredth of the time, and
-/// in any case before long.
+/// Days of silence for TCP, hours for what the server has ended, as for tracked connections; IPVS's
+/// own five minutes for UDP.
+const TIMEOUTS: Timeouts = Timeouts {
+    tcp: 432_000,
+    fin: 10_800,
+    udp: 300,
+};
+/// IPVS tells nobody of changes: it is read anew after the larger of these, so that reading takes a
+/// hundredth of the time, and in any case before long.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 const READ_SHARE: u32 = 100;
 const READ_LAST: Duration = Duration::from_secs(10);
@@ -99,19 +107,26 @@ impl Whole {
 
 /// Whether this kernel has IPVS; loads it where it is a module.
 pub fn probe() -> Result<(), BalancerError> {
-    Kernel::open().map(drop).map_err(|failure| refused("find IPVS", failure))
+    Kernel::open()
+        .map(drop)
+        .map_err(|failure| refused("find IPVS", failure))
 }
 
-/// Takes away what this engine may have left in the calling thread's network namespace, so that another can do its work.
+/// Takes away what this engine may have left in the calling thread's network namespace, so that
+/// another can do its work.
 pub fn withdraw() -> Result<(), BalancerError> {
     // Where IPVS was never loaded there is nothing, and it need not be.
     if !Path::new("/proc/net/ip_vs").exists() {
         return Ok(());
     }
     let mut kernel = Kernel::open().map_err(|failure| refused("find IPVS", failure))?;
-    kernel.flush().map_err(|failure| refused("remove the services of IPVS", failure))?;
+    kernel
+        .flush()
+        .map_err(|failure| refused("remove the services of IPVS", failure))?;
     for way in Way::ALL {
-        kernel.remove_way(way).map_err(|failure| refused("remove the way to IPVS", failure))?;
+        kernel
+            .remove_way(way)
+            .map_err(|failure| refused("remove the way to IPVS", failure))?;
     }
     Ok(())
 }
@@ -125,7 +140,14 @@ impl IpVs {
         let settings = TRACKING.iter().chain(BALANCING).copied();
         let sysctls = Sysctls::open(settings).map_err(BalancerError::Sysctl)?;
         let (connections, marks) = (Connections::any(), Marks::default());
-        Ok(Self { socket, kernel, sysctls, connections, marks, seen: Seen::Nothing })
+        Ok(Self {
+            socket,
+            kernel,
+            sysctls,
+            connections,
+            marks,
+            seen: Seen::Nothing,
+        })
     }
 
     fn read(&mut self) -> Result<Observed, BalancerError> {
@@ -134,20 +156,34 @@ impl IpVs {
             && whole.at == at
             && whole.is_fresh()
         {
-            return Ok(Observed { table: whole.table.clone(), damage: Vec::new() });
+            return Ok(Observed {
+                table: whole.table.clone(),
+                damage: Vec::new(),
+            });
         }
         let start = Instant::now();
         let found = nft::observe(&mut self.socket, Family::Inet, TABLE)?;
-        let services = self.kernel.services().map_err(|failure| refused("list its services", failure))?;
+        let services = self
+            .kernel
+            .services()
+            .map_err(|failure| refused("list its services", failure))?;
         self.marks = found.as_ref().map(Marks::of).unwrap_or_default();
         let table = Arc::new(self.table(found.as_ref(), &services));
         let change = difference(Some(&ruleset(&table, &self.marks)), found.as_ref());
         let steps = change.map(|change| change.steps).unwrap_or_default();
         let requests = services::difference(&self.wanted(&table), &services);
-        let lines = steps.iter().map(ToString::to_string).chain(requests.iter().map(ToString::to_string));
+        let lines = steps
+            .iter()
+            .map(ToString::to_string)
+            .chain(requests.iter().map(ToString::to_string));
         let damage: Vec<String> = lines.chain(self.unsettled()?).collect();
         self.seen = if damage.is_empty() {
-            Seen::Whole(Whole { table: table.clone(), at, read: Instant::now(), cost: start.elapsed() })
+            Seen::Whole(Whole {
+                table: table.clone(),
+                at,
+                read: Instant::now(),
+                cost: start.elapsed(),
+            })
         } else {
             Seen::Damaged(found, services)
         };
@@ -156,41 +192,75 @@ impl IpVs {
 
     /// What of the namespace's settings is missing, for people.
     fn unsettled(&mut self) -> Result<Vec<String>, BalancerError> {
-        let ways = self.kernel.missing_ways().map_err(|failure| refused("read the way to it", failure))?;
-        let timeouts = self.kernel.timeouts().map_err(|failure| refused("read its timeouts", failure))?;
+        let ways = self
+            .kernel
+            .missing_ways()
+            .map_err(|failure| refused("read the way to it", failure))?;
+        let timeouts = self
+            .kernel
+            .timeouts()
+            .map_err(|failure| refused("read its timeouts", failure))?;
         let mut missing: Vec<String> = ways.into_iter().map(Way::describe).collect();
         missing.extend((timeouts != TIMEOUTS).then(|| "set the timeouts of IPVS".to_owned()));
         Ok(missing)
     }
 
     fn settle_settings(&mut self) -> Result<(), BalancerError> {
-        for way in self.kernel.missing_ways().map_err(|failure| refused("read the way to it", failure))? {
-            self.kernel.add_way(way).map_err(|failure| refused(&way.describe(), failure))?;
+        for way in self
+            .kernel
+            .missing_ways()
+            .map_err(|failure| refused("read the way to it", failure))?
+        {
+            self.kernel
+                .add_way(way)
+                .map_err(|failure| refused(&way.describe(), failure))?;
         }
-        let timeouts = self.kernel.timeouts().map_err(|failure| refused("read its timeouts", failure))?;
+        let timeouts = self
+            .kernel
+            .timeouts()
+            .map_err(|failure| refused("read its timeouts", failure))?;
         if timeouts != TIMEOUTS {
-            self.kernel.set_timeouts(TIMEOUTS).map_err(|failure| refused("set its timeouts", failure))?;
+            self.kernel
+                .set_timeouts(TIMEOUTS)
+                .map_err(|failure| refused("set its timeouts", failure))?;
         }
         Ok(())
     }
 
     /// The virtual services that both have: those marked, by the services for their marks.
     fn table(&self, found: Option<&Ruleset>, services: &Services) -> Table {
-        let balanced = self.marks.0.iter().filter_map(|(&vip, &mark)| Some((vip, services.get(&key(vip, mark))?)));
-        let services = balanced.map(|(vip, service)| (vip, service.balances())).collect();
-        Table { services, hairpins: found.map(hairpins).unwrap_or_default() }
+        let balanced = self
+            .marks
+            .0
+            .iter()
+            .filter_map(|(&vip, &mark)| Some((vip, services.get(&key(vip, mark))?)));
+        let services = balanced
+            .map(|(vip, service)| (vip, service.balances()))
+            .collect();
+        Table {
+            services,
+            hairpins: found.map(hairpins).unwrap_or_default(),
+        }
     }
 
     fn wanted(&self, table: &Table) -> Services {
         let service = |(vip, service)| {
             let vip: &IpAddr = vip;
-            Some((key(*vip, *self.marks.0.get(vip)?), Service::of(service, vip.is_ipv6())))
+            Some((
+                key(*vip, *self.marks.0.get(vip)?),
+                Service::of(service, vip.is_ipv6()),
+            ))
         };
         table.services.iter().filter_map(service).collect()
     }
 
-    /// Adds and changes before anything is marked for it, and takes away what nothing is marked for any more.
-    fn change(&mut self, requests: Vec<Request>, rules: Option<&nft::Change>) -> Result<(), BalancerError> {
+    /// Adds and changes before anything is marked for it, and takes away what nothing is marked for
+    /// any more.
+    fn change(
+        &mut self,
+        requests: Vec<Request>,
+        rules: Option<&nft::Change>,
+    ) -> Result<(), BalancerError> {
         let is_last = |request: &Request| matches!(request, Request::DelService(_));
         let (last, first): (Vec<_>, Vec<_>) = requests.into_iter().partition(is_last);
         self.request(&first)?;
@@ -201,7 +271,10 @@ impl IpVs {
     }
 
     fn request(&mut self, requests: &[Request]) -> Result<(), BalancerError> {
-        let outcome = self.kernel.apply(requests).map_err(|error| refused("change its services", error.into()))?;
+        let outcome = self
+            .kernel
+            .apply(requests)
+            .map_err(|error| refused("change its services", error.into()))?;
         match outcome.first() {
             None => Ok(()),
             Some((request, errno)) => Err(refused(&request.to_string(), Failure::Refused(*errno))),
@@ -212,7 +285,8 @@ impl IpVs {
     fn amend(&mut self, mut whole: Whole, ops: &[Op]) -> Result<Arc<Table>, BalancerError> {
         let before = whole.table.part(ops);
         let (old_rules, old_services) = (ruleset(&before, &self.marks), self.wanted(&before));
-        ops.iter().for_each(|op| Arc::make_mut(&mut whole.table).apply(op));
+        ops.iter()
+            .for_each(|op| Arc::make_mut(&mut whole.table).apply(op));
         let after = whole.table.part(ops);
         self.marks.allot(&after);
         let rules = difference(Some(&ruleset(&after, &self.marks)), Some(&old_rules));
@@ -236,7 +310,9 @@ impl IpVs {
         self.settle_settings()?;
         let mut table = self.table(found, services);
         ops.iter().for_each(|op| table.apply(op));
-        self.marks.0.retain(|vip, _| table.services.contains_key(vip));
+        self.marks
+            .0
+            .retain(|vip, _| table.services.contains_key(vip));
         self.marks.allot(&table);
         let rules = difference(Some(&ruleset(&table, &self.marks)), found);
         let requests = services::difference(&self.wanted(&table), services);
@@ -249,18 +325,25 @@ impl Balancer for IpVs {
     fn observe(&mut self) -> Result<Observed, BalancerError> {
         let mut observed = self.read()?;
         observed.damage.extend(self.sysctls.damage());
-        observed.damage.extend(self.connections.damage(&mut self.socket, &observed.table)?);
+        observed
+            .damage
+            .extend(self.connections.damage(&mut self.socket, &observed.table)?);
         Ok(observed)
     }
 
-    /// A change does not wait until thousands of services have been read again: what was read last tells it, and afterwards they are.
+    /// A change does not wait until thousands of services have been read again: what was read last
+    /// tells it, and afterwards they are.
     fn plan(&mut self, desired: &Table) -> Result<Vec<Op>, BalancerError> {
         let at = nft::generation(&mut self.socket)?;
         let ops = match &self.seen {
             Seen::Whole(whole) if whole.at == at => whole.table.ops(desired),
             _ => Vec::new(),
         };
-        if ops.is_empty() { Ok(diff(desired, &self.observe()?)) } else { Ok(ops) }
+        if ops.is_empty() {
+            Ok(diff(desired, &self.observe()?))
+        } else {
+            Ok(ops)
+        }
     }
 
     fn apply(&mut self, ops: &[Op]) -> Result<(), BalancerError> {
@@ -285,14 +368,26 @@ impl Balancer for IpVs {
     }
 
     fn traffic(&mut self, vip: IpAddr) -> Result<Traffic, BalancerError> {
-        let Some(mark) = self.marks.0.get(&vip) else { return Ok(Traffic::default()) };
-        let counted = self.kernel.counted(&key(vip, *mark)).map_err(|failure| refused("read its counters", failure))?;
+        let Some(mark) = self.marks.0.get(&vip) else {
+            return Ok(Traffic::default());
+        };
+        let counted = self
+            .kernel
+            .counted(&key(vip, *mark))
+            .map_err(|failure| refused("read its counters", failure))?;
         let mut traffic = Traffic::default();
         for (server, counted) in counted {
             let [packets_in, bytes_in, packets_out, bytes_out] = counted.traffic;
             match server {
                 Some(server) => drop(traffic.connections.insert(server, counted.connections)),
-                None => traffic.passed = Some(Passed { packets_in, bytes_in, packets_out, bytes_out }),
+                None => {
+                    traffic.passed = Some(Passed {
+                        packets_in,
+                        bytes_in,
+                        packets_out,
+                        bytes_out,
+                    })
+                }
             }
         }
         Ok(traffic)
@@ -305,11 +400,17 @@ fn refused(step: &str, failure: Failure) -> BalancerError {
         Failure::Refused(errno) => errno.into(),
         Failure::Interrupted => Errno::EAGAIN.into(),
     };
-    BalancerError::IpVs { step: step.to_owned(), reason }
+    BalancerError::IpVs {
+        step: step.to_owned(),
+        reason,
+    }
 }
 
 fn key(vip: IpAddr, mark: u32) -> Key {
-    Key { is_v6: vip.is_ipv6(), target: Target::Mark(mark) }
+    Key {
+        is_v6: vip.is_ipv6(),
+        target: Target::Mark(mark),
+    }
 }
 
 /// The marks of virtual IPs; no two of a version have the same.
@@ -318,17 +419,32 @@ struct Marks(BTreeMap<IpAddr, u32>);
 
 impl Marks {
     fn of(ruleset: &Ruleset) -> Self {
-        let marks = Ip::BOTH.into_iter().flat_map(|version| elements(ruleset, names(version).marks));
-        Self(marks.filter_map(|(key, data)| Some((address(&key.first)?, value(data)?))).collect())
+        let marks = Ip::BOTH
+            .into_iter()
+            .flat_map(|version| elements(ruleset, names(version).marks));
+        Self(
+            marks
+                .filter_map(|(key, data)| Some((address(&key.first)?, value(data)?)))
+                .collect(),
+        )
     }
 
     /// Gives those that have none a mark: the end of the address, or the next that is free.
     fn allot(&mut self, table: &Table) {
-        let new: Vec<IpAddr> = table.services.keys().filter(|vip| !self.0.contains_key(vip)).copied().collect();
+        let new: Vec<IpAddr> = table
+            .services
+            .keys()
+            .filter(|vip| !self.0.contains_key(vip))
+            .copied()
+            .collect();
         if new.is_empty() {
             return;
         }
-        let mut taken: BTreeSet<(bool, u32)> = self.0.iter().map(|(vip, mark)| (vip.is_ipv6(), *mark)).collect();
+        let mut taken: BTreeSet<(bool, u32)> = self
+            .0
+            .iter()
+            .map(|(vip, mark)| (vip.is_ipv6(), *mark))
+            .collect();
         for vip in new {
             let mut mark = last_bits(vip) | MARKED;
             while !taken.insert((vip.is_ipv6(), mark)) {
@@ -339,7 +455,10 @@ impl Marks {
     }
 
     fn forget(&mut self, before: &Table, after: &Table) {
-        let gone = before.services.keys().filter(|vip| !after.services.contains_key(vip));
+        let gone = before
+            .services
+            .keys()
+            .filter(|vip| !after.services.contains_key(vip));
         for vip in gone {
             self.0.remove(vip);
         }
@@ -365,73 +484,147 @@ struct Names {
 
 fn names(version: Ip) -> Names {
     match version {
-        Ip::V4 => Names { marks: "marks4", closed: "closed4", others: "others4" },
-        Ip::V6 => Names { marks: "marks6", closed: "closed6", others: "others6" },
+        Ip::V4 => Names {
+            marks: "marks4",
+            closed: "closed4",
+            others: "others4",
+        },
+        Ip::V6 => Names {
+            marks: "marks6",
+            closed: "closed6",
+            others: "others6",
+        },
     }
 }
 
-/// What marks the packets to a table's virtual IPs, and changes their sources once IPVS has sent them on. Pure.
+/// What marks the packets to a table's virtual IPs, and changes their sources once IPVS has sent
+/// them on. Pure.
 fn ruleset(table: &Table, marks: &Marks) -> Ruleset {
-    let sent =
-        |rule: Rule| rule.with(Expression::Meta { key: Meta::Mark, into: 0 }).compare(Comparison::Equal, &number(SENT));
-    let first = [Ip::BOTH.map(stray), Ip::BOTH.map(refuse), Ip::BOTH.map(other)].concat();
+    let sent = |rule: Rule| {
+        rule.with(Expression::Meta {
+            key: Meta::Mark,
+            into: 0,
+        })
+        .compare(Comparison::Equal, &number(SENT))
+    };
+    let first = [
+        Ip::BOTH.map(stray),
+        Ip::BOTH.map(refuse),
+        Ip::BOTH.map(other),
+    ]
+    .concat();
     let ruleset = Ruleset::new(Family::Inet, TABLE)
         .chain("unreachable", Chain::regular(unreachable()))
-        .chain("first", Chain::base(Kind::Nat, Hook::Prerouting, FIRST, first))
-        .chain("balance", Chain::base(Kind::Filter, Hook::Prerouting, MARK, Ip::BOTH.map(mark).to_vec()))
-        .chain("balanced", Chain::base(Kind::Filter, Hook::Output, BALANCED, vec![balanced()]))
+        .chain(
+            "first",
+            Chain::base(Kind::Nat, Hook::Prerouting, FIRST, first),
+        )
+        .chain(
+            "balance",
+            Chain::base(
+                Kind::Filter,
+                Hook::Prerouting,
+                MARK,
+                Ip::BOTH.map(mark).to_vec(),
+            ),
+        )
+        .chain(
+            "balanced",
+            Chain::base(Kind::Filter, Hook::Output, BALANCED, vec![balanced()]),
+        )
         .chain("hairpin", sources(sent));
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| {
         let elements = of_version(table, version)
             .filter_map(|(vip, _)| Some((Element::address(*vip), number(*marks.0.get(vip)?))));
         let (names, key) = (names(version), Type::from(version));
         let closed = of_version(table, version).filter(|(_, service)| !service.is_open());
-        let first = |service: &VirtualService| service.shares().next().map(|(server, _)| octets(server));
-        let others =
-            of_version(table, version).filter_map(|(vip, service)| Some((Element::address(*vip), first(service)?)));
+        let first =
+            |service: &VirtualService| service.shares().next().map(|(server, _)| octets(server));
+        let others = of_version(table, version)
+            .filter_map(|(vip, service)| Some((Element::address(*vip), first(service)?)));
         let ruleset = ruleset
             .set(names.marks, Set::map(&[key], Type::Mark, elements))
-            .set(names.closed, Set::values(&[key], closed.map(|(vip, _)| Element::address(*vip))))
+            .set(
+                names.closed,
+                Set::values(&[key], closed.map(|(vip, _)| Element::address(*vip))),
+            )
             .set(names.others, Set::map(&[key], key, others));
         with_hairpins(ruleset, table, version)
     })
 }
 
-/// In the middle of a TCP connection that nobody knows any more. The namespace could not answer it itself: virtual IPs are no
-/// addresses of its own.
+/// In the middle of a TCP connection that nobody knows any more. The namespace could not answer it
+/// itself: virtual IPs are no addresses of its own.
 fn stray(version: Ip) -> Rule {
-    let stray = middle_of_tcp(version).destination(version, 0).map(names(version).marks);
+    let stray = middle_of_tcp(version)
+        .destination(version, 0)
+        .map(names(version).marks);
     stray.verdict(Verdict::Goto("unreachable".to_owned()))
 }
 
 fn refuse(version: Ip) -> Rule {
-    let closed = Rule::new().version(version).destination(version, 0).in_set(names(version).closed);
+    let closed = Rule::new()
+        .version(version)
+        .destination(version, 0)
+        .in_set(names(version).closed);
     closed.verdict(Verdict::Goto("unreachable".to_owned()))
 }
 
 fn other(version: Ip) -> Rule {
     let known = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP].map(|code| Element::of(&[&[code as u8]]));
     let known = SetRef::Anonymous(Set::values(&[Type::Protocol], known));
-    let other = Rule::new().version(version).with(Expression::Meta { key: Meta::L4proto, into: 0 });
-    let other = other.with(Expression::Match { set: known, from: 0, invert: true });
-    other.destination(version, 0).map(names(version).others).nat(Nat::Destination, version)
+    let other = Rule::new().version(version).with(Expression::Meta {
+        key: Meta::L4proto,
+        into: 0,
+    });
+    let other = other.with(Expression::Match {
+        set: known,
+        from: 0,
+        invert: true,
+    });
+    other
+        .destination(version, 0)
+        .map(names(version).others)
+        .nat(Nat::Destination, version)
 }
 
-/// What IPVS sends on would be taken in again where its route is looked up anew, as nftables does once it has changed.
+/// What IPVS sends on would be taken in again where its route is looked up anew, as nftables does
+/// once it has changed.
 fn balanced() -> Rule {
     Rule::new()
-        .with(Expression::Meta { key: Meta::Mark, into: 0 })
-        .with(Expression::Bitwise { from: 0, into: 0, mask: number(MARKED), xor: vec![0; 4] })
+        .with(Expression::Meta {
+            key: Meta::Mark,
+            into: 0,
+        })
+        .with(Expression::Bitwise {
+            from: 0,
+            into: 0,
+            mask: number(MARKED),
+            xor: vec![0; 4],
+        })
         .compare(Comparison::NotEqual, &[0; 4])
-        .with(Expression::Immediate { into: 0, value: number(SENT) })
-        .with(Expression::SetMeta { key: Meta::Mark, from: 0 })
+        .with(Expression::Immediate {
+            into: 0,
+            value: number(SENT),
+        })
+        .with(Expression::SetMeta {
+            key: Meta::Mark,
+            from: 0,
+        })
 }
 
 fn mark(version: Ip) -> Rule {
     let addressed = Rule::new().version(version).destination(version, 0);
     addressed
-        .with(Expression::Map { set: SetRef::Named(names(version).marks.to_owned()), from: 0, into: 0 })
-        .with(Expression::SetMeta { key: Meta::Mark, from: 0 })
+        .with(Expression::Map {
+            set: SetRef::Named(names(version).marks.to_owned()),
+            from: 0,
+            into: 0,
+        })
+        .with(Expression::SetMeta {
+            key: Meta::Mark,
+            from: 0,
+        })
 }
 
 #[cfg(test)]
@@ -459,8 +652,12 @@ mod tests {
 
     #[test]
     fn addresses_with_the_same_end_have_marks_of_their_own() {
-        let vips = ["fd00::1", "fd00:0:0:1::1", "10.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap());
-        let table = Table { services: vips.map(|vip| (vip, Default::default())).into(), ..Table::default() };
+        let vips =
+            ["fd00::1", "fd00:0:0:1::1", "10.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap());
+        let table = Table {
+            services: vips.map(|vip| (vip, Default::default())).into(),
+            ..Table::default()
+        };
         let mut marks = Marks::default();
         marks.allot(&table);
         assert_eq!(marks.0[&vips[0]], MARKED | 1);

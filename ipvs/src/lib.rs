@@ -1,6 +1,6 @@
-//! Virtual services: the table and its difference (pure), the trait of the engines that put it into the kernel, and
-//! the engines, nftables and IPVS. Beside it nftables itself by netlink, and the rule sets that guard networks and hosts and that
-//! take packets the short way.
+//! Virtual services: the table and its difference (pure), the trait of the engines that put it into
+//! the kernel, and the engines, nftables and IPVS. Beside it nftables itself by netlink, and the
+//! rule sets that guard networks and hosts and that take packets the short way.
 
 mod balancer;
 mod connections;

@@ -1,5 +1,6 @@
-//! The nftables engine: virtual services as one table of maps. A packet costs one look-up, however many services there
-//! are; address-only DNAT takes every protocol; nothing hides the client's address but being balanced to oneself.
+//! The nftables engine: virtual services as one table of maps. A packet costs one look-up, however
+//! many services there are; address-only DNAT takes every protocol; nothing hides the client's
+//! address but being balanced to oneself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +16,9 @@ use crate::{
     Balancer, BalancerError, Observed, Op, Table, Traffic, VirtualService,
     connections::Connections,
     nft::{
-        self, Chain, Change, Comparison, Data, Expression, Family, Hook, Ip, Key, Kind, Meta, Nat, NftError, Numbers,
-        Reject, Rule, Ruleset, Set, SetRef, Socket, Type, Verdict, address, difference, octets,
+        self, Chain, Change, Comparison, Data, Expression, Family, Hook, Ip, Key, Kind, Meta, Nat,
+        NftError, Numbers, Reject, Rule, Ruleset, Set, SetRef, Socket, Type, Verdict, address,
+        difference, octets,
     },
     shortcut::BALANCED_PORTS,
     slots::slots,
@@ -35,7 +37,8 @@ const DESTINATION_TRANSLATED: u32 = 1 << 5;
 const PORT_UNREACHABLE: u8 = 1;
 /// In the byte of TCP's flags.
 const SYN: u8 = 2;
-/// Of Jenkins' hash: the same on every host, so that a client is sent to the same server wherever it is.
+/// Of Jenkins' hash: the same on every host, so that a client is sent to the same server wherever
+/// it is.
 const SEED: u32 = 0x6e65_7464;
 /// The part of a mode that is the affinity in seconds; the scheduler is above.
 const AFFINITY_BITS: u32 = 28;
@@ -69,7 +72,8 @@ enum Seen {
     Damaged(Option<Ruleset>),
 }
 
-/// The table that is to be, what it takes, and at which number of nftables' changes, if it is known.
+/// The table that is to be, what it takes, and at which number of nftables' changes, if it is
+/// known.
 type Prepared = (Arc<Table>, Option<Change>, Option<u32>);
 
 impl Nftables {
@@ -78,7 +82,13 @@ impl Nftables {
         let mut socket = Socket::open()?;
         nft::load(&mut socket);
         let sysctls = Sysctls::open(TRACKING.iter().copied()).map_err(BalancerError::Sysctl)?;
-        Ok(Self { clients, socket, sysctls, connections: Connections::translated(), seen: Seen::Nothing })
+        Ok(Self {
+            clients,
+            socket,
+            sysctls,
+            connections: Connections::translated(),
+            seen: Seen::Nothing,
+        })
     }
 
     /// Where clients have nothing to be balanced to, nothing of theirs is looked at.
@@ -95,7 +105,10 @@ impl Nftables {
         if let Seen::Whole(table, at) = &self.seen
             && *at == generation
         {
-            return Ok(Observed { table: table.clone(), damage: Vec::new() });
+            return Ok(Observed {
+                table: table.clone(),
+                damage: Vec::new(),
+            });
         }
         let found = nft::observe(&mut self.socket, Family::Inet, TABLE)?;
         let table = Arc::new(found.as_ref().map(table).unwrap_or_default());
@@ -105,7 +118,10 @@ impl Nftables {
             None => Seen::Whole(table.clone(), generation),
         };
         let steps = change.map(|change| change.steps).unwrap_or_default();
-        Ok(Observed { table, damage: steps.iter().map(ToString::to_string).collect() })
+        Ok(Observed {
+            table,
+            damage: steps.iter().map(ToString::to_string).collect(),
+        })
     }
 
     fn prepare(&mut self, ops: &[Op]) -> Result<Prepared, NftError> {
@@ -114,9 +130,13 @@ impl Nftables {
         }
         match mem::replace(&mut self.seen, Seen::Nothing) {
             Seen::Whole(mut table, at) => {
-                let wanted = |table: &Table| self.is_needed(table).then(|| part(table, self.clients, ops));
+                let wanted = |table: &Table| {
+                    self.is_needed(table)
+                        .then(|| part(table, self.clients, ops))
+                };
                 let before = wanted(&table);
-                ops.iter().for_each(|op| Arc::make_mut(&mut table).apply(op));
+                ops.iter()
+                    .for_each(|op| Arc::make_mut(&mut table).apply(op));
                 let change = difference(wanted(&table).as_ref(), before.as_ref());
                 Ok((table, change, Some(at)))
             }
@@ -135,7 +155,9 @@ impl Balancer for Nftables {
     fn observe(&mut self) -> Result<Observed, BalancerError> {
         let mut observed = self.read()?;
         observed.damage.extend(self.sysctls.damage());
-        observed.damage.extend(self.connections.damage(&mut self.socket, &observed.table)?);
+        observed
+            .damage
+            .extend(self.connections.damage(&mut self.socket, &observed.table)?);
         Ok(observed)
     }
 
@@ -166,15 +188,30 @@ impl Balancer for Nftables {
         let mut connections = BTreeMap::new();
         // Those that come back to where they were, and those that had a turn.
         for (key, _, count) in nft::counted(&mut self.socket, Family::Inet, TABLE, names.weights)? {
-            let server = pair(&key, size).filter(|(of, _)| *of == vip).map(|(_, server)| server);
+            let server = pair(&key, size)
+                .filter(|(of, _)| *of == vip)
+                .map(|(_, server)| server);
             connections.extend(server.map(|server| (server, count)));
         }
-        for (key, data, count) in nft::counted(&mut self.socket, Family::Inet, TABLE, names.slots)? {
-            let server = if let Data::Value(server) = &data { address(server) } else { None };
-            let own = key.first.starts_with(&octets(vip)).then_some(server).flatten();
-            own.into_iter().for_each(|server| *connections.entry(server).or_default() += count);
+        for (key, data, count) in nft::counted(&mut self.socket, Family::Inet, TABLE, names.slots)?
+        {
+            let server = if let Data::Value(server) = &data {
+                address(server)
+            } else {
+                None
+            };
+            let own = key
+                .first
+                .starts_with(&octets(vip))
+                .then_some(server)
+                .flatten();
+            own.into_iter()
+                .for_each(|server| *connections.entry(server).or_default() += count);
         }
-        Ok(Traffic { connections, passed: None })
+        Ok(Traffic {
+            connections,
+            passed: None,
+        })
     }
 }
 
@@ -224,21 +261,39 @@ pub fn ruleset(table: &Table, clients: Clients) -> Ruleset {
     with_affinities(table, clients, &affinities(table))
 }
 
-/// As much of it as these ops are about. What does not belong to single virtual IPs is the same in any part of a table, but for
-/// what affinities take, which only the ops that say how to choose can change.
+/// As much of it as these ops are about. What does not belong to single virtual IPs is the same in
+/// any part of a table, but for what affinities take, which only the ops that say how to choose can
+/// change.
 fn part(table: &Table, clients: Clients, ops: &[Op]) -> Ruleset {
     let chooses = |op: &Op| matches!(op, Op::AddService { .. } | Op::DelService { .. });
-    let affinities = if ops.iter().any(chooses) { affinities(table) } else { BTreeSet::new() };
+    let affinities = if ops.iter().any(chooses) {
+        affinities(table)
+    } else {
+        BTreeSet::new()
+    };
     with_affinities(&table.part(ops), clients, &affinities)
 }
 
 fn with_affinities(table: &Table, clients: Clients, affinities: &BTreeSet<u32>) -> Ruleset {
-    // Whatever is still addressed to a virtual IP belongs to no connection: the first packet of one is all that is seen here.
-    let balance = [Ip::BOTH.map(stray), Ip::BOTH.map(balance), Ip::BOTH.map(refuse)].concat();
-    let hook = if clients == Clients::Routed { Hook::Prerouting } else { Hook::Output };
+    // Whatever is still addressed to a virtual IP belongs to no connection: the first packet of one
+    // is all that is seen here.
+    let balance = [
+        Ip::BOTH.map(stray),
+        Ip::BOTH.map(balance),
+        Ip::BOTH.map(refuse),
+    ]
+    .concat();
+    let hook = if clients == Clients::Routed {
+        Hook::Prerouting
+    } else {
+        Hook::Output
+    };
     let mut ruleset = Ruleset::new(Family::Inet, TABLE)
         .chain("unreachable", Chain::regular(unreachable()))
-        .chain("balance", Chain::base(Kind::Nat, hook, TRANSLATE_DESTINATION, balance));
+        .chain(
+            "balance",
+            Chain::base(Kind::Nat, hook, TRANSLATE_DESTINATION, balance),
+        );
     if clients == Clients::Routed {
         let translated = |rule: Rule| rule.status(DESTINATION_TRANSLATED);
         ruleset = ruleset.chain("hairpin", sources(translated));
@@ -247,7 +302,11 @@ fn with_affinities(table: &Table, clients: Clients, affinities: &BTreeSet<u32>) 
         ruleset = with_hairpins(with_sets(ruleset, table, version), table, version);
         ruleset = with_shared(ruleset, version, affinities);
     }
-    for (vip, service) in table.services.iter().filter(|(_, service)| service.is_open()) {
+    for (vip, service) in table
+        .services
+        .iter()
+        .filter(|(_, service)| service.is_open())
+    {
         ruleset = ruleset.chain(&chain_name(*vip), Chain::regular(distribute(*vip, service)));
     }
     ruleset
@@ -255,29 +314,50 @@ fn with_affinities(table: &Table, clients: Clients, affinities: &BTreeSet<u32>) 
 
 /// What changes the sources of balanced connections: the rules' first expressions tell these.
 pub(crate) fn sources(balanced: impl Fn(Rule) -> Rule) -> Chain {
-    let rules = [Ip::BOTH.map(hairpin), Ip::BOTH.map(|version| port(version, &balanced))].concat();
+    let rules = [
+        Ip::BOTH.map(hairpin),
+        Ip::BOTH.map(|version| port(version, &balanced)),
+    ]
+    .concat();
     Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules)
 }
 
-/// In the middle of a TCP connection that nobody knows any more: its real server is gone, say. Nobody else could go on.
+/// In the middle of a TCP connection that nobody knows any more: its real server is gone, say.
+/// Nobody else could go on.
 fn stray(version: Ip) -> Rule {
-    let stray = middle_of_tcp(version).destination(version, 0).in_set(names(version).services);
+    let stray = middle_of_tcp(version)
+        .destination(version, 0)
+        .in_set(names(version).services);
     stray.verdict(Verdict::Goto("unreachable".to_owned()))
 }
 
 /// Only TCP segments that begin no connection.
 pub(crate) fn middle_of_tcp(version: Ip) -> Rule {
-    let flags = Rule::new().version(version).protocol(IPPROTO_TCP as u8).transport(13, 1, 0);
-    let syn = flags.with(Expression::Bitwise { from: 0, into: 0, mask: vec![SYN], xor: vec![0] });
+    let flags = Rule::new()
+        .version(version)
+        .protocol(IPPROTO_TCP as u8)
+        .transport(13, 1, 0);
+    let syn = flags.with(Expression::Bitwise {
+        from: 0,
+        into: 0,
+        mask: vec![SYN],
+        xor: vec![0],
+    });
     syn.compare(Comparison::Equal, &[0])
 }
 
 fn balance(version: Ip) -> Rule {
-    Rule::new().version(version).destination(version, 0).verdict_map(names(version).vips)
+    Rule::new()
+        .version(version)
+        .destination(version, 0)
+        .verdict_map(names(version).vips)
 }
 
 fn refuse(version: Ip) -> Rule {
-    let refused = Rule::new().version(version).destination(version, 0).in_set(names(version).services);
+    let refused = Rule::new()
+        .version(version)
+        .destination(version, 0)
+        .in_set(names(version).services);
     refused.verdict(Verdict::Goto("unreachable".to_owned()))
 }
 
@@ -287,31 +367,63 @@ fn width(version: Ip) -> u8 {
 }
 
 fn hairpin(version: Ip) -> Rule {
-    let pair = Rule::new().version(version).source(version, 0).destination(version, width(version));
+    let pair = Rule::new()
+        .version(version)
+        .source(version, 0)
+        .destination(version, width(version));
     pair.map(names(version).hairpins).nat(Nat::Source, version)
 }
 
 /// Moves the source port of a balanced connection to where packets are known to need translation.
 fn port(version: Ip, balanced: impl Fn(Rule) -> Rule) -> Rule {
     let (first, last) = BALANCED_PORTS;
-    let transports = Set::values(&[Type::Protocol], [IPPROTO_TCP, IPPROTO_UDP].map(|code| Key::of(&[&[code as u8]])));
+    let transports = Set::values(
+        &[Type::Protocol],
+        [IPPROTO_TCP, IPPROTO_UDP].map(|code| Key::of(&[&[code as u8]])),
+    );
     balanced(Rule::new().version(version))
         .source(version, 0)
-        .with(Expression::Meta { key: Meta::L4proto, into: 4 })
-        .with(Expression::Match { set: SetRef::Anonymous(transports), from: 4, invert: false })
-        .with(Expression::Immediate { into: 4, value: first.to_be_bytes().to_vec() })
-        .with(Expression::Immediate { into: 5, value: last.to_be_bytes().to_vec() })
-        .with(Expression::Nat { kind: Nat::Source, version, address: 0, ports: Some((4, 5)) })
+        .with(Expression::Meta {
+            key: Meta::L4proto,
+            into: 4,
+        })
+        .with(Expression::Match {
+            set: SetRef::Anonymous(transports),
+            from: 4,
+            invert: false,
+        })
+        .with(Expression::Immediate {
+            into: 4,
+            value: first.to_be_bytes().to_vec(),
+        })
+        .with(Expression::Immediate {
+            into: 5,
+            value: last.to_be_bytes().to_vec(),
+        })
+        .with(Expression::Nat {
+            kind: Nat::Source,
+            version,
+            address: 0,
+            ports: Some((4, 5)),
+        })
 }
 
 pub(crate) fn unreachable() -> Vec<Rule> {
-    let tcp = Rule::new().protocol(IPPROTO_TCP as u8).reject(Reject::TcpReset);
+    let tcp = Rule::new()
+        .protocol(IPPROTO_TCP as u8)
+        .reject(Reject::TcpReset);
     vec![tcp, Rule::new().reject(Reject::Icmpx(PORT_UNREACHABLE))]
 }
 
 /// A table's virtual IPs of a version.
-pub(crate) fn of_version(table: &Table, version: Ip) -> impl Iterator<Item = (&IpAddr, &VirtualService)> {
-    table.services.iter().filter(move |(vip, _)| Ip::of(**vip) == version)
+pub(crate) fn of_version(
+    table: &Table,
+    version: Ip,
+) -> impl Iterator<Item = (&IpAddr, &VirtualService)> {
+    table
+        .services
+        .iter()
+        .filter(move |(vip, _)| Ip::of(**vip) == version)
 }
 
 fn with_sets(ruleset: Ruleset, table: &Table, version: Ip) -> Ruleset {
@@ -322,26 +434,45 @@ fn with_sets(ruleset: Ruleset, table: &Table, version: Ip) -> Ruleset {
     let unusual = services().filter(|(_, service)| service.balance != Balance::default());
     let modes = unusual.map(|(vip, service)| (Key::address(*vip), number(mode(service.balance))));
     let weights = services().flat_map(|(vip, service)| {
-        service.real_servers.iter().map(|(address, weight)| (Key::pair(*vip, *address), number(u32::from(*weight))))
+        service
+            .real_servers
+            .iter()
+            .map(|(address, weight)| (Key::pair(*vip, *address), number(u32::from(*weight))))
     });
     let slots = open().flat_map(|(vip, service)| {
         let turns = (0u32..).zip(slots(service));
         turns.map(|(slot, address)| (Key::of(&[&octets(*vip), &number(slot)]), octets(address)))
     });
     ruleset
-        .set(names.services, Set::values(&[key], services().map(|(vip, _)| Key::address(*vip))))
+        .set(
+            names.services,
+            Set::values(&[key], services().map(|(vip, _)| Key::address(*vip))),
+        )
         .set(names.vips, Set::verdicts(&[key], vips))
         .set(names.modes, Set::map(&[key], Type::Mark, modes))
-        .set(names.weights, Set::map(&[key, key], Type::Mark, weights).counted())
-        .set(names.slots, Set::map(&[key, Type::Mark], key, slots).counted())
+        .set(
+            names.weights,
+            Set::map(&[key, key], Type::Mark, weights).counted(),
+        )
+        .set(
+            names.slots,
+            Set::map(&[key, Type::Mark], key, slots).counted(),
+        )
         .set(names.clients, Set::memory(&[key, key], key))
 }
 
 pub(crate) fn with_hairpins(ruleset: Ruleset, table: &Table, version: Ip) -> Ruleset {
     let key = Type::from(version);
-    let local = table.hairpins.iter().filter(|(address, _)| Ip::of(**address) == version);
-    let hairpins = local.map(|(address, gateway)| (Key::pair(*address, *address), octets(*gateway)));
-    ruleset.set(names(version).hairpins, Set::map(&[key, key], key, hairpins))
+    let local = table
+        .hairpins
+        .iter()
+        .filter(|(address, _)| Ip::of(**address) == version);
+    let hairpins =
+        local.map(|(address, gateway)| (Key::pair(*address, *address), octets(*gateway)));
+    ruleset.set(
+        names(version).hairpins,
+        Set::map(&[key, key], key, hairpins),
+    )
 }
 
 fn chain_name(vip: IpAddr) -> String {
@@ -355,29 +486,47 @@ pub(crate) fn number(value: u32) -> Vec<u8> {
 
 /// A way to choose as one number.
 pub(crate) fn mode(balance: Balance) -> u32 {
-    let scheduler = Scheduler::ALL.iter().position(|known| *known == balance.scheduler).unwrap_or(0) as u32;
+    let scheduler = Scheduler::ALL
+        .iter()
+        .position(|known| *known == balance.scheduler)
+        .unwrap_or(0) as u32;
     scheduler << AFFINITY_BITS | balance.affinity.unwrap_or(0).min((1 << AFFINITY_BITS) - 1)
 }
 
 pub(crate) fn balance_of(mode: u32) -> Balance {
-    let scheduler = Scheduler::ALL.get((mode >> AFFINITY_BITS) as usize).copied().unwrap_or_default();
+    let scheduler = Scheduler::ALL
+        .get((mode >> AFFINITY_BITS) as usize)
+        .copied()
+        .unwrap_or_default();
     let affinity = mode & ((1 << AFFINITY_BITS) - 1);
-    Balance { scheduler, affinity: (affinity > 0).then_some(affinity) }
+    Balance {
+        scheduler,
+        affinity: (affinity > 0).then_some(affinity),
+    }
 }
 
-/// A virtual IP's own rules name no map: the kernel goes through a map's elements for every chain that looks into it, so
-/// that thousands would take minutes. They put the number of the turn into the packet's mark, and chains that all share
-/// do the rest.
+/// A virtual IP's own rules name no map: the kernel goes through a map's elements for every chain
+/// that looks into it, so that thousands would take minutes. They put the number of the turn into
+/// the packet's mark, and chains that all share do the rest.
 fn distribute(vip: IpAddr, service: &VirtualService) -> Vec<Rule> {
     let version = Ip::of(vip);
     let go = |verdict: Verdict| Rule::new().verdict(verdict);
-    let turn = Rule::new().version(version).source(version, 0).with(turn(service, version, SPARE));
-    let turn = turn.with(Expression::SetMeta { key: Meta::Mark, from: SPARE });
+    let turn = Rule::new()
+        .version(version)
+        .source(version, 0)
+        .with(turn(service, version, SPARE));
+    let turn = turn.with(Expression::SetMeta {
+        key: Meta::Mark,
+        from: SPARE,
+    });
     match service.balance.affinity {
         None => vec![turn.verdict(Verdict::Goto(chosen_chain(version)))],
         Some(seconds) => {
             let again = go(Verdict::Jump(again_chain(version, seconds)));
-            vec![again, turn.verdict(Verdict::Goto(remembered_chain(version, seconds)))]
+            vec![
+                again,
+                turn.verdict(Verdict::Goto(remembered_chain(version, seconds))),
+            ]
         }
     }
 }
@@ -398,54 +547,113 @@ fn digit(version: Ip) -> u8 {
     if version == Ip::V4 { 4 } else { 6 }
 }
 
-/// The chains that all virtual IPs of a version share. Client, virtual IP and real server stand one behind the other in the
-/// registers of their rules, as they do in keys.
+/// The chains that all virtual IPs of a version share. Client, virtual IP and real server stand one
+/// behind the other in the registers of their rules, as they do in keys.
 fn with_shared(mut ruleset: Ruleset, version: Ip, affinities: &BTreeSet<u32>) -> Ruleset {
     let (names, server) = (names(version), 2 * width(version));
     let addresses_of = |rule: Rule| rule.source(version, 0).destination(version, width(version));
     let addresses = || addresses_of(Rule::new().version(version));
     let weigh = |rule: Rule| {
         let set = SetRef::Named(names.weights.to_owned());
-        rule.with(Expression::Map { set, from: width(version), into: SPARE })
+        rule.with(Expression::Map {
+            set,
+            from: width(version),
+            into: SPARE,
+        })
     };
     let translate = |rule: Rule| {
-        rule.with(Expression::Immediate { into: SPARE, value: number(0) })
-            .with(Expression::SetMeta { key: Meta::Mark, from: SPARE })
-            .with(Expression::Nat { kind: Nat::Destination, version, address: server, ports: None })
+        rule.with(Expression::Immediate {
+            into: SPARE,
+            value: number(0),
+        })
+        .with(Expression::SetMeta {
+            key: Meta::Mark,
+            from: SPARE,
+        })
+        .with(Expression::Nat {
+            kind: Nat::Destination,
+            version,
+            address: server,
+            ports: None,
+        })
     };
     let in_turn = |rule: Rule| {
         let set = SetRef::Named(names.slots.to_owned());
-        let turn = rule.with(Expression::Meta { key: Meta::Mark, into: server });
-        turn.with(Expression::Map { set, from: width(version), into: server })
+        let turn = rule.with(Expression::Meta {
+            key: Meta::Mark,
+            into: server,
+        });
+        turn.with(Expression::Map {
+            set,
+            from: width(version),
+            into: server,
+        })
     };
     let chosen = || in_turn(addresses());
-    // The kernel changes rules and maps in one moment, yet a packet may meet it in between: with the number of a turn that was
-    // just taken away. The first one is always there.
+    // The kernel changes rules and maps in one moment, yet a packet may meet it in between: with
+    // the number of a turn that was just taken away. The first one is always there.
     let first = || {
-        let mark = Rule::new().version(version).with(Expression::Immediate { into: SPARE, value: number(0) });
-        in_turn(addresses_of(mark.with(Expression::SetMeta { key: Meta::Mark, from: SPARE })))
+        let mark = Rule::new().version(version).with(Expression::Immediate {
+            into: SPARE,
+            value: number(0),
+        });
+        in_turn(addresses_of(mark.with(Expression::SetMeta {
+            key: Meta::Mark,
+            from: SPARE,
+        })))
     };
-    ruleset = ruleset.chain(&chosen_chain(version), Chain::regular(vec![translate(chosen()), translate(first())]));
+    ruleset = ruleset.chain(
+        &chosen_chain(version),
+        Chain::regular(vec![translate(chosen()), translate(first())]),
+    );
     for &seconds in affinities {
         let remember = |rule: Rule| {
             let (map, milliseconds) = (names.clients.to_owned(), u64::from(seconds) * 1000);
-            rule.with(Expression::Remember { map, key: 0, data: server, milliseconds })
+            rule.with(Expression::Remember {
+                map,
+                key: 0,
+                data: server,
+                milliseconds,
+            })
         };
-        let forget = Expression::Forget { map: names.clients.to_owned(), key: 0, data: server };
-        let known = Expression::Map { set: SetRef::Named(names.clients.to_owned()), from: 0, into: server };
-        let takes = Expression::Compare { from: SPARE, how: Comparison::NotEqual, value: number(0) };
+        let forget = Expression::Forget {
+            map: names.clients.to_owned(),
+            key: 0,
+            data: server,
+        };
+        let known = Expression::Map {
+            set: SetRef::Named(names.clients.to_owned()),
+            from: 0,
+            into: server,
+        };
+        let takes = Expression::Compare {
+            from: SPARE,
+            how: Comparison::NotEqual,
+            value: number(0),
+        };
         let again = weigh(addresses().with(known)).with(takes);
         // The last is for when there are too many clients to remember.
-        let anew = vec![translate(remember(chosen().with(forget))), translate(chosen()), translate(first())];
+        let anew = vec![
+            translate(remember(chosen().with(forget))),
+            translate(chosen()),
+            translate(first()),
+        ];
         ruleset = ruleset
-            .chain(&again_chain(version, seconds), Chain::regular(vec![translate(remember(again))]))
+            .chain(
+                &again_chain(version, seconds),
+                Chain::regular(vec![translate(remember(again))]),
+            )
             .chain(&remembered_chain(version, seconds), Chain::regular(anew));
     }
     ruleset
 }
 
 fn affinities(table: &Table) -> BTreeSet<u32> {
-    table.services.values().filter_map(|service| service.balance.affinity).collect()
+    table
+        .services
+        .values()
+        .filter_map(|service| service.balance.affinity)
+        .collect()
 }
 
 /// Puts the number of a slot into the register; the client's address is in the first one.
@@ -454,31 +662,52 @@ pub(crate) fn turn(service: &VirtualService, version: Ip, into: u8) -> Expressio
     match service.balance.scheduler {
         Scheduler::Sh | Scheduler::Mh if modulus > 1 => {
             let len = Type::from(version).size() as u32;
-            Expression::Hash { from: 0, len, modulus, seed: SEED, offset: 0, into }
+            Expression::Hash {
+                from: 0,
+                len,
+                modulus,
+                seed: SEED,
+                offset: 0,
+                into,
+            }
         }
-        _ => Expression::Number { kind: Numbers::Incremental, modulus, offset: 0, into },
+        _ => Expression::Number {
+            kind: Numbers::Incremental,
+            modulus,
+            offset: 0,
+            into,
+        },
     }
 }
 
-/// The virtual services that a rule set was made for. What the rest of it does not agree with shows when the rule set
-/// is made from them again.
+/// The virtual services that a rule set was made for. What the rest of it does not agree with shows
+/// when the rule set is made from them again.
 fn table(ruleset: &Ruleset) -> Table {
     let mut table = Table::default();
     for version in Ip::BOTH {
         let names = names(version);
         let size = Type::from(version).size();
         for (key, _) in elements(ruleset, names.services) {
-            table.services.extend(address(&key.first).map(|vip| (vip, VirtualService::default())));
+            table
+                .services
+                .extend(address(&key.first).map(|vip| (vip, VirtualService::default())));
         }
         for (key, data) in elements(ruleset, names.modes) {
             let service = address(&key.first).and_then(|vip| table.services.get_mut(&vip));
-            let Some((service, mode)) = service.zip(value(data)) else { continue };
+            let Some((service, mode)) = service.zip(value(data)) else {
+                continue;
+            };
             service.balance = balance_of(mode);
         }
         for (key, data) in elements(ruleset, names.weights) {
             let weight = value(data).and_then(|weight| u16::try_from(weight).ok());
-            let Some(((vip, server), weight)) = pair(key, size).zip(weight) else { continue };
-            table.services.get_mut(&vip).and_then(|service| service.real_servers.insert(server, weight));
+            let Some(((vip, server), weight)) = pair(key, size).zip(weight) else {
+                continue;
+            };
+            table
+                .services
+                .get_mut(&vip)
+                .and_then(|service| service.real_servers.insert(server, weight));
         }
     }
     table.hairpins = hairpins(ruleset);
@@ -489,7 +718,11 @@ pub(crate) fn hairpins(ruleset: &Ruleset) -> BTreeMap<IpAddr, IpAddr> {
     let of_version = |version: Ip| {
         let hairpins = elements(ruleset, names(version).hairpins);
         hairpins.filter_map(move |(key, data)| {
-            let gateway = if let Data::Value(value) = data { address(value) } else { None };
+            let gateway = if let Data::Value(value) = data {
+                address(value)
+            } else {
+                None
+            };
             let (local, _) = pair(key, Type::from(version).size())?;
             Some((local, gateway?))
         })
@@ -497,7 +730,10 @@ pub(crate) fn hairpins(ruleset: &Ruleset) -> BTreeMap<IpAddr, IpAddr> {
     Ip::BOTH.into_iter().flat_map(of_version).collect()
 }
 
-pub(crate) fn elements<'a>(ruleset: &'a Ruleset, set: &str) -> Box<dyn Iterator<Item = (&'a Key, &'a Data)> + 'a> {
+pub(crate) fn elements<'a>(
+    ruleset: &'a Ruleset,
+    set: &str,
+) -> Box<dyn Iterator<Item = (&'a Key, &'a Data)> + 'a> {
     match ruleset.sets.get(set) {
         Some(set) => Box::new(set.elements.iter()),
         None => Box::new(iter::empty()),
@@ -510,7 +746,9 @@ fn pair(key: &Key, size: usize) -> Option<(IpAddr, IpAddr)> {
 }
 
 pub(crate) fn value(data: &Data) -> Option<u32> {
-    let Data::Value(value) = data else { return None };
+    let Data::Value(value) = data else {
+        return None;
+    };
     Some(u32::from_ne_bytes(value.as_slice().try_into().ok()?))
 }
 

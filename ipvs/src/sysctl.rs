@@ -1,5 +1,5 @@
-//! Values below /proc/sys that an engine needs in its network namespace. Their files stay open: an open one belongs to the
-//! namespace that it was opened in, whoever reads it.
+//! Values below /proc/sys that an engine needs in its network namespace. Their files stay open: an
+//! open one belongs to the namespace that it was opened in, whoever reads it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -12,13 +12,18 @@ const LENGTH: usize = 32;
 
 /// How connections are tracked where they are balanced; seconds.
 pub(crate) const TRACKING: &[Setting] = &[
-    // A packet beyond the window belongs to its connection all the same: untranslated it would end it.
+    // A packet beyond the window belongs to its connection all the same: untranslated it would end
+    // it.
     ("net/netfilter/nf_conntrack_tcp_be_liberal", "1"),
     // Who is silent, on both sides or one, may be so for longer than TCP's keepalive (two hours).
-    ("net/netfilter/nf_conntrack_tcp_timeout_established", "432000"),
+    (
+        "net/netfilter/nf_conntrack_tcp_timeout_established",
+        "432000",
+    ),
     ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "10800"),
     ("net/netfilter/nf_conntrack_tcp_timeout_fin_wait", "10800"),
-    // A client and a server have 16384 ports between them (`BALANCED_PORTS`): thousands of connections a second.
+    // A client and a server have 16384 ports between them (`BALANCED_PORTS`): thousands of
+    // connections a second.
     ("net/netfilter/nf_conntrack_tcp_timeout_time_wait", "5"),
 ];
 
@@ -33,7 +38,11 @@ impl Sysctls {
     pub(crate) fn open(settings: impl IntoIterator<Item = Setting>) -> io::Result<Self> {
         let mut files = Vec::new();
         for (path, value) in settings {
-            match OpenOptions::new().read(true).write(true).open(format!("/proc/sys/{path}")) {
+            match OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(format!("/proc/sys/{path}"))
+            {
                 Ok(file) => files.push(((path, value), file)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -44,13 +53,21 @@ impl Sysctls {
 
     /// Those that are not as they should be, for people.
     pub(crate) fn damage(&self) -> Vec<String> {
-        let wrong = self.0.iter().filter(|((_, value), file)| read(file).as_deref() != Some(*value));
-        wrong.map(|((path, value), _)| format!("set {path} = {value}")).collect()
+        let wrong = self
+            .0
+            .iter()
+            .filter(|((_, value), file)| read(file).as_deref() != Some(*value));
+        wrong
+            .map(|((path, value), _)| format!("set {path} = {value}"))
+            .collect()
     }
 
     /// Writes those that are not as they should be.
     pub(crate) fn settle(&self) -> io::Result<()> {
-        let mut wrong = self.0.iter().filter(|((_, value), file)| read(file).as_deref() != Some(*value));
+        let mut wrong = self
+            .0
+            .iter()
+            .filter(|((_, value), file)| read(file).as_deref() != Some(*value));
         wrong.try_for_each(|((_, value), file)| file.write_all_at(value.as_bytes(), 0))
     }
 }
@@ -58,5 +75,9 @@ impl Sysctls {
 fn read(file: &File) -> Option<String> {
     let mut text = [0; LENGTH];
     let length = file.read_at(&mut text, 0).ok()?;
-    Some(String::from_utf8_lossy(&text[..length]).trim_end().to_owned())
+    Some(
+        String::from_utf8_lossy(&text[..length])
+            .trim_end()
+            .to_owned(),
+    )
 }

@@ -14,8 +14,8 @@ use model::{Balance, NetworkConfig, NetworkId, NodeConfig, SandboxId, Scheduler}
 pub struct Table {
     /// By virtual IP.
     pub services: BTreeMap<IpAddr, VirtualService>,
-    /// This host's own endpoints, each with the gateway's address of its family: the one that an endpoint sees
-    /// calling when it is balanced to itself.
+    /// This host's own endpoints, each with the gateway's address of its family: the one that an
+    /// endpoint sees calling when it is balanced to itself.
     pub hairpins: BTreeMap<IpAddr, IpAddr>,
 }
 
@@ -39,9 +39,17 @@ pub enum Op {
     /// A real server goes.
     DelRealServer { vip: IpAddr, address: IpAddr },
     /// A new real server.
-    AddRealServer { vip: IpAddr, address: IpAddr, weight: u16 },
+    AddRealServer {
+        vip: IpAddr,
+        address: IpAddr,
+        weight: u16,
+    },
     /// A real server gets another weight.
-    SetWeight { vip: IpAddr, address: IpAddr, weight: u16 },
+    SetWeight {
+        vip: IpAddr,
+        address: IpAddr,
+        weight: u16,
+    },
     /// An endpoint is no longer here.
     DelHairpin { address: IpAddr },
     /// An endpoint is here, or has another gateway.
@@ -56,17 +64,34 @@ impl fmt::Display for Op {
             Op::DelService { vip } => write!(out, "delete virtual service {vip}"),
             Op::AddService { vip, balance } => {
                 write!(out, "add virtual service {vip}, {}", balance.scheduler)?;
-                balance.affinity.map_or(Ok(()), |seconds| write!(out, " with an affinity of {seconds} s"))
+                balance.affinity.map_or(Ok(()), |seconds| {
+                    write!(out, " with an affinity of {seconds} s")
+                })
             }
-            Op::DelRealServer { vip, address } => write!(out, "delete real server {address} of {vip}"),
-            Op::AddRealServer { vip, address, weight } => {
-                write!(out, "add real server {address} of {vip} with weight {weight}")
+            Op::DelRealServer { vip, address } => {
+                write!(out, "delete real server {address} of {vip}")
             }
-            Op::SetWeight { vip, address, weight } => {
+            Op::AddRealServer {
+                vip,
+                address,
+                weight,
+            } => {
+                write!(
+                    out,
+                    "add real server {address} of {vip} with weight {weight}"
+                )
+            }
+            Op::SetWeight {
+                vip,
+                address,
+                weight,
+            } => {
                 write!(out, "set weight {weight} of real server {address} of {vip}")
             }
             Op::DelHairpin { address } => write!(out, "delete local endpoint {address}"),
-            Op::AddHairpin { address, gateway } => write!(out, "add local endpoint {address} behind {gateway}"),
+            Op::AddHairpin { address, gateway } => {
+                write!(out, "add local endpoint {address} behind {gateway}")
+            }
             Op::Repair => out.write_str("repair the balancer's objects in the kernel"),
         }
     }
@@ -78,8 +103,8 @@ impl VirtualService {
         self.real_servers.values().any(|&weight| weight > 0)
     }
 
-    /// The real servers that take new connections, and how often each has its turn: all alike where its way to choose does
-    /// not look at weights.
+    /// The real servers that take new connections, and how often each has its turn: all alike where
+    /// its way to choose does not look at weights.
     pub fn shares(&self) -> impl Iterator<Item = (IpAddr, u32)> {
         let alike = matches!(self.balance.scheduler, Scheduler::Rr | Scheduler::Lc);
         let open = self.real_servers.iter().filter(|(_, weight)| **weight > 0);
@@ -112,42 +137,72 @@ impl Table {
             }
             _ => None,
         });
-        Self { services: services.collect(), hairpins: hairpins.collect() }
+        Self {
+            services: services.collect(),
+            hairpins: hairpins.collect(),
+        }
     }
 
     /// What a host should balance on a network.
     pub fn of(config: &NodeConfig, network: NetworkId) -> Self {
-        Self { services: services(config, |of| of == network), hairpins: hairpins(config, network) }
+        Self {
+            services: services(config, |of| of == network),
+            hairpins: hairpins(config, network),
+        }
     }
 
-    /// What should be balanced in a sandbox itself: the networks whose packets pass no namespace of ours but that.
+    /// What should be balanced in a sandbox itself: the networks whose packets pass no namespace of
+    /// ours but that.
     pub fn of_sandbox(config: &NodeConfig, sandbox: SandboxId) -> Self {
-        let is_lan =
-            |id| config.networks.get(&id).is_some_and(|network: &NetworkConfig| network.driver.parent().is_some());
-        let local =
-            config.endpoints.values().filter(|endpoint| endpoint.sandbox == sandbox && is_lan(endpoint.network));
+        let is_lan = |id| {
+            config
+                .networks
+                .get(&id)
+                .is_some_and(|network: &NetworkConfig| network.driver.parent().is_some())
+        };
+        let local = config
+            .endpoints
+            .values()
+            .filter(|endpoint| endpoint.sandbox == sandbox && is_lan(endpoint.network));
         let networks: BTreeSet<NetworkId> = local.map(|endpoint| endpoint.network).collect();
         // Who is balanced to itself sees nobody else's address: there is nothing to be hidden.
-        Self { services: services(config, |of| networks.contains(&of)), hairpins: BTreeMap::new() }
+        Self {
+            services: services(config, |of| networks.contains(&of)),
+            hairpins: BTreeMap::new(),
+        }
     }
 
     /// The ops that lead from here to `desired`. Empty if there is nothing to change.
     pub fn ops(&self, desired: &Table) -> Vec<Op> {
-        let changed: Vec<_> =
-            pairs(&self.services, &desired.services).filter(|(_, old, service)| old != service).collect();
+        let changed: Vec<_> = pairs(&self.services, &desired.services)
+            .filter(|(_, old, service)| old != service)
+            .collect();
         let gone = changed.iter().filter(|(.., service)| service.is_none());
         let mut ops: Vec<Op> = gone.map(|&(&vip, ..)| Op::DelService { vip }).collect();
         for (&vip, old, service) in changed {
             let Some(service) = service else { continue };
             if old.map(|old| old.balance) != Some(service.balance) {
-                ops.push(Op::AddService { vip, balance: service.balance });
+                ops.push(Op::AddService {
+                    vip,
+                    balance: service.balance,
+                });
             }
             let none = BTreeMap::new();
-            ops.extend(real_servers(vip, &service.real_servers, old.map_or(&none, |old| &old.real_servers)));
+            ops.extend(real_servers(
+                vip,
+                &service.real_servers,
+                old.map_or(&none, |old| &old.real_servers),
+            ));
         }
-        let gone = self.hairpins.keys().filter(|address| !desired.hairpins.contains_key(address));
+        let gone = self
+            .hairpins
+            .keys()
+            .filter(|address| !desired.hairpins.contains_key(address));
         ops.extend(gone.map(|&address| Op::DelHairpin { address }));
-        let new = desired.hairpins.iter().filter(|(address, gateway)| self.hairpins.get(address) != Some(gateway));
+        let new = desired
+            .hairpins
+            .iter()
+            .filter(|(address, gateway)| self.hairpins.get(address) != Some(gateway));
         ops.extend(new.map(|(&address, &gateway)| Op::AddHairpin { address, gateway }));
         ops
     }
@@ -156,12 +211,27 @@ impl Table {
     pub fn apply(&mut self, op: &Op) {
         match *op {
             Op::DelService { vip } => drop(self.services.remove(&vip)),
-            Op::AddService { vip, balance } => self.services.entry(vip).or_default().balance = balance,
-            Op::DelRealServer { vip, address } => {
-                self.services.get_mut(&vip).and_then(|service| service.real_servers.remove(&address));
+            Op::AddService { vip, balance } => {
+                self.services.entry(vip).or_default().balance = balance
             }
-            Op::AddRealServer { vip, address, weight } | Op::SetWeight { vip, address, weight } => {
-                self.services.get_mut(&vip).and_then(|service| service.real_servers.insert(address, weight));
+            Op::DelRealServer { vip, address } => {
+                self.services
+                    .get_mut(&vip)
+                    .and_then(|service| service.real_servers.remove(&address));
+            }
+            Op::AddRealServer {
+                vip,
+                address,
+                weight,
+            }
+            | Op::SetWeight {
+                vip,
+                address,
+                weight,
+            } => {
+                self.services
+                    .get_mut(&vip)
+                    .and_then(|service| service.real_servers.insert(address, weight));
             }
             Op::DelHairpin { address } => drop(self.hairpins.remove(&address)),
             Op::AddHairpin { address, gateway } => drop(self.hairpins.insert(address, gateway)),
@@ -170,8 +240,9 @@ impl Table {
     }
 }
 
-/// What two maps have under each key, side by side. Their walks cost a fraction of as many look-ups, which matters where thousands of
-/// services are compared to find the one that has changed.
+/// What two maps have under each key, side by side. Their walks cost a fraction of as many
+/// look-ups, which matters where thousands of services are compared to find the one that has
+/// changed.
 fn pairs<'a, K: Ord, V>(
     old: &'a BTreeMap<K, V>,
     new: &'a BTreeMap<K, V>,
@@ -186,38 +257,89 @@ fn pairs<'a, K: Ord, V>(
         let old = if order.is_le() { old.next() } else { None };
         let new = if order.is_ge() { new.next() } else { None };
         let (key, _) = old.or(new)?;
-        Some((key, old.map(|(_, value)| value), new.map(|(_, value)| value)))
+        Some((
+            key,
+            old.map(|(_, value)| value),
+            new.map(|(_, value)| value),
+        ))
     })
 }
 
-fn services(config: &NodeConfig, on: impl Fn(NetworkId) -> bool) -> BTreeMap<IpAddr, VirtualService> {
-    let chosen = config.services.iter().filter(|((network, _), _)| on(*network));
+fn services(
+    config: &NodeConfig,
+    on: impl Fn(NetworkId) -> bool,
+) -> BTreeMap<IpAddr, VirtualService> {
+    let chosen = config
+        .services
+        .iter()
+        .filter(|((network, _), _)| on(*network));
     let services = chosen.flat_map(|(_, service)| {
         service.vips.iter().map(|vip| {
-            let servers = service.real_servers.iter().filter(|(address, _)| address.is_ipv4() == vip.is_ipv4());
-            let real_servers = servers.map(|(address, weight)| (*address, *weight)).collect();
-            (*vip, VirtualService { balance: service.balance, real_servers })
+            let servers = service
+                .real_servers
+                .iter()
+                .filter(|(address, _)| address.is_ipv4() == vip.is_ipv4());
+            let real_servers = servers
+                .map(|(address, weight)| (*address, *weight))
+                .collect();
+            (
+                *vip,
+                VirtualService {
+                    balance: service.balance,
+                    real_servers,
+                },
+            )
         })
     });
     services.collect()
 }
 
 fn hairpins(config: &NodeConfig, network: NetworkId) -> BTreeMap<IpAddr, IpAddr> {
-    let Some(record) = config.networks.get(&network) else { return BTreeMap::new() };
-    let local =
-        config.endpoints.values().filter(|endpoint| endpoint.network == network && endpoint.node == config.node);
-    let addresses: BTreeSet<IpAddr> = local.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
-    let gateway = |address: IpAddr| record.subnets.iter().find(|lease| lease.subnet.contains(address));
-    addresses.into_iter().filter_map(|address| Some((address, gateway(address)?.gateway))).collect()
+    let Some(record) = config.networks.get(&network) else {
+        return BTreeMap::new();
+    };
+    let local = config
+        .endpoints
+        .values()
+        .filter(|endpoint| endpoint.network == network && endpoint.node == config.node);
+    let addresses: BTreeSet<IpAddr> = local
+        .flat_map(|endpoint| endpoint.addresses.iter().copied())
+        .collect();
+    let gateway = |address: IpAddr| {
+        record
+            .subnets
+            .iter()
+            .find(|lease| lease.subnet.contains(address))
+    };
+    addresses
+        .into_iter()
+        .filter_map(|address| Some((address, gateway(address)?.gateway)))
+        .collect()
 }
 
-fn real_servers(vip: IpAddr, desired: &BTreeMap<IpAddr, u16>, observed: &BTreeMap<IpAddr, u16>) -> Vec<Op> {
-    let gone = observed.keys().filter(|address| !desired.contains_key(address));
-    let mut ops: Vec<Op> = gone.map(|&address| Op::DelRealServer { vip, address }).collect();
+fn real_servers(
+    vip: IpAddr,
+    desired: &BTreeMap<IpAddr, u16>,
+    observed: &BTreeMap<IpAddr, u16>,
+) -> Vec<Op> {
+    let gone = observed
+        .keys()
+        .filter(|address| !desired.contains_key(address));
+    let mut ops: Vec<Op> = gone
+        .map(|&address| Op::DelRealServer { vip, address })
+        .collect();
     for (&address, &weight) in desired {
         match observed.get(&address) {
-            None => ops.push(Op::AddRealServer { vip, address, weight }),
-            Some(&old) if old != weight => ops.push(Op::SetWeight { vip, address, weight }),
+            None => ops.push(Op::AddRealServer {
+                vip,
+                address,
+                weight,
+            }),
+            Some(&old) if old != weight => ops.push(Op::SetWeight {
+                vip,
+                address,
+                weight,
+            }),
             Some(_) => {}
         }
     }
@@ -227,7 +349,8 @@ fn real_servers(vip: IpAddr, desired: &BTreeMap<IpAddr, u16>, observed: &BTreeMa
 #[cfg(test)]
 pub(crate) mod tests {
     use model::{
-        DriverConfig, EndpointConfig, EndpointId, Mac, NodeId, ServiceId, SubnetLease, VirtualServiceConfig, Vni,
+        DriverConfig, EndpointConfig, EndpointId, Mac, NodeId, ServiceId, SubnetLease,
+        VirtualServiceConfig, Vni,
     };
     use proptest::{collection::btree_map, prelude::*};
 
@@ -239,18 +362,45 @@ pub(crate) mod tests {
             false => IpAddr::from([10, 0, 9, low]),
             true => IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, u16::from(low)]),
         };
-        let servers = btree_map(10u8..14, prop_oneof![Just(0u16), Just(1), 2u16..9, Just(u16::MAX)], 0..4);
-        let balances = (0..Scheduler::ALL.len(), prop_oneof![Just(None), (1u32..100_000).prop_map(Some)]);
+        let servers = btree_map(
+            10u8..14,
+            prop_oneof![Just(0u16), Just(1), 2u16..9, Just(u16::MAX)],
+            0..4,
+        );
+        let balances = (
+            0..Scheduler::ALL.len(),
+            prop_oneof![Just(None), (1u32..100_000).prop_map(Some)],
+        );
         let services = btree_map((any::<bool>(), 1u8..6), (balances, servers), 0..6);
         let hairpins = btree_map((any::<bool>(), 10u8..14), 1u8..3, 0..4);
         (services, hairpins).prop_map(move |(services, hairpins)| {
-            let services = services.into_iter().map(|((v6, vip), ((scheduler, affinity), servers))| {
-                let balance = Balance { scheduler: Scheduler::ALL[scheduler], affinity };
-                let real_servers = servers.into_iter().map(|(low, weight)| (address(v6, low), weight)).collect();
-                (address(v6, vip), VirtualService { balance, real_servers })
-            });
-            let hairpins = hairpins.into_iter().map(|((v6, low), gateway)| (address(v6, low), address(v6, gateway)));
-            Table { services: services.collect(), hairpins: hairpins.collect() }
+            let services =
+                services
+                    .into_iter()
+                    .map(|((v6, vip), ((scheduler, affinity), servers))| {
+                        let balance = Balance {
+                            scheduler: Scheduler::ALL[scheduler],
+                            affinity,
+                        };
+                        let real_servers = servers
+                            .into_iter()
+                            .map(|(low, weight)| (address(v6, low), weight))
+                            .collect();
+                        (
+                            address(v6, vip),
+                            VirtualService {
+                                balance,
+                                real_servers,
+                            },
+                        )
+                    });
+            let hairpins = hairpins
+                .into_iter()
+                .map(|((v6, low), gateway)| (address(v6, low), address(v6, gateway)));
+            Table {
+                services: services.collect(),
+                hairpins: hairpins.collect(),
+            }
         })
     }
 
@@ -276,19 +426,27 @@ pub(crate) mod tests {
             subnet: subnet.parse().unwrap(),
             gateway: gateway.parse().unwrap(),
         };
-        let subnets = vec![lease("10.0.9.0/24", "10.0.9.1"), lease("fd00:9::/64", "fd00:9::1")];
+        let subnets = vec![
+            lease("10.0.9.0/24", "10.0.9.1"),
+            lease("fd00:9::/64", "fd00:9::1"),
+        ];
         let record = NetworkConfig {
             name: "my-net".to_owned(),
             vni: Vni::FIRST,
-            driver: DriverConfig::Overlay { port: 4789, encrypted: false },
+            driver: DriverConfig::Overlay {
+                port: 4789,
+                encrypted: false,
+            },
             subnets,
             internal: false,
             mtu: None,
         };
         config.networks.insert(network, record);
-        for (id, network, node, address) in
-            [(1, network, 1, "10.0.9.5"), (2, network, 2, "10.0.9.6"), (3, other, 1, "10.0.8.5")]
-        {
+        for (id, network, node, address) in [
+            (1, network, 1, "10.0.9.5"),
+            (2, network, 2, "10.0.9.6"),
+            (3, other, 1, "10.0.8.5"),
+        ] {
             let endpoint = EndpointConfig {
                 network,
                 node: NodeId(node),
@@ -298,9 +456,14 @@ pub(crate) mod tests {
             };
             config.endpoints.insert(EndpointId(id), endpoint);
         }
-        let real_servers: BTreeMap<IpAddr, u16> =
-            addresses(&["10.0.9.5", "fd00:9::5"]).into_iter().zip([1, 2]).collect();
-        for (network, vips) in [(network, &["10.0.9.2", "fd00:9::2"][..]), (other, &["10.0.8.2"])] {
+        let real_servers: BTreeMap<IpAddr, u16> = addresses(&["10.0.9.5", "fd00:9::5"])
+            .into_iter()
+            .zip([1, 2])
+            .collect();
+        for (network, vips) in [
+            (network, &["10.0.9.2", "fd00:9::2"][..]),
+            (other, &["10.0.8.2"]),
+        ] {
             let service = VirtualServiceConfig {
                 name: "web".to_owned(),
                 vips: addresses(vips),
@@ -313,9 +476,18 @@ pub(crate) mod tests {
             balance: Balance::default(),
             real_servers: BTreeMap::from([(server.parse().unwrap(), weight)]),
         };
-        let services =
-            addresses(&["10.0.9.2", "fd00:9::2"]).into_iter().zip([service("10.0.9.5", 1), service("fd00:9::5", 2)]);
-        let hairpins = addresses(&["10.0.9.5"]).into_iter().zip(addresses(&["10.0.9.1"]));
-        assert_eq!(Table::of(&config, network), Table { services: services.collect(), hairpins: hairpins.collect() });
+        let services = addresses(&["10.0.9.2", "fd00:9::2"])
+            .into_iter()
+            .zip([service("10.0.9.5", 1), service("fd00:9::5", 2)]);
+        let hairpins = addresses(&["10.0.9.5"])
+            .into_iter()
+            .zip(addresses(&["10.0.9.1"]));
+        assert_eq!(
+            Table::of(&config, network),
+            Table {
+                services: services.collect(),
+                hairpins: hairpins.collect()
+            }
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Balancing end to end: a router with the nftables engine and the guard between real sockets, both families.
+//! Balancing end to end: a router with the nftables engine and the guard between real sockets, both
+//! families.
 
 #![allow(clippy::unwrap_used)]
 
@@ -76,8 +77,12 @@ fn what_is_said_to_be_of_other_tables_is_not_read_again() {
 fn who_has_a_turn_that_was_just_taken_away_is_led_elsewhere() {
     for affinity in [None, Some(60)] {
         let (lab, mut balancer) = lab(Engine::Nftables, 2);
-        settle(&mut *balancer, &chosen(balance(Scheduler::Rr, affinity), &[(1, 1), (2, 1)]));
-        lab.router.within(|| support::nft("delete element inet netd-lb slots4 { 10.0.9.250 . 1 }"));
+        settle(
+            &mut *balancer,
+            &chosen(balance(Scheduler::Rr, affinity), &[(1, 1), (2, 1)]),
+        );
+        lab.router
+            .within(|| support::nft("delete element inet netd-lb slots4 { 10.0.9.250 . 1 }"));
         let first = format!("s1 {}", addresses(0)[0]);
         (0..4).for_each(|_| assert_eq!(ask_tcp(&lab.endpoints[0], vip(0)), first));
     }
@@ -92,13 +97,18 @@ fn spoofed_sources_are_dropped_and_counted() {
         let (own, stolen) = (addresses(0)[family], addresses(1)[family]);
         let honest = format!("s2 {own}");
         assert_eq!(ask_tcp(client, vip(family)), honest);
-        let (prefix, nodad) = if family == 0 { (32, "") } else { (128, "nodad") };
+        let (prefix, nodad) = if family == 0 {
+            (32, "")
+        } else {
+            (128, "nodad")
+        };
         client.ip(&format!("addr add {stolen}/{prefix} dev eth0 {nodad}"));
         assert_dropped(&lab, || send_from(client, stolen, addresses(2)[family]));
         client.ip(&format!("addr del {stolen}/{prefix} dev eth0"));
         assert_eq!(ask_tcp(client, vip(family)), honest);
     }
-    // The honest address under another's Ethernet address: nothing but what a link itself says gets through.
+    // The honest address under another's Ethernet address: nothing but what a link itself says gets
+    // through.
     client.ip(&format!("link set eth0 address {}", mac(1)));
     assert_dropped(&lab, || send_from(client, addresses(0)[0], addresses(2)[0]));
     client.ip(&format!("link set eth0 address {}", mac(0)));
@@ -109,8 +119,13 @@ fn spoofed_sources_are_dropped_and_counted() {
 fn send_from(client: &Namespace, source: IpAddr, to: IpAddr) {
     let socket = client.within(|| std::net::UdpSocket::bind((source, 0)).unwrap());
     socket.send_to(b"?", (to, 80)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    assert!(socket.recv(&mut [0; 8]).is_err(), "an answer to a spoofed packet");
+    socket
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
+    assert!(
+        socket.recv(&mut [0; 8]).is_err(),
+        "an answer to a spoofed packet"
+    );
 }
 
 fn assert_dropped(lab: &Lab, send: impl Fn()) {
@@ -118,7 +133,10 @@ fn assert_dropped(lab: &Lab, send: impl Fn()) {
     let start = Instant::now();
     while dropped(&lab.router) == before {
         send();
-        assert!(start.elapsed() < support::PATIENCE, "the packet was not counted");
+        assert!(
+            start.elapsed() < support::PATIENCE,
+            "the packet was not counted"
+        );
     }
 }
 
@@ -134,8 +152,14 @@ fn the_way_out_is_masqueraded_and_only_the_host_reaches_in() {
     let (lab, _balancer) = lab(Engine::Nftables, 1);
     let (host, outside) = (Namespace::new("host"), Namespace::new("outside"));
     host.route_packets();
-    host.ip(&format!("link add nu-000001 type veth peer name up0 netns {}", lab.router.0));
-    host.ip(&format!("link add wan0 type veth peer name eth0 netns {}", outside.0));
+    host.ip(&format!(
+        "link add nu-000001 type veth peer name up0 netns {}",
+        lab.router.0
+    ));
+    host.ip(&format!(
+        "link add wan0 type veth peer name eth0 netns {}",
+        outside.0
+    ));
     for (namespace, link, v4, v6) in [
         (&host, "nu-000001", "169.254.7.1/30", "fd07::1/64"),
         (&lab.router, "up0", "169.254.7.2/30", "fd07::2/64"),
@@ -150,21 +174,40 @@ fn the_way_out_is_masqueraded_and_only_the_host_reaches_in() {
     lab.router.ip("-6 route add default via fd07::1");
     host.ip("route add 10.0.9.0/24 via 169.254.7.2");
     host.ip("-6 route add fd00:9::/64 via fd07::2");
-    let subnets = ["10.0.9.0/24".parse().unwrap(), "fd00:9::/64".parse().unwrap()];
-    load(&host, &border(&Border { subnets: subnets.to_vec(), ..Border::default() }));
+    let subnets = [
+        "10.0.9.0/24".parse().unwrap(),
+        "fd00:9::/64".parse().unwrap(),
+    ];
+    load(
+        &host,
+        &border(&Border {
+            subnets: subnets.to_vec(),
+            ..Border::default()
+        }),
+    );
     outside.ip("route add 10.0.9.0/24 via 192.0.2.1");
     outside.ip("-6 route add fd00:9::/64 via 2001:db8::1");
     serve(&outside, "outside");
     let client = &lab.endpoints[0];
-    for (family, there, host_address, uplink) in
-        [(0, "192.0.2.2", "192.0.2.1", "169.254.7.1"), (1, "2001:db8::2", "2001:db8::1", "fd07::1")]
-    {
+    for (family, there, host_address, uplink) in [
+        (0, "192.0.2.2", "192.0.2.1", "169.254.7.1"),
+        (1, "2001:db8::2", "2001:db8::1", "fd07::1"),
+    ] {
         let there: IpAddr = there.parse().unwrap();
         assert_eq!(ask_tcp(client, there), format!("outside {host_address}"));
-        assert_eq!(ask_udp(client, there).unwrap(), format!("outside {host_address}"));
+        assert_eq!(
+            ask_udp(client, there).unwrap(),
+            format!("outside {host_address}")
+        );
         assert_eq!(ask_tcp(&host, addresses(1)[family]), format!("s1 {uplink}"));
         let refused = connect(&outside, addresses(1)[family]).unwrap_err().kind();
-        assert!(matches!(refused, ErrorKind::HostUnreachable | ErrorKind::PermissionDenied), "{refused}");
+        assert!(
+            matches!(
+                refused,
+                ErrorKind::HostUnreachable | ErrorKind::PermissionDenied
+            ),
+            "{refused}"
+        );
     }
 }
 
@@ -177,7 +220,11 @@ fn an_unreadable_kernel_is_no_settled_one() {
         assert_ne!(balancer.observe().unwrap().damage, Vec::<String>::new());
         let mut socket = Socket::open().unwrap();
         settle(&mut balancer, &Table::default());
-        assert!(nft::observe(&mut socket, Family::Ip, "netd-lb").unwrap().is_some());
+        assert!(
+            nft::observe(&mut socket, Family::Ip, "netd-lb")
+                .unwrap()
+                .is_some()
+        );
     });
 }
 
@@ -186,7 +233,10 @@ fn operators_can_list_what_there_is() {
     in_fresh_namespace(|| {
         let mut balancer = Nftables::open(Clients::Routed).unwrap();
         for scheduler in Scheduler::ALL {
-            settle(&mut balancer, &chosen(balance(scheduler, None), &[(1, 1), (2, 2)]));
+            settle(
+                &mut balancer,
+                &chosen(balance(scheduler, None), &[(1, 1), (2, 2)]),
+            );
             assert!(support::run("nft list table inet netd-lb").contains("10.0.9.250"));
         }
     });

@@ -1,4 +1,5 @@
-//! nftables against the kernel: what is written is read back, and what others do to it is seen and mended.
+//! nftables against the kernel: what is written is read back, and what others do to it is seen and
+//! mended.
 
 #![allow(clippy::unwrap_used)]
 
@@ -41,28 +42,97 @@ fn subnets(texts: &[&str]) -> Vec<Subnet> {
 }
 
 fn own_map(version: Ip, turns: &[&str]) -> Set {
-    let slots = (0u32..).zip(turns).map(|(slot, turn)| (Key::of(&[&slot.to_ne_bytes()]), octets(ip(turn))));
+    let slots = (0u32..)
+        .zip(turns)
+        .map(|(slot, turn)| (Key::of(&[&slot.to_ne_bytes()]), octets(ip(turn))));
     Set::map(&[Type::Number], version.into(), slots)
 }
 
 fn every_expression() -> Vec<Rule> {
-    use Expression::{Fib, Hash, Immediate, Match, Notrack, Number, Payload, SetConntrack, SetMeta, SetPayload};
-    let metas =
-        [Meta::Mark, Meta::Iif, Meta::Oif, Meta::IifName, Meta::OifName, Meta::Owner, Meta::Nfproto, Meta::L4proto];
-    let conntracks = [Conntrack::State, Conntrack::Direction, Conntrack::Status, Conntrack::Mark];
-    let conntracks = [&conntracks[..], &[Conntrack::Protocol, Conntrack::CalledPort]].concat();
-    let comparisons = [Comparison::NotEqual, Comparison::Less, Comparison::LessOrEqual, Comparison::Greater];
-    let compare = |how| Rule::new().with(Expression::Meta { key: Meta::Mark, into: 0 }).compare(how, &[1, 2, 3, 4]);
+    use Expression::{
+        Fib, Hash, Immediate, Match, Notrack, Number, Payload, SetConntrack, SetMeta, SetPayload,
+    };
+    let metas = [
+        Meta::Mark,
+        Meta::Iif,
+        Meta::Oif,
+        Meta::IifName,
+        Meta::OifName,
+        Meta::Owner,
+        Meta::Nfproto,
+        Meta::L4proto,
+    ];
+    let conntracks = [
+        Conntrack::State,
+        Conntrack::Direction,
+        Conntrack::Status,
+        Conntrack::Mark,
+    ];
+    let conntracks = [
+        &conntracks[..],
+        &[Conntrack::Protocol, Conntrack::CalledPort],
+    ]
+    .concat();
+    let comparisons = [
+        Comparison::NotEqual,
+        Comparison::Less,
+        Comparison::LessOrEqual,
+        Comparison::Greater,
+    ];
+    let compare = |how| {
+        Rule::new()
+            .with(Expression::Meta {
+                key: Meta::Mark,
+                into: 0,
+            })
+            .compare(how, &[1, 2, 3, 4])
+    };
     let one = |expression: Expression| Rule::new().with(expression);
-    let mut rules: Vec<Rule> = metas.into_iter().map(|key| one(Expression::Meta { key, into: 0 })).collect();
-    rules.extend(conntracks.into_iter().map(|key| one(Expression::Conntrack { key, into: 5 })));
+    let mut rules: Vec<Rule> = metas
+        .into_iter()
+        .map(|key| one(Expression::Meta { key, into: 0 }))
+        .collect();
+    rules.extend(
+        conntracks
+            .into_iter()
+            .map(|key| one(Expression::Conntrack { key, into: 5 })),
+    );
     rules.extend(comparisons.into_iter().map(compare));
     rules.extend([
-        one(Expression::Meta { key: Meta::Mark, into: 3 }).with(SetMeta { key: Meta::Mark, from: 3 }),
-        one(Immediate { into: 9, value: vec![1, 2, 3, 4] }).with(SetConntrack { key: Conntrack::Mark, from: 9 }),
-        one(Payload { base: Header::Transport, offset: 2, len: 2, into: 0 }).compare(Comparison::Equal, &[0, 80]),
-        one(Payload { base: Header::Network, offset: 8, len: 16, into: 4 }),
-        one(Immediate { into: 2, value: vec![9; 12] }).with(SetPayload {
+        one(Expression::Meta {
+            key: Meta::Mark,
+            into: 3,
+        })
+        .with(SetMeta {
+            key: Meta::Mark,
+            from: 3,
+        }),
+        one(Immediate {
+            into: 9,
+            value: vec![1, 2, 3, 4],
+        })
+        .with(SetConntrack {
+            key: Conntrack::Mark,
+            from: 9,
+        }),
+        one(Payload {
+            base: Header::Transport,
+            offset: 2,
+            len: 2,
+            into: 0,
+        })
+        .compare(Comparison::Equal, &[0, 80]),
+        one(Payload {
+            base: Header::Network,
+            offset: 8,
+            len: 16,
+            into: 4,
+        }),
+        one(Immediate {
+            into: 2,
+            value: vec![9; 12],
+        })
+        .with(SetPayload {
             base: Header::Link,
             offset: 0,
             len: 12,
@@ -70,26 +140,81 @@ fn every_expression() -> Vec<Rule> {
             checksum: None,
         }),
         Rule::new().states(2 | 4).counter(),
-        Rule::new().link_in("eth0").link_out_not("nu-*").verdict(Verdict::Accept),
-        one(Number { kind: Numbers::Random, modulus: 7, offset: 3, into: 1 }),
-        one(Number { kind: Numbers::Incremental, modulus: 2, offset: 0, into: 0 }),
-        Rule::new().source(Ip::V6, 0).with(Hash { from: 0, len: 16, modulus: 5, seed: 9, offset: 2, into: 8 }),
-        one(Fib { result: FibResult::OifName, flags: 1, into: 0 }),
-        one(Fib { result: FibResult::AddressType, flags: 2, into: 0 }),
-        one(Fib { result: FibResult::Oif, flags: 1 | 8 | 32, into: 0 }).compare(Comparison::Equal, &[0]),
-        one(Payload { base: Header::Link, offset: 6, len: 6, into: 0 }),
+        Rule::new()
+            .link_in("eth0")
+            .link_out_not("nu-*")
+            .verdict(Verdict::Accept),
+        one(Number {
+            kind: Numbers::Random,
+            modulus: 7,
+            offset: 3,
+            into: 1,
+        }),
+        one(Number {
+            kind: Numbers::Incremental,
+            modulus: 2,
+            offset: 0,
+            into: 0,
+        }),
+        Rule::new().source(Ip::V6, 0).with(Hash {
+            from: 0,
+            len: 16,
+            modulus: 5,
+            seed: 9,
+            offset: 2,
+            into: 8,
+        }),
+        one(Fib {
+            result: FibResult::OifName,
+            flags: 1,
+            into: 0,
+        }),
+        one(Fib {
+            result: FibResult::AddressType,
+            flags: 2,
+            into: 0,
+        }),
+        one(Fib {
+            result: FibResult::Oif,
+            flags: 1 | 8 | 32,
+            into: 0,
+        })
+        .compare(Comparison::Equal, &[0]),
+        one(Payload {
+            base: Header::Link,
+            offset: 6,
+            len: 6,
+            into: 0,
+        }),
         one(Notrack),
-        one(Expression::Meta { key: Meta::Secpath, into: 0 }).compare(Comparison::Equal, &[1]),
+        one(Expression::Meta {
+            key: Meta::Secpath,
+            into: 0,
+        })
+        .compare(Comparison::Equal, &[1]),
         Rule::new().protocol(6).reject(Reject::TcpReset),
         Rule::new().reject(Reject::Icmpx(2)),
         Rule::new().version(Ip::V4).reject(Reject::Icmp(3)),
         Rule::new().verdict(Verdict::Jump("end".to_owned())),
         Rule::new().verdict(Verdict::Goto("end".to_owned())),
         Rule::new().verdict(Verdict::Return),
-        Rule::new().version(Ip::V4).source(Ip::V4, 0).in_set("plain"),
-        Rule::new().version(Ip::V4).destination(Ip::V4, 0).verdict_map("verdicts"),
-        one(Expression::Meta { key: Meta::L4proto, into: 0 }).with(Match {
-            set: SetRef::Anonymous(Set::values(&[Type::Protocol], [Key::of(&[&[6]]), Key::of(&[&[17]])])),
+        Rule::new()
+            .version(Ip::V4)
+            .source(Ip::V4, 0)
+            .in_set("plain"),
+        Rule::new()
+            .version(Ip::V4)
+            .destination(Ip::V4, 0)
+            .verdict_map("verdicts"),
+        one(Expression::Meta {
+            key: Meta::L4proto,
+            into: 0,
+        })
+        .with(Match {
+            set: SetRef::Anonymous(Set::values(
+                &[Type::Protocol],
+                [Key::of(&[&[6]]), Key::of(&[&[17]])],
+            )),
             from: 0,
             invert: true,
         }),
@@ -101,26 +226,52 @@ fn everything() -> Ruleset {
     let pair = |a, b| Key::pair(ip(a), ip(b));
     let verdicts = [
         (Key::address(ip("10.0.0.1")), Verdict::Accept),
-        (Key::address(ip("10.0.0.2")), Verdict::Jump("end".to_owned())),
-        (Key::address(ip("10.0.0.3")), Verdict::Goto("end".to_owned())),
+        (
+            Key::address(ip("10.0.0.2")),
+            Verdict::Jump("end".to_owned()),
+        ),
+        (
+            Key::address(ip("10.0.0.3")),
+            Verdict::Goto("end".to_owned()),
+        ),
         (Key::address(ip("10.0.0.4")), Verdict::Drop),
     ];
     let spread = |version, turns: &[&str]| {
         Rule::new()
-            .with(Expression::Number { kind: Numbers::Incremental, modulus: 2, offset: 0, into: 0 })
+            .with(Expression::Number {
+                kind: Numbers::Incremental,
+                modulus: 2,
+                offset: 0,
+                into: 0,
+            })
             .own_map(own_map(version, turns))
             .nat(Nat::Destination, version)
     };
-    let hairpin = Rule::new().version(Ip::V6).source(Ip::V6, 0).destination(Ip::V6, 4).map("pairs");
+    let hairpin = Rule::new()
+        .version(Ip::V6)
+        .source(Ip::V6, 0)
+        .destination(Ip::V6, 4)
+        .map("pairs");
     let mut dropping = Chain::base(Kind::Filter, Hook::Forward, 5, vec![]);
     dropping.base.as_mut().unwrap().policy = Policy::Drop;
     Ruleset::new(Family::Inet, "everything")
-        .chain("all", Chain::base(Kind::Filter, Hook::Prerouting, -300, every_expression()))
+        .chain(
+            "all",
+            Chain::base(Kind::Filter, Hook::Prerouting, -300, every_expression()),
+        )
         .chain("dropping", dropping)
-        .chain("route", Chain::base(Kind::Route, Hook::Output, -150, vec![]))
+        .chain(
+            "route",
+            Chain::base(Kind::Route, Hook::Output, -150, vec![]),
+        )
         .chain(
             "leaving",
-            Chain::base(Kind::Filter, Hook::Output, 0, vec![Rule::new().with(Expression::RouteIpsec { into: 2 })]),
+            Chain::base(
+                Kind::Filter,
+                Hook::Output,
+                0,
+                vec![Rule::new().with(Expression::RouteIpsec { into: 2 })],
+            ),
         )
         .chain(
             "spread",
@@ -128,7 +279,10 @@ fn everything() -> Ruleset {
                 Kind::Nat,
                 Hook::Prerouting,
                 -100,
-                vec![spread(Ip::V4, &["10.0.0.1", "10.0.0.2"]), spread(Ip::V6, &["fd00::1", "fd00::2"])],
+                vec![
+                    spread(Ip::V4, &["10.0.0.1", "10.0.0.2"]),
+                    spread(Ip::V6, &["fd00::1", "fd00::2"]),
+                ],
             ),
         )
         .chain(
@@ -137,37 +291,70 @@ fn everything() -> Ruleset {
                 Kind::Nat,
                 Hook::Postrouting,
                 100,
-                vec![hairpin.nat(Nat::Source, Ip::V6), Rule::new().with(Expression::Masquerade)],
+                vec![
+                    hairpin.nat(Nat::Source, Ip::V6),
+                    Rule::new().with(Expression::Masquerade),
+                ],
             ),
         )
         .chain("end", Chain::regular(vec![Rule::new().counter()]))
-        .set("plain", Set::values(&[Type::Ipv4], [Key::address(ip("10.0.0.1")), Key::address(ip("10.0.0.2"))]))
-        .set("ports", Set::values(&[Type::Protocol, Type::Port], [Key::of(&[&[6], &[0, 80]])]))
+        .set(
+            "plain",
+            Set::values(
+                &[Type::Ipv4],
+                [Key::address(ip("10.0.0.1")), Key::address(ip("10.0.0.2"))],
+            ),
+        )
+        .set(
+            "ports",
+            Set::values(&[Type::Protocol, Type::Port], [Key::of(&[&[6], &[0, 80]])]),
+        )
         .set("verdicts", Set::verdicts(&[Type::Ipv4], verdicts))
         .set(
             "pairs",
-            Set::map(&[Type::Ipv6, Type::Ipv6], Type::Ipv6, [(pair("fd00::1", "fd00::1"), octets(ip("fd00::9")))]),
+            Set::map(
+                &[Type::Ipv6, Type::Ipv6],
+                Type::Ipv6,
+                [(pair("fd00::1", "fd00::1"), octets(ip("fd00::9")))],
+            ),
         )
         .set(
             "marks",
-            Set::map(&[Type::Link], Type::Mark, [(Key::of(&[b"eth0\0\0\0\0\0\0\0\0\0\0\0\0"]), vec![7, 0, 0, 0])]),
+            Set::map(
+                &[Type::Link],
+                Type::Mark,
+                [(
+                    Key::of(&[b"eth0\0\0\0\0\0\0\0\0\0\0\0\0"]),
+                    vec![7, 0, 0, 0],
+                )],
+            ),
         )
         .set(
             "ranges",
             Set::ranges(
                 &[Type::Ipv4],
-                subnets(&["10.0.0.0/24", "10.0.1.0/24", "0.0.0.0/8", "255.0.0.0/8"]).iter().map(Key::subnet),
+                subnets(&["10.0.0.0/24", "10.0.1.0/24", "0.0.0.0/8", "255.0.0.0/8"])
+                    .iter()
+                    .map(Key::subnet),
             ),
         )
         .set(
             "ranges6",
-            Set::ranges(&[Type::Ipv6], subnets(&["fd00:9::/64", "ffff::/16", "fd00:a::/64"]).iter().map(Key::subnet)),
+            Set::ranges(
+                &[Type::Ipv6],
+                subnets(&["fd00:9::/64", "ffff::/16", "fd00:a::/64"])
+                    .iter()
+                    .map(Key::subnet),
+            ),
         )
         .set(
             "boxes",
             Set::ranges(
                 &[Type::Ipv4, Type::Ipv4],
-                [Key { first: vec![10, 0, 0, 0, 10, 0, 1, 0], last: vec![10, 0, 0, 9, 10, 0, 1, 9] }],
+                [Key {
+                    first: vec![10, 0, 0, 0, 10, 0, 1, 0],
+                    last: vec![10, 0, 0, 9, 10, 0, 1, 9],
+                }],
             ),
         )
 }
@@ -181,8 +368,10 @@ fn every_construct_is_read_back_as_written() {
         for family in [Family::Ip, Family::Ip6] {
             let version = if family == Family::Ip { Ip::V4 } else { Ip::V6 };
             let rule = Rule::new().source(version, 0).with(Expression::Notrack);
-            let ruleset =
-                Ruleset::new(family, "one").chain("c", Chain::base(Kind::Filter, Hook::Output, -300, vec![rule]));
+            let ruleset = Ruleset::new(family, "one").chain(
+                "c",
+                Chain::base(Kind::Filter, Hook::Output, -300, vec![rule]),
+            );
             put(&mut socket, &ruleset);
             assert_settled(&mut socket, &ruleset);
         }
@@ -223,7 +412,10 @@ fn whatever_others_change_is_seen_and_mended() {
         for change in changes.map(|change| change.replace(" ; }", " }")) {
             nft(&change);
             let observed = observe(&mut socket, Family::Inet, "everything").unwrap();
-            assert!(difference(Some(&everything()), observed.as_ref()).is_some(), "unseen: {change}");
+            assert!(
+                difference(Some(&everything()), observed.as_ref()).is_some(),
+                "unseen: {change}"
+            );
             put(&mut socket, &everything());
             assert_settled(&mut socket, &everything());
         }
@@ -236,12 +428,21 @@ fn a_deleted_rule_is_put_back() {
         let mut socket = Socket::open().unwrap();
         put(&mut socket, &everything());
         let listing = run("nft -a list chain inet everything end");
-        let handle =
-            listing.lines().find(|line| line.contains("counter")).and_then(|line| line.rsplit(' ').next()).unwrap();
+        let handle = listing
+            .lines()
+            .find(|line| line.contains("counter"))
+            .and_then(|line| line.rsplit(' ').next())
+            .unwrap();
         nft(&format!("delete rule inet everything end handle {handle}"));
         let observed = observe(&mut socket, Family::Inet, "everything").unwrap();
         let change = difference(Some(&everything()), observed.as_ref()).unwrap();
-        assert_eq!(change.steps, [Step::AddRule { chain: "end".to_owned(), rule: Rule::new().counter() }]);
+        assert_eq!(
+            change.steps,
+            [Step::AddRule {
+                chain: "end".to_owned(),
+                rule: Rule::new().counter()
+            }]
+        );
         apply(&mut socket, &change).unwrap();
         assert_settled(&mut socket, &everything());
     });
@@ -254,14 +455,22 @@ fn tables_of_others_are_left_alone() {
             "add table inet theirs; add chain inet theirs end; add rule inet theirs end counter; add set inet theirs plain { type ipv4_addr; }",
         );
         nft("add table ip everything; add chain ip everything end");
-        let listing = || [nft("list table inet theirs"), nft("list table ip everything")];
+        let listing = || {
+            [
+                nft("list table inet theirs"),
+                nft("list table ip everything"),
+            ]
+        };
         let before = listing();
         let mut socket = Socket::open().unwrap();
         put(&mut socket, &everything());
         assert_settled(&mut socket, &everything());
         let observed = observe(&mut socket, Family::Inet, "everything").unwrap();
         apply(&mut socket, &difference(None, observed.as_ref()).unwrap()).unwrap();
-        assert_eq!(observe(&mut socket, Family::Inet, "everything").unwrap(), None);
+        assert_eq!(
+            observe(&mut socket, Family::Inet, "everything").unwrap(),
+            None
+        );
         assert_eq!(listing(), before);
     });
 }
@@ -272,13 +481,16 @@ fn thousands_of_elements_are_one_batch() {
         let mut socket = Socket::open().unwrap();
         let address = |index: u32| IpAddr::from((0x0a00_0000 + index * 2).to_be_bytes());
         let elements = || (0..20_000).map(address).map(Key::address);
-        let ranges = (0..5_000).map(address).map(|address| Key::subnet(&Subnet::around(address, 32).unwrap()));
+        let ranges = (0..5_000)
+            .map(address)
+            .map(|address| Key::subnet(&Subnet::around(address, 32).unwrap()));
         let desired = Ruleset::new(Family::Inet, "big")
             .set("many", Set::values(&[Type::Ipv4], elements()))
             .set("ranges", Set::ranges(&[Type::Ipv4], ranges));
         put(&mut socket, &desired);
         assert_settled(&mut socket, &desired);
-        let fewer = Ruleset::new(Family::Inet, "big").set("many", Set::values(&[Type::Ipv4], elements().skip(15_000)));
+        let fewer = Ruleset::new(Family::Inet, "big")
+            .set("many", Set::values(&[Type::Ipv4], elements().skip(15_000)));
         put(&mut socket, &fewer);
         assert_settled(&mut socket, &fewer);
     });
@@ -289,10 +501,13 @@ fn a_refused_change_names_the_object_and_leaves_nothing() {
     in_fresh_namespace(|| {
         let mut socket = Socket::open().unwrap();
         let jump = Rule::new().verdict(Verdict::Jump("nowhere".to_owned()));
-        let broken = Ruleset::new(Family::Inet, "broken").chain("first", Chain::regular(vec![jump]));
+        let broken =
+            Ruleset::new(Family::Inet, "broken").chain("first", Chain::regular(vec![jump]));
         let error = apply(&mut socket, &difference(Some(&broken), None).unwrap()).unwrap_err();
         assert!(
-            error.to_string().starts_with("nftables refuses to add a rule to chain first (table broken): ENOENT"),
+            error.to_string().starts_with(
+                "nftables refuses to add a rule to chain first (table broken): ENOENT"
+            ),
             "{error}"
         );
         assert_eq!(observe(&mut socket, Family::Inet, "broken").unwrap(), None);
@@ -308,12 +523,21 @@ fn changes_of_others_are_heard() {
         nft("add table inet theirs");
         pair
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let (patience, moment) = (Duration::from_secs(10), Duration::from_millis(20));
-        timeout(patience, poll_fn(|context| monitor.poll_changed(context))).await.unwrap().unwrap();
+        timeout(patience, poll_fn(|context| monitor.poll_changed(context)))
+            .await
+            .unwrap()
+            .unwrap();
         put(&mut socket, &everything());
-        timeout(patience, poll_fn(|context| monitor.poll_changed(context))).await.unwrap().unwrap();
+        timeout(patience, poll_fn(|context| monitor.poll_changed(context)))
+            .await
+            .unwrap()
+            .unwrap();
         put(&mut socket, &Ruleset::new(Family::Inet, "more"));
         monitor.forget();
         let silence = timeout(moment, poll_fn(|context| monitor.poll_changed(context))).await;
@@ -325,18 +549,30 @@ fn changes_of_others_are_heard() {
 fn the_short_way_is_read_back_as_written_and_goes_with_its_devices() {
     in_fresh_namespace(|| {
         for link in ["e1", "e2", "vx-000001"] {
-            run(&format!("ip link add {link} type veth peer name far-{link}"));
+            run(&format!(
+                "ip link add {link} type veth peer name far-{link}"
+            ));
         }
         let link = |name: &str| LinkName::parse(name).unwrap();
         let endpoint = |index, last: u8| Endpoint {
             index,
             mac: Mac([2, 0, 0, 0, 0, last]),
-            addresses: vec![IpAddr::from([10, 0, 9, last]), IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, last.into()])],
+            addresses: vec![
+                IpAddr::from([10, 0, 9, last]),
+                IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, last.into()]),
+            ],
         };
         let mut devices = Devices {
-            tunnel: Device { link: link("vx-000001"), index: 7, mac: Mac([6; 6]) },
+            tunnel: Device {
+                link: link("vx-000001"),
+                index: 7,
+                mac: Mac([6; 6]),
+            },
             endpoints: [(link("e1"), endpoint(3, 5)), (link("e2"), endpoint(5, 6))].into(),
-            remotes: vec![(Mac([8; 6]), ip("10.0.9.8")), (Mac([8; 6]), ip("fd00:9::8"))],
+            remotes: vec![
+                (Mac([8; 6]), ip("10.0.9.8")),
+                (Mac([8; 6]), ip("fd00:9::8")),
+            ],
         };
         let mut socket = Socket::open().unwrap();
         put(&mut socket, &shortcut(&devices));
@@ -345,7 +581,13 @@ fn the_short_way_is_read_back_as_written_and_goes_with_its_devices() {
         let observed = observe(&mut socket, Family::Netdev, "netd").unwrap();
         let change = difference(Some(&shortcut(&devices)), observed.as_ref()).unwrap();
         let steps: Vec<String> = change.steps.iter().map(ToString::to_string).collect();
-        assert_eq!(steps, ["add 1 elements to set remotes4", "add 1 elements to set sources4"]);
+        assert_eq!(
+            steps,
+            [
+                "add 1 elements to set remotes4",
+                "add 1 elements to set sources4"
+            ]
+        );
         devices.endpoints.remove(&link("e2"));
         run("ip link del e2");
         put(&mut socket, &shortcut(&devices));
@@ -356,8 +598,16 @@ fn the_short_way_is_read_back_as_written_and_goes_with_its_devices() {
 #[test]
 fn one_more_source_among_thousands_is_one_element() {
     let sources = |count: u32| {
-        let remotes = (0..count).map(|index| (Mac([6; 6]), IpAddr::from((0x0a00_0000 + index).to_be_bytes())));
-        guard(&Sources { remotes: remotes.collect(), ..Sources::default() })
+        let remotes = (0..count).map(|index| {
+            (
+                Mac([6; 6]),
+                IpAddr::from((0x0a00_0000 + index).to_be_bytes()),
+            )
+        });
+        guard(&Sources {
+            remotes: remotes.collect(),
+            ..Sources::default()
+        })
     };
     let change = difference(Some(&sources(5001)), Some(&sources(5000))).unwrap();
     let steps: Vec<String> = change.steps.iter().map(ToString::to_string).collect();
@@ -368,22 +618,56 @@ fn one_more_source_among_thousands_is_one_element() {
 fn the_guards_are_read_back_as_written() {
     in_fresh_namespace(|| {
         let mut socket = Socket::open().unwrap();
-        let subnets = subnets(&["10.0.9.0/24", "10.0.10.0/24", "10.0.9.0/25", "fd00:9::/64", "fd00:a::/64"]);
+        let subnets = subnets(&[
+            "10.0.9.0/24",
+            "10.0.10.0/24",
+            "10.0.9.0/25",
+            "fd00:9::/64",
+            "fd00:a::/64",
+        ]);
         let full = Border {
             subnets: subnets.clone(),
-            tunnels: vec![(4789, 4096.try_into().unwrap()), (4790, 77.try_into().unwrap())],
+            tunnels: vec![
+                (4789, 4096.try_into().unwrap()),
+                (4790, 77.try_into().unwrap()),
+            ],
             own: Some("192.0.2.9".parse().unwrap()),
-            vteps: vec![(ip("192.0.2.1"), Mac([6; 6])), (ip("2001:db8::1"), Mac([7; 6]))],
-            secret: Some(Secret { port: 4790, vnis: vec![77.try_into().unwrap()] }),
+            vteps: vec![
+                (ip("192.0.2.1"), Mac([6; 6])),
+                (ip("2001:db8::1"), Mac([7; 6])),
+            ],
+            secret: Some(Secret {
+                port: 4790,
+                vnis: vec![77.try_into().unwrap()],
+            }),
         };
-        let smaller = Border { subnets: subnets[1..2].to_vec(), secret: None, ..full.clone() };
+        let smaller = Border {
+            subnets: subnets[1..2].to_vec(),
+            secret: None,
+            ..full.clone()
+        };
         let sources = Sources {
-            endpoints: vec![(names::endpoint_link(EndpointId(1)), Mac([2; 6]), ip("10.0.9.5"))],
-            remotes: vec![(Mac([6; 6]), ip("10.0.9.6")), (Mac([6; 6]), ip("fd00:9::6"))],
-            routers: vec![(Mac([6; 6]), ip("10.0.9.1")), (Mac([6; 6]), ip("fd00:9::1"))],
+            endpoints: vec![(
+                names::endpoint_link(EndpointId(1)),
+                Mac([2; 6]),
+                ip("10.0.9.5"),
+            )],
+            remotes: vec![
+                (Mac([6; 6]), ip("10.0.9.6")),
+                (Mac([6; 6]), ip("fd00:9::6")),
+            ],
+            routers: vec![
+                (Mac([6; 6]), ip("10.0.9.1")),
+                (Mac([6; 6]), ip("fd00:9::1")),
+            ],
             resolvers: vec![ip("10.0.9.1"), ip("fd00:9::1")],
         };
-        let guards = [guard(&Sources::default()), guard(&sources), ipvs::guard::claims(&sources), ipvs::guard::names()];
+        let guards = [
+            guard(&Sources::default()),
+            guard(&sources),
+            ipvs::guard::claims(&sources),
+            ipvs::guard::names(),
+        ];
         let guards = guards.into_iter().chain([ipvs::guard::untracked_names()]);
         for desired in guards.chain([border(&Border::default()), border(&full), border(&smaller)]) {
             put(&mut socket, &desired);
@@ -403,26 +687,47 @@ fn a_way_through_the_forward_chains_of_others_is_made_kept_and_taken_away() {
              table inet netd { chain isolate { type filter hook forward priority 0; }; }");
         let mut settle = |rules: &[Rule], overtake| {
             let chains = foreign_forward_chains(&mut socket).unwrap();
-            passage(rules, &chains, overtake).iter().for_each(|change| apply(&mut socket, change).unwrap());
+            passage(rules, &chains, overtake)
+                .iter()
+                .for_each(|change| apply(&mut socket, change).unwrap());
             let chains = foreign_forward_chains(&mut socket).unwrap();
             assert_eq!(passage(rules, &chains, overtake), vec![]);
             chains
         };
         let rules = ipvs::guard::passage();
         let chains = settle(&rules, Overtake::Later);
-        let names: Vec<_> = chains.iter().map(|found| (found.table.as_str(), found.chain.as_str())).collect();
-        assert_eq!(names, [("filter", "FORWARD"), ("firewalld", "filter_FORWARD")]);
-        assert!(chains.iter().all(|found| found.rules[0].ours.is_some() && found.rules[1].ours.is_some()));
+        let names: Vec<_> = chains
+            .iter()
+            .map(|found| (found.table.as_str(), found.chain.as_str()))
+            .collect();
+        assert_eq!(
+            names,
+            [("filter", "FORWARD"), ("firewalld", "filter_FORWARD")]
+        );
+        assert!(
+            chains
+                .iter()
+                .all(|found| found.rules[0].ours.is_some() && found.rules[1].ours.is_some())
+        );
         let listing = nft("list chain ip filter FORWARD");
-        assert!(listing.contains(r#"iifname "nu-*" counter packets 0 bytes 0 accept comment "netd""#), "{listing}");
+        assert!(
+            listing.contains(r#"iifname "nu-*" counter packets 0 bytes 0 accept comment "netd""#),
+            "{listing}"
+        );
         nft("insert rule ip filter FORWARD drop");
         assert_eq!(settle(&rules, Overtake::Later)[0].rules[0].ours, None);
-        assert_eq!(settle(&rules, Overtake::Now)[0].rules[0].ours, Some(rules[0].clone()));
+        assert_eq!(
+            settle(&rules, Overtake::Now)[0].rules[0].ours,
+            Some(rules[0].clone())
+        );
         nft("delete table inet firewalld");
         settle(&rules, Overtake::Later);
         settle(&[], Overtake::Later);
         let left = nft("list chain ip filter FORWARD");
-        assert!(left.contains("policy drop") && left.contains("counter packets 0 bytes 0 drop"), "{left}");
+        assert!(
+            left.contains("policy drop") && left.contains("counter packets 0 bytes 0 drop"),
+            "{left}"
+        );
         assert!(!left.contains("comment"), "{left}");
     });
 }
@@ -442,29 +747,55 @@ fn rules_of_published_ports_are_read_back_as_written_and_leave_nothing() {
         balance: Balance::default(),
         real_servers: [(ip("10.0.9.5"), weight), (ip("fd00:9::5"), weight)].into(),
     };
-    let sticky = Balance { scheduler: Scheduler::Mh, affinity: Some(60) };
+    let sticky = Balance {
+        scheduler: Scheduler::Mh,
+        affinity: Some(60),
+    };
     let ports = vec![
         port("a", Some("192.0.2.9"), 80, 3, 1),
-        Port { balance: sticky, ..port("b", Some("2001:db8::9"), 8000, 3, 1) },
-        Port { balance: sticky, ..port("d", Some("2001:db8::8"), 80, 3, 1) },
-        Port { allow: Vec::new(), ..port("c", None, 80, 1, 0) },
+        Port {
+            balance: sticky,
+            ..port("b", Some("2001:db8::9"), 8000, 3, 1)
+        },
+        Port {
+            balance: sticky,
+            ..port("d", Some("2001:db8::8"), 80, 3, 1)
+        },
+        Port {
+            allow: Vec::new(),
+            ..port("c", None, 80, 1, 0)
+        },
     ];
     let uplink = names::uplink_link(4096.try_into().unwrap());
     let uplinks = [(uplink, mark(4096.try_into().unwrap()))].into();
-    let diversion = Diversion { ports: ports.clone(), uplinks, own: vec![ip("192.0.2.9"), ip("2001:db8::9")] };
+    let diversion = Diversion {
+        ports: ports.clone(),
+        uplinks,
+        own: vec![ip("192.0.2.9"), ip("2001:db8::9")],
+    };
     let answers = Answers {
         subnets: subnets(&["10.0.9.0/24", "fd00:9::/64"]),
         routers: [(Mac([6; 6]), 0x8000_0001), (Mac([7; 6]), 0x8000_0002)].into(),
-        targets: vec![(ip("10.0.9.5"), Protocol::Tcp, 80, 3), (ip("fd00:9::5"), Protocol::Udp, 53, 1)],
+        targets: vec![
+            (ip("10.0.9.5"), Protocol::Tcp, 80, 3),
+            (ip("fd00:9::5"), Protocol::Udp, 53, 1),
+        ],
     };
     in_fresh_namespace(|| {
         let mut socket = Socket::open().unwrap();
-        let border = border(&Border { subnets: subnets(&["10.0.9.0/24", "fd00:9::/64"]), ..Border::default() });
+        let border = border(&Border {
+            subnets: subnets(&["10.0.9.0/24", "fd00:9::/64"]),
+            ..Border::default()
+        });
         let guard = guard(&Sources::default());
         let inside = answer(balance(guard.clone(), &ports), &answers);
-        for desired in
-            [divert(border.clone(), &diversion), border.clone(), inside, balance(guard.clone(), &ports), guard]
-        {
+        for desired in [
+            divert(border.clone(), &diversion),
+            border.clone(),
+            inside,
+            balance(guard.clone(), &ports),
+            guard,
+        ] {
             put(&mut socket, &desired);
             assert_settled(&mut socket, &desired);
         }

@@ -1,5 +1,5 @@
-//! What only a kernel with IPVS can show (`make test-vm`): the IPVS engine keeps the promises of the suite, and what it
-//! makes is what `ipvsadm` shows.
+//! What only a kernel with IPVS can show (`make test-vm`): the IPVS engine keeps the promises of
+//! the suite, and what it makes is what `ipvsadm` shows.
 
 #![allow(clippy::unwrap_used)]
 
@@ -36,7 +36,9 @@ support::suite::promises!({
 /// The lines of `ipvsadm` in the calling thread's namespace, without its head.
 fn listed(arguments: &str) -> Vec<String> {
     let text = run(&format!("ipvsadm {arguments}"));
-    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    text.lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
 }
 
 /// Of the virtual IP of IPv4. `ipvsadm` shows it as a number with a sign.
@@ -49,7 +51,10 @@ fn what_ipvsadm_shows_is_what_was_asked_for() {
     required();
     in_fresh_namespace(|| {
         let mut balancer = IpVs::open().unwrap();
-        settle(&mut balancer, &chosen(balance(Scheduler::Mh, Some(300)), &[(1, 1), (2, 0)]));
+        settle(
+            &mut balancer,
+            &chosen(balance(Scheduler::Mh, Some(300)), &[(1, 1), (2, 0)]),
+        );
         let shown = listed("-Sn");
         let mark = mark() as i32;
         for expected in [
@@ -120,7 +125,9 @@ fn engines_take_over_from_each_other() {
     let (lab, mut balancer) = lab(Engine::Nftables, 2);
     let desired = table(&[(1, 1), (2, 1)]);
     settle(&mut *balancer, &desired);
-    let mut old: Vec<_> = (0..2).map(|family| connect(&lab.endpoints[0], vip(family)).unwrap()).collect();
+    let mut old: Vec<_> = (0..2)
+        .map(|family| connect(&lab.endpoints[0], vip(family)).unwrap())
+        .collect();
     old.iter().for_each(|connection| drop(line(connection)));
     // From nftables to IPVS: what was there goes on.
     let mut balancer = lab.router.within(|| IpVs::open().unwrap());
@@ -128,9 +135,16 @@ fn engines_take_over_from_each_other() {
     for (family, connection) in old.iter_mut().enumerate() {
         connection.write_all(b"still there\n").unwrap();
         assert_eq!(line(connection), "still there");
-        let servers: BTreeSet<String> = (0..2).map(|_| ask_tcp(&lab.endpoints[0], vip(family))).collect();
+        let servers: BTreeSet<String> = (0..2)
+            .map(|_| ask_tcp(&lab.endpoints[0], vip(family)))
+            .collect();
         assert_eq!(servers.len(), 2);
-        assert!(lab.router.within(|| run("ipvsadm -Ln --stats")).contains("FWM"), "family {family}");
+        assert!(
+            lab.router
+                .within(|| run("ipvsadm -Ln --stats"))
+                .contains("FWM"),
+            "family {family}"
+        );
     }
     // Back: what nftables began goes on still, what IPVS began is reset.
     let mut newer = connect(&lab.endpoints[0], vip(0)).unwrap();
@@ -149,7 +163,11 @@ fn engines_take_over_from_each_other() {
     assert_eq!(lab.router.within(|| listed("-Sn")), Vec::<String>::new());
     assert_eq!(lab.router.ip("route show table 100"), "");
     for family in 0..2 {
-        assert!(ask_udp(&lab.endpoints[0], vip(family)).unwrap().ends_with(&addresses(0)[family].to_string()));
+        assert!(
+            ask_udp(&lab.endpoints[0], vip(family))
+                .unwrap()
+                .ends_with(&addresses(0)[family].to_string())
+        );
     }
 }
 
@@ -163,7 +181,10 @@ fn a_change_among_thousands_rewrites_nothing_else() {
         assert_eq!(listed("-Sn").len(), 2000 * 4);
         let first = IpAddr::from([10, 1, 0, 0]);
         let services: &mut BTreeMap<IpAddr, VirtualService> = &mut desired.services;
-        services.get_mut(&first).unwrap().balance = Balance { scheduler: Scheduler::Lc, affinity: None };
+        services.get_mut(&first).unwrap().balance = Balance {
+            scheduler: Scheduler::Lc,
+            affinity: None,
+        };
         let ops = settle(&mut balancer, &desired);
         assert_eq!(ops.iter().filter_map(Op::vip).collect::<Vec<_>>(), [first]);
         settle(&mut balancer, &Table::default());

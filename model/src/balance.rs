@@ -32,8 +32,14 @@ impl Scheduler {
     }
 
     /// Every one of them.
-    pub const ALL: [Scheduler; 6] =
-        [Scheduler::Rr, Scheduler::Wrr, Scheduler::Lc, Scheduler::Wlc, Scheduler::Sh, Scheduler::Mh];
+    pub const ALL: [Scheduler; 6] = [
+        Scheduler::Rr,
+        Scheduler::Wrr,
+        Scheduler::Lc,
+        Scheduler::Wlc,
+        Scheduler::Sh,
+        Scheduler::Mh,
+    ];
 
     /// Its name in IPVS.
     pub fn as_str(self) -> &'static str {
@@ -58,7 +64,9 @@ impl FromStr for Scheduler {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|scheduler| scheduler.as_str() == text);
+        let found = Self::ALL
+            .into_iter()
+            .find(|scheduler| scheduler.as_str() == text);
         found.ok_or_else(|| format!("{text:?} is not a way to balance: rr, wrr, lc, wlc, sh or mh"))
     }
 }
@@ -80,7 +88,11 @@ impl Engine {
     /// Which one it is on a kernel with these capabilities.
     pub fn on(self, capabilities: &BTreeSet<Capability>) -> Self {
         let has_ipvs = capabilities.contains(&Capability::Ipvs);
-        if self != Self::Nftables && has_ipvs { Self::Ipvs } else { Self::Nftables }
+        if self != Self::Nftables && has_ipvs {
+            Self::Ipvs
+        } else {
+            Self::Nftables
+        }
     }
 }
 
@@ -99,7 +111,7 @@ impl fmt::Display for Engine {
 pub struct Balance {
     /// How real servers take turns.
     pub scheduler: Scheduler,
-    /// Seconds for which a client stays with the real server that it had last; at least 1. `None`: each connection is
-    /// balanced by itself.
+    /// Seconds for which a client stays with the real server that it had last; at least 1. `None`:
+    /// each connection is balanced by itself.
     pub affinity: Option<u32>,
 }

@@ -1,4 +1,5 @@
-//! Numbers in base 36 (`0`-`9`, `a`-`z`), most significant digit first, in a fixed number of digits.
+//! Numbers in base 36 (`0`-`9`, `a`-`z`), most significant digit first, in a fixed number of
+//! digits.
 
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
@@ -12,7 +13,8 @@ pub(crate) fn encode(mut value: u128, length: usize) -> String {
     digits.into_iter().map(char::from).collect()
 }
 
-/// The number of exactly `length` digits; `None` for other text, and for a number of more than 128 bits.
+/// The number of exactly `length` digits; `None` for other text, and for a number of more than 128
+/// bits.
 pub(crate) fn decode(text: &str, length: usize) -> Option<u128> {
     if text.len() != length {
         return None;

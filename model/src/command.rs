@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Authority, Availability, Capability, Container, ContainerKey, ContainerSpec, Engine, EpochKey, Millis, NetworkId,
-    NetworkSpec, Node, NodeId, NodeStatus, Refusal, Role, Secret, ServiceId, ServiceSpec, Spi, Subnet, TaskId,
-    TaskState,
+    Authority, Availability, Capability, Container, ContainerKey, ContainerSpec, Engine, EpochKey,
+    Millis, NetworkId, NetworkSpec, Node, NodeId, NodeStatus, Refusal, Role, Secret, ServiceId,
+    ServiceSpec, Spi, Subnet, TaskId, TaskState,
 };
 
-/// Names one request of one caller. The same id sent again gets the first answer again and changes nothing, so a
-/// caller that lost its leader half-way may simply ask once more.
+/// Names one request of one caller. The same id sent again gets the first answer again and changes
+/// nothing, so a caller that lost its leader half-way may simply ask once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
@@ -22,7 +22,8 @@ pub struct Entry {
     pub request: RequestId,
     /// The leader's clock when it took the request.
     pub now: Millis,
-    /// 256 random bits of the leader's, where the command makes keys: state has no chance of its own.
+    /// 256 random bits of the leader's, where the command makes keys: state has no chance of its
+    /// own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<EpochKey>,
     /// What to change.
@@ -49,7 +50,14 @@ pub struct TaskReport {
 impl TaskReport {
     /// A task that stands there, with nothing else to say.
     pub fn new(task: TaskId, state: TaskState) -> Self {
-        Self { task, state, message: String::new(), exit_code: None, connections: None, unhealthy: false }
+        Self {
+            task,
+            state,
+            message: String::new(),
+            exit_code: None,
+            connections: None,
+            unhealthy: false,
+        }
     }
 }
 
@@ -66,8 +74,8 @@ pub struct NodeReport {
     pub tasks: Vec<TaskReport>,
     /// What its kernel can do, of what networks may ask for.
     pub capabilities: BTreeSet<Capability>,
-    /// Associations, with these peers and of either direction, that its kernel has lost (see [`crate::Association`]):
-    /// others take their place.
+    /// Associations, with these peers and of either direction, that its kernel has lost (see
+    /// [`crate::Association`]): others take their place.
     pub lost: BTreeSet<(NodeId, Spi)>,
     /// The prefixes that links of its own are on: those of no overlay may be.
     pub on_link: BTreeSet<Subnet>,
@@ -76,8 +84,17 @@ pub struct NodeReport {
 impl NodeReport {
     /// A node that has this generation and nothing else to say.
     pub fn new(node: NodeId, applied: u64) -> Self {
-        let (failures, tasks, lost, on_link) = (Vec::new(), Vec::new(), BTreeSet::new(), BTreeSet::new());
-        Self { node, applied, failures, tasks, capabilities: BTreeSet::new(), lost, on_link }
+        let (failures, tasks, lost, on_link) =
+            (Vec::new(), Vec::new(), BTreeSet::new(), BTreeSet::new());
+        Self {
+            node,
+            applied,
+            failures,
+            tasks,
+            capabilities: BTreeSet::new(),
+            lost,
+            on_link,
+        }
     }
 }
 
@@ -136,7 +153,8 @@ pub enum Command {
     Report(NodeReport),
     /// The keys of encrypted networks are replaced: by the user, or by `step` when they are old.
     RotateKeys,
-    /// By `step`: every host accepts the new keys, or sends with them: the change of keys goes one step further.
+    /// By `step`: every host accepts the new keys, or sends with them: the change of keys goes one
+    /// step further.
     AdvanceKeys,
     /// The user makes a network.
     CreateNetwork {
@@ -160,13 +178,15 @@ pub enum Command {
         /// How many tasks are to run.
         replicas: u32,
     },
-    /// The user changes a service. Tasks that are to run something else from now on are replaced one batch after the other.
+    /// The user changes a service. Tasks that are to run something else from now on are replaced
+    /// one batch after the other.
     UpdateService {
         /// Its identity or name.
         service: String,
         /// All that is asked for from now on.
         spec: ServiceSpec,
-        /// The version that the change was made from: refused if somebody else has changed the service since.
+        /// The version that the change was made from: refused if somebody else has changed the
+        /// service since.
         version: u64,
         /// Replace every task, whether or not it is to run something else.
         force: bool,
@@ -191,12 +211,14 @@ pub enum Command {
         /// What is asked for.
         spec: Box<ContainerSpec>,
     },
-    /// A container runtime, or the host itself, gives interfaces up. Those that are not known are not missed.
+    /// A container runtime, or the host itself, gives interfaces up. Those that are not known are
+    /// not missed.
     DetachContainers {
         /// Which.
         keys: Vec<ContainerKey>,
     },
-    /// The engine tells how a network is called that was made without a name. Refused for any other.
+    /// The engine tells how a network is called that was made without a name. Refused for any
+    /// other.
     NameNetwork {
         /// Name or id.
         network: String,
@@ -227,7 +249,8 @@ pub enum Command {
         /// The task.
         task: TaskId,
     },
-    /// By `step`: slots beyond the replicas, whose tasks take traffic while others are replaced; 0 ends them.
+    /// By `step`: slots beyond the replicas, whose tasks take traffic while others are replaced; 0
+    /// ends them.
     SetSurge {
         /// The service.
         service: ServiceId,
@@ -256,7 +279,8 @@ pub enum Command {
         /// The service.
         service: ServiceId,
     },
-    /// By `step`: a slot above the number of replicas has no task any more; its addresses are given back.
+    /// By `step`: a slot above the number of replicas has no task any more; its addresses are given
+    /// back.
     ReleaseSlot {
         /// The service.
         service: ServiceId,

@@ -1,4 +1,5 @@
-//! Containers that others run: what their runtimes ask for, and what the ledger made of it. One record is one interface.
+//! Containers that others run: what their runtimes ask for, and what the ledger made of it. One
+//! record is one interface.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
@@ -25,7 +26,8 @@ impl fmt::Display for ContainerRuntime {
     }
 }
 
-/// Which interface of which container: the same key again means the same endpoint with the same addresses.
+/// Which interface of which container: the same key again means the same endpoint with the same
+/// addresses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ContainerKey {
     /// The host.
@@ -47,9 +49,11 @@ impl fmt::Display for ContainerKey {
 pub struct Sandbox {
     /// Its file on the host: absolute.
     pub path: String,
-    /// Tells it from others that have had this path: `<boot id>/<inode of nsfs>`. `None`: it may not be there yet.
+    /// Tells it from others that have had this path: `<boot id>/<inode of nsfs>`. `None`: it may
+    /// not be there yet.
     pub identity: Option<String>,
-    /// The interface's name inside. `None`: the runtime takes a device from the host into it and does the rest.
+    /// The interface's name inside. `None`: the runtime takes a device from the host into it and
+    /// does the rest.
     pub interface: Option<String>,
 }
 
@@ -83,19 +87,22 @@ pub struct ContainerTraits {
     pub publish: Vec<PublishSpec>,
     /// How much may pass.
     pub bandwidth: Bandwidth,
-    /// What the runtime calls the network that it attached it to: what a runtime's garbage collection is about. Empty where
-    /// it has no such name.
+    /// What the runtime calls the network that it attached it to: what a runtime's garbage
+    /// collection is about. Empty where it has no such name.
     pub configuration: String,
-    /// Where the addresses are used if they are only held, without a sandbox: they are given up when it ends.
+    /// Where the addresses are used if they are only held, without a sandbox: they are given up
+    /// when it ends.
     pub held_for: Option<Sandbox>,
-    /// A network of somebody else's leads it out: what this one keeps inside, names included, does not keep it.
+    /// A network of somebody else's leads it out: what this one keeps inside, names included, does
+    /// not keep it.
     #[serde(default)]
     pub leaves_elsewhere: bool,
 }
 
 /// The label of a container that names the service it belongs to: `web`.
 const SERVICE_LABEL: &str = "netd.service";
-/// The label that names ports: `http=80,dns=53/udp`. A number alone has the service's name, if there is one.
+/// The label that names ports: `http=80,dns=53/udp`. A number alone has the service's name, if
+/// there is one.
 const PORT_LABEL: &str = "netd.port";
 /// The label with further names: `db,primary`.
 const ALIAS_LABEL: &str = "netd.alias";
@@ -104,23 +111,41 @@ const ALIAS_LABEL: &str = "netd.alias";
 pub const CONTAINER_LABELS: [&str; 3] = [SERVICE_LABEL, PORT_LABEL, ALIAS_LABEL];
 
 impl ContainerTraits {
-    /// The first characters of the runtime's identity of the container: Docker's host name of it. Empty while not known.
+    /// The first characters of the runtime's identity of the container: Docker's host name of it.
+    /// Empty while not known.
     pub fn short_id(&self) -> &str {
-        let end = self.container.char_indices().nth(SHORT_ID).map_or(self.container.len(), |(end, _)| end);
+        let end = self
+            .container
+            .char_indices()
+            .nth(SHORT_ID)
+            .map_or(self.container.len(), |(end, _)| end);
         self.container.get(..end).unwrap_or_default()
     }
 
-    /// Takes in a label of the container's. Those of others change nothing. Errors: one of ours makes no sense.
+    /// Takes in a label of the container's. Those of others change nothing. Errors: one of ours
+    /// makes no sense.
     pub fn take_label(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let items = || value.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let items = || {
+            value
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+        };
         match key {
-            SERVICE_LABEL if value.is_empty() => return Err(format!("label {key} names no service")),
+            SERVICE_LABEL if value.is_empty() => {
+                return Err(format!("label {key} names no service"));
+            }
             SERVICE_LABEL => self.service = Some(value.to_owned()),
             ALIAS_LABEL => self.aliases.extend(items().map(str::to_owned)),
             PORT_LABEL => {
                 let ports = items().map(|item| port(item, self.service.as_deref()));
                 let ports: Result<Vec<_>, String> = ports.collect();
-                self.ports.extend(ports.map_err(|reason| format!("label {key}: {reason}"))?.into_iter().flatten());
+                self.ports.extend(
+                    ports
+                        .map_err(|reason| format!("label {key}: {reason}"))?
+                        .into_iter()
+                        .flatten(),
+                );
             }
             _ => {}
         }
@@ -130,15 +155,23 @@ impl ContainerTraits {
 
 /// `http=80/tcp`; nothing for a number without a name, of no service.
 fn port(text: &str, service: Option<&str>) -> Result<Option<NamedPort>, String> {
-    let (name, rest) = text.split_once('=').map_or((None, text), |(name, rest)| (Some(name.trim()), rest.trim()));
+    let (name, rest) = text.split_once('=').map_or((None, text), |(name, rest)| {
+        (Some(name.trim()), rest.trim())
+    });
     let (number, protocol) = rest.split_once('/').unwrap_or((rest, "tcp"));
     let port = number.parse().ok().filter(|&port: &u16| port > 0);
-    let port = port.ok_or_else(|| format!("{text:?} is no port: write 80, http=80 or dns=53/udp"))?;
+    let port =
+        port.ok_or_else(|| format!("{text:?} is no port: write 80, http=80 or dns=53/udp"))?;
     let protocol = protocol.parse()?;
-    Ok(name.or(service).map(|name| NamedPort { name: name.to_owned(), protocol, port }))
+    Ok(name.or(service).map(|name| NamedPort {
+        name: name.to_owned(),
+        protocol,
+        port,
+    }))
 }
 
-/// How much may pass an interface: bits per second and the bits that may pass at once; 0 is no limit.
+/// How much may pass an interface: bits per second and the bits that may pass at once; 0 is no
+/// limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bandwidth {
     /// To the container.
@@ -151,8 +184,8 @@ pub struct Bandwidth {
     pub egress_burst: u64,
 }
 
-/// What a runtime asks for: one interface of one container on one network. Asking again with the same key changes what may
-/// change and gives the same addresses.
+/// What a runtime asks for: one interface of one container on one network. Asking again with the
+/// same key changes what may change and gives the same addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// Which interface.
@@ -165,7 +198,8 @@ pub struct ContainerSpec {
     pub ipv6: AddressWish,
     /// Its Ethernet address; made from its identity where none is given.
     pub mac: Option<Mac>,
-    /// Where it is. `None`: nowhere, its addresses are only held (an address manager's work), or it stays where it was.
+    /// Where it is. `None`: nowhere, its addresses are only held (an address manager's work), or it
+    /// stays where it was.
     pub sandbox: Option<Sandbox>,
     /// Holds where it was no more: it has left its sandbox.
     pub left: bool,
@@ -194,14 +228,23 @@ pub struct Container {
     pub created: Millis,
 }
 
-/// So many characters of a runtime's identity tell its containers apart to people, and are a name of the container.
+/// So many characters of a runtime's identity tell its containers apart to people, and are a name
+/// of the container.
 const SHORT_ID: usize = 12;
 
 impl Container {
     /// What people call it; its runtime's identity of it while it has no name.
     pub fn name(&self) -> String {
-        let names = [self.traits.name.as_str(), self.traits.short_id(), self.key.id.as_str()];
-        names.into_iter().find(|name| !name.is_empty()).unwrap_or_default().to_owned()
+        let names = [
+            self.traits.name.as_str(),
+            self.traits.short_id(),
+            self.key.id.as_str(),
+        ];
+        names
+            .into_iter()
+            .find(|name| !name.is_empty())
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
@@ -213,11 +256,19 @@ mod tests {
     #[test]
     fn labels_of_ours_say_service_ports_and_aliases_and_those_of_others_nothing() {
         let mut traits = ContainerTraits::default();
-        for (key, value) in CONTAINER_LABELS.iter().zip(["web", "80, http=8080,dns=53/udp", "db,pg"]) {
+        for (key, value) in
+            CONTAINER_LABELS
+                .iter()
+                .zip(["web", "80, http=8080,dns=53/udp", "db,pg"])
+        {
             traits.take_label(key, value).unwrap();
         }
         traits.take_label("com.example.port", "x").unwrap();
-        let named = |name: &str, protocol, port| NamedPort { name: name.to_owned(), protocol, port };
+        let named = |name: &str, protocol, port| NamedPort {
+            name: name.to_owned(),
+            protocol,
+            port,
+        };
         let expected = ContainerTraits {
             service: Some("web".to_owned()),
             ports: vec![
@@ -233,10 +284,16 @@ mod tests {
 
     #[test]
     fn labels_of_ours_that_make_no_sense_are_refused() {
-        for (key, value) in
-            [("netd.service", ""), ("netd.port", "http=0"), ("netd.port", "http"), ("netd.port", "80/x")]
-        {
-            assert!(ContainerTraits::default().take_label(key, value).is_err(), "{key}={value}");
+        for (key, value) in [
+            ("netd.service", ""),
+            ("netd.port", "http=0"),
+            ("netd.port", "http"),
+            ("netd.port", "80/x"),
+        ] {
+            assert!(
+                ContainerTraits::default().take_label(key, value).is_err(),
+                "{key}={value}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What hosts that share an encrypted network need of each other: keys, and the numbers of security associations.
+//! What hosts that share an encrypted network need of each other: keys, and the numbers of security
+//! associations.
 
 use std::fmt;
 
@@ -10,7 +11,8 @@ pub struct Key<const N: usize>([u8; N]);
 
 /// What keys are derived from: 256 random bits.
 pub type EpochKey = Key<32>;
-/// What one association encrypts with: an AES-256 key and the 4 bytes of salt that follow it (RFC 4106 section 8.1).
+/// What one association encrypts with: an AES-256 key and the 4 bytes of salt that follow it (RFC
+/// 4106 section 8.1).
 pub type EspKey = Key<36>;
 
 impl<const N: usize> Key<N> {
@@ -28,7 +30,11 @@ impl<const N: usize> Key<N> {
 impl<const N: usize> PartialEq for Key<N> {
     /// In a time that does not tell where the two differ.
     fn eq(&self, other: &Self) -> bool {
-        let differing = self.0.iter().zip(&other.0).fold(0, |differing, (a, b)| differing | (a ^ b));
+        let differing = self
+            .0
+            .iter()
+            .zip(&other.0)
+            .fold(0, |differing, (a, b)| differing | (a ^ b));
         std::hint::black_box(differing) == 0
     }
 }
@@ -43,7 +49,13 @@ impl<const N: usize> fmt::Debug for Key<N> {
 
 impl<const N: usize> Serialize for Key<N> {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        out.serialize_str(&self.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        out.serialize_str(
+            &self
+                .0
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>(),
+        )
     }
 }
 
@@ -53,13 +65,18 @@ impl<'de, const N: usize> Deserialize<'de> for Key<N> {
         let digit = |at: usize| char::from(*text.as_bytes().get(at)?).to_digit(16);
         let byte = |at: usize| Some((digit(2 * at)? << 4 | digit(2 * at + 1)?) as u8);
         let bytes: Option<Vec<u8>> = (0..N).map(byte).collect();
-        let bytes = bytes.filter(|_| text.len() == 2 * N).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Self).ok_or_else(|| de::Error::custom(format!("a key takes {} hexadecimal digits", 2 * N)))
+        let bytes = bytes
+            .filter(|_| text.len() == 2 * N)
+            .and_then(|bytes| bytes.try_into().ok());
+        bytes
+            .map(Self)
+            .ok_or_else(|| de::Error::custom(format!("a key takes {} hexadecimal digits", 2 * N)))
     }
 }
 
-/// Names a security association to its receiver (RFC 4303 section 2.1); 0 to 255 are reserved. The ledger gives each
-/// out once: no two senders of a cluster share one. A sender's associations with its peers may.
+/// Names a security association to its receiver (RFC 4303 section 2.1); 0 to 255 are reserved. The
+/// ledger gives each out once: no two senders of a cluster share one. A sender's associations with
+/// its peers may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Spi(pub u32);
 
@@ -84,9 +101,10 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// One direction between two hosts, under one key. Neither may begin with it a second time: the sender's sequence
-/// numbers would repeat, and GCM's nonces with them (RFC 4106 section 3.1); the receiver would take what it had before
-/// (RFC 4303 section 3.4.3). Where a kernel has lost it, both get another in its place.
+/// One direction between two hosts, under one key. Neither may begin with it a second time: the
+/// sender's sequence numbers would repeat, and GCM's nonces with them (RFC 4106 section 3.1); the
+/// receiver would take what it had before (RFC 4303 section 3.4.3). Where a kernel has lost it,
+/// both get another in its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Association {
     /// Its number.
@@ -126,7 +144,9 @@ impl Capability {
     /// What a kernel without it is built without.
     pub fn options(self) -> &'static str {
         match self {
-            Self::Esp => "CONFIG_XFRM_USER, CONFIG_INET_ESP, CONFIG_INET6_ESP, CONFIG_CRYPTO_GCM, CONFIG_CRYPTO_SEQIV",
+            Self::Esp => {
+                "CONFIG_XFRM_USER, CONFIG_INET_ESP, CONFIG_INET6_ESP, CONFIG_CRYPTO_GCM, CONFIG_CRYPTO_SEQIV"
+            }
             Self::Ipvs => "CONFIG_IP_VS",
             Self::Vlan => "CONFIG_VLAN_8021Q",
             Self::Macvlan => "CONFIG_MACVLAN",
@@ -157,7 +177,12 @@ mod tests {
         let json = serde_json::to_string(&key).unwrap();
         assert_eq!(serde_json::from_str::<EspKey>(&json).unwrap(), key);
         assert_eq!(format!("{key:?}"), "Key");
-        for odd in ["\"\"", "\"00\"", &json.replace("00", "0g"), &json.replace("00", "000")] {
+        for odd in [
+            "\"\"",
+            "\"00\"",
+            &json.replace("00", "0g"),
+            &json.replace("00", "000"),
+        ] {
             assert!(serde_json::from_str::<EspKey>(odd).is_err(), "{odd}");
         }
     }

@@ -1,4 +1,5 @@
-//! Identifiers: 64 random-looking bits, written as 13 digits of base 36 (`0`-`9`, `a`-`z`), most significant first.
+//! Identifiers: 64 random-looking bits, written as 13 digits of base 36 (`0`-`9`, `a`-`z`), most
+//! significant first.
 
 use std::{fmt, str::FromStr};
 
@@ -79,7 +80,8 @@ id!(
     TaskId
 );
 id!(
-    /// The network namespace of a task, which has the same number, or of a container that others run.
+    /// The network namespace of a task, which has the same number, or of a container that others
+    /// run.
     SandboxId
 );
 id!(

@@ -1,4 +1,5 @@
-//! Questions people ask of the cluster and the answers' shape: the JSON that `-o json` prints. Keys are kept stable.
+//! Questions people ask of the cluster and the answers' shape: the JSON that `-o json` prints. Keys
+//! are kept stable.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,8 +9,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Availability, Balance, Capability, Container, Driver, EndpointMode, Engine, Millis, NamedPort, NetworkId, NodeId,
-    NodeStatus, PublishSpec, Role, ServiceId, ServiceSpec, Subnet, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    Availability, Balance, Capability, Container, Driver, EndpointMode, Engine, Millis, NamedPort,
+    NetworkId, NodeId, NodeStatus, PublishSpec, Role, ServiceId, ServiceSpec, Subnet, SubnetLease,
+    TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// A question. Names may be ids, or a prefix of an id that only one object has.
@@ -102,7 +104,8 @@ pub struct NodeInfo {
 /// An endpoint of a network, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointInfo {
-    /// What it belongs to: `task`, `docker` (a container of Docker's), `cni` (one of a runtime that calls CNI plugins).
+    /// What it belongs to: `task`, `docker` (a container of Docker's), `cni` (one of a runtime that
+    /// calls CNI plugins).
     pub kind: String,
     /// The task's or container's name; its runtime's identity of it while it has no name.
     pub name: String,
@@ -165,7 +168,8 @@ pub struct ServiceInfo {
     pub replicas: u32,
     /// How many do.
     pub running: u32,
-    /// How many of those every node's balancer and resolver has heard of, in the way that they are led to now.
+    /// How many of those every node's balancer and resolver has heard of, in the way that they are
+    /// led to now.
     pub settled: u32,
     /// Its virtual IPs.
     pub virtual_ips: Vec<IpAddr>,

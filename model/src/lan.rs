@@ -1,4 +1,5 @@
-//! What networks on a LAN are made of: the host's link that they are on, and the modes of their devices.
+//! What networks on a LAN are made of: the host's link that they are on, and the modes of their
+//! devices.
 
 use std::{fmt, str::FromStr};
 
@@ -9,7 +10,8 @@ use crate::names::LinkName;
 /// VLAN identifiers that a frame may carry (IEEE 802.1Q: 0 is priority only, 4095 is reserved).
 const VLANS: std::ops::RangeInclusive<u16> = 1..=4094;
 
-/// The host's link that a LAN network is on: `eth0`, or `eth0.50` for VLAN 50 (IEEE 802.1Q) of `eth0`.
+/// The host's link that a LAN network is on: `eth0`, or `eth0.50` for VLAN 50 (IEEE 802.1Q) of
+/// `eth0`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Parent {
     link: String,
@@ -51,10 +53,14 @@ impl FromStr for Parent {
             None => (text.to_owned(), None),
         };
         if LinkName::parse(&link).is_none() {
-            return Err(format!("{text:?} is no link of a host, such as eth0 or eth0.50"));
+            return Err(format!(
+                "{text:?} is no link of a host, such as eth0 or eth0.50"
+            ));
         }
         match vlan {
-            Some(vlan) if !VLANS.contains(&vlan) => Err(format!("{text:?} names VLAN {vlan}: they go from 1 to 4094")),
+            Some(vlan) if !VLANS.contains(&vlan) => Err(format!(
+                "{text:?} names VLAN {vlan}: they go from 1 to 4094"
+            )),
             vlan => Ok(Self { link, vlan }),
         }
     }
@@ -68,7 +74,9 @@ impl Serialize for Parent {
 
 impl<'de> Deserialize<'de> for Parent {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -96,7 +104,9 @@ impl FromStr for MacvlanMode {
             "private" => Ok(Self::Private),
             "vepa" => Ok(Self::Vepa),
             "passthru" => Ok(Self::Passthru),
-            _ => Err(format!("{text:?} is no macvlan_mode: bridge, private, vepa or passthru")),
+            _ => Err(format!(
+                "{text:?} is no macvlan_mode: bridge, private, vepa or passthru"
+            )),
         }
     }
 }
@@ -130,9 +140,16 @@ mod tests {
 
     #[test]
     fn a_parent_is_a_link_or_a_vlan_of_one() {
-        for (text, link, vlan) in [("eth0", "eth0", None), ("bond0.4094", "bond0", Some(4094)), ("a.b", "a.b", None)] {
+        for (text, link, vlan) in [
+            ("eth0", "eth0", None),
+            ("bond0.4094", "bond0", Some(4094)),
+            ("a.b", "a.b", None),
+        ] {
             let parent: Parent = text.parse().unwrap();
-            assert_eq!((parent.link(), parent.vlan(), parent.to_string()), (link, vlan, text.to_owned()));
+            assert_eq!(
+                (parent.link(), parent.vlan(), parent.to_string()),
+                (link, vlan, text.to_owned())
+            );
         }
         for text in ["", "eth0.4095", "eth 0", "a-name-of-sixteen", ".5", "eth/0"] {
             assert!(text.parse::<Parent>().is_err(), "{text}");

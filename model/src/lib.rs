@@ -1,5 +1,5 @@
-//! The nouns that every crate shares: ids, addresses, specs, records, commands, and the configuration of one host.
-//! Pure data: no I/O, no clock, no chance.
+//! The nouns that every crate shares: ids, addresses, specs, records, commands, and the
+//! configuration of one host. Pure data: no I/O, no clock, no chance.
 
 mod balance;
 mod base36;
@@ -26,33 +26,36 @@ mod vni;
 pub use balance::{Balance, Engine, Scheduler};
 pub use command::{Command, Entry, NodeReport, Outcome, RequestId, Response, TaskReport};
 pub use container::{
-    AddressWish, Bandwidth, CONTAINER_LABELS, Container, ContainerKey, ContainerRuntime, ContainerSpec,
-    ContainerTraits, Sandbox,
+    AddressWish, Bandwidth, CONTAINER_LABELS, Container, ContainerKey, ContainerRuntime,
+    ContainerSpec, ContainerTraits, Sandbox,
 };
 pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, PeerKeys, Spi};
 pub use id::{EndpointId, IdError, NetworkId, NodeId, SandboxId, ServiceId, TaskId};
 pub use info::{
-    Answer, EndpointInfo, NetworkInfo, NodeInfo, Query, ServiceInfo, TaskInfo, TokenInfo, UpdateInfo, ViewInfo,
+    Answer, EndpointInfo, NetworkInfo, NodeInfo, Query, ServiceInfo, TaskInfo, TokenInfo,
+    UpdateInfo, ViewInfo,
 };
 pub use lan::{IpvlanMode, MacvlanMode, Parent};
 pub use mac::Mac;
 pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
 pub use node::{Authority, Availability, Node, NodeStatus, Role};
 pub use node_config::{
-    ContainerConfig, ContainerEndpoint, DriverConfig, EndpointConfig, NameConfig, NetworkConfig, NodeConfig,
-    PeerConfig, PublishedConfig, Publisher, TaskConfig, ViewDelta, ViewError, VirtualServiceConfig,
+    ContainerConfig, ContainerEndpoint, DriverConfig, EndpointConfig, NameConfig, NetworkConfig,
+    NodeConfig, PeerConfig, PublishedConfig, Publisher, TaskConfig, ViewDelta, ViewError,
+    VirtualServiceConfig,
 };
 pub use port::{NamedPort, Protocol, PublishAt, PublishMode, PublishSpec};
 pub use refusal::{Kind, Refusal};
 pub use secret::{Secret, SecretError};
 pub use service::{
-    DnsConfig, EndpointMode, HealthCheck, NetworkAttachment, RestartCondition, RestartPolicy, Runtime, Service,
-    ServiceSpec, TaskSpec, UpdateFailure, UpdateOrder, UpdatePolicy,
+    DnsConfig, EndpointMode, HealthCheck, NetworkAttachment, RestartCondition, RestartPolicy,
+    Runtime, Service, ServiceSpec, TaskSpec, UpdateFailure, UpdateOrder, UpdatePolicy,
 };
 pub use state_machine::StateMachine;
 pub use subnet::{Subnet, SubnetError};
 pub use task::{Attachment, Task, TaskState, TaskStatus};
 pub use vni::{Vni, VniError};
 
-/// Milliseconds since the Unix epoch, stamped into a command by the leader. State never reads a clock.
+/// Milliseconds since the Unix epoch, stamped into a command by the leader. State never reads a
+/// clock.
 pub type Millis = u64;

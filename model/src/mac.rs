@@ -18,22 +18,24 @@ impl Mac {
     /// The network's side of every link that an overlay shares with a sandbox or its host.
     pub const NETWORK: Self = Self([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x01]);
 
-    /// The router of a host: the address of its VXLAN device in every network. Locally administered (`06:…`), so it
-    /// never meets an endpoint's `02:42:…`.
+    /// The router of a host: the address of its VXLAN device in every network. Locally administered
+    /// (`06:…`), so it never meets an endpoint's `02:42:…`.
     pub fn of_router(node: NodeId) -> Self {
         let [_, _, _, a, b, c, d, e] = (node.0 ^ (node.0 >> 31)).to_be_bytes();
         Self([0x06, a, b, c, d, e])
     }
 
-    /// The host's own port of a network on a LAN. Locally administered (`0a:…`), so it meets neither endpoints nor routers.
+    /// The host's own port of a network on a LAN. Locally administered (`0a:…`), so it meets
+    /// neither endpoints nor routers.
     pub fn of_shim(node: NodeId, vni: Vni) -> Self {
         let Self([_, a, b, c, d, e]) = Self::of_router(node);
         let [_, x, y, z] = u32::from(vni).to_be_bytes();
         Self([0x0a, a, b, c ^ x, d ^ y, e ^ z])
     }
 
-    /// An endpoint's address, from its first IP address: an address that keeps its owner keeps its MAC.
-    /// IPv4 gives `02:42:` and the four bytes, as Docker does; IPv6 gives `02:46:` and the last four bytes.
+    /// An endpoint's address, from its first IP address: an address that keeps its owner keeps its
+    /// MAC. IPv4 gives `02:42:` and the four bytes, as Docker does; IPv6 gives `02:46:` and the
+    /// last four bytes.
     pub fn of_endpoint(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(v4) => {
@@ -49,11 +51,14 @@ impl Mac {
 
     /// The IPv4 address that it has been made from, if it was.
     pub fn ipv4(self) -> Option<Ipv4Addr> {
-        let [0x02, 0x42, a, b, c, d] = self.0 else { return None };
+        let [0x02, 0x42, a, b, c, d] = self.0 else {
+            return None;
+        };
         Some(Ipv4Addr::new(a, b, c, d))
     }
 
-    /// This one, and those to be taken in its place where somebody has it: they differ in the second byte.
+    /// This one, and those to be taken in its place where somebody has it: they differ in the
+    /// second byte.
     pub fn variants(self) -> impl Iterator<Item = Self> {
         let Self([a, b, c, d, e, f]) = self;
         (0..=u8::MAX).map(move |more| Self([a, b.wrapping_add(more), c, d, e, f]))
@@ -63,7 +68,16 @@ impl Mac {
     pub fn link_local(self) -> std::net::Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
         let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
-        std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
+        std::net::Ipv6Addr::new(
+            0xfe80,
+            0,
+            0,
+            0,
+            pair(a ^ 2, b),
+            pair(c, 0xff),
+            pair(0xfe, d),
+            pair(e, f),
+        )
     }
 }
 
@@ -88,10 +102,17 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(refuse)?;
+            let part = parts
+                .next()
+                .filter(|part| part.len() == 2)
+                .ok_or_else(refuse)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| refuse())?;
         }
-        if parts.next().is_some() { Err(refuse()) } else { Ok(Self(bytes)) }
+        if parts.next().is_some() {
+            Err(refuse())
+        } else {
+            Ok(Self(bytes))
+        }
     }
 }
 
@@ -103,7 +124,9 @@ impl Serialize for Mac {
 
 impl<'de> Deserialize<'de> for Mac {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -119,7 +142,13 @@ mod tests {
 
     #[test]
     fn what_is_no_mac_is_refused() {
-        for text in ["", "02:42", "02:42:0a:00:09:05:06", "2:42:0a:00:09:05", "zz:42:0a:00:09:05"] {
+        for text in [
+            "",
+            "02:42",
+            "02:42:0a:00:09:05:06",
+            "2:42:0a:00:09:05",
+            "zz:42:0a:00:09:05",
+        ] {
             assert!(text.parse::<Mac>().is_err(), "{text}");
         }
     }

@@ -1,4 +1,5 @@
-//! Names of the kernel objects that are ours: made and recognised here only. A name is the one mark of ownership.
+//! Names of the kernel objects that are ours: made and recognised here only. A name is the one mark
+//! of ownership.
 
 use std::{fmt, net::Ipv4Addr};
 
@@ -16,10 +17,12 @@ pub const UPLINK: &str = "up0";
 
 /// Where a sandbox on a LAN, which has no gateway of ours, asks for names: as Docker's, port 53.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
-/// Where that is translated to: port 53 itself is left to the task. Below the ports that Linux gives out by itself.
+/// Where that is translated to: port 53 itself is left to the task. Below the ports that Linux
+/// gives out by itself.
 pub const RESOLVER_PORT: u16 = 31_053;
 
-/// An interface name: 1-15 bytes, no `/`, no white space (`dev_valid_name` in the kernel's net/core/dev.c).
+/// An interface name: 1-15 bytes, no `/`, no white space (`dev_valid_name` in the kernel's
+/// net/core/dev.c).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkName(String);
 
@@ -94,7 +97,8 @@ impl Namespace {
     }
 }
 
-/// A network's VXLAN device: `vx-<vni in hex>`. Unique on a host, because it is born in the host's namespace.
+/// A network's VXLAN device: `vx-<vni in hex>`. Unique on a host, because it is born in the host's
+/// namespace.
 pub fn vxlan_link(vni: Vni) -> LinkName {
     LinkName(format!("vx-{:06x}", u32::from(vni)))
 }
@@ -109,21 +113,32 @@ pub fn shim_link(vni: Vni) -> LinkName {
     LinkName(format!("ns-{:06x}", u32::from(vni)))
 }
 
-/// The device that we make for a VLAN of a host's link: `nv-<vlan>-<hash of the link's name>`. Never `eth0.50`: one of
-/// that name is the operator's.
+/// The device that we make for a VLAN of a host's link: `nv-<vlan>-<hash of the link's name>`.
+/// Never `eth0.50`: one of that name is the operator's.
 pub fn vlan_link(link: &str, vlan: u16) -> LinkName {
     // FNV-1a; what matters is that two links of a host differ.
-    let hash = link.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    LinkName(format!("nv-{vlan}-{:07x}", (hash ^ hash >> 28) & 0x0fff_ffff))
+    let hash = link.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    LinkName(format!(
+        "nv-{vlan}-{:07x}",
+        (hash ^ hash >> 28) & 0x0fff_ffff
+    ))
 }
 
 /// Whether a link in the host's own namespace is ours by its name.
 pub fn is_host_link(name: &str) -> bool {
-    let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let vlan = name.strip_prefix("nv-").and_then(|rest| rest.split_once('-'));
+    let is_hex = |text: &str, length| {
+        text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let vlan = name
+        .strip_prefix("nv-")
+        .and_then(|rest| rest.split_once('-'));
     parse_handed_link(name).is_some()
         || vlan.is_some_and(|(vlan, hash)| vlan.parse::<u16>().is_ok() && is_hex(hash, 7))
-        || ["nu-", "vx-", "ns-"].iter().any(|prefix| name.strip_prefix(prefix).is_some_and(|hex| is_hex(hex, 6)))
+        || ["nu-", "vx-", "ns-"]
+            .iter()
+            .any(|prefix| name.strip_prefix(prefix).is_some_and(|hex| is_hex(hex, 6)))
 }
 
 /// Every namespace's own loopback: `lo`.
@@ -141,7 +156,8 @@ pub fn endpoint_link(endpoint: EndpointId) -> LinkName {
     LinkName(format!("e{endpoint}"))
 }
 
-/// On the host: the device of an endpoint that a container's runtime is to take from there: `nc<endpoint id>`.
+/// On the host: the device of an endpoint that a container's runtime is to take from there:
+/// `nc<endpoint id>`.
 pub fn handed_link(endpoint: EndpointId) -> LinkName {
     LinkName(format!("nc{endpoint}"))
 }
@@ -158,23 +174,27 @@ pub fn parse_endpoint_link(name: &str) -> Option<EndpointId> {
 
 /// Whether a link in a network's namespace is ours by its name.
 pub fn is_network_link(name: &str) -> bool {
-    name == UPLINK || parse_endpoint_link(name).is_some() || (name.starts_with("vx-") && is_host_link(name))
+    name == UPLINK
+        || parse_endpoint_link(name).is_some()
+        || (name.starts_with("vx-") && is_host_link(name))
 }
 
-/// What a device on a LAN is called on its way from the host into a sandbox, until it has its own name there: Linux 6.1
-/// still looks for that name on the host, too.
+/// What a device on a LAN is called on its way from the host into a sandbox, until it has its own
+/// name there: Linux 6.1 still looks for that name on the host, too.
 pub fn newborn_link(task: SandboxId, link: &LinkName) -> LinkName {
     let index: u8 = link.as_str().bytes().last().unwrap_or(b'0');
     LinkName(format!("{NEWBORN}{}{task}", char::from(index)))
 }
 
-/// Whether a link in a sandbox is ours by its name: `eth` and a number, or one that has no name of its own yet.
+/// Whether a link in a sandbox is ours by its name: `eth` and a number, or one that has no name of
+/// its own yet.
 pub fn is_sandbox_link(name: &str) -> bool {
     let newborn = name.strip_prefix(NEWBORN).and_then(|rest| rest.get(1..));
     if newborn.is_some_and(|task| task.parse::<SandboxId>().is_ok()) {
         return true;
     }
-    name.strip_prefix("eth").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+    name.strip_prefix("eth")
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Whether an nftables table is ours by its name.
@@ -200,15 +220,35 @@ mod tests {
         ] {
             assert_eq!(Namespace::parse(&namespace.name()), Some(namespace));
         }
-        for other in ["netd-", "netd-x", "netd-t-x", "cni-0000000000000", "0000000000000"] {
+        for other in [
+            "netd-",
+            "netd-x",
+            "netd-t-x",
+            "cni-0000000000000",
+            "0000000000000",
+        ] {
             assert_eq!(Namespace::parse(other), None, "{other}");
         }
-        let links = [uplink_link(Vni::LAST), vxlan_link(Vni::FIRST), shim_link(Vni::LAST), vlan_link("eth0", 50)];
+        let links = [
+            uplink_link(Vni::LAST),
+            vxlan_link(Vni::FIRST),
+            shim_link(Vni::LAST),
+            vlan_link("eth0", 50),
+        ];
         assert!(links.iter().all(|link| is_host_link(link.as_str())));
         assert!(
-            !["flannel.1", "cni0", "docker0", "nu-", "vx-00000g", "nu-0010000", "nv-50", "eth0.50"]
-                .iter()
-                .any(|name| is_host_link(name))
+            ![
+                "flannel.1",
+                "cni0",
+                "docker0",
+                "nu-",
+                "vx-00000g",
+                "nu-0010000",
+                "nv-50",
+                "eth0.50"
+            ]
+            .iter()
+            .any(|name| is_host_link(name))
         );
     }
 

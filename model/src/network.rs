@@ -43,7 +43,9 @@ impl std::str::FromStr for Driver {
             "overlay" => Ok(Driver::Overlay),
             "macvlan" => Ok(Driver::Macvlan),
             "ipvlan" => Ok(Driver::Ipvlan),
-            _ => Err(format!("{text:?} is not a driver: overlay, macvlan or ipvlan")),
+            _ => Err(format!(
+                "{text:?} is not a driver: overlay, macvlan or ipvlan"
+            )),
         }
     }
 }
@@ -62,7 +64,8 @@ pub struct SubnetSpec {
 /// A network as the user asked for it. Never edited by the system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
-    /// Unique in the cluster; letters, digits, `_`, `.`, `-`, starting with a letter or digit, at most 63.
+    /// Unique in the cluster; letters, digits, `_`, `.`, `-`, starting with a letter or digit, at
+    /// most 63.
     pub name: String,
     /// How endpoints reach each other.
     pub driver: Driver,
@@ -85,7 +88,8 @@ pub struct NetworkSpec {
 pub struct SubnetLease {
     /// The prefix.
     pub subnet: Subnet,
-    /// The address of the router: of an overlay the same on every host, where it answers DNS; of a LAN its own.
+    /// The address of the router: of an overlay the same on every host, where it answers DNS; of a
+    /// LAN its own.
     pub gateway: IpAddr,
 }
 
@@ -98,7 +102,8 @@ pub struct Network {
     pub spec: NetworkSpec,
     /// Its VXLAN network identifier.
     pub vni: Vni,
-    /// The prefixes it owns, in the order asked for; IPv4 first where they came from the default pools.
+    /// The prefixes it owns, in the order asked for; IPv4 first where they came from the default
+    /// pools.
     pub subnets: Vec<SubnetLease>,
     /// When it was made.
     pub created: Millis,

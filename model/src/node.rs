@@ -108,7 +108,8 @@ pub struct Node {
     pub applied: u64,
     /// What its kernel refused, as last reported.
     pub failures: Vec<String>,
-    /// What its kernel can do, as last reported; nothing is known of a node that has not reported yet.
+    /// What its kernel can do, as last reported; nothing is known of a node that has not reported
+    /// yet.
     pub capabilities: Option<BTreeSet<Capability>>,
     /// The prefixes that links of its own are on, as last reported.
     #[serde(default)]

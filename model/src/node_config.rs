@@ -1,4 +1,5 @@
-//! All that one host must look like, with no choices left in it; and how it travels: a snapshot, then deltas.
+//! All that one host must look like, with no choices left in it; and how it travels: a snapshot,
+//! then deltas.
 
 use std::{
     collections::BTreeMap,
@@ -11,12 +12,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IdError, IpvlanMode, Mac, MacvlanMode, NamedPort,
-    NetworkId, NodeId, Parent, PeerKeys, PublishSpec, Role, SandboxId, ServiceId, SubnetLease, TaskId, TaskSpec,
-    TaskState, Vni, names::Namespace,
+    Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IdError, IpvlanMode, Mac,
+    MacvlanMode, NamedPort, NetworkId, NodeId, Parent, PeerKeys, PublishSpec, Role, SandboxId,
+    ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni, names::Namespace,
 };
 
-/// All that one host must look like. A function of the replicated state and the host's identity, nothing else.
+/// All that one host must look like. A function of the replicated state and the host's identity,
+/// nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
     /// The log index that it was projected at. Never goes back on a host.
@@ -33,9 +35,11 @@ pub struct NodeConfig {
     pub endpoints: BTreeMap<EndpointId, EndpointConfig>,
     /// The virtual services of those networks.
     pub services: BTreeMap<(NetworkId, ServiceId), VirtualServiceConfig>,
-    /// The ports of the host that lead to services and containers, by whose they are and their place in its list.
+    /// The ports of the host that lead to services and containers, by whose they are and their
+    /// place in its list.
     pub published: BTreeMap<(Publisher, String), PublishedConfig>,
-    /// The names that those networks' resolvers answer, in lower case, without the network's own name.
+    /// The names that those networks' resolvers answer, in lower case, without the network's own
+    /// name.
     pub names: BTreeMap<(NetworkId, String), NameConfig>,
     /// The tasks that it runs or is to stop.
     pub tasks: BTreeMap<TaskId, TaskConfig>,
@@ -63,7 +67,8 @@ pub struct PeerConfig {
 pub struct NetworkConfig {
     /// Its name.
     pub name: String,
-    /// Its VXLAN network identifier; networks without tunnels have one too, for the names of their links.
+    /// Its VXLAN network identifier; networks without tunnels have one too, for the names of their
+    /// links.
     pub vni: Vni,
     /// How its endpoints reach each other.
     pub driver: DriverConfig,
@@ -71,7 +76,8 @@ pub struct NetworkConfig {
     pub subnets: Vec<SubnetLease>,
     /// No way out, no forwarding of names.
     pub internal: bool,
-    /// MTU of its endpoints in bytes where the user set one; the uplink's minus the overhead otherwise.
+    /// MTU of its endpoints in bytes where the user set one; the uplink's minus the overhead
+    /// otherwise.
     pub mtu: Option<u32>,
 }
 
@@ -81,7 +87,8 @@ pub struct NetworkConfig {
 pub enum DriverConfig {
     /// Routed VXLAN (RFC 7348) between hosts.
     Overlay {
-        /// UDP port of its tunnels. Encrypted networks have one of their own: what crosses it is encrypted or dropped.
+        /// UDP port of its tunnels. Encrypted networks have one of their own: what crosses it is
+        /// encrypted or dropped.
         port: u16,
         /// ESP between hosts (RFC 4303).
         encrypted: bool,
@@ -136,11 +143,13 @@ pub struct VirtualServiceConfig {
     pub vips: Vec<IpAddr>,
     /// How they choose.
     pub balance: Balance,
-    /// Its real servers and their weights (0: no new connections), both families; a virtual IP uses those of its own.
+    /// Its real servers and their weights (0: no new connections), both families; a virtual IP uses
+    /// those of its own.
     pub real_servers: BTreeMap<IpAddr, u16>,
 }
 
-/// Whose ports of the host they are. Written as the service's id, or as the endpoint's behind `container-`.
+/// Whose ports of the host they are. Written as the service's id, or as the endpoint's behind
+/// `container-`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Publisher {
     /// A service's.
@@ -174,7 +183,8 @@ impl FromStr for Publisher {
 pub struct PublishedConfig {
     /// Whose they are, for people: `service web`, `container db`.
     pub owner: String,
-    /// The network that its tasks are reached on; the host has part in it for this alone where it runs none.
+    /// The network that its tasks are reached on; the host has part in it for this alone where it
+    /// runs none.
     pub network: NetworkId,
     /// What was asked for.
     pub spec: PublishSpec,
@@ -200,7 +210,12 @@ pub struct NameConfig {
 impl NameConfig {
     /// A name without ports.
     pub fn new(addresses: Vec<IpAddr>, canonical: bool) -> Self {
-        Self { addresses, canonical, ports: Vec::new(), targets: Vec::new() }
+        Self {
+            addresses,
+            canonical,
+            ports: Vec::new(),
+            targets: Vec::new(),
+        }
     }
 }
 
@@ -221,10 +236,11 @@ pub struct TaskConfig {
     pub desired: TaskState,
     /// Where the managers think it stands.
     pub state: TaskState,
-    /// No balancer leads new connections to it any more: the managers want to know how many are left.
+    /// No balancer leads new connections to it any more: the managers want to know how many are
+    /// left.
     pub draining: bool,
-    /// Its endpoints in the order of its interfaces (`eth0`, `eth1`, …). The first on a network that is not internal is
-    /// the way out, for each family by itself.
+    /// Its endpoints in the order of its interfaces (`eth0`, `eth1`, …). The first on a network
+    /// that is not internal is the way out, for each family by itself.
     pub endpoints: Vec<EndpointId>,
 }
 
@@ -263,7 +279,8 @@ pub struct ContainerConfig {
 pub struct ContainerEndpoint {
     /// Which.
     pub id: EndpointId,
-    /// The interface's name inside. `None`: the runtime takes a device from the host into it and does the rest.
+    /// The interface's name inside. `None`: the runtime takes a device from the host into it and
+    /// does the rest.
     pub interface: Option<String>,
     /// How much may pass.
     pub bandwidth: Bandwidth,
@@ -343,15 +360,31 @@ impl NodeConfig {
 
     /// The sandboxes on this host that have a port of a LAN.
     pub fn sandboxes_on_lan(&self) -> impl Iterator<Item = SandboxId> {
-        let tasks = self.tasks.iter().filter(|(_, task)| task.is_on_lan(self)).map(|(&id, _)| id.into());
-        let on_lan = |container: &ContainerConfig| self.any_on_lan(container.endpoints.iter().map(|joint| &joint.id));
-        tasks.chain(self.containers.iter().filter(move |(_, container)| on_lan(container)).map(|(&id, _)| id))
+        let tasks = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.is_on_lan(self))
+            .map(|(&id, _)| id.into());
+        let on_lan = |container: &ContainerConfig| {
+            self.any_on_lan(container.endpoints.iter().map(|joint| &joint.id))
+        };
+        tasks.chain(
+            self.containers
+                .iter()
+                .filter(move |(_, container)| on_lan(container))
+                .map(|(&id, _)| id),
+        )
     }
 
     /// The endpoints whose devices the engines of containers take from the host.
     pub fn handed(&self) -> impl Iterator<Item = EndpointId> {
-        let joints = self.containers.values().flat_map(|container| &container.endpoints);
-        joints.filter(|joint| joint.interface.is_none()).map(|joint| joint.id)
+        let joints = self
+            .containers
+            .values()
+            .flat_map(|container| &container.endpoints);
+        joints
+            .filter(|joint| joint.interface.is_none())
+            .map(|joint| joint.id)
     }
 
     /// What the namespace of a sandbox on this host is called.
@@ -370,7 +403,10 @@ impl NodeConfig {
 
     /// The whole of it, to be applied to anything.
     pub fn snapshot(&self) -> ViewDelta {
-        ViewDelta { from: None, ..Self::empty(self.node).delta(self) }
+        ViewDelta {
+            from: None,
+            ..Self::empty(self.node).delta(self)
+        }
     }
 
     /// What leads from here to `later`.
@@ -394,22 +430,40 @@ impl NodeConfig {
         delta
     }
 
-    /// This configuration changed by `delta`. Errors leave `self` as the truth: nothing is half-applied.
+    /// This configuration changed by `delta`. Errors leave `self` as the truth: nothing is
+    /// half-applied.
     pub fn apply(&self, delta: &ViewDelta) -> Result<Self, ViewError> {
         if delta.node != self.node {
-            return Err(ViewError::Node { expected: self.node, found: delta.node });
+            return Err(ViewError::Node {
+                expected: self.node,
+                found: delta.node,
+            });
         }
         if delta.to < self.generation {
-            return Err(ViewError::Stale { expected: self.generation, found: delta.to });
+            return Err(ViewError::Stale {
+                expected: self.generation,
+                found: delta.to,
+            });
         }
         let mut next = match delta.from {
             None => Self::empty(self.node),
             Some(from) if from == self.generation => self.clone(),
-            found => return Err(ViewError::Gap { expected: self.generation, found }),
+            found => {
+                return Err(ViewError::Gap {
+                    expected: self.generation,
+                    found,
+                });
+            }
         };
         next.generation = delta.to;
-        delta.remove.iter().try_for_each(|key| next.change(key, None))?;
-        delta.set.iter().try_for_each(|(key, value)| next.change(key, Some(value)))?;
+        delta
+            .remove
+            .iter()
+            .try_for_each(|key| next.change(key, None))?;
+        delta
+            .set
+            .iter()
+            .try_for_each(|(key, value)| next.change(key, Some(value)))?;
         Ok(next)
     }
 
@@ -452,7 +506,9 @@ macro_rules! simple_key {
     )*};
 }
 
-simple_key!(NodeId, NetworkId, EndpointId, ServiceId, TaskId, SandboxId, Publisher, String);
+simple_key!(
+    NodeId, NetworkId, EndpointId, ServiceId, TaskId, SandboxId, Publisher, String
+);
 
 impl<A: Key, B: Key> Key for (A, B) {
     fn write(&self) -> String {
@@ -460,7 +516,9 @@ impl<A: Key, B: Key> Key for (A, B) {
     }
 
     fn read(text: &str) -> Result<Self, String> {
-        let (first, second) = text.split_once('/').ok_or("a key of two parts was expected")?;
+        let (first, second) = text
+            .split_once('/')
+            .ok_or("a key of two parts was expected")?;
         Ok((A::read(first)?, B::read(second)?))
     }
 }
@@ -475,18 +533,29 @@ fn diff<K: Key, V: PartialEq + Serialize>(
         if old.get(key) != Some(value) {
             // Records are plain data with string keys: they always have a JSON form.
             let value = serde_json::to_value(value).unwrap_or(Value::Null);
-            delta.set.insert(format!("{section}/{}", key.write()), value);
+            delta
+                .set
+                .insert(format!("{section}/{}", key.write()), value);
         }
     }
     let gone = old.keys().filter(|key| !new.contains_key(key));
-    delta.remove.extend(gone.map(|key| format!("{section}/{}", key.write())));
+    delta
+        .remove
+        .extend(gone.map(|key| format!("{section}/{}", key.write())));
 }
 
-fn put<K: Key, V: DeserializeOwned>(map: &mut BTreeMap<K, V>, id: &str, value: Option<&Value>) -> Result<(), String> {
+fn put<K: Key, V: DeserializeOwned>(
+    map: &mut BTreeMap<K, V>,
+    id: &str,
+    value: Option<&Value>,
+) -> Result<(), String> {
     let key = K::read(id)?;
     match value {
         Some(value) => {
-            map.insert(key, V::deserialize(value).map_err(|error| error.to_string())?);
+            map.insert(
+                key,
+                V::deserialize(value).map_err(|error| error.to_string())?,
+            );
         }
         None => {
             map.remove(&key);
@@ -500,10 +569,15 @@ mod tests {
     use super::*;
 
     fn config(generation: u64, names: &[(&str, &str)]) -> NodeConfig {
-        let mut config = NodeConfig { generation, ..NodeConfig::empty(NodeId(7)) };
+        let mut config = NodeConfig {
+            generation,
+            ..NodeConfig::empty(NodeId(7))
+        };
         for (name, address) in names {
             let record = NameConfig::new(vec![address.parse().unwrap()], false);
-            config.names.insert((NetworkId(1), (*name).to_owned()), record);
+            config
+                .names
+                .insert((NetworkId(1), (*name).to_owned()), record);
         }
         config
     }
@@ -521,9 +595,21 @@ mod tests {
     #[test]
     fn gaps_steps_back_and_other_hosts_views_are_refused() {
         let (old, new) = (config(3, &[]), config(8, &[]));
-        assert!(matches!(config(4, &[]).apply(&old.delta(&new)), Err(ViewError::Gap { .. })));
-        assert!(matches!(new.apply(&old.snapshot()), Err(ViewError::Stale { .. })));
-        let other = NodeConfig { node: NodeId(8), ..new };
-        assert!(matches!(old.apply(&other.snapshot()), Err(ViewError::Node { .. })));
+        assert!(matches!(
+            config(4, &[]).apply(&old.delta(&new)),
+            Err(ViewError::Gap { .. })
+        ));
+        assert!(matches!(
+            new.apply(&old.snapshot()),
+            Err(ViewError::Stale { .. })
+        ));
+        let other = NodeConfig {
+            node: NodeId(8),
+            ..new
+        };
+        assert!(matches!(
+            old.apply(&other.snapshot()),
+            Err(ViewError::Node { .. })
+        ));
     }
 }

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::Subnet;
 
 /// A transport protocol that has ports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// RFC 9293.
@@ -56,7 +58,8 @@ impl FromStr for Protocol {
 /// A port of a service's tasks that has a name: what SRV records tell (RFC 2782).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedPort {
-    /// The name, without underscore: `http`; letters, digits and `-`, 1-15, as RFC 6335 section 5.1 says.
+    /// The name, without underscore: `http`; letters, digits and `-`, 1-15, as RFC 6335 section 5.1
+    /// says.
     pub name: String,
     /// Its protocol.
     pub protocol: Protocol,
@@ -113,14 +116,18 @@ impl PublishSpec {
         self.published.saturating_add(self.count.saturating_sub(1))
     }
 
-    /// Whether a packet could be meant for both. Which addresses an interface has is not known here.
+    /// Whether a packet could be meant for both. Which addresses an interface has is not known
+    /// here.
     pub fn overlaps(&self, other: &Self) -> bool {
         let places = match (&self.at, &other.at) {
             (PublishAt::Address(one), PublishAt::Address(two)) => one == two,
             (PublishAt::Interface(one), PublishAt::Interface(two)) => one == two,
             _ => true,
         };
-        places && self.protocol == other.protocol && self.published <= other.last() && other.published <= self.last()
+        places
+            && self.protocol == other.protocol
+            && self.published <= other.last()
+            && other.published <= self.last()
     }
 }
 
@@ -142,8 +149,19 @@ impl fmt::Display for PublishSpec {
             0 | 1 => first.to_string(),
             count => format!("{first}-{}", first.saturating_add(count - 1)),
         };
-        let mode = if self.mode == PublishMode::Host { " (host)" } else { "" };
-        write!(out, "{}:{}->{}/{}{mode}", self.at, range(self.published), range(self.target), self.protocol)
+        let mode = if self.mode == PublishMode::Host {
+            " (host)"
+        } else {
+            ""
+        };
+        write!(
+            out,
+            "{}:{}->{}/{}{mode}",
+            self.at,
+            range(self.published),
+            range(self.target),
+            self.protocol
+        )
     }
 }
 
@@ -153,7 +171,15 @@ mod tests {
 
     fn spec(at: PublishAt, published: u16, count: u16) -> PublishSpec {
         let (protocol, mode, allow) = (Protocol::Tcp, PublishMode::Ingress, Vec::new());
-        PublishSpec { published, target: 80, count, protocol, mode, at, allow }
+        PublishSpec {
+            published,
+            target: 80,
+            count,
+            protocol,
+            mode,
+            at,
+            allow,
+        }
     }
 
     #[test]
@@ -163,7 +189,10 @@ mod tests {
         let range = spec(PublishAt::Everywhere, 8000, 10);
         assert!(range.overlaps(&spec(address("::1"), 8009, 1)));
         assert!(!range.overlaps(&spec(PublishAt::Everywhere, 8010, 1)));
-        assert!(!range.overlaps(&PublishSpec { protocol: Protocol::Udp, ..range.clone() }));
+        assert!(!range.overlaps(&PublishSpec {
+            protocol: Protocol::Udp,
+            ..range.clone()
+        }));
         assert!(!spec(address("10.0.0.1"), 80, 1).overlaps(&spec(address("10.0.0.2"), 80, 1)));
         assert!(!spec(link("eth0"), 80, 1).overlaps(&spec(link("eth1"), 80, 1)));
         assert!(spec(link("eth0"), 80, 1).overlaps(&spec(address("10.0.0.2"), 80, 1)));
@@ -172,8 +201,14 @@ mod tests {
     #[test]
     fn a_published_port_is_written_as_docker_does() {
         let at = PublishAt::Address("::1".parse().unwrap());
-        let host = PublishSpec { mode: PublishMode::Host, ..spec(at, 8000, 3) };
+        let host = PublishSpec {
+            mode: PublishMode::Host,
+            ..spec(at, 8000, 3)
+        };
         assert_eq!(host.to_string(), "[::1]:8000-8002->80-82/tcp (host)");
-        assert_eq!(spec(PublishAt::Everywhere, 443, 1).to_string(), "*:443->80/tcp");
+        assert_eq!(
+            spec(PublishAt::Everywhere, 443, 1).to_string(),
+            "*:443->80/tcp"
+        );
     }
 }

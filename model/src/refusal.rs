@@ -37,11 +37,19 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal of this kind.
     pub fn new(kind: Kind, cause: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { kind, cause: cause.into(), next: next.into() }
+        Self {
+            kind,
+            cause: cause.into(),
+            next: next.into(),
+        }
     }
 
     /// No such `what`.
     pub fn not_found(what: &str, name: &str, list: &str) -> Self {
-        Self::new(Kind::NotFound, format!("there is no {what} {name:?}"), format!("`{list}` lists what there is"))
+        Self::new(
+            Kind::NotFound,
+            format!("there is no {what} {name:?}"),
+            format!("`{list}` lists what there is"),
+        )
     }
 }

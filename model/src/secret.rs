@@ -61,7 +61,9 @@ impl Serialize for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -73,7 +75,10 @@ mod tests {
     #[test]
     fn every_secret_is_25_digits_that_hold_all_bits() {
         let written = [(0, "0".repeat(25)), (35, format!("{}z", "0".repeat(24)))];
-        for (bits, text) in written.into_iter().chain([(u128::MAX, "f5lxx1zz5pnorynqglhzmsp33".to_owned())]) {
+        for (bits, text) in written
+            .into_iter()
+            .chain([(u128::MAX, "f5lxx1zz5pnorynqglhzmsp33".to_owned())])
+        {
             assert_eq!(Secret::new(bits).to_string(), text);
             assert_eq!(text.parse(), Ok(Secret::new(bits)));
         }
@@ -89,7 +94,10 @@ mod tests {
     #[test]
     fn no_command_shows_a_secret_in_a_log() {
         let secret = Secret::new(u128::MAX);
-        let command = Command::RotateToken { role: Role::Worker, secret: secret.clone() };
+        let command = Command::RotateToken {
+            role: Role::Worker,
+            secret: secret.clone(),
+        };
         assert!(!format!("{command:?}").contains(&secret.to_string()));
     }
 }

@@ -46,7 +46,11 @@ pub struct RestartPolicy {
 
 impl Default for RestartPolicy {
     fn default() -> Self {
-        Self { condition: RestartCondition::Any, delay: 5_000, max_attempts: 0 }
+        Self {
+            condition: RestartCondition::Any,
+            delay: 5_000,
+            max_attempts: 0,
+        }
     }
 }
 
@@ -87,7 +91,8 @@ pub struct TaskSpec {
     pub health: Option<HealthCheck>,
     /// Its names.
     pub dns: DnsConfig,
-    /// Milliseconds that connections get to run out before a planned stop, from when no new ones come.
+    /// Milliseconds that connections get to run out before a planned stop, from when no new ones
+    /// come.
     pub drain: u64,
     /// Milliseconds between SIGTERM and SIGKILL.
     pub stop_grace: u64,
@@ -97,7 +102,14 @@ impl TaskSpec {
     /// All else as it is where nothing is asked for.
     pub fn new(runtime: Runtime) -> Self {
         let (restart, dns) = (RestartPolicy::default(), DnsConfig::default());
-        Self { runtime, restart, health: None, dns, drain: 10_000, stop_grace: 10_000 }
+        Self {
+            runtime,
+            restart,
+            health: None,
+            dns,
+            drain: 10_000,
+            stop_grace: 10_000,
+        }
     }
 }
 
@@ -138,7 +150,12 @@ pub struct UpdatePolicy {
 
 impl Default for UpdatePolicy {
     fn default() -> Self {
-        Self { parallelism: 1, delay: 0, order: UpdateOrder::default(), on_failure: UpdateFailure::default() }
+        Self {
+            parallelism: 1,
+            delay: 0,
+            order: UpdateOrder::default(),
+            on_failure: UpdateFailure::default(),
+        }
     }
 }
 
@@ -164,14 +181,18 @@ pub struct NetworkAttachment {
 impl NetworkAttachment {
     /// Under no further names.
     pub fn new(network: impl Into<String>) -> Self {
-        Self { network: network.into(), aliases: Vec::new() }
+        Self {
+            network: network.into(),
+            aliases: Vec::new(),
+        }
     }
 }
 
 /// A service as the user asked for it. Never edited by the system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
-    /// Unique in the cluster and usable as a DNS label: letters, digits, `-`, at most 63, no `-` at either end.
+    /// Unique in the cluster and usable as a DNS label: letters, digits, `-`, at most 63, no `-` at
+    /// either end.
     pub name: String,
     /// How many tasks run.
     pub replicas: u32,
@@ -179,8 +200,8 @@ pub struct ServiceSpec {
     pub external: bool,
     /// The networks that its tasks attach to; the first carries the way out.
     pub networks: Vec<NetworkAttachment>,
-    /// The stack that it is part of: it is also `name.stack`, and the stack's own tasks prefer it under its short name. A
-    /// DNS label.
+    /// The stack that it is part of: it is also `name.stack`, and the stack's own tasks prefer it
+    /// under its short name. A DNS label.
     pub stack: Option<String>,
     /// What its name resolves to.
     pub endpoint_mode: EndpointMode,

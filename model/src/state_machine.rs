@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Answer, Authority, Command, Entry, Millis, Node, NodeConfig, NodeId, Query, Refusal, Response};
+use crate::{
+    Answer, Authority, Command, Entry, Millis, Node, NodeConfig, NodeId, Query, Refusal, Response,
+};
 
-/// A deterministic state machine: the same entries in the same order give the same state and answers everywhere.
+/// A deterministic state machine: the same entries in the same order give the same state and
+/// answers everywhere.
 pub trait StateMachine: Default + Send + Sync + 'static {
-    /// Applies one entry at this log index. Total: a command whose precondition does not hold is refused and changes
-    /// nothing. The same `entry.request` again gets the first answer again.
+    /// Applies one entry at this log index. Total: a command whose precondition does not hold is
+    /// refused and changes nothing. The same `entry.request` again gets the first answer again.
     fn apply(&mut self, index: u64, entry: Entry) -> Response;
 
     /// The whole state as bytes.
@@ -22,12 +25,15 @@ pub trait StateMachine: Default + Send + Sync + 'static {
     /// Every node of the cluster.
     fn nodes(&self) -> &BTreeMap<NodeId, Node>;
 
-    /// All that this node must look like, at the index last applied. Least privilege: only what it has part in.
+    /// All that this node must look like, at the index last applied. Least privilege: only what it
+    /// has part in.
     fn view(&self, node: NodeId) -> NodeConfig;
 
-    /// What the cluster should change next. Idempotent; runs in full after every change of leader. Time comes in as `now`.
+    /// What the cluster should change next. Idempotent; runs in full after every change of leader.
+    /// Time comes in as `now`.
     fn step(&self, now: Millis) -> Vec<Command>;
 
-    /// Answers a question; `Query::Token` and `Query::Node("self")` are resolved before they come here.
+    /// Answers a question; `Query::Token` and `Query::Node("self")` are resolved before they come
+    /// here.
     fn answer(&self, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal>;
 }

@@ -26,7 +26,8 @@ pub enum SubnetError {
 }
 
 impl Subnet {
-    /// The subnet of `prefix` bits that `address` lies in; `None` where the family has no such length.
+    /// The subnet of `prefix` bits that `address` lies in; `None` where the family has no such
+    /// length.
     pub fn around(address: IpAddr, prefix: u8) -> Option<Self> {
         let network = IpNetwork::new(address, prefix).ok()?;
         IpNetwork::new(network.network(), prefix).ok().map(Self)
@@ -96,7 +97,10 @@ impl FromStr for Subnet {
         if meant.network() == address {
             Ok(meant)
         } else {
-            Err(SubnetError::HostBits { given: text.to_owned(), meant })
+            Err(SubnetError::HostBits {
+                given: text.to_owned(),
+                meant,
+            })
         }
     }
 }
@@ -109,7 +113,9 @@ impl Serialize for Subnet {
 
 impl<'de> Deserialize<'de> for Subnet {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -120,7 +126,10 @@ mod tests {
     #[test]
     fn host_bits_are_refused_with_the_subnet_that_was_meant() {
         let error = "10.0.9.7/24".parse::<Subnet>().unwrap_err();
-        assert_eq!(error.to_string(), "10.0.9.7/24 has host bits set: did you mean 10.0.9.0/24?");
+        assert_eq!(
+            error.to_string(),
+            "10.0.9.7/24 has host bits set: did you mean 10.0.9.0/24?"
+        );
     }
 
     #[test]
@@ -134,8 +143,18 @@ mod tests {
 
     #[test]
     fn malformed_text_is_refused() {
-        for text in ["", "10.0.9.0", "10.0.9.0/33", "fd00::/129", "10.0.9/24", "x/24"] {
-            assert!(matches!(text.parse::<Subnet>(), Err(SubnetError::Malformed(_))), "{text}");
+        for text in [
+            "",
+            "10.0.9.0",
+            "10.0.9.0/33",
+            "fd00::/129",
+            "10.0.9/24",
+            "x/24",
+        ] {
+            assert!(
+                matches!(text.parse::<Subnet>(), Err(SubnetError::Malformed(_))),
+                "{text}"
+            );
         }
     }
 }

@@ -13,14 +13,19 @@ pub struct Vni(u32);
 pub struct VniError(pub u32);
 
 impl Vni {
-    /// The first that is given out by itself; the ones below are left to hand-made devices and VLAN gateways.
+    /// The first that is given out by itself; the ones below are left to hand-made devices and VLAN
+    /// gateways.
     pub const FIRST: Vni = Vni(4096);
     /// The highest.
     pub const LAST: Vni = Vni((1 << 24) - 1);
 
     /// The next one up; after the last comes [`Vni::FIRST`].
     pub fn next(self) -> Vni {
-        if self < Self::LAST { Vni(self.0 + 1) } else { Self::FIRST }
+        if self < Self::LAST {
+            Vni(self.0 + 1)
+        } else {
+            Self::FIRST
+        }
     }
 }
 
@@ -28,7 +33,11 @@ impl TryFrom<u32> for Vni {
     type Error = VniError;
 
     fn try_from(value: u32) -> Result<Self, VniError> {
-        if (1..1 << 24).contains(&value) { Ok(Self(value)) } else { Err(VniError(value)) }
+        if (1..1 << 24).contains(&value) {
+            Ok(Self(value))
+        } else {
+            Err(VniError(value))
+        }
     }
 }
 

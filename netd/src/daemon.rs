@@ -1,4 +1,5 @@
-//! What the daemon's parts share: this host's membership, what it should look like, and how far its kernel is.
+//! What the daemon's parts share: this host's membership, what it should look like, and how far its
+//! kernel is.
 
 use std::{
     fs, io,
@@ -20,7 +21,8 @@ pub type Member = cluster::Member<State>;
 /// How long a host that leaves waits for its kernel to be clean.
 const CLEAN_UP: Duration = Duration::from_secs(20);
 
-/// The file that remembers where the control plane listens, and where it does unless told otherwise.
+/// The file that remembers where the control plane listens, and where it does unless told
+/// otherwise.
 const LISTEN: &str = "listen";
 const CONTROL_PORT: u16 = 2377;
 
@@ -42,7 +44,12 @@ pub struct Daemon {
     /// What this host should look like.
     pub desired: watch::Sender<Arc<NodeConfig>>,
     /// How far the kernel is, and the way to look inside; absent until the first view.
-    pub dataplane: watch::Sender<Option<(watch::Receiver<Arc<dataplane::Status>>, dataplane::Dataplane)>>,
+    pub dataplane: watch::Sender<
+        Option<(
+            watch::Receiver<Arc<dataplane::Status>>,
+            dataplane::Dataplane,
+        )>,
+    >,
     /// Its part in a cluster, while it has one.
     pub member: watch::Sender<Option<Member>>,
     /// Held while that changes.
@@ -60,15 +67,24 @@ impl Daemon {
     /// Where the cluster's part of this host is kept and listens; remembered for the next start.
     pub fn cluster(&self, listen: SocketAddr) -> io::Result<cluster::Config> {
         fs::write(self.options.directory.join(LISTEN), listen.to_string())?;
-        Ok(cluster::Config { directory: self.options.directory.clone(), listen })
+        Ok(cluster::Config {
+            directory: self.options.directory.clone(),
+            listen,
+        })
     }
 
     /// Where the cluster's part of this host was kept and listened when it last ran.
     pub fn last_cluster(&self) -> cluster::Config {
         let listen = fs::read_to_string(self.options.directory.join(LISTEN)).unwrap_or_default();
         // Without the file it never was a member, or listens as everyone does.
-        let listen = listen.trim().parse().unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, CONTROL_PORT)));
-        cluster::Config { directory: self.options.directory.clone(), listen }
+        let listen = listen
+            .trim()
+            .parse()
+            .unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, CONTROL_PORT)));
+        cluster::Config {
+            directory: self.options.directory.clone(),
+            listen,
+        }
     }
 
     /// Why there is nothing to say about the kernel yet.
@@ -88,7 +104,14 @@ impl Daemon {
                 if current.generation > 0 {
                     daemon.desired.send_replace(current);
                 }
-                let gone = async { daemon.member.subscribe().wait_for(Option::is_none).await.is_ok() };
+                let gone = async {
+                    daemon
+                        .member
+                        .subscribe()
+                        .wait_for(Option::is_none)
+                        .await
+                        .is_ok()
+                };
                 tokio::select! {
                     changed = view.changed() => if changed.is_err() { return },
                     _ = gone => return,
@@ -102,8 +125,13 @@ impl Daemon {
         self.member.send_replace(None);
         let last = self.desired.borrow().clone();
         let generation = last.generation + 1;
-        self.desired.send_replace(Arc::new(NodeConfig { generation, ..NodeConfig::empty(last.node) }));
-        let Some((mut status, _)) = self.dataplane.borrow().clone() else { return };
+        self.desired.send_replace(Arc::new(NodeConfig {
+            generation,
+            ..NodeConfig::empty(last.node)
+        }));
+        let Some((mut status, _)) = self.dataplane.borrow().clone() else {
+            return;
+        };
         let clean = status.wait_for(|status| status.generation >= generation && status.settled);
         if tokio::time::timeout(CLEAN_UP, clean).await.is_err() {
             tracing::warn!("the kernel is not clean yet; the data plane goes on trying");

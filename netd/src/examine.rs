@@ -8,7 +8,8 @@ use std::{
 
 use api::{Difference, Encryption, Examined, Passed, Peer, Subject, Verification, VipTraffic};
 use model::{
-    Capability, DriverConfig, Kind, NetworkId, NodeConfig, NodeId, Refusal, ServiceId, TaskId, names::Namespace,
+    Capability, DriverConfig, Kind, NetworkId, NodeConfig, NodeId, Refusal, ServiceId, TaskId,
+    names::Namespace,
 };
 
 use crate::{
@@ -17,7 +18,8 @@ use crate::{
 };
 
 /// What happens to a difference that is no failure.
-const REPAIR: &str = "netd is about to do so by itself; if it is listed again, see netd's log on that node";
+const REPAIR: &str =
+    "netd is about to do so by itself; if it is listed again, see netd's log on that node";
 
 /// Looks at this host. Errors: it has no view yet.
 pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal> {
@@ -26,16 +28,28 @@ pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal
     let (status, dataplane) = dataplane.ok_or_else(|| daemon.has_no_view())?;
     match subject {
         Subject::Kernel => {
-            let found = dataplane.differences().await.ok_or_else(|| daemon.has_no_view())?;
+            let found = dataplane
+                .differences()
+                .await
+                .ok_or_else(|| daemon.has_no_view())?;
             let failures = &status.borrow().failures.clone();
-            let differences = found.chunk_by(are_alike).map(|alike| explain(&config, alike, failures)).collect();
-            Ok(Examined::Kernel(Verification { view: orchestrator::digests(&config), differences }))
+            let differences = found
+                .chunk_by(are_alike)
+                .map(|alike| explain(&config, alike, failures))
+                .collect();
+            Ok(Examined::Kernel(Verification {
+                view: orchestrator::digests(&config),
+                differences,
+            }))
         }
         Subject::Peers(network) => Ok(Examined::Peers(peers(config, network).await?)),
         Subject::Traffic(service) => {
             let capabilities = status.borrow().capabilities.clone();
-            let looked = tokio::task::spawn_blocking(move || traffic(&config, &capabilities, service)).await;
-            let found = looked.map_err(|error| error.to_string()).and_then(|found| found);
+            let looked =
+                tokio::task::spawn_blocking(move || traffic(&config, &capabilities, service)).await;
+            let found = looked
+                .map_err(|error| error.to_string())
+                .and_then(|found| found);
             found.map(Examined::Traffic).map_err(|reason| {
                 let cause = format!("the balancers' counters cannot be read: {reason}");
                 Refusal::new(Kind::Unavailable, cause, "see netd's log there")
@@ -50,18 +64,45 @@ fn traffic(
     capabilities: &BTreeSet<Capability>,
     service: ServiceId,
 ) -> Result<Vec<VipTraffic>, String> {
-    let own = config.peers.get(&config.node).map(|own| own.balancer).unwrap_or_default();
+    let own = config
+        .peers
+        .get(&config.node)
+        .map(|own| own.balancer)
+        .unwrap_or_default();
     let balancer = own.on(capabilities);
-    let is_overlay = |id: &NetworkId| config.networks.get(id).is_some_and(|network| network.driver.parent().is_none());
-    let services = config.services.iter().filter(|((network, id), _)| *id == service && is_overlay(network));
+    let is_overlay = |id: &NetworkId| {
+        config
+            .networks
+            .get(id)
+            .is_some_and(|network| network.driver.parent().is_none())
+    };
+    let services = config
+        .services
+        .iter()
+        .filter(|((network, id), _)| *id == service && is_overlay(network));
     let mut found = Vec::new();
     for (&(network, _), service) in services {
         for (vip, traffic) in dataplane::rules::traffic(network, balancer, &service.vips)? {
             let passed = traffic.passed.map(|passed| {
-                let ipvs::Passed { packets_in, bytes_in, packets_out, bytes_out } = passed;
-                Passed { packets_in, bytes_in, packets_out, bytes_out }
+                let ipvs::Passed {
+                    packets_in,
+                    bytes_in,
+                    packets_out,
+                    bytes_out,
+                } = passed;
+                Passed {
+                    packets_in,
+                    bytes_in,
+                    packets_out,
+                    bytes_out,
+                }
             });
-            found.push(VipTraffic { vip, balancer, connections: traffic.connections, passed });
+            found.push(VipTraffic {
+                vip,
+                balancer,
+                connections: traffic.connections,
+                passed,
+            });
         }
     }
     Ok(found)
@@ -69,17 +110,38 @@ fn traffic(
 
 /// The other hosts of a network.
 async fn peers(config: Arc<NodeConfig>, network: NetworkId) -> Result<Vec<Peer>, Refusal> {
-    let Some(driver) = config.networks.get(&network).map(|network| &network.driver) else { return Ok(Vec::new()) };
-    let is_encrypted = matches!(driver, DriverConfig::Overlay { encrypted: true, .. });
+    let Some(driver) = config.networks.get(&network).map(|network| &network.driver) else {
+        return Ok(Vec::new());
+    };
+    let is_encrypted = matches!(
+        driver,
+        DriverConfig::Overlay {
+            encrypted: true,
+            ..
+        }
+    );
     let mut endpoints: BTreeMap<NodeId, usize> = BTreeMap::new();
-    for endpoint in config.endpoints.values().filter(|e| e.network == network && e.node != config.node) {
+    for endpoint in config
+        .endpoints
+        .values()
+        .filter(|e| e.network == network && e.node != config.node)
+    {
         *endpoints.entry(endpoint.node).or_default() += 1;
     }
-    let exchanged = if is_encrypted { exchanged(&config).await? } else { BTreeMap::new() };
+    let exchanged = if is_encrypted {
+        exchanged(&config).await?
+    } else {
+        BTreeMap::new()
+    };
     let peer = |(node, endpoints): (NodeId, usize)| {
         let peer = config.peers.get(&node)?;
         let encryption = is_encrypted.then(|| exchanged.get(&node).cloned().unwrap_or_default());
-        Some(Peer { hostname: peer.hostname.clone(), vtep: peer.vtep, endpoints, encryption })
+        Some(Peer {
+            hostname: peer.hostname.clone(),
+            vtep: peer.vtep,
+            endpoints,
+            encryption,
+        })
     };
     Ok(endpoints.into_iter().filter_map(peer).collect())
 }
@@ -87,22 +149,41 @@ async fn peers(config: Arc<NodeConfig>, network: NetworkId) -> Result<Vec<Peer>,
 /// What this host's kernel has counted, by peer.
 async fn exchanged(config: &Arc<NodeConfig>) -> Result<BTreeMap<NodeId, Encryption>, Refusal> {
     let unreadable = |reason: String| {
-        Refusal::new(Kind::Unavailable, format!("the kernel's IPsec cannot be read: {reason}"), "see netd's log there")
+        Refusal::new(
+            Kind::Unavailable,
+            format!("the kernel's IPsec cannot be read: {reason}"),
+            "see netd's log there",
+        )
     };
     // The kernel is the one of the namespace that the thread is in: the daemon's own.
     let looked = tokio::task::spawn_blocking(|| (xfrm::look(), unknown())).await;
     let (observed, unknown) = looked.map_err(|error| unreadable(error.to_string()))?;
     let observed = observed.map_err(|error| unreadable(error.to_string()))?;
-    let Some(wanted) = xfrm::Wanted::of(config) else { return Ok(BTreeMap::new()) };
+    let Some(wanted) = xfrm::Wanted::of(config) else {
+        return Ok(BTreeMap::new());
+    };
     let peers = wanted.peers.iter();
-    Ok(peers.map(|(id, peer)| (*id, Encryption { unknown, ..xfrm::exchanged(&wanted, peer, &observed) })).collect())
+    Ok(peers
+        .map(|(id, peer)| {
+            (
+                *id,
+                Encryption {
+                    unknown,
+                    ..xfrm::exchanged(&wanted, peer, &observed)
+                },
+            )
+        })
+        .collect())
 }
 
 /// Packets that no key was there for (`XfrmInNoStates`); 0 where the kernel keeps no statistics.
 fn unknown() -> u64 {
     let statistics = fs::read_to_string("/proc/thread-self/net/xfrm_stat").unwrap_or_default();
-    let line = statistics.lines().find_map(|line| line.strip_prefix("XfrmInNoStates"));
-    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    let line = statistics
+        .lines()
+        .find_map(|line| line.strip_prefix("XfrmInNoStates"));
+    line.and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 /// Many rules of one namespace are missing together, and for one reason.
@@ -115,21 +196,41 @@ fn are_alike(a: &dataplane::Difference, b: &dataplane::Difference) -> bool {
 const RULES: &str = ": nftables: ";
 
 /// Differences in the words of people; why they are still there, where the last pass met a failure.
-fn explain(config: &NodeConfig, alike: &[dataplane::Difference], failures: &[Failure]) -> Difference {
+fn explain(
+    config: &NodeConfig,
+    alike: &[dataplane::Difference],
+    failures: &[Failure],
+) -> Difference {
     let first = &alike[0];
     let Some(place) = first.place else {
-        let (cause, next) = first.what.split_once("; next: ").unwrap_or((&first.what, REPAIR));
+        let (cause, next) = first
+            .what
+            .split_once("; next: ")
+            .unwrap_or((&first.what, REPAIR));
         return difference(None, "data plane".to_owned(), cause, next);
     };
     let (network, object) = match place {
         Place::Inside(Namespace::Network(id)) => {
-            let name = config.networks.get(&id).map_or_else(|| id.to_string(), |network| network.name.clone());
+            let name = config
+                .networks
+                .get(&id)
+                .map_or_else(|| id.to_string(), |network| network.name.clone());
             (Some(id), format!("network {name}"))
         }
         Place::Inside(Namespace::Sandbox(id) | Namespace::Container(id)) => {
-            let task = config.tasks.get(&TaskId(id.0)).map(|task| format!("task {}", task.name()));
-            let container = config.containers.get(&id).map(|container| format!("container {}", container.name));
-            (None, task.or(container).unwrap_or_else(|| format!("sandbox {id}")))
+            let task = config
+                .tasks
+                .get(&TaskId(id.0))
+                .map(|task| format!("task {}", task.name()));
+            let container = config
+                .containers
+                .get(&id)
+                .map(|container| format!("container {}", container.name));
+            (
+                None,
+                task.or(container)
+                    .unwrap_or_else(|| format!("sandbox {id}")),
+            )
         }
         Place::Host => (None, "host".to_owned()),
     };
@@ -137,10 +238,24 @@ fn explain(config: &NodeConfig, alike: &[dataplane::Difference], failures: &[Fai
         true => format!("nftables of {place}"),
         false => format!("{place}: {}", first.what),
     };
-    let more = if alike.len() > 1 { format!(", and {} more changes of rules", alike.len() - 1) } else { String::new() };
-    let missing = format!("the kernel is not as it should be; to do: {}{more}", first.what);
-    let failure = failures.iter().find(|failure| failure.object == object_of_failure);
-    match failure.map(|failure| failure.reason.split_once("next: ").unwrap_or((&failure.reason, REPAIR))) {
+    let more = if alike.len() > 1 {
+        format!(", and {} more changes of rules", alike.len() - 1)
+    } else {
+        String::new()
+    };
+    let missing = format!(
+        "the kernel is not as it should be; to do: {}{more}",
+        first.what
+    );
+    let failure = failures
+        .iter()
+        .find(|failure| failure.object == object_of_failure);
+    match failure.map(|failure| {
+        failure
+            .reason
+            .split_once("next: ")
+            .unwrap_or((&failure.reason, REPAIR))
+    }) {
         Some((reason, next)) => {
             let reason = reason.trim_end().trim_end_matches(';');
             difference(network, object, &format!("{missing}: {reason}"), next)
@@ -150,5 +265,10 @@ fn explain(config: &NodeConfig, alike: &[dataplane::Difference], failures: &[Fai
 }
 
 fn difference(network: Option<NetworkId>, object: String, cause: &str, next: &str) -> Difference {
-    Difference { network, object, cause: cause.to_owned(), next: next.to_owned() }
+    Difference {
+        network,
+        object,
+        cause: cause.to_owned(),
+        next: next.to_owned(),
+    }
 }

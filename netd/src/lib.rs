@@ -1,4 +1,5 @@
-//! The daemon of every host, as a library: the binary in `main.rs` only parses arguments and starts it.
+//! The daemon of every host, as a library: the binary in `main.rs` only parses arguments and starts
+//! it.
 
 pub mod agent;
 mod containers;

@@ -35,7 +35,10 @@ pub fn serve(daemon: Arc<Daemon>) -> anyhow::Result<impl Future<Output = anyhow:
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     }
     if UnixStream::connect(&path).is_ok() {
-        bail!("another netd answers at {}: stop it, or give this one its own --socket", path.display());
+        bail!(
+            "another netd answers at {}: stop it, or give this one its own --socket",
+            path.display()
+        );
     }
     // What a daemon that was killed has left.
     let _ = fs::remove_file(&path);
@@ -50,7 +53,8 @@ pub fn serve(daemon: Arc<Daemon>) -> anyhow::Result<impl Future<Output = anyhow:
     Ok(async move { server.await.context("the local API ended") })
 }
 
-/// A socket at this path, root only from its first moment on, whatever mask the daemon was started with.
+/// A socket at this path, root only from its first moment on, whatever mask the daemon was started
+/// with.
 ///
 /// # Errors
 /// The path is taken, or its directory is missing.
@@ -91,8 +95,14 @@ fn unwritable(error: &io::Error) -> Refusal {
 
 /// What people may pass on: the numbers of associations, not what they encrypt with.
 fn without_keys(mut view: ViewDelta) -> ViewDelta {
-    let keys = view.set.iter_mut().filter(|(record, _)| record.starts_with("key/"));
-    for association in keys.flat_map(|(_, peer)| peer.as_object_mut()).flat_map(|peer| peer.values_mut()) {
+    let keys = view
+        .set
+        .iter_mut()
+        .filter(|(record, _)| record.starts_with("key/"));
+    for association in keys
+        .flat_map(|(_, peer)| peer.as_object_mut())
+        .flat_map(|peer| peer.values_mut())
+    {
         for association in association.as_array_mut().into_iter().flatten() {
             association["key"] = "secret".into();
         }
@@ -135,14 +145,27 @@ struct Local(Arc<Daemon>);
 
 impl Local {
     fn standing(&self) -> Standing {
-        let status = self.0.dataplane.borrow().as_ref().map(|(status, _)| status.borrow().clone());
+        let status = self
+            .0
+            .dataplane
+            .borrow()
+            .as_ref()
+            .map(|(status, _)| status.borrow().clone());
         Standing {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hostname: self.0.hostname.clone(),
-            member: self.0.member.borrow().as_ref().map(|member| (member.node(), member.role())),
+            member: self
+                .0
+                .member
+                .borrow()
+                .as_ref()
+                .map(|member| (member.node(), member.role())),
             generation: self.0.desired.borrow().generation,
             applied: status.as_ref().map_or(0, |status| status.generation),
-            failures: status.iter().flat_map(|status| status.failures.iter().map(ToString::to_string)).collect(),
+            failures: status
+                .iter()
+                .flat_map(|status| status.failures.iter().map(ToString::to_string))
+                .collect(),
         }
     }
 
@@ -162,9 +185,19 @@ impl Local {
         self.refuse_if_member()?;
         let vtep = request.data_path.unwrap_or(request.advertise.ip());
         refuse_foreign(vtep)?;
-        let host = Host { hostname: self.0.hostname.clone(), advertise: request.advertise, vtep };
-        let config = self.0.cluster(request.listen).map_err(|error| unwritable(&error))?;
-        let member = Member::init(config, host, request.data_path_port, |_| relay::routes(&self.0)).await?;
+        let host = Host {
+            hostname: self.0.hostname.clone(),
+            advertise: request.advertise,
+            vtep,
+        };
+        let config = self
+            .0
+            .cluster(request.listen)
+            .map_err(|error| unwritable(&error))?;
+        let member = Member::init(config, host, request.data_path_port, |_| {
+            relay::routes(&self.0)
+        })
+        .await?;
         self.0.follow(&member);
         Ok(self.standing())
     }
@@ -172,7 +205,10 @@ impl Local {
     async fn join(&self, request: JoinRequest) -> Result<Standing, Refusal> {
         let _guard = self.0.membership.lock().await;
         self.refuse_if_member()?;
-        request.data_path.or(request.advertise.map(|address| address.ip())).map_or(Ok(()), refuse_foreign)?;
+        request
+            .data_path
+            .or(request.advertise.map(|address| address.ip()))
+            .map_or(Ok(()), refuse_foreign)?;
         let options = JoinOptions {
             token: request.token,
             manager: request.manager,
@@ -180,7 +216,10 @@ impl Local {
             advertise: request.advertise,
             vtep: request.data_path,
         };
-        let config = self.0.cluster(request.listen).map_err(|error| unwritable(&error))?;
+        let config = self
+            .0
+            .cluster(request.listen)
+            .map_err(|error| unwritable(&error))?;
         let member = Member::join(config, options, |_| relay::routes(&self.0)).await?;
         self.0.follow(&member);
         Ok(self.standing())
@@ -211,15 +250,21 @@ impl Local {
 #[tonic::async_trait]
 impl local_server::Local for Local {
     async fn init(&self, request: Request<Json>) -> Reply {
-        Ok(Response::new(encode(&self.init(decode(request.get_ref())?).await)))
+        Ok(Response::new(encode(
+            &self.init(decode(request.get_ref())?).await,
+        )))
     }
 
     async fn join(&self, request: Request<Json>) -> Reply {
-        Ok(Response::new(encode(&self.join(decode(request.get_ref())?).await)))
+        Ok(Response::new(encode(
+            &self.join(decode(request.get_ref())?).await,
+        )))
     }
 
     async fn leave(&self, request: Request<Json>) -> Reply {
-        Ok(Response::new(encode(&self.leave(decode(request.get_ref())?).await)))
+        Ok(Response::new(encode(
+            &self.leave(decode(request.get_ref())?).await,
+        )))
     }
 
     async fn status(&self, _: Request<Json>) -> Reply {
@@ -228,10 +273,14 @@ impl local_server::Local for Local {
 
     async fn container(&self, request: Request<Json>) -> Reply {
         let request = decode(request.get_ref())?;
-        Ok(Response::new(encode(&containers::cni::answer(&self.0, request).await)))
+        Ok(Response::new(encode(
+            &containers::cni::answer(&self.0, request).await,
+        )))
     }
 
     async fn debug(&self, request: Request<Json>) -> Reply {
-        Ok(Response::new(encode(&self.debug(decode(request.get_ref())?).await)))
+        Ok(Response::new(encode(
+            &self.debug(decode(request.get_ref())?).await,
+        )))
     }
 }

@@ -40,12 +40,17 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    // The stages of a task enter namespaces, which only a process of one thread can do: they come first.
+    // The stages of a task enter namespaces, which only a process of one thread can do: they come
+    // first.
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     if let Some(code) = agent::stage(&words) {
         return code;
     }
-    let Arguments { directory, socket, verb } = Arguments::parse();
+    let Arguments {
+        directory,
+        socket,
+        verb,
+    } = Arguments::parse();
     let result = match verb {
         Some(Verb::Whoami { port }) => whoami::run(port).map_err(Into::into),
         Some(Verb::DockerRelay { inside, host }) => block_on(docker::relay(&inside, &host)),
@@ -62,7 +67,9 @@ fn main() -> ExitCode {
 
 fn serve(options: daemon::Options) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NETD_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=off,hickory_server=warn"));
+    let filter = filter.unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("info,openraft=off,hickory_server=warn")
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -72,5 +79,8 @@ fn serve(options: daemon::Options) -> anyhow::Result<()> {
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }

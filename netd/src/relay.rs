@@ -1,4 +1,5 @@
-//! `exec` and `logs` for any task of the cluster: answered here if the task is here, else passed on to its host.
+//! `exec` and `logs` for any task of the cluster: answered here if the task is here, else passed on
+//! to its host.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -21,7 +22,8 @@ use crate::{
     examine,
 };
 
-/// Marks a request that has been passed on: it is answered where it arrives, whatever that host believes.
+/// Marks a request that has been passed on: it is answered where it arrives, whatever that host
+/// believes.
 const RELAYED: &str = "netd-relayed";
 
 /// Answers for every task of the cluster.
@@ -55,37 +57,65 @@ impl Relay {
     /// The task of this name or id. A running one of this host is found without asking any manager.
     async fn locate(&self, name: &str) -> Result<(TaskId, Place), Refusal> {
         let config = self.daemon.desired.borrow().clone();
-        let here = config
-            .tasks
-            .iter()
-            .find(|(id, task)| task.desired == TaskState::Running && (task.name() == name || id.to_string() == name));
+        let here = config.tasks.iter().find(|(id, task)| {
+            task.desired == TaskState::Running && (task.name() == name || id.to_string() == name)
+        });
         if let Some((&id, _)) = here {
             return Ok((id, Place::Here));
         }
         let member = self.member()?;
-        let Answer::Tasks(tasks) = member.query(Query::Task(name.to_owned())).await? else { return Err(odd("task")) };
-        let task = tasks.into_iter().next().ok_or_else(|| Refusal::not_found("task", name, "swarmctl service ls"))?;
+        let Answer::Tasks(tasks) = member.query(Query::Task(name.to_owned())).await? else {
+            return Err(odd("task"));
+        };
+        let task = tasks
+            .into_iter()
+            .next()
+            .ok_or_else(|| Refusal::not_found("task", name, "swarmctl service ls"))?;
         let homeless = || {
             let next = format!("`swarmctl service ps {}` says why", task.service);
-            Refusal::new(Kind::Precondition, format!("task {} is {} and has no node yet", task.name, task.state), next)
+            Refusal::new(
+                Kind::Precondition,
+                format!("task {} is {} and has no node yet", task.name, task.state),
+                next,
+            )
         };
         let node = task.node_id.ok_or_else(homeless)?;
-        Ok((task.id, if node == member.node() { Place::Here } else { Place::There(node) }))
+        Ok((
+            task.id,
+            if node == member.node() {
+                Place::Here
+            } else {
+                Place::There(node)
+            },
+        ))
     }
 
     fn member(&self) -> Result<Member, Refusal> {
         let next = "`swarmctl init` makes one; `swarmctl join` takes part in one";
-        let stranger = || Refusal::new(Kind::Precondition, "this host is not part of a cluster", next);
+        let stranger = || {
+            Refusal::new(
+                Kind::Precondition,
+                "this host is not part of a cluster",
+                next,
+            )
+        };
         self.daemon.member.borrow().clone().ok_or_else(stranger)
     }
 
     async fn client(&self, node: NodeId) -> Result<AgentClient<Channel>, Refusal> {
         let member = self.member()?;
-        let known = self.daemon.desired.borrow().peers.get(&node).map(|peer| peer.address);
+        let known = self
+            .daemon
+            .desired
+            .borrow()
+            .peers
+            .get(&node)
+            .map(|peer| peer.address);
         let address: SocketAddr = match known {
             Some(address) => address,
             None => {
-                let Answer::Nodes(nodes) = member.query(Query::Node(node.to_string())).await? else {
+                let Answer::Nodes(nodes) = member.query(Query::Node(node.to_string())).await?
+                else {
                     return Err(odd("node"));
                 };
                 nodes.first().ok_or_else(|| odd("node"))?.address
@@ -115,15 +145,21 @@ impl Relay {
         let node = match place {
             Place::Here => {
                 return Ok(Box::pin(
-                    agent::exec(&directory, agent::PROGRAM.as_ref(), task, start, input).await.map(Ok),
+                    agent::exec(&directory, agent::PROGRAM.as_ref(), task, start, input)
+                        .await
+                        .map(Ok),
                 ));
             }
             Place::There(node) => node,
         };
         start.task = task.to_string();
-        let first = ExecInput { part: Some(exec_input::Part::Start(start)) };
+        let first = ExecInput {
+            part: Some(exec_input::Part::Start(start)),
+        };
         // A client that fails ends its input: the far end then kills what it runs.
-        let rest = input.take_while(|part| std::future::ready(part.is_ok())).filter_map(|part| async { part.ok() });
+        let rest = input
+            .take_while(|part| std::future::ready(part.is_ok()))
+            .filter_map(|part| async { part.ok() });
         let request = relay(stream::once(async { first }).chain(rest));
         match self.client(node).await?.exec(request).await {
             Ok(response) => Ok(Box::pin(response.into_inner())),
@@ -139,13 +175,19 @@ impl Relay {
                 true => (name.parse().map_err(|_| odd("task"))?, Place::Here),
                 false => self.locate(name).await?,
             };
-            let node = if let Place::There(node) = place { Some(node) } else { None };
+            let node = if let Place::There(node) = place {
+                Some(node)
+            } else {
+                None
+            };
             by_place.entry(node).or_default().push(task);
         }
         let mut streams: Vec<LogStream> = Vec::new();
         for (node, tasks) in by_place {
             streams.push(match node {
-                None => Box::pin(agent::logs(&self.daemon.tasks(), &tasks, request.follow, request.tail).map(Ok)),
+                None => Box::pin(
+                    agent::logs(&self.daemon.tasks(), &tasks, request.follow, request.tail).map(Ok),
+                ),
                 Some(node) => {
                     let tasks = tasks.iter().map(ToString::to_string).collect();
                     let request = relay(LogsRequest { tasks, ..request });
@@ -173,7 +215,12 @@ impl Relay {
         if relayed || request.node == self.member()?.node() {
             return examine::look(&self.daemon, request.subject).await;
         }
-        match self.client(request.node).await?.examine(relay(encode(&request))).await {
+        match self
+            .client(request.node)
+            .await?
+            .examine(relay(encode(&request)))
+            .await
+        {
             Ok(response) => decode(response.get_ref()).unwrap_or_else(|_| Err(odd("node"))),
             Err(status) => Err(lost(&status)),
         }
@@ -182,7 +229,9 @@ impl Relay {
 
 fn relay<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert(RELAYED, tonic::metadata::MetadataValue::from_static("1"));
+    request
+        .metadata_mut()
+        .insert(RELAYED, tonic::metadata::MetadataValue::from_static("1"));
     request
 }
 
@@ -206,33 +255,45 @@ fn lost(status: &Status) -> Refusal {
 impl Agent for Relay {
     async fn examine(&self, request: Request<Json>) -> Result<Response<Json>, Status> {
         let relayed = request.metadata().contains_key(RELAYED);
-        Ok(Response::new(encode(&self.examine(decode(request.get_ref())?, relayed).await)))
+        Ok(Response::new(encode(
+            &self.examine(decode(request.get_ref())?, relayed).await,
+        )))
     }
 
     type ExecStream = ExecStream;
     type LogsStream = LogStream;
 
-    async fn exec(&self, request: Request<Streaming<ExecInput>>) -> Result<Response<ExecStream>, Status> {
+    async fn exec(
+        &self,
+        request: Request<Streaming<ExecInput>>,
+    ) -> Result<Response<ExecStream>, Status> {
         let relayed = request.metadata().contains_key(RELAYED);
         let mut input = request.into_inner();
         let first = input.message().await?.and_then(|input| input.part);
         let Some(exec_input::Part::Start(start)) = first else {
-            return Err(Status::invalid_argument("the first part of Exec says what to start"));
+            return Err(Status::invalid_argument(
+                "the first part of Exec says what to start",
+            ));
         };
-        let stream = self.start(start, relayed, input).await.unwrap_or_else(|refusal| {
-            let part = Some(exec_output::Part::Refusal(encode(&refusal).json));
-            Box::pin(stream::iter([Ok(ExecOutput { part })]))
-        });
+        let stream = self
+            .start(start, relayed, input)
+            .await
+            .unwrap_or_else(|refusal| {
+                let part = Some(exec_output::Part::Refusal(encode(&refusal).json));
+                Box::pin(stream::iter([Ok(ExecOutput { part })]))
+            });
         Ok(Response::new(stream))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<LogStream>, Status> {
         let relayed = request.metadata().contains_key(RELAYED);
         let collected = self.collect(request.into_inner(), relayed).await;
-        collected.map(Response::new).map_err(|refusal| match refusal.kind {
-            Kind::NotFound => Status::not_found(refusal.to_string()),
-            Kind::Unavailable => Status::unavailable(refusal.to_string()),
-            _ => Status::failed_precondition(refusal.to_string()),
-        })
+        collected
+            .map(Response::new)
+            .map_err(|refusal| match refusal.kind {
+                Kind::NotFound => Status::not_found(refusal.to_string()),
+                Kind::Unavailable => Status::unavailable(refusal.to_string()),
+                _ => Status::failed_precondition(refusal.to_string()),
+            })
     }
 }

@@ -1,5 +1,5 @@
-//! The daemon from start to stop: which parts it has and what they tell each other. Between the cluster and the host
-//! travels one value, the `NodeConfig`; back travels one, the `NodeReport`.
+//! The daemon from start to stop: which parts it has and what they tell each other. Between the
+//! cluster and the host travels one value, the `NodeConfig`; back travels one, the `NodeReport`.
 
 use std::{
     collections::BTreeMap,
@@ -29,22 +29,28 @@ use crate::{
     dataplane, docker, local, names, notify, relay,
 };
 
-/// The most failures of the kernel that are reported: enough to see what is wrong, few enough for the log.
+/// The most failures of the kernel that are reported: enough to see what is wrong, few enough for
+/// the log.
 const FAILURES: usize = 20;
 /// The most prefixes of its links that a node tells of.
 const PREFIXES: usize = 256;
 
-/// Generations within this time are told together: each report is an entry of the log, and only steps of an update wait for it.
+/// Generations within this time are told together: each report is an entry of the log, and only
+/// steps of an update wait for it.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// Runs the daemon until it is told to stop. Stopping it leaves tasks, links and rules as they are.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("netd makes namespaces, links and rules, which takes root: `systemctl start netd`, or run it with sudo");
+        bail!(
+            "netd makes namespaces, links and rules, which takes root: `systemctl start netd`, or run it with sudo"
+        );
     }
     let _lock = lock(&options.directory)?;
     let _host = claim()?;
-    let hostname = nix::unistd::gethostname()?.into_string().unwrap_or_else(|_| "localhost".to_owned());
+    let hostname = nix::unistd::gethostname()?
+        .into_string()
+        .unwrap_or_else(|_| "localhost".to_owned());
     let daemon = Arc::new(Daemon {
         options,
         hostname,
@@ -74,25 +80,39 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
 /// One daemon per directory: two would fight over the kernel.
 fn lock(directory: &Path) -> anyhow::Result<Flock<File>> {
-    let make = || DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    let make = || {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+    };
     make().with_context(|| format!("cannot make {}", directory.display()))?;
     let path = directory.join("lock");
-    let file = File::create(&path).with_context(|| format!("cannot open {}: run netd as root", path.display()))?;
+    let file = File::create(&path)
+        .with_context(|| format!("cannot open {}: run netd as root", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
-        Err(_) => bail!("another netd runs on {}: stop it first", directory.display()),
+        Err(_) => bail!(
+            "another netd runs on {}: stop it first",
+            directory.display()
+        ),
     }
 }
 
-/// One daemon per network namespace, too, to which abstract names belong: each would remove what the other makes.
+/// One daemon per network namespace, too, to which abstract names belong: each would remove what
+/// the other makes.
 fn claim() -> anyhow::Result<unix::net::UnixListener> {
     let name = unix::net::SocketAddr::from_abstract_name("netd").context("naming the claim")?;
-    unix::net::UnixListener::bind_addr(&name).context("another netd runs in this network namespace: stop it first")
+    unix::net::UnixListener::bind_addr(&name)
+        .context("another netd runs in this network namespace: stop it first")
 }
 
 async fn stopped(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
@@ -100,8 +120,8 @@ async fn stopped(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> 
     }
 }
 
-/// The host's side: kernel, names and tasks follow `desired`; what they say is reported. A member waits for its first
-/// view, because without one everything here would look superfluous.
+/// The host's side: kernel, names and tasks follow `desired`; what they say is reported. A member
+/// waits for its first view, because without one everything here would look superfluous.
 async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
     let mut first = daemon.desired.subscribe();
     if is_member {
@@ -114,12 +134,24 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
             None => agent::sandbox(&tasks, TaskId(sandbox.0)),
         }
     };
-    let (status, inside) = dataplane::spawn(daemon.desired.subscribe(), &daemon.options.directory, inhabited)
-        .context("the data plane cannot start")?;
-    daemon.dataplane.send_replace(Some((status.clone(), inside)));
+    let (status, inside) = dataplane::spawn(
+        daemon.desired.subscribe(),
+        &daemon.options.directory,
+        inhabited,
+    )
+    .context("the data plane cannot start")?;
+    daemon
+        .dataplane
+        .send_replace(Some((status.clone(), inside)));
     let (found, sandboxes) = watch::channel(Sandboxes::default());
     let (tasks, reports) = watch::channel(Vec::new());
-    let _agent = agent::spawn(daemon.tasks(), daemon.hostname.clone(), daemon.desired.subscribe(), sandboxes, tasks);
+    let _agent = agent::spawn(
+        daemon.tasks(),
+        daemon.hostname.clone(),
+        daemon.desired.subscribe(),
+        sandboxes,
+        tasks,
+    );
     let names = tokio::spawn(names::serve(daemon.desired.subscribe(), status.clone()));
     let tell_systemd = async {
         status.clone().wait_for(|status| status.settled).await.ok();
@@ -137,9 +169,16 @@ fn sandboxes_of(status: &dataplane::Status) -> Sandboxes {
     let mut refused = BTreeMap::new();
     for failure in &status.failures {
         // What failed first is the cause of the rest.
-        failure.sandbox.map(|sandbox| refused.entry(sandbox).or_insert_with(|| failure.reason.clone()));
+        failure.sandbox.map(|sandbox| {
+            refused
+                .entry(sandbox)
+                .or_insert_with(|| failure.reason.clone())
+        });
     }
-    Sandboxes { ready: status.ready.clone(), refused }
+    Sandboxes {
+        ready: status.ready.clone(),
+        refused,
+    }
 }
 
 /// Passes on what the kernel has and how the tasks are, whenever either changes.
@@ -159,21 +198,42 @@ async fn report(
             *known = found;
             changed
         });
-        // What failed is not applied: managers that wait for this host must go on waiting. Nobody waits for a task that
-        // cannot be here, nor for a port that another program has.
+        // What failed is not applied: managers that wait for this host must go on waiting. Nobody
+        // waits for a task that cannot be here, nor for a port that another program has.
         if current.settled {
             applied = (current.node, current.generation);
         }
         let tasks_now = tasks.borrow_and_update().clone();
-        // Before the first pass nothing is known of this kernel, which is not to say that it can do nothing.
+        // Before the first pass nothing is known of this kernel, which is not to say that it can do
+        // nothing.
         let looked = current.node.is_some();
         if let Some(member) = member.borrow_and_update().as_ref().filter(|_| looked) {
-            let failures = current.failures.iter().take(FAILURES).map(ToString::to_string).collect();
+            let failures = current
+                .failures
+                .iter()
+                .take(FAILURES)
+                .map(ToString::to_string)
+                .collect();
             let (node, capabilities) = (member.node(), current.capabilities.clone());
             // A host that has joined anew has nothing yet of what it is to have.
-            let applied = if applied.0 == Some(node) { applied.1 } else { 0 };
-            let (lost, on_link) = (current.lost.clone(), current.on_link.iter().take(PREFIXES).copied().collect());
-            let report = NodeReport { failures, tasks: tasks_now, capabilities, lost, on_link, node, applied };
+            let applied = if applied.0 == Some(node) {
+                applied.1
+            } else {
+                0
+            };
+            let (lost, on_link) = (
+                current.lost.clone(),
+                current.on_link.iter().take(PREFIXES).copied().collect(),
+            );
+            let report = NodeReport {
+                failures,
+                tasks: tasks_now,
+                capabilities,
+                lost,
+                on_link,
+                node,
+                applied,
+            };
             let is_known = told.as_ref().is_some_and(|told| is_known(told, &report));
             if !is_known || due.is_some_and(|due| Instant::now() >= due) {
                 member.report(report.clone());
@@ -196,5 +256,9 @@ async fn report(
 
 /// Whether a report says nothing new but how far the kernel is.
 fn is_known(told: &NodeReport, report: &NodeReport) -> bool {
-    *report == NodeReport { applied: report.applied, ..told.clone() }
+    *report
+        == NodeReport {
+            applied: report.applied,
+            ..told.clone()
+        }
 }

@@ -1,10 +1,13 @@
-//! `netd whoami`: a tiny HTTP/1.1 responder for trying things out. It tells who answers and who asked.
+//! `netd whoami`: a tiny HTTP/1.1 responder for trying things out. It tells who answers and who
+//! asked.
 
 use std::{
     collections::BTreeMap,
     env,
     io::{self, BufRead, BufReader, PipeReader, Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream},
+    net::{
+        IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream,
+    },
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -22,8 +25,8 @@ use nix::{
     sys::{
         signal::{SigSet, Signal},
         socket::{
-            AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, bind,
-            listen, setsockopt, socket, sockopt,
+            AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
+            SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
         },
     },
     unistd::gethostname,
@@ -36,23 +39,29 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Bytes of one request's head.
 const HEAD: u64 = 16 << 10;
 const BACKLOG: i32 = 1024;
-/// After SIGTERM open connections get so long for one more request, whose answer says that it is the last.
+/// After SIGTERM open connections get so long for one more request, whose answer says that it is
+/// the last.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long answers under way may take then.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// The responder cannot run.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on TCP port {port}: {reason}\n  next: free the port, or choose another one by --port")]
+#[error(
+    "cannot listen on TCP port {port}: {reason}\n  next: free the port, or choose another one by --port"
+)]
 pub struct WhoamiError {
     port: u16,
     reason: io::Error,
 }
 
-/// Answers HTTP requests on this TCP port, IPv6 and IPv4, until SIGTERM; then takes leave of those who are connected.
+/// Answers HTTP requests on this TCP port, IPv6 and IPv4, until SIGTERM; then takes leave of those
+/// who are connected.
 pub fn run(port: u16) -> Result<(), WhoamiError> {
     let failed = |reason| WhoamiError { port, reason };
-    let listener = open(port).and_then(|listener| listener.set_nonblocking(true).map(|()| listener)).map_err(failed)?;
+    let listener = open(port)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(failed)?;
     let guests = Arc::new(Guests::default());
     let end = end_of_service(guests.clone()).map_err(failed)?;
     for number in 0.. {
@@ -75,7 +84,8 @@ pub fn run(port: u16) -> Result<(), WhoamiError> {
     Ok(())
 }
 
-/// A pipe that ends with SIGTERM. To be called while the process has one thread: the others inherit the mask.
+/// A pipe that ends with SIGTERM. To be called while the process has one thread: the others inherit
+/// the mask.
 fn end_of_service(guests: Arc<Guests>) -> io::Result<PipeReader> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -132,11 +142,14 @@ impl Guests {
 
     /// Whoever says nothing is taken to have nothing more to say.
     fn stop_listening(&self) {
-        self.list().values().for_each(|stream| drop(stream.shutdown(Shutdown::Read)));
+        self.list()
+            .values()
+            .for_each(|stream| drop(stream.shutdown(Shutdown::Read)));
     }
 }
 
-/// Both families on one socket, whatever net.ipv6.bindv6only says; IPv4 alone on a host without IPv6.
+/// Both families on one socket, whatever net.ipv6.bindv6only says; IPv4 alone on a host without
+/// IPv6.
 fn open(port: u16) -> io::Result<TcpListener> {
     let both = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
     match listen_at(AddressFamily::Inet6, &both) {
@@ -194,7 +207,8 @@ impl Asked {
             return Ok(None);
         }
         let mut words = line.split_ascii_whitespace();
-        let (Some(method), Some(path), Some(version)) = (words.next(), words.next(), words.next()) else {
+        let (Some(method), Some(path), Some(version)) = (words.next(), words.next(), words.next())
+        else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let (head_only, path) = (method == "HEAD", path.to_owned());
@@ -205,7 +219,9 @@ impl Asked {
             if head.read_line(&mut line)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            let Some((name, value)) = line.trim_end().split_once(':') else {
+                break;
+            };
             match (name.to_ascii_lowercase().as_str(), value.trim()) {
                 ("connection", value) => {
                     close = !value.eq_ignore_ascii_case("keep-alive") && (close || has_close(value))
@@ -217,12 +233,18 @@ impl Asked {
             }
         }
         io::copy(&mut reader.take(length), &mut io::sink())?;
-        Ok(Some(Self { path, head_only, close }))
+        Ok(Some(Self {
+            path,
+            head_only,
+            close,
+        }))
     }
 }
 
 fn has_close(value: &str) -> bool {
-    value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"))
+    value
+        .split(',')
+        .any(|option| option.trim().eq_ignore_ascii_case("close"))
 }
 
 fn answer(asked: &Asked, client: IpAddr) -> Vec<u8> {
@@ -243,14 +265,21 @@ fn answer(asked: &Asked, client: IpAddr) -> Vec<u8> {
          Connection: {connection}\r\n\r\n",
         body.len()
     );
-    if asked.head_only { head.into_bytes() } else { (head + &body).into_bytes() }
+    if asked.head_only {
+        head.into_bytes()
+    } else {
+        (head + &body).into_bytes()
+    }
 }
 
 /// The addresses that others can reach, IPv4 first.
 fn addresses() -> Vec<IpAddr> {
     let interfaces = getifaddrs().into_iter().flatten();
-    let outward = interfaces.filter(|interface| !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK));
-    let mut found: Vec<_> = outward.filter_map(|interface| address(&interface.address?)).collect();
+    let outward =
+        interfaces.filter(|interface| !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK));
+    let mut found: Vec<_> = outward
+        .filter_map(|interface| address(&interface.address?))
+        .collect();
     found.sort();
     found
 }
@@ -291,8 +320,10 @@ mod tests {
 
     #[test]
     fn a_body_does_not_become_the_next_request() {
-        let mut reader = "POST /a HTTP/1.1\r\nContent-Length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\n\r\n".as_bytes();
-        let paths = [Asked::read(&mut reader), Asked::read(&mut reader)].map(|asked| asked.unwrap().unwrap().path);
+        let mut reader =
+            "POST /a HTTP/1.1\r\nContent-Length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\n\r\n".as_bytes();
+        let paths = [Asked::read(&mut reader), Asked::read(&mut reader)]
+            .map(|asked| asked.unwrap().unwrap().path);
         assert_eq!(paths, ["/a", "/b"]);
         assert_eq!(Asked::read(&mut reader).unwrap(), None);
     }

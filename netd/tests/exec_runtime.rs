@@ -14,8 +14,9 @@ use std::{
 use api::proto::{ExecInput, ExecOutput, ExecStart, exec_input, exec_output};
 use futures::{Stream, StreamExt, stream};
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, HealthCheck, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, Refusal,
-    Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport, TaskSpec, TaskState, ViewDelta, Vni, names,
+    DriverConfig, EndpointConfig, EndpointId, HealthCheck, Mac, NetworkConfig, NetworkId,
+    NodeConfig, NodeId, Refusal, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport,
+    TaskSpec, TaskState, ViewDelta, Vni, names,
 };
 use netd::agent::{self, AgentConfig};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -45,11 +46,19 @@ impl Host {
     fn new(argv: &[&str]) -> Self {
         let id = TaskId(rand::random());
         ip(&["netns", "add", &names::sandbox_namespace(id)]);
-        let mut config = NodeConfig { generation: 1, ..NodeConfig::empty(NodeId(1)) };
+        let mut config = NodeConfig {
+            generation: 1,
+            ..NodeConfig::empty(NodeId(1))
+        };
         config.networks.insert(NetworkId(1), network());
         config.endpoints.insert(EndpointId(1), endpoint(id));
         config.tasks.insert(id, task(argv));
-        Self { place: tempfile::tempdir().unwrap(), id, config, agent: None }
+        Self {
+            place: tempfile::tempdir().unwrap(),
+            id,
+            config,
+            agent: None,
+        }
     }
 
     /// A host with a task that is a shell script.
@@ -84,21 +93,36 @@ impl Host {
         let (ready, sandboxes) = watch::channel(ready([self.id]));
         let (said, reports) = watch::channel(Vec::new());
         let handle = agent::spawn_with(agent_config(&self.directory()), wanted, sandboxes, said);
-        self.agent = Some(Running { desired, _ready: ready, reports, handle });
+        self.agent = Some(Running {
+            desired,
+            _ready: ready,
+            reports,
+            handle,
+        });
     }
 
     /// Hands the configuration to the agent again.
     fn publish(&mut self) {
         self.config.generation += 1;
-        self.agent.as_ref().unwrap().desired.send_replace(Arc::new(self.config.clone()));
+        self.agent
+            .as_ref()
+            .unwrap()
+            .desired
+            .send_replace(Arc::new(self.config.clone()));
     }
 
     async fn report(&mut self, state: TaskState) -> TaskReport {
         let id = self.id;
         let reports = &mut self.agent.as_mut().unwrap().reports;
-        let reached = |list: &Vec<TaskReport>| list.iter().any(|report| report.task == id && report.state >= state);
+        let reached = |list: &Vec<TaskReport>| {
+            list.iter()
+                .any(|report| report.task == id && report.state >= state)
+        };
         let list = timeout(PATIENCE, reports.wait_for(reached)).await;
-        let list = list.unwrap_or_else(|_| panic!("{state} was never reported")).unwrap().clone();
+        let list = list
+            .unwrap_or_else(|_| panic!("{state} was never reported"))
+            .unwrap()
+            .clone();
         let report = list.into_iter().find(|report| report.task == id).unwrap();
         assert_eq!(report.state, state, "{}", report.message);
         report
@@ -107,7 +131,10 @@ impl Host {
     /// Lines of the task's log, as text.
     async fn log(&self) -> Vec<String> {
         let lines = agent::logs(&self.directory(), &[self.id], false, 0);
-        lines.map(|line| String::from_utf8_lossy(&line.line).into_owned()).collect().await
+        lines
+            .map(|line| String::from_utf8_lossy(&line.line).into_owned())
+            .collect()
+            .await
     }
 
     async fn exec(&self, argv: &[&str]) -> (i32, String) {
@@ -120,9 +147,15 @@ impl Host {
         input: impl Stream<Item = ExecInput> + Send + 'static,
     ) -> stream::BoxStream<'static, ExecOutput> {
         let argv = argv.iter().map(|&word| word.to_owned()).collect();
-        let start = ExecStart { task: "web.1".to_owned(), argv, env: vec!["GIVEN=yes".to_owned()] };
+        let start = ExecStart {
+            task: "web.1".to_owned(),
+            argv,
+            env: vec!["GIVEN=yes".to_owned()],
+        };
         let input = input.map(Ok).boxed();
-        agent::exec(&self.directory(), Path::new(NETD), self.id, start, input).await.boxed()
+        agent::exec(&self.directory(), Path::new(NETD), self.id, start, input)
+            .await
+            .boxed()
     }
 
     fn init(&self) -> i64 {
@@ -133,7 +166,8 @@ impl Host {
 
     fn cgroup(&self) -> Option<PathBuf> {
         let spec: serde_json::Value =
-            serde_json::from_slice(&fs::read(self.task_directory().join("spec.json")).ok()?).ok()?;
+            serde_json::from_slice(&fs::read(self.task_directory().join("spec.json")).ok()?)
+                .ok()?;
         spec["cgroup"].as_str().map(PathBuf::from)
     }
 }
@@ -146,19 +180,27 @@ impl Drop for Host {
         let cgroup = self.cgroup();
         if self.task_directory().join("init").exists() && alive(self.init()) {
             let init = self.init();
-            let _ = Command::new("kill").args(["-9", &init.to_string()]).status();
+            let _ = Command::new("kill")
+                .args(["-9", &init.to_string()])
+                .status();
             until("the task is dead", || !alive(init));
         }
         if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.exists()) {
             until("the cgroup is empty", || fs::remove_dir(&cgroup).is_ok());
         }
         // Its output is for nobody: one test has removed the namespace itself.
-        let _ = Command::new("ip").args(["netns", "del", &names::sandbox_namespace(self.id)]).output();
+        let _ = Command::new("ip")
+            .args(["netns", "del", &names::sandbox_namespace(self.id)])
+            .output();
     }
 }
 
 fn agent_config(directory: &Path) -> AgentConfig {
-    AgentConfig { directory: directory.to_owned(), hostname: "h1".to_owned(), program: PathBuf::from(NETD) }
+    AgentConfig {
+        directory: directory.to_owned(),
+        hostname: "h1".to_owned(),
+        program: PathBuf::from(NETD),
+    }
 }
 
 fn network() -> NetworkConfig {
@@ -169,8 +211,14 @@ fn network() -> NetworkConfig {
     NetworkConfig {
         name: "my-net".to_owned(),
         vni: Vni::FIRST,
-        driver: DriverConfig::Overlay { port: 4789, encrypted: false },
-        subnets: vec![lease("fd00:9::/64", "fd00:9::1"), lease("10.0.9.0/24", "10.0.9.1")],
+        driver: DriverConfig::Overlay {
+            port: 4789,
+            encrypted: false,
+        },
+        subnets: vec![
+            lease("fd00:9::/64", "fd00:9::1"),
+            lease("10.0.9.0/24", "10.0.9.1"),
+        ],
         internal: false,
         mtu: None,
     }
@@ -179,7 +227,13 @@ fn network() -> NetworkConfig {
 fn endpoint(task: TaskId) -> EndpointConfig {
     let addresses: Vec<IpAddr> = vec!["10.0.9.5".parse().unwrap(), "fd00:9::5".parse().unwrap()];
     let mac: Mac = "02:00:00:00:00:01".parse().unwrap();
-    EndpointConfig { network: NetworkId(1), node: NodeId(1), sandbox: task.into(), addresses, mac }
+    EndpointConfig {
+        network: NetworkId(1),
+        node: NodeId(1),
+        sandbox: task.into(),
+        addresses,
+        mac,
+    }
 }
 
 fn task(argv: &[&str]) -> TaskConfig {
@@ -188,7 +242,11 @@ fn task(argv: &[&str]) -> TaskConfig {
         service: ServiceId(1),
         service_name: "web".to_owned(),
         slot: 1,
-        spec: TaskSpec::new(Runtime::Exec { argv, env: BTreeMap::new(), rootfs: None }),
+        spec: TaskSpec::new(Runtime::Exec {
+            argv,
+            env: BTreeMap::new(),
+            rootfs: None,
+        }),
         stack: None,
         desired: TaskState::Running,
         state: TaskState::Assigned,
@@ -198,7 +256,14 @@ fn task(argv: &[&str]) -> TaskConfig {
 }
 
 fn ip(arguments: &[&str]) {
-    assert!(Command::new("ip").args(arguments).status().unwrap().success(), "ip {arguments:?}");
+    assert!(
+        Command::new("ip")
+            .args(arguments)
+            .status()
+            .unwrap()
+            .success(),
+        "ip {arguments:?}"
+    );
 }
 
 fn alive(pid: i64) -> bool {
@@ -217,10 +282,17 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 async fn finish(output: impl Stream<Item = ExecOutput>) -> (i32, String) {
     let mut output = std::pin::pin!(output);
     let mut text = Vec::new();
-    while let Some(piece) = timeout(PATIENCE, output.next()).await.expect("the command never ended") {
+    while let Some(piece) = timeout(PATIENCE, output.next())
+        .await
+        .expect("the command never ended")
+    {
         match piece.part.unwrap() {
-            exec_output::Part::Stdout(bytes) | exec_output::Part::Stderr(bytes) => text.extend(bytes),
-            exec_output::Part::ExitCode(code) => return (code, String::from_utf8_lossy(&text).into_owned()),
+            exec_output::Part::Stdout(bytes) | exec_output::Part::Stderr(bytes) => {
+                text.extend(bytes)
+            }
+            exec_output::Part::ExitCode(code) => {
+                return (code, String::from_utf8_lossy(&text).into_owned());
+            }
             exec_output::Part::Refusal(refusal) => {
                 let refusal: Refusal = serde_json::from_slice(&refusal).unwrap();
                 return (-1, refusal.to_string());
@@ -234,7 +306,9 @@ async fn finish(output: impl Stream<Item = ExecOutput>) -> (i32, String) {
 async fn a_task_has_namespaces_of_its_own() {
     let mut host = Host::new(&["sleep", "1000"]).started();
     host.report(TaskState::Running).await;
-    let (_, said) = host.exec(&["sh", "-c", "hostname; cat /proc/1/comm; ls /sys/class/net"]).await;
+    let (_, said) = host
+        .exec(&["sh", "-c", "hostname; cat /proc/1/comm; ls /sys/class/net"])
+        .await;
     assert_eq!(said, "web-1\nnetd-init\nlo\n");
     for kind in ["mnt", "pid", "uts", "ipc", "net", "cgroup"] {
         let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
@@ -272,7 +346,10 @@ async fn the_hosts_root_is_read_only_and_tmp_is_the_tasks_own() {
 #[tokio::test]
 async fn the_daemons_own_state_is_hidden_from_tasks() {
     let place = tempfile::tempdir_in("/var/lib").unwrap();
-    let mut host = Host::script(&format!("exec 2>&-; ls -A {0}; touch {0}/x || echo kept", place.path().display()));
+    let mut host = Host::script(&format!(
+        "exec 2>&-; ls -A {0}; touch {0}/x || echo kept",
+        place.path().display()
+    ));
     fs::write(place.path().join("key"), "secret").unwrap();
     host.place = place;
     host.start_agent();
@@ -284,10 +361,16 @@ async fn the_daemons_own_state_is_hidden_from_tasks() {
 #[tokio::test]
 async fn a_task_knows_who_it_is_and_whom_to_ask() {
     let mut host = Host::script("env | sort; cat /etc/resolv.conf /etc/hosts /etc/hostname");
-    host.runtime().0.insert("COLOUR".to_owned(), "blue".to_owned());
+    host.runtime()
+        .0
+        .insert("COLOUR".to_owned(), "blue".to_owned());
     // Whatever this machine's own resolver looks like.
     let (search, options) = (vec![".".to_owned()], vec!["timeout:2".to_owned()]);
-    host.task().spec.dns = model::DnsConfig { search, options, servers: Vec::new() };
+    host.task().spec.dns = model::DnsConfig {
+        search,
+        options,
+        servers: Vec::new(),
+    };
     let id = host.id;
     let mut host = host.started();
     host.report(TaskState::Complete).await;
@@ -304,9 +387,12 @@ async fn a_task_knows_who_it_is_and_whom_to_ask() {
 
 #[tokio::test]
 async fn a_task_cannot_administer_the_network_or_the_system() {
-    let mut host = Host::script("grep -E '^(Cap|NoNewPrivs)' /proc/self/status; sleep 1000").started();
+    let mut host =
+        Host::script("grep -E '^(Cap|NoNewPrivs)' /proc/self/status; sleep 1000").started();
     host.report(TaskState::Running).await;
-    let (_, entered) = host.exec(&["grep", "-E", "^(Cap|NoNewPrivs)", "/proc/self/status"]).await;
+    let (_, entered) = host
+        .exec(&["grep", "-E", "^(Cap|NoNewPrivs)", "/proc/self/status"])
+        .await;
     // Docker's default set: bits 0 1 3 4 5 6 7 8 10 13 18 27 29 31.
     let expected = "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\n\
                     CapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
@@ -318,9 +404,24 @@ async fn a_task_cannot_administer_the_network_or_the_system() {
 async fn how_a_task_ended_is_told() {
     let cases: [(&[&str], TaskState, Option<i32>, &str); 5] = [
         (&["true"], TaskState::Complete, Some(0), ""),
-        (&["sh", "-c", "exit 3"], TaskState::Failed, Some(3), "exit code 3"),
-        (&["sh", "-c", "kill -9 $$"], TaskState::Failed, Some(137), "killed by SIGKILL"),
-        (&["sh", "-c", "sleep 1000 & exit 4"], TaskState::Failed, Some(4), "exit code 4"),
+        (
+            &["sh", "-c", "exit 3"],
+            TaskState::Failed,
+            Some(3),
+            "exit code 3",
+        ),
+        (
+            &["sh", "-c", "kill -9 $$"],
+            TaskState::Failed,
+            Some(137),
+            "killed by SIGKILL",
+        ),
+        (
+            &["sh", "-c", "sleep 1000 & exit 4"],
+            TaskState::Failed,
+            Some(4),
+            "exit code 4",
+        ),
         (
             &["no-such-program"],
             TaskState::Failed,
@@ -330,7 +431,11 @@ async fn how_a_task_ended_is_told() {
     ];
     for (argv, state, exit_code, message) in cases {
         let mut host = Host::new(argv).started();
-        let expected = TaskReport { message: message.to_owned(), exit_code, ..TaskReport::new(host.id, state) };
+        let expected = TaskReport {
+            message: message.to_owned(),
+            exit_code,
+            ..TaskReport::new(host.id, state)
+        };
         assert_eq!(host.report(state).await, expected);
     }
 }
@@ -343,12 +448,24 @@ async fn no_root_directory_shows_a_task_the_keys_of_its_host() {
         fs::create_dir_all(&root).unwrap();
         *host.runtime().1 = Some(root);
         let report = host.started().report(TaskState::Rejected).await;
-        assert!(report.message.contains("would show the task this host's keys"), "{}", report.message);
+        assert!(
+            report
+                .message
+                .contains("would show the task this host's keys"),
+            "{}",
+            report.message
+        );
     }
     let mut host = Host::new(&["true"]);
     *host.runtime().1 = Some("/".into());
     let report = host.started().report(TaskState::Rejected).await;
-    assert!(report.message.contains("would show the task this host's keys"), "{}", report.message);
+    assert!(
+        report
+            .message
+            .contains("would show the task this host's keys"),
+        "{}",
+        report.message
+    );
 }
 
 #[tokio::test]
@@ -357,18 +474,30 @@ async fn what_cannot_be_prepared_is_rejected_with_the_reason() {
     *host.runtime().1 = Some("/no/such/root".into());
     let mut host = host.started();
     let report = host.report(TaskState::Rejected).await;
-    assert!(report.message.starts_with("rootfs /no/such/root is not a directory"), "{}", report.message);
+    assert!(
+        report
+            .message
+            .starts_with("rootfs /no/such/root is not a directory"),
+        "{}",
+        report.message
+    );
 
     let mut host = Host::new(&["true"]);
     ip(&["netns", "del", &names::sandbox_namespace(host.id)]);
     host.start_agent();
     let report = host.report(TaskState::Rejected).await;
-    assert!(report.message.contains("open the task's network namespace"), "{}", report.message);
+    assert!(
+        report.message.contains("open the task's network namespace"),
+        "{}",
+        report.message
+    );
 }
 
 #[tokio::test]
 async fn stopping_asks_first_and_kills_after_the_grace() {
-    let mut host = Host::script("trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.1; done").started();
+    let mut host =
+        Host::script("trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.1; done")
+            .started();
     host.report(TaskState::Running).await;
     until_logged(&host, "up").await;
     host.task().desired = TaskState::Shutdown;
@@ -399,7 +528,9 @@ async fn until_logged(host: &Host, wanted: &str) {
         }
         panic!("the log ended without {wanted:?}");
     };
-    timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{wanted:?} was never logged"));
+    timeout(PATIENCE, found)
+        .await
+        .unwrap_or_else(|_| panic!("{wanted:?} was never logged"));
 }
 
 #[tokio::test]
@@ -416,13 +547,23 @@ async fn a_task_lost_with_its_host_has_failed_and_is_not_started_again() {
     let mut host = Host::new(&["true"]);
     host.task().state = TaskState::Running;
     host.start_agent();
-    assert!(host.report(TaskState::Failed).await.message.starts_with("its host restarted"));
+    assert!(
+        host.report(TaskState::Failed)
+            .await
+            .message
+            .starts_with("its host restarted")
+    );
 
     let mut host = Host::new(&["sleep", "1000"]).started();
     host.report(TaskState::Running).await;
-    let _ = Command::new("kill").args(["-9", &host.init().to_string()]).status();
+    let _ = Command::new("kill")
+        .args(["-9", &host.init().to_string()])
+        .status();
     let report = host.report(TaskState::Failed).await;
-    assert_eq!(report.message, "its host went down, or its processes were killed");
+    assert_eq!(
+        report.message,
+        "its host went down, or its processes were killed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -443,20 +584,35 @@ async fn nothing_is_left_of_a_forgotten_task() {
 async fn commands_run_inside_a_task() {
     let mut host = Host::script("echo 5 > /tmp/mine; sleep 1000").started();
     host.report(TaskState::Running).await;
-    let seen = host.exec(&["sh", "-c", "cat /tmp/mine; hostname; pwd; echo $NETD_TASK $GIVEN; exit 7"]).await;
+    let seen = host
+        .exec(&[
+            "sh",
+            "-c",
+            "cat /tmp/mine; hostname; pwd; echo $NETD_TASK $GIVEN; exit 7",
+        ])
+        .await;
     assert_eq!(seen, (7, "5\nweb-1\n/\nweb.1 yes\n".to_owned()));
     assert_eq!(host.exec(&["sh", "-c", "kill -TERM $$"]).await.0, 143);
     assert_eq!(host.exec(&["no-such-program"]).await.0, 127);
-    let parts = [exec_input::Part::Stdin(b"hello".to_vec()), exec_input::Part::StdinClosed(true)];
+    let parts = [
+        exec_input::Part::Stdin(b"hello".to_vec()),
+        exec_input::Part::StdinClosed(true),
+    ];
     let input = stream::iter(parts.map(|part| ExecInput { part: Some(part) }));
-    assert_eq!(finish(host.exec_with(&["cat"], input).await).await, (0, "hello".to_owned()));
+    assert_eq!(
+        finish(host.exec_with(&["cat"], input).await).await,
+        (0, "hello".to_owned())
+    );
 }
 
 #[tokio::test]
 async fn a_command_ends_when_its_client_goes_away() {
     let mut host = Host::new(&["sleep", "1000"]).started();
     host.report(TaskState::Running).await;
-    let mut output = Box::pin(host.exec_with(&["sh", "-c", "echo up; sleep 2000"], stream::pending()).await);
+    let mut output = Box::pin(
+        host.exec_with(&["sh", "-c", "echo up; sleep 2000"], stream::pending())
+            .await,
+    );
     assert!(output.next().await.is_some());
     drop(output);
     let deadline = Instant::now() + PATIENCE;
@@ -487,12 +643,19 @@ async fn logs_keep_streams_apart_and_follow_through_rotation() {
     host.report(TaskState::Running).await;
     let lines = agent::logs(&host.directory(), &[host.id], true, 0);
     let last = |line: &api::proto::LogLine| std::future::ready(line.line != b"last");
-    let lines: Vec<_> = timeout(PATIENCE, lines.take_while(last).collect()).await.unwrap();
+    let lines: Vec<_> = timeout(PATIENCE, lines.take_while(last).collect())
+        .await
+        .unwrap();
     let (stderr, stdout): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.stderr);
     assert_eq!((stderr.len(), &stderr[0].line[..]), (1, &b"second"[..]));
-    assert_eq!((stdout.len(), &stdout[0].line[..]), (1 + 1500, &b"first"[..]));
+    assert_eq!(
+        (stdout.len(), &stdout[0].line[..]),
+        (1 + 1500, &b"first"[..])
+    );
     assert!(host.task_directory().join("log.1").exists());
-    let tail: Vec<_> = agent::logs(&host.directory(), &[host.id], false, 1).collect().await;
+    let tail: Vec<_> = agent::logs(&host.directory(), &[host.id], false, 1)
+        .collect()
+        .await;
     assert_eq!((tail.len(), &tail[0].line[..]), (1, &b"last"[..]));
 
     let rest = agent::logs(&host.directory(), &[host.id], true, 1);
@@ -501,27 +664,39 @@ async fn logs_keep_streams_apart_and_follow_through_rotation() {
     assert_eq!(timeout(PATIENCE, rest.count()).await, Ok(1));
 }
 
-/// Not a test by itself: the body of the process that `a_task_outlives_its_agent_and_is_adopted` kills.
+/// Not a test by itself: the body of the process that `a_task_outlives_its_agent_and_is_adopted`
+/// kills.
 #[tokio::test]
 async fn agent_process() {
-    let (Ok(directory), Ok(view)) = (std::env::var(AGENT_DIRECTORY), std::env::var(AGENT_VIEW)) else { return };
+    let (Ok(directory), Ok(view)) = (std::env::var(AGENT_DIRECTORY), std::env::var(AGENT_VIEW))
+    else {
+        return;
+    };
     let view: ViewDelta = serde_json::from_str(&view).unwrap();
     let config = NodeConfig::empty(view.node).apply(&view).unwrap();
     let (_ready, sandboxes) = watch::channel(ready(config.tasks.keys().copied()));
     let (_desired, wanted) = watch::channel(Arc::new(config));
     let (said, _reports) = watch::channel(Vec::new());
-    agent::spawn_with(agent_config(Path::new(&directory)), wanted, sandboxes, said).await.unwrap();
+    agent::spawn_with(agent_config(Path::new(&directory)), wanted, sandboxes, said)
+        .await
+        .unwrap();
 }
 
 fn ready(tasks: impl IntoIterator<Item = TaskId>) -> agent::Sandboxes {
-    agent::Sandboxes { ready: tasks.into_iter().map(Into::into).collect(), ..Default::default() }
+    agent::Sandboxes {
+        ready: tasks.into_iter().map(Into::into).collect(),
+        ..Default::default()
+    }
 }
 
 fn agent_process_of(host: &Host) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "agent_process"])
         .env(AGENT_DIRECTORY, host.directory())
-        .env(AGENT_VIEW, serde_json::to_string(&host.config.snapshot()).unwrap())
+        .env(
+            AGENT_VIEW,
+            serde_json::to_string(&host.config.snapshot()).unwrap(),
+        )
         .stdout(Stdio::null())
         .spawn()
         .unwrap()
@@ -529,10 +704,13 @@ fn agent_process_of(host: &Host) -> Child {
 
 #[tokio::test]
 async fn a_task_outlives_its_agent_and_is_adopted() {
-    let mut host =
-        Host::script("echo $$ >> /tmp/starts; echo up; while ! test -e /tmp/end; do sleep 0.05; done; exit 9");
+    let mut host = Host::script(
+        "echo $$ >> /tmp/starts; echo up; while ! test -e /tmp/end; do sleep 0.05; done; exit 9",
+    );
     let mut first = agent_process_of(&host);
-    until("the task runs", || host.task_directory().join("started").exists());
+    until("the task runs", || {
+        host.task_directory().join("started").exists()
+    });
     first.kill().unwrap();
     first.wait().unwrap();
     let init = host.init();
@@ -550,10 +728,14 @@ async fn a_task_outlives_its_agent_and_is_adopted() {
 async fn an_end_that_no_agent_saw_is_learnt_by_the_next() {
     let mut host = Host::script("echo up; sleep 1; exit 9");
     let mut first = agent_process_of(&host);
-    until("the task runs", || host.task_directory().join("started").exists());
+    until("the task runs", || {
+        host.task_directory().join("started").exists()
+    });
     first.kill().unwrap();
     first.wait().unwrap();
-    until("the task has ended", || host.task_directory().join("end").exists());
+    until("the task has ended", || {
+        host.task_directory().join("end").exists()
+    });
     host.start_agent();
     assert_eq!(host.report(TaskState::Failed).await.exit_code, Some(9));
     assert_eq!(host.log().await, ["up"]);
@@ -579,7 +761,9 @@ fn tiny_root() -> tempfile::TempDir {
     for program in ["/bin/sh", "/bin/cat", "/bin/ls", "/bin/touch"] {
         let libraries = Command::new("ldd").arg(program).output().unwrap();
         let libraries = String::from_utf8(libraries.stdout).unwrap();
-        let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+        let paths = libraries
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'));
         for path in paths.chain([program]) {
             let target = root.path().join(path.trim_start_matches('/'));
             fs::create_dir_all(target.parent().unwrap()).unwrap();
@@ -599,11 +783,27 @@ async fn a_root_directory_of_the_users_is_writable_and_stays_as_it_was() {
     let mut host = host.started();
     host.report(TaskState::Complete).await;
     let log = host.log().await;
-    for expected in ["of the rootfs", "wrote", "nameserver 10.0.9.1", "web-1", "/proc/1/comm"] {
-        assert!(log.iter().any(|line| line == expected), "{expected}: {log:?}");
+    for expected in [
+        "of the rootfs",
+        "wrote",
+        "nameserver 10.0.9.1",
+        "web-1",
+        "/proc/1/comm",
+    ] {
+        assert!(
+            log.iter().any(|line| line == expected),
+            "{expected}: {log:?}"
+        );
     }
-    let left: BTreeSet<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(!left.contains(std::ffi::OsStr::new("mine")) && !left.contains(std::ffi::OsStr::new("proc")), "{left:?}");
+    let left: BTreeSet<_> = fs::read_dir(root.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(
+        !left.contains(std::ffi::OsStr::new("mine"))
+            && !left.contains(std::ffi::OsStr::new("proc")),
+        "{left:?}"
+    );
 }
 
 #[tokio::test]
@@ -615,9 +815,21 @@ async fn whoami_tells_who_answers_and_who_asks() {
     host.report(TaskState::Running).await;
     for (address, client) in [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")] {
         let url = format!("http://{address}/x");
-        let (code, body) =
-            host.exec(&["curl", "-s", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", &url]).await;
-        let expected = format!("task: web.1\nhost: h1\nhostname: web-1\naddresses: \nclient: {client}\npath: /x\n");
+        let (code, body) = host
+            .exec(&[
+                "curl",
+                "-s",
+                "--retry",
+                "20",
+                "--retry-connrefused",
+                "--retry-delay",
+                "1",
+                &url,
+            ])
+            .await;
+        let expected = format!(
+            "task: web.1\nhost: h1\nhostname: web-1\naddresses: \nclient: {client}\npath: /x\n"
+        );
         assert_eq!((code, body), (0, expected));
     }
 }
@@ -627,13 +839,23 @@ async fn heard(host: &mut Host, what: &str, holds: impl Fn(&TaskReport) -> bool)
     let id = host.id;
     let reports = &mut host.agent.as_mut().unwrap().reports;
     let of_task = |list: &[TaskReport]| list.iter().find(|report| report.task == id).cloned();
-    let list = timeout(PATIENCE, reports.wait_for(|list| of_task(list).is_some_and(|report| holds(&report)))).await;
+    let list = timeout(
+        PATIENCE,
+        reports.wait_for(|list| of_task(list).is_some_and(|report| holds(&report))),
+    )
+    .await;
     of_task(&list.unwrap_or_else(|_| panic!("never: {what}")).unwrap()).unwrap()
 }
 
 fn check(argv: &[&str], retries: u32) -> HealthCheck {
     let argv = argv.iter().map(|&word| word.to_owned()).collect();
-    HealthCheck { argv, interval: 100, timeout: 60_000, retries, start_period: 600_000 }
+    HealthCheck {
+        argv,
+        interval: 100,
+        timeout: 60_000,
+        retries,
+        start_period: 600_000,
+    }
 }
 
 #[tokio::test]
@@ -643,12 +865,18 @@ async fn a_task_runs_from_its_first_good_check_on_and_is_ended_when_they_fail() 
     host.task().spec.health = Some(check(&["sh", "-c", asks], 2));
     host.start_agent();
     host.report(TaskState::Starting).await;
-    until("a check can be run", || host.task_directory().join("started").exists());
+    until("a check can be run", || {
+        host.task_directory().join("started").exists()
+    });
     assert_eq!(host.exec(&["touch", "/tmp/well"]).await.0, 0);
     host.report(TaskState::Running).await;
     assert_eq!(host.exec(&["rm", "/tmp/well"]).await.0, 0);
     let sick = heard(&mut host, "it is not well", |report| report.unhealthy).await;
-    assert!(sick.message.starts_with("unhealthy: ") && sick.message.ends_with("not well"), "{}", sick.message);
+    assert!(
+        sick.message.starts_with("unhealthy: ") && sick.message.ends_with("not well"),
+        "{}",
+        sick.message
+    );
     let end = host.report(TaskState::Failed).await;
     assert_eq!((end.message, end.exit_code), (sick.message, Some(143)));
 }
@@ -669,19 +897,40 @@ async fn a_draining_tasks_connections_are_counted_and_whoami_takes_its_leave_of_
     let mut host = Host::new(&["netd", "whoami", "--port", "80"]);
     let namespace = names::sandbox_namespace(host.id);
     ip(&["-n", &namespace, "link", "set", "lo", "up"]);
-    ip(&["-n", &namespace, "address", "add", "10.0.9.5/32", "dev", "lo"]);
+    ip(&[
+        "-n",
+        &namespace,
+        "address",
+        "add",
+        "10.0.9.5/32",
+        "dev",
+        "lo",
+    ]);
     host.start_agent();
     host.report(TaskState::Running).await;
     let hold = "until exec 3<>/dev/tcp/10.0.9.5/80; do sleep .1; done; echo open; cat <&3";
-    let mut held = host.exec_with(&["bash", "-c", hold], stream::pending()).await;
-    while !matches!(held.next().await.and_then(|output| output.part), Some(exec_output::Part::Stdout(_))) {}
+    let mut held = host
+        .exec_with(&["bash", "-c", hold], stream::pending())
+        .await;
+    while !matches!(
+        held.next().await.and_then(|output| output.part),
+        Some(exec_output::Part::Stdout(_))
+    ) {}
     host.task().draining = true;
     host.publish();
-    heard(&mut host, "one connection is left", |report| report.connections == Some(1)).await;
+    heard(&mut host, "one connection is left", |report| {
+        report.connections == Some(1)
+    })
+    .await;
     drop(held);
-    heard(&mut host, "none is left", |report| report.connections == Some(0)).await;
+    heard(&mut host, "none is left", |report| {
+        report.connections == Some(0)
+    })
+    .await;
 
-    let _held = host.exec_with(&["bash", "-c", hold], stream::pending()).await;
+    let _held = host
+        .exec_with(&["bash", "-c", hold], stream::pending())
+        .await;
     host.task().desired = TaskState::Shutdown;
     host.publish();
     assert_eq!(host.report(TaskState::Shutdown).await.exit_code, Some(0));

@@ -1,5 +1,6 @@
-//! The overlay against the real kernel: hosts are network and mount namespaces with a private /run, joined by a bridge.
-//! Each runs the data plane in a process of its own, this binary started again with `OVERLAY_HOST` set. Needs root.
+//! The overlay against the real kernel: hosts are network and mount namespaces with a private /run,
+//! joined by a bridge. Each runs the data plane in a process of its own, this binary started again
+//! with `OVERLAY_HOST` set. Needs root.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,9 +17,10 @@ use std::{
 };
 
 use model::{
-    Bandwidth, ContainerConfig, ContainerEndpoint, ContainerRuntime, DriverConfig, EndpointConfig, EndpointId, Mac,
-    MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Role, Runtime, SandboxId, ServiceId,
-    SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta, Vni, names::Namespace,
+    Bandwidth, ContainerConfig, ContainerEndpoint, ContainerRuntime, DriverConfig, EndpointConfig,
+    EndpointId, Mac, MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Role,
+    Runtime, SandboxId, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta,
+    Vni, names::Namespace,
 };
 use netd::dataplane::{self, namespace};
 use tokio::sync::watch;
@@ -33,11 +35,22 @@ fn tasks_of_two_hosts_reach_each_other_their_hosts_and_nothing_unknown() {
     let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
     lab.settle(&lab.whole());
     let sandbox = lab.hosts[0].sandbox();
-    for target in ["10.77.9.12", "fd00:77:9::12", "10.77.9.1", "fd00:77:9::1", "192.0.2.1", "fd00:cafe::1"] {
+    for target in [
+        "10.77.9.12",
+        "fd00:77:9::12",
+        "10.77.9.1",
+        "fd00:77:9::1",
+        "192.0.2.1",
+        "fd00:cafe::1",
+    ] {
         assert_answers(&sandbox, target, 0);
     }
     // The largest datagram of 1450 bytes goes out with DF set.
-    assert!(lab.hosts[0].run(&format!("ip -n {} link show eth0", task(0))).contains("mtu 1450"));
+    assert!(
+        lab.hosts[0]
+            .run(&format!("ip -n {} link show eth0", task(0)))
+            .contains("mtu 1450")
+    );
     assert_answers(&sandbox, "10.77.9.12", 1422);
     assert_answers(&sandbox, "fd00:77:9::12", 1402);
     for (host, target) in [(0, "10.77.9.11"), (1, "10.77.9.12"), (1, "fd00:77:9::12")] {
@@ -45,9 +58,16 @@ fn tasks_of_two_hosts_reach_each_other_their_hosts_and_nothing_unknown() {
     }
     for unknown in ["10.77.9.200", "fd00:77:9::200"] {
         let to = SocketAddr::new(unknown.parse().unwrap(), 9);
-        let refused = namespace::within_file(&sandbox, || TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        let refused =
+            namespace::within_file(&sandbox, || TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
         let reason = refused.unwrap_err().kind();
-        assert!(matches!(reason, ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable), "{unknown}: {reason}");
+        assert!(
+            matches!(
+                reason,
+                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
+            ),
+            "{unknown}: {reason}"
+        );
     }
     lab.vanish();
 }
@@ -59,11 +79,21 @@ fn tunnel_packets_from_a_stranger_or_in_anothers_name_are_dropped_and_counted() 
     assert_answers(&lab.hosts[0].sandbox(), "10.77.9.12", 0);
     assert_answers(&lab.hosts[0].sandbox(), "fd00:77:9::12", 0);
     lab.hosts[1].run("ip addr add 192.0.2.66/24 dev eth0");
-    let counts = || [lab.hosts[0].dropped("", "tunnel-source"), lab.hosts[0].dropped(&netd_network(), "from-tunnel")];
+    let counts = || {
+        [
+            lab.hosts[0].dropped("", "tunnel-source"),
+            lab.hosts[0].dropped(&netd_network(), "from-tunnel"),
+        ]
+    };
     let (peer, third) = (Mac::of_router(node(1)), Mac::of_router(node(7)));
     let underlay = [0, 1].map(|host: usize| {
         let line = lab.hosts[host].run("ip -o link show eth0");
-        line.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().parse().unwrap()
+        line.split_whitespace()
+            .skip_while(|word| *word != "link/ether")
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap()
     });
     let mut expected = [0, 0];
     for (vtep, vni, router, source, drops) in [
@@ -87,12 +117,26 @@ fn tunnel_packets_from_a_stranger_or_in_anothers_name_are_dropped_and_counted() 
             Mac::of_router(node(0)),
             router,
             source,
-            if source.contains(':') { "fd00:77:9::11" } else { "10.77.9.11" },
+            if source.contains(':') {
+                "fd00:77:9::11"
+            } else {
+                "10.77.9.11"
+            },
         );
         let packet = [&[8, 0, 0, 0, 0, 0, vni, 0][..], &inner].concat();
         // Past the rules of the host that sends: a process there has to own a socket.
-        let to = if vtep.contains(':') { "fd00:cafe::1" } else { "192.0.2.1" };
-        let outer = datagram(&frame_head(underlay[0], underlay[1]), vtep, to, 4789, &packet);
+        let to = if vtep.contains(':') {
+            "fd00:cafe::1"
+        } else {
+            "192.0.2.1"
+        };
+        let outer = datagram(
+            &frame_head(underlay[0], underlay[1]),
+            vtep,
+            to,
+            4789,
+            &packet,
+        );
         lab.hosts[1].send_frame("", "eth0", &outer);
         expected = [expected[0] + drops[0], expected[1] + drops[1]];
         let what = format!("{router} for {source} behind {vtep} is counted: {expected:?}");
@@ -130,11 +174,21 @@ fn what_an_endpoint_sends_in_anothers_name_is_dropped_and_counted() {
         });
     }
     // Whatever it claims by ARP, nobody's neighbour moves, and nobody learns of one.
-    for (sender, claimed) in [(Mac([2; 6]), "10.77.9.11"), (own, "10.77.9.12"), (own, "10.77.9.1")] {
+    for (sender, claimed) in [
+        (Mac([2; 6]), "10.77.9.11"),
+        (own, "10.77.9.12"),
+        (own, "10.77.9.1"),
+    ] {
         host.send_frame(&task(0), "eth0", &arp_claim(sender, claimed, "10.77.9.1"));
     }
-    let claims = format!("ip netns exec {} nft list chain arp netd claims", netd_network());
-    host.wait("every false claim is counted", |host| host.run(&claims).contains(r#"iifname "e*" counter packets 3 "#));
+    let claims = format!(
+        "ip netns exec {} nft list chain arp netd claims",
+        netd_network()
+    );
+    host.wait("every false claim is counted", |host| {
+        host.run(&claims)
+            .contains(r#"iifname "e*" counter packets 3 "#)
+    });
     assert_answers(&host.sandbox(), "10.77.9.12", 0);
     assert_answers(&host.own(), "10.77.9.11", 0);
     assert_eq!(host.picture(), before);
@@ -146,16 +200,26 @@ fn plain_packets_take_the_short_way_and_all_others_the_long_one() {
     let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
     lab.settle(&lab.whole());
     let tracked = |host: &Host| {
-        let table = host.run(&format!("ip netns exec {} cat /proc/net/nf_conntrack", netd_network()));
-        table.lines().filter(|line| line.contains("port=7 ")).count()
+        let table = host.run(&format!(
+            "ip netns exec {} cat /proc/net/nf_conntrack",
+            netd_network()
+        ));
+        table
+            .lines()
+            .filter(|line| line.contains("port=7 "))
+            .count()
     };
     for prefix in ["10.77.9.", "fd00:77:9::"] {
         let to = SocketAddr::new(address(1, prefix), 7);
         let (near, far) = (lab.hosts[0].sandbox(), lab.hosts[1].sandbox());
-        let server = namespace::within_file(&far, || UdpSocket::bind(to)).unwrap().unwrap();
+        let server = namespace::within_file(&far, || UdpSocket::bind(to))
+            .unwrap()
+            .unwrap();
         let ask = |port: u16, length: usize| {
             let client =
-                namespace::within_file(&near, || UdpSocket::bind((address(0, prefix), port))).unwrap().unwrap();
+                namespace::within_file(&near, || UdpSocket::bind((address(0, prefix), port)))
+                    .unwrap()
+                    .unwrap();
             for socket in [&client, &server] {
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();
             }
@@ -167,7 +231,11 @@ fn plain_packets_take_the_short_way_and_all_others_the_long_one() {
         };
         let before = [tracked(&lab.hosts[0]), tracked(&lab.hosts[1])];
         ask(40_000, 9);
-        assert_eq!([tracked(&lab.hosts[0]), tracked(&lab.hosts[1])], before, "the short way leaves no trace");
+        assert_eq!(
+            [tracked(&lab.hosts[0]), tracked(&lab.hosts[1])],
+            before,
+            "the short way leaves no trace"
+        );
         // What might be a balanced connection, and what is in pieces, is looked at by its host.
         ask(20_000, 9);
         assert_eq!(tracked(&lab.hosts[0]), before[0] + 1);
@@ -190,13 +258,19 @@ fn frame_head(to: Mac, from: Mac) -> Vec<u8> {
 fn datagram(head: &[u8], source: &str, target: &str, port: u16, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(8 + payload.len()).unwrap();
     let udp = [[0, 9], port.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
-    let addresses: Vec<IpAddr> = [source, target].iter().map(|text| text.parse().unwrap()).collect();
+    let addresses: Vec<IpAddr> = [source, target]
+        .iter()
+        .map(|text| text.parse().unwrap())
+        .collect();
     let (ethertype, header) = match (addresses[0], addresses[1]) {
         (IpAddr::V4(source), IpAddr::V4(target)) => {
             let [high, low] = (20 + length).to_be_bytes();
             let start = [0x45, 0, high, low, 0, 0, 0x40, 0, 64, 17, 0, 0];
             let mut header = [&start[..], &source.octets(), &target.octets()].concat();
-            let sum: u32 = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+            let sum: u32 = header
+                .chunks(2)
+                .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
+                .sum();
             let sum = (sum & 0xffff) + (sum >> 16);
             let sum = !((sum + (sum >> 16)) as u16);
             header[10..12].copy_from_slice(&sum.to_be_bytes());
@@ -205,7 +279,10 @@ fn datagram(head: &[u8], source: &str, target: &str, port: u16, payload: &[u8]) 
         (IpAddr::V6(source), IpAddr::V6(target)) => {
             let [high, low] = length.to_be_bytes();
             let start = [0x60, 0, 0, 0, high, low, 17, 64];
-            ([0x86, 0xdd], [&start[..], &source.octets(), &target.octets()].concat())
+            (
+                [0x86, 0xdd],
+                [&start[..], &source.octets(), &target.octets()].concat(),
+            )
         }
         _ => panic!("one family: {source}, {target}"),
     };
@@ -217,7 +294,15 @@ fn arp_claim(sender: Mac, claimed: &str, asked: &str) -> Vec<u8> {
     let octets = |text: &str| text.parse::<std::net::Ipv4Addr>().unwrap().octets();
     let question = [0, 1, 8, 0, 6, 4, 0, 1];
     let ethernet = [&[0xff; 6][..], &sender.0, &[8, 6]].concat();
-    [&ethernet[..], &question, &sender.0, &octets(claimed), &[0; 6], &octets(asked)].concat()
+    [
+        &ethernet[..],
+        &question,
+        &sender.0,
+        &octets(claimed),
+        &[0; 6],
+        &octets(asked),
+    ]
+    .concat()
 }
 
 #[test]
@@ -225,17 +310,23 @@ fn an_encrypted_network_is_brought_up_by_a_kernel_that_can_encrypt_or_not_at_all
     let mut lab = Lab::new(&["192.0.2.1"]);
     let mut config = lab.whole().remove(0);
     for network in config.networks.values_mut() {
-        network.driver = DriverConfig::Overlay { port: 4790, encrypted: true };
+        network.driver = DriverConfig::Overlay {
+            port: 4790,
+            encrypted: true,
+        };
     }
     lab.hosts[0].configure(&config);
-    lab.hosts[0].wait("it is up behind its barrier, or refused and nothing of it there", |host| {
-        let is_up = host.run("ip netns").contains(&netd_network());
-        if host.status().contains("this kernel lacks ESP") {
-            !is_up && host.status().contains("ready=0")
-        } else {
-            is_up && host.run("ip xfrm policy").matches("action block").count() == 4
-        }
-    });
+    lab.hosts[0].wait(
+        "it is up behind its barrier, or refused and nothing of it there",
+        |host| {
+            let is_up = host.run("ip netns").contains(&netd_network());
+            if host.status().contains("this kernel lacks ESP") {
+                !is_up && host.status().contains("ready=0")
+            } else {
+                is_up && host.run("ip xfrm policy").matches("action block").count() == 4
+            }
+        },
+    );
     lab.vanish();
 }
 
@@ -248,8 +339,16 @@ fn a_namespace_that_loses_its_name_is_given_it_back() {
         let identity = lab.hosts[0].run(&format!("stat -Lc %i /run/netns/{name}"));
         // `ip` takes the name away and then complains if it is back before its file is removed.
         lab.hosts[0].keeper.enter(&["ip", "netns", "del", &name]);
-        let found = |host: &Host| text(&host.keeper.enter(&["stat", "-Lc", "%i", &format!("/run/netns/{name}")]));
-        lab.hosts[0].wait("the same namespace has its name again", |host| found(host) == identity);
+        let found = |host: &Host| {
+            text(
+                &host
+                    .keeper
+                    .enter(&["stat", "-Lc", "%i", &format!("/run/netns/{name}")]),
+            )
+        };
+        lab.hosts[0].wait("the same namespace has its name again", |host| {
+            found(host) == identity
+        });
         lab.hosts[0].wait_settled(1);
         exchange(&mut near, &mut far);
     }
@@ -291,7 +390,9 @@ fn whatever_is_deleted_or_changed_comes_back() {
         format!("{inside} route del default"),
         format!("{inside} route del unreachable 10.77.9.0/24"),
         format!("{inside} -6 neigh del {via} dev vx-00004d"),
-        format!("{inside} neigh replace 10.77.9.11 lladdr 02:00:00:00:00:01 nud permanent dev {outer}"),
+        format!(
+            "{inside} neigh replace 10.77.9.11 lladdr 02:00:00:00:00:01 nud permanent dev {outer}"
+        ),
         format!("{inside} addr del 10.77.9.1/32 dev lo"),
         format!("{inside} addr add 10.77.9.77/32 dev lo"),
         format!("{inside} link set vx-00004d mtu 1300"),
@@ -327,21 +428,50 @@ fn a_settled_host_rests_however_many_networks_have_just_been_made() {
     let mut lab = Lab::new(&["192.0.2.1"]);
     let mut config = lab.whole().remove(0);
     for number in 1..=30 {
-        let network =
-            NetworkConfig { name: format!("n{number}"), vni: Vni::try_from(100 + number).unwrap(), ..network() };
-        let network = NetworkConfig { subnets: Vec::new(), internal: true, ..network };
-        let (id, task) = (NetworkId(200 + u64::from(number)), TaskId(200 + u64::from(number)));
-        let (own, mac) = (EndpointId(500 + u64::from(number)), Mac::of_endpoint([10, 0, 0, number as u8].into()));
-        let record = EndpointConfig { network: id, node: node(0), sandbox: task.into(), addresses: Vec::new(), mac };
+        let network = NetworkConfig {
+            name: format!("n{number}"),
+            vni: Vni::try_from(100 + number).unwrap(),
+            ..network()
+        };
+        let network = NetworkConfig {
+            subnets: Vec::new(),
+            internal: true,
+            ..network
+        };
+        let (id, task) = (
+            NetworkId(200 + u64::from(number)),
+            TaskId(200 + u64::from(number)),
+        );
+        let (own, mac) = (
+            EndpointId(500 + u64::from(number)),
+            Mac::of_endpoint([10, 0, 0, number as u8].into()),
+        );
+        let record = EndpointConfig {
+            network: id,
+            node: node(0),
+            sandbox: task.into(),
+            addresses: Vec::new(),
+            mac,
+        };
         config.networks.insert(id, network);
         config.endpoints.insert(own, record);
-        config.tasks.insert(task, TaskConfig { endpoints: vec![own], ..task_config(0) });
+        config.tasks.insert(
+            task,
+            TaskConfig {
+                endpoints: vec![own],
+                ..task_config(0)
+            },
+        );
     }
     lab.settle(&[config]);
     let passes = || {
         let status = lab.hosts[0].status();
         let (_, rest) = status.split_once("passes=").unwrap();
-        rest.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+        rest.split_whitespace()
+            .next()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
     };
     // What is promised is that nothing happens: there is no condition to wait for.
     let (before, start) = (passes(), Instant::now());
@@ -365,10 +495,16 @@ fn a_killed_data_plane_adopts_what_is_right_and_removes_what_is_not() {
     lab.hosts[0].run("ip link add flannel.1 type vxlan id 1 dstport 8472 dev eth0");
     let foreign = lab.hosts[0].run("ip -o link show flannel.1");
     lab.hosts[0].start();
-    lab.hosts[0].wait("the stale sandbox is removed", |host| !host.run("ip netns").contains(stale));
+    lab.hosts[0].wait("the stale sandbox is removed", |host| {
+        !host.run("ip netns").contains(stale)
+    });
     lab.hosts[0].wait_settled(1);
     exchange(&mut near, &mut far);
-    assert_eq!(lab.hosts[0].picture(), before, "what was right has been touched");
+    assert_eq!(
+        lab.hosts[0].picture(),
+        before,
+        "what was right has been touched"
+    );
     assert_eq!(lab.hosts[0].run("ip -o link show flannel.1"), foreign);
     lab.hosts[0].run("ip netns del foreign");
     lab.vanish();
@@ -384,11 +520,18 @@ fn a_changed_mtu_and_a_removed_task_leave_the_other_flows_alone() {
         config.generation = 2;
         config.networks.get_mut(&NETWORK).unwrap().mtu = Some(1400);
     }
-    let extra = TaskConfig { endpoints: Vec::new(), ..configs[0].tasks[&TaskId(100)].clone() };
+    let extra = TaskConfig {
+        endpoints: Vec::new(),
+        ..configs[0].tasks[&TaskId(100)].clone()
+    };
     configs[0].tasks.insert(TaskId(500), extra);
     lab.settle(&configs);
     exchange(&mut near, &mut far);
-    assert!(lab.hosts[0].run(&format!("ip -n {} link show eth0", task(0))).contains("mtu 1400"));
+    assert!(
+        lab.hosts[0]
+            .run(&format!("ip -n {} link show eth0", task(0)))
+            .contains("mtu 1400")
+    );
     let sandbox = model::names::sandbox_namespace(TaskId(500));
     assert!(lab.hosts[0].run("ip netns").contains(&sandbox));
     configs[0].tasks.remove(&TaskId(500));
@@ -416,14 +559,26 @@ fn containers_of_others_are_attached_and_what_is_theirs_stays() {
         let (id, interface) = (endpoint(index), interface.map(str::to_owned));
         let addresses = vec![address(index, "10.77.9."), address(index, "fd00:77:9::")];
         let mac = Mac::of_endpoint(addresses[0]);
-        let record = EndpointConfig { network: NETWORK, node: node(0), sandbox: SandboxId(sandbox), addresses, mac };
-        configs.iter_mut().for_each(|config| drop(config.endpoints.insert(id, record.clone())));
+        let record = EndpointConfig {
+            network: NETWORK,
+            node: node(0),
+            sandbox: SandboxId(sandbox),
+            addresses,
+            mac,
+        };
+        configs
+            .iter_mut()
+            .for_each(|config| drop(config.endpoints.insert(id, record.clone())));
         let container = ContainerConfig {
             runtime: ContainerRuntime::Cni,
             name: "db".to_owned(),
             path: format!("/run/netns/{path}"),
             identity: None,
-            endpoints: vec![ContainerEndpoint { id, interface, bandwidth: LIMITS }],
+            endpoints: vec![ContainerEndpoint {
+                id,
+                interface,
+                bandwidth: LIMITS,
+            }],
             leaves_elsewhere: false,
         };
         configs[0].containers.insert(SandboxId(sandbox), container);
@@ -436,14 +591,20 @@ fn containers_of_others_are_attached_and_what_is_theirs_stays() {
     lab.hosts[0].run("ip -n pod link set eth9 up");
     lab.hosts[0].run("ip -n pod addr add 198.51.100.7/24 dev eth9");
     lab.hosts[0].run("ip -n pod route add default dev eth9");
-    let theirs = |host: &Host| host.run("ip -n pod -4 -o addr show eth9") + &host.run("ip -n pod route show dev eth9");
+    let theirs = |host: &Host| {
+        host.run("ip -n pod -4 -o addr show eth9") + &host.run("ip -n pod route show dev eth9")
+    };
     let before = theirs(&lab.hosts[0]);
     lab.settle(&configs);
-    // As Docker does it: the device is taken from the host, renamed, and given its addresses and routes.
+    // As Docker does it: the device is taken from the host, renamed, and given its addresses and
+    // routes.
     let host = &lab.hosts[0];
     assert!(host.status().contains("ready=2"), "{}", host.status());
     host.run("ip netns add docker");
-    host.run(&format!("ip link set {} netns docker name eth0", model::names::handed_link(endpoint(5))));
+    host.run(&format!(
+        "ip link set {} netns docker name eth0",
+        model::names::handed_link(endpoint(5))
+    ));
     for line in [
         "addr add 10.77.9.16/32 dev eth0",
         "addr add fd00:77:9::16/128 dev eth0 nodad",
@@ -461,18 +622,28 @@ fn containers_of_others_are_attached_and_what_is_theirs_stays() {
     };
     let all = || {
         for (from, targets) in [
-            ("pod", ["10.77.9.12", "fd00:77:9::12", "10.77.9.16", "fd00:77:9::16"]),
-            ("docker", ["10.77.9.12", "fd00:77:9::12", "10.77.9.11", "fd00:77:9::11"]),
+            (
+                "pod",
+                ["10.77.9.12", "fd00:77:9::12", "10.77.9.16", "fd00:77:9::16"],
+            ),
+            (
+                "docker",
+                ["10.77.9.12", "fd00:77:9::12", "10.77.9.11", "fd00:77:9::11"],
+            ),
         ] {
-            targets.iter().for_each(|target| assert_answers(&inside(from), target, 100));
+            targets
+                .iter()
+                .for_each(|target| assert_answers(&inside(from), target, 100));
         }
         assert_answers(&lab.hosts[1].sandbox(), "fd00:77:9::16", 100);
         assert_eq!(theirs(&lab.hosts[0]), before);
     };
     all();
     // `tc` writes the rates in bits.
-    let limits =
-        |host: &Host| host.run("tc -n pod qdisc show dev net1") + &host.run(&format!("tc -n {} qdisc", netd_network()));
+    let limits = |host: &Host| {
+        host.run("tc -n pod qdisc show dev net1")
+            + &host.run(&format!("tc -n {} qdisc", netd_network()))
+    };
     let limited = |host: &Host| {
         let found = limits(host);
         found.contains("rate 20Mbit burst 250Kb") && found.matches("rate 40Gbit").count() == 2
@@ -481,18 +652,32 @@ fn containers_of_others_are_attached_and_what_is_theirs_stays() {
     host.run("tc -n pod qdisc del dev net1 root");
     host.wait("it is limited again", limited);
     host.run("ip -n pod link del net1");
-    host.wait("the interface is made anew", |host| host.run("ip -n pod -o link").contains("net1"));
-    host.run(&format!("ip netns del {}", Namespace::Container(SandboxId(1)).name()));
-    host.wait("it has its name again", |host| host.run("ip netns").contains("netd-c-0000000000001"));
+    host.wait("the interface is made anew", |host| {
+        host.run("ip -n pod -o link").contains("net1")
+    });
+    host.run(&format!(
+        "ip netns del {}",
+        Namespace::Container(SandboxId(1)).name()
+    ));
+    host.wait("it has its name again", |host| {
+        host.run("ip netns").contains("netd-c-0000000000001")
+    });
     all();
-    // A namespace that goes takes what is of it along, and one that is given up keeps what is not ours.
+    // A namespace that goes takes what is of it along, and one that is given up keeps what is not
+    // ours.
     host.run("ip netns del docker");
     configs[0].containers.clear();
     configs[0].generation = 2;
-    configs.iter_mut().for_each(|config| config.endpoints.retain(|_, endpoint| endpoint.node != node(0)));
+    configs.iter_mut().for_each(|config| {
+        config
+            .endpoints
+            .retain(|_, endpoint| endpoint.node != node(0))
+    });
     lab.settle(&configs[..1]);
     let host = &lab.hosts[0];
-    assert!(!host.run("ip -n pod -o link").contains("net1") && !host.run("ip netns").contains("netd-"));
+    assert!(
+        !host.run("ip -n pod -o link").contains("net1") && !host.run("ip netns").contains("netd-")
+    );
     assert_eq!(theirs(host), before);
     host.run("ip netns del pod");
     lab.vanish();
@@ -503,32 +688,62 @@ fn on_a_lan_a_device_that_a_runtime_has_taken_is_not_made_again() {
     let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
     let mut configs = lab.whole();
     let lan = NetworkId(78);
-    let driver = DriverConfig::Macvlan { parent: "eth0".parse().unwrap(), mode: MacvlanMode::Bridge };
+    let driver = DriverConfig::Macvlan {
+        parent: "eth0".parse().unwrap(),
+        mode: MacvlanMode::Bridge,
+    };
     let lease = |subnet: &str, gateway: &str| SubnetLease {
         subnet: subnet.parse().unwrap(),
         gateway: gateway.parse().unwrap(),
     };
-    let subnets = vec![lease("198.18.0.0/24", "198.18.0.1"), lease("fd00:78::/64", "fd00:78::1")];
-    let record = NetworkConfig { driver, subnets, vni: Vni::try_from(78).unwrap(), ..network() };
+    let subnets = vec![
+        lease("198.18.0.0/24", "198.18.0.1"),
+        lease("fd00:78::/64", "fd00:78::1"),
+    ];
+    let record = NetworkConfig {
+        driver,
+        subnets,
+        vni: Vni::try_from(78).unwrap(),
+        ..network()
+    };
     for (index, config) in configs.iter_mut().enumerate() {
         config.tasks.clear();
         config.networks = BTreeMap::from([(lan, record.clone())]);
         config.endpoints = (0..2)
             .map(|index| {
-                let (addresses, sandbox) =
-                    (vec![address(index, "198.18.0."), address(index, "fd00:78::")], SandboxId(1));
+                let (addresses, sandbox) = (
+                    vec![address(index, "198.18.0."), address(index, "fd00:78::")],
+                    SandboxId(1),
+                );
                 let mac = Mac::of_endpoint(addresses[0]);
-                (endpoint(index), EndpointConfig { network: lan, node: node(index), sandbox, addresses, mac })
+                (
+                    endpoint(index),
+                    EndpointConfig {
+                        network: lan,
+                        node: node(index),
+                        sandbox,
+                        addresses,
+                        mac,
+                    },
+                )
             })
             .collect();
         // The engine of the first host takes the device by itself.
         let interface = (index == 1).then(|| "net1".to_owned());
         let container = ContainerConfig {
-            runtime: if index == 0 { ContainerRuntime::Docker } else { ContainerRuntime::Cni },
+            runtime: if index == 0 {
+                ContainerRuntime::Docker
+            } else {
+                ContainerRuntime::Cni
+            },
             name: "db".to_owned(),
             path: "/run/netns/pod".to_owned(),
             identity: None,
-            endpoints: vec![ContainerEndpoint { id: endpoint(index), interface, bandwidth: Bandwidth::default() }],
+            endpoints: vec![ContainerEndpoint {
+                id: endpoint(index),
+                interface,
+                bandwidth: Bandwidth::default(),
+            }],
             leaves_elsewhere: false,
         };
         config.containers.insert(SandboxId(1), container);
@@ -542,17 +757,26 @@ fn on_a_lan_a_device_that_a_runtime_has_taken_is_not_made_again() {
     });
     host.run("ip netns add pod");
     host.run(&format!("ip link set {handed} netns pod name eth0"));
-    for line in ["addr add 198.18.0.11/24 dev eth0", "addr add fd00:78::11/64 dev eth0 nodad", "link set eth0 up"] {
+    for line in [
+        "addr add 198.18.0.11/24 dev eth0",
+        "addr add fd00:78::11/64 dev eth0 nodad",
+        "link set eth0 up",
+    ] {
         host.run(&format!("ip -n pod {line}"));
     }
     lab.hosts[1].wait_settled(1);
-    let inside = |host: &Host| File::open(format!("/proc/{}/root/run/netns/pod", host.keeper.0.id())).unwrap();
+    let inside = |host: &Host| {
+        File::open(format!("/proc/{}/root/run/netns/pod", host.keeper.0.id())).unwrap()
+    };
     let all = |lab: &Lab| {
         for (from, to) in [(0, 12), (1, 11)] {
             assert_answers(&inside(&lab.hosts[from]), &format!("198.18.0.{to}"), 100);
             assert_answers(&inside(&lab.hosts[from]), &format!("fd00:78::{to}"), 100);
         }
-        assert!(!lab.hosts[0].run("ip -o link").contains(handed.as_str()), "it was made a second time");
+        assert!(
+            !lab.hosts[0].run("ip -o link").contains(handed.as_str()),
+            "it was made a second time"
+        );
     };
     all(&lab);
     // A new daemon finds it where it is.
@@ -562,34 +786,50 @@ fn on_a_lan_a_device_that_a_runtime_has_taken_is_not_made_again() {
     all(&lab);
     for (index, config) in configs.iter_mut().enumerate() {
         (config.generation, config.containers) = (2, BTreeMap::new());
-        config.endpoints.retain(|_, endpoint| endpoint.node != node(index));
+        config
+            .endpoints
+            .retain(|_, endpoint| endpoint.node != node(index));
     }
     lab.settle(&configs);
-    assert!(!lab.hosts[1].run("ip -n pod -o link").contains("net1"), "ours goes");
-    assert!(lab.hosts[0].run("ip -n pod -o link").contains("eth0"), "what the engine has is the engine's");
-    lab.hosts.iter().for_each(|host| drop(host.run("ip netns del pod")));
+    assert!(
+        !lab.hosts[1].run("ip -n pod -o link").contains("net1"),
+        "ours goes"
+    );
+    assert!(
+        lab.hosts[0].run("ip -n pod -o link").contains("eth0"),
+        "what the engine has is the engine's"
+    );
+    lab.hosts
+        .iter()
+        .for_each(|host| drop(host.run("ip netns del pod")));
     lab.vanish();
 }
 
-/// Not a test by itself: a host's process, started by the others. Ends when its standard input does.
+/// Not a test by itself: a host's process, started by the others. Ends when its standard input
+/// does.
 #[test]
 fn host() {
-    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
+    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else {
+        return;
+    };
     thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);
         std::process::exit(0);
     });
     let read = || -> Option<NodeConfig> {
-        let delta: ViewDelta = serde_json::from_slice(&fs::read(directory.join("config")).ok()?).ok()?;
+        let delta: ViewDelta =
+            serde_json::from_slice(&fs::read(directory.join("config")).ok()?).ok()?;
         NodeConfig::empty(delta.node).apply(&delta).ok()
     };
     let first = Arc::new(read().expect("a configuration"));
     let (sender, receiver) = watch::channel(first);
     let desired = receiver.clone();
-    let inhabited = move |sandbox| File::open(&desired.borrow().containers.get(&sandbox)?.path).ok();
+    let inhabited =
+        move |sandbox| File::open(&desired.borrow().containers.get(&sandbox)?.path).ok();
     let (status, inside) = dataplane::spawn(receiver, &directory, inhabited).expect("a data plane");
     loop {
-        if let Some(config) = read().filter(|config| config.generation > sender.borrow().generation) {
+        if let Some(config) = read().filter(|config| config.generation > sender.borrow().generation)
+        {
             sender.send_replace(Arc::new(config));
         }
         let seen = status.borrow().clone();
@@ -617,8 +857,15 @@ impl Lab {
         let fabric = Keeper::new(&["unshare", "--net", "cat"]);
         fabric.run("ip link add br0 type bridge mcast_snooping 0");
         fabric.run("ip link set br0 up");
-        let hosts = vteps.iter().enumerate().map(|(index, vtep)| Host::new(index, vtep, &fabric)).collect();
-        Self { hosts, _fabric: fabric }
+        let hosts = vteps
+            .iter()
+            .enumerate()
+            .map(|(index, vtep)| Host::new(index, vtep, &fabric))
+            .collect();
+        Self {
+            hosts,
+            _fabric: fabric,
+        }
     }
 
     /// One task on each host, all on one network of both families.
@@ -629,7 +876,13 @@ impl Lab {
                 let hostname = format!("h{}", host.index);
                 (
                     node(host.index),
-                    PeerConfig { hostname, role: Role::Worker, address, vtep: host.vtep, balancer: Default::default() },
+                    PeerConfig {
+                        hostname,
+                        role: Role::Worker,
+                        address,
+                        vtep: host.vtep,
+                        balancer: Default::default(),
+                    },
                 )
             })
             .collect();
@@ -640,7 +893,13 @@ impl Lab {
                 let task = TaskId(100 + index as u64);
                 (
                     endpoint(index),
-                    EndpointConfig { network: NETWORK, node: node(index), sandbox: task.into(), addresses, mac },
+                    EndpointConfig {
+                        network: NETWORK,
+                        node: node(index),
+                        sandbox: task.into(),
+                        addresses,
+                        mac,
+                    },
                 )
             })
             .collect();
@@ -667,12 +926,17 @@ impl Lab {
     /// After an empty configuration nothing of ours is left.
     fn vanish(&mut self) {
         for host in &mut self.hosts {
-            host.configure(&NodeConfig { generation: 99, ..NodeConfig::empty(node(host.index)) });
+            host.configure(&NodeConfig {
+                generation: 99,
+                ..NodeConfig::empty(node(host.index))
+            });
         }
         for host in &self.hosts {
             host.wait_settled(99);
-            let left =
-                host.run("ip netns") + &host.run("ip -o link") + &host.run("ip route") + &host.run("ip -6 route");
+            let left = host.run("ip netns")
+                + &host.run("ip -o link")
+                + &host.run("ip route")
+                + &host.run("ip -6 route");
             for ours in ["netd-", "nu-", "vx-", "10.77.9", "fd00:77:9"] {
                 assert!(!left.contains(ours), "{ours} is left: {left}");
             }
@@ -682,8 +946,12 @@ impl Lab {
     /// A TCP connection from the first host's task to the second's.
     fn connect(&self) -> (TcpStream, TcpStream) {
         let to = SocketAddr::new(address(1, "fd00:77:9::"), 7);
-        let listener = namespace::within_file(&self.hosts[1].sandbox(), || TcpListener::bind(to)).unwrap().unwrap();
-        let near = namespace::within_file(&self.hosts[0].sandbox(), || TcpStream::connect_timeout(&to, PATIENCE));
+        let listener = namespace::within_file(&self.hosts[1].sandbox(), || TcpListener::bind(to))
+            .unwrap()
+            .unwrap();
+        let near = namespace::within_file(&self.hosts[0].sandbox(), || {
+            TcpStream::connect_timeout(&to, PATIENCE)
+        });
         let (far, _) = listener.accept().unwrap();
         let near = near.unwrap().unwrap();
         near.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -709,7 +977,10 @@ fn assert_answers(from: &File, target: &str, length: usize) {
         if error.kind() == ErrorKind::ConnectionRefused {
             return;
         }
-        assert!(Instant::now() < deadline, "{target} does not answer {length} bytes: {error}");
+        assert!(
+            Instant::now() < deadline,
+            "{target} does not answer {length} bytes: {error}"
+        );
         thread::sleep(POLL);
     }
 }
@@ -717,7 +988,11 @@ fn assert_answers(from: &File, target: &str, length: usize) {
 /// What a datagram to a closed port comes to; silence is `WouldBlock`.
 fn probe(from: &File, target: &str, length: usize) -> std::io::Error {
     let target: IpAddr = target.parse().unwrap();
-    let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let any: IpAddr = if target.is_ipv4() {
+        [0; 4].into()
+    } else {
+        [0; 16].into()
+    };
     let result = namespace::within_file(from, || {
         let socket = UdpSocket::bind((any, 0))?;
         socket.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -739,19 +1014,43 @@ struct Host {
 impl Host {
     fn new(index: usize, vtep: &str, fabric: &Keeper) -> Self {
         let shell = "mount -t tmpfs none /run && echo ok && exec cat";
-        let keeper = Keeper::new(&["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", shell]);
+        let keeper = Keeper::new(&[
+            "unshare",
+            "--net",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            shell,
+        ]);
         keeper.run("ip link set lo up");
-        fabric.run(&format!("ip link add port{index} master br0 type veth peer name eth0 netns {}", keeper.0.id()));
+        fabric.run(&format!(
+            "ip link add port{index} master br0 type veth peer name eth0 netns {}",
+            keeper.0.id()
+        ));
         fabric.run(&format!("ip link set port{index} up"));
         keeper.run("ip link set eth0 up");
         keeper.run(&format!("ip addr add 192.0.2.{}/24 dev eth0", index + 1));
-        keeper.run(&format!("ip addr add fd00:cafe::{}/64 dev eth0 nodad", index + 1));
+        keeper.run(&format!(
+            "ip addr add fd00:cafe::{}/64 dev eth0 nodad",
+            index + 1
+        ));
         let directory = tempfile::tempdir().unwrap();
-        Self { index, vtep: vtep.parse().unwrap(), directory, daemon: None, keeper }
+        Self {
+            index,
+            vtep: vtep.parse().unwrap(),
+            directory,
+            daemon: None,
+            keeper,
+        }
     }
 
     fn configure(&mut self, config: &NodeConfig) {
-        write_whole(&self.directory.path().join("config"), &serde_json::to_vec(&config.snapshot()).unwrap());
+        write_whole(
+            &self.directory.path().join("config"),
+            &serde_json::to_vec(&config.snapshot()).unwrap(),
+        );
         if self.daemon.is_none() {
             self.start();
         }
@@ -761,8 +1060,13 @@ impl Host {
         let _ = fs::remove_file(self.directory.path().join("status"));
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.keeper.0.id().to_string(), "--net", "--mount"]);
-        command.arg(std::env::current_exe().unwrap()).args(["--exact", "host", "--nocapture"]);
-        command.env(DIRECTORY, self.directory.path()).stdin(Stdio::piped()).stdout(Stdio::null());
+        command
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "host", "--nocapture"]);
+        command
+            .env(DIRECTORY, self.directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
         self.daemon = Some(command.spawn().unwrap());
     }
 
@@ -785,7 +1089,12 @@ impl Host {
     fn wait(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds(self) {
-            assert!(Instant::now() < deadline, "host {} waited until {what}: {}", self.index, self.status());
+            assert!(
+                Instant::now() < deadline,
+                "host {} waited until {what}: {}",
+                self.index,
+                self.status()
+            );
             thread::sleep(POLL);
         }
     }
@@ -825,9 +1134,14 @@ impl Host {
     fn picture(&self) -> String {
         let mut shell = String::from("ip -o link | grep -e nu- -e vx-; ip route; ip -6 route;");
         for namespace in [netd_network(), task(self.index)] {
-            for show in
-                ["-o link", "-o addr", "route", "-6 route", "neigh show nud permanent", "-6 neigh show nud permanent"]
-            {
+            for show in [
+                "-o link",
+                "-o addr",
+                "route",
+                "-6 route",
+                "neigh show nud permanent",
+                "-6 neigh show nud permanent",
+            ] {
                 shell += &format!("ip -n {namespace} {show};");
             }
         }
@@ -835,12 +1149,20 @@ impl Host {
         let sysctls = "sysctl -a --pattern 'proxy_arp$|^net.ipv4.ip_forward$'";
         shell += &format!("ip netns exec {} {sysctls} 2>&1", netd_network());
         let output = self.keeper.enter(&["sh", "-c", &shell]);
-        text(&output).lines().map(without_states).collect::<Vec<_>>().join("\n")
+        text(&output)
+            .lines()
+            .map(without_states)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Packets that a guard's chain has dropped, in one of our namespaces or (empty) the host's.
     fn dropped(&self, namespace: &str, chain: &str) -> u64 {
-        let inside = if namespace.is_empty() { String::new() } else { format!("ip netns exec {namespace} ") };
+        let inside = if namespace.is_empty() {
+            String::new()
+        } else {
+            format!("ip netns exec {namespace} ")
+        };
         let listing = self.run(&format!("{inside}nft list chain inet netd {chain}"));
         let (_, rest) = listing.split_once("counter packets ").unwrap();
         rest.split_whitespace().next().unwrap().parse().unwrap()
@@ -852,13 +1174,24 @@ impl Host {
         let send = "import socket, sys; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); \
                     s.bind((sys.argv[1], 0)); s.send(bytes.fromhex(sys.argv[2]))";
         let inside = ["ip", "netns", "exec", namespace];
-        let inside = if namespace.is_empty() { &[][..] } else { &inside };
-        let output = self.keeper.enter(&[inside, &["python3", "-c", send, link, &hex]].concat());
+        let inside = if namespace.is_empty() {
+            &[][..]
+        } else {
+            &inside
+        };
+        let output = self
+            .keeper
+            .enter(&[inside, &["python3", "-c", send, link, &hex]].concat());
         assert!(output.status.success(), "{}", text(&output));
     }
 
     fn sandbox(&self) -> File {
-        File::open(format!("/proc/{}/root/run/netns/{}", self.keeper.0.id(), task(self.index))).unwrap()
+        File::open(format!(
+            "/proc/{}/root/run/netns/{}",
+            self.keeper.0.id(),
+            task(self.index)
+        ))
+        .unwrap()
     }
 
     fn own(&self) -> File {
@@ -881,20 +1214,33 @@ struct Keeper(Child);
 
 impl Keeper {
     fn new(command: &[&str]) -> Self {
-        let mut child =
-            Command::new(command[0]).args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new(command[0])
+            .args(&command[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         // The echo says that the namespaces are there.
         let line = if command.contains(&"sh") { 3 } else { 4 };
         if line == 4 {
             child.stdin.as_mut().unwrap().write_all(b"ok\n\n").unwrap();
         }
-        child.stdout.as_mut().unwrap().read_exact(&mut vec![0; line]).unwrap();
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut vec![0; line])
+            .unwrap();
         Self(child)
     }
 
     fn enter(&self, command: &[&str]) -> Output {
         let id = self.0.id().to_string();
-        Command::new("nsenter").args(["-t", &id, "--net", "--mount"]).args(command).output().unwrap()
+        Command::new("nsenter")
+            .args(["-t", &id, "--net", "--mount"])
+            .args(command)
+            .output()
+            .unwrap()
     }
 
     fn run(&self, command: &str) -> String {
@@ -919,20 +1265,33 @@ fn network() -> NetworkConfig {
     NetworkConfig {
         name: "my-net".to_owned(),
         vni: Vni::try_from(77).unwrap(),
-        driver: DriverConfig::Overlay { port: 4789, encrypted: false },
-        subnets: vec![lease("10.77.9.0/24", "10.77.9.1"), lease("fd00:77:9::/64", "fd00:77:9::1")],
+        driver: DriverConfig::Overlay {
+            port: 4789,
+            encrypted: false,
+        },
+        subnets: vec![
+            lease("10.77.9.0/24", "10.77.9.1"),
+            lease("fd00:77:9::/64", "fd00:77:9::1"),
+        ],
         internal: false,
         mtu: None,
     }
 }
 
 fn task_config(index: usize) -> TaskConfig {
-    let runtime = Runtime::Exec { argv: vec!["true".to_owned()], env: BTreeMap::new(), rootfs: None };
+    let runtime = Runtime::Exec {
+        argv: vec!["true".to_owned()],
+        env: BTreeMap::new(),
+        rootfs: None,
+    };
     TaskConfig {
         service: ServiceId(1),
         service_name: "web".to_owned(),
         slot: index as u32 + 1,
-        spec: TaskSpec { stop_grace: 1000, ..TaskSpec::new(runtime) },
+        spec: TaskSpec {
+            stop_grace: 1000,
+            ..TaskSpec::new(runtime)
+        },
         stack: None,
         desired: TaskState::Running,
         state: TaskState::Assigned,

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use model::{
-    Answer, Container, EndpointInfo, EndpointMode, Engine, Kind, Network, NetworkId, NetworkInfo, Node, NodeId,
-    NodeInfo, Query, Refusal, Scheduler, Service, ServiceInfo, ServiceSpec, Task, TaskInfo, TaskState,
+    Answer, Container, EndpointInfo, EndpointMode, Engine, Kind, Network, NetworkId, NetworkInfo,
+    Node, NodeId, NodeInfo, Query, Refusal, Scheduler, Service, ServiceInfo, ServiceSpec, Task,
+    TaskInfo, TaskState,
 };
 
 use crate::{
@@ -16,30 +17,66 @@ use crate::{
     update,
 };
 
-pub(crate) fn answer(state: &State, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal> {
+pub(crate) fn answer(
+    state: &State,
+    leader: Option<NodeId>,
+    query: &Query,
+) -> Result<Answer, Refusal> {
     Ok(match query {
         Query::Node(name) if name == "self" => return Err(for_the_node_itself("which node it is")),
         Query::Token(_) => return Err(for_the_node_itself("the digest of the join token")),
-        Query::Nodes => Answer::Nodes(state.nodes.values().map(|node| node_info(node, leader)).collect()),
+        Query::Nodes => Answer::Nodes(
+            state
+                .nodes
+                .values()
+                .map(|node| node_info(node, leader))
+                .collect(),
+        ),
         Query::Node(name) => {
             let id = state.find_node(name)?;
-            Answer::Nodes(state.nodes.get(&id).map(|node| node_info(node, leader)).into_iter().collect())
+            Answer::Nodes(
+                state
+                    .nodes
+                    .get(&id)
+                    .map(|node| node_info(node, leader))
+                    .into_iter()
+                    .collect(),
+            )
         }
-        Query::View(name) => Answer::View(project::digests(&project::view(state, state.find_node(name)?))),
+        Query::View(name) => Answer::View(project::digests(&project::view(
+            state,
+            state.find_node(name)?,
+        ))),
         Query::Ledger => Answer::Ledger(state.check()),
-        Query::Networks => {
-            Answer::Networks(state.networks.values().map(|network| network_info(state, network)).collect())
-        }
+        Query::Networks => Answer::Networks(
+            state
+                .networks
+                .values()
+                .map(|network| network_info(state, network))
+                .collect(),
+        ),
         Query::Network(name) => {
             let id = state.find_network(name)?;
-            let with_endpoints =
-                |network| NetworkInfo { endpoints: endpoints(state, id), ..network_info(state, network) };
-            Answer::Networks(state.networks.get(&id).map(with_endpoints).into_iter().collect())
+            let with_endpoints = |network| NetworkInfo {
+                endpoints: endpoints(state, id),
+                ..network_info(state, network)
+            };
+            Answer::Networks(
+                state
+                    .networks
+                    .get(&id)
+                    .map(with_endpoints)
+                    .into_iter()
+                    .collect(),
+            )
         }
         Query::Services => Answer::Services(services(state, state.services.values().collect())),
         Query::Service(name) => {
             let id = state.find_service(name)?;
-            Answer::Services(services(state, state.services.get(&id).into_iter().collect()))
+            Answer::Services(services(
+                state,
+                state.services.get(&id).into_iter().collect(),
+            ))
         }
         Query::Tasks(None) => Answer::Tasks(tasks(state, state.services.values().collect())),
         Query::Tasks(Some(service)) => {
@@ -48,18 +85,32 @@ pub(crate) fn answer(state: &State, leader: Option<NodeId>, query: &Query) -> Re
         }
         Query::Containers(node) => {
             let id = state.find_node(node)?;
-            let here = state.containers.values().filter(|container| container.key.node == id);
+            let here = state
+                .containers
+                .values()
+                .filter(|container| container.key.node == id);
             Answer::Containers(here.cloned().collect())
         }
         Query::Task(name) => {
             let id = state.find_task(name)?;
-            Answer::Tasks(state.tasks.get(&id).map(|record| task_info(state, record)).into_iter().collect())
+            Answer::Tasks(
+                state
+                    .tasks
+                    .get(&id)
+                    .map(|record| task_info(state, record))
+                    .into_iter()
+                    .collect(),
+            )
         }
     })
 }
 
 fn for_the_node_itself(what: &str) -> Refusal {
-    Refusal::new(Kind::Invalid, format!("the replicated state does not know {what}"), "ask a node over its socket")
+    Refusal::new(
+        Kind::Invalid,
+        format!("the replicated state does not know {what}"),
+        "ask a node over its socket",
+    )
 }
 
 fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
@@ -70,7 +121,9 @@ fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
         status: node.status,
         availability: node.availability,
         balancer: node.balancer,
-        balancer_used: node.balancer.on(&node.capabilities.clone().unwrap_or_default()),
+        balancer_used: node
+            .balancer
+            .on(&node.capabilities.clone().unwrap_or_default()),
         leader: leader == Some(node.id),
         address: node.address,
         vtep: node.vtep,
@@ -85,7 +138,10 @@ fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
 fn network_info(state: &State, network: &Network) -> NetworkInfo {
     let spec = &network.spec;
     let usage = state.ledger.usage(network.id).into_iter();
-    let exhausted = usage.filter(|usage| u128::from(usage.used) >= usage.capacity).map(|usage| usage.subnet).collect();
+    let exhausted = usage
+        .filter(|usage| u128::from(usage.used) >= usage.capacity)
+        .map(|usage| usage.subnet)
+        .collect();
     NetworkInfo {
         id: network.id,
         name: spec.name.clone(),
@@ -104,18 +160,31 @@ fn network_info(state: &State, network: &Network) -> NetworkInfo {
 }
 
 fn endpoints(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
-    let slots = by_name(state.services.values().collect()).into_iter().flat_map(|record| record.slots.values());
+    let slots = by_name(state.services.values().collect())
+        .into_iter()
+        .flat_map(|record| record.slots.values());
     let holders = slots.filter_map(|slot| project::holder(state, slot));
     let infos = holders.filter_map(|(task, node)| {
-        let attachment = task.attachments.iter().find(|attachment| attachment.network == network)?;
+        let attachment = task
+            .attachments
+            .iter()
+            .find(|attachment| attachment.network == network)?;
         let (kind, addresses) = ("task".to_owned(), attachment.addresses.clone());
-        Some(EndpointInfo { kind, name: task.name(), node: state.hostname(node), addresses })
+        Some(EndpointInfo {
+            kind,
+            name: task.name(),
+            node: state.hostname(node),
+            addresses,
+        })
     });
     infos.chain(containers(state, network)).collect()
 }
 
 fn containers(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
-    let here = state.containers.values().filter(|container| container.network == network);
+    let here = state
+        .containers
+        .values()
+        .filter(|container| container.network == network);
     let info = |container: &Container| EndpointInfo {
         kind: container.key.runtime.to_string(),
         name: container.name(),
@@ -134,22 +203,42 @@ fn by_name(mut records: Vec<&ServiceRecord>) -> Vec<&ServiceRecord> {
 
 fn services(state: &State, records: Vec<&ServiceRecord>) -> Vec<ServiceInfo> {
     let heard = Acknowledged::of(state);
-    by_name(records).into_iter().map(|record| service_info(state, record, &heard)).collect()
+    by_name(records)
+        .into_iter()
+        .map(|record| service_info(state, record, &heard))
+        .collect()
 }
 
 fn service_info(state: &State, record: &ServiceRecord, heard: &Acknowledged) -> ServiceInfo {
     let (service, spec) = (&record.service, &record.service.spec);
-    let running: Vec<&TaskRecord> =
-        record.slots.keys().filter_map(|&number| project::serving(state, record, number)).collect();
+    let running: Vec<&TaskRecord> = record
+        .slots
+        .keys()
+        .filter_map(|&number| project::serving(state, record, number))
+        .collect();
     let known = heard.generation(service);
-    let network_name = |id: &NetworkId| state.networks.get(id).map(|network| network.spec.name.clone());
+    let network_name = |id: &NetworkId| {
+        state
+            .networks
+            .get(id)
+            .map(|network| network.spec.name.clone())
+    };
     ServiceInfo {
         id: service.id,
         name: spec.name.clone(),
         replicas: spec.replicas,
         running: running.len() as u32,
-        settled: running.iter().filter(|run| run.running_at.max(record.led) <= known).count() as u32,
-        virtual_ips: service.networks.iter().filter_map(|id| service.vips.get(id)).flatten().copied().collect(),
+        settled: running
+            .iter()
+            .filter(|run| run.running_at.max(record.led) <= known)
+            .count() as u32,
+        virtual_ips: service
+            .networks
+            .iter()
+            .filter_map(|id| service.vips.get(id))
+            .flatten()
+            .copied()
+            .collect(),
         networks: service.networks.iter().filter_map(network_name).collect(),
         aliases: aliases(state, service),
         stack: spec.stack.clone(),
@@ -173,8 +262,12 @@ fn service_info(state: &State, record: &ServiceRecord, heard: &Acknowledged) -> 
 fn aliases(state: &State, service: &Service) -> BTreeMap<String, Vec<String>> {
     let attachments = service.networks.iter().zip(&service.spec.networks);
     let with_aliases = attachments.filter(|(_, attachment)| !attachment.aliases.is_empty());
-    let named = with_aliases
-        .filter_map(|(id, attachment)| Some((state.networks.get(id)?.spec.name.clone(), attachment.aliases.clone())));
+    let named = with_aliases.filter_map(|(id, attachment)| {
+        Some((
+            state.networks.get(id)?.spec.name.clone(),
+            attachment.aliases.clone(),
+        ))
+    });
     named.collect()
 }
 
@@ -184,23 +277,44 @@ fn notes(state: &State, spec: &ServiceSpec) -> Vec<String> {
     if spec.endpoint_mode == EndpointMode::Dnsrr || !scheduler.counts_connections() {
         return Vec::new();
     }
-    let instead = if scheduler == Scheduler::Lc { Scheduler::Rr } else { Scheduler::Wrr };
-    let note = |who: &str, next: &str| {
-        format!("{who} are balanced by {instead}: nftables cannot count connections; next: use {next}")
+    let instead = if scheduler == Scheduler::Lc {
+        Scheduler::Rr
+    } else {
+        Scheduler::Wrr
     };
-    let uses = |node: &&Node| node.balancer.on(&node.capabilities.clone().unwrap_or_default()) == Engine::Nftables;
-    let nodes: Vec<&str> = state.nodes.values().filter(uses).map(|node| node.hostname.as_str()).collect();
+    let note = |who: &str, next: &str| {
+        format!(
+            "{who} are balanced by {instead}: nftables cannot count connections; next: use {next}"
+        )
+    };
+    let uses = |node: &&Node| {
+        node.balancer
+            .on(&node.capabilities.clone().unwrap_or_default())
+            == Engine::Nftables
+    };
+    let nodes: Vec<&str> = state
+        .nodes
+        .values()
+        .filter(uses)
+        .map(|node| node.hostname.as_str())
+        .collect();
     let inside = (!nodes.is_empty()).then(|| {
         let next = "a kernel with IPVS there, and `swarmctl node update --balancer auto`";
         note(&format!("clients on {}", nodes.join(", ")), next)
     });
-    let outside = (!spec.publish.is_empty()).then(|| note("callers at its published ports", "--lb rr, sh or mh there"));
+    let outside = (!spec.publish.is_empty())
+        .then(|| note("callers at its published ports", "--lb rr, sh or mh there"));
     inside.into_iter().chain(outside).collect()
 }
 
 fn tasks(state: &State, records: Vec<&ServiceRecord>) -> Vec<TaskInfo> {
-    let slots = by_name(records).into_iter().flat_map(|record| record.slots.values());
-    slots.flat_map(|slot| state.records(&slot.tasks).rev()).map(|record| task_info(state, record)).collect()
+    let slots = by_name(records)
+        .into_iter()
+        .flat_map(|record| record.slots.values());
+    slots
+        .flat_map(|slot| state.records(&slot.tasks).rev())
+        .map(|record| task_info(state, record))
+        .collect()
 }
 
 fn task_info(state: &State, record: &TaskRecord) -> TaskInfo {
@@ -210,12 +324,19 @@ fn task_info(state: &State, record: &TaskRecord) -> TaskInfo {
         name: task.name(),
         service: task.service_name.clone(),
         slot: task.slot,
-        node: task.node.map(|node| state.hostname(node)).unwrap_or_default(),
+        node: task
+            .node
+            .map(|node| state.hostname(node))
+            .unwrap_or_default(),
         node_id: task.node,
         state: task.status.state,
         desired_state: task.desired,
         withdrawn: record.withdrawal.is_some(),
-        addresses: task.attachments.iter().flat_map(|attachment| attachment.addresses.clone()).collect(),
+        addresses: task
+            .attachments
+            .iter()
+            .flat_map(|attachment| attachment.addresses.clone())
+            .collect(),
         message: message(state, record),
         exit_code: task.status.exit_code,
         since: task.status.since,
@@ -234,9 +355,13 @@ fn message(state: &State, record: &TaskRecord) -> String {
         return message;
     }
     match task.node {
-        Some(node) if record.is_alive() && task.desired > TaskState::Running && state.is_down(node) => {
+        Some(node)
+            if record.is_alive() && task.desired > TaskState::Running && state.is_down(node) =>
+        {
             let node = state.hostname(node);
-            format!("waits for its node {node}, which is down; `swarmctl node rm {node}` gives it up")
+            format!(
+                "waits for its node {node}, which is down; `swarmctl node rm {node}` gives it up"
+            )
         }
         _ => agents_word(),
     }
@@ -244,16 +369,32 @@ fn message(state: &State, record: &TaskRecord) -> String {
 
 fn waits_for(state: &State, task: &Task) -> Option<String> {
     let slot = state.services.get(&task.service)?.slots.get(&task.slot)?;
-    if let Some(node) = scheduler::predecessor(state, slot, task.id).and_then(|earlier| earlier.task.node) {
-        return Some(format!("waits for its slot's last run to stop on {}", state.hostname(node)));
+    if let Some(node) =
+        scheduler::predecessor(state, slot, task.id).and_then(|earlier| earlier.task.node)
+    {
+        return Some(format!(
+            "waits for its slot's last run to stop on {}",
+            state.hostname(node)
+        ));
     }
-    let eligible: Vec<&Node> = state.nodes.values().filter(|node| scheduler::is_eligible(node)).collect();
+    let eligible: Vec<&Node> = state
+        .nodes
+        .values()
+        .filter(|node| scheduler::is_eligible(node))
+        .collect();
     if eligible.is_empty() {
         return Some("waits: no node is ready and active (`swarmctl node ls`)".to_owned());
     }
     let needed = capability::of_task(state, task);
-    let possible: Vec<&Node> = eligible.iter().copied().filter(|node| capability::has_all(node, &needed)).collect();
-    let taken: Vec<_> = possible.iter().map(|node| ports::taken(state, task, node.id)).collect();
+    let possible: Vec<&Node> = eligible
+        .iter()
+        .copied()
+        .filter(|node| capability::has_all(node, &needed))
+        .collect();
+    let taken: Vec<_> = possible
+        .iter()
+        .map(|node| ports::taken(state, task, node.id))
+        .collect();
     if let Some(Some((port, holder))) = taken.first()
         && taken.iter().all(Option::is_some)
     {
@@ -263,9 +404,18 @@ fn waits_for(state: &State, task: &Task) -> Option<String> {
         ));
     }
     possible.is_empty().then(|| {
-        let networks = task.attachments.iter().filter_map(|attachment| state.networks.get(&attachment.network));
+        let networks = task
+            .attachments
+            .iter()
+            .filter_map(|attachment| state.networks.get(&attachment.network));
         let networks = networks.filter(|network| !capability::needed(&network.spec).is_empty());
-        let names: Vec<String> = networks.map(|network| format!("{:?}", network.spec.name)).collect();
-        format!("waits: for network {} {}", names.join(", "), capability::lacks(&eligible, &needed))
+        let names: Vec<String> = networks
+            .map(|network| format!("{:?}", network.spec.name))
+            .collect();
+        format!(
+            "waits: for network {} {}",
+            names.join(", "),
+            capability::lacks(&eligible, &needed)
+        )
     })
 }

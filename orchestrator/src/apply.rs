@@ -14,14 +14,23 @@ use crate::{drain, keys, state::State, update};
 
 /// What the command makes of the state. A refusal has changed nothing.
 pub(crate) fn apply(state: &mut State, entry: Entry) -> Response {
-    let Entry { now, chance, command, .. } = entry;
+    let Entry {
+        now,
+        chance,
+        command,
+        ..
+    } = entry;
     match command {
-        Command::Bootstrap { authority, node, data_path_port } => {
-            cluster::bootstrap(state, now, authority, node, data_path_port)
-        }
+        Command::Bootstrap {
+            authority,
+            node,
+            data_path_port,
+        } => cluster::bootstrap(state, now, authority, node, data_path_port),
         Command::Admit { node } => cluster::admit(state, now, node),
         Command::SetNodeStatus { node, status } => cluster::set_status(state, node, status),
-        Command::SetAvailability { node, availability } => cluster::set_availability(state, &node, availability),
+        Command::SetAvailability { node, availability } => {
+            cluster::set_availability(state, &node, availability)
+        }
         Command::SetBalancer { node, balancer } => cluster::set_balancer(state, &node, balancer),
         Command::RemoveNode { node } => cluster::remove_node(state, now, node),
         Command::RotateToken { role, secret } => cluster::rotate_token(state, role, secret),
@@ -32,9 +41,20 @@ pub(crate) fn apply(state: &mut State, entry: Entry) -> Response {
         Command::RemoveNetwork { network } => network::remove(state, &network),
         Command::CreateService { spec } => service::create(state, now, spec),
         Command::ScaleService { service, replicas } => service::scale(state, &service, replicas),
-        Command::UpdateService { service, spec, version, force } => {
-            service::update(state, &service, service::Change { spec, version, force })
-        }
+        Command::UpdateService {
+            service,
+            spec,
+            version,
+            force,
+        } => service::update(
+            state,
+            &service,
+            service::Change {
+                spec,
+                version,
+                force,
+            },
+        ),
         Command::RollbackService { service } => service::rollback(state, &service),
         Command::ReplaceTask { task } => task::replace(state, now, &task),
         Command::RemoveService { service } => service::remove(state, &service),

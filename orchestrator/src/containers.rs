@@ -1,4 +1,5 @@
-//! Containers of others: which of them are placed, what leads to them, and what their host must know.
+//! Containers of others: which of them are placed, what leads to them, and what their host must
+//! know.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,8 +8,9 @@ use std::{
 
 use ipam::Owner;
 use model::{
-    Balance, Container, ContainerConfig, ContainerEndpoint, ContainerKey, EndpointConfig, EndpointId, NetworkId,
-    NodeConfig, NodeId, PublishedConfig, Publisher, Sandbox, SandboxId, Service,
+    Balance, Container, ContainerConfig, ContainerEndpoint, ContainerKey, EndpointConfig,
+    EndpointId, NetworkId, NodeConfig, NodeId, PublishedConfig, Publisher, Sandbox, SandboxId,
+    Service,
 };
 use sha2::{Digest, Sha256};
 
@@ -19,21 +21,30 @@ use crate::{
 
 impl State {
     pub(crate) fn find_container(&self, key: &ContainerKey) -> Option<&Container> {
-        self.containers.values().find(|container| container.key == *key)
+        self.containers
+            .values()
+            .find(|container| container.key == *key)
     }
 
     /// Those that are somewhere. Of the others no host knows: only their addresses are held.
     pub(crate) fn placed(&self) -> impl Iterator<Item = (&Container, &Sandbox)> {
-        self.containers.values().filter_map(|container| Some((container, container.sandbox.as_ref()?)))
+        self.containers
+            .values()
+            .filter_map(|container| Some((container, container.sandbox.as_ref()?)))
     }
 
     pub(crate) fn placed_on(&self, node: NodeId) -> impl Iterator<Item = (&Container, &Sandbox)> {
-        self.placed().filter(move |(container, _)| container.key.node == node)
+        self.placed()
+            .filter(move |(container, _)| container.key.node == node)
     }
 
     /// Whose an address is, for people.
     pub(crate) fn describe(&self, owner: Owner) -> String {
-        let service = |id| self.services.get(&id).map_or_else(String::new, |record| record.service.spec.name.clone());
+        let service = |id| {
+            self.services
+                .get(&id)
+                .map_or_else(String::new, |record| record.service.spec.name.clone())
+        };
         match owner {
             Owner::Gateway => "the network's gateway".to_owned(),
             Owner::Vip(id) => format!("service {:?} as its virtual IP", service(id)),
@@ -41,7 +52,12 @@ impl State {
             Owner::Node(node) => format!("host {:?}", self.hostname(node)),
             Owner::Container(id) => match self.containers.get(&id) {
                 Some(held) => {
-                    format!("{} container {:?} on {}", held.key.runtime, held.name(), self.hostname(held.key.node))
+                    format!(
+                        "{} container {:?} on {}",
+                        held.key.runtime,
+                        held.name(),
+                        self.hostname(held.key.node)
+                    )
                 }
                 None => owner.to_string(),
             },
@@ -49,15 +65,28 @@ impl State {
     }
 }
 
-/// The namespace at this path of the host; where it is known which, others that have had the path are others.
+/// The namespace at this path of the host; where it is known which, others that have had the path
+/// are others.
 pub(crate) fn sandbox_id(node: NodeId, sandbox: &Sandbox) -> SandboxId {
-    let identity = sandbox.identity.iter().flat_map(|identity| ["\0", identity]).collect::<String>();
-    let digest = Sha256::new().chain_update(node.0.to_be_bytes()).chain_update(&sandbox.path);
+    let identity = sandbox
+        .identity
+        .iter()
+        .flat_map(|identity| ["\0", identity])
+        .collect::<String>();
+    let digest = Sha256::new()
+        .chain_update(node.0.to_be_bytes())
+        .chain_update(&sandbox.path);
     let digest = digest.chain_update(identity).finalize();
-    SandboxId(digest.iter().take(8).fold(0, |id, &byte| id << 8 | u64::from(byte)))
+    SandboxId(
+        digest
+            .iter()
+            .take(8)
+            .fold(0, |id, &byte| id << 8 | u64::from(byte)),
+    )
 }
 
-/// The containers that say that they belong to a service, by network and the service's name in lower case.
+/// The containers that say that they belong to a service, by network and the service's name in
+/// lower case.
 pub(crate) struct Members<'a>(BTreeMap<(NetworkId, String), Vec<&'a Container>>);
 
 impl<'a> Members<'a> {
@@ -65,19 +94,29 @@ impl<'a> Members<'a> {
         let mut members: BTreeMap<_, Vec<&Container>> = BTreeMap::new();
         for (container, _) in state.placed() {
             if let Some(service) = &container.traits.service {
-                members.entry((container.network, service.to_ascii_lowercase())).or_default().push(container);
+                members
+                    .entry((container.network, service.to_ascii_lowercase()))
+                    .or_default()
+                    .push(container);
             }
         }
         Self(members)
     }
 
     /// Those of a service on one of its networks.
-    pub(crate) fn of_service(&self, service: &Service, network: NetworkId) -> impl Iterator<Item = &'a Container> {
-        let found = self.0.get(&(network, service.spec.name.to_ascii_lowercase()));
+    pub(crate) fn of_service(
+        &self,
+        service: &Service,
+        network: NetworkId,
+    ) -> impl Iterator<Item = &'a Container> {
+        let found = self
+            .0
+            .get(&(network, service.spec.name.to_ascii_lowercase()));
         found.into_iter().flatten().copied()
     }
 
-    /// Where a service leads of them, and the weights: what is not ready keeps the connections that it has.
+    /// Where a service leads of them, and the weights: what is not ready keeps the connections that
+    /// it has.
     pub(crate) fn real_servers(
         &self,
         state: &State,
@@ -85,11 +124,23 @@ impl<'a> Members<'a> {
         network: NetworkId,
         counts: impl Fn(NodeId) -> bool,
     ) -> BTreeMap<IpAddr, u16> {
-        let reachable = self.of_service(service, network).filter(|container| is_reachable(state, container));
+        let reachable = self
+            .of_service(service, network)
+            .filter(|container| is_reachable(state, container));
         let counting = reachable.filter(|container| counts(container.key.node));
-        let weight = |container: &Container| if container.traits.unready || service.removing { KEEPS } else { TAKES };
-        let weighted =
-            counting.flat_map(|container| container.addresses.iter().map(move |address| (*address, weight(container))));
+        let weight = |container: &Container| {
+            if container.traits.unready || service.removing {
+                KEEPS
+            } else {
+                TAKES
+            }
+        };
+        let weighted = counting.flat_map(|container| {
+            container
+                .addresses
+                .iter()
+                .map(move |address| (*address, weight(container)))
+        });
         weighted.collect()
     }
 }
@@ -100,41 +151,81 @@ pub(crate) fn is_reachable(state: &State, container: &Container) -> bool {
 
 /// The networks that a host has part in because of them.
 pub(crate) fn networks_on(state: &State, node: NodeId) -> BTreeSet<NetworkId> {
-    state.placed_on(node).map(|(container, _)| container.network).collect()
+    state
+        .placed_on(node)
+        .map(|(container, _)| container.network)
+        .collect()
 }
 
-/// What a view has of the containers on these networks: the endpoints of all hosts, and of the host itself what is
-/// in its namespaces and behind its ports.
+/// What a view has of the containers on these networks: the endpoints of all hosts, and of the host
+/// itself what is in its namespaces and behind its ports.
 pub(crate) fn project(config: &mut NodeConfig, state: &State, networks: &BTreeSet<NetworkId>) {
-    let near = state.placed().filter(|(container, _)| networks.contains(&container.network));
-    config.endpoints.extend(near.map(|(container, sandbox)| endpoint(container, sandbox)));
+    let near = state
+        .placed()
+        .filter(|(container, _)| networks.contains(&container.network));
+    config
+        .endpoints
+        .extend(near.map(|(container, sandbox)| endpoint(container, sandbox)));
     config.containers = containers(state, config.node);
     for (container, _) in state.placed_on(config.node) {
-        let real_servers: BTreeMap<IpAddr, u16> = container.addresses.iter().map(|held| (*held, TAKES)).collect();
+        let real_servers: BTreeMap<IpAddr, u16> = container
+            .addresses
+            .iter()
+            .map(|held| (*held, TAKES))
+            .collect();
         for (place, spec) in container.traits.publish.iter().enumerate() {
             let (owner, spec) = (format!("container {}", container.name()), spec.clone());
             let (network, real_servers) = (container.network, real_servers.clone());
             let balance = Balance::default();
-            let published = PublishedConfig { owner, network, spec, balance, real_servers };
-            config.published.insert((Publisher::Container(container.id), format!("{place:03}")), published);
+            let published = PublishedConfig {
+                owner,
+                network,
+                spec,
+                balance,
+                real_servers,
+            };
+            config.published.insert(
+                (Publisher::Container(container.id), format!("{place:03}")),
+                published,
+            );
         }
     }
 }
 
 pub(crate) fn endpoint(container: &Container, sandbox: &Sandbox) -> (EndpointId, EndpointConfig) {
-    let Container { network, mac, ref addresses, .. } = *container;
+    let Container {
+        network,
+        mac,
+        ref addresses,
+        ..
+    } = *container;
     let node = container.key.node;
     let sandbox = sandbox_id(node, sandbox);
-    (container.id, EndpointConfig { network, node, sandbox, addresses: addresses.clone(), mac })
+    (
+        container.id,
+        EndpointConfig {
+            network,
+            node,
+            sandbox,
+            addresses: addresses.clone(),
+            mac,
+        },
+    )
 }
 
 /// One for each namespace of the host.
 fn containers(state: &State, node: NodeId) -> BTreeMap<SandboxId, ContainerConfig> {
     let mut found: BTreeMap<SandboxId, Vec<(&Container, &Sandbox)>> = BTreeMap::new();
     for (container, sandbox) in state.placed_on(node) {
-        found.entry(sandbox_id(node, sandbox)).or_default().push((container, sandbox));
+        found
+            .entry(sandbox_id(node, sandbox))
+            .or_default()
+            .push((container, sandbox));
     }
-    found.into_iter().filter_map(|(id, joints)| Some((id, container(joints)?))).collect()
+    found
+        .into_iter()
+        .filter_map(|(id, joints)| Some((id, container(joints)?)))
+        .collect()
 }
 
 fn container(mut joints: Vec<(&Container, &Sandbox)>) -> Option<ContainerConfig> {
@@ -153,8 +244,12 @@ fn container(mut joints: Vec<(&Container, &Sandbox)>) -> Option<ContainerConfig>
         runtime: first.key.runtime,
         name: first.name(),
         path: sandbox.path.clone(),
-        identity: joints.iter().find_map(|(_, sandbox)| sandbox.identity.clone()),
+        identity: joints
+            .iter()
+            .find_map(|(_, sandbox)| sandbox.identity.clone()),
         endpoints: joints.iter().map(endpoint).collect(),
-        leaves_elsewhere: joints.iter().any(|(joint, _)| joint.traits.leaves_elsewhere),
+        leaves_elsewhere: joints
+            .iter()
+            .any(|(joint, _)| joint.traits.leaves_elsewhere),
     })
 }

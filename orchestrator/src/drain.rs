@@ -1,7 +1,10 @@
-//! How a task is stopped by plan (promise P8): it is withdrawn, so that nothing new is led to it; once every balancer
-//! knows, its connections run out; only then it is asked to stop. What takes no traffic stops at once.
+//! How a task is stopped by plan (promise P8): it is withdrawn, so that nothing new is led to it;
+//! once every balancer knows, its connections run out; only then it is asked to stop. What takes no
+//! traffic stops at once.
 
-use model::{Command, EndpointMode, Millis, NodeStatus, Outcome, Response, Service, TaskId, TaskState};
+use model::{
+    Command, EndpointMode, Millis, NodeStatus, Outcome, Response, Service, TaskId, TaskState,
+};
 
 use crate::{
     acknowledged,
@@ -10,13 +13,16 @@ use crate::{
     update,
 };
 
-/// A host that answers, but whose kernel does not take what it is told, holds nothing up for longer, in milliseconds.
+/// A host that answers, but whose kernel does not take what it is told, holds nothing up for
+/// longer, in milliseconds.
 pub(crate) const PATIENCE: Millis = 30_000;
-/// For so long, in milliseconds, clients may use the address that a name without a virtual IP led to (promise P9).
+/// For so long, in milliseconds, clients may use the address that a name without a virtual IP led
+/// to (promise P9).
 const NAME_TTL: Millis = 5_000;
 
-/// The next command towards this task's end; none where something is waited for, or all has been said.
-/// `is_known` says whether every host that leads traffic to a service has heard of a log index.
+/// The next command towards this task's end; none where something is waited for, or all has been
+/// said. `is_known` says whether every host that leads traffic to a service has heard of a log
+/// index.
 pub(crate) fn next(
     state: &State,
     record: &TaskRecord,
@@ -34,15 +40,24 @@ pub(crate) fn next(
     let is_new = |since: Millis| since <= now;
     match &record.withdrawal {
         None => Some(Command::WithdrawTask { task }),
-        // Stamped by another leader, whose clock was ahead: what is left of the time is not known, so it begins anew.
-        Some(Withdrawal { since, draining: None, .. }) if !is_new(*since) => Some(Command::WithdrawTask { task }),
-        Some(Withdrawal { draining: Some(Draining { since, .. }), .. }) if !is_new(*since) => {
-            Some(Command::DrainTask { task })
-        }
+        // Stamped by another leader, whose clock was ahead: what is left of the time is not known,
+        // so it begins anew.
+        Some(Withdrawal {
+            since,
+            draining: None,
+            ..
+        }) if !is_new(*since) => Some(Command::WithdrawTask { task }),
+        Some(Withdrawal {
+            draining: Some(Draining { since, .. }),
+            ..
+        }) if !is_new(*since) => Some(Command::DrainTask { task }),
         Some(withdrawal) => {
-            let by_all = || service_of(state, record).is_none_or(|service| is_known(service, withdrawal.index));
+            let by_all = || {
+                service_of(state, record).is_none_or(|service| is_known(service, withdrawal.index))
+            };
             let is_over = || has_passed(withdrawal.since, now, PATIENCE);
-            (withdrawal.draining.is_none() && (by_all() || is_over())).then_some(Command::DrainTask { task })
+            (withdrawal.draining.is_none() && (by_all() || is_over()))
+                .then_some(Command::DrainTask { task })
         }
     }
 }
@@ -52,11 +67,17 @@ pub(crate) fn may_stop(state: &State, record: &TaskRecord, now: Millis) -> bool 
     if !takes_traffic(state, record) {
         return true;
     }
-    let Some(draining) = record.withdrawal.as_ref().and_then(|withdrawal| withdrawal.draining.as_ref()) else {
+    let Some(draining) = record
+        .withdrawal
+        .as_ref()
+        .and_then(|withdrawal| withdrawal.draining.as_ref())
+    else {
         return false;
     };
-    let by_name = service_of(state, record).is_some_and(|service| service.spec.endpoint_mode == EndpointMode::Dnsrr);
-    let is_quiet = draining.connections == Some(0) && (!by_name || has_passed(draining.since, now, NAME_TTL));
+    let by_name = service_of(state, record)
+        .is_some_and(|service| service.spec.endpoint_mode == EndpointMode::Dnsrr);
+    let is_quiet =
+        draining.connections == Some(0) && (!by_name || has_passed(draining.since, now, NAME_TTL));
     is_quiet || draining.since <= now && has_passed(draining.since, now, record.task.spec.drain)
 }
 
@@ -65,13 +86,20 @@ pub(crate) fn withdraw(state: &mut State, now: Millis, id: TaskId) -> Response {
     let index = state.index;
     let is_due = state.tasks.get(&id).is_some_and(|record| {
         let command = next(state, record, TaskState::Remove, now, |_, _| false);
-        matches!(command, Some(Command::WithdrawTask { .. })) && update::must_leave(state, record, now)
+        matches!(command, Some(Command::WithdrawTask { .. }))
+            && update::must_leave(state, record, now)
     });
     let record = state.tasks.get_mut(&id).filter(|_| is_due);
     let record = record.ok_or_else(|| outdated(format!("task {id} is not to be withdrawn now")))?;
     match &mut record.withdrawal {
         Some(withdrawal) => withdrawal.since = now,
-        none => *none = Some(Withdrawal { index, since: now, draining: None }),
+        none => {
+            *none = Some(Withdrawal {
+                index,
+                since: now,
+                draining: None,
+            })
+        }
     }
     Ok(Outcome::Task(id))
 }
@@ -79,15 +107,26 @@ pub(crate) fn withdraw(state: &mut State, now: Millis, id: TaskId) -> Response {
 /// Every balancer knows that a task is withdrawn: what it still has runs out from now on.
 pub(crate) fn drain(state: &mut State, now: Millis, id: TaskId) -> Response {
     let is_due = state.tasks.get(&id).is_some_and(|record| {
-        let is_known = |service: &Service, index| acknowledged::behind(state, service, index).is_empty();
+        let is_known =
+            |service: &Service, index| acknowledged::behind(state, service, index).is_empty();
         let command = next(state, record, TaskState::Remove, now, is_known);
         matches!(command, Some(Command::DrainTask { .. }))
     });
-    let withdrawal = state.tasks.get_mut(&id).filter(|_| is_due).and_then(|record| record.withdrawal.as_mut());
-    let withdrawal = withdrawal.ok_or_else(|| outdated(format!("task {id} is not to be drained now")))?;
+    let withdrawal = state
+        .tasks
+        .get_mut(&id)
+        .filter(|_| is_due)
+        .and_then(|record| record.withdrawal.as_mut());
+    let withdrawal =
+        withdrawal.ok_or_else(|| outdated(format!("task {id} is not to be drained now")))?;
     match &mut withdrawal.draining {
         Some(draining) => draining.since = now,
-        none => *none = Some(Draining { since: now, connections: None }),
+        none => {
+            *none = Some(Draining {
+                since: now,
+                connections: None,
+            })
+        }
     }
     Ok(Outcome::Task(id))
 }
@@ -97,12 +136,24 @@ pub(crate) fn message(state: &State, record: &TaskRecord) -> Option<String> {
     let withdrawal = record.withdrawal.as_ref().filter(|_| record.is_running())?;
     Some(match &withdrawal.draining {
         None => {
-            let late = service_of(state, record).map(|service| acknowledged::behind(state, service, withdrawal.index));
-            format!("withdrawn: waits until {} knows", late.unwrap_or_default().join(", "))
+            let late = service_of(state, record)
+                .map(|service| acknowledged::behind(state, service, withdrawal.index));
+            format!(
+                "withdrawn: waits until {} knows",
+                late.unwrap_or_default().join(", ")
+            )
         }
-        Some(Draining { connections: None, .. }) => "draining".to_owned(),
-        Some(Draining { connections: Some(1), .. }) => "draining: 1 connection".to_owned(),
-        Some(Draining { connections: Some(count), .. }) => format!("draining: {count} connections"),
+        Some(Draining {
+            connections: None, ..
+        }) => "draining".to_owned(),
+        Some(Draining {
+            connections: Some(1),
+            ..
+        }) => "draining: 1 connection".to_owned(),
+        Some(Draining {
+            connections: Some(count),
+            ..
+        }) => format!("draining: {count} connections"),
     })
 }
 
@@ -114,5 +165,8 @@ fn takes_traffic(state: &State, record: &TaskRecord) -> bool {
 }
 
 fn service_of<'a>(state: &'a State, record: &TaskRecord) -> Option<&'a Service> {
-    state.services.get(&record.task.service).map(|record| &record.service)
+    state
+        .services
+        .get(&record.task.service)
+        .map(|record| &record.service)
 }

@@ -1,11 +1,13 @@
-//! The keys of encrypted networks: what they are derived from, which association each pair of hosts has, and how one
-//! key follows another: all accept the new one, then all send with it, then the old one goes.
+//! The keys of encrypted networks: what they are derived from, which association each pair of hosts
+//! has, and how one key follows another: all accept the new one, then all send with it, then the
+//! old one goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hkdf::Hkdf;
 use model::{
-    Association, Epoch, EpochKey, EspKey, Kind, Millis, Node, NodeId, Outcome, PeerKeys, Refusal, Response, Spi,
+    Association, Epoch, EpochKey, EspKey, Kind, Millis, Node, NodeId, Outcome, PeerKeys, Refusal,
+    Response, Spi,
 };
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -17,11 +19,13 @@ use crate::{
 
 /// A key is used for so long, in milliseconds, unless the user changes it before.
 const LIFETIME: Millis = 12 * 60 * 60 * 1000;
-/// A host that is down holds a change of keys up for so long, in milliseconds: it may only be cut off from managers.
+/// A host that is down holds a change of keys up for so long, in milliseconds: it may only be cut
+/// off from managers.
 const HOLD: Millis = 10 * 60 * 1000;
 /// Once nobody sends with a key, what is still on its way is accepted for so long, in milliseconds.
 const LINGER: Millis = 3_000;
-/// What our keys are derived for, so that nothing else derived from the same secret is ever the same.
+/// What our keys are derived for, so that nothing else derived from the same secret is ever the
+/// same.
 const PURPOSE: &[u8] = b"netd esp rfc4106(gcm(aes)) 256";
 
 /// All keys of a cluster. Empty while no network is encrypted.
@@ -64,35 +68,66 @@ impl Phase {
     fn start(self) -> Option<(u64, Millis)> {
         match self {
             Phase::Steady => None,
-            Phase::Accepting { index, since } | Phase::Sending { index, since } => Some((index, since)),
+            Phase::Accepting { index, since } | Phase::Sending { index, since } => {
+                Some((index, since))
+            }
         }
     }
 }
 
 /// A new key for the user, or for `step` when the old one has served its time.
 pub(crate) fn rotate(state: &mut State, now: Millis, chance: Option<EpochKey>) -> Response {
-    if !state.networks.values().any(|network| network.spec.encrypted) {
+    if !state
+        .networks
+        .values()
+        .any(|network| network.spec.encrypted)
+    {
         let next = "`swarmctl network create --encrypted NAME` makes one";
-        return Err(Refusal::new(Kind::Precondition, "no network is encrypted, so there are no keys", next));
+        return Err(Refusal::new(
+            Kind::Precondition,
+            "no network is encrypted, so there are no keys",
+            next,
+        ));
     }
     if let Some((index, _)) = state.keys.phase.start() {
-        let hosts = behind(state, index).map(|node| node.hostname.as_str()).collect::<Vec<_>>().join(", ");
-        let waits = if hosts.is_empty() { "ends in a moment".to_owned() } else { format!("waits for {hosts}") };
+        let hosts = behind(state, index)
+            .map(|node| node.hostname.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
+        let waits = if hosts.is_empty() {
+            "ends in a moment".to_owned()
+        } else {
+            format!("waits for {hosts}")
+        };
         let next = "try again once it is done; `swarmctl node ls` shows how the hosts stand";
-        return Err(Refusal::new(Kind::Precondition, format!("a change of keys is under way: it {waits}"), next));
+        return Err(Refusal::new(
+            Kind::Precondition,
+            format!("a change of keys is under way: it {waits}"),
+            next,
+        ));
     }
     begin(state, now, made_of(chance)?);
-    state.keys.phase = Phase::Accepting { index: state.index, since: now };
+    state.keys.phase = Phase::Accepting {
+        index: state.index,
+        since: now,
+    };
     Ok(Outcome::Done)
 }
 
 /// Another step of a change of keys, if every host has taken the last one.
 pub(crate) fn advance(state: &mut State, now: Millis) -> Response {
     if !is_taken(state, now) {
-        return Err(outdated("no change of keys is under way, or not every host is ready for its next step"));
+        return Err(outdated(
+            "no change of keys is under way, or not every host is ready for its next step",
+        ));
     }
     match state.keys.phase {
-        Phase::Accepting { .. } => state.keys.phase = Phase::Sending { index: state.index, since: now },
+        Phase::Accepting { .. } => {
+            state.keys.phase = Phase::Sending {
+                index: state.index,
+                since: now,
+            }
+        }
         Phase::Steady | Phase::Sending { .. } => {
             let newest = state.keys.epochs.pop_last();
             state.keys.epochs = newest.into_iter().collect();
@@ -106,7 +141,11 @@ pub(crate) fn advance(state: &mut State, now: Millis) -> Response {
 pub(crate) fn made_of(chance: Option<EpochKey>) -> Result<EpochKey, Refusal> {
     chance.ok_or_else(|| {
         let cause = "the leader gave no random bits to make keys of";
-        Refusal::new(Kind::Precondition, cause, "run the same version of netd on all managers")
+        Refusal::new(
+            Kind::Precondition,
+            cause,
+            "run the same version of netd on all managers",
+        )
     })
 }
 
@@ -114,7 +153,12 @@ pub(crate) fn made_of(chance: Option<EpochKey>) -> Result<EpochKey, Refusal> {
 pub(crate) fn begin(state: &mut State, now: Millis, key: EpochKey) {
     let keys = &mut state.keys;
     keys.last += 1;
-    let secrets = Secrets { key, senders: BTreeMap::new(), renewed: BTreeMap::new(), since: now };
+    let secrets = Secrets {
+        key,
+        senders: BTreeMap::new(),
+        renewed: BTreeMap::new(),
+        since: now,
+    };
     keys.epochs.insert(Epoch(keys.last), secrets);
     state.nodes.keys().for_each(|node| keys.admit(*node));
 }
@@ -123,15 +167,23 @@ pub(crate) fn begin(state: &mut State, now: Millis, key: EpochKey) {
 pub(crate) fn step(state: &State, now: Millis) -> Option<model::Command> {
     let newest = state.keys.epochs.values().next_back()?;
     match state.keys.phase {
-        Phase::Steady => has_passed(newest.since, now, LIFETIME).then_some(model::Command::RotateKeys),
-        Phase::Accepting { .. } | Phase::Sending { .. } => is_taken(state, now).then_some(model::Command::AdvanceKeys),
+        Phase::Steady => {
+            has_passed(newest.since, now, LIFETIME).then_some(model::Command::RotateKeys)
+        }
+        Phase::Accepting { .. } | Phase::Sending { .. } => {
+            is_taken(state, now).then_some(model::Command::AdvanceKeys)
+        }
     }
 }
 
-/// Whether every host that has keys has taken the last step of a change of keys, or is down for too long to wait for.
+/// Whether every host that has keys has taken the last step of a change of keys, or is down for too
+/// long to wait for.
 fn is_taken(state: &State, now: Millis) -> bool {
-    let Some((index, since)) = state.keys.phase.start() else { return false };
-    let lingers = matches!(state.keys.phase, Phase::Sending { .. }) && !has_passed(since, now, LINGER);
+    let Some((index, since)) = state.keys.phase.start() else {
+        return false;
+    };
+    let lingers =
+        matches!(state.keys.phase, Phase::Sending { .. }) && !has_passed(since, now, LINGER);
     let given_up = has_passed(since, now, HOLD);
     !lingers && behind(state, index).all(|node| given_up && state.is_down(node.id))
 }
@@ -139,7 +191,10 @@ fn is_taken(state: &State, now: Millis) -> bool {
 /// The hosts with keys whose kernel is older than this log index.
 fn behind(state: &State, index: u64) -> impl Iterator<Item = &Node> {
     let holders = project::key_holders(state);
-    state.nodes.values().filter(move |node| node.applied < index && holders.contains(&node.id))
+    state
+        .nodes
+        .values()
+        .filter(move |node| node.applied < index && holders.contains(&node.id))
 }
 
 impl Keys {
@@ -152,7 +207,9 @@ impl Keys {
     pub(crate) fn admit(&mut self, node: NodeId) {
         for secrets in self.epochs.values_mut() {
             if !secrets.senders.contains_key(&node) {
-                secrets.senders.extend(number(&mut self.numbers).map(|spi| (node, spi)));
+                secrets
+                    .senders
+                    .extend(number(&mut self.numbers).map(|spi| (node, spi)));
             }
         }
     }
@@ -162,7 +219,10 @@ impl Keys {
         for secrets in self.epochs.values_mut() {
             secrets.senders.remove(&node);
             secrets.renewed.remove(&node);
-            secrets.renewed.values_mut().for_each(|receivers| receivers.retain(|receiver, _| *receiver != node));
+            secrets
+                .renewed
+                .values_mut()
+                .for_each(|receivers| receivers.retain(|receiver, _| *receiver != node));
         }
     }
 
@@ -172,11 +232,16 @@ impl Keys {
         self.phase = Phase::Steady;
     }
 
-    /// Another association in place of each that this host has lost. One that has been replaced already is not again.
+    /// Another association in place of each that this host has lost. One that has been replaced
+    /// already is not again.
     pub(crate) fn renew(&mut self, node: NodeId, lost: &BTreeSet<(NodeId, Spi)>) {
         for &(peer, spi) in lost {
             for (from, to) in [(node, peer), (peer, node)] {
-                for secrets in self.epochs.values_mut().filter(|secrets| secrets.spi(from, to) == Some(spi)) {
+                for secrets in self
+                    .epochs
+                    .values_mut()
+                    .filter(|secrets| secrets.spi(from, to) == Some(spi))
+                {
                     let fresh = number(&mut self.numbers).map(|spi| (to, spi));
                     secrets.renewed.entry(from).or_default().extend(fresh);
                 }
@@ -186,8 +251,16 @@ impl Keys {
 
     /// What `node` needs to speak with `peers`.
     pub(crate) fn of(&self, node: NodeId, peers: &BTreeSet<NodeId>) -> BTreeMap<NodeId, PeerKeys> {
-        let sources: Vec<Source<'_>> = self.epochs.iter().map(|(epoch, secrets)| Source::of(*epoch, secrets)).collect();
-        let between = |from, to| sources.iter().filter_map(move |source| source.association(from, to));
+        let sources: Vec<Source<'_>> = self
+            .epochs
+            .iter()
+            .map(|(epoch, secrets)| Source::of(*epoch, secrets))
+            .collect();
+        let between = |from, to| {
+            sources
+                .iter()
+                .filter_map(move |source| source.association(from, to))
+        };
         let keys = |peer: NodeId| {
             let mut send: Vec<Association> = between(node, peer).collect();
             match self.phase {
@@ -195,7 +268,10 @@ impl Keys {
                 // What was sent with the old key is on its way still.
                 Phase::Steady | Phase::Sending { .. } => send.reverse(),
             }
-            PeerKeys { send, accept: between(peer, node).collect() }
+            PeerKeys {
+                send,
+                accept: between(peer, node).collect(),
+            }
         };
         peers.iter().map(|&peer| (peer, keys(peer))).collect()
     }
@@ -210,7 +286,10 @@ fn number(given: &mut u32) -> Option<Spi> {
 
 impl Secrets {
     fn spi(&self, from: NodeId, to: NodeId) -> Option<Spi> {
-        let own = self.renewed.get(&from).and_then(|receivers| receivers.get(&to));
+        let own = self
+            .renewed
+            .get(&from)
+            .and_then(|receivers| receivers.get(&to));
         own.or_else(|| self.senders.get(&from)).copied()
     }
 }
@@ -224,7 +303,11 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn of(epoch: Epoch, secrets: &'a Secrets) -> Self {
-        Self { epoch, secrets, derive: Hkdf::new(None, secrets.key.secret()) }
+        Self {
+            epoch,
+            secrets,
+            derive: Hkdf::new(None, secrets.key.secret()),
+        }
     }
 
     fn association(&self, from: NodeId, to: NodeId) -> Option<Association> {
@@ -232,7 +315,13 @@ impl<'a> Source<'a> {
         let (epoch, number) = (self.epoch.0.to_be_bytes(), spi.0.to_be_bytes());
         let (from, to) = (from.0.to_be_bytes(), to.0.to_be_bytes());
         let mut key = [0; 36];
-        self.derive.expand_multi_info(&[PURPOSE, &epoch, &number, &from, &to], &mut key).ok()?;
-        Some(Association { spi, epoch: self.epoch, key: EspKey::new(key) })
+        self.derive
+            .expand_multi_info(&[PURPOSE, &epoch, &number, &from, &to], &mut key)
+            .ok()?;
+        Some(Association {
+            spi,
+            epoch: self.epoch,
+            key: EspKey::new(key),
+        })
     }
 }

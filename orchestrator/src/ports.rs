@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use ipam::Owner;
 use model::{
-    Container, Driver, Kind, NetworkId, NodeId, Protocol, PublishAt, PublishMode, PublishSpec, Refusal, ServiceId,
-    ServiceSpec, Task,
+    Container, Driver, Kind, NetworkId, NodeId, Protocol, PublishAt, PublishMode, PublishSpec,
+    Refusal, ServiceId, ServiceSpec, Task,
 };
 
 use crate::{record::ServiceRecord, state::State, validate::range};
@@ -16,12 +16,16 @@ pub(crate) const INGRESS: &str = "ingress";
 /// The network that a service's published ports lead to: the first overlay that has a way out.
 pub(crate) fn network(state: &State, networks: &[NetworkId]) -> Option<NetworkId> {
     let leads_out = |id: &&NetworkId| {
-        state.networks.get(id).is_some_and(|found| found.spec.driver == Driver::Overlay && !found.spec.internal)
+        state
+            .networks
+            .get(id)
+            .is_some_and(|found| found.spec.driver == Driver::Overlay && !found.spec.internal)
     };
     networks.iter().find(leads_out).copied()
 }
 
-/// Refuses ports that lead nowhere, and ports that somebody else has. `own` is the service itself, if it is there already.
+/// Refuses ports that lead nowhere, and ports that somebody else has. `own` is the service itself,
+/// if it is there already.
 pub(crate) fn check(
     state: &State,
     spec: &ServiceSpec,
@@ -32,9 +36,11 @@ pub(crate) fn check(
         return Ok(());
     }
     if !networks.is_empty() && network(state, networks).is_none() {
-        let cause = format!("ports of service {:?} cannot be published: none of its networks leads there", spec.name);
-        let next =
-            "attach it also to an overlay network that is not internal, or to none to get the network \"ingress\"";
+        let cause = format!(
+            "ports of service {:?} cannot be published: none of its networks leads there",
+            spec.name
+        );
+        let next = "attach it also to an overlay network that is not internal, or to none to get the network \"ingress\"";
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     spec.publish.iter().try_for_each(|port| {
@@ -48,23 +54,47 @@ pub(crate) fn check(
 pub(crate) fn check_container(state: &State, container: &Container) -> Result<(), Refusal> {
     let (name, node) = (container.name(), container.key.node);
     if !container.traits.publish.is_empty() && network(state, &[container.network]).is_none() {
-        let cause = format!("ports of container {name:?} cannot be published: its network does not lead there");
-        return Err(Refusal::new(Kind::Precondition, cause, "attach it to an overlay network that is not internal"));
+        let cause = format!(
+            "ports of container {name:?} cannot be published: its network does not lead there"
+        );
+        return Err(Refusal::new(
+            Kind::Precondition,
+            cause,
+            "attach it to an overlay network that is not internal",
+        ));
     }
     container.traits.publish.iter().try_for_each(|port| {
         is_not_ours(state, port)?;
         let everywhere = state.services.values().map(|record| &record.service.spec);
-        let mut everywhere = everywhere.flat_map(|spec| spec.publish.iter().map(move |other| (spec, other)));
-        let by_service = everywhere.find(|(_, other)| other.mode == PublishMode::Ingress && other.overlaps(port));
+        let mut everywhere =
+            everywhere.flat_map(|spec| spec.publish.iter().map(move |other| (spec, other)));
+        let by_service = everywhere
+            .find(|(_, other)| other.mode == PublishMode::Ingress && other.overlaps(port));
         let by_service = by_service.map(|(spec, _)| format!("service {:?}", spec.name));
         let tasks: Vec<&Task> = state.tasks_on(node).map(|record| &record.task).collect();
         let by_task = || holder(state, port, &tasks).map(|name| format!("task {name}"));
-        let others = || state.containers.values().filter(|other| other.key.node == node && other.id != container.id);
-        match by_service.or_else(by_task).or_else(|| container_at(state, port, others())) {
+        let others = || {
+            state
+                .containers
+                .values()
+                .filter(|other| other.key.node == node && other.id != container.id)
+        };
+        match by_service
+            .or_else(by_task)
+            .or_else(|| container_at(state, port, others()))
+        {
             None => Ok(()),
             Some(holder) => {
-                let cause = format!("port {} of {} is taken by {holder}", range(port), state.hostname(node));
-                Err(Refusal::new(Kind::Conflict, cause, "publish at another port or address"))
+                let cause = format!(
+                    "port {} of {} is taken by {holder}",
+                    range(port),
+                    state.hostname(node)
+                );
+                Err(Refusal::new(
+                    Kind::Conflict,
+                    cause,
+                    "publish at another port or address",
+                ))
             }
         }
     })
@@ -72,10 +102,19 @@ pub(crate) fn check_container(state: &State, container: &Container) -> Result<()
 
 /// A service's port that every host has must not be a container's on any.
 fn is_no_containers(state: &State, port: &PublishSpec) -> Result<(), Refusal> {
-    let containers = state.containers.values().filter(|_| port.mode == PublishMode::Ingress);
-    let Some(holder) = container_at(state, port, containers) else { return Ok(()) };
+    let containers = state
+        .containers
+        .values()
+        .filter(|_| port.mode == PublishMode::Ingress);
+    let Some(holder) = container_at(state, port, containers) else {
+        return Ok(());
+    };
     let cause = format!("port {} is published by {holder} already", range(port));
-    Err(Refusal::new(Kind::Conflict, cause, "publish at another port or address, or remove that container"))
+    Err(Refusal::new(
+        Kind::Conflict,
+        cause,
+        "publish at another port or address, or remove that container",
+    ))
 }
 
 /// Which of these containers has such a port, for people.
@@ -84,7 +123,13 @@ fn container_at<'a>(
     port: &PublishSpec,
     mut containers: impl Iterator<Item = &'a Container>,
 ) -> Option<String> {
-    let found = containers.find(|container| container.traits.publish.iter().any(|other| other.overlaps(port)))?;
+    let found = containers.find(|container| {
+        container
+            .traits
+            .publish
+            .iter()
+            .any(|other| other.overlaps(port))
+    })?;
     Some(state.describe(Owner::Container(found.id)))
 }
 
@@ -96,7 +141,13 @@ fn holder(state: &State, port: &PublishSpec, tasks: &[&Task]) -> Option<String> 
 
 /// What the daemons themselves listen at.
 fn is_not_ours(state: &State, port: &PublishSpec) -> Result<(), Refusal> {
-    let control = state.nodes.values().map(|node| (node.address.port(), Protocol::Tcp, "the cluster's control plane"));
+    let control = state.nodes.values().map(|node| {
+        (
+            node.address.port(),
+            Protocol::Tcp,
+            "the cluster's control plane",
+        )
+    });
     let tunnels = [state.data_path_port, state.data_path_port.saturating_add(1)];
     let tunnels = tunnels.map(|port| (port, Protocol::Udp, "the cluster's tunnels"));
     let has = |&(number, protocol, _): &(u16, Protocol, &str)| {
@@ -106,25 +157,40 @@ fn is_not_ours(state: &State, port: &PublishSpec) -> Result<(), Refusal> {
         None => Ok(()),
         Some((number, protocol, whose)) => {
             let cause = format!("port {number}/{protocol} belongs to {whose}");
-            Err(Refusal::new(Kind::Conflict, cause, "publish at another port"))
+            Err(Refusal::new(
+                Kind::Conflict,
+                cause,
+                "publish at another port",
+            ))
         }
     }
 }
 
-/// Two services may have the same port of hosts that run their tasks: these are then never put on the same one.
-fn is_nobody_elses(state: &State, port: &PublishSpec, own: Option<ServiceId>) -> Result<(), Refusal> {
+/// Two services may have the same port of hosts that run their tasks: these are then never put on
+/// the same one.
+fn is_nobody_elses(
+    state: &State,
+    port: &PublishSpec,
+    own: Option<ServiceId>,
+) -> Result<(), Refusal> {
     let others = state.services.values().map(|record| &record.service);
     let others = others.filter(|service| Some(service.id) != own);
-    let both_on_hosts = |other: &PublishSpec| port.mode == PublishMode::Host && other.mode == PublishMode::Host;
+    let both_on_hosts =
+        |other: &PublishSpec| port.mode == PublishMode::Host && other.mode == PublishMode::Host;
     for service in others {
         let collides = |other: &&PublishSpec| port.overlaps(other) && !both_on_hosts(other);
         if let Some(other) = service.spec.publish.iter().find(collides) {
             let name = &service.spec.name;
-            let cause = format!("port {} is published by service {name:?} already, as {other}", range(port));
+            let cause = format!(
+                "port {} is published by service {name:?} already, as {other}",
+                range(port)
+            );
             let next = match service.removing {
                 true => "that service is being removed; try again in a moment".to_owned(),
                 false => {
-                    format!("publish at another port or address, or remove that service: `swarmctl service rm {name}`")
+                    format!(
+                        "publish at another port or address, or remove that service: `swarmctl service rm {name}`"
+                    )
                 }
             };
             return Err(Refusal::new(Kind::Conflict, cause, next));
@@ -136,28 +202,47 @@ fn is_nobody_elses(state: &State, port: &PublishSpec, own: Option<ServiceId>) ->
 /// The networks that every host has part in, because published ports lead there from all of them.
 pub(crate) fn ingress_networks(state: &State) -> BTreeSet<NetworkId> {
     let services = state.services.values().filter(|record| is_ingress(record));
-    services.filter_map(|record| network(state, &record.service.networks)).collect()
+    services
+        .filter_map(|record| network(state, &record.service.networks))
+        .collect()
 }
 
 /// Whether every host leads to the service's tasks.
 pub(crate) fn is_ingress(record: &ServiceRecord) -> bool {
-    record.service.spec.publish.iter().any(|port| port.mode == PublishMode::Ingress)
+    record
+        .service
+        .spec
+        .publish
+        .iter()
+        .any(|port| port.mode == PublishMode::Ingress)
 }
 
 /// What a service takes of each host that runs a task of it.
 fn host_ports(state: &State, service: ServiceId) -> impl Iterator<Item = &PublishSpec> {
-    let service = state.services.get(&service).map(|record| &record.service.spec);
-    service.into_iter().flat_map(|spec| &spec.publish).filter(|port| port.mode == PublishMode::Host)
+    let service = state
+        .services
+        .get(&service)
+        .map(|record| &record.service.spec);
+    service
+        .into_iter()
+        .flat_map(|spec| &spec.publish)
+        .filter(|port| port.mode == PublishMode::Host)
 }
 
 /// The first port of the task's host that another task or a container has there, with its name.
 pub(crate) fn taken(state: &State, task: &Task, node: NodeId) -> Option<(String, String)> {
     let mut wanted = host_ports(state, task.service).peekable();
     wanted.peek()?;
-    let others: Vec<&Task> =
-        state.tasks_on(node).map(|record| &record.task).filter(|other| other.id != task.id).collect();
-    let containers: Vec<&Container> =
-        state.containers.values().filter(|container| container.key.node == node).collect();
+    let others: Vec<&Task> = state
+        .tasks_on(node)
+        .map(|record| &record.task)
+        .filter(|other| other.id != task.id)
+        .collect();
+    let containers: Vec<&Container> = state
+        .containers
+        .values()
+        .filter(|container| container.key.node == node)
+        .collect();
     let by_container = |port| container_at(state, port, containers.iter().copied());
     let by_any = |port| holder(state, port, &others).or_else(|| by_container(port));
     wanted.find_map(|port| Some((range(port), by_any(port)?)))
@@ -168,7 +253,8 @@ pub(crate) fn may_share(state: &State, one: ServiceId, other: ServiceId) -> bool
     !host_ports(state, one).any(|port| host_ports(state, other).any(|theirs| theirs.overlaps(port)))
 }
 
-/// Where a port is, by name: an address or interface that no host has is no mistake, for one may get it.
+/// Where a port is, by name: an address or interface that no host has is no mistake, for one may
+/// get it.
 pub(crate) fn is_place(at: &PublishAt) -> bool {
     match at {
         PublishAt::Everywhere => true,

@@ -1,4 +1,5 @@
-//! What one host must look like: the part of the state that it has part in, with no choices left in it.
+//! What one host must look like: the part of the state that it has part in, with no choices left in
+//! it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,8 +7,9 @@ use std::{
 };
 
 use model::{
-    EndpointConfig, EndpointId, Network, NetworkConfig, NetworkId, Node, NodeConfig, NodeId, PeerConfig, PeerKeys,
-    PublishMode, PublishedConfig, Publisher, Role, Task, TaskConfig, TaskState, ViewInfo, VirtualServiceConfig,
+    EndpointConfig, EndpointId, Network, NetworkConfig, NetworkId, Node, NodeConfig, NodeId,
+    PeerConfig, PeerKeys, PublishMode, PublishedConfig, Publisher, Role, Task, TaskConfig,
+    TaskState, ViewInfo, VirtualServiceConfig,
 };
 use sha2::{Digest, Sha256};
 
@@ -26,11 +28,17 @@ pub(crate) const KEEPS: u16 = 0;
 const DIGEST_BYTES: usize = 16;
 
 pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
-    let mut config = NodeConfig { generation: state.index, ..NodeConfig::empty(node) };
+    let mut config = NodeConfig {
+        generation: state.index,
+        ..NodeConfig::empty(node)
+    };
     if !state.nodes.contains_key(&node) {
         return config;
     }
-    config.tasks = state.tasks_on(node).map(|record| (record.task.id, task_config(state, record))).collect();
+    config.tasks = state
+        .tasks_on(node)
+        .map(|record| (record.task.id, task_config(state, record)))
+        .collect();
     let members = Members::of(state);
     let mut networks = containers::networks_on(state, node);
     networks.extend(networks_of(state.tasks_on(node).map(|record| &record.task)));
@@ -40,7 +48,12 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
         .filter_map(|id| Some((*id, network_config(state, state.networks.get(id)?)?)))
         .collect();
     for record in state.services.values() {
-        for network in record.service.networks.iter().filter(|network| networks.contains(network)) {
+        for network in record
+            .service
+            .networks
+            .iter()
+            .filter(|network| networks.contains(network))
+        {
             add_service(&mut config, state, record, *network, &members);
         }
         add_published(&mut config, state, record, &members);
@@ -55,10 +68,22 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
 /// A view as others may see it.
 pub fn digests(config: &NodeConfig) -> ViewInfo {
     let digest = |value: serde_json::Value| {
-        Sha256::digest(value.to_string()).iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(value.to_string())
+            .iter()
+            .take(DIGEST_BYTES)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     };
-    let records = config.snapshot().set.into_iter().map(|(key, value)| (key, digest(value))).collect();
-    ViewInfo { generation: config.generation, records }
+    let records = config
+        .snapshot()
+        .set
+        .into_iter()
+        .map(|(key, value)| (key, digest(value)))
+        .collect();
+    ViewInfo {
+        generation: config.generation,
+        records,
+    }
 }
 
 /// The networks that these tasks attach to.
@@ -66,57 +91,90 @@ fn networks_of<'a>(tasks: impl Iterator<Item = &'a Task>) -> impl Iterator<Item 
     tasks.flat_map(|task| task.attachments.iter().map(|attachment| attachment.network))
 }
 
-/// The run that has a slot's addresses. After a lost host has come back there are two for a while: then it is the
-/// newest, the only one that may be meant to run. One on a lost host has them only if nobody else does.
+/// The run that has a slot's addresses. After a lost host has come back there are two for a while:
+/// then it is the newest, the only one that may be meant to run. One on a lost host has them only
+/// if nobody else does.
 pub(crate) fn holder<'a>(state: &'a State, slot: &'a Slot) -> Option<(&'a Task, NodeId)> {
-    let placed = state.records(&slot.tasks).filter(|record| record.is_alive());
+    let placed = state
+        .records(&slot.tasks)
+        .filter(|record| record.is_alive());
     let placed = placed.filter_map(|record| Some((&record.task, record.task.node?)));
     // Of equals the last is taken, and slots list their newest run last.
     placed.max_by_key(|(_, node)| !state.is_down(*node))
 }
 
-/// The run of a slot that takes traffic: until it is withdrawn, whether or not the slot is still wanted.
-pub(crate) fn serving<'a>(state: &'a State, record: &'a ServiceRecord, number: u32) -> Option<&'a TaskRecord> {
+/// The run of a slot that takes traffic: until it is withdrawn, whether or not the slot is still
+/// wanted.
+pub(crate) fn serving<'a>(
+    state: &'a State,
+    record: &'a ServiceRecord,
+    number: u32,
+) -> Option<&'a TaskRecord> {
     let slot = record.slots.get(&number)?;
-    state.records(&slot.tasks).rfind(|record| record.takes_connections() && is_reachable(state, &record.task))
+    state
+        .records(&slot.tasks)
+        .rfind(|record| record.takes_connections() && is_reachable(state, &record.task))
 }
 
 fn is_reachable(state: &State, task: &Task) -> bool {
     task.node.is_some_and(|node| !state.is_down(node))
 }
 
-/// The ports of this host that lead to the service. Where those of other hosts do, its endpoints are known here though
-/// nothing else of its network may be.
-fn add_published(config: &mut NodeConfig, state: &State, record: &ServiceRecord, members: &Members<'_>) {
+/// The ports of this host that lead to the service. Where those of other hosts do, its endpoints
+/// are known here though nothing else of its network may be.
+fn add_published(
+    config: &mut NodeConfig,
+    state: &State,
+    record: &ServiceRecord,
+    members: &Members<'_>,
+) {
     let (service, node) = (&record.service, config.node);
-    let Some(network) = ports::network(state, &service.networks) else { return };
+    let Some(network) = ports::network(state, &service.networks) else {
+        return;
+    };
     if ports::is_ingress(record) {
         let holders = record.slots.values().filter_map(|slot| holder(state, slot));
-        config.endpoints.extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
-        let placed = members.of_service(service, network);
         config
             .endpoints
-            .extend(placed.filter_map(|placed| Some(containers::endpoint(placed, placed.sandbox.as_ref()?))));
+            .extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
+        let placed = members.of_service(service, network);
+        config.endpoints.extend(
+            placed
+                .filter_map(|placed| Some(containers::endpoint(placed, placed.sandbox.as_ref()?))),
+        );
     }
-    let is_here = state.tasks_on(node).any(|record| record.task.service == service.id);
+    let is_here = state
+        .tasks_on(node)
+        .any(|record| record.task.service == service.id);
     for (place, spec) in service.spec.publish.iter().enumerate() {
         let everywhere = spec.mode == PublishMode::Ingress;
         if !everywhere && !is_here {
             continue;
         }
-        let real_servers = real_servers(state, record, network, members, |at| everywhere || at == node);
+        let real_servers = real_servers(state, record, network, members, |at| {
+            everywhere || at == node
+        });
         if service.removing && real_servers.is_empty() {
             continue;
         }
         let owner = format!("service {}", service.spec.name);
         let (balance, spec) = (service.spec.balance, spec.clone());
-        let published = PublishedConfig { owner, network, spec, balance, real_servers };
-        config.published.insert((Publisher::Service(service.id), format!("{place:03}")), published);
+        let published = PublishedConfig {
+            owner,
+            network,
+            spec,
+            balance,
+            real_servers,
+        };
+        config.published.insert(
+            (Publisher::Service(service.id), format!("{place:03}")),
+            published,
+        );
     }
 }
 
-/// Where a service leads on a network, of the hosts that count, and the weights: who is withdrawn keeps the connections
-/// that he has.
+/// Where a service leads on a network, of the hosts that count, and the weights: who is withdrawn
+/// keeps the connections that he has.
 fn real_servers(
     state: &State,
     record: &ServiceRecord,
@@ -125,14 +183,24 @@ fn real_servers(
     counts: impl Fn(NodeId) -> bool,
 ) -> BTreeMap<IpAddr, u16> {
     let containers = members.real_servers(state, &record.service, network, &counts);
-    let serving = record.slots.keys().filter_map(|&number| serving(state, record, number));
+    let serving = record
+        .slots
+        .keys()
+        .filter_map(|&number| serving(state, record, number));
     let holders = record.slots.values().filter_map(|slot| holder(state, slot));
-    let keeping = holders.map(|(task, _)| task).filter(|task| task.status.state == TaskState::Running);
-    let keeping = keeping.filter(|task| is_reachable(state, task)).map(|task| (task, KEEPS));
+    let keeping = holders
+        .map(|(task, _)| task)
+        .filter(|task| task.status.state == TaskState::Running);
+    let keeping = keeping
+        .filter(|task| is_reachable(state, task))
+        .map(|task| (task, KEEPS));
     let weighted = keeping.chain(serving.map(|run| (&run.task, TAKES)));
     let weighted = weighted.filter(|(task, _)| task.node.is_some_and(&counts));
-    let tasks =
-        weighted.flat_map(|(task, weight)| addresses(task, network).iter().map(move |address| (*address, weight)));
+    let tasks = weighted.flat_map(|(task, weight)| {
+        addresses(task, network)
+            .iter()
+            .map(move |address| (*address, weight))
+    });
     tasks.chain(containers).collect()
 }
 
@@ -144,48 +212,94 @@ fn add_service(
     members: &Members<'_>,
 ) {
     let holders = record.slots.values().filter_map(|slot| holder(state, slot));
-    config.endpoints.extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
-    let vips = record.service.vips.get(&network).cloned().unwrap_or_default();
+    config
+        .endpoints
+        .extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
+    let vips = record
+        .service
+        .vips
+        .get(&network)
+        .cloned()
+        .unwrap_or_default();
     let real_servers = real_servers(state, record, network, members, |_| true);
     let is_emptied = record.service.removing && real_servers.is_empty();
     if !vips.is_empty() && !is_emptied {
-        let (name, balance) = (record.service.spec.name.clone(), record.service.spec.balance);
-        let service = VirtualServiceConfig { name, vips, balance, real_servers };
-        config.services.insert((network, record.service.id), service);
+        let (name, balance) = (
+            record.service.spec.name.clone(),
+            record.service.spec.balance,
+        );
+        let service = VirtualServiceConfig {
+            name,
+            vips,
+            balance,
+            real_servers,
+        };
+        config
+            .services
+            .insert((network, record.service.id), service);
     }
 }
 
 /// Those of a task on one of its networks.
 pub(crate) fn addresses(task: &Task, network: NetworkId) -> &[IpAddr] {
-    let attachment = task.attachments.iter().find(|attachment| attachment.network == network);
+    let attachment = task
+        .attachments
+        .iter()
+        .find(|attachment| attachment.network == network);
     attachment.map_or(&[], |attachment| &attachment.addresses)
 }
 
-fn endpoints(task: &Task, node: NodeId, network: NetworkId) -> impl Iterator<Item = (EndpointId, EndpointConfig)> {
-    task.attachments.iter().filter(move |attachment| attachment.network == network).map(move |attachment| {
-        let (addresses, mac) = (attachment.addresses.clone(), attachment.mac);
-        (attachment.endpoint, EndpointConfig { network, node, sandbox: task.id.into(), addresses, mac })
-    })
+fn endpoints(
+    task: &Task,
+    node: NodeId,
+    network: NetworkId,
+) -> impl Iterator<Item = (EndpointId, EndpointConfig)> {
+    task.attachments
+        .iter()
+        .filter(move |attachment| attachment.network == network)
+        .map(move |attachment| {
+            let (addresses, mac) = (attachment.addresses.clone(), attachment.mac);
+            (
+                attachment.endpoint,
+                EndpointConfig {
+                    network,
+                    node,
+                    sandbox: task.id.into(),
+                    addresses,
+                    mac,
+                },
+            )
+        })
 }
 
-/// For the hosts that it shares an encrypted network with, and no others. Either both hosts have keys or none has: all
-/// that counts is that tasks or containers may still run there.
+/// For the hosts that it shares an encrypted network with, and no others. Either both hosts have
+/// keys or none has: all that counts is that tasks or containers may still run there.
 fn keys(state: &State, node: NodeId) -> BTreeMap<NodeId, PeerKeys> {
-    let shared = members_of_encrypted(state).into_values().filter(|members| members.contains(&node));
+    let shared = members_of_encrypted(state)
+        .into_values()
+        .filter(|members| members.contains(&node));
     let peers = shared.flatten().filter(|peer| *peer != node).collect();
     state.keys.of(node, &peers)
 }
 
 /// The hosts whose view has keys.
 pub(crate) fn key_holders(state: &State) -> BTreeSet<NodeId> {
-    members_of_encrypted(state).into_values().filter(|members| members.len() > 1).flatten().collect()
+    members_of_encrypted(state)
+        .into_values()
+        .filter(|members| members.len() > 1)
+        .flatten()
+        .collect()
 }
 
 /// The hosts of each encrypted network.
 fn members_of_encrypted(state: &State) -> BTreeMap<NetworkId, BTreeSet<NodeId>> {
-    let encrypted = state.networks.values().filter(|network| network.spec.encrypted);
-    let mut members: BTreeMap<NetworkId, BTreeSet<NodeId>> =
-        encrypted.map(|network| (network.id, BTreeSet::new())).collect();
+    let encrypted = state
+        .networks
+        .values()
+        .filter(|network| network.spec.encrypted);
+    let mut members: BTreeMap<NetworkId, BTreeSet<NodeId>> = encrypted
+        .map(|network| (network.id, BTreeSet::new()))
+        .collect();
     if members.is_empty() {
         return members;
     }
@@ -214,26 +328,64 @@ fn peers(state: &State, config: &NodeConfig) -> BTreeMap<NodeId, PeerConfig> {
     let sharing: BTreeSet<NodeId> = endpoints.chain(config.keys.keys().copied()).collect();
     let answers_all = answers_callers_of_all_hosts(config);
     let is_peer = |node: &&Node| {
-        answers_all || node.id == config.node || node.role == Role::Manager || sharing.contains(&node.id)
+        answers_all
+            || node.id == config.node
+            || node.role == Role::Manager
+            || sharing.contains(&node.id)
     };
-    state.nodes.values().filter(is_peer).map(|node| (node.id, peer_config(node))).collect()
+    state
+        .nodes
+        .values()
+        .filter(is_peer)
+        .map(|node| (node.id, peer_config(node)))
+        .collect()
 }
 
 /// Whether tasks or containers here answer those who call at any host.
 fn answers_callers_of_all_hosts(config: &NodeConfig) -> bool {
-    let ingress = || config.published.iter().filter(|(_, port)| port.spec.mode == PublishMode::Ingress);
+    let ingress = || {
+        config
+            .published
+            .iter()
+            .filter(|(_, port)| port.spec.mode == PublishMode::Ingress)
+    };
     let services: BTreeSet<_> = ingress().map(|((owner, _), _)| *owner).collect();
     let serves = |endpoint: &EndpointConfig| {
-        let mut ports = ingress().map(|(_, port)| port).filter(|port| port.network == endpoint.network);
-        ports.any(|port| endpoint.addresses.iter().any(|address| port.real_servers.contains_key(address)))
+        let mut ports = ingress()
+            .map(|(_, port)| port)
+            .filter(|port| port.network == endpoint.network);
+        ports.any(|port| {
+            endpoint
+                .addresses
+                .iter()
+                .any(|address| port.real_servers.contains_key(address))
+        })
     };
-    config.tasks.values().any(|task| services.contains(&Publisher::Service(task.service)))
-        || config.endpoints.values().any(|endpoint| endpoint.node == config.node && serves(endpoint))
+    config
+        .tasks
+        .values()
+        .any(|task| services.contains(&Publisher::Service(task.service)))
+        || config
+            .endpoints
+            .values()
+            .any(|endpoint| endpoint.node == config.node && serves(endpoint))
 }
 
 fn peer_config(node: &Node) -> PeerConfig {
-    let Node { role, address, vtep, balancer, .. } = *node;
-    PeerConfig { hostname: node.hostname.clone(), role, address, vtep, balancer }
+    let Node {
+        role,
+        address,
+        vtep,
+        balancer,
+        ..
+    } = *node;
+    PeerConfig {
+        hostname: node.hostname.clone(),
+        role,
+        address,
+        vtep,
+        balancer,
+    }
 }
 
 /// Always there: what a network may be was looked at when it was made.
@@ -259,7 +411,14 @@ fn task_config(state: &State, record: &TaskRecord) -> TaskConfig {
         spec: task.spec.clone(),
         desired: task.desired,
         state: task.status.state,
-        draining: record.withdrawal.as_ref().is_some_and(|withdrawal| withdrawal.draining.is_some()),
-        endpoints: task.attachments.iter().map(|attachment| attachment.endpoint).collect(),
+        draining: record
+            .withdrawal
+            .as_ref()
+            .is_some_and(|withdrawal| withdrawal.draining.is_some()),
+        endpoints: task
+            .attachments
+            .iter()
+            .map(|attachment| attachment.endpoint)
+            .collect(),
     }
 }

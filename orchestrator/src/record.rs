@@ -30,20 +30,36 @@ impl ServiceRecord {
     /// A service that was made at this log index.
     pub(crate) fn new(service: Service, slots: BTreeMap<u32, Slot>, index: u64) -> Self {
         let (changed, forced, led) = (index, 0, 0);
-        Self { service, slots, version: index, changed, forced, led, previous: None, paused: None, surge: 0 }
+        Self {
+            service,
+            slots,
+            version: index,
+            changed,
+            forced,
+            led,
+            previous: None,
+            paused: None,
+            surge: 0,
+        }
     }
 
     /// Whether a task is to be in this slot.
     pub(crate) fn wants(&self, slot: u32) -> bool {
-        !self.service.removing && (1..=self.service.spec.replicas.saturating_add(self.surge)).contains(&slot)
+        !self.service.removing
+            && (1..=self.service.spec.replicas.saturating_add(self.surge)).contains(&slot)
     }
 
     pub(crate) fn wanted_slots(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.iter().filter(|(number, _)| self.wants(**number)).map(|(_, slot)| slot)
+        self.slots
+            .iter()
+            .filter(|(number, _)| self.wants(**number))
+            .map(|(_, slot)| slot)
     }
 
     pub(crate) fn task_ids(&self) -> impl Iterator<Item = TaskId> {
-        self.slots.values().flat_map(|slot| slot.tasks.iter().copied())
+        self.slots
+            .values()
+            .flat_map(|slot| slot.tasks.iter().copied())
     }
 }
 
@@ -111,6 +127,8 @@ impl TaskRecord {
 
     /// Whether it ended though nobody asked it to.
     pub(crate) fn ended_by_itself(&self) -> bool {
-        !self.is_alive() && self.task.desired == TaskState::Running && self.task.status.state != TaskState::Orphaned
+        !self.is_alive()
+            && self.task.desired == TaskState::Running
+            && self.task.status.state != TaskState::Orphaned
     }
 }

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 /// How many answers of each kind are remembered: a caller asks again within seconds or not at all.
 const REMEMBERED: usize = 1024;
 
-/// The answers last given, oldest first. People's and machines' are kept apart: a thousand reports of a busy cluster
-/// must not push out the answer to the one command that somebody is about to repeat.
+/// The answers last given, oldest first. People's and machines' are kept apart: a thousand reports
+/// of a busy cluster must not push out the answer to the one command that somebody is about to
+/// repeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Answers {
     to_people: VecDeque<(RequestId, Response)>,
@@ -67,7 +68,10 @@ impl Answers {
             Caller::Person => &self.to_people,
             Caller::Machine => &self.to_machines,
         };
-        answers.iter().find(|(known, _)| *known == request).map(|(_, response)| response)
+        answers
+            .iter()
+            .find(|(known, _)| *known == request)
+            .map(|(_, response)| response)
     }
 
     pub(crate) fn remember(&mut self, caller: Caller, request: RequestId, response: Response) {

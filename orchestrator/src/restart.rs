@@ -1,4 +1,5 @@
-//! Whether a slot needs a new task: because it never had one, lost it with its node, or its restart policy says so.
+//! Whether a slot needs a new task: because it never had one, lost it with its node, or its restart
+//! policy says so.
 
 use model::{Millis, RestartCondition, TaskState};
 
@@ -8,16 +9,29 @@ use crate::{
     update,
 };
 
-/// Whether this slot should get a new task now. Asked by `step`, and again when its command is applied.
-pub(crate) fn needs_task(state: &State, record: &ServiceRecord, number: u32, slot: &Slot, now: Millis) -> bool {
+/// Whether this slot should get a new task now. Asked by `step`, and again when its command is
+/// applied.
+pub(crate) fn needs_task(
+    state: &State,
+    record: &ServiceRecord,
+    number: u32,
+    slot: &Slot,
+    now: Millis,
+) -> bool {
     if !record.wants(number) {
         return false;
     }
-    let Some(newest) = state.records(&slot.tasks).next_back() else { return true };
+    let Some(newest) = state.records(&slot.tasks).next_back() else {
+        return true;
+    };
     if newest.is_alive() {
         newest.task.desired > TaskState::Running || is_lost(state, newest)
     } else {
-        let waited = has_passed(newest.task.status.since, now, newest.task.spec.restart.delay);
+        let waited = has_passed(
+            newest.task.status.since,
+            now,
+            newest.task.spec.restart.delay,
+        );
         let is_renewed = record.paused.is_none() && update::is_outdated(record, newest);
         !newest.ended_by_itself() || is_renewed || waited && is_followed(newest, slot.restarts)
     }
@@ -36,10 +50,14 @@ pub(crate) fn is_followed(ended: &TaskRecord, restarts: u32) -> bool {
 
 /// Whether a run that ended by itself did not do what it should.
 pub(crate) fn is_failure(ended: &TaskRecord) -> bool {
-    ended.task.status.state != TaskState::Complete || ended.task.spec.restart.condition == RestartCondition::Any
+    ended.task.status.state != TaskState::Complete
+        || ended.task.spec.restart.condition == RestartCondition::Any
 }
 
 /// Whether its node is gone: it is replaced at once, whatever its restart policy.
 fn is_lost(state: &State, record: &TaskRecord) -> bool {
-    record.task.node.is_some_and(|node| state.nodes.contains_key(&node) && state.is_down(node))
+    record
+        .task
+        .node
+        .is_some_and(|node| state.nodes.contains_key(&node) && state.is_down(node))
 }

@@ -17,7 +17,10 @@ pub(crate) fn assign(state: &State, limit: usize) -> Vec<Command> {
         return Vec::new();
     }
     let mut load = Load::of(state);
-    waiting.into_iter().filter_map(|(slot, record)| load.place(state, slot, record)).collect()
+    waiting
+        .into_iter()
+        .filter_map(|(slot, record)| load.place(state, slot, record))
+        .collect()
 }
 
 /// Whether the scheduler may give this node a task.
@@ -30,18 +33,35 @@ pub(crate) fn is_waiting(record: &TaskRecord) -> bool {
     record.is_alive() && record.task.node.is_none() && record.task.desired == TaskState::Running
 }
 
-/// An earlier run of the slot that may still use its addresses on a host that is not known to be dead.
-pub(crate) fn predecessor<'a>(state: &'a State, slot: &'a Slot, task: TaskId) -> Option<&'a TaskRecord> {
-    let holds_on =
-        |record: &&TaskRecord| record.is_alive() && record.task.node.is_some_and(|node| !state.is_down(node));
-    state.records(&slot.tasks).filter(|record| record.task.id != task).find(holds_on)
+/// An earlier run of the slot that may still use its addresses on a host that is not known to be
+/// dead.
+pub(crate) fn predecessor<'a>(
+    state: &'a State,
+    slot: &'a Slot,
+    task: TaskId,
+) -> Option<&'a TaskRecord> {
+    let holds_on = |record: &&TaskRecord| {
+        record.is_alive() && record.task.node.is_some_and(|node| !state.is_down(node))
+    };
+    state
+        .records(&slot.tasks)
+        .filter(|record| record.task.id != task)
+        .find(holds_on)
 }
 
 fn waiting(state: &State) -> impl Iterator<Item = (&Slot, &TaskRecord)> {
-    let slots = state.services.values().flat_map(ServiceRecord::wanted_slots);
+    let slots = state
+        .services
+        .values()
+        .flat_map(ServiceRecord::wanted_slots);
     slots.filter_map(|slot| {
-        let newest = state.records(&slot.tasks).next_back().filter(|record| is_waiting(record))?;
-        predecessor(state, slot, newest.task.id).is_none().then_some((slot, newest))
+        let newest = state
+            .records(&slot.tasks)
+            .next_back()
+            .filter(|record| is_waiting(record))?;
+        predecessor(state, slot, newest.task.id)
+            .is_none()
+            .then_some((slot, newest))
     })
 }
 
@@ -55,7 +75,11 @@ struct Load {
 
 impl Load {
     fn of(state: &State) -> Self {
-        let mut load = Self { total: BTreeMap::new(), of_service: BTreeMap::new(), placed: BTreeSet::new() };
+        let mut load = Self {
+            total: BTreeMap::new(),
+            of_service: BTreeMap::new(),
+            placed: BTreeSet::new(),
+        };
         for record in state.tasks.values() {
             if let Some(node) = record.task.node
                 && record.is_alive()
@@ -75,7 +99,11 @@ impl Load {
     fn place(&mut self, state: &State, slot: &Slot, record: &TaskRecord) -> Option<Command> {
         let (task, service) = (record.task.id, record.task.service);
         let rank = |node: &&Node| {
-            let of_service = self.of_service.get(&(node.id, service)).copied().unwrap_or(0);
+            let of_service = self
+                .of_service
+                .get(&(node.id, service))
+                .copied()
+                .unwrap_or(0);
             let total = self.total.get(&node.id).copied().unwrap_or(0);
             (rejections(state, slot, node.id), of_service, total, node.id)
         };
@@ -85,7 +113,9 @@ impl Load {
             let share = |(_, other): &(NodeId, ServiceId)| ports::may_share(state, service, *other);
             ports::taken(state, &record.task, node.id).is_none() && placed(node.id).all(share)
         };
-        let suits = |node: &&Node| is_eligible(node) && capability::has_all(node, &needed) && has_ports(node);
+        let suits = |node: &&Node| {
+            is_eligible(node) && capability::has_all(node, &needed) && has_ports(node)
+        };
         let node = state.nodes.values().filter(suits).min_by_key(rank)?.id;
         self.count(node, service);
         self.placed.insert((node, service));
@@ -93,10 +123,11 @@ impl Load {
     }
 }
 
-/// How many recent runs of this slot the node could not prepare. It has fewer tasks for it: without this it would be
-/// chosen again and again.
+/// How many recent runs of this slot the node could not prepare. It has fewer tasks for it: without
+/// this it would be chosen again and again.
 fn rejections(state: &State, slot: &Slot, node: NodeId) -> usize {
-    let rejected =
-        |record: &&TaskRecord| record.task.node == Some(node) && record.task.status.state == TaskState::Rejected;
+    let rejected = |record: &&TaskRecord| {
+        record.task.node == Some(node) && record.task.status.state == TaskState::Rejected
+    };
     state.records(&slot.tasks).filter(rejected).count()
 }

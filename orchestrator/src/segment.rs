@@ -1,5 +1,5 @@
-//! Ethernet addresses: on a segment each is one station's. An overlay is a segment; so are all networks of macvlan on one link
-//! of the hosts.
+//! Ethernet addresses: on a segment each is one station's. An overlay is a segment; so are all
+//! networks of macvlan on one link of the hosts.
 
 use std::net::IpAddr;
 
@@ -9,28 +9,50 @@ use model::{Driver, Kind, Mac, Network, NetworkId, NodeId, Refusal};
 use crate::state::State;
 
 /// Refuses an Ethernet address that this owner is to have and another station has.
-pub(crate) fn refuse_taken(state: &State, network: &Network, owner: Owner, mac: Mac) -> Result<(), Refusal> {
+pub(crate) fn refuse_taken(
+    state: &State,
+    network: &Network,
+    owner: Owner,
+    mac: Mac,
+) -> Result<(), Refusal> {
     let name = &network.spec.name;
     if network.spec.driver == Driver::Ipvlan {
-        let cause =
-            format!("ports of network {name:?} have the Ethernet address of their host, not {mac}: it is of ipvlan");
-        return Err(Refusal::new(Kind::Invalid, cause, "ask for none, or attach to a network of another driver"));
+        let cause = format!(
+            "ports of network {name:?} have the Ethernet address of their host, not {mac}: it is of ipvlan"
+        );
+        return Err(Refusal::new(
+            Kind::Invalid,
+            cause,
+            "ask for none, or attach to a network of another driver",
+        ));
     }
     match Segment::of(state, network).holder(mac, owner) {
         Some((at, whose)) => {
-            let cause = format!("the Ethernet address {mac} on network {:?} is that of {whose}", at.spec.name);
-            Err(Refusal::new(Kind::Conflict, cause, "ask for another Ethernet address, or for none: one is made then"))
+            let cause = format!(
+                "the Ethernet address {mac} on network {:?} is that of {whose}",
+                at.spec.name
+            );
+            Err(Refusal::new(
+                Kind::Conflict,
+                cause,
+                "ask for another Ethernet address, or for none: one is made then",
+            ))
         }
         None => Ok(()),
     }
 }
 
-/// The Ethernet address made for an owner from the first of its addresses on a network, which no other station has.
+/// The Ethernet address made for an owner from the first of its addresses on a network, which no
+/// other station has.
 pub(crate) fn made(state: &State, network: NetworkId, owner: Owner, first: IpAddr) -> Mac {
     let mac = Mac::of_endpoint(first);
-    let Some(network) = state.networks.get(&network) else { return mac };
+    let Some(network) = state.networks.get(&network) else {
+        return mac;
+    };
     let segment = Segment::of(state, network);
-    mac.variants().find(|variant| segment.holder(*variant, owner).is_none()).unwrap_or(mac)
+    mac.variants()
+        .find(|variant| segment.holder(*variant, owner).is_none())
+        .unwrap_or(mac)
 }
 
 /// Networks whose endpoints hear each other's frames.
@@ -44,9 +66,13 @@ impl<'a> Segment<'a> {
         let parent = |network: &Network| network.spec.options.get("parent").cloned();
         let is_beside = |other: &&Network| {
             let drivers = [network.spec.driver, other.spec.driver];
-            other.id == network.id || drivers == [Driver::Macvlan; 2] && parent(other) == parent(network)
+            other.id == network.id
+                || drivers == [Driver::Macvlan; 2] && parent(other) == parent(network)
         };
-        Self { state, networks: state.networks.values().filter(is_beside).collect() }
+        Self {
+            state,
+            networks: state.networks.values().filter(is_beside).collect(),
+        }
     }
 
     /// Who but this owner has an Ethernet address, and on which of the networks.
@@ -56,33 +82,64 @@ impl<'a> Segment<'a> {
             None => self.task(mac, but),
         };
         let endpoint = self.container(mac, but).or_else(of_tasks);
-        endpoint.map(|(network, owner)| (network, self.state.describe(owner))).or_else(|| self.own(mac))
+        endpoint
+            .map(|(network, owner)| (network, self.state.describe(owner)))
+            .or_else(|| self.own(mac))
     }
 
     fn network(&self, id: NetworkId) -> Option<&'a Network> {
-        self.networks.iter().copied().find(|network| network.id == id)
+        self.networks
+            .iter()
+            .copied()
+            .find(|network| network.id == id)
     }
 
     fn container(&self, mac: Mac, but: Owner) -> Option<(&'a Network, Owner)> {
-        let having = self.state.containers.values().filter(|container| container.mac == mac);
-        let mut others = having.map(|found| (found, Owner::Container(found.id))).filter(|(_, owner)| *owner != but);
+        let having = self
+            .state
+            .containers
+            .values()
+            .filter(|container| container.mac == mac);
+        let mut others = having
+            .map(|found| (found, Owner::Container(found.id)))
+            .filter(|(_, owner)| *owner != but);
         others.find_map(|(found, owner)| Some((self.network(found.network)?, owner)))
     }
 
     fn task(&self, mac: Mac, but: Owner) -> Option<(&'a Network, Owner)> {
-        let alive = self.state.tasks.values().filter(|record| record.is_alive()).map(|record| &record.task);
-        let others = alive.map(|task| (task, Owner::Slot(task.service, task.slot))).filter(|(_, slot)| *slot != but);
-        let mut joints = others.flat_map(|(task, slot)| task.attachments.iter().map(move |joint| (joint, slot)));
-        joints.find_map(|(joint, slot)| Some((self.network(joint.network).filter(|_| joint.mac == mac)?, slot)))
+        let alive = self
+            .state
+            .tasks
+            .values()
+            .filter(|record| record.is_alive())
+            .map(|record| &record.task);
+        let others = alive
+            .map(|task| (task, Owner::Slot(task.service, task.slot)))
+            .filter(|(_, slot)| *slot != but);
+        let mut joints =
+            others.flat_map(|(task, slot)| task.attachments.iter().map(move |joint| (joint, slot)));
+        joints.find_map(|(joint, slot)| {
+            Some((
+                self.network(joint.network).filter(|_| joint.mac == mac)?,
+                slot,
+            ))
+        })
     }
 
     /// Whose tasks have what is made of this address, whether or not one runs now.
     fn slot(&self, address: IpAddr, but: Owner) -> Option<(&'a Network, Owner)> {
         let ledger = &self.state.ledger;
-        if self.networks.iter().any(|network| ledger.addresses(network.id, but).contains(&address)) {
+        if self
+            .networks
+            .iter()
+            .any(|network| ledger.addresses(network.id, but).contains(&address))
+        {
             return None;
         }
-        let holders = self.networks.iter().map(|network| (*network, ledger.holder(network.id, address)));
+        let holders = self
+            .networks
+            .iter()
+            .map(|network| (*network, ledger.holder(network.id, address)));
         let mut slots = holders.filter_map(|(network, holder)| Some((network, holder?)));
         slots.find(|(_, holder)| matches!(holder, Owner::Slot(..)))
     }
@@ -95,10 +152,18 @@ impl<'a> Segment<'a> {
         };
         let is_overlay = |network: &&&Network| network.spec.driver == Driver::Overlay;
         let found = self.networks.iter().find_map(|network| {
-            let node = self.state.nodes.keys().find(|node| of_node(network, **node) == mac)?;
+            let node = self
+                .state
+                .nodes
+                .keys()
+                .find(|node| of_node(network, **node) == mac)?;
             Some((*network, self.state.describe(Owner::Node(*node))))
         });
-        let network = self.networks.iter().find(is_overlay).filter(|_| mac == Mac::NETWORK);
+        let network = self
+            .networks
+            .iter()
+            .find(is_overlay)
+            .filter(|_| mac == Mac::NETWORK);
         found.or_else(|| Some((*network?, "the network itself".to_owned())))
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ipam::Ledger;
 use model::{
-    Answer, Authority, Container, EndpointId, Entry, Kind, Millis, Network, NetworkId, Node, NodeConfig, NodeId,
-    NodeStatus, Query, Refusal, Response, ServiceId, StateMachine, TaskId, Vni,
+    Answer, Authority, Container, EndpointId, Entry, Kind, Millis, Network, NetworkId, Node,
+    NodeConfig, NodeId, NodeStatus, Query, Refusal, Response, ServiceId, StateMachine, TaskId, Vni,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -29,7 +29,8 @@ pub struct State {
     /// How many ids have been made.
     pub(crate) ids: u64,
     pub(crate) authority: Option<Authority>,
-    /// UDP port of the tunnels of networks that are not encrypted; the next one is that of those that are.
+    /// UDP port of the tunnels of networks that are not encrypted; the next one is that of those
+    /// that are.
     pub(crate) data_path_port: u16,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) networks: BTreeMap<NetworkId, Network>,
@@ -63,7 +64,8 @@ impl StateMachine for State {
     }
 
     fn restore(bytes: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(bytes).map_err(|error| format!("the snapshot is not one of this version: {error}"))
+        serde_json::from_slice(bytes)
+            .map_err(|error| format!("the snapshot is not one of this version: {error}"))
     }
 
     fn authority(&self) -> Option<&Authority> {
@@ -93,14 +95,18 @@ impl State {
         &self.ledger
     }
 
-    /// The id that the next object of this kind gets; [`State::use_id`] uses it up, once nothing can fail any more.
+    /// The id that the next object of this kind gets; [`State::use_id`] uses it up, once nothing
+    /// can fail any more.
     pub(crate) fn peek_id(&self, kind: &str) -> u64 {
         let digest = Sha256::new()
             .chain_update(self.seed)
             .chain_update(self.ids.to_be_bytes())
             .chain_update(kind.as_bytes())
             .finalize();
-        digest.iter().take(8).fold(0, |id, &byte| id << 8 | u64::from(byte))
+        digest
+            .iter()
+            .take(8)
+            .fold(0, |id, &byte| id << 8 | u64::from(byte))
     }
 
     pub(crate) fn use_id(&mut self, kind: &str) -> u64 {
@@ -110,22 +116,31 @@ impl State {
     }
 
     pub(crate) fn is_down(&self, node: NodeId) -> bool {
-        self.nodes.get(&node).is_none_or(|node| node.status == NodeStatus::Down)
+        self.nodes
+            .get(&node)
+            .is_none_or(|node| node.status == NodeStatus::Down)
     }
 
     /// The host's name; its id where it is no longer known.
     pub(crate) fn hostname(&self, node: NodeId) -> String {
-        self.nodes.get(&node).map_or_else(|| node.to_string(), |node| node.hostname.clone())
+        self.nodes
+            .get(&node)
+            .map_or_else(|| node.to_string(), |node| node.hostname.clone())
     }
 
     /// The tasks of these ids, in their order.
-    pub(crate) fn records<'a>(&'a self, ids: &'a [TaskId]) -> impl DoubleEndedIterator<Item = &'a TaskRecord> {
+    pub(crate) fn records<'a>(
+        &'a self,
+        ids: &'a [TaskId],
+    ) -> impl DoubleEndedIterator<Item = &'a TaskRecord> {
         ids.iter().filter_map(|id| self.tasks.get(id))
     }
 
     /// Tasks of this node that run, may run or are about to.
     pub(crate) fn tasks_on(&self, node: NodeId) -> impl Iterator<Item = &TaskRecord> {
-        self.tasks.values().filter(move |record| record.task.node == Some(node) && record.is_alive())
+        self.tasks
+            .values()
+            .filter(move |record| record.task.node == Some(node) && record.is_alive())
     }
 }
 
@@ -134,7 +149,8 @@ pub(crate) fn has_passed(since: Millis, now: Millis, time: Millis) -> bool {
     now.checked_sub(since).is_none_or(|passed| passed >= time)
 }
 
-/// A command of `step` whose reason no longer holds: the state has moved on, the next `step` sees it as it is.
+/// A command of `step` whose reason no longer holds: the state has moved on, the next `step` sees
+/// it as it is.
 pub(crate) fn outdated(cause: impl Into<String>) -> Refusal {
     Refusal::new(Kind::Precondition, cause, "")
 }

@@ -13,21 +13,27 @@ use crate::{
     update,
 };
 
-/// The most commands that one step proposes; the next step sees what is left. Keeps one batch of the log small.
+/// The most commands that one step proposes; the next step sees what is left. Keeps one batch of
+/// the log small.
 pub const MAX_COMMANDS: usize = 1_000;
 /// How many ended runs of a slot are kept for people to look at.
 const HISTORY: usize = 5;
 
 pub(crate) fn step(state: &State, now: Millis) -> Vec<Command> {
     let heard = Acknowledged::of(state);
-    let services = state.services.values().flat_map(|record| service(state, &heard, record, now));
+    let services = state
+        .services
+        .values()
+        .flat_map(|record| service(state, &heard, record, now));
     let mut commands: Vec<Command> = services.take(MAX_COMMANDS).collect();
     let places = scheduler::assign(state, MAX_COMMANDS - commands.len());
     let unwanted = unwanted(&commands);
     let is_wanted = |place: &Command| match place {
         Command::AssignTask { task, .. } => {
             let record = state.tasks.get(task);
-            record.is_some_and(|record| !unwanted.0.contains(task) && !unwanted.1.contains(&record.task.service))
+            record.is_some_and(|record| {
+                !unwanted.0.contains(task) && !unwanted.1.contains(&record.task.service)
+            })
         }
         _ => true,
     };
@@ -36,7 +42,8 @@ pub(crate) fn step(state: &State, now: Millis) -> Vec<Command> {
     commands
 }
 
-/// The tasks, and the services some of whose tasks, may not be wanted any more after these commands.
+/// The tasks, and the services some of whose tasks, may not be wanted any more after these
+/// commands.
 fn unwanted(commands: &[Command]) -> (BTreeSet<TaskId>, BTreeSet<ServiceId>) {
     let tasks = commands.iter().filter_map(|command| match command {
         Command::SetDesired { task, .. } => Some(*task),
@@ -49,13 +56,22 @@ fn unwanted(commands: &[Command]) -> (BTreeSet<TaskId>, BTreeSet<ServiceId>) {
     (tasks.collect(), services.collect())
 }
 
-fn service(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Millis) -> Vec<Command> {
+fn service(
+    state: &State,
+    heard: &Acknowledged,
+    record: &ServiceRecord,
+    now: Millis,
+) -> Vec<Command> {
     let service = record.service.id;
     let empty = |slot| empty(state, heard, slot, now);
     if record.service.removing {
         let commands: Vec<Command> = record.slots.values().flat_map(empty).collect();
         let is_empty = record.task_ids().next().is_none();
-        return if is_empty { vec![Command::PurgeService { service }] } else { commands };
+        return if is_empty {
+            vec![Command::PurgeService { service }]
+        } else {
+            commands
+        };
     }
     // Whatever else there is to do depends on this.
     if let Some(command) = update::steer(state, heard, record, now) {
@@ -67,14 +83,24 @@ fn service(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Mil
     for (&number, slot) in &record.slots {
         if record.wants(number) {
             commands.extend(forget_history(state, slot));
-            let stops = |run: &&TaskRecord| run.withdrawal.is_some() || leaving.contains(&run.task.id);
+            let stops =
+                |run: &&TaskRecord| run.withdrawal.is_some() || leaving.contains(&run.task.id);
             let stopping = state.records(&slot.tasks).filter(stops);
-            commands.extend(stopping.filter_map(|run| drain::next(state, run, TaskState::Shutdown, now, is_known)));
+            commands.extend(
+                stopping
+                    .filter_map(|run| drain::next(state, run, TaskState::Shutdown, now, is_known)),
+            );
             if restart::needs_task(state, record, number, slot, now) {
-                commands.push(Command::CreateTask { service, slot: number });
+                commands.push(Command::CreateTask {
+                    service,
+                    slot: number,
+                });
             }
         } else if slot.tasks.is_empty() {
-            commands.push(Command::ReleaseSlot { service, slot: number });
+            commands.push(Command::ReleaseSlot {
+                service,
+                slot: number,
+            });
         } else {
             commands.extend(empty(slot));
         }
@@ -87,18 +113,27 @@ fn empty(state: &State, heard: &Acknowledged, slot: &Slot, now: Millis) -> Vec<C
     let is_known = |service: &Service, index| heard.generation(service) >= index;
     let next = |record: &TaskRecord| match record.is_alive() {
         true => drain::next(state, record, TaskState::Remove, now, is_known),
-        false => Some(Command::RemoveTask { task: record.task.id }),
+        false => Some(Command::RemoveTask {
+            task: record.task.id,
+        }),
     };
     state.records(&slot.tasks).filter_map(next).collect()
 }
 
 fn forget_history<'a>(state: &'a State, slot: &'a Slot) -> impl Iterator<Item = Command> {
     let ended = |record: &&TaskRecord| !record.is_alive();
-    let surplus = state.records(&slot.tasks).filter(ended).count().saturating_sub(HISTORY);
-    let too_old =
-        move |position: usize, record: &TaskRecord| position < surplus || record.task.desired == TaskState::Remove;
+    let surplus = state
+        .records(&slot.tasks)
+        .filter(ended)
+        .count()
+        .saturating_sub(HISTORY);
+    let too_old = move |position: usize, record: &TaskRecord| {
+        position < surplus || record.task.desired == TaskState::Remove
+    };
     let ended = state.records(&slot.tasks).filter(ended).enumerate();
     ended
         .filter(move |(position, record)| too_old(*position, record))
-        .map(|(_, record)| Command::RemoveTask { task: record.task.id })
+        .map(|(_, record)| Command::RemoveTask {
+            task: record.task.id,
+        })
 }

@@ -1,12 +1,13 @@
-//! How the tasks of a service are replaced while it goes on: because it was changed, or because their node is to be
-//! emptied. So many at a time that enough others take traffic; where asked, others take it first, in slots of surge.
+//! How the tasks of a service are replaced while it goes on: because it was changed, or because
+//! their node is to be emptied. So many at a time that enough others take traffic; where asked,
+//! others take it first, in slots of surge.
 
 use std::collections::BTreeSet;
 
 use ipam::Owner;
 use model::{
-    Availability, Command, Millis, Outcome, PublishMode, Response, ServiceId, TaskId, TaskState, UpdateFailure,
-    UpdateInfo, UpdateOrder,
+    Availability, Command, Millis, Outcome, PublishMode, Response, ServiceId, TaskId, TaskState,
+    UpdateFailure, UpdateInfo, UpdateOrder,
 };
 
 use crate::{
@@ -18,7 +19,12 @@ use crate::{
 };
 
 /// The tasks of a service that are to begin to stop now.
-pub(crate) fn leaving(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Millis) -> BTreeSet<TaskId> {
+pub(crate) fn leaving(
+    state: &State,
+    heard: &Acknowledged,
+    record: &ServiceRecord,
+    now: Millis,
+) -> BTreeSet<TaskId> {
     let newest: Vec<&TaskRecord> = newest(state, record).map(|(_, run)| run).collect();
     let (mut serving, idle): (Vec<&TaskRecord>, Vec<&TaskRecord>) = newest
         .iter()
@@ -28,10 +34,16 @@ pub(crate) fn leaving(state: &State, heard: &Acknowledged, record: &ServiceRecor
     if serving.is_empty() || surge(state, heard, record, now) != record.surge {
         return leaving;
     }
-    let mut capacity = newest.iter().filter(|run| is_steady(state, heard, record, run, now)).count();
+    let mut capacity = newest
+        .iter()
+        .filter(|run| is_steady(state, heard, record, run, now))
+        .count();
     let is_paced = is_paced(record, &newest, now);
     serving.sort_by_key(|run| is_outdated(record, run));
-    for run in serving.into_iter().filter(|run| is_steady(state, heard, record, run, now)) {
+    for run in serving
+        .into_iter()
+        .filter(|run| is_steady(state, heard, record, run, now))
+    {
         let by_update = is_outdated(record, run) && !is_displaced(state, run);
         if capacity > floor(record, by_update) && (is_paced || !by_update) {
             capacity -= 1;
@@ -43,13 +55,21 @@ pub(crate) fn leaving(state: &State, heard: &Acknowledged, record: &ServiceRecor
 
 /// Whether the reason to stop this task still holds.
 pub(crate) fn must_leave(state: &State, run: &TaskRecord, now: Millis) -> bool {
-    let Some(record) = state.services.get(&run.task.service) else { return true };
-    let is_leaving = || leaving(state, &Acknowledged::of(state), record, now).contains(&run.task.id);
+    let Some(record) = state.services.get(&run.task.service) else {
+        return true;
+    };
+    let is_leaving =
+        || leaving(state, &Acknowledged::of(state), record, now).contains(&run.task.id);
     !record.wants(run.task.slot) || run.withdrawal.is_some() || is_leaving()
 }
 
 /// What is to be changed before tasks are: the slots of surge, or that the update goes on.
-pub(crate) fn steer(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Millis) -> Option<Command> {
+pub(crate) fn steer(
+    state: &State,
+    heard: &Acknowledged,
+    record: &ServiceRecord,
+    now: Millis,
+) -> Option<Command> {
     let service = record.service.id;
     if failure(state, record).is_some() {
         return Some(Command::PauseUpdate { service });
@@ -59,13 +79,18 @@ pub(crate) fn steer(state: &State, heard: &Acknowledged, record: &ServiceRecord,
 }
 
 pub(crate) fn pause(state: &mut State, id: ServiceId) -> Response {
-    let why = state.services.get(&id).and_then(|record| failure(state, record));
+    let why = state
+        .services
+        .get(&id)
+        .and_then(|record| failure(state, record));
     match state.services.get_mut(&id).zip(why) {
         Some((record, why)) => {
             record.paused = Some(why);
             Ok(Outcome::Service(id))
         }
-        None => Err(outdated(format!("no update of service {id} is to be paused"))),
+        None => Err(outdated(format!(
+            "no update of service {id} is to be paused"
+        ))),
     }
 }
 
@@ -73,7 +98,9 @@ pub(crate) fn set_surge(state: &mut State, now: Millis, id: ServiceId, slots: u3
     let heard = Acknowledged::of(state);
     let fits = |record: &&ServiceRecord| surge(state, &heard, record, now) == slots;
     let Some(record) = state.services.get(&id).filter(fits) else {
-        return Err(outdated(format!("service {id} is not to have {slots} slots of surge now")));
+        return Err(outdated(format!(
+            "service {id} is not to have {slots} slots of surge now"
+        )));
     };
     let last = record.service.spec.replicas.saturating_add(slots);
     apply::hold_slots(state, id, last)?;
@@ -90,23 +117,44 @@ pub(crate) fn is_outdated(record: &ServiceRecord, run: &TaskRecord) -> bool {
 }
 
 /// The replacement of tasks that is under way, for people.
-pub(crate) fn info(state: &State, heard: &Acknowledged, record: &ServiceRecord) -> Option<UpdateInfo> {
+pub(crate) fn info(
+    state: &State,
+    heard: &Acknowledged,
+    record: &ServiceRecord,
+) -> Option<UpdateInfo> {
     let runs: Vec<(u32, &TaskRecord)> = newest(state, record).collect();
-    let is_due = |run: &TaskRecord| is_outdated(record, run) || run.is_wanted() && is_displaced(state, run);
+    let is_due =
+        |run: &TaskRecord| is_outdated(record, run) || run.is_wanted() && is_displaced(state, run);
     if record.service.removing || record.surge == 0 && !runs.iter().any(|(_, run)| is_due(run)) {
         return None;
     }
-    let regular = runs.iter().filter(|(slot, _)| *slot <= record.service.spec.replicas);
-    let updated = regular.filter(|(_, run)| !is_due(run) && is_serving(state, run)).count();
+    let regular = runs
+        .iter()
+        .filter(|(slot, _)| *slot <= record.service.spec.replicas);
+    let updated = regular
+        .filter(|(_, run)| !is_due(run) && is_serving(state, run))
+        .count();
     let message = match &record.paused {
         Some(why) => format!("paused: {why}"),
-        None => runs.iter().find_map(|(_, run)| waits_for(state, heard, record, run)).unwrap_or_default(),
+        None => runs
+            .iter()
+            .find_map(|(_, run)| waits_for(state, heard, record, run))
+            .unwrap_or_default(),
     };
-    Some(UpdateInfo { paused: record.paused.is_some(), updated: u32::try_from(updated).unwrap_or(u32::MAX), message })
+    Some(UpdateInfo {
+        paused: record.paused.is_some(),
+        updated: u32::try_from(updated).unwrap_or(u32::MAX),
+        message,
+    })
 }
 
 /// What holds an update up in this slot.
-fn waits_for(state: &State, heard: &Acknowledged, record: &ServiceRecord, run: &TaskRecord) -> Option<String> {
+fn waits_for(
+    state: &State,
+    heard: &Acknowledged,
+    record: &ServiceRecord,
+    run: &TaskRecord,
+) -> Option<String> {
     let (name, task) = (run.task.name(), &run.task);
     if let Some(message) = drain::message(state, run) {
         return Some(format!("{name} is {message}"));
@@ -126,8 +174,14 @@ fn waits_for(state: &State, heard: &Acknowledged, record: &ServiceRecord, run: &
 }
 
 /// The newest run of each slot that is wanted.
-fn newest<'a>(state: &'a State, record: &'a ServiceRecord) -> impl Iterator<Item = (u32, &'a TaskRecord)> {
-    let slots = record.slots.iter().filter(|(number, _)| record.wants(**number));
+fn newest<'a>(
+    state: &'a State,
+    record: &'a ServiceRecord,
+) -> impl Iterator<Item = (u32, &'a TaskRecord)> {
+    let slots = record
+        .slots
+        .iter()
+        .filter(|(number, _)| record.wants(**number));
     slots.filter_map(|(number, slot)| Some((*number, state.records(&slot.tasks).next_back()?)))
 }
 
@@ -145,10 +199,20 @@ fn is_serving(state: &State, run: &TaskRecord) -> bool {
     run.takes_connections() && run.task.node.is_some_and(|node| !state.is_down(node))
 }
 
-/// Whether nothing more is to be waited for in its slot: it takes traffic and every balancer knows, or it is done.
-fn is_steady(state: &State, heard: &Acknowledged, record: &ServiceRecord, run: &TaskRecord, now: Millis) -> bool {
+/// Whether nothing more is to be waited for in its slot: it takes traffic and every balancer knows,
+/// or it is done.
+fn is_steady(
+    state: &State,
+    heard: &Acknowledged,
+    record: &ServiceRecord,
+    run: &TaskRecord,
+    now: Millis,
+) -> bool {
     if run.ended_by_itself() && !is_outdated(record, run) {
-        let restarts = record.slots.get(&run.task.slot).map_or(0, |slot| slot.restarts);
+        let restarts = record
+            .slots
+            .get(&run.task.slot)
+            .map_or(0, |slot| slot.restarts);
         return !restart::is_followed(run, restarts)
             || record.service.spec.update.on_failure == UpdateFailure::Continue;
     }
@@ -159,7 +223,11 @@ fn is_steady(state: &State, heard: &Acknowledged, record: &ServiceRecord, run: &
 /// How many of its slots are replaced at a time.
 fn in_step(record: &ServiceRecord) -> u32 {
     let (spec, policy) = (&record.service.spec, &record.service.spec.update);
-    if policy.parallelism == 0 { spec.replicas } else { policy.parallelism.min(spec.replicas) }
+    if policy.parallelism == 0 {
+        spec.replicas
+    } else {
+        policy.parallelism.min(spec.replicas)
+    }
 }
 
 /// How many slots are to take traffic at any time.
@@ -173,13 +241,19 @@ fn floor(record: &ServiceRecord, by_update: bool) -> usize {
         UpdateOrder::StopFirst => in_step(record),
     };
     // That a node is emptied is no reason to interrupt a service that has other tasks.
-    let least = if by_update { 0 } else { replicas.saturating_sub(1).min(1) };
+    let least = if by_update {
+        0
+    } else {
+        replicas.saturating_sub(1).min(1)
+    };
     replicas.saturating_sub(missing).max(least) as usize
 }
 
 /// Whether the delay since the last new task ran is over.
 fn is_paced(record: &ServiceRecord, newest: &[&TaskRecord], now: Millis) -> bool {
-    let updated = newest.iter().filter(|run| run.made_at >= record.changed && run.is_running());
+    let updated = newest
+        .iter()
+        .filter(|run| run.made_at >= record.changed && run.is_running());
     let last = updated.map(|run| run.task.status.since).max();
     last.is_none_or(|last| has_passed(last, now, record.service.spec.update.delay))
 }
@@ -202,31 +276,60 @@ fn surge(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Milli
         return if is_over { 0 } else { record.surge };
     }
     let serves = newest(state, record).any(|(_, run)| leaves(run) && is_serving(state, run));
-    let slots = if policy.order == UpdateOrder::StartFirst && serves { in_step(record) } else { 0 };
-    if slots > 0 && has_room(state, record, slots) { slots } else { 0 }
+    let slots = if policy.order == UpdateOrder::StartFirst && serves {
+        in_step(record)
+    } else {
+        0
+    };
+    if slots > 0 && has_room(state, record, slots) {
+        slots
+    } else {
+        0
+    }
 }
 
 fn has_room(state: &State, record: &ServiceRecord, slots: u32) -> bool {
     // A port of single hosts is for one task of each.
-    if record.service.spec.publish.iter().any(|port| port.mode == PublishMode::Host) {
+    if record
+        .service
+        .spec
+        .publish
+        .iter()
+        .any(|port| port.mode == PublishMode::Host)
+    {
         return false;
     }
     let most = record.service.spec.replicas.saturating_add(slots);
-    let owners: Vec<Owner> = (1..=most).map(|slot| Owner::Slot(record.service.id, slot)).collect();
-    state.ledger.clone().allocate(&record.service.networks, &owners).is_ok()
+    let owners: Vec<Owner> = (1..=most)
+        .map(|slot| Owner::Slot(record.service.id, slot))
+        .collect();
+    state
+        .ledger
+        .clone()
+        .allocate(&record.service.networks, &owners)
+        .is_ok()
 }
 
 /// Why an update that is under way should go no further.
 fn failure(state: &State, record: &ServiceRecord) -> Option<String> {
     let policy = &record.service.spec.update;
-    if record.paused.is_some() || record.service.removing || policy.on_failure == UpdateFailure::Continue {
+    if record.paused.is_some()
+        || record.service.removing
+        || policy.on_failure == UpdateFailure::Continue
+    {
         return None;
     }
     if !newest(state, record).any(|(_, run)| is_outdated(record, run)) {
         return None;
     }
-    let wanted = record.slots.iter().filter(|(number, _)| record.wants(**number)).map(|(_, slot)| slot);
-    let mut runs = wanted.flat_map(|slot| state.records(&slot.tasks)).filter(|run| run.made_at >= record.changed);
+    let wanted = record
+        .slots
+        .iter()
+        .filter(|(number, _)| record.wants(**number))
+        .map(|(_, slot)| slot);
+    let mut runs = wanted
+        .flat_map(|slot| state.records(&slot.tasks))
+        .filter(|run| run.made_at >= record.changed);
     let failed = runs.rfind(|run| run.ended_by_itself() && restart::is_failure(run))?;
     let (task, status) = (&failed.task, &failed.task.status);
     let message = status.message.lines().next().unwrap_or_default();

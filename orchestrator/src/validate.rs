@@ -9,8 +9,8 @@ pub(crate) use naming::is_name;
 use std::net::IpAddr;
 
 use model::{
-    Balance, Driver, DriverConfig, EndpointMode, HealthCheck, Kind, NetworkSpec, Node, Parent, PublishMode,
-    PublishSpec, Refusal, Runtime, ServiceSpec,
+    Balance, Driver, DriverConfig, EndpointMode, HealthCheck, Kind, NetworkSpec, Node, Parent,
+    PublishMode, PublishSpec, Refusal, Runtime, ServiceSpec,
 };
 
 use crate::ports;
@@ -21,7 +21,8 @@ pub const MAX_REPLICAS: u32 = 10_000;
 const MAX_NETWORKS: usize = 16;
 /// The most ports of the hosts that one service publishes: each is reserved on every host.
 const MAX_PUBLISHED: usize = 1_000;
-/// The longest affinity, in seconds: a day. Whoever comes back so rarely finds another task by then.
+/// The longest affinity, in seconds: a day. Whoever comes back so rarely finds another task by
+/// then.
 const MAX_AFFINITY: u32 = 86_400;
 /// The longest name: one DNS label (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 63;
@@ -40,15 +41,23 @@ pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
     let is_odd = |byte: char| byte.is_whitespace() || byte.is_control();
     if hostname.is_empty() || hostname.len() > MAX_HOSTNAME || hostname.contains(is_odd) {
         let shown: String = hostname.chars().take(MAX_HOSTNAME).collect();
-        let next = format!("give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl hostname`");
+        let next = format!(
+            "give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl hostname`"
+        );
         return Err(invalid(format!("{shown:?} is no host name"), next));
     }
     let is_nobodys = |address: &&IpAddr| address.is_unspecified() || address.is_multicast();
-    match [&node.address.ip(), &node.vtep].into_iter().find(is_nobodys) {
+    match [&node.address.ip(), &node.vtep]
+        .into_iter()
+        .find(is_nobodys)
+    {
         None => Ok(()),
         Some(address) => {
             let next = "give one of the host's own addresses with `--advertise-addr` or `--data-path-addr`";
-            Err(invalid(format!("{address} is not an address that other hosts can reach"), next))
+            Err(invalid(
+                format!("{address} is not an address that other hosts can reach"),
+                next,
+            ))
         }
     }
 }
@@ -58,28 +67,46 @@ pub(crate) fn data_path_port(port: u16) -> Result<(), Refusal> {
     if (1024..49151).contains(&port) {
         return Ok(());
     }
-    Err(invalid(format!("tunnels cannot use UDP port {port}"), "give a --data-path-port from 1024 to 49150"))
+    Err(invalid(
+        format!("tunnels cannot use UDP port {port}"),
+        "give a --data-path-port from 1024 to 49150",
+    ))
 }
 
 pub(crate) fn network(spec: &NetworkSpec) -> Result<(), Refusal> {
     network_name(&spec.name)?;
     if spec.encrypted && spec.driver.is_lan() {
         let cause = format!("networks of driver {} cannot be encrypted", spec.driver);
-        return Err(invalid(cause, "leave --encrypted out, or use the driver overlay"));
+        return Err(invalid(
+            cause,
+            "leave --encrypted out, or use the driver overlay",
+        ));
     }
     let known: &[&str] = match spec.driver {
         Driver::Overlay => &["mtu"],
         Driver::Macvlan => &["mtu", "parent", "macvlan_mode"],
         Driver::Ipvlan => &["mtu", "parent", "ipvlan_mode"],
     };
-    if let Some(unknown) = spec.options.keys().find(|key| !known.contains(&key.as_str())) {
+    if let Some(unknown) = spec
+        .options
+        .keys()
+        .find(|key| !known.contains(&key.as_str()))
+    {
         let cause = format!("there is no option {unknown:?} of {} networks", spec.driver);
-        return Err(invalid(cause, format!("the options are: {}", known.join(", "))));
+        return Err(invalid(
+            cause,
+            format!("the options are: {}", known.join(", ")),
+        ));
     }
     if spec.driver.is_lan() && spec.subnets.is_empty() {
-        let next =
-            "give it with --subnet, and its router with --gateway; --ip-range names the part that is ours to give";
-        return Err(invalid(format!("a {} network needs to know the prefix of its LAN", spec.driver), next));
+        let next = "give it with --subnet, and its router with --gateway; --ip-range names the part that is ours to give";
+        return Err(invalid(
+            format!(
+                "a {} network needs to know the prefix of its LAN",
+                spec.driver
+            ),
+            next,
+        ));
     }
     driver(spec, 0)?;
     mtu(spec).map(drop)
@@ -88,11 +115,20 @@ pub(crate) fn network(spec: &NetworkSpec) -> Result<(), Refusal> {
 /// How endpoints of the network reach each other; `port` is that of tunnels that are not encrypted.
 pub(crate) fn driver(spec: &NetworkSpec, port: u16) -> Result<DriverConfig, Refusal> {
     let Some(parent) = parent(spec)? else {
-        return Ok(DriverConfig::Overlay { port: port + u16::from(spec.encrypted), encrypted: spec.encrypted });
+        return Ok(DriverConfig::Overlay {
+            port: port + u16::from(spec.encrypted),
+            encrypted: spec.encrypted,
+        });
     };
     Ok(match spec.driver {
-        Driver::Ipvlan => DriverConfig::Ipvlan { parent, mode: mode(spec, "ipvlan_mode")? },
-        Driver::Overlay | Driver::Macvlan => DriverConfig::Macvlan { parent, mode: mode(spec, "macvlan_mode")? },
+        Driver::Ipvlan => DriverConfig::Ipvlan {
+            parent,
+            mode: mode(spec, "ipvlan_mode")?,
+        },
+        Driver::Overlay | Driver::Macvlan => DriverConfig::Macvlan {
+            parent,
+            mode: mode(spec, "macvlan_mode")?,
+        },
     })
 }
 
@@ -100,42 +136,68 @@ pub(crate) fn driver(spec: &NetworkSpec, port: u16) -> Result<DriverConfig, Refu
 pub(crate) fn parent(spec: &NetworkSpec) -> Result<Option<Parent>, Refusal> {
     let next = "give it as --opt parent=eth0, or --opt parent=eth0.50 for VLAN 50 of eth0";
     match spec.options.get("parent").filter(|_| spec.driver.is_lan()) {
-        Some(text) => text.parse().map(Some).map_err(|cause: String| invalid(cause, next)),
-        None if spec.driver.is_lan() => {
-            Err(invalid(format!("a {} network needs the hosts' link to its LAN", spec.driver), next))
-        }
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|cause: String| invalid(cause, next)),
+        None if spec.driver.is_lan() => Err(invalid(
+            format!("a {} network needs the hosts' link to its LAN", spec.driver),
+            next,
+        )),
         None => Ok(None),
     }
 }
 
-fn mode<M: Default + std::str::FromStr<Err = String>>(spec: &NetworkSpec, option: &str) -> Result<M, Refusal> {
-    let wanted = spec.options.get(option).map(|text| text.parse()).transpose();
+fn mode<M: Default + std::str::FromStr<Err = String>>(
+    spec: &NetworkSpec,
+    option: &str,
+) -> Result<M, Refusal> {
+    let wanted = spec
+        .options
+        .get(option)
+        .map(|text| text.parse())
+        .transpose();
     let next = format!("give --opt {option}= with one of these, or none for the first");
-    wanted.map(Option::unwrap_or_default).map_err(|cause| invalid(cause, next))
+    wanted
+        .map(Option::unwrap_or_default)
+        .map_err(|cause| invalid(cause, next))
 }
 
 /// The MTU that the user asked for, in bytes.
 pub(crate) fn mtu(spec: &NetworkSpec) -> Result<Option<u32>, Refusal> {
-    let Some(text) = spec.options.get("mtu") else { return Ok(None) };
+    let Some(text) = spec.options.get("mtu") else {
+        return Ok(None);
+    };
     // Next hops of overlays are of IPv6, whatever the family of their subnets.
-    let has_ipv6 = !spec.driver.is_lan() || spec.subnets.iter().any(|subnet| subnet.subnet.is_ipv6());
+    let has_ipv6 =
+        !spec.driver.is_lan() || spec.subnets.iter().any(|subnet| subnet.subnet.is_ipv6());
     let least = if has_ipv6 { LEAST_MTU.1 } else { LEAST_MTU.0 };
     match text.parse() {
         Ok(mtu) if (least..=GREATEST_MTU).contains(&mtu) => Ok(Some(mtu)),
         _ => {
-            let next = format!("give a number from {least} to {GREATEST_MTU}, or none to get that of the host's link");
-            Err(invalid(format!("mtu {text:?} is no MTU that this network can have"), next))
+            let next = format!(
+                "give a number from {least} to {GREATEST_MTU}, or none to get that of the host's link"
+            );
+            Err(invalid(
+                format!("mtu {text:?} is no MTU that this network can have"),
+                next,
+            ))
         }
     }
 }
 
 pub(crate) fn network_name(name: &str) -> Result<(), Refusal> {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let starts_well = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric());
     if starts_well && name.len() <= MAX_NAME && name.bytes().all(inner) {
         return Ok(());
     }
-    let next = format!("use letters, digits, '_', '.' and '-', a letter or digit first, at most {MAX_NAME}");
+    let next = format!(
+        "use letters, digits, '_', '.' and '-', a letter or digit first, at most {MAX_NAME}"
+    );
     Err(invalid(format!("{name:?} is no network name"), next))
 }
 
@@ -143,14 +205,25 @@ pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
     service_name(&spec.name)?;
     replicas(spec, spec.replicas)?;
     if spec.networks.len() > MAX_NETWORKS {
-        let cause = format!("service {:?} asks for {} networks", spec.name, spec.networks.len());
-        return Err(invalid(cause, format!("a service has {MAX_NETWORKS} networks at most")));
+        let cause = format!(
+            "service {:?} asks for {} networks",
+            spec.name,
+            spec.networks.len()
+        );
+        return Err(invalid(
+            cause,
+            format!("a service has {MAX_NETWORKS} networks at most"),
+        ));
     }
     naming::service(spec)?;
     publish(&format!("service {:?}", spec.name), &spec.publish)?;
     health(&spec.name, spec.task.health.as_ref())?;
     balance(spec)?;
-    if spec.external { external(spec) } else { runtime(&spec.name, &spec.task.runtime) }
+    if spec.external {
+        external(spec)
+    } else {
+        runtime(&spec.name, &spec.task.runtime)
+    }
 }
 
 /// It runs nothing, so nothing is to be said of what runs.
@@ -159,13 +232,20 @@ fn external(spec: &ServiceSpec) -> Result<(), Refusal> {
     let what = match () {
         () if !argv.is_empty() => "a command",
         () if spec.task.health.is_some() => "a health check",
-        () if spec.publish.iter().any(|port| port.mode == PublishMode::Host) => {
+        () if spec
+            .publish
+            .iter()
+            .any(|port| port.mode == PublishMode::Host) =>
+        {
             "a port of the hosts that run its tasks"
         }
         () => return Ok(()),
     };
     let cause = format!("service {:?} is external and has {what}", spec.name);
-    Err(invalid(cause, "leave it out, or --external: containers of others serve it, and it runs nothing"))
+    Err(invalid(
+        cause,
+        "leave it out, or --external: containers of others serve it, and it runs nothing",
+    ))
 }
 
 /// Ports as people write them: `80/tcp`, `8000-8010/udp`.
@@ -180,29 +260,47 @@ pub(crate) fn range(port: &PublishSpec) -> String {
 fn publish(whose: &str, published: &[PublishSpec]) -> Result<(), Refusal> {
     let ends_well = |first: u16, count: u16| first > 0 && first.checked_add(count - 1).is_some();
     for (index, port) in published.iter().enumerate() {
-        if port.count == 0 || !ends_well(port.published, port.count) || !ends_well(port.target, port.count) {
+        if port.count == 0
+            || !ends_well(port.published, port.count)
+            || !ends_well(port.target, port.count)
+        {
             let cause = format!("{port} is no range of ports");
-            return Err(invalid(cause, "ports go from 1 to 65535, and both ranges are of one length"));
+            return Err(invalid(
+                cause,
+                "ports go from 1 to 65535, and both ranges are of one length",
+            ));
         }
         if !ports::is_place(&port.at) {
             let cause = format!("no host answers at {}", port.at);
-            return Err(invalid(cause, "give an address or an interface of the hosts, or none for all of them"));
+            return Err(invalid(
+                cause,
+                "give an address or an interface of the hosts, or none for all of them",
+            ));
         }
         if let Some(other) = published[..index].iter().find(|other| other.overlaps(port)) {
-            let cause = format!("{whose} publishes port {} twice, as {other} and as {port}", range(port));
+            let cause = format!(
+                "{whose} publishes port {} twice, as {other} and as {port}",
+                range(port)
+            );
             return Err(invalid(cause, "publish each port once"));
         }
     }
     let all: usize = published.iter().map(|port| usize::from(port.count)).sum();
     if all > MAX_PUBLISHED {
-        return Err(invalid(format!("{whose} publishes {all} ports"), format!("publish {MAX_PUBLISHED} at most")));
+        return Err(invalid(
+            format!("{whose} publishes {all} ports"),
+            format!("publish {MAX_PUBLISHED} at most"),
+        ));
     }
     Ok(())
 }
 
 fn health(service: &str, check: Option<&HealthCheck>) -> Result<(), Refusal> {
     let Some(check) = check else { return Ok(()) };
-    let is_command = check.argv.first().is_some_and(|program| !program.is_empty());
+    let is_command = check
+        .argv
+        .first()
+        .is_some_and(|program| !program.is_empty());
     if !is_command || check.argv.iter().any(|word| word.contains('\0')) {
         return Err(invalid(
             format!("the health check of service {service:?} is no command"),
@@ -211,7 +309,10 @@ fn health(service: &str, check: Option<&HealthCheck>) -> Result<(), Refusal> {
     }
     if check.interval == 0 || check.timeout == 0 || check.retries == 0 {
         let cause = format!("the health check of service {service:?} has no time, or no attempt");
-        return Err(invalid(cause, "give an interval and a timeout of 1ms or more, and 1 retry or more"));
+        return Err(invalid(
+            cause,
+            "give an interval and a timeout of 1ms or more, and 1 retry or more",
+        ));
     }
     Ok(())
 }
@@ -219,13 +320,21 @@ fn health(service: &str, check: Option<&HealthCheck>) -> Result<(), Refusal> {
 fn balance(spec: &ServiceSpec) -> Result<(), Refusal> {
     let (name, balance) = (&spec.name, spec.balance);
     if spec.endpoint_mode == EndpointMode::Dnsrr && balance != Balance::default() {
-        let cause = format!("service {name:?} has no virtual IP that could choose: its endpoint mode is dnsrr");
-        return Err(invalid(cause, "leave --lb and --affinity away, or use --endpoint-mode vip"));
+        let cause = format!(
+            "service {name:?} has no virtual IP that could choose: its endpoint mode is dnsrr"
+        );
+        return Err(invalid(
+            cause,
+            "leave --lb and --affinity away, or use --endpoint-mode vip",
+        ));
     }
     match balance.affinity {
         Some(seconds) if !(1..=MAX_AFFINITY).contains(&seconds) => {
             let cause = format!("service {name:?} asks for an affinity of {seconds} s");
-            Err(invalid(cause, format!("give one from 1 s to {} h", MAX_AFFINITY / 3600)))
+            Err(invalid(
+                cause,
+                format!("give one from 1 s to {} h", MAX_AFFINITY / 3600),
+            ))
         }
         _ => Ok(()),
     }
@@ -244,32 +353,62 @@ pub(crate) fn replicas(spec: &ServiceSpec, replicas: u32) -> Result<(), Refusal>
     let service = &spec.name;
     if spec.external && replicas > 0 {
         let cause = format!("service {service:?} is external: only containers of others serve it");
-        return Err(invalid(cause, "attach containers that name it as their service, or make another service"));
+        return Err(invalid(
+            cause,
+            "attach containers that name it as their service, or make another service",
+        ));
     }
     if replicas <= MAX_REPLICAS {
         return Ok(());
     }
-    let next = format!("a service has {MAX_REPLICAS} replicas at most; make a second service for more");
-    Err(invalid(format!("service {service:?} cannot have {replicas} replicas"), next))
+    let next =
+        format!("a service has {MAX_REPLICAS} replicas at most; make a second service for more");
+    Err(invalid(
+        format!("service {service:?} cannot have {replicas} replicas"),
+        next,
+    ))
 }
 
 fn runtime(service: &str, runtime: &Runtime) -> Result<(), Refusal> {
     let Runtime::Exec { argv, env, rootfs } = runtime;
     if argv.first().is_none_or(String::is_empty) {
         let cause = format!("service {service:?} has no command to run");
-        return Err(invalid(cause, "give the program and its arguments after `--`"));
+        return Err(invalid(
+            cause,
+            "give the program and its arguments after `--`",
+        ));
     }
-    if let Some(name) = env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
-        return Err(invalid(format!("{name:?} is no name of an environment variable"), "write --env NAME=VALUE"));
+    if let Some(name) = env
+        .keys()
+        .find(|name| name.is_empty() || name.contains(['=', '\0']))
+    {
+        return Err(invalid(
+            format!("{name:?} is no name of an environment variable"),
+            "write --env NAME=VALUE",
+        ));
     }
-    if argv.iter().chain(env.values()).any(|text| text.contains('\0')) {
-        let cause = format!("a NUL byte stands in the command or environment of service {service:?}");
-        return Err(invalid(cause, "the kernel passes no NUL bytes to programs: remove it"));
+    if argv
+        .iter()
+        .chain(env.values())
+        .any(|text| text.contains('\0'))
+    {
+        let cause =
+            format!("a NUL byte stands in the command or environment of service {service:?}");
+        return Err(invalid(
+            cause,
+            "the kernel passes no NUL bytes to programs: remove it",
+        ));
     }
     match rootfs {
         Some(path) if !path.is_absolute() => {
-            let cause = format!("root directory {:?} of service {service:?} is not absolute", path.display());
-            Err(invalid(cause, "give a path that starts with `/` and exists on every node"))
+            let cause = format!(
+                "root directory {:?} of service {service:?} is not absolute",
+                path.display()
+            );
+            Err(invalid(
+                cause,
+                "give a path that starts with `/` and exists on every node",
+            ))
         }
         _ => Ok(()),
     }

@@ -1,4 +1,5 @@
-//! The command line: verbs and flags as in the docker CLI wherever docker has them. Parses; does nothing.
+//! The command line: verbs and flags as in the docker CLI wherever docker has them. Parses; does
+//! nothing.
 
 mod service;
 
@@ -11,7 +12,9 @@ use clap::{
 use clap_complete::Shell;
 use model::{Availability, Driver, Engine, Role, Subnet};
 
-pub use self::service::{Health, Reach, Resolver, Rollout, ServiceCreate, ServiceUpdate, ServiceVerb};
+pub use self::service::{
+    Health, Reach, Resolver, Rollout, ServiceCreate, ServiceUpdate, ServiceVerb,
+};
 use crate::{
     lab::{HostName, LabName},
     output::Format,
@@ -109,10 +112,12 @@ pub enum Verb {
 /// `init`.
 #[derive(Debug, Args)]
 pub struct Init {
-    /// Address or interface that others reach this host's control plane by; the default route's where none is given.
+    /// Address or interface that others reach this host's control plane by; the default route's
+    /// where none is given.
     #[arg(long, value_name = "IP|INTERFACE[:PORT]")]
     pub advertise_addr: Option<String>,
-    /// Where the control plane listens; every address of the advertised one's family where none is given.
+    /// Where the control plane listens; every address of the advertised one's family where none is
+    /// given.
     #[arg(long, value_name = "IP|INTERFACE[:PORT]")]
     pub listen_addr: Option<String>,
     /// Address or interface that tunnels end at; the advertised one where none is given.
@@ -197,7 +202,8 @@ pub enum NodeVerb {
         #[arg(long, required_unless_present = "balancer",
             value_parser = words::<Availability, 3>(["active", "pause", "drain"]))]
         availability: Option<Availability>,
-        /// What translates virtual IPs there; with auto IPVS where the kernel has it, else nftables.
+        /// What translates virtual IPs there; with auto IPVS where the kernel has it, else
+        /// nftables.
         #[arg(long, value_parser = words::<Engine, 3>(["auto", "ipvs", "nftables"]))]
         balancer: Option<Engine>,
         /// Name or id.
@@ -255,7 +261,8 @@ pub enum NetworkVerb {
 /// `ipam …`.
 #[derive(Debug, Subcommand)]
 pub enum IpamVerb {
-    /// Prove that the ledger holds the addresses in use and no others; exit code 1 where it does not.
+    /// Prove that the ledger holds the addresses in use and no others; exit code 1 where it does
+    /// not.
     Check,
 }
 
@@ -265,14 +272,15 @@ pub struct NetworkCreate {
     /// How its endpoints reach each other.
     #[arg(short, long, default_value = "overlay", value_parser = words::<Driver, 3>(["overlay", "macvlan", "ipvlan"]))]
     pub driver: Driver,
-    /// A prefix such as 10.0.9.0/24 or fd00:9::/64; from the default pools where none is given. For macvlan and ipvlan
-    /// it is that of the LAN, and must be given.
+    /// A prefix such as 10.0.9.0/24 or fd00:9::/64; from the default pools where none is given. For
+    /// macvlan and ipvlan it is that of the LAN, and must be given.
     #[arg(long = "subnet", value_name = "PREFIX")]
     pub subnets: Vec<Subnet>,
     /// A router's address inside one of the subnets; the first address where none is given.
     #[arg(long = "gateway", value_name = "ADDRESS")]
     pub gateways: Vec<IpAddr>,
-    /// The part of a subnet that addresses are given out of: on a LAN, one that its DHCP server leaves alone.
+    /// The part of a subnet that addresses are given out of: on a LAN, one that its DHCP server
+    /// leaves alone.
     #[arg(long = "ip-range", value_name = "PREFIX")]
     pub ranges: Vec<Subnet>,
     /// No way out, no forwarding of names.
@@ -287,9 +295,10 @@ pub struct NetworkCreate {
     /// A note.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = option)]
     pub labels: Vec<(String, String)>,
-    /// A driver option. All: mtu=1400. macvlan and ipvlan: parent=eth0, or parent=eth0.50 for VLAN 50 of eth0, which is made
-    /// where it is missing. macvlan: macvlan_mode=bridge|private|vepa|passthru; ipvlan: ipvlan_mode=l2|l3. In modes other
-    /// than bridge, l2 and l3 a host and its own containers do not reach each other.
+    /// A driver option. All: mtu=1400. macvlan and ipvlan: parent=eth0, or parent=eth0.50 for VLAN
+    /// 50 of eth0, which is made where it is missing. macvlan:
+    /// macvlan_mode=bridge|private|vepa|passthru; ipvlan: ipvlan_mode=l2|l3. In modes other than
+    /// bridge, l2 and l3 a host and its own containers do not reach each other.
     #[arg(short, long = "opt", value_name = "KEY=VALUE", value_parser = option)]
     pub options: Vec<(String, String)>,
     /// The network's name.
@@ -431,9 +440,14 @@ pub fn completion(shell: &str) -> Result<String, String> {
     let mut script = Vec::new();
     let all = <Arguments as clap::CommandFactory>::command();
     // clap_complete offers what is hidden, too.
-    let shown = all.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned();
-    let mut offered =
-        Command::new("swarmctl").disable_help_subcommand(true).args(all.get_arguments().cloned()).subcommands(shown);
+    let shown = all
+        .get_subcommands()
+        .filter(|verb| !verb.is_hide_set())
+        .cloned();
+    let mut offered = Command::new("swarmctl")
+        .disable_help_subcommand(true)
+        .args(all.get_arguments().cloned())
+        .subcommands(shown);
     clap_complete::generate(shell, &mut offered, "swarmctl", &mut script);
     String::from_utf8(script).map_err(|error| error.to_string())
 }
@@ -451,7 +465,9 @@ fn variable(text: &str) -> Result<(String, String), String> {
         Some(_) => pair(text),
         None => std::env::var(text)
             .map(|value| (text.to_owned(), value))
-            .map_err(|_| format!("there is no {text} in this command's environment: write {text}=VALUE")),
+            .map_err(|_| {
+                format!("there is no {text} in this command's environment: write {text}=VALUE")
+            }),
     }
 }
 
@@ -478,33 +494,60 @@ mod tests {
         let parsed =
             parse("swarmctl lab exec h1 --name x -- swarmctl service create --name web -- netd whoami --port 80")
                 .unwrap();
-        let Verb::Lab(Lab { name, verb: LabVerb::Exec { host, argv } }) = parsed.verb else { panic!("another verb") };
-        assert_eq!((name.to_string(), host.to_string()), ("x".to_owned(), "h1".to_owned()));
-        assert_eq!(argv.join(" "), "swarmctl service create --name web -- netd whoami --port 80");
+        let Verb::Lab(Lab {
+            name,
+            verb: LabVerb::Exec { host, argv },
+        }) = parsed.verb
+        else {
+            panic!("another verb")
+        };
+        assert_eq!(
+            (name.to_string(), host.to_string()),
+            ("x".to_owned(), "h1".to_owned())
+        );
+        assert_eq!(
+            argv.join(" "),
+            "swarmctl service create --name web -- netd whoami --port 80"
+        );
     }
 
     #[test]
     fn exec_works_with_and_without_dashes() {
-        for line in
-            ["swarmctl exec web.1 -- ls -l", "swarmctl exec web.1 ls -l", "swarmctl exec -i -e A=b web.1 -- ls -l"]
-        {
-            let Verb::Exec(exec) = parse(line).unwrap().verb else { panic!("another verb") };
-            assert_eq!((exec.task.as_str(), exec.argv.join(" ").as_str()), ("web.1", "ls -l"), "{line}");
+        for line in [
+            "swarmctl exec web.1 -- ls -l",
+            "swarmctl exec web.1 ls -l",
+            "swarmctl exec -i -e A=b web.1 -- ls -l",
+        ] {
+            let Verb::Exec(exec) = parse(line).unwrap().verb else {
+                panic!("another verb")
+            };
+            assert_eq!(
+                (exec.task.as_str(), exec.argv.join(" ").as_str()),
+                ("web.1", "ls -l"),
+                "{line}"
+            );
         }
     }
 
     #[test]
     fn o_is_opt_on_network_create_and_output_elsewhere() {
         let Verb::Network(NetworkVerb::Create(create)) =
-            parse("swarmctl network create -o mtu=1400 -o encrypted --driver overlay net").unwrap().verb
+            parse("swarmctl network create -o mtu=1400 -o encrypted --driver overlay net")
+                .unwrap()
+                .verb
         else {
             panic!("another verb")
         };
         assert_eq!(
             by_key(create.options),
-            BTreeMap::from([("encrypted".into(), String::new()), ("mtu".into(), "1400".into())])
+            BTreeMap::from([
+                ("encrypted".into(), String::new()),
+                ("mtu".into(), "1400".into())
+            ])
         );
-        let Verb::Network(NetworkVerb::Ls(listing)) = parse("swarmctl network list -o json").unwrap().verb else {
+        let Verb::Network(NetworkVerb::Ls(listing)) =
+            parse("swarmctl network list -o json").unwrap().verb
+        else {
             panic!("another verb")
         };
         assert_eq!(listing.output, Format::Json);
@@ -514,7 +557,10 @@ mod tests {
     fn completion_offers_words_and_no_inner_verbs() {
         for shell in ["bash", "zsh", "fish"] {
             let script = completion(shell).unwrap();
-            assert!(script.contains("drain") && script.contains("dnsrr"), "{shell}");
+            assert!(
+                script.contains("drain") && script.contains("dnsrr"),
+                "{shell}"
+            );
             assert!(!script.contains("lab-boot"), "{shell}");
         }
     }

@@ -8,12 +8,15 @@ use std::{
 
 use anyhow::Result;
 use api::{
-    Examine, Examined, InitRequest, JoinRequest, LeaveRequest, LocalError, Proposal, Standing, Subject,
-    proto::{Json, agent_client::AgentClient, control_client::ControlClient, local_client::LocalClient},
+    Examine, Examined, InitRequest, JoinRequest, LeaveRequest, LocalError, Proposal, Standing,
+    Subject,
+    proto::{
+        Json, agent_client::AgentClient, control_client::ControlClient, local_client::LocalClient,
+    },
 };
 use model::{
-    Answer, Command, Kind, NetworkInfo, NodeId, NodeInfo, Outcome, Query, Refusal, RequestId, Role, ServiceInfo,
-    TaskInfo, TokenInfo, ViewInfo,
+    Answer, Command, Kind, NetworkInfo, NodeId, NodeInfo, Outcome, Query, Refusal, RequestId, Role,
+    ServiceInfo, TaskInfo, TokenInfo, ViewInfo,
 };
 use serde::de::DeserializeOwned;
 use tonic::{Code, Response, Status, transport::Channel};
@@ -34,23 +37,38 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// The daemon at this socket. Waits a little where there is a socket that nobody listens on: it may be restarting.
+    /// The daemon at this socket. Waits a little where there is a socket that nobody listens on: it
+    /// may be restarting.
     pub async fn connect(socket: &Path) -> Result<Self, LocalError> {
         let start = Instant::now();
         loop {
             match api::connect(socket).await {
-                Ok(channel) => return Ok(Self { socket: socket.to_owned(), channel }),
-                Err(error) if start.elapsed() > LISTEN_LIMIT || !socket.exists() => return Err(error),
+                Ok(channel) => {
+                    return Ok(Self {
+                        socket: socket.to_owned(),
+                        channel,
+                    });
+                }
+                Err(error) if start.elapsed() > LISTEN_LIMIT || !socket.exists() => {
+                    return Err(error);
+                }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     }
 
-    /// Changes the cluster. Asked again under the same request id while the daemon restarts: nothing is done twice.
+    /// Changes the cluster. Asked again under the same request id while the daemon restarts:
+    /// nothing is done twice.
     pub async fn propose(&self, command: Command) -> Result<Outcome> {
-        let payload = api::encode(&Proposal { request: RequestId(rand::random()), command });
-        let call = |channel, payload| async move { ControlClient::new(channel).propose(payload).await };
-        self.insist::<model::Response, _>(payload, call).await?.map_err(Into::into)
+        let payload = api::encode(&Proposal {
+            request: RequestId(rand::random()),
+            command,
+        });
+        let call =
+            |channel, payload| async move { ControlClient::new(channel).propose(payload).await };
+        self.insist::<model::Response, _>(payload, call)
+            .await?
+            .map_err(Into::into)
     }
 
     /// Every node, or one: `Query::Nodes`, `Query::Node`.
@@ -113,8 +131,10 @@ impl Daemon {
 
     /// Where this host stands.
     pub async fn status(&self) -> Result<Standing> {
-        self.insist(api::encode(&()), |channel, payload| async move { LocalClient::new(channel).status(payload).await })
-            .await
+        self.insist(api::encode(&()), |channel, payload| async move {
+            LocalClient::new(channel).status(payload).await
+        })
+        .await
     }
 
     /// The inside of this host.
@@ -141,9 +161,12 @@ impl Daemon {
 
     /// What is seen on a node.
     pub async fn examine(&self, node: NodeId, subject: Subject) -> Result<Examined> {
-        let call = |channel, payload| async move { AgentClient::new(channel).examine(payload).await };
+        let call =
+            |channel, payload| async move { AgentClient::new(channel).examine(payload).await };
         let request = api::encode(&Examine { node, subject });
-        self.insist::<Result<Examined, Refusal>, _>(request, call).await?.map_err(Into::into)
+        self.insist::<Result<Examined, Refusal>, _>(request, call)
+            .await?
+            .map_err(Into::into)
     }
 
     /// Streams to and from tasks.
@@ -174,12 +197,17 @@ impl Daemon {
     }
 
     fn once(&self, result: Result<Response<Json>, Status>) -> Result<Json> {
-        result.map(Response::into_inner).map_err(|status| self.broken(&status))
+        result
+            .map(Response::into_inner)
+            .map_err(|status| self.broken(&status))
     }
 
     async fn ask(&self, query: Query) -> Result<Answer> {
-        let call = |channel, payload| async move { ControlClient::new(channel).query(payload).await };
-        self.insist::<Result<Answer, Refusal>, _>(api::encode(&query), call).await?.map_err(Into::into)
+        let call =
+            |channel, payload| async move { ControlClient::new(channel).query(payload).await };
+        self.insist::<Result<Answer, Refusal>, _>(api::encode(&query), call)
+            .await?
+            .map_err(Into::into)
     }
 
     /// Sends a request that may be sent twice, again and again while the daemon is away.
@@ -190,7 +218,8 @@ impl Daemon {
     {
         let mut away = None;
         loop {
-            let attempt = tokio::time::timeout(REQUEST_LIMIT, call(self.channel.clone(), payload.clone()));
+            let attempt =
+                tokio::time::timeout(REQUEST_LIMIT, call(self.channel.clone(), payload.clone()));
             let status = match attempt.await {
                 Ok(Ok(answer)) => return Ok(api::decode(answer.get_ref())?),
                 Ok(Err(status)) => status,
@@ -207,7 +236,11 @@ impl Daemon {
     fn silent(&self) -> anyhow::Error {
         Refusal::new(
             Kind::Unavailable,
-            format!("netd at {} has not answered within {} s", self.socket.display(), REQUEST_LIMIT.as_secs()),
+            format!(
+                "netd at {} has not answered within {} s",
+                self.socket.display(),
+                REQUEST_LIMIT.as_secs()
+            ),
             "see netd's log, and look whether the change was made before you repeat the command",
         )
         .into()
@@ -216,11 +249,16 @@ impl Daemon {
 
 /// What tonic reports of a connection that broke, or of a daemon that is not there.
 fn is_passing(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted)
+    matches!(
+        code,
+        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted
+    )
 }
 
 fn unexpected(answer: &Answer) -> anyhow::Error {
-    anyhow::anyhow!("netd answered another question: {answer:?}\n  next: give swarmctl and netd the same version")
+    anyhow::anyhow!(
+        "netd answered another question: {answer:?}\n  next: give swarmctl and netd the same version"
+    )
 }
 
 #[cfg(test)]
@@ -252,7 +290,9 @@ mod tests {
                 died.send(()).unwrap();
                 std::future::pending::<()>().await;
             }
-            Ok(Response::new(api::encode::<model::Response>(&Ok(Outcome::Service(ServiceId(1))))))
+            Ok(Response::new(api::encode::<model::Response>(&Ok(
+                Outcome::Service(ServiceId(1)),
+            ))))
         }
 
         async fn query(&self, _: Request<Json>) -> Result<Response<Json>, Status> {
@@ -263,7 +303,9 @@ mod tests {
     fn serve(socket: &Path, control: Forgetful) -> JoinHandle<()> {
         let _ = std::fs::remove_file(socket);
         let connections = UnixListenerStream::new(UnixListener::bind(socket).unwrap());
-        let server = Server::builder().add_service(ControlServer::new(control)).serve_with_incoming(connections);
+        let server = Server::builder()
+            .add_service(ControlServer::new(control))
+            .serve_with_incoming(connections);
         tokio::spawn(async move { server.await.unwrap() })
     }
 
@@ -272,9 +314,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("netd.sock");
         let (died, death) = oneshot::channel();
-        let control = Forgetful { died: Arc::new(Mutex::new(Some(died))), ..Forgetful::default() };
+        let control = Forgetful {
+            died: Arc::new(Mutex::new(Some(died))),
+            ..Forgetful::default()
+        };
         // Connections end with the runtime that serves them, as with a process.
-        let first = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let first = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         first.spawn({
             let (socket, control) = (socket.clone(), control.clone());
             async move { serve(&socket, control).await }
@@ -284,21 +333,36 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             let daemon = Daemon::connect(&socket).await.unwrap();
-            daemon.propose(Command::RemoveService { service: "web".into() }).await
+            daemon
+                .propose(Command::RemoveService {
+                    service: "web".into(),
+                })
+                .await
         });
         death.await.unwrap();
         first.shutdown_background();
         let _second = serve(&directory.path().join("netd.sock"), control.clone());
-        assert_eq!(client.await.unwrap().unwrap(), Outcome::Service(ServiceId(1)));
+        assert_eq!(
+            client.await.unwrap().unwrap(),
+            Outcome::Service(ServiceId(1))
+        );
         let seen = control.seen.lock().unwrap().clone();
-        assert!(seen.len() >= 2 && seen.iter().all(|request| *request == seen[0]), "{seen:?}");
+        assert!(
+            seen.len() >= 2 && seen.iter().all(|request| *request == seen[0]),
+            "{seen:?}"
+        );
     }
 
     #[tokio::test]
     async fn no_daemon_is_an_error_with_a_next_step() {
-        let error = Daemon::connect(Path::new("/nonexistent/netd.sock")).await.err().unwrap().to_string();
+        let error = Daemon::connect(Path::new("/nonexistent/netd.sock"))
+            .await
+            .err()
+            .unwrap()
+            .to_string();
         assert!(
-            error.contains("netd does not answer at /nonexistent/netd.sock") && error.contains("next: "),
+            error.contains("netd does not answer at /nonexistent/netd.sock")
+                && error.contains("next: "),
             "{error}"
         );
     }

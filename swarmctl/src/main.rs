@@ -1,5 +1,5 @@
-//! `swarmctl`: arguments become requests to the local daemon, answers become tables or JSON. And the lab: simulated
-//! hosts on one machine.
+//! `swarmctl`: arguments become requests to the local daemon, answers become tables or JSON. And
+//! the lab: simulated hosts on one machine.
 
 mod arguments;
 mod daemon;
@@ -25,7 +25,11 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(code) => code.into(),
         // Whoever read our output, such as `head`, has seen enough.
-        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) => {
+        Err(error)
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) =>
+        {
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -35,7 +39,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The lab enters and makes namespaces, which takes a process of one thread: no runtime exists before it returns.
+/// The lab enters and makes namespaces, which takes a process of one thread: no runtime exists
+/// before it returns.
 fn run(arguments: Arguments) -> Result<u8> {
     match arguments.verb {
         Verb::Lab(lab) => lab::run(lab),
@@ -48,7 +53,8 @@ fn run(arguments: Arguments) -> Result<u8> {
         }
         verb => {
             let runtime = Runtime::new()?;
-            let result = runtime.block_on(async { ask(&Daemon::connect(&arguments.socket).await?, verb).await });
+            let result = runtime
+                .block_on(async { ask(&Daemon::connect(&arguments.socket).await?, verb).await });
             // A read of stdin may be under way and never end.
             runtime.shutdown_background();
             result
@@ -61,7 +67,11 @@ async fn ask(daemon: &Daemon, verb: Verb) -> Result<u8> {
         Verb::Init(init) => verbs::init(daemon, init).await,
         Verb::Join(join) => verbs::join(daemon, join).await,
         Verb::Leave { force } => verbs::leave(daemon, force).await,
-        Verb::Token { role, rotate, quiet } => verbs::token(daemon, role, rotate, quiet).await,
+        Verb::Token {
+            role,
+            rotate,
+            quiet,
+        } => verbs::token(daemon, role, rotate, quiet).await,
         Verb::Status { output } => verbs::status(daemon, output).await,
         Verb::Node(verb) => verbs::node(daemon, verb).await,
         Verb::Network(verb) => verbs::network(daemon, verb).await,
@@ -70,6 +80,10 @@ async fn ask(daemon: &Daemon, verb: Verb) -> Result<u8> {
         Verb::Task(verb) => verbs::task(daemon, verb).await,
         Verb::Exec(exec) => verbs::exec(daemon, exec).await,
         Verb::Debug { what } => verbs::debug(daemon, what).await,
-        Verb::Lab(_) | Verb::LabBoot(_) | Verb::LabHost(_) | Verb::LabSwitch { .. } | Verb::Completion { .. } => Ok(0),
+        Verb::Lab(_)
+        | Verb::LabBoot(_)
+        | Verb::LabHost(_)
+        | Verb::LabSwitch { .. }
+        | Verb::Completion { .. } => Ok(0),
     }
 }

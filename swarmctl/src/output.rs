@@ -31,7 +31,11 @@ pub struct List<'a, T> {
 impl<'a, T: Serialize> List<'a, T> {
     /// These items.
     pub fn of(items: &'a [T]) -> Self {
-        Self { items, head: Vec::new(), rows: vec![Vec::new(); items.len()] }
+        Self {
+            items,
+            head: Vec::new(),
+            rows: vec![Vec::new(); items.len()],
+        }
     }
 
     /// One more column: its head and what it shows of an item.
@@ -62,14 +66,25 @@ pub fn print(text: &str) -> Result<()> {
 
 /// Several values in one cell.
 pub fn join<T: ToString>(values: &[T]) -> String {
-    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    values
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn table(rows: Vec<Vec<String>>) -> String {
     let widths = fit(&rows);
     let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{:width$}", cut(cell, width)));
-        cells.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end().to_owned()
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{:width$}", cut(cell, width)));
+        cells
+            .collect::<Vec<_>>()
+            .join(&" ".repeat(GAP))
+            .trim_end()
+            .to_owned()
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -77,7 +92,12 @@ fn table(rows: Vec<Vec<String>>) -> String {
 /// The columns' widths: as wide as their cells, the widest ones cut until all fit.
 fn fit(rows: &[Vec<String>]) -> Vec<usize> {
     let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let mut widths: Vec<usize> = (0..columns).map(width).collect();
     while widths.iter().sum::<usize>() + GAP * columns.saturating_sub(1) > WIDTH {
         match widths.iter_mut().max() {
@@ -90,7 +110,8 @@ fn fit(rows: &[Vec<String>]) -> Vec<usize> {
 
 /// A message on one line.
 pub fn flat(text: &str) -> String {
-    text.replace("\n  next: ", "; next: ").replace(char::is_control, " ")
+    text.replace("\n  next: ", "; next: ")
+        .replace(char::is_control, " ")
 }
 
 fn cut(cell: &str, width: usize) -> String {
@@ -98,7 +119,10 @@ fn cut(cell: &str, width: usize) -> String {
     if flat.chars().count() <= width {
         return flat;
     }
-    flat.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+    flat.chars()
+        .take(width.saturating_sub(1))
+        .chain(['…'])
+        .collect()
 }
 
 #[cfg(test)]
@@ -106,20 +130,34 @@ mod tests {
     use super::*;
 
     fn rows(rows: &[&[&str]]) -> Vec<Vec<String>> {
-        rows.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect()
+        rows.iter()
+            .map(|row| row.iter().map(ToString::to_string).collect())
+            .collect()
     }
 
     #[test]
     fn columns_line_up_and_lines_do_not_end_in_blanks() {
-        assert_eq!(table(rows(&[&["ID", "NAME"], &["1", "web"], &["22", ""]])), "ID   NAME\n1    web\n22");
+        assert_eq!(
+            table(rows(&[&["ID", "NAME"], &["1", "web"], &["22", ""]])),
+            "ID   NAME\n1    web\n22"
+        );
     }
 
     #[test]
     fn a_table_fits_a_hundred_columns_and_cuts_the_widest_cells() {
         let long = "x".repeat(300);
-        let text = table(rows(&[&["ID", "NAME", "ERROR"], &["0000000000000", &long, &long]]));
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
-        assert!(text.contains("0000000000000   x") && text.ends_with('…'), "{text}");
+        let text = table(rows(&[
+            &["ID", "NAME", "ERROR"],
+            &["0000000000000", &long, &long],
+        ]));
+        assert!(
+            text.lines().all(|line| line.chars().count() <= WIDTH),
+            "{text}"
+        );
+        assert!(
+            text.contains("0000000000000   x") && text.ends_with('…'),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Published ports on the command line: Docker's short form and its long one, both with an address, a mode and an allow-list.
+//! Published ports on the command line: Docker's short form and its long one, both with an address,
+//! a mode and an allow-list.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use model::{Protocol, PublishAt, PublishMode, PublishSpec, Subnet, names::LinkName};
 
-/// `[AT:]PUBLISHED:TARGET[/PROTOCOL][,mode=MODE][,allow=CIDR]`, or all of it as `published=…,target=…`.
+/// `[AT:]PUBLISHED:TARGET[/PROTOCOL][,mode=MODE][,allow=CIDR]`, or all of it as
+/// `published=…,target=…`.
 pub fn published(text: &str) -> Result<PublishSpec, String> {
     let mut words = text.split(',');
     let mut given = Given::default();
@@ -41,7 +43,9 @@ impl Given {
                 "{text:?} says not which port the hosts answer at: write PUBLISHED:TARGET, such as 8080:80"
             ));
         };
-        let (at, published) = rest.rsplit_once(':').map_or((None, rest), |(at, published)| (Some(at), published));
+        let (at, published) = rest
+            .rsplit_once(':')
+            .map_or((None, rest), |(at, published)| (Some(at), published));
         self.at = at.map_or(Ok(PublishAt::Everywhere), place)?;
         (self.published, self.target) = (Some(ports_of(published)?), Some(ports_of(target)?));
         Ok(())
@@ -49,13 +53,17 @@ impl Given {
 
     fn option(&mut self, word: &str) -> Result<(), String> {
         let known = "published, target, protocol, mode, at and allow";
-        let (key, value) = word.split_once('=').ok_or_else(|| format!("{word:?} is not KEY=VALUE of {known}"))?;
+        let (key, value) = word
+            .split_once('=')
+            .ok_or_else(|| format!("{word:?} is not KEY=VALUE of {known}"))?;
         match key {
             "published" => self.published = Some(ports_of(value)?),
             "target" => self.target = Some(ports_of(value)?),
             "protocol" => self.protocol = value.parse()?,
             "at" | "ip" => self.at = place(value)?,
-            "allow" => self.allow.push(value.parse().map_err(|error| format!("allow: {error}"))?),
+            "allow" => self
+                .allow
+                .push(value.parse().map_err(|error| format!("allow: {error}"))?),
             "mode" => {
                 self.mode = match value {
                     "ingress" => PublishMode::Ingress,
@@ -75,11 +83,29 @@ impl Given {
         let count = last - published;
         if count != last_target - target {
             let (count, other) = (u32::from(count) + 1, u32::from(last_target - target) + 1);
-            return Err(format!("{count} ports cannot lead to {other}: give two ranges of one length"));
+            return Err(format!(
+                "{count} ports cannot lead to {other}: give two ranges of one length"
+            ));
         }
-        let count = count.checked_add(1).ok_or("these are all ports there are")?;
-        let Self { protocol, mode, at, allow, .. } = self;
-        Ok(PublishSpec { published, target, count, protocol, mode, at, allow })
+        let count = count
+            .checked_add(1)
+            .ok_or("these are all ports there are")?;
+        let Self {
+            protocol,
+            mode,
+            at,
+            allow,
+            ..
+        } = self;
+        Ok(PublishSpec {
+            published,
+            target,
+            count,
+            protocol,
+            mode,
+            at,
+            allow,
+        })
     }
 }
 
@@ -97,7 +123,9 @@ impl Unpublish {
     pub fn names(&self, port: &PublishSpec) -> bool {
         let last = port.target.saturating_add(port.count.saturating_sub(1));
         let is_published = |ports| ports == (port.published, port.last());
-        (port.target, last) == self.target && port.protocol == self.protocol && self.published.is_none_or(is_published)
+        (port.target, last) == self.target
+            && port.protocol == self.protocol
+            && self.published.is_none_or(is_published)
     }
 }
 
@@ -111,11 +139,20 @@ impl FromStr for Unpublish {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (ports, protocol) = text.rsplit_once('/').map_or((text, None), |(ports, word)| (ports, Some(word)));
+        let (ports, protocol) = text
+            .rsplit_once('/')
+            .map_or((text, None), |(ports, word)| (ports, Some(word)));
         let protocol = protocol.map(str::parse).transpose()?.unwrap_or_default();
-        let (published, target) = ports.rsplit_once(':').map_or((None, ports), |(first, rest)| (Some(first), rest));
+        let (published, target) = ports
+            .rsplit_once(':')
+            .map_or((None, ports), |(first, rest)| (Some(first), rest));
         let published = published.map(ports_of).transpose()?;
-        Ok(Self { text: text.to_owned(), published, target: ports_of(target)?, protocol })
+        Ok(Self {
+            text: text.to_owned(),
+            published,
+            target: ports_of(target)?,
+            protocol,
+        })
     }
 }
 
@@ -127,19 +164,29 @@ fn ports_of(text: &str) -> Result<(u16, u16), String> {
     };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (port(first)?, port(last)?);
-    if first <= last { Ok((first, last)) } else { Err(format!("the range {text} goes backwards")) }
+    if first <= last {
+        Ok((first, last))
+    } else {
+        Err(format!("the range {text} goes backwards"))
+    }
 }
 
 /// An address, IPv6 in brackets, or the name of an interface.
 fn place(text: &str) -> Result<PublishAt, String> {
-    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
     match inner.unwrap_or(text).parse::<IpAddr>() {
         Ok(address) if address.is_unspecified() => Ok(PublishAt::Everywhere),
         Ok(address) if address.is_ipv4() || inner.is_some() => Ok(PublishAt::Address(address)),
         Ok(address) => Err(format!("write an IPv6 address in brackets: [{address}]")),
         Err(_) => LinkName::parse(text)
             .map(|name| PublishAt::Interface(name.to_string()))
-            .ok_or_else(|| format!("{text:?} is neither an address (IPv6 in brackets) nor the name of an interface")),
+            .ok_or_else(|| {
+                format!(
+                    "{text:?} is neither an address (IPv6 in brackets) nor the name of an interface"
+                )
+            }),
     }
 }
 
@@ -157,18 +204,27 @@ mod tests {
             ("10.0.0.1:80:80/sctp", "10.0.0.1:80->80/sctp"),
             ("[::1]:80:80", "[::1]:80->80/tcp"),
             ("eth0:8080:80", "eth0:8080->80/tcp"),
-            ("published=8080,target=80,protocol=tcp,mode=host", "*:8080->80/tcp (host)"),
+            (
+                "published=8080,target=80,protocol=tcp,mode=host",
+                "*:8080->80/tcp (host)",
+            ),
             ("target=80,published=8080", "*:8080->80/tcp"),
         ] {
             assert_eq!(published(text).unwrap().to_string(), meant, "{text}");
         }
-        let allowed = published("80:80,allow=10.0.0.0/8,allow=fd00::/8").unwrap().allow;
-        assert_eq!(allowed, ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+        let allowed = published("80:80,allow=10.0.0.0/8,allow=fd00::/8")
+            .unwrap()
+            .allow;
+        assert_eq!(
+            allowed,
+            ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]
+        );
     }
 
     #[test]
     fn ports_that_are_to_go_are_named_by_where_they_lead_or_by_both_ends() {
-        let there = ["8080:80", "8081:80", "80:80/udp", "8000-8010:80-90"].map(|text| published(text).unwrap());
+        let there = ["8080:80", "8081:80", "80:80/udp", "8000-8010:80-90"]
+            .map(|text| published(text).unwrap());
         for (text, meant) in [
             ("80", &[0, 1][..]),
             ("8081:80/tcp", &[1]),
@@ -179,10 +235,16 @@ mod tests {
             ("81", &[]),
         ] {
             let rm: Unpublish = text.parse().unwrap();
-            let found: Vec<usize> = (0..there.len()).filter(|&index| rm.names(&there[index])).collect();
+            let found: Vec<usize> = (0..there.len())
+                .filter(|&index| rm.names(&there[index]))
+                .collect();
             assert_eq!(found, meant, "{text}");
         }
-        assert!(["", "x", "80/icmp", "0", "a:80"].iter().all(|text| text.parse::<Unpublish>().is_err()));
+        assert!(
+            ["", "x", "80/icmp", "0", "a:80"]
+                .iter()
+                .all(|text| text.parse::<Unpublish>().is_err())
+        );
     }
 
     #[test]

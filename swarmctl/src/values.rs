@@ -19,9 +19,13 @@ impl FromStr for Millis {
         let mut rest = text;
         let mut total = 0u64;
         while !rest.is_empty() {
-            let digits = rest.find(|byte: char| !byte.is_ascii_digit()).ok_or_else(refuse)?;
+            let digits = rest
+                .find(|byte: char| !byte.is_ascii_digit())
+                .ok_or_else(refuse)?;
             let (number, tail) = rest.split_at(digits);
-            let unit = tail.find(|byte: char| byte.is_ascii_digit()).unwrap_or(tail.len());
+            let unit = tail
+                .find(|byte: char| byte.is_ascii_digit())
+                .unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(unit);
             let factor = match unit {
                 "ms" => 1,
@@ -30,11 +34,19 @@ impl FromStr for Millis {
                 "h" => 3_600_000,
                 _ => return Err(refuse()),
             };
-            let part = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(refuse)?;
+            let part = number
+                .parse::<u64>()
+                .ok()
+                .and_then(|number| number.checked_mul(factor))
+                .ok_or_else(refuse)?;
             total = total.checked_add(part).ok_or_else(refuse)?;
             rest = tail;
         }
-        if text.is_empty() { Err(refuse()) } else { Ok(Self(total)) }
+        if text.is_empty() {
+            Err(refuse())
+        } else {
+            Ok(Self(total))
+        }
     }
 }
 
@@ -52,21 +64,34 @@ impl FromStr for Scale {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let refuse = || format!("{text:?} is not SERVICE=REPLICAS, such as web=3");
-        let (service, replicas) = text.split_once('=').filter(|(service, _)| !service.is_empty()).ok_or_else(refuse)?;
-        Ok(Self { service: service.to_owned(), replicas: replicas.parse().map_err(|_| refuse())? })
+        let (service, replicas) = text
+            .split_once('=')
+            .filter(|(service, _)| !service.is_empty())
+            .ok_or_else(refuse)?;
+        Ok(Self {
+            service: service.to_owned(),
+            replicas: replicas.parse().map_err(|_| refuse())?,
+        })
     }
 }
 
 /// `KEY=VALUE`.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     let refuse = || format!("{text:?} is not KEY=VALUE");
-    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(refuse)?;
+    let (key, value) = text
+        .split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .ok_or_else(refuse)?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
 /// `KEY=VALUE`, or `KEY` alone for an empty value.
 pub fn option(text: &str) -> Result<(String, String), String> {
-    if text.contains('=') { pair(text) } else { pair(&format!("{text}=")) }
+    if text.contains('=') {
+        pair(text)
+    } else {
+        pair(&format!("{text}="))
+    }
 }
 
 /// The parts of `name=net,alias=db`.
@@ -84,10 +109,18 @@ pub fn attachment(text: &str) -> Result<NetworkAttachment, String> {
         match key.as_str() {
             "name" => found.network = value,
             "alias" => found.aliases.push(value),
-            _ => return Err(format!("there is no {key:?} of a network: write name=NETWORK,alias=ALIAS")),
+            _ => {
+                return Err(format!(
+                    "there is no {key:?} of a network: write name=NETWORK,alias=ALIAS"
+                ));
+            }
         }
     }
-    if found.network.is_empty() { Err("it lacks name=NETWORK".to_owned()) } else { Ok(found) }
+    if found.network.is_empty() {
+        Err("it lacks name=NETWORK".to_owned())
+    } else {
+        Ok(found)
+    }
 }
 
 /// `name=http,target=80`, with `protocol=udp` if it is not TCP.
@@ -96,13 +129,27 @@ pub fn named_port(text: &str) -> Result<NamedPort, String> {
     for (key, value) in parts(text)? {
         match key.as_str() {
             "name" => name = Some(value),
-            "target" => port = Some(value.parse().map_err(|_| format!("{value:?} is no port: 1 to 65535"))?),
+            "target" => {
+                port = Some(
+                    value
+                        .parse()
+                        .map_err(|_| format!("{value:?} is no port: 1 to 65535"))?,
+                )
+            }
             "protocol" => protocol = value.parse()?,
-            _ => return Err(format!("there is no {key:?} of a port: write name=http,target=80,protocol=tcp")),
+            _ => {
+                return Err(format!(
+                    "there is no {key:?} of a port: write name=http,target=80,protocol=tcp"
+                ));
+            }
         }
     }
     match (name, port) {
-        (Some(name), Some(port @ 1..)) => Ok(NamedPort { name, protocol, port }),
+        (Some(name), Some(port @ 1..)) => Ok(NamedPort {
+            name,
+            protocol,
+            port,
+        }),
         (None, _) => Err("it lacks name=NAME".to_owned()),
         _ => Err("it lacks target=PORT, from 1 to 65535".to_owned()),
     }
@@ -127,21 +174,29 @@ pub fn timestamp(time: model::Millis) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// The Gregorian date of a day since 1970-01-01: Howard Hinnant's `civil_from_days`, where years begin in March.
+/// The Gregorian date of a day since 1970-01-01: Howard Hinnant's `civil_from_days`, where years
+/// begin in March.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 /// The clock of this machine.
 pub fn now() -> model::Millis {
-    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 #[cfg(test)]
@@ -151,15 +206,34 @@ mod tests {
     #[test]
     fn durations_are_read_as_docker_writes_them() {
         let read = |text: &str| text.parse::<Millis>().unwrap().0;
-        assert_eq!(["5s", "200ms", "1m30s", "0", "0s", "2h"].map(read), [5_000, 200, 90_000, 0, 0, 7_200_000]);
-        for text in ["", "5", "s", "5x", "-5s", "5s3", "1.5s", "99999999999999999999s", "18446744073709551615h"] {
+        assert_eq!(
+            ["5s", "200ms", "1m30s", "0", "0s", "2h"].map(read),
+            [5_000, 200, 90_000, 0, 0, 7_200_000]
+        );
+        for text in [
+            "",
+            "5",
+            "s",
+            "5x",
+            "-5s",
+            "5s3",
+            "1.5s",
+            "99999999999999999999s",
+            "18446744073709551615h",
+        ] {
             assert!(text.parse::<Millis>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_scale_is_a_service_and_a_number() {
-        assert_eq!("web=10".parse(), Ok(Scale { service: "web".into(), replicas: 10 }));
+        assert_eq!(
+            "web=10".parse(),
+            Ok(Scale {
+                service: "web".into(),
+                replicas: 10
+            })
+        );
         for text in ["web", "web=", "=3", "web=-1", "web=x", "web=4294967296"] {
             assert!(text.parse::<Scale>().is_err(), "{text}");
         }
@@ -181,8 +255,14 @@ mod tests {
         );
         assert_eq!(attachment("net"), Ok(NetworkAttachment::new("net")));
         let port = named_port("name=dns,target=53,protocol=udp").unwrap();
-        assert_eq!((port.name.as_str(), port.port, port.protocol), ("dns", 53, Protocol::Udp));
-        assert_eq!(named_port("name=http,target=80").unwrap().protocol, Protocol::Tcp);
+        assert_eq!(
+            (port.name.as_str(), port.port, port.protocol),
+            ("dns", 53, Protocol::Udp)
+        );
+        assert_eq!(
+            named_port("name=http,target=80").unwrap().protocol,
+            Protocol::Tcp
+        );
     }
 
     #[test]

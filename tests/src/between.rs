@@ -1,5 +1,5 @@
-//! Stands between an engine and its netd as the plugin `between`: passes calls on, and holds one up where it is told to,
-//! so that either side can be made to die at that very moment.
+//! Stands between an engine and its netd as the plugin `between`: passes calls on, and holds one up
+//! where it is told to, so that either side can be made to die at that very moment.
 
 use std::{
     collections::BTreeSet,
@@ -58,10 +58,21 @@ impl Relay {
     pub fn start(lab: &Lab, host: &str) -> Self {
         let directory = PathBuf::from(format!("/proc/{}/root{PLUGINS}", first_process(lab, host)));
         let (holding, held) = channel();
-        let (engine, netd) = (directory.join(format!("{NAME}.sock")), directory.join("netd.sock"));
+        let (engine, netd) = (
+            directory.join(format!("{NAME}.sock")),
+            directory.join("netd.sock"),
+        );
         let listener = UnixListener::bind(&engine).expect("a socket for the engine");
-        let place = Arc::new(Place { engine, netd, orders: Mutex::default(), holding });
-        let relay = Self { place: place.clone(), held };
+        let place = Arc::new(Place {
+            engine,
+            netd,
+            orders: Mutex::default(),
+            holding,
+        });
+        let relay = Self {
+            place: place.clone(),
+            held,
+        };
         // It ends with the test.
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -89,22 +100,36 @@ impl Relay {
                 Err(error) => panic!("{:?}: {error}", self.place.orders().hold),
             }
             let ended = command.try_wait().expect("a command");
-            assert!(ended.is_none(), "it ended without such a call: {:?}", self.place.orders().hold);
+            assert!(
+                ended.is_none(),
+                "it ended without such a call: {:?}",
+                self.place.orders().hold
+            );
         }
     }
 
     /// As if nobody listened, which is so while netd is dead.
     pub fn close(&self) {
-        fs::rename(&self.place.engine, self.place.engine.with_extension("closed")).expect("a socket");
+        fs::rename(
+            &self.place.engine,
+            self.place.engine.with_extension("closed"),
+        )
+        .expect("a socket");
     }
 
     /// Listens again, once netd does.
     #[track_caller]
     pub fn open(&self) {
         eventually("netd listens again", || {
-            UnixStream::connect(&self.place.netd).map(drop).map_err(|error| error.to_string())
+            UnixStream::connect(&self.place.netd)
+                .map(drop)
+                .map_err(|error| error.to_string())
         });
-        fs::rename(self.place.engine.with_extension("closed"), &self.place.engine).expect("a socket");
+        fs::rename(
+            self.place.engine.with_extension("closed"),
+            &self.place.engine,
+        )
+        .expect("a socket");
     }
 
     /// The methods that have been called.
@@ -124,7 +149,11 @@ impl Place {
             let mut netd = UnixStream::connect(&self.netd)?;
             if self.is_meant(&request) {
                 // Nobody waits any more after a failure.
-                let _ = self.holding.send(Held { _engine: engine, netd, request });
+                let _ = self.holding.send(Held {
+                    _engine: engine,
+                    netd,
+                    request,
+                });
                 return Ok(());
             }
             netd.write_all(&request)?;
@@ -133,9 +162,19 @@ impl Place {
     }
 
     fn is_meant(&self, request: &[u8]) -> bool {
-        let line =
-            String::from_utf8_lossy(request.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
-        let method = line.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
+        let line = String::from_utf8_lossy(
+            request
+                .split(|byte| *byte == b'\r')
+                .next()
+                .unwrap_or_default(),
+        )
+        .into_owned();
+        let method = line
+            .split(' ')
+            .nth(1)
+            .unwrap_or_default()
+            .trim_start_matches('/')
+            .to_owned();
         let mut orders = self.orders();
         orders.seen.insert(method.clone());
         match &mut orders.hold {
@@ -169,7 +208,9 @@ fn read(stream: &mut UnixStream) -> Result<Vec<u8>> {
     loop {
         if let Some(head) = message.windows(4).position(|window| window == b"\r\n\r\n") {
             let text = String::from_utf8_lossy(&message[..head]).to_lowercase();
-            let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+            let length = text
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
             if message.len() >= head + 4 + length.unwrap_or(0) {
                 return Ok(message);
             }

@@ -1,5 +1,5 @@
-//! A CNI runtime for tests: runs the plugins of a configuration list on a host of a lab as libcni does, each with its
-//! environment and its configuration on standard input.
+//! A CNI runtime for tests: runs the plugins of a configuration list on a host of a lab as libcni
+//! does, each with its environment and its configuration on standard input.
 
 use std::{
     io::Write,
@@ -43,7 +43,10 @@ pub struct Pod<'a> {
 
 /// `eth0` of a container.
 pub fn eth0(id: &str) -> Pod<'_> {
-    Pod { id, interface: "eth0" }
+    Pod {
+        id,
+        interface: "eth0",
+    }
 }
 
 impl Pod<'_> {
@@ -57,23 +60,42 @@ impl<'a> Runtime<'a> {
     /// One plugin of ours on this network of the cluster.
     pub fn new(lab: &'a Lab, host: &'a str, network: &'a str) -> Self {
         let plugins = vec![json!({ "type": "netd-cni", "network": network })];
-        Self { lab, host, version: "1.1.0", name: "dbnet", plugins, arguments: "", socket: None }
+        Self {
+            lab,
+            host,
+            version: "1.1.0",
+            name: "dbnet",
+            plugins,
+            arguments: "",
+            socket: None,
+        }
     }
 
     /// The same with this in every plugin's `runtimeConfig`.
     pub fn with(mut self, capabilities: Value) -> Self {
-        self.plugins.iter_mut().for_each(|plugin| plugin["runtimeConfig"] = capabilities.clone());
+        self.plugins
+            .iter_mut()
+            .for_each(|plugin| plugin["runtimeConfig"] = capabilities.clone());
         self
     }
 
     /// Makes a container's namespace.
     #[track_caller]
     pub fn make(&self, pod: Pod<'_>) {
-        self.lab.exec(self.host, &["ip", "netns", "add", pod.id]).ok();
+        self.lab
+            .exec(self.host, &["ip", "netns", "add", pod.id])
+            .ok();
     }
 
     /// Starts a plugin.
-    pub fn start(&self, verb: &str, pod: Pod<'_>, namespace: &str, plugin: &Value, previous: Option<&Value>) -> Child {
+    pub fn start(
+        &self,
+        verb: &str,
+        pod: Pod<'_>,
+        namespace: &str,
+        plugin: &Value,
+        previous: Option<&Value>,
+    ) -> Child {
         let mut configuration = plugin.clone();
         configuration["cniVersion"] = self.version.into();
         configuration["name"] = self.name.into();
@@ -88,11 +110,21 @@ impl<'a> Runtime<'a> {
             format!("CNI_ARGS={}", self.arguments),
             format!("CNI_PATH=/usr/local/bin:{REFERENCE}"),
         ];
-        let socket = self.socket.map(|socket| format!("NETD_SOCKET={}", socket.display()));
+        let socket = self
+            .socket
+            .map(|socket| format!("NETD_SOCKET={}", socket.display()));
         let kind = plugin["type"].as_str().expect("a plugin has a type");
-        let program = if kind == "netd-cni" { kind.to_owned() } else { format!("{REFERENCE}/{kind}") };
+        let program = if kind == "netd-cni" {
+            kind.to_owned()
+        } else {
+            format!("{REFERENCE}/{kind}")
+        };
         let variables = variables.iter().chain(&socket).map(String::as_str);
-        let words: Vec<&str> = ["env"].into_iter().chain(variables).chain([program.as_str()]).collect();
+        let words: Vec<&str> = ["env"]
+            .into_iter()
+            .chain(variables)
+            .chain([program.as_str()])
+            .collect();
         let mut command = self.lab.command(self.host, &words);
         let mut child = command
             .stdin(Stdio::piped())
@@ -107,7 +139,14 @@ impl<'a> Runtime<'a> {
     }
 
     /// Runs a plugin to its end.
-    pub fn call(&self, verb: &str, pod: Pod<'_>, namespace: &str, plugin: &Value, previous: Option<&Value>) -> Said {
+    pub fn call(
+        &self,
+        verb: &str,
+        pod: Pod<'_>,
+        namespace: &str,
+        plugin: &Value,
+        previous: Option<&Value>,
+    ) -> Said {
         ended(self.start(verb, pod, namespace, plugin, previous))
     }
 
@@ -115,7 +154,13 @@ impl<'a> Runtime<'a> {
     pub fn try_add(&self, pod: Pod<'_>) -> Result<Value, Value> {
         let mut result = None;
         for plugin in &self.plugins {
-            result = Some(outcome(self.call("ADD", pod, &pod.namespace(), plugin, result.as_ref()))?);
+            result = Some(outcome(self.call(
+                "ADD",
+                pod,
+                &pod.namespace(),
+                plugin,
+                result.as_ref(),
+            ))?);
         }
         Ok(result.expect("a list has plugins"))
     }
@@ -124,7 +169,8 @@ impl<'a> Runtime<'a> {
     #[track_caller]
     pub fn add(&self, pod: Pod<'_>) -> Value {
         self.make(pod);
-        self.try_add(pod).unwrap_or_else(|error| panic!("ADD {pod:?}: {error}"))
+        self.try_add(pod)
+            .unwrap_or_else(|error| panic!("ADD {pod:?}: {error}"))
     }
 
     /// DEL of all, in reverse order.
@@ -132,7 +178,11 @@ impl<'a> Runtime<'a> {
     pub fn del(&self, pod: Pod<'_>, result: Option<&Value>) {
         for plugin in self.plugins.iter().rev() {
             let said = self.call("DEL", pod, &pod.namespace(), plugin, result);
-            assert_eq!((said.code, said.out.as_str()), (0, ""), "DEL {pod:?} {plugin}: {said:?}");
+            assert_eq!(
+                (said.code, said.out.as_str()),
+                (0, ""),
+                "DEL {pod:?} {plugin}: {said:?}"
+            );
         }
     }
 
@@ -153,7 +203,9 @@ impl<'a> Runtime<'a> {
     #[track_caller]
     pub fn gc(&self, living: &[Pod<'_>]) {
         let mut plugin = self.plugins[0].clone();
-        let living = living.iter().map(|pod| json!({ "containerID": pod.id, "ifname": pod.interface }));
+        let living = living
+            .iter()
+            .map(|pod| json!({ "containerID": pod.id, "ifname": pod.interface }));
         plugin["cni.dev/valid-attachments"] = living.collect();
         let said = self.call("GC", eth0(""), "", &plugin, None);
         assert_eq!((said.code, said.out.as_str()), (0, ""), "GC: {said:?}");
@@ -161,13 +213,19 @@ impl<'a> Runtime<'a> {
 
     /// Runs a command inside of a container.
     pub fn inside(&self, pod: Pod<'_>, words: &[&str]) -> Said {
-        self.lab.exec(self.host, &[&["ip", "netns", "exec", pod.id], words].concat())
+        self.lab.exec(
+            self.host,
+            &[&["ip", "netns", "exec", pod.id], words].concat(),
+        )
     }
 
     /// What `ip -j -d` shows of an interface of a container; `None` if it has none of that name.
     #[track_caller]
     pub fn seen(&self, pod: Pod<'_>, interface: &str) -> Option<Value> {
-        let text = self.lab.exec(self.host, &["ip", "-j", "-n", pod.id, "addr", "show"]).ok();
+        let text = self
+            .lab
+            .exec(self.host, &["ip", "-j", "-n", pod.id, "addr", "show"])
+            .ok();
         let links: Vec<Value> = serde_json::from_str(&text).expect("JSON of `ip`");
         links.into_iter().find(|link| link["ifname"] == interface)
     }
@@ -182,13 +240,21 @@ pub fn ended(child: Child) -> Said {
 pub fn outcome(said: Said) -> Result<Value, Value> {
     match said.code {
         0 => Ok(serde_json::from_str(&said.out).unwrap_or_default()),
-        _ => Err(serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("no JSON error: {said:?}"))),
+        _ => {
+            Err(serde_json::from_str(&said.out)
+                .unwrap_or_else(|_| panic!("no JSON error: {said:?}")))
+        }
     }
 }
 
 /// The addresses of a result, without the lengths of their prefixes.
 pub fn addresses(result: &Value) -> Vec<String> {
     let ips = result["ips"].as_array().expect("a result has addresses");
-    let bare = |ip: &Value| ip["address"].as_str().and_then(|text| text.split('/').next()).map(str::to_owned);
+    let bare = |ip: &Value| {
+        ip["address"]
+            .as_str()
+            .and_then(|text| text.split('/').next())
+            .map(str::to_owned)
+    };
     ips.iter().filter_map(bare).collect()
 }

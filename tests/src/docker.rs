@@ -1,5 +1,5 @@
-//! Docker Engine on hosts of a lab (Debian package docker.io), with an image `busybox` of one static binary: there is no
-//! registry.
+//! Docker Engine on hosts of a lab (Debian package docker.io), with an image `busybox` of one
+//! static binary: there is no registry.
 
 use std::{collections::BTreeSet, path::Path, process::Child};
 
@@ -30,8 +30,8 @@ impl Docker {
         Path::new("/usr/sbin/dockerd").exists()
     }
 
-    /// Starts the daemon of a host and waits until it answers; `before` are words in front of its command, such as
-    /// `env DOCKERD_OPTIONS=--live-restore`.
+    /// Starts the daemon of a host and waits until it answers; `before` are words in front of its
+    /// command, such as `env DOCKERD_OPTIONS=--live-restore`.
     #[track_caller]
     pub fn start(lab: &Lab, host: &str, before: &[&str]) -> Self {
         let daemon = Self::spawn(lab, host, before);
@@ -79,11 +79,16 @@ impl Drop for Docker {
 /// The words that start a container on `my-net` that answers HTTP with its name.
 pub fn serving(name: &str, options: &[&str]) -> Vec<String> {
     // The image has a shell only as one of busybox's words, and health checks want `/bin/sh`.
-    let serve =
-        format!("cd /bin; ln -s busybox sh; mkdir /www; echo {name} >/www/index.html; exec httpd -f -p 80 -h /www");
+    let serve = format!(
+        "cd /bin; ln -s busybox sh; mkdir /www; echo {name} >/www/index.html; exec httpd -f -p 80 -h /www"
+    );
     let words = [DOCKER, "run", "-d", "--name", name, "--network", "my-net"];
     let program = ["busybox", "/bin/busybox", "sh", "-c", serve.as_str()];
-    [&words[..], options, &program].concat().into_iter().map(str::to_owned).collect()
+    [&words[..], options, &program]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect()
 }
 
 /// A lab with an engine on every host.
@@ -98,14 +103,22 @@ impl Engines {
     /// Engines on this many hosts.
     pub fn up(hosts: u32) -> Self {
         let lab = Lab::up(hosts);
-        let _daemons = (1..=hosts).map(|host| Docker::start(&lab, &format!("h{host}"), &[])).collect();
+        let _daemons = (1..=hosts)
+            .map(|host| Docker::start(&lab, &format!("h{host}"), &[]))
+            .collect();
         Self { _daemons, lab }
     }
 
     /// One with the network `my-net` of the cluster on every engine.
     pub fn on_my_net(hosts: u32) -> Self {
         let engines = Self::up(hosts);
-        engines.lab.ctl("h1", &format!("network create --attachable {SUBNETS} my-net")).ok();
+        engines
+            .lab
+            .ctl(
+                "h1",
+                &format!("network create --attachable {SUBNETS} my-net"),
+            )
+            .ok();
         for host in 1..=hosts {
             let line = format!("{ATTACH} -o netd.network=my-net --ipv6 {SUBNETS} my-net");
             engines.docker(&format!("h{host}"), &line).ok();
@@ -115,7 +128,9 @@ impl Engines {
 
     /// Runs `docker` on a host; words are split at spaces.
     pub fn docker(&self, host: &str, line: &str) -> Said {
-        let words: Vec<&str> = std::iter::once(DOCKER).chain(line.split_whitespace()).collect();
+        let words: Vec<&str> = std::iter::once(DOCKER)
+            .chain(line.split_whitespace())
+            .collect();
         self.lab.exec(host, &words)
     }
 
@@ -127,13 +142,15 @@ impl Engines {
     /// A container on `my-net` that answers HTTP with its name.
     pub fn serve(&self, host: &str, name: &str, options: &[&str]) -> Said {
         let words = serving(name, options);
-        self.lab.exec(host, &words.iter().map(String::as_str).collect::<Vec<_>>())
+        self.lab
+            .exec(host, &words.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// A container reaches somebody, at once.
     #[track_caller]
     pub fn reaches(&self, host: &str, container: &str, whom: &str) {
-        self.inside(host, container, &format!("ping -c 1 -W 5 {whom}")).ok();
+        self.inside(host, container, &format!("ping -c 1 -W 5 {whom}"))
+            .ok();
     }
 
     /// Once the cluster knows of what has just been said or started.
@@ -148,14 +165,19 @@ impl Engines {
     /// Whom a host, its engine and its containers from now on ask for names.
     #[track_caller]
     pub fn asks(&self, host: &str, resolver: &str) {
-        let line = format!("echo nameserver {resolver} >/run/asked; mount --bind /run/asked /etc/resolv.conf");
+        let line = format!(
+            "echo nameserver {resolver} >/run/asked; mount --bind /run/asked /etc/resolv.conf"
+        );
         self.lab.exec(host, &["sh", "-ec", &line]).ok();
     }
 
     /// The endpoints of a network, as the cluster tells.
     pub fn endpoints(&self, network: &str) -> Vec<Value> {
         let networks = self.lab.json("h1", &format!("network inspect {network}"));
-        networks[0]["endpoints"].as_array().expect("endpoints").clone()
+        networks[0]["endpoints"]
+            .as_array()
+            .expect("endpoints")
+            .clone()
     }
 
     /// The addresses of a container on a network, as the engine tells.
@@ -164,22 +186,41 @@ impl Engines {
         let inspected: Value = serde_json::from_str(&text).expect("JSON");
         let endpoint = &inspected[0]["NetworkSettings"]["Networks"][network];
         let text = |key: &str| endpoint[key].as_str().expect("an address").to_owned();
-        [text("IPAddress"), text("GlobalIPv6Address")].into_iter().filter(|address| !address.is_empty()).collect()
+        [text("IPAddress"), text("GlobalIPv6Address")]
+            .into_iter()
+            .filter(|address| !address.is_empty())
+            .collect()
     }
 
-    /// The ledger and the cluster's idea of a network are what the engines have: these containers and no others.
+    /// The ledger and the cluster's idea of a network are what the engines have: these containers
+    /// and no others.
     #[track_caller]
     pub fn is_clean(&self, network: &str, containers: &[(&str, &str)]) {
-        let known: BTreeSet<String> = containers.iter().map(|(host, name)| format!("{name} on {host}")).collect();
-        // What an engine has forgotten to give back, because one of the two died, is believed lost after a minute.
-        within(3 * PATIENCE, "the cluster has what the engines have", || {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let endpoints = self.endpoints(network);
-            let docker = endpoints.iter().filter(|endpoint| endpoint["kind"] == "docker");
-            let found: Vec<String> =
-                docker.map(|found| format!("{} on {}", text(&found["name"]), text(&found["node"]))).collect();
-            holds(found.len() == known.len() && found.iter().cloned().collect::<BTreeSet<_>>() == known, &found)
-        });
+        let known: BTreeSet<String> = containers
+            .iter()
+            .map(|(host, name)| format!("{name} on {host}"))
+            .collect();
+        // What an engine has forgotten to give back, because one of the two died, is believed lost
+        // after a minute.
+        within(
+            3 * PATIENCE,
+            "the cluster has what the engines have",
+            || {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let endpoints = self.endpoints(network);
+                let docker = endpoints
+                    .iter()
+                    .filter(|endpoint| endpoint["kind"] == "docker");
+                let found: Vec<String> = docker
+                    .map(|found| format!("{} on {}", text(&found["name"]), text(&found["node"])))
+                    .collect();
+                holds(
+                    found.len() == known.len()
+                        && found.iter().cloned().collect::<BTreeSet<_>>() == known,
+                    &found,
+                )
+            },
+        );
         self.lab.ctl("h1", "ipam check").ok();
     }
 }

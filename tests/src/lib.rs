@@ -15,13 +15,17 @@ use std::{
 
 use serde_json::Value;
 
-/// How long a condition may take on a busy machine before a test gives up on it. Not a promise about speed.
+/// How long a condition may take on a busy machine before a test gives up on it. Not a promise
+/// about speed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The directory of the binaries under test.
 pub fn binaries() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
-    test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps").to_owned()
+    test.parent()
+        .and_then(|deps| deps.parent())
+        .expect("target/PROFILE/deps")
+        .to_owned()
 }
 
 /// A command of ours, found beside the test.
@@ -29,7 +33,9 @@ pub fn swarmctl() -> Command {
     let directory = binaries();
     let mut command = Command::new(directory.join("swarmctl"));
     let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{path}", directory.display())).stdin(Stdio::null());
+    command
+        .env("PATH", format!("{}:{path}", directory.display()))
+        .stdin(Stdio::null());
     command
 }
 
@@ -48,7 +54,11 @@ impl Said {
     /// What a command that has ended said.
     pub fn of(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
     }
 
     /// Standard output of a command that must have succeeded.
@@ -84,7 +94,9 @@ pub fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Resul
     loop {
         match look() {
             Ok(value) => return value,
-            Err(seen) if start.elapsed() > patience => panic!("{what}: not within {patience:?}; last seen: {seen}"),
+            Err(seen) if start.elapsed() > patience => {
+                panic!("{what}: not within {patience:?}; last seen: {seen}")
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }
@@ -92,7 +104,11 @@ pub fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Resul
 
 /// `Ok` if the condition holds, what was seen otherwise: for [`eventually`].
 pub fn holds(condition: bool, seen: impl std::fmt::Debug) -> Result<(), String> {
-    if condition { Ok(()) } else { Err(format!("{seen:?}")) }
+    if condition {
+        Ok(())
+    } else {
+        Err(format!("{seen:?}"))
+    }
 }
 
 /// A lab that is taken down when dropped.
@@ -104,14 +120,23 @@ impl Lab {
     /// A lab of this many hosts.
     pub fn up(hosts: u32) -> Self {
         let lab = Self::planned();
-        lab.verb("up").args(["--hosts", &hosts.to_string()]).output().map(Said::of).expect("the lab starts").ok();
+        lab.verb("up")
+            .args(["--hosts", &hosts.to_string()])
+            .output()
+            .map(Said::of)
+            .expect("the lab starts")
+            .ok();
         lab
     }
 
     /// A name for a lab that the test brings up itself; taken down all the same.
     pub fn planned() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "t{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         Self { name }
     }
 
@@ -141,7 +166,9 @@ impl Lab {
 
     /// Runs `swarmctl` on a host; words are split at spaces.
     pub fn ctl(&self, host: &str, line: &str) -> Said {
-        let words: Vec<&str> = std::iter::once("swarmctl").chain(line.split_whitespace()).collect();
+        let words: Vec<&str> = std::iter::once("swarmctl")
+            .chain(line.split_whitespace())
+            .collect();
         self.exec(host, &words)
     }
 
@@ -154,7 +181,10 @@ impl Lab {
 
     /// Runs a command inside a task, asked of a host.
     pub fn inside(&self, host: &str, task: &str, words: &[&str]) -> Said {
-        let words: Vec<&str> = ["swarmctl", "exec", task, "--"].into_iter().chain(words.iter().copied()).collect();
+        let words: Vec<&str> = ["swarmctl", "exec", task, "--"]
+            .into_iter()
+            .chain(words.iter().copied())
+            .collect();
         self.exec(host, &words)
     }
 
@@ -162,35 +192,60 @@ impl Lab {
     #[track_caller]
     pub fn router(&self, host: &str, network: &Value) -> String {
         let namespace = format!("netd-{}", network["id"].as_str().expect("the network's id"));
-        let line = self.exec(host, &["ip", "-n", &namespace, "-o", "link", "show", "type", "vxlan"]).ok();
-        let address = line.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+        let line = self
+            .exec(
+                host,
+                &[
+                    "ip", "-n", &namespace, "-o", "link", "show", "type", "vxlan",
+                ],
+            )
+            .ok();
+        let address = line
+            .split_whitespace()
+            .skip_while(|word| *word != "link/ether")
+            .nth(1);
         address.expect("the tunnel's device").to_owned()
     }
 
-    /// Shows a directory of this machine, wherever it is, to the tasks that a host starts from now on, at `/mnt`: they have
-    /// a /tmp of their own.
+    /// Shows a directory of this machine, wherever it is, to the tasks that a host starts from now
+    /// on, at `/mnt`: they have a /tmp of their own.
     #[track_caller]
     pub fn show(&self, host: &str, directory: &Path) {
-        self.exec(host, &["mount", "--bind", &directory.display().to_string(), "/mnt"]).ok();
+        self.exec(
+            host,
+            &["mount", "--bind", &directory.display().to_string(), "/mnt"],
+        )
+        .ok();
     }
 
     /// The network `my-net`, three replicas of `web` and one `shell`, as in the tour.
     pub fn tour(hosts: u32) -> Self {
         let lab = Self::up(hosts);
-        lab.ctl("h1", "network create --driver overlay --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net").ok();
+        lab.ctl(
+            "h1",
+            "network create --driver overlay --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net",
+        )
+        .ok();
         lab.ctl(
             "h1",
             "service create --name web --replicas 3 --network my-net --runtime exec -- netd whoami --port 80",
         )
         .ok();
-        lab.ctl("h1", "service create --name shell --network my-net --runtime exec -- sleep infinity").ok();
+        lab.ctl(
+            "h1",
+            "service create --name shell --network my-net --runtime exec -- sleep infinity",
+        )
+        .ok();
         lab
     }
 
     /// The living tasks of a service.
     pub fn running(&self, host: &str, service: &str) -> Vec<Value> {
         let tasks = self.json(host, &format!("service ps {service}"));
-        tasks.into_iter().filter(|task| task["state"] == "running" && task["desired_state"] == "running").collect()
+        tasks
+            .into_iter()
+            .filter(|task| task["state"] == "running" && task["desired_state"] == "running")
+            .collect()
     }
 }
 
@@ -203,19 +258,26 @@ impl Drop for Lab {
     }
 }
 
-/// A command in the namespace of the lab's switch, which is no host of the cluster, to be completed.
+/// A command in the namespace of the lab's switch, which is no host of the cluster, to be
+/// completed.
 #[track_caller]
 pub fn beside(lab: &Lab) -> Command {
     let switch = process(&format!("swarmctl\0lab-switch\0--lab\0{}\0", lab.name()));
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/proc/{}/ns/net", switch.expect("the switch of the lab")));
+    command.arg(format!(
+        "--net=/proc/{}/ns/net",
+        switch.expect("the switch of the lab")
+    ));
     command
 }
 
 /// The process id of a host's first process, as seen from here.
 #[track_caller]
 pub fn first_process(lab: &Lab, host: &str) -> u32 {
-    let line = format!("swarmctl\0lab-host\0--lab\0{}\0--host\0{host}\0", lab.name());
+    let line = format!(
+        "swarmctl\0lab-host\0--lab\0{}\0--host\0{host}\0",
+        lab.name()
+    );
     process(&line).expect("the first process of a host that is on")
 }
 
@@ -223,7 +285,9 @@ pub fn first_process(lab: &Lab, host: &str) -> u32 {
 fn process(line: &str) -> Option<u32> {
     let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let is_it = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|own| own == line.as_bytes());
+    let is_it = |pid: &u32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|own| own == line.as_bytes())
+    };
     pids.filter(is_it).min()
 }
 
@@ -233,8 +297,8 @@ pub fn cable(lab: &Lab, host: &str, state: &str) {
     run(beside(lab).args(["ip", "link", "set", host, state])).ok();
 }
 
-/// A hundred calls a second, each on a connection of its own, until told to stop. Every failure is a line. A program of Python;
-/// its first argument is whom it calls.
+/// A hundred calls a second, each on a connection of its own, until told to stop. Every failure is
+/// a line. A program of Python; its first argument is whom it calls.
 pub const CALL: &str = "import os, socket, sys, time
 calls, due = 0, time.monotonic()
 while not os.path.exists('/tmp/stop'):
@@ -250,5 +314,7 @@ print('calls', calls, flush=True)";
 
 /// The value of `key: value` lines, as `netd whoami` prints them.
 pub fn field<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
-    text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(": ")).collect()
+    text.lines()
+        .filter_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
+        .collect()
 }

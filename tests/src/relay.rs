@@ -1,5 +1,6 @@
-//! Stands between the CNI plugin and a host's netd, and kills one of the two at a moment of a call. A call is one HTTP/2
-//! stream over a Unix socket; of its frames only their ends are looked for (RFC 9113, section 4.1).
+//! Stands between the CNI plugin and a host's netd, and kills one of the two at a moment of a call.
+//! A call is one HTTP/2 stream over a Unix socket; of its frames only their ends are looked for
+//! (RFC 9113, section 4.1).
 
 use std::{
     fs,
@@ -69,7 +70,10 @@ impl Relay {
     pub fn start(lab: &Lab, host: &str) -> Self {
         // Hosts have the machine's /tmp.
         let socket = std::env::temp_dir().join(format!("relay-{}-{host}", lab.name()));
-        let netd = PathBuf::from(format!("/proc/{}/root/run/netd/netd.sock", first_process(lab, host)));
+        let netd = PathBuf::from(format!(
+            "/proc/{}/root/run/netd/netd.sock",
+            first_process(lab, host)
+        ));
         let listener = UnixListener::bind(&socket).expect("the relay's socket");
         let state = Arc::new(Mutex::new(State::default()));
         let shared = state.clone();
@@ -101,7 +105,9 @@ impl Relay {
     /// How long the last undisturbed call took netd.
     #[track_caller]
     pub fn took(&self) -> Duration {
-        lock(&self.state).took.expect("a call that nobody was killed in")
+        lock(&self.state)
+            .took
+            .expect("a call that nobody was killed in")
     }
 }
 
@@ -157,7 +163,8 @@ fn until_end(mut from: &UnixStream, preface: usize) -> io::Result<Vec<u8>> {
     let (mut bytes, mut frame) = (Vec::new(), preface);
     loop {
         while let Some(header) = bytes.get(frame..frame + FRAME_HEADER) {
-            let length = usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
+            let length =
+                usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
             let is_last = matches!(header[3], DATA | HEADERS) && header[4] & END_STREAM != 0;
             frame += FRAME_HEADER + length;
             if is_last {

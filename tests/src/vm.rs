@@ -13,5 +13,8 @@ pub fn is_here() -> bool {
 /// Refuses to run a test elsewhere: the first line of every test of a file `tests/vm_*.rs`.
 #[track_caller]
 pub fn required() {
-    assert!(is_here(), "this kernel may lack what the test needs: `make test-vm` runs it in a machine that has it");
+    assert!(
+        is_here(),
+        "this kernel may lack what the test needs: `make test-vm` runs it in a machine that has it"
+    );
 }

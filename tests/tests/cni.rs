@@ -1,4 +1,5 @@
-//! The CNI plugin as runtimes call it, on hosts of a lab; what it says is compared with what `ip` shows.
+//! The CNI plugin as runtimes call it, on hosts of a lab; what it says is compared with what `ip`
+//! shows.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,19 +22,25 @@ fn lab(hosts: u32) -> Lab {
 
 /// Who is on a network, by what it says of itself: addresses by name.
 fn on(lab: &Lab, network: &str) -> BTreeSet<(String, String)> {
-    let info = lab.json("h1", &format!("network inspect {network}")).remove(0);
+    let info = lab
+        .json("h1", &format!("network inspect {network}"))
+        .remove(0);
     let endpoints = info["endpoints"].as_array().unwrap().clone();
     let of = |endpoint: &Value| {
         let name = endpoint["name"].as_str().unwrap().to_owned();
         let all = endpoint["addresses"].as_array().unwrap().clone();
-        all.into_iter().map(move |address| (name.clone(), address.as_str().unwrap().to_owned())).collect::<Vec<_>>()
+        all.into_iter()
+            .map(move |address| (name.clone(), address.as_str().unwrap().to_owned()))
+            .collect::<Vec<_>>()
     };
     endpoints.iter().flat_map(of).collect()
 }
 
 fn nobody_is_left(lab: &Lab) {
     // A daemon that has just been killed may have left it to its next liveness check.
-    eventually("nobody is left", || holds(on(lab, "my-net").is_empty(), on(lab, "my-net")));
+    eventually("nobody is left", || {
+        holds(on(lab, "my-net").is_empty(), on(lab, "my-net"))
+    });
     lab.ctl("h1", "ipam check").ok();
 }
 
@@ -42,26 +49,68 @@ fn nobody_is_left(lab: &Lab) {
 fn is_as_told(runtime: &Runtime<'_>, pod: Pod<'_>, result: &Value) {
     let link = runtime.seen(pod, pod.interface).expect("the interface");
     let told = &result["interfaces"][0];
-    assert_eq!((&told["name"], &told["sandbox"]), (&json!(pod.interface), &json!(pod.namespace())));
-    assert_eq!((&told["mac"], &link["operstate"]), (&link["address"], &json!("UP")));
-    // Nobody waits for an answer to whether an address of the ledger is another's, which takes a second.
+    assert_eq!(
+        (&told["name"], &told["sandbox"]),
+        (&json!(pod.interface), &json!(pod.namespace()))
+    );
+    assert_eq!(
+        (&told["mac"], &link["operstate"]),
+        (&link["address"], &json!("UP"))
+    );
+    // Nobody waits for an answer to whether an address of the ledger is another's, which takes a
+    // second.
     let dad = format!("/proc/sys/net/ipv6/conf/{}/accept_dad", pod.interface);
-    let tentative = link["addr_info"].as_array().unwrap().iter().filter(|info| info["tentative"] == true).count();
-    assert_eq!((runtime.inside(pod, &["cat", &dad]).ok().trim(), tentative), ("0", 0));
+    let tentative = link["addr_info"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|info| info["tentative"] == true)
+        .count();
+    assert_eq!(
+        (runtime.inside(pod, &["cat", &dad]).ok().trim(), tentative),
+        ("0", 0)
+    );
     if runtime.version == "1.1.0" {
         assert_eq!(told["mtu"], link["mtu"]);
     }
-    let global = link["addr_info"].as_array().unwrap().iter().filter(|info| info["scope"] == "global");
-    let seen: BTreeSet<String> =
-        global.map(|info| format!("{}/{}", info["local"].as_str().unwrap(), info["prefixlen"])).collect();
+    let global = link["addr_info"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|info| info["scope"] == "global");
+    let seen: BTreeSet<String> = global
+        .map(|info| format!("{}/{}", info["local"].as_str().unwrap(), info["prefixlen"]))
+        .collect();
     let ips = result["ips"].as_array().unwrap();
-    assert_eq!(ips.iter().map(|ip| ip["address"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>(), seen);
+    assert_eq!(
+        ips.iter()
+            .map(|ip| ip["address"].as_str().unwrap().to_owned())
+            .collect::<BTreeSet<_>>(),
+        seen
+    );
     for (family, nothing) in [("-4", "0.0.0.0/0"), ("-6", "::/0")] {
-        let text = runtime.lab.exec(runtime.host, &["ip", "-j", "-n", pod.id, family, "route", "show", "default"]).ok();
+        let text = runtime
+            .lab
+            .exec(
+                runtime.host,
+                &["ip", "-j", "-n", pod.id, family, "route", "show", "default"],
+            )
+            .ok();
         let seen: Vec<Value> = serde_json::from_str(&text).unwrap();
-        let seen = seen.iter().map(|route| json!({ "dst": nothing, "gw": route["gateway"] }));
-        let told = result["routes"].as_array().unwrap().iter().filter(|route| route["dst"] == nothing).cloned();
-        assert_eq!(seen.collect::<Vec<_>>(), told.collect::<Vec<_>>(), "{family}");
+        let seen = seen
+            .iter()
+            .map(|route| json!({ "dst": nothing, "gw": route["gateway"] }));
+        let told = result["routes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|route| route["dst"] == nothing)
+            .cloned();
+        assert_eq!(
+            seen.collect::<Vec<_>>(),
+            told.collect::<Vec<_>>(),
+            "{family}"
+        );
     }
 }
 
@@ -69,11 +118,21 @@ fn is_as_told(runtime: &Runtime<'_>, pod: Pod<'_>, result: &Value) {
 fn an_interface_is_as_the_result_says_in_every_version_and_gone_after_del() {
     let lab = lab(1);
     for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
-        let (runtime, pod) = (Runtime { version, ..Runtime::new(&lab, "h1", "my-net") }, eth0("c1"));
+        let (runtime, pod) = (
+            Runtime {
+                version,
+                ..Runtime::new(&lab, "h1", "my-net")
+            },
+            eth0("c1"),
+        );
         let result = runtime.add(pod);
         assert_eq!(result["cniVersion"], version);
         is_as_told(&runtime, pod, &result);
-        assert_eq!(runtime.try_add(pod).unwrap(), result, "asked again it is the same");
+        assert_eq!(
+            runtime.try_add(pod).unwrap(),
+            result,
+            "asked again it is the same"
+        );
         if version != "0.3.1" {
             runtime.check(pod, &result).unwrap();
         }
@@ -94,60 +153,120 @@ fn an_interface_is_as_the_result_says_in_every_version_and_gone_after_del() {
     let result = runtime.add(pod);
     assert!((0..3).all(|_| runtime.try_add(pod).unwrap() == result));
     // What others break is repaired, and CHECK waits for it.
-    runtime.lab.exec("h1", &["ip", "-n", "c2", "link", "del", "eth0"]).ok();
+    runtime
+        .lab
+        .exec("h1", &["ip", "-n", "c2", "link", "del", "eth0"])
+        .ok();
     runtime.check(pod, &result).unwrap();
     is_as_told(&runtime, pod, &result);
-    for route in [["del", "default"].as_slice(), &["add", "198.51.100.0/24", "dev", "eth0"]] {
-        runtime.lab.exec("h1", &[&["ip", "-n", "c2", "route"], route].concat()).ok();
+    for route in [
+        ["del", "default"].as_slice(),
+        &["add", "198.51.100.0/24", "dev", "eth0"],
+    ] {
+        runtime
+            .lab
+            .exec("h1", &[&["ip", "-n", "c2", "route"], route].concat())
+            .ok();
     }
     runtime.check(pod, &result).unwrap();
-    eventually("the way out is back, and another plugin's route has stayed", || {
-        let routes = runtime.inside(pod, &["ip", "route"]).ok();
-        holds(routes.contains("default via 10.0.9.1") && routes.contains("198.51.100.0/24"), routes)
-    });
+    eventually(
+        "the way out is back, and another plugin's route has stayed",
+        || {
+            let routes = runtime.inside(pod, &["ip", "route"]).ok();
+            holds(
+                routes.contains("default via 10.0.9.1") && routes.contains("198.51.100.0/24"),
+                routes,
+            )
+        },
+    );
     runtime.check(pod, &result).unwrap();
     let mut wrong = result.clone();
     wrong["ips"][0]["address"] = "10.0.9.77/24".into();
     let error = runtime.check(pod, &wrong).unwrap_err();
-    assert!(error["msg"].as_str().unwrap().contains("10.0.9.77"), "{error}");
+    assert!(
+        error["msg"].as_str().unwrap().contains("10.0.9.77"),
+        "{error}"
+    );
 }
 
 #[test]
 fn what_runtimes_ask_for_is_given_and_found_by_name() {
     let lab = lab(2);
-    lab.ctl("h1", "service create --external --name web --network my-net").ok();
+    lab.ctl(
+        "h1",
+        "service create --external --name web --network my-net",
+    )
+    .ok();
     let capabilities = json!({
         "ips": ["fd00:9::77/64"], "mac": "02:00:00:00:00:77", "aliases": ["db"],
         "dns": { "servers": ["192.0.2.53"], "searches": ["example.org"] },
         "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
         "bandwidth": { "ingressRate": 1_000_000, "ingressBurst": 1_000_000, "egressRate": 2_000_000, "egressBurst": 1_000_000 },
     });
-    let first =
-        Runtime { arguments: "IgnoreUnknown=1;IP=10.0.9.77;K8S_POD_NAME=web-0", ..Runtime::new(&lab, "h1", "my-net") };
+    let first = Runtime {
+        arguments: "IgnoreUnknown=1;IP=10.0.9.77;K8S_POD_NAME=web-0",
+        ..Runtime::new(&lab, "h1", "my-net")
+    };
     let mut first = first.with(capabilities);
-    first.plugins[0]["args"] = json!({ "cni": { "labels": [{ "key": "netd.service", "value": "web" }] } });
+    first.plugins[0]["args"] =
+        json!({ "cni": { "labels": [{ "key": "netd.service", "value": "web" }] } });
     let result = first.add(eth0("c1"));
     is_as_told(&first, eth0("c1"), &result);
     assert_eq!(addresses(&result), ["10.0.9.77", "fd00:9::77"]);
     assert_eq!(result["interfaces"][0]["mac"], "02:00:00:00:00:77");
     assert_eq!(result["dns"]["search"], json!(["example.org"]));
-    assert_eq!(result["dns"]["nameservers"], json!(["10.0.9.1", "fd00:9::1", "192.0.2.53"]));
+    assert_eq!(
+        result["dns"]["nameservers"],
+        json!(["10.0.9.1", "fd00:9::1", "192.0.2.53"])
+    );
 
-    let second =
-        Runtime { arguments: "K8S_POD_NAME=shell;K8S_POD_NAMESPACE=prod", ..Runtime::new(&lab, "h2", "my-net") };
+    let second = Runtime {
+        arguments: "K8S_POD_NAME=shell;K8S_POD_NAMESPACE=prod",
+        ..Runtime::new(&lab, "h2", "my-net")
+    };
     second.add(eth0("c2"));
     let third = eth0("c3");
     second.make(third);
-    for (asked, arguments) in [(json!({ "mac": "02:00:00:00:00:77" }), ""), (json!({}), "MAC=02:00:00:00:00:77")] {
-        let clash = Runtime { arguments, ..Runtime::new(&lab, "h2", "my-net").with(asked) };
+    for (asked, arguments) in [
+        (json!({ "mac": "02:00:00:00:00:77" }), ""),
+        (json!({}), "MAC=02:00:00:00:00:77"),
+    ] {
+        let clash = Runtime {
+            arguments,
+            ..Runtime::new(&lab, "h2", "my-net").with(asked)
+        };
         let error = clash.try_add(third).unwrap_err();
-        assert!(error["msg"].as_str().unwrap().contains("is that of cni container \"web-0\" on h1"), "{error}");
-        assert_eq!((&error["code"], clash.seen(third, "eth0")), (&json!(100), None));
+        assert!(
+            error["msg"]
+                .as_str()
+                .unwrap()
+                .contains("is that of cni container \"web-0\" on h1"),
+            "{error}"
+        );
+        assert_eq!(
+            (&error["code"], clash.seen(third, "eth0")),
+            (&json!(100), None)
+        );
     }
-    let mut server =
-        lab.command("h1", &["ip", "netns", "exec", "c1", "netd", "whoami", "--port", "80"]).spawn().unwrap();
+    let mut server = lab
+        .command(
+            "h1",
+            &[
+                "ip", "netns", "exec", "c1", "netd", "whoami", "--port", "80",
+            ],
+        )
+        .spawn()
+        .unwrap();
     let ask = |name: &str, kind: &str| {
-        let words = ["dig", "+short", "+tries=1", "+time=2", "@10.0.9.1", name, kind];
+        let words = [
+            "dig",
+            "+short",
+            "+tries=1",
+            "+time=2",
+            "@10.0.9.1",
+            name,
+            kind,
+        ];
         eventually(name, || {
             let said = second.inside(eth0("c2"), &words);
             let lines: BTreeSet<String> = said.out.lines().map(str::to_owned).collect();
@@ -155,24 +274,42 @@ fn what_runtimes_ask_for_is_given_and_found_by_name() {
         })
     };
     for name in ["web-0", "db", "c1", "tasks.web"] {
-        assert_eq!((ask(name, "A"), ask(name, "AAAA")), (["10.0.9.77".into()].into(), ["fd00:9::77".into()].into()));
+        assert_eq!(
+            (ask(name, "A"), ask(name, "AAAA")),
+            (["10.0.9.77".into()].into(), ["fd00:9::77".into()].into())
+        );
     }
     assert_eq!(ask("shell-prod", "A").len(), 1);
     let vip = ask("web", "A").into_iter().next().unwrap();
-    let client = second.seen(eth0("c2"), "eth0").unwrap()["addr_info"][0]["local"].as_str().unwrap().to_owned();
-    for url in [format!("http://{vip}/"), "http://10.0.9.77/".to_owned(), "http://[fd00:9::77]/".to_owned()] {
+    let client = second.seen(eth0("c2"), "eth0").unwrap()["addr_info"][0]["local"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for url in [
+        format!("http://{vip}/"),
+        "http://10.0.9.77/".to_owned(),
+        "http://[fd00:9::77]/".to_owned(),
+    ] {
         eventually("the container is reached from another host", || {
             let said = second.inside(eth0("c2"), &["curl", "-sS", "-m", "3", &url]);
             holds(
-                said.code == 0 && (url.contains('[') || said.out.contains(&format!("client: {client}"))),
+                said.code == 0
+                    && (url.contains('[') || said.out.contains(&format!("client: {client}"))),
                 (&url, said),
             )
         });
     }
-    let address = lab.json("h1", "node ls").into_iter().find(|node| node["hostname"] == "h1").unwrap();
+    let address = lab
+        .json("h1", "node ls")
+        .into_iter()
+        .find(|node| node["hostname"] == "h1")
+        .unwrap();
     let address = address["vtep"].as_str().unwrap().to_owned();
     eventually("the host's port leads to it", || {
-        let said = lab.exec("h2", &["curl", "-sS", "-m", "3", &format!("http://{address}:8080/")]);
+        let said = lab.exec(
+            "h2",
+            &["curl", "-sS", "-m", "3", &format!("http://{address}:8080/")],
+        );
         holds(said.code == 0, said)
     });
     server.kill().unwrap();
@@ -185,14 +322,28 @@ fn namespaces_that_were_there_before_those_of_netd_stay_and_can_be_removed() {
     // As containerd's CRI makes them; systemd's /run is shared.
     let make = "mkdir -p /run/netns; touch /run/netns/pod; unshare -n mount --bind /proc/self/ns/net /run/netns/pod";
     for (host, sharing) in [("h1", "private"), ("h2", "shared")] {
-        lab.exec(host, &["sh", "-ec", &format!("mount --make-{sharing} /run; {make}")]).ok();
+        lab.exec(
+            host,
+            &["sh", "-ec", &format!("mount --make-{sharing} /run; {make}")],
+        )
+        .ok();
         let (runtime, pod) = (Runtime::new(&lab, host, "my-net"), eth0("pod"));
         let result = runtime.try_add(pod).unwrap();
         is_as_told(&runtime, pod, &result);
         runtime.check(pod, &result).unwrap();
         runtime.del(pod, Some(&result));
-        lab.exec(host, &["sh", "-ec", "umount -l /run/netns/pod; rm /run/netns/pod"]).ok();
-        assert_eq!(lab.exec(host, &["grep", "-c", "netns/pod", "/proc/self/mountinfo"]).out.trim(), "0", "{sharing}");
+        lab.exec(
+            host,
+            &["sh", "-ec", "umount -l /run/netns/pod; rm /run/netns/pod"],
+        )
+        .ok();
+        assert_eq!(
+            lab.exec(host, &["grep", "-c", "netns/pod", "/proc/self/mountinfo"])
+                .out
+                .trim(),
+            "0",
+            "{sharing}"
+        );
     }
     nobody_is_left(&lab);
 }
@@ -213,7 +364,15 @@ fn no_more_passes_than_the_limit_of_the_bandwidth_allows() {
     });
     let seconds = |runtime: &Runtime<'_>, id: &str, whom: &str| {
         let url = format!("http://{whom}/file");
-        let words = ["curl", "-sS", "-o", "/dev/null", "-w", "%{size_download} %{time_total}", &url];
+        let words = [
+            "curl",
+            "-sS",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{size_download} %{time_total}",
+            &url,
+        ];
         let said = runtime.inside(eth0(id), &words).ok();
         let (size, time) = said.split_once(' ').unwrap();
         assert_eq!(size, "5000000");
@@ -229,12 +388,26 @@ fn no_more_passes_than_the_limit_of_the_bandwidth_allows() {
 #[test]
 fn of_two_networks_the_one_with_a_way_out_is_taken_and_both_are_reached_by_name() {
     let lab = lab(1);
-    lab.ctl("h1", "network create --attachable --internal --subnet 10.0.8.0/24 --subnet fd00:8::/64 inner").ok();
-    let (outer, inner) = (Runtime::new(&lab, "h1", "my-net"), Runtime::new(&lab, "h1", "inner"));
+    lab.ctl(
+        "h1",
+        "network create --attachable --internal --subnet 10.0.8.0/24 --subnet fd00:8::/64 inner",
+    )
+    .ok();
+    let (outer, inner) = (
+        Runtime::new(&lab, "h1", "my-net"),
+        Runtime::new(&lab, "h1", "inner"),
+    );
     for (name, network) in [("web", "my-net"), ("db", "inner")] {
-        lab.ctl("h1", &format!("service create --name {name} --network {network} -- netd whoami --port 80")).ok();
+        lab.ctl(
+            "h1",
+            &format!("service create --name {name} --network {network} -- netd whoami --port 80"),
+        )
+        .ok();
     }
-    let net1 = |id| Pod { id, interface: "net1" };
+    let net1 = |id| Pod {
+        id,
+        interface: "net1",
+    };
     for (id, orders) in [
         ("c1", [(&inner, eth0("c1")), (&outer, net1("c1"))]),
         ("c2", [(&outer, eth0("c2")), (&inner, net1("c2"))]),
@@ -245,17 +418,49 @@ fn of_two_networks_the_one_with_a_way_out_is_taken_and_both_are_reached_by_name(
         let results = orders.map(|(runtime, pod)| (runtime, pod, runtime.try_add(pod).unwrap()));
         for (runtime, pod, result) in &results {
             let leads_out = runtime.plugins[0]["network"] == "my-net";
-            let told: Vec<&Value> = result["routes"].as_array().unwrap().iter().map(|route| &route["dst"]).collect();
-            assert_eq!(told, if leads_out { vec!["0.0.0.0/0", "::/0"] } else { vec![] }, "{id}: {result}");
+            let told: Vec<&Value> = result["routes"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|route| &route["dst"])
+                .collect();
+            assert_eq!(
+                told,
+                if leads_out {
+                    vec!["0.0.0.0/0", "::/0"]
+                } else {
+                    vec![]
+                },
+                "{id}: {result}"
+            );
             if leads_out {
                 is_as_told(runtime, *pod, result);
             }
             // Each of their resolvers knows the names of both.
             let resolver = format!("@{}", result["dns"]["nameservers"][0].as_str().unwrap());
             for (name, vip) in [("web", "10.0.9."), ("db", "10.0.8.")] {
-                let said = runtime.inside(*pod, &["dig", "+short", "+tries=1", "+time=3", &resolver, name]).ok();
-                assert!(said.starts_with(vip), "{id} asks {resolver} for {name}: {said:?}");
-                let page = runtime.inside(*pod, &["curl", "-sS", "-m", "5", &format!("http://{}/", said.trim())]).ok();
+                let said = runtime
+                    .inside(
+                        *pod,
+                        &["dig", "+short", "+tries=1", "+time=3", &resolver, name],
+                    )
+                    .ok();
+                assert!(
+                    said.starts_with(vip),
+                    "{id} asks {resolver} for {name}: {said:?}"
+                );
+                let page = runtime
+                    .inside(
+                        *pod,
+                        &[
+                            "curl",
+                            "-sS",
+                            "-m",
+                            "5",
+                            &format!("http://{}/", said.trim()),
+                        ],
+                    )
+                    .ok();
                 assert!(page.starts_with(&format!("task: {name}.1")), "{id}: {page}");
             }
         }
@@ -265,34 +470,90 @@ fn of_two_networks_the_one_with_a_way_out_is_taken_and_both_are_reached_by_name(
 #[test]
 fn what_fails_leaves_nothing_and_says_why() {
     let lab = lab(1);
-    lab.ctl("h1", "network create --attachable --subnet 10.0.8.0/29 small").ok();
-    lab.ctl("h1", "network create --subnet 10.0.7.0/24 closed").ok();
+    lab.ctl(
+        "h1",
+        "network create --attachable --subnet 10.0.8.0/29 small",
+    )
+    .ok();
+    lab.ctl("h1", "network create --subnet 10.0.7.0/24 closed")
+        .ok();
     let runtime = Runtime::new(&lab, "h1", "my-net");
-    let code = |runtime: &Runtime<'_>, pod: Pod<'_>| runtime.try_add(pod).unwrap_err()["code"].as_u64().unwrap();
+    let code = |runtime: &Runtime<'_>, pod: Pod<'_>| {
+        runtime.try_add(pod).unwrap_err()["code"].as_u64().unwrap()
+    };
     let pod = eth0("c1");
     runtime.make(pod);
-    lab.exec("h1", &["ip", "-n", "c1", "link", "add", "eth0", "type", "veth", "peer", "name", "other"]).ok();
+    lab.exec(
+        "h1",
+        &[
+            "ip", "-n", "c1", "link", "add", "eth0", "type", "veth", "peer", "name", "other",
+        ],
+    )
+    .ok();
     assert_eq!(code(&runtime, pod), 100, "the name is another's");
     assert_eq!(code(&runtime, eth0("nowhere")), 8, "there is no namespace");
-    assert_eq!(code(&Runtime::new(&lab, "h1", "nothing"), Pod { id: "c1", interface: "net1" }), 7, "no network");
-    assert_eq!(code(&Runtime::new(&lab, "h1", "closed"), Pod { id: "c1", interface: "net1" }), 102, "not attachable");
+    assert_eq!(
+        code(
+            &Runtime::new(&lab, "h1", "nothing"),
+            Pod {
+                id: "c1",
+                interface: "net1"
+            }
+        ),
+        7,
+        "no network"
+    );
+    assert_eq!(
+        code(
+            &Runtime::new(&lab, "h1", "closed"),
+            Pod {
+                id: "c1",
+                interface: "net1"
+            }
+        ),
+        102,
+        "not attachable"
+    );
     let taken = Runtime::new(&lab, "h1", "my-net").with(json!({ "ips": ["10.0.9.1"] }));
-    assert!(taken.try_add(Pod { id: "c1", interface: "net1" }).is_err(), "the gateway's address");
+    assert!(
+        taken
+            .try_add(Pod {
+                id: "c1",
+                interface: "net1"
+            })
+            .is_err(),
+        "the gateway's address"
+    );
     let own = runtime.call("ADD", pod, "/proc/self/ns/net", &runtime.plugins[0], None);
-    assert_eq!(outcome(own).unwrap_err()["code"], 8, "the host's own namespace");
+    assert_eq!(
+        outcome(own).unwrap_err()["code"],
+        8,
+        "the host's own namespace"
+    );
     nobody_is_left(&lab);
     // The pool of /29 has five addresses beside the gateway's.
     let small = Runtime::new(&lab, "h1", "small");
     let pods: Vec<String> = (1..=5).map(|number| format!("s{number}")).collect();
     let results: Vec<Value> = pods.iter().map(|id| small.add(eth0(id))).collect();
-    assert_eq!(results.iter().flat_map(addresses).collect::<BTreeSet<_>>().len(), 5);
+    assert_eq!(
+        results
+            .iter()
+            .flat_map(addresses)
+            .collect::<BTreeSet<_>>()
+            .len(),
+        5
+    );
     assert_eq!(small.status().unwrap_err()["code"], 50);
     let late = eth0("s6");
     small.make(late);
     assert_eq!(code(&small, late), 101);
     assert_eq!(small.seen(late, "eth0"), None);
-    // What GC is told to be alive stays; what another configuration has made is none of its business.
-    let other = Runtime { name: "other", ..Runtime::new(&lab, "h1", "my-net") };
+    // What GC is told to be alive stays; what another configuration has made is none of its
+    // business.
+    let other = Runtime {
+        name: "other",
+        ..Runtime::new(&lab, "h1", "my-net")
+    };
     other.add(eth0("o1"));
     small.gc(&[eth0("s1")]);
     assert_eq!((on(&lab, "small").len(), on(&lab, "my-net").len()), (1, 2));
@@ -304,30 +565,66 @@ fn what_fails_leaves_nothing_and_says_why() {
 #[test]
 fn side_by_side_everyone_gets_an_interface_though_daemons_are_killed() {
     let lab = lab(3);
-    lab.ctl("h1", "network create --attachable --subnet 10.0.8.0/24 --subnet fd00:8::/64 second").ok();
-    let (runtime, second) = (Runtime::new(&lab, "h1", "my-net"), Runtime::new(&lab, "h1", "second"));
+    lab.ctl(
+        "h1",
+        "network create --attachable --subnet 10.0.8.0/24 --subnet fd00:8::/64 second",
+    )
+    .ok();
+    let (runtime, second) = (
+        Runtime::new(&lab, "h1", "my-net"),
+        Runtime::new(&lab, "h1", "second"),
+    );
     let ids: Vec<String> = (1..=8).map(|number| format!("c{number}")).collect();
     ids.iter().for_each(|id| runtime.make(eth0(id)));
     // One container on two networks at once, as containerd does, and eight containers.
     let start = |id: &String| {
-        let pod = Pod { id, interface: "net1" };
+        let pod = Pod {
+            id,
+            interface: "net1",
+        };
         let one = runtime.start("ADD", eth0(id), &pod.namespace(), &runtime.plugins[0], None);
-        (one, second.start("ADD", pod, &pod.namespace(), &second.plugins[0], None))
+        (
+            one,
+            second.start("ADD", pod, &pod.namespace(), &second.plugins[0], None),
+        )
     };
     let children: Vec<_> = ids.iter().map(start).collect();
     run(lab.verb("crash").arg("h1")).ok();
-    let results = children.into_iter().flat_map(|(one, two)| [ended(one), ended(two)]);
+    let results = children
+        .into_iter()
+        .flat_map(|(one, two)| [ended(one), ended(two)]);
     let results: Vec<Value> = results.map(|said| outcome(said).unwrap()).collect();
-    assert_eq!(results.iter().flat_map(addresses).collect::<BTreeSet<_>>().len(), 32);
+    assert_eq!(
+        results
+            .iter()
+            .flat_map(addresses)
+            .collect::<BTreeSet<_>>()
+            .len(),
+        32
+    );
     for (id, result) in ids.iter().zip(results.iter().step_by(2)) {
         assert_eq!(runtime.try_add(eth0(id)).unwrap()["ips"], result["ips"]);
-        assert!(runtime.seen(eth0(id), "eth0").is_some() && runtime.seen(eth0(id), "net1").is_some());
+        assert!(
+            runtime.seen(eth0(id), "eth0").is_some() && runtime.seen(eth0(id), "net1").is_some()
+        );
         runtime.check(eth0(id), result).unwrap();
     }
-    let children: Vec<_> =
-        ids.iter().map(|id| runtime.start("DEL", eth0(id), &eth0(id).namespace(), &runtime.plugins[0], None)).collect();
+    let children: Vec<_> = ids
+        .iter()
+        .map(|id| {
+            runtime.start(
+                "DEL",
+                eth0(id),
+                &eth0(id).namespace(),
+                &runtime.plugins[0],
+                None,
+            )
+        })
+        .collect();
     run(lab.verb("crash").arg("h1")).ok();
-    children.into_iter().for_each(|child| drop(ended(child).ok()));
+    children
+        .into_iter()
+        .for_each(|child| drop(ended(child).ok()));
     // One that the daemon could not do when it was killed is done again, as runtimes may.
     ids.iter().for_each(|id| runtime.del(eth0(id), None));
     nobody_is_left(&lab);
@@ -337,7 +634,10 @@ fn side_by_side_everyone_gets_an_interface_though_daemons_are_killed() {
 #[test]
 fn what_is_forgotten_is_given_up_and_the_living_stay() {
     let lab = lab(3);
-    let (here, there) = (Runtime::new(&lab, "h3", "my-net"), Runtime::new(&lab, "h2", "my-net"));
+    let (here, there) = (
+        Runtime::new(&lab, "h3", "my-net"),
+        Runtime::new(&lab, "h2", "my-net"),
+    );
     let kept = there.add(eth0("kept"));
     here.add(eth0("gone"));
     let stays = here.add(eth0("stays"));
@@ -354,9 +654,15 @@ fn what_is_forgotten_is_given_up_and_the_living_stay() {
         lab.exec("h3", &["ip", "netns", "del", id]).ok();
     }
     let expect = |what: &str, results: &[&Value]| {
-        let expected: BTreeSet<String> = results.iter().flat_map(|result| addresses(result)).collect();
+        let expected: BTreeSet<String> = results
+            .iter()
+            .flat_map(|result| addresses(result))
+            .collect();
         eventually(what, || {
-            let seen: BTreeSet<String> = on(&lab, "my-net").into_iter().map(|(_, address)| address).collect();
+            let seen: BTreeSet<String> = on(&lab, "my-net")
+                .into_iter()
+                .map(|(_, address)| address)
+                .collect();
             holds(seen == expected, &seen)
         });
     };
@@ -373,8 +679,12 @@ fn what_is_forgotten_is_given_up_and_the_living_stay() {
     for host in ["h1", "h2"] {
         run(lab.verb("start").arg(host)).ok();
     }
-    // The power cut has ended the container on h2: its namespace is of another boot, and was never given up.
-    expect("what DEL has not been able to do is done, and a power cut needs no DEL", &[&stays]);
+    // The power cut has ended the container on h2: its namespace is of another boot, and was never
+    // given up.
+    expect(
+        "what DEL has not been able to do is done, and a power cut needs no DEL",
+        &[&stays],
+    );
     there.del(eth0("kept"), None);
     here.try_add(eth0("new")).unwrap();
     lab.ctl("h1", "ipam check").ok();
@@ -396,11 +706,14 @@ fn plugins_before_and_after_ours_in_a_list_work_as_ever() {
     let pod = eth0("c1");
     let result = runtime.add(pod);
     is_as_told(&runtime, pod, &result);
-    // Debian's `portmap` 1.1 looks for an IPv4 rule among those of IPv6: CHECK of it fails on every dual-stack network.
+    // Debian's `portmap` 1.1 looks for an IPv4 rule among those of IPv6: CHECK of it fails on every
+    // dual-stack network.
     let portmap = runtime.plugins.pop();
     runtime.check(pod, &result).unwrap();
     runtime.plugins.extend(portmap);
-    let sysctl = runtime.inside(pod, &["cat", "/proc/sys/net/ipv4/conf/eth0/arp_filter"]).ok();
+    let sysctl = runtime
+        .inside(pod, &["cat", "/proc/sys/net/ipv4/conf/eth0/arp_filter"])
+        .ok();
     assert_eq!(sysctl.trim(), "1");
     runtime.del(pod, Some(&result));
     nobody_is_left(&lab);
@@ -413,21 +726,40 @@ fn plugins_before_and_after_ours_in_a_list_work_as_ever() {
     let pod = eth0("c2");
     runtime.make(pod);
     let error = runtime.try_add(pod).unwrap_err();
-    assert!(error["code"] == 100 && error["details"].as_str().unwrap().contains("`interface`"), "{error}");
+    assert!(
+        error["code"] == 100 && error["details"].as_str().unwrap().contains("`interface`"),
+        "{error}"
+    );
     runtime.del(pod, None);
     runtime.plugins[1]["interface"] = "net1".into();
     let result = runtime.try_add(pod).unwrap();
-    let names: Vec<&Value> = result["interfaces"].as_array().unwrap().iter().map(|link| &link["name"]).collect();
-    assert_eq!((names.len(), names[0], names[3]), (4, &json!("br-own"), &json!("net1")));
+    let names: Vec<&Value> = result["interfaces"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|link| &link["name"])
+        .collect();
+    assert_eq!(
+        (names.len(), names[0], names[3]),
+        (4, &json!("br-own"), &json!("net1"))
+    );
     // The reference plugin's CHECK looks for all addresses of the result on its own interface.
     let bridge = runtime.plugins.remove(0);
     runtime.check(pod, &result).unwrap();
     runtime.plugins.insert(0, bridge);
-    let routes = runtime.inside(pod, &["ip", "route", "get", "198.51.100.1"]).ok();
-    assert!(routes.contains("dev eth0"), "the first plugin's way out is taken: {routes}");
+    let routes = runtime
+        .inside(pod, &["ip", "route", "get", "198.51.100.1"])
+        .ok();
+    assert!(
+        routes.contains("dev eth0"),
+        "the first plugin's way out is taken: {routes}"
+    );
     assert!(runtime.seen(pod, "net1").is_some());
     runtime.del(pod, Some(&result));
-    assert_eq!((runtime.seen(pod, "net1"), runtime.seen(pod, "eth0")), (None, None));
+    assert_eq!(
+        (runtime.seen(pod, "net1"), runtime.seen(pod, "eth0")),
+        (None, None)
+    );
     nobody_is_left(&lab);
 }
 
@@ -441,25 +773,50 @@ fn reference_plugins_take_addresses_from_the_ledger() {
     )
     .ok();
     let of = |host, plugin: &str, more: Value| {
-        let mut plugin = json!({ "type": plugin, "ipam": { "type": "netd-cni", "network": "my-net" } });
-        plugin.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        Runtime { version: "1.0.0", plugins: vec![plugin], ..Runtime::new(&lab, host, "my-net") }
+        let mut plugin =
+            json!({ "type": plugin, "ipam": { "type": "netd-cni", "network": "my-net" } });
+        plugin
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        Runtime {
+            version: "1.0.0",
+            plugins: vec![plugin],
+            ..Runtime::new(&lab, host, "my-net")
+        }
     };
     let runtimes = [
         of("h1", "macvlan", json!({ "master": "eth0" })),
         of("h2", "macvlan", json!({ "master": "eth0" })),
-        of("h1", "bridge", json!({ "bridge": "br-own", "isGateway": true })),
+        of(
+            "h1",
+            "bridge",
+            json!({ "bridge": "br-own", "isGateway": true }),
+        ),
     ];
     let ids = ["m1", "m2", "b1"];
-    let results: Vec<Value> = runtimes.iter().zip(ids).map(|(runtime, id)| runtime.add(eth0(id))).collect();
+    let results: Vec<Value> = runtimes
+        .iter()
+        .zip(ids)
+        .map(|(runtime, id)| runtime.add(eth0(id)))
+        .collect();
     let given: BTreeSet<String> = results.iter().flat_map(addresses).collect();
     assert_eq!(given.len(), 3);
-    assert_eq!(on(&lab, "my-net").into_iter().map(|(_, address)| address).collect::<BTreeSet<_>>(), given);
+    assert_eq!(
+        on(&lab, "my-net")
+            .into_iter()
+            .map(|(_, address)| address)
+            .collect::<BTreeSet<_>>(),
+        given
+    );
     for ((runtime, id), result) in runtimes.iter().zip(ids).zip(&results) {
         let link = runtime.seen(eth0(id), "eth0").unwrap();
         assert_eq!(link["addr_info"][0]["local"], addresses(result)[0]);
         assert_eq!(
-            (&link["addr_info"][0]["prefixlen"], &result["routes"][0]["dst"]),
+            (
+                &link["addr_info"][0]["prefixlen"],
+                &result["routes"][0]["dst"]
+            ),
             (&json!(24), &json!("0.0.0.0/0"))
         );
         runtime.check(eth0(id), result).unwrap();
@@ -468,11 +825,26 @@ fn reference_plugins_take_addresses_from_the_ledger() {
     let ours = Runtime::new(&lab, "h2", "my-net");
     let own = ours.add(eth0("own"));
     assert!(!given.contains(&addresses(&own)[0]));
-    let mut server =
-        lab.command("h1", &["ip", "netns", "exec", "m1", "netd", "whoami", "--port", "80"]).spawn().unwrap();
+    let mut server = lab
+        .command(
+            "h1",
+            &[
+                "ip", "netns", "exec", "m1", "netd", "whoami", "--port", "80",
+            ],
+        )
+        .spawn()
+        .unwrap();
     eventually("one of the reference plugin's is reached", || {
-        let said =
-            ours.inside(eth0("own"), &["curl", "-sS", "-m", "3", &format!("http://{}/", addresses(&results[0])[0])]);
+        let said = ours.inside(
+            eth0("own"),
+            &[
+                "curl",
+                "-sS",
+                "-m",
+                "3",
+                &format!("http://{}/", addresses(&results[0])[0]),
+            ],
+        );
         holds(said.code == 0, said)
     });
     server.kill().unwrap();
@@ -482,7 +854,13 @@ fn reference_plugins_take_addresses_from_the_ledger() {
     ours.gc(&[]);
     assert!(runtimes[1].seen(eth0("m2"), "eth0").is_some());
     let error = runtimes[1].check(eth0("m2"), &results[1]).unwrap_err();
-    assert!(error["msg"].as_str().unwrap().contains("its addresses are not held"), "{error}");
+    assert!(
+        error["msg"]
+            .as_str()
+            .unwrap()
+            .contains("its addresses are not held"),
+        "{error}"
+    );
     runtimes[0].check(eth0("m1"), &results[0]).unwrap();
     for ((runtime, id), result) in runtimes.iter().zip(ids).zip(&results) {
         runtime.del(eth0(id), Some(result));

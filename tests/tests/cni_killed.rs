@@ -1,5 +1,5 @@
-//! netd or the CNI plugin is killed in the middle of every operation, at every moment of it; then the runtime does what runtimes
-//! do. Nothing is lost, given twice, or left.
+//! netd or the CNI plugin is killed in the middle of every operation, at every moment of it; then
+//! the runtime does what runtimes do. Nothing is lost, given twice, or left.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,13 +13,15 @@ use tests::{
     relay::{Moment, Relay, Victim},
 };
 
-/// Over the time that netd takes for an operation, and a little beyond, it is killed at so many moments.
+/// Over the time that netd takes for an operation, and a little beyond, it is killed at so many
+/// moments.
 const STEPS: u32 = 8;
 const LATER: u64 = 11;
 /// Of a process that was killed, as shells tell.
 const KILLED: i32 = 128 + 9;
 
-const LINKS: &str = "for n in $(ip netns list | cut -d ' ' -f 1); do ip -o -n $n link | sed \"s/^/$n /\"; done
+const LINKS: &str =
+    "for n in $(ip netns list | cut -d ' ' -f 1); do ip -o -n $n link | sed \"s/^/$n /\"; done
 ip -o link | sed 's/^/- /'";
 
 /// A host whose plugin asks netd by way of a relay.
@@ -33,9 +35,21 @@ struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     fn new(lab: &'a Lab, host: &'a str, relay: &'a Relay) -> Self {
-        lab.ctl("h1", "network create --attachable --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net").ok();
-        let runtime = Runtime { socket: Some(relay.socket()), ..Runtime::new(lab, host, "my-net") };
-        let mut scene = Self { lab, runtime, relay, empty: BTreeSet::new() };
+        lab.ctl(
+            "h1",
+            "network create --attachable --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net",
+        )
+        .ok();
+        let runtime = Runtime {
+            socket: Some(relay.socket()),
+            ..Runtime::new(lab, host, "my-net")
+        };
+        let mut scene = Self {
+            lab,
+            runtime,
+            relay,
+            empty: BTreeSet::new(),
+        };
         scene.empty = scene.links();
         scene
     }
@@ -52,56 +66,95 @@ impl<'a> Scene<'a> {
     }
 
     /// Starts an operation in which somebody is killed, and waits for both.
-    fn killed(&self, (victim, moment): (Victim, Moment), verb: &str, pod: Pod<'_>, more: Option<&Value>) -> Said {
+    fn killed(
+        &self,
+        (victim, moment): (Victim, Moment),
+        verb: &str,
+        pod: Pod<'_>,
+        more: Option<&Value>,
+    ) -> Said {
         self.relay.plan(victim, moment);
         let said = self.call(verb, pod, more);
         assert!(self.relay.is_done(), "{verb}: nobody was killed: {said:?}");
-        assert!(victim == Victim::Netd || said.code == KILLED, "{verb}: {said:?}");
+        assert!(
+            victim == Victim::Netd || said.code == KILLED,
+            "{verb}: {said:?}"
+        );
         said
     }
 
     fn call(&self, verb: &str, pod: Pod<'_>, more: Option<&Value>) -> Said {
         let mut plugin = self.runtime.plugins[0].clone();
-        let about = if verb == "GC" || verb == "STATUS" { eth0("") } else { pod };
+        let about = if verb == "GC" || verb == "STATUS" {
+            eth0("")
+        } else {
+            pod
+        };
         if verb == "GC" {
-            plugin["cni.dev/valid-attachments"] = json!([{ "containerID": pod.id, "ifname": pod.interface }]);
+            plugin["cni.dev/valid-attachments"] =
+                json!([{ "containerID": pod.id, "ifname": pod.interface }]);
         }
-        let namespace = if about.id.is_empty() { String::new() } else { pod.namespace() };
+        let namespace = if about.id.is_empty() {
+            String::new()
+        } else {
+            pod.namespace()
+        };
         ended(self.runtime.start(verb, about, &namespace, &plugin, more))
     }
 
-    /// What a runtime gets that asks until it is answered; a refusal may only be that it is to ask later.
+    /// What a runtime gets that asks until it is answered; a refusal may only be that it is to ask
+    /// later.
     fn insist(&self, first: Option<Said>, verb: &str, pod: Pod<'_>, more: Option<&Value>) -> Value {
         let mut first = first.filter(|said| said.code != KILLED);
-        eventually(verb, || match outcome(first.take().unwrap_or_else(|| self.call(verb, pod, more))) {
-            Ok(result) => Ok(result),
-            Err(error) if verb == "STATUS" && matches!(error["code"].as_u64(), Some(50 | 51)) => Err(error.to_string()),
-            Err(error) if error["code"] == LATER => Err(error.to_string()),
-            Err(error) => panic!("{verb} {pod:?}: {error}"),
+        eventually(verb, || {
+            match outcome(first.take().unwrap_or_else(|| self.call(verb, pod, more))) {
+                Ok(result) => Ok(result),
+                Err(error)
+                    if verb == "STATUS" && matches!(error["code"].as_u64(), Some(50 | 51)) =>
+                {
+                    Err(error.to_string())
+                }
+                Err(error) if error["code"] == LATER => Err(error.to_string()),
+                Err(error) => panic!("{verb} {pod:?}: {error}"),
+            }
         })
     }
 
     /// These are attached, in the ledger, in the kernel and to themselves, and nothing else is.
     #[track_caller]
     fn has_exactly(&self, living: &[(Pod<'_>, &Value)]) {
-        let expected: BTreeSet<String> = living.iter().flat_map(|(_, result)| addresses(result)).collect();
+        let expected: BTreeSet<String> = living
+            .iter()
+            .flat_map(|(_, result)| addresses(result))
+            .collect();
         eventually("the network has what is attached", || {
             let network = self.lab.json("h1", "network inspect my-net").remove(0);
             let endpoints = network["endpoints"].as_array().unwrap().iter();
             let of = |endpoint: &Value| endpoint["addresses"].as_array().unwrap().clone();
             let seen: Vec<Value> = endpoints.flat_map(of).collect();
-            let named: BTreeSet<String> = seen.iter().map(|address| address.as_str().unwrap().to_owned()).collect();
+            let named: BTreeSet<String> = seen
+                .iter()
+                .map(|address| address.as_str().unwrap().to_owned())
+                .collect();
             holds(seen.len() == expected.len() && named == expected, &seen)
         });
         for (pod, result) in living {
             self.insist(None, "CHECK", *pod, Some(result));
             let link = self.runtime.seen(*pod, pod.interface).unwrap();
-            let global = link["addr_info"].as_array().unwrap().iter().filter(|info| info["scope"] == "global");
-            let seen: BTreeSet<String> = global.map(|info| info["local"].as_str().unwrap().to_owned()).collect();
+            let global = link["addr_info"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|info| info["scope"] == "global");
+            let seen: BTreeSet<String> = global
+                .map(|info| info["local"].as_str().unwrap().to_owned())
+                .collect();
             assert_eq!(seen, addresses(result).into_iter().collect(), "{pod:?}");
         }
         if living.is_empty() {
-            eventually("no link is left", || holds(self.links() == self.empty, self.links()));
+            eventually("no link is left", || {
+                holds(self.links() == self.empty, self.links())
+            });
         }
         self.lab.ctl("h1", "ipam check").ok();
     }
@@ -115,15 +168,23 @@ impl<'a> Scene<'a> {
             holds(said.err.is_empty(), said.err)
         });
         assert_eq!(self.runtime.seen(pod, pod.interface), None, "{pod:?}");
-        self.lab.exec(self.runtime.host, &["ip", "netns", "del", pod.id]).ok();
+        self.lab
+            .exec(self.runtime.host, &["ip", "netns", "del", pod.id])
+            .ok();
     }
 
-    /// Everybody who may be killed in an operation, at every moment of it; it has just been done once without.
+    /// Everybody who may be killed in an operation, at every moment of it; it has just been done
+    /// once without.
     fn deaths(&self) -> Vec<(Victim, Moment)> {
         let took = self.relay.took();
         let spread = (0..=STEPS).map(|step| Moment::Handed(took * step / STEPS));
-        let moments = [Moment::Asked].into_iter().chain(spread).chain([Moment::Answered]);
-        moments.flat_map(|moment| [(Victim::Netd, moment), (Victim::Plugin, moment)]).collect()
+        let moments = [Moment::Asked]
+            .into_iter()
+            .chain(spread)
+            .chain([Moment::Answered]);
+        moments
+            .flat_map(|moment| [(Victim::Netd, moment), (Victim::Plugin, moment)])
+            .collect()
     }
 }
 
@@ -167,10 +228,17 @@ fn detach(scene: &Scene<'_>) {
         let said = scene.killed(death, "DEL", pod, None);
         // Who was told that it is done removes the namespace; who was not asks again.
         if said.code != 0 || number % 4 == 2 {
-            assert_eq!(said.code, if death.0 == Victim::Plugin { KILLED } else { 0 }, "{death:?}: {said:?}");
+            assert_eq!(
+                said.code,
+                if death.0 == Victim::Plugin { KILLED } else { 0 },
+                "{death:?}: {said:?}"
+            );
             scene.remove(pod);
         } else {
-            scene.lab.exec(scene.runtime.host, &["ip", "netns", "del", &id]).ok();
+            scene
+                .lab
+                .exec(scene.runtime.host, &["ip", "netns", "del", &id])
+                .ok();
         }
         scene.has_exactly(&[kept]);
     }
@@ -190,7 +258,10 @@ fn collect(scene: &Scene<'_>) {
         scene.has_exactly(&[kept]);
         let left = || scene.runtime.seen(eth0(&id), "eth0");
         eventually("the interface is gone", || holds(left().is_none(), left()));
-        scene.lab.exec(scene.runtime.host, &["ip", "netns", "del", &id]).ok();
+        scene
+            .lab
+            .exec(scene.runtime.host, &["ip", "netns", "del", &id])
+            .ok();
     }
     scene.remove(eth0("first"));
     scene.has_exactly(&[]);

@@ -9,7 +9,11 @@ fn web_answers(lab: &Lab) {
     for family in ["-4", "-6"] {
         eventually("web answers on every host", || {
             let close = ["-m", "2", "-H", "Connection: close", "http://web/[1-6]"];
-            let said = lab.inside("h1", "shell.1", &[&["curl", "-sS", family][..], &close].concat());
+            let said = lab.inside(
+                "h1",
+                "shell.1",
+                &[&["curl", "-sS", family][..], &close].concat(),
+            );
             let hosts = BTreeSet::from_iter(field(&said.out, "host")).len();
             holds(said.code == 0 && hosts == 3, said)
         });
@@ -85,15 +89,30 @@ fn what_is_broken_by_hand_is_repaired_and_other_networks_lose_nothing() {
     lab.exec(
         "h1",
         &[
-            &["swarmctl", "service", "create", "--name", "peer", "--replicas", "3", "--network", "other"],
+            &[
+                "swarmctl",
+                "service",
+                "create",
+                "--name",
+                "peer",
+                "--replicas",
+                "3",
+                "--network",
+                "other",
+            ],
             &["--", "python3", "-c", DATAGRAMS][..],
         ]
         .concat(),
     )
     .ok();
-    lab.ctl("h1", "service create --name pinger --replicas 3 --network other -- sleep infinity").ok();
+    lab.ctl(
+        "h1",
+        "service create --name pinger --replicas 3 --network other -- sleep infinity",
+    )
+    .ok();
     for pinger in ["pinger.1", "pinger.2", "pinger.3"] {
-        lab.inside("h1", pinger, &["sh", "-c", BACKGROUND, PINGS]).ok();
+        lab.inside("h1", pinger, &["sh", "-c", BACKGROUND, PINGS])
+            .ok();
     }
     let network = lab.json("h1", "network inspect my-net").remove(0);
     let namespace = format!("netd-{}", network["id"].as_str().unwrap());
@@ -110,9 +129,16 @@ fn what_is_broken_by_hand_is_repaired_and_other_networks_lose_nothing() {
         lab.inside("h1", pinger, &["touch", "/tmp/stop"]).ok();
         let said = eventually("the pings are over", || {
             let said = lab.inside("h1", pinger, &["cat", "/tmp/said"]);
-            if said.out.is_empty() { Err(format!("{said:?}")) } else { Ok(said.out) }
+            if said.out.is_empty() {
+                Err(format!("{said:?}"))
+            } else {
+                Ok(said.out)
+            }
         });
-        assert!(said.ends_with("lost []\n") && !said.starts_with("sent 0"), "{pinger}: {said}");
+        assert!(
+            said.ends_with("lost []\n") && !said.starts_with("sent 0"),
+            "{pinger}: {said}"
+        );
     }
 }
 
@@ -123,7 +149,10 @@ fn verify_says_on_which_node_the_kernel_is_not_what_the_ledger_says() {
     let agree = || {
         eventually("all agree", || {
             let said = lab.ctl("h1", "network verify");
-            holds(said.code == 0 && said.out == "3 nodes: ledger, views and kernels agree\n", said)
+            holds(
+                said.code == 0 && said.out == "3 nodes: ledger, views and kernels agree\n",
+                said,
+            )
         })
     };
     agree();
@@ -135,15 +164,24 @@ fn verify_says_on_which_node_the_kernel_is_not_what_the_ledger_says() {
         let said = lab.ctl("h1", "network verify my-net");
         let cause = "h2 network my-net\n  cause: the kernel is not as it should be; \
                      to do: set net/ipv4/conf/all/send_redirects = 0\n";
-        holds(said.code == 1 && said.out.contains(cause) && said.out.contains("\n  next: "), said)
+        holds(
+            said.code == 1 && said.out.contains(cause) && said.out.contains("\n  next: "),
+            said,
+        )
     });
     agree();
     run(lab.verb("kill").arg("h3")).ok();
     eventually("a node that cannot be seen is named", || {
         let said = lab.ctl("h1", "network verify");
-        holds(said.code == 1 && said.out.contains("h3 node\n  cause: the node is down"), said)
+        holds(
+            said.code == 1 && said.out.contains("h3 node\n  cause: the node is down"),
+            said,
+        )
     });
-    assert_eq!(lab.ctl("h1", "ipam check").ok(), "the ledger holds the addresses in use and no others\n");
+    assert_eq!(
+        lab.ctl("h1", "ipam check").ok(),
+        "the ledger holds the addresses in use and no others\n"
+    );
 }
 
 /// Runs a program of Python in the background of a task, for its first argument.
@@ -153,14 +191,22 @@ const BACKGROUND: &str = "nohup python3 -c \"$0\" $1 > /tmp/said 2>&1 &";
 fn a_crash_of_every_daemon_in_turn_costs_no_call_and_no_task() {
     let lab = Lab::tour(3);
     let services = lab.json("h1", "service ls");
-    let web = services.iter().find(|service| service["name"] == "web").unwrap();
+    let web = services
+        .iter()
+        .find(|service| service["name"] == "web")
+        .unwrap();
     let vip = web["virtual_ips"][0].as_str().unwrap();
     let ids = |host: &str| -> BTreeSet<String> {
-        ["web", "shell"].iter().flat_map(|name| lab.running(host, name)).map(|task| task["id"].to_string()).collect()
+        ["web", "shell"]
+            .iter()
+            .flat_map(|name| lab.running(host, name))
+            .map(|task| task["id"].to_string())
+            .collect()
     };
     let before = ids("h1");
     // In the background: an `exec` session ends with the daemon that it runs on.
-    lab.inside("h1", "shell.1", &["sh", "-c", BACKGROUND, CALL, vip]).ok();
+    lab.inside("h1", "shell.1", &["sh", "-c", BACKGROUND, CALL, vip])
+        .ok();
     for host in ["h1", "h2", "h3"] {
         run(lab.verb("crash").arg(host)).ok();
         settled(&lab, host);
@@ -170,8 +216,16 @@ fn a_crash_of_every_daemon_in_turn_costs_no_call_and_no_task() {
         });
     }
     let calls = eventually("the caller has stopped", || {
-        let said = lab.inside("h1", "shell.1", &["sh", "-c", "touch /tmp/stop; cat /tmp/said"]);
-        if said.out.contains("calls ") { Ok(said.out) } else { Err(format!("{said:?}")) }
+        let said = lab.inside(
+            "h1",
+            "shell.1",
+            &["sh", "-c", "touch /tmp/stop; cat /tmp/said"],
+        );
+        if said.out.contains("calls ") {
+            Ok(said.out)
+        } else {
+            Err(format!("{said:?}"))
+        }
     });
     assert_eq!(calls.lines().count(), 1, "{calls}");
     assert_eq!(ids("h2"), before, "a task was replaced");
@@ -195,18 +249,25 @@ print('whole', flush=True)";
 #[test]
 fn an_established_connection_survives_the_death_of_both_daemons() {
     let lab = Lab::up(2);
-    lab.ctl("h1", "network create --subnet 10.0.9.0/24 my-net").ok();
-    lab.ctl("h1", "service create --name pair --replicas 2 --network my-net -- sleep infinity").ok();
+    lab.ctl("h1", "network create --subnet 10.0.9.0/24 my-net")
+        .ok();
+    lab.ctl(
+        "h1",
+        "service create --name pair --replicas 2 --network my-net -- sleep infinity",
+    )
+    .ok();
     let tasks = lab.running("h1", "pair");
     assert_ne!(tasks[0]["node"], tasks[1]["node"]);
     let name = |index: usize| tasks[index]["name"].as_str().unwrap();
     let address = tasks[1]["addresses"][0].as_str().unwrap();
-    lab.inside("h1", name(1), &["sh", "-c", BACKGROUND, ECHO]).ok();
+    lab.inside("h1", name(1), &["sh", "-c", BACKGROUND, ECHO])
+        .ok();
     eventually("the server listens", || {
         let said = lab.inside("h1", name(1), &["grep", "-q", ":0007 ", "/proc/net/tcp"]);
         holds(said.code == 0, said)
     });
-    lab.inside("h1", name(0), &["sh", "-c", BACKGROUND, TALK, address]).ok();
+    lab.inside("h1", name(0), &["sh", "-c", BACKGROUND, TALK, address])
+        .ok();
     eventually("the connection is up", || {
         let said = lab.inside("h1", name(0), &["sh", "-c", "cat /tmp/said; ls /tmp/up"]);
         holds(said.code == 0, said)
@@ -216,8 +277,16 @@ fn an_established_connection_survives_the_death_of_both_daemons() {
         settled(&lab, host);
     }
     let verdict = eventually("the client has finished", || {
-        let said = lab.inside("h1", name(0), &["sh", "-c", "touch /tmp/stop; cat /tmp/said"]);
-        if said.out.is_empty() { Err(format!("{said:?}")) } else { Ok(said.out) }
+        let said = lab.inside(
+            "h1",
+            name(0),
+            &["sh", "-c", "touch /tmp/stop; cat /tmp/said"],
+        );
+        if said.out.is_empty() {
+            Err(format!("{said:?}"))
+        } else {
+            Ok(said.out)
+        }
     });
     assert_eq!(verdict.trim(), "whole");
 }

@@ -1,5 +1,5 @@
-//! Docker Engine and netd die in the middle of every method that the one calls of the other, and come back; and engines
-//! that have lost what they knew.
+//! Docker Engine and netd die in the middle of every method that the one calls of the other, and
+//! come back; and engines that have lost what they knew.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,8 @@ use tests::{
 /// So long netd is left alone with a manager that does not answer.
 const HELD_UP: Duration = Duration::from_millis(300);
 
-/// What was cut off works again within this time: well before the minute after which it is given up anyhow.
+/// What was cut off works again within this time: well before the minute after which it is given up
+/// anyhow.
 const AGAIN: Duration = Duration::from_secs(20);
 
 /// Who dies, and when.
@@ -54,14 +55,18 @@ const LOOK: &str = "NetworkDriver.EndpointOperInfo";
 const MAKE: &str = "NetworkDriver.CreateNetwork";
 const REMOVE: &str = "NetworkDriver.DeleteNetwork";
 
-/// Of a container that is started, time and again until it runs, and removed: it has an IPv4 and an IPv6 address, asked for
-/// and given up in this order. What leaves something behind comes first. Only calls that ask the cluster can be held up by
-/// it, and of the addresses only the last one that is given up does.
+/// Of a container that is started, time and again until it runs, and removed: it has an IPv4 and an
+/// IPv6 address, asked for and given up in this order. What leaves something behind comes first.
+/// Only calls that ask the cluster can be held up by it, and of the addresses only the last one
+/// that is given up does.
 const NETD_AND_CONTAINERS: &[(&[Fault], Fault)] = &[
     (&[(REQUEST, 0, NetdAtWork)], (RELEASE, 0, NetdBefore)),
     (&[(REQUEST, 0, NetdAfter)], (RELEASE, 1, NetdBefore)),
     (&[(REQUEST, 1, NetdAfter)], (RELEASE, 1, NetdAtWork)),
-    (&[(REQUEST, 0, NetdBefore), (LOOK, 0, NetdAfter)], (RELEASE, 1, NetdAfter)),
+    (
+        &[(REQUEST, 0, NetdBefore), (LOOK, 0, NetdAfter)],
+        (RELEASE, 1, NetdAfter),
+    ),
     (&[(CREATE, 0, NetdBefore)], (RELEASE, 0, NetdAfter)),
     (&[(CREATE, 0, NetdAfter)], (DELETE, 0, NetdBefore)),
     (&[(JOIN, 0, NetdBefore)], (DELETE, 0, NetdAfter)),
@@ -85,12 +90,20 @@ const ENGINES_AND_CONTAINERS: &[(&[Fault], Fault)] = &[
     (&[(LOOK, 0, EngineAfter)], (REVOKE, 0, EngineAfter)),
 ];
 
-/// Of a network that is made, time and again, and removed, with all of these in one go: what an engine was at when it died
-/// it goes on with when it comes back.
+/// Of a network that is made, time and again, and removed, with all of these in one go: what an
+/// engine was at when it died it goes on with when it comes back.
 const NETD_AND_NETWORKS: &[(&[Fault], &[Fault])] = &[
     (
-        &[("IpamDriver.RequestPool", 0, NetdAfter), (REQUEST, 0, NetdAfter), (MAKE, 0, NetdBefore)],
-        &[(RELEASE, 0, NetdBefore), ("IpamDriver.ReleasePool", 0, NetdBefore), (REMOVE, 0, NetdBefore)],
+        &[
+            ("IpamDriver.RequestPool", 0, NetdAfter),
+            (REQUEST, 0, NetdAfter),
+            (MAKE, 0, NetdBefore),
+        ],
+        &[
+            (RELEASE, 0, NetdBefore),
+            ("IpamDriver.ReleasePool", 0, NetdBefore),
+            (REMOVE, 0, NetdBefore),
+        ],
     ),
     (&[(MAKE, 0, NetdAtWork)], &[(REMOVE, 0, NetdAtWork)]),
     (&[(MAKE, 0, NetdAfter)], &[(REMOVE, 0, NetdAfter)]),
@@ -98,13 +111,22 @@ const NETD_AND_NETWORKS: &[(&[Fault], &[Fault])] = &[
 const ENGINES_AND_NETWORKS: &[(&[Fault], &[Fault])] = &[
     (&[(MAKE, 0, HostAfter)], &[(REMOVE, 0, HostAfter)]),
     (
-        &[("IpamDriver.RequestPool", 0, EngineAfter), (REQUEST, 0, EngineAfter), (MAKE, 0, EngineBefore)],
-        &[(RELEASE, 0, EngineBefore), ("IpamDriver.ReleasePool", 0, EngineBefore), (REMOVE, 0, EngineBefore)],
+        &[
+            ("IpamDriver.RequestPool", 0, EngineAfter),
+            (REQUEST, 0, EngineAfter),
+            (MAKE, 0, EngineBefore),
+        ],
+        &[
+            (RELEASE, 0, EngineBefore),
+            ("IpamDriver.ReleasePool", 0, EngineBefore),
+            (REMOVE, 0, EngineBefore),
+        ],
     ),
     (&[(MAKE, 0, EngineAfter)], &[(REMOVE, 0, EngineAfter)]),
 ];
 
-/// What an engine asks when it begins to know of netd. Nothing depends on whether netd has heard that.
+/// What an engine asks when it begins to know of netd. Nothing depends on whether netd has heard
+/// that.
 const INTRODUCTIONS: [&str; 4] = [
     "Plugin.Activate",
     "NetworkDriver.GetCapabilities",
@@ -128,7 +150,15 @@ struct Patient<'a> {
 impl<'a> Patient<'a> {
     fn new(engines: &'a Engines, host: &'static str) -> Self {
         let (lab, relay) = (&engines.lab, Relay::start(&engines.lab, host));
-        Self { engines, lab, host, relay, daemon: None, seen: BTreeSet::new(), count: 0 }
+        Self {
+            engines,
+            lab,
+            host,
+            relay,
+            daemon: None,
+            seen: BTreeSet::new(),
+            count: 0,
+        }
     }
 
     fn docker(&self, line: &str) -> Said {
@@ -139,12 +169,17 @@ impl<'a> Patient<'a> {
         self.docker(line).code == 0
     }
 
-    /// Runs a command, in the middle of which somebody dies and comes back, or several do one after the other.
+    /// Runs a command, in the middle of which somebody dies and comes back, or several do one after
+    /// the other.
     fn run(&mut self, faults: &[Fault], words: &[String]) -> Said {
         self.expect(faults.first());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let mut command = self.lab.command(self.host, &words);
-        let mut command = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("docker");
+        let mut command = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("docker");
         self.suffer(faults, Some(&mut command));
         Said::of(command.wait_with_output().expect("docker"))
     }
@@ -165,15 +200,22 @@ impl<'a> Patient<'a> {
 
     /// Every other time its containers outlive it.
     fn start(&mut self) {
-        let lives = if self.count.is_multiple_of(2) { "--live-restore" } else { "--live-restore=false" };
+        let lives = if self.count.is_multiple_of(2) {
+            "--live-restore"
+        } else {
+            "--live-restore=false"
+        };
         let options = format!("DOCKERD_OPTIONS={lives}");
         self.daemon = Some(Docker::spawn(self.lab, self.host, &["env", &options]));
     }
 
-    /// The first is expected already. What an engine was at when it died it goes on with when it starts.
+    /// The first is expected already. What an engine was at when it died it goes on with when it
+    /// starts.
     fn suffer(&mut self, faults: &[Fault], mut command: Option<&mut Child>) {
         for (index, &(method, _, death)) in faults.iter().enumerate() {
-            let caller = command.as_deref_mut().or(self.daemon.as_mut().map(Docker::process));
+            let caller = command
+                .as_deref_mut()
+                .or(self.daemon.as_mut().map(Docker::process));
             let mut held = self.relay.held(caller.expect("somebody who calls"));
             let is_heard = !matches!(death, NetdBefore | EngineBefore);
             if death == NetdAtWork {
@@ -181,7 +223,11 @@ impl<'a> Patient<'a> {
             }
             if is_heard {
                 held.pass_on();
-                let patience = if death == NetdAtWork { HELD_UP } else { PATIENCE };
+                let patience = if death == NetdAtWork {
+                    HELD_UP
+                } else {
+                    PATIENCE
+                };
                 assert_eq!(held.is_answered(patience), death != NetdAtWork, "{method}");
             }
             self.count += 1;
@@ -226,7 +272,12 @@ impl<'a> Patient<'a> {
     }
 
     fn signal_netd(&self, host: &str, signal: &str) {
-        self.lab.exec(host, &["sh", "-c", &format!("kill -{signal} $(cat /run/netd.pid)")]).ok();
+        self.lab
+            .exec(
+                host,
+                &["sh", "-c", &format!("kill -{signal} $(cat /run/netd.pid)")],
+            )
+            .ok();
     }
 
     /// A container with addresses of its own choice is started and removed.
@@ -235,40 +286,79 @@ impl<'a> Patient<'a> {
         let name = format!("c-{host}");
         let (ip, ip6) = (format!("10.0.9.20{number}"), format!("fd00:9::20{number}"));
         let mac = format!("--mac-address=02:42:0a:00:09:0{number}");
-        let mut options = vec!["-p", "8080:80", "--stop-signal", "KILL", "--ip", &ip, "--ip6", &ip6];
+        let mut options = vec![
+            "-p",
+            "8080:80",
+            "--stop-signal",
+            "KILL",
+            "--ip",
+            &ip,
+            "--ip6",
+            &ip6,
+        ];
         options.extend((self.count % 4 < 2).then_some(mac.as_str()));
         let first = serving(&name, &options);
         let mut said = Vec::new();
         for &fault in starts {
-            let words =
-                if self.is_there(&format!("inspect {name}")) { words(&format!("start {name}")) } else { first.clone() };
+            let words = if self.is_there(&format!("inspect {name}")) {
+                words(&format!("start {name}"))
+            } else {
+                first.clone()
+            };
             said.push(self.run(&[fault], &words));
         }
-        if self.docker(&format!("inspect -f {{{{.State.Running}}}} {name}")).out.trim() != "true" {
+        if self
+            .docker(&format!("inspect -f {{{{.State.Running}}}} {name}"))
+            .out
+            .trim()
+            != "true"
+        {
             within(AGAIN, "the same command works", || {
                 let is_there = self.is_there(&format!("inspect {name}"));
-                let words = if is_there { words(&format!("start {name}")) } else { first.clone() };
+                let words = if is_there {
+                    words(&format!("start {name}"))
+                } else {
+                    first.clone()
+                };
                 let again = self.run(&[], &words);
-                holds(again.code == 0, format!("{starts:?}: {said:?}, and again: {again:?}"))
+                holds(
+                    again.code == 0,
+                    format!("{starts:?}: {said:?}, and again: {again:?}"),
+                )
             });
         }
-        assert_eq!(self.engines.addresses(host, &name, "my-net"), [ip.as_str(), &ip6], "{starts:?}");
+        assert_eq!(
+            self.engines.addresses(host, &name, "my-net"),
+            [ip.as_str(), &ip6],
+            "{starts:?}"
+        );
         self.engines.reaches_soon(host, &name, "far");
         for whom in [&name, &ip, &ip6] {
             self.engines.reaches_soon("h1", "far", whom);
         }
         eventually("its port is open", || {
-            let said = self.lab.exec("h1", &["curl", "-sS", "-m", "3", &format!("http://192.168.100.1{number}:8080/")]);
+            let said = self.lab.exec(
+                "h1",
+                &[
+                    "curl",
+                    "-sS",
+                    "-m",
+                    "3",
+                    &format!("http://192.168.100.1{number}:8080/"),
+                ],
+            );
             holds(said.out == format!("{name}\n"), said)
         });
         let said = self.run(&[end], &words(&format!("rm -f {name}")));
         if self.is_there(&format!("inspect {name}")) {
             self.again(&format!("rm -f {name}"), &format!("{end:?}: {said:?}"));
         }
-        self.engines.reaches_soon("h1", "far", &format!("stay-{host}"));
+        self.engines
+            .reaches_soon("h1", "far", &format!("stay-{host}"));
     }
 
-    /// A command that was cut off works when it is given again, as soon as it is known who has died.
+    /// A command that was cut off works when it is given again, as soon as it is known who has
+    /// died.
     #[track_caller]
     fn again(&self, line: &str, before: &str) {
         within(AGAIN, "the same command works", || {
@@ -280,12 +370,19 @@ impl<'a> Patient<'a> {
     /// A network of the engine's own is made, used by another host as well, and removed.
     fn network(&mut self, starts: &[Fault], ends: &[Fault]) {
         let (host, number) = (self.host, self.host.trim_start_matches('h'));
-        let (name, here, there) = (format!("own-{host}"), format!("here-{host}"), format!("there-{host}"));
+        let (name, here, there) = (
+            format!("own-{host}"),
+            format!("here-{host}"),
+            format!("there-{host}"),
+        );
         let make = format!(
             "network create -d {NAME} --ipam-driver {NAME} --ipv6 --subnet 10.7{number}.0.0/24 --subnet \
              fd00:7{number}::/64 --ip-range 10.7{number}.0.128/25 --aux-address router=10.7{number}.0.128 {name}"
         );
-        let (is_there, remove) = (format!("network inspect {name}"), format!("network rm {name}"));
+        let (is_there, remove) = (
+            format!("network inspect {name}"),
+            format!("network rm {name}"),
+        );
         let mut said = Vec::new();
         for &fault in starts {
             if self.is_there(&is_there) {
@@ -298,17 +395,25 @@ impl<'a> Patient<'a> {
             self.again(&make, &format!("{starts:?}: {said:?}"));
         }
         let start = |host: &str, container: &str| {
-            let line = format!("run -d --stop-signal KILL --name {container} --network {name} {SLEEP}");
+            let line =
+                format!("run -d --stop-signal KILL --name {container} --network {name} {SLEEP}");
             self.engines.docker(host, &line).ok();
         };
         start(host, &here);
         eventually("the cluster knows the name", || {
-            let said = self.engines.docker("h1", &format!("{ATTACH} -o netd.network={name} --ipv6 {name}"));
+            let said = self.engines.docker(
+                "h1",
+                &format!("{ATTACH} -o netd.network={name} --ipv6 {name}"),
+            );
             holds(said.code == 0, said)
         });
         start("h1", &there);
         let addresses = self.engines.addresses(host, &here, &name);
-        assert_eq!(addresses[0], format!("10.7{number}.0.129"), "out of the range, beside what is set aside");
+        assert_eq!(
+            addresses[0],
+            format!("10.7{number}.0.129"),
+            "out of the range, beside what is set aside"
+        );
         for whom in [&here, &addresses[0], &addresses[1]] {
             self.engines.reaches_soon("h1", &there, whom);
         }
@@ -330,7 +435,10 @@ impl<'a> Patient<'a> {
 }
 
 fn words(line: &str) -> Vec<String> {
-    std::iter::once(DOCKER).chain(line.split_whitespace()).map(str::to_owned).collect()
+    std::iter::once(DOCKER)
+        .chain(line.split_whitespace())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// All that befalls one host.
@@ -347,21 +455,43 @@ fn befall(
     for (starts, ends) in networks {
         patient.network(starts, ends);
     }
-    let of_containers = containers.iter().flat_map(|(starts, end)| starts.iter().chain([end]));
-    let of_networks = networks.iter().flat_map(|(starts, ends)| starts.iter().chain(*ends));
-    patient.had_all(introductions.iter().chain(of_containers).chain(of_networks).copied());
+    let of_containers = containers
+        .iter()
+        .flat_map(|(starts, end)| starts.iter().chain([end]));
+    let of_networks = networks
+        .iter()
+        .flat_map(|(starts, ends)| starts.iter().chain(*ends));
+    patient.had_all(
+        introductions
+            .iter()
+            .chain(of_containers)
+            .chain(of_networks)
+            .copied(),
+    );
 }
 
 #[test]
 fn either_may_die_in_the_middle_of_every_method() {
     let engines = Engines::up(3);
     let lab = &engines.lab;
-    lab.ctl("h1", &format!("network create --attachable {SUBNETS} my-net")).ok();
+    lab.ctl(
+        "h1",
+        &format!("network create --attachable {SUBNETS} my-net"),
+    )
+    .ok();
     let patients = ["h2", "h3"].map(|host| Patient::new(&engines, host));
-    for (host, driver, container) in [("h1", "netd", "far"), ("h2", NAME, "stay-h2"), ("h3", NAME, "stay-h3")] {
-        let make = format!("network create -d {driver} --ipam-driver {driver} -o netd.network=my-net --ipv6 {SUBNETS}");
+    for (host, driver, container) in [
+        ("h1", "netd", "far"),
+        ("h2", NAME, "stay-h2"),
+        ("h3", NAME, "stay-h3"),
+    ] {
+        let make = format!(
+            "network create -d {driver} --ipam-driver {driver} -o netd.network=my-net --ipv6 {SUBNETS}"
+        );
         engines.docker(host, &format!("{make} my-net")).ok();
-        let line = format!("run -d --name {container} --restart always --stop-signal KILL --network my-net {SLEEP}");
+        let line = format!(
+            "run -d --name {container} --restart always --stop-signal KILL --network my-net {SLEEP}"
+        );
         engines.docker(host, &line).ok();
     }
     let netd = INTRODUCTIONS.map(|method| (method, 0, NetdAfter));
@@ -369,11 +499,25 @@ fn either_may_die_in_the_middle_of_every_method() {
     thread::scope(|scope| {
         let [first, second] = patients;
         scope.spawn(move || befall(first, &netd, NETD_AND_CONTAINERS, NETD_AND_NETWORKS));
-        scope.spawn(move || befall(second, &engine, ENGINES_AND_CONTAINERS, ENGINES_AND_NETWORKS));
+        scope.spawn(move || {
+            befall(
+                second,
+                &engine,
+                ENGINES_AND_CONTAINERS,
+                ENGINES_AND_NETWORKS,
+            )
+        });
     });
-    engines.is_clean("my-net", &[("h1", "far"), ("h2", "stay-h2"), ("h3", "stay-h3")]);
+    engines.is_clean(
+        "my-net",
+        &[("h1", "far"), ("h2", "stay-h2"), ("h3", "stay-h3")],
+    );
     eventually("only what was there before is left", || {
-        let names: Vec<_> = lab.json("h1", "network ls").iter().map(|network| network["name"].clone()).collect();
+        let names: Vec<_> = lab
+            .json("h1", "network ls")
+            .iter()
+            .map(|network| network["name"].clone())
+            .collect();
         holds(names == ["my-net"], names)
     });
     for log in ["h1", "h2", "h3"].map(|host| run(lab.verb("logs").arg(host)).ok()) {
@@ -384,7 +528,9 @@ fn either_may_die_in_the_middle_of_every_method() {
 #[test]
 fn what_an_engine_held_that_has_lost_its_memory_is_given_back_and_nothing_else() {
     let engines = Engines::on_my_net(2);
-    let (lab, docker) = (&engines.lab, |host: &str, line: &str| engines.docker(host, line));
+    let (lab, docker) = (&engines.lab, |host: &str, line: &str| {
+        engines.docker(host, line)
+    });
     let make = format!("{ATTACH} -o netd.name");
     docker("h2", &format!("{make}=shared --subnet 10.80.0.0/24 shared")).ok();
     docker("h2", &format!("{make}=lonely --subnet 10.81.0.0/24 lonely")).ok();
@@ -397,7 +543,11 @@ fn what_an_engine_held_that_has_lost_its_memory_is_given_back_and_nothing_else()
         ("h2", "two", "--network shared"),
         ("h2", "three", "--network lonely"),
     ] {
-        docker(host, &format!("run -d --name {name} --stop-signal KILL {options} {SLEEP}")).ok();
+        docker(
+            host,
+            &format!("run -d --name {name} --stop-signal KILL {options} {SLEEP}"),
+        )
+        .ok();
     }
     engines.reaches_soon("h1", "far", "one");
     engines.reaches_soon("h1", "sharer", "two");
@@ -411,12 +561,20 @@ fn what_an_engine_held_that_has_lost_its_memory_is_given_back_and_nothing_else()
     assert_eq!(docker("h2", "ps -aq").ok(), "");
 
     // Nothing that is new waits for that.
-    docker("h2", &format!("{ATTACH} -o netd.network=my-net --ipv6 {SUBNETS} my-net")).ok();
+    docker(
+        "h2",
+        &format!("{ATTACH} -o netd.network=my-net --ipv6 {SUBNETS} my-net"),
+    )
+    .ok();
     docker("h2", &format!("run -d --name new --network my-net {SLEEP}")).ok();
     engines.reaches_soon("h2", "new", "far");
     engines.reaches_soon("h1", "far", "new");
     docker("h2", &format!("{make}=lonely --subnet 10.81.0.0/24 lonely")).ok();
-    docker("h2", &format!("run -d --name three --network lonely {SLEEP}")).ok();
+    docker(
+        "h2",
+        &format!("run -d --name three --network lonely {SLEEP}"),
+    )
+    .ok();
     docker("h2", &format!("{ATTACH} nameless")).ok();
 
     engines.is_clean("my-net", &[("h1", "far"), ("h2", "new")]);
@@ -424,12 +582,22 @@ fn what_an_engine_held_that_has_lost_its_memory_is_given_back_and_nothing_else()
     engines.is_clean("lonely", &[("h2", "three")]);
     eventually("each network is there once, by its name", || {
         let networks = lab.json("h1", "network ls");
-        let mut names: Vec<&str> = networks.iter().filter_map(|network| network["name"].as_str()).collect();
+        let mut names: Vec<&str> = networks
+            .iter()
+            .filter_map(|network| network["name"].as_str())
+            .collect();
         names.sort_unstable();
         holds(names == ["lonely", "my-net", "nameless", "shared"], &names)
     });
-    docker("h2", &format!("run -d --name one --network my-net --ip 10.0.9.50 -p 8080:80 {SLEEP}")).ok();
+    docker(
+        "h2",
+        &format!("run -d --name one --network my-net --ip 10.0.9.50 -p 8080:80 {SLEEP}"),
+    )
+    .ok();
     engines.reaches_soon("h1", "far", "10.0.9.50");
     let said = lab.ctl("h1", "network rm shared");
-    assert!(said.refused().contains("sharer"), "another engine's container uses it");
+    assert!(
+        said.refused().contains("sharer"),
+        "another engine's container uses it"
+    );
 }

@@ -1,4 +1,5 @@
-//! Planned changes lose no request (promise P8): clients on every host call a service without a pause while it is changed.
+//! Planned changes lose no request (promise P8): clients on every host call a service without a
+//! pause while it is changed.
 #![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -9,7 +10,8 @@ use tests::{Lab, binaries, eventually, holds, run};
 /// A request that takes longer hangs: machines under load are slow, but not that slow.
 const HANGS: u64 = 9_000;
 
-/// Requests per second of all clients, on a machine that has nothing else to do and on one that has.
+/// Requests per second of all clients, on a machine that has nothing else to do and on one that
+/// has.
 const RATES: (u32, u32) = (2_000, 600);
 
 /// Clients of `web` on h1, h2 and h3.
@@ -18,16 +20,39 @@ struct Load<'a>(&'a Lab);
 impl<'a> Load<'a> {
     /// `web` and its clients on the network `net`; `flags` are those of `web`.
     fn begin(lab: &'a Lab, flags: &str) -> Self {
-        lab.ctl("h1", "network create --subnet 10.0.9.0/24 --subnet fd00:9::/64 net").ok();
-        let check = "--health-cmd, curl -sf -m 5 -o /dev/null http://localhost/, --health-interval, 10s";
-        let mut create = vec!["swarmctl", "service", "create", "--name", "web", "--network", "net"];
+        lab.ctl(
+            "h1",
+            "network create --subnet 10.0.9.0/24 --subnet fd00:9::/64 net",
+        )
+        .ok();
+        let check =
+            "--health-cmd, curl -sf -m 5 -o /dev/null http://localhost/, --health-interval, 10s";
+        let mut create = vec![
+            "swarmctl",
+            "service",
+            "create",
+            "--name",
+            "web",
+            "--network",
+            "net",
+        ];
         create.extend(check.split(", "));
         create.extend(flags.split(' '));
-        lab.exec("h1", &[&create[..], &["--", "netd", "whoami", "--port", "80"]].concat()).ok();
+        lab.exec(
+            "h1",
+            &[&create[..], &["--", "netd", "whoami", "--port", "80"]].concat(),
+        )
+        .ok();
         lab.ctl("h1", "node update --availability pause h4").ok();
-        ["h1", "h2", "h3"].iter().for_each(|host| lab.show(host, &binaries()));
+        ["h1", "h2", "h3"]
+            .iter()
+            .for_each(|host| lab.show(host, &binaries()));
         let create = "service create --name load --replicas 3 --network net";
-        lab.ctl("h1", &format!("{create} -- /mnt/load web {} 40", rate() / 3)).ok();
+        lab.ctl(
+            "h1",
+            &format!("{create} -- /mnt/load web {} 40", rate() / 3),
+        )
+        .ok();
         lab.ctl("h1", "node update --availability active h4").ok();
         Self(lab)
     }
@@ -35,18 +60,25 @@ impl<'a> Load<'a> {
     /// What all clients have seen, one object per host.
     fn end(self) -> Vec<Value> {
         let clients = ["load.1", "load.2", "load.3"];
-        clients.iter().for_each(|client| drop(self.0.inside("h1", client, &["touch", "/tmp/stop"])));
+        clients
+            .iter()
+            .for_each(|client| drop(self.0.inside("h1", client, &["touch", "/tmp/stop"])));
         let seen: Vec<Value> = clients
             .iter()
             .map(|client| {
                 eventually("the clients have told what they saw", || {
                     let said = self.0.ctl("h1", &format!("service logs {client}"));
                     let text = said.out.find('{').map(|start| said.out[start..].to_owned());
-                    text.and_then(|text| serde_json::from_str(text.trim()).ok()).ok_or_else(|| format!("{said:?}"))
+                    text.and_then(|text| serde_json::from_str(text.trim()).ok())
+                        .ok_or_else(|| format!("{said:?}"))
                 })
             })
             .collect();
-        let sum = |key: &str| seen.iter().map(|host| host[key].as_f64().unwrap_or(0.)).sum::<f64>();
+        let sum = |key: &str| {
+            seen.iter()
+                .map(|host| host[key].as_f64().unwrap_or(0.))
+                .sum::<f64>()
+        };
         let rate = sum("requests") / seen[0]["seconds"].as_f64().unwrap_or(1.);
         println!(
             "{} requests, {rate:.0} per second, {} failed, {} retried on a closed connection, slowest {:?} ms",
@@ -70,9 +102,16 @@ impl<'a> Load<'a> {
 
 fn rate() -> u32 {
     let average = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let busy: Option<f64> = average.split(' ').next().and_then(|last_minute| last_minute.parse().ok());
+    let busy: Option<f64> = average
+        .split(' ')
+        .next()
+        .and_then(|last_minute| last_minute.parse().ok());
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    if busy.is_some_and(|busy| busy < processors as f64) { RATES.0 } else { RATES.1 }
+    if busy.is_some_and(|busy| busy < processors as f64) {
+        RATES.0
+    } else {
+        RATES.1
+    }
 }
 
 fn updated(lab: &Lab, value: usize) {
@@ -90,7 +129,9 @@ fn updates_scaling_drains_and_a_leader_change_lose_no_request() {
     let ctl = |line: &str| lab.ctl("h2", line).ok();
     for round in 0..20 {
         let order = ["start-first", "stop-first"][round % 2];
-        ctl(&format!("service update --env ROUND={round} --update-order {order} web"));
+        ctl(&format!(
+            "service update --env ROUND={round} --update-order {order} web"
+        ));
         updated(&lab, round);
     }
     ctl("service scale web=4");
@@ -98,16 +139,24 @@ fn updates_scaling_drains_and_a_leader_change_lose_no_request() {
     ctl("node update --availability drain h4");
     eventually("h4 is empty", || {
         let tasks = lab.running("h1", "web");
-        holds(tasks.len() == 12 && tasks.iter().all(|task| task["node"] != "h4"), tasks)
+        holds(
+            tasks.len() == 12 && tasks.iter().all(|task| task["node"] != "h4"),
+            tasks,
+        )
     });
     ctl("node update --availability active h4");
     ctl("service update --detach --env ROUND=20 web");
     let nodes = lab.json("h1", "node ls");
-    let leader = nodes.iter().find(|node| node["leader"] == true).unwrap()["hostname"].as_str().unwrap();
+    let leader = nodes.iter().find(|node| node["leader"] == true).unwrap()["hostname"]
+        .as_str()
+        .unwrap();
     run(lab.verb("crash").arg(leader)).ok();
     eventually("the update goes on under another leader", || {
         let services = lab.json("h2", "service ls");
-        let web = services.iter().find(|service| service["name"] == "web").unwrap();
+        let web = services
+            .iter()
+            .find(|service| service["name"] == "web")
+            .unwrap();
         let is_done = web["update"].is_null() && web["settled"] == 12 && web["running"] == 12;
         holds(is_done, web)
     });
@@ -120,12 +169,19 @@ fn updates_scaling_drains_and_a_leader_change_lose_no_request() {
 fn when_a_host_dies_only_requests_fail_that_were_begun_before_the_others_knew() {
     let lab = Lab::up(4);
     let load = Load::begin(&lab, "--replicas 8");
-    assert!(lab.running("h1", "web").iter().any(|task| task["node"] == "h4"));
+    assert!(
+        lab.running("h1", "web")
+            .iter()
+            .any(|task| task["node"] == "h4")
+    );
     run(lab.verb("kill").arg("h4")).ok();
     eventually("web runs on the other hosts, and all of them know", || {
         let tasks = lab.running("h1", "web");
         let services = lab.json("h1", "service ls");
-        let web = services.iter().find(|service| service["name"] == "web").unwrap();
+        let web = services
+            .iter()
+            .find(|service| service["name"] == "web")
+            .unwrap();
         let moved = tasks.len() == 8 && tasks.iter().all(|task| task["node"] != "h4");
         holds(moved && web["settled"] == 8, (web, tasks))
     });
@@ -134,7 +190,10 @@ fn when_a_host_dies_only_requests_fail_that_were_begun_before_the_others_knew() 
     std::thread::sleep(Duration::from_secs(2));
     for host in load.end() {
         for failure in host["failures"].as_array().unwrap() {
-            assert!(u128::from(failure[0].as_u64().unwrap()) <= known.as_millis(), "{failure} after {known:?}");
+            assert!(
+                u128::from(failure[0].as_u64().unwrap()) <= known.as_millis(),
+                "{failure} after {known:?}"
+            );
         }
     }
 }

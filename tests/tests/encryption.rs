@@ -13,17 +13,31 @@ fn a_cluster_with_a_kernel_that_cannot_encrypt_refuses_an_encrypted_network_by_n
         Ok(lab.json("h1", "node ls")[0]["capabilities"].clone())
     });
     let networks = lab.json("h1", "network ls");
-    if capabilities.as_array().unwrap().contains(&Value::from("esp")) {
-        assert_eq!((networks.len(), &networks[0]["encrypted"]), (1, &Value::from(true)));
+    if capabilities
+        .as_array()
+        .unwrap()
+        .contains(&Value::from("esp"))
+    {
+        assert_eq!(
+            (networks.len(), &networks[0]["encrypted"]),
+            (1, &Value::from(true))
+        );
         return;
     }
     assert_eq!(networks, Vec::<Value>::new());
     for refused in [create, "network create --opt encrypted secret"] {
         let refusal = lab.ctl("h2", refused).refused();
-        let named = ["\"secret\" was not created", "CONFIG_INET_ESP", "h1", "h2", "next:"];
+        let named = [
+            "\"secret\" was not created",
+            "CONFIG_INET_ESP",
+            "h1",
+            "h2",
+            "next:",
+        ];
         assert!(named.iter().all(|part| refusal.contains(part)), "{refusal}");
     }
     let refusal = lab.ctl("h1", "network rotate-key").refused();
     assert!(refusal.contains("no network is encrypted"), "{refusal}");
-    lab.ctl("h1", "network create --opt encrypted=false plain").ok();
+    lab.ctl("h1", "network create --opt encrypted=false plain")
+        .ok();
 }

@@ -1,4 +1,5 @@
-//! What a cluster withstands: power cuts of everything, lost majorities, partitions, and daemons killed at work.
+//! What a cluster withstands: power cuts of everything, lost majorities, partitions, and daemons
+//! killed at work.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +14,10 @@ const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
 const WEB: [&str; 6] = ["curl", "-sS", "-m", "3", "-H", "Connection: close"];
 
 fn addresses(tasks: &[Value]) -> BTreeMap<String, Value> {
-    tasks.iter().map(|task| (task["name"].to_string(), task["addresses"].clone())).collect()
+    tasks
+        .iter()
+        .map(|task| (task["name"].to_string(), task["addresses"].clone()))
+        .collect()
 }
 
 /// Every slot of `web` and `shell` runs with these addresses.
@@ -21,8 +25,10 @@ fn runs_again(lab: &Lab, ask: &str, before: &BTreeMap<String, Value>) {
     eventually("all tasks run, each with its slot's addresses", || {
         let said = lab.ctl(ask, "service ps web -o json");
         let tasks: Vec<Value> = serde_json::from_str(&said.out).map_err(|_| said.err)?;
-        let running: Vec<Value> =
-            tasks.into_iter().filter(|task| task["state"] == "running" && task["desired_state"] == "running").collect();
+        let running: Vec<Value> = tasks
+            .into_iter()
+            .filter(|task| task["state"] == "running" && task["desired_state"] == "running")
+            .collect();
         holds(addresses(&running) == *before, &running)
     });
 }
@@ -60,14 +66,20 @@ fn after_a_power_cut_of_everything_the_cluster_returns_by_itself() {
 #[test]
 fn without_a_majority_writes_are_refused_and_what_runs_goes_on() {
     let lab = Lab::tour(3);
-    let shell = lab.running("h1", "shell").remove(0)["node"].as_str().unwrap().to_owned();
+    let shell = lab.running("h1", "shell").remove(0)["node"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let before = addresses(&lab.running("h1", "web"));
     let others: Vec<&str> = HOSTS.into_iter().filter(|host| *host != shell).collect();
     for host in &others {
         run(lab.verb("kill").arg(host)).ok();
     }
     let refusal = lab.ctl(&shell, "network create more").refused();
-    assert!(refusal.contains("2 of 3 managers do not answer") && refusal.contains("next:"), "{refusal}");
+    assert!(
+        refusal.contains("2 of 3 managers do not answer") && refusal.contains("next:"),
+        "{refusal}"
+    );
 
     // Even a daemon that starts now serves names, and what runs is not touched.
     let ask = |words: &[&str]| lab.inside(&shell, "shell.1", words);
@@ -78,12 +90,18 @@ fn without_a_majority_writes_are_refused_and_what_runs_goes_on() {
         holds(said.code == 0 && said.out.starts_with("10.0.9."), said)
     });
     let started = |stat: &str| stat.split_whitespace().nth(21).map(str::to_owned);
-    assert_eq!(started(&ask(&["cat", "/proc/1/stat"]).ok()), started(&boots));
+    assert_eq!(
+        started(&ask(&["cat", "/proc/1/stat"]).ok()),
+        started(&boots)
+    );
 
     run(lab.verb("start").arg(others[0])).ok();
     runs_again(&lab, &shell, &before);
     // What was refused may have been in the log of the last leader, and be made now: it says so.
-    assert!(refusal.contains("be made once there is a majority"), "{refusal}");
+    assert!(
+        refusal.contains("be made once there is a majority"),
+        "{refusal}"
+    );
     lab.ctl(others[0], "network create another").ok();
     answers(&lab, &shell);
 }
@@ -92,27 +110,63 @@ fn without_a_majority_writes_are_refused_and_what_runs_goes_on() {
 fn a_host_that_was_cut_off_stops_what_was_replaced_and_does_not_come_between() {
     let lab = Lab::tour(3);
     let before = addresses(&lab.running("h1", "web"));
-    let own = |host: &str| lab.exec(host, &["sh", "-c", "ls /var/lib/netd/tasks | wc -l"]).ok().trim().to_owned();
+    let own = |host: &str| {
+        lab.exec(host, &["sh", "-c", "ls /var/lib/netd/tasks | wc -l"])
+            .ok()
+            .trim()
+            .to_owned()
+    };
     cable(&lab, "h3", "down");
     eventually("its tasks run elsewhere", || {
         let tasks = lab.running("h1", "web");
-        holds(tasks.len() == 3 && tasks.iter().all(|task| task["node"] != "h3"), tasks)
+        holds(
+            tasks.len() == 3 && tasks.iter().all(|task| task["node"] != "h3"),
+            tasks,
+        )
     });
     assert_ne!(own("h3"), "0", "a host that is alone stops nothing");
     cable(&lab, "h3", "up");
-    eventually("what was replaced is gone", || holds(own("h3") == "0", own("h3")));
+    eventually("what was replaced is gone", || {
+        holds(own("h3") == "0", own("h3"))
+    });
     runs_again(&lab, "h3", &before);
     answers(&lab, "h1");
     let tasks = lab.running("h1", "web");
-    assert!(tasks.iter().all(|task| task["node"] != "h3"), "tasks do not move back: {tasks:?}");
+    assert!(
+        tasks.iter().all(|task| task["node"] != "h3"),
+        "tasks do not move back: {tasks:?}"
+    );
     // What changed meanwhile is known there, too.
     lab.ctl("h1", "service scale shell=3").ok();
-    let shell = lab.running("h1", "shell").into_iter().find(|task| task["node"] == "h3").unwrap();
-    let ask = |words: &[&str]| lab.inside("h1", shell["name"].as_str().unwrap(), words).ok();
-    let known: BTreeSet<String> = ask(&["dig", "+short", "tasks.web"]).lines().map(str::to_owned).collect();
-    let wanted = tasks.iter().map(|task| task["addresses"][0].as_str().unwrap().to_owned()).collect();
+    let shell = lab
+        .running("h1", "shell")
+        .into_iter()
+        .find(|task| task["node"] == "h3")
+        .unwrap();
+    let ask = |words: &[&str]| {
+        lab.inside("h1", shell["name"].as_str().unwrap(), words)
+            .ok()
+    };
+    let known: BTreeSet<String> = ask(&["dig", "+short", "tasks.web"])
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    let wanted = tasks
+        .iter()
+        .map(|task| task["addresses"][0].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(known, wanted);
-    ask(&["curl", "-sSf", "-m", "2", "-o", "/dev/null", "-H", "Connection: close", "http://web/[1-30]"]);
+    ask(&[
+        "curl",
+        "-sSf",
+        "-m",
+        "2",
+        "-o",
+        "/dev/null",
+        "-H",
+        "Connection: close",
+        "http://web/[1-30]",
+    ]);
     no_panics(&lab);
 }
 
@@ -124,7 +178,14 @@ fn daemons_killed_while_many_commands_are_under_way_lose_and_double_nothing() {
             let name = format!("net-{number}");
             let words = ["swarmctl", "network", "create", &name];
             let mut command = lab.command(HOSTS[number % 3], &words);
-            (name, command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+            (
+                name,
+                command
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap(),
+            )
         })
         .collect();
     for host in HOSTS {
@@ -132,11 +193,23 @@ fn daemons_killed_while_many_commands_are_under_way_lose_and_double_nothing() {
     }
     for (name, command) in commands {
         let output = command.wait_with_output().unwrap();
-        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     let networks = lab.json("h2", "network ls");
-    let count = |name: String| networks.iter().filter(|network| network["name"] == name).count();
-    assert!((0..20).all(|number| count(format!("net-{number}")) == 1) && networks.len() == 20, "{networks:?}");
+    let count = |name: String| {
+        networks
+            .iter()
+            .filter(|network| network["name"] == name)
+            .count()
+    };
+    assert!(
+        (0..20).all(|number| count(format!("net-{number}")) == 1) && networks.len() == 20,
+        "{networks:?}"
+    );
     no_panics(&lab);
 }
 
@@ -144,14 +217,23 @@ fn daemons_killed_while_many_commands_are_under_way_lose_and_double_nothing() {
 fn a_daemon_with_nothing_to_do_rests() {
     let lab = Lab::up(3);
     let ticks = |host: &str| -> u64 {
-        let stat = lab.exec(host, &["sh", "-c", "cat /proc/$(cat /run/netd.pid)/stat"]).ok();
-        stat.split_whitespace().skip(13).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+        let stat = lab
+            .exec(host, &["sh", "-c", "cat /proc/$(cat /run/netd.pid)/stat"])
+            .ok();
+        stat.split_whitespace()
+            .skip(13)
+            .take(2)
+            .map(|field| field.parse::<u64>().unwrap())
+            .sum()
     };
-    // What a new cluster still has to do may take a while; a loop that never sleeps never gets there.
+    // What a new cluster still has to do may take a while; a loop that never sleeps never gets
+    // there.
     eventually("no daemon uses a tenth of a processor", || {
         let before = HOSTS.map(ticks);
         std::thread::sleep(Duration::from_secs(2));
-        let used: Vec<u64> = std::iter::zip(before, HOSTS.map(ticks)).map(|(before, after)| after - before).collect();
+        let used: Vec<u64> = std::iter::zip(before, HOSTS.map(ticks))
+            .map(|(before, after)| after - before)
+            .collect();
         holds(used.iter().all(|&ticks| ticks < 20), used)
     });
 }

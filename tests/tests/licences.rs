@@ -1,5 +1,5 @@
-//! Every dependency's licence goes with Apache-2.0, and comes from the registry. Read from the lock file's metadata,
-//! offline.
+//! Every dependency's licence goes with Apache-2.0, and comes from the registry. Read from the lock
+//! file's metadata, offline.
 
 use std::process::Command;
 
@@ -21,23 +21,53 @@ const ALLOWED: [&str; 10] = [
 /// Whether an SPDX expression can be met with allowed licences: all of its ANDs, any of its ORs.
 fn allowed(expression: &str) -> bool {
     let bare = expression.replace(['(', ')'], "").replace('/', " OR ");
-    bare.split(" AND ").all(|part| part.split(" OR ").any(|licence| ALLOWED.contains(&licence.trim())))
+    bare.split(" AND ").all(|part| {
+        part.split(" OR ")
+            .any(|licence| ALLOWED.contains(&licence.trim()))
+    })
 }
 
 #[test]
 fn every_dependency_has_a_licence_that_fits_and_comes_from_the_registry() {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let arguments = ["metadata", "--offline", "--locked", "--format-version", "1", "--manifest-path", manifest];
-    let output = Command::new(env!("CARGO")).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let arguments = [
+        "metadata",
+        "--offline",
+        "--locked",
+        "--format-version",
+        "1",
+        "--manifest-path",
+        manifest,
+    ];
+    let output = Command::new(env!("CARGO"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
     assert!(packages.len() > 100);
-    for package in packages.iter().filter(|package| !package["source"].is_null()) {
-        let (name, licence) = (&package["name"], package["license"].as_str().unwrap_or("none"));
-        assert!(allowed(licence), "{name}: licence {licence} is not on the list");
+    for package in packages
+        .iter()
+        .filter(|package| !package["source"].is_null())
+    {
+        let (name, licence) = (
+            &package["name"],
+            package["license"].as_str().unwrap_or("none"),
+        );
+        assert!(
+            allowed(licence),
+            "{name}: licence {licence} is not on the list"
+        );
         let source = package["source"].as_str().unwrap();
-        assert!(source.starts_with("registry+"), "{name} comes from {source}");
+        assert!(
+            source.starts_with("registry+"),
+            "{name} comes from {source}"
+        );
     }
 }
 

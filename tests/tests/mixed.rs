@@ -1,5 +1,5 @@
-//! Tasks of services, containers of Docker's and containers of a CNI runtime on the same networks: everybody reaches everybody by
-//! name and virtual IP, in both families.
+//! Tasks of services, containers of Docker's and containers of a CNI runtime on the same networks:
+//! everybody reaches everybody by name and virtual IP, in both families.
 
 mod everybody;
 

@@ -14,21 +14,32 @@ use tests::{Lab, eventually, holds, run};
 const NET: &str = "network create --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net";
 
 fn dig(lab: &Lab, task: &str, line: &str) -> String {
-    let words: Vec<&str> = ["dig", "+tries=1", "+time=5"].into_iter().chain(line.split_whitespace()).collect();
+    let words: Vec<&str> = ["dig", "+tries=1", "+time=5"]
+        .into_iter()
+        .chain(line.split_whitespace())
+        .collect();
     lab.inside("h1", task, &words).ok()
 }
 
 fn short(lab: &Lab, task: &str, line: &str) -> BTreeSet<String> {
-    dig(lab, task, &format!("+short {line}")).lines().map(str::to_owned).collect()
+    dig(lab, task, &format!("+short {line}"))
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 fn all(lab: &Lab, task: &str, names: &[&str]) -> BTreeSet<String> {
-    names.iter().flat_map(|name| short(lab, task, name)).collect()
+    names
+        .iter()
+        .flat_map(|name| short(lab, task, name))
+        .collect()
 }
 
 /// A program of Python that is part of these tests.
 fn program(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/names").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/names")
+        .join(name);
     path.to_str().unwrap().to_owned()
 }
 
@@ -44,31 +55,69 @@ fn a_service_has_aliases_a_stack_and_named_ports() {
     create("--name shop-shell --stack shop --network my-net").ok();
     let shell = "shop-shell.1";
     let all = |names: &[&str]| all(&lab, shell, names);
-    assert_eq!(all(&["data"]), all(&["one", "tasks.two"]), "those who share an alias share its answer");
-    assert_eq!(all(&["tasks.data.my-net"]), all(&["one.1", "two.1", "two.2"]));
+    assert_eq!(
+        all(&["data"]),
+        all(&["one", "tasks.two"]),
+        "those who share an alias share its answer"
+    );
+    assert_eq!(
+        all(&["tasks.data.my-net"]),
+        all(&["one.1", "two.1", "two.2"])
+    );
     assert_eq!(all(&["pg AAAA"]), all(&["one.my-net AAAA"]));
     assert_eq!(all(&["store"]), all(&["shop-db"]), "its own stack's");
-    assert_eq!(all(&["store.blog", "db.shop"]), all(&["blog-db", "shop-db"]));
-    assert_eq!(short(&lab, "one.1", "store"), all(&["shop-db", "blog-db"]), "outside of both stacks");
-    assert_eq!(all(&["_pg._tcp.one SRV"]), BTreeSet::from(["0 1 5432 one.my-net.".to_owned()]));
-    assert_eq!(all(&["_pg._tcp.tasks.data SRV"]), BTreeSet::from(["0 1 5432 one.1.my-net.".to_owned()]));
-    assert_eq!(all(&["one NS"]), BTreeSet::from(["_dns.my-net.".to_owned()]));
+    assert_eq!(
+        all(&["store.blog", "db.shop"]),
+        all(&["blog-db", "shop-db"])
+    );
+    assert_eq!(
+        short(&lab, "one.1", "store"),
+        all(&["shop-db", "blog-db"]),
+        "outside of both stacks"
+    );
+    assert_eq!(
+        all(&["_pg._tcp.one SRV"]),
+        BTreeSet::from(["0 1 5432 one.my-net.".to_owned()])
+    );
+    assert_eq!(
+        all(&["_pg._tcp.tasks.data SRV"]),
+        BTreeSet::from(["0 1 5432 one.1.my-net.".to_owned()])
+    );
+    assert_eq!(
+        all(&["one NS"]),
+        BTreeSet::from(["_dns.my-net.".to_owned()])
+    );
     let vip = all(&["two"]);
     assert_eq!(vip.len(), 2);
     let answer = dig(&lab, shell, "one A");
-    let ttl = answer.lines().find_map(|line| line.strip_prefix("one.")?.split_whitespace().next()?.parse::<u32>().ok());
+    let ttl = answer.lines().find_map(|line| {
+        line.strip_prefix("one.")?
+            .split_whitespace()
+            .next()?
+            .parse::<u32>()
+            .ok()
+    });
     assert!(ttl.is_some_and(|ttl| ttl <= 5), "{answer}");
     assert!(dig(&lab, shell, "one ANY").contains("RFC8482"));
 
     for (line, cause) in [
-        ("--name three --network name=my-net,alias=one", "\"one\" means service \"one\""),
+        (
+            "--name three --network name=my-net,alias=one",
+            "\"one\" means service \"one\"",
+        ),
         ("--name pg --network my-net", "\"pg\" means service \"one\""),
         ("--name three --network name=my-net,alias=tasks", "reserved"),
         ("--name three --network my-net --stack 3", "is a number"),
-        ("--name three --network my-net --port name=80,target=80", "no name of a port"),
+        (
+            "--name three --network my-net --port name=80,target=80",
+            "no name of a port",
+        ),
     ] {
         let refusal = create(line).refused();
-        assert!(refusal.contains(cause) && refusal.contains("next:"), "{line}: {refusal}");
+        assert!(
+            refusal.contains(cause) && refusal.contains("next:"),
+            "{line}: {refusal}"
+        );
     }
     let shown = lab.json("h1", "service inspect one").remove(0);
     assert_eq!(shown["aliases"]["my-net"][0], "data");
@@ -76,26 +125,50 @@ fn a_service_has_aliases_a_stack_and_named_ports() {
 
     // All of it changes for tasks that run on, and holds on every host once the command is back.
     let task = lab.running("h1", "one").remove(0);
-    let flags = "--alias-add my-net=late --alias-rm my-net=pg --stack shop --port-add name=pg,target=5433";
+    let flags =
+        "--alias-add my-net=late --alias-rm my-net=pg --stack shop --port-add name=pg,target=5433";
     lab.ctl("h2", &format!("service update {flags} one")).ok();
     let one = all(&["one"]);
-    assert_eq!((all(&["late"]), all(&["pg"]), all(&["one.shop"])), (one.clone(), BTreeSet::new(), one));
-    assert_eq!(all(&["_pg._tcp.one SRV"]), BTreeSet::from(["0 1 5433 one.my-net.".to_owned()]));
-    let refusal = lab.ctl("h1", "service update --alias-add my-net=two one").refused();
-    assert!(refusal.contains("\"two\" means service \"two\"") && refusal.contains("next:"), "{refusal}");
+    assert_eq!(
+        (all(&["late"]), all(&["pg"]), all(&["one.shop"])),
+        (one.clone(), BTreeSet::new(), one)
+    );
+    assert_eq!(
+        all(&["_pg._tcp.one SRV"]),
+        BTreeSet::from(["0 1 5433 one.my-net.".to_owned()])
+    );
+    let refusal = lab
+        .ctl("h1", "service update --alias-add my-net=two one")
+        .refused();
+    assert!(
+        refusal.contains("\"two\" means service \"two\"") && refusal.contains("next:"),
+        "{refusal}"
+    );
     assert_eq!(lab.running("h1", "one").remove(0)["id"], task["id"]);
     // What stands in a task's resolv.conf needs another task.
-    lab.ctl("h1", "service update --dns-search-add corp.example --dns-option-add timeout:3 one").ok();
+    lab.ctl(
+        "h1",
+        "service update --dns-search-add corp.example --dns-option-add timeout:3 one",
+    )
+    .ok();
     let conf = lab.inside("h1", "one.1", &["cat", "/etc/resolv.conf"]).ok();
-    assert!(conf.contains("search corp.example") && conf.contains("timeout:3"), "{conf}");
+    assert!(
+        conf.contains("search corp.example") && conf.contains("timeout:3"),
+        "{conf}"
+    );
 }
 
 /// A directory with the small `program` against musl, without any library.
 fn musl() -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("musl-{}", std::process::id()));
+    let directory =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("musl-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let source = self::program("musl.c");
-    run(Command::new("musl-gcc").args(["-static", "-o"]).arg(directory.join("program")).arg(source)).ok();
+    run(Command::new("musl-gcc")
+        .args(["-static", "-o"])
+        .arg(directory.join("program"))
+        .arg(source))
+    .ok();
     directory
 }
 
@@ -105,15 +178,29 @@ fn c_libraries_and_stubs_find_every_name() {
     let musl = musl();
     ["h1", "h2"].iter().for_each(|host| lab.show(host, &musl));
     lab.ctl("h1", NET).ok();
-    let create = |line: &str| lab.ctl("h1", &format!("service create {line} -- sleep infinity")).ok();
+    let create = |line: &str| {
+        lab.ctl("h1", &format!("service create {line} -- sleep infinity"))
+            .ok()
+    };
     create("--name web --replicas 2 --network name=my-net,alias=www --stack shop");
     // More than fit into a datagram of those who do not know EDNS.
     create("--name many --replicas 32 --network my-net --endpoint-mode dnsrr");
     create("--name shell --network my-net --dns-search corp.example");
-    let names = ["web", "WWW", "tasks.web", "web.2", "web.my-net", "web.shop", "tasks.many", "nosuch.web.my-net"];
+    let names = [
+        "web",
+        "WWW",
+        "tasks.web",
+        "web.2",
+        "web.my-net",
+        "web.shop",
+        "tasks.many",
+        "nosuch.web.my-net",
+    ];
     let expected = |name: &str| {
         let both = [format!("{name} A"), format!("{name} AAAA")];
-        both.iter().flat_map(|line| short(&lab, "shell.1", line)).collect::<BTreeSet<String>>()
+        both.iter()
+            .flat_map(|line| short(&lab, "shell.1", line))
+            .collect::<BTreeSet<String>>()
     };
     let cares = include_str!("names/cares.py");
     let clients: [(&str, Vec<&str>); 3] = [
@@ -122,97 +209,201 @@ fn c_libraries_and_stubs_find_every_name() {
         ("musl", vec!["/mnt/program"]),
     ];
     for (client, words) in clients {
-        let said = lab.inside("h1", "shell.1", &[&words[..], &names].concat()).ok();
+        let said = lab
+            .inside("h1", "shell.1", &[&words[..], &names].concat())
+            .ok();
         for name in &names[..names.len() - 1] {
-            let line = said.lines().find_map(|line| line.strip_prefix(&format!("{name}: "))).unwrap_or_default();
+            let line = said
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{name}: ")))
+                .unwrap_or_default();
             let found: BTreeSet<String> = line.split(' ').map(str::to_owned).collect();
             let expected = expected(name);
             // musl 1.2.3 has no TCP: it takes what the first datagram has, in each family.
-            let is_cut = client == "musl" && *name == "tasks.many" && found.is_subset(&expected) && found.len() > 40;
-            assert!(found == expected || is_cut, "{client}: {name}: {found:?} is not {expected:?}");
+            let is_cut = client == "musl"
+                && *name == "tasks.many"
+                && found.is_subset(&expected)
+                && found.len() > 40;
+            assert!(
+                found == expected || is_cut,
+                "{client}: {name}: {found:?} is not {expected:?}"
+            );
         }
-        assert!(said.lines().last().unwrap().contains("error"), "{client}: {said}");
+        assert!(
+            said.lines().last().unwrap().contains("error"),
+            "{client}: {said}"
+        );
     }
     std::fs::remove_dir_all(&musl).unwrap();
     // busybox asks by itself.
-    let said = lab.inside("h1", "shell.1", &["busybox", "nslookup", "web.my-net"]).ok();
-    assert!(expected("web").iter().all(|address| said.contains(address)), "{said}");
+    let said = lab
+        .inside("h1", "shell.1", &["busybox", "nslookup", "web.my-net"])
+        .ok();
+    assert!(
+        expected("web").iter().all(|address| said.contains(address)),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_service_may_have_resolvers_of_its_own_and_internal_networks_forward_nothing() {
     let lab = Lab::up(2);
     lab.ctl("h1", NET).ok();
-    lab.ctl("h1", "network create --internal --subnet 10.0.8.0/24 vault").ok();
+    lab.ctl("h1", "network create --internal --subnet 10.0.8.0/24 vault")
+        .ok();
     let create = "swarmctl service create --name upstream --network my-net --network vault -- /usr/bin/python3 -c";
-    let create = create.split(' ').chain([include_str!("names/server.py")]).collect::<Vec<_>>();
+    let create = create
+        .split(' ')
+        .chain([include_str!("names/server.py")])
+        .collect::<Vec<_>>();
     lab.exec("h1", &create).ok();
     let task = lab.running("h1", "upstream").remove(0);
     let address = |prefix: &str| {
-        let addresses = task["addresses"].as_array().unwrap().iter().map(|address| address.as_str().unwrap());
-        addresses.clone().find(|address| address.starts_with(prefix)).unwrap().to_owned()
+        let addresses = task["addresses"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|address| address.as_str().unwrap());
+        addresses
+            .clone()
+            .find(|address| address.starts_with(prefix))
+            .unwrap()
+            .to_owned()
     };
     let create = |name: &str, network: &str, prefix: &str| {
-        let options =
-            format!("--dns {} --dns-search corp.example --dns-option timeout:3 --dns-option ndots:1", address(prefix));
-        lab.ctl("h1", &format!("service create --name {name} --network {network} {options} -- sleep infinity")).ok();
+        let options = format!(
+            "--dns {} --dns-search corp.example --dns-option timeout:3 --dns-option ndots:1",
+            address(prefix)
+        );
+        lab.ctl(
+            "h1",
+            &format!(
+                "service create --name {name} --network {network} {options} -- sleep infinity"
+            ),
+        )
+        .ok();
     };
     create("asker", "my-net", "10.0.9.");
     create("locked", "vault", "10.0.8.");
-    let conf = lab.inside("h1", "asker.1", &["cat", "/etc/resolv.conf"]).ok();
-    assert!(conf.contains("nameserver 10.0.9.1\n"), "the resolver is ours: {conf}");
-    assert!(conf.contains("\nsearch corp.example\n") && conf.contains("\noptions timeout:3 ndots:1\n"), "{conf}");
+    let conf = lab
+        .inside("h1", "asker.1", &["cat", "/etc/resolv.conf"])
+        .ok();
+    assert!(
+        conf.contains("nameserver 10.0.9.1\n"),
+        "the resolver is ours: {conf}"
+    );
+    assert!(
+        conf.contains("\nsearch corp.example\n") && conf.contains("\noptions timeout:3 ndots:1\n"),
+        "{conf}"
+    );
     eventually("its own resolver is asked, from inside the task", || {
         let found = short(&lab, "asker.1", "www.example.org");
         holds(found == BTreeSet::from(["192.0.2.77".to_owned()]), found)
     });
-    assert!(!short(&lab, "asker.1", "upstream").contains("192.0.2.77"), "ours are not asked elsewhere");
+    assert!(
+        !short(&lab, "asker.1", "upstream").contains("192.0.2.77"),
+        "ours are not asked elsewhere"
+    );
     let refused = dig(&lab, "locked.1", "secret.example.org");
-    assert!(refused.contains("status: NXDOMAIN") && refused.contains("the network is internal"), "{refused}");
+    assert!(
+        refused.contains("status: NXDOMAIN") && refused.contains("the network is internal"),
+        "{refused}"
+    );
     let log = lab.ctl("h1", "service logs upstream").ok();
-    assert!(log.contains("asked www.example.org 1") && !log.contains("secret"), "{log}");
+    assert!(
+        log.contains("asked www.example.org 1") && !log.contains("secret"),
+        "{log}"
+    );
 }
 
 #[test]
 fn tasks_that_are_not_well_have_names_where_asked_for() {
     let lab = Lab::up(1);
     lab.ctl("h1", NET).ok();
-    lab.ctl("h1", "service create --name shell --network my-net -- sleep infinity").ok();
+    lab.ctl(
+        "h1",
+        "service create --name shell --network my-net -- sleep infinity",
+    )
+    .ok();
     for (name, flag) in [("open", "--dns-publish-not-ready"), ("shut", "")] {
         let health = "--health-cmd false --health-interval 1s --health-start-period 10m";
-        let create = format!("service create --detach --name {name} --replicas 2 --network my-net {flag} {health}");
+        let create = format!(
+            "service create --detach --name {name} --replicas 2 --network my-net {flag} {health}"
+        );
         lab.ctl("h1", &format!("{create} -- sleep infinity")).ok();
     }
-    eventually("members of a store find each other before they are well", || {
-        let found = (short(&lab, "shell.1", "tasks.open"), short(&lab, "shell.1", "open.2"));
-        holds(found.0.len() == 2 && found.1.is_subset(&found.0) && found.1.len() == 1, found)
-    });
-    assert_eq!(all(&lab, "shell.1", &["tasks.shut", "shut.1", "shut.2"]), BTreeSet::new(), "others are not named yet");
-    assert_eq!(short(&lab, "shell.1", "shut").len(), 1, "a virtual IP has its name from the beginning");
+    eventually(
+        "members of a store find each other before they are well",
+        || {
+            let found = (
+                short(&lab, "shell.1", "tasks.open"),
+                short(&lab, "shell.1", "open.2"),
+            );
+            holds(
+                found.0.len() == 2 && found.1.is_subset(&found.0) && found.1.len() == 1,
+                found,
+            )
+        },
+    );
+    assert_eq!(
+        all(&lab, "shell.1", &["tasks.shut", "shut.1", "shut.2"]),
+        BTreeSet::new(),
+        "others are not named yet"
+    );
+    assert_eq!(
+        short(&lab, "shell.1", "shut").len(),
+        1,
+        "a virtual IP has its name from the beginning"
+    );
 }
 
 /// The connections that are tracked in a host's namespaces of this kind.
 fn tracked(lab: &Lab, namespaces: &str) -> String {
     let each = "while read ns; do ip netns exec $ns conntrack -L 2>/dev/null; done";
-    lab.exec("h1", &["sh", "-c", &format!("ip netns list | cut -d' ' -f1 | grep {namespaces} | {each}; true")]).ok()
+    lab.exec(
+        "h1",
+        &[
+            "sh",
+            "-c",
+            &format!("ip netns list | cut -d' ' -f1 | grep {namespaces} | {each}; true"),
+        ],
+    )
+    .ok()
 }
 
 #[test]
 fn questions_make_no_connections() {
     let lab = Lab::tour(1);
-    let lan =
-        "network create --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 --ip-range 192.168.100.128/25 lan";
+    let lan = "network create --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 --ip-range 192.168.100.128/25 lan";
     lab.ctl("h1", lan).ok();
-    lab.ctl("h1", "service create --name near --network lan -- netd whoami --port 80").ok();
-    lab.ctl("h1", "service create --name lonely --network lan -- sleep infinity").ok();
-    for (task, service, namespaces) in [("shell.1", "web", "-v netd-t-"), ("lonely.1", "near", "netd-t-")] {
-        lab.inside("h1", task, &["curl", "-sS", &format!("http://{service}/")]).ok();
+    lab.ctl(
+        "h1",
+        "service create --name near --network lan -- netd whoami --port 80",
+    )
+    .ok();
+    lab.ctl(
+        "h1",
+        "service create --name lonely --network lan -- sleep infinity",
+    )
+    .ok();
+    for (task, service, namespaces) in [
+        ("shell.1", "web", "-v netd-t-"),
+        ("lonely.1", "near", "netd-t-"),
+    ] {
+        lab.inside("h1", task, &["curl", "-sS", &format!("http://{service}/")])
+            .ok();
         for way in ["+notcp", "+tcp"] {
             dig(&lab, task, &format!("{way} {service}"));
         }
         let tracked = tracked(&lab, namespaces);
-        assert!(tracked.contains("dport=80"), "connections to virtual IPs are tracked: {tracked}");
-        assert!(!tracked.contains("dport=53 ") && !tracked.contains("dport=31053"), "{tracked}");
+        assert!(
+            tracked.contains("dport=80"),
+            "connections to virtual IPs are tracked: {tracked}"
+        );
+        assert!(
+            !tracked.contains("dport=53 ") && !tracked.contains("dport=31053"),
+            "{tracked}"
+        );
     }
 }
 
@@ -221,28 +412,70 @@ fn names_answer_again_within_a_second_of_kill_9_with_no_manager_there() {
     let lab = Lab::planned();
     run(lab.verb("up").args(["--hosts", "2", "--managers", "1"])).ok();
     lab.ctl("h1", NET).ok();
-    lab.ctl("h1", "service create --name web --replicas 2 --network my-net -- sleep infinity").ok();
-    lab.ctl("h1", "service create --name shell --replicas 2 --network my-net -- sleep infinity").ok();
-    let shell = lab.running("h1", "shell").into_iter().find(|task| task["node"] == "h2").unwrap();
-    let (watch, sandbox) = (program("watch.py"), format!("netd-t-{}", shell["id"].as_str().unwrap()));
+    lab.ctl(
+        "h1",
+        "service create --name web --replicas 2 --network my-net -- sleep infinity",
+    )
+    .ok();
+    lab.ctl(
+        "h1",
+        "service create --name shell --replicas 2 --network my-net -- sleep infinity",
+    )
+    .ok();
+    let shell = lab
+        .running("h1", "shell")
+        .into_iter()
+        .find(|task| task["node"] == "h2")
+        .unwrap();
+    let (watch, sandbox) = (
+        program("watch.py"),
+        format!("netd-t-{}", shell["id"].as_str().unwrap()),
+    );
     run(lab.verb("kill").arg("h1")).ok();
     let silences = [(); 3].map(|()| {
-        let words = ["ip", "netns", "exec", &sandbox, "timeout", "5", "/usr/bin/python3", &watch, "web", "10.0.9.1"];
-        let watching = lab.command("h2", &words).stdout(Stdio::piped()).spawn().unwrap();
+        let words = [
+            "ip",
+            "netns",
+            "exec",
+            &sandbox,
+            "timeout",
+            "5",
+            "/usr/bin/python3",
+            &watch,
+            "web",
+            "10.0.9.1",
+        ];
+        let watching = lab
+            .command("h2", &words)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_secs(1));
         run(lab.verb("crash").arg("h2")).ok();
         let said = String::from_utf8(watching.wait_with_output().unwrap().stdout).unwrap();
-        silence(&said).unwrap_or_else(|| panic!("the daemon was not gone, or did not return: {said}"))
+        silence(&said)
+            .unwrap_or_else(|| panic!("the daemon was not gone, or did not return: {said}"))
     });
     // A busy machine may be slow once.
-    assert!(silences.iter().min().unwrap() < &1_000, "milliseconds without answers: {silences:?}");
+    assert!(
+        silences.iter().min().unwrap() < &1_000,
+        "milliseconds without answers: {silences:?}"
+    );
 }
 
 /// How long `watch.py` got no answer between two that were the same.
 fn silence(said: &str) -> Option<u64> {
-    let lines: Vec<(u64, &str)> =
-        said.lines().filter_map(|line| line.split_once(' ')).map(|(at, found)| (at.parse().unwrap(), found)).collect();
-    let gone = lines.iter().position(|(_, found)| *found == "?").filter(|gone| *gone > 0)?;
-    let back = lines[gone..].iter().find(|(_, found)| *found == lines[gone - 1].1)?;
+    let lines: Vec<(u64, &str)> = said
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(at, found)| (at.parse().unwrap(), found))
+        .collect();
+    let gone = lines
+        .iter()
+        .position(|(_, found)| *found == "?")
+        .filter(|gone| *gone > 0)?;
+    let back = lines[gone..]
+        .iter()
+        .find(|(_, found)| *found == lines[gone - 1].1)?;
     Some(back.0 - lines[gone].0)
 }

@@ -2,7 +2,8 @@
 
 use tests::Lab;
 
-/// A host beside the host: netd's files and the engine's are in another /run, and it has a network of its own.
+/// A host beside the host: netd's files and the engine's are in another /run, and it has a network
+/// of its own.
 const ACTIVATE: &str = "
 mount -t tmpfs tmpfs /run
 mkdir -p /run/docker/plugins
@@ -24,15 +25,38 @@ fn systemd_understands_the_unit_files() {
     // Hosts have the program that the unit starts.
     let units = ["netd.service", "netd-docker.socket"];
     let units = units.map(|unit| format!("{}/../packaging/{unit}", env!("CARGO_MANIFEST_DIR")));
-    let said = lab.exec("h1", &["systemd-analyze", "verify", "--man=no", &units[0], &units[1]]);
-    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, "", ""));
+    let said = lab.exec(
+        "h1",
+        &[
+            "systemd-analyze",
+            "verify",
+            "--man=no",
+            &units[0],
+            &units[1],
+        ],
+    );
+    assert_eq!(
+        (said.code, said.out.as_str(), said.err.as_str()),
+        (0, "", "")
+    );
 }
 
 #[test]
 fn an_engine_that_asks_before_netd_runs_is_answered_by_the_netd_that_systemd_starts() {
     let lab = Lab::up(1);
-    let said = lab.exec("h1", &["unshare", "--net", "--mount", "sh", "-ec", ACTIVATE]).ok();
+    let said = lab
+        .exec(
+            "h1",
+            &["unshare", "--net", "--mount", "sh", "-ec", ACTIVATE],
+        )
+        .ok();
     let lines: Vec<&str> = said.lines().collect();
     // The socket is the one that was handed over, and root's only.
-    assert_eq!(lines, [r#"{"Implements":["NetworkDriver","IpamDriver"]}"#, "600 same"]);
+    assert_eq!(
+        lines,
+        [
+            r#"{"Implements":["NetworkDriver","IpamDriver"]}"#,
+            "600 same"
+        ]
+    );
 }

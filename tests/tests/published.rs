@@ -14,17 +14,27 @@ use tests::{Lab, Said, beside, eventually, field, holds, run};
 const OUTSIDE: [&str; 2] = ["192.168.100.200", "fd00:6c61:62::200"];
 
 fn own(host: usize) -> [String; 2] {
-    [format!("192.168.100.1{host}"), format!("fd00:6c61:62::1{host}")]
+    [
+        format!("192.168.100.1{host}"),
+        format!("fd00:6c61:62::1{host}"),
+    ]
 }
 
 fn url(address: &str, port: u16) -> String {
-    if address.contains(':') { format!("http://[{address}]:{port}/") } else { format!("http://{address}:{port}/") }
+    if address.contains(':') {
+        format!("http://[{address}]:{port}/")
+    } else {
+        format!("http://{address}:{port}/")
+    }
 }
 
 /// A lab and a machine beside it.
 fn lab(hosts: u32) -> Lab {
     let lab = Lab::up(hosts);
-    let address = format!("ip address add {}/24 dev br0; ip address add {}/64 dev br0 nodad", OUTSIDE[0], OUTSIDE[1]);
+    let address = format!(
+        "ip address add {}/24 dev br0; ip address add {}/64 dev br0 nodad",
+        OUTSIDE[0], OUTSIDE[1]
+    );
     run(beside(&lab).args(["sh", "-c", &address])).ok();
     lab
 }
@@ -39,7 +49,11 @@ fn call(lab: &Lab, address: &str, port: u16) -> Said {
 fn answered(lab: &Lab, address: &str, port: u16) -> String {
     eventually(&format!("{address}:{port} answers"), || {
         let said = call(lab, address, port);
-        if said.code == 0 { Ok(said.out) } else { Err(format!("{said:?}")) }
+        if said.code == 0 {
+            Ok(said.out)
+        } else {
+            Err(format!("{said:?}"))
+        }
     })
 }
 
@@ -57,7 +71,11 @@ fn refused(lab: &Lab, address: &str, port: u16) {
 fn answered_on(lab: &Lab, host: &str, address: &str, port: u16) -> String {
     eventually(&format!("{host} reaches {address}:{port}"), || {
         let said = lab.exec(host, &["curl", "-sSg", "-m", "3", &url(address, port)]);
-        if said.code == 0 { Ok(said.out) } else { Err(format!("{said:?}")) }
+        if said.code == 0 {
+            Ok(said.out)
+        } else {
+            Err(format!("{said:?}"))
+        }
     })
 }
 
@@ -106,7 +124,8 @@ for line in sys.stdin:
     print("answered", flush=True)
 "#;
 
-/// Asks once more by two sockets, one after the other, for each line that it reads; says whether both were answered.
+/// Asks once more by two sockets, one after the other, for each line that it reads; says whether
+/// both were answered.
 const HOLD_DATAGRAMS: &str = r#"
 import socket, sys
 sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
@@ -145,7 +164,11 @@ impl Held {
     fn open(lab: &Lab, program: &str, address: &str, port: u16) -> Self {
         let mut command = beside(lab);
         command.args(["python3", "-c", program, address, &port.to_string()]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let answers = BufReader::new(child.stdout.take().unwrap());
         Self(child, answers)
     }
@@ -169,18 +192,25 @@ impl Drop for Held {
 fn updates_lose_no_call(lab: &Lab) {
     let callers = [own(1)[0].clone(), own(2)[1].clone(), own(3)[0].clone()].map(|address| {
         let mut command = beside(lab);
-        command.args(["python3", "-c", CALLS, &address, "8080"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .args(["python3", "-c", CALLS, &address, "8080"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         command.spawn().unwrap()
     });
-    lab.ctl("h2", "service update --force --drain 500ms web").ok();
-    let said = callers.map(|caller| String::from_utf8(caller.wait_with_output().unwrap().stdout).unwrap());
+    lab.ctl("h2", "service update --force --drain 500ms web")
+        .ok();
+    let said =
+        callers.map(|caller| String::from_utf8(caller.wait_with_output().unwrap().stdout).unwrap());
     assert_eq!(said, ["called\n"; 3]);
 }
 
 /// The tasks of `web` that answer six calls at a host.
 fn who_answers(lab: &Lab, host: usize, port: u16) -> BTreeSet<String> {
     let calls = (0..6).map(|_| call(lab, &own(host)[0], port).ok());
-    calls.map(|said| field(&said, "task")[0].to_owned()).collect()
+    calls
+        .map(|said| field(&said, "task")[0].to_owned())
+        .collect()
 }
 
 /// Ports and balancing change for tasks that run on: once the command is back, on every host.
@@ -188,49 +218,108 @@ fn ports_and_balancing_change(lab: &Lab) {
     let tasks = lab.running("h1", "web");
     let mut held = Held::open(lab, HOLD, &own(1)[0], 8080);
     assert!(held.answers());
-    lab.ctl("h1", "service update --publish-add 8090:80 --publish-add 8091:81 web").ok();
+    lab.ctl(
+        "h1",
+        "service update --publish-add 8090:80 --publish-add 8091:81 web",
+    )
+    .ok();
     for host in 1..=3 {
         for (address, client) in own(host).iter().zip(OUTSIDE) {
-            assert_eq!(field(&call(lab, address, 8090).ok(), "client"), [client], "{address}");
+            assert_eq!(
+                field(&call(lab, address, 8090).ok(), "client"),
+                [client],
+                "{address}"
+            );
         }
     }
     let both = BTreeSet::from(["web.1".to_owned(), "web.2".to_owned()]);
     assert_eq!(who_answers(lab, 1, 8090), both, "in turn");
-    lab.ctl("h1", "service update --publish-rm 8090:80 --publish-rm 81 --lb sh web").ok();
-    (1..=3).for_each(|host| own(host).iter().for_each(|address| refused(lab, address, 8090)));
+    lab.ctl(
+        "h1",
+        "service update --publish-rm 8090:80 --publish-rm 81 --lb sh web",
+    )
+    .ok();
+    (1..=3).for_each(|host| {
+        own(host)
+            .iter()
+            .for_each(|address| refused(lab, address, 8090))
+    });
     let one = who_answers(lab, 1, 8080);
     assert_eq!(one.len(), 1, "by the caller's address: {one:?}");
-    assert!((2..=3).all(|host| who_answers(lab, host, 8080) == one), "whichever host it calls");
-    lab.ctl("h1", "service update --lb rr --affinity 10m web").ok();
-    (1..=3).for_each(|host| assert_eq!(who_answers(lab, host, 8080).len(), 1, "the one that it had"));
+    assert!(
+        (2..=3).all(|host| who_answers(lab, host, 8080) == one),
+        "whichever host it calls"
+    );
+    lab.ctl("h1", "service update --lb rr --affinity 10m web")
+        .ok();
+    (1..=3)
+        .for_each(|host| assert_eq!(who_answers(lab, host, 8080).len(), 1, "the one that it had"));
     lab.ctl("h1", "service update --affinity 0 web").ok();
     assert_eq!(who_answers(lab, 2, 8080), both);
     for (change, cause) in [
-        ("--publish-add 6001:80/udp", "is published by service \"echo\""),
+        (
+            "--publish-add 6001:80/udp",
+            "is published by service \"echo\"",
+        ),
         ("--publish-add 8095:80,mode=host", "cannot be changed"),
         ("--publish-rm 8090:80", "has no published port 8090:80"),
     ] {
-        let said = lab.ctl("h1", &format!("service update {change} web")).refused();
+        let said = lab
+            .ctl("h1", &format!("service update {change} web"))
+            .refused();
         assert!(said.contains(cause) && said.contains("next: "), "{said}");
     }
     assert!(held.answers());
-    let ids = |tasks: Vec<serde_json::Value>| tasks.iter().map(|task| task["id"].to_string()).collect::<Vec<_>>();
-    assert_eq!(ids(lab.running("h1", "web")), ids(tasks), "no task is replaced");
+    let ids = |tasks: Vec<serde_json::Value>| {
+        tasks
+            .iter()
+            .map(|task| task["id"].to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        ids(lab.running("h1", "web")),
+        ids(tasks),
+        "no task is replaced"
+    );
 }
 
 #[test]
 fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
     let lab = lab(3);
-    let before: Vec<String> = ["h1", "h2", "h3"].iter().map(|host| traces(&lab, host)).collect();
-    lab.ctl("h1", "service create --name web --replicas 2 --publish 8080:80 -- netd whoami --port 80").ok();
-    let echo = ["swarmctl", "service", "create", "--name", "echo", "--publish", "6001-6002:5001-5002/udp", "--"];
-    lab.exec("h1", &[&echo[..], &["python3", "-c", DATAGRAMS]].concat()).ok();
+    let before: Vec<String> = ["h1", "h2", "h3"]
+        .iter()
+        .map(|host| traces(&lab, host))
+        .collect();
+    lab.ctl(
+        "h1",
+        "service create --name web --replicas 2 --publish 8080:80 -- netd whoami --port 80",
+    )
+    .ok();
+    let echo = [
+        "swarmctl",
+        "service",
+        "create",
+        "--name",
+        "echo",
+        "--publish",
+        "6001-6002:5001-5002/udp",
+        "--",
+    ];
+    lab.exec("h1", &[&echo[..], &["python3", "-c", DATAGRAMS]].concat())
+        .ok();
     let listed = lab.ctl("h1", "service ls").ok();
-    assert!(listed.contains("*:8080->80/tcp") && listed.contains("*:6001-6002->5001-5002/udp"), "{listed}");
+    assert!(
+        listed.contains("*:8080->80/tcp") && listed.contains("*:6001-6002->5001-5002/udp"),
+        "{listed}"
+    );
 
     for host in 1..=3 {
         for (address, client) in own(host).iter().zip(OUTSIDE) {
-            assert_eq!(field(&answered(&lab, address, 8080), "client"), [client], "{address}");
+            assert_eq!(
+                field(&answered(&lab, address, 8080), "client"),
+                [client],
+                "{address}"
+            );
             for (port, target) in [("6001", 5001), ("6002", 5002)] {
                 let ask = ["python3", "-c", ASK, address, port];
                 eventually("a datagram is answered", || {
@@ -254,8 +343,15 @@ fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
     for address in own(host[1..].parse().unwrap()) {
         for _ in 0..4 {
             eventually("a task reaches its own host's port", || {
-                let said = lab.inside("h1", task, &["curl", "-sSg", "-m", "3", &url(&address, 8080)]);
-                holds(said.code == 0 && field(&said.out, "client") == [&address], said)
+                let said = lab.inside(
+                    "h1",
+                    task,
+                    &["curl", "-sSg", "-m", "3", &url(&address, 8080)],
+                );
+                holds(
+                    said.code == 0 && field(&said.out, "client") == [&address],
+                    said,
+                )
             });
         }
     }
@@ -267,33 +363,49 @@ fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
     let mut held = Held::open(&lab, HOLD_DATAGRAMS, &own(3)[0], 6001);
     eventually("both tasks answer", || holds(held.answers(), "silence"));
     lab.ctl("h1", "service scale echo=1").ok();
-    eventually("the one that is left answers both", || holds(held.answers(), "silence"));
+    eventually("the one that is left answers both", || {
+        holds(held.answers(), "silence")
+    });
 
     // Rules, routes and marks outlive the daemon.
     for host in ["h1", "h2", "h3"] {
-        lab.exec(host, &["sh", "-c", "kill -STOP $(cat /run/netd.pid)"]).ok();
+        lab.exec(host, &["sh", "-c", "kill -STOP $(cat /run/netd.pid)"])
+            .ok();
     }
     for host in 1..=3 {
-        own(host).iter().for_each(|address| drop(call(&lab, address, 8080).ok()));
+        own(host)
+            .iter()
+            .for_each(|address| drop(call(&lab, address, 8080).ok()));
     }
     for host in ["h1", "h2", "h3"] {
-        lab.exec(host, &["sh", "-c", "kill -9 $(cat /run/netd.pid)"]).ok();
+        lab.exec(host, &["sh", "-c", "kill -9 $(cat /run/netd.pid)"])
+            .ok();
     }
     for host in 1..=3 {
-        own(host).iter().for_each(|address| drop(answered(&lab, address, 8080)));
+        own(host)
+            .iter()
+            .for_each(|address| drop(answered(&lab, address, 8080)));
     }
 
     // A host that is cut off takes its own address along, and nobody else's.
     let lost = if host == "h1" { "h2" } else { host };
     run(lab.verb("kill").arg(lost)).ok();
     for host in (1..=3).filter(|host| format!("h{host}") != lost) {
-        own(host).iter().for_each(|address| drop(answered(&lab, address, 8080)));
+        own(host)
+            .iter()
+            .for_each(|address| drop(answered(&lab, address, 8080)));
     }
     run(lab.verb("start").arg(lost)).ok();
-    own(lost[1..].parse().unwrap()).iter().for_each(|address| drop(answered(&lab, address, 8080)));
+    own(lost[1..].parse().unwrap())
+        .iter()
+        .for_each(|address| drop(answered(&lab, address, 8080)));
 
     lab.ctl("h1", "service scale web=0").ok();
-    (1..=3).for_each(|host| own(host).iter().for_each(|address| refused(&lab, address, 8080)));
+    (1..=3).for_each(|host| {
+        own(host)
+            .iter()
+            .for_each(|address| refused(&lab, address, 8080))
+    });
     lab.ctl("h1", "service rm web echo").ok();
     lab.ctl("h1", "network rm ingress").ok();
     for (host, before) in ["h1", "h2", "h3"].iter().zip(before) {
@@ -304,8 +416,8 @@ fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
     }
 }
 
-/// What a careless operator or other software does; `$NS` is the network's namespace, `$NU` the host's end of its uplink,
-/// `$T` the routing table that leads there, `$M` the mark.
+/// What a careless operator or other software does; `$NS` is the network's namespace, `$NU` the
+/// host's end of its uplink, `$T` the routing table that leads there, `$M` the mark.
 const BREAKAGES: [&str; 8] = [
     "ip rule del pref 0 lookup $T; ip -6 rule del pref 0 lookup $T",
     "for v in -4 -6; do ip $v rule del pref 0 lookup $T; ip $v rule add pref 0 fwmark $M/0xfff00000 lookup $T; done",
@@ -320,7 +432,8 @@ const BREAKAGES: [&str; 8] = [
 #[test]
 fn what_is_broken_by_hand_works_again_beside_firewalls_that_drop_what_they_do_not_know() {
     let lab = lab(2);
-    // UFW does this by iptables, firewalld by a table of its own, which checks the way of IPv6 sources, too.
+    // UFW does this by iptables, firewalld by a table of its own, which checks the way of IPv6
+    // sources, too.
     let firewalls = "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP; iptables -P INPUT DROP; \
         iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT; \
         iptables -A INPUT -p tcp --dport 2377 -j ACCEPT; iptables -A INPUT -p udp --dport 4789 -j ACCEPT; \
@@ -334,13 +447,24 @@ fn what_is_broken_by_hand_works_again_beside_firewalls_that_drop_what_they_do_no
     for host in ["h1", "h2"] {
         lab.exec(host, &["sh", "-c", firewalls]).ok();
     }
-    lab.ctl("h1", "service create --name web --publish 8080:80 -- netd whoami --port 80").ok();
+    lab.ctl(
+        "h1",
+        "service create --name web --publish 8080:80 -- netd whoami --port 80",
+    )
+    .ok();
     let network = lab.json("h1", "network inspect ingress").remove(0);
-    let (namespace, vni) = (network["id"].as_str().unwrap(), network["vni"].as_u64().unwrap());
+    let (namespace, vni) = (
+        network["id"].as_str().unwrap(),
+        network["vni"].as_u64().unwrap(),
+    );
     let works = |port: u16| {
         for host in 1..=2 {
             for (address, client) in own(host).iter().zip(OUTSIDE) {
-                assert_eq!(field(&answered(&lab, address, port), "client"), [client], "{address}");
+                assert_eq!(
+                    field(&answered(&lab, address, port), "client"),
+                    [client],
+                    "{address}"
+                );
             }
             for address in ["127.0.0.1", "::1"] {
                 answered_on(&lab, &format!("h{host}"), address, port);
@@ -351,7 +475,8 @@ fn what_is_broken_by_hand_works_again_beside_firewalls_that_drop_what_they_do_no
     for breakage in BREAKAGES {
         for host in ["h1", "h2"] {
             let (table, mark) = (0x6e00_0000 | vni, 0x8000_0000 | (vni & 0x7ff) << 20);
-            let line = format!("NS=netd-{namespace}; NU=nu-{vni:06x}; T={table}; M={mark:#x}; {breakage}");
+            let line =
+                format!("NS=netd-{namespace}; NU=nu-{vni:06x}; T={table}; M={mark:#x}; {breakage}");
             let said = lab.exec(host, &["sh", "-c", &line]);
             assert_eq!(said.code, 0, "{breakage}: {said:?}");
         }
@@ -360,79 +485,163 @@ fn what_is_broken_by_hand_works_again_beside_firewalls_that_drop_what_they_do_no
         for host in ["h1", "h2"] {
             eventually("nothing is left to change", || {
                 let plan = lab.ctl(host, "debug plan");
-                holds(plan.code == 0 && plan.out.trim().is_empty(), (breakage, plan))
+                holds(
+                    plan.code == 0 && plan.out.trim().is_empty(),
+                    (breakage, plan),
+                )
             });
         }
     }
-    assert_eq!(lab.ctl("h1", "network verify").ok(), "2 nodes: ledger, views and kernels agree\n");
+    assert_eq!(
+        lab.ctl("h1", "network verify").ok(),
+        "2 nodes: ledger, views and kernels agree\n"
+    );
 }
 
 #[test]
 fn ports_are_where_they_were_asked_for_and_for_whom() {
     let lab = lab(2);
     let tasks = "-- netd whoami --port 80";
-    lab.ctl("h1", &format!("service create --name host --publish 8081:80,mode=host {tasks}")).ok();
-    let here = lab.running("h1", "host").remove(0)["node"].as_str().unwrap()[1..].parse::<usize>().unwrap();
+    lab.ctl(
+        "h1",
+        &format!("service create --name host --publish 8081:80,mode=host {tasks}"),
+    )
+    .ok();
+    let here = lab.running("h1", "host").remove(0)["node"]
+        .as_str()
+        .unwrap()[1..]
+        .parse::<usize>()
+        .unwrap();
     for (address, client) in own(here).iter().zip(OUTSIDE) {
         assert_eq!(field(&answered(&lab, address, 8081), "client"), [client]);
     }
-    own(3 - here).iter().for_each(|address| refused(&lab, address, 8081));
+    own(3 - here)
+        .iter()
+        .for_each(|address| refused(&lab, address, 8081));
     lab.ctl("h1", "service scale host=2").ok();
     for host in 1..=2 {
         let said = answered(&lab, &own(host)[0], 8081);
         assert_eq!(field(&said, "host"), [format!("h{host}")]);
     }
 
-    let at = format!("--publish 192.168.100.12:8082:80 --publish eth0:8083:80 --publish 127.0.0.1:8084:80 {tasks}");
-    lab.ctl("h1", &format!("service create --name at {at}")).ok();
+    let at = format!(
+        "--publish 192.168.100.12:8082:80 --publish eth0:8083:80 --publish 127.0.0.1:8084:80 {tasks}"
+    );
+    lab.ctl("h1", &format!("service create --name at {at}"))
+        .ok();
     answered(&lab, &own(2)[0], 8082);
     refused(&lab, &own(1)[0], 8082);
     refused(&lab, &own(2)[1], 8082);
-    (1..=2).for_each(|host| own(host).iter().for_each(|address| drop(answered(&lab, address, 8083))));
-    assert_eq!(lab.exec("h1", &["curl", "-sS", "-m", "3", "http://127.0.0.1:8083/"]).code, 7);
+    (1..=2).for_each(|host| {
+        own(host)
+            .iter()
+            .for_each(|address| drop(answered(&lab, address, 8083)))
+    });
+    assert_eq!(
+        lab.exec("h1", &["curl", "-sS", "-m", "3", "http://127.0.0.1:8083/"])
+            .code,
+        7
+    );
     answered_on(&lab, "h1", "127.0.0.1", 8084);
     refused(&lab, &own(1)[0], 8084);
 
     // Dropped and counted, not refused; the host itself may always call.
-    let allow = format!("--publish 8085:80 --publish-allow {}/32 --publish-allow fd00:dead::/64 {tasks}", OUTSIDE[0]);
-    lab.ctl("h1", &format!("service create --name allow {allow}")).ok();
+    let allow = format!(
+        "--publish 8085:80 --publish-allow {}/32 --publish-allow fd00:dead::/64 {tasks}",
+        OUTSIDE[0]
+    );
+    lab.ctl("h1", &format!("service create --name allow {allow}"))
+        .ok();
     answered(&lab, &own(1)[0], 8085);
     assert_eq!(call(&lab, &own(1)[1], 8085).code, 28);
     answered_on(&lab, "h1", "::1", 8085);
-    let rules = lab.exec("h1", &["nft", "list", "table", "inet", "netd"]).ok();
-    assert!(rules.lines().any(|line| line.contains("@allow6-") && !line.contains("packets 0 ")), "{rules}");
+    let rules = lab
+        .exec("h1", &["nft", "list", "table", "inet", "netd"])
+        .ok();
+    assert!(
+        rules
+            .lines()
+            .any(|line| line.contains("@allow6-") && !line.contains("packets 0 ")),
+        "{rules}"
+    );
 
     // Who claims to be a task is not believed.
     let network = lab.json("h1", "network inspect ingress").remove(0);
-    let task = lab.json("h1", "service ps allow").remove(0)["addresses"][0].as_str().unwrap().to_owned();
+    let task = lab.json("h1", "service ps allow").remove(0)["addresses"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let spoof = format!(
         "ip address add {task}/32 dev br0; curl -sS -m 2 --interface {task} http://192.168.100.11:8085/; ip address del {task}/32 dev br0"
     );
-    lab.exec("h1", &["sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.eth0.rp_filter=0"]).ok();
+    lab.exec(
+        "h1",
+        &[
+            "sysctl",
+            "-qw",
+            "net.ipv4.conf.all.rp_filter=0",
+            "net.ipv4.conf.eth0.rp_filter=0",
+        ],
+    )
+    .ok();
     run(beside(&lab).args(["sh", "-c", &spoof]));
-    let rules = lab.exec("h1", &["nft", "list", "chain", "inet", "netd", "from-outside"]).ok();
-    assert!(rules.lines().any(|line| line.contains("@subnets4") && !line.contains("packets 0 ")), "{network}: {rules}");
+    let rules = lab
+        .exec(
+            "h1",
+            &["nft", "list", "chain", "inet", "netd", "from-outside"],
+        )
+        .ok();
+    assert!(
+        rules
+            .lines()
+            .any(|line| line.contains("@subnets4") && !line.contains("packets 0 ")),
+        "{network}: {rules}"
+    );
 
     // A port that another program has stays its own, and the node says so.
-    lab.exec("h2", &["sh", "-c", "nohup netd whoami --port 8086 > /dev/null 2>&1 &"]).ok();
+    lab.exec(
+        "h2",
+        &[
+            "sh",
+            "-c",
+            "nohup netd whoami --port 8086 > /dev/null 2>&1 &",
+        ],
+    )
+    .ok();
     eventually("the program listens", || {
         let said = lab.exec("h2", &["curl", "-sS", "-m", "3", "http://127.0.0.1:8086/"]);
         holds(said.code == 0, said)
     });
-    lab.ctl("h1", &format!("service create --name late --publish 8086:80 {tasks}")).ok();
+    lab.ctl(
+        "h1",
+        &format!("service create --name late --publish 8086:80 {tasks}"),
+    )
+    .ok();
     assert_eq!(field(&answered(&lab, &own(1)[0], 8086), "task").len(), 1);
     eventually("the failure names the port", || {
         let said = lab.ctl("h1", "node inspect h2 -o json");
-        holds(said.out.contains("port 8086/tcp of host h2 is in use by another program"), said)
+        holds(
+            said.out
+                .contains("port 8086/tcp of host h2 is in use by another program"),
+            said,
+        )
     });
     assert_eq!(field(&answered(&lab, &own(2)[0], 8086), "task"), [""]);
 
-    let said = lab.ctl("h1", &format!("service create --name twice --publish 8080-8090:80-90 {tasks}")).refused();
-    assert!(said.contains("is published by service") && said.contains("next: "), "{said}");
+    let said = lab
+        .ctl(
+            "h1",
+            &format!("service create --name twice --publish 8080-8090:80-90 {tasks}"),
+        )
+        .refused();
+    assert!(
+        said.contains("is published by service") && said.contains("next: "),
+        "{said}"
+    );
 }
 
-/// Writes tunnel packets as a host would: outer target, VNI, inner Ethernet addresses, inner target; then source, port and
-/// word of each.
+/// Writes tunnel packets as a host would: outer target, VNI, inner Ethernet addresses, inner
+/// target; then source, port and word of each.
 const FORGE: &str = r#"
 import socket, struct, sys
 host, vni, to, router, target = sys.argv[1:6]
@@ -464,28 +673,81 @@ while True:
 #[test]
 fn out_of_a_tunnel_strangers_reach_published_targets_and_nothing_else() {
     let lab = lab(2);
-    lab.ctl("h1", "network create --subnet 10.0.9.0/24 net").ok();
-    let create = ["swarmctl", "service", "create", "--name", "ear", "--replicas", "2", "--network", "net"];
-    lab.exec("h1", &[&create[..], &["--publish", "9000:9/udp", "--", "python3", "-c", HEAR]].concat()).ok();
+    lab.ctl("h1", "network create --subnet 10.0.9.0/24 net")
+        .ok();
+    let create = [
+        "swarmctl",
+        "service",
+        "create",
+        "--name",
+        "ear",
+        "--replicas",
+        "2",
+        "--network",
+        "net",
+    ];
+    lab.exec(
+        "h1",
+        &[
+            &create[..],
+            &["--publish", "9000:9/udp", "--", "python3", "-c", HEAR],
+        ]
+        .concat(),
+    )
+    .ok();
     let tasks = lab.running("h1", "ear");
     let far = tasks.iter().find(|task| task["node"] == "h2").unwrap();
-    let (name, target) = (far["name"].as_str().unwrap(), far["addresses"][0].as_str().unwrap());
+    let (name, target) = (
+        far["name"].as_str().unwrap(),
+        far["addresses"][0].as_str().unwrap(),
+    );
     let network = lab.json("h1", "network inspect net").remove(0);
     let vni = format!("{:x}", network["vni"].as_u64().unwrap());
     let (to, from) = (lab.router("h2", &network), lab.router("h1", &network));
     // A host that obeys nobody any more.
-    lab.exec("h1", &["sh", "-c", "kill -STOP $(cat /run/netd.pid); nft flush ruleset"]).ok();
-    // By turns a port that is not published, a source inside the network, and the gateway's, which has errors to send and
-    // nothing else.
+    lab.exec(
+        "h1",
+        &[
+            "sh",
+            "-c",
+            "kill -STOP $(cat /run/netd.pid); nft flush ruleset",
+        ],
+    )
+    .ok();
+    // By turns a port that is not published, a source inside the network, and the gateway's, which
+    // has errors to send and nothing else.
     let (port, inside) = (["203.0.113.5", "10", "port"], ["10.0.9.99", "9", "inside"]);
-    let forged = [port, inside, ["10.0.9.1", "9", "gateway"], ["203.0.113.5", "9", "good"]].concat();
+    let forged = [
+        port,
+        inside,
+        ["10.0.9.1", "9", "gateway"],
+        ["203.0.113.5", "9", "good"],
+    ]
+    .concat();
     eventually("a caller at the published target is heard", || {
-        lab.exec("h1", &[&["python3", "-c", FORGE, "192.168.100.12", &vni, &to, &from, target], &forged[..]].concat())
-            .ok();
+        lab.exec(
+            "h1",
+            &[
+                &[
+                    "python3",
+                    "-c",
+                    FORGE,
+                    "192.168.100.12",
+                    &vni,
+                    &to,
+                    &from,
+                    target,
+                ],
+                &forged[..],
+            ]
+            .concat(),
+        )
+        .ok();
         let heard = lab.inside("h2", name, &["cat", "/tmp/heard"]);
         holds(heard.out.contains("good"), heard)
     });
     let heard = lab.inside("h2", name, &["sort", "-u", "/tmp/heard"]).ok();
-    lab.exec("h1", &["sh", "-c", "kill -CONT $(cat /run/netd.pid)"]).ok();
+    lab.exec("h1", &["sh", "-c", "kill -CONT $(cat /run/netd.pid)"])
+        .ok();
     assert_eq!(heard, "good\n");
 }

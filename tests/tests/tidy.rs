@@ -1,4 +1,5 @@
-//! The architecture invariants and the layout rules, as tests: each fails with its reason and the places that break it.
+//! The architecture invariants and the layout rules, as tests: each fails with its reason and the
+//! places that break it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Who may import whom of our crates: only downward, never sideways. A new arrow is a design change.
+/// Who may import whom of our crates: only downward, never sideways. A new arrow is a design
+/// change.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("ipam", &["model"]),
@@ -17,17 +19,52 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("api", &["model"]),
     ("cluster", &["model", "api"]),
     ("orchestrator", &["model", "ipam"]),
-    ("netd", &["model", "api", "ipam", "dns", "ipvs", "cluster", "orchestrator"]),
+    (
+        "netd",
+        &[
+            "model",
+            "api",
+            "ipam",
+            "dns",
+            "ipvs",
+            "cluster",
+            "orchestrator",
+        ],
+    ),
     ("cni-plugin", &["model", "api"]),
     ("swarmctl", &["model", "api"]),
-    ("tests", &["model", "api", "ipam", "dns", "ipvs", "cluster", "orchestrator", "netd", "cni-plugin", "swarmctl"]),
+    (
+        "tests",
+        &[
+            "model",
+            "api",
+            "ipam",
+            "dns",
+            "ipvs",
+            "cluster",
+            "orchestrator",
+            "netd",
+            "cni-plugin",
+            "swarmctl",
+        ],
+    ),
 ];
 
 /// Crates without I/O, clock and chance, and all that they may depend on.
 const PURE: &[&str] = &["model", "ipam", "orchestrator"];
-const PURE_DEPENDENCIES: &[&str] = &["model", "ipam", "hkdf", "ipnetwork", "serde", "serde_json", "sha2", "thiserror"];
+const PURE_DEPENDENCIES: &[&str] = &[
+    "model",
+    "ipam",
+    "hkdf",
+    "ipnetwork",
+    "serde",
+    "serde_json",
+    "sha2",
+    "thiserror",
+];
 
-/// What a pure crate does not mention: files, sockets, clocks, processes, threads, and maps whose order is chance.
+/// What a pure crate does not mention: files, sockets, clocks, processes, threads, and maps whose
+/// order is chance.
 const IMPURE: &str = "
     fs:: env:: process:: thread:: io::stdin TcpStream TcpListener UdpSocket UnixStream UnixListener
     UnixDatagram ToSocketAddrs Instant SystemTime HashMap HashSet RandomState println! eprintln!
@@ -62,7 +99,9 @@ const NETLINK: &[&str] = &[
 const UNSAFE: &[&str] = &[];
 
 /// File names that say nothing.
-const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc", "manager"];
+const EMPTY_NAMES: &[&str] = &[
+    "util", "utils", "helper", "helpers", "common", "misc", "manager",
+];
 
 #[test]
 fn crates_import_only_what_lies_below_them() {
@@ -71,111 +110,189 @@ fn crates_import_only_what_lies_below_them() {
     let mut broken = Vec::new();
     for manifest in manifests() {
         let Some(allowed) = levels.get(manifest.package.as_str()) else {
-            broken.push(format!("{}: no level is known for this crate", manifest.path));
+            broken.push(format!(
+                "{}: no level is known for this crate",
+                manifest.path
+            ));
             continue;
         };
-        let arrows = manifest.dependencies.iter().filter(|dependency| ours.contains(dependency.name.as_str()));
+        let arrows = manifest
+            .dependencies
+            .iter()
+            .filter(|dependency| ours.contains(dependency.name.as_str()));
         let upward = arrows.filter(|dependency| !allowed.contains(&dependency.name.as_str()));
         broken.extend(upward.map(|dependency| format!("{}: {}", manifest.path, dependency.line)));
     }
-    assert_none("a crate imports only crates of lower levels (ARCHITECTURE.md)", broken);
+    assert_none(
+        "a crate imports only crates of lower levels (ARCHITECTURE.md)",
+        broken,
+    );
 }
 
 #[test]
 fn pure_crates_depend_on_nothing_that_does_io() {
     let mut broken = Vec::new();
-    for manifest in manifests().iter().filter(|manifest| PURE.contains(&manifest.package.as_str())) {
-        let shipped = manifest.dependencies.iter().filter(|dependency| dependency.section != "dev-dependencies");
-        let foreign = shipped.filter(|dependency| !PURE_DEPENDENCIES.contains(&dependency.name.as_str()));
+    for manifest in manifests()
+        .iter()
+        .filter(|manifest| PURE.contains(&manifest.package.as_str()))
+    {
+        let shipped = manifest
+            .dependencies
+            .iter()
+            .filter(|dependency| dependency.section != "dev-dependencies");
+        let foreign =
+            shipped.filter(|dependency| !PURE_DEPENDENCIES.contains(&dependency.name.as_str()));
         broken.extend(foreign.map(|dependency| format!("{}: {}", manifest.path, dependency.line)));
     }
-    assert_none("model, ipam and orchestrator give the same result everywhere: no runtime, sockets, chance", broken);
+    assert_none(
+        "model, ipam and orchestrator give the same result everywhere: no runtime, sockets, chance",
+        broken,
+    );
 }
 
 #[test]
 fn pure_crates_touch_no_file_socket_clock_or_chance() {
     let pure = |source: &Source| PURE.contains(&source.package());
-    assert_none("a pure crate takes time and chance as arguments and leaves I/O to others", mentions(pure, IMPURE));
+    assert_none(
+        "a pure crate takes time and chance as arguments and leaves I/O to others",
+        mentions(pure, IMPURE),
+    );
 }
 
 #[test]
 fn the_cluster_knows_commands_and_bytes_only() {
     let cluster = |source: &Source| source.package() == "cluster";
-    assert_none("cluster knows Raft, bytes and commands, never networks or services", mentions(cluster, ORCHESTRATION));
+    assert_none(
+        "cluster knows Raft, bytes and commands, never networks or services",
+        mentions(cluster, ORCHESTRATION),
+    );
 }
 
 #[test]
 fn only_its_watcher_asks_an_engine() {
     let others = |source: &Source| {
         source.path.starts_with("netd/src/docker/")
-            && !["watch.rs", "engine.rs", "mod.rs"].iter().any(|file| source.path.ends_with(file))
+            && !["watch.rs", "engine.rs", "mod.rs"]
+                .iter()
+                .any(|file| source.path.ends_with(file))
     };
-    let rule = "an engine holds locks while it calls its plugin: a method that asks it waits for itself";
+    let rule =
+        "an engine holds locks while it calls its plugin: a method that asks it waits for itself";
     assert_none(rule, mentions(others, "inventory inspect Inventory Events"));
 }
 
 #[test]
 fn each_protocol_stack_belongs_to_one_part() {
     let mut broken = Vec::new();
-    for manifest in manifests().iter().filter(|manifest| manifest.package != "tests") {
+    for manifest in manifests()
+        .iter()
+        .filter(|manifest| manifest.package != "tests")
+    {
         let elsewhere = manifest.dependencies.iter().filter(|dependency| {
-            let reserved = RESERVED.iter().filter(|(prefix, _)| dependency.name.starts_with(prefix));
-            reserved.into_iter().any(|(_, owners)| !owners.contains(&manifest.package.as_str()))
+            let reserved = RESERVED
+                .iter()
+                .filter(|(prefix, _)| dependency.name.starts_with(prefix));
+            reserved
+                .into_iter()
+                .any(|(_, owners)| !owners.contains(&manifest.package.as_str()))
         });
-        broken.extend(elsewhere.map(|dependency| format!("{}: {}", manifest.path, dependency.line)));
+        broken
+            .extend(elsewhere.map(|dependency| format!("{}: {}", manifest.path, dependency.line)));
     }
-    assert_none("Raft is cluster's, DNS is dns's, netlink is netd's and ipvs's (and the lab's)", broken);
+    assert_none(
+        "Raft is cluster's, DNS is dns's, netlink is netd's and ipvs's (and the lab's)",
+        broken,
+    );
 }
 
 #[test]
 fn netlink_sockets_are_opened_in_one_module_of_each_owner() {
-    let opening: Vec<Source> =
-        sources().into_iter().filter(|source| source.is_shipped() && opens_netlink(source)).collect();
+    let opening: Vec<Source> = sources()
+        .into_iter()
+        .filter(|source| source.is_shipped() && opens_netlink(source))
+        .collect();
     let place = |source: &Source| NETLINK.iter().find(|place| source.path.starts_with(*place));
-    let mut broken: Vec<String> =
-        opening.iter().filter(|source| place(source).is_none()).map(|source| source.path.clone()).collect();
+    let mut broken: Vec<String> = opening
+        .iter()
+        .filter(|source| place(source).is_none())
+        .map(|source| source.path.clone())
+        .collect();
     for owner in NETLINK {
-        let files: Vec<&str> = opening.iter().filter(|s| place(s) == Some(owner)).map(|s| s.path.as_str()).collect();
+        let files: Vec<&str> = opening
+            .iter()
+            .filter(|s| place(s) == Some(owner))
+            .map(|s| s.path.as_str())
+            .collect();
         if files.len() > 1 {
-            broken.push(format!("more than one file below {owner}: {}", files.join(", ")));
+            broken.push(format!(
+                "more than one file below {owner}: {}",
+                files.join(", ")
+            ));
         }
     }
-    assert_none("the kernel is reached through one module of each owner, so that plans stay values", broken);
+    assert_none(
+        "the kernel is reached through one module of each owner, so that plans stay values",
+        broken,
+    );
 }
 
 #[test]
 fn every_source_says_at_its_top_what_lives_there() {
     let silent = sources().into_iter().filter(|source| {
-        let head = source.text.lines().next().and_then(|line| line.strip_prefix("//! "));
+        let head = source
+            .text
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("//! "));
         head.is_none_or(|head| head.trim() == "placeholder")
     });
-    assert_none("the first line of a file is `//! ` and what lives in it", silent.map(|source| source.path).collect());
+    assert_none(
+        "the first line of a file is `//! ` and what lives in it",
+        silent.map(|source| source.path).collect(),
+    );
 }
 
 #[test]
 fn versions_and_lints_live_in_the_workspace_manifest_only() {
     let mut broken = Vec::new();
     for manifest in manifests() {
-        let own = manifest.dependencies.iter().filter(|dependency| !dependency.is_inherited());
+        let own = manifest
+            .dependencies
+            .iter()
+            .filter(|dependency| !dependency.is_inherited());
         broken.extend(own.map(|dependency| format!("{}: {}", manifest.path, dependency.line)));
-        for inherited in ["version.workspace = true", "edition.workspace = true", "[lints]\nworkspace = true"] {
+        for inherited in [
+            "version.workspace = true",
+            "edition.workspace = true",
+            "[lints]\nworkspace = true",
+        ] {
             if !manifest.text.contains(inherited) {
                 broken.push(format!("{}: lacks {inherited:?}", manifest.path));
             }
         }
     }
-    assert_none("`NAME.workspace = true`: one version of each crate, one set of lints", broken);
+    assert_none(
+        "`NAME.workspace = true`: one version of each crate, one set of lints",
+        broken,
+    );
 }
 
 #[test]
 fn unsafe_code_is_in_audited_files_only() {
     let with_unsafe: BTreeSet<String> = sources()
         .into_iter()
-        .filter(|source| source.code().any(|(_, line)| word(&line, "unsafe") || word(&line, "unsafe_code")))
+        .filter(|source| {
+            source
+                .code()
+                .any(|(_, line)| word(&line, "unsafe") || word(&line, "unsafe_code"))
+        })
         .map(|source| source.path)
         .collect();
     let audited: BTreeSet<String> = UNSAFE.iter().map(|&path| path.to_owned()).collect();
-    let broken = with_unsafe.symmetric_difference(&audited).cloned().collect();
+    let broken = with_unsafe
+        .symmetric_difference(&audited)
+        .cloned()
+        .collect();
     assert_none(
         "unsafe code is denied; UNSAFE in this file lists the audited exceptions, and no more than those",
         broken,
@@ -186,9 +303,16 @@ fn unsafe_code_is_in_audited_files_only() {
 fn file_names_say_what_is_inside() {
     let empty = |path: &str| {
         let parts = Path::new(path).with_extension("");
-        parts.iter().any(|part| part.to_str().is_some_and(|part| EMPTY_NAMES.contains(&part)))
+        parts.iter().any(|part| {
+            part.to_str()
+                .is_some_and(|part| EMPTY_NAMES.contains(&part))
+        })
     };
-    let named: Vec<String> = sources().into_iter().map(|source| source.path).filter(|path| empty(path)).collect();
+    let named: Vec<String> = sources()
+        .into_iter()
+        .map(|source| source.path)
+        .filter(|path| empty(path))
+        .collect();
     assert_none("a file is called after what it holds", named);
 }
 
@@ -202,8 +326,8 @@ fn nothing_is_left_for_later() {
         let is_code = !file.path.ends_with(".md");
         for (number, line) in (1..).zip(file.text.lines()) {
             let lower = line.to_lowercase();
-            let left =
-                macros.iter().any(|word| lower.contains(word)) || is_code && notes.iter().any(|note| word(line, note));
+            let left = macros.iter().any(|word| lower.contains(word))
+                || is_code && notes.iter().any(|note| word(line, note));
             if left {
                 broken.push(format!("{}:{number}: {}", file.path, line.trim()));
             }
@@ -214,34 +338,58 @@ fn nothing_is_left_for_later() {
 
 #[test]
 fn no_test_is_switched_off() {
-    let lines = sources().into_iter().flat_map(|source| source.lines(|line| line.contains("#[ignore")));
-    assert_none("a test that does not run proves nothing: mend or delete it", lines.collect());
+    let lines = sources()
+        .into_iter()
+        .flat_map(|source| source.lines(|line| line.contains("#[ignore")));
+    assert_none(
+        "a test that does not run proves nothing: mend or delete it",
+        lines.collect(),
+    );
 }
 
 #[test]
 fn comments_and_strings_are_no_code() {
-    let lines = ["a(\"fs::\\\"x\") // fs::", "/// fs::", "let url = \"http://x\"; fs::read()"];
+    let lines = [
+        "a(\"fs::\\\"x\") // fs::",
+        "/// fs::",
+        "let url = \"http://x\"; fs::read()",
+    ];
     assert_eq!(lines.map(code), ["a() ", "", "let url = ; fs::read()"]);
-    assert!(word("std::fs::read", "fs::") && !word("nfs::read", "fs::") && !word("InstantRun", "Instant"));
+    assert!(
+        word("std::fs::read", "fs::")
+            && !word("nfs::read", "fs::")
+            && !word("InstantRun", "Instant")
+    );
 }
 
 fn assert_none(rule: &str, broken: Vec<String>) {
-    assert!(broken.is_empty(), "\n{rule}; broken by\n  {}\n", broken.join("\n  "));
+    assert!(
+        broken.is_empty(),
+        "\n{rule}; broken by\n  {}\n",
+        broken.join("\n  ")
+    );
 }
 
-/// The shipped code of some crates where it mentions one of these words, which white space separates.
+/// The shipped code of some crates where it mentions one of these words, which white space
+/// separates.
 fn mentions(of: impl Fn(&Source) -> bool, words: &str) -> Vec<String> {
-    let shipped = sources().into_iter().filter(|source| source.is_shipped() && of(source));
-    let places =
-        shipped.flat_map(|source| source.lines(|line| words.split_whitespace().any(|token| word(line, token))));
+    let shipped = sources()
+        .into_iter()
+        .filter(|source| source.is_shipped() && of(source));
+    let places = shipped.flat_map(|source| {
+        source.lines(|line| words.split_whitespace().any(|token| word(line, token)))
+    });
     places.collect()
 }
 
 fn opens_netlink(source: &Source) -> bool {
-    let knows_sockets = source.text.contains("netlink_sys") || source.text.contains("nix::sys::socket");
+    let knows_sockets =
+        source.text.contains("netlink_sys") || source.text.contains("nix::sys::socket");
     source.code().any(|(_, line)| {
         let opens_raw = line.contains("Socket::new(") || line.contains("AddressFamily::Netlink");
-        line.contains("new_connection") || line.contains("new_multicast_connection") || knows_sockets && opens_raw
+        line.contains("new_connection")
+            || line.contains("new_multicast_connection")
+            || knows_sockets && opens_raw
     })
 }
 
@@ -249,7 +397,10 @@ fn opens_netlink(source: &Source) -> bool {
 fn word(line: &str, token: &str) -> bool {
     let part = |character: Option<char>| character.is_some_and(|c| c.is_alphanumeric() || c == '_');
     line.match_indices(token).any(|(start, _)| {
-        let (before, after) = (line[..start].chars().next_back(), line[start + token.len()..].chars().next());
+        let (before, after) = (
+            line[..start].chars().next_back(),
+            line[start + token.len()..].chars().next(),
+        );
         !(part(before) || part(token.chars().next_back()) && part(after))
     })
 }
@@ -273,16 +424,22 @@ impl Source {
         is_source && !parts.any(|part| part == "tests" || part == "tests.rs")
     }
 
-    /// Numbered lines without comments and the insides of strings, up to the tests at the end of the file.
+    /// Numbered lines without comments and the insides of strings, up to the tests at the end of
+    /// the file.
     fn code(&self) -> impl Iterator<Item = (usize, String)> {
-        let tests = self.text.find("#[cfg(test)]\nmod tests {").unwrap_or(self.text.len());
+        let tests = self
+            .text
+            .find("#[cfg(test)]\nmod tests {")
+            .unwrap_or(self.text.len());
         (1..).zip(self.text[..tests].lines().map(code))
     }
 
     /// Where its code matches, for people.
     fn lines(&self, matches: impl Fn(&str) -> bool) -> Vec<String> {
         let found = self.code().filter(|(_, line)| matches(line));
-        found.map(|(number, line)| format!("{}:{number}: {}", self.path, line.trim())).collect()
+        found
+            .map(|(number, line)| format!("{}:{number}: {}", self.path, line.trim()))
+            .collect()
     }
 }
 
@@ -302,11 +459,17 @@ fn code(line: &str) -> String {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .unwrap()
 }
 
 fn sources() -> Vec<Source> {
-    texts().into_iter().filter(|source| source.path.ends_with(".rs")).collect()
+    texts()
+        .into_iter()
+        .filter(|source| source.path.ends_with(".rs"))
+        .collect()
 }
 
 /// Every text file of the repository, by path.
@@ -317,7 +480,10 @@ fn texts() -> Vec<Source> {
     paths.sort();
     let read = |path: PathBuf| {
         let text = fs::read_to_string(&path).ok()?;
-        Some(Source { path: path.strip_prefix(&root).ok()?.to_str()?.to_owned(), text })
+        Some(Source {
+            path: path.strip_prefix(&root).ok()?.to_str()?.to_owned(),
+            text,
+        })
     };
     paths.into_iter().filter_map(read).collect()
 }
@@ -349,19 +515,28 @@ struct Dependency {
 
 impl Dependency {
     fn is_inherited(&self) -> bool {
-        let own = ["version", "path", "git"].iter().any(|key| word(&self.line, key));
+        let own = ["version", "path", "git"]
+            .iter()
+            .any(|key| word(&self.line, key));
         self.line.contains("workspace = true") && !own
     }
 }
 
 fn manifests() -> Vec<Manifest> {
     // A fuzz target takes another compiler and is no part of the workspace.
-    let is_member = |file: &Source| file.path.ends_with("/Cargo.toml") && !file.path.ends_with("/fuzz/Cargo.toml");
+    let is_member = |file: &Source| {
+        file.path.ends_with("/Cargo.toml") && !file.path.ends_with("/fuzz/Cargo.toml")
+    };
     let files = texts().into_iter().filter(is_member);
     files
         .map(|Source { path, text }| {
             let package = path.split('/').next().unwrap_or_default().to_owned();
-            Manifest { dependencies: dependencies(&text), path, package, text }
+            Manifest {
+                dependencies: dependencies(&text),
+                path,
+                package,
+                text,
+            }
         })
         .collect()
 }
@@ -371,15 +546,31 @@ fn dependencies(manifest: &str) -> Vec<Dependency> {
     let mut section = String::new();
     let mut found = Vec::new();
     for line in manifest.lines().map(str::trim) {
-        if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        if let Some(header) = line
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
             section = header.to_owned();
             if let Some((parent, name)) = header.rsplit_once("dependencies.") {
                 let section = format!("{parent}dependencies");
-                found.push(Dependency { section, name: name.to_owned(), line: line.to_owned() });
+                found.push(Dependency {
+                    section,
+                    name: name.to_owned(),
+                    line: line.to_owned(),
+                });
             }
-        } else if section.ends_with("dependencies") && !line.starts_with('#') && line.contains('=') {
-            let name = line.split(['.', '=', ' ']).next().unwrap_or_default().to_owned();
-            found.push(Dependency { section: section.clone(), name, line: line.to_owned() });
+        } else if section.ends_with("dependencies") && !line.starts_with('#') && line.contains('=')
+        {
+            let name = line
+                .split(['.', '=', ' '])
+                .next()
+                .unwrap_or_default()
+                .to_owned();
+            found.push(Dependency {
+                section: section.clone(),
+                name,
+                line: line.to_owned(),
+            });
         }
     }
     found

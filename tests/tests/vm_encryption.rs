@@ -1,5 +1,5 @@
-//! Encrypted networks on a kernel that has ESP: nothing crosses the wire in the clear, whatever happens, and nothing that
-//! should get through is lost.
+//! Encrypted networks on a kernel that has ESP: nothing crosses the wire in the clear, whatever
+//! happens, and nothing that should get through is lost.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,8 @@ use tests::{Lab, eventually, holds, run, vm};
 /// In every packet that tasks send: it must never be seen on the wire.
 const MARK: &str = "NOBODY-MUST-SEE-THIS";
 
-/// Looks at every frame on the lab's switch for the mark and for a VNI in the clear, until told to stop.
+/// Looks at every frame on the lab's switch for the mark and for a VNI in the clear, until told to
+/// stop.
 const CAPTURE: &str = "import json, os, socket, sys
 vni, mark, path = bytes.fromhex(sys.argv[1]), sys.argv[2].encode(), sys.argv[3]
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -167,7 +168,8 @@ print(s.recv(99).decode())";
 /// TCP, UDP, SCTP, and where they are told who they are.
 const PROTOCOLS: [(&str, &str); 3] = [("6", "80"), ("17", "81"), ("132", "82")];
 
-/// Three hosts with a task each on an encrypted network and on one that is not, and an eye on the wire.
+/// Three hosts with a task each on an encrypted network and on one that is not, and an eye on the
+/// wire.
 struct Scene {
     lab: Lab,
     capture: Option<Child>,
@@ -186,49 +188,76 @@ impl Drop for Scene {
 /// A process in the namespace of the lab's switch, which sees what passes between hosts.
 fn on_switch(lab: &Lab, words: &[&str]) -> Command {
     let switch = format!("swarmctl\0lab-switch\0--lab\0{}\0", lab.name());
-    let mut processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-    let is_switch = |path: &PathBuf| std::fs::read(path.join("cmdline")).is_ok_and(|line| line == switch.as_bytes());
+    let mut processes = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path());
+    let is_switch = |path: &PathBuf| {
+        std::fs::read(path.join("cmdline")).is_ok_and(|line| line == switch.as_bytes())
+    };
     let process = processes.find(is_switch).expect("the switch of the lab");
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net={}/ns/net", process.display())).args(words);
+    command
+        .arg(format!("--net={}/ns/net", process.display()))
+        .args(words);
     command
 }
 
 impl Scene {
     fn new(lab: Lab) -> Self {
         let path = std::env::temp_dir().join(format!("capture-{}", lab.name()));
-        let mut scene = Self { lab, capture: None, path };
-        let create = "network create --opt encrypted --subnet 10.0.9.0/24 --subnet fd00:9::/64 secret";
+        let mut scene = Self {
+            lab,
+            capture: None,
+            path,
+        };
+        let create =
+            "network create --opt encrypted --subnet 10.0.9.0/24 --subnet fd00:9::/64 secret";
         eventually("every node has said what its kernel can do", || {
             let said = scene.lab.ctl("h1", create);
             holds(said.code == 0, said)
         });
-        scene.lab.ctl("h1", "network create --subnet 10.0.8.0/24 plain").ok();
+        scene
+            .lab
+            .ctl("h1", "network create --subnet 10.0.8.0/24 plain")
+            .ok();
         let word = scene.vni("secret");
         let path = scene.path.to_str().unwrap().to_owned();
         let mut command = on_switch(&scene.lab, &["python3", "-c", CAPTURE, &word, MARK, &path]);
         scene.capture = Some(command.stdout(Stdio::piped()).spawn().unwrap());
-        eventually("the capture runs", || holds(scene.path.with_extension("up").exists(), "not yet"));
+        eventually("the capture runs", || {
+            holds(scene.path.with_extension("up").exists(), "not yet")
+        });
         scene
     }
 
     /// The last word of a VXLAN header of this network, in hexadecimal digits.
     fn vni(&self, network: &str) -> String {
-        let vni = self.lab.json("h1", &format!("network inspect {network}"))[0]["vni"].as_u64().unwrap();
+        let vni = self.lab.json("h1", &format!("network inspect {network}"))[0]["vni"]
+            .as_u64()
+            .unwrap();
         format!("{:08x}", vni << 8)
     }
 
     /// Runs a task on every host, on both networks, which answers.
     fn populate(&self, replicas: usize) {
-        let create = format!("service create --name web --replicas {replicas} --network secret --network plain");
-        self.lab.ctl("h1", &format!("{create} -- sleep infinity")).ok();
+        let create = format!(
+            "service create --name web --replicas {replicas} --network secret --network plain"
+        );
+        self.lab
+            .ctl("h1", &format!("{create} -- sleep infinity"))
+            .ok();
         (1..=replicas).for_each(|slot| self.serve(slot));
     }
 
     fn serve(&self, slot: usize) {
         self.background(slot, ECHO, "echo", "");
         eventually("the task listens", || {
-            let said = self.lab.inside("h1", &format!("web.{slot}"), &["grep", "-q", ":0007 ", "/proc/net/tcp6"]);
+            let said = self.lab.inside(
+                "h1",
+                &format!("web.{slot}"),
+                &["grep", "-q", ":0007 ", "/proc/net/tcp6"],
+            );
             holds(said.code == 0, said)
         });
     }
@@ -251,7 +280,10 @@ impl Scene {
         let tasks = self.lab.running("h1", "web");
         let task = tasks.iter().find(|task| task["slot"] == slot).unwrap();
         let addresses = task["addresses"].as_array().unwrap();
-        addresses.iter().map(|address| address.as_str().unwrap().to_owned()).collect()
+        addresses
+            .iter()
+            .map(|address| address.as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// Starts a program in a task; what it says is kept under the name.
@@ -265,8 +297,14 @@ impl Scene {
     fn finish(&self, slot: usize, name: &str) -> String {
         let line = format!("touch /tmp/stop-{name}; cat /tmp/said-{name}");
         eventually("it has ended", || {
-            let said = self.lab.inside("h1", &format!("web.{slot}"), &["sh", "-c", &line]);
-            if said.code == 0 && !said.out.is_empty() { Ok(said.out) } else { Err(format!("{said:?}")) }
+            let said = self
+                .lab
+                .inside("h1", &format!("web.{slot}"), &["sh", "-c", &line]);
+            if said.code == 0 && !said.out.is_empty() {
+                Ok(said.out)
+            } else {
+                Err(format!("{said:?}"))
+            }
         })
     }
 
@@ -274,7 +312,11 @@ impl Scene {
     fn reaches(&self, from: usize, to: usize) {
         for target in &self.addresses(to)[..2] {
             eventually("the other task answers", || {
-                let said = self.lab.inside("h1", &format!("web.{from}"), &["python3", "-c", REACH, target, MARK]);
+                let said = self.lab.inside(
+                    "h1",
+                    &format!("web.{from}"),
+                    &["python3", "-c", REACH, target, MARK],
+                );
                 holds(said.code == 0, said)
             });
         }
@@ -287,8 +329,13 @@ impl Scene {
     }
 
     fn peer(&self, node: &str, other: &str) -> Value {
-        let found = self.peers().into_iter().find(|peer| peer["node"] == node && peer["hostname"] == other);
-        found.map(|mut peer| peer["encryption"].take()).unwrap_or_default()
+        let found = self
+            .peers()
+            .into_iter()
+            .find(|peer| peer["node"] == node && peer["hostname"] == other);
+        found
+            .map(|mut peer| peer["encryption"].take())
+            .unwrap_or_default()
     }
 
     /// Waits until every host sends with the keys of this epoch and accepts no others.
@@ -297,7 +344,10 @@ impl Scene {
             let peers = self.peers();
             let changed = |peer: &Value| {
                 let with = &peer["encryption"];
-                with["epoch"] == epoch && with["accepts"].as_array().is_some_and(|accepts| accepts.len() == 1)
+                with["epoch"] == epoch
+                    && with["accepts"]
+                        .as_array()
+                        .is_some_and(|accepts| accepts.len() == 1)
             };
             holds(!peers.is_empty() && peers.iter().all(changed), peers)
         });
@@ -319,17 +369,34 @@ impl Scene {
     fn dropped(&self, host: &str, chain: &str) -> u64 {
         let text = self.shell(host, &format!("nft -j list chain inet netd {chain}"));
         let listing: Value = serde_json::from_str(&text).unwrap();
-        let rules = listing["nftables"].as_array().unwrap().iter().flat_map(|item| item["rule"]["expr"].as_array());
-        rules.flatten().filter_map(|expression| expression["counter"]["packets"].as_u64()).sum()
+        let rules = listing["nftables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|item| item["rule"]["expr"].as_array());
+        rules
+            .flatten()
+            .filter_map(|expression| expression["counter"]["packets"].as_u64())
+            .sum()
     }
 
     /// Packets that a host's policies have dropped.
     fn refused(&self, host: &str) -> u64 {
         let text = self.shell(host, "cat /proc/net/xfrm_stat");
-        let counts = text.lines().filter_map(|line| line.split_once(char::is_whitespace));
-        let policies = ["XfrmInNoPols", "XfrmInTmplMismatch", "XfrmInPolBlock", "XfrmOutPolBlock", "XfrmOutNoStates"];
+        let counts = text
+            .lines()
+            .filter_map(|line| line.split_once(char::is_whitespace));
+        let policies = [
+            "XfrmInNoPols",
+            "XfrmInTmplMismatch",
+            "XfrmInPolBlock",
+            "XfrmOutPolBlock",
+            "XfrmOutNoStates",
+        ];
         let counts = counts.filter(|(name, _)| policies.contains(name));
-        counts.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
+        counts
+            .map(|(_, count)| count.trim().parse::<u64>().unwrap())
+            .sum()
     }
 
     /// Ends the capture: there was so much to see, and none of it in the clear.
@@ -337,32 +404,65 @@ impl Scene {
         std::fs::write(self.path.with_extension("stop"), "").unwrap();
         let output = self.capture.take().unwrap().wait_with_output().unwrap();
         let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!((&seen["plain"], &seen["missed"]), (&Value::from(Vec::<Value>::new()), &Value::from(0)), "{seen}");
-        assert!(seen["esp"].as_u64().unwrap() > least, "there was something to see: {seen}");
+        assert_eq!(
+            (&seen["plain"], &seen["missed"]),
+            (&Value::from(Vec::<Value>::new()), &Value::from(0)),
+            "{seen}"
+        );
+        assert!(
+            seen["esp"].as_u64().unwrap() > least,
+            "there was something to see: {seen}"
+        );
         seen
     }
 
     /// The same of full packets, none of which came in pieces.
     fn nothing_was_seen(&mut self, largest: u64) {
         let seen = self.nothing_was_in_the_clear(500);
-        assert_eq!((&seen["largest"], &seen["fragments"]), (&Value::from(largest), &Value::from(0)), "{seen}");
+        assert_eq!(
+            (&seen["largest"], &seen["fragments"]),
+            (&Value::from(largest), &Value::from(0)),
+            "{seen}"
+        );
     }
 
     /// What injects plaintext at the first of two tasks, on `h1`, as if from the second, on `h2`.
-    fn injection(&self, network: &str, port: u16, [to, from]: [usize; 2], text: &str) -> Vec<String> {
+    fn injection(
+        &self,
+        network: &str,
+        port: u16,
+        [to, from]: [usize; 2],
+        text: &str,
+    ) -> Vec<String> {
         let address = if network == "secret" { 0 } else { 2 };
         let vni = self.vni(network);
         let router = |host: &str| {
-            let show = format!("ip netns exec $n cat /sys/class/net/vx-{}/address 2>/dev/null", &vni[..6]);
-            let line = format!("for n in $(ip netns | grep -o '^netd-[0-9a-z]*'); do {show}; done; true");
+            let show = format!(
+                "ip netns exec $n cat /sys/class/net/vx-{}/address 2>/dev/null",
+                &vni[..6]
+            );
+            let line =
+                format!("for n in $(ip netns | grep -o '^netd-[0-9a-z]*'); do {show}; done; true");
             self.shell(host, &line).trim().to_owned()
         };
-        let mac = |host: &str| self.shell(host, "cat /sys/class/net/eth0/address").trim().to_owned();
+        let mac = |host: &str| {
+            self.shell(host, "cat /sys/class/net/eth0/address")
+                .trim()
+                .to_owned()
+        };
         let (outer, inner) = ([mac("h1"), mac("h2")], [router("h1"), router("h2")]);
         let addresses = [to, from].map(|slot| self.addresses(slot)[address].clone());
         let head = ["python3", "-c", INJECT, "192.168.100.12", "192.168.100.11"].map(str::to_owned);
         let numbers = [port.to_string(), vni];
-        [&head[..], &outer, &numbers, &inner, &addresses, &[text.to_owned()]].concat()
+        [
+            &head[..],
+            &outer,
+            &numbers,
+            &inner,
+            &addresses,
+            &[text.to_owned()],
+        ]
+        .concat()
     }
 
     fn inject(&self, injection: &[String]) {
@@ -376,12 +476,15 @@ fn lost_nothing(said: &str) {
 }
 
 #[test]
-fn nothing_crosses_the_wire_in_the_clear_whatever_happens_and_nothing_is_lost_to_a_change_of_keys() {
+fn nothing_crosses_the_wire_in_the_clear_whatever_happens_and_nothing_is_lost_to_a_change_of_keys()
+{
     vm::required();
     let mut scene = Scene::new(Lab::up(3));
     scene.populate(3);
     let [a, b, c] = ["h1", "h2", "h3"].map(|host| scene.slot_on(host));
-    [(a, b), (b, c), (c, a)].into_iter().for_each(|(from, to)| scene.reaches(from, to));
+    [(a, b), (b, c), (c, a)]
+        .into_iter()
+        .for_each(|(from, to)| scene.reaches(from, to));
     for target in &scene.addresses(b)[..2] {
         let fill = ["python3", "-c", FILL, target, "1416", MARK];
         scene.lab.inside("h1", &format!("web.{a}"), &fill).ok();
@@ -403,14 +506,23 @@ fn keys_change_under_traffic(scene: &Scene, [a, b, c]: [usize; 3]) {
     scene.background(c, TALK, "talk", &scene.addresses(a)[0]);
     scene.lab.ctl("h2", "network rotate-key").ok();
     let refusal = scene.lab.ctl("h1", "network rotate-key").refused();
-    assert!(refusal.contains("a change of keys is under way") && refusal.contains("next:"), "{refusal}");
+    assert!(
+        refusal.contains("a change of keys is under way") && refusal.contains("next:"),
+        "{refusal}"
+    );
     scene.keys_are_of(2);
     lost_nothing(&scene.finish(a, "ping4"));
     lost_nothing(&scene.finish(b, "ping6"));
     assert_eq!(scene.finish(c, "talk").trim(), "whole");
     let with = scene.peer("h1", "h2");
-    assert!(with["sent_packets"].as_u64() > Some(0) && with["received_packets"].as_u64() > Some(0), "{with}");
-    assert!(with["last_seen"].is_u64() && with["forged"] == 0 && with["replayed"] == 0, "{with}");
+    assert!(
+        with["sent_packets"].as_u64() > Some(0) && with["received_packets"].as_u64() > Some(0),
+        "{with}"
+    );
+    assert!(
+        with["last_seen"].is_u64() && with["forged"] == 0 && with["replayed"] == 0,
+        "{with}"
+    );
 }
 
 /// A pair that has lost its associations gets others; the third host's flows do not notice.
@@ -424,7 +536,10 @@ fn what_is_lost_is_replaced(scene: &Scene, [a, b, c]: [usize; 3]) {
     lost_nothing(&scene.finish(a, "ping"));
     scene.finish(a, "through");
     let after = (scene.peer("h1", "h2"), scene.peer("h1", "h3"));
-    assert_ne!(after.0["sends_with"], before.0["sends_with"], "what was received with is not received with again");
+    assert_ne!(
+        after.0["sends_with"], before.0["sends_with"],
+        "what was received with is not received with again"
+    );
     assert_ne!(after.0["accepts"], before.0["accepts"]);
     assert_eq!(after.1["sends_with"], before.1["sends_with"]);
     scene.shell("h1", "ip xfrm policy flush");
@@ -432,7 +547,8 @@ fn what_is_lost_is_replaced(scene: &Scene, [a, b, c]: [usize; 3]) {
     scene.settles();
 }
 
-/// Daemons are killed one after the other, then a whole host, which is a manager; it comes back and takes part again.
+/// Daemons are killed one after the other, then a whole host, which is a manager; it comes back and
+/// takes part again.
 fn daemons_and_hosts_die(scene: &Scene, [a, b]: [usize; 2]) {
     scene.background(a, PING, "deaths", &scene.addresses(b)[0]);
     for host in ["h1", "h2"] {
@@ -443,7 +559,10 @@ fn daemons_and_hosts_die(scene: &Scene, [a, b]: [usize; 2]) {
     run(scene.lab.verb("kill").arg("h3")).ok();
     eventually("its task runs elsewhere", || {
         let tasks = scene.lab.running("h1", "web");
-        holds(tasks.len() == 3 && tasks.iter().all(|task| task["node"] != "h3"), tasks)
+        holds(
+            tasks.len() == 3 && tasks.iter().all(|task| task["node"] != "h3"),
+            tasks,
+        )
     });
     run(scene.lab.verb("start").arg("h3")).ok();
     scene.settles();
@@ -452,12 +571,18 @@ fn daemons_and_hosts_die(scene: &Scene, [a, b]: [usize; 2]) {
     let slot = eventually("the host that was away runs a task again", || {
         let tasks = scene.lab.running("h1", "web");
         let there = tasks.iter().find(|task| task["node"] == "h3");
-        there.and_then(|task| task["slot"].as_u64()).ok_or_else(|| format!("{tasks:?}"))
+        there
+            .and_then(|task| task["slot"].as_u64())
+            .ok_or_else(|| format!("{tasks:?}"))
     }) as usize;
     scene.serve(slot);
     scene.reaches(a, slot);
     scene.reaches(slot, a);
-    assert_ne!(scene.peer("h3", "h1")["sends_with"], before["sends_with"], "a sequence of packets began twice");
+    assert_ne!(
+        scene.peer("h3", "h1")["sends_with"],
+        before["sends_with"],
+        "a sequence of packets began twice"
+    );
     scene.settles();
 }
 
@@ -465,8 +590,13 @@ fn daemons_and_hosts_die(scene: &Scene, [a, b]: [usize; 2]) {
 fn each_barrier_holds_alone(scene: &Scene, [a, b]: [usize; 2]) {
     scene.background(a, PING, "barriers", &scene.addresses(b)[0]);
     for (gone, counted) in [
-        ("ip xfrm policy flush; ip xfrm state flush", (|scene| scene.dropped("h1", "clear-out")) as fn(&Scene) -> u64),
-        ("nft flush ruleset; ip xfrm state flush", |scene| scene.refused("h1")),
+        (
+            "ip xfrm policy flush; ip xfrm state flush",
+            (|scene| scene.dropped("h1", "clear-out")) as fn(&Scene) -> u64,
+        ),
+        ("nft flush ruleset; ip xfrm state flush", |scene| {
+            scene.refused("h1")
+        }),
     ] {
         scene.shell("h1", "kill -STOP $(cat /run/netd.pid)");
         let before = counted(scene);
@@ -484,7 +614,12 @@ fn each_barrier_holds_alone(scene: &Scene, [a, b]: [usize; 2]) {
 
 fn what_is_injected_is_dropped(scene: &Scene, [a, b]: [usize; 2]) {
     scene.background(a, LISTEN, "listen", "");
-    let heard = || scene.lab.inside("h1", &format!("web.{a}"), &["cat", "/tmp/said-listen"]).ok();
+    let heard = || {
+        scene
+            .lab
+            .inside("h1", &format!("web.{a}"), &["cat", "/tmp/said-listen"])
+            .ok()
+    };
     let control = scene.injection("plain", 4789, [a, b], "control");
     eventually("what may come in the clear is heard", || {
         scene.inject(&control);
@@ -502,29 +637,48 @@ fn what_is_injected_is_dropped(scene: &Scene, [a, b]: [usize; 2]) {
     scene.shell("h1", "kill -STOP $(cat /run/netd.pid); nft flush ruleset");
     let before = scene.refused("h1");
     scene.inject(&injection);
-    eventually("the policies drop it too", || holds(scene.refused("h1") >= before + 3, scene.refused("h1")));
+    eventually("the policies drop it too", || {
+        holds(scene.refused("h1") >= before + 3, scene.refused("h1"))
+    });
     scene.shell("h1", "kill -CONT $(cat /run/netd.pid)");
     scene.settles();
     assert!(!heard().contains("injected"), "{}", heard());
 }
 
 fn what_is_replayed_is_dropped(scene: &Scene, [a, b]: [usize; 2]) {
-    assert_eq!((scene.host(a), scene.host(b)), ("h1".to_owned(), "h2".to_owned()));
+    assert_eq!(
+        (scene.host(a), scene.host(b)),
+        ("h1".to_owned(), "h2".to_owned())
+    );
     let before = scene.peer("h2", "h1");
     scene.background(a, PING, "replay", &scene.addresses(b)[0]);
-    scene.lab.exec("h1", &["timeout", "30", "python3", "-c", REPLAY, "192.168.100.12"]).ok();
+    scene
+        .lab
+        .exec(
+            "h1",
+            &["timeout", "30", "python3", "-c", REPLAY, "192.168.100.12"],
+        )
+        .ok();
     scene.finish(a, "replay");
     let after = scene.peer("h2", "h1");
-    assert!(after["replayed"].as_u64() >= before["replayed"].as_u64().map(|count| count + 5), "{before} {after}");
+    assert!(
+        after["replayed"].as_u64() >= before["replayed"].as_u64().map(|count| count + 5),
+        "{before} {after}"
+    );
 }
 
 fn when_the_last_network_goes_so_does_all_of_it(scene: &Scene) {
     scene.lab.ctl("h1", "service rm web").ok();
     eventually("nothing of IPsec is left", || {
-        let left = scene.lab.exec("h1", &["sh", "-c", "ip xfrm state; ip xfrm policy"]).ok();
+        let left = scene
+            .lab
+            .exec("h1", &["sh", "-c", "ip xfrm state; ip xfrm policy"])
+            .ok();
         holds(left.is_empty(), left)
     });
-    let logs: BTreeSet<String> = ["h1", "h2", "h3"].map(|host| run(scene.lab.verb("logs").arg(host)).ok()).into();
+    let logs: BTreeSet<String> = ["h1", "h2", "h3"]
+        .map(|host| run(scene.lab.verb("logs").arg(host)).ok())
+        .into();
     assert!(logs.iter().all(|log| !log.contains("panicked")), "{logs:?}");
 }
 
@@ -533,16 +687,32 @@ fn hosts_that_know_each_other_by_ipv6_are_no_different() {
     vm::required();
     let lab = Lab::up(2);
     let (h1, h2) = ("fd00:6c61:62::11", "fd00:6c61:62::12");
-    ["h2", "h1"].into_iter().for_each(|host| drop(lab.ctl(host, "leave --force").ok()));
+    ["h2", "h1"]
+        .into_iter()
+        .for_each(|host| drop(lab.ctl(host, "leave --force").ok()));
     lab.ctl("h1", &format!("init --advertise-addr {h1}")).ok();
     let token = lab.ctl("h1", "token worker -q").ok();
-    lab.ctl("h2", &format!("join --token {} --advertise-addr {h2} [{h1}]:2377", token.trim())).ok();
+    lab.ctl(
+        "h2",
+        &format!(
+            "join --token {} --advertise-addr {h2} [{h1}]:2377",
+            token.trim()
+        ),
+    )
+    .ok();
     let mut scene = Scene::new(lab);
     scene.populate(2);
     let [a, b] = ["h1", "h2"].map(|host| scene.slot_on(host));
     scene.reaches(a, b);
     for target in &scene.addresses(b)[..2] {
-        scene.lab.inside("h1", &format!("web.{a}"), &["python3", "-c", FILL, target, "1396", MARK]).ok();
+        scene
+            .lab
+            .inside(
+                "h1",
+                &format!("web.{a}"),
+                &["python3", "-c", FILL, target, "1396", MARK],
+            )
+            .ok();
     }
     scene.background(a, PING, "ping", &scene.addresses(b)[0]);
     scene.background(b, TALK, "talk", &scene.addresses(a)[1]);
@@ -554,26 +724,48 @@ fn hosts_that_know_each_other_by_ipv6_are_no_different() {
 }
 
 #[test]
-fn callers_of_published_ports_and_virtual_ips_are_seen_by_every_protocol_and_nothing_of_it_is_in_the_clear() {
+fn callers_of_published_ports_and_virtual_ips_are_seen_by_every_protocol_and_nothing_of_it_is_in_the_clear()
+ {
     vm::required();
-    ["sctp", "ip_vs"].iter().for_each(|module| drop(run(Command::new("modprobe").arg(module)).ok()));
+    ["sctp", "ip_vs"]
+        .iter()
+        .for_each(|module| drop(run(Command::new("modprobe").arg(module)).ok()));
     let lab = Lab::up(2);
     let outside = ["192.168.100.200", "fd00:6c61:62::200"];
-    let add = format!("ip address add {}/24 dev br0; ip address add {}/64 dev br0 nodad", outside[0], outside[1]);
+    let add = format!(
+        "ip address add {}/24 dev br0; ip address add {}/64 dev br0 nodad",
+        outside[0], outside[1]
+    );
     run(&mut on_switch(&lab, &["sh", "-c", &add])).ok();
     let mut scene = Scene::new(lab);
     let create = "swarmctl service create --name who --network secret --publish 8080:80 --publish 8081:81/udp";
-    let create: Vec<&str> =
-        create.split(' ').chain(["--publish", "8082:82/sctp", "--", "python3", "-c", TELL]).collect();
+    let create: Vec<&str> = create
+        .split(' ')
+        .chain(["--publish", "8082:82/sctp", "--", "python3", "-c", TELL])
+        .collect();
     scene.lab.exec("h1", &create).ok();
-    let host = scene.lab.running("h1", "who").remove(0)["node"].as_str().unwrap().to_owned();
+    let host = scene.lab.running("h1", "who").remove(0)["node"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     // A host without a task leads there, and so does the task's own.
     let other = if host == "h1" { 2 } else { 1 };
     for (number, protocols) in [(other, &PROTOCOLS[..]), (3 - other, &PROTOCOLS[..1])] {
-        let called = [format!("192.168.100.1{number}"), format!("fd00:6c61:62::1{number}")];
+        let called = [
+            format!("192.168.100.1{number}"),
+            format!("fd00:6c61:62::1{number}"),
+        ];
         for (address, client) in called.iter().zip(outside) {
             for (protocol, port) in protocols {
-                let words = ["python3", "-c", WHO, protocol, address, &format!("80{port}"), "?"];
+                let words = [
+                    "python3",
+                    "-c",
+                    WHO,
+                    protocol,
+                    address,
+                    &format!("80{port}"),
+                    "?",
+                ];
                 eventually("the caller is told who he is", || {
                     let said = run(&mut on_switch(&scene.lab, &words));
                     holds(said.out.trim() == client, (protocol, address, said))
@@ -581,14 +773,28 @@ fn callers_of_published_ports_and_virtual_ips_are_seen_by_every_protocol_and_not
             }
         }
     }
-    scene.lab.ctl("h1", "service create --name asker --replicas 2 --network secret -- sleep infinity").ok();
+    scene
+        .lab
+        .ctl(
+            "h1",
+            "service create --name asker --replicas 2 --network secret -- sleep infinity",
+        )
+        .ok();
     let vips = scene.lab.json("h1", "service inspect who").remove(0)["virtual_ips"].clone();
     for asker in scene.lab.running("h1", "asker") {
-        for (family, (protocol, port)) in [0, 1].into_iter().flat_map(|family| PROTOCOLS.map(|way| (family, way))) {
-            let (vip, client) = (vips[family].as_str().unwrap(), asker["addresses"][family].as_str().unwrap());
+        for (family, (protocol, port)) in [0, 1]
+            .into_iter()
+            .flat_map(|family| PROTOCOLS.map(|way| (family, way)))
+        {
+            let (vip, client) = (
+                vips[family].as_str().unwrap(),
+                asker["addresses"][family].as_str().unwrap(),
+            );
             let words = ["python3", "-c", WHO, protocol, vip, port, MARK];
             eventually("a task is told who it is", || {
-                let said = scene.lab.inside("h1", asker["name"].as_str().unwrap(), &words);
+                let said = scene
+                    .lab
+                    .inside("h1", asker["name"].as_str().unwrap(), &words);
                 holds(said.out.trim() == client, (protocol, vip, said))
             });
         }

@@ -1,4 +1,5 @@
-//! A manager's part in Raft: starting it, writing, reading, who leads, and which nodes the leader hears.
+//! A manager's part in Raft: starting it, writing, reading, who leads, and which nodes the leader
+//! hears.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,10 +10,12 @@ use std::{
 };
 
 use model::{
-    Answer, Command, Entry, EpochKey, Millis, Node, NodeId, Query, Refusal, RequestId, Response, Role, StateMachine,
-    TokenInfo,
+    Answer, Command, Entry, EpochKey, Millis, Node, NodeId, Query, Refusal, RequestId, Response,
+    Role, StateMachine, TokenInfo,
 };
-use openraft::{BasicNode, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy, storage::RaftLogStorage};
+use openraft::{
+    BasicNode, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy, storage::RaftLogStorage,
+};
 use tokio::time::timeout;
 
 use super::{LogId, Machine, Types, log::Log, network::Network};
@@ -25,7 +28,8 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(4);
 /// A leader that no majority has confirmed for so long does not answer as one.
 const LEADER_LEASE: Duration = Duration::from_secs(3);
 const HEARTBEAT_MS: u64 = 200;
-/// A follower stands for election after the maximum, which is the leader's lease, plus a random part of this range.
+/// A follower stands for election after the maximum, which is the leader's lease, plus a random
+/// part of this range.
 const ELECTION_MS: std::ops::Range<u64> = 700..1400;
 
 type Metrics = RaftMetrics<u64, BasicNode>;
@@ -61,17 +65,39 @@ impl<S: StateMachine> Consensus<S> {
     pub async fn start(directory: &Path, me: NodeId, links: Links) -> Result<Self, ClusterError> {
         files::make_directory(directory)?;
         let mut log = Log::open(&directory.join("log.redb"))?;
-        let found = log.get_log_state().await.map_err(|error| failed("read the log", error))?.last_log_id;
+        let found = log
+            .get_log_state()
+            .await
+            .map_err(|error| failed("read the log", error))?
+            .last_log_id;
         let machine = Machine::open(&directory.join("snapshot"))?;
-        let raft = Raft::new(me.0, config()?, Network(links), log.clone(), machine.clone()).await;
+        let raft = Raft::new(
+            me.0,
+            config()?,
+            Network(links),
+            log.clone(),
+            machine.clone(),
+        )
+        .await;
         let raft = raft.map_err(|error| failed("start Raft", error))?;
-        Ok(Self { raft, machine, me, turn: tokio::sync::Mutex::default(), log, found, heard: Mutex::default() })
+        Ok(Self {
+            raft,
+            machine,
+            me,
+            turn: tokio::sync::Mutex::default(),
+            log,
+            found,
+            heard: Mutex::default(),
+        })
     }
 
     /// Makes a cluster of this manager alone.
     pub async fn initialize(&self, address: SocketAddr) -> Result<(), ClusterError> {
         let members = BTreeMap::from([(self.me.0, BasicNode::new(address))]);
-        self.raft.initialize(members).await.map_err(|error| failed("make a cluster", error))
+        self.raft
+            .initialize(members)
+            .await
+            .map_err(|error| failed("make a cluster", error))
     }
 
     /// Stops and lets go of the files.
@@ -86,9 +112,15 @@ impl<S: StateMachine> Consensus<S> {
     pub fn leads(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        let confirmed = metrics.millis_since_quorum_ack.is_none_or(|age| u128::from(age) < LEADER_LEASE.as_millis());
+        let confirmed = metrics
+            .millis_since_quorum_ack
+            .is_none_or(|age| u128::from(age) < LEADER_LEASE.as_millis());
         // A leader that was voted out may go on for a while as one that nobody follows.
-        let voter = metrics.membership_config.membership().voter_ids().any(|voter| voter == self.me.0);
+        let voter = metrics
+            .membership_config
+            .membership()
+            .voter_ids()
+            .any(|voter| voter == self.me.0);
         metrics.running_state.is_ok() && metrics.state == ServerState::Leader && voter && confirmed
     }
 
@@ -101,7 +133,9 @@ impl<S: StateMachine> Consensus<S> {
         let metrics = metrics.borrow();
         // A log that has failed says for ever what it said last.
         metrics.running_state.as_ref().ok()?;
-        let leader = metrics.current_leader.filter(|&leader| leader != self.me.0)?;
+        let leader = metrics
+            .current_leader
+            .filter(|&leader| leader != self.me.0)?;
         let membership = metrics.membership_config.membership();
         let _still_a_voter = membership.voter_ids().find(|&voter| voter == self.me.0)?;
         let address = membership.get_node(&leader)?.addr.parse().ok()?;
@@ -110,14 +144,30 @@ impl<S: StateMachine> Consensus<S> {
 
     /// The managers that vote.
     pub fn voters(&self) -> BTreeSet<u64> {
-        self.raft.metrics().borrow().membership_config.membership().voter_ids().collect()
+        self.raft
+            .metrics()
+            .borrow()
+            .membership_config
+            .membership()
+            .voter_ids()
+            .collect()
     }
 
-    /// Puts a command into the log, stamped with this leader's clock and, where it makes keys, with chance.
+    /// Puts a command into the log, stamped with this leader's clock and, where it makes keys, with
+    /// chance.
     pub async fn write(&self, request: RequestId, command: Command) -> Result<Response, Retry> {
-        let chance = command.needs_chance().then(|| EpochKey::new(rand::random()));
-        let entry = Entry { request, now: now(), chance, command };
-        confirmed(self.raft.client_write(entry)).await.map(|written| written.data)
+        let chance = command
+            .needs_chance()
+            .then(|| EpochKey::new(rand::random()));
+        let entry = Entry {
+            request,
+            now: now(),
+            chance,
+            command,
+        };
+        confirmed(self.raft.client_write(entry))
+            .await
+            .map(|written| written.data)
     }
 
     /// Answers a question on the newest state.
@@ -125,30 +175,48 @@ impl<S: StateMachine> Consensus<S> {
         confirmed(self.raft.ensure_linearizable()).await?;
         self.catch_up().await?;
         let Query::Token(role) = query else {
-            return Ok(self.machine.read(|state| state.answer(Some(self.me), query)));
+            return Ok(self
+                .machine
+                .read(|state| state.answer(Some(self.me), query)));
         };
         self.token(*role).map(|token| Ok(Answer::Token(token)))
     }
 
-    /// A leader that was started again and leads on does not know how far the others had agreed with its log: openraft 0.9 goes
-    /// by the mark on the disk, which may be older. So reads wait for all of what was there.
+    /// A leader that was started again and leads on does not know how far the others had agreed
+    /// with its log: openraft 0.9 goes by the mark on the disk, which may be older. So reads wait
+    /// for all of what was there.
     async fn catch_up(&self) -> Result<(), Retry> {
-        let Some(found) = self.found else { return Ok(()) };
-        let has_all =
-            |metrics: &Metrics| metrics.current_term > found.leader_id.term || metrics.last_applied >= Some(found);
+        let Some(found) = self.found else {
+            return Ok(());
+        };
+        let has_all = |metrics: &Metrics| {
+            metrics.current_term > found.leader_id.term || metrics.last_applied >= Some(found)
+        };
         if has_all(&self.raft.metrics().borrow()) {
             return Ok(());
         }
-        confirmed(self.raft.wait(None).metrics(has_all, "its own log")).await.map(|_| ())
+        confirmed(self.raft.wait(None).metrics(has_all, "its own log"))
+            .await
+            .map(|_| ())
     }
 
     fn token(&self, role: Role) -> Result<TokenInfo, Retry> {
         self.machine.read(|state| {
-            let authority = state.authority().ok_or_else(|| Retry("the cluster is only just being made".to_owned()))?;
-            let root = pki::root(&authority.root_certificate).map_err(|error| Retry(error.to_string()))?;
-            let me = state.nodes().get(&self.me).ok_or_else(|| Retry("this manager has no record".to_owned()))?;
+            let authority = state
+                .authority()
+                .ok_or_else(|| Retry("the cluster is only just being made".to_owned()))?;
+            let root =
+                pki::root(&authority.root_certificate).map_err(|error| Retry(error.to_string()))?;
+            let me = state
+                .nodes()
+                .get(&self.me)
+                .ok_or_else(|| Retry("this manager has no record".to_owned()))?;
             let token = Token::new(&root, authority.secret(role).clone()).to_string();
-            Ok(TokenInfo { role, token, address: me.address })
+            Ok(TokenInfo {
+                role,
+                token,
+                address: me.address,
+            })
         })
     }
 
@@ -159,18 +227,25 @@ impl<S: StateMachine> Consensus<S> {
 
     /// Notes that a node has been heard.
     pub fn hear(&self, node: NodeId) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(node, Instant::now());
+        self.heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node, Instant::now());
     }
 
     /// Whether a node has been heard lately.
     pub fn hears(&self, node: NodeId) -> bool {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.get(&node).is_some_and(|at| at.elapsed() < HEARTBEAT_LEASE)
+        heard
+            .get(&node)
+            .is_some_and(|at| at.elapsed() < HEARTBEAT_LEASE)
     }
 }
 
 /// Waits for a majority, but not for ever.
-pub async fn confirmed<T, E: std::fmt::Display>(work: impl Future<Output = Result<T, E>>) -> Result<T, Retry> {
+pub async fn confirmed<T, E: std::fmt::Display>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Retry> {
     match timeout(CONFIRM_TIMEOUT, work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Retry(error.to_string())),
@@ -180,7 +255,9 @@ pub async fn confirmed<T, E: std::fmt::Display>(work: impl Future<Output = Resul
 
 /// This host's clock.
 pub fn now() -> Millis {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as Millis)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |age| age.as_millis() as Millis)
 }
 
 fn config() -> Result<Arc<Config>, ClusterError> {
@@ -195,9 +272,15 @@ fn config() -> Result<Arc<Config>, ClusterError> {
         snapshot_max_chunk_size: 1 << 20,
         ..Config::default()
     };
-    config.validate().map(Arc::new).map_err(|error| failed("configure Raft", error))
+    config
+        .validate()
+        .map(Arc::new)
+        .map_err(|error| failed("configure Raft", error))
 }
 
 fn failed(operation: &'static str, error: impl std::fmt::Display) -> ClusterError {
-    ClusterError::Raft { operation, reason: error.to_string() }
+    ClusterError::Raft {
+        operation,
+        reason: error.to_string(),
+    }
 }

@@ -20,7 +20,8 @@ use crate::ClusterError;
 
 const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
 const MARKS: TableDefinition<&str, &[u8]> = TableDefinition::new("marks");
-/// How much one request carries to another manager: it has one heartbeat's time to arrive, be decoded and be written.
+/// How much one request carries to another manager: it has one heartbeat's time to arrive, be
+/// decoded and be written.
 const BATCH_BYTES: usize = 256 << 10;
 const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
@@ -45,14 +46,22 @@ impl Log {
         };
         let database = open().map_err(|error| match error {
             redb::Error::DatabaseAlreadyOpen => ClusterError::InUse(path.to_owned()),
-            error => ClusterError::Corrupt { path: path.to_owned(), reason: error.to_string() },
+            error => ClusterError::Corrupt {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            },
         })?;
-        Ok(Self { database: Arc::new(RwLock::new(Some(database))) })
+        Ok(Self {
+            database: Arc::new(RwLock::new(Some(database))),
+        })
     }
 
     /// Closes the file; whatever comes later fails.
     pub fn close(&self) {
-        self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 
     /// Runs a transaction away from the async workers: it waits for the disk.
@@ -63,17 +72,29 @@ impl Log {
         let database = self.database.clone();
         let task = tokio::task::spawn_blocking(move || {
             let database = database.read().unwrap_or_else(PoisonError::into_inner);
-            let open = database.as_ref().ok_or_else(|| io::Error::other("the log is closed"))?;
+            let open = database
+                .as_ref()
+                .ok_or_else(|| io::Error::other("the log is closed"))?;
             work(open).map_err(io::Error::other)
         });
         task.await.map_err(io::Error::other)?
     }
 
-    async fn mark<T: DeserializeOwned + Send + 'static>(&self, name: &'static str) -> Result<Option<T>, StorageError> {
-        self.run(move |database| read_mark(database, name)).await.map_err(|error| StorageIOError::read(&error).into())
+    async fn mark<T: DeserializeOwned + Send + 'static>(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<T>, StorageError> {
+        self.run(move |database| read_mark(database, name))
+            .await
+            .map_err(|error| StorageIOError::read(&error).into())
     }
 
-    async fn set_mark(&self, name: &'static str, value: &impl Serialize, durability: Durability) -> io::Result<()> {
+    async fn set_mark(
+        &self,
+        name: &'static str,
+        value: &impl Serialize,
+        durability: Durability,
+    ) -> io::Result<()> {
         let value = serde_json::to_vec(value)?;
         self.run(move |database| {
             let mut write = database.begin_write()?;
@@ -84,7 +105,8 @@ impl Log {
         .await
     }
 
-    /// Removes the entries of a range, and sets the mark of what was purged in the same transaction.
+    /// Removes the entries of a range, and sets the mark of what was purged in the same
+    /// transaction.
     async fn cut(&self, range: (Bound<u64>, Bound<u64>), purged: Option<LogId>) -> io::Result<()> {
         self.run(move |database| {
             let write = database.begin_write()?;
@@ -99,10 +121,17 @@ impl Log {
     }
 }
 
-fn read_mark<T: DeserializeOwned>(database: &Database, name: &str) -> Result<Option<T>, redb::Error> {
+fn read_mark<T: DeserializeOwned>(
+    database: &Database,
+    name: &str,
+) -> Result<Option<T>, redb::Error> {
     let marks = database.begin_read()?.open_table(MARKS)?;
-    let Some(value) = marks.get(name)? else { return Ok(None) };
-    Ok(Some(serde_json::from_slice(value.value()).map_err(io::Error::from)?))
+    let Some(value) = marks.get(name)? else {
+        return Ok(None);
+    };
+    Ok(Some(
+        serde_json::from_slice(value.value()).map_err(io::Error::from)?,
+    ))
 }
 
 /// The entries of a range, as far as they fit into `limit` bytes; the first one always.
@@ -130,13 +159,21 @@ impl RaftLogReader<Types> for Log {
         range: R,
     ) -> Result<Vec<Entry<Types>>, StorageError> {
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
-        let entries = self.run(move |database| read_entries(database, range, usize::MAX)).await;
+        let entries = self
+            .run(move |database| read_entries(database, range, usize::MAX))
+            .await;
         entries.map_err(|error| StorageIOError::read_logs(&error).into())
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<Types>>, StorageError> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry<Types>>, StorageError> {
         let range = (Bound::Included(start), Bound::Excluded(end));
-        let entries = self.run(move |database| read_entries(database, range, BATCH_BYTES)).await;
+        let entries = self
+            .run(move |database| read_entries(database, range, BATCH_BYTES))
+            .await;
         entries.map_err(|error| StorageIOError::read_logs(&error).into())
     }
 }
@@ -149,13 +186,19 @@ impl RaftLogStorage<Types> for Log {
         let last = self
             .run(|database| {
                 let entries = database.begin_read()?.open_table(ENTRIES)?;
-                let Some((_, value)) = entries.last()? else { return Ok(None) };
-                let entry: Entry<Types> = serde_json::from_slice(value.value()).map_err(io::Error::from)?;
+                let Some((_, value)) = entries.last()? else {
+                    return Ok(None);
+                };
+                let entry: Entry<Types> =
+                    serde_json::from_slice(value.value()).map_err(io::Error::from)?;
                 Ok(Some(entry.log_id))
             })
             .await
             .map_err(|error| StorageIOError::read_logs(&error))?;
-        Ok(LogState { last_purged_log_id, last_log_id: last.or(last_purged_log_id) })
+        Ok(LogState {
+            last_purged_log_id,
+            last_log_id: last.or(last_purged_log_id),
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -181,13 +224,18 @@ impl RaftLogStorage<Types> for Log {
         Ok(self.mark::<Option<LogId>>(COMMITTED).await?.flatten())
     }
 
-    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<Types>,
+    ) -> Result<(), StorageError>
     where
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
         let encode = |entry: Entry<Types>| Ok((entry.log_id.index, serde_json::to_vec(&entry)?));
-        let batch: Result<Vec<(u64, Vec<u8>)>, serde_json::Error> = entries.into_iter().map(encode).collect();
+        let batch: Result<Vec<(u64, Vec<u8>)>, serde_json::Error> =
+            entries.into_iter().map(encode).collect();
         let batch = batch.map_err(|error| StorageIOError::write_logs(&error))?;
         let written = self
             .run(move |database| {
@@ -200,18 +248,25 @@ impl RaftLogStorage<Types> for Log {
                 Ok(write.commit()?)
             })
             .await;
-        let failed = written.as_ref().err().map(|error| StorageIOError::write_logs(error).into());
+        let failed = written
+            .as_ref()
+            .err()
+            .map(|error| StorageIOError::write_logs(error).into());
         callback.log_io_completed(written);
         failed.map_or(Ok(()), Err)
     }
 
     async fn truncate(&mut self, from: LogId) -> Result<(), StorageError> {
         let range = (Bound::Included(from.index), Bound::Unbounded);
-        self.cut(range, None).await.map_err(|error| StorageIOError::write_logs(&error).into())
+        self.cut(range, None)
+            .await
+            .map_err(|error| StorageIOError::write_logs(&error).into())
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
         let range = (Bound::Unbounded, Bound::Included(upto.index));
-        self.cut(range, Some(upto)).await.map_err(|error| StorageIOError::write_logs(&error).into())
+        self.cut(range, Some(upto))
+            .await
+            .map_err(|error| StorageIOError::write_logs(&error).into())
     }
 }

@@ -8,8 +8,8 @@ use std::{
 
 use model::{Outcome, Response, StateMachine};
 use openraft::{
-    BasicNode, Entry, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
-    StoredMembership, storage::RaftStateMachine,
+    BasicNode, Entry, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
+    StorageIOError, StoredMembership, storage::RaftStateMachine,
 };
 use tokio::sync::watch;
 
@@ -40,7 +40,9 @@ struct Inner<S> {
 
 impl<S> Clone for Machine<S> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -48,19 +50,43 @@ impl<S: StateMachine> Machine<S> {
     /// The state of the snapshot in this file, or the first state of all.
     pub fn open(path: &Path) -> Result<Self, ClusterError> {
         let inner = match files::read(path)? {
-            None => Inner { state: S::default(), applied: None, membership: Membership::default() },
+            None => Inner {
+                state: S::default(),
+                applied: None,
+                membership: Membership::default(),
+            },
             Some(bytes) => parse(&bytes)
                 .and_then(|(meta, state)| Inner::restored(&meta, state))
-                .map_err(|reason| ClusterError::Corrupt { path: path.to_owned(), reason })?,
+                .map_err(|reason| ClusterError::Corrupt {
+                    path: path.to_owned(),
+                    reason,
+                })?,
         };
-        let (applied, stored) = (watch::Sender::new(index_of(&inner.applied)), Mutex::new(inner.applied));
-        let shared = Shared { inner: RwLock::new(inner), applied, path: path.to_owned(), stored };
-        Ok(Self { shared: Arc::new(shared) })
+        let (applied, stored) = (
+            watch::Sender::new(index_of(&inner.applied)),
+            Mutex::new(inner.applied),
+        );
+        let shared = Shared {
+            inner: RwLock::new(inner),
+            applied,
+            path: path.to_owned(),
+            stored,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Reads the state. Keep it short: nothing is applied meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(&S) -> T) -> T {
-        look(&self.shared.inner.read().unwrap_or_else(PoisonError::into_inner).state)
+        look(
+            &self
+                .shared
+                .inner
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .state,
+        )
     }
 
     /// The log index last applied; wakes with each change.
@@ -69,7 +95,11 @@ impl<S: StateMachine> Machine<S> {
     }
 
     fn change<T>(&self, work: impl FnOnce(&mut Inner<S>) -> T) -> T {
-        let mut inner = self.shared.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self
+            .shared
+            .inner
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let result = work(&mut inner);
         let applied = index_of(&inner.applied);
         drop(inner);
@@ -77,10 +107,14 @@ impl<S: StateMachine> Machine<S> {
         result
     }
 
-    /// Writes a snapshot, unless a newer one was installed while it was made: its entries may be gone from the log.
+    /// Writes a snapshot, unless a newer one was installed while it was made: its entries may be
+    /// gone from the log.
     async fn store(&self, meta: Meta, state: Vec<u8>) -> Result<(), ClusterError> {
         let shared = self.shared.clone();
-        let failed = |reason: String| ClusterError::Raft { operation: "write a snapshot", reason };
+        let failed = |reason: String| ClusterError::Raft {
+            operation: "write a snapshot",
+            reason,
+        };
         let task = tokio::task::spawn_blocking(move || {
             let mut stored = shared.stored.lock().unwrap_or_else(PoisonError::into_inner);
             if *stored > meta.last_log_id {
@@ -99,7 +133,11 @@ impl<S: StateMachine> Machine<S> {
 
 impl<S: StateMachine> Inner<S> {
     fn restored(meta: &Meta, state: &[u8]) -> Result<Self, String> {
-        Ok(Self { state: S::restore(state)?, applied: meta.last_log_id, membership: meta.last_membership.clone() })
+        Ok(Self {
+            state: S::restore(state)?,
+            applied: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+        })
     }
 
     fn apply(&mut self, entry: Entry<Types>) -> Response {
@@ -117,7 +155,10 @@ impl<S: StateMachine> Inner<S> {
 
 /// A snapshot file is one line of JSON, the metadata, and the state's bytes.
 fn parse(bytes: &[u8]) -> Result<(Meta, &[u8]), String> {
-    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or("it has no line of metadata")?;
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .ok_or("it has no line of metadata")?;
     let meta = serde_json::from_slice(&bytes[..end]).map_err(|error| error.to_string())?;
     Ok((meta, &bytes[end + 1..]))
 }
@@ -137,8 +178,12 @@ impl<S: StateMachine> RaftSnapshotBuilder<Types> for Picture<S> {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
         let state = std::mem::take(&mut self.state);
         let stored = self.machine.store(self.meta.clone(), state.clone()).await;
-        stored.map_err(|error| StorageIOError::write_snapshot(Some(self.meta.signature()), &error))?;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(state)) })
+        stored
+            .map_err(|error| StorageIOError::write_snapshot(Some(self.meta.signature()), &error))?;
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot: Box::new(Cursor::new(state)),
+        })
     }
 }
 
@@ -146,7 +191,11 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
     type SnapshotBuilder = Picture<S>;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), StorageError> {
-        let inner = self.shared.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let inner = self
+            .shared
+            .inner
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         Ok((inner.applied, inner.membership.clone()))
     }
 
@@ -155,24 +204,50 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        Ok(self.change(|inner| entries.into_iter().map(|entry| inner.apply(entry)).collect()))
+        Ok(self.change(|inner| {
+            entries
+                .into_iter()
+                .map(|entry| inner.apply(entry))
+                .collect()
+        }))
     }
 
     async fn get_snapshot_builder(&mut self) -> Picture<S> {
-        let inner = self.shared.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let snapshot_id = format!("{}-{:016x}", index_of(&inner.applied), rand::random::<u64>());
-        let meta = Meta { last_log_id: inner.applied, last_membership: inner.membership.clone(), snapshot_id };
-        Picture { machine: self.clone(), meta, state: inner.state.snapshot() }
+        let inner = self
+            .shared
+            .inner
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let snapshot_id = format!(
+            "{}-{:016x}",
+            index_of(&inner.applied),
+            rand::random::<u64>()
+        );
+        let meta = Meta {
+            last_log_id: inner.applied,
+            last_membership: inner.membership.clone(),
+            snapshot_id,
+        };
+        Picture {
+            machine: self.clone(),
+            meta,
+            state: inner.state.snapshot(),
+        }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
         Ok(Box::default())
     }
 
-    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), StorageError> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &Meta,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError> {
         let state = snapshot.into_inner();
         let restored = Inner::restored(meta, &state).map_err(std::io::Error::other);
-        let restored = restored.map_err(|error| StorageIOError::read_snapshot(Some(meta.signature()), &error))?;
+        let restored = restored
+            .map_err(|error| StorageIOError::read_snapshot(Some(meta.signature()), &error))?;
         let stored = self.store(meta.clone(), state).await;
         stored.map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error))?;
         self.change(|inner| *inner = restored);
@@ -183,11 +258,16 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
         let path = self.shared.path.clone();
         let content = tokio::task::spawn_blocking(move || files::read(&path)).await;
         let content = content.map_err(|error| StorageIOError::read_snapshot(None, &error))?;
-        let Some(bytes) = content.map_err(|error| StorageIOError::read_snapshot(None, &error))? else {
+        let Some(bytes) = content.map_err(|error| StorageIOError::read_snapshot(None, &error))?
+        else {
             return Ok(None);
         };
-        let (meta, state) =
-            parse(&bytes).map_err(|reason| StorageIOError::read_snapshot(None, &std::io::Error::other(reason)))?;
-        Ok(Some(Snapshot { meta, snapshot: Box::new(Cursor::new(state.to_vec())) }))
+        let (meta, state) = parse(&bytes).map_err(|reason| {
+            StorageIOError::read_snapshot(None, &std::io::Error::other(reason))
+        })?;
+        Ok(Some(Snapshot {
+            meta,
+            snapshot: Box::new(Cursor::new(state.to_vec())),
+        }))
     }
 }

@@ -14,8 +14,8 @@ use openraft::{
     error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable},
     network::{Backoff, RPCOption},
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-        VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest,
+        InstallSnapshotResponse, VoteRequest, VoteResponse,
     },
 };
 use serde::de::DeserializeOwned;
@@ -43,15 +43,26 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, node: u64, place: &BasicNode) -> Peer {
-        Peer { node, address: place.addr.parse().ok(), links: self.0.clone() }
+        Peer {
+            node,
+            address: place.addr.parse().ok(),
+            links: self.0.clone(),
+        }
     }
 }
 
 impl Peer {
     fn client<E: std::error::Error>(&self) -> Result<RaftClient<Channel>, Failure<E>> {
-        let missing = || RPCError::Unreachable(Unreachable::from(AnyError::error("its address is no address")));
+        let missing = || {
+            RPCError::Unreachable(Unreachable::from(AnyError::error(
+                "its address is no address",
+            )))
+        };
         let address = self.address.ok_or_else(missing)?;
-        let channel = self.links.channel(Target { address, node: Some(NodeId(self.node)) });
+        let channel = self.links.channel(Target {
+            address,
+            node: Some(NodeId(self.node)),
+        });
         Ok(RaftClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT))
     }
 
@@ -65,8 +76,8 @@ impl Peer {
             }
             _ => RPCError::Network(NetworkError::new(&status)),
         })?;
-        let answer: Result<T, RaftError<u64, E>> =
-            decode(answer.get_ref()).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        let answer: Result<T, RaftError<u64, E>> = decode(answer.get_ref())
+            .map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         answer.map_err(|error| RPCError::RemoteError(RemoteError::new(self.node, error)))
     }
 }
@@ -92,7 +103,10 @@ impl RaftNetwork<Types> for Peer {
         call: InstallSnapshotRequest<Types>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, Failure<InstallSnapshotError>> {
-        let answer = self.client()?.install_snapshot(request(encode(&call), &option)).await;
+        let answer = self
+            .client()?
+            .install_snapshot(request(encode(&call), &option))
+            .await;
         self.read(answer)
     }
 

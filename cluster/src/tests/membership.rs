@@ -1,7 +1,9 @@
 //! Who gets in, who leads, and that requests are carried out once whatever dies.
 
 use api::Proposal;
-use model::{Answer, Command, ContainerKey, ContainerRuntime, Kind, NodeId, Query, RequestId, Role, Secret};
+use model::{
+    Answer, Command, ContainerKey, ContainerRuntime, Kind, NodeId, Query, RequestId, Role, Secret,
+};
 use tonic::Code;
 
 use super::*;
@@ -18,7 +20,10 @@ async fn any_one_of_three_managers_can_die_and_come_back() {
     lab.start(dead, config).await;
     is_done(lab.at(dead).propose(add("n", 100)).await);
     for position in 0..3 {
-        eventually("every manager has all of the log", || total(lab.at(position), "n") == 111).await;
+        eventually("every manager has all of the log", || {
+            total(lab.at(position), "n") == 111
+        })
+        .await;
     }
     lab.end().await;
 }
@@ -33,7 +38,9 @@ async fn the_same_request_is_carried_out_once_even_across_leaders() {
     lab.stop(dead).await;
     let alive = (dead + 1) % 3;
     is_done(lab.at(alive).propose(request).await);
-    assert!(matches!(lab.at(alive).query(Query::Nodes).await, Ok(Answer::Nodes(nodes)) if nodes.len() == 3));
+    assert!(
+        matches!(lab.at(alive).query(Query::Nodes).await, Ok(Answer::Nodes(nodes)) if nodes.len() == 3)
+    );
     assert_eq!(total(lab.at(lab.leader().unwrap()), "n"), 1);
     lab.end().await;
 }
@@ -51,7 +58,10 @@ async fn a_cluster_that_was_off_carries_on() {
     }
     is_done(lab.at(1).propose(add("n", 1)).await);
     for position in 0..3 {
-        eventually("every manager has all of the log", || total(lab.at(position), "n") == 8).await;
+        eventually("every manager has all of the log", || {
+            total(lab.at(position), "n") == 8
+        })
+        .await;
     }
     lab.end().await;
 }
@@ -64,10 +74,16 @@ async fn a_manager_that_joins_after_the_log_was_cut_starts_from_a_snapshot() {
     }
     let raft = lab.at(0).consensus().unwrap().raft.clone();
     raft.trigger().snapshot().await.unwrap();
-    eventually("a snapshot is made", || raft.metrics().borrow().snapshot.is_some()).await;
+    eventually("a snapshot is made", || {
+        raft.metrics().borrow().snapshot.is_some()
+    })
+    .await;
     let index = raft.metrics().borrow().snapshot.unwrap().index;
     raft.trigger().purge_log(index).await.unwrap();
-    eventually("the log is cut", || raft.metrics().borrow().purged.is_some()).await;
+    eventually("the log is cut", || {
+        raft.metrics().borrow().purged.is_some()
+    })
+    .await;
     lab.restart(0).await;
     lab.join(Role::Manager).await;
     lab.restart(1).await;
@@ -83,7 +99,10 @@ async fn without_a_majority_writes_are_refused_and_say_what_to_do() {
     let mut lab = Lab::new(2).await;
     let config = lab.stop(1).await;
     let refusal = lab.at(0).propose(add("n", 1)).await.unwrap_err();
-    assert!(refusal.kind == Kind::Unavailable && refusal.next.contains("majority"), "{refusal}");
+    assert!(
+        refusal.kind == Kind::Unavailable && refusal.next.contains("majority"),
+        "{refusal}"
+    );
     lab.start(1, config).await;
     is_done(lab.at(0).propose(add("n", 1)).await);
     lab.end().await;
@@ -94,7 +113,10 @@ async fn the_leader_takes_the_next_step_once() {
     let lab = Lab::new(1).await;
     for started in 1..4 {
         is_done(lab.at(0).propose(add("start", 1)).await);
-        eventually("the step is taken", || total(lab.at(0), "finish") == started).await;
+        eventually("the step is taken", || {
+            total(lab.at(0), "finish") == started
+        })
+        .await;
     }
     lab.end().await;
 }
@@ -103,7 +125,15 @@ async fn the_leader_takes_the_next_step_once() {
 async fn a_host_is_a_member_of_one_cluster_at_a_time() {
     let lab = Lab::new(1).await;
     let options = lab.options(Role::Worker).await;
-    let again = Node::join(Config { directory: lab.path(0), listen: LOOPBACK }, options, routes).await;
+    let again = Node::join(
+        Config {
+            directory: lab.path(0),
+            listen: LOOPBACK,
+        },
+        options,
+        routes,
+    )
+    .await;
     assert!(matches!(again.err(), Some(ClusterError::AlreadyMember(_))));
     lab.end().await;
 }
@@ -113,36 +143,78 @@ async fn wrong_and_stale_tokens_are_refused_with_the_reason_on_both_sides() {
     let warnings = Warnings::collect();
     let lab = Lab::new(1).await;
     let good = lab.options(Role::Worker).await;
-    let refusal = |token: String| refusal_of(JoinOptions { token, ..good.clone() });
+    let refusal = |token: String| {
+        refusal_of(JoinOptions {
+            token,
+            ..good.clone()
+        })
+    };
 
     let (text, kind) = refusal("SWMTKN-1-xyz".to_owned()).await;
-    assert!(kind == Kind::Invalid && text.contains("SWMTKN-1-<50 digits>"), "{text}");
+    assert!(
+        kind == Kind::Invalid && text.contains("SWMTKN-1-<50 digits>"),
+        "{text}"
+    );
 
     let head = good.token.rsplit_once('-').unwrap().0;
     let (text, kind) = refusal(format!("{head}-{}", Secret::new(rand::random()))).await;
-    assert!(kind == Kind::Denied && text.contains("secret of the join token is wrong"), "{text}");
+    assert!(
+        kind == Kind::Denied && text.contains("secret of the join token is wrong"),
+        "{text}"
+    );
 
-    let command = Command::RotateToken { role: Role::Worker, secret: Secret::new(rand::random()) };
-    is_done(lab.at(0).propose(Proposal { request: RequestId(1), command }).await);
+    let command = Command::RotateToken {
+        role: Role::Worker,
+        secret: Secret::new(rand::random()),
+    };
+    is_done(
+        lab.at(0)
+            .propose(Proposal {
+                request: RequestId(1),
+                command,
+            })
+            .await,
+    );
     let (text, kind) = refusal(good.token.clone()).await;
-    assert!(kind == Kind::Denied && text.contains("has been replaced"), "{text}");
+    assert!(
+        kind == Kind::Denied && text.contains("has been replaced"),
+        "{text}"
+    );
 
     let other = Lab::new(1).await;
     let (text, kind) = refusal(token(other.at(0), Role::Worker).await).await;
-    assert!(kind == Kind::Denied && text.contains("belongs to another cluster than the token"), "{text}");
+    assert!(
+        kind == Kind::Denied && text.contains("belongs to another cluster than the token"),
+        "{text}"
+    );
 
     let warned = |part: &str| warnings.text().contains(part);
-    eventually("the manager warns of the secret", || warned("a host was not let in peer=127.0.0.1:")).await;
-    eventually("the manager warns of the cluster", || warned("its token or certificate is another cluster's")).await;
-    assert!(!warned(good.token.rsplit_once('-').unwrap().1), "a secret was logged");
+    eventually("the manager warns of the secret", || {
+        warned("a host was not let in peer=127.0.0.1:")
+    })
+    .await;
+    eventually("the manager warns of the cluster", || {
+        warned("its token or certificate is another cluster's")
+    })
+    .await;
+    assert!(
+        !warned(good.token.rsplit_once('-').unwrap().1),
+        "a secret was logged"
+    );
     other.end().await;
     lab.end().await;
 }
 
 async fn refusal_of(options: JoinOptions) -> (String, Kind) {
     let home = directory();
-    let error = Node::join(config(&home), options, routes).await.err().unwrap();
-    assert!(!home.path().join("identity").exists(), "a refused host keeps nothing");
+    let error = Node::join(config(&home), options, routes)
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        !home.path().join("identity").exists(),
+        "a refused host keeps nothing"
+    );
     let refusal = model::Refusal::from(error);
     (refusal.to_string(), refusal.kind)
 }
@@ -150,11 +222,26 @@ async fn refusal_of(options: JoinOptions) -> (String, Kind) {
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_another_cluster_are_told_apart() {
     let (one, other) = (Lab::new(1).await, Lab::new(1).await);
-    let error = one.at(0).channel(address(other.at(0)), None).await.err().unwrap();
+    let error = one
+        .at(0)
+        .channel(address(other.at(0)), None)
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(error, LinkError::Foreign { .. }), "{error}");
-    let error = one.at(0).channel(address(one.at(0)), Some(other.at(0).node())).await.err().unwrap();
+    let error = one
+        .at(0)
+        .channel(address(one.at(0)), Some(other.at(0).node()))
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(error, LinkError::Impostor { .. }), "{error}");
-    assert!(one.at(0).channel(address(one.at(0)), Some(one.at(0).node())).await.is_ok());
+    assert!(
+        one.at(0)
+            .channel(address(one.at(0)), Some(one.at(0).node()))
+            .await
+            .is_ok()
+    );
     one.end().await;
     other.end().await;
 }
@@ -164,10 +251,14 @@ async fn a_leader_that_leaves_hands_over_and_keeps_nothing() {
     let lab = Lab::new(3).await;
     let leaving = lab.leader().unwrap();
     lab.at(leaving).leave(false).await.unwrap();
-    assert!(!lab.path(leaving).join("identity").exists() && !lab.path(leaving).join("raft").exists());
+    assert!(
+        !lab.path(leaving).join("identity").exists() && !lab.path(leaving).join("raft").exists()
+    );
     let rest = (leaving + 1) % 3;
     is_done(lab.at(rest).propose(add("n", 1)).await);
-    assert!(matches!(lab.at(rest).query(Query::Nodes).await, Ok(Answer::Nodes(nodes)) if nodes.len() == 2));
+    assert!(
+        matches!(lab.at(rest).query(Query::Nodes).await, Ok(Answer::Nodes(nodes)) if nodes.len() == 2)
+    );
     assert_eq!(lab.at(rest).consensus().unwrap().voters().len(), 2);
     lab.end().await;
 }
@@ -176,12 +267,21 @@ async fn a_leader_that_leaves_hands_over_and_keeps_nothing() {
 async fn the_last_manager_leaves_only_by_force() {
     let lab = Lab::new(1).await;
     let refusal = lab.at(0).leave(false).await.unwrap_err();
-    assert!(refusal.kind == Kind::Precondition && refusal.cause.contains("last manager"), "{refusal}");
+    assert!(
+        refusal.kind == Kind::Precondition && refusal.cause.contains("last manager"),
+        "{refusal}"
+    );
     is_done(lab.at(0).propose(add("n", 1)).await);
     lab.at(0).leave(true).await.unwrap();
-    let home = Config { directory: lab.path(0), listen: LOOPBACK };
+    let home = Config {
+        directory: lab.path(0),
+        listen: LOOPBACK,
+    };
     assert!(Node::resume(home, routes).await.unwrap().is_none());
-    assert!(std::fs::read_dir(lab.path(0)).unwrap().next().is_none(), "nothing is left on disk");
+    assert!(
+        std::fs::read_dir(lab.path(0)).unwrap().next().is_none(),
+        "nothing is left on disk"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,14 +290,37 @@ async fn a_removed_node_is_refused_with_the_reason_by_managers_and_workers() {
     let (removed, worker) = (lab.join(Role::Worker).await, lab.join(Role::Worker).await);
     let node = removed.node();
     let view = worker.view();
-    eventually("the worker knows the other", || view.borrow().peers.contains_key(&node)).await;
-    assert!(!worker.knows(NodeId(7)).await, "a stranger that the cluster does not know either");
+    eventually("the worker knows the other", || {
+        view.borrow().peers.contains_key(&node)
+    })
+    .await;
+    assert!(
+        !worker.knows(NodeId(7)).await,
+        "a stranger that the cluster does not know either"
+    );
     assert_eq!(refused_by(&removed, lab.at(0)).await, None);
-    assert_eq!(refused_by(&removed, &worker).await, Some(Code::Unavailable), "workers lead nothing");
-    is_done(lab.at(0).propose(Proposal { request: RequestId(1), command: Command::RemoveNode { node } }).await);
-    eventually("the worker hears of it", || !view.borrow().peers.contains_key(&node)).await;
+    assert_eq!(
+        refused_by(&removed, &worker).await,
+        Some(Code::Unavailable),
+        "workers lead nothing"
+    );
+    is_done(
+        lab.at(0)
+            .propose(Proposal {
+                request: RequestId(1),
+                command: Command::RemoveNode { node },
+            })
+            .await,
+    );
+    eventually("the worker hears of it", || {
+        !view.borrow().peers.contains_key(&node)
+    })
+    .await;
     for member in [lab.at(0), &worker] {
-        assert_eq!(refused_by(&removed, member).await, Some(Code::PermissionDenied));
+        assert_eq!(
+            refused_by(&removed, member).await,
+            Some(Code::PermissionDenied)
+        );
     }
     lab.end().await;
 }
@@ -207,7 +330,10 @@ async fn refused_by(from: &Node, to: &Node) -> Option<Code> {
     let channel = from.channel(address(to), None).await.unwrap();
     let mut client = api::proto::membership_client::MembershipClient::new(channel);
     let status = client.leader(api::proto::Json::default()).await.err()?;
-    assert!(status.code() != Code::PermissionDenied || status.message().contains("no longer"), "{status}");
+    assert!(
+        status.code() != Code::PermissionDenied || status.message().contains("no longer"),
+        "{status}"
+    );
     Some(status.code())
 }
 
@@ -217,12 +343,31 @@ async fn a_worker_may_neither_raise_itself_nor_detach_what_is_on_other_hosts() {
     let worker = lab.join(Role::Worker).await;
     let refusal = worker.query(Query::Token(Role::Manager)).await.unwrap_err();
     assert_eq!(refusal.kind, Kind::Denied);
-    let command = Command::RotateToken { role: Role::Manager, secret: Secret::new(rand::random()) };
-    let refusal = worker.propose(Proposal { request: RequestId(1), command }).await.unwrap_err();
+    let command = Command::RotateToken {
+        role: Role::Manager,
+        secret: Secret::new(rand::random()),
+    };
+    let refusal = worker
+        .propose(Proposal {
+            request: RequestId(1),
+            command,
+        })
+        .await
+        .unwrap_err();
     assert_eq!(refusal.kind, Kind::Denied);
-    let key = ContainerKey { node: lab.at(0).node(), runtime: ContainerRuntime::Docker, id: "web".to_owned() };
+    let key = ContainerKey {
+        node: lab.at(0).node(),
+        runtime: ContainerRuntime::Docker,
+        id: "web".to_owned(),
+    };
     let command = Command::DetachContainers { keys: vec![key] };
-    let refusal = worker.propose(Proposal { request: RequestId(2), command }).await.unwrap_err();
+    let refusal = worker
+        .propose(Proposal {
+            request: RequestId(2),
+            command,
+        })
+        .await
+        .unwrap_err();
     assert_eq!(refusal.kind, Kind::Denied);
     lab.end().await;
 }
@@ -230,7 +375,11 @@ async fn a_worker_may_neither_raise_itself_nor_detach_what_is_on_other_hosts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_would_not_reach_the_other_managers_in_time_is_refused() {
     let lab = Lab::new(1).await;
-    let refusal = lab.at(0).propose(add(&"n".repeat(200 << 10), 1)).await.unwrap_err();
+    let refusal = lab
+        .at(0)
+        .propose(add(&"n".repeat(200 << 10), 1))
+        .await
+        .unwrap_err();
     assert_eq!(refusal.kind, Kind::Invalid);
     assert!(refusal.cause.contains("bytes"), "{refusal}");
     is_done(lab.at(0).propose(add(&"n".repeat(100 << 10), 1)).await);
@@ -243,11 +392,23 @@ async fn a_host_that_the_leader_does_not_reach_is_not_let_in_and_costs_no_majori
     let home = directory();
     // Port 1 of the loopback: nobody is there.
     let advertise = Some("127.0.0.1:1".parse().unwrap());
-    let options = JoinOptions { advertise, ..lab.options(Role::Manager).await };
-    let refused = Node::join(config(&home), options, routes).await.err().unwrap().to_string();
-    assert!(refused.contains("does not reach this host at 127.0.0.1:1: ") && refused.contains("next: "), "{refused}");
+    let options = JoinOptions {
+        advertise,
+        ..lab.options(Role::Manager).await
+    };
+    let refused = Node::join(config(&home), options, routes)
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        refused.contains("does not reach this host at 127.0.0.1:1: ") && refused.contains("next: "),
+        "{refused}"
+    );
     is_done(lab.at(0).propose(add("n", 1)).await);
-    let Answer::Nodes(nodes) = lab.at(0).query(Query::Nodes).await.unwrap() else { panic!("not nodes") };
+    let Answer::Nodes(nodes) = lab.at(0).query(Query::Nodes).await.unwrap() else {
+        panic!("not nodes")
+    };
     assert_eq!(nodes.len(), 1);
     lab.end().await;
 }
@@ -258,10 +419,20 @@ async fn a_node_that_was_removed_while_it_was_off_is_told_and_can_leave() {
     let node = lab.join(Role::Worker).await.node();
     let config = lab.stop(1).await;
     let command = Command::RemoveNode { node };
-    is_done(lab.at(0).propose(Proposal { request: RequestId(rand::random()), command }).await);
+    is_done(
+        lab.at(0)
+            .propose(Proposal {
+                request: RequestId(rand::random()),
+                command,
+            })
+            .await,
+    );
     lab.start(1, config).await;
     let refusal = lab.at(1).query(Query::Nodes).await.unwrap_err();
-    assert!(refusal.kind == Kind::Denied && refusal.cause.contains("no longer, part of this cluster"), "{refusal}");
+    assert!(
+        refusal.kind == Kind::Denied && refusal.cause.contains("no longer, part of this cluster"),
+        "{refusal}"
+    );
     lab.at(1).leave(false).await.unwrap();
     lab.end().await;
 }
@@ -271,8 +442,18 @@ async fn joining_at_a_worker_says_where_to_join() {
     let mut lab = Lab::new(1).await;
     lab.join(Role::Worker).await;
     let home = directory();
-    let options = JoinOptions { manager: address(lab.at(1)), ..lab.options(Role::Worker).await };
-    let refused = Node::join(config(&home), options, routes).await.err().unwrap().to_string();
-    assert!(refused.contains("is a worker") && refused.contains("next: "), "{refused}");
+    let options = JoinOptions {
+        manager: address(lab.at(1)),
+        ..lab.options(Role::Worker).await
+    };
+    let refused = Node::join(config(&home), options, routes)
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        refused.contains("is a worker") && refused.contains("next: "),
+        "{refused}"
+    );
     lab.end().await;
 }

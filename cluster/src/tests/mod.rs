@@ -1,4 +1,5 @@
-//! What crosses the crate's files: the storage under openraft's own suite, and members in one process on loopback.
+//! What crosses the crate's files: the storage under openraft's own suite, and members in one
+//! process on loopback.
 
 mod membership;
 mod storage;
@@ -31,7 +32,10 @@ fn routes(_: &Node) -> Routes {
 }
 
 fn config(directory: &TempDir) -> Config {
-    Config { directory: directory.path().to_owned(), listen: LOOPBACK }
+    Config {
+        directory: directory.path().to_owned(),
+        listen: LOOPBACK,
+    }
 }
 
 fn directory() -> TempDir {
@@ -46,9 +50,15 @@ struct Lab {
 impl Lab {
     async fn new(managers: usize) -> Self {
         let home = directory();
-        let host = Host { hostname: "h1".to_owned(), advertise: LOOPBACK, vtep: LOOPBACK.ip() };
+        let host = Host {
+            hostname: "h1".to_owned(),
+            advertise: LOOPBACK,
+            vtep: LOOPBACK.ip(),
+        };
         let first = Node::init(config(&home), host, 4789, routes).await.unwrap();
-        let mut lab = Self { members: vec![(first, home)] };
+        let mut lab = Self {
+            members: vec![(first, home)],
+        };
         for _ in 1..managers {
             lab.join(Role::Manager).await;
         }
@@ -83,7 +93,11 @@ impl Lab {
     }
 
     fn leader(&self) -> Option<usize> {
-        self.members.iter().position(|(member, _)| member.consensus().is_some_and(|consensus| consensus.leads()))
+        self.members.iter().position(|(member, _)| {
+            member
+                .consensus()
+                .is_some_and(|consensus| consensus.leads())
+        })
     }
 
     /// Stops a member and starts it again from its disk, at the same address.
@@ -95,7 +109,10 @@ impl Lab {
     async fn stop(&self, position: usize) -> Config {
         let listen = address(self.at(position));
         self.at(position).shutdown().await;
-        Config { directory: self.path(position), listen }
+        Config {
+            directory: self.path(position),
+            listen,
+        }
     }
 
     async fn start(&mut self, position: usize, config: Config) {
@@ -122,8 +139,14 @@ async fn token(member: &Node, role: Role) -> String {
 
 /// Adds to a number of the toy state machine.
 fn add(name: &str, number: u32) -> Proposal {
-    let command = Command::ScaleService { service: name.to_owned(), replicas: number };
-    Proposal { request: RequestId(rand::random()), command }
+    let command = Command::ScaleService {
+        service: name.to_owned(),
+        replicas: number,
+    };
+    Proposal {
+        request: RequestId(rand::random()),
+        command,
+    }
 }
 
 fn is_done(response: Response) {
@@ -138,7 +161,9 @@ impl Warnings {
     fn collect() -> Self {
         let warnings = Self::default();
         let writer = warnings.clone();
-        let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false);
+        let lines = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_ansi(false);
         lines.with_writer(move || writer.clone()).init();
         warnings
     }
@@ -165,10 +190,17 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "never happened: {what}");
+    assert!(
+        tokio::time::timeout(PATIENCE, wait).await.is_ok(),
+        "never happened: {what}"
+    );
 }
 
 /// What the member's copy of the state says of a number.
 fn total(member: &Node, name: &str) -> u32 {
-    member.consensus().unwrap().machine.read(|toy| toy.total(name))
+    member
+        .consensus()
+        .unwrap()
+        .machine
+        .read(|toy| toy.total(name))
 }

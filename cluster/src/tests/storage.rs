@@ -31,17 +31,25 @@ fn the_storage_does_what_raft_needs() {
 #[tokio::test]
 async fn what_was_acknowledged_is_in_a_log_that_was_never_closed() {
     let home = directory();
-    let (running, crashed) = (home.path().join("log.redb"), home.path().join("crashed.redb"));
+    let (running, crashed) = (
+        home.path().join("log.redb"),
+        home.path().join("crashed.redb"),
+    );
     let mut log = Log::open(&running).unwrap();
     log.save_vote(&Vote::new(3, 7)).await.unwrap();
-    log.blocking_append((1..=20).map(|index| blank_ent::<Types>(3, 7, index))).await.unwrap();
+    log.blocking_append((1..=20).map(|index| blank_ent::<Types>(3, 7, index)))
+        .await
+        .unwrap();
     log.save_committed(Some(log_id(3, 7, 20))).await.unwrap();
     std::fs::copy(&running, &crashed).unwrap();
 
     let mut log = Log::open(&crashed).unwrap();
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(3, 7)));
     assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 20);
-    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(3, 7, 20)));
+    assert_eq!(
+        log.get_log_state().await.unwrap().last_log_id,
+        Some(log_id(3, 7, 20))
+    );
 }
 
 #[tokio::test]
@@ -49,13 +57,29 @@ async fn one_request_to_another_manager_carries_what_arrives_in_time() {
     let home = directory();
     let mut log = Log::open(&home.path().join("log.redb")).unwrap();
     let large = |index| {
-        let command = Command::RemoveNetwork { network: "x".repeat(100 << 10) };
-        let entry = model::Entry { request: RequestId(index), now: 0, chance: None, command };
-        Entry { log_id: log_id(1, 1, index), payload: EntryPayload::Normal(entry) }
+        let command = Command::RemoveNetwork {
+            network: "x".repeat(100 << 10),
+        };
+        let entry = model::Entry {
+            request: RequestId(index),
+            now: 0,
+            chance: None,
+            command,
+        };
+        Entry {
+            log_id: log_id(1, 1, index),
+            payload: EntryPayload::Normal(entry),
+        }
     };
     log.blocking_append((1..=20).map(large)).await.unwrap();
     let first = log.limited_get_log_entries(1, 21).await.unwrap();
-    assert_eq!(first.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(
+        first
+            .iter()
+            .map(|entry| entry.log_id.index)
+            .collect::<Vec<_>>(),
+        [1, 2]
+    );
     assert_eq!(log.try_get_log_entries(1..21).await.unwrap().len(), 20);
 }
 
@@ -64,5 +88,8 @@ fn a_log_is_open_once() {
     let home = directory();
     let path = home.path().join("log.redb");
     let _open = Log::open(&path).unwrap();
-    assert!(matches!(Log::open(&path).err(), Some(crate::ClusterError::InUse(_))));
+    assert!(matches!(
+        Log::open(&path).err(),
+        Some(crate::ClusterError::InUse(_))
+    ));
 }

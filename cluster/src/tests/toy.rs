@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    Answer, Authority, Command, Entry, Kind, Millis, NameConfig, NetworkId, Node, NodeConfig, NodeId, NodeInfo,
-    Outcome, PeerConfig, Query, Refusal, RequestId, Response, StateMachine,
+    Answer, Authority, Command, Entry, Kind, Millis, NameConfig, NetworkId, Node, NodeConfig,
+    NodeId, NodeInfo, Outcome, PeerConfig, Query, Refusal, RequestId, Response, StateMachine,
 };
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,9 @@ impl Toy {
 
     fn change(&mut self, command: Command) -> Response {
         match command {
-            Command::Bootstrap { authority, node, .. } => {
+            Command::Bootstrap {
+                authority, node, ..
+            } => {
                 self.authority = Some(authority);
                 self.nodes.insert(node.id, node);
             }
@@ -45,14 +47,24 @@ impl Toy {
                 let node = self.node(report.node)?;
                 (node.applied, node.failures) = (report.applied, report.failures);
             }
-            Command::ScaleService { service, replicas } => *self.totals.entry(service).or_default() += replicas,
-            other => return Err(Refusal::new(Kind::Invalid, format!("{other:?} is not for toys"), "")),
+            Command::ScaleService { service, replicas } => {
+                *self.totals.entry(service).or_default() += replicas
+            }
+            other => {
+                return Err(Refusal::new(
+                    Kind::Invalid,
+                    format!("{other:?} is not for toys"),
+                    "",
+                ));
+            }
         }
         Ok(Outcome::Done)
     }
 
     fn node(&mut self, node: NodeId) -> Result<&mut Node, Refusal> {
-        self.nodes.get_mut(&node).ok_or_else(|| Refusal::not_found("node", &node.to_string(), "swarmctl node ls"))
+        self.nodes
+            .get_mut(&node)
+            .ok_or_else(|| Refusal::not_found("node", &node.to_string(), "swarmctl node ls"))
     }
 }
 
@@ -85,16 +97,35 @@ impl StateMachine for Toy {
 
     fn view(&self, node: NodeId) -> NodeConfig {
         let peer = |node: &Node| {
-            let Node { role, address, vtep, balancer, .. } = *node;
-            PeerConfig { hostname: node.hostname.clone(), role, address, vtep, balancer }
+            let Node {
+                role,
+                address,
+                vtep,
+                balancer,
+                ..
+            } = *node;
+            PeerConfig {
+                hostname: node.hostname.clone(),
+                role,
+                address,
+                vtep,
+                balancer,
+            }
         };
         let name = |(name, total): (&String, &u32)| {
             let addresses = vec![IpAddr::from(total.to_be_bytes())];
-            ((NetworkId(1), name.clone()), NameConfig::new(addresses, false))
+            (
+                (NetworkId(1), name.clone()),
+                NameConfig::new(addresses, false),
+            )
         };
         NodeConfig {
             generation: self.index,
-            peers: self.nodes.values().map(|node| (node.id, peer(node))).collect(),
+            peers: self
+                .nodes
+                .values()
+                .map(|node| (node.id, peer(node)))
+                .collect(),
             names: self.totals.iter().map(name).collect(),
             ..NodeConfig::empty(node)
         }
@@ -103,7 +134,10 @@ impl StateMachine for Toy {
     fn step(&self, _: Millis) -> Vec<Command> {
         // Whatever is asked for by `start` is finished by the leader, once.
         let due = self.total("start") > self.total("finish");
-        let finish = Command::ScaleService { service: "finish".to_owned(), replicas: 1 };
+        let finish = Command::ScaleService {
+            service: "finish".to_owned(),
+            replicas: 1,
+        };
         if due { vec![finish] } else { Vec::new() }
     }
 
@@ -128,10 +162,17 @@ impl StateMachine for Toy {
         match query {
             Query::Nodes => Ok(Answer::Nodes(self.nodes.values().map(info).collect())),
             Query::Node(name) => {
-                let found = self.nodes.values().filter(|node| node.id.to_string() == *name);
+                let found = self
+                    .nodes
+                    .values()
+                    .filter(|node| node.id.to_string() == *name);
                 Ok(Answer::Nodes(found.map(info).collect()))
             }
-            other => Err(Refusal::new(Kind::Invalid, format!("{other:?} is not for toys"), "")),
+            other => Err(Refusal::new(
+                Kind::Invalid,
+                format!("{other:?} is not for toys"),
+                "",
+            )),
         }
     }
 }

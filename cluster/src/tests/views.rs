@@ -7,13 +7,18 @@ use model::{NetworkId, NodeConfig, NodeId, NodeReport, NodeStatus, Role};
 use super::*;
 
 fn number(view: &NodeConfig, name: &str) -> Option<String> {
-    view.names.get(&(NetworkId(1), name.to_owned())).map(|record| record.addresses[0].to_string())
+    view.names
+        .get(&(NetworkId(1), name.to_owned()))
+        .map(|record| record.addresses[0].to_string())
 }
 
 async fn sees(member: &Node, name: &str, value: &str) {
     let mut view = member.view();
     let seen = view.wait_for(|view| number(view, name).as_deref() == Some(value));
-    assert!(tokio::time::timeout(PATIENCE, seen).await.is_ok(), "{name} never became {value}");
+    assert!(
+        tokio::time::timeout(PATIENCE, seen).await.is_ok(),
+        "{name} never became {value}"
+    );
 }
 
 fn record(lab: &Lab, node: NodeId) -> model::Node {
@@ -60,7 +65,10 @@ async fn a_report_reaches_the_log_even_if_the_leader_was_away() {
     worker.report(report(7));
     worker.report(report(8));
     lab.start(0, manager).await;
-    eventually("the report is in the log", || record(&lab, worker.node()).applied == 8).await;
+    eventually("the report is in the log", || {
+        record(&lab, worker.node()).applied == 8
+    })
+    .await;
     lab.end().await;
 }
 
@@ -70,7 +78,10 @@ async fn a_silent_node_is_down_and_a_returning_one_is_ready() {
     let worker = lab.join(Role::Worker).await.node();
     let is = |lab: &Lab, status| record(lab, worker).status == status;
     eventually("both are ready", || is(&lab, NodeStatus::Ready)).await;
-    eventually("the leader hears itself", || record(&lab, lab.at(0).node()).status == NodeStatus::Ready).await;
+    eventually("the leader hears itself", || {
+        record(&lab, lab.at(0).node()).status == NodeStatus::Ready
+    })
+    .await;
     let config = lab.stop(1).await;
     eventually("the worker is down", || is(&lab, NodeStatus::Down)).await;
     lab.start(1, config).await;
@@ -95,7 +106,10 @@ async fn a_restarted_manager_keeps_its_address_and_view() {
     sees(lab.at(0), "n", "0.0.0.3").await;
     let before = address(lab.at(0));
     lab.restart(0).await;
-    assert_eq!(number(&lab.at(0).view().borrow(), "n").as_deref(), Some("0.0.0.3"));
+    assert_eq!(
+        number(&lab.at(0).view().borrow(), "n").as_deref(),
+        Some("0.0.0.3")
+    );
     assert_eq!(address(lab.at(0)), before);
     is_done(lab.at(0).propose(add("n", 1)).await);
     sees(lab.at(0), "n", "0.0.0.4").await;

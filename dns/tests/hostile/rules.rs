@@ -4,20 +4,35 @@ use std::{collections::BTreeMap, net::IpAddr, sync::OnceLock};
 
 use dns::{Client, Outcome, Table, Transport};
 use model::{
-    DriverConfig, NameConfig, NamedPort, NetworkConfig, NetworkId, NodeConfig, NodeId, Protocol, SubnetLease, Vni,
+    DriverConfig, NameConfig, NamedPort, NetworkConfig, NetworkId, NodeConfig, NodeId, Protocol,
+    SubnetLease, Vni,
 };
 
 const NETWORK: NetworkId = NetworkId(1);
 
-/// Every response to these bytes is one: as long as it may be, with the client's id, and with records that add up.
+/// Every response to these bytes is one: as long as it may be, with the client's id, and with
+/// records that add up.
 pub fn holds(bytes: &[u8]) {
-    let client = Client::Of { network: NETWORK, address: IpAddr::from([10, 0, 9, 9]) };
+    let client = Client::Of {
+        network: NETWORK,
+        address: IpAddr::from([10, 0, 9, 9]),
+    };
     for (transport, longest) in [(Transport::Udp, 1232), (Transport::Tcp, 65_535)] {
         let mut out = Vec::new();
-        let outcome = dns::reply(table(), client, transport, bytes, bytes.len() as u64, &mut out);
+        let outcome = dns::reply(
+            table(),
+            client,
+            transport,
+            bytes,
+            bytes.len() as u64,
+            &mut out,
+        );
         match outcome {
             Outcome::Answered => well_formed(bytes, &out, longest),
-            Outcome::Ignored => assert!(bytes.len() < 12 || bytes[2] & 0x80 != 0, "a query without an answer"),
+            Outcome::Ignored => assert!(
+                bytes.len() < 12 || bytes[2] & 0x80 != 0,
+                "a query without an answer"
+            ),
             Outcome::Elsewhere => assert!(bytes.len() >= 17, "a question takes more than that"),
         }
     }
@@ -58,25 +73,47 @@ fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
     TABLE.get_or_init(|| {
         let lease = |subnet: &str, gateway: &str| {
-            Some(SubnetLease { subnet: subnet.parse().ok()?, gateway: gateway.parse().ok()? })
+            Some(SubnetLease {
+                subnet: subnet.parse().ok()?,
+                gateway: gateway.parse().ok()?,
+            })
         };
-        let subnets = [lease("10.0.9.0/24", "10.0.9.1"), lease("fd00:9::/64", "fd00:9::1")];
+        let subnets = [
+            lease("10.0.9.0/24", "10.0.9.1"),
+            lease("fd00:9::/64", "fd00:9::1"),
+        ];
         let network = NetworkConfig {
             name: "my-net".to_owned(),
             vni: Vni::FIRST,
-            driver: DriverConfig::Overlay { port: 4789, encrypted: false },
+            driver: DriverConfig::Overlay {
+                port: 4789,
+                encrypted: false,
+            },
             subnets: subnets.into_iter().flatten().collect(),
             internal: false,
             mtu: None,
         };
         let addresses = |count: u16| -> Vec<IpAddr> {
             let v4 = (0..count).map(|last| IpAddr::from([10, 0, 9, last as u8]));
-            v4.chain((0..count).map(|last| IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, last]))).collect()
+            v4.chain((0..count).map(|last| IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, last])))
+                .collect()
         };
-        let ports = vec![NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 80 }];
-        let web = NameConfig { ports: ports.clone(), ..NameConfig::new(addresses(2), true) };
-        let many = NameConfig { ports, targets: vec!["web".to_owned(); 300], ..NameConfig::new(addresses(250), false) };
-        let names = [("web", web), ("many", many)].map(|(name, record)| ((NETWORK, name.to_owned()), record));
+        let ports = vec![NamedPort {
+            name: "http".to_owned(),
+            protocol: Protocol::Tcp,
+            port: 80,
+        }];
+        let web = NameConfig {
+            ports: ports.clone(),
+            ..NameConfig::new(addresses(2), true)
+        };
+        let many = NameConfig {
+            ports,
+            targets: vec!["web".to_owned(); 300],
+            ..NameConfig::new(addresses(250), false)
+        };
+        let names = [("web", web), ("many", many)]
+            .map(|(name, record)| ((NETWORK, name.to_owned()), record));
         Table::of(&NodeConfig {
             generation: 7,
             networks: BTreeMap::from([(NETWORK, network)]),

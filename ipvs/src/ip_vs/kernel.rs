@@ -5,7 +5,9 @@ use std::{io, net::IpAddr};
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use nix::{
     errno::Errno,
-    libc::{self, AF_INET, AF_INET6, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST},
+    libc::{
+        self, AF_INET, AF_INET6, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST,
+    },
 };
 
 use super::services::{Destination, Key, Request, Service, Services, Target};
@@ -135,9 +137,20 @@ impl Kernel {
         let mut request = Message::headed(CONTROL, flags, sequence, &[GET_FAMILY, 1, 0, 0]);
         request.text(FAMILY_NAME, FAMILY);
         let answers = generic.exchange(sequence, &request.finish())?;
-        let id = answers.first().and_then(|answer| Attributes::of_message(answer).bytes(FAMILY_ID)?.try_into().ok());
-        let family = id.map(u16::from_ne_bytes).ok_or(Failure::Refused(Errno::ENOENT))?;
-        Ok(Self { generic, family, routes: Socket::to(NETLINK_ROUTE)? })
+        let id = answers.first().and_then(|answer| {
+            Attributes::of_message(answer)
+                .bytes(FAMILY_ID)?
+                .try_into()
+                .ok()
+        });
+        let family = id
+            .map(u16::from_ne_bytes)
+            .ok_or(Failure::Refused(Errno::ENOENT))?;
+        Ok(Self {
+            generic,
+            family,
+            routes: Socket::to(NETLINK_ROUTE)?,
+        })
     }
 
     /// Every service, with its destinations.
@@ -145,33 +158,56 @@ impl Kernel {
         let found = self.dump(command::GET_SERVICE, |_| {})?;
         let mut services = Services::new();
         for message in &found {
-            let Some((key, service)) = Attributes::of_message(message).nested(top::SERVICE).and_then(read_service)
+            let Some((key, service)) = Attributes::of_message(message)
+                .nested(top::SERVICE)
+                .and_then(read_service)
             else {
                 continue;
             };
             let destinations = self.dump(command::GET_DEST, |message| write_key(message, &key))?;
-            let destinations = destinations
-                .iter()
-                .filter_map(|message| read_destination(&Attributes::of_message(message).nested(top::DEST)?, key.is_v6));
-            services.insert(key, Service { destinations: destinations.collect(), ..service });
+            let destinations = destinations.iter().filter_map(|message| {
+                read_destination(
+                    &Attributes::of_message(message).nested(top::DEST)?,
+                    key.is_v6,
+                )
+            });
+            services.insert(
+                key,
+                Service {
+                    destinations: destinations.collect(),
+                    ..service
+                },
+            );
         }
         Ok(services)
     }
 
     /// What has passed by the service, and by each of its destinations.
     pub(crate) fn counted(&mut self, key: &Key) -> Result<Vec<(Option<IpAddr>, Counted)>, Failure> {
-        let read =
-            |found: &Attributes<'_>, kind| found.nested(kind).map(|stats| read_counted(&stats)).unwrap_or_default();
+        let read = |found: &Attributes<'_>, kind| {
+            found
+                .nested(kind)
+                .map(|stats| read_counted(&stats))
+                .unwrap_or_default()
+        };
         let services = self.dump(command::GET_SERVICE, |_| {})?;
-        let services = services.iter().filter_map(|message| Attributes::of_message(message).nested(top::SERVICE));
+        let services = services
+            .iter()
+            .filter_map(|message| Attributes::of_message(message).nested(top::SERVICE));
         let own = services.filter(|found| read_key(found).as_ref() == Some(key));
-        let mut counted: Vec<_> = own.map(|found| (None, read(&found, service::STATS64))).collect();
+        let mut counted: Vec<_> = own
+            .map(|found| (None, read(&found, service::STATS64)))
+            .collect();
         if counted.is_empty() {
             return Ok(counted);
         }
         for message in self.dump(command::GET_DEST, |message| write_key(message, key))? {
-            let Some(found) = Attributes::of_message(&message).nested(top::DEST) else { continue };
-            let Some(((address, _), _)) = read_destination(&found, key.is_v6) else { continue };
+            let Some(found) = Attributes::of_message(&message).nested(top::DEST) else {
+                continue;
+            };
+            let Some(((address, _), _)) = read_destination(&found, key.is_v6) else {
+                continue;
+            };
             counted.push((Some(address), read(&found, destination::STATS64)));
         }
         Ok(counted)
@@ -193,22 +229,45 @@ impl Kernel {
     }
 
     /// Makes the requests. Those that were refused, and why; the others are made.
-    pub(crate) fn apply<'a>(&mut self, requests: &'a [Request]) -> io::Result<Vec<(&'a Request, Errno)>> {
+    pub(crate) fn apply<'a>(
+        &mut self,
+        requests: &'a [Request],
+    ) -> io::Result<Vec<(&'a Request, Errno)>> {
         let family = self.family;
-        let write = |place: usize, sequence, flags| write_request(family, sequence, flags, &requests[place]);
+        let write = |place: usize, sequence, flags| {
+            write_request(family, sequence, flags, &requests[place])
+        };
         let refused = self.generic.push(requests.len(), write)?;
         // Gone is gone.
-        let is_deletion = |request: &Request| matches!(request, Request::DelService(_) | Request::DelDestination(..));
+        let is_deletion = |request: &Request| {
+            matches!(
+                request,
+                Request::DelService(_) | Request::DelDestination(..)
+            )
+        };
         let absent = |errno| matches!(errno, Errno::ENOENT | Errno::ESRCH);
-        let refused = refused.into_iter().map(|(place, errno)| (&requests[place], errno));
-        Ok(refused.filter(|(request, errno)| !(is_deletion(request) && absent(*errno))).collect())
+        let refused = refused
+            .into_iter()
+            .map(|(place, errno)| (&requests[place], errno));
+        Ok(refused
+            .filter(|(request, errno)| !(is_deletion(request) && absent(*errno)))
+            .collect())
     }
 
     /// After how long connections are forgotten.
     pub(crate) fn timeouts(&mut self) -> Result<Timeouts, Failure> {
         let answers = self.ask(command::GET_CONFIG, |_| {})?;
-        let read = |kind| answers.first().and_then(|answer| number(&Attributes::of_message(answer), kind)).unwrap_or(0);
-        Ok(Timeouts { tcp: read(top::TIMEOUT_TCP), fin: read(top::TIMEOUT_TCP_FIN), udp: read(top::TIMEOUT_UDP) })
+        let read = |kind| {
+            answers
+                .first()
+                .and_then(|answer| number(&Attributes::of_message(answer), kind))
+                .unwrap_or(0)
+        };
+        Ok(Timeouts {
+            tcp: read(top::TIMEOUT_TCP),
+            fin: read(top::TIMEOUT_TCP_FIN),
+            udp: read(top::TIMEOUT_UDP),
+        })
     }
 
     /// Changes that.
@@ -248,7 +307,11 @@ impl Kernel {
     fn has(&mut self, way: Way) -> Result<bool, Failure> {
         let sequence = self.routes.take(1);
         let flags = (NLM_F_REQUEST | NLM_F_DUMP) as u16;
-        let kind = if way.is_rule { libc::RTM_GETRULE } else { libc::RTM_GETROUTE };
+        let kind = if way.is_rule {
+            libc::RTM_GETRULE
+        } else {
+            libc::RTM_GETROUTE
+        };
         let request = Message::headed(kind, flags, sequence, &way.header(false)).finish();
         let answers = match self.routes.exchange(sequence, &request) {
             // No route has ever been in that table.
@@ -262,14 +325,26 @@ impl Kernel {
     pub(crate) fn add_way(&mut self, way: Way) -> Result<(), Failure> {
         self.change_way(
             way,
-            if way.is_rule { libc::RTM_NEWRULE } else { libc::RTM_NEWROUTE },
+            if way.is_rule {
+                libc::RTM_NEWRULE
+            } else {
+                libc::RTM_NEWROUTE
+            },
             NLM_F_CREATE | NLM_F_EXCL,
         )
     }
 
     /// Takes a part of it away.
     pub(crate) fn remove_way(&mut self, way: Way) -> Result<(), Failure> {
-        self.change_way(way, if way.is_rule { libc::RTM_DELRULE } else { libc::RTM_DELROUTE }, 0)
+        self.change_way(
+            way,
+            if way.is_rule {
+                libc::RTM_DELRULE
+            } else {
+                libc::RTM_DELROUTE
+            },
+            0,
+        )
     }
 
     fn change_way(&mut self, way: Way, kind: u16, flags: libc::c_int) -> Result<(), Failure> {
@@ -289,7 +364,8 @@ impl Kernel {
     }
 }
 
-/// A part of the way of marked packets: a rule that leads them to a table, or the route there that takes them in.
+/// A part of the way of marked packets: a rule that leads them to a table, or the route there that
+/// takes them in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
     is_v6: bool,
@@ -298,10 +374,22 @@ pub(crate) struct Way {
 
 impl Way {
     pub(crate) const ALL: [Way; 4] = [
-        Way { is_v6: false, is_rule: false },
-        Way { is_v6: true, is_rule: false },
-        Way { is_v6: false, is_rule: true },
-        Way { is_v6: true, is_rule: true },
+        Way {
+            is_v6: false,
+            is_rule: false,
+        },
+        Way {
+            is_v6: true,
+            is_rule: false,
+        },
+        Way {
+            is_v6: false,
+            is_rule: true,
+        },
+        Way {
+            is_v6: true,
+            is_rule: true,
+        },
     ];
 
     fn family(self) -> u8 {
@@ -318,8 +406,9 @@ impl Way {
     }
 
     fn is_in(self, message: &[u8]) -> bool {
-        let Some((header, attributes)) =
-            message.get(NETLINK_HEADER..).and_then(|rest| rest.split_at_checked(ROUTE_HEADER))
+        let Some((header, attributes)) = message
+            .get(NETLINK_HEADER..)
+            .and_then(|rest| rest.split_at_checked(ROUTE_HEADER))
         else {
             return false;
         };
@@ -352,11 +441,19 @@ fn put(message: &mut Message, kind: u16, value: u32) {
 }
 
 fn number(attributes: &Attributes<'_>, kind: u16) -> Option<u32> {
-    attributes.bytes(kind)?.try_into().ok().map(u32::from_ne_bytes)
+    attributes
+        .bytes(kind)?
+        .try_into()
+        .ok()
+        .map(u32::from_ne_bytes)
 }
 
 fn short(attributes: &Attributes<'_>, kind: u16) -> Option<u16> {
-    attributes.bytes(kind)?.try_into().ok().map(u16::from_ne_bytes)
+    attributes
+        .bytes(kind)?
+        .try_into()
+        .ok()
+        .map(u16::from_ne_bytes)
 }
 
 fn write_request(family: u16, sequence: u32, flags: u16, request: &Request) -> Vec<u8> {
@@ -414,7 +511,10 @@ fn write_target(message: &mut Message, key: &Key) {
 
 fn write_service(message: &mut Message, service: &Service) {
     message.text(service::SCHED_NAME, &service.scheduler);
-    message.bytes(service::FLAGS, &[service.flags.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat());
+    message.bytes(
+        service::FLAGS,
+        &[service.flags.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat(),
+    );
     put(message, service::TIMEOUT, service.timeout);
     put(message, service::NETMASK, service.netmask);
 }
@@ -443,14 +543,19 @@ fn read_key(found: &Attributes<'_>) -> Option<Key> {
         Some(mark) => Target::Mark(mark),
         None => {
             let address = read_in6(found.bytes(service::ADDR)?, is_v6)?;
-            Target::Address(short(found, service::PROTOCOL)?, address, short(found, service::PORT)?)
+            Target::Address(
+                short(found, service::PROTOCOL)?,
+                address,
+                short(found, service::PORT)?,
+            )
         }
     };
     Some(Key { is_v6, target })
 }
 
 fn read_service(found: Attributes<'_>) -> Option<(Key, Service)> {
-    let flags = u32::from_ne_bytes(found.bytes(service::FLAGS)?.get(..4)?.try_into().ok()?) & !HASHED;
+    let flags =
+        u32::from_ne_bytes(found.bytes(service::FLAGS)?.get(..4)?.try_into().ok()?) & !HASHED;
     let service = Service {
         scheduler: found.text(service::SCHED_NAME).unwrap_or_default(),
         flags,
@@ -462,7 +567,8 @@ fn read_service(found: Attributes<'_>) -> Option<(Key, Service)> {
 }
 
 fn read_destination(found: &Attributes<'_>, is_v6: bool) -> Option<((IpAddr, u16), Destination)> {
-    let is_v6 = short(found, destination::ADDR_FAMILY).map_or(is_v6, |family| i32::from(family) == AF_INET6);
+    let is_v6 = short(found, destination::ADDR_FAMILY)
+        .map_or(is_v6, |family| i32::from(family) == AF_INET6);
     let address = read_in6(found.bytes(destination::ADDR)?, is_v6)?;
     let to = Destination {
         weight: number(found, destination::WEIGHT)?,
@@ -475,6 +581,14 @@ fn read_destination(found: &Attributes<'_>, is_v6: bool) -> Option<((IpAddr, u16
 
 /// `IPVS_STATS_ATTR_*`: connections, packets in and out, bytes in and out.
 fn read_counted(stats: &Attributes<'_>) -> Counted {
-    let read = |kind| stats.bytes(kind).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes);
-    Counted { connections: read(1), traffic: [read(2), read(4), read(3), read(5)] }
+    let read = |kind| {
+        stats
+            .bytes(kind)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u64::from_ne_bytes)
+    };
+    Counted {
+        connections: read(1),
+        traffic: [read(2), read(4), read(3), read(5)],
+    }
 }

@@ -8,7 +8,8 @@ use crate::VirtualService;
 
 /// `IP_VS_SVC_F_PERSISTENT`.
 const PERSISTENT: u32 = 1;
-/// `IP_VS_SVC_F_SCHED_SH_FALLBACK` and `IP_VS_SVC_F_SCHED_MH_FALLBACK`: a client whose server takes no more is not refused.
+/// `IP_VS_SVC_F_SCHED_SH_FALLBACK` and `IP_VS_SVC_F_SCHED_MH_FALLBACK`: a client whose server takes
+/// no more is not refused.
 const FALLBACK: u32 = 8;
 /// Seconds by which IPVS counts a persistence where there is none.
 const NO_TIMEOUT: u32 = 0;
@@ -77,9 +78,17 @@ pub(crate) enum Request {
 impl fmt::Display for Key {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.target {
-            Target::Mark(mark) => write!(out, "{} mark {mark:#x}", if self.is_v6 { "IPv6" } else { "IPv4" }),
+            Target::Mark(mark) => write!(
+                out,
+                "{} mark {mark:#x}",
+                if self.is_v6 { "IPv6" } else { "IPv4" }
+            ),
             Target::Address(protocol, address, port) => {
-                write!(out, "{address} port {} of protocol {protocol}", u16::from_be(port))
+                write!(
+                    out,
+                    "{address} port {} of protocol {protocol}",
+                    u16::from_be(port)
+                )
             }
         }
     }
@@ -88,14 +97,26 @@ impl fmt::Display for Key {
 impl fmt::Display for Request {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NewService(key, service) => write!(out, "add IPVS service {key}, {}", service.scheduler),
-            Self::SetService(key, service) => write!(out, "change IPVS service {key} to {}", service.scheduler),
-            Self::DelService(key) => write!(out, "delete IPVS service {key}"),
-            Self::NewDestination(key, (address, _), _) => write!(out, "add {address} to IPVS service {key}"),
-            Self::SetDestination(key, (address, _), to) => {
-                write!(out, "set weight {} of {address} of IPVS service {key}", to.weight)
+            Self::NewService(key, service) => {
+                write!(out, "add IPVS service {key}, {}", service.scheduler)
             }
-            Self::DelDestination(key, (address, _)) => write!(out, "delete {address} from IPVS service {key}"),
+            Self::SetService(key, service) => {
+                write!(out, "change IPVS service {key} to {}", service.scheduler)
+            }
+            Self::DelService(key) => write!(out, "delete IPVS service {key}"),
+            Self::NewDestination(key, (address, _), _) => {
+                write!(out, "add {address} to IPVS service {key}")
+            }
+            Self::SetDestination(key, (address, _), to) => {
+                write!(
+                    out,
+                    "set weight {} of {address} of IPVS service {key}",
+                    to.weight
+                )
+            }
+            Self::DelDestination(key, (address, _)) => {
+                write!(out, "delete {address} from IPVS service {key}")
+            }
         }
     }
 }
@@ -103,11 +124,24 @@ impl fmt::Display for Request {
 impl Service {
     /// What makes IPVS balance so.
     pub(crate) fn of(service: &VirtualService, is_v6: bool) -> Self {
-        let Balance { scheduler, affinity } = service.balance;
+        let Balance {
+            scheduler,
+            affinity,
+        } = service.balance;
         let persistent = affinity.map_or(0, |_| PERSISTENT);
-        let fallback = if matches!(scheduler, Scheduler::Sh | Scheduler::Mh) { FALLBACK } else { 0 };
+        let fallback = if matches!(scheduler, Scheduler::Sh | Scheduler::Mh) {
+            FALLBACK
+        } else {
+            0
+        };
         let destination = |(&address, &weight): (&IpAddr, &u16)| {
-            ((address, 0), Destination { weight: u32::from(weight), ..Destination::default() })
+            (
+                (address, 0),
+                Destination {
+                    weight: u32::from(weight),
+                    ..Destination::default()
+                },
+            )
         };
         Self {
             scheduler: scheduler.as_str().to_owned(),
@@ -123,13 +157,27 @@ impl Service {
         let affinity = (self.flags & PERSISTENT != 0).then_some(self.timeout);
         let weight = |to: &Destination| u16::try_from(to.weight).unwrap_or(u16::MAX);
         VirtualService {
-            balance: Balance { scheduler: self.scheduler.parse().unwrap_or_default(), affinity },
-            real_servers: self.destinations.iter().map(|((address, _), to)| (*address, weight(to))).collect(),
+            balance: Balance {
+                scheduler: self.scheduler.parse().unwrap_or_default(),
+                affinity,
+            },
+            real_servers: self
+                .destinations
+                .iter()
+                .map(|((address, _), to)| (*address, weight(to)))
+                .collect(),
         }
     }
 
     fn is_alike(&self, other: &Self) -> bool {
-        let of = |service: &Self| (service.scheduler.clone(), service.flags, service.timeout, service.netmask);
+        let of = |service: &Self| {
+            (
+                service.scheduler.clone(),
+                service.flags,
+                service.timeout,
+                service.netmask,
+            )
+        };
         of(self) == of(other)
     }
 }
@@ -140,11 +188,21 @@ pub(crate) fn difference(desired: &Services, observed: &Services) -> Vec<Request
     for (&key, service) in desired {
         let old = observed.get(&key);
         match old {
-            None => {
-                requests.push(Request::NewService(key, Service { destinations: BTreeMap::new(), ..service.clone() }))
-            }
+            None => requests.push(Request::NewService(
+                key,
+                Service {
+                    destinations: BTreeMap::new(),
+                    ..service.clone()
+                },
+            )),
             Some(old) if !old.is_alike(service) => {
-                requests.push(Request::SetService(key, Service { destinations: BTreeMap::new(), ..service.clone() }));
+                requests.push(Request::SetService(
+                    key,
+                    Service {
+                        destinations: BTreeMap::new(),
+                        ..service.clone()
+                    },
+                ));
             }
             Some(_) => {}
         }
@@ -152,7 +210,9 @@ pub(crate) fn difference(desired: &Services, observed: &Services) -> Vec<Request
         for (address, to) in &service.destinations {
             match found(address) {
                 None => requests.push(Request::NewDestination(key, *address, *to)),
-                Some(old) if old != to => requests.push(Request::SetDestination(key, *address, *to)),
+                Some(old) if old != to => {
+                    requests.push(Request::SetDestination(key, *address, *to))
+                }
                 Some(_) => {}
             }
         }

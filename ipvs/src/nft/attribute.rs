@@ -1,5 +1,5 @@
-//! Numbers of attributes and flags, from the kernel's `linux/netfilter/nf_tables.h`. Names are the kernel's without
-//! `NFTA_`.
+//! Numbers of attributes and flags, from the kernel's `linux/netfilter/nf_tables.h`. Names are the
+//! kernel's without `NFTA_`.
 
 pub(super) mod list {
     pub const ELEM: u16 = 1;

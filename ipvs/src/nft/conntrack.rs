@@ -1,4 +1,5 @@
-//! Forgetting tracked connections, by ctnetlink: one to a removed server would go there for as long as its client talks.
+//! Forgetting tracked connections, by ctnetlink: one to a removed server would go there for as long
+//! as its client talks.
 
 use std::{io, net::IpAddr};
 
@@ -62,13 +63,18 @@ pub fn load(socket: &mut Socket) {
 /// How many connections are stale.
 pub fn count(socket: &mut Socket, stale: impl Fn(&Connection) -> bool) -> Result<usize, NftError> {
     let found = list(socket).map_err(failed)?;
-    Ok(found.iter().filter(|message| connection(message).is_some_and(|found| stale(&found))).count())
+    Ok(found
+        .iter()
+        .filter(|message| connection(message).is_some_and(|found| stale(&found)))
+        .count())
 }
 
 /// Forgets the connections that are stale. Returns how many.
 pub fn forget(socket: &mut Socket, stale: impl Fn(&Connection) -> bool) -> Result<usize, NftError> {
     let found = list(socket).map_err(failed)?;
-    let deletions = found.iter().filter(|message| connection(message).is_some_and(|found| stale(&found)));
+    let deletions = found
+        .iter()
+        .filter(|message| connection(message).is_some_and(|found| stale(&found)));
     let mut count = 0;
     for message in deletions {
         match delete(socket, message) {
@@ -93,7 +99,8 @@ fn list(socket: &mut Socket) -> Result<Vec<Vec<u8>>, Failure> {
     let mut result = Err(Failure::Interrupted);
     for _ in 0..DUMPS {
         let sequence = socket.take(1);
-        let request = Message::new(GET, (NLM_F_REQUEST | NLM_F_DUMP) as u16, sequence, None).finish();
+        let request =
+            Message::new(GET, (NLM_F_REQUEST | NLM_F_DUMP) as u16, sequence, None).finish();
         result = socket.exchange(sequence, &request);
         if !matches!(result, Err(Failure::Interrupted)) {
             break;
@@ -104,13 +111,19 @@ fn list(socket: &mut Socket) -> Result<Vec<Vec<u8>>, Failure> {
 
 fn connection(message: &[u8]) -> Option<Connection> {
     let attributes = Attributes::of_message(message);
-    let (original, reply) = (attributes.nested(TUPLE_ORIG)?, attributes.nested(TUPLE_REPLY)?);
+    let (original, reply) = (
+        attributes.nested(TUPLE_ORIG)?,
+        attributes.nested(TUPLE_REPLY)?,
+    );
     let ip = |tuple: &Attributes<'_>, kinds: [u16; 2]| {
         let ip = tuple.nested(TUPLE_IP)?;
         kinds.into_iter().find_map(|kind| address(ip.bytes(kind)?))
     };
     let transport = original.nested(TUPLE_PROTO)?;
-    let port = transport.bytes(PROTO_DESTINATION).and_then(|port| port.try_into().ok()).map_or(0, u16::from_be_bytes);
+    let port = transport
+        .bytes(PROTO_DESTINATION)
+        .and_then(|port| port.try_into().ok())
+        .map_or(0, u16::from_be_bytes);
     Some(Connection {
         protocol: *transport.bytes(PROTO_NUM)?.first()?,
         port,
@@ -126,8 +139,16 @@ fn delete(socket: &mut Socket, found: &[u8]) -> Result<(), Failure> {
     let is_v6 = connection(found).is_some_and(|found| found.destination.is_ipv6());
     let family = if is_v6 { Family::Ip6 } else { Family::Ip };
     let sequence = socket.take(1);
-    let mut message = Message::new(DELETE, (NLM_F_REQUEST | NLM_F_ACK) as u16, sequence, Some(family));
-    message.bytes(TUPLE_ORIG | NESTED, attributes.bytes(TUPLE_ORIG).unwrap_or_default());
+    let mut message = Message::new(
+        DELETE,
+        (NLM_F_REQUEST | NLM_F_ACK) as u16,
+        sequence,
+        Some(family),
+    );
+    message.bytes(
+        TUPLE_ORIG | NESTED,
+        attributes.bytes(TUPLE_ORIG).unwrap_or_default(),
+    );
     // So that another one, of the same addresses and ports but later, is spared.
     message.bytes(ID, attributes.bytes(ID).unwrap_or_default());
     socket.exchange(sequence, &message.finish()).map(drop)

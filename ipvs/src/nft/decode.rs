@@ -1,4 +1,5 @@
-//! Objects of a table from netlink messages. What is not written here is read as foreign, never as something of ours.
+//! Objects of a table from netlink messages. What is not written here is read as foreign, never as
+//! something of ours.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +7,11 @@ use model::names::LinkName;
 use nix::libc;
 
 use super::{
-    Base, Comparison, Conntrack, Data, DataType, Expression, FibResult, Header, Hook, Ip, Key, Kind, Meta, Nat,
-    Numbers, Placed, Policy, Reject, Rule, Set, SetRef, SetType, Type, Verdict,
+    Base, Comparison, Conntrack, Data, DataType, Expression, FibResult, Header, Hook, Ip, Key,
+    Kind, Meta, Nat, Numbers, Placed, Policy, Reject, Rule, Set, SetRef, SetType, Type, Verdict,
     attribute::{
-        bitwise, chain, cmp, counter, ct, data, dynset, element, elements, expr, fib, fwd, hash, hook, immediate,
-        lookup, masq, meta, nat, numgen, payload, reject, route, rule, set,
+        bitwise, chain, cmp, counter, ct, data, dynset, element, elements, expr, fib, fwd, hash,
+        hook, immediate, lookup, masq, meta, nat, numgen, payload, reject, route, rule, set,
     },
     encode::mark,
     wire::Attributes,
@@ -18,14 +19,20 @@ use super::{
 
 /// A chain's table, name and hook.
 pub(super) fn chain(message: &Attributes<'_>) -> Option<(String, String, Option<Base>)> {
-    Some((message.text(chain::TABLE)?, message.text(chain::NAME)?, base(message)))
+    Some((
+        message.text(chain::TABLE)?,
+        message.text(chain::NAME)?,
+        base(message),
+    ))
 }
 
 fn base(message: &Attributes<'_>) -> Option<Base> {
     let hook = message.nested(chain::HOOK)?;
     let kind = message.text(chain::TYPE)?;
     Some(Base {
-        kind: [Kind::Filter, Kind::Nat, Kind::Route].into_iter().find(|known| known.name() == kind)?,
+        kind: [Kind::Filter, Kind::Nat, Kind::Route]
+            .into_iter()
+            .find(|known| known.name() == kind)?,
         hook: Hook::of_code(hook.u32(hook::HOOKNUM)?)?,
         priority: hook.u32(hook::PRIORITY)? as i32,
         policy: Policy::of_code(message.u32(chain::POLICY)?)?,
@@ -43,15 +50,26 @@ pub(super) struct Declared {
 pub(super) fn set(message: &Attributes<'_>) -> Option<Declared> {
     let flags = message.u32(set::FLAGS).unwrap_or(0);
     let anonymous = flags & set::F_ANONYMOUS != 0;
-    let own = if anonymous { set::F_ANONYMOUS | set::F_CONSTANT } else { 0 };
+    let own = if anonymous {
+        set::F_ANONYMOUS | set::F_CONSTANT
+    } else {
+        0
+    };
     let dynamic = flags & (set::F_TIMEOUT | set::F_EVAL) == set::F_TIMEOUT | set::F_EVAL;
-    let timed = if dynamic { set::F_TIMEOUT | set::F_EVAL } else { 0 };
+    let timed = if dynamic {
+        set::F_TIMEOUT | set::F_EVAL
+    } else {
+        0
+    };
     let known = own | timed | set::F_INTERVAL | set::F_MAP | set::F_CONCAT;
-    let counter = message.nested(set::EXPR).map(|expression| expression.text(expr::NAME));
+    let counter = message
+        .nested(set::EXPR)
+        .map(|expression| expression.text(expr::NAME));
     let counted = counter == Some(Some("counter".to_owned()));
     let data = data_type(message, flags);
     let key = key_types(message.u32(set::KEY_TYPE)?);
-    let foreign = flags & !known != 0 || data.is_none() || key.is_none() || counter.is_some() != counted;
+    let foreign =
+        flags & !known != 0 || data.is_none() || key.is_none() || counter.is_some() != counted;
     let interval = flags & set::F_INTERVAL != 0;
     let of = SetType {
         key: key.unwrap_or_default(),
@@ -61,7 +79,11 @@ pub(super) fn set(message: &Attributes<'_>) -> Option<Declared> {
         counted,
         foreign,
     };
-    Some(Declared { name: message.text(set::NAME)?, anonymous, of })
+    Some(Declared {
+        name: message.text(set::NAME)?,
+        anonymous,
+        of,
+    })
 }
 
 fn data_type(message: &Attributes<'_>, flags: u32) -> Option<DataType> {
@@ -93,7 +115,10 @@ pub(super) struct RawElement {
 }
 
 pub(super) fn raw_elements(message: &Attributes<'_>) -> Vec<RawElement> {
-    message.members(elements::ELEMENTS).map(|element| raw_element(&element)).collect()
+    message
+        .members(elements::ELEMENTS)
+        .map(|element| raw_element(&element))
+        .collect()
 }
 
 fn raw_element(element: &Attributes<'_>) -> RawElement {
@@ -102,7 +127,9 @@ fn raw_element(element: &Attributes<'_>) -> RawElement {
         first: value(element::KEY).unwrap_or_default(),
         last: value(element::KEY_END),
         end: element.u32(element::FLAGS).unwrap_or(0) & element::F_INTERVAL_END != 0,
-        data: element.nested(element::DATA).map_or(Data::None, |data| read_data(&data)),
+        data: element
+            .nested(element::DATA)
+            .map_or(Data::None, |data| read_data(&data)),
     }
 }
 
@@ -110,11 +137,26 @@ fn raw_element(element: &Attributes<'_>) -> RawElement {
 pub(super) fn counts(message: &Attributes<'_>) -> Vec<(Key, Data, u64)> {
     let count = |element: &Attributes<'_>| {
         let counter = element.nested(element::EXPR)?.nested(expr::DATA)?;
-        counter.bytes(counter::PACKETS)?.try_into().ok().map(u64::from_be_bytes)
+        counter
+            .bytes(counter::PACKETS)?
+            .try_into()
+            .ok()
+            .map(u64::from_be_bytes)
     };
-    let elements = message.members(elements::ELEMENTS).map(|element| (raw_element(&element), count(&element)));
+    let elements = message
+        .members(elements::ELEMENTS)
+        .map(|element| (raw_element(&element), count(&element)));
     elements
-        .filter_map(|(RawElement { first, data, .. }, count)| Some((Key { last: first.clone(), first }, data, count?)))
+        .filter_map(|(RawElement { first, data, .. }, count)| {
+            Some((
+                Key {
+                    last: first.clone(),
+                    first,
+                },
+                data,
+                count?,
+            ))
+        })
         .collect()
 }
 
@@ -144,10 +186,18 @@ pub(super) fn elements(of: &SetType, raw: Vec<RawElement>) -> BTreeMap<Key, Data
         return ranges(raw);
     }
     let key = |element: &RawElement| {
-        let last = element.last.clone().unwrap_or_else(|| element.first.clone());
-        Key { first: element.first.clone(), last }
+        let last = element
+            .last
+            .clone()
+            .unwrap_or_else(|| element.first.clone());
+        Key {
+            first: element.first.clone(),
+            last,
+        }
     };
-    raw.into_iter().map(|element| (key(&element), element.data)).collect()
+    raw.into_iter()
+        .map(|element| (key(&element), element.data))
+        .collect()
 }
 
 fn ranges(mut raw: Vec<RawElement>) -> BTreeMap<Key, Data> {
@@ -157,13 +207,25 @@ fn ranges(mut raw: Vec<RawElement>) -> BTreeMap<Key, Data> {
     let mut open: Option<RawElement> = None;
     for element in raw {
         if let Some(start) = open.take() {
-            found.insert(Key { first: start.first, last: predecessor(&element.first) }, start.data);
+            found.insert(
+                Key {
+                    first: start.first,
+                    last: predecessor(&element.first),
+                },
+                start.data,
+            );
         }
         open = Some(element).filter(|element| !element.end);
     }
     if let Some(start) = open {
         let last = vec![u8::MAX; start.first.len()];
-        found.insert(Key { first: start.first, last }, start.data);
+        found.insert(
+            Key {
+                first: start.first,
+                last,
+            },
+            start.data,
+        );
     }
     found
 }
@@ -180,11 +242,17 @@ fn predecessor(value: &[u8]) -> Vec<u8> {
     previous
 }
 
-/// A rule and its chain. `own` are the table's anonymous sets by the names that the kernel gave them.
-pub(super) fn rule(message: &Attributes<'_>, own: &BTreeMap<String, Set>) -> Option<(String, Rule)> {
+/// A rule and its chain. `own` are the table's anonymous sets by the names that the kernel gave
+/// them.
+pub(super) fn rule(
+    message: &Attributes<'_>,
+    own: &BTreeMap<String, Set>,
+) -> Option<(String, Rule)> {
     let expressions = message.members(rule::EXPRESSIONS).map(|member| {
         let name = member.text(expr::NAME).unwrap_or_default();
-        let data = member.nested(expr::DATA).unwrap_or_else(|| Attributes::parse(&[]));
+        let data = member
+            .nested(expr::DATA)
+            .unwrap_or_else(|| Attributes::parse(&[]));
         read_expression(&name, &data, own).unwrap_or(Expression::Unknown(name))
     });
     Some((message.text(rule::CHAIN)?, Rule(expressions.collect())))
@@ -194,11 +262,18 @@ pub(super) fn rule(message: &Attributes<'_>, own: &BTreeMap<String, Set>) -> Opt
 pub(super) fn placed(message: &Attributes<'_>) -> Option<Placed> {
     let handle = u64::from_be_bytes(message.bytes(rule::HANDLE)?.try_into().ok()?);
     let ours = message.bytes(rule::USERDATA) == Some(&mark());
-    let rule = ours.then(|| self::rule(message, &BTreeMap::new())).flatten().map(|(_, rule)| rule);
+    let rule = ours
+        .then(|| self::rule(message, &BTreeMap::new()))
+        .flatten()
+        .map(|(_, rule)| rule);
     Some(Placed { handle, ours: rule })
 }
 
-fn read_expression(name: &str, data: &Attributes<'_>, own: &BTreeMap<String, Set>) -> Option<Expression> {
+fn read_expression(
+    name: &str,
+    data: &Attributes<'_>,
+    own: &BTreeMap<String, Set>,
+) -> Option<Expression> {
     match name {
         "meta" => read_meta(data),
         "ct" => read_conntrack(data),
@@ -210,7 +285,8 @@ fn read_expression(name: &str, data: &Attributes<'_>, own: &BTreeMap<String, Set
         "immediate" => read_immediate(data),
         "nat" => read_nat(data),
         "masq" => {
-            let plain = data.u32(masq::FLAGS).unwrap_or(0) == 0 && data.bytes(masq::REG_PROTO_MIN).is_none();
+            let plain = data.u32(masq::FLAGS).unwrap_or(0) == 0
+                && data.bytes(masq::REG_PROTO_MIN).is_none();
             plain.then_some(Expression::Masquerade)
         }
         "numgen" => read_number(data),
@@ -219,7 +295,9 @@ fn read_expression(name: &str, data: &Attributes<'_>, own: &BTreeMap<String, Set
         "fib" => read_fib(data),
         "rt" => {
             let ipsec = data.u32(route::KEY)? == route::IPSEC;
-            register(data, route::DREG).filter(|_| ipsec).map(|into| Expression::RouteIpsec { into })
+            register(data, route::DREG)
+                .filter(|_| ipsec)
+                .map(|into| Expression::RouteIpsec { into })
         }
         "counter" => Some(Expression::Counter),
         "notrack" => Some(Expression::Notrack),
@@ -228,7 +306,8 @@ fn read_expression(name: &str, data: &Attributes<'_>, own: &BTreeMap<String, Set
     }
 }
 
-/// Registers come as 1-4 where they start a group of four (`NFT_REG_1`), else from 8 in units of four bytes.
+/// Registers come as 1-4 where they start a group of four (`NFT_REG_1`), else from 8 in units of
+/// four bytes.
 fn register(attributes: &Attributes<'_>, kind: u16) -> Option<u8> {
     match attributes.u32(kind)? {
         group @ 1..=4 => Some((group as u8 - 1) * 4),
@@ -238,14 +317,20 @@ fn register(attributes: &Attributes<'_>, kind: u16) -> Option<u8> {
 }
 
 fn value(attributes: &Attributes<'_>, kind: u16) -> Option<Vec<u8>> {
-    attributes.nested(kind)?.bytes(data::VALUE).map(<[u8]>::to_vec)
+    attributes
+        .nested(kind)?
+        .bytes(data::VALUE)
+        .map(<[u8]>::to_vec)
 }
 
 fn read_meta(data: &Attributes<'_>) -> Option<Expression> {
     let key = Meta::of_code(data.u32(meta::KEY)?)?;
     match register(data, meta::DREG) {
         Some(into) => Some(Expression::Meta { key, into }),
-        None => Some(Expression::SetMeta { key, from: register(data, meta::SREG)? }),
+        None => Some(Expression::SetMeta {
+            key,
+            from: register(data, meta::SREG)?,
+        }),
     }
 }
 
@@ -257,7 +342,10 @@ fn read_conntrack(data: &Attributes<'_>) -> Option<Expression> {
     }
     match register(data, ct::DREG) {
         Some(into) => Some(Expression::Conntrack { key, into }),
-        None => Some(Expression::SetConntrack { key, from: register(data, ct::SREG)? }),
+        None => Some(Expression::SetConntrack {
+            key,
+            from: register(data, ct::SREG)?,
+        }),
     }
 }
 
@@ -288,7 +376,9 @@ fn read_payload(data: &Attributes<'_>) -> Option<Expression> {
 
 fn read_forward(data: &Attributes<'_>) -> Option<Expression> {
     let to_neighbour = data.bytes(fwd::SREG_ADDR).is_some();
-    (!to_neighbour).then_some(Expression::Forward { device: register(data, fwd::SREG_DEV)? })
+    (!to_neighbour).then_some(Expression::Forward {
+        device: register(data, fwd::SREG_DEV)?,
+    })
 }
 
 fn read_compare(data: &Attributes<'_>) -> Option<Expression> {
@@ -300,28 +390,49 @@ fn read_compare(data: &Attributes<'_>) -> Option<Expression> {
 }
 
 fn read_bitwise(data: &Attributes<'_>) -> Option<Expression> {
-    let (from, into) = (register(data, bitwise::SREG)?, register(data, bitwise::DREG)?);
+    let (from, into) = (
+        register(data, bitwise::SREG)?,
+        register(data, bitwise::DREG)?,
+    );
     if data.u32(bitwise::OP).unwrap_or(0) != 0 {
         return None;
     }
-    Some(Expression::Bitwise { from, into, mask: value(data, bitwise::MASK)?, xor: value(data, bitwise::XOR)? })
+    Some(Expression::Bitwise {
+        from,
+        into,
+        mask: value(data, bitwise::MASK)?,
+        xor: value(data, bitwise::XOR)?,
+    })
 }
 
 fn read_lookup(data: &Attributes<'_>, own: &BTreeMap<String, Set>) -> Option<Expression> {
     let name = data.text(lookup::SET)?;
-    let set = own.get(&name).map_or(SetRef::Named(name), |set| SetRef::Anonymous(set.clone()));
+    let set = own
+        .get(&name)
+        .map_or(SetRef::Named(name), |set| SetRef::Anonymous(set.clone()));
     let from = register(data, lookup::SREG)?;
     match data.u32(lookup::DREG) {
-        None => Some(Expression::Match { set, from, invert: data.u32(lookup::FLAGS).unwrap_or(0) != 0 }),
+        None => Some(Expression::Match {
+            set,
+            from,
+            invert: data.u32(lookup::FLAGS).unwrap_or(0) != 0,
+        }),
         Some(0) => Some(Expression::VerdictMap { set, from }),
-        Some(_) => Some(Expression::Map { set, from, into: register(data, lookup::DREG)? }),
+        Some(_) => Some(Expression::Map {
+            set,
+            from,
+            into: register(data, lookup::DREG)?,
+        }),
     }
 }
 
 fn read_immediate(data: &Attributes<'_>) -> Option<Expression> {
     match read_data(&data.nested(immediate::DATA)?) {
         Data::Verdict(verdict) => Some(Expression::Verdict(verdict)),
-        Data::Value(value) => Some(Expression::Immediate { into: register(data, immediate::DREG)?, value }),
+        Data::Value(value) => Some(Expression::Immediate {
+            into: register(data, immediate::DREG)?,
+            value,
+        }),
         Data::None => None,
     }
 }
@@ -332,8 +443,16 @@ fn read_nat(data: &Attributes<'_>) -> Option<Expression> {
     let ports = first.map(|first| (first, register(data, nat::REG_PROTO_MAX).unwrap_or(first)));
     let plain = data.u32(nat::FLAGS).unwrap_or(0) & !(nat::F_MAP_IPS | nat::F_PROTO_SPECIFIED) == 0
         && register(data, nat::REG_ADDR_MAX).is_none_or(|last| last == address);
-    let (kind, version) = (Nat::of_code(data.u32(nat::TYPE)?)?, Ip::of_code(data.u32(nat::FAMILY)?)?);
-    plain.then_some(Expression::Nat { kind, version, address, ports })
+    let (kind, version) = (
+        Nat::of_code(data.u32(nat::TYPE)?)?,
+        Ip::of_code(data.u32(nat::FAMILY)?)?,
+    );
+    plain.then_some(Expression::Nat {
+        kind,
+        version,
+        address,
+        ports,
+    })
 }
 
 fn read_number(data: &Attributes<'_>) -> Option<Expression> {
@@ -361,11 +480,26 @@ fn read_hash(data: &Attributes<'_>) -> Option<Expression> {
 
 fn read_remember(data: &Attributes<'_>) -> Option<Expression> {
     let (map, op) = (data.text(dynset::SET)?, data.u32(dynset::OP)?);
-    let (key, value) = (register(data, dynset::SREG_KEY)?, register(data, dynset::SREG_DATA)?);
-    let timeout = data.bytes(dynset::TIMEOUT).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+    let (key, value) = (
+        register(data, dynset::SREG_KEY)?,
+        register(data, dynset::SREG_DATA)?,
+    );
+    let timeout = data
+        .bytes(dynset::TIMEOUT)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_be_bytes);
     match (op, timeout.filter(|milliseconds| *milliseconds > 0)) {
-        (dynset::UPDATE, Some(milliseconds)) => Some(Expression::Remember { map, key, data: value, milliseconds }),
-        (dynset::DELETE, None) => Some(Expression::Forget { map, key, data: value }),
+        (dynset::UPDATE, Some(milliseconds)) => Some(Expression::Remember {
+            map,
+            key,
+            data: value,
+            milliseconds,
+        }),
+        (dynset::DELETE, None) => Some(Expression::Forget {
+            map,
+            key,
+            data: value,
+        }),
         _ => None,
     }
 }
@@ -379,7 +513,10 @@ fn read_fib(data: &Attributes<'_>) -> Option<Expression> {
 }
 
 fn read_reject(data: &Attributes<'_>) -> Option<Reject> {
-    let code = data.bytes(reject::ICMP_CODE).and_then(|code| code.first()).copied();
+    let code = data
+        .bytes(reject::ICMP_CODE)
+        .and_then(|code| code.first())
+        .copied();
     match data.u32(reject::TYPE)? {
         0 => code.map(Reject::Icmp),
         1 => Some(Reject::TcpReset),

@@ -24,7 +24,11 @@ pub enum Step {
     /// An empty table.
     AddTable,
     /// Elements go.
-    DeleteElements { set: String, of: SetType, elements: Vec<Key> },
+    DeleteElements {
+        set: String,
+        of: SetType,
+        elements: Vec<Key>,
+    },
     /// All rules of a chain go.
     FlushChain(String),
     /// A chain goes.
@@ -36,7 +40,11 @@ pub enum Step {
     /// An empty chain.
     AddChain { chain: String, base: Option<Base> },
     /// New elements.
-    AddElements { set: String, of: SetType, elements: BTreeMap<Key, Data> },
+    AddElements {
+        set: String,
+        of: SetType,
+        elements: BTreeMap<Key, Data>,
+    },
     /// A rule behind the others of its chain.
     AddRule { chain: String, rule: Rule },
     /// A rule of a foreign chain goes.
@@ -58,17 +66,24 @@ impl fmt::Display for Step {
             Step::DeleteSet(set) => write!(out, "delete set {set}"),
             Step::AddSet { set, .. } => write!(out, "add set {set}"),
             Step::AddChain { chain, .. } => write!(out, "add chain {chain}"),
-            Step::AddElements { set, elements, .. } => write!(out, "add {} elements to set {set}", elements.len()),
+            Step::AddElements { set, elements, .. } => {
+                write!(out, "add {} elements to set {set}", elements.len())
+            }
             Step::AddRule { chain, .. } => write!(out, "add a rule to chain {chain}"),
-            Step::DeleteRule { chain, .. } => write!(out, "delete a rule of ours from chain {chain}"),
-            Step::InsertRule { chain, .. } => write!(out, "insert a rule of ours into chain {chain}"),
+            Step::DeleteRule { chain, .. } => {
+                write!(out, "delete a rule of ours from chain {chain}")
+            }
+            Step::InsertRule { chain, .. } => {
+                write!(out, "insert a rule of ours into chain {chain}")
+            }
         }
     }
 }
 
-/// What to change so that the table is as desired (`None`: is not there). `None`: it is. Only changed elements and
-/// the rules of changed chains are touched; the table is made anew only if it is missing, switched off, or has a
-/// chain or set of one of our names that is another kind of thing, which cannot be changed in place.
+/// What to change so that the table is as desired (`None`: is not there). `None`: it is. Only
+/// changed elements and the rules of changed chains are touched; the table is made anew only if it
+/// is missing, switched off, or has a chain or set of one of our names that is another kind of
+/// thing, which cannot be changed in place.
 pub fn difference(desired: Option<&Ruleset>, observed: Option<&Ruleset>) -> Option<Change> {
     let table = desired.or(observed)?;
     let steps = match (desired, observed) {
@@ -80,7 +95,11 @@ pub fn difference(desired: Option<&Ruleset>, observed: Option<&Ruleset>) -> Opti
         (Some(desired), Some(observed)) => amend(desired, observed),
         (None, None) => vec![],
     };
-    (!steps.is_empty()).then(|| Change { family: table.family, table: table.name.clone(), steps })
+    (!steps.is_empty()).then(|| Change {
+        family: table.family,
+        table: table.name.clone(),
+        steps,
+    })
 }
 
 fn fill(desired: &Ruleset) -> Vec<Step> {
@@ -102,20 +121,34 @@ fn amend(desired: &Ruleset, observed: &Ruleset) -> Vec<Step> {
     for (name, set, old) in common(&desired.sets, &observed.sets) {
         steps.extend(delete_elements(name, set, old));
     }
-    let changed = common(&desired.chains, &observed.chains).filter(|(_, new, old)| new.rules != old.rules);
-    let flushed = changed.filter(|(_, _, old)| !old.rules.is_empty()).map(|(name, ..)| name);
-    steps.extend(flushed.chain(obsolete_chains().map(|(name, _)| name)).map(|name| Step::FlushChain(name.clone())));
-    steps.extend(only(&observed.sets, &desired.sets).map(|(name, _)| Step::DeleteSet(name.clone())));
+    let changed =
+        common(&desired.chains, &observed.chains).filter(|(_, new, old)| new.rules != old.rules);
+    let flushed = changed
+        .filter(|(_, _, old)| !old.rules.is_empty())
+        .map(|(name, ..)| name);
+    steps.extend(
+        flushed
+            .chain(obsolete_chains().map(|(name, _)| name))
+            .map(|name| Step::FlushChain(name.clone())),
+    );
+    steps
+        .extend(only(&observed.sets, &desired.sets).map(|(name, _)| Step::DeleteSet(name.clone())));
     steps.extend(obsolete_chains().map(|(name, _)| Step::DeleteChain(name.clone())));
 
     for (name, set) in only(&desired.sets, &observed.sets) {
-        steps.push(Step::AddSet { set: name.clone(), of: set.of.clone() });
+        steps.push(Step::AddSet {
+            set: name.clone(),
+            of: set.of.clone(),
+        });
     }
     for (name, chain) in only(&desired.chains, &observed.chains) {
-        steps.push(Step::AddChain { chain: name.clone(), base: chain.base.clone() });
+        steps.push(Step::AddChain {
+            chain: name.clone(),
+            base: chain.base.clone(),
+        });
     }
-    // For each module that a rule needs and the kernel has yet to load it starts the whole batch again: so that there is little
-    // to be done again, rules come before elements.
+    // For each module that a rule needs and the kernel has yet to load it starts the whole batch
+    // again: so that there is little to be done again, rules come before elements.
     for (name, chain) in &desired.chains {
         steps.extend(add_rules(name, chain, observed.chains.get(name)));
     }
@@ -126,15 +159,22 @@ fn amend(desired: &Ruleset, observed: &Ruleset) -> Vec<Step> {
 }
 
 fn delete_elements(name: &str, set: &Set, old: &Set) -> Option<Step> {
-    let gone = old.elements.iter().filter(|(key, data)| set.elements.get(key) != Some(data));
+    let gone = old
+        .elements
+        .iter()
+        .filter(|(key, data)| set.elements.get(key) != Some(data));
     let elements: Vec<Key> = gone.map(|(key, _)| key.clone()).collect();
     let (set, of) = (name.to_owned(), set.of.clone());
     (!elements.is_empty()).then_some(Step::DeleteElements { set, of, elements })
 }
 
 fn add_elements(name: &str, set: &Set, old: Option<&Set>) -> Option<Step> {
-    let new = set.elements.iter().filter(|(key, data)| old.and_then(|old| old.elements.get(key)) != Some(data));
-    let elements: BTreeMap<Key, Data> = new.map(|(key, data)| (key.clone(), data.clone())).collect();
+    let new = set
+        .elements
+        .iter()
+        .filter(|(key, data)| old.and_then(|old| old.elements.get(key)) != Some(data));
+    let elements: BTreeMap<Key, Data> =
+        new.map(|(key, data)| (key.clone(), data.clone())).collect();
     let (set, of) = (name.to_owned(), set.of.clone());
     (!elements.is_empty()).then_some(Step::AddElements { set, of, elements })
 }
@@ -143,21 +183,32 @@ fn add_rules(name: &str, chain: &Chain, old: Option<&Chain>) -> Vec<Step> {
     if old.is_some_and(|old| old.rules == chain.rules) {
         return vec![];
     }
-    chain.rules.iter().map(|rule| Step::AddRule { chain: name.to_owned(), rule: rule.clone() }).collect()
+    chain
+        .rules
+        .iter()
+        .map(|rule| Step::AddRule {
+            chain: name.to_owned(),
+            rule: rule.clone(),
+        })
+        .collect()
 }
 
 fn common<'a, V>(
     desired: &'a BTreeMap<String, V>,
     observed: &'a BTreeMap<String, V>,
 ) -> impl Iterator<Item = (&'a String, &'a V, &'a V)> {
-    desired.iter().filter_map(|(name, value)| Some((name, value, observed.get(name)?)))
+    desired
+        .iter()
+        .filter_map(|(name, value)| Some((name, value, observed.get(name)?)))
 }
 
 fn only<'a, V>(
     these: &'a BTreeMap<String, V>,
     not_those: &'a BTreeMap<String, V>,
 ) -> impl Iterator<Item = (&'a String, &'a V)> {
-    these.iter().filter(|(name, _)| !not_those.contains_key(*name))
+    these
+        .iter()
+        .filter(|(name, _)| !not_those.contains_key(*name))
 }
 
 #[cfg(test)]
@@ -170,7 +221,9 @@ mod tests {
     }
 
     fn ruleset(addresses: &[&str]) -> Ruleset {
-        let keys = addresses.iter().map(|address| Key::address(address.parse().unwrap()));
+        let keys = addresses
+            .iter()
+            .map(|address| Key::address(address.parse().unwrap()));
         Ruleset::new(Family::Inet, "t")
             .chain("in", Chain::base(Kind::Filter, Hook::Input, 0, vec![]))
             .chain("one", chain(Verdict::Accept))
@@ -179,7 +232,9 @@ mod tests {
 
     fn steps(desired: &Ruleset, observed: &Ruleset) -> Vec<String> {
         let change = difference(Some(desired), Some(observed));
-        change.map(|change| change.steps.iter().map(ToString::to_string).collect()).unwrap_or_default()
+        change
+            .map(|change| change.steps.iter().map(ToString::to_string).collect())
+            .unwrap_or_default()
     }
 
     #[test]
@@ -191,25 +246,46 @@ mod tests {
 
     #[test]
     fn a_changed_element_touches_elements_only() {
-        let (desired, observed) = (ruleset(&["10.0.0.1", "10.0.0.2"]), ruleset(&["10.0.0.1", "10.0.0.3"]));
-        assert_eq!(steps(&desired, &observed), ["delete 1 elements of set set", "add 1 elements to set set"]);
+        let (desired, observed) = (
+            ruleset(&["10.0.0.1", "10.0.0.2"]),
+            ruleset(&["10.0.0.1", "10.0.0.3"]),
+        );
+        assert_eq!(
+            steps(&desired, &observed),
+            ["delete 1 elements of set set", "add 1 elements to set set"]
+        );
     }
 
     #[test]
     fn a_changed_rule_touches_its_chain_only() {
         let desired = ruleset(&[]).chain("two", chain(Verdict::Drop));
         let observed = ruleset(&[]).chain("two", chain(Verdict::Accept));
-        assert_eq!(steps(&desired, &observed), ["flush chain two", "add a rule to chain two"]);
+        assert_eq!(
+            steps(&desired, &observed),
+            ["flush chain two", "add a rule to chain two"]
+        );
     }
 
     #[test]
     fn chains_come_before_their_jumps_and_go_after_them() {
         let jump = chain(Verdict::Jump("two".to_owned()));
-        let with = ruleset(&[]).chain("one", jump).chain("two", chain(Verdict::Drop));
+        let with = ruleset(&[])
+            .chain("one", jump)
+            .chain("two", chain(Verdict::Drop));
         let without = ruleset(&[]);
-        let coming = ["flush chain one", "add chain two", "add a rule to chain one", "add a rule to chain two"];
+        let coming = [
+            "flush chain one",
+            "add chain two",
+            "add a rule to chain one",
+            "add a rule to chain two",
+        ];
         assert_eq!(steps(&with, &without), coming);
-        let going = ["flush chain one", "flush chain two", "delete chain two", "add a rule to chain one"];
+        let going = [
+            "flush chain one",
+            "flush chain two",
+            "delete chain two",
+            "add a rule to chain one",
+        ];
         assert_eq!(steps(&without, &with), going);
     }
 
@@ -217,11 +293,20 @@ mod tests {
     fn another_kind_of_thing_makes_the_table_anew() {
         let desired = ruleset(&[]);
         let mut moved = ruleset(&[]);
-        moved.chains.insert("in".to_owned(), Chain::base(Kind::Filter, Hook::Input, 7, vec![]));
+        moved.chains.insert(
+            "in".to_owned(),
+            Chain::base(Kind::Filter, Hook::Input, 7, vec![]),
+        );
         let retyped = ruleset(&[]).set("set", Set::values(&[Type::Ipv6], []));
-        let dormant = Ruleset { dormant: true, ..ruleset(&[]) };
+        let dormant = Ruleset {
+            dormant: true,
+            ..ruleset(&[])
+        };
         for observed in [moved, retyped, dormant] {
-            assert_eq!(steps(&desired, &observed)[..2], ["delete the table", "add the table"]);
+            assert_eq!(
+                steps(&desired, &observed)[..2],
+                ["delete the table", "add the table"]
+            );
         }
     }
 }

@@ -6,16 +6,17 @@ use model::names;
 use nix::libc::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 use super::{
-    Base, Change, Conntrack, Data, DataType, Expression, Family, Key, Kind, Reject, Rule, Set, SetRef, SetType, Step,
-    Verdict,
+    Base, Change, Conntrack, Data, DataType, Expression, Family, Key, Kind, Reject, Rule, Set,
+    SetRef, SetType, Step, Verdict,
     attribute::{
-        bitwise, chain, cmp, ct, data, dynset, element, elements, expr, fib, fwd, hash, hook, immediate, list, lookup,
-        meta, nat, numgen, payload, reject, route, rule, set, table,
+        bitwise, chain, cmp, ct, data, dynset, element, elements, expr, fib, fwd, hash, hook,
+        immediate, list, lookup, meta, nat, numgen, payload, reject, route, rule, set, table,
     },
     wire::{BATCH_BEGIN, BATCH_END, Message, nftables},
 };
 
-/// A list attribute holds 64 KiB; an element takes at most some 440 bytes (two keys of 64, a chain name of 256).
+/// A list attribute holds 64 KiB; an element takes at most some 440 bytes (two keys of 64, a chain
+/// name of 256).
 const ELEMENTS_PER_MESSAGE: usize = 128;
 const COUNTER: &str = "counter";
 const VERDICT_REGISTER: u32 = 0;
@@ -35,7 +36,14 @@ pub(super) struct Batch {
 
 /// Writes a change as one batch whose messages are numbered from `first`.
 pub(super) fn batch(change: &Change, first: u32) -> Batch {
-    let mut writer = Writer { change, first, messages: Vec::new(), steps: Vec::new(), step: 0, anonymous: 0 };
+    let mut writer = Writer {
+        change,
+        first,
+        messages: Vec::new(),
+        steps: Vec::new(),
+        step: 0,
+        anonymous: 0,
+    };
     for (index, step) in change.steps.iter().enumerate() {
         writer.step = index;
         writer.write(step);
@@ -43,8 +51,8 @@ pub(super) fn batch(change: &Change, first: u32) -> Batch {
     writer.finish()
 }
 
-/// What marks a rule in somebody else's chain as ours: the comment `netd`, written as `nft` writes and shows comments
-/// (`NFTNL_UDATA_RULE_COMMENT` of libnftnl: kind, length, text).
+/// What marks a rule in somebody else's chain as ours: the comment `netd`, written as `nft` writes
+/// and shows comments (`NFTNL_UDATA_RULE_COMMENT` of libnftnl: kind, length, text).
 pub(super) fn mark() -> Vec<u8> {
     const COMMENT: u8 = 0;
     let text = [names::TABLE.as_bytes(), &[0]].concat();
@@ -67,11 +75,19 @@ impl Writer<'_> {
             Step::AddTable => drop(self.message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, table::NAME)),
             Step::DeleteTable => drop(self.message(libc::NFT_MSG_DELTABLE, 0, table::NAME)),
             Step::AddChain { chain, base } => self.chain(chain, base.as_ref()),
-            Step::FlushChain(chain) => drop(self.named(libc::NFT_MSG_DELRULE, rule::TABLE, rule::CHAIN, chain)),
-            Step::DeleteChain(chain) => drop(self.named(libc::NFT_MSG_DELCHAIN, chain::TABLE, chain::NAME, chain)),
-            Step::DeleteSet(set) => drop(self.named(libc::NFT_MSG_DELSET, set::TABLE, set::NAME, set)),
+            Step::FlushChain(chain) => {
+                drop(self.named(libc::NFT_MSG_DELRULE, rule::TABLE, rule::CHAIN, chain))
+            }
+            Step::DeleteChain(chain) => {
+                drop(self.named(libc::NFT_MSG_DELCHAIN, chain::TABLE, chain::NAME, chain))
+            }
+            Step::DeleteSet(set) => {
+                drop(self.named(libc::NFT_MSG_DELSET, set::TABLE, set::NAME, set))
+            }
             Step::AddRule { chain, rule } => drop(self.rule(chain, rule, NLM_F_APPEND)),
-            Step::InsertRule { chain, rule } => self.rule(chain, rule, 0).bytes(rule::USERDATA, &mark()),
+            Step::InsertRule { chain, rule } => {
+                self.rule(chain, rule, 0).bytes(rule::USERDATA, &mark())
+            }
             Step::DeleteRule { chain, handle } => self
                 .named(libc::NFT_MSG_DELRULE, rule::TABLE, rule::CHAIN, chain)
                 .bytes(rule::HANDLE, &handle.to_be_bytes()),
@@ -85,14 +101,25 @@ impl Writer<'_> {
         self.steps.push(self.step);
         let sequence = self.first.wrapping_add(self.steps.len() as u32);
         let flags = (NLM_F_REQUEST | flags) as u16;
-        let mut message = Message::new(nftables(kind as u16), flags, sequence, Some(self.change.family));
+        let mut message = Message::new(
+            nftables(kind as u16),
+            flags,
+            sequence,
+            Some(self.change.family),
+        );
         message.text(table, &self.change.table);
         let index = self.messages.len();
         self.messages.push(message);
         &mut self.messages[index]
     }
 
-    fn named(&mut self, kind: libc::c_int, table: u16, name_attribute: u16, name: &str) -> &mut Message {
+    fn named(
+        &mut self,
+        kind: libc::c_int,
+        table: u16,
+        name_attribute: u16,
+        name: &str,
+    ) -> &mut Message {
         let message = self.message(kind, 0, table);
         message.text(name_attribute, name);
         message
@@ -110,7 +137,10 @@ impl Writer<'_> {
         let first_own = self.anonymous + 1;
         for own in rule.0.iter().filter_map(anonymous_set) {
             self.anonymous += 1;
-            let (name, id) = (anonymous_name(own), Some((self.anonymous, own.elements.len())));
+            let (name, id) = (
+                anonymous_name(own),
+                Some((self.anonymous, own.elements.len())),
+            );
             self.set(name, &own.of, id);
             self.elements(name, &own.of, &own.elements, Some(self.anonymous));
         }
@@ -119,7 +149,9 @@ impl Writer<'_> {
         message.nested(rule::EXPRESSIONS, |expressions| {
             let mut own = first_own;
             for expression in &rule.0 {
-                expressions.nested(list::ELEM, |message| write_expression(message, expression, own));
+                expressions.nested(list::ELEM, |message| {
+                    write_expression(message, expression, own)
+                });
                 own += u32::from(anonymous_set(expression).is_some());
             }
         });
@@ -130,9 +162,18 @@ impl Writer<'_> {
     fn set(&mut self, name: &str, of: &SetType, anonymous: Option<(u32, usize)>) {
         let message = self.message(libc::NFT_MSG_NEWSET, NLM_F_CREATE, set::TABLE);
         message.text(set::NAME, name);
-        let own = if anonymous.is_some() { set::F_ANONYMOUS | set::F_CONSTANT } else { 0 };
+        let own = if anonymous.is_some() {
+            set::F_ANONYMOUS | set::F_CONSTANT
+        } else {
+            0
+        };
         message.u32(set::FLAGS, own | set_flags(of));
-        message.u32(set::KEY_TYPE, of.key.iter().fold(0, |types, part| types << 6 | part.code()));
+        message.u32(
+            set::KEY_TYPE,
+            of.key
+                .iter()
+                .fold(0, |types, part| types << 6 | part.code()),
+        );
         message.u32(set::KEY_LEN, key_len(of) as u32);
         match of.data {
             DataType::None => {}
@@ -155,7 +196,9 @@ impl Writer<'_> {
             if of.key.len() > 1 {
                 description.nested(set::DESC_CONCAT, |fields| {
                     for part in &of.key {
-                        fields.nested(list::ELEM, |field| field.u32(set::FIELD_LEN, part.size() as u32));
+                        fields.nested(list::ELEM, |field| {
+                            field.u32(set::FIELD_LEN, part.size() as u32)
+                        });
                     }
                 });
             }
@@ -174,16 +217,23 @@ impl Writer<'_> {
                 message.u32(elements::SET_ID, id);
             }
             message.nested(elements::ELEMENTS, |list| {
-                part.iter().for_each(|(key, data)| write_element(list, of, key, data))
+                part.iter()
+                    .for_each(|(key, data)| write_element(list, of, key, data))
             });
         }
     }
 
     fn delete_elements(&mut self, name: &str, of: &SetType, keys: &[Key]) {
         for part in keys.chunks(ELEMENTS_PER_MESSAGE) {
-            let message = self.named(libc::NFT_MSG_DELSETELEM, elements::TABLE, elements::SET, name);
+            let message = self.named(
+                libc::NFT_MSG_DELSETELEM,
+                elements::TABLE,
+                elements::SET,
+                name,
+            );
             message.nested(elements::ELEMENTS, |list| {
-                part.iter().for_each(|key| write_element(list, of, key, &Data::None));
+                part.iter()
+                    .for_each(|key| write_element(list, of, key, &Data::None));
             });
         }
     }
@@ -195,9 +245,16 @@ impl Writer<'_> {
         }
         let flags = NLM_F_REQUEST as u16;
         let mut bytes = Message::new(BATCH_BEGIN, flags, self.first, None).finish();
-        self.messages.into_iter().for_each(|message| bytes.extend(message.finish()));
+        self.messages
+            .into_iter()
+            .for_each(|message| bytes.extend(message.finish()));
         bytes.extend(Message::new(BATCH_END, flags, last.wrapping_add(1), None).finish());
-        Batch { bytes, first: self.first, last, steps: self.steps }
+        Batch {
+            bytes,
+            first: self.first,
+            last,
+            steps: self.steps,
+        }
     }
 }
 
@@ -226,35 +283,59 @@ impl Kind {
 
 fn anonymous_set(expression: &Expression) -> Option<&Set> {
     match expression {
-        Expression::Match { set: SetRef::Anonymous(set), .. }
-        | Expression::Map { set: SetRef::Anonymous(set), .. }
-        | Expression::VerdictMap { set: SetRef::Anonymous(set), .. } => Some(set),
+        Expression::Match {
+            set: SetRef::Anonymous(set),
+            ..
+        }
+        | Expression::Map {
+            set: SetRef::Anonymous(set),
+            ..
+        }
+        | Expression::VerdictMap {
+            set: SetRef::Anonymous(set),
+            ..
+        } => Some(set),
         _ => None,
     }
 }
 
 /// The kernel puts the first free number in place of `%d`.
 fn anonymous_name(set: &Set) -> &'static str {
-    if set.of.data == DataType::None { "__set%d" } else { "__map%d" }
+    if set.of.data == DataType::None {
+        "__set%d"
+    } else {
+        "__map%d"
+    }
 }
 
 fn set_flags(of: &SetType) -> u32 {
     let interval = if of.interval { set::F_INTERVAL } else { 0 };
-    let map = if of.data == DataType::None { 0 } else { set::F_MAP };
+    let map = if of.data == DataType::None {
+        0
+    } else {
+        set::F_MAP
+    };
     let concat = if of.key.len() > 1 { set::F_CONCAT } else { 0 };
-    let dynamic = if of.dynamic { set::F_TIMEOUT | set::F_EVAL } else { 0 };
+    let dynamic = if of.dynamic {
+        set::F_TIMEOUT | set::F_EVAL
+    } else {
+        0
+    };
     interval | map | concat | dynamic
 }
 
 fn key_len(of: &SetType) -> usize {
     match of.key.as_slice() {
         [single] => single.size(),
-        parts => parts.iter().map(|part| part.size().next_multiple_of(4)).sum(),
+        parts => parts
+            .iter()
+            .map(|part| part.size().next_multiple_of(4))
+            .sum(),
     }
 }
 
-/// Ranges of a single value are two elements: the start, and an end flag on the first value behind the range.
-/// Ranges of concatenations are one element with two keys.
+/// Ranges of a single value are two elements: the start, and an end flag on the first value behind
+/// the range. Ranges of concatenations are one element with two keys.
 fn write_element(list: &mut Message, of: &SetType, key: &Key, data: &Data) {
     let concatenated = of.key.len() > 1;
     list.nested(list::ELEM, |message| {
@@ -264,13 +345,17 @@ fn write_element(list: &mut Message, of: &SetType, key: &Key, data: &Data) {
             message.nested(element::KEY, |value| value.bytes(data::VALUE, &key.first));
         }
         if of.interval && concatenated {
-            message.nested(element::KEY_END, |value| value.bytes(data::VALUE, &key.last));
+            message.nested(element::KEY_END, |value| {
+                value.bytes(data::VALUE, &key.last)
+            });
         }
         if *data != Data::None {
             message.nested(element::DATA, |message| write_data(message, data));
         }
     });
-    let Some(end) = successor(&key.last).filter(|_| of.interval && !concatenated) else { return };
+    let Some(end) = successor(&key.last).filter(|_| of.interval && !concatenated) else {
+        return;
+    };
     list.nested(list::ELEM, |message| {
         message.nested(element::KEY, |value| value.bytes(data::VALUE, &end));
         message.u32(element::FLAGS, element::F_INTERVAL_END);
@@ -330,18 +415,34 @@ fn write_expression(message: &mut Message, expression: &Expression, own: u32) {
             write_lookup(message, set, *from, None, own);
             message.u32(lookup::FLAGS, u32::from(*invert));
         }
-        Expression::Map { set, from, into } => write_lookup(message, set, *from, Some(register(*into)), own),
-        Expression::VerdictMap { set, from } => write_lookup(message, set, *from, Some(VERDICT_REGISTER), own),
-        Expression::Forget { map, key, data } => write_dynset(message, map, dynset::DELETE, (*key, *data)),
-        Expression::Remember { map, key, data, milliseconds } => {
+        Expression::Map { set, from, into } => {
+            write_lookup(message, set, *from, Some(register(*into)), own)
+        }
+        Expression::VerdictMap { set, from } => {
+            write_lookup(message, set, *from, Some(VERDICT_REGISTER), own)
+        }
+        Expression::Forget { map, key, data } => {
+            write_dynset(message, map, dynset::DELETE, (*key, *data))
+        }
+        Expression::Remember {
+            map,
+            key,
+            data,
+            milliseconds,
+        } => {
             write_dynset(message, map, dynset::UPDATE, (*key, *data));
             message.bytes(dynset::TIMEOUT, &milliseconds.to_be_bytes());
         }
         Expression::Reject(how) => write_reject(message, *how),
-        Expression::Masquerade | Expression::Counter | Expression::Notrack | Expression::Unknown(_) => {}
+        Expression::Masquerade
+        | Expression::Counter
+        | Expression::Notrack
+        | Expression::Unknown(_) => {}
         Expression::Verdict(verdict) => {
             message.u32(immediate::DREG, VERDICT_REGISTER);
-            message.nested(immediate::DATA, |message| write_data(message, &Data::Verdict(verdict.clone())));
+            message.nested(immediate::DATA, |message| {
+                write_data(message, &Data::Verdict(verdict.clone()))
+            });
         }
         _ => write_registers(message, expression),
     });
@@ -355,7 +456,9 @@ fn name(expression: &Expression) -> &str {
         Expression::Forward { .. } => "fwd",
         Expression::Compare { .. } => "cmp",
         Expression::Bitwise { .. } => "bitwise",
-        Expression::Match { .. } | Expression::Map { .. } | Expression::VerdictMap { .. } => "lookup",
+        Expression::Match { .. } | Expression::Map { .. } | Expression::VerdictMap { .. } => {
+            "lookup"
+        }
         Expression::Immediate { .. } | Expression::Verdict(_) => "immediate",
         Expression::Nat { .. } => "nat",
         Expression::Masquerade => "masq",
@@ -404,32 +507,76 @@ fn write_reject(message: &mut Message, how: Reject) {
 
 /// The expressions that only move values between the packet and registers.
 fn write_registers(message: &mut Message, expression: &Expression) {
-    if let Expression::Conntrack { key: Conntrack::CalledPort, .. } = expression {
+    if let Expression::Conntrack {
+        key: Conntrack::CalledPort,
+        ..
+    } = expression
+    {
         message.bytes(ct::DIRECTION, &[0]);
     }
-    let mut put = |attributes: &[(u16, u32)]| attributes.iter().for_each(|&(kind, value)| message.u32(kind, value));
+    let mut put = |attributes: &[(u16, u32)]| {
+        attributes
+            .iter()
+            .for_each(|&(kind, value)| message.u32(kind, value))
+    };
     match expression {
-        Expression::Meta { key, into } => put(&[(meta::KEY, key.code()), (meta::DREG, register(*into))]),
-        Expression::SetMeta { key, from } => put(&[(meta::KEY, key.code()), (meta::SREG, register(*from))]),
-        Expression::Conntrack { key, into } => put(&[(ct::KEY, key.code()), (ct::DREG, register(*into))]),
-        Expression::SetConntrack { key, from } => put(&[(ct::KEY, key.code()), (ct::SREG, register(*from))]),
-        Expression::Payload { base, offset, len, into } => {
-            put(&[(payload::DREG, register(*into)), (payload::BASE, base.code())]);
+        Expression::Meta { key, into } => {
+            put(&[(meta::KEY, key.code()), (meta::DREG, register(*into))])
+        }
+        Expression::SetMeta { key, from } => {
+            put(&[(meta::KEY, key.code()), (meta::SREG, register(*from))])
+        }
+        Expression::Conntrack { key, into } => {
+            put(&[(ct::KEY, key.code()), (ct::DREG, register(*into))])
+        }
+        Expression::SetConntrack { key, from } => {
+            put(&[(ct::KEY, key.code()), (ct::SREG, register(*from))])
+        }
+        Expression::Payload {
+            base,
+            offset,
+            len,
+            into,
+        } => {
+            put(&[
+                (payload::DREG, register(*into)),
+                (payload::BASE, base.code()),
+            ]);
             put(&[(payload::OFFSET, *offset), (payload::LEN, *len)]);
         }
-        Expression::SetPayload { base, offset, len, from, checksum } => {
-            put(&[(payload::SREG, register(*from)), (payload::BASE, base.code())]);
+        Expression::SetPayload {
+            base,
+            offset,
+            len,
+            from,
+            checksum,
+        } => {
+            put(&[
+                (payload::SREG, register(*from)),
+                (payload::BASE, base.code()),
+            ]);
             put(&[(payload::OFFSET, *offset), (payload::LEN, *len)]);
             if let Some(checksum) = checksum {
-                put(&[(payload::CSUM_TYPE, payload::CSUM_INET), (payload::CSUM_OFFSET, *checksum)]);
+                put(&[
+                    (payload::CSUM_TYPE, payload::CSUM_INET),
+                    (payload::CSUM_OFFSET, *checksum),
+                ]);
             }
         }
         Expression::Compare { from, how, value } => {
             put(&[(cmp::SREG, register(*from)), (cmp::OP, how.code())]);
             write_value(message, cmp::DATA, value);
         }
-        Expression::Bitwise { from, into, mask, xor } => {
-            put(&[(bitwise::SREG, register(*from)), (bitwise::DREG, register(*into))]);
+        Expression::Bitwise {
+            from,
+            into,
+            mask,
+            xor,
+        } => {
+            put(&[
+                (bitwise::SREG, register(*from)),
+                (bitwise::DREG, register(*into)),
+            ]);
             put(&[(bitwise::LEN, mask.len() as u32)]);
             write_value(message, bitwise::MASK, mask);
             write_value(message, bitwise::XOR, xor);
@@ -439,24 +586,67 @@ fn write_registers(message: &mut Message, expression: &Expression) {
             write_value(message, immediate::DATA, value);
         }
         Expression::Forward { device } => put(&[(fwd::SREG_DEV, register(*device))]),
-        Expression::Nat { kind, version, address, ports } => {
-            put(&[(nat::TYPE, kind.code()), (nat::FAMILY, version.code()), (nat::REG_ADDR_MIN, register(*address))]);
+        Expression::Nat {
+            kind,
+            version,
+            address,
+            ports,
+        } => {
+            put(&[
+                (nat::TYPE, kind.code()),
+                (nat::FAMILY, version.code()),
+                (nat::REG_ADDR_MIN, register(*address)),
+            ]);
             if let Some((first, last)) = ports {
-                put(&[(nat::REG_PROTO_MIN, register(*first)), (nat::REG_PROTO_MAX, register(*last))]);
+                put(&[
+                    (nat::REG_PROTO_MIN, register(*first)),
+                    (nat::REG_PROTO_MAX, register(*last)),
+                ]);
             }
         }
-        Expression::Number { kind, modulus, offset, into } => {
+        Expression::Number {
+            kind,
+            modulus,
+            offset,
+            into,
+        } => {
             put(&[(numgen::DREG, register(*into)), (numgen::MODULUS, *modulus)]);
             put(&[(numgen::TYPE, kind.code()), (numgen::OFFSET, *offset)]);
         }
-        Expression::Hash { from, len, modulus, seed, offset, into } => {
-            put(&[(hash::SREG, register(*from)), (hash::DREG, register(*into)), (hash::LEN, *len)]);
-            put(&[(hash::MODULUS, *modulus), (hash::SEED, *seed), (hash::OFFSET, *offset), (hash::TYPE, 0)]);
+        Expression::Hash {
+            from,
+            len,
+            modulus,
+            seed,
+            offset,
+            into,
+        } => {
+            put(&[
+                (hash::SREG, register(*from)),
+                (hash::DREG, register(*into)),
+                (hash::LEN, *len),
+            ]);
+            put(&[
+                (hash::MODULUS, *modulus),
+                (hash::SEED, *seed),
+                (hash::OFFSET, *offset),
+                (hash::TYPE, 0),
+            ]);
         }
-        Expression::Fib { result, flags, into } => {
-            put(&[(fib::DREG, register(*into)), (fib::RESULT, result.code()), (fib::FLAGS, *flags)]);
+        Expression::Fib {
+            result,
+            flags,
+            into,
+        } => {
+            put(&[
+                (fib::DREG, register(*into)),
+                (fib::RESULT, result.code()),
+                (fib::FLAGS, *flags),
+            ]);
         }
-        Expression::RouteIpsec { into } => put(&[(route::KEY, route::IPSEC), (route::DREG, register(*into))]),
+        Expression::RouteIpsec { into } => {
+            put(&[(route::KEY, route::IPSEC), (route::DREG, register(*into))])
+        }
         _ => {}
     }
 }
@@ -471,6 +661,8 @@ pub(super) fn question(
 ) -> Vec<u8> {
     let flags = (NLM_F_REQUEST | flags) as u16;
     let mut message = Message::new(nftables(kind as u16), flags, sequence, Some(family));
-    names.iter().for_each(|(attribute, name)| message.text(*attribute, name));
+    names
+        .iter()
+        .for_each(|(attribute, name)| message.text(*attribute, name));
     message.finish()
 }

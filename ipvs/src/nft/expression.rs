@@ -17,7 +17,8 @@ coded! {
         IifName = 6,
         /// Name of the device that it leaves by.
         OifName = 7,
-        /// User that owns the socket that it came from, in the host's byte order; without one there is none.
+        /// User that owns the socket that it came from, in the host's byte order; without one there
+        /// is none.
         Owner = 10,
         /// IP version: one byte.
         Nfproto = 15,
@@ -128,7 +129,8 @@ pub enum SetRef {
     Anonymous(Set),
 }
 
-/// One step of a rule. Registers are numbered in units of four bytes, 0-15; longer values take several.
+/// One step of a rule. Registers are numbered in units of four bytes, 0-15; longer values take
+/// several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Expression {
@@ -141,23 +143,51 @@ pub enum Expression {
     /// Changes something known of its connection.
     SetConntrack { key: Conntrack, from: u8 },
     /// Loads bytes of the packet.
-    Payload { base: Header, offset: u32, len: u32, into: u8 },
-    /// Writes bytes of the packet, and mends the checksum (RFC 1071) at an offset from the same base where there is one.
-    SetPayload { base: Header, offset: u32, len: u32, from: u8, checksum: Option<u32> },
+    Payload {
+        base: Header,
+        offset: u32,
+        len: u32,
+        into: u8,
+    },
+    /// Writes bytes of the packet, and mends the checksum (RFC 1071) at an offset from the same
+    /// base where there is one.
+    SetPayload {
+        base: Header,
+        offset: u32,
+        len: u32,
+        from: u8,
+        checksum: Option<u32>,
+    },
     /// Sends the packet out of the device whose number is in the register, and is done with it.
     Forward { device: u8 },
     /// Goes on only if the register compares so to the value.
-    Compare { from: u8, how: Comparison, value: Vec<u8> },
+    Compare {
+        from: u8,
+        how: Comparison,
+        value: Vec<u8>,
+    },
     /// `(from & mask) ^ xor`.
-    Bitwise { from: u8, into: u8, mask: Vec<u8>, xor: Vec<u8> },
+    Bitwise {
+        from: u8,
+        into: u8,
+        mask: Vec<u8>,
+        xor: Vec<u8>,
+    },
     /// Goes on only if the set has the register (`invert`: has it not).
     Match { set: SetRef, from: u8, invert: bool },
     /// Loads what the map leads to; goes on only if it leads somewhere.
     Map { set: SetRef, from: u8, into: u8 },
-    /// Keeps the register `data` under the register `key` in a map that rules fill for so many milliseconds from now; where
-    /// there is something under that key it stays, and only its time begins anew. Ends the rule where the map is full.
-    Remember { map: String, key: u8, data: u8, milliseconds: u64 },
-    /// Forgets what is under the register `key`. The kernel wants to be told a register of data here, too.
+    /// Keeps the register `data` under the register `key` in a map that rules fill for so many
+    /// milliseconds from now; where there is something under that key it stays, and only its time
+    /// begins anew. Ends the rule where the map is full.
+    Remember {
+        map: String,
+        key: u8,
+        data: u8,
+        milliseconds: u64,
+    },
+    /// Forgets what is under the register `key`. The kernel wants to be told a register of data
+    /// here, too.
     Forget { map: String, key: u8, data: u8 },
     /// Does what the verdict map says; goes on if it says nothing.
     VerdictMap { set: SetRef, from: u8 },
@@ -165,17 +195,38 @@ pub enum Expression {
     Immediate { into: u8, value: Vec<u8> },
     /// Decides.
     Verdict(Verdict),
-    /// Translates an address of the connection to the one in the register, and where there are two more registers the
-    /// port to one from the first to the second.
-    Nat { kind: Nat, version: Ip, address: u8, ports: Option<(u8, u8)> },
+    /// Translates an address of the connection to the one in the register, and where there are two
+    /// more registers the port to one from the first to the second.
+    Nat {
+        kind: Nat,
+        version: Ip,
+        address: u8,
+        ports: Option<(u8, u8)>,
+    },
     /// Translates the source to an address of the device that it leaves by.
     Masquerade,
     /// Loads a number from `offset` to `offset + modulus - 1`.
-    Number { kind: Numbers, modulus: u32, offset: u32, into: u8 },
+    Number {
+        kind: Numbers,
+        modulus: u32,
+        offset: u32,
+        into: u8,
+    },
     /// Loads Jenkins' hash of `len` bytes, from `offset` to `offset + modulus - 1`.
-    Hash { from: u8, len: u32, modulus: u32, seed: u32, offset: u32, into: u8 },
+    Hash {
+        from: u8,
+        len: u32,
+        modulus: u32,
+        seed: u32,
+        offset: u32,
+        into: u8,
+    },
     /// Looks an address up in the routing tables; `flags` are `NFTA_FIB_F_*`.
-    Fib { result: FibResult, flags: u32, into: u8 },
+    Fib {
+        result: FibResult,
+        flags: u32,
+        into: u8,
+    },
     /// Loads whether the packet is about to be protected by IPsec: one byte, 0 or 1.
     RouteIpsec { into: u8 },
     /// Counts.

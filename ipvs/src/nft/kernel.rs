@@ -46,10 +46,14 @@ const CHANGES_GROUP: u32 = 7;
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     /// No socket.
-    #[error("no netlink socket to nftables can be opened: {0}\n  next: run as root, on a kernel with CONFIG_NF_TABLES")]
+    #[error(
+        "no netlink socket to nftables can be opened: {0}\n  next: run as root, on a kernel with CONFIG_NF_TABLES"
+    )]
     Open(#[source] io::Error),
     /// The socket failed.
-    #[error("the netlink socket to nftables failed on table {table}: {reason}\n  next: it is tried again by itself")]
+    #[error(
+        "the netlink socket to nftables failed on table {table}: {reason}\n  next: it is tried again by itself"
+    )]
     Socket {
         /// The table in question.
         table: String,
@@ -65,7 +69,9 @@ pub enum NftError {
         reason: Errno,
     },
     /// Connections could not be forgotten.
-    #[error("connections to removed servers cannot be forgotten: {0}\n  next: use a kernel with CONFIG_NF_CT_NETLINK")]
+    #[error(
+        "connections to removed servers cannot be forgotten: {0}\n  next: use a kernel with CONFIG_NF_CT_NETLINK"
+    )]
     Connections(#[source] io::Error),
     /// The table never held still.
     #[error(
@@ -88,7 +94,9 @@ pub enum NftError {
 fn next(reason: Errno) -> &'static str {
     match reason {
         Errno::EPERM | Errno::EACCES => "run netd as root",
-        Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT => "use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET",
+        Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT => {
+            "use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET"
+        }
         Errno::ENOENT | Errno::EEXIST | Errno::EBUSY => {
             "it is tried again by itself; if it stays, the kernel may lack an expression (CONFIG_NFT_NAT, _MASQ, \
              _NUMGEN, _FIB_INET, _REJECT_INET), or something else rewrites the table: `nft monitor`"
@@ -125,11 +133,14 @@ impl Socket {
 
     /// To another part of the kernel.
     pub(crate) fn to(protocol: isize) -> io::Result<Self> {
-        open(protocol).map(|socket| Self { socket, sequence: 1 })
+        open(protocol).map(|socket| Self {
+            socket,
+            sequence: 1,
+        })
     }
 
-    /// Makes so many requests, each of which `write` writes by its place, sequence number and flags. Those that were
-    /// refused, and why; the others are made.
+    /// Makes so many requests, each of which `write` writes by its place, sequence number and
+    /// flags. Those that were refused, and why; the others are made.
     pub(crate) fn push(
         &mut self,
         count: usize,
@@ -143,20 +154,33 @@ impl Socket {
             for place in start..end {
                 let ack = if place + 1 == end { NLM_F_ACK } else { 0 };
                 let flags = (libc::NLM_F_REQUEST | ack) as u16;
-                datagram.extend(write(place, first.wrapping_add((place - start) as u32), flags));
+                datagram.extend(write(
+                    place,
+                    first.wrapping_add((place - start) as u32),
+                    flags,
+                ));
             }
             self.socket.send(&datagram, 0)?;
-            self.outcomes(first, end - start, |place, errno| refused.push((start + place, errno)))?;
+            self.outcomes(first, end - start, |place, errno| {
+                refused.push((start + place, errno))
+            })?;
         }
         Ok(refused)
     }
 
     /// Waits for the last of some requests; each refusal is told.
-    fn outcomes(&self, first: u32, count: usize, mut refused: impl FnMut(usize, Errno)) -> io::Result<()> {
+    fn outcomes(
+        &self,
+        first: u32,
+        count: usize,
+        mut refused: impl FnMut(usize, Errno),
+    ) -> io::Result<()> {
         loop {
             for message in self.receive()? {
                 let place = message.sequence.wrapping_sub(first) as usize;
-                let Some(errno) = message.outcome().filter(|_| place < count) else { continue };
+                let Some(errno) = message.outcome().filter(|_| place < count) else {
+                    continue;
+                };
                 if errno as i32 != 0 {
                     refused(place, errno);
                 }
@@ -167,7 +191,8 @@ impl Socket {
         }
     }
 
-    /// A question about one object, or all of a kind (`NLM_F_DUMP`): the answers, as whole messages.
+    /// A question about one object, or all of a kind (`NLM_F_DUMP`): the answers, as whole
+    /// messages.
     fn ask(
         &mut self,
         kind: libc::c_int,
@@ -176,11 +201,18 @@ impl Socket {
         names: &[(u16, &str)],
     ) -> Result<Vec<Vec<u8>>, Failure> {
         let sequence = self.take(1);
-        self.exchange(sequence, &encode::question(sequence, kind, flags, family, names))
+        self.exchange(
+            sequence,
+            &encode::question(sequence, kind, flags, family, names),
+        )
     }
 
     /// A request of this number: its answers, as whole messages.
-    pub(crate) fn exchange(&mut self, sequence: u32, request: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
+    pub(crate) fn exchange(
+        &mut self,
+        sequence: u32,
+        request: &[u8],
+    ) -> Result<Vec<Vec<u8>>, Failure> {
         self.socket.send(request, 0)?;
         let mut answers = Vec::new();
         let mut interrupted = false;
@@ -222,7 +254,10 @@ impl Socket {
         let answers = self.ask(libc::NFT_MSG_GETGEN, NLM_F_ACK, Family::Inet, &[])?;
         // The rest of the answer names the process that made the change.
         const ID: u16 = 1;
-        Ok(answers.iter().filter_map(|answer| Attributes::of_message(answer).bytes(ID).map(<[u8]>::to_vec)).collect())
+        Ok(answers
+            .iter()
+            .filter_map(|answer| Attributes::of_message(answer).bytes(ID).map(<[u8]>::to_vec))
+            .collect())
     }
 }
 
@@ -231,10 +266,15 @@ fn open(protocol: isize) -> io::Result<netlink_sys::Socket> {
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.set_cap_ack(true)?;
-    // Without the capability in the host's own user namespace the system's limits stay; they suffice for small tables.
+    // Without the capability in the host's own user namespace the system's limits stay; they
+    // suffice for small tables.
     let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
     let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(ANSWER_SECONDS, 0))?;
+    setsockopt(
+        &socket,
+        sockopt::ReceiveTimeout,
+        &TimeVal::new(ANSWER_SECONDS, 0),
+    )?;
     Ok(socket)
 }
 
@@ -269,14 +309,22 @@ impl Received {
             return None;
         }
         const HEADER: usize = 16;
-        let code =
-            self.bytes.get(HEADER..HEADER + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
+        let code = self
+            .bytes
+            .get(HEADER..HEADER + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, i32::from_ne_bytes);
         Some(Errno::from_raw(code.wrapping_neg()))
     }
 }
 
 /// How often each element of a counting set was found, and what it leads to.
-pub fn counted(socket: &mut Socket, family: Family, table: &str, set: &str) -> Result<Vec<(Key, Data, u64)>, NftError> {
+pub fn counted(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+    set: &str,
+) -> Result<Vec<(Key, Data, u64)>, NftError> {
     let names = [(elements::TABLE, table), (elements::SET, set)];
     for _ in 0..READ_ATTEMPTS {
         match socket.ask(libc::NFT_MSG_GETSETELEM, NLM_F_DUMP, family, &names) {
@@ -286,40 +334,78 @@ pub fn counted(socket: &mut Socket, family: Family, table: &str, set: &str) -> R
             }
             Err(Failure::Interrupted) => {}
             Err(Failure::Refused(Errno::ENOENT)) => return Ok(Vec::new()),
-            Err(Failure::Socket(reason)) => return Err(NftError::Socket { table: table.to_owned(), reason }),
-            Err(Failure::Refused(reason)) => return Err(NftError::Read { table: table.to_owned(), reason }),
+            Err(Failure::Socket(reason)) => {
+                return Err(NftError::Socket {
+                    table: table.to_owned(),
+                    reason,
+                });
+            }
+            Err(Failure::Refused(reason)) => {
+                return Err(NftError::Read {
+                    table: table.to_owned(),
+                    reason,
+                });
+            }
         }
     }
     Err(NftError::Restless(table.to_owned()))
 }
 
-/// The number of the last change to nftables in the socket's namespace: while it stays, so does what was read.
+/// The number of the last change to nftables in the socket's namespace: while it stays, so does
+/// what was read.
 pub fn generation(socket: &mut Socket) -> Result<u32, NftError> {
     let table = || "of any name".to_owned();
     let answers = socket.generation().map_err(|failure| match failure {
-        Failure::Socket(reason) => NftError::Socket { table: table(), reason },
-        Failure::Refused(reason) => NftError::Read { table: table(), reason },
+        Failure::Socket(reason) => NftError::Socket {
+            table: table(),
+            reason,
+        },
+        Failure::Refused(reason) => NftError::Read {
+            table: table(),
+            reason,
+        },
         Failure::Interrupted => NftError::Restless(table()),
     })?;
-    let number = answers.first().and_then(|number| number.as_slice().try_into().ok()).map(u32::from_be_bytes);
+    let number = answers
+        .first()
+        .and_then(|number| number.as_slice().try_into().ok())
+        .map(u32::from_be_bytes);
     number.ok_or_else(|| NftError::Restless(table()))
 }
 
 /// The table as the kernel has it; `None` if there is none of this name and family.
-pub fn observe(socket: &mut Socket, family: Family, name: &str) -> Result<Option<Ruleset>, NftError> {
+pub fn observe(
+    socket: &mut Socket,
+    family: Family,
+    name: &str,
+) -> Result<Option<Ruleset>, NftError> {
     for _ in 0..READ_ATTEMPTS {
         match observe_once(socket, family, name) {
             Ok(Some(found)) => return Ok(found),
             Ok(None) | Err(Failure::Interrupted) => {}
-            Err(Failure::Socket(reason)) => return Err(NftError::Socket { table: name.to_owned(), reason }),
-            Err(Failure::Refused(reason)) => return Err(NftError::Read { table: name.to_owned(), reason }),
+            Err(Failure::Socket(reason)) => {
+                return Err(NftError::Socket {
+                    table: name.to_owned(),
+                    reason,
+                });
+            }
+            Err(Failure::Refused(reason)) => {
+                return Err(NftError::Read {
+                    table: name.to_owned(),
+                    reason,
+                });
+            }
         }
     }
     Err(NftError::Restless(name.to_owned()))
 }
 
 /// `None` if something changed between the first and the last question.
-fn observe_once(socket: &mut Socket, family: Family, name: &str) -> Result<Option<Option<Ruleset>>, Failure> {
+fn observe_once(
+    socket: &mut Socket,
+    family: Family,
+    name: &str,
+) -> Result<Option<Option<Ruleset>>, Failure> {
     let before = socket.generation()?;
     let found = read_table(socket, family, name);
     if socket.generation()? != before {
@@ -329,15 +415,27 @@ fn observe_once(socket: &mut Socket, family: Family, name: &str) -> Result<Optio
 }
 
 fn read_table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<Ruleset>, Failure> {
-    let answers = match socket.ask(libc::NFT_MSG_GETTABLE, NLM_F_ACK, family, &[(table::NAME, name)]) {
+    let answers = match socket.ask(
+        libc::NFT_MSG_GETTABLE,
+        NLM_F_ACK,
+        family,
+        &[(table::NAME, name)],
+    ) {
         Err(Failure::Refused(Errno::ENOENT)) => return Ok(None),
         answers => answers?,
     };
     let mut ruleset = Ruleset::new(family, name);
-    ruleset.dormant = answers.iter().any(|answer| Attributes::of_message(answer).u32(table::FLAGS) != Some(0));
+    ruleset.dormant = answers
+        .iter()
+        .any(|answer| Attributes::of_message(answer).u32(table::FLAGS) != Some(0));
     let mut own = BTreeMap::new();
     for (name, anonymous, set) in read_sets(socket, family, name)? {
-        if anonymous { &mut own } else { &mut ruleset.sets }.insert(name, set);
+        if anonymous {
+            &mut own
+        } else {
+            &mut ruleset.sets
+        }
+        .insert(name, set);
     }
     ruleset.chains = read_chains(socket, family, name)?;
     for (chain, rule) in read_rules(socket, family, name, &own)? {
@@ -349,30 +447,79 @@ fn read_table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<
 }
 
 /// Name, whether it is a rule's own, and the set.
-fn read_sets(socket: &mut Socket, family: Family, table: &str) -> Result<Vec<(String, bool, Set)>, Failure> {
-    let answers = socket.ask(libc::NFT_MSG_GETSET, NLM_F_DUMP, family, &[(set::TABLE, table)])?;
-    let declared = answers.iter().filter_map(|answer| decode::set(&Attributes::of_message(answer)));
+fn read_sets(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> Result<Vec<(String, bool, Set)>, Failure> {
+    let answers = socket.ask(
+        libc::NFT_MSG_GETSET,
+        NLM_F_DUMP,
+        family,
+        &[(set::TABLE, table)],
+    )?;
+    let declared = answers
+        .iter()
+        .filter_map(|answer| decode::set(&Attributes::of_message(answer)));
     declared
         .map(|set| {
             // What rules keep there is theirs.
             if set.of.dynamic {
-                return Ok((set.name, set.anonymous, Set { of: set.of, elements: BTreeMap::new() }));
+                return Ok((
+                    set.name,
+                    set.anonymous,
+                    Set {
+                        of: set.of,
+                        elements: BTreeMap::new(),
+                    },
+                ));
             }
             let names = [(elements::TABLE, table), (elements::SET, set.name.as_str())];
             let answers = socket.ask(libc::NFT_MSG_GETSETELEM, NLM_F_DUMP, family, &names)?;
-            let raw = answers.iter().flat_map(|answer| decode::raw_elements(&Attributes::of_message(answer))).collect();
+            let raw = answers
+                .iter()
+                .flat_map(|answer| decode::raw_elements(&Attributes::of_message(answer)))
+                .collect();
             let elements = decode::elements(&set.of, raw);
-            Ok((set.name, set.anonymous, Set { of: set.of, elements }))
+            Ok((
+                set.name,
+                set.anonymous,
+                Set {
+                    of: set.of,
+                    elements,
+                },
+            ))
         })
         .collect()
 }
 
-fn read_chains(socket: &mut Socket, family: Family, table: &str) -> Result<BTreeMap<String, Chain>, Failure> {
-    let answers = socket.ask(libc::NFT_MSG_GETCHAIN, NLM_F_DUMP, family, &[(chain::TABLE, table)])?;
+fn read_chains(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> Result<BTreeMap<String, Chain>, Failure> {
+    let answers = socket.ask(
+        libc::NFT_MSG_GETCHAIN,
+        NLM_F_DUMP,
+        family,
+        &[(chain::TABLE, table)],
+    )?;
     // The kernel may answer with the chains of all tables.
-    let chains = answers.iter().filter_map(|answer| decode::chain(&Attributes::of_message(answer)));
+    let chains = answers
+        .iter()
+        .filter_map(|answer| decode::chain(&Attributes::of_message(answer)));
     let ours = chains.filter(|(of, ..)| of == table);
-    Ok(ours.map(|(_, name, base)| (name, Chain { base, rules: vec![] })).collect())
+    Ok(ours
+        .map(|(_, name, base)| {
+            (
+                name,
+                Chain {
+                    base,
+                    rules: vec![],
+                },
+            )
+        })
+        .collect())
 }
 
 fn read_rules(
@@ -381,10 +528,17 @@ fn read_rules(
     table: &str,
     own: &BTreeMap<String, Set>,
 ) -> Result<Vec<(String, Rule)>, Failure> {
-    let answers = socket.ask(libc::NFT_MSG_GETRULE, NLM_F_DUMP, family, &[(rule::TABLE, table)])?;
+    let answers = socket.ask(
+        libc::NFT_MSG_GETRULE,
+        NLM_F_DUMP,
+        family,
+        &[(rule::TABLE, table)],
+    )?;
     let ours = answers.iter().map(|answer| Attributes::of_message(answer));
     let ours = ours.filter(|message| message.text(rule::TABLE).as_deref() == Some(table));
-    Ok(ours.filter_map(|message| decode::rule(&message, own)).collect())
+    Ok(ours
+        .filter_map(|message| decode::rule(&message, own))
+        .collect())
 }
 
 /// Where other software decides on packets that pass through this namespace.
@@ -402,8 +556,18 @@ pub fn foreign_forward_chains(socket: &mut Socket) -> Result<Vec<ForeignChain>, 
             Ok(found) => return Ok(found),
             // A chain or table that was listed is gone.
             Err(Failure::Interrupted | Failure::Refused(Errno::ENOENT)) => {}
-            Err(Failure::Socket(reason)) => return Err(NftError::Socket { table: table(), reason }),
-            Err(Failure::Refused(reason)) => return Err(NftError::Read { table: table(), reason }),
+            Err(Failure::Socket(reason)) => {
+                return Err(NftError::Socket {
+                    table: table(),
+                    reason,
+                });
+            }
+            Err(Failure::Refused(reason)) => {
+                return Err(NftError::Read {
+                    table: table(),
+                    reason,
+                });
+            }
         }
     }
     Err(NftError::Restless("of others".to_owned()))
@@ -411,9 +575,12 @@ pub fn foreign_forward_chains(socket: &mut Socket) -> Result<Vec<ForeignChain>, 
 
 fn read_foreign_chains(socket: &mut Socket, family: Family) -> Result<Vec<ForeignChain>, Failure> {
     let answers = socket.ask(libc::NFT_MSG_GETCHAIN, NLM_F_DUMP, family, &[])?;
-    let chains = answers.iter().filter_map(|answer| decode::chain(&Attributes::of_message(answer)));
+    let chains = answers
+        .iter()
+        .filter_map(|answer| decode::chain(&Attributes::of_message(answer)));
     let forward = |base: &Base| base.kind == Kind::Filter && base.hook == Hook::Forward;
-    let foreign = chains.filter(|(table, _, base)| !names::is_table(table) && base.as_ref().is_some_and(forward));
+    let foreign = chains
+        .filter(|(table, _, base)| !names::is_table(table) && base.as_ref().is_some_and(forward));
     foreign
         .map(|(table, chain, _)| {
             let names = [(rule::TABLE, table.as_str()), (rule::CHAIN, chain.as_str())];
@@ -424,32 +591,48 @@ fn read_foreign_chains(socket: &mut Socket, family: Family) -> Result<Vec<Foreig
                 let named = |kind, name: &String| message.text(kind).as_ref() == Some(name);
                 named(rule::TABLE, &table) && named(rule::CHAIN, &chain)
             });
-            let rules = here.filter_map(|message| decode::placed(&message)).collect();
-            Ok(ForeignChain { family, table, chain, rules })
+            let rules = here
+                .filter_map(|message| decode::placed(&message))
+                .collect();
+            Ok(ForeignChain {
+                family,
+                table,
+                chain,
+                rules,
+            })
         })
         .collect()
 }
 
-/// Makes a change at once: all of it or, on an error, nothing. An error names the first step that was refused.
+/// Makes a change at once: all of it or, on an error, nothing. An error names the first step that
+/// was refused.
 pub fn apply(socket: &mut Socket, change: &Change) -> Result<(), NftError> {
     if change.steps.is_empty() {
         return Ok(());
     }
-    let failed = |reason| NftError::Socket { table: change.table.clone(), reason };
+    let failed = |reason| NftError::Socket {
+        table: change.table.clone(),
+        reason,
+    };
     let batch = encode::batch(change, socket.sequence);
     socket.take(batch.steps.len() as u32 + 2);
     socket.socket.send(&batch.bytes, 0).map_err(failed)?;
     let mut refused = None;
     loop {
         for message in socket.receive().map_err(failed)? {
-            let Some(errno) = message.outcome().filter(|_| message.sequence.wrapping_sub(batch.first) < 1 << 31) else {
+            let Some(errno) = message
+                .outcome()
+                .filter(|_| message.sequence.wrapping_sub(batch.first) < 1 << 31)
+            else {
                 continue;
             };
             if errno as i32 != 0 && refused.is_none() {
                 refused = Some(refusal(change, &batch, message.sequence, errno));
             }
-            // The kernel refuses a batch as a whole in the name of its first message, and says no more then.
-            let ended = message.sequence == batch.first && errno as i32 != 0 || message.sequence == batch.last;
+            // The kernel refuses a batch as a whole in the name of its first message, and says no
+            // more then.
+            let ended = message.sequence == batch.first && errno as i32 != 0
+                || message.sequence == batch.last;
             if ended {
                 return refused.map_or(Ok(()), Err);
             }
@@ -460,8 +643,15 @@ pub fn apply(socket: &mut Socket, change: &Change) -> Result<(), NftError> {
 fn refusal(change: &Change, batch: &encode::Batch, sequence: u32, reason: Errno) -> NftError {
     let message = sequence.wrapping_sub(batch.first).checked_sub(1);
     let step = message.and_then(|message| change.steps.get(*batch.steps.get(message as usize)?));
-    let step = step.map_or_else(|| "take the change as a whole".to_owned(), |step| step.to_string());
-    NftError::Refused { table: change.table.clone(), step, reason }
+    let step = step.map_or_else(
+        || "take the change as a whole".to_owned(),
+        |step| step.to_string(),
+    );
+    NftError::Refused {
+        table: change.table.clone(),
+        step,
+        reason,
+    }
 }
 
 /// Hears of every change to nftables in one network namespace, one's own included.
@@ -485,11 +675,13 @@ impl Monitor {
             socket.set_non_blocking(true)?;
             Ok(socket)
         };
-        open().map(|socket| Self(Listener::Opened(socket))).map_err(NftError::Open)
+        open()
+            .map(|socket| Self(Listener::Opened(socket)))
+            .map_err(NftError::Open)
     }
 
-    /// Ready once something has changed since it was ready last (or [`Monitor::forget`], or `open`). Must be called on a
-    /// tokio runtime.
+    /// Ready once something has changed since it was ready last (or [`Monitor::forget`], or
+    /// `open`). Must be called on a tokio runtime.
     pub fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<Result<(), NftError>> {
         let socket = self.registered().map_err(NftError::Open)?;
         loop {
@@ -514,8 +706,8 @@ impl Monitor {
         };
     }
 
-    // `AsyncFd::register` is unsafe for what it asks: that the descriptor stays the socket's own. It does: nothing
-    // takes it out of here.
+    // `AsyncFd::register` is unsafe for what it asks: that the descriptor stays the socket's own.
+    // It does: nothing takes it out of here.
     #[allow(deprecated)]
     fn registered(&mut self) -> io::Result<&AsyncFd<netlink_sys::Socket>> {
         if let Listener::Opened(_) = self.0
@@ -525,12 +717,15 @@ impl Monitor {
         }
         match &self.0 {
             Listener::Registered(socket) => Ok(socket),
-            Listener::Opened(_) | Listener::Failed => Err(io::Error::other("the runtime refused the socket")),
+            Listener::Opened(_) | Listener::Failed => {
+                Err(io::Error::other("the runtime refused the socket"))
+            }
         }
     }
 }
 
-/// Whether there was anything to hear. Which changes they were does not matter, so neither does it if some were lost.
+/// Whether there was anything to hear. Which changes they were does not matter, so neither does it
+/// if some were lost.
 fn drain(socket: &netlink_sys::Socket) -> io::Result<bool> {
     let mut datagram = Vec::with_capacity(DATAGRAM);
     let mut heard = false;

@@ -1,5 +1,6 @@
-//! A way through chains of other software: Docker, UFW and firewalld drop what they do not know, and an `accept` of
-//! ours in a table of our own does not change that. So rules of ours, marked as such, stand first in their chains. Pure.
+//! A way through chains of other software: Docker, UFW and firewalld drop what they do not know,
+//! and an `accept` of ours in a table of our own does not change that. So rules of ours, marked as
+//! such, stand first in their chains. Pure.
 
 use super::{Change, Family, Rule, Step};
 
@@ -25,10 +26,14 @@ pub struct Placed {
     pub ours: Option<Rule>,
 }
 
-/// What to change so that these rules are the first of every chain, and no others of ours are in it. Where all are
-/// there, but others have been put before them, they are moved only if `overtake`: there may be others who insist.
+/// What to change so that these rules are the first of every chain, and no others of ours are in
+/// it. Where all are there, but others have been put before them, they are moved only if
+/// `overtake`: there may be others who insist.
 pub fn passage(rules: &[Rule], chains: &[ForeignChain], overtake: Overtake) -> Vec<Change> {
-    chains.iter().filter_map(|chain| in_chain(rules, chain, overtake)).collect()
+    chains
+        .iter()
+        .filter_map(|chain| in_chain(rules, chain, overtake))
+        .collect()
 }
 
 /// Whether rules of others that were put before ours are overtaken.
@@ -41,18 +46,36 @@ pub enum Overtake {
 }
 
 fn in_chain(rules: &[Rule], found: &ForeignChain, overtake: Overtake) -> Option<Change> {
-    let ours: Vec<&Rule> = found.rules.iter().filter_map(|placed| placed.ours.as_ref()).collect();
+    let ours: Vec<&Rule> = found
+        .rules
+        .iter()
+        .filter_map(|placed| placed.ours.as_ref())
+        .collect();
     let complete = ours.iter().copied().eq(rules);
-    let first = found.rules.iter().take(rules.len()).all(|placed| placed.ours.is_some());
+    let first = found
+        .rules
+        .iter()
+        .take(rules.len())
+        .all(|placed| placed.ours.is_some());
     if complete && (first || overtake == Overtake::Later) {
         return None;
     }
     let chain = &found.chain;
     let old = found.rules.iter().filter(|placed| placed.ours.is_some());
-    let delete = old.map(|placed| Step::DeleteRule { chain: chain.clone(), handle: placed.handle });
+    let delete = old.map(|placed| Step::DeleteRule {
+        chain: chain.clone(),
+        handle: placed.handle,
+    });
     // Each goes before the ones that are there.
-    let insert = rules.iter().rev().map(|rule| Step::InsertRule { chain: chain.clone(), rule: rule.clone() });
-    Some(Change { family: found.family, table: found.table.clone(), steps: delete.chain(insert).collect() })
+    let insert = rules.iter().rev().map(|rule| Step::InsertRule {
+        chain: chain.clone(),
+        rule: rule.clone(),
+    });
+    Some(Change {
+        family: found.family,
+        table: found.table.clone(),
+        steps: delete.chain(insert).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -65,13 +88,27 @@ mod tests {
     }
 
     fn chain(rules: &[Option<Rule>]) -> ForeignChain {
-        let rules = (1..).zip(rules).map(|(handle, ours)| Placed { handle, ours: ours.clone() }).collect();
-        ForeignChain { family: Family::Ip, table: "filter".into(), chain: "FORWARD".into(), rules }
+        let rules = (1..)
+            .zip(rules)
+            .map(|(handle, ours)| Placed {
+                handle,
+                ours: ours.clone(),
+            })
+            .collect();
+        ForeignChain {
+            family: Family::Ip,
+            table: "filter".into(),
+            chain: "FORWARD".into(),
+            rules,
+        }
     }
 
     fn steps(wanted: &[Rule], found: &[Option<Rule>], overtake: Overtake) -> Vec<String> {
         let changes = passage(wanted, &[chain(found)], overtake);
-        changes.iter().flat_map(|change| change.steps.iter().map(ToString::to_string)).collect()
+        changes
+            .iter()
+            .flat_map(|change| change.steps.iter().map(ToString::to_string))
+            .collect()
     }
 
     #[test]
@@ -80,10 +117,16 @@ mod tests {
         let insert = "insert a rule of ours into chain FORWARD";
         let none: [&str; 0] = [];
         assert_eq!(steps(&wanted, &[], Overtake::Later), [insert, insert]);
-        assert_eq!(steps(&wanted, &[a.clone(), b.clone(), None], Overtake::Now), none);
+        assert_eq!(
+            steps(&wanted, &[a.clone(), b.clone(), None], Overtake::Now),
+            none
+        );
         let twice = [a.clone(), b.clone(), None, a.clone()];
         assert_eq!(steps(&wanted, &twice, Overtake::Later).len(), 5);
-        assert_eq!(steps(&wanted, &[b.clone(), a.clone()], Overtake::Later).len(), 4);
+        assert_eq!(
+            steps(&wanted, &[b.clone(), a.clone()], Overtake::Later).len(),
+            4
+        );
         assert_eq!(steps(&[], &[None, a, b], Overtake::Later).len(), 2);
     }
 

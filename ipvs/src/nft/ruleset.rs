@@ -37,7 +37,11 @@ impl Ip {
 
     /// The version of an address.
     pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+        if address.is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
+        }
     }
 }
 
@@ -79,7 +83,8 @@ coded! {
 }
 
 coded! {
-    /// What a set's key or a map's data is; the numbers are those that the `nft` program prints values by.
+    /// What a set's key or a map's data is; the numbers are those that the `nft` program prints
+    /// values by.
     Type {
         /// A 32-bit number in the host's byte order.
         Number = 4,
@@ -140,7 +145,13 @@ pub struct Ruleset {
 impl Ruleset {
     /// A table with nothing in it.
     pub fn new(family: Family, name: &str) -> Self {
-        Self { family, name: name.to_owned(), dormant: false, chains: BTreeMap::new(), sets: BTreeMap::new() }
+        Self {
+            family,
+            name: name.to_owned(),
+            dormant: false,
+            chains: BTreeMap::new(),
+            sets: BTreeMap::new(),
+        }
     }
 
     /// Adds or replaces a chain.
@@ -173,14 +184,26 @@ impl Chain {
 
     /// A chain that packets enter at a hook and leave accepted.
     pub fn base(kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Self {
-        Self { base: Some(Base { kind, hook, priority, policy: Policy::Accept, device: None }), rules }
+        Self {
+            base: Some(Base {
+                kind,
+                hook,
+                priority,
+                policy: Policy::Accept,
+                device: None,
+            }),
+            rules,
+        }
     }
 
-    /// A chain that frames enter as they arrive at a device (family [`Family::Netdev`], `NF_NETDEV_INGRESS`: the number of
-    /// `Prerouting` elsewhere) and leave accepted.
+    /// A chain that frames enter as they arrive at a device (family [`Family::Netdev`],
+    /// `NF_NETDEV_INGRESS`: the number of `Prerouting` elsewhere) and leave accepted.
     pub fn of_device(device: &LinkName, rules: Vec<Rule>) -> Self {
         let mut chain = Self::base(Kind::Filter, Hook::Prerouting, 0, rules);
-        chain.base.iter_mut().for_each(|base| base.device = Some(device.clone()));
+        chain
+            .base
+            .iter_mut()
+            .for_each(|base| base.device = Some(device.clone()));
         chain
     }
 }
@@ -213,7 +236,10 @@ impl Set {
     /// A set of single values.
     pub fn values(key: &[Type], elements: impl IntoIterator<Item = Key>) -> Self {
         let elements = elements.into_iter().map(|key| (key, Data::None)).collect();
-        Self { of: SetType::new(key, DataType::None), elements }
+        Self {
+            of: SetType::new(key, DataType::None),
+            elements,
+        }
     }
 
     /// A set of ranges, which must not overlap.
@@ -224,9 +250,19 @@ impl Set {
     }
 
     /// A map from single values to values.
-    pub fn map(key: &[Type], data: Type, elements: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Self {
-        let elements = elements.into_iter().map(|(key, value)| (key, Data::Value(value))).collect();
-        Self { of: SetType::new(key, DataType::Value(data)), elements }
+    pub fn map(
+        key: &[Type],
+        data: Type,
+        elements: impl IntoIterator<Item = (Key, Vec<u8>)>,
+    ) -> Self {
+        let elements = elements
+            .into_iter()
+            .map(|(key, value)| (key, Data::Value(value)))
+            .collect();
+        Self {
+            of: SetType::new(key, DataType::Value(data)),
+            elements,
+        }
     }
 
     /// A map that rules fill.
@@ -244,8 +280,14 @@ impl Set {
 
     /// A map from single values to verdicts.
     pub fn verdicts(key: &[Type], elements: impl IntoIterator<Item = (Key, Verdict)>) -> Self {
-        let elements = elements.into_iter().map(|(key, verdict)| (key, Data::Verdict(verdict))).collect();
-        Self { of: SetType::new(key, DataType::Verdict), elements }
+        let elements = elements
+            .into_iter()
+            .map(|(key, verdict)| (key, Data::Verdict(verdict)))
+            .collect();
+        Self {
+            of: SetType::new(key, DataType::Verdict),
+            elements,
+        }
     }
 }
 
@@ -258,7 +300,8 @@ pub struct SetType {
     pub data: DataType,
     /// Its keys are ranges.
     pub interval: bool,
-    /// Rules fill it ([`super::Expression::Remember`]): its elements are the kernel's own and end by themselves.
+    /// Rules fill it ([`super::Expression::Remember`]): its elements are the kernel's own and end
+    /// by themselves.
     pub dynamic: bool,
     /// Each of its elements counts how often it was found.
     pub counted: bool,
@@ -268,7 +311,14 @@ pub struct SetType {
 
 impl SetType {
     fn new(key: &[Type], data: DataType) -> Self {
-        Self { key: key.to_vec(), data, interval: false, dynamic: false, counted: false, foreign: false }
+        Self {
+            key: key.to_vec(),
+            data,
+            interval: false,
+            dynamic: false,
+            counted: false,
+            foreign: false,
+        }
     }
 }
 
@@ -297,9 +347,15 @@ impl Key {
     pub fn of(parts: &[&[u8]]) -> Self {
         let value = match parts {
             [single] => single.to_vec(),
-            parts => parts.iter().flat_map(|part| padded(part)).collect::<Vec<u8>>(),
+            parts => parts
+                .iter()
+                .flat_map(|part| padded(part))
+                .collect::<Vec<u8>>(),
         };
-        Self { first: value.clone(), last: value }
+        Self {
+            first: value.clone(),
+            last: value,
+        }
     }
 
     /// One address.
@@ -322,7 +378,10 @@ impl Key {
 
     /// Every address of a subnet.
     pub fn subnet(subnet: &Subnet) -> Self {
-        Self { first: octets(subnet.network()), last: octets(subnet.last()) }
+        Self {
+            first: octets(subnet.network()),
+            last: octets(subnet.last()),
+        }
     }
 }
 

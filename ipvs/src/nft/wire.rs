@@ -35,7 +35,8 @@ impl Message {
         bytes.extend(sequence.to_ne_bytes());
         bytes.extend([0; 4]);
         bytes.extend([family.map_or(0, |family| family as u8), 0]);
-        // Only the marks of a batch name the subsystem here (`nfgenmsg.res_id`); elsewhere it is not read.
+        // Only the marks of a batch name the subsystem here (`nfgenmsg.res_id`); elsewhere it is
+        // not read.
         bytes.extend(SUBSYSTEM.to_be_bytes());
         Self(bytes)
     }
@@ -123,6 +124,12 @@ impl<'a> Attributes<'a> {
 fn list(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes).flatten().map(|attribute| {
         let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
-        (kind, attribute.into_inner().get(ATTRIBUTE_HEADER..length).unwrap_or_default())
+        (
+            kind,
+            attribute
+                .into_inner()
+                .get(ATTRIBUTE_HEADER..length)
+                .unwrap_or_default(),
+        )
     })
 }

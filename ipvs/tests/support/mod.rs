@@ -31,7 +31,9 @@ pub fn in_fresh_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
             run("ip link set lo up");
             test()
         });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -47,7 +49,11 @@ pub fn run(command: &str) -> String {
 /// Gives the `nft` program one script; it must succeed.
 pub fn nft(script: &str) -> String {
     let output = Command::new("nft").arg(script).output().unwrap();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -67,10 +73,16 @@ impl Namespace {
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                setns(File::open(format!("/run/netns/{}", self.0)).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+                setns(
+                    File::open(format!("/run/netns/{}", self.0)).unwrap(),
+                    CloneFlags::CLONE_NEWNET,
+                )
+                .unwrap();
                 work()
             });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -93,7 +105,8 @@ impl Drop for Namespace {
     }
 }
 
-/// A router and endpoints behind it, each with one address per family, as on a host of an overlay network.
+/// A router and endpoints behind it, each with one address per family, as on a host of an overlay
+/// network.
 pub struct Lab {
     pub router: Namespace,
     pub endpoints: Vec<Namespace>,
@@ -103,7 +116,10 @@ pub const GATEWAYS: [&str; 2] = ["10.0.9.1", "fd00:9::1"];
 
 /// IPv4 and IPv6 address of endpoint number `index`.
 pub fn addresses(index: usize) -> [IpAddr; 2] {
-    [format!("10.0.9.{}", 10 + index).parse().unwrap(), format!("fd00:9::{}", 10 + index).parse().unwrap()]
+    [
+        format!("10.0.9.{}", 10 + index).parse().unwrap(),
+        format!("fd00:9::{}", 10 + index).parse().unwrap(),
+    ]
 }
 
 /// Ethernet address of endpoint number `index`.
@@ -117,7 +133,10 @@ pub fn sources(endpoints: usize) -> Sources {
         let link = LinkName::parse(&format!("e{index}")).unwrap();
         addresses(index).map(|address| (link.clone(), mac(index), address))
     };
-    Sources { endpoints: (0..endpoints).flat_map(of).collect(), ..Sources::default() }
+    Sources {
+        endpoints: (0..endpoints).flat_map(of).collect(),
+        ..Sources::default()
+    }
 }
 
 impl Lab {
@@ -125,7 +144,9 @@ impl Lab {
         let router = Namespace::new("router");
         router.route_packets();
         router.ip("addr add fd00:9::1/128 dev lo nodad");
-        let endpoints = (0..endpoints).map(|index| endpoint(&router, index)).collect();
+        let endpoints = (0..endpoints)
+            .map(|index| endpoint(&router, index))
+            .collect();
         Self { router, endpoints }
     }
 }
@@ -134,7 +155,10 @@ fn endpoint(router: &Namespace, index: usize) -> Namespace {
     let inside = Namespace::new("endpoint");
     let link = format!("e{index}");
     let [v4, v6] = addresses(index);
-    router.ip(&format!("link add {link} type veth peer name eth0 netns {}", inside.0));
+    router.ip(&format!(
+        "link add {link} type veth peer name eth0 netns {}",
+        inside.0
+    ));
     router.ip(&format!("link set {link} up"));
     inside.ip(&format!("link set eth0 address {} up", mac(index)));
     router.ip(&format!("addr add 10.0.9.1/32 dev {link}"));
@@ -149,7 +173,8 @@ fn endpoint(router: &Namespace, index: usize) -> Namespace {
     inside
 }
 
-/// Answers on TCP and UDP port 80, both families, with `NAME CLIENT`; TCP then echoes, or ends the connection at port 81.
+/// Answers on TCP and UDP port 80, both families, with `NAME CLIENT`; TCP then echoes, or ends the
+/// connection at port 81.
 pub fn serve(namespace: &Namespace, name: &str) {
     let short = namespace.within(|| TcpListener::bind("[::]:81").unwrap());
     let greeting = name.to_owned();
@@ -158,7 +183,12 @@ pub fn serve(namespace: &Namespace, name: &str) {
             let _ = connection.write_all(greeting.as_bytes());
         }
     });
-    let (tcp, udp) = namespace.within(|| (TcpListener::bind("[::]:80").unwrap(), UdpSocket::bind("[::]:80").unwrap()));
+    let (tcp, udp) = namespace.within(|| {
+        (
+            TcpListener::bind("[::]:80").unwrap(),
+            UdpSocket::bind("[::]:80").unwrap(),
+        )
+    });
     let greeting = name.to_owned();
     thread::spawn(move || {
         for connection in tcp.incoming().flatten() {
@@ -170,17 +200,25 @@ pub fn serve(namespace: &Namespace, name: &str) {
     thread::spawn(move || {
         let mut buffer = [0; 64];
         while let Ok((_, from)) = udp.recv_from(&mut buffer) {
-            let _ = udp.send_to(format!("{greeting} {}", from.ip().to_canonical()).as_bytes(), from);
+            let _ = udp.send_to(
+                format!("{greeting} {}", from.ip().to_canonical()).as_bytes(),
+                from,
+            );
         }
     });
 }
 
 fn greet(mut connection: TcpStream, name: &str) -> Option<()> {
     let client = connection.peer_addr().ok()?.ip().to_canonical();
-    connection.write_all(format!("{name} {client}\n").as_bytes()).ok()?;
+    connection
+        .write_all(format!("{name} {client}\n").as_bytes())
+        .ok()?;
     let mut buffer = [0; 64];
     loop {
-        let length = connection.read(&mut buffer).ok().filter(|length| *length > 0)?;
+        let length = connection
+            .read(&mut buffer)
+            .ok()
+            .filter(|length| *length > 0)?;
         connection.write_all(&buffer[..length]).ok()?;
     }
 }
@@ -189,7 +227,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An open connection to port 80.
 pub fn connect(namespace: &Namespace, to: IpAddr) -> std::io::Result<TcpStream> {
-    let connection = namespace.within(|| TcpStream::connect_timeout(&SocketAddr::new(to, 80), PATIENCE))?;
+    let connection =
+        namespace.within(|| TcpStream::connect_timeout(&SocketAddr::new(to, 80), PATIENCE))?;
     connection.set_read_timeout(Some(PATIENCE))?;
     Ok(connection)
 }
@@ -240,7 +279,9 @@ pub fn ping(namespace: &Namespace, to: IpAddr) -> bool {
     });
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     // Type 8, code 0, checksum, identifier, sequence number.
-    socket.send_to(&[8, 0, 0xf7, 0xfd, 0, 1, 0, 1], (to, 0)).unwrap();
+    socket
+        .send_to(&[8, 0, 0xf7, 0xfd, 0, 1, 0, 1], (to, 0))
+        .unwrap();
     let mut buffer = [0; 64];
     const IP_HEADER: usize = 20;
     socket.recv(&mut buffer).is_ok() && buffer[IP_HEADER] == 0

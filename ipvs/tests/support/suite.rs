@@ -1,5 +1,5 @@
-//! What every engine promises, with real sockets: each promise is a function of the engine. Where engines differ, the
-//! promise says so.
+//! What every engine promises, with real sockets: each promise is a function of the engine. Where
+//! engines differ, the promise says so.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +15,8 @@ use model::{Balance, Scheduler};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen};
 
 use super::{
-    GATEWAYS, Lab, Namespace, PATIENCE, addresses, ask_tcp, ask_udp, connect, exchange, in_fresh_namespace, line, ping,
-    serve, sources, udp,
+    GATEWAYS, Lab, Namespace, PATIENCE, addresses, ask_tcp, ask_udp, connect, exchange,
+    in_fresh_namespace, line, ping, serve, sources, udp,
 };
 
 /// One test for each promise, kept by the engine that `$engine` gives.
@@ -76,7 +76,10 @@ pub fn vip(family: usize) -> IpAddr {
 }
 
 pub fn balance(scheduler: Scheduler, affinity: Option<u32>) -> Balance {
-    Balance { scheduler, affinity }
+    Balance {
+        scheduler,
+        affinity,
+    }
 }
 
 /// One service with these endpoints behind it, by number and weight.
@@ -87,16 +90,32 @@ pub fn table(servers: &[(usize, u16)]) -> Table {
 /// The same, chosen so.
 pub fn chosen(balance: Balance, servers: &[(usize, u16)]) -> Table {
     let service = |family: usize| {
-        let real_servers = servers.iter().map(|(index, weight)| (addresses(*index)[family], *weight)).collect();
-        (vip(family), VirtualService { balance, real_servers })
+        let real_servers = servers
+            .iter()
+            .map(|(index, weight)| (addresses(*index)[family], *weight))
+            .collect();
+        (
+            vip(family),
+            VirtualService {
+                balance,
+                real_servers,
+            },
+        )
     };
-    Table { services: (0..2).map(service).collect(), hairpins: BTreeMap::new() }
+    Table {
+        services: (0..2).map(service).collect(),
+        hairpins: BTreeMap::new(),
+    }
 }
 
 pub fn load(namespace: &Namespace, desired: &nft::Ruleset) {
     let mut socket = namespace.within(|| nft::Socket::open().unwrap());
     let observed = nft::observe(&mut socket, desired.family, &desired.name).unwrap();
-    nft::apply(&mut socket, &nft::difference(Some(desired), observed.as_ref()).unwrap()).unwrap();
+    nft::apply(
+        &mut socket,
+        &nft::difference(Some(desired), observed.as_ref()).unwrap(),
+    )
+    .unwrap();
 }
 
 /// A client (endpoint 0), `servers` endpoints that serve, and `more` clients; the guard stands.
@@ -115,7 +134,9 @@ pub fn lab(engine: Engine, servers: usize) -> (Lab, Box<dyn Balancer>) {
 }
 
 pub fn settle(balancer: &mut dyn Balancer, desired: &Table) -> Vec<Op> {
-    let ops = balancer.settle(desired).unwrap_or_else(|error| panic!("{error}"));
+    let ops = balancer
+        .settle(desired)
+        .unwrap_or_else(|error| panic!("{error}"));
     let observed = balancer.observe().unwrap();
     assert_eq!((&*observed.table, &observed.damage[..]), (desired, &[][..]));
     assert_eq!(diff(desired, &observed), []);
@@ -123,7 +144,13 @@ pub fn settle(balancer: &mut dyn Balancer, desired: &Table) -> Vec<Op> {
 }
 
 fn server_of(answer: &str) -> usize {
-    answer.split(' ').next().and_then(|name| name.strip_prefix('s')).unwrap().parse().unwrap()
+    answer
+        .split(' ')
+        .next()
+        .and_then(|name| name.strip_prefix('s'))
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 pub fn replicas_answer_in_turn_and_see_the_client(engine: Engine) {
@@ -137,7 +164,9 @@ pub fn replicas_answer_in_turn_and_see_the_client(engine: Engine) {
             let tcp: BTreeSet<String> = (0..3).map(|_| ask_tcp(client, vip(family))).collect();
             assert_eq!(tcp, all);
         }
-        let udp: BTreeSet<String> = (0..3).map(|_| ask_udp(client, vip(family)).unwrap()).collect();
+        let udp: BTreeSet<String> = (0..3)
+            .map(|_| ask_udp(client, vip(family)).unwrap())
+            .collect();
         assert_eq!(udp, all);
     }
 }
@@ -173,22 +202,44 @@ pub fn echo_requests_are_answered(engine: Engine) {
 pub fn weights_are_turns(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 2);
     for (scheduler, share) in [(Scheduler::Wrr, 6), (Scheduler::Rr, 4)] {
-        settle(&mut *balancer, &chosen(balance(scheduler, None), &[(1, 300), (2, 100)]));
+        settle(
+            &mut *balancer,
+            &chosen(balance(scheduler, None), &[(1, 300), (2, 100)]),
+        );
         let own = addresses(0)[0];
         let answers: Vec<String> = (0..8).map(|_| ask_tcp(&lab.endpoints[0], vip(0))).collect();
-        assert_eq!(answers.iter().filter(|answer| **answer == format!("s1 {own}")).count(), share, "{scheduler}");
+        assert_eq!(
+            answers
+                .iter()
+                .filter(|answer| **answer == format!("s1 {own}"))
+                .count(),
+            share,
+            "{scheduler}"
+        );
     }
 }
 
 /// nftables cannot count connections: `lc` is `rr` there, `wlc` is `wrr`.
 pub fn every_way_to_choose_reaches_every_server(engine: Engine) {
     let (lab, mut balancer) = lab_of(engine, 2, 6);
-    let clients: Vec<&Namespace> = [&lab.endpoints[0]].into_iter().chain(&lab.endpoints[3..]).collect();
+    let clients: Vec<&Namespace> = [&lab.endpoints[0]]
+        .into_iter()
+        .chain(&lab.endpoints[3..])
+        .collect();
     for scheduler in Scheduler::ALL {
-        settle(&mut *balancer, &chosen(balance(scheduler, None), &[(1, 1), (2, 1)]));
+        settle(
+            &mut *balancer,
+            &chosen(balance(scheduler, None), &[(1, 1), (2, 1)]),
+        );
         for family in 0..2 {
-            let held: Vec<TcpStream> = clients.iter().map(|client| connect(client, vip(family)).unwrap()).collect();
-            let servers: BTreeSet<usize> = held.iter().map(|connection| server_of(&line(connection))).collect();
+            let held: Vec<TcpStream> = clients
+                .iter()
+                .map(|client| connect(client, vip(family)).unwrap())
+                .collect();
+            let servers: BTreeSet<usize> = held
+                .iter()
+                .map(|connection| server_of(&line(connection)))
+                .collect();
             assert_eq!(servers, BTreeSet::from([1, 2]), "{scheduler}");
         }
     }
@@ -196,12 +247,19 @@ pub fn every_way_to_choose_reaches_every_server(engine: Engine) {
 
 pub fn a_client_keeps_its_server_by_its_address(engine: Engine) {
     let (lab, mut balancer) = lab_of(engine, 3, 3);
-    let clients: Vec<&Namespace> = [&lab.endpoints[0]].into_iter().chain(&lab.endpoints[4..]).collect();
+    let clients: Vec<&Namespace> = [&lab.endpoints[0]]
+        .into_iter()
+        .chain(&lab.endpoints[4..])
+        .collect();
     for scheduler in [Scheduler::Sh, Scheduler::Mh] {
-        settle(&mut *balancer, &chosen(balance(scheduler, None), &[(1, 1), (2, 1), (3, 1)]));
+        settle(
+            &mut *balancer,
+            &chosen(balance(scheduler, None), &[(1, 1), (2, 1), (3, 1)]),
+        );
         for family in 0..2 {
             for client in &clients {
-                let servers: BTreeSet<String> = (0..4).map(|_| ask_tcp(client, vip(family))).collect();
+                let servers: BTreeSet<String> =
+                    (0..4).map(|_| ask_tcp(client, vip(family))).collect();
                 assert_eq!(servers.len(), 1, "{scheduler}: {servers:?}");
             }
         }
@@ -210,7 +268,8 @@ pub fn a_client_keeps_its_server_by_its_address(engine: Engine) {
 
 pub fn affinity_holds_until_its_server_takes_no_more(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 3);
-    let with = |seconds, servers: &[(usize, u16)]| chosen(balance(Scheduler::Rr, Some(seconds)), servers);
+    let with =
+        |seconds, servers: &[(usize, u16)]| chosen(balance(Scheduler::Rr, Some(seconds)), servers);
     for family in 0..2 {
         let ask = || server_of(&ask_tcp(&lab.endpoints[0], vip(family)));
         settle(&mut *balancer, &with(600, &[(1, 1), (2, 1), (3, 1)]));
@@ -218,8 +277,9 @@ pub fn affinity_holds_until_its_server_takes_no_more(engine: Engine) {
         assert_eq!((0..5).map(|_| ask()).collect::<Vec<_>>(), [first; 5]);
         let udp = server_of(&ask_udp(&lab.endpoints[0], vip(family)).unwrap());
         assert_eq!(udp, first, "one affinity for every protocol");
-        let rest: Vec<(usize, u16)> =
-            [(1, 1), (2, 1), (3, 1)].map(|(server, _)| (server, u16::from(server != first))).to_vec();
+        let rest: Vec<(usize, u16)> = [(1, 1), (2, 1), (3, 1)]
+            .map(|(server, _)| (server, u16::from(server != first)))
+            .to_vec();
         settle(&mut *balancer, &with(600, &rest));
         let second = ask();
         assert_ne!(second, first);
@@ -229,7 +289,8 @@ pub fn affinity_holds_until_its_server_takes_no_more(engine: Engine) {
         assert_eq!(ask(), last);
         settle(&mut *balancer, &Table::default());
     }
-    // IPVS remembers a client at least for as long as it knows connections of it, ended ones for two minutes.
+    // IPVS remembers a client at least for as long as it knows connections of it, ended ones for
+    // two minutes.
     if engine == Engine::Nftables {
         settle(&mut *balancer, &with(1, &[(1, 1), (2, 1)]));
         let ask = || server_of(&ask_tcp(&lab.endpoints[0], vip(0)));
@@ -246,9 +307,18 @@ pub fn an_endpoint_balanced_to_itself_sees_the_gateway(engine: Engine) {
     desired.hairpins = addresses(1).into_iter().zip(gateways).collect();
     settle(&mut *balancer, &desired);
     for (family, gateway) in GATEWAYS.into_iter().enumerate() {
-        assert_eq!(ask_tcp(&lab.endpoints[1], vip(family)), format!("s1 {gateway}"));
-        assert_eq!(ask_udp(&lab.endpoints[1], vip(family)).unwrap(), format!("s1 {gateway}"));
-        assert_eq!(ask_tcp(&lab.endpoints[0], vip(family)), format!("s1 {}", addresses(0)[family]));
+        assert_eq!(
+            ask_tcp(&lab.endpoints[1], vip(family)),
+            format!("s1 {gateway}")
+        );
+        assert_eq!(
+            ask_udp(&lab.endpoints[1], vip(family)).unwrap(),
+            format!("s1 {gateway}")
+        );
+        assert_eq!(
+            ask_tcp(&lab.endpoints[0], vip(family)),
+            format!("s1 {}", addresses(0)[family])
+        );
     }
 }
 
@@ -274,8 +344,13 @@ pub fn established_connections_survive_every_change(engine: Engine) {
         assert_eq!(line(&connection), format!("s1 {own}"));
         let flow = udp(&lab.endpoints[0], vip(family));
         assert_eq!(exchange(&flow).unwrap(), format!("s1 {own}"));
-        let changes: [&[(usize, u16)]; 5] =
-            [&[(1, 1), (2, 1)], &[(1, 0), (2, 1)], &[(1, 0)], &[(1, 3), (2, 5)], &[(1, 1)]];
+        let changes: [&[(usize, u16)]; 5] = [
+            &[(1, 1), (2, 1)],
+            &[(1, 0), (2, 1)],
+            &[(1, 0)],
+            &[(1, 3), (2, 5)],
+            &[(1, 1)],
+        ];
         for servers in changes {
             settle(&mut *balancer, &table(servers));
             connection.write_all(b"still there\n").unwrap();
@@ -286,7 +361,10 @@ pub fn established_connections_survive_every_change(engine: Engine) {
             }
         }
         for scheduler in Scheduler::ALL {
-            settle(&mut *balancer, &chosen(balance(scheduler, Some(60)), &[(1, 1)]));
+            settle(
+                &mut *balancer,
+                &chosen(balance(scheduler, Some(60)), &[(1, 1)]),
+            );
             connection.write_all(b"whatever chooses\n").unwrap();
             assert_eq!(line(&connection), "whatever chooses", "{scheduler}");
         }
@@ -308,8 +386,14 @@ pub fn connections_to_a_removed_server_are_reset(engine: Engine) {
             line(&connection);
             settle(&mut *balancer, &table(left));
             // A black hole would be another error, much later.
-            let outcome = connection.write_all(b"anybody?\n").and_then(|()| connection.read_exact(&mut [0]));
-            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionReset, "{left:?}");
+            let outcome = connection
+                .write_all(b"anybody?\n")
+                .and_then(|()| connection.read_exact(&mut [0]));
+            assert_eq!(
+                outcome.unwrap_err().kind(),
+                ErrorKind::ConnectionReset,
+                "{left:?}"
+            );
         }
     }
     // One that was cut off between the two steps of a removal finds what it left.
@@ -320,11 +404,14 @@ pub fn connections_to_a_removed_server_are_reset(engine: Engine) {
     drop(balancer);
     let mut restarted = lab.router.within(|| engine.open());
     settle(&mut *restarted, &table(&[(2, 1)]));
-    let outcome = connection.write_all(b"anybody?\n").and_then(|()| connection.read_exact(&mut [0]));
+    let outcome = connection
+        .write_all(b"anybody?\n")
+        .and_then(|()| connection.read_exact(&mut [0]));
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
-/// As `ab` does without keep-alive: the server ends each connection, and the client's few ports come round again at once.
+/// As `ab` does without keep-alive: the server ends each connection, and the client's few ports
+/// come round again at once.
 pub fn ports_used_again_stall_nobody(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 2);
     settle(&mut *balancer, &table(&[(1, 1), (2, 1)]));
@@ -336,18 +423,35 @@ pub fn ports_used_again_stall_nobody(engine: Engine) {
             connection.read_to_string(&mut String::new()).unwrap();
         }
     }
-    // A server that takes a SYN for one of the connection before answers with what that knew: the client refuses it and asks again at
-    // once. Only what nobody answers is asked again a second later.
-    let (repeated, refused) = (counter(client, "netstat", "TCPSynRetrans"), counter(client, "snmp", "OutRsts"));
-    assert!(repeated <= refused, "{repeated} SYNs were repeated, {refused} of them at once");
+    // A server that takes a SYN for one of the connection before answers with what that knew: the
+    // client refuses it and asks again at once. Only what nobody answers is asked again a second
+    // later.
+    let (repeated, refused) = (
+        counter(client, "netstat", "TCPSynRetrans"),
+        counter(client, "snmp", "OutRsts"),
+    );
+    assert!(
+        repeated <= refused,
+        "{repeated} SYNs were repeated, {refused} of them at once"
+    );
 }
 
 /// One of the kernel's counters for TCP in a namespace.
 fn counter(namespace: &Namespace, file: &str, name: &str) -> u64 {
-    let text = namespace.within(|| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap());
-    let mut lines = text.lines().filter(|line| line.starts_with("Tcp")).map(str::split_whitespace);
+    let text =
+        namespace.within(|| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap());
+    let mut lines = text
+        .lines()
+        .filter(|line| line.starts_with("Tcp"))
+        .map(str::split_whitespace);
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    names.zip(values).find(|(known, _)| *known == name).unwrap().1.parse().unwrap()
+    names
+        .zip(values)
+        .find(|(known, _)| *known == name)
+        .unwrap()
+        .1
+        .parse()
+        .unwrap()
 }
 
 pub fn idle_connections_live_for_hours(engine: Engine) {
@@ -355,26 +459,52 @@ pub fn idle_connections_live_for_hours(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 1);
     settle(&mut *balancer, &table(&[(1, 1)]));
     let path = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
-    let read = || lab.router.within(|| fs::read_to_string(path).unwrap().trim().parse::<u32>().unwrap());
+    let read = || {
+        lab.router.within(|| {
+            fs::read_to_string(path)
+                .unwrap()
+                .trim()
+                .parse::<u32>()
+                .unwrap()
+        })
+    };
     assert!(read() > HOURS);
     // Somebody knows better.
     lab.router.within(|| fs::write(path, "60").unwrap());
     assert_eq!(settle(&mut *balancer, &table(&[(1, 1)])), [Op::Repair]);
     assert!(read() > HOURS);
     let liberal = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
-    assert_eq!(lab.router.within(|| fs::read_to_string(liberal).unwrap().trim().to_owned()), "1");
+    assert_eq!(
+        lab.router
+            .within(|| fs::read_to_string(liberal).unwrap().trim().to_owned()),
+        "1"
+    );
 }
 
 pub fn many(services: u16) -> Table {
     let vips = (0..services).flat_map(|index| {
         let [high, low] = index.to_be_bytes();
-        [IpAddr::from([10, 1, high, low]), IpAddr::from([0xfd01, 0, 0, 0, 0, 0, 0, index])]
+        [
+            IpAddr::from([10, 1, high, low]),
+            IpAddr::from([0xfd01, 0, 0, 0, 0, 0, 0, index]),
+        ]
     });
     let service = |vip: IpAddr| {
-        let servers = (1..=3).map(|index| (addresses(index)[usize::from(vip.is_ipv6())], 1)).collect();
-        (vip, VirtualService { balance: Balance::default(), real_servers: servers })
+        let servers = (1..=3)
+            .map(|index| (addresses(index)[usize::from(vip.is_ipv6())], 1))
+            .collect();
+        (
+            vip,
+            VirtualService {
+                balance: Balance::default(),
+                real_servers: servers,
+            },
+        )
     };
-    Table { services: vips.map(service).collect(), hairpins: BTreeMap::new() }
+    Table {
+        services: vips.map(service).collect(),
+        hairpins: BTreeMap::new(),
+    }
 }
 
 pub fn hundreds_of_services_come_and_go(engine: Engine) {
@@ -383,8 +513,20 @@ pub fn hundreds_of_services_come_and_go(engine: Engine) {
     settle(&mut *balancer, &desired);
     let address = addresses(2)[0];
     let first = IpAddr::from([10, 1, 0, 0]);
-    desired.services.get_mut(&first).unwrap().real_servers.insert(address, 0);
-    assert_eq!(settle(&mut *balancer, &desired), [Op::SetWeight { vip: first, address, weight: 0 }]);
+    desired
+        .services
+        .get_mut(&first)
+        .unwrap()
+        .real_servers
+        .insert(address, 0);
+    assert_eq!(
+        settle(&mut *balancer, &desired),
+        [Op::SetWeight {
+            vip: first,
+            address,
+            weight: 0
+        }]
+    );
     settle(&mut *balancer, &many(1));
     settle(&mut *balancer, &Table::default());
 }
@@ -395,7 +537,8 @@ pub fn traffic_is_counted(engine: Engine) {
     settle(&mut *balancer, &table(&[(1, 1), (2, 1)]));
     for family in 0..2 {
         (0..6).for_each(|_| drop(ask_tcp(&lab.endpoints[0], vip(family))));
-        let expected: BTreeMap<IpAddr, u64> = [1, 2].map(|server| (addresses(server)[family], 3)).into();
+        let expected: BTreeMap<IpAddr, u64> =
+            [1, 2].map(|server| (addresses(server)[family], 3)).into();
         // IPVS adds up every two seconds.
         let start = Instant::now();
         let traffic = loop {
@@ -407,35 +550,57 @@ pub fn traffic_is_counted(engine: Engine) {
             std::thread::sleep(Duration::from_millis(100));
         };
         match traffic.passed {
-            Some(passed) => assert!(passed.packets_in >= 12 && passed.bytes_out >= 60, "{passed:?}"),
+            Some(passed) => assert!(
+                passed.packets_in >= 12 && passed.bytes_out >= 60,
+                "{passed:?}"
+            ),
             None => assert_eq!(engine, Engine::Nftables),
         }
     }
     // A real server that is changed is counted anew with nftables, the others go on.
     settle(&mut *balancer, &table(&[(1, 1), (2, 0)]));
-    assert_eq!(balancer.traffic(vip(0)).unwrap().connections[&addresses(1)[0]], 3);
+    assert_eq!(
+        balancer.traffic(vip(0)).unwrap().connections[&addresses(1)[0]],
+        3
+    );
 }
 
 /// SCTP (RFC 9260) as a stream; kernels may lack it.
 pub fn sctp_is_balanced_where_there_is_any(engine: Engine) {
     let socket = |namespace: &Namespace| {
         let sctp = nix::sys::socket::SockProtocol::Sctp;
-        namespace
-            .within(|| nix::sys::socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), sctp).ok())
+        namespace.within(|| {
+            nix::sys::socket::socket(
+                AddressFamily::Inet,
+                SockType::Stream,
+                SockFlag::empty(),
+                sctp,
+            )
+            .ok()
+        })
     };
     let (lab, mut balancer) = lab(engine, 1);
     settle(&mut *balancer, &table(&[(1, 1)]));
-    let (Some(server), Some(client)) = (socket(&lab.endpoints[1]), socket(&lab.endpoints[0])) else { return };
+    let (Some(server), Some(client)) = (socket(&lab.endpoints[1]), socket(&lab.endpoints[0]))
+    else {
+        return;
+    };
     let any: SocketAddrV4 = "0.0.0.0:90".parse().unwrap();
     bind(server.as_raw_fd(), &SockaddrIn::from(any)).unwrap();
     listen(&server, Backlog::new(5).unwrap()).unwrap();
     let listener = TcpListener::from(server);
     let answer = std::thread::spawn(move || {
         let (mut connection, from) = listener.accept().unwrap();
-        connection.write_all(format!("{}\n", from.ip()).as_bytes()).unwrap();
+        connection
+            .write_all(format!("{}\n", from.ip()).as_bytes())
+            .unwrap();
     });
     let IpAddr::V4(to) = vip(0) else { return };
-    nix::sys::socket::connect(client.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(to, 90))).unwrap();
+    nix::sys::socket::connect(
+        client.as_raw_fd(),
+        &SockaddrIn::from(SocketAddrV4::new(to, 90)),
+    )
+    .unwrap();
     assert_eq!(line(&TcpStream::from(client)), addresses(0)[0].to_string());
     answer.join().unwrap();
 }

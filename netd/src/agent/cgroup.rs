@@ -1,6 +1,7 @@
-//! Cgroups of tasks, version 2 only: `<netd's own cgroup>/netd-tasks/<task id>`. Under systemd the unit has
-//! `Delegate=yes` and `KillMode=process`, so what is below its cgroup outlives the daemon. Each task's own path is
-//! kept in its directory: a daemon that starts in another cgroup still finds it.
+//! Cgroups of tasks, version 2 only: `<netd's own cgroup>/netd-tasks/<task id>`. Under systemd the
+//! unit has `Delegate=yes` and `KillMode=process`, so what is below its cgroup outlives the daemon.
+//! Each task's own path is kept in its directory: a daemon that starts in another cgroup still
+//! finds it.
 
 use std::{
     fs, io,
@@ -9,7 +10,8 @@ use std::{
 
 const ALL_TASKS: &str = "netd-tasks";
 
-/// The cgroup of all tasks, made where missing; `None` without a version 2 hierarchy that can be written.
+/// The cgroup of all tasks, made where missing; `None` without a version 2 hierarchy that can be
+/// written.
 pub fn of_all_tasks() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -24,13 +26,14 @@ pub fn enter(cgroup: &Path) -> io::Result<()> {
     fs::write(cgroup.join("cgroup.procs"), "0")
 }
 
-/// Sends SIGKILL to all inside (`cgroup.kill`, Linux 5.14). Where that is missing, the end of the PID namespace's
-/// process 1 does the same.
+/// Sends SIGKILL to all inside (`cgroup.kill`, Linux 5.14). Where that is missing, the end of the
+/// PID namespace's process 1 does the same.
 pub fn kill(cgroup: &Path) {
     let _ = fs::write(cgroup.join("cgroup.kill"), "1");
 }
 
-/// Removes the cgroup and those that the task made below. Not there is fine. Errors: something still runs in it.
+/// Removes the cgroup and those that the task made below. Not there is fine. Errors: something
+/// still runs in it.
 pub fn remove(cgroup: &Path) -> io::Result<()> {
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if entry.file_type()?.is_dir() {
@@ -45,8 +48,10 @@ pub fn remove(cgroup: &Path) -> io::Result<()> {
 
 /// Where the version 2 hierarchy is mounted, from mountinfo (proc_pid_mountinfo(5)).
 fn mount_point(mounts: &str) -> Option<PathBuf> {
-    let line =
-        mounts.lines().find(|line| line.split_once(" - ").is_some_and(|(_, rest)| rest.starts_with("cgroup2 ")))?;
+    let line = mounts.lines().find(|line| {
+        line.split_once(" - ")
+            .is_some_and(|(_, rest)| rest.starts_with("cgroup2 "))
+    })?;
     let mut fields = line.split(' ').skip(3);
     // Only a mount of the hierarchy's root makes the paths of /proc/self/cgroup mean what they say.
     (fields.next()? == "/").then(|| fields.next().map(PathBuf::from))?
@@ -54,7 +59,11 @@ fn mount_point(mounts: &str) -> Option<PathBuf> {
 
 fn below(mount: &Path, own: &str) -> Option<PathBuf> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(if path.starts_with("..") { mount.to_owned() } else { mount.join(path) })
+    Some(if path.starts_with("..") {
+        mount.to_owned()
+    } else {
+        mount.join(path)
+    })
 }
 
 #[cfg(test)]
@@ -68,7 +77,13 @@ mod tests {
         let mount = mount_point(mounts).unwrap();
         assert_eq!(mount, Path::new("/sys/fs/cgroup/unified"));
         let own = "8:pids:/x\n0::/system.slice/netd.service\n";
-        assert_eq!(below(&mount, own), Some(mount.join("system.slice/netd.service")));
-        assert_eq!(mount_point("38 31 0:35 / /sys/fs/cgroup rw - cgroup cgroup rw,pids\n"), None);
+        assert_eq!(
+            below(&mount, own),
+            Some(mount.join("system.slice/netd.service"))
+        );
+        assert_eq!(
+            mount_point("38 31 0:35 / /sys/fs/cgroup rw - cgroup cgroup rw,pids\n"),
+            None
+        );
     }
 }

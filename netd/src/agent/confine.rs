@@ -25,7 +25,8 @@ const KEPT: [Capability; 14] = [
 
 /// Gives up all but [`KEPT`], for the calling thread and what it starts, for good.
 pub fn confine() -> Result<(), TaskError> {
-    drop_capabilities().map_err(|reason| TaskError::Refused(format!("cannot drop capabilities: {reason}")))?;
+    drop_capabilities()
+        .map_err(|reason| TaskError::Refused(format!("cannot drop capabilities: {reason}")))?;
     prctl::set_no_new_privs().doing(|| "set no_new_privs".to_owned())
 }
 
@@ -37,7 +38,10 @@ fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
             caps::drop(None, CapSet::Bounding, *capability)?;
         }
     }
-    let permitted = caps::read(None, CapSet::Permitted)?.intersection(&kept).copied().collect();
+    let permitted = caps::read(None, CapSet::Permitted)?
+        .intersection(&kept)
+        .copied()
+        .collect();
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
     caps::set(None, CapSet::Effective, &permitted)?;

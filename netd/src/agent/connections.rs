@@ -4,12 +4,13 @@ use std::{collections::BTreeSet, fs};
 
 use nix::unistd::Pid;
 
-/// States of /proc/net/tcp (include/net/tcp_states.h) in which the server's side may still have something to say or to
-/// hear: ESTABLISHED, SYN_RECV, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING.
+/// States of /proc/net/tcp (include/net/tcp_states.h) in which the server's side may still have
+/// something to say or to hear: ESTABLISHED, SYN_RECV, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING.
 const OPEN: [u8; 6] = [1, 3, 4, 8, 9, 11];
 const LISTEN: u8 = 10;
 
-/// TCP connections to listening ports in the network namespace of this process; `None` if it cannot be read.
+/// TCP connections to listening ports in the network namespace of this process; `None` if it cannot
+/// be read.
 pub fn count(process: Pid) -> Option<u32> {
     let read = |table: &str| fs::read_to_string(format!("/proc/{process}/net/{table}")).ok();
     // A kernel without IPv6 has no second table.
@@ -17,10 +18,19 @@ pub fn count(process: Pid) -> Option<u32> {
 }
 
 fn served(tables: &[String]) -> u32 {
-    let sockets: Vec<Socket> = tables.iter().flat_map(|table| table.lines()).filter_map(Socket::parse).collect();
-    let listening: BTreeSet<u16> = sockets.iter().filter(|socket| socket.state == LISTEN).map(|it| it.port).collect();
-    let serves =
-        |socket: &&Socket| OPEN.contains(&socket.state) && listening.contains(&socket.port) && !socket.is_to_itself;
+    let sockets: Vec<Socket> = tables
+        .iter()
+        .flat_map(|table| table.lines())
+        .filter_map(Socket::parse)
+        .collect();
+    let listening: BTreeSet<u16> = sockets
+        .iter()
+        .filter(|socket| socket.state == LISTEN)
+        .map(|it| it.port)
+        .collect();
+    let serves = |socket: &&Socket| {
+        OPEN.contains(&socket.state) && listening.contains(&socket.port) && !socket.is_to_itself
+    };
     u32::try_from(sockets.iter().filter(serves).count()).unwrap_or(u32::MAX)
 }
 
@@ -33,7 +43,8 @@ struct Socket {
 }
 
 impl Socket {
-    /// `sl local_address rem_address st …`; addresses are words of 32 bits, in the host's own order.
+    /// `sl local_address rem_address st …`; addresses are words of 32 bits, in the host's own
+    /// order.
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let (address, port) = fields.next()?.split_once(':')?;
@@ -46,10 +57,16 @@ impl Socket {
         let is_to_itself = match bytes[..] {
             [127, _, _, _] => true,
             [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, _, _, _] => true,
-            [.., last] => bytes.len() == 16 && last == 1 && bytes[..15].iter().all(|byte| *byte == 0),
+            [.., last] => {
+                bytes.len() == 16 && last == 1 && bytes[..15].iter().all(|byte| *byte == 0)
+            }
             [] => false,
         };
-        Some(Self { port: u16::from_str_radix(port, 16).ok()?, state, is_to_itself })
+        Some(Self {
+            port: u16::from_str_radix(port, 16).ok()?,
+            state,
+            is_to_itself,
+        })
     }
 }
 

@@ -1,7 +1,9 @@
-//! A task's directory: the one place where anything about a task is kept, read by every life of the daemon.
+//! A task's directory: the one place where anything about a task is kept, read by every life of the
+//! daemon.
 //!
-//! `spec.json` (written before anything starts), `launcher` (made once: who claims the start), `init` (process 1 of the
-//! task), `started`, `unhealthy` (why it is being ended), `end`, `log`, `log.1`; `etc/`, `root/` and the overlay's `upper/` and `work/` for its mounts.
+//! `spec.json` (written before anything starts), `launcher` (made once: who claims the start),
+//! `init` (process 1 of the task), `started`, `unhealthy` (why it is being ended), `end`, `log`,
+//! `log.1`; `etc/`, `root/` and the overlay's `upper/` and `work/` for its mounts.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -87,7 +89,10 @@ impl TaskDirectory {
 
     /// Makes it, with what is to run. Only root may look inside: environments hold secrets.
     pub fn create(&self, spec: &LaunchSpec) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)?;
         self.handle()?.replace(SPEC, spec)
     }
 
@@ -96,10 +101,12 @@ impl TaskDirectory {
         read(&self.0.join(SPEC))
     }
 
-    /// Claims the one start that a task gets, for the calling process. Errors: `AlreadyExists` if another has it.
+    /// Claims the one start that a task gets, for the calling process. Errors: `AlreadyExists` if
+    /// another has it.
     pub fn claim(&self) -> io::Result<()> {
         let draft = format!("{LAUNCHER}.{}", std::process::id());
-        self.handle()?.replace(&draft, &Process::of(std::process::id())?)?;
+        self.handle()?
+            .replace(&draft, &Process::of(std::process::id())?)?;
         // A hard link appears whole or not at all, and never replaces.
         let claimed = fs::hard_link(self.0.join(&draft), self.0.join(LAUNCHER));
         fs::remove_file(self.0.join(&draft))?;
@@ -123,7 +130,9 @@ impl TaskDirectory {
 
     /// When its main process was started.
     pub fn started(&self) -> Option<SystemTime> {
-        fs::metadata(self.0.join(STARTED)).and_then(|file| file.modified()).ok()
+        fs::metadata(self.0.join(STARTED))
+            .and_then(|file| file.modified())
+            .ok()
     }
 
     /// Why it is being ended, if its health check has failed for good.
@@ -136,12 +145,18 @@ impl TaskDirectory {
         if !self.0.join(SPEC).exists() {
             return Progress::Absent;
         }
-        let Some(launcher) = self.launcher() else { return Progress::Prepared };
+        let Some(launcher) = self.launcher() else {
+            return Progress::Prepared;
+        };
         let init = self.init();
         let process = init.as_ref().unwrap_or(&launcher);
         if process.is_alive() {
             let started = self.0.join(STARTED).exists();
-            return if started { Progress::Running } else { Progress::Launching };
+            return if started {
+                Progress::Running
+            } else {
+                Progress::Launching
+            };
         }
         if init.is_none() && self.init().is_some() {
             return Progress::Launching;
@@ -149,7 +164,9 @@ impl TaskDirectory {
         // Read after the process was seen dead: whatever it had to say is written by now.
         match read(&self.0.join(END)) {
             Ok(end) => Progress::Ended(end),
-            Err(_) => Progress::Vanished { rebooted: !process.of_this_boot() },
+            Err(_) => Progress::Vanished {
+                rebooted: !process.of_this_boot(),
+            },
         }
     }
 

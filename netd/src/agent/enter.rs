@@ -1,5 +1,6 @@
-//! `task-exec DIR [NAME=VALUE …] -- ARGV`: runs a command inside a running task, with the task's own namespaces,
-//! cgroup, environment and limits. Its exit code is the command's, 128 + the signal's number where one ended it.
+//! `task-exec DIR [NAME=VALUE …] -- ARGV`: runs a command inside a running task, with the task's
+//! own namespaces, cgroup, environment and limits. Its exit code is the command's, 128 + the
+//! signal's number where one ended it.
 
 use std::{
     ffi::OsString,
@@ -19,7 +20,8 @@ use super::{
     spec::LaunchSpec,
 };
 
-/// Every namespace that a task has of its own; the mount namespace last, because it takes away the host's /proc.
+/// Every namespace that a task has of its own; the mount namespace last, because it takes away the
+/// host's /proc.
 const NAMESPACES: [(&str, CloneFlags); 6] = [
     ("cgroup", CloneFlags::CLONE_NEWCGROUP),
     ("ipc", CloneFlags::CLONE_NEWIPC),
@@ -35,11 +37,15 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         let end = rest.iter().position(|word| word == "--")?;
         Some((path, &rest[..end], rest[end + 1..].split_first()?))
     });
-    let Some((path, env, (program, argv))) = parts else { return ExitCode::from(2) };
+    let Some((path, env, (program, argv))) = parts else {
+        return ExitCode::from(2);
+    };
     let mut command = Command::new(program);
     command.args(argv).env_clear().current_dir("/");
     match enter(Path::new(path)) {
-        Ok(spec) => command.envs(spec.env).envs(env.iter().filter_map(|pair| split(pair))),
+        Ok(spec) => command
+            .envs(spec.env)
+            .envs(env.iter().filter_map(|pair| split(pair))),
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(125);
@@ -49,22 +55,34 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         Ok(status) => ExitCode::from(code(status)),
         Err(error) => {
             eprintln!("cannot run {program:?} in the task: {error}");
-            ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+            ExitCode::from(if error.kind() == io::ErrorKind::NotFound {
+                127
+            } else {
+                126
+            })
         }
     }
 }
 
 fn enter(path: &Path) -> Result<LaunchSpec, TaskError> {
     let directory = TaskDirectory::at(path);
-    let spec = directory.spec().doing(|| format!("read {}", path.display()))?;
-    let init = directory.init().filter(|_| directory.progress() == Progress::Running);
-    let Some(init) = init else { return Err(TaskError::Refused(format!("{} does not run", spec.name))) };
+    let spec = directory
+        .spec()
+        .doing(|| format!("read {}", path.display()))?;
+    let init = directory
+        .init()
+        .filter(|_| directory.progress() == Progress::Running);
+    let Some(init) = init else {
+        return Err(TaskError::Refused(format!("{} does not run", spec.name)));
+    };
     if let Some(cgroup) = &spec.cgroup {
         cgroup::enter(cgroup).doing(|| format!("enter the cgroup {}", cgroup.display()))?;
     }
     let open = |(name, kind): &(&str, CloneFlags)| {
         let path = format!("/proc/{}/ns/{name}", init.pid());
-        File::open(&path).doing(|| format!("open {path}")).map(|file| (path, file, *kind))
+        File::open(&path)
+            .doing(|| format!("open {path}"))
+            .map(|file| (path, file, *kind))
     };
     let namespaces = NAMESPACES.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     if !init.is_alive() {
@@ -80,10 +98,16 @@ fn enter(path: &Path) -> Result<LaunchSpec, TaskError> {
 fn split(pair: &OsString) -> Option<(&std::ffi::OsStr, &std::ffi::OsStr)> {
     let bytes = pair.as_bytes();
     let at = bytes.iter().position(|&byte| byte == b'=')?;
-    Some((std::ffi::OsStr::from_bytes(&bytes[..at]), std::ffi::OsStr::from_bytes(&bytes[at + 1..])))
+    Some((
+        std::ffi::OsStr::from_bytes(&bytes[..at]),
+        std::ffi::OsStr::from_bytes(&bytes[at + 1..]),
+    ))
 }
 
 fn code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(u8::MAX)
 }

@@ -26,6 +26,9 @@ pub(super) trait Doing<T> {
 
 impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
     fn doing(self, action: impl FnOnce() -> String) -> Result<T, TaskError> {
-        self.map_err(|reason| TaskError::Os { action: action(), reason: reason.into() })
+        self.map_err(|reason| TaskError::Os {
+            action: action(),
+            reason: reason.into(),
+        })
     }
 }

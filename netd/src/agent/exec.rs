@@ -23,11 +23,13 @@ use super::directory::{Progress, TaskDirectory};
 /// Pieces of output read ahead of a slow client.
 const AHEAD: usize = 16;
 const PIECE: usize = 32 << 10;
-/// After the command has ended, how long its pipes, which a child in the background may hold, have to be silent.
+/// After the command has ended, how long its pipes, which a child in the background may hold, have
+/// to be silent.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// Runs `start.argv` in this task. `directory` is that of all tasks, `program` is `netd` itself. The last part is the
-/// exit code or a refusal. When the stream is dropped, or `input` fails, the command is killed.
+/// Runs `start.argv` in this task. `directory` is that of all tasks, `program` is `netd` itself.
+/// The last part is the exit code or a refusal. When the stream is dropped, or `input` fails, the
+/// command is killed.
 pub async fn exec<I>(
     directory: &Path,
     program: &Path,
@@ -51,7 +53,9 @@ where
 }
 
 fn refused(refusal: &Refusal) -> ExecOutput {
-    part(exec_output::Part::Refusal(serde_json::to_vec(refusal).unwrap_or_default()))
+    part(exec_output::Part::Refusal(
+        serde_json::to_vec(refusal).unwrap_or_default(),
+    ))
 }
 
 fn part(part: exec_output::Part) -> ExecOutput {
@@ -73,35 +77,66 @@ impl Drop for Running {
     }
 }
 
-fn begin(directory: &Path, program: &Path, task: TaskId, start: &ExecStart) -> Result<Running, Refusal> {
+fn begin(
+    directory: &Path,
+    program: &Path,
+    task: TaskId,
+    start: &ExecStart,
+) -> Result<Running, Refusal> {
     let place = TaskDirectory::of(directory, task);
     if place.progress() != Progress::Running {
         return Err(not_running(&start.task));
     }
     if start.argv.is_empty() {
-        let next = format!("give one, as in `swarmctl exec {} -- ip address`", start.task);
-        return Err(Refusal::new(Kind::Invalid, "no command to run was given", next));
+        let next = format!(
+            "give one, as in `swarmctl exec {} -- ip address`",
+            start.task
+        );
+        return Err(Refusal::new(
+            Kind::Invalid,
+            "no command to run was given",
+            next,
+        ));
     }
     if let Some(wrong) = start.env.iter().find(|pair| !pair.contains('=')) {
         let next = "write it as NAME=VALUE";
-        return Err(Refusal::new(Kind::Invalid, format!("{wrong:?} is not an environment variable"), next));
+        return Err(Refusal::new(
+            Kind::Invalid,
+            format!("{wrong:?} is not an environment variable"),
+            next,
+        ));
     }
     let child = command(program, &place, &start.env, &start.argv)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    let failed =
-        |error| Refusal::new(Kind::Unavailable, format!("cannot start {}: {error}", program.display()), "try again");
+    let failed = |error| {
+        Refusal::new(
+            Kind::Unavailable,
+            format!("cannot start {}: {error}", program.display()),
+            "try again",
+        )
+    };
     let child = child.map_err(failed)?;
     let group = Pid::from_raw(child.id().unwrap_or_default().cast_signed());
     Ok(Running { child, group })
 }
 
 /// What enters a task, in a process group of its own, without input.
-pub(super) fn command(program: &Path, place: &TaskDirectory, env: &[String], argv: &[String]) -> Command {
+pub(super) fn command(
+    program: &Path,
+    place: &TaskDirectory,
+    env: &[String],
+    argv: &[String],
+) -> Command {
     let mut command = Command::new(program);
-    command.arg("task-exec").arg(place.path()).args(env).arg("--").args(argv);
+    command
+        .arg("task-exec")
+        .arg(place.path())
+        .args(env)
+        .arg("--")
+        .args(argv);
     command.env_clear().stdin(Stdio::null()).process_group(0);
     command
 }
@@ -109,7 +144,11 @@ pub(super) fn command(program: &Path, place: &TaskDirectory, env: &[String], arg
 fn not_running(task: &str) -> Refusal {
     let service = task.split('.').next().unwrap_or(task);
     let next = format!("`swarmctl service ps {service}` lists its tasks and how they stand");
-    Refusal::new(Kind::Precondition, format!("task {task} does not run on this host"), next)
+    Refusal::new(
+        Kind::Precondition,
+        format!("task {task} does not run on this host"),
+        next,
+    )
 }
 
 /// Moves bytes until the command has ended or the client has gone.
@@ -119,16 +158,22 @@ async fn attend(
     output: mpsc::Sender<ExecOutput>,
 ) {
     let (ended, has_ended) = watch::channel(false);
-    let out = running
-        .child
-        .stdout
-        .take()
-        .map(|pipe| tokio::spawn(copy(pipe, exec_output::Part::Stdout, output.clone(), has_ended.clone())));
-    let err = running
-        .child
-        .stderr
-        .take()
-        .map(|pipe| tokio::spawn(copy(pipe, exec_output::Part::Stderr, output.clone(), has_ended)));
+    let out = running.child.stdout.take().map(|pipe| {
+        tokio::spawn(copy(
+            pipe,
+            exec_output::Part::Stdout,
+            output.clone(),
+            has_ended.clone(),
+        ))
+    });
+    let err = running.child.stderr.take().map(|pipe| {
+        tokio::spawn(copy(
+            pipe,
+            exec_output::Part::Stderr,
+            output.clone(),
+            has_ended,
+        ))
+    });
     let stdin = running.child.stdin.take();
     let status = tokio::select! {
         status = running.child.wait() => status,
@@ -142,13 +187,20 @@ async fn attend(
     // task-exec itself exits with 128 + signal; a signal that hit it directly is told the same way.
     let code = status.map_or(255, |status| {
         use std::os::unix::process::ExitStatusExt;
-        status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(255)
+        status
+            .code()
+            .or(status.signal().map(|signal| 128 + signal))
+            .unwrap_or(255)
     });
     let _ = output.send(part(exec_output::Part::ExitCode(code))).await;
 }
 
-/// Feeds standard input. Ends only when the client has gone: one that merely has no more to say is waited for.
-async fn feed(mut stdin: Option<ChildStdin>, input: impl Stream<Item = Result<ExecInput, Status>> + Send) {
+/// Feeds standard input. Ends only when the client has gone: one that merely has no more to say is
+/// waited for.
+async fn feed(
+    mut stdin: Option<ChildStdin>,
+    input: impl Stream<Item = Result<ExecInput, Status>> + Send,
+) {
     let mut input = std::pin::pin!(input);
     while let Some(piece) = input.next().await {
         match piece.map(|piece| piece.part) {
@@ -184,7 +236,11 @@ async fn copy(
         match read {
             Ok(0) | Err(_) => return,
             Ok(length) => {
-                if output.send(part(wrap(buffer[..length].to_vec()))).await.is_err() {
+                if output
+                    .send(part(wrap(buffer[..length].to_vec())))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }

@@ -1,4 +1,5 @@
-//! Health checks: a command inside a task says whether it is well. What follows from it is the reconciler's.
+//! Health checks: a command inside a task says whether it is well. What follows from it is the
+//! reconciler's.
 
 use std::{
     collections::BTreeMap,
@@ -24,8 +25,8 @@ use super::{
     exec::{self, Running},
 };
 
-/// Until its first good answer a task is asked so often, or by its interval where that is shorter: it is to take
-/// traffic as soon as it can.
+/// Until its first good answer a task is asked so often, or by its interval where that is shorter:
+/// it is to take traffic as soon as it can.
 const EARLY: Duration = Duration::from_millis(500);
 /// Of what a check writes so many bytes are kept, the last ones.
 const KEPT: usize = 512;
@@ -61,17 +62,33 @@ impl Drop for Check {
 impl Checks {
     /// None yet. `program` is `netd` itself.
     pub fn new(program: &Path) -> Self {
-        Self { program: program.to_owned(), tasks: BTreeMap::new() }
+        Self {
+            program: program.to_owned(),
+            tasks: BTreeMap::new(),
+        }
     }
 
-    /// What is known of this running task, which is asked from now on. `first` is what another life of the daemon knew.
-    /// Needs a tokio runtime.
-    pub fn verdict(&mut self, task: TaskId, place: &TaskDirectory, check: &HealthCheck, first: Verdict) -> Verdict {
+    /// What is known of this running task, which is asked from now on. `first` is what another life
+    /// of the daemon knew. Needs a tokio runtime.
+    pub fn verdict(
+        &mut self,
+        task: TaskId,
+        place: &TaskDirectory,
+        check: &HealthCheck,
+        first: Verdict,
+    ) -> Verdict {
         let program = &self.program;
         let known = self.tasks.entry(task).or_insert_with(|| {
-            let standing = Standing { check: check.clone(), well: first == Verdict::Healthy, failures: 0 };
+            let standing = Standing {
+                check: check.clone(),
+                well: first == Verdict::Healthy,
+                failures: 0,
+            };
             let (sender, verdict) = watch::channel(first);
-            Check { verdict, asking: tokio::spawn(ask(program.clone(), place.clone(), standing, sender)) }
+            Check {
+                verdict,
+                asking: tokio::spawn(ask(program.clone(), place.clone(), standing, sender)),
+            }
         });
         known.verdict.borrow().clone()
     }
@@ -82,10 +99,18 @@ impl Checks {
     }
 }
 
-async fn ask(program: PathBuf, place: TaskDirectory, mut standing: Standing, verdict: watch::Sender<Verdict>) {
+async fn ask(
+    program: PathBuf,
+    place: TaskDirectory,
+    mut standing: Standing,
+    verdict: watch::Sender<Verdict>,
+) {
     loop {
         let answer = probe(&program, &place, &standing.check).await;
-        let age = place.started().and_then(|start| SystemTime::now().duration_since(start).ok()).unwrap_or_default();
+        let age = place
+            .started()
+            .and_then(|start| SystemTime::now().duration_since(start).ok())
+            .unwrap_or_default();
         if let Some(next) = standing.judge(answer, age) {
             verdict.send_replace(next);
         }
@@ -111,15 +136,26 @@ impl Standing {
             return Some(Verdict::Healthy);
         };
         self.failures += u32::from(self.well);
-        let patience = self.check.interval.saturating_mul(u64::from(self.check.retries));
+        let patience = self
+            .check
+            .interval
+            .saturating_mul(u64::from(self.check.retries));
         let late = Duration::from_millis(self.check.start_period.saturating_add(patience));
-        let is_over = if self.well { self.failures >= self.check.retries } else { age > late };
+        let is_over = if self.well {
+            self.failures >= self.check.retries
+        } else {
+            age > late
+        };
         is_over.then_some(Verdict::Unhealthy(reason))
     }
 
     fn pause(&self) -> Duration {
         let interval = Duration::from_millis(self.check.interval);
-        if self.well { interval } else { interval.min(EARLY) }
+        if self.well {
+            interval
+        } else {
+            interval.min(EARLY)
+        }
     }
 }
 
@@ -136,12 +172,23 @@ async fn probe(program: &Path, place: &TaskDirectory, check: &HealthCheck) -> Re
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output).trim().to_owned();
-    Err(if text.is_empty() { status.to_string() } else { text })
+    Err(if text.is_empty() {
+        status.to_string()
+    } else {
+        text
+    })
 }
 
-async fn run(program: &Path, place: &TaskDirectory, argv: &[String]) -> io::Result<(ExitStatus, Vec<u8>)> {
+async fn run(
+    program: &Path,
+    place: &TaskDirectory,
+    argv: &[String],
+) -> io::Result<(ExitStatus, Vec<u8>)> {
     let (reader, writer) = io::pipe()?;
-    let child = exec::command(program, place, &[], argv).stdout(writer.try_clone()?).stderr(writer).spawn()?;
+    let child = exec::command(program, place, &[], argv)
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
+        .spawn()?;
     let group = Pid::from_raw(child.id().unwrap_or_default().cast_signed());
     let mut running = Running { child, group };
     let mut pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
@@ -172,8 +219,18 @@ mod tests {
 
     fn standing(well: bool) -> Standing {
         let argv = vec!["true".to_owned()];
-        let check = HealthCheck { argv, interval: 10_000, timeout: 1_000, retries: 3, start_period: 5_000 };
-        Standing { check, well, failures: 0 }
+        let check = HealthCheck {
+            argv,
+            interval: 10_000,
+            timeout: 1_000,
+            retries: 3,
+            start_period: 5_000,
+        };
+        Standing {
+            check,
+            well,
+            failures: 0,
+        }
     }
 
     fn bad() -> Result<(), String> {
@@ -188,7 +245,10 @@ mod tests {
             [bad(), bad(), Ok(()), bad(), bad()].map(|answer| task.judge(answer, age)),
             [None, None, Some(Verdict::Healthy), None, None]
         );
-        assert_eq!(task.judge(bad(), age), Some(Verdict::Unhealthy("refused".to_owned())));
+        assert_eq!(
+            task.judge(bad(), age),
+            Some(Verdict::Unhealthy("refused".to_owned()))
+        );
     }
 
     #[test]
@@ -198,8 +258,14 @@ mod tests {
             assert_eq!(task.judge(bad(), Duration::from_secs(age)), None);
         }
         assert_eq!(task.pause(), EARLY);
-        assert_eq!(task.judge(bad(), Duration::from_secs(36)), Some(Verdict::Unhealthy("refused".to_owned())));
-        assert_eq!(task.judge(Ok(()), Duration::from_secs(4)), Some(Verdict::Healthy));
+        assert_eq!(
+            task.judge(bad(), Duration::from_secs(36)),
+            Some(Verdict::Unhealthy("refused".to_owned()))
+        );
+        assert_eq!(
+            task.judge(Ok(()), Duration::from_secs(4)),
+            Some(Verdict::Healthy)
+        );
         assert_eq!(task.pause(), Duration::from_secs(10));
     }
 

@@ -1,6 +1,6 @@
-//! `task-init DIR`: process 1 of a task. Gives the task its root and host name, gives up what a task may not do, starts
-//! the main process, then passes signals on, reaps, writes the log, and at last says how the main process ended. Its
-//! own end takes all that is left of the task along.
+//! `task-init DIR`: process 1 of a task. Gives the task its root and host name, gives up what a
+//! task may not do, starts the main process, then passes signals on, reaps, writes the log, and at
+//! last says how the main process ended. Its own end takes all that is left of the task along.
 
 use std::{
     ffi::OsString,
@@ -32,15 +32,21 @@ use super::{
 
 /// Runs the stage. How it went is written into the task's directory.
 pub fn main(arguments: &[OsString]) -> ExitCode {
-    let [path] = arguments else { return ExitCode::from(2) };
+    let [path] = arguments else {
+        return ExitCode::from(2);
+    };
     // Started as /proc/self/exe: without a name of its own every process list would say `exe`.
     let _ = prctl::set_name(c"netd-init");
     let directory = TaskDirectory::at(Path::new(path));
     if io::stdin().read_exact(&mut [0]).is_err() {
         return ExitCode::FAILURE;
     }
-    let Ok(handle) = directory.handle().map(Arc::new) else { return ExitCode::FAILURE };
-    let end = run(&directory, &handle).unwrap_or_else(|error| End::Rejected { reason: error.to_string() });
+    let Ok(handle) = directory.handle().map(Arc::new) else {
+        return ExitCode::FAILURE;
+    };
+    let end = run(&directory, &handle).unwrap_or_else(|error| End::Rejected {
+        reason: error.to_string(),
+    });
     match handle.record_end(&end) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -48,7 +54,9 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
 }
 
 fn run(directory: &TaskDirectory, handle: &Arc<Handle>) -> Result<End, TaskError> {
-    let spec = directory.spec().doing(|| format!("read {}", directory.path().display()))?;
+    let spec = directory
+        .spec()
+        .doing(|| format!("read {}", directory.path().display()))?;
     sethostname(&spec.hostname).doing(|| format!("set the host name {:?}", spec.hostname))?;
     root::enter(directory.path(), &spec)?;
     confine::confine()?;
@@ -74,25 +82,43 @@ fn start(spec: &LaunchSpec) -> io::Result<Child> {
         .spawn()
 }
 
-/// Exit codes as a shell gives them: 127 where there is no such program, 126 where it cannot be run.
+/// Exit codes as a shell gives them: 127 where there is no such program, 126 where it cannot be
+/// run.
 fn not_started(spec: &LaunchSpec, error: &io::Error) -> End {
     let program = spec.argv.first().map_or("", String::as_str);
-    let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
-    End::Exited { code, message: format!("cannot run {program:?}: {error}") }
+    let code = if error.kind() == io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    };
+    End::Exited {
+        code,
+        message: format!("cannot run {program:?}: {error}"),
+    }
 }
 
 fn supervise(mut child: Child, handle: &Arc<Handle>) -> Result<End, TaskError> {
     let main = Pid::from_raw(child.id().cast_signed());
     // Blocked only now, because a child inherits the mask; before the threads, because they must.
     let signals = SigSet::all();
-    signals.thread_block().doing(|| "block signals".to_owned())?;
+    signals
+        .thread_block()
+        .doing(|| "block signals".to_owned())?;
     let log = LogWriter::open(handle.clone()).doing(|| "open the task's log".to_owned())?;
     let log = Arc::new(Mutex::new(log));
     let pumps = [
-        child.stdout.take().map(|pipe| spawn_pump(pipe, Source::Stdout, &log)),
-        child.stderr.take().map(|pipe| spawn_pump(pipe, Source::Stderr, &log)),
+        child
+            .stdout
+            .take()
+            .map(|pipe| spawn_pump(pipe, Source::Stdout, &log)),
+        child
+            .stderr
+            .take()
+            .map(|pipe| spawn_pump(pipe, Source::Stderr, &log)),
     ];
-    handle.record_started().doing(|| "record the start".to_owned())?;
+    handle
+        .record_started()
+        .doing(|| "record the start".to_owned())?;
     let end = wait(main, &signals);
     // What is left holds the pipes open: the log ends when it is gone.
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
@@ -103,7 +129,11 @@ fn supervise(mut child: Child, handle: &Arc<Handle>) -> Result<End, TaskError> {
     Ok(end)
 }
 
-fn spawn_pump(pipe: impl Read + Send + 'static, source: Source, log: &Arc<Mutex<LogWriter>>) -> thread::JoinHandle<()> {
+fn spawn_pump(
+    pipe: impl Read + Send + 'static,
+    source: Source,
+    log: &Arc<Mutex<LogWriter>>,
+) -> thread::JoinHandle<()> {
     let log = log.clone();
     thread::spawn(move || pump(pipe, source, &log))
 }
@@ -127,11 +157,17 @@ fn reap(main: Pid) -> Option<End> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, code)) if pid == main => {
-                return Some(End::Exited { code, message: String::new() });
+                return Some(End::Exited {
+                    code,
+                    message: String::new(),
+                });
             }
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == main => {
                 let message = format!("killed by {signal}");
-                return Some(End::Exited { code: 128 + signal as i32, message });
+                return Some(End::Exited {
+                    code: 128 + signal as i32,
+                    message,
+                });
             }
             Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
             Ok(_) | Err(_) => {}

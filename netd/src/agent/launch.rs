@@ -1,5 +1,5 @@
-//! `task-launch DIR`: one thread that claims the task's only start, makes its namespaces, starts process 1 in them,
-//! writes down who that is, and ends.
+//! `task-launch DIR`: one thread that claims the task's only start, makes its namespaces, starts
+//! process 1 in them, writes down who that is, and ends.
 
 use std::{
     ffi::OsString,
@@ -29,16 +29,26 @@ use super::{
 
 /// Runs the stage. A failure is written into the task's directory.
 pub fn main(arguments: &[OsString]) -> ExitCode {
-    let [path] = arguments else { return ExitCode::from(2) };
+    let [path] = arguments else {
+        return ExitCode::from(2);
+    };
     let directory = TaskDirectory::at(Path::new(path));
-    let Ok(spec) = directory.spec() else { return ExitCode::FAILURE };
+    let Ok(spec) = directory.spec() else {
+        return ExitCode::FAILURE;
+    };
     if directory.claim().is_err() {
         return ExitCode::FAILURE;
     }
-    let Err(error) = launch(&directory, &spec) else { return ExitCode::SUCCESS };
-    let end = End::Rejected { reason: error.to_string() };
+    let Err(error) = launch(&directory, &spec) else {
+        return ExitCode::SUCCESS;
+    };
+    let end = End::Rejected {
+        reason: error.to_string(),
+    };
     // With a disk that takes no word of it, the daemon sees a task that vanished.
-    let _ = directory.handle().and_then(|handle| handle.record_end(&end));
+    let _ = directory
+        .handle()
+        .and_then(|handle| handle.record_end(&end));
     ExitCode::FAILURE
 }
 
@@ -54,9 +64,15 @@ fn launch(directory: &TaskDirectory, spec: &LaunchSpec) -> Result<(), TaskError>
         .spawn()
         .doing(|| "start the task's process 1".to_owned())?;
     let process = Process::of(init.id()).doing(|| "find the task's process 1".to_owned())?;
-    directory.record_init(&process).doing(|| format!("write to {}", directory.path().display()))?;
+    directory
+        .record_init(&process)
+        .doing(|| format!("write to {}", directory.path().display()))?;
     // Process 1 waits for this byte, and gives up when the pipe closes without it.
-    let go = init.stdin.take().ok_or_else(|| io::Error::other("no pipe")).and_then(|mut pipe| pipe.write_all(b"g"));
+    let go = init
+        .stdin
+        .take()
+        .ok_or_else(|| io::Error::other("no pipe"))
+        .and_then(|mut pipe| pipe.write_all(b"g"));
     go.doing(|| "release the task's process 1".to_owned())
 }
 
@@ -65,15 +81,21 @@ fn leave_the_daemon(spec: &LaunchSpec) -> Result<(), TaskError> {
     // Fails only for a leader of a process group, which is as good.
     let _ = setsid();
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    SigSet::empty().thread_set_mask().doing(|| "unblock signals".to_owned())?;
-    // systemd may protect the daemon from the OOM killer; a task is not worth that. Lowering protection never fails.
+    SigSet::empty()
+        .thread_set_mask()
+        .doing(|| "unblock signals".to_owned())?;
+    // systemd may protect the daemon from the OOM killer; a task is not worth that. Lowering
+    // protection never fails.
     let _ = fs::write("/proc/self/oom_score_adj", "0");
-    let Some(cgroup) = &spec.cgroup else { return Ok(()) };
+    let Some(cgroup) = &spec.cgroup else {
+        return Ok(());
+    };
     cgroup::enter(cgroup).doing(|| format!("enter the cgroup {}", cgroup.display()))
 }
 
 fn enter_namespaces(sandbox: &Path) -> Result<(), TaskError> {
-    let namespace = File::open(sandbox).doing(|| format!("open the task's network namespace {}", sandbox.display()))?;
+    let namespace = File::open(sandbox)
+        .doing(|| format!("open the task's network namespace {}", sandbox.display()))?;
     setns(namespace, CloneFlags::CLONE_NEWNET).doing(|| format!("enter {}", sandbox.display()))?;
     let fresh = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID

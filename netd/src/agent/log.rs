@@ -1,5 +1,5 @@
-//! A task's log: one record per line, `<milliseconds> <O or E> <bytes>\n`, in `log`; at [`ROTATE_AT`] bytes it becomes
-//! `log.1` and a new one begins. Writing and parsing only.
+//! A task's log: one record per line, `<milliseconds> <O or E> <bytes>\n`, in `log`; at
+//! [`ROTATE_AT`] bytes it becomes `log.1` and a new one begins. Writing and parsing only.
 
 use std::{
     fs::File,
@@ -41,7 +41,11 @@ pub struct Record {
 
 impl Record {
     fn encode(&self) -> Vec<u8> {
-        let source = if self.source == Source::Stdout { 'O' } else { 'E' };
+        let source = if self.source == Source::Stdout {
+            'O'
+        } else {
+            'E'
+        };
         let mut bytes = format!("{} {source} ", self.time).into_bytes();
         bytes.extend_from_slice(&self.line);
         bytes.push(b'\n');
@@ -57,7 +61,11 @@ impl Record {
             b"E" => Source::Stderr,
             _ => return None,
         };
-        Some(Self { time, source, line: parts.next()?.to_vec() })
+        Some(Self {
+            time,
+            source,
+            line: parts.next()?.to_vec(),
+        })
     }
 }
 
@@ -73,7 +81,11 @@ impl LogWriter {
     pub fn open(directory: Arc<Handle>) -> io::Result<Self> {
         let file = directory.append(CURRENT)?;
         let size = file.metadata()?.len();
-        Ok(Self { directory, file, size })
+        Ok(Self {
+            directory,
+            file,
+            size,
+        })
     }
 
     fn write(&mut self, record: &Record) -> io::Result<()> {
@@ -97,7 +109,9 @@ pub fn pump(pipe: impl Read, source: Source, log: &Mutex<LogWriter>) {
             Ok(0) | Err(_) => return,
             Ok(_) => line.pop_if(|last| *last == b'\n'),
         };
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let time = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64);
         // A full disk loses lines; it must not stop the task.
         if let Ok(mut log) = log.lock() {
             let _ = log.write(&Record { time, source, line });
@@ -112,7 +126,11 @@ mod tests {
     #[test]
     fn records_read_back_as_written() {
         for line in [&b""[..], b"hello", b" two  spaces ", &[0xff, 0, b' ']] {
-            let record = Record { time: 17, source: Source::Stderr, line: line.to_vec() };
+            let record = Record {
+                time: 17,
+                source: Source::Stderr,
+                line: line.to_vec(),
+            };
             let bytes = record.encode();
             assert_eq!(Record::parse(&bytes[..bytes.len() - 1]), Some(record));
         }

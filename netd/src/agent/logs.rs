@@ -25,8 +25,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// Lines read ahead of a slow client.
 const AHEAD: usize = 256;
 
-/// The logs of these tasks of this host. `directory` is that of all tasks; a task that is not there has no lines. With
-/// `follow` it goes on until the task's directory is removed. `tail`: only the last lines of each task; 0 is all.
+/// The logs of these tasks of this host. `directory` is that of all tasks; a task that is not there
+/// has no lines. With `follow` it goes on until the task's directory is removed. `tail`: only the
+/// last lines of each task; 0 is all.
 pub fn logs(
     directory: &Path,
     tasks: &[TaskId],
@@ -94,7 +95,9 @@ impl Follow {
     fn open(&self) -> io::Result<LogReader> {
         loop {
             match LogReader::open(&self.directory) {
-                Err(_) if self.follow && self.directory.exists() && !self.lines.is_closed() => std::thread::sleep(POLL),
+                Err(_) if self.follow && self.directory.exists() && !self.lines.is_closed() => {
+                    std::thread::sleep(POLL)
+                }
                 result => return result,
             }
         }
@@ -128,11 +131,16 @@ impl LogReader {
     fn open(directory: &Path) -> io::Result<Self> {
         loop {
             let current = Opened::open(&directory.join(CURRENT))?;
-            let mut files: VecDeque<_> = Opened::open(&directory.join(PREVIOUS)).into_iter().collect();
+            let mut files: VecDeque<_> = Opened::open(&directory.join(PREVIOUS))
+                .into_iter()
+                .collect();
             // Rotated between the two: look again.
             if files.iter().all(|previous| previous.inode != current.inode) {
                 files.push_back(current);
-                return Ok(Self { directory: directory.to_owned(), files });
+                return Ok(Self {
+                    directory: directory.to_owned(),
+                    files,
+                });
             }
         }
     }
@@ -140,7 +148,11 @@ impl LogReader {
     /// The next whole record; `None` if there is none for now.
     fn next(&mut self) -> Option<Record> {
         loop {
-            let newer = if self.files.len() > 1 { None } else { self.newer() };
+            let newer = if self.files.len() > 1 {
+                None
+            } else {
+                self.newer()
+            };
             let opened = self.files.front_mut()?;
             // The newer file was seen first, so the older one is complete by now.
             if let Some(line) = opened.line() {
@@ -168,7 +180,11 @@ impl Opened {
     fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let inode = file.metadata()?.ino();
-        Ok(Self { file: BufReader::new(file), inode, partial: Vec::new() })
+        Ok(Self {
+            file: BufReader::new(file),
+            inode,
+            partial: Vec::new(),
+        })
     }
 
     fn line(&mut self) -> Option<Vec<u8>> {

@@ -1,6 +1,7 @@
-//! Runs this host's tasks with the `exec` runtime. [`spawn`] is the reconciler inside the daemon; [`stage`] holds the
-//! hidden subcommands that become a task: `task-launch` (makes the namespaces), `task-init` (process 1 of the task) and
-//! `task-exec` (enters it). A task outlives the daemon: all that is known of it is in its directory.
+//! Runs this host's tasks with the `exec` runtime. [`spawn`] is the reconciler inside the daemon;
+//! [`stage`] holds the hidden subcommands that become a task: `task-launch` (makes the namespaces),
+//! `task-init` (process 1 of the task) and `task-exec` (enters it). A task outlives the daemon: all
+//! that is known of it is in its directory.
 
 mod cgroup;
 mod confine;
@@ -31,7 +32,8 @@ pub use logs::logs;
 pub use reconcile::{AgentConfig, PROGRAM, Sandboxes, spawn, spawn_with};
 pub use service::{ExecStream, LogStream, find};
 
-/// The network namespace that this task's processes are in, while it has any. `tasks` is the directory of all tasks.
+/// The network namespace that this task's processes are in, while it has any. `tasks` is the
+/// directory of all tasks.
 pub fn sandbox(tasks: &Path, task: TaskId) -> Option<File> {
     let init = TaskDirectory::of(tasks, task).init()?;
     let namespace = File::open(format!("/proc/{}/ns/net", init.pid())).ok()?;
@@ -39,8 +41,8 @@ pub fn sandbox(tasks: &Path, task: TaskId) -> Option<File> {
     init.is_alive().then_some(namespace)
 }
 
-/// Runs the hidden subcommand that these arguments (without the program's name) name; `None` if they name none.
-/// To be called first thing in `main`, while the process has one thread.
+/// Runs the hidden subcommand that these arguments (without the program's name) name; `None` if
+/// they name none. To be called first thing in `main`, while the process has one thread.
 pub fn stage(arguments: &[OsString]) -> Option<ExitCode> {
     let (stage, rest) = arguments.split_first()?;
     match stage.to_str()? {

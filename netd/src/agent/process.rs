@@ -20,8 +20,13 @@ impl Process {
     /// The living process of this pid.
     pub fn of(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).map_err(io::Error::other)?;
-        let start = start_time(pid).ok_or_else(|| io::Error::other(format!("process {pid} is gone")))?;
-        Ok(Self { boot: boot().to_owned(), pid, start })
+        let start =
+            start_time(pid).ok_or_else(|| io::Error::other(format!("process {pid} is gone")))?;
+        Ok(Self {
+            boot: boot().to_owned(),
+            pid,
+            start,
+        })
     }
 
     /// Its pid, as this process sees it.
@@ -51,11 +56,14 @@ impl Process {
 fn boot() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
     BOOT.get_or_init(|| {
-        fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+        fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map(|id| id.trim().to_owned())
+            .unwrap_or_default()
     })
 }
 
-/// Field 22 of /proc/PID/stat (proc_pid_stat(5)), in clock ticks since boot; `None` for zombies and no process.
+/// Field 22 of /proc/PID/stat (proc_pid_stat(5)), in clock ticks since boot; `None` for zombies and
+/// no process.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in field 2 may hold anything, even `)`.
@@ -72,8 +80,14 @@ mod tests {
     #[test]
     fn a_pid_used_again_is_another_process() {
         let this = Process::of(std::process::id()).unwrap();
-        let earlier = Process { start: this.start - 1, ..this.clone() };
-        let other_boot = Process { boot: "x".to_owned(), ..this.clone() };
+        let earlier = Process {
+            start: this.start - 1,
+            ..this.clone()
+        };
+        let other_boot = Process {
+            boot: "x".to_owned(),
+            ..this.clone()
+        };
         assert!(this.is_alive() && !earlier.is_alive() && !other_boot.is_alive());
     }
 }

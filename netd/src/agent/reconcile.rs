@@ -1,5 +1,6 @@
-//! The agent's loop: compares the tasks that this host is to run with what their directories say, and starts, stops and
-//! forgets. It keeps nothing in memory that a new daemon could not read again, deadlines of stops aside.
+//! The agent's loop: compares the tasks that this host is to run with what their directories say,
+//! and starts, stops and forgets. It keeps nothing in memory that a new daemon could not read
+//! again, deadlines of stops aside.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +39,8 @@ pub const PROGRAM: &str = "/proc/self/exe";
 /// What the agent needs to know of its host.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
-    /// The directory of all tasks, on a disk; `/var/lib/netd/tasks`. Tasks on the host's root do not see its parent.
+    /// The directory of all tasks, on a disk; `/var/lib/netd/tasks`. Tasks on the host's root do
+    /// not see its parent.
     pub directory: PathBuf,
     /// The host's name.
     pub hostname: String,
@@ -63,12 +65,21 @@ pub fn spawn(
     sandboxes: watch::Receiver<Sandboxes>,
     reports: watch::Sender<Vec<TaskReport>>,
 ) -> JoinHandle<()> {
-    spawn_with(AgentConfig { directory, hostname, program: PathBuf::from(PROGRAM) }, desired, sandboxes, reports)
+    spawn_with(
+        AgentConfig {
+            directory,
+            hostname,
+            program: PathBuf::from(PROGRAM),
+        },
+        desired,
+        sandboxes,
+        reports,
+    )
 }
 
-/// Runs the agent until `desired` is closed. A configuration of generation 0 means that nothing is known yet: tasks are
-/// left alone. `reports` always holds the state of every task of
-/// the configuration that this host knows something of; it changes with each step of each task.
+/// Runs the agent until `desired` is closed. A configuration of generation 0 means that nothing is
+/// known yet: tasks are left alone. `reports` always holds the state of every task of the
+/// configuration that this host knows something of; it changes with each step of each task.
 pub fn spawn_with(
     config: AgentConfig,
     desired: watch::Receiver<Arc<NodeConfig>>,
@@ -84,7 +95,10 @@ async fn run(
     mut sandboxes: watch::Receiver<Sandboxes>,
 ) {
     loop {
-        let (config, found) = (desired.borrow_and_update().clone(), sandboxes.borrow_and_update().clone());
+        let (config, found) = (
+            desired.borrow_and_update().clone(),
+            sandboxes.borrow_and_update().clone(),
+        );
         // Files and processes: not for the threads that carry everybody's futures.
         let pass = tokio::task::spawn_blocking(move || {
             agent.pass(&config, &found, Instant::now());
@@ -139,9 +153,12 @@ impl Agent {
         self.busy = false;
         self.known.retain(|id, _| config.tasks.contains_key(id));
         self.deadlines.retain(|id, _| config.tasks.contains_key(id));
-        let goes_on = |task: &TaskConfig| task.desired <= TaskState::Running && !task.state.is_terminal();
-        self.checks.retain(|id| config.tasks.get(&id).is_some_and(goes_on));
-        self.refused.retain(|id, _| sandboxes.refused.contains_key(id));
+        let goes_on =
+            |task: &TaskConfig| task.desired <= TaskState::Running && !task.state.is_terminal();
+        self.checks
+            .retain(|id| config.tasks.get(&id).is_some_and(goes_on));
+        self.refused
+            .retain(|id, _| sandboxes.refused.contains_key(id));
         for &id in sandboxes.refused.keys() {
             self.refused.entry(id).or_insert(now);
         }
@@ -165,7 +182,9 @@ impl Agent {
 
     /// Whether a launcher of ours is at work; one that has ended is reaped.
     fn launching(&mut self, id: TaskId) -> bool {
-        let Some(child) = self.launchers.get_mut(&id) else { return false };
+        let Some(child) = self.launchers.get_mut(&id) else {
+            return false;
+        };
         let running = matches!(child.try_wait(), Ok(None));
         if !running {
             self.launchers.remove(&id);
@@ -182,12 +201,22 @@ impl Agent {
         (config, sandboxes): (&NodeConfig, &Sandboxes),
         now: Instant,
     ) {
-        if let Some(reason) = task.spec.health.as_ref().and_then(|_| self.directory(id).unhealthy()) {
+        if let Some(reason) = task
+            .spec
+            .health
+            .as_ref()
+            .and_then(|_| self.directory(id).unhealthy())
+        {
             return self.end(id, task, &progress, &format!("unhealthy: {reason}"), now);
         }
         match progress {
             Progress::Absent if self.was_running(id, task) => {
-                self.set(id, TaskState::Failed, "its host restarted and nothing is left of it", None);
+                self.set(
+                    id,
+                    TaskState::Failed,
+                    "its host restarted and nothing is left of it",
+                    None,
+                );
             }
             Progress::Absent if !self.is_over(id) => self.begin(id, task, config, sandboxes),
             Progress::Absent => {}
@@ -195,17 +224,30 @@ impl Agent {
             Progress::Prepared => self.launch(id),
             Progress::Launching => self.set(id, TaskState::Starting, "", None),
             Progress::Running => self.attend(id, task, now),
-            Progress::Ended(End::Rejected { reason }) => self.set(id, TaskState::Rejected, &reason, None),
-            Progress::Ended(End::Exited { code: 0, .. }) => self.set(id, TaskState::Complete, "", Some(0)),
+            Progress::Ended(End::Rejected { reason }) => {
+                self.set(id, TaskState::Rejected, &reason, None)
+            }
+            Progress::Ended(End::Exited { code: 0, .. }) => {
+                self.set(id, TaskState::Complete, "", Some(0))
+            }
             Progress::Ended(End::Exited { code, message }) => {
-                let message = if message.is_empty() { format!("exit code {code}") } else { message };
+                let message = if message.is_empty() {
+                    format!("exit code {code}")
+                } else {
+                    message
+                };
                 self.set(id, TaskState::Failed, &message, Some(code));
             }
             Progress::Vanished { rebooted: true } => {
                 self.set(id, TaskState::Failed, "its host restarted", None);
             }
             Progress::Vanished { rebooted: false } => {
-                self.set(id, TaskState::Failed, "its host went down, or its processes were killed", None);
+                self.set(
+                    id,
+                    TaskState::Failed,
+                    "its host went down, or its processes were killed",
+                    None,
+                );
             }
         }
     }
@@ -215,13 +257,19 @@ impl Agent {
         let place = self.directory(id);
         if let Some(check) = &task.spec.health {
             let was_running = self.has_run(id, task);
-            let first = if was_running { Verdict::Healthy } else { Verdict::Unknown };
+            let first = if was_running {
+                Verdict::Healthy
+            } else {
+                Verdict::Unknown
+            };
             match self.checks.verdict(id, &place, check, first) {
                 Verdict::Unknown => return self.set(id, TaskState::Starting, "", None),
                 Verdict::Healthy => {}
                 Verdict::Unhealthy(reason) => {
                     // Without a word on the disk the next life of the daemon asks again.
-                    let _ = place.handle().and_then(|handle| handle.record_unhealthy(&reason));
+                    let _ = place
+                        .handle()
+                        .and_then(|handle| handle.record_unhealthy(&reason));
                     let reason = format!("unhealthy: {reason}");
                     return self.end(id, task, &Progress::Running, &reason, now);
                 }
@@ -234,11 +282,23 @@ impl Agent {
     }
 
     fn has_run(&self, id: TaskId, task: &TaskConfig) -> bool {
-        task.state == TaskState::Running || self.known.get(&id).is_some_and(|report| report.state == TaskState::Running)
+        task.state == TaskState::Running
+            || self
+                .known
+                .get(&id)
+                .is_some_and(|report| report.state == TaskState::Running)
     }
 
-    /// Ends a task whose check has failed for good. The managers hear of it first: nothing new is led to it.
-    fn end(&mut self, id: TaskId, task: &TaskConfig, progress: &Progress, reason: &str, now: Instant) {
+    /// Ends a task whose check has failed for good. The managers hear of it first: nothing new is
+    /// led to it.
+    fn end(
+        &mut self,
+        id: TaskId,
+        task: &TaskConfig,
+        progress: &Progress,
+        reason: &str,
+        now: Instant,
+    ) {
         match progress {
             Progress::Running => {
                 self.set(id, TaskState::Starting, "", None);
@@ -250,16 +310,24 @@ impl Agent {
                 self.signal(id, task, now);
             }
             Progress::Launching => kill(&self.directory(id)),
-            Progress::Ended(End::Exited { code, .. }) => self.set(id, TaskState::Failed, reason, Some(*code)),
+            Progress::Ended(End::Exited { code, .. }) => {
+                self.set(id, TaskState::Failed, reason, Some(*code))
+            }
             _ => self.set(id, TaskState::Failed, reason, None),
         }
     }
 
-    /// Tells how many connections are left: at first, and whenever half of them have gone, so that the log is not filled.
+    /// Tells how many connections are left: at first, and whenever half of them have gone, so that
+    /// the log is not filled.
     fn count(&mut self, id: TaskId, place: &TaskDirectory) {
         let count = place.init().and_then(|init| connections::count(init.pid()));
-        let Some((known, count)) = self.known.get_mut(&id).zip(count) else { return };
-        if known.connections.is_none_or(|last| count < last && count <= last / 2) {
+        let Some((known, count)) = self.known.get_mut(&id).zip(count) else {
+            return;
+        };
+        if known
+            .connections
+            .is_none_or(|last| count < last && count <= last / 2)
+        {
             known.connections = Some(count);
             self.publish();
         }
@@ -267,11 +335,14 @@ impl Agent {
 
     fn was_running(&self, id: TaskId, task: &TaskConfig) -> bool {
         let known = self.known.get(&id).map(|report| report.state);
-        task.state == TaskState::Running || matches!(known, Some(TaskState::Starting | TaskState::Running))
+        task.state == TaskState::Running
+            || matches!(known, Some(TaskState::Starting | TaskState::Running))
     }
 
     fn is_over(&self, id: TaskId) -> bool {
-        self.known.get(&id).is_some_and(|report| report.state.is_terminal())
+        self.known
+            .get(&id)
+            .is_some_and(|report| report.state.is_terminal())
     }
 
     fn begin(&mut self, id: TaskId, task: &TaskConfig, config: &NodeConfig, sandboxes: &Sandboxes) {
@@ -282,7 +353,10 @@ impl Agent {
             let reason = "there is no command to run\n  next: give one after `--`";
             return self.set(id, TaskState::Rejected, reason, None);
         }
-        if let Some(rootfs) = rootfs.as_deref().filter(|rootfs| !rootfs.is_absolute() || !rootfs.is_dir()) {
+        if let Some(rootfs) = rootfs
+            .as_deref()
+            .filter(|rootfs| !rootfs.is_absolute() || !rootfs.is_dir())
+        {
             let reason = format!(
                 "rootfs {} is not a directory of this host\n  next: make it on every host that may run the service",
                 rootfs.display()
@@ -294,15 +368,29 @@ impl Agent {
         }
         let cgroup = cgroup::of_all_tasks();
         let resolver = dns::ResolvConf::parse(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
-        let (tasks, node) = (self.config.directory.as_path(), self.config.hostname.as_str());
-        let place = Place { tasks, node, cgroup: cgroup.as_deref(), resolver: &resolver };
-        match self.directory(id).create(&LaunchSpec::new(id, task, config, &place)) {
+        let (tasks, node) = (
+            self.config.directory.as_path(),
+            self.config.hostname.as_str(),
+        );
+        let place = Place {
+            tasks,
+            node,
+            cgroup: cgroup.as_deref(),
+            resolver: &resolver,
+        };
+        match self
+            .directory(id)
+            .create(&LaunchSpec::new(id, task, config, &place))
+        {
             Ok(()) => {
                 self.set(id, TaskState::Ready, "", None);
                 self.launch(id);
             }
             Err(error) => {
-                let reason = format!("cannot write to {}: {error}", self.directory(id).path().display());
+                let reason = format!(
+                    "cannot write to {}: {error}",
+                    self.directory(id).path().display()
+                );
                 self.set(id, TaskState::Rejected, &reason, None);
             }
         }
@@ -312,7 +400,11 @@ impl Agent {
     fn wait(&mut self, id: TaskId, refused: Option<&String>) {
         let Some(reason) = refused else { return };
         self.busy = true;
-        if self.refused.get(&id.into()).is_some_and(|since| since.elapsed() >= NETWORK_PATIENCE) {
+        if self
+            .refused
+            .get(&id.into())
+            .is_some_and(|since| since.elapsed() >= NETWORK_PATIENCE)
+        {
             return self.set(id, TaskState::Rejected, reason, None);
         }
         if let Some(known) = self.known.get_mut(&id) {
@@ -357,8 +449,12 @@ impl Agent {
             Progress::Launching => kill(&self.directory(id)),
             Progress::Running => self.signal(id, task, now),
             _ if task.state.is_terminal() => {}
-            Progress::Ended(End::Rejected { reason }) => self.set(id, TaskState::Rejected, &reason, None),
-            Progress::Ended(End::Exited { code, message }) => self.set(id, TaskState::Shutdown, &message, Some(code)),
+            Progress::Ended(End::Rejected { reason }) => {
+                self.set(id, TaskState::Rejected, &reason, None)
+            }
+            Progress::Ended(End::Exited { code, message }) => {
+                self.set(id, TaskState::Shutdown, &message, Some(code))
+            }
             Progress::Vanished { .. } => {
                 let killed = 128 + Signal::SIGKILL as i32;
                 self.set(id, TaskState::Shutdown, "killed by SIGKILL", Some(killed));
@@ -391,7 +487,12 @@ impl Agent {
             }
             let launching = self.launching(id);
             let directory = self.directory(id);
-            if launching || matches!(directory.progress(), Progress::Launching | Progress::Running) {
+            if launching
+                || matches!(
+                    directory.progress(),
+                    Progress::Launching | Progress::Running
+                )
+            {
                 kill(&directory);
                 self.busy = true;
             } else if let Err(error) = clear(&directory) {
@@ -402,24 +503,43 @@ impl Agent {
     }
 
     fn present(&self) -> Vec<TaskId> {
-        let entries = fs::read_dir(&self.config.directory).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+        let entries = fs::read_dir(&self.config.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
     }
 
     fn directory(&self, id: TaskId) -> TaskDirectory {
         TaskDirectory::of(&self.config.directory, id)
     }
 
-    /// Records a state and says so at once. A task never moves back, and a state that is final stays.
+    /// Records a state and says so at once. A task never moves back, and a state that is final
+    /// stays.
     fn set(&mut self, id: TaskId, state: TaskState, message: &str, exit_code: Option<i32>) {
-        if self.known.get(&id).is_some_and(|known| known.state >= state || known.state.is_terminal()) {
+        if self
+            .known
+            .get(&id)
+            .is_some_and(|known| known.state >= state || known.state.is_terminal())
+        {
             return;
         }
         tracing::info!(%id, %state, message, exit_code, "task");
         let (message, known) = (message.to_owned(), self.known.get(&id));
         let unhealthy = known.is_some_and(|known| known.unhealthy);
         let connections = known.and_then(|known| known.connections);
-        self.known.insert(id, TaskReport { message, exit_code, unhealthy, connections, ..TaskReport::new(id, state) });
+        self.known.insert(
+            id,
+            TaskReport {
+                message,
+                exit_code,
+                unhealthy,
+                connections,
+                ..TaskReport::new(id, state)
+            },
+        );
         self.publish();
     }
 
@@ -438,7 +558,10 @@ fn kill(directory: &TaskDirectory) {
     if let Some(cgroup) = directory.spec().ok().and_then(|spec| spec.cgroup) {
         cgroup::kill(&cgroup);
     }
-    for process in [directory.launcher(), directory.init()].into_iter().flatten() {
+    for process in [directory.launcher(), directory.init()]
+        .into_iter()
+        .flatten()
+    {
         process.signal(Signal::SIGKILL);
     }
 }

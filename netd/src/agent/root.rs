@@ -1,6 +1,6 @@
-//! The root directory that a task sees: the host's own, read-only, or an overlay on a directory of the user's; with
-//! /proc, /sys, /dev and the files of /etc that are the task's own. Runs in the task's mount namespace, so all of it
-//! goes when the task's last process does.
+//! The root directory that a task sees: the host's own, read-only, or an overlay on a directory of
+//! the user's; with /proc, /sys, /dev and the files of /etc that are the task's own. Runs in the
+//! task's mount namespace, so all of it goes when the task's last process does.
 
 use std::{
     collections::BTreeSet,
@@ -25,10 +25,20 @@ use super::{
 /// Parts of the host's tree that a task gets anew; what is mounted below them is not shown either.
 const ANEW: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp"];
 /// Of those, writable and empty, with the bits of their mode.
-const EMPTY: [(&str, &str); 3] = [("/run", "mode=755"), ("/tmp", "mode=1777"), ("/var/tmp", "mode=1777")];
+const EMPTY: [(&str, &str); 3] = [
+    ("/run", "mode=755"),
+    ("/tmp", "mode=1777"),
+    ("/var/tmp", "mode=1777"),
+];
 /// Character devices: name, major, minor (Linux `Documentation/admin-guide/devices.txt`).
-const DEVICES: [(&str, u64, u64); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEVICES: [(&str, u64, u64); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 const DEVICE_LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -36,20 +46,38 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 ];
-/// Root without CAP_SYS_ADMIN may still write here by the file's mode, and what it writes is the host's (moby
-/// `oci/defaults.go`).
-const READ_ONLY: [&str; 5] = ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
+/// Root without CAP_SYS_ADMIN may still write here by the file's mode, and what it writes is the
+/// host's (moby `oci/defaults.go`).
+const READ_ONLY: [&str; 5] = [
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+    "/proc/irq",
+    "/proc/bus",
+    "/proc/fs",
+];
 /// What would tell of the host's memory and keys (same source).
-const MASKED: [&str; 6] =
-    ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/latency_stats", "/proc/kmsg"];
+const MASKED: [&str; 6] = [
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/proc/latency_stats",
+    "/proc/kmsg",
+];
 /// Symbolic links followed in one path, as in the kernel.
 const LINKS: usize = 40;
 
 /// Builds the task's root below its directory and makes it the root of this process.
 pub fn enter(directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError> {
     let nothing = None::<&str>;
-    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
-        .doing(|| "keep the task's mounts to itself".to_owned())?;
+    mount(
+        nothing,
+        "/",
+        nothing,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        nothing,
+    )
+    .doing(|| "keep the task's mounts to itself".to_owned())?;
     let root = Root(directory.join("root"));
     fs::create_dir_all(&root.0).doing(|| format!("make {}", root.0.display()))?;
     match &spec.rootfs {
@@ -70,20 +98,32 @@ struct Root(PathBuf);
 impl Root {
     fn overlay(&self, directory: &Path, lower: &Path, hidden: &Path) -> Result<(), TaskError> {
         if !lower.is_dir() {
-            return Err(TaskError::Refused(format!("rootfs {} is not a directory of this host", lower.display())));
+            return Err(TaskError::Refused(format!(
+                "rootfs {} is not a directory of this host",
+                lower.display()
+            )));
         }
-        let real = |path: &Path| path.canonicalize().doing(|| format!("find {}", path.display()));
+        let real = |path: &Path| {
+            path.canonicalize()
+                .doing(|| format!("find {}", path.display()))
+        };
         let (bottom, keys) = (real(lower)?, real(hidden)?);
         if bottom.starts_with(&keys) || keys.starts_with(&bottom) {
-            let what =
-                format!("rootfs {} would show the task this host's keys, in {}", lower.display(), hidden.display());
+            let what = format!(
+                "rootfs {} would show the task this host's keys, in {}",
+                lower.display(),
+                hidden.display()
+            );
             return Err(TaskError::Refused(format!(
                 "{what}; next: give a directory apart from it, or none for the host's root"
             )));
         }
         match self.overlay_with(directory, lower) {
-            // An overlay's own upper layer cannot lie on an overlay, as in a container: memory then.
-            Err(TaskError::Os { reason, .. }) if reason.raw_os_error() == Some(Errno::EINVAL as i32) => {
+            // An overlay's own upper layer cannot lie on an overlay, as in a container: memory
+            // then.
+            Err(TaskError::Os { reason, .. })
+                if reason.raw_os_error() == Some(Errno::EINVAL as i32) =>
+            {
                 let scratch = directory.join("scratch");
                 fs::create_dir_all(&scratch).doing(|| format!("make {}", scratch.display()))?;
                 tmpfs(&scratch, "mode=755", MsFlags::MS_NODEV)?;
@@ -98,19 +138,37 @@ impl Root {
         for layer in [&upper, &work] {
             fs::create_dir_all(layer).doing(|| format!("make {}", layer.display()))?;
         }
-        let options = format!("lowerdir={},upperdir={},workdir={}", escape(lower), escape(&upper), escape(&work));
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            escape(lower),
+            escape(&upper),
+            escape(&work)
+        );
         // No devices: a task may make device nodes, they must not open.
-        mount(Some("overlay"), &self.0, Some("overlay"), MsFlags::MS_NODEV | MsFlags::MS_NOSUID, Some(options.as_str()))
-            .doing(|| format!("mount an overlay on {} (does the kernel have overlayfs?)", lower.display()))
+        mount(
+            Some("overlay"),
+            &self.0,
+            Some("overlay"),
+            MsFlags::MS_NODEV | MsFlags::MS_NOSUID,
+            Some(options.as_str()),
+        )
+        .doing(|| {
+            format!(
+                "mount an overlay on {} (does the kernel have overlayfs?)",
+                lower.display()
+            )
+        })
     }
 
     fn host(&self, hidden: &Path) -> Result<(), TaskError> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").doing(|| "read /proc/self/mountinfo".to_owned())?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo")
+            .doing(|| "read /proc/self/mountinfo".to_owned())?;
         for point in shown(&mounts, hidden) {
             let target = self.0.join(point.strip_prefix("/").unwrap_or(&point));
             match bind(&point, &target) {
                 Ok(()) => read_only(&target)?,
-                // Covered by another mount, or unbindable: what lies beneath is shown, read-only as all around it.
+                // Covered by another mount, or unbindable: what lies beneath is shown, read-only as
+                // all around it.
                 Err(_) if point != Path::new("/") => {}
                 Err(error) => return Err(error),
             }
@@ -132,8 +190,13 @@ impl Root {
         tmpfs(&dev, "mode=755,size=64k", MsFlags::MS_NOEXEC)?;
         for (name, major, minor) in DEVICES {
             let path = dev.join(name);
-            mknod(&path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))
-                .doing(|| format!("make the device /dev/{name}"))?;
+            mknod(
+                &path,
+                SFlag::S_IFCHR,
+                Mode::from_bits_truncate(0o666),
+                makedev(major, minor),
+            )
+            .doing(|| format!("make the device /dev/{name}"))?;
         }
         for (name, target) in DEVICE_LINKS {
             symlink(target, dev.join(name)).doing(|| format!("make /dev/{name}"))?;
@@ -143,17 +206,30 @@ impl Root {
         }
         let options = "newinstance,ptmxmode=0666,mode=0620";
         fresh("devpts", &dev.join("pts"), MsFlags::MS_NOEXEC, options)?;
-        tmpfs(&dev.join("shm"), "mode=1777", MsFlags::MS_NODEV | MsFlags::MS_NOEXEC)?;
+        tmpfs(
+            &dev.join("shm"),
+            "mode=1777",
+            MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        )?;
         // Device nodes open here, so no more may be made.
-        let flags =
-            MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID;
-        mount(None::<&str>, &dev, None::<&str>, flags, None::<&str>).doing(|| "make /dev read-only".to_owned())
+        let flags = MsFlags::MS_REMOUNT
+            | MsFlags::MS_BIND
+            | MsFlags::MS_RDONLY
+            | MsFlags::MS_NOEXEC
+            | MsFlags::MS_NOSUID;
+        mount(None::<&str>, &dev, None::<&str>, flags, None::<&str>)
+            .doing(|| "make /dev read-only".to_owned())
     }
 
     fn kernel_views(&self) -> Result<(), TaskError> {
         let guarded = MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         fresh("proc", &self.point("/proc")?, guarded, "")?;
-        fresh("sysfs", &self.point("/sys")?, guarded | MsFlags::MS_RDONLY, "")?;
+        fresh(
+            "sysfs",
+            &self.point("/sys")?,
+            guarded | MsFlags::MS_RDONLY,
+            "",
+        )?;
         for path in READ_ONLY {
             if let Ok(target) = existing(self.inside(path)) {
                 bind(&target, &target)?;
@@ -175,7 +251,11 @@ impl Root {
         let sources = directory.join("etc");
         fs::create_dir_all(&sources).doing(|| format!("make {}", sources.display()))?;
         let hostname = format!("{}\n", spec.hostname);
-        for (name, text) in [("resolv.conf", &spec.resolv_conf), ("hosts", &spec.hosts), ("hostname", &hostname)] {
+        for (name, text) in [
+            ("resolv.conf", &spec.resolv_conf),
+            ("hosts", &spec.hosts),
+            ("hostname", &hostname),
+        ] {
             let source = sources.join(name);
             fs::write(&source, text).doing(|| format!("write {}", source.display()))?;
             let target = self.resolve(Path::new("/etc").join(name)).and_then(file);
@@ -194,19 +274,31 @@ impl Root {
         Ok(())
     }
 
-    /// `netd` itself, wherever the host keeps it. Without it, as when its file has been replaced since it started, the
-    /// task goes without.
+    /// `netd` itself, wherever the host keeps it. Without it, as when its file has been replaced
+    /// since it started, the task goes without.
     fn program(&self) -> Result<(), TaskError> {
         // Its path, for the link itself leads into the mount namespace that netd was started in.
-        let Ok(program) = fs::read_link("/proc/self/exe") else { return Ok(()) };
-        let Ok(target) = self.resolve(Path::new(PROGRAMS).join("netd")).and_then(file) else { return Ok(()) };
-        if bind(&program, &target).is_ok() { read_only(&target) } else { Ok(()) }
+        let Ok(program) = fs::read_link("/proc/self/exe") else {
+            return Ok(());
+        };
+        let Ok(target) = self
+            .resolve(Path::new(PROGRAMS).join("netd"))
+            .and_then(file)
+        else {
+            return Ok(());
+        };
+        if bind(&program, &target).is_ok() {
+            read_only(&target)
+        } else {
+            Ok(())
+        }
     }
 
     fn pivot(&self) -> Result<(), TaskError> {
         let doing = || format!("make {} the task's root", self.0.display());
         chdir(&self.0).doing(doing)?;
-        // The old root goes on top of the new one and is taken away at once (pivot_root(2), "pivot_root(".", ".")").
+        // The old root goes on top of the new one and is taken away at once (pivot_root(2),
+        // "pivot_root(".", ".")").
         pivot_root(".", ".").doing(doing)?;
         umount2(".", MntFlags::MNT_DETACH).doing(doing)?;
         chdir("/").doing(doing)
@@ -214,7 +306,9 @@ impl Root {
 
     /// A mount point, made where missing.
     fn point(&self, path: &str) -> Result<PathBuf, TaskError> {
-        let target = self.resolve(path).doing(|| format!("find {path} in the task's root"))?;
+        let target = self
+            .resolve(path)
+            .doing(|| format!("find {path} in the task's root"))?;
         fs::create_dir_all(&target).doing(|| format!("make {path} in the task's root"))?;
         Ok(target)
     }
@@ -223,7 +317,8 @@ impl Root {
         self.0.join(path.trim_start_matches('/'))
     }
 
-    /// Where `path` leads inside this root: symbolic links, absolute ones too, never lead out of it.
+    /// Where `path` leads inside this root: symbolic links, absolute ones too, never lead out of
+    /// it.
     fn resolve(&self, path: impl AsRef<Path>) -> io::Result<PathBuf> {
         let mut found = self.0.clone();
         let mut links = 0;
@@ -253,25 +348,52 @@ impl Root {
 
 /// The parts of a path, last one first.
 fn parts(path: &Path) -> Vec<PathBuf> {
-    let named = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
-    named.map(|part| PathBuf::from(part.as_os_str())).rev().collect()
+    let named = path
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    named
+        .map(|part| PathBuf::from(part.as_os_str()))
+        .rev()
+        .collect()
 }
 
 /// The mount points of the host that a task sees, outer ones first.
 fn shown(mounts: &str, hidden: &Path) -> BTreeSet<PathBuf> {
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
-    points.filter(|point| !point.starts_with(hidden) && !ANEW.iter().any(|anew| point.starts_with(anew))).collect()
+    let points = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(unescape);
+    points
+        .filter(|point| {
+            !point.starts_with(hidden) && !ANEW.iter().any(|anew| point.starts_with(anew))
+        })
+        .collect()
 }
 
-/// mountinfo writes space, tab, newline and backslash as three octal digits (proc_pid_mountinfo(5)).
+/// mountinfo writes space, tab, newline and backslash as three octal digits
+/// (proc_pid_mountinfo(5)).
 fn unescape(text: &str) -> PathBuf {
-    let replaced = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    replaced.iter().fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain)).into()
+    let replaced = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    replaced
+        .iter()
+        .fold(text.to_owned(), |text, (code, plain)| {
+            text.replace(code, plain)
+        })
+        .into()
 }
 
 /// Overlayfs takes `,` and `:` in a path only behind a backslash.
 fn escape(path: &Path) -> String {
-    path.display().to_string().replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:")
+    path.display()
+        .to_string()
+        .replace('\\', "\\\\")
+        .replace(',', "\\,")
+        .replace(':', "\\:")
 }
 
 fn existing(path: PathBuf) -> io::Result<PathBuf> {
@@ -288,13 +410,24 @@ fn file(path: PathBuf) -> io::Result<PathBuf> {
 }
 
 fn bind(source: &Path, target: &Path) -> Result<(), TaskError> {
-    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .doing(|| format!("bind {} to {}", source.display(), target.display()))
+    mount(
+        Some(source),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .doing(|| format!("bind {} to {}", source.display(), target.display()))
 }
 
-/// Makes a bind mount read-only. What cannot be made read-only is an error: it is never shown writable instead.
+/// Makes a bind mount read-only. What cannot be made read-only is an error: it is never shown
+/// writable instead.
 fn read_only(target: &Path) -> Result<(), TaskError> {
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let flags = MsFlags::MS_REMOUNT
+        | MsFlags::MS_BIND
+        | MsFlags::MS_RDONLY
+        | MsFlags::MS_NOSUID
+        | MsFlags::MS_NODEV;
     mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
         .doing(|| format!("make {} read-only for the task", target.display()))
 }
@@ -304,8 +437,14 @@ fn tmpfs(target: &Path, options: &str, flags: MsFlags) -> Result<(), TaskError> 
 }
 
 fn fresh(kind: &str, target: &Path, flags: MsFlags, options: &str) -> Result<(), TaskError> {
-    mount(Some(kind), target, Some(kind), flags | MsFlags::MS_NOSUID, Some(options))
-        .doing(|| format!("mount {kind} on {}", target.display()))
+    mount(
+        Some(kind),
+        target,
+        Some(kind),
+        flags | MsFlags::MS_NOSUID,
+        Some(options),
+    )
+    .doing(|| format!("mount {kind} on {}", target.display()))
 }
 
 #[cfg(test)]
@@ -317,11 +456,21 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let root = Root(place.path().join("root"));
         fs::create_dir_all(root.inside("/etc")).unwrap();
-        symlink("../../../run/resolve/stub.conf", root.inside("/etc/resolv.conf")).unwrap();
+        symlink(
+            "../../../run/resolve/stub.conf",
+            root.inside("/etc/resolv.conf"),
+        )
+        .unwrap();
         symlink("/etc/other", root.inside("/etc/hosts")).unwrap();
         symlink("loop", root.inside("/etc/loop")).unwrap();
-        assert_eq!(root.resolve("/etc/resolv.conf").unwrap(), root.inside("/run/resolve/stub.conf"));
-        assert_eq!(root.resolve("/etc/hosts").unwrap(), root.inside("/etc/other"));
+        assert_eq!(
+            root.resolve("/etc/resolv.conf").unwrap(),
+            root.inside("/run/resolve/stub.conf")
+        );
+        assert_eq!(
+            root.resolve("/etc/hosts").unwrap(),
+            root.inside("/etc/other")
+        );
         assert!(root.resolve("/etc/loop").is_err());
     }
 

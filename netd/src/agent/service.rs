@@ -18,11 +18,21 @@ pub type LogStream = Pin<Box<dyn Stream<Item = Result<LogLine, Status>> + Send>>
 pub fn find(directory: &Path, name: &str) -> Result<TaskId, Refusal> {
     let unknown = || Refusal::not_found("task on this host called", name, "swarmctl service ps");
     if let Ok(task) = name.parse::<TaskId>() {
-        return if TaskDirectory::of(directory, task).path().exists() { Ok(task) } else { Err(unknown()) };
+        return if TaskDirectory::of(directory, task).path().exists() {
+            Ok(task)
+        } else {
+            Err(unknown())
+        };
     }
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let tasks = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<TaskId>().ok());
-    let named = tasks.filter(|task| TaskDirectory::of(directory, *task).spec().is_ok_and(|spec| spec.name == name));
-    let made = |task: &TaskId| fs::metadata(TaskDirectory::of(directory, *task).path().join("spec.json"))?.modified();
+    let named = tasks.filter(|task| {
+        TaskDirectory::of(directory, *task)
+            .spec()
+            .is_ok_and(|spec| spec.name == name)
+    });
+    let made = |task: &TaskId| {
+        fs::metadata(TaskDirectory::of(directory, *task).path().join("spec.json"))?.modified()
+    };
     named.max_by_key(|task| made(task).ok()).ok_or_else(unknown)
 }

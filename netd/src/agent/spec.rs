@@ -79,11 +79,21 @@ impl LaunchSpec {
 }
 
 fn addresses(task: &TaskConfig, config: &NodeConfig) -> Vec<IpAddr> {
-    let endpoints = task.endpoints.iter().filter_map(|id| config.endpoints.get(id));
-    endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect()
+    let endpoints = task
+        .endpoints
+        .iter()
+        .filter_map(|id| config.endpoints.get(id));
+    endpoints
+        .flat_map(|endpoint| endpoint.addresses.iter().copied())
+        .collect()
 }
 
-fn environment(id: TaskId, task: &TaskConfig, addresses: &[IpAddr], place: &Place<'_>) -> BTreeMap<String, String> {
+fn environment(
+    id: TaskId,
+    task: &TaskConfig,
+    addresses: &[IpAddr],
+    place: &Place<'_>,
+) -> BTreeMap<String, String> {
     let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
     let values = [
         ("HOME", "/root".to_owned()),
@@ -94,35 +104,58 @@ fn environment(id: TaskId, task: &TaskConfig, addresses: &[IpAddr], place: &Plac
         ("NETD_NODE", place.node.to_owned()),
         ("NETD_ADDRESSES", addresses.join(" ")),
     ];
-    values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    values
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn hostname(service: &str, slot: u32) -> String {
     let suffix = format!("-{slot}");
-    let kept: String = service.chars().take(HOSTNAME_LENGTH - suffix.len()).collect();
+    let kept: String = service
+        .chars()
+        .take(HOSTNAME_LENGTH - suffix.len())
+        .collect();
     kept + &suffix
 }
 
 fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
-    let own = addresses.iter().map(|address| format!("{address} {hostname}\n"));
-    "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned() + &own.collect::<String>()
+    let own = addresses
+        .iter()
+        .map(|address| format!("{address} {hostname}\n"));
+    "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned()
+        + &own.collect::<String>()
 }
 
-/// The resolvers, which are ours, and the search domains and options that the user gave; the host's where he gave none.
+/// The resolvers, which are ours, and the search domains and options that the user gave; the host's
+/// where he gave none.
 fn resolv_conf(task: &TaskConfig, config: &NodeConfig, host: &ResolvConf) -> String {
     let dns = &task.spec.dns;
-    let search = if dns.search.is_empty() { &host.search } else { &dns.search };
+    let search = if dns.search.is_empty() {
+        &host.search
+    } else {
+        &dns.search
+    };
     let is_ndots = |option: &&String| option.starts_with("ndots:");
-    // Our names are asked for as they are, and not first below every search domain: the host's ndots does not count.
+    // Our names are asked for as they are, and not first below every search domain: the host's
+    // ndots does not count.
     let options: Vec<&String> = match dns.options.as_slice() {
-        [] => host.options.iter().filter(|option| !is_ndots(option)).collect(),
+        [] => host
+            .options
+            .iter()
+            .filter(|option| !is_ndots(option))
+            .collect(),
         given => given.iter().collect(),
     };
     let mut text = nameservers(task, config);
     if !search.is_empty() && search[..] != ["."] {
         text += &format!("search {}\n", search.join(" "));
     }
-    let ndots = if options.iter().any(is_ndots) { "" } else { " ndots:0" };
+    let ndots = if options.iter().any(is_ndots) {
+        ""
+    } else {
+        " ndots:0"
+    };
     let options: String = options.iter().map(|option| format!(" {option}")).collect();
     text + &format!("options{ndots}{options}\n")
 }
@@ -133,11 +166,21 @@ fn nameservers(task: &TaskConfig, config: &NodeConfig) -> String {
     if task.is_on_lan(config) {
         return format!("nameserver {}\n", names::RESOLVER);
     }
-    for endpoint in task.endpoints.iter().filter_map(|id| config.endpoints.get(id)) {
-        let Some(network) = config.networks.get(&endpoint.network) else { continue };
+    for endpoint in task
+        .endpoints
+        .iter()
+        .filter_map(|id| config.endpoints.get(id))
+    {
+        let Some(network) = config.networks.get(&endpoint.network) else {
+            continue;
+        };
         let mut gateways: Vec<_> = network.subnets.iter().map(|lease| lease.gateway).collect();
         gateways.sort_by_key(IpAddr::is_ipv6);
-        text.extend(gateways.iter().map(|gateway| format!("nameserver {gateway}\n")));
+        text.extend(
+            gateways
+                .iter()
+                .map(|gateway| format!("nameserver {gateway}\n")),
+        );
     }
     text
 }
@@ -151,19 +194,30 @@ mod tests {
     use super::*;
 
     fn with(dns: DnsConfig, host: &str) -> String {
-        let runtime = Runtime::Exec { argv: vec!["true".to_owned()], env: BTreeMap::new(), rootfs: None };
+        let runtime = Runtime::Exec {
+            argv: vec!["true".to_owned()],
+            env: BTreeMap::new(),
+            rootfs: None,
+        };
         let task = TaskConfig {
             service: ServiceId(1),
             service_name: "web".to_owned(),
             stack: None,
             slot: 1,
-            spec: TaskSpec { dns, ..TaskSpec::new(runtime) },
+            spec: TaskSpec {
+                dns,
+                ..TaskSpec::new(runtime)
+            },
             desired: TaskState::Running,
             state: TaskState::Ready,
             draining: false,
             endpoints: Vec::new(),
         };
-        resolv_conf(&task, &NodeConfig::empty(NodeId(1)), &ResolvConf::parse(host))
+        resolv_conf(
+            &task,
+            &NodeConfig::empty(NodeId(1)),
+            &ResolvConf::parse(host),
+        )
     }
 
     #[test]
@@ -171,11 +225,29 @@ mod tests {
         let host = "nameserver 10.0.0.53\nsearch corp.example\noptions ndots:3 edns0\n";
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         assert_eq!(with(DnsConfig::default(), ""), "options ndots:0\n");
-        assert_eq!(with(DnsConfig::default(), host), "search corp.example\noptions ndots:0 edns0\n");
-        let own =
-            DnsConfig { search: texts(&["a.example", "b.example"]), options: texts(&["ndots:1"]), servers: vec![] };
-        assert_eq!(with(own, host), "search a.example b.example\noptions ndots:1\n");
-        assert_eq!(with(DnsConfig { search: texts(&["."]), ..DnsConfig::default() }, host), "options ndots:0 edns0\n");
+        assert_eq!(
+            with(DnsConfig::default(), host),
+            "search corp.example\noptions ndots:0 edns0\n"
+        );
+        let own = DnsConfig {
+            search: texts(&["a.example", "b.example"]),
+            options: texts(&["ndots:1"]),
+            servers: vec![],
+        };
+        assert_eq!(
+            with(own, host),
+            "search a.example b.example\noptions ndots:1\n"
+        );
+        assert_eq!(
+            with(
+                DnsConfig {
+                    search: texts(&["."]),
+                    ..DnsConfig::default()
+                },
+                host
+            ),
+            "options ndots:0 edns0\n"
+        );
     }
 
     #[test]

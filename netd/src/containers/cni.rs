@@ -1,13 +1,13 @@
-//! What the CNI plugin asks for, in terms of the cluster: commands to the ledger, and waiting until this host's kernel has
-//! what came of them. Decides nothing about addresses.
+//! What the CNI plugin asks for, in terms of the cluster: commands to the ledger, and waiting until
+//! this host's kernel has what came of them. Decides nothing about addresses.
 
 use std::{io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use api::{Attached, CniInterface, CniName, ContainerReply, ContainerRequest, Proposal};
 use model::{
-    AddressWish, Answer, Command, Container, ContainerConfig, ContainerKey, ContainerRuntime, ContainerSpec,
-    ContainerTraits, DriverConfig, EndpointConfig, Kind, NetworkConfig, NetworkInfo, NodeConfig, NodeId, Outcome,
-    Query, Refusal, RequestId, Sandbox, SandboxId, SubnetLease, names,
+    AddressWish, Answer, Command, Container, ContainerConfig, ContainerKey, ContainerRuntime,
+    ContainerSpec, ContainerTraits, DriverConfig, EndpointConfig, Kind, NetworkConfig, NetworkInfo,
+    NodeConfig, NodeId, Outcome, Query, Refusal, RequestId, Sandbox, SandboxId, SubnetLease, names,
 };
 use tokio::{
     sync::watch,
@@ -27,7 +27,8 @@ use crate::{
 const ATTACH: Duration = Duration::from_secs(15);
 /// How long the kernel may refuse it until that is the answer.
 const REFUSED: Duration = Duration::from_secs(3);
-/// How long an interface that is not as it should be may take to become so again: it is repaired about once a second.
+/// How long an interface that is not as it should be may take to become so again: it is repaired
+/// about once a second.
 const CONVERGENCE: Duration = Duration::from_secs(4);
 /// How long DEL waits for a leader, and for the kernel. What is left then is done when it can be.
 const DETACH: Duration = Duration::from_secs(3);
@@ -44,32 +45,65 @@ pub async fn answer(daemon: &Arc<Daemon>, request: ContainerRequest) -> Reply {
         match request {
             ContainerRequest::Add(asked) => add(&daemon, *asked).await,
             ContainerRequest::Check(asked) => check(&daemon, &asked).await,
-            ContainerRequest::Del { name, sandbox } => del(&daemon, &name, sandbox.as_deref()).await,
-            ContainerRequest::Gc { configuration, valid } => gc(&daemon, &configuration, &valid).await,
+            ContainerRequest::Del { name, sandbox } => {
+                del(&daemon, &name, sandbox.as_deref()).await
+            }
+            ContainerRequest::Gc {
+                configuration,
+                valid,
+            } => gc(&daemon, &configuration, &valid).await,
             ContainerRequest::Status { network } => status(&daemon, network).await,
         }
     });
-    work.await.unwrap_or_else(|error| Err(Refusal::new(Kind::Unavailable, error.to_string(), "try again")))
+    work.await.unwrap_or_else(|error| {
+        Err(Refusal::new(
+            Kind::Unavailable,
+            error.to_string(),
+            "try again",
+        ))
+    })
 }
 
 /// What the ledger calls an interface of a container: unique on this host.
 fn id(name: &CniName) -> String {
-    let CniName { container, interface, own } = name;
-    own.iter().fold(format!("{container}/{interface}"), |id, own| format!("{id}/{own}"))
+    let CniName {
+        container,
+        interface,
+        own,
+    } = name;
+    own.iter()
+        .fold(format!("{container}/{interface}"), |id, own| {
+            format!("{id}/{own}")
+        })
 }
 
 fn key(node: NodeId, id: &str) -> ContainerKey {
-    ContainerKey { node, runtime: ContainerRuntime::Cni, id: id.to_owned() }
+    ContainerKey {
+        node,
+        runtime: ContainerRuntime::Cni,
+        id: id.to_owned(),
+    }
 }
 
 fn member(daemon: &Daemon) -> Result<Member, Refusal> {
     let next = "`swarmctl init` makes one; `swarmctl join` takes part in one";
-    let stranger = || Refusal::new(Kind::Precondition, "this host is not part of a cluster", next);
+    let stranger = || {
+        Refusal::new(
+            Kind::Precondition,
+            "this host is not part of a cluster",
+            next,
+        )
+    };
     daemon.member.borrow().clone().ok_or_else(stranger)
 }
 
 async fn propose(member: &Member, command: Command) -> model::Response {
-    member.propose(Proposal { request: RequestId(rand::random()), command }).await
+    member
+        .propose(Proposal {
+            request: RequestId(rand::random()),
+            command,
+        })
+        .await
 }
 
 /// Knows what has been attached here before this daemon started.
@@ -78,16 +112,22 @@ pub(super) async fn load(daemon: &Daemon, member: &Member) -> Result<(), Refusal
     if daemon.roster.is_loaded(node) {
         return Ok(());
     }
-    let Answer::Containers(containers) = member.query(Query::Containers(node.to_string())).await? else {
+    let Answer::Containers(containers) = member.query(Query::Containers(node.to_string())).await?
+    else {
         return Err(odd());
     };
-    let of_cni = containers.into_iter().filter(|container| container.key.runtime == ContainerRuntime::Cni);
+    let of_cni = containers
+        .into_iter()
+        .filter(|container| container.key.runtime == ContainerRuntime::Cni);
     daemon.roster.load(node, of_cni.collect());
     Ok(())
 }
 
 async fn add(daemon: &Daemon, asked: CniInterface) -> Reply {
-    let asked = CniInterface { sandbox: real_path(&asked.sandbox), ..asked };
+    let asked = CniInterface {
+        sandbox: real_path(&asked.sandbox),
+        ..asked
+    };
     let (member, id) = (member(daemon)?, id(&asked.name));
     let _turn = daemon.roster.turn(&id).await;
     load(daemon, &member).await?;
@@ -117,26 +157,45 @@ fn sandbox(asked: &CniInterface) -> Result<Sandbox, Refusal> {
     let sandbox = living(&asked.sandbox, &asked.name).ok_or_else(|| gone(&asked.sandbox))?;
     if inside::is_own(Path::new(&sandbox.path)) && !asked.only_addresses {
         let cause = format!("{} is the host's own network namespace", sandbox.path);
-        return Err(Refusal::new(Kind::Invalid, cause, "give the container one of its own"));
+        return Err(Refusal::new(
+            Kind::Invalid,
+            cause,
+            "give the container one of its own",
+        ));
     }
     Ok(sandbox)
 }
 
 fn gone(path: &str) -> Refusal {
-    Refusal::new(Kind::Invalid, format!("there is no network namespace {path}"), "the runtime makes it before ADD")
+    Refusal::new(
+        Kind::Invalid,
+        format!("there is no network namespace {path}"),
+        "the runtime makes it before ADD",
+    )
 }
 
-async fn refuse_taken(daemon: &Daemon, asked: &CniInterface, sandbox: &Sandbox) -> Result<(), Refusal> {
-    if !is_taken(daemon, sandbox).await.map_err(|error| unreadable(sandbox, &error))? {
+async fn refuse_taken(
+    daemon: &Daemon,
+    asked: &CniInterface,
+    sandbox: &Sandbox,
+) -> Result<(), Refusal> {
+    if !is_taken(daemon, sandbox)
+        .await
+        .map_err(|error| unreadable(sandbox, &error))?
+    {
         return Ok(());
     }
     let (name, path) = (inner_name(&asked.name), &sandbox.path);
     let next = "use another CNI_IFNAME, or `interface` in the configuration where another plugin of the list makes it";
-    Err(Refusal::new(Kind::Conflict, format!("there is an interface {name} in {path} already"), next))
+    Err(Refusal::new(
+        Kind::Conflict,
+        format!("there is an interface {name} in {path} already"),
+        next,
+    ))
 }
 
-/// Whether somebody else has an interface of this name there. One of ours that the ledger has given up, but not yet the
-/// kernel, as when a daemon was killed over it, is waited for.
+/// Whether somebody else has an interface of this name there. One of ours that the ledger has given
+/// up, but not yet the kernel, as when a daemon was killed over it, is waited for.
 async fn is_taken(daemon: &Daemon, sandbox: &Sandbox) -> io::Result<bool> {
     if look(sandbox).await?.is_none() {
         return Ok(false);
@@ -149,29 +208,61 @@ async fn is_taken(daemon: &Daemon, sandbox: &Sandbox) -> io::Result<bool> {
 /// Waits until the data plane has made true a view without this interface.
 async fn forgotten(daemon: &Daemon, sandbox: &Sandbox) -> Option<()> {
     let has = |config: &NodeConfig| {
-        let mut of_it = config.containers.values().filter(|entry| entry.path == sandbox.path);
-        of_it.any(|entry| entry.endpoints.iter().any(|joint| joint.interface == sandbox.interface))
+        let mut of_it = config
+            .containers
+            .values()
+            .filter(|entry| entry.path == sandbox.path);
+        of_it.any(|entry| {
+            entry
+                .endpoints
+                .iter()
+                .any(|joint| joint.interface == sandbox.interface)
+        })
     };
     let mut desired = daemon.desired.subscribe();
-    let config = desired.wait_for(|config| config.generation > 0 && !has(config)).await.ok()?.clone();
+    let config = desired
+        .wait_for(|config| config.generation > 0 && !has(config))
+        .await
+        .ok()?
+        .clone();
     let mut dataplane = daemon.dataplane.subscribe();
-    let mut status = dataplane.wait_for(Option::is_some).await.ok()?.as_ref()?.0.clone();
-    let is_applied =
-        |status: &Arc<dataplane::Status>| status.node == Some(config.node) && status.generation >= config.generation;
+    let mut status = dataplane
+        .wait_for(Option::is_some)
+        .await
+        .ok()?
+        .as_ref()?
+        .0
+        .clone();
+    let is_applied = |status: &Arc<dataplane::Status>| {
+        status.node == Some(config.node) && status.generation >= config.generation
+    };
     status.wait_for(is_applied).await.ok().map(|_| ())
 }
 
 /// The interface as the kernel has it.
 async fn look(sandbox: &Sandbox) -> io::Result<Option<inside::Interface>> {
-    let Sandbox { path, identity, interface } = sandbox.clone();
+    let Sandbox {
+        path,
+        identity,
+        interface,
+    } = sandbox.clone();
     let name = interface.unwrap_or_default();
     let look = move || inside::interface(&path, identity.as_deref(), &name);
-    tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    tokio::task::spawn_blocking(look)
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 fn unreadable(sandbox: &Sandbox, error: &io::Error) -> Refusal {
-    let cause = format!("the network namespace {} cannot be entered: {error}", sandbox.path);
-    Refusal::new(Kind::Invalid, cause, "see that it is mounted where netd runs, too")
+    let cause = format!(
+        "the network namespace {} cannot be entered: {error}",
+        sandbox.path
+    );
+    Refusal::new(
+        Kind::Invalid,
+        cause,
+        "see that it is mounted where netd runs, too",
+    )
 }
 
 async fn attach(
@@ -182,7 +273,11 @@ async fn attach(
 ) -> Result<Container, Refusal> {
     let wish = |v4: bool| AddressWish {
         wanted: true,
-        exact: asked.addresses.iter().copied().find(|address| address.is_ipv4() == v4),
+        exact: asked
+            .addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == v4),
         within: None,
     };
     let held_for = asked.only_addresses.then(|| sandbox.clone());
@@ -195,9 +290,19 @@ async fn attach(
         mac: asked.mac,
         sandbox: Some(sandbox.clone()).filter(|_| held_for.is_none()),
         left: false,
-        traits: Some(ContainerTraits { held_for, ..asked.traits.clone() }),
+        traits: Some(ContainerTraits {
+            held_for,
+            ..asked.traits.clone()
+        }),
     };
-    match propose(member, Command::AttachContainer { spec: Box::new(spec) }).await {
+    match propose(
+        member,
+        Command::AttachContainer {
+            spec: Box::new(spec),
+        },
+    )
+    .await
+    {
         Ok(Outcome::Container(container)) => {
             daemon.roster.attached((*container).clone());
             Ok(*container)
@@ -213,50 +318,96 @@ async fn attach(
     }
 }
 
-/// The addresses that another plugin puts on an interface of its own: neither our gateway nor our resolver is there.
+/// The addresses that another plugin puts on an interface of its own: neither our gateway nor our
+/// resolver is there.
 async fn held(member: &Member, container: Container) -> Result<Attached, Refusal> {
     let network = network(member, container.network.to_string()).await?;
-    let leases = network.subnets.iter().filter(|lease| owns(lease, &container.addresses));
+    let leases = network
+        .subnets
+        .iter()
+        .filter(|lease| owns(lease, &container.addresses));
     let subnets: Vec<SubnetLease> = leases.copied().collect();
-    let ways_out = subnets.iter().filter(|_| !network.internal).map(|lease| lease.gateway).collect();
-    Ok(Attached { container, internal: network.internal, subnets, ways_out, mtu: None, resolvers: Vec::new() })
+    let ways_out = subnets
+        .iter()
+        .filter(|_| !network.internal)
+        .map(|lease| lease.gateway)
+        .collect();
+    Ok(Attached {
+        container,
+        internal: network.internal,
+        subnets,
+        ways_out,
+        mtu: None,
+        resolvers: Vec::new(),
+    })
 }
 
 async fn network(member: &Member, name: String) -> Result<NetworkInfo, Refusal> {
-    let Answer::Networks(networks) = member.query(Query::Network(name)).await? else { return Err(odd()) };
+    let Answer::Networks(networks) = member.query(Query::Network(name)).await? else {
+        return Err(odd());
+    };
     networks.into_iter().next().ok_or_else(odd)
 }
 
 fn owns(lease: &SubnetLease, addresses: &[IpAddr]) -> bool {
-    addresses.iter().any(|&address| lease.subnet.contains(address))
+    addresses
+        .iter()
+        .any(|&address| lease.subnet.contains(address))
 }
 
 /// Waits until packets pass the interface.
-async fn ready(daemon: &Daemon, container: Container, sandbox: &Sandbox) -> Result<Attached, Refusal> {
+async fn ready(
+    daemon: &Daemon,
+    container: Container,
+    sandbox: &Sandbox,
+) -> Result<Attached, Refusal> {
     let deadline = Instant::now() + ATTACH;
     let late = |what: &str| {
         let cause = format!("{what} within {} s", ATTACH.as_secs());
-        Refusal::new(Kind::Unavailable, cause, "`swarmctl network verify` says what this host lacks")
+        Refusal::new(
+            Kind::Unavailable,
+            cause,
+            "`swarmctl network verify` says what this host lacks",
+        )
     };
     let config = timeout_at(deadline, heard(daemon, &container, sandbox)).await;
-    let config = config.ok().flatten().ok_or_else(|| late("this host has not heard of the interface"))?;
+    let config = config
+        .ok()
+        .flatten()
+        .ok_or_else(|| late("this host has not heard of the interface"))?;
     let mut status = dataplane_status(daemon)?;
-    let id = config.endpoints.get(&container.id).map(|endpoint| endpoint.sandbox).ok_or_else(odd)?;
+    let id = config
+        .endpoints
+        .get(&container.id)
+        .map(|endpoint| endpoint.sandbox)
+        .ok_or_else(odd)?;
     match timeout_at(deadline, settled(&mut status, &config, id)).await {
         Ok(Ok(())) => {}
         Ok(Err(reason)) => {
             let next = "`swarmctl network verify` says what this host lacks";
-            return Err(Refusal::new(Kind::Unavailable, format!("this host cannot attach it: {reason}"), next));
+            return Err(Refusal::new(
+                Kind::Unavailable,
+                format!("this host cannot attach it: {reason}"),
+                next,
+            ));
         }
         Err(_) => return Err(late("the interface is not ready")),
     }
     let interface = look(sandbox).await.ok().flatten();
-    describe(&config, container, interface.and_then(|interface| interface.mtu)).ok_or_else(odd)
+    describe(
+        &config,
+        container,
+        interface.and_then(|interface| interface.mtu),
+    )
+    .ok_or_else(odd)
 }
 
 fn dataplane_status(daemon: &Daemon) -> Result<watch::Receiver<Arc<dataplane::Status>>, Refusal> {
     let dataplane = daemon.dataplane.borrow();
-    dataplane.as_ref().map(|(status, _)| status.clone()).ok_or_else(|| daemon.has_no_view())
+    dataplane
+        .as_ref()
+        .map(|(status, _)| status.clone())
+        .ok_or_else(|| daemon.has_no_view())
 }
 
 fn entry<'a>(config: &'a NodeConfig, endpoint: &EndpointConfig) -> Option<&'a ContainerConfig> {
@@ -265,7 +416,9 @@ fn entry<'a>(config: &'a NodeConfig, endpoint: &EndpointConfig) -> Option<&'a Co
 
 /// Whether a view has the interface as it now is.
 fn is_in(config: &NodeConfig, container: &Container, sandbox: &Sandbox) -> bool {
-    let Some(endpoint) = config.endpoints.get(&container.id) else { return false };
+    let Some(endpoint) = config.endpoints.get(&container.id) else {
+        return false;
+    };
     let joins = |entry: &ContainerConfig| {
         let mut joints = entry.endpoints.iter();
         entry.identity == sandbox.identity
@@ -278,9 +431,19 @@ fn is_in(config: &NodeConfig, container: &Container, sandbox: &Sandbox) -> bool 
 }
 
 /// This host's view, once it has the interface.
-async fn heard(daemon: &Daemon, container: &Container, sandbox: &Sandbox) -> Option<Arc<NodeConfig>> {
+async fn heard(
+    daemon: &Daemon,
+    container: &Container,
+    sandbox: &Sandbox,
+) -> Option<Arc<NodeConfig>> {
     let mut desired = daemon.desired.subscribe();
-    Some(desired.wait_for(|config| is_in(config, container, sandbox)).await.ok()?.clone())
+    Some(
+        desired
+            .wait_for(|config| is_in(config, container, sandbox))
+            .await
+            .ok()?
+            .clone(),
+    )
 }
 
 /// Waits until the kernel has all of the sandbox. Errors: it goes on refusing that.
@@ -292,14 +455,21 @@ async fn settled(
     let mut refused_since = None;
     loop {
         let current = status.borrow_and_update().clone();
-        let is_current = current.node == Some(config.node) && current.generation >= config.generation;
+        let is_current =
+            current.node == Some(config.node) && current.generation >= config.generation;
         if is_current && current.ready.contains(&sandbox) {
             return Ok(());
         }
-        let failure = current.failures.iter().find(|failure| is_current && failure.sandbox == Some(sandbox));
+        let failure = current
+            .failures
+            .iter()
+            .find(|failure| is_current && failure.sandbox == Some(sandbox));
         let reason = failure.map(ToString::to_string);
-        refused_since = reason.as_ref().map(|_| refused_since.unwrap_or_else(Instant::now));
-        let patience = refused_since.unwrap_or_else(Instant::now) + if reason.is_some() { REFUSED } else { ATTACH };
+        refused_since = reason
+            .as_ref()
+            .map(|_| refused_since.unwrap_or_else(Instant::now));
+        let patience = refused_since.unwrap_or_else(Instant::now)
+            + if reason.is_some() { REFUSED } else { ATTACH };
         match timeout_at(patience, status.changed()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err("the data plane has ended".to_owned()),
@@ -311,36 +481,81 @@ async fn settled(
 /// What the runtime is told of an interface.
 fn describe(config: &NodeConfig, container: Container, mtu: Option<u32>) -> Option<Attached> {
     let network = config.networks.get(&container.network)?;
-    let subnets = network.subnets.iter().filter(|lease| owns(lease, &container.addresses)).copied().collect();
+    let subnets = network
+        .subnets
+        .iter()
+        .filter(|lease| owns(lease, &container.addresses))
+        .copied()
+        .collect();
     let joint = config.endpoints.get(&container.id)?;
-    let ways_out = [true, false].into_iter().filter_map(|v4| way_out(config, entry(config, joint)?, v4));
-    let ways_out = ways_out.filter(|(of, _)| *of == container.id).map(|(_, gateway)| gateway).collect();
+    let ways_out = [true, false]
+        .into_iter()
+        .filter_map(|v4| way_out(config, entry(config, joint)?, v4));
+    let ways_out = ways_out
+        .filter(|(of, _)| *of == container.id)
+        .map(|(_, gateway)| gateway)
+        .collect();
     let resolvers = match network.driver {
-        DriverConfig::Overlay { .. } => container.addresses.iter().filter_map(|&own| gateway(network, own)).collect(),
+        DriverConfig::Overlay { .. } => container
+            .addresses
+            .iter()
+            .filter_map(|&own| gateway(network, own))
+            .collect(),
         _ => vec![names::RESOLVER.into()],
     };
-    Some(Attached { internal: network.internal, container, subnets, ways_out, mtu, resolvers })
+    Some(Attached {
+        internal: network.internal,
+        container,
+        subnets,
+        ways_out,
+        mtu,
+        resolvers,
+    })
 }
 
 /// By which of its endpoints a container leaves, per family: the first whose network has a way out.
-fn way_out(config: &NodeConfig, container: &ContainerConfig, v4: bool) -> Option<(model::EndpointId, IpAddr)> {
+fn way_out(
+    config: &NodeConfig,
+    container: &ContainerConfig,
+    v4: bool,
+) -> Option<(model::EndpointId, IpAddr)> {
     container.endpoints.iter().find_map(|joint| {
         let endpoint = config.endpoints.get(&joint.id)?;
-        let network = config.networks.get(&endpoint.network).filter(|network| !network.internal)?;
-        let address = endpoint.addresses.iter().find(|address| address.is_ipv4() == v4)?;
+        let network = config
+            .networks
+            .get(&endpoint.network)
+            .filter(|network| !network.internal)?;
+        let address = endpoint
+            .addresses
+            .iter()
+            .find(|address| address.is_ipv4() == v4)?;
         let gateway = gateway(network, *address)?;
         let is_overlay = network.driver.parent().is_none();
-        Some((joint.id, if is_overlay && gateway.is_ipv6() { OUTER.into() } else { gateway }))
+        Some((
+            joint.id,
+            if is_overlay && gateway.is_ipv6() {
+                OUTER.into()
+            } else {
+                gateway
+            },
+        ))
     })
 }
 
 fn gateway(network: &NetworkConfig, address: IpAddr) -> Option<IpAddr> {
-    network.subnets.iter().find(|lease| lease.subnet.contains(address)).map(|lease| lease.gateway)
+    network
+        .subnets
+        .iter()
+        .find(|lease| lease.subnet.contains(address))
+        .map(|lease| lease.gateway)
 }
 
 /// Whether an interface is as ADD has said. What is being repaired is waited for.
 async fn check(daemon: &Daemon, asked: &CniInterface) -> Reply {
-    let asked = CniInterface { sandbox: real_path(&asked.sandbox), ..asked.clone() };
+    let asked = CniInterface {
+        sandbox: real_path(&asked.sandbox),
+        ..asked.clone()
+    };
     let sandbox = sandbox(&asked)?;
     let deadline = Instant::now() + CONVERGENCE;
     loop {
@@ -351,8 +566,16 @@ async fn check(daemon: &Daemon, asked: &CniInterface) -> Reply {
         match fault {
             None => return Ok(ContainerReply::Done),
             Some(fault) if Instant::now() > deadline => {
-                let cause = format!("{} of {}: {fault}", inner_name(&asked.name), asked.name.container);
-                return Err(Refusal::new(Kind::Precondition, cause, "`swarmctl network verify` says more"));
+                let cause = format!(
+                    "{} of {}: {fault}",
+                    inner_name(&asked.name),
+                    asked.name.container
+                );
+                return Err(Refusal::new(
+                    Kind::Precondition,
+                    cause,
+                    "`swarmctl network verify` says more",
+                ));
             }
             Some(_) => sleep(PAUSE).await,
         }
@@ -362,30 +585,50 @@ async fn check(daemon: &Daemon, asked: &CniInterface) -> Reply {
 async fn lacks_hold(daemon: &Daemon, asked: &CniInterface) -> Result<Option<String>, Refusal> {
     load(daemon, &member(daemon)?).await?;
     match daemon.roster.standing(&id(&asked.name)) {
-        Standing::Attached(known) if asked.addresses.iter().all(|address| known.addresses.contains(address)) => {
+        Standing::Attached(known)
+            if asked
+                .addresses
+                .iter()
+                .all(|address| known.addresses.contains(address)) =>
+        {
             Ok(None)
         }
         _ => Ok(Some("its addresses are not held for it".to_owned())),
     }
 }
 
-/// What an interface lacks, by this host's view, its data plane and the kernel. No manager is asked.
+/// What an interface lacks, by this host's view, its data plane and the kernel. No manager is
+/// asked.
 async fn lacks(daemon: &Daemon, asked: &CniInterface, sandbox: &Sandbox) -> Option<String> {
     let config = daemon.desired.borrow().clone();
-    let is_it = |entry: &&ContainerConfig| entry.path == sandbox.path && entry.identity == sandbox.identity;
+    let is_it =
+        |entry: &&ContainerConfig| entry.path == sandbox.path && entry.identity == sandbox.identity;
     let entry = config.containers.values().find(is_it);
-    let joint = entry.and_then(|entry| entry.endpoints.iter().find(|joint| joint.interface == sandbox.interface));
+    let joint = entry.and_then(|entry| {
+        entry
+            .endpoints
+            .iter()
+            .find(|joint| joint.interface == sandbox.interface)
+    });
     let Some(endpoint) = joint.and_then(|joint| config.endpoints.get(&joint.id)) else {
         return Some("it is not attached".to_owned());
     };
-    if let Some(address) = asked.addresses.iter().find(|address| !endpoint.addresses.contains(address)) {
+    if let Some(address) = asked
+        .addresses
+        .iter()
+        .find(|address| !endpoint.addresses.contains(address))
+    {
         return Some(format!("{address} is not its address"));
     }
     let status = match dataplane_status(daemon) {
         Ok(status) => status.borrow().clone(),
         Err(refusal) => return Some(refusal.cause),
     };
-    if let Some(failure) = status.failures.iter().find(|failure| failure.sandbox == Some(endpoint.sandbox)) {
+    if let Some(failure) = status
+        .failures
+        .iter()
+        .find(|failure| failure.sandbox == Some(endpoint.sandbox))
+    {
         return Some(failure.to_string());
     }
     if !status.ready.contains(&endpoint.sandbox) {
@@ -395,16 +638,21 @@ async fn lacks(daemon: &Daemon, asked: &CniInterface, sandbox: &Sandbox) -> Opti
         Err(error) => Some(error.to_string()),
         Ok(None) => Some("the kernel has no such interface".to_owned()),
         Ok(Some(found)) => {
-            let missing = endpoint.addresses.iter().find(|address| !found.addresses.contains(address));
+            let missing = endpoint
+                .addresses
+                .iter()
+                .find(|address| !found.addresses.contains(address));
             missing.map(|address| format!("it lacks its address {address}"))
         }
     }
 }
 
-/// Gives an interface up. What cannot be done now is done as soon as it can be: a runtime whose DEL fails keeps the dead
-/// container for ever.
+/// Gives an interface up. What cannot be done now is done as soon as it can be: a runtime whose DEL
+/// fails keeps the dead container for ever.
 async fn del(daemon: &Daemon, name: &CniName, path: Option<&str>) -> Reply {
-    let Ok(member) = member(daemon) else { return Ok(ContainerReply::Done) };
+    let Ok(member) = member(daemon) else {
+        return Ok(ContainerReply::Done);
+    };
     let id = id(name);
     let _turn = daemon.roster.turn(&id).await;
     if !matches!(timeout(DETACH, load(daemon, &member)).await, Ok(Ok(()))) {
@@ -435,7 +683,11 @@ async fn del(daemon: &Daemon, name: &CniName, path: Option<&str>) -> Reply {
 fn living(path: &str, name: &CniName) -> Option<Sandbox> {
     let path = real_path(path);
     let identity = Some(identity(Path::new(&path))?);
-    Some(Sandbox { path, identity, interface: Some(inner_name(name).to_owned()) })
+    Some(Sandbox {
+        path,
+        identity,
+        interface: Some(inner_name(name).to_owned()),
+    })
 }
 
 /// Has the ledger give these up; whether it has. If not, it is tried again until it does.
@@ -453,7 +705,8 @@ pub(super) async fn detach(daemon: &Daemon, member: &Member, ids: &[String]) -> 
     }
 }
 
-/// Waits until the interface is gone from a namespace that stays: its name may be used again at once.
+/// Waits until the interface is gone from a namespace that stays: its name may be used again at
+/// once.
 async fn removed(sandbox: &Sandbox) {
     let gone = async {
         while let Ok(Some(_)) = look(sandbox).await {
@@ -469,13 +722,21 @@ async fn gc(daemon: &Daemon, configuration: &str, valid: &[CniName]) -> Reply {
     load(daemon, &member).await?;
     let lives = |known: &String| {
         let mut living = valid.iter().map(id);
-        living.any(|id| known.strip_prefix(id.as_str()).is_some_and(|own| own.is_empty() || own.starts_with('/')))
+        living.any(|id| {
+            known
+                .strip_prefix(id.as_str())
+                .is_some_and(|own| own.is_empty() || own.starts_with('/'))
+        })
     };
     let mut dead = daemon.roster.of_configuration(configuration);
     dead.retain(|known| !lives(known));
     if !dead.is_empty() && !detach(daemon, &member, &dead).await {
         let cause = format!("{} interfaces could not be given up now", dead.len());
-        return Err(Refusal::new(Kind::Unavailable, cause, "netd gives them up as soon as there is a leader"));
+        return Err(Refusal::new(
+            Kind::Unavailable,
+            cause,
+            "netd gives them up as soon as there is a leader",
+        ));
     }
     Ok(ContainerReply::Done)
 }
@@ -492,13 +753,24 @@ async fn status(daemon: &Daemon, name: String) -> Reply {
         ));
     }
     let is_full = |v6: bool| {
-        let mut of_family = network.subnets.iter().map(|lease| lease.subnet).filter(|subnet| subnet.is_ipv6() == v6);
+        let mut of_family = network
+            .subnets
+            .iter()
+            .map(|lease| lease.subnet)
+            .filter(|subnet| subnet.is_ipv6() == v6);
         let first = of_family.next()?;
-        of_family.chain([first]).all(|subnet| network.exhausted.contains(&subnet)).then_some(first)
+        of_family
+            .chain([first])
+            .all(|subnet| network.exhausted.contains(&subnet))
+            .then_some(first)
     };
     if let Some(subnet) = is_full(false).or_else(|| is_full(true)) {
         let cause = format!("network {} has no free address in {subnet}", network.name);
-        return Err(Refusal::new(Kind::Exhausted, cause, "remove containers, or make a larger network"));
+        return Err(Refusal::new(
+            Kind::Exhausted,
+            cause,
+            "remove containers, or make a larger network",
+        ));
     }
     dataplane_status(daemon)?;
     Ok(ContainerReply::Done)
@@ -506,5 +778,9 @@ async fn status(daemon: &Daemon, name: String) -> Reply {
 
 fn odd() -> Refusal {
     let next = "run the same version of netd everywhere";
-    Refusal::new(Kind::Unavailable, "a manager's answer about a container makes no sense", next)
+    Refusal::new(
+        Kind::Unavailable,
+        "a manager's answer about a container makes no sense",
+        next,
+    )
 }

@@ -16,10 +16,15 @@ pub struct Interface {
     pub mtu: Option<u32>,
 }
 
-/// The interface of this name in the namespace at this path, if it is there. Errors: the namespace is gone, or cannot be
-/// entered.
+/// The interface of this name in the namespace at this path, if it is there. Errors: the namespace
+/// is gone, or cannot be entered.
 pub fn interface(path: &str, identity: Option<&str>, name: &str) -> io::Result<Option<Interface>> {
-    let gone = || io::Error::new(io::ErrorKind::NotFound, format!("the network namespace {path} is gone"));
+    let gone = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("the network namespace {path} is gone"),
+        )
+    };
     let sandbox = open(path, identity).ok_or_else(gone)?;
     namespace::within_file(&sandbox, || look(name))?
 }
@@ -28,9 +33,17 @@ fn look(name: &str) -> io::Result<Option<Interface>> {
     let mut found = None;
     for entry in getifaddrs()?.filter(|entry| entry.interface_name == name) {
         let interface: &mut Interface = found.get_or_insert_default();
-        let Some(address) = entry.address else { continue };
-        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        interface.addresses.extend(v4.or(address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()))));
+        let Some(address) = entry.address else {
+            continue;
+        };
+        let v4 = address
+            .as_sockaddr_in()
+            .map(|address| IpAddr::V4(address.ip()));
+        interface.addresses.extend(
+            v4.or(address
+                .as_sockaddr_in6()
+                .map(|address| IpAddr::V6(address.ip()))),
+        );
     }
     if let Some(interface) = &mut found {
         let mtu = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}/mtu"));

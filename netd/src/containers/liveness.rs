@@ -1,5 +1,5 @@
-//! Gives up what CNI runtimes have attached here and forgotten: whose network namespace is gone, or of another boot. Those
-//! that live are never touched; without a leader it is tried again.
+//! Gives up what CNI runtimes have attached here and forgotten: whose network namespace is gone, or
+//! of another boot. Those that live are never touched; without a leader it is tried again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,6 +40,9 @@ async fn sweep(daemon: &Daemon, member: &Member) {
     let still = daemon.roster.ended(is_gone);
     ended.retain(|id| still.contains(id));
     if !ended.is_empty() && cni::detach(daemon, member, &ended).await {
-        tracing::info!(containers = ended.join(" "), "gave up interfaces of CNI containers that are gone");
+        tracing::info!(
+            containers = ended.join(" "),
+            "gave up interfaces of CNI containers that are gone"
+        );
     }
 }

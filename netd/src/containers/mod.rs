@@ -30,19 +30,36 @@ pub fn identity(path: &Path) -> Option<String> {
     identify(&File::open(path).ok()?)
 }
 
-/// Whether a namespace is gone for sure: its path leads nowhere, or to another one. What cannot be told lives.
+/// Whether a namespace is gone for sure: its path leads nowhere, or to another one. What cannot be
+/// told lives.
 fn is_gone(sandbox: &Sandbox) -> bool {
     match File::open(&sandbox.path) {
-        Ok(file) => identify(&file).is_some_and(|found| sandbox.identity.as_ref().is_some_and(|meant| *meant != found)),
-        Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        Ok(file) => identify(&file).is_some_and(|found| {
+            sandbox
+                .identity
+                .as_ref()
+                .is_some_and(|meant| *meant != found)
+        }),
+        Err(error) => matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        ),
     }
 }
 
-/// The same path for all ways to write it. What it leads to is left alone: `/proc/PID/ns/net` leads to no file.
+/// The same path for all ways to write it. What it leads to is left alone: `/proc/PID/ns/net` leads
+/// to no file.
 fn real_path(path: &str) -> String {
     let real = || {
         let path = Path::new(path);
-        Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?).to_str()?.to_owned())
+        Some(
+            path.parent()?
+                .canonicalize()
+                .ok()?
+                .join(path.file_name()?)
+                .to_str()?
+                .to_owned(),
+        )
     };
     real().unwrap_or_else(|| path.to_owned())
 }
@@ -50,5 +67,9 @@ fn real_path(path: &str) -> String {
 fn identify(file: &File) -> Option<String> {
     static BOOT: OnceLock<Option<String>> = OnceLock::new();
     let boot = BOOT.get_or_init(|| fs::read_to_string(BOOT_ID).ok());
-    Some(format!("{}/{}", boot.as_ref()?.trim(), file.metadata().ok()?.ino()))
+    Some(format!(
+        "{}/{}",
+        boot.as_ref()?.trim(),
+        file.metadata().ok()?.ino()
+    ))
 }

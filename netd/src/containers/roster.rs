@@ -1,5 +1,6 @@
-//! What CNI runtimes have attached on this host, as this daemon remembers it: nobody else changes that part of the ledger, so
-//! what it is not told it need not ask for. Requests about one interface take turns. No I/O.
+//! What CNI runtimes have attached on this host, as this daemon remembers it: nobody else changes
+//! that part of the ledger, so what it is not told it need not ask for. Requests about one
+//! interface take turns. No I/O.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -68,9 +69,14 @@ impl Roster {
         if state.node == Some(node) {
             return;
         }
-        state.known.retain(|_, container| container.key.node == node);
+        state
+            .known
+            .retain(|_, container| container.key.node == node);
         for container in containers {
-            state.known.entry(container.key.id.clone()).or_insert(container);
+            state
+                .known
+                .entry(container.key.id.clone())
+                .or_insert(container);
         }
         state.node = Some(node);
     }
@@ -109,22 +115,33 @@ impl Roster {
     /// Those that are given up, and those whose namespace is gone.
     pub fn ended(&self, is_gone: impl Fn(&Sandbox) -> bool) -> BTreeSet<String> {
         let state = self.state();
-        let dead = state.known.iter().filter(|(_, container)| place(container).is_some_and(&is_gone));
+        let dead = state
+            .known
+            .iter()
+            .filter(|(_, container)| place(container).is_some_and(&is_gone));
         let dead: BTreeSet<String> = dead.map(|(id, _)| id.clone()).collect();
-        dead.into_iter().chain(state.leaving.iter().cloned()).collect()
+        dead.into_iter()
+            .chain(state.leaving.iter().cloned())
+            .collect()
     }
 
     /// Those that one configuration of a runtime's has attached.
     pub fn of_configuration(&self, configuration: &str) -> Vec<String> {
         let state = self.state();
-        let of_it = state.known.iter().filter(|(_, container)| container.traits.configuration == configuration);
+        let of_it = state
+            .known
+            .iter()
+            .filter(|(_, container)| container.traits.configuration == configuration);
         of_it.map(|(id, _)| id.clone()).collect()
     }
 }
 
 /// The namespace that an interface lives as long as.
 pub fn place(container: &Container) -> Option<&Sandbox> {
-    container.sandbox.as_ref().or(container.traits.held_for.as_ref())
+    container
+        .sandbox
+        .as_ref()
+        .or(container.traits.held_for.as_ref())
 }
 
 #[cfg(test)]
@@ -135,15 +152,26 @@ mod tests {
     const NODE: NodeId = NodeId(1);
 
     fn container(id: &str, path: &str) -> Container {
-        let sandbox = Sandbox { path: path.to_owned(), identity: None, interface: None };
+        let sandbox = Sandbox {
+            path: path.to_owned(),
+            identity: None,
+            interface: None,
+        };
         Container {
             id: EndpointId(1),
-            key: ContainerKey { node: NODE, runtime: ContainerRuntime::Cni, id: id.to_owned() },
+            key: ContainerKey {
+                node: NODE,
+                runtime: ContainerRuntime::Cni,
+                id: id.to_owned(),
+            },
             network: NetworkId(1),
             addresses: Vec::new(),
             mac: Mac([0; 6]),
             sandbox: Some(sandbox),
-            traits: ContainerTraits { configuration: "dbnet".to_owned(), ..ContainerTraits::default() },
+            traits: ContainerTraits {
+                configuration: "dbnet".to_owned(),
+                ..ContainerTraits::default()
+            },
             created: 0,
         }
     }
@@ -151,12 +179,18 @@ mod tests {
     #[test]
     fn who_is_given_up_stays_so_until_the_ledger_knows_or_it_comes_back() {
         let roster = Roster::default();
-        roster.load(NODE, vec![container("a/eth0", "/alive"), container("b/eth0", "/dead")]);
+        roster.load(
+            NODE,
+            vec![container("a/eth0", "/alive"), container("b/eth0", "/dead")],
+        );
         assert_eq!(roster.standing("c/eth0"), Standing::Absent);
         let ended = || roster.ended(|sandbox| sandbox.path == "/dead");
         assert_eq!(ended(), ["b/eth0".to_owned()].into());
         roster.leaves("a/eth0");
-        assert_eq!((ended().len(), roster.standing("a/eth0")), (2, Standing::Leaving));
+        assert_eq!(
+            (ended().len(), roster.standing("a/eth0")),
+            (2, Standing::Leaving)
+        );
         roster.attached(container("a/eth0", "/alive"));
         roster.gone(&["b/eth0".to_owned()]);
         assert!(ended().is_empty() && matches!(roster.standing("a/eth0"), Standing::Attached(_)));
@@ -166,8 +200,18 @@ mod tests {
     fn what_is_held_lives_as_long_as_what_it_is_held_for() {
         let roster = Roster::default();
         let held = container("a/eth0", "/dead");
-        let traits = ContainerTraits { held_for: held.sandbox.clone(), ..ContainerTraits::default() };
-        roster.load(NODE, vec![Container { sandbox: None, traits, ..held }]);
+        let traits = ContainerTraits {
+            held_for: held.sandbox.clone(),
+            ..ContainerTraits::default()
+        };
+        roster.load(
+            NODE,
+            vec![Container {
+                sandbox: None,
+                traits,
+                ..held
+            }],
+        );
         assert_eq!(roster.ended(|sandbox| sandbox.path == "/dead").len(), 1);
         assert!(roster.of_configuration("dbnet").is_empty());
     }

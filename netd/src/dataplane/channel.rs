@@ -1,5 +1,5 @@
-//! Netlink in one network namespace: what is there, and changes of it. The one place of the data plane that opens netlink
-//! sockets; those for requests are kept open between passes.
+//! Netlink in one network namespace: what is there, and changes of it. The one place of the data
+//! plane that opens netlink sockets; those for requests are kept open between passes.
 
 use std::{
     cell::RefCell,
@@ -12,7 +12,9 @@ use std::{
 };
 
 use model::names::{self, LinkName, NAMESPACE_DIRECTORY, Namespace};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -72,7 +74,18 @@ impl Channel {
         let requests = namespace::within_file(&namespace, connect)??;
         let (sequence, indices, seen) = (0, BTreeMap::new(), None);
         let (changed, has_policies, has_shapes) = (true, true, true);
-        Ok(Self { place, identity, namespace, requests, sequence, indices, seen, changed, has_policies, has_shapes })
+        Ok(Self {
+            place,
+            identity,
+            namespace,
+            requests,
+            sequence,
+            indices,
+            seen,
+            changed,
+            has_policies,
+            has_shapes,
+        })
     }
 
     /// Whether it has devices of which the kernel tells a number of the host's.
@@ -80,28 +93,46 @@ impl Channel {
         let mut links = self.seen.iter().flat_map(|space| &space.links);
         let born_with = names::loopback_link();
         links.any(|(name, link)| {
-            matches!(link.kind, ObservedKind::Stacked(_) | ObservedKind::Other) && *name != born_with
+            matches!(link.kind, ObservedKind::Stacked(_) | ObservedKind::Other)
+                && *name != born_with
         })
     }
 
     /// What another namespace, an open file, is called here.
     pub fn number(&mut self, namespace: RawFd) -> io::Result<i32> {
         let answers = self.exchange(wire::get_number(namespace), NLM_F_ACK)?;
-        answers.iter().find_map(wire::number).ok_or_else(|| missing("the namespace has got no number".to_owned()))
+        answers
+            .iter()
+            .find_map(wire::number)
+            .ok_or_else(|| missing("the namespace has got no number".to_owned()))
     }
 
     pub fn observe(&mut self, host: &wire::Names) -> Result<Space<ObservedLink>, KernelError> {
         self.changed = false;
         let mut space = Space::default();
         for message in self.dump("links", wire::get_links())? {
-            let Message::NewLink(message) = message else { continue };
-            let Some((_, name)) = wire::link_name(&message).filter(|(_, name)| wire::is_ours(self.place, name)) else {
+            let Message::NewLink(message) = message else {
                 continue;
             };
-            space.links.insert(name, wire::link(&message, self.place, host));
+            let Some((_, name)) =
+                wire::link_name(&message).filter(|(_, name)| wire::is_ours(self.place, name))
+            else {
+                continue;
+            };
+            space
+                .links
+                .insert(name, wire::link(&message, self.place, host));
         }
-        self.indices = space.links.iter().map(|(name, link)| (name.clone(), link.index)).collect();
-        let names: wire::Names = self.indices.iter().map(|(name, &index)| (index, name.clone())).collect();
+        self.indices = space
+            .links
+            .iter()
+            .map(|(name, link)| (name.clone(), link.index))
+            .collect();
+        let names: wire::Names = self
+            .indices
+            .iter()
+            .map(|(name, &index)| (index, name.clone()))
+            .collect();
         self.observe_addresses(&names, &mut space)?;
         if self.has_policies {
             self.observe_policies(&mut space)?;
@@ -116,47 +147,85 @@ impl Channel {
         Ok(space)
     }
 
-    fn observe_addresses(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
+    fn observe_addresses(
+        &mut self,
+        names: &wire::Names,
+        space: &mut Space<ObservedLink>,
+    ) -> Result<(), KernelError> {
         for message in self.dump("addresses", wire::get_addresses())? {
-            let Message::NewAddress(message) = message else { continue };
-            let Some((index, address)) = wire::address(&message) else { continue };
-            let Some(link) = names.get(&index).filter(|_| !address.is_loopback()) else { continue };
-            let key = AddressKey { link: link.clone(), address };
+            let Message::NewAddress(message) = message else {
+                continue;
+            };
+            let Some((index, address)) = wire::address(&message) else {
+                continue;
+            };
+            let Some(link) = names.get(&index).filter(|_| !address.is_loopback()) else {
+                continue;
+            };
+            let key = AddressKey {
+                link: link.clone(),
+                address,
+            };
             space.addresses.insert(key, wire::address_form(&message));
         }
         Ok(())
     }
 
-    fn observe_neighbours(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
+    fn observe_neighbours(
+        &mut self,
+        names: &wire::Names,
+        space: &mut Space<ObservedLink>,
+    ) -> Result<(), KernelError> {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             for message in self.dump("neighbours", wire::get_neighbours(family))? {
-                let Message::NewNeighbour(message) = message else { continue };
+                let Message::NewNeighbour(message) = message else {
+                    continue;
+                };
                 space.neighbours.extend(wire::neighbour(&message, names));
             }
         }
         if matches!(self.place, Place::Inside(Namespace::Network(_))) {
-            for message in self.dump("forwarding entries", wire::get_neighbours(AddressFamily::Bridge))? {
-                let Message::NewNeighbour(message) = message else { continue };
+            for message in self.dump(
+                "forwarding entries",
+                wire::get_neighbours(AddressFamily::Bridge),
+            )? {
+                let Message::NewNeighbour(message) = message else {
+                    continue;
+                };
                 space.fdb.extend(wire::fdb(&message, names));
             }
         }
         Ok(())
     }
 
-    fn observe_routes(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
+    fn observe_routes(
+        &mut self,
+        names: &wire::Names,
+        space: &mut Space<ObservedLink>,
+    ) -> Result<(), KernelError> {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             for message in self.dump("routes", wire::get_routes(family))? {
-                let Message::NewRoute(message) = message else { continue };
-                let Some((key, route)) = wire::route(&message, self.place, names) else { continue };
+                let Message::NewRoute(message) = message else {
+                    continue;
+                };
+                let Some((key, route)) = wire::route(&message, self.place, names) else {
+                    continue;
+                };
                 insert_route(&mut space.routes, key, route);
             }
         }
         Ok(())
     }
 
-    fn observe_shapes(&mut self, names: &wire::Names, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
+    fn observe_shapes(
+        &mut self,
+        names: &wire::Names,
+        space: &mut Space<ObservedLink>,
+    ) -> Result<(), KernelError> {
         for message in self.dump("limits", shape::get())? {
-            let Message::NewQueueDiscipline(message) = message else { continue };
+            let Message::NewQueueDiscipline(message) = message else {
+                continue;
+            };
             space.shapes.extend(shape::read(&message, names));
         }
         self.has_shapes = !space.shapes.is_empty();
@@ -171,8 +240,14 @@ impl Channel {
                 Message::NewRule(rule) if rule.header.family == family => Some(rule),
                 _ => None,
             });
-            let ours = if self.place == Place::Host { Tables::Host } else { Tables::Peers };
-            space.policies.read(family, ours, &rules.collect::<Vec<_>>());
+            let ours = if self.place == Place::Host {
+                Tables::Host
+            } else {
+                Tables::Peers
+            };
+            space
+                .policies
+                .read(family, ours, &rules.collect::<Vec<_>>());
         }
         self.has_policies = !space.policies.is_empty();
         Ok(())
@@ -180,22 +255,34 @@ impl Channel {
 
     pub fn index(&mut self, link: &LinkName) -> io::Result<u32> {
         if !self.indices.contains_key(link) {
-            let links = self.dump("links", wire::get_links()).map_err(io::Error::other)?;
+            let links = self
+                .dump("links", wire::get_links())
+                .map_err(io::Error::other)?;
             let named = links.iter().filter_map(|message| match message {
                 Message::NewLink(link) => wire::link_name(link),
                 _ => None,
             });
             self.indices = named.map(|(index, name)| (name, index)).collect();
         }
-        self.indices.get(link).copied().ok_or_else(|| missing(format!("there is no link {link}")))
+        self.indices
+            .get(link)
+            .copied()
+            .ok_or_else(|| missing(format!("there is no link {link}")))
     }
 
-    /// A dump that something changed under may lack links that are there (`NLM_F_DUMP_INTR`): it is taken again, since
-    /// what is missing by mistake would be torn down.
-    pub fn dump(&mut self, what: &'static str, request: Message) -> Result<Vec<Message>, KernelError> {
+    /// A dump that something changed under may lack links that are there (`NLM_F_DUMP_INTR`): it is
+    /// taken again, since what is missing by mistake would be torn down.
+    pub fn dump(
+        &mut self,
+        what: &'static str,
+        request: Message,
+    ) -> Result<Vec<Message>, KernelError> {
         let mut result = self.exchange(request.clone(), NLM_F_DUMP);
         for _ in 1..DUMPS {
-            if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+            if !result
+                .as_ref()
+                .is_err_and(|error| error.kind() == io::ErrorKind::Interrupted)
+            {
                 break;
             }
             result = self.exchange(request.clone(), NLM_F_DUMP);
@@ -214,7 +301,9 @@ impl Channel {
                 match payload {
                     _ if header.sequence_number != first => {}
                     NetlinkPayload::InnerMessage(message) => found.push(message),
-                    NetlinkPayload::Done(_) if torn => return Err(io::ErrorKind::Interrupted.into()),
+                    NetlinkPayload::Done(_) if torn => {
+                        return Err(io::ErrorKind::Interrupted.into());
+                    }
                     NetlinkPayload::Done(_) => return Ok(found),
                     NetlinkPayload::Error(error) if error.code.is_none() => return Ok(found),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
@@ -224,7 +313,8 @@ impl Channel {
         }
     }
 
-    /// The MTU towards each of these addresses: its route's, or that of the link that the route leads out of.
+    /// The MTU towards each of these addresses: its route's, or that of the link that the route
+    /// leads out of.
     pub fn paths(
         &mut self,
         own: IpAddr,
@@ -235,15 +325,24 @@ impl Channel {
         let mut paths = BTreeMap::new();
         for peers in peers.iter().copied().collect::<Vec<_>>().chunks(BATCH) {
             let first = self.sequence.wrapping_add(1);
-            let requests = peers.iter().map(|&peer| (wire::get_route(own, peer), 0)).collect();
+            let requests = peers
+                .iter()
+                .map(|&peer| (wire::get_route(own, peer), 0))
+                .collect();
             self.transmit(requests, NLM_F_REQUEST).map_err(failed)?;
-            let mut waiting: BTreeMap<u32, IpAddr> =
-                (0..).map(|at| first.wrapping_add(at)).zip(peers.to_vec()).collect();
+            let mut waiting: BTreeMap<u32, IpAddr> = (0..)
+                .map(|at| first.wrapping_add(at))
+                .zip(peers.to_vec())
+                .collect();
             while !waiting.is_empty() {
                 for (header, payload) in receive(&self.requests).map_err(failed)? {
-                    let Some(peer) = waiting.remove(&header.sequence_number) else { continue };
+                    let Some(peer) = waiting.remove(&header.sequence_number) else {
+                        continue;
+                    };
                     // To a peer without a route nothing gets anyway.
-                    let NetlinkPayload::InnerMessage(Message::NewRoute(route)) = payload else { continue };
+                    let NetlinkPayload::InnerMessage(Message::NewRoute(route)) = payload else {
+                        continue;
+                    };
                     paths.extend(wire::path_mtu(&route, mtus).map(|mtu| (peer, mtu)));
                 }
             }
@@ -254,16 +353,22 @@ impl Channel {
     /// Sends requests at once and returns their answers in order.
     pub fn ask(&mut self, requests: Vec<(Message, u16)>) -> Vec<io::Result<()>> {
         // Links may come and go with these; numbers are looked up again.
-        let changes_links =
-            |(request, _): &(Message, u16)| matches!(request, Message::NewLink(_) | Message::DelLink(_));
+        let changes_links = |(request, _): &(Message, u16)| {
+            matches!(request, Message::NewLink(_) | Message::DelLink(_))
+        };
         if requests.iter().any(changes_links) {
             self.indices.clear();
         }
         let count = requests.len();
         let first = self.sequence.wrapping_add(1);
-        match self.transmit(requests, NLM_F_REQUEST | NLM_F_ACK).and_then(|()| self.answers(first, count)) {
+        match self
+            .transmit(requests, NLM_F_REQUEST | NLM_F_ACK)
+            .and_then(|()| self.answers(first, count))
+        {
             Ok(answers) => answers,
-            Err(error) => (0..count).map(|_| Err(io::Error::new(error.kind(), error.to_string()))).collect(),
+            Err(error) => (0..count)
+                .map(|_| Err(io::Error::new(error.kind(), error.to_string())))
+                .collect(),
         }
     }
 
@@ -271,9 +376,17 @@ impl Channel {
         let mut answers: Vec<Option<io::Result<()>>> = (0..count).map(|_| None).collect();
         while answers.iter().any(Option::is_none) {
             for (header, payload) in receive(&self.requests)? {
-                let NetlinkPayload::Error(error) = payload else { continue };
-                if let Some(answer) = answers.get_mut(header.sequence_number.wrapping_sub(first) as usize) {
-                    *answer = Some(if error.code.is_none() { Ok(()) } else { Err(error.to_io()) });
+                let NetlinkPayload::Error(error) = payload else {
+                    continue;
+                };
+                if let Some(answer) =
+                    answers.get_mut(header.sequence_number.wrapping_sub(first) as usize)
+                {
+                    *answer = Some(if error.code.is_none() {
+                        Ok(())
+                    } else {
+                        Err(error.to_io())
+                    });
                 }
             }
         }
@@ -310,7 +423,9 @@ fn connect() -> io::Result<Socket> {
 pub fn listen(groups: &[u32]) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
-    groups.iter().try_for_each(|&group| socket.add_membership(group))?;
+    groups
+        .iter()
+        .try_for_each(|&group| socket.add_membership(group))?;
     Ok(socket)
 }
 
@@ -332,7 +447,9 @@ fn messages(mut datagram: &[u8]) -> io::Result<Vec<Received>> {
     while !datagram.is_empty() {
         let message = NetlinkMessage::<Message>::deserialize(datagram)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        let length = (message.header.length as usize).next_multiple_of(4).min(datagram.len());
+        let length = (message.header.length as usize)
+            .next_multiple_of(4)
+            .min(datagram.len());
         found.push((message.header, message.payload));
         datagram = &datagram[length..];
     }

@@ -37,14 +37,15 @@ use super::{
 
 /// Namespaces whose values below /proc/sys are read in one instance of /proc.
 const NAMESPACES_PER_TREE: usize = 32;
-/// Namespaces that are read in their turn, though nothing was heard from them, and how often. Hosts have fewer as a rule; a
-/// host with thousands would do nothing else.
+/// Namespaces that are read in their turn, though nothing was heard from them, and how often. Hosts
+/// have fewer as a rule; a host with thousands would do nothing else.
 const TURN: usize = 50;
 const TURN_TIME: Duration = Duration::from_millis(900);
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV6_IFADDR`, `_IPV4_RULE`, `_IPV6_RULE` of linux/rtnetlink.h.
 const HOST_GROUPS: [u32; 5] = [1, 5, 9, 8, 19];
-/// And in a namespace of ours `RTNLGRP_NEIGH`, `_IPV4_ROUTE`, `_IPV6_ROUTE`: on the host, others change these often. The
-/// last two, `_IPV4_NETCONF` and `_IPV6_NETCONF`, tell of some values below /proc/sys: forwarding, rp_filter, proxy_arp.
+/// And in a namespace of ours `RTNLGRP_NEIGH`, `_IPV4_ROUTE`, `_IPV6_ROUTE`: on the host, others
+/// change these often. The last two, `_IPV4_NETCONF` and `_IPV6_NETCONF`, tell of some values below
+/// /proc/sys: forwarding, rp_filter, proxy_arp.
 const OUR_GROUPS: [u32; 10] = [1, 5, 9, 8, 19, 3, 7, 11, 24, 25];
 
 /// Finds the network namespace that a task's processes are in, if it has any.
@@ -63,7 +64,8 @@ pub struct Kernel {
     turned: Option<Instant>,
     /// The links of the host's own namespace.
     host: wire::Names,
-    /// What the host has that is not ours, as it was read last, and for whom; none after any change of it.
+    /// What the host has that is not ours, as it was read last, and for whom; none after any change
+    /// of it.
     ground: Option<(Asked, Ground)>,
 }
 
@@ -89,13 +91,26 @@ impl Kernel {
             let notices = Notices::of(listen(&HOST_GROUPS)?, ours)?;
             let channels = BTreeMap::from([(Place::Host, host)]);
             let (last, turned, host, ground) = (None, None, BTreeMap::new(), None);
-            Ok(Self { channels, notices, ear, inhabited, last, turned, host, ground })
+            Ok(Self {
+                channels,
+                notices,
+                ear,
+                inhabited,
+                last,
+                turned,
+                host,
+                ground,
+            })
         };
         open().map_err(|error| KernelError::Open(Place::Host, error))
     }
 
     /// What the host has that is not ours, and the way from its VTEP to others.
-    pub fn ground(&mut self, vtep: Option<IpAddr>, peers: &BTreeSet<IpAddr>) -> Result<Ground, KernelError> {
+    pub fn ground(
+        &mut self,
+        vtep: Option<IpAddr>,
+        peers: &BTreeSet<IpAddr>,
+    ) -> Result<Ground, KernelError> {
         self.hear();
         self.take_turn();
         let asked = (vtep, peers.clone());
@@ -103,64 +118,115 @@ impl Kernel {
             Some((last, ground)) if last == asked => self.ground = Some((last, ground)),
             _ => self.ground = Some((asked, self.read_ground(vtep, peers)?)),
         }
-        Ok(self.ground.as_ref().map(|(_, ground)| ground.clone()).unwrap_or_default())
+        Ok(self
+            .ground
+            .as_ref()
+            .map(|(_, ground)| ground.clone())
+            .unwrap_or_default())
     }
 
-    fn read_ground(&mut self, vtep: Option<IpAddr>, peers: &BTreeSet<IpAddr>) -> Result<Ground, KernelError> {
+    fn read_ground(
+        &mut self,
+        vtep: Option<IpAddr>,
+        peers: &BTreeSet<IpAddr>,
+    ) -> Result<Ground, KernelError> {
         let mut ground = Ground::default();
-        let Some(host) = self.channels.get_mut(&Place::Host) else { return Ok(ground) };
+        let Some(host) = self.channels.get_mut(&Place::Host) else {
+            return Ok(ground);
+        };
         let links = host.dump("links", wire::get_links())?;
-        let links =
-            links.iter().filter_map(|message| if let Message::NewLink(link) = message { Some(link) } else { None });
+        let links = links.iter().filter_map(|message| {
+            if let Message::NewLink(link) = message {
+                Some(link)
+            } else {
+                None
+            }
+        });
         let numbers = links.clone().filter_map(wire::link_name).collect();
         let renumbered = std::mem::replace(&mut self.host, numbers) != self.host;
         for message in links {
-            let Some((_, name)) = wire::link_name(message) else { continue };
+            let Some((_, name)) = wire::link_name(message) else {
+                continue;
+            };
             let found = wire::link(message, Place::Host, &self.host);
-            let stacked = if let ObservedKind::Stacked(stacked) = found.kind { Some(stacked) } else { None };
-            ground.links.insert(name, HostLink { mac: found.mac, mtu: found.mtu, stacked });
+            let stacked = if let ObservedKind::Stacked(stacked) = found.kind {
+                Some(stacked)
+            } else {
+                None
+            };
+            ground.links.insert(
+                name,
+                HostLink {
+                    mac: found.mac,
+                    mtu: found.mtu,
+                    stacked,
+                },
+            );
         }
         for message in host.dump("addresses", wire::get_addresses())? {
-            let Message::NewAddress(message) = message else { continue };
-            let Some((index, address)) = wire::address(&message) else { continue };
-            let Some(name) = self.host.get(&index) else { continue };
+            let Message::NewAddress(message) = message else {
+                continue;
+            };
+            let Some((index, address)) = wire::address(&message) else {
+                continue;
+            };
+            let Some(name) = self.host.get(&index) else {
+                continue;
+            };
             if vtep == Some(address) {
                 ground.underlay.link = ground.links.get(name).map(|link| link.mtu);
             }
             if wire::is_global(address) && !names::is_host_link(name.as_str()) {
                 ground.addresses.insert((name.clone(), address));
-                ground.on_link.extend(wire::on_link(address, wire::address_form(&message)));
+                ground
+                    .on_link
+                    .extend(wire::on_link(address, wire::address_form(&message)));
             }
         }
         if let Some(own) = vtep {
-            let mtu = |(index, name): (&u32, &LinkName)| Some((*index, ground.links.get(name)?.mtu));
-            ground.underlay.paths = host.paths(own, peers, &self.host.iter().filter_map(mtu).collect())?;
+            let mtu =
+                |(index, name): (&u32, &LinkName)| Some((*index, ground.links.get(name)?.mtu));
+            ground.underlay.paths =
+                host.paths(own, peers, &self.host.iter().filter_map(mtu).collect())?;
         }
         // Devices of sandboxes name their parents on the host by number.
-        self.channels.values_mut().for_each(|channel| channel.changed |= renumbered && channel.has_parents());
+        self.channels
+            .values_mut()
+            .for_each(|channel| channel.changed |= renumbered && channel.has_parents());
         Ok(ground)
     }
 
     /// The containers of others whose namespaces are there.
     pub fn alive(&self, config: &NodeConfig) -> BTreeSet<SandboxId> {
-        config.containers.keys().copied().filter(|&sandbox| (self.inhabited)(sandbox).is_some()).collect()
+        config
+            .containers
+            .keys()
+            .copied()
+            .filter(|&sandbox| (self.inhabited)(sandbox).is_some())
+            .collect()
     }
 
-    /// Which kinds of devices of LANs this kernel has. Loads their modules where it has them as such.
+    /// Which kinds of devices of LANs this kernel has. Loads their modules where it has them as
+    /// such.
     pub fn kinds(&mut self) -> BTreeSet<Capability> {
         const KINDS: [(Capability, InfoKind); 3] = [
             (Capability::Vlan, InfoKind::Vlan),
             (Capability::Macvlan, InfoKind::MacVlan),
             (Capability::Ipvlan, InfoKind::IpVlan),
         ];
-        let Some(host) = self.channels.get_mut(&Place::Host) else { return BTreeSet::new() };
+        let Some(host) = self.channels.get_mut(&Place::Host) else {
+            return BTreeSet::new();
+        };
         let asked = KINDS.map(|(_, kind)| (wire::ask_for_kind(kind), NLM_F_CREATE | NLM_F_EXCL));
         let lacks = |answer: &io::Result<()>| {
             let code = answer.as_ref().err().and_then(io::Error::raw_os_error);
             code == Some(Errno::EOPNOTSUPP as i32)
         };
         let answers = host.ask(asked.to_vec()).into_iter().zip(KINDS);
-        answers.filter(|(answer, _)| !lacks(answer)).map(|(_, (capability, _))| capability).collect()
+        answers
+            .filter(|(answer, _)| !lacks(answer))
+            .map(|(_, (capability, _))| capability)
+            .collect()
     }
 
     /// What there is of ours, with the values below /proc/sys that `desired` speaks of.
@@ -177,32 +243,59 @@ impl Kernel {
         for (&place, channel) in &mut self.channels {
             if channel.changed || channel.seen.is_none() {
                 let before = channel.seen.take();
-                channel.has_shapes |= desired.spaces.get(&place).is_some_and(|space| !space.shapes.is_empty());
-                channel.has_policies |= desired.spaces.get(&place).is_some_and(|space| !space.policies.is_empty());
+                channel.has_shapes |= desired
+                    .spaces
+                    .get(&place)
+                    .is_some_and(|space| !space.shapes.is_empty());
+                channel.has_policies |= desired
+                    .spaces
+                    .get(&place)
+                    .is_some_and(|space| !space.policies.is_empty());
                 channel.seen = Some(Arc::new(channel.observe(&self.host)?));
                 read.insert(place, before);
             }
         }
         for place in read.keys().filter(|place| place.is_foreign()) {
-            let seen = self.channels.get_mut(place).and_then(|channel| channel.seen.as_mut());
-            seen.into_iter().for_each(|seen| only_ours(Arc::make_mut(seen), desired.spaces.get(place)));
+            let seen = self
+                .channels
+                .get_mut(place)
+                .and_then(|channel| channel.seen.as_mut());
+            seen.into_iter()
+                .for_each(|seen| only_ours(Arc::make_mut(seen), desired.spaces.get(place)));
         }
         self.read_sysctls(desired, &read)?;
         for (place, before) in read {
-            let channel = self.channels.get_mut(&place).filter(|channel| channel.seen == before);
-            channel.into_iter().for_each(|channel| channel.seen.clone_from(&before));
+            let channel = self
+                .channels
+                .get_mut(&place)
+                .filter(|channel| channel.seen == before);
+            channel
+                .into_iter()
+                .for_each(|channel| channel.seen.clone_from(&before));
         }
-        let seen = self.channels.iter().filter_map(|(&place, channel)| Some((place, channel.seen.clone()?)));
-        Ok(Observed { spaces: seen.collect() })
+        let seen = self
+            .channels
+            .iter()
+            .filter_map(|(&place, channel)| Some((place, channel.seen.clone()?)));
+        Ok(Observed {
+            spaces: seen.collect(),
+        })
     }
 
     /// Listens to the namespaces that are to be read for the first time.
     fn listen_to_new(&mut self) -> Result<(), KernelError> {
-        for (&place, channel) in self.channels.iter().filter(|(_, channel)| channel.seen.is_none()) {
+        for (&place, channel) in self
+            .channels
+            .iter()
+            .filter(|(_, channel)| channel.seen.is_none())
+        {
             let namespace = channel.namespace.as_raw_fd();
             // One that has a number keeps it.
             self.ear.ask(vec![(wire::number_namespace(namespace), 0)]);
-            let number = self.ear.number(namespace).map_err(|error| KernelError::Open(place, error))?;
+            let number = self
+                .ear
+                .number(namespace)
+                .map_err(|error| KernelError::Open(place, error))?;
             self.notices.follow(place, number);
         }
         Ok(())
@@ -219,7 +312,9 @@ impl Kernel {
     /// The next `observe` reads every namespace, whether or not anything was heard from it.
     pub fn doubt(&mut self) {
         self.ground = None;
-        self.channels.values_mut().for_each(|channel| channel.changed = true);
+        self.channels
+            .values_mut()
+            .for_each(|channel| channel.changed = true);
     }
 
     fn doubt_one(&mut self, place: Place) {
@@ -231,16 +326,26 @@ impl Kernel {
         }
     }
 
-    /// Doubts some even if nothing was heard from them: some changes come without notice. The host is always among them.
+    /// Doubts some even if nothing was heard from them: some changes come without notice. The host
+    /// is always among them.
     fn take_turn(&mut self) {
         if self.turned.is_some_and(|at| at.elapsed() < TURN_TIME) {
             return;
         }
         self.turned = Some(Instant::now());
-        let later = self.channels.keys().filter(|place| Some(**place) > self.last);
-        let turn: Vec<Place> = later.chain(self.channels.keys()).copied().take(TURN).collect();
+        let later = self
+            .channels
+            .keys()
+            .filter(|place| Some(**place) > self.last);
+        let turn: Vec<Place> = later
+            .chain(self.channels.keys())
+            .copied()
+            .take(TURN)
+            .collect();
         self.last = turn.last().copied();
-        turn.into_iter().chain([Place::Host]).for_each(|place| self.doubt_one(place));
+        turn.into_iter()
+            .chain([Place::Host])
+            .for_each(|place| self.doubt_one(place));
     }
 
     /// Does what the operations say, one after the other; goes on after failures and returns them.
@@ -259,24 +364,35 @@ impl Kernel {
         poll_fn(|context| self.notices.poll(context)).await;
     }
 
-    /// Gives wanted namespaces that have lost nothing but their names these back: what runs inside never notices. Returns
-    /// whether there were any.
+    /// Gives wanted namespaces that have lost nothing but their names these back: what runs inside
+    /// never notices. Returns whether there were any.
     fn restore_names(&self, desired: &Desired, present: &BTreeMap<Namespace, Identity>) -> bool {
         let mut restored = false;
         for &place in desired.spaces.keys() {
-            let Place::Inside(namespace) = place else { continue };
+            let Place::Inside(namespace) = place else {
+                continue;
+            };
             if present.contains_key(&namespace) {
                 continue;
             }
-            let held = self.channels.get(&place).and_then(|channel| channel.namespace.try_clone().ok());
+            let held = self
+                .channels
+                .get(&place)
+                .and_then(|channel| channel.namespace.try_clone().ok());
             let lived_in = || match namespace {
-                Namespace::Sandbox(sandbox) | Namespace::Container(sandbox) => (self.inhabited)(sandbox),
+                Namespace::Sandbox(sandbox) | Namespace::Container(sandbox) => {
+                    (self.inhabited)(sandbox)
+                }
                 Namespace::Network(_) => None,
             };
             let is_unknown = held.is_none();
-            let Some(file) = held.or_else(lived_in) else { continue };
+            let Some(file) = held.or_else(lived_in) else {
+                continue;
+            };
             match namespace {
-                Namespace::Container(_) if is_unknown => debug!(%place, "a container's namespace gets a name"),
+                Namespace::Container(_) if is_unknown => {
+                    debug!(%place, "a container's namespace gets a name")
+                }
                 _ => warn!(%place, "a namespace lost its name and gets it back"),
             }
             // Where that fails, a new one is made.
@@ -287,16 +403,21 @@ impl Kernel {
         restored
     }
 
-    /// Closes the sockets of namespaces that are gone and opens some in new ones. An open socket keeps a namespace
-    /// alive, and with it the VNI of its tunnel.
-    fn follow_namespaces(&mut self, present: &BTreeMap<Namespace, Identity>) -> Result<(), KernelError> {
+    /// Closes the sockets of namespaces that are gone and opens some in new ones. An open socket
+    /// keeps a namespace alive, and with it the VNI of its tunnel.
+    fn follow_namespaces(
+        &mut self,
+        present: &BTreeMap<Namespace, Identity>,
+    ) -> Result<(), KernelError> {
         self.channels.retain(|place, channel| match place {
             Place::Host => true,
             Place::Inside(namespace) => present.get(namespace) == Some(&channel.identity),
         });
-        self.notices.keep(|place| self.channels.contains_key(&place));
+        self.notices
+            .keep(|place| self.channels.contains_key(&place));
         for &namespace in present.keys() {
-            self.follow(namespace).map_err(|error| KernelError::Open(Place::Inside(namespace), error))?;
+            self.follow(namespace)
+                .map_err(|error| KernelError::Open(Place::Inside(namespace), error))?;
         }
         Ok(())
     }
@@ -310,11 +431,19 @@ impl Kernel {
         Ok(())
     }
 
-    fn read_sysctls<T>(&mut self, desired: &Desired, read: &BTreeMap<Place, T>) -> Result<(), KernelError> {
+    fn read_sysctls<T>(
+        &mut self,
+        desired: &Desired,
+        read: &BTreeMap<Place, T>,
+    ) -> Result<(), KernelError> {
         let asked: Vec<(Place, &File, Vec<&Sysctl>)> = (desired.spaces.iter())
             .filter(|(place, _)| read.contains_key(place))
             .filter_map(|(place, space)| {
-                Some((*place, &self.channels.get(place)?.namespace, space.sysctls.keys().collect()))
+                Some((
+                    *place,
+                    &self.channels.get(place)?.namespace,
+                    space.sysctls.keys().collect(),
+                ))
             })
             .collect();
         let mut last = Place::Host;
@@ -325,14 +454,18 @@ impl Kernel {
                 for (place, file, keys) in asked {
                     last = *place;
                     namespace::enter(file)?;
-                    let value = |key: &&Sysctl| Some((*place, (*key).clone(), tree.read(&key.path)?));
+                    let value =
+                        |key: &&Sysctl| Some((*place, (*key).clone(), tree.read(&key.path)?));
                     found.extend(keys.iter().filter_map(value));
                 }
             }
             Ok(found)
         });
         for (place, key, value) in found.map_err(|error| KernelError::Sysctl(last, error))? {
-            let seen = self.channels.get_mut(&place).and_then(|channel| channel.seen.as_mut());
+            let seen = self
+                .channels
+                .get_mut(&place)
+                .and_then(|channel| channel.seen.as_mut());
             seen.and_then(|space| Arc::make_mut(space).sysctls.insert(key, value));
         }
         Ok(())
@@ -340,7 +473,9 @@ impl Kernel {
 
     /// Operations of one stage in one namespace.
     fn apply_alike(&mut self, ops: &[Op]) -> Vec<Refused> {
-        let Some(Op { place, change }) = ops.first() else { return Vec::new() };
+        let Some(Op { place, change }) = ops.first() else {
+            return Vec::new();
+        };
         let result = match (place, change) {
             (Place::Inside(namespace), Change::CreateNamespace) => {
                 namespace::create(&namespace.name()).and_then(|()| self.follow(*namespace))
@@ -349,8 +484,14 @@ impl Kernel {
                 self.channels.remove(place);
                 namespace::remove(&namespace.name())
             }
-            (Place::Inside(Namespace::Sandbox(sandbox) | Namespace::Container(sandbox)), Change::AddStacked(..)) => {
-                return ops.iter().filter_map(|op| Some(failure(op, &self.bear(*sandbox, op).err()?))).collect();
+            (
+                Place::Inside(Namespace::Sandbox(sandbox) | Namespace::Container(sandbox)),
+                Change::AddStacked(..),
+            ) => {
+                return ops
+                    .iter()
+                    .filter_map(|op| Some(failure(op, &self.bear(*sandbox, op).err()?)))
+                    .collect();
             }
             (_, Change::SetSysctl(..)) => return self.write_sysctls(*place, ops),
             (_, Change::DeleteLink(_)) if ops.len() > 1 => {
@@ -360,45 +501,85 @@ impl Kernel {
             }
             _ => return self.send(*place, ops),
         };
-        result.err().map(|error| failure(&ops[0], &error)).into_iter().collect()
+        result
+            .err()
+            .map(|error| failure(&ops[0], &error))
+            .into_iter()
+            .collect()
     }
 
-    /// The kernel waits for its readers once for each link that goes, or once for a whole group of them.
+    /// The kernel waits for its readers once for each link that goes, or once for a whole group of
+    /// them.
     fn delete_together(&mut self, place: Place, ops: &[Op]) {
-        let Some(channel) = self.channels.get_mut(&place) else { return };
-        let indices: Vec<u32> = ops.iter().filter_map(|op| channel.index(op.change.link()?).ok()).collect();
+        let Some(channel) = self.channels.get_mut(&place) else {
+            return;
+        };
+        let indices: Vec<u32> = ops
+            .iter()
+            .filter_map(|op| channel.index(op.change.link()?).ok())
+            .collect();
         let join = |&index: &u32| (wire::set_link(index, LinkAttribute::Group(wire::GOING)), 0);
-        let requests = indices.iter().map(join).chain([(wire::delete_group(wire::GOING), 0)]);
+        let requests = indices
+            .iter()
+            .map(join)
+            .chain([(wire::delete_group(wire::GOING), 0)]);
         let requests: Vec<(Message, u16)> = requests.collect();
         // What is refused here is tried one by one.
-        requests.chunks(BATCH).for_each(|batch| drop(channel.ask(batch.to_vec())));
+        requests
+            .chunks(BATCH)
+            .for_each(|batch| drop(channel.ask(batch.to_vec())));
     }
 
     /// Makes a device on a link of the host, inside of a sandbox.
     fn bear(&mut self, task: SandboxId, op: &Op) -> io::Result<()> {
-        let Change::AddStacked(name, link, stacked) = &op.change else { return Ok(()) };
+        let Change::AddStacked(name, link, stacked) = &op.change else {
+            return Ok(());
+        };
         let newborn = names::newborn_link(task, name);
         let parent = self.index(Place::Host, &stacked.parent)?;
-        let request = wire::add_stacked(&newborn, link, stacked.layer, parent, Some(self.raw(op.place)?));
+        let request = wire::add_stacked(
+            &newborn,
+            link,
+            stacked.layer,
+            parent,
+            Some(self.raw(op.place)?),
+        );
         self.order(Place::Host, (request, NLM_F_CREATE | NLM_F_EXCL))?;
         let index = self.index(op.place, &newborn)?;
-        self.order(op.place, (wire::set_link(index, LinkAttribute::IfName(name.to_string())), 0))
+        self.order(
+            op.place,
+            (
+                wire::set_link(index, LinkAttribute::IfName(name.to_string())),
+                0,
+            ),
+        )
     }
 
     fn order(&mut self, place: Place, request: (Message, u16)) -> io::Result<()> {
-        let channel = self.channels.get_mut(&place).ok_or_else(|| missing(format!("{place} is missing")))?;
+        let channel = self
+            .channels
+            .get_mut(&place)
+            .ok_or_else(|| missing(format!("{place} is missing")))?;
         channel.ask(vec![request]).into_iter().collect()
     }
 
     fn write_sysctls(&mut self, place: Place, ops: &[Op]) -> Vec<Refused> {
         self.doubt_one(place);
-        let Some(channel) = self.channels.get(&place) else { return absent(ops) };
+        let Some(channel) = self.channels.get(&place) else {
+            return absent(ops);
+        };
         let written = namespace::within_file(&channel.namespace, || {
             let tree = sysctl::Tree::fresh()?;
-            let write = |op: &Op| write_sysctl(&tree, op).err().map(|error| failure(op, &error));
+            let write = |op: &Op| {
+                write_sysctl(&tree, op)
+                    .err()
+                    .map(|error| failure(op, &error))
+            };
             Ok(ops.iter().filter_map(write).collect())
         });
-        written.flatten().unwrap_or_else(|error| ops.iter().map(|op| failure(op, &error)).collect())
+        written
+            .flatten()
+            .unwrap_or_else(|error| ops.iter().map(|op| failure(op, &error)).collect())
     }
 
     fn send(&mut self, place: Place, ops: &[Op]) -> Vec<Refused> {
@@ -414,14 +595,24 @@ impl Kernel {
                 Err(error) => failures.push(failure(op, &error)),
             }
         }
-        let through = if matches!(ops[0].change, Change::AddVxlan(..)) { Place::Host } else { place };
-        let Some(channel) = self.channels.get_mut(&through) else { return absent(ops) };
+        let through = if matches!(ops[0].change, Change::AddVxlan(..)) {
+            Place::Host
+        } else {
+            place
+        };
+        let Some(channel) = self.channels.get_mut(&through) else {
+            return absent(ops);
+        };
         for batch in requests.chunks(BATCH) {
             let messages = batch.iter().map(|(_, request)| request.clone()).collect();
-            failures.extend(channel.ask(messages).into_iter().zip(batch).filter_map(|(answer, (op, _))| {
-                let error = answer.err().filter(|error| !is_done_already(&op.change, error))?;
-                Some(failure(op, &error))
-            }));
+            failures.extend(channel.ask(messages).into_iter().zip(batch).filter_map(
+                |(answer, (op, _))| {
+                    let error = answer
+                        .err()
+                        .filter(|error| !is_done_already(&op.change, error))?;
+                    Some(failure(op, &error))
+                },
+            ));
         }
         failures
     }
@@ -430,37 +621,78 @@ impl Kernel {
         const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
         const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
         let index = match &op.change {
-            Change::AddVxlan(..) | Change::AddStacked(..) | Change::AddPair(..) | Change::DeleteLink(_) => None,
-            change => change.link().map(|link| self.index(op.place, link)).transpose()?,
+            Change::AddVxlan(..)
+            | Change::AddStacked(..)
+            | Change::AddPair(..)
+            | Change::DeleteLink(_) => None,
+            change => change
+                .link()
+                .map(|link| self.index(op.place, link))
+                .transpose()?,
         };
         let at = index.unwrap_or(0);
         Ok(match &op.change {
             Change::DeleteRoute(key, route) => (wire::delete_route(key, route, index), 0),
             // What the host had before leads elsewhere for a reason.
-            Change::SetRoute(key, route) if op.place == Place::Host => (wire::set_route(key, route, index), ADD),
-            Change::SetRoute(key, route) => (wire::set_route(key, route, index), SET),
-            Change::DeleteFdb(key, vtep) => (Message::DelNeighbour(wire::fdb_message(at, key.mac, *vtep)), 0),
-            Change::SetFdb(key, vtep) => (Message::NewNeighbour(wire::fdb_message(at, key.mac, *vtep)), SET),
-            Change::DeleteNeighbour(key) => (Message::DelNeighbour(wire::neighbour_message(at, key.address, None)), 0),
-            Change::SetNeighbour(key, mac) => {
-                (Message::NewNeighbour(wire::neighbour_message(at, key.address, Some(*mac))), SET)
+            Change::SetRoute(key, route) if op.place == Place::Host => {
+                (wire::set_route(key, route, index), ADD)
             }
-            Change::DeleteAddress(key, form) => (Message::DelAddress(wire::address_message(at, key, *form)), 0),
-            Change::AddAddress(key, form) => (Message::NewAddress(wire::address_message(at, key, *form)), SET),
+            Change::SetRoute(key, route) => (wire::set_route(key, route, index), SET),
+            Change::DeleteFdb(key, vtep) => (
+                Message::DelNeighbour(wire::fdb_message(at, key.mac, *vtep)),
+                0,
+            ),
+            Change::SetFdb(key, vtep) => (
+                Message::NewNeighbour(wire::fdb_message(at, key.mac, *vtep)),
+                SET,
+            ),
+            Change::DeleteNeighbour(key) => (
+                Message::DelNeighbour(wire::neighbour_message(at, key.address, None)),
+                0,
+            ),
+            Change::SetNeighbour(key, mac) => (
+                Message::NewNeighbour(wire::neighbour_message(at, key.address, Some(*mac))),
+                SET,
+            ),
+            Change::DeleteAddress(key, form) => (
+                Message::DelAddress(wire::address_message(at, key, *form)),
+                0,
+            ),
+            Change::AddAddress(key, form) => (
+                Message::NewAddress(wire::address_message(at, key, *form)),
+                SET,
+            ),
             Change::DeleteLink(link) => (wire::delete_link(link), 0),
-            Change::AddVxlan(name, link, vxlan) => (wire::add_vxlan(name, link, vxlan, self.raw(op.place)?), ADD),
+            Change::AddVxlan(name, link, vxlan) => {
+                (wire::add_vxlan(name, link, vxlan, self.raw(op.place)?), ADD)
+            }
             Change::AddStacked(name, link, stacked) => {
                 let parent = self.index(Place::Host, &stacked.parent)?;
-                (wire::add_stacked(name, link, stacked.layer, parent, None), ADD)
+                (
+                    wire::add_stacked(name, link, stacked.layer, parent, None),
+                    ADD,
+                )
             }
             Change::AddPair(pair) => (wire::add_pair(pair, self.raw(pair.place)?), ADD),
             Change::SetMtu(_, mtu) => (wire::set_link(at, LinkAttribute::Mtu(*mtu)), 0),
-            Change::SetMac(_, mac) => (wire::set_link(at, LinkAttribute::Address(mac.0.to_vec())), 0),
+            Change::SetMac(_, mac) => (
+                wire::set_link(at, LinkAttribute::Address(mac.0.to_vec())),
+                0,
+            ),
             Change::SetUp(_) => (wire::set_up(at), 0),
             Change::SetShape(_, shape) => (shape::set(at, *shape), SET),
             Change::DeleteShape(_) => (shape::delete(at), 0),
-            Change::Policy(change @ PolicyChange::RepeatLocal(_)) => (change.message(), NLM_F_CREATE),
-            Change::Policy(change) => (change.message(), if matches!(change, PolicyChange::Add(_)) { ADD } else { 0 }),
+            Change::Policy(change @ PolicyChange::RepeatLocal(_)) => {
+                (change.message(), NLM_F_CREATE)
+            }
+            Change::Policy(change) => (
+                change.message(),
+                if matches!(change, PolicyChange::Add(_)) {
+                    ADD
+                } else {
+                    0
+                },
+            ),
             Change::DeleteNamespace | Change::CreateNamespace | Change::SetSysctl(..) => {
                 return Err(io::Error::from(io::ErrorKind::Unsupported));
             }
@@ -468,12 +700,18 @@ impl Kernel {
     }
 
     fn raw(&self, place: Place) -> io::Result<RawFd> {
-        let channel = self.channels.get(&place).ok_or_else(|| missing(format!("{place} is missing")))?;
+        let channel = self
+            .channels
+            .get(&place)
+            .ok_or_else(|| missing(format!("{place} is missing")))?;
         Ok(channel.namespace.as_raw_fd())
     }
 
     fn index(&mut self, place: Place, link: &LinkName) -> io::Result<u32> {
-        let channel = self.channels.get_mut(&place).ok_or_else(|| missing(format!("{place} is missing")))?;
+        let channel = self
+            .channels
+            .get_mut(&place)
+            .ok_or_else(|| missing(format!("{place} is missing")))?;
         channel.index(link)
     }
 }
@@ -481,14 +719,21 @@ impl Kernel {
 /// Of a namespace of others, what is asked for there, and what can only have come from us.
 fn only_ours(seen: &mut Space<ObservedLink>, asked: Option<&Space<Link>>) {
     let asks_for = |name: &LinkName| asked.is_some_and(|asked| asked.links.contains_key(name));
-    seen.links.retain(|name, link| link.ours || asks_for(name) || matches!(link.kind, ObservedKind::Stacked(_)));
-    seen.addresses.retain(|key, _| asked.is_some_and(|asked| asked.addresses.contains_key(key)));
-    seen.neighbours.retain(|key, _| asked.is_some_and(|asked| asked.neighbours.contains_key(key)));
-    seen.routes.retain(|_, route| route.link().is_some_and(asks_for));
+    seen.links.retain(|name, link| {
+        link.ours || asks_for(name) || matches!(link.kind, ObservedKind::Stacked(_))
+    });
+    seen.addresses
+        .retain(|key, _| asked.is_some_and(|asked| asked.addresses.contains_key(key)));
+    seen.neighbours
+        .retain(|key, _| asked.is_some_and(|asked| asked.neighbours.contains_key(key)));
+    seen.routes
+        .retain(|_, route| route.link().is_some_and(asks_for));
 }
 
 fn write_sysctl(tree: &sysctl::Tree, op: &Op) -> io::Result<()> {
-    let Change::SetSysctl(key, value) = &op.change else { return Ok(()) };
+    let Change::SetSysctl(key, value) = &op.change else {
+        return Ok(());
+    };
     if op.place == Place::Host && key.path == sysctl::IPV6_FORWARDING {
         sysctl::keep_router_advertisements()?;
     }
@@ -497,13 +742,23 @@ fn write_sysctl(tree: &sysctl::Tree, op: &Op) -> io::Result<()> {
 
 /// Deletes of what is gone have done their work.
 fn is_done_already(change: &Change, error: &io::Error) -> bool {
-    let absent = [Errno::ENOENT, Errno::ESRCH, Errno::ENODEV, Errno::EADDRNOTAVAIL];
+    let absent = [
+        Errno::ENOENT,
+        Errno::ESRCH,
+        Errno::ENODEV,
+        Errno::EADDRNOTAVAIL,
+    ];
     let deletes = change.stage() < Change::CreateNamespace.stage();
-    deletes && error.raw_os_error().is_some_and(|code| absent.contains(&Errno::from_raw(code)))
+    deletes
+        && error
+            .raw_os_error()
+            .is_some_and(|code| absent.contains(&Errno::from_raw(code)))
 }
 
 fn absent(ops: &[Op]) -> Vec<Refused> {
-    ops.iter().map(|op| failure(op, &missing(format!("{} is missing", op.place)))).collect()
+    ops.iter()
+        .map(|op| failure(op, &missing(format!("{} is missing", op.place))))
+        .collect()
 }
 
 fn failure(op: &Op, error: &io::Error) -> Refused {
@@ -524,11 +779,16 @@ fn failure(op: &Op, error: &io::Error) -> Refused {
             "; next: another program has the UDP port of the tunnels, `ss -lunp` names it: stop it, or make the cluster \
              with another --data-path-port"
         }
-        (Some(Errno::EPERM | Errno::EACCES), _) => "; next: run netd with CAP_NET_ADMIN and CAP_SYS_ADMIN",
+        (Some(Errno::EPERM | Errno::EACCES), _) => {
+            "; next: run netd with CAP_NET_ADMIN and CAP_SYS_ADMIN"
+        }
         (Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT), _) => {
             "; next: this kernel lacks the feature: IPv6 and the kind of device must be built in or loadable"
         }
         _ => "; next: netd tries again by itself",
     };
-    Refused { op: op.clone(), reason: format!("{error}{next}") }
+    Refused {
+        op: op.clone(),
+        reason: format!("{error}{next}"),
+    }
 }

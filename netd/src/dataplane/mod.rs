@@ -1,7 +1,8 @@
-//! The data plane of this host: makes the kernel hold what a `NodeConfig` asks for and keeps it so. One thread owns it:
-//! desired (pure) → observe → plan (pure) → apply, after each change, on notices of the kernel, and every second.
-//! Another plane is one more file with its own observe, plan and apply, called from `reconcile`: IPsec and the host's
-//! rules come before links, so that no tunnel is up which they do not guard.
+//! The data plane of this host: makes the kernel hold what a `NodeConfig` asks for and keeps it so.
+//! One thread owns it: desired (pure) → observe → plan (pure) → apply, after each change, on
+//! notices of the kernel, and every second. Another plane is one more file with its own observe,
+//! plan and apply, called from `reconcile`: IPsec and the host's rules come before links, so that
+//! no tunnel is up which they do not guard.
 
 mod channel;
 pub mod desired;
@@ -58,7 +59,8 @@ use rules::{Pending, Rules, Wanted};
 use state::{ObservedKind, ObservedLink, Place};
 use xfrm::{Encryption, Tunnels};
 
-/// A settled kernel is looked at this often: some changes (sysctls, namespaces) come without notice.
+/// A settled kernel is looked at this often: some changes (sysctls, namespaces) come without
+/// notice.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Changes of the kernel come in flocks.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -72,12 +74,10 @@ const ROUNDS: usize = 3;
 const VISITORS: usize = 8;
 
 /// Why a change that was made without complaint is still missing.
-const UNDONE: &str =
-    "the kernel took it, yet does not show it; next: find out what undoes it, by `ip monitor` or `nft monitor`";
+const UNDONE: &str = "the kernel took it, yet does not show it; next: find out what undoes it, by `ip monitor` or `nft monitor`";
 
 /// Why an encrypted tunnel is not made.
-const OPEN: &str =
-    "it is encrypted, and what keeps plaintext in is not all in place; next: see IPsec and nftables of host";
+const OPEN: &str = "it is encrypted, and what keeps plaintext in is not all in place; next: see IPsec and nftables of host";
 
 /// What could not be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,13 +170,27 @@ type WantedRules = BTreeMap<Place, Arc<Wanted>>;
 
 impl Thoughts {
     fn plan(&mut self, desired: &Arc<Desired>, observed: &Observed) -> Arc<Vec<Op>> {
-        self.plan.of((desired.clone(), observed.clone()), |(desired, observed)| plan(desired, observed))
+        self.plan.of(
+            (desired.clone(), observed.clone()),
+            |(desired, observed)| plan(desired, observed),
+        )
     }
 
-    fn rules(&mut self, config: &Arc<NodeConfig>, observed: &Observed, open: &Arc<Open>) -> Arc<WantedRules> {
-        let asked = if config.handed().next().is_some() { resolvers::asked_by_engines() } else { BTreeSet::new() };
+    fn rules(
+        &mut self,
+        config: &Arc<NodeConfig>,
+        observed: &Observed,
+        open: &Arc<Open>,
+    ) -> Arc<WantedRules> {
+        let asked = if config.handed().next().is_some() {
+            resolvers::asked_by_engines()
+        } else {
+            BTreeSet::new()
+        };
         let grounds = (config.clone(), observed.clone(), open.clone(), asked);
-        self.rules.of(grounds, |(config, observed, open, asked)| rules::wanted(config, observed, open, asked))
+        self.rules.of(grounds, |(config, observed, open, asked)| {
+            rules::wanted(config, observed, open, asked)
+        })
     }
 }
 
@@ -187,7 +201,8 @@ impl Dataplane {
         format!("{:#?}\n{:#?}", inside.observed, inside.ipsec.0)
     }
 
-    /// How the kernel differs now, seen by a pass that changes nothing; `None` once the data plane has ended.
+    /// How the kernel differs now, seen by a pass that changes nothing; `None` once the data plane
+    /// has ended.
     pub async fn differences(&self) -> Option<Vec<Difference>> {
         let (answer, answered) = oneshot::channel();
         self.visitors.send(answer).await.ok()?;
@@ -204,31 +219,49 @@ impl Dataplane {
         let inside = self.inside.borrow();
         let ops = inside.plan.iter().map(ToString::to_string);
         let rules = inside.rules.iter().flat_map(Pending::lines);
-        let ipsec = inside.ipsec.1.iter().map(|op| format!("{}: IPsec: {op}", Place::Host));
-        ops.chain(rules).chain(ipsec).fold(String::new(), |text, line| text + &line + "\n")
+        let ipsec = inside
+            .ipsec
+            .1
+            .iter()
+            .map(|op| format!("{}: IPsec: {op}", Place::Host));
+        ops.chain(rules)
+            .chain(ipsec)
+            .fold(String::new(), |text, line| text + &line + "\n")
     }
 }
 
-/// Starts the data plane in the calling thread's network namespace, on a thread of its own. It takes the first value
-/// of `desired` as the truth (an empty configuration removes all that is ours) and ends when its sender is dropped,
-/// leaving the kernel as it is. `inhabited` finds the network namespace that a task's processes are in, so that a
-/// sandbox is found again without its name; `directory` keeps what must survive a reboot. Errors: no thread or no
-/// runtime can be had.
+/// Starts the data plane in the calling thread's network namespace, on a thread of its own. It
+/// takes the first value of `desired` as the truth (an empty configuration removes all that is
+/// ours) and ends when its sender is dropped, leaving the kernel as it is. `inhabited` finds the
+/// network namespace that a task's processes are in, so that a sandbox is found again without its
+/// name; `directory` keeps what must survive a reboot. Errors: no thread or no runtime can be had.
 pub fn spawn(
     desired: watch::Receiver<Arc<NodeConfig>>,
     directory: &Path,
     inhabited: impl Fn(SandboxId) -> Option<File> + Send + Sync + 'static,
 ) -> io::Result<(watch::Receiver<Arc<Status>>, Dataplane)> {
     let (inhabited, directory): (Inhabited, _) = (Arc::new(inhabited), directory.to_owned());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let (status, status_seen) = watch::channel(Arc::new(Status::default()));
     let (inside, inside_seen) = watch::channel(Arc::new(Inside::default()));
     let (visitors, visits) = mpsc::channel(VISITORS);
-    let outlet = Outlet { status, inside, visits };
+    let outlet = Outlet {
+        status,
+        inside,
+        visits,
+    };
     thread::Builder::new()
         .name("dataplane".to_owned())
         .spawn(move || runtime.block_on(run(desired, inhabited, outlet, &directory)))?;
-    Ok((status_seen, Dataplane { inside: inside_seen, visitors }))
+    Ok((
+        status_seen,
+        Dataplane {
+            inside: inside_seen,
+            visitors,
+        },
+    ))
 }
 
 struct Outlet {
@@ -243,10 +276,24 @@ async fn run(
     mut outlet: Outlet,
     directory: &Path,
 ) {
-    let Some(kernel) = open(&mut desired, &inhabited, &outlet).await else { return };
-    let (rules, probes, encryption) = (Rules::default(), Probes::default(), Encryption::open(directory));
+    let Some(kernel) = open(&mut desired, &inhabited, &outlet).await else {
+        return;
+    };
+    let (rules, probes, encryption) = (
+        Rules::default(),
+        Probes::default(),
+        Encryption::open(directory),
+    );
     let (ports, thoughts) = (Ports::default(), Thoughts::default());
-    let mut planes = Planes { kernel, rules, probes, encryption, ports, has_esp: false, thoughts };
+    let mut planes = Planes {
+        kernel,
+        rules,
+        probes,
+        encryption,
+        ports,
+        has_esp: false,
+        thoughts,
+    };
     let capabilities = planes.capabilities();
     planes.rules = Rules::new(capabilities.clone());
     let mut config = desired.borrow_and_update().clone();
@@ -257,9 +304,16 @@ async fn run(
             retry = RETRY_FIRST;
         }
         let status = pass(&mut planes, &config, &outlet);
-        let status = Status { capabilities: capabilities.clone(), ..status };
+        let status = Status {
+            capabilities: capabilities.clone(),
+            ..status
+        };
         let pause = if status.settled { PERIOD } else { retry };
-        retry = if status.settled { RETRY_FIRST } else { (retry * 2).min(RETRY_LAST) };
+        retry = if status.settled {
+            RETRY_FIRST
+        } else {
+            (retry * 2).min(RETRY_LAST)
+        };
         publish(&outlet, status);
         tokio::select! {
             changed = desired.changed() => {
@@ -307,10 +361,15 @@ async fn open(
     }
 }
 
-/// Generations count within one membership: a host that joins anew gets another node id and another log.
+/// Generations count within one membership: a host that joins anew gets another node id and another
+/// log.
 fn newer(applied: Arc<NodeConfig>, offered: Arc<NodeConfig>) -> Arc<NodeConfig> {
     if offered.node == applied.node && offered.generation < applied.generation {
-        warn!(offered = offered.generation, applied = applied.generation, "refused an older configuration");
+        warn!(
+            offered = offered.generation,
+            applied = applied.generation,
+            "refused an older configuration"
+        );
         return applied;
     }
     offered
@@ -320,7 +379,9 @@ fn pass(planes: &mut Planes, config: &Arc<NodeConfig>, outlet: &Outlet) -> Statu
     match reconcile(planes, config) {
         Ok((status, inside)) => {
             let passes = outlet.inside.borrow().passes + 1;
-            outlet.inside.send_replace(Arc::new(Inside { passes, ..inside }));
+            outlet
+                .inside
+                .send_replace(Arc::new(Inside { passes, ..inside }));
             status
         }
         Err(error) => unreadable(config, &error),
@@ -333,8 +394,16 @@ fn publish(outlet: &Outlet, status: Status) {
         if **last == *status {
             return false;
         }
-        for failure in status.failures.iter().filter(|failure| !last.failures.contains(failure)) {
-            warn!(object = failure.object, reason = failure.reason, "the data plane lacks something");
+        for failure in status
+            .failures
+            .iter()
+            .filter(|failure| !last.failures.contains(failure))
+        {
+            warn!(
+                object = failure.object,
+                reason = failure.reason,
+                "the data plane lacks something"
+            );
         }
         *last = status;
         true
@@ -343,7 +412,11 @@ fn publish(outlet: &Outlet, status: Status) {
 
 /// A kernel that cannot be read never looks settled.
 fn unreadable(config: &NodeConfig, error: &KernelError) -> Status {
-    let failure = Failure { object: "kernel".to_owned(), reason: error.to_string(), sandbox: None };
+    let failure = Failure {
+        object: "kernel".to_owned(),
+        reason: error.to_string(),
+        sandbox: None,
+    };
     Status {
         node: Some(config.node),
         generation: config.generation,
@@ -353,32 +426,54 @@ fn unreadable(config: &NodeConfig, error: &KernelError) -> Status {
     }
 }
 
-/// One pass: what keeps secrets first, then links, addresses and routes, then the rules of the namespaces that there are.
-fn reconcile(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Status, Inside), KernelError> {
+/// One pass: what keeps secrets first, then links, addresses and routes, then the rules of the
+/// namespaces that there are.
+fn reconcile(
+    planes: &mut Planes,
+    config: &Arc<NodeConfig>,
+) -> Result<(Status, Inside), KernelError> {
     planes.rules.forget_the_gone();
     let (config, unable) = planes.able(config);
     let secret = xfrm::Wanted::of(&config);
     let mut ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Up);
-    let is_closed = ipsec.closed && (secret.is_none() || guards_host(&mut planes.rules, &config, &planes.ports.open));
-    let Linked { desired, observed, plan, failures } = reconcile_links(planes, &config, is_closed)?;
+    let is_closed = ipsec.closed
+        && (secret.is_none() || guards_host(&mut planes.rules, &config, &planes.ports.open));
+    let Linked {
+        desired,
+        observed,
+        plan,
+        failures,
+    } = reconcile_links(planes, &config, is_closed)?;
     planes.probes.go_on(&desired, &observed, &plan);
     if plan.is_empty() && ipsec.left.iter().any(xfrm::Op::is_last) {
         ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Settled);
     }
     planes.ports.settle(&config, &desired);
-    let (pending, refused) = planes.rules.settle(&planes.thoughts.rules(&config, &observed, &planes.ports.open));
+    let (pending, refused) = planes.rules.settle(&planes.thoughts.rules(
+        &config,
+        &observed,
+        &planes.ports.open,
+    ));
     let mut status = judge(&config, &desired, &plan, failures);
     status.failures.extend(planes.probes.failures(&desired));
-    let refused: Vec<Failure> = refused.into_iter().chain(ipsec.failures).chain(unable).collect();
+    let refused: Vec<Failure> = refused
+        .into_iter()
+        .chain(ipsec.failures)
+        .chain(unable)
+        .collect();
     status.settled &= refused.iter().all(|failure| failure.sandbox.is_some());
     status.failures.extend(refused);
     // Somebody else's port is no reason to hold anything else up.
-    status.failures.extend(planes.ports.failures.iter().cloned());
+    status
+        .failures
+        .extend(planes.ports.failures.iter().cloned());
     status.lost = ipsec.lost;
     // Without the host's rules nothing is isolated, without its own each network's are missing.
     let is_open = pending.iter().any(Pending::leaves_host_open);
     let unruled = |task: &SandboxId| {
-        let networks = desired.sandboxes[task].iter().map(|(network, _)| Namespace::Network(*network));
+        let networks = desired.sandboxes[task]
+            .iter()
+            .map(|(network, _)| Namespace::Network(*network));
         let own = [Namespace::Sandbox(*task), Namespace::Container(*task)];
         let mut places = networks.chain(own).map(Place::Inside);
         is_open && !desired.sandboxes[task].is_empty()
@@ -386,7 +481,16 @@ fn reconcile(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Status, I
     };
     status.ready.retain(|task| !unruled(task));
     let ipsec = (planes.encryption.observed().clone(), ipsec.left);
-    Ok((status, Inside { observed, plan, rules: pending, ipsec, ..Inside::default() }))
+    Ok((
+        status,
+        Inside {
+            observed,
+            plan,
+            rules: pending,
+            ipsec,
+            ..Inside::default()
+        },
+    ))
 }
 
 impl Planes {
@@ -395,44 +499,81 @@ impl Planes {
         let mut found = self.kernel.kinds();
         match xfrm::probe() {
             Ok(()) => drop(found.insert(Capability::Esp)),
-            Err(error) => info!(%error, options = Capability::Esp.options(), "this kernel cannot encrypt"),
+            Err(error) => {
+                info!(%error, options = Capability::Esp.options(), "this kernel cannot encrypt")
+            }
         }
         match ipvs::ip_vs::probe() {
             Ok(()) => drop(found.insert(Capability::Ipvs)),
-            Err(error) => info!(%error, options = Capability::Ipvs.options(), "nftables translates virtual IPs"),
+            Err(error) => {
+                info!(%error, options = Capability::Ipvs.options(), "nftables translates virtual IPs")
+            }
         }
         found
     }
 
-    /// The configuration without the encrypted networks, where this kernel cannot encrypt: they are not brought up at all.
+    /// The configuration without the encrypted networks, where this kernel cannot encrypt: they are
+    /// not brought up at all.
     fn able(&mut self, config: &Arc<NodeConfig>) -> (Arc<NodeConfig>, Vec<Failure>) {
-        if self.has_esp || !config.networks.values().any(|network| is_encrypted(&network.driver)) {
+        if self.has_esp
+            || !config
+                .networks
+                .values()
+                .any(|network| is_encrypted(&network.driver))
+        {
             return (config.clone(), Vec::new());
         }
         let Err(error) = xfrm::probe() else {
             self.has_esp = true;
             return (config.clone(), Vec::new());
         };
-        let (kept, refused): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            config.networks.clone().into_iter().partition(|(_, network)| !is_encrypted(&network.driver));
+        let (kept, refused): (BTreeMap<_, _>, BTreeMap<_, _>) = config
+            .networks
+            .clone()
+            .into_iter()
+            .partition(|(_, network)| !is_encrypted(&network.driver));
         let next = format!("next: load or build {}", Capability::Esp.options());
-        let reason = format!("it is encrypted, and this kernel lacks ESP with AES-GCM: {error}; {next}");
-        let failure =
-            |name: String| Failure { object: format!("network {name}"), reason: reason.clone(), sandbox: None };
-        let failures = refused.into_values().map(|network| failure(network.name)).collect();
-        (Arc::new(NodeConfig { networks: kept, ..NodeConfig::clone(config) }), failures)
+        let reason =
+            format!("it is encrypted, and this kernel lacks ESP with AES-GCM: {error}; {next}");
+        let failure = |name: String| Failure {
+            object: format!("network {name}"),
+            reason: reason.clone(),
+            sandbox: None,
+        };
+        let failures = refused
+            .into_values()
+            .map(|network| failure(network.name))
+            .collect();
+        (
+            Arc::new(NodeConfig {
+                networks: kept,
+                ..NodeConfig::clone(config)
+            }),
+            failures,
+        )
     }
 }
 
 fn is_encrypted(driver: &DriverConfig) -> bool {
-    matches!(driver, DriverConfig::Overlay { encrypted: true, .. })
+    matches!(
+        driver,
+        DriverConfig::Overlay {
+            encrypted: true,
+            ..
+        }
+    )
 }
 
 /// Makes the host's own rules; whether they are there.
 fn guards_host(rules: &mut Rules, config: &NodeConfig, open: &Open) -> bool {
     // The host's rules depend on no link.
     let wanted = rules::wanted(config, &Observed::default(), open, &BTreeSet::new());
-    let (pending, refused) = rules.settle(&wanted.into_iter().filter(|(place, _)| *place == Place::Host).collect());
+    let (pending, refused) = rules.settle(
+        &wanted
+            .into_iter()
+            .filter(|(place, _)| *place == Place::Host)
+            .collect(),
+    );
     pending.is_empty() && refused.is_empty()
 }
 
@@ -442,33 +583,90 @@ fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference>
     let (config, unable) = planes.able(config);
     let (desired, observed) = match look(planes, &config) {
         Ok(seen) => seen,
-        Err(error) => return vec![Difference { place: None, what: error.to_string() }],
+        Err(error) => {
+            return vec![Difference {
+                place: None,
+                what: error.to_string(),
+            }];
+        }
     };
     let ops = planes.thoughts.plan(&desired, &observed);
-    let ops = ops.iter().map(|op| Difference { place: Some(op.place), what: op.change.to_string() });
-    let (pending, unread) = planes.rules.look(&planes.thoughts.rules(&config, &observed, &planes.ports.open));
-    let lines = |rules: &Pending| rules.lines().map(|what| Difference { place: Some(rules.place), what }).collect();
+    let ops = ops.iter().map(|op| Difference {
+        place: Some(op.place),
+        what: op.change.to_string(),
+    });
+    let (pending, unread) = planes.rules.look(&planes.thoughts.rules(
+        &config,
+        &observed,
+        &planes.ports.open,
+    ));
+    let lines = |rules: &Pending| {
+        rules
+            .lines()
+            .map(|what| Difference {
+                place: Some(rules.place),
+                what,
+            })
+            .collect()
+    };
     let rules = pending.iter().flat_map::<Vec<_>, _>(lines);
     let asked: Vec<Failure> = planes.probes.failures(&desired).collect();
-    let ipsec = planes.encryption.pending(xfrm::Wanted::of(&config).as_ref());
-    let ipsec = ipsec.into_iter().map(|what| Difference { place: Some(Place::Host), what });
-    let refused = desired.failures.iter().chain(&unread).chain(&asked).chain(&unable).chain(&planes.ports.failures);
-    let refused = refused.map(|failure| Difference { place: None, what: failure.to_string() });
+    let ipsec = planes
+        .encryption
+        .pending(xfrm::Wanted::of(&config).as_ref());
+    let ipsec = ipsec.into_iter().map(|what| Difference {
+        place: Some(Place::Host),
+        what,
+    });
+    let refused = desired
+        .failures
+        .iter()
+        .chain(&unread)
+        .chain(&asked)
+        .chain(&unable)
+        .chain(&planes.ports.failures);
+    let refused = refused.map(|failure| Difference {
+        place: None,
+        what: failure.to_string(),
+    });
     ops.chain(rules).chain(ipsec).chain(refused).collect()
 }
 
-fn look(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Arc<Desired>, Observed), KernelError> {
-    let Planes { kernel, probes, thoughts, .. } = planes;
+fn look(
+    planes: &mut Planes,
+    config: &Arc<NodeConfig>,
+) -> Result<(Arc<Desired>, Observed), KernelError> {
+    let Planes {
+        kernel,
+        probes,
+        thoughts,
+        ..
+    } = planes;
     let vtep = |node: &NodeId| config.peers.get(node).map(|peer| peer.vtep);
     let sharing = config.endpoints.values().map(|endpoint| endpoint.node);
-    let led_by = config.peers.keys().copied().filter(|_| !config.published.is_empty());
-    let peers: BTreeSet<NodeId> = sharing.chain(led_by).filter(|node| *node != config.node).collect();
+    let led_by = config
+        .peers
+        .keys()
+        .copied()
+        .filter(|_| !config.published.is_empty());
+    let peers: BTreeSet<NodeId> = sharing
+        .chain(led_by)
+        .filter(|node| *node != config.node)
+        .collect();
     let peers = peers.iter().filter_map(vtep).collect();
     loop {
         let (free, alive) = (probes.free(), kernel.alive(config));
-        let ground =
-            Ground { free, alive, taken: thoughts.taken.clone(), ..kernel.ground(vtep(&config.node), &peers)? };
-        let desired = thoughts.desired.of((config.clone(), ground), |(config, ground)| Desired::of(config, ground));
+        let ground = Ground {
+            free,
+            alive,
+            taken: thoughts.taken.clone(),
+            ..kernel.ground(vtep(&config.node), &peers)?
+        };
+        let desired = thoughts
+            .desired
+            .of((config.clone(), ground), |(config, ground)| {
+                Desired::of(config, ground)
+            });
         let observed = kernel.observe(&desired)?;
         let before = std::mem::replace(&mut thoughts.taken, taken(config, &observed));
         if !probes.adopt(&desired, &observed) && before == thoughts.taken {
@@ -481,11 +679,29 @@ fn look(planes: &mut Planes, config: &Arc<NodeConfig>) -> Result<(Arc<Desired>, 
 fn taken(config: &NodeConfig, observed: &Observed) -> BTreeSet<EndpointId> {
     let mut taken = BTreeSet::new();
     for (&sandbox, container) in &config.containers {
-        let Some(space) = observed.spaces.get(&Place::Inside(Namespace::Container(sandbox))) else { continue };
+        let Some(space) = observed
+            .spaces
+            .get(&Place::Inside(Namespace::Container(sandbox)))
+        else {
+            continue;
+        };
         let is_on_lan = |link: &&ObservedLink| matches!(link.kind, ObservedKind::Stacked(_));
-        let macs: BTreeSet<Mac> = space.links.values().filter(is_on_lan).filter_map(|link| link.mac).collect();
-        let handed = container.endpoints.iter().filter(|joint| joint.interface.is_none());
-        let has = |id: &EndpointId| config.endpoints.get(id).is_some_and(|endpoint| macs.contains(&endpoint.mac));
+        let macs: BTreeSet<Mac> = space
+            .links
+            .values()
+            .filter(is_on_lan)
+            .filter_map(|link| link.mac)
+            .collect();
+        let handed = container
+            .endpoints
+            .iter()
+            .filter(|joint| joint.interface.is_none());
+        let has = |id: &EndpointId| {
+            config
+                .endpoints
+                .get(id)
+                .is_some_and(|endpoint| macs.contains(&endpoint.mac))
+        };
         taken.extend(handed.map(|joint| joint.id).filter(has));
     }
     taken
@@ -499,16 +715,25 @@ struct Linked {
     failures: Vec<Failure>,
 }
 
-/// Repeats until the kernel holds what is asked for, or something fails. No encrypted tunnel is made unless `is_closed`:
-/// nothing could pass it in the clear.
-fn reconcile_links(planes: &mut Planes, config: &Arc<NodeConfig>, is_closed: bool) -> Result<Linked, KernelError> {
+/// Repeats until the kernel holds what is asked for, or something fails. No encrypted tunnel is
+/// made unless `is_closed`: nothing could pass it in the clear.
+fn reconcile_links(
+    planes: &mut Planes,
+    config: &Arc<NodeConfig>,
+    is_closed: bool,
+) -> Result<Linked, KernelError> {
     let mut failures = Vec::new();
     let mut rounds = 0;
     loop {
         let (desired, observed) = look(planes, config)?;
         let plan = planes.thoughts.plan(&desired, &observed);
         if plan.is_empty() || rounds == ROUNDS || !failures.is_empty() {
-            return Ok(Linked { desired, observed, plan, failures });
+            return Ok(Linked {
+                desired,
+                observed,
+                plan,
+                failures,
+            });
         }
         info!(generation = config.generation, operations = plan.len(), first = %plan[0], "changing the kernel");
         let failure = |refused: Refused| Failure {
@@ -516,11 +741,16 @@ fn reconcile_links(planes: &mut Planes, config: &Arc<NodeConfig>, is_closed: boo
             sandbox: sandbox_of(&desired, &refused.op),
             reason: refused.reason,
         };
-        let (withheld, due): (Vec<Op>, Vec<Op>) =
-            plan.iter().cloned().partition(|op| !is_closed && is_secret(op, config));
+        let (withheld, due): (Vec<Op>, Vec<Op>) = plan
+            .iter()
+            .cloned()
+            .partition(|op| !is_closed && is_secret(op, config));
         failures = planes.kernel.apply(&due).into_iter().map(failure).collect();
-        let open =
-            |op: Op| Failure { object: op.to_string(), reason: OPEN.to_owned(), sandbox: sandbox_of(&desired, &op) };
+        let open = |op: Op| Failure {
+            object: op.to_string(),
+            reason: OPEN.to_owned(),
+            sandbox: sandbox_of(&desired, &op),
+        };
         failures.extend(withheld.into_iter().map(open));
         rounds += 1;
     }
@@ -528,45 +758,92 @@ fn reconcile_links(planes: &mut Planes, config: &Arc<NodeConfig>, is_closed: boo
 
 /// Whether this makes an encrypted tunnel.
 fn is_secret(op: &Op, config: &NodeConfig) -> bool {
-    let Change::AddVxlan(_, _, tunnel) = &op.change else { return false };
-    config.networks.values().any(|network| network.vni == tunnel.vni && is_encrypted(&network.driver))
+    let Change::AddVxlan(_, _, tunnel) = &op.change else {
+        return false;
+    };
+    config
+        .networks
+        .values()
+        .any(|network| network.vni == tunnel.vni && is_encrypted(&network.driver))
 }
 
 fn sandbox_of(desired: &Desired, op: &Op) -> Option<SandboxId> {
     desired.sandbox_of(op.place, op.change.link()?)
 }
 
-fn judge(config: &NodeConfig, desired: &Desired, plan: &[Op], mut failures: Vec<Failure>) -> Status {
+fn judge(
+    config: &NodeConfig,
+    desired: &Desired,
+    plan: &[Op],
+    mut failures: Vec<Failure>,
+) -> Status {
     if plan.is_empty() {
         failures.clear();
     } else if failures.is_empty() {
-        let undone =
-            |op: &Op| Failure { object: op.to_string(), reason: UNDONE.to_owned(), sandbox: sandbox_of(desired, op) };
+        let undone = |op: &Op| Failure {
+            object: op.to_string(),
+            reason: UNDONE.to_owned(),
+            sandbox: sandbox_of(desired, op),
+        };
         failures.extend(plan.iter().map(undone));
     }
     failures.extend(desired.failures.iter().cloned());
-    let ready = desired.sandboxes.keys().copied().filter(|&task| is_ready(task, desired, plan)).collect();
+    let ready = desired
+        .sandboxes
+        .keys()
+        .copied()
+        .filter(|&task| is_ready(task, desired, plan))
+        .collect();
     let settled = failures.iter().all(|failure| failure.sandbox.is_some());
-    let (node, generation, on_link) = (Some(config.node), config.generation, desired.on_link.clone());
-    Status { node, generation, settled, failures, ready, on_link, ..Status::default() }
+    let (node, generation, on_link) = (
+        Some(config.node),
+        config.generation,
+        desired.on_link.clone(),
+    );
+    Status {
+        node,
+        generation,
+        settled,
+        failures,
+        ready,
+        on_link,
+        ..Status::default()
+    }
 }
 
-/// A task is ready when nothing is left to do in its sandbox, nor in its networks save on others' endpoints, and when it
-/// may be on all of them.
+/// A task is ready when nothing is left to do in its sandbox, nor in its networks save on others'
+/// endpoints, and when it may be on all of them.
 fn is_ready(task: SandboxId, desired: &Desired, plan: &[Op]) -> bool {
     let joints = desired.sandboxes.get(&task);
     let concerns = |op: &Op| match op.place {
         Place::Host => {
-            let handed = op.change.link().and_then(|link| names::parse_handed_link(link.as_str()));
-            joints.into_iter().flatten().any(|(_, endpoint)| handed == Some(*endpoint))
+            let handed = op
+                .change
+                .link()
+                .and_then(|link| names::parse_handed_link(link.as_str()));
+            joints
+                .into_iter()
+                .flatten()
+                .any(|(_, endpoint)| handed == Some(*endpoint))
         }
         Place::Inside(Namespace::Sandbox(other) | Namespace::Container(other)) => other == task,
-        Place::Inside(Namespace::Network(network)) => joints.into_iter().flatten().any(|(joint, endpoint)| {
-            let of = op.change.link().and_then(|link| names::parse_endpoint_link(link.as_str()));
-            *joint == network && of.is_none_or(|of| of == *endpoint)
-        }),
+        Place::Inside(Namespace::Network(network)) => {
+            joints.into_iter().flatten().any(|(joint, endpoint)| {
+                let of = op
+                    .change
+                    .link()
+                    .and_then(|link| names::parse_endpoint_link(link.as_str()));
+                *joint == network && of.is_none_or(|of| of == *endpoint)
+            })
+        }
     };
-    let refused = desired.failures.iter().any(|failure| failure.sandbox == Some(task));
-    let unanswered = desired.questions.values().any(|question| question.sandbox == task && question.open);
+    let refused = desired
+        .failures
+        .iter()
+        .any(|failure| failure.sandbox == Some(task));
+    let unanswered = desired
+        .questions
+        .values()
+        .any(|question| question.sandbox == task && question.open);
     !refused && !unanswered && !plan.iter().any(concerns)
 }

@@ -1,5 +1,6 @@
-//! Named network namespaces, as `ip netns` makes and finds them: an nsfs mount below `NAMESPACE_DIRECTORY`.
-//! A thread that enters one never comes back, so all work inside happens on threads of its own.
+//! Named network namespaces, as `ip netns` makes and finds them: an nsfs mount below
+//! `NAMESPACE_DIRECTORY`. A thread that enters one never comes back, so all work inside happens on
+//! threads of its own.
 
 use std::{
     collections::BTreeMap,
@@ -25,8 +26,8 @@ use nix::{
 /// Tells two namespaces apart that had the same name one after the other: the inode of nsfs.
 pub type Identity = u64;
 
-/// Runs `work` on a thread of its own inside the named namespace. Sockets made there stay in it wherever they are
-/// used. Errors: there is no such namespace, or it cannot be entered.
+/// Runs `work` on a thread of its own inside the named namespace. Sockets made there stay in it
+/// wherever they are used. Errors: there is no such namespace, or it cannot be entered.
 pub fn within<R: Send>(namespace: &str, work: impl FnOnce() -> R + Send) -> io::Result<R> {
     within_file(&File::open(path(namespace))?, work)
 }
@@ -60,8 +61,12 @@ pub fn enter(namespace: &File) -> io::Result<()> {
 /// Runs `work` on a thread of its own, which may go into namespaces.
 pub fn on_own_thread<R: Send>(work: impl FnOnce() -> io::Result<R> + Send) -> io::Result<R> {
     thread::scope(|scope| {
-        let worker = thread::Builder::new().name("namespace".to_owned()).spawn_scoped(scope, work)?;
-        worker.join().unwrap_or_else(|cause| panic::resume_unwind(cause))
+        let worker = thread::Builder::new()
+            .name("namespace".to_owned())
+            .spawn_scoped(scope, work)?;
+        worker
+            .join()
+            .unwrap_or_else(|cause| panic::resume_unwind(cause))
     })
 }
 
@@ -82,9 +87,13 @@ pub fn list() -> io::Result<BTreeMap<Namespace, Identity>> {
     let mut found = BTreeMap::new();
     for entry in entries {
         let entry = entry?;
-        let Some(namespace) = entry.file_name().to_str().and_then(Namespace::parse) else { continue };
+        let Some(namespace) = entry.file_name().to_str().and_then(Namespace::parse) else {
+            continue;
+        };
         // Gone between the two calls, or the bare file of a creation that was cut short.
-        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        let Ok(metadata) = fs::metadata(entry.path()) else {
+            continue;
+        };
         if metadata.dev() == file_system {
             found.insert(namespace, metadata.ino());
         }
@@ -109,14 +118,24 @@ fn give_name(name: &str, go: impl FnOnce() -> io::Result<()> + Send) -> io::Resu
     if is_namespace(&path) {
         return Ok(());
     }
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o000).open(&path)?;
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o000)
+        .open(&path)?;
     on_own_thread(|| {
         go()?;
-        bind(Path::new("/proc/thread-self/ns/net"), &path, MsFlags::MS_BIND)
+        bind(
+            Path::new("/proc/thread-self/ns/net"),
+            &path,
+            MsFlags::MS_BIND,
+        )
     })
 }
 
-/// Takes a namespace's name away; the kernel removes it once no process or socket is in it. Absent is fine.
+/// Takes a namespace's name away; the kernel removes it once no process or socket is in it. Absent
+/// is fine.
 pub fn remove(name: &str) -> io::Result<()> {
     let path = path(name);
     unmount(&path)?;
@@ -134,12 +153,20 @@ fn is_namespace(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 
-/// The directory is a shared mount, as iproute2 makes it: names appear and go in every mount namespace alike, and an
-/// unmount here is not held up by a copy there.
+/// The directory is a shared mount, as iproute2 makes it: names appear and go in every mount
+/// namespace alike, and an unmount here is not held up by a copy there.
 fn share_directory() -> io::Result<()> {
     let directory = Path::new(NAMESPACE_DIRECTORY);
     fs::create_dir_all(directory)?;
-    let share = || mount(None::<&str>, directory, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    let share = || {
+        mount(
+            None::<&str>,
+            directory,
+            None::<&str>,
+            MsFlags::MS_SHARED | MsFlags::MS_REC,
+            None::<&str>,
+        )
+    };
     match share() {
         Err(Errno::EINVAL) => {
             let covered = File::open(directory)?;
@@ -147,14 +174,18 @@ fn share_directory() -> io::Result<()> {
             bind(directory, directory, MsFlags::MS_BIND | MsFlags::MS_REC)?;
             share()?;
             // Elsewhere what is unmounted above is unmounted below, too, and the other way round.
-            if spreads { Ok(()) } else { unmount_below(&covered) }
+            if spreads {
+                Ok(())
+            } else {
+                unmount_below(&covered)
+            }
         }
         shared => Ok(shared?),
     }
 }
 
-/// Unmounts the namespaces of others that now lie below a copy of themselves: as long as they did their files would be
-/// busy, and containerd's pods could not be stopped.
+/// Unmounts the namespaces of others that now lie below a copy of themselves: as long as they did
+/// their files would be busy, and containerd's pods could not be stopped.
 fn unmount_below(covered: &File) -> io::Result<()> {
     let directory = PathBuf::from(format!("/proc/self/fd/{}", covered.as_raw_fd()));
     for entry in fs::read_dir(&directory)? {
@@ -166,10 +197,19 @@ fn unmount_below(covered: &File) -> io::Result<()> {
 /// Whether the mount that this was opened in is a shared one (proc(5), "mountinfo").
 fn is_shared(file: &File) -> io::Result<bool> {
     let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
-    let id = about.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
+    let id = about
+        .lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))
+        .unwrap_or_default()
+        .trim();
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let mount = mounts.lines().find(|line| line.split(' ').next() == Some(id));
-    let fields = mount.into_iter().flat_map(|line| line.split(' ').skip(6)).take_while(|field| *field != "-");
+    let mount = mounts
+        .lines()
+        .find(|line| line.split(' ').next() == Some(id));
+    let fields = mount
+        .into_iter()
+        .flat_map(|line| line.split(' ').skip(6))
+        .take_while(|field| *field != "-");
     Ok(fields.into_iter().any(|field| field.starts_with("shared:")))
 }
 

@@ -1,6 +1,6 @@
-//! Notices of changes in namespaces. For each the kernel walks all sockets that listen, whatever their namespaces: a socket
-//! per namespace would cost the square of their number. So one hears them all, from a namespace of its own in which each
-//! of ours has a number.
+//! Notices of changes in namespaces. For each the kernel walks all sockets that listen, whatever
+//! their namespaces: a socket per namespace would cost the square of their number. So one hears
+//! them all, from a namespace of its own in which each of ours has a number.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,10 +48,10 @@ pub struct Notices {
 }
 
 impl Notices {
-    /// Of sockets with memberships: in the host's namespace, and in one that only has numbers of ours. On a thread with a
-    /// tokio runtime.
-    // `AsyncFd::register` is unsafe for what it asks: that the descriptor stays the socket's own. It does: nothing
-    // takes it out of here.
+    /// Of sockets with memberships: in the host's namespace, and in one that only has numbers of
+    /// ours. On a thread with a tokio runtime.
+    // `AsyncFd::register` is unsafe for what it asks: that the descriptor stays the socket's own.
+    // It does: nothing takes it out of here.
     #[allow(deprecated)]
     pub fn of(host: Socket, ours: Socket) -> io::Result<Self> {
         ours.set_listen_all_namespaces(true)?;
@@ -89,7 +89,11 @@ impl Notices {
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let read = [poll_all(&self.host, context), poll_all(&self.ours, context)];
         self.note(read);
-        if self.news == News::default() { Poll::Pending } else { Poll::Ready(()) }
+        if self.news == News::default() {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
     }
 
     fn note(&mut self, [host, ours]: [io::Result<BTreeSet<Option<i32>>>; 2]) {
@@ -98,11 +102,17 @@ impl Notices {
             return;
         };
         places.extend(host.iter().map(|_| Place::Host));
-        places.extend(ours.into_iter().filter_map(|number| self.places.get(&number?)));
+        places.extend(
+            ours.into_iter()
+                .filter_map(|number| self.places.get(&number?)),
+        );
     }
 }
 
-fn poll_all(socket: &AsyncFd<Socket>, context: &mut Context<'_>) -> io::Result<BTreeSet<Option<i32>>> {
+fn poll_all(
+    socket: &AsyncFd<Socket>,
+    context: &mut Context<'_>,
+) -> io::Result<BTreeSet<Option<i32>>> {
     let mut found = BTreeSet::new();
     while let Poll::Ready(ready) = socket.poll_read_ready(context) {
         let mut ready = ready?;
@@ -119,7 +129,12 @@ fn read_all(socket: &Socket) -> io::Result<BTreeSet<Option<i32>>> {
     loop {
         let mut start = [0; 16];
         let mut parts = [IoSliceMut::new(&mut start)];
-        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty()) {
+        match recvmsg::<()>(
+            socket.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::empty(),
+        ) {
             Ok(notice) => drop(found.insert(notice.cmsgs()?.find_map(namespace_number))),
             Err(Errno::EAGAIN) => return Ok(found),
             Err(error) => return Err(error.into()),
@@ -128,8 +143,12 @@ fn read_all(socket: &Socket) -> io::Result<BTreeSet<Option<i32>>> {
 }
 
 fn namespace_number(control: ControlMessageOwned) -> Option<i32> {
-    let ControlMessageOwned::Unknown(found) = control else { return None };
+    let ControlMessageOwned::Unknown(found) = control else {
+        return None;
+    };
     let of_namespace = found.cmsg_header.cmsg_level == libc::SOL_NETLINK
         && found.cmsg_header.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID;
-    Some(i32::from_ne_bytes(found.data_bytes.try_into().ok().filter(|_| of_namespace)?))
+    Some(i32::from_ne_bytes(
+        found.data_bytes.try_into().ok().filter(|_| of_namespace)?,
+    ))
 }

@@ -1,4 +1,5 @@
-//! What to change next: the difference of desired and observed as an ordered list of operations. Pure.
+//! What to change next: the difference of desired and observed as an ordered list of operations.
+//! Pure.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
@@ -11,8 +12,8 @@ use super::{
     desired::Desired,
     policy::PolicyChange,
     state::{
-        AddressForm, AddressKey, FdbKey, Kind, Layer, Link, NeighbourKey, ObservedKind, ObservedLink, Place, Route,
-        RouteKey, Shape, Space, Stacked, Sysctl, Vxlan,
+        AddressForm, AddressKey, FdbKey, Kind, Layer, Link, NeighbourKey, ObservedKind,
+        ObservedLink, Place, Route, RouteKey, Shape, Space, Stacked, Sysctl, Vxlan,
     },
 };
 
@@ -94,30 +95,45 @@ pub struct Pair {
     pub far_link: Link,
 }
 
-/// What leads from `observed` to `desired`; empty means settled. Deletes come first, makers before what they carry.
+/// What leads from `observed` to `desired`; empty means settled. Deletes come first, makers before
+/// what they carry.
 pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
     let mut left = observed.clone();
     let mut ops = delete_links(desired, &mut left);
     delete_namespaces(desired, &mut left, &mut ops);
     for (&place, space) in &desired.spaces {
         // One that others have made has only to be found; until then nothing can be done there.
-        if let (Place::Inside(_), None, false) = (place, left.spaces.get(&place), place.is_foreign()) {
-            ops.push(Op { place, change: Change::CreateNamespace });
+        if let (Place::Inside(_), None, false) =
+            (place, left.spaces.get(&place), place.is_foreign())
+        {
+            ops.push(Op {
+                place,
+                change: Change::CreateNamespace,
+            });
         }
         add_links(desired, &left, place, &mut ops);
         let found = left.spaces.remove(&place).unwrap_or_default();
-        ops.extend(contents(place, space, &found).into_iter().map(|change| Op { place, change }));
+        ops.extend(
+            contents(place, space, &found)
+                .into_iter()
+                .map(|change| Op { place, change }),
+        );
     }
     let nothing = Space::default();
     for (place, found) in left.spaces {
-        ops.extend(contents(place, &nothing, &found).into_iter().map(|change| Op { place, change }));
+        ops.extend(
+            contents(place, &nothing, &found)
+                .into_iter()
+                .map(|change| Op { place, change }),
+        );
     }
     ops.sort_by_key(|op| (op.change.stage(), op.place));
     ops
 }
 
-/// Links that should not be, or cannot become what they should be. Of a namespace that goes, the kernel takes the links
-/// away by itself, at some time, all at once: what waits for it are tunnels only.
+/// Links that should not be, or cannot become what they should be. Of a namespace that goes, the
+/// kernel takes the links away by itself, at some time, all at once: what waits for it are tunnels
+/// only.
 fn delete_links(desired: &Desired, left: &mut Observed) -> Vec<Op> {
     let mut gone = Vec::new();
     for (&place, space) in &left.spaces {
@@ -128,19 +144,39 @@ fn delete_links(desired: &Desired, left: &mut Observed) -> Vec<Op> {
                 true => !link.ours,
                 false => goes && !matches!(link.kind, ObservedKind::Vxlan(_)),
             };
-            **name != born_with && !lasts && !stays(desired, left, place, name) && !is_handed(desired, place, name)
+            **name != born_with
+                && !lasts
+                && !stays(desired, left, place, name)
+                && !is_handed(desired, place, name)
         });
         gone.extend(wrong.map(|(name, _)| (place, name.clone())));
     }
     for (place, link) in &gone {
         Arc::make_mut(left.spaces.entry(*place).or_default()).forget(link);
     }
-    gone.into_iter().map(|(place, link)| Op { place, change: Change::DeleteLink(link) }).collect()
+    gone.into_iter()
+        .map(|(place, link)| Op {
+            place,
+            change: Change::DeleteLink(link),
+        })
+        .collect()
 }
 
 fn stays(desired: &Desired, observed: &Observed, place: Place, link: &LinkName) -> bool {
-    let Some(found) = observed.spaces.get(&place).and_then(|space| space.links.get(link)) else { return false };
-    let Some(asked) = desired.spaces.get(&place).and_then(|space| space.links.get(link)) else { return false };
+    let Some(found) = observed
+        .spaces
+        .get(&place)
+        .and_then(|space| space.links.get(link))
+    else {
+        return false;
+    };
+    let Some(asked) = desired
+        .spaces
+        .get(&place)
+        .and_then(|space| space.links.get(link))
+    else {
+        return false;
+    };
     match (&asked.kind, &found.kind) {
         (Kind::Loopback, _) => true,
         (Kind::Vxlan(asked), ObservedKind::Vxlan(found)) => asked == found,
@@ -148,8 +184,13 @@ fn stays(desired: &Desired, observed: &Observed, place: Place, link: &LinkName) 
         // Where the other end is, is for others to say.
         (Kind::Handed { .. }, ObservedKind::Veth(_)) => true,
         (Kind::Veth { peer_place, peer }, ObservedKind::Veth(peer_index)) => {
-            let other = observed.spaces.get(peer_place).and_then(|space| space.links.get(peer));
-            other.is_some_and(|other| other.index == *peer_index && other.kind == ObservedKind::Veth(found.index))
+            let other = observed
+                .spaces
+                .get(peer_place)
+                .and_then(|space| space.links.get(peer));
+            other.is_some_and(|other| {
+                other.index == *peer_index && other.kind == ObservedKind::Veth(found.index)
+            })
         }
         _ => false,
     }
@@ -163,10 +204,18 @@ fn is_handed(desired: &Desired, place: Place, link: &LinkName) -> bool {
 
 /// Namespaces that should not be; what is in them goes with them.
 fn delete_namespaces(desired: &Desired, left: &mut Observed, ops: &mut Vec<Op>) {
-    let gone: Vec<Place> = left.spaces.keys().copied().filter(|&place| is_unwanted(desired, place)).collect();
+    let gone: Vec<Place> = left
+        .spaces
+        .keys()
+        .copied()
+        .filter(|&place| is_unwanted(desired, place))
+        .collect();
     for place in gone {
         left.spaces.remove(&place);
-        ops.push(Op { place, change: Change::DeleteNamespace });
+        ops.push(Op {
+            place,
+            change: Change::DeleteNamespace,
+        });
     }
 }
 
@@ -176,15 +225,31 @@ fn is_unwanted(desired: &Desired, place: Place) -> bool {
 
 /// Makes the links that are missing. Of a pair, the end in a network's namespace stands for both.
 fn add_links(desired: &Desired, left: &Observed, place: Place, ops: &mut Vec<Op>) {
-    let Some(space) = desired.spaces.get(&place) else { return };
-    let missing = |link: &LinkName| !left.spaces.get(&place).is_some_and(|space| space.links.contains_key(link));
+    let Some(space) = desired.spaces.get(&place) else {
+        return;
+    };
+    let missing = |link: &LinkName| {
+        !left
+            .spaces
+            .get(&place)
+            .is_some_and(|space| space.links.contains_key(link))
+    };
     for (name, link) in space.links.iter().filter(|(name, _)| missing(name)) {
         let change = match &link.kind {
             Kind::Loopback => None,
             Kind::Vxlan(vxlan) => Some(Change::AddVxlan(name.clone(), link.clone(), vxlan.clone())),
-            Kind::Stacked(stacked) => Some(Change::AddStacked(name.clone(), link.clone(), stacked.clone())),
-            Kind::Veth { peer_place, peer } if matches!(place, Place::Inside(Namespace::Network(_))) => {
-                let far = desired.spaces.get(peer_place).and_then(|space| space.links.get(peer));
+            Kind::Stacked(stacked) => Some(Change::AddStacked(
+                name.clone(),
+                link.clone(),
+                stacked.clone(),
+            )),
+            Kind::Veth { peer_place, peer }
+                if matches!(place, Place::Inside(Namespace::Network(_))) =>
+            {
+                let far = desired
+                    .spaces
+                    .get(peer_place)
+                    .and_then(|space| space.links.get(peer));
                 far.map(|far_link| {
                     Change::AddPair(Box::new(Pair {
                         near: name.clone(),
@@ -197,10 +262,23 @@ fn add_links(desired: &Desired, left: &Observed, place: Place, ops: &mut Vec<Op>
             }
             Kind::Veth { .. } => None,
             Kind::Handed { peer, mac } => {
-                let kind = Kind::Veth { peer_place: place, peer: name.clone() };
-                let far_link = Link { kind, mac: Some(*mac), mtu: link.mtu };
+                let kind = Kind::Veth {
+                    peer_place: place,
+                    peer: name.clone(),
+                };
+                let far_link = Link {
+                    kind,
+                    mac: Some(*mac),
+                    mtu: link.mtu,
+                };
                 let (near, near_link) = (name.clone(), link.clone());
-                let pair = Pair { near, near_link, place: Place::Host, far: peer.clone(), far_link };
+                let pair = Pair {
+                    near,
+                    near_link,
+                    place: Place::Host,
+                    far: peer.clone(),
+                    far_link,
+                };
                 Some(Change::AddPair(Box::new(pair)))
             }
         };
@@ -220,40 +298,106 @@ fn contents(place: Place, desired: &Space<Link>, found: &Space<ObservedLink>) ->
     }
     let addresses = Difference::of(&desired.addresses, &found.addresses);
     // An address has no change in place.
-    let old = addresses.set.iter().filter_map(|(key, _)| Some(((*key).clone(), *found.addresses.get(key)?)));
+    let old = addresses
+        .set
+        .iter()
+        .filter_map(|(key, _)| Some(((*key).clone(), *found.addresses.get(key)?)));
     changes.extend(old.map(|(key, form)| Change::DeleteAddress(key, form)));
-    changes.extend(addresses.delete.iter().map(|(key, form)| Change::DeleteAddress((*key).clone(), **form)));
-    changes.extend(addresses.set.iter().map(|(key, form)| Change::AddAddress((*key).clone(), **form)));
+    changes.extend(
+        addresses
+            .delete
+            .iter()
+            .map(|(key, form)| Change::DeleteAddress((*key).clone(), **form)),
+    );
+    changes.extend(
+        addresses
+            .set
+            .iter()
+            .map(|(key, form)| Change::AddAddress((*key).clone(), **form)),
+    );
     let neighbours = Difference::of(&desired.neighbours, &found.neighbours);
-    changes.extend(neighbours.delete.iter().map(|(key, _)| Change::DeleteNeighbour((*key).clone())));
-    changes.extend(neighbours.set.iter().map(|(key, mac)| Change::SetNeighbour((*key).clone(), **mac)));
+    changes.extend(
+        neighbours
+            .delete
+            .iter()
+            .map(|(key, _)| Change::DeleteNeighbour((*key).clone())),
+    );
+    changes.extend(
+        neighbours
+            .set
+            .iter()
+            .map(|(key, mac)| Change::SetNeighbour((*key).clone(), **mac)),
+    );
     let fdb = Difference::of(&desired.fdb, &found.fdb);
-    changes.extend(fdb.delete.iter().map(|(key, vtep)| Change::DeleteFdb((*key).clone(), **vtep)));
-    changes.extend(fdb.set.iter().map(|(key, vtep)| Change::SetFdb((*key).clone(), **vtep)));
+    changes.extend(
+        fdb.delete
+            .iter()
+            .map(|(key, vtep)| Change::DeleteFdb((*key).clone(), **vtep)),
+    );
+    changes.extend(
+        fdb.set
+            .iter()
+            .map(|(key, vtep)| Change::SetFdb((*key).clone(), **vtep)),
+    );
     let routes = Difference::of(&desired.routes, &found.routes);
-    changes.extend(routes.delete.iter().map(|(key, route)| Change::DeleteRoute((*key).clone(), (*route).clone())));
+    changes.extend(
+        routes
+            .delete
+            .iter()
+            .map(|(key, route)| Change::DeleteRoute((*key).clone(), (*route).clone())),
+    );
     // On the host nothing is replaced, for it might be another's: what is ours goes first.
     let old = routes.set.iter().filter(|_| place == Place::Host);
     let old = old.filter_map(|(key, _)| Some(((*key).clone(), found.routes.get(*key)?.clone())));
     changes.extend(old.map(|(key, route)| Change::DeleteRoute(key, route)));
-    changes.extend(routes.set.iter().map(|(key, route)| Change::SetRoute((*key).clone(), (*route).clone())));
+    changes.extend(
+        routes
+            .set
+            .iter()
+            .map(|(key, route)| Change::SetRoute((*key).clone(), (*route).clone())),
+    );
     let shapes = Difference::of(&desired.shapes, &found.shapes);
-    changes.extend(shapes.delete.iter().map(|(link, _)| Change::DeleteShape((*link).clone())));
-    changes.extend(shapes.set.iter().map(|(link, shape)| Change::SetShape((*link).clone(), **shape)));
-    changes.extend(desired.policies.changes(&found.policies).into_iter().map(Change::Policy));
+    changes.extend(
+        shapes
+            .delete
+            .iter()
+            .map(|(link, _)| Change::DeleteShape((*link).clone())),
+    );
+    changes.extend(
+        shapes
+            .set
+            .iter()
+            .map(|(link, shape)| Change::SetShape((*link).clone(), **shape)),
+    );
+    changes.extend(
+        desired
+            .policies
+            .changes(&found.policies)
+            .into_iter()
+            .map(Change::Policy),
+    );
     changes
 }
 
 /// A link that has just been made has its MTU and MAC already; it only comes up.
 fn link_changes(name: &LinkName, asked: &Link, found: Option<&ObservedLink>) -> Vec<Change> {
-    let Some(found) = found else { return vec![Change::SetUp(name.clone())] };
-    let mtu = asked.mtu.filter(|&mtu| mtu != found.mtu).map(|mtu| Change::SetMtu(name.clone(), mtu));
-    let mac = asked.mac.filter(|&mac| Some(mac) != found.mac).map(|mac| Change::SetMac(name.clone(), mac));
+    let Some(found) = found else {
+        return vec![Change::SetUp(name.clone())];
+    };
+    let mtu = asked
+        .mtu
+        .filter(|&mtu| mtu != found.mtu)
+        .map(|mtu| Change::SetMtu(name.clone(), mtu));
+    let mac = asked
+        .mac
+        .filter(|&mac| Some(mac) != found.mac)
+        .map(|mac| Change::SetMac(name.clone(), mac));
     let up = (!found.up).then(|| Change::SetUp(name.clone()));
     [mtu, mac, up].into_iter().flatten().collect()
 }
 
-/// How two maps differ: what is to be set, because it is missing or another value, and what is to be deleted.
+/// How two maps differ: what is to be set, because it is missing or another value, and what is to
+/// be deleted.
 pub struct Difference<'a, K, V> {
     /// Desired entries.
     pub set: Vec<(&'a K, &'a V)>,
@@ -265,8 +409,14 @@ impl<'a, K: Ord, V: PartialEq> Difference<'a, K, V> {
     /// What leads from `observed` to `desired`.
     pub fn of(desired: &'a BTreeMap<K, V>, observed: &'a BTreeMap<K, V>) -> Self {
         Self {
-            set: desired.iter().filter(|(key, value)| observed.get(key) != Some(value)).collect(),
-            delete: observed.iter().filter(|(key, _)| !desired.contains_key(key)).collect(),
+            set: desired
+                .iter()
+                .filter(|(key, value)| observed.get(key) != Some(value))
+                .collect(),
+            delete: observed
+                .iter()
+                .filter(|(key, _)| !desired.contains_key(key))
+                .collect(),
         }
     }
 }
@@ -283,7 +433,15 @@ impl Change {
             Change::DeleteNamespace => 5,
             Change::CreateNamespace => 6,
             Change::SetSysctl(Sysctl { link: None, .. }, _) => 7,
-            Change::AddVxlan(..) | Change::AddStacked(_, _, Stacked { layer: Layer::Vlan(_), .. }) => 8,
+            Change::AddVxlan(..)
+            | Change::AddStacked(
+                _,
+                _,
+                Stacked {
+                    layer: Layer::Vlan(_),
+                    ..
+                },
+            ) => 8,
             Change::AddPair(..) | Change::AddStacked(..) => 9,
             Change::SetSysctl(..) => 10,
             Change::SetMtu(..) | Change::SetMac(..) | Change::SetShape(..) => 11,
@@ -308,7 +466,9 @@ impl Change {
             Change::DeleteAddress(key, _) | Change::AddAddress(key, _) => Some(&key.link),
             Change::SetSysctl(key, _) => key.link.as_ref(),
             Change::AddPair(pair) => Some(&pair.near),
-            Change::DeleteLink(link) | Change::AddVxlan(link, ..) | Change::AddStacked(link, ..) => Some(link),
+            Change::DeleteLink(link)
+            | Change::AddVxlan(link, ..)
+            | Change::AddStacked(link, ..) => Some(link),
             Change::SetMtu(link, _) | Change::SetMac(link, _) | Change::SetUp(link) => Some(link),
             Change::SetShape(link, _) | Change::DeleteShape(link) => Some(link),
             Change::DeleteNamespace | Change::CreateNamespace | Change::Policy(_) => None,
@@ -326,25 +486,56 @@ impl fmt::Display for Change {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Change::DeleteRoute(key, _) => write!(out, "delete route {}", key.destination),
-            Change::DeleteFdb(key, vtep) => write!(out, "delete fdb {} on {} to {vtep}", key.mac, key.link),
-            Change::DeleteNeighbour(key) => write!(out, "delete neighbour {} on {}", key.address, key.link),
+            Change::DeleteFdb(key, vtep) => {
+                write!(out, "delete fdb {} on {} to {vtep}", key.mac, key.link)
+            }
+            Change::DeleteNeighbour(key) => {
+                write!(out, "delete neighbour {} on {}", key.address, key.link)
+            }
             Change::DeleteAddress(key, form) => {
-                write!(out, "delete address {}/{} on {}", key.address, form.prefix, key.link)
+                write!(
+                    out,
+                    "delete address {}/{} on {}",
+                    key.address, form.prefix, key.link
+                )
             }
             Change::DeleteLink(link) => write!(out, "delete link {link}"),
             Change::DeleteNamespace => write!(out, "delete namespace"),
             Change::CreateNamespace => write!(out, "create namespace"),
             Change::SetSysctl(key, value) => write!(out, "set {} = {value}", key.path),
-            Change::AddVxlan(link, _, vxlan) => write!(out, "add vxlan {link} of VNI {}", vxlan.vni),
-            Change::AddStacked(link, _, stacked) => write!(out, "add {} {link} on {}", stacked.layer, stacked.parent),
-            Change::AddPair(pair) => write!(out, "add pair {} to {} {}", pair.near, pair.place, pair.far),
+            Change::AddVxlan(link, _, vxlan) => {
+                write!(out, "add vxlan {link} of VNI {}", vxlan.vni)
+            }
+            Change::AddStacked(link, _, stacked) => {
+                write!(out, "add {} {link} on {}", stacked.layer, stacked.parent)
+            }
+            Change::AddPair(pair) => {
+                write!(out, "add pair {} to {} {}", pair.near, pair.place, pair.far)
+            }
             Change::SetMtu(link, mtu) => write!(out, "set mtu {mtu} on {link}"),
             Change::SetMac(link, mac) => write!(out, "set mac {mac} on {link}"),
             Change::SetUp(link) => write!(out, "set {link} up"),
-            Change::AddAddress(key, form) => write!(out, "add address {}/{} on {}", key.address, form.prefix, key.link),
-            Change::SetNeighbour(key, mac) => write!(out, "set neighbour {} at {mac} on {}", key.address, key.link),
-            Change::SetFdb(key, vtep) => write!(out, "set fdb {} on {} to {vtep}", key.mac, key.link),
-            Change::SetRoute(key, Route::Unicast { link, via: Some(via), .. }) => {
+            Change::AddAddress(key, form) => write!(
+                out,
+                "add address {}/{} on {}",
+                key.address, form.prefix, key.link
+            ),
+            Change::SetNeighbour(key, mac) => write!(
+                out,
+                "set neighbour {} at {mac} on {}",
+                key.address, key.link
+            ),
+            Change::SetFdb(key, vtep) => {
+                write!(out, "set fdb {} on {} to {vtep}", key.mac, key.link)
+            }
+            Change::SetRoute(
+                key,
+                Route::Unicast {
+                    link,
+                    via: Some(via),
+                    ..
+                },
+            ) => {
                 write!(out, "set route {} via {via} on {link}", key.destination)
             }
             Change::SetRoute(key, Route::Unicast { link, .. }) => {

@@ -1,7 +1,8 @@
 //! Policy rules: the routing table that packets of a mark are looked up in. Pure.
 //!
-//! On the host ours must come before the kernel's own rule for local addresses, which has the least preference there is. Of
-//! equals the earlier one counts, so that rule is repeated behind ours, then its first copy goes: at no time is it missing.
+//! On the host ours must come before the kernel's own rule for local addresses, which has the least
+//! preference there is. Of equals the earlier one counts, so that rule is repeated behind ours,
+//! then its first copy goes: at no time is it missing.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -42,7 +43,8 @@ pub struct Policy {
 pub struct Policies {
     /// Ours.
     pub rules: BTreeSet<Policy>,
-    /// The families (IPv6?) in which the rule for local addresses comes before one of ours that should be the first.
+    /// The families (IPv6?) in which the rule for local addresses comes before one of ours that
+    /// should be the first.
     pub hidden: BTreeSet<bool>,
     /// The families in which that rule is there more than once.
     pub repeated: BTreeSet<bool>,
@@ -78,14 +80,27 @@ impl Policies {
 
     /// What leads from `found` to these.
     pub fn changes(&self, found: &Self) -> Vec<PolicyChange> {
-        let gone = found.rules.difference(&self.rules).map(|rule| PolicyChange::Delete(*rule));
-        let new = self.rules.difference(&found.rules).map(|rule| PolicyChange::Add(*rule));
-        let hidden = found.hidden.difference(&found.repeated).map(|family| PolicyChange::RepeatLocal(*family));
-        let repeated = found.repeated.iter().map(|family| PolicyChange::DropLocal(*family));
+        let gone = found
+            .rules
+            .difference(&self.rules)
+            .map(|rule| PolicyChange::Delete(*rule));
+        let new = self
+            .rules
+            .difference(&found.rules)
+            .map(|rule| PolicyChange::Add(*rule));
+        let hidden = found
+            .hidden
+            .difference(&found.repeated)
+            .map(|family| PolicyChange::RepeatLocal(*family));
+        let repeated = found
+            .repeated
+            .iter()
+            .map(|family| PolicyChange::DropLocal(*family));
         gone.chain(new).chain(hidden).chain(repeated).collect()
     }
 
-    /// Adds what the kernel says of one family, in its order. `ours` are the tables that rules of ours lead to.
+    /// Adds what the kernel says of one family, in its order. `ours` are the tables that rules of
+    /// ours lead to.
     pub fn read(&mut self, family: AddressFamily, ours: Tables, rules: &[RuleMessage]) {
         let ipv6 = family == AddressFamily::Inet6;
         let (mut locals, mut hidden) = (0, false);
@@ -153,18 +168,32 @@ fn local(ipv6: bool) -> RuleMessage {
 
 fn is_local(rule: &RuleMessage) -> bool {
     let read = Read::of(rule);
-    let everything = rule.header.src_len == 0 && rule.header.dst_len == 0 && read.mark == 0 && !read.narrowed;
+    let everything =
+        rule.header.src_len == 0 && rule.header.dst_len == 0 && read.mark == 0 && !read.narrowed;
     everything && read.preference == 0 && read.table == Some(LOCAL_TABLE.into())
 }
 
 fn policy(ipv6: bool, ours: Tables, rule: &RuleMessage) -> Option<Policy> {
-    let Read { preference, mark, mask, table, skips, .. } = Read::of(rule);
+    let Read {
+        preference,
+        mark,
+        mask,
+        table,
+        skips,
+        ..
+    } = Read::of(rule);
     let table = table.filter(|table| match ours {
         Tables::Host => table & OURS == HOST_TABLES,
         Tables::Peers => table & PEER_TABLES != 0,
     });
     let skips = skips && mask == PEER_TABLES && ours == Tables::Peers;
-    (table.is_some() || skips).then_some(Policy { ipv6, preference, mark, mask, table })
+    (table.is_some() || skips).then_some(Policy {
+        ipv6,
+        preference,
+        mark,
+        mask,
+        table,
+    })
 }
 
 /// The attributes that count.
@@ -186,7 +215,9 @@ impl Read {
                 RuleAttribute::Priority(preference) => read.preference = *preference,
                 RuleAttribute::FwMark(mark) => read.mark = *mark,
                 RuleAttribute::FwMask(mask) => read.mask = *mask,
-                RuleAttribute::Table(table) if rule.header.action == RuleAction::ToTable => read.table = Some(*table),
+                RuleAttribute::Table(table) if rule.header.action == RuleAction::ToTable => {
+                    read.table = Some(*table)
+                }
                 RuleAttribute::Goto(_) => read.skips = true,
                 RuleAttribute::Iifname(_) | RuleAttribute::Oifname(_) => read.narrowed = true,
                 _ => {}
@@ -197,7 +228,11 @@ impl Read {
 }
 
 fn family(ipv6: bool) -> AddressFamily {
-    if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
+    if ipv6 {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    }
 }
 
 impl fmt::Display for PolicyChange {
@@ -206,8 +241,16 @@ impl fmt::Display for PolicyChange {
         match self {
             Self::Delete(policy) => write!(out, "delete {policy}"),
             Self::Add(policy) => write!(out, "add {policy}"),
-            Self::RepeatLocal(ipv6) => write!(out, "put {}'s rule for local addresses behind ours", version(ipv6)),
-            Self::DropLocal(ipv6) => write!(out, "delete the first of {}'s rules for local addresses", version(ipv6)),
+            Self::RepeatLocal(ipv6) => write!(
+                out,
+                "put {}'s rule for local addresses behind ours",
+                version(ipv6)
+            ),
+            Self::DropLocal(ipv6) => write!(
+                out,
+                "delete the first of {}'s rules for local addresses",
+                version(ipv6)
+            ),
         }
     }
 }
@@ -215,7 +258,11 @@ impl fmt::Display for PolicyChange {
 impl fmt::Display for Policy {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = if self.ipv6 { "IPv6" } else { "IPv4" };
-        write!(out, "{version} rule for mark {:#x}/{:#x}", self.mark, self.mask)?;
+        write!(
+            out,
+            "{version} rule for mark {:#x}/{:#x}",
+            self.mark, self.mask
+        )?;
         match self.table {
             Some(table) => write!(out, " to table {table}"),
             None => write!(out, " to the main table"),
@@ -227,8 +274,13 @@ impl fmt::Display for Policy {
 mod tests {
     use super::*;
 
-    const OWN: Policy =
-        Policy { ipv6: false, preference: 0, mark: 1 << 31, mask: 1 << 31, table: Some(HOST_TABLES | 7) };
+    const OWN: Policy = Policy {
+        ipv6: false,
+        preference: 0,
+        mark: 1 << 31,
+        mask: 1 << 31,
+        table: Some(HOST_TABLES | 7),
+    };
 
     fn found(rules: &[RuleMessage]) -> Policies {
         let mut found = Policies::default();
@@ -238,25 +290,44 @@ mod tests {
 
     #[test]
     fn the_rule_for_local_addresses_gets_behind_ours_and_is_never_missing() {
-        let desired = Policies { rules: [OWN].into(), ..Policies::default() };
+        let desired = Policies {
+            rules: [OWN].into(),
+            ..Policies::default()
+        };
         let (ours, local) = (OWN.message(), local(false));
-        assert_eq!(desired.changes(&found(std::slice::from_ref(&local))), [PolicyChange::Add(OWN)]);
+        assert_eq!(
+            desired.changes(&found(std::slice::from_ref(&local))),
+            [PolicyChange::Add(OWN)]
+        );
         let hidden = [local.clone(), ours.clone()];
-        assert_eq!(desired.changes(&found(&hidden)), [PolicyChange::RepeatLocal(false)]);
+        assert_eq!(
+            desired.changes(&found(&hidden)),
+            [PolicyChange::RepeatLocal(false)]
+        );
         let twice = [local.clone(), ours.clone(), local.clone()];
-        assert_eq!(desired.changes(&found(&twice)), [PolicyChange::DropLocal(false)]);
+        assert_eq!(
+            desired.changes(&found(&twice)),
+            [PolicyChange::DropLocal(false)]
+        );
         let right = [ours, local];
         assert_eq!(desired.changes(&found(&right)), []);
-        assert_eq!(Policies::default().changes(&found(&right)), [PolicyChange::Delete(OWN)]);
+        assert_eq!(
+            Policies::default().changes(&found(&right)),
+            [PolicyChange::Delete(OWN)]
+        );
     }
 
     #[test]
     fn rules_of_others_are_left_alone() {
         let mut other = OWN.message();
-        other.attributes.retain(|attribute| !matches!(attribute, RuleAttribute::Table(_)));
+        other
+            .attributes
+            .retain(|attribute| !matches!(attribute, RuleAttribute::Table(_)));
         other.attributes.push(RuleAttribute::Table(100));
         let mut narrow = local(false);
-        narrow.attributes.push(RuleAttribute::Iifname("eth0".into()));
+        narrow
+            .attributes
+            .push(RuleAttribute::Iifname("eth0".into()));
         assert_eq!(found(&[local(false), other, narrow]), Policies::default());
     }
 }

@@ -1,5 +1,6 @@
-//! Published ports of this host: which of them it can lead elsewhere, with what nobody else may listen at meanwhile. A
-//! bound socket that does not listen keeps each port from other programs; where one has it already, it keeps it.
+//! Published ports of this host: which of them it can lead elsewhere, with what nobody else may
+//! listen at meanwhile. A bound socket that does not listen keeps each port from other programs;
+//! where one has it already, it keeps it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -51,27 +52,45 @@ pub struct Ports {
 impl Ports {
     /// Keeps what the configuration asks for, lets go of the rest.
     pub fn settle(&mut self, config: &Arc<NodeConfig>, desired: &Arc<Desired>) {
-        let is_same = |(last, before): &(Arc<_>, Arc<_>)| Arc::ptr_eq(last, config) && Arc::ptr_eq(before, desired);
+        let is_same = |(last, before): &(Arc<_>, Arc<_>)| {
+            Arc::ptr_eq(last, config) && Arc::ptr_eq(before, desired)
+        };
         if self.failures.is_empty() && self.settled.as_ref().is_some_and(is_same) {
             return;
         }
         self.settled = Some((config.clone(), desired.clone()));
-        let mut open = Open { answers: answers(config), ..Open::default() };
+        let mut open = Open {
+            answers: answers(config),
+            ..Open::default()
+        };
         let (mut wanted, mut failures) = (BTreeSet::new(), Vec::new());
         for ((service, place), record) in &config.published {
-            let Some(&mark) = desired.diverted.get(&record.network) else { continue };
+            let Some(&mark) = desired.diverted.get(&record.network) else {
+                continue;
+            };
             let at = addresses(&record.spec.at, &desired.addresses);
             if at.as_ref().is_some_and(BTreeSet::is_empty) {
                 continue;
             }
-            let sockets = if is_kept(config, *service) { sockets(record, at.as_ref()) } else { Vec::new() };
+            let sockets = if is_kept(config, *service) {
+                sockets(record, at.as_ref())
+            } else {
+                Vec::new()
+            };
             wanted.extend(sockets.iter().copied());
             if let Some(taken) = sockets.into_iter().find(|&socket| !self.hold(socket)) {
                 failures.push(in_use(config, record, taken));
                 continue;
             }
-            let port = Port { name: format!("{service}-{place}"), at, ..port(record, service.to_string(), mark) };
-            open.networks.entry(record.network).or_default().push(port.clone());
+            let port = Port {
+                name: format!("{service}-{place}"),
+                at,
+                ..port(record, service.to_string(), mark)
+            };
+            open.networks
+                .entry(record.network)
+                .or_default()
+                .push(port.clone());
             open.diversion.ports.push(port);
         }
         self.held.retain(|key, _| wanted.contains(key));
@@ -97,8 +116,8 @@ impl Ports {
     }
 }
 
-/// Connections that have just ended do not count: `SO_REUSEADDR` is set until the port is bound, and not afterwards, when it
-/// would let others listen.
+/// Connections that have just ended do not count: `SO_REUSEADDR` is set until the port is bound,
+/// and not afterwards, when it would let others listen.
 fn reserve(protocol: Protocol, address: SocketAddr) -> Result<OwnedFd, Errno> {
     let kind = match protocol {
         Protocol::Tcp => SockType::Stream,
@@ -106,7 +125,11 @@ fn reserve(protocol: Protocol, address: SocketAddr) -> Result<OwnedFd, Errno> {
         // Few kernels have it, fewer hosts a program that uses it.
         Protocol::Sctp => return Err(Errno::EPROTONOSUPPORT),
     };
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     let found = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     if address.is_ipv6() {
         setsockopt(&found, Ipv6V6Only, &true)?;
@@ -118,11 +141,19 @@ fn reserve(protocol: Protocol, address: SocketAddr) -> Result<OwnedFd, Errno> {
     Ok(found)
 }
 
-/// Some CNI runtimes keep the ports of their containers themselves (Podman does), once they know that they are led there.
+/// Some CNI runtimes keep the ports of their containers themselves (Podman does), once they know
+/// that they are led there.
 fn is_kept(config: &NodeConfig, publisher: Publisher) -> bool {
-    let Publisher::Container(endpoint) = publisher else { return true };
-    let of_cni = config.containers.values().filter(|container| container.runtime == ContainerRuntime::Cni);
-    !of_cni.flat_map(|container| &container.endpoints).any(|joint| joint.id == endpoint)
+    let Publisher::Container(endpoint) = publisher else {
+        return true;
+    };
+    let of_cni = config
+        .containers
+        .values()
+        .filter(|container| container.runtime == ContainerRuntime::Cni);
+    !of_cni
+        .flat_map(|container| &container.endpoints)
+        .any(|joint| joint.id == endpoint)
 }
 
 fn sockets(record: &PublishedConfig, at: Option<&BTreeSet<IpAddr>>) -> Vec<(Protocol, SocketAddr)> {
@@ -130,20 +161,41 @@ fn sockets(record: &PublishedConfig, at: Option<&BTreeSet<IpAddr>>) -> Vec<(Prot
     let everywhere = BTreeSet::from([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]);
     let at = at.unwrap_or(&everywhere);
     let numbers = spec.published..=spec.last();
-    numbers.flat_map(|port| at.iter().map(move |address| (spec.protocol, (*address, port).into()))).collect()
+    numbers
+        .flat_map(|port| {
+            at.iter()
+                .map(move |address| (spec.protocol, (*address, port).into()))
+        })
+        .collect()
 }
 
-fn in_use(config: &NodeConfig, record: &PublishedConfig, (protocol, address): (Protocol, SocketAddr)) -> Failure {
-    let host = config.peers.get(&config.node).map_or("this host", |own| own.hostname.as_str());
-    let cause = format!("port {}/{protocol} of host {host} is in use by another program", address.port());
+fn in_use(
+    config: &NodeConfig,
+    record: &PublishedConfig,
+    (protocol, address): (Protocol, SocketAddr),
+) -> Failure {
+    let host = config
+        .peers
+        .get(&config.node)
+        .map_or("this host", |own| own.hostname.as_str());
+    let cause = format!(
+        "port {}/{protocol} of host {host} is in use by another program",
+        address.port()
+    );
     let next = "stop that program (`ss -lntup` names it), or publish at another port";
-    let reason = format!("{cause}, so this host does not lead callers to tasks there; next: {next}");
-    Failure { object: format!("published port {} of {}", record.spec, record.owner), reason, sandbox: None }
+    let reason =
+        format!("{cause}, so this host does not lead callers to tasks there; next: {next}");
+    Failure {
+        object: format!("published port {} of {}", record.spec, record.owner),
+        reason,
+        sandbox: None,
+    }
 }
 
 /// `None`: all of them.
 fn addresses(at: &PublishAt, here: &BTreeSet<(LinkName, IpAddr)>) -> Option<BTreeSet<IpAddr>> {
-    let is_here = |address: &IpAddr| address.is_loopback() || here.iter().any(|(_, own)| own == address);
+    let is_here =
+        |address: &IpAddr| address.is_loopback() || here.iter().any(|(_, own)| own == address);
     match at {
         PublishAt::Everywhere => None,
         PublishAt::Address(address) => Some([*address].into_iter().filter(is_here).collect()),
@@ -172,44 +224,79 @@ fn port(record: &PublishedConfig, service: String, mark: u32) -> Port {
 }
 
 fn uplinks(config: &NodeConfig, desired: &Desired) -> BTreeMap<LinkName, u32> {
-    let link =
-        |(network, mark): (&NetworkId, &u32)| Some((names::uplink_link(config.networks.get(network)?.vni), *mark));
+    let link = |(network, mark): (&NetworkId, &u32)| {
+        Some((names::uplink_link(config.networks.get(network)?.vni), *mark))
+    };
     desired.diverted.iter().filter_map(link).collect()
 }
 
 /// The address that tunnels end at, and in the other family one of the same link if there is any.
 fn own(config: &NodeConfig, here: &BTreeSet<(LinkName, IpAddr)>) -> Vec<IpAddr> {
-    let Some(vtep) = config.peers.get(&config.node).map(|own| own.vtep) else { return Vec::new() };
-    let link = here.iter().find(|(_, address)| *address == vtep).map(|(link, _)| link);
-    let others = || here.iter().filter(|(_, address)| address.is_ipv4() != vtep.is_ipv4());
-    let other = others().find(|(on, _)| Some(on) == link).or_else(|| others().next());
-    [vtep].into_iter().chain(other.map(|(_, address)| *address)).collect()
+    let Some(vtep) = config.peers.get(&config.node).map(|own| own.vtep) else {
+        return Vec::new();
+    };
+    let link = here
+        .iter()
+        .find(|(_, address)| *address == vtep)
+        .map(|(link, _)| link);
+    let others = || {
+        here.iter()
+            .filter(|(_, address)| address.is_ipv4() != vtep.is_ipv4())
+    };
+    let other = others()
+        .find(|(on, _)| Some(on) == link)
+        .or_else(|| others().next());
+    [vtep]
+        .into_iter()
+        .chain(other.map(|(_, address)| *address))
+        .collect()
 }
 
 fn answers(config: &NodeConfig) -> BTreeMap<NetworkId, Answers> {
-    let answering = config.networks.iter().filter(|(id, _)| published::answers(config, **id));
+    let answering = config
+        .networks
+        .iter()
+        .filter(|(id, _)| published::answers(config, **id));
     answering
         .map(|(&id, network)| {
             let routers = published::marks_of_peers(config);
-            let routers = routers.into_iter().map(|(node, mark)| (Mac::of_router(node), mark)).collect();
+            let routers = routers
+                .into_iter()
+                .map(|(node, mark)| (Mac::of_router(node), mark))
+                .collect();
             let subnets = network.subnets.iter().map(|lease| lease.subnet).collect();
-            (id, Answers { subnets, routers, targets: targets(config, id) })
+            (
+                id,
+                Answers {
+                    subnets,
+                    routers,
+                    targets: targets(config, id),
+                },
+            )
         })
         .collect()
 }
 
 /// What other hosts may lead callers to: the tasks of this host, at their own ports.
 fn targets(config: &NodeConfig, network: NetworkId) -> Vec<(IpAddr, Protocol, u16, u16)> {
-    let here = config.endpoints.values().filter(|endpoint| endpoint.network == network && endpoint.node == config.node);
-    let here: BTreeSet<IpAddr> = here.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
-    let records = config
-        .published
+    let here = config
+        .endpoints
         .values()
-        .filter(|record| record.network == network && record.spec.mode == model::PublishMode::Ingress);
+        .filter(|endpoint| endpoint.network == network && endpoint.node == config.node);
+    let here: BTreeSet<IpAddr> = here
+        .flat_map(|endpoint| endpoint.addresses.iter().copied())
+        .collect();
+    let records = config.published.values().filter(|record| {
+        record.network == network && record.spec.mode == model::PublishMode::Ingress
+    });
     let targets = records.flat_map(|record| {
         let spec = &record.spec;
-        let own = record.real_servers.keys().filter(|address| here.contains(address));
-        own.map(|address| (*address, spec.protocol, spec.target, spec.count)).collect::<Vec<_>>()
+        let own = record
+            .real_servers
+            .keys()
+            .filter(|address| here.contains(address));
+        own.map(|address| (*address, spec.protocol, spec.target, spec.count))
+            .collect::<Vec<_>>()
     });
     targets.collect()
 }
@@ -224,7 +311,10 @@ mod tests {
     fn a_port_that_a_program_listens_at_is_not_taken_and_one_that_is_kept_cannot_be_listened_at() {
         let program = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let taken = program.local_addr().unwrap();
-        assert_eq!(reserve(Protocol::Tcp, taken).unwrap_err(), Errno::EADDRINUSE);
+        assert_eq!(
+            reserve(Protocol::Tcp, taken).unwrap_err(),
+            Errno::EADDRINUSE
+        );
         assert_eq!(
             reserve(Protocol::Tcp, (Ipv4Addr::UNSPECIFIED, taken.port()).into()).unwrap_err(),
             Errno::EADDRINUSE
@@ -234,18 +324,32 @@ mod tests {
         assert!(TcpListener::bind(taken).is_err());
         drop(kept);
         let program = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
-        assert_eq!(reserve(Protocol::Udp, program.local_addr().unwrap()).unwrap_err(), Errno::EADDRINUSE);
+        assert_eq!(
+            reserve(Protocol::Udp, program.local_addr().unwrap()).unwrap_err(),
+            Errno::EADDRINUSE
+        );
     }
 
     #[test]
     fn an_interface_means_its_addresses_and_an_address_only_the_host_that_has_it() {
-        let here = |link: &str, address: &str| (LinkName::parse(link).unwrap(), address.parse().unwrap());
-        let here = BTreeSet::from([here("eth0", "10.0.0.1"), here("eth0", "fd00::1"), here("eth1", "10.1.0.1")]);
+        let here =
+            |link: &str, address: &str| (LinkName::parse(link).unwrap(), address.parse().unwrap());
+        let here = BTreeSet::from([
+            here("eth0", "10.0.0.1"),
+            here("eth0", "fd00::1"),
+            here("eth1", "10.1.0.1"),
+        ]);
         let found = |at| addresses(&at, &here).map(|found| found.len());
         assert_eq!(found(PublishAt::Everywhere), None);
         assert_eq!(found(PublishAt::Interface("eth0".to_owned())), Some(2));
-        assert_eq!(found(PublishAt::Address("10.1.0.1".parse().unwrap())), Some(1));
+        assert_eq!(
+            found(PublishAt::Address("10.1.0.1".parse().unwrap())),
+            Some(1)
+        );
         assert_eq!(found(PublishAt::Address("::1".parse().unwrap())), Some(1));
-        assert_eq!(found(PublishAt::Address("10.9.9.9".parse().unwrap())), Some(0));
+        assert_eq!(
+            found(PublishAt::Address("10.9.9.9".parse().unwrap())),
+            Some(0)
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! The nftables plane: in every network's namespace the virtual services and the guard against spoofed sources, on the
-//! host what crosses the networks' border. Its sockets are those of crate `ipvs`, one set per namespace.
+//! The nftables plane: in every network's namespace the virtual services and the guard against
+//! spoofed sources, on the host what crosses the networks' border. Its sockets are those of crate
+//! `ipvs`, one set per namespace.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
@@ -19,8 +20,8 @@ use ipvs::{
     shortcut::{self, Device, Devices, Endpoint},
 };
 use model::{
-    Capability, DriverConfig, EndpointConfig, EndpointId, Engine, Mac, NetworkConfig, NetworkId, NodeConfig, Protocol,
-    Vni,
+    Capability, DriverConfig, EndpointConfig, EndpointId, Engine, Mac, NetworkConfig, NetworkId,
+    NodeConfig, Protocol, Vni,
     names::{self, LinkName, Namespace},
 };
 use tracing::{info, warn};
@@ -41,8 +42,8 @@ const PROVE: Duration = Duration::from_millis(500);
 /// A table that could not be changed is tried again after this time.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 
-/// Somebody else may insist on coming first, too: rules that were put before ours are overtaken only this often in
-/// [`READ_AGAIN`].
+/// Somebody else may insist on coming first, too: rules that were put before ours are overtaken
+/// only this often in [`READ_AGAIN`].
 const OVERTAKINGS: usize = 5;
 
 /// The families that tables of ours may have.
@@ -68,7 +69,10 @@ pub struct Wanted {
 impl Wanted {
     /// The table of a family.
     fn table(&self, family: Family) -> Option<&Ruleset> {
-        self.rulesets.iter().chain(&self.shortcut).find(|ruleset| ruleset.family == family)
+        self.rulesets
+            .iter()
+            .chain(&self.shortcut)
+            .find(|ruleset| ruleset.family == family)
     }
 }
 
@@ -94,35 +98,65 @@ impl Pending {
     /// One line per change, for people.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
         let changes = self.rulesets.iter().chain(&self.passage);
-        let steps =
-            changes.flat_map(|change| change.steps.iter().map(|step| format!("{step} (table {})", change.table)));
+        let steps = changes.flat_map(|change| {
+            change
+                .steps
+                .iter()
+                .map(|step| format!("{step} (table {})", change.table))
+        });
         let ops = self.services.iter().map(ToString::to_string);
-        steps.chain(ops).map(|line| format!("{}: nftables: {line}", self.place))
+        steps
+            .chain(ops)
+            .map(|line| format!("{}: nftables: {line}", self.place))
     }
 }
 
-/// The rules that a configuration asks for, by namespace that there is. `asked` are the resolvers that engines of containers
-/// ask for them. Pure.
+/// The rules that a configuration asks for, by namespace that there is. `asked` are the resolvers
+/// that engines of containers ask for them. Pure.
 pub fn wanted(
     config: &NodeConfig,
     observed: &Observed,
     open: &Open,
     asked: &BTreeSet<IpAddr>,
 ) -> BTreeMap<Place, Arc<Wanted>> {
-    let overlays = || config.networks.iter().filter(|(_, network)| network.driver.parent().is_none());
-    let leaving = || overlays().map(|(_, network)| network).filter(|network| !network.internal);
-    let others = config.peers.iter().filter(|(node, _)| **node != config.node);
+    let overlays = || {
+        config
+            .networks
+            .iter()
+            .filter(|(_, network)| network.driver.parent().is_none())
+    };
+    let leaving = || {
+        overlays()
+            .map(|(_, network)| network)
+            .filter(|network| !network.internal)
+    };
+    let others = config
+        .peers
+        .iter()
+        .filter(|(node, _)| **node != config.node);
     let border = Border {
-        subnets: leaving().flat_map(|network| network.subnets.iter().map(|lease| lease.subnet)).collect(),
+        subnets: leaving()
+            .flat_map(|network| network.subnets.iter().map(|lease| lease.subnet))
+            .collect(),
         tunnels: config.networks.values().filter_map(tunnel).collect(),
-        vteps: others.map(|(&node, peer)| (peer.vtep, Mac::of_router(node))).collect(),
+        vteps: others
+            .map(|(&node, peer)| (peer.vtep, Mac::of_router(node)))
+            .collect(),
         own: config.peers.get(&config.node).map(|own| own.vtep),
         secret: secret(config),
     };
     let border = || published::divert(guard::border(&border), &open.diversion);
     let border = overlays().next().map(|_| border()).into_iter().collect();
-    let engine = config.peers.get(&config.node).map(|own| own.balancer).unwrap_or_default();
-    let passage = if leaving().next().is_some() { guard::passage() } else { Vec::new() };
+    let engine = config
+        .peers
+        .get(&config.node)
+        .map(|own| own.balancer)
+        .unwrap_or_default();
+    let passage = if leaving().next().is_some() {
+        guard::passage()
+    } else {
+        Vec::new()
+    };
     let host = Wanted {
         rulesets: border,
         shortcut: None,
@@ -139,49 +173,103 @@ pub fn wanted(
         let services = Some(Table::of(config, network));
         let members = members.remove(&network).unwrap_or_default();
         let sources = members.sources();
-        let ports = open.networks.get(&network).map(Vec::as_slice).unwrap_or_default();
+        let ports = open
+            .networks
+            .get(&network)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let guard = published::balance(guard::guard(&sources), ports);
-        let guard = open.answers.get(&network).into_iter().fold(guard, published::answer);
+        let guard = open
+            .answers
+            .get(&network)
+            .into_iter()
+            .fold(guard, published::answer);
         let guard = guard::passed_on(guard, &passed_on(config, network, asked));
         let rulesets = vec![guard, guard::claims(&sources)];
-        let shortcut = members.devices(config, network, space).as_ref().map(shortcut::shortcut);
+        let shortcut = members
+            .devices(config, network, space)
+            .as_ref()
+            .map(shortcut::shortcut);
         let subnets = record.subnets.iter().map(|lease| lease.subnet).collect();
         let led = (!ports.is_empty()).then(|| Led::of(subnets, ports));
-        Some((place, Wanted { rulesets, shortcut, services, led, engine, passage: None }))
+        Some((
+            place,
+            Wanted {
+                rulesets,
+                shortcut,
+                services,
+                led,
+                engine,
+                passage: None,
+            },
+        ))
     });
-    let all = std::iter::once(host).chain(networks).chain(sandboxes(config, asked));
-    all.map(|(place, wanted)| (place, Arc::new(wanted))).collect()
+    let all = std::iter::once(host)
+        .chain(networks)
+        .chain(sandboxes(config, asked));
+    all.map(|(place, wanted)| (place, Arc::new(wanted)))
+        .collect()
 }
 
 /// What the engines of containers ask for them.
 fn passed_on(config: &NodeConfig, network: NetworkId, asked: &BTreeSet<IpAddr>) -> Vec<PassedOn> {
-    let Some(record) = config.networks.get(&network) else { return Vec::new() };
-    let is_here = |id: &EndpointId| config.endpoints.get(id).is_some_and(|endpoint| endpoint.network == network);
+    let Some(record) = config.networks.get(&network) else {
+        return Vec::new();
+    };
+    let is_here = |id: &EndpointId| {
+        config
+            .endpoints
+            .get(id)
+            .is_some_and(|endpoint| endpoint.network == network)
+    };
     let handed = config.handed().filter(is_here);
     let questions = |id| {
         asked.iter().filter_map(move |&asked| {
-            let lease = record.subnets.iter().find(|lease| lease.gateway.is_ipv4() == asked.is_ipv4())?;
-            Some(PassedOn { link: names::endpoint_link(id), asked, resolver: lease.gateway })
+            let lease = record
+                .subnets
+                .iter()
+                .find(|lease| lease.gateway.is_ipv4() == asked.is_ipv4())?;
+            Some(PassedOn {
+                link: names::endpoint_link(id),
+                asked,
+                resolver: lease.gateway,
+            })
         })
     };
     handed.flat_map(questions).collect()
 }
 
 /// Sandboxes on a LAN have no namespace of ours on their packets' way: they do by themselves.
-fn sandboxes(config: &NodeConfig, asked: &BTreeSet<IpAddr>) -> impl Iterator<Item = (Place, Wanted)> {
+fn sandboxes(
+    config: &NodeConfig,
+    asked: &BTreeSet<IpAddr>,
+) -> impl Iterator<Item = (Place, Wanted)> {
     config.sandboxes_on_lan().map(|sandbox| {
         let container = config.containers.get(&sandbox);
-        let has_engine = container.is_some_and(|container| container.endpoints.iter().all(|it| it.interface.is_none()));
+        let has_engine = container
+            .is_some_and(|container| container.endpoints.iter().all(|it| it.interface.is_none()));
         let services = Some(Table::of_sandbox(config, sandbox));
         // Without a virtual IP nothing is tracked there, and no rule costs anything.
-        let tracks = services.as_ref().is_some_and(|table| !table.services.is_empty());
+        let tracks = services
+            .as_ref()
+            .is_some_and(|table| !table.services.is_empty());
         let rulesets = match has_engine {
             true => vec![guard::passed_on_inside(asked.iter().copied())],
-            false => std::iter::once(guard::names()).chain(tracks.then(guard::untracked_names)).collect(),
+            false => std::iter::once(guard::names())
+                .chain(tracks.then(guard::untracked_names))
+                .collect(),
         };
-        // Their packets come from the namespace itself, where nftables costs those of virtual IPs only.
+        // Their packets come from the namespace itself, where nftables costs those of virtual IPs
+        // only.
         let engine = Engine::Nftables;
-        let wanted = Wanted { rulesets, shortcut: None, services, led: None, engine, passage: None };
+        let wanted = Wanted {
+            rulesets,
+            shortcut: None,
+            services,
+            led: None,
+            engine,
+            passage: None,
+        };
         (Place::Inside(config.namespace_of(sandbox)), wanted)
     })
 }
@@ -195,12 +283,24 @@ struct Members<'a> {
 }
 
 fn members(config: &NodeConfig) -> BTreeMap<NetworkId, Members<'_>> {
-    let gateways = |network: &NetworkConfig| network.subnets.iter().map(|lease| lease.gateway).collect();
+    let gateways =
+        |network: &NetworkConfig| network.subnets.iter().map(|lease| lease.gateway).collect();
     let networks = config.networks.iter();
-    let mut members: BTreeMap<NetworkId, Members<'_>> =
-        networks.map(|(&id, network)| (id, Members { gateways: gateways(network), ..Members::default() })).collect();
+    let mut members: BTreeMap<NetworkId, Members<'_>> = networks
+        .map(|(&id, network)| {
+            (
+                id,
+                Members {
+                    gateways: gateways(network),
+                    ..Members::default()
+                },
+            )
+        })
+        .collect();
     for (&id, endpoint) in &config.endpoints {
-        let Some(members) = members.get_mut(&endpoint.network) else { continue };
+        let Some(members) = members.get_mut(&endpoint.network) else {
+            continue;
+        };
         if endpoint.node == config.node {
             members.here.insert(names::endpoint_link(id), endpoint);
         } else {
@@ -211,19 +311,37 @@ fn members(config: &NodeConfig) -> BTreeMap<NetworkId, Members<'_>> {
 }
 
 impl Members<'_> {
-    /// An endpoint has its addresses, and one of its link for neighbour discovery. A host sends what comes from its
-    /// endpoints, and errors in its own name: the gateways'.
+    /// An endpoint has its addresses, and one of its link for neighbour discovery. A host sends
+    /// what comes from its endpoints, and errors in its own name: the gateways'.
     fn sources(&self) -> Sources {
         let of_endpoint = |(link, endpoint): (&LinkName, &&EndpointConfig)| {
-            let addresses = endpoint.addresses.iter().copied().chain([endpoint.mac.link_local().into()]);
-            addresses.map(|address| (link.clone(), endpoint.mac, address)).collect::<Vec<_>>()
+            let addresses = endpoint
+                .addresses
+                .iter()
+                .copied()
+                .chain([endpoint.mac.link_local().into()]);
+            addresses
+                .map(|address| (link.clone(), endpoint.mac, address))
+                .collect::<Vec<_>>()
         };
-        let routers: BTreeSet<Mac> = self.elsewhere.iter().map(|endpoint| Mac::of_router(endpoint.node)).collect();
-        let own = |router: Mac| self.gateways.iter().copied().chain([router.link_local().into()]);
+        let routers: BTreeSet<Mac> = self
+            .elsewhere
+            .iter()
+            .map(|endpoint| Mac::of_router(endpoint.node))
+            .collect();
+        let own = |router: Mac| {
+            self.gateways
+                .iter()
+                .copied()
+                .chain([router.link_local().into()])
+        };
         Sources {
             endpoints: self.here.iter().flat_map(of_endpoint).collect(),
             remotes: self.remotes().collect(),
-            routers: routers.into_iter().flat_map(|router| own(router).map(move |address| (router, address))).collect(),
+            routers: routers
+                .into_iter()
+                .flat_map(|router| own(router).map(move |address| (router, address)))
+                .collect(),
             resolvers: self.gateways.clone(),
         }
     }
@@ -231,18 +349,34 @@ impl Members<'_> {
     fn remotes(&self) -> impl Iterator<Item = (Mac, IpAddr)> {
         let addresses = |endpoint: &&EndpointConfig| {
             let router = Mac::of_router(endpoint.node);
-            endpoint.addresses.iter().map(|address| (router, *address)).collect::<Vec<_>>()
+            endpoint
+                .addresses
+                .iter()
+                .map(|address| (router, *address))
+                .collect::<Vec<_>>()
         };
         self.elsewhere.iter().flat_map(addresses)
     }
 
     /// `None` while there is no tunnel.
-    fn devices(&self, config: &NodeConfig, network: NetworkId, space: &Space<ObservedLink>) -> Option<Devices> {
+    fn devices(
+        &self,
+        config: &NodeConfig,
+        network: NetworkId,
+        space: &Space<ObservedLink>,
+    ) -> Option<Devices> {
         let tunnel = names::vxlan_link(config.networks.get(&network)?.vni);
         let index = space.links.get(&tunnel)?.index;
         let endpoints = self.here.iter().filter_map(|(link, endpoint)| {
             let (index, addresses) = (space.links.get(link)?.index, endpoint.addresses.clone());
-            Some((link.clone(), Endpoint { index, mac: endpoint.mac, addresses }))
+            Some((
+                link.clone(),
+                Endpoint {
+                    index,
+                    mac: endpoint.mac,
+                    addresses,
+                },
+            ))
         });
         // A way narrower than the devices: the long way tells the sender so.
         let narrow: BTreeSet<IpAddr> = (space.routes.iter())
@@ -250,25 +384,43 @@ impl Members<'_> {
             .map(|(key, _)| key.destination.network())
             .collect();
         Some(Devices {
-            tunnel: Device { link: tunnel, index, mac: Mac::of_router(config.node) },
+            tunnel: Device {
+                link: tunnel,
+                index,
+                mac: Mac::of_router(config.node),
+            },
             endpoints: endpoints.collect(),
-            remotes: self.remotes().filter(|(_, address)| !narrow.contains(address)).collect(),
+            remotes: self
+                .remotes()
+                .filter(|(_, address)| !narrow.contains(address))
+                .collect(),
         })
     }
 }
 
 fn secret(config: &NodeConfig) -> Option<Secret> {
-    let tunnels = config.networks.values().filter_map(|network| match network.driver {
-        DriverConfig::Overlay { port, encrypted: true } => Some((port, network.vni)),
-        _ => None,
-    });
+    let tunnels = config
+        .networks
+        .values()
+        .filter_map(|network| match network.driver {
+            DriverConfig::Overlay {
+                port,
+                encrypted: true,
+            } => Some((port, network.vni)),
+            _ => None,
+        });
     let (ports, vnis): (Vec<u16>, Vec<Vni>) = tunnels.unzip();
-    Some(Secret { port: *ports.first()?, vnis })
+    Some(Secret {
+        port: *ports.first()?,
+        vnis,
+    })
 }
 
 /// UDP port and network identifier.
 fn tunnel(network: &NetworkConfig) -> Option<(u16, Vni)> {
-    let DriverConfig::Overlay { port, .. } = network.driver else { return None };
+    let DriverConfig::Overlay { port, .. } = network.driver else {
+        return None;
+    };
     Some((port, network.vni))
 }
 
@@ -286,8 +438,8 @@ struct Tables {
     balancer: Box<dyn Balancer>,
     engine: Engine,
     monitor: Monitor,
-    /// What is known to be there, and until when that is believed; none after any change, or where changes would not be
-    /// heard of.
+    /// What is known to be there, and until when that is believed; none after any change, or where
+    /// changes would not be heard of.
     settled: Option<(Arc<Wanted>, Instant)>,
     known: Option<Known>,
     /// When rules of others were overtaken lately.
@@ -309,19 +461,33 @@ struct Known {
 impl Rules {
     /// On a kernel with these capabilities.
     pub fn new(capabilities: BTreeSet<Capability>) -> Self {
-        Self { tables: BTreeMap::new(), capabilities }
+        Self {
+            tables: BTreeMap::new(),
+            capabilities,
+        }
     }
 
-    /// Makes the kernel hold these rules, each namespace's in one batch per table; goes on after failures. Returns what
-    /// is left to change, and why.
-    pub fn settle(&mut self, wanted: &BTreeMap<Place, Arc<Wanted>>) -> (Vec<Pending>, Vec<Failure>) {
+    /// Makes the kernel hold these rules, each namespace's in one batch per table; goes on after
+    /// failures. Returns what is left to change, and why.
+    pub fn settle(
+        &mut self,
+        wanted: &BTreeMap<Place, Arc<Wanted>>,
+    ) -> (Vec<Pending>, Vec<Failure>) {
         let (pending, unread) = self.plan(wanted);
-        let Some(first) = pending.iter().flat_map(Pending::lines).next() else { return (pending, unread) };
+        let Some(first) = pending.iter().flat_map(Pending::lines).next() else {
+            return (pending, unread);
+        };
         info!(namespaces = pending.len(), first, "changing the rules");
-        let mut failures: Vec<_> = pending.iter().filter_map(|change| self.apply(change).err()).collect();
+        let mut failures: Vec<_> = pending
+            .iter()
+            .filter_map(|change| self.apply(change).err())
+            .collect();
         let (left, unread) = self.plan(wanted);
         if failures.is_empty() {
-            failures.extend(left.iter().map(|change| failure(change.place, UNDONE.to_owned())));
+            failures.extend(
+                left.iter()
+                    .map(|change| failure(change.place, UNDONE.to_owned())),
+            );
         }
         failures.extend(unread);
         (left, failures)
@@ -350,12 +516,15 @@ impl Rules {
 
     fn apply(&mut self, change: &Pending) -> Result<(), Failure> {
         match self.tables.get_mut(&change.place) {
-            Some(tables) => tables.apply(change).map_err(|reason| failure(change.place, reason)),
+            Some(tables) => tables
+                .apply(change)
+                .map_err(|reason| failure(change.place, reason)),
             None => Ok(()),
         }
     }
 
-    /// Closes the sockets of namespaces that are gone: an open socket would keep a namespace and its tunnel alive.
+    /// Closes the sockets of namespaces that are gone: an open socket would keep a namespace and
+    /// its tunnel alive.
     pub fn forget_the_gone(&mut self) {
         let present = namespace::list().unwrap_or_default();
         self.tables.retain(|place, tables| match place {
@@ -368,11 +537,18 @@ impl Rules {
     pub async fn changed(&mut self) {
         // Each is asked, or the changes of many would be heard of one by one, a pass for each.
         poll_fn(|context| {
-            let heard = self.tables.values_mut().filter(|tables| !tables.deaf).fold(false, |heard, tables| {
-                let this = tables.poll_changed(context);
-                heard || this
-            });
-            if heard { Poll::Ready(()) } else { Poll::Pending }
+            let heard = self.tables.values_mut().filter(|tables| !tables.deaf).fold(
+                false,
+                |heard, tables| {
+                    let this = tables.poll_changed(context);
+                    heard || this
+                },
+            );
+            if heard {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
         .await;
     }
@@ -396,22 +572,35 @@ fn is_shortcut(place: Place, family: Family) -> bool {
 }
 
 fn failure(place: Place, reason: String) -> Failure {
-    Failure { object: format!("nftables of {place}"), reason, sandbox: place.sandbox() }
+    Failure {
+        object: format!("nftables of {place}"),
+        reason,
+        sandbox: place.sandbox(),
+    }
 }
 
-/// What has passed by virtual IPs of a network on this host; changes nothing. Errors are for people.
-pub fn traffic(network: NetworkId, engine: Engine, vips: &[IpAddr]) -> Result<Vec<(IpAddr, Traffic)>, String> {
+/// What has passed by virtual IPs of a network on this host; changes nothing. Errors are for
+/// people.
+pub fn traffic(
+    network: NetworkId,
+    engine: Engine,
+    vips: &[IpAddr],
+) -> Result<Vec<(IpAddr, Traffic)>, String> {
     let look = || -> Result<_, BalancerError> {
         let mut balancer: Box<dyn Balancer> = match engine {
             Engine::Ipvs => Box::new(IpVs::open()?),
             Engine::Nftables | Engine::Auto => Box::new(Nftables::open(Clients::Routed)?),
         };
         balancer.observe()?;
-        vips.iter().map(|vip| Ok((*vip, balancer.traffic(*vip)?))).collect()
+        vips.iter()
+            .map(|vip| Ok((*vip, balancer.traffic(*vip)?)))
+            .collect()
     };
     let entered = |error| format!("cannot enter the network's namespace: {error}");
     let (namespace, _) = namespace::open(Namespace::Network(network)).map_err(entered)?;
-    namespace::within_file(&namespace, look).map_err(entered)?.map_err(|error| error.to_string())
+    namespace::within_file(&namespace, look)
+        .map_err(entered)?
+        .map_err(|error| error.to_string())
 }
 
 /// In the calling thread's namespace. What another engine has left there is taken away.
@@ -430,12 +619,19 @@ fn balancer(place: Place, engine: Engine) -> Result<Box<dyn Balancer>, BalancerE
 
 impl Tables {
     fn open(place: Place, engine: Engine) -> Result<Self, String> {
-        let open = || -> Result<_, BalancerError> { Ok((Socket::open()?, balancer(place, engine)?, Monitor::open()?)) };
+        let open = || -> Result<_, BalancerError> {
+            Ok((Socket::open()?, balancer(place, engine)?, Monitor::open()?))
+        };
         let (opened, identity) = match place {
             Place::Host => (open(), 0),
             Place::Inside(inside) => {
-                let (file, identity) = namespace::open(inside).map_err(|error| format!("cannot enter it: {error}"))?;
-                (namespace::within_file(&file, open).map_err(|error| format!("cannot enter it: {error}"))?, identity)
+                let (file, identity) =
+                    namespace::open(inside).map_err(|error| format!("cannot enter it: {error}"))?;
+                (
+                    namespace::within_file(&file, open)
+                        .map_err(|error| format!("cannot enter it: {error}"))?,
+                    identity,
+                )
             }
         };
         let (socket, balancer, monitor) = opened.map_err(|error| error.to_string())?;
@@ -456,7 +652,9 @@ impl Tables {
 
     /// Whether something has changed, as far as one hears.
     fn poll_changed(&mut self, context: &mut Context<'_>) -> bool {
-        let Poll::Ready(heard) = self.monitor.poll_changed(context) else { return false };
+        let Poll::Ready(heard) = self.monitor.poll_changed(context) else {
+            return false;
+        };
         self.settled = None;
         // A monitor that fails leaves the period to find changes.
         self.deaf = heard.is_err();
@@ -464,7 +662,11 @@ impl Tables {
     }
 
     fn compare(&mut self, place: Place, wanted: &Arc<Wanted>) -> Result<Option<Pending>, String> {
-        if self.settled.as_ref().is_some_and(|(last, until)| last == wanted && Instant::now() < *until) {
+        if self
+            .settled
+            .as_ref()
+            .is_some_and(|(last, until)| last == wanted && Instant::now() < *until)
+        {
             return Ok(None);
         }
         self.settled = None;
@@ -482,7 +684,10 @@ impl Tables {
         }
         let until = known.until;
         let services = match &wanted.services {
-            Some(table) => self.balancer.plan(table).map_err(|error| error.to_string())?,
+            Some(table) => self
+                .balancer
+                .plan(table)
+                .map_err(|error| error.to_string())?,
             None => Vec::new(),
         };
         let passage = match &wanted.passage {
@@ -491,23 +696,39 @@ impl Tables {
         };
         let settled = rulesets.is_empty() && services.is_empty() && passage.is_empty();
         self.settled = (settled && !self.deaf).then(|| (wanted.clone(), until));
-        Ok((!settled).then(|| Pending { place, wanted: wanted.clone(), rulesets, services, passage, closed }))
+        Ok((!settled).then(|| Pending {
+            place,
+            wanted: wanted.clone(),
+            rulesets,
+            services,
+            passage,
+            closed,
+        }))
     }
 
     /// The table of a family that the kernel is asked for: not the short way while it refuses that.
     fn asked<'w>(&self, place: Place, wanted: &'w Wanted, family: Family) -> Option<&'w Ruleset> {
-        let refused = is_shortcut(place, family) && self.refused.is_some_and(|at| at.elapsed() < TRY_AGAIN);
+        let refused =
+            is_shortcut(place, family) && self.refused.is_some_and(|at| at.elapsed() < TRY_AGAIN);
         wanted.table(family).filter(|_| !refused)
     }
 
-    /// The tables. Those of devices are read each time: the kernel takes chains away with their devices and tells nobody.
+    /// The tables. Those of devices are read each time: the kernel takes chains away with their
+    /// devices and tells nobody.
     fn observe(&mut self) -> Result<&Known, NftError> {
         let generation = nft::generation(&mut self.socket)?;
         let is_so = |known: &Known| known.generation == generation && Instant::now() < known.until;
         let kept = self.known.take().filter(is_so);
-        let to_read = if kept.is_some() { &[Family::Netdev][..] } else { &FAMILIES };
-        let mut known =
-            kept.unwrap_or_else(|| Known { generation, tables: BTreeMap::new(), until: Instant::now() + READ_AGAIN });
+        let to_read = if kept.is_some() {
+            &[Family::Netdev][..]
+        } else {
+            &FAMILIES
+        };
+        let mut known = kept.unwrap_or_else(|| Known {
+            generation,
+            tables: BTreeMap::new(),
+            until: Instant::now() + READ_AGAIN,
+        });
         for &family in to_read {
             match nft::observe(&mut self.socket, family, names::TABLE)? {
                 Some(found) => drop(known.tables.insert(family, found)),
@@ -520,15 +741,24 @@ impl Tables {
     /// Until when it is believed that these tables are there, as they were made.
     fn made(&self, place: Place, wanted: &Wanted) -> Option<Instant> {
         let known = self.known.as_ref()?;
-        let is_made =
-            |&family: &Family| nft::difference(self.asked(place, wanted, family), known.tables.get(&family)).is_none();
+        let is_made = |&family: &Family| {
+            nft::difference(self.asked(place, wanted, family), known.tables.get(&family)).is_none()
+        };
         FAMILIES.iter().all(is_made).then_some(known.until)
     }
 
     fn passage(&mut self, rules: &[Rule]) -> Result<Vec<Change>, NftError> {
         self.overtaken.retain(|at| at.elapsed() < READ_AGAIN);
-        let overtake = if self.overtaken.len() < OVERTAKINGS { Overtake::Now } else { Overtake::Later };
-        let mut changes = nft::passage(rules, &nft::foreign_forward_chains(&mut self.socket)?, overtake);
+        let overtake = if self.overtaken.len() < OVERTAKINGS {
+            Overtake::Now
+        } else {
+            Overtake::Later
+        };
+        let mut changes = nft::passage(
+            rules,
+            &nft::foreign_forward_chains(&mut self.socket)?,
+            overtake,
+        );
         self.barred.retain(|_, at| at.elapsed() < TRY_AGAIN);
         changes.retain(|change| !self.barred.contains_key(&change.table));
         Ok(changes)
@@ -548,7 +778,8 @@ impl Tables {
         }
     }
 
-    /// If it was the only one meanwhile, nothing need be read again to find that it was not somebody else's.
+    /// If it was the only one meanwhile, nothing need be read again to find that it was not
+    /// somebody else's.
     fn change(&mut self, change: &Change, made: Option<&Ruleset>) -> Result<(), NftError> {
         let known = self.known.take();
         let before = nft::generation(&mut self.socket)?;
@@ -560,21 +791,32 @@ impl Tables {
             return Ok(());
         }
         self.balancer.overlook(before);
-        self.known = known.filter(|known| known.generation == before).map(|mut known| {
-            if change.table == names::TABLE {
-                known.tables.remove(&change.family);
-                known.tables.extend(made.map(|made| (change.family, made.clone())));
-            }
-            Known { generation, until: Instant::now() + PROVE, ..known }
-        });
+        self.known = known
+            .filter(|known| known.generation == before)
+            .map(|mut known| {
+                if change.table == names::TABLE {
+                    known.tables.remove(&change.family);
+                    known
+                        .tables
+                        .extend(made.map(|made| (change.family, made.clone())));
+                }
+                Known {
+                    generation,
+                    until: Instant::now() + PROVE,
+                    ..known
+                }
+            });
         Ok(())
     }
 
     /// Forgets connections without an end that lead where nobody answers any more.
     fn forget(&mut self, change: &Pending) -> Result<(), NftError> {
         if !change.closed.is_empty() {
-            let is_closed = |found: &Connection| change.closed.contains(&(found.protocol, found.port));
-            nft::forget(&mut self.socket, |found| found.protocol != Protocol::Tcp.number() && is_closed(found))?;
+            let is_closed =
+                |found: &Connection| change.closed.contains(&(found.protocol, found.port));
+            nft::forget(&mut self.socket, |found| {
+                found.protocol != Protocol::Tcp.number() && is_closed(found)
+            })?;
         }
         let in_network = matches!(change.place, Place::Inside(Namespace::Network(_)));
         let led = change.wanted.led.clone().unwrap_or_default();
@@ -598,12 +840,16 @@ impl Tables {
             }
         }
         if !change.services.is_empty() {
-            self.balancer.apply(&change.services).map_err(|error| error.to_string())?;
+            self.balancer
+                .apply(&change.services)
+                .map_err(|error| error.to_string())?;
         }
         self.forget(change).map_err(|error| error.to_string())?;
         self.pass_through(&change.passage);
         if change.services.is_empty() && change.passage.is_empty() && !self.deaf {
-            self.settled = self.made(change.place, &change.wanted).map(|until| (change.wanted.clone(), until));
+            self.settled = self
+                .made(change.place, &change.wanted)
+                .map(|until| (change.wanted.clone(), until));
         }
         Ok(())
     }

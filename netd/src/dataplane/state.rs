@@ -1,5 +1,5 @@
-//! What one network namespace holds, in the words of the kernel: the same shape for what is desired and what is
-//! observed, so that the difference is a comparison of maps.
+//! What one network namespace holds, in the words of the kernel: the same shape for what is desired
+//! and what is observed, so that the difference is a comparison of maps.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -10,12 +10,14 @@ use model::{
 
 use super::policy::Policies;
 
-/// Times are counted in ticks of 64 ns (`PSCHED_SHIFT`), and the kernel keeps 32 bits of nanoseconds.
+/// Times are counted in ticks of 64 ns (`PSCHED_SHIFT`), and the kernel keeps 32 bits of
+/// nanoseconds.
 const TICK: u128 = 64;
 const MOST_TICKS: u128 = u32::MAX as u128 / TICK;
 /// Bytes that may pass at once at least: some frames.
 const LEAST_BURST: u64 = 16 << 10;
-/// How long a packet waits for its turn before others are dropped, as a part of a second: 25 ms, as the CNI project's.
+/// How long a packet waits for its turn before others are dropped, as a part of a second: 25 ms, as
+/// the CNI project's.
 const LATENCY: u64 = 40;
 
 /// A network namespace that holds objects of ours.
@@ -28,7 +30,8 @@ pub enum Place {
 }
 
 impl Place {
-    /// Whether this is the namespace of a container that others run: what is not asked for there is not ours.
+    /// Whether this is the namespace of a container that others run: what is not asked for there is
+    /// not ours.
     pub fn is_foreign(self) -> bool {
         matches!(self, Place::Inside(Namespace::Container(_)))
     }
@@ -36,7 +39,9 @@ impl Place {
     /// The sandbox that this is the namespace of.
     pub fn sandbox(self) -> Option<SandboxId> {
         match self {
-            Place::Inside(Namespace::Sandbox(sandbox) | Namespace::Container(sandbox)) => Some(sandbox),
+            Place::Inside(Namespace::Sandbox(sandbox) | Namespace::Container(sandbox)) => {
+                Some(sandbox)
+            }
             Place::Host | Place::Inside(Namespace::Network(_)) => None,
         }
     }
@@ -96,7 +101,8 @@ impl<L> Space<L> {
         self.fdb.retain(|key, _| key.link != *link);
         self.routes.retain(|_, route| route.link() != Some(link));
         self.shapes.remove(link);
-        self.sysctls.retain(|key, _| key.link.as_ref() != Some(link));
+        self.sysctls
+            .retain(|key, _| key.link.as_ref() != Some(link));
     }
 }
 
@@ -118,8 +124,12 @@ impl Shape {
             return None;
         }
         let (rate, burst) = ((rate / 8).max(1), (burst / 8).max(LEAST_BURST));
-        let ticks = (u128::from(burst) * 1_000_000_000 / u128::from(rate) / TICK).clamp(1, MOST_TICKS) as u32;
-        let limit = (rate / LATENCY).saturating_add(burst).try_into().unwrap_or(u32::MAX);
+        let ticks = (u128::from(burst) * 1_000_000_000 / u128::from(rate) / TICK)
+            .clamp(1, MOST_TICKS) as u32;
+        let limit = (rate / LATENCY)
+            .saturating_add(burst)
+            .try_into()
+            .unwrap_or(u32::MAX);
         Some(Self { rate, ticks, limit })
     }
 }
@@ -149,7 +159,8 @@ pub enum Kind {
         /// Its name there.
         peer: LinkName,
     },
-    /// One end of a pair whose other end is made on the host, under this name, and taken from there by others.
+    /// One end of a pair whose other end is made on the host, under this name, and taken from there
+    /// by others.
     Handed {
         /// The other end's name on the host.
         peer: LinkName,
@@ -284,7 +295,8 @@ pub struct RouteKey {
     pub destination: Subnet,
     /// The metric; lower wins.
     pub metric: u32,
-    /// Counts routes with the same prefix and metric; the first is the one in effect. Desired ones are all first.
+    /// Counts routes with the same prefix and metric; the first is the one in effect. Desired ones
+    /// are all first.
     pub nth: usize,
 }
 
@@ -299,7 +311,8 @@ pub enum Route {
         via: Option<IpAddr>,
         /// The source address of packets from here.
         source: Option<IpAddr>,
-        /// Where less gets through than through the link, in bytes: larger packets are answered by ICMP.
+        /// Where less gets through than through the link, in bytes: larger packets are answered by
+        /// ICMP.
         mtu: Option<u32>,
     },
     /// To this host, where it comes in by this link.
@@ -338,12 +351,18 @@ pub struct Sysctl {
 impl Sysctl {
     /// A value of the whole namespace.
     pub fn of_namespace(path: &str) -> Self {
-        Self { link: None, path: path.to_owned() }
+        Self {
+            link: None,
+            path: path.to_owned(),
+        }
     }
 
     /// A value of one link: `table` such as `net/ipv4/conf`, `name` such as `proxy_arp`.
     pub fn of_link(table: &str, link: &LinkName, name: &str) -> Self {
-        Self { path: format!("{table}/{link}/{name}"), link: Some(link.clone()) }
+        Self {
+            path: format!("{table}/{link}/{name}"),
+            link: Some(link.clone()),
+        }
     }
 }
 
@@ -361,7 +380,13 @@ mod tests {
         assert_eq!(Shape::of_bits(0, 5), None);
         // 1 Mbit/s and 800 kbit at once: 100 kB take 0.8 s.
         let shape = Shape::of_bits(1_000_000, 800_000).unwrap();
-        assert_eq!((shape.rate, shape.ticks, shape.limit), (125_000, 12_500_000, 103_125));
-        assert_eq!(Shape::of_bits(1, u64::MAX).unwrap().ticks, MOST_TICKS as u32);
+        assert_eq!(
+            (shape.rate, shape.ticks, shape.limit),
+            (125_000, 12_500_000, 103_125)
+        );
+        assert_eq!(
+            Shape::of_bits(1, u64::MAX).unwrap().ticks,
+            MOST_TICKS as u32
+        );
     }
 }

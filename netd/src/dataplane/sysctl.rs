@@ -15,11 +15,13 @@ const ROOT: &str = "/proc/sys";
 const LONGEST: usize = 256;
 const IPV6_LINKS: &str = "/proc/sys/net/ipv6/conf";
 
-/// Turns a host that listens to router advertisements away from them (see [`keep_router_advertisements`]).
+/// Turns a host that listens to router advertisements away from them (see
+/// [`keep_router_advertisements`]).
 pub const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
-/// An instance of /proc: one finds the values of all namespaces under the same names, one after the other, so that a
-/// look-up in the machine's own takes the longer the more namespaces have been looked at.
+/// An instance of /proc: one finds the values of all namespaces under the same names, one after the
+/// other, so that a look-up in the machine's own takes the longer the more namespaces have been
+/// looked at.
 pub struct Tree {
     /// Its directory `sys`.
     root: OwnedFd,
@@ -29,11 +31,15 @@ impl Tree {
     /// A fresh one; the machine's own where none can be had (Linux before 5.8 has one for all).
     pub fn fresh() -> io::Result<Self> {
         let own = || open(CWD, ROOT, OFlags::PATH | OFlags::DIRECTORY);
-        let root = mount().and_then(|proc| open(proc.as_fd(), "sys", OFlags::PATH | OFlags::DIRECTORY));
-        Ok(Self { root: root.or_else(|_| own())? })
+        let root =
+            mount().and_then(|proc| open(proc.as_fd(), "sys", OFlags::PATH | OFlags::DIRECTORY));
+        Ok(Self {
+            root: root.or_else(|_| own())?,
+        })
     }
 
-    /// The value, without the line's end; `None` where it cannot be read, because its link or the feature is absent.
+    /// The value, without the line's end; `None` where it cannot be read, because its link or the
+    /// feature is absent.
     pub fn read(&self, path: &str) -> Option<String> {
         let file = open(self.root.as_fd(), path, OFlags::RDONLY).ok()?;
         let mut text = [0; LONGEST];
@@ -56,11 +62,16 @@ fn open(from: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> 
 fn mount() -> io::Result<OwnedFd> {
     let proc = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&proc)?;
-    Ok(fsmount(&proc, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+    Ok(fsmount(
+        &proc,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?)
 }
 
-/// Links that take router advertisements go on doing so when the host forwards: 1 means "unless forwarding", 2 means
-/// always (Linux, Documentation/networking/ip-sysctl.rst). A host that got its address so would lose it otherwise.
+/// Links that take router advertisements go on doing so when the host forwards: 1 means "unless
+/// forwarding", 2 means always (Linux, Documentation/networking/ip-sysctl.rst). A host that got its
+/// address so would lose it otherwise.
 pub fn keep_router_advertisements() -> io::Result<()> {
     for link in fs::read_dir(IPV6_LINKS)? {
         let value = link?.path().join("accept_ra");

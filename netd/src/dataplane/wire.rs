@@ -14,14 +14,16 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{
-        InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, InfoVlan, InfoVxlan, IpVlanMode, LinkAttribute,
-        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+        InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, InfoVlan, InfoVxlan, IpVlanMode,
+        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
     },
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    },
     nsid::{NsidAttribute, NsidMessage},
     route::{
-        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
-        RouteVia,
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+        RouteScope, RouteType, RouteVia,
     },
     rule::RuleMessage,
 };
@@ -30,12 +32,13 @@ use super::{
     plan::Pair,
     policy::{HOST_TABLES, PEER_TABLES},
     state::{
-        AddressForm, AddressKey, FdbKey, Layer, Link, MAIN_TABLE, NeighbourKey, ObservedKind, ObservedLink, Place,
-        Route, RouteKey, Stacked, Vxlan, host_prefix,
+        AddressForm, AddressKey, FdbKey, Layer, Link, MAIN_TABLE, NeighbourKey, ObservedKind,
+        ObservedLink, Place, Route, RouteKey, Stacked, Vxlan, host_prefix,
     },
 };
 
-/// Marks our routes (`ip route` shows it as `proto 110`); a sandbox's tenant may add routes of its own.
+/// Marks our routes (`ip route` shows it as `proto 110`); a sandbox's tenant may add routes of its
+/// own.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(110);
 const LOOPBACK: &str = "lo";
 /// The bits of a table's number on the host that are a VNI.
@@ -46,8 +49,10 @@ const MACVLAN_MODES: [(MacvlanMode, MacVlanMode); 4] = [
     (MacvlanMode::Vepa, MacVlanMode::Vepa),
     (MacvlanMode::Passthru, MacVlanMode::Passthrough),
 ];
-const IPVLAN_MODES: [(IpvlanMode, IpVlanMode); 2] =
-    [(IpvlanMode::L2, IpVlanMode::L2), (IpvlanMode::L3, IpVlanMode::L3)];
+const IPVLAN_MODES: [(IpvlanMode, IpVlanMode); 2] = [
+    (IpvlanMode::L2, IpVlanMode::L2),
+    (IpvlanMode::L3, IpVlanMode::L3),
+];
 
 /// The bit of `RTAX_MTU` (linux/rtnetlink.h) in `RTAX_LOCK`.
 const MTU_LOCK: u32 = 1 << 2;
@@ -73,11 +78,16 @@ pub fn get_number(namespace: RawFd) -> Message {
 
 /// The number that is told.
 pub fn number(message: &Message) -> Option<i32> {
-    let Message::NewNsId(message) = message else { return None };
-    message.attributes.iter().find_map(|attribute| match attribute {
-        NsidAttribute::Id(number) => Some(*number).filter(|number| *number >= 0),
-        _ => None,
-    })
+    let Message::NewNsId(message) = message else {
+        return None;
+    };
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NsidAttribute::Id(number) => Some(*number).filter(|number| *number >= 0),
+            _ => None,
+        })
 }
 
 /// Asks for every link.
@@ -119,34 +129,52 @@ pub fn get_route(from: IpAddr, to: IpAddr) -> Message {
     message.header.address_family = family(to);
     message.header.destination_prefix_length = host_prefix(to);
     message.header.source_prefix_length = host_prefix(from);
-    message.attributes = vec![RouteAttribute::Destination(to.into()), RouteAttribute::Source(from.into())];
+    message.attributes = vec![
+        RouteAttribute::Destination(to.into()),
+        RouteAttribute::Source(from.into()),
+    ];
     Message::GetRoute(message)
 }
 
 /// What fits through a route: its own MTU, or that of the link that it leads out of.
 pub fn path_mtu(message: &RouteMessage, links: &BTreeMap<u32, u32>) -> Option<u32> {
-    let link = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => links.get(index).copied(),
-        _ => None,
-    });
+    let link = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => links.get(index).copied(),
+            _ => None,
+        });
     metrics_mtu(message).or(link)
 }
 
 fn metrics_mtu(message: &RouteMessage) -> Option<u32> {
-    let metrics = message.attributes.iter().filter_map(|attribute| match attribute {
-        RouteAttribute::Metrics(metrics) => Some(metrics),
-        _ => None,
-    });
-    let mtu = |metric: &RouteMetric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None };
+    let metrics = message
+        .attributes
+        .iter()
+        .filter_map(|attribute| match attribute {
+            RouteAttribute::Metrics(metrics) => Some(metrics),
+            _ => None,
+        });
+    let mtu = |metric: &RouteMetric| {
+        if let RouteMetric::Mtu(mtu) = metric {
+            Some(*mtu)
+        } else {
+            None
+        }
+    };
     metrics.flatten().find_map(mtu)
 }
 
 /// A link's number and name.
 pub fn link_name(message: &LinkMessage) -> Option<(u32, LinkName)> {
-    let name = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => LinkName::parse(name),
-        _ => None,
-    })?;
+    let name = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => LinkName::parse(name),
+            _ => None,
+        })?;
     Some((message.header.index, name))
 }
 
@@ -187,13 +215,18 @@ pub fn link(message: &LinkMessage, place: Place, host: &Names) -> ObservedLink {
             _ => {}
         }
     }
-    let parent = host.get(&peer).filter(|_| elsewhere == (place != Place::Host));
+    let parent = host
+        .get(&peer)
+        .filter(|_| elsewhere == (place != Place::Host));
     match &mut found.kind {
         ObservedKind::Vxlan(vxlan) => vxlan.socket_elsewhere = elsewhere,
         ObservedKind::Veth(index) => *index = peer,
         ObservedKind::Other => {
             let stacked = layer(message).zip(parent);
-            let stacked = stacked.map(|(layer, parent)| Stacked { parent: parent.clone(), layer });
+            let stacked = stacked.map(|(layer, parent)| Stacked {
+                parent: parent.clone(),
+                layer,
+            });
             found.kind = stacked.map_or(ObservedKind::Other, ObservedKind::Stacked);
         }
         ObservedKind::Stacked(_) => {}
@@ -207,10 +240,13 @@ pub fn link(message: &LinkMessage, place: Place, host: &Names) -> ObservedLink {
 
 /// What a device on top of another is.
 pub fn layer(message: &LinkMessage) -> Option<Layer> {
-    let infos = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    })?;
+    let infos = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        })?;
     infos.iter().find_map(|info| match info {
         LinkInfo::Data(InfoData::Vlan(data)) => data.iter().find_map(|info| match info {
             InfoVlan::Id(vlan) => Some(Layer::Vlan(*vlan)),
@@ -249,9 +285,22 @@ fn kind(infos: &[LinkInfo]) -> ObservedKind {
 }
 
 fn vxlan(data: &[InfoVxlan]) -> Option<Vxlan> {
-    let vni = data.iter().find_map(|info| if let InfoVxlan::Id(id) = info { Vni::try_from(*id).ok() } else { None })?;
-    let mut found =
-        Vxlan { vni, local: None, port: 0, learning: false, ttl: 0, zero_checksum6: false, socket_elsewhere: false };
+    let vni = data.iter().find_map(|info| {
+        if let InfoVxlan::Id(id) = info {
+            Vni::try_from(*id).ok()
+        } else {
+            None
+        }
+    })?;
+    let mut found = Vxlan {
+        vni,
+        local: None,
+        port: 0,
+        learning: false,
+        ttl: 0,
+        zero_checksum6: false,
+        socket_elsewhere: false,
+    };
     let (mut tx, mut rx) = (false, false);
     for info in data {
         match info {
@@ -272,11 +321,14 @@ fn vxlan(data: &[InfoVxlan]) -> Option<Vxlan> {
 /// The address that a message is about, with the number of its link.
 pub fn address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
     let of = |local: bool| {
-        message.attributes.iter().find_map(move |attribute| match attribute {
-            AddressAttribute::Local(address) if local => Some(*address),
-            AddressAttribute::Address(address) if !local => Some(*address),
-            _ => None,
-        })
+        message
+            .attributes
+            .iter()
+            .find_map(move |attribute| match attribute {
+                AddressAttribute::Local(address) if local => Some(*address),
+                AddressAttribute::Address(address) if !local => Some(*address),
+                _ => None,
+            })
     };
     // `Address` is the far end of a point-to-point link; `Local`, where there is one, is this end.
     Some((message.header.index, of(true).or_else(|| of(false))?))
@@ -292,12 +344,18 @@ pub fn is_global(address: IpAddr) -> bool {
 
 /// How the address of a message is set.
 pub fn address_form(message: &AddressMessage) -> AddressForm {
-    let flags = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Flags(flags) => Some(*flags),
-        _ => None,
-    });
+    let flags = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Flags(flags) => Some(*flags),
+            _ => None,
+        });
     let prefix_route = !flags.is_some_and(|flags| flags.contains(AddressFlags::Noprefixroute));
-    AddressForm { prefix: message.header.prefix_len, prefix_route }
+    AddressForm {
+        prefix: message.header.prefix_len,
+        prefix_route,
+    }
 }
 
 /// The prefix that an address puts on its link, if it is more than the address.
@@ -309,44 +367,57 @@ pub fn on_link(address: IpAddr, form: AddressForm) -> Option<Subnet> {
 /// A permanent neighbour.
 pub fn neighbour(message: &NeighbourMessage, names: &Names) -> Option<(NeighbourKey, Mac)> {
     let (link, mac) = permanent(message, names)?;
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
-        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    })?;
+    let address = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+            _ => None,
+        })?;
     Some((NeighbourKey { link, address }, mac))
 }
 
 /// A permanent entry of a VXLAN device's forwarding database.
 pub fn fdb(message: &NeighbourMessage, names: &Names) -> Option<(FdbKey, IpAddr)> {
     let (link, mac) = permanent(message, names)?;
-    let vtep = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
-        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
-        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => bytes_address(bytes),
-        _ => None,
-    })?;
+    let vtep = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => bytes_address(bytes),
+            _ => None,
+        })?;
     Some((FdbKey { link, mac }, vtep))
 }
 
 fn permanent(message: &NeighbourMessage, names: &Names) -> Option<(LinkName, Mac)> {
     let lasting = u16::from(message.header.state) & u16::from(NeighbourState::Permanent) != 0;
     let link = names.get(&message.header.ifindex).filter(|_| lasting)?;
-    let mac = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLayerAddress(bytes) => mac(bytes),
-        _ => None,
-    })?;
+    let mac = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac(bytes),
+            _ => None,
+        })?;
     Some((link.clone(), mac))
 }
 
-/// A route that is ours to look at: of the main table on the host one out of a link of ours, in a network's namespace
-/// any, in a sandbox one that bears our mark; and all of tables of ours. Never one that the kernel made by itself.
+/// A route that is ours to look at: of the main table on the host one out of a link of ours, in a
+/// network's namespace any, in a sandbox one that bears our mark; and all of tables of ours. Never
+/// one that the kernel made by itself.
 pub fn route(message: &RouteMessage, place: Place, names: &Names) -> Option<(RouteKey, Route)> {
     let header = &message.header;
-    let numbered = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
+    let numbered = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
     let table = numbered.unwrap_or(header.table.into());
     let looked_at = match place {
         Place::Host => table == MAIN_TABLE || table & !VNI == HOST_TABLES,
@@ -360,7 +431,9 @@ pub fn route(message: &RouteMessage, place: Place, names: &Names) -> Option<(Rou
     let ours = match place {
         Place::Host => found.link().is_some(),
         Place::Inside(Namespace::Network(_)) => true,
-        Place::Inside(Namespace::Sandbox(_) | Namespace::Container(_)) => header.protocol == PROTOCOL,
+        Place::Inside(Namespace::Sandbox(_) | Namespace::Container(_)) => {
+            header.protocol == PROTOCOL
+        }
     };
     let mut destination = if header.address_family == AddressFamily::Inet6 {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)
@@ -376,7 +449,15 @@ pub fn route(message: &RouteMessage, place: Place, names: &Names) -> Option<(Rou
         }
     }
     let destination = Subnet::around(destination, header.destination_prefix_length)?;
-    ours.then_some((RouteKey { table, destination, metric, nth: 0 }, found))
+    ours.then_some((
+        RouteKey {
+            table,
+            destination,
+            metric,
+            nth: 0,
+        },
+        found,
+    ))
 }
 
 fn route_target(message: &RouteMessage, names: &Names) -> Route {
@@ -395,12 +476,18 @@ fn route_target(message: &RouteMessage, names: &Names) -> Route {
     match (message.header.kind, link) {
         (RouteType::Unreachable, _) => Route::Unreachable,
         (RouteType::Local, Some(link)) => Route::Local { link },
-        (RouteType::Unicast, Some(link)) => Route::Unicast { link, via, source, mtu: metrics_mtu(message) },
+        (RouteType::Unicast, Some(link)) => Route::Unicast {
+            link,
+            via,
+            source,
+            mtu: metrics_mtu(message),
+        },
         _ => Route::Other,
     }
 }
 
-/// Makes a VXLAN device in the namespace of `namespace`, sent to the host's, where its socket stays.
+/// Makes a VXLAN device in the namespace of `namespace`, sent to the host's, where its socket
+/// stays.
 pub fn add_vxlan(name: &LinkName, link: &Link, vxlan: &Vxlan, namespace: RawFd) -> Message {
     let mut data = vec![
         InfoVxlan::Id(vxlan.vni.into()),
@@ -414,48 +501,84 @@ pub fn add_vxlan(name: &LinkName, link: &Link, vxlan: &Vxlan, namespace: RawFd) 
         None => {}
     }
     if vxlan.zero_checksum6 {
-        data.extend([InfoVxlan::UDPZeroCsumTX(true), InfoVxlan::UDPZeroCsumRX(true)]);
+        data.extend([
+            InfoVxlan::UDPZeroCsumTX(true),
+            InfoVxlan::UDPZeroCsumRX(true),
+        ]);
     }
-    let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))];
+    let info = vec![
+        LinkInfo::Kind(InfoKind::Vxlan),
+        LinkInfo::Data(InfoData::Vxlan(data)),
+    ];
     let mut message = link_message(name, link);
-    message.attributes.extend([LinkAttribute::NetNsFd(namespace), LinkAttribute::LinkInfo(info)]);
+    message.attributes.extend([
+        LinkAttribute::NetNsFd(namespace),
+        LinkAttribute::LinkInfo(info),
+    ]);
     Message::NewLink(message)
 }
 
-/// The group of devices of ours in sandboxes: in those of others it tells which are ours. `netd` in ASCII.
+/// The group of devices of ours in sandboxes: in those of others it tells which are ours. `netd` in
+/// ASCII.
 pub const GROUP: u32 = 0x6e65_7464;
 
 /// The group of links that are about to be removed.
 pub const GOING: u32 = GROUP + 1;
 
-/// Makes a device on top of the host's link of this number, sent to the host's namespace; it is born in `namespace`, or
-/// there where none is given.
-pub fn add_stacked(name: &LinkName, link: &Link, layer: Layer, parent: u32, namespace: Option<RawFd>) -> Message {
-    let code = |mode| MACVLAN_MODES.iter().find(|(known, _)| *known == mode).map(|(_, code)| *code);
-    let ip_code = |mode| IPVLAN_MODES.iter().find(|(known, _)| *known == mode).map(|(_, code)| *code);
+/// Makes a device on top of the host's link of this number, sent to the host's namespace; it is
+/// born in `namespace`, or there where none is given.
+pub fn add_stacked(
+    name: &LinkName,
+    link: &Link,
+    layer: Layer,
+    parent: u32,
+    namespace: Option<RawFd>,
+) -> Message {
+    let code = |mode| {
+        MACVLAN_MODES
+            .iter()
+            .find(|(known, _)| *known == mode)
+            .map(|(_, code)| *code)
+    };
+    let ip_code = |mode| {
+        IPVLAN_MODES
+            .iter()
+            .find(|(known, _)| *known == mode)
+            .map(|(_, code)| *code)
+    };
     let (kind, data) = match layer {
         Layer::Vlan(vlan) => (InfoKind::Vlan, InfoData::Vlan(vec![InfoVlan::Id(vlan)])),
-        Layer::Macvlan(mode) => {
-            (InfoKind::MacVlan, InfoData::MacVlan(code(mode).map(InfoMacVlan::Mode).into_iter().collect()))
-        }
-        Layer::Ipvlan(mode) => {
-            (InfoKind::IpVlan, InfoData::IpVlan(ip_code(mode).map(InfoIpVlan::Mode).into_iter().collect()))
-        }
+        Layer::Macvlan(mode) => (
+            InfoKind::MacVlan,
+            InfoData::MacVlan(code(mode).map(InfoMacVlan::Mode).into_iter().collect()),
+        ),
+        Layer::Ipvlan(mode) => (
+            InfoKind::IpVlan,
+            InfoData::IpVlan(ip_code(mode).map(InfoIpVlan::Mode).into_iter().collect()),
+        ),
     };
     let mut message = link_message(name, link);
     message.attributes.push(LinkAttribute::Link(parent));
     if let Some(namespace) = namespace {
-        message.attributes.extend([LinkAttribute::NetNsFd(namespace), LinkAttribute::Group(GROUP)]);
+        message.attributes.extend([
+            LinkAttribute::NetNsFd(namespace),
+            LinkAttribute::Group(GROUP),
+        ]);
     }
-    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(kind),
+        LinkInfo::Data(data),
+    ]));
     Message::NewLink(message)
 }
 
-/// Asks for a device of a kind without saying what it should be on: a kernel that has the kind finds that missing
-/// (`EINVAL`), one that has not says so (`EOPNOTSUPP`). Nothing is ever made.
+/// Asks for a device of a kind without saying what it should be on: a kernel that has the kind
+/// finds that missing (`EINVAL`), one that has not says so (`EOPNOTSUPP`). Nothing is ever made.
 pub fn ask_for_kind(kind: InfoKind) -> Message {
     let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+    message
+        .attributes
+        .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
     Message::NewLink(message)
 }
 
@@ -468,22 +591,31 @@ pub fn add_pair(pair: &Pair, far_namespace: RawFd) -> Message {
     }
     let data = InfoData::Veth(InfoVeth::Peer(far));
     let mut message = link_message(&pair.near, &pair.near_link);
-    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(data),
+    ]));
     Message::NewLink(message)
 }
 
 fn link_message(name: &LinkName, link: &Link) -> LinkMessage {
     let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_string()));
     message.attributes.extend(link.mtu.map(LinkAttribute::Mtu));
-    message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    message
+        .attributes
+        .extend(link.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
     message
 }
 
 /// Removes a link by name.
 pub fn delete_link(name: &LinkName) -> Message {
     let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_string()));
     Message::DelLink(message)
 }
 
@@ -521,8 +653,15 @@ pub fn address_message(index: u32, key: &AddressKey, form: AddressForm) -> Addre
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
-    message.header.scope = if link_local { AddressScope::Link } else { AddressScope::Universe };
-    message.attributes = vec![AddressAttribute::Local(key.address), AddressAttribute::Address(key.address)];
+    message.header.scope = if link_local {
+        AddressScope::Link
+    } else {
+        AddressScope::Universe
+    };
+    message.attributes = vec![
+        AddressAttribute::Local(key.address),
+        AddressAttribute::Address(key.address),
+    ];
     let mut flags = AddressFlags::empty();
     flags.set(AddressFlags::Noprefixroute, !form.prefix_route);
     flags.set(AddressFlags::Nodad, key.address.is_ipv6());
@@ -538,8 +677,12 @@ pub fn neighbour_message(index: u32, address: IpAddr, mac: Option<Mac>) -> Neigh
     message.header.ifindex = index;
     message.header.family = family(address);
     message.header.state = NeighbourState::Permanent;
-    message.attributes.push(NeighbourAttribute::Destination(address.into()));
-    message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())));
+    message
+        .attributes
+        .push(NeighbourAttribute::Destination(address.into()));
+    message
+        .attributes
+        .extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())));
     message
 }
 
@@ -559,9 +702,14 @@ pub fn route_message(key: &RouteKey, route: &Route, index: Option<u32>) -> Route
     message.header.destination_prefix_length = key.destination.prefix();
     // A number that the header has no room for stands in the attribute alone.
     message.header.table = u8::try_from(key.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
-    message.attributes = vec![RouteAttribute::Destination(network.into()), RouteAttribute::Table(key.table)];
+    message.attributes = vec![
+        RouteAttribute::Destination(network.into()),
+        RouteAttribute::Table(key.table),
+    ];
     if key.metric != 0 {
-        message.attributes.push(RouteAttribute::Priority(key.metric));
+        message
+            .attributes
+            .push(RouteAttribute::Priority(key.metric));
     }
     message.attributes.extend(index.map(RouteAttribute::Oif));
     message.header.kind = match route {
@@ -569,11 +717,19 @@ pub fn route_message(key: &RouteKey, route: &Route, index: Option<u32>) -> Route
         Route::Local { .. } => RouteType::Local,
         Route::Unicast { .. } | Route::Other => RouteType::Unicast,
     };
-    if let Route::Unicast { via, source, mtu, .. } = route {
-        message.attributes.extend(via.map(|via| next_hop(network, via)));
-        message.attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
+    if let Route::Unicast {
+        via, source, mtu, ..
+    } = route
+    {
+        message
+            .attributes
+            .extend(via.map(|via| next_hop(network, via)));
+        message
+            .attributes
+            .extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
         // IPv6 heeds the MTU of a route for what it forwards only if it is locked.
-        let locked = |mtu| RouteAttribute::Metrics(vec![RouteMetric::Lock(MTU_LOCK), RouteMetric::Mtu(mtu)]);
+        let locked =
+            |mtu| RouteAttribute::Metrics(vec![RouteMetric::Lock(MTU_LOCK), RouteMetric::Mtu(mtu)]);
         message.attributes.extend(mtu.map(locked));
     }
     message
@@ -584,7 +740,11 @@ pub fn set_route(key: &RouteKey, route: &Route, index: Option<u32>) -> Message {
     let mut message = route_message(key, route, index);
     message.header.protocol = PROTOCOL;
     let on_link = matches!(route, Route::Unicast { via: None, .. });
-    message.header.scope = if on_link { RouteScope::Link } else { RouteScope::Universe };
+    message.header.scope = if on_link {
+        RouteScope::Link
+    } else {
+        RouteScope::Universe
+    };
     Message::NewRoute(message)
 }
 
@@ -607,7 +767,11 @@ fn next_hop(destination: IpAddr, via: IpAddr) -> RouteAttribute {
 }
 
 fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+    if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
 }
 
 fn mac(bytes: &[u8]) -> Option<Mac> {
@@ -615,7 +779,10 @@ fn mac(bytes: &[u8]) -> Option<Mac> {
 }
 
 fn bytes_address(bytes: &[u8]) -> Option<IpAddr> {
-    <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+    <[u8; 4]>::try_from(bytes)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }
 
 fn route_address(address: &RouteAddress) -> Option<IpAddr> {

@@ -15,38 +15,84 @@ use super::{
 use crate::dataplane::asked_by_engines;
 
 impl Plugin {
-    pub(super) async fn create_endpoint(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
+    pub(super) async fn create_endpoint(
+        &self,
+        asked: wire::OfEndpoint,
+    ) -> Result<wire::Nothing, Refusal> {
         let record = self.record(&asked.network)?;
-        let mac = asked.interface.as_ref().map(|interface| interface.mac_address.as_str()).unwrap_or_default();
-        let key = format!("{}/{mac}", record.network.map(|id| id.to_string()).unwrap_or_default());
+        let mac = asked
+            .interface
+            .as_ref()
+            .map(|interface| interface.mac_address.as_str())
+            .unwrap_or_default();
+        let key = format!(
+            "{}/{mac}",
+            record.network.map(|id| id.to_string()).unwrap_or_default()
+        );
         let _turn = self.turn(&key).await;
         let unknown = || {
-            let cause = format!("no address is held here for the endpoint with the Ethernet address {mac:?}");
+            let cause = format!(
+                "no address is held here for the endpoint with the Ethernet address {mac:?}"
+            );
             Refusal::new(
                 Kind::Precondition,
                 cause,
                 "try again; a network of the driver netd takes --ipam-driver netd, too",
             )
         };
-        let hold = self.ledger.holds.get(&key).filter(|hold| hold.pending != Some(Pending::Detach));
+        let hold = self
+            .ledger
+            .holds
+            .get(&key)
+            .filter(|hold| hold.pending != Some(Pending::Detach));
         let hold = hold.ok_or_else(unknown)?;
-        if hold.endpoint.as_ref().is_some_and(|known| *known != asked.endpoint) {
-            let cause = format!("the Ethernet address {mac} is that of another endpoint on this network");
-            return Err(Refusal::new(Kind::Conflict, cause, "give this container another --mac-address, or none"));
+        if hold
+            .endpoint
+            .as_ref()
+            .is_some_and(|known| *known != asked.endpoint)
+        {
+            let cause =
+                format!("the Ethernet address {mac} is that of another endpoint on this network");
+            return Err(Refusal::new(
+                Kind::Conflict,
+                cause,
+                "give this container another --mac-address, or none",
+            ));
         }
         // Refused now rather than when the container is about to start.
         publish(&asked.options)?;
-        self.keep(self.ledger.holds.put(&key, &Hold { endpoint: Some(asked.endpoint), heard: super::now(), ..hold }))?;
+        self.keep(self.ledger.holds.put(
+            &key,
+            &Hold {
+                endpoint: Some(asked.endpoint),
+                heard: super::now(),
+                ..hold
+            },
+        ))?;
         Ok(wire::Nothing {})
     }
 
     /// Gives the endpoint up; its addresses are the engine's until it releases them.
-    pub(super) async fn delete_endpoint(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
-        let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) else { return Ok(wire::Nothing {}) };
+    pub(super) async fn delete_endpoint(
+        &self,
+        asked: wire::OfEndpoint,
+    ) -> Result<wire::Nothing, Refusal> {
+        let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) else {
+            return Ok(wire::Nothing {});
+        };
         let _turn = self.turn(&key).await;
         if let Some(hold) = self.ledger.holds.get(&key) {
-            let pending = hold.pending.or(hold.sandbox.is_some().then_some(Pending::Leave));
-            let left = Hold { endpoint: None, sandbox: None, asks: None, pending, heard: super::now(), ..hold };
+            let pending = hold
+                .pending
+                .or(hold.sandbox.is_some().then_some(Pending::Leave));
+            let left = Hold {
+                endpoint: None,
+                sandbox: None,
+                asks: None,
+                pending,
+                heard: super::now(),
+                ..hold
+            };
             self.keep(self.ledger.holds.put(&key, &left))?;
         }
         Ok(wire::Nothing {})
@@ -54,15 +100,27 @@ impl Plugin {
 
     pub(super) async fn join(&self, asked: wire::OfEndpoint) -> Result<wire::Joined, Refusal> {
         let record = self.record(&asked.network)?;
-        let (key, _) = self.ledger.endpoint(&asked.endpoint).ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
+        let (key, _) = self
+            .ledger
+            .endpoint(&asked.endpoint)
+            .ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
         let path = asked.sandbox_key;
         let others = self.others(&key, &path);
         let (endpoint, ways) = {
             let _turn = self.turn(&key).await;
-            let hold = self.ledger.holds.get(&key).ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
+            let hold = self
+                .ledger
+                .holds
+                .get(&key)
+                .ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
             let ways = Ways::of(&record, &others);
-            let hold =
-                Hold { sandbox: Some(path.clone()), asks: ways.asks, pending: None, heard: super::now(), ..hold };
+            let hold = Hold {
+                sandbox: Some(path.clone()),
+                asks: ways.asks,
+                pending: None,
+                heard: super::now(),
+                ..hold
+            };
             self.keep(self.ledger.holds.put(&key, &hold))?;
             (self.attach(&key, &hold).await?, ways)
         };
@@ -70,22 +128,45 @@ impl Plugin {
         self.news.notify_one();
         let source = names::handed_link(endpoint.id).to_string();
         let mut joined = joined(&record, &endpoint.addresses, source);
-        let networks = self.ledger.networks.all().into_values().filter(|network| network.lan && !network.removed);
-        let routers = networks.flat_map(|network| network.subnets).map(|lease| lease.gateway).collect();
-        joined.static_routes.extend(ways.routes(&record, &endpoint.addresses, &asked_by_engines(), &routers));
+        let networks = self
+            .ledger
+            .networks
+            .all()
+            .into_values()
+            .filter(|network| network.lan && !network.removed);
+        let routers = networks
+            .flat_map(|network| network.subnets)
+            .map(|lease| lease.gateway)
+            .collect();
+        joined.static_routes.extend(ways.routes(
+            &record,
+            &endpoint.addresses,
+            &asked_by_engines(),
+            &routers,
+        ));
         Ok(joined)
     }
 
     /// What else is in a container: which way its questions go by each, and its network.
     fn others(&self, key: &str, path: &str) -> Vec<(Option<u8>, NetworkRecord)> {
         let holds = self.ledger.holds.all().into_iter();
-        let others = holds.filter(|(other, hold)| other != key && hold.sandbox.as_deref() == Some(path));
-        let network = |id| self.ledger.networks.find(|_, record| record.network == Some(id)).map(|(_, record)| record);
-        others.filter_map(|(_, hold)| Some((hold.asks, network(hold.network)?))).collect()
+        let others =
+            holds.filter(|(other, hold)| other != key && hold.sandbox.as_deref() == Some(path));
+        let network = |id| {
+            self.ledger
+                .networks
+                .find(|_, record| record.network == Some(id))
+                .map(|(_, record)| record)
+        };
+        others
+            .filter_map(|(_, hold)| Some((hold.asks, network(hold.network)?)))
+            .collect()
     }
 
     pub(super) async fn leave(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
-        let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) else { return Ok(wire::Nothing {}) };
+        let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) else {
+            return Ok(wire::Nothing {});
+        };
         let _turn = self.turn(&key).await;
         if let Some(mut hold) = self.ledger.holds.get(&key) {
             (hold.sandbox, hold.asks, hold.heard) = (None, None, super::now());
@@ -100,7 +181,10 @@ impl Plugin {
 
     /// The endpoint is its container's way out: the host's ports lead to it.
     pub(super) async fn program(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
-        let (key, _) = self.ledger.endpoint(&asked.endpoint).ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
+        let (key, _) = self
+            .ledger
+            .endpoint(&asked.endpoint)
+            .ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
         self.set_publish(&key, publish(&asked.options)?).await?;
         Ok(wire::Nothing {})
     }
@@ -108,14 +192,17 @@ impl Plugin {
     pub(super) async fn revoke(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
         if let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) {
             let unheard = self.set_publish(&key, Vec::new()).await;
-            unheard.unwrap_or_else(|refusal| tracing::warn!(%refusal, "ports will be given up later"));
+            unheard
+                .unwrap_or_else(|refusal| tracing::warn!(%refusal, "ports will be given up later"));
         }
         Ok(wire::Nothing {})
     }
 
     async fn set_publish(&self, key: &str, publish: Vec<PublishSpec>) -> Result<(), Refusal> {
         let _turn = self.turn(key).await;
-        let Some(hold) = self.ledger.holds.get(key) else { return Ok(()) };
+        let Some(hold) = self.ledger.holds.get(key) else {
+            return Ok(());
+        };
         if hold.traits.publish == publish {
             return Ok(());
         }
@@ -134,10 +221,22 @@ impl Plugin {
     /// The spec of an endpoint as it is held: its addresses, its place, what is known of it.
     pub(super) fn spec(&self, key: &str, hold: &Hold) -> Result<ContainerSpec, Refusal> {
         let held = |v6| {
-            let exact = hold.addresses.iter().find(|address| address.is_ipv6() == v6).copied();
-            AddressWish { wanted: exact.is_some(), exact, within: None }
+            let exact = hold
+                .addresses
+                .iter()
+                .find(|address| address.is_ipv6() == v6)
+                .copied();
+            AddressWish {
+                wanted: exact.is_some(),
+                exact,
+                within: None,
+            }
         };
-        let sandbox = hold.sandbox.as_ref().map(|path| Sandbox { path: path.clone(), identity: None, interface: None });
+        let sandbox = hold.sandbox.as_ref().map(|path| Sandbox {
+            path: path.clone(),
+            identity: None,
+            interface: None,
+        });
         Ok(ContainerSpec {
             key: self.key(key)?,
             network: hold.network.to_string(),
@@ -151,33 +250,68 @@ impl Plugin {
     }
 
     fn record(&self, network: &str) -> Result<NetworkRecord, Refusal> {
-        let known = self.ledger.networks.get(network).filter(|record| record.network.is_some() && !record.removed);
+        let known = self
+            .ledger
+            .networks
+            .get(network)
+            .filter(|record| record.network.is_some() && !record.removed);
         known.ok_or_else(|| {
             let cause = format!("netd does not know the engine's network {network:?}");
-            Refusal::new(Kind::NotFound, cause, "remove the engine's network and make it again with -d netd")
+            Refusal::new(
+                Kind::NotFound,
+                cause,
+                "remove the engine's network and make it again with -d netd",
+            )
         })
     }
 }
 
-/// How the engine is to set a container up. Of an overlay nothing is on the link but the gateways, which lead everywhere.
+/// How the engine is to set a container up. Of an overlay nothing is on the link but the gateways,
+/// which lead everywhere.
 fn joined(record: &NetworkRecord, addresses: &[IpAddr], source: String) -> wire::Joined {
-    let has = |lease: &&SubnetLease| addresses.iter().any(|address| address.is_ipv6() == lease.subnet.is_ipv6());
+    let has = |lease: &&SubnetLease| {
+        addresses
+            .iter()
+            .any(|address| address.is_ipv6() == lease.subnet.is_ipv6())
+    };
     let leases: Vec<&SubnetLease> = record.subnets.iter().filter(has).collect();
-    let on_link = |destination| wire::StaticRoute { destination, route_type: 1, next_hop: String::new() };
+    let on_link = |destination| wire::StaticRoute {
+        destination,
+        route_type: 1,
+        next_hop: String::new(),
+    };
     let route = |lease: &&SubnetLease| match record.lan {
-        // The engine looks for the gateway beside a way by which names are asked for, which may be the same machine's.
-        true => vec![on_link(lease.subnet.to_string()), on_link(pool::alone(lease.gateway))],
+        // The engine looks for the gateway beside a way by which names are asked for, which may be
+        // the same machine's.
+        true => vec![
+            on_link(lease.subnet.to_string()),
+            on_link(pool::alone(lease.gateway)),
+        ],
         false => {
             let (destination, next_hop) = (lease.subnet.to_string(), lease.gateway.to_string());
-            vec![on_link(pool::alone(lease.gateway)), wire::StaticRoute { destination, route_type: 0, next_hop }]
+            vec![
+                on_link(pool::alone(lease.gateway)),
+                wire::StaticRoute {
+                    destination,
+                    route_type: 0,
+                    next_hop,
+                },
+            ]
         }
     };
     let gateway = |v6| {
-        let lease = leases.iter().find(|lease| lease.subnet.is_ipv6() == v6 && !record.internal);
-        lease.map(|lease| lease.gateway.to_string()).unwrap_or_default()
+        let lease = leases
+            .iter()
+            .find(|lease| lease.subnet.is_ipv6() == v6 && !record.internal);
+        lease
+            .map(|lease| lease.gateway.to_string())
+            .unwrap_or_default()
     };
     wire::Joined {
-        interface_name: wire::InterfaceName { src_name: source, dst_prefix: "eth".to_owned() },
+        interface_name: wire::InterfaceName {
+            src_name: source,
+            dst_prefix: "eth".to_owned(),
+        },
         gateway: gateway(false),
         gateway_ipv6: gateway(true),
         static_routes: leases.iter().flat_map(route).collect(),
@@ -187,7 +321,11 @@ fn joined(record: &NetworkRecord, addresses: &[IpAddr], source: String) -> wire:
 
 fn unknown_endpoint(endpoint: &str) -> Refusal {
     let cause = format!("netd does not know the endpoint {endpoint:?}");
-    Refusal::new(Kind::NotFound, cause, "disconnect the container from the network and connect it again")
+    Refusal::new(
+        Kind::NotFound,
+        cause,
+        "disconnect the container from the network and connect it again",
+    )
 }
 
 #[cfg(test)]
@@ -199,24 +337,45 @@ mod tests {
     }
 
     fn routes(joined: &wire::Joined) -> Vec<(&str, &str)> {
-        joined.static_routes.iter().map(|route| (route.destination.as_str(), route.next_hop.as_str())).collect()
+        joined
+            .static_routes
+            .iter()
+            .map(|route| (route.destination.as_str(), route.next_hop.as_str()))
+            .collect()
     }
 
     #[test]
     fn a_container_on_an_overlay_has_its_gateways_on_the_link_and_the_rest_by_them() {
         let addresses = ["10.0.9.5".parse().unwrap(), "fd00:9::5".parse().unwrap()];
         let found = joined(&record(false, false), &addresses, String::new());
-        assert_eq!((found.gateway.as_str(), found.gateway_ipv6.as_str()), ("10.0.9.1", "fd00:9::1"));
-        let expected =
-            [("10.0.9.1/32", ""), ("10.0.9.0/24", "10.0.9.1"), ("fd00:9::1/128", ""), ("fd00:9::/64", "fd00:9::1")];
+        assert_eq!(
+            (found.gateway.as_str(), found.gateway_ipv6.as_str()),
+            ("10.0.9.1", "fd00:9::1")
+        );
+        let expected = [
+            ("10.0.9.1/32", ""),
+            ("10.0.9.0/24", "10.0.9.1"),
+            ("fd00:9::1/128", ""),
+            ("fd00:9::/64", "fd00:9::1"),
+        ];
         assert_eq!(routes(&found), expected);
         let found = joined(&record(false, true), &addresses[..1], String::new());
-        assert_eq!((routes(&found), found.gateway_ipv6.as_str()), (vec![("10.0.9.0/24", ""), ("10.0.9.1/32", "")], ""));
+        assert_eq!(
+            (routes(&found), found.gateway_ipv6.as_str()),
+            (vec![("10.0.9.0/24", ""), ("10.0.9.1/32", "")], "")
+        );
     }
 
     #[test]
     fn an_internal_network_has_no_way_out() {
-        let found = joined(&record(true, false), &["10.0.9.5".parse().unwrap()], String::new());
-        assert_eq!((found.gateway.as_str(), found.disable_gateway_service), ("", true));
+        let found = joined(
+            &record(true, false),
+            &["10.0.9.5".parse().unwrap()],
+            String::new(),
+        );
+        assert_eq!(
+            (found.gateway.as_str(), found.disable_gateway_service),
+            ("", true)
+        );
     }
 }

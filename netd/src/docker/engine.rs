@@ -1,4 +1,5 @@
-//! A client of Docker Engine's API on its local socket: what there is, and that something has changed.
+//! A client of Docker Engine's API on its local socket: what there is, and that something has
+//! changed.
 
 use std::{collections::BTreeMap, io, time::Duration};
 
@@ -17,7 +18,8 @@ const SOCKET: &str = "/var/run/docker.sock";
 const LIMIT: Duration = Duration::from_secs(30);
 /// The most bytes of an answer: ten thousand containers.
 const BODY: usize = 64 << 20;
-/// What may change a container's names, place or health: `{"type":["container","network"],"event":[…]}`.
+/// What may change a container's names, place or health:
+/// `{"type":["container","network"],"event":[…]}`.
 const EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%2C%22event%22%3A%5B%22create\
     %22%2C%22start%22%2C%22die%22%2C%22destroy%22%2C%22rename%22%2C%22pause%22%2C%22unpause%22%2C%22connect%22%2C%22\
     disconnect%22%2C%22remove%22%2C%22health_status%22%5D%7D";
@@ -120,9 +122,13 @@ pub struct Inventory {
 /// # Errors
 /// The engine does not answer, or otherwise than expected.
 pub async fn inventory() -> io::Result<Inventory> {
-    // Containers last: what is attached while this is read belongs to a network that may be too new.
+    // Containers last: what is attached while this is read belongs to a network that may be too
+    // new.
     let networks = get("/networks").await?;
-    Ok(Inventory { networks, containers: get("/containers/json?all=1").await? })
+    Ok(Inventory {
+        networks,
+        containers: get("/containers/json?all=1").await?,
+    })
 }
 
 /// Looks at one container. Errors as for [`inventory`].
@@ -155,12 +161,18 @@ impl Events {
 /// Whether this says that there is no engine, or that the one that was asked has ended over it.
 pub fn is_absence(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, NotFound};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | NotFound)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | NotFound
+    )
 }
 
 async fn get<T: DeserializeOwned>(path: &str) -> io::Result<T> {
     let read = async {
-        let body = Limited::new(request(path).await?, BODY).collect().await.map_err(io::Error::other)?;
+        let body = Limited::new(request(path).await?, BODY)
+            .collect()
+            .await
+            .map_err(io::Error::other)?;
         serde_json::from_slice(&body.to_bytes()).map_err(io::Error::other)
     };
     timeout(LIMIT, read).await?
@@ -168,12 +180,19 @@ async fn get<T: DeserializeOwned>(path: &str) -> io::Result<T> {
 
 async fn request(path: &str) -> io::Result<Incoming> {
     let stream = UnixStream::connect(SOCKET).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
     // Ends with the body that is read of it.
     tokio::spawn(connection);
-    let request = Request::get(path).header("Host", "docker").body(Empty::<Bytes>::new());
+    let request = Request::get(path)
+        .header("Host", "docker")
+        .body(Empty::<Bytes>::new());
     let unanswered = |error| io::Error::new(io::ErrorKind::ConnectionAborted, error);
-    let response = sender.send_request(request.map_err(io::Error::other)?).await.map_err(unanswered)?;
+    let response = sender
+        .send_request(request.map_err(io::Error::other)?)
+        .await
+        .map_err(unanswered)?;
     match response.status() {
         StatusCode::OK => Ok(response.into_body()),
         status => Err(io::Error::other(format!("{path}: {status}"))),

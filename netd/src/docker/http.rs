@@ -1,5 +1,5 @@
-//! The plugin's socket: HTTP by the engine's rules. Every call is answered, within bounds of time and size, and none can
-//! take the daemon with it.
+//! The plugin's socket: HTTP by the engine's rules. Every call is answered, within bounds of time
+//! and size, and none can take the daemon with it.
 
 use std::{
     convert::Infallible,
@@ -62,7 +62,8 @@ pub fn listen() -> io::Result<UnixListener> {
             let path = Path::new(SOCKET);
             let directory = path.parent().unwrap_or(path);
             fs::create_dir_all(directory)?;
-            // What a daemon that was killed has left; two daemons of one host keep out of each other's way elsewhere.
+            // What a daemon that was killed has left; two daemons of one host keep out of each
+            // other's way elsewhere.
             let _ = fs::remove_file(path);
             local::bind(path)?
         }
@@ -105,23 +106,40 @@ pub async fn serve(plugin: &Arc<Plugin>, listener: UnixListener) {
     }
 }
 
-async fn respond(plugin: Arc<Plugin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(
+    plugin: Arc<Plugin>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     let (status, answer) = if head.method != Method::POST {
-        (StatusCode::METHOD_NOT_ALLOWED, failure("only POST is understood"))
+        (
+            StatusCode::METHOD_NOT_ALLOWED,
+            failure("only POST is understood"),
+        )
     } else {
         match Limited::new(body, BODY).collect().await {
             // On its own: an engine that is killed now does not leave half of it.
             Ok(body) => tokio::spawn(async move { plugin.answer(&path, &body.to_bytes()).await })
                 .await
-                .unwrap_or_else(|error| (StatusCode::INTERNAL_SERVER_ERROR, failure(&error.to_string()))),
-            Err(error) => (StatusCode::BAD_REQUEST, failure(&format!("the request cannot be read: {error}"))),
+                .unwrap_or_else(|error| {
+                    (
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        failure(&error.to_string()),
+                    )
+                }),
+            Err(error) => (
+                StatusCode::BAD_REQUEST,
+                failure(&format!("the request cannot be read: {error}")),
+            ),
         }
     };
     let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(wire::MEDIA_TYPE));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        hyper::header::HeaderValue::from_static(wire::MEDIA_TYPE),
+    );
     Ok(response)
 }
 
@@ -138,7 +156,9 @@ impl Plugin {
             "/NetworkDriver.GetCapabilities" => wire::network_capabilities(),
             "/IpamDriver.GetCapabilities" => wire::ipam_capabilities(),
             "/IpamDriver.GetDefaultAddressSpaces" => wire::address_spaces(),
-            "/NetworkDriver.EndpointOperInfo" => json!(wire::OperInfo { value: Default::default() }),
+            "/NetworkDriver.EndpointOperInfo" => json!(wire::OperInfo {
+                value: Default::default()
+            }),
             "/NetworkDriver.DiscoverNew" | "/NetworkDriver.DiscoverDelete" => json!({}),
             _ => return self.work(path, body).await,
         };
@@ -147,20 +167,42 @@ impl Plugin {
 
     async fn work(&self, path: &str, body: &[u8]) -> (StatusCode, Value) {
         match path {
-            "/NetworkDriver.CreateNetwork" => call(path, body, |asked| self.create_network(asked)).await,
-            "/NetworkDriver.DeleteNetwork" => call(path, body, |asked| self.delete_network(asked)).await,
-            "/NetworkDriver.CreateEndpoint" => call(path, body, |asked| self.create_endpoint(asked)).await,
-            "/NetworkDriver.DeleteEndpoint" => call(path, body, |asked| self.delete_endpoint(asked)).await,
+            "/NetworkDriver.CreateNetwork" => {
+                call(path, body, |asked| self.create_network(asked)).await
+            }
+            "/NetworkDriver.DeleteNetwork" => {
+                call(path, body, |asked| self.delete_network(asked)).await
+            }
+            "/NetworkDriver.CreateEndpoint" => {
+                call(path, body, |asked| self.create_endpoint(asked)).await
+            }
+            "/NetworkDriver.DeleteEndpoint" => {
+                call(path, body, |asked| self.delete_endpoint(asked)).await
+            }
             "/NetworkDriver.Join" => call(path, body, |asked| self.join(asked)).await,
             "/NetworkDriver.Leave" => call(path, body, |asked| self.leave(asked)).await,
-            "/NetworkDriver.ProgramExternalConnectivity" => call(path, body, |asked| self.program(asked)).await,
-            "/NetworkDriver.RevokeExternalConnectivity" => call(path, body, |asked| self.revoke(asked)).await,
+            "/NetworkDriver.ProgramExternalConnectivity" => {
+                call(path, body, |asked| self.program(asked)).await
+            }
+            "/NetworkDriver.RevokeExternalConnectivity" => {
+                call(path, body, |asked| self.revoke(asked)).await
+            }
             "/IpamDriver.RequestPool" => call(path, body, |asked| self.request_pool(asked)).await,
-            "/IpamDriver.ReleasePool" => call(path, body, async |asked| self.release_pool(&asked)).await,
-            "/IpamDriver.RequestAddress" => call(path, body, |asked| self.request_address(asked)).await,
-            "/IpamDriver.ReleaseAddress" => call(path, body, |asked| self.release_address(asked)).await,
-            // Those for swarm mode (AllocateNetwork, FreeNetwork), too: the engine asks local drivers nothing of it.
-            _ => (StatusCode::NOT_FOUND, failure(&format!("there is no method {path}"))),
+            "/IpamDriver.ReleasePool" => {
+                call(path, body, async |asked| self.release_pool(&asked)).await
+            }
+            "/IpamDriver.RequestAddress" => {
+                call(path, body, |asked| self.request_address(asked)).await
+            }
+            "/IpamDriver.ReleaseAddress" => {
+                call(path, body, |asked| self.release_address(asked)).await
+            }
+            // Those for swarm mode (AllocateNetwork, FreeNetwork), too: the engine asks local
+            // drivers nothing of it.
+            _ => (
+                StatusCode::NOT_FOUND,
+                failure(&format!("there is no method {path}")),
+            ),
         }
     }
 }
@@ -177,13 +219,17 @@ where
 {
     if body.is_empty() {
         // Docker 20.10 repeats a call whose answer it has not got, without what it had said.
-        let text =
-            "the call was cut off, perhaps by a restart of netd, and repeated without its content\n  next: try again";
+        let text = "the call was cut off, perhaps by a restart of netd, and repeated without its content\n  next: try again";
         return (StatusCode::OK, failure(text));
     }
     let asked = match serde_json::from_slice(body) {
         Ok(asked) => asked,
-        Err(error) => return (StatusCode::BAD_REQUEST, failure(&format!("{method}: no such request: {error}"))),
+        Err(error) => {
+            return (
+                StatusCode::BAD_REQUEST,
+                failure(&format!("{method}: no such request: {error}")),
+            );
+        }
     };
     within(LIMIT, method, work(asked)).await
 }
@@ -203,7 +249,9 @@ async fn within<Answer: Serialize>(
             tracing::warn!(method, "not done in time");
             (
                 StatusCode::OK,
-                failure("the cluster did not answer in time\n  next: `swarmctl node ls` shows its managers"),
+                failure(
+                    "the cluster did not answer in time\n  next: `swarmctl node ls` shows its managers",
+                ),
             )
         }
     }
@@ -219,7 +267,10 @@ mod tests {
 
     fn plugin(directory: &Path) -> Plugin {
         let daemon = Arc::new(Daemon {
-            options: Options { directory: directory.to_owned(), socket: directory.join("netd.sock") },
+            options: Options {
+                directory: directory.to_owned(),
+                socket: directory.join("netd.sock"),
+            },
             hostname: "h1".to_owned(),
             desired: watch::Sender::new(Arc::new(NodeConfig::empty(NodeId(0)))),
             dataplane: watch::Sender::new(None),
@@ -232,19 +283,32 @@ mod tests {
 
     async fn ask(method: &str, body: &str) -> (u16, Value) {
         let directory = tempfile::tempdir().unwrap();
-        let (status, answer) = plugin(directory.path()).answer(method, body.as_bytes()).await;
+        let (status, answer) = plugin(directory.path())
+            .answer(method, body.as_bytes())
+            .await;
         (status.as_u16(), answer)
     }
 
     #[tokio::test]
     async fn engines_of_every_age_are_told_what_this_driver_is() {
-        let spaces = json!({"LocalDefaultAddressSpace": "netd", "GlobalDefaultAddressSpace": "netd"});
+        let spaces =
+            json!({"LocalDefaultAddressSpace": "netd", "GlobalDefaultAddressSpace": "netd"});
         for (method, answer) in [
-            ("/Plugin.Activate", json!({"Implements": ["NetworkDriver", "IpamDriver"]})),
+            (
+                "/Plugin.Activate",
+                json!({"Implements": ["NetworkDriver", "IpamDriver"]}),
+            ),
             // Engines outside of swarm mode know local ones only; and none of GwAllocCheck.
-            ("/NetworkDriver.GetCapabilities", json!({"Scope": "local", "ConnectivityScope": "global"})),
-            // Endpoints are told apart by their Ethernet addresses; what was said is not to be said again.
-            ("/IpamDriver.GetCapabilities", json!({"RequiresMACAddress": true, "RequiresRequestReplay": false})),
+            (
+                "/NetworkDriver.GetCapabilities",
+                json!({"Scope": "local", "ConnectivityScope": "global"}),
+            ),
+            // Endpoints are told apart by their Ethernet addresses; what was said is not to be said
+            // again.
+            (
+                "/IpamDriver.GetCapabilities",
+                json!({"RequiresMACAddress": true, "RequiresRequestReplay": false}),
+            ),
             ("/IpamDriver.GetDefaultAddressSpaces", spaces),
             ("/NetworkDriver.EndpointOperInfo", json!({"Value": {}})),
             ("/NetworkDriver.DiscoverDelete", json!({})),
@@ -252,7 +316,11 @@ mod tests {
             assert_eq!(ask(method, "").await, (200, answer), "{method}");
         }
         for method in ["FreeNetwork", "GwAllocCheck"] {
-            assert_eq!(ask(&format!("/NetworkDriver.{method}"), "{}").await.0, 404, "{method}");
+            assert_eq!(
+                ask(&format!("/NetworkDriver.{method}"), "{}").await.0,
+                404,
+                "{method}"
+            );
         }
     }
 
@@ -260,7 +328,14 @@ mod tests {
     async fn an_engine_that_holds_locks_is_answered_in_time_whatever_hangs() {
         let hangs = std::future::pending::<Result<wire::Nothing, Refusal>>();
         let (status, answer) = within(Duration::from_millis(1), "Join", hangs).await;
-        assert!(status == 200 && answer["Err"].as_str().unwrap().contains("did not answer in time"), "{answer}");
+        assert!(
+            status == 200
+                && answer["Err"]
+                    .as_str()
+                    .unwrap()
+                    .contains("did not answer in time"),
+            "{answer}"
+        );
     }
 
     #[tokio::test]
@@ -269,23 +344,48 @@ mod tests {
         assert_eq!(ask("/NetworkDriver.Join", "{").await.0, 400);
         assert_eq!(ask("/IpamDriver.RequestPool", r#"{"V6": 7}"#).await.0, 400);
         let (status, answer) = ask("/IpamDriver.RequestAddress", "").await;
-        assert!(status == 200 && answer["Error"].as_str().unwrap().contains("try again"), "{answer}");
+        assert!(
+            status == 200 && answer["Error"].as_str().unwrap().contains("try again"),
+            "{answer}"
+        );
     }
 
     #[tokio::test]
     async fn without_a_cluster_everything_new_is_refused_and_everything_can_be_given_up() {
-        for method in ["CreateNetwork", "CreateEndpoint", "Join", "ProgramExternalConnectivity"] {
+        for method in [
+            "CreateNetwork",
+            "CreateEndpoint",
+            "Join",
+            "ProgramExternalConnectivity",
+        ] {
             let body = r#"{"NetworkID": "n", "EndpointID": "e", "Options": {"com.docker.network.generic": {"netd.network": "x"}}}"#;
             let (status, answer) = ask(&format!("/NetworkDriver.{method}"), body).await;
-            assert!(status == 200 && answer["Err"].as_str().unwrap().contains("next:"), "{method}: {answer}");
+            assert!(
+                status == 200 && answer["Err"].as_str().unwrap().contains("next:"),
+                "{method}: {answer}"
+            );
         }
-        for method in ["DeleteNetwork", "DeleteEndpoint", "Leave", "RevokeExternalConnectivity", "DiscoverNew"] {
+        for method in [
+            "DeleteNetwork",
+            "DeleteEndpoint",
+            "Leave",
+            "RevokeExternalConnectivity",
+            "DiscoverNew",
+        ] {
             let body = r#"{"NetworkID": "n", "EndpointID": "e"}"#;
-            assert_eq!(ask(&format!("/NetworkDriver.{method}"), body).await, (200, json!({})), "{method}");
+            assert_eq!(
+                ask(&format!("/NetworkDriver.{method}"), body).await,
+                (200, json!({})),
+                "{method}"
+            );
         }
         for method in ["ReleasePool", "ReleaseAddress"] {
             let body = r#"{"PoolID": "any/240.0.0.1", "Address": "10.0.9.5"}"#;
-            assert_eq!(ask(&format!("/IpamDriver.{method}"), body).await, (200, json!({})), "{method}");
+            assert_eq!(
+                ask(&format!("/IpamDriver.{method}"), body).await,
+                (200, json!({})),
+                "{method}"
+            );
         }
     }
 }

@@ -1,8 +1,12 @@
-//! The engine's address manager: addresses come from the cluster's ledger, held by network and Ethernet address.
+//! The engine's address manager: addresses come from the cluster's ledger, held by network and
+//! Ethernet address.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use model::{AddressWish, Command, Container, Kind, Mac, NetworkInfo, Outcome, Query, Refusal, Subnet, SubnetLease};
+use model::{
+    AddressWish, Command, Container, Kind, Mac, NetworkInfo, Outcome, Query, Refusal, Subnet,
+    SubnetLease,
+};
 
 use super::{
     Plugin,
@@ -14,10 +18,17 @@ use super::{
 };
 
 impl Plugin {
-    pub(super) async fn request_pool(&self, asked: wire::RequestPool) -> Result<wire::Pool, Refusal> {
+    pub(super) async fn request_pool(
+        &self,
+        asked: wire::RequestPool,
+    ) -> Result<wire::Pool, Refusal> {
         let subnet = match asked.pool.as_str() {
             "" | "0.0.0.0/0" | "::/0" => None,
-            given => Some(given.parse::<Subnet>().map_err(|error| invalid(error, "write it as 10.0.9.0/24"))?),
+            given => Some(
+                given
+                    .parse::<Subnet>()
+                    .map_err(|error| invalid(error, "write it as 10.0.9.0/24"))?,
+            ),
         };
         let (pool, gateway) = match (asked.options.get(NETWORK), subnet) {
             (Some(name), subnet) => {
@@ -32,29 +43,46 @@ impl Plugin {
             },
         };
         let range = self.range(subnet, &asked.sub_pool)?;
-        let gateway = format!("{gateway}/{}", subnet_of(pool).map_or(0, |subnet| subnet.prefix()));
-        Ok(wire::Pool { id: pool::narrowed(pool, range), ..answer(pool, gateway) })
+        let gateway = format!(
+            "{gateway}/{}",
+            subnet_of(pool).map_or(0, |subnet| subnet.prefix())
+        );
+        Ok(wire::Pool {
+            id: pool::narrowed(pool, range),
+            ..answer(pool, gateway)
+        })
     }
 
-    /// `--ip-range`: told here only. It is remembered for a network that is made of the prefix, whose range it is; of one that
-    /// is attached it is what this engine's containers are given.
+    /// `--ip-range`: told here only. It is remembered for a network that is made of the prefix,
+    /// whose range it is; of one that is attached it is what this engine's containers are given.
     fn range(&self, subnet: Option<Subnet>, text: &str) -> Result<Option<Subnet>, Refusal> {
-        let Some(subnet) = subnet else { return Ok(None) };
+        let Some(subnet) = subnet else {
+            return Ok(None);
+        };
         if text.is_empty() {
-            return self.keep(self.ledger.ranges.remove(&subnet.to_string())).map(|()| None);
+            return self
+                .keep(self.ledger.ranges.remove(&subnet.to_string()))
+                .map(|()| None);
         }
-        let range: Subnet = text.parse().map_err(|error| invalid(error, "write it as 10.0.9.128/25"))?;
+        let range: Subnet = text
+            .parse()
+            .map_err(|error| invalid(error, "write it as 10.0.9.128/25"))?;
         if !subnet.covers(&range) {
             let cause = format!("the --ip-range {range} is not inside the subnet {subnet}");
             return Err(invalid(cause, "give a part of it, or none"));
         }
-        self.keep(self.ledger.ranges.put(&subnet.to_string(), &range)).map(|()| Some(range))
+        self.keep(self.ledger.ranges.put(&subnet.to_string(), &range))
+            .map(|()| Some(range))
     }
 
-    /// The gateway of a prefix: that of the network that has it, else the one that a network made of it will have.
+    /// The gateway of a prefix: that of the network that has it, else the one that a network made
+    /// of it will have.
     async fn gateway_of(&self, subnet: Subnet) -> Result<IpAddr, Refusal> {
         let networks = self.networks(Query::Networks).await?;
-        let known = networks.iter().flat_map(|network| &network.subnets).find(|lease| lease.subnet == subnet);
+        let known = networks
+            .iter()
+            .flat_map(|network| &network.subnets)
+            .find(|lease| lease.subnet == subnet);
         Ok(known.map_or(pool::first(subnet), |lease| lease.gateway))
     }
 
@@ -65,21 +93,47 @@ impl Plugin {
         Ok(wire::Nothing {})
     }
 
-    pub(super) async fn request_address(&self, asked: wire::OfPool) -> Result<wire::Address, Refusal> {
+    pub(super) async fn request_address(
+        &self,
+        asked: wire::OfPool,
+    ) -> Result<wire::Address, Refusal> {
         let (name, within) = pool::wide(&asked.pool);
         let pool: Pool = name.parse().map_err(|()| foreign_pool(name))?;
         let exact = match asked.address.as_str() {
             "" => None,
-            text => Some(pool::address(text).ok_or_else(|| invalid(format!("{text:?} is no address"), ""))?),
+            text => Some(
+                pool::address(text)
+                    .ok_or_else(|| invalid(format!("{text:?} is no address"), ""))?,
+            ),
         };
-        if asked.options.get(wire::ADDRESS_TYPE).is_some_and(|kind| kind == wire::GATEWAY) {
+        if asked
+            .options
+            .get(wire::ADDRESS_TYPE)
+            .is_some_and(|kind| kind == wire::GATEWAY)
+        {
             return self.gateway(pool, exact).await;
         }
-        let Some(mac) = asked.options.get(wire::MAC_ADDRESS) else { return aside(exact) };
+        let Some(mac) = asked.options.get(wire::MAC_ADDRESS) else {
+            return aside(exact);
+        };
         let mac: Mac = mac.parse().map_err(|error: String| invalid(error, ""))?;
         let network = self.ledger.pool(name).ok_or_else(|| foreign_pool(name))?;
-        let address = self.hold(&network, mac, pool.is_ipv6(), AddressWish { wanted: true, exact, within }).await?;
-        Ok(wire::Address { address: pool::alone(address), data: Default::default() })
+        let address = self
+            .hold(
+                &network,
+                mac,
+                pool.is_ipv6(),
+                AddressWish {
+                    wanted: true,
+                    exact,
+                    within,
+                },
+            )
+            .await?;
+        Ok(wire::Address {
+            address: pool::alone(address),
+            data: Default::default(),
+        })
     }
 
     /// A gateway is the network's own; what the user gives is compared when the network is known.
@@ -87,35 +141,68 @@ impl Plugin {
         let (address, prefix) = match (pool, exact) {
             (Pool::Any(token), _) => (token, if token.is_ipv6() { 128 } else { 32 }),
             (Pool::Subnet(subnet) | Pool::Of(_, subnet), Some(exact)) => (exact, subnet.prefix()),
-            (Pool::Subnet(subnet) | Pool::Of(_, subnet), None) => (self.gateway_of(subnet).await?, subnet.prefix()),
+            (Pool::Subnet(subnet) | Pool::Of(_, subnet), None) => {
+                (self.gateway_of(subnet).await?, subnet.prefix())
+            }
         };
-        Ok(wire::Address { address: format!("{address}/{prefix}"), data: Default::default() })
+        Ok(wire::Address {
+            address: format!("{address}/{prefix}"),
+            data: Default::default(),
+        })
     }
 
     /// Holds an address for an endpoint that is to come. Asked again, the answer is the same.
-    async fn hold(&self, network: &NetworkRecord, mac: Mac, v6: bool, wish: AddressWish) -> Result<IpAddr, Refusal> {
+    async fn hold(
+        &self,
+        network: &NetworkRecord,
+        mac: Mac,
+        v6: bool,
+        wish: AddressWish,
+    ) -> Result<IpAddr, Refusal> {
         match self.try_hold(network, mac, v6, wish).await {
-            Err(refusal) if refusal.kind == Kind::Conflict && self.frees(network, mac, wish.exact).await? => {
+            Err(refusal)
+                if refusal.kind == Kind::Conflict
+                    && self.frees(network, mac, wish.exact).await? =>
+            {
                 self.try_hold(network, mac, v6, wish).await
             }
             held => held,
         }
     }
 
-    /// Gives up what was taken for endpoints that one of the two did not live to make, as far as it is in the way of this
-    /// one: the engine, which begins anew, would be refused what it has itself taken.
-    async fn frees(&self, network: &NetworkRecord, mac: Mac, exact: Option<IpAddr>) -> Result<bool, Refusal> {
-        let Some(id) = network.network else { return Ok(false) };
+    /// Gives up what was taken for endpoints that one of the two did not live to make, as far as it
+    /// is in the way of this one: the engine, which begins anew, would be refused what it has
+    /// itself taken.
+    async fn frees(
+        &self,
+        network: &NetworkRecord,
+        mac: Mac,
+        exact: Option<IpAddr>,
+    ) -> Result<bool, Refusal> {
+        let Some(id) = network.network else {
+            return Ok(false);
+        };
         let attached = self.attached().await.unwrap_or_default().into_iter();
         let has_it = |container: &Container| {
-            container.network == id && exact.is_some_and(|address| container.addresses.contains(&address))
+            container.network == id
+                && exact.is_some_and(|address| container.addresses.contains(&address))
         };
-        let mut keys: BTreeSet<String> = attached.filter(has_it).map(|container| container.key.id).collect();
+        let mut keys: BTreeSet<String> = attached
+            .filter(has_it)
+            .map(|container| container.key.id)
+            .collect();
         keys.insert(format!("{id}/{mac}"));
         let mut frees = false;
         for key in keys {
             let _turn = self.turn(&key).await;
-            let Some(hold) = self.ledger.holds.get(&key).filter(|hold| self.is_unfinished(hold)) else { continue };
+            let Some(hold) = self
+                .ledger
+                .holds
+                .get(&key)
+                .filter(|hold| self.is_unfinished(hold))
+            else {
+                continue;
+            };
             tracing::info!(key, addresses = ?hold.addresses, "never came to be an endpoint: given up for the next");
             self.detach(&key).await?;
             frees = true;
@@ -135,7 +222,9 @@ impl Plugin {
         v6: bool,
         wish: AddressWish,
     ) -> Result<IpAddr, Refusal> {
-        let id = network.network.ok_or_else(|| foreign_pool("of a network that is being made"))?;
+        let id = network
+            .network
+            .ok_or_else(|| foreign_pool("of a network that is being made"))?;
         let key = format!("{id}/{mac}");
         let _turn = self.turn(&key).await;
         let known = self.usable(&key, v6, wish.exact).await?;
@@ -151,14 +240,30 @@ impl Plugin {
             since: super::now(),
             heard: 0,
         };
-        let mut hold = Hold { heard: super::now(), ..known.unwrap_or_else(fresh) };
-        // Written before it is asked for: what is answered after this host has died is found again, and given back.
+        let mut hold = Hold {
+            heard: super::now(),
+            ..known.unwrap_or_else(fresh)
+        };
+        // Written before it is asked for: what is answered after this host has died is found again,
+        // and given back.
         self.keep(self.ledger.holds.put(&key, &hold))?;
-        let (ipv4, ipv6) = if v6 { (AddressWish::default(), wish) } else { (wish, AddressWish::default()) };
+        let (ipv4, ipv6) = if v6 {
+            (AddressWish::default(), wish)
+        } else {
+            (wish, AddressWish::default())
+        };
         let mut spec = self.spec(&key, &hold)?;
         (spec.ipv4, spec.ipv6) = (ipv4, ipv6);
-        let given = match self.propose(Command::AttachContainer { spec: Box::new(spec) }).await {
-            Ok(Outcome::Container(container)) => container.addresses.into_iter().find(|given| given.is_ipv6() == v6),
+        let given = match self
+            .propose(Command::AttachContainer {
+                spec: Box::new(spec),
+            })
+            .await
+        {
+            Ok(Outcome::Container(container)) => container
+                .addresses
+                .into_iter()
+                .find(|given| given.is_ipv6() == v6),
             Ok(_) => None,
             Err(refusal) => {
                 self.let_go(&key, hold, &refusal)?;
@@ -167,7 +272,11 @@ impl Plugin {
         };
         let given = given.ok_or_else(|| {
             let cause = format!("network {id} has no IPv{} prefix", if v6 { 6 } else { 4 });
-            Refusal::new(Kind::Precondition, cause, "`swarmctl network inspect` shows what it has")
+            Refusal::new(
+                Kind::Precondition,
+                cause,
+                "`swarmctl network inspect` shows what it has",
+            )
         })?;
         hold.addresses.insert(given);
         self.keep(self.ledger.holds.put(&key, &hold))?;
@@ -175,10 +284,22 @@ impl Plugin {
     }
 
     /// What is held by this key already, if it may be gone on with.
-    async fn usable(&self, key: &str, v6: bool, exact: Option<IpAddr>) -> Result<Option<Hold>, Refusal> {
-        let Some(hold) = self.ledger.holds.get(key) else { return Ok(None) };
-        let held = hold.addresses.iter().find(|address| address.is_ipv6() == v6).copied();
-        let is_other = hold.endpoint.is_none() && held.is_some() && exact.is_some() && held != exact;
+    async fn usable(
+        &self,
+        key: &str,
+        v6: bool,
+        exact: Option<IpAddr>,
+    ) -> Result<Option<Hold>, Refusal> {
+        let Some(hold) = self.ledger.holds.get(key) else {
+            return Ok(None);
+        };
+        let held = hold
+            .addresses
+            .iter()
+            .find(|address| address.is_ipv6() == v6)
+            .copied();
+        let is_other =
+            hold.endpoint.is_none() && held.is_some() && exact.is_some() && held != exact;
         let is_left_over = hold.endpoint.is_some() && self.is_unfinished(&hold);
         if hold.pending == Some(Pending::Detach) || is_other || is_left_over {
             // Of an endpoint that has ended, or never came to be.
@@ -186,21 +307,36 @@ impl Plugin {
             return Ok(None);
         }
         if hold.endpoint.is_some() {
-            // Whatever it asks for: what is answered is released once no endpoint comes of it, and that would be the other's.
-            let cause = format!("the Ethernet address {} is that of another endpoint on this network", hold.mac);
-            return Err(Refusal::new(Kind::Conflict, cause, "give this container another --mac-address, or none"));
+            // Whatever it asks for: what is answered is released once no endpoint comes of it, and
+            // that would be the other's.
+            let cause = format!(
+                "the Ethernet address {} is that of another endpoint on this network",
+                hold.mac
+            );
+            return Err(Refusal::new(
+                Kind::Conflict,
+                cause,
+                "give this container another --mac-address, or none",
+            ));
         }
         Ok(Some(hold))
     }
 
-    /// After a refusal: what it has no address of is forgotten; where nobody knows what came of it, that is found out later.
+    /// After a refusal: what it has no address of is forgotten; where nobody knows what came of it,
+    /// that is found out later.
     fn let_go(&self, key: &str, hold: Hold, refusal: &Refusal) -> Result<(), Refusal> {
         if !hold.addresses.is_empty() {
             return Ok(());
         }
         match refusal.kind {
             Kind::Unavailable => {
-                self.keep(self.ledger.holds.put(key, &Hold { pending: Some(Pending::Detach), ..hold }))?;
+                self.keep(self.ledger.holds.put(
+                    key,
+                    &Hold {
+                        pending: Some(Pending::Detach),
+                        ..hold
+                    },
+                ))?;
                 self.wake.notify_one();
                 Ok(())
             }
@@ -208,21 +344,33 @@ impl Plugin {
         }
     }
 
-    pub(super) async fn release_address(&self, asked: wire::OfPool) -> Result<wire::Nothing, Refusal> {
-        let (Some(network), Some(address)) =
-            (self.ledger.pool(pool::wide(&asked.pool).0), pool::address(&asked.address))
-        else {
+    pub(super) async fn release_address(
+        &self,
+        asked: wire::OfPool,
+    ) -> Result<wire::Nothing, Refusal> {
+        let (Some(network), Some(address)) = (
+            self.ledger.pool(pool::wide(&asked.pool).0),
+            pool::address(&asked.address),
+        ) else {
             return Ok(wire::Nothing {});
         };
-        let is_meant = |hold: &Hold| Some(hold.network) == network.network && hold.addresses.contains(&address);
-        let Some((key, _)) = self.ledger.holds.find(|_, hold| is_meant(hold)) else { return Ok(wire::Nothing {}) };
+        let is_meant = |hold: &Hold| {
+            Some(hold.network) == network.network && hold.addresses.contains(&address)
+        };
+        let Some((key, _)) = self.ledger.holds.find(|_, hold| is_meant(hold)) else {
+            return Ok(wire::Nothing {});
+        };
         let turn = self.turn(&key).await;
-        let Some(mut hold) = self.ledger.holds.get(&key) else { return Ok(wire::Nothing {}) };
+        let Some(mut hold) = self.ledger.holds.get(&key) else {
+            return Ok(wire::Nothing {});
+        };
         if hold.sandbox.is_some() && !self.is_of_before(hold.heard) {
-            // An engine leaves first: this is about one that had the address before, and has lost it to this one.
+            // An engine leaves first: this is about one that had the address before, and has lost
+            // it to this one.
             return Ok(wire::Nothing {});
         }
-        // The last one that is released takes the endpoint with it; the cluster gives up both at once. IPv6 comes last.
+        // The last one that is released takes the endpoint with it; the cluster gives up both at
+        // once. IPv6 comes last.
         if hold.addresses.len() > 1 && address.is_ipv4() {
             hold.addresses.remove(&address);
             hold.heard = super::now();
@@ -238,16 +386,29 @@ impl Plugin {
     }
 }
 
-/// Addresses that no endpoint asks for (`--aux-address`) are held when their network is made, which names them again.
+/// Addresses that no endpoint asks for (`--aux-address`) are held when their network is made, which
+/// names them again.
 fn aside(exact: Option<IpAddr>) -> Result<wire::Address, Refusal> {
     let next = "make networks of the driver netd only with it; this engine may be too old";
-    let address = exact.ok_or_else(|| invalid("the engine does not tell the endpoint's Ethernet address", next))?;
-    Ok(wire::Address { address: pool::alone(address), data: Default::default() })
+    let address = exact.ok_or_else(|| {
+        invalid(
+            "the engine does not tell the endpoint's Ethernet address",
+            next,
+        )
+    })?;
+    Ok(wire::Address {
+        address: pool::alone(address),
+        data: Default::default(),
+    })
 }
 
 fn answer(pool: Pool, gateway: String) -> wire::Pool {
     let data = [(wire::GATEWAY.to_owned(), gateway)].into();
-    wire::Pool { id: pool.to_string(), pool: pool.prefix(), data }
+    wire::Pool {
+        id: pool.to_string(),
+        pool: pool.prefix(),
+        data,
+    }
 }
 
 fn subnet_of(pool: Pool) -> Option<Subnet> {
@@ -257,13 +418,25 @@ fn subnet_of(pool: Pool) -> Option<Subnet> {
     }
 }
 
-fn lease_of(network: &NetworkInfo, subnet: Option<Subnet>, v6: bool) -> Result<SubnetLease, Refusal> {
-    let mut of_family = network.subnets.iter().filter(|lease| lease.subnet.is_ipv6() == v6);
+fn lease_of(
+    network: &NetworkInfo,
+    subnet: Option<Subnet>,
+    v6: bool,
+) -> Result<SubnetLease, Refusal> {
+    let mut of_family = network
+        .subnets
+        .iter()
+        .filter(|lease| lease.subnet.is_ipv6() == v6);
     let found = of_family.find(|lease| subnet.is_none_or(|subnet| subnet == lease.subnet));
     found.copied().ok_or_else(|| lacks(network, subnet, v6))
 }
 
 fn foreign_pool(pool: &str) -> Refusal {
-    let cause = format!("the pool {pool:?} belongs to no network of the driver netd on this engine");
-    Refusal::new(Kind::NotFound, cause, "remove the engine's network and make it again with -d netd --ipam-driver netd")
+    let cause =
+        format!("the pool {pool:?} belongs to no network of the driver netd on this engine");
+    Refusal::new(
+        Kind::NotFound,
+        cause,
+        "remove the engine's network and make it again with -d netd --ipam-driver netd",
+    )
 }

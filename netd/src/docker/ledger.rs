@@ -1,6 +1,7 @@
-//! What this host remembers of the engine's own identities: one small file per network and per endpoint, written whole
-//! before anything is promised. Networks are on the disk, too: the engine tells of them once. Endpoints need only outlive the
-//! daemon: none of them outlives the host, and what is lost with it is found out as any that has lost its engine.
+//! What this host remembers of the engine's own identities: one small file per network and per
+//! endpoint, written whole before anything is promised. Networks are on the disk, too: the engine
+//! tells of them once. Endpoints need only outlive the daemon: none of them outlives the host, and
+//! what is lost with it is found out as any that has lost its engine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -89,8 +90,8 @@ pub struct Hold {
     pub endpoint: Option<String>,
     /// Where it is.
     pub sandbox: Option<String>,
-    /// By how many bits the prefixes are shorter that lead the engine's questions for names by it (`ways`); `None`: they
-    /// take another way.
+    /// By how many bits the prefixes are shorter that lead the engine's questions for names by it
+    /// (`ways`); `None`: they take another way.
     pub asks: Option<u8>,
     /// What is known of its container.
     pub traits: ContainerTraits,
@@ -131,14 +132,18 @@ impl Ledger {
 
     /// The endpoint that the engine calls so.
     pub fn endpoint(&self, id: &str) -> Option<(String, Hold)> {
-        self.holds.find(|_, hold| hold.endpoint.as_deref() == Some(id))
+        self.holds
+            .find(|_, hold| hold.endpoint.as_deref() == Some(id))
     }
 
     /// The network that this pool leads to.
     pub fn pool(&self, id: &str) -> Option<NetworkRecord> {
-        let is_meant =
-            |network: &NetworkRecord| network.network.is_some() && !network.removed && network.pools.contains(id);
-        self.networks.find(|_, network| is_meant(network)).map(|(_, network)| network)
+        let is_meant = |network: &NetworkRecord| {
+            network.network.is_some() && !network.removed && network.pools.contains(id)
+        };
+        self.networks
+            .find(|_, network| is_meant(network))
+            .map(|(_, network)| network)
     }
 }
 
@@ -160,11 +165,16 @@ pub struct Records<T> {
 
 impl<T: Clone + PartialEq + Serialize + DeserializeOwned> Records<T> {
     fn open(directory: PathBuf, lifetime: Lifetime) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)?;
         let mut known = BTreeMap::new();
         for entry in fs::read_dir(&directory)? {
             let path = entry?.path();
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
             if name.ends_with(".new") {
                 fs::remove_file(&path)?;
                 continue;
@@ -172,10 +182,16 @@ impl<T: Clone + PartialEq + Serialize + DeserializeOwned> Records<T> {
             match serde_json::from_slice(&fs::read(&path)?) {
                 Ok(record) => drop(known.insert(name.replace('_', "/"), record)),
                 Err(_) if lifetime == Lifetime::Boot => fs::remove_file(&path)?,
-                Err(error) => tracing::warn!(path = %path.display(), %error, "no record of an engine: left alone"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "no record of an engine: left alone")
+                }
             }
         }
-        Ok(Self { directory, lifetime, known: Mutex::new(known) })
+        Ok(Self {
+            directory,
+            lifetime,
+            known: Mutex::new(known),
+        })
     }
 
     /// One record.
@@ -191,7 +207,10 @@ impl<T: Clone + PartialEq + Serialize + DeserializeOwned> Records<T> {
     /// The first that is meant.
     pub fn find(&self, is_meant: impl Fn(&str, &T) -> bool) -> Option<(String, T)> {
         let known = self.lock();
-        known.iter().find(|(key, record)| is_meant(key, record)).map(|(key, record)| (key.clone(), record.clone()))
+        known
+            .iter()
+            .find(|(key, record)| is_meant(key, record))
+            .map(|(key, record)| (key.clone(), record.clone()))
     }
 
     /// Writes a record; it is there for as long as it is to live when this returns.
@@ -228,7 +247,12 @@ impl<T: Clone + PartialEq + Serialize + DeserializeOwned> Records<T> {
     fn write(&self, key: &str, content: &[u8]) -> io::Result<()> {
         let path = self.path(key);
         let draft = path.with_file_name(format!("{}.new", file_name(key)));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
         file.write_all(content)?;
         match self.lifetime {
             Lifetime::Boot => fs::rename(&draft, &path),
@@ -288,7 +312,10 @@ mod tests {
         fs::write(directory.path().join("holds/torn"), "{").unwrap();
         fs::write(directory.path().join("networks/torn"), "{").unwrap();
         let again = Ledger::open(directory.path()).unwrap();
-        assert_eq!(again.holds.all(), BTreeMap::from([(key.to_owned(), hold())]));
+        assert_eq!(
+            again.holds.all(),
+            BTreeMap::from([(key.to_owned(), hold())])
+        );
         let exists = |name: &str| directory.path().join(name).exists();
         assert!(!exists("holds/half.new") && !exists("holds/torn") && exists("networks/torn"));
     }
@@ -297,7 +324,10 @@ mod tests {
     fn endpoints_are_found_by_what_the_engine_calls_them() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
-        let hold = Hold { endpoint: Some("e1".to_owned()), ..hold() };
+        let hold = Hold {
+            endpoint: Some("e1".to_owned()),
+            ..hold()
+        };
         ledger.holds.put("key", &hold).unwrap();
         assert_eq!(ledger.endpoint("e1"), Some(("key".to_owned(), hold)));
         assert_eq!(ledger.endpoint("e2"), None);
@@ -320,9 +350,18 @@ mod tests {
             since: 1,
         };
         ledger.networks.put("a", &record(None, false)).unwrap();
-        ledger.networks.put("b", &record(Some(NetworkId(7)), true)).unwrap();
+        ledger
+            .networks
+            .put("b", &record(Some(NetworkId(7)), true))
+            .unwrap();
         assert_eq!(ledger.pool("subnet/10.0.9.0/24"), None);
-        ledger.networks.put("c", &record(Some(NetworkId(8)), false)).unwrap();
-        assert_eq!(ledger.pool("subnet/10.0.9.0/24"), Some(record(Some(NetworkId(8)), false)));
+        ledger
+            .networks
+            .put("c", &record(Some(NetworkId(8)), false))
+            .unwrap();
+        assert_eq!(
+            ledger.pool("subnet/10.0.9.0/24"),
+            Some(record(Some(NetworkId(8)), false))
+        );
     }
 }

@@ -1,6 +1,7 @@
-//! Docker Engine's plugin: its networks and addresses are the cluster's. The engine calls methods on a socket; what it does
-//! not say there (names, labels, health) is watched by its API. No method asks that API, for the engine holds locks: one
-//! waits, and not for long, for what is seen there anyway.
+//! Docker Engine's plugin: its networks and addresses are the cluster's. The engine calls methods
+//! on a socket; what it does not say there (names, labels, health) is watched by its API. No method
+//! asks that API, for the engine holds locks: one waits, and not for long, for what is seen there
+//! anyway.
 
 mod endpoint;
 mod engine;
@@ -29,8 +30,8 @@ use std::{
 
 use api::Proposal;
 use model::{
-    Answer, Command, Container, ContainerKey, ContainerRuntime, EndpointId, Kind, Millis, NetworkInfo, Outcome, Query,
-    Refusal, RequestId, SandboxId,
+    Answer, Command, Container, ContainerKey, ContainerRuntime, EndpointId, Kind, Millis,
+    NetworkInfo, Outcome, Query, Refusal, RequestId, SandboxId,
 };
 use tokio::{
     sync::{Mutex, MutexGuard, Notify, watch::Sender},
@@ -76,7 +77,9 @@ pub async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
     match start(daemon) {
         Ok(parts) => parts.await,
         // A host without an engine is none the worse for it.
-        Err(error) => tracing::warn!(%error, "Docker's networks cannot be served: mend that and restart netd"),
+        Err(error) => {
+            tracing::warn!(%error, "Docker's networks cannot be served: mend that and restart netd")
+        }
     }
     std::future::pending().await
 }
@@ -86,12 +89,18 @@ fn start(daemon: Arc<Daemon>) -> io::Result<impl Future<Output = ()>> {
     let plugin = Arc::new(Plugin::new(daemon, ledger));
     let listener = http::listen()?;
     Ok(async move {
-        tokio::join!(http::serve(&plugin, listener), plugin.tell(), plugin.watch());
+        tokio::join!(
+            http::serve(&plugin, listener),
+            plugin.tell(),
+            plugin.watch()
+        );
     })
 }
 
 fn now() -> Millis {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or_default()
 }
 
@@ -122,16 +131,29 @@ impl Plugin {
     fn member(&self) -> Result<Member, Refusal> {
         self.daemon.member.borrow().clone().ok_or_else(|| {
             let cause = format!("host {} is not part of a cluster", self.daemon.hostname);
-            Refusal::new(Kind::Unavailable, cause, "`swarmctl init` makes one; `swarmctl join` takes part in one")
+            Refusal::new(
+                Kind::Unavailable,
+                cause,
+                "`swarmctl init` makes one; `swarmctl join` takes part in one",
+            )
         })
     }
 
     fn key(&self, id: &str) -> Result<ContainerKey, Refusal> {
-        Ok(ContainerKey { node: self.member()?.node(), runtime: ContainerRuntime::Docker, id: id.to_owned() })
+        Ok(ContainerKey {
+            node: self.member()?.node(),
+            runtime: ContainerRuntime::Docker,
+            id: id.to_owned(),
+        })
     }
 
     async fn propose(&self, command: Command) -> Result<Outcome, Refusal> {
-        self.member()?.propose(Proposal { request: RequestId(rand::random()), command }).await
+        self.member()?
+            .propose(Proposal {
+                request: RequestId(rand::random()),
+                command,
+            })
+            .await
     }
 
     async fn networks(&self, query: Query) -> Result<Vec<NetworkInfo>, Refusal> {
@@ -143,12 +165,17 @@ impl Plugin {
 
     async fn network(&self, name: &str) -> Result<NetworkInfo, Refusal> {
         let found = self.networks(Query::Network(name.to_owned())).await?;
-        found.into_iter().next().ok_or_else(|| Refusal::not_found("network", name, "swarmctl network ls"))
+        found
+            .into_iter()
+            .next()
+            .ok_or_else(|| Refusal::not_found("network", name, "swarmctl network ls"))
     }
 
     /// One change of an endpoint at a time.
     async fn turn(&self, key: &str) -> MutexGuard<'_, ()> {
-        let sum = key.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let sum = key.bytes().fold(0_usize, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(byte.into())
+        });
         self.turns[sum % self.turns.len()].lock().await
     }
 
@@ -163,11 +190,20 @@ impl Plugin {
 
     /// Has the cluster know an endpoint as it is held.
     async fn attach(&self, key: &str, hold: &Hold) -> Result<Container, Refusal> {
-        match self.propose(Command::AttachContainer { spec: Box::new(self.spec(key, hold)?) }).await? {
+        match self
+            .propose(Command::AttachContainer {
+                spec: Box::new(self.spec(key, hold)?),
+            })
+            .await?
+        {
             Outcome::Container(container) => Ok(*container),
             other => {
                 let cause = format!("the cluster answered {other:?} to the endpoint {key}");
-                Err(Refusal::new(Kind::Unavailable, cause, "update the managers"))
+                Err(Refusal::new(
+                    Kind::Unavailable,
+                    cause,
+                    "update the managers",
+                ))
             }
         }
     }
@@ -176,10 +212,21 @@ impl Plugin {
     async fn ready(&self, path: &str, endpoint: EndpointId) -> Result<(), Refusal> {
         let waited = timeout(READY, self.in_place(path, endpoint)).await;
         waited.unwrap_or_else(|_| {
-            let status = self.daemon.dataplane.borrow().as_ref().map(|(status, _)| status.borrow().clone());
-            let failure = status.and_then(|status| status.failures.first().map(ToString::to_string));
-            let cause = failure.unwrap_or_else(|| "the kernel of this host is not ready yet".to_owned());
-            Err(Refusal::new(Kind::Unavailable, cause, "`swarmctl node inspect self` shows what it refuses"))
+            let status = self
+                .daemon
+                .dataplane
+                .borrow()
+                .as_ref()
+                .map(|(status, _)| status.borrow().clone());
+            let failure =
+                status.and_then(|status| status.failures.first().map(ToString::to_string));
+            let cause =
+                failure.unwrap_or_else(|| "the kernel of this host is not ready yet".to_owned());
+            Err(Refusal::new(
+                Kind::Unavailable,
+                cause,
+                "`swarmctl node inspect self` shows what it refuses",
+            ))
         })
     }
 
@@ -190,31 +237,46 @@ impl Plugin {
         view.wait_for(|config| {
             let mut containers = config.containers.iter();
             let is_meant = |joint: &model::ContainerEndpoint| joint.id == endpoint;
-            let found = containers.find(|(_, found)| found.path == path && found.endpoints.iter().any(is_meant));
+            let found = containers
+                .find(|(_, found)| found.path == path && found.endpoints.iter().any(is_meant));
             place = found.map(|(&sandbox, _)| (config.generation, sandbox));
             place.is_some()
         })
         .await
         .map_err(ended)?;
-        let Some((generation, sandbox)) = place else { return Ok(()) };
+        let Some((generation, sandbox)) = place else {
+            return Ok(());
+        };
         let mut planes = self.daemon.dataplane.subscribe();
-        let plane = planes.wait_for(Option::is_some).await.map_err(ended)?.clone();
-        let Some((mut status, _)) = plane else { return Ok(()) };
-        let is_ready =
-            |status: &Arc<crate::dataplane::Status>| status.generation >= generation && status.ready.contains(&sandbox);
+        let plane = planes
+            .wait_for(Option::is_some)
+            .await
+            .map_err(ended)?
+            .clone();
+        let Some((mut status, _)) = plane else {
+            return Ok(());
+        };
+        let is_ready = |status: &Arc<crate::dataplane::Status>| {
+            status.generation >= generation && status.ready.contains(&sandbox)
+        };
         status.wait_for(is_ready).await.map_err(ended).map(drop)
     }
 
     /// Gives an endpoint and its addresses up. Its turn is the caller's.
     async fn detach(&self, key: &str) -> Result<(), Refusal> {
-        self.propose(Command::DetachContainers { keys: vec![self.key(key)?] }).await?;
+        self.propose(Command::DetachContainers {
+            keys: vec![self.key(key)?],
+        })
+        .await?;
         self.keep(self.ledger.holds.remove(key))
     }
 
     /// Tells the cluster what it does not know yet of an endpoint.
     async fn settle(&self, key: &str) -> Result<(), Refusal> {
         let _turn = self.turn(key).await;
-        let Some(hold) = self.ledger.holds.get(key) else { return Ok(()) };
+        let Some(hold) = self.ledger.holds.get(key) else {
+            return Ok(());
+        };
         match hold.pending {
             None => return Ok(()),
             Some(Pending::Detach) => return self.detach(key).await,
@@ -225,7 +287,13 @@ impl Plugin {
             Err(refusal) => tracing::info!(key, %refusal, "an endpoint that leaves is not known"),
             Ok(_) => {}
         }
-        self.keep(self.ledger.holds.put(key, &Hold { pending: None, ..hold }))
+        self.keep(self.ledger.holds.put(
+            key,
+            &Hold {
+                pending: None,
+                ..hold
+            },
+        ))
     }
 
     /// As [`Self::settle`], for as long as the engine can wait; the rest is done later.
@@ -250,18 +318,32 @@ impl Plugin {
     async fn tell(&self) {
         loop {
             let mut undone = BTreeMap::new();
-            for (key, _) in self.ledger.holds.all().into_iter().filter(|(_, hold)| hold.pending.is_some()) {
+            for (key, _) in self
+                .ledger
+                .holds
+                .all()
+                .into_iter()
+                .filter(|(_, hold)| hold.pending.is_some())
+            {
                 if let Err(refusal) = self.settle(&key).await {
                     undone.insert(key, refusal);
                 }
             }
-            for (id, _) in self.ledger.networks.all().into_iter().filter(|(_, network)| network.removed) {
+            for (id, _) in self
+                .ledger
+                .networks
+                .all()
+                .into_iter()
+                .filter(|(_, network)| network.removed)
+            {
                 if let Err(refusal) = self.remove_network(&id).await {
                     undone.insert(id, refusal);
                 }
             }
             match undone.first_key_value() {
-                Some((object, refusal)) => tracing::debug!(object, %refusal, count = undone.len(), "still to be told"),
+                Some((object, refusal)) => {
+                    tracing::debug!(object, %refusal, count = undone.len(), "still to be told")
+                }
                 None => self.wake.notified().await,
             }
             sleep(RETRY).await;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use model::{
-    AddressWish, Answer, Command, ContainerKey, ContainerSpec, Driver, Kind, NetworkInfo, NetworkSpec, Outcome, Query,
-    Refusal, Subnet, SubnetLease, SubnetSpec,
+    AddressWish, Answer, Command, ContainerKey, ContainerSpec, Driver, Kind, NetworkInfo,
+    NetworkSpec, Outcome, Query, Refusal, Subnet, SubnetLease, SubnetSpec,
 };
 
 use super::{
@@ -30,12 +30,26 @@ const UNNAMED: &str = "netd.unnamed";
 pub const MADE_FOR: &str = "netd.docker";
 
 impl Plugin {
-    pub(super) async fn create_network(&self, asked: wire::CreateNetwork) -> Result<wire::Nothing, Refusal> {
+    pub(super) async fn create_network(
+        &self,
+        asked: wire::CreateNetwork,
+    ) -> Result<wire::Nothing, Refusal> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        if asked.network.is_empty() || asked.network.len() > 128 || !asked.network.bytes().all(is_plain) {
-            return Err(invalid(format!("{:?} is not the identity of a network", asked.network), ""));
+        if asked.network.is_empty()
+            || asked.network.len() > 128
+            || !asked.network.bytes().all(is_plain)
+        {
+            return Err(invalid(
+                format!("{:?} is not the identity of a network", asked.network),
+                "",
+            ));
         }
-        if self.ledger.networks.get(&asked.network).is_some_and(|known| known.network.is_some() && !known.removed) {
+        if self
+            .ledger
+            .networks
+            .get(&asked.network)
+            .is_some_and(|known| known.network.is_some() && !known.removed)
+        {
             return Ok(wire::Nothing {});
         }
         let pools = Pools::of(&asked)?;
@@ -58,10 +72,16 @@ impl Plugin {
                 refuse_mismatch(&network, &pools, &options, asked.flag(wire::INTERNAL))?;
                 network
             }
-            None => self.make_network(&asked, &pools, options, &mut record).await?,
+            None => {
+                self.make_network(&asked, &pools, options, &mut record)
+                    .await?
+            }
         };
         pools.refuse_missing(&network)?;
-        let gateways = network.subnets.iter().map(|lease| Pool::Of(network.id, lease.subnet).to_string());
+        let gateways = network
+            .subnets
+            .iter()
+            .map(|lease| Pool::Of(network.id, lease.subnet).to_string());
         record.pools.extend(gateways);
         record.network = Some(network.id);
         record.subnets = network.subnets;
@@ -69,7 +89,10 @@ impl Plugin {
         record.lan = network.driver.is_lan();
         self.keep(self.ledger.networks.put(&asked.network, &record))?;
         if let Err(refusal) = self.hold_aside(&record).await {
-            self.delete_network(wire::OfNetwork { network: asked.network }).await?;
+            self.delete_network(wire::OfNetwork {
+                network: asked.network,
+            })
+            .await?;
             return Err(refusal);
         }
         self.news.notify_one();
@@ -88,17 +111,26 @@ impl Plugin {
         let range = |subnet: Subnet| self.ledger.ranges.get(&subnet.to_string());
         let given = pools.subnets.iter();
         spec.subnets = given
-            .map(|&(subnet, gateway)| SubnetSpec { subnet, gateway: Some(gateway), range: range(subnet) })
+            .map(|&(subnet, gateway)| SubnetSpec {
+                subnet,
+                gateway: Some(gateway),
+                range: range(subnet),
+            })
             .collect();
         if !spec.subnets.is_empty() && !pools.any.is_empty() {
             let cause = "one family has a --subnet and the other has none";
-            return Err(invalid(cause, "give a --subnet of IPv4 and, with --ipv6, one of IPv6; or none at all"));
+            return Err(invalid(
+                cause,
+                "give a --subnet of IPv4 and, with --ipv6, one of IPv6; or none at all",
+            ));
         }
         self.refuse_existing(&spec).await?;
         record.made = Some(spec.name.clone());
         record.unnamed = spec.labels.contains_key(UNNAMED);
         self.keep(self.ledger.networks.put(&asked.network, record))?;
-        let made = self.propose(Command::CreateNetwork { spec: spec.clone() }).await;
+        let made = self
+            .propose(Command::CreateNetwork { spec: spec.clone() })
+            .await;
         let id = match made {
             Ok(Outcome::Network(id)) => id.to_string(),
             Ok(_) => spec.name,
@@ -117,81 +149,143 @@ impl Plugin {
 
     /// Refuses what another network has, unless that is left over.
     async fn refuse_existing(&self, spec: &NetworkSpec) -> Result<(), Refusal> {
-        let is_given = |lease: &SubnetLease| spec.subnets.iter().any(|given| given.subnet == lease.subnet);
+        let is_given = |lease: &SubnetLease| {
+            spec.subnets
+                .iter()
+                .any(|given| given.subnet == lease.subnet)
+        };
         let has_name = |known: &NetworkInfo| known.name.eq_ignore_ascii_case(&spec.name);
         let clashes = |known: &NetworkInfo| has_name(known) || known.subnets.iter().any(is_given);
-        for known in self.networks(Query::Networks).await?.into_iter().filter(clashes) {
+        for known in self
+            .networks(Query::Networks)
+            .await?
+            .into_iter()
+            .filter(clashes)
+        {
             // A name that is taken is refused by the cluster.
             if self.gives_up_left_over(&known).await? || has_name(&known) {
                 continue;
             }
             let cause = format!("a network of the cluster has this subnet: {}", known.name);
-            let next = format!("attach that one with -o {NETWORK}={}, or give another --subnet", known.name);
+            let next = format!(
+                "attach that one with -o {NETWORK}={}, or give another --subnet",
+                known.name
+            );
             return Err(Refusal::new(Kind::Conflict, cause, next));
         }
         Ok(())
     }
 
-    /// Gives up a network of the cluster that was made for one of this engine's which it has not, because one of the two
-    /// died while it was made or removed.
+    /// Gives up a network of the cluster that was made for one of this engine's which it has not,
+    /// because one of the two died while it was made or removed.
     async fn gives_up_left_over(&self, known: &NetworkInfo) -> Result<bool, Refusal> {
-        let Some(id) = known.labels.get(MADE_FOR) else { return Ok(false) };
-        let Some(record) = self.ledger.networks.get(id) else { return Ok(false) };
-        let is_left_over =
-            record.removed || self.is_of_before(record.since) && self.has_network(id).await == Some(false);
+        let Some(id) = known.labels.get(MADE_FOR) else {
+            return Ok(false);
+        };
+        let Some(record) = self.ledger.networks.get(id) else {
+            return Ok(false);
+        };
+        let is_left_over = record.removed
+            || self.is_of_before(record.since) && self.has_network(id).await == Some(false);
         if is_left_over {
-            tracing::info!(network = id, name = known.name, "the engine has this network no more");
-            self.keep(self.ledger.networks.put(id, &NetworkRecord { removed: true, ..record }))?;
+            tracing::info!(
+                network = id,
+                name = known.name,
+                "the engine has this network no more"
+            );
+            self.keep(self.ledger.networks.put(
+                id,
+                &NetworkRecord {
+                    removed: true,
+                    ..record
+                },
+            ))?;
             self.remove_network(id).await?;
         }
         Ok(is_left_over)
     }
 
-    /// Takes the addresses that no container is to have out of the pool, if nobody else has done so. Errors: a container or
-    /// a service has one.
+    /// Takes the addresses that no container is to have out of the pool, if nobody else has done
+    /// so. Errors: a container or a service has one.
     pub(super) async fn hold_aside(&self, record: &NetworkRecord) -> Result<(), Refusal> {
-        let Some(network) = record.network.filter(|_| !record.aux.is_empty()) else { return Ok(()) };
+        let Some(network) = record.network.filter(|_| !record.aux.is_empty()) else {
+            return Ok(());
+        };
         let kept = self.kept(record, &network.to_string()).await?;
         for &address in record.aux.difference(&kept) {
-            let wish = AddressWish { wanted: true, exact: Some(address), within: None };
+            let wish = AddressWish {
+                wanted: true,
+                exact: Some(address),
+                within: None,
+            };
             let (ipv4, ipv6) = match address {
                 IpAddr::V4(_) => (wish, AddressWish::default()),
                 IpAddr::V6(_) => (AddressWish::default(), wish),
             };
             let (key, network) = (self.key(&aux_key(record, address))?, network.to_string());
             let (mac, sandbox, left, traits) = (None, None, false, None);
-            let spec = ContainerSpec { key, network, ipv4, ipv6, mac, sandbox, left, traits };
-            self.propose(Command::AttachContainer { spec: Box::new(spec) }).await?;
+            let spec = ContainerSpec {
+                key,
+                network,
+                ipv4,
+                ipv6,
+                mac,
+                sandbox,
+                left,
+                traits,
+            };
+            self.propose(Command::AttachContainer {
+                spec: Box::new(spec),
+            })
+            .await?;
         }
         Ok(())
     }
 
-    /// Addresses of a network that no endpoint has or is given: its gateways', those of nodes on its LAN, and what an engine
-    /// holds aside for us all.
+    /// Addresses of a network that no endpoint has or is given: its gateways', those of nodes on
+    /// its LAN, and what an engine holds aside for us all.
     async fn kept(&self, record: &NetworkRecord, name: &str) -> Result<BTreeSet<IpAddr>, Refusal> {
         let network = self.network(name).await?;
-        let mut kept: BTreeSet<IpAddr> = network.subnets.iter().map(|lease| lease.gateway).collect();
-        let addresses =
-            network.endpoints.iter().flat_map(|found| found.addresses.iter().map(move |held| (found, *held)));
-        kept.extend(addresses.filter(|(found, held)| found.name == aux_key(record, *held)).map(|(_, held)| held));
+        let mut kept: BTreeSet<IpAddr> =
+            network.subnets.iter().map(|lease| lease.gateway).collect();
+        let addresses = network
+            .endpoints
+            .iter()
+            .flat_map(|found| found.addresses.iter().map(move |held| (found, *held)));
+        kept.extend(
+            addresses
+                .filter(|(found, held)| found.name == aux_key(record, *held))
+                .map(|(_, held)| held),
+        );
         if let Answer::Nodes(nodes) = self.member()?.query(Query::Nodes).await? {
             kept.extend(nodes.iter().flat_map(|node| [node.vtep, node.address.ip()]));
         }
         Ok(kept)
     }
 
-    pub(super) async fn delete_network(&self, asked: wire::OfNetwork) -> Result<wire::Nothing, Refusal> {
+    pub(super) async fn delete_network(
+        &self,
+        asked: wire::OfNetwork,
+    ) -> Result<wire::Nothing, Refusal> {
         if let Some(record) = self.ledger.networks.get(&asked.network) {
-            self.keep(self.ledger.networks.put(&asked.network, &NetworkRecord { removed: true, ..record }))?;
+            self.keep(self.ledger.networks.put(
+                &asked.network,
+                &NetworkRecord {
+                    removed: true,
+                    ..record
+                },
+            ))?;
             self.remove_soon(&asked.network).await;
         }
         Ok(wire::Nothing {})
     }
 
-    /// Gives up what a network of the engine's that is no more has held, and the cluster's if it was made for it and
-    /// nobody uses it.
+    /// Gives up what a network of the engine's that is no more has held, and the cluster's if it
+    /// was made for it and nobody uses it.
     pub(super) async fn remove_network(&self, id: &str) -> Result<(), Refusal> {
-        let Some(record) = self.ledger.networks.get(id) else { return Ok(()) };
+        let Some(record) = self.ledger.networks.get(id) else {
+            return Ok(());
+        };
         // Other networks of this engine that are the same one of the cluster.
         let mut others = self.ledger.networks.all();
         others.retain(|other, known| other != id && known.network == record.network);
@@ -199,7 +293,10 @@ impl Plugin {
             self.give_up_endpoints(&record).await?;
         }
         let kept = others.into_values().flat_map(|other| other.aux).collect();
-        let aux = record.aux.difference(&kept).map(|&address| self.key(&aux_key(&record, address)));
+        let aux = record
+            .aux
+            .difference(&kept)
+            .map(|&address| self.key(&aux_key(&record, address)));
         let keys: Vec<ContainerKey> = aux.collect::<Result<_, _>>()?;
         if record.network.is_some() && !keys.is_empty() {
             self.propose(Command::DetachContainers { keys }).await?;
@@ -212,9 +309,15 @@ impl Plugin {
         self.keep(self.ledger.networks.remove(id))
     }
 
-    /// What is held of a network that the engine has removed: it has no endpoints there any more, whatever was not heard.
+    /// What is held of a network that the engine has removed: it has no endpoints there any more,
+    /// whatever was not heard.
     async fn give_up_endpoints(&self, record: &NetworkRecord) -> Result<(), Refusal> {
-        let held = self.ledger.holds.all().into_iter().filter(|(_, hold)| Some(hold.network) == record.network);
+        let held = self
+            .ledger
+            .holds
+            .all()
+            .into_iter()
+            .filter(|(_, hold)| Some(hold.network) == record.network);
         for (key, _) in held {
             let _turn = self.turn(&key).await;
             self.detach(&key).await?;
@@ -228,8 +331,15 @@ impl Plugin {
             Some(network) => known.id == network,
             None => known.labels.get(MADE_FOR).is_some_and(|label| label == id),
         };
-        let Some(known) = networks.iter().find(is_meant) else { return Ok(()) };
-        match self.propose(Command::RemoveNetwork { network: known.id.to_string() }).await {
+        let Some(known) = networks.iter().find(is_meant) else {
+            return Ok(());
+        };
+        match self
+            .propose(Command::RemoveNetwork {
+                network: known.id.to_string(),
+            })
+            .await
+        {
             Err(refusal) if refusal.kind == Kind::Unavailable => Err(refusal),
             Err(refusal) => {
                 tracing::info!(network = known.name, %refusal, "the engine removed its network; the cluster's stays");
@@ -242,7 +352,10 @@ impl Plugin {
 
 /// The key of an address that is held for nobody.
 pub fn aux_key(record: &NetworkRecord, address: IpAddr) -> String {
-    format!("{}/aux/{address}", record.network.map(|id| id.to_string()).unwrap_or_default())
+    format!(
+        "{}/aux/{address}",
+        record.network.map(|id| id.to_string()).unwrap_or_default()
+    )
 }
 
 /// What the engine has asked for before it made a network.
@@ -254,11 +367,18 @@ struct Pools {
 
 impl Pools {
     fn of(asked: &wire::CreateNetwork) -> Result<Self, Refusal> {
-        let mut pools = Self { subnets: Vec::new(), any: Vec::new(), aux: BTreeSet::new() };
+        let mut pools = Self {
+            subnets: Vec::new(),
+            any: Vec::new(),
+            aux: BTreeSet::new(),
+        };
         for data in asked.ipv4.iter().chain(&asked.ipv6) {
             if data.address_space != wire::ADDRESS_SPACE {
                 let cause = format!("the pool {} is not the cluster's", data.pool);
-                return Err(invalid(cause, "give --ipam-driver netd, too: addresses come from the cluster"));
+                return Err(invalid(
+                    cause,
+                    "give --ipam-driver netd, too: addresses come from the cluster",
+                ));
             }
             let told = Pool::told(&data.pool, &data.gateway);
             match told.ok_or_else(|| invalid(format!("{:?} is no prefix", data.pool), ""))? {
@@ -268,20 +388,32 @@ impl Pools {
                 }
                 any => pools.any.push(any),
             }
-            pools.aux.extend(data.aux_addresses.values().filter_map(|text| pool::address(text)));
+            pools.aux.extend(
+                data.aux_addresses
+                    .values()
+                    .filter_map(|text| pool::address(text)),
+            );
         }
         Ok(pools)
     }
 
     fn names(&self) -> BTreeSet<String> {
         let subnets = self.subnets.iter().map(|&(subnet, _)| Pool::Subnet(subnet));
-        self.any.iter().copied().chain(subnets).map(|pool| pool.to_string()).collect()
+        self.any
+            .iter()
+            .copied()
+            .chain(subnets)
+            .map(|pool| pool.to_string())
+            .collect()
     }
 
     /// Every pool has something of the network behind it.
     fn refuse_missing(&self, network: &NetworkInfo) -> Result<(), Refusal> {
         for pool in &self.any {
-            let has = network.subnets.iter().any(|lease| lease.subnet.is_ipv6() == pool.is_ipv6());
+            let has = network
+                .subnets
+                .iter()
+                .any(|lease| lease.subnet.is_ipv6() == pool.is_ipv6());
             if !has {
                 return Err(lacks(network, None, pool.is_ipv6()));
             }
@@ -305,7 +437,11 @@ fn refuse_mismatch(
     refuse_ipvlan(network.driver)?;
     if !network.attachable {
         let cause = format!("network {name} is not attachable: it is for services only");
-        return Err(Refusal::new(Kind::Precondition, cause, "make one with `swarmctl network create --attachable`"));
+        return Err(Refusal::new(
+            Kind::Precondition,
+            cause,
+            "make one with `swarmctl network create --attachable`",
+        ));
     }
     for &(subnet, gateway) in &pools.subnets {
         let Some(lease) = network.subnets.iter().find(|lease| lease.subnet == subnet) else {
@@ -313,7 +449,10 @@ fn refuse_mismatch(
         };
         if lease.gateway != gateway {
             return differs(
-                &format!("the gateway of {subnet} is {}, not {gateway}", lease.gateway),
+                &format!(
+                    "the gateway of {subnet} is {}, not {gateway}",
+                    lease.gateway
+                ),
                 "leave --gateway out".to_owned(),
             );
         }
@@ -328,17 +467,29 @@ fn refuse_mismatch(
             _ => network.options.get(key) == Some(value),
         };
         if !has {
-            return differs(&format!("{key}={value} does not hold"), format!("leave -o {key} out"));
+            return differs(
+                &format!("{key}={value} does not hold"),
+                format!("leave -o {key} out"),
+            );
         }
     }
     Ok(())
 }
 
 /// What is made for the engine's network of this identity.
-fn spec(engine_id: &str, internal: bool, mut options: BTreeMap<String, String>) -> Result<NetworkSpec, Refusal> {
-    let encrypted = options.remove("encrypted").is_some_and(|value| is_true(&value));
-    let driver = options.remove("driver").map_or(Ok(Driver::Overlay), |text| text.parse());
-    let driver = driver.map_err(|error| invalid(error, "give -o driver=overlay or -o driver=macvlan"))?;
+fn spec(
+    engine_id: &str,
+    internal: bool,
+    mut options: BTreeMap<String, String>,
+) -> Result<NetworkSpec, Refusal> {
+    let encrypted = options
+        .remove("encrypted")
+        .is_some_and(|value| is_true(&value));
+    let driver = options
+        .remove("driver")
+        .map_or(Ok(Driver::Overlay), |text| text.parse());
+    let driver =
+        driver.map_err(|error| invalid(error, "give -o driver=overlay or -o driver=macvlan"))?;
     refuse_ipvlan(driver)?;
     let mut labels = BTreeMap::from([(MADE_FOR.to_owned(), engine_id.to_owned())]);
     let name = options.remove(NAME).unwrap_or_else(|| {
@@ -346,15 +497,30 @@ fn spec(engine_id: &str, internal: bool, mut options: BTreeMap<String, String>) 
         format!("docker-{}", engine_id.get(..12).unwrap_or(engine_id))
     });
     options.retain(|key, value| match key.strip_prefix(LABEL) {
-        Some(label) => labels.insert(label.to_owned(), value.clone()).is_some_and(|_| false),
+        Some(label) => labels
+            .insert(label.to_owned(), value.clone())
+            .is_some_and(|_| false),
         None => true,
     });
-    Ok(NetworkSpec { name, driver, subnets: Vec::new(), internal, encrypted, attachable: true, labels, options })
+    Ok(NetworkSpec {
+        name,
+        driver,
+        subnets: Vec::new(),
+        internal,
+        encrypted,
+        attachable: true,
+        labels,
+        options,
+    })
 }
 
 fn refuse_ipvlan(driver: Driver) -> Result<(), Refusal> {
     let cause = "Docker gives each endpoint an Ethernet address of its own, which ports of ipvlan do not have";
-    if driver == Driver::Ipvlan { Err(invalid(cause, "use a network of macvlan")) } else { Ok(()) }
+    if driver == Driver::Ipvlan {
+        Err(invalid(cause, "use a network of macvlan"))
+    } else {
+        Ok(())
+    }
 }
 
 /// `-o encrypted` alone is a yes.
@@ -369,16 +535,36 @@ mod tests {
     #[test]
     fn what_is_made_is_as_asked_for_and_waits_for_its_name() {
         let options = |given: &[(&str, &str)]| {
-            given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
+            given
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect::<BTreeMap<_, _>>()
         };
-        let made =
-            spec("0123456789abcdef", true, options(&[("encrypted", ""), ("mtu", "1400"), ("netd.label.a", "b")]));
+        let made = spec(
+            "0123456789abcdef",
+            true,
+            options(&[("encrypted", ""), ("mtu", "1400"), ("netd.label.a", "b")]),
+        );
         let made = made.unwrap();
-        assert_eq!((made.name.as_str(), made.encrypted, made.internal), ("docker-0123456789ab", true, true));
-        assert_eq!((made.options, made.labels["a"].as_str()), (options(&[("mtu", "1400")]), "b"));
+        assert_eq!(
+            (made.name.as_str(), made.encrypted, made.internal),
+            ("docker-0123456789ab", true, true)
+        );
+        assert_eq!(
+            (made.options, made.labels["a"].as_str()),
+            (options(&[("mtu", "1400")]), "b")
+        );
         assert!(made.labels.contains_key(UNNAMED) && made.labels.contains_key(MADE_FOR));
-        let made = spec("0123", false, options(&[(NAME, "mine"), ("driver", "macvlan")])).unwrap();
-        assert_eq!((made.name.as_str(), made.driver, made.labels.len()), ("mine", Driver::Macvlan, 1));
+        let made = spec(
+            "0123",
+            false,
+            options(&[(NAME, "mine"), ("driver", "macvlan")]),
+        )
+        .unwrap();
+        assert_eq!(
+            (made.name.as_str(), made.driver, made.labels.len()),
+            ("mine", Driver::Macvlan, 1)
+        );
         assert!(spec("0123", false, options(&[("driver", "ipvlan")])).is_err());
     }
 }

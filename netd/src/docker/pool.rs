@@ -1,5 +1,6 @@
-//! Pools as the engine knows them. Pure. A pool is asked for before its network, and named without it: so what leads from
-//! one to the other is all in the pool's name and in the gateway, which the engine repeats when it makes the network.
+//! Pools as the engine knows them. Pure. A pool is asked for before its network, and named without
+//! it: so what leads from one to the other is all in the pool's name and in the gateway, which the
+//! engine repeats when it makes the network.
 
 use std::{
     fmt,
@@ -30,7 +31,17 @@ impl Pool {
         let pair = |high, low| u16::from_be_bytes([high, low]);
         Self::Any(match v6 {
             false => Ipv4Addr::new(240 | a & 0x07, b, c, d).into(),
-            true => Ipv6Addr::new(0xfd6e, 0x6574, 0x64ff, 0, pair(a, b), pair(c, d), pair(e, f), pair(g, h)).into(),
+            true => Ipv6Addr::new(
+                0xfd6e,
+                0x6574,
+                0x64ff,
+                0,
+                pair(a, b),
+                pair(c, d),
+                pair(e, f),
+                pair(g, h),
+            )
+            .into(),
         })
     }
 
@@ -77,19 +88,22 @@ impl FromStr for Pool {
         let parsed = match text.split_once('/') {
             Some(("any", token)) => token.parse().ok().map(Self::Any),
             Some(("subnet", subnet)) => subnet.parse().ok().map(Self::Subnet),
-            Some(("network", rest)) => rest
-                .split_once('/')
-                .and_then(|(network, subnet)| Some(Self::Of(network.parse().ok()?, subnet.parse().ok()?))),
+            Some(("network", rest)) => rest.split_once('/').and_then(|(network, subnet)| {
+                Some(Self::Of(network.parse().ok()?, subnet.parse().ok()?))
+            }),
             _ => None,
         };
         parsed.ok_or(())
     }
 }
 
-/// What the engine is to call a pool of which its containers are to have these addresses only (`--ip-range`): the pool of an
-/// address that is asked for is all that is told of them.
+/// What the engine is to call a pool of which its containers are to have these addresses only
+/// (`--ip-range`): the pool of an address that is asked for is all that is told of them.
 pub fn narrowed(pool: Pool, range: Option<Subnet>) -> String {
-    range.map_or_else(|| pool.to_string(), |range| format!("{pool}{NARROWED}{range}"))
+    range.map_or_else(
+        || pool.to_string(),
+        |range| format!("{pool}{NARROWED}{range}"),
+    )
 }
 
 /// The name of a pool, and which of its addresses are meant; `None` for all of them.
@@ -108,7 +122,8 @@ pub fn first(subnet: Subnet) -> IpAddr {
     }
 }
 
-/// An address as the one of its prefix that the engine is to believe in: of all others it has routes.
+/// An address as the one of its prefix that the engine is to believe in: of all others it has
+/// routes.
 pub fn alone(address: IpAddr) -> String {
     format!("{address}/{}", if address.is_ipv6() { 128 } else { 32 })
 }
@@ -132,18 +147,33 @@ mod tests {
         ] {
             assert_eq!(pool.to_string().parse(), Ok(pool));
             for range in [None, Some("10.0.9.128/25".parse().unwrap())] {
-                assert_eq!(wide(&narrowed(pool, range)), (pool.to_string().as_str(), range));
+                assert_eq!(
+                    wide(&narrowed(pool, range)),
+                    (pool.to_string().as_str(), range)
+                );
             }
         }
         let any = Pool::any(false, 42);
-        let Pool::Any(token) = any else { panic!("{any:?}") };
+        let Pool::Any(token) = any else {
+            panic!("{any:?}")
+        };
         assert_eq!(Pool::told(&any.prefix(), &alone(token)), Some(any));
-        assert_eq!(Pool::told("10.0.9.0/24", "10.0.9.1/24"), "subnet/10.0.9.0/24".parse().ok());
+        assert_eq!(
+            Pool::told("10.0.9.0/24", "10.0.9.1/24"),
+            "subnet/10.0.9.0/24".parse().ok()
+        );
     }
 
     #[test]
     fn what_is_no_pool_is_none() {
-        for text in ["", "any", "any/x", "subnet/10.0.9.1/24", "network/1/10.0.9.0/24", "LocalDefault/10.0.0.0/8"] {
+        for text in [
+            "",
+            "any",
+            "any/x",
+            "subnet/10.0.9.1/24",
+            "network/1/10.0.9.0/24",
+            "LocalDefault/10.0.0.0/8",
+        ] {
             assert_eq!(text.parse::<Pool>(), Err(()), "{text}");
         }
         assert_eq!(Pool::told("x", "y"), None);

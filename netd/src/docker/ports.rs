@@ -9,7 +9,9 @@ use super::{refusal::invalid, wire};
 
 /// The ports of the host that are to lead to a container. Neighbours are one range.
 pub fn publish(options: &Map<String, Value>) -> Result<Vec<PublishSpec>, Refusal> {
-    let Some(given) = options.get(wire::PORT_MAP).filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
+    let Some(given) = options.get(wire::PORT_MAP).filter(|value| !value.is_null()) else {
+        return Ok(Vec::new());
+    };
     let bindings: Vec<wire::PortBinding> = serde_json::from_value(given.clone())
         .map_err(|error| invalid(format!("the ports cannot be read: {error}"), ""))?;
     let (mut known, mut ports): (Vec<PublishSpec>, Vec<PublishSpec>) = Default::default();
@@ -41,19 +43,41 @@ fn published(binding: &wire::PortBinding) -> Result<PublishSpec, Refusal> {
         6 => Protocol::Tcp,
         17 => Protocol::Udp,
         132 => Protocol::Sctp,
-        other => return Err(invalid(format!("protocol {other} has no ports"), "publish tcp, udp or sctp")),
+        other => {
+            return Err(invalid(
+                format!("protocol {other} has no ports"),
+                "publish tcp, udp or sctp",
+            ));
+        }
     };
     // The engine does not ask a driver which port was chosen, so nobody would get to know.
     if binding.host_port == 0 || binding.host_port_end > binding.host_port {
-        let cause = format!("no single port of the host is given for {}/{protocol}", binding.port);
-        return Err(invalid(cause, &format!("publish it as -p 8080:{}, with a port of the host", binding.port)));
+        let cause = format!(
+            "no single port of the host is given for {}/{protocol}",
+            binding.port
+        );
+        return Err(invalid(
+            cause,
+            &format!(
+                "publish it as -p 8080:{}, with a port of the host",
+                binding.port
+            ),
+        ));
     }
     let at = match binding.host_ip.parse::<IpAddr>() {
         Ok(address) if !address.is_unspecified() => PublishAt::Address(address),
         _ => PublishAt::Everywhere,
     };
     let (published, target) = (binding.host_port, binding.port);
-    Ok(PublishSpec { published, target, count: 1, protocol, mode: PublishMode::Host, at, allow: Vec::new() })
+    Ok(PublishSpec {
+        published,
+        target,
+        count: 1,
+        protocol,
+        mode: PublishMode::Host,
+        at,
+        allow: Vec::new(),
+    })
 }
 
 #[cfg(test)]
@@ -65,8 +89,19 @@ mod tests {
     #[test]
     fn ports_that_follow_each_other_are_one_range_and_one_of_the_engines_choice_is_refused() {
         let one = |host: &str, port: u16, first: u16, last: u16| json!({"Proto": 6, "IP": "", "Port": port, "HostIP": host, "HostPort": first, "HostPortEnd": last});
-        let given = |ports: Vec<Value>| publish(&Map::from_iter([(wire::PORT_MAP.to_owned(), Value::Array(ports))]));
-        let told = |ports| given(ports).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let given = |ports: Vec<Value>| {
+            publish(&Map::from_iter([(
+                wire::PORT_MAP.to_owned(),
+                Value::Array(ports),
+            )]))
+        };
+        let told = |ports| {
+            given(ports)
+                .unwrap()
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
         let ports = vec![
             one("0.0.0.0", 80, 8080, 8080),
             one("0.0.0.0", 81, 8081, 8081),
@@ -74,8 +109,17 @@ mod tests {
             one("::", 81, 8081, 8081),
         ];
         assert_eq!(told(ports), ["*:8080-8081->80-81/tcp (host)"]);
-        assert_eq!(told(vec![one("127.0.0.1", 80, 8080, 8080)]), ["127.0.0.1:8080->80/tcp (host)"]);
-        assert!(given(vec![one("", 80, 0, 0)]).is_err() && given(vec![one("", 80, 8000, 8010)]).is_err());
-        assert_eq!(publish(&Map::from_iter([(wire::PORT_MAP.to_owned(), Value::Null)])), Ok(Vec::new()));
+        assert_eq!(
+            told(vec![one("127.0.0.1", 80, 8080, 8080)]),
+            ["127.0.0.1:8080->80/tcp (host)"]
+        );
+        assert!(
+            given(vec![one("", 80, 0, 0)]).is_err()
+                && given(vec![one("", 80, 8000, 8010)]).is_err()
+        );
+        assert_eq!(
+            publish(&Map::from_iter([(wire::PORT_MAP.to_owned(), Value::Null)])),
+            Ok(Vec::new())
+        );
     }
 }

@@ -9,11 +9,16 @@ pub fn invalid(cause: impl ToString, next: &str) -> Refusal {
 
 /// A network has no such prefix.
 pub fn lacks(network: &NetworkInfo, subnet: Option<Subnet>, v6: bool) -> Refusal {
-    let has: Vec<String> = network.subnets.iter().map(|lease| lease.subnet.to_string()).collect();
+    let has: Vec<String> = network
+        .subnets
+        .iter()
+        .map(|lease| lease.subnet.to_string())
+        .collect();
     let (name, has) = (&network.name, has.join(", "));
     match (subnet, v6) {
         (Some(subnet), _) => {
-            let cause = format!("network {name} of the cluster has not the subnet {subnet}, but {has}");
+            let cause =
+                format!("network {name} of the cluster has not the subnet {subnet}, but {has}");
             Refusal::new(Kind::Conflict, cause, "give its own, or no --subnet at all")
         }
         (None, true) => {
@@ -22,7 +27,11 @@ pub fn lacks(network: &NetworkInfo, subnet: Option<Subnet>, v6: bool) -> Refusal
         }
         (None, false) => {
             let cause = format!("network {name} of the cluster has no IPv4 prefix, but {has}");
-            Refusal::new(Kind::Conflict, cause, "Docker wants one: attach another network")
+            Refusal::new(
+                Kind::Conflict,
+                cause,
+                "Docker wants one: attach another network",
+            )
         }
     }
 }

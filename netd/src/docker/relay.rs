@@ -8,24 +8,33 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-/// Passes connections to `inside`, where an engine looks in the plugin, on to `host`. Ends with its listener only.
+/// Passes connections to `inside`, where an engine looks in the plugin, on to `host`. Ends with its
+/// listener only.
 ///
 /// # Errors
 /// A socket that cannot be made.
 pub async fn relay(inside: &Path, host: &Path) -> anyhow::Result<()> {
     if let Some(directory) = inside.parent() {
-        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
     }
     let _ = fs::remove_file(inside);
-    let listener = UnixListener::bind(inside).with_context(|| format!("cannot listen at {}", inside.display()))?;
+    let listener = UnixListener::bind(inside)
+        .with_context(|| format!("cannot listen at {}", inside.display()))?;
     loop {
-        let (mut engine, _) = listener.accept().await.context("the engine cannot be heard")?;
+        let (mut engine, _) = listener
+            .accept()
+            .await
+            .context("the engine cannot be heard")?;
         let host = host.to_owned();
         tokio::spawn(async move {
             match UnixStream::connect(&host).await {
                 // Either may hang up at any time.
                 Ok(mut netd) => drop(copy_bidirectional(&mut engine, &mut netd).await),
-                Err(error) => eprintln!("netd does not answer at {}: {error}: start it on the host", host.display()),
+                Err(error) => eprintln!(
+                    "netd does not answer at {}: {error}: start it on the host",
+                    host.display()
+                ),
             }
         });
     }

@@ -1,5 +1,6 @@
-//! What the engine does not say by its plugin's methods: names, labels, aliases and health of containers, names of networks,
-//! and that something is no more. Every change of its leads to the same full look, and so does time.
+//! What the engine does not say by its plugin's methods: names, labels, aliases and health of
+//! containers, names of networks, and that something is no more. Every change of its leads to the
+//! same full look, and so does time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,8 @@ use std::{
 };
 
 use model::{
-    Answer, CONTAINER_LABELS, Command, Container, ContainerRuntime, ContainerTraits, Kind, Millis, NetworkId, Query,
+    Answer, CONTAINER_LABELS, Command, Container, ContainerRuntime, ContainerTraits, Kind, Millis,
+    NetworkId, Query,
 };
 use tokio::time::{sleep, timeout};
 
@@ -25,8 +27,9 @@ use super::{
 const PERIOD: Duration = Duration::from_secs(30);
 /// Changes come in swarms.
 const SWARM: Duration = Duration::from_millis(50);
-/// What nobody has is given up when it is as old as this, or its engine has died: the engine has names for things before it
-/// shows them, and repeats a call for half a minute after another has taken as long …
+/// What nobody has is given up when it is as old as this, or its engine has died: the engine has
+/// names for things before it shows them, and repeats a call for half a minute after another has
+/// taken as long …
 const AGE: u64 = 60_000;
 /// … and has been missed for so long.
 const MISSED: Duration = Duration::from_secs(10);
@@ -47,7 +50,11 @@ struct Memory {
 impl Memory {
     /// Whether something has been missing for so long.
     fn has_missed(&mut self, what: &str, long: Duration) -> bool {
-        self.missing.entry(what.to_owned()).or_insert_with(Instant::now).elapsed() >= long
+        self.missing
+            .entry(what.to_owned())
+            .or_insert_with(Instant::now)
+            .elapsed()
+            >= long
     }
 }
 
@@ -75,12 +82,14 @@ impl Plugin {
     /// Listens to the engine until it ends; `followed` is when that was done last.
     async fn follow(&self, followed: &mut Option<Instant>) -> io::Result<()> {
         let opened = Events::open().await;
-        // Where one was listened to and nobody answers, it has ended, and so may another have that came and went meanwhile.
+        // Where one was listened to and nobody answers, it has ended, and so may another have that
+        // came and went meanwhile.
         if opened.as_ref().is_err_and(engine::is_absence) && followed.is_some() {
             self.engine_ended.store(super::now(), Ordering::Relaxed);
         }
         let events = opened?;
-        // What the engine had is of no interest any more when it dies, even in the middle of a look.
+        // What the engine had is of no interest any more when it dies, even in the middle of a
+        // look.
         let ended = tokio::select! {
             ended = self.listen(events) => ended,
             never = self.keep_looking() => match never {},
@@ -106,7 +115,11 @@ impl Plugin {
                 sleep(RETRY).await;
                 continue;
             }
-            let period = if memory.missing.is_empty() { PERIOD } else { MISSED };
+            let period = if memory.missing.is_empty() {
+                PERIOD
+            } else {
+                MISSED
+            };
             // In time or because of news.
             let _ = timeout(period, self.news.notified()).await;
             sleep(SWARM).await;
@@ -124,32 +137,65 @@ impl Plugin {
     }
 
     async fn look(&self, memory: &mut Memory) -> io::Result<()> {
-        // Who is attached is asked before the engine is: what the engine does not have then has not come in between.
+        // Who is attached is asked before the engine is: what the engine does not have then has not
+        // come in between.
         let attached = self.attached().await;
         let (holds, networks) = (self.ledger.holds.all(), self.ledger.networks.all());
         let began = Instant::now();
         let seen = engine::inventory().await?;
-        let listed = seen.networks.iter().map(|network| network.id.clone()).collect();
-        self.look.send_replace(Some(Look { began, networks: listed }));
+        let listed = seen
+            .networks
+            .iter()
+            .map(|network| network.id.clone())
+            .collect();
+        self.look.send_replace(Some(Look {
+            began,
+            networks: listed,
+        }));
         for (id, record) in networks.iter().filter(|(_, record)| !record.removed) {
             self.compare_network(id, record, &seen, memory).await;
         }
         let mut places: BTreeMap<&str, (&Listed, &Endpoint)> = BTreeMap::new();
         for container in &seen.containers {
             places.extend(
-                container.network_settings.endpoints().map(|endpoint| (endpoint.id.as_str(), (container, endpoint))),
+                container
+                    .network_settings
+                    .endpoints()
+                    .map(|endpoint| (endpoint.id.as_str(), (container, endpoint))),
             );
         }
-        memory.aliases.retain(|endpoint, _| places.contains_key(endpoint.as_str()));
-        let others = seen.networks.iter().filter(|network| self.ledger.networks.get(&network.id).is_none());
-        let elsewhere = others.filter(|network| network.leads_out()).map(|network| network.id.as_str()).collect();
+        memory
+            .aliases
+            .retain(|endpoint, _| places.contains_key(endpoint.as_str()));
+        let others = seen
+            .networks
+            .iter()
+            .filter(|network| self.ledger.networks.get(&network.id).is_none());
+        let elsewhere = others
+            .filter(|network| network.leads_out())
+            .map(|network| network.id.as_str())
+            .collect();
         for (key, hold) in &holds {
-            let by_mac = || places.values().find(|(_, endpoint)| endpoint.mac_address == hold.mac.to_string());
-            match hold.endpoint.as_deref().and_then(|endpoint| places.get(endpoint)) {
+            let by_mac = || {
+                places
+                    .values()
+                    .find(|(_, endpoint)| endpoint.mac_address == hold.mac.to_string())
+            };
+            match hold
+                .endpoint
+                .as_deref()
+                .and_then(|endpoint| places.get(endpoint))
+            {
                 Some((container, endpoint)) => {
                     memory.missing.remove(key);
                     let aliases = aliases(container, endpoint, memory).await;
-                    self.compare(key, traits(container, aliases, &elsewhere), attached.as_deref(), memory).await;
+                    self.compare(
+                        key,
+                        traits(container, aliases, &elsewhere),
+                        attached.as_deref(),
+                        memory,
+                    )
+                    .await;
                 }
                 None if by_mac().is_some() => {
                     memory.missing.remove(key);
@@ -157,7 +203,8 @@ impl Plugin {
                 None => self.reclaim(key, hold, memory).await,
             }
         }
-        self.give_up_strays(attached.unwrap_or_default(), &places, memory).await;
+        self.give_up_strays(attached.unwrap_or_default(), &places, memory)
+            .await;
         memory.told.retain(|key, _| holds.contains_key(key));
         Ok(())
     }
@@ -170,18 +217,35 @@ impl Plugin {
     /// What the cluster believes to be attached here by an engine; `None` while it cannot be asked.
     pub(super) async fn attached(&self) -> Option<Vec<Container>> {
         let member = self.member().ok()?;
-        let Ok(Answer::Containers(all)) = member.query(Query::Containers(member.node().to_string())).await else {
+        let Ok(Answer::Containers(all)) = member
+            .query(Query::Containers(member.node().to_string()))
+            .await
+        else {
             return None;
         };
-        Some(all.into_iter().filter(|container| container.key.runtime == ContainerRuntime::Docker).collect())
+        Some(
+            all.into_iter()
+                .filter(|container| container.key.runtime == ContainerRuntime::Docker)
+                .collect(),
+        )
     }
 
-    /// Tells a network's name where it was made without, and gives one up that the engine no longer has.
-    async fn compare_network(&self, id: &str, record: &NetworkRecord, seen: &Inventory, memory: &mut Memory) {
+    /// Tells a network's name where it was made without, and gives one up that the engine no longer
+    /// has.
+    async fn compare_network(
+        &self,
+        id: &str,
+        record: &NetworkRecord,
+        seen: &Inventory,
+        memory: &mut Memory,
+    ) {
         let Some(listed) = seen.networks.iter().find(|listed| listed.id == id) else {
             if memory.has_missed(id, MISSED) && self.is_old(record.since) {
                 tracing::info!(network = id, "the engine has this network no more");
-                let removed = NetworkRecord { removed: true, ..record.clone() };
+                let removed = NetworkRecord {
+                    removed: true,
+                    ..record.clone()
+                };
                 if self.ledger.networks.put(id, &removed).is_ok() {
                     self.wake.notify_one();
                 }
@@ -194,7 +258,8 @@ impl Plugin {
             tracing::debug!(network = id, %refusal, "its auxiliary addresses are not all held");
         }
         if let Some(network) = record.network.filter(|_| record.unnamed) {
-            self.name_network(id, record, network, &listed.name, memory).await;
+            self.name_network(id, record, network, &listed.name, memory)
+                .await;
         }
     }
 
@@ -207,21 +272,40 @@ impl Plugin {
         name: &str,
         memory: &mut Memory,
     ) {
-        let Ok(networks) = self.networks(Query::Networks).await else { return };
-        if networks.iter().any(|other| other.name.eq_ignore_ascii_case(name) && other.id != network) {
+        let Ok(networks) = self.networks(Query::Networks).await else {
+            return;
+        };
+        if networks
+            .iter()
+            .any(|other| other.name.eq_ignore_ascii_case(name) && other.id != network)
+        {
             if memory.nameless.insert(id.to_owned()) {
-                tracing::warn!(name, "another network has this name: as long as that is so, one is called otherwise");
+                tracing::warn!(
+                    name,
+                    "another network has this name: as long as that is so, one is called otherwise"
+                );
             }
             return;
         }
-        let command = Command::NameNetwork { network: network.to_string(), name: name.to_owned() };
+        let command = Command::NameNetwork {
+            network: network.to_string(),
+            name: name.to_owned(),
+        };
         match self.propose(command).await {
             Err(refusal) if refusal.kind == Kind::Unavailable => return,
-            Err(refusal) => tracing::warn!(name, %refusal, "a network keeps the name it was made with"),
+            Err(refusal) => {
+                tracing::warn!(name, %refusal, "a network keeps the name it was made with")
+            }
             Ok(_) => {}
         }
-        let named = NetworkRecord { unnamed: false, ..record.clone() };
-        self.ledger.networks.put(id, &named).unwrap_or_else(|error| tracing::warn!(%error, "cannot remember a name"));
+        let named = NetworkRecord {
+            unnamed: false,
+            ..record.clone()
+        };
+        self.ledger
+            .networks
+            .put(id, &named)
+            .unwrap_or_else(|error| tracing::warn!(%error, "cannot remember a name"));
     }
 
     /// Brings what the cluster knows of a container up to date.
@@ -235,7 +319,11 @@ impl Plugin {
         let Some(attached) = attached else { return };
         let known = attached.iter().find(|container| container.key.id == key);
         let _turn = self.turn(key).await;
-        let Some(hold) = self.ledger.holds.get(key).filter(|hold| hold.sandbox.is_some() && hold.pending.is_none())
+        let Some(hold) = self
+            .ledger
+            .holds
+            .get(key)
+            .filter(|hold| hold.sandbox.is_some() && hold.pending.is_none())
         else {
             return;
         };
@@ -245,14 +333,19 @@ impl Plugin {
         if is_known || is_told {
             return;
         }
-        let hold = Hold { traits: traits.clone(), ..hold };
+        let hold = Hold {
+            traits: traits.clone(),
+            ..hold
+        };
         let told = match self.keep(self.ledger.holds.put(key, &hold)) {
             Ok(()) => self.attach(key, &hold).await.map(drop),
             Err(refusal) => Err(refusal),
         };
         match told {
             Err(refusal) if refusal.kind == Kind::Unavailable => return,
-            Err(refusal) => tracing::warn!(container = traits.name, %refusal, "not all is known of a container"),
+            Err(refusal) => {
+                tracing::warn!(container = traits.name, %refusal, "not all is known of a container")
+            }
             Ok(()) => {}
         }
         memory.told.insert(key.to_owned(), traits);
@@ -268,7 +361,10 @@ impl Plugin {
             return;
         }
         tracing::info!(key, addresses = ?hold.addresses, "no container has this endpoint: its addresses are given back");
-        let given_up = Hold { pending: Some(Pending::Detach), ..hold.clone() };
+        let given_up = Hold {
+            pending: Some(Pending::Detach),
+            ..hold.clone()
+        };
         if self.ledger.holds.put(key, &given_up).is_ok() {
             drop(turn);
             memory.missing.remove(key);
@@ -284,20 +380,32 @@ impl Plugin {
         memory: &mut Memory,
     ) {
         let networks = self.ledger.networks.all();
-        let aux: Vec<String> =
-            networks.values().flat_map(|record| record.aux.iter().map(|&address| aux_key(record, address))).collect();
+        let aux: Vec<String> = networks
+            .values()
+            .flat_map(|record| record.aux.iter().map(|&address| aux_key(record, address)))
+            .collect();
         for container in attached {
             let key = container.key.id.clone();
             let is_ours = self.ledger.holds.get(&key).is_some() || aux.contains(&key);
-            let has_it = |(_, endpoint): &(&Listed, &Endpoint)| endpoint.mac_address == container.mac.to_string();
-            if is_ours || places.values().any(has_it) || !memory.has_missed(&key, Duration::from_millis(AGE)) {
+            let has_it = |(_, endpoint): &(&Listed, &Endpoint)| {
+                endpoint.mac_address == container.mac.to_string()
+            };
+            if is_ours
+                || places.values().any(has_it)
+                || !memory.has_missed(&key, Duration::from_millis(AGE))
+            {
                 continue;
             }
             tracing::info!(key, addresses = ?container.addresses, "nobody here knows this endpoint: it is given up");
             let _turn = self.turn(&key).await;
             let given_up = match self.ledger.holds.get(&key) {
                 Some(_) => Ok(()),
-                None => self.propose(Command::DetachContainers { keys: vec![container.key] }).await.map(drop),
+                None => self
+                    .propose(Command::DetachContainers {
+                        keys: vec![container.key],
+                    })
+                    .await
+                    .map(drop),
             };
             match given_up {
                 Ok(()) => memory.missing.retain(|missing, _| *missing != key),
@@ -312,23 +420,41 @@ async fn aliases(container: &Listed, endpoint: &Endpoint, memory: &mut Memory) -
     if let Some(known) = memory.aliases.get(&endpoint.id) {
         return known.clone();
     }
-    let Ok(inspected) = engine::inspect(&container.id).await else { return Vec::new() };
+    let Ok(inspected) = engine::inspect(&container.id).await else {
+        return Vec::new();
+    };
     for endpoint in inspected.network_settings.endpoints() {
-        memory.aliases.insert(endpoint.id.clone(), endpoint.aliases.clone().unwrap_or_default());
+        memory.aliases.insert(
+            endpoint.id.clone(),
+            endpoint.aliases.clone().unwrap_or_default(),
+        );
     }
-    memory.aliases.get(&endpoint.id).cloned().unwrap_or_default()
+    memory
+        .aliases
+        .get(&endpoint.id)
+        .cloned()
+        .unwrap_or_default()
 }
 
-/// What the cluster is to know of a container, where these are the networks of others that lead out.
+/// What the cluster is to know of a container, where these are the networks of others that lead
+/// out.
 fn traits(container: &Listed, aliases: Vec<String>, elsewhere: &BTreeSet<&str>) -> ContainerTraits {
-    let name =
-        container.names.iter().flatten().find_map(|name| name.strip_prefix('/').filter(|name| !name.contains('/')));
-    let is_well = !["(unhealthy)", "(health: starting)"].iter().any(|bad| container.status.contains(bad));
+    let name = container
+        .names
+        .iter()
+        .flatten()
+        .find_map(|name| name.strip_prefix('/').filter(|name| !name.contains('/')));
+    let is_well = !["(unhealthy)", "(health: starting)"]
+        .iter()
+        .any(|bad| container.status.contains(bad));
     let mut traits = ContainerTraits {
         container: container.id.clone(),
         name: name.unwrap_or_default().to_owned(),
         // The engine gives everyone its own short identity, which it has here anyway.
-        aliases: aliases.into_iter().filter(|alias| !container.id.starts_with(alias.as_str())).collect(),
+        aliases: aliases
+            .into_iter()
+            .filter(|alias| !container.id.starts_with(alias.as_str()))
+            .collect(),
         unready: container.state != "running" || !is_well,
         leaves_elsewhere: container
             .network_settings
@@ -337,7 +463,10 @@ fn traits(container: &Listed, aliases: Vec<String>, elsewhere: &BTreeSet<&str>) 
         ..ContainerTraits::default()
     };
     let label = |key: &str| container.labels.as_ref().and_then(|labels| labels.get(key));
-    for (key, value) in CONTAINER_LABELS.into_iter().filter_map(|key| Some((key, label(key)?))) {
+    for (key, value) in CONTAINER_LABELS
+        .into_iter()
+        .filter_map(|key| Some((key, label(key)?)))
+    {
         // It runs already: there is nobody to refuse it to.
         if let Err(reason) = traits.take_label(key, value) {
             tracing::debug!(container = traits.name, reason, "a label is left out");
@@ -368,27 +497,55 @@ mod tests {
         let unready = |status: &str| traits(&listed(status)).unready;
         assert!(!unready("Up 3 minutes") && !unready("Up 3 minutes (healthy)"));
         assert!(unready("Up 3 seconds (health: starting)") && unready("Up 3 minutes (unhealthy)"));
-        assert!(traits(&Listed { state: "paused".to_owned(), ..listed("Up (Paused)") }).unready);
+        assert!(
+            traits(&Listed {
+                state: "paused".to_owned(),
+                ..listed("Up (Paused)")
+            })
+            .unready
+        );
     }
 
     #[test]
     fn a_container_has_its_name_its_aliases_and_its_service() {
-        let known = traits(&listed("Up"), vec!["0123456789ab".to_owned(), "database".to_owned()], &BTreeSet::new());
-        assert_eq!((known.name.as_str(), known.service.as_deref()), ("db", Some("web")));
+        let known = traits(
+            &listed("Up"),
+            vec!["0123456789ab".to_owned(), "database".to_owned()],
+            &BTreeSet::new(),
+        );
+        assert_eq!(
+            (known.name.as_str(), known.service.as_deref()),
+            ("db", Some("web"))
+        );
         assert_eq!(known.aliases, ["database".to_owned()].into());
-        assert_eq!(known.ports, [NamedPort { name: "web".to_owned(), protocol: Protocol::Tcp, port: 80 }]);
+        assert_eq!(
+            known.ports,
+            [NamedPort {
+                name: "web".to_owned(),
+                protocol: Protocol::Tcp,
+                port: 80
+            }]
+        );
         assert_eq!(listed("Up").network_settings.endpoints().count(), 2);
     }
 
     #[test]
     fn a_container_leaves_elsewhere_by_a_network_of_others_that_it_is_on_and_that_leads_out() {
         let leaves = |elsewhere: &[&str]| {
-            traits(&listed("Up"), Vec::new(), &elsewhere.iter().copied().collect()).leaves_elsewhere
+            traits(
+                &listed("Up"),
+                Vec::new(),
+                &elsewhere.iter().copied().collect(),
+            )
+            .leaves_elsewhere
         };
         assert!(leaves(&["n1", "n2"]) && !leaves(&["n0", "n1"]) && !leaves(&[]));
         let leads = |driver: &str, internal: bool| {
-            let text = format!(r#"{{"Id":"n","Name":"n","Driver":"{driver}","Internal":{internal}}}"#);
-            serde_json::from_str::<engine::Network>(&text).unwrap().leads_out()
+            let text =
+                format!(r#"{{"Id":"n","Name":"n","Driver":"{driver}","Internal":{internal}}}"#);
+            serde_json::from_str::<engine::Network>(&text)
+                .unwrap()
+                .leads_out()
         };
         assert!(leads("bridge", false) && !leads("bridge", true) && !leads("null", false));
     }

@@ -1,5 +1,6 @@
-//! The requests and answers of Docker's network-driver and IPAM-driver plugin protocols, with exactly their JSON names
-//! (moby, libnetwork: `drivers/remote/api/api.go`, `ipams/remote/api/api.go`). Pure; what they mean is told elsewhere.
+//! The requests and answers of Docker's network-driver and IPAM-driver plugin protocols, with
+//! exactly their JSON names (moby, libnetwork: `drivers/remote/api/api.go`,
+//! `ipams/remote/api/api.go`). Pure; what they mean is told elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -26,12 +27,14 @@ pub fn activation() -> Value {
     json!({"Implements": ["NetworkDriver", "IpamDriver"]})
 }
 
-/// `/NetworkDriver.GetCapabilities`: every engine knows its own networks, whose endpoints reach all hosts.
+/// `/NetworkDriver.GetCapabilities`: every engine knows its own networks, whose endpoints reach all
+/// hosts.
 pub fn network_capabilities() -> Value {
     json!({"Scope": "local", "ConnectivityScope": "global"})
 }
 
-/// `/IpamDriver.GetCapabilities`: what is held is told apart by Ethernet addresses, and remembered here.
+/// `/IpamDriver.GetCapabilities`: what is held is told apart by Ethernet addresses, and remembered
+/// here.
 pub fn ipam_capabilities() -> Value {
     json!({"RequiresMACAddress": true, "RequiresRequestReplay": false})
 }
@@ -41,7 +44,8 @@ pub fn address_spaces() -> Value {
     json!({"LocalDefaultAddressSpace": ADDRESS_SPACE, "GlobalDefaultAddressSpace": ADDRESS_SPACE})
 }
 
-/// The one address space: that of the cluster. Pools of other managers of addresses have other ones.
+/// The one address space: that of the cluster. Pools of other managers of addresses have other
+/// ones.
 pub const ADDRESS_SPACE: &str = "netd";
 
 /// An answer without content.
@@ -245,19 +249,34 @@ pub struct Address {
 impl CreateNetwork {
     /// What the user gave with `-o`.
     pub fn generic(&self) -> BTreeMap<String, String> {
-        let given = self.options.get(GENERIC).and_then(Value::as_object).into_iter().flatten();
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        given.map(|(key, value)| (key.clone(), text(value))).collect()
+        let given = self
+            .options
+            .get(GENERIC)
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
+        let text = |value: &Value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        };
+        given
+            .map(|(key, value)| (key.clone(), text(value)))
+            .collect()
     }
 
     /// A truth value among the options; false where it is missing.
     pub fn flag(&self, option: &str) -> bool {
-        self.options.get(option).is_some_and(|value| value.as_bool() == Some(true) || value == "true")
+        self.options
+            .get(option)
+            .is_some_and(|value| value.as_bool() == Some(true) || value == "true")
     }
 }
 
 /// Go writes what is empty as `null`.
-fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
@@ -276,7 +295,10 @@ mod tests {
         assert!(read.flag(INTERNAL) && !read.flag("other"));
         assert_eq!(read.generic()["netd.network"], "my-net");
         assert_eq!(read.ipv4[0].aux_addresses["router"], "10.0.9.9/24");
-        assert_eq!((read.ipv4[0].pool.as_str(), read.ipv4[0].gateway.as_str()), ("10.0.9.0/24", "10.0.9.1/24"));
+        assert_eq!(
+            (read.ipv4[0].pool.as_str(), read.ipv4[0].gateway.as_str()),
+            ("10.0.9.0/24", "10.0.9.1/24")
+        );
         assert!(read.ipv6.is_empty());
     }
 
@@ -289,16 +311,30 @@ mod tests {
         let interface = read.interface.unwrap();
         assert_eq!(interface.address_ipv6, "fd00:9::5/128");
         assert_eq!(interface.mac_address, "02:42:ac:11:00:02");
-        assert_eq!((read.endpoint.as_str(), read.sandbox_key.as_str()), ("e1", "/var/run/docker/netns/1"));
-        let ports: Vec<PortBinding> = serde_json::from_value(read.options[PORT_MAP].clone()).unwrap();
-        assert_eq!((ports[0].proto, ports[0].port, ports[0].host_port), (6, 80, 8080));
+        assert_eq!(
+            (read.endpoint.as_str(), read.sandbox_key.as_str()),
+            ("e1", "/var/run/docker/netns/1")
+        );
+        let ports: Vec<PortBinding> =
+            serde_json::from_value(read.options[PORT_MAP].clone()).unwrap();
+        assert_eq!(
+            (ports[0].proto, ports[0].port, ports[0].host_port),
+            (6, 80, 8080)
+        );
     }
 
     #[test]
     fn answers_are_written_as_the_engine_reads_them() {
-        let route = StaticRoute { destination: "10.0.9.1/32".to_owned(), route_type: 1, next_hop: String::new() };
+        let route = StaticRoute {
+            destination: "10.0.9.1/32".to_owned(),
+            route_type: 1,
+            next_hop: String::new(),
+        };
         let joined = Joined {
-            interface_name: InterfaceName { src_name: "nc1".to_owned(), dst_prefix: "eth".to_owned() },
+            interface_name: InterfaceName {
+                src_name: "nc1".to_owned(),
+                dst_prefix: "eth".to_owned(),
+            },
             gateway: "10.0.9.1".to_owned(),
             static_routes: vec![route],
             ..Joined::default()
@@ -308,9 +344,12 @@ mod tests {
             "DisableGatewayService": false});
         assert_eq!(serde_json::to_value(joined).unwrap(), expected);
         let data = BTreeMap::from([(GATEWAY.to_owned(), "10.0.9.1/24".to_owned())]);
-        let pool = Pool { id: "p".to_owned(), pool: "10.0.9.0/24".to_owned(), data };
-        let expected =
-            json!({"PoolID": "p", "Pool": "10.0.9.0/24", "Data": {"com.docker.network.gateway": "10.0.9.1/24"}});
+        let pool = Pool {
+            id: "p".to_owned(),
+            pool: "10.0.9.0/24".to_owned(),
+            data,
+        };
+        let expected = json!({"PoolID": "p", "Pool": "10.0.9.0/24", "Data": {"com.docker.network.gateway": "10.0.9.1/24"}});
         assert_eq!(serde_json::to_value(pool).unwrap(), expected);
     }
 
@@ -318,9 +357,15 @@ mod tests {
     fn pools_are_read_as_the_engine_writes_them() {
         let text = r#"{"AddressSpace":"netd","Pool":"10.0.9.0/24","SubPool":"","Options":null,"V6":false}"#;
         let read: RequestPool = serde_json::from_str(text).unwrap();
-        assert_eq!((read.pool.as_str(), read.v6, read.options.len()), ("10.0.9.0/24", false, 0));
+        assert_eq!(
+            (read.pool.as_str(), read.v6, read.options.len()),
+            ("10.0.9.0/24", false, 0)
+        );
         let text = r#"{"PoolID":"p","Address":"","Options":{"RequestAddressType":"com.docker.network.gateway"}}"#;
         let read: OfPool = serde_json::from_str(text).unwrap();
-        assert_eq!((read.pool.as_str(), read.options[ADDRESS_TYPE].as_str()), ("p", GATEWAY));
+        assert_eq!(
+            (read.pool.as_str(), read.options[ADDRESS_TYPE].as_str()),
+            ("p", GATEWAY)
+        );
     }
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipam::{Ledger, Owner};
 use model::{
-    Authority, Availability, Capability, Driver, Engine, Kind, Millis, Node, NodeId, NodeReport, NodeStatus, Outcome,
-    Refusal, Response, Role, Secret, TaskReport, TaskState,
+    Authority, Availability, Capability, Driver, Engine, Kind, Millis, Node, NodeId, NodeReport,
+    NodeStatus, Outcome, Refusal, Response, Role, Secret, TaskReport, TaskState,
 };
 use sha2::{Digest, Sha256};
 
@@ -24,11 +24,17 @@ pub(super) fn bootstrap(
 ) -> Response {
     if state.authority.is_some() {
         let cause = "this cluster already has its authority";
-        return Err(Refusal::new(Kind::Precondition, cause, "join it with a token: `swarmctl token manager`"));
+        return Err(Refusal::new(
+            Kind::Precondition,
+            cause,
+            "join it with a token: `swarmctl token manager`",
+        ));
     }
     validate::data_path_port(data_path_port)?;
-    let digest =
-        Sha256::new().chain_update(&authority.root_certificate).chain_update(node.id.0.to_be_bytes()).finalize();
+    let digest = Sha256::new()
+        .chain_update(&authority.root_certificate)
+        .chain_update(node.id.0.to_be_bytes())
+        .finalize();
     state.seed = digest.into();
     let [a, b, c, d, e, ..] = state.peek_id("unique local addresses").to_be_bytes();
     state.ledger = Ledger::new([a, b, c, d, e]);
@@ -37,7 +43,8 @@ pub(super) fn bootstrap(
     admit(state, now, node)
 }
 
-/// A node that is known keeps what was learnt of it and what its operator set; only what it says of itself changes.
+/// A node that is known keeps what was learnt of it and what its operator set; only what it says of
+/// itself changes.
 pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
     if state.authority.is_none() {
         return Err(not_bootstrapped());
@@ -45,20 +52,28 @@ pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
     validate::node(&node)?;
     refuse_misfit(state, &node)?;
     let id = node.id;
-    let (hostname, address, vtep, role) = (node.hostname.clone(), node.address, node.vtep, node.role);
-    let known = state.nodes.entry(id).or_insert(Node { joined: now, ..node });
+    let (hostname, address, vtep, role) =
+        (node.hostname.clone(), node.address, node.vtep, node.role);
+    let known = state.nodes.entry(id).or_insert(Node {
+        joined: now,
+        ..node
+    });
     (known.hostname, known.address, known.vtep, known.role) = (hostname, address, vtep, role);
     network::hold_nodes(state);
     state.keys.admit(id);
     Ok(Outcome::Node(id))
 }
 
-/// What would cut the node off: its address inside a network, or tunnels that no other node's could meet.
+/// What would cut the node off: its address inside a network, or tunnels that no other node's could
+/// meet.
 fn refuse_misfit(state: &State, node: &Node) -> Result<(), Refusal> {
     let hostname = &node.hostname;
     for network in state.networks.values() {
         let holds = |address: &IpAddr| match network.spec.driver {
-            Driver::Overlay => network.subnets.iter().any(|lease| lease.subnet.contains(*address)),
+            Driver::Overlay => network
+                .subnets
+                .iter()
+                .any(|lease| lease.subnet.contains(*address)),
             // There only an address that was given out is in the way.
             Driver::Macvlan | Driver::Ipvlan => {
                 matches!(
@@ -67,20 +82,31 @@ fn refuse_misfit(state: &State, node: &Node) -> Result<(), Refusal> {
                 )
             }
         };
-        if let Some(address) = [node.vtep, node.address.ip()].iter().find(|address| holds(address)) {
+        if let Some(address) = [node.vtep, node.address.ip()]
+            .iter()
+            .find(|address| holds(address))
+        {
             let name = &network.spec.name;
-            let cause = format!("host {hostname:?} has the address {address}, which belongs to network {name:?}");
-            let next =
-                format!("join with an address outside of it, or remove that network: `swarmctl network rm {name}`");
+            let cause = format!(
+                "host {hostname:?} has the address {address}, which belongs to network {name:?}"
+            );
+            let next = format!(
+                "join with an address outside of it, or remove that network: `swarmctl network rm {name}`"
+            );
             return Err(Refusal::new(Kind::Conflict, cause, next));
         }
     }
-    let differs = |other: &&Node| other.id != node.id && other.vtep.is_ipv6() != node.vtep.is_ipv6();
+    let differs =
+        |other: &&Node| other.id != node.id && other.vtep.is_ipv6() != node.vtep.is_ipv6();
     match state.nodes.values().find(differs) {
         None => Ok(()),
         Some(other) => {
-            let cause = format!("tunnels end at {} on host {hostname:?} and at {} on others", node.vtep, other.vtep);
-            let next = "join with `--data-path-addr` and an address of the family that the others have";
+            let cause = format!(
+                "tunnels end at {} on host {hostname:?} and at {} on others",
+                node.vtep, other.vtep
+            );
+            let next =
+                "join with `--data-path-addr` and an address of the family that the others have";
             Err(Refusal::new(Kind::Conflict, cause, next))
         }
     }
@@ -91,7 +117,11 @@ pub(super) fn set_status(state: &mut State, node: NodeId, status: NodeStatus) ->
     Ok(Outcome::Node(node))
 }
 
-pub(super) fn set_availability(state: &mut State, node: &str, availability: Availability) -> Response {
+pub(super) fn set_availability(
+    state: &mut State,
+    node: &str,
+    availability: Availability,
+) -> Response {
     let id = state.find_node(node)?;
     known(state, id)?.availability = availability;
     Ok(Outcome::Node(id))
@@ -103,14 +133,18 @@ pub(super) fn set_balancer(state: &mut State, node: &str, balancer: Engine) -> R
     let lacks = |found: &BTreeSet<Capability>| !found.contains(&Capability::Ipvs);
     if balancer == Engine::Ipvs && node.capabilities.as_ref().is_some_and(lacks) {
         let cause = format!("the kernel of node {} has no IPVS", node.hostname);
-        let next = format!("load or build {} and restart netd there, or use auto", Capability::Ipvs.options());
+        let next = format!(
+            "load or build {} and restart netd there, or use auto",
+            Capability::Ipvs.options()
+        );
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     node.balancer = balancer;
     Ok(Outcome::Node(id))
 }
 
-/// Nothing will ever be heard of its tasks and containers again: they are given up, which frees slots and addresses.
+/// Nothing will ever be heard of its tasks and containers again: they are given up, which frees
+/// slots and addresses.
 pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Response {
     let hostname = known(state, node)?.hostname.clone();
     state.nodes.remove(&node);
@@ -120,8 +154,17 @@ pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Respo
     }
     network::hold_nodes(state);
     state.keys.remove(node);
-    for record in state.tasks.values_mut().filter(|record| record.task.node == Some(node) && record.is_alive()) {
-        task::end(record, now, TaskState::Orphaned, format!("its node {hostname} was removed"));
+    for record in state
+        .tasks
+        .values_mut()
+        .filter(|record| record.task.node == Some(node) && record.is_alive())
+    {
+        task::end(
+            record,
+            now,
+            TaskState::Orphaned,
+            format!("its node {hostname} was removed"),
+        );
     }
     Ok(Outcome::Node(node))
 }
@@ -142,13 +185,19 @@ pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Resp
     node.capabilities = Some(report.capabilities);
     node.on_link = report.on_link;
     state.keys.renew(report.node, &report.lost);
-    report.tasks.into_iter().for_each(|word| report_task(state, now, report.node, word));
+    report
+        .tasks
+        .into_iter()
+        .for_each(|word| report_task(state, now, report.node, word));
     Ok(Outcome::Done)
 }
 
-/// Words on tasks that are unknown, run elsewhere or have ended, and words that lead back, are not heard.
+/// Words on tasks that are unknown, run elsewhere or have ended, and words that lead back, are not
+/// heard.
 fn report_task(state: &mut State, now: Millis, node: NodeId, word: TaskReport) {
-    let Some(record) = state.tasks.get_mut(&word.task) else { return };
+    let Some(record) = state.tasks.get_mut(&word.task) else {
+        return;
+    };
     let status = &mut record.task.status;
     if record.task.node != Some(node) || status.state.is_terminal() || word.state < status.state {
         return;
@@ -161,7 +210,10 @@ fn report_task(state: &mut State, now: Millis, node: NodeId, word: TaskReport) {
     }
     (status.message, status.exit_code) = (word.message, word.exit_code);
     record.unhealthy |= word.unhealthy;
-    let draining = record.withdrawal.as_mut().and_then(|withdrawal| withdrawal.draining.as_mut());
+    let draining = record
+        .withdrawal
+        .as_mut()
+        .and_then(|withdrawal| withdrawal.draining.as_mut());
     if let Some((draining, connections)) = draining.zip(word.connections) {
         draining.connections = Some(connections);
     }
@@ -173,5 +225,9 @@ fn known(state: &mut State, node: NodeId) -> Result<&mut Node, Refusal> {
 }
 
 fn not_bootstrapped() -> Refusal {
-    Refusal::new(Kind::Precondition, "there is no cluster here yet", "make one with `swarmctl init`")
+    Refusal::new(
+        Kind::Precondition,
+        "there is no cluster here yet",
+        "make one with `swarmctl init`",
+    )
 }

@@ -1,9 +1,10 @@
-//! Containers of others: attached, changed as their runtimes say, and given up with their addresses.
+//! Containers of others: attached, changed as their runtimes say, and given up with their
+//! addresses.
 
 use ipam::{IpamError, Owner};
 use model::{
-    Container, ContainerKey, ContainerSpec, ContainerTraits, EndpointId, Kind, Mac, Millis, NetworkId, NodeId, Outcome,
-    Refusal, Response,
+    Container, ContainerKey, ContainerSpec, ContainerTraits, EndpointId, Kind, Mac, Millis,
+    NetworkId, NodeId, Outcome, Refusal, Response,
 };
 
 use crate::{
@@ -12,11 +13,16 @@ use crate::{
     validate,
 };
 
-/// The same key again finds the same endpoint with the same addresses; what is said of it anew changes.
+/// The same key again finds the same endpoint with the same addresses; what is said of it anew
+/// changes.
 pub(super) fn attach(state: &mut State, now: Millis, spec: ContainerSpec) -> Response {
     validate::container(&spec)?;
     if !state.nodes.contains_key(&spec.key.node) {
-        return Err(Refusal::not_found("node", &spec.key.node.to_string(), "swarmctl node ls"));
+        return Err(Refusal::not_found(
+            "node",
+            &spec.key.node.to_string(),
+            "swarmctl node ls",
+        ));
     }
     let network = state.find_network(&spec.network)?;
     let container = match state.find_container(&spec.key) {
@@ -40,28 +46,44 @@ pub(super) fn attach(state: &mut State, now: Millis, spec: ContainerSpec) -> Res
 
 /// Those that are not known are not missed.
 pub(super) fn detach(state: &mut State, keys: &[ContainerKey]) -> Response {
-    let known: Vec<EndpointId> =
-        keys.iter().filter_map(|key| state.find_container(key)).map(|container| container.id).collect();
+    let known: Vec<EndpointId> = keys
+        .iter()
+        .filter_map(|key| state.find_container(key))
+        .map(|container| container.id)
+        .collect();
     known.into_iter().for_each(|id| give_up(state, id));
     Ok(Outcome::Done)
 }
 
 /// All that a host had.
 pub(super) fn detach_all(state: &mut State, node: NodeId) {
-    let here = state.containers.values().filter(|container| container.key.node == node);
+    let here = state
+        .containers
+        .values()
+        .filter(|container| container.key.node == node);
     let ids: Vec<EndpointId> = here.map(|container| container.id).collect();
     ids.into_iter().for_each(|id| give_up(state, id));
 }
 
 fn give_up(state: &mut State, id: EndpointId) {
     if let Some(container) = state.containers.remove(&id) {
-        state.ledger.release(container.network, Owner::Container(id));
+        state
+            .ledger
+            .release(container.network, Owner::Container(id));
     }
 }
 
 /// A new one, of which nothing is known and that has no address yet.
-fn fresh(state: &State, now: Millis, spec: &ContainerSpec, network: NetworkId) -> Result<Container, Refusal> {
-    let found = state.networks.get(&network).ok_or_else(|| outdated(format!("network {network} is gone")))?;
+fn fresh(
+    state: &State,
+    now: Millis,
+    spec: &ContainerSpec,
+    network: NetworkId,
+) -> Result<Container, Refusal> {
+    let found = state
+        .networks
+        .get(&network)
+        .ok_or_else(|| outdated(format!("network {network} is gone")))?;
     let name = &found.spec.name;
     if !found.spec.attachable {
         let cause = format!("network {name:?} is not attachable: it is for services only");
@@ -69,18 +91,39 @@ fn fresh(state: &State, now: Millis, spec: &ContainerSpec, network: NetworkId) -
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     let needed = capability::needed(&found.spec);
-    if let Some(node) = state.nodes.get(&spec.key.node).filter(|node| !capability::has_all(node, &needed)) {
-        let cause = format!("nothing can be attached to network {name:?}: {}", capability::lacks(&[node], &needed));
-        let next = "attach it on another node, or run a kernel that has it there and start netd again";
+    if let Some(node) = state
+        .nodes
+        .get(&spec.key.node)
+        .filter(|node| !capability::has_all(node, &needed))
+    {
+        let cause = format!(
+            "nothing can be attached to network {name:?}: {}",
+            capability::lacks(&[node], &needed)
+        );
+        let next =
+            "attach it on another node, or run a kernel that has it there and start netd again";
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     let (id, key) = (EndpointId(state.peek_id("endpoint")), spec.key.clone());
     let (addresses, mac, traits) = (Vec::new(), Mac([0; 6]), ContainerTraits::default());
-    Ok(Container { id, key, network, addresses, mac, sandbox: None, traits, created: now })
+    Ok(Container {
+        id,
+        key,
+        network,
+        addresses,
+        mac,
+        sandbox: None,
+        traits,
+        created: now,
+    })
 }
 
 /// With all that is said of it; its addresses are taken once nothing else can fail.
-fn changed(state: &mut State, mut container: Container, spec: ContainerSpec) -> Result<Container, Refusal> {
+fn changed(
+    state: &mut State,
+    mut container: Container,
+    spec: ContainerSpec,
+) -> Result<Container, Refusal> {
     if let Some(traits) = spec.traits {
         let is_other = traits.publish != container.traits.publish;
         container.traits = traits;
@@ -91,7 +134,10 @@ fn changed(state: &mut State, mut container: Container, spec: ContainerSpec) -> 
     let is_new = container.addresses.is_empty();
     let (network, owner) = (container.network, Owner::Container(container.id));
     if let Some(mac) = spec.mac.filter(|mac| *mac != container.mac) {
-        let found = state.networks.get(&network).ok_or_else(|| outdated(format!("network {network} is gone")))?;
+        let found = state
+            .networks
+            .get(&network)
+            .ok_or_else(|| outdated(format!("network {network} is gone")))?;
         segment::refuse_taken(state, found, owner, mac)?;
         container.mac = mac;
     }
@@ -99,21 +145,38 @@ fn changed(state: &mut State, mut container: Container, spec: ContainerSpec) -> 
         Ok(addresses) => addresses,
         Err(error) => return Err(refusal(state, &container, error)),
     };
-    let Some(&first) = container.addresses.first() else { return Err(nothing_asked(&spec.network)) };
+    let Some(&first) = container.addresses.first() else {
+        return Err(nothing_asked(&spec.network));
+    };
     if is_new && spec.mac.is_none() {
         container.mac = segment::made(state, network, owner, first);
     }
-    container.sandbox = if spec.left { None } else { spec.sandbox.or(container.sandbox) };
+    container.sandbox = if spec.left {
+        None
+    } else {
+        spec.sandbox.or(container.sandbox)
+    };
     Ok(container)
 }
 
 /// Where another namespace is now, what was in the one before is no more.
 fn replace(state: &mut State, newest: &Container) {
-    let Some(now) = newest.sandbox.as_ref().filter(|sandbox| sandbox.identity.is_some()) else { return };
-    let others = state.containers.values_mut().filter(|other| other.id != newest.id);
+    let Some(now) = newest
+        .sandbox
+        .as_ref()
+        .filter(|sandbox| sandbox.identity.is_some())
+    else {
+        return;
+    };
+    let others = state
+        .containers
+        .values_mut()
+        .filter(|other| other.id != newest.id);
     for other in others.filter(|other| other.key.node == newest.key.node) {
         let is_gone = other.sandbox.as_ref().is_some_and(|sandbox| {
-            sandbox.path == now.path && sandbox.identity.is_some() && sandbox.identity != now.identity
+            sandbox.path == now.path
+                && sandbox.identity.is_some()
+                && sandbox.identity != now.identity
         });
         if is_gone {
             other.sandbox = None;
@@ -122,28 +185,56 @@ fn replace(state: &mut State, newest: &Container) {
 }
 
 fn elsewhere(state: &State, container: &Container, wanted: &str) -> Refusal {
-    let network = state.networks.get(&container.network).map_or_else(String::new, |found| found.spec.name.clone());
+    let network = state
+        .networks
+        .get(&container.network)
+        .map_or_else(String::new, |found| found.spec.name.clone());
     let name = container.name();
-    let cause = format!("this interface of container {name:?} is on network {network:?}, not on {wanted:?}");
+    let cause = format!(
+        "this interface of container {name:?} is on network {network:?}, not on {wanted:?}"
+    );
     Refusal::new(Kind::Conflict, cause, "detach it there first")
 }
 
 fn nothing_asked(network: &str) -> Refusal {
     let cause = format!("no address of network {network:?} is asked for, of a family that it has");
-    Refusal::new(Kind::Invalid, cause, format!("ask for one; `swarmctl network inspect {network}` shows its subnets"))
+    Refusal::new(
+        Kind::Invalid,
+        cause,
+        format!("ask for one; `swarmctl network inspect {network}` shows its subnets"),
+    )
 }
 
 fn refusal(state: &State, container: &Container, error: IpamError) -> Refusal {
     match &error {
-        IpamError::Held { address, network, holder } => {
-            let cause = format!("{address} of network {network:?} is held by {}", state.describe(*holder));
-            Refusal { cause, ..error.into() }
+        IpamError::Held {
+            address,
+            network,
+            holder,
+        } => {
+            let cause = format!(
+                "{address} of network {network:?} is held by {}",
+                state.describe(*holder)
+            );
+            Refusal {
+                cause,
+                ..error.into()
+            }
         }
-        IpamError::Other { address, held, network, .. } => {
+        IpamError::Other {
+            address,
+            held,
+            network,
+            ..
+        } => {
             let name = container.name();
-            let cause =
-                format!("container {name:?} has {held} on network {network:?} and cannot have {address} instead");
-            Refusal { cause, ..error.into() }
+            let cause = format!(
+                "container {name:?} has {held} on network {network:?} and cannot have {address} instead"
+            );
+            Refusal {
+                cause,
+                ..error.into()
+            }
         }
         _ => error.into(),
     }

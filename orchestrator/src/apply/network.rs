@@ -2,7 +2,8 @@
 
 use ipam::Owner;
 use model::{
-    EpochKey, Kind, Millis, Network, NetworkId, NetworkSpec, Node, Outcome, Refusal, Response, Subnet, SubnetSpec, Vni,
+    EpochKey, Kind, Millis, Network, NetworkId, NetworkSpec, Node, Outcome, Refusal, Response,
+    Subnet, SubnetSpec, Vni,
 };
 
 use crate::{capability, keys, lookup::same_name, state::State, validate};
@@ -10,26 +11,50 @@ use crate::{capability, keys, lookup::same_name, state::State, validate};
 /// The label of networks that are yet to be named, with the value `true`.
 const UNNAMED: &str = "netd.unnamed";
 
-pub(super) fn create(state: &mut State, now: Millis, spec: NetworkSpec, chance: Option<EpochKey>) -> Response {
+pub(super) fn create(
+    state: &mut State,
+    now: Millis,
+    spec: NetworkSpec,
+    chance: Option<EpochKey>,
+) -> Response {
     validate::network(&spec)?;
     refuse_taken(state, &spec.name, None)?;
     capability::check(state, &spec)?;
     let vni = next_vni(state)?;
     let wanted = wanted_subnets(state, &spec)?;
     let id = NetworkId(state.peek_id("network"));
-    let first_key = if spec.encrypted && !state.keys.exist() { Some(keys::made_of(chance)?) } else { None };
+    let first_key = if spec.encrypted && !state.keys.exist() {
+        Some(keys::made_of(chance)?)
+    } else {
+        None
+    };
     let subnets = state.ledger.add_network(id, &spec.name, &wanted)?;
-    first_key.into_iter().for_each(|key| keys::begin(state, now, key));
+    first_key
+        .into_iter()
+        .for_each(|key| keys::begin(state, now, key));
     state.use_id("network");
     state.last_vni = Some(vni);
-    state.networks.insert(id, Network { id, spec, vni, subnets, created: now });
+    state.networks.insert(
+        id,
+        Network {
+            id,
+            spec,
+            vni,
+            subnets,
+            created: now,
+        },
+    );
     hold_nodes(state);
     Ok(Outcome::Network(id))
 }
 
 pub(super) fn remove(state: &mut State, network: &str) -> Response {
     let id = state.find_network(network)?;
-    if let Some(user) = state.services.values().find(|record| record.service.networks.contains(&id)) {
+    if let Some(user) = state
+        .services
+        .values()
+        .find(|record| record.service.networks.contains(&id))
+    {
         let service = &user.service.spec.name;
         let cause = format!("network {network:?} is used by service {service:?}");
         let next = if user.service.removing {
@@ -39,30 +64,53 @@ pub(super) fn remove(state: &mut State, network: &str) -> Response {
         };
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
-    let containers = state.containers.values().filter(|container| container.network == id);
-    let containers: Vec<String> = containers.map(|container| state.describe(Owner::Container(container.id))).collect();
+    let containers = state
+        .containers
+        .values()
+        .filter(|container| container.network == id);
+    let containers: Vec<String> = containers
+        .map(|container| state.describe(Owner::Container(container.id)))
+        .collect();
     if !containers.is_empty() {
         let cause = format!("network {network:?} is used by {}", containers.join(", "));
-        return Err(Refusal::new(Kind::Precondition, cause, "remove these containers first, where they run"));
+        return Err(Refusal::new(
+            Kind::Precondition,
+            cause,
+            "remove these containers first, where they run",
+        ));
     }
     state.ledger.remove_network(id)?;
     state.networks.remove(&id);
-    if !state.networks.values().any(|network| network.spec.encrypted) {
+    if !state
+        .networks
+        .values()
+        .any(|network| network.spec.encrypted)
+    {
         state.keys.clear();
     }
     Ok(Outcome::Network(id))
 }
 
-/// Gives a network the name that it was made without. It has the label of these until then; told twice, it is named once.
+/// Gives a network the name that it was made without. It has the label of these until then; told
+/// twice, it is named once.
 pub(super) fn name(state: &mut State, network: &str, name: String) -> Response {
     let id = state.find_network(network)?;
     validate::network_name(&name)?;
     let may_be = |network: &&Network| {
-        network.spec.name == name || network.spec.labels.get(UNNAMED).is_some_and(|value| value == "true")
+        network.spec.name == name
+            || network
+                .spec
+                .labels
+                .get(UNNAMED)
+                .is_some_and(|value| value == "true")
     };
     let found = state.networks.get(&id).filter(may_be).ok_or_else(|| {
         let cause = format!("network {network:?} has its name");
-        Refusal::new(Kind::Precondition, cause, "make another network with the other name")
+        Refusal::new(
+            Kind::Precondition,
+            cause,
+            "make another network with the other name",
+        )
     })?;
     refuse_taken(state, &name, Some(found.id))?;
     state.ledger.rename(id, &name);
@@ -74,49 +122,89 @@ pub(super) fn name(state: &mut State, network: &str, name: String) -> Response {
 }
 
 fn refuse_taken(state: &State, name: &str, own: Option<NetworkId>) -> Result<(), Refusal> {
-    let mut others = state.networks.values().filter(|network| Some(network.id) != own);
+    let mut others = state
+        .networks
+        .values()
+        .filter(|network| Some(network.id) != own);
     match others.find(|network| same_name(&network.spec.name, name)) {
         None => Ok(()),
         Some(other) => {
             let cause = format!("there already is a network {:?}", other.spec.name);
-            Err(Refusal::new(Kind::Conflict, cause, "use another name, or remove that one first"))
+            Err(Refusal::new(
+                Kind::Conflict,
+                cause,
+                "use another name, or remove that one first",
+            ))
         }
     }
 }
 
-/// Lets every node hold those of its addresses that lie on a LAN of our networks: no endpoint is to get them.
+/// Lets every node hold those of its addresses that lie on a LAN of our networks: no endpoint is to
+/// get them.
 pub(super) fn hold_nodes(state: &mut State) {
-    for network in state.networks.values().filter(|network| network.spec.driver.is_lan()) {
+    for network in state
+        .networks
+        .values()
+        .filter(|network| network.spec.driver.is_lan())
+    {
         for node in state.nodes.values() {
-            state.ledger.hold(network.id, node.id, &[node.vtep, node.address.ip()]);
+            state
+                .ledger
+                .hold(network.id, node.id, &[node.vtep, node.address.ip()]);
         }
     }
 }
 
-/// The subnets asked for, or default ones. Where the driver is the overlay none may hold a node's own address, for its
-/// endpoints could not reach the node, nor the node them, or be where a link of a node's own is, for the same reason.
+/// The subnets asked for, or default ones. Where the driver is the overlay none may hold a node's
+/// own address, for its endpoints could not reach the node, nor the node them, or be where a link
+/// of a node's own is, for the same reason.
 fn wanted_subnets(state: &State, spec: &NetworkSpec) -> Result<Vec<SubnetSpec>, Refusal> {
     let hosts = |node: &Node| [node.vtep, node.address.ip()];
     if spec.subnets.is_empty() {
         let hosts = state.nodes.values().flat_map(hosts);
-        let alone = hosts.filter_map(|host| Subnet::around(host, if host.is_ipv6() { 128 } else { 32 }));
-        let avoid: Vec<Subnet> = alone.chain(state.nodes.values().flat_map(|node| node.on_link.clone())).collect();
+        let alone =
+            hosts.filter_map(|host| Subnet::around(host, if host.is_ipv6() { 128 } else { 32 }));
+        let avoid: Vec<Subnet> = alone
+            .chain(state.nodes.values().flat_map(|node| node.on_link.clone()))
+            .collect();
         let defaults = state.ledger.default_subnets(&avoid)?;
-        return Ok(defaults.map(|subnet| SubnetSpec { subnet, gateway: None, range: None }).to_vec());
+        return Ok(defaults
+            .map(|subnet| SubnetSpec {
+                subnet,
+                gateway: None,
+                range: None,
+            })
+            .to_vec());
     }
     let refused = |wanted: &SubnetSpec| {
         let subnet = wanted.subnet;
         let holds = |node: &Node| {
-            let host = hosts(node).into_iter().find(|host| subnet.contains(*host))?;
-            Some(format!("subnet {subnet} holds {host}, the address of a node"))
+            let host = hosts(node)
+                .into_iter()
+                .find(|host| subnet.contains(*host))?;
+            Some(format!(
+                "subnet {subnet} holds {host}, the address of a node"
+            ))
         };
         let overlaps = |node: &Node| {
             let other = node.on_link.iter().find(|other| other.overlaps(&subnet))?;
-            Some(format!("subnet {subnet} overlaps {other}, which a link of node {} is on", node.hostname))
+            Some(format!(
+                "subnet {subnet} overlaps {other}, which a link of node {} is on",
+                node.hostname
+            ))
         };
-        state.nodes.values().find_map(holds).or_else(|| state.nodes.values().find_map(overlaps))
+        state
+            .nodes
+            .values()
+            .find_map(holds)
+            .or_else(|| state.nodes.values().find_map(overlaps))
     };
-    match spec.subnets.iter().find_map(refused).filter(|_| !spec.driver.is_lan()) {
+    match spec
+        .subnets
+        .iter()
+        .find_map(refused)
+        .filter(|_| !spec.driver.is_lan())
+    {
         Some(cause) => {
             let next = "give a subnet that is used nowhere else, or none to get a free one from the default pools";
             Err(Refusal::new(Kind::Conflict, cause, next))
@@ -130,7 +218,14 @@ fn next_vni(state: &State) -> Result<Vni, Refusal> {
     let candidates = std::iter::successors(Some(first), |vni| Some(vni.next()));
     let is_used = |vni: &Vni| state.networks.values().any(|network| network.vni == *vni);
     // One more than there are networks: one of them is free.
-    candidates.take(state.networks.len() + 1).find(|vni| !is_used(vni)).ok_or_else(|| {
-        Refusal::new(Kind::Exhausted, "every VXLAN network identifier is used", "remove a network that is not used")
-    })
+    candidates
+        .take(state.networks.len() + 1)
+        .find(|vni| !is_used(vni))
+        .ok_or_else(|| {
+            Refusal::new(
+                Kind::Exhausted,
+                "every VXLAN network identifier is used",
+                "remove a network that is not used",
+            )
+        })
 }

@@ -1,11 +1,12 @@
-//! Services: made with the addresses of all their slots, changed, removed; and the leases that go back at the end.
+//! Services: made with the addresses of all their slots, changed, removed; and the leases that go
+//! back at the end.
 
 use std::collections::BTreeMap;
 
 use ipam::Owner;
 use model::{
-    Driver, EndpointMode, Kind, Millis, NetworkAttachment, NetworkId, NetworkSpec, Outcome, PublishMode, PublishSpec,
-    Refusal, Response, Service, ServiceId, ServiceSpec,
+    Driver, EndpointMode, Kind, Millis, NetworkAttachment, NetworkId, NetworkSpec, Outcome,
+    PublishMode, PublishSpec, Refusal, Response, Service, ServiceId, ServiceSpec,
 };
 
 use crate::{
@@ -19,10 +20,17 @@ use crate::{
 
 pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Response {
     validate::service(&spec)?;
-    if let Some(other) = state.services.values().find(|record| same_name(&record.service.spec.name, &spec.name)) {
+    if let Some(other) = state
+        .services
+        .values()
+        .find(|record| same_name(&record.service.spec.name, &spec.name))
+    {
         return Err(taken(&other.service));
     }
-    if !spec.publish.is_empty() && spec.networks.is_empty() && state.find_network(ports::INGRESS).is_err() {
+    if !spec.publish.is_empty()
+        && spec.networks.is_empty()
+        && state.find_network(ports::INGRESS).is_err()
+    {
         return create_with_ingress(state, now, spec);
     }
     let networks = resolve_networks(state, &spec)?;
@@ -30,14 +38,33 @@ pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Respo
     ports::check(state, &spec, &networks, None)?;
     let id = ServiceId(state.peek_id("service"));
     let vip = (spec.endpoint_mode == EndpointMode::Vip).then_some(Owner::Vip(id));
-    let owners: Vec<Owner> = vip.into_iter().chain((1..=spec.replicas).map(|slot| Owner::Slot(id, slot))).collect();
+    let owners: Vec<Owner> = vip
+        .into_iter()
+        .chain((1..=spec.replicas).map(|slot| Owner::Slot(id, slot)))
+        .collect();
     state.ledger.allocate(&networks, &owners)?;
     state.use_id("service");
-    let vips_on = |network: &NetworkId| (*network, state.ledger.addresses(*network, Owner::Vip(id)).to_vec());
+    let vips_on = |network: &NetworkId| {
+        (
+            *network,
+            state.ledger.addresses(*network, Owner::Vip(id)).to_vec(),
+        )
+    };
     let vips = networks.iter().map(vips_on).collect();
-    let slots = (1..=spec.replicas).map(|slot| (slot, Slot::default())).collect();
-    let service = Service { id, spec, networks, vips, removing: false, created: now };
-    state.services.insert(id, ServiceRecord::new(service, slots, state.index));
+    let slots = (1..=spec.replicas)
+        .map(|slot| (slot, Slot::default()))
+        .collect();
+    let service = Service {
+        id,
+        spec,
+        networks,
+        vips,
+        removing: false,
+        created: now,
+    };
+    state
+        .services
+        .insert(id, ServiceRecord::new(service, slots, state.index));
     Ok(Outcome::Service(id))
 }
 
@@ -92,8 +119,11 @@ pub(super) fn update(state: &mut State, service: &str, change: Change) -> Respon
         return Err(taken(&record.service));
     }
     if record.version != change.version {
-        let cause = format!("service {name:?} has been changed by somebody else since this update was made");
-        let next = format!("look at it (`swarmctl service inspect {name}`) and give the command again");
+        let cause = format!(
+            "service {name:?} has been changed by somebody else since this update was made"
+        );
+        let next =
+            format!("look at it (`swarmctl service inspect {name}`) and give the command again");
         return Err(Refusal::new(Kind::Conflict, cause, next));
     }
     refuse_other(record, &change.spec)?;
@@ -110,7 +140,11 @@ pub(super) fn rollback(state: &mut State, service: &str) -> Response {
     let name = &record.service.spec.name;
     let Some(previous) = record.previous.clone() else {
         let next = format!("`swarmctl service update {name}` changes it");
-        return Err(Refusal::new(Kind::Precondition, format!("service {name:?} has never been updated"), next));
+        return Err(Refusal::new(
+            Kind::Precondition,
+            format!("service {name:?} has never been updated"),
+            next,
+        ));
     };
     put(state, id, previous, false)
 }
@@ -119,7 +153,10 @@ pub(super) fn rollback(state: &mut State, service: &str) -> Response {
 fn refuse_other(record: &ServiceRecord, spec: &ServiceSpec) -> Result<(), Refusal> {
     let old = &record.service.spec;
     let networks = |spec: &ServiceSpec| -> Vec<String> {
-        spec.networks.iter().map(|attachment| attachment.network.to_ascii_lowercase()).collect()
+        spec.networks
+            .iter()
+            .map(|attachment| attachment.network.to_ascii_lowercase())
+            .collect()
     };
     let what = match () {
         () if old.name != spec.name => "name",
@@ -128,19 +165,31 @@ fn refuse_other(record: &ServiceRecord, spec: &ServiceSpec) -> Result<(), Refusa
         () if old.endpoint_mode != spec.endpoint_mode => "endpoint mode",
         () if !ports_of_hosts(old).eq(ports_of_hosts(spec)) => "published ports with mode=host",
         () if record.service.networks.is_empty() && !spec.publish.is_empty() => {
-            let cause = format!("service {:?} is on no network that published ports could lead by", old.name);
+            let cause = format!(
+                "service {:?} is on no network that published ports could lead by",
+                old.name
+            );
             let next = "make another service with --publish, which gets one, then remove this one";
             return Err(Refusal::new(Kind::Precondition, cause, next));
         }
         () => return Ok(()),
     };
-    let cause = format!("the {what} of service {:?} cannot be changed in this version", old.name);
-    Err(Refusal::new(Kind::Invalid, cause, "make another service with it, then remove this one"))
+    let cause = format!(
+        "the {what} of service {:?} cannot be changed in this version",
+        old.name
+    );
+    Err(Refusal::new(
+        Kind::Invalid,
+        cause,
+        "make another service with it, then remove this one",
+    ))
 }
 
 /// Those decide where tasks are.
 fn ports_of_hosts(spec: &ServiceSpec) -> impl Iterator<Item = &PublishSpec> {
-    spec.publish.iter().filter(|port| port.mode == PublishMode::Host)
+    spec.publish
+        .iter()
+        .filter(|port| port.mode == PublishMode::Host)
 }
 
 /// Whether it is led to in another way, by names or by ports, whatever its tasks run.
@@ -160,7 +209,11 @@ fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, force: bool) -> Resp
     let (index, surge) = (state.index, present(&state.services, id)?.surge);
     hold_slots(state, id, spec.replicas.saturating_add(surge))?;
     if let Some(record) = state.services.get_mut(&id) {
-        record.led = if is_led_otherwise(&record.service.spec, &spec) { index } else { record.led };
+        record.led = if is_led_otherwise(&record.service.spec, &spec) {
+            index
+        } else {
+            record.led
+        };
         record.previous = Some(std::mem::replace(&mut record.service.spec, spec));
         (record.version, record.changed, record.paused) = (index, index, None);
         record.forced = if force { index } else { record.forced };
@@ -168,10 +221,13 @@ fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, force: bool) -> Resp
     Ok(Outcome::Service(id))
 }
 
-/// Slots up to this one, with their leases. One that is still being emptied keeps its lease and gets the same addresses.
+/// Slots up to this one, with their leases. One that is still being emptied keeps its lease and
+/// gets the same addresses.
 pub(crate) fn hold_slots(state: &mut State, id: ServiceId, last: u32) -> Result<(), Refusal> {
     let owners: Vec<Owner> = (1..=last).map(|slot| Owner::Slot(id, slot)).collect();
-    state.ledger.allocate(&present(&state.services, id)?.service.networks, &owners)?;
+    state
+        .ledger
+        .allocate(&present(&state.services, id)?.service.networks, &owners)?;
     if let Some(record) = state.services.get_mut(&id) {
         for slot in 1..=last {
             record.slots.entry(slot).or_default();
@@ -180,7 +236,8 @@ pub(crate) fn hold_slots(state: &mut State, id: ServiceId, last: u32) -> Result<
     Ok(())
 }
 
-/// Its names go as its tasks are withdrawn, its virtual IP and leases as they stop: `step` sees to it.
+/// Its names go as its tasks are withdrawn, its virtual IP and leases as they stop: `step` sees to
+/// it.
 pub(super) fn remove(state: &mut State, service: &str) -> Response {
     let id = state.find_service(service)?;
     if let Some(record) = state.services.get_mut(&id) {
@@ -192,7 +249,9 @@ pub(super) fn remove(state: &mut State, service: &str) -> Response {
 pub(super) fn purge(state: &mut State, id: ServiceId) -> Response {
     let record = present(&state.services, id)?;
     if !record.service.removing || record.task_ids().next().is_some() {
-        return Err(outdated(format!("service {id} still has tasks or is not being removed")));
+        return Err(outdated(format!(
+            "service {id} still has tasks or is not being removed"
+        )));
     }
     for network in &record.service.networks {
         state.ledger.release(*network, Owner::Vip(id));
@@ -206,9 +265,14 @@ pub(super) fn purge(state: &mut State, id: ServiceId) -> Response {
 
 pub(super) fn release_slot(state: &mut State, id: ServiceId, number: u32) -> Response {
     let record = present(&state.services, id)?;
-    let is_empty = record.slots.get(&number).is_some_and(|slot| slot.tasks.is_empty());
+    let is_empty = record
+        .slots
+        .get(&number)
+        .is_some_and(|slot| slot.tasks.is_empty());
     if record.wants(number) || !is_empty {
-        return Err(outdated(format!("slot {number} of service {id} is wanted, has tasks, or is gone")));
+        return Err(outdated(format!(
+            "slot {number} of service {id} is wanted, has tasks, or is gone"
+        )));
     }
     for network in record.service.networks.clone() {
         state.ledger.release(network, Owner::Slot(id, number));
@@ -235,17 +299,28 @@ fn resolve_networks(state: &State, spec: &ServiceSpec) -> Result<Vec<NetworkId>,
     Ok(networks)
 }
 
-fn present(services: &BTreeMap<ServiceId, ServiceRecord>, id: ServiceId) -> Result<&ServiceRecord, Refusal> {
-    services.get(&id).ok_or_else(|| Refusal::not_found("service", &id.to_string(), "swarmctl service ls"))
+fn present(
+    services: &BTreeMap<ServiceId, ServiceRecord>,
+    id: ServiceId,
+) -> Result<&ServiceRecord, Refusal> {
+    services
+        .get(&id)
+        .ok_or_else(|| Refusal::not_found("service", &id.to_string(), "swarmctl service ls"))
 }
 
 fn taken(service: &Service) -> Refusal {
     let name = &service.spec.name;
     if service.removing {
         let cause = format!("service {name:?} is being removed");
-        let next = format!("try again in a moment; `swarmctl service ps {name}` shows what it still waits for");
+        let next = format!(
+            "try again in a moment; `swarmctl service ps {name}` shows what it still waits for"
+        );
         return Refusal::new(Kind::Conflict, cause, next);
     }
     let next = format!("use another name, or remove that one first: `swarmctl service rm {name}`");
-    Refusal::new(Kind::Conflict, format!("there already is a service {name:?}"), next)
+    Refusal::new(
+        Kind::Conflict,
+        format!("there already is a service {name:?}"),
+        next,
+    )
 }

@@ -1,9 +1,10 @@
-//! Tasks: made, placed, stopped and forgotten, each step only if the reason that `step` saw still holds.
+//! Tasks: made, placed, stopped and forgotten, each step only if the reason that `step` saw still
+//! holds.
 
 use ipam::Owner;
 use model::{
-    Attachment, EndpointId, Kind, Millis, Node, NodeId, Outcome, Refusal, Response, ServiceId, Task, TaskId, TaskState,
-    TaskStatus,
+    Attachment, EndpointId, Kind, Millis, Node, NodeId, Outcome, Refusal, Response, ServiceId,
+    Task, TaskId, TaskState, TaskStatus,
 };
 
 use crate::{
@@ -14,16 +15,22 @@ use crate::{
     update,
 };
 
-/// A new run for a slot. The runs before it are asked to stop, so that a slot never has two that should run.
+/// A new run for a slot. The runs before it are asked to stop, so that a slot never has two that
+/// should run.
 pub(super) fn create(state: &mut State, now: Millis, service: ServiceId, number: u32) -> Response {
     let gone = || outdated(format!("slot {number} of service {service} is gone"));
     let record = state.services.get(&service).ok_or_else(gone)?;
     let slot = record.slots.get(&number).ok_or_else(gone)?;
     if !restart::needs_task(state, record, number, slot, now) {
-        return Err(outdated(format!("slot {number} of service {service} needs no new task")));
+        return Err(outdated(format!(
+            "slot {number} of service {service} needs no new task"
+        )));
     }
     let earlier = slot.tasks.clone();
-    let is_restart = state.records(&earlier).next_back().is_some_and(TaskRecord::ended_by_itself);
+    let is_restart = state
+        .records(&earlier)
+        .next_back()
+        .is_some_and(TaskRecord::ended_by_itself);
     let task = new_task(state, now, service, number).ok_or_else(gone)?;
     let id = task.id;
     for earlier in earlier {
@@ -31,18 +38,34 @@ pub(super) fn create(state: &mut State, now: Millis, service: ServiceId, number:
             stop(record, now, TaskState::Shutdown);
         }
     }
-    if let Some(slot) = state.services.get_mut(&service).and_then(|record| record.slots.get_mut(&number)) {
+    if let Some(slot) = state
+        .services
+        .get_mut(&service)
+        .and_then(|record| record.slots.get_mut(&number))
+    {
         slot.tasks.push(id);
         slot.restarts = slot.restarts.saturating_add(u32::from(is_restart));
     }
     let made_at = state.index;
-    state.tasks.insert(id, TaskRecord { task, made_at, running_at: 0, withdrawal: None, unhealthy: false });
+    state.tasks.insert(
+        id,
+        TaskRecord {
+            task,
+            made_at,
+            running_at: 0,
+            withdrawal: None,
+            unhealthy: false,
+        },
+    );
     Ok(Outcome::Task(id))
 }
 
 pub(super) fn assign(state: &mut State, now: Millis, id: TaskId, node: NodeId) -> Response {
     let record = known(state, id)?;
-    let service = state.services.get(&record.task.service).filter(|service| service.wants(record.task.slot));
+    let service = state
+        .services
+        .get(&record.task.service)
+        .filter(|service| service.wants(record.task.slot));
     let slot = service.and_then(|service| service.slots.get(&record.task.slot));
     let is_free = slot.is_some_and(|slot| scheduler::predecessor(state, slot, id).is_none());
     if !scheduler::is_waiting(record) || !is_free {
@@ -52,7 +75,9 @@ pub(super) fn assign(state: &mut State, now: Millis, id: TaskId, node: NodeId) -
     }
     let needed = capability::of_task(state, &record.task);
     let is_free = |node: &Node| ports::taken(state, &record.task, node.id).is_none();
-    let takes = |node: &Node| scheduler::is_eligible(node) && capability::has_all(node, &needed) && is_free(node);
+    let takes = |node: &Node| {
+        scheduler::is_eligible(node) && capability::has_all(node, &needed) && is_free(node)
+    };
     if !state.nodes.get(&node).is_some_and(takes) {
         return Err(outdated(format!("node {node} takes no tasks now")));
     }
@@ -63,16 +88,28 @@ pub(super) fn assign(state: &mut State, now: Millis, id: TaskId, node: NodeId) -
     Ok(Outcome::Task(id))
 }
 
-pub(super) fn set_desired(state: &mut State, now: Millis, id: TaskId, desired: TaskState) -> Response {
+pub(super) fn set_desired(
+    state: &mut State,
+    now: Millis,
+    id: TaskId,
+    desired: TaskState,
+) -> Response {
     let record = known(state, id)?;
-    let is_wanted = state.services.get(&record.task.service).is_some_and(|service| service.wants(record.task.slot));
-    let is_forward = matches!(desired, TaskState::Shutdown | TaskState::Remove) && desired > record.task.desired;
+    let is_wanted = state
+        .services
+        .get(&record.task.service)
+        .is_some_and(|service| service.wants(record.task.slot));
+    let is_forward =
+        matches!(desired, TaskState::Shutdown | TaskState::Remove) && desired > record.task.desired;
     let is_due = || {
         let leaves = || update::must_leave(state, record, now);
         drain::may_stop(state, record, now) && (desired == TaskState::Remove || leaves())
     };
     if !is_forward || (desired == TaskState::Remove && is_wanted) || !is_due() {
-        return Err(outdated(format!("task {id} is not to go from {} to {desired} now", record.task.desired)));
+        return Err(outdated(format!(
+            "task {id} is not to go from {} to {desired} now",
+            record.task.desired
+        )));
     }
     if let Some(record) = state.tasks.get_mut(&id) {
         stop(record, now, desired);
@@ -80,21 +117,33 @@ pub(super) fn set_desired(state: &mut State, now: Millis, id: TaskId, desired: T
     Ok(Outcome::Task(id))
 }
 
-/// The user's word, whatever else takes traffic: what serves is withdrawn, anything else stops at once.
+/// The user's word, whatever else takes traffic: what serves is withdrawn, anything else stops at
+/// once.
 pub(super) fn replace(state: &mut State, now: Millis, name: &str) -> Response {
     let id = state.find_task(name)?;
     let is_idle = drain::may_stop(state, known(state, id)?, now);
     let index = state.index;
-    let Some(record) = state.tasks.get_mut(&id) else { return Ok(Outcome::Task(id)) };
+    let Some(record) = state.tasks.get_mut(&id) else {
+        return Ok(Outcome::Task(id));
+    };
     if !record.is_alive() {
         let cause = format!("task {name} has ended");
-        let next = format!("`swarmctl service ps {}` lists what runs", record.task.service_name);
+        let next = format!(
+            "`swarmctl service ps {}` lists what runs",
+            record.task.service_name
+        );
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     match &record.withdrawal {
         _ if is_idle => stop(record, now, TaskState::Shutdown),
         Some(_) => {}
-        None => record.withdrawal = Some(Withdrawal { index, since: now, draining: None }),
+        None => {
+            record.withdrawal = Some(Withdrawal {
+                index,
+                since: now,
+                draining: None,
+            })
+        }
     }
     Ok(Outcome::Task(id))
 }
@@ -102,15 +151,24 @@ pub(super) fn replace(state: &mut State, now: Millis, name: &str) -> Response {
 pub(super) fn remove(state: &mut State, id: TaskId) -> Response {
     let record = known(state, id)?;
     let (service, number) = (record.task.service, record.task.slot);
-    let wanted = state.services.get(&service).filter(|service| service.wants(number));
+    let wanted = state
+        .services
+        .get(&service)
+        .filter(|service| service.wants(number));
     // The last run of a slot tells whether and when there is another.
-    let is_newest =
-        wanted.and_then(|service| service.slots.get(&number)).and_then(|slot| slot.tasks.last()) == Some(&id);
+    let is_newest = wanted
+        .and_then(|service| service.slots.get(&number))
+        .and_then(|slot| slot.tasks.last())
+        == Some(&id);
     if record.is_alive() || (is_newest && record.task.desired < TaskState::Remove) {
         return Err(outdated(format!("task {id} is not to be forgotten yet")));
     }
     state.tasks.remove(&id);
-    if let Some(slot) = state.services.get_mut(&service).and_then(|record| record.slots.get_mut(&number)) {
+    if let Some(slot) = state
+        .services
+        .get_mut(&service)
+        .and_then(|record| record.slots.get_mut(&number))
+    {
         slot.tasks.retain(|task| *task != id);
     }
     Ok(Outcome::Done)
@@ -118,14 +176,24 @@ pub(super) fn remove(state: &mut State, id: TaskId) -> Response {
 
 /// Ends a task that no agent will say anything of any more.
 pub(super) fn end(record: &mut TaskRecord, now: Millis, state: TaskState, message: String) {
-    record.task.status = TaskStatus { state, message, exit_code: None, since: now };
+    record.task.status = TaskStatus {
+        state,
+        message,
+        exit_code: None,
+        since: now,
+    };
 }
 
 /// Asks a task to stop; one that no node has yet has stopped by that.
 fn stop(record: &mut TaskRecord, now: Millis, desired: TaskState) {
     record.task.desired = record.task.desired.max(desired);
     if record.is_alive() && record.task.node.is_none() {
-        end(record, now, TaskState::Shutdown, "stopped before it had a node".to_owned());
+        end(
+            record,
+            now,
+            TaskState::Shutdown,
+            "stopped before it had a node".to_owned(),
+        );
     }
 }
 
@@ -137,7 +205,12 @@ fn new_task(state: &mut State, now: Millis, service: ServiceId, number: u32) -> 
         let slot = Owner::Slot(service.id, number);
         let addresses = state.ledger.addresses(network, slot).to_vec();
         let mac = segment::made(state, network, slot, *addresses.first()?);
-        attachments.push(Attachment { endpoint: EndpointId(state.use_id("endpoint")), network, addresses, mac });
+        attachments.push(Attachment {
+            endpoint: EndpointId(state.use_id("endpoint")),
+            network,
+            addresses,
+            mac,
+        });
     }
     Some(Task {
         id,
@@ -147,12 +220,20 @@ fn new_task(state: &mut State, now: Millis, service: ServiceId, number: u32) -> 
         node: None,
         spec: service.spec.task,
         desired: TaskState::Running,
-        status: TaskStatus { state: TaskState::Pending, message: String::new(), exit_code: None, since: now },
+        status: TaskStatus {
+            state: TaskState::Pending,
+            message: String::new(),
+            exit_code: None,
+            since: now,
+        },
         attachments,
         created: now,
     })
 }
 
 fn known(state: &State, id: TaskId) -> Result<&TaskRecord, Refusal> {
-    state.tasks.get(&id).ok_or_else(|| outdated(format!("task {id} is gone")))
+    state
+        .tasks
+        .get(&id)
+        .ok_or_else(|| outdated(format!("task {id} is gone")))
 }

@@ -14,12 +14,18 @@ const MAX_PATH: usize = 4_095;
 pub(crate) fn container(spec: &ContainerSpec) -> Result<(), Refusal> {
     let key = &spec.key.id;
     if key.is_empty() || key.len() > MAX_TEXT {
-        return Err(invalid(format!("{key:?} names no interface of a container"), runtimes_word("1 to 255 bytes")));
+        return Err(invalid(
+            format!("{key:?} names no interface of a container"),
+            runtimes_word("1 to 255 bytes"),
+        ));
     }
     for (wish, ipv6) in [(&spec.ipv4, false), (&spec.ipv6, true)] {
         if let Some(address) = wish.exact.filter(|address| address.is_ipv6() != ipv6) {
             let family = if ipv6 { "IPv6" } else { "IPv4" };
-            return Err(invalid(format!("{address} is no {family} address"), "give one of each family at most"));
+            return Err(invalid(
+                format!("{address} is no {family} address"),
+                "give one of each family at most",
+            ));
         }
         if let Some(range) = wish.within.filter(|range| range.is_ipv6() != ipv6) {
             return Err(invalid(
@@ -29,7 +35,10 @@ pub(crate) fn container(spec: &ContainerSpec) -> Result<(), Refusal> {
         }
     }
     if let Some(mac) = spec.mac.filter(|mac| mac.0[0] & 1 == 1 || mac.0 == [0; 6]) {
-        return Err(invalid(format!("{mac} is no address of an interface"), "give one that is not a group's, or none"));
+        return Err(invalid(
+            format!("{mac} is no address of an interface"),
+            "give one that is not a group's, or none",
+        ));
     }
     if spec.left && spec.sandbox.is_some() {
         let cause = format!("container {key:?} has left its network namespace and names one");
@@ -44,35 +53,68 @@ fn runtimes_word(rule: &str) -> String {
 }
 
 fn sandbox(sandbox: &Sandbox) -> Result<(), Refusal> {
-    let Sandbox { path, identity, interface } = sandbox;
+    let Sandbox {
+        path,
+        identity,
+        interface,
+    } = sandbox;
     if !path.starts_with('/') || path.len() > MAX_PATH || path.contains('\0') {
-        return Err(invalid(format!("{path:?} is no path of a network namespace"), runtimes_word("an absolute path")));
+        return Err(invalid(
+            format!("{path:?} is no path of a network namespace"),
+            runtimes_word("an absolute path"),
+        ));
     }
-    if identity.as_ref().is_some_and(|identity| identity.len() > MAX_TEXT) {
-        return Err(invalid("the identity of a network namespace is too long", runtimes_word("255 bytes at most")));
+    if identity
+        .as_ref()
+        .is_some_and(|identity| identity.len() > MAX_TEXT)
+    {
+        return Err(invalid(
+            "the identity of a network namespace is too long",
+            runtimes_word("255 bytes at most"),
+        ));
     }
-    match interface.as_ref().filter(|name| LinkName::parse(name).is_none()) {
-        Some(name) => {
-            Err(invalid(format!("{name:?} is no name of an interface"), runtimes_word("1 to 15 bytes without / or :")))
-        }
+    match interface
+        .as_ref()
+        .filter(|name| LinkName::parse(name).is_none())
+    {
+        Some(name) => Err(invalid(
+            format!("{name:?} is no name of an interface"),
+            runtimes_word("1 to 15 bytes without / or :"),
+        )),
         None => Ok(()),
     }
 }
 
 /// Names that are no DNS names are no mistake: runtimes have rules of their own.
 fn traits(traits: &ContainerTraits) -> Result<(), Refusal> {
-    let names = [&traits.container, &traits.name].into_iter().chain(&traits.service).chain(&traits.aliases);
+    let names = [&traits.container, &traits.name]
+        .into_iter()
+        .chain(&traits.service)
+        .chain(&traits.aliases);
     if let Some(name) = names.into_iter().find(|name| name.len() > MAX_TEXT) {
         let shown: String = name.chars().take(MAX_TEXT).collect();
-        return Err(invalid(format!("{shown:?}\u{2026} is too long a name"), "use 255 bytes at most"));
+        return Err(invalid(
+            format!("{shown:?}\u{2026} is too long a name"),
+            "use 255 bytes at most",
+        ));
     }
     if traits.aliases.len() > MAX_ALIASES {
         let cause = format!("a container asks for {} aliases", traits.aliases.len());
-        return Err(invalid(cause, format!("a container has {MAX_ALIASES} aliases on a network at most")));
+        return Err(invalid(
+            cause,
+            format!("a container has {MAX_ALIASES} aliases on a network at most"),
+        ));
     }
-    if let Some(port) = traits.publish.iter().find(|port| port.mode != PublishMode::Host) {
+    if let Some(port) = traits
+        .publish
+        .iter()
+        .find(|port| port.mode != PublishMode::Host)
+    {
         let cause = format!("a container cannot publish {port} on every host");
-        return Err(invalid(cause, "publish it with mode=host, or through a service that the container belongs to"));
+        return Err(invalid(
+            cause,
+            "publish it with mode=host, or through a service that the container belongs to",
+        ));
     }
     naming::ports(&traits.ports)?;
     publish(&format!("container {:?}", traits.name), &traits.publish)

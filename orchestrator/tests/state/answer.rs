@@ -21,7 +21,10 @@ fn objects_are_found_by_name_by_id_and_by_a_prefix_that_only_one_has() {
     }
     let task = cluster.task("web.2");
     assert_eq!(cluster.task(&task.id.to_string()), task);
-    let refusal = cluster.state.answer(None, &Query::Node("0000".to_owned())).unwrap_err();
+    let refusal = cluster
+        .state
+        .answer(None, &Query::Node("0000".to_owned()))
+        .unwrap_err();
     assert!(refusal.cause.contains("2 nodes"), "{refusal}");
     for query in [
         Query::Node(String::new()),
@@ -30,7 +33,11 @@ fn objects_are_found_by_name_by_id_and_by_a_prefix_that_only_one_has() {
         Query::Task("web.9".to_owned()),
         Query::Tasks(Some("x".to_owned())),
     ] {
-        assert_eq!(cluster.state.answer(None, &query).unwrap_err().kind, Kind::NotFound, "{query:?}");
+        assert_eq!(
+            cluster.state.answer(None, &query).unwrap_err().kind,
+            Kind::NotFound,
+            "{query:?}"
+        );
     }
 }
 
@@ -40,7 +47,9 @@ fn a_running_task_is_settled_once_every_host_on_its_network_has_applied_it() {
     cluster.create_service(service("web", 2, &["net"]));
     cluster.settle();
     let running: Vec<TaskInfo> = cluster.tasks("web");
-    running.iter().for_each(|task| cluster.word(task, TaskState::Running));
+    running
+        .iter()
+        .for_each(|task| cluster.word(task, TaskState::Running));
     let info = cluster.service("web");
     assert_eq!((info.running, info.settled), (2, 0));
     cluster.agent(1);
@@ -61,16 +70,30 @@ fn a_host_that_is_down_is_not_waited_for() {
 #[test]
 fn a_network_lists_its_endpoints_and_the_leader_is_marked() {
     let cluster = with_web();
-    let Answer::Networks(networks) = cluster.state.answer(None, &Query::Network("net".to_owned())).unwrap() else {
+    let Answer::Networks(networks) = cluster
+        .state
+        .answer(None, &Query::Network("net".to_owned()))
+        .unwrap()
+    else {
         panic!("no networks")
     };
-    let names: Vec<(&str, &str)> =
-        networks[0].endpoints.iter().map(|endpoint| (endpoint.name.as_str(), endpoint.node.as_str())).collect();
+    let names: Vec<(&str, &str)> = networks[0]
+        .endpoints
+        .iter()
+        .map(|endpoint| (endpoint.name.as_str(), endpoint.node.as_str()))
+        .collect();
     assert_eq!(names, [("web.1", "h1"), ("web.2", "h2")]);
-    let Answer::Nodes(nodes) = cluster.state.answer(Some(NodeId(2)), &Query::Nodes).unwrap() else {
+    let Answer::Nodes(nodes) = cluster
+        .state
+        .answer(Some(NodeId(2)), &Query::Nodes)
+        .unwrap()
+    else {
         panic!("no nodes")
     };
-    assert_eq!(nodes.iter().map(|node| node.leader).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(
+        nodes.iter().map(|node| node.leader).collect::<Vec<_>>(),
+        [false, true]
+    );
 }
 
 #[test]

@@ -18,8 +18,18 @@ fn a_cluster_is_bootstrapped_once() {
 
 #[test]
 fn nothing_is_admitted_before_the_bootstrap() {
-    let mut cluster = Cluster { state: Default::default(), ..Cluster::of(1) };
-    assert_eq!(cluster.refuse(Command::Admit { node: node(2, Role::Worker) }).kind, Kind::Precondition);
+    let mut cluster = Cluster {
+        state: Default::default(),
+        ..Cluster::of(1)
+    };
+    assert_eq!(
+        cluster
+            .refuse(Command::Admit {
+                node: node(2, Role::Worker)
+            })
+            .kind,
+        Kind::Precondition
+    );
 }
 
 #[test]
@@ -29,9 +39,14 @@ fn a_node_admitted_again_changes_its_address_and_keeps_the_rest() {
     let mut moved = node(2, Role::Worker);
     moved.address = "192.168.8.2:2377".parse().unwrap();
     cluster.now += 5;
-    cluster.apply(Command::Admit { node: moved.clone() });
+    cluster.apply(Command::Admit {
+        node: moved.clone(),
+    });
     let known = &cluster.state.nodes()[&NodeId(2)];
-    assert_eq!((known.address, known.availability), (moved.address, Availability::Pause));
+    assert_eq!(
+        (known.address, known.availability),
+        (moved.address, Availability::Pause)
+    );
     assert_eq!(known.joined, cluster.now - 5);
 }
 
@@ -46,17 +61,48 @@ fn a_node_that_could_not_be_reached_or_told_apart_is_not_admitted() {
         Command::Admit { node }
     };
     let cases: [(Change, Kind, &str); 7] = [
-        (|node| node.hostname = String::new(), Kind::Invalid, "no host name"),
-        (|node| node.hostname = "a\u{1b}[2J".to_owned(), Kind::Invalid, "no host name"),
-        (|node| node.hostname = "h".repeat(65), Kind::Invalid, "no host name"),
-        (|node| node.vtep = "::".parse().unwrap(), Kind::Invalid, "reach"),
-        (|node| node.vtep = "10.0.9.7".parse().unwrap(), Kind::Conflict, "network \"net\""),
-        (|node| node.address = "[fd00:9::7]:2377".parse().unwrap(), Kind::Conflict, "network \"net\""),
-        (|node| node.vtep = "2001:db8::2".parse().unwrap(), Kind::Conflict, "tunnels end"),
+        (
+            |node| node.hostname = String::new(),
+            Kind::Invalid,
+            "no host name",
+        ),
+        (
+            |node| node.hostname = "a\u{1b}[2J".to_owned(),
+            Kind::Invalid,
+            "no host name",
+        ),
+        (
+            |node| node.hostname = "h".repeat(65),
+            Kind::Invalid,
+            "no host name",
+        ),
+        (
+            |node| node.vtep = "::".parse().unwrap(),
+            Kind::Invalid,
+            "reach",
+        ),
+        (
+            |node| node.vtep = "10.0.9.7".parse().unwrap(),
+            Kind::Conflict,
+            "network \"net\"",
+        ),
+        (
+            |node| node.address = "[fd00:9::7]:2377".parse().unwrap(),
+            Kind::Conflict,
+            "network \"net\"",
+        ),
+        (
+            |node| node.vtep = "2001:db8::2".parse().unwrap(),
+            Kind::Conflict,
+            "tunnels end",
+        ),
     ];
     for (change, kind, cause) in cases {
         let refusal = cluster.refuse(admit(change));
-        assert!(refusal.kind == kind && refusal.cause.contains(cause) && !refusal.next.is_empty(), "{refusal}");
+        assert!(
+            refusal.kind == kind && refusal.cause.contains(cause) && !refusal.next.is_empty(),
+            "{refusal}"
+        );
     }
     cluster.apply(admit(|_| {}));
 }
@@ -64,12 +110,26 @@ fn a_node_that_could_not_be_reached_or_told_apart_is_not_admitted() {
 #[test]
 fn a_host_name_that_two_nodes_have_is_ambiguous_and_their_ids_are_not() {
     let mut cluster = Cluster::of(2);
-    cluster.apply(Command::Admit { node: Node { hostname: "h2".to_owned(), ..node(3, Role::Worker) } });
-    let drain = |node: &str| Command::SetAvailability { node: node.to_owned(), availability: Availability::Drain };
+    cluster.apply(Command::Admit {
+        node: Node {
+            hostname: "h2".to_owned(),
+            ..node(3, Role::Worker)
+        },
+    });
+    let drain = |node: &str| Command::SetAvailability {
+        node: node.to_owned(),
+        availability: Availability::Drain,
+    };
     let refusal = cluster.refuse(drain("h2"));
     assert_eq!(refusal.kind, Kind::Invalid);
-    assert!(refusal.cause.contains("2 nodes") && refusal.next.contains("use the id"), "{refusal}");
-    assert_eq!(cluster.apply(drain(&NodeId(3).to_string())), Outcome::Node(NodeId(3)));
+    assert!(
+        refusal.cause.contains("2 nodes") && refusal.next.contains("use the id"),
+        "{refusal}"
+    );
+    assert_eq!(
+        cluster.apply(drain(&NodeId(3).to_string())),
+        Outcome::Node(NodeId(3))
+    );
 }
 
 #[test]
@@ -77,9 +137,15 @@ fn unknown_nodes_are_refused() {
     let mut cluster = Cluster::of(1);
     let unknown = NodeId(99);
     for command in [
-        Command::SetNodeStatus { node: unknown, status: NodeStatus::Ready },
+        Command::SetNodeStatus {
+            node: unknown,
+            status: NodeStatus::Ready,
+        },
         Command::RemoveNode { node: unknown },
-        Command::SetAvailability { node: "h9".to_owned(), availability: Availability::Drain },
+        Command::SetAvailability {
+            node: "h9".to_owned(),
+            availability: Availability::Drain,
+        },
         Command::Report(NodeReport::new(unknown, 1)),
     ] {
         assert_eq!(cluster.refuse(command).kind, Kind::NotFound);
@@ -89,35 +155,53 @@ fn unknown_nodes_are_refused() {
 #[test]
 fn a_rotated_token_replaces_one_secret() {
     let mut cluster = Cluster::of(1);
-    cluster.apply(Command::RotateToken { role: Role::Worker, secret: Secret::new(3) });
+    cluster.apply(Command::RotateToken {
+        role: Role::Worker,
+        secret: Secret::new(3),
+    });
     let authority = cluster.state.authority().unwrap();
-    assert_eq!((authority.secret(Role::Worker), authority.secret(Role::Manager)), (&Secret::new(3), &Secret::new(2)));
+    assert_eq!(
+        (
+            authority.secret(Role::Worker),
+            authority.secret(Role::Manager)
+        ),
+        (&Secret::new(3), &Secret::new(2))
+    );
 }
 
 #[test]
 fn a_request_that_comes_again_gets_its_first_answer_and_changes_nothing() {
     let mut cluster = Cluster::of(1);
-    let create = Command::CreateNetwork { spec: network("net", &[]) };
+    let create = Command::CreateNetwork {
+        spec: network("net", &[]),
+    };
     let first = cluster.send_as(RequestId(u64::MAX), create.clone());
     let before = content(&cluster.state);
     assert_eq!(cluster.send_as(RequestId(u64::MAX), create.clone()), first);
     assert_eq!(content(&cluster.state), before);
     let refused = cluster.send_as(RequestId(u64::MAX - 1), create.clone());
-    cluster.apply(Command::RemoveNetwork { network: "net".to_owned() });
+    cluster.apply(Command::RemoveNetwork {
+        network: "net".to_owned(),
+    });
     assert_eq!(cluster.send_as(RequestId(u64::MAX - 1), create), refused);
 }
 
 #[test]
 fn a_thousand_reports_do_not_push_out_the_answer_to_a_person() {
     let mut cluster = Cluster::of(1);
-    let create = Command::CreateNetwork { spec: network("net", &[]) };
+    let create = Command::CreateNetwork {
+        spec: network("net", &[]),
+    };
     let first = cluster.send_as(RequestId(u64::MAX), create.clone());
     for applied in 0..2_000 {
         cluster.report(1, applied, Vec::new());
     }
     assert_eq!(cluster.send_as(RequestId(u64::MAX), create), first);
     let snapshot = String::from_utf8(cluster.state.snapshot()).unwrap();
-    assert!(snapshot.len() < 100_000, "the answers remembered are bounded");
+    assert!(
+        snapshot.len() < 100_000,
+        "the answers remembered are bounded"
+    );
 }
 
 #[test]
@@ -130,8 +214,13 @@ fn bytes_that_are_no_snapshot_are_refused() {
 fn a_node_balances_as_its_kernel_can_unless_told_otherwise() {
     let mut cluster = Cluster::of(2);
     let used = |cluster: &Cluster| {
-        let Answer::Nodes(nodes) = cluster.state.answer(None, &Query::Nodes).unwrap() else { panic!("no nodes") };
-        nodes.iter().map(|node| (node.balancer, node.balancer_used)).collect::<Vec<_>>()
+        let Answer::Nodes(nodes) = cluster.state.answer(None, &Query::Nodes).unwrap() else {
+            panic!("no nodes")
+        };
+        nodes
+            .iter()
+            .map(|node| (node.balancer, node.balancer_used))
+            .collect::<Vec<_>>()
     };
     let auto = (Engine::Auto, Engine::Nftables);
     assert_eq!(used(&cluster), [auto; 2]);
@@ -139,7 +228,10 @@ fn a_node_balances_as_its_kernel_can_unless_told_otherwise() {
     assert_eq!(used(&cluster), [auto, (Engine::Auto, Engine::Ipvs)]);
     for balancer in [Engine::Nftables, Engine::Ipvs] {
         for node in ["h1", "h2"] {
-            cluster.apply(Command::SetBalancer { node: node.to_owned(), balancer });
+            cluster.apply(Command::SetBalancer {
+                node: node.to_owned(),
+                balancer,
+            });
         }
         // A kernel without IPVS does without, and every host hears of its own.
         let second = (balancer, balancer);
@@ -147,7 +239,13 @@ fn a_node_balances_as_its_kernel_can_unless_told_otherwise() {
         let view = cluster.state.view(NodeId(2));
         assert_eq!(view.peers[&NodeId(2)].balancer, balancer);
     }
-    let nobody = Command::SetBalancer { node: "h3".to_owned(), balancer: Engine::Auto };
+    let nobody = Command::SetBalancer {
+        node: "h3".to_owned(),
+        balancer: Engine::Auto,
+    };
     let refusal = cluster.refuse(nobody);
-    assert!(refusal.kind == Kind::NotFound && refusal.next.contains("swarmctl node ls"), "{refusal}");
+    assert!(
+        refusal.kind == Kind::NotFound && refusal.next.contains("swarmctl node ls"),
+        "{refusal}"
+    );
 }

@@ -13,12 +13,17 @@ fn cluster(nodes: u64) -> Cluster {
 }
 
 fn replace(task: &str) -> Command {
-    Command::ReplaceTask { task: task.to_owned() }
+    Command::ReplaceTask {
+        task: task.to_owned(),
+    }
 }
 
 fn weights(cluster: &Cluster) -> Vec<u16> {
     let view = cluster.state.view(NodeId(1));
-    view.services.values().flat_map(|service| service.real_servers.values().copied()).collect()
+    view.services
+        .values()
+        .flat_map(|service| service.real_servers.values().copied())
+        .collect()
 }
 
 fn acknowledge(cluster: &mut Cluster, node: u64) {
@@ -26,7 +31,10 @@ fn acknowledge(cluster: &mut Cluster, node: u64) {
 }
 
 fn connections(cluster: &mut Cluster, task: &TaskInfo, count: u32) {
-    let said = TaskReport { connections: Some(count), ..report(task.id, TaskState::Running) };
+    let said = TaskReport {
+        connections: Some(count),
+        ..report(task.id, TaskState::Running)
+    };
     cluster.report(task.node_id.unwrap().0, 0, vec![said]);
 }
 
@@ -36,11 +44,17 @@ fn a_withdrawn_task_gets_nothing_new_and_stops_once_all_know_and_its_connections
     let old = cluster.task("web.1");
     cluster.apply(replace("web.1"));
     assert_eq!(weights(&cluster), [0, 1, 0, 1], "both families");
-    let named = &cluster.state.view(NodeId(1)).names[&(cluster.network("net"), "tasks.web".to_owned())];
+    let named =
+        &cluster.state.view(NodeId(1)).names[&(cluster.network("net"), "tasks.web".to_owned())];
     assert_eq!(named.addresses.len(), 2);
     acknowledge(&mut cluster, 1);
     assert!(!cluster.settle());
-    assert!(cluster.task("web.1").message.contains("waits until h2 knows"));
+    assert!(
+        cluster
+            .task("web.1")
+            .message
+            .contains("waits until h2 knows")
+    );
     acknowledge(&mut cluster, 2);
     cluster.settle();
     assert!(cluster.state.view(old.node_id.unwrap()).tasks[&old.id].draining);
@@ -50,7 +64,10 @@ fn a_withdrawn_task_gets_nothing_new_and_stops_once_all_know_and_its_connections
     connections(&mut cluster, &old, 0);
     cluster.settle();
     let next = cluster.task("web.1");
-    assert_eq!((next.state, &next.addresses), (TaskState::Pending, &old.addresses));
+    assert_eq!(
+        (next.state, &next.addresses),
+        (TaskState::Pending, &old.addresses)
+    );
     cluster.converge();
     assert_eq!(weights(&cluster), [1, 1, 1, 1]);
 }
@@ -69,7 +86,10 @@ fn connections_that_do_not_run_out_get_the_drain_time_from_when_all_knew() {
     assert!(!cluster.settle());
     cluster.now += 1;
     assert!(cluster.settle());
-    assert_eq!(cluster.task(&old.id.to_string()).desired_state, TaskState::Shutdown);
+    assert_eq!(
+        cluster.task(&old.id.to_string()).desired_state,
+        TaskState::Shutdown
+    );
 }
 
 #[test]
@@ -98,17 +118,29 @@ fn what_takes_no_traffic_stops_at_once() {
     cluster.set_status(lost.node_id.unwrap().0, NodeStatus::Down);
     cluster.scale("web", 1);
     cluster.settle();
-    assert_eq!(cluster.task(&lost.id.to_string()).desired_state, TaskState::Remove, "its node is down");
+    assert_eq!(
+        cluster.task(&lost.id.to_string()).desired_state,
+        TaskState::Remove,
+        "its node is down"
+    );
     cluster.scale("web", 3);
     cluster.settle();
     let starting = cluster.task("web.3");
     cluster.apply(replace("web.3"));
-    assert_eq!(cluster.task(&starting.id.to_string()).desired_state, TaskState::Shutdown, "it does not run yet");
+    assert_eq!(
+        cluster.task(&starting.id.to_string()).desired_state,
+        TaskState::Shutdown,
+        "it does not run yet"
+    );
     cluster.create_service(service("alone", 1, &[]));
     cluster.converge();
     let alone = cluster.task("alone.1");
     cluster.apply(replace("alone.1"));
-    assert_eq!(cluster.task(&alone.id.to_string()).desired_state, TaskState::Shutdown, "it is on no network");
+    assert_eq!(
+        cluster.task(&alone.id.to_string()).desired_state,
+        TaskState::Shutdown,
+        "it is on no network"
+    );
 }
 
 #[test]
@@ -120,7 +152,10 @@ fn a_leader_whose_clock_is_behind_begins_the_drain_time_anew_rather_than_cut_it_
     cluster.settle();
     connections(&mut cluster, &old, 1);
     cluster.now -= 60_000;
-    assert_eq!(cluster.state.step(cluster.now), [Command::DrainTask { task: old.id }]);
+    assert_eq!(
+        cluster.state.step(cluster.now),
+        [Command::DrainTask { task: old.id }]
+    );
     cluster.settle();
     cluster.now += 9_999;
     assert!(!cluster.settle());
@@ -131,7 +166,10 @@ fn a_leader_whose_clock_is_behind_begins_the_drain_time_anew_rather_than_cut_it_
 #[test]
 fn without_a_virtual_ip_addresses_are_kept_until_clients_have_forgotten_them() {
     let mut cluster = Cluster::with_network(1);
-    cluster.create_service(ServiceSpec { endpoint_mode: EndpointMode::Dnsrr, ..service("web", 1, &["net"]) });
+    cluster.create_service(ServiceSpec {
+        endpoint_mode: EndpointMode::Dnsrr,
+        ..service("web", 1, &["net"])
+    });
     cluster.converge();
     let old = cluster.task("web.1");
     cluster.apply(replace("web.1"));
@@ -156,10 +194,14 @@ fn counts_from_before_all_knew_are_not_heard() {
 }
 
 #[test]
-fn an_unhealthy_task_gets_nothing_new_while_its_agent_ends_it_and_its_policy_decides_what_follows() {
+fn an_unhealthy_task_gets_nothing_new_while_its_agent_ends_it_and_its_policy_decides_what_follows()
+{
     let mut cluster = cluster(1);
     let old = cluster.task("web.1");
-    let said = TaskReport { unhealthy: true, ..report(old.id, TaskState::Running) };
+    let said = TaskReport {
+        unhealthy: true,
+        ..report(old.id, TaskState::Running)
+    };
     cluster.report(1, cluster.index, vec![said]);
     assert_eq!(weights(&cluster), [0, 0]);
     assert!(!cluster.settle());
@@ -177,5 +219,8 @@ fn a_task_that_has_ended_is_not_replaced_by_hand() {
     let task = cluster.task("web.1");
     cluster.word(&task, TaskState::Failed);
     let refusal = cluster.refuse(replace("web.1"));
-    assert!(refusal.cause.contains("has ended") && refusal.next.contains("swarmctl service ps web"), "{refusal}");
+    assert!(
+        refusal.cause.contains("has ended") && refusal.next.contains("swarmctl service ps web"),
+        "{refusal}"
+    );
 }

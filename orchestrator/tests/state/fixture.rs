@@ -1,4 +1,5 @@
-//! A cluster in memory: one state, a log index, a clock that tests move, and agents that do as they are told.
+//! A cluster in memory: one state, a log index, a clock that tests move, and agents that do as they
+//! are told.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +43,11 @@ pub fn authority() -> Authority {
 }
 
 pub fn network(name: &str, subnets: &[&str]) -> NetworkSpec {
-    let subnet = |text: &&str| SubnetSpec { subnet: text.parse().unwrap(), gateway: None, range: None };
+    let subnet = |text: &&str| SubnetSpec {
+        subnet: text.parse().unwrap(),
+        gateway: None,
+        range: None,
+    };
     NetworkSpec {
         name: name.to_owned(),
         driver: Driver::Overlay,
@@ -57,34 +62,73 @@ pub fn network(name: &str, subnets: &[&str]) -> NetworkSpec {
 
 pub fn service(name: &str, replicas: u32, networks: &[&str]) -> ServiceSpec {
     let argv = vec!["sleep".to_owned(), "infinity".to_owned()];
-    let task = TaskSpec::new(Runtime::Exec { argv, env: BTreeMap::new(), rootfs: None });
-    let networks = networks.iter().map(|name| NetworkAttachment::new(*name)).collect();
-    ServiceSpec { replicas, networks, ..ServiceSpec::new(name, task) }
+    let task = TaskSpec::new(Runtime::Exec {
+        argv,
+        env: BTreeMap::new(),
+        rootfs: None,
+    });
+    let networks = networks
+        .iter()
+        .map(|name| NetworkAttachment::new(*name))
+        .collect();
+    ServiceSpec {
+        replicas,
+        networks,
+        ..ServiceSpec::new(name, task)
+    }
 }
 
 /// What a CNI runtime calls an interface on h`node`.
 /// A port of TCP that leads to 80.
 pub fn port(published: u16, mode: PublishMode) -> PublishSpec {
     let (protocol, at, allow) = (Protocol::Tcp, PublishAt::Everywhere, Vec::new());
-    PublishSpec { published, target: 80, count: 1, protocol, mode, at, allow }
+    PublishSpec {
+        published,
+        target: 80,
+        count: 1,
+        protocol,
+        mode,
+        at,
+        allow,
+    }
 }
 
 pub fn key(node: u64, id: &str) -> ContainerKey {
-    ContainerKey { node: NodeId(node), runtime: ContainerRuntime::Cni, id: id.to_owned() }
+    ContainerKey {
+        node: NodeId(node),
+        runtime: ContainerRuntime::Cni,
+        id: id.to_owned(),
+    }
 }
 
 /// Wishes for an address of each family; it is nowhere yet.
 pub fn spec(node: u64, id: &str, network: &str) -> ContainerSpec {
-    let any = AddressWish { wanted: true, ..AddressWish::default() };
+    let any = AddressWish {
+        wanted: true,
+        ..AddressWish::default()
+    };
     let (sandbox, traits) = (None, None);
     let (key, network) = (key(node, id), network.to_owned());
-    ContainerSpec { key, network, ipv4: any, ipv6: any, mac: None, sandbox, left: false, traits }
+    ContainerSpec {
+        key,
+        network,
+        ipv4: any,
+        ipv6: any,
+        mac: None,
+        sandbox,
+        left: false,
+        traits,
+    }
 }
 
 /// The first that is at this path.
 pub fn sandbox(name: &str, interface: &str) -> Sandbox {
     let (identity, interface) = (Some("boot/1".to_owned()), Some(interface.to_owned()));
-    Sandbox { path: format!("/run/netns/{name}"), identity, interface }
+    Sandbox {
+        path: format!("/run/netns/{name}"),
+        identity,
+        interface,
+    }
 }
 
 /// Log position and remembered answers aside: what a refusal must not change.
@@ -99,14 +143,22 @@ pub fn content(state: &State) -> serde_json::Value {
 impl Cluster {
     /// h1 is a manager, the others are workers; all are ready and active.
     pub fn of(nodes: u64) -> Self {
-        let mut cluster = Self { state: State::default(), index: 0, now: 1_000_000, requests: 0, log: Vec::new() };
+        let mut cluster = Self {
+            state: State::default(),
+            index: 0,
+            now: 1_000_000,
+            requests: 0,
+            log: Vec::new(),
+        };
         cluster.apply(Command::Bootstrap {
             authority: authority(),
             node: node(1, Role::Manager),
             data_path_port: 4789,
         });
         for number in 2..=nodes {
-            cluster.apply(Command::Admit { node: node(number, Role::Worker) });
+            cluster.apply(Command::Admit {
+                node: node(number, Role::Worker),
+            });
         }
         cluster
     }
@@ -125,8 +177,15 @@ impl Cluster {
 
     pub fn send_as(&mut self, request: RequestId, command: Command) -> Response {
         self.index += 1;
-        let chance = command.needs_chance().then(|| EpochKey::new([self.index as u8; 32]));
-        let entry = Entry { request, now: self.now, chance, command };
+        let chance = command
+            .needs_chance()
+            .then(|| EpochKey::new([self.index as u8; 32]));
+        let entry = Entry {
+            request,
+            now: self.now,
+            chance,
+            command,
+        };
         self.log.push(entry.clone());
         self.state.apply(self.index, entry)
     }
@@ -147,46 +206,70 @@ impl Cluster {
 
     #[track_caller]
     pub fn create_network(&mut self, spec: NetworkSpec) -> NetworkId {
-        let Outcome::Network(id) = self.apply(Command::CreateNetwork { spec }) else { panic!("no network") };
+        let Outcome::Network(id) = self.apply(Command::CreateNetwork { spec }) else {
+            panic!("no network")
+        };
         id
     }
 
     #[track_caller]
     pub fn create_service(&mut self, spec: ServiceSpec) -> ServiceId {
-        let Outcome::Service(id) = self.apply(Command::CreateService { spec }) else { panic!("no service") };
+        let Outcome::Service(id) = self.apply(Command::CreateService { spec }) else {
+            panic!("no service")
+        };
         id
     }
 
     #[track_caller]
     pub fn attach(&mut self, spec: ContainerSpec) -> Container {
-        let outcome = self.apply(Command::AttachContainer { spec: Box::new(spec) });
-        let Outcome::Container(container) = outcome else { panic!("no container") };
+        let outcome = self.apply(Command::AttachContainer {
+            spec: Box::new(spec),
+        });
+        let Outcome::Container(container) = outcome else {
+            panic!("no container")
+        };
         *container
     }
 
     /// The network of this name.
     pub fn network(&self, name: &str) -> NetworkId {
-        let networks = self.state.answer(None, &Query::Network(name.to_owned())).unwrap();
-        let Answer::Networks(networks) = networks else { panic!("no networks") };
+        let networks = self
+            .state
+            .answer(None, &Query::Network(name.to_owned()))
+            .unwrap();
+        let Answer::Networks(networks) = networks else {
+            panic!("no networks")
+        };
         networks[0].id
     }
 
     #[track_caller]
     pub fn scale(&mut self, service: &str, replicas: u32) {
-        self.apply(Command::ScaleService { service: service.to_owned(), replicas });
+        self.apply(Command::ScaleService {
+            service: service.to_owned(),
+            replicas,
+        });
     }
 
     #[track_caller]
     pub fn remove_service(&mut self, service: &str) {
-        self.apply(Command::RemoveService { service: service.to_owned() });
+        self.apply(Command::RemoveService {
+            service: service.to_owned(),
+        });
     }
 
     pub fn set_status(&mut self, node: u64, status: NodeStatus) {
-        self.apply(Command::SetNodeStatus { node: NodeId(node), status });
+        self.apply(Command::SetNodeStatus {
+            node: NodeId(node),
+            status,
+        });
     }
 
     pub fn set_availability(&mut self, node: u64, availability: Availability) {
-        self.apply(Command::SetAvailability { node: NodeId(node).to_string(), availability });
+        self.apply(Command::SetAvailability {
+            node: NodeId(node).to_string(),
+            availability,
+        });
     }
 
     /// Applies what `step` asks for until it asks for nothing; whether it asked for anything.
@@ -214,30 +297,50 @@ impl Cluster {
     /// The same, while so many connections are left to what drains.
     pub fn agent_with(&mut self, node: u64, connections: u32) -> bool {
         let view = self.state.view(NodeId(node));
-        let reports = view.tasks.iter().filter_map(|(id, task)| agent_report(*id, task));
-        let count = |report: TaskReport| TaskReport { connections: report.connections.map(|_| connections), ..report };
+        let reports = view
+            .tasks
+            .iter()
+            .filter_map(|(id, task)| agent_report(*id, task));
+        let count = |report: TaskReport| TaskReport {
+            connections: report.connections.map(|_| connections),
+            ..report
+        };
         let reports: Vec<TaskReport> = reports.map(count).collect();
-        let changes = !reports.is_empty() || self.state.nodes()[&NodeId(node)].applied != view.generation;
+        let changes =
+            !reports.is_empty() || self.state.nodes()[&NodeId(node)].applied != view.generation;
         self.report(node, view.generation, reports);
         changes
     }
 
     pub fn report(&mut self, node: u64, applied: u64, tasks: Vec<TaskReport>) {
-        let capabilities = self.state.nodes()[&NodeId(node)].capabilities.clone().unwrap_or_default();
-        self.apply(Command::Report(NodeReport { tasks, capabilities, ..NodeReport::new(NodeId(node), applied) }));
+        let capabilities = self.state.nodes()[&NodeId(node)]
+            .capabilities
+            .clone()
+            .unwrap_or_default();
+        self.apply(Command::Report(NodeReport {
+            tasks,
+            capabilities,
+            ..NodeReport::new(NodeId(node), applied)
+        }));
     }
 
     /// A node says what its kernel can do.
     pub fn say_capable(&mut self, node: u64, capabilities: &[Capability]) {
         let capabilities = capabilities.iter().copied().collect();
-        self.apply(Command::Report(NodeReport { capabilities, ..NodeReport::new(NodeId(node), 0) }));
+        self.apply(Command::Report(NodeReport {
+            capabilities,
+            ..NodeReport::new(NodeId(node), 0)
+        }));
     }
 
     /// With the encrypted network `secret` and a task of `web` on every node.
     pub fn encrypting(nodes: u64) -> Self {
         let mut cluster = Self::of(nodes);
         (1..=nodes).for_each(|node| cluster.say_capable(node, &[Capability::Esp]));
-        cluster.create_network(NetworkSpec { encrypted: true, ..network("secret", &[]) });
+        cluster.create_network(NetworkSpec {
+            encrypted: true,
+            ..network("secret", &[])
+        });
         cluster.create_service(service("web", u32::try_from(nodes).unwrap(), &["secret"]));
         cluster.converge();
         cluster
@@ -250,9 +353,16 @@ impl Cluster {
             let mut busy = self.settle();
             for node in self.ready_nodes() {
                 let view = self.state.view(NodeId(node));
-                busy |= view.tasks.iter().any(|(id, task)| agent_report(*id, task).is_some());
+                busy |= view
+                    .tasks
+                    .iter()
+                    .any(|(id, task)| agent_report(*id, task).is_some());
                 // What waits for addresses to be forgotten waits for the clock.
-                self.now += if view.tasks.values().any(|task| task.draining) { 1_000 } else { 0 };
+                self.now += if view.tasks.values().any(|task| task.draining) {
+                    1_000
+                } else {
+                    0
+                };
                 self.agent(node);
             }
             if !busy && self.state.step(self.now).is_empty() {
@@ -262,16 +372,21 @@ impl Cluster {
         panic!("the cluster does not converge");
     }
 
-    /// Steps until every task that is to stop is told so: hosts take their views, and no connections are left.
+    /// Steps until every task that is to stop is told so: hosts take their views, and no
+    /// connections are left.
     #[track_caller]
     pub fn drain(&mut self) {
         for _ in 0..100 {
             self.settle();
             for node in self.ready_nodes() {
                 let view = self.state.view(NodeId(node));
-                let draining =
-                    view.tasks.iter().filter(|(_, task)| task.draining && task.desired == TaskState::Running);
-                let reports = draining.filter_map(|(id, task)| agent_report(*id, task)).collect();
+                let draining = view
+                    .tasks
+                    .iter()
+                    .filter(|(_, task)| task.draining && task.desired == TaskState::Running);
+                let reports = draining
+                    .filter_map(|(id, task)| agent_report(*id, task))
+                    .collect();
                 self.report(node, view.generation, reports);
             }
             if self.state.step(self.now).is_empty() {
@@ -282,14 +397,22 @@ impl Cluster {
     }
 
     pub fn ready_nodes(&self) -> Vec<u64> {
-        let ready = self.state.nodes().values().filter(|node| node.status == NodeStatus::Ready);
+        let ready = self
+            .state
+            .nodes()
+            .values()
+            .filter(|node| node.status == NodeStatus::Ready);
         ready.map(|node| node.id.0).collect()
     }
 
     /// The tasks of a service, by slot, newest first.
     #[track_caller]
     pub fn tasks(&self, service: &str) -> Vec<TaskInfo> {
-        let Answer::Tasks(tasks) = self.state.answer(None, &Query::Tasks(Some(service.to_owned()))).unwrap() else {
+        let Answer::Tasks(tasks) = self
+            .state
+            .answer(None, &Query::Tasks(Some(service.to_owned())))
+            .unwrap()
+        else {
             panic!("no tasks")
         };
         tasks
@@ -297,7 +420,11 @@ impl Cluster {
 
     #[track_caller]
     pub fn task(&self, name: &str) -> TaskInfo {
-        let Answer::Tasks(mut tasks) = self.state.answer(None, &Query::Task(name.to_owned())).unwrap() else {
+        let Answer::Tasks(mut tasks) = self
+            .state
+            .answer(None, &Query::Task(name.to_owned()))
+            .unwrap()
+        else {
             panic!("no tasks")
         };
         tasks.remove(0)
@@ -305,7 +432,11 @@ impl Cluster {
 
     #[track_caller]
     pub fn service(&self, name: &str) -> ServiceInfo {
-        let Answer::Services(mut services) = self.state.answer(None, &Query::Service(name.to_owned())).unwrap() else {
+        let Answer::Services(mut services) = self
+            .state
+            .answer(None, &Query::Service(name.to_owned()))
+            .unwrap()
+        else {
             panic!("no services")
         };
         services.remove(0)
@@ -320,14 +451,20 @@ impl Cluster {
 }
 
 pub fn report(task: TaskId, state: TaskState) -> TaskReport {
-    TaskReport { exit_code: state.is_terminal().then_some(1), ..TaskReport::new(task, state) }
+    TaskReport {
+        exit_code: state.is_terminal().then_some(1),
+        ..TaskReport::new(task, state)
+    }
 }
 
 pub fn agent_report(id: TaskId, task: &TaskConfig) -> Option<TaskReport> {
     if task.desired > TaskState::Running {
         Some(report(id, TaskState::Shutdown))
     } else if task.draining {
-        Some(TaskReport { connections: Some(0), ..report(id, TaskState::Running) })
+        Some(TaskReport {
+            connections: Some(0),
+            ..report(id, TaskState::Running)
+        })
     } else {
         (task.state < TaskState::Running).then(|| report(id, TaskState::Running))
     }

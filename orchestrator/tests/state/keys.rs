@@ -1,4 +1,5 @@
-//! Keys of encrypted networks: who has which, how they change, and that nobody sends what its peer does not accept.
+//! Keys of encrypted networks: who has which, how they change, and that nobody sends what its peer
+//! does not accept.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,18 +11,33 @@ use crate::fixture::{Cluster, content, network, node, service};
 const MINUTE: Millis = 60_000;
 
 fn keys(cluster: &Cluster, of: u64, with: u64) -> PeerKeys {
-    cluster.state.view(NodeId(of)).keys.remove(&NodeId(with)).unwrap_or_default()
+    cluster
+        .state
+        .view(NodeId(of))
+        .keys
+        .remove(&NodeId(with))
+        .unwrap_or_default()
 }
 
 fn epochs(associations: &[Association]) -> Vec<u64> {
-    associations.iter().map(|association| association.epoch.0).collect()
+    associations
+        .iter()
+        .map(|association| association.epoch.0)
+        .collect()
 }
 
 fn lost(cluster: &mut Cluster, node: u64, lost: &[(u64, Spi)]) {
-    let lost = lost.iter().map(|&(peer, spi)| (NodeId(peer), spi)).collect();
+    let lost = lost
+        .iter()
+        .map(|&(peer, spi)| (NodeId(peer), spi))
+        .collect();
     let capabilities = [Capability::Esp].into();
     let applied = cluster.state.nodes()[&NodeId(node)].applied;
-    cluster.apply(Command::Report(NodeReport { lost, capabilities, ..NodeReport::new(NodeId(node), applied) }));
+    cluster.apply(Command::Report(NodeReport {
+        lost,
+        capabilities,
+        ..NodeReport::new(NodeId(node), applied)
+    }));
 }
 
 /// What a node's kernel has: its view as it is now.
@@ -34,7 +50,11 @@ fn two_hosts_of_an_encrypted_network_have_the_same_keys_and_nobody_else_has_them
     let mut cluster = Cluster::encrypting(3);
     cluster.scale("web", 2);
     cluster.converge();
-    let members: Vec<u64> = cluster.tasks("web").iter().filter_map(|task| task.node_id.map(|id| id.0)).collect();
+    let members: Vec<u64> = cluster
+        .tasks("web")
+        .iter()
+        .filter_map(|task| task.node_id.map(|id| id.0))
+        .collect();
     let (a, b) = (members[0], members[1]);
     assert_eq!(keys(&cluster, a, b).send, keys(&cluster, b, a).accept);
     assert_eq!(keys(&cluster, b, a).send, keys(&cluster, a, b).accept);
@@ -50,7 +70,11 @@ fn no_two_associations_have_the_same_key_and_no_view_holds_what_keys_are_made_of
     let mut seen = BTreeSet::new();
     for view in (1..=4).map(|node| cluster.state.view(NodeId(node))) {
         let accepted = view.keys.values().flat_map(|keys| &keys.accept);
-        assert!(accepted.into_iter().all(|association| seen.insert(*association.key.secret())));
+        assert!(
+            accepted
+                .into_iter()
+                .all(|association| seen.insert(*association.key.secret()))
+        );
         let text = serde_json::to_string(&view.snapshot()).unwrap();
         let secrets = cluster.log.iter().filter_map(|entry| entry.chance.as_ref());
         for secret in secrets.map(|key| serde_json::to_string(key).unwrap()) {
@@ -58,7 +82,10 @@ fn no_two_associations_have_the_same_key_and_no_view_holds_what_keys_are_made_of
         }
     }
     assert_eq!(seen.len(), 4 * 3 * 2);
-    assert!(!format!("{:?}", cluster.state).contains(&"7".repeat(8)), "keys show in no log");
+    assert!(
+        !format!("{:?}", cluster.state).contains(&"7".repeat(8)),
+        "keys show in no log"
+    );
 }
 
 #[test]
@@ -67,13 +94,22 @@ fn keys_change_in_three_steps_each_taken_by_every_host_before_the_next() {
     cluster.apply(Command::RotateKeys);
     let refusal = cluster.refuse(Command::RotateKeys);
     assert!(refusal.cause.ends_with("waits for h1, h2"), "{refusal}");
-    let of = |cluster: &Cluster| (epochs(&keys(cluster, 1, 2).send), epochs(&keys(cluster, 1, 2).accept));
+    let of = |cluster: &Cluster| {
+        (
+            epochs(&keys(cluster, 1, 2).send),
+            epochs(&keys(cluster, 1, 2).accept),
+        )
+    };
     assert_eq!(of(&cluster), (vec![1], vec![1, 2]));
     take(&mut cluster, 1);
     assert!(!cluster.settle(), "h2 does not accept the new key yet");
     take(&mut cluster, 2);
     assert!(cluster.settle());
-    assert_eq!(of(&cluster), (vec![2, 1], vec![1, 2]), "what was sent before may still be on its way");
+    assert_eq!(
+        of(&cluster),
+        (vec![2, 1], vec![1, 2]),
+        "what was sent before may still be on its way"
+    );
     (1..=2).for_each(|node| take(&mut cluster, node));
     assert!(!cluster.settle());
     cluster.now += 3_000;
@@ -96,18 +132,26 @@ fn keys_change_by_themselves_twice_a_day() {
 }
 
 #[test]
-fn a_host_that_is_down_holds_a_change_up_for_ten_minutes_and_one_that_is_not_for_as_long_as_it_takes() {
+fn a_host_that_is_down_holds_a_change_up_for_ten_minutes_and_one_that_is_not_for_as_long_as_it_takes()
+ {
     let mut cluster = Cluster::encrypting(3);
     cluster.apply(Command::RotateKeys);
     [1, 2].into_iter().for_each(|node| take(&mut cluster, node));
     cluster.now += 60 * MINUTE;
-    assert!(!cluster.settle(), "h3 is there and has not accepted the new key");
+    assert!(
+        !cluster.settle(),
+        "h3 is there and has not accepted the new key"
+    );
     let mut cluster = Cluster::encrypting(3);
     cluster.set_status(3, NodeStatus::Down);
     cluster.apply(Command::RotateKeys);
     [1, 2].into_iter().for_each(|node| take(&mut cluster, node));
     cluster.settle();
-    assert_eq!(epochs(&keys(&cluster, 1, 2).send), [1], "h3 may only be cut off from managers");
+    assert_eq!(
+        epochs(&keys(&cluster, 1, 2).send),
+        [1],
+        "h3 may only be cut off from managers"
+    );
     cluster.now += 10 * MINUTE;
     cluster.settle();
     assert_eq!(epochs(&keys(&cluster, 1, 2).send), [2, 1]);
@@ -116,21 +160,38 @@ fn a_host_that_is_down_holds_a_change_up_for_ten_minutes_and_one_that_is_not_for
 #[test]
 fn what_a_host_has_lost_is_replaced_for_that_pair_and_direction_only_and_once() {
     let mut cluster = Cluster::encrypting(3);
-    let all = |cluster: &Cluster| (1..=3).map(|node| cluster.state.view(NodeId(node)).keys).collect::<Vec<_>>();
+    let all = |cluster: &Cluster| {
+        (1..=3)
+            .map(|node| cluster.state.view(NodeId(node)).keys)
+            .collect::<Vec<_>>()
+    };
     let before = all(&cluster);
     let spi = keys(&cluster, 1, 2).send[0].spi;
     lost(&mut cluster, 1, &[(2, spi)]);
     let fresh = keys(&cluster, 1, 2).send;
     assert!(fresh.len() == 1 && fresh[0].spi != spi);
     assert_eq!(fresh, keys(&cluster, 2, 1).accept);
-    for (pair, direction) in [((1, 3), "send"), ((2, 1), "send"), ((3, 1), "send"), ((2, 3), "send")] {
+    for (pair, direction) in [
+        ((1, 3), "send"),
+        ((2, 1), "send"),
+        ((3, 1), "send"),
+        ((2, 3), "send"),
+    ] {
         let now = keys(&cluster, pair.0, pair.1).send;
-        assert_eq!(now, before[pair.0 as usize - 1][&NodeId(pair.1)].send, "{pair:?} {direction}");
+        assert_eq!(
+            now,
+            before[pair.0 as usize - 1][&NodeId(pair.1)].send,
+            "{pair:?} {direction}"
+        );
     }
     let after = content(&cluster.state);
     lost(&mut cluster, 2, &[(1, spi)]);
     lost(&mut cluster, 3, &[(1, Spi(7)), (9, spi)]);
-    assert_eq!(content(&cluster.state), after, "the receiver's word comes late, the others' are about nothing");
+    assert_eq!(
+        content(&cluster.state),
+        after,
+        "the receiver's word comes late, the others' are about nothing"
+    );
     // The receiver alone has lost it: it would take what it has had before.
     let spi = keys(&cluster, 2, 3).accept[0].spi;
     lost(&mut cluster, 2, &[(3, spi)]);
@@ -143,11 +204,23 @@ fn numbers_of_associations_are_never_given_out_twice() {
     let first = keys(&cluster, 1, 2).send[0].clone();
     cluster.remove_service("web");
     cluster.converge();
-    cluster.apply(Command::RemoveNetwork { network: "secret".to_owned() });
+    cluster.apply(Command::RemoveNetwork {
+        network: "secret".to_owned(),
+    });
     let refusal = cluster.refuse(Command::RotateKeys);
-    assert!(refusal.cause.starts_with("no network is encrypted") && refusal.next.contains("--encrypted"), "{refusal}");
-    assert!(!content(&cluster.state)["keys"].to_string().contains("key"), "keys that protect nothing are forgotten");
-    cluster.create_network(NetworkSpec { encrypted: true, ..network("secret", &[]) });
+    assert!(
+        refusal.cause.starts_with("no network is encrypted")
+            && refusal.next.contains("--encrypted"),
+        "{refusal}"
+    );
+    assert!(
+        !content(&cluster.state)["keys"].to_string().contains("key"),
+        "keys that protect nothing are forgotten"
+    );
+    cluster.create_network(NetworkSpec {
+        encrypted: true,
+        ..network("secret", &[])
+    });
     cluster.create_service(service("web", 2, &["secret"]));
     cluster.converge();
     let again = keys(&cluster, 1, 2).send[0].clone();
@@ -159,19 +232,29 @@ fn a_host_that_joins_anew_shares_no_key_with_its_former_self() {
     let mut cluster = Cluster::encrypting(2);
     let before = keys(&cluster, 1, 2);
     cluster.apply(Command::RemoveNode { node: NodeId(2) });
-    assert!(!content(&cluster.state)["keys"].to_string().contains(&NodeId(2).to_string()));
-    cluster.apply(Command::Admit { node: node(2, Role::Worker) });
+    assert!(
+        !content(&cluster.state)["keys"]
+            .to_string()
+            .contains(&NodeId(2).to_string())
+    );
+    cluster.apply(Command::Admit {
+        node: node(2, Role::Worker),
+    });
     cluster.say_capable(2, &[Capability::Esp]);
     cluster.set_status(2, NodeStatus::Ready);
     cluster.converge();
     let after = keys(&cluster, 1, 2);
-    assert!(before.accept[0].spi != after.accept[0].spi && before.accept[0].key != after.accept[0].key);
+    assert!(
+        before.accept[0].spi != after.accept[0].spi && before.accept[0].key != after.accept[0].key
+    );
 }
 
 #[test]
 fn a_host_that_cannot_encrypt_gets_no_task_of_an_encrypted_network_and_the_task_says_why() {
     let mut cluster = Cluster::encrypting(1);
-    cluster.apply(Command::Admit { node: node(2, Role::Worker) });
+    cluster.apply(Command::Admit {
+        node: node(2, Role::Worker),
+    });
     cluster.set_status(2, NodeStatus::Ready);
     cluster.say_capable(2, &[Capability::Ipvs]);
     cluster.scale("web", 3);
@@ -181,7 +264,9 @@ fn a_host_that_cannot_encrypt_gets_no_task_of_an_encrypted_network_and_the_task_
     cluster.converge();
     let message = cluster.task("web.1").message;
     assert!(
-        message.contains("\"secret\"") && message.contains("CONFIG_INET_ESP") && message.ends_with("on \"h2\""),
+        message.contains("\"secret\"")
+            && message.contains("CONFIG_INET_ESP")
+            && message.ends_with("on \"h2\""),
         "{message}"
     );
     cluster.create_service(service("plain", 1, &[]));
@@ -241,7 +326,8 @@ proptest! {
                 Event::Scale(replicas) => cluster.scale("web", replicas),
             }
             for (node, view) in &mut held {
-                // Between hosts whose tasks are gone nothing is sent, whatever they have not heard yet.
+                // Between hosts whose tasks are gone nothing is sent, whatever they have not heard
+                // yet.
                 let now = cluster.state.view(NodeId(*node)).keys;
                 view.keys.retain(|peer, _| now.contains_key(peer));
             }

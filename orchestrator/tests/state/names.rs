@@ -1,4 +1,5 @@
-//! What names lead to: aliases, stacks, named ports, tasks that are not ready; and which names are refused.
+//! What names lead to: aliases, stacks, named ports, tasks that are not ready; and which names are
+//! refused.
 
 use std::net::IpAddr;
 
@@ -15,12 +16,17 @@ fn named(name: &str, aliases: &[&str], stack: Option<&str>) -> ServiceSpec {
 
 fn record(cluster: &Cluster, name: &str) -> Option<NameConfig> {
     let view = cluster.state.view(NodeId(1));
-    view.names.into_iter().find(|((_, known), _)| known == name).map(|(_, record)| record)
+    view.names
+        .into_iter()
+        .find(|((_, known), _)| known == name)
+        .map(|(_, record)| record)
 }
 
 /// The IPv4 addresses of a name, `-` where there is no such name.
 fn v4(cluster: &Cluster, name: &str) -> String {
-    let Some(record) = record(cluster, name) else { return "-".to_owned() };
+    let Some(record) = record(cluster, name) else {
+        return "-".to_owned();
+    };
     let v4 = record.addresses.iter().filter(|address| address.is_ipv4());
     v4.map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
 }
@@ -37,12 +43,29 @@ fn services_that_share_an_alias_share_its_answer() {
     cluster.create_service(named("primary", &["db"], None));
     cluster.create_service(rr);
     cluster.converge();
-    let both = |name: &str| v4(&cluster, name).split(' ').map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
-    let of = |names: &[&str]| names.iter().map(|name| v4(&cluster, name)).collect::<std::collections::BTreeSet<_>>();
-    assert_eq!(both("db"), of(&["primary", "replica"]), "a virtual IP and a task");
+    let both = |name: &str| {
+        v4(&cluster, name)
+            .split(' ')
+            .map(str::to_owned)
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let of = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| v4(&cluster, name))
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(
+        both("db"),
+        of(&["primary", "replica"]),
+        "a virtual IP and a task"
+    );
     assert_eq!(both("tasks.db"), of(&["primary.1", "replica.1"]));
     assert_eq!(both("reader"), of(&["replica.1"]));
-    assert!(!record(&cluster, "db").unwrap().canonical, "addresses resolve back to the service");
+    assert!(
+        !record(&cluster, "db").unwrap().canonical,
+        "addresses resolve back to the service"
+    );
     let mut targets = record(&cluster, "db").unwrap().targets;
     targets.sort();
     assert_eq!(targets, ["primary", "replica.1"]);
@@ -58,11 +81,21 @@ fn a_service_of_a_stack_is_also_called_by_it() {
         let vip = v4(&cluster, service);
         for name in ["db", service] {
             assert_eq!(v4(&cluster, &format!("{name}.{stack}")), vip);
-            assert_eq!(v4(&cluster, &format!("tasks.{name}.{stack}")), v4(&cluster, &format!("{service}.1")));
-            assert_eq!(v4(&cluster, &format!("{name}.1.{stack}")), v4(&cluster, &format!("{service}.1")));
+            assert_eq!(
+                v4(&cluster, &format!("tasks.{name}.{stack}")),
+                v4(&cluster, &format!("{service}.1"))
+            );
+            assert_eq!(
+                v4(&cluster, &format!("{name}.1.{stack}")),
+                v4(&cluster, &format!("{service}.1"))
+            );
         }
     }
-    assert_eq!(v4(&cluster, "db").split(' ').count(), 2, "for those outside of both stacks");
+    assert_eq!(
+        v4(&cluster, "db").split(' ').count(),
+        2,
+        "for those outside of both stacks"
+    );
     assert_eq!(v4(&cluster, "db.1"), "-");
 }
 
@@ -83,10 +116,20 @@ fn a_name_of_another_service_is_no_alias_in_either_order() {
     cluster.create_service(named("db", &["store"], None));
     let refusal = refused(&mut cluster, named("thief", &["DB"], None));
     assert_eq!(refusal.kind, Kind::Conflict);
-    assert!(refusal.cause.contains("service \"db\"") && refusal.next.contains("alias"), "{refusal}");
-    assert_eq!(refused(&mut cluster, named("store", &[], None)).kind, Kind::Conflict);
+    assert!(
+        refusal.cause.contains("service \"db\"") && refusal.next.contains("alias"),
+        "{refusal}"
+    );
+    assert_eq!(
+        refused(&mut cluster, named("store", &[], None)).kind,
+        Kind::Conflict
+    );
     cluster.create_service(named("shop-web", &[], Some("shop")));
-    assert_eq!(refused(&mut cluster, named("web", &[], Some("shop"))).kind, Kind::Conflict, "both are web.shop");
+    assert_eq!(
+        refused(&mut cluster, named("web", &[], Some("shop"))).kind,
+        Kind::Conflict,
+        "both are web.shop"
+    );
     cluster.create_service(named("same", &["same"], None));
     let mut elsewhere = named("elsewhere", &["db"], None);
     elsewhere.networks[0].network = "other".to_owned();
@@ -97,16 +140,31 @@ fn a_name_of_another_service_is_no_alias_in_either_order() {
 fn tasks_that_are_not_ready_have_names_where_asked_for() {
     for publish_not_ready in [false, true] {
         let mut cluster = Cluster::with_network(1);
-        let mut spec = ServiceSpec { publish_not_ready, ..named("store", &[], None) };
+        let mut spec = ServiceSpec {
+            publish_not_ready,
+            ..named("store", &[], None)
+        };
         spec.replicas = 2;
         cluster.create_service(spec);
         // Assigned, with their addresses, and nothing heard of them yet.
         cluster.settle();
-        let addresses = if publish_not_ready { "10.0.9.3 10.0.9.4" } else { "" };
+        let addresses = if publish_not_ready {
+            "10.0.9.3 10.0.9.4"
+        } else {
+            ""
+        };
         assert_eq!(v4(&cluster, "tasks.store"), addresses);
-        assert_eq!(v4(&cluster, "store.2"), addresses.split(' ').next_back().unwrap());
+        assert_eq!(
+            v4(&cluster, "store.2"),
+            addresses.split(' ').next_back().unwrap()
+        );
         let view = cluster.state.view(NodeId(1));
-        assert!(view.services.values().all(|service| service.real_servers.is_empty()), "no traffic by the virtual IP");
+        assert!(
+            view.services
+                .values()
+                .all(|service| service.real_servers.is_empty()),
+            "no traffic by the virtual IP"
+        );
         cluster.scale("store", 1);
         assert_eq!(v4(&cluster, "store.2"), "-", "what is to stop has no name");
     }
@@ -115,14 +173,29 @@ fn tasks_that_are_not_ready_have_names_where_asked_for() {
 #[test]
 fn named_ports_are_told_with_where_they_lead() {
     let mut cluster = Cluster::with_network(1);
-    let http = NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 80 };
-    cluster.create_service(ServiceSpec { ports: vec![http.clone()], ..named("web", &["www"], None) });
+    let http = NamedPort {
+        name: "http".to_owned(),
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    cluster.create_service(ServiceSpec {
+        ports: vec![http.clone()],
+        ..named("web", &["www"], None)
+    });
     cluster.converge();
-    for (name, targets) in [("web", &[][..]), ("tasks.web", &["web.1"]), ("web.1", &[]), ("www", &["web"])] {
+    for (name, targets) in [
+        ("web", &[][..]),
+        ("tasks.web", &["web.1"]),
+        ("web.1", &[]),
+        ("www", &["web"]),
+    ] {
         let record = record(&cluster, name).unwrap();
         assert_eq!(
             (record.ports, record.targets),
-            (vec![http.clone()], targets.iter().map(|t| t.to_string()).collect())
+            (
+                vec![http.clone()],
+                targets.iter().map(|t| t.to_string()).collect()
+            )
         );
     }
 }
@@ -130,13 +203,35 @@ fn named_ports_are_told_with_where_they_lead() {
 #[test]
 fn senseless_names_ports_and_resolver_settings_are_refused() {
     let mut cluster = Cluster::with_network(1);
-    for alias in ["", "a.b", "-a", "a_b", "tasks", "Tasks", &"x".repeat(64), "a b", "ü"] {
-        assert_eq!(refused(&mut cluster, named("web", &[alias], None)).kind, Kind::Invalid, "{alias}");
+    for alias in [
+        "",
+        "a.b",
+        "-a",
+        "a_b",
+        "tasks",
+        "Tasks",
+        &"x".repeat(64),
+        "a b",
+        "ü",
+    ] {
+        assert_eq!(
+            refused(&mut cluster, named("web", &[alias], None)).kind,
+            Kind::Invalid,
+            "{alias}"
+        );
     }
     for stack in ["", "3", "a.b", "-", "a_b"] {
-        assert_eq!(refused(&mut cluster, named("web", &[], Some(stack))).kind, Kind::Invalid, "{stack}");
+        assert_eq!(
+            refused(&mut cluster, named("web", &[], Some(stack))).kind,
+            Kind::Invalid,
+            "{stack}"
+        );
     }
-    let port = |name: &str, port| NamedPort { name: name.to_owned(), protocol: Protocol::Tcp, port };
+    let port = |name: &str, port| NamedPort {
+        name: name.to_owned(),
+        protocol: Protocol::Tcp,
+        port,
+    };
     let long = "a".repeat(16);
     for ports in [
         vec![port("", 80)],
@@ -147,23 +242,52 @@ fn senseless_names_ports_and_resolver_settings_are_refused() {
         vec![port("http", 0)],
         vec![port("http", 80), port("HTTP", 81)],
     ] {
-        let spec = ServiceSpec { ports: ports.clone(), ..named("web", &[], None) };
+        let spec = ServiceSpec {
+            ports: ports.clone(),
+            ..named("web", &[], None)
+        };
         assert_eq!(refused(&mut cluster, spec).kind, Kind::Invalid, "{ports:?}");
     }
     let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-    let servers = |servers: &[&str]| servers.iter().map(|server| server.parse().unwrap()).collect();
+    let servers = |servers: &[&str]| {
+        servers
+            .iter()
+            .map(|server| server.parse().unwrap())
+            .collect()
+    };
     let none = DnsConfig::default;
     for dns in [
-        DnsConfig { servers: servers(&["0.0.0.0"]), ..none() },
-        DnsConfig { servers: servers(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]), ..none() },
-        DnsConfig { search: texts(&["example.org\nnameserver 1.2.3.4"]), ..none() },
-        DnsConfig { search: texts(&["a..b"]), ..none() },
-        DnsConfig { options: texts(&["ndots:1 timeout:1"]), ..none() },
-        DnsConfig { options: texts(&[""]), ..none() },
+        DnsConfig {
+            servers: servers(&["0.0.0.0"]),
+            ..none()
+        },
+        DnsConfig {
+            servers: servers(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]),
+            ..none()
+        },
+        DnsConfig {
+            search: texts(&["example.org\nnameserver 1.2.3.4"]),
+            ..none()
+        },
+        DnsConfig {
+            search: texts(&["a..b"]),
+            ..none()
+        },
+        DnsConfig {
+            options: texts(&["ndots:1 timeout:1"]),
+            ..none()
+        },
+        DnsConfig {
+            options: texts(&[""]),
+            ..none()
+        },
     ] {
         let mut spec = named("web", &[], None);
         spec.task.dns = dns.clone();
         let refusal = refused(&mut cluster, spec);
-        assert!(refusal.kind == Kind::Invalid && !refusal.next.is_empty(), "{dns:?}");
+        assert!(
+            refusal.kind == Kind::Invalid && !refusal.next.is_empty(),
+            "{dns:?}"
+        );
     }
 }

@@ -11,11 +11,18 @@ fn create(spec: NetworkSpec) -> Command {
 }
 
 fn with_mtu(mtu: &str, subnets: &[&str]) -> NetworkSpec {
-    NetworkSpec { options: BTreeMap::from([("mtu".to_owned(), mtu.to_owned())]), ..network("net", subnets) }
+    NetworkSpec {
+        options: BTreeMap::from([("mtu".to_owned(), mtu.to_owned())]),
+        ..network("net", subnets)
+    }
 }
 
 fn info(cluster: &Cluster, name: &str) -> NetworkInfo {
-    let Answer::Networks(mut networks) = cluster.state.answer(None, &Query::Network(name.to_owned())).unwrap() else {
+    let Answer::Networks(mut networks) = cluster
+        .state
+        .answer(None, &Query::Network(name.to_owned()))
+        .unwrap()
+    else {
         panic!("no networks")
     };
     networks.remove(0)
@@ -29,34 +36,60 @@ fn defaults_are_one_subnet_per_family_and_vnis_count_up() {
     let (a, b) = (info(&cluster, "a"), info(&cluster, "b"));
     assert_eq!(a.subnets[0].subnet.to_string(), "10.0.0.0/24");
     assert_eq!(a.subnets[0].gateway.to_string(), "10.0.0.1");
-    assert!(a.subnets[1].subnet.to_string().starts_with("fd") && a.subnets[1].subnet.prefix() == 64);
+    assert!(
+        a.subnets[1].subnet.to_string().starts_with("fd") && a.subnets[1].subnet.prefix() == 64
+    );
     assert_eq!(b.subnets[0].subnet.to_string(), "10.0.1.0/24");
     assert_eq!((u32::from(a.vni), u32::from(b.vni)), (4096, 4097));
-    cluster.apply(Command::RemoveNetwork { network: "a".to_owned() });
+    cluster.apply(Command::RemoveNetwork {
+        network: "a".to_owned(),
+    });
     cluster.create_network(network("c", &[]));
-    assert_eq!(u32::from(info(&cluster, "c").vni), 4098, "a freed VNI rests");
+    assert_eq!(
+        u32::from(info(&cluster, "c").vni),
+        4098,
+        "a freed VNI rests"
+    );
 }
 
 #[test]
 fn names_are_valid_and_unique_whatever_their_case() {
     let mut cluster = Cluster::with_network(1);
     for name in ["", "-net", ".net", "a b", "a/b", &"x".repeat(64)] {
-        assert_eq!(cluster.refuse(create(network(name, &[]))).kind, Kind::Invalid, "{name}");
+        assert_eq!(
+            cluster.refuse(create(network(name, &[]))).kind,
+            Kind::Invalid,
+            "{name}"
+        );
     }
-    assert_eq!(cluster.refuse(create(network("NET", &[]))).kind, Kind::Conflict);
+    assert_eq!(
+        cluster.refuse(create(network("NET", &[]))).kind,
+        Kind::Conflict
+    );
     cluster.create_network(network("9_a.b-c", &[]));
 }
 
 #[test]
 fn encryption_that_nodes_cannot_do_is_never_downgraded() {
     let mut cluster = Cluster::of(3);
-    let secret = || create(NetworkSpec { encrypted: true, ..network("secret", &[]) });
+    let secret = || {
+        create(NetworkSpec {
+            encrypted: true,
+            ..network("secret", &[])
+        })
+    };
     cluster.say_capable(1, &[Capability::Esp]);
     let refusal = cluster.refuse(secret());
-    assert!(refusal.cause.ends_with("of \"h2\", \"h3\"") && refusal.next.starts_with("try again"), "{refusal}");
+    assert!(
+        refusal.cause.ends_with("of \"h2\", \"h3\"") && refusal.next.starts_with("try again"),
+        "{refusal}"
+    );
     cluster.say_capable(2, &[Capability::Ipvs]);
     let refusal = cluster.refuse(secret());
-    assert!(refusal.cause.contains("CONFIG_INET6_ESP") && refusal.cause.ends_with("on \"h2\""), "{refusal}");
+    assert!(
+        refusal.cause.contains("CONFIG_INET6_ESP") && refusal.cause.ends_with("on \"h2\""),
+        "{refusal}"
+    );
     cluster.say_capable(2, &[Capability::Esp]);
     cluster.say_capable(3, &[Capability::Esp]);
     cluster.apply(secret());
@@ -66,7 +99,10 @@ fn encryption_that_nodes_cannot_do_is_never_downgraded() {
 fn unknown_options_and_impossible_mtus_are_refused() {
     let mut cluster = Cluster::of(1);
     let options = BTreeMap::from([("colour".to_owned(), "red".to_owned())]);
-    let refusal = cluster.refuse(create(NetworkSpec { options, ..network("net", &[]) }));
+    let refusal = cluster.refuse(create(NetworkSpec {
+        options,
+        ..network("net", &[])
+    }));
     assert!(refusal.cause.contains("colour"), "{refusal}");
     for (mtu, subnets) in [
         ("1279", &[][..]),
@@ -76,7 +112,11 @@ fn unknown_options_and_impossible_mtus_are_refused() {
         ("big", &[]),
         ("", &[]),
     ] {
-        assert_eq!(cluster.refuse(create(with_mtu(mtu, subnets))).kind, Kind::Invalid, "{mtu}");
+        assert_eq!(
+            cluster.refuse(create(with_mtu(mtu, subnets))).kind,
+            Kind::Invalid,
+            "{mtu}"
+        );
     }
     cluster.create_network(with_mtu("1280", &["10.0.9.0/24"]));
 }
@@ -87,7 +127,12 @@ fn overlaps_are_refused_naming_the_network() {
     let refusal = cluster.refuse(create(network("b", &["10.0.10.0/24", "10.0.0.0/16"])));
     assert_eq!(refusal.kind, Kind::Conflict);
     assert!(refusal.cause.contains("\"net\""), "{refusal}");
-    assert_eq!(cluster.refuse(create(network("b", &["10.1.0.0/24", "10.1.0.0/25"]))).kind, Kind::Conflict);
+    assert_eq!(
+        cluster
+            .refuse(create(network("b", &["10.1.0.0/24", "10.1.0.0/25"])))
+            .kind,
+        Kind::Conflict
+    );
 }
 
 #[test]
@@ -100,25 +145,42 @@ fn a_subnet_that_holds_a_nodes_address_is_refused() {
 #[test]
 fn default_subnets_keep_clear_of_nodes() {
     let mut cluster = Cluster::of(1);
-    let node = Node { vtep: [10, 0, 0, 5].into(), ..crate::fixture::node(2, Role::Worker) };
+    let node = Node {
+        vtep: [10, 0, 0, 5].into(),
+        ..crate::fixture::node(2, Role::Worker)
+    };
     cluster.apply(Command::Admit { node });
     cluster.create_network(network("net", &[]));
-    assert_eq!(info(&cluster, "net").subnets[0].subnet.to_string(), "10.0.1.0/24");
+    assert_eq!(
+        info(&cluster, "net").subnets[0].subnet.to_string(),
+        "10.0.1.0/24"
+    );
 }
 
 #[test]
 fn subnets_keep_clear_of_what_links_of_nodes_are_on() {
     let mut cluster = Cluster::of(2);
     let subnet = |text: &str| text.parse::<Subnet>().unwrap();
-    let on_link = ["10.0.0.0/23", "192.168.7.0/24", "fd00:9::/64"].map(subnet).into();
-    cluster.apply(Command::Report(NodeReport { on_link, ..NodeReport::new(NodeId(2), 0) }));
+    let on_link = ["10.0.0.0/23", "192.168.7.0/24", "fd00:9::/64"]
+        .map(subnet)
+        .into();
+    cluster.apply(Command::Report(NodeReport {
+        on_link,
+        ..NodeReport::new(NodeId(2), 0)
+    }));
     for wanted in ["10.0.1.0/24", "10.0.0.0/16", "fd00:9::/64"] {
         let refusal = cluster.refuse(create(network("net", &[wanted])));
         let named = refusal.cause.contains("which a link of node h2 is on");
-        assert!(refusal.kind == Kind::Conflict && named && refusal.next.contains("default pools"), "{refusal}");
+        assert!(
+            refusal.kind == Kind::Conflict && named && refusal.next.contains("default pools"),
+            "{refusal}"
+        );
     }
     cluster.create_network(network("free", &[]));
-    assert_eq!(info(&cluster, "free").subnets[0].subnet, subnet("10.0.2.0/24"));
+    assert_eq!(
+        info(&cluster, "free").subnets[0].subnet,
+        subnet("10.0.2.0/24")
+    );
 }
 
 #[test]
@@ -132,9 +194,14 @@ fn a_gateway_outside_its_subnet_is_refused() {
 fn a_network_in_use_stays_and_the_refusal_names_the_service() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_service(service("web", 1, &["net"]));
-    let remove = || Command::RemoveNetwork { network: "net".to_owned() };
+    let remove = || Command::RemoveNetwork {
+        network: "net".to_owned(),
+    };
     let refusal = cluster.refuse(remove());
-    assert!(refusal.cause.contains("\"web\"") && refusal.next.contains("swarmctl service rm web"), "{refusal}");
+    assert!(
+        refusal.cause.contains("\"web\"") && refusal.next.contains("swarmctl service rm web"),
+        "{refusal}"
+    );
     cluster.remove_service("web");
     assert!(cluster.refuse(remove()).next.contains("try again"));
     cluster.converge();
@@ -147,9 +214,13 @@ fn a_network_in_use_stays_and_the_refusal_names_the_service() {
 fn a_network_spends_no_address_on_hosts() {
     let mut cluster = Cluster::of(40);
     cluster.create_network(network("small", &["10.0.9.0/27"]));
-    // One for the gateway, one for the virtual IP, the rest for tasks, though every host leads there.
+    // One for the gateway, one for the virtual IP, the rest for tasks, though every host leads
+    // there.
     let port = port(80, PublishMode::Ingress);
-    cluster.create_service(ServiceSpec { publish: vec![port], ..service("web", 28, &["small"]) });
+    cluster.create_service(ServiceSpec {
+        publish: vec![port],
+        ..service("web", 28, &["small"])
+    });
     cluster.converge();
     assert_eq!(cluster.service("web").running, 28);
     assert!((1..=40).all(|node| cluster.state.view(NodeId(node)).networks.len() == 1));

@@ -5,7 +5,10 @@ use model::*;
 use crate::fixture::{Cluster, network, port, service};
 
 fn publishing(name: &str, replicas: u32, networks: &[&str], ports: &[PublishSpec]) -> ServiceSpec {
-    ServiceSpec { publish: ports.to_vec(), ..service(name, replicas, networks) }
+    ServiceSpec {
+        publish: ports.to_vec(),
+        ..service(name, replicas, networks)
+    }
 }
 
 fn create(spec: ServiceSpec) -> Command {
@@ -16,99 +19,256 @@ fn create(spec: ServiceSpec) -> Command {
 fn who_publishes_and_names_no_network_gets_one_that_is_made_once_and_kept_while_used() {
     let mut cluster = Cluster::of(2);
     for (name, number) in [("web", 80), ("api", 81)] {
-        cluster.create_service(publishing(name, 1, &[], &[port(number, PublishMode::Ingress)]));
+        cluster.create_service(publishing(
+            name,
+            1,
+            &[],
+            &[port(number, PublishMode::Ingress)],
+        ));
     }
     assert_eq!(cluster.service("api").networks, ["ingress"]);
-    let refusal = cluster.refuse(Command::RemoveNetwork { network: "ingress".to_owned() });
-    assert!(refusal.to_string().contains("is used by service"), "{refusal}");
+    let refusal = cluster.refuse(Command::RemoveNetwork {
+        network: "ingress".to_owned(),
+    });
+    assert!(
+        refusal.to_string().contains("is used by service"),
+        "{refusal}"
+    );
     // A refused service leaves no network behind.
     let mut cluster = Cluster::of(1);
-    cluster.refuse(create(publishing("web", 1, &[], &[port(2377, PublishMode::Ingress)])));
+    cluster.refuse(create(publishing(
+        "web",
+        1,
+        &[],
+        &[port(2377, PublishMode::Ingress)],
+    )));
 }
 
 #[test]
 fn every_host_has_part_in_what_is_published_on_all_and_learns_no_more_than_it_takes() {
     let mut cluster = Cluster::with_network(3);
-    cluster.create_service(publishing("web", 1, &["net"], &[port(80, PublishMode::Ingress)]));
+    cluster.create_service(publishing(
+        "web",
+        1,
+        &["net"],
+        &[port(80, PublishMode::Ingress)],
+    ));
     cluster.create_service(service("db", 1, &["net"]));
     cluster.converge();
-    let web = cluster.state.view(NodeId(1)).published.into_values().next().unwrap();
+    let web = cluster
+        .state
+        .view(NodeId(1))
+        .published
+        .into_values()
+        .next()
+        .unwrap();
     let servers: Vec<String> = web.real_servers.keys().map(ToString::to_string).collect();
     assert_eq!((servers.len(), web.owner.as_str()), (2, "service web"));
     for node in [1, 2, 3] {
         let view = cluster.state.view(NodeId(node));
-        assert_eq!(view.published.values().collect::<Vec<_>>(), [&web], "h{node}");
+        assert_eq!(
+            view.published.values().collect::<Vec<_>>(),
+            [&web],
+            "h{node}"
+        );
         assert_eq!(view.networks.len(), 1);
         if view.tasks.is_empty() {
-            assert_eq!((view.endpoints.len(), view.names.len(), view.services.len()), (1, 0, 0), "h{node}");
+            assert_eq!(
+                (view.endpoints.len(), view.names.len(), view.services.len()),
+                (1, 0, 0),
+                "h{node}"
+            );
         } else if view.tasks.values().any(|task| task.service_name == "web") {
             assert_eq!(view.peers.len(), 3, "its answers go back by every host");
         }
     }
-    cluster.apply(Command::RemoveService { service: "web".to_owned() });
+    cluster.apply(Command::RemoveService {
+        service: "web".to_owned(),
+    });
     cluster.converge();
-    let idle = (1..=3).map(|node| cluster.state.view(NodeId(node))).find(|view| view.tasks.is_empty()).unwrap();
-    assert_eq!((idle.networks.len(), idle.endpoints.len(), idle.published.len()), (0, 0, 0));
+    let idle = (1..=3)
+        .map(|node| cluster.state.view(NodeId(node)))
+        .find(|view| view.tasks.is_empty())
+        .unwrap();
+    assert_eq!(
+        (
+            idle.networks.len(),
+            idle.endpoints.len(),
+            idle.published.len()
+        ),
+        (0, 0, 0)
+    );
 }
 
 #[test]
 fn ports_of_a_host_lead_to_its_own_tasks_and_are_for_one_task_each() {
     let mut cluster = Cluster::with_network(2);
-    cluster.create_service(publishing("web", 3, &["net"], &[port(80, PublishMode::Host)]));
+    cluster.create_service(publishing(
+        "web",
+        3,
+        &["net"],
+        &[port(80, PublishMode::Host)],
+    ));
     cluster.converge();
     let tasks = cluster.tasks("web");
-    let running =
-        |node: &str| tasks.iter().filter(|task| task.node == node && task.state == TaskState::Running).count();
+    let running = |node: &str| {
+        tasks
+            .iter()
+            .filter(|task| task.node == node && task.state == TaskState::Running)
+            .count()
+    };
     assert_eq!((running("h1"), running("h2")), (1, 1));
-    let waiting = tasks.iter().find(|task| task.state == TaskState::Pending).unwrap();
-    assert!(waiting.message.starts_with("waits: port 80/tcp is taken"), "{}", waiting.message);
+    let waiting = tasks
+        .iter()
+        .find(|task| task.state == TaskState::Pending)
+        .unwrap();
+    assert!(
+        waiting.message.starts_with("waits: port 80/tcp is taken"),
+        "{}",
+        waiting.message
+    );
     for node in [1, 2] {
         let view = cluster.state.view(NodeId(node));
-        let servers: Vec<_> = view.published.values().flat_map(|port| port.real_servers.keys()).collect();
-        let own: Vec<_> = view.endpoints.values().filter(|endpoint| endpoint.node == NodeId(node)).collect();
+        let servers: Vec<_> = view
+            .published
+            .values()
+            .flat_map(|port| port.real_servers.keys())
+            .collect();
+        let own: Vec<_> = view
+            .endpoints
+            .values()
+            .filter(|endpoint| endpoint.node == NodeId(node))
+            .collect();
         assert_eq!(servers, own[0].addresses.iter().collect::<Vec<_>>());
     }
     // Another service may have the same port on other hosts, but not on all of them.
-    cluster.create_service(publishing("api", 1, &["net"], &[port(80, PublishMode::Host)]));
-    cluster.refuse(create(publishing("all", 1, &["net"], &[port(80, PublishMode::Ingress)])));
+    cluster.create_service(publishing(
+        "api",
+        1,
+        &["net"],
+        &[port(80, PublishMode::Host)],
+    ));
+    cluster.refuse(create(publishing(
+        "all",
+        1,
+        &["net"],
+        &[port(80, PublishMode::Ingress)],
+    )));
 }
 
 #[test]
 fn a_port_that_somebody_has_is_refused_naming_who_and_what_to_do() {
     let mut cluster = Cluster::with_network(2);
-    let range = PublishSpec { count: 10, ..port(8000, PublishMode::Ingress) };
+    let range = PublishSpec {
+        count: 10,
+        ..port(8000, PublishMode::Ingress)
+    };
     cluster.create_service(publishing("web", 1, &["net"], &[range]));
-    let at = |text: &str, spec| PublishSpec { at: PublishAt::Address(text.parse().unwrap()), ..spec };
+    let at = |text: &str, spec| PublishSpec {
+        at: PublishAt::Address(text.parse().unwrap()),
+        ..spec
+    };
     for (port, cause) in [
-        (port(8009, PublishMode::Ingress), "by service \"web\" already, as *:8000-8009->80-89/tcp"),
-        (at("10.1.1.1", port(8000, PublishMode::Host)), "by service \"web\""),
-        (port(2377, PublishMode::Host), "2377/tcp belongs to the cluster's control plane"),
-        (PublishSpec { protocol: Protocol::Udp, ..port(4790, PublishMode::Ingress) }, "4790/udp belongs to"),
+        (
+            port(8009, PublishMode::Ingress),
+            "by service \"web\" already, as *:8000-8009->80-89/tcp",
+        ),
+        (
+            at("10.1.1.1", port(8000, PublishMode::Host)),
+            "by service \"web\"",
+        ),
+        (
+            port(2377, PublishMode::Host),
+            "2377/tcp belongs to the cluster's control plane",
+        ),
+        (
+            PublishSpec {
+                protocol: Protocol::Udp,
+                ..port(4790, PublishMode::Ingress)
+            },
+            "4790/udp belongs to",
+        ),
         (port(0, PublishMode::Ingress), "no range of ports"),
-        (PublishSpec { count: 2, ..port(65_535, PublishMode::Ingress) }, "no range of ports"),
-        (at("0.0.0.0", port(80, PublishMode::Ingress)), "no host answers"),
+        (
+            PublishSpec {
+                count: 2,
+                ..port(65_535, PublishMode::Ingress)
+            },
+            "no range of ports",
+        ),
+        (
+            at("0.0.0.0", port(80, PublishMode::Ingress)),
+            "no host answers",
+        ),
     ] {
         let refusal = cluster.refuse(create(publishing("api", 1, &["net"], &[port])));
-        assert!(refusal.to_string().contains(cause) && !refusal.next.is_empty(), "{refusal}");
+        assert!(
+            refusal.to_string().contains(cause) && !refusal.next.is_empty(),
+            "{refusal}"
+        );
     }
-    cluster.refuse(create(publishing("api", 1, &["net"], &[port(80, PublishMode::Host), port(80, PublishMode::Host)])));
-    let udp = PublishSpec { protocol: Protocol::Udp, ..port(8005, PublishMode::Ingress) };
-    cluster.create_service(publishing("api", 1, &["net"], &[port(8010, PublishMode::Ingress), udp]));
+    cluster.refuse(create(publishing(
+        "api",
+        1,
+        &["net"],
+        &[port(80, PublishMode::Host), port(80, PublishMode::Host)],
+    )));
+    let udp = PublishSpec {
+        protocol: Protocol::Udp,
+        ..port(8005, PublishMode::Ingress)
+    };
+    cluster.create_service(publishing(
+        "api",
+        1,
+        &["net"],
+        &[port(8010, PublishMode::Ingress), udp],
+    ));
     cluster.converge();
     cluster.remove_service("web");
-    let early = create(publishing("web2", 1, &["net"], &[port(8000, PublishMode::Ingress)]));
-    assert!(cluster.refuse(early).next.contains("being removed"), "what is connected is served to its end");
+    let early = create(publishing(
+        "web2",
+        1,
+        &["net"],
+        &[port(8000, PublishMode::Ingress)],
+    ));
+    assert!(
+        cluster.refuse(early).next.contains("being removed"),
+        "what is connected is served to its end"
+    );
     cluster.converge();
-    cluster.create_service(publishing("web2", 1, &["net"], &[port(8000, PublishMode::Ingress)]));
+    cluster.create_service(publishing(
+        "web2",
+        1,
+        &["net"],
+        &[port(8000, PublishMode::Ingress)],
+    ));
 }
 
 #[test]
 fn ports_are_not_published_where_no_network_leads() {
     let mut cluster = Cluster::with_network(2);
-    cluster.create_network(NetworkSpec { internal: true, ..network("vault", &["10.0.10.0/24"]) });
-    let refusal = cluster.refuse(create(publishing("web", 1, &["vault"], &[port(80, PublishMode::Ingress)])));
-    assert!(refusal.to_string().contains("none of its networks leads there"), "{refusal}");
-    cluster.create_service(publishing("web", 1, &["vault", "net"], &[port(80, PublishMode::Ingress)]));
+    cluster.create_network(NetworkSpec {
+        internal: true,
+        ..network("vault", &["10.0.10.0/24"])
+    });
+    let refusal = cluster.refuse(create(publishing(
+        "web",
+        1,
+        &["vault"],
+        &[port(80, PublishMode::Ingress)],
+    )));
+    assert!(
+        refusal
+            .to_string()
+            .contains("none of its networks leads there"),
+        "{refusal}"
+    );
+    cluster.create_service(publishing(
+        "web",
+        1,
+        &["vault", "net"],
+        &[port(80, PublishMode::Ingress)],
+    ));
     cluster.converge();
     let view = cluster.state.view(NodeId(1));
     let network = view.published.values().next().unwrap().network;
@@ -118,8 +278,16 @@ fn ports_are_not_published_where_no_network_leads() {
 /// `web` with these ports instead.
 fn update(cluster: &Cluster, ports: &[PublishSpec]) -> Command {
     let ServiceInfo { spec, version, .. } = cluster.service("web");
-    let spec = ServiceSpec { publish: ports.to_vec(), ..spec };
-    Command::UpdateService { service: "web".to_owned(), spec, version, force: false }
+    let spec = ServiceSpec {
+        publish: ports.to_vec(),
+        ..spec
+    };
+    Command::UpdateService {
+        service: "web".to_owned(),
+        spec,
+        version,
+        force: false,
+    }
 }
 
 #[test]
@@ -138,17 +306,34 @@ fn ports_come_and_go_with_every_host_knowing_and_no_task_being_replaced() {
     assert_eq!(cluster.service("web").settled, 1);
     assert!((1..=3).all(|node| cluster.state.view(NodeId(node)).published.len() == 1));
 
-    cluster.create_service(publishing("api", 1, &["net"], &[port(81, PublishMode::Ingress)]));
-    let taken = update(&cluster, &[80, 81].map(|number| port(number, PublishMode::Ingress)));
+    cluster.create_service(publishing(
+        "api",
+        1,
+        &["net"],
+        &[port(81, PublishMode::Ingress)],
+    ));
+    let taken = update(
+        &cluster,
+        &[80, 81].map(|number| port(number, PublishMode::Ingress)),
+    );
     let refusal = cluster.refuse(taken);
-    assert!(refusal.kind == Kind::Conflict && refusal.cause.contains("by service \"api\""), "{refusal}");
+    assert!(
+        refusal.kind == Kind::Conflict && refusal.cause.contains("by service \"api\""),
+        "{refusal}"
+    );
     let hosts = update(&cluster, &[port(82, PublishMode::Host)]);
     assert!(cluster.refuse(hosts).cause.contains("mode=host"));
 
-    cluster.apply(Command::RollbackService { service: "web".to_owned() });
+    cluster.apply(Command::RollbackService {
+        service: "web".to_owned(),
+    });
     cluster.converge();
     let view = cluster.state.view(NodeId(3));
-    assert_eq!((view.published.len(), cluster.tasks("web")), (1, tasks), "api's alone; the task runs on");
+    assert_eq!(
+        (view.published.len(), cluster.tasks("web")),
+        (1, tasks),
+        "api's alone; the task runs on"
+    );
 }
 
 #[test]
@@ -157,7 +342,10 @@ fn a_service_on_no_network_is_refused_ports() {
     cluster.create_service(service("web", 1, &[]));
     let change = update(&cluster, &[port(80, PublishMode::Ingress)]);
     let refusal = cluster.refuse(change);
-    assert!(refusal.cause.contains("is on no network") && refusal.next.contains("--publish"), "{refusal}");
+    assert!(
+        refusal.cause.contains("is on no network") && refusal.next.contains("--publish"),
+        "{refusal}"
+    );
 }
 
 #[test]

@@ -9,7 +9,10 @@ fn create(spec: ServiceSpec) -> Command {
 }
 
 fn addresses(cluster: &Cluster, service: &str) -> Vec<String> {
-    let alive = cluster.tasks(service).into_iter().filter(|task| !task.state.is_terminal());
+    let alive = cluster
+        .tasks(service)
+        .into_iter()
+        .filter(|task| !task.state.is_terminal());
     alive.map(|task| task.addresses[0].to_string()).collect()
 }
 
@@ -17,17 +20,28 @@ fn addresses(cluster: &Cluster, service: &str) -> Vec<String> {
 fn a_service_gets_its_vip_and_the_addresses_of_all_its_slots_at_once() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_service(service("web", 3, &["net"]));
-    let vips: Vec<String> = cluster.service("web").virtual_ips.iter().map(ToString::to_string).collect();
+    let vips: Vec<String> = cluster
+        .service("web")
+        .virtual_ips
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(vips, ["10.0.9.2", "fd00:9::2"]);
     cluster.settle();
-    assert_eq!(addresses(&cluster, "web"), ["10.0.9.3", "10.0.9.4", "10.0.9.5"]);
+    assert_eq!(
+        addresses(&cluster, "web"),
+        ["10.0.9.3", "10.0.9.4", "10.0.9.5"]
+    );
     assert_eq!(cluster.state.check(), Vec::<String>::new());
 }
 
 #[test]
 fn dnsrr_has_no_vip_and_a_service_without_networks_no_address() {
     let mut cluster = Cluster::with_network(1);
-    cluster.create_service(ServiceSpec { endpoint_mode: EndpointMode::Dnsrr, ..service("rr", 1, &["net"]) });
+    cluster.create_service(ServiceSpec {
+        endpoint_mode: EndpointMode::Dnsrr,
+        ..service("rr", 1, &["net"])
+    });
     cluster.create_service(service("alone", 2, &[]));
     assert!(cluster.service("rr").virtual_ips.is_empty());
     cluster.converge();
@@ -39,32 +53,84 @@ fn dnsrr_has_no_vip_and_a_service_without_networks_no_address() {
 fn a_pool_that_cannot_hold_the_service_refuses_it_whole() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_network(network("small", &["10.0.20.0/29"]));
-    assert_eq!(cluster.refuse(create(service("web", 5, &["net", "small"]))).kind, Kind::Exhausted);
+    assert_eq!(
+        cluster
+            .refuse(create(service("web", 5, &["net", "small"])))
+            .kind,
+        Kind::Exhausted
+    );
     cluster.create_service(service("web", 4, &["net", "small"]));
-    let refusal = cluster.refuse(Command::ScaleService { service: "web".to_owned(), replicas: 5 });
+    let refusal = cluster.refuse(Command::ScaleService {
+        service: "web".to_owned(),
+        replicas: 5,
+    });
     assert_eq!(refusal.kind, Kind::Exhausted);
-    assert!(refusal.cause.contains("\"small\" has no room in 10.0.20.0/29: 6 of 6"), "{refusal}");
+    assert!(
+        refusal
+            .cause
+            .contains("\"small\" has no room in 10.0.20.0/29: 6 of 6"),
+        "{refusal}"
+    );
 }
 
 #[test]
 fn senseless_specs_are_refused() {
     let mut cluster = Cluster::with_network(1);
-    for name in ["", "-a", "a-", "a.b", "a_b", "tasks", "Tasks", &"x".repeat(64)] {
-        assert_eq!(cluster.refuse(create(service(name, 1, &[]))).kind, Kind::Invalid, "{name}");
+    for name in [
+        "",
+        "-a",
+        "a-",
+        "a.b",
+        "a_b",
+        "tasks",
+        "Tasks",
+        &"x".repeat(64),
+    ] {
+        assert_eq!(
+            cluster.refuse(create(service(name, 1, &[]))).kind,
+            Kind::Invalid,
+            "{name}"
+        );
     }
-    assert_eq!(cluster.refuse(create(service("web", 10_001, &[]))).kind, Kind::Invalid);
-    assert!(cluster.refuse(create(service("web", 1, &["nowhere"]))).next.contains("swarmctl network ls"));
-    assert_eq!(cluster.refuse(create(service("web", 1, &["net", "NET"]))).kind, Kind::Invalid);
+    assert_eq!(
+        cluster.refuse(create(service("web", 10_001, &[]))).kind,
+        Kind::Invalid
+    );
+    assert!(
+        cluster
+            .refuse(create(service("web", 1, &["nowhere"])))
+            .next
+            .contains("swarmctl network ls")
+    );
+    assert_eq!(
+        cluster
+            .refuse(create(service("web", 1, &["net", "NET"])))
+            .kind,
+        Kind::Invalid
+    );
     let mut idle = service("web", 1, &[]);
-    idle.task.runtime = Runtime::Exec { argv: vec![], env: Default::default(), rootfs: None };
+    idle.task.runtime = Runtime::Exec {
+        argv: vec![],
+        env: Default::default(),
+        rootfs: None,
+    };
     assert_eq!(cluster.refuse(create(idle)).kind, Kind::Invalid);
     for (argv, retries) in [(vec![], 1), (vec!["true".to_owned()], 0)] {
         let mut unsure = service("web", 1, &[]);
-        unsure.task.health = Some(HealthCheck { argv, interval: 1, timeout: 1, retries, start_period: 0 });
+        unsure.task.health = Some(HealthCheck {
+            argv,
+            interval: 1,
+            timeout: 1,
+            retries,
+            start_period: 0,
+        });
         assert_eq!(cluster.refuse(create(unsure)).kind, Kind::Invalid);
     }
     cluster.create_service(service("web", 1, &[]));
-    assert_eq!(cluster.refuse(create(service("WEB", 1, &[]))).kind, Kind::Conflict);
+    assert_eq!(
+        cluster.refuse(create(service("WEB", 1, &[]))).kind,
+        Kind::Conflict
+    );
 }
 
 #[test]
@@ -75,10 +141,20 @@ fn scaling_down_takes_the_highest_slots_and_gives_back_addresses_only_once_they_
     cluster.scale("web", 1);
     cluster.drain();
     let used = |cluster: &Cluster| cluster.state.ledger().leases().count();
-    let desired: Vec<TaskState> = cluster.tasks("web").iter().map(|task| task.desired_state).collect();
-    assert_eq!(desired, [TaskState::Running, TaskState::Remove, TaskState::Remove]);
+    let desired: Vec<TaskState> = cluster
+        .tasks("web")
+        .iter()
+        .map(|task| task.desired_state)
+        .collect();
+    assert_eq!(
+        desired,
+        [TaskState::Running, TaskState::Remove, TaskState::Remove]
+    );
     assert_eq!(used(&cluster), 5, "gateway, vip, three slots");
-    let early = Command::ReleaseSlot { service: cluster.service("web").id, slot: 3 };
+    let early = Command::ReleaseSlot {
+        service: cluster.service("web").id,
+        slot: 3,
+    };
     assert_eq!(cluster.refuse(early).kind, Kind::Precondition);
     cluster.converge();
     assert_eq!(cluster.tasks("web").len(), 1);
@@ -96,12 +172,26 @@ fn a_slot_that_is_wanted_again_while_it_stops_keeps_its_address() {
     cluster.scale("web", 2);
     cluster.settle();
     let waiting = cluster.task("web.2");
-    assert_eq!((waiting.state, &waiting.addresses), (TaskState::Pending, &before.addresses));
-    assert!(waiting.message.contains("last run to stop"), "{}", waiting.message);
+    assert_eq!(
+        (waiting.state, &waiting.addresses),
+        (TaskState::Pending, &before.addresses)
+    );
+    assert!(
+        waiting.message.contains("last run to stop"),
+        "{}",
+        waiting.message
+    );
     cluster.converge();
     let after = cluster.task("web.2");
-    assert_eq!((after.state, after.addresses), (TaskState::Running, before.addresses));
-    assert_eq!(cluster.tasks("web").len(), 2, "what was to be removed is forgotten");
+    assert_eq!(
+        (after.state, after.addresses),
+        (TaskState::Running, before.addresses)
+    );
+    assert_eq!(
+        cluster.tasks("web").len(),
+        2,
+        "what was to be removed is forgotten"
+    );
 }
 
 #[test]
@@ -112,7 +202,8 @@ fn a_scale_down_overtaken_by_a_scale_up_stops_nothing() {
     cluster.scale("web", 1);
     let late = cluster.state.step(cluster.now);
     cluster.scale("web", 2);
-    late.into_iter().for_each(|command| assert_eq!(cluster.refuse(command).kind, Kind::Precondition));
+    late.into_iter()
+        .for_each(|command| assert_eq!(cluster.refuse(command).kind, Kind::Precondition));
 }
 
 #[test]
@@ -123,10 +214,26 @@ fn a_removed_service_leaves_nothing_and_its_name_is_free_when_it_has_gone() {
     cluster.remove_service("web");
     cluster.remove_service("web");
     let refusal = cluster.refuse(create(service("web", 1, &["net"])));
-    assert!(refusal.cause.contains("being removed") && refusal.next.contains("try again"), "{refusal}");
-    assert_eq!(cluster.refuse(Command::ScaleService { service: "web".to_owned(), replicas: 9 }).kind, Kind::Conflict);
+    assert!(
+        refusal.cause.contains("being removed") && refusal.next.contains("try again"),
+        "{refusal}"
+    );
+    assert_eq!(
+        cluster
+            .refuse(Command::ScaleService {
+                service: "web".to_owned(),
+                replicas: 9
+            })
+            .kind,
+        Kind::Conflict
+    );
     cluster.converge();
-    assert!(cluster.state.answer(None, &Query::Service("web".to_owned())).is_err());
+    assert!(
+        cluster
+            .state
+            .answer(None, &Query::Service("web".to_owned()))
+            .is_err()
+    );
     assert_eq!(cluster.state.ledger().leases().count(), 1, "the gateway's");
     cluster.create_service(service("web", 1, &["net"]));
 }
@@ -142,7 +249,11 @@ fn a_service_with_tasks_on_a_lost_node_keeps_its_leases_until_the_node_returns_o
         cluster.converge();
         let left = cluster.tasks("web");
         assert_eq!(left.len(), 1);
-        assert!(left[0].message.contains("swarmctl node rm h2"), "{}", left[0].message);
+        assert!(
+            left[0].message.contains("swarmctl node rm h2"),
+            "{}",
+            left[0].message
+        );
         if returns {
             cluster.set_status(2, NodeStatus::Ready);
         } else {
@@ -157,32 +268,86 @@ fn a_service_with_tasks_on_a_lost_node_keeps_its_leases_until_the_node_returns_o
 fn only_balancing_that_a_virtual_ip_can_do_is_taken() {
     let mut cluster = Cluster::with_network(1);
     let with = |endpoint_mode, scheduler, affinity| {
-        let balance = Balance { scheduler, affinity };
-        ServiceSpec { endpoint_mode, balance, ..service("web", 1, &["net"]) }
+        let balance = Balance {
+            scheduler,
+            affinity,
+        };
+        ServiceSpec {
+            endpoint_mode,
+            balance,
+            ..service("web", 1, &["net"])
+        }
     };
     for (mode, scheduler, affinity, cause) in [
-        (EndpointMode::Dnsrr, Scheduler::Sh, None, "no virtual IP that could choose"),
-        (EndpointMode::Dnsrr, Scheduler::Rr, Some(60), "no virtual IP that could choose"),
-        (EndpointMode::Vip, Scheduler::Rr, Some(0), "an affinity of 0 s"),
-        (EndpointMode::Vip, Scheduler::Mh, Some(86_401), "an affinity of 86401 s"),
+        (
+            EndpointMode::Dnsrr,
+            Scheduler::Sh,
+            None,
+            "no virtual IP that could choose",
+        ),
+        (
+            EndpointMode::Dnsrr,
+            Scheduler::Rr,
+            Some(60),
+            "no virtual IP that could choose",
+        ),
+        (
+            EndpointMode::Vip,
+            Scheduler::Rr,
+            Some(0),
+            "an affinity of 0 s",
+        ),
+        (
+            EndpointMode::Vip,
+            Scheduler::Mh,
+            Some(86_401),
+            "an affinity of 86401 s",
+        ),
     ] {
         let refusal = cluster.refuse(create(with(mode, scheduler, affinity)));
-        assert!(refusal.kind == Kind::Invalid && refusal.cause.contains(cause), "{refusal}");
+        assert!(
+            refusal.kind == Kind::Invalid && refusal.cause.contains(cause),
+            "{refusal}"
+        );
     }
     cluster.create_service(with(EndpointMode::Vip, Scheduler::Mh, Some(86_400)));
     // The same holds for what it is changed to, and what is changed is changed for every host.
     cluster.converge();
     let ServiceInfo { spec, version, .. } = cluster.service("web");
     let update = |balance| {
-        let spec = ServiceSpec { balance, ..spec.clone() };
-        Command::UpdateService { service: "web".to_owned(), spec, version, force: false }
+        let spec = ServiceSpec {
+            balance,
+            ..spec.clone()
+        };
+        Command::UpdateService {
+            service: "web".to_owned(),
+            spec,
+            version,
+            force: false,
+        }
     };
-    cluster.refuse(update(Balance { scheduler: Scheduler::Lc, affinity: Some(86_401) }));
-    let balance = Balance { scheduler: Scheduler::Lc, affinity: None };
+    cluster.refuse(update(Balance {
+        scheduler: Scheduler::Lc,
+        affinity: Some(86_401),
+    }));
+    let balance = Balance {
+        scheduler: Scheduler::Lc,
+        affinity: None,
+    };
     cluster.apply(update(balance));
-    assert_eq!(cluster.service("web").settled, 0, "the host does not balance so yet");
+    assert_eq!(
+        cluster.service("web").settled,
+        0,
+        "the host does not balance so yet"
+    );
     let view = cluster.state.view(NodeId(1));
-    assert!(view.services.values().all(|service| service.balance == balance), "{:?}", view.services);
+    assert!(
+        view.services
+            .values()
+            .all(|service| service.balance == balance),
+        "{:?}",
+        view.services
+    );
     cluster.agent(1);
     assert_eq!(cluster.service("web").settled, 1);
     assert_eq!(cluster.tasks("web").len(), 1, "no task is replaced for it");
@@ -194,8 +359,15 @@ fn a_service_tells_who_is_balanced_otherwise_than_it_asks_for() {
     cluster.say_capable(2, &[Capability::Ipvs]);
     let port = port(80, PublishMode::Ingress);
     let mut create = |name: &str, scheduler, publish: &[PublishSpec]| {
-        let balance = Balance { scheduler, affinity: None };
-        cluster.create_service(ServiceSpec { balance, publish: publish.to_vec(), ..service(name, 1, &["net"]) });
+        let balance = Balance {
+            scheduler,
+            affinity: None,
+        };
+        cluster.create_service(ServiceSpec {
+            balance,
+            publish: publish.to_vec(),
+            ..service(name, 1, &["net"])
+        });
     };
     create("turns", Scheduler::Mh, &[]);
     create("counts", Scheduler::Lc, &[]);
@@ -203,13 +375,28 @@ fn a_service_tells_who_is_balanced_otherwise_than_it_asks_for() {
     let notes = |cluster: &Cluster, name: &str| cluster.service(name).notes;
     assert_eq!(notes(&cluster, "turns"), Vec::<String>::new());
     let counts = notes(&cluster, "counts");
-    assert!(counts.len() == 1 && counts[0].starts_with("clients on h1 are balanced by rr: "), "{counts:?}");
+    assert!(
+        counts.len() == 1 && counts[0].starts_with("clients on h1 are balanced by rr: "),
+        "{counts:?}"
+    );
     let shown = notes(&cluster, "shown");
-    assert!(shown[0].starts_with("clients on h1 are balanced by wrr: ") && shown[0].contains("next: "), "{shown:?}");
-    assert!(shown[1].starts_with("callers at its published ports are balanced by wrr: "), "{shown:?}");
-    cluster.apply(Command::SetBalancer { node: "h2".to_owned(), balancer: Engine::Nftables });
+    assert!(
+        shown[0].starts_with("clients on h1 are balanced by wrr: ") && shown[0].contains("next: "),
+        "{shown:?}"
+    );
+    assert!(
+        shown[1].starts_with("callers at its published ports are balanced by wrr: "),
+        "{shown:?}"
+    );
+    cluster.apply(Command::SetBalancer {
+        node: "h2".to_owned(),
+        balancer: Engine::Nftables,
+    });
     assert!(notes(&cluster, "counts")[0].starts_with("clients on h1, h2 are"));
-    cluster.apply(Command::SetBalancer { node: "h2".to_owned(), balancer: Engine::Auto });
+    cluster.apply(Command::SetBalancer {
+        node: "h2".to_owned(),
+        balancer: Engine::Auto,
+    });
     cluster.say_capable(1, &[Capability::Ipvs]);
     assert_eq!(notes(&cluster, "counts"), Vec::<String>::new());
 }

@@ -1,5 +1,5 @@
-//! Random users, crashes and lost hosts against honest agents: what must hold after every single command, and what
-//! the cluster comes to once all is well again.
+//! Random users, crashes and lost hosts against honest agents: what must hold after every single
+//! command, and what the cluster comes to once all is well again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,8 +13,11 @@ use proptest::prelude::*;
 use crate::fixture::{Cluster, key, network, node, report, sandbox, service, spec};
 
 const NODES: u64 = 4;
-const NETWORKS: [(&str, &[&str]); 3] =
-    [("net", &["10.0.9.0/24", "fd00:9::/64"]), ("small", &["10.0.8.0/29"]), ("auto", &[])];
+const NETWORKS: [(&str, &[&str]); 3] = [
+    ("net", &["10.0.9.0/24", "fd00:9::/64"]),
+    ("small", &["10.0.8.0/29"]),
+    ("auto", &[]),
+];
 const SERVICES: [&str; 3] = ["web", "db", "shell"];
 const CONTAINERS: [&str; 4] = ["c1", "c2", "c3", "c4"];
 
@@ -72,7 +75,11 @@ impl Attach {
         let who = (1..=NODES, 0..CONTAINERS.len(), 0..NETWORKS.len());
         let wish = (prop::option::of(1..9u8), any::<(bool, bool)>());
         let place = (prop::option::of(any::<bool>()), prop::bool::weighted(0.1));
-        let traits = (prop::option::of(0..SERVICES.len()), any::<bool>(), prop::option::of(80..83u16));
+        let traits = (
+            prop::option::of(0..SERVICES.len()),
+            any::<bool>(),
+            prop::option::of(80..83u16),
+        );
         (who, wish, place, traits).prop_map(|(who, wish, place, traits)| Self {
             node: who.0,
             id: who.1,
@@ -94,7 +101,10 @@ impl Attach {
         let identity = |second: bool| Some(if second { "boot/2" } else { "boot/1" }.to_owned());
         // Two containers are in each namespace.
         let path = CONTAINERS[self.id / 2];
-        let placed = |second| Sandbox { identity: identity(second), ..sandbox(path, &format!("eth{}", self.id % 2)) };
+        let placed = |second| Sandbox {
+            identity: identity(second),
+            ..sandbox(path, &format!("eth{}", self.id % 2))
+        };
         let port = |published| PublishSpec {
             published,
             target: 80,
@@ -113,8 +123,15 @@ impl Attach {
         };
         Command::AttachContainer {
             spec: Box::new(ContainerSpec {
-                ipv4: AddressWish { wanted: self.wanted.0, exact, within: None },
-                ipv6: AddressWish { wanted: self.wanted.1, ..AddressWish::default() },
+                ipv4: AddressWish {
+                    wanted: self.wanted.0,
+                    exact,
+                    within: None,
+                },
+                ipv6: AddressWish {
+                    wanted: self.wanted.1,
+                    ..AddressWish::default()
+                },
                 sandbox: self.sandbox.map(placed).filter(|_| !self.left),
                 left: self.left,
                 traits: Some(traits),
@@ -126,7 +143,10 @@ impl Attach {
 
 /// A network that containers may attach to.
 fn attachable(net: usize) -> NetworkSpec {
-    NetworkSpec { attachable: true, ..network(NETWORKS[net].0, NETWORKS[net].1) }
+    NetworkSpec {
+        attachable: true,
+        ..network(NETWORKS[net].0, NETWORKS[net].1)
+    }
 }
 
 /// h1 is a manager; there is `net`.
@@ -140,13 +160,31 @@ fn event() -> impl Strategy<Value = Event> {
     let node = || 1..=NODES;
     let (net, name) = (|| 0..NETWORKS.len(), || 0..SERVICES.len());
     let mode = prop_oneof![Just(EndpointMode::Vip), Just(EndpointMode::Dnsrr)];
-    let status = prop_oneof![Just(NodeStatus::Ready), Just(NodeStatus::Down), Just(NodeStatus::Unknown)];
-    let availability = prop_oneof![Just(Availability::Active), Just(Availability::Pause), Just(Availability::Drain)];
+    let status = prop_oneof![
+        Just(NodeStatus::Ready),
+        Just(NodeStatus::Down),
+        Just(NodeStatus::Unknown)
+    ];
+    let availability = prop_oneof![
+        Just(Availability::Active),
+        Just(Availability::Pause),
+        Just(Availability::Drain)
+    ];
     let order = prop_oneof![Just(UpdateOrder::StopFirst), Just(UpdateOrder::StartFirst)];
     let on_failure = prop_oneof![Just(UpdateFailure::Pause), Just(UpdateFailure::Continue)];
-    let policy = (0..4u32, 0..3_000u64, order, on_failure)
-        .prop_map(|(parallelism, delay, order, on_failure)| UpdatePolicy { parallelism, delay, order, on_failure });
-    let end = prop_oneof![Just(TaskState::Complete), Just(TaskState::Failed), Just(TaskState::Rejected)];
+    let policy = (0..4u32, 0..3_000u64, order, on_failure).prop_map(
+        |(parallelism, delay, order, on_failure)| UpdatePolicy {
+            parallelism,
+            delay,
+            order,
+            on_failure,
+        },
+    );
+    let end = prop_oneof![
+        Just(TaskState::Complete),
+        Just(TaskState::Failed),
+        Just(TaskState::Rejected)
+    ];
     prop_oneof![
         1 => net().prop_map(Event::CreateNetwork),
         1 => net().prop_map(Event::RemoveNetwork),
@@ -173,44 +211,98 @@ fn event() -> impl Strategy<Value = Event> {
 fn act(cluster: &mut Cluster, event: &Event, witness: &mut Witness) {
     let owned = |name: &str| name.to_owned();
     let command = match event.clone() {
-        Event::CreateNetwork(net) => Command::CreateNetwork { spec: attachable(net) },
-        Event::RemoveNetwork(net) => Command::RemoveNetwork { network: owned(NETWORKS[net].0) },
-        Event::CreateService { name, replicas, networks, mode } => {
+        Event::CreateNetwork(net) => Command::CreateNetwork {
+            spec: attachable(net),
+        },
+        Event::RemoveNetwork(net) => Command::RemoveNetwork {
+            network: owned(NETWORKS[net].0),
+        },
+        Event::CreateService {
+            name,
+            replicas,
+            networks,
+            mode,
+        } => {
             let networks: Vec<&str> = networks.iter().map(|net| NETWORKS[*net].0).collect();
             let spec = service(SERVICES[name], replicas, &networks);
-            Command::CreateService { spec: ServiceSpec { endpoint_mode: mode, ..spec } }
+            Command::CreateService {
+                spec: ServiceSpec {
+                    endpoint_mode: mode,
+                    ..spec
+                },
+            }
         }
-        Event::Scale(name, replicas) => Command::ScaleService { service: owned(SERVICES[name]), replicas },
-        Event::RemoveService(name) => Command::RemoveService { service: owned(SERVICES[name]) },
-        Event::Update(name, env, policy, force) => match update(cluster, SERVICES[name], env, policy, force) {
-            Some(update) => update,
-            None => return,
+        Event::Scale(name, replicas) => Command::ScaleService {
+            service: owned(SERVICES[name]),
+            replicas,
         },
-        Event::Rollback(name) => Command::RollbackService { service: owned(SERVICES[name]) },
-        Event::ReplaceTask(name, slot) => Command::ReplaceTask { task: format!("{}.{slot}", SERVICES[name]) },
-        Event::Status(node, status) => Command::SetNodeStatus { node: NodeId(node), status },
-        Event::Availability(node, availability) => Command::SetAvailability { node: format!("h{node}"), availability },
+        Event::RemoveService(name) => Command::RemoveService {
+            service: owned(SERVICES[name]),
+        },
+        Event::Update(name, env, policy, force) => {
+            match update(cluster, SERVICES[name], env, policy, force) {
+                Some(update) => update,
+                None => return,
+            }
+        }
+        Event::Rollback(name) => Command::RollbackService {
+            service: owned(SERVICES[name]),
+        },
+        Event::ReplaceTask(name, slot) => Command::ReplaceTask {
+            task: format!("{}.{slot}", SERVICES[name]),
+        },
+        Event::Status(node, status) => Command::SetNodeStatus {
+            node: NodeId(node),
+            status,
+        },
+        Event::Availability(node, availability) => Command::SetAvailability {
+            node: format!("h{node}"),
+            availability,
+        },
         Event::RemoveNode(node) => Command::RemoveNode { node: NodeId(node) },
-        Event::Admit(number) => Command::Admit { node: node(number, Role::Worker) },
+        Event::Admit(number) => Command::Admit {
+            node: node(number, Role::Worker),
+        },
         Event::Attach(attach) => attach.command(),
-        Event::Detach(node, id) => Command::DetachContainers { keys: vec![key(node, CONTAINERS[id])] },
+        Event::Detach(node, id) => Command::DetachContainers {
+            keys: vec![key(node, CONTAINERS[id])],
+        },
         Event::Pass(time) => return cluster.now += time,
         Event::Agent(node, connections) => return catch_up(cluster, node, connections, witness),
         Event::End(node, which, end) => return end_one(cluster, node, which, end),
         Event::Step(limit) => {
             let commands = cluster.state.step(cluster.now);
-            return commands.into_iter().take(limit).for_each(|command| witness.send(cluster, command));
+            return commands
+                .into_iter()
+                .take(limit)
+                .for_each(|command| witness.send(cluster, command));
         }
     };
     witness.send(cluster, command);
 }
 
-fn update(cluster: &Cluster, name: &str, env: u8, policy: UpdatePolicy, force: bool) -> Option<Command> {
-    let known = services(cluster).into_iter().find(|service| service.name == name)?;
-    let mut spec = ServiceSpec { update: policy, ..known.spec };
+fn update(
+    cluster: &Cluster,
+    name: &str,
+    env: u8,
+    policy: UpdatePolicy,
+    force: bool,
+) -> Option<Command> {
+    let known = services(cluster)
+        .into_iter()
+        .find(|service| service.name == name)?;
+    let mut spec = ServiceSpec {
+        update: policy,
+        ..known.spec
+    };
     let Runtime::Exec { env: variables, .. } = &mut spec.task.runtime;
     variables.insert("E".to_owned(), env.to_string());
-    Some(Command::UpdateService { service: name.to_owned(), spec, version: known.version, force })
+    Some(Command::UpdateService {
+        service: name.to_owned(),
+        spec,
+        version: known.version,
+        force,
+    })
 }
 
 /// Sees that no task that takes traffic is asked to stop before that loses nothing.
@@ -229,29 +321,46 @@ impl Witness {
         use Command::{CreateTask, DrainTask, ReplaceTask, SetDesired, WithdrawTask};
         let speaks_of_tasks = matches!(
             command,
-            CreateTask { .. } | DrainTask { .. } | ReplaceTask { .. } | SetDesired { .. } | WithdrawTask { .. }
+            CreateTask { .. }
+                | DrainTask { .. }
+                | ReplaceTask { .. }
+                | SetDesired { .. }
+                | WithdrawTask { .. }
         );
         if !speaks_of_tasks {
             return drop(cluster.send(command));
         }
         let before = cluster.state.clone();
         drop(cluster.send(command));
-        let earlier: BTreeMap<TaskId, TaskInfo> = tasks(&before).into_iter().map(|task| (task.id, task)).collect();
+        let earlier: BTreeMap<TaskId, TaskInfo> = tasks(&before)
+            .into_iter()
+            .map(|task| (task.id, task))
+            .collect();
         for task in tasks(&cluster.state) {
-            let Some(last) = earlier.get(&task.id) else { continue };
+            let Some(last) = earlier.get(&task.id) else {
+                continue;
+            };
             let node = last.node_id.and_then(|node| before.nodes().get(&node));
             if task.withdrawn {
-                self.withdrawn.entry(task.id).or_insert((cluster.index, cluster.now));
+                self.withdrawn
+                    .entry(task.id)
+                    .or_insert((cluster.index, cluster.now));
             }
             let view = last.node_id.map(|node| cluster.state.view(node));
             if view.is_some_and(|view| view.tasks.get(&task.id).is_some_and(|task| task.draining)) {
                 self.begin_draining(&before, task.id, cluster.now);
             }
-            let serves = last.state == TaskState::Running && node.is_some_and(|node| node.status != NodeStatus::Down);
-            let is_asked = last.desired_state == TaskState::Running && task.desired_state > TaskState::Running;
+            let serves = last.state == TaskState::Running
+                && node.is_some_and(|node| node.status != NodeStatus::Down);
+            let is_asked =
+                last.desired_state == TaskState::Running && task.desired_state > TaskState::Running;
             if serves && is_asked && !task.addresses.is_empty() {
-                let since = self.draining.get(&task.id).unwrap_or_else(|| panic!("{} is cut off", task.name));
-                let is_over = self.quiet.contains(&task.id) || cluster.now >= since + task.spec.drain;
+                let since = self
+                    .draining
+                    .get(&task.id)
+                    .unwrap_or_else(|| panic!("{} is cut off", task.name));
+                let is_over =
+                    self.quiet.contains(&task.id) || cluster.now >= since + task.spec.drain;
                 assert!(is_over, "{} has connections and time left", task.name);
             }
         }
@@ -263,28 +372,52 @@ impl Witness {
         }
         self.draining.insert(task, now);
         let (index, since) = self.withdrawn[&task];
-        let address = tasks(before).into_iter().find(|info| info.id == task).map(|info| info.addresses[0]);
-        for node in before.nodes().values().filter(|node| node.status == NodeStatus::Ready) {
+        let address = tasks(before)
+            .into_iter()
+            .find(|info| info.id == task)
+            .map(|info| info.addresses[0]);
+        for node in before
+            .nodes()
+            .values()
+            .filter(|node| node.status == NodeStatus::Ready)
+        {
             let view = before.view(node.id);
-            let leads = view.endpoints.values().any(|endpoint| endpoint.addresses.first() == address.as_ref());
-            assert!(!leads || node.applied >= index || now >= since + 30_000, "{} has not heard", node.hostname);
+            let leads = view
+                .endpoints
+                .values()
+                .any(|endpoint| endpoint.addresses.first() == address.as_ref());
+            assert!(
+                !leads || node.applied >= index || now >= since + 30_000,
+                "{} has not heard",
+                node.hostname
+            );
         }
     }
 }
 
 fn tasks(state: &State) -> Vec<TaskInfo> {
-    let Answer::Tasks(tasks) = state.answer(None, &Query::Tasks(None)).unwrap() else { panic!("no tasks") };
+    let Answer::Tasks(tasks) = state.answer(None, &Query::Tasks(None)).unwrap() else {
+        panic!("no tasks")
+    };
     tasks
 }
 
 fn is_heard(cluster: &Cluster, node: u64) -> bool {
-    cluster.state.nodes().get(&NodeId(node)).is_some_and(|node| node.status == NodeStatus::Ready)
+    cluster
+        .state
+        .nodes()
+        .get(&NodeId(node))
+        .is_some_and(|node| node.status == NodeStatus::Ready)
 }
 
 fn catch_up(cluster: &mut Cluster, node: u64, connections: u32, witness: &mut Witness) {
     if is_heard(cluster, node) {
         let view = cluster.state.view(NodeId(node));
-        let draining = view.tasks.iter().filter(|(_, task)| task.draining).map(|(id, _)| *id);
+        let draining = view
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.draining)
+            .map(|(id, _)| *id);
         witness.quiet.extend(draining.filter(|_| connections == 0));
         cluster.agent_with(node, connections);
     }
@@ -304,31 +437,60 @@ fn check(cluster: &Cluster, seen: &mut Seen) {
     assert_eq!(cluster.state.check(), Vec::<String>::new());
     let mut wanted = BTreeSet::new();
     for task in tasks(&cluster.state) {
-        let last = seen.entry(task.id).or_insert((task.state, task.desired_state));
-        assert!(task.state >= last.0 && task.desired_state >= last.1, "{} moved back", task.name);
+        let last = seen
+            .entry(task.id)
+            .or_insert((task.state, task.desired_state));
+        assert!(
+            task.state >= last.0 && task.desired_state >= last.1,
+            "{} moved back",
+            task.name
+        );
         *last = (task.state, task.desired_state);
         let should_run = !task.state.is_terminal() && task.desired_state == TaskState::Running;
-        assert!(!should_run || wanted.insert(task.name.clone()), "two runs of {} should run", task.name);
+        assert!(
+            !should_run || wanted.insert(task.name.clone()),
+            "two runs of {} should run",
+            task.name
+        );
     }
-    let views: Vec<NodeConfig> = (1..=NODES).map(|node| cluster.state.view(NodeId(node))).collect();
+    let views: Vec<NodeConfig> = (1..=NODES)
+        .map(|node| cluster.state.view(NodeId(node)))
+        .collect();
     views.iter().for_each(check_view);
     check_containers(cluster, &views);
 }
 
-/// An interface of a container that is somewhere is in its host's view, and in no other's as one of its own.
+/// An interface of a container that is somewhere is in its host's view, and in no other's as one of
+/// its own.
 fn check_containers(cluster: &Cluster, views: &[NodeConfig]) {
     let mut addresses: BTreeSet<(NetworkId, IpAddr)> = BTreeSet::new();
     for node in cluster.state.nodes().keys() {
-        let Answer::Containers(here) = cluster.state.answer(None, &Query::Containers(node.to_string())).unwrap() else {
+        let Answer::Containers(here) = cluster
+            .state
+            .answer(None, &Query::Containers(node.to_string()))
+            .unwrap()
+        else {
             panic!("no containers")
         };
         for container in here {
-            let is_new = container.addresses.iter().all(|address| addresses.insert((container.network, *address)));
-            assert!(is_new && !container.addresses.is_empty(), "{} shares an address, or has none", container.key);
+            let is_new = container
+                .addresses
+                .iter()
+                .all(|address| addresses.insert((container.network, *address)));
+            assert!(
+                is_new && !container.addresses.is_empty(),
+                "{} shares an address, or has none",
+                container.key
+            );
             for view in views {
                 let mut joints = view.containers.values().flat_map(|found| &found.endpoints);
                 let is_inside = joints.any(|joint| joint.id == container.id);
-                assert_eq!(is_inside, view.node == *node && container.sandbox.is_some(), "{}", container.key);
+                assert_eq!(
+                    is_inside,
+                    view.node == *node && container.sandbox.is_some(),
+                    "{}",
+                    container.key
+                );
             }
         }
     }
@@ -337,20 +499,42 @@ fn check_containers(cluster: &Cluster, views: &[NodeConfig]) {
 fn check_view(view: &NodeConfig) {
     let mut addresses: BTreeSet<(NetworkId, IpAddr)> = BTreeSet::new();
     for endpoint in view.endpoints.values() {
-        assert!(view.networks.contains_key(&endpoint.network) && view.peers.contains_key(&endpoint.node));
+        assert!(
+            view.networks.contains_key(&endpoint.network)
+                && view.peers.contains_key(&endpoint.node)
+        );
         for address in &endpoint.addresses {
-            assert!(addresses.insert((endpoint.network, *address)), "{address} is at two endpoints");
+            assert!(
+                addresses.insert((endpoint.network, *address)),
+                "{address} is at two endpoints"
+            );
         }
     }
     for ((network, _), service) in &view.services {
         for server in service.real_servers.keys() {
-            assert!(addresses.contains(&(*network, *server)), "real server {server} is no endpoint");
+            assert!(
+                addresses.contains(&(*network, *server)),
+                "real server {server} is no endpoint"
+            );
         }
-        assert!(service.vips.iter().all(|vip| !addresses.contains(&(*network, *vip))));
+        assert!(
+            service
+                .vips
+                .iter()
+                .all(|vip| !addresses.contains(&(*network, *vip)))
+        );
     }
     for (id, container) in &view.containers {
-        let is_there = |joint: &ContainerEndpoint| view.endpoints.get(&joint.id).is_some_and(|of| of.sandbox == *id);
-        assert!(container.endpoints.iter().all(is_there), "what is in {} is no endpoint", container.path);
+        let is_there = |joint: &ContainerEndpoint| {
+            view.endpoints
+                .get(&joint.id)
+                .is_some_and(|of| of.sandbox == *id)
+        };
+        assert!(
+            container.endpoints.iter().all(is_there),
+            "what is in {} is no endpoint",
+            container.path
+        );
     }
     let changed = NodeConfig::empty(view.node).apply(&view.snapshot());
     assert_eq!(changed.as_ref(), Ok(view), "a view travels whole");
@@ -359,7 +543,9 @@ fn check_view(view: &NodeConfig) {
 /// All nodes are back and all waits are over.
 fn heal(cluster: &mut Cluster) {
     for number in 1..=NODES {
-        cluster.apply(Command::Admit { node: node(number, Role::Worker) });
+        cluster.apply(Command::Admit {
+            node: node(number, Role::Worker),
+        });
         cluster.set_status(number, NodeStatus::Ready);
         cluster.set_availability(number, Availability::Active);
     }
@@ -368,14 +554,19 @@ fn heal(cluster: &mut Cluster) {
     for _ in 0..10 {
         cluster.now += 60_000;
         cluster.converge();
-        if services(cluster).iter().all(|service| service.update.as_ref().is_none_or(|update| update.paused)) {
+        if services(cluster)
+            .iter()
+            .all(|service| service.update.as_ref().is_none_or(|update| update.paused))
+        {
             break;
         }
     }
 }
 
 fn services(cluster: &Cluster) -> Vec<ServiceInfo> {
-    let Answer::Services(services) = cluster.state.answer(None, &Query::Services).unwrap() else { panic!("none") };
+    let Answer::Services(services) = cluster.state.answer(None, &Query::Services).unwrap() else {
+        panic!("none")
+    };
     services
 }
 

@@ -8,20 +8,31 @@ use crate::fixture::{Cluster, content, report, service};
 
 fn with_policy(condition: RestartCondition, delay: u64, max_attempts: u32) -> ServiceSpec {
     let mut spec = service("web", 1, &["net"]);
-    spec.task.restart = RestartPolicy { condition, delay, max_attempts };
+    spec.task.restart = RestartPolicy {
+        condition,
+        delay,
+        max_attempts,
+    };
     spec
 }
 
 fn running_on(cluster: &Cluster, service: &str) -> BTreeMap<String, usize> {
     let mut nodes = BTreeMap::new();
-    for task in cluster.tasks(service).into_iter().filter(|task| task.state == TaskState::Running) {
+    for task in cluster
+        .tasks(service)
+        .into_iter()
+        .filter(|task| task.state == TaskState::Running)
+    {
         *nodes.entry(task.node).or_default() += 1;
     }
     nodes
 }
 
 fn spread(nodes: &[(&str, usize)]) -> BTreeMap<String, usize> {
-    nodes.iter().map(|(node, count)| ((*node).to_owned(), *count)).collect()
+    nodes
+        .iter()
+        .map(|(node, count)| ((*node).to_owned(), *count))
+        .collect()
 }
 
 #[test]
@@ -32,7 +43,10 @@ fn tasks_spread_by_service_first_then_by_load_then_by_node_id() {
     assert_eq!(running_on(&cluster, "a"), spread(&[("h1", 1)]));
     cluster.create_service(service("b", 4, &["net"]));
     cluster.converge();
-    assert_eq!(running_on(&cluster, "b"), spread(&[("h1", 1), ("h2", 2), ("h3", 1)]));
+    assert_eq!(
+        running_on(&cluster, "b"),
+        spread(&[("h1", 1), ("h2", 2), ("h3", 1)])
+    );
 }
 
 #[test]
@@ -44,7 +58,11 @@ fn without_a_ready_and_active_node_tasks_wait_and_say_so() {
     cluster.settle();
     let task = cluster.task("web.1");
     assert_eq!(task.state, TaskState::Pending);
-    assert!(task.message.contains("no node is ready and active"), "{}", task.message);
+    assert!(
+        task.message.contains("no node is ready and active"),
+        "{}",
+        task.message
+    );
     cluster.set_availability(2, Availability::Active);
     cluster.settle();
     assert_eq!(cluster.task("web.1").node, "h2");
@@ -59,13 +77,22 @@ fn a_lost_nodes_tasks_are_replaced_at_once_with_the_same_addresses() {
     cluster.set_status(1, NodeStatus::Down);
     cluster.converge();
     let after = cluster.task("web.1");
-    assert_eq!((after.node.as_str(), after.state), ("h2", TaskState::Running));
+    assert_eq!(
+        (after.node.as_str(), after.state),
+        ("h2", TaskState::Running)
+    );
     assert_eq!(after.addresses, before.addresses);
     let old = cluster.task(&before.id.to_string());
-    assert_eq!((old.state, old.desired_state), (TaskState::Running, TaskState::Shutdown));
+    assert_eq!(
+        (old.state, old.desired_state),
+        (TaskState::Running, TaskState::Shutdown)
+    );
     cluster.set_status(1, NodeStatus::Ready);
     cluster.converge();
-    assert_eq!(cluster.task(&before.id.to_string()).state, TaskState::Shutdown);
+    assert_eq!(
+        cluster.task(&before.id.to_string()).state,
+        TaskState::Shutdown
+    );
     assert_eq!(running_on(&cluster, "web"), spread(&[("h2", 1)]));
 }
 
@@ -77,7 +104,12 @@ fn a_removed_nodes_tasks_are_orphaned_and_replaced() {
     cluster.apply(Command::RemoveNode { node: NodeId(2) });
     cluster.converge();
     assert_eq!(running_on(&cluster, "web"), spread(&[("h1", 2)]));
-    assert!(cluster.tasks("web").iter().any(|task| task.state == TaskState::Orphaned));
+    assert!(
+        cluster
+            .tasks("web")
+            .iter()
+            .any(|task| task.state == TaskState::Orphaned)
+    );
 }
 
 #[test]
@@ -90,7 +122,10 @@ fn a_drained_node_is_emptied_and_a_successor_waits_for_its_predecessor() {
     cluster.drain();
     let new = cluster.task("web.1");
     assert_eq!((new.state, new.node_id), (TaskState::Pending, None));
-    let early = Command::AssignTask { task: new.id, node: NodeId(2) };
+    let early = Command::AssignTask {
+        task: new.id,
+        node: NodeId(2),
+    };
     assert_eq!(cluster.refuse(early).kind, Kind::Precondition);
     cluster.word(&old, TaskState::Shutdown);
     cluster.settle();
@@ -119,8 +154,14 @@ fn a_task_that_ended_is_started_again_after_its_delay() {
     cluster.converge();
     let second = cluster.task("web.1");
     assert_ne!(second.id, first.id);
-    assert_eq!((second.state, second.addresses), (TaskState::Running, first.addresses));
-    assert_eq!(cluster.task(&first.id.to_string()).desired_state, TaskState::Shutdown);
+    assert_eq!(
+        (second.state, second.addresses),
+        (TaskState::Running, first.addresses)
+    );
+    assert_eq!(
+        cluster.task(&first.id.to_string()).desired_state,
+        TaskState::Shutdown
+    );
 }
 
 #[test]
@@ -206,17 +247,36 @@ fn states_never_move_back_and_ended_tasks_stay_ended() {
     cluster.converge();
     let task = cluster.task("web.1");
     cluster.now += 10;
-    for state in [TaskState::New, TaskState::Pending, TaskState::Starting, TaskState::Running] {
+    for state in [
+        TaskState::New,
+        TaskState::Pending,
+        TaskState::Starting,
+        TaskState::Running,
+    ] {
         cluster.word(&task, state);
         let after = cluster.task("web.1");
         assert_eq!((after.state, after.since), (TaskState::Running, task.since));
     }
-    cluster.report(2, 0, vec![report(task.id, TaskState::Failed), report(TaskId(1), TaskState::Running)]);
-    assert_eq!(cluster.task("web.1").state, TaskState::Running, "another node's word is not heard");
+    cluster.report(
+        2,
+        0,
+        vec![
+            report(task.id, TaskState::Failed),
+            report(TaskId(1), TaskState::Running),
+        ],
+    );
+    assert_eq!(
+        cluster.task("web.1").state,
+        TaskState::Running,
+        "another node's word is not heard"
+    );
     cluster.word(&task, TaskState::Complete);
     cluster.word(&task, TaskState::Failed);
     let after = cluster.task("web.1");
-    assert_eq!((after.state, after.since), (TaskState::Complete, cluster.now));
+    assert_eq!(
+        (after.state, after.since),
+        (TaskState::Complete, cluster.now)
+    );
 }
 
 #[test]
@@ -239,9 +299,19 @@ fn the_target_of_a_task_only_moves_forward() {
     cluster.converge();
     let task = cluster.task("web.1").id;
     let set = |desired| Command::SetDesired { task, desired };
-    assert_eq!(cluster.refuse(set(TaskState::Remove)).kind, Kind::Precondition, "its slot is wanted");
-    assert_eq!(cluster.refuse(set(TaskState::Shutdown)).kind, Kind::Precondition, "it takes traffic");
-    cluster.apply(Command::ReplaceTask { task: "web.1".to_owned() });
+    assert_eq!(
+        cluster.refuse(set(TaskState::Remove)).kind,
+        Kind::Precondition,
+        "its slot is wanted"
+    );
+    assert_eq!(
+        cluster.refuse(set(TaskState::Shutdown)).kind,
+        Kind::Precondition,
+        "it takes traffic"
+    );
+    cluster.apply(Command::ReplaceTask {
+        task: "web.1".to_owned(),
+    });
     cluster.drain();
     for desired in [TaskState::Running, TaskState::Shutdown, TaskState::Failed] {
         assert_eq!(cluster.refuse(set(desired)).kind, Kind::Precondition);
@@ -255,13 +325,28 @@ fn commands_of_an_outdated_step_are_refused() {
     cluster.converge();
     let task = cluster.task("web.1").id;
     for command in [
-        Command::CreateTask { service: web, slot: 1 },
-        Command::CreateTask { service: web, slot: 2 },
-        Command::AssignTask { task, node: NodeId(1) },
-        Command::AssignTask { task: TaskId(7), node: NodeId(1) },
+        Command::CreateTask {
+            service: web,
+            slot: 1,
+        },
+        Command::CreateTask {
+            service: web,
+            slot: 2,
+        },
+        Command::AssignTask {
+            task,
+            node: NodeId(1),
+        },
+        Command::AssignTask {
+            task: TaskId(7),
+            node: NodeId(1),
+        },
         Command::RemoveTask { task },
         Command::PurgeService { service: web },
-        Command::ReleaseSlot { service: web, slot: 1 },
+        Command::ReleaseSlot {
+            service: web,
+            slot: 1,
+        },
     ] {
         assert_eq!(cluster.refuse(command).kind, Kind::Precondition);
     }
@@ -276,7 +361,11 @@ fn a_task_scaled_away_before_it_had_a_node_is_gone_at_once() {
     cluster.scale("web", 0);
     cluster.settle();
     assert!(cluster.tasks("web").is_empty());
-    assert_eq!(cluster.state.ledger().leases().count(), 2, "gateway and vip");
+    assert_eq!(
+        cluster.state.ledger().leases().count(),
+        2,
+        "gateway and vip"
+    );
 }
 
 #[test]
@@ -289,8 +378,27 @@ fn a_task_that_waits_is_not_placed_once_its_service_is_being_removed() {
     cluster.set_availability(1, Availability::Active);
     cluster.remove_service("web");
     let commands = cluster.state.step(cluster.now);
-    assert_eq!(commands, [Command::SetDesired { task, desired: TaskState::Remove }]);
-    assert_eq!(cluster.refuse(Command::AssignTask { task, node: NodeId(1) }).kind, Kind::Precondition);
+    assert_eq!(
+        commands,
+        [Command::SetDesired {
+            task,
+            desired: TaskState::Remove
+        }]
+    );
+    assert_eq!(
+        cluster
+            .refuse(Command::AssignTask {
+                task,
+                node: NodeId(1)
+            })
+            .kind,
+        Kind::Precondition
+    );
     cluster.settle();
-    assert!(cluster.state.answer(None, &Query::Services).is_ok_and(|answer| answer == Answer::Services(vec![])));
+    assert!(
+        cluster
+            .state
+            .answer(None, &Query::Services)
+            .is_ok_and(|answer| answer == Answer::Services(vec![]))
+    );
 }

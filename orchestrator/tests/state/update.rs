@@ -7,20 +7,34 @@ use crate::fixture::{Cluster, report, service};
 /// `web` with so many replicas on three nodes.
 fn cluster(replicas: u32, policy: UpdatePolicy) -> Cluster {
     let mut cluster = Cluster::with_network(3);
-    cluster.create_service(ServiceSpec { update: policy, ..service("web", replicas, &["net"]) });
+    cluster.create_service(ServiceSpec {
+        update: policy,
+        ..service("web", replicas, &["net"])
+    });
     cluster.converge();
     cluster
 }
 
 fn policy(parallelism: u32, order: UpdateOrder) -> UpdatePolicy {
-    UpdatePolicy { parallelism, order, ..UpdatePolicy::default() }
+    UpdatePolicy {
+        parallelism,
+        order,
+        ..UpdatePolicy::default()
+    }
 }
 
 fn change(cluster: &Cluster, value: &str, force: bool) -> Command {
-    let ServiceInfo { mut spec, version, .. } = cluster.service("web");
+    let ServiceInfo {
+        mut spec, version, ..
+    } = cluster.service("web");
     let Runtime::Exec { env, .. } = &mut spec.task.runtime;
     env.insert("V".to_owned(), value.to_owned());
-    Command::UpdateService { service: "web".to_owned(), spec, version, force }
+    Command::UpdateService {
+        service: "web".to_owned(),
+        spec,
+        version,
+        force,
+    }
 }
 
 fn update(cluster: &mut Cluster, value: &str) {
@@ -37,13 +51,19 @@ fn is_new(task: &TaskInfo, value: &str) -> bool {
 fn serving(cluster: &Cluster, value: &str) -> (usize, usize) {
     let tasks = cluster.tasks("web");
     let serving = |task: &&TaskInfo| {
-        task.state == TaskState::Running && task.desired_state == TaskState::Running && !task.withdrawn
+        task.state == TaskState::Running
+            && task.desired_state == TaskState::Running
+            && !task.withdrawn
     };
     let serving: Vec<&TaskInfo> = tasks.iter().filter(serving).collect();
-    (serving.len(), serving.iter().filter(|task| is_new(task, value)).count())
+    (
+        serving.len(),
+        serving.iter().filter(|task| is_new(task, value)).count(),
+    )
 }
 
-/// Steps and agents, until all is done; the fewest and the most tasks that took traffic at any time.
+/// Steps and agents, until all is done; the fewest and the most tasks that took traffic at any
+/// time.
 fn watch(cluster: &mut Cluster, value: &str) -> (usize, usize) {
     let (mut least, mut most) = [serving(cluster, value).0; 2].into();
     for _ in 0..1_000 {
@@ -68,11 +88,19 @@ fn watch(cluster: &mut Cluster, value: &str) -> (usize, usize) {
 #[test]
 fn stop_first_leaves_all_but_one_batch_serving_and_each_slot_its_address() {
     let mut cluster = cluster(5, policy(2, UpdateOrder::StopFirst));
-    let before: Vec<_> = cluster.tasks("web").into_iter().map(|task| (task.slot, task.addresses)).collect();
+    let before: Vec<_> = cluster
+        .tasks("web")
+        .into_iter()
+        .map(|task| (task.slot, task.addresses))
+        .collect();
     update(&mut cluster, "1");
     assert_eq!(watch(&mut cluster, "1"), (3, 5));
     assert_eq!(serving(&cluster, "1"), (5, 5));
-    let mut after: Vec<_> = cluster.tasks("web").into_iter().map(|task| (task.slot, task.addresses)).collect();
+    let mut after: Vec<_> = cluster
+        .tasks("web")
+        .into_iter()
+        .map(|task| (task.slot, task.addresses))
+        .collect();
     after.dedup();
     assert_eq!(after, before);
 }
@@ -94,7 +122,10 @@ fn a_network_without_room_for_surge_is_updated_one_by_one() {
     let mut cluster = Cluster::with_network(3);
     cluster.create_network(crate::fixture::network("small", &["10.0.20.0/29"]));
     let spec = service("web", 4, &["small"]);
-    cluster.create_service(ServiceSpec { update: policy(2, UpdateOrder::StartFirst), ..spec });
+    cluster.create_service(ServiceSpec {
+        update: policy(2, UpdateOrder::StartFirst),
+        ..spec
+    });
     cluster.converge();
     update(&mut cluster, "1");
     assert_eq!(watch(&mut cluster, "1"), (3, 4));
@@ -103,7 +134,13 @@ fn a_network_without_room_for_surge_is_updated_one_by_one() {
 #[test]
 fn the_next_batch_waits_for_the_last_one_to_be_known_everywhere_and_for_the_delay() {
     for (delay, knows) in [(5_000, true), (0, false)] {
-        let mut cluster = cluster(3, UpdatePolicy { delay, ..policy(1, UpdateOrder::StopFirst) });
+        let mut cluster = cluster(
+            3,
+            UpdatePolicy {
+                delay,
+                ..policy(1, UpdateOrder::StopFirst)
+            },
+        );
         let old = cluster.task("web.1");
         update(&mut cluster, "1");
         cluster.drain();
@@ -111,7 +148,9 @@ fn the_next_batch_waits_for_the_last_one_to_be_known_everywhere_and_for_the_dela
         cluster.settle();
         let new = cluster.task("web.1");
         cluster.word(&new, TaskState::Running);
-        (1..=3).filter(|_| knows).for_each(|node| cluster.report(node, cluster.index, Vec::new()));
+        (1..=3)
+            .filter(|_| knows)
+            .for_each(|node| cluster.report(node, cluster.index, Vec::new()));
         cluster.now += 4_999;
         assert!(!cluster.settle());
         cluster.now += 1;
@@ -124,59 +163,109 @@ fn the_next_batch_waits_for_the_last_one_to_be_known_everywhere_and_for_the_dela
 #[test]
 fn new_tasks_that_fail_pause_the_update_and_a_rollback_leaves_the_old_ones_alone() {
     let mut cluster = cluster(3, policy(1, UpdateOrder::StopFirst));
-    let untouched: Vec<TaskId> = ["web.2", "web.3"].map(|name| cluster.task(name).id).to_vec();
+    let untouched: Vec<TaskId> = ["web.2", "web.3"]
+        .map(|name| cluster.task(name).id)
+        .to_vec();
     update(&mut cluster, "bad");
     for _ in 0..4 {
         cluster.drain();
         for node in 1..=3 {
             let view = cluster.state.view(NodeId(node));
-            let stops = view.tasks.iter().filter(|(_, task)| task.desired > TaskState::Running);
-            let stops = stops.map(|(id, _)| report(*id, TaskState::Shutdown)).collect();
+            let stops = view
+                .tasks
+                .iter()
+                .filter(|(_, task)| task.desired > TaskState::Running);
+            let stops = stops
+                .map(|(id, _)| report(*id, TaskState::Shutdown))
+                .collect();
             cluster.report(node, view.generation, stops);
         }
     }
     let failing = cluster.task("web.1");
-    assert!(is_new(&failing, "bad") && failing.node_id.is_some(), "{failing:?}");
+    assert!(
+        is_new(&failing, "bad") && failing.node_id.is_some(),
+        "{failing:?}"
+    );
     cluster.word(&failing, TaskState::Failed);
     cluster.settle();
     let paused = cluster.service("web").update.unwrap();
-    assert!(paused.paused && paused.message.contains("web.1 failed"), "{paused:?}");
+    assert!(
+        paused.paused && paused.message.contains("web.1 failed"),
+        "{paused:?}"
+    );
     cluster.now += 60_000;
     cluster.converge();
-    assert_eq!(untouched, ["web.2", "web.3"].map(|name| cluster.task(name).id));
-    cluster.apply(Command::RollbackService { service: "web".to_owned() });
+    assert_eq!(
+        untouched,
+        ["web.2", "web.3"].map(|name| cluster.task(name).id)
+    );
+    cluster.apply(Command::RollbackService {
+        service: "web".to_owned(),
+    });
     watch(&mut cluster, "bad");
     assert_eq!(serving(&cluster, "bad"), (3, 0));
-    assert_eq!(untouched, ["web.2", "web.3"].map(|name| cluster.task(name).id), "they run what they are to run");
+    assert_eq!(
+        untouched,
+        ["web.2", "web.3"].map(|name| cluster.task(name).id),
+        "they run what they are to run"
+    );
 }
 
 #[test]
 fn with_continue_failing_tasks_hold_nothing_up() {
     let failure = UpdateFailure::Continue;
-    let mut cluster = cluster(2, UpdatePolicy { on_failure: failure, ..policy(1, UpdateOrder::StopFirst) });
+    let mut cluster = cluster(
+        2,
+        UpdatePolicy {
+            on_failure: failure,
+            ..policy(1, UpdateOrder::StopFirst)
+        },
+    );
     update(&mut cluster, "1");
     for _ in 0..20 {
         cluster.drain();
-        for task in cluster.tasks("web").into_iter().filter(|task| !task.state.is_terminal()) {
+        for task in cluster
+            .tasks("web")
+            .into_iter()
+            .filter(|task| !task.state.is_terminal())
+        {
             let stops = task.desired_state > TaskState::Running;
             let is_failing = is_new(&task, "1") && task.node_id.is_some();
             if stops || is_failing {
-                cluster.word(&task, if stops { TaskState::Shutdown } else { TaskState::Failed });
+                cluster.word(
+                    &task,
+                    if stops {
+                        TaskState::Shutdown
+                    } else {
+                        TaskState::Failed
+                    },
+                );
             }
         }
     }
-    assert!(["web.1", "web.2"].iter().all(|name| is_new(&cluster.task(name), "1")));
+    assert!(
+        ["web.1", "web.2"]
+            .iter()
+            .all(|name| is_new(&cluster.task(name), "1"))
+    );
 }
 
 #[test]
 fn only_what_differs_is_replaced_unless_it_is_forced() {
     let mut cluster = cluster(2, policy(0, UpdateOrder::StopFirst));
     let before = cluster.tasks("web");
-    let ServiceInfo { mut spec, version, .. } = cluster.service("web");
+    let ServiceInfo {
+        mut spec, version, ..
+    } = cluster.service("web");
     spec.labels.insert("note".to_owned(), "x".to_owned());
     spec.replicas = 3;
     let web = "web".to_owned();
-    cluster.apply(Command::UpdateService { service: web, spec, version, force: false });
+    cluster.apply(Command::UpdateService {
+        service: web,
+        spec,
+        version,
+        force: false,
+    });
     cluster.converge();
     assert_eq!(cluster.tasks("web")[..2], before[..]);
     assert_eq!(cluster.service("web").running, 3);
@@ -185,21 +274,35 @@ fn only_what_differs_is_replaced_unless_it_is_forced() {
     cluster.converge();
     let after = cluster.tasks("web");
     let living = after.iter().filter(|task| task.state == TaskState::Running);
-    assert!(living.clone().all(|task| before.iter().all(|old| old.id != task.id)));
+    assert!(
+        living
+            .clone()
+            .all(|task| before.iter().all(|old| old.id != task.id))
+    );
     assert_eq!(living.count(), 3);
 }
 
 #[test]
 fn an_update_of_an_older_version_is_refused() {
     let mut cluster = cluster(1, UpdatePolicy::default());
-    let (mine, theirs) = (change(&cluster, "mine", false), change(&cluster, "theirs", false));
+    let (mine, theirs) = (
+        change(&cluster, "mine", false),
+        change(&cluster, "theirs", false),
+    );
     cluster.apply(theirs);
     let refusal = cluster.refuse(mine);
     assert_eq!(refusal.kind, Kind::Conflict);
-    assert!(refusal.next.contains("swarmctl service inspect web"), "{refusal}");
+    assert!(
+        refusal.next.contains("swarmctl service inspect web"),
+        "{refusal}"
+    );
     let late = change(&cluster, "late", false);
     cluster.scale("web", 2);
-    assert_eq!(cluster.refuse(late).kind, Kind::Conflict, "a scaling would be undone");
+    assert_eq!(
+        cluster.refuse(late).kind,
+        Kind::Conflict,
+        "a scaling would be undone"
+    );
 }
 
 #[test]
@@ -207,24 +310,49 @@ fn what_a_service_is_bound_to_cannot_be_updated() {
     let mut cluster = cluster(1, UpdatePolicy::default());
     let ServiceInfo { spec, version, .. } = cluster.service("web");
     for other in [
-        ServiceSpec { name: "other".to_owned(), ..spec.clone() },
-        ServiceSpec { networks: Vec::new(), ..spec.clone() },
-        ServiceSpec { endpoint_mode: EndpointMode::Dnsrr, ..spec.clone() },
-        ServiceSpec { replicas: 10_001, ..spec },
+        ServiceSpec {
+            name: "other".to_owned(),
+            ..spec.clone()
+        },
+        ServiceSpec {
+            networks: Vec::new(),
+            ..spec.clone()
+        },
+        ServiceSpec {
+            endpoint_mode: EndpointMode::Dnsrr,
+            ..spec.clone()
+        },
+        ServiceSpec {
+            replicas: 10_001,
+            ..spec
+        },
     ] {
-        let command = Command::UpdateService { service: "web".to_owned(), spec: other, version, force: false };
+        let command = Command::UpdateService {
+            service: "web".to_owned(),
+            spec: other,
+            version,
+            force: false,
+        };
         assert_eq!(cluster.refuse(command).kind, Kind::Invalid);
     }
-    let never = Command::RollbackService { service: "web".to_owned() };
+    let never = Command::RollbackService {
+        service: "web".to_owned(),
+    };
     assert!(cluster.refuse(never).cause.contains("never been updated"));
 }
 
 #[test]
 fn a_node_is_emptied_without_interrupting_a_service() {
-    for (order, range) in [(UpdateOrder::StopFirst, (2, 3)), (UpdateOrder::StartFirst, (3, 4))] {
+    for (order, range) in [
+        (UpdateOrder::StopFirst, (2, 3)),
+        (UpdateOrder::StartFirst, (3, 4)),
+    ] {
         let mut cluster = Cluster::with_network(3);
         (2..=3).for_each(|node| cluster.set_availability(node, Availability::Pause));
-        cluster.create_service(ServiceSpec { update: policy(1, order), ..service("web", 3, &["net"]) });
+        cluster.create_service(ServiceSpec {
+            update: policy(1, order),
+            ..service("web", 3, &["net"])
+        });
         cluster.converge();
         cluster.set_availability(2, Availability::Active);
         cluster.set_availability(1, Availability::Drain);
@@ -241,7 +369,12 @@ fn a_node_is_emptied_without_interrupting_a_service() {
         }
         assert_eq!(seen, range, "{order:?}");
         let tasks = cluster.tasks("web");
-        assert!(tasks.iter().filter(|task| task.state == TaskState::Running).all(|task| task.node == "h2"));
+        assert!(
+            tasks
+                .iter()
+                .filter(|task| task.state == TaskState::Running)
+                .all(|task| task.node == "h2")
+        );
     }
 }
 
@@ -257,5 +390,11 @@ fn the_only_task_of_a_service_is_moved_too_and_all_at_once_never_means_the_last_
     cluster.set_availability(3, Availability::Drain);
     cluster.settle();
     let tasks = cluster.tasks("web");
-    assert_eq!(tasks.iter().filter(|task| task.withdrawn && !task.state.is_terminal()).count(), 3);
+    assert_eq!(
+        tasks
+            .iter()
+            .filter(|task| task.withdrawn && !task.state.is_terminal())
+            .count(),
+        3
+    );
 }

@@ -4,8 +4,8 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use model::{
-    EndpointMode, NamedPort, NetworkAttachment, PublishSpec, RestartCondition, Scheduler, Subnet, UpdateFailure,
-    UpdateOrder,
+    EndpointMode, NamedPort, NetworkAttachment, PublishSpec, RestartCondition, Scheduler, Subnet,
+    UpdateFailure, UpdateOrder,
 };
 
 use super::{Inspection, Listing, variable, words};
@@ -40,7 +40,8 @@ pub enum ServiceVerb {
         #[arg(long)]
         traffic: bool,
     },
-    /// Change a service: what is not given stays. Tasks that are to run something else are replaced batch by batch.
+    /// Change a service: what is not given stays. Tasks that are to run something else are replaced
+    /// batch by batch.
     Update(Box<ServiceUpdate>),
     /// Go back to what a service was before its last update.
     Rollback {
@@ -98,35 +99,39 @@ pub struct ServiceCreate {
     /// How many tasks run.
     #[arg(long, default_value_t = 1)]
     pub replicas: u32,
-    /// It runs nothing: containers of others serve it, those that name it as their service and are on its network.
+    /// It runs nothing: containers of others serve it, those that name it as their service and are
+    /// on its network.
     #[arg(long, conflicts_with_all = ["replicas", "argv", "env", "rootfs"])]
     pub external: bool,
-    /// A network to attach to, with further names there if wanted: name=net,alias=db,alias=pg. The first carries the way
-    /// out. Services may share an alias: it leads to all of them.
+    /// A network to attach to, with further names there if wanted: name=net,alias=db,alias=pg. The
+    /// first carries the way out. Services may share an alias: it leads to all of them.
     #[arg(long = "network", value_name = "NETWORK|name=NETWORK,alias=ALIAS", value_parser = attachment)]
     pub networks: Vec<NetworkAttachment>,
-    /// The stack that it is part of: it is also NAME.STACK, shop-web of stack shop is web.shop, and tasks of a stack find
-    /// their own stack's services first.
+    /// The stack that it is part of: it is also NAME.STACK, shop-web of stack shop is web.shop, and
+    /// tasks of a stack find their own stack's services first.
     #[arg(long)]
     pub stack: Option<String>,
     /// A port with a name, which SRV records tell: _http._tcp.web.
     #[arg(long = "port", value_name = "name=NAME,target=PORT[,protocol=tcp|udp|sctp]", value_parser = named_port)]
     pub ports: Vec<NamedPort>,
-    /// Whom the tasks' resolver asks for names of others, from inside each task; the host's resolvers where none is given.
+    /// Whom the tasks' resolver asks for names of others, from inside each task; the host's
+    /// resolvers where none is given.
     #[arg(long = "dns", value_name = "ADDRESS")]
     pub dns: Vec<IpAddr>,
     /// A search domain of the tasks instead of the host's; a lone `.` for none.
     #[arg(long, value_name = "DOMAIN")]
     pub dns_search: Vec<String>,
-    /// An option of resolv.conf(5) instead of the host's; ndots:0 unless given, for names are ours as they are.
+    /// An option of resolv.conf(5) instead of the host's; ndots:0 unless given, for names are ours
+    /// as they are.
     #[arg(long, value_name = "OPTION")]
     pub dns_option: Vec<String>,
-    /// Names lead to tasks as soon as they have a place, not only once they are well: for stores whose members must find
-    /// each other to become so. The virtual IP still waits.
+    /// Names lead to tasks as soon as they have a place, not only once they are well: for stores
+    /// whose members must find each other to become so. The virtual IP still waits.
     #[arg(long)]
     pub dns_publish_not_ready: bool,
-    /// Ports of all hosts that lead to ports of its tasks; with ,mode=host of the hosts that run one. AT is an address or an
-    /// interface of the hosts; ranges are written 8000-8010:80-90. Docker's long form is understood as well.
+    /// Ports of all hosts that lead to ports of its tasks; with ,mode=host of the hosts that run
+    /// one. AT is an address or an interface of the hosts; ranges are written 8000-8010:80-90.
+    /// Docker's long form is understood as well.
     #[arg(short, long, value_name = "[AT:]PUBLISHED:TARGET[/PROTOCOL][,mode=MODE][,allow=CIDR]", value_parser = published)]
     pub publish: Vec<PublishSpec>,
     /// A prefix of those who may call at its published ports; everybody where none is given.
@@ -156,8 +161,9 @@ pub struct ServiceCreate {
     /// What the name resolves to.
     #[arg(long, default_value = "vip", value_parser = words::<EndpointMode, 2>(["vip", "dnsrr"]))]
     pub endpoint_mode: EndpointMode,
-    /// How its virtual IP and its published ports choose: in turn (rr, wrr), by the fewest connections (lc, wlc; virtual IPs
-    /// with IPVS only), or by the client's address (sh, and mh, which moves few clients when tasks come and go).
+    /// How its virtual IP and its published ports choose: in turn (rr, wrr), by the fewest
+    /// connections (lc, wlc; virtual IPs with IPVS only), or by the client's address (sh, and mh,
+    /// which moves few clients when tasks come and go).
     #[arg(long, default_value = "rr", value_name = "HOW",
         value_parser = words::<Scheduler, 6>(["rr", "wrr", "lc", "wlc", "sh", "mh"]))]
     pub lb: Scheduler,
@@ -187,8 +193,8 @@ pub struct ServiceCreate {
 /// The health check of `service create` and `service update`.
 #[derive(Debug, Args)]
 pub struct Health {
-    /// Command that asks a task whether it is well, run inside it by /bin/sh -c; exit code 0 is a good answer. A task takes
-    /// traffic from the first one on.
+    /// Command that asks a task whether it is well, run inside it by /bin/sh -c; exit code 0 is a
+    /// good answer. A task takes traffic from the first one on.
     #[arg(long, value_name = "COMMAND")]
     pub health_cmd: Option<String>,
     /// Time between two checks; 30s unless given.
@@ -197,7 +203,8 @@ pub struct Health {
     /// Time after which a check has failed; 30s unless given.
     #[arg(long, value_name = "DURATION")]
     pub health_timeout: Option<Millis>,
-    /// Failures in a row after which the task is ended and its restart policy replaces it; 3 unless given.
+    /// Failures in a row after which the task is ended and its restart policy replaces it; 3 unless
+    /// given.
     #[arg(long, value_name = "N")]
     pub health_retries: Option<u32>,
     /// Time from the start in which failures do not count; 0s unless given.
@@ -208,7 +215,8 @@ pub struct Health {
 /// How `service create` and `service update` have tasks replaced.
 #[derive(Debug, Args)]
 pub struct Rollout {
-    /// Time that connections get to run out before a planned stop, once no new ones come; 10s unless given.
+    /// Time that connections get to run out before a planned stop, once no new ones come; 10s
+    /// unless given.
     #[arg(long, value_name = "DURATION")]
     pub drain: Option<Millis>,
     /// How many replicas are replaced at a time, 0 for all; 1 unless given.
@@ -217,7 +225,8 @@ pub struct Rollout {
     /// Time between the start of one batch and the next batch; 0s unless given.
     #[arg(long, value_name = "DURATION")]
     pub update_delay: Option<Millis>,
-    /// With start-first further tasks take traffic while others are replaced; stop-first unless given.
+    /// With start-first further tasks take traffic while others are replaced; stop-first unless
+    /// given.
     #[arg(long, value_parser = words::<UpdateOrder, 2>(["stop-first", "start-first"]))]
     pub update_order: Option<UpdateOrder>,
     /// What is done when new tasks end by themselves; pause unless given.
@@ -225,7 +234,8 @@ pub struct Rollout {
     pub update_failure_action: Option<UpdateFailure>,
 }
 
-/// What `service update` changes of how others find and reach a service. It holds at once, and no task is replaced for it.
+/// What `service update` changes of how others find and reach a service. It holds at once, and no
+/// task is replaced for it.
 #[derive(Debug, Args)]
 pub struct Reach {
     /// Further ports of all hosts that lead to ports of its tasks, written as for create.
@@ -234,7 +244,8 @@ pub struct Reach {
     /// A prefix of those who may call at the ports that are added; everybody where none is given.
     #[arg(long, value_name = "CIDR", requires = "publish_add")]
     pub publish_allow: Vec<Subnet>,
-    /// Published ports that are to go, by the port of the tasks (80, 53/udp, 80-90), or by both (8080:80).
+    /// Published ports that are to go, by the port of the tasks (80, 53/udp, 80-90), or by both
+    /// (8080:80).
     #[arg(long, value_name = "[PUBLISHED:]TARGET[/PROTOCOL]")]
     pub publish_rm: Vec<Unpublish>,
     /// A further name on one of its networks.
@@ -258,12 +269,14 @@ pub struct Reach {
     /// How its virtual IP and its published ports choose from now on, written as for create.
     #[arg(long, value_name = "HOW", value_parser = words::<Scheduler, 6>(["rr", "wrr", "lc", "wlc", "sh", "mh"]))]
     pub lb: Option<Scheduler>,
-    /// For how long after its last connection a client comes back to the same task; 0 for no longer than it.
+    /// For how long after its last connection a client comes back to the same task; 0 for no longer
+    /// than it.
     #[arg(long, value_name = "DURATION")]
     pub affinity: Option<Millis>,
 }
 
-/// What `service update` changes of whom tasks ask for names. Tasks are replaced for it: it stands in their resolv.conf.
+/// What `service update` changes of whom tasks ask for names. Tasks are replaced for it: it stands
+/// in their resolv.conf.
 #[derive(Debug, Args)]
 pub struct Resolver {
     /// A further resolver for names of others.
@@ -292,7 +305,8 @@ pub struct ServiceUpdate {
     /// How many tasks run.
     #[arg(long)]
     pub replicas: Option<u32>,
-    /// An environment variable, new or with another value; without =VALUE it is taken from this command's environment.
+    /// An environment variable, new or with another value; without =VALUE it is taken from this
+    /// command's environment.
     #[arg(short, long = "env", visible_alias = "env-add", value_name = "NAME[=VALUE]", value_parser = variable)]
     pub env: Vec<(String, String)>,
     /// An environment variable that is to go.
@@ -353,8 +367,10 @@ pub struct ServiceUpdate {
 fn tail(text: &str) -> Result<u32, String> {
     match text {
         "all" => Ok(0),
-        number => {
-            number.parse().ok().filter(|&lines| lines > 0).ok_or_else(|| "expected a number of lines or all".into())
-        }
+        number => number
+            .parse()
+            .ok()
+            .filter(|&lines| lines > 0)
+            .ok_or_else(|| "expected a number of lines or all".into()),
     }
 }

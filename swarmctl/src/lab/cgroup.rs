@@ -1,4 +1,5 @@
-//! The control groups (v2) of a lab's hosts: `netd-lab-<lab>/<host>`. Without a writable v2 hierarchy there are none.
+//! The control groups (v2) of a lab's hosts: `netd-lab-<lab>/<host>`. Without a writable v2
+//! hierarchy there are none.
 
 use std::{
     fs,
@@ -18,9 +19,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Where the v2 hierarchy is mounted.
 pub fn mount_point() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let found =
-        mounts.lines().find(|line| line.split_once(" - ").is_some_and(|(_, kind)| kind.starts_with("cgroup2 ")));
-    found.and_then(|line| line.split(' ').nth(4)).map(PathBuf::from)
+    let found = mounts.lines().find(|line| {
+        line.split_once(" - ")
+            .is_some_and(|(_, kind)| kind.starts_with("cgroup2 "))
+    });
+    found
+        .and_then(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
 }
 
 /// Makes a host's group.
@@ -32,25 +37,32 @@ pub fn create(lab: &LabName, host: HostName) -> Option<PathBuf> {
 
 /// Moves this process into a group.
 pub fn enter(group: &Path) -> Result<()> {
-    fs::write(group.join("cgroup.procs"), "0").with_context(|| format!("entering control group {}", group.display()))
+    fs::write(group.join("cgroup.procs"), "0")
+        .with_context(|| format!("entering control group {}", group.display()))
 }
 
 /// Lets the groups below use what this one may use; the kernel may have reasons to keep some.
 pub fn delegate(group: &Path) {
     let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
     for controller in controllers.split_whitespace() {
-        let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+        let _ = fs::write(
+            group.join("cgroup.subtree_control"),
+            format!("+{controller}"),
+        );
     }
 }
 
 /// Kills what is in a host's groups, or in all of a lab's, and removes them.
 pub fn remove(lab: &LabName, host: Option<HostName>) -> Result<()> {
-    let Some(lab) = of_lab(lab) else { return Ok(()) };
+    let Some(lab) = of_lab(lab) else {
+        return Ok(());
+    };
     let group = host.map_or(lab.clone(), |host| lab.join(host.to_string()));
     if !group.exists() {
         return Ok(());
     }
-    // Kernels before 5.14 have no such file; the processes are gone with their PID namespace anyway.
+    // Kernels before 5.14 have no such file; the processes are gone with their PID namespace
+    // anyway.
     let _ = fs::write(group.join("cgroup.kill"), "1");
     remove_below(&group, Instant::now() + BUSY_LIMIT)
         .with_context(|| format!("removing control group {}", group.display()))

@@ -16,7 +16,11 @@ pub fn down(place: &Place) -> Result<()> {
     let _lock = place.lock()?;
     let there = place.exists() || !processes::of(&place.lab)?.is_empty();
     clear(place)?;
-    output::print(&if there { format!("lab {} is gone", place.lab) } else { format!("there is no lab {}", place.lab) })
+    output::print(&if there {
+        format!("lab {} is gone", place.lab)
+    } else {
+        format!("there is no lab {}", place.lab)
+    })
 }
 
 /// Removes whatever there is of a lab. The caller holds its lock.
@@ -30,7 +34,8 @@ pub fn clear(place: &Place) -> Result<()> {
         processes::end(&processes)?;
     }
     cgroup::remove(&place.lab, None)?;
-    // The lab mounts nothing outside its own namespaces. What someone else mounted here must not be emptied.
+    // The lab mounts nothing outside its own namespaces. What someone else mounted here must not be
+    // emptied.
     for mount in mounts_below(&[place.runtime(), place.disks()])? {
         umount2(&mount, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
             .with_context(|| format!("unmounting {}", mount.display()))?;
@@ -40,10 +45,19 @@ pub fn clear(place: &Place) -> Result<()> {
 
 /// Mount points below these directories, the innermost first.
 fn mounts_below(directories: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let table = fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
-    let mut below: Vec<_> =
-        points.filter(|point| directories.iter().any(|directory| point.starts_with(directory))).collect();
+    let table =
+        fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    let points = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(Path::new);
+    let mut below: Vec<_> = points
+        .filter(|point| {
+            directories
+                .iter()
+                .any(|directory| point.starts_with(directory))
+        })
+        .collect();
     below.reverse();
     Ok(below.into_iter().map(Path::to_owned).collect())
 }

@@ -39,21 +39,37 @@ const READY: &[u8] = b"ready\n";
 /// As systemd's RestartSec.
 const RESTART_DELAY: Duration = Duration::from_millis(200);
 
-/// Starts one of a lab's processes: this program again, cut loose from the caller, writing to `log`.
+/// Starts one of a lab's processes: this program again, cut loose from the caller, writing to
+/// `log`.
 pub fn spawn(lab: &LabName, part: Part, log: &File, stdout: Stdio) -> Result<std::process::Child> {
-    let passed_on = PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    let passed_on = PASSED_ON
+        .iter()
+        .filter_map(|name| Some((name, std::env::var_os(name)?)));
     let mut command = Command::new("/proc/self/exe");
     // The exact words by which `processes` finds it again.
-    command.arg0("swarmctl").args(processes::command_line(lab, part));
-    command.env_clear().env("PATH", PATH).envs(passed_on).current_dir("/");
-    command.stdin(Stdio::null()).stdout(stdout).stderr(log.try_clone().context("opening a lab's log")?);
-    command.spawn().with_context(|| format!("starting {part:?} of lab {lab}"))
+    command
+        .arg0("swarmctl")
+        .args(processes::command_line(lab, part));
+    command
+        .env_clear()
+        .env("PATH", PATH)
+        .envs(passed_on)
+        .current_dir("/");
+    command
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(log.try_clone().context("opening a lab's log")?);
+    command
+        .spawn()
+        .with_context(|| format!("starting {part:?} of lab {lab}"))
 }
 
-/// Starts a part that stays, and waits for its word. Before that it may not be found: the kernel sets a process's command
-/// line some time after it has let go of the one that started it.
+/// Starts a part that stays, and waits for its word. Before that it may not be found: the kernel
+/// sets a process's command line some time after it has let go of the one that started it.
 pub fn spawn_ready(lab: &LabName, part: Part, log: &File) -> Result<()> {
-    let mut stdout = spawn(lab, part, log, Stdio::piped())?.stdout.context("there is no pipe for its word")?;
+    let mut stdout = spawn(lab, part, log, Stdio::piped())?
+        .stdout
+        .context("there is no pipe for its word")?;
     let mut word = vec![0; READY.len()];
     match stdout.read_exact(&mut word) {
         Ok(()) if word == READY => Ok(()),
@@ -64,17 +80,29 @@ pub fn spawn_ready(lab: &LabName, part: Part, log: &File) -> Result<()> {
 /// Tells that this part is there.
 pub fn tell_ready() -> Result<()> {
     let mut stdout = std::io::stdout();
-    stdout.write_all(READY).and_then(|()| stdout.flush()).context("telling that it is ready")
+    stdout
+        .write_all(READY)
+        .and_then(|()| stdout.flush())
+        .context("telling that it is ready")
 }
 
 /// Builds a host around its first process, and leaves it to itself.
 pub fn boot(lab: &LabName, host: HostName) -> Result<u8> {
     setsid().context("starting a session")?;
     let place = Place::of(lab.clone());
-    let switch = processes::find(lab, Part::Switch)?.as_ref().map(Process::network).transpose()?.ok_or_else(|| {
-        let next = format!("`swarmctl lab down --name {lab}`, then `swarmctl lab up --name {lab}`");
-        Refusal::new(Kind::Precondition, format!("the switch of lab {lab} is gone"), next)
-    })?;
+    let switch = processes::find(lab, Part::Switch)?
+        .as_ref()
+        .map(Process::network)
+        .transpose()?
+        .ok_or_else(|| {
+            let next =
+                format!("`swarmctl lab down --name {lab}`, then `swarmctl lab up --name {lab}`");
+            Refusal::new(
+                Kind::Precondition,
+                format!("the switch of lab {lab} is gone"),
+                next,
+            )
+        })?;
     let group = cgroup::create(lab, host);
     if let Some(group) = &group {
         cgroup::enter(group)?;
@@ -93,7 +121,10 @@ pub fn boot(lab: &LabName, host: HostName) -> Result<u8> {
     mounts(&place, host, group.is_some())?;
     // Last, because a process that has done this can start no threads.
     unshare(CloneFlags::CLONE_NEWPID).context("making the host's PID namespace")?;
-    let log = File::options().append(true).open("/proc/self/fd/2").context("opening the host's log")?;
+    let log = File::options()
+        .append(true)
+        .open("/proc/self/fd/2")
+        .context("opening the host's log")?;
     spawn_ready(lab, Part::Host(host), &log)?;
     Ok(0)
 }
@@ -105,10 +136,18 @@ pub fn host() -> Result<u8> {
     chdir("/").context("changing to /")?;
     tell_ready()?;
     loop {
-        let log = std::io::stderr().as_fd().try_clone_to_owned().context("opening the host's log")?;
-        match Command::new(format!("{BINARIES}/netd")).stdin(Stdio::null()).stdout(log).spawn() {
+        let log = std::io::stderr()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("opening the host's log")?;
+        match Command::new(format!("{BINARIES}/netd"))
+            .stdin(Stdio::null())
+            .stdout(log)
+            .spawn()
+        {
             Ok(netd) => {
-                fs::write(Path::new("/").join(NETD_PID), netd.id().to_string()).context("writing netd's process id")?;
+                fs::write(Path::new("/").join(NETD_PID), netd.id().to_string())
+                    .context("writing netd's process id")?;
                 let end = wait_for(Pid::from_raw(netd.id().cast_signed()))?;
                 eprintln!("lab: netd has ended, {end:?}: starting it again");
             }
@@ -131,19 +170,36 @@ fn wait_for(netd: Pid) -> Result<WaitStatus> {
 /// A group that delegates has no processes of its own: they live in `init`, as under systemd.
 fn settle(group: &Path) -> Result<()> {
     let init = group.join("init");
-    fs::create_dir_all(&init).with_context(|| format!("making control group {}", init.display()))?;
+    fs::create_dir_all(&init)
+        .with_context(|| format!("making control group {}", init.display()))?;
     cgroup::enter(&init)?;
-    group.parent().into_iter().chain([group]).for_each(cgroup::delegate);
+    group
+        .parent()
+        .into_iter()
+        .chain([group])
+        .for_each(cgroup::delegate);
     Ok(())
 }
 
 /// What is the host's own in the file system; the rest it shares with the machine.
 fn mounts(place: &Place, host: HostName, own_group: bool) -> Result<()> {
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .context("keeping the host's mounts to itself")?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .context("keeping the host's mounts to itself")?;
     let layers = format!("lowerdir={}:{BINARIES}", place.binaries().display());
-    mount(Some("overlay"), BINARIES, Some("overlay"), MsFlags::MS_RDONLY, Some(layers.as_str()))
-        .with_context(|| format!("laying the lab's binaries over {BINARIES}"))?;
+    mount(
+        Some("overlay"),
+        BINARIES,
+        Some("overlay"),
+        MsFlags::MS_RDONLY,
+        Some(layers.as_str()),
+    )
+    .with_context(|| format!("laying the lab's binaries over {BINARIES}"))?;
     fs::create_dir_all(STATE).with_context(|| format!("making {STATE}"))?;
     bind(&place.disk(host), Path::new(STATE))?;
     bind(&place.inner_disks(host), Path::new(DISKS))?;
@@ -151,29 +207,63 @@ fn mounts(place: &Place, host: HostName, own_group: bool) -> Result<()> {
     run()
 }
 
-/// /sys shows the interfaces of the namespace that it was mounted in; the control groups below it stay where they were.
+/// /sys shows the interfaces of the namespace that it was mounted in; the control groups below it
+/// stay where they were.
 fn sysfs(place: &Place, host: HostName, own_group: bool) -> Result<()> {
-    let (groups, stash) = (Path::new("/sys/fs/cgroup"), place.runtime().join(host.to_string()).join("cgroup"));
+    let (groups, stash) = (
+        Path::new("/sys/fs/cgroup"),
+        place.runtime().join(host.to_string()).join("cgroup"),
+    );
     let point = cgroup::mount_point();
     fs::create_dir_all(&stash).with_context(|| format!("making {}", stash.display()))?;
     bind(groups, &stash)?;
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).context("mounting /sys")?;
-    mount(Some(&stash), groups, None::<&str>, MsFlags::MS_MOVE, None::<&str>).context("moving the control groups")?;
+    mount(
+        Some("sysfs"),
+        "/sys",
+        Some("sysfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .context("mounting /sys")?;
+    mount(
+        Some(&stash),
+        groups,
+        None::<&str>,
+        MsFlags::MS_MOVE,
+        None::<&str>,
+    )
+    .context("moving the control groups")?;
     if let Some(point) = point.filter(|_| own_group) {
         // The kernel does not mount a file system right over itself.
-        umount2(&point, MntFlags::MNT_DETACH).with_context(|| format!("unmounting {}", point.display()))?;
-        mount(Some("cgroup2"), &point, Some("cgroup2"), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("mounting the host's control groups at {}", point.display()))?;
+        umount2(&point, MntFlags::MNT_DETACH)
+            .with_context(|| format!("unmounting {}", point.display()))?;
+        mount(
+            Some("cgroup2"),
+            &point,
+            Some("cgroup2"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .with_context(|| format!("mounting the host's control groups at {}", point.display()))?;
     }
     Ok(())
 }
 
 /// An empty /run; /etc/resolv.conf, which may lead there, is kept.
 fn run() -> Result<()> {
-    let resolver = fs::canonicalize("/etc/resolv.conf").ok().filter(|path| path.starts_with("/run"));
-    let resolver: Option<(PathBuf, Vec<u8>)> = resolver.and_then(|path| fs::read(&path).ok().map(|text| (path, text)));
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))
-        .context("mounting /run")?;
+    let resolver = fs::canonicalize("/etc/resolv.conf")
+        .ok()
+        .filter(|path| path.starts_with("/run"));
+    let resolver: Option<(PathBuf, Vec<u8>)> =
+        resolver.and_then(|path| fs::read(&path).ok().map(|text| (path, text)));
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=755"),
+    )
+    .context("mounting /run")?;
     fs::create_dir_all("/run/lock").context("making /run/lock")?;
     if let Some((path, text)) = resolver {
         path.parent()
@@ -185,6 +275,12 @@ fn run() -> Result<()> {
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {
-    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .with_context(|| format!("binding {} to {}", from.display(), to.display()))
+    mount(
+        Some(from),
+        to,
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )
+    .with_context(|| format!("binding {} to {}", from.display(), to.display()))
 }

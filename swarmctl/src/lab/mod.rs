@@ -1,5 +1,6 @@
-//! Simulated hosts on one machine, each with namespaces, a disk and a netd of its own. All that a lab has in the kernel
-//! lives and dies with its processes: one per host, and one that holds the switch between them. Needs root.
+//! Simulated hosts on one machine, each with namespaces, a disk and a netd of its own. All that a
+//! lab has in the kernel lives and dies with its processes: one per host, and one that holds the
+//! switch between them. Needs root.
 
 mod cgroup;
 mod down;
@@ -26,13 +27,20 @@ use place::Place;
 /// `lab …`.
 pub fn run(lab: Lab) -> Result<u8> {
     if !nix::unistd::geteuid().is_root() {
-        return Err(
-            Refusal::new(Kind::Denied, "a lab needs root: its hosts are namespaces", "repeat it with sudo").into()
-        );
+        return Err(Refusal::new(
+            Kind::Denied,
+            "a lab needs root: its hosts are namespaces",
+            "repeat it with sudo",
+        )
+        .into());
     }
     let place = Place::of(lab.name);
     match lab.verb {
-        LabVerb::Up { hosts, managers, keep } => up::up(&place, &up::Plan::new(hosts, managers)?, keep)?,
+        LabVerb::Up {
+            hosts,
+            managers,
+            keep,
+        } => up::up(&place, &up::Plan::new(hosts, managers)?, keep)?,
         LabVerb::Down => down::down(&place)?,
         LabVerb::Ls { output } => roster::ls(output)?,
         LabVerb::Exec { host, argv } => return enter::exec(&place, host, &argv),

@@ -16,8 +16,11 @@ impl FromStr for LabName {
     fn from_str(text: &str) -> Result<Self, String> {
         let valid = (1..=32).contains(&text.len())
             && !text.starts_with('-')
-            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-        let refuse = || format!("{text:?} is not a lab's name: up to 32 lower-case letters, digits and -");
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        let refuse =
+            || format!("{text:?} is not a lab's name: up to 32 lower-case letters, digits and -");
         valid.then(|| Self(text.to_owned())).ok_or_else(refuse)
     }
 }
@@ -53,7 +56,8 @@ impl HostName {
         Ipv6Addr::new(0xfd00, 0x6c61, 0x62, 0, 0, 0, 0, 0x10 + u16::from(self.0))
     }
 
-    /// The address of its network card; it stays when the host is powered on again, as neighbours expect.
+    /// The address of its network card; it stays when the host is powered on again, as neighbours
+    /// expect.
     pub fn mac(self) -> [u8; 6] {
         [0x02, 0x6c, 0x61, 0x62, 0, self.0]
     }
@@ -68,8 +72,12 @@ impl FromStr for HostName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = text.strip_prefix('h').and_then(|digits| digits.parse().ok());
-        let name = number.filter(|number| (1..=Self::MOST).contains(number)).map(Self);
+        let number = text
+            .strip_prefix('h')
+            .and_then(|digits| digits.parse().ok());
+        let name = number
+            .filter(|number| (1..=Self::MOST).contains(number))
+            .map(Self);
         // One host has one name: neither h01 nor h+1.
         name.filter(|name| name.to_string() == text)
             .ok_or_else(|| format!("{text:?} is not a lab's host: h1 to h{}", Self::MOST))
@@ -88,7 +96,17 @@ mod tests {
 
     #[test]
     fn a_name_cannot_leave_its_directory() {
-        for text in ["", "..", ".", "a/b", "-a", "A", "a b", "a\n", &"x".repeat(33)] {
+        for text in [
+            "",
+            "..",
+            ".",
+            "a/b",
+            "-a",
+            "A",
+            "a b",
+            "a\n",
+            &"x".repeat(33),
+        ] {
             assert!(text.parse::<LabName>().is_err(), "{text:?}");
         }
         assert_eq!("lab-2".parse::<LabName>().unwrap().to_string(), "lab-2");

@@ -31,7 +31,8 @@ impl Place {
 
     /// Every lab that has a directory.
     pub fn all() -> Result<Vec<Self>> {
-        let mut labs: Vec<LabName> = [entries(Path::new(RUNTIME))?, entries(Path::new(DISKS))?].concat();
+        let mut labs: Vec<LabName> =
+            [entries(Path::new(RUNTIME))?, entries(Path::new(DISKS))?].concat();
         labs.sort();
         labs.dedup();
         Ok(labs.into_iter().map(Self::of).collect())
@@ -86,7 +87,12 @@ impl Place {
         if found {
             Ok(())
         } else {
-            Err(Refusal::new(Kind::NotFound, cause, "`swarmctl lab ls` lists what there is").into())
+            Err(Refusal::new(
+                Kind::NotFound,
+                cause,
+                "`swarmctl lab ls` lists what there is",
+            )
+            .into())
         }
     }
 
@@ -104,15 +110,21 @@ impl Place {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    eprintln!("another command is at work on lab {}: waiting for it", self.lab);
-                    file.lock().with_context(|| format!("locking {}", path.display()))?;
+                    eprintln!(
+                        "another command is at work on lab {}: waiting for it",
+                        self.lab
+                    );
+                    file.lock()
+                        .with_context(|| format!("locking {}", path.display()))?;
                 }
                 Err(TryLockError::Error(error)) => {
                     return Err(error).with_context(|| format!("locking {}", path.display()));
                 }
             }
             // `lab down` removes the file while it holds the lock: then this lock keeps nobody out.
-            if fs::metadata(&path).is_ok_and(|there| file.metadata().is_ok_and(|ours| there.ino() == ours.ino())) {
+            if fs::metadata(&path)
+                .is_ok_and(|there| file.metadata().is_ok_and(|ours| there.ino() == ours.ino()))
+            {
                 return Ok(file);
             }
         }
@@ -128,7 +140,8 @@ impl Place {
                 _ => {}
             }
         }
-        fs::remove_file(self.lock_path()).with_context(|| format!("removing {}", self.lock_path().display()))
+        fs::remove_file(self.lock_path())
+            .with_context(|| format!("removing {}", self.lock_path().display()))
     }
 
     fn lock_path(&self) -> PathBuf {
@@ -142,7 +155,12 @@ fn entries<T: std::str::FromStr>(directory: &Path) -> Result<Vec<T>> {
     let listing = match fs::read_dir(directory) {
         Ok(listing) => listing,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("reading {}", directory.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("reading {}", directory.display()));
+        }
     };
-    Ok(listing.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    Ok(listing
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect())
 }

@@ -53,7 +53,9 @@ pub fn start(place: &Place, host: HostName) -> Result<()> {
         return crate::output::print(&format!("{host} is on already"));
     }
     boot(place, host)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(daemon(place, host))?;
     crate::output::print(&format!("{host} is on: {}", host.v4()))
 }
@@ -69,12 +71,16 @@ pub fn crash(place: &Place, host: HostName) -> Result<()> {
             found => break found?,
         }
     };
-    send(Pid::from_raw(netd), Signal::SIGKILL).with_context(|| format!("killing netd of {host}"))?;
+    send(Pid::from_raw(netd), Signal::SIGKILL)
+        .with_context(|| format!("killing netd of {host}"))?;
     let start = Instant::now();
     // Its id inside the host is new once it has been started again.
     while self::netd(&process).is_ok_and(|now| now == netd) {
         if start.elapsed() > GONE_LIMIT {
-            bail!("netd of {host} has not ended within {} s of SIGKILL", GONE_LIMIT.as_secs());
+            bail!(
+                "netd of {host} has not ended within {} s of SIGKILL",
+                GONE_LIMIT.as_secs()
+            );
         }
         std::thread::sleep(PAUSE);
     }
@@ -90,17 +96,30 @@ pub fn boot(place: &Place, host: HostName) -> Result<()> {
     for disk in [place.disk(host), place.inner_disks(host)] {
         fs::create_dir_all(&disk).with_context(|| format!("making {}", disk.display()))?;
     }
-    let log =
-        File::options().create(true).append(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
-    let status = host::spawn(&place.lab, Part::Boot(host), &log, log.try_clone()?.into())?.wait()?;
-    if status.success() { Ok(()) } else { bail!("{host} does not boot ({status})\n{}", roster::tail(place, host)) }
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    let status =
+        host::spawn(&place.lab, Part::Boot(host), &log, log.try_clone()?.into())?.wait()?;
+    if status.success() {
+        Ok(())
+    } else {
+        bail!(
+            "{host} does not boot ({status})\n{}",
+            roster::tail(place, host)
+        )
+    }
 }
 
 /// A host's netd, once it answers.
 pub async fn daemon(place: &Place, host: HostName) -> Result<Daemon> {
     let process = running(place, host)?;
     // The way through its root leads to its own /run, whatever namespaces this process is in.
-    let socket = process.file("root").join(api::SOCKET.trim_start_matches('/'));
+    let socket = process
+        .file("root")
+        .join(api::SOCKET.trim_start_matches('/'));
     let start = Instant::now();
     loop {
         if let Ok(daemon) = Daemon::connect(&socket).await
@@ -109,7 +128,10 @@ pub async fn daemon(place: &Place, host: HostName) -> Result<Daemon> {
             return Ok(daemon);
         }
         if start.elapsed() > ANSWER_LIMIT || !process.is_alive() {
-            bail!("netd of {host} does not answer\n{}", roster::tail(place, host));
+            bail!(
+                "netd of {host} does not answer\n{}",
+                roster::tail(place, host)
+            );
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -124,18 +146,26 @@ pub fn running(place: &Place, host: HostName) -> Result<Process> {
     })
 }
 
-/// The process id of a host's netd as seen from here: the child of its first process that has the inner id which the
-/// host wrote down. Tasks that were orphaned are its children too, and may be as deep or deeper.
+/// The process id of a host's netd as seen from here: the child of its first process that has the
+/// inner id which the host wrote down. Tasks that were orphaned are its children too, and may be as
+/// deep or deeper.
 fn netd(process: &Process) -> Result<i32> {
     let path = process.file("root").join(NETD_PID);
-    let inner: i32 =
-        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?.trim().parse()?;
+    let inner: i32 = fs::read_to_string(&path)
+        .with_context(|| format!("reading {}", path.display()))?
+        .trim()
+        .parse()?;
     let children = process.file(&format!("task/{}/children", process.pid));
-    let children = fs::read_to_string(&children).with_context(|| format!("reading {}", children.display()))?;
+    let children =
+        fs::read_to_string(&children).with_context(|| format!("reading {}", children.display()))?;
     let depth = processes::namespaced_pids(&process.pid.to_string()).map_or(0, |pids| pids.len());
     let is_netd = |pid: &&str| {
-        processes::namespaced_pids(pid).is_some_and(|pids| pids.len() == depth && pids.last() == Some(&inner))
+        processes::namespaced_pids(pid)
+            .is_some_and(|pids| pids.len() == depth && pids.last() == Some(&inner))
     };
-    let found = children.split_whitespace().find(is_netd).and_then(|pid| pid.parse().ok());
+    let found = children
+        .split_whitespace()
+        .find(is_netd)
+        .and_then(|pid| pid.parse().ok());
     found.context("netd does not run: `swarmctl lab logs` says why")
 }

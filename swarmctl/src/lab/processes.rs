@@ -1,4 +1,5 @@
-//! A lab's own processes, found by their command lines: whatever happened to the command that started them.
+//! A lab's own processes, found by their command lines: whatever happened to the command that
+//! started them.
 
 use std::{
     fs::{self, File},
@@ -39,7 +40,8 @@ pub struct Process {
     pub lab: LabName,
     /// What it is for.
     pub part: Part,
-    /// Clock ticks between the machine's start and its own: tells it from a later process with the same id.
+    /// Clock ticks between the machine's start and its own: tells it from a later process with the
+    /// same id.
     started: u64,
 }
 
@@ -57,21 +59,29 @@ impl Process {
 
     /// Whether it lives. A first process ends after all others of its host have.
     pub fn is_alive(&self) -> bool {
-        stat(self.pid).is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
+        stat(self.pid)
+            .is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
     }
 }
 
 /// Every lab's processes.
 pub fn all() -> Result<Vec<Process>> {
-    let depth = namespaced_pids("self").context("reading /proc/self/status")?.len();
+    let depth = namespaced_pids("self")
+        .context("reading /proc/self/status")?
+        .len();
     let listing = fs::read_dir("/proc").context("reading /proc")?;
-    let pids = listing.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pids = listing
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     Ok(pids.filter_map(|pid| recognise(pid, depth)).collect())
 }
 
 /// This lab's processes.
 pub fn of(lab: &LabName) -> Result<Vec<Process>> {
-    Ok(all()?.into_iter().filter(|process| process.lab == *lab).collect())
+    Ok(all()?
+        .into_iter()
+        .filter(|process| process.lab == *lab)
+        .collect())
 }
 
 /// The process of a part, if it runs.
@@ -84,22 +94,29 @@ pub fn end(processes: &[Process]) -> Result<()> {
     for process in processes.iter().filter(|process| process.is_alive()) {
         match kill(Pid::from_raw(process.pid), Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
-            Err(error) => return Err(error).with_context(|| format!("killing process {}", process.pid)),
+            Err(error) => {
+                return Err(error).with_context(|| format!("killing process {}", process.pid));
+            }
         }
     }
     let start = Instant::now();
     while let Some(left) = processes.iter().find(|process| process.is_alive()) {
         if start.elapsed() > GONE_LIMIT {
-            bail!("process {} has not ended within {} s of SIGKILL", left.pid, GONE_LIMIT.as_secs());
+            bail!(
+                "process {} has not ended within {} s of SIGKILL",
+                left.pid,
+                GONE_LIMIT.as_secs()
+            );
         }
         std::thread::sleep(PAUSE);
     }
     Ok(())
 }
 
-/// A lab's process has the exact command line that the lab gives it, and lies as deep in PID namespaces as it should:
-/// those of a lab inside a lab's host, or inside a container, lie deeper and are another one's. A child of a host's first
-/// process has its command line, too, until it has loaded its own program.
+/// A lab's process has the exact command line that the lab gives it, and lies as deep in PID
+/// namespaces as it should: those of a lab inside a lab's host, or inside a container, lie deeper
+/// and are another one's. A child of a host's first process has its command line, too, until it has
+/// loaded its own program.
 fn recognise(pid: i32, depth: usize) -> Option<Process> {
     let (lab, part) = parse(&fs::read(format!("/proc/{pid}/cmdline")).ok()?)?;
     let (_, started) = stat(pid)?;
@@ -108,7 +125,12 @@ fn recognise(pid: i32, depth: usize) -> Option<Process> {
         Part::Host(_) => pids.len() == depth + 1 && pids.last() == Some(&1),
         Part::Boot(_) | Part::Switch => pids.len() == depth,
     };
-    fits.then_some(Process { pid, lab, part, started })
+    fits.then_some(Process {
+        pid,
+        lab,
+        part,
+        started,
+    })
 }
 
 fn parse(command_line: &[u8]) -> Option<(LabName, Part)> {
@@ -129,7 +151,9 @@ fn parse(command_line: &[u8]) -> Option<(LabName, Part)> {
 /// The command line of a part.
 pub fn command_line(lab: &LabName, part: Part) -> Vec<String> {
     let words = |verb: &str| vec![verb.to_owned(), "--lab".to_owned(), lab.to_string()];
-    let with_host = |verb: &str, host: HostName| [words(verb), vec!["--host".to_owned(), host.to_string()]].concat();
+    let with_host = |verb: &str, host: HostName| {
+        [words(verb), vec!["--host".to_owned(), host.to_string()]].concat()
+    };
     match part {
         Part::Switch => words("lab-switch"),
         Part::Boot(host) => with_host("lab-boot", host),
@@ -140,8 +164,12 @@ pub fn command_line(lab: &LabName, part: Part) -> Vec<String> {
 /// A process's ids, from our PID namespace down to its own.
 pub fn namespaced_pids(pid: &str) -> Option<Vec<i32>> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    line.split_whitespace().map(|pid| pid.parse().ok()).collect()
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_whitespace()
+        .map(|pid| pid.parse().ok())
+        .collect()
 }
 
 /// State and start time (proc(5): fields 3 and 22).
@@ -149,7 +177,10 @@ fn stat(pid: i32) -> Option<(char, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The program's name, in parentheses, may itself hold blanks and parentheses.
     let fields: Vec<&str> = text.rsplit_once(") ")?.1.split_whitespace().collect();
-    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
+    Some((
+        fields.first()?.chars().next()?,
+        fields.get(19)?.parse().ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -159,8 +190,15 @@ mod tests {
     #[test]
     fn only_the_labs_own_command_lines_are_recognised() {
         let lab: LabName = "lab".parse().unwrap();
-        for part in [Part::Switch, Part::Boot(HostName::FIRST), Part::Host(HostName::FIRST)] {
-            let words = [vec!["swarmctl".to_owned()], command_line(&lab, part)].concat().join("\0") + "\0";
+        for part in [
+            Part::Switch,
+            Part::Boot(HostName::FIRST),
+            Part::Host(HostName::FIRST),
+        ] {
+            let words = [vec!["swarmctl".to_owned()], command_line(&lab, part)]
+                .concat()
+                .join("\0")
+                + "\0";
             assert_eq!(parse(words.as_bytes()), Some((lab.clone(), part)));
         }
         for other in [
@@ -178,7 +216,12 @@ mod tests {
     fn a_process_with_the_same_id_but_another_start_is_another_process() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let (_, started) = stat(pid).unwrap();
-        let process = |started| Process { pid, lab: "lab".parse().unwrap(), part: Part::Switch, started };
+        let process = |started| Process {
+            pid,
+            lab: "lab".parse().unwrap(),
+            part: Part::Switch,
+            started,
+        };
         assert!(process(started).is_alive());
         assert!(!process(started + 1).is_alive());
     }

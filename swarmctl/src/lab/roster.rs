@@ -38,7 +38,13 @@ pub fn ls(format: Format) -> Result<()> {
         for host in place.hosts()? {
             let pid = pid(&place.lab, host);
             let state = if pid.is_some() { "on" } else { "off" };
-            hosts.push(HostInfo { lab: place.lab.to_string(), name: host.to_string(), state, address: host.v4(), pid });
+            hosts.push(HostInfo {
+                lab: place.lab.to_string(),
+                name: host.to_string(),
+                state,
+                address: host.v4(),
+                pid,
+            });
         }
     }
     List::of(&hosts)
@@ -46,7 +52,9 @@ pub fn ls(format: Format) -> Result<()> {
         .column("HOST", |host| host.name.clone())
         .column("STATE", |host| host.state.to_owned())
         .column("ADDRESS", |host| host.address.to_string())
-        .column("PID", |host| host.pid.map_or(String::new(), |pid| pid.to_string()))
+        .column("PID", |host| {
+            host.pid.map_or(String::new(), |pid| pid.to_string())
+        })
         .print(format)
 }
 
@@ -57,19 +65,26 @@ pub fn logs(place: &Place, host: HostName) -> Result<()> {
     let mut log = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
     match io::copy(&mut log, &mut io::stdout()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map(|_| ()).with_context(|| format!("printing {}", path.display())),
+        result => result
+            .map(|_| ())
+            .with_context(|| format!("printing {}", path.display())),
     }
 }
 
 /// The end of a host's log, for an error.
 pub fn tail(place: &Place, host: HostName) -> String {
     let path = place.log(host);
-    let text = fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = fs::read(&path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(TAIL)..];
     format!(
         "the end of {}:\n{}",
         path.display(),
-        last.iter().map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n")
+        last.iter()
+            .map(|line| format!("  | {line}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     )
 }

@@ -38,7 +38,11 @@ impl Plan {
         let managers = managers.unwrap_or(hosts.min(MANAGERS));
         if managers > hosts {
             let cause = format!("{managers} managers do not fit on {hosts} hosts");
-            return Err(Refusal::new(Kind::Invalid, cause, "give more --hosts or fewer --managers"));
+            return Err(Refusal::new(
+                Kind::Invalid,
+                cause,
+                "give more --hosts or fewer --managers",
+            ));
         }
         Ok(Self { hosts, managers })
     }
@@ -48,13 +52,23 @@ impl Plan {
 pub fn up(place: &Place, plan: &Plan, keep: bool) -> Result<()> {
     let _lock = place.lock()?;
     if place.exists() || !processes::of(&place.lab)?.is_empty() {
-        let next = format!("`swarmctl lab down --name {}` removes it, `--name` names another one", place.lab);
-        return Err(Refusal::new(Kind::Conflict, format!("there is a lab {} already", place.lab), next).into());
+        let next = format!(
+            "`swarmctl lab down --name {}` removes it, `--name` names another one",
+            place.lab
+        );
+        return Err(Refusal::new(
+            Kind::Conflict,
+            format!("there is a lab {} already", place.lab),
+            next,
+        )
+        .into());
     }
     let result = build(place, plan);
     let name = &place.lab;
     match &result {
-        Ok(()) => output::print(&format!("lab {name} is up: `swarmctl lab exec --name {name} h1 -- swarmctl node ls`")),
+        Ok(()) => output::print(&format!(
+            "lab {name} is up: `swarmctl lab exec --name {name} h1 -- swarmctl node ls`"
+        )),
         Err(_) if keep => {
             eprintln!("lab {name} is left as it is: `swarmctl lab down --name {name}` removes it");
             result
@@ -76,7 +90,9 @@ fn build(place: &Place, plan: &Plan) -> Result<()> {
         power::boot(place, host)?;
         output::print(&format!("{host}: on, {}", host.v4()))?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         tokio::select! {
             result = unite(place, plan) => result,
@@ -103,8 +119,14 @@ fn install(place: &Place) -> Result<()> {
 
 fn find(program: &str, beside: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = beside.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&path));
-    directories.map(|directory| directory.join(program)).find(|candidate| candidate.is_file())
+    let directories = beside
+        .parent()
+        .map(Path::to_owned)
+        .into_iter()
+        .chain(std::env::split_paths(&path));
+    directories
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
 }
 
 /// A second name where the file system allows it, a copy elsewhere.
@@ -119,8 +141,12 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 fn connect(place: &Place) -> Result<()> {
     let path = place.switch_log();
     let log = File::create(&path).with_context(|| format!("making {}", path.display()))?;
-    host::spawn_ready(&place.lab, Part::Switch, &log)
-        .map_err(|error| anyhow!("{error:#}: {}", fs::read_to_string(&path).unwrap_or_default().trim()))
+    host::spawn_ready(&place.lab, Part::Switch, &log).map_err(|error| {
+        anyhow!(
+            "{error:#}: {}",
+            fs::read_to_string(&path).unwrap_or_default().trim()
+        )
+    })
 }
 
 async fn unite(place: &Place, plan: &Plan) -> Result<()> {
@@ -135,15 +161,29 @@ async fn unite(place: &Place, plan: &Plan) -> Result<()> {
     blame(place, HostName::FIRST, first.init(&init).await)?;
     output::print(&format!("{}: has made a cluster", HostName::FIRST))?;
     for (number, host) in (1..).zip(HostName::first(plan.hosts)).skip(1) {
-        let role = if number <= plan.managers { Role::Manager } else { Role::Worker };
+        let role = if number <= plan.managers {
+            Role::Manager
+        } else {
+            Role::Worker
+        };
         let token = blame(place, HostName::FIRST, first.token(role).await)?;
         let (advertise, manager) = (Some(host.control()), HostName::FIRST.control());
-        let join = JoinRequest { token: token.token, manager, advertise, listen, data_path: None };
+        let join = JoinRequest {
+            token: token.token,
+            manager,
+            advertise,
+            listen,
+            data_path: None,
+        };
         let daemon = power::daemon(place, host).await?;
         blame(place, host, daemon.join(&join).await)?;
         output::print(&format!("{host}: has joined as a {role}"))?;
     }
-    blame(place, HostName::FIRST, ready(&first, usize::from(plan.hosts)).await)
+    blame(
+        place,
+        HostName::FIRST,
+        ready(&first, usize::from(plan.hosts)).await,
+    )
 }
 
 async fn ready(daemon: &Daemon, hosts: usize) -> Result<()> {
@@ -151,12 +191,20 @@ async fn ready(daemon: &Daemon, hosts: usize) -> Result<()> {
     loop {
         let nodes = daemon.nodes(Query::Nodes).await?;
         let waiting = |node: &&NodeInfo| node.status != NodeStatus::Ready;
-        let waiting: Vec<_> = nodes.iter().filter(waiting).map(|node| node.hostname.clone()).collect();
+        let waiting: Vec<_> = nodes
+            .iter()
+            .filter(waiting)
+            .map(|node| node.hostname.clone())
+            .collect();
         if waiting.is_empty() && nodes.len() == hosts {
             return Ok(());
         }
         if start.elapsed() > READY_LIMIT {
-            bail!("{} of {hosts} nodes are there, not ready: {}", nodes.len(), waiting.join(", "));
+            bail!(
+                "{} of {hosts} nodes are there, not ready: {}",
+                nodes.len(),
+                waiting.join(", ")
+            );
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -173,9 +221,27 @@ mod tests {
 
     #[test]
     fn managers_are_three_unless_told_otherwise_and_never_more_than_hosts() {
-        assert_eq!(Plan::new(2, None), Ok(Plan { hosts: 2, managers: 2 }));
-        assert_eq!(Plan::new(5, None), Ok(Plan { hosts: 5, managers: 3 }));
-        assert_eq!(Plan::new(5, Some(1)), Ok(Plan { hosts: 5, managers: 1 }));
+        assert_eq!(
+            Plan::new(2, None),
+            Ok(Plan {
+                hosts: 2,
+                managers: 2
+            })
+        );
+        assert_eq!(
+            Plan::new(5, None),
+            Ok(Plan {
+                hosts: 5,
+                managers: 3
+            })
+        );
+        assert_eq!(
+            Plan::new(5, Some(1)),
+            Ok(Plan {
+                hosts: 5,
+                managers: 1
+            })
+        );
         assert!(Plan::new(1, Some(2)).is_err());
     }
 }

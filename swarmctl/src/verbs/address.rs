@@ -1,4 +1,5 @@
-//! Addresses as people give them: IP or interface, with a port or without; and the one that is meant where none is.
+//! Addresses as people give them: IP or interface, with a port or without; and the one that is
+//! meant where none is.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -17,8 +18,11 @@ pub fn parse(text: &str) -> Result<SocketAddr, Refusal> {
         Some((name, port)) => (name, port.parse().map_err(|_| unknown(text))?),
         None => (text, PORT),
     };
-    let on_interface: Vec<IpAddr> =
-        candidates().into_iter().filter(|(link, _)| link == name).map(|(_, ip)| ip).collect();
+    let on_interface: Vec<IpAddr> = candidates()
+        .into_iter()
+        .filter(|(link, _)| link == name)
+        .map(|(_, ip)| ip)
+        .collect();
     match choose(&on_interface) {
         Some(ip) => Ok(SocketAddr::new(ip, port)),
         None if on_interface.is_empty() => Err(unknown(text)),
@@ -38,7 +42,8 @@ pub fn parse_manager(text: &str) -> Result<SocketAddr, Refusal> {
     })
 }
 
-/// The address that others most likely reach this host by: the default route's source, or the only one there is.
+/// The address that others most likely reach this host by: the default route's source, or the only
+/// one there is.
 pub fn guess() -> Result<SocketAddr, Refusal> {
     if let Some(ip) = default_source() {
         return Ok(SocketAddr::new(ip, PORT));
@@ -52,16 +57,26 @@ pub fn guess() -> Result<SocketAddr, Refusal> {
 
 /// Every address of this family.
 pub fn unspecified(like: SocketAddr, port: u16) -> SocketAddr {
-    let any = if like.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv4Addr::UNSPECIFIED) };
+    let any = if like.is_ipv6() {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        IpAddr::from(Ipv4Addr::UNSPECIFIED)
+    };
     SocketAddr::new(any, port)
 }
 
 fn literal(text: &str) -> Option<SocketAddr> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    text.parse().ok().or_else(|| bare.parse().ok().map(|ip| SocketAddr::new(ip, PORT)))
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    text.parse()
+        .ok()
+        .or_else(|| bare.parse().ok().map(|ip| SocketAddr::new(ip, PORT)))
 }
 
-/// Connecting a UDP socket sends nothing; it only chooses a source. The targets are for documentation (RFC 5737, 3849).
+/// Connecting a UDP socket sends nothing; it only chooses a source. The targets are for
+/// documentation (RFC 5737, 3849).
 fn default_source() -> Option<IpAddr> {
     let source = |from: &str, to: &str| {
         let socket = UdpSocket::bind(from).ok()?;
@@ -73,9 +88,13 @@ fn default_source() -> Option<IpAddr> {
 
 /// Addresses of interfaces that are up, save loopback and link-local ones.
 fn candidates() -> Vec<(String, IpAddr)> {
-    let up =
-        |flags: InterfaceFlags| flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK);
-    let interfaces = getifaddrs().into_iter().flatten().filter(|interface| up(interface.flags));
+    let up = |flags: InterfaceFlags| {
+        flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK)
+    };
+    let interfaces = getifaddrs()
+        .into_iter()
+        .flatten()
+        .filter(|interface| up(interface.flags));
     let addresses = interfaces.filter_map(|interface| {
         let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
@@ -103,11 +122,19 @@ fn choose(addresses: &[IpAddr]) -> Option<IpAddr> {
 }
 
 fn unknown(text: &str) -> Refusal {
-    let there = candidates().into_iter().map(|(link, ip)| format!("{ip} on {link}")).collect::<Vec<_>>().join(", ");
+    let there = candidates()
+        .into_iter()
+        .map(|(link, ip)| format!("{ip} on {link}"))
+        .collect::<Vec<_>>()
+        .join(", ");
     Refusal::new(
         Kind::Invalid,
         format!("{text:?} is neither an IP address nor an interface of this host that has one"),
-        if there.is_empty() { "give this host an address first".to_owned() } else { format!("choose one of {there}") },
+        if there.is_empty() {
+            "give this host an address first".to_owned()
+        } else {
+            format!("choose one of {there}")
+        },
     )
 }
 
@@ -120,7 +147,11 @@ fn ambiguous(of: &str, addresses: &[IpAddr]) -> Refusal {
         );
     }
     let there = crate::output::join(addresses);
-    Refusal::new(Kind::Invalid, format!("{of} has several addresses: {there}"), "choose one with --advertise-addr")
+    Refusal::new(
+        Kind::Invalid,
+        format!("{of} has several addresses: {there}"),
+        "choose one with --advertise-addr",
+    )
 }
 
 #[cfg(test)]
@@ -129,7 +160,9 @@ mod tests {
 
     #[test]
     fn an_address_needs_no_port_and_no_brackets() {
-        let expect = |text: &str, address: &str| assert_eq!(parse(text), Ok(address.parse().unwrap()), "{text}");
+        let expect = |text: &str, address: &str| {
+            assert_eq!(parse(text), Ok(address.parse().unwrap()), "{text}")
+        };
         expect("192.0.2.1", "192.0.2.1:2377");
         expect("192.0.2.1:1", "192.0.2.1:1");
         expect("fd00::1", "[fd00::1]:2377");
@@ -140,17 +173,35 @@ mod tests {
     #[test]
     fn what_is_neither_address_nor_interface_is_refused_with_the_choices() {
         for text in ["", "nonsense", "no-such-link:2377", "192.0.2.1:port"] {
-            assert!(parse(text).unwrap_err().cause.contains("neither an IP address nor an interface"), "{text}");
+            assert!(
+                parse(text)
+                    .unwrap_err()
+                    .cause
+                    .contains("neither an IP address nor an interface"),
+                "{text}"
+            );
         }
         assert!(parse_manager("web").is_err());
     }
 
     #[test]
     fn the_only_address_is_chosen_and_ipv4_goes_first() {
-        let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
-        assert_eq!(choose(&ips(&["fd00::1", "192.0.2.1", "fd00::2"])), Some("192.0.2.1".parse().unwrap()));
+        let ips = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect::<Vec<IpAddr>>()
+        };
+        assert_eq!(
+            choose(&ips(&["fd00::1", "192.0.2.1", "fd00::2"])),
+            Some("192.0.2.1".parse().unwrap())
+        );
         assert_eq!(choose(&ips(&["fd00::1"])), Some("fd00::1".parse().unwrap()));
-        for several in [&["192.0.2.1", "192.0.2.2"][..], &["fd00::1", "fd00::2"], &[]] {
+        for several in [
+            &["192.0.2.1", "192.0.2.2"][..],
+            &["fd00::1", "fd00::2"],
+            &[],
+        ] {
             assert_eq!(choose(&ips(several)), None, "{several:?}");
         }
     }

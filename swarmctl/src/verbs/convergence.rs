@@ -20,7 +20,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LINE_PAUSE: Duration = Duration::from_secs(2);
 
 /// Waits until the service runs as wanted. Tasks in `past` had ended before and are not spoken of.
-pub async fn wait(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, watched: bool) -> Result<u8> {
+pub async fn wait(
+    daemon: &Daemon,
+    name: &str,
+    past: &BTreeSet<TaskId>,
+    watched: bool,
+) -> Result<u8> {
     let mut line = Line::new(watched);
     let result = tokio::select! {
         result = watch(daemon, name, past, &mut line) => result.map(|()| 0),
@@ -36,10 +41,20 @@ pub async fn wait(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, watched:
 /// The tasks of a service that have ended: their errors are not news.
 pub async fn past(daemon: &Daemon, name: &str) -> Result<BTreeSet<TaskId>> {
     let ended = |task: &TaskInfo| task.state.is_terminal().then_some(task.id);
-    Ok(daemon.tasks(Query::Tasks(Some(name.to_owned()))).await?.iter().filter_map(ended).collect())
+    Ok(daemon
+        .tasks(Query::Tasks(Some(name.to_owned())))
+        .await?
+        .iter()
+        .filter_map(ended)
+        .collect())
 }
 
-async fn watch(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, line: &mut Line) -> Result<()> {
+async fn watch(
+    daemon: &Daemon,
+    name: &str,
+    past: &BTreeSet<TaskId>,
+    line: &mut Line,
+) -> Result<()> {
     let mut start = Instant::now();
     let (mut wanted_since, mut updated) = (None, None);
     loop {
@@ -54,7 +69,9 @@ async fn watch(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, line: &mut 
         }
         match progress.phase {
             Phase::Paused => return Err(refuse_paused(name, &progress.text)),
-            Phase::Hopeless => return Err(refuse(name, &format!("will not run: {}", progress.text))),
+            Phase::Hopeless => {
+                return Err(refuse(name, &format!("will not run: {}", progress.text)));
+            }
             Phase::Wanted => {
                 if wanted_since.get_or_insert_with(Instant::now).elapsed() >= STAY {
                     line.end(&format!("{name}: {}, converged", progress.text));
@@ -64,7 +81,14 @@ async fn watch(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, line: &mut 
             Phase::Underway => wanted_since = None,
         }
         if start.elapsed() > LIMIT {
-            return Err(refuse(name, &format!("has not converged within {} s: {}", LIMIT.as_secs(), progress.text)));
+            return Err(refuse(
+                name,
+                &format!(
+                    "has not converged within {} s: {}",
+                    LIMIT.as_secs(),
+                    progress.text
+                ),
+            ));
         }
         line.show(&format!("{name}: {}", progress.text));
         tokio::time::sleep(PAUSE).await;
@@ -73,11 +97,16 @@ async fn watch(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, line: &mut 
 
 async fn one(daemon: &Daemon, name: &str) -> Result<ServiceInfo> {
     let services = daemon.services(Query::Service(name.to_owned())).await?;
-    services.into_iter().next().ok_or_else(|| Refusal::not_found("service", name, "swarmctl service ls").into())
+    services
+        .into_iter()
+        .next()
+        .ok_or_else(|| Refusal::not_found("service", name, "swarmctl service ls").into())
 }
 
 fn refuse(name: &str, what: &str) -> anyhow::Error {
-    let next = format!("`swarmctl service ps {name}` shows each task, `swarmctl service logs {name}` what they wrote");
+    let next = format!(
+        "`swarmctl service ps {name}` shows each task, `swarmctl service logs {name}` what they wrote"
+    );
     Refusal::new(Kind::Precondition, format!("service {name} {what}"), next).into()
 }
 
@@ -85,7 +114,12 @@ fn refuse_paused(name: &str, text: &str) -> anyhow::Error {
     let next = format!(
         "`swarmctl service rollback {name}` goes back, `swarmctl service update {name}` with what was wrong goes on"
     );
-    Refusal::new(Kind::Precondition, format!("the update of service {name} has stopped: {text}"), next).into()
+    Refusal::new(
+        Kind::Precondition,
+        format!("the update of service {name} has stopped: {text}"),
+        next,
+    )
+    .into()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,10 +142,18 @@ impl Progress {
     fn of(service: &ServiceInfo, tasks: &[TaskInfo]) -> Self {
         let current = current(tasks);
         let mut others: BTreeMap<TaskState, u32> = BTreeMap::new();
-        for task in current.values().filter(|task| task.state != TaskState::Running) {
+        for task in current
+            .values()
+            .filter(|task| task.state != TaskState::Running)
+        {
             *others.entry(task.state).or_default() += 1;
         }
-        let ServiceInfo { running, settled, replicas, .. } = *service;
+        let ServiceInfo {
+            running,
+            settled,
+            replicas,
+            ..
+        } = *service;
         let mut text = format!("{running}/{replicas} running");
         if let Some(update) = &service.update {
             text = format!("{}/{replicas} updated, {running} running", update.updated);
@@ -121,24 +163,43 @@ impl Progress {
         }
         let restart = service.task.restart.condition;
         let complete = others.get(&TaskState::Complete).copied().unwrap_or(0);
-        let done = if restart == RestartCondition::Any { 0 } else { complete };
-        let failed = others.keys().any(|state| matches!(state, TaskState::Failed | TaskState::Rejected));
+        let done = if restart == RestartCondition::Any {
+            0
+        } else {
+            complete
+        };
+        let failed = others
+            .keys()
+            .any(|state| matches!(state, TaskState::Failed | TaskState::Rejected));
         let phase = match () {
             () if service.update.as_ref().is_some_and(|update| update.paused) => Phase::Paused,
             () if service.update.is_some() => Phase::Underway,
-            () if running.saturating_add(done) == replicas && settled.saturating_add(done) >= replicas => Phase::Wanted,
+            () if running.saturating_add(done) == replicas
+                && settled.saturating_add(done) >= replicas =>
+            {
+                Phase::Wanted
+            }
             () if failed && restart == RestartCondition::None => Phase::Hopeless,
             () => Phase::Underway,
         };
         if running == replicas && settled < replicas {
             text += &format!(", {settled} known to every node");
         }
-        if let Some(update) = service.update.as_ref().filter(|update| !update.message.is_empty()) {
+        if let Some(update) = service
+            .update
+            .as_ref()
+            .filter(|update| !update.message.is_empty())
+        {
             text += &format!(" ({})", output::flat(&update.message));
         } else if phase != Phase::Wanted
             && let Some(task) = trouble(tasks)
         {
-            text += &format!(" ({} {}: {})", task.name, task.state, output::flat(&task.message));
+            text += &format!(
+                " ({} {}: {})",
+                task.name,
+                task.state,
+                output::flat(&task.message)
+            );
         }
         Self { phase, text }
     }
@@ -146,7 +207,13 @@ impl Progress {
 
 /// The run of each slot that counts: the one that is to run, else the last.
 fn current(tasks: &[TaskInfo]) -> BTreeMap<u32, &TaskInfo> {
-    let rank = |task: &TaskInfo| (task.desired_state <= TaskState::Running, !task.state.is_terminal(), task.since);
+    let rank = |task: &TaskInfo| {
+        (
+            task.desired_state <= TaskState::Running,
+            !task.state.is_terminal(),
+            task.since,
+        )
+    };
     let mut current: BTreeMap<u32, &TaskInfo> = BTreeMap::new();
     for task in tasks {
         let kept = current.entry(task.slot).or_insert(task);
@@ -160,12 +227,17 @@ fn current(tasks: &[TaskInfo]) -> BTreeMap<u32, &TaskInfo> {
 /// The last task that says why it does not run.
 fn trouble(tasks: &[TaskInfo]) -> Option<&TaskInfo> {
     let troubled = |task: &&TaskInfo| {
-        !task.message.is_empty() && matches!(task.state, TaskState::Pending | TaskState::Failed | TaskState::Rejected)
+        !task.message.is_empty()
+            && matches!(
+                task.state,
+                TaskState::Pending | TaskState::Failed | TaskState::Rejected
+            )
     };
     tasks.iter().filter(troubled).max_by_key(|task| task.since)
 }
 
-/// One line that is written over on a terminal, an occasional line elsewhere. On stderr: stdout carries the id.
+/// One line that is written over on a terminal, an occasional line elsewhere. On stderr: stdout
+/// carries the id.
 struct Line {
     live: bool,
     silent: bool,
@@ -175,7 +247,12 @@ struct Line {
 
 impl Line {
     fn new(watched: bool) -> Self {
-        Self { live: std::io::stderr().is_terminal(), silent: !watched, text: String::new(), last: None }
+        Self {
+            live: std::io::stderr().is_terminal(),
+            silent: !watched,
+            text: String::new(),
+            last: None,
+        }
     }
 
     fn show(&mut self, text: &str) {
@@ -204,7 +281,8 @@ impl Line {
 
     fn write(&mut self, text: &str) {
         if self.live {
-            // Without DECAWM the terminal cuts a line that is too long: one that wraps could not be written over.
+            // Without DECAWM the terminal cuts a line that is too long: one that wraps could not be
+            // written over.
             eprint!("\r\x1b[K\x1b[?7l{text}\x1b[?7h");
         } else {
             eprintln!("{text}");
@@ -218,16 +296,33 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use model::{EndpointMode, RestartPolicy, Runtime, ServiceId, ServiceSpec, TaskSpec, UpdateInfo};
+    use model::{
+        EndpointMode, RestartPolicy, Runtime, ServiceId, ServiceSpec, TaskSpec, UpdateInfo,
+    };
 
     use super::*;
 
     fn task_spec(condition: RestartCondition) -> TaskSpec {
-        let runtime = Runtime::Exec { argv: vec!["true".into()], env: BTreeMap::new(), rootfs: None };
-        TaskSpec { restart: RestartPolicy { condition, ..RestartPolicy::default() }, ..TaskSpec::new(runtime) }
+        let runtime = Runtime::Exec {
+            argv: vec!["true".into()],
+            env: BTreeMap::new(),
+            rootfs: None,
+        };
+        TaskSpec {
+            restart: RestartPolicy {
+                condition,
+                ..RestartPolicy::default()
+            },
+            ..TaskSpec::new(runtime)
+        }
     }
 
-    fn service(replicas: u32, running: u32, settled: u32, condition: RestartCondition) -> ServiceInfo {
+    fn service(
+        replicas: u32,
+        running: u32,
+        settled: u32,
+        condition: RestartCondition,
+    ) -> ServiceInfo {
         ServiceInfo {
             id: ServiceId(1),
             name: "web".into(),
@@ -263,7 +358,11 @@ mod tests {
             node: "h1".into(),
             node_id: None,
             state,
-            desired_state: if state.is_terminal() { TaskState::Shutdown } else { TaskState::Running },
+            desired_state: if state.is_terminal() {
+                TaskState::Shutdown
+            } else {
+                TaskState::Running
+            },
             withdrawn: false,
             addresses: Vec::new(),
             message: message.into(),
@@ -281,46 +380,87 @@ mod tests {
             task(3, TaskState::Pending, 1, ""),
         ];
         let progress = Progress::of(&service(3, 1, 1, RestartCondition::Any), &tasks);
-        assert_eq!(progress, Progress { phase: Phase::Underway, text: "1/3 running, 1 pending, 1 preparing".into() });
+        assert_eq!(
+            progress,
+            Progress {
+                phase: Phase::Underway,
+                text: "1/3 running, 1 pending, 1 preparing".into()
+            }
+        );
     }
 
     #[test]
     fn a_failing_tasks_reason_is_shown_and_the_slots_new_run_counts() {
-        let tasks = [task(1, TaskState::Failed, 1, "exit code 1"), task(1, TaskState::Ready, 2, "")];
+        let tasks = [
+            task(1, TaskState::Failed, 1, "exit code 1"),
+            task(1, TaskState::Ready, 2, ""),
+        ];
         let progress = Progress::of(&service(1, 0, 0, RestartCondition::Any), &tasks);
-        assert_eq!(progress.text, "0/1 running, 1 ready (web.1 failed: exit code 1)");
+        assert_eq!(
+            progress.text,
+            "0/1 running, 1 ready (web.1 failed: exit code 1)"
+        );
         assert_eq!(progress.phase, Phase::Underway);
     }
 
     #[test]
     fn running_is_not_enough_until_every_node_knows() {
         let tasks = [task(1, TaskState::Running, 1, "")];
-        assert_eq!(Progress::of(&service(1, 1, 0, RestartCondition::Any), &tasks).phase, Phase::Underway);
-        assert_eq!(Progress::of(&service(1, 1, 1, RestartCondition::Any), &tasks).phase, Phase::Wanted);
+        assert_eq!(
+            Progress::of(&service(1, 1, 0, RestartCondition::Any), &tasks).phase,
+            Phase::Underway
+        );
+        assert_eq!(
+            Progress::of(&service(1, 1, 1, RestartCondition::Any), &tasks).phase,
+            Phase::Wanted
+        );
     }
 
     #[test]
     fn an_update_is_waited_for_and_one_that_is_paused_is_not() {
-        let info = |paused, updated| UpdateInfo { paused, updated, message: "web.2 is draining: 1 connection".into() };
-        let update = |update| ServiceInfo { update, ..service(3, 3, 3, RestartCondition::Any) };
+        let info = |paused, updated| UpdateInfo {
+            paused,
+            updated,
+            message: "web.2 is draining: 1 connection".into(),
+        };
+        let update = |update| ServiceInfo {
+            update,
+            ..service(3, 3, 3, RestartCondition::Any)
+        };
         let progress = Progress::of(&update(Some(info(false, 1))), &[]);
         assert_eq!(progress.phase, Phase::Underway);
-        assert_eq!(progress.text, "1/3 updated, 3 running (web.2 is draining: 1 connection)");
-        assert_eq!(Progress::of(&update(Some(info(true, 1))), &[]).phase, Phase::Paused);
+        assert_eq!(
+            progress.text,
+            "1/3 updated, 3 running (web.2 is draining: 1 connection)"
+        );
+        assert_eq!(
+            Progress::of(&update(Some(info(true, 1))), &[]).phase,
+            Phase::Paused
+        );
         assert_eq!(Progress::of(&update(None), &[]).phase, Phase::Wanted);
     }
 
     #[test]
     fn scaling_down_waits_until_the_surplus_is_gone() {
-        assert_eq!(Progress::of(&service(1, 3, 3, RestartCondition::Any), &[]).phase, Phase::Underway);
-        assert_eq!(Progress::of(&service(0, 0, 0, RestartCondition::Any), &[]).phase, Phase::Wanted);
+        assert_eq!(
+            Progress::of(&service(1, 3, 3, RestartCondition::Any), &[]).phase,
+            Phase::Underway
+        );
+        assert_eq!(
+            Progress::of(&service(0, 0, 0, RestartCondition::Any), &[]).phase,
+            Phase::Wanted
+        );
     }
 
     #[test]
     fn tasks_that_are_not_started_again_count_when_complete_and_are_hopeless_when_failed() {
-        let (complete, failed) = (task(1, TaskState::Complete, 1, ""), task(1, TaskState::Failed, 1, "exit code 1"));
-        let phase =
-            |condition, task: &TaskInfo| Progress::of(&service(1, 0, 0, condition), std::slice::from_ref(task)).phase;
+        let (complete, failed) = (
+            task(1, TaskState::Complete, 1, ""),
+            task(1, TaskState::Failed, 1, "exit code 1"),
+        );
+        let phase = |condition, task: &TaskInfo| {
+            Progress::of(&service(1, 0, 0, condition), std::slice::from_ref(task)).phase
+        };
         assert_eq!(phase(RestartCondition::None, &complete), Phase::Wanted);
         assert_eq!(phase(RestartCondition::OnFailure, &complete), Phase::Wanted);
         assert_eq!(phase(RestartCondition::Any, &complete), Phase::Underway);

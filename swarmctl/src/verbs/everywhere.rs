@@ -7,7 +7,8 @@ use model::{NodeInfo, NodeStatus, Refusal};
 
 use crate::daemon::Daemon;
 
-/// Asks every node and passes on what it finds; says on standard error who does not answer. Returns the exit code.
+/// Asks every node and passes on what it finds; says on standard error who does not answer. Returns
+/// the exit code.
 pub async fn ask(
     daemon: &Daemon,
     nodes: &[NodeInfo],
@@ -24,14 +25,23 @@ pub async fn ask(
     code
 }
 
-async fn of_node<'a>(daemon: &Daemon, node: &'a NodeInfo, subject: Subject) -> (&'a NodeInfo, Result<Examined>) {
+async fn of_node<'a>(
+    daemon: &Daemon,
+    node: &'a NodeInfo,
+    subject: Subject,
+) -> (&'a NodeInfo, Result<Examined>) {
     if node.status == NodeStatus::Down {
-        return (node, Err(anyhow!("the node is down: its kernel cannot be seen")));
+        return (
+            node,
+            Err(anyhow!("the node is down: its kernel cannot be seen")),
+        );
     }
     let found = daemon.examine(node.id, subject).await;
     // The next step is the same for all of them.
     let cause = |error: anyhow::Error| {
-        error.downcast::<Refusal>().map_or_else(|error| error, |refusal| anyhow!("{}", refusal.cause))
+        error
+            .downcast::<Refusal>()
+            .map_or_else(|error| error, |refusal| anyhow!("{}", refusal.cause))
     };
     (node, found.map_err(cause))
 }

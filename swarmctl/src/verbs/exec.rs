@@ -17,24 +17,51 @@ const CHUNK: usize = 16 * 1024;
 /// Runs the command; its exit code is ours.
 pub async fn exec(daemon: &Daemon, exec: Exec) -> Result<u8> {
     let (input, parts) = mpsc::channel(QUEUE);
-    let env = exec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let start = ExecStart { task: exec.task.clone(), argv: exec.argv, env };
+    let env = exec
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let start = ExecStart {
+        task: exec.task.clone(),
+        argv: exec.argv,
+        env,
+    };
     send(&input, exec_input::Part::Start(start)).await;
     // The reader may wait for input for ever; it ends with the process.
-    tokio::spawn(forward(input, exec.interactive || !std::io::stdin().is_terminal()));
+    tokio::spawn(forward(
+        input,
+        exec.interactive || !std::io::stdin().is_terminal(),
+    ));
     let call = daemon.agent().exec(ReceiverStream::new(parts)).await;
     let mut output = call.map_err(|status| daemon.broken(&status))?.into_inner();
-    while let Some(ExecOutput { part }) = output.message().await.map_err(|status| daemon.broken(&status))? {
+    while let Some(ExecOutput { part }) = output
+        .message()
+        .await
+        .map_err(|status| daemon.broken(&status))?
+    {
         match part {
             Some(exec_output::Part::Stdout(bytes)) => write(&mut std::io::stdout(), &bytes)?,
             Some(exec_output::Part::Stderr(bytes)) => write(&mut std::io::stderr(), &bytes)?,
-            Some(exec_output::Part::ExitCode(code)) => return Ok(u8::try_from(code).unwrap_or(u8::MAX)),
-            Some(exec_output::Part::Refusal(json)) => return Err(serde_json::from_slice::<Refusal>(&json)?.into()),
+            Some(exec_output::Part::ExitCode(code)) => {
+                return Ok(u8::try_from(code).unwrap_or(u8::MAX));
+            }
+            Some(exec_output::Part::Refusal(json)) => {
+                return Err(serde_json::from_slice::<Refusal>(&json)?.into());
+            }
             None => {}
         }
     }
-    let cause = format!("the connection to task {} ended before the command did", exec.task);
-    Err(Refusal::new(Kind::Unavailable, cause, format!("look whether {} still runs, and try again", exec.task)).into())
+    let cause = format!(
+        "the connection to task {} ended before the command did",
+        exec.task
+    );
+    Err(Refusal::new(
+        Kind::Unavailable,
+        cause,
+        format!("look whether {} still runs, and try again", exec.task),
+    )
+    .into())
 }
 
 async fn forward(input: mpsc::Sender<ExecInput>, wanted: bool) {
@@ -87,17 +114,27 @@ mod tests {
         type ExecStream = Reply<ExecOutput>;
         type LogsStream = Reply<LogLine>;
 
-        async fn exec(&self, request: Request<Streaming<ExecInput>>) -> Result<Response<Reply<ExecOutput>>, Status> {
-            let start = request.into_inner().message().await?.and_then(|input| input.part);
+        async fn exec(
+            &self,
+            request: Request<Streaming<ExecInput>>,
+        ) -> Result<Response<Reply<ExecOutput>>, Status> {
+            let start = request
+                .into_inner()
+                .message()
+                .await?
+                .and_then(|input| input.part);
             let part = match start {
                 Some(exec_input::Part::Start(start)) if start.task == "web.1" => {
                     exec_output::Part::ExitCode(start.argv[1].parse().unwrap())
                 }
                 _ => exec_output::Part::Refusal(
-                    serde_json::to_vec(&Refusal::not_found("task", "web.2", "swarmctl service ps")).unwrap(),
+                    serde_json::to_vec(&Refusal::not_found("task", "web.2", "swarmctl service ps"))
+                        .unwrap(),
                 ),
             };
-            Ok(Response::new(Box::pin(tokio_stream::iter([Ok(ExecOutput { part: Some(part) })]))))
+            Ok(Response::new(Box::pin(tokio_stream::iter([Ok(
+                ExecOutput { part: Some(part) },
+            )]))))
         }
 
         async fn logs(&self, _: Request<LogsRequest>) -> Result<Response<Reply<LogLine>>, Status> {
@@ -114,13 +151,31 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("netd.sock");
         let connections = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
-        tokio::spawn(Server::builder().add_service(AgentServer::new(Shell)).serve_with_incoming(connections));
+        tokio::spawn(
+            Server::builder()
+                .add_service(AgentServer::new(Shell))
+                .serve_with_incoming(connections),
+        );
         let daemon = Daemon::connect(&socket).await.unwrap();
         let run = |task: &str| {
             let argv = vec!["exit".into(), "7".into()];
-            exec(&daemon, Exec { interactive: false, env: Vec::new(), task: task.into(), argv })
+            exec(
+                &daemon,
+                Exec {
+                    interactive: false,
+                    env: Vec::new(),
+                    task: task.into(),
+                    argv,
+                },
+            )
         };
         assert_eq!(run("web.1").await.unwrap(), 7);
-        assert!(run("web.2").await.unwrap_err().to_string().contains("there is no task \"web.2\""));
+        assert!(
+            run("web.2")
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("there is no task \"web.2\"")
+        );
     }
 }

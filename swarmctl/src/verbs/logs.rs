@@ -1,4 +1,5 @@
-//! `service logs`: what tasks have written, and what they go on to write, whichever hosts they are on.
+//! `service logs`: what tasks have written, and what they go on to write, whichever hosts they are
+//! on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,8 +35,11 @@ pub struct Reading {
 pub async fn logs(daemon: &Daemon, target: &str, reading: Reading) -> Result<u8> {
     let (query, tasks) = find(daemon, target).await?;
     let (lines, mut arrived) = mpsc::channel(QUEUE);
-    let mut printer =
-        Printer { prefixed: matches!(query, Query::Tasks(_)), timestamps: reading.timestamps, ..Printer::default() };
+    let mut printer = Printer {
+        prefixed: matches!(query, Query::Tasks(_)),
+        timestamps: reading.timestamps,
+        ..Printer::default()
+    };
     read(daemon, printer.learn(&tasks), reading, &lines);
     if !reading.follow {
         drop(lines);
@@ -77,12 +81,21 @@ async fn find(daemon: &Daemon, target: &str) -> Result<(Query, Vec<TaskInfo>)> {
 }
 
 /// Reads the logs of these tasks into the queue.
-fn read(daemon: &Daemon, tasks: Vec<String>, reading: Reading, lines: &mpsc::Sender<Result<LogLine, Status>>) {
+fn read(
+    daemon: &Daemon,
+    tasks: Vec<String>,
+    reading: Reading,
+    lines: &mpsc::Sender<Result<LogLine, Status>>,
+) {
     if tasks.is_empty() {
         return;
     }
     let (mut agent, lines) = (daemon.agent(), lines.clone());
-    let request = LogsRequest { tasks, follow: reading.follow, tail: reading.tail };
+    let request = LogsRequest {
+        tasks,
+        follow: reading.follow,
+        tail: reading.tail,
+    };
     tokio::spawn(async move {
         let mut stream = match agent.logs(request).await {
             Ok(answer) => answer.into_inner(),
@@ -110,7 +123,9 @@ impl Printer {
     /// The ids of those tasks that are new.
     fn learn(&mut self, tasks: &[TaskInfo]) -> Vec<String> {
         // A task without a node has written nothing yet.
-        let new = tasks.iter().filter(|task| task.node_id.is_some() && self.known.insert(task.id.to_string()));
+        let new = tasks
+            .iter()
+            .filter(|task| task.node_id.is_some() && self.known.insert(task.id.to_string()));
         let names = new.map(|task| (task.id.to_string(), format!("{}@{}", task.name, task.node)));
         let names: BTreeMap<_, _> = names.collect();
         self.names.extend(names.clone());
@@ -119,7 +134,11 @@ impl Printer {
 
     fn print(&self, line: &LogLine) -> Result<()> {
         let text = self.format(line);
-        let written = if line.stderr { std::io::stderr().write_all(&text) } else { std::io::stdout().write_all(&text) };
+        let written = if line.stderr {
+            std::io::stderr().write_all(&text)
+        } else {
+            std::io::stdout().write_all(&text)
+        };
         Ok(written?)
     }
 
@@ -144,10 +163,22 @@ mod tests {
 
     #[test]
     fn a_line_says_whose_it_is_and_when_it_was_written() {
-        let mut printer = Printer { prefixed: true, timestamps: true, ..Printer::default() };
+        let mut printer = Printer {
+            prefixed: true,
+            timestamps: true,
+            ..Printer::default()
+        };
         printer.names.insert("1".into(), "web.1@h2".into());
-        let line = LogLine { task: "1".into(), time: 0, stderr: false, line: b"hello\n".to_vec() };
-        assert_eq!(printer.format(&line), b"1970-01-01T00:00:00.000Z web.1@h2 | hello\n");
+        let line = LogLine {
+            task: "1".into(),
+            time: 0,
+            stderr: false,
+            line: b"hello\n".to_vec(),
+        };
+        assert_eq!(
+            printer.format(&line),
+            b"1970-01-01T00:00:00.000Z web.1@h2 | hello\n"
+        );
         assert_eq!(Printer::default().format(&line), b"hello\n");
     }
 }

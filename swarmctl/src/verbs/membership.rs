@@ -15,10 +15,20 @@ use crate::{
 
 /// Makes a cluster of this host and prints how others join.
 pub async fn init(daemon: &Daemon, init: Found) -> Result<u8> {
-    let Found { host: init, data_path_port } = init;
-    let advertise = init.advertise_addr.as_deref().map_or_else(address::guess, address::parse)?;
-    let request =
-        InitRequest { advertise, listen: listen(&init, advertise)?, data_path: data_path(&init)?, data_path_port };
+    let Found {
+        host: init,
+        data_path_port,
+    } = init;
+    let advertise = init
+        .advertise_addr
+        .as_deref()
+        .map_or_else(address::guess, address::parse)?;
+    let request = InitRequest {
+        advertise,
+        listen: listen(&init, advertise)?,
+        data_path: data_path(&init)?,
+        data_path_port,
+    };
     let standing = daemon.init(&request).await?;
     let token = daemon.token(Role::Worker).await?;
     output::print(&format!(
@@ -33,17 +43,30 @@ pub async fn init(daemon: &Daemon, init: Found) -> Result<u8> {
 /// Joins this host to a cluster.
 pub async fn join(daemon: &Daemon, join: Join) -> Result<u8> {
     let manager = address::parse_manager(&join.manager)?;
-    let advertise = join.host.advertise_addr.as_deref().map(address::parse).transpose()?;
+    let advertise = join
+        .host
+        .advertise_addr
+        .as_deref()
+        .map(address::parse)
+        .transpose()?;
     let request = JoinRequest {
         token: join.token,
         manager,
         advertise,
-        listen: listen(&join.host, advertise.unwrap_or_else(|| SocketAddr::new(manager.ip(), address::PORT)))?,
+        listen: listen(
+            &join.host,
+            advertise.unwrap_or_else(|| SocketAddr::new(manager.ip(), address::PORT)),
+        )?,
         data_path: data_path(&join.host)?,
     };
     let standing = daemon.join(&request).await?;
-    let role = standing.member.map_or(String::new(), |(_, role)| format!(" as a {role}"));
-    output::print(&format!("This node ({}) has joined the cluster{role}.", name(&standing)))?;
+    let role = standing
+        .member
+        .map_or(String::new(), |(_, role)| format!(" as a {role}"));
+    output::print(&format!(
+        "This node ({}) has joined the cluster{role}.",
+        name(&standing)
+    ))?;
     Ok(0)
 }
 
@@ -57,10 +80,19 @@ pub async fn leave(daemon: &Daemon, force: bool) -> Result<u8> {
 /// Prints a role's join command, with a new token where asked.
 pub async fn token(daemon: &Daemon, role: Role, rotate: bool, quiet: bool) -> Result<u8> {
     if rotate {
-        daemon.propose(Command::RotateToken { role, secret: Secret::new(rand::random()) }).await?;
+        daemon
+            .propose(Command::RotateToken {
+                role,
+                secret: Secret::new(rand::random()),
+            })
+            .await?;
     }
     let token = daemon.token(role).await?;
-    output::print(&if quiet { token.token } else { instruction(&token) })?;
+    output::print(&if quiet {
+        token.token
+    } else {
+        instruction(&token)
+    })?;
     Ok(0)
 }
 
@@ -70,7 +102,11 @@ pub async fn status(daemon: &Daemon, format: Format) -> Result<u8> {
     List::of(&[standing])
         .column("NODE", name)
         .column("HOSTNAME", |standing| standing.hostname.clone())
-        .column("ROLE", |standing| standing.member.map_or("-".to_owned(), |(_, role)| role.to_string()))
+        .column("ROLE", |standing| {
+            standing
+                .member
+                .map_or("-".to_owned(), |(_, role)| role.to_string())
+        })
         .column("VIEW", |standing| standing.generation.to_string())
         .column("APPLIED", |standing| standing.applied.to_string())
         .column("VERSION", |standing| standing.version.clone())
@@ -93,16 +129,29 @@ fn listen(init: &Init, advertise: SocketAddr) -> Result<SocketAddr> {
 }
 
 fn data_path(init: &Init) -> Result<Option<std::net::IpAddr>> {
-    Ok(init.data_path_addr.as_deref().map(address::parse).transpose()?.map(|address| address.ip()))
+    Ok(init
+        .data_path_addr
+        .as_deref()
+        .map(address::parse)
+        .transpose()?
+        .map(|address| address.ip()))
 }
 
 fn name(standing: &Standing) -> String {
-    standing.member.map_or("-".to_owned(), |(node, _)| node.to_string())
+    standing
+        .member
+        .map_or("-".to_owned(), |(node, _)| node.to_string())
 }
 
 fn instruction(token: &TokenInfo) -> String {
-    let TokenInfo { role, token, address } = token;
-    format!("To add a {role} to this cluster, run this on the host:\n\n    swarmctl join --token {token} {address}")
+    let TokenInfo {
+        role,
+        token,
+        address,
+    } = token;
+    format!(
+        "To add a {role} to this cluster, run this on the host:\n\n    swarmctl join --token {token} {address}"
+    )
 }
 
 #[cfg(test)]
@@ -111,8 +160,13 @@ mod tests {
 
     #[test]
     fn the_printed_join_command_can_be_pasted() {
-        let token =
-            TokenInfo { role: Role::Worker, token: "SWMTKN-1-a-b".into(), address: "192.0.2.1:2377".parse().unwrap() };
-        assert!(instruction(&token).ends_with("    swarmctl join --token SWMTKN-1-a-b 192.0.2.1:2377"));
+        let token = TokenInfo {
+            role: Role::Worker,
+            token: "SWMTKN-1-a-b".into(),
+            address: "192.0.2.1:2377".parse().unwrap(),
+        };
+        assert!(
+            instruction(&token).ends_with("    swarmctl join --token SWMTKN-1-a-b 192.0.2.1:2377")
+        );
     }
 }

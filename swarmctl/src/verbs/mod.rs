@@ -27,7 +27,10 @@ pub use verify::check_ledger;
 use anyhow::Result;
 
 /// Does the same for several objects, goes on after errors, and says whether all went well.
-async fn each<F: Future<Output = Result<()>>>(names: &[String], act: impl Fn(String) -> F) -> Result<u8> {
+async fn each<F: Future<Output = Result<()>>>(
+    names: &[String],
+    act: impl Fn(String) -> F,
+) -> Result<u8> {
     let mut code = 0;
     for name in names {
         if let Err(error) = act(name.clone()).await {
@@ -50,7 +53,11 @@ async fn collect<T, F: Future<Output = Result<Vec<T>>>>(
             Err(error) => missing.push(error),
         }
     }
-    let last = if found.is_empty() { missing.pop() } else { None };
+    let last = if found.is_empty() {
+        missing.pop()
+    } else {
+        None
+    };
     missing.iter().for_each(|error| eprintln!("Error: {error}"));
     let code = u8::from(!missing.is_empty());
     last.map_or(Ok((found.into_iter().flatten().collect(), code)), Err)
@@ -58,5 +65,7 @@ async fn collect<T, F: Future<Output = Result<Vec<T>>>>(
 
 /// Whether the daemon said that there is no such object.
 fn is_not_found(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<model::Refusal>().is_some_and(|refusal| refusal.kind == model::Kind::NotFound)
+    error
+        .downcast_ref::<model::Refusal>()
+        .is_some_and(|refusal| refusal.kind == model::Kind::NotFound)
 }

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use model::{
-    Command, EndpointInfo, Kind, NetworkInfo, NetworkSpec, Outcome, Query, Refusal, Subnet, SubnetLease, SubnetSpec,
+    Command, EndpointInfo, Kind, NetworkInfo, NetworkSpec, Outcome, Query, Refusal, Subnet,
+    SubnetLease, SubnetSpec,
 };
 
 use super::{collect, each, peers::peers, verify::verify};
@@ -22,9 +23,18 @@ pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
     match verb {
         NetworkVerb::Create(create) => self::create(daemon, create).await,
         NetworkVerb::Ls(listing) => ls(daemon, &listing).await,
-        NetworkVerb::Inspect { inspection, peers: true } => peers(daemon, &inspection).await,
-        NetworkVerb::Inspect { inspection, peers: false } => {
-            let (networks, code) = collect(&inspection.names, |name| daemon.networks(Query::Network(name))).await?;
+        NetworkVerb::Inspect {
+            inspection,
+            peers: true,
+        } => peers(daemon, &inspection).await,
+        NetworkVerb::Inspect {
+            inspection,
+            peers: false,
+        } => {
+            let (networks, code) = collect(&inspection.names, |name| {
+                daemon.networks(Query::Network(name))
+            })
+            .await?;
             print(&networks, inspection.output)?;
             if inspection.output == Format::Table {
                 print_endpoints(&networks)?;
@@ -41,7 +51,12 @@ pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
 }
 
 async fn create(daemon: &Daemon, create: NetworkCreate) -> Result<u8> {
-    if let Outcome::Network(id) = daemon.propose(Command::CreateNetwork { spec: spec(create)? }).await? {
+    if let Outcome::Network(id) = daemon
+        .propose(Command::CreateNetwork {
+            spec: spec(create)?,
+        })
+        .await?
+    {
         output::print(&id.to_string())?;
     }
     Ok(0)
@@ -50,7 +65,9 @@ async fn create(daemon: &Daemon, create: NetworkCreate) -> Result<u8> {
 async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
     let networks = daemon.networks(Query::Networks).await?;
     if listing.quiet {
-        networks.iter().try_for_each(|network| output::print(&network.id.to_string()))?;
+        networks
+            .iter()
+            .try_for_each(|network| output::print(&network.id.to_string()))?;
     } else {
         print(&networks, listing.output)?;
     }
@@ -58,12 +75,18 @@ async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
 }
 
 async fn rm(daemon: &Daemon, network: String) -> Result<()> {
-    daemon.propose(Command::RemoveNetwork { network: network.clone() }).await?;
+    daemon
+        .propose(Command::RemoveNetwork {
+            network: network.clone(),
+        })
+        .await?;
     output::print(&network)
 }
 
 fn print(networks: &[NetworkInfo], format: Format) -> Result<()> {
-    let subnets = |leases: &[SubnetLease]| output::join(&leases.iter().map(|lease| lease.subnet).collect::<Vec<_>>());
+    let subnets = |leases: &[SubnetLease]| {
+        output::join(&leases.iter().map(|lease| lease.subnet).collect::<Vec<_>>())
+    };
     List::of(networks)
         .column("ID", |network| network.id.to_string())
         .column("NAME", |network| network.name.clone())
@@ -77,7 +100,11 @@ fn print(networks: &[NetworkInfo], format: Format) -> Result<()> {
 fn print_endpoints(networks: &[NetworkInfo]) -> Result<()> {
     let of = |network: &NetworkInfo| {
         let name = network.name.clone();
-        network.endpoints.clone().into_iter().map(move |endpoint| (name.clone(), endpoint))
+        network
+            .endpoints
+            .clone()
+            .into_iter()
+            .map(move |endpoint| (name.clone(), endpoint))
     };
     let endpoints: Vec<(String, EndpointInfo)> = networks.iter().flat_map(of).collect();
     if endpoints.is_empty() {
@@ -89,14 +116,18 @@ fn print_endpoints(networks: &[NetworkInfo]) -> Result<()> {
         .column("KIND", |(_, endpoint)| endpoint.kind.clone())
         .column("NAME", |(_, endpoint)| endpoint.name.clone())
         .column("NODE", |(_, endpoint)| endpoint.node.clone())
-        .column("ADDRESSES", |(_, endpoint)| output::join(&endpoint.addresses))
+        .column("ADDRESSES", |(_, endpoint)| {
+            output::join(&endpoint.addresses)
+        })
         .print(Format::Table)
 }
 
 fn spec(create: NetworkCreate) -> Result<NetworkSpec, Refusal> {
     let mut options = by_key(create.options);
     // Docker spells these as driver options.
-    let encrypted = options.remove("encrypted").is_some_and(|value| value != "false");
+    let encrypted = options
+        .remove("encrypted")
+        .is_some_and(|value| value != "false");
     if let Some(mtu) = options.remove(DOCKER_MTU) {
         options.insert("mtu".to_owned(), mtu);
     }
@@ -113,19 +144,37 @@ fn spec(create: NetworkCreate) -> Result<NetworkSpec, Refusal> {
 }
 
 /// Each gateway and each range goes to the subnet that it lies in.
-fn subnets(prefixes: Vec<Subnet>, gateways: Vec<IpAddr>, ranges: Vec<Subnet>) -> Result<Vec<SubnetSpec>, Refusal> {
-    let mut specs: Vec<_> =
-        prefixes.into_iter().map(|subnet| SubnetSpec { subnet, gateway: None, range: None }).collect();
+fn subnets(
+    prefixes: Vec<Subnet>,
+    gateways: Vec<IpAddr>,
+    ranges: Vec<Subnet>,
+) -> Result<Vec<SubnetSpec>, Refusal> {
+    let mut specs: Vec<_> = prefixes
+        .into_iter()
+        .map(|subnet| SubnetSpec {
+            subnet,
+            gateway: None,
+            range: None,
+        })
+        .collect();
     for gateway in gateways {
-        let place = specs.iter_mut().find(|spec| spec.subnet.contains(gateway) && spec.gateway.is_none());
+        let place = specs
+            .iter_mut()
+            .find(|spec| spec.subnet.contains(gateway) && spec.gateway.is_none());
         let Some(place) = place else {
             let cause = format!("gateway {gateway} lies in no --subnet that has none yet");
-            return Err(Refusal::new(Kind::Invalid, cause, "give one --gateway per --subnet, inside it"));
+            return Err(Refusal::new(
+                Kind::Invalid,
+                cause,
+                "give one --gateway per --subnet, inside it",
+            ));
         };
         place.gateway = Some(gateway);
     }
     for range in ranges {
-        let place = specs.iter_mut().find(|spec| spec.subnet.covers(&range) && spec.range.is_none());
+        let place = specs
+            .iter_mut()
+            .find(|spec| spec.subnet.covers(&range) && spec.range.is_none());
         let Some(place) = place else {
             let cause = format!("range {range} lies in no --subnet that has none yet");
             let next = "give one --ip-range per --subnet, inside it; addresses belong to slots, not to nodes";
@@ -142,8 +191,12 @@ mod tests {
 
     #[test]
     fn each_gateway_goes_to_its_subnet_whatever_the_order() {
-        let prefixes = ["10.0.9.0/24", "fd00:9::/64"].map(|text| text.parse().unwrap()).to_vec();
-        let gateways = ["fd00:9::1", "10.0.9.254"].map(|text| text.parse().unwrap()).to_vec();
+        let prefixes = ["10.0.9.0/24", "fd00:9::/64"]
+            .map(|text| text.parse().unwrap())
+            .to_vec();
+        let gateways = ["fd00:9::1", "10.0.9.254"]
+            .map(|text| text.parse().unwrap())
+            .to_vec();
         let ranges = vec!["10.0.9.128/25".parse().unwrap()];
         let specs = subnets(prefixes.clone(), gateways, ranges.clone()).unwrap();
         assert_eq!((specs[0].range, specs[1].range), (Some(ranges[0]), None));
@@ -151,7 +204,10 @@ mod tests {
         assert_eq!(specs[1].gateway, Some("fd00:9::1".parse().unwrap()));
         for foreign in [&["10.0.8.1"][..], &["10.0.9.1", "10.0.9.2"]] {
             let gateways = foreign.iter().map(|text| text.parse().unwrap()).collect();
-            assert!(subnets(prefixes.clone(), gateways, vec![]).is_err(), "{foreign:?}");
+            assert!(
+                subnets(prefixes.clone(), gateways, vec![]).is_err(),
+                "{foreign:?}"
+            );
         }
     }
 }

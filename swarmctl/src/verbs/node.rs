@@ -20,7 +20,11 @@ pub async fn node(daemon: &Daemon, verb: NodeVerb) -> Result<u8> {
             Ok(code)
         }
         NodeVerb::Ps { node, listing } => ps(daemon, node, &listing).await,
-        NodeVerb::Update { availability, balancer, node } => update(daemon, node, availability, balancer).await,
+        NodeVerb::Update {
+            availability,
+            balancer,
+            node,
+        } => update(daemon, node, availability, balancer).await,
         NodeVerb::Rm { force, nodes } => each(&nodes, |node| rm(daemon, node, force)).await,
     }
 }
@@ -28,7 +32,9 @@ pub async fn node(daemon: &Daemon, verb: NodeVerb) -> Result<u8> {
 async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
     let nodes = daemon.nodes(Query::Nodes).await?;
     if listing.quiet {
-        nodes.iter().try_for_each(|node| output::print(&node.id.to_string()))?;
+        nodes
+            .iter()
+            .try_for_each(|node| output::print(&node.id.to_string()))?;
     } else {
         print(daemon, &nodes, listing.output).await?;
     }
@@ -45,13 +51,23 @@ async fn print(daemon: &Daemon, nodes: &[NodeInfo], format: Format) -> Result<()
         .column("HOSTNAME", |node| node.hostname.clone())
         .column("STATUS", |node| node.status.to_string())
         .column("AVAILABILITY", |node| node.availability.to_string())
-        .column("ROLE", |node| if node.leader { format!("{} (leader)", node.role) } else { node.role.to_string() })
+        .column("ROLE", |node| {
+            if node.leader {
+                format!("{} (leader)", node.role)
+            } else {
+                node.role.to_string()
+            }
+        })
         .column("ADDRESS", |node| node.address.to_string())
         .print(format)
 }
 
 fn mark(node: NodeId, this: Option<NodeId>) -> String {
-    if this == Some(node) { format!("{node} *") } else { node.to_string() }
+    if this == Some(node) {
+        format!("{node} *")
+    } else {
+        node.to_string()
+    }
 }
 
 async fn ps(daemon: &Daemon, node: String, listing: &Listing) -> Result<u8> {
@@ -71,10 +87,20 @@ async fn update(
 ) -> Result<u8> {
     let NodeInfo { id, hostname, .. } = one(daemon, node).await?;
     if let Some(balancer) = balancer {
-        daemon.propose(Command::SetBalancer { node: id.to_string(), balancer }).await?;
+        daemon
+            .propose(Command::SetBalancer {
+                node: id.to_string(),
+                balancer,
+            })
+            .await?;
     }
     if let Some(availability) = availability {
-        daemon.propose(Command::SetAvailability { node: id.to_string(), availability }).await?;
+        daemon
+            .propose(Command::SetAvailability {
+                node: id.to_string(),
+                availability,
+            })
+            .await?;
     }
     output::print(&hostname)?;
     Ok(0)
@@ -83,14 +109,27 @@ async fn update(
 async fn rm(daemon: &Daemon, name: String, force: bool) -> Result<()> {
     let node = one(daemon, name.clone()).await?;
     if node.status == NodeStatus::Ready && !force {
-        let cause = format!("node {} is alive: removing it would cut it off with its tasks running", node.hostname);
-        return Err(Refusal::new(Kind::Precondition, cause, "run `swarmctl leave` on it first, or give --force").into());
+        let cause = format!(
+            "node {} is alive: removing it would cut it off with its tasks running",
+            node.hostname
+        );
+        return Err(Refusal::new(
+            Kind::Precondition,
+            cause,
+            "run `swarmctl leave` on it first, or give --force",
+        )
+        .into());
     }
-    daemon.propose(Command::RemoveNode { node: node.id }).await?;
+    daemon
+        .propose(Command::RemoveNode { node: node.id })
+        .await?;
     output::print(&name)
 }
 
 async fn one(daemon: &Daemon, name: String) -> Result<NodeInfo> {
     let nodes = daemon.nodes(Query::Node(name.clone())).await?;
-    nodes.into_iter().next().ok_or_else(|| Refusal::not_found("node", &name, "swarmctl node ls").into())
+    nodes
+        .into_iter()
+        .next()
+        .ok_or_else(|| Refusal::not_found("node", &name, "swarmctl node ls").into())
 }

@@ -1,4 +1,5 @@
-//! `network inspect --peers`: what has passed between the hosts of a network, as each of them counts it.
+//! `network inspect --peers`: what has passed between the hosts of a network, as each of them
+//! counts it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,13 +26,22 @@ struct Row {
 
 /// Prints the peers of networks, asked of every node that can answer.
 pub async fn peers(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
-    let (networks, mut code) = collect(&inspection.names, |name| daemon.networks(Query::Network(name))).await?;
+    let (networks, mut code) = collect(&inspection.names, |name| {
+        daemon.networks(Query::Network(name))
+    })
+    .await?;
     let nodes = daemon.nodes(Query::Nodes).await?;
     let mut rows = Vec::new();
     for network in &networks {
         let asked = everywhere::ask(daemon, &nodes, Subject::Peers(network.id), |node, found| {
-            let Examined::Peers(peers) = found else { return Err(another_version()) };
-            let row = |peer| Row { network: network.name.clone(), node: node.hostname.clone(), peer };
+            let Examined::Peers(peers) = found else {
+                return Err(another_version());
+            };
+            let row = |peer| Row {
+                network: network.name.clone(),
+                node: node.hostname.clone(),
+                peer,
+            };
             rows.extend(peers.into_iter().map(row));
             Ok(())
         });
@@ -47,25 +57,56 @@ fn print(rows: &[Row], format: Format) -> Result<()> {
         .column("PEER", |row| row.peer.hostname.clone())
         .column("VTEP", |row| row.peer.vtep.to_string());
     if !rows.iter().any(|row| row.peer.encryption.is_some()) {
-        return list.column("ENDPOINTS", |row| row.peer.endpoints.to_string()).print(format);
+        return list
+            .column("ENDPOINTS", |row| row.peer.endpoints.to_string())
+            .print(format);
     }
-    let of = |row: &Row, show: fn(&Encryption) -> String| row.peer.encryption.as_ref().map(show).unwrap_or_default();
-    list.column("EPOCH", |row| of(row, |with| with.epoch.map_or_else(|| "none".to_owned(), |epoch| epoch.to_string())))
-        .column("OUT", |row| of(row, |with| numbers(with.sends_with.as_slice())))
-        .column("IN", |row| of(row, |with| numbers(&with.accepts)))
-        .column("SENT", |row| of(row, |with| with.sent_packets.to_string()))
-        .column("RECEIVED", |row| of(row, |with| with.received_packets.to_string()))
-        .column("DROPPED", |row| of(row, |with| (with.replayed + with.late + with.forged).to_string()))
-        .column("SEEN", |row| of(row, |with| with.last_seen.map_or_else(|| "never".to_owned(), ago)))
-        .print(format)
+    let of = |row: &Row, show: fn(&Encryption) -> String| {
+        row.peer.encryption.as_ref().map(show).unwrap_or_default()
+    };
+    list.column("EPOCH", |row| {
+        of(row, |with| {
+            with.epoch
+                .map_or_else(|| "none".to_owned(), |epoch| epoch.to_string())
+        })
+    })
+    .column("OUT", |row| {
+        of(row, |with| numbers(with.sends_with.as_slice()))
+    })
+    .column("IN", |row| of(row, |with| numbers(&with.accepts)))
+    .column("SENT", |row| of(row, |with| with.sent_packets.to_string()))
+    .column("RECEIVED", |row| {
+        of(row, |with| with.received_packets.to_string())
+    })
+    .column("DROPPED", |row| {
+        of(row, |with| {
+            (with.replayed + with.late + with.forged).to_string()
+        })
+    })
+    .column("SEEN", |row| {
+        of(row, |with| {
+            with.last_seen.map_or_else(|| "never".to_owned(), ago)
+        })
+    })
+    .print(format)
 }
 
 fn numbers(associations: &[Spi]) -> String {
-    output::join(&associations.iter().map(|spi| format!("{:#x}", spi.0)).collect::<Vec<_>>())
+    output::join(
+        &associations
+            .iter()
+            .map(|spi| format!("{:#x}", spi.0))
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// How long ago a time was, in whole seconds.
 fn ago(time: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{} s ago", now.saturating_sub(Duration::from_millis(time)).as_secs())
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    format!(
+        "{} s ago",
+        now.saturating_sub(Duration::from_millis(time)).as_secs()
+    )
 }

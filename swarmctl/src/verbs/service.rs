@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use model::{
-    Balance, Command, DnsConfig, Kind, Outcome, PublishSpec, Query, Refusal, RestartPolicy, Runtime, ServiceInfo,
-    ServiceSpec, Subnet, TaskId, TaskSpec,
+    Balance, Command, DnsConfig, Kind, Outcome, PublishSpec, Query, Refusal, RestartPolicy,
+    Runtime, ServiceInfo, ServiceSpec, Subnet, TaskId, TaskSpec,
 };
 
 use super::{collect, convergence, each, is_not_found, logs, task, traffic, update};
@@ -26,22 +26,52 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
         ServiceVerb::Create(create) => self::create(daemon, *create).await,
         ServiceVerb::Ls(listing) => ls(daemon, &listing).await,
         ServiceVerb::Ps { services, listing } => {
-            let (tasks, code) = collect(&services, |name| daemon.tasks(Query::Tasks(Some(name)))).await?;
+            let (tasks, code) =
+                collect(&services, |name| daemon.tasks(Query::Tasks(Some(name)))).await?;
             task::print(&tasks, &listing)?;
             Ok(code)
         }
-        ServiceVerb::Inspect { inspection, traffic: true } => traffic::traffic(daemon, &inspection).await,
-        ServiceVerb::Inspect { inspection, traffic: false } => {
-            let (services, code) = collect(&inspection.names, |name| daemon.services(Query::Service(name))).await?;
+        ServiceVerb::Inspect {
+            inspection,
+            traffic: true,
+        } => traffic::traffic(daemon, &inspection).await,
+        ServiceVerb::Inspect {
+            inspection,
+            traffic: false,
+        } => {
+            let (services, code) = collect(&inspection.names, |name| {
+                daemon.services(Query::Service(name))
+            })
+            .await?;
             print(&services, inspection.output)?;
             Ok(code)
         }
         ServiceVerb::Update(change) => update::update(daemon, *change).await,
-        ServiceVerb::Rollback { service, detach, quiet } => update::rollback(daemon, &service, detach, quiet).await,
+        ServiceVerb::Rollback {
+            service,
+            detach,
+            quiet,
+        } => update::rollback(daemon, &service, detach, quiet).await,
         ServiceVerb::Scale { scales, detach } => scale(daemon, scales, detach).await,
-        ServiceVerb::Rm { services, detach } => each(&services, |name| rm(daemon, name, detach)).await,
-        ServiceVerb::Logs { follow, tail, timestamps, target } => {
-            logs::logs(daemon, &target, logs::Reading { follow, tail, timestamps }).await
+        ServiceVerb::Rm { services, detach } => {
+            each(&services, |name| rm(daemon, name, detach)).await
+        }
+        ServiceVerb::Logs {
+            follow,
+            tail,
+            timestamps,
+            target,
+        } => {
+            logs::logs(
+                daemon,
+                &target,
+                logs::Reading {
+                    follow,
+                    tail,
+                    timestamps,
+                },
+            )
+            .await
         }
     }
 }
@@ -49,16 +79,27 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
 async fn create(daemon: &Daemon, create: ServiceCreate) -> Result<u8> {
     let (name, watched) = (create.name.clone(), !create.detach && !create.quiet);
     let detach = create.detach || create.external;
-    if let Outcome::Service(id) = daemon.propose(Command::CreateService { spec: spec(create)? }).await? {
+    if let Outcome::Service(id) = daemon
+        .propose(Command::CreateService {
+            spec: spec(create)?,
+        })
+        .await?
+    {
         output::print(&id.to_string())?;
     }
-    if detach { Ok(0) } else { convergence::wait(daemon, &name, &BTreeSet::new(), watched).await }
+    if detach {
+        Ok(0)
+    } else {
+        convergence::wait(daemon, &name, &BTreeSet::new(), watched).await
+    }
 }
 
 async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
     let services = daemon.services(Query::Services).await?;
     if listing.quiet {
-        services.iter().try_for_each(|service| output::print(&service.id.to_string()))?;
+        services
+            .iter()
+            .try_for_each(|service| output::print(&service.id.to_string()))?;
     } else {
         print(&services, listing.output)?;
     }
@@ -78,10 +119,14 @@ async fn scale(daemon: &Daemon, scales: Vec<Scale>, detach: bool) -> Result<u8> 
         }
     }
     for (service, past) in begun.into_iter().filter(|_| !detach) {
-        code = code.max(convergence::wait(daemon, &service, &past, true).await.unwrap_or_else(|error| {
-            eprintln!("Error: {error}");
-            1
-        }));
+        code = code.max(
+            convergence::wait(daemon, &service, &past, true)
+                .await
+                .unwrap_or_else(|error| {
+                    eprintln!("Error: {error}");
+                    1
+                }),
+        );
     }
     Ok(code)
 }
@@ -89,7 +134,12 @@ async fn scale(daemon: &Daemon, scales: Vec<Scale>, detach: bool) -> Result<u8> 
 /// Scales and returns the tasks that had already ended before: their errors are not news.
 async fn scale_one(daemon: &Daemon, service: &str, replicas: u32) -> Result<BTreeSet<TaskId>> {
     let past = convergence::past(daemon, service).await?;
-    daemon.propose(Command::ScaleService { service: service.to_owned(), replicas }).await?;
+    daemon
+        .propose(Command::ScaleService {
+            service: service.to_owned(),
+            replicas,
+        })
+        .await?;
     output::print(&format!("{service} scaled to {replicas}"))?;
     Ok(past)
 }
@@ -97,7 +147,11 @@ async fn scale_one(daemon: &Daemon, service: &str, replicas: u32) -> Result<BTre
 async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
     // By id: another service may take the name as soon as it is free.
     let found = daemon.services(Query::Service(name.clone())).await?;
-    daemon.propose(Command::RemoveService { service: name.clone() }).await?;
+    daemon
+        .propose(Command::RemoveService {
+            service: name.clone(),
+        })
+        .await?;
     if !detach {
         for service in found {
             wait_until_gone(daemon, &service, &name).await?;
@@ -110,7 +164,10 @@ async fn wait_until_gone(daemon: &Daemon, service: &ServiceInfo, name: &str) -> 
     let limit = REMOVE_LIMIT.saturating_add(Duration::from_millis(service.task.drain));
     let poll = async {
         loop {
-            match daemon.services(Query::Service(service.id.to_string())).await {
+            match daemon
+                .services(Query::Service(service.id.to_string()))
+                .await
+            {
                 Ok(_) => tokio::time::sleep(PAUSE).await,
                 Err(error) if is_not_found(&error) => return Ok(()),
                 Err(error) => return Err(error),
@@ -118,9 +175,16 @@ async fn wait_until_gone(daemon: &Daemon, service: &ServiceInfo, name: &str) -> 
         }
     };
     tokio::time::timeout(limit, poll).await.unwrap_or_else(|_| {
-        let cause = format!("service {name} is being removed, but has tasks left after {} s", limit.as_secs());
-        Err(Refusal::new(Kind::Precondition, cause, format!("`swarmctl service ps {name}` shows what still runs"))
-            .into())
+        let cause = format!(
+            "service {name} is being removed, but has tasks left after {} s",
+            limit.as_secs()
+        );
+        Err(Refusal::new(
+            Kind::Precondition,
+            cause,
+            format!("`swarmctl service ps {name}` shows what still runs"),
+        )
+        .into())
     })
 }
 
@@ -136,11 +200,19 @@ fn print(services: &[ServiceInfo], format: Format) -> Result<()> {
 }
 
 fn replicas(service: &ServiceInfo) -> String {
-    let ServiceInfo { running, replicas, removing, update, .. } = service;
+    let ServiceInfo {
+        running,
+        replicas,
+        removing,
+        update,
+        ..
+    } = service;
     match update {
         _ if *removing => format!("{running}/0 removing"),
         _ if service.spec.external => "external".to_owned(),
-        Some(update) if update.paused => format!("{running}/{replicas} paused, {} updated", update.updated),
+        Some(update) if update.paused => {
+            format!("{running}/{replicas} paused, {} updated", update.updated)
+        }
         Some(update) => format!("{running}/{replicas}, {} updated", update.updated),
         None => format!("{running}/{replicas}"),
     }
@@ -152,14 +224,27 @@ pub fn seconds(affinity: Millis) -> u32 {
 }
 
 fn spec(create: ServiceCreate) -> Result<ServiceSpec> {
-    let runtime = Runtime::Exec { argv: create.argv, env: by_key(create.env), rootfs: create.rootfs };
+    let runtime = Runtime::Exec {
+        argv: create.argv,
+        env: by_key(create.env),
+        rootfs: create.rootfs,
+    };
     let restart = RestartPolicy {
         condition: create.restart_condition,
         delay: create.restart_delay.0,
         max_attempts: create.restart_max_attempts,
     };
-    let dns = DnsConfig { servers: create.dns, search: create.dns_search, options: create.dns_option };
-    let task = TaskSpec { restart, dns, stop_grace: create.stop_grace_period.0, ..TaskSpec::new(runtime) };
+    let dns = DnsConfig {
+        servers: create.dns,
+        search: create.dns_search,
+        options: create.dns_option,
+    };
+    let task = TaskSpec {
+        restart,
+        dns,
+        stop_grace: create.stop_grace_period.0,
+        ..TaskSpec::new(runtime)
+    };
     let mut spec = ServiceSpec {
         replicas: if create.external { 0 } else { create.replicas },
         external: create.external,
@@ -169,7 +254,10 @@ fn spec(create: ServiceCreate) -> Result<ServiceSpec> {
         publish_not_ready: create.dns_publish_not_ready,
         endpoint_mode: create.endpoint_mode,
         publish: publish(create.publish, &create.publish_allow),
-        balance: Balance { scheduler: create.lb, affinity: create.affinity.map(seconds) },
+        balance: Balance {
+            scheduler: create.lb,
+            affinity: create.affinity.map(seconds),
+        },
         labels: by_key(create.labels),
         ..ServiceSpec::new(create.name, task)
     };
@@ -180,6 +268,9 @@ fn spec(create: ServiceCreate) -> Result<ServiceSpec> {
 
 /// A port's own list of who may call counts for it alone.
 pub fn publish(mut ports: Vec<PublishSpec>, allow: &[Subnet]) -> Vec<PublishSpec> {
-    ports.iter_mut().filter(|port| port.allow.is_empty()).for_each(|port| port.allow = allow.to_vec());
+    ports
+        .iter_mut()
+        .filter(|port| port.allow.is_empty())
+        .for_each(|port| port.allow = allow.to_vec());
     ports
 }

@@ -25,7 +25,11 @@ pub async fn task(daemon: &Daemon, verb: TaskVerb) -> Result<u8> {
 async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
     // By id: the name passes to the next run.
     for found in daemon.tasks(Query::Task(name.clone())).await? {
-        daemon.propose(Command::ReplaceTask { task: found.id.to_string() }).await?;
+        daemon
+            .propose(Command::ReplaceTask {
+                task: found.id.to_string(),
+            })
+            .await?;
         while !detach && !has_ended(daemon, &found).await? {
             tokio::time::sleep(PAUSE).await;
         }
@@ -44,7 +48,9 @@ async fn has_ended(daemon: &Daemon, task: &TaskInfo) -> Result<bool> {
 /// Prints tasks.
 pub fn print(tasks: &[TaskInfo], listing: &Listing) -> Result<()> {
     if listing.quiet {
-        return tasks.iter().try_for_each(|task| output::print(&task.id.to_string()));
+        return tasks
+            .iter()
+            .try_for_each(|task| output::print(&task.id.to_string()));
     }
     let now = now();
     List::of(tasks)
@@ -52,7 +58,9 @@ pub fn print(tasks: &[TaskInfo], listing: &Listing) -> Result<()> {
         .column("NAME", |task| task.name.clone())
         .column("NODE", |task| task.node.clone())
         .column("DESIRED", |task| task.desired_state.to_string())
-        .column("STATE", |task| format!("{} {}", task.state, age(now, task.since)))
+        .column("STATE", |task| {
+            format!("{} {}", task.state, age(now, task.since))
+        })
         .column("ADDRESSES", |task| output::join(&task.addresses))
         .column("ERROR", |task| task.message.clone())
         .print(listing.output)

@@ -1,4 +1,5 @@
-//! `service inspect --traffic`: what has passed by the virtual IPs of services, as each host's balancer counts it.
+//! `service inspect --traffic`: what has passed by the virtual IPs of services, as each host's
+//! balancer counts it.
 
 use anyhow::Result;
 use api::{Examined, Subject, VipTraffic};
@@ -23,16 +24,30 @@ struct Row {
 
 /// Prints the traffic of services, asked of every node.
 pub async fn traffic(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
-    let (services, mut code) = collect(&inspection.names, |name| daemon.services(Query::Service(name))).await?;
+    let (services, mut code) = collect(&inspection.names, |name| {
+        daemon.services(Query::Service(name))
+    })
+    .await?;
     let nodes = daemon.nodes(Query::Nodes).await?;
     let mut rows = Vec::new();
     for service in &services {
-        let asked = everywhere::ask(daemon, &nodes, Subject::Traffic(service.id), |node, found| {
-            let Examined::Traffic(found) = found else { return Err(another_version()) };
-            let row = |traffic| Row { service: service.name.clone(), node: node.hostname.clone(), traffic };
-            rows.extend(found.into_iter().map(row));
-            Ok(())
-        });
+        let asked = everywhere::ask(
+            daemon,
+            &nodes,
+            Subject::Traffic(service.id),
+            |node, found| {
+                let Examined::Traffic(found) = found else {
+                    return Err(another_version());
+                };
+                let row = |traffic| Row {
+                    service: service.name.clone(),
+                    node: node.hostname.clone(),
+                    traffic,
+                };
+                rows.extend(found.into_iter().map(row));
+                Ok(())
+            },
+        );
         code = code.max(asked.await);
     }
     print(&rows, inspection.output)?;
@@ -41,11 +56,18 @@ pub async fn traffic(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
 
 fn print(rows: &[Row], format: Format) -> Result<()> {
     let connections = |row: &Row| {
-        let each = row.traffic.connections.iter().map(|(server, count)| format!("{server}={count}"));
+        let each = row
+            .traffic
+            .connections
+            .iter()
+            .map(|(server, count)| format!("{server}={count}"));
         each.collect::<Vec<_>>().join(" ")
     };
     let bytes = |row: &Row, of: fn(&api::Passed) -> u64| {
-        row.traffic.passed.as_ref().map_or_else(|| "-".to_owned(), |passed| of(passed).to_string())
+        row.traffic
+            .passed
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), |passed| of(passed).to_string())
     };
     List::of(rows)
         .column("SERVICE", |row| row.service.clone())

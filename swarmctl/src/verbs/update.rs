@@ -10,7 +10,8 @@ use crate::{
     output,
 };
 
-/// The interval and the timeout of a health check, in milliseconds, and its retries, where they are not given. Docker's.
+/// The interval and the timeout of a health check, in milliseconds, and its retries, where they are
+/// not given. Docker's.
 const HEALTH: (u64, u64, u32) = (30_000, 30_000, 3);
 
 /// `service update`.
@@ -19,29 +20,52 @@ pub async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
     let past = convergence::past(daemon, &service.name).await?;
     let (force, detach, watched) = (change.force, change.detach, !change.quiet);
     let spec = changed(service.spec, change)?;
-    let command = Command::UpdateService { service: service.id.to_string(), spec, version: service.version, force };
+    let command = Command::UpdateService {
+        service: service.id.to_string(),
+        spec,
+        version: service.version,
+        force,
+    };
     daemon.propose(command).await?;
     output::print(&service.name)?;
-    if detach { Ok(0) } else { convergence::wait(daemon, &service.name, &past, watched).await }
+    if detach {
+        Ok(0)
+    } else {
+        convergence::wait(daemon, &service.name, &past, watched).await
+    }
 }
 
 /// `service rollback`.
 pub async fn rollback(daemon: &Daemon, name: &str, detach: bool, quiet: bool) -> Result<u8> {
     let service = one(daemon, name).await?;
     let past = convergence::past(daemon, &service.name).await?;
-    daemon.propose(Command::RollbackService { service: service.id.to_string() }).await?;
+    daemon
+        .propose(Command::RollbackService {
+            service: service.id.to_string(),
+        })
+        .await?;
     output::print(&service.name)?;
-    if detach { Ok(0) } else { convergence::wait(daemon, &service.name, &past, !quiet).await }
+    if detach {
+        Ok(0)
+    } else {
+        convergence::wait(daemon, &service.name, &past, !quiet).await
+    }
 }
 
 async fn one(daemon: &Daemon, name: &str) -> Result<ServiceInfo> {
     let services = daemon.services(Query::Service(name.to_owned())).await?;
-    services.into_iter().next().ok_or_else(|| Refusal::not_found("service", name, "swarmctl service ls").into())
+    services
+        .into_iter()
+        .next()
+        .ok_or_else(|| Refusal::not_found("service", name, "swarmctl service ls").into())
 }
 
 fn changed(mut spec: ServiceSpec, change: ServiceUpdate) -> Result<ServiceSpec> {
     spec.replicas = change.replicas.unwrap_or(spec.replicas);
-    change.label_rm.iter().for_each(|key| drop(spec.labels.remove(key)));
+    change
+        .label_rm
+        .iter()
+        .for_each(|key| drop(spec.labels.remove(key)));
     spec.labels.extend(change.labels);
     let Runtime::Exec { argv, env, rootfs } = &mut spec.task.runtime;
     change.env_rm.iter().for_each(|name| drop(env.remove(name)));
@@ -54,7 +78,9 @@ fn changed(mut spec: ServiceSpec, change: ServiceUpdate) -> Result<ServiceSpec> 
     restart.condition = change.restart_condition.unwrap_or(restart.condition);
     restart.delay = change.restart_delay.map_or(restart.delay, |time| time.0);
     restart.max_attempts = change.restart_max_attempts.unwrap_or(restart.max_attempts);
-    spec.task.stop_grace = change.stop_grace_period.map_or(spec.task.stop_grace, |time| time.0);
+    spec.task.stop_grace = change
+        .stop_grace_period
+        .map_or(spec.task.stop_grace, |time| time.0);
     if change.no_healthcheck {
         spec.task.health = None;
     }
@@ -67,7 +93,13 @@ fn changed(mut spec: ServiceSpec, change: ServiceUpdate) -> Result<ServiceSpec> 
 
 /// Puts the flags of a health check into a spec. Errors: there is no command to run.
 pub fn health(spec: &mut ServiceSpec, flags: Health) -> Result<()> {
-    let Health { health_cmd, health_interval, health_timeout, health_retries, health_start_period } = flags;
+    let Health {
+        health_cmd,
+        health_interval,
+        health_timeout,
+        health_retries,
+        health_start_period,
+    } = flags;
     let times = [health_interval, health_timeout, health_start_period];
     if health_cmd.is_none() && health_retries.is_none() && times.iter().all(Option::is_none) {
         return Ok(());
@@ -79,7 +111,13 @@ pub fn health(spec: &mut ServiceSpec, flags: Health) -> Result<()> {
         return Err(Refusal::new(Kind::Invalid, cause, "give it with --health-cmd COMMAND").into());
     };
     let (interval, timeout, retries) = HEALTH;
-    let known = known.unwrap_or(HealthCheck { argv: Vec::new(), interval, timeout, retries, start_period: 0 });
+    let known = known.unwrap_or(HealthCheck {
+        argv: Vec::new(),
+        interval,
+        timeout,
+        retries,
+        start_period: 0,
+    });
     spec.task.health = Some(HealthCheck {
         argv,
         interval: health_interval.map_or(known.interval, |time| time.0),
@@ -109,8 +147,19 @@ mod tests {
     use crate::arguments::{Arguments, ServiceVerb, Verb};
 
     fn spec() -> ServiceSpec {
-        let env = [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())].into();
-        ServiceSpec::new("web", TaskSpec::new(Runtime::Exec { argv: vec!["sleep".to_owned()], env, rootfs: None }))
+        let env = [
+            ("A".to_owned(), "1".to_owned()),
+            ("B".to_owned(), "2".to_owned()),
+        ]
+        .into();
+        ServiceSpec::new(
+            "web",
+            TaskSpec::new(Runtime::Exec {
+                argv: vec!["sleep".to_owned()],
+                env,
+                rootfs: None,
+            }),
+        )
     }
 
     fn with(line: &str) -> Result<ServiceSpec> {
@@ -119,7 +168,9 @@ mod tests {
 
     fn changed_by(spec: ServiceSpec, line: &str) -> Result<ServiceSpec> {
         let line = format!("swarmctl service update {line}");
-        let Verb::Service(ServiceVerb::Update(change)) = Arguments::parse_from(line.split_whitespace()).verb else {
+        let Verb::Service(ServiceVerb::Update(change)) =
+            Arguments::parse_from(line.split_whitespace()).verb
+        else {
             panic!("another verb")
         };
         changed(spec, *change)
@@ -128,32 +179,71 @@ mod tests {
     #[test]
     fn only_what_is_given_changes() {
         assert_eq!(with("web").unwrap(), spec());
-        let changed =
-            with("--env A=3 --env-rm B --replicas 4 --drain 3s --update-order start-first web -- netd x").unwrap();
+        let changed = with(
+            "--env A=3 --env-rm B --replicas 4 --drain 3s --update-order start-first web -- netd x",
+        )
+        .unwrap();
         let env = [("A".to_owned(), "3".to_owned())].into();
-        let runtime = Runtime::Exec { argv: vec!["netd".to_owned(), "x".to_owned()], env, rootfs: None };
-        let mut wanted = ServiceSpec { replicas: 4, ..spec() };
-        (wanted.task.runtime, wanted.task.drain, wanted.update.order) = (runtime, 3_000, UpdateOrder::StartFirst);
+        let runtime = Runtime::Exec {
+            argv: vec!["netd".to_owned(), "x".to_owned()],
+            env,
+            rootfs: None,
+        };
+        let mut wanted = ServiceSpec {
+            replicas: 4,
+            ..spec()
+        };
+        (wanted.task.runtime, wanted.task.drain, wanted.update.order) =
+            (runtime, 3_000, UpdateOrder::StartFirst);
         assert_eq!(changed, wanted);
     }
 
     #[test]
     fn names_ports_and_balancing_change_and_nothing_that_tasks_run() {
-        let networks = vec![NetworkAttachment { network: "net".to_owned(), aliases: vec!["old".to_owned()] }];
+        let networks = vec![NetworkAttachment {
+            network: "net".to_owned(),
+            aliases: vec!["old".to_owned()],
+        }];
         let before = ServiceSpec { networks, ..spec() };
         let line = "--publish-add 8080:80 --publish-add 8081:81,allow=10.0.0.0/8 --publish-allow fd00::/8 --lb mh --affinity 1m \
                     --alias-add NET=new --alias-rm net=OLD --port-add name=http,target=80 --stack shop \
                     --dns-publish-not-ready web";
         let after = changed_by(before.clone(), line).unwrap();
-        let ports: Vec<String> = after.publish.iter().map(|port| format!("{port} {}", port.allow[0])).collect();
-        assert_eq!(ports, ["*:8080->80/tcp fd00::/8", "*:8081->81/tcp 10.0.0.0/8"]);
-        assert_eq!(after.balance, Balance { scheduler: Scheduler::Mh, affinity: Some(60) });
-        assert_eq!((after.networks[0].aliases.as_slice(), after.ports[0].port), (&["new".to_owned()][..], 80));
-        assert_eq!((after.stack.as_deref(), after.publish_not_ready, &after.task), (Some("shop"), true, &before.task));
+        let ports: Vec<String> = after
+            .publish
+            .iter()
+            .map(|port| format!("{port} {}", port.allow[0]))
+            .collect();
+        assert_eq!(
+            ports,
+            ["*:8080->80/tcp fd00::/8", "*:8081->81/tcp 10.0.0.0/8"]
+        );
+        assert_eq!(
+            after.balance,
+            Balance {
+                scheduler: Scheduler::Mh,
+                affinity: Some(60)
+            }
+        );
+        assert_eq!(
+            (after.networks[0].aliases.as_slice(), after.ports[0].port),
+            (&["new".to_owned()][..], 80)
+        );
+        assert_eq!(
+            (after.stack.as_deref(), after.publish_not_ready, &after.task),
+            (Some("shop"), true, &before.task)
+        );
         // What is there already is not there twice; what is given anew replaces what had its name.
         let again = "--publish-add 8081:81,allow=10.0.0.0/8 --alias-add net=new --port-add name=HTTP,target=81 web";
         let again = changed_by(after.clone(), again).unwrap();
-        assert_eq!((again.publish.len(), again.networks[0].aliases.len(), again.ports.len()), (2, 1, 1));
+        assert_eq!(
+            (
+                again.publish.len(),
+                again.networks[0].aliases.len(),
+                again.ports.len()
+            ),
+            (2, 1, 1)
+        );
         assert_eq!(again.ports[0].port, 81);
         let gone = "--publish-rm 80 --publish-rm 8081:81/tcp --alias-rm net=new --alias-add net=old --port-rm http --lb rr \
                     --affinity 0 --dns-publish-not-ready=false";
@@ -166,7 +256,10 @@ mod tests {
         let line = "--dns-add 10.0.0.1 --dns-add 10.0.0.2 --dns-search-add a.example --dns-option-add ndots:1 web";
         let after = with(line).unwrap();
         let dns = &after.task.dns;
-        assert_eq!((dns.servers.len(), dns.search.len(), dns.options.len()), (2, 1, 1));
+        assert_eq!(
+            (dns.servers.len(), dns.search.len(), dns.options.len()),
+            (2, 1, 1)
+        );
         let line = "--dns-rm 10.0.0.1 --dns-rm 10.0.0.2 --dns-search-rm a.example --dns-option-rm ndots:1 web";
         assert_eq!(changed_by(after, line).unwrap(), spec());
     }
@@ -184,16 +277,30 @@ mod tests {
         ] {
             let refusal = with(&format!("{flags} web")).unwrap_err();
             let refusal = refusal.downcast_ref::<Refusal>().unwrap();
-            assert!(refusal.cause.contains(cause) && !refusal.next.is_empty(), "{flags}: {refusal}");
+            assert!(
+                refusal.cause.contains(cause) && !refusal.next.is_empty(),
+                "{flags}: {refusal}"
+            );
         }
     }
 
     #[test]
     fn a_health_check_is_made_changed_and_taken_away() {
-        assert!(with("--health-interval 1s web").unwrap_err().to_string().contains("--health-cmd"));
+        assert!(
+            with("--health-interval 1s web")
+                .unwrap_err()
+                .to_string()
+                .contains("--health-cmd")
+        );
         let checked = with("--health-cmd true --health-interval 1s web").unwrap();
         let argv = ["/bin/sh", "-c", "true"].map(str::to_owned).to_vec();
-        let check = HealthCheck { argv, interval: 1_000, timeout: 30_000, retries: 3, start_period: 0 };
+        let check = HealthCheck {
+            argv,
+            interval: 1_000,
+            timeout: 30_000,
+            retries: 3,
+            start_period: 0,
+        };
         assert_eq!(checked.task.health, Some(check.clone()));
         let mut again = checked;
         let flags = Health {
@@ -204,6 +311,12 @@ mod tests {
             health_start_period: None,
         };
         health(&mut again, flags).unwrap();
-        assert_eq!(again.task.health, Some(HealthCheck { retries: 1, ..check }));
+        assert_eq!(
+            again.task.health,
+            Some(HealthCheck {
+                retries: 1,
+                ..check
+            })
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! `network verify` and `ipam check`: what the ledger says, what nodes were told, and what their kernels hold.
+//! `network verify` and `ipam check`: what the ledger says, what nodes were told, and what their
+//! kernels hold.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,7 +14,8 @@ use crate::{
     output::{self, Format, List},
 };
 
-/// A change that is on its way to a node is no difference: the node is asked again so many times, after a pause.
+/// A change that is on its way to a node is no difference: the node is asked again so many times,
+/// after a pause.
 const ATTEMPTS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -25,19 +27,36 @@ struct Finding {
     difference: Difference,
 }
 
-/// Prints how ledger, views and kernels differ. With names, only what concerns these networks, and what concerns all.
+/// Prints how ledger, views and kernels differ. With names, only what concerns these networks, and
+/// what concerns all.
 pub async fn verify(daemon: &Daemon, names: &[String], format: Format) -> Result<u8> {
     let mut networks = BTreeSet::new();
     for name in names {
-        networks.extend(daemon.networks(Query::Network(name.clone())).await?.iter().map(|network| network.id));
+        networks.extend(
+            daemon
+                .networks(Query::Network(name.clone()))
+                .await?
+                .iter()
+                .map(|network| network.id),
+        );
     }
     let nodes = daemon.nodes(Query::Nodes).await?;
     let mut findings = ledger(daemon).await?;
-    findings.extend(join_all(nodes.iter().map(|node| on_node(daemon, node))).await.into_iter().flatten());
-    let concerns = |network: Option<NetworkId>| network.is_none_or(|id| networks.is_empty() || networks.contains(&id));
+    findings.extend(
+        join_all(nodes.iter().map(|node| on_node(daemon, node)))
+            .await
+            .into_iter()
+            .flatten(),
+    );
+    let concerns = |network: Option<NetworkId>| {
+        network.is_none_or(|id| networks.is_empty() || networks.contains(&id))
+    };
     findings.retain(|finding| concerns(finding.difference.network));
     if findings.is_empty() && format == Format::Table {
-        output::print(&format!("{} nodes: ledger, views and kernels agree", nodes.len()))?;
+        output::print(&format!(
+            "{} nodes: ledger, views and kernels agree",
+            nodes.len()
+        ))?;
         return Ok(0);
     }
     print(&findings, format)?;
@@ -47,7 +66,9 @@ pub async fn verify(daemon: &Daemon, names: &[String], format: Format) -> Result
 /// Prints what is wrong in the ledger.
 pub async fn check_ledger(daemon: &Daemon) -> Result<u8> {
     let findings = daemon.ledger().await?;
-    findings.iter().try_for_each(|finding| output::print(finding))?;
+    findings
+        .iter()
+        .try_for_each(|finding| output::print(finding))?;
     if findings.is_empty() {
         output::print("the ledger holds the addresses in use and no others")?;
     }
@@ -56,20 +77,41 @@ pub async fn check_ledger(daemon: &Daemon) -> Result<u8> {
 
 async fn ledger(daemon: &Daemon) -> Result<Vec<Finding>> {
     let next = "report this: no sequence of commands may lead here";
-    let finding = |cause| finding("", Difference { network: None, object: "ledger".into(), cause, next: next.into() });
+    let finding = |cause| {
+        finding(
+            "",
+            Difference {
+                network: None,
+                object: "ledger".into(),
+                cause,
+                next: next.into(),
+            },
+        )
+    };
     Ok(daemon.ledger().await?.into_iter().map(finding).collect())
 }
 
 async fn on_node(daemon: &Daemon, node: &NodeInfo) -> Vec<Finding> {
     if node.status == NodeStatus::Down {
         let next = "start the host or its netd, or remove it: `swarmctl node rm`";
-        return vec![unseen(node, "the node is down: its kernel cannot be seen".to_owned(), next)];
+        return vec![unseen(
+            node,
+            "the node is down: its kernel cannot be seen".to_owned(),
+            next,
+        )];
     }
     match differences(daemon, node).await {
-        Ok(differences) => differences.into_iter().map(|difference| finding(&node.hostname, difference)).collect(),
+        Ok(differences) => differences
+            .into_iter()
+            .map(|difference| finding(&node.hostname, difference))
+            .collect(),
         Err(error) => match error.downcast_ref::<Refusal>() {
             Some(refusal) => vec![unseen(node, refusal.cause.clone(), &refusal.next)],
-            None => vec![unseen(node, error.to_string(), "see netd's log on that node")],
+            None => vec![unseen(
+                node,
+                error.to_string(),
+                "see netd's log on that node",
+            )],
         },
     }
 }
@@ -92,14 +134,21 @@ async fn differences(daemon: &Daemon, node: &NodeInfo) -> Result<Vec<Difference>
 /// A node answered something else than was asked.
 pub fn another_version() -> anyhow::Error {
     let cause = "the node's answer is about something else than was asked";
-    Refusal::new(Kind::Invalid, cause, "run the same version of netd everywhere").into()
+    Refusal::new(
+        Kind::Invalid,
+        cause,
+        "run the same version of netd everywhere",
+    )
+    .into()
 }
 
 /// How what a node was told differs from what the ledger has for it.
 fn of_view(ledger: &ViewInfo, found: &Verification) -> Vec<Difference> {
     let (wanted, told) = (&ledger.records, &found.view.records);
     let keys: BTreeSet<&String> = wanted.keys().chain(told.keys()).collect();
-    let differing = keys.into_iter().filter(|&key| wanted.get(key) != told.get(key));
+    let differing = keys
+        .into_iter()
+        .filter(|&key| wanted.get(key) != told.get(key));
     let difference = |key: &String| {
         let what = match (wanted.get(key), told.get(key)) {
             (Some(_), Some(_)) => "differs from the ledger's",
@@ -107,19 +156,37 @@ fn of_view(ledger: &ViewInfo, found: &Verification) -> Vec<Difference> {
             (None, _) => "is no longer in the ledger",
         };
         let (at, of) = (found.view.generation, ledger.generation);
-        let cause = format!("in the node's view, of log index {at} while the ledger is at {of}, this record {what}");
+        let cause = format!(
+            "in the node's view, of log index {at} while the ledger is at {of}, this record {what}"
+        );
         let next = "the node has no good way to the managers: see its netd's log".to_owned();
-        Difference { network: None, object: key.clone(), cause, next }
+        Difference {
+            network: None,
+            object: key.clone(),
+            cause,
+            next,
+        }
     };
     differing.map(difference).collect()
 }
 
 fn unseen(node: &NodeInfo, cause: String, next: &str) -> Finding {
-    finding(&node.hostname, Difference { network: None, object: "node".to_owned(), cause, next: next.to_owned() })
+    finding(
+        &node.hostname,
+        Difference {
+            network: None,
+            object: "node".to_owned(),
+            cause,
+            next: next.to_owned(),
+        },
+    )
 }
 
 fn finding(node: &str, difference: Difference) -> Finding {
-    Finding { node: node.to_owned(), difference }
+    Finding {
+        node: node.to_owned(),
+        difference,
+    }
 }
 
 /// Paragraphs, not a table: nothing of a cause or a next step may be cut.
@@ -127,11 +194,19 @@ fn print(findings: &[Finding], format: Format) -> Result<()> {
     if format == Format::Json {
         return List::of(findings).print(format);
     }
-    findings.iter().try_for_each(|Finding { node, difference }| {
-        let place = [node.as_str(), &difference.object].join(" ");
-        let (cause, next) = (output::flat(&difference.cause), output::flat(&difference.next));
-        output::print(&format!("{}\n  cause: {cause}\n  next: {next}", place.trim_start()))
-    })
+    findings
+        .iter()
+        .try_for_each(|Finding { node, difference }| {
+            let place = [node.as_str(), &difference.object].join(" ");
+            let (cause, next) = (
+                output::flat(&difference.cause),
+                output::flat(&difference.next),
+            );
+            output::print(&format!(
+                "{}\n  cause: {cause}\n  next: {next}",
+                place.trim_start()
+            ))
+        })
 }
 
 #[cfg(test)]
@@ -139,18 +214,42 @@ mod tests {
     use super::*;
 
     fn view(generation: u64, records: &[(&str, &str)]) -> ViewInfo {
-        let records = records.iter().map(|(key, digest)| ((*key).to_owned(), (*digest).to_owned())).collect();
-        ViewInfo { generation, records }
+        let records = records
+            .iter()
+            .map(|(key, digest)| ((*key).to_owned(), (*digest).to_owned()))
+            .collect();
+        ViewInfo {
+            generation,
+            records,
+        }
     }
 
     #[test]
     fn a_node_that_was_told_something_else_than_the_ledger_has_is_found_out() {
-        let ledger = view(9, &[("endpoint/1", "a"), ("endpoint/2", "b"), ("peer/1", "c")]);
-        let told = view(7, &[("endpoint/1", "a"), ("endpoint/2", "x"), ("task/1", "d")]);
-        let found = of_view(&ledger, &Verification { view: told, differences: vec![] });
-        let objects: Vec<_> = found.iter().map(|difference| difference.object.as_str()).collect();
+        let ledger = view(
+            9,
+            &[("endpoint/1", "a"), ("endpoint/2", "b"), ("peer/1", "c")],
+        );
+        let told = view(
+            7,
+            &[("endpoint/1", "a"), ("endpoint/2", "x"), ("task/1", "d")],
+        );
+        let found = of_view(
+            &ledger,
+            &Verification {
+                view: told,
+                differences: vec![],
+            },
+        );
+        let objects: Vec<_> = found
+            .iter()
+            .map(|difference| difference.object.as_str())
+            .collect();
         assert_eq!(objects, ["endpoint/2", "peer/1", "task/1"]);
-        let same = Verification { view: view(8, &[("endpoint/1", "a")]), differences: vec![] };
+        let same = Verification {
+            view: view(8, &[("endpoint/1", "a")]),
+            differences: vec![],
+        };
         assert!(of_view(&view(9, &[("endpoint/1", "a")]), &same).is_empty());
     }
 }

@@ -1,6 +1,7 @@
-//! What attaching a container costs: ADD and DEL of our CNI plugin, with an address from a ledger on three managers, against
-//! the reference plugins `bridge` and `macvlan` with `host-local`, which ask nobody. In turn in one run on one host of a lab.
-//! Prints medians. This program is also what runs on that host. At the end what limits let pass; `limits` alone does only that.
+//! What attaching a container costs: ADD and DEL of our CNI plugin, with an address from a ledger
+//! on three managers, against the reference plugins `bridge` and `macvlan` with `host-local`, which
+//! ask nobody. In turn in one run on one host of a lab. Prints medians. This program is also what
+//! runs on that host. At the end what limits let pass; `limits` alone does only that.
 
 mod limits;
 
@@ -22,7 +23,10 @@ const CONTAINERS: usize = 100;
 const PARALLEL: usize = 8;
 
 fn main() -> Result<()> {
-    let words: Vec<String> = env::args().skip(1).filter(|word| word != "--bench").collect();
+    let words: Vec<String> = env::args()
+        .skip(1)
+        .filter(|word| word != "--bench")
+        .collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["measure"] => measure(),
         ["limits"] => limits::measure(),
@@ -32,13 +36,27 @@ fn main() -> Result<()> {
 
 fn compare() -> Result<()> {
     let lab = Lab::up(3);
-    lab.ctl("h1", "network create --attachable --subnet 10.0.0.0/16 --subnet fd00:9::/64 my-net").ok();
+    lab.ctl(
+        "h1",
+        "network create --attachable --subnet 10.0.0.0/16 --subnet fd00:9::/64 my-net",
+    )
+    .ok();
     let program = env::current_exe()?.to_string_lossy().into_owned();
     // Somebody else leads on two hosts of three.
-    let leader = lab.json("h1", "node ls").into_iter().find(|node| node["leader"] == true).context("a leader")?;
-    let host = ["h1", "h2"].into_iter().find(|host| leader["hostname"] != *host).context("another host")?;
+    let leader = lab
+        .json("h1", "node ls")
+        .into_iter()
+        .find(|node| node["leader"] == true)
+        .context("a leader")?;
+    let host = ["h1", "h2"]
+        .into_iter()
+        .find(|host| leader["hostname"] != *host)
+        .context("another host")?;
     lab.exec(host, &["mkdir", "-p", "/run/bench"]).ok();
-    print!("{}", run(&mut lab.command(host, &[&program, "measure"])).ok());
+    print!(
+        "{}",
+        run(&mut lab.command(host, &[&program, "measure"])).ok()
+    );
     Ok(())
 }
 
@@ -55,18 +73,36 @@ fn plugins() -> Vec<Plugin> {
         if let (Some(fields), Value::Object(more)) = (configuration.as_object_mut(), more) {
             fields.extend(more);
         }
-        let program = if kind == "netd-cni" { kind.to_owned() } else { format!("{REFERENCE}/{kind}") };
-        Plugin { what, program, configuration: configuration.to_string() }
+        let program = if kind == "netd-cni" {
+            kind.to_owned()
+        } else {
+            format!("{REFERENCE}/{kind}")
+        };
+        Plugin {
+            what,
+            program,
+            configuration: configuration.to_string(),
+        }
     };
     let ipam = |subnets: Value| json!({ "type": "host-local", "dataDir": "/run/bench", "ranges": subnets, "routes": [{ "dst": "0.0.0.0/0" }] });
     let dual = |number: u8| {
-        ipam(json!([[{ "subnet": format!("10.{number}.0.0/16") }], [{ "subnet": format!("fd00:{number}::/64") }]]))
+        ipam(
+            json!([[{ "subnet": format!("10.{number}.0.0/16") }], [{ "subnet": format!("fd00:{number}::/64") }]]),
+        )
     };
     let bridge = |name, ipam| json!({ "bridge": name, "isGateway": true, "ipam": ipam });
     vec![
-        plugin("ours, IPv4 and IPv6", "netd-cni", json!({ "network": "my-net" })),
+        plugin(
+            "ours, IPv4 and IPv6",
+            "netd-cni",
+            json!({ "network": "my-net" }),
+        ),
         plugin("bridge, IPv4 and IPv6", "bridge", bridge("br-70", dual(70))),
-        plugin("bridge, IPv4", "bridge", bridge("br-71", ipam(json!([[{ "subnet": "10.71.0.0/16" }]])))),
+        plugin(
+            "bridge, IPv4",
+            "bridge",
+            bridge("br-71", ipam(json!([[{ "subnet": "10.71.0.0/16" }]]))),
+        ),
         // With IPv6 it waits for DAD: almost two seconds each.
         plugin(
             "macvlan, IPv4",
@@ -91,9 +127,19 @@ impl Plugin {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("starting {}", self.program))?;
-        child.stdin.take().context("a pipe")?.write_all(self.configuration.as_bytes())?;
+        child
+            .stdin
+            .take()
+            .context("a pipe")?
+            .write_all(self.configuration.as_bytes())?;
         let output = child.wait_with_output()?;
-        let said = || format!("{} {verb} {namespace}: {}", self.what, String::from_utf8_lossy(&output.stdout));
+        let said = || {
+            format!(
+                "{} {verb} {namespace}: {}",
+                self.what,
+                String::from_utf8_lossy(&output.stdout)
+            )
+        };
         ensure!(output.status.success(), said());
         Ok(start.elapsed())
     }
@@ -104,7 +150,13 @@ struct Namespace(String);
 
 impl Namespace {
     fn new(name: String) -> Result<Self> {
-        ensure!(Command::new("ip").args(["netns", "add", &name]).status()?.success(), "ip netns add {name}");
+        ensure!(
+            Command::new("ip")
+                .args(["netns", "add", &name])
+                .status()?
+                .success(),
+            "ip netns add {name}"
+        );
         Ok(Self(name))
     }
 }
@@ -117,9 +169,11 @@ impl Drop for Namespace {
 
 fn measure() -> Result<()> {
     let plugins = plugins();
-    // What is made with the first container and removed with the last is no part of what one costs: a bridge stays, too.
-    let residents: Result<Vec<Namespace>> =
-        (0..plugins.len()).map(|index| Namespace::new(format!("r{index}"))).collect();
+    // What is made with the first container and removed with the last is no part of what one costs:
+    // a bridge stays, too.
+    let residents: Result<Vec<Namespace>> = (0..plugins.len())
+        .map(|index| Namespace::new(format!("r{index}")))
+        .collect();
     let residents = residents?;
     for (plugin, resident) in plugins.iter().zip(&residents) {
         plugin.call("ADD", &resident.0)?;
@@ -129,7 +183,9 @@ fn measure() -> Result<()> {
     for (plugin, row) in plugins.iter().zip(&mut rows) {
         row.extend(side_by_side(plugin)?);
     }
-    println!("| plugin | ADD | ADD, slowest of ten | DEL | {PARALLEL} at once: ADD | DEL | ADD per second |");
+    println!(
+        "| plugin | ADD | ADD, slowest of ten | DEL | {PARALLEL} at once: ADD | DEL | ADD per second |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for (plugin, row) in plugins.iter().zip(rows) {
         println!("| {} | {} |", plugin.what, row.join(" | "));
@@ -148,20 +204,29 @@ fn one_by_one(plugins: &[Plugin], rows: &mut [Vec<String>]) -> Result<()> {
         }
     }
     for (row, [mut add, mut del]) in rows.iter_mut().zip(times) {
-        row.extend([quantile(&mut add, 0.5), quantile(&mut add, 0.9), quantile(&mut del, 0.5)]);
+        row.extend([
+            quantile(&mut add, 0.5),
+            quantile(&mut add, 0.9),
+            quantile(&mut del, 0.5),
+        ]);
     }
     Ok(())
 }
 
 fn side_by_side(plugin: &Plugin) -> Result<Vec<String>> {
-    let namespaces: Result<Vec<Namespace>> =
-        (0..CONTAINERS).map(|number| Namespace::new(format!("p-{number}"))).collect();
+    let namespaces: Result<Vec<Namespace>> = (0..CONTAINERS)
+        .map(|number| Namespace::new(format!("p-{number}")))
+        .collect();
     let namespaces = namespaces?;
     let start = Instant::now();
     let mut add = all_at_once(plugin, "ADD", &namespaces)?;
     let rate = CONTAINERS as f64 / start.elapsed().as_secs_f64();
     let mut del = all_at_once(plugin, "DEL", &namespaces)?;
-    Ok(vec![quantile(&mut add, 0.5), quantile(&mut del, 0.5), format!("{rate:.0}")])
+    Ok(vec![
+        quantile(&mut add, 0.5),
+        quantile(&mut del, 0.5),
+        format!("{rate:.0}"),
+    ])
 }
 
 fn all_at_once(plugin: &Plugin, verb: &str, namespaces: &[Namespace]) -> Result<Vec<Duration>> {
@@ -171,12 +236,18 @@ fn all_at_once(plugin: &Plugin, verb: &str, namespaces: &[Namespace]) -> Result<
             let next = left.lock().ok().and_then(|mut left| left.next());
             let Some(namespace) = next else { return Ok(()) };
             let time = plugin.call(verb, &namespace.0)?;
-            times.lock().map(|mut times| times.push(time)).ok().context("another failed")?;
+            times
+                .lock()
+                .map(|mut times| times.push(time))
+                .ok()
+                .context("another failed")?;
         }
     };
     thread::scope(|scope| {
         let workers: Vec<_> = (0..PARALLEL).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow::anyhow!("it panicked"))?)
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().map_err(|_| anyhow::anyhow!("it panicked"))?)
     })?;
     times.into_inner().ok().context("another failed")
 }

@@ -1,6 +1,7 @@
-//! How fast names are answered: `dnsperf` (Debian) on one processor asks servers on the other, each with the same names:
-//! our resolver, unbound, dnsmasq, aardvark-dns, and Docker's own inside a container. All in turn in one run; prints
-//! medians. What is not installed is left out. This program is also the server of ours that it runs.
+//! How fast names are answered: `dnsperf` (Debian) on one processor asks servers on the other, each
+//! with the same names: our resolver, unbound, dnsmasq, aardvark-dns, and Docker's own inside a
+//! container. All in turn in one run; prints medians. What is not installed is left out. This
+//! program is also the server of ours that it runs.
 
 mod change;
 mod others;
@@ -17,7 +18,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use dns::{Audience, Limits, Listener, Table, Upstream};
-use model::{DriverConfig, NameConfig, NetworkConfig, NetworkId, NodeConfig, NodeId, SubnetLease, Vni};
+use model::{
+    DriverConfig, NameConfig, NetworkConfig, NetworkId, NodeConfig, NodeId, SubnetLease, Vni,
+};
 use tests::{Lab, docker::Docker, eventually, run};
 use tokio::{net::UdpSocket, sync::watch};
 
@@ -76,18 +79,29 @@ struct Samples {
 }
 
 fn main() -> Result<()> {
-    let words: Vec<String> = env::args().skip(1).filter(|word| word != "--bench").collect();
+    let words: Vec<String> = env::args()
+        .skip(1)
+        .filter(|word| word != "--bench")
+        .collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", count] => serve(count.parse()?),
         ["change"] => change::measure(),
         ["answers"] => [1_000, 10_000].into_iter().try_for_each(compare),
-        _ => [1_000, 10_000].into_iter().try_for_each(compare).and_then(|()| change::measure()),
+        _ => [1_000, 10_000]
+            .into_iter()
+            .try_for_each(compare)
+            .and_then(|()| change::measure()),
     }
 }
 
 /// The names, with their addresses.
 fn names(count: u32) -> impl Iterator<Item = (String, IpAddr)> {
-    (1..=count).map(|number| (format!("s{number}"), IpAddr::from((0x0a00_0000 + 256 + number).to_be_bytes())))
+    (1..=count).map(|number| {
+        (
+            format!("s{number}"),
+            IpAddr::from((0x0a00_0000 + 256 + number).to_be_bytes()),
+        )
+    })
 }
 
 fn compare(count: u32) -> Result<()> {
@@ -103,7 +117,9 @@ fn compare_in(directory: &Path, count: u32) -> Result<()> {
     let mut file = fs::File::create(&questions)?;
     // A stride that meets every name, but not in order.
     let order = (0..count).map(|index| u64::from(index) * 7919 % u64::from(count) + 1);
-    order.into_iter().try_for_each(|number| writeln!(file, "s{number}.{NETWORK} A"))?;
+    order
+        .into_iter()
+        .try_for_each(|number| writeln!(file, "s{number}.{NETWORK} A"))?;
 
     let starts: [(&str, others::Start); 5] = [
         ("ours", ours),
@@ -115,10 +131,14 @@ fn compare_in(directory: &Path, count: u32) -> Result<()> {
     let mut samples = starts.map(|_| Samples::default());
     for _ in 0..ROUNDS {
         for ((what, start), samples) in starts.iter().zip(&mut samples) {
-            let Some(server) = start(directory, count)? else { continue };
+            let Some(server) = start(directory, count)? else {
+                continue;
+            };
             answers(&server, count);
             samples.rates.push(rate(&server, &questions)?);
-            samples.slow.push(slow(&server, &questions).with_context(|| format!("the slow answers of {what}"))?);
+            samples.slow.push(
+                slow(&server, &questions).with_context(|| format!("the slow answers of {what}"))?,
+            );
         }
     }
     print(count, &starts.map(|(what, _)| what), &mut samples);
@@ -128,8 +148,13 @@ fn compare_in(directory: &Path, count: u32) -> Result<()> {
 fn print(count: u32, what: &[&str], samples: &mut [Samples]) {
     println!("\n{count} names, one processor; p99 at {LOAD} questions a second\n");
     println!("| server | answers/s | ours over it | p99 | ours over it |\n|---|---|---|---|---|");
-    let medians: Vec<_> = samples.iter_mut().map(|found| (median(&mut found.rates), median(&mut found.slow))).collect();
-    let Some((Some(rate), Some(slow))) = medians.first() else { return };
+    let medians: Vec<_> = samples
+        .iter_mut()
+        .map(|found| (median(&mut found.rates), median(&mut found.slow)))
+        .collect();
+    let Some((Some(rate), Some(slow))) = medians.first() else {
+        return;
+    };
     for (what, found) in what.iter().zip(&medians) {
         match found {
             (Some(its_rate), Some(its_slow)) => println!(
@@ -152,9 +177,18 @@ fn answers(server: &Server, count: u32) {
     let (name, address) = names(count).last().expect("there are names");
     eventually(server.what, || {
         let mut dig = server.command(&["dig", "+short", "+tries=1", "+time=1"]);
-        dig.args([&format!("@{}", server.address), "-p", &server.port.to_string(), &format!("{name}.{NETWORK}")]);
+        dig.args([
+            &format!("@{}", server.address),
+            "-p",
+            &server.port.to_string(),
+            &format!("{name}.{NETWORK}"),
+        ]);
         let said = run(&mut dig);
-        if said.out.trim() == address.to_string() { Ok(()) } else { Err(format!("{said:?}")) }
+        if said.out.trim() == address.to_string() {
+            Ok(())
+        } else {
+            Err(format!("{said:?}"))
+        }
     });
 }
 
@@ -170,7 +204,12 @@ impl Server {
 
     /// A command where its clients are.
     fn command(&self, words: &[&str]) -> Command {
-        let words: Vec<&str> = self.inside.iter().map(String::as_str).chain(words.iter().copied()).collect();
+        let words: Vec<&str> = self
+            .inside
+            .iter()
+            .map(String::as_str)
+            .chain(words.iter().copied())
+            .collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
         command
@@ -178,8 +217,18 @@ impl Server {
 
     fn dnsperf(&self, questions: &Path, options: &[&str]) -> Result<String> {
         let port = self.port.to_string();
-        let mut perf = self.command(&["taskset", "-c", "1", "dnsperf", "-s", self.address, "-p", &port]);
-        perf.args(["-d".as_ref(), questions.as_os_str()]).args(options);
+        let mut perf = self.command(&[
+            "taskset",
+            "-c",
+            "1",
+            "dnsperf",
+            "-s",
+            self.address,
+            "-p",
+            &port,
+        ]);
+        perf.args(["-d".as_ref(), questions.as_os_str()])
+            .args(options);
         let said = run(&mut perf);
         if said.code != 0 {
             bail!("dnsperf (Debian package dnsperf) failed: {said:?}");
@@ -190,25 +239,50 @@ impl Server {
 
 fn rate(server: &Server, questions: &Path) -> Result<f64> {
     let said = server.dnsperf(questions, &["-l", SECONDS, "-q", "50"])?;
-    let line = said.lines().find_map(|line| line.trim().strip_prefix("Queries per second:"));
-    Ok(line.with_context(|| format!("no rate in {said}"))?.trim().parse()?)
+    let line = said
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Queries per second:"));
+    Ok(line
+        .with_context(|| format!("no rate in {said}"))?
+        .trim()
+        .parse()?)
 }
 
 fn slow(server: &Server, questions: &Path) -> Result<f64> {
     let said = server.dnsperf(questions, &["-l", SECONDS, "-Q", LOAD, "-v"])?;
-    let seconds =
-        said.lines().filter(|line| line.starts_with("> NOERROR")).filter_map(|line| line.split(' ').next_back());
-    let mut times = seconds.map(|text| Ok(text.parse::<f64>()? * 1e6)).collect::<Result<Vec<f64>>>()?;
+    let seconds = said
+        .lines()
+        .filter(|line| line.starts_with("> NOERROR"))
+        .filter_map(|line| line.split(' ').next_back());
+    let mut times = seconds
+        .map(|text| Ok(text.parse::<f64>()? * 1e6))
+        .collect::<Result<Vec<f64>>>()?;
     times.sort_by(f64::total_cmp);
-    times.get(times.len() * 99 / 100).copied().with_context(|| format!("no answers in {said}"))
+    times
+        .get(times.len() * 99 / 100)
+        .copied()
+        .with_context(|| format!("no answers in {said}"))
 }
 
 /// A program on the processor of servers.
 fn start(what: &'static str, words: &[&str]) -> Result<Server> {
     let mut command = Command::new("taskset");
-    command.args(["-c", "0"]).args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let running = command.spawn().with_context(|| format!("{what} does not start"))?;
-    Ok(Server { what, inside: Vec::new(), address: "127.0.0.1", port: PORT, keeps: Keeps::Process(running) })
+    command
+        .args(["-c", "0"])
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let running = command
+        .spawn()
+        .with_context(|| format!("{what} does not start"))?;
+    Ok(Server {
+        what,
+        inside: Vec::new(),
+        address: "127.0.0.1",
+        port: PORT,
+        keeps: Keeps::Process(running),
+    })
 }
 
 fn ours(_: &Path, count: u32) -> Result<Option<Server>> {
@@ -222,10 +296,24 @@ fn ours(_: &Path, count: u32) -> Result<Option<Server>> {
 async fn serve(count: u32) -> Result<()> {
     let (_table, table) = watch::channel(Arc::new(Table::of(&config(count)?)));
     let udp = vec![UdpSocket::bind(("127.0.0.1", PORT)).await?];
-    let listener = Listener { audience: Audience::Network(NetworkId(1)), udp, tcp: Vec::new() };
+    let listener = Listener {
+        audience: Audience::Network(NetworkId(1)),
+        udp,
+        tcp: Vec::new(),
+    };
     // The others have no limit either.
-    let limits = Limits { queries: u32::MAX, ..Limits::default() };
-    dns::serve(listener, table, Arc::new(Upstream::fixed(Vec::new())), limits).stopped().await;
+    let limits = Limits {
+        queries: u32::MAX,
+        ..Limits::default()
+    };
+    dns::serve(
+        listener,
+        table,
+        Arc::new(Upstream::fixed(Vec::new())),
+        limits,
+    )
+    .stopped()
+    .await;
     Ok(())
 }
 
@@ -233,8 +321,14 @@ fn config(count: u32) -> Result<NodeConfig> {
     let network = NetworkConfig {
         name: NETWORK.to_owned(),
         vni: Vni::FIRST,
-        driver: DriverConfig::Overlay { port: 4789, encrypted: false },
-        subnets: vec![SubnetLease { subnet: "10.0.0.0/16".parse()?, gateway: "10.0.0.1".parse()? }],
+        driver: DriverConfig::Overlay {
+            port: 4789,
+            encrypted: false,
+        },
+        subnets: vec![SubnetLease {
+            subnet: "10.0.0.0/16".parse()?,
+            gateway: "10.0.0.1".parse()?,
+        }],
         internal: true,
         mtu: None,
     };

@@ -1,4 +1,5 @@
-//! Docker's own overlay between two hosts of a lab: a daemon on each, in swarm mode, and a container on each.
+//! Docker's own overlay between two hosts of a lab: a daemon on each, in swarm mode, and a
+//! container on each.
 
 use tests::{Lab, docker::Docker, eventually};
 
@@ -23,28 +24,56 @@ impl Overlay {
         let daemons = hosts.map(|host| Docker::start(lab, host, &[]));
         swarm(lab, hosts);
         let run = |index: usize| {
-            let create = format!("docker run -d --name c{index} --network bench busybox /bin/busybox sleep 1000000");
+            let create = format!(
+                "docker run -d --name c{index} --network bench busybox /bin/busybox sleep 1000000"
+            );
             eventually("a container on the overlay starts", || {
-                let said = lab.exec(hosts[index], &["sh", "-ec", &format!("docker rm -f c{index} 2>&1; {create}")]);
-                if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
+                let said = lab.exec(
+                    hosts[index],
+                    &[
+                        "sh",
+                        "-ec",
+                        &format!("docker rm -f c{index} 2>&1; {create}"),
+                    ],
+                );
+                if said.code == 0 {
+                    Ok(())
+                } else {
+                    Err(format!("{said:?}"))
+                }
             });
-            shell(lab, hosts[index], &format!("docker inspect -f '{{{{.State.Pid}}}}' c{index}"))
+            shell(
+                lab,
+                hosts[index],
+                &format!("docker inspect -f '{{{{.State.Pid}}}}' c{index}"),
+            )
         };
         let containers = vec![run(0), run(1)];
         let address = "docker inspect -f '{{.NetworkSettings.Networks.bench.IPAddress}}' c1";
         let address = shell(lab, hosts[1], address);
-        Some(Self { _daemons: daemons, hosts, containers, address })
+        Some(Self {
+            _daemons: daemons,
+            hosts,
+            containers,
+            address,
+        })
     }
 
     /// Starts a service of one task on the second host, with a virtual IP.
     pub fn service(&self, lab: &Lab) -> Service {
         let options = "--no-resolve-image --constraint node.role==worker --network bench";
-        let create = format!("docker service create -q --name web {options} busybox /bin/busybox sleep 1000000");
+        let create = format!(
+            "docker service create -q --name web {options} busybox /bin/busybox sleep 1000000"
+        );
         shell(lab, self.hosts[0], &create);
         let vip = "docker service inspect -f '{{range .Endpoint.VirtualIPs}}{{.Addr}}{{end}}' web | cut -d/ -f1";
         let found = |format: &str| {
             let own = "$(docker ps -q --filter label=com.docker.swarm.service.name=web)";
-            shell(lab, self.hosts[1], &format!("docker inspect -f '{{{{{format}}}}}' {own}"))
+            shell(
+                lab,
+                self.hosts[1],
+                &format!("docker inspect -f '{{{{{format}}}}}' {own}"),
+            )
         };
         let process = found(".State.Pid");
         Service {
@@ -71,7 +100,10 @@ pub struct Service {
 }
 
 fn inside(process: &str) -> Vec<String> {
-    vec!["nsenter".to_owned(), format!("--net=/proc/{process}/ns/net")]
+    vec![
+        "nsenter".to_owned(),
+        format!("--net=/proc/{process}/ns/net"),
+    ]
 }
 
 /// On a port of its own: the hosts' netd has Swarm's.
@@ -81,6 +113,14 @@ fn swarm(lab: &Lab, hosts: [&str; 2]) {
     shell(lab, hosts[0], &format!("docker swarm init {listen}:2378"));
     let token = shell(lab, hosts[0], "docker swarm join-token -q worker");
     let manager = shell(lab, hosts[0], &format!("echo {own}:2378"));
-    shell(lab, hosts[1], &format!("docker swarm join {listen} --token {token} {manager}"));
-    shell(lab, hosts[0], "docker network create -d overlay --attachable bench");
+    shell(
+        lab,
+        hosts[1],
+        &format!("docker swarm join {listen} --token {token} {manager}"),
+    );
+    shell(
+        lab,
+        hosts[0],
+        "docker network create -d overlay --attachable bench",
+    );
 }

@@ -1,6 +1,7 @@
-//! What the overlay costs: TCP round trip, connect with one request, and a transfer of 1 MB, between tasks on two hosts,
-//! against the bare link, a tunnel made by hand, a bare macvlan and Docker's own overlay: in turn in one run, everything
-//! pinned to one processor. Prints medians and their ratios. This program is also the server and the client that it runs.
+//! What the overlay costs: TCP round trip, connect with one request, and a transfer of 1 MB,
+//! between tasks on two hosts, against the bare link, a tunnel made by hand, a bare macvlan and
+//! Docker's own overlay: in turn in one run, everything pinned to one processor. Prints medians and
+//! their ratios. This program is also the server and the client that it runs.
 
 mod docker;
 mod encrypted;
@@ -21,7 +22,8 @@ use tests::{Lab, run};
 const PORT: u16 = 7777;
 /// Rounds of each path, in turn, so that a slow minute of the machine hits all alike.
 const ROUNDS: usize = 15;
-/// In each round. Not too many connections: all of a minute's are remembered by the client's kernel (TIME_WAIT).
+/// In each round. Not too many connections: all of a minute's are remembered by the client's kernel
+/// (TIME_WAIT).
 const EXCHANGES: usize = 2000;
 const CONNECTIONS: usize = 200;
 const TRANSFERS: usize = 20;
@@ -39,7 +41,10 @@ struct Path {
 }
 
 fn main() -> Result<()> {
-    let words: Vec<String> = env::args().skip(1).filter(|word| word != "--bench").collect();
+    let words: Vec<String> = env::args()
+        .skip(1)
+        .filter(|word| word != "--bench")
+        .collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve"] => serve(),
         ["client", address] => client(address),
@@ -58,7 +63,11 @@ fn serve() -> Result<()> {
             stream.set_nodelay(true)?;
             loop {
                 stream.read_exact(&mut byte)?;
-                let answer = if byte[0] == TRANSFER { &megabyte[..] } else { &byte };
+                let answer = if byte[0] == TRANSFER {
+                    &megabyte[..]
+                } else {
+                    &byte
+                };
                 stream.write_all(answer)?;
             }
         });
@@ -82,7 +91,12 @@ fn client(address: &str) -> Result<()> {
     let trip = median(EXCHANGES, || ask(&mut stream, b'x', &mut [0]))?;
     let transfer = median(TRANSFERS, || ask(&mut stream, TRANSFER, &mut megabyte))?;
     let fresh = median(CONNECTIONS, || ask(&mut connect()?, b'x', &mut [0]))?;
-    println!("{} {} {}", trip.as_nanos(), fresh.as_nanos(), transfer.as_nanos());
+    println!(
+        "{} {} {}",
+        trip.as_nanos(),
+        fresh.as_nanos(),
+        transfer.as_nanos()
+    );
     Ok(())
 }
 
@@ -104,7 +118,10 @@ const DOCKER: [&str; 2] = ["h5", "h6"];
 
 fn compare() -> Result<()> {
     let lab = Lab::up(6);
-    let mut servers = Servers { lab: &lab, running: Vec::new() };
+    let mut servers = Servers {
+        lab: &lab,
+        running: Vec::new(),
+    };
     let mut paths = Vec::new();
     paths.extend(made_by_hand(&mut servers)?);
     paths.extend(ours(&mut servers)?);
@@ -112,7 +129,12 @@ fn compare() -> Result<()> {
     let docker = docker::Overlay::start(&lab, DOCKER);
     if let Some(docker) = &docker {
         servers.start(DOCKER[1], &docker.inside(1))?;
-        paths.push(path("Docker's own overlay", DOCKER[0], &docker.inside(0), &docker.address));
+        paths.push(path(
+            "Docker's own overlay",
+            DOCKER[0],
+            &docker.inside(0),
+            &docker.address,
+        ));
     } else {
         println!("Docker's overlay is left out: there is no dockerd (Debian package docker.io)\n");
     }
@@ -136,7 +158,12 @@ fn pinned(inside: &[String], words: &[&str]) -> Result<Vec<String>> {
     let program = env::current_exe()?.to_string_lossy().into_owned();
     let last = std::thread::available_parallelism()?.get().min(2) - 1;
     let pinned = ["taskset", "-c", &last.to_string(), &program].map(str::to_owned);
-    Ok(inside.iter().cloned().chain(pinned).chain(words.iter().map(ToString::to_string)).collect())
+    Ok(inside
+        .iter()
+        .cloned()
+        .chain(pinned)
+        .chain(words.iter().map(ToString::to_string))
+        .collect())
 }
 
 fn words(words: &[String]) -> Vec<&str> {
@@ -144,7 +171,12 @@ fn words(words: &[String]) -> Vec<&str> {
 }
 
 fn path(what: &'static str, host: &'static str, inside: &[String], address: &str) -> Path {
-    Path { what, host, inside: inside.to_vec(), address: address.to_owned() }
+    Path {
+        what,
+        host,
+        inside: inside.to_vec(),
+        address: address.to_owned(),
+    }
 }
 
 fn namespace(name: &str) -> Vec<String> {
@@ -159,7 +191,11 @@ struct Servers<'a> {
 
 impl Servers<'_> {
     fn start(&mut self, host: &str, inside: &[String]) -> Result<()> {
-        self.running.push(self.lab.command(host, &words(&pinned(inside, &["serve"])?)).spawn()?);
+        self.running.push(
+            self.lab
+                .command(host, &words(&pinned(inside, &["serve"])?))
+                .spawn()?,
+        );
         Ok(())
     }
 }
@@ -173,16 +209,25 @@ impl Drop for Servers<'_> {
 }
 
 fn shell(lab: &Lab, host: &str, script: &str) -> String {
-    lab.exec(host, &["sh", "-ec", script]).ok().trim().to_owned()
+    lab.exec(host, &["sh", "-ec", script])
+        .ok()
+        .trim()
+        .to_owned()
 }
 
-/// The bare link, tunnels and macvlan as `ip` makes them. The tunnel has its address on the device itself: nothing but
-/// eBPF costs less.
+/// The bare link, tunnels and macvlan as `ip` makes them. The tunnel has its address on the device
+/// itself: nothing but eBPF costs less.
 fn made_by_hand(servers: &mut Servers<'_>) -> Result<Vec<Path>> {
     let lab = servers.lab;
     let mut links = Vec::new();
     for hosts in [OURS, PLAIN] {
-        let address = |host: &str| shell(lab, host, "ip -4 -o addr show eth0 | awk '{print $4}' | cut -d/ -f1");
+        let address = |host: &str| {
+            shell(
+                lab,
+                host,
+                "ip -4 -o addr show eth0 | awk '{print $4}' | cut -d/ -f1",
+            )
+        };
         let addresses = hosts.map(address);
         for (index, host) in hosts.iter().enumerate() {
             let (local, remote, number) = (&addresses[index], &addresses[1 - index], index + 1);
@@ -203,26 +248,60 @@ fn made_by_hand(servers: &mut Servers<'_>) -> Result<Vec<Path>> {
         path("bare link", OURS[0], &[], &links[0]),
         path("VXLAN made by hand, IPv4", OURS[0], &[], "10.99.0.2"),
         path("VXLAN made by hand, IPv6", OURS[0], &[], "fd99::2"),
-        path("macvlan made by hand", OURS[0], &namespace("mv"), "10.97.0.2"),
-        path("bare link, hosts without any rule", PLAIN[0], &[], &links[1]),
-        path("VXLAN made by hand, hosts without any rule", PLAIN[0], &[], "10.99.0.2"),
+        path(
+            "macvlan made by hand",
+            OURS[0],
+            &namespace("mv"),
+            "10.97.0.2",
+        ),
+        path(
+            "bare link, hosts without any rule",
+            PLAIN[0],
+            &[],
+            &links[1],
+        ),
+        path(
+            "VXLAN made by hand, hosts without any rule",
+            PLAIN[0],
+            &[],
+            "10.99.0.2",
+        ),
     ])
 }
 
-/// Between tasks' sandboxes on a network of ours. Like everywhere else, client and server are in no cgroup of a task's or a
-/// container's: ways are compared, not shares of a processor.
+/// Between tasks' sandboxes on a network of ours. Like everywhere else, client and server are in no
+/// cgroup of a task's or a container's: ways are compared, not shares of a processor.
 fn ours(servers: &mut Servers<'_>) -> Result<Vec<Path>> {
     let lab = servers.lab;
     for host in PLAIN.iter().chain(&DOCKER) {
-        lab.ctl("h1", &format!("node update --availability drain {host}")).ok();
+        lab.ctl("h1", &format!("node update --availability drain {host}"))
+            .ok();
     }
-    lab.ctl("h1", "network create --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net").ok();
-    lab.ctl("h1", "service create --name peer --replicas 2 --network my-net -- sleep infinity").ok();
+    lab.ctl(
+        "h1",
+        "network create --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net",
+    )
+    .ok();
+    lab.ctl(
+        "h1",
+        "service create --name peer --replicas 2 --network my-net -- sleep infinity",
+    )
+    .ok();
     let [near, far] = tasks(lab, "peer")?;
     servers.start(OURS[1], &sandbox(&far))?;
     Ok(vec![
-        path("ours, task to task, IPv4", OURS[0], &sandbox(&near), address(&far, 0)),
-        path("ours, task to task, IPv6", OURS[0], &sandbox(&near), address(&far, 1)),
+        path(
+            "ours, task to task, IPv4",
+            OURS[0],
+            &sandbox(&near),
+            address(&far, 0),
+        ),
+        path(
+            "ours, task to task, IPv6",
+            OURS[0],
+            &sandbox(&near),
+            address(&far, 1),
+        ),
     ])
 }
 
@@ -230,14 +309,24 @@ fn ours(servers: &mut Servers<'_>) -> Result<Vec<Path>> {
 fn on_lan(servers: &mut Servers<'_>) -> Result<Vec<Path>> {
     let lab = servers.lab;
     let kinds = [
-        ("dnsrr", "ours, macvlan, services `dnsrr` only", "10.96.1.0/24"),
+        (
+            "dnsrr",
+            "ours, macvlan, services `dnsrr` only",
+            "10.96.1.0/24",
+        ),
         ("vip", "ours, macvlan, with virtual IPs", "10.96.2.0/24"),
     ];
     let mut paths = Vec::new();
     for (mode, what, subnet) in kinds {
         let name = format!("lan-{mode}");
-        lab.ctl("h1", &format!("network create --driver macvlan --opt parent=eth0 --subnet {subnet} {name}")).ok();
-        let create = format!("service create --name {name} --replicas 2 --endpoint-mode {mode} --network {name}");
+        lab.ctl(
+            "h1",
+            &format!("network create --driver macvlan --opt parent=eth0 --subnet {subnet} {name}"),
+        )
+        .ok();
+        let create = format!(
+            "service create --name {name} --replicas 2 --endpoint-mode {mode} --network {name}"
+        );
         lab.ctl("h1", &format!("{create} -- sleep infinity")).ok();
         let [near, far] = tasks(lab, &name)?;
         servers.start(OURS[1], &sandbox(&far))?;
@@ -249,12 +338,21 @@ fn on_lan(servers: &mut Servers<'_>) -> Result<Vec<Path>> {
 /// The tasks of a service on the two hosts.
 fn tasks(lab: &Lab, service: &str) -> Result<[Value; 2]> {
     let tasks = lab.running("h1", service);
-    let on = |host: &str| tasks.iter().find(|task| task["node"] == host).context("a task on each host").cloned();
+    let on = |host: &str| {
+        tasks
+            .iter()
+            .find(|task| task["node"] == host)
+            .context("a task on each host")
+            .cloned()
+    };
     Ok([on(OURS[0])?, on(OURS[1])?])
 }
 
 fn sandbox(task: &Value) -> Vec<String> {
-    namespace(&format!("netd-t-{}", task["id"].as_str().unwrap_or_default()))
+    namespace(&format!(
+        "netd-t-{}",
+        task["id"].as_str().unwrap_or_default()
+    ))
 }
 
 fn address(task: &Value, index: usize) -> &str {
@@ -265,8 +363,14 @@ fn measure(lab: &Lab, path: &Path) -> Result<[f64; 3]> {
     let command = pinned(&path.inside, &["client", &path.address])?;
     let said = run(&mut lab.command(path.host, &words(&command)));
     let text = said.ok();
-    let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    numbers.try_into().ok().with_context(|| format!("{}: the client said {text:?}", path.what))
+    let numbers: Vec<f64> = text
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    numbers
+        .try_into()
+        .ok()
+        .with_context(|| format!("{}: the client said {text:?}", path.what))
 }
 
 fn print(paths: &[Path], samples: &[Vec<[f64; 3]>]) {
@@ -283,6 +387,10 @@ fn print(paths: &[Path], samples: &[Vec<[f64; 3]>]) {
             let value = middle(index, which);
             format!("{value:.1} µs | {:.2}", value / middle(0, which))
         });
-        println!("| {} | {} |", path.what, cells.collect::<Vec<_>>().join(" | "));
+        println!(
+            "| {} | {} |",
+            path.what,
+            cells.collect::<Vec<_>>().join(" | ")
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! `load HOST RATE CLIENTS`: that many clients call `http://HOST/` at RATE requests per second in sum, every other one on
-//! a connection that it keeps, until there is a file /tmp/stop. Then it prints what it saw as one line of JSON.
+//! `load HOST RATE CLIENTS`: that many clients call `http://HOST/` at RATE requests per second in
+//! sum, every other one on a connection that it keeps, until there is a file /tmp/stop. Then it
+//! prints what it saw as one line of JSON.
 
 use std::{
     collections::BTreeMap,
@@ -18,14 +19,17 @@ use serde_json::json;
 const LIMIT: Duration = Duration::from_secs(10);
 /// The resolver is asked again after so long.
 const RESOLVED: Duration = Duration::from_millis(500);
-/// While it does not answer (its daemon was killed), its last answer is used for as long as it said.
+/// While it does not answer (its daemon was killed), its last answer is used for as long as it
+/// said.
 const TTL: Duration = Duration::from_secs(5);
 /// The most failures that are told one by one.
 const TOLD: usize = 50;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [host, rate, clients] = &words[..] else { bail!("usage: load HOST RATE CLIENTS") };
+    let [host, rate, clients] = &words[..] else {
+        bail!("usage: load HOST RATE CLIENTS")
+    };
     let (rate, clients): (f64, u32) = (rate.parse()?, clients.parse()?);
     let (start, stop) = (Instant::now(), AtomicBool::new(false));
     let period = Duration::from_secs_f64(f64::from(clients) / rate);
@@ -40,9 +44,17 @@ fn main() -> Result<()> {
             thread::sleep(Duration::from_millis(50));
         }
         stop.store(true, Ordering::Relaxed);
-        threads.into_iter().filter_map(|thread| thread.join().ok()).fold(Seen::default(), Seen::and)
+        threads
+            .into_iter()
+            .filter_map(|thread| thread.join().ok())
+            .fold(Seen::default(), Seen::and)
     });
-    let failures: Vec<_> = seen.failures.iter().take(TOLD).map(|(begun, reason)| json!([begun, reason])).collect();
+    let failures: Vec<_> = seen
+        .failures
+        .iter()
+        .take(TOLD)
+        .map(|(begun, reason)| json!([begun, reason]))
+        .collect();
     let seconds = start.elapsed().as_secs_f64();
     let slowest = u64::try_from(seen.slowest.as_millis())?;
     println!(
@@ -60,7 +72,8 @@ fn main() -> Result<()> {
 #[derive(Default)]
 struct Seen {
     requests: u64,
-    /// Sent once more, because the server closed a connection in use before it said anything (RFC 9110 section 9.2.2).
+    /// Sent once more, because the server closed a connection in use before it said anything (RFC
+    /// 9110 section 9.2.2).
     retried: u64,
     slowest: Duration,
     /// When each request that failed was begun, in milliseconds since the epoch, and why it failed.
@@ -95,7 +108,14 @@ struct Client {
 impl Client {
     fn new(host: &str, number: u32) -> Self {
         let (host, keeps) = (host.to_owned(), number.is_multiple_of(2));
-        Self { host, number, keeps, resolved: None, connection: None, seen: Seen::default() }
+        Self {
+            host,
+            number,
+            keeps,
+            resolved: None,
+            connection: None,
+            seen: Seen::default(),
+        }
     }
 
     /// Calls at its times. Late calls are not made up for: a machine that is slow gets fewer.
@@ -104,10 +124,15 @@ impl Client {
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(due.saturating_duration_since(Instant::now()));
             due = Instant::now().max(due + period);
-            let (begun, clock) = (Instant::now(), UNIX_EPOCH.elapsed().unwrap_or_default().as_millis());
+            let (begun, clock) = (
+                Instant::now(),
+                UNIX_EPOCH.elapsed().unwrap_or_default().as_millis(),
+            );
             if let Err(error) = self.call() {
                 self.connection = None;
-                self.seen.failures.push((u64::try_from(clock).unwrap_or(0), format!("{error:#}")));
+                self.seen
+                    .failures
+                    .push((u64::try_from(clock).unwrap_or(0), format!("{error:#}")));
             }
             self.seen.requests += 1;
             self.seen.slowest = self.seen.slowest.max(begun.elapsed());
@@ -123,22 +148,28 @@ impl Client {
             }
         }
         let address = self.address()?;
-        let stream = TcpStream::connect_timeout(&address, LIMIT).with_context(|| format!("connect to {address}"))?;
+        let stream = TcpStream::connect_timeout(&address, LIMIT)
+            .with_context(|| format!("connect to {address}"))?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_nodelay(true)?;
-        self.ask(BufReader::new(stream)).with_context(|| format!("ask {address}"))
+        self.ask(BufReader::new(stream))
+            .with_context(|| format!("ask {address}"))
     }
 
     fn ask(&mut self, mut connection: BufReader<TcpStream>) -> Result<()> {
         let how = if self.keeps { "keep-alive" } else { "close" };
-        let request = format!("GET / HTTP/1.1\r\nHost: {}\r\nConnection: {how}\r\n\r\n", self.host);
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: {}\r\nConnection: {how}\r\n\r\n",
+            self.host
+        );
         connection.get_mut().write_all(request.as_bytes())?;
         let mut line = String::new();
         if connection.read_line(&mut line)? == 0 {
             return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
         }
         // From here on something has been said: what goes wrong now is a failure.
-        let rest = answer(&line, &mut connection).map_err(|error| anyhow::anyhow!("in the answer: {error:#}"))?;
+        let rest = answer(&line, &mut connection)
+            .map_err(|error| anyhow::anyhow!("in the answer: {error:#}"))?;
         *self.seen.tasks.entry(rest.task).or_default() += 1;
         self.connection = rest.keeps.then_some(connection);
         Ok(())
@@ -153,8 +184,14 @@ impl Client {
                 Err(error) => return Err(error).with_context(|| format!("resolve {}", self.host)),
             }
         }
-        let known = self.resolved.as_ref().map_or(&[][..], |(_, addresses)| addresses);
-        known.get(self.number as usize / 2 % known.len().max(1)).copied().context("a name without addresses")
+        let known = self
+            .resolved
+            .as_ref()
+            .map_or(&[][..], |(_, addresses)| addresses);
+        known
+            .get(self.number as usize / 2 % known.len().max(1))
+            .copied()
+            .context("a name without addresses")
     }
 }
 
@@ -181,11 +218,18 @@ fn answer(status: &str, connection: &mut BufReader<TcpStream>) -> Result<Rest> {
     let mut body = vec![0; length];
     connection.read_exact(&mut body)?;
     let text = String::from_utf8(body)?;
-    let task = text.lines().find_map(|line| line.strip_prefix("task: ")).context("an answer without a task")?;
-    Ok(Rest { keeps, task: task.to_owned() })
+    let task = text
+        .lines()
+        .find_map(|line| line.strip_prefix("task: "))
+        .context("an answer without a task")?;
+    Ok(Rest {
+        keeps,
+        task: task.to_owned(),
+    })
 }
 
-/// Whether the server had closed a connection that was in use, before it said anything to this request.
+/// Whether the server had closed a connection that was in use, before it said anything to this
+/// request.
 fn is_closed(error: &anyhow::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);

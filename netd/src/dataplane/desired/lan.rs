@@ -1,6 +1,7 @@
-//! Networks on a LAN: each endpoint is a macvlan or ipvlan device on the host's link to it, born in its sandbox. There is
-//! no gateway of ours. The host reaches its own endpoints, and they it, by a device of the same kind, the shim; who is at
-//! either end is written down on both sides, so that nobody on the LAN ever hears of the shim.
+//! Networks on a LAN: each endpoint is a macvlan or ipvlan device on the host's link to it, born in
+//! its sandbox. There is no gateway of ours. The host reaches its own endpoints, and they it, by a
+//! device of the same kind, the shim; who is at either end is written down on both sides, so that
+//! nobody on the LAN ever hears of the shim.
 
 use std::net::IpAddr;
 
@@ -11,7 +12,8 @@ use model::{
 
 use super::{
     super::state::{AddressForm, Kind, Layer, Link, Place, Route, Stacked},
-    Desired, FOREIGN, Ground, HostLink, Local, Question, default_of, host_subnet, lease_of, set_link, way_out,
+    Desired, FOREIGN, Ground, HostLink, Local, Question, default_of, host_subnet, lease_of,
+    set_link, way_out,
 };
 
 /// A VLAN of ours on the host: the host itself takes no part in it.
@@ -22,8 +24,8 @@ const VLAN: [(&str, &str, &str); 4] = [
     ("net/ipv6/conf", "addr_gen_mode", "1"),
 ];
 
-/// The shim: answers nobody (`arp_ignore`), takes only what it would send back the same way (the LAN's broadcasts arrive
-/// here a second time), and forwards nothing.
+/// The shim: answers nobody (`arp_ignore`), takes only what it would send back the same way (the
+/// LAN's broadcasts arrive here a second time), and forwards nothing.
 const SHIM: [(&str, &str, &str); 8] = [
     ("net/ipv4/conf", "arp_ignore", "8"),
     ("net/ipv4/conf", "rp_filter", "1"),
@@ -53,7 +55,10 @@ struct Member<'a> {
 
 impl Member<'_> {
     fn stacked(&self) -> Kind {
-        Kind::Stacked(Stacked { parent: self.link.clone(), layer: self.layer })
+        Kind::Stacked(Stacked {
+            parent: self.link.clone(),
+            layer: self.layer,
+        })
     }
 
     /// An address of its own where the driver gives one.
@@ -82,12 +87,23 @@ impl Desired {
         let own = |address: &&IpAddr| ground.addresses.iter().any(|(_, own)| own == *address);
         if let Some(address) = local.endpoint.addresses.iter().find(own) {
             let next = "next: move the host away from it, or make the network with an --ip-range that leaves it alone";
-            return self.refuse(local.sandbox, format!("its address {address} is the host's own; {next}"));
+            return self.refuse(
+                local.sandbox,
+                format!("its address {address} is the host's own; {next}"),
+            );
         }
-        if self.alone.get(member.parent).is_some_and(|owner| *owner != local.id) {
-            self.questions.insert(local.id, question(local, &member, true));
+        if self
+            .alone
+            .get(member.parent)
+            .is_some_and(|owner| *owner != local.id)
+        {
+            self.questions
+                .insert(local.id, question(local, &member, true));
             let next = "next: give it fewer replicas, or use another macvlan_mode";
-            let cause = format!("another task of this host has {} to itself (macvlan_mode=passthru)", member.parent);
+            let cause = format!(
+                "another task of this host has {} to itself (macvlan_mode=passthru)",
+                member.parent
+            );
             return self.refuse(local.sandbox, format!("{cause}; {next}"));
         }
         let is_taken = ground.taken.contains(&local.id);
@@ -100,7 +116,8 @@ impl Desired {
         }
         if member.has_neighbours() && !is_taken {
             let open = !ground.free.contains(&local.id);
-            self.questions.insert(local.id, question(local, &member, open));
+            self.questions
+                .insert(local.id, question(local, &member, open));
             if open {
                 return;
             }
@@ -114,11 +131,26 @@ impl Desired {
     }
 
     /// Where a link is for one endpoint only, it is whose it was.
-    pub(super) fn give_alone(&mut self, config: &NodeConfig, locals: &[Local<'_>], ground: &Ground) {
+    pub(super) fn give_alone(
+        &mut self,
+        config: &NodeConfig,
+        locals: &[Local<'_>],
+        ground: &Ground,
+    ) {
         for had_it in [true, false] {
-            for local in locals.iter().filter(|local| ground.free.contains(&local.id) == had_it) {
-                let driver = config.networks.get(&local.endpoint.network).map(|network| &network.driver);
-                if let Some(DriverConfig::Macvlan { parent, mode: MacvlanMode::Passthru }) = driver {
+            for local in locals
+                .iter()
+                .filter(|local| ground.free.contains(&local.id) == had_it)
+            {
+                let driver = config
+                    .networks
+                    .get(&local.endpoint.network)
+                    .map(|network| &network.driver);
+                if let Some(DriverConfig::Macvlan {
+                    parent,
+                    mode: MacvlanMode::Passthru,
+                }) = driver
+                {
                     self.alone.entry(parent.clone()).or_insert(local.id);
                 }
             }
@@ -135,9 +167,13 @@ impl Desired {
         let (parent, layer) = match &network.driver {
             DriverConfig::Macvlan { parent, mode } => (parent, Layer::Macvlan(*mode)),
             DriverConfig::Ipvlan { parent, mode } => (parent, Layer::Ipvlan(*mode)),
-            DriverConfig::Overlay { .. } => return Err("an overlay is on no link of the host".to_owned()),
+            DriverConfig::Overlay { .. } => {
+                return Err("an overlay is on no link of the host".to_owned());
+            }
         };
-        let (link, found) = self.parent(parent, ground).ok_or_else(|| no_link(parent, network))?;
+        let (link, found) = self
+            .parent(parent, ground)
+            .ok_or_else(|| no_link(parent, network))?;
         if names::is_host_link(link.as_str()) {
             self.users.entry(link.clone()).or_insert(local.sandbox);
         }
@@ -148,20 +184,34 @@ impl Desired {
         };
         let host = own_addresses(network, config, ground);
         let mtu = network.mtu.unwrap_or(found.mtu);
-        Ok(Member { network, parent, link, layer, mtu, link_mac: found.mac, shim, host })
+        Ok(Member {
+            network,
+            parent,
+            link,
+            layer,
+            mtu,
+            link_mac: found.mac,
+            shim,
+            host,
+        })
     }
 
-    /// The host's link that a parent means: one of that name, or its VLAN, which is made where nobody else has.
+    /// The host's link that a parent means: one of that name, or its VLAN, which is made where
+    /// nobody else has.
     fn parent(&mut self, parent: &Parent, ground: &Ground) -> Option<(LinkName, HostLink)> {
-        let named =
-            |name: &str| LinkName::parse(name).and_then(|name| Some((name.clone(), ground.links.get(&name)?.clone())));
+        let named = |name: &str| {
+            LinkName::parse(name)
+                .and_then(|name| Some((name.clone(), ground.links.get(&name)?.clone())))
+        };
         if let Some(found) = named(&parent.to_string()) {
             return Some(found);
         }
         let (vlan, (below, base)) = (parent.vlan()?, named(parent.link())?);
         let layer = Layer::Vlan(vlan);
         let is_it = |name: &LinkName, link: &HostLink| {
-            link.stacked.as_ref().is_some_and(|found| found.parent == below && found.layer == layer)
+            link.stacked
+                .as_ref()
+                .is_some_and(|found| found.parent == below && found.layer == layer)
                 && !names::is_host_link(name.as_str())
         };
         if let Some((name, link)) = ground.links.iter().find(|(name, link)| is_it(name, link)) {
@@ -169,10 +219,26 @@ impl Desired {
         }
         let name = names::vlan_link(parent.link(), vlan);
         let host = self.space(Place::Host);
-        let kind = Kind::Stacked(Stacked { parent: below, layer });
-        host.links.insert(name.clone(), Link { kind, mac: None, mtu: Some(base.mtu) });
+        let kind = Kind::Stacked(Stacked {
+            parent: below,
+            layer,
+        });
+        host.links.insert(
+            name.clone(),
+            Link {
+                kind,
+                mac: None,
+                mtu: Some(base.mtu),
+            },
+        );
         set_link(host, &name, &VLAN);
-        Some((name, HostLink { stacked: None, ..base }))
+        Some((
+            name,
+            HostLink {
+                stacked: None,
+                ..base
+            },
+        ))
     }
 
     fn port(&mut self, local: &Local<'_>, member: &Member<'_>) {
@@ -182,16 +248,31 @@ impl Desired {
         }
         let space = self.space(place);
         let mac = member.mac(local.endpoint.mac);
-        space.links.insert(link.clone(), Link { kind: member.stacked(), mac, mtu: Some(member.mtu) });
+        space.links.insert(
+            link.clone(),
+            Link {
+                kind: member.stacked(),
+                mac,
+                mtu: Some(member.mtu),
+            },
+        );
         if place == Place::Host {
             set_link(space, &link, &VLAN);
             return;
         }
-        space.shape(&link, local.bandwidth.egress_rate, local.bandwidth.egress_burst);
+        space.shape(
+            &link,
+            local.bandwidth.egress_rate,
+            local.bandwidth.egress_burst,
+        );
         if place.is_foreign() {
             set_link(space, &link, &FOREIGN);
         }
-        space.address(&link, local.endpoint.mac.link_local().into(), AddressForm::LINK_LOCAL);
+        space.address(
+            &link,
+            local.endpoint.mac.link_local().into(),
+            AddressForm::LINK_LOCAL,
+        );
     }
 
     /// What makes an endpoint's addresses usable.
@@ -199,20 +280,46 @@ impl Desired {
         let place = local.place();
         let space = self.space(place);
         for &address in &local.endpoint.addresses {
-            let Some(lease) = lease_of(member.network, address) else { continue };
-            space.address(link, address, AddressForm { prefix: lease.subnet.prefix(), prefix_route: true });
+            let Some(lease) = lease_of(member.network, address) else {
+                continue;
+            };
+            space.address(
+                link,
+                address,
+                AddressForm {
+                    prefix: lease.subnet.prefix(),
+                    prefix_route: true,
+                },
+            );
             let via = member.has_neighbours().then_some(lease.gateway);
-            let outwards = Route::Unicast { link: link.clone(), via, source: Some(address), mtu: None };
+            let outwards = Route::Unicast {
+                link: link.clone(),
+                via,
+                source: Some(address),
+                mtu: None,
+            };
             if let Some(everything) = default_of(address).filter(|_| !member.network.internal) {
-                space.routes.entry(way_out(place, everything)).or_insert(outwards);
+                space
+                    .routes
+                    .entry(way_out(place, everything))
+                    .or_insert(outwards);
             }
             let Some(shim) = member.shim else { continue };
-            for &host in member.host.iter().filter(|host| host.is_ipv4() == address.is_ipv4()) {
+            for &host in member
+                .host
+                .iter()
+                .filter(|host| host.is_ipv4() == address.is_ipv4())
+            {
                 if member.has_neighbours() {
                     space.neighbour(link, host, shim);
                 }
                 if !lease.subnet.contains(host) {
-                    let there = Route::Unicast { link: link.clone(), via: None, source: Some(address), mtu: None };
+                    let there = Route::Unicast {
+                        link: link.clone(),
+                        via: None,
+                        source: Some(address),
+                        mtu: None,
+                    };
                     space.route(host_subnet(host), there);
                 }
             }
@@ -225,14 +332,35 @@ impl Desired {
         self.users.entry(link.clone()).or_insert(local.sandbox);
         let host = self.space(Place::Host);
         let mac = member.mac(Mac::of_shim(config.node, member.network.vni));
-        host.links.insert(link.clone(), Link { kind: member.stacked(), mac, mtu: Some(member.mtu) });
+        host.links.insert(
+            link.clone(),
+            Link {
+                kind: member.stacked(),
+                mac,
+                mtu: Some(member.mtu),
+            },
+        );
         set_link(host, &link, &SHIM);
-        let mac = member.mac(local.endpoint.mac).or(member.link_mac).filter(|_| member.has_neighbours());
+        let mac = member
+            .mac(local.endpoint.mac)
+            .or(member.link_mac)
+            .filter(|_| member.has_neighbours());
         for &address in &local.endpoint.addresses {
-            let Some(&source) = member.host.iter().find(|own| own.is_ipv4() == address.is_ipv4()) else { continue };
+            let Some(&source) = member
+                .host
+                .iter()
+                .find(|own| own.is_ipv4() == address.is_ipv4())
+            else {
+                continue;
+            };
             host.route(
                 host_subnet(address),
-                Route::Unicast { link: link.clone(), via: None, source: Some(source), mtu: None },
+                Route::Unicast {
+                    link: link.clone(),
+                    via: None,
+                    source: Some(source),
+                    mtu: None,
+                },
             );
             if let Some(mac) = mac {
                 host.neighbour(&link, address, mac);
@@ -241,20 +369,39 @@ impl Desired {
     }
 }
 
-/// Asked where the answer comes to: a layer 2 ipvlan device hears only what is for its own addresses, its parent all.
+/// Asked where the answer comes to: a layer 2 ipvlan device hears only what is for its own
+/// addresses, its parent all.
 fn question(local: &Local<'_>, member: &Member<'_>, open: bool) -> Question {
     let (place, link) = match member.layer {
         Layer::Ipvlan(_) => (Place::Host, member.link.clone()),
         _ => local.port(),
     };
     let (sandbox, port) = (local.sandbox, local.port());
-    Question { sandbox, port, place, link, addresses: local.endpoint.addresses.clone(), open }
+    Question {
+        sandbox,
+        port,
+        place,
+        link,
+        addresses: local.endpoint.addresses.clone(),
+        open,
+    }
 }
 
-/// Those in the network's subnets; in a family that has none there, the one that its tunnels end at.
+/// Those in the network's subnets; in a family that has none there, the one that its tunnels end
+/// at.
 fn own_addresses(network: &NetworkConfig, config: &NodeConfig, ground: &Ground) -> Vec<IpAddr> {
-    let inside = |address: &IpAddr| network.subnets.iter().any(|lease| lease.subnet.contains(*address));
-    let mut found: Vec<IpAddr> = ground.addresses.iter().map(|(_, own)| *own).filter(inside).collect();
+    let inside = |address: &IpAddr| {
+        network
+            .subnets
+            .iter()
+            .any(|lease| lease.subnet.contains(*address))
+    };
+    let mut found: Vec<IpAddr> = ground
+        .addresses
+        .iter()
+        .map(|(_, own)| *own)
+        .filter(inside)
+        .collect();
     let vtep = config.peers.get(&config.node).map(|own| own.vtep);
     found.extend(vtep.filter(|vtep| !found.iter().any(|own| own.is_ipv4() == vtep.is_ipv4())));
     found
@@ -263,5 +410,8 @@ fn own_addresses(network: &NetworkConfig, config: &NodeConfig, ground: &Ground) 
 fn no_link(parent: &Parent, network: &NetworkConfig) -> String {
     let name = &network.name;
     let next = "next: make it there, and the task starts by itself; `ip link` lists what there is";
-    format!("this host has no link {}, the parent of network {name:?}; {next}", parent.link())
+    format!(
+        "this host has no link {}, the parent of network {name:?}; {next}",
+        parent.link()
+    )
 }

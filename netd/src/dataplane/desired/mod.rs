@@ -1,4 +1,5 @@
-//! What the kernel should hold for a `NodeConfig`, pure: one file per driver. Nothing here knows what is there already.
+//! What the kernel should hold for a `NodeConfig`, pure: one file per driver. Nothing here knows
+//! what is there already.
 
 mod lan;
 mod overlay;
@@ -10,8 +11,8 @@ use std::{
 };
 
 use model::{
-    Bandwidth, DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, Parent, PeerConfig,
-    SandboxId, Subnet, SubnetLease,
+    Bandwidth, DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig,
+    Parent, PeerConfig, SandboxId, Subnet, SubnetLease,
     names::{self, LinkName, Namespace},
 };
 
@@ -22,8 +23,8 @@ use overlay::Member;
 use super::{
     Failure,
     state::{
-        AddressForm, AddressKey, Kind, Link, MAIN_TABLE, NeighbourKey, Place, Route, RouteKey, Shape, Space, Stacked,
-        Sysctl, host_prefix,
+        AddressForm, AddressKey, Kind, Link, MAIN_TABLE, NeighbourKey, Place, Route, RouteKey,
+        Shape, Space, Stacked, Sysctl, host_prefix,
     },
 };
 
@@ -32,7 +33,8 @@ const IPV6_METRIC: u32 = 1024;
 /// Assumed where the VTEP is on no link of the host.
 const ETHERNET_MTU: u32 = 1500;
 
-/// Every network namespace: nothing is configured by the kernel's own initiative, so that all that is there is ours.
+/// Every network namespace: nothing is configured by the kernel's own initiative, so that all that
+/// is there is ours.
 const QUIET: [(&str, &str); 7] = [
     ("net/ipv6/conf/all/disable_ipv6", "0"),
     ("net/ipv6/conf/default/disable_ipv6", "0"),
@@ -43,7 +45,8 @@ const QUIET: [(&str, &str); 7] = [
     ("net/ipv6/conf/default/addr_gen_mode", "1"),
 ];
 
-/// Our interface in a sandbox of others: nothing is configured on it by the kernel's own initiative.
+/// Our interface in a sandbox of others: nothing is configured on it by the kernel's own
+/// initiative.
 const FOREIGN: [(&str, &str, &str); 4] = [
     ("net/ipv6/conf", "disable_ipv6", "0"),
     ("net/ipv6/conf", "accept_dad", "0"),
@@ -83,7 +86,8 @@ pub struct HostLink {
     pub stacked: Option<Stacked>,
 }
 
-/// Whether somebody else on a LAN has the addresses of an endpoint. Without an answer the endpoint does without them.
+/// Whether somebody else on a LAN has the addresses of an endpoint. Without an answer the endpoint
+/// does without them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// Whose endpoint it is.
@@ -109,13 +113,15 @@ pub struct Desired {
     pub sandboxes: BTreeMap<SandboxId, BTreeSet<(NetworkId, EndpointId)>>,
     /// Whose sandbox each endpoint joins that others have made.
     pub foreign: BTreeMap<EndpointId, SandboxId>,
-    /// The endpoints whose devices lie on the host until a container's runtime takes them from there.
+    /// The endpoints whose devices lie on the host until a container's runtime takes them from
+    /// there.
     pub handed: BTreeSet<EndpointId>,
     /// What has to be known before an endpoint on a LAN gets its addresses.
     pub questions: BTreeMap<EndpointId, Question>,
     /// Of the host's links that are there for a LAN: a task that needs it.
     pub users: BTreeMap<LinkName, SandboxId>,
-    /// The networks that ports of this host lead into, with the marks of packets on their way there.
+    /// The networks that ports of this host lead into, with the marks of packets on their way
+    /// there.
     pub diverted: BTreeMap<NetworkId, u32>,
     /// The host's addresses, by link.
     pub addresses: BTreeSet<(LinkName, IpAddr)>,
@@ -140,14 +146,21 @@ impl Desired {
     /// What `config` asks for on a host that has this.
     pub fn of(config: &NodeConfig, ground: &Ground) -> Self {
         let (addresses, on_link) = (ground.addresses.clone(), ground.on_link.clone());
-        let mut desired = Self { addresses, on_link, ..Self::default() };
+        let mut desired = Self {
+            addresses,
+            on_link,
+            ..Self::default()
+        };
         let mut locals = desired.sandboxes(config);
         locals.extend(desired.containers(config, &ground.alive));
         let own = desired.overlays(config, &locals, ground);
         desired.give_alone(config, &locals, ground);
-        // In the order of each task's interfaces: the first with a way out is the one that is taken.
+        // In the order of each task's interfaces: the first with a way out is the one that is
+        // taken.
         for local in &locals {
-            let Some(network) = config.networks.get(&local.endpoint.network) else { continue };
+            let Some(network) = config.networks.get(&local.endpoint.network) else {
+                continue;
+            };
             match (&network.driver, own) {
                 (DriverConfig::Overlay { .. }, Some(own)) => {
                     let mtu = overlay::mtu(network, own, ground.underlay.link);
@@ -156,7 +169,9 @@ impl Desired {
                         None => desired.handed_endpoint(local, network, mtu),
                     }
                 }
-                (DriverConfig::Overlay { .. }, None) => drop(desired.sandboxes.remove(&local.sandbox)),
+                (DriverConfig::Overlay { .. }, None) => {
+                    drop(desired.sandboxes.remove(&local.sandbox))
+                }
                 _ => desired.lan_endpoint(local, network, config, ground),
             }
         }
@@ -174,37 +189,64 @@ impl Desired {
             let network = config.networks.get(&local.endpoint.network);
             network.is_some_and(|network| network.driver.parent().is_none())
         };
-        let present = locals.iter().filter(on_overlay).map(|local| local.endpoint.network);
+        let present = locals
+            .iter()
+            .filter(on_overlay)
+            .map(|local| local.endpoint.network);
         // Where ports of this host lead, it has part in though none of its tasks may.
-        let present: BTreeSet<NetworkId> = present.chain(config.published.values().map(|port| port.network)).collect();
+        let present: BTreeSet<NetworkId> = present
+            .chain(config.published.values().map(|port| port.network))
+            .collect();
         let own = config.peers.get(&config.node);
         if present.is_empty() {
             return own;
         }
         let Some(own) = own else {
-            self.fail("tunnel", format!("the view names no VTEP of this host, node {}", config.node));
+            self.fail(
+                "tunnel",
+                format!("the view names no VTEP of this host, node {}", config.node),
+            );
             return None;
         };
         if ground.underlay.link.is_none() {
             let next = "`ip address` lists this host's addresses; join again with the right --data-path-addr";
-            self.fail("tunnel", format!("this host's VTEP {} is on none of its links; next: {next}", own.vtep));
+            self.fail(
+                "tunnel",
+                format!(
+                    "this host's VTEP {} is on none of its links; next: {next}",
+                    own.vtep
+                ),
+            );
         }
         for id in present {
-            let Some(network) = config.networks.get(&id) else { continue };
+            let Some(network) = config.networks.get(&id) else {
+                continue;
+            };
             let mtu = overlay::mtu(network, own, ground.underlay.link);
-            self.overlay(Member { id, network, node: config.node, own, underlay: &ground.underlay, mtu }, config);
+            self.overlay(
+                Member {
+                    id,
+                    network,
+                    node: config.node,
+                    own,
+                    underlay: &ground.underlay,
+                    mtu,
+                },
+                config,
+            );
         }
         Some(own)
     }
 
-    /// The sandbox that a link is there for, where it is on a LAN or the sandbox is another's: a failure there is no affair
-    /// of others.
+    /// The sandbox that a link is there for, where it is on a LAN or the sandbox is another's: a
+    /// failure there is no affair of others.
     pub fn sandbox_of(&self, place: Place, link: &LinkName) -> Option<SandboxId> {
         match place {
             Place::Host => self.users.get(link).copied(),
-            Place::Inside(Namespace::Network(_)) => {
-                self.foreign.get(&names::parse_endpoint_link(link.as_str())?).copied()
-            }
+            Place::Inside(Namespace::Network(_)) => self
+                .foreign
+                .get(&names::parse_endpoint_link(link.as_str())?)
+                .copied(),
             Place::Inside(Namespace::Sandbox(sandbox)) => {
                 let link = self.spaces.get(&place)?.links.get(link)?;
                 matches!(link.kind, Kind::Stacked(_)).then_some(sandbox)
@@ -219,19 +261,47 @@ impl Desired {
             let sandbox = id.into();
             let space = self.space(Place::Inside(Namespace::Sandbox(sandbox)));
             set_all(space, &QUIET);
-            space.links.insert(names::loopback_link(), Link { kind: Kind::Loopback, mac: None, mtu: None });
-            let known = asked.endpoints.iter().enumerate().filter_map(|(index, &id)| {
-                let endpoint = config.endpoints.get(&id).filter(|e| config.networks.contains_key(&e.network))?;
-                let interface = Some(names::sandbox_link(index));
-                let (namespace, bandwidth) = (Namespace::Sandbox(sandbox), Bandwidth::default());
-                Some(Local { id, sandbox, namespace, bandwidth, interface, endpoint })
-            });
+            space.links.insert(
+                names::loopback_link(),
+                Link {
+                    kind: Kind::Loopback,
+                    mac: None,
+                    mtu: None,
+                },
+            );
+            let known = asked
+                .endpoints
+                .iter()
+                .enumerate()
+                .filter_map(|(index, &id)| {
+                    let endpoint = config
+                        .endpoints
+                        .get(&id)
+                        .filter(|e| config.networks.contains_key(&e.network))?;
+                    let interface = Some(names::sandbox_link(index));
+                    let (namespace, bandwidth) =
+                        (Namespace::Sandbox(sandbox), Bandwidth::default());
+                    Some(Local {
+                        id,
+                        sandbox,
+                        namespace,
+                        bandwidth,
+                        interface,
+                        endpoint,
+                    })
+                });
             let known: Vec<Local<'a>> = known.collect();
             if known.len() == asked.endpoints.len() {
-                let joints = known.iter().map(|local| (local.endpoint.network, local.id)).collect();
+                let joints = known
+                    .iter()
+                    .map(|local| (local.endpoint.network, local.id))
+                    .collect();
                 self.sandboxes.insert(sandbox, joints);
             } else {
-                self.fail(&format!("task {}", asked.name()), "the view lacks one of its endpoints".to_owned());
+                self.fail(
+                    &format!("task {}", asked.name()),
+                    "the view lacks one of its endpoints".to_owned(),
+                );
             }
             locals.extend(known);
         }
@@ -239,23 +309,41 @@ impl Desired {
     }
 
     /// Those of containers of others, as far as their namespaces are there.
-    fn containers<'a>(&mut self, config: &'a NodeConfig, alive: &BTreeSet<SandboxId>) -> Vec<Local<'a>> {
+    fn containers<'a>(
+        &mut self,
+        config: &'a NodeConfig,
+        alive: &BTreeSet<SandboxId>,
+    ) -> Vec<Local<'a>> {
         let mut locals = Vec::new();
         for (&sandbox, container) in &config.containers {
-            self.foreign.extend(container.endpoints.iter().map(|joint| (joint.id, sandbox)));
+            self.foreign
+                .extend(container.endpoints.iter().map(|joint| (joint.id, sandbox)));
             let known = container.endpoints.iter().filter_map(|joint| {
-                let endpoint = config.endpoints.get(&joint.id).filter(|e| config.networks.contains_key(&e.network))?;
+                let endpoint = config
+                    .endpoints
+                    .get(&joint.id)
+                    .filter(|e| config.networks.contains_key(&e.network))?;
                 let interface = match &joint.interface {
                     // A namespace that is gone takes what was in it along.
                     Some(name) => Some(LinkName::parse(name).filter(|_| alive.contains(&sandbox))?),
                     None => None,
                 };
                 let (namespace, bandwidth) = (Namespace::Container(sandbox), joint.bandwidth);
-                Some(Local { id: joint.id, sandbox, namespace, bandwidth, interface, endpoint })
+                Some(Local {
+                    id: joint.id,
+                    sandbox,
+                    namespace,
+                    bandwidth,
+                    interface,
+                    endpoint,
+                })
             });
             let known: Vec<Local<'a>> = known.collect();
             if known.len() == container.endpoints.len() {
-                let joints = known.iter().map(|local| (local.endpoint.network, local.id)).collect();
+                let joints = known
+                    .iter()
+                    .map(|local| (local.endpoint.network, local.id))
+                    .collect();
                 self.sandboxes.insert(sandbox, joints);
             }
             locals.extend(known);
@@ -268,12 +356,20 @@ impl Desired {
     }
 
     fn fail(&mut self, object: &str, reason: String) {
-        self.note(Failure { object: object.to_owned(), reason, sandbox: None });
+        self.note(Failure {
+            object: object.to_owned(),
+            reason,
+            sandbox: None,
+        });
     }
 
     /// A task that cannot be on one of its networks here; the host's other tasks go on.
     fn refuse(&mut self, sandbox: SandboxId, reason: String) {
-        self.note(Failure { object: format!("sandbox {sandbox}"), reason, sandbox: Some(sandbox) });
+        self.note(Failure {
+            object: format!("sandbox {sandbox}"),
+            reason,
+            sandbox: Some(sandbox),
+        });
     }
 
     fn note(&mut self, failure: Failure) {
@@ -312,16 +408,29 @@ impl Local<'_> {
 
 impl Space<Link> {
     fn address(&mut self, link: &LinkName, address: IpAddr, form: AddressForm) {
-        self.addresses.insert(AddressKey { link: link.clone(), address }, form);
+        self.addresses.insert(
+            AddressKey {
+                link: link.clone(),
+                address,
+            },
+            form,
+        );
     }
 
     fn neighbour(&mut self, link: &LinkName, address: IpAddr, mac: Mac) {
-        self.neighbours.insert(NeighbourKey { link: link.clone(), address }, mac);
+        self.neighbours.insert(
+            NeighbourKey {
+                link: link.clone(),
+                address,
+            },
+            mac,
+        );
     }
 
     /// Limits what leaves by a link to bits per second and, at once, bits.
     fn shape(&mut self, link: &LinkName, rate: u64, burst: u64) {
-        self.shapes.extend(Shape::of_bits(rate, burst).map(|shape| (link.clone(), shape)));
+        self.shapes
+            .extend(Shape::of_bits(rate, burst).map(|shape| (link.clone(), shape)));
     }
 
     fn route(&mut self, destination: Option<Subnet>, route: Route) {
@@ -332,21 +441,39 @@ impl Space<Link> {
 }
 
 impl AddressForm {
-    const LINK_LOCAL: Self = Self { prefix: 64, prefix_route: true };
+    const LINK_LOCAL: Self = Self {
+        prefix: 64,
+        prefix_route: true,
+    };
 
     fn host(address: IpAddr) -> Self {
-        Self { prefix: host_prefix(address), prefix_route: true }
+        Self {
+            prefix: host_prefix(address),
+            prefix_route: true,
+        }
     }
 }
 
 impl RouteKey {
     fn to(destination: Subnet) -> Self {
-        Self { table: MAIN_TABLE, destination, metric: if destination.is_ipv6() { IPV6_METRIC } else { 0 }, nth: 0 }
+        Self {
+            table: MAIN_TABLE,
+            destination,
+            metric: if destination.is_ipv6() {
+                IPV6_METRIC
+            } else {
+                0
+            },
+            nth: 0,
+        }
     }
 }
 
 fn lease_of(network: &NetworkConfig, address: IpAddr) -> Option<&SubnetLease> {
-    network.subnets.iter().find(|lease| lease.subnet.contains(address))
+    network
+        .subnets
+        .iter()
+        .find(|lease| lease.subnet.contains(address))
 }
 
 fn host_subnet(address: IpAddr) -> Option<Subnet> {
@@ -354,21 +481,34 @@ fn host_subnet(address: IpAddr) -> Option<Subnet> {
 }
 
 fn default_of(address: IpAddr) -> Option<Subnet> {
-    let zero = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let zero = if address.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     Subnet::around(zero, 0)
 }
 
 /// The route to everywhere. In a sandbox of others it yields to theirs.
 fn way_out(place: Place, everything: Subnet) -> RouteKey {
     let key = RouteKey::to(everything);
-    RouteKey { metric: key.metric + if place.is_foreign() { YIELDING } else { 0 }, ..key }
+    RouteKey {
+        metric: key.metric + if place.is_foreign() { YIELDING } else { 0 },
+        ..key
+    }
 }
 
 fn set_all(space: &mut Space<Link>, values: &[(&str, &str)]) {
-    space.sysctls.extend(values.iter().map(|(path, value)| (Sysctl::of_namespace(path), (*value).to_owned())));
+    space.sysctls.extend(
+        values
+            .iter()
+            .map(|(path, value)| (Sysctl::of_namespace(path), (*value).to_owned())),
+    );
 }
 
 fn set_link(space: &mut Space<Link>, link: &LinkName, values: &[(&str, &str, &str)]) {
-    let values = values.iter().map(|(table, name, value)| (Sysctl::of_link(table, link, name), (*value).to_owned()));
+    let values = values
+        .iter()
+        .map(|(table, name, value)| (Sysctl::of_link(table, link, name), (*value).to_owned()));
     space.sysctls.extend(values);
 }

@@ -1,4 +1,5 @@
-//! The routed overlay: per network a namespace with one VXLAN device, a route per endpoint, a way out.
+//! The routed overlay: per network a namespace with one VXLAN device, a route per endpoint, a way
+//! out.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,12 +10,12 @@ use model::{
 
 use super::{
     super::state::{AddressForm, FdbKey, Kind, Link, Place, Route, RouteKey, Space, Vxlan},
-    Desired, ETHERNET_MTU, FOREIGN, Local, QUIET, Underlay, default_of, host_subnet, lease_of, set_all, set_link,
-    way_out,
+    Desired, ETHERNET_MTU, FOREIGN, Local, QUIET, Underlay, default_of, host_subnet, lease_of,
+    set_all, set_link, way_out,
 };
 
-/// What every link of IPv6 carries (RFC 8200 section 5): next hops are of that family, whatever the network's. Where less
-/// gets through between hosts, the outer packets are cut into pieces.
+/// What every link of IPv6 carries (RFC 8200 section 5): next hops are of that family, whatever the
+/// network's. Where less gets through between hosts, the outer packets are cut into pieces.
 const LEAST_MTU: u32 = 1280;
 /// The host's side of every uplink.
 const HOST_MAC: Mac = Mac([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x02]);
@@ -24,8 +25,8 @@ pub const OUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 pub(super) const INNER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 const OUTER_TTL: u8 = 64;
 
-/// A network's namespace routes. `accept_local`: the gateway address is that of every host, so another host's ICMP
-/// errors carry a source address that is local here.
+/// A network's namespace routes. `accept_local`: the gateway address is that of every host, so
+/// another host's ICMP errors carry a source address that is local here.
 const ROUTER: [(&str, &str); 8] = [
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv4/conf/all/rp_filter", "0"),
@@ -38,9 +39,13 @@ const ROUTER: [(&str, &str); 8] = [
 ];
 
 /// The host routes between uplinks and the outside.
-const HOST: [(&str, &str); 2] = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
+const HOST: [(&str, &str); 2] = [
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+];
 
-/// The host's end of an uplink. Loose `rp_filter` (2) wins over a strict one (1) of the host's `conf/all`.
+/// The host's end of an uplink. Loose `rp_filter` (2) wins over a strict one (1) of the host's
+/// `conf/all`.
 const UPLINK: [(&str, &str, &str); 9] = [
     ("net/ipv4/conf", "forwarding", "1"),
     ("net/ipv4/conf", "rp_filter", "2"),
@@ -78,8 +83,13 @@ impl Member<'_> {
 
     /// What gets through to another host, where that is less than through the tunnel.
     pub(super) fn narrower(&self, peer: &PeerConfig) -> Option<u32> {
-        let path = self.underlay.paths.get(&peer.vtep).map(|&path| carried(self.network, path, self.own));
-        path.map(|path| path.max(LEAST_MTU)).filter(|&path| path < self.mtu)
+        let path = self
+            .underlay
+            .paths
+            .get(&peer.vtep)
+            .map(|&path| carried(self.network, path, self.own));
+        path.map(|path| path.max(LEAST_MTU))
+            .filter(|&path| path < self.mtu)
     }
 }
 
@@ -88,10 +98,23 @@ impl Desired {
         let space = self.space(member.place());
         set_all(space, &QUIET);
         set_all(space, &ROUTER);
-        space.links.insert(names::loopback_link(), Link { kind: Kind::Loopback, mac: None, mtu: None });
+        space.links.insert(
+            names::loopback_link(),
+            Link {
+                kind: Kind::Loopback,
+                mac: None,
+                mtu: None,
+            },
+        );
         for lease in &member.network.subnets {
-            space.address(&names::loopback_link(), lease.gateway, AddressForm::host(lease.gateway));
-            space.routes.insert(RouteKey::to(lease.subnet), Route::Unreachable);
+            space.address(
+                &names::loopback_link(),
+                lease.gateway,
+                AddressForm::host(lease.gateway),
+            );
+            space
+                .routes
+                .insert(RouteKey::to(lease.subnet), Route::Unreachable);
         }
         self.tunnel(&member);
         self.remotes(&member, config);
@@ -102,7 +125,9 @@ impl Desired {
     }
 
     fn tunnel(&mut self, member: &Member<'_>) {
-        let DriverConfig::Overlay { port, .. } = member.network.driver else { return };
+        let DriverConfig::Overlay { port, .. } = member.network.driver else {
+            return;
+        };
         let space = self.space(member.place());
         let link = names::vxlan_link(member.network.vni);
         let mac = Mac::of_router(member.node);
@@ -116,104 +141,247 @@ impl Desired {
             socket_elsewhere: true,
         });
         space.address(&link, mac.link_local().into(), AddressForm::LINK_LOCAL);
-        space.links.insert(link, Link { kind, mac: Some(mac), mtu: Some(member.mtu) });
+        space.links.insert(
+            link,
+            Link {
+                kind,
+                mac: Some(mac),
+                mtu: Some(member.mtu),
+            },
+        );
     }
 
     fn remotes(&mut self, member: &Member<'_>, config: &NodeConfig) {
         let link = names::vxlan_link(member.network.vni);
-        let remote = config.endpoints.values().filter(|e| e.network == member.id && e.node != config.node);
+        let remote = config
+            .endpoints
+            .values()
+            .filter(|e| e.network == member.id && e.node != config.node);
         for endpoint in remote {
             let Some(peer) = config.peers.get(&endpoint.node) else {
-                self.fail(&format!("node {}", endpoint.node), "the view does not name its VTEP".to_owned());
+                self.fail(
+                    &format!("node {}", endpoint.node),
+                    "the view does not name its VTEP".to_owned(),
+                );
                 continue;
             };
             let mac = Mac::of_router(endpoint.node);
             let via = IpAddr::V6(mac.link_local());
             let mtu = member.narrower(peer);
             let space = self.space(member.place());
-            space.fdb.insert(FdbKey { link: link.clone(), mac }, peer.vtep);
+            space.fdb.insert(
+                FdbKey {
+                    link: link.clone(),
+                    mac,
+                },
+                peer.vtep,
+            );
             space.neighbour(&link, via, mac);
             for &address in &endpoint.addresses {
                 let source = lease_of(member.network, address).map(|lease| lease.gateway);
-                space.route(host_subnet(address), Route::Unicast { link: link.clone(), via: Some(via), source, mtu });
+                space.route(
+                    host_subnet(address),
+                    Route::Unicast {
+                        link: link.clone(),
+                        via: Some(via),
+                        source,
+                        mtu,
+                    },
+                );
             }
         }
     }
 
     fn uplink(&mut self, member: &Member<'_>) {
-        let (place, inner, outer) =
-            (member.place(), names::network_uplink_link(), names::uplink_link(member.network.vni));
+        let (place, inner, outer) = (
+            member.place(),
+            names::network_uplink_link(),
+            names::uplink_link(member.network.vni),
+        );
         let host = self.space(Place::Host);
         set_all(host, &HOST);
         set_link(host, &outer, &UPLINK);
-        let peer = Kind::Veth { peer_place: place, peer: inner.clone() };
-        host.links.insert(outer.clone(), Link { kind: peer, mac: Some(HOST_MAC), mtu: Some(member.mtu) });
+        let peer = Kind::Veth {
+            peer_place: place,
+            peer: inner.clone(),
+        };
+        host.links.insert(
+            outer.clone(),
+            Link {
+                kind: peer,
+                mac: Some(HOST_MAC),
+                mtu: Some(member.mtu),
+            },
+        );
         host.address(&outer, OUTER.into(), AddressForm::LINK_LOCAL);
         host.neighbour(&outer, INNER.into(), Mac::NETWORK);
         for lease in &member.network.subnets {
-            let inwards = Route::Unicast { link: outer.clone(), via: Some(INNER.into()), source: None, mtu: None };
+            let inwards = Route::Unicast {
+                link: outer.clone(),
+                via: Some(INNER.into()),
+                source: None,
+                mtu: None,
+            };
             host.route(Some(lease.subnet), inwards);
         }
 
         let space = self.space(place);
-        let peer = Kind::Veth { peer_place: Place::Host, peer: outer };
-        space.links.insert(inner.clone(), Link { kind: peer, mac: Some(Mac::NETWORK), mtu: Some(member.mtu) });
+        let peer = Kind::Veth {
+            peer_place: Place::Host,
+            peer: outer,
+        };
+        space.links.insert(
+            inner.clone(),
+            Link {
+                kind: peer,
+                mac: Some(Mac::NETWORK),
+                mtu: Some(member.mtu),
+            },
+        );
         space.address(&inner, INNER.into(), AddressForm::LINK_LOCAL);
         space.neighbour(&inner, OUTER.into(), HOST_MAC);
-        // The first gateway of a family is the source of what the namespace itself sends out: the uplink has no other.
+        // The first gateway of a family is the source of what the namespace itself sends out: the
+        // uplink has no other.
         for lease in member.network.subnets.iter().rev() {
             let source = Some(lease.gateway);
-            let outwards = Route::Unicast { link: inner.clone(), via: Some(OUTER.into()), source, mtu: None };
+            let outwards = Route::Unicast {
+                link: inner.clone(),
+                via: Some(OUTER.into()),
+                source,
+                mtu: None,
+            };
             space.route(default_of(lease.gateway), outwards);
         }
     }
 
     /// The network's end of an endpoint; returns its name.
-    fn outer_end(&mut self, local: &Local<'_>, network: &NetworkConfig, other: Kind, mtu: u32) -> LinkName {
+    fn outer_end(
+        &mut self,
+        local: &Local<'_>,
+        network: &NetworkConfig,
+        other: Kind,
+        mtu: u32,
+    ) -> LinkName {
         let outer = names::endpoint_link(local.id);
         let space = self.space(Place::Inside(Namespace::Network(local.endpoint.network)));
-        space.links.insert(outer.clone(), Link { kind: other, mac: Some(Mac::NETWORK), mtu: Some(mtu) });
-        space.shape(&outer, local.bandwidth.ingress_rate, local.bandwidth.ingress_burst);
+        space.links.insert(
+            outer.clone(),
+            Link {
+                kind: other,
+                mac: Some(Mac::NETWORK),
+                mtu: Some(mtu),
+            },
+        );
+        space.shape(
+            &outer,
+            local.bandwidth.ingress_rate,
+            local.bandwidth.ingress_burst,
+        );
         set_link(space, &outer, &ENDPOINT);
         space.address(&outer, OUTER.into(), AddressForm::LINK_LOCAL);
         for &address in &local.endpoint.addresses {
             let source = lease_of(network, address).map(|lease| lease.gateway);
-            space.route(host_subnet(address), Route::Unicast { link: outer.clone(), via: None, source, mtu: None });
+            space.route(
+                host_subnet(address),
+                Route::Unicast {
+                    link: outer.clone(),
+                    via: None,
+                    source,
+                    mtu: None,
+                },
+            );
             space.neighbour(&outer, address, local.endpoint.mac);
         }
         outer
     }
 
-    /// The runtime of a container takes the other end from the host. What is inside is its affair: it asks who has the
-    /// gateway's address, and of IPv6 only who has it on this very link may answer.
+    /// The runtime of a container takes the other end from the host. What is inside is its affair:
+    /// it asks who has the gateway's address, and of IPv6 only who has it on this very link may
+    /// answer.
     pub(super) fn handed_endpoint(&mut self, local: &Local<'_>, network: &NetworkConfig, mtu: u32) {
-        let kind = Kind::Handed { peer: names::handed_link(local.id), mac: local.endpoint.mac };
+        let kind = Kind::Handed {
+            peer: names::handed_link(local.id),
+            mac: local.endpoint.mac,
+        };
         let outer = self.outer_end(local, network, kind, mtu);
         self.handed.insert(local.id);
         let space = self.space(Place::Inside(Namespace::Network(local.endpoint.network)));
-        for lease in local.endpoint.addresses.iter().filter_map(|&address| lease_of(network, address)) {
+        for lease in local
+            .endpoint
+            .addresses
+            .iter()
+            .filter_map(|&address| lease_of(network, address))
+        {
             if lease.gateway.is_ipv6() {
-                space.address(&outer, lease.gateway, AddressForm { prefix: 128, prefix_route: false });
+                space.address(
+                    &outer,
+                    lease.gateway,
+                    AddressForm {
+                        prefix: 128,
+                        prefix_route: false,
+                    },
+                );
             }
         }
     }
 
-    pub(super) fn overlay_endpoint(&mut self, local: &Local<'_>, inner: &LinkName, network: &NetworkConfig, mtu: u32) {
-        let (near, far) = (Place::Inside(Namespace::Network(local.endpoint.network)), local.place());
-        let kind = Kind::Veth { peer_place: far, peer: inner.clone() };
+    pub(super) fn overlay_endpoint(
+        &mut self,
+        local: &Local<'_>,
+        inner: &LinkName,
+        network: &NetworkConfig,
+        mtu: u32,
+    ) {
+        let (near, far) = (
+            Place::Inside(Namespace::Network(local.endpoint.network)),
+            local.place(),
+        );
+        let kind = Kind::Veth {
+            peer_place: far,
+            peer: inner.clone(),
+        };
         let outer = self.outer_end(local, network, kind, mtu);
         let space = self.space(far);
         if far.is_foreign() {
             set_link(space, inner, &FOREIGN);
         }
-        let peer = Kind::Veth { peer_place: near, peer: outer };
-        space.links.insert(inner.clone(), Link { kind: peer, mac: Some(local.endpoint.mac), mtu: Some(mtu) });
-        space.address(inner, local.endpoint.mac.link_local().into(), AddressForm::LINK_LOCAL);
-        space.shape(inner, local.bandwidth.egress_rate, local.bandwidth.egress_burst);
+        let peer = Kind::Veth {
+            peer_place: near,
+            peer: outer,
+        };
+        space.links.insert(
+            inner.clone(),
+            Link {
+                kind: peer,
+                mac: Some(local.endpoint.mac),
+                mtu: Some(mtu),
+            },
+        );
+        space.address(
+            inner,
+            local.endpoint.mac.link_local().into(),
+            AddressForm::LINK_LOCAL,
+        );
+        space.shape(
+            inner,
+            local.bandwidth.egress_rate,
+            local.bandwidth.egress_burst,
+        );
         space.neighbour(inner, OUTER.into(), Mac::NETWORK);
         for &address in &local.endpoint.addresses {
-            let Some(lease) = lease_of(network, address) else { continue };
-            inside(space, &Inside { link: inner, address, lease, place: far }, network);
+            let Some(lease) = lease_of(network, address) else {
+                continue;
+            };
+            inside(
+                space,
+                &Inside {
+                    link: inner,
+                    address,
+                    lease,
+                    place: far,
+                },
+                network,
+            );
         }
     }
 }
@@ -227,43 +395,73 @@ struct Inside<'a> {
 }
 
 fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
-    let form = AddressForm { prefix: at.lease.subnet.prefix(), prefix_route: false };
+    let form = AddressForm {
+        prefix: at.lease.subnet.prefix(),
+        prefix_route: false,
+    };
     space.address(at.link, at.address, form);
     let via = match at.lease.gateway {
         IpAddr::V4(gateway) => {
             space.neighbour(at.link, gateway.into(), Mac::NETWORK);
-            let on_link = Route::Unicast { link: at.link.clone(), via: None, source: Some(at.address), mtu: None };
+            let on_link = Route::Unicast {
+                link: at.link.clone(),
+                via: None,
+                source: Some(at.address),
+                mtu: None,
+            };
             space.route(host_subnet(gateway.into()), on_link);
             IpAddr::V4(gateway)
         }
         IpAddr::V6(_) => OUTER.into(),
     };
-    let gateway = Route::Unicast { link: at.link.clone(), via: Some(via), source: Some(at.address), mtu: None };
+    let gateway = Route::Unicast {
+        link: at.link.clone(),
+        via: Some(via),
+        source: Some(at.address),
+        mtu: None,
+    };
     let family = |lease: &&SubnetLease| lease.subnet.is_ipv6() == at.address.is_ipv6();
     for lease in network.subnets.iter().filter(family) {
         space.route(Some(lease.subnet), gateway.clone());
     }
     if let Some(everything) = default_of(at.address).filter(|_| !network.internal) {
-        space.routes.entry(way_out(at.place, everything)).or_insert(gateway);
+        space
+            .routes
+            .entry(way_out(at.place, everything))
+            .or_insert(gateway);
     }
 }
 
 /// The MTU that the user set, or else what the uplink carries less all that is added on the way.
 pub(super) fn mtu(network: &NetworkConfig, own: &PeerConfig, underlay: Option<u32>) -> u32 {
-    network.mtu.unwrap_or_else(|| carried(network, underlay.unwrap_or(ETHERNET_MTU), own)).max(LEAST_MTU)
+    network
+        .mtu
+        .unwrap_or_else(|| carried(network, underlay.unwrap_or(ETHERNET_MTU), own))
+        .max(LEAST_MTU)
 }
 
 fn carried(network: &NetworkConfig, underlay: u32, own: &PeerConfig) -> u32 {
-    let encrypted = matches!(network.driver, DriverConfig::Overlay { encrypted: true, .. });
+    let encrypted = matches!(
+        network.driver,
+        DriverConfig::Overlay {
+            encrypted: true,
+            ..
+        }
+    );
     inner_mtu(underlay, own.vtep, encrypted)
 }
 
-/// VXLAN adds the outer IP header, UDP 8, its own 8, and the inner Ethernet header 14 (RFC 7348 section 5). ESP with
-/// AES-GCM adds 8 and an IV of 8 in front, and behind a trailer of 2, filled up so that what is encrypted is a multiple
-/// of 4, and the check value of 16 (RFC 4303 section 2.4, RFC 4106).
+/// VXLAN adds the outer IP header, UDP 8, its own 8, and the inner Ethernet header 14 (RFC 7348
+/// section 5). ESP with AES-GCM adds 8 and an IV of 8 in front, and behind a trailer of 2, filled
+/// up so that what is encrypted is a multiple of 4, and the check value of 16 (RFC 4303 section
+/// 2.4, RFC 4106).
 fn inner_mtu(underlay: u32, vtep: IpAddr, encrypted: bool) -> u32 {
     let inside = underlay.saturating_sub(if vtep.is_ipv4() { 20 } else { 40 });
-    let inside = if encrypted { (inside.saturating_sub(8 + 8 + 16) / 4 * 4).saturating_sub(2) } else { inside };
+    let inside = if encrypted {
+        (inside.saturating_sub(8 + 8 + 16) / 4 * 4).saturating_sub(2)
+    } else {
+        inside
+    };
     inside.saturating_sub(8 + 8 + 14)
 }
 
@@ -274,8 +472,17 @@ mod tests {
     #[test]
     fn the_overhead_is_exact_for_both_families_with_and_without_encryption() {
         let (v4, v6) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
-        assert_eq!([inner_mtu(1500, v4, false), inner_mtu(1500, v6, false)], [1450, 1430]);
-        assert_eq!([inner_mtu(1500, v4, true), inner_mtu(1500, v6, true)], [1416, 1396]);
-        assert_eq!([1501, 1503, 1504].map(|underlay| inner_mtu(underlay, v4, true)), [1416, 1416, 1420]);
+        assert_eq!(
+            [inner_mtu(1500, v4, false), inner_mtu(1500, v6, false)],
+            [1450, 1430]
+        );
+        assert_eq!(
+            [inner_mtu(1500, v4, true), inner_mtu(1500, v6, true)],
+            [1416, 1396]
+        );
+        assert_eq!(
+            [1501, 1503, 1504].map(|underlay| inner_mtu(underlay, v4, true)),
+            [1416, 1416, 1420]
+        );
     }
 }

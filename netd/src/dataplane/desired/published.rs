@@ -1,5 +1,5 @@
-//! The way of callers at published ports: on the called host a routing table that leads into the network, by mark; where a
-//! task answers, one for each host that may have been called.
+//! The way of callers at published ports: on the called host a routing table that leads into the
+//! network, by mark; where a task answers, one for each host that may have been called.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,27 +24,38 @@ use super::{
 use crate::dataplane::state::Link;
 
 /// Answers come out of the network with a source that is the host's own, and go on to its loopback.
-const ANSWERED: [(&str, &str, &str); 2] =
-    [("net/ipv4/conf", "accept_local", "1"), ("net/ipv4/conf", "route_localnet", "1")];
-/// A link without an IPv4 address passes no loose check of sources (`rp_filter`), whatever they are.
+const ANSWERED: [(&str, &str, &str); 2] = [
+    ("net/ipv4/conf", "accept_local", "1"),
+    ("net/ipv4/conf", "route_localnet", "1"),
+];
+/// A link without an IPv4 address passes no loose check of sources (`rp_filter`), whatever they
+/// are.
 const UPLINK: Ipv4Addr = Ipv4Addr::new(169, 254, 110, 1);
-/// Behind the rule for local addresses, before that of the main table. Rules of the answering hosts come second.
+/// Behind the rule for local addresses, before that of the main table. Rules of the answering hosts
+/// come second.
 const UNMARKED: u32 = 1_000;
 const MARKED: u32 = 1_001;
 
 /// Whether other hosts lead callers into this network.
 pub fn is_ingress(config: &NodeConfig, network: NetworkId) -> bool {
-    config.published.values().any(|port| port.network == network && port.spec.mode == PublishMode::Ingress)
+    config
+        .published
+        .values()
+        .any(|port| port.network == network && port.spec.mode == PublishMode::Ingress)
 }
 
 /// Whether a task here may answer whom another host led into this network.
 pub fn answers(config: &NodeConfig, network: NetworkId) -> bool {
     let is_here = |node: NodeId, of: NetworkId| node == config.node && of == network;
-    is_ingress(config, network) && config.endpoints.values().any(|endpoint| is_here(endpoint.node, endpoint.network))
+    is_ingress(config, network)
+        && config
+            .endpoints
+            .values()
+            .any(|endpoint| is_here(endpoint.node, endpoint.network))
 }
 
-/// The connection marks of the hosts that callers may have called; also their tables' numbers. Two hosts whose ids are alike
-/// in the bits that count get different ones all the same.
+/// The connection marks of the hosts that callers may have called; also their tables' numbers. Two
+/// hosts whose ids are alike in the bits that count get different ones all the same.
 pub fn marks_of_peers(config: &NodeConfig) -> BTreeMap<NodeId, u32> {
     let (mut marks, mut taken) = (BTreeMap::new(), BTreeSet::new());
     for &peer in config.peers.keys().filter(|peer| **peer != config.node) {
@@ -60,7 +71,12 @@ pub fn marks_of_peers(config: &NodeConfig) -> BTreeMap<NodeId, u32> {
 
 impl Desired {
     pub(super) fn published(&mut self, member: &Member<'_>, config: &NodeConfig) {
-        if config.published.values().any(|port| port.network == member.id) && !member.network.internal {
+        if config
+            .published
+            .values()
+            .any(|port| port.network == member.id)
+            && !member.network.internal
+        {
             self.lead_in(member);
         }
         if answers(config, member.id) {
@@ -73,7 +89,8 @@ impl Desired {
         let (vni, mark) = (member.network.vni, mark(member.network.vni));
         if self.diverted.values().any(|other| *other == mark) {
             let next = "remove one of the two and make it again, which gives it another VXLAN network identifier";
-            let cause = "its packets cannot be told from those of another network with published ports";
+            let cause =
+                "its packets cannot be told from those of another network with published ports";
             return self.fail(
                 &format!("published ports of network {}", member.network.name),
                 format!("{cause}; next: {next}"),
@@ -84,12 +101,29 @@ impl Desired {
         let table = HOST_TABLES | u32::from(vni);
         let host = self.space(Place::Host);
         set_link(host, &link, &ANSWERED);
-        host.address(&link, UPLINK.into(), AddressForm { prefix: 32, prefix_route: true });
-        let inwards =
-            |link: &LinkName| Route::Unicast { link: link.clone(), via: Some(INNER.into()), source: None, mtu: None };
+        host.address(
+            &link,
+            UPLINK.into(),
+            AddressForm {
+                prefix: 32,
+                prefix_route: true,
+            },
+        );
+        let inwards = |link: &LinkName| Route::Unicast {
+            link: link.clone(),
+            via: Some(INNER.into()),
+            source: None,
+            mtu: None,
+        };
         for ipv6 in [false, true] {
             host.table(table, any(ipv6), inwards(&link));
-            let policy = Policy { ipv6, preference: 0, mark, mask: MARK_MASK, table: Some(table) };
+            let policy = Policy {
+                ipv6,
+                preference: 0,
+                mark,
+                mask: MARK_MASK,
+                table: Some(table),
+            };
             host.policies.rules.insert(policy);
         }
         host.table(table, Ipv6Addr::LOCALHOST.into(), Route::Local { link });
@@ -100,19 +134,44 @@ impl Desired {
         let link = names::vxlan_link(member.network.vni);
         let space = self.space(member.place());
         for ipv6 in [false, true] {
-            let unmarked = Policy { ipv6, preference: UNMARKED, mark: 0, mask: PEER_TABLES, table: None };
+            let unmarked = Policy {
+                ipv6,
+                preference: UNMARKED,
+                mark: 0,
+                mask: PEER_TABLES,
+                table: None,
+            };
             space.policies.rules.insert(unmarked);
         }
         for (node, mark) in marks_of_peers(config) {
-            let Some(peer) = config.peers.get(&node) else { continue };
+            let Some(peer) = config.peers.get(&node) else {
+                continue;
+            };
             let router = Mac::of_router(node);
             let via = IpAddr::V6(router.link_local());
-            space.fdb.insert(FdbKey { link: link.clone(), mac: router }, peer.vtep);
+            space.fdb.insert(
+                FdbKey {
+                    link: link.clone(),
+                    mac: router,
+                },
+                peer.vtep,
+            );
             space.neighbour(&link, via, router);
-            let back = Route::Unicast { link: link.clone(), via: Some(via), source: None, mtu: member.narrower(peer) };
+            let back = Route::Unicast {
+                link: link.clone(),
+                via: Some(via),
+                source: None,
+                mtu: member.narrower(peer),
+            };
             for ipv6 in [false, true] {
                 space.table(mark, any(ipv6), back.clone());
-                let policy = Policy { ipv6, preference: MARKED, mark, mask: u32::MAX, table: Some(mark) };
+                let policy = Policy {
+                    ipv6,
+                    preference: MARKED,
+                    mark,
+                    mask: u32::MAX,
+                    table: Some(mark),
+                };
                 space.policies.rules.insert(policy);
             }
         }
@@ -122,13 +181,27 @@ impl Desired {
 impl Space<Link> {
     /// A route of another table than the main one: to everything, or to one address.
     fn table(&mut self, table: u32, destination: IpAddr, route: Route) {
-        let subnet = if destination.is_unspecified() { default_of(destination) } else { host_subnet(destination) };
+        let subnet = if destination.is_unspecified() {
+            default_of(destination)
+        } else {
+            host_subnet(destination)
+        };
         if let Some(subnet) = subnet {
-            self.routes.insert(RouteKey { table, ..RouteKey::to(subnet) }, route);
+            self.routes.insert(
+                RouteKey {
+                    table,
+                    ..RouteKey::to(subnet)
+                },
+                route,
+            );
         }
     }
 }
 
 fn any(ipv6: bool) -> IpAddr {
-    if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    if ipv6 {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    }
 }

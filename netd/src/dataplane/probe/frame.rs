@@ -1,5 +1,5 @@
-//! The frames that ask and tell a LAN who has an address: ARP (RFC 826, RFC 5227) and neighbour discovery (RFC 4861,
-//! RFC 4862). Pure.
+//! The frames that ask and tell a LAN who has an address: ARP (RFC 826, RFC 5227) and neighbour
+//! discovery (RFC 4861, RFC 4862). Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,7 +13,8 @@ const REQUEST: u16 = 1;
 const ICMPV6: u8 = 58;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
-/// Override flag of an advertisement: takes the place of what a neighbour believed (RFC 4861 section 4.4).
+/// Override flag of an advertisement: takes the place of what a neighbour believed (RFC 4861
+/// section 4.4).
 const OVERRIDE: u8 = 0x20;
 const TARGET_LINK_ADDRESS: u8 = 2;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -45,7 +46,12 @@ pub fn announcement(from: Mac, address: IpAddr) -> Vec<u8> {
         IpAddr::V6(v6) => {
             let option = [&[TARGET_LINK_ADDRESS, 1], &from.0[..]].concat();
             let head = [ADVERTISEMENT, 0, 0, 0, OVERRIDE, 0, 0, 0];
-            icmpv6(from, v6, ALL_NODES, &[&head[..], &v6.octets(), &option].concat())
+            icmpv6(
+                from,
+                v6,
+                ALL_NODES,
+                &[&head[..], &v6.octets(), &option].concat(),
+            )
         }
     }
 }
@@ -61,7 +67,11 @@ pub fn claim(frame: &[u8], address: IpAddr) -> Option<Mac> {
             is(12, &ARP.to_be_bytes()) && (is(sender, &v4.octets()) || asks_for_itself)
         }
         IpAddr::V6(v6) => {
-            let (source, kind, target) = (ETHERNET + 8, ETHERNET + IPV6_HEADER, ETHERNET + IPV6_HEADER + 8);
+            let (source, kind, target) = (
+                ETHERNET + 8,
+                ETHERNET + IPV6_HEADER,
+                ETHERNET + IPV6_HEADER + 8,
+            );
             let asks_for_itself = is(kind, &[SOLICITATION]) && is(source, &[0; 16]);
             is(12, &IPV6.to_be_bytes())
                 && is(ETHERNET + 6, &[ICMPV6])
@@ -91,8 +101,13 @@ fn icmpv6(from: Mac, source: Ipv6Addr, group: Ipv6Addr, message: &[u8]) -> Vec<u
     frame.extend([ICMPV6, 255]);
     frame.extend([source.octets(), group.octets()].concat());
     let mut message = message.to_vec();
-    let sum =
-        checksum(&[&source.octets(), &group.octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, ICMPV6], &message]);
+    let sum = checksum(&[
+        &source.octets(),
+        &group.octets(),
+        &u32::from(length).to_be_bytes(),
+        &[0, 0, 0, ICMPV6],
+        &message,
+    ]);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     frame.extend(message);
     frame
@@ -104,7 +119,10 @@ fn ethernet(to: Mac, from: Mac, kind: u16) -> Vec<u8> {
 
 /// The Internet checksum (RFC 1071) of parts of even length.
 fn checksum(parts: &[&[u8]]) -> u16 {
-    let words = parts.iter().flat_map(|part| part.chunks(2)).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let words = parts
+        .iter()
+        .flat_map(|part| part.chunks(2))
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
     let sum = words.sum::<u32>();
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16
@@ -119,7 +137,8 @@ mod tests {
     #[test]
     fn whoever_asks_tells_or_has_an_address_claims_it_and_nobody_else() {
         for (address, other) in [("10.0.9.5", "10.0.9.6"), ("fd00:9::5", "fd00:9::6")] {
-            let (address, other): (IpAddr, IpAddr) = (address.parse().unwrap(), other.parse().unwrap());
+            let (address, other): (IpAddr, IpAddr) =
+                (address.parse().unwrap(), other.parse().unwrap());
             for frame in [question(MAC, address), announcement(MAC, address)] {
                 assert_eq!(claim(&frame, address), Some(MAC));
                 assert_eq!(claim(&frame, other), None);
@@ -133,6 +152,9 @@ mod tests {
         let frame = announcement(MAC, "fd00:9::5".parse().unwrap());
         let (addresses, message) = (&frame[22..54], &frame[54..]);
         let length = (message.len() as u32).to_be_bytes();
-        assert_eq!(checksum(&[addresses, &length, &[0, 0, 0, ICMPV6], message]), 0);
+        assert_eq!(
+            checksum(&[addresses, &length, &[0, 0, 0, ICMPV6], message]),
+            0
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Before an endpoint on a LAN gets its addresses, the LAN is asked whether somebody has them; once it has them, the LAN
-//! is told. Each question is asked on a thread of its own, so that nobody waits for another's answer.
+//! Before an endpoint on a LAN gets its addresses, the LAN is asked whether somebody has them; once
+//! it has them, the LAN is told. Each question is asked on a thread of its own, so that nobody
+//! waits for another's answer.
 
 mod frame;
 
@@ -17,7 +18,10 @@ use model::{EndpointId, Mac};
 use nix::{
     ifaddrs::getifaddrs,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket},
+    sys::socket::{
+        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send,
+        socket,
+    },
 };
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tracing::{debug, info};
@@ -30,8 +34,8 @@ use super::{
     state::{AddressKey, ObservedLink, Place, Space},
 };
 
-/// How often a question is asked, and how long an answer may take each time (RFC 5227 takes seconds: nobody waits that
-/// long for a container).
+/// How often a question is asked, and how long an answer may take each time (RFC 5227 takes
+/// seconds: nobody waits that long for a container).
 const QUESTIONS: u32 = 3;
 const ANSWER: Duration = Duration::from_millis(120);
 /// How often an address is announced, and the time between (RFC 5227 section 2.3).
@@ -64,7 +68,11 @@ enum Answer {
 impl Default for Probes {
     fn default() -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        Self { answers: BTreeMap::new(), sender, receiver }
+        Self {
+            answers: BTreeMap::new(),
+            sender,
+            receiver,
+        }
     }
 }
 
@@ -72,17 +80,27 @@ impl Probes {
     /// The endpoints that may have their addresses.
     pub fn free(&self) -> BTreeSet<EndpointId> {
         let is_free = |answer: &Answer| matches!(answer, Answer::Free | Answer::Ours);
-        self.answers.iter().filter(|(_, answer)| is_free(answer)).map(|(id, _)| *id).collect()
+        self.answers
+            .iter()
+            .filter(|(_, answer)| is_free(answer))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
-    /// Endpoints that have their addresses already, made by an earlier life of the daemon, keep them unasked; returns
-    /// whether there are any.
+    /// Endpoints that have their addresses already, made by an earlier life of the daemon, keep
+    /// them unasked; returns whether there are any.
     pub fn adopt(&mut self, desired: &Desired, observed: &Observed) -> bool {
         let in_use = |question: &Question| {
             let (place, link) = &question.port;
             let has = |space: &Space<ObservedLink>| {
-                let key = |address: &IpAddr| AddressKey { link: link.clone(), address: *address };
-                question.addresses.iter().any(|address| space.addresses.contains_key(&key(address)))
+                let key = |address: &IpAddr| AddressKey {
+                    link: link.clone(),
+                    address: *address,
+                };
+                question
+                    .addresses
+                    .iter()
+                    .any(|address| space.addresses.contains_key(&key(address)))
             };
             observed.spaces.get(place).is_some_and(|space| has(space))
         };
@@ -92,14 +110,21 @@ impl Probes {
             .filter(|(_, question)| question.open && in_use(question))
             .map(|(id, _)| *id)
             .collect();
-        self.answers.extend(adopted.iter().map(|id| (*id, Answer::Ours)));
+        self.answers
+            .extend(adopted.iter().map(|id| (*id, Answer::Ours)));
         !adopted.is_empty()
     }
 
-    /// Asks what is to be asked where the links for it are there, announces what has come into use, and forgets
-    /// endpoints that are not known any more.
+    /// Asks what is to be asked where the links for it are there, announces what has come into use,
+    /// and forgets endpoints that are not known any more.
     pub fn go_on(&mut self, desired: &Desired, observed: &Observed, plan: &[Op]) {
-        self.answers.retain(|id, _| desired.sandboxes.values().flatten().any(|(_, endpoint)| endpoint == id));
+        self.answers.retain(|id, _| {
+            desired
+                .sandboxes
+                .values()
+                .flatten()
+                .any(|(_, endpoint)| endpoint == id)
+        });
         for (id, question) in &desired.questions {
             if !question.open {
                 let is_unfinished = |op: &Op| op.place == question.port.0;
@@ -113,8 +138,11 @@ impl Probes {
                 answer => answer.is_none(),
             };
             let (place, link) = &question.port;
-            let is_there =
-                observed.spaces.get(place).and_then(|space| space.links.get(link)).is_some_and(|link| link.up);
+            let is_there = observed
+                .spaces
+                .get(place)
+                .and_then(|space| space.links.get(link))
+                .is_some_and(|link| link.up);
             if is_due && is_there {
                 self.ask(*id, question);
             }
@@ -128,7 +156,8 @@ impl Probes {
         }
         self.answers.insert(id, Answer::Ours);
         let question = question.clone();
-        let told = Wire::open(&question).map(|wire| spawn("announce", move || wire.announce(&question.addresses)));
+        let told = Wire::open(&question)
+            .map(|wire| spawn("announce", move || wire.announce(&question.addresses)));
         if let Err(error) = told.and_then(|spawned| spawned) {
             debug!(%error, "an address could not be announced");
         }
@@ -183,17 +212,23 @@ impl Probes {
         });
         match (asked, self.answers.get_mut(&id)) {
             (Err(error), _) => {
-                self.answers.insert(id, Answer::Unasked(error.to_string(), Instant::now()));
+                self.answers
+                    .insert(id, Answer::Unasked(error.to_string(), Instant::now()));
             }
             // The bad answer stands until there is another.
-            (Ok(()), Some(Answer::Taken(_, _, at) | Answer::Unasked(_, at))) => *at = Instant::now(),
+            (Ok(()), Some(Answer::Taken(_, _, at) | Answer::Unasked(_, at))) => {
+                *at = Instant::now()
+            }
             (Ok(()), _) => drop(self.answers.insert(id, Answer::Asked)),
         }
     }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map(drop)
 }
 
 /// A link, frame by frame.
@@ -211,9 +246,17 @@ impl Wire {
         namespace::within_file(&file, || {
             // Its address names all protocols (0): those of the socket are taken.
             let link = link_address(question.link.as_str())?;
-            let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+            let socket = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::EthAll,
+            )?;
             bind(socket.as_raw_fd(), &link)?;
-            let mac = link.addr().map(Mac).ok_or_else(|| io::Error::other("the link has no Ethernet address"))?;
+            let mac = link
+                .addr()
+                .map(Mac)
+                .ok_or_else(|| io::Error::other("the link has no Ethernet address"))?;
             Ok(Self { socket, mac })
         })?
     }
@@ -226,7 +269,9 @@ impl Wire {
             }
             let end = Instant::now() + ANSWER;
             while let Some(frame) = self.receive(end)? {
-                let claims = addresses.iter().filter_map(|address| Some((*address, frame::claim(&frame, *address)?)));
+                let claims = addresses
+                    .iter()
+                    .filter_map(|address| Some((*address, frame::claim(&frame, *address)?)));
                 // The kernel shows us our own frames, too.
                 if let Some(claim) = { claims }.find(|(_, mac)| *mac != self.mac) {
                     return Ok(Some(claim));
@@ -255,7 +300,11 @@ impl Wire {
     fn receive(&self, end: Instant) -> io::Result<Option<Vec<u8>>> {
         let left = end.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        if poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
+        if poll(
+            &mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        )? == 0
+        {
             return Ok(None);
         }
         let mut frame = vec![0; 2048];
@@ -269,5 +318,6 @@ impl Wire {
 fn link_address(name: &str) -> io::Result<LinkAddr> {
     let mut found = getifaddrs()?.filter(|found| found.interface_name == name);
     let address = found.find_map(|found| found.address.as_ref()?.as_link_addr().copied());
-    address.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no link {name}")))
+    address
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no link {name}")))
 }

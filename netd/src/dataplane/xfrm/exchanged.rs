@@ -9,18 +9,46 @@ use super::plan::{Direction, Observed, Peer, Traffic, Usage, Verdict, Wanted, Wa
 
 /// What this host has exchanged with one of its peers.
 pub fn exchanged(wanted: &Wanted, peer: &Peer, observed: &Observed) -> Encryption {
-    let Some(own) = wanted.vtep else { return Encryption::default() };
+    let Some(own) = wanted.vtep else {
+        return Encryption::default();
+    };
     let sends_with = sends_with(wanted.port, own, peer.vtep, observed);
     let of = |to: IpAddr, numbers: Vec<Spi>| -> Vec<(Spi, Usage)> {
-        let found = numbers.into_iter().filter_map(|spi| Some((spi, observed.associations.get(&(to, spi))?.usage)));
+        let found = numbers
+            .into_iter()
+            .filter_map(|spi| Some((spi, observed.associations.get(&(to, spi))?.usage)));
         found.collect()
     };
-    let sent = of(peer.vtep, peer.keys.send.iter().map(|association| association.spi).collect());
-    let received = of(own, peer.keys.accept.iter().map(|association| association.spi).collect());
-    let sum = |of: fn(&Usage) -> u64, usages: &[(Spi, Usage)]| usages.iter().map(|(_, usage)| of(usage)).sum();
-    let last_seen = received.iter().map(|(_, usage)| usage.last_used.max(usage.first_used)).max();
+    let sent = of(
+        peer.vtep,
+        peer.keys
+            .send
+            .iter()
+            .map(|association| association.spi)
+            .collect(),
+    );
+    let received = of(
+        own,
+        peer.keys
+            .accept
+            .iter()
+            .map(|association| association.spi)
+            .collect(),
+    );
+    let sum = |of: fn(&Usage) -> u64, usages: &[(Spi, Usage)]| {
+        usages.iter().map(|(_, usage)| of(usage)).sum()
+    };
+    let last_seen = received
+        .iter()
+        .map(|(_, usage)| usage.last_used.max(usage.first_used))
+        .max();
     Encryption {
-        epoch: peer.keys.send.iter().find(|association| Some(association.spi) == sends_with).map(|found| found.epoch),
+        epoch: peer
+            .keys
+            .send
+            .iter()
+            .find(|association| Some(association.spi) == sends_with)
+            .map(|found| found.epoch),
         sends_with,
         accepts: received.iter().map(|(spi, _)| *spi).collect(),
         sent_packets: sum(|usage| usage.packets, &sent),
@@ -31,14 +59,23 @@ pub fn exchanged(wanted: &Wanted, peer: &Peer, observed: &Observed) -> Encryptio
         late: sum(|usage| usage.late.into(), &received),
         forged: sum(|usage| usage.forged.into(), &received),
         unknown: 0,
-        last_seen: last_seen.filter(|seconds| *seconds > 0).map(|seconds| seconds * 1000),
+        last_seen: last_seen
+            .filter(|seconds| *seconds > 0)
+            .map(|seconds| seconds * 1000),
     }
 }
 
 fn sends_with(port: u16, from: IpAddr, to: IpAddr, observed: &Observed) -> Option<Spi> {
-    let way = Way { direction: Direction::Out, ipv6: from.is_ipv6(), traffic: Traffic::Between { from, to }, port };
+    let way = Way {
+        direction: Direction::Out,
+        ipv6: from.is_ipv6(),
+        traffic: Traffic::Between { from, to },
+        port,
+    };
     match observed.policies.get(&way)?.0.verdict {
-        Verdict::Protect { spi, .. } => spi.filter(|spi| observed.associations.contains_key(&(to, *spi))),
+        Verdict::Protect { spi, .. } => {
+            spi.filter(|spi| observed.associations.contains_key(&(to, *spi)))
+        }
         _ => None,
     }
 }

@@ -1,4 +1,5 @@
-//! IPsec of this host's kernel by netlink: read, changed, listened to. The one place that opens `NETLINK_XFRM`.
+//! IPsec of this host's kernel by netlink: read, changed, listened to. The one place that opens
+//! `NETLINK_XFRM`.
 
 use std::{
     future::poll_fn,
@@ -31,20 +32,33 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Opens it, on a thread with a tokio runtime. Errors: the kernel has no IPsec, or root is lacking.
+    /// Opens it, on a thread with a tokio runtime. Errors: the kernel has no IPsec, or root is
+    /// lacking.
     pub fn open() -> io::Result<Self> {
         let mut notices = TokioSocket::new(NETLINK_XFRM)?;
         let socket = notices.socket_mut();
         socket.bind_auto()?;
-        wire::GROUPS.iter().try_for_each(|&group| socket.add_membership(group))?;
-        Ok(Self { requests: connect()?, notices, sequence: 0 })
+        wire::GROUPS
+            .iter()
+            .try_for_each(|&group| socket.add_membership(group))?;
+        Ok(Self {
+            requests: connect()?,
+            notices,
+            sequence: 0,
+        })
     }
 
-    /// Completes when an association or a policy has changed since the last `observe`, whoever's. Cancel-safe.
+    /// Completes when an association or a policy has changed since the last `observe`, whoever's.
+    /// Cancel-safe.
     pub async fn changed(&mut self) {
-        poll_fn(|context| match self.notices.poll_recv(context, &mut Vec::with_capacity(DATAGRAM)) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => Poll::Pending,
+        poll_fn(|context| {
+            match self
+                .notices
+                .poll_recv(context, &mut Vec::with_capacity(DATAGRAM))
+            {
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending => Poll::Pending,
+            }
         })
         .await;
     }
@@ -62,7 +76,9 @@ impl Kernel {
             Op::Set(way, policy) => wire::set_policy(way, policy),
             Op::Add(_, new) => wire::add_association(new),
             Op::Delete(to, spi) => return gone(self.ask(wire::delete_association(*to, *spi))),
-            Op::Unset(way, index) | Op::Open(way, index) => return gone(self.ask(wire::delete_policy(way, *index))),
+            Op::Unset(way, index) | Op::Open(way, index) => {
+                return gone(self.ask(wire::delete_policy(way, *index)));
+            }
             Op::Record(_) => return Ok(()),
         };
         self.ask(message)
@@ -78,15 +94,24 @@ pub fn look() -> io::Result<Observed> {
     observe(&connect()?, &mut 0)
 }
 
-/// Whether this kernel has ESP with our algorithm, for both families: tried in a namespace that is gone afterwards.
+/// Whether this kernel has ESP with our algorithm, for both families: tried in a namespace that is
+/// gone afterwards.
 pub fn probe() -> io::Result<()> {
     namespace::on_own_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         let (socket, mut sequence) = (connect()?, 0);
         // Addresses for documentation (RFC 5737, RFC 3849).
-        let (v4, v6) = (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+        let (v4, v6) = (
+            Ipv4Addr::new(192, 0, 2, 1),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
+        );
         for address in [v4.into(), v6.into()] {
-            let new = Association { from: address, to: address, spi: Spi::FIRST, key: EspKey::new([1; 36]) };
+            let new = Association {
+                from: address,
+                to: address,
+                spi: Spi::FIRST,
+                key: EspKey::new([1; 36]),
+            };
             ask(&socket, &mut sequence, wire::add_association(&new))?;
         }
         Ok(())
@@ -121,7 +146,9 @@ fn ask(socket: &Socket, sequence: &mut u32, message: Vec<u8>) -> io::Result<()> 
         for (of, answer) in wire::answers(&receive(socket)?) {
             match answer {
                 Answer::Done if of == number => return Ok(()),
-                Answer::Refused(errno) if of == number => return Err(io::Error::from_raw_os_error(errno)),
+                Answer::Refused(errno) if of == number => {
+                    return Err(io::Error::from_raw_os_error(errno));
+                }
                 _ => {}
             }
         }
@@ -134,11 +161,16 @@ fn observe(socket: &Socket, sequence: &mut u32) -> io::Result<Observed> {
         let number = send(socket, sequence, question)?;
         let mut done = false;
         while !done {
-            for (_, answer) in wire::answers(&receive(socket)?).into_iter().filter(|(of, _)| *of == number) {
+            for (_, answer) in wire::answers(&receive(socket)?)
+                .into_iter()
+                .filter(|(of, _)| *of == number)
+            {
                 match answer {
                     Answer::Done => done = true,
                     Answer::Refused(errno) => return Err(io::Error::from_raw_os_error(errno)),
-                    Answer::Policy(way, policy, index) => drop(observed.policies.insert(way, (policy, index))),
+                    Answer::Policy(way, policy, index) => {
+                        drop(observed.policies.insert(way, (policy, index)))
+                    }
                     Answer::Association(found) => {
                         let key = (found.association.to, found.association.spi);
                         observed.associations.insert(key, *found);
@@ -153,5 +185,11 @@ fn observe(socket: &Socket, sequence: &mut u32) -> io::Result<Observed> {
 
 fn gone(result: io::Result<()>) -> io::Result<()> {
     let absent = [Errno::ENOENT, Errno::ESRCH].map(|errno| Some(errno as i32));
-    result.or_else(|error| if absent.contains(&error.raw_os_error()) { Ok(()) } else { Err(error) })
+    result.or_else(|error| {
+        if absent.contains(&error.raw_os_error()) {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })
 }

@@ -1,6 +1,7 @@
-//! The IPsec plane, of the host's own namespace: what crosses the port of encrypted tunnels is encrypted, or dropped by
-//! policies that stand before the first tunnel and fall after the last. Others' associations and policies are not looked
-//! at. An association begins once: what the kernel has lost is reported, not restored.
+//! The IPsec plane, of the host's own namespace: what crosses the port of encrypted tunnels is
+//! encrypted, or dropped by policies that stand before the first tunnel and fall after the last.
+//! Others' associations and policies are not looked at. An association begins once: what the kernel
+//! has lost is reported, not restored.
 
 mod exchanged;
 mod kernel;
@@ -69,11 +70,18 @@ pub struct Encryption {
 }
 
 impl Encryption {
-    /// Of the namespace that the calling thread is in; `directory` keeps what must survive a reboot.
+    /// Of the namespace that the calling thread is in; `directory` keeps what must survive a
+    /// reboot.
     pub fn open(directory: &Path) -> Self {
         let path = directory.join(FILE);
         let record = Record::open(&path);
-        Self { kernel: Kernel::open(), path, record, settled: None, observed: Observed::default() }
+        Self {
+            kernel: Kernel::open(),
+            path,
+            record,
+            settled: None,
+            observed: Observed::default(),
+        }
     }
 
     /// What the kernel held of ours when it was last read.
@@ -92,16 +100,27 @@ impl Encryption {
 
     /// Makes the kernel hold what is wanted; goes on after failures.
     pub fn settle(&mut self, wanted: Option<&Wanted>, tunnels: Tunnels) -> Outcome {
-        if self.settled.as_ref().is_some_and(|(last, at)| last.as_ref() == wanted && at.elapsed() < READ_AGAIN) {
-            return Outcome { closed: true, ..Outcome::default() };
+        if self
+            .settled
+            .as_ref()
+            .is_some_and(|(last, at)| last.as_ref() == wanted && at.elapsed() < READ_AGAIN)
+        {
+            return Outcome {
+                closed: true,
+                ..Outcome::default()
+            };
         }
         match self.try_settle(wanted, tunnels) {
             Ok(outcome) => outcome,
             // A host that never had any of it lacks nothing.
-            Err(_) if wanted.is_none() => Outcome { closed: true, ..Outcome::default() },
-            Err(error) => {
-                Outcome { failures: vec![failure("IPsec", format!("{error}; {NEXT}"))], ..Outcome::default() }
-            }
+            Err(_) if wanted.is_none() => Outcome {
+                closed: true,
+                ..Outcome::default()
+            },
+            Err(error) => Outcome {
+                failures: vec![failure("IPsec", format!("{error}; {NEXT}"))],
+                ..Outcome::default()
+            },
         }
     }
 
@@ -111,7 +130,10 @@ impl Encryption {
         match self.read() {
             Ok(()) => {
                 let next = plan(wanted, &self.observed, &self.record);
-                let lost = next.lost.iter().map(|(peer, spi)| format!("replace association {spi} with node {peer}"));
+                let lost = next
+                    .lost
+                    .iter()
+                    .map(|(peer, spi)| format!("replace association {spi} with node {peer}"));
                 next.ops.iter().map(Op::to_string).chain(lost).collect()
             }
             Err(_) if wanted.is_none() => Vec::new(),
@@ -136,13 +158,23 @@ impl Encryption {
         if failures.is_empty() {
             failures.extend(due(&next, tunnels).map(undone));
         }
-        let mute = wanted.into_iter().flat_map(|wanted| &wanted.peers).filter(|(id, _)| next.mute.contains(id));
-        failures.extend(mute.map(|(_, peer)| failure(&format!("encryption to {}", peer.hostname), MUTE.to_owned())));
+        let mute = wanted
+            .into_iter()
+            .flat_map(|wanted| &wanted.peers)
+            .filter(|(id, _)| next.mute.contains(id));
+        failures.extend(mute.map(|(_, peer)| {
+            failure(&format!("encryption to {}", peer.hostname), MUTE.to_owned())
+        }));
         if next.ops.is_empty() && next.lost.is_empty() {
             self.settled = Some((wanted.cloned(), Instant::now()));
         }
         let closed = wanted.is_none_or(|wanted| self.observed.is_closed(wanted.port));
-        Ok(Outcome { closed, left: next.ops, failures, lost: next.lost })
+        Ok(Outcome {
+            closed,
+            left: next.ops,
+            failures,
+            lost: next.lost,
+        })
     }
 
     fn read(&mut self) -> io::Result<()> {
@@ -165,16 +197,25 @@ impl Encryption {
             let result = match op {
                 Op::Record(_) => self.write_down(wanted, op),
                 Op::Add(..) if !recorded => continue,
-                _ => self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.apply(op)),
+                _ => self
+                    .kernel
+                    .as_mut()
+                    .map_or(Ok(()), |kernel| kernel.apply(op)),
             };
             recorded &= result.is_ok() || !matches!(op, Op::Record(_));
-            failures.extend(result.err().map(|error| failure(&op.to_string(), format!("{error}; {NEXT}"))));
+            failures.extend(
+                result
+                    .err()
+                    .map(|error| failure(&op.to_string(), format!("{error}; {NEXT}"))),
+            );
         }
         failures
     }
 
     fn write_down(&mut self, wanted: Option<&Wanted>, op: &Op) -> io::Result<()> {
-        let (Op::Record(used), Some(wanted)) = (op, wanted) else { return Ok(()) };
+        let (Op::Record(used), Some(wanted)) = (op, wanted) else {
+            return Ok(());
+        };
         let record = self.record.with(wanted.node, used, wanted.oldest());
         record.save(&self.path)?;
         self.record = record;
@@ -184,9 +225,15 @@ impl Encryption {
 
 /// What may be done now.
 fn due(plan: &Plan, tunnels: Tunnels) -> impl Iterator<Item = &Op> {
-    plan.ops.iter().filter(move |op| tunnels == Tunnels::Settled || !op.is_last())
+    plan.ops
+        .iter()
+        .filter(move |op| tunnels == Tunnels::Settled || !op.is_last())
 }
 
 fn failure(object: &str, reason: String) -> Failure {
-    Failure { object: object.to_owned(), reason, sandbox: None }
+    Failure {
+        object: object.to_owned(),
+        reason,
+        sandbox: None,
+    }
 }

@@ -37,27 +37,52 @@ pub struct Peer {
 impl Wanted {
     /// What this configuration asks for; nothing while no network of this host is encrypted.
     pub fn of(config: &NodeConfig) -> Option<Self> {
-        let port = config.networks.values().find_map(|network| match network.driver {
-            DriverConfig::Overlay { port, encrypted: true } => Some(port),
-            _ => None,
-        })?;
+        let port = config
+            .networks
+            .values()
+            .find_map(|network| match network.driver {
+                DriverConfig::Overlay {
+                    port,
+                    encrypted: true,
+                } => Some(port),
+                _ => None,
+            })?;
         let peer = |(id, keys): (&NodeId, &PeerKeys)| {
             let peer = config.peers.get(id)?;
-            Some((*id, Peer { hostname: peer.hostname.clone(), vtep: peer.vtep, keys: keys.clone() }))
+            Some((
+                *id,
+                Peer {
+                    hostname: peer.hostname.clone(),
+                    vtep: peer.vtep,
+                    keys: keys.clone(),
+                },
+            ))
         };
         let vtep = config.peers.get(&config.node).map(|own| own.vtep);
-        Some(Self { port, node: config.node, vtep, peers: config.keys.iter().filter_map(peer).collect() })
+        Some(Self {
+            port,
+            node: config.node,
+            vtep,
+            peers: config.keys.iter().filter_map(peer).collect(),
+        })
     }
 
     /// The oldest change of keys that still counts; what was before it never comes back.
     pub fn oldest(&self) -> Option<Epoch> {
-        let of =
-            |peer: &'_ Peer| peer.keys.send.iter().chain(&peer.keys.accept).map(|association| association.epoch).min();
+        let of = |peer: &'_ Peer| {
+            peer.keys
+                .send
+                .iter()
+                .chain(&peer.keys.accept)
+                .map(|association| association.epoch)
+                .min()
+        };
         self.peers.values().filter_map(of).min()
     }
 }
 
-/// A security association: ESP in transport mode, AES-256-GCM with a check value of 128 bits, 64-bit sequence numbers.
+/// A security association: ESP in transport mode, AES-256-GCM with a check value of 128 bits,
+/// 64-bit sequence numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Association {
     /// Who sends.
@@ -73,7 +98,8 @@ pub struct Association {
 /// An association as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedAssociation {
-    /// What of it differs between associations. A kernel that is locked down shows zeros for the key.
+    /// What of it differs between associations. A kernel that is locked down shows zeros for the
+    /// key.
     pub association: Association,
     /// Whether all the rest is as we make it.
     pub regular: bool,
@@ -140,7 +166,9 @@ pub struct Policy {
 }
 
 /// The policy for everybody else.
-pub const BLOCK: Policy = Policy { verdict: Verdict::Block };
+pub const BLOCK: Policy = Policy {
+    verdict: Verdict::Block,
+};
 
 /// What becomes of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +176,13 @@ pub const BLOCK: Policy = Policy { verdict: Verdict::Block };
 pub enum Verdict {
     /// They are dropped.
     Block,
-    /// They are encrypted, or must have been; with the association of this number or with any of ours.
-    Protect { from: IpAddr, to: IpAddr, spi: Option<Spi> },
+    /// They are encrypted, or must have been; with the association of this number or with any of
+    /// ours.
+    Protect {
+        from: IpAddr,
+        to: IpAddr,
+        spi: Option<Spi>,
+    },
     /// Something that we never ask for.
     Other,
 }
@@ -166,16 +199,22 @@ pub struct Observed {
 impl Observed {
     /// Whether nothing leaves or enters by this port in the clear, for anybody.
     pub fn is_closed(&self, port: u16) -> bool {
-        barrier(port).all(|way| self.policies.get(&way).is_some_and(|(policy, _)| policy.verdict == Verdict::Block))
+        barrier(port).all(|way| {
+            self.policies
+                .get(&way)
+                .is_some_and(|(policy, _)| policy.verdict == Verdict::Block)
+        })
     }
 
     fn has(&self, asked: &Association) -> bool {
         const UNREADABLE: [u8; 36] = [0; 36];
-        self.associations.get(&(asked.to, asked.spi)).is_some_and(|found| {
-            let key = &found.association.key;
-            let same_key = *key == asked.key || *key == EspKey::new(UNREADABLE);
-            found.regular && same_key && found.association.from == asked.from
-        })
+        self.associations
+            .get(&(asked.to, asked.spi))
+            .is_some_and(|found| {
+                let key = &found.association.key;
+                let same_key = *key == asked.key || *key == EspKey::new(UNREADABLE);
+                found.regular && same_key && found.association.from == asked.from
+            })
     }
 }
 
@@ -211,7 +250,13 @@ pub struct Plan {
 
 /// What leads from `observed` to `wanted`, by all that `record` knows to have been in use.
 pub fn plan(wanted: Option<&Wanted>, observed: &Observed, record: &Record) -> Plan {
-    let mut draft = Draft { observed, record, plan: Plan::default(), used: BTreeMap::new(), kept: BTreeSet::new() };
+    let mut draft = Draft {
+        observed,
+        record,
+        plan: Plan::default(),
+        used: BTreeMap::new(),
+        kept: BTreeSet::new(),
+    };
     let mut policies = BTreeMap::new();
     if let Some(wanted) = wanted {
         policies.extend(barrier(wanted.port).map(|way| (way, BLOCK)));
@@ -226,7 +271,14 @@ pub fn plan(wanted: Option<&Wanted>, observed: &Observed, record: &Record) -> Pl
 /// The policies for everybody else: both directions, both families.
 fn barrier(port: u16) -> impl Iterator<Item = Way> {
     let directions = [Direction::Out, Direction::In].into_iter();
-    directions.flat_map(move |direction| [false, true].map(|ipv6| Way { direction, ipv6, traffic: Traffic::Any, port }))
+    directions.flat_map(move |direction| {
+        [false, true].map(|ipv6| Way {
+            direction,
+            ipv6,
+            traffic: Traffic::Any,
+            port,
+        })
+    })
 }
 
 struct Draft<'a> {
@@ -240,10 +292,21 @@ struct Draft<'a> {
 impl Draft<'_> {
     /// The associations of a pair of hosts, and the policies that come of them.
     fn pair(&mut self, wanted: &Wanted, id: NodeId, peer: &Peer) -> Vec<(Way, Policy)> {
-        let Some(own) = wanted.vtep else { return Vec::new() };
-        let outwards =
-            |a: &model::Association| Association { from: own, to: peer.vtep, spi: a.spi, key: a.key.clone() };
-        let inwards = |a: &model::Association| Association { from: peer.vtep, to: own, spi: a.spi, key: a.key.clone() };
+        let Some(own) = wanted.vtep else {
+            return Vec::new();
+        };
+        let outwards = |a: &model::Association| Association {
+            from: own,
+            to: peer.vtep,
+            spi: a.spi,
+            key: a.key.clone(),
+        };
+        let inwards = |a: &model::Association| Association {
+            from: peer.vtep,
+            to: own,
+            spi: a.spi,
+            key: a.key.clone(),
+        };
         let way = |direction, from, to| Way {
             direction,
             ipv6: own.is_ipv6(),
@@ -253,8 +316,15 @@ impl Draft<'_> {
         for accepted in &peer.keys.accept {
             self.hold(id, accepted, inwards(accepted));
         }
-        let from_peer = Verdict::Protect { from: peer.vtep, to: own, spi: None };
-        let mut policies = vec![(way(Direction::In, peer.vtep, own), Policy { verdict: from_peer })];
+        let from_peer = Verdict::Protect {
+            from: peer.vtep,
+            to: own,
+            spi: None,
+        };
+        let mut policies = vec![(
+            way(Direction::In, peer.vtep, own),
+            Policy { verdict: from_peer },
+        )];
         let mut chosen = None;
         for association in &peer.keys.send {
             // What is not the one to send with stays for what is under way, but is not made.
@@ -267,7 +337,11 @@ impl Draft<'_> {
         }
         match chosen {
             Some(spi) => {
-                let verdict = Verdict::Protect { from: own, to: peer.vtep, spi: Some(spi) };
+                let verdict = Verdict::Protect {
+                    from: own,
+                    to: peer.vtep,
+                    spi: Some(spi),
+                };
                 policies.push((way(Direction::Out, own, peer.vtep), Policy { verdict }));
             }
             None => drop(self.plan.mute.insert(id)),
@@ -299,14 +373,24 @@ impl Draft<'_> {
 
     fn policies(&mut self, wanted: &BTreeMap<Way, Policy>) {
         for (way, policy) in wanted {
-            if self.observed.policies.get(way).is_none_or(|(found, _)| found != policy) {
+            if self
+                .observed
+                .policies
+                .get(way)
+                .is_none_or(|(found, _)| found != policy)
+            {
                 self.plan.ops.push(match way.traffic {
                     Traffic::Any => Op::Close(way.clone()),
                     Traffic::Between { .. } => Op::Set(way.clone(), *policy),
                 });
             }
         }
-        for (way, (_, index)) in self.observed.policies.iter().filter(|(way, _)| !wanted.contains_key(way)) {
+        for (way, (_, index)) in self
+            .observed
+            .policies
+            .iter()
+            .filter(|(way, _)| !wanted.contains_key(way))
+        {
             self.plan.ops.push(match way.traffic {
                 Traffic::Any => Op::Open(way.clone(), *index),
                 Traffic::Between { .. } => Op::Unset(way.clone(), *index),
@@ -315,8 +399,14 @@ impl Draft<'_> {
     }
 
     fn finish(mut self) -> Plan {
-        let surplus = self.observed.associations.keys().filter(|key| !self.kept.contains(key));
-        self.plan.ops.extend(surplus.map(|(to, spi)| Op::Delete(*to, *spi)));
+        let surplus = self
+            .observed
+            .associations
+            .keys()
+            .filter(|key| !self.kept.contains(key));
+        self.plan
+            .ops
+            .extend(surplus.map(|(to, spi)| Op::Delete(*to, *spi)));
         if !self.used.is_empty() {
             self.plan.ops.push(Op::Record(self.used));
         }
@@ -346,11 +436,19 @@ impl Op {
 
 impl fmt::Display for Way {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let direction = if self.direction == Direction::In { "in" } else { "out" };
+        let direction = if self.direction == Direction::In {
+            "in"
+        } else {
+            "out"
+        };
         let version = if self.ipv6 { "ipv6" } else { "ipv4" };
         match self.traffic {
             Traffic::Any => write!(out, "{direction} for {version} udp port {}", self.port),
-            Traffic::Between { from, to } => write!(out, "{direction} from {from} to {to} udp port {}", self.port),
+            Traffic::Between { from, to } => write!(
+                out,
+                "{direction} from {from} to {to} udp port {}",
+                self.port
+            ),
         }
     }
 }
@@ -360,8 +458,17 @@ impl fmt::Display for Op {
         match self {
             Op::Close(way) => write!(out, "set blocking policy {way}"),
             Op::Record(used) => write!(out, "record {} associations as used", used.len()),
-            Op::Add(_, new) => write!(out, "add association {} from {} to {}", new.spi, new.from, new.to),
-            Op::Set(way, Policy { verdict: Verdict::Protect { spi: Some(spi), .. } }) => {
+            Op::Add(_, new) => write!(
+                out,
+                "add association {} from {} to {}",
+                new.spi, new.from, new.to
+            ),
+            Op::Set(
+                way,
+                Policy {
+                    verdict: Verdict::Protect { spi: Some(spi), .. },
+                },
+            ) => {
                 write!(out, "set policy {way} by association {spi}")
             }
             Op::Set(way, _) => write!(out, "set policy {way}"),

@@ -1,5 +1,5 @@
-//! The associations that this host has ever had in its kernel, on its disk: none may begin a second time, not even after
-//! a reboot.
+//! The associations that this host has ever had in its kernel, on its disk: none may begin a second
+//! time, not even after a reboot.
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +31,11 @@ struct Content {
 impl Record {
     /// Nothing has been in use.
     pub fn empty() -> Self {
-        Self { node: None, used: BTreeMap::new(), doubtful: false }
+        Self {
+            node: None,
+            used: BTreeMap::new(),
+            doubtful: false,
+        }
     }
 
     /// That of a file; without one, nothing has been in use.
@@ -42,13 +46,23 @@ impl Record {
         };
         match content {
             Ok(Content { node, used }) => {
-                let used = used.into_iter().map(|(peer, spi, epoch)| ((peer, spi), epoch)).collect();
-                Self { node: Some(node), used, doubtful: false }
+                let used = used
+                    .into_iter()
+                    .map(|(peer, spi, epoch)| ((peer, spi), epoch))
+                    .collect();
+                Self {
+                    node: Some(node),
+                    used,
+                    doubtful: false,
+                }
             }
             Err(error) => {
                 let path = path.display();
                 tracing::warn!(%path, %error, "it is not known which keys were in use: all of them get replaced");
-                Self { doubtful: true, ..Self::empty() }
+                Self {
+                    doubtful: true,
+                    ..Self::empty()
+                }
             }
         }
     }
@@ -69,24 +83,44 @@ impl Record {
         if stranger { Self::empty() } else { self }
     }
 
-    /// With these, which are about to be in use, and without what is older than `oldest`, which never comes back.
-    pub fn with(&self, node: NodeId, new: &BTreeMap<(NodeId, Spi), Epoch>, oldest: Option<Epoch>) -> Self {
+    /// With these, which are about to be in use, and without what is older than `oldest`, which
+    /// never comes back.
+    pub fn with(
+        &self,
+        node: NodeId,
+        new: &BTreeMap<(NodeId, Spi), Epoch>,
+        oldest: Option<Epoch>,
+    ) -> Self {
         let mut used = self.used.clone();
         used.extend(new.iter().map(|(key, epoch)| (*key, *epoch)));
         used.retain(|_, epoch| oldest.is_none_or(|oldest| *epoch >= oldest));
-        Self { node: Some(node), used, doubtful: false }
+        Self {
+            node: Some(node),
+            used,
+            doubtful: false,
+        }
     }
 
     /// Puts it on the disk: once this returns, it is there after a power cut too.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let Some(node) = self.node else { return Ok(()) };
-        let used = self.used.iter().map(|(&(peer, spi), &epoch)| (peer, spi, epoch)).collect();
+        let used = self
+            .used
+            .iter()
+            .map(|(&(peer, spi), &epoch)| (peer, spi, epoch))
+            .collect();
         let draft: PathBuf = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
         file.write_all(&serde_json::to_vec(&Content { node, used })?)?;
         file.sync_all()?;
         fs::rename(&draft, path)?;
-        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+        path.parent()
+            .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     }
 }
 
@@ -95,7 +129,10 @@ mod tests {
     use super::*;
 
     fn used(numbers: &[(u32, u64)]) -> BTreeMap<(NodeId, Spi), Epoch> {
-        numbers.iter().map(|&(spi, epoch)| ((NodeId(2), Spi(spi)), Epoch(epoch))).collect()
+        numbers
+            .iter()
+            .map(|&(spi, epoch)| ((NodeId(2), Spi(spi)), Epoch(epoch)))
+            .collect()
     }
 
     #[test]
@@ -106,10 +143,23 @@ mod tests {
         record.save(&path).unwrap();
         let read = Record::open(&path);
         assert_eq!(read, record);
-        assert!(read.has(NodeId(2), Spi(7)) && !read.has(NodeId(3), Spi(7)) && !read.has(NodeId(2), Spi(9)));
+        assert!(
+            read.has(NodeId(2), Spi(7))
+                && !read.has(NodeId(3), Spi(7))
+                && !read.has(NodeId(2), Spi(9))
+        );
         let later = read.with(NodeId(1), &used(&[(9, 2)]), Some(Epoch(2)));
-        assert!(!later.has(NodeId(2), Spi(7)) && later.has(NodeId(2), Spi(8)) && later.has(NodeId(2), Spi(9)));
-        assert!(read.clone().with(NodeId(1), &used(&[]), None).has(NodeId(2), Spi(7)), "no view says that it is gone");
+        assert!(
+            !later.has(NodeId(2), Spi(7))
+                && later.has(NodeId(2), Spi(8))
+                && later.has(NodeId(2), Spi(9))
+        );
+        assert!(
+            read.clone()
+                .with(NodeId(1), &used(&[]), None)
+                .has(NodeId(2), Spi(7)),
+            "no view says that it is gone"
+        );
         assert_eq!(read.of(NodeId(5)), Record::empty());
     }
 

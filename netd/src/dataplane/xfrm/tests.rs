@@ -17,7 +17,11 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn keyed(spi: u32, epoch: u64) -> Keyed {
-    Keyed { spi: Spi(spi), epoch: Epoch(epoch), key: EspKey::new([spi as u8; 36]) }
+    Keyed {
+        spi: Spi(spi),
+        epoch: Epoch(epoch),
+        key: EspKey::new([spi as u8; 36]),
+    }
 }
 
 /// Two peers; associations 1x go out, 2x come in, 3x and 4x are those of the second peer.
@@ -26,12 +30,21 @@ fn wanted(send: &[u32], accept: &[u32]) -> Wanted {
         send: send.iter().map(|&spi| keyed(spi, 1)).collect(),
         accept: accept.iter().map(|&spi| keyed(spi, 1)).collect(),
     };
-    let peer = |vtep: &str, keys| Peer { hostname: vtep.to_owned(), vtep: ip(vtep), keys };
+    let peer = |vtep: &str, keys| Peer {
+        hostname: vtep.to_owned(),
+        vtep: ip(vtep),
+        keys,
+    };
     let peers = BTreeMap::from([
         (PEER, peer("192.0.2.2", keys(send, accept))),
         (NodeId(3), peer("192.0.2.3", keys(&[30], &[40]))),
     ]);
-    Wanted { port: 4790, node: NodeId(1), vtep: Some(ip(OWN)), peers }
+    Wanted {
+        port: 4790,
+        node: NodeId(1),
+        vtep: Some(ip(OWN)),
+        peers,
+    }
 }
 
 /// A host as the plan would have it done: what the kernel holds and what is written down.
@@ -43,7 +56,10 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        Self { observed: Observed::default(), record: Record::empty() }
+        Self {
+            observed: Observed::default(),
+            record: Record::empty(),
+        }
     }
 
     fn settled(wanted: &Wanted) -> Self {
@@ -66,12 +82,21 @@ impl Host {
                 Op::Unset(way, _) | Op::Open(way, _) => drop(self.observed.policies.remove(&way)),
                 Op::Delete(to, spi) => drop(self.observed.associations.remove(&(to, spi))),
                 Op::Record(used) => {
-                    self.record = self.record.with(NodeId(1), &used, wanted.and_then(Wanted::oldest));
+                    self.record =
+                        self.record
+                            .with(NodeId(1), &used, wanted.and_then(Wanted::oldest));
                 }
                 Op::Add(peer, association) => {
-                    assert!(self.record.has(peer, association.spi), "written down before it is in use");
+                    assert!(
+                        self.record.has(peer, association.spi),
+                        "written down before it is in use"
+                    );
                     let key = (association.to, association.spi);
-                    let found = ObservedAssociation { association, regular: true, usage: Usage::default() };
+                    let found = ObservedAssociation {
+                        association,
+                        regular: true,
+                        usage: Usage::default(),
+                    };
                     assert_eq!(self.observed.associations.insert(key, found), None, "{op}");
                 }
             }
@@ -80,13 +105,21 @@ impl Host {
     }
 
     fn lose(&mut self, to: &str, spi: u32) {
-        self.observed.associations.remove(&(ip(to), Spi(spi))).unwrap();
+        self.observed
+            .associations
+            .remove(&(ip(to), Spi(spi)))
+            .unwrap();
     }
 
     /// With which association it sends to its first peer.
     fn sends(&self) -> Option<u32> {
         let (from, to) = (ip(OWN), ip("192.0.2.2"));
-        let way = Way { direction: Direction::Out, ipv6: false, traffic: Traffic::Between { from, to }, port: 4790 };
+        let way = Way {
+            direction: Direction::Out,
+            ipv6: false,
+            traffic: Traffic::Between { from, to },
+            port: 4790,
+        };
         match self.observed.policies.get(&way)?.0.verdict {
             Verdict::Protect { spi, .. } => spi.map(|spi| spi.0),
             _ => panic!("in the clear"),
@@ -99,7 +132,10 @@ impl Host {
 }
 
 fn lost(pairs: &[(u64, u32)]) -> BTreeSet<(NodeId, Spi)> {
-    pairs.iter().map(|&(peer, spi)| (NodeId(peer), Spi(spi))).collect()
+    pairs
+        .iter()
+        .map(|&(peer, spi)| (NodeId(peer), Spi(spi)))
+        .collect()
 }
 
 #[test]
@@ -108,7 +144,13 @@ fn nothing_is_planned_once_all_is_there() {
     let host = Host::settled(&wanted);
     assert_eq!(host.plan(&wanted), Plan::default());
     assert!(host.observed.is_closed(4790) && !host.observed.is_closed(4789));
-    assert_eq!((host.observed.associations.len(), host.observed.policies.len()), (5, 4 + 4));
+    assert_eq!(
+        (
+            host.observed.associations.len(),
+            host.observed.policies.len()
+        ),
+        (5, 4 + 4)
+    );
     assert_eq!(host.sends(), Some(10));
 }
 
@@ -117,10 +159,17 @@ fn the_barrier_stands_before_all_else_and_falls_after_all_else() {
     let wanted = wanted(&[10], &[20]);
     let mut host = Host::new();
     let ops = host.follow(Some(&wanted)).ops;
-    assert!(ops[..4].iter().all(|op| matches!(op, Op::Close(_))), "{ops:?}");
+    assert!(
+        ops[..4].iter().all(|op| matches!(op, Op::Close(_))),
+        "{ops:?}"
+    );
     assert!(matches!(ops[4], Op::Record(_)), "{ops:?}");
     let ops = host.follow(None).ops;
-    assert!(ops[ops.len() - 4..].iter().all(Op::is_last) && !ops[..ops.len() - 4].iter().any(Op::is_last), "{ops:?}");
+    assert!(
+        ops[ops.len() - 4..].iter().all(Op::is_last)
+            && !ops[..ops.len() - 4].iter().any(Op::is_last),
+        "{ops:?}"
+    );
     assert_eq!(host.observed, Observed::default());
 }
 
@@ -144,7 +193,9 @@ fn every_attribute_that_is_changed_behind_our_back_is_planned_for() {
     }
     for way in settled.observed.policies.keys() {
         let mut changed = settled.clone();
-        changed.observed.policies.get_mut(way).unwrap().0 = Policy { verdict: Verdict::Other };
+        changed.observed.policies.get_mut(way).unwrap().0 = Policy {
+            verdict: Verdict::Other,
+        };
         let mut gone = settled.clone();
         gone.observed.policies.remove(way);
         damaged.extend([changed, gone]);
@@ -159,7 +210,10 @@ fn every_attribute_that_is_changed_behind_our_back_is_planned_for() {
 fn keys_that_a_locked_down_kernel_does_not_show_are_not_called_wrong() {
     let wanted = wanted(&[10], &[20]);
     let mut host = Host::settled(&wanted);
-    host.observed.associations.values_mut().for_each(|found| found.association.key = EspKey::new([0; 36]));
+    host.observed
+        .associations
+        .values_mut()
+        .for_each(|found| found.association.key = EspKey::new([0; 36]));
     assert_eq!(host.plan(&wanted), Plan::default());
 }
 
@@ -169,9 +223,16 @@ fn what_is_lost_is_reported_and_never_begins_again_while_others_are_not_touched(
     let mut host = Host::settled(&before);
     host.lose("192.0.2.2", 10);
     let next = host.follow(Some(&before));
-    assert_eq!((next.lost, next.mute), (lost(&[(2, 10)]), BTreeSet::from([PEER])));
+    assert_eq!(
+        (next.lost, next.mute),
+        (lost(&[(2, 10)]), BTreeSet::from([PEER]))
+    );
     assert_eq!(host.sends(), None, "blocked, not in the clear");
-    assert!(next.ops.iter().all(|op| matches!(op, Op::Unset(..))), "{:?}", next.ops);
+    assert!(
+        next.ops.iter().all(|op| matches!(op, Op::Unset(..))),
+        "{:?}",
+        next.ops
+    );
     host.follow(Some(&wanted(&[11], &[20])));
     assert_eq!(host.sends(), Some(11));
     // What comes in would be taken a second time.
@@ -189,9 +250,15 @@ fn after_a_reboot_nothing_that_was_in_use_begins_again() {
     assert_eq!(next.lost, lost(&[(2, 10), (2, 20), (3, 30), (3, 40)]));
     assert!(host.observed.associations.is_empty() && host.observed.is_closed(4790));
     // Neither if the peers were away for a while.
-    let nobody = Wanted { peers: BTreeMap::new(), ..all.clone() };
+    let nobody = Wanted {
+        peers: BTreeMap::new(),
+        ..all.clone()
+    };
     host.follow(Some(&nobody));
-    assert_eq!(host.follow(Some(&all)).lost, lost(&[(2, 10), (2, 20), (3, 30), (3, 40)]));
+    assert_eq!(
+        host.follow(Some(&all)).lost,
+        lost(&[(2, 10), (2, 20), (3, 30), (3, 40)])
+    );
 }
 
 #[test]
@@ -199,19 +266,31 @@ fn a_peer_that_comes_back_finds_other_associations() {
     let all = wanted(&[10], &[20]);
     let mut host = Host::settled(&all);
     host.follow(None);
-    assert_eq!(host.follow(Some(&all)).lost, lost(&[(2, 10), (2, 20), (3, 30), (3, 40)]));
+    assert_eq!(
+        host.follow(Some(&all)).lost,
+        lost(&[(2, 10), (2, 20), (3, 30), (3, 40)])
+    );
 }
 
 #[test]
 fn a_change_of_keys_switches_policies_in_place_and_leaves_the_old_to_what_is_under_way() {
     let mut host = Host::settled(&wanted(&[10], &[20]));
     let accepting = host.follow(Some(&wanted(&[10], &[20, 21]))).ops;
-    assert!(matches!(accepting[..], [Op::Record(_), Op::Add(..)]), "{accepting:?}");
+    assert!(
+        matches!(accepting[..], [Op::Record(_), Op::Add(..)]),
+        "{accepting:?}"
+    );
     let sending = host.follow(Some(&wanted(&[11, 10], &[20, 21]))).ops;
-    assert!(matches!(sending[..], [Op::Record(_), Op::Add(..), Op::Set(..)]), "{sending:?}");
+    assert!(
+        matches!(sending[..], [Op::Record(_), Op::Add(..), Op::Set(..)]),
+        "{sending:?}"
+    );
     assert_eq!(host.sends(), Some(11));
     let over = host.follow(Some(&wanted(&[11], &[21]))).ops;
-    assert!(matches!(over[..], [Op::Delete(..), Op::Delete(..)]), "{over:?}");
+    assert!(
+        matches!(over[..], [Op::Delete(..), Op::Delete(..)]),
+        "{over:?}"
+    );
 }
 
 #[test]
@@ -232,8 +311,20 @@ fn a_host_whose_tunnels_end_elsewhere_begins_anew() {
     moved.peers.get_mut(&PEER).unwrap().vtep = ip("192.0.2.22");
     let next = host.follow(Some(&moved));
     assert_eq!(next.lost, lost(&[(2, 10), (2, 20)]));
-    assert_eq!(host.observed.associations.len(), 2, "those of the other peer");
-    assert_eq!(host.follow(Some(&Wanted { vtep: Some(ip("192.0.2.11")), ..before })).lost.len(), 4);
+    assert_eq!(
+        host.observed.associations.len(),
+        2,
+        "those of the other peer"
+    );
+    assert_eq!(
+        host.follow(Some(&Wanted {
+            vtep: Some(ip("192.0.2.11")),
+            ..before
+        }))
+        .lost
+        .len(),
+        4
+    );
 }
 
 #[test]
@@ -246,7 +337,11 @@ fn a_damaged_record_keeps_what_the_kernel_has_and_replaces_the_rest() {
     host.record = Record::open(&path);
     host.lose("192.0.2.2", 10);
     assert_eq!(host.follow(Some(&all)).lost, lost(&[(2, 10)]));
-    assert!(!host.record.is_doubtful() && host.record.has(PEER, Spi(10)) && host.record.has(PEER, Spi(20)));
+    assert!(
+        !host.record.is_doubtful()
+            && host.record.has(PEER, Spi(10))
+            && host.record.has(PEER, Spi(20))
+    );
     assert_eq!(host.follow(Some(&all)).lost, lost(&[(2, 10)]));
 }
 
@@ -254,8 +349,19 @@ fn a_damaged_record_keeps_what_the_kernel_has_and_replaces_the_rest() {
 fn associations_that_are_not_wanted_go_and_those_of_others_never_enter() {
     let all = wanted(&[10], &[20]);
     let mut host = Host::settled(&all);
-    let stray = Association { from: ip(OWN), to: ip("192.0.2.9"), spi: Spi(99), key: EspKey::new([9; 36]) };
-    let found = ObservedAssociation { association: stray, regular: true, usage: Usage::default() };
-    host.observed.associations.insert((ip("192.0.2.9"), Spi(99)), found);
+    let stray = Association {
+        from: ip(OWN),
+        to: ip("192.0.2.9"),
+        spi: Spi(99),
+        key: EspKey::new([9; 36]),
+    };
+    let found = ObservedAssociation {
+        association: stray,
+        regular: true,
+        usage: Usage::default(),
+    };
+    host.observed
+        .associations
+        .insert((ip("192.0.2.9"), Spi(99)), found);
     assert_eq!(host.plan(&all).ops, [Op::Delete(ip("192.0.2.9"), Spi(99))]);
 }

@@ -1,15 +1,19 @@
-//! Between our words and the messages of `NETLINK_XFRM` (linux/xfrm.h). Pure: no socket is opened here. Written by hand,
-//! because the one crate that there is prints keys in its `Debug` and is of an older generation of netlink crates.
+//! Between our words and the messages of `NETLINK_XFRM` (linux/xfrm.h). Pure: no socket is opened
+//! here. Written by hand, because the one crate that there is prints keys in its `Debug` and is of
+//! an older generation of netlink crates.
 
 use std::net::IpAddr;
 
 use model::{EspKey, Spi};
 
-use super::plan::{Association, Direction, ObservedAssociation, Policy, Traffic, Usage, Verdict, Way};
+use super::plan::{
+    Association, Direction, ObservedAssociation, Policy, Traffic, Usage, Verdict, Way,
+};
 
 /// Marks our associations and templates: "netd".
 pub const REQUEST_ID: u32 = 0x6e65_7464;
-/// What a policy of ours for one pair of hosts, and one for everybody else, come before: anybody else's (lower wins).
+/// What a policy of ours for one pair of hosts, and one for everybody else, come before: anybody
+/// else's (lower wins).
 const PRIORITY_OF_PAIR: u32 = 0x6e64;
 const PRIORITY_OF_REST: u32 = 0x6e65;
 
@@ -112,7 +116,9 @@ impl Bytes {
     }
 
     fn attribute(&mut self, kind: u16, value: &[u8]) -> &mut Self {
-        self.put(&(value.len() as u16 + 4).to_ne_bytes()).put(&kind.to_ne_bytes()).put(value);
+        self.put(&(value.len() as u16 + 4).to_ne_bytes())
+            .put(&kind.to_ne_bytes())
+            .put(value);
         self.align()
     }
 
@@ -145,7 +151,11 @@ pub fn get_policies() -> Vec<u8> {
 }
 
 fn family(ipv6: bool) -> [u8; 2] {
-    let family = if ipv6 { nix::libc::AF_INET6 } else { nix::libc::AF_INET };
+    let family = if ipv6 {
+        nix::libc::AF_INET6
+    } else {
+        nix::libc::AF_INET
+    };
     (family as u16).to_ne_bytes()
 }
 
@@ -155,8 +165,17 @@ pub fn add_association(new: &Association) -> Vec<u8> {
     let ipv6 = new.to.is_ipv6();
     // The selector: any. Its family is the association's.
     message.zeros(40).put(&family(ipv6)).zeros(SELECTOR - 42);
-    message.address(Some(new.to)).put(&new.spi.0.to_be_bytes()).put(&[ESP, 0, 0, 0]).address(Some(new.from));
-    message.endless().zeros(32 + 12).zeros(4).put(&REQUEST_ID.to_ne_bytes()).put(&family(ipv6));
+    message
+        .address(Some(new.to))
+        .put(&new.spi.0.to_be_bytes())
+        .put(&[ESP, 0, 0, 0])
+        .address(Some(new.from));
+    message
+        .endless()
+        .zeros(32 + 12)
+        .zeros(4)
+        .put(&REQUEST_ID.to_ne_bytes())
+        .put(&family(ipv6));
     message.put(&[TRANSPORT, 0, FLAG_ESN]).zeros(7);
     message.attribute(attribute::AEAD, &aead(&new.key));
     message.attribute(attribute::REPLAY_ESN, &replay());
@@ -166,7 +185,10 @@ pub fn add_association(new: &Association) -> Vec<u8> {
 /// `struct xfrm_algo_aead`.
 fn aead(key: &EspKey) -> Vec<u8> {
     let mut bytes = Bytes(ALGORITHM.to_vec());
-    bytes.zeros(ALGORITHM_NAME - ALGORITHM.len()).put(&KEY_BITS.to_ne_bytes()).put(&CHECK_BITS.to_ne_bytes());
+    bytes
+        .zeros(ALGORITHM_NAME - ALGORITHM.len())
+        .put(&KEY_BITS.to_ne_bytes())
+        .put(&CHECK_BITS.to_ne_bytes());
     bytes.put(key.secret());
     bytes.0
 }
@@ -174,14 +196,21 @@ fn aead(key: &EspKey) -> Vec<u8> {
 /// `struct xfrm_replay_state_esn` of an association that nothing has been sent with.
 fn replay() -> Vec<u8> {
     let mut bytes = Bytes(REPLAY_WORDS.to_ne_bytes().to_vec());
-    bytes.zeros(16).put(&REPLAY_WINDOW.to_ne_bytes()).zeros(REPLAY_WORDS as usize * 4);
+    bytes
+        .zeros(16)
+        .put(&REPLAY_WINDOW.to_ne_bytes())
+        .zeros(REPLAY_WORDS as usize * 4);
     bytes.0
 }
 
 /// Deletes the association of this number to this destination.
 pub fn delete_association(to: IpAddr, spi: Spi) -> Vec<u8> {
     let mut message = Bytes::message(kind::DELETE_SA, ACKNOWLEDGE);
-    message.address(Some(to)).put(&spi.0.to_be_bytes()).put(&family(to.is_ipv6())).put(&[ESP, 0]);
+    message
+        .address(Some(to))
+        .put(&spi.0.to_be_bytes())
+        .put(&family(to.is_ipv6()))
+        .put(&[ESP, 0]);
     message.finish()
 }
 
@@ -189,14 +218,29 @@ pub fn delete_association(to: IpAddr, spi: Spi) -> Vec<u8> {
 pub fn set_policy(way: &Way, policy: &Policy) -> Vec<u8> {
     let mut message = Bytes::message(kind::UPDATE_POLICY, ACKNOWLEDGE);
     selector(&mut message, way);
-    let action = if policy.verdict == Verdict::Block { BLOCK } else { ALLOW };
-    message.endless().zeros(32).put(&priority(way).to_ne_bytes()).zeros(4);
+    let action = if policy.verdict == Verdict::Block {
+        BLOCK
+    } else {
+        ALLOW
+    };
+    message
+        .endless()
+        .zeros(32)
+        .put(&priority(way).to_ne_bytes())
+        .zeros(4);
     message.put(&[way.direction.code(), action, 0, 0]).zeros(4);
     if let Verdict::Protect { from, to, spi } = policy.verdict {
         let mut template = Bytes(Vec::new());
         let number = spi.map_or(0, |spi| spi.0);
-        template.address(Some(to)).put(&number.to_be_bytes()).put(&[ESP, 0, 0, 0]);
-        template.put(&family(to.is_ipv6())).zeros(2).address(Some(from)).put(&REQUEST_ID.to_ne_bytes());
+        template
+            .address(Some(to))
+            .put(&number.to_be_bytes())
+            .put(&[ESP, 0, 0, 0]);
+        template
+            .put(&family(to.is_ipv6()))
+            .zeros(2)
+            .address(Some(from))
+            .put(&REQUEST_ID.to_ne_bytes());
         template.put(&[TRANSPORT, 0, 0, 0]).put(&[0xff; 12]);
         message.attribute(attribute::TEMPLATE, &template.0);
     }
@@ -207,22 +251,38 @@ pub fn set_policy(way: &Way, policy: &Policy) -> Vec<u8> {
 pub fn delete_policy(way: &Way, index: u32) -> Vec<u8> {
     let mut message = Bytes::message(kind::DELETE_POLICY, ACKNOWLEDGE);
     selector(&mut message, way);
-    message.put(&index.to_ne_bytes()).put(&[way.direction.code(), 0, 0, 0]);
+    message
+        .put(&index.to_ne_bytes())
+        .put(&[way.direction.code(), 0, 0, 0]);
     message.finish()
 }
 
 fn priority(way: &Way) -> u32 {
-    if way.traffic == Traffic::Any { PRIORITY_OF_REST } else { PRIORITY_OF_PAIR }
+    if way.traffic == Traffic::Any {
+        PRIORITY_OF_REST
+    } else {
+        PRIORITY_OF_PAIR
+    }
 }
 
 /// `struct xfrm_selector`.
 fn selector(message: &mut Bytes, way: &Way) {
     let (from, to, bits) = match way.traffic {
         Traffic::Any => (None, None, 0),
-        Traffic::Between { from, to } => (Some(from), Some(to), if to.is_ipv6() { 128 } else { 32 }),
+        Traffic::Between { from, to } => {
+            (Some(from), Some(to), if to.is_ipv6() { 128 } else { 32 })
+        }
     };
-    message.address(to).address(from).put(&way.port.to_be_bytes()).put(&[0xff; 2]).zeros(4);
-    message.put(&family(way.ipv6)).put(&[bits, bits, UDP]).zeros(3 + 8);
+    message
+        .address(to)
+        .address(from)
+        .put(&way.port.to_be_bytes())
+        .put(&[0xff; 2])
+        .zeros(4);
+    message
+        .put(&family(way.ipv6))
+        .put(&[bits, bits, UDP])
+        .zeros(3 + 8);
 }
 
 impl Direction {
@@ -254,9 +314,14 @@ pub fn answers(datagram: &[u8]) -> Vec<(u32, Answer)> {
     let mut found = Vec::new();
     let mut rest = datagram;
     while let Some(length) = View(rest).u32(0).map(|length| length as usize) {
-        let Some(message) = rest.get(..length).filter(|_| length >= HEADER) else { break };
+        let Some(message) = rest.get(..length).filter(|_| length >= HEADER) else {
+            break;
+        };
         let (header, body) = message.split_at(HEADER);
-        let (kind, sequence) = (View(header).u16(4).unwrap_or(0), View(header).u32(8).unwrap_or(0));
+        let (kind, sequence) = (
+            View(header).u16(4).unwrap_or(0),
+            View(header).u32(8).unwrap_or(0),
+        );
         found.push((sequence, answer(kind, View(body))));
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -272,10 +337,12 @@ fn answer(message: u16, body: View<'_>) -> Answer {
             Some(0) => Answer::Done,
             code => Answer::Refused(-code.unwrap_or(-nix::libc::EPROTO)),
         },
-        kind::NEW_SA => association(body).map_or(Answer::Foreign, |found| Answer::Association(Box::new(found))),
-        kind::NEW_POLICY => {
-            policy(body).map_or(Answer::Foreign, |(way, policy, index)| Answer::Policy(way, policy, index))
-        }
+        kind::NEW_SA => association(body).map_or(Answer::Foreign, |found| {
+            Answer::Association(Box::new(found))
+        }),
+        kind::NEW_POLICY => policy(body).map_or(Answer::Foreign, |(way, policy, index)| {
+            Answer::Policy(way, policy, index)
+        }),
         _ => Answer::Foreign,
     }
 }
@@ -306,7 +373,11 @@ impl<'a> View<'a> {
     }
 
     fn address(&self, at: usize, ipv6: bool) -> Option<IpAddr> {
-        if ipv6 { self.array::<16>(at).map(IpAddr::from) } else { self.array::<4>(at).map(IpAddr::from) }
+        if ipv6 {
+            self.array::<16>(at).map(IpAddr::from)
+        } else {
+            self.array::<4>(at).map(IpAddr::from)
+        }
     }
 
     fn is_endless(&self, at: usize) -> bool {
@@ -319,7 +390,9 @@ impl<'a> View<'a> {
         let mut found = Vec::new();
         let mut rest = View(self.0.get(start..).unwrap_or_default());
         while let (Some(length), Some(kind)) = (rest.u16(0).map(usize::from), rest.u16(2)) {
-            let Some(value) = rest.0.get(4..length) else { break };
+            let Some(value) = rest.0.get(4..length) else {
+                break;
+            };
             found.push((kind, View(value)));
             rest = View(rest.0.get(length.next_multiple_of(4)..).unwrap_or_default());
         }
@@ -359,20 +432,31 @@ fn association(body: View<'_>) -> Option<ObservedAssociation> {
             forged: body.u32(200)?,
         },
     };
-    let any = body.0.get(..40)?.iter().chain(body.0.get(42..SELECTOR)?).all(|byte| *byte == 0);
+    let any = body
+        .0
+        .get(..40)?
+        .iter()
+        .chain(body.0.get(42..SELECTOR)?)
+        .all(|byte| *byte == 0);
     let form = [body.u8(214)?, body.u8(216)?] == [TRANSPORT, FLAG_ESN];
     let (mut key, mut window, mut plain) = (None, None, true);
     for (kind, value) in body.attributes(SA_INFO) {
         match kind {
             attribute::AEAD => key = read_aead(value),
-            attribute::REPLAY_ESN => window = value.u32(20).filter(|_| value.u32(0) == Some(REPLAY_WORDS)),
+            attribute::REPLAY_ESN => {
+                window = value.u32(20).filter(|_| value.u32(0) == Some(REPLAY_WORDS))
+            }
             attribute::LAST_USED => found.usage.last_used = value.u64(0).unwrap_or(0),
-            attribute::ENCAPSULATION | attribute::MARK | attribute::OFFLOAD | attribute::INTERFACE => plain = false,
+            attribute::ENCAPSULATION
+            | attribute::MARK
+            | attribute::OFFLOAD
+            | attribute::INTERFACE => plain = false,
             _ => {}
         }
     }
     let endless = body.is_endless(96);
-    found.regular = any && form && endless && plain && key.is_some() && window == Some(REPLAY_WINDOW);
+    found.regular =
+        any && form && endless && plain && key.is_some() && window == Some(REPLAY_WINDOW);
     found.association.key = key.unwrap_or(found.association.key);
     Some(found)
 }
@@ -383,7 +467,9 @@ fn read_aead(value: View<'_>) -> Option<EspKey> {
     let ours = name == ALGORITHM && padding.iter().all(|byte| *byte == 0);
     let rest = View(rest);
     let sizes = (rest.u32(0)?, rest.u32(4)?) == (KEY_BITS, CHECK_BITS);
-    rest.array::<36>(8).filter(|_| ours && sizes).map(EspKey::new)
+    rest.array::<36>(8)
+        .filter(|_| ours && sizes)
+        .map(EspKey::new)
 }
 
 /// A policy of ours: its priority and the shape of its selector tell.
@@ -392,9 +478,10 @@ fn policy(body: View<'_>) -> Option<(Way, Policy, u32)> {
     let bits = if ipv6 { 128 } else { 32 };
     let traffic = match (body.u8(42)?, body.u8(43)?) {
         (0, 0) => Traffic::Any,
-        (to, from) if (to, from) == (bits, bits) => {
-            Traffic::Between { from: body.address(16, ipv6)?, to: body.address(0, ipv6)? }
-        }
+        (to, from) if (to, from) == (bits, bits) => Traffic::Between {
+            from: body.address(16, ipv6)?,
+            to: body.address(0, ipv6)?,
+        },
         _ => return None,
     };
     let direction = match body.u8(160)? {
@@ -402,7 +489,12 @@ fn policy(body: View<'_>) -> Option<(Way, Policy, u32)> {
         1 => Direction::Out,
         _ => return None,
     };
-    let way = Way { direction, ipv6, traffic, port: u16::from_be_bytes(body.array(32)?) };
+    let way = Way {
+        direction,
+        ipv6,
+        traffic,
+        port: u16::from_be_bytes(body.array(32)?),
+    };
     let ports = body.array(34)? == [0xff, 0xff, 0, 0, 0, 0];
     let unbound = body.0.get(45..SELECTOR)?.iter().all(|byte| *byte == 0);
     if body.u8(44)? != UDP || !ports || !unbound || body.u32(152)? != priority(&way) {
@@ -450,7 +542,12 @@ mod tests {
 
     fn association_of(from: &str, to: &str) -> Association {
         let key = EspKey::new(std::array::from_fn(|at| at as u8 + 1));
-        Association { from: from.parse().unwrap(), to: to.parse().unwrap(), spi: Spi(0x1234), key }
+        Association {
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            spi: Spi(0x1234),
+            key,
+        }
     }
 
     #[test]
@@ -459,7 +556,9 @@ mod tests {
             let new = association_of(from, to);
             let message = add_association(&new);
             assert_eq!(message.len(), HEADER + SA_INFO + (4 + 108) + (4 + 24 + 128));
-            let Answer::Association(found) = shown(message, kind::NEW_SA) else { panic!("not ours") };
+            let Answer::Association(found) = shown(message, kind::NEW_SA) else {
+                panic!("not ours")
+            };
             assert_eq!((found.association, found.regular), (new, true));
         }
     }
@@ -470,7 +569,8 @@ mod tests {
         let message = add_association(&new);
         // What the kernel counts: use, statistics, sequence numbers; and padding.
         let counted = |at: usize| (160..208).contains(&at) || (217..224).contains(&at) || at == 215;
-        let padding = |at: usize| (77..80).contains(&at) || (60..72).contains(&at) || (84..96).contains(&at);
+        let padding =
+            |at: usize| (77..80).contains(&at) || (60..72).contains(&at) || (84..96).contains(&at);
         let replay = HEADER + SA_INFO + 4 + 108 + 4;
         for at in HEADER..message.len() {
             let body = at - HEADER;
@@ -482,7 +582,10 @@ mod tests {
             let mut changed = message.clone();
             changed[at] ^= 1;
             if let Answer::Association(found) = shown(changed, kind::NEW_SA) {
-                assert!(!found.regular || found.association != new, "byte {body} is not looked at");
+                assert!(
+                    !found.regular || found.association != new,
+                    "byte {body} is not looked at"
+                );
             }
         }
     }
@@ -493,25 +596,58 @@ mod tests {
         let ways = [
             (Direction::Out, Traffic::Any, Verdict::Block),
             (Direction::In, Traffic::Any, Verdict::Block),
-            (Direction::Out, Traffic::Between { from, to }, Verdict::Protect { from, to, spi: Some(Spi(0x1234)) }),
-            (Direction::In, Traffic::Between { from, to }, Verdict::Protect { from, to, spi: None }),
+            (
+                Direction::Out,
+                Traffic::Between { from, to },
+                Verdict::Protect {
+                    from,
+                    to,
+                    spi: Some(Spi(0x1234)),
+                },
+            ),
+            (
+                Direction::In,
+                Traffic::Between { from, to },
+                Verdict::Protect {
+                    from,
+                    to,
+                    spi: None,
+                },
+            ),
         ];
         for (direction, traffic, verdict) in ways {
-            let (way, policy) = (Way { direction, ipv6: false, traffic, port: 4790 }, Policy { verdict });
+            let (way, policy) = (
+                Way {
+                    direction,
+                    ipv6: false,
+                    traffic,
+                    port: 4790,
+                },
+                Policy { verdict },
+            );
             let message = set_policy(&way, &policy);
-            let Answer::Policy(found, content, 0) = shown(message.clone(), kind::NEW_POLICY) else { panic!("{way:?}") };
+            let Answer::Policy(found, content, 0) = shown(message.clone(), kind::NEW_POLICY) else {
+                panic!("{way:?}")
+            };
             assert_eq!((found, content), (way.clone(), policy));
-            // Port mask, protocol, prefix, interface, priority, and all that follows the kernel's own number.
+            // Port mask, protocol, prefix, interface, priority, and all that follows the kernel's
+            // own number.
             let looked_at = [34, 36, 38, 42, 44, 48, 52, 56, 152, 160, 161, 162, 163];
             for at in looked_at.into_iter().chain(172..message.len() - HEADER) {
                 // An IPv4 address takes four of sixteen bytes; some bytes are padding.
-                if [176..188, 193..196, 198..200, 204..216].iter().any(|range| range.contains(&at)) {
+                if [176..188, 193..196, 198..200, 204..216]
+                    .iter()
+                    .any(|range| range.contains(&at))
+                {
                     continue;
                 }
                 let mut changed = message.clone();
                 changed[HEADER + at] ^= 1;
                 if let Answer::Policy(found, content, _) = shown(changed, kind::NEW_POLICY) {
-                    assert!(found != way || content != policy, "byte {at} is not looked at");
+                    assert!(
+                        found != way || content != policy,
+                        "byte {at} is not looked at"
+                    );
                 }
             }
         }

@@ -3,15 +3,15 @@
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
 use model::{
-    Availability, Command, Engine, Kind, Node, NodeId, NodeStatus, Refusal, RequestId, Response,
-    Role, StateMachine,
+    Availability, ClusterCommand, Command, Engine, Issuer, Kind, Level, Node, NodeCommand, NodeId,
+    NodeStatus, Refusal, RequestId, Response, Role, StateMachine, TooNew,
 };
 use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use tokio::time::{sleep, timeout};
 
 use crate::{
     JoinAnswer, JoinCall, PeerIdentity, link, pki,
-    raft::{Consensus, Retry, now},
+    raft::{self, Consensus, Retry, now},
 };
 
 /// How long a new manager may take to catch up with the log.
@@ -46,6 +46,10 @@ impl<S: StateMachine> Consensus<S> {
         if let Err(error) = link::reach(call.address).await {
             return Ok(Err(not_reached(call.address, &error)));
         }
+        let level = self.machine.read(StateMachine::level);
+        if call.level < level {
+            return Ok(Err(too_old(call, level)));
+        }
         let (id, certificate) = match pki::sign(&authority, &call.request, role) {
             Ok(signed) => signed,
             Err(error) => {
@@ -59,7 +63,10 @@ impl<S: StateMachine> Consensus<S> {
         let node = new_node(id, role, call);
         // The id follows from the request, so that asking again is the same request.
         let response = self
-            .write(RequestId(id.0), Command::Admit { node: node.clone() })
+            .write(
+                RequestId(id.0),
+                Command::Node(NodeCommand::Admit { node: node.clone() }),
+            )
             .await?;
         if let Err(refusal) = response {
             return Ok(Err(refusal));
@@ -121,10 +128,14 @@ impl<S: StateMachine> Consensus<S> {
         request: RequestId,
         command: Command,
     ) -> Result<Response, Retry> {
-        if let Some(refusal) = forbidden(from, &command).or_else(|| too_large(&command)) {
+        let level = self.machine.read(StateMachine::level);
+        let refused = forbidden(from, &command)
+            .or_else(|| too_large(&command))
+            .or_else(|| too_early(&command, level));
+        if let Some(refusal) = refused {
             return Ok(Err(refusal));
         }
-        if let Command::RemoveNode { node } = command
+        if let Command::Node(NodeCommand::Remove { node }) = command
             && let Err(refusal) = self.dismiss(node).await?
         {
             return Ok(Err(refusal));
@@ -205,43 +216,49 @@ fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
     }
 }
 
-const OTHERS_CONTAINER: &str = "a host attaches and detaches containers of its own only";
-
-/// What a member may not propose: the cluster's own commands, containers of another host, and, for
-/// a worker, what would make it a manager.
+/// Whether this member may propose this command: the leader's own are no member's, a host speaks
+/// for itself only, and what would make a worker a manager is for managers.
 fn forbidden(from: PeerIdentity, command: &Command) -> Option<Refusal> {
-    use Command::*;
-    let cause = match command {
-        RotateToken { .. } if from.role == Role::Worker => "a worker may not replace a join token",
-        AttachContainer { spec } if spec.key.node != from.node => OTHERS_CONTAINER,
-        DetachContainers { keys } if keys.iter().any(|key| key.node != from.node) => {
-            OTHERS_CONTAINER
-        }
-        Bootstrap { .. }
-        | Admit { .. }
-        | SetNodeStatus { .. }
-        | AdvanceKeys
-        | Report(_)
-        | CreateTask { .. }
-        | AssignTask { .. }
-        | SetDesired { .. }
-        | RemoveTask { .. }
-        | PurgeService { .. }
-        | ReleaseSlot { .. } => {
-            "this command is the cluster's own and cannot be proposed by a member"
-        }
-        _ => return None,
-    };
-    Some(Refusal::new(
-        Kind::Denied,
-        cause,
-        "run the command on a manager",
-    ))
+    let denied = |cause: &str, next: &str| Some(Refusal::new(Kind::Denied, cause, next));
+    match command.issuer() {
+        Issuer::Leader => denied(
+            "this command is the leader's own: no member may propose it",
+            "",
+        ),
+        Issuer::Host(nodes) if nodes.iter().any(|node| *node != from.node) => denied(
+            "a host speaks for its own containers and tasks only",
+            "run the command on the host that it is about",
+        ),
+        Issuer::Host(_) => None,
+        Issuer::Person => match command {
+            Command::Cluster(ClusterCommand::RotateToken { .. }) if from.role == Role::Worker => {
+                denied(
+                    "a worker may not replace a join token",
+                    "run the command on a manager",
+                )
+            }
+            _ => None,
+        },
+    }
+}
+
+/// A command that the cluster is not ready for: some member would not understand it.
+fn too_early(command: &Command, level: Level) -> Option<Refusal> {
+    if command.level() <= level {
+        return None;
+    }
+    let cause = format!(
+        "the command needs a cluster of level {}, and this one is at level {level}: not every \
+         member runs a netd that knows it",
+        command.level()
+    );
+    let next = "upgrade the members that `swarmctl upgrade` names, then try again";
+    Some(Refusal::new(Kind::Precondition, cause, next))
 }
 
 /// Each entry of the log has to reach the other managers within a heartbeat.
 fn too_large(command: &Command) -> Option<Refusal> {
-    let size = serde_json::to_vec(command).map_or(0, |bytes| bytes.len());
+    let size = raft::size(command);
     let cause =
         format!("the command is {size} bytes long, and the log takes at most {COMMAND_BYTES}");
     (size > COMMAND_BYTES).then(|| {
@@ -267,6 +284,14 @@ fn unreachable_address(address: SocketAddr) -> Refusal {
         format!("{address} is not an address that other hosts can reach"),
         "give one of the host's own addresses with `--advertise-addr`",
     )
+}
+
+fn too_old(call: &JoinCall, level: Level) -> Refusal {
+    let cause = format!(
+        "host {:?} runs a netd that knows levels up to {}, and the cluster is at level {level}",
+        call.hostname, call.level
+    );
+    Refusal::new(Kind::Precondition, cause, TooNew::NEXT)
 }
 
 fn not_reached(address: SocketAddr, error: &io::Error) -> Refusal {

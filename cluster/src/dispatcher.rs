@@ -4,7 +4,9 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
-use model::{Command, Kind, NodeConfig, NodeId, NodeReport, RequestId, StateMachine, ViewDelta};
+use model::{
+    Command, Kind, NodeCommand, NodeConfig, NodeId, NodeReport, RequestId, StateMachine, ViewDelta,
+};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::mpsc,
@@ -70,6 +72,7 @@ impl<S: StateMachine> Session<S> {
             node,
             generation,
             digest,
+            level,
         }) = upstream.next().await
         else {
             return;
@@ -88,7 +91,9 @@ impl<S: StateMachine> Session<S> {
         {
             return;
         }
+        let number = self.consensus.session_opens(node, level);
         let _over = self.serve(upstream, generation, &digest).await;
+        self.consensus.session_ends(node, number);
         tracing::debug!(%node, "session closed");
     }
 
@@ -177,7 +182,7 @@ async fn record<S: StateMachine>(
     let request = RequestId(rand::random());
     loop {
         match consensus
-            .write(request, Command::Report(report.clone()))
+            .write(request, Command::Node(NodeCommand::Report(report.clone())))
             .await
         {
             Ok(response) => {

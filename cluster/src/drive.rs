@@ -6,8 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream};
-use model::{Command, Kind, NodeId, NodeStatus, RequestId, StateMachine};
+use futures::future::join_all;
+use model::{
+    ClusterCommand, Command, Kind, NodeCommand, NodeId, NodeStatus, RequestId, StateMachine,
+};
 use openraft::error::Fatal;
 use tokio::time::{sleep, timeout};
 
@@ -23,9 +25,6 @@ const GRACE: Duration = Duration::from_secs(4);
 /// A step that comes so late means that this process did not run; silence then says nothing about
 /// the nodes.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Commands on their way to the log at the same time.
-const IN_FLIGHT: usize = 64;
-
 /// Runs for as long as the manager does; acts only while it leads.
 pub async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
     // One receiver for good: a fresh one would call what it already shows a change, and never let
@@ -71,6 +70,10 @@ async fn lead<S: StateMachine>(consensus: &Consensus<S>) {
         }
         last = Instant::now();
         let mut commands = statuses(consensus, grace_from.elapsed() > GRACE);
+        if let Some(level) = consensus.next_level() {
+            tracing::info!(%level, "every member knows the next level: the cluster goes up");
+            commands.push(ClusterCommand::RaiseLevel { level }.into());
+        }
         commands.extend(consensus.machine.read(|state| state.step(now())));
         propose(consensus, commands).await;
         if let Ok(Ok(())) = timeout(STEP_INTERVAL, applied.changed()).await {
@@ -95,13 +98,13 @@ fn statuses<S: StateMachine>(consensus: &Consensus<S>, grace_over: bool) -> Vec<
             _ => return None,
         };
         tracing::info!(%node, status = %next, "node changes");
-        Some(Command::SetNodeStatus { node, status: next })
+        Some(Command::Node(NodeCommand::SetStatus { node, status: next }))
     };
     known.into_iter().filter_map(change).collect()
 }
 
 async fn propose<S: StateMachine>(consensus: &Consensus<S>, commands: Vec<Command>) {
-    let writes = commands.into_iter().map(|command| async move {
+    let writes = commands.into_iter().map(async |command| {
         match consensus.write(RequestId(rand::random()), command).await {
             // The state has moved on since the step: the next step sees it.
             Ok(Err(refusal)) if refusal.kind != Kind::Precondition => {
@@ -111,8 +114,5 @@ async fn propose<S: StateMachine>(consensus: &Consensus<S>, commands: Vec<Comman
             Ok(_) => {}
         }
     });
-    stream::iter(writes)
-        .buffered(IN_FLIGHT)
-        .for_each(|()| async {})
-        .await;
+    join_all(writes).await;
 }

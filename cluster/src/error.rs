@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use model::{Kind, Refusal};
+use model::{Kind, Refusal, TooNew};
 
 use crate::{LinkError, TokenError};
 
@@ -37,6 +37,9 @@ pub enum ClusterError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A later version wrote what is here, or speaks to this host.
+    #[error("{0}\n  next: {next}", next = TooNew::NEXT)]
+    TooNew(#[from] TooNew),
     /// Another process has the log open.
     #[error(
         "{0} is in use\n  next: another netd runs with the same directory; stop it, or give this one its own"

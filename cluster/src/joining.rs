@@ -9,7 +9,7 @@ use std::{
 };
 
 use api::{decode, encode, proto::membership_client::MembershipClient};
-use model::Refusal;
+use model::{Level, Refusal};
 use tokio::net::TcpListener;
 use tonic::{Request, Status};
 
@@ -31,6 +31,8 @@ pub struct Config {
     pub directory: PathBuf,
     /// The control plane's address.
     pub listen: SocketAddr,
+    /// The newest level that this netd takes part in.
+    pub known: Level,
 }
 
 /// How the first host of a cluster presents itself.
@@ -65,6 +67,7 @@ pub async fn ask_to_join(
     options: &JoinOptions,
     listener: &TcpListener,
     request: String,
+    level: Level,
 ) -> Result<JoinAnswer, ClusterError> {
     let manager = options.manager;
     let tls = Arc::new(tls::pinned(token.digest.clone())?);
@@ -90,6 +93,7 @@ pub async fn ask_to_join(
         hostname: options.hostname.clone(),
         address,
         vtep: options.vtep.unwrap_or(address.ip()),
+        level,
     };
     let mut request = Request::new(encode(&join));
     request.set_timeout(JOIN_TIMEOUT);

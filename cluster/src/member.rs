@@ -14,8 +14,9 @@ use api::{
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use model::{
-    Answer, Availability, Command, Engine, Kind, Node, NodeConfig, NodeId, NodeReport, NodeStatus,
-    Query, Refusal, RequestId, Response, Role, StateMachine,
+    Answer, Availability, ClusterCommand, Command, Engine, Kind, Level, Node, NodeCommand,
+    NodeConfig, NodeId, NodeReport, NodeStatus, Query, Refusal, RequestId, Response, Role,
+    StateMachine, TooNew,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -66,6 +67,7 @@ struct Inner<S> {
     view: View,
     outbox: Outbox,
     stop: watch::Sender<bool>,
+    halted: watch::Sender<Option<TooNew>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -116,11 +118,11 @@ impl<S: StateMachine> Member<S> {
         let made = member
             .found(
                 address,
-                Command::Bootstrap {
+                Command::Cluster(ClusterCommand::Bootstrap {
                     authority,
                     node: record,
                     data_path_port,
-                },
+                }),
             )
             .await;
         member.settle(made, listener, extra).await
@@ -137,7 +139,7 @@ impl<S: StateMachine> Member<S> {
         let token: Token = options.token.parse()?;
         let listener = prepare(&config)?;
         let own = pki::new_request()?;
-        let answer = ask_to_join(&token, &options, &listener, own.request).await?;
+        let answer = ask_to_join(&token, &options, &listener, own.request, config.known).await?;
         let identity = Identity::new(answer.certificate, own.key, answer.root, answer.managers)?;
         let member = Self::assemble(config, identity).await?;
         let saved = member.inner.identity.save(&member.inner.config.directory);
@@ -162,18 +164,19 @@ impl<S: StateMachine> Member<S> {
     async fn assemble(config: Config, identity: Identity) -> Result<Self, ClusterError> {
         files::make_directory(&config.directory)?;
         let links = Links::new(tls::client(&identity)?);
-        let view = View::open(&config.directory, identity.node)?;
+        let view = View::open(&config.directory, identity.node, config.known)?;
         let consensus = match identity.role {
             Role::Worker => None,
             Role::Manager => {
                 let directory = config.directory.join("raft");
+                let known = config.known;
                 Some(Arc::new(
-                    Consensus::start(&directory, identity.node, links.clone()).await?,
+                    Consensus::start(&directory, identity.node, links.clone(), known).await?,
                 ))
             }
         };
         let (stop, _) = watch::channel(false);
-        let (outbox, tasks) = Default::default();
+        let (outbox, tasks, halted) = Default::default();
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
@@ -183,6 +186,7 @@ impl<S: StateMachine> Member<S> {
                 view,
                 outbox,
                 stop,
+                halted,
                 tasks,
             }),
         })
@@ -252,7 +256,7 @@ impl<S: StateMachine> Member<S> {
         };
         if let Err(error) = settled {
             if joins {
-                let command = Command::RemoveNode { node: self.node() };
+                let command = Command::Node(NodeCommand::Remove { node: self.node() });
                 let _told = timeout(
                     FAREWELL,
                     self.propose(Proposal {
@@ -283,7 +287,7 @@ impl<S: StateMachine> Member<S> {
     /// `force`, for the last manager, where the rest of the managers would have no majority, and
     /// where the cluster cannot be told.
     pub async fn leave(&self, force: bool) -> Result<(), Refusal> {
-        let command = Command::RemoveNode { node: self.node() };
+        let command = Command::Node(NodeCommand::Remove { node: self.node() });
         let farewell = self.propose(Proposal {
             request: RequestId(rand::random()),
             command,
@@ -324,6 +328,29 @@ impl<S: StateMachine> Member<S> {
     /// What this node may do.
     pub fn role(&self) -> Role {
         self.inner.identity.role
+    }
+
+    /// The newest level that this netd takes part in.
+    pub(crate) fn known(&self) -> Level {
+        self.inner.config.known
+    }
+
+    /// Something of a later version has come: this host cannot go on as a member.
+    pub(crate) fn halt(&self, error: TooNew) {
+        self.inner.halted.send_replace(Some(error));
+    }
+
+    /// Returns once this host cannot go on as a member, with the reason: a later version wrote
+    /// what it was sent.
+    pub async fn halted(&self) -> ClusterError {
+        let mut halted = self.inner.halted.subscribe();
+        let error = halted.wait_for(Option::is_some).await;
+        let error = error.ok().and_then(|error| error.clone());
+        match error {
+            Some(error) => error.into(),
+            // The sender lives as long as `self`.
+            None => std::future::pending().await,
+        }
     }
 
     /// Has a command carried out, once, whoever leads. While there is no leader it is tried for

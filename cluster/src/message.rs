@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use model::{Node, NodeId, NodeReport, Secret, ViewDelta};
+use model::{Level, Node, NodeId, NodeReport, Secret, ViewDelta};
 use serde::{Deserialize, Serialize};
 
 /// A host asks for a certificate.
@@ -18,6 +18,9 @@ pub struct JoinCall {
     pub address: SocketAddr,
     /// Where its tunnels end.
     pub vtep: IpAddr,
+    /// The newest level that it knows.
+    #[serde(default)]
+    pub level: Level,
 }
 
 /// A host is admitted.
@@ -52,6 +55,9 @@ pub enum Upward {
         generation: u64,
         /// The digest of that view's records; empty asks for a snapshot.
         digest: String,
+        /// The newest level that it knows.
+        #[serde(default)]
+        level: Level,
     },
     /// Still there.
     Alive,

@@ -13,7 +13,12 @@ use api::{
     },
 };
 use futures::{Stream, StreamExt};
-use model::{Answer, Kind, NodeId, Query, Refusal, Role, StateMachine};
+use model::{Answer, Kind, Level, NodeId, Query, RecordError, Refusal, Role, StateMachine, level};
+use openraft::{
+    Entry, EntryPayload,
+    raft::{AppendEntriesRequest, InstallSnapshotRequest},
+};
+use serde_json::Value;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 use tracing::field::display;
@@ -21,7 +26,7 @@ use tracing::field::display;
 use crate::{
     JoinCall, Leadership, Member, PeerIdentity, dispatcher,
     link::MESSAGE_LIMIT,
-    raft::{Consensus, Retry, Seat},
+    raft::{Consensus, Retry, Seat, Types},
     server::Caller,
 };
 
@@ -50,6 +55,17 @@ impl<S: StateMachine> Door<S> {
             .ok_or_else(|| Status::unavailable("this node is a worker: ask a manager"))
     }
 
+    /// Stops this host as a member where it is sent what a later version wrote.
+    fn known_to_this_version(&self, levels: impl IntoIterator<Item = Level>) -> Result<(), Status> {
+        let newest = levels.into_iter().max().unwrap_or_default();
+        let checked = level::check("what the leader sends", newest, self.0.known());
+        checked.map_err(|error| {
+            let status = Status::failed_precondition(error.to_string());
+            self.0.halt(error);
+            status
+        })
+    }
+
     fn leader(&self) -> Result<&Arc<Consensus<S>>, Status> {
         self.manager()?
             .leads()
@@ -59,6 +75,28 @@ impl<S: StateMachine> Door<S> {
 }
 
 type Reply = Result<Response<Json>, Status>;
+
+/// The levels of the log's entries.
+fn levels_of(entries: &[Entry<Types>]) -> Vec<Level> {
+    let mut levels = Vec::new();
+    for entry in entries {
+        if let EntryPayload::Normal(batch) = &entry.payload {
+            levels.push(batch.level);
+        }
+    }
+    levels
+}
+
+/// The levels of entries that this version cannot read, by the place where every version says them.
+fn levels_in(json: &[u8]) -> Vec<Level> {
+    let call: Value = serde_json::from_slice(json).unwrap_or_default();
+    let entries = call["entries"].as_array().map_or(&[][..], Vec::as_slice);
+    let level = |entry: &Value| entry["payload"]["Normal"]["level"].as_u64();
+    let levels = entries.iter().filter_map(level);
+    levels
+        .map(|level| Level(u16::try_from(level).unwrap_or(u16::MAX)))
+        .collect()
+}
 
 fn reply<T: serde::Serialize>(value: &T) -> Reply {
     Ok(Response::new(encode(value)))
@@ -86,13 +124,18 @@ fn identity<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
 #[tonic::async_trait]
 impl<S: StateMachine> Raft for Door<S> {
     async fn append(&self, request: Request<Json>) -> Reply {
-        reply(
-            &self
-                .manager()?
-                .raft
-                .append_entries(decode(request.get_ref())?)
-                .await,
-        )
+        let raft = &self.manager()?.raft;
+        match decode::<AppendEntriesRequest<Types>>(request.get_ref()) {
+            Ok(call) => {
+                self.known_to_this_version(levels_of(&call.entries))?;
+                reply(&raft.append_entries(call).await)
+            }
+            // What cannot be read may be of a later version.
+            Err(error) => {
+                self.known_to_this_version(levels_in(&request.get_ref().json))?;
+                Err(error.into())
+            }
+        }
     }
 
     async fn vote(&self, request: Request<Json>) -> Reply {
@@ -100,13 +143,15 @@ impl<S: StateMachine> Raft for Door<S> {
     }
 
     async fn install_snapshot(&self, request: Request<Json>) -> Reply {
-        reply(
-            &self
-                .manager()?
-                .raft
-                .install_snapshot(decode(request.get_ref())?)
-                .await,
-        )
+        let raft = &self.manager()?.raft;
+        let call: InstallSnapshotRequest<Types> = decode(request.get_ref())?;
+        if call.offset == 0
+            && let Err(RecordError::TooNew(error)) =
+                level::open("the leader's snapshot", &call.data, self.0.known())
+        {
+            self.known_to_this_version([error.found])?;
+        }
+        reply(&raft.install_snapshot(call).await)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use api::{decode, encode, proto::dispatcher_client::DispatcherClient};
 use futures::{Stream, StreamExt};
-use model::{NodeReport, StateMachine, TaskReport};
+use model::{NodeReport, StateMachine, TaskReport, level};
 use tokio::{
     sync::{Notify, mpsc},
     time::{interval, sleep, timeout},
@@ -132,6 +132,7 @@ async fn hold<S: StateMachine>(member: &Member<S>, seat: Seat, resume: bool) -> 
         node: member.node(),
         generation: view.generation,
         digest,
+        level: member.known(),
     };
     let _room_for_the_first = up.try_send(hello);
     let opened = timeout(
@@ -206,13 +207,15 @@ async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Resu
             Ok(())
         }
         Downward::Change { delta } => {
-            tracing::info!(target: "T", "delta");
+            if let Err(error) = level::check("this node's view", delta.level, member.known()) {
+                member.halt(error);
+                return Ok(());
+            }
             let view = member
                 .current_view()
                 .apply(&delta)
                 .map_err(|error| error.to_string())?;
             member.own_view().set(view).await;
-            tracing::info!(target: "T", "view saved");
             Ok(())
         }
     }

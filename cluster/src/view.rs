@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use model::{NodeConfig, NodeId};
+use model::{Level, NodeConfig, NodeId, RecordError, level};
 use tokio::sync::watch;
 
 use crate::{ClusterError, files};
@@ -27,14 +27,20 @@ pub struct View {
 
 impl View {
     /// The newest view of the files. Without one, or with none that can be understood, an empty
-    /// one: they are only copies, and the leader sends another.
-    pub fn open(directory: &Path, node: NodeId) -> Result<Self, ClusterError> {
+    /// one: they are only copies, and the leader sends another. Errors: the disk's, and a file that
+    /// a later version wrote.
+    pub fn open(directory: &Path, node: NodeId, known: Level) -> Result<Self, ClusterError> {
         let mut view = NodeConfig::empty(node);
         for path in FILES.map(|name| directory.join(name)) {
             let Some(bytes) = files::read(&path)? else {
                 continue;
             };
-            match parse(node, &bytes) {
+            let opened = level::open(&path.display().to_string(), &bytes, known);
+            if let Err(RecordError::TooNew(error)) = opened {
+                return Err(error.into());
+            }
+            let body = opened.map_err(|error| error.to_string());
+            match body.and_then(|(_, body)| parse(node, body)) {
                 Ok(saved) if saved.generation >= view.generation => view = saved,
                 Ok(_) => {}
                 Err(reason) => {
@@ -91,8 +97,8 @@ impl View {
     ) {
         let path = self.directory.join(name);
         let written = tokio::task::spawn_blocking(move || {
-            let bytes = serde_json::to_vec(&view.snapshot()).map_err(|error| error.to_string())?;
-            write(&path, &bytes).map_err(|error| error.to_string())
+            let body = serde_json::to_vec(&view.snapshot()).map_err(|error| error.to_string())?;
+            write(&path, &level::seal(view.level, body)).map_err(|error| error.to_string())
         });
         let reason = written
             .await
@@ -133,7 +139,7 @@ mod tests {
     #[tokio::test]
     async fn a_view_that_the_disk_does_not_take_is_shown_all_the_same() {
         let directory = tempfile::tempdir().unwrap();
-        let view = View::open(&directory.path().join("missing"), NodeId(1)).unwrap();
+        let view = View::open(&directory.path().join("missing"), NodeId(1), Level::NEWEST).unwrap();
         view.set(of_generation(7)).await;
         assert_eq!(*view.get(), of_generation(7));
     }
@@ -142,7 +148,7 @@ mod tests {
     async fn what_was_shown_is_there_after_a_crash_and_what_a_power_cut_spoils_there_as_of_the_last_time()
      {
         let directory = tempfile::tempdir().unwrap();
-        let opened = || View::open(directory.path(), NodeId(1)).unwrap();
+        let opened = || View::open(directory.path(), NodeId(1), Level::NEWEST).unwrap();
         let generation = || opened().get().generation;
         let view = opened();
         let [newest, kept] = FILES.map(|name| directory.path().join(name));

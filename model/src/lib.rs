@@ -3,12 +3,14 @@
 
 mod balance;
 mod base36;
+mod change;
 mod command;
 mod container;
 mod encryption;
 mod id;
 mod info;
 mod lan;
+pub mod level;
 mod mac;
 pub mod names;
 mod network;
@@ -24,7 +26,11 @@ mod task;
 mod vni;
 
 pub use balance::{Balance, Engine, Scheduler};
-pub use command::{Command, Entry, NodeReport, Outcome, RequestId, Response, TaskReport};
+pub use change::{Applied, Change, Fate, ObjectRef};
+pub use command::{
+    Batch, ClusterCommand, Command, ContainerCommand, Entry, Issuer, KeysCommand, NetworkCommand,
+    NodeCommand, NodeReport, Outcome, RequestId, Response, ServiceCommand, TaskCommand, TaskReport,
+};
 pub use container::{
     AddressWish, Bandwidth, CONTAINER_LABELS, Container, ContainerKey, ContainerRuntime,
     ContainerSpec, ContainerTraits, Sandbox,
@@ -36,6 +42,7 @@ pub use info::{
     UpdateInfo, ViewInfo,
 };
 pub use lan::{IpvlanMode, MacvlanMode, Parent};
+pub use level::{Level, RecordError, TooNew};
 pub use mac::Mac;
 pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
 pub use node::{Authority, Availability, Node, NodeStatus, Role};
@@ -51,7 +58,7 @@ pub use service::{
     DnsConfig, EndpointMode, HealthCheck, NetworkAttachment, RestartCondition, RestartPolicy,
     Runtime, Service, ServiceSpec, TaskSpec, UpdateFailure, UpdateOrder, UpdatePolicy,
 };
-pub use state_machine::StateMachine;
+pub use state_machine::{RestoreError, StateMachine};
 pub use subnet::{Subnet, SubnetError};
 pub use task::{Attachment, Task, TaskState, TaskStatus};
 pub use vni::{Vni, VniError};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IdError, IpvlanMode, Mac,
+    Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IdError, IpvlanMode, Level, Mac,
     MacvlanMode, NamedPort, NetworkId, NodeId, Parent, PeerKeys, PublishSpec, Role, SandboxId,
     ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni, names::Namespace,
 };
@@ -21,8 +21,10 @@ use crate::{
 /// nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// The log index that it was projected at. Never goes back on a host.
+    /// The state's revision that it was projected at. Never goes back on a host.
     pub generation: u64,
+    /// The level that its reader must know: the cluster's.
+    pub level: Level,
     /// The host.
     pub node: NodeId,
     /// The managers, the hosts it shares a network with, and the host itself.
@@ -293,6 +295,9 @@ pub struct ViewDelta {
     pub from: Option<u64>,
     /// The generation it leads to.
     pub to: u64,
+    /// The level that its reader must know.
+    #[serde(default, skip_serializing_if = "Level::is_first")]
+    pub level: Level,
     /// The host that it is for.
     pub node: NodeId,
     /// Records that are new or differ, by key: `section/id`.
@@ -341,23 +346,6 @@ pub enum ViewError {
 }
 
 impl NodeConfig {
-    /// A host that knows of nothing.
-    pub fn empty(node: NodeId) -> Self {
-        Self {
-            generation: 0,
-            node,
-            peers: BTreeMap::new(),
-            keys: BTreeMap::new(),
-            networks: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
-            services: BTreeMap::new(),
-            published: BTreeMap::new(),
-            names: BTreeMap::new(),
-            tasks: BTreeMap::new(),
-            containers: BTreeMap::new(),
-        }
-    }
-
     /// The sandboxes on this host that have a port of a LAN.
     pub fn sandboxes_on_lan(&self) -> impl Iterator<Item = SandboxId> {
         let tasks = self
@@ -414,19 +402,12 @@ impl NodeConfig {
         let mut delta = ViewDelta {
             from: Some(self.generation),
             to: later.generation,
+            level: later.level,
             node: later.node,
             set: BTreeMap::new(),
             remove: Vec::new(),
         };
-        diff("peer", &self.peers, &later.peers, &mut delta);
-        diff("key", &self.keys, &later.keys, &mut delta);
-        diff("network", &self.networks, &later.networks, &mut delta);
-        diff("endpoint", &self.endpoints, &later.endpoints, &mut delta);
-        diff("service", &self.services, &later.services, &mut delta);
-        diff("publish", &self.published, &later.published, &mut delta);
-        diff("name", &self.names, &later.names, &mut delta);
-        diff("task", &self.tasks, &later.tasks, &mut delta);
-        diff("container", &self.containers, &later.containers, &mut delta);
+        self.compare(later, &mut delta);
         delta
     }
 
@@ -455,7 +436,7 @@ impl NodeConfig {
                 });
             }
         };
-        next.generation = delta.to;
+        (next.generation, next.level) = (delta.to, delta.level);
         delta
             .remove
             .iter()
@@ -468,22 +449,71 @@ impl NodeConfig {
     }
 
     fn change(&mut self, key: &str, value: Option<&Value>) -> Result<(), ViewError> {
-        let unknown = || ViewError::Record(key.to_owned(), "no such section".to_owned());
+        let unknown = || ViewError::Record(key.to_owned(), "it names no section".to_owned());
         let (section, id) = key.split_once('/').ok_or_else(unknown)?;
-        match section {
-            "peer" => put(&mut self.peers, id, value),
-            "key" => put(&mut self.keys, id, value),
-            "network" => put(&mut self.networks, id, value),
-            "endpoint" => put(&mut self.endpoints, id, value),
-            "service" => put(&mut self.services, id, value),
-            "publish" => put(&mut self.published, id, value),
-            "name" => put(&mut self.names, id, value),
-            "task" => put(&mut self.tasks, id, value),
-            "container" => put(&mut self.containers, id, value),
-            _ => return Err(unknown()),
-        }
-        .map_err(|reason| ViewError::Record(key.to_owned(), reason))
+        self.put(section, id, value)
+            .unwrap_or_else(|| Err("no such section".to_owned()))
+            .map_err(|reason| ViewError::Record(key.to_owned(), reason))
     }
+}
+
+/// The sections of a configuration: what each is called in the keys of records, its field, and
+/// whether its records are secrets, which are not to be shown.
+macro_rules! sections {
+    ($($name:literal: $field:ident $shown:ident,)*) => {
+        impl NodeConfig {
+            /// A host that knows of nothing.
+            pub fn empty(node: NodeId) -> Self {
+                Self {
+                    generation: 0,
+                    level: Level::FIRST,
+                    node,
+                    $($field: BTreeMap::new(),)*
+                }
+            }
+
+            /// Whether the record of this key, `section/id`, may be shown to people. One of an
+            /// unknown section may not.
+            pub fn is_public(key: &str) -> bool {
+                let section = key.split_once('/').map_or(key, |(section, _)| section);
+                match section {
+                    $($name => sections!(@ $shown),)*
+                    _ => false,
+                }
+            }
+
+            fn compare(&self, later: &Self, delta: &mut ViewDelta) {
+                $(diff($name, &self.$field, &later.$field, delta);)*
+            }
+
+            /// `None`: there is no such section.
+            fn put(
+                &mut self,
+                section: &str,
+                id: &str,
+                value: Option<&Value>,
+            ) -> Option<Result<(), String>> {
+                match section {
+                    $($name => Some(put(&mut self.$field, id, value)),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+    (@ public) => { true };
+    (@ secret) => { false };
+}
+
+sections! {
+    "peer": peers public,
+    "key": keys secret,
+    "network": networks public,
+    "endpoint": endpoints public,
+    "service": services public,
+    "publish": published public,
+    "name": names public,
+    "task": tasks public,
+    "container": containers public,
 }
 
 /// A map key that can be part of a record's key.

@@ -70,7 +70,7 @@ impl<'de> Deserialize<'de> for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Command, Role};
+    use crate::{ClusterCommand, Command, Role};
 
     #[test]
     fn every_secret_is_25_digits_that_hold_all_bits() {
@@ -94,10 +94,10 @@ mod tests {
     #[test]
     fn no_command_shows_a_secret_in_a_log() {
         let secret = Secret::new(u128::MAX);
-        let command = Command::RotateToken {
+        let command = Command::Cluster(ClusterCommand::RotateToken {
             role: Role::Worker,
             secret: secret.clone(),
-        };
+        });
         assert!(!format!("{command:?}").contains(&secret.to_string()));
     }
 }

@@ -3,21 +3,29 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Answer, Authority, Command, Entry, Millis, Node, NodeConfig, NodeId, Query, Refusal, Response,
+    Answer, Applied, Authority, Command, Entry, Level, Millis, Node, NodeConfig, NodeId, Query,
+    RecordError, Refusal,
 };
 
 /// A deterministic state machine: the same entries in the same order give the same state and
 /// answers everywhere.
 pub trait StateMachine: Default + Send + Sync + 'static {
-    /// Applies one entry at this log index. Total: a command whose precondition does not hold is
-    /// refused and changes nothing. The same `entry.request` again gets the first answer again.
-    fn apply(&mut self, index: u64, entry: Entry) -> Response;
+    /// Applies one command of the entry at this log index. Total: a command whose precondition does
+    /// not hold is refused and changes nothing. The same `entry.request` again gets the first
+    /// answer again. Looks at the state's level, never at what this binary knows.
+    fn apply(&mut self, index: u64, entry: Entry) -> Applied;
 
-    /// The whole state as bytes.
+    /// The level that the cluster has reached.
+    fn level(&self) -> Level;
+
+    /// The whole state as a record of its level ([`crate::level::seal`]).
     fn snapshot(&self) -> Vec<u8>;
 
-    /// The state that these bytes hold. Errors: the bytes are no snapshot of this version.
-    fn restore(bytes: &[u8]) -> Result<Self, String>;
+    /// The state that these bytes hold, for a reader that knows levels up to `known`.
+    ///
+    /// # Errors
+    /// A later version wrote them, or they are no snapshot.
+    fn restore(bytes: &[u8], known: Level) -> Result<Self, RestoreError>;
 
     /// What admits nodes, once the cluster exists.
     fn authority(&self) -> Option<&Authority>;
@@ -36,4 +44,15 @@ pub trait StateMachine: Default + Send + Sync + 'static {
     /// Answers a question; `Query::Token` and `Query::Node("self")` are resolved before they come
     /// here.
     fn answer(&self, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal>;
+}
+
+/// Why a snapshot is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// It is not a record that this version can open.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// It does not hold a state.
+    #[error("the snapshot holds no state: {0}")]
+    Content(String),
 }

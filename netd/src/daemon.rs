@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Kind, NodeConfig, Refusal};
+use model::{Kind, Level, NodeConfig, Refusal};
 use orchestrator::State;
 use tokio::sync::watch;
 
@@ -33,6 +33,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// The local API.
     pub socket: PathBuf,
+    /// The newest level of the cluster that this daemon takes part in.
+    pub known: Level,
 }
 
 /// What the daemon's services share.
@@ -70,6 +72,7 @@ impl Daemon {
         Ok(cluster::Config {
             directory: self.options.directory.clone(),
             listen,
+            known: self.options.known,
         })
     }
 
@@ -84,6 +87,7 @@ impl Daemon {
         cluster::Config {
             directory: self.options.directory.clone(),
             listen,
+            known: self.options.known,
         }
     }
 

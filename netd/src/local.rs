@@ -16,8 +16,9 @@ use api::{
     proto::{Json, control_server, local_server},
 };
 use cluster::{Host, JoinOptions};
-use model::{Answer, Kind, Query, Refusal, ViewDelta};
+use model::{Answer, Kind, NodeConfig, Query, Refusal, ViewDelta};
 use nix::sys::stat::{Mode, umask};
+use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
@@ -93,21 +94,24 @@ fn unwritable(error: &io::Error) -> Refusal {
     )
 }
 
-/// What people may pass on: the numbers of associations, not what they encrypt with.
-fn without_keys(mut view: ViewDelta) -> ViewDelta {
-    let keys = view
-        .set
-        .iter_mut()
-        .filter(|(record, _)| record.starts_with("key/"));
-    for association in keys
-        .flat_map(|(_, peer)| peer.as_object_mut())
-        .flat_map(|peer| peer.values_mut())
-    {
-        for association in association.as_array_mut().into_iter().flatten() {
-            association["key"] = "secret".into();
+/// What people may pass on: of a secret record its numbers, and of no text more than that it is
+/// there.
+fn without_secrets(mut view: ViewDelta) -> ViewDelta {
+    for (key, record) in &mut view.set {
+        if !NodeConfig::is_public(key) {
+            redact(record);
         }
     }
     view
+}
+
+fn redact(value: &mut Value) {
+    match value {
+        Value::String(text) => "secret".clone_into(text),
+        Value::Array(values) => values.iter_mut().for_each(redact),
+        Value::Object(fields) => fields.values_mut().for_each(redact),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 type Reply = Result<Response<Json>, Status>;
@@ -235,7 +239,7 @@ impl Local {
 
     async fn debug(&self, what: Debug) -> Result<String, Refusal> {
         if let Debug::Config = what {
-            let snapshot = without_keys(self.0.desired.borrow().snapshot());
+            let snapshot = without_secrets(self.0.desired.borrow().snapshot());
             return Ok(serde_json::to_string_pretty(&snapshot).unwrap_or_default());
         }
         let dataplane = self.0.dataplane.borrow().clone();

@@ -3,6 +3,7 @@
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use model::Level;
 use netd::{agent, daemon, docker, run, whoami};
 
 /// Networks, names, virtual IPs and tasks of this host.
@@ -15,6 +16,11 @@ struct Arguments {
     /// Where the local API listens
     #[arg(long, default_value = api::SOCKET)]
     socket: PathBuf,
+    /// Highest cluster level that this host takes part in. While one host holds a lower level, the
+    /// cluster stays there, and each host can go back to its earlier version
+    #[arg(long, value_name = "LEVEL", default_value_t = Level::NEWEST.0,
+          value_parser = clap::value_parser!(u16).range(..=i64::from(Level::NEWEST.0)))]
+    max_level: u16,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -49,12 +55,17 @@ fn main() -> ExitCode {
     let Arguments {
         directory,
         socket,
+        max_level,
         verb,
     } = Arguments::parse();
     let result = match verb {
         Some(Verb::Whoami { port }) => whoami::run(port).map_err(Into::into),
         Some(Verb::DockerRelay { inside, host }) => block_on(docker::relay(&inside, &host)),
-        None => serve(daemon::Options { directory, socket }),
+        None => serve(daemon::Options {
+            directory,
+            socket,
+            known: Level(max_level),
+        }),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

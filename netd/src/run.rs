@@ -70,12 +70,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     parts.spawn(docker::serve(daemon.clone()));
     parts.spawn(host(daemon.clone(), member.is_some()));
     parts.spawn(containers::liveness::run(daemon.clone()));
-    stopped(&mut parts).await?;
+    let ended = tokio::select! {
+        ended = stopped(&mut parts) => ended,
+        reason = halted(&daemon) => Err(reason.into()),
+    };
     let member = daemon.member.borrow().clone();
     if let Some(member) = member {
         member.shutdown().await;
     }
-    Ok(())
+    ended
 }
 
 /// One daemon per directory: two would fight over the kernel.
@@ -117,6 +120,26 @@ async fn stopped(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> 
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         Some(ended) = parts.join_next() => ended?.and_then(|()| bail!("a part of the daemon ended by itself")),
+    }
+}
+
+/// Waits until this host can be no member of its cluster any more, of whichever it is one.
+async fn halted(daemon: &Daemon) -> cluster::ClusterError {
+    let mut membership = daemon.member.subscribe();
+    loop {
+        let member = membership.borrow_and_update().clone();
+        let halted = async {
+            match member {
+                Some(member) => member.halted().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            reason = halted => return reason,
+            changed = membership.changed() => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+        }
     }
 }
 

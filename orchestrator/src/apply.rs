@@ -8,68 +8,124 @@ mod task;
 
 pub(crate) use service::hold_slots;
 
-use model::{Command, Entry, Response};
+use model::{
+    ClusterCommand, Command, ContainerCommand, Entry, EpochKey, KeysCommand, Millis,
+    NetworkCommand, NodeCommand, Response, ServiceCommand, TaskCommand,
+};
 
 use crate::{drain, keys, state::State, update};
 
 /// What the command makes of the state. A refusal has changed nothing.
 pub(crate) fn apply(state: &mut State, entry: Entry) -> Response {
-    let Entry {
-        now,
-        chance,
-        command,
-        ..
-    } = entry;
+    let Entry { now, chance, .. } = entry;
+    match entry.command {
+        Command::Cluster(command) => apply_cluster(state, now, command),
+        Command::Node(command) => apply_node(state, now, command),
+        Command::Keys(command) => apply_keys(state, now, chance, command),
+        Command::Network(command) => apply_network(state, now, chance, command),
+        Command::Service(command) => apply_service(state, now, command),
+        Command::Task(command) => apply_task(state, now, command),
+        Command::Container(command) => apply_container(state, now, command),
+    }
+}
+
+fn apply_cluster(state: &mut State, now: Millis, command: ClusterCommand) -> Response {
     match command {
-        Command::Bootstrap {
+        ClusterCommand::Bootstrap {
             authority,
             node,
             data_path_port,
         } => cluster::bootstrap(state, now, authority, node, data_path_port),
-        Command::Admit { node } => cluster::admit(state, now, node),
-        Command::SetNodeStatus { node, status } => cluster::set_status(state, node, status),
-        Command::SetAvailability { node, availability } => {
+        ClusterCommand::RotateToken { role, secret } => cluster::rotate_token(state, role, secret),
+        ClusterCommand::RaiseLevel { level } => cluster::raise_level(state, level),
+    }
+}
+
+fn apply_node(state: &mut State, now: Millis, command: NodeCommand) -> Response {
+    match command {
+        NodeCommand::Admit { node } => cluster::admit(state, now, node),
+        NodeCommand::SetStatus { node, status } => cluster::set_status(state, node, status),
+        NodeCommand::SetAvailability { node, availability } => {
             cluster::set_availability(state, &node, availability)
         }
-        Command::SetBalancer { node, balancer } => cluster::set_balancer(state, &node, balancer),
-        Command::RemoveNode { node } => cluster::remove_node(state, now, node),
-        Command::RotateToken { role, secret } => cluster::rotate_token(state, role, secret),
-        Command::Report(report) => cluster::report(state, now, report),
-        Command::RotateKeys => keys::rotate(state, now, chance),
-        Command::AdvanceKeys => keys::advance(state, now),
-        Command::CreateNetwork { spec } => network::create(state, now, spec, chance),
-        Command::RemoveNetwork { network } => network::remove(state, &network),
-        Command::CreateService { spec } => service::create(state, now, spec),
-        Command::ScaleService { service, replicas } => service::scale(state, &service, replicas),
-        Command::UpdateService {
+        NodeCommand::SetBalancer { node, balancer } => {
+            cluster::set_balancer(state, &node, balancer)
+        }
+        NodeCommand::Remove { node } => cluster::remove_node(state, now, node),
+        NodeCommand::Report(report) => cluster::report(state, now, report),
+    }
+}
+
+fn apply_keys(
+    state: &mut State,
+    now: Millis,
+    chance: Option<EpochKey>,
+    command: KeysCommand,
+) -> Response {
+    match command {
+        KeysCommand::Rotate => keys::rotate(state, now, chance),
+        KeysCommand::Advance => keys::advance(state, now),
+    }
+}
+
+fn apply_network(
+    state: &mut State,
+    now: Millis,
+    chance: Option<EpochKey>,
+    command: NetworkCommand,
+) -> Response {
+    match command {
+        NetworkCommand::Create { spec } => network::create(state, now, spec, chance),
+        NetworkCommand::Remove { network } => network::remove(state, &network),
+        NetworkCommand::Name { network, name } => network::name(state, &network, name),
+    }
+}
+
+fn apply_service(state: &mut State, now: Millis, command: ServiceCommand) -> Response {
+    match command {
+        ServiceCommand::Create { spec } => service::create(state, now, spec),
+        ServiceCommand::Scale { service, replicas } => service::scale(state, &service, replicas),
+        ServiceCommand::Update {
             service,
             spec,
             version,
             force,
-        } => service::update(
-            state,
-            &service,
-            service::Change {
+        } => {
+            let change = service::Change {
                 spec,
                 version,
                 force,
-            },
-        ),
-        Command::RollbackService { service } => service::rollback(state, &service),
-        Command::ReplaceTask { task } => task::replace(state, now, &task),
-        Command::RemoveService { service } => service::remove(state, &service),
-        Command::PurgeService { service } => service::purge(state, service),
-        Command::ReleaseSlot { service, slot } => service::release_slot(state, service, slot),
-        Command::AttachContainer { spec } => container::attach(state, now, *spec),
-        Command::DetachContainers { keys } => container::detach(state, &keys),
-        Command::NameNetwork { network, name } => network::name(state, &network, name),
-        Command::CreateTask { service, slot } => task::create(state, now, service, slot),
-        Command::AssignTask { task, node } => task::assign(state, now, task, node),
-        Command::WithdrawTask { task } => drain::withdraw(state, now, task),
-        Command::DrainTask { task } => drain::drain(state, now, task),
-        Command::SetSurge { service, slots } => update::set_surge(state, now, service, slots),
-        Command::PauseUpdate { service } => update::pause(state, service),
-        Command::SetDesired { task, desired } => task::set_desired(state, now, task, desired),
-        Command::RemoveTask { task } => task::remove(state, task),
+            };
+            service::update(state, &service, change)
+        }
+        ServiceCommand::Rollback { service } => service::rollback(state, &service),
+        ServiceCommand::Remove { service } => service::remove(state, &service),
+        ServiceCommand::SetSurge { service, slots } => {
+            update::set_surge(state, now, service, slots)
+        }
+        ServiceCommand::PauseUpdate { service } => update::pause(state, service),
+        ServiceCommand::Purge { service } => service::purge(state, service),
+        ServiceCommand::ReleaseSlot { service, slot } => {
+            service::release_slot(state, service, slot)
+        }
+    }
+}
+
+fn apply_task(state: &mut State, now: Millis, command: TaskCommand) -> Response {
+    match command {
+        TaskCommand::Replace { task } => task::replace(state, now, &task),
+        TaskCommand::Create { service, slot } => task::create(state, now, service, slot),
+        TaskCommand::Assign { task, node } => task::assign(state, now, task, node),
+        TaskCommand::Withdraw { task } => drain::withdraw(state, now, task),
+        TaskCommand::Drain { task } => drain::drain(state, now, task),
+        TaskCommand::SetDesired { task, desired } => task::set_desired(state, now, task, desired),
+        TaskCommand::Remove { task } => task::remove(state, task),
+    }
+}
+
+fn apply_container(state: &mut State, now: Millis, command: ContainerCommand) -> Response {
+    match command {
+        ContainerCommand::Attach { spec } => container::attach(state, now, *spec),
+        ContainerCommand::Detach { keys } => container::detach(state, &keys),
     }
 }

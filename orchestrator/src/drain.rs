@@ -3,7 +3,8 @@
 //! traffic stops at once.
 
 use model::{
-    Command, EndpointMode, Millis, NodeStatus, Outcome, Response, Service, TaskId, TaskState,
+    Command, EndpointMode, Millis, NodeStatus, Outcome, Response, Service, TaskCommand, TaskId,
+    TaskState,
 };
 
 use crate::{
@@ -35,29 +36,29 @@ pub(crate) fn next(
         return None;
     }
     if may_stop(state, record, now) {
-        return Some(Command::SetDesired { task, desired });
+        return Some(Command::Task(TaskCommand::SetDesired { task, desired }));
     }
     let is_new = |since: Millis| since <= now;
     match &record.withdrawal {
-        None => Some(Command::WithdrawTask { task }),
+        None => Some(Command::Task(TaskCommand::Withdraw { task })),
         // Stamped by another leader, whose clock was ahead: what is left of the time is not known,
         // so it begins anew.
         Some(Withdrawal {
             since,
             draining: None,
             ..
-        }) if !is_new(*since) => Some(Command::WithdrawTask { task }),
+        }) if !is_new(*since) => Some(Command::Task(TaskCommand::Withdraw { task })),
         Some(Withdrawal {
             draining: Some(Draining { since, .. }),
             ..
-        }) if !is_new(*since) => Some(Command::DrainTask { task }),
+        }) if !is_new(*since) => Some(Command::Task(TaskCommand::Drain { task })),
         Some(withdrawal) => {
             let by_all = || {
                 service_of(state, record).is_none_or(|service| is_known(service, withdrawal.index))
             };
             let is_over = || has_passed(withdrawal.since, now, PATIENCE);
             (withdrawal.draining.is_none() && (by_all() || is_over()))
-                .then_some(Command::DrainTask { task })
+                .then_some(Command::Task(TaskCommand::Drain { task }))
         }
     }
 }
@@ -86,7 +87,7 @@ pub(crate) fn withdraw(state: &mut State, now: Millis, id: TaskId) -> Response {
     let index = state.index;
     let is_due = state.tasks.get(&id).is_some_and(|record| {
         let command = next(state, record, TaskState::Remove, now, |_, _| false);
-        matches!(command, Some(Command::WithdrawTask { .. }))
+        matches!(command, Some(Command::Task(TaskCommand::Withdraw { .. })))
             && update::must_leave(state, record, now)
     });
     let record = state.tasks.get_mut(&id).filter(|_| is_due);
@@ -110,7 +111,7 @@ pub(crate) fn drain(state: &mut State, now: Millis, id: TaskId) -> Response {
         let is_known =
             |service: &Service, index| acknowledged::behind(state, service, index).is_empty();
         let command = next(state, record, TaskState::Remove, now, is_known);
-        matches!(command, Some(Command::DrainTask { .. }))
+        matches!(command, Some(Command::Task(TaskCommand::Drain { .. })))
     });
     let withdrawal = state
         .tasks

@@ -107,10 +107,8 @@ pub(crate) fn rotate(state: &mut State, now: Millis, chance: Option<EpochKey>) -
         ));
     }
     begin(state, now, made_of(chance)?);
-    state.keys.phase = Phase::Accepting {
-        index: state.index,
-        since: now,
-    };
+    let (index, since) = (state.index, now);
+    state.keys_mut().phase = Phase::Accepting { index, since };
     Ok(Outcome::Done)
 }
 
@@ -121,17 +119,14 @@ pub(crate) fn advance(state: &mut State, now: Millis) -> Response {
             "no change of keys is under way, or not every host is ready for its next step",
         ));
     }
-    match state.keys.phase {
-        Phase::Accepting { .. } => {
-            state.keys.phase = Phase::Sending {
-                index: state.index,
-                since: now,
-            }
-        }
+    let (index, since) = (state.index, now);
+    let keys = state.keys_mut();
+    match keys.phase {
+        Phase::Accepting { .. } => keys.phase = Phase::Sending { index, since },
         Phase::Steady | Phase::Sending { .. } => {
-            let newest = state.keys.epochs.pop_last();
-            state.keys.epochs = newest.into_iter().collect();
-            state.keys.phase = Phase::Steady;
+            let newest = keys.epochs.pop_last();
+            keys.epochs = newest.into_iter().collect();
+            keys.phase = Phase::Steady;
         }
     }
     Ok(Outcome::Done)
@@ -151,7 +146,8 @@ pub(crate) fn made_of(chance: Option<EpochKey>) -> Result<EpochKey, Refusal> {
 
 /// Takes a key into use: the first at once, another one beside the first.
 pub(crate) fn begin(state: &mut State, now: Millis, key: EpochKey) {
-    let keys = &mut state.keys;
+    let nodes: Vec<NodeId> = state.nodes.keys().copied().collect();
+    let keys = state.keys_mut();
     keys.last += 1;
     let secrets = Secrets {
         key,
@@ -160,18 +156,17 @@ pub(crate) fn begin(state: &mut State, now: Millis, key: EpochKey) {
         since: now,
     };
     keys.epochs.insert(Epoch(keys.last), secrets);
-    state.nodes.keys().for_each(|node| keys.admit(*node));
+    nodes.into_iter().for_each(|node| keys.admit(node));
 }
 
 /// What `step` does about keys.
 pub(crate) fn step(state: &State, now: Millis) -> Option<model::Command> {
     let newest = state.keys.epochs.values().next_back()?;
     match state.keys.phase {
-        Phase::Steady => {
-            has_passed(newest.since, now, LIFETIME).then_some(model::Command::RotateKeys)
-        }
+        Phase::Steady => has_passed(newest.since, now, LIFETIME)
+            .then_some(model::Command::Keys(model::KeysCommand::Rotate)),
         Phase::Accepting { .. } | Phase::Sending { .. } => {
-            is_taken(state, now).then_some(model::Command::AdvanceKeys)
+            is_taken(state, now).then_some(model::Command::Keys(model::KeysCommand::Advance))
         }
     }
 }

@@ -20,6 +20,7 @@ mod scheduler;
 mod segment;
 mod state;
 mod step;
+mod table;
 mod update;
 mod validate;
 

@@ -30,6 +30,7 @@ const DIGEST_BYTES: usize = 16;
 pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
     let mut config = NodeConfig {
         generation: state.index,
+        level: state.level,
         ..NodeConfig::empty(node)
     };
     if !state.nodes.contains_key(&node) {

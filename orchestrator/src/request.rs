@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use model::{Command, RequestId, Response};
+use model::{ClusterCommand, Command, Issuer, NodeCommand, RequestId, Response};
 use serde::{Deserialize, Serialize};
 
 /// How many answers of each kind are remembered: a caller asks again within seconds or not at all.
@@ -25,39 +25,17 @@ pub(crate) enum Caller {
 }
 
 impl Caller {
+    /// A host that joins asks again as people do.
     pub(crate) fn of(command: &Command) -> Self {
-        match command {
-            Command::Bootstrap { .. }
-            | Command::Admit { .. }
-            | Command::SetAvailability { .. }
-            | Command::SetBalancer { .. }
-            | Command::RemoveNode { .. }
-            | Command::RotateToken { .. }
-            | Command::RotateKeys
-            | Command::CreateNetwork { .. }
-            | Command::RemoveNetwork { .. }
-            | Command::CreateService { .. }
-            | Command::ScaleService { .. }
-            | Command::UpdateService { .. }
-            | Command::RollbackService { .. }
-            | Command::ReplaceTask { .. }
-            | Command::RemoveService { .. } => Caller::Person,
-            Command::AttachContainer { .. }
-            | Command::DetachContainers { .. }
-            | Command::NameNetwork { .. }
-            | Command::SetNodeStatus { .. }
-            | Command::AdvanceKeys
-            | Command::Report(_)
-            | Command::CreateTask { .. }
-            | Command::AssignTask { .. }
-            | Command::WithdrawTask { .. }
-            | Command::DrainTask { .. }
-            | Command::SetSurge { .. }
-            | Command::PauseUpdate { .. }
-            | Command::SetDesired { .. }
-            | Command::RemoveTask { .. }
-            | Command::PurgeService { .. }
-            | Command::ReleaseSlot { .. } => Caller::Machine,
+        let joins = matches!(
+            command,
+            Command::Cluster(ClusterCommand::Bootstrap { .. })
+                | Command::Node(NodeCommand::Admit { .. })
+        );
+        match command.issuer() {
+            Issuer::Person => Self::Person,
+            Issuer::Leader if joins => Self::Person,
+            Issuer::Leader | Issuer::Host(_) => Self::Machine,
         }
     }
 }

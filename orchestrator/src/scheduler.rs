@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{Availability, Command, Node, NodeId, NodeStatus, ServiceId, TaskId, TaskState};
+use model::{
+    Availability, Command, Node, NodeId, NodeStatus, ServiceId, TaskCommand, TaskId, TaskState,
+};
 
 use crate::{
     capability, ports,
@@ -119,7 +121,7 @@ impl Load {
         let node = state.nodes.values().filter(suits).min_by_key(rank)?.id;
         self.count(node, service);
         self.placed.insert((node, service));
-        Some(Command::AssignTask { task, node })
+        Some(Command::Task(TaskCommand::Assign { task, node }))
     }
 }
 

@@ -1,11 +1,12 @@
 //! The state itself, and its face towards `cluster`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipam::Ledger;
 use model::{
-    Answer, Authority, Container, EndpointId, Entry, Kind, Millis, Network, NetworkId, Node,
-    NodeConfig, NodeId, NodeStatus, Query, Refusal, Response, ServiceId, StateMachine, TaskId, Vni,
+    Answer, Applied, Authority, Change, Container, EndpointId, Entry, Fate, Kind, Level, Millis,
+    Network, NetworkId, Node, NodeConfig, NodeId, NodeStatus, ObjectRef, Query, Refusal,
+    RestoreError, ServiceId, StateMachine, TaskId, Vni, level,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,12 +18,16 @@ use crate::{
     record::{ServiceRecord, TaskRecord},
     request::{Answers, Caller},
     step,
+    table::Table,
 };
 
 /// Everything that a cluster knows: one record for every network, address, service, task and node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// The log index last applied.
+    /// The level that the cluster has reached.
+    #[serde(default, skip_serializing_if = "Level::is_first")]
+    pub(crate) level: Level,
+    /// The revision: grows with each command. Before [`Level::BATCHES`] it is the log index.
     pub(crate) index: u64,
     /// What this cluster's ids are derived from; differs between clusters.
     pub(crate) seed: [u8; 32],
@@ -32,40 +37,52 @@ pub struct State {
     /// UDP port of the tunnels of networks that are not encrypted; the next one is that of those
     /// that are.
     pub(crate) data_path_port: u16,
-    pub(crate) nodes: BTreeMap<NodeId, Node>,
-    pub(crate) networks: BTreeMap<NetworkId, Network>,
+    pub(crate) nodes: Table<NodeId, Node>,
+    pub(crate) networks: Table<NetworkId, Network>,
     /// The VNI given last: the next one up is tried first, so that a freed one rests.
     pub(crate) last_vni: Option<Vni>,
-    pub(crate) services: BTreeMap<ServiceId, ServiceRecord>,
-    pub(crate) tasks: BTreeMap<TaskId, TaskRecord>,
+    pub(crate) services: Table<ServiceId, ServiceRecord>,
+    pub(crate) tasks: Table<TaskId, TaskRecord>,
     /// Containers of others: an interface each.
-    pub(crate) containers: BTreeMap<EndpointId, Container>,
+    pub(crate) containers: Table<EndpointId, Container>,
     pub(crate) ledger: Ledger,
     pub(crate) keys: Keys,
     pub(crate) answers: Answers,
+    /// Of the cluster as a whole and of its keys: what the command that is being applied changes.
+    #[serde(skip)]
+    pub(crate) changed: BTreeSet<ObjectRef>,
 }
 
 impl StateMachine for State {
-    fn apply(&mut self, index: u64, entry: Entry) -> Response {
-        self.index = index;
+    fn apply(&mut self, index: u64, entry: Entry) -> Applied {
+        self.index = self.revision_at(index);
         let caller = Caller::of(&entry.command);
         if let Some(first) = self.answers.find(caller, entry.request) {
-            return first.clone();
+            return Applied {
+                response: first.clone(),
+                changes: Vec::new(),
+            };
         }
         let request = entry.request;
         let response = apply::apply(self, entry);
         self.answers.remember(caller, request, response.clone());
-        response
+        let changes = self.take_changes();
+        Applied { response, changes }
+    }
+
+    fn level(&self) -> Level {
+        self.level
     }
 
     fn snapshot(&self) -> Vec<u8> {
         // Every map of the state has string or integer keys, so it always has a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
+        let body = serde_json::to_vec(self).unwrap_or_default();
+        level::seal(self.level, body)
     }
 
-    fn restore(bytes: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(bytes)
-            .map_err(|error| format!("the snapshot is not one of this version: {error}"))
+    fn restore(bytes: &[u8], known: Level) -> Result<Self, RestoreError> {
+        let (_, body) = level::open("the snapshot", bytes, known)?;
+        serde_json::from_slice(body).map_err(|error| RestoreError::Content(error.to_string()))
     }
 
     fn authority(&self) -> Option<&Authority> {
@@ -90,6 +107,45 @@ impl StateMachine for State {
 }
 
 impl State {
+    /// The commands of one entry have a revision each: what one of them made is older than what the
+    /// next one changed.
+    fn revision_at(&self, log_index: u64) -> u64 {
+        if self.level < Level::BATCHES {
+            log_index
+        } else {
+            self.index + 1
+        }
+    }
+
+    /// What has become of objects since this was asked last.
+    fn take_changes(&mut self) -> Vec<Change> {
+        let mut fates: Vec<(ObjectRef, Fate)> = Vec::new();
+        let of_cluster = std::mem::take(&mut self.changed);
+        fates.extend(of_cluster.into_iter().map(|object| (object, Fate::Changed)));
+        note(&mut fates, self.nodes.take_changes(), ObjectRef::Node);
+        note(&mut fates, self.networks.take_changes(), ObjectRef::Network);
+        note(&mut fates, self.services.take_changes(), ObjectRef::Service);
+        note(&mut fates, self.tasks.take_changes(), ObjectRef::Task);
+        note(
+            &mut fates,
+            self.containers.take_changes(),
+            ObjectRef::Container,
+        );
+        let revision = self.index;
+        let change = |(object, fate)| Change {
+            revision,
+            object,
+            fate,
+        };
+        fates.into_iter().map(change).collect()
+    }
+
+    /// The keys, to be changed.
+    pub(crate) fn keys_mut(&mut self) -> &mut Keys {
+        self.changed.insert(ObjectRef::Keys);
+        &mut self.keys
+    }
+
     /// Who holds which address.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -142,6 +198,15 @@ impl State {
             .values()
             .filter(move |record| record.task.node == Some(node) && record.is_alive())
     }
+}
+
+fn note<K>(
+    fates: &mut Vec<(ObjectRef, Fate)>,
+    changes: BTreeMap<K, Fate>,
+    object: impl Fn(K) -> ObjectRef,
+) {
+    let named = changes.into_iter().map(|(key, fate)| (object(key), fate));
+    fates.extend(named);
 }
 
 /// A time that another leader stamped, whose clock was ahead, tells nothing: it is over.

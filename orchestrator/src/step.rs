@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Command, Millis, Service, ServiceId, TaskId, TaskState};
+use model::{Command, Millis, Service, ServiceCommand, ServiceId, TaskCommand, TaskId, TaskState};
 
 use crate::{
     acknowledged::Acknowledged,
@@ -29,7 +29,7 @@ pub(crate) fn step(state: &State, now: Millis) -> Vec<Command> {
     let places = scheduler::assign(state, MAX_COMMANDS - commands.len());
     let unwanted = unwanted(&commands);
     let is_wanted = |place: &Command| match place {
-        Command::AssignTask { task, .. } => {
+        Command::Task(TaskCommand::Assign { task, .. }) => {
             let record = state.tasks.get(task);
             record.is_some_and(|record| {
                 !unwanted.0.contains(task) && !unwanted.1.contains(&record.task.service)
@@ -46,11 +46,11 @@ pub(crate) fn step(state: &State, now: Millis) -> Vec<Command> {
 /// commands.
 fn unwanted(commands: &[Command]) -> (BTreeSet<TaskId>, BTreeSet<ServiceId>) {
     let tasks = commands.iter().filter_map(|command| match command {
-        Command::SetDesired { task, .. } => Some(*task),
+        Command::Task(TaskCommand::SetDesired { task, .. }) => Some(*task),
         _ => None,
     });
     let services = commands.iter().filter_map(|command| match command {
-        Command::SetSurge { service, .. } => Some(*service),
+        Command::Service(ServiceCommand::SetSurge { service, .. }) => Some(*service),
         _ => None,
     });
     (tasks.collect(), services.collect())
@@ -68,7 +68,7 @@ fn service(
         let commands: Vec<Command> = record.slots.values().flat_map(empty).collect();
         let is_empty = record.task_ids().next().is_none();
         return if is_empty {
-            vec![Command::PurgeService { service }]
+            vec![Command::Service(ServiceCommand::Purge { service })]
         } else {
             commands
         };
@@ -91,16 +91,16 @@ fn service(
                     .filter_map(|run| drain::next(state, run, TaskState::Shutdown, now, is_known)),
             );
             if restart::needs_task(state, record, number, slot, now) {
-                commands.push(Command::CreateTask {
+                commands.push(Command::Task(TaskCommand::Create {
                     service,
                     slot: number,
-                });
+                }));
             }
         } else if slot.tasks.is_empty() {
-            commands.push(Command::ReleaseSlot {
+            commands.push(Command::Service(ServiceCommand::ReleaseSlot {
                 service,
                 slot: number,
-            });
+            }));
         } else {
             commands.extend(empty(slot));
         }
@@ -113,9 +113,9 @@ fn empty(state: &State, heard: &Acknowledged, slot: &Slot, now: Millis) -> Vec<C
     let is_known = |service: &Service, index| heard.generation(service) >= index;
     let next = |record: &TaskRecord| match record.is_alive() {
         true => drain::next(state, record, TaskState::Remove, now, is_known),
-        false => Some(Command::RemoveTask {
+        false => Some(Command::Task(TaskCommand::Remove {
             task: record.task.id,
-        }),
+        })),
     };
     state.records(&slot.tasks).filter_map(next).collect()
 }
@@ -133,7 +133,9 @@ fn forget_history<'a>(state: &'a State, slot: &'a Slot) -> impl Iterator<Item = 
     let ended = state.records(&slot.tasks).filter(ended).enumerate();
     ended
         .filter(move |(position, record)| too_old(*position, record))
-        .map(|(_, record)| Command::RemoveTask {
-            task: record.task.id,
+        .map(|(_, record)| {
+            Command::Task(TaskCommand::Remove {
+                task: record.task.id,
+            })
         })
 }

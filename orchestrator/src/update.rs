@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use ipam::Owner;
 use model::{
-    Availability, Command, Millis, Outcome, PublishMode, Response, ServiceId, TaskId, TaskState,
-    UpdateFailure, UpdateInfo, UpdateOrder,
+    Availability, Command, Millis, Outcome, PublishMode, Response, ServiceCommand, ServiceId,
+    TaskId, TaskState, UpdateFailure, UpdateInfo, UpdateOrder,
 };
 
 use crate::{
@@ -72,10 +72,13 @@ pub(crate) fn steer(
 ) -> Option<Command> {
     let service = record.service.id;
     if failure(state, record).is_some() {
-        return Some(Command::PauseUpdate { service });
+        return Some(Command::Service(ServiceCommand::PauseUpdate { service }));
     }
     let slots = surge(state, heard, record, now);
-    (slots != record.surge).then_some(Command::SetSurge { service, slots })
+    (slots != record.surge).then_some(Command::Service(ServiceCommand::SetSurge {
+        service,
+        slots,
+    }))
 }
 
 pub(crate) fn pause(state: &mut State, id: ServiceId) -> Response {

@@ -16,7 +16,7 @@ use api::{
 };
 use model::{
     Answer, Command, Kind, NetworkInfo, NodeId, NodeInfo, Outcome, Query, Refusal, RequestId, Role,
-    ServiceInfo, TaskInfo, TokenInfo, ViewInfo,
+    ServiceCommand, ServiceInfo, TaskInfo, TokenInfo, ViewInfo,
 };
 use serde::de::DeserializeOwned;
 use tonic::{Code, Response, Status, transport::Channel};
@@ -334,9 +334,9 @@ mod tests {
             }
             let daemon = Daemon::connect(&socket).await.unwrap();
             daemon
-                .propose(Command::RemoveService {
+                .propose(Command::Service(ServiceCommand::Remove {
                     service: "web".into(),
-                })
+                }))
                 .await
         });
         death.await.unwrap();

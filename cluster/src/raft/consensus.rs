@@ -10,15 +10,15 @@ use std::{
 };
 
 use model::{
-    Answer, Command, Entry, EpochKey, Millis, Node, NodeId, Query, Refusal, RequestId, Response,
-    Role, StateMachine, TokenInfo,
+    Answer, Command, Level, Millis, Node, NodeId, Query, Refusal, RequestId, Response, Role,
+    StateMachine, TokenInfo,
 };
 use openraft::{
     BasicNode, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy, storage::RaftLogStorage,
 };
 use tokio::time::timeout;
 
-use super::{LogId, Machine, Types, log::Log, network::Network};
+use super::{LogId, Machine, Types, commit::Commits, log::Log, network::Network};
 use crate::{ClusterError, files, link::Links, pki, token::Token};
 
 /// A node that has been silent for so long is down.
@@ -35,7 +35,8 @@ const ELECTION_MS: std::ops::Range<u64> = 700..1400;
 type Metrics = RaftMetrics<u64, BasicNode>;
 
 /// The request was not carried out for certain; the caller asks again with the same id.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct Retry(pub String);
 
 /// Where the leader is.
@@ -58,19 +59,29 @@ pub struct Consensus<S> {
     /// The end of the log that this process has found.
     found: Option<LogId>,
     heard: Mutex<BTreeMap<NodeId, Instant>>,
+    commits: Commits,
+    /// The newest level that this netd knows.
+    pub known: Level,
+    sessions: Mutex<Sessions>,
 }
 
 impl<S: StateMachine> Consensus<S> {
     /// Starts from what is on disk, which may be nothing.
-    pub async fn start(directory: &Path, me: NodeId, links: Links) -> Result<Self, ClusterError> {
+    pub async fn start(
+        directory: &Path,
+        me: NodeId,
+        links: Links,
+        known: Level,
+    ) -> Result<Self, ClusterError> {
         files::make_directory(directory)?;
-        let mut log = Log::open(&directory.join("log.redb"))?;
+        let mut log = Log::open(&directory.join("log.redb"), known)?;
         let found = log
             .get_log_state()
             .await
             .map_err(|error| failed("read the log", error))?
             .last_log_id;
-        let machine = Machine::open(&directory.join("snapshot"))?;
+        let machine = Machine::<S>::open(&directory.join("snapshot"), known)?;
+        log.raise(machine.read(StateMachine::level));
         let raft = Raft::new(
             me.0,
             config()?,
@@ -80,6 +91,7 @@ impl<S: StateMachine> Consensus<S> {
         )
         .await;
         let raft = raft.map_err(|error| failed("start Raft", error))?;
+        let commits = Commits::start(raft.clone(), machine.clone());
         Ok(Self {
             raft,
             machine,
@@ -88,6 +100,9 @@ impl<S: StateMachine> Consensus<S> {
             log,
             found,
             heard: Mutex::default(),
+            commits,
+            known,
+            sessions: Mutex::default(),
         })
     }
 
@@ -156,18 +171,7 @@ impl<S: StateMachine> Consensus<S> {
     /// Puts a command into the log, stamped with this leader's clock and, where it makes keys, with
     /// chance.
     pub async fn write(&self, request: RequestId, command: Command) -> Result<Response, Retry> {
-        let chance = command
-            .needs_chance()
-            .then(|| EpochKey::new(rand::random()));
-        let entry = Entry {
-            request,
-            now: now(),
-            chance,
-            command,
-        };
-        confirmed(self.raft.client_write(entry))
-            .await
-            .map(|written| written.data)
+        self.commits.write(request, command).await
     }
 
     /// Answers a question on the newest state.
@@ -239,6 +243,52 @@ impl<S: StateMachine> Consensus<S> {
         heard
             .get(&node)
             .is_some_and(|at| at.elapsed() < HEARTBEAT_LEASE)
+    }
+}
+
+/// The nodes that have a session with this leader, and the newest level that each knows.
+#[derive(Default)]
+struct Sessions {
+    opened: u64,
+    levels: BTreeMap<NodeId, (u64, Level)>,
+}
+
+impl<S: StateMachine> Consensus<S> {
+    /// A node opens a session and says which levels it knows. Returns the session's number.
+    pub fn session_opens(&self, node: NodeId, level: Level) -> u64 {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.opened += 1;
+        let number = sessions.opened;
+        sessions.levels.insert(node, (number, level));
+        number
+    }
+
+    /// A session ends; a newer one of the same node goes on.
+    pub fn session_ends(&self, node: NodeId, number: u64) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions
+            .levels
+            .get(&node)
+            .is_some_and(|(newest, _)| *newest == number)
+        {
+            sessions.levels.remove(&node);
+        }
+    }
+
+    /// The newest level that a node knows, while it has a session with this leader.
+    pub fn level_of(&self, node: NodeId) -> Option<Level> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.levels.get(&node).map(|(_, level)| *level)
+    }
+
+    /// The cluster's next level, if this manager and every member know it.
+    pub fn next_level(&self) -> Option<Level> {
+        let (next, nodes) = self.machine.read(|state| {
+            let nodes: Vec<NodeId> = state.nodes().keys().copied().collect();
+            (state.level().next(), nodes)
+        });
+        let knows = |node: &NodeId| self.level_of(*node).is_some_and(|level| level >= next);
+        (next <= self.known && !nodes.is_empty() && nodes.iter().all(knows)).then_some(next)
     }
 }
 

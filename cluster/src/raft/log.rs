@@ -1,15 +1,20 @@
-//! The log on disk (redb): entries, vote and marks. What has been acknowledged has been fsynced.
+//! The log on disk (redb): entries, vote and marks, each a record with its level. What has been
+//! acknowledged has been fsynced.
 
 use std::{
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
     path::Path,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
+use model::{Level, RecordError, level};
 use openraft::{
-    Entry, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote,
+    Entry, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote,
     storage::{LogFlushed, RaftLogStorage},
 };
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
@@ -31,11 +36,16 @@ const PURGED: &str = "purged";
 #[derive(Clone)]
 pub struct Log {
     database: Arc<RwLock<Option<Database>>>,
+    /// The newest level that this netd knows.
+    known: Level,
+    /// That of the newest entry: what Raft itself writes has no other.
+    level: Arc<AtomicU16>,
 }
 
 impl Log {
-    /// Opens or makes the log in this file.
-    pub fn open(path: &Path) -> Result<Self, ClusterError> {
+    /// Opens or makes the log in this file. Errors: another netd has it open, it is damaged, or a
+    /// later version wrote it.
+    pub fn open(path: &Path, known: Level) -> Result<Self, ClusterError> {
         let open = || -> Result<Database, redb::Error> {
             let database = Database::create(path)?;
             let write = database.begin_write()?;
@@ -51,9 +61,32 @@ impl Log {
                 reason: error.to_string(),
             },
         })?;
+        let corrupt = |reason: String| ClusterError::Corrupt {
+            path: path.to_owned(),
+            reason,
+        };
+        let newest = newest_record(&database).map_err(|error| corrupt(error.to_string()))?;
+        let what = path.display().to_string();
+        let level = match level::open(&what, &newest, known) {
+            Ok((level, _)) => level,
+            Err(RecordError::TooNew(error)) => return Err(error.into()),
+            Err(error) => return Err(corrupt(error.to_string())),
+        };
         Ok(Self {
             database: Arc::new(RwLock::new(Some(database))),
+            known,
+            level: Arc::new(AtomicU16::new(level.0)),
         })
+    }
+
+    /// What is written from now on is of this level or a newer one.
+    pub fn raise(&self, level: Level) {
+        self.level.fetch_max(level.0, Ordering::Relaxed);
+    }
+
+    fn encode(&self, value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+        let level = Level(self.level.load(Ordering::Relaxed));
+        Ok(level::seal(level, serde_json::to_vec(value)?))
     }
 
     /// Closes the file; whatever comes later fails.
@@ -84,7 +117,8 @@ impl Log {
         &self,
         name: &'static str,
     ) -> Result<Option<T>, StorageError> {
-        self.run(move |database| read_mark(database, name))
+        let known = self.known;
+        self.run(move |database| read_mark(database, name, known))
             .await
             .map_err(|error| StorageIOError::read(&error).into())
     }
@@ -95,7 +129,7 @@ impl Log {
         value: &impl Serialize,
         durability: Durability,
     ) -> io::Result<()> {
-        let value = serde_json::to_vec(value)?;
+        let value = self.encode(value)?;
         self.run(move |database| {
             let mut write = database.begin_write()?;
             write.set_durability(durability).map_err(io::Error::other)?;
@@ -108,11 +142,11 @@ impl Log {
     /// Removes the entries of a range, and sets the mark of what was purged in the same
     /// transaction.
     async fn cut(&self, range: (Bound<u64>, Bound<u64>), purged: Option<LogId>) -> io::Result<()> {
+        let purged = purged.map(|purged| self.encode(&purged)).transpose()?;
         self.run(move |database| {
             let write = database.begin_write()?;
             write.open_table(ENTRIES)?.retain_in(range, |_, _| false)?;
             if let Some(purged) = purged {
-                let purged = serde_json::to_vec(&purged).map_err(io::Error::from)?;
                 write.open_table(MARKS)?.insert(PURGED, purged.as_slice())?;
             }
             Ok(write.commit()?)
@@ -121,17 +155,37 @@ impl Log {
     }
 }
 
+/// The bytes of the last entry or, while there is none, of a mark.
+fn newest_record(database: &Database) -> Result<Vec<u8>, redb::Error> {
+    let read = database.begin_read()?;
+    if let Some((_, value)) = read.open_table(ENTRIES)?.last()? {
+        return Ok(value.value().to_vec());
+    }
+    let marks = read.open_table(MARKS)?;
+    for name in [PURGED, VOTE] {
+        if let Some(value) = marks.get(name)? {
+            return Ok(value.value().to_vec());
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn decode<T: DeserializeOwned>(record: &[u8], known: Level) -> io::Result<T> {
+    let opened = level::open("a record of the log", record, known);
+    let (_, body) = opened.map_err(io::Error::other)?;
+    Ok(serde_json::from_slice(body)?)
+}
+
 fn read_mark<T: DeserializeOwned>(
     database: &Database,
     name: &str,
+    known: Level,
 ) -> Result<Option<T>, redb::Error> {
     let marks = database.begin_read()?.open_table(MARKS)?;
     let Some(value) = marks.get(name)? else {
         return Ok(None);
     };
-    Ok(Some(
-        serde_json::from_slice(value.value()).map_err(io::Error::from)?,
-    ))
+    Ok(Some(decode(value.value(), known)?))
 }
 
 /// The entries of a range, as far as they fit into `limit` bytes; the first one always.
@@ -139,6 +193,7 @@ fn read_entries(
     database: &Database,
     range: (Bound<u64>, Bound<u64>),
     limit: usize,
+    known: Level,
 ) -> Result<Vec<Entry<Types>>, redb::Error> {
     let entries = database.begin_read()?.open_table(ENTRIES)?;
     let (mut found, mut size) = (Vec::new(), 0);
@@ -148,7 +203,7 @@ fn read_entries(
         if size > limit && !found.is_empty() {
             break;
         }
-        found.push(serde_json::from_slice(value.value()).map_err(io::Error::from)?);
+        found.push(decode(value.value(), known)?);
     }
     Ok(found)
 }
@@ -159,8 +214,9 @@ impl RaftLogReader<Types> for Log {
         range: R,
     ) -> Result<Vec<Entry<Types>>, StorageError> {
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
+        let known = self.known;
         let entries = self
-            .run(move |database| read_entries(database, range, usize::MAX))
+            .run(move |database| read_entries(database, range, usize::MAX, known))
             .await;
         entries.map_err(|error| StorageIOError::read_logs(&error).into())
     }
@@ -171,8 +227,9 @@ impl RaftLogReader<Types> for Log {
         end: u64,
     ) -> Result<Vec<Entry<Types>>, StorageError> {
         let range = (Bound::Included(start), Bound::Excluded(end));
+        let known = self.known;
         let entries = self
-            .run(move |database| read_entries(database, range, BATCH_BYTES))
+            .run(move |database| read_entries(database, range, BATCH_BYTES, known))
             .await;
         entries.map_err(|error| StorageIOError::read_logs(&error).into())
     }
@@ -183,14 +240,14 @@ impl RaftLogStorage<Types> for Log {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
         let last_purged_log_id: Option<LogId> = self.mark(PURGED).await?;
+        let known = self.known;
         let last = self
-            .run(|database| {
+            .run(move |database| {
                 let entries = database.begin_read()?.open_table(ENTRIES)?;
                 let Some((_, value)) = entries.last()? else {
                     return Ok(None);
                 };
-                let entry: Entry<Types> =
-                    serde_json::from_slice(value.value()).map_err(io::Error::from)?;
+                let entry: Entry<Types> = decode(value.value(), known)?;
                 Ok(Some(entry.log_id))
             })
             .await
@@ -233,7 +290,12 @@ impl RaftLogStorage<Types> for Log {
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let encode = |entry: Entry<Types>| Ok((entry.log_id.index, serde_json::to_vec(&entry)?));
+        let encode = |entry: Entry<Types>| {
+            if let EntryPayload::Normal(batch) = &entry.payload {
+                self.raise(batch.level);
+            }
+            Ok((entry.log_id.index, self.encode(&entry)?))
+        };
         let batch: Result<Vec<(u64, Vec<u8>)>, serde_json::Error> =
             entries.into_iter().map(encode).collect();
         let batch = batch.map_err(|error| StorageIOError::write_logs(&error))?;

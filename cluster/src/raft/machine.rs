@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use model::{Outcome, Response, StateMachine};
+use model::{Level, RecordError, Response, RestoreError, StateMachine, level};
 use openraft::{
     BasicNode, Entry, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
     StorageIOError, StoredMembership, storage::RaftStateMachine,
@@ -28,6 +28,8 @@ struct Shared<S> {
     inner: RwLock<Inner<S>>,
     applied: watch::Sender<u64>,
     path: PathBuf,
+    /// The newest level that this netd knows.
+    known: Level,
     /// How far the snapshot on disk goes. Held while it is written.
     stored: Mutex<Option<LogId>>,
 }
@@ -47,20 +49,18 @@ impl<S> Clone for Machine<S> {
 }
 
 impl<S: StateMachine> Machine<S> {
-    /// The state of the snapshot in this file, or the first state of all.
-    pub fn open(path: &Path) -> Result<Self, ClusterError> {
+    /// The state of the snapshot in this file, or the first state of all. Errors: the file is
+    /// damaged, or a later version wrote it.
+    pub fn open(path: &Path, known: Level) -> Result<Self, ClusterError> {
         let inner = match files::read(path)? {
             None => Inner {
                 state: S::default(),
                 applied: None,
                 membership: Membership::default(),
             },
-            Some(bytes) => parse(&bytes)
-                .and_then(|(meta, state)| Inner::restored(&meta, state))
-                .map_err(|reason| ClusterError::Corrupt {
-                    path: path.to_owned(),
-                    reason,
-                })?,
+            Some(bytes) => parse(path, &bytes, known)
+                .and_then(|(meta, state)| Inner::restored(&meta, state, known))
+                .map_err(|error| unreadable(path, error))?,
         };
         let (applied, stored) = (
             watch::Sender::new(index_of(&inner.applied)),
@@ -70,6 +70,7 @@ impl<S: StateMachine> Machine<S> {
             inner: RwLock::new(inner),
             applied,
             path: path.to_owned(),
+            known,
             stored,
         };
         Ok(Self {
@@ -123,7 +124,9 @@ impl<S: StateMachine> Machine<S> {
             let mut bytes = serde_json::to_vec(&meta).map_err(|error| failed(error.to_string()))?;
             bytes.push(b'\n');
             bytes.extend_from_slice(&state);
-            files::write(&shared.path, &bytes)?;
+            let (level, _) = level::open("the snapshot", &state, shared.known)
+                .map_err(|error| failed(error.to_string()))?;
+            files::write(&shared.path, &level::seal(level, bytes))?;
             *stored = meta.last_log_id;
             Ok(())
         });
@@ -132,35 +135,53 @@ impl<S: StateMachine> Machine<S> {
 }
 
 impl<S: StateMachine> Inner<S> {
-    fn restored(meta: &Meta, state: &[u8]) -> Result<Self, String> {
+    fn restored(meta: &Meta, state: &[u8], known: Level) -> Result<Self, RestoreError> {
         Ok(Self {
-            state: S::restore(state)?,
+            state: S::restore(state, known)?,
             applied: meta.last_log_id,
             membership: meta.last_membership.clone(),
         })
     }
 
-    fn apply(&mut self, entry: Entry<Types>) -> Response {
+    fn apply(&mut self, entry: Entry<Types>) -> Vec<Response> {
         self.applied = Some(entry.log_id);
         match entry.payload {
-            EntryPayload::Blank => Ok(Outcome::Done),
-            EntryPayload::Normal(command) => self.state.apply(entry.log_id.index, command),
+            EntryPayload::Blank => Vec::new(),
+            EntryPayload::Normal(batch) => {
+                let index = entry.log_id.index;
+                let commands = batch.entries.into_iter();
+                commands
+                    .map(|command| self.state.apply(index, command).response)
+                    .collect()
+            }
             EntryPayload::Membership(membership) => {
                 self.membership = Membership::new(Some(entry.log_id), membership);
-                Ok(Outcome::Done)
+                Vec::new()
             }
         }
     }
 }
 
-/// A snapshot file is one line of JSON, the metadata, and the state's bytes.
-fn parse(bytes: &[u8]) -> Result<(Meta, &[u8]), String> {
+/// A snapshot file is a record: one line of JSON, the metadata, and the state's own record.
+fn parse<'a>(path: &Path, bytes: &'a [u8], known: Level) -> Result<(Meta, &'a [u8]), RestoreError> {
+    let (_, bytes) = level::open(&path.display().to_string(), bytes, known)?;
+    let content = |reason: String| RestoreError::Content(reason);
     let end = bytes
         .iter()
         .position(|&byte| byte == b'\n')
-        .ok_or("it has no line of metadata")?;
-    let meta = serde_json::from_slice(&bytes[..end]).map_err(|error| error.to_string())?;
+        .ok_or_else(|| content("it has no line of metadata".to_owned()))?;
+    let meta = serde_json::from_slice(&bytes[..end]).map_err(|error| content(error.to_string()))?;
     Ok((meta, &bytes[end + 1..]))
+}
+
+fn unreadable(path: &Path, error: RestoreError) -> ClusterError {
+    match error {
+        RestoreError::Record(RecordError::TooNew(error)) => error.into(),
+        error => ClusterError::Corrupt {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        },
+    }
 }
 
 fn index_of(id: &Option<LogId>) -> u64 {
@@ -199,7 +220,7 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
         Ok((inner.applied, inner.membership.clone()))
     }
 
-    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Response>, StorageError>
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Vec<Response>>, StorageError>
     where
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -245,7 +266,8 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let state = snapshot.into_inner();
-        let restored = Inner::restored(meta, &state).map_err(std::io::Error::other);
+        let restored = Inner::restored(meta, &state, self.shared.known);
+        let restored = restored.map_err(std::io::Error::other);
         let restored = restored
             .map_err(|error| StorageIOError::read_snapshot(Some(meta.signature()), &error))?;
         let stored = self.store(meta.clone(), state).await;
@@ -262,9 +284,8 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
         else {
             return Ok(None);
         };
-        let (meta, state) = parse(&bytes).map_err(|reason| {
-            StorageIOError::read_snapshot(None, &std::io::Error::other(reason))
-        })?;
+        let (meta, state) = parse(&self.shared.path, &bytes, self.shared.known)
+            .map_err(|error| StorageIOError::read_snapshot(None, &std::io::Error::other(error)))?;
         Ok(Some(Snapshot {
             meta,
             snapshot: Box::new(Cursor::new(state.to_vec())),

@@ -1,10 +1,12 @@
 //! Raft on disk and over mutual TLS.
 
+mod commit;
 mod consensus;
 mod log;
 mod machine;
 mod network;
 
+pub use commit::size;
 pub use consensus::{Consensus, Retry, Seat, confirmed, now};
 #[cfg(test)]
 pub use log::Log;
@@ -13,8 +15,8 @@ pub use machine::Machine;
 openraft::declare_raft_types!(
     /// The types that Raft is used with.
     pub Types:
-        D = model::Entry,
-        R = model::Response,
+        D = model::Batch,
+        R = Vec<model::Response>,
         NodeId = u64,
         Node = openraft::BasicNode,
         SnapshotData = std::io::Cursor<Vec<u8>>,

@@ -2,7 +2,8 @@
 
 use api::Proposal;
 use model::{
-    Answer, Command, ContainerKey, ContainerRuntime, Kind, NodeId, Query, RequestId, Role, Secret,
+    Answer, ClusterCommand, Command, ContainerCommand, ContainerKey, ContainerRuntime, Kind, Level,
+    NodeCommand, NodeId, Query, RequestId, Role, Secret,
 };
 use tonic::Code;
 
@@ -129,6 +130,7 @@ async fn a_host_is_a_member_of_one_cluster_at_a_time() {
         Config {
             directory: lab.path(0),
             listen: LOOPBACK,
+            known: Level::NEWEST,
         },
         options,
         routes,
@@ -163,10 +165,10 @@ async fn wrong_and_stale_tokens_are_refused_with_the_reason_on_both_sides() {
         "{text}"
     );
 
-    let command = Command::RotateToken {
+    let command = Command::Cluster(ClusterCommand::RotateToken {
         role: Role::Worker,
         secret: Secret::new(rand::random()),
-    };
+    });
     is_done(
         lab.at(0)
             .propose(Proposal {
@@ -276,6 +278,7 @@ async fn the_last_manager_leaves_only_by_force() {
     let home = Config {
         directory: lab.path(0),
         listen: LOOPBACK,
+        known: Level::NEWEST,
     };
     assert!(Node::resume(home, routes).await.unwrap().is_none());
     assert!(
@@ -308,7 +311,7 @@ async fn a_removed_node_is_refused_with_the_reason_by_managers_and_workers() {
         lab.at(0)
             .propose(Proposal {
                 request: RequestId(1),
-                command: Command::RemoveNode { node },
+                command: Command::Node(NodeCommand::Remove { node }),
             })
             .await,
     );
@@ -343,10 +346,10 @@ async fn a_worker_may_neither_raise_itself_nor_detach_what_is_on_other_hosts() {
     let worker = lab.join(Role::Worker).await;
     let refusal = worker.query(Query::Token(Role::Manager)).await.unwrap_err();
     assert_eq!(refusal.kind, Kind::Denied);
-    let command = Command::RotateToken {
+    let command = Command::Cluster(ClusterCommand::RotateToken {
         role: Role::Manager,
         secret: Secret::new(rand::random()),
-    };
+    });
     let refusal = worker
         .propose(Proposal {
             request: RequestId(1),
@@ -360,7 +363,7 @@ async fn a_worker_may_neither_raise_itself_nor_detach_what_is_on_other_hosts() {
         runtime: ContainerRuntime::Docker,
         id: "web".to_owned(),
     };
-    let command = Command::DetachContainers { keys: vec![key] };
+    let command = Command::Container(ContainerCommand::Detach { keys: vec![key] });
     let refusal = worker
         .propose(Proposal {
             request: RequestId(2),
@@ -418,7 +421,7 @@ async fn a_node_that_was_removed_while_it_was_off_is_told_and_can_leave() {
     let mut lab = Lab::new(1).await;
     let node = lab.join(Role::Worker).await.node();
     let config = lab.stop(1).await;
-    let command = Command::RemoveNode { node };
+    let command = Command::Node(NodeCommand::Remove { node });
     is_done(
         lab.at(0)
             .propose(Proposal {

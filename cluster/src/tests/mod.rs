@@ -15,7 +15,7 @@ use std::{
 };
 
 use api::Proposal;
-use model::{Answer, Command, Outcome, Query, RequestId, Response, Role};
+use model::{Answer, Command, Level, Outcome, Query, RequestId, Response, Role, ServiceCommand};
 use tempfile::TempDir;
 use tonic::service::Routes;
 
@@ -35,6 +35,7 @@ fn config(directory: &TempDir) -> Config {
     Config {
         directory: directory.path().to_owned(),
         listen: LOOPBACK,
+        known: Level::NEWEST,
     }
 }
 
@@ -112,6 +113,7 @@ impl Lab {
         Config {
             directory: self.path(position),
             listen,
+            known: Level::NEWEST,
         }
     }
 
@@ -139,10 +141,10 @@ async fn token(member: &Node, role: Role) -> String {
 
 /// Adds to a number of the toy state machine.
 fn add(name: &str, number: u32) -> Proposal {
-    let command = Command::ScaleService {
+    let command = Command::Service(ServiceCommand::Scale {
         service: name.to_owned(),
         replicas: number,
-    };
+    });
     Proposal {
         request: RequestId(rand::random()),
         command,

@@ -1,6 +1,6 @@
 //! openraft's own tests of a log store and state machine, on ours.
 
-use model::{Command, RequestId};
+use model::{Batch, Command, Level, NetworkCommand, RequestId};
 use openraft::{
     Entry, EntryPayload, RaftLogReader, StorageError, StorageIOError, Vote,
     storage::{RaftLogStorage, RaftLogStorageExt},
@@ -17,8 +17,9 @@ impl StoreBuilder<Types, Log, Machine<Toy>, TempDir> for OnDisk {
     async fn build(&self) -> Result<(TempDir, Log, Machine<Toy>), StorageError<u64>> {
         let home = directory();
         let failed = |error| StorageError::from(StorageIOError::write(&error));
-        let log = Log::open(&home.path().join("log.redb")).map_err(failed)?;
-        let machine = Machine::open(&home.path().join("snapshot")).map_err(failed)?;
+        let log = Log::open(&home.path().join("log.redb"), Level::NEWEST).map_err(failed)?;
+        let machine =
+            Machine::open(&home.path().join("snapshot"), Level::NEWEST).map_err(failed)?;
         Ok((home, log, machine))
     }
 }
@@ -35,7 +36,7 @@ async fn what_was_acknowledged_is_in_a_log_that_was_never_closed() {
         home.path().join("log.redb"),
         home.path().join("crashed.redb"),
     );
-    let mut log = Log::open(&running).unwrap();
+    let mut log = Log::open(&running, Level::NEWEST).unwrap();
     log.save_vote(&Vote::new(3, 7)).await.unwrap();
     log.blocking_append((1..=20).map(|index| blank_ent::<Types>(3, 7, index)))
         .await
@@ -43,7 +44,7 @@ async fn what_was_acknowledged_is_in_a_log_that_was_never_closed() {
     log.save_committed(Some(log_id(3, 7, 20))).await.unwrap();
     std::fs::copy(&running, &crashed).unwrap();
 
-    let mut log = Log::open(&crashed).unwrap();
+    let mut log = Log::open(&crashed, Level::NEWEST).unwrap();
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(3, 7)));
     assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 20);
     assert_eq!(
@@ -55,11 +56,11 @@ async fn what_was_acknowledged_is_in_a_log_that_was_never_closed() {
 #[tokio::test]
 async fn one_request_to_another_manager_carries_what_arrives_in_time() {
     let home = directory();
-    let mut log = Log::open(&home.path().join("log.redb")).unwrap();
+    let mut log = Log::open(&home.path().join("log.redb"), Level::NEWEST).unwrap();
     let large = |index| {
-        let command = Command::RemoveNetwork {
+        let command = Command::Network(NetworkCommand::Remove {
             network: "x".repeat(100 << 10),
-        };
+        });
         let entry = model::Entry {
             request: RequestId(index),
             now: 0,
@@ -68,7 +69,10 @@ async fn one_request_to_another_manager_carries_what_arrives_in_time() {
         };
         Entry {
             log_id: log_id(1, 1, index),
-            payload: EntryPayload::Normal(entry),
+            payload: EntryPayload::Normal(Batch {
+                level: Level::FIRST,
+                entries: vec![entry],
+            }),
         }
     };
     log.blocking_append((1..=20).map(large)).await.unwrap();
@@ -87,9 +91,9 @@ async fn one_request_to_another_manager_carries_what_arrives_in_time() {
 fn a_log_is_open_once() {
     let home = directory();
     let path = home.path().join("log.redb");
-    let _open = Log::open(&path).unwrap();
+    let _open = Log::open(&path, Level::NEWEST).unwrap();
     assert!(matches!(
-        Log::open(&path).err(),
+        Log::open(&path, Level::NEWEST).err(),
         Some(crate::ClusterError::InUse(_))
     ));
 }

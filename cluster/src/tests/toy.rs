@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    Answer, Authority, Command, Entry, Kind, Millis, NameConfig, NetworkId, Node, NodeConfig,
-    NodeId, NodeInfo, Outcome, PeerConfig, Query, Refusal, RequestId, Response, StateMachine,
+    Answer, Applied, Authority, ClusterCommand, Command, Entry, Kind, Level, Millis, NameConfig,
+    NetworkId, Node, NodeCommand, NodeConfig, NodeId, NodeInfo, Outcome, PeerConfig, Query,
+    Refusal, RequestId, Response, RestoreError, ServiceCommand, StateMachine, level,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ pub struct Toy {
     totals: BTreeMap<String, u32>,
     answers: BTreeMap<RequestId, Response>,
     index: u64,
+    level: Level,
 }
 
 impl Toy {
@@ -24,30 +26,33 @@ impl Toy {
 
     fn change(&mut self, command: Command) -> Response {
         match command {
-            Command::Bootstrap {
+            Command::Cluster(ClusterCommand::Bootstrap {
                 authority, node, ..
-            } => {
+            }) => {
                 self.authority = Some(authority);
                 self.nodes.insert(node.id, node);
             }
-            Command::Admit { node } => {
+            Command::Cluster(ClusterCommand::RaiseLevel { level }) => self.level = level,
+            Command::Node(NodeCommand::Admit { node }) => {
                 self.nodes.insert(node.id, node);
             }
-            Command::SetNodeStatus { node, status } => self.node(node)?.status = status,
-            Command::RemoveNode { node } => {
+            Command::Node(NodeCommand::SetStatus { node, status }) => {
+                self.node(node)?.status = status
+            }
+            Command::Node(NodeCommand::Remove { node }) => {
                 self.node(node)?;
                 self.nodes.remove(&node);
             }
-            Command::RotateToken { secret, .. } => {
+            Command::Cluster(ClusterCommand::RotateToken { secret, .. }) => {
                 if let Some(authority) = &mut self.authority {
                     authority.worker_secret = secret;
                 }
             }
-            Command::Report(report) => {
+            Command::Node(NodeCommand::Report(report)) => {
                 let node = self.node(report.node)?;
                 (node.applied, node.failures) = (report.applied, report.failures);
             }
-            Command::ScaleService { service, replicas } => {
+            Command::Service(ServiceCommand::Scale { service, replicas }) => {
                 *self.totals.entry(service).or_default() += replicas
             }
             other => {
@@ -69,22 +74,30 @@ impl Toy {
 }
 
 impl StateMachine for Toy {
-    fn apply(&mut self, index: u64, entry: Entry) -> Response {
+    fn apply(&mut self, index: u64, entry: Entry) -> Applied {
         self.index = index;
-        if let Some(answer) = self.answers.get(&entry.request) {
-            return answer.clone();
+        let response = match self.answers.get(&entry.request) {
+            Some(answer) => answer.clone(),
+            None => self.change(entry.command),
+        };
+        self.answers.insert(entry.request, response.clone());
+        Applied {
+            response,
+            changes: Vec::new(),
         }
-        let answer = self.change(entry.command);
-        self.answers.insert(entry.request, answer.clone());
-        answer
+    }
+
+    fn level(&self) -> Level {
+        self.level
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap()
+        level::seal(self.level, serde_json::to_vec(self).unwrap())
     }
 
-    fn restore(bytes: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    fn restore(bytes: &[u8], known: Level) -> Result<Self, RestoreError> {
+        let (_, body) = level::open("the snapshot", bytes, known)?;
+        serde_json::from_slice(body).map_err(|error| RestoreError::Content(error.to_string()))
     }
 
     fn authority(&self) -> Option<&Authority> {
@@ -121,6 +134,7 @@ impl StateMachine for Toy {
         };
         NodeConfig {
             generation: self.index,
+            level: self.level,
             peers: self
                 .nodes
                 .values()
@@ -134,10 +148,10 @@ impl StateMachine for Toy {
     fn step(&self, _: Millis) -> Vec<Command> {
         // Whatever is asked for by `start` is finished by the leader, once.
         let due = self.total("start") > self.total("finish");
-        let finish = Command::ScaleService {
+        let finish = Command::Service(ServiceCommand::Scale {
             service: "finish".to_owned(),
             replicas: 1,
-        };
+        });
         if due { vec![finish] } else { Vec::new() }
     }
 

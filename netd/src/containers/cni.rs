@@ -5,9 +5,10 @@ use std::{io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use api::{Attached, CniInterface, CniName, ContainerReply, ContainerRequest, Proposal};
 use model::{
-    AddressWish, Answer, Command, Container, ContainerConfig, ContainerKey, ContainerRuntime,
-    ContainerSpec, ContainerTraits, DriverConfig, EndpointConfig, Kind, NetworkConfig, NetworkInfo,
-    NodeConfig, NodeId, Outcome, Query, Refusal, RequestId, Sandbox, SandboxId, SubnetLease, names,
+    AddressWish, Answer, Command, Container, ContainerCommand, ContainerConfig, ContainerKey,
+    ContainerRuntime, ContainerSpec, ContainerTraits, DriverConfig, EndpointConfig, Kind,
+    NetworkConfig, NetworkInfo, NodeConfig, NodeId, Outcome, Query, Refusal, RequestId, Sandbox,
+    SandboxId, SubnetLease, names,
 };
 use tokio::{
     sync::watch,
@@ -297,9 +298,9 @@ async fn attach(
     };
     match propose(
         member,
-        Command::AttachContainer {
+        Command::Container(ContainerCommand::Attach {
             spec: Box::new(spec),
-        },
+        }),
     )
     .await
     {
@@ -693,7 +694,15 @@ fn living(path: &str, name: &CniName) -> Option<Sandbox> {
 /// Has the ledger give these up; whether it has. If not, it is tried again until it does.
 pub(super) async fn detach(daemon: &Daemon, member: &Member, ids: &[String]) -> bool {
     let keys = ids.iter().map(|id| key(member.node(), id)).collect();
-    match timeout(DETACH, propose(member, Command::DetachContainers { keys })).await {
+    match timeout(
+        DETACH,
+        propose(
+            member,
+            Command::Container(ContainerCommand::Detach { keys }),
+        ),
+    )
+    .await
+    {
         Ok(Ok(_)) => {
             daemon.roster.gone(ids);
             true

@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use model::{
-    AddressWish, Command, Container, Kind, Mac, NetworkInfo, Outcome, Query, Refusal, Subnet,
-    SubnetLease,
+    AddressWish, Command, Container, ContainerCommand, Kind, Mac, NetworkInfo, Outcome, Query,
+    Refusal, Subnet, SubnetLease,
 };
 
 use super::{
@@ -255,9 +255,9 @@ impl Plugin {
         let mut spec = self.spec(&key, &hold)?;
         (spec.ipv4, spec.ipv6) = (ipv4, ipv6);
         let given = match self
-            .propose(Command::AttachContainer {
+            .propose(Command::Container(ContainerCommand::Attach {
                 spec: Box::new(spec),
-            })
+            }))
             .await
         {
             Ok(Outcome::Container(container)) => container

@@ -30,8 +30,8 @@ use std::{
 
 use api::Proposal;
 use model::{
-    Answer, Command, Container, ContainerKey, ContainerRuntime, EndpointId, Kind, Millis,
-    NetworkInfo, Outcome, Query, Refusal, RequestId, SandboxId,
+    Answer, Command, Container, ContainerCommand, ContainerKey, ContainerRuntime, EndpointId, Kind,
+    Millis, NetworkInfo, Outcome, Query, Refusal, RequestId, SandboxId,
 };
 use tokio::{
     sync::{Mutex, MutexGuard, Notify, watch::Sender},
@@ -191,9 +191,9 @@ impl Plugin {
     /// Has the cluster know an endpoint as it is held.
     async fn attach(&self, key: &str, hold: &Hold) -> Result<Container, Refusal> {
         match self
-            .propose(Command::AttachContainer {
+            .propose(Command::Container(ContainerCommand::Attach {
                 spec: Box::new(self.spec(key, hold)?),
-            })
+            }))
             .await?
         {
             Outcome::Container(container) => Ok(*container),
@@ -264,9 +264,9 @@ impl Plugin {
 
     /// Gives an endpoint and its addresses up. Its turn is the caller's.
     async fn detach(&self, key: &str) -> Result<(), Refusal> {
-        self.propose(Command::DetachContainers {
+        self.propose(Command::Container(ContainerCommand::Detach {
             keys: vec![self.key(key)?],
-        })
+        }))
         .await?;
         self.keep(self.ledger.holds.remove(key))
     }

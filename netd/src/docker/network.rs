@@ -6,8 +6,9 @@ use std::{
 };
 
 use model::{
-    AddressWish, Answer, Command, ContainerKey, ContainerSpec, Driver, Kind, NetworkInfo,
-    NetworkSpec, Outcome, Query, Refusal, Subnet, SubnetLease, SubnetSpec,
+    AddressWish, Answer, Command, ContainerCommand, ContainerKey, ContainerSpec, Driver, Kind,
+    NetworkCommand, NetworkInfo, NetworkSpec, Outcome, Query, Refusal, Subnet, SubnetLease,
+    SubnetSpec,
 };
 
 use super::{
@@ -129,7 +130,9 @@ impl Plugin {
         record.unnamed = spec.labels.contains_key(UNNAMED);
         self.keep(self.ledger.networks.put(&asked.network, record))?;
         let made = self
-            .propose(Command::CreateNetwork { spec: spec.clone() })
+            .propose(Command::Network(NetworkCommand::Create {
+                spec: spec.clone(),
+            }))
             .await;
         let id = match made {
             Ok(Outcome::Network(id)) => id.to_string(),
@@ -234,9 +237,9 @@ impl Plugin {
                 left,
                 traits,
             };
-            self.propose(Command::AttachContainer {
+            self.propose(Command::Container(ContainerCommand::Attach {
                 spec: Box::new(spec),
-            })
+            }))
             .await?;
         }
         Ok(())
@@ -299,7 +302,8 @@ impl Plugin {
             .map(|&address| self.key(&aux_key(&record, address)));
         let keys: Vec<ContainerKey> = aux.collect::<Result<_, _>>()?;
         if record.network.is_some() && !keys.is_empty() {
-            self.propose(Command::DetachContainers { keys }).await?;
+            self.propose(Command::Container(ContainerCommand::Detach { keys }))
+                .await?;
         }
         if record.made.is_some() {
             self.remove_made(id, &record).await?;
@@ -335,9 +339,9 @@ impl Plugin {
             return Ok(());
         };
         match self
-            .propose(Command::RemoveNetwork {
+            .propose(Command::Network(NetworkCommand::Remove {
                 network: known.id.to_string(),
-            })
+            }))
             .await
         {
             Err(refusal) if refusal.kind == Kind::Unavailable => Err(refusal),

@@ -11,8 +11,8 @@ use std::{
 };
 
 use model::{
-    Answer, CONTAINER_LABELS, Command, Container, ContainerRuntime, ContainerTraits, Kind, Millis,
-    NetworkId, Query,
+    Answer, CONTAINER_LABELS, Command, Container, ContainerCommand, ContainerRuntime,
+    ContainerTraits, Kind, Millis, NetworkCommand, NetworkId, Query,
 };
 use tokio::time::{sleep, timeout};
 
@@ -287,10 +287,10 @@ impl Plugin {
             }
             return;
         }
-        let command = Command::NameNetwork {
+        let command = Command::Network(NetworkCommand::Name {
             network: network.to_string(),
             name: name.to_owned(),
-        };
+        });
         match self.propose(command).await {
             Err(refusal) if refusal.kind == Kind::Unavailable => return,
             Err(refusal) => {
@@ -401,9 +401,9 @@ impl Plugin {
             let given_up = match self.ledger.holds.get(&key) {
                 Some(_) => Ok(()),
                 None => self
-                    .propose(Command::DetachContainers {
+                    .propose(Command::Container(ContainerCommand::Detach {
                         keys: vec![container.key],
-                    })
+                    }))
                     .await
                     .map(drop),
             };

@@ -4,14 +4,15 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipam::{Ledger, Owner};
 use model::{
-    Authority, Availability, Capability, Driver, Engine, Kind, Millis, Node, NodeId, NodeReport,
-    NodeStatus, Outcome, Refusal, Response, Role, Secret, TaskReport, TaskState,
+    Authority, Availability, Capability, Driver, Engine, Kind, Level, Millis, Node, NodeId,
+    NodeReport, NodeStatus, ObjectRef, Outcome, Refusal, Response, Role, Secret, TaskReport,
+    TaskState,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
     apply::{container, network, task},
-    state::State,
+    state::{State, outdated},
     validate,
 };
 
@@ -39,6 +40,7 @@ pub(super) fn bootstrap(
     let [a, b, c, d, e, ..] = state.peek_id("unique local addresses").to_be_bytes();
     state.ledger = Ledger::new([a, b, c, d, e]);
     state.authority = Some(authority);
+    state.changed.insert(ObjectRef::Cluster);
     state.data_path_port = data_path_port;
     admit(state, now, node)
 }
@@ -54,13 +56,16 @@ pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
     let id = node.id;
     let (hostname, address, vtep, role) =
         (node.hostname.clone(), node.address, node.vtep, node.role);
-    let known = state.nodes.entry(id).or_insert(Node {
-        joined: now,
-        ..node
-    });
-    (known.hostname, known.address, known.vtep, known.role) = (hostname, address, vtep, role);
+    if let Some(known) = state.nodes.get_mut(&id) {
+        (known.hostname, known.address, known.vtep, known.role) = (hostname, address, vtep, role);
+    } else {
+        let joined = now;
+        state.nodes.insert(id, Node { joined, ..node });
+    }
     network::hold_nodes(state);
-    state.keys.admit(id);
+    if state.keys.exist() {
+        state.keys_mut().admit(id);
+    }
     Ok(Outcome::Node(id))
 }
 
@@ -153,24 +158,33 @@ pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Respo
         state.ledger.release(*network, Owner::Node(node));
     }
     network::hold_nodes(state);
-    state.keys.remove(node);
-    for record in state
-        .tasks
-        .values_mut()
-        .filter(|record| record.task.node == Some(node) && record.is_alive())
-    {
-        task::end(
-            record,
-            now,
-            TaskState::Orphaned,
-            format!("its node {hostname} was removed"),
-        );
+    if state.keys.exist() {
+        state.keys_mut().remove(node);
     }
+    let message = format!("its node {hostname} was removed");
+    state.tasks.change_where(
+        |record| record.task.node == Some(node) && record.is_alive(),
+        |record| task::end(record, now, TaskState::Orphaned, message.clone()),
+    );
     Ok(Outcome::Node(node))
+}
+
+/// One level at a time: the command was proposed for a state that may be older.
+pub(super) fn raise_level(state: &mut State, level: Level) -> Response {
+    if level != state.level.next() {
+        return Err(outdated(format!(
+            "the cluster is at level {}, and {level} is not the next one",
+            state.level
+        )));
+    }
+    state.level = level;
+    state.changed.insert(ObjectRef::Cluster);
+    Ok(Outcome::Done)
 }
 
 pub(super) fn rotate_token(state: &mut State, role: Role, secret: Secret) -> Response {
     let authority = state.authority.as_mut().ok_or_else(not_bootstrapped)?;
+    state.changed.insert(ObjectRef::Cluster);
     match role {
         Role::Worker => authority.worker_secret = secret,
         Role::Manager => authority.manager_secret = secret,
@@ -184,7 +198,9 @@ pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Resp
     node.failures = report.failures;
     node.capabilities = Some(report.capabilities);
     node.on_link = report.on_link;
-    state.keys.renew(report.node, &report.lost);
+    if !report.lost.is_empty() {
+        state.keys_mut().renew(report.node, &report.lost);
+    }
     report
         .tasks
         .into_iter()

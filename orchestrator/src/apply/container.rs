@@ -168,20 +168,18 @@ fn replace(state: &mut State, newest: &Container) {
     else {
         return;
     };
-    let others = state
+    let is_gone = |other: &Container| {
+        other.id != newest.id
+            && other.key.node == newest.key.node
+            && other.sandbox.as_ref().is_some_and(|sandbox| {
+                sandbox.path == now.path
+                    && sandbox.identity.is_some()
+                    && sandbox.identity != now.identity
+            })
+    };
+    state
         .containers
-        .values_mut()
-        .filter(|other| other.id != newest.id);
-    for other in others.filter(|other| other.key.node == newest.key.node) {
-        let is_gone = other.sandbox.as_ref().is_some_and(|sandbox| {
-            sandbox.path == now.path
-                && sandbox.identity.is_some()
-                && sandbox.identity != now.identity
-        });
-        if is_gone {
-            other.sandbox = None;
-        }
-    }
+        .change_where(is_gone, |other| other.sandbox = None);
 }
 
 fn elsewhere(state: &State, container: &Container, wanted: &str) -> Refusal {

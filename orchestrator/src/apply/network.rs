@@ -86,7 +86,7 @@ pub(super) fn remove(state: &mut State, network: &str) -> Response {
         .values()
         .any(|network| network.spec.encrypted)
     {
-        state.keys.clear();
+        state.keys_mut().clear();
     }
     Ok(Outcome::Network(id))
 }

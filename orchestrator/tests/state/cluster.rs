@@ -7,11 +7,11 @@ use crate::fixture::{Cluster, authority, content, network, node};
 #[test]
 fn a_cluster_is_bootstrapped_once() {
     let mut cluster = Cluster::of(1);
-    let refusal = cluster.refuse(Command::Bootstrap {
+    let refusal = cluster.refuse(Command::Cluster(ClusterCommand::Bootstrap {
         authority: authority(),
         node: node(2, Role::Manager),
         data_path_port: 4789,
-    });
+    }));
     assert_eq!(refusal.kind, Kind::Precondition);
     assert!(cluster.state.authority().is_some());
 }
@@ -24,9 +24,9 @@ fn nothing_is_admitted_before_the_bootstrap() {
     };
     assert_eq!(
         cluster
-            .refuse(Command::Admit {
+            .refuse(Command::Node(NodeCommand::Admit {
                 node: node(2, Role::Worker)
-            })
+            }))
             .kind,
         Kind::Precondition
     );
@@ -39,9 +39,9 @@ fn a_node_admitted_again_changes_its_address_and_keeps_the_rest() {
     let mut moved = node(2, Role::Worker);
     moved.address = "192.168.8.2:2377".parse().unwrap();
     cluster.now += 5;
-    cluster.apply(Command::Admit {
+    cluster.apply(Command::Node(NodeCommand::Admit {
         node: moved.clone(),
-    });
+    }));
     let known = &cluster.state.nodes()[&NodeId(2)];
     assert_eq!(
         (known.address, known.availability),
@@ -58,7 +58,7 @@ fn a_node_that_could_not_be_reached_or_told_apart_is_not_admitted() {
     let admit = |change: Change| {
         let mut node = node(2, Role::Worker);
         change(&mut node);
-        Command::Admit { node }
+        Command::Node(NodeCommand::Admit { node })
     };
     let cases: [(Change, Kind, &str); 7] = [
         (
@@ -110,15 +110,17 @@ fn a_node_that_could_not_be_reached_or_told_apart_is_not_admitted() {
 #[test]
 fn a_host_name_that_two_nodes_have_is_ambiguous_and_their_ids_are_not() {
     let mut cluster = Cluster::of(2);
-    cluster.apply(Command::Admit {
+    cluster.apply(Command::Node(NodeCommand::Admit {
         node: Node {
             hostname: "h2".to_owned(),
             ..node(3, Role::Worker)
         },
-    });
-    let drain = |node: &str| Command::SetAvailability {
-        node: node.to_owned(),
-        availability: Availability::Drain,
+    }));
+    let drain = |node: &str| {
+        Command::Node(NodeCommand::SetAvailability {
+            node: node.to_owned(),
+            availability: Availability::Drain,
+        })
     };
     let refusal = cluster.refuse(drain("h2"));
     assert_eq!(refusal.kind, Kind::Invalid);
@@ -137,16 +139,16 @@ fn unknown_nodes_are_refused() {
     let mut cluster = Cluster::of(1);
     let unknown = NodeId(99);
     for command in [
-        Command::SetNodeStatus {
+        Command::Node(NodeCommand::SetStatus {
             node: unknown,
             status: NodeStatus::Ready,
-        },
-        Command::RemoveNode { node: unknown },
-        Command::SetAvailability {
+        }),
+        Command::Node(NodeCommand::Remove { node: unknown }),
+        Command::Node(NodeCommand::SetAvailability {
             node: "h9".to_owned(),
             availability: Availability::Drain,
-        },
-        Command::Report(NodeReport::new(unknown, 1)),
+        }),
+        Command::Node(NodeCommand::Report(NodeReport::new(unknown, 1))),
     ] {
         assert_eq!(cluster.refuse(command).kind, Kind::NotFound);
     }
@@ -155,10 +157,10 @@ fn unknown_nodes_are_refused() {
 #[test]
 fn a_rotated_token_replaces_one_secret() {
     let mut cluster = Cluster::of(1);
-    cluster.apply(Command::RotateToken {
+    cluster.apply(Command::Cluster(ClusterCommand::RotateToken {
         role: Role::Worker,
         secret: Secret::new(3),
-    });
+    }));
     let authority = cluster.state.authority().unwrap();
     assert_eq!(
         (
@@ -172,26 +174,26 @@ fn a_rotated_token_replaces_one_secret() {
 #[test]
 fn a_request_that_comes_again_gets_its_first_answer_and_changes_nothing() {
     let mut cluster = Cluster::of(1);
-    let create = Command::CreateNetwork {
+    let create = Command::Network(NetworkCommand::Create {
         spec: network("net", &[]),
-    };
+    });
     let first = cluster.send_as(RequestId(u64::MAX), create.clone());
     let before = content(&cluster.state);
     assert_eq!(cluster.send_as(RequestId(u64::MAX), create.clone()), first);
     assert_eq!(content(&cluster.state), before);
     let refused = cluster.send_as(RequestId(u64::MAX - 1), create.clone());
-    cluster.apply(Command::RemoveNetwork {
+    cluster.apply(Command::Network(NetworkCommand::Remove {
         network: "net".to_owned(),
-    });
+    }));
     assert_eq!(cluster.send_as(RequestId(u64::MAX - 1), create), refused);
 }
 
 #[test]
 fn a_thousand_reports_do_not_push_out_the_answer_to_a_person() {
     let mut cluster = Cluster::of(1);
-    let create = Command::CreateNetwork {
+    let create = Command::Network(NetworkCommand::Create {
         spec: network("net", &[]),
-    };
+    });
     let first = cluster.send_as(RequestId(u64::MAX), create.clone());
     for applied in 0..2_000 {
         cluster.report(1, applied, Vec::new());
@@ -206,8 +208,9 @@ fn a_thousand_reports_do_not_push_out_the_answer_to_a_person() {
 
 #[test]
 fn bytes_that_are_no_snapshot_are_refused() {
-    assert!(orchestrator::State::restore(b"{}").is_err());
-    assert!(orchestrator::State::restore(b"").is_err());
+    for bytes in [&b"{}"[..], b"", b"L1\n{}", b"L"] {
+        assert!(orchestrator::State::restore(bytes, Level::NEWEST).is_err());
+    }
 }
 
 #[test]
@@ -228,10 +231,10 @@ fn a_node_balances_as_its_kernel_can_unless_told_otherwise() {
     assert_eq!(used(&cluster), [auto, (Engine::Auto, Engine::Ipvs)]);
     for balancer in [Engine::Nftables, Engine::Ipvs] {
         for node in ["h1", "h2"] {
-            cluster.apply(Command::SetBalancer {
+            cluster.apply(Command::Node(NodeCommand::SetBalancer {
                 node: node.to_owned(),
                 balancer,
-            });
+            }));
         }
         // A kernel without IPVS does without, and every host hears of its own.
         let second = (balancer, balancer);
@@ -239,10 +242,10 @@ fn a_node_balances_as_its_kernel_can_unless_told_otherwise() {
         let view = cluster.state.view(NodeId(2));
         assert_eq!(view.peers[&NodeId(2)].balancer, balancer);
     }
-    let nobody = Command::SetBalancer {
+    let nobody = Command::Node(NodeCommand::SetBalancer {
         node: "h3".to_owned(),
         balancer: Engine::Auto,
-    };
+    });
     let refusal = cluster.refuse(nobody);
     assert!(
         refusal.kind == Kind::NotFound && refusal.next.contains("swarmctl node ls"),

@@ -55,15 +55,15 @@ fn member(service: &str, unready: bool, name: &str) -> ContainerTraits {
 }
 
 fn attach(spec: ContainerSpec) -> Command {
-    Command::AttachContainer {
+    Command::Container(ContainerCommand::Attach {
         spec: Box::new(spec),
-    }
+    })
 }
 
 fn detach(node: u64, ids: &[&str]) -> Command {
-    Command::DetachContainers {
+    Command::Container(ContainerCommand::Detach {
         keys: ids.iter().map(|id| key(node, id)).collect(),
-    }
+    })
 }
 
 fn publish(published: u16) -> PublishSpec {
@@ -284,9 +284,9 @@ fn an_ethernet_address_is_on_a_segment_once() {
         };
         refused(&mut cluster, spec, Kind::Conflict, whose);
     }
-    let idle = Command::ReplaceTask {
+    let idle = Command::Task(TaskCommand::Replace {
         task: "web.1".to_owned(),
-    };
+    });
     cluster.apply(idle);
     let spec = ContainerSpec {
         mac: Some(generated[0]),
@@ -491,7 +491,7 @@ fn addresses_go_back_and_rest_when_containers_are_detached_or_their_node_is_remo
         ..spec(3, "c3", "net")
     });
     cluster.apply(detach(1, &["c1", "never seen"]));
-    cluster.apply(Command::RemoveNode { node: NodeId(3) });
+    cluster.apply(Command::Node(NodeCommand::Remove { node: NodeId(3) }));
     assert_eq!(cluster.state.check(), Vec::<String>::new());
     assert_eq!(cluster.state.ledger().leases().count(), 1, "the gateway's");
     let next = cluster.attach(spec(1, "c2", "net"));
@@ -511,8 +511,10 @@ fn a_network_stays_while_containers_hold_addresses_there() {
         traits: Some(named("db")),
         ..spec(2, "c1", "net")
     });
-    let remove = || Command::RemoveNetwork {
-        network: "net".to_owned(),
+    let remove = || {
+        Command::Network(NetworkCommand::Remove {
+            network: "net".to_owned(),
+        })
     };
     let refusal = cluster.refuse(remove());
     assert!(
@@ -861,9 +863,9 @@ fn ports_of_containers_are_their_hosts_and_nobody_elses() {
         publish: vec![port.clone()],
         ..service("web", 3, &["net"])
     };
-    let refusal = cluster.refuse(Command::CreateService {
+    let refusal = cluster.refuse(Command::Service(ServiceCommand::Create {
         spec: web(&everywhere),
-    });
+    }));
     assert!(
         refusal.cause.contains("c1") && !refusal.next.is_empty(),
         "{refusal}"
@@ -971,9 +973,9 @@ fn hosts_of_containers_share_the_keys_of_encrypted_networks_and_are_waited_for()
     }
     cluster.create_service(service("web", 1, &["net"]));
     cluster.converge();
-    cluster.apply(Command::ReplaceTask {
+    cluster.apply(Command::Task(TaskCommand::Replace {
         task: "web.1".to_owned(),
-    });
+    }));
     let host = NodeId(if cluster.task("web.1").node == "h1" {
         1
     } else {
@@ -1050,7 +1052,8 @@ fn an_external_service_runs_nothing() {
         task: nothing,
         ..service("web", 0, &["net"])
     };
-    let create = |spec: &ServiceSpec| Command::CreateService { spec: spec.clone() };
+    let create =
+        |spec: &ServiceSpec| Command::Service(ServiceCommand::Create { spec: spec.clone() });
     let on_hosts = ServiceSpec {
         publish: vec![publish(80)],
         ..external.clone()
@@ -1074,21 +1077,21 @@ fn an_external_service_runs_nothing() {
         ..external.clone()
     }));
     cluster.apply(create(&external));
-    cluster.refuse(Command::ScaleService {
+    cluster.refuse(Command::Service(ServiceCommand::Scale {
         service: "web".to_owned(),
         replicas: 1,
-    });
+    }));
     let version = cluster.service("web").version;
     let spec = ServiceSpec {
         replicas: 1,
         ..service("web", 1, &["net"])
     };
-    cluster.refuse(Command::UpdateService {
+    cluster.refuse(Command::Service(ServiceCommand::Update {
         service: "web".to_owned(),
         spec,
         version,
         force: false,
-    });
+    }));
     cluster.remove_service("web");
     cluster.converge();
     assert_eq!(cluster.state.ledger().leases().count(), 1);
@@ -1107,9 +1110,11 @@ fn a_network_without_a_name_gets_one_and_only_one() {
         network: "docker-1".to_owned(),
         ..placed(1, "c2", named("web"))
     });
-    let name = |network: &str, name: &str| Command::NameNetwork {
-        network: network.to_owned(),
-        name: name.to_owned(),
+    let name = |network: &str, name: &str| {
+        Command::Network(NetworkCommand::Name {
+            network: network.to_owned(),
+            name: name.to_owned(),
+        })
     };
     assert_eq!(cluster.refuse(name("docker-1", "Net")).kind, Kind::Conflict);
     assert_eq!(cluster.refuse(name("docker-1", "a b")).kind, Kind::Invalid);
@@ -1147,9 +1152,9 @@ fn a_node_may_not_have_the_address_of_a_container() {
         ipv4: exactly("192.168.7.4"),
         ..spec(1, "c1", "net")
     });
-    let refusal = cluster.refuse(Command::Admit {
+    let refusal = cluster.refuse(Command::Node(NodeCommand::Admit {
         node: node(4, Role::Worker),
-    });
+    }));
     assert!(refusal.cause.contains("192.168.7.4"), "{refusal}");
 }
 
@@ -1157,11 +1162,10 @@ fn a_node_may_not_have_the_address_of_a_container() {
 fn the_check_of_the_ledger_finds_a_container_without_its_lease_and_a_lease_without_its_container() {
     let mut cluster = cluster();
     let container = cluster.attach(spec(1, "c1", "net"));
-    let mut snapshot: serde_json::Value =
-        serde_json::from_slice(&cluster.state.snapshot()).unwrap();
+    let mut snapshot = crate::fixture::json(&cluster.state);
     let id = container.id.to_string();
     let wrong = |snapshot: &serde_json::Value| {
-        State::restore(snapshot.to_string().as_bytes())
+        State::restore(snapshot.to_string().as_bytes(), Level::NEWEST)
             .unwrap()
             .check()
             .join("\n")

@@ -13,9 +13,9 @@ fn cluster(nodes: u64) -> Cluster {
 }
 
 fn replace(task: &str) -> Command {
-    Command::ReplaceTask {
+    Command::Task(TaskCommand::Replace {
         task: task.to_owned(),
-    }
+    })
 }
 
 fn weights(cluster: &Cluster) -> Vec<u16> {
@@ -154,7 +154,7 @@ fn a_leader_whose_clock_is_behind_begins_the_drain_time_anew_rather_than_cut_it_
     cluster.now -= 60_000;
     assert_eq!(
         cluster.state.step(cluster.now),
-        [Command::DrainTask { task: old.id }]
+        [Command::Task(TaskCommand::Drain { task: old.id })]
     );
     cluster.settle();
     cluster.now += 9_999;

@@ -131,9 +131,16 @@ pub fn sandbox(name: &str, interface: &str) -> Sandbox {
     }
 }
 
+/// A snapshot without its level.
+pub fn json(state: &State) -> serde_json::Value {
+    let snapshot = state.snapshot();
+    let (_, body) = level::open("the snapshot", &snapshot, Level::NEWEST).unwrap();
+    serde_json::from_slice(body).unwrap()
+}
+
 /// Log position and remembered answers aside: what a refusal must not change.
 pub fn content(state: &State) -> serde_json::Value {
-    let mut value: serde_json::Value = serde_json::from_slice(&state.snapshot()).unwrap();
+    let mut value = json(state);
     let fields = value.as_object_mut().unwrap();
     fields.remove("index");
     fields.remove("answers");
@@ -150,17 +157,26 @@ impl Cluster {
             requests: 0,
             log: Vec::new(),
         };
-        cluster.apply(Command::Bootstrap {
+        cluster.apply(Command::Cluster(ClusterCommand::Bootstrap {
             authority: authority(),
             node: node(1, Role::Manager),
             data_path_port: 4789,
-        });
+        }));
+        cluster.raise_to(Level::NEWEST);
         for number in 2..=nodes {
-            cluster.apply(Command::Admit {
+            cluster.apply(Command::Node(NodeCommand::Admit {
                 node: node(number, Role::Worker),
-            });
+            }));
         }
         cluster
+    }
+
+    /// Every member knows this level.
+    pub fn raise_to(&mut self, level: Level) {
+        while self.state.level() < level {
+            let level = self.state.level().next();
+            self.apply(Command::Cluster(ClusterCommand::RaiseLevel { level }));
+        }
     }
 
     /// With the network `net` (10.0.9.0/24 and fd00:9::/64).
@@ -187,7 +203,7 @@ impl Cluster {
             command,
         };
         self.log.push(entry.clone());
-        self.state.apply(self.index, entry)
+        self.state.apply(self.index, entry).response
     }
 
     #[track_caller]
@@ -206,7 +222,8 @@ impl Cluster {
 
     #[track_caller]
     pub fn create_network(&mut self, spec: NetworkSpec) -> NetworkId {
-        let Outcome::Network(id) = self.apply(Command::CreateNetwork { spec }) else {
+        let Outcome::Network(id) = self.apply(Command::Network(NetworkCommand::Create { spec }))
+        else {
             panic!("no network")
         };
         id
@@ -214,7 +231,8 @@ impl Cluster {
 
     #[track_caller]
     pub fn create_service(&mut self, spec: ServiceSpec) -> ServiceId {
-        let Outcome::Service(id) = self.apply(Command::CreateService { spec }) else {
+        let Outcome::Service(id) = self.apply(Command::Service(ServiceCommand::Create { spec }))
+        else {
             panic!("no service")
         };
         id
@@ -222,9 +240,9 @@ impl Cluster {
 
     #[track_caller]
     pub fn attach(&mut self, spec: ContainerSpec) -> Container {
-        let outcome = self.apply(Command::AttachContainer {
+        let outcome = self.apply(Command::Container(ContainerCommand::Attach {
             spec: Box::new(spec),
-        });
+        }));
         let Outcome::Container(container) = outcome else {
             panic!("no container")
         };
@@ -245,31 +263,31 @@ impl Cluster {
 
     #[track_caller]
     pub fn scale(&mut self, service: &str, replicas: u32) {
-        self.apply(Command::ScaleService {
+        self.apply(Command::Service(ServiceCommand::Scale {
             service: service.to_owned(),
             replicas,
-        });
+        }));
     }
 
     #[track_caller]
     pub fn remove_service(&mut self, service: &str) {
-        self.apply(Command::RemoveService {
+        self.apply(Command::Service(ServiceCommand::Remove {
             service: service.to_owned(),
-        });
+        }));
     }
 
     pub fn set_status(&mut self, node: u64, status: NodeStatus) {
-        self.apply(Command::SetNodeStatus {
+        self.apply(Command::Node(NodeCommand::SetStatus {
             node: NodeId(node),
             status,
-        });
+        }));
     }
 
     pub fn set_availability(&mut self, node: u64, availability: Availability) {
-        self.apply(Command::SetAvailability {
+        self.apply(Command::Node(NodeCommand::SetAvailability {
             node: NodeId(node).to_string(),
             availability,
-        });
+        }));
     }
 
     /// Applies what `step` asks for until it asks for nothing; whether it asked for anything.
@@ -317,20 +335,20 @@ impl Cluster {
             .capabilities
             .clone()
             .unwrap_or_default();
-        self.apply(Command::Report(NodeReport {
+        self.apply(Command::Node(NodeCommand::Report(NodeReport {
             tasks,
             capabilities,
             ..NodeReport::new(NodeId(node), applied)
-        }));
+        })));
     }
 
     /// A node says what its kernel can do.
     pub fn say_capable(&mut self, node: u64, capabilities: &[Capability]) {
         let capabilities = capabilities.iter().copied().collect();
-        self.apply(Command::Report(NodeReport {
+        self.apply(Command::Node(NodeCommand::Report(NodeReport {
             capabilities,
             ..NodeReport::new(NodeId(node), 0)
-        }));
+        })));
     }
 
     /// With the encrypted network `secret` and a task of `web` on every node.

@@ -33,11 +33,11 @@ fn lost(cluster: &mut Cluster, node: u64, lost: &[(u64, Spi)]) {
         .collect();
     let capabilities = [Capability::Esp].into();
     let applied = cluster.state.nodes()[&NodeId(node)].applied;
-    cluster.apply(Command::Report(NodeReport {
+    cluster.apply(Command::Node(NodeCommand::Report(NodeReport {
         lost,
         capabilities,
         ..NodeReport::new(NodeId(node), applied)
-    }));
+    })));
 }
 
 /// What a node's kernel has: its view as it is now.
@@ -66,7 +66,7 @@ fn two_hosts_of_an_encrypted_network_have_the_same_keys_and_nobody_else_has_them
 #[test]
 fn no_two_associations_have_the_same_key_and_no_view_holds_what_keys_are_made_of() {
     let mut cluster = Cluster::encrypting(4);
-    cluster.apply(Command::RotateKeys);
+    cluster.apply(Command::Keys(KeysCommand::Rotate));
     let mut seen = BTreeSet::new();
     for view in (1..=4).map(|node| cluster.state.view(NodeId(node))) {
         let accepted = view.keys.values().flat_map(|keys| &keys.accept);
@@ -91,8 +91,8 @@ fn no_two_associations_have_the_same_key_and_no_view_holds_what_keys_are_made_of
 #[test]
 fn keys_change_in_three_steps_each_taken_by_every_host_before_the_next() {
     let mut cluster = Cluster::encrypting(2);
-    cluster.apply(Command::RotateKeys);
-    let refusal = cluster.refuse(Command::RotateKeys);
+    cluster.apply(Command::Keys(KeysCommand::Rotate));
+    let refusal = cluster.refuse(Command::Keys(KeysCommand::Rotate));
     assert!(refusal.cause.ends_with("waits for h1, h2"), "{refusal}");
     let of = |cluster: &Cluster| {
         (
@@ -135,7 +135,7 @@ fn keys_change_by_themselves_twice_a_day() {
 fn a_host_that_is_down_holds_a_change_up_for_ten_minutes_and_one_that_is_not_for_as_long_as_it_takes()
  {
     let mut cluster = Cluster::encrypting(3);
-    cluster.apply(Command::RotateKeys);
+    cluster.apply(Command::Keys(KeysCommand::Rotate));
     [1, 2].into_iter().for_each(|node| take(&mut cluster, node));
     cluster.now += 60 * MINUTE;
     assert!(
@@ -144,7 +144,7 @@ fn a_host_that_is_down_holds_a_change_up_for_ten_minutes_and_one_that_is_not_for
     );
     let mut cluster = Cluster::encrypting(3);
     cluster.set_status(3, NodeStatus::Down);
-    cluster.apply(Command::RotateKeys);
+    cluster.apply(Command::Keys(KeysCommand::Rotate));
     [1, 2].into_iter().for_each(|node| take(&mut cluster, node));
     cluster.settle();
     assert_eq!(
@@ -204,10 +204,10 @@ fn numbers_of_associations_are_never_given_out_twice() {
     let first = keys(&cluster, 1, 2).send[0].clone();
     cluster.remove_service("web");
     cluster.converge();
-    cluster.apply(Command::RemoveNetwork {
+    cluster.apply(Command::Network(NetworkCommand::Remove {
         network: "secret".to_owned(),
-    });
-    let refusal = cluster.refuse(Command::RotateKeys);
+    }));
+    let refusal = cluster.refuse(Command::Keys(KeysCommand::Rotate));
     assert!(
         refusal.cause.starts_with("no network is encrypted")
             && refusal.next.contains("--encrypted"),
@@ -231,15 +231,15 @@ fn numbers_of_associations_are_never_given_out_twice() {
 fn a_host_that_joins_anew_shares_no_key_with_its_former_self() {
     let mut cluster = Cluster::encrypting(2);
     let before = keys(&cluster, 1, 2);
-    cluster.apply(Command::RemoveNode { node: NodeId(2) });
+    cluster.apply(Command::Node(NodeCommand::Remove { node: NodeId(2) }));
     assert!(
         !content(&cluster.state)["keys"]
             .to_string()
             .contains(&NodeId(2).to_string())
     );
-    cluster.apply(Command::Admit {
+    cluster.apply(Command::Node(NodeCommand::Admit {
         node: node(2, Role::Worker),
-    });
+    }));
     cluster.say_capable(2, &[Capability::Esp]);
     cluster.set_status(2, NodeStatus::Ready);
     cluster.converge();
@@ -252,9 +252,9 @@ fn a_host_that_joins_anew_shares_no_key_with_its_former_self() {
 #[test]
 fn a_host_that_cannot_encrypt_gets_no_task_of_an_encrypted_network_and_the_task_says_why() {
     let mut cluster = Cluster::encrypting(1);
-    cluster.apply(Command::Admit {
+    cluster.apply(Command::Node(NodeCommand::Admit {
         node: node(2, Role::Worker),
-    });
+    }));
     cluster.set_status(2, NodeStatus::Ready);
     cluster.say_capable(2, &[Capability::Ipvs]);
     cluster.scale("web", 3);
@@ -310,7 +310,7 @@ proptest! {
         let start = cluster.now;
         for event in events {
             match event {
-                Event::Rotate => drop(cluster.send(Command::RotateKeys)),
+                Event::Rotate => drop(cluster.send(Command::Keys(KeysCommand::Rotate))),
                 Event::Step => {
                     let commands = cluster.state.step(cluster.now);
                     commands.into_iter().for_each(|command| drop(cluster.send(command)));

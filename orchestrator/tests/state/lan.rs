@@ -21,15 +21,15 @@ fn lan(subnets: &[&str], options: &[(&str, &str)]) -> NetworkSpec {
 }
 
 fn create(spec: NetworkSpec) -> Command {
-    Command::CreateNetwork { spec }
+    Command::Network(NetworkCommand::Create { spec })
 }
 
 fn can(cluster: &mut Cluster, number: u64, capabilities: &[Capability]) {
     let capabilities = capabilities.iter().copied().collect();
-    cluster.apply(Command::Report(NodeReport {
+    cluster.apply(Command::Node(NodeCommand::Report(NodeReport {
         capabilities,
         ..NodeReport::new(NodeId(number), 0)
-    }));
+    })));
 }
 
 #[test]
@@ -80,24 +80,24 @@ fn nodes_keep_their_addresses_and_endpoints_get_others_of_the_range() {
         "three nodes, the gateway, and for the virtual IP and the slot what is left: {given:?}"
     );
     assert_eq!(cluster.state.check(), Vec::<String>::new());
-    let full = cluster.refuse(Command::ScaleService {
+    let full = cluster.refuse(Command::Service(ServiceCommand::Scale {
         service: "web".to_owned(),
         replicas: 2,
-    });
+    }));
     assert_eq!(full.kind, Kind::Exhausted);
 
-    let refusal = cluster.refuse(Command::Admit {
+    let refusal = cluster.refuse(Command::Node(NodeCommand::Admit {
         node: node(4, Role::Worker),
-    });
+    }));
     assert!(
         refusal.cause.contains("192.168.7.4") && refusal.cause.contains("lan"),
         "{refusal}"
     );
-    cluster.apply(Command::RemoveNode { node: NodeId(3) });
-    cluster.apply(Command::ScaleService {
+    cluster.apply(Command::Node(NodeCommand::Remove { node: NodeId(3) }));
+    cluster.apply(Command::Service(ServiceCommand::Scale {
         service: "web".to_owned(),
         replicas: 2,
-    });
+    }));
     assert_eq!(
         cluster
             .state
@@ -109,9 +109,9 @@ fn nodes_keep_their_addresses_and_endpoints_get_others_of_the_range() {
     assert_eq!(cluster.state.check(), Vec::<String>::new());
     cluster.remove_service("web");
     cluster.settle();
-    cluster.apply(Command::RemoveNetwork {
+    cluster.apply(Command::Network(NetworkCommand::Remove {
         network: "lan".to_owned(),
-    });
+    }));
     assert_eq!(cluster.state.ledger().leases().count(), 0);
 }
 
@@ -124,10 +124,10 @@ fn a_range_narrows_what_is_given() {
     cluster.create_service(service("web", 3, &["lan"]));
     assert_eq!(
         cluster
-            .refuse(Command::ScaleService {
+            .refuse(Command::Service(ServiceCommand::Scale {
                 service: "web".to_owned(),
                 replicas: 4
-            })
+            }))
             .kind,
         Kind::Exhausted
     );
@@ -160,7 +160,7 @@ fn a_kernel_that_lacks_the_devices_is_named_and_gets_no_tasks() {
     let places: BTreeSet<NodeId> = step
         .iter()
         .filter_map(|command| {
-            if let Command::AssignTask { node, .. } = command {
+            if let Command::Task(TaskCommand::Assign { node, .. }) = command {
                 Some(*node)
             } else {
                 None

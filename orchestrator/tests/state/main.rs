@@ -12,6 +12,7 @@ mod lan;
 mod names;
 mod network;
 mod published;
+mod records;
 mod service;
 mod simulation;
 mod task;

@@ -32,7 +32,7 @@ fn v4(cluster: &Cluster, name: &str) -> String {
 }
 
 fn refused(cluster: &mut Cluster, spec: ServiceSpec) -> Refusal {
-    cluster.refuse(Command::CreateService { spec })
+    cluster.refuse(Command::Service(ServiceCommand::Create { spec }))
 }
 
 #[test]

@@ -7,7 +7,7 @@ use model::*;
 use crate::fixture::{Cluster, network, port, service};
 
 fn create(spec: NetworkSpec) -> Command {
-    Command::CreateNetwork { spec }
+    Command::Network(NetworkCommand::Create { spec })
 }
 
 fn with_mtu(mtu: &str, subnets: &[&str]) -> NetworkSpec {
@@ -41,9 +41,9 @@ fn defaults_are_one_subnet_per_family_and_vnis_count_up() {
     );
     assert_eq!(b.subnets[0].subnet.to_string(), "10.0.1.0/24");
     assert_eq!((u32::from(a.vni), u32::from(b.vni)), (4096, 4097));
-    cluster.apply(Command::RemoveNetwork {
+    cluster.apply(Command::Network(NetworkCommand::Remove {
         network: "a".to_owned(),
-    });
+    }));
     cluster.create_network(network("c", &[]));
     assert_eq!(
         u32::from(info(&cluster, "c").vni),
@@ -149,7 +149,7 @@ fn default_subnets_keep_clear_of_nodes() {
         vtep: [10, 0, 0, 5].into(),
         ..crate::fixture::node(2, Role::Worker)
     };
-    cluster.apply(Command::Admit { node });
+    cluster.apply(Command::Node(NodeCommand::Admit { node }));
     cluster.create_network(network("net", &[]));
     assert_eq!(
         info(&cluster, "net").subnets[0].subnet.to_string(),
@@ -164,10 +164,10 @@ fn subnets_keep_clear_of_what_links_of_nodes_are_on() {
     let on_link = ["10.0.0.0/23", "192.168.7.0/24", "fd00:9::/64"]
         .map(subnet)
         .into();
-    cluster.apply(Command::Report(NodeReport {
+    cluster.apply(Command::Node(NodeCommand::Report(NodeReport {
         on_link,
         ..NodeReport::new(NodeId(2), 0)
-    }));
+    })));
     for wanted in ["10.0.1.0/24", "10.0.0.0/16", "fd00:9::/64"] {
         let refusal = cluster.refuse(create(network("net", &[wanted])));
         let named = refusal.cause.contains("which a link of node h2 is on");
@@ -194,8 +194,10 @@ fn a_gateway_outside_its_subnet_is_refused() {
 fn a_network_in_use_stays_and_the_refusal_names_the_service() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_service(service("web", 1, &["net"]));
-    let remove = || Command::RemoveNetwork {
-        network: "net".to_owned(),
+    let remove = || {
+        Command::Network(NetworkCommand::Remove {
+            network: "net".to_owned(),
+        })
     };
     let refusal = cluster.refuse(remove());
     assert!(

@@ -12,7 +12,7 @@ fn publishing(name: &str, replicas: u32, networks: &[&str], ports: &[PublishSpec
 }
 
 fn create(spec: ServiceSpec) -> Command {
-    Command::CreateService { spec }
+    Command::Service(ServiceCommand::Create { spec })
 }
 
 #[test]
@@ -27,9 +27,9 @@ fn who_publishes_and_names_no_network_gets_one_that_is_made_once_and_kept_while_
         ));
     }
     assert_eq!(cluster.service("api").networks, ["ingress"]);
-    let refusal = cluster.refuse(Command::RemoveNetwork {
+    let refusal = cluster.refuse(Command::Network(NetworkCommand::Remove {
         network: "ingress".to_owned(),
-    });
+    }));
     assert!(
         refusal.to_string().contains("is used by service"),
         "{refusal}"
@@ -82,9 +82,9 @@ fn every_host_has_part_in_what_is_published_on_all_and_learns_no_more_than_it_ta
             assert_eq!(view.peers.len(), 3, "its answers go back by every host");
         }
     }
-    cluster.apply(Command::RemoveService {
+    cluster.apply(Command::Service(ServiceCommand::Remove {
         service: "web".to_owned(),
-    });
+    }));
     cluster.converge();
     let idle = (1..=3)
         .map(|node| cluster.state.view(NodeId(node)))
@@ -282,12 +282,12 @@ fn update(cluster: &Cluster, ports: &[PublishSpec]) -> Command {
         publish: ports.to_vec(),
         ..spec
     };
-    Command::UpdateService {
+    Command::Service(ServiceCommand::Update {
         service: "web".to_owned(),
         spec,
         version,
         force: false,
-    }
+    })
 }
 
 #[test]
@@ -324,9 +324,9 @@ fn ports_come_and_go_with_every_host_knowing_and_no_task_being_replaced() {
     let hosts = update(&cluster, &[port(82, PublishMode::Host)]);
     assert!(cluster.refuse(hosts).cause.contains("mode=host"));
 
-    cluster.apply(Command::RollbackService {
+    cluster.apply(Command::Service(ServiceCommand::Rollback {
         service: "web".to_owned(),
-    });
+    }));
     cluster.converge();
     let view = cluster.state.view(NodeId(3));
     assert_eq!(

@@ -5,7 +5,7 @@ use model::*;
 use crate::fixture::{Cluster, network, port, service};
 
 fn create(spec: ServiceSpec) -> Command {
-    Command::CreateService { spec }
+    Command::Service(ServiceCommand::Create { spec })
 }
 
 fn addresses(cluster: &Cluster, service: &str) -> Vec<String> {
@@ -60,10 +60,10 @@ fn a_pool_that_cannot_hold_the_service_refuses_it_whole() {
         Kind::Exhausted
     );
     cluster.create_service(service("web", 4, &["net", "small"]));
-    let refusal = cluster.refuse(Command::ScaleService {
+    let refusal = cluster.refuse(Command::Service(ServiceCommand::Scale {
         service: "web".to_owned(),
         replicas: 5,
-    });
+    }));
     assert_eq!(refusal.kind, Kind::Exhausted);
     assert!(
         refusal
@@ -151,10 +151,10 @@ fn scaling_down_takes_the_highest_slots_and_gives_back_addresses_only_once_they_
         [TaskState::Running, TaskState::Remove, TaskState::Remove]
     );
     assert_eq!(used(&cluster), 5, "gateway, vip, three slots");
-    let early = Command::ReleaseSlot {
+    let early = Command::Service(ServiceCommand::ReleaseSlot {
         service: cluster.service("web").id,
         slot: 3,
-    };
+    });
     assert_eq!(cluster.refuse(early).kind, Kind::Precondition);
     cluster.converge();
     assert_eq!(cluster.tasks("web").len(), 1);
@@ -220,10 +220,10 @@ fn a_removed_service_leaves_nothing_and_its_name_is_free_when_it_has_gone() {
     );
     assert_eq!(
         cluster
-            .refuse(Command::ScaleService {
+            .refuse(Command::Service(ServiceCommand::Scale {
                 service: "web".to_owned(),
                 replicas: 9
-            })
+            }))
             .kind,
         Kind::Conflict
     );
@@ -257,7 +257,7 @@ fn a_service_with_tasks_on_a_lost_node_keeps_its_leases_until_the_node_returns_o
         if returns {
             cluster.set_status(2, NodeStatus::Ready);
         } else {
-            cluster.apply(Command::RemoveNode { node: NodeId(2) });
+            cluster.apply(Command::Node(NodeCommand::Remove { node: NodeId(2) }));
         }
         cluster.converge();
         assert_eq!(cluster.state.ledger().leases().count(), 1, "the gateway's");
@@ -319,12 +319,12 @@ fn only_balancing_that_a_virtual_ip_can_do_is_taken() {
             balance,
             ..spec.clone()
         };
-        Command::UpdateService {
+        Command::Service(ServiceCommand::Update {
             service: "web".to_owned(),
             spec,
             version,
             force: false,
-        }
+        })
     };
     cluster.refuse(update(Balance {
         scheduler: Scheduler::Lc,
@@ -388,15 +388,15 @@ fn a_service_tells_who_is_balanced_otherwise_than_it_asks_for() {
         shown[1].starts_with("callers at its published ports are balanced by wrr: "),
         "{shown:?}"
     );
-    cluster.apply(Command::SetBalancer {
+    cluster.apply(Command::Node(NodeCommand::SetBalancer {
         node: "h2".to_owned(),
         balancer: Engine::Nftables,
-    });
+    }));
     assert!(notes(&cluster, "counts")[0].starts_with("clients on h1, h2 are"));
-    cluster.apply(Command::SetBalancer {
+    cluster.apply(Command::Node(NodeCommand::SetBalancer {
         node: "h2".to_owned(),
         balancer: Engine::Auto,
-    });
+    }));
     cluster.say_capable(1, &[Capability::Ipvs]);
     assert_eq!(notes(&cluster, "counts"), Vec::<String>::new());
 }

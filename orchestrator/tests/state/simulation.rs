@@ -121,7 +121,7 @@ impl Attach {
             publish: self.port.map(port).into_iter().collect(),
             ..ContainerTraits::default()
         };
-        Command::AttachContainer {
+        Command::Container(ContainerCommand::Attach {
             spec: Box::new(ContainerSpec {
                 ipv4: AddressWish {
                     wanted: self.wanted.0,
@@ -137,7 +137,7 @@ impl Attach {
                 traits: Some(traits),
                 ..spec(self.node, id, NETWORKS[self.net].0)
             }),
-        }
+        })
     }
 }
 
@@ -211,12 +211,12 @@ fn event() -> impl Strategy<Value = Event> {
 fn act(cluster: &mut Cluster, event: &Event, witness: &mut Witness) {
     let owned = |name: &str| name.to_owned();
     let command = match event.clone() {
-        Event::CreateNetwork(net) => Command::CreateNetwork {
+        Event::CreateNetwork(net) => Command::Network(NetworkCommand::Create {
             spec: attachable(net),
-        },
-        Event::RemoveNetwork(net) => Command::RemoveNetwork {
+        }),
+        Event::RemoveNetwork(net) => Command::Network(NetworkCommand::Remove {
             network: owned(NETWORKS[net].0),
-        },
+        }),
         Event::CreateService {
             name,
             replicas,
@@ -225,48 +225,48 @@ fn act(cluster: &mut Cluster, event: &Event, witness: &mut Witness) {
         } => {
             let networks: Vec<&str> = networks.iter().map(|net| NETWORKS[*net].0).collect();
             let spec = service(SERVICES[name], replicas, &networks);
-            Command::CreateService {
+            Command::Service(ServiceCommand::Create {
                 spec: ServiceSpec {
                     endpoint_mode: mode,
                     ..spec
                 },
-            }
+            })
         }
-        Event::Scale(name, replicas) => Command::ScaleService {
+        Event::Scale(name, replicas) => Command::Service(ServiceCommand::Scale {
             service: owned(SERVICES[name]),
             replicas,
-        },
-        Event::RemoveService(name) => Command::RemoveService {
+        }),
+        Event::RemoveService(name) => Command::Service(ServiceCommand::Remove {
             service: owned(SERVICES[name]),
-        },
+        }),
         Event::Update(name, env, policy, force) => {
             match update(cluster, SERVICES[name], env, policy, force) {
                 Some(update) => update,
                 None => return,
             }
         }
-        Event::Rollback(name) => Command::RollbackService {
+        Event::Rollback(name) => Command::Service(ServiceCommand::Rollback {
             service: owned(SERVICES[name]),
-        },
-        Event::ReplaceTask(name, slot) => Command::ReplaceTask {
+        }),
+        Event::ReplaceTask(name, slot) => Command::Task(TaskCommand::Replace {
             task: format!("{}.{slot}", SERVICES[name]),
-        },
-        Event::Status(node, status) => Command::SetNodeStatus {
+        }),
+        Event::Status(node, status) => Command::Node(NodeCommand::SetStatus {
             node: NodeId(node),
             status,
-        },
-        Event::Availability(node, availability) => Command::SetAvailability {
+        }),
+        Event::Availability(node, availability) => Command::Node(NodeCommand::SetAvailability {
             node: format!("h{node}"),
             availability,
-        },
-        Event::RemoveNode(node) => Command::RemoveNode { node: NodeId(node) },
-        Event::Admit(number) => Command::Admit {
+        }),
+        Event::RemoveNode(node) => Command::Node(NodeCommand::Remove { node: NodeId(node) }),
+        Event::Admit(number) => Command::Node(NodeCommand::Admit {
             node: node(number, Role::Worker),
-        },
+        }),
         Event::Attach(attach) => attach.command(),
-        Event::Detach(node, id) => Command::DetachContainers {
+        Event::Detach(node, id) => Command::Container(ContainerCommand::Detach {
             keys: vec![key(node, CONTAINERS[id])],
-        },
+        }),
         Event::Pass(time) => return cluster.now += time,
         Event::Agent(node, connections) => return catch_up(cluster, node, connections, witness),
         Event::End(node, which, end) => return end_one(cluster, node, which, end),
@@ -297,12 +297,12 @@ fn update(
     };
     let Runtime::Exec { env: variables, .. } = &mut spec.task.runtime;
     variables.insert("E".to_owned(), env.to_string());
-    Some(Command::UpdateService {
+    Some(Command::Service(ServiceCommand::Update {
         service: name.to_owned(),
         spec,
         version: known.version,
         force,
-    })
+    }))
 }
 
 /// Sees that no task that takes traffic is asked to stop before that loses nothing.
@@ -318,14 +318,15 @@ struct Witness {
 
 impl Witness {
     fn send(&mut self, cluster: &mut Cluster, command: Command) {
-        use Command::{CreateTask, DrainTask, ReplaceTask, SetDesired, WithdrawTask};
         let speaks_of_tasks = matches!(
             command,
-            CreateTask { .. }
-                | DrainTask { .. }
-                | ReplaceTask { .. }
-                | SetDesired { .. }
-                | WithdrawTask { .. }
+            Command::Task(
+                TaskCommand::Create { .. }
+                    | TaskCommand::Drain { .. }
+                    | TaskCommand::Replace { .. }
+                    | TaskCommand::SetDesired { .. }
+                    | TaskCommand::Withdraw { .. }
+            )
         );
         if !speaks_of_tasks {
             return drop(cluster.send(command));
@@ -543,9 +544,9 @@ fn check_view(view: &NodeConfig) {
 /// All nodes are back and all waits are over.
 fn heal(cluster: &mut Cluster) {
     for number in 1..=NODES {
-        cluster.apply(Command::Admit {
+        cluster.apply(Command::Node(NodeCommand::Admit {
             node: node(number, Role::Worker),
-        });
+        }));
         cluster.set_status(number, NodeStatus::Ready);
         cluster.set_availability(number, Availability::Active);
     }
@@ -595,10 +596,10 @@ proptest! {
         cluster.converge();
         prop_assert_eq!(services(&cluster), vec![]);
         for node in 1..=NODES {
-            cluster.apply(Command::DetachContainers { keys: CONTAINERS.map(|id| key(node, id)).to_vec() });
+            cluster.apply(Command::Container(ContainerCommand::Detach { keys: CONTAINERS.map(|id| key(node, id)).to_vec() }));
         }
         for (name, _) in NETWORKS {
-            drop(cluster.send(Command::RemoveNetwork { network: name.to_owned() }));
+            drop(cluster.send(Command::Network(NetworkCommand::Remove { network: name.to_owned() })));
         }
         prop_assert_eq!(cluster.state.ledger().leases().count(), 0);
     }
@@ -613,11 +614,11 @@ proptest! {
         let mut replica = State::default();
         for (position, entry) in cluster.log.iter().enumerate() {
             if position == cut {
-                let restored = State::restore(&replica.snapshot()).unwrap();
+                let restored = State::restore(&replica.snapshot(), Level::NEWEST).unwrap();
                 prop_assert_eq!(&restored, &replica);
                 replica = restored;
             }
-            replica.apply(position as u64 + 1, entry.clone()).ok();
+            let _applied = replica.apply(position as u64 + 1, entry.clone());
         }
         prop_assert_eq!(replica.snapshot(), cluster.state.snapshot());
     }

@@ -101,7 +101,7 @@ fn a_removed_nodes_tasks_are_orphaned_and_replaced() {
     let mut cluster = Cluster::with_network(2);
     cluster.create_service(service("web", 2, &["net"]));
     cluster.converge();
-    cluster.apply(Command::RemoveNode { node: NodeId(2) });
+    cluster.apply(Command::Node(NodeCommand::Remove { node: NodeId(2) }));
     cluster.converge();
     assert_eq!(running_on(&cluster, "web"), spread(&[("h1", 2)]));
     assert!(
@@ -122,10 +122,10 @@ fn a_drained_node_is_emptied_and_a_successor_waits_for_its_predecessor() {
     cluster.drain();
     let new = cluster.task("web.1");
     assert_eq!((new.state, new.node_id), (TaskState::Pending, None));
-    let early = Command::AssignTask {
+    let early = Command::Task(TaskCommand::Assign {
         task: new.id,
         node: NodeId(2),
-    };
+    });
     assert_eq!(cluster.refuse(early).kind, Kind::Precondition);
     cluster.word(&old, TaskState::Shutdown);
     cluster.settle();
@@ -298,7 +298,7 @@ fn the_target_of_a_task_only_moves_forward() {
     cluster.create_service(service("web", 1, &["net"]));
     cluster.converge();
     let task = cluster.task("web.1").id;
-    let set = |desired| Command::SetDesired { task, desired };
+    let set = |desired| Command::Task(TaskCommand::SetDesired { task, desired });
     assert_eq!(
         cluster.refuse(set(TaskState::Remove)).kind,
         Kind::Precondition,
@@ -309,9 +309,9 @@ fn the_target_of_a_task_only_moves_forward() {
         Kind::Precondition,
         "it takes traffic"
     );
-    cluster.apply(Command::ReplaceTask {
+    cluster.apply(Command::Task(TaskCommand::Replace {
         task: "web.1".to_owned(),
-    });
+    }));
     cluster.drain();
     for desired in [TaskState::Running, TaskState::Shutdown, TaskState::Failed] {
         assert_eq!(cluster.refuse(set(desired)).kind, Kind::Precondition);
@@ -325,28 +325,28 @@ fn commands_of_an_outdated_step_are_refused() {
     cluster.converge();
     let task = cluster.task("web.1").id;
     for command in [
-        Command::CreateTask {
+        Command::Task(TaskCommand::Create {
             service: web,
             slot: 1,
-        },
-        Command::CreateTask {
+        }),
+        Command::Task(TaskCommand::Create {
             service: web,
             slot: 2,
-        },
-        Command::AssignTask {
+        }),
+        Command::Task(TaskCommand::Assign {
             task,
             node: NodeId(1),
-        },
-        Command::AssignTask {
+        }),
+        Command::Task(TaskCommand::Assign {
             task: TaskId(7),
             node: NodeId(1),
-        },
-        Command::RemoveTask { task },
-        Command::PurgeService { service: web },
-        Command::ReleaseSlot {
+        }),
+        Command::Task(TaskCommand::Remove { task }),
+        Command::Service(ServiceCommand::Purge { service: web }),
+        Command::Service(ServiceCommand::ReleaseSlot {
             service: web,
             slot: 1,
-        },
+        }),
     ] {
         assert_eq!(cluster.refuse(command).kind, Kind::Precondition);
     }
@@ -380,17 +380,17 @@ fn a_task_that_waits_is_not_placed_once_its_service_is_being_removed() {
     let commands = cluster.state.step(cluster.now);
     assert_eq!(
         commands,
-        [Command::SetDesired {
+        [Command::Task(TaskCommand::SetDesired {
             task,
             desired: TaskState::Remove
-        }]
+        })]
     );
     assert_eq!(
         cluster
-            .refuse(Command::AssignTask {
+            .refuse(Command::Task(TaskCommand::Assign {
                 task,
                 node: NodeId(1)
-            })
+            }))
             .kind,
         Kind::Precondition
     );

@@ -29,12 +29,12 @@ fn change(cluster: &Cluster, value: &str, force: bool) -> Command {
     } = cluster.service("web");
     let Runtime::Exec { env, .. } = &mut spec.task.runtime;
     env.insert("V".to_owned(), value.to_owned());
-    Command::UpdateService {
+    Command::Service(ServiceCommand::Update {
         service: "web".to_owned(),
         spec,
         version,
         force,
-    }
+    })
 }
 
 fn update(cluster: &mut Cluster, value: &str) {
@@ -199,9 +199,9 @@ fn new_tasks_that_fail_pause_the_update_and_a_rollback_leaves_the_old_ones_alone
         untouched,
         ["web.2", "web.3"].map(|name| cluster.task(name).id)
     );
-    cluster.apply(Command::RollbackService {
+    cluster.apply(Command::Service(ServiceCommand::Rollback {
         service: "web".to_owned(),
-    });
+    }));
     watch(&mut cluster, "bad");
     assert_eq!(serving(&cluster, "bad"), (3, 0));
     assert_eq!(
@@ -260,12 +260,12 @@ fn only_what_differs_is_replaced_unless_it_is_forced() {
     spec.labels.insert("note".to_owned(), "x".to_owned());
     spec.replicas = 3;
     let web = "web".to_owned();
-    cluster.apply(Command::UpdateService {
+    cluster.apply(Command::Service(ServiceCommand::Update {
         service: web,
         spec,
         version,
         force: false,
-    });
+    }));
     cluster.converge();
     assert_eq!(cluster.tasks("web")[..2], before[..]);
     assert_eq!(cluster.service("web").running, 3);
@@ -327,17 +327,17 @@ fn what_a_service_is_bound_to_cannot_be_updated() {
             ..spec
         },
     ] {
-        let command = Command::UpdateService {
+        let command = Command::Service(ServiceCommand::Update {
             service: "web".to_owned(),
             spec: other,
             version,
             force: false,
-        };
+        });
         assert_eq!(cluster.refuse(command).kind, Kind::Invalid);
     }
-    let never = Command::RollbackService {
+    let never = Command::Service(ServiceCommand::Rollback {
         service: "web".to_owned(),
-    };
+    });
     assert!(cluster.refuse(never).cause.contains("never been updated"));
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use api::{InitRequest, JoinRequest, LeaveRequest, Standing};
-use model::{Command, Role, Secret, TokenInfo};
+use model::{ClusterCommand, Command, Role, Secret, TokenInfo};
 
 use super::address;
 use crate::{
@@ -81,10 +81,10 @@ pub async fn leave(daemon: &Daemon, force: bool) -> Result<u8> {
 pub async fn token(daemon: &Daemon, role: Role, rotate: bool, quiet: bool) -> Result<u8> {
     if rotate {
         daemon
-            .propose(Command::RotateToken {
+            .propose(Command::Cluster(ClusterCommand::RotateToken {
                 role,
                 secret: Secret::new(rand::random()),
-            })
+            }))
             .await?;
     }
     let token = daemon.token(role).await?;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use model::{
-    Command, EndpointInfo, Kind, NetworkInfo, NetworkSpec, Outcome, Query, Refusal, Subnet,
-    SubnetLease, SubnetSpec,
+    Command, EndpointInfo, KeysCommand, Kind, NetworkCommand, NetworkInfo, NetworkSpec, Outcome,
+    Query, Refusal, Subnet, SubnetLease, SubnetSpec,
 };
 
 use super::{collect, each, peers::peers, verify::verify};
@@ -42,7 +42,7 @@ pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
             Ok(code)
         }
         NetworkVerb::RotateKey => {
-            daemon.propose(Command::RotateKeys).await?;
+            daemon.propose(Command::Keys(KeysCommand::Rotate)).await?;
             Ok(0)
         }
         NetworkVerb::Verify { networks, output } => verify(daemon, &networks, output).await,
@@ -52,9 +52,9 @@ pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
 
 async fn create(daemon: &Daemon, create: NetworkCreate) -> Result<u8> {
     if let Outcome::Network(id) = daemon
-        .propose(Command::CreateNetwork {
+        .propose(Command::Network(NetworkCommand::Create {
             spec: spec(create)?,
-        })
+        }))
         .await?
     {
         output::print(&id.to_string())?;
@@ -76,9 +76,9 @@ async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
 
 async fn rm(daemon: &Daemon, network: String) -> Result<()> {
     daemon
-        .propose(Command::RemoveNetwork {
+        .propose(Command::Network(NetworkCommand::Remove {
             network: network.clone(),
-        })
+        }))
         .await?;
     output::print(&network)
 }

@@ -1,7 +1,9 @@
 //! `node …`.
 
 use anyhow::Result;
-use model::{Availability, Command, Engine, Kind, NodeId, NodeInfo, NodeStatus, Query, Refusal};
+use model::{
+    Availability, Command, Engine, Kind, NodeCommand, NodeId, NodeInfo, NodeStatus, Query, Refusal,
+};
 
 use super::{collect, each, task};
 use crate::{
@@ -88,18 +90,18 @@ async fn update(
     let NodeInfo { id, hostname, .. } = one(daemon, node).await?;
     if let Some(balancer) = balancer {
         daemon
-            .propose(Command::SetBalancer {
+            .propose(Command::Node(NodeCommand::SetBalancer {
                 node: id.to_string(),
                 balancer,
-            })
+            }))
             .await?;
     }
     if let Some(availability) = availability {
         daemon
-            .propose(Command::SetAvailability {
+            .propose(Command::Node(NodeCommand::SetAvailability {
                 node: id.to_string(),
                 availability,
-            })
+            }))
             .await?;
     }
     output::print(&hostname)?;
@@ -121,7 +123,7 @@ async fn rm(daemon: &Daemon, name: String, force: bool) -> Result<()> {
         .into());
     }
     daemon
-        .propose(Command::RemoveNode { node: node.id })
+        .propose(Command::Node(NodeCommand::Remove { node: node.id }))
         .await?;
     output::print(&name)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Result;
 use model::{
     Balance, Command, DnsConfig, Kind, Outcome, PublishSpec, Query, Refusal, RestartPolicy,
-    Runtime, ServiceInfo, ServiceSpec, Subnet, TaskId, TaskSpec,
+    Runtime, ServiceCommand, ServiceInfo, ServiceSpec, Subnet, TaskId, TaskSpec,
 };
 
 use super::{collect, convergence, each, is_not_found, logs, task, traffic, update};
@@ -80,9 +80,9 @@ async fn create(daemon: &Daemon, create: ServiceCreate) -> Result<u8> {
     let (name, watched) = (create.name.clone(), !create.detach && !create.quiet);
     let detach = create.detach || create.external;
     if let Outcome::Service(id) = daemon
-        .propose(Command::CreateService {
+        .propose(Command::Service(ServiceCommand::Create {
             spec: spec(create)?,
-        })
+        }))
         .await?
     {
         output::print(&id.to_string())?;
@@ -135,10 +135,10 @@ async fn scale(daemon: &Daemon, scales: Vec<Scale>, detach: bool) -> Result<u8> 
 async fn scale_one(daemon: &Daemon, service: &str, replicas: u32) -> Result<BTreeSet<TaskId>> {
     let past = convergence::past(daemon, service).await?;
     daemon
-        .propose(Command::ScaleService {
+        .propose(Command::Service(ServiceCommand::Scale {
             service: service.to_owned(),
             replicas,
-        })
+        }))
         .await?;
     output::print(&format!("{service} scaled to {replicas}"))?;
     Ok(past)
@@ -148,9 +148,9 @@ async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
     // By id: another service may take the name as soon as it is free.
     let found = daemon.services(Query::Service(name.clone())).await?;
     daemon
-        .propose(Command::RemoveService {
+        .propose(Command::Service(ServiceCommand::Remove {
             service: name.clone(),
-        })
+        }))
         .await?;
     if !detach {
         for service in found {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use model::{Command, Query, TaskInfo};
+use model::{Command, Query, TaskCommand, TaskInfo};
 
 use super::{each, is_not_found};
 use crate::{
@@ -26,9 +26,9 @@ async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
     // By id: the name passes to the next run.
     for found in daemon.tasks(Query::Task(name.clone())).await? {
         daemon
-            .propose(Command::ReplaceTask {
+            .propose(Command::Task(TaskCommand::Replace {
                 task: found.id.to_string(),
-            })
+            }))
             .await?;
         while !detach && !has_ended(daemon, &found).await? {
             tokio::time::sleep(PAUSE).await;

@@ -1,7 +1,9 @@
 //! `service update` and `service rollback`: what is given changes, everything else stays.
 
 use anyhow::Result;
-use model::{Command, HealthCheck, Kind, Query, Refusal, Runtime, ServiceInfo, ServiceSpec};
+use model::{
+    Command, HealthCheck, Kind, Query, Refusal, Runtime, ServiceCommand, ServiceInfo, ServiceSpec,
+};
 
 use super::{convergence, reach};
 use crate::{
@@ -20,12 +22,12 @@ pub async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
     let past = convergence::past(daemon, &service.name).await?;
     let (force, detach, watched) = (change.force, change.detach, !change.quiet);
     let spec = changed(service.spec, change)?;
-    let command = Command::UpdateService {
+    let command = Command::Service(ServiceCommand::Update {
         service: service.id.to_string(),
         spec,
         version: service.version,
         force,
-    };
+    });
     daemon.propose(command).await?;
     output::print(&service.name)?;
     if detach {
@@ -40,9 +42,9 @@ pub async fn rollback(daemon: &Daemon, name: &str, detach: bool, quiet: bool) ->
     let service = one(daemon, name).await?;
     let past = convergence::past(daemon, &service.name).await?;
     daemon
-        .propose(Command::RollbackService {
+        .propose(Command::Service(ServiceCommand::Rollback {
             service: service.id.to_string(),
-        })
+        }))
         .await?;
     output::print(&service.name)?;
     if detach {

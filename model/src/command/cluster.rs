@@ -1,0 +1,48 @@
+//! Commands on the cluster as a whole.
+
+use serde::{Deserialize, Serialize};
+
+use super::Issuer;
+use crate::{Authority, Level, Node, Role, Secret};
+
+/// Changes the cluster as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+pub enum ClusterCommand {
+    /// The first entry of a cluster: its authority and its first manager. Refused ever after.
+    #[serde(rename = "bootstrap")]
+    Bootstrap {
+        /// What admits further nodes.
+        authority: Authority,
+        /// The first manager.
+        node: Node,
+        /// UDP port of the tunnels; encrypted ones take the next.
+        data_path_port: u16,
+    },
+    /// The secret of one join token is replaced; the old token is refused from now on.
+    #[serde(rename = "rotate_token")]
+    RotateToken {
+        /// Whose token.
+        role: Role,
+        /// The new secret.
+        secret: Secret,
+    },
+    /// The cluster goes up to this level, the one after its own: every member knows it.
+    #[serde(rename = "raise_level")]
+    RaiseLevel {
+        /// The new level.
+        level: Level,
+    },
+}
+
+impl ClusterCommand {
+    /// What the commands are called in JSON, in the field `kind`.
+    pub(super) const KINDS: &[&str] = &["bootstrap", "rotate_token", "raise_level"];
+
+    pub(super) fn issuer(&self) -> Issuer {
+        match self {
+            Self::Bootstrap { .. } | Self::RaiseLevel { .. } => Issuer::Leader,
+            Self::RotateToken { .. } => Issuer::Person,
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What the replicated log carries, and what comes back.
+
+mod batch;
+mod cluster;
+mod container;
+mod keys;
+mod network;
+mod node;
+mod service;
+mod task;
+
+pub use batch::Batch;
+pub use cluster::ClusterCommand;
+pub use container::ContainerCommand;
+pub use keys::KeysCommand;
+pub use network::NetworkCommand;
+pub use node::NodeCommand;
+pub use service::ServiceCommand;
+pub use task::TaskCommand;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde_json::Value;
+
+use crate::{
+    Capability, Container, EpochKey, Level, Millis, NetworkId, NodeId, Refusal, ServiceId, Spi,
+    Subnet, TaskId, TaskState,
+};
+
+/// Names one request of one caller. The same id sent again gets the first answer again and changes
+/// nothing, so a caller that lost its leader half-way may simply ask once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// A command as the leader took it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Whose request this is.
+    pub request: RequestId,
+    /// The leader's clock when it took the request.
+    pub now: Millis,
+    /// 256 random bits of the leader's, where the command makes keys: state has no chance of its
+    /// own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<EpochKey>,
+    /// What to change.
+    pub command: Command,
+}
+
+/// What an agent says of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// The task.
+    pub task: TaskId,
+    /// Where it stands.
+    pub state: TaskState,
+    /// Why, where there is something to say.
+    pub message: String,
+    /// Exit code once it has ended.
+    pub exit_code: Option<i32>,
+    /// Connections that it still serves; said while it drains.
+    pub connections: Option<u32>,
+    /// Its health check has failed for good: it is being ended, and nothing new is to be led to it.
+    pub unhealthy: bool,
+}
+
+impl TaskReport {
+    /// A task that stands there, with nothing else to say.
+    pub fn new(task: TaskId, state: TaskState) -> Self {
+        Self {
+            task,
+            state,
+            message: String::new(),
+            exit_code: None,
+            connections: None,
+            unhealthy: false,
+        }
+    }
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Who speaks.
+    pub node: NodeId,
+    /// The generation of its view that its kernel has.
+    pub applied: u64,
+    /// What its kernel refused.
+    pub failures: Vec<String>,
+    /// Its tasks whose status has changed.
+    pub tasks: Vec<TaskReport>,
+    /// What its kernel can do, of what networks may ask for.
+    pub capabilities: BTreeSet<Capability>,
+    /// Associations, with these peers and of either direction, that its kernel has lost (see
+    /// [`crate::Association`]): others take their place.
+    pub lost: BTreeSet<(NodeId, Spi)>,
+    /// The prefixes that links of its own are on: those of no overlay may be.
+    pub on_link: BTreeSet<Subnet>,
+}
+
+impl NodeReport {
+    /// A node that has this generation and nothing else to say.
+    pub fn new(node: NodeId, applied: u64) -> Self {
+        let (failures, tasks, lost, on_link) =
+            (Vec::new(), Vec::new(), BTreeSet::new(), BTreeSet::new());
+        Self {
+            node,
+            applied,
+            failures,
+            tasks,
+            capabilities: BTreeSet::new(),
+            lost,
+            on_link,
+        }
+    }
+}
+
+/// Who may issue a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Issuer {
+    /// An operator, on any member.
+    Person,
+    /// A host, on behalf of these nodes: itself, and no other. Empty where the command speaks for
+    /// no node.
+    Host(Vec<NodeId>),
+    /// The leader alone: no member may propose it.
+    Leader,
+}
+
+macro_rules! commands {
+    ($($(#[doc = $doc:literal])* $noun:ident($command:ident),)*) => {
+        /// One replicated change, by the noun that it changes.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+        #[serde(untagged)]
+        pub enum Command {
+            $($(#[doc = $doc])* $noun($command),)*
+        }
+
+        impl Command {
+            /// Who may issue it.
+            pub fn issuer(&self) -> Issuer {
+                match self {
+                    $(Self::$noun(command) => command.issuer(),)*
+                }
+            }
+
+            /// What all commands are called in JSON, in the field `kind`.
+            pub fn kinds() -> impl Iterator<Item = &'static str> {
+                [$($command::KINDS),*].into_iter().flatten().copied()
+            }
+
+            fn read(kind: &str, value: Value) -> serde_json::Result<Self> {
+                $(if $command::KINDS.contains(&kind) {
+                    return $command::deserialize(value).map(Self::$noun);
+                })*
+                Err(serde::de::Error::custom(format!("{kind:?} is no command that is known here")))
+            }
+        }
+
+        $(impl From<$command> for Command {
+            fn from(command: $command) -> Self {
+                Self::$noun(command)
+            }
+        })*
+    };
+}
+
+commands! {
+    /// Of the cluster as a whole.
+    Cluster(ClusterCommand),
+    /// Of a node.
+    Node(NodeCommand),
+    /// Of the keys of encrypted networks.
+    Keys(KeysCommand),
+    /// Of a network.
+    Network(NetworkCommand),
+    /// Of a service.
+    Service(ServiceCommand),
+    /// Of a task.
+    Task(TaskCommand),
+    /// Of an interface of a container.
+    Container(ContainerCommand),
+}
+
+/// In JSON all commands are one list, told apart by `kind`: which noun they belong to is a matter
+/// of this code, not of the log.
+impl<'de> Deserialize<'de> for Command {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(from)?;
+        let kind = value.get("kind").and_then(Value::as_str).map(str::to_owned);
+        let kind = kind.ok_or_else(|| D::Error::missing_field("kind"))?;
+        Self::read(&kind, value).map_err(D::Error::custom)
+    }
+}
+
+impl Command {
+    /// Whether the leader must add random bits to its entry.
+    pub fn needs_chance(&self) -> bool {
+        match self {
+            Self::Keys(KeysCommand::Rotate) => true,
+            Self::Network(NetworkCommand::Create { spec }) => spec.encrypted,
+            _ => false,
+        }
+    }
+
+    /// The level that a cluster must have reached for this command to mean something in it.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Cluster(ClusterCommand::RaiseLevel { level }) => *level,
+            _ => Level::FIRST,
+        }
+    }
+}
+
+/// What an applied command made or changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "id", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Nothing to name.
+    Done,
+    /// This node.
+    Node(NodeId),
+    /// This network.
+    Network(NetworkId),
+    /// This service.
+    Service(ServiceId),
+    /// This task.
+    Task(TaskId),
+    /// This interface of a container, as it is now.
+    Container(Box<Container>),
+}
+
+/// The state machine's answer: the same on every manager.
+pub type Response = Result<Outcome, Refusal>;

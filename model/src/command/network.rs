@@ -1,0 +1,45 @@
+//! Commands on networks.
+
+use serde::{Deserialize, Serialize};
+
+use super::Issuer;
+use crate::NetworkSpec;
+
+/// Changes a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+pub enum NetworkCommand {
+    /// The user makes a network.
+    #[serde(rename = "create_network")]
+    Create {
+        /// What is asked for.
+        spec: NetworkSpec,
+    },
+    /// The user removes a network that nothing uses.
+    #[serde(rename = "remove_network")]
+    Remove {
+        /// Name or id.
+        network: String,
+    },
+    /// The engine tells how a network is called that was made without a name. Refused for any
+    /// other.
+    #[serde(rename = "name_network")]
+    Name {
+        /// Name or id.
+        network: String,
+        /// The name.
+        name: String,
+    },
+}
+
+impl NetworkCommand {
+    /// What the commands are called in JSON, in the field `kind`.
+    pub(super) const KINDS: &[&str] = &["create_network", "remove_network", "name_network"];
+
+    pub(super) fn issuer(&self) -> Issuer {
+        match self {
+            Self::Create { .. } | Self::Remove { .. } => Issuer::Person,
+            Self::Name { .. } => Issuer::Host(Vec::new()),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Commands on nodes.
+
+use serde::{Deserialize, Serialize};
+
+use super::Issuer;
+use crate::{Availability, Engine, Node, NodeId, NodeReport, NodeStatus};
+
+/// Changes a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+pub enum NodeCommand {
+    /// A node has been given a certificate. The same node again changes its address.
+    #[serde(rename = "admit")]
+    Admit {
+        /// The node.
+        node: Node,
+    },
+    /// The leader hears from a node, or no longer does.
+    #[serde(rename = "set_node_status")]
+    SetStatus {
+        /// The node.
+        node: NodeId,
+        /// Its status.
+        status: NodeStatus,
+    },
+    /// The user opens or closes a node to the scheduler.
+    #[serde(rename = "set_availability")]
+    SetAvailability {
+        /// Name or id.
+        node: String,
+        /// The new availability.
+        availability: Availability,
+    },
+    /// The user chooses what translates virtual IPs on a node.
+    #[serde(rename = "set_balancer")]
+    SetBalancer {
+        /// Name or id.
+        node: String,
+        /// What is to do it.
+        balancer: Engine,
+    },
+    /// A node has left: its tasks are replaced, its record goes.
+    #[serde(rename = "remove_node")]
+    Remove {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node's word on itself and its tasks.
+    #[serde(rename = "report")]
+    Report(NodeReport),
+}
+
+impl NodeCommand {
+    /// What the commands are called in JSON, in the field `kind`.
+    pub(super) const KINDS: &[&str] = &[
+        "admit",
+        "set_node_status",
+        "set_availability",
+        "set_balancer",
+        "remove_node",
+        "report",
+    ];
+
+    pub(super) fn issuer(&self) -> Issuer {
+        match self {
+            Self::Admit { .. } | Self::SetStatus { .. } => Issuer::Leader,
+            Self::Report(report) => Issuer::Host(vec![report.node]),
+            Self::SetAvailability { .. } | Self::SetBalancer { .. } | Self::Remove { .. } => {
+                Issuer::Person
+            }
+        }
+    }
+}

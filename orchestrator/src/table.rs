@@ -1,0 +1,142 @@
+//! One kind of the state's records, which notes what becomes of them, so that `apply` can say what
+//! it changed.
+
+use std::{collections::BTreeMap, ops::Deref};
+
+use model::Fate;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Records by id. Reads like a map; each way to write notes the record that it is given.
+#[derive(Clone, Debug)]
+pub(crate) struct Table<K, V> {
+    records: BTreeMap<K, V>,
+    /// What has become of records since [`Table::take_changes`]. No part of the state.
+    changes: BTreeMap<K, Fate>,
+}
+
+impl<K: Copy + Ord, V> Table<K, V> {
+    /// A record to be changed.
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        let record = self.records.get_mut(key)?;
+        self.changes.entry(*key).or_insert(Fate::Changed);
+        Some(record)
+    }
+
+    /// Puts a record in place of what may be there.
+    pub(crate) fn insert(&mut self, key: K, record: V) {
+        let fate = match self.records.insert(key, record) {
+            Some(_) => Fate::Changed,
+            None => Fate::Made,
+        };
+        self.note(key, fate);
+    }
+
+    /// Takes a record away.
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        let record = self.records.remove(key)?;
+        self.note(*key, Fate::Removed);
+        Some(record)
+    }
+
+    /// Changes each record that is meant.
+    pub(crate) fn change_where(
+        &mut self,
+        is_meant: impl Fn(&V) -> bool,
+        mut change: impl FnMut(&mut V),
+    ) {
+        for (key, record) in &mut self.records {
+            if is_meant(record) {
+                change(record);
+                self.changes.entry(*key).or_insert(Fate::Changed);
+            }
+        }
+    }
+
+    /// What has become of records since this was asked last.
+    pub(crate) fn take_changes(&mut self) -> BTreeMap<K, Fate> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// A record that was made and then changed was made; one that was removed and then made again
+    /// has changed; one that was made and then removed is not worth a word.
+    fn note(&mut self, key: K, fate: Fate) {
+        let fate = match (self.changes.remove(&key), fate) {
+            (Some(Fate::Made), Fate::Removed) => return,
+            (Some(Fate::Made), Fate::Changed) => Fate::Made,
+            (Some(Fate::Removed), Fate::Made) => Fate::Changed,
+            (_, fate) => fate,
+        };
+        self.changes.insert(key, fate);
+    }
+}
+
+impl<K, V> Deref for Table<K, V> {
+    type Target = BTreeMap<K, V>;
+
+    fn deref(&self) -> &BTreeMap<K, V> {
+        &self.records
+    }
+}
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self {
+            records: BTreeMap::new(),
+            changes: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K: Ord, V: PartialEq> PartialEq for Table<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.records == other.records
+    }
+}
+
+impl<K: Ord, V: Eq> Eq for Table<K, V> {}
+
+impl<K: Serialize, V: Serialize> Serialize for Table<K, V> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.records.serialize(to)
+    }
+}
+
+impl<'de, K: Deserialize<'de> + Ord, V: Deserialize<'de>> Deserialize<'de> for Table<K, V> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Self {
+            records: BTreeMap::deserialize(from)?,
+            changes: BTreeMap::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_say_what_became_of_each_record() {
+        let mut table: Table<u64, &str> = Table::default();
+        table.insert(1, "made");
+        table.insert(2, "made and removed");
+        table.insert(3, "made and changed");
+        table.remove(&2);
+        table.get_mut(&3);
+        let expected = BTreeMap::from([(1, Fate::Made), (3, Fate::Made)]);
+        assert_eq!(table.take_changes(), expected);
+        table.get_mut(&1);
+        table.get_mut(&9);
+        table.remove(&3);
+        let expected = BTreeMap::from([(1, Fate::Changed), (3, Fate::Removed)]);
+        assert_eq!(table.take_changes(), expected);
+        table.remove(&1);
+        table.insert(1, "made again");
+        table.insert(4, "made");
+        table.change_where(
+            |record| record.contains("again"),
+            |record| *record = "changed",
+        );
+        let expected = BTreeMap::from([(1, Fate::Changed), (4, Fate::Made)]);
+        assert_eq!(table.take_changes(), expected);
+    }
+}

@@ -1,0 +1,191 @@
+//! Logs and snapshots of every level are read, and replay to the state that the version of their
+//! time came to.
+//!
+//! `tests/records/LEVEL/NN.log` holds one entry of the log a line, `digests` the SHA-256 of the
+//! snapshot after each, and `snapshot.json` one snapshot. Those of a level never change once it has
+//! been released. Those of the newest level are made, from the logs of the first, by
+//! `WRITE_RECORDS=1 cargo nextest run -p orchestrator records`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use model::*;
+use orchestrator::State;
+use sha2::{Digest, Sha256};
+
+/// How many commands of a log share an entry in the records that are made here.
+const BATCH: usize = 5;
+
+fn records(level: Level) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/records")
+        .join(level.to_string())
+}
+
+fn levels() -> impl Iterator<Item = Level> {
+    (0..=Level::NEWEST.0).map(Level)
+}
+
+/// The logs of a level by file name.
+fn logs(level: Level) -> BTreeMap<String, Vec<Batch>> {
+    let files = fs::read_dir(records(level)).unwrap().map(Result::unwrap);
+    let mut logs = BTreeMap::new();
+    for path in files.map(|file| file.path()) {
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let text = fs::read_to_string(&path).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let read = |line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{name}: {error}: {line}"))
+            };
+            let batches = text.lines().map(read).collect();
+            logs.insert(name, batches);
+        }
+    }
+    logs
+}
+
+fn replay(log: &[Batch]) -> State {
+    let mut state = State::default();
+    for (index, batch) in (1..).zip(log) {
+        for entry in &batch.entries {
+            let _refused_or_not = state.apply(index, entry.clone());
+        }
+    }
+    state
+}
+
+fn digest(state: &State) -> String {
+    let digest = Sha256::digest(state.snapshot());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A log of the first level as it is in a cluster that goes up to `level` after its first entry.
+fn raised(log: &[Batch], level: Level) -> Vec<Batch> {
+    let mut entries = log.iter().flat_map(|batch| batch.entries.clone());
+    let first = entries.next().unwrap();
+    let now = first.now;
+    let raise = |level: Level| Batch {
+        level,
+        entries: vec![Entry {
+            request: RequestId(u64::MAX - u64::from(level.0)),
+            now,
+            chance: None,
+            command: ClusterCommand::RaiseLevel { level }.into(),
+        }],
+    };
+    let start = Batch {
+        level: Level::FIRST,
+        entries: vec![first],
+    };
+    let raises = (1..=level.0).map(|level| raise(Level(level)));
+    let mut log: Vec<Batch> = [start].into_iter().chain(raises).collect();
+    let rest: Vec<Entry> = entries.collect();
+    log.extend(rest.chunks(BATCH).map(|entries| Batch {
+        level,
+        entries: entries.to_vec(),
+    }));
+    log
+}
+
+fn write(level: Level) {
+    let place = records(level);
+    fs::create_dir_all(&place).unwrap();
+    let mut digests = String::new();
+    let mut largest = Vec::new();
+    for (name, log) in logs(Level::FIRST) {
+        let log = raised(&log, level);
+        let lines = log
+            .iter()
+            .map(|batch| serde_json::to_string(batch).unwrap() + "\n");
+        fs::write(place.join(&name), lines.collect::<String>()).unwrap();
+        let state = replay(&log);
+        digests += &format!("{}  {name}\n", digest(&state));
+        largest = largest.max(state.snapshot());
+    }
+    fs::write(place.join("digests"), digests).unwrap();
+    fs::write(place.join("snapshot.json"), largest).unwrap();
+}
+
+#[test]
+fn logs_of_every_level_replay_to_the_same_digest() {
+    if std::env::var_os("WRITE_RECORDS").is_some() {
+        write(Level::NEWEST);
+    }
+    for level in levels() {
+        let digests = fs::read_to_string(records(level).join("digests")).unwrap();
+        let logs = logs(level);
+        assert_eq!(digests.lines().count(), logs.len());
+        for line in digests.lines() {
+            let (expected, name) = line.split_once("  ").unwrap();
+            let state = replay(&logs[name]);
+            assert_eq!(state.level(), level);
+            assert_eq!(digest(&state), expected, "level {level}, {name}");
+        }
+    }
+}
+
+#[test]
+fn logs_of_every_level_are_written_as_they_were() {
+    for level in levels() {
+        for (name, batches) in logs(level) {
+            let text = fs::read_to_string(records(level).join(&name)).unwrap();
+            for (line, batch) in text.lines().zip(batches) {
+                assert_eq!(
+                    serde_json::to_string(&batch).unwrap(),
+                    line,
+                    "{level}/{name}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn snapshots_of_every_level_are_read_and_written_as_they_were() {
+    for level in levels() {
+        let bytes = fs::read(records(level).join("snapshot.json")).unwrap();
+        let state = State::restore(&bytes, Level::NEWEST).unwrap();
+        assert_eq!(state.level(), level);
+        assert_eq!(state.snapshot(), bytes, "level {level}");
+    }
+}
+
+#[test]
+fn records_of_each_level_hold_every_command_of_their_time() {
+    let kinds = |level| {
+        let entries = logs(level).into_values().flatten();
+        let commands = entries.flat_map(|batch| batch.entries);
+        let kind = |entry: Entry| {
+            let command = serde_json::to_value(&entry.command).unwrap();
+            command["kind"].as_str().unwrap().to_owned()
+        };
+        commands
+            .map(kind)
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(kinds(Level::FIRST).len(), 31);
+    let newest = kinds(Level::NEWEST);
+    for kind in Command::kinds() {
+        assert!(newest.contains(kind), "no record has the command {kind:?}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_later_level_is_refused() {
+    let bytes = level::seal(Level(9), b"what a later version writes".to_vec());
+    let refused = State::restore(&bytes, Level(8)).unwrap_err();
+    let text = "the snapshot is of level 9, and this netd knows levels up to 8";
+    assert_eq!(refused.to_string(), text);
+}
+
+#[test]
+fn levels_are_raised_one_at_a_time() {
+    let mut cluster = crate::fixture::Cluster::of(1);
+    for level in [Level::FIRST, Level::NEWEST, Level::NEWEST.next().next()] {
+        let refusal = cluster.refuse(ClusterCommand::RaiseLevel { level }.into());
+        assert_eq!(refusal.kind, Kind::Precondition);
+    }
+}

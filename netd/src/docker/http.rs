@@ -268,6 +268,7 @@ mod tests {
     fn plugin(directory: &Path) -> Plugin {
         let daemon = Arc::new(Daemon {
             options: Options {
+                known: model::Level::NEWEST,
                 directory: directory.to_owned(),
                 socket: directory.join("netd.sock"),
             },

@@ -133,7 +133,7 @@ fn variables_that_make_no_sense_are_named() {
 }
 
 #[test]
-fn a_configuration_that_is_none_is_refused_with_the_code_that_says_how() {
+fn malformed_configurations_are_refused_with_their_code() {
     let environment = environment(&[]).unwrap();
     for (input, code) in [
         ("", Code::Decoding),
@@ -263,7 +263,7 @@ fn an_interface_is_asked_for_with_all_that_runtimes_say_of_it() {
 }
 
 #[test]
-fn what_is_not_said_is_left_to_the_cluster() {
+fn unset_fields_are_left_to_the_cluster() {
     for changes in [
         json!({}),
         json!({ "runtimeConfig": null, "args": null, "prevResult": null, "ipam": {} }),
@@ -355,7 +355,7 @@ fn values_of_capabilities_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn fields_that_nothing_can_be_done_about_are_refused_with_key_and_value() {
+fn unsupported_fields_are_refused_with_key_and_value() {
     for (changes, words) in [
         (
             json!({ "runtimeConfig": { "ipRanges": [[{ "subnet": "10.1.0.0/16" }]] } }),
@@ -582,7 +582,7 @@ fn a_network_without_a_way_out_has_neither_gateway_nor_route() {
 }
 
 #[test]
-fn what_earlier_plugins_have_made_is_kept_and_extended() {
+fn results_of_earlier_plugins_are_kept_and_extended() {
     let mut before = previous();
     before["dns"] =
         json!({ "nameservers": ["10.1.0.1", "10.0.9.1"], "domain": "x", "search": ["a"] });
@@ -608,7 +608,7 @@ fn what_earlier_plugins_have_made_is_kept_and_extended() {
 }
 
 #[test]
-fn what_the_runtime_says_of_names_goes_before_what_the_configuration_says() {
+fn names_from_the_runtime_override_the_configuration() {
     let changes = json!({
         "dns": { "nameservers": ["1.1.1.1"], "domain": "d", "search": ["a"], "options": ["ndots:1"] },
         "runtimeConfig": { "dns": { "servers": ["10.0.0.10"], "searches": ["svc.cluster.local"] } },

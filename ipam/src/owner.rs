@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_owner_is_refused() {
+    fn malformed_owners_are_refused() {
         for text in [
             "",
             "gateway/",

@@ -909,7 +909,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_led_to_somebody_who_no_longer_answers_is_forgotten() {
+    fn only_connections_to_a_gone_task_are_forgotten() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let led = Led {
             subnets: vec!["10.0.9.0/24".parse().unwrap()],

@@ -254,7 +254,7 @@ mod tests {
     use crate::Protocol;
 
     #[test]
-    fn labels_of_ours_say_service_ports_and_aliases_and_those_of_others_nothing() {
+    fn our_labels_say_service_ports_and_aliases_and_others_nothing() {
         let mut traits = ContainerTraits::default();
         for (key, value) in
             CONTAINER_LABELS

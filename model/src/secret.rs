@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_refused() {
+    fn malformed_secrets_are_refused() {
         for text in ["", "0", &"z".repeat(25), &"A".repeat(25), &"0".repeat(26)] {
             assert_eq!(text.parse::<Secret>(), Err(SecretError), "{text}");
         }

@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_value_is_a_usage_error() {
+    fn malformed_values_are_usage_errors() {
         for line in [
             "swarmctl service create --name web",
             "swarmctl service create --name web --restart-delay 5x -- a",

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_daemon_that_dies_during_a_request_is_asked_again_under_the_same_request_id() {
+    async fn a_dead_daemon_is_asked_again_with_the_same_request_id() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("netd.sock");
         let (died, death) = oneshot::channel();

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_that_are_to_go_are_named_by_where_they_lead_or_by_both_ends() {
+    fn removed_ports_are_named_by_target_or_by_both_ends() {
         let there = ["8080:80", "8081:80", "80:80/udp", "8000-8010:80-90"]
             .map(|text| published(text).unwrap());
         for (text, meant) in [
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_published_port_is_refused_with_what_to_write() {
+    fn malformed_published_ports_are_refused_with_the_form() {
         for (text, hint) in [
             ("80", "PUBLISHED:TARGET"),
             ("80:0", "1 to 65535"),

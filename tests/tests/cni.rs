@@ -115,7 +115,7 @@ fn is_as_told(runtime: &Runtime<'_>, pod: Pod<'_>, result: &Value) {
 }
 
 #[test]
-fn an_interface_is_as_the_result_says_in_every_version_and_gone_after_del() {
+fn an_interface_matches_its_result_in_every_version() {
     let lab = lab(1);
     for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let (runtime, pod) = (
@@ -190,7 +190,7 @@ fn an_interface_is_as_the_result_says_in_every_version_and_gone_after_del() {
 }
 
 #[test]
-fn what_runtimes_ask_for_is_given_and_found_by_name() {
+fn requests_of_runtimes_are_granted_and_found_by_name() {
     let lab = lab(2);
     lab.ctl(
         "h1",
@@ -317,7 +317,7 @@ fn what_runtimes_ask_for_is_given_and_found_by_name() {
 }
 
 #[test]
-fn namespaces_that_were_there_before_those_of_netd_stay_and_can_be_removed() {
+fn namespaces_older_than_netd_stay_and_can_be_removed() {
     let lab = lab(2);
     // As containerd's CRI makes them; systemd's /run is shared.
     let make = "mkdir -p /run/netns; touch /run/netns/pod; unshare -n mount --bind /proc/self/ns/net /run/netns/pod";
@@ -386,7 +386,7 @@ fn no_more_passes_than_the_limit_of_the_bandwidth_allows() {
 }
 
 #[test]
-fn of_two_networks_the_one_with_a_way_out_is_taken_and_both_are_reached_by_name() {
+fn a_container_on_two_networks_leaves_by_the_one_that_leads_out() {
     let lab = lab(1);
     lab.ctl(
         "h1",
@@ -468,7 +468,7 @@ fn of_two_networks_the_one_with_a_way_out_is_taken_and_both_are_reached_by_name(
 }
 
 #[test]
-fn what_fails_leaves_nothing_and_says_why() {
+fn a_failed_add_leaves_nothing_and_says_why() {
     let lab = lab(1);
     lab.ctl(
         "h1",
@@ -563,7 +563,7 @@ fn what_fails_leaves_nothing_and_says_why() {
 }
 
 #[test]
-fn side_by_side_everyone_gets_an_interface_though_daemons_are_killed() {
+fn parallel_adds_succeed_though_daemons_are_killed() {
     let lab = lab(3);
     lab.ctl(
         "h1",
@@ -632,7 +632,7 @@ fn side_by_side_everyone_gets_an_interface_though_daemons_are_killed() {
 }
 
 #[test]
-fn what_is_forgotten_is_given_up_and_the_living_stay() {
+fn forgotten_containers_are_given_up_and_living_ones_stay() {
     let lab = lab(3);
     let (here, there) = (
         Runtime::new(&lab, "h3", "my-net"),

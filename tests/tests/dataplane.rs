@@ -83,7 +83,7 @@ print("sent", sent, "lost", sorted(set(range(sent)) - heard), flush=True)
 "#;
 
 #[test]
-fn what_is_broken_by_hand_is_repaired_and_other_networks_lose_nothing() {
+fn damage_by_hand_is_repaired_and_other_networks_lose_nothing() {
     let lab = Lab::tour(3);
     lab.ctl("h1", "network create other").ok();
     lab.exec(
@@ -143,7 +143,7 @@ fn what_is_broken_by_hand_is_repaired_and_other_networks_lose_nothing() {
 }
 
 #[test]
-fn verify_says_on_which_node_the_kernel_is_not_what_the_ledger_says() {
+fn verify_names_the_node_whose_kernel_differs() {
     let lab = Lab::tour(3);
     web_answers(&lab);
     let agree = || {

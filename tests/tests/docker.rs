@@ -594,7 +594,7 @@ fn daemons_engines_and_hosts_may_die_at_any_time() {
 }
 
 #[test]
-fn a_compose_file_with_several_networks_and_a_lan_comes_up_and_goes() {
+fn a_compose_file_with_networks_and_a_lan_comes_up_and_goes() {
     let engines = Engines::up(2);
     let (lab, docker) = (&engines.lab, |host: &str, line: &str| {
         engines.docker(host, line)
@@ -727,7 +727,7 @@ fn a_compose_file_with_several_networks_and_a_lan_comes_up_and_goes() {
 }
 
 #[test]
-fn a_socket_that_systemd_has_made_is_answered_at_though_the_engine_was_first() {
+fn a_socket_made_by_systemd_serves_an_engine_started_first() {
     // As systemd does: the socket is its third descriptor, and somebody asks before the daemon has
     // been started.
     let launch = r#"

@@ -526,7 +526,7 @@ fn either_may_die_in_the_middle_of_every_method() {
 }
 
 #[test]
-fn what_an_engine_held_that_has_lost_its_memory_is_given_back_and_nothing_else() {
+fn an_engine_that_lost_its_data_gets_its_holds_released() {
     let engines = Engines::on_my_net(2);
     let (lab, docker) = (&engines.lab, |host: &str, line: &str| {
         engines.docker(host, line)

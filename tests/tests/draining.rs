@@ -166,7 +166,7 @@ fn updates_scaling_drains_and_a_leader_change_lose_no_request() {
 }
 
 #[test]
-fn when_a_host_dies_only_requests_fail_that_were_begun_before_the_others_knew() {
+fn a_dead_host_fails_only_requests_begun_before_it_was_known() {
     let lab = Lab::up(4);
     let load = Load::begin(&lab, "--replicas 8");
     assert!(

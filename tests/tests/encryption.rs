@@ -4,7 +4,7 @@ use serde_json::Value;
 use tests::{Lab, eventually, holds};
 
 #[test]
-fn a_cluster_with_a_kernel_that_cannot_encrypt_refuses_an_encrypted_network_by_name() {
+fn a_kernel_that_cannot_encrypt_is_named_in_the_refusal() {
     let lab = Lab::up(2);
     let create = "network create --encrypted secret";
     let capabilities = eventually("every node has said what its kernel can do", || {

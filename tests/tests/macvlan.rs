@@ -70,7 +70,7 @@ fn neighbour(lab: &Lab, host: &str, address: &str) -> String {
 }
 
 #[test]
-fn tasks_on_a_lan_have_names_and_virtual_ips_and_reach_hosts_and_are_reached() {
+fn tasks_on_a_lan_have_names_and_virtual_ips_and_reach_hosts() {
     let lab = Lab::up(3);
     let before = HOSTS.map(|host| traces(&lab, host));
     lab.ctl("h1", CREATE).ok();
@@ -172,7 +172,7 @@ fn tasks_on_a_lan_have_names_and_virtual_ips_and_reach_hosts_and_are_reached() {
 }
 
 #[test]
-fn a_crash_costs_no_call_on_a_lan_and_what_is_deleted_comes_back() {
+fn a_crash_on_a_lan_costs_no_call_and_deletions_come_back() {
     let lab = Lab::up(2);
     lab.ctl("h1", CREATE).ok();
     lab.ctl(
@@ -255,7 +255,7 @@ fn a_crash_costs_no_call_on_a_lan_and_what_is_deleted_comes_back() {
 }
 
 #[test]
-fn an_address_that_somebody_on_the_lan_has_is_not_used_until_it_is_free() {
+fn an_address_in_use_on_the_lan_waits_until_it_is_free() {
     let lab = Lab::up(2);
     lab.ctl("h1", CREATE).ok();
     lab.ctl("h1", "node update --availability drain h2").ok();
@@ -362,7 +362,7 @@ fn a_replica_that_moves_is_found_at_once_by_others_on_the_lan() {
 }
 
 #[test]
-fn a_task_is_on_an_overlay_and_on_two_lans_of_one_parent_at_once() {
+fn a_task_is_on_an_overlay_and_two_lans_of_one_parent() {
     let lab = Lab::up(2);
     lab.ctl("h1", CREATE).ok();
     lab.ctl("h1", "network create --driver macvlan --opt parent=eth0 --internal --subnet 192.168.50.0/24 second").ok();
@@ -414,7 +414,7 @@ fn a_task_is_on_an_overlay_and_on_two_lans_of_one_parent_at_once() {
 }
 
 #[test]
-fn a_host_without_the_parent_refuses_its_tasks_with_the_cause_until_it_has_it() {
+fn a_host_without_the_parent_refuses_tasks_until_it_has_it() {
     let lab = Lab::up(2);
     let add =
         "ip link add lan0 type veth peer name lan0p && ip link set lan0 up && ip link set lan0p up";

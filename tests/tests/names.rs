@@ -246,7 +246,7 @@ fn c_libraries_and_stubs_find_every_name() {
 }
 
 #[test]
-fn a_service_may_have_resolvers_of_its_own_and_internal_networks_forward_nothing() {
+fn a_service_has_its_own_resolvers_but_not_on_internal_ones() {
     let lab = Lab::up(2);
     lab.ctl("h1", NET).ok();
     lab.ctl("h1", "network create --internal --subnet 10.0.8.0/24 vault")
@@ -408,7 +408,7 @@ fn questions_make_no_connections() {
 }
 
 #[test]
-fn names_answer_again_within_a_second_of_kill_9_with_no_manager_there() {
+fn names_answer_within_a_second_of_kill_9_without_managers() {
     let lab = Lab::planned();
     run(lab.verb("up").args(["--hosts", "2", "--managers", "1"])).ok();
     lab.ctl("h1", NET).ok();

@@ -45,7 +45,7 @@ fn fetched(lab: &Lab, task: &str, url: &str) -> String {
 }
 
 #[test]
-fn a_network_may_have_several_subnets_of_both_families_and_keeps_what_it_was_given() {
+fn a_network_keeps_several_subnets_of_both_families() {
     let lab = Lab::up(2);
     lab.ctl(
         "h1",
@@ -140,12 +140,12 @@ print(largest)
 "#;
 
 #[test]
-fn the_mtu_is_exactly_what_gets_through_to_each_host_and_follows_the_uplink() {
+fn the_mtu_is_exact_for_each_host_and_follows_the_uplink() {
     narrows("", None);
 }
 
 #[test]
-fn a_user_who_asks_for_a_larger_mtu_than_the_uplinks_is_told_what_gets_through_packet_by_packet() {
+fn a_requested_mtu_above_the_uplinks_is_limited_by_icmp() {
     narrows("--opt mtu=9000", Some(H2));
 }
 
@@ -236,7 +236,7 @@ fn serve(lab: &Lab, host: &str) {
 const H2: [&str; 2] = ["192.168.100.12", "fd00:6c61:62::12"];
 
 #[test]
-fn docker_and_firewalls_that_drop_what_they_do_not_know_do_not_cut_networks_off() {
+fn forward_drops_of_docker_and_firewalls_cut_nothing_off() {
     let lab = Lab::up(2);
     let docker = "nohup dockerd --data-root /run/docker-data --exec-root /run/docker-exec -H unix:///run/docker.sock \
                   --pidfile /run/docker.pid --storage-driver vfs > /run/dockerd.log 2>&1 &";
@@ -401,7 +401,7 @@ while True:
 "#;
 
 #[test]
-fn neither_a_task_nor_a_process_of_the_host_can_write_tunnel_packets() {
+fn tunnel_packets_of_tasks_and_host_processes_are_dropped() {
     let lab = Lab::up(2);
     for name in ["red", "blue"] {
         lab.ctl("h1", &format!("network create {name}")).ok();
@@ -529,7 +529,7 @@ fn refound(lab: &Lab, init: &str, advertise: impl Fn(&str) -> String) {
 }
 
 #[test]
-fn hosts_without_ipv4_and_with_a_tunnel_port_of_their_own_make_a_cluster() {
+fn a_cluster_runs_without_ipv4_on_its_own_tunnel_port() {
     let lab = Lab::up(2);
     for host in ["h1", "h2"] {
         lab.exec(host, &["ip", "-4", "address", "flush", "dev", "eth0"])

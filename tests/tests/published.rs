@@ -284,7 +284,7 @@ fn ports_and_balancing_change(lab: &Lab) {
 }
 
 #[test]
-fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
+fn every_host_answers_and_tasks_see_who_calls() {
     let lab = lab(3);
     let before: Vec<String> = ["h1", "h2", "h3"]
         .iter()
@@ -430,7 +430,7 @@ const BREAKAGES: [&str; 8] = [
 ];
 
 #[test]
-fn what_is_broken_by_hand_works_again_beside_firewalls_that_drop_what_they_do_not_know() {
+fn damaged_ports_work_again_beside_strict_firewalls() {
     let lab = lab(2);
     // UFW does this by iptables, firewalld by a table of its own, which checks the way of IPv6
     // sources, too.
@@ -671,7 +671,7 @@ while True:
 "#;
 
 #[test]
-fn out_of_a_tunnel_strangers_reach_published_targets_and_nothing_else() {
+fn callers_from_a_tunnel_reach_published_targets_only() {
     let lab = lab(2);
     lab.ctl("h1", "network create --subnet 10.0.9.0/24 net")
         .ok();

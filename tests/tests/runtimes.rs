@@ -222,7 +222,7 @@ where
 type Cri = cri::runtime_service_client::RuntimeServiceClient<tonic::transport::Channel>;
 
 #[test]
-fn containerd_attaches_and_a_container_that_nobody_removes_is_given_up() {
+fn containerd_attaches_and_abandoned_containers_are_given_up() {
     let lab = lab();
     // Where go-cni looks.
     script(
@@ -456,7 +456,7 @@ impl Library<'_> {
 }
 
 #[test]
-fn the_cni_projects_library_attaches_checks_and_removes_by_lists_of_all_kinds() {
+fn the_cni_library_attaches_checks_and_removes_by_any_list() {
     let (lab, program) = (lab(), libcni());
     lab.ctl(
         "h1",

@@ -82,7 +82,7 @@ fn every_replica_answers_by_name_and_sees_its_client() {
 }
 
 #[test]
-fn a_task_reaches_its_own_service_even_when_it_is_balanced_to_itself() {
+fn a_task_reaches_its_own_service_even_at_itself() {
     let lab = Lab::up(1);
     lab.ctl(
         "h1",

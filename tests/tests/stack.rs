@@ -18,7 +18,7 @@ exec postgres -D /tmp/db -k /tmp -c \"listen_addresses=*\" -c fsync=off'";
 const WELL: &str = "python3 -c 'import socket; socket.create_connection((\"localhost\", 8000), 1)'";
 
 #[test]
-fn a_stack_of_other_peoples_software_talks_by_name_and_loses_nothing() {
+fn a_stack_of_common_software_talks_by_name_without_loss() {
     let seconds = std::env::var("SOAK").map_or(15, |text| {
         text.parse().expect("SOAK is a number of seconds")
     });

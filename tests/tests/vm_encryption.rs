@@ -476,8 +476,7 @@ fn lost_nothing(said: &str) {
 }
 
 #[test]
-fn nothing_crosses_the_wire_in_the_clear_whatever_happens_and_nothing_is_lost_to_a_change_of_keys()
-{
+fn no_plaintext_crosses_the_wire_and_new_keys_lose_nothing() {
     vm::required();
     let mut scene = Scene::new(Lab::up(3));
     scene.populate(3);
@@ -724,8 +723,7 @@ fn hosts_that_know_each_other_by_ipv6_are_no_different() {
 }
 
 #[test]
-fn callers_of_published_ports_and_virtual_ips_are_seen_by_every_protocol_and_nothing_of_it_is_in_the_clear()
- {
+fn callers_of_encrypted_ports_and_vips_are_seen() {
     vm::required();
     ["sctp", "ip_vs"]
         .iter()

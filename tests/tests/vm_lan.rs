@@ -71,7 +71,7 @@ fn links(lab: &Lab, host: &str) -> String {
 }
 
 #[test]
-fn a_vlan_is_made_where_it_is_missing_and_removed_with_its_last_network_only_there() {
+fn a_missing_vlan_is_made_and_removed_with_its_last_network() {
     vm::required();
     let lab = Lab::up(2);
     lab.exec(
@@ -134,7 +134,7 @@ fn a_vlan_is_made_where_it_is_missing_and_removed_with_its_last_network_only_the
 }
 
 #[test]
-fn tasks_on_ipvlan_have_names_and_virtual_ips_and_reach_their_hosts() {
+fn tasks_on_ipvlan_have_names_and_vips_and_reach_their_hosts() {
     vm::required();
     let lab = Lab::up(2);
     let create = "network create --driver ipvlan --opt parent=eth0 --opt ipvlan_mode=l2 --subnet 192.168.100.0/24 \

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn who_insists_on_being_first_is_overtaken_now_and_then_only() {
+    fn a_rival_for_the_first_place_is_overtaken_rarely() {
         let (wanted, found) = ([rule("a")], [None, Some(rule("a"))]);
         assert!(steps(&wanted, &found, Overtake::Later).is_empty());
         assert_eq!(steps(&wanted, &found, Overtake::Now).len(), 2);

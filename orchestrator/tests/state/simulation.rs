@@ -574,7 +574,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_addresses_are_owned_once_and_tasks_never_move_back(
+    fn addresses_are_owned_once_and_tasks_never_move_back(
         events in prop::collection::vec(event(), 1..120),
     ) {
         let (mut cluster, mut seen) = (begin(), Seen::new());

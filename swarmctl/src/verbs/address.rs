@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_address_nor_interface_is_refused_with_the_choices() {
+    fn malformed_addresses_are_refused_with_the_choices() {
         for text in ["", "nonsense", "no-such-link:2377", "192.0.2.1:port"] {
             assert!(
                 parse(text)

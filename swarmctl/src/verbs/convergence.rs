@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_that_are_not_started_again_count_when_complete_and_are_hopeless_when_failed() {
+    fn tasks_without_restart_count_when_complete_not_when_failed() {
         let (complete, failed) = (
             task(1, TaskState::Complete, 1, ""),
             task(1, TaskState::Failed, 1, "exit code 1"),

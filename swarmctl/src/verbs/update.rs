@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_go_and_is_not_there_is_refused() {
+    fn removal_of_an_absent_value_is_refused() {
         for (flags, cause) in [
             ("--publish-rm 80", "no published port 80"),
             ("--alias-rm net=db", "not asked to be on network \"net\""),

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_was_told_something_else_than_the_ledger_has_is_found_out() {
+    fn a_node_with_another_view_than_the_ledger_is_found() {
         let ledger = view(
             9,
             &[("endpoint/1", "a"), ("endpoint/2", "b"), ("peer/1", "c")],

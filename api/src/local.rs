@@ -12,7 +12,8 @@ pub const SOCKET: &str = "/run/netd/netd.sock";
 /// The local daemon does not answer.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "netd does not answer at {path}: {reason}\n  next: `systemctl start netd`, or run `netd` as root; `--socket` names another one"
+    "netd does not answer at {path}: {reason}\n  next: `systemctl start netd`, or run `netd` as \
+     root; `--socket` names another one"
 )]
 pub struct LocalError {
     path: PathBuf,

@@ -336,7 +336,8 @@ fn refuse_foreign_addresses(program: &str, configuration: &Configuration) -> Res
         {
             Err(unsupported(
                 &format!("ipam.type {:?}", ipam.plugin),
-                "take `ipam` out: addresses come from the cluster's network; `--ip-range` and `ips` choose them",
+                "take `ipam` out: addresses come from the cluster's network; `--ip-range` and \
+                 `ips` choose them",
             ))
         }
         _ => Ok(()),

@@ -61,7 +61,8 @@ impl CniError {
 
     /// What is printed on standard output.
     pub fn json(&self, version: &str) -> Value {
-        json!({ "cniVersion": version, "code": self.code as u32, "msg": self.cause, "details": self.next })
+        json!({ "cniVersion": version, "code": self.code as u32, "msg": self.cause,
+            "details": self.next })
     }
 
     /// The same as STATUS says it.

@@ -57,7 +57,8 @@ mod tests {
 
     #[test]
     fn the_servers_come_in_order_and_default_to_this_host() {
-        let text = "# nameserver 9.9.9.9\nsearch example.org\nnameserver 10.0.0.1\nnameserver\t fd00::1 \nnameserver x\n";
+        let text = "# nameserver 9.9.9.9\nsearch example.org\nnameserver 10.0.0.1\nnameserver\t \
+                    fd00::1 \nnameserver x\n";
         let expected: Vec<SocketAddr> = vec![
             "10.0.0.1:53".parse().unwrap(),
             "[fd00::1]:53".parse().unwrap(),

@@ -636,7 +636,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
         #[test]
-        fn no_answer_of_others_does_harm(counts in [0_u8..6, 0_u8..6], rest in records(), limit in 512_usize..1_300) {
+        fn no_answer_of_others_does_harm(counts in [0_u8..6, 0_u8..6], rest in records(),
+            limit in 512_usize..1_300) {
             let query = question(9, &asked(), FLAGS, None);
             let query = Query::parse(&query).ok().unwrap();
             if let Some(found) = Foreign::parse(&answer(counts, &rest), 7, &asked()) {

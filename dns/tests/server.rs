@@ -819,8 +819,10 @@ async fn still_answers(address: IpAddr, datagrams: Vec<Vec<u8>>) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
-    fn no_datagram_stops_the_resolver(datagrams in prop::collection::vec(datagram(), 1..30), v6: bool) {
-        let address = if v6 { IpAddr::from(Ipv6Addr::LOCALHOST) } else { IpAddr::from(Ipv4Addr::LOCALHOST) };
+    fn no_datagram_stops_the_resolver(datagrams in prop::collection::vec(datagram(), 1..30),
+        v6: bool) {
+        let (one, other) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+        let address: IpAddr = if v6 { other } else { one };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         prop_assert!(runtime.block_on(still_answers(address, datagrams)));
     }

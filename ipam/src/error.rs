@@ -11,7 +11,8 @@ use crate::Owner;
 pub enum IpamError {
     /// The prefix holds no gateway and endpoint.
     #[error(
-        "subnet {subnet} is too small for a gateway and an endpoint: its prefix may be /{longest} at most"
+        "subnet {subnet} is too small for a gateway and an endpoint: its prefix may be /{longest} \
+         at most"
     )]
     TooSmall {
         /// What was asked for.
@@ -64,7 +65,8 @@ pub enum IpamError {
     PoolsExhausted(String),
     /// A network's subnets of one family have too few free addresses.
     #[error(
-        "network {network:?} has no room in {subnets}: {used} of {capacity} addresses are given, {wanted} more asked"
+        "network {network:?} has no room in {subnets}: {used} of {capacity} addresses are given, \
+         {wanted} more asked"
     )]
     Exhausted {
         /// The network's name.
@@ -160,8 +162,8 @@ impl From<IpamError> for Refusal {
             IpamError::Exhausted { network, .. } => (
                 Kind::Exhausted,
                 format!(
-                    "scale down or remove a service on it (`swarmctl network inspect {network}` shows its endpoints), \
-                     or use a network with a larger subnet or --ip-range"
+                    "scale down or remove a service on it (`swarmctl network inspect {network}` \
+                     shows its endpoints), or use a network with a larger subnet or --ip-range"
                 ),
             ),
             IpamError::Outside { .. } => (
@@ -171,8 +173,8 @@ impl From<IpamError> for Refusal {
             IpamError::Held { network, .. } => (
                 Kind::Conflict,
                 format!(
-                    "give another address, or none to get a free one; `swarmctl network inspect {network}` shows who \
-                     has which"
+                    "give another address, or none to get a free one; \
+                     `swarmctl network inspect {network}` shows who has which"
                 ),
             ),
             IpamError::Other { .. } => (

@@ -24,8 +24,8 @@ pub enum Owner {
 /// Text that is no owner.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 #[error(
-    "{0:?} is no owner: it reads `gateway`, `vip/<service id>`, `slot/<service id>/<number>`, `node/<node id>` or \
-     `container/<endpoint id>`"
+    "{0:?} is no owner: it reads `gateway`, `vip/<service id>`, `slot/<service id>/<number>`, \
+     `node/<node id>` or `container/<endpoint id>`"
 )]
 pub struct OwnerError(pub String);
 

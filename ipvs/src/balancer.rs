@@ -22,7 +22,8 @@ pub enum BalancerError {
     Nftables(#[from] NftError),
     /// Of a value below /proc/sys.
     #[error(
-        "the namespace's values below /proc/sys/net cannot be set: {0}\n  next: let netd write there"
+        "the namespace's values below /proc/sys/net cannot be set: {0}\n  next: let netd write \
+         there"
     )]
     Sysctl(#[source] io::Error),
     /// Of IPVS.
@@ -38,7 +39,8 @@ pub enum BalancerError {
 fn next(reason: &io::Error) -> &'static str {
     match reason.kind() {
         io::ErrorKind::NotFound => {
-            "load or build CONFIG_IP_VS and its schedulers (`modprobe ip_vs`), or `swarmctl node update --balancer nftables`"
+            "load or build CONFIG_IP_VS and its schedulers (`modprobe ip_vs`), or `swarmctl node \
+             update --balancer nftables`"
         }
         io::ErrorKind::PermissionDenied => "run netd as root",
         _ => "it is tried again by itself; `ipvsadm -Ln` shows what is there",

@@ -636,7 +636,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rules_and_services_tell_the_table_that_they_were_made_for(before in tables(), after in tables()) {
+        fn rules_and_services_tell_the_table_that_they_were_made_for(
+            before in tables(),
+            after in tables(),
+        ) {
             let mut marks = Marks::default();
             marks.allot(&before);
             marks.forget(&before, &after);
@@ -644,8 +647,12 @@ mod tests {
             let ruleset = ruleset(&after, &marks);
             prop_assert_eq!(&Marks::of(&ruleset), &marks);
             let services: BTreeMap<Key, Service> = after.services.iter()
-                .map(|(vip, service)| (key(*vip, marks.0[vip]), Service::of(service, vip.is_ipv6()))).collect();
-            let read = marks.0.iter().map(|(vip, mark)| (*vip, services[&key(*vip, *mark)].balances()));
+                .map(|(vip, service)| {
+                    (key(*vip, marks.0[vip]), Service::of(service, vip.is_ipv6()))
+                })
+                .collect();
+            let read = marks.0.iter();
+            let read = read.map(|(vip, mark)| (*vip, services[&key(*vip, *mark)].balances()));
             prop_assert_eq!(read.collect::<BTreeMap<_, _>>(), after.services);
         }
     }

@@ -400,7 +400,8 @@ fn whatever_others_change_is_seen_and_mended() {
         "delete element inet everything plain { 10.0.0.1 }",
         "delete element inet everything verdicts { 10.0.0.4 }",
         "add element inet everything verdicts { 10.0.0.9 : drop }",
-        "delete element inet everything verdicts { 10.0.0.4 ; }; add element inet everything verdicts { 10.0.0.4 : accept }",
+        "delete element inet everything verdicts { 10.0.0.4 ; }; add element inet everything \
+         verdicts { 10.0.0.4 : accept }",
         "delete element inet everything ranges { 10.0.1.0/24 }",
         "add element inet everything ranges6 { fd00:b::/64 }",
         "flush map inet everything pairs",
@@ -452,7 +453,8 @@ fn a_deleted_rule_is_put_back() {
 fn tables_of_others_are_left_alone() {
     in_fresh_namespace(|| {
         nft(
-            "add table inet theirs; add chain inet theirs end; add rule inet theirs end counter; add set inet theirs plain { type ipv4_addr; }",
+            "add table inet theirs; add chain inet theirs end; add rule inet theirs end counter; \
+             add set inet theirs plain { type ipv4_addr; }",
         );
         nft("add table ip everything; add chain ip everything end");
         let listing = || {
@@ -680,9 +682,12 @@ fn the_guards_are_read_back_as_written() {
 fn a_passage_through_foreign_forward_chains_comes_and_goes() {
     in_fresh_namespace(|| {
         let mut socket = Socket::open().unwrap();
-        nft("table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; counter drop; }; }
-             table ip filter { chain other { counter accept; }; chain INPUT { type filter hook input priority 0; }; }
-             table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; reject; }; }
+        nft("table ip filter { chain FORWARD {
+               type filter hook forward priority 0; policy drop; counter drop; }; }
+             table ip filter { chain other { counter accept; };
+               chain INPUT { type filter hook input priority 0; }; }
+             table inet firewalld { chain filter_FORWARD {
+               type filter hook forward priority 10; reject; }; }
              table ip6 nat { chain POSTROUTING { type nat hook postrouting priority 100; }; }
              table inet netd { chain isolate { type filter hook forward priority 0; }; }");
         let mut settle = |rules: &[Rule], overtake| {

@@ -145,7 +145,8 @@ impl Capability {
     pub fn options(self) -> &'static str {
         match self {
             Self::Esp => {
-                "CONFIG_XFRM_USER, CONFIG_INET_ESP, CONFIG_INET6_ESP, CONFIG_CRYPTO_GCM, CONFIG_CRYPTO_SEQIV"
+                "CONFIG_XFRM_USER, CONFIG_INET_ESP, CONFIG_INET6_ESP, CONFIG_CRYPTO_GCM, \
+                 CONFIG_CRYPTO_SEQIV"
             }
             Self::Ipvs => "CONFIG_IP_VS",
             Self::Vlan => "CONFIG_VLAN_8021Q",

@@ -400,7 +400,8 @@ fn waits_for(state: &State, task: &Task) -> Option<String> {
     {
         let next = "add a node, or scale down: a port of a host is for one task";
         return Some(format!(
-            "waits: port {port} is taken on every node that could run it, by {holder} for one; {next}"
+            "waits: port {port} is taken on every node that could run it, by {holder} for one; \
+             {next}"
         ));
     }
     possible.is_empty().then(|| {

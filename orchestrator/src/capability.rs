@@ -63,7 +63,8 @@ pub(crate) fn check(state: &State, spec: &NetworkSpec) -> Result<(), Refusal> {
             "try again in a moment, or remove nodes that are gone",
         )
     } else {
-        let next = "run a kernel that has it there and start netd again, or take these nodes out of the cluster";
+        let next = "run a kernel that has it there and start netd again, or take these nodes out \
+                    of the cluster";
         (lacks(&lacking, &needed), next)
     };
     let cause = format!("network {:?} was not created: {cause}", spec.name);

@@ -419,8 +419,8 @@ pub(crate) fn claim(
 fn taken(name: &str, by: &str, network: &str) -> Refusal {
     let cause = format!("{name:?} means service {by:?} on network {network:?} already");
     let next = format!(
-        "use another name or alias, or give both the same alias: aliases may be shared, a service's name may not; \
-         `swarmctl service inspect {by}` shows its names"
+        "use another name or alias, or give both the same alias: aliases may be shared, a \
+         service's name may not; `swarmctl service inspect {by}` shows its names"
     );
     Refusal::new(Kind::Conflict, cause, next)
 }

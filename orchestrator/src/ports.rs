@@ -40,7 +40,8 @@ pub(crate) fn check(
             "ports of service {:?} cannot be published: none of its networks leads there",
             spec.name
         );
-        let next = "attach it also to an overlay network that is not internal, or to none to get the network \"ingress\"";
+        let next = "attach it also to an overlay network that is not internal, or to none to get \
+                    the network \"ingress\"";
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     spec.publish.iter().try_for_each(|port| {
@@ -189,7 +190,8 @@ fn is_nobody_elses(
                 true => "that service is being removed; try again in a moment".to_owned(),
                 false => {
                     format!(
-                        "publish at another port or address, or remove that service: `swarmctl service rm {name}`"
+                        "publish at another port or address, or remove that service: `swarmctl \
+                         service rm {name}`"
                     )
                 }
             };

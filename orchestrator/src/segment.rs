@@ -18,7 +18,8 @@ pub(crate) fn refuse_taken(
     let name = &network.spec.name;
     if network.spec.driver == Driver::Ipvlan {
         let cause = format!(
-            "ports of network {name:?} have the Ethernet address of their host, not {mac}: it is of ipvlan"
+            "ports of network {name:?} have the Ethernet address of their host, not {mac}: it is \
+             of ipvlan"
         );
         return Err(Refusal::new(
             Kind::Invalid,

@@ -42,7 +42,8 @@ pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
     if hostname.is_empty() || hostname.len() > MAX_HOSTNAME || hostname.contains(is_odd) {
         let shown: String = hostname.chars().take(MAX_HOSTNAME).collect();
         let next = format!(
-            "give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl hostname`"
+            "give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl \
+             hostname`"
         );
         return Err(invalid(format!("{shown:?} is no host name"), next));
     }
@@ -53,7 +54,8 @@ pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
     {
         None => Ok(()),
         Some(address) => {
-            let next = "give one of the host's own addresses with `--advertise-addr` or `--data-path-addr`";
+            let next = "give one of the host's own addresses with `--advertise-addr` or \
+                        `--data-path-addr`";
             Err(invalid(
                 format!("{address} is not an address that other hosts can reach"),
                 next,
@@ -99,7 +101,8 @@ pub(crate) fn network(spec: &NetworkSpec) -> Result<(), Refusal> {
         ));
     }
     if spec.driver.is_lan() && spec.subnets.is_empty() {
-        let next = "give it with --subnet, and its router with --gateway; --ip-range names the part that is ours to give";
+        let next = "give it with --subnet, and its router with --gateway; --ip-range names the \
+                    part that is ours to give";
         return Err(invalid(
             format!(
                 "a {} network needs to know the prefix of its LAN",
@@ -176,7 +179,8 @@ pub(crate) fn mtu(spec: &NetworkSpec) -> Result<Option<u32>, Refusal> {
         Ok(mtu) if (least..=GREATEST_MTU).contains(&mtu) => Ok(Some(mtu)),
         _ => {
             let next = format!(
-                "give a number from {least} to {GREATEST_MTU}, or none to get that of the host's link"
+                "give a number from {least} to {GREATEST_MTU}, or none to get that of the host's \
+                 link"
             );
             Err(invalid(
                 format!("mtu {text:?} is no MTU that this network can have"),

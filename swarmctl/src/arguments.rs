@@ -26,7 +26,8 @@ use crate::{
 #[command(name = "swarmctl", version, disable_help_subcommand = true)]
 pub struct Arguments {
     /// Unix socket of the local netd
-    #[arg(long, global = true, env = "NETD_SOCKET", default_value = api::SOCKET, value_name = "PATH")]
+    #[arg(long, global = true, env = "NETD_SOCKET", default_value = api::SOCKET,
+        value_name = "PATH")]
     pub socket: PathBuf,
     /// Command
     #[command(subcommand)]
@@ -270,7 +271,8 @@ pub enum IpamVerb {
 #[derive(Debug, Args)]
 pub struct NetworkCreate {
     /// Driver: overlay is VXLAN between hosts, macvlan and ipvlan are on the hosts' LAN
-    #[arg(short, long, default_value = "overlay", value_parser = words::<Driver, 3>(["overlay", "macvlan", "ipvlan"]))]
+    #[arg(short, long, default_value = "overlay",
+        value_parser = words::<Driver, 3>(["overlay", "macvlan", "ipvlan"]))]
     pub driver: Driver,
     /// Subnet, such as 10.0.9.0/24 or fd00:9::/64 (default: one per family from the default pools).
     /// macvlan and ipvlan require the LAN's subnet
@@ -364,7 +366,8 @@ pub enum LabVerb {
     /// Create hosts h1, h2, … and a cluster of them
     Up {
         /// Number of hosts
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(HostName::MOST)))]
+        #[arg(long, default_value_t = 3,
+            value_parser = clap::value_parser!(u8).range(1..=i64::from(HostName::MOST)))]
         hosts: u8,
         /// Number of managers among them (default: 3, or all if there are fewer hosts)
         #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(HostName::MOST)))]
@@ -491,9 +494,11 @@ mod tests {
 
     #[test]
     fn a_command_after_the_dashes_keeps_its_own_flags_and_dashes() {
-        let parsed =
-            parse("swarmctl lab exec h1 --name x -- swarmctl service create --name web -- netd whoami --port 80")
-                .unwrap();
+        let parsed = parse(
+            "swarmctl lab exec h1 --name x -- swarmctl service create --name web -- netd \
+                   whoami --port 80",
+        )
+        .unwrap();
         let Verb::Lab(Lab {
             name,
             verb: LabVerb::Exec { host, argv },

@@ -180,13 +180,17 @@ impl Daemon {
         match status.code() {
             Code::InvalidArgument | Code::Unimplemented => Refusal::new(
                 Kind::Invalid,
-                format!("netd at {path} does not understand the request: {}", status.message()),
+                format!(
+                    "netd at {path} does not understand the request: {}",
+                    status.message()
+                ),
                 "give swarmctl and netd the same version",
             ),
             _ => Refusal::new(
                 Kind::Unavailable,
                 format!("netd at {path} broke off the request: {}", status.message()),
-                "see netd's log, start it again, and look whether the change was made before you repeat the command",
+                "see netd's log, start it again, and look whether the change was made before you \
+                 repeat the command",
             ),
         }
         .into()
@@ -257,7 +261,8 @@ fn is_passing(code: Code) -> bool {
 
 fn unexpected(answer: &Answer) -> anyhow::Error {
     anyhow::anyhow!(
-        "netd answered another question: {answer:?}\n  next: give swarmctl and netd the same version"
+        "netd answered another question: {answer:?}\n  next: give swarmctl and netd the same \
+         version"
     )
 }
 

@@ -201,7 +201,8 @@ fn requests_of_runtimes_are_granted_and_found_by_name() {
         "ips": ["fd00:9::77/64"], "mac": "02:00:00:00:00:77", "aliases": ["db"],
         "dns": { "servers": ["192.0.2.53"], "searches": ["example.org"] },
         "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
-        "bandwidth": { "ingressRate": 1_000_000, "ingressBurst": 1_000_000, "egressRate": 2_000_000, "egressBurst": 1_000_000 },
+        "bandwidth": { "ingressRate": 1_000_000, "ingressBurst": 1_000_000,
+            "egressRate": 2_000_000, "egressBurst": 1_000_000 },
     });
     let first = Runtime {
         arguments: "IgnoreUnknown=1;IP=10.0.9.77;K8S_POD_NAME=web-0",
@@ -320,7 +321,8 @@ fn requests_of_runtimes_are_granted_and_found_by_name() {
 fn namespaces_older_than_netd_stay_and_can_be_removed() {
     let lab = lab(2);
     // As containerd's CRI makes them; systemd's /run is shared.
-    let make = "mkdir -p /run/netns; touch /run/netns/pod; unshare -n mount --bind /proc/self/ns/net /run/netns/pod";
+    let make = "mkdir -p /run/netns; touch /run/netns/pod; unshare -n mount --bind \
+                /proc/self/ns/net /run/netns/pod";
     for (host, sharing) in [("h1", "private"), ("h2", "shared")] {
         lab.exec(
             host,
@@ -353,12 +355,14 @@ fn namespaces_older_than_netd_stay_and_can_be_removed() {
 fn no_more_passes_than_the_limit_of_the_bandwidth_allows() {
     let lab = lab(2);
     let (burst, to, from) = (1_000_000, 40_000_000, 80_000_000);
-    let limits = json!({ "ingressRate": to, "ingressBurst": burst, "egressRate": from, "egressBurst": burst });
+    let limits = json!({ "ingressRate": to, "ingressBurst": burst, "egressRate": from,
+        "egressBurst": burst });
     let limited = Runtime::new(&lab, "h1", "my-net").with(json!({ "bandwidth": limits }));
     let free = Runtime::new(&lab, "h2", "my-net");
     let addresses = [(&limited, "c1"), (&free, "c2")].map(|(runtime, id)| {
         let result = runtime.add(eth0(id));
-        let serve = "mkdir /run/www; head -c 5000000 /dev/zero >/run/www/file; exec busybox httpd -p 80 -h /run/www";
+        let serve = "mkdir /run/www; head -c 5000000 /dev/zero >/run/www/file; exec busybox httpd \
+                     -p 80 -h /run/www";
         runtime.inside(eth0(id), &["sh", "-ec", serve]).ok();
         addresses(&result).remove(0)
     });
@@ -643,9 +647,8 @@ fn forgotten_containers_are_given_up_and_living_ones_stay() {
     let stays = here.add(eth0("stays"));
     let held = Runtime {
         version: "1.0.0",
-        plugins: vec![
-            json!({ "type": "bridge", "bridge": "br-own", "ipam": { "type": "netd-cni", "network": "my-net" } }),
-        ],
+        plugins: vec![json!({ "type": "bridge", "bridge": "br-own",
+                "ipam": { "type": "netd-cni", "network": "my-net" } })],
         ..Runtime::new(&lab, "h3", "my-net")
     };
     held.add(eth0("held"));
@@ -700,7 +703,8 @@ fn plugins_before_and_after_ours_in_a_list_work_as_ever() {
         json!({ "type": "tuning", "sysctl": { "net.ipv4.conf.eth0.arp_filter": "1" } }),
         json!({
             "type": "portmap", "snat": true,
-            "runtimeConfig": { "portMappings": [{ "hostPort": 8081, "containerPort": 80, "protocol": "tcp" }] },
+            "runtimeConfig": { "portMappings": [{ "hostPort": 8081, "containerPort": 80,
+                "protocol": "tcp" }] },
         }),
     ];
     let pod = eth0("c1");
@@ -720,7 +724,8 @@ fn plugins_before_and_after_ours_in_a_list_work_as_ever() {
 
     let bridge = json!({
         "type": "bridge", "bridge": "br-own", "isGateway": true,
-        "ipam": { "type": "host-local", "subnet": "192.168.77.0/24", "dataDir": "/run/host-local", "routes": [{ "dst": "0.0.0.0/0" }] },
+        "ipam": { "type": "host-local", "subnet": "192.168.77.0/24", "dataDir": "/run/host-local",
+            "routes": [{ "dst": "0.0.0.0/0" }] },
     });
     runtime.plugins = vec![bridge, json!({ "type": "netd-cni", "network": "my-net" })];
     let pod = eth0("c2");
@@ -768,8 +773,8 @@ fn reference_plugins_take_addresses_from_the_ledger() {
     let lab = Lab::up(2);
     lab.ctl(
         "h1",
-        "network create --attachable --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 --gateway 192.168.100.1 \
-         --ip-range 192.168.100.128/25 my-net",
+        "network create --attachable --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 \
+         --gateway 192.168.100.1 --ip-range 192.168.100.128/25 my-net",
     )
     .ok();
     let of = |host, plugin: &str, more: Value| {

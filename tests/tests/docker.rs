@@ -73,7 +73,8 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
     .ok();
 
     docker("h1", &format!("run -d --name one --network my-net {SLEEP}")).ok();
-    let fixed = "--ip 10.0.9.50 --ip6 fd00:9::50 --mac-address 02:42:0a:00:09:32 --network-alias bee --network-alias two.two";
+    let fixed = "--ip 10.0.9.50 --ip6 fd00:9::50 --mac-address 02:42:0a:00:09:32 --network-alias \
+                 bee --network-alias two.two";
     docker(
         "h2",
         &format!("run -d --name two --network my-net {fixed} {SLEEP}"),
@@ -294,7 +295,10 @@ fn comings_and_goings(engines: &Engines) {
     docker("h1", &format!("{ATTACH} --ipv6 fresh")).ok();
     docker(
         "h1",
-        &format!("{ATTACH} --internal --subnet 10.77.0.0/24 --ip-range 10.77.0.128/25 --aux-address a=10.77.0.128 own"),
+        &format!(
+            "{ATTACH} --internal --subnet 10.77.0.0/24 --ip-range 10.77.0.128/25 \
+                  --aux-address a=10.77.0.128 own"
+        ),
     )
     .ok();
     eventually("the cluster knows the names", || {
@@ -466,7 +470,10 @@ fn daemons_engines_and_hosts_may_die_at_any_time() {
     .ok();
     docker(
         "h2",
-        &format!("run -d --name two --restart always --stop-signal KILL --network my-net --ip 10.0.9.50 {SLEEP}"),
+        &format!(
+            "run -d --name two --restart always --stop-signal KILL --network my-net --ip \
+                  10.0.9.50 {SLEEP}"
+        ),
     )
     .ok();
     let both = |what: &str| {
@@ -660,7 +667,8 @@ fn a_compose_file_with_networks_and_a_lan_comes_up_and_goes() {
     });
     engines.is_clean("my-net", &[]);
 
-    let lan = "-o driver=macvlan -o parent=eth0 --subnet 192.168.100.0/24 --gateway 192.168.100.1 --ip-range 192.168.100.128/25";
+    let lan = "-o driver=macvlan -o parent=eth0 --subnet 192.168.100.0/24 --gateway 192.168.100.1 \
+               --ip-range 192.168.100.128/25";
     docker("h1", &format!("{ATTACH} {lan} lan")).ok();
     eventually("the cluster knows its name", || {
         let said = docker("h2", &format!("{ATTACH} -o netd.network=lan lan"));
@@ -738,14 +746,17 @@ listening.bind("/run/docker/plugins/netd.sock")
 listening.listen()
 engine = socket.socket(socket.AF_UNIX)
 engine.connect("/run/docker/plugins/netd.sock")
-engine.sendall(b"POST /Plugin.Activate HTTP/1.1\r\nHost: netd\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+engine.sendall(b"POST /Plugin.Activate HTTP/1.1\r\nHost: netd\r\nContent-Length: 0\r\nConnection: \
+                 close\r\n\r\n")
 def activate():
     os.dup2(listening.fileno(), 3)
     os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
-netd = subprocess.Popen(["netd", "--directory", "/run/state"], pass_fds=[3], preexec_fn=activate, stdout=2)
+netd = subprocess.Popen(["netd", "--directory", "/run/state"], pass_fds=[3], preexec_fn=activate,
+    stdout=2)
 engine.settimeout(60)
 try:
-    print(b"".join(iter(lambda: engine.recv(9999), b"")).decode(), oct(os.stat("/run/docker/plugins/netd.sock").st_mode & 0o777))
+    print(b"".join(iter(lambda: engine.recv(9999), b"")).decode(),
+        oct(os.stat("/run/docker/plugins/netd.sock").st_mode & 0o777))
 finally:
     netd.kill()
 "#;
@@ -795,7 +806,11 @@ fn the_managed_plugin_passes_calls_on_to_the_hosts_daemon() {
     .ok();
     docker("plugin create managed /run/plugin").ok();
     docker("plugin enable managed").ok();
-    docker("network create -d managed:latest --ipam-driver managed:latest -o netd.network=my-net my-net").ok();
+    docker(
+        "network create -d managed:latest --ipam-driver managed:latest -o netd.network=my-net \
+            my-net",
+    )
+    .ok();
     docker(&format!("run -d --name one --network my-net {SLEEP}")).ok();
     docker(&format!("run -d --name two --network my-net {SLEEP}")).ok();
     engines.reaches("h1", "one", "two");

@@ -81,7 +81,8 @@ impl<'a> Load<'a> {
         };
         let rate = sum("requests") / seen[0]["seconds"].as_f64().unwrap_or(1.);
         println!(
-            "{} requests, {rate:.0} per second, {} failed, {} retried on a closed connection, slowest {:?} ms",
+            "{} requests, {rate:.0} per second, {} failed, {} retried on a closed connection, \
+             slowest {:?} ms",
             sum("requests"),
             sum("failed"),
             sum("retried"),

@@ -50,7 +50,8 @@ fn prefixes_of_the_hosts_links_stay_their_own() {
         .ok();
     let link = |name: &str, address: &str| {
         let line = format!(
-            "ip link add {name} type bridge; ip address add {address} dev {name}; ip link set {name} up"
+            "ip link add {name} type bridge; ip address add {address} dev {name}; ip link set \
+             {name} up"
         );
         lab.exec("h1", &["sh", "-c", &line]).ok();
     };

@@ -9,9 +9,10 @@ use serde_json::Value;
 use tests::{CALL, Lab, eventually, field, holds, run};
 
 const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
-const CREATE: &str = "network create --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 --gateway 192.168.100.1 \
-                      --ip-range 192.168.100.128/25 --subnet fd00:6c61:62::/64 --gateway fd00:6c61:62::1 \
-                      --ip-range fd00:6c61:62::8000/120 lan";
+const CREATE: &str = "network create --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 \
+                      --gateway 192.168.100.1 --ip-range 192.168.100.128/25 --subnet \
+                      fd00:6c61:62::/64 --gateway fd00:6c61:62::1 --ip-range \
+                      fd00:6c61:62::8000/120 lan";
 
 fn address(task: &Value, index: usize) -> &str {
     task["addresses"][index].as_str().unwrap()
@@ -53,8 +54,9 @@ fn reaches(lab: &Lab, task: &str, address: &str) {
 
 /// What a host has of networks and tasks.
 fn traces(lab: &Lab, host: &str) -> String {
-    let script = "ip netns; ip -o link | sed 's/^[0-9]*: //' | cut -d' ' -f1; ip -o addr | cut -d' ' -f2-4; ip route; \
-                  ip -6 route | grep -v fe80; ip neigh show nud permanent; nft list ruleset";
+    let script = "ip netns; ip -o link | sed 's/^[0-9]*: //' | cut -d' ' -f1; \
+                  ip -o addr | cut -d' ' -f2-4; ip route; ip -6 route | grep -v fe80; \
+                  ip neigh show nud permanent; nft list ruleset";
     lab.exec(host, &["sh", "-c", script]).ok()
 }
 
@@ -259,7 +261,8 @@ fn an_address_in_use_on_the_lan_waits_until_it_is_free() {
     let lab = Lab::up(2);
     lab.ctl("h1", CREATE).ok();
     lab.ctl("h1", "node update --availability drain h2").ok();
-    let create = "service create --detach --name web --endpoint-mode dnsrr --replicas 0 --network lan -- netd whoami";
+    let create = "service create --detach --name web --endpoint-mode dnsrr --replicas 0 --network \
+                  lan -- netd whoami";
     lab.ctl("h1", create).ok();
     for (slot, taken, by) in [
         (1, "192.168.100.128/24", "192.168.100.128"),
@@ -365,12 +368,18 @@ fn a_replica_that_moves_is_found_at_once_by_others_on_the_lan() {
 fn a_task_is_on_an_overlay_and_two_lans_of_one_parent() {
     let lab = Lab::up(2);
     lab.ctl("h1", CREATE).ok();
-    lab.ctl("h1", "network create --driver macvlan --opt parent=eth0 --internal --subnet 192.168.50.0/24 second").ok();
+    lab.ctl(
+        "h1",
+        "network create --driver macvlan --opt parent=eth0 --internal --subnet 192.168.50.0/24 \
+         second",
+    )
+    .ok();
     lab.ctl("h1", "network create --subnet 10.0.9.0/24 over")
         .ok();
     for network in ["lan", "second", "over"] {
         let line = format!(
-            "service create --name on-{network} --replicas 2 --network {network} -- netd whoami --port 80"
+            "service create --name on-{network} --replicas 2 --network {network} -- netd whoami \
+             --port 80"
         );
         lab.ctl("h1", &line).ok();
     }
@@ -431,7 +440,12 @@ fn a_host_without_the_parent_refuses_tasks_until_it_has_it() {
         "network create --driver macvlan --opt parent=lan0 --subnet 192.168.60.0/24 lan",
     )
     .ok();
-    lab.ctl("h1", "service create --name web --replicas 2 --restart-delay 100ms --network lan -- sleep infinity").ok();
+    lab.ctl(
+        "h1",
+        "service create --name web --replicas 2 --restart-delay 100ms --network lan -- sleep \
+         infinity",
+    )
+    .ok();
     let cause = "this host has no link lan0, the parent of network \"lan\"; next: make it";
     let tasks = lab.json("h2", "service ps web");
     assert!(

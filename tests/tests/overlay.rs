@@ -49,8 +49,9 @@ fn a_network_keeps_several_subnets_of_both_families() {
     let lab = Lab::up(2);
     lab.ctl(
         "h1",
-        "network create --attachable --label tier=front --opt mtu=1400 --subnet 10.20.0.0/29 --gateway 10.20.0.6 \
-         --subnet 10.21.0.0/24 --subnet fd00:20::/64 --gateway fd00:20::ff wide",
+        "network create --attachable --label tier=front --opt mtu=1400 --subnet 10.20.0.0/29 \
+         --gateway 10.20.0.6 --subnet 10.21.0.0/24 --subnet fd00:20::/64 --gateway fd00:20::ff \
+         wide",
     )
     .ok();
     let network = lab.json("h1", "network inspect wide").remove(0);
@@ -238,8 +239,9 @@ const H2: [&str; 2] = ["192.168.100.12", "fd00:6c61:62::12"];
 #[test]
 fn forward_drops_of_docker_and_firewalls_cut_nothing_off() {
     let lab = Lab::up(2);
-    let docker = "nohup dockerd --data-root /run/docker-data --exec-root /run/docker-exec -H unix:///run/docker.sock \
-                  --pidfile /run/docker.pid --storage-driver vfs > /run/dockerd.log 2>&1 &";
+    let docker = "nohup dockerd --data-root /run/docker-data --exec-root /run/docker-exec -H \
+                  unix:///run/docker.sock --pidfile /run/docker.pid --storage-driver vfs > \
+                  /run/dockerd.log 2>&1 &";
     lab.exec("h1", &["sh", "-c", docker]).ok();
     // It does so where it finds a host that does not forward yet.
     eventually("Docker drops what it does not know", || {
@@ -291,8 +293,9 @@ fn forward_drops_of_docker_and_firewalls_cut_nothing_off() {
     // UFW does this by iptables, firewalld by a table of its own.
     let ufw =
         "ip6tables -P FORWARD DROP; iptables -I FORWARD 1 -j LOG; iptables -A FORWARD -j DROP";
-    let firewalld = "nft 'table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; \
-                     ct state { established, related } accept; reject with icmpx admin-prohibited; }; }'";
+    let firewalld = "nft 'table inet firewalld { chain filter_FORWARD { type filter hook forward \
+                     priority 10; ct state { established, related } accept; \
+                     reject with icmpx admin-prohibited; }; }'";
     lab.exec("h1", &["sh", "-c", &format!("{ufw}; {firewalld}")])
         .ok();
     reaches();
@@ -382,7 +385,8 @@ host, vni, to, source, inner, target = sys.argv[1:]
 mac = lambda text: bytes.fromhex(text.replace(":", ""))
 payload = b"forged"
 udp = struct.pack("!HHHH", 9, 9, 8 + len(payload), 0) + payload
-ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, socket.inet_aton(inner), socket.inet_aton(target))
+ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, socket.inet_aton(inner),
+    socket.inet_aton(target))
 total = sum(struct.unpack("!10H", ip))
 total = (total >> 16) + (total & 0xffff)
 ip = ip[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xffff) + ip[12:]
@@ -546,7 +550,8 @@ fn a_cluster_runs_without_ipv4_on_its_own_tunnel_port() {
         .inside("h1", "web.1", &["cat", "/sys/class/net/eth0/mtu"])
         .ok();
     assert_eq!(mtu.trim(), "1430");
-    let tunnel = "ip -n $(ip netns | grep -v netd-t- | grep -o -m1 '^netd-[0-9a-z]*') -d link show type vxlan";
+    let tunnel = "ip -n $(ip netns | grep -v netd-t- | grep -o -m1 '^netd-[0-9a-z]*') -d link show \
+                  type vxlan";
     assert!(
         lab.exec("h1", &["sh", "-c", tunnel])
             .ok()

@@ -91,7 +91,8 @@ fn refuse_misfit(state: &State, node: &Node) -> Result<(), Refusal> {
                 "host {hostname:?} has the address {address}, which belongs to network {name:?}"
             );
             let next = format!(
-                "join with an address outside of it, or remove that network: `swarmctl network rm {name}`"
+                "join with an address outside of it, or remove that network: `swarmctl network rm \
+                 {name}`"
             );
             return Err(Refusal::new(Kind::Conflict, cause, next));
         }

@@ -87,7 +87,8 @@ fn fresh(
     let name = &found.spec.name;
     if !found.spec.attachable {
         let cause = format!("network {name:?} is not attachable: it is for services only");
-        let next = "attach to a network that is, such as one made by `swarmctl network create --attachable NAME`";
+        let next = "attach to a network that is, such as one made by `swarmctl network create \
+                    --attachable NAME`";
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     let needed = capability::needed(&found.spec);
@@ -229,7 +230,8 @@ fn refusal(state: &State, container: &Container, error: IpamError) -> Refusal {
         } => {
             let name = container.name();
             let cause = format!(
-                "container {name:?} has {held} on network {network:?} and cannot have {address} instead"
+                "container {name:?} has {held} on network {network:?} and cannot have {address} \
+                 instead"
             );
             Refusal {
                 cause,

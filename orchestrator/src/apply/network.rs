@@ -206,7 +206,8 @@ fn wanted_subnets(state: &State, spec: &NetworkSpec) -> Result<Vec<SubnetSpec>, 
         .filter(|_| !spec.driver.is_lan())
     {
         Some(cause) => {
-            let next = "give a subnet that is used nowhere else, or none to get a free one from the default pools";
+            let next = "give a subnet that is used nowhere else, or none to get a free one from \
+                        the default pools";
             Err(Refusal::new(Kind::Conflict, cause, next))
         }
         None => Ok(spec.subnets.clone()),

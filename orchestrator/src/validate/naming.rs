@@ -58,7 +58,8 @@ pub(super) fn label(what: &str, text: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     let next = format!(
-        "use letters, digits and '-', no '-' at either end, at most {MAX_NAME}: it becomes a DNS label"
+        "use letters, digits and '-', no '-' at either end, at most {MAX_NAME}: it becomes a DNS \
+         label"
     );
     Err(invalid(format!("{text:?} is no {what}"), next))
 }

@@ -225,7 +225,8 @@ fn an_ethernet_address_is_on_a_segment_once() {
             "asked again"
         );
         let cause = format!(
-            "02:11:22:33:44:55 on network \"{network}\" is that of cni container \"{network}\" on h1"
+            "02:11:22:33:44:55 on network \"{network}\" is that of cni container \"{network}\" on \
+             h1"
         );
         refused(
             &mut cluster,

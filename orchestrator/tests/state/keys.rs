@@ -305,7 +305,8 @@ proptest! {
         events in prop::collection::vec(event(), 1..120),
     ) {
         let mut cluster = Cluster::encrypting(3);
-        let mut held: BTreeMap<u64, NodeConfig> = (1..=3).map(|node| (node, cluster.state.view(NodeId(node)))).collect();
+        let views = (1..=3).map(|node| (node, cluster.state.view(NodeId(node))));
+        let mut held: BTreeMap<u64, NodeConfig> = views.collect();
         let start = cluster.now;
         for event in events {
             match event {
@@ -321,7 +322,9 @@ proptest! {
                 Event::Silent(node) => cluster.set_status(node, NodeStatus::Down),
                 Event::Heard(node) => cluster.set_status(node, NodeStatus::Ready),
                 // Nobody is down for so long that it is given up.
-                Event::Pass(time) => cluster.now = (cluster.now + time).min(start + 10 * MINUTE - 1),
+                Event::Pass(time) => {
+                    cluster.now = (cluster.now + time).min(start + 10 * MINUTE - 1);
+                }
                 Event::Scale(replicas) => cluster.scale("web", replicas),
             }
             for (node, view) in &mut held {
@@ -332,8 +335,9 @@ proptest! {
             }
             for (a, one) in &held {
                 for (b, other) in &held {
-                    let Some(sends) = one.keys.get(&NodeId(*b)).and_then(|keys| keys.send.first()) else { continue };
-                    let Some(accepts) = other.keys.get(&NodeId(*a)).map(|keys| &keys.accept) else { continue };
+                    let sends = one.keys.get(&NodeId(*b)).and_then(|keys| keys.send.first());
+                    let accepts = other.keys.get(&NodeId(*a)).map(|keys| &keys.accept);
+                    let (Some(sends), Some(accepts)) = (sends, accepts) else { continue };
                     prop_assert!(accepts.contains(sends), "h{} sends {} to h{}", a, sends.epoch, b);
                 }
             }

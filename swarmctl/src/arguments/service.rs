@@ -106,14 +106,16 @@ pub struct ServiceCreate {
     /// Network to attach to, with optional aliases: name=net,alias=db,alias=pg. The first network
     /// with a way out carries the default route. Services may share an alias: it resolves to all of
     /// them
-    #[arg(long = "network", value_name = "NETWORK|name=NETWORK,alias=ALIAS", value_parser = attachment)]
+    #[arg(long = "network", value_name = "NETWORK|name=NETWORK,alias=ALIAS",
+        value_parser = attachment)]
     pub networks: Vec<NetworkAttachment>,
     /// Stack of the service. Its DNS name is then also NAME.STACK, and shop-web of stack shop is
     /// also web.shop. Tasks of a stack resolve names of their own stack first
     #[arg(long)]
     pub stack: Option<String>,
     /// Named port, published as SRV record such as _http._tcp.web
-    #[arg(long = "port", value_name = "name=NAME,target=PORT[,protocol=tcp|udp|sctp]", value_parser = named_port)]
+    #[arg(long = "port", value_name = "name=NAME,target=PORT[,protocol=tcp|udp|sctp]",
+        value_parser = named_port)]
     pub ports: Vec<NamedPort>,
     /// DNS server for names outside the cluster, queried from inside each task (default: the host's
     /// resolvers)
@@ -133,7 +135,8 @@ pub struct ServiceCreate {
     /// Publish a port of the tasks on all hosts; with mode=host only on hosts that run a task. AT
     /// is an address or interface of the hosts. Ranges: 8000-8010:80-90. Docker's long form works,
     /// too
-    #[arg(short, long, value_name = "[AT:]PUBLISHED:TARGET[/PROTOCOL][,mode=MODE][,allow=CIDR]", value_parser = published)]
+    #[arg(short, long, value_name = "[AT:]PUBLISHED:TARGET[/PROTOCOL][,mode=MODE][,allow=CIDR]",
+        value_parser = published)]
     pub publish: Vec<PublishSpec>,
     /// Prefix from which callers may use the published ports (default: everywhere)
     #[arg(long, value_name = "CIDR", requires = "publish")]
@@ -148,7 +151,8 @@ pub struct ServiceCreate {
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
     /// Condition under which an ended task is replaced by a new one
-    #[arg(long, default_value = "any", value_parser = words::<RestartCondition, 3>(["any", "on-failure", "none"]))]
+    #[arg(long, default_value = "any",
+        value_parser = words::<RestartCondition, 3>(["any", "on-failure", "none"]))]
     pub restart_condition: RestartCondition,
     /// Time between the end of a task and the start of its replacement
     #[arg(long, default_value = "5s", value_name = "DURATION")]
@@ -240,7 +244,8 @@ pub struct Rollout {
 #[derive(Debug, Args)]
 pub struct Reach {
     /// Publish another port on all hosts, written as for create
-    #[arg(long, value_name = "[AT:]PUBLISHED:TARGET[/PROTOCOL][,allow=CIDR]", value_parser = published)]
+    #[arg(long, value_name = "[AT:]PUBLISHED:TARGET[/PROTOCOL][,allow=CIDR]",
+        value_parser = published)]
     pub publish_add: Vec<PublishSpec>,
     /// Prefix from which callers may use the added ports (default: everywhere)
     #[arg(long, value_name = "CIDR", requires = "publish_add")]
@@ -255,7 +260,8 @@ pub struct Reach {
     #[arg(long, value_name = "NETWORK=ALIAS", value_parser = pair)]
     pub alias_rm: Vec<(String, String)>,
     /// Add a named port, or change its number
-    #[arg(long, value_name = "name=NAME,target=PORT[,protocol=tcp|udp|sctp]", value_parser = named_port)]
+    #[arg(long, value_name = "name=NAME,target=PORT[,protocol=tcp|udp|sctp]",
+        value_parser = named_port)]
     pub port_add: Vec<NamedPort>,
     /// Remove the named port of this name
     #[arg(long, value_name = "NAME")]
@@ -264,10 +270,12 @@ pub struct Reach {
     #[arg(long)]
     pub stack: Option<String>,
     /// Resolve names to tasks as soon as they are placed on a node, before they are healthy
-    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
     pub dns_publish_not_ready: Option<bool>,
     /// New load balancing of the virtual IP and the published ports, written as for create
-    #[arg(long, value_name = "HOW", value_parser = words::<Scheduler, 6>(["rr", "wrr", "lc", "wlc", "sh", "mh"]))]
+    #[arg(long, value_name = "HOW",
+        value_parser = words::<Scheduler, 6>(["rr", "wrr", "lc", "wlc", "sh", "mh"]))]
     pub lb: Option<Scheduler>,
     /// Keep sending a client to the same task if it returns within DURATION; 0 ends that
     #[arg(long, value_name = "DURATION")]
@@ -306,7 +314,8 @@ pub struct ServiceUpdate {
     pub replicas: Option<u32>,
     /// Add or change an environment variable; without =VALUE it is copied from this command's
     /// environment
-    #[arg(short, long = "env", visible_alias = "env-add", value_name = "NAME[=VALUE]", value_parser = variable)]
+    #[arg(short, long = "env", visible_alias = "env-add", value_name = "NAME[=VALUE]",
+        value_parser = variable)]
     pub env: Vec<(String, String)>,
     /// Remove an environment variable
     #[arg(long, value_name = "NAME")]
@@ -327,7 +336,8 @@ pub struct ServiceUpdate {
     #[arg(long, value_name = "DURATION")]
     pub stop_grace_period: Option<Millis>,
     /// Add or change a label, KEY=VALUE
-    #[arg(short, long = "label", visible_alias = "label-add", value_name = "KEY=VALUE", value_parser = option)]
+    #[arg(short, long = "label", visible_alias = "label-add", value_name = "KEY=VALUE",
+        value_parser = option)]
     pub labels: Vec<(String, String)>,
     /// Remove the label of this key
     #[arg(long, value_name = "KEY")]
@@ -342,7 +352,8 @@ pub struct ServiceUpdate {
     #[command(flatten)]
     pub health: Health,
     /// Remove the health check
-    #[arg(long, conflicts_with_all = ["health_cmd", "health_interval", "health_timeout", "health_retries", "health_start_period"])]
+    #[arg(long, conflicts_with_all = ["health_cmd", "health_interval", "health_timeout",
+        "health_retries", "health_start_period"])]
     pub no_healthcheck: bool,
     /// How its tasks are replaced.
     #[command(flatten)]

@@ -51,9 +51,13 @@ pub async fn logs(daemon: &Daemon, target: &str, reading: Reading) -> Result<u8>
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
-            Some(line) = arrived.recv() => printer.print(&line.map_err(|status| daemon.broken(&status))?)?,
+            Some(line) = arrived.recv() => {
+                printer.print(&line.map_err(|status| daemon.broken(&status))?)?;
+            }
             _ = look.tick() => match (printer.prefixed, daemon.tasks(query.clone()).await) {
-                (true, Ok(tasks)) => read(daemon, printer.learn(&tasks), Reading { tail: 0, ..reading }, &lines),
+                (true, Ok(tasks)) => {
+                    read(daemon, printer.learn(&tasks), Reading { tail: 0, ..reading }, &lines);
+                }
                 (_, Err(error)) if is_not_found(&error) => return Ok(0),
                 (_, Err(error)) => return Err(error),
                 (false, Ok(_)) => {}

@@ -150,7 +150,8 @@ fn instruction(token: &TokenInfo) -> String {
         address,
     } = token;
     format!(
-        "To add a {role} to this cluster, run this on the host:\n\n    swarmctl join --token {token} {address}"
+        "To add a {role} to this cluster, run this on the host:\n\n    swarmctl join --token \
+         {token} {address}"
     )
 }
 

@@ -177,7 +177,8 @@ fn subnets(
             .find(|spec| spec.subnet.covers(&range) && spec.range.is_none());
         let Some(place) = place else {
             let cause = format!("range {range} lies in no --subnet that has none yet");
-            let next = "give one --ip-range per --subnet, inside it; addresses belong to slots, not to nodes";
+            let next = "give one --ip-range per --subnet, inside it; addresses belong to slots, \
+                        not to nodes";
             return Err(Refusal::new(Kind::Invalid, cause, next));
         };
         place.range = Some(range);

@@ -1,4 +1,4 @@
-//! Every rule of the specification about what comes in and goes out, without a daemon.
+//! Tests of input and output formats against the specification, without a daemon.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

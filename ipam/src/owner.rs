@@ -1,4 +1,4 @@
-//! Who holds an address.
+//! Owners of addresses.
 
 use std::{fmt, str::FromStr};
 
@@ -21,7 +21,7 @@ pub enum Owner {
     Container(EndpointId),
 }
 
-/// Text that is no owner.
+/// Text that cannot be parsed as an owner.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 #[error(
     "{0:?} is no owner: it reads `gateway`, `vip/<service id>`, `slot/<service id>/<number>`, \

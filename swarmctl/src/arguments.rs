@@ -415,7 +415,7 @@ pub enum LabVerb {
     },
 }
 
-/// Who one of a lab's own processes is for.
+/// The lab and host of a lab process.
 #[derive(Debug, Args)]
 pub struct LabProcess {
     /// Name of the lab
@@ -455,7 +455,7 @@ pub fn completion(shell: &str) -> Result<String, String> {
     String::from_utf8(script).map_err(|error| error.to_string())
 }
 
-/// The values that `model` writes with these words.
+/// A parser for the values that `model` serialises as these words.
 fn words<T, const N: usize>(words: [&'static str; N]) -> impl TypedValueParser<Value = T>
 where
     T: serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
@@ -474,7 +474,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Notes and options by their keys; the last of a key counts, as in docker.
+/// Labels and options by key; the last one of a key counts, as in docker.
 pub fn by_key(pairs: Vec<(String, String)>) -> BTreeMap<String, String> {
     pairs.into_iter().collect()
 }

@@ -1,4 +1,4 @@
-//! The local daemon: requests, and patience while it restarts.
+//! Requests to the local netd, repeated while it restarts.
 
 use std::{
     future::Future,
@@ -25,7 +25,7 @@ use tonic::{Code, Response, Status, transport::Channel};
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 /// How long a daemon that went away may take to come back.
 const RETURN_LIMIT: Duration = Duration::from_secs(10);
-/// How long a daemon that has left its socket behind may take to listen again.
+/// How long swarmctl waits for a netd whose socket exists but refuses connections.
 const LISTEN_LIMIT: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,7 +37,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// The daemon at this socket. Waits a little where there is a socket that nobody listens on: it
+    /// Connects to the daemon. If the socket exists but refuses connections, waits a little: netd
     /// may be restarting.
     pub async fn connect(socket: &Path) -> Result<Self, LocalError> {
         let start = Instant::now();
@@ -57,8 +57,8 @@ impl Daemon {
         }
     }
 
-    /// Changes the cluster. Asked again under the same request id while the daemon restarts:
-    /// nothing is done twice.
+    /// Proposes a command. Repeated with the same request id while the daemon restarts, so it is
+    /// executed once.
     pub async fn propose(&self, command: Command) -> Result<Outcome> {
         let payload = api::encode(&Proposal {
             request: RequestId(rand::random()),
@@ -129,7 +129,7 @@ impl Daemon {
         api::decode::<Result<(), Refusal>>(&answer)?.map_err(Into::into)
     }
 
-    /// Where this host stands.
+    /// This host's membership and the state of its kernel.
     pub async fn status(&self) -> Result<Standing> {
         self.insist(api::encode(&()), |channel, payload| async move {
             LocalClient::new(channel).status(payload).await
@@ -137,7 +137,7 @@ impl Daemon {
         .await
     }
 
-    /// The inside of this host.
+    /// Internal state of this host's netd.
     pub async fn debug(&self, what: api::Debug) -> Result<String> {
         let answer = self.once(self.local().debug(api::encode(&what)).await)?;
         api::decode::<Result<String, Refusal>>(&answer)?.map_err(Into::into)
@@ -151,7 +151,7 @@ impl Daemon {
         }
     }
 
-    /// What is wrong in the ledger, one sentence each.
+    /// Inconsistencies of the ledger, one sentence each.
     pub async fn ledger(&self) -> Result<Vec<String>> {
         match self.ask(Query::Ledger).await? {
             Answer::Ledger(findings) => Ok(findings),
@@ -159,7 +159,7 @@ impl Daemon {
         }
     }
 
-    /// What is seen on a node.
+    /// Asks one node about its kernel, peers or traffic.
     pub async fn examine(&self, node: NodeId, subject: Subject) -> Result<Examined> {
         let call =
             |channel, payload| async move { AgentClient::new(channel).examine(payload).await };
@@ -174,7 +174,7 @@ impl Daemon {
         AgentClient::new(self.channel.clone())
     }
 
-    /// What a broken stream or call means, for people.
+    /// Explains a broken stream or call to the user.
     pub fn broken(&self, status: &Status) -> anyhow::Error {
         let path = self.socket.display();
         match status.code() {
@@ -214,7 +214,7 @@ impl Daemon {
             .map_err(Into::into)
     }
 
-    /// Sends a request that may be sent twice, again and again while the daemon is away.
+    /// Sends an idempotent request, repeatedly while the daemon is away.
     async fn insist<T, F>(&self, payload: Json, call: impl Fn(Channel, Json) -> F) -> Result<T>
     where
         T: DeserializeOwned,

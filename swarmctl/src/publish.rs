@@ -120,7 +120,7 @@ pub struct Unpublish {
 }
 
 impl Unpublish {
-    /// Whether it means these.
+    /// Whether it names this published port.
     pub fn names(&self, port: &PublishSpec) -> bool {
         let last = port.target.saturating_add(port.count.saturating_sub(1));
         let is_published = |ports| ports == (port.published, port.last());

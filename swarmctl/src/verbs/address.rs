@@ -1,5 +1,4 @@
-//! Addresses as people give them: IP or interface, with a port or without; and the one that is
-//! meant where none is.
+//! Parses addresses given by IP or interface, with or without port, and chooses the default one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 

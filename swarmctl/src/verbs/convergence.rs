@@ -1,4 +1,4 @@
-//! The wait until a service is as wanted, with a live line of progress.
+//! Waits until a service has converged, with a live progress line.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,15 +11,16 @@ use model::{Kind, Query, Refusal, RestartCondition, ServiceInfo, TaskId, TaskInf
 
 use crate::{daemon::Daemon, output};
 
-/// How long a service may take before the command gives up; the service itself goes on.
+/// Time limit of the command; the service itself goes on converging.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long it must stay as wanted: a command that fails at once has run for a moment, too.
+/// How long a service must stay converged: a command that fails at once has run for a moment, too.
 const STAY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Lines that are not live come at most this often.
 const LINE_PAUSE: Duration = Duration::from_secs(2);
 
-/// Waits until the service runs as wanted. Tasks in `past` had ended before and are not spoken of.
+/// Waits until the service has converged. Tasks in `past` had ended before: their errors are not
+/// printed.
 pub async fn wait(
     daemon: &Daemon,
     name: &str,
@@ -39,7 +40,7 @@ pub async fn wait(
     result
 }
 
-/// The tasks of a service that have ended: their errors are not news.
+/// The ended tasks of a service: their errors are old.
 pub async fn past(daemon: &Daemon, name: &str) -> Result<BTreeSet<TaskId>> {
     let ended = |task: &TaskInfo| task.state.is_terminal().then_some(task.id);
     Ok(daemon
@@ -63,7 +64,7 @@ async fn watch(
         let mut tasks = daemon.tasks(Query::Tasks(Some(name.to_owned()))).await?;
         tasks.retain(|task| !past.contains(&task.id));
         let progress = Progress::of(&service, &tasks);
-        // An update may take its time, as long as it gets on.
+        // An update has no time limit while it makes progress.
         let so_far = service.update.map(|update| update.updated);
         if so_far != updated {
             (start, updated) = (Instant::now(), so_far);
@@ -227,7 +228,7 @@ fn current(tasks: &[TaskInfo]) -> BTreeMap<u32, &TaskInfo> {
     current
 }
 
-/// The last task that says why it does not run.
+/// The last task with a message about why it does not run.
 fn trouble(tasks: &[TaskInfo]) -> Option<&TaskInfo> {
     let troubled = |task: &&TaskInfo| {
         !task.message.is_empty()

@@ -1,5 +1,4 @@
-//! `service logs`: what tasks have written, and what they go on to write, whichever hosts they are
-//! on.
+//! `service logs`: the output of tasks on any host, and new lines as they are written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +15,7 @@ use tonic::Status;
 use super::is_not_found;
 use crate::{daemon::Daemon, values::timestamp};
 
-/// How often new tasks of a service are looked for.
+/// Interval at which new tasks of a service are looked up.
 const LOOK: Duration = Duration::from_secs(1);
 const QUEUE: usize = 256;
 

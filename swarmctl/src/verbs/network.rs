@@ -96,7 +96,7 @@ fn print(networks: &[NetworkInfo], format: Format) -> Result<()> {
         .print(format)
 }
 
-/// What each endpoint belongs to.
+/// Prints the owner of each endpoint.
 fn print_endpoints(networks: &[NetworkInfo]) -> Result<()> {
     let of = |network: &NetworkInfo| {
         let name = network.name.clone();

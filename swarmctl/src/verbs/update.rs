@@ -1,4 +1,4 @@
-//! `service update` and `service rollback`: what is given changes, everything else stays.
+//! `service update` and `service rollback`. Options that are not given keep their values.
 
 use anyhow::Result;
 use model::{Command, HealthCheck, Kind, Query, Refusal, Runtime, ServiceInfo, ServiceSpec};
@@ -91,7 +91,7 @@ fn changed(mut spec: ServiceSpec, change: ServiceUpdate) -> Result<ServiceSpec> 
     Ok(spec)
 }
 
-/// Puts the flags of a health check into a spec. Errors: there is no command to run.
+/// Applies health check flags to a spec. Errors: there is no command to run.
 pub fn health(spec: &mut ServiceSpec, flags: Health) -> Result<()> {
     let Health {
         health_cmd,
@@ -128,7 +128,7 @@ pub fn health(spec: &mut ServiceSpec, flags: Health) -> Result<()> {
     Ok(())
 }
 
-/// Puts the flags of how tasks are replaced into a spec.
+/// Applies rollout flags to a spec.
 pub fn rollout(spec: &mut ServiceSpec, flags: Rollout) {
     let update = &mut spec.update;
     spec.task.drain = flags.drain.map_or(spec.task.drain, |time| time.0);

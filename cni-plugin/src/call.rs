@@ -71,7 +71,7 @@ async fn try_until_answered(
         let failure = match tried {
             Err(_) => {
                 return Err(Unanswered::Lost(format!(
-                    "it takes longer than {} s",
+                    "no reply within {} s",
                     LIMIT.as_secs()
                 )));
             }

@@ -169,7 +169,7 @@ pub fn read(environment: &Environment, program: &str, input: &[u8]) -> Result<As
         let next = "`name` is letters, digits, '_', '.' and '-', beginning with a letter or digit";
         return Err(wrong(
             format!(
-                "{:?} is no name of a network configuration",
+                "{:?} is not a valid name of a network configuration",
                 configuration.name
             ),
             next,
@@ -391,7 +391,7 @@ fn addresses(
     if of_family(true) > 1 || of_family(false) > 1 {
         let next = "an interface has one address of each family: ask for one";
         return Err(wrong(
-            format!("several addresses of one family are asked for: {found:?}"),
+            format!("several addresses of one family are requested: {found:?}"),
             next,
         ));
     }
@@ -403,7 +403,7 @@ fn address(field: &str, text: &str) -> Result<IpAddr, CniError> {
     let bare = text.split_once('/').map_or(text, |(bare, _)| bare);
     bare.parse().map_err(|_| {
         wrong(
-            format!("{field} holds {text:?}, which is no IP address"),
+            format!("{field} holds {text:?}, which is not an IP address"),
             "write 10.0.9.5 or fd00::5",
         )
     })
@@ -421,7 +421,7 @@ fn mac(environment: &Environment, configuration: &Configuration) -> Result<Optio
     match text.parse() {
         Ok(mac @ Mac(bytes)) if bytes[0] & 1 == 0 && bytes != [0; 6] => Ok(Some(mac)),
         _ => Err(wrong(
-            format!("{text:?} is no Ethernet address of one interface"),
+            format!("{text:?} is not the Ethernet address of one interface"),
             "write 02:42:0a:00:09:05",
         )),
     }

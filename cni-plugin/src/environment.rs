@@ -74,7 +74,7 @@ impl Environment {
         let namespace = value("CNI_NETNS");
         if matches!(operation, Operation::Add | Operation::Check) && !namespace.starts_with('/') {
             return Err(invalid(
-                format!("CNI_NETNS {namespace:?} is no absolute path"),
+                format!("CNI_NETNS {namespace:?} is not an absolute path"),
                 "such as /run/netns/NAME",
             ));
         }

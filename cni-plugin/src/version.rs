@@ -32,7 +32,7 @@ impl Version {
             let next = format!("use one of {} as cniVersion", SUPPORTED.join(", "));
             return Err(CniError::new(
                 Code::Version,
-                format!("incompatible CNI versions: {text:?} is asked for"),
+                format!("incompatible CNI versions: {text:?} is requested"),
                 next,
             ));
         };

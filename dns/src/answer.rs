@@ -151,7 +151,7 @@ impl Asked<'_> {
         if self.query.edns.is_some_and(|edns| edns.hops >= MAX_HOPS) {
             let why = (
                 NO_REACHABLE_AUTHORITY,
-                "resolvers of hosts forward this question to each other in a circle",
+                "forwarding loop: resolvers forward this query to each other",
             );
             return plain(response, code::SERV_FAIL, Some(why));
         }

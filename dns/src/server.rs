@@ -221,7 +221,7 @@ impl Resolver {
         query: &Query<'_>,
     ) -> Result<Arc<Foreign>, String> {
         let busy = |whose: &str| {
-            format!("too many questions of this {whose} are on their way already: ask again")
+            format!("too many forwarded queries of this {whose} are in flight: ask again")
         };
         let _held = self
             .hold(client, Share::Forwarded)
@@ -256,7 +256,7 @@ async fn datagrams(resolver: Arc<Resolver>, socket: UdpSocket) {
     let (mut query, mut out) = (vec![0; LONGEST_QUERY], Vec::with_capacity(LONGEST_QUERY));
     loop {
         if let Err(error) = socket.readable().await {
-            tracing::warn!(%error, "a resolver's socket cannot be read");
+            tracing::warn!(%error, "cannot read a UDP socket of a resolver");
             return;
         }
         let mut answered = 0;
@@ -274,7 +274,7 @@ async fn datagrams(resolver: Arc<Resolver>, socket: UdpSocket) {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    tracing::debug!(%error, "a datagram could not be read");
+                    tracing::debug!(%error, "cannot read a DNS query");
                     break;
                 }
             }
@@ -316,7 +316,7 @@ fn datagram(
 /// Sends a response. If the socket buffer is full the response is lost; the client asks again.
 fn send(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
     if let Err(error) = socket.try_send_to(answer, client) {
-        tracing::debug!(%error, %client, "an answer could not be sent");
+        tracing::debug!(%error, %client, "cannot send a DNS response");
     }
 }
 
@@ -328,7 +328,7 @@ async fn connections(resolver: Arc<Resolver>, listener: TcpListener) {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::debug!(%error, "a connection could not be taken");
+                tracing::debug!(%error, "cannot accept a DNS connection");
                 sleep(BREATH).await;
                 continue;
             }

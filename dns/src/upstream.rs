@@ -70,10 +70,10 @@ enum Resolvers {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unanswered {
     /// Too many queries are in flight.
-    #[error("{MAX_IN_FLIGHT} questions to other resolvers are on their way already: ask again")]
+    #[error("{MAX_IN_FLIGHT} forwarded queries of this host are in flight: ask again")]
     Busy,
     /// No resolver is configured other than our own.
-    #[error("there is no resolver to forward to but ourselves: add another one to {0}")]
+    #[error("there is no resolver to forward to other than netd itself: add one to {0}")]
     NoResolver(String),
     /// None answered in time.
     #[error("none of these resolvers answered: {0:?}; see {1}")]

@@ -421,7 +421,7 @@ async fn a_flood_of_forwarded_questions_leaves_our_names_alone() {
     assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
     let answer = resolver.dig("example.com A").await;
     assert!(
-        answer.contains("too many questions of this client"),
+        answer.contains("too many forwarded queries of this client"),
         "{answer}"
     );
 }

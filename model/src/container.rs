@@ -161,7 +161,7 @@ fn port(text: &str, service: Option<&str>) -> Result<Option<NamedPort>, String> 
     let (number, protocol) = rest.split_once('/').unwrap_or((rest, "tcp"));
     let port = number.parse().ok().filter(|&port: &u16| port > 0);
     let port =
-        port.ok_or_else(|| format!("{text:?} is no port: write 80, http=80 or dns=53/udp"))?;
+        port.ok_or_else(|| format!("{text:?} is not a port: write 80, http=80 or dns=53/udp"))?;
     let protocol = protocol.parse()?;
     Ok(name.or(service).map(|name| NamedPort {
         name: name.to_owned(),

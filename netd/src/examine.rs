@@ -1,4 +1,4 @@
-//! What can be seen of this host by those who ask any node of the cluster.
+//! Answers questions about this host's kernel, peers and traffic, relayed from any node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::{
     dataplane::{self, Failure, state::Place, xfrm},
 };
 
-/// What happens to a difference that is no failure.
+/// Next step for a difference without a failure.
 const REPAIR: &str =
     "netd is about to do so by itself; if it is listed again, see netd's log on that node";
 
@@ -58,7 +58,8 @@ pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal
     }
 }
 
-/// What this host's kernel has counted of a service; on a LAN each client's own sandbox balances.
+/// Traffic counters of a service on this host; not on a LAN, where each client's own sandbox
+/// balances.
 fn traffic(
     config: &NodeConfig,
     capabilities: &BTreeSet<Capability>,
@@ -195,7 +196,7 @@ fn are_alike(a: &dataplane::Difference, b: &dataplane::Difference) -> bool {
 /// What marks a line of [`dataplane::Difference`] that is about rules.
 const RULES: &str = ": nftables: ";
 
-/// Differences in the words of people; why they are still there, where the last pass met a failure.
+/// Explains differences to people, with the failure of the last pass if it met one.
 fn explain(
     config: &NodeConfig,
     alike: &[dataplane::Difference],

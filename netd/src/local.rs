@@ -1,4 +1,5 @@
-//! The local API: a socket for `swarmctl` and `netd-cni`. Translates; decides nothing.
+//! The local API on a Unix socket, for `swarmctl` and `netd-cni`. Translates requests; decides
+//! nothing.
 
 use std::{
     fs,
@@ -93,7 +94,7 @@ fn unwritable(error: &io::Error) -> Refusal {
     )
 }
 
-/// What people may pass on: the numbers of associations, not what they encrypt with.
+/// The view without keys, so that people may share it: association numbers stay.
 fn without_keys(mut view: ViewDelta) -> ViewDelta {
     let keys = view
         .set

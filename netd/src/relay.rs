@@ -1,4 +1,4 @@
-//! `exec` and `logs` for any task of the cluster: answered here if the task is here, else passed on
+//! `exec` and `logs` for any task of the cluster: answered here if the task is here, else relayed
 //! to its host.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
@@ -22,8 +22,7 @@ use crate::{
     examine,
 };
 
-/// Marks a request that has been passed on: it is answered where it arrives, whatever that host
-/// believes.
+/// Header of a relayed request: the receiving host answers it and never relays it again.
 const RELAYED: &str = "netd-relayed";
 
 /// Answers for every task of the cluster.

@@ -1,5 +1,5 @@
-//! The daemon from start to stop: which parts it has and what they tell each other. Between the
-//! cluster and the host travels one value, the `NodeConfig`; back travels one, the `NodeReport`.
+//! Runs the daemon: starts its parts and connects them. The cluster sends the host one value, the
+//! `NodeConfig`; the host sends back one, the `NodeReport`.
 
 use std::{
     collections::BTreeMap,
@@ -29,14 +29,12 @@ use crate::{
     dataplane, docker, local, names, notify, relay,
 };
 
-/// The most failures of the kernel that are reported: enough to see what is wrong, few enough for
-/// the log.
+/// Most kernel failures in one report: enough to see the cause, few enough for the log.
 const FAILURES: usize = 20;
 /// The most prefixes of its links that a node tells of.
 const PREFIXES: usize = 256;
 
-/// Generations within this time are told together: each report is an entry of the log, and only
-/// steps of an update wait for it.
+/// Generations applied within this time are reported together: each report is an entry of the log.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// Runs the daemon until it is told to stop. Stopping it leaves tasks, links and rules as they are.
@@ -120,8 +118,8 @@ async fn stopped(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> 
     }
 }
 
-/// The host's side: kernel, names and tasks follow `desired`; what they say is reported. A member
-/// waits for its first view, because without one everything here would look superfluous.
+/// The host's side: data plane, names and agent follow `desired`, and their status is reported. A
+/// member waits for its first view: without one, everything on the host would look unwanted.
 async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
     let mut first = daemon.desired.subscribe();
     if is_member {
@@ -181,7 +179,7 @@ fn sandboxes_of(status: &dataplane::Status) -> Sandboxes {
     }
 }
 
-/// Passes on what the kernel has and how the tasks are, whenever either changes.
+/// Sends a report whenever the kernel's generation or a task changes.
 async fn report(
     daemon: &Daemon,
     mut status: watch::Receiver<Arc<dataplane::Status>>,

@@ -1,4 +1,4 @@
-//! The state itself, and its face towards `cluster`.
+//! The replicated state, and its implementation of `cluster`'s trait `StateMachine`.
 
 use std::collections::BTreeMap;
 
@@ -19,12 +19,12 @@ use crate::{
     step,
 };
 
-/// Everything that a cluster knows: one record for every network, address, service, task and node.
+/// The whole replicated state: one record per network, address, service, task and node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The log index last applied.
     pub(crate) index: u64,
-    /// What this cluster's ids are derived from; differs between clusters.
+    /// Random seed from which this cluster's ids are derived.
     pub(crate) seed: [u8; 32],
     /// How many ids have been made.
     pub(crate) ids: u64,
@@ -65,7 +65,7 @@ impl StateMachine for State {
 
     fn restore(bytes: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(bytes)
-            .map_err(|error| format!("the snapshot is not one of this version: {error}"))
+            .map_err(|error| format!("the snapshot is not of this version: {error}"))
     }
 
     fn authority(&self) -> Option<&Authority> {
@@ -144,13 +144,14 @@ impl State {
     }
 }
 
-/// A time that another leader stamped, whose clock was ahead, tells nothing: it is over.
+/// Whether a time span is over. A stamp of the future, from a leader whose clock was ahead, counts
+/// as over.
 pub(crate) fn has_passed(since: Millis, now: Millis, time: Millis) -> bool {
     now.checked_sub(since).is_none_or(|passed| passed >= time)
 }
 
-/// A command of `step` whose reason no longer holds: the state has moved on, the next `step` sees
-/// it as it is.
+/// The refusal of a command of `step` whose reason no longer holds. The next `step` sees the new
+/// state.
 pub(crate) fn outdated(cause: impl Into<String>) -> Refusal {
     Refusal::new(Kind::Precondition, cause, "")
 }

@@ -496,7 +496,7 @@ mod tests {
     fn a_command_after_the_dashes_keeps_its_own_flags_and_dashes() {
         let parsed = parse(
             "swarmctl lab exec h1 --name x -- swarmctl service create --name web -- netd \
-                   whoami --port 80",
+             whoami --port 80",
         )
         .unwrap();
         let Verb::Lab(Lab {

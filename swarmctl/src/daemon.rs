@@ -188,9 +188,12 @@ impl Daemon {
             ),
             _ => Refusal::new(
                 Kind::Unavailable,
-                format!("netd at {path} broke off the request: {}", status.message()),
-                "see netd's log, start it again, and look whether the change was made before you \
-                 repeat the command",
+                format!(
+                    "netd at {path} closed the connection during the request: {}",
+                    status.message()
+                ),
+                "read netd's log (`journalctl -u netd`), restart netd, and check whether the \
+                 change was made before you repeat the command",
             ),
         }
         .into()
@@ -245,7 +248,8 @@ impl Daemon {
                 self.socket.display(),
                 REQUEST_LIMIT.as_secs()
             ),
-            "see netd's log, and look whether the change was made before you repeat the command",
+            "read netd's log (`journalctl -u netd`), and check whether the change was made before \
+             you repeat the command",
         )
         .into()
     }
@@ -261,7 +265,7 @@ fn is_passing(code: Code) -> bool {
 
 fn unexpected(answer: &Answer) -> anyhow::Error {
     anyhow::anyhow!(
-        "netd answered another question: {answer:?}\n  next: give swarmctl and netd the same \
+        "netd sent an answer of another kind: {answer:?}\n  next: give swarmctl and netd the same \
          version"
     )
 }

@@ -40,8 +40,7 @@ impl Given {
         };
         let Some((rest, target)) = ports.rsplit_once(':') else {
             return Err(format!(
-                "{text:?} says not which port the hosts answer at: write PUBLISHED:TARGET, such as \
-                 8080:80"
+                "{text:?} lacks the port of the hosts: write PUBLISHED:TARGET, such as 8080:80"
             ));
         };
         let (at, published) = rest

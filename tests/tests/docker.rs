@@ -297,7 +297,7 @@ fn comings_and_goings(engines: &Engines) {
         "h1",
         &format!(
             "{ATTACH} --internal --subnet 10.77.0.0/24 --ip-range 10.77.0.128/25 \
-                  --aux-address a=10.77.0.128 own"
+             --aux-address a=10.77.0.128 own"
         ),
     )
     .ok();
@@ -472,7 +472,7 @@ fn daemons_engines_and_hosts_may_die_at_any_time() {
         "h2",
         &format!(
             "run -d --name two --restart always --stop-signal KILL --network my-net --ip \
-                  10.0.9.50 {SLEEP}"
+             10.0.9.50 {SLEEP}"
         ),
     )
     .ok();
@@ -808,7 +808,7 @@ fn the_managed_plugin_passes_calls_on_to_the_hosts_daemon() {
     docker("plugin enable managed").ok();
     docker(
         "network create -d managed:latest --ipam-driver managed:latest -o netd.network=my-net \
-            my-net",
+         my-net",
     )
     .ok();
     docker(&format!("run -d --name one --network my-net {SLEEP}")).ok();

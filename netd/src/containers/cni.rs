@@ -1,5 +1,5 @@
-//! What the CNI plugin asks for, in terms of the cluster: commands to the ledger, and waiting until
-//! this host's kernel has what came of them. Decides nothing about addresses.
+//! Requests of the CNI plugin: sends commands to the cluster, and waits until this host's kernel
+//! has applied them. Decides nothing about addresses.
 
 use std::{io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 

@@ -1,5 +1,6 @@
-//! Gives up what CNI runtimes have attached here and forgotten: whose network namespace is gone, or
-//! of another boot. Those that live are never touched; without a leader it is tried again.
+//! Releases containers that CNI runtimes attached here and forgot: their network namespace is gone,
+//! or of another boot. Living containers are never touched; without a leader the release is
+//! retried.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! The engine's endpoints: interfaces of containers, whose devices are made here for it to take.
+//! Endpoint methods of the network driver: netd makes the device, the engine moves it into the
+//! container.
 
 use std::net::IpAddr;
 

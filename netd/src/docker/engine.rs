@@ -1,5 +1,4 @@
-//! A client of Docker Engine's API on its local socket: what there is, and that something has
-//! changed.
+//! A client of Docker Engine's API on its local socket: inventory and events.
 
 use std::{collections::BTreeMap, io, time::Duration};
 

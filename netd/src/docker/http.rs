@@ -1,5 +1,5 @@
-//! The plugin's socket: HTTP by the engine's rules. Every call is answered, within bounds of time
-//! and size, and none can take the daemon with it.
+//! The plugin's HTTP socket. Every call is answered within limits of time and size, and a panic in
+//! one does not end the daemon.
 
 use std::{
     convert::Infallible,

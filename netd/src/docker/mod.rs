@@ -1,7 +1,6 @@
-//! Docker Engine's plugin: its networks and addresses are the cluster's. The engine calls methods
-//! on a socket; what it does not say there (names, labels, health) is watched by its API. No method
-//! asks that API, for the engine holds locks: one waits, and not for long, for what is seen there
-//! anyway.
+//! Docker Engine's plugin: network driver and IPAM driver. The engine calls methods on a socket;
+//! names, labels and health are watched by the engine's API. No method asks that API, because the
+//! engine holds locks while it calls; at most a method waits a moment for what the watcher sees.
 
 mod endpoint;
 mod engine;
@@ -48,7 +47,7 @@ use watch::Look;
 const DIRECTORY: &str = "docker";
 /// How long the kernel may take to have a device in place.
 const READY: Duration = Duration::from_secs(15);
-/// How long the engine waits for what it need not wait for: the rest is done later.
+/// How long a plugin call may block on clean-up; what is left continues in the background.
 const GIVING_UP: Duration = Duration::from_secs(3);
 /// What the cluster is to be told later is tried so often.
 const RETRY: Duration = Duration::from_secs(1);

@@ -1,4 +1,5 @@
-//! The engine's networks: each is one of the cluster's, attached or made.
+//! Network methods of the driver: each network of the engine is one of the cluster's, attached or
+//! created.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

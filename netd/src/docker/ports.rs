@@ -1,4 +1,4 @@
-//! Ports of the host that lead to a container, as the engine tells of them. Pure.
+//! Published ports of a container in the engine's format. Pure.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! The inside of the managed plugin: passes every connection of the engine on to the host's daemon.
+//! The process of the managed plugin: forwards every connection of the engine to the host's netd.
 
 use std::{fs, path::Path};
 

@@ -1,6 +1,6 @@
-//! The requests and answers of Docker's network-driver and IPAM-driver plugin protocols, with
-//! exactly their JSON names (moby, libnetwork: `drivers/remote/api/api.go`,
-//! `ipams/remote/api/api.go`). Pure; what they mean is told elsewhere.
+//! Requests and responses of Docker's network-driver and IPAM-driver plugin protocols, with exactly
+//! their JSON names (moby, libnetwork: `drivers/remote/api/api.go`, `ipams/remote/api/api.go`).
+//! Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 pub const GENERIC: &str = "com.docker.network.generic";
 /// Whether a network is `--internal`, among its options.
 pub const INTERNAL: &str = "com.docker.network.internal";
-/// The ports of a container that its host is to answer at, among the options of its sandbox.
+/// Published ports of a container, among the options of its sandbox.
 pub const PORT_MAP: &str = "com.docker.network.portmap";
 /// A gateway: among what comes with a pool, and as a kind of address.
 pub const GATEWAY: &str = "com.docker.network.gateway";
@@ -148,7 +148,7 @@ pub struct Joined {
     pub gateway_ipv6: String,
     /// Beside the ways out.
     pub static_routes: Vec<StaticRoute>,
-    /// The engine is not to give it a way out by a bridge of its own.
+    /// The engine must not add its own bridge as way out.
     pub disable_gateway_service: bool,
 }
 
@@ -265,7 +265,7 @@ impl CreateNetwork {
             .collect()
     }
 
-    /// A truth value among the options; false where it is missing.
+    /// A boolean option; false if missing.
     pub fn flag(&self, option: &str) -> bool {
         self.options
             .get(option)
@@ -273,7 +273,7 @@ impl CreateNetwork {
     }
 }
 
-/// Go writes what is empty as `null`.
+/// Go writes empty lists and maps as `null`.
 fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
     from: D,
 ) -> Result<T, D::Error> {

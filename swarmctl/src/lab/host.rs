@@ -69,7 +69,7 @@ pub fn spawn(lab: &LabName, part: Part, log: &File, stdout: Stdio) -> Result<std
 pub fn spawn_ready(lab: &LabName, part: Part, log: &File) -> Result<()> {
     let mut stdout = spawn(lab, part, log, Stdio::piped())?
         .stdout
-        .context("there is no pipe for its word")?;
+        .context("there is no pipe for its ready message")?;
     let mut word = vec![0; READY.len()];
     match stdout.read_exact(&mut word) {
         Ok(()) if word == READY => Ok(()),
@@ -83,7 +83,7 @@ pub fn tell_ready() -> Result<()> {
     stdout
         .write_all(READY)
         .and_then(|()| stdout.flush())
-        .context("telling that it is ready")
+        .context("sending the ready message")
 }
 
 /// Builds a host around its first process, and leaves it to itself.

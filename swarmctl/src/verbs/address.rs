@@ -141,7 +141,7 @@ fn ambiguous(of: &str, addresses: &[IpAddr]) -> Refusal {
     if addresses.is_empty() {
         return Refusal::new(
             Kind::Invalid,
-            "this host has no address that others could reach it by",
+            "this host has no address that other hosts could reach",
             "give it one first",
         );
     }

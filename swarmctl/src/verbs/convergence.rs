@@ -31,8 +31,8 @@ pub async fn wait(
     let result = tokio::select! {
         result = watch(daemon, name, past, &mut line) => result.map(|()| 0),
         _ = tokio::signal::ctrl_c() => {
-            line.end(&format!("{name} goes on converging; `swarmctl service ps {name}` shows how \
-                               far it is"));
+            line.end(&format!("{name} continues to converge; `swarmctl service ps {name}` shows \
+                               its progress"));
             return Ok(0);
         }
     };
@@ -107,16 +107,15 @@ async fn one(daemon: &Daemon, name: &str) -> Result<ServiceInfo> {
 
 fn refuse(name: &str, what: &str) -> anyhow::Error {
     let next = format!(
-        "`swarmctl service ps {name}` shows each task, `swarmctl service logs {name}` what they \
-         wrote"
+        "`swarmctl service ps {name}` shows each task, `swarmctl service logs {name}` their output"
     );
     Refusal::new(Kind::Precondition, format!("service {name} {what}"), next).into()
 }
 
 fn refuse_paused(name: &str, text: &str) -> anyhow::Error {
     let next = format!(
-        "`swarmctl service rollback {name}` goes back, `swarmctl service update {name}` with what \
-         was wrong goes on"
+        "`swarmctl service rollback {name}` restores the previous spec; `swarmctl service update \
+         {name}` with corrected options continues"
     );
     Refusal::new(
         Kind::Precondition,

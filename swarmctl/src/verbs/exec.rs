@@ -59,7 +59,7 @@ pub async fn exec(daemon: &Daemon, exec: Exec) -> Result<u8> {
     Err(Refusal::new(
         Kind::Unavailable,
         cause,
-        format!("look whether {} still runs, and try again", exec.task),
+        format!("check whether {} still runs, and try again", exec.task),
     )
     .into())
 }

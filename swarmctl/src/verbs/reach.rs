@@ -158,8 +158,10 @@ fn take<T>(
     if all.len() < before {
         return Ok(());
     }
-    let next =
-        format!("`swarmctl service inspect {service}` shows what it has; nothing is changed");
+    let next = format!(
+        "nothing was changed; `swarmctl service inspect {service}` shows the present \
+         values"
+    );
     Err(Refusal::new(
         Kind::NotFound,
         format!("service {service} has {}", lack()),

@@ -132,7 +132,7 @@ async fn differences(daemon: &Daemon, node: &NodeInfo) -> Result<Vec<Difference>
 
 /// The error for an answer of the wrong kind.
 pub fn another_version() -> anyhow::Error {
-    let cause = "the node's answer is about something else than was asked";
+    let cause = "the node's answer is of another kind than the question";
     Refusal::new(
         Kind::Invalid,
         cause,
@@ -155,10 +155,11 @@ fn of_view(ledger: &ViewInfo, found: &Verification) -> Vec<Difference> {
             (None, _) => "is no longer in the ledger",
         };
         let (at, of) = (found.view.generation, ledger.generation);
-        let cause = format!(
-            "in the node's view, of log index {at} while the ledger is at {of}, this record {what}"
-        );
-        let next = "the node has no good way to the managers: see its netd's log".to_owned();
+        let cause =
+            format!("in the node's view (log index {at}, ledger at {of}) this record {what}");
+        let next = "the node's connection to the managers is broken or slow: read netd's log on \
+                    that node"
+            .to_owned();
         Difference {
             network: None,
             object: key.clone(),

@@ -19,7 +19,7 @@ use crate::{
 
 /// Next step for a difference without a failure.
 const REPAIR: &str =
-    "netd is about to do so by itself; if it is listed again, see netd's log on that node";
+    "netd will repair it by itself; if it is listed again, read netd's log on that node";
 
 /// Looks at this host. Errors: it has no view yet.
 pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal> {
@@ -52,7 +52,7 @@ pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal
                 .and_then(|found| found);
             found.map(Examined::Traffic).map_err(|reason| {
                 let cause = format!("the balancers' counters cannot be read: {reason}");
-                Refusal::new(Kind::Unavailable, cause, "see netd's log there")
+                Refusal::new(Kind::Unavailable, cause, "read netd's log on that node")
             })
         }
     }
@@ -153,7 +153,7 @@ async fn exchanged(config: &Arc<NodeConfig>) -> Result<BTreeMap<NodeId, Encrypti
         Refusal::new(
             Kind::Unavailable,
             format!("the kernel's IPsec cannot be read: {reason}"),
-            "see netd's log there",
+            "read netd's log on that node",
         )
     };
     // The kernel is the one of the namespace that the thread is in: the daemon's own.
@@ -245,7 +245,7 @@ fn explain(
         String::new()
     };
     let missing = format!(
-        "the kernel is not as it should be; to do: {}{more}",
+        "the kernel differs from the view; to do: {}{more}",
         first.what
     );
     let failure = failures

@@ -41,7 +41,8 @@ const TOGETHER: Duration = Duration::from_millis(20);
 pub async fn run(options: Options) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!(
-            "netd makes namespaces, links and rules, which takes root: `systemctl start netd`, or run it with sudo"
+            "netd makes namespaces, links and rules, which takes root: `systemctl start netd`, or \
+             run it with sudo"
         );
     }
     let _lock = lock(&options.directory)?;
@@ -61,7 +62,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let member = Member::resume(daemon.last_cluster(), |_| relay::routes(&daemon)).await?;
     match &member {
         Some(member) => daemon.follow(member),
-        None => tracing::info!("this host is part of no cluster yet"),
+        None => tracing::info!("this host is not part of a cluster yet"),
     }
     let mut parts = JoinSet::new();
     parts.spawn(local::serve(daemon.clone())?);
@@ -100,7 +101,8 @@ fn lock(directory: &Path) -> anyhow::Result<Flock<File>> {
 /// One daemon per network namespace, too, to which abstract names belong: each would remove what
 /// the other makes.
 fn claim() -> anyhow::Result<unix::net::UnixListener> {
-    let name = unix::net::SocketAddr::from_abstract_name("netd").context("naming the claim")?;
+    let name =
+        unix::net::SocketAddr::from_abstract_name("netd").context("naming the lock socket")?;
     unix::net::UnixListener::bind_addr(&name)
         .context("another netd runs in this network namespace: stop it first")
 }
@@ -114,7 +116,9 @@ async fn stopped(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> 
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-        Some(ended) = parts.join_next() => ended?.and_then(|()| bail!("a part of the daemon ended by itself")),
+        Some(ended) = parts.join_next() => {
+            ended?.and_then(|()| bail!("a part of the daemon ended unexpectedly"))
+        }
     }
 }
 
@@ -153,7 +157,7 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
     let names = tokio::spawn(names::serve(daemon.desired.subscribe(), status.clone()));
     let tell_systemd = async {
         status.clone().wait_for(|status| status.settled).await.ok();
-        notify::ready().unwrap_or_else(|error| tracing::warn!(%error, "systemd could not be told"));
+        notify::ready().unwrap_or_else(|error| tracing::warn!(%error, "cannot notify systemd"));
         std::future::pending::<()>().await;
     };
     tokio::select! {

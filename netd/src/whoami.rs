@@ -48,7 +48,8 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// The responder cannot run.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot listen on TCP port {port}: {reason}\n  next: free the port, or choose another one by --port"
+    "cannot listen on TCP port {port}: {reason}\n  next: free the port, or choose another one by \
+     --port"
 )]
 pub struct WhoamiError {
     port: u16,
@@ -310,7 +311,10 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_of_a_client_bring_the_responder_down(bytes in "(GET|[A-Z]{0,3})? ?/?[ -~]{0,9}(\r?\n[a-zA-Z-]{0,12}:? ?[0-9a-z]{0,21}){0,3}\r\n\r\n.{0,40}") {
+        fn no_bytes_of_a_client_bring_the_responder_down(
+            bytes in "(GET|[A-Z]{0,3})? ?/?[ -~]{0,9}\
+                      (\r?\n[a-zA-Z-]{0,12}:? ?[0-9a-z]{0,21}){0,3}\r\n\r\n.{0,40}",
+        ) {
             let mut reader = bytes.as_bytes();
             while let Ok(Some(asked)) = Asked::read(&mut reader) {
                 answer(&asked, IpAddr::from([192, 0, 2, 1]));

@@ -166,7 +166,7 @@ fn verify_names_the_node_whose_kernel_differs() {
     eventually("the difference is seen before it is repaired", || {
         lab.exec("h2", &["sh", "-c", close]).ok();
         let said = lab.ctl("h1", "network verify my-net");
-        let cause = "h2 network my-net\n  cause: the kernel is not as it should be; \
+        let cause = "h2 network my-net\n  cause: the kernel differs from the view; \
                      to do: set net/ipv4/conf/all/send_redirects = 0\n";
         holds(
             said.code == 1 && said.out.contains(cause) && said.out.contains("\n  next: "),

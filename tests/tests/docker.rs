@@ -43,16 +43,13 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
         ("-o netd.network=my-net --internal", "it has a way out"),
         (
             "-o netd.network=my-net -o encrypted",
-            "encrypted= does not hold",
+            "encrypted= does not match",
         ),
         (
             "--subnet 10.0.9.0/24",
             "attach that one with -o netd.network=my-net",
         ),
-        (
-            "-o driver=ipvlan -o parent=eth0",
-            "use a network of macvlan",
-        ),
+        ("-o driver=ipvlan -o parent=eth0", "use a macvlan network"),
     ] {
         let said = docker("h1", &format!("{ATTACH} {wrong} wrong")).refused();
         assert!(said.contains(cause), "{wrong}: {said}");
@@ -147,7 +144,7 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
         (
             "h3",
             "--mac-address ff:ff:ff:ff:ff:ff",
-            "is no address of an interface",
+            "cannot be the address of an interface",
         ),
     ] {
         let said = docker(host, &format!("run -d --network my-net {wish} {SLEEP}"));

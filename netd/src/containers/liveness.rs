@@ -43,7 +43,7 @@ async fn sweep(daemon: &Daemon, member: &Member) {
     if !ended.is_empty() && cni::detach(daemon, member, &ended).await {
         tracing::info!(
             containers = ended.join(" "),
-            "gave up interfaces of CNI containers that are gone"
+            "released interfaces of CNI containers whose network namespace is gone"
         );
     }
 }

@@ -194,7 +194,7 @@ impl Plugin {
         if let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) {
             let unheard = self.set_publish(&key, Vec::new()).await;
             unheard
-                .unwrap_or_else(|refusal| tracing::warn!(%refusal, "ports will be given up later"));
+                .unwrap_or_else(|refusal| tracing::warn!(%refusal, "ports will be released later"));
         }
         Ok(wire::Nothing {})
     }

@@ -103,7 +103,7 @@ impl Plugin {
             "" => None,
             text => Some(
                 pool::address(text)
-                    .ok_or_else(|| invalid(format!("{text:?} is no address"), ""))?,
+                    .ok_or_else(|| invalid(format!("{text:?} is not an address"), ""))?,
             ),
         };
         if asked
@@ -203,7 +203,8 @@ impl Plugin {
             else {
                 continue;
             };
-            tracing::info!(key, addresses = ?hold.addresses, "never came to be an endpoint: given up for the next");
+            tracing::info!(key, addresses = ?hold.addresses,
+                "released a hold that never became an endpoint");
             self.detach(&key).await?;
             frees = true;
         }

@@ -183,7 +183,8 @@ impl<T: Clone + PartialEq + Serialize + DeserializeOwned> Records<T> {
                 Ok(record) => drop(known.insert(name.replace('_', "/"), record)),
                 Err(_) if lifetime == Lifetime::Boot => fs::remove_file(&path)?,
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "no record of an engine: left alone")
+                    tracing::warn!(path = %path.display(), %error,
+                        "ignoring a file that is not a record of an engine")
                 }
             }
         }

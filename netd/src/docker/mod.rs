@@ -77,7 +77,8 @@ pub async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
         Ok(parts) => parts.await,
         // A host without an engine is none the worse for it.
         Err(error) => {
-            tracing::warn!(%error, "Docker's networks cannot be served: mend that and restart netd")
+            tracing::warn!(%error,
+                "Docker's networks cannot be served: remove the cause and restart netd")
         }
     }
     std::future::pending().await
@@ -133,7 +134,7 @@ impl Plugin {
             Refusal::new(
                 Kind::Unavailable,
                 cause,
-                "`swarmctl init` makes one; `swarmctl join` takes part in one",
+                "create a cluster with `swarmctl init`, or join one with `swarmctl join`",
             )
         })
     }
@@ -283,7 +284,7 @@ impl Plugin {
         }
         match self.attach(key, &hold).await {
             Err(refusal) if refusal.kind == Kind::Unavailable => return Err(refusal),
-            Err(refusal) => tracing::info!(key, %refusal, "an endpoint that leaves is not known"),
+            Err(refusal) => tracing::info!(key, %refusal, "an unknown endpoint leaves"),
             Ok(_) => {}
         }
         self.keep(self.ledger.holds.put(
@@ -307,8 +308,11 @@ impl Plugin {
     async fn soon(&self, work: impl Future<Output = Result<(), Refusal>>) {
         match timeout(GIVING_UP, work).await {
             Ok(Ok(())) => return,
-            Ok(Err(refusal)) => tracing::warn!(%refusal, "the cluster will be told later"),
-            Err(_) => tracing::warn!("the cluster does not answer and will be told later"),
+            Ok(Err(refusal)) => tracing::warn!(%refusal, "the release will be retried later"),
+            Err(_) => tracing::warn!(
+                "the cluster does not answer; the release will be retried \
+                 later"
+            ),
         }
         self.wake.notify_one();
     }
@@ -341,7 +345,7 @@ impl Plugin {
             }
             match undone.first_key_value() {
                 Some((object, refusal)) => {
-                    tracing::debug!(object, %refusal, count = undone.len(), "still to be told")
+                    tracing::debug!(object, %refusal, count = undone.len(), "releases to retry")
                 }
                 None => self.wake.notified().await,
             }

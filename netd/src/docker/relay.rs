@@ -25,7 +25,7 @@ pub async fn relay(inside: &Path, host: &Path) -> anyhow::Result<()> {
         let (mut engine, _) = listener
             .accept()
             .await
-            .context("the engine cannot be heard")?;
+            .context("cannot accept a connection of the engine")?;
         let host = host.to_owned();
         tokio::spawn(async move {
             match UnixStream::connect(&host).await {

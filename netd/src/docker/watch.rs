@@ -109,7 +109,7 @@ impl Plugin {
         let mut memory = Memory::default();
         loop {
             if let Err(error) = self.look(&mut memory).await {
-                tracing::debug!(%error, "the engine cannot be looked at");
+                tracing::debug!(%error, "cannot read the engine's containers and networks");
                 memory = Memory::default();
                 sleep(RETRY).await;
                 continue;
@@ -240,7 +240,7 @@ impl Plugin {
     ) {
         let Some(listed) = seen.networks.iter().find(|listed| listed.id == id) else {
             if memory.has_missed(id, MISSED) && self.is_old(record.since) {
-                tracing::info!(network = id, "the engine has this network no more");
+                tracing::info!(network = id, "the engine no longer has this network");
                 let removed = NetworkRecord {
                     removed: true,
                     ..record.clone()
@@ -254,7 +254,7 @@ impl Plugin {
         memory.missing.remove(id);
         // Another engine may have held them, and have them no more.
         if let Err(refusal) = self.hold_aside(record).await {
-            tracing::debug!(network = id, %refusal, "its auxiliary addresses are not all held");
+            tracing::debug!(network = id, %refusal, "cannot reserve all auxiliary addresses");
         }
         if let Some(network) = record.network.filter(|_| record.unnamed) {
             self.name_network(id, record, network, &listed.name, memory)
@@ -282,7 +282,8 @@ impl Plugin {
             if memory.nameless.insert(id.to_owned()) {
                 tracing::warn!(
                     name,
-                    "another network has this name: as long as that is so, one is called otherwise"
+                    "network name already taken; keeping the generated name until the other \
+                     network is removed"
                 );
             }
             return;
@@ -294,7 +295,8 @@ impl Plugin {
         match self.propose(command).await {
             Err(refusal) if refusal.kind == Kind::Unavailable => return,
             Err(refusal) => {
-                tracing::warn!(name, %refusal, "a network keeps the name it was made with")
+                tracing::warn!(name, %refusal,
+                    "cannot rename a network; keeping its generated name")
             }
             Ok(_) => {}
         }
@@ -305,7 +307,10 @@ impl Plugin {
         self.ledger
             .networks
             .put(id, &named)
-            .unwrap_or_else(|error| tracing::warn!(%error, "cannot remember a name"));
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error,
+                "cannot write the name of a network to its record")
+            });
     }
 
     /// Brings what the cluster knows of a container up to date.
@@ -344,7 +349,7 @@ impl Plugin {
         match told {
             Err(refusal) if refusal.kind == Kind::Unavailable => return,
             Err(refusal) => {
-                tracing::warn!(container = traits.name, %refusal, "not all is known of a container")
+                tracing::warn!(container = traits.name, %refusal, "cannot inspect a container")
             }
             Ok(()) => {}
         }
@@ -360,7 +365,8 @@ impl Plugin {
         if self.ledger.holds.get(key).as_ref() != Some(hold) {
             return;
         }
-        tracing::info!(key, addresses = ?hold.addresses, "no container has this endpoint: its addresses are given back");
+        tracing::info!(key, addresses = ?hold.addresses,
+            "no container has this endpoint: releasing its addresses");
         let given_up = Hold {
             pending: Some(Pending::Detach),
             ..hold.clone()
@@ -396,7 +402,8 @@ impl Plugin {
             {
                 continue;
             }
-            tracing::info!(key, addresses = ?container.addresses, "nobody here knows this endpoint: it is given up");
+            tracing::info!(key, addresses = ?container.addresses,
+                "the cluster has an endpoint that this host has no record of: releasing it");
             let _turn = self.turn(&key).await;
             let given_up = match self.ledger.holds.get(&key) {
                 Some(_) => Ok(()),
@@ -409,7 +416,7 @@ impl Plugin {
             };
             match given_up {
                 Ok(()) => memory.missing.retain(|missing, _| *missing != key),
-                Err(refusal) => tracing::debug!(%refusal, "it will be given up later"),
+                Err(refusal) => tracing::debug!(%refusal, "the release will be retried later"),
             }
         }
     }
@@ -468,7 +475,7 @@ fn traits(container: &Listed, aliases: Vec<String>, elsewhere: &BTreeSet<&str>) 
     {
         // The container runs already: an invalid label can only be logged.
         if let Err(reason) = traits.take_label(key, value) {
-            tracing::debug!(container = traits.name, reason, "a label is left out");
+            tracing::debug!(container = traits.name, reason, "ignoring an invalid label");
         }
     }
     traits
@@ -482,9 +489,12 @@ mod tests {
 
     fn listed(status: &str) -> Listed {
         let text = format!(
-            r#"{{"Id":"0123456789abcdef","Names":["/other/link","/db"],"Labels":{{"netd.service":"web","netd.port":"80"}},
-            "State":"running","Status":"{status}","NetworkSettings":{{"Networks":{{"my-net":{{"EndpointID":"e1",
-            "MacAddress":"02:42:ac:11:00:02"}},"none":{{"EndpointID":"","NetworkID":"n0"}},"null":null,
+            r#"{{"Id":"0123456789abcdef","Names":["/other/link","/db"],
+            "Labels":{{"netd.service":"web","netd.port":"80"}},
+            "State":"running","Status":"{status}",
+            "NetworkSettings":{{"Networks":{{"my-net":{{"EndpointID":"e1",
+            "MacAddress":"02:42:ac:11:00:02"}},"none":{{"EndpointID":"","NetworkID":"n0"}},
+            "null":null,
             "bridge":{{"EndpointID":"e2","NetworkID":"n2"}}}}}}}}"#
         );
         serde_json::from_str(&text).unwrap()

@@ -287,7 +287,8 @@ mod tests {
     #[test]
     fn a_network_is_read_as_the_engine_writes_it() {
         let text = r#"{"NetworkID":"b4d","Options":{"com.docker.network.enable_ipv6":true,
-            "com.docker.network.generic":{"netd.network":"my-net","encrypted":""},"com.docker.network.internal":true},
+            "com.docker.network.generic":{"netd.network":"my-net","encrypted":""},
+            "com.docker.network.internal":true},
             "IPv4Data":[{"AddressSpace":"netd","Gateway":"10.0.9.1/24","Pool":"10.0.9.0/24",
             "AuxAddresses":{"router":"10.0.9.9/24"}}],"IPv6Data":null}"#;
         let read: CreateNetwork = serde_json::from_str(text).unwrap();
@@ -304,9 +305,12 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_read_as_the_engine_writes_it() {
-        let text = r#"{"NetworkID":"b4d","EndpointID":"e1","SandboxKey":"/var/run/docker/netns/1","Interface":{
-            "Address":"10.0.9.5/32","AddressIPv6":"fd00:9::5/128","MacAddress":"02:42:ac:11:00:02"},"Options":{
-            "com.docker.network.portmap":[{"Proto":6,"IP":"","Port":80,"HostIP":"","HostPort":8080,"HostPortEnd":8080}]}}"#;
+        let text = r#"{"NetworkID":"b4d","EndpointID":"e1","SandboxKey":"/var/run/docker/netns/1",
+            "Interface":{
+            "Address":"10.0.9.5/32","AddressIPv6":"fd00:9::5/128",
+            "MacAddress":"02:42:ac:11:00:02"},"Options":{
+            "com.docker.network.portmap":[{"Proto":6,"IP":"","Port":80,"HostIP":"",
+            "HostPort":8080,"HostPortEnd":8080}]}}"#;
         let read: OfEndpoint = serde_json::from_str(text).unwrap();
         let interface = read.interface.unwrap();
         assert_eq!(interface.address_ipv6, "fd00:9::5/128");
@@ -339,7 +343,8 @@ mod tests {
             static_routes: vec![route],
             ..Joined::default()
         };
-        let expected = json!({"InterfaceName": {"SrcName": "nc1", "DstPrefix": "eth"}, "Gateway": "10.0.9.1",
+        let expected = json!({"InterfaceName": {"SrcName": "nc1", "DstPrefix": "eth"},
+            "Gateway": "10.0.9.1",
             "GatewayIPv6": "", "StaticRoutes": [{"Destination": "10.0.9.1/32", "RouteType": 1}],
             "DisableGatewayService": false});
         assert_eq!(serde_json::to_value(joined).unwrap(), expected);
@@ -349,19 +354,22 @@ mod tests {
             pool: "10.0.9.0/24".to_owned(),
             data,
         };
-        let expected = json!({"PoolID": "p", "Pool": "10.0.9.0/24", "Data": {"com.docker.network.gateway": "10.0.9.1/24"}});
+        let expected = json!({"PoolID": "p", "Pool": "10.0.9.0/24",
+            "Data": {"com.docker.network.gateway": "10.0.9.1/24"}});
         assert_eq!(serde_json::to_value(pool).unwrap(), expected);
     }
 
     #[test]
     fn pools_are_read_as_the_engine_writes_them() {
-        let text = r#"{"AddressSpace":"netd","Pool":"10.0.9.0/24","SubPool":"","Options":null,"V6":false}"#;
+        let text = r#"{"AddressSpace":"netd","Pool":"10.0.9.0/24","SubPool":"","Options":null,
+            "V6":false}"#;
         let read: RequestPool = serde_json::from_str(text).unwrap();
         assert_eq!(
             (read.pool.as_str(), read.v6, read.options.len()),
             ("10.0.9.0/24", false, 0)
         );
-        let text = r#"{"PoolID":"p","Address":"","Options":{"RequestAddressType":"com.docker.network.gateway"}}"#;
+        let text = r#"{"PoolID":"p","Address":"",
+            "Options":{"RequestAddressType":"com.docker.network.gateway"}}"#;
         let read: OfPool = serde_json::from_str(text).unwrap();
         assert_eq!(
             (read.pool.as_str(), read.options[ADDRESS_TYPE].as_str()),

@@ -1,4 +1,4 @@
-//! What the replicated log carries, and what comes back.
+//! Entries of the replicated log, and their outcomes.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,8 @@ use crate::{
     ServiceSpec, Spi, Subnet, TaskId, TaskState,
 };
 
-/// Names one request of one caller. The same id sent again gets the first answer again and changes
-/// nothing, so a caller that lost its leader half-way may simply ask once more.
+/// Id of one request of one caller. The same id gets the first answer again and changes nothing, so
+/// a caller that lost its leader may repeat the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
@@ -22,8 +22,8 @@ pub struct Entry {
     pub request: RequestId,
     /// The leader's clock when it took the request.
     pub now: Millis,
-    /// 256 random bits of the leader's, where the command makes keys: state has no chance of its
-    /// own.
+    /// 256 random bits from the leader, if the command makes keys: the state machine has no
+    /// randomness.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<EpochKey>,
     /// What to change.
@@ -35,20 +35,21 @@ pub struct Entry {
 pub struct TaskReport {
     /// The task.
     pub task: TaskId,
-    /// Where it stands.
+    /// Its state.
     pub state: TaskState,
-    /// Why, where there is something to say.
+    /// Why it is in this state; may be empty.
     pub message: String,
     /// Exit code once it has ended.
     pub exit_code: Option<i32>,
-    /// Connections that it still serves; said while it drains.
+    /// Number of TCP connections that it still serves; reported while it drains.
     pub connections: Option<u32>,
-    /// Its health check has failed for good: it is being ended, and nothing new is to be led to it.
+    /// Its health check has failed for good: its agent stops it, and no new connection may be led
+    /// to it.
     pub unhealthy: bool,
 }
 
 impl TaskReport {
-    /// A task that stands there, with nothing else to say.
+    /// A report of a state only.
     pub fn new(task: TaskId, state: TaskState) -> Self {
         Self {
             task,
@@ -66,23 +67,23 @@ impl TaskReport {
 pub struct NodeReport {
     /// Who speaks.
     pub node: NodeId,
-    /// The generation of its view that its kernel has.
+    /// The generation that its kernel has applied.
     pub applied: u64,
     /// What its kernel refused.
     pub failures: Vec<String>,
     /// Its tasks whose status has changed.
     pub tasks: Vec<TaskReport>,
-    /// What its kernel can do, of what networks may ask for.
+    /// Kernel features that networks may need.
     pub capabilities: BTreeSet<Capability>,
-    /// Associations, with these peers and of either direction, that its kernel has lost (see
-    /// [`crate::Association`]): others take their place.
+    /// Associations with these peers, in either direction, that its kernel has lost (see
+    /// [`crate::Association`]). They will be replaced.
     pub lost: BTreeSet<(NodeId, Spi)>,
-    /// The prefixes that links of its own are on: those of no overlay may be.
+    /// Prefixes of its own links. No overlay may overlap them.
     pub on_link: BTreeSet<Subnet>,
 }
 
 impl NodeReport {
-    /// A node that has this generation and nothing else to say.
+    /// A report of the applied generation only.
     pub fn new(node: NodeId, applied: u64) -> Self {
         let (failures, tasks, lost, on_link) =
             (Vec::new(), Vec::new(), BTreeSet::new(), BTreeSet::new());
@@ -102,47 +103,47 @@ impl NodeReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Command {
-    /// The first entry of a cluster: its authority and its first manager. Refused ever after.
+    /// The first entry of a cluster: its authority and first manager. Refused later.
     Bootstrap {
         /// What admits further nodes.
         authority: Authority,
         /// The first manager.
         node: Node,
-        /// UDP port of the tunnels; encrypted ones take the next.
+        /// UDP port of tunnels; encrypted ones use the next port.
         data_path_port: u16,
     },
-    /// A node has been given a certificate. The same node again changes its address.
+    /// A node has got a certificate. The same node again updates its address.
     Admit {
         /// The node.
         node: Node,
     },
-    /// The leader hears from a node, or no longer does.
+    /// A node has become ready, or is down.
     SetNodeStatus {
         /// The node.
         node: NodeId,
         /// Its status.
         status: NodeStatus,
     },
-    /// The user opens or closes a node to the scheduler.
+    /// The user sets a node's availability to the scheduler.
     SetAvailability {
         /// Name or id.
         node: String,
         /// The new availability.
         availability: Availability,
     },
-    /// The user chooses what translates virtual IPs on a node.
+    /// The user chooses a node's balancer.
     SetBalancer {
         /// Name or id.
         node: String,
         /// What is to do it.
         balancer: Engine,
     },
-    /// A node has left: its tasks are replaced, its record goes.
+    /// A node has left or is removed: its tasks are replaced, its record is deleted.
     RemoveNode {
         /// The node.
         node: NodeId,
     },
-    /// The secret of one join token is replaced; the old token is refused from now on.
+    /// Replaces the secret of one join token; the old token is refused.
     RotateToken {
         /// Whose token.
         role: Role,
@@ -151,10 +152,10 @@ pub enum Command {
     },
     /// A node's word on itself and its tasks.
     Report(NodeReport),
-    /// The keys of encrypted networks are replaced: by the user, or by `step` when they are old.
+    /// Begins a change of the encrypted networks' keys: by the user, or by `step` when keys are
+    /// old.
     RotateKeys,
-    /// By `step`: every host accepts the new keys, or sends with them: the change of keys goes one
-    /// step further.
+    /// By `step`: the next step of a key change, after every host has acknowledged the last one.
     AdvanceKeys,
     /// The user makes a network.
     CreateNetwork {
@@ -178,25 +179,23 @@ pub enum Command {
         /// How many tasks are to run.
         replicas: u32,
     },
-    /// The user changes a service. Tasks that are to run something else from now on are replaced
-    /// one batch after the other.
+    /// The user updates a service. Tasks that differ from the new spec are replaced batch by batch.
     UpdateService {
         /// Its identity or name.
         service: String,
         /// All that is asked for from now on.
         spec: ServiceSpec,
-        /// The version that the change was made from: refused if somebody else has changed the
-        /// service since.
+        /// The version that the update was made from. Refused if the service has changed since.
         version: u64,
-        /// Replace every task, whether or not it is to run something else.
+        /// Replace every task, even if its spec does not change.
         force: bool,
     },
-    /// The user wants what was asked for before the last update.
+    /// The user restores the spec before the last update.
     RollbackService {
         /// Name or id.
         service: String,
     },
-    /// The user has a task stopped; its slot's next run follows.
+    /// The user has a task replaced by a new one in its slot.
     ReplaceTask {
         /// Name or id.
         task: String,
@@ -206,81 +205,79 @@ pub enum Command {
         /// Name or id.
         service: String,
     },
-    /// A container runtime attaches an interface, or says what has changed of it.
+    /// A container runtime attaches an interface, or updates its traits.
     AttachContainer {
         /// What is asked for.
         spec: Box<ContainerSpec>,
     },
-    /// A container runtime, or the host itself, gives interfaces up. Those that are not known are
-    /// not missed.
+    /// A container runtime, or the host itself, detaches interfaces. Unknown keys are ignored.
     DetachContainers {
         /// Which.
         keys: Vec<ContainerKey>,
     },
-    /// The engine tells how a network is called that was made without a name. Refused for any
-    /// other.
+    /// Gives the engine's name to a network that was made without one. Refused for any other
+    /// network.
     NameNetwork {
         /// Name or id.
         network: String,
         /// The name.
         name: String,
     },
-    /// By `step`: a new task for a slot that has no living one.
+    /// By `step`: creates a task for a slot without a living one.
     CreateTask {
         /// The service.
         service: ServiceId,
         /// The slot.
         slot: u32,
     },
-    /// By `step`: a place for a pending task.
+    /// By `step`: assigns a node to a pending task.
     AssignTask {
         /// The task.
         task: TaskId,
         /// The place.
         node: NodeId,
     },
-    /// By `step`: a task that is to stop takes no new connections from now on.
+    /// By `step`: withdraws a task that will stop; it gets no new connections.
     WithdrawTask {
         /// The task.
         task: TaskId,
     },
-    /// By `step`: every balancer knows that a task is withdrawn; its connections run out.
+    /// By `step`: drains a task; every balancer knows that it is withdrawn.
     DrainTask {
         /// The task.
         task: TaskId,
     },
-    /// By `step`: slots beyond the replicas, whose tasks take traffic while others are replaced; 0
-    /// ends them.
+    /// By `step`: number of slots beyond the replicas, whose tasks take traffic while others are
+    /// replaced; 0 ends them.
     SetSurge {
         /// The service.
         service: ServiceId,
         /// How many.
         slots: u32,
     },
-    /// By `step`: new tasks of an update end by themselves: it goes no further.
+    /// By `step`: pauses an update whose new tasks end by themselves.
     PauseUpdate {
         /// The service.
         service: ServiceId,
     },
-    /// By `step`: where a task should stand. Only ever forward.
+    /// By `step`: sets a task's target state. It never moves back.
     SetDesired {
         /// The task.
         task: TaskId,
         /// The target.
         desired: TaskState,
     },
-    /// By `step`: a task that has stopped for good is forgotten.
+    /// By `step`: deletes the record of a stopped task.
     RemoveTask {
         /// The task.
         task: TaskId,
     },
-    /// By `step`: a service being removed whose last task is gone is forgotten, with its addresses.
+    /// By `step`: deletes a removed service without tasks, and releases its addresses.
     PurgeService {
         /// The service.
         service: ServiceId,
     },
-    /// By `step`: a slot above the number of replicas has no task any more; its addresses are given
-    /// back.
+    /// By `step`: releases the addresses of a slot beyond the replicas that has no task.
     ReleaseSlot {
         /// The service.
         service: ServiceId,
@@ -314,9 +311,9 @@ pub enum Outcome {
     Service(ServiceId),
     /// This task.
     Task(TaskId),
-    /// This interface of a container, as it is now.
+    /// The attached interface of a container.
     Container(Box<Container>),
 }
 
-/// The state machine's answer: the same on every manager.
+/// Result of a command, the same on every manager.
 pub type Response = Result<Outcome, Refusal>;

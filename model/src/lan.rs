@@ -1,5 +1,4 @@
-//! What networks on a LAN are made of: the host's link that they are on, and the modes of their
-//! devices.
+//! Options of LAN networks: parent link and device modes.
 
 use std::{fmt, str::FromStr};
 
@@ -80,7 +79,7 @@ impl<'de> Deserialize<'de> for Parent {
     }
 }
 
-/// Whom a macvlan device reaches of those on the same parent.
+/// Which devices on the same parent a macvlan device reaches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MacvlanMode {

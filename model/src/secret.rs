@@ -25,7 +25,7 @@ impl Secret {
 }
 
 impl PartialEq for Secret {
-    /// In a time that does not tell where the two differ.
+    /// In constant time.
     fn eq(&self, other: &Self) -> bool {
         std::hint::black_box(self.0 ^ other.0) == 0
     }

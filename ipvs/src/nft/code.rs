@@ -1,4 +1,4 @@
-//! Enumerations that are numbers on the wire.
+//! Macro for enumerations that are numbers on the wire.
 
 /// Defines an enumeration whose variants are the kernel's numbers, with both directions.
 macro_rules! coded {

@@ -1,4 +1,4 @@
-//! The netlink sockets of this crate: reading tables, applying changes, hearing of changes.
+//! The netlink sockets of this crate: read tables, apply changes, receive change events.
 
 use std::{
     cell::RefCell,

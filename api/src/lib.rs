@@ -1,5 +1,5 @@
-//! The wire contract: the generated services of `proto/netd.proto`, their JSON payloads, and the
-//! way to the local socket.
+//! The wire contract: generated gRPC services of `proto/netd.proto`, their JSON payloads, and the
+//! client of the local socket.
 
 mod local;
 mod payload;

@@ -1,4 +1,4 @@
-//! The way to the local daemon.
+//! Client connection to the local netd over its Unix socket.
 
 use std::path::{Path, PathBuf};
 
@@ -6,13 +6,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// Where the local daemon listens.
+/// Default path of the local netd's Unix socket.
 pub const SOCKET: &str = "/run/netd/netd.sock";
 
 /// The local daemon does not answer.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "netd does not answer at {path}: {reason}\n  next: `systemctl start netd`, or run `netd` as root; `--socket` names another one"
+    "netd does not answer at {path}: {reason}\n  next: `systemctl start netd`, or run `netd` as \
+     root; `--socket` names another one"
 )]
 pub struct LocalError {
     path: PathBuf,
@@ -30,7 +31,7 @@ pub async fn connect(path: &Path) -> Result<Channel, LocalError> {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    // The address is not used: the connector goes to the socket.
+    // tonic needs an address, but the connector ignores it and dials the socket.
     Endpoint::from_static("http://netd.local")
         .connect_with_connector(connector)
         .await

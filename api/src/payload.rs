@@ -1,4 +1,4 @@
-//! JSON payloads that are not nouns of `model`: requests to the local daemon.
+//! JSON payloads of the local API that are not nouns of `model`.
 
 use std::{
     collections::BTreeMap,
@@ -13,55 +13,55 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::proto::Json;
 
-/// A command and the name of the request that it belongs to.
+/// A command and the id of its request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Proposal {
-    /// Chosen by the caller at random, kept when it asks again.
+    /// Random, chosen by the caller; the same when the request is repeated.
     pub request: RequestId,
-    /// What to change.
+    /// The change.
     pub command: Command,
 }
 
-/// Makes a cluster of this one host.
+/// Request to create a cluster with this host as its only member.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InitRequest {
-    /// Where others reach this host's control plane; port 2377 unless given.
+    /// Address at which other hosts reach this host's control plane; default port 2377.
     pub advertise: SocketAddr,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Where its tunnels end; the advertised address where none is given.
+    /// Address at which this host's tunnels end; default: the advertised address.
     pub data_path: Option<IpAddr>,
-    /// UDP port of the cluster's tunnels: 1024 to 49150; encrypted ones take the next.
+    /// UDP port of the cluster's tunnels, 1024 to 49150; encrypted tunnels use the next port.
     pub data_path_port: u16,
 }
 
-/// Where tunnels end unless told otherwise: the UDP port of VXLAN (RFC 7348 section 8).
+/// Default UDP port of tunnels: that of VXLAN (RFC 7348 section 8).
 pub const DATA_PATH_PORT: u16 = 4789;
 
 /// Joins this host to a cluster.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct JoinRequest {
-    /// `SWMTKN-1-<digest>-<secret>`. A secret.
+    /// Join token, `SWMTKN-1-<digest>-<secret>`. Secret: never log it.
     pub token: String,
     /// A manager of the cluster.
     pub manager: SocketAddr,
-    /// Where others reach this host's control plane; the address that the way to the manager starts
-    /// from otherwise.
+    /// Address at which other hosts reach this host's control plane; default: the source address of
+    /// the connection to the manager.
     pub advertise: Option<SocketAddr>,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Where its tunnels end; the advertised address where none is given.
+    /// Address at which this host's tunnels end; default: the advertised address.
     pub data_path: Option<IpAddr>,
 }
 
 /// Takes this host out of its cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeaveRequest {
-    /// Even if the cluster cannot be told, or this is its last manager.
+    /// Leave even if no manager can be reached, or if this is the last manager.
     pub force: bool,
 }
 
-/// Where this host stands.
+/// This host's membership and the state of its kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Standing {
     /// The daemon's version.
@@ -72,48 +72,48 @@ pub struct Standing {
     pub member: Option<(NodeId, Role)>,
     /// The generation of its view.
     pub generation: u64,
-    /// The generation that its kernel has.
+    /// The generation that its kernel has applied.
     pub applied: u64,
-    /// What its kernel refused.
+    /// Changes that its kernel refused, one sentence each.
     pub failures: Vec<String>,
 }
 
-/// What to print of the host's inside.
+/// Which internal state to print.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Debug {
-    /// What the host should look like.
+    /// Desired state of this host.
     Config,
-    /// What the kernel says.
+    /// State observed in the kernel.
     Observed,
-    /// What would be changed next; empty when settled.
+    /// Changes that netd would make next; empty when settled.
     Plan,
 }
 
-/// What the CNI plugin asks of the daemon (CNI specification 1.1, section 2: the operations of the
-/// same names).
+/// Requests of the CNI plugin: the operations of the same names (CNI specification 1.1, section 2).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "value", rename_all = "snake_case")]
 pub enum ContainerRequest {
-    /// Attaches an interface, or finds it as it is. Answered once packets pass.
+    /// Attaches an interface; if it is attached already, returns it. The reply comes once packets
+    /// pass.
     Add(Box<CniInterface>),
     /// Whether an interface still is as `Add` said, in the ledger and in the kernel.
     Check(Box<CniInterface>),
-    /// Gives an interface up. Never refused for not being there.
+    /// Detaches an interface. Succeeds for an unknown interface, too.
     Del {
-        /// Whose it is.
+        /// The interface's key.
         name: CniName,
-        /// `CNI_NETNS`, if it is still said.
+        /// `CNI_NETNS`, if the runtime still gives it.
         sandbox: Option<String>,
     },
-    /// Gives up all interfaces that one configuration of the runtime's has attached but these.
+    /// Detaches all interfaces that one configuration of the runtime has attached, except these.
     Gc {
         /// The configuration's name.
         configuration: String,
-        /// Who lives.
+        /// Interfaces that are in use.
         valid: Vec<CniName>,
     },
-    /// Whether `Add` would work.
+    /// Whether `Add` would succeed now.
     Status {
         /// The network of the cluster.
         network: String,
@@ -127,32 +127,31 @@ pub struct CniName {
     pub container: String,
     /// `CNI_IFNAME`.
     pub interface: String,
-    /// Its name inside, where the configuration gives it one of its own beside an interface of
-    /// another plugin's.
+    /// Name of our interface inside, if the configuration sets one because another plugin's
+    /// interface has `CNI_IFNAME`.
     pub own: Option<String>,
 }
 
 /// An interface that a CNI runtime asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CniInterface {
-    /// Whose it is.
+    /// The interface's key.
     pub name: CniName,
     /// The network of the cluster.
     pub network: String,
     /// `CNI_NETNS`, absolute.
     pub sandbox: String,
-    /// Only addresses are asked for (an address manager's work); another plugin makes the
-    /// interface.
+    /// Only allocate addresses, as IPAM plugin of another plugin that makes the interface.
     pub only_addresses: bool,
     /// These addresses and no others; at most one per family.
     pub addresses: Vec<IpAddr>,
     /// This Ethernet address.
     pub mac: Option<Mac>,
-    /// What else is known of the container.
+    /// Names, labels, ports and limits of the container.
     pub traits: ContainerTraits,
 }
 
-/// What the daemon answers the CNI plugin.
+/// Replies to the CNI plugin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "value", rename_all = "snake_case")]
 pub enum ContainerReply {
@@ -171,16 +170,15 @@ pub struct Attached {
     pub subnets: Vec<SubnetLease>,
     /// No way out.
     pub internal: bool,
-    /// Where its default routes lead to: a container leaves by the first of its networks that has a
-    /// way out.
+    /// Gateways of its default routes. Empty if another network of the container carries them.
     pub ways_out: Vec<IpAddr>,
     /// MTU of the interface in bytes, where one was made.
     pub mtu: Option<u32>,
-    /// Who answers names there.
+    /// Addresses of the DNS resolvers.
     pub resolvers: Vec<IpAddr>,
 }
 
-/// Asks one node about itself.
+/// A question that only one node can answer.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Examine {
     /// The node.
@@ -193,11 +191,11 @@ pub struct Examine {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {
-    /// Whether its kernel is what it was told.
+    /// Whether its kernel matches its view.
     Kernel,
-    /// The other hosts of a network, and what has passed between it and them.
+    /// The peers of a network, and the encrypted traffic exchanged with each.
     Peers(NetworkId),
-    /// What has passed by the virtual IPs of a service.
+    /// Traffic of a service's virtual IPs.
     Traffic(ServiceId),
 }
 
@@ -213,7 +211,7 @@ pub enum Examined {
     Traffic(Vec<VipTraffic>),
 }
 
-/// What has passed by a virtual IP on one host, since its balancer was put to work there.
+/// Traffic of a virtual IP on one host since its balancer was set up there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VipTraffic {
     /// The virtual IP.
@@ -226,7 +224,7 @@ pub struct VipTraffic {
     pub passed: Option<Passed>,
 }
 
-/// Packets and bytes by a virtual IP.
+/// Packets and bytes of a virtual IP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passed {
     /// From clients.
@@ -248,38 +246,37 @@ pub struct Peer {
     pub vtep: IpAddr,
     /// How many endpoints of the network it has.
     pub endpoints: usize,
-    /// What all their encrypted networks together have exchanged; none of a network that is not
-    /// encrypted.
+    /// Encrypted traffic of all encrypted networks that both hosts share; `None` for a network that
+    /// is not encrypted.
     pub encryption: Option<Encryption>,
 }
 
-/// What two hosts have exchanged in secret, as one of them counts it since the present keys are in
-/// use.
+/// Encrypted traffic between two hosts, counted by one of them since it uses the current keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Encryption {
-    /// The change of keys that it sends with; none: it cannot send.
+    /// Epoch of the key that it sends with; `None`: it cannot send.
     pub epoch: Option<Epoch>,
     /// The association that it sends with.
     pub sends_with: Option<Spi>,
-    /// Those that it accepts.
+    /// Associations that it accepts.
     pub accepts: Vec<Spi>,
     /// Packets sent.
     pub sent_packets: u64,
     /// Bytes sent.
     pub sent_bytes: u64,
-    /// Packets received and found good.
+    /// Packets received and authenticated.
     pub received_packets: u64,
-    /// Bytes received and found good.
+    /// Bytes received and authenticated.
     pub received_bytes: u64,
-    /// Packets dropped for having come before.
+    /// Packets dropped as replays.
     pub replayed: u64,
-    /// Packets dropped for coming too late to tell.
+    /// Packets dropped because they are older than the replay window.
     pub late: u64,
-    /// Packets dropped for having been changed on their way.
+    /// Packets dropped because authentication failed.
     pub forged: u64,
-    /// Packets dropped for having no key, from all hosts together, since the host started.
+    /// Packets dropped for an unknown association, from all hosts together, since the host booted.
     pub unknown: u64,
-    /// When the last packet was received: milliseconds since the Unix epoch; none: never, with
+    /// Time of the last packet received, in milliseconds since the Unix epoch; `None`: none with
     /// these keys.
     pub last_seen: Option<u64>,
 }
@@ -287,26 +284,26 @@ pub struct Encryption {
 /// A node's view and how its kernel differs from it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Verification {
-    /// What it was told.
+    /// Its view.
     pub view: ViewInfo,
-    /// How its kernel differs, seen just now.
+    /// How its kernel differs from the view, read now.
     pub differences: Vec<Difference>,
 }
 
-/// Something that is not as it should be.
+/// One difference between desired and observed state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// The network that it belongs to, where it belongs to one.
     pub network: Option<NetworkId>,
-    /// What it is about.
+    /// The object that differs.
     pub object: String,
-    /// What is wrong with it.
+    /// How it differs.
     pub cause: String,
-    /// What to do.
+    /// What the user can do about it.
     pub next: String,
 }
 
-/// Bytes that are not the JSON that was expected.
+/// A payload that cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("the payload is not a {expected}: {reason}")]
 pub struct PayloadError {

@@ -1,4 +1,4 @@
-//! The one call to the daemon.
+//! The plugin's call to the local netd.
 
 use std::{
     env,
@@ -15,11 +15,11 @@ use tokio::{
 
 use crate::error::{CniError, Code};
 
-/// Where the daemon listens, if not where it usually does.
+/// Environment variable with the path of netd's socket.
 const SOCKET: &str = "NETD_SOCKET";
-/// How long a daemon that is being started again is waited for.
+/// How long the plugin waits for a netd that is restarting.
 const RESTART: Duration = Duration::from_secs(5);
-/// How long an answer may take; the daemon's own limits are shorter.
+/// Timeout of a request; netd's own limits are shorter.
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub enum Unanswered {
     /// The daemon does not run.
     Down(String),
-    /// It ended over the work, or takes too long.
+    /// The daemon died during the request, or did not reply in time.
     Lost(String),
     /// It refuses.
     Refused(Refusal),
@@ -42,7 +42,8 @@ pub enum Wait {
     No,
 }
 
-/// Asks it. A daemon that ends over it is asked again: every request may be repeated.
+/// Sends a request. If the daemon dies meanwhile the request is sent again: every request is
+/// idempotent.
 pub fn ask(request: &ContainerRequest, wait: Wait) -> Result<ContainerReply, Unanswered> {
     let socket = env::var_os(SOCKET).map_or_else(|| PathBuf::from(api::SOCKET), PathBuf::from);
     let lost = |error: std::io::Error| {
@@ -70,7 +71,7 @@ async fn try_until_answered(
         let failure = match tried {
             Err(_) => {
                 return Err(Unanswered::Lost(format!(
-                    "it takes longer than {} s",
+                    "no reply within {} s",
                     LIMIT.as_secs()
                 )));
             }

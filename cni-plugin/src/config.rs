@@ -1,5 +1,5 @@
-//! The configuration on standard input, with the environment, as what the daemon is asked. Pure;
-//! decides nothing about the cluster.
+//! Translates the network configuration on standard input and the environment into a request to
+//! netd. Pure; decides nothing about the cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,16 +22,16 @@ use crate::{
 /// The plugin's name, whatever its file is called.
 pub const PLUGIN: &str = "netd-cni";
 
-/// What is asked, and what the answer is made from beside the daemon's.
+/// A parsed request, and what the result needs beside netd's reply.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// How to answer.
+    /// Version of the result.
     pub version: Version,
     /// What the daemon is asked.
     pub request: ContainerRequest,
-    /// What plugins before this one in the list have made.
+    /// `prevResult`: the result of earlier plugins in the list.
     pub previous: Option<Value>,
-    /// What the configuration says of names.
+    /// DNS settings of the configuration.
     pub dns: Dns,
 }
 
@@ -45,7 +45,7 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// What is looked at of a configuration. Runtimes and people may put more into it.
+/// The fields of a configuration that the plugin reads. Unknown fields are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Configuration {
@@ -54,9 +54,9 @@ struct Configuration {
     name: String,
     #[serde(default, rename = "type")]
     plugin: String,
-    /// The cluster's network; the configuration's name where none is given.
+    /// Network of the cluster; default: the configuration's name.
     network: Option<String>,
-    /// The name of our interface, where another plugin's has the one of `CNI_IFNAME`.
+    /// Name of our interface, if another plugin's interface has the name `CNI_IFNAME`.
     interface: Option<String>,
     ipam: Option<Ipam>,
     dns: Option<Dns>,
@@ -88,7 +88,7 @@ struct Attachment {
     interface: String,
 }
 
-/// `runtimeConfig`: what runtimes say of one container (CNI, CONVENTIONS.md).
+/// `runtimeConfig`: capability arguments of one container (CNI, CONVENTIONS.md).
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Capabilities {
@@ -154,8 +154,8 @@ enum Aliases {
     ByNetwork(BTreeMap<String, Vec<String>>),
 }
 
-/// Reads what is asked; `program` is the name that the plugin has been called by. Errors: codes 1,
-/// 2, 6 and 7. What DEL does not need it does not look at: it must succeed.
+/// Parses the request; `program` is the file name that the plugin was called by. Errors: codes 1,
+/// 2, 6 and 7. DEL ignores every field that it does not need, because it must succeed.
 pub fn read(environment: &Environment, program: &str, input: &[u8]) -> Result<Asked, CniError> {
     let configuration: Value =
         serde_json::from_slice(input).map_err(|error| undecodable(&error))?;
@@ -169,7 +169,7 @@ pub fn read(environment: &Environment, program: &str, input: &[u8]) -> Result<As
         let next = "`name` is letters, digits, '_', '.' and '-', beginning with a letter or digit";
         return Err(wrong(
             format!(
-                "{:?} is no name of a network configuration",
+                "{:?} is not a valid name of a network configuration",
                 configuration.name
             ),
             next,
@@ -245,7 +245,7 @@ fn valid(configuration: &Configuration) -> Vec<CniName> {
     names.collect()
 }
 
-/// Whether another plugin makes the interface and asks this one for addresses.
+/// Whether the plugin was called as IPAM plugin: another plugin makes the interface.
 fn is_delegate(program: &str, configuration: &Configuration) -> bool {
     let is_ours = |plugin: &str| plugin == program || plugin == PLUGIN;
     !is_ours(&configuration.plugin)
@@ -289,7 +289,7 @@ fn interface(
     })
 }
 
-/// What CHECK looks for: what ADD asked for, with the addresses that came of it.
+/// The interface that CHECK expects: that of ADD, with the addresses of `prevResult`.
 fn expected(
     environment: &Environment,
     program: &str,
@@ -328,7 +328,7 @@ fn expected(
     })
 }
 
-/// Addresses are the cluster's: another address manager's could be somebody else's there.
+/// Refuses another IPAM plugin: its addresses could belong to other endpoints of the cluster.
 fn refuse_foreign_addresses(program: &str, configuration: &Configuration) -> Result<(), CniError> {
     match &configuration.ipam {
         Some(ipam)
@@ -336,7 +336,8 @@ fn refuse_foreign_addresses(program: &str, configuration: &Configuration) -> Res
         {
             Err(unsupported(
                 &format!("ipam.type {:?}", ipam.plugin),
-                "take `ipam` out: addresses come from the cluster's network; `--ip-range` and `ips` choose them",
+                "take `ipam` out: addresses come from the cluster's network; `--ip-range` and \
+                 `ips` choose them",
             ))
         }
         _ => Ok(()),
@@ -361,8 +362,8 @@ fn refuse_unsupported(capabilities: &Capabilities) -> Result<(), CniError> {
     }
 }
 
-/// Those of the capability `ips`, of `args.cni.ips`, and, where the latter says nothing, of
-/// `CNI_ARGS`: nerdctl gives IPv4 in the last and IPv6 in the first.
+/// Requested addresses: of the capability `ips`, and of `args.cni.ips` or else `CNI_ARGS`. nerdctl
+/// gives IPv4 in `CNI_ARGS` and IPv6 in `ips`.
 fn addresses(
     environment: &Environment,
     configuration: &Configuration,
@@ -390,19 +391,19 @@ fn addresses(
     if of_family(true) > 1 || of_family(false) > 1 {
         let next = "an interface has one address of each family: ask for one";
         return Err(wrong(
-            format!("several addresses of one family are asked for: {found:?}"),
+            format!("several addresses of one family are requested: {found:?}"),
             next,
         ));
     }
     Ok(found.into_iter().collect())
 }
 
-/// With or without the length of a prefix, which is the network's own.
+/// An address with or without a prefix length. The length is ignored: it is the network's.
 fn address(field: &str, text: &str) -> Result<IpAddr, CniError> {
     let bare = text.split_once('/').map_or(text, |(bare, _)| bare);
     bare.parse().map_err(|_| {
         wrong(
-            format!("{field} holds {text:?}, which is no IP address"),
+            format!("{field} holds {text:?}, which is not an IP address"),
             "write 10.0.9.5 or fd00::5",
         )
     })
@@ -420,7 +421,7 @@ fn mac(environment: &Environment, configuration: &Configuration) -> Result<Optio
     match text.parse() {
         Ok(mac @ Mac(bytes)) if bytes[0] & 1 == 0 && bytes != [0; 6] => Ok(Some(mac)),
         _ => Err(wrong(
-            format!("{text:?} is no Ethernet address of one interface"),
+            format!("{text:?} is not the Ethernet address of one interface"),
             "write 02:42:0a:00:09:05",
         )),
     }
@@ -465,7 +466,8 @@ fn traits(
     Ok(traits)
 }
 
-/// What orchestrators call it. Two namespaces of Kubernetes may have pods of the same name.
+/// Name of the pod. It includes the Kubernetes namespace, because two namespaces may have pods of
+/// one name.
 fn pod(arguments: &BTreeMap<String, String>) -> Option<String> {
     let pod = arguments.get("K8S_POD_NAME")?;
     let namespace = arguments
@@ -517,7 +519,7 @@ fn publish(mapping: &PortMapping) -> Result<PublishSpec, CniError> {
     })
 }
 
-/// As the reference plugin: a rate comes with a burst.
+/// Bandwidth limits. As in the reference plugin a rate needs a burst.
 fn bandwidth(limits: Option<&Limits>) -> Result<Bandwidth, CniError> {
     let Some(limits) = limits else {
         return Ok(Bandwidth::default());
@@ -542,7 +544,7 @@ fn bandwidth(limits: Option<&Limits>) -> Result<Bandwidth, CniError> {
     })
 }
 
-/// What the runtime says of a container is taken instead of what the configuration says of all.
+/// Merges DNS settings: those of the runtime override those of the configuration.
 fn dns(of_configuration: Dns, of_runtime: RuntimeDns) -> Dns {
     fn either<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
         if first.is_empty() { second } else { first }

@@ -1,5 +1,5 @@
-//! The environment that a runtime gives the plugin (CNI specification 1.1, section 2,
-//! "Parameters"): which variables each operation needs, and what they may hold.
+//! Environment variables of the plugin (CNI specification 1.1, section 2, "Parameters"): which ones
+//! each operation needs, and their valid values.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub enum Operation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Environment {
     pub operation: Operation,
-    /// Empty where the operation is about none.
+    /// Empty if the operation is about no interface.
     pub name: CniName,
     /// `CNI_NETNS`; empty where none is given.
     pub namespace: String,
@@ -38,8 +38,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Reads it. Errors (code 4) name every variable that is missing, or the one that makes no
-    /// sense.
+    /// Parses the environment. Errors (code 4) name every missing variable, or the invalid one.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, CniError> {
         let value = |name: &str| variable(name).unwrap_or_default();
         let operation = operation(&value("CNI_COMMAND"))?;
@@ -75,7 +74,7 @@ impl Environment {
         let namespace = value("CNI_NETNS");
         if matches!(operation, Operation::Add | Operation::Check) && !namespace.starts_with('/') {
             return Err(invalid(
-                format!("CNI_NETNS {namespace:?} is no absolute path"),
+                format!("CNI_NETNS {namespace:?} is not an absolute path"),
                 "such as /run/netns/NAME",
             ));
         }
@@ -104,7 +103,7 @@ fn operation(command: &str) -> Result<Operation, CniError> {
     })
 }
 
-/// As the reference library's `skel` has it: there CNI_PATH is needed, too, but this plugin runs no
+/// Required variables, as in the reference library's `skel`, without CNI_PATH: this plugin runs no
 /// others.
 fn needed(operation: Operation) -> &'static [&'static str] {
     match operation {
@@ -131,7 +130,7 @@ fn container(id: &str) -> Result<(), CniError> {
     ))
 }
 
-/// Whether it is a name as the specification has them.
+/// Whether the text is a valid name of the specification.
 pub fn is_name(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.bytes().all(inner)
@@ -151,7 +150,7 @@ pub fn interface(name: &str) -> Result<(), String> {
     }
 }
 
-/// `KEY=VALUE;KEY=VALUE`. What must succeed without it does so without looking.
+/// Parses `KEY=VALUE;KEY=VALUE`. Operations that must succeed ignore errors in it.
 fn arguments(text: &str, operation: Operation) -> Result<BTreeMap<String, String>, CniError> {
     if !matches!(operation, Operation::Add | Operation::Check) {
         return Ok(BTreeMap::new());

@@ -8,37 +8,37 @@ use serde_json::{Value, json};
 /// What kind of error it is. Those from 100 are the plugin's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// The configuration's version is not spoken, or has no such operation.
+    /// The configuration's version is not supported, or lacks the operation.
     Version = 1,
-    /// A field that nothing can be done about.
+    /// A field that is not supported.
     Unsupported = 2,
-    /// A variable of the environment is missing or makes no sense.
+    /// An environment variable is missing or invalid.
     Environment = 4,
     /// Standard input or output fails.
     Io = 5,
-    /// It is not the JSON that is expected.
+    /// The input is not the expected JSON.
     Decoding = 6,
-    /// The configuration makes no sense here.
+    /// The configuration is invalid.
     Configuration = 7,
-    /// The network namespace is not there, or is the host's own.
+    /// The network namespace does not exist, or is the host's own.
     Namespace = 8,
-    /// Later it may work.
+    /// Try again later.
     Later = 11,
     /// STATUS: `ADD` would fail.
     Unavailable = 50,
-    /// STATUS: so it would, and containers that are there lack something, too.
+    /// STATUS: ADD would fail, and running containers are limited, too (no DNS).
     Degraded = 51,
-    /// It clashes with something that exists.
+    /// Conflict with an existing object.
     Conflict = 100,
-    /// A pool is used up.
+    /// No free address.
     Exhausted = 101,
     /// The cluster's state forbids it for now.
     Precondition = 102,
-    /// This host may not.
+    /// This host is not allowed to.
     Denied = 103,
 }
 
-/// Why an operation fails, for the runtime and whoever reads its log.
+/// Why an operation failed, for the runtime and its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CniError {
     /// Its kind.
@@ -61,10 +61,11 @@ impl CniError {
 
     /// What is printed on standard output.
     pub fn json(&self, version: &str) -> Value {
-        json!({ "cniVersion": version, "code": self.code as u32, "msg": self.cause, "details": self.next })
+        json!({ "cniVersion": version, "code": self.code as u32, "msg": self.cause,
+            "details": self.next })
     }
 
-    /// The same as STATUS says it.
+    /// The same error with a code that STATUS may return.
     pub fn of_status(self) -> Self {
         let code = match self.code {
             Code::Version | Code::Environment | Code::Io | Code::Decoding | Code::Configuration => {

@@ -1,6 +1,6 @@
-//! The CNI plugin (CNI specification 1.1). It translates: standard input and environment into a
-//! request to the local daemon, and its answer into a result. It decides nothing, and starts, asks
-//! and ends within milliseconds.
+//! `netd-cni`, the CNI plugin (CNI specification 1.1). It translates standard input and environment
+//! into a request to the local netd, and the reply into a CNI result. It decides nothing and exits
+//! within milliseconds.
 
 mod call;
 mod config;
@@ -31,8 +31,8 @@ use environment::{Environment, Operation};
 use error::{CniError, Code};
 use version::{NEWEST, SUPPORTED};
 
-/// How long VERSION waits for a configuration on standard input: runtimes write it before anything
-/// else, people write none.
+/// How long VERSION waits for a configuration on standard input: runtimes write it at once, people
+/// on a terminal write none.
 const STDIN_PATIENCE: Duration = Duration::from_millis(500);
 /// The largest configuration that is read, in bytes.
 const MAX_INPUT: u64 = 4 << 20;
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what is asked; `said` becomes the configuration's version, which errors are told in, too.
+/// Executes the operation. `said` becomes the configuration's version, which errors carry, too.
 fn run(said: &mut String) -> Result<Option<Value>, CniError> {
     let environment = Environment::read(|name| env::var_os(name)?.into_string().ok())?;
     if environment.operation == Operation::Version {
@@ -106,9 +106,9 @@ fn add(environment: &Environment, asked: Asked) -> Result<Value, CniError> {
     ))
 }
 
-/// Without the daemon nothing can be given up now, but nothing is lost either: it gives up by
-/// itself what containers that are gone had. A DEL that fails keeps a runtime from removing the
-/// container.
+/// DEL. Without the daemon the interface cannot be detached now, but no address leaks: netd later
+/// releases the interfaces of dead namespaces. DEL must not fail, because a runtime would not
+/// remove the container.
 fn del(request: &ContainerRequest) -> Result<Option<Value>, CniError> {
     match call::ask(request, Wait::No) {
         Ok(_) => Ok(None),
@@ -122,7 +122,7 @@ fn del(request: &ContainerRequest) -> Result<Option<Value>, CniError> {
     }
 }
 
-/// Names end with the daemon, though packets do not.
+/// STATUS. Without the daemon running containers have packets but no DNS.
 fn status(request: &ContainerRequest) -> Result<Option<Value>, CniError> {
     match call::ask(request, Wait::No) {
         Ok(_) => Ok(None),
@@ -138,7 +138,7 @@ fn answered(request: &ContainerRequest, wait: Wait) -> Result<ContainerReply, Cn
     Ok(call::ask(request, wait)?)
 }
 
-/// A container that shares the host's network needs no plugin, and would lose the host's.
+/// Refuses the host's own network namespace: a plugin would change the host's network.
 fn refuse_own_namespace(path: &str) -> Result<(), CniError> {
     let refuse = |cause: String, next: &str| CniError::new(Code::Namespace, cause, next);
     let gone = |error: io::Error| {
@@ -172,14 +172,14 @@ fn input() -> Result<Vec<u8>, CniError> {
     Ok(input)
 }
 
-/// The first JSON value on standard input, as soon as it is there. Never waits for the end.
+/// Reads the first JSON value on standard input without waiting for the end of input.
 fn first_value() -> Option<Value> {
     let (sender, configuration) = mpsc::channel();
     thread::spawn(move || {
         let first = serde_json::Deserializer::from_reader(io::stdin().lock())
             .into_iter::<Value>()
             .next();
-        // Nobody listens any more where it came too late.
+        // The receiver may have timed out.
         let _ = sender.send(first);
     });
     configuration

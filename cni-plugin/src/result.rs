@@ -1,5 +1,5 @@
-//! What ADD prints: the daemon's answer in the shape of the version that is asked for (CNI
-//! specification 1.1, section 5, and its older releases).
+//! The result of ADD: netd's reply in the format of the requested version (CNI specification 1.1,
+//! section 5, and older releases).
 
 use std::net::IpAddr;
 
@@ -9,8 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{config::Dns, version::Version};
 
-/// The result of an interface; that of plugins before this one in the list, extended, where there
-/// is one.
+/// The result for an interface. If there is a `prevResult`, it is extended.
 pub fn of(
     version: Version,
     asked: &CniInterface,
@@ -96,8 +95,8 @@ fn everything(gateway: IpAddr) -> &'static str {
     }
 }
 
-/// Our resolvers come first: the others do not know the cluster's names. What is said of names by
-/// plugins before this one follows.
+/// DNS settings of the result. Our resolvers come first, because others do not know the cluster's
+/// names; those of earlier plugins follow.
 fn names(previous: Option<Value>, resolvers: &[IpAddr], dns: &Dns) -> Map<String, Value> {
     let mut names = match previous {
         Some(Value::Object(fields)) => fields,
@@ -132,7 +131,7 @@ fn names(previous: Option<Value>, resolvers: &[IpAddr], dns: &Dns) -> Map<String
     names
 }
 
-/// Puts values at the end of the list of this key, which need not be there.
+/// Appends values to the list under this key, which may be missing.
 fn extend(result: &mut Map<String, Value>, key: &str, values: impl IntoIterator<Item = Value>) {
     let before = result
         .remove(key)

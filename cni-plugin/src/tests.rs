@@ -1,4 +1,4 @@
-//! Every rule of the specification about what comes in and goes out, without a daemon.
+//! Tests of input and output formats against the specification, without a daemon.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -133,7 +133,7 @@ fn variables_that_make_no_sense_are_named() {
 }
 
 #[test]
-fn a_configuration_that_is_none_is_refused_with_the_code_that_says_how() {
+fn malformed_configurations_are_refused_with_their_code() {
     let environment = environment(&[]).unwrap();
     for (input, code) in [
         ("", Code::Decoding),
@@ -195,16 +195,20 @@ fn an_interface_is_asked_for_with_all_that_runtimes_say_of_it() {
             "ips": ["fd00:9::5/64"],
             "mac": "02:00:00:00:00:05",
             "portMappings": [
-                { "hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "192.168.1.1" },
+                { "hostPort": 8080, "containerPort": 80, "protocol": "TCP",
+                    "hostIP": "192.168.1.1" },
                 { "hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "0.0.0.0" },
             ],
-            "bandwidth": { "ingressRate": 1000, "ingressBurst": 2000, "egressRate": 3000, "egressBurst": 4000 },
+            "bandwidth": { "ingressRate": 1000, "ingressBurst": 2000, "egressRate": 3000,
+                "egressBurst": 4000 },
             "aliases": ["db", "pg"],
             "cgroupPath": "/x",
         },
-        "args": { "cni": { "labels": [{ "key": "netd.service", "value": "web" }, { "key": "app", "value": "x" }] } },
+        "args": { "cni": { "labels": [{ "key": "netd.service", "value": "web" },
+            { "key": "app", "value": "x" }] } },
     });
-    let arguments = "IgnoreUnknown=1;IP=10.0.9.5/24;MAC=02:00:00:00:00:99;K8S_POD_NAME=web-0;K8S_POD_NAMESPACE=prod";
+    let arguments = "IgnoreUnknown=1;IP=10.0.9.5/24;MAC=02:00:00:00:00:99;\
+                     K8S_POD_NAME=web-0;K8S_POD_NAMESPACE=prod";
     let asked = add(&[("CNI_ARGS", arguments)], changes);
     assert_eq!(
         asked.name,
@@ -263,7 +267,7 @@ fn an_interface_is_asked_for_with_all_that_runtimes_say_of_it() {
 }
 
 #[test]
-fn what_is_not_said_is_left_to_the_cluster() {
+fn unset_fields_are_left_to_the_cluster() {
     for changes in [
         json!({}),
         json!({ "runtimeConfig": null, "args": null, "prevResult": null, "ipam": {} }),
@@ -272,9 +276,11 @@ fn what_is_not_said_is_left_to_the_cluster() {
         assert!(asked.addresses.is_empty() && asked.mac.is_none() && asked.traits.name.is_empty());
     }
     // What runtimes keep there for themselves, or for versions to come.
-    let more = json!({ "capabilities": { "ips": true }, "cni.dev/x": [1], "cniVersions": ["1.1.0"], "disableGC": true, "new": 7 });
+    let more = json!({ "capabilities": { "ips": true }, "cni.dev/x": [1], "cniVersions": ["1.1.0"],
+        "disableGC": true, "new": 7 });
     assert_eq!(add(&[], more), add(&[], json!({})));
-    let nulls = json!({ "runtimeConfig": { "ips": null, "portMappings": null, "aliases": null, "mac": "" } });
+    let nulls = json!({ "runtimeConfig": { "ips": null, "portMappings": null, "aliases": null,
+        "mac": "" } });
     assert!(add(&[], nulls).traits.aliases.is_empty());
     let unnamed = json!({ "network": null });
     assert_eq!(
@@ -300,8 +306,10 @@ fn podman_gives_aliases_by_network() {
 #[test]
 fn go_cni_writes_keys_with_capitals_and_null_for_nothing() {
     let changes = json!({ "runtimeConfig": {
-        "portMappings": [{ "HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" }],
-        "bandwidth": { "IngressRate": 1000, "IngressBurst": 4_294_967_295_u32, "EgressRate": 0, "EgressBurst": 0 },
+        "portMappings": [{ "HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp",
+            "HostIP": "" }],
+        "bandwidth": { "IngressRate": 1000, "IngressBurst": 4_294_967_295_u32, "EgressRate": 0,
+            "EgressBurst": 0 },
         "dns": { "Servers": ["10.0.0.10"], "Searches": null, "Options": ["ndots:5"] },
     } });
     let read = read(&[], changes).unwrap();
@@ -332,7 +340,10 @@ fn args_go_before_the_deprecated_variable() {
 
 #[test]
 fn values_of_capabilities_that_make_no_sense_are_refused() {
-    let mapping = |host: i64, container: i64, protocol: &str| json!({ "portMappings": [{ "hostPort": host, "containerPort": container, "protocol": protocol }] });
+    let mapping = |host: i64, container: i64, protocol: &str| {
+        json!({ "portMappings": [{ "hostPort": host, "containerPort": container,
+        "protocol": protocol }] })
+    };
     for capabilities in [
         json!({ "ips": ["x"] }),
         json!({ "ips": ["10.0.9.5", "10.0.9.6"] }),
@@ -355,7 +366,7 @@ fn values_of_capabilities_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn fields_that_nothing_can_be_done_about_are_refused_with_key_and_value() {
+fn unsupported_fields_are_refused_with_key_and_value() {
     for (changes, words) in [
         (
             json!({ "runtimeConfig": { "ipRanges": [[{ "subnet": "10.1.0.0/16" }]] } }),
@@ -380,7 +391,8 @@ fn fields_that_nothing_can_be_done_about_are_refused_with_key_and_value() {
 
 #[test]
 fn under_another_plugin_only_addresses_are_asked_for() {
-    let changes = json!({ "type": "bridge", "network": "x", "ipam": { "type": "netd-cni", "network": "lan" } });
+    let changes = json!({ "type": "bridge", "network": "x",
+        "ipam": { "type": "netd-cni", "network": "lan" } });
     let asked = add(&[], changes);
     assert!(asked.only_addresses && asked.network == "lan");
     let own = json!({ "ipam": { "type": "netd-cni" } });
@@ -395,7 +407,8 @@ fn under_another_plugin_only_addresses_are_asked_for() {
 
 #[test]
 fn del_needs_nothing_that_may_be_missing_or_wrong() {
-    let changes = json!({ "runtimeConfig": { "ips": 7 }, "prevResult": "x", "ipam": 5, "args": [], "network": null });
+    let changes = json!({ "runtimeConfig": { "ips": 7 }, "prevResult": "x", "ipam": 5, "args": [],
+        "network": null });
     let asked = read(
         &[
             ("CNI_COMMAND", "DEL"),
@@ -453,7 +466,8 @@ fn gc_says_who_lives() {
 fn previous() -> Value {
     json!({
         "cniVersion": "1.1.0",
-        "interfaces": [{ "name": "br0" }, { "name": "eth0", "mac": "02:42:0a:00:09:05", "sandbox": NAMESPACE }],
+        "interfaces": [{ "name": "br0" },
+            { "name": "eth0", "mac": "02:42:0a:00:09:05", "sandbox": NAMESPACE }],
         "ips": [
             { "address": "192.168.7.1/24", "interface": 0 },
             { "address": "10.0.9.5/24", "interface": 1 },
@@ -535,7 +549,8 @@ fn a_result_has_the_shape_of_the_version_that_is_asked_for() {
                 { "interface": 0, "address": "10.0.9.5/24", "gateway": "10.0.9.1" },
                 { "interface": 0, "address": "fd00:9::5/64", "gateway": "fd00:9::1" },
             ],
-            "routes": [{ "dst": "0.0.0.0/0", "gw": "10.0.9.1" }, { "dst": "::/0", "gw": "fd00:9::1" }],
+            "routes": [{ "dst": "0.0.0.0/0", "gw": "10.0.9.1" },
+                { "dst": "::/0", "gw": "fd00:9::1" }],
             "dns": { "nameservers": ["10.0.9.1"] },
         });
         if version < Version::V100 {
@@ -582,7 +597,7 @@ fn a_network_without_a_way_out_has_neither_gateway_nor_route() {
 }
 
 #[test]
-fn what_earlier_plugins_have_made_is_kept_and_extended() {
+fn results_of_earlier_plugins_are_kept_and_extended() {
     let mut before = previous();
     before["dns"] =
         json!({ "nameservers": ["10.1.0.1", "10.0.9.1"], "domain": "x", "search": ["a"] });
@@ -608,9 +623,10 @@ fn what_earlier_plugins_have_made_is_kept_and_extended() {
 }
 
 #[test]
-fn what_the_runtime_says_of_names_goes_before_what_the_configuration_says() {
+fn names_from_the_runtime_override_the_configuration() {
     let changes = json!({
-        "dns": { "nameservers": ["1.1.1.1"], "domain": "d", "search": ["a"], "options": ["ndots:1"] },
+        "dns": { "nameservers": ["1.1.1.1"], "domain": "d", "search": ["a"],
+            "options": ["ndots:1"] },
         "runtimeConfig": { "dns": { "servers": ["10.0.0.10"], "searches": ["svc.cluster.local"] } },
     });
     let asked = read(&[], changes).unwrap();

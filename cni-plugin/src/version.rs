@@ -1,4 +1,4 @@
-//! Versions of the protocol that are spoken, and what each of them knows.
+//! Supported versions of the protocol, and the operations of each.
 
 use serde::Serialize;
 
@@ -7,14 +7,14 @@ use crate::{
     error::{CniError, Code},
 };
 
-/// What is spoken, oldest first.
+/// Supported versions, oldest first.
 pub const SUPPORTED: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// The newest of them.
 pub const NEWEST: &str = "1.1.0";
-/// What a configuration without a version is of.
+/// Version of a configuration that has no `cniVersion`.
 const UNSAID: &str = "0.1.0";
 
-/// A version that is spoken.
+/// A supported version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Version {
     V031,
@@ -24,7 +24,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// That of a configuration. Errors (code 1): it is not spoken, or does not know the operation.
+    /// Parses a configuration's version. Errors (code 1): not supported, or it lacks the operation.
     pub fn of(text: Option<&str>, operation: Operation) -> Result<Self, CniError> {
         let text = text.filter(|text| !text.is_empty()).unwrap_or(UNSAID);
         let all = [Self::V031, Self::V040, Self::V100, Self::V110];
@@ -32,7 +32,7 @@ impl Version {
             let next = format!("use one of {} as cniVersion", SUPPORTED.join(", "));
             return Err(CniError::new(
                 Code::Version,
-                format!("incompatible CNI versions: {text:?} is asked for"),
+                format!("incompatible CNI versions: {text:?} is requested"),
                 next,
             ));
         };

@@ -58,7 +58,7 @@ fn refused(plugin: &mut Command, code: u32) -> Value {
 }
 
 #[test]
-fn version_echoes_the_version_asked_for_and_lists_what_is_supported() {
+fn version_echoes_the_requested_one_and_lists_all() {
     let output = run(&mut plugin(Some("VERSION")), r#"{"cniVersion":"0.4.0"}"#);
     assert!(output.status.success());
     let expected =
@@ -110,7 +110,7 @@ fn refusals_are_json_with_cause_and_next_step() {
 }
 
 #[test]
-fn without_a_daemon_add_is_to_be_tried_again_status_tells_and_del_succeeds() {
+fn without_a_daemon_add_is_retried_and_del_succeeds() {
     let error = refused(
         plugin(Some("ADD")).envs([("CNI_NETNS", "/proc/1/ns/net"), ("CNI_NETNS_OVERRIDE", "1")]),
         11,

@@ -1,4 +1,5 @@
-//! From a query's bytes and the table to a response's bytes. Pure; chance comes in as an argument.
+//! Turns a query's bytes and the name table into a response's bytes. Pure: randomness is an
+//! argument.
 
 use std::net::IpAddr;
 
@@ -9,10 +10,10 @@ use crate::{
     wire::{self, Flaw, Query, Response, Section, Whose, class, code, kind},
 };
 
-/// Our negatives are not to be kept (RFC 2308 section 5): the name may come into being the next
-/// moment.
+/// TTL in seconds of our negative answers: clients must not cache them (RFC 2308 section 5),
+/// because the name may be created the next moment.
 const NEGATIVE_TTL: u32 = 0;
-/// Times of an SOA record that nobody acts on: there are no secondaries.
+/// Refresh, retry, expire and minimum of the SOA record. Unused: there are no secondary servers.
 const TIMES: [u8; 16] = [
     0,
     0,
@@ -31,38 +32,38 @@ const TIMES: [u8; 16] = [
     0,
     NEGATIVE_TTL as u8,
 ];
-/// What ANY gets instead of everything (RFC 8482 section 4.2).
+/// The HINFO record that answers ANY queries (RFC 8482 section 4.2).
 const ANY_HINFO: [&[u8]; 2] = [b"\x07RFC8482", b"\0"];
-/// Codes of extended errors (RFC 8914 section 5.2).
+/// Extended DNS error codes (RFC 8914 section 5.2).
 const NOT_READY: u16 = 14;
 const PROHIBITED: u16 = 18;
 pub(crate) const NO_REACHABLE_AUTHORITY: u16 = 22;
-/// What a client that says nothing of EDNS takes over UDP (RFC 1035 section 4.2.1).
+/// Longest UDP response in bytes for a client without EDNS (RFC 1035 section 4.2.1).
 const PLAIN_UDP: u16 = 512;
-/// Passed on this often, a question goes in circles.
+/// A query forwarded this often is in a forwarding loop and is dropped.
 const MAX_HOPS: u8 = 3;
 
-/// How a client asked, and so how long an answer may be.
+/// Transport of a query; it limits the length of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
-    /// As long as the client says, 1232 bytes at most.
+    /// Up to the client's EDNS buffer size, at most 1232 bytes.
     Udp,
-    /// Any length.
+    /// Up to 65,535 bytes.
     Tcp,
 }
 
-/// What has become of a query.
+/// Result of handling a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The response is in the buffer.
     Answered,
-    /// Nothing is to be said to that.
+    /// No response is sent.
     Ignored,
-    /// The name is not ours: for other resolvers.
+    /// The name is not the cluster's: forward the query.
     Elsewhere,
 }
 
-/// How long an answer to this query may be.
+/// Longest response to this query in bytes.
 pub(crate) fn limit(query: &Query<'_>, transport: Transport) -> usize {
     let asked = query.edns.map_or(PLAIN_UDP, |edns| edns.size);
     match transport {
@@ -71,8 +72,7 @@ pub(crate) fn limit(query: &Query<'_>, transport: Transport) -> usize {
     }
 }
 
-/// Answers a query out of the table into `out`. `chance` decides on the order of addresses; any
-/// value will do.
+/// Answers a query from the table into `out`. `chance` seeds the order of addresses.
 pub fn reply(
     table: &Table,
     client: Client,
@@ -151,7 +151,7 @@ impl Asked<'_> {
         if self.query.edns.is_some_and(|edns| edns.hops >= MAX_HOPS) {
             let why = (
                 NO_REACHABLE_AUTHORITY,
-                "resolvers of hosts forward this question to each other in a circle",
+                "forwarding loop: resolvers forward this query to each other",
             );
             return plain(response, code::SERV_FAIL, Some(why));
         }
@@ -162,8 +162,8 @@ impl Asked<'_> {
             );
             return self.negative(response, None, code::NX_DOMAIN, Some(why));
         }
-        // Also a name below one of our networks' names: a network may well be called `dev`, and so
-        // is a part of the Internet.
+        // Also a name below a network's name: a network may be called `dev`, which is a top-level
+        // domain, too.
         Outcome::Elsewhere
     }
 
@@ -219,8 +219,8 @@ impl Asked<'_> {
         }
     }
 
-    /// In any order, and cut where they do not all fit: old musl reads what there is and knows no
-    /// TCP.
+    /// Addresses in random order, truncated if they do not all fit: old musl has no TCP and uses
+    /// those that arrive.
     fn addresses<A: Copy + Into<IpAddr>>(&self, mut response: Response<'_>, all: &[A]) -> Outcome {
         let mut chance = Chance(self.chance);
         let mut shuffled = Shuffled::of(all, &mut chance);
@@ -233,7 +233,7 @@ impl Asked<'_> {
         Outcome::Answered
     }
 
-    /// `_http._tcp.web` (RFC 2782): each place that has the port, and its addresses as far as there
+    /// SRV records of `_http._tcp.web` (RFC 2782): one per target, with its addresses while there
     /// is room.
     fn port(
         &self,
@@ -297,7 +297,7 @@ impl Asked<'_> {
         }
     }
 
-    /// With an SOA record, as RFC 2308 section 3 wants it.
+    /// A negative response with an SOA record (RFC 2308 section 3).
     fn negative(
         &self,
         mut response: Response<'_>,
@@ -321,7 +321,8 @@ impl Asked<'_> {
         Outcome::Answered
     }
 
-    /// Each name of ours is a zone by itself; its serial is the table's generation.
+    /// The SOA record of a name. Each name is a zone by itself; the serial is the table's
+    /// generation.
     fn soa(
         &self,
         response: &mut Response<'_>,
@@ -342,13 +343,13 @@ impl Asked<'_> {
     }
 }
 
-/// What a name of a port says (RFC 2782).
+/// The parts of an SRV name (RFC 2782).
 #[derive(Clone, Copy)]
 struct PortName<'a> {
     protocol: Protocol,
-    /// Its own name, without underscore; none in `_tcp.web`.
+    /// Port name without underscore; none in `_tcp.web`.
     port: Option<&'a [u8]>,
-    /// The name that has it.
+    /// The name that owns the port.
     of: &'a [u8],
 }
 
@@ -377,7 +378,7 @@ fn port_of(name: &[u8]) -> Option<PortName<'_>> {
 }
 
 /// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): spreads
-/// load, keeps no secret.
+/// load; not for secrets.
 struct Chance(u64);
 
 impl Chance {
@@ -390,10 +391,10 @@ impl Chance {
     }
 }
 
-/// Up to how many are shuffled without asking for memory.
+/// Largest number of items shuffled without heap allocation.
 const FEW: usize = 64;
 
-/// All of a slice in any order, each order as likely (Fisher and Yates).
+/// Iterates over a slice in random order, each order equally likely (Fisher-Yates shuffle).
 struct Shuffled<'a, 'c, T> {
     all: &'a [T],
     few: [u16; FEW],
@@ -404,7 +405,7 @@ struct Shuffled<'a, 'c, T> {
 
 impl<'a, 'c, T> Shuffled<'a, 'c, T> {
     fn of(all: &'a [T], chance: &'c mut Chance) -> Self {
-        // No more fit into a message.
+        // A DNS message cannot hold more records.
         let all = &all[..all.len().min(usize::from(u16::MAX))];
         let many = if all.len() > FEW {
             (0..all.len()).map(|index| index as u16).collect()

@@ -1,5 +1,4 @@
-//! Answers of other resolvers, for as long as they say, in bounded memory. Pure; time is an
-//! argument.
+//! Cache of forwarded answers: kept for their TTL, in bounded memory. Pure: time is an argument.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,24 +11,25 @@ use model::SandboxId;
 
 use crate::wire::{Flags, Foreign, Query};
 
-/// The most memory of all answers, in bytes, and the most answers.
+/// Limits of the cache: bytes of all answers, and number of answers.
 const MOST_BYTES: usize = 8 << 20;
 const MOST: usize = 20_000;
-/// The longest that an answer is kept, whatever it says.
+/// Longest time that an answer is cached, whatever its TTL.
 const LONGEST: Duration = Duration::from_secs(3_600);
-/// As long that something does not exist: people make what they have just looked for.
+/// Longest time that a negative answer is cached: people often create a name right after a failed
+/// lookup.
 const LONGEST_NEGATIVE: Duration = Duration::from_secs(30);
 
-/// Who is asked.
+/// Resolvers that a query is forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Way {
     /// The host's own resolvers.
     Host,
-    /// These, from inside a task.
+    /// These resolvers, asked from inside a sandbox.
     Sandbox(SandboxId, Vec<IpAddr>),
 }
 
-/// What makes two questions have the same answer.
+/// Cache key: queries with equal keys have the same answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub way: Way,
@@ -41,7 +41,7 @@ pub(crate) struct Key {
 impl Key {
     pub(crate) fn of(way: Way, query: &Query<'_>) -> Self {
         let mut question = query.question.to_ascii_lowercase();
-        // Type and class are no letters.
+        // The last four bytes are type and class, not letters.
         let name = question.len() - 4;
         question[name..].copy_from_slice(&query.question[name..]);
         Self {
@@ -114,7 +114,7 @@ impl Cache {
         }
     }
 
-    /// Forgets what the host's resolvers said: they are others now.
+    /// Drops answers of the host's resolvers, after resolv.conf has changed.
     pub(crate) fn forget_host(&mut self) {
         let bytes = &mut self.bytes;
         self.entries.retain(|key, entry| {

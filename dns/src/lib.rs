@@ -1,5 +1,5 @@
-//! The resolver of each network: a pure [`Table`] of what the names of this host's networks resolve
-//! to, the server that answers from it, and the way to other resolvers for everything else.
+//! The DNS resolver of each network: a pure [`Table`] of the names of this host's networks, a
+//! server that answers from it, and forwarding of all other names to other resolvers.
 
 mod answer;
 mod cache;

@@ -1,5 +1,5 @@
-//! How much one client may ask: a bucket of tokens per address, and shares of what is on its way.
-//! Pure; time is an argument.
+//! Limits per client: a token bucket per address, and shares of forwarded queries and connections.
+//! Pure: time is an argument.
 
 use std::{
     collections::HashMap,
@@ -7,19 +7,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What one client of a resolver may have.
+/// Limits for one client of a resolver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Queries per second, and at once after a pause of a second; more are not answered.
+    /// Queries per second, and burst after a second without queries; further queries are not
+    /// answered.
     pub queries: u32,
-    /// Forwarded questions on their way.
+    /// Forwarded queries in flight.
     pub forwarded: u32,
     /// TCP connections.
     pub connections: u32,
 }
 
 impl Default for Limits {
-    /// Far beyond what a C library asks for, and a part of what one processor answers.
+    /// Far more than a C library sends, and a fraction of what one processor answers.
     fn default() -> Self {
         Self {
             queries: 50_000,
@@ -29,10 +30,10 @@ impl Default for Limits {
     }
 }
 
-/// How many clients are told apart. A network's addresses are checked where packets enter it, so it
-/// takes as many endpoints on this host; those beyond share one bucket.
+/// Number of clients with a bucket of their own; further clients share one. Sources are checked
+/// where packets enter a network, so only as many endpoints on this host can exhaust the buckets.
 const CLIENTS: usize = 4_096;
-/// Whose bucket those beyond share: the address of nobody.
+/// Key of the bucket that further clients share: an address that nobody has.
 const EVERYBODY_ELSE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 /// A bucket is full again after this long without queries.
 const FULL: Duration = Duration::from_secs(1);
@@ -50,7 +51,7 @@ struct Account {
     connections: u32,
 }
 
-/// What a client has a share of.
+/// Limited resources of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Share {
     Forwarded,
@@ -65,7 +66,7 @@ impl Clients {
         }
     }
 
-    /// Whether this client may have one more answer now.
+    /// Takes one token of a client's bucket; whether there was one.
     pub(crate) fn may_ask(&mut self, client: IpAddr, now: Instant) -> bool {
         let rate = f64::from(self.limits.queries);
         let (_, account) = self.account(client, now);
@@ -77,7 +78,7 @@ impl Clients {
         may
     }
 
-    /// Takes a share, to be given back under the address that is returned.
+    /// Takes a share. The caller gives it back under the returned address.
     pub(crate) fn take(&mut self, client: IpAddr, share: Share, now: Instant) -> Option<IpAddr> {
         let limits = self.limits;
         let (key, account) = self.account(client, now);

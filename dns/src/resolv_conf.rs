@@ -1,23 +1,24 @@
-//! The part of resolv.conf(5) that counts here. Pure but for the names of interfaces.
+//! Parses resolv.conf(5): servers, search domains, options. Pure but for looking up interface
+//! names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
-/// Where resolvers listen.
+/// Port of DNS servers.
 pub(crate) const PORT: u16 = 53;
 
-/// What a resolv.conf(5) says.
+/// Content of a resolv.conf(5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResolvConf {
-    /// Who is asked, in order; this very host where nobody is named.
+    /// Name servers in order; the local host if the file names none.
     pub servers: Vec<SocketAddr>,
-    /// Domains that are put behind names.
+    /// Search domains.
     pub search: Vec<String>,
     /// Options of the resolver.
     pub options: Vec<String>,
 }
 
 impl ResolvConf {
-    /// What is understood of a text; the rest is passed over, as C libraries do.
+    /// Parses the text; unknown lines are skipped, as C libraries do.
     pub fn parse(text: &str) -> Self {
         let mut found = Self::default();
         for line in text.lines() {
@@ -27,7 +28,7 @@ impl ResolvConf {
             };
             match words.next() {
                 Some("nameserver") => found.servers.extend(words.next().and_then(server)),
-                // The last of these counts.
+                // The last `search` or `domain` line counts.
                 Some("search" | "domain") => found.search = rest(words),
                 Some("options") => found.options.extend(rest(words)),
                 _ => {}
@@ -57,7 +58,8 @@ mod tests {
 
     #[test]
     fn the_servers_come_in_order_and_default_to_this_host() {
-        let text = "# nameserver 9.9.9.9\nsearch example.org\nnameserver 10.0.0.1\nnameserver\t fd00::1 \nnameserver x\n";
+        let text = "# nameserver 9.9.9.9\nsearch example.org\nnameserver 10.0.0.1\nnameserver\t \
+                    fd00::1 \nnameserver x\n";
         let expected: Vec<SocketAddr> = vec![
             "10.0.0.1:53".parse().unwrap(),
             "[fd00::1]:53".parse().unwrap(),

@@ -1,6 +1,6 @@
-//! Answers questions on the sockets of a network: from the table where the name is ours, from
-//! upstream where it is not. What is ours is answered where it is read, whatever else waits; what
-//! is not, beside it.
+//! The DNS server of one network's sockets: answers names of the cluster from the table, and
+//! forwards all others. Names of the cluster are answered at once by the task that reads the
+//! socket; a forwarded query waits in a task of its own, so it never delays them.
 
 use std::{
     io,
@@ -30,30 +30,29 @@ use crate::{
     wire::{Foreign, Query, Response, code},
 };
 
-/// How long a TCP connection may be silent, and how long its reader may take for what it is sent.
+/// Time limit for a silent TCP connection, and for a client that does not read its responses.
 const TCP_IDLE: Duration = Duration::from_secs(10);
-/// How many answers may wait for a slow TCP reader, and how many forwarded questions of one
-/// connection are on their way.
+/// Limits per TCP connection: responses that wait for a slow reader, and forwarded queries in
+/// flight.
 const TCP_ANSWERS: usize = 64;
 const TCP_FORWARDED: usize = 32;
-/// How many connections a resolver has at once.
+/// Most open TCP connections of a resolver.
 const MAX_CONNECTIONS: usize = 512;
-/// How many forwarded questions of one network may be on their way: a network cannot use up the
-/// host's share.
+/// Most forwarded queries of one network in flight, so that no network uses up the host's limit.
 const MAX_FORWARDED: usize = 256;
-/// How many datagrams are answered before others get their turn.
+/// Datagrams answered in a row before the task yields.
 const BATCH: usize = 64;
-/// The longest query over UDP in bytes; what is longer is cut and so malformed.
+/// Longest UDP query in bytes; a longer one is truncated, hence malformed.
 const LONGEST_QUERY: usize = 4_096;
 /// Pause after an error of a listening socket, such as too many open files.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// Whose questions come to a resolver.
+/// The clients of a resolver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Audience {
-    /// Those of all endpoints of a network.
+    /// All endpoints of a network.
     Network(NetworkId),
-    /// Those of one sandbox.
+    /// One sandbox.
     Sandbox(SandboxId),
 }
 
@@ -72,7 +71,7 @@ impl Audience {
 /// The sockets of one resolver, made inside the namespace that it serves.
 #[derive(Debug)]
 pub struct Listener {
-    /// Who asks there.
+    /// The clients of these sockets.
     pub audience: Audience,
     /// One per address.
     pub udp: Vec<UdpSocket>,
@@ -80,7 +79,7 @@ pub struct Listener {
     pub tcp: Vec<TcpListener>,
 }
 
-/// A running resolver. Dropping it closes its sockets and gives up what it was about to answer.
+/// A running resolver. Dropping it closes its sockets and drops pending queries.
 pub struct ServerHandle(JoinSet<()>);
 
 impl ServerHandle {
@@ -132,7 +131,7 @@ struct Resolver {
     connections: Arc<Semaphore>,
 }
 
-/// A client's share of something, given back when dropped.
+/// A client's share of a limited resource, given back when dropped.
 struct Held {
     resolver: Arc<Resolver>,
     key: IpAddr,
@@ -164,7 +163,7 @@ impl Resolver {
         })
     }
 
-    /// What can be said at once: what is ours, or was forwarded before.
+    /// Answers from the table or the cache, without waiting.
     fn at_once(
         &self,
         client: IpAddr,
@@ -193,7 +192,7 @@ impl Resolver {
         }
     }
 
-    /// What has to be asked elsewhere.
+    /// Answers by forwarding the query.
     async fn forward(
         self: &Arc<Self>,
         client: IpAddr,
@@ -222,7 +221,7 @@ impl Resolver {
         query: &Query<'_>,
     ) -> Result<Arc<Foreign>, String> {
         let busy = |whose: &str| {
-            format!("too many questions of this {whose} are on their way already: ask again")
+            format!("too many forwarded queries of this {whose} are in flight: ask again")
         };
         let _held = self
             .hold(client, Share::Forwarded)
@@ -257,7 +256,7 @@ async fn datagrams(resolver: Arc<Resolver>, socket: UdpSocket) {
     let (mut query, mut out) = (vec![0; LONGEST_QUERY], Vec::with_capacity(LONGEST_QUERY));
     loop {
         if let Err(error) = socket.readable().await {
-            tracing::warn!(%error, "a resolver's socket cannot be read");
+            tracing::warn!(%error, "cannot read a UDP socket of a resolver");
             return;
         }
         let mut answered = 0;
@@ -275,7 +274,7 @@ async fn datagrams(resolver: Arc<Resolver>, socket: UdpSocket) {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    tracing::debug!(%error, "a datagram could not be read");
+                    tracing::debug!(%error, "cannot read a DNS query");
                     break;
                 }
             }
@@ -314,10 +313,10 @@ fn datagram(
     }
 }
 
-/// A client whose buffers are full asks again.
+/// Sends a response. If the socket buffer is full the response is lost; the client asks again.
 fn send(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
     if let Err(error) = socket.try_send_to(answer, client) {
-        tracing::debug!(%error, %client, "an answer could not be sent");
+        tracing::debug!(%error, %client, "cannot send a DNS response");
     }
 }
 
@@ -329,12 +328,12 @@ async fn connections(resolver: Arc<Resolver>, listener: TcpListener) {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::debug!(%error, "a connection could not be taken");
+                tracing::debug!(%error, "cannot accept a DNS connection");
                 sleep(BREATH).await;
                 continue;
             }
         };
-        // Who has too many, or comes when all are taken, is let go at once.
+        // A client with too many connections, or one that finds all taken, is disconnected at once.
         let Some(held) = resolver.hold(client.ip(), Share::Connection) else {
             continue;
         };
@@ -349,8 +348,8 @@ async fn connections(resolver: Arc<Resolver>, listener: TcpListener) {
     }
 }
 
-/// Answers on one connection as the answers come, in any order (RFC 7766 section 6.2.1.1), until
-/// both sides are done.
+/// Serves one connection, with responses in any order (RFC 7766 section 6.2.1.1), until both sides
+/// are done.
 async fn converse(resolver: Arc<Resolver>, stream: TcpStream, client: IpAddr) {
     let (read, write) = stream.into_split();
     let (answers, waiting) = mpsc::channel(TCP_ANSWERS);
@@ -390,7 +389,7 @@ async fn listen(
             }
         }
     }
-    // The client may have closed its side and still wait for what it has asked.
+    // A client may close its sending side and still wait for responses.
     while waiting.join_next().await.is_some() {}
 }
 
@@ -400,7 +399,7 @@ async fn next(read: &mut BufReader<OwnedReadHalf>) -> io::Result<Vec<u8>> {
     Ok(query)
 }
 
-/// Writes what there is in one go.
+/// Writes all waiting responses in one system call.
 async fn speak(mut write: OwnedWriteHalf, mut waiting: mpsc::Receiver<Vec<u8>>) {
     let mut answers = Vec::new();
     while waiting.recv_many(&mut answers, TCP_ANSWERS).await > 0 {

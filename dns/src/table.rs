@@ -16,9 +16,9 @@ use model::{
 
 use crate::wire::{self, Name};
 
-/// Seconds that an answer of ours may be kept.
+/// TTL of our positive answers in seconds.
 pub const ANSWER_TTL: u32 = 2;
-/// What the resolver itself is called on each network: no service can be.
+/// Name of the resolver itself on each network; no valid service name begins with `_`.
 const OURSELVES: &str = "_dns";
 
 /// The names of this host's networks and the clients that may see them.
@@ -47,16 +47,17 @@ pub enum Client {
     Sandbox(SandboxId),
 }
 
-/// What a client sees.
+/// The names that one client sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Viewer {
     /// Its networks' zones, in the order of its interfaces.
     zones: Vec<usize>,
-    /// The name of its stack: labels.
+    /// Its stack's name as DNS labels.
     stack: Option<Vec<u8>>,
-    /// Whom the user wants asked for what is not ours, from inside this task.
+    /// Resolvers that the user set for names outside the cluster, asked from inside this sandbox.
     pub(crate) servers: Option<(SandboxId, Vec<IpAddr>)>,
-    /// Somebody else's network leads it out.
+    /// A network outside the cluster, such as Docker's bridge, gives the container its default
+    /// route.
     leaves_elsewhere: bool,
 }
 
@@ -70,7 +71,7 @@ impl Table {
         for (&id, network) in &config.networks {
             let zone = table.zones.len();
             table.networks.insert(id, zone);
-            // In the same place: who is unknown sees the network that it asks in.
+            // At the same index as the zone: an unknown client sees the network that it asks in.
             table.viewers.push(Viewer {
                 zones: vec![zone],
                 ..Viewer::default()
@@ -139,7 +140,7 @@ impl Table {
         }
     }
 
-    /// The log index of the configuration that it was made of.
+    /// Generation of the configuration that this table was built from.
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -149,7 +150,7 @@ impl Table {
         &self.gateways
     }
 
-    /// What a client sees; `None` if this host does not know its network.
+    /// The view of a client; `None` if this host does not know its network.
     pub(crate) fn viewer(&self, client: Client) -> Option<&Viewer> {
         let index = match client {
             Client::Sandbox(sandbox) => self.sandboxes.get(&sandbox),
@@ -191,7 +192,7 @@ impl Table {
         })
     }
 
-    /// The name of an address of ours: `Err` where it has none, `None` where it is not ours.
+    /// Name of an address: `None` if the address is not the cluster's, `Err` if it has no name.
     pub(crate) fn name_of<'a>(
         &'a self,
         viewer: &'a Viewer,
@@ -205,7 +206,7 @@ impl Table {
             .or_else(|| self.zones.iter().find(|zone| zone.owns(address)).map(Err))
     }
 
-    /// Whether all that a client may know of is inside.
+    /// Whether a client may not ask for outside names, because all its networks are internal.
     pub(crate) fn is_inside(&self, viewer: &Viewer) -> bool {
         !viewer.leaves_elsewhere && self.zones(viewer).all(|zone| zone.internal)
     }
@@ -217,7 +218,7 @@ pub(crate) struct Entry {
     pub(crate) v4: Vec<Ipv4Addr>,
     pub(crate) v6: Vec<Ipv6Addr>,
     ports: Vec<NamedPort>,
-    /// The names, in the same zone, that its ports are told of; itself where empty.
+    /// Names in the same zone that are the targets of SRV records; the name itself if empty.
     targets: Vec<Vec<u8>>,
 }
 
@@ -271,7 +272,7 @@ pub(crate) struct Zone {
     lower: Vec<u8>,
     internal: bool,
     subnets: Vec<Subnet>,
-    /// Where we answer.
+    /// Addresses of the resolver.
     resolvers: Entry,
     /// `web`, by its labels.
     names: HashMap<Vec<u8>, Entry>,
@@ -294,7 +295,8 @@ impl Zone {
                 .unwrap_or_default(),
             apex,
             internal: network.internal,
-            // A LAN has machines that others know the names of.
+            // Addresses of a LAN may belong to machines that are not ours: their reverse names are
+            // forwarded.
             subnets: network
                 .subnets
                 .iter()
@@ -310,7 +312,7 @@ impl Zone {
     }
 
     fn add(&mut self, name: &str, record: &NameConfig) {
-        // A name too long for DNS cannot be asked for.
+        // No client can ask for a name that is too long for DNS.
         let Some(labels) = wire::labels(name) else {
             return;
         };
@@ -362,7 +364,7 @@ impl Zone {
         None
     }
 
-    /// Where a port of this name is: port, name and addresses of each place that has it.
+    /// Targets of a named port: port number, name and addresses of each.
     pub(crate) fn places<'a>(
         &'a self,
         entry: &'a Entry,

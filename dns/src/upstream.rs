@@ -1,6 +1,6 @@
-//! Other resolvers: the host's own, or those that a task was given. A question goes to all of them
-//! at once; the first useful answer wins and is kept for as long as it says. The same question is
-//! on its way only once.
+//! Forwarding to other resolvers: the host's, or those that the user set for a task. A query goes
+//! to all of them in parallel; the first useful answer wins and is cached for its TTL. Equal
+//! queries are forwarded once.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -31,21 +31,22 @@ use crate::{
     wire::{self, Foreign, Query, code},
 };
 
-/// How many resolvers are asked: as many as glibc does (MAXNS in resolv.h).
+/// Most resolvers asked, as in glibc (MAXNS in resolv.h).
 const MAX_RESOLVERS: usize = 3;
-/// How many questions may be on their way on this host.
+/// Most forwarded queries of this host in flight.
 const MAX_IN_FLIGHT: usize = 1024;
-/// How often a question is sent over UDP, and how long each is waited for.
+/// Number of UDP tries, and timeout of each.
 const TRIES: u32 = 2;
 const TRY: Duration = Duration::from_secs(2);
 const OVERALL: Duration = TRY.saturating_mul(TRIES);
 
-/// Does work inside the sandbox of a task. Errors: it cannot be entered, or the work's own.
+/// Runs a closure inside the network namespace of a sandbox. Errors: the namespace cannot be
+/// entered, or the closure's own.
 pub type Enter = Arc<
     dyn Fn(SandboxId, &mut (dyn FnMut() -> io::Result<()> + Send)) -> io::Result<()> + Send + Sync,
 >;
 
-/// The resolvers of the host and of its tasks, and what they have said.
+/// The resolvers of the host and of its tasks, and the cache of their answers.
 pub struct Upstream {
     resolvers: Resolvers,
     enter: Option<Enter>,
@@ -65,14 +66,14 @@ enum Resolvers {
     File(PathBuf),
 }
 
-/// A question that no resolver has answered.
+/// Why a forwarded query has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unanswered {
-    /// Too many are on their way.
-    #[error("{MAX_IN_FLIGHT} questions to other resolvers are on their way already: ask again")]
+    /// Too many queries are in flight.
+    #[error("{MAX_IN_FLIGHT} forwarded queries of this host are in flight: ask again")]
     Busy,
-    /// There is no resolver other than ourselves.
-    #[error("there is no resolver to forward to but ourselves: add another one to {0}")]
+    /// No resolver is configured other than our own.
+    #[error("there is no resolver to forward to other than netd itself: add one to {0}")]
     NoResolver(String),
     /// None answered in time.
     #[error("none of these resolvers answered: {0:?}; see {1}")]

@@ -105,7 +105,7 @@ pub(crate) fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::from(length))
 }
 
-/// What is asked, beside the name: part of what makes two questions the same.
+/// Header flags of a query that belong to the cache key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Flags {
     pub recursion_desired: bool,
@@ -113,13 +113,13 @@ pub(crate) struct Flags {
     pub dnssec_ok: bool,
 }
 
-/// What a client says by EDNS (RFC 6891).
+/// EDNS options of a query (RFC 6891).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Edns {
     pub version: u8,
     pub size: u16,
     pub dnssec_ok: bool,
-    /// By how many of us it has come.
+    /// How many of our resolvers have forwarded the query.
     pub hops: u8,
 }
 
@@ -136,10 +136,10 @@ pub(crate) struct Query<'a> {
     pub edns: Option<Edns>,
 }
 
-/// What is wrong with a datagram.
+/// Why a datagram is not a valid query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
-    /// Nothing may be said: too short, or itself a response.
+    /// No response allowed: too short, or itself a response.
     Unanswerable,
     /// Answered by its header alone.
     Code(u16),
@@ -355,8 +355,8 @@ impl Foreign {
         self.bytes.len() + self.ttls.len() * size_of::<usize>()
     }
 
-    /// As a response to this query, `age` seconds later. Nobody is to remember that a name does not
-    /// exist: a service may get it the next moment.
+    /// Writes the answer as a response to this query, `age` seconds later. Negative answers get TTL
+    /// 0: a service may get the name the next moment.
     pub(crate) fn respond(&self, query: &Query<'_>, limit: usize, age: u32, out: &mut Vec<u8>) {
         let mut response = Response::new(query, limit, out);
         let body = self.bytes.get(self.body..).unwrap_or_default();
@@ -407,7 +407,7 @@ pub(crate) fn question(id: u16, question: &[u8], flags: Flags, edns: Option<u8>)
     out
 }
 
-/// The longest UDP answer in bytes (dnsflagday.net/2020): fits every tunnel in one packet.
+/// Longest UDP response in bytes (dnsflagday.net/2020): one packet on every tunnel.
 pub(crate) const MAX_UDP: u16 = 1232;
 
 fn opt(out: &mut Vec<u8>, code: u16, dnssec_ok: bool, options: &[(u16, &[u8])]) {
@@ -437,7 +437,7 @@ pub(crate) enum Section {
 pub(crate) enum Whose<'a> {
     /// The name that was asked for, in the case that it was asked in (0x20).
     Asked,
-    /// The name without its first label, which denies that there is such a one.
+    /// The name without its first label, for an answer that the name does not exist.
     Parent,
     /// Another one: labels without root.
     Other(&'a [u8]),
@@ -564,7 +564,7 @@ impl<'a> Response<'a> {
     }
 }
 
-/// What is said to a message that cannot be understood: its own header, if even that.
+/// The error response to a malformed message: its own header, or nothing.
 pub(crate) fn refuse(bytes: &[u8], flaw: Flaw, out: &mut Vec<u8>) -> bool {
     let (Flaw::Code(code), Some(header)) = (flaw, bytes.first_chunk::<HEADER>()) else {
         return false;
@@ -636,7 +636,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
         #[test]
-        fn no_answer_of_others_does_harm(counts in [0_u8..6, 0_u8..6], rest in records(), limit in 512_usize..1_300) {
+        fn no_answer_of_others_does_harm(counts in [0_u8..6, 0_u8..6], rest in records(),
+            limit in 512_usize..1_300) {
             let query = question(9, &asked(), FLAGS, None);
             let query = Query::parse(&query).ok().unwrap();
             if let Some(found) = Foreign::parse(&answer(counts, &rest), 7, &asked()) {

@@ -66,7 +66,12 @@ proptest! {
     }
 
     #[test]
-    fn so_do_pieces_of_queries_put_together(parts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..80, 0usize..80), 1..5)) {
+    fn so_do_pieces_of_queries_put_together(
+        parts in prop::collection::vec(
+            (any::<prop::sample::Index>(), 0usize..80, 0usize..80),
+            1..5,
+        ),
+    ) {
         let all = corpus();
         let piece = |(index, from, length): &(prop::sample::Index, usize, usize)| {
             let whole = index.get(&all);

@@ -309,7 +309,7 @@ async fn an_answer_too_long_for_udp_is_cut_and_whole_over_tcp() {
 }
 
 #[tokio::test]
-async fn what_is_no_question_is_refused_with_the_right_code() {
+async fn malformed_questions_are_refused_with_the_right_code() {
     let resolver = alone().await;
     for (arguments, status) in [
         ("web CH TXT", "REFUSED"),
@@ -393,7 +393,7 @@ async fn a_silent_resolver_does_not_delay_our_own_names() {
 }
 
 #[tokio::test]
-async fn a_flood_of_questions_for_elsewhere_is_refused_and_our_names_go_on() {
+async fn a_flood_of_forwarded_questions_leaves_our_names_alone() {
     let (_silent, dead) = silent().await;
     let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![dead])).await;
     let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -421,7 +421,7 @@ async fn a_flood_of_questions_for_elsewhere_is_refused_and_our_names_go_on() {
     assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
     let answer = resolver.dig("example.com A").await;
     assert!(
-        answer.contains("too many questions of this client"),
+        answer.contains("too many forwarded queries of this client"),
         "{answer}"
     );
 }
@@ -693,7 +693,7 @@ async fn a_flooding_client_is_cut_short_and_others_are_answered() {
 }
 
 #[tokio::test]
-async fn what_was_said_elsewhere_is_kept_and_grows_old() {
+async fn forwarded_answers_are_kept_and_grow_old() {
     let mut live = FakeUpstream::start(known).await;
     let resolver = Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![live.address])).await;
     for name in ["example.com", "EXAMPLE.com", "example.COM"] {
@@ -715,7 +715,7 @@ async fn what_was_said_elsewhere_is_kept_and_grows_old() {
 }
 
 #[tokio::test]
-async fn a_name_that_becomes_ours_is_not_answered_from_what_others_said() {
+async fn a_name_that_becomes_ours_is_not_answered_from_the_cache() {
     let live = FakeUpstream::start(known).await;
     let mut host = Host::new();
     let resolver = Resolver::start(MY_NET, &host, Upstream::fixed(vec![live.address])).await;
@@ -726,7 +726,7 @@ async fn a_name_that_becomes_ours_is_not_answered_from_what_others_said() {
 }
 
 #[tokio::test]
-async fn the_same_question_is_on_its_way_once_even_if_it_comes_back_to_us() {
+async fn the_same_question_is_forwarded_once_even_in_a_loop() {
     let (socket, loops) = silent().await;
     let resolver =
         Arc::new(Resolver::start(MY_NET, &Host::new(), Upstream::fixed(vec![loops])).await);
@@ -819,8 +819,10 @@ async fn still_answers(address: IpAddr, datagrams: Vec<Vec<u8>>) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
-    fn no_datagram_stops_the_resolver(datagrams in prop::collection::vec(datagram(), 1..30), v6: bool) {
-        let address = if v6 { IpAddr::from(Ipv6Addr::LOCALHOST) } else { IpAddr::from(Ipv4Addr::LOCALHOST) };
+    fn no_datagram_stops_the_resolver(datagrams in prop::collection::vec(datagram(), 1..30),
+        v6: bool) {
+        let (one, other) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+        let address: IpAddr = if v6 { other } else { one };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         prop_assert!(runtime.block_on(still_answers(address, datagrams)));
     }

@@ -222,7 +222,7 @@ fn addresses_of_ours_without_a_name_are_not_asked_elsewhere() {
 }
 
 #[test]
-fn what_is_not_ours_is_forwarded() {
+fn names_outside_the_cluster_are_forwarded() {
     for name in [
         "example.com.",
         "nosuch.",
@@ -278,7 +278,7 @@ fn one_network_with_a_way_out_is_enough_to_forward() {
 }
 
 #[test]
-fn a_container_that_leaves_elsewhere_is_forwarded_for_though_its_networks_are_internal() {
+fn forwarding_serves_containers_that_leave_by_a_foreign_network() {
     let mut host = Host::new();
     host.task(&[(VAULT, "10.0.11.5")]);
     host.task(&[(VAULT, "10.0.11.6")]);
@@ -326,7 +326,7 @@ fn a_container_that_leaves_elsewhere_is_forwarded_for_though_its_networks_are_in
 }
 
 #[test]
-fn a_client_sees_all_its_networks_from_each_of_them_and_no_other() {
+fn a_client_sees_all_its_networks_and_no_other() {
     let mut host = Host::new();
     host.task(&[(MY_NET, "10.0.9.5"), (BACK_END, "10.0.10.5")]);
     for (network, address) in [(MY_NET, "10.0.9.5"), (BACK_END, "10.0.10.5")] {

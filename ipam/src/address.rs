@@ -1,4 +1,4 @@
-//! Arithmetic on addresses of either family.
+//! Arithmetic on IPv4 and IPv6 addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,4 +1,4 @@
-//! What the ledger refuses, and as what kind of refusal it reaches people.
+//! Errors of the ledger, and the refusals that they become for users.
 
 use std::net::IpAddr;
 
@@ -6,23 +6,24 @@ use model::{Kind, NetworkId, Refusal, Subnet};
 
 use crate::Owner;
 
-/// A request that the ledger refused; nothing was changed.
+/// Why the ledger refused a request. Nothing was changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 pub enum IpamError {
-    /// The prefix holds no gateway and endpoint.
+    /// The prefix has no room for a gateway and an endpoint.
     #[error(
-        "subnet {subnet} is too small for a gateway and an endpoint: its prefix may be /{longest} at most"
+        "subnet {subnet} is too small for a gateway and an endpoint: its prefix may be /{longest} \
+         at most"
     )]
     TooSmall {
-        /// What was asked for.
+        /// The requested value.
         subnet: Subnet,
         /// The longest prefix of its family.
         longest: u8,
     },
-    /// The prefix touches a range that endpoints cannot use.
+    /// The prefix overlaps a range that endpoints cannot use.
     #[error("subnet {subnet} touches the {purpose} range, which endpoints cannot use")]
     Reserved {
-        /// What was asked for.
+        /// The requested value.
         subnet: Subnet,
         /// What the range is for.
         purpose: &'static str,
@@ -34,7 +35,7 @@ pub enum IpamError {
     Gateway {
         /// Its subnet.
         subnet: Subnet,
-        /// What was asked for.
+        /// The requested value.
         gateway: IpAddr,
         /// The first host address.
         first: IpAddr,
@@ -42,29 +43,33 @@ pub enum IpamError {
         last: IpAddr,
     },
     /// The range is not a part of its subnet.
-    #[error("range {range} holds no host address of subnet {subnet}, or others")]
+    #[error(
+        "range {range} contains no host address of subnet {subnet}, or addresses outside of \
+         it"
+    )]
     Range {
         /// Its subnet.
         subnet: Subnet,
-        /// What was asked for.
+        /// The requested value.
         range: Subnet,
     },
     /// Two subnets share addresses.
     #[error("subnet {subnet} overlaps {other} of network {network:?}")]
     Overlap {
-        /// What was asked for.
+        /// The requested value.
         subnet: Subnet,
         /// What it overlaps.
         other: Subnet,
         /// The network that owns `other`: possibly the one that is being made.
         network: String,
     },
-    /// Every piece of a default pool belongs to a network or must be left free.
+    /// No piece of a default pool is free: all belong to networks or overlap prefixes to avoid.
     #[error("the default pool {0} has no free subnet left")]
     PoolsExhausted(String),
     /// A network's subnets of one family have too few free addresses.
     #[error(
-        "network {network:?} has no room in {subnets}: {used} of {capacity} addresses are given, {wanted} more asked"
+        "network {network:?} has no room in {subnets}: {used} of {capacity} addresses are in use, \
+         {wanted} more are needed"
     )]
     Exhausted {
         /// The network's name.
@@ -78,34 +83,34 @@ pub enum IpamError {
         /// Addresses that were asked for.
         wanted: usize,
     },
-    /// An address that was named lies where the network gives none.
+    /// A requested address lies outside the addresses that the network gives.
     #[error(
-        "{address} is no address that network {network:?} can give: it gives those of {subnets}"
+        "{address} is outside the addresses of network {network:?}, which are those of {subnets}"
     )]
     Outside {
-        /// What was asked for.
+        /// The requested value.
         address: IpAddr,
         /// The network's name.
         network: String,
         /// Its subnets of that family.
         subnets: String,
     },
-    /// An address that was named is somebody else's.
+    /// A requested address belongs to another owner.
     #[error("{address} of network {network:?} is held by {holder}")]
     Held {
-        /// What was asked for.
+        /// The requested value.
         address: IpAddr,
         /// The network's name.
         network: String,
         /// Who has it.
         holder: Owner,
     },
-    /// Whoever names an address has another one already.
+    /// The owner that requests an address has another one already.
     #[error("{owner} holds {held} on network {network:?} and cannot have {address} instead")]
     Other {
         /// Who asks.
         owner: Owner,
-        /// What was asked for.
+        /// The requested value.
         address: IpAddr,
         /// What it has of that family.
         held: IpAddr,
@@ -160,31 +165,36 @@ impl From<IpamError> for Refusal {
             IpamError::Exhausted { network, .. } => (
                 Kind::Exhausted,
                 format!(
-                    "scale down or remove a service on it (`swarmctl network inspect {network}` shows its endpoints), \
-                     or use a network with a larger subnet or --ip-range"
+                    "scale down or remove a service on it (`swarmctl network inspect {network}` \
+                     shows its endpoints), or use a network with a larger subnet or --ip-range"
                 ),
             ),
             IpamError::Outside { .. } => (
                 Kind::Invalid,
-                "give an address inside, or none to get a free one".to_owned(),
+                "request an address inside, or none to get a free one".to_owned(),
             ),
             IpamError::Held { network, .. } => (
                 Kind::Conflict,
                 format!(
-                    "give another address, or none to get a free one; `swarmctl network inspect {network}` shows who \
-                     has which"
+                    "request another address, or none to get a free one; `swarmctl network inspect \
+                     {network}` lists the addresses in use"
                 ),
             ),
             IpamError::Other { .. } => (
                 Kind::Conflict,
-                "give the address that it has, or none; a new endpoint may have another".to_owned(),
+                "request the address that it has, or none; a new endpoint may have \
+                 another"
+                    .to_owned(),
             ),
             IpamError::NoNetwork(_) => (
                 Kind::NotFound,
                 "`swarmctl network ls` lists what there is".to_owned(),
             ),
             IpamError::Exists(_) => (Kind::Conflict, String::new()),
-            IpamError::InUse { .. } => (Kind::Precondition, "remove what uses it first".to_owned()),
+            IpamError::InUse { .. } => (
+                Kind::Precondition,
+                "remove the services and containers that use it first".to_owned(),
+            ),
         };
         Refusal::new(kind, error.to_string(), next)
     }

@@ -1,4 +1,4 @@
-//! The ledger: networks, their pools, and who holds which address.
+//! The ledger of addresses: networks, their pools, and the owner of each leased address.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -138,9 +138,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Gives each of these owners, on each of these networks, one address per family of the
-    /// network. An owner that has its addresses keeps them. All or nothing. Errors: an unknown
-    /// network; one with too few free addresses.
+    /// Leases to each owner, on each network, one address per family of the network. An owner that
+    /// has addresses keeps them. All or nothing. Errors: unknown network; too few free addresses.
     pub fn allocate(&mut self, networks: &[NetworkId], owners: &[Owner]) -> Result<(), IpamError> {
         for id in networks {
             self.books
@@ -157,10 +156,10 @@ impl Ledger {
         Ok(())
     }
 
-    /// Gives an owner what it wishes for of IPv4 and of IPv6, where the network has the family, and
-    /// tells all that it then has, IPv4 first. What it has already it keeps. All or nothing.
-    /// Errors: an unknown network; too few free addresses; an address that the network cannot give,
-    /// that is another's, or that differs from the one that the owner has.
+    /// Leases to an owner the wished IPv4 and IPv6 addresses, where the network has the family.
+    /// Returns all its addresses, IPv4 first. Addresses that it has already stay. All or nothing.
+    /// Errors: unknown network; too few free addresses; an address that the network cannot give,
+    /// that another owner has, or that differs from the owner's.
     pub fn grant(
         &mut self,
         network: NetworkId,
@@ -188,15 +187,15 @@ impl Ledger {
         Ok(self.addresses(network, owner).to_vec())
     }
 
-    /// Calls a network otherwise from now on.
+    /// Renames a network.
     pub fn rename(&mut self, network: NetworkId, name: &str) {
         if let Some(book) = self.books.get_mut(&network) {
             name.clone_into(&mut book.name);
         }
     }
 
-    /// Takes an owner's addresses back; whether it had any. A gateway keeps its own for as long as
-    /// its network exists.
+    /// Releases an owner's addresses; whether it had any. A gateway keeps its address while its
+    /// network exists.
     pub fn release(&mut self, network: NetworkId, owner: Owner) -> bool {
         owner != Owner::Gateway
             && self
@@ -246,7 +245,7 @@ impl Ledger {
     }
 }
 
-/// What one wish comes to.
+/// How one wish for an address is met.
 #[derive(Clone, Copy)]
 enum Step {
     /// Nothing new.
@@ -259,7 +258,7 @@ enum Step {
     Take(IpAddr),
 }
 
-/// A network's page: its pools and who holds what.
+/// One network's pools and leases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Book {
     name: String,
@@ -283,7 +282,7 @@ impl Book {
         }
     }
 
-    /// What a wish for one family comes to. Changes nothing.
+    /// How a wish for one family will be met. Changes nothing.
     fn plan(&self, owner: Owner, ipv6: bool, wish: AddressWish) -> Result<Step, IpamError> {
         let held = self
             .leases

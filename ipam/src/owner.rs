@@ -1,4 +1,4 @@
-//! Who holds an address.
+//! Owners of addresses.
 
 use std::{fmt, str::FromStr};
 
@@ -21,11 +21,11 @@ pub enum Owner {
     Container(EndpointId),
 }
 
-/// Text that is no owner.
+/// Text that cannot be parsed as an owner.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 #[error(
-    "{0:?} is no owner: it reads `gateway`, `vip/<service id>`, `slot/<service id>/<number>`, `node/<node id>` or \
-     `container/<endpoint id>`"
+    "{0:?} is not an owner: write `gateway`, `vip/<service id>`, `slot/<service id>/<number>`, \
+     `node/<node id>` or `container/<endpoint id>`"
 )]
 pub struct OwnerError(pub String);
 
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_owner_is_refused() {
+    fn malformed_owners_are_refused() {
         for text in [
             "",
             "gateway/",

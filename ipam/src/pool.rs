@@ -19,17 +19,16 @@ pub(crate) struct Pool {
     bounds: (IpAddr, IpAddr),
     /// First to last address of each free range; ranges neither touch nor overlap.
     free: BTreeMap<IpAddr, IpAddr>,
-    /// Where the search begins: behind the address given last, so that a released one rests before
-    /// it is given again.
+    /// Where the search for a free address begins: behind the last one given, so that a released
+    /// address is reused late.
     cursor: IpAddr,
-    /// The same for parts of it that somebody gives out of. Ledgers of before know of none.
+    /// The same for sub-ranges that addresses were given from. Older ledgers have none.
     #[serde(default)]
     cursors: BTreeMap<Subnet, IpAddr>,
     used: u64,
 }
 
-/// For so many parts of a subnet it is remembered where the search goes on; beyond, all of them
-/// begin anew.
+/// Most sub-ranges with a cursor of their own; beyond this number all cursors are reset.
 const MAX_CURSORS: usize = 1_024;
 
 impl Pool {
@@ -81,7 +80,7 @@ impl Pool {
         Some(address)
     }
 
-    /// The same out of a part of it.
+    /// Gives the next free address of a sub-range.
     pub(crate) fn give_of(&mut self, range: Subnet) -> Option<IpAddr> {
         let (first, last) = self.part(range);
         let start = self.cursors.get(&range).copied().unwrap_or(first);
@@ -143,14 +142,13 @@ impl Pool {
         self.free.insert(first, last);
         self.used -= 1;
         if self.next_free() == Some(address) {
-            // It was taken by name, ahead of those that are given one after the other: it rests,
-            // too.
+            // The address was requested by name, ahead of the cursor: the cursor moves behind it,
+            // so that it is reused late, too.
             self.cursor = after(address);
         }
     }
 
-    /// Whether it is one that endpoints can have: the part of the subnet that is given out by
-    /// itself or beside it.
+    /// Whether endpoints may have this address, inside or outside the range that is given out.
     pub(crate) fn admits(&self, address: IpAddr) -> bool {
         let (first, last) = range::usable(self.lease.subnet);
         self.lease.subnet.contains(address) && (first..=last).contains(&address)

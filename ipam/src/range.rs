@@ -1,5 +1,4 @@
-//! Which prefixes a network may have: the ranges that never may, the limits of length, and the
-//! default pools.
+//! Valid prefixes of networks: reserved ranges, limits of length, default pools.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -62,7 +61,7 @@ pub(crate) fn given(subnet: Subnet, range: Option<Subnet>) -> (IpAddr, IpAddr) {
     })
 }
 
-/// Checks a subnet by itself and settles its gateway.
+/// Validates a subnet and chooses its gateway.
 pub(crate) fn admit(spec: &SubnetSpec) -> Result<SubnetLease, IpamError> {
     let subnet = spec.subnet;
     let longest = if subnet.is_ipv6() {
@@ -97,7 +96,7 @@ pub(crate) fn admit(spec: &SubnetSpec) -> Result<SubnetLease, IpamError> {
     }
 }
 
-/// Where default subnets of a family are carved from.
+/// The default pool of a family.
 struct DefaultPool {
     address: IpAddr,
     prefix: u8,
@@ -152,7 +151,8 @@ fn lowest_free(pool: Subnet, prefix: u8, taken: &[Subnet]) -> Option<Subnet> {
     let mut candidate = Subnet::around(pool.network(), prefix)?;
     for subnet in taken {
         if subnet.overlaps(&candidate) {
-            // Behind whichever ends later: a small subnet leaves the rest of its piece unused.
+            // Continue behind whichever ends later: a small subnet leaves the rest of its piece
+            // unused.
             let end = subnet.last().max(candidate.last());
             candidate = Subnet::around(after(end), prefix).filter(|next| pool.covers(next))?;
         }

@@ -185,7 +185,9 @@ fn snapshot(ledger: &Ledger) -> String {
 
 proptest! {
     #[test]
-    fn no_address_is_given_twice_or_outside_its_subnet(requests in prop::collection::vec(request(), 0..80)) {
+    fn no_address_is_given_twice_or_outside_its_subnet(
+        requests in prop::collection::vec(request(), 0..80),
+    ) {
         let mut ledger = fresh();
         for request in &requests {
             drive(&mut ledger, request);
@@ -194,7 +196,9 @@ proptest! {
     }
 
     #[test]
-    fn an_owner_keeps_its_addresses_until_it_is_released(requests in prop::collection::vec(request(), 0..80)) {
+    fn an_owner_keeps_its_addresses_until_it_is_released(
+        requests in prop::collection::vec(request(), 0..80),
+    ) {
         let mut ledger = fresh();
         let mut held: BTreeMap<(NetworkId, Owner), Vec<IpAddr>> = BTreeMap::new();
         for request in &requests {
@@ -203,7 +207,9 @@ proptest! {
                 held.remove(&(*network, *owner));
             }
             for lease in ledger.leases() {
-                let first = held.entry((lease.network, lease.owner)).or_insert_with(|| lease.addresses.to_vec());
+                let first = held
+                    .entry((lease.network, lease.owner))
+                    .or_insert_with(|| lease.addresses.to_vec());
                 prop_assert!(first.iter().all(|address| lease.addresses.contains(address)));
                 *first = lease.addresses.to_vec();
             }
@@ -226,7 +232,9 @@ proptest! {
     }
 
     #[test]
-    fn everything_released_leaves_only_the_gateways(requests in prop::collection::vec(request(), 0..80)) {
+    fn everything_released_leaves_only_the_gateways(
+        requests in prop::collection::vec(request(), 0..80),
+    ) {
         let mut ledger = fresh();
         requests.iter().for_each(|request| drive(&mut ledger, request));
         let leases: Vec<_> = ledger.leases().map(|lease| (lease.network, lease.owner)).collect();
@@ -235,6 +243,7 @@ proptest! {
         });
         prop_assert_eq!(ledger.leases().count(), SUBNETS.len());
         let everyone: Vec<Owner> = (1..=13).map(|slot| Owner::Slot(ServiceId(1), slot)).collect();
-        prop_assert!(ledger.allocate(&[NetworkId(1)], &everyone).is_ok(), "13 of 13 addresses are free again");
+        prop_assert!(ledger.allocate(&[NetworkId(1)], &everyone).is_ok(),
+            "13 of 13 addresses are free again");
     }
 }

@@ -91,7 +91,7 @@ fn the_second_subnet_of_a_family_is_used_when_the_first_is_full() {
 }
 
 #[test]
-fn a_request_that_does_not_fit_takes_nothing_and_says_how_full_the_pool_is() {
+fn a_request_that_does_not_fit_takes_nothing() {
     let mut ledger = ledger(&["10.0.9.0/29", "fd00:9::/64"]);
     let other = NetworkId(2);
     ledger
@@ -252,7 +252,7 @@ fn default_subnets_are_the_lowest_free_ones() {
 }
 
 #[test]
-fn an_address_by_name_may_lie_beside_the_range_and_rests_once_released() {
+fn a_requested_address_may_lie_outside_the_range() {
     let (mut ledger, network) = (Ledger::new([7; 5]), NetworkId(1));
     let range = Some("10.0.9.16/28".parse().unwrap());
     ledger
@@ -309,7 +309,7 @@ fn an_address_by_name_may_lie_beside_the_range_and_rests_once_released() {
 }
 
 #[test]
-fn whoever_wants_one_of_some_addresses_gets_one_of_these_or_none() {
+fn a_request_for_one_of_several_addresses_gets_one_or_none() {
     let range = Some("10.0.9.0/28".parse().unwrap());
     let mut ledger = Ledger::default();
     let spec = SubnetSpec {

@@ -45,7 +45,8 @@ fn main() {
         in_fresh_namespace(|| load(*engine));
     }
     println!(
-        "\n{SERVICES} services of 2 real servers: from nothing, one weight changed (median of {CHANGES}), and once after a pause\n"
+        "\n{SERVICES} services of 2 real servers: from nothing, one weight changed (median of \
+         {CHANGES}), and once after a pause\n"
     );
     println!("| what | from nothing | one change | after a pause |\n|---|---|---|---|");
     for engine in &engines {
@@ -134,7 +135,8 @@ fn nft() {
     let change = |_| {
         let start = Instant::now();
         support::nft(
-            "delete element inet netd-lb weights4 { 10.0.0.1 . 11.0.0.2 }; add element inet netd-lb weights4 { 10.0.0.1 . 11.0.0.2 : 1 }",
+            "delete element inet netd-lb weights4 { 10.0.0.1 . 11.0.0.2 }; add element inet \
+             netd-lb weights4 { 10.0.0.1 . 11.0.0.2 : 1 }",
         );
         start.elapsed()
     };

@@ -1,4 +1,4 @@
-//! The seam between virtual services and the engines that put them into the kernel.
+//! The trait of balancers: they program virtual services into the kernel.
 
 use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
 
@@ -9,8 +9,7 @@ use crate::{Op, Table, nft::NftError};
 pub struct Observed {
     /// The virtual services.
     pub table: Arc<Table>,
-    /// What of the engine's own objects is missing, changed or not its own; for people. Empty if
-    /// all is well.
+    /// Objects of the balancer that are missing, changed or foreign, for people. Empty if none.
     pub damage: Vec<String>,
 }
 
@@ -22,7 +21,8 @@ pub enum BalancerError {
     Nftables(#[from] NftError),
     /// Of a value below /proc/sys.
     #[error(
-        "the namespace's values below /proc/sys/net cannot be set: {0}\n  next: let netd write there"
+        "the namespace's values below /proc/sys/net cannot be set: {0}\n  next: let netd write \
+         there"
     )]
     Sysctl(#[source] io::Error),
     /// Of IPVS.
@@ -38,14 +38,15 @@ pub enum BalancerError {
 fn next(reason: &io::Error) -> &'static str {
     match reason.kind() {
         io::ErrorKind::NotFound => {
-            "load or build CONFIG_IP_VS and its schedulers (`modprobe ip_vs`), or `swarmctl node update --balancer nftables`"
+            "load or build CONFIG_IP_VS and its schedulers (`modprobe ip_vs`), or `swarmctl node \
+             update --balancer nftables`"
         }
         io::ErrorKind::PermissionDenied => "run netd as root",
         _ => "it is tried again by itself; `ipvsadm -Ln` shows what is there",
     }
 }
 
-/// What has passed by a virtual IP, since its engine was put to work there.
+/// Traffic of a virtual IP since its balancer was set up there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Connections that each real server was chosen for.
@@ -69,27 +70,26 @@ pub struct Passed {
 
 /// Puts virtual services into one network namespace's kernel.
 pub trait Balancer: Send {
-    /// What the kernel has now. What cannot have changed since it was read is not read again.
+    /// Reads the kernel's state. Parts that cannot have changed are not read again.
     fn observe(&mut self) -> Result<Observed, BalancerError>;
 
-    /// Makes these changes to what was observed last, in as few kernel transactions as the engine
-    /// can: nftables in one. Established connections go on, but for those to real servers that are
-    /// gone.
+    /// Applies these changes to the state observed last, in as few kernel transactions as possible:
+    /// nftables in one. Established connections go on, except those to removed real servers.
     fn apply(&mut self, ops: &[Op]) -> Result<(), BalancerError>;
 
-    /// The change of nftables that came after this number was of other tables: nothing has to be
-    /// read again for it.
+    /// Tells the balancer that the nftables change after this generation was to other tables: it
+    /// need not read its own again.
     fn overlook(&mut self, before: u32);
 
-    /// What has passed by a virtual IP.
+    /// Traffic of a virtual IP.
     fn traffic(&mut self, vip: IpAddr) -> Result<Traffic, BalancerError>;
 
-    /// What to change so that the kernel balances `desired`. Empty means settled.
+    /// The changes that make the kernel balance `desired`. Empty means settled.
     fn plan(&mut self, desired: &Table) -> Result<Vec<Op>, BalancerError> {
         Ok(diff(desired, &self.observe()?))
     }
 
-    /// Makes the kernel balance `desired`; returns what it took. Empty if it already did.
+    /// Makes the kernel balance `desired`; returns the changes. Empty if it already did.
     fn settle(&mut self, desired: &Table) -> Result<Vec<Op>, BalancerError> {
         let ops = self.plan(desired)?;
         if !ops.is_empty() {
@@ -99,7 +99,7 @@ pub trait Balancer: Send {
     }
 }
 
-/// What to change so that the kernel balances `desired`. Empty means settled. Pure.
+/// The changes that make the kernel balance `desired`. Empty means settled. Pure.
 pub fn diff(desired: &Table, observed: &Observed) -> Vec<Op> {
     let mut ops = observed.table.ops(desired);
     if !observed.damage.is_empty() {

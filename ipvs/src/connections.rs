@@ -1,6 +1,6 @@
-//! Connections whose real server is gone, or takes no new ones and has not answered yet: they are
-//! forgotten, so that the next packet of a client is answered by a reset (TCP) or goes elsewhere
-//! (whatever knows no end).
+//! Deletes tracked connections to real servers that are gone, or that take no new ones and have not
+//! answered yet: the client's next packet then gets a reset (TCP) or goes to another server (UDP
+//! and the like).
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -34,8 +34,7 @@ impl Connections {
         }
     }
 
-    /// What an earlier run left, which may have been cut off between a change and its end; for
-    /// people.
+    /// Stale connections that an earlier, interrupted run left, for people.
     pub(crate) fn damage(
         &self,
         socket: &mut Socket,
@@ -54,7 +53,8 @@ impl Connections {
         )
     }
 
-    /// Forgets those to the real servers that these ops have removed; the first time all.
+    /// Deletes connections to the real servers that these ops have removed; the first time, all
+    /// stale ones.
     pub(crate) fn forget(
         &mut self,
         socket: &mut Socket,
@@ -79,15 +79,15 @@ impl Connections {
         Ok(())
     }
 
-    /// Of a virtual IP that there is, or was.
+    /// Whether a connection is to a present or former virtual IP and its real server is gone.
     fn is_stale(&self, found: &Connection, table: &Table) -> bool {
         let Some(service) = table.services.get(&found.destination) else {
             return true;
         };
         match service.real_servers.get(&found.server) {
             None => true,
-            // Its first packet may have been lost: the next one shall not go where nobody listens
-            // any more.
+            // Its first packet may have been lost: the next one must not go to a server that takes
+            // no new connections.
             Some(0) if !found.answered => true,
             Some(_) => self.translated && !found.translated,
         }

@@ -1,5 +1,5 @@
-//! Rule sets that belong to the overlay rather than to balancing: sources are checked where packets
-//! enter a network's namespace, and what leaves the host does so under the host's address.
+//! Rule sets of the overlay: source checks where packets enter a network's namespace, and
+//! masquerading, isolation and tunnel checks on the host.
 
 use std::net::IpAddr;
 
@@ -17,11 +17,11 @@ use crate::nft::{
 const BEFORE_TRACKING: i32 = -300;
 /// `NF_IP_PRI_NAT_SRC`.
 const TRANSLATE_SOURCE: i32 = 100;
-/// Before virtual IPs (`NF_IP_PRI_NAT_DST`): none of them has these questions.
+/// Before virtual IPs (`NF_IP_PRI_NAT_DST`): DNS queries are not for them.
 const TRANSLATE_QUESTIONS: i32 = -110;
 /// `NF_IP_PRI_FILTER`.
 const FILTER: i32 = 0;
-/// `NF_CT_STATE_BIT`s of what answers no connection: invalid, new, untracked.
+/// `NF_CT_STATE_BIT`s of packets that belong to no established connection: invalid, new, untracked.
 const NO_ANSWER: u32 = 1 | 8 | 64;
 /// Code of ICMPX unreachables: administratively prohibited.
 const PROHIBITED: u8 = 3;
@@ -34,31 +34,28 @@ const IPPROTO_ICMPV6: u8 = 58;
 /// Unreachable, too big, time exceeded, parameter problem: ICMP (RFC 792) and ICMPv6 (RFC 4443)
 /// together.
 const ICMP_ERRORS: [u8; 6] = [1, 2, 3, 4, 11, 12];
-/// The first half of a VXLAN header: it has a network identifier, and nothing else that Linux
-/// takes.
+/// The first half of a VXLAN header: the flag of a valid VNI and no other.
 const VXLAN_FLAGS: [u8; 4] = [8, 0, 0, 0];
 /// The host's ends of the uplinks.
 pub(crate) const UPLINKS: &str = "nu-*";
-/// Judges what comes out of a tunnel; its last rule drops.
+/// Chain for packets from a tunnel; its last rule drops.
 pub(crate) const FROM_TUNNEL: &str = "from-tunnel";
 
 /// Who may send what in one network's namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// What comes from this host's endpoints: the link, the Ethernet address and the address of a
-    /// packet.
+    /// Allowed sources of this host's endpoints: link, Ethernet address, IP address.
     pub endpoints: Vec<(LinkName, Mac, IpAddr)>,
-    /// What comes out of the tunnel: the Ethernet address of the router that sent it, and the
-    /// address of a packet.
+    /// Allowed sources from the tunnel: Ethernet address of the sending router, IP address.
     pub remotes: Vec<(Mac, IpAddr)>,
-    /// What comes out of the tunnel in a router's own name: ICMP errors, and nothing else.
+    /// Routers that may send ICMP errors from the tunnel under their own address, and nothing else.
     pub routers: Vec<(Mac, IpAddr)>,
     /// Where the network's names are answered.
     pub resolvers: Vec<IpAddr>,
 }
 
-/// For a network's namespace: a packet from an endpoint or the tunnel that is not of one of these
-/// sources is dropped and counted. Packets from the host are not checked: it has the default route.
+/// Rule set of a network's namespace: drops and counts packets from an endpoint or the tunnel with
+/// another source. Packets from the host are not checked: it is the default route.
 pub fn guard(sources: &Sources) -> Ruleset {
     let goto = |links: &str, chain: &str| {
         Rule::new()
@@ -131,8 +128,8 @@ enum Direction {
     Answered,
 }
 
-/// Questions to the resolver and its answers make no connection: two at once from one port are not
-/// mistaken for each other (k8s#56903), and no flood of them fills the table of connections.
+/// DNS queries and responses are not tracked: two at once from one port cannot be confused
+/// (kubernetes#56903), and a flood cannot fill the connection table.
 fn untracked(rule: Rule, version: Ip, direction: Direction) -> Rule {
     let transports = [IPPROTO_UDP, IPPROTO_TCP].map(|protocol| Key::of(&[&[protocol]]));
     let transports = SetRef::Anonymous(Set::values(&[Type::Protocol], transports));
@@ -162,9 +159,9 @@ fn untracked(rule: Rule, version: Ip, direction: Direction) -> Rule {
         .with(Expression::Notrack)
 }
 
-/// For a network's namespace: an endpoint asks and answers by ARP (RFC 826) in its own name, or not
-/// at all: what it claims would take room in the host's one table of neighbours. Nobody asks
-/// through the tunnel, where all neighbours are known.
+/// ARP rules (RFC 826) of a network's namespace: an endpoint may only use its own addresses,
+/// because every claim takes room in the host's neighbour table. The tunnel carries no ARP, because
+/// all neighbours there are permanent.
 pub fn claims(sources: &Sources) -> Ruleset {
     let (names, dropped) = (set_names(Ip::V4), |links| {
         Rule::new().link_in(links).counter().verdict(Verdict::Drop)
@@ -240,16 +237,16 @@ fn with_sources(ruleset: Ruleset, sources: &Sources, version: Ip) -> Ruleset {
         )
 }
 
-/// A link that has just come up reports its multicast groups without an address (RFC 3590). Nobody
-/// wants to know, but it is no spoofing either.
+/// Drops multicast reports that a new link sends without a source address (RFC 3590), without
+/// counting them as spoofed.
 fn unspecified() -> Rule {
     let from = Rule::new().version(Ip::V6).source(Ip::V6, 0);
     from.compare(Comparison::Equal, &[0; 16])
         .verdict(Verdict::Drop)
 }
 
-/// A question that a container's own engine passes on for it (Docker's 127.0.0.11), and who is to
-/// answer it instead.
+/// DNS queries that Docker's resolver (127.0.0.11) forwards for a container, and the resolver that
+/// must answer them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassedOn {
     /// The container's link.
@@ -260,8 +257,7 @@ pub struct PassedOn {
     pub resolver: IpAddr,
 }
 
-/// For a network's namespace: the rules with those that lead these questions to the port of the
-/// resolver that is theirs.
+/// Adds to a network's rules the redirection of these queries to the network's resolver.
 pub fn passed_on(ruleset: Ruleset, questions: &[PassedOn]) -> Ruleset {
     if questions.is_empty() {
         return ruleset;
@@ -295,8 +291,8 @@ pub fn passed_on(ruleset: Ruleset, questions: &[PassedOn]) -> Ruleset {
         })
 }
 
-/// For a container on a LAN whose engine passes its questions on to these: they are led to the
-/// resolver inside. It has no address of IPv6.
+/// For a container on a LAN whose engine forwards queries to these addresses: redirects them to the
+/// resolver inside, which has no IPv6 address.
 pub fn passed_on_inside(asked: impl Iterator<Item = IpAddr>) -> Ruleset {
     let rule = question(Ip::V4)
         .destination(Ip::V4, 0)
@@ -348,9 +344,9 @@ fn to_resolver(rule: Rule, version: Ip) -> Rule {
     })
 }
 
-/// For a sandbox on a LAN: what is asked at port 53 of the resolver's address gets to the port that
-/// it listens at, and comes back from 53. Written into the frames of the loopback, so that the rest
-/// of the sandbox's traffic is neither looked at nor tracked.
+/// For a sandbox on a LAN: rewrites port 53 of the resolver's address to the port it listens on,
+/// and back. Done on frames of the loopback, so that other traffic of the sandbox is neither
+/// matched nor tracked.
 pub fn names() -> Ruleset {
     const PORTS: [(u8, u32); 2] = [(IPPROTO_UDP, 6), (IPPROTO_TCP, 16)];
     let with = |load: fn(Rule) -> Rule, protocol| {
@@ -380,7 +376,7 @@ pub fn names() -> Ruleset {
         .chain("names", Chain::of_device(&loopback, rules.collect()))
 }
 
-/// For a sandbox on a LAN whose connections are tracked: those to its resolver are not.
+/// For a sandbox on a LAN with connection tracking: does not track queries to its resolver.
 pub fn untracked_names() -> Ruleset {
     let of = |load: fn(Rule) -> Rule, offset, port: u16| {
         let at =
@@ -421,10 +417,9 @@ pub struct Secret {
     pub vnis: Vec<Vni>,
 }
 
-/// For the host's namespace: what comes from a subnet and leaves by a device that is not a
-/// network's does so under the host's address; but for answers, nothing gets from outside or from
-/// another network into a network; tunnel packets of our networks from others than our hosts are
-/// dropped and counted, and so is what should be encrypted and is not.
+/// Rule set of the host's namespace: masquerades packets from a subnet that leave by a device
+/// outside our networks; lets only answers into a network; drops and counts tunnel packets from
+/// strangers, and plaintext of encrypted networks.
 pub fn border(border: &Border) -> Ruleset {
     let rules = |rule: fn(Ip) -> Rule| Ip::BOTH.map(rule).to_vec();
     let tunnel_key = |(port, vni): &(u16, Vni)| {
@@ -433,7 +428,7 @@ pub fn border(border: &Border) -> Ruleset {
     let secret = border.secret.as_ref();
     let table = Ruleset::new(Family::Inet, names::TABLE);
     let table = secret.into_iter().fold(table, self::secret);
-    // These make the host track connections: not for networks that nothing leaves.
+    // These rules enable connection tracking: left out if no network has a way out.
     let table = if border.subnets.is_empty() {
         table
     } else {
@@ -512,17 +507,16 @@ fn egress(table: Ruleset) -> Ruleset {
         )
 }
 
-/// For the forward chains of other software on the host: what comes from a network or goes to one
-/// passes; whether it may is decided by our own [`border`]. Written so that `iptables` can show it.
+/// Rules for forward chains of other software on the host: accept packets from and to our networks;
+/// our own [`border`] decides about them. Written so that `iptables` can show them.
 pub fn passage() -> Vec<Rule> {
     [Rule::new().link_in(UPLINKS), Rule::new().link_out(UPLINKS)]
         .map(|rule| rule.counter().verdict(Verdict::Accept))
         .to_vec()
 }
 
-/// Nothing of encrypted networks comes or goes in the clear: neither by their port nor, whatever
-/// the port, under one of their network identifiers; nor does an ICMP error go that quotes what was
-/// encrypted when it came.
+/// Drops and counts plaintext of encrypted networks, in both directions: by their port, by their
+/// VNIs on any port, and ICMP errors that quote decrypted packets.
 fn secret(table: Ruleset, secret: &Secret) -> Ruleset {
     let port = secret.port.to_be_bytes();
     let gone = |rule: Rule| rule.counter().verdict(Verdict::Drop);
@@ -615,8 +609,8 @@ fn isolate(version: Ip) -> Rule {
         .reject(Reject::Icmpx(PROHIBITED))
 }
 
-/// To this host, or through it to another one of ours: what a container sends might leave under
-/// this host's address. The tunnels of clusters that only pass through are none of ours.
+/// Packets to this host, or forwarded to another host of ours: a container's packet might leave
+/// under this host's address. Tunnels of other clusters that are only forwarded are not checked.
 fn arriving(version: Ip) -> Rule {
     let to_host = of_our_tunnels(Rule::new().version(version))
         .destination(version, 0)
@@ -624,8 +618,7 @@ fn arriving(version: Ip) -> Rule {
     to_host.verdict(Verdict::Goto("tunnel-source".to_owned()))
 }
 
-/// The kernel's own tunnels have no owner; a process that writes tunnel packets does. For the
-/// former that is all.
+/// Matches tunnel packets written by a process: they have a socket owner, the kernel's own do not.
 fn forged() -> Rule {
     let owned = Rule::new().protocol(IPPROTO_UDP).with(Expression::Meta {
         key: Meta::Owner,
@@ -639,8 +632,8 @@ fn leaving() -> Rule {
     of_our_tunnels(Rule::new()).with(Expression::Notrack)
 }
 
-/// The first 32 bits of a VXLAN header after its flags are the VNI and eight that the kernel wants
-/// to be zero.
+/// The 32 bits after the flags of a VXLAN header are the VNI and eight reserved bits, which the
+/// kernel requires to be zero.
 fn of_our_tunnels(rule: Rule) -> Rule {
     rule.protocol(IPPROTO_UDP)
         .transport(2, 2, 0)
@@ -648,8 +641,8 @@ fn of_our_tunnels(rule: Rule) -> Rule {
         .in_set("tunnels")
 }
 
-/// Behind the headers of UDP (8) and VXLAN (8) is a frame, whose source (6) is the sender's router.
-/// Asked first: one look-up, and what it finds needs no other.
+/// Behind the UDP (8) and VXLAN (8) headers is a frame, whose source address at offset 6 is the
+/// sender's router. Checked first: one look-up for all valid packets.
 fn of_host(version: Ip) -> Rule {
     let vtep_length = (Type::from(version).size() / 4) as u8;
     let from = Rule::new()

@@ -1,6 +1,5 @@
-//! The IPVS engine. nftables marks what is addressed to virtual IPs, a rule takes the marked in,
-//! and IPVS has a service for each mark, whatever port and protocol; it translates addresses and
-//! looks at nothing else.
+//! The IPVS balancer. nftables marks packets to virtual IPs, a policy rule delivers marked packets
+//! locally, and IPVS has one service per mark, for all ports and protocols.
 
 mod kernel;
 mod services;
@@ -38,8 +37,7 @@ use services::{Key, Request, Service, Services, Target};
 
 /// NF_IP_PRI_NAT_DST.
 const FIRST: i32 = -100;
-/// Behind NF_IP_PRI_NAT_DST: what nftables has translated, before or beside this engine, is left
-/// alone.
+/// Behind NF_IP_PRI_NAT_DST: packets that nftables has translated already are left alone.
 const MARK: i32 = -90;
 /// Before NF_IP_PRI_NAT_DST.
 const BALANCED: i32 = -150;
@@ -47,31 +45,31 @@ const BALANCED: i32 = -150;
 const SENT: u32 = 1;
 /// How IPVS treats its connections.
 const BALANCING: &[Setting] = &[
-    // So that nftables may change the source of what IPVS balances.
+    // Lets nftables translate sources of packets that IPVS balances.
     ("net/ipv4/vs/conntrack", "1"),
-    // A port that is used again is a new connection.
+    // A reused client port is a new connection.
     ("net/ipv4/vs/conn_reuse_mode", "1"),
-    // A packet to a server that is gone ends its connection.
+    // A packet to a removed server ends its connection.
     ("net/ipv4/vs/expire_nodest_conn", "1"),
-    // Affinity to a server that takes no new connections ends.
+    // Affinity to a server of weight 0 ends.
     ("net/ipv4/vs/expire_quiescent_template", "1"),
-    // In the middle of a connection that is not known there is nothing but a reset.
+    // Mid-stream packets of unknown connections are reset.
     ("net/ipv4/vs/sloppy_tcp", "0"),
 ];
-/// Days of silence for TCP, hours for what the server has ended, as for tracked connections; IPVS's
-/// own five minutes for UDP.
+/// Idle timeouts: days for TCP, hours for half-closed TCP, as in connection tracking; IPVS's
+/// default of five minutes for UDP.
 const TIMEOUTS: Timeouts = Timeouts {
     tcp: 432_000,
     fin: 10_800,
     udp: 300,
 };
-/// IPVS tells nobody of changes: it is read anew after the larger of these, so that reading takes a
-/// hundredth of the time, and in any case before long.
+/// IPVS sends no notifications. It is read again after this pause, or later, so that reading takes
+/// at most 1 % of the time, but not after more than the longest pause.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 const READ_SHARE: u32 = 100;
 const READ_LAST: Duration = Duration::from_secs(10);
 
-/// The engine in one network namespace, whose clients are behind it.
+/// The balancer of one network's namespace.
 pub struct IpVs {
     socket: Socket,
     kernel: Kernel,
@@ -112,10 +110,10 @@ pub fn probe() -> Result<(), BalancerError> {
         .map_err(|failure| refused("find IPVS", failure))
 }
 
-/// Takes away what this engine may have left in the calling thread's network namespace, so that
-/// another can do its work.
+/// Removes everything of this balancer from the calling thread's network namespace, so that another
+/// balancer can take over.
 pub fn withdraw() -> Result<(), BalancerError> {
-    // Where IPVS was never loaded there is nothing, and it need not be.
+    // If IPVS was never loaded there is nothing to remove.
     if !Path::new("/proc/net/ip_vs").exists() {
         return Ok(());
     }
@@ -190,7 +188,7 @@ impl IpVs {
         Ok(Observed { table, damage })
     }
 
-    /// What of the namespace's settings is missing, for people.
+    /// Settings of the namespace that are missing, for people.
     fn unsettled(&mut self) -> Result<Vec<String>, BalancerError> {
         let ways = self
             .kernel
@@ -227,7 +225,7 @@ impl IpVs {
         Ok(())
     }
 
-    /// The virtual services that both have: those marked, by the services for their marks.
+    /// Reads the virtual services from the marks of nftables and the IPVS services for them.
     fn table(&self, found: Option<&Ruleset>, services: &Services) -> Table {
         let balanced = self
             .marks
@@ -254,8 +252,7 @@ impl IpVs {
         table.services.iter().filter_map(service).collect()
     }
 
-    /// Adds and changes before anything is marked for it, and takes away what nothing is marked for
-    /// any more.
+    /// Adds and changes IPVS services before packets are marked for them, and removes them after.
     fn change(
         &mut self,
         requests: Vec<Request>,
@@ -281,7 +278,7 @@ impl IpVs {
         }
     }
 
-    /// The same with what is known, so that nothing but what changes is looked at.
+    /// The same on the known state, so that only changed services are touched.
     fn amend(&mut self, mut whole: Whole, ops: &[Op]) -> Result<Arc<Table>, BalancerError> {
         let before = whole.table.part(ops);
         let (old_rules, old_services) = (ruleset(&before, &self.marks), self.wanted(&before));
@@ -331,8 +328,8 @@ impl Balancer for IpVs {
         Ok(observed)
     }
 
-    /// A change does not wait until thousands of services have been read again: what was read last
-    /// tells it, and afterwards they are.
+    /// A change is planned on the last known state, so that it need not wait until thousands of
+    /// services have been read; they are read again afterwards.
     fn plan(&mut self, desired: &Table) -> Result<Vec<Op>, BalancerError> {
         let at = nft::generation(&mut self.socket)?;
         let ops = match &self.seen {
@@ -429,7 +426,7 @@ impl Marks {
         )
     }
 
-    /// Gives those that have none a mark: the end of the address, or the next that is free.
+    /// Gives new virtual IPs a mark: the last bits of the address, or the next free one.
     fn allot(&mut self, table: &Table) {
         let new: Vec<IpAddr> = table
             .services
@@ -478,7 +475,7 @@ struct Names {
     marks: &'static str,
     /// Virtual IPs with no real server that takes new connections.
     closed: &'static str,
-    /// Virtual IPs to the real server that answers what IPVS does not know, such as echo requests.
+    /// Virtual IPs to the real server that gets protocols unknown to IPVS, such as ICMP echo.
     others: &'static str,
 }
 
@@ -497,8 +494,7 @@ fn names(version: Ip) -> Names {
     }
 }
 
-/// What marks the packets to a table's virtual IPs, and changes their sources once IPVS has sent
-/// them on. Pure.
+/// Rule set that marks packets to virtual IPs, and translates their sources after IPVS. Pure.
 fn ruleset(table: &Table, marks: &Marks) -> Ruleset {
     let sent = |rule: Rule| {
         rule.with(Expression::Meta {
@@ -553,8 +549,8 @@ fn ruleset(table: &Table, marks: &Marks) -> Ruleset {
     })
 }
 
-/// In the middle of a TCP connection that nobody knows any more. The namespace could not answer it
-/// itself: virtual IPs are no addresses of its own.
+/// Resets mid-stream TCP packets of unknown connections. The namespace itself would not, because
+/// virtual IPs are not its addresses.
 fn stray(version: Ip) -> Rule {
     let stray = middle_of_tcp(version)
         .destination(version, 0)
@@ -588,8 +584,8 @@ fn other(version: Ip) -> Rule {
         .nat(Nat::Destination, version)
 }
 
-/// What IPVS sends on would be taken in again where its route is looked up anew, as nftables does
-/// once it has changed.
+/// Clears the mark after IPVS: nftables looks up the route again after a change, and a marked
+/// packet would be delivered locally again.
 fn balanced() -> Rule {
     Rule::new()
         .with(Expression::Meta {
@@ -636,7 +632,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rules_and_services_tell_the_table_that_they_were_made_for(before in tables(), after in tables()) {
+        fn rules_and_services_tell_the_table_that_they_were_made_for(
+            before in tables(),
+            after in tables(),
+        ) {
             let mut marks = Marks::default();
             marks.allot(&before);
             marks.forget(&before, &after);
@@ -644,8 +643,12 @@ mod tests {
             let ruleset = ruleset(&after, &marks);
             prop_assert_eq!(&Marks::of(&ruleset), &marks);
             let services: BTreeMap<Key, Service> = after.services.iter()
-                .map(|(vip, service)| (key(*vip, marks.0[vip]), Service::of(service, vip.is_ipv6()))).collect();
-            let read = marks.0.iter().map(|(vip, mark)| (*vip, services[&key(*vip, *mark)].balances()));
+                .map(|(vip, service)| {
+                    (key(*vip, marks.0[vip]), Service::of(service, vip.is_ipv6()))
+                })
+                .collect();
+            let read = marks.0.iter();
+            let read = read.map(|(vip, mark)| (*vip, services[&key(*vip, *mark)].balances()));
             prop_assert_eq!(read.collect::<BTreeMap<_, _>>(), after.services);
         }
     }

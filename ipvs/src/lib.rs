@@ -1,6 +1,5 @@
-//! Virtual services: the table and its difference (pure), the trait of the engines that put it into
-//! the kernel, and the engines, nftables and IPVS. Beside it nftables itself by netlink, and the
-//! rule sets that guard networks and hosts and that take packets the short way.
+//! Virtual services: the table and its difference (pure), the balancers that program it into the
+//! kernel (IPVS and nftables), nftables by netlink, and the rule sets of networks and hosts.
 
 mod balancer;
 mod connections;

@@ -1,6 +1,6 @@
-//! nftables by netlink, declaratively: a [`Ruleset`] says what one table holds, [`observe`] reads
-//! one back, [`difference()`] (pure) finds the smallest change between two, [`apply`] makes it in
-//! one atomic batch.
+//! nftables by netlink, declaratively: a [`Ruleset`] describes one table, [`observe`] reads it
+//! back, [`difference()`] (pure) finds the smallest change between two, [`apply`] makes it in one
+//! atomic batch.
 
 mod attribute;
 mod code;

@@ -1,6 +1,6 @@
-//! The nftables engine: virtual services as one table of maps. A packet costs one look-up, however
-//! many services there are; address-only DNAT takes every protocol; nothing hides the client's
-//! address but being balanced to oneself.
+//! The nftables balancer: virtual services as one table of maps. A packet costs one look-up,
+//! however many services there are. Address-only DNAT works for every protocol. The client's
+//! address is hidden only if it is balanced to itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,8 +37,8 @@ const DESTINATION_TRANSLATED: u32 = 1 << 5;
 const PORT_UNREACHABLE: u8 = 1;
 /// In the byte of TCP's flags.
 const SYN: u8 = 2;
-/// Of Jenkins' hash: the same on every host, so that a client is sent to the same server wherever
-/// it is.
+/// Seed of Jenkins' hash: the same on every host, so that a client gets the same server from
+/// everywhere.
 const SEED: u32 = 0x6e65_7464;
 /// The part of a mode that is the affinity in seconds; the scheduler is above.
 const AFFINITY_BITS: u32 = 28;
@@ -91,7 +91,7 @@ impl Nftables {
         })
     }
 
-    /// Where clients have nothing to be balanced to, nothing of theirs is looked at.
+    /// The desired rule set; `None` if there are no virtual services, so that no packet is matched.
     fn wanted(&self, table: &Table) -> Option<Ruleset> {
         self.is_needed(table).then(|| ruleset(table, self.clients))
     }
@@ -186,7 +186,7 @@ impl Balancer for Nftables {
         let (version, size) = (Ip::of(vip), Type::from(Ip::of(vip)).size());
         let names = names(version);
         let mut connections = BTreeMap::new();
-        // Those that come back to where they were, and those that had a turn.
+        // Connections by affinity, and connections by turn.
         for (key, _, count) in nft::counted(&mut self.socket, Family::Inet, TABLE, names.weights)? {
             let server = pair(&key, size)
                 .filter(|(of, _)| *of == vip)
@@ -275,8 +275,8 @@ fn part(table: &Table, clients: Clients, ops: &[Op]) -> Ruleset {
 }
 
 fn with_affinities(table: &Table, clients: Clients, affinities: &BTreeSet<u32>) -> Ruleset {
-    // Whatever is still addressed to a virtual IP belongs to no connection: the first packet of one
-    // is all that is seen here.
+    // A packet that is still addressed to a virtual IP here belongs to no connection: only first
+    // packets of connections pass this chain.
     let balance = [
         Ip::BOTH.map(stray),
         Ip::BOTH.map(balance),
@@ -312,7 +312,8 @@ fn with_affinities(table: &Table, clients: Clients, affinities: &BTreeSet<u32>) 
     ruleset
 }
 
-/// What changes the sources of balanced connections: the rules' first expressions tell these.
+/// The chain that translates sources of balanced connections, which the rules' first expressions
+/// match.
 pub(crate) fn sources(balanced: impl Fn(Rule) -> Rule) -> Chain {
     let rules = [
         Ip::BOTH.map(hairpin),
@@ -322,8 +323,8 @@ pub(crate) fn sources(balanced: impl Fn(Rule) -> Rule) -> Chain {
     Chain::base(Kind::Nat, Hook::Postrouting, TRANSLATE_SOURCE, rules)
 }
 
-/// In the middle of a TCP connection that nobody knows any more: its real server is gone, say.
-/// Nobody else could go on.
+/// Resets mid-stream TCP packets of unknown connections: their real server is gone, and no other
+/// could continue.
 fn stray(version: Ip) -> Rule {
     let stray = middle_of_tcp(version)
         .destination(version, 0)
@@ -505,9 +506,9 @@ pub(crate) fn balance_of(mode: u32) -> Balance {
     }
 }
 
-/// A virtual IP's own rules name no map: the kernel goes through a map's elements for every chain
-/// that looks into it, so that thousands would take minutes. They put the number of the turn into
-/// the packet's mark, and chains that all share do the rest.
+/// A virtual IP's own chain uses no map: on a change the kernel walks a map's elements for every
+/// chain that uses it, which would take minutes with thousands of chains. The chain puts the number
+/// of the turn into the packet's mark; shared chains look up the real server.
 fn distribute(vip: IpAddr, service: &VirtualService) -> Vec<Rule> {
     let version = Ip::of(vip);
     let go = |verdict: Verdict| Rule::new().verdict(verdict);
@@ -590,8 +591,8 @@ fn with_shared(mut ruleset: Ruleset, version: Ip, affinities: &BTreeSet<u32>) ->
         })
     };
     let chosen = || in_turn(addresses());
-    // The kernel changes rules and maps in one moment, yet a packet may meet it in between: with
-    // the number of a turn that was just taken away. The first one is always there.
+    // A packet may be processed during a commit, with the number of a turn that was just removed.
+    // It then gets the first turn, which always exists.
     let first = || {
         let mark = Rule::new().version(version).with(Expression::Immediate {
             into: SPARE,
@@ -632,7 +633,7 @@ fn with_shared(mut ruleset: Ruleset, version: Ip, affinities: &BTreeSet<u32>) ->
             value: number(0),
         };
         let again = weigh(addresses().with(known)).with(takes);
-        // The last is for when there are too many clients to remember.
+        // The last rule is for when the map of clients is full.
         let anew = vec![
             translate(remember(chosen().with(forget))),
             translate(chosen()),
@@ -680,8 +681,8 @@ pub(crate) fn turn(service: &VirtualService, version: Ip, into: u8) -> Expressio
     }
 }
 
-/// The virtual services that a rule set was made for. What the rest of it does not agree with shows
-/// when the rule set is made from them again.
+/// The virtual services that a rule set was made for. Other differences show when the rule set is
+/// made from them again and compared.
 fn table(ruleset: &Ruleset) -> Table {
     let mut table = Table::default();
     for version in Ip::BOTH {

@@ -1,7 +1,6 @@
-//! Rule sets of published ports. The host leads packets for them into the network's namespace, by a
-//! mark and without translating anything; there they are balanced; the host whose task answers
-//! sends the answers back by the host that was called. Each part is added to the table that guards
-//! the place already.
+//! Rule sets of published ports. The called host marks packets and routes them into the network's
+//! namespace without translation; there they are balanced; the host whose task answers sends the
+//! answers back by the called host. Each part is added to the guard table of its namespace.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,9 +26,9 @@ use crate::{
 /// The bits of a packet's mark that are ours on the host; the highest is always set.
 pub const MARK_MASK: u32 = 0xfff0_0000;
 const MARKED: u32 = 0x8000_0000;
-/// What a network's namespace sees called where a process of the host calls `::1`: no packet from
-/// or to that address is ever taken from a device (RFC 4291 section 2.5.3). A unique local address
-/// (RFC 4193), which never leaves the host.
+/// Stands for `::1` inside a network's namespace, because the kernel takes no packet from or to
+/// `::1` from a device (RFC 4291 section 2.5.3). A unique local address (RFC 4193), which never
+/// leaves the host.
 pub const LOOPBACK: Ipv6Addr = Ipv6Addr::new(0xfd6e, 0x6574, 0x6400, 0, 0, 0, 0, 1);
 
 /// `NF_IP_PRI_MANGLE`: after connection tracking, before destinations are translated.
@@ -37,8 +36,8 @@ const MANGLE: i32 = -150;
 const TRANSLATE_DESTINATION: i32 = -100;
 const TRANSLATE_SOURCE: i32 = 100;
 const FILTER: i32 = 0;
-/// Before and behind the check that firewalld makes of the way that IPv6 sources came (`filter +
-/// 10`, once `raw + 10`): it looks at marks.
+/// Before and behind firewalld's reverse path check of IPv6 (`filter + 10`, once `raw + 10`), which
+/// looks at marks.
 const BEFORE_CHECKS: i32 = -299;
 const BEHIND_CHECKS: i32 = 250;
 /// The host's set of the ports that lead elsewhere.
@@ -112,8 +111,8 @@ pub struct Answers {
     pub targets: Vec<(IpAddr, Protocol, u16, u16)>,
 }
 
-/// Adds to the host's [border](crate::guard::border) what leads callers into networks. Answers to
-/// the host's own calls, and what is forwarded, is left alone.
+/// Adds to the host's [border](crate::guard::border) the rules that lead callers into networks.
+/// Answers to the host's own calls and forwarded packets are left alone.
 pub fn divert(table: Ruleset, diversion: &Diversion) -> Ruleset {
     if diversion.ports.is_empty() {
         return table;
@@ -187,7 +186,7 @@ pub fn divert(table: Ruleset, diversion: &Diversion) -> Ruleset {
     })
 }
 
-/// Adds to the guard of a network's namespace what balances the calls that its host leads there.
+/// Adds to the guard of a network's namespace the rules that balance callers of this host.
 pub fn balance(table: Ruleset, ports: &[Port]) -> Ruleset {
     if ports.is_empty() {
         return table;
@@ -226,8 +225,8 @@ pub fn balance(table: Ruleset, ports: &[Port]) -> Ruleset {
     })
 }
 
-/// Adds to the guard of a network's namespace what lets callers at other hosts in, to published
-/// targets only, and their answers back by the host that was called.
+/// Adds to the guard of a network's namespace the rules that accept callers of other hosts, to
+/// published targets only, and that send answers back by the called host.
 pub fn answer(mut table: Ruleset, answers: &Answers) -> Ruleset {
     if answers.routers.is_empty() {
         return table;
@@ -453,8 +452,8 @@ fn lead(table: Ruleset, ports: &[Port]) -> Ruleset {
     })
 }
 
-/// Who may not call is dropped and counted, the host itself never; who may is led into the network,
-/// or refused where there is nobody to answer.
+/// Drops and counts callers that are not on the allow-list, except the host itself; leads others
+/// into the network, or rejects them if no task answers.
 fn admit(port: &Port, version: Ip) -> Vec<Rule> {
     let mut rules = Vec::new();
     if !port.allow.is_empty() {
@@ -533,8 +532,8 @@ fn loopback() -> Rule {
         .nat(Nat::Destination, Ip::V6)
 }
 
-/// Who calls from the loopback is the host, and so is a task: nothing could come back to its own
-/// address.
+/// Translates callers from the loopback, and tasks, to the host's address: answers could not return
+/// to their own.
 fn callers(own: &[IpAddr]) -> Vec<Rule> {
     let rules = own.iter().flat_map(|&own| {
         let version = Ip::of(own);
@@ -577,8 +576,8 @@ fn masked(rule: Rule, mask: &[u8]) -> Rule {
     })
 }
 
-/// An answer out of a network has an address of the host as its source, which routes elsewhere. Who
-/// checks that it came the right way finds that it did under the mark that leads into that network.
+/// Marks answers out of a network. Their source is an address of the host, so a reverse path check
+/// only passes under the mark that leads into that network.
 fn returning() -> Vec<Rule> {
     let back = || Rule::new().link_in(UPLINKS).version(Ip::V6);
     let own = back().with(Expression::Fib {
@@ -629,8 +628,8 @@ fn uplinks(diversion: &Diversion) -> Set {
     Set::map(&[Type::Link], Type::Mark, marks)
 }
 
-/// The tasks that may have callers: who is missing from then on is seen by it. With an affinity
-/// also which of them each caller had last, and which of them may be had.
+/// Sets of the tasks that may have callers, to notice removed ones. With affinity also the map from
+/// callers to their last task, and the set of tasks that take callers.
 fn with_callers(table: Ruleset, port: &Port, version: Ip) -> Ruleset {
     let all = of_version(port, version)
         .real_servers
@@ -736,7 +735,7 @@ fn distribute(port: &Port, version: Ip) -> Vec<Rule> {
         })
         .with(remember.clone());
     let anew = chosen().with(forget).with(remember);
-    // The last is for when there are too many callers to remember.
+    // The last rule is for when the map of callers is full.
     [again, anew, chosen()]
         .map(|rule| translate(rule, port, version, task))
         .to_vec()
@@ -799,9 +798,9 @@ impl Led {
         Self { subnets, servers }
     }
 
-    /// Whether a connection that is translated leads to somebody who no longer answers there. TCP
-    /// has an end and comes to it; whatever has none would stay with a removed task for as long as
-    /// its caller talks.
+    /// Whether a translated connection leads to a task that no longer answers there. TCP
+    /// connections end by themselves; UDP and the like would stay with a removed task as long as
+    /// the caller sends.
     pub fn is_stale(&self, found: &Connection) -> bool {
         let called = (found.protocol, found.port);
         let is_led = found.destination != found.server
@@ -909,7 +908,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_led_to_somebody_who_no_longer_answers_is_forgotten() {
+    fn only_connections_to_a_gone_task_are_forgotten() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let led = Led {
             subnets: vec!["10.0.9.0/24".parse().unwrap()],

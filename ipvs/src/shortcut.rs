@@ -1,7 +1,7 @@
-//! The short way between endpoints of two hosts, past routing, connection tracking and translation:
-//! as a packet arrives at an endpoint's device it goes right into the tunnel, and as it arrives at
-//! the tunnel right to the endpoint. Whatever is not plain, not from its own source or may have
-//! been translated takes the long way, which takes everything.
+//! The short way between endpoints of two hosts, past routing, connection tracking and NAT: a
+//! packet from an endpoint's device goes directly into the tunnel, and from the tunnel directly to
+//! the endpoint. Packets that are not plain TCP or UDP, fail the source check, or may have been
+//! translated take the long way.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -15,16 +15,16 @@ use crate::nft::{
     Verdict, octets,
 };
 
-/// A local port from 0x4000 to 0x7fff may belong to a connection to a virtual IP: the balancer
-/// moves those connections' source ports there. Such packets are never taken the short way, since
-/// their addresses are translated on the long one, and no connection that is taken the short way
-/// can be mistaken for one of them.
+/// Local ports of balanced connections, 0x4000 to 0x7fff: the balancer translates their source
+/// ports to these. Such packets always take the long way, where their addresses are translated, and
+/// no connection on the short way can be mistaken for one.
 pub const BALANCED_PORTS: (u16, u16) = (0x4000, 0x7fff);
 const PORT_BLOCK: [u8; 2] = [0xc0, 0];
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
-/// What takes the short way. One set for all rules: each set is read by a request of its own.
+/// Set of the protocols on the short way. One set for all rules, because reading each set takes a
+/// request.
 const TRANSPORTS: &str = "transports";
 /// The first four bytes of a frame's source towards an endpoint; the last two make its header's sum
 /// zero.

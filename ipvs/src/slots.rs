@@ -1,4 +1,4 @@
-//! Who has which turn, where turns are numbered. Pure.
+//! Assigns numbered turns to real servers. Pure.
 
 use std::{collections::BTreeSet, net::IpAddr};
 

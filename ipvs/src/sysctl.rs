@@ -1,5 +1,5 @@
-//! Values below /proc/sys that an engine needs in its network namespace. Their files stay open: an
-//! open one belongs to the namespace that it was opened in, whoever reads it.
+//! Values below /proc/sys that a balancer needs in its network namespace. The files stay open: an
+//! open file belongs to the namespace in which it was opened, whoever reads it.
 
 use std::{
     fs::{File, OpenOptions},

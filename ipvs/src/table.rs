@@ -1,4 +1,4 @@
-//! The virtual services of one network, and what leads from one table of them to another. Pure.
+//! The virtual services of one network as a table, and the difference between two tables. Pure.
 
 use std::{
     cmp::Ordering,

@@ -25,7 +25,7 @@ use support::{
 support::suite::promises!(Engine::Nftables);
 
 #[test]
-fn what_others_break_is_seen_and_repaired() {
+fn changes_by_others_are_seen_and_repaired() {
     let desired = Table {
         hairpins: [(addresses(1)[0], GATEWAYS[0].parse().unwrap())].into(),
         ..chosen(balance(Scheduler::Wrr, Some(9)), &[(1, 1), (2, 2)])
@@ -57,7 +57,7 @@ fn what_others_break_is_seen_and_repaired() {
 }
 
 #[test]
-fn what_is_said_to_be_of_other_tables_is_not_read_again() {
+fn changes_of_our_other_tables_cause_no_new_read() {
     in_fresh_namespace(|| {
         let mut balancer = Engine::Nftables.open();
         settle(&mut *balancer, &table(&[(1, 1)]));
@@ -74,7 +74,7 @@ fn what_is_said_to_be_of_other_tables_is_not_read_again() {
 
 /// Rules and maps change in one moment, but a packet may be among them just then.
 #[test]
-fn who_has_a_turn_that_was_just_taken_away_is_led_elsewhere() {
+fn a_connection_whose_turn_was_just_removed_goes_elsewhere() {
     for affinity in [None, Some(60)] {
         let (lab, mut balancer) = lab(Engine::Nftables, 2);
         settle(

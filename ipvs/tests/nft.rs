@@ -400,7 +400,8 @@ fn whatever_others_change_is_seen_and_mended() {
         "delete element inet everything plain { 10.0.0.1 }",
         "delete element inet everything verdicts { 10.0.0.4 }",
         "add element inet everything verdicts { 10.0.0.9 : drop }",
-        "delete element inet everything verdicts { 10.0.0.4 ; }; add element inet everything verdicts { 10.0.0.4 : accept }",
+        "delete element inet everything verdicts { 10.0.0.4 ; }; add element inet everything \
+         verdicts { 10.0.0.4 : accept }",
         "delete element inet everything ranges { 10.0.1.0/24 }",
         "add element inet everything ranges6 { fd00:b::/64 }",
         "flush map inet everything pairs",
@@ -452,7 +453,8 @@ fn a_deleted_rule_is_put_back() {
 fn tables_of_others_are_left_alone() {
     in_fresh_namespace(|| {
         nft(
-            "add table inet theirs; add chain inet theirs end; add rule inet theirs end counter; add set inet theirs plain { type ipv4_addr; }",
+            "add table inet theirs; add chain inet theirs end; add rule inet theirs end counter; \
+             add set inet theirs plain { type ipv4_addr; }",
         );
         nft("add table ip everything; add chain ip everything end");
         let listing = || {
@@ -546,7 +548,7 @@ fn changes_of_others_are_heard() {
 }
 
 #[test]
-fn the_short_way_is_read_back_as_written_and_goes_with_its_devices() {
+fn the_short_way_is_read_back_and_goes_with_its_devices() {
     in_fresh_namespace(|| {
         for link in ["e1", "e2", "vx-000001"] {
             run(&format!(
@@ -677,12 +679,15 @@ fn the_guards_are_read_back_as_written() {
 }
 
 #[test]
-fn a_way_through_the_forward_chains_of_others_is_made_kept_and_taken_away() {
+fn a_passage_through_foreign_forward_chains_comes_and_goes() {
     in_fresh_namespace(|| {
         let mut socket = Socket::open().unwrap();
-        nft("table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; counter drop; }; }
-             table ip filter { chain other { counter accept; }; chain INPUT { type filter hook input priority 0; }; }
-             table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; reject; }; }
+        nft("table ip filter { chain FORWARD {
+               type filter hook forward priority 0; policy drop; counter drop; }; }
+             table ip filter { chain other { counter accept; };
+               chain INPUT { type filter hook input priority 0; }; }
+             table inet firewalld { chain filter_FORWARD {
+               type filter hook forward priority 10; reject; }; }
              table ip6 nat { chain POSTROUTING { type nat hook postrouting priority 100; }; }
              table inet netd { chain isolate { type filter hook forward priority 0; }; }");
         let mut settle = |rules: &[Rule], overtake| {
@@ -733,7 +738,7 @@ fn a_way_through_the_forward_chains_of_others_is_made_kept_and_taken_away() {
 }
 
 #[test]
-fn rules_of_published_ports_are_read_back_as_written_and_leave_nothing() {
+fn rules_of_published_ports_are_read_back_and_leave_nothing() {
     let port = |name: &str, at: Option<&str>, target, count, weight| Port {
         name: name.to_owned(),
         service: "web".to_owned(),

@@ -47,7 +47,7 @@ fn mark() -> u32 {
 }
 
 #[test]
-fn what_ipvsadm_shows_is_what_was_asked_for() {
+fn ipvsadm_shows_the_desired_services() {
     required();
     in_fresh_namespace(|| {
         let mut balancer = IpVs::open().unwrap();
@@ -73,7 +73,7 @@ fn what_ipvsadm_shows_is_what_was_asked_for() {
 }
 
 #[test]
-fn what_others_break_is_seen_and_repaired() {
+fn changes_by_others_are_seen_and_repaired() {
     required();
     let desired = chosen(balance(Scheduler::Wrr, Some(9)), &[(1, 1), (2, 2)]);
     let mark = mark();

@@ -1,4 +1,4 @@
-//! How a service's virtual IPs choose among its tasks.
+//! Load balancing of virtual IPs: schedulers and affinity.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -19,14 +19,14 @@ pub enum Scheduler {
     Lc,
     /// The one with the fewest connections for its weight.
     Wlc,
-    /// By the client's address: always the same, while no server comes or goes.
+    /// By the client's address: always the same server while none comes or goes.
     Sh,
     /// By the client's address, and most clients keep theirs when servers come or go (Maglev).
     Mh,
 }
 
 impl Scheduler {
-    /// Whether it chooses by how many connections there are, which nftables cannot know.
+    /// Whether it counts connections, which nftables cannot do.
     pub fn counts_connections(self) -> bool {
         matches!(self, Self::Lc | Self::Wlc)
     }
@@ -85,7 +85,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// Which one it is on a kernel with these capabilities.
+    /// The balancer used on a kernel with these capabilities.
     pub fn on(self, capabilities: &BTreeSet<Capability>) -> Self {
         let has_ipvs = capabilities.contains(&Capability::Ipvs);
         if self != Self::Nftables && has_ipvs {
@@ -111,7 +111,7 @@ impl fmt::Display for Engine {
 pub struct Balance {
     /// How real servers take turns.
     pub scheduler: Scheduler,
-    /// Seconds for which a client stays with the real server that it had last; at least 1. `None`:
-    /// each connection is balanced by itself.
+    /// Seconds for which a client keeps its last real server; at least 1. `None`: each connection
+    /// is balanced independently.
     pub affinity: Option<u32>,
 }

@@ -1,5 +1,5 @@
-//! Containers that others run: what their runtimes ask for, and what the ledger made of it. One
-//! record is one interface.
+//! Containers that Docker Engine or a CNI runtime runs: requests and records. One record is one
+//! interface.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
@@ -26,7 +26,7 @@ impl fmt::Display for ContainerRuntime {
     }
 }
 
-/// Which interface of which container: the same key again means the same endpoint with the same
+/// Key of an interface of a container. The same key again is the same endpoint with the same
 /// addresses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ContainerKey {
@@ -34,7 +34,7 @@ pub struct ContainerKey {
     pub node: NodeId,
     /// Who asks.
     pub runtime: ContainerRuntime,
-    /// What the runtime tells its interfaces apart by; 1-255 bytes.
+    /// The runtime's id of the interface, 1-255 bytes.
     pub id: String,
 }
 
@@ -49,70 +49,70 @@ impl fmt::Display for ContainerKey {
 pub struct Sandbox {
     /// Its file on the host: absolute.
     pub path: String,
-    /// Tells it from others that have had this path: `<boot id>/<inode of nsfs>`. `None`: it may
-    /// not be there yet.
+    /// Distinguishes it from other namespaces at the same path: `<boot id>/<inode of nsfs>`.
+    /// `None`: it may not exist yet.
     pub identity: Option<String>,
-    /// The interface's name inside. `None`: the runtime takes a device from the host into it and
-    /// does the rest.
+    /// Name of the interface inside. `None`: the runtime moves a device from the host into the
+    /// namespace and configures it.
     pub interface: Option<String>,
 }
 
-/// Addresses that a runtime asks for; what it does not name is chosen from the pool.
+/// A wish for an address of one family. What it leaves open is chosen from the pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressWish {
-    /// Whether it is to have an address of this family where the network has it.
+    /// Whether an address of this family is wanted, if the network has the family.
     pub wanted: bool,
-    /// This one and no other.
+    /// Exactly this address.
     pub exact: Option<IpAddr>,
-    /// One of these, where none is named.
+    /// Any address of this prefix.
     pub within: Option<Subnet>,
 }
 
-/// What is known of a container beside its addresses. Changes at any time.
+/// Properties of a container beside its addresses. They may change at any time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerTraits {
-    /// The runtime's identity of the container; empty while not known.
+    /// The runtime's id of the container; empty if unknown.
     pub container: String,
-    /// What people call it; a DNS name of it where it is one. Empty while not known.
+    /// Name of the container, also its DNS name if valid; empty if unknown.
     pub name: String,
-    /// Further names on this network; shared with whoever has them too.
+    /// Aliases on this network; they may be shared.
     pub aliases: BTreeSet<String>,
-    /// The service whose virtual IP and names lead to it, too.
+    /// Service that it serves: the service's virtual IP and names lead to it, too.
     pub service: Option<String>,
-    /// Not ready: no name but its own and no virtual IP leads to it.
+    /// Not ready: only its own name leads to it, no virtual IP.
     pub unready: bool,
     /// Its ports that have a name.
     pub ports: Vec<NamedPort>,
-    /// Ports of its host that lead to it; mode `host`.
+    /// Published ports of its host, mode `host`.
     pub publish: Vec<PublishSpec>,
-    /// How much may pass.
+    /// Bandwidth limits.
     pub bandwidth: Bandwidth,
-    /// What the runtime calls the network that it attached it to: what a runtime's garbage
-    /// collection is about. Empty where it has no such name.
+    /// The runtime's name of the network configuration, used for its garbage collection. Empty if
+    /// it has none.
     pub configuration: String,
-    /// Where the addresses are used if they are only held, without a sandbox: they are given up
-    /// when it ends.
+    /// For address-only containers: the namespace that uses the addresses. They are released when
+    /// it ends.
     pub held_for: Option<Sandbox>,
-    /// A network of somebody else's leads it out: what this one keeps inside, names included, does
-    /// not keep it.
+    /// A network outside the cluster is its way out: an internal network here does not stop it from
+    /// reaching the outside, names included.
     #[serde(default)]
     pub leaves_elsewhere: bool,
 }
 
-/// The label of a container that names the service it belongs to: `web`.
+/// Label with the service that a container serves: `web`.
 const SERVICE_LABEL: &str = "netd.service";
-/// The label that names ports: `http=80,dns=53/udp`. A number alone has the service's name, if
-/// there is one.
+/// Label with named ports: `http=80,dns=53/udp`. A number alone has the service's name, if there is
+/// one.
 const PORT_LABEL: &str = "netd.port";
-/// The label with further names: `db,primary`.
+/// Label with aliases: `db,primary`.
 const ALIAS_LABEL: &str = "netd.alias";
 
-/// The labels that mean something here, in the order in which they are to be taken.
+/// Labels of ours, in the order in which they must be applied.
 pub const CONTAINER_LABELS: [&str; 3] = [SERVICE_LABEL, PORT_LABEL, ALIAS_LABEL];
 
 impl ContainerTraits {
-    /// The first characters of the runtime's identity of the container: Docker's host name of it.
-    /// Empty while not known.
+    /// The short id: the first characters of the runtime's id, Docker's host name of the container.
+    /// Empty if unknown.
     pub fn short_id(&self) -> &str {
         let end = self
             .container
@@ -122,8 +122,8 @@ impl ContainerTraits {
         self.container.get(..end).unwrap_or_default()
     }
 
-    /// Takes in a label of the container's. Those of others change nothing. Errors: one of ours
-    /// makes no sense.
+    /// Applies a label. Foreign labels change nothing. Errors: the value of a label of ours is
+    /// invalid.
     pub fn take_label(&mut self, key: &str, value: &str) -> Result<(), String> {
         let items = || {
             value
@@ -161,7 +161,7 @@ fn port(text: &str, service: Option<&str>) -> Result<Option<NamedPort>, String> 
     let (number, protocol) = rest.split_once('/').unwrap_or((rest, "tcp"));
     let port = number.parse().ok().filter(|&port: &u16| port > 0);
     let port =
-        port.ok_or_else(|| format!("{text:?} is no port: write 80, http=80 or dns=53/udp"))?;
+        port.ok_or_else(|| format!("{text:?} is not a port: write 80, http=80 or dns=53/udp"))?;
     let protocol = protocol.parse()?;
     Ok(name.or(service).map(|name| NamedPort {
         name: name.to_owned(),
@@ -170,8 +170,7 @@ fn port(text: &str, service: Option<&str>) -> Result<Option<NamedPort>, String> 
     }))
 }
 
-/// How much may pass an interface: bits per second and the bits that may pass at once; 0 is no
-/// limit.
+/// Bandwidth limits of an interface: bits per second and burst in bits; 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bandwidth {
     /// To the container.
@@ -184,24 +183,23 @@ pub struct Bandwidth {
     pub egress_burst: u64,
 }
 
-/// What a runtime asks for: one interface of one container on one network. Asking again with the
-/// same key changes what may change and gives the same addresses.
+/// A request to attach one interface of one container to one network. With the same key it updates
+/// the traits and keeps the addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// Which interface.
     pub key: ContainerKey,
     /// Name or id; that of an existing endpoint does not change.
     pub network: String,
-    /// IPv4. Without any wish an endpoint that is there keeps what it has.
+    /// IPv4. Without any wish an existing endpoint keeps its addresses.
     pub ipv4: AddressWish,
     /// IPv6.
     pub ipv6: AddressWish,
-    /// Its Ethernet address; made from its identity where none is given.
+    /// Its Ethernet address; generated if none is given.
     pub mac: Option<Mac>,
-    /// Where it is. `None`: nowhere, its addresses are only held (an address manager's work), or it
-    /// stays where it was.
+    /// Its namespace. `None`: none, the container is address-only; or it stays where it was.
     pub sandbox: Option<Sandbox>,
-    /// Holds where it was no more: it has left its sandbox.
+    /// It has left its sandbox.
     pub left: bool,
     /// `None`: as they were.
     pub traits: Option<ContainerTraits>,
@@ -228,12 +226,11 @@ pub struct Container {
     pub created: Millis,
 }
 
-/// So many characters of a runtime's identity tell its containers apart to people, and are a name
-/// of the container.
+/// Length of the short id in characters.
 const SHORT_ID: usize = 12;
 
 impl Container {
-    /// What people call it; its runtime's identity of it while it has no name.
+    /// Its name, or its runtime's id if it has none.
     pub fn name(&self) -> String {
         let names = [
             self.traits.name.as_str(),
@@ -254,7 +251,7 @@ mod tests {
     use crate::Protocol;
 
     #[test]
-    fn labels_of_ours_say_service_ports_and_aliases_and_those_of_others_nothing() {
+    fn our_labels_say_service_ports_and_aliases_and_others_nothing() {
         let mut traits = ContainerTraits::default();
         for (key, value) in
             CONTAINER_LABELS

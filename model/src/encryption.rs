@@ -1,5 +1,4 @@
-//! What hosts that share an encrypted network need of each other: keys, and the numbers of security
-//! associations.
+//! IPsec of encrypted networks: keys, and numbers of security associations.
 
 use std::fmt;
 
@@ -9,10 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone)]
 pub struct Key<const N: usize>([u8; N]);
 
-/// What keys are derived from: 256 random bits.
+/// The secret of an epoch, from which keys are derived: 256 random bits.
 pub type EpochKey = Key<32>;
-/// What one association encrypts with: an AES-256 key and the 4 bytes of salt that follow it (RFC
-/// 4106 section 8.1).
+/// Key of one association: an AES-256 key followed by 4 bytes of salt (RFC 4106 section 8.1).
 pub type EspKey = Key<36>;
 
 impl<const N: usize> Key<N> {
@@ -28,7 +26,7 @@ impl<const N: usize> Key<N> {
 }
 
 impl<const N: usize> PartialEq for Key<N> {
-    /// In a time that does not tell where the two differ.
+    /// In constant time.
     fn eq(&self, other: &Self) -> bool {
         let differing = self
             .0
@@ -74,14 +72,13 @@ impl<'de, const N: usize> Deserialize<'de> for Key<N> {
     }
 }
 
-/// Names a security association to its receiver (RFC 4303 section 2.1); 0 to 255 are reserved. The
-/// ledger gives each out once: no two senders of a cluster share one. A sender's associations with
-/// its peers may.
+/// Number of a security association (RFC 4303 section 2.1); 0 to 255 are reserved. Each is
+/// allocated once: no two senders of a cluster share one. A sender may use one with several peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Spi(pub u32);
 
 impl Spi {
-    /// The first that the ledger gives out.
+    /// The first number that is allocated.
     pub const FIRST: Self = Self(0x1000);
 }
 
@@ -91,7 +88,7 @@ impl fmt::Display for Spi {
     }
 }
 
-/// Counts the cluster's changes of key, from 1.
+/// Number of the cluster's key change, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 
@@ -101,10 +98,9 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// One direction between two hosts, under one key. Neither may begin with it a second time: the
-/// sender's sequence numbers would repeat, and GCM's nonces with them (RFC 4106 section 3.1); the
-/// receiver would take what it had before (RFC 4303 section 3.4.3). Where a kernel has lost it,
-/// both get another in its place.
+/// One direction between two hosts, under one key. No host may begin it a second time: the sender
+/// would repeat sequence numbers, hence GCM nonces (RFC 4106 section 3.1); the receiver would
+/// accept replays (RFC 4303 section 3.4.3). If a kernel has lost it, both get another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Association {
     /// Its number.
@@ -115,10 +111,10 @@ pub struct Association {
     pub key: EspKey,
 }
 
-/// What a host needs to speak with one peer in secret.
+/// Associations of a host with one peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerKeys {
-    /// What it sends with: the first that its kernel has not lost (see [`Association`]).
+    /// Associations to send with: the first that its kernel has not lost (see [`Association`]).
     pub send: Vec<Association>,
     /// What it accepts: all of them.
     pub accept: Vec<Association>,
@@ -141,11 +137,12 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// What a kernel without it is built without.
+    /// Kernel configuration options that provide it.
     pub fn options(self) -> &'static str {
         match self {
             Self::Esp => {
-                "CONFIG_XFRM_USER, CONFIG_INET_ESP, CONFIG_INET6_ESP, CONFIG_CRYPTO_GCM, CONFIG_CRYPTO_SEQIV"
+                "CONFIG_XFRM_USER, CONFIG_INET_ESP, CONFIG_INET6_ESP, CONFIG_CRYPTO_GCM, \
+                 CONFIG_CRYPTO_SEQIV"
             }
             Self::Ipvs => "CONFIG_IP_VS",
             Self::Vlan => "CONFIG_VLAN_8021Q",

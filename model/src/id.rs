@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_id_is_refused() {
+    fn malformed_ids_are_refused() {
         for text in ["", "0", "zzzzzzzzzzzzz", "000000000000A", "00000000000000"] {
             assert!(text.parse::<NodeId>().is_err(), "{text}");
         }

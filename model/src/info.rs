@@ -1,5 +1,4 @@
-//! Questions people ask of the cluster and the answers' shape: the JSON that `-o json` prints. Keys
-//! are kept stable.
+//! Queries and their answers, as `-o json` prints them. JSON keys are stable.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +31,7 @@ pub enum Query {
     Service(String),
     /// The tasks of one service, or all; ended ones included.
     Tasks(Option<String>),
-    /// The containers of others that are attached on a node, by name or id of the node.
+    /// Containers attached on a node, by name or id of the node.
     Containers(String),
     /// One task, by name (`web.1`: the newest run of that slot) or id.
     Task(String),
@@ -40,7 +39,7 @@ pub enum Query {
     Token(Role),
     /// What one node must look like.
     View(String),
-    /// Whether the ledger holds the addresses that are in use, and no others.
+    /// Check of the ledger: exactly the addresses in use are leased.
     Ledger,
 }
 
@@ -62,7 +61,7 @@ pub enum Answer {
     Token(TokenInfo),
     /// To `View`.
     View(ViewInfo),
-    /// To `Ledger`: what is wrong, one sentence each.
+    /// To `Ledger`: inconsistencies, one sentence each.
     Ledger(Vec<String>),
 }
 
@@ -79,9 +78,9 @@ pub struct NodeInfo {
     pub status: NodeStatus,
     /// Whether the scheduler uses it.
     pub availability: Availability,
-    /// What translates virtual IPs on it, as asked for.
+    /// Its balancer as requested.
     pub balancer: Engine,
-    /// What does so, by what its kernel has.
+    /// Its balancer in use, which depends on its kernel.
     pub balancer_used: Engine,
     /// Whether it leads.
     pub leader: bool,
@@ -89,13 +88,13 @@ pub struct NodeInfo {
     pub address: SocketAddr,
     /// Where its tunnels end.
     pub vtep: IpAddr,
-    /// The generation of its view that its kernel has.
+    /// The generation that its kernel has applied.
     pub applied: u64,
     /// What its kernel refused.
     pub failures: Vec<String>,
-    /// What its kernel can do of what networks may ask for.
+    /// Kernel features that networks may need.
     pub capabilities: BTreeSet<Capability>,
-    /// The prefixes that links of its own are on.
+    /// Prefixes of its own links.
     pub on_link: BTreeSet<Subnet>,
     /// When it was admitted.
     pub joined: Millis,
@@ -104,10 +103,9 @@ pub struct NodeInfo {
 /// An endpoint of a network, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointInfo {
-    /// What it belongs to: `task`, `docker` (a container of Docker's), `cni` (one of a runtime that
-    /// calls CNI plugins).
+    /// Kind of its owner: `task`, `docker` or `cni`.
     pub kind: String,
-    /// The task's or container's name; its runtime's identity of it while it has no name.
+    /// Name of the task or container; the runtime's id if it has no name.
     pub name: String,
     /// The host it is on.
     pub node: String,
@@ -138,7 +136,7 @@ pub struct NetworkInfo {
     pub labels: BTreeMap<String, String>,
     /// Driver options.
     pub options: BTreeMap<String, String>,
-    /// Those of its prefixes that have no free address.
+    /// Its subnets without a free address.
     pub exhausted: Vec<Subnet>,
     /// Its endpoints; empty in lists.
     pub endpoints: Vec<EndpointInfo>,
@@ -146,7 +144,7 @@ pub struct NetworkInfo {
     pub created: Millis,
 }
 
-/// A replacement of a service's tasks that is under way, for people.
+/// Progress of an update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateInfo {
     /// It goes no further by itself.
@@ -168,14 +166,14 @@ pub struct ServiceInfo {
     pub replicas: u32,
     /// How many do.
     pub running: u32,
-    /// How many of those every node's balancer and resolver has heard of, in the way that they are
-    /// led to now.
+    /// How many of those every node's balancer and resolver has applied, with the present names and
+    /// ports.
     pub settled: u32,
     /// Its virtual IPs.
     pub virtual_ips: Vec<IpAddr>,
     /// The names of its networks.
     pub networks: Vec<String>,
-    /// Its further names, by network.
+    /// Its aliases, by network.
     pub aliases: BTreeMap<String, Vec<String>>,
     /// The stack that it is part of.
     pub stack: Option<String>,
@@ -183,13 +181,13 @@ pub struct ServiceInfo {
     pub ports: Vec<NamedPort>,
     /// What its name resolves to.
     pub endpoint_mode: EndpointMode,
-    /// Names lead to its tasks before they are well, too.
+    /// Names lead to its tasks before they are healthy, too.
     pub publish_not_ready: bool,
     /// Its ports that hosts answer at.
     pub publish: Vec<PublishSpec>,
     /// How its virtual IPs choose.
     pub balance: Balance,
-    /// Where they choose in another way, why, and what helps.
+    /// Notes: where balancing differs from the request, why, and what to do.
     pub notes: Vec<String>,
     /// What one task runs.
     pub task: TaskSpec,
@@ -197,9 +195,9 @@ pub struct ServiceInfo {
     pub labels: BTreeMap<String, String>,
     /// All that was asked for.
     pub spec: ServiceSpec,
-    /// The log index of its last change: an update says which version it was made from.
+    /// Log index of its last change. An update carries the version that it was made from.
     pub version: u64,
-    /// The replacement of its tasks, while there is one.
+    /// Progress of its update, while there is one.
     pub update: Option<UpdateInfo>,
     /// It is being removed.
     pub removing: bool,
@@ -222,11 +220,11 @@ pub struct TaskInfo {
     pub node: String,
     /// Its node's identity.
     pub node_id: Option<NodeId>,
-    /// Where it stands.
+    /// Its state.
     pub state: TaskState,
     /// Where it should stand.
     pub desired_state: TaskState,
-    /// It is to stop: no new connections are led to it.
+    /// It will stop: no new connections are led to it.
     pub withdrawn: bool,
     /// Its addresses on all its networks.
     pub addresses: Vec<IpAddr>,
@@ -257,7 +255,7 @@ impl std::fmt::Debug for TokenInfo {
     }
 }
 
-/// What a node must look like, or what it was told: comparable, and without the secrets of a view.
+/// Digests of a view's records: comparable, without secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewInfo {
     /// The log index that it was projected at.

@@ -1,5 +1,4 @@
-//! What networks on a LAN are made of: the host's link that they are on, and the modes of their
-//! devices.
+//! Options of LAN networks: parent link and device modes.
 
 use std::{fmt, str::FromStr};
 
@@ -54,7 +53,7 @@ impl FromStr for Parent {
         };
         if LinkName::parse(&link).is_none() {
             return Err(format!(
-                "{text:?} is no link of a host, such as eth0 or eth0.50"
+                "{text:?} is not a link of a host, such as eth0 or eth0.50"
             ));
         }
         match vlan {
@@ -80,7 +79,7 @@ impl<'de> Deserialize<'de> for Parent {
     }
 }
 
-/// Whom a macvlan device reaches of those on the same parent.
+/// Which devices on the same parent a macvlan device reaches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MacvlanMode {
@@ -105,7 +104,7 @@ impl FromStr for MacvlanMode {
             "vepa" => Ok(Self::Vepa),
             "passthru" => Ok(Self::Passthru),
             _ => Err(format!(
-                "{text:?} is no macvlan_mode: bridge, private, vepa or passthru"
+                "{text:?} is not a macvlan_mode: bridge, private, vepa or passthru"
             )),
         }
     }
@@ -129,7 +128,7 @@ impl FromStr for IpvlanMode {
         match text {
             "l2" => Ok(Self::L2),
             "l3" => Ok(Self::L3),
-            _ => Err(format!("{text:?} is no ipvlan_mode: l2 or l3")),
+            _ => Err(format!("{text:?} is not an ipvlan_mode: l2 or l3")),
         }
     }
 }

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_mac_is_refused() {
+    fn malformed_macs_are_refused() {
         for text in [
             "",
             "02:42",

@@ -1,5 +1,5 @@
-//! Names of the kernel objects that are ours: made and recognised here only. A name is the one mark
-//! of ownership.
+//! Names of kernel objects: links, namespaces, tables. Made and recognised here only: a name is the
+//! one mark of ownership.
 
 use std::{fmt, net::Ipv4Addr};
 

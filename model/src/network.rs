@@ -77,7 +77,7 @@ pub struct NetworkSpec {
     pub encrypted: bool,
     /// Containers that belong to no service may attach.
     pub attachable: bool,
-    /// The user's own notes.
+    /// The user's labels.
     pub labels: BTreeMap<String, String>,
     /// Driver options, such as `mtu` or `parent`.
     pub options: BTreeMap<String, String>,
@@ -98,7 +98,7 @@ pub struct SubnetLease {
 pub struct Network {
     /// Its identity.
     pub id: NetworkId,
-    /// What was asked for.
+    /// The user's spec.
     pub spec: NetworkSpec,
     /// Its VXLAN network identifier.
     pub vni: Vni,

@@ -100,7 +100,7 @@ pub struct Node {
     pub role: Role,
     /// Whether the scheduler uses it.
     pub availability: Availability,
-    /// What translates virtual IPs on it, as asked for.
+    /// Its balancer as requested.
     pub balancer: Engine,
     /// Whether the leader hears from it.
     pub status: NodeStatus,

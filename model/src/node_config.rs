@@ -1,5 +1,5 @@
-//! All that one host must look like, with no choices left in it; and how it travels: a snapshot,
-//! then deltas.
+//! `NodeConfig`: all that one host must look like, with no choices left; and its snapshots and
+//! deltas.
 
 use std::{
     collections::BTreeMap,
@@ -40,12 +40,11 @@ pub struct NodeConfig {
     /// The ports of the host that lead to services and containers, by whose they are and their
     /// place in its list.
     pub published: BTreeMap<(Publisher, String), PublishedConfig>,
-    /// The names that those networks' resolvers answer, in lower case, without the network's own
-    /// name.
+    /// DNS names on those networks, in lower case, without the network's own name.
     pub names: BTreeMap<(NetworkId, String), NameConfig>,
     /// The tasks that it runs or is to stop.
     pub tasks: BTreeMap<TaskId, TaskConfig>,
-    /// The containers of others that are attached on it.
+    /// The containers attached on it.
     pub containers: BTreeMap<SandboxId, ContainerConfig>,
 }
 
@@ -78,19 +77,18 @@ pub struct NetworkConfig {
     pub subnets: Vec<SubnetLease>,
     /// No way out, no forwarding of names.
     pub internal: bool,
-    /// MTU of its endpoints in bytes where the user set one; the uplink's minus the overhead
-    /// otherwise.
+    /// MTU of its endpoints in bytes if the user set one; default: the uplink's minus the overhead.
     pub mtu: Option<u32>,
 }
 
-/// How endpoints of a network reach each other, with all that it takes.
+/// Driver of a network, with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum DriverConfig {
     /// Routed VXLAN (RFC 7348) between hosts.
     Overlay {
-        /// UDP port of its tunnels. Encrypted networks have one of their own: what crosses it is
-        /// encrypted or dropped.
+        /// UDP port of its tunnels. Encrypted networks have a port of their own, at which packets
+        /// are encrypted or dropped.
         port: u16,
         /// ESP between hosts (RFC 4303).
         encrypted: bool,
@@ -99,7 +97,7 @@ pub enum DriverConfig {
     Macvlan {
         /// The host's link to the LAN.
         parent: Parent,
-        /// Whom an endpoint reaches of those on the same host.
+        /// Which endpoints on the same host an endpoint reaches.
         mode: MacvlanMode,
     },
     /// Ports of a LAN that share the Ethernet address of the host's link to it.
@@ -150,8 +148,7 @@ pub struct VirtualServiceConfig {
     pub real_servers: BTreeMap<IpAddr, u16>,
 }
 
-/// Whose ports of the host they are. Written as the service's id, or as the endpoint's behind
-/// `container-`.
+/// Owner of published ports. Written as the service's id, or as `container-` and the endpoint's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Publisher {
     /// A service's.
@@ -183,16 +180,16 @@ impl FromStr for Publisher {
 /// Ports of the host that lead to a service's tasks, or to a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedConfig {
-    /// Whose they are, for people: `service web`, `container db`.
+    /// Owner, for people: `service web`, `container db`.
     pub owner: String,
-    /// The network that its tasks are reached on; the host has part in it for this alone where it
-    /// runs none.
+    /// Network on which its tasks are reached. A host without tasks has part in it for this purpose
+    /// alone.
     pub network: NetworkId,
-    /// What was asked for.
+    /// The user's spec.
     pub spec: PublishSpec,
-    /// How one of those that it leads to is chosen.
+    /// How a real server is chosen.
     pub balance: Balance,
-    /// Where it leads on this host, and the weights (0: no new connections), both families.
+    /// Real servers on this host's ports, with weights (0: no new connections), both families.
     pub real_servers: BTreeMap<IpAddr, u16>,
 }
 
@@ -205,7 +202,7 @@ pub struct NameConfig {
     pub canonical: bool,
     /// The ports that SRV records of it tell.
     pub ports: Vec<NamedPort>,
-    /// The names that these records lead to; itself where empty.
+    /// Targets of the SRV records; the name itself if empty.
     pub targets: Vec<String>,
 }
 
@@ -234,12 +231,11 @@ pub struct TaskConfig {
     pub slot: u32,
     /// What it runs.
     pub spec: TaskSpec,
-    /// Where it should stand: `Running`, or something terminal.
+    /// Target state: `Running`, or a terminal one.
     pub desired: TaskState,
     /// Where the managers think it stands.
     pub state: TaskState,
-    /// No balancer leads new connections to it any more: the managers want to know how many are
-    /// left.
+    /// No balancer leads new connections to it: the agent reports how many are left.
     pub draining: bool,
     /// Its endpoints in the order of its interfaces (`eth0`, `eth1`, …). The first on a network
     /// that is not internal is the way out, for each family by itself.
@@ -258,7 +254,7 @@ impl TaskConfig {
     }
 }
 
-/// A container of others on this host: what is attached of it, in one network namespace.
+/// A container on this host, run by Docker or CNI: its endpoints in one network namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerConfig {
     /// Who runs it.
@@ -267,11 +263,11 @@ pub struct ContainerConfig {
     pub name: String,
     /// The file of its network namespace.
     pub path: String,
-    /// Which of those that have had this path; `None`: it may not be there yet.
+    /// Identity of the namespace at this path; `None`: it may not exist yet.
     pub identity: Option<String>,
     /// Its endpoints in the order of their names, or of their making.
     pub endpoints: Vec<ContainerEndpoint>,
-    /// A network of somebody else's leads it out, whatever these do.
+    /// A network outside the cluster is its way out.
     #[serde(default)]
     pub leaves_elsewhere: bool,
 }
@@ -281,14 +277,14 @@ pub struct ContainerConfig {
 pub struct ContainerEndpoint {
     /// Which.
     pub id: EndpointId,
-    /// The interface's name inside. `None`: the runtime takes a device from the host into it and
-    /// does the rest.
+    /// Name of the interface inside. `None`: the runtime moves a device from the host into the
+    /// namespace and configures it.
     pub interface: Option<String>,
-    /// How much may pass.
+    /// Bandwidth limits.
     pub bandwidth: Bandwidth,
 }
 
-/// What changes one configuration of a host into a later one.
+/// A change from one configuration of a host to a later one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewDelta {
     /// The generation it applies to; `None` applies to anything: a snapshot.
@@ -364,7 +360,7 @@ impl NodeConfig {
         )
     }
 
-    /// The endpoints whose devices the engines of containers take from the host.
+    /// Endpoints whose devices Docker Engine moves from the host into a container.
     pub fn handed(&self) -> impl Iterator<Item = EndpointId> {
         let joints = self
             .containers
@@ -375,7 +371,7 @@ impl NodeConfig {
             .map(|joint| joint.id)
     }
 
-    /// What the namespace of a sandbox on this host is called.
+    /// Kernel name of a sandbox's namespace on this host.
     pub fn namespace_of(&self, sandbox: SandboxId) -> Namespace {
         match self.containers.contains_key(&sandbox) {
             true => Namespace::Container(sandbox),
@@ -411,8 +407,7 @@ impl NodeConfig {
         delta
     }
 
-    /// This configuration changed by `delta`. Errors leave `self` as the truth: nothing is
-    /// half-applied.
+    /// Applies a delta to a copy of this configuration. All or nothing.
     pub fn apply(&self, delta: &ViewDelta) -> Result<Self, ViewError> {
         if delta.node != self.node {
             return Err(ViewError::Node {

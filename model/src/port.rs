@@ -1,4 +1,4 @@
-//! Ports of services: those with a name, and those that the hosts answer at.
+//! Ports of services: named ports, and published ports of the hosts.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -55,7 +55,7 @@ impl FromStr for Protocol {
     }
 }
 
-/// A port of a service's tasks that has a name: what SRV records tell (RFC 2782).
+/// A named port of a service's tasks, published in SRV records (RFC 2782).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedPort {
     /// The name, without underscore: `http`; letters, digits and `-`, 1-15, as RFC 6335 section 5.1
@@ -74,7 +74,7 @@ pub enum PublishMode {
     /// All of them.
     #[default]
     Ingress,
-    /// Those that run a task of the service; each reaches its own only.
+    /// Only hosts that run a task of the service; each leads to its own tasks.
     Host,
 }
 
@@ -96,7 +96,7 @@ pub enum PublishAt {
 pub struct PublishSpec {
     /// The first port of the hosts, from 1.
     pub published: u16,
-    /// The port of the tasks that it leads to; the next one leads to the next.
+    /// Port of the tasks. In a range the next published port leads to the next target.
     pub target: u16,
     /// How many; at least 1, and none beyond 65535.
     pub count: u16,
@@ -106,7 +106,7 @@ pub struct PublishSpec {
     pub mode: PublishMode,
     /// Which addresses they are at.
     pub at: PublishAt,
-    /// The prefixes of those who may call; everybody where empty.
+    /// Prefixes from which callers are allowed; empty: everywhere.
     pub allow: Vec<Subnet>,
 }
 
@@ -116,8 +116,7 @@ impl PublishSpec {
         self.published.saturating_add(self.count.saturating_sub(1))
     }
 
-    /// Whether a packet could be meant for both. Which addresses an interface has is not known
-    /// here.
+    /// Whether a packet could match both. The addresses of an interface are not known here.
     pub fn overlaps(&self, other: &Self) -> bool {
         let places = match (&self.at, &other.at) {
             (PublishAt::Address(one), PublishAt::Address(two)) => one == two,

@@ -1,4 +1,4 @@
-//! Why something was not done, in a form that people and programs can act on.
+//! Refusals: why a request was not executed, for people and programs.
 
 use serde::{Deserialize, Serialize};
 

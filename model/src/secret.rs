@@ -25,7 +25,7 @@ impl Secret {
 }
 
 impl PartialEq for Secret {
-    /// In a time that does not tell where the two differ.
+    /// In constant time.
     fn eq(&self, other: &Self) -> bool {
         std::hint::black_box(self.0 ^ other.0) == 0
     }
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_refused() {
+    fn malformed_secrets_are_refused() {
         for text in ["", "0", &"z".repeat(25), &"A".repeat(25), &"0".repeat(26)] {
             assert_eq!(text.parse::<Secret>(), Err(SecretError), "{text}");
         }

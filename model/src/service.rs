@@ -1,4 +1,4 @@
-//! Services: intent to run a command a number of times.
+//! Services: a spec of a command, and how many tasks run it.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -54,10 +54,10 @@ impl Default for RestartPolicy {
     }
 }
 
-/// How a task is asked whether it is well. It takes traffic from the first good answer on.
+/// A health check. A task takes traffic from its first success on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthCheck {
-    /// Program and arguments, run inside the task; exit code 0 is a good answer. Never empty.
+    /// Program and arguments, run inside the task; exit code 0 is healthy. Never empty.
     pub argv: Vec<String>,
     /// Milliseconds between the end of one check and the next.
     pub interval: u64,
@@ -69,10 +69,10 @@ pub struct HealthCheck {
     pub start_period: u64,
 }
 
-/// What a task's programs find in `/etc/resolv.conf` beside our resolver.
+/// Resolver settings of a task, for `/etc/resolv.conf` and forwarding.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsConfig {
-    /// Who is asked for names that are not ours, instead of the host's resolvers.
+    /// DNS servers for names outside the cluster, instead of the host's resolvers.
     pub servers: Vec<IpAddr>,
     /// Search domains instead of the host's.
     pub search: Vec<String>,
@@ -87,19 +87,19 @@ pub struct TaskSpec {
     pub runtime: Runtime,
     /// How it is started again.
     pub restart: RestartPolicy,
-    /// How it is asked whether it is well.
+    /// Its health check.
     pub health: Option<HealthCheck>,
     /// Its names.
     pub dns: DnsConfig,
-    /// Milliseconds that connections get to run out before a planned stop, from when no new ones
-    /// come.
+    /// Milliseconds that open connections get to finish before a planned stop, once no new ones
+    /// arrive.
     pub drain: u64,
     /// Milliseconds between SIGTERM and SIGKILL.
     pub stop_grace: u64,
 }
 
 impl TaskSpec {
-    /// All else as it is where nothing is asked for.
+    /// A spec with defaults for everything else.
     pub fn new(runtime: Runtime) -> Self {
         let (restart, dns) = (RestartPolicy::default(), DnsConfig::default());
         Self {
@@ -113,7 +113,7 @@ impl TaskSpec {
     }
 }
 
-/// Which comes first when a task is replaced by plan.
+/// Order of a planned replacement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UpdateOrder {
@@ -124,7 +124,7 @@ pub enum UpdateOrder {
     StartFirst,
 }
 
-/// What is done when new tasks of an update end by themselves.
+/// Action when new tasks of an update end by themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UpdateFailure {
@@ -144,7 +144,7 @@ pub struct UpdatePolicy {
     pub delay: u64,
     /// Which comes first.
     pub order: UpdateOrder,
-    /// What is done when new tasks end by themselves.
+    /// Action when new tasks end by themselves.
     pub on_failure: UpdateFailure,
 }
 
@@ -174,12 +174,12 @@ pub enum EndpointMode {
 pub struct NetworkAttachment {
     /// Name or id.
     pub network: String,
-    /// Further names of the service there. DNS labels.
+    /// Aliases of the service there. DNS labels.
     pub aliases: Vec<String>,
 }
 
 impl NetworkAttachment {
-    /// Under no further names.
+    /// An attachment without aliases.
     pub fn new(network: impl Into<String>) -> Self {
         Self {
             network: network.into(),
@@ -196,12 +196,12 @@ pub struct ServiceSpec {
     pub name: String,
     /// How many tasks run.
     pub replicas: u32,
-    /// Only containers of others serve it: it runs nothing.
+    /// It starts no tasks: only containers run by Docker or CNI serve it.
     pub external: bool,
     /// The networks that its tasks attach to; the first carries the way out.
     pub networks: Vec<NetworkAttachment>,
-    /// The stack that it is part of: it is also `name.stack`, and the stack's own tasks prefer it
-    /// under its short name. A DNS label.
+    /// Its stack, a DNS label. It is also called `name.stack`, and tasks of the stack resolve its
+    /// short name first.
     pub stack: Option<String>,
     /// What its name resolves to.
     pub endpoint_mode: EndpointMode,
@@ -209,20 +209,20 @@ pub struct ServiceSpec {
     pub balance: Balance,
     /// Its ports that have a name.
     pub ports: Vec<NamedPort>,
-    /// Its ports that the hosts answer at.
+    /// Its published ports.
     pub publish: Vec<PublishSpec>,
-    /// Names lead to its tasks before they are well, too.
+    /// Names lead to its tasks before they are healthy, too.
     pub publish_not_ready: bool,
     /// How its tasks are replaced when it is changed.
     pub update: UpdatePolicy,
     /// What one task runs.
     pub task: TaskSpec,
-    /// The user's own notes.
+    /// The user's labels.
     pub labels: BTreeMap<String, String>,
 }
 
 impl ServiceSpec {
-    /// One task, on no network; all else as it is where nothing is asked for.
+    /// A service of one task on no network, with defaults for everything else.
     pub fn new(name: impl Into<String>, task: TaskSpec) -> Self {
         Self {
             name: name.into(),
@@ -247,13 +247,13 @@ impl ServiceSpec {
 pub struct Service {
     /// Its identity.
     pub id: ServiceId,
-    /// What was asked for.
+    /// The user's spec.
     pub spec: ServiceSpec,
     /// Its networks, in the order asked for.
     pub networks: Vec<NetworkId>,
     /// Its virtual IPs: one per family of each network; empty lists for `dnsrr`.
     pub vips: BTreeMap<NetworkId, Vec<IpAddr>>,
-    /// It is being removed: its tasks are stopped, then it goes.
+    /// It is being removed: its tasks stop, then its record is deleted.
     pub removing: bool,
     /// When it was made.
     pub created: Millis,

@@ -1,4 +1,5 @@
-//! What the replicated log drives. Implemented by `orchestrator::State`, driven by `cluster`.
+//! The trait of the replicated state machine. Implemented by `orchestrator::State`, driven by
+//! `cluster`.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +28,7 @@ pub trait StateMachine: Default + Send + Sync + 'static {
     /// A later version wrote them, or they are no snapshot.
     fn restore(bytes: &[u8], known: Level) -> Result<Self, RestoreError>;
 
-    /// What admits nodes, once the cluster exists.
+    /// The certificate authority, once the cluster exists.
     fn authority(&self) -> Option<&Authority>;
 
     /// Every node of the cluster.
@@ -37,8 +38,8 @@ pub trait StateMachine: Default + Send + Sync + 'static {
     /// has part in.
     fn view(&self, node: NodeId) -> NodeConfig;
 
-    /// What the cluster should change next. Idempotent; runs in full after every change of leader.
-    /// Time comes in as `now`.
+    /// The commands that the leader proposes next. Idempotent; runs in full after every change of
+    /// leader. Time is the argument `now`.
     fn step(&self, now: Millis) -> Vec<Command>;
 
     /// Answers a question; `Query::Token` and `Query::Node("self")` are resolved before they come

@@ -71,9 +71,9 @@ impl fmt::Display for TaskState {
 /// What the agent last said of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStatus {
-    /// Where it stands.
+    /// Its state.
     pub state: TaskState,
-    /// Why, where there is something to say.
+    /// Why it is in this state; may be empty.
     pub message: String,
     /// Exit code once it has ended; 128 + the signal's number when a signal ended it.
     pub exit_code: Option<i32>,
@@ -105,13 +105,13 @@ pub struct Task {
     pub service_name: String,
     /// Its replica number, from 1.
     pub slot: u32,
-    /// Where it runs, once assigned; never changes then.
+    /// Its node, once assigned; never changes.
     pub node: Option<NodeId>,
     /// What it runs.
     pub spec: TaskSpec,
-    /// Where it should stand; set by managers only.
+    /// Target state, set by managers only.
     pub desired: TaskState,
-    /// Where it stands.
+    /// Its state.
     pub status: TaskStatus,
     /// Its networks, in the service's order.
     pub attachments: Vec<Attachment>,

@@ -13,8 +13,7 @@ pub struct Vni(u32);
 pub struct VniError(pub u32);
 
 impl Vni {
-    /// The first that is given out by itself; the ones below are left to hand-made devices and VLAN
-    /// gateways.
+    /// The first VNI that is allocated; lower ones are left to hand-made devices and VLAN gateways.
     pub const FIRST: Vni = Vni(4096);
     /// The highest.
     pub const LAST: Vni = Vni((1 << 24) - 1);

@@ -91,12 +91,14 @@ fn many_remotes(host: &mut Host) {
     host.report("one more endpoint", config.clone());
     let inside = names::network_namespace(NetworkId(1));
     let flush = format!(
-        "for f in -4 -6; do ip -n {inside} $f route flush table main; ip -n {inside} $f neigh flush all nud permanent; done; \
+        "for f in -4 -6; do ip -n {inside} $f route flush table main; \
+         ip -n {inside} $f neigh flush all nud permanent; done; \
          ip netns exec {inside} nft flush ruleset; nft flush ruleset; ip -n {inside} link del {}",
         names::vxlan_link(Vni::try_from(4096).unwrap())
     );
     let count = format!(
-        "for f in -4 -6; do ip -n {inside} $f route | grep -c via; done; ip netns exec {inside} nft list ruleset | wc -l"
+        "for f in -4 -6; do ip -n {inside} $f route | grep -c via; done; ip netns exec {inside} \
+         nft list ruleset | wc -l"
     );
     let picture = || run(&count);
     let before = picture();
@@ -157,8 +159,8 @@ impl Host {
         )
         .unwrap();
         run(
-            "ip link set lo up; ip link add eth0 type veth peer name far; ip link set far up; ip link set eth0 up; \
-             ip addr add 192.0.2.1/24 dev eth0",
+            "ip link set lo up; ip link add eth0 type veth peer name far; ip link set far up; \
+             ip link set eth0 up; ip addr add 192.0.2.1/24 dev eth0",
         );
         let (desired, seen) = watch::channel(Arc::new(config()));
         let (status, _) = dataplane::spawn(seen, Path::new("/run"), |_| None).unwrap();

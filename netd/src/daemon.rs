@@ -1,5 +1,4 @@
-//! What the daemon's parts share: this host's membership, what it should look like, and how far its
-//! kernel is.
+//! State shared by the daemon's parts: membership, desired state, progress of the kernel.
 
 use std::{
     fs, io,
@@ -29,7 +28,7 @@ const CONTROL_PORT: u16 = 2377;
 /// Where the daemon keeps and offers things.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What must survive a reboot.
+    /// State directory; must survive a reboot.
     pub directory: PathBuf,
     /// The local API.
     pub socket: PathBuf,

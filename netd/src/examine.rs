@@ -1,4 +1,4 @@
-//! What can be seen of this host by those who ask any node of the cluster.
+//! Answers questions about this host's kernel, peers and traffic, relayed from any node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,9 +17,9 @@ use crate::{
     dataplane::{self, Failure, state::Place, xfrm},
 };
 
-/// What happens to a difference that is no failure.
+/// Next step for a difference without a failure.
 const REPAIR: &str =
-    "netd is about to do so by itself; if it is listed again, see netd's log on that node";
+    "netd will repair it by itself; if it is listed again, read netd's log on that node";
 
 /// Looks at this host. Errors: it has no view yet.
 pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal> {
@@ -52,13 +52,14 @@ pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal
                 .and_then(|found| found);
             found.map(Examined::Traffic).map_err(|reason| {
                 let cause = format!("the balancers' counters cannot be read: {reason}");
-                Refusal::new(Kind::Unavailable, cause, "see netd's log there")
+                Refusal::new(Kind::Unavailable, cause, "read netd's log on that node")
             })
         }
     }
 }
 
-/// What this host's kernel has counted of a service; on a LAN each client's own sandbox balances.
+/// Traffic counters of a service on this host; not on a LAN, where each client's own sandbox
+/// balances.
 fn traffic(
     config: &NodeConfig,
     capabilities: &BTreeSet<Capability>,
@@ -152,7 +153,7 @@ async fn exchanged(config: &Arc<NodeConfig>) -> Result<BTreeMap<NodeId, Encrypti
         Refusal::new(
             Kind::Unavailable,
             format!("the kernel's IPsec cannot be read: {reason}"),
-            "see netd's log there",
+            "read netd's log on that node",
         )
     };
     // The kernel is the one of the namespace that the thread is in: the daemon's own.
@@ -195,7 +196,7 @@ fn are_alike(a: &dataplane::Difference, b: &dataplane::Difference) -> bool {
 /// What marks a line of [`dataplane::Difference`] that is about rules.
 const RULES: &str = ": nftables: ";
 
-/// Differences in the words of people; why they are still there, where the last pass met a failure.
+/// Explains differences to people, with the failure of the last pass if it met one.
 fn explain(
     config: &NodeConfig,
     alike: &[dataplane::Difference],
@@ -244,7 +245,7 @@ fn explain(
         String::new()
     };
     let missing = format!(
-        "the kernel is not as it should be; to do: {}{more}",
+        "the kernel differs from the view; to do: {}{more}",
         first.what
     );
     let failure = failures

@@ -1,4 +1,5 @@
-//! The local API: a socket for `swarmctl` and `netd-cni`. Translates; decides nothing.
+//! The local API on a Unix socket, for `swarmctl` and `netd-cni`. Translates requests; decides
+//! nothing.
 
 use std::{
     fs,
@@ -70,7 +71,7 @@ fn stranger() -> Refusal {
     Refusal::new(
         Kind::Precondition,
         "this host is not part of a cluster",
-        "`swarmctl init` makes one; `swarmctl join` takes part in one",
+        "create a cluster with `swarmctl init`, or join one with `swarmctl join`",
     )
 }
 
@@ -79,8 +80,8 @@ fn refuse_foreign(vtep: IpAddr) -> Result<(), Refusal> {
     match UdpSocket::bind((vtep, 0)) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(Refusal::new(
             Kind::Invalid,
-            format!("{vtep} is no address of this host: its tunnels cannot end there"),
-            "give one that it has with --advertise-addr; or also --data-path-addr, where others know it by another (NAT)",
+            format!("{vtep} is not an address of this host: its tunnels cannot end there"),
+            "give an address of this host with --advertise-addr; behind NAT, add --data-path-addr",
         )),
         _ => Ok(()),
     }
@@ -90,7 +91,7 @@ fn unwritable(error: &io::Error) -> Refusal {
     Refusal::new(
         Kind::Unavailable,
         format!("the daemon's directory cannot be written: {error}"),
-        "free space or mend the disk",
+        "free space or repair the disk",
     )
 }
 
@@ -179,7 +180,7 @@ impl Local {
             Some(member) => Err(Refusal::new(
                 Kind::Conflict,
                 format!("this host is already node {} of a cluster", member.node()),
-                "`swarmctl leave` takes it out",
+                "run `swarmctl leave` first",
             )),
         }
     }

@@ -6,14 +6,14 @@ use clap::{Parser, Subcommand};
 use model::Level;
 use netd::{agent, daemon, docker, run, whoami};
 
-/// Networks, names, virtual IPs and tasks of this host.
+/// Daemon for the networks, names, virtual IPs and tasks of this host
 #[derive(Parser)]
 #[command(name = "netd", version, about, args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// What must survive a reboot
+    /// State directory; must survive a reboot
     #[arg(long, default_value = "/var/lib/netd")]
     directory: PathBuf,
-    /// Where the local API listens
+    /// Unix socket of the local API
     #[arg(long, default_value = api::SOCKET)]
     socket: PathBuf,
     /// Highest cluster level that this host takes part in. While one host holds a lower level, the
@@ -27,27 +27,27 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// A tiny HTTP responder for trying things out: says which task answered, where, and who asked
+    /// Run a small HTTP server that prints the task, its host and the client's address
     Whoami {
-        /// TCP port, both families
+        /// TCP port, on IPv4 and IPv6
         #[arg(long, default_value_t = 80)]
         port: u16,
     },
-    /// The inside of the managed Docker plugin: passes the engine's calls on to the host's netd
+    /// Run as managed Docker plugin: forward the engine's calls to the host's netd
     #[command(hide = true)]
     DockerRelay {
-        /// Where the engine looks inside the plugin
+        /// Socket inside the plugin that the engine connects to
         #[arg(long, default_value = "/run/docker/plugins/netd.sock")]
         inside: PathBuf,
-        /// The host's socket
+        /// Socket of the host's netd
         #[arg(long, default_value = "/host/netd.sock")]
         host: PathBuf,
     },
 }
 
 fn main() -> ExitCode {
-    // The stages of a task enter namespaces, which only a process of one thread can do: they come
-    // first.
+    // The hidden subcommands of tasks enter namespaces, which only a single-threaded process can
+    // do: they come first.
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     if let Some(code) = agent::stage(&words) {
         return code;

@@ -1,6 +1,6 @@
-//! Keeps the resolvers of this host: one at the gateway addresses of every overlay, one in every
-//! sandbox on a LAN, which has no gateway of ours. The sockets are made inside the namespace and go
-//! on belonging to it; a namespace that was replaced gets new ones.
+//! Runs the DNS resolvers of this host: one at the gateway addresses of every overlay, and one in
+//! every sandbox on a LAN, which has no gateway of ours. Sockets are made inside the namespace and
+//! belong to it; a replaced namespace gets new ones.
 
 use std::{
     collections::BTreeMap,
@@ -22,10 +22,10 @@ use tokio::sync::watch;
 
 use crate::dataplane::{Status, namespace};
 
-/// How long a namespace that vanished without notice goes unseen at most.
+/// Interval at which namespaces that vanished without notice are looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const DNS_PORT: u16 = 53;
-/// Bytes that the kernel keeps for a resolver that is busy: some thousand questions.
+/// Receive buffer of a resolver in bytes: some thousand queries.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 struct Resolver {

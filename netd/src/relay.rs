@@ -1,4 +1,4 @@
-//! `exec` and `logs` for any task of the cluster: answered here if the task is here, else passed on
+//! `exec` and `logs` for any task of the cluster: answered here if the task is here, else relayed
 //! to its host.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
@@ -22,8 +22,7 @@ use crate::{
     examine,
 };
 
-/// Marks a request that has been passed on: it is answered where it arrives, whatever that host
-/// believes.
+/// Header of a relayed request: the receiving host answers it and never relays it again.
 const RELAYED: &str = "netd-relayed";
 
 /// Answers for every task of the cluster.
@@ -91,7 +90,7 @@ impl Relay {
     }
 
     fn member(&self) -> Result<Member, Refusal> {
-        let next = "`swarmctl init` makes one; `swarmctl join` takes part in one";
+        let next = "create a cluster with `swarmctl init`, or join one with `swarmctl join`";
         let stranger = || {
             Refusal::new(
                 Kind::Precondition,
@@ -125,7 +124,7 @@ impl Relay {
             Refusal::new(
                 Kind::Unavailable,
                 format!("node {node} does not answer: {error}"),
-                "`swarmctl node ls` shows how it stands",
+                "`swarmctl node ls` shows its status",
             )
         })?;
         Ok(AgentClient::new(channel))
@@ -238,7 +237,7 @@ fn relay<T>(message: T) -> Request<T> {
 fn odd(what: &str) -> Refusal {
     Refusal::new(
         Kind::Unavailable,
-        format!("a manager's answer about a {what} makes no sense"),
+        format!("a manager's answer about a {what} is of another kind than the question"),
         "run the same version of netd everywhere",
     )
 }
@@ -247,7 +246,7 @@ fn lost(status: &Status) -> Refusal {
     Refusal::new(
         Kind::Unavailable,
         format!("the node that was asked refused: {}", status.message()),
-        "try again; `swarmctl node ls` shows how it stands",
+        "try again; `swarmctl node ls` shows its status",
     )
 }
 
@@ -272,7 +271,7 @@ impl Agent for Relay {
         let first = input.message().await?.and_then(|input| input.part);
         let Some(exec_input::Part::Start(start)) = first else {
             return Err(Status::invalid_argument(
-                "the first part of Exec says what to start",
+                "the first part of an Exec stream must be the command",
             ));
         };
         let stream = self

@@ -1,5 +1,5 @@
-//! The daemon from start to stop: which parts it has and what they tell each other. Between the
-//! cluster and the host travels one value, the `NodeConfig`; back travels one, the `NodeReport`.
+//! Runs the daemon: starts its parts and connects them. The cluster sends the host one value, the
+//! `NodeConfig`; the host sends back one, the `NodeReport`.
 
 use std::{
     collections::BTreeMap,
@@ -29,21 +29,20 @@ use crate::{
     dataplane, docker, local, names, notify, relay,
 };
 
-/// The most failures of the kernel that are reported: enough to see what is wrong, few enough for
-/// the log.
+/// Most kernel failures in one report: enough to see the cause, few enough for the log.
 const FAILURES: usize = 20;
 /// The most prefixes of its links that a node tells of.
 const PREFIXES: usize = 256;
 
-/// Generations within this time are told together: each report is an entry of the log, and only
-/// steps of an update wait for it.
+/// Generations applied within this time are reported together: each report is an entry of the log.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// Runs the daemon until it is told to stop. Stopping it leaves tasks, links and rules as they are.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!(
-            "netd makes namespaces, links and rules, which takes root: `systemctl start netd`, or run it with sudo"
+            "netd makes namespaces, links and rules, which takes root: `systemctl start netd`, or \
+             run it with sudo"
         );
     }
     let _lock = lock(&options.directory)?;
@@ -63,7 +62,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let member = Member::resume(daemon.last_cluster(), |_| relay::routes(&daemon)).await?;
     match &member {
         Some(member) => daemon.follow(member),
-        None => tracing::info!("this host is part of no cluster yet"),
+        None => tracing::info!("this host is not part of a cluster yet"),
     }
     let mut parts = JoinSet::new();
     parts.spawn(local::serve(daemon.clone())?);
@@ -105,7 +104,8 @@ fn lock(directory: &Path) -> anyhow::Result<Flock<File>> {
 /// One daemon per network namespace, too, to which abstract names belong: each would remove what
 /// the other makes.
 fn claim() -> anyhow::Result<unix::net::UnixListener> {
-    let name = unix::net::SocketAddr::from_abstract_name("netd").context("naming the claim")?;
+    let name =
+        unix::net::SocketAddr::from_abstract_name("netd").context("naming the lock socket")?;
     unix::net::UnixListener::bind_addr(&name)
         .context("another netd runs in this network namespace: stop it first")
 }
@@ -119,7 +119,9 @@ async fn stopped(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> 
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-        Some(ended) = parts.join_next() => ended?.and_then(|()| bail!("a part of the daemon ended by itself")),
+        Some(ended) = parts.join_next() => {
+            ended?.and_then(|()| bail!("a part of the daemon ended unexpectedly"))
+        }
     }
 }
 
@@ -143,8 +145,8 @@ async fn halted(daemon: &Daemon) -> cluster::ClusterError {
     }
 }
 
-/// The host's side: kernel, names and tasks follow `desired`; what they say is reported. A member
-/// waits for its first view, because without one everything here would look superfluous.
+/// The host's side: data plane, names and agent follow `desired`, and their status is reported. A
+/// member waits for its first view: without one, everything on the host would look unwanted.
 async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
     let mut first = daemon.desired.subscribe();
     if is_member {
@@ -178,7 +180,7 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
     let names = tokio::spawn(names::serve(daemon.desired.subscribe(), status.clone()));
     let tell_systemd = async {
         status.clone().wait_for(|status| status.settled).await.ok();
-        notify::ready().unwrap_or_else(|error| tracing::warn!(%error, "systemd could not be told"));
+        notify::ready().unwrap_or_else(|error| tracing::warn!(%error, "cannot notify systemd"));
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -204,7 +206,7 @@ fn sandboxes_of(status: &dataplane::Status) -> Sandboxes {
     }
 }
 
-/// Passes on what the kernel has and how the tasks are, whenever either changes.
+/// Sends a report whenever the kernel's generation or a task changes.
 async fn report(
     daemon: &Daemon,
     mut status: watch::Receiver<Arc<dataplane::Status>>,

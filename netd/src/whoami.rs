@@ -1,5 +1,5 @@
-//! `netd whoami`: a tiny HTTP/1.1 responder for trying things out. It tells who answers and who
-//! asked.
+//! `netd whoami`: a small HTTP/1.1 server for demos and tests. It prints which task answers and the
+//! client's address.
 
 use std::{
     collections::BTreeMap,
@@ -34,21 +34,22 @@ use nix::{
 
 /// Connections answered at a time; further ones wait.
 const CONNECTIONS: usize = 512;
-/// How long a connection may say nothing.
+/// Timeout of a silent connection.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Bytes of one request's head.
 const HEAD: u64 = 16 << 10;
 const BACKLOG: i32 = 1024;
-/// After SIGTERM open connections get so long for one more request, whose answer says that it is
-/// the last.
+/// After SIGTERM, time in which an open connection may send one more request; the response has
+/// `Connection: close`.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How long answers under way may take then.
+/// After that, time limit for responses in progress.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// The responder cannot run.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot listen on TCP port {port}: {reason}\n  next: free the port, or choose another one by --port"
+    "cannot listen on TCP port {port}: {reason}\n  next: free the port, or choose another one by \
+     --port"
 )]
 pub struct WhoamiError {
     port: u16,
@@ -310,7 +311,10 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_of_a_client_bring_the_responder_down(bytes in "(GET|[A-Z]{0,3})? ?/?[ -~]{0,9}(\r?\n[a-zA-Z-]{0,12}:? ?[0-9a-z]{0,21}){0,3}\r\n\r\n.{0,40}") {
+        fn no_bytes_of_a_client_bring_the_responder_down(
+            bytes in "(GET|[A-Z]{0,3})? ?/?[ -~]{0,9}\
+                      (\r?\n[a-zA-Z-]{0,12}:? ?[0-9a-z]{0,21}){0,3}\r\n\r\n.{0,40}",
+        ) {
             let mut reader = bytes.as_bytes();
             while let Ok(Some(asked)) = Asked::read(&mut reader) {
                 answer(&asked, IpAddr::from([192, 0, 2, 1]));

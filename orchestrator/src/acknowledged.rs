@@ -1,5 +1,5 @@
-//! What every balancer and resolver has heard of: the one measure of taking traffic, and of being
-//! left alone.
+//! Which log index every balancer and resolver has applied. This decides when a task counts as
+//! taking traffic, and when it may stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,8 +7,7 @@ use model::{NetworkId, Node, NodeId, NodeStatus, PublishMode, Service};
 
 use crate::{record::TaskRecord, state::State};
 
-/// The generations that hosts have in common. A host that is down is waited for by nobody: its
-/// lease is over.
+/// The lowest applied generations. Hosts that are down do not count: their lease is over.
 #[derive(Debug)]
 pub(crate) struct Acknowledged {
     /// By network: those of the hosts with a part in it.
@@ -34,7 +33,7 @@ impl Acknowledged {
         }
     }
 
-    /// The generation that every host has which leads traffic to this service.
+    /// The generation that every host which leads traffic to this service has applied.
     pub(crate) fn generation(&self, service: &Service) -> u64 {
         let least = service
             .networks
@@ -47,7 +46,7 @@ impl Acknowledged {
     }
 }
 
-/// The hosts that lead traffic to this service and have not heard of this log index, by name.
+/// Names of the hosts that lead traffic to this service and have not applied this log index.
 pub(crate) fn behind(state: &State, service: &Service, index: u64) -> Vec<String> {
     let late = state
         .nodes

@@ -1,4 +1,4 @@
-//! Answers to people's questions.
+//! Answers queries of people from the state.
 
 use std::collections::BTreeMap;
 
@@ -271,7 +271,7 @@ fn aliases(state: &State, service: &Service) -> BTreeMap<String, Vec<String>> {
     named.collect()
 }
 
-/// Where a service's virtual IPs or published ports choose in another way than it asks for.
+/// Notes about balancing that differs from the requested one.
 fn notes(state: &State, spec: &ServiceSpec) -> Vec<String> {
     let scheduler = spec.balance.scheduler;
     if spec.endpoint_mode == EndpointMode::Dnsrr || !scheduler.counts_connections() {
@@ -344,7 +344,7 @@ fn task_info(state: &State, record: &TaskRecord) -> TaskInfo {
     }
 }
 
-/// What a task waits for, where it waits for something; otherwise what its agent said last.
+/// What a task waits for; if nothing, the last message of its agent.
 fn message(state: &State, record: &TaskRecord) -> String {
     let task = &record.task;
     let agents_word = || task.status.message.clone();
@@ -360,7 +360,8 @@ fn message(state: &State, record: &TaskRecord) -> String {
         {
             let node = state.hostname(node);
             format!(
-                "waits for its node {node}, which is down; `swarmctl node rm {node}` gives it up"
+                "waits for its node {node}, which is down; if it will not return, remove it: \
+                 `swarmctl node rm {node}`"
             )
         }
         _ => agents_word(),
@@ -400,7 +401,8 @@ fn waits_for(state: &State, task: &Task) -> Option<String> {
     {
         let next = "add a node, or scale down: a port of a host is for one task";
         return Some(format!(
-            "waits: port {port} is taken on every node that could run it, by {holder} for one; {next}"
+            "waits: port {port} is taken on every node that could run it, by {holder} for one; \
+             {next}"
         ));
     }
     possible.is_empty().then(|| {

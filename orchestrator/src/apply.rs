@@ -1,4 +1,4 @@
-//! One command, one change: total, deterministic, and all or nothing.
+//! Applies one command to the state: total, deterministic, all or nothing.
 
 mod cluster;
 mod container;
@@ -15,7 +15,7 @@ use model::{
 
 use crate::{drain, keys, state::State, update};
 
-/// What the command makes of the state. A refusal has changed nothing.
+/// Applies a command. A refusal changes nothing.
 pub(crate) fn apply(state: &mut State, entry: Entry) -> Response {
     let Entry { now, chance, .. } = entry;
     match entry.command {

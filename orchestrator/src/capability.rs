@@ -1,4 +1,4 @@
-//! What a network asks of the kernel of every node.
+//! Kernel features that networks need on every node.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ pub(crate) fn of_task(state: &State, task: &Task) -> BTreeSet<Capability> {
     networks.flat_map(|network| needed(&network.spec)).collect()
 }
 
-/// Whether nothing that is known of a node speaks against it; that it can encrypt must be known.
+/// Whether a node may have these features: missing reports count as yes, except for encryption.
 pub(crate) fn has_all(node: &Node, needed: &BTreeSet<Capability>) -> bool {
     match &node.capabilities {
         Some(found) => needed.is_subset(found),
@@ -39,7 +39,7 @@ pub(crate) fn has_all(node: &Node, needed: &BTreeSet<Capability>) -> bool {
     }
 }
 
-/// Refuses a network that a node could not take part in.
+/// Refuses a network that some node's kernel does not support.
 pub(crate) fn check(state: &State, spec: &NetworkSpec) -> Result<(), Refusal> {
     let needed = needed(spec);
     let unfit: Vec<&Node> = state
@@ -55,7 +55,7 @@ pub(crate) fn check(state: &State, spec: &NetworkSpec) -> Result<(), Refusal> {
         .partition(|node| node.capabilities.is_none());
     let (cause, next) = if lacking.is_empty() {
         let cause = format!(
-            "what the kernel can do is not known yet of {}",
+            "the kernel features of {} are not known yet",
             names(&unknown)
         );
         (
@@ -63,7 +63,8 @@ pub(crate) fn check(state: &State, spec: &NetworkSpec) -> Result<(), Refusal> {
             "try again in a moment, or remove nodes that are gone",
         )
     } else {
-        let next = "run a kernel that has it there and start netd again, or take these nodes out of the cluster";
+        let next = "boot a kernel that has it on these nodes and restart netd, or remove these \
+                    nodes from the cluster";
         (lacks(&lacking, &needed), next)
     };
     let cause = format!("network {:?} was not created: {cause}", spec.name);

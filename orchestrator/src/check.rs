@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl State {
-    /// What is wrong between the ledger and what holds its addresses, one sentence each; empty when
-    /// all is well.
+    /// Inconsistencies between the ledger and the holders of addresses, one sentence each; empty if
+    /// none.
     pub fn check(&self) -> Vec<String> {
         let mut seen: BTreeSet<(NetworkId, IpAddr)> = BTreeSet::new();
         let mut wrong = Vec::new();
@@ -57,8 +57,7 @@ impl State {
         wrong
     }
 
-    /// On a LAN of ours, nobody but a node (or the router that it is) may have the node's
-    /// addresses.
+    /// Checks that on a LAN only a node, or the gateway, holds the node's addresses.
     fn check_lan(&self, network: &Network) -> Vec<String> {
         let inside = |address: &IpAddr| {
             network

@@ -1,5 +1,5 @@
-//! Containers of others: which of them are placed, what leads to them, and what their host must
-//! know.
+//! Containers that others run: which are placed, which services and names lead to them, and their
+//! part of a view.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ impl State {
             .find(|container| container.key == *key)
     }
 
-    /// Those that are somewhere. Of the others no host knows: only their addresses are held.
+    /// Containers with a sandbox. No host is told of the others: they only hold addresses.
     pub(crate) fn placed(&self) -> impl Iterator<Item = (&Container, &Sandbox)> {
         self.containers
             .values()
@@ -38,7 +38,7 @@ impl State {
             .filter(move |(container, _)| container.key.node == node)
     }
 
-    /// Whose an address is, for people.
+    /// Describes the owner of an address for people.
     pub(crate) fn describe(&self, owner: Owner) -> String {
         let service = |id| {
             self.services
@@ -65,8 +65,8 @@ impl State {
     }
 }
 
-/// The namespace at this path of the host; where it is known which, others that have had the path
-/// are others.
+/// Id of a namespace at this path of the host. With a known identity (boot and inode), a later
+/// namespace at the same path gets another id.
 pub(crate) fn sandbox_id(node: NodeId, sandbox: &Sandbox) -> SandboxId {
     let identity = sandbox
         .identity
@@ -85,8 +85,7 @@ pub(crate) fn sandbox_id(node: NodeId, sandbox: &Sandbox) -> SandboxId {
     )
 }
 
-/// The containers that say that they belong to a service, by network and the service's name in
-/// lower case.
+/// Containers that claim to serve a service, by network and the service's name in lower case.
 pub(crate) struct Members<'a>(BTreeMap<(NetworkId, String), Vec<&'a Container>>);
 
 impl<'a> Members<'a> {
@@ -115,8 +114,8 @@ impl<'a> Members<'a> {
         found.into_iter().flatten().copied()
     }
 
-    /// Where a service leads of them, and the weights: what is not ready keeps the connections that
-    /// it has.
+    /// Their addresses as real servers, with weights: an unready container gets weight 0 and keeps
+    /// its connections.
     pub(crate) fn real_servers(
         &self,
         state: &State,
@@ -157,8 +156,8 @@ pub(crate) fn networks_on(state: &State, node: NodeId) -> BTreeSet<NetworkId> {
         .collect()
 }
 
-/// What a view has of the containers on these networks: the endpoints of all hosts, and of the host
-/// itself what is in its namespaces and behind its ports.
+/// Adds containers of these networks to a view: endpoints of all hosts, and the host's own
+/// sandboxes and published ports.
 pub(crate) fn project(config: &mut NodeConfig, state: &State, networks: &BTreeSet<NetworkId>) {
     let near = state
         .placed()

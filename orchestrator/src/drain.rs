@@ -1,5 +1,5 @@
-//! How a task is stopped by plan (promise P8): it is withdrawn, so that nothing new is led to it;
-//! once every balancer knows, its connections run out; only then it is asked to stop. What takes no
+//! Planned stop of a task (promise P8). It is withdrawn: no new connection is led to it. Once every
+//! balancer knows, it drains: its connections run out. Only then it gets SIGTERM. A task without
 //! traffic stops at once.
 
 use model::{
@@ -14,16 +14,14 @@ use crate::{
     update,
 };
 
-/// A host that answers, but whose kernel does not take what it is told, holds nothing up for
-/// longer, in milliseconds.
+/// Longest wait, in milliseconds, for a host that answers but whose kernel refuses changes.
 pub(crate) const PATIENCE: Millis = 30_000;
-/// For so long, in milliseconds, clients may use the address that a name without a virtual IP led
-/// to (promise P9).
+/// Time, in milliseconds, in which clients may still use an address that a `dnsrr` name resolved to
+/// (promise P9).
 const NAME_TTL: Millis = 5_000;
 
-/// The next command towards this task's end; none where something is waited for, or all has been
-/// said. `is_known` says whether every host that leads traffic to a service has heard of a log
-/// index.
+/// The next command towards this task's stop; `None` while it waits, or if nothing is left to do.
+/// `is_known` says whether every host that leads traffic to a service has applied a log index.
 pub(crate) fn next(
     state: &State,
     record: &TaskRecord,
@@ -41,8 +39,8 @@ pub(crate) fn next(
     let is_new = |since: Millis| since <= now;
     match &record.withdrawal {
         None => Some(Command::Task(TaskCommand::Withdraw { task })),
-        // Stamped by another leader, whose clock was ahead: what is left of the time is not known,
-        // so it begins anew.
+        // The stamp is of an earlier leader whose clock was ahead. The remaining time is unknown,
+        // so the step begins anew.
         Some(Withdrawal {
             since,
             draining: None,
@@ -63,7 +61,7 @@ pub(crate) fn next(
     }
 }
 
-/// Whether a planned stop loses nothing now, or has waited for as long as it may.
+/// Whether the task may stop: it has no traffic left, or the wait for it is over.
 pub(crate) fn may_stop(state: &State, record: &TaskRecord, now: Millis) -> bool {
     if !takes_traffic(state, record) {
         return true;
@@ -105,7 +103,7 @@ pub(crate) fn withdraw(state: &mut State, now: Millis, id: TaskId) -> Response {
     Ok(Outcome::Task(id))
 }
 
-/// Every balancer knows that a task is withdrawn: what it still has runs out from now on.
+/// Begins to drain a task: every balancer knows that it is withdrawn.
 pub(crate) fn drain(state: &mut State, now: Millis, id: TaskId) -> Response {
     let is_due = state.tasks.get(&id).is_some_and(|record| {
         let is_known =
@@ -158,7 +156,7 @@ pub(crate) fn message(state: &State, record: &TaskRecord) -> Option<String> {
     })
 }
 
-/// Whether it serves, or may still serve somebody.
+/// Whether it has traffic, or may still have some.
 fn takes_traffic(state: &State, record: &TaskRecord) -> bool {
     let node = record.task.node.and_then(|id| state.nodes.get(&id));
     let is_reachable = node.is_some_and(|node| node.status != NodeStatus::Down);

@@ -1,6 +1,6 @@
-//! The keys of encrypted networks: what they are derived from, which association each pair of hosts
-//! has, and how one key follows another: all accept the new one, then all send with it, then the
-//! old one goes.
+//! Keys of encrypted networks: secrets per epoch, associations per pair of hosts, and key changes
+//! in three acknowledged steps: all hosts accept the new key, all send with it, the old key is
+//! dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,15 +17,14 @@ use crate::{
     state::{State, has_passed, outdated},
 };
 
-/// A key is used for so long, in milliseconds, unless the user changes it before.
+/// Lifetime of a key in milliseconds.
 const LIFETIME: Millis = 12 * 60 * 60 * 1000;
-/// A host that is down holds a change of keys up for so long, in milliseconds: it may only be cut
+/// How long a key change waits for a host that is down, in milliseconds: the host may only be cut
 /// off from managers.
 const HOLD: Millis = 10 * 60 * 1000;
-/// Once nobody sends with a key, what is still on its way is accepted for so long, in milliseconds.
+/// How long packets in flight are accepted after nobody sends with a key any more, in milliseconds.
 const LINGER: Millis = 3_000;
-/// What our keys are derived for, so that nothing else derived from the same secret is ever the
-/// same.
+/// HKDF info prefix: separates these keys from anything else derived from the same secret.
 const PURPOSE: &[u8] = b"netd esp rfc4106(gcm(aes)) 256";
 
 /// All keys of a cluster. Empty while no network is encrypted.
@@ -135,7 +134,7 @@ pub(crate) fn advance(state: &mut State, now: Millis) -> Response {
 /// A key of the leader's random bits.
 pub(crate) fn made_of(chance: Option<EpochKey>) -> Result<EpochKey, Refusal> {
     chance.ok_or_else(|| {
-        let cause = "the leader gave no random bits to make keys of";
+        let cause = "the command carries no random bits to make keys from";
         Refusal::new(
             Kind::Precondition,
             cause,
@@ -227,8 +226,7 @@ impl Keys {
         self.phase = Phase::Steady;
     }
 
-    /// Another association in place of each that this host has lost. One that has been replaced
-    /// already is not again.
+    /// Replaces each association that this host has lost. One that was replaced already stays.
     pub(crate) fn renew(&mut self, node: NodeId, lost: &BTreeSet<(NodeId, Spi)>) {
         for &(peer, spi) in lost {
             for (from, to) in [(node, peer), (peer, node)] {
@@ -244,7 +242,7 @@ impl Keys {
         }
     }
 
-    /// What `node` needs to speak with `peers`.
+    /// Keys that `node` needs for its `peers`.
     pub(crate) fn of(&self, node: NodeId, peers: &BTreeSet<NodeId>) -> BTreeMap<NodeId, PeerKeys> {
         let sources: Vec<Source<'_>> = self
             .epochs
@@ -260,7 +258,7 @@ impl Keys {
             let mut send: Vec<Association> = between(node, peer).collect();
             match self.phase {
                 Phase::Accepting { .. } => send.truncate(1),
-                // What was sent with the old key is on its way still.
+                // Packets sent with the old key may still be in flight.
                 Phase::Steady | Phase::Sending { .. } => send.reverse(),
             }
             PeerKeys {

@@ -1,5 +1,5 @@
-//! The replicated state of a cluster: what commands make of it, what it should change next, and
-//! what each host sees of it. Pure: no clock, no chance, no I/O; every manager computes the same.
+//! The replicated state of a cluster: `apply` of commands, `step` that proposes the next ones, and
+//! the view of each host. Pure: no clock, no randomness, no I/O; every manager computes the same.
 
 mod acknowledged;
 mod answer;

@@ -1,5 +1,4 @@
-//! From what people type to the object they mean: a name, an id, or a prefix of an id that only one
-//! object has.
+//! Finds objects by what people type: name, id, or unique prefix of an id.
 
 use std::fmt::Display;
 

@@ -71,7 +71,7 @@ pub(crate) fn of(state: &State, networks: &BTreeSet<NetworkId>, members: &Member
     names
 }
 
-/// What services are called on their networks: whether that is a service's own name, or an alias.
+/// Names of services by network; `true` for a service's own name, `false` for an alias.
 struct Services(BTreeMap<(NetworkId, String), bool>);
 
 impl Services {
@@ -101,8 +101,7 @@ impl Services {
             .is_some_and(|is_own| *is_own)
     }
 
-    /// The names that lead to this container whatever becomes of it; its addresses resolve back to
-    /// the first.
+    /// Names that always lead to this container; its addresses resolve back to the first.
     fn names_of(&self, container: &Container) -> Vec<String> {
         let names =
             [&container.traits.name, container.traits.short_id()].map(str::to_ascii_lowercase);
@@ -419,8 +418,8 @@ pub(crate) fn claim(
 fn taken(name: &str, by: &str, network: &str) -> Refusal {
     let cause = format!("{name:?} means service {by:?} on network {network:?} already");
     let next = format!(
-        "use another name or alias, or give both the same alias: aliases may be shared, a service's name may not; \
-         `swarmctl service inspect {by}` shows its names"
+        "use another name or alias, or give both the same alias: aliases may be shared, a \
+         service's name may not; `swarmctl service inspect {by}` shows its names"
     );
     Refusal::new(Kind::Conflict, cause, next)
 }

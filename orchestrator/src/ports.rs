@@ -37,10 +37,11 @@ pub(crate) fn check(
     }
     if !networks.is_empty() && network(state, networks).is_none() {
         let cause = format!(
-            "ports of service {:?} cannot be published: none of its networks leads there",
+            "ports of service {:?} cannot be published: none of its networks can carry them",
             spec.name
         );
-        let next = "attach it also to an overlay network that is not internal, or to none to get the network \"ingress\"";
+        let next = "attach it also to an overlay network that is not internal, or to none to get \
+                    the network \"ingress\"";
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     spec.publish.iter().try_for_each(|port| {
@@ -55,7 +56,7 @@ pub(crate) fn check_container(state: &State, container: &Container) -> Result<()
     let (name, node) = (container.name(), container.key.node);
     if !container.traits.publish.is_empty() && network(state, &[container.network]).is_none() {
         let cause = format!(
-            "ports of container {name:?} cannot be published: its network does not lead there"
+            "ports of container {name:?} cannot be published: its network cannot carry them"
         );
         return Err(Refusal::new(
             Kind::Precondition,
@@ -139,7 +140,7 @@ fn holder(state: &State, port: &PublishSpec, tasks: &[&Task]) -> Option<String> 
     tasks.iter().find(has).map(|task| task.name())
 }
 
-/// What the daemons themselves listen at.
+/// Refuses ports that netd itself listens on.
 fn is_not_ours(state: &State, port: &PublishSpec) -> Result<(), Refusal> {
     let control = state.nodes.values().map(|node| {
         (
@@ -166,8 +167,8 @@ fn is_not_ours(state: &State, port: &PublishSpec) -> Result<(), Refusal> {
     }
 }
 
-/// Two services may have the same port of hosts that run their tasks: these are then never put on
-/// the same one.
+/// Refuses ports of another service. Two services may share a port with mode=host: their tasks are
+/// then never placed on one host.
 fn is_nobody_elses(
     state: &State,
     port: &PublishSpec,
@@ -189,7 +190,8 @@ fn is_nobody_elses(
                 true => "that service is being removed; try again in a moment".to_owned(),
                 false => {
                     format!(
-                        "publish at another port or address, or remove that service: `swarmctl service rm {name}`"
+                        "publish at another port or address, or remove that service: `swarmctl \
+                         service rm {name}`"
                     )
                 }
             };
@@ -199,7 +201,7 @@ fn is_nobody_elses(
     Ok(())
 }
 
-/// The networks that every host has part in, because published ports lead there from all of them.
+/// Networks that every host has part in, because ports published on all hosts lead there.
 pub(crate) fn ingress_networks(state: &State) -> BTreeSet<NetworkId> {
     let services = state.services.values().filter(|record| is_ingress(record));
     services
@@ -253,8 +255,7 @@ pub(crate) fn may_share(state: &State, one: ServiceId, other: ServiceId) -> bool
     !host_ports(state, one).any(|port| host_ports(state, other).any(|theirs| theirs.overlaps(port)))
 }
 
-/// Where a port is, by name: an address or interface that no host has is no mistake, for one may
-/// get it.
+/// Whether a port's address or interface is valid. No host needs to have it now.
 pub(crate) fn is_place(at: &PublishAt) -> bool {
     match at {
         PublishAt::Everywhere => true,

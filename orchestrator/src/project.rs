@@ -1,5 +1,4 @@
-//! What one host must look like: the part of the state that it has part in, with no choices left in
-//! it.
+//! Projects the state to one host's view: what the host has part in, with no choices left.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,10 +20,10 @@ use crate::{
     validate,
 };
 
-/// The weight of a real server that takes new connections, and of one that keeps those it has.
+/// Weight of a real server that takes new connections, and of one that only keeps existing ones.
 pub(crate) const TAKES: u16 = 1;
 pub(crate) const KEEPS: u16 = 0;
-/// Enough to tell records apart; too few to find out a secret that has fewer bits.
+/// Bytes of a record's digest: enough to tell records apart.
 const DIGEST_BYTES: usize = 16;
 
 pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
@@ -92,9 +91,9 @@ fn networks_of<'a>(tasks: impl Iterator<Item = &'a Task>) -> impl Iterator<Item 
     tasks.flat_map(|task| task.attachments.iter().map(|attachment| attachment.network))
 }
 
-/// The run that has a slot's addresses. After a lost host has come back there are two for a while:
-/// then it is the newest, the only one that may be meant to run. One on a lost host has them only
-/// if nobody else does.
+/// The task that has a slot's addresses. After a lost host has come back there may be two for a
+/// while: then it is the newest, the only one that should run. A task on a lost host has them only
+/// if no other task does.
 pub(crate) fn holder<'a>(state: &'a State, slot: &'a Slot) -> Option<(&'a Task, NodeId)> {
     let placed = state
         .records(&slot.tasks)
@@ -104,7 +103,7 @@ pub(crate) fn holder<'a>(state: &'a State, slot: &'a Slot) -> Option<(&'a Task, 
     placed.max_by_key(|(_, node)| !state.is_down(*node))
 }
 
-/// The run of a slot that takes traffic: until it is withdrawn, whether or not the slot is still
+/// The task of a slot that takes traffic, until it is withdrawn; also in a slot that is no longer
 /// wanted.
 pub(crate) fn serving<'a>(
     state: &'a State,
@@ -121,8 +120,8 @@ fn is_reachable(state: &State, task: &Task) -> bool {
     task.node.is_some_and(|node| !state.is_down(node))
 }
 
-/// The ports of this host that lead to the service. Where those of other hosts do, its endpoints
-/// are known here though nothing else of its network may be.
+/// Adds this host's published ports of the service. If ports of other hosts lead to it, its
+/// endpoints are added, too, even if the host has no other part in the network.
 fn add_published(
     config: &mut NodeConfig,
     state: &State,
@@ -174,8 +173,8 @@ fn add_published(
     }
 }
 
-/// Where a service leads on a network, of the hosts that count, and the weights: who is withdrawn
-/// keeps the connections that he has.
+/// Real servers of a service on a network, on the hosts that count, with weights. A withdrawn task
+/// has weight 0 and keeps its connections.
 fn real_servers(
     state: &State,
     record: &ServiceRecord,
@@ -273,8 +272,8 @@ fn endpoints(
         })
 }
 
-/// For the hosts that it shares an encrypted network with, and no others. Either both hosts have
-/// keys or none has: all that counts is that tasks or containers may still run there.
+/// Keys for the hosts with which it shares an encrypted network. Symmetric: either both hosts have
+/// keys or neither; it only counts whether tasks or containers may still run there.
 fn keys(state: &State, node: NodeId) -> BTreeMap<NodeId, PeerKeys> {
     let shared = members_of_encrypted(state)
         .into_values()

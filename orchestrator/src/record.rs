@@ -1,4 +1,4 @@
-//! What the state keeps beside the nouns of `model`.
+//! Records of the state beside the nouns of `model`.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ pub(crate) struct ServiceRecord {
     pub(crate) slots: BTreeMap<u32, Slot>,
     /// The log index of the last change of its spec.
     pub(crate) version: u64,
-    /// That of the last update: of earlier runs those that differ from the spec are outdated,
+    /// Log index of the last update. An earlier run is outdated if it differs from the spec.
     pub(crate) changed: u64,
-    /// and of runs before this one all.
+    /// Log index of the last forced update. Every earlier run is outdated.
     pub(crate) forced: u64,
-    /// That of the last update that leads to it in another way; 0 before.
+    /// Log index of the last update of names, ports or balancing; 0 if none.
     pub(crate) led: u64,
     /// What was asked for before the last update.
     pub(crate) previous: Option<ServiceSpec>,

@@ -1,16 +1,15 @@
-//! Answers already given, so that a request that comes twice changes the state once.
+//! Answers by request id, so that a repeated request changes the state once.
 
 use std::collections::VecDeque;
 
 use model::{ClusterCommand, Command, Issuer, NodeCommand, RequestId, Response};
 use serde::{Deserialize, Serialize};
 
-/// How many answers of each kind are remembered: a caller asks again within seconds or not at all.
+/// Number of remembered answers of each kind: a caller repeats a request within seconds or never.
 const REMEMBERED: usize = 1024;
 
-/// The answers last given, oldest first. People's and machines' are kept apart: a thousand reports
-/// of a busy cluster must not push out the answer to the one command that somebody is about to
-/// repeat.
+/// The last answers, oldest first. Answers to people and to machines are kept apart: a thousand
+/// reports must not evict the answer to the one command that somebody is about to repeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Answers {
     to_people: VecDeque<(RequestId, Response)>,

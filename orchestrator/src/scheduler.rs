@@ -1,4 +1,4 @@
-//! Places for pending tasks: spread over nodes by service first, then by load.
+//! The scheduler: places pending tasks on nodes, spread by service first, then by load.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::{
     state::State,
 };
 
-/// Places for at most `limit` of the tasks that wait for one.
+/// Assignments for at most `limit` waiting tasks.
 pub(crate) fn assign(state: &State, limit: usize) -> Vec<Command> {
     let waiting: Vec<(&Slot, &TaskRecord)> = waiting(state).take(limit).collect();
     if waiting.is_empty() || !state.nodes.values().any(is_eligible) {
@@ -125,8 +125,8 @@ impl Load {
     }
 }
 
-/// How many recent runs of this slot the node could not prepare. It has fewer tasks for it: without
-/// this it would be chosen again and again.
+/// Number of recent tasks of this slot that the node rejected. A rejecting node has fewer tasks:
+/// without this penalty it would be chosen again and again.
 fn rejections(state: &State, slot: &Slot, node: NodeId) -> usize {
     let rejected = |record: &&TaskRecord| {
         record.task.node == Some(node) && record.task.status.state == TaskState::Rejected

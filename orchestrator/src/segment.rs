@@ -1,5 +1,5 @@
-//! Ethernet addresses: on a segment each is one station's. An overlay is a segment; so are all
-//! networks of macvlan on one link of the hosts.
+//! Ethernet addresses, unique on a segment. An overlay is a segment, and so are all macvlan
+//! networks on one link of the hosts.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use model::{Driver, Kind, Mac, Network, NetworkId, NodeId, Refusal};
 
 use crate::state::State;
 
-/// Refuses an Ethernet address that this owner is to have and another station has.
+/// Refuses an Ethernet address that another station of the segment has.
 pub(crate) fn refuse_taken(
     state: &State,
     network: &Network,
@@ -18,12 +18,13 @@ pub(crate) fn refuse_taken(
     let name = &network.spec.name;
     if network.spec.driver == Driver::Ipvlan {
         let cause = format!(
-            "ports of network {name:?} have the Ethernet address of their host, not {mac}: it is of ipvlan"
+            "endpoints of ipvlan network {name:?} have the Ethernet address of their host, not \
+             {mac}"
         );
         return Err(Refusal::new(
             Kind::Invalid,
             cause,
-            "ask for none, or attach to a network of another driver",
+            "request no Ethernet address, or attach to a network of another driver",
         ));
     }
     match Segment::of(state, network).holder(mac, owner) {
@@ -35,15 +36,14 @@ pub(crate) fn refuse_taken(
             Err(Refusal::new(
                 Kind::Conflict,
                 cause,
-                "ask for another Ethernet address, or for none: one is made then",
+                "request another Ethernet address, or none to get a generated one",
             ))
         }
         None => Ok(()),
     }
 }
 
-/// The Ethernet address made for an owner from the first of its addresses on a network, which no
-/// other station has.
+/// Generates an Ethernet address from an owner's first address on a network, unique on the segment.
 pub(crate) fn made(state: &State, network: NetworkId, owner: Owner, first: IpAddr) -> Mac {
     let mac = Mac::of_endpoint(first);
     let Some(network) = state.networks.get(&network) else {

@@ -1,4 +1,4 @@
-//! The state itself, and its face towards `cluster`.
+//! The replicated state, and its implementation of `cluster`'s trait `StateMachine`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use crate::{
     table::Table,
 };
 
-/// Everything that a cluster knows: one record for every network, address, service, task and node.
+/// The whole replicated state: one record per network, address, service, task and node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The level that the cluster has reached.
@@ -29,7 +29,7 @@ pub struct State {
     pub(crate) level: Level,
     /// The revision: grows with each command. Before [`Level::BATCHES`] it is the log index.
     pub(crate) index: u64,
-    /// What this cluster's ids are derived from; differs between clusters.
+    /// Random seed from which this cluster's ids are derived.
     pub(crate) seed: [u8; 32],
     /// How many ids have been made.
     pub(crate) ids: u64,
@@ -209,13 +209,14 @@ fn note<K>(
     fates.extend(named);
 }
 
-/// A time that another leader stamped, whose clock was ahead, tells nothing: it is over.
+/// Whether a time span is over. A stamp of the future, from a leader whose clock was ahead, counts
+/// as over.
 pub(crate) fn has_passed(since: Millis, now: Millis, time: Millis) -> bool {
     now.checked_sub(since).is_none_or(|passed| passed >= time)
 }
 
-/// A command of `step` whose reason no longer holds: the state has moved on, the next `step` sees
-/// it as it is.
+/// The refusal of a command of `step` whose reason no longer holds. The next `step` sees the new
+/// state.
 pub(crate) fn outdated(cause: impl Into<String>) -> Refusal {
     Refusal::new(Kind::Precondition, cause, "")
 }

@@ -1,4 +1,4 @@
-//! What the cluster should change next, from the state alone.
+//! `step`: the commands that the leader proposes next, computed from the state alone.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +13,9 @@ use crate::{
     update,
 };
 
-/// The most commands that one step proposes; the next step sees what is left. Keeps one batch of
-/// the log small.
+/// Most commands of one step, to keep a batch of the log small; the next step proposes the rest.
 pub const MAX_COMMANDS: usize = 1_000;
-/// How many ended runs of a slot are kept for people to look at.
+/// Number of ended runs of a slot that are kept for `service ps`.
 const HISTORY: usize = 5;
 
 pub(crate) fn step(state: &State, now: Millis) -> Vec<Command> {

@@ -1,6 +1,6 @@
-//! How the tasks of a service are replaced while it goes on: because it was changed, or because
-//! their node is to be emptied. So many at a time that enough others take traffic; where asked,
-//! others take it first, in slots of surge.
+//! Rolling replacement of a service's tasks, because of an update or a drained node. Enough other
+//! tasks take traffic at any time; with start-first additional tasks in slots of surge take it
+//! first.
 
 use std::collections::BTreeSet;
 
@@ -63,7 +63,7 @@ pub(crate) fn must_leave(state: &State, run: &TaskRecord, now: Millis) -> bool {
     !record.wants(run.task.slot) || run.withdrawal.is_some() || is_leaving()
 }
 
-/// What is to be changed before tasks are: the slots of surge, or that the update goes on.
+/// Changes that come before tasks are replaced: the number of surge slots, or pausing the update.
 pub(crate) fn steer(
     state: &State,
     heard: &Acknowledged,
@@ -113,7 +113,7 @@ pub(crate) fn set_surge(state: &mut State, now: Millis, id: ServiceId, slots: u3
     Ok(Outcome::Service(id))
 }
 
-/// Whether a run does something else than it is to do now.
+/// Whether a run differs from the present spec.
 pub(crate) fn is_outdated(record: &ServiceRecord, run: &TaskRecord) -> bool {
     let differs = || run.made_at < record.forced || run.task.spec != record.service.spec.task;
     run.made_at < record.changed && differs()
@@ -202,8 +202,7 @@ fn is_serving(state: &State, run: &TaskRecord) -> bool {
     run.takes_connections() && run.task.node.is_some_and(|node| !state.is_down(node))
 }
 
-/// Whether nothing more is to be waited for in its slot: it takes traffic and every balancer knows,
-/// or it is done.
+/// Whether its slot is settled: it takes traffic and every balancer knows, or it has completed.
 fn is_steady(
     state: &State,
     heard: &Acknowledged,
@@ -243,7 +242,7 @@ fn floor(record: &ServiceRecord, by_update: bool) -> usize {
         UpdateOrder::StartFirst => 1,
         UpdateOrder::StopFirst => in_step(record),
     };
-    // That a node is emptied is no reason to interrupt a service that has other tasks.
+    // Draining a node must not interrupt a service that has other tasks.
     let least = if by_update {
         0
     } else {

@@ -1,4 +1,4 @@
-//! Whether a spec makes sense by itself, whatever the state.
+//! Validates specs by themselves, independent of the state.
 
 mod container;
 mod naming;
@@ -15,14 +15,13 @@ use model::{
 
 use crate::ports;
 
-/// The most replicas of one service: a slip of the keyboard must not fill the log.
+/// Most replicas of one service: a typing error must not fill the log.
 pub const MAX_REPLICAS: u32 = 10_000;
 /// The most networks of one service: each is an interface of every task.
 const MAX_NETWORKS: usize = 16;
 /// The most ports of the hosts that one service publishes: each is reserved on every host.
 const MAX_PUBLISHED: usize = 1_000;
-/// The longest affinity, in seconds: a day. Whoever comes back so rarely finds another task by
-/// then.
+/// Longest affinity, in seconds: a day.
 const MAX_AFFINITY: u32 = 86_400;
 /// The longest name: one DNS label (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 63;
@@ -42,9 +41,10 @@ pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
     if hostname.is_empty() || hostname.len() > MAX_HOSTNAME || hostname.contains(is_odd) {
         let shown: String = hostname.chars().take(MAX_HOSTNAME).collect();
         let next = format!(
-            "give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl hostname`"
+            "give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl \
+             hostname`"
         );
-        return Err(invalid(format!("{shown:?} is no host name"), next));
+        return Err(invalid(format!("{shown:?} is not a valid host name"), next));
     }
     let is_nobodys = |address: &&IpAddr| address.is_unspecified() || address.is_multicast();
     match [&node.address.ip(), &node.vtep]
@@ -53,7 +53,8 @@ pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
     {
         None => Ok(()),
         Some(address) => {
-            let next = "give one of the host's own addresses with `--advertise-addr` or `--data-path-addr`";
+            let next = "give one of the host's own addresses with `--advertise-addr` or \
+                        `--data-path-addr`";
             Err(invalid(
                 format!("{address} is not an address that other hosts can reach"),
                 next,
@@ -99,7 +100,8 @@ pub(crate) fn network(spec: &NetworkSpec) -> Result<(), Refusal> {
         ));
     }
     if spec.driver.is_lan() && spec.subnets.is_empty() {
-        let next = "give it with --subnet, and its router with --gateway; --ip-range names the part that is ours to give";
+        let next = "give the prefix with --subnet and its router with --gateway; --ip-range is the \
+                    part from which the cluster allocates addresses";
         return Err(invalid(
             format!(
                 "a {} network needs to know the prefix of its LAN",
@@ -176,10 +178,11 @@ pub(crate) fn mtu(spec: &NetworkSpec) -> Result<Option<u32>, Refusal> {
         Ok(mtu) if (least..=GREATEST_MTU).contains(&mtu) => Ok(Some(mtu)),
         _ => {
             let next = format!(
-                "give a number from {least} to {GREATEST_MTU}, or none to get that of the host's link"
+                "give a number from {least} to {GREATEST_MTU}, or none to get that of the host's \
+                 link"
             );
             Err(invalid(
-                format!("mtu {text:?} is no MTU that this network can have"),
+                format!("mtu {text:?} is not an MTU that this network can have"),
                 next,
             ))
         }
@@ -198,7 +201,10 @@ pub(crate) fn network_name(name: &str) -> Result<(), Refusal> {
     let next = format!(
         "use letters, digits, '_', '.' and '-', a letter or digit first, at most {MAX_NAME}"
     );
-    Err(invalid(format!("{name:?} is no network name"), next))
+    Err(invalid(
+        format!("{name:?} is not a valid network name"),
+        next,
+    ))
 }
 
 pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
@@ -226,7 +232,7 @@ pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
     }
 }
 
-/// It runs nothing, so nothing is to be said of what runs.
+/// An external service starts no tasks, so options about tasks are refused.
 fn external(spec: &ServiceSpec) -> Result<(), Refusal> {
     let Runtime::Exec { argv, .. } = &spec.task.runtime;
     let what = match () {
@@ -244,7 +250,7 @@ fn external(spec: &ServiceSpec) -> Result<(), Refusal> {
     let cause = format!("service {:?} is external and has {what}", spec.name);
     Err(invalid(
         cause,
-        "leave it out, or --external: containers of others serve it, and it runs nothing",
+        "leave out that option or --external: an external service starts no tasks",
     ))
 }
 
@@ -264,7 +270,7 @@ fn publish(whose: &str, published: &[PublishSpec]) -> Result<(), Refusal> {
             || !ends_well(port.published, port.count)
             || !ends_well(port.target, port.count)
         {
-            let cause = format!("{port} is no range of ports");
+            let cause = format!("{port} is not a range of ports");
             return Err(invalid(
                 cause,
                 "ports go from 1 to 65535, and both ranges are of one length",
@@ -303,7 +309,7 @@ fn health(service: &str, check: Option<&HealthCheck>) -> Result<(), Refusal> {
         .is_some_and(|program| !program.is_empty());
     if !is_command || check.argv.iter().any(|word| word.contains('\0')) {
         return Err(invalid(
-            format!("the health check of service {service:?} is no command"),
+            format!("the health check of service {service:?} has no command"),
             "give --health-cmd COMMAND",
         ));
     }
@@ -352,10 +358,13 @@ fn service_name(name: &str) -> Result<(), Refusal> {
 pub(crate) fn replicas(spec: &ServiceSpec, replicas: u32) -> Result<(), Refusal> {
     let service = &spec.name;
     if spec.external && replicas > 0 {
-        let cause = format!("service {service:?} is external: only containers of others serve it");
+        let cause = format!(
+            "service {service:?} is external: only containers run by Docker or CNI \
+             serve it"
+        );
         return Err(invalid(
             cause,
-            "attach containers that name it as their service, or make another service",
+            "attach containers with the label netd.service=NAME, or make another service",
         ));
     }
     if replicas <= MAX_REPLICAS {
@@ -383,7 +392,7 @@ fn runtime(service: &str, runtime: &Runtime) -> Result<(), Refusal> {
         .find(|name| name.is_empty() || name.contains(['=', '\0']))
     {
         return Err(invalid(
-            format!("{name:?} is no name of an environment variable"),
+            format!("{name:?} is not a valid name of an environment variable"),
             "write --env NAME=VALUE",
         ));
     }

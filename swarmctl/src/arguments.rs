@@ -21,89 +21,90 @@ use crate::{
     values::{option, pair},
 };
 
-/// Container networks and services on a cluster of hosts.
+/// Networks and services for containers on a cluster of hosts.
 #[derive(Debug, Parser)]
 #[command(name = "swarmctl", version, disable_help_subcommand = true)]
 pub struct Arguments {
-    /// Socket of the local netd.
-    #[arg(long, global = true, env = "NETD_SOCKET", default_value = api::SOCKET, value_name = "PATH")]
+    /// Unix socket of the local netd
+    #[arg(long, global = true, env = "NETD_SOCKET", default_value = api::SOCKET,
+        value_name = "PATH")]
     pub socket: PathBuf,
-    /// What to do.
+    /// Command
     #[command(subcommand)]
     pub verb: Verb,
 }
 
-/// What to do.
+/// Command
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Make a cluster of this host.
+    /// Create a cluster with this host as its first manager
     Init(Found),
-    /// Join this host to a cluster.
+    /// Join this host to a cluster
     Join(Join),
-    /// Take this host out of its cluster.
+    /// Remove this host from its cluster
     Leave {
-        /// Even if the cluster cannot be told, or this is its last manager.
+        /// Leave even if no manager can be reached, or if this is the last manager
         #[arg(short, long)]
         force: bool,
     },
-    /// Show the command that joins a host, or replace its token.
+    /// Show the command that joins a host, or replace the join token
     Token {
-        /// Role that the token gives.
+        /// Role that the token grants
         #[arg(value_parser = words::<Role, 2>(["worker", "manager"]))]
         role: Role,
-        /// Replace the token: the old one is refused from now on; nodes that are in stay in.
+        /// Replace the token: the old one is refused from now on; present nodes stay members
         #[arg(long)]
         rotate: bool,
-        /// Print the token only.
+        /// Print only the token
         #[arg(short, long)]
         quiet: bool,
     },
-    /// Show where this host stands.
+    /// Show whether this host is a member, its node id, role and addresses
     Status {
-        /// Output format.
+        /// Output format
         #[arg(short, long, value_enum, default_value = "table")]
         output: Format,
     },
-    /// Nodes of the cluster.
+    /// Manage nodes
     #[command(subcommand)]
     Node(NodeVerb),
-    /// Networks.
+    /// Manage networks
     #[command(subcommand)]
     Network(NetworkVerb),
-    /// Addresses.
+    /// Check IP address allocation
     #[command(subcommand)]
     Ipam(IpamVerb),
-    /// Services.
+    /// Manage services
     #[command(subcommand)]
     Service(ServiceVerb),
-    /// Tasks.
+    /// Manage tasks
     #[command(subcommand)]
     Task(TaskVerb),
-    /// Run a command inside a running task, on whichever host it is.
+    /// Run a command inside a running task on any host
     Exec(Exec),
-    /// Print the inside of this host's netd.
+    /// Print internal state of the local netd
     Debug {
-        /// What to print.
+        /// State to print
         what: Inside,
     },
-    /// Simulated hosts on this machine, each with its own netd. Needs root.
+    /// Simulate hosts on this machine, each with its own netd (needs root)
     Lab(Lab),
-    /// Print a shell's completion script.
+    /// Print a completion script for a shell
     Completion {
-        /// The shell.
+        /// Shell
         #[arg(value_parser = ["bash", "zsh", "fish"])]
         shell: String,
     },
-    /// Build a lab's host around its first process.
+    /// Create the namespaces of a lab host and start its first process
     #[command(hide = true)]
     LabBoot(LabProcess),
-    /// Be a lab's host: its first process.
+    /// Run as first process of a lab host
     #[command(hide = true)]
     LabHost(LabProcess),
-    /// Be a lab's switch.
+    /// Run as switch of a lab
     #[command(hide = true)]
     LabSwitch {
-        /// The lab.
+        /// Name of the lab
         #[arg(long)]
         lab: LabName,
     },
@@ -112,15 +113,15 @@ pub enum Verb {
 /// `init`.
 #[derive(Debug, Args)]
 pub struct Init {
-    /// Address or interface that others reach this host's control plane by; the default route's
-    /// where none is given.
+    /// Address or interface at which other hosts reach this host's control plane (default: the
+    /// address of the default route)
     #[arg(long, value_name = "IP|INTERFACE[:PORT]")]
     pub advertise_addr: Option<String>,
-    /// Where the control plane listens; every address of the advertised one's family where none is
-    /// given.
+    /// Address or interface on which the control plane listens (default: all addresses of the
+    /// advertised address's family)
     #[arg(long, value_name = "IP|INTERFACE[:PORT]")]
     pub listen_addr: Option<String>,
-    /// Address or interface that tunnels end at; the advertised one where none is given.
+    /// Address or interface at which VXLAN tunnels end (default: the advertised address)
     #[arg(long, value_name = "IP|INTERFACE")]
     pub data_path_addr: Option<String>,
 }
@@ -131,7 +132,8 @@ pub struct Found {
     /// The addresses of this host.
     #[command(flatten)]
     pub host: Init,
-    /// UDP port of the cluster's tunnels, 1024 to 49150; encrypted networks take the next one.
+    /// UDP port of VXLAN tunnels in the whole cluster, 1024 to 49150; encrypted networks use the
+    /// next port
     #[arg(long, value_name = "PORT", default_value_t = api::DATA_PATH_PORT)]
     pub data_path_port: u16,
 }
@@ -139,13 +141,13 @@ pub struct Found {
 /// `join`.
 #[derive(Debug, Args)]
 pub struct Join {
-    /// Token from `swarmctl token worker|manager`.
+    /// Join token, printed by `swarmctl token worker|manager`
     #[arg(long)]
     pub token: String,
     /// The addresses of this host.
     #[command(flatten)]
     pub host: Init,
-    /// A manager of the cluster.
+    /// Address of a manager of the cluster
     #[arg(value_name = "HOST[:PORT]")]
     pub manager: String,
 }
@@ -153,10 +155,10 @@ pub struct Join {
 /// Parts of every `ls`.
 #[derive(Debug, Args)]
 pub struct Listing {
-    /// Output format.
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,
-    /// Print ids only.
+    /// Print only ids
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -164,10 +166,10 @@ pub struct Listing {
 /// Parts of every `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspection {
-    /// Names or ids.
+    /// Names or ids
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
-    /// Output format.
+    /// Output format
     #[arg(short, long, value_enum, default_value = "json")]
     pub output: Format,
 }
@@ -175,47 +177,47 @@ pub struct Inspection {
 /// `node …`.
 #[derive(Debug, Subcommand)]
 pub enum NodeVerb {
-    /// List the nodes.
+    /// List nodes
     #[command(visible_alias = "list")]
     Ls(Listing),
-    /// Show nodes in full.
+    /// Show all details of nodes
     Inspect {
-        /// Names or ids; `self` is this node.
+        /// Names or ids; `self` is this node
         #[arg(default_value = "self", value_name = "NODE")]
         names: Vec<String>,
-        /// Output format.
+        /// Output format
         #[arg(short, long, value_enum, default_value = "json")]
         output: Format,
     },
-    /// List the tasks of a node.
+    /// List the tasks of a node
     Ps {
-        /// Name or id.
+        /// Name or id
         #[arg(default_value = "self")]
         node: String,
         /// Format and brevity.
         #[command(flatten)]
         listing: Listing,
     },
-    /// Open a node to the scheduler or close it; choose its balancer.
+    /// Change a node's availability to the scheduler, or its balancer
     Update {
-        /// With pause it gets no new tasks; with drain its tasks move elsewhere.
+        /// Availability: pause gives the node no new tasks; drain also moves its tasks to other
+        /// nodes
         #[arg(long, required_unless_present = "balancer",
             value_parser = words::<Availability, 3>(["active", "pause", "drain"]))]
         availability: Option<Availability>,
-        /// What translates virtual IPs there; with auto IPVS where the kernel has it, else
-        /// nftables.
+        /// Balancer of virtual IPs on the node; auto is IPVS if the kernel has it, else nftables
         #[arg(long, value_parser = words::<Engine, 3>(["auto", "ipvs", "nftables"]))]
         balancer: Option<Engine>,
-        /// Name or id.
+        /// Name or id
         node: String,
     },
-    /// Remove nodes from the cluster.
+    /// Remove nodes from the cluster
     #[command(visible_alias = "remove")]
     Rm {
-        /// Even if the node is alive.
+        /// Remove a node even if it is alive
         #[arg(short, long)]
         force: bool,
-        /// Names or ids.
+        /// Names or ids
         #[arg(required = true)]
         nodes: Vec<String>,
     },
@@ -224,35 +226,35 @@ pub enum NodeVerb {
 /// `network …`.
 #[derive(Debug, Subcommand)]
 pub enum NetworkVerb {
-    /// Make a network.
+    /// Create a network
     Create(NetworkCreate),
-    /// List the networks.
+    /// List networks
     #[command(visible_alias = "list")]
     Ls(Listing),
-    /// Show networks in full.
+    /// Show all details of networks
     Inspect {
         /// What to show and how.
         #[command(flatten)]
         inspection: Inspection,
-        /// Show instead what has passed between the hosts, asked of every node.
+        /// Show the traffic between the hosts instead; asks every node
         #[arg(long)]
         peers: bool,
     },
-    /// Replace the keys of all encrypted networks; nothing is lost meanwhile.
+    /// Replace the keys of all encrypted networks without losing packets
     RotateKey,
-    /// Compare ledger, view and kernel on every node; exit code 1 where they differ.
+    /// Compare ledger, view and kernel on every node; exit code 1 if they differ
     Verify {
-        /// Names or ids; every network where none is given.
+        /// Names or ids (default: every network)
         #[arg(value_name = "NETWORK")]
         networks: Vec<String>,
-        /// Output format.
+        /// Output format
         #[arg(short, long, value_enum, default_value = "table")]
         output: Format,
     },
-    /// Remove networks that nothing uses.
+    /// Remove unused networks
     #[command(visible_alias = "remove")]
     Rm {
-        /// Names or ids.
+        /// Names or ids
         #[arg(required = true)]
         networks: Vec<String>,
     },
@@ -261,60 +263,60 @@ pub enum NetworkVerb {
 /// `ipam …`.
 #[derive(Debug, Subcommand)]
 pub enum IpamVerb {
-    /// Prove that the ledger holds the addresses in use and no others; exit code 1 where it does
-    /// not.
+    /// Check that exactly the addresses in use are allocated; exit code 1 if not
     Check,
 }
 
 /// `network create`.
 #[derive(Debug, Args)]
 pub struct NetworkCreate {
-    /// How its endpoints reach each other.
-    #[arg(short, long, default_value = "overlay", value_parser = words::<Driver, 3>(["overlay", "macvlan", "ipvlan"]))]
+    /// Driver: overlay is VXLAN between hosts, macvlan and ipvlan are on the hosts' LAN
+    #[arg(short, long, default_value = "overlay",
+        value_parser = words::<Driver, 3>(["overlay", "macvlan", "ipvlan"]))]
     pub driver: Driver,
-    /// A prefix such as 10.0.9.0/24 or fd00:9::/64; from the default pools where none is given. For
-    /// macvlan and ipvlan it is that of the LAN, and must be given.
+    /// Subnet, such as 10.0.9.0/24 or fd00:9::/64 (default: one per family from the default pools).
+    /// macvlan and ipvlan require the LAN's subnet
     #[arg(long = "subnet", value_name = "PREFIX")]
     pub subnets: Vec<Subnet>,
-    /// A router's address inside one of the subnets; the first address where none is given.
+    /// Gateway address inside one of the subnets (default: the first address)
     #[arg(long = "gateway", value_name = "ADDRESS")]
     pub gateways: Vec<IpAddr>,
-    /// The part of a subnet that addresses are given out of: on a LAN, one that its DHCP server
-    /// leaves alone.
+    /// Part of a subnet from which addresses are allocated. On a LAN choose one that its DHCP
+    /// server does not use
     #[arg(long = "ip-range", value_name = "PREFIX")]
     pub ranges: Vec<Subnet>,
-    /// No way out, no forwarding of names.
+    /// Allow no connections out of the network, and forward no DNS queries
     #[arg(long)]
     pub internal: bool,
-    /// Let containers attach that belong to no service.
+    /// Allow containers of Docker and CNI runtimes to attach
     #[arg(long)]
     pub attachable: bool,
-    /// Encrypt between hosts.
+    /// Encrypt traffic between hosts (IPsec ESP)
     #[arg(long)]
     pub encrypted: bool,
     /// A note.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = option)]
     pub labels: Vec<(String, String)>,
-    /// A driver option. All: mtu=1400. macvlan and ipvlan: parent=eth0, or parent=eth0.50 for VLAN
-    /// 50 of eth0, which is made where it is missing. macvlan:
-    /// macvlan_mode=bridge|private|vepa|passthru; ipvlan: ipvlan_mode=l2|l3. In modes other than
-    /// bridge, l2 and l3 a host and its own containers do not reach each other.
+    /// Driver option. All drivers: mtu=1400. macvlan and ipvlan: parent=eth0, or parent=eth0.50 for
+    /// VLAN 50 of eth0, which netd creates if it is missing. macvlan:
+    /// macvlan_mode=bridge|private|vepa|passthru. ipvlan: ipvlan_mode=l2|l3. In other modes than
+    /// bridge, l2 and l3 a host and its own containers cannot reach each other
     #[arg(short, long = "opt", value_name = "KEY=VALUE", value_parser = option)]
     pub options: Vec<(String, String)>,
-    /// The network's name.
+    /// Name of the network
     pub name: String,
 }
 
 /// `task …`.
 #[derive(Debug, Subcommand)]
 pub enum TaskVerb {
-    /// Stop tasks, once their connections have run out; the next run of their replica follows.
+    /// Stop tasks after their connections have drained; a new task replaces each
     #[command(visible_alias = "remove")]
     Rm {
-        /// Names (web.1) or ids.
+        /// Names (web.1) or ids
         #[arg(required = true)]
         tasks: Vec<String>,
-        /// Return before they have stopped.
+        /// Return before the tasks have stopped
         #[arg(short, long)]
         detach: bool,
     },
@@ -323,15 +325,15 @@ pub enum TaskVerb {
 /// `exec`.
 #[derive(Debug, Args)]
 pub struct Exec {
-    /// Forward a terminal's input too; other input always is.
+    /// Forward standard input even from a terminal; other input is always forwarded
     #[arg(short, long)]
     pub interactive: bool,
-    /// An environment variable.
+    /// Environment variable; without =VALUE it is copied from this command's environment
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
     pub env: Vec<(String, String)>,
-    /// Name (web.1) or id.
+    /// Name (web.1) or id
     pub task: String,
-    /// Program and arguments.
+    /// Program and arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub argv: Vec<String>,
 }
@@ -339,21 +341,21 @@ pub struct Exec {
 /// What `debug` prints.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Inside {
-    /// What the host should look like.
+    /// Desired state of this host
     Config,
-    /// What the kernel says.
+    /// State observed in the kernel
     Observed,
-    /// What would be changed next.
+    /// Changes that netd would make next
     Plan,
 }
 
 /// `lab …`.
 #[derive(Debug, Args)]
 pub struct Lab {
-    /// The lab.
+    /// Name of the lab
     #[arg(long, global = true, default_value = "lab")]
     pub name: LabName,
-    /// What to do.
+    /// Command
     #[command(subcommand)]
     pub verb: LabVerb,
 }
@@ -361,64 +363,65 @@ pub struct Lab {
 /// `lab …`.
 #[derive(Debug, Subcommand)]
 pub enum LabVerb {
-    /// Make hosts h1, h2, … and a cluster of them.
+    /// Create hosts h1, h2, … and a cluster of them
     Up {
-        /// How many.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(HostName::MOST)))]
+        /// Number of hosts
+        #[arg(long, default_value_t = 3,
+            value_parser = clap::value_parser!(u8).range(1..=i64::from(HostName::MOST)))]
         hosts: u8,
-        /// How many of them are managers; up to three where not given.
+        /// Number of managers among them (default: 3, or all if there are fewer hosts)
         #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(HostName::MOST)))]
         managers: Option<u8>,
-        /// Leave everything as it is when a step fails.
+        /// Keep the lab when a step fails
         #[arg(long)]
         keep: bool,
     },
-    /// Remove the lab and all that is on its hosts.
+    /// Remove the lab and everything on its hosts
     Down,
-    /// List labs and their hosts.
+    /// List labs and their hosts
     #[command(visible_alias = "list")]
     Ls {
-        /// Output format.
+        /// Output format
         #[arg(short, long, value_enum, default_value = "table")]
         output: Format,
     },
-    /// Run a command as if on a host.
+    /// Run a command on a host
     Exec {
-        /// The host.
+        /// Host, such as h1
         host: HostName,
-        /// Program and arguments.
+        /// Program and arguments
         #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
         argv: Vec<String>,
     },
-    /// Cut a host's power: everything on it is gone at once; its disk stays.
+    /// Cut a host's power: all its processes die at once; its disk stays
     Kill {
-        /// The host.
+        /// Host, such as h1
         host: HostName,
     },
-    /// Power a host on again.
+    /// Power a host on
     Start {
-        /// The host.
+        /// Host, such as h1
         host: HostName,
     },
-    /// Kill -9 of a host's netd alone; it is started again as systemd would.
+    /// Kill a host's netd with SIGKILL; it is restarted as by systemd
     Crash {
-        /// The host.
+        /// Host, such as h1
         host: HostName,
     },
-    /// Print the log of a host's netd.
+    /// Print the log of a host's netd
     Logs {
-        /// The host.
+        /// Host, such as h1
         host: HostName,
     },
 }
 
-/// Who one of a lab's own processes is for.
+/// The lab and host of a lab process.
 #[derive(Debug, Args)]
 pub struct LabProcess {
-    /// The lab.
+    /// Name of the lab
     #[arg(long)]
     pub lab: LabName,
-    /// The host.
+    /// Host, such as h1
     #[arg(long)]
     pub host: HostName,
 }
@@ -452,7 +455,7 @@ pub fn completion(shell: &str) -> Result<String, String> {
     String::from_utf8(script).map_err(|error| error.to_string())
 }
 
-/// The values that `model` writes with these words.
+/// A parser for the values that `model` serialises as these words.
 fn words<T, const N: usize>(words: [&'static str; N]) -> impl TypedValueParser<Value = T>
 where
     T: serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
@@ -471,7 +474,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Notes and options by their keys; the last of a key counts, as in docker.
+/// Labels and options by key; the last one of a key counts, as in docker.
 pub fn by_key(pairs: Vec<(String, String)>) -> BTreeMap<String, String> {
     pairs.into_iter().collect()
 }
@@ -491,9 +494,11 @@ mod tests {
 
     #[test]
     fn a_command_after_the_dashes_keeps_its_own_flags_and_dashes() {
-        let parsed =
-            parse("swarmctl lab exec h1 --name x -- swarmctl service create --name web -- netd whoami --port 80")
-                .unwrap();
+        let parsed = parse(
+            "swarmctl lab exec h1 --name x -- swarmctl service create --name web -- netd \
+             whoami --port 80",
+        )
+        .unwrap();
         let Verb::Lab(Lab {
             name,
             verb: LabVerb::Exec { host, argv },
@@ -566,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_value_is_a_usage_error() {
+    fn malformed_values_are_usage_errors() {
         for line in [
             "swarmctl service create --name web",
             "swarmctl service create --name web --restart-delay 5x -- a",

@@ -1,4 +1,4 @@
-//! The local daemon: requests, and patience while it restarts.
+//! Requests to the local netd, repeated while it restarts.
 
 use std::{
     future::Future,
@@ -16,7 +16,7 @@ use api::{
 };
 use model::{
     Answer, Command, Kind, NetworkInfo, NodeId, NodeInfo, Outcome, Query, Refusal, RequestId, Role,
-    ServiceCommand, ServiceInfo, TaskInfo, TokenInfo, ViewInfo,
+    ServiceInfo, TaskInfo, TokenInfo, ViewInfo,
 };
 use serde::de::DeserializeOwned;
 use tonic::{Code, Response, Status, transport::Channel};
@@ -25,7 +25,7 @@ use tonic::{Code, Response, Status, transport::Channel};
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 /// How long a daemon that went away may take to come back.
 const RETURN_LIMIT: Duration = Duration::from_secs(10);
-/// How long a daemon that has left its socket behind may take to listen again.
+/// How long swarmctl waits for a netd whose socket exists but refuses connections.
 const LISTEN_LIMIT: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,7 +37,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// The daemon at this socket. Waits a little where there is a socket that nobody listens on: it
+    /// Connects to the daemon. If the socket exists but refuses connections, waits a little: netd
     /// may be restarting.
     pub async fn connect(socket: &Path) -> Result<Self, LocalError> {
         let start = Instant::now();
@@ -57,8 +57,8 @@ impl Daemon {
         }
     }
 
-    /// Changes the cluster. Asked again under the same request id while the daemon restarts:
-    /// nothing is done twice.
+    /// Proposes a command. Repeated with the same request id while the daemon restarts, so it is
+    /// executed once.
     pub async fn propose(&self, command: Command) -> Result<Outcome> {
         let payload = api::encode(&Proposal {
             request: RequestId(rand::random()),
@@ -129,7 +129,7 @@ impl Daemon {
         api::decode::<Result<(), Refusal>>(&answer)?.map_err(Into::into)
     }
 
-    /// Where this host stands.
+    /// This host's membership and the state of its kernel.
     pub async fn status(&self) -> Result<Standing> {
         self.insist(api::encode(&()), |channel, payload| async move {
             LocalClient::new(channel).status(payload).await
@@ -137,7 +137,7 @@ impl Daemon {
         .await
     }
 
-    /// The inside of this host.
+    /// Internal state of this host's netd.
     pub async fn debug(&self, what: api::Debug) -> Result<String> {
         let answer = self.once(self.local().debug(api::encode(&what)).await)?;
         api::decode::<Result<String, Refusal>>(&answer)?.map_err(Into::into)
@@ -151,7 +151,7 @@ impl Daemon {
         }
     }
 
-    /// What is wrong in the ledger, one sentence each.
+    /// Inconsistencies of the ledger, one sentence each.
     pub async fn ledger(&self) -> Result<Vec<String>> {
         match self.ask(Query::Ledger).await? {
             Answer::Ledger(findings) => Ok(findings),
@@ -159,7 +159,7 @@ impl Daemon {
         }
     }
 
-    /// What is seen on a node.
+    /// Asks one node about its kernel, peers or traffic.
     pub async fn examine(&self, node: NodeId, subject: Subject) -> Result<Examined> {
         let call =
             |channel, payload| async move { AgentClient::new(channel).examine(payload).await };
@@ -174,19 +174,26 @@ impl Daemon {
         AgentClient::new(self.channel.clone())
     }
 
-    /// What a broken stream or call means, for people.
+    /// Explains a broken stream or call to the user.
     pub fn broken(&self, status: &Status) -> anyhow::Error {
         let path = self.socket.display();
         match status.code() {
             Code::InvalidArgument | Code::Unimplemented => Refusal::new(
                 Kind::Invalid,
-                format!("netd at {path} does not understand the request: {}", status.message()),
+                format!(
+                    "netd at {path} does not understand the request: {}",
+                    status.message()
+                ),
                 "give swarmctl and netd the same version",
             ),
             _ => Refusal::new(
                 Kind::Unavailable,
-                format!("netd at {path} broke off the request: {}", status.message()),
-                "see netd's log, start it again, and look whether the change was made before you repeat the command",
+                format!(
+                    "netd at {path} closed the connection during the request: {}",
+                    status.message()
+                ),
+                "read netd's log (`journalctl -u netd`), restart netd, and check whether the \
+                 change was made before you repeat the command",
             ),
         }
         .into()
@@ -210,7 +217,7 @@ impl Daemon {
             .map_err(Into::into)
     }
 
-    /// Sends a request that may be sent twice, again and again while the daemon is away.
+    /// Sends an idempotent request, repeatedly while the daemon is away.
     async fn insist<T, F>(&self, payload: Json, call: impl Fn(Channel, Json) -> F) -> Result<T>
     where
         T: DeserializeOwned,
@@ -241,7 +248,8 @@ impl Daemon {
                 self.socket.display(),
                 REQUEST_LIMIT.as_secs()
             ),
-            "see netd's log, and look whether the change was made before you repeat the command",
+            "read netd's log (`journalctl -u netd`), and check whether the change was made before \
+             you repeat the command",
         )
         .into()
     }
@@ -257,7 +265,8 @@ fn is_passing(code: Code) -> bool {
 
 fn unexpected(answer: &Answer) -> anyhow::Error {
     anyhow::anyhow!(
-        "netd answered another question: {answer:?}\n  next: give swarmctl and netd the same version"
+        "netd sent an answer of another kind: {answer:?}\n  next: give swarmctl and netd the same \
+         version"
     )
 }
 
@@ -270,6 +279,8 @@ mod tests {
     use tokio::{net::UnixListener, sync::oneshot, task::JoinHandle};
     use tokio_stream::wrappers::UnixListenerStream;
     use tonic::{Request, transport::Server};
+
+    use model::ServiceCommand;
 
     use super::*;
 
@@ -310,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_daemon_that_dies_during_a_request_is_asked_again_under_the_same_request_id() {
+    async fn a_dead_daemon_is_asked_again_with_the_same_request_id() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("netd.sock");
         let (died, death) = oneshot::channel();

@@ -24,7 +24,7 @@ use daemon::Daemon;
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(code) => code.into(),
-        // Whoever read our output, such as `head`, has seen enough.
+        // The reader of our output, such as `head`, has closed it.
         Err(error)
             if error
                 .downcast_ref::<io::Error>()

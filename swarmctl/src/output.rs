@@ -1,4 +1,4 @@
-//! What is printed: JSON, or tables that fit a hundred columns.
+//! Output formats: JSON, or tables of at most a hundred columns.
 
 use std::io::{ErrorKind, Write};
 

@@ -40,7 +40,7 @@ impl Given {
         };
         let Some((rest, target)) = ports.rsplit_once(':') else {
             return Err(format!(
-                "{text:?} says not which port the hosts answer at: write PUBLISHED:TARGET, such as 8080:80"
+                "{text:?} lacks the port of the hosts: write PUBLISHED:TARGET, such as 8080:80"
             ));
         };
         let (at, published) = rest
@@ -119,7 +119,7 @@ pub struct Unpublish {
 }
 
 impl Unpublish {
-    /// Whether it means these.
+    /// Whether it names this published port.
     pub fn names(&self, port: &PublishSpec) -> bool {
         let last = port.target.saturating_add(port.count.saturating_sub(1));
         let is_published = |ports| ports == (port.published, port.last());
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_that_are_to_go_are_named_by_where_they_lead_or_by_both_ends() {
+    fn removed_ports_are_named_by_target_or_by_both_ends() {
         let there = ["8080:80", "8081:80", "80:80/udp", "8000-8010:80-90"]
             .map(|text| published(text).unwrap());
         for (text, meant) in [
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_published_port_is_refused_with_what_to_write() {
+    fn malformed_published_ports_are_refused_with_the_form() {
         for (text, hint) in [
             ("80", "PUBLISHED:TARGET"),
             ("80:0", "1 to 65535"),

@@ -133,7 +133,7 @@ pub fn named_port(text: &str) -> Result<NamedPort, String> {
                 port = Some(
                     value
                         .parse()
-                        .map_err(|_| format!("{value:?} is no port: 1 to 65535"))?,
+                        .map_err(|_| format!("{value:?} is not a port: 1 to 65535"))?,
                 )
             }
             "protocol" => protocol = value.parse()?,

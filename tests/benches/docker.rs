@@ -24,7 +24,8 @@ fn main() {
     .ok();
     // On ports of its own: the host's netd has Swarm's.
     shell(
-        "docker swarm init --data-path-port 5789 --listen-addr 127.0.0.1:2378 --advertise-addr 127.0.0.1:2378",
+        "docker swarm init --data-path-port 5789 --listen-addr 127.0.0.1:2378 --advertise-addr \
+         127.0.0.1:2378",
     );
     shell("docker network create -d overlay --attachable swarm");
     shell("docker network create -d netd --ipam-driver netd -o netd.network=ours ours");

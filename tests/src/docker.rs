@@ -16,10 +16,12 @@ pub const ATTACH: &str = "network create -d netd --ipam-driver netd";
 /// Those of `my-net`.
 pub const SUBNETS: &str = "--subnet 10.0.9.0/24 --subnet fd00:9::/64";
 /// Everything of its own is on the host's disk and in its /run.
-const START: &str = "exec dockerd --data-root /var/lib/netd/engine --exec-root /run/docker --pidfile /run/docker.pid \
-                     -H unix:///run/docker.sock $DOCKERD_OPTIONS >>/run/dockerd.log 2>&1";
+const START: &str = "exec dockerd --data-root /var/lib/netd/engine --exec-root /run/docker \
+                     --pidfile /run/docker.pid -H unix:///run/docker.sock $DOCKERD_OPTIONS \
+                     >>/run/dockerd.log 2>&1";
 const IMAGE: &str = "docker image inspect busybox >/dev/null 2>&1 && exit; \
-     d=$(mktemp -d); mkdir $d/bin; cp /bin/busybox $d/bin; tar -C $d -c . | docker import - busybox; rm -r $d";
+     d=$(mktemp -d); mkdir $d/bin; cp /bin/busybox $d/bin; tar -C $d -c . | docker import - \
+     busybox; rm -r $d";
 
 /// A daemon; it ends when dropped, and what it started with the lab.
 pub struct Docker(Child);
@@ -65,7 +67,8 @@ pub fn answers(lab: &Lab, host: &str) {
 /// Kills the daemon of a host, and nothing that it started.
 #[track_caller]
 pub fn kill(lab: &Lab, host: &str) {
-    let kill = "pid=$(cat /run/docker.pid); kill -9 $pid; while kill -0 $pid 2>/dev/null; do sleep .05; done; rm /run/docker.pid";
+    let kill = "pid=$(cat /run/docker.pid); kill -9 $pid; while kill -0 $pid 2>/dev/null; do sleep \
+                .05; done; rm /run/docker.pid";
     lab.exec(host, &["sh", "-c", kill]).ok();
 }
 
@@ -80,7 +83,8 @@ impl Drop for Docker {
 pub fn serving(name: &str, options: &[&str]) -> Vec<String> {
     // The image has a shell only as one of busybox's words, and health checks want `/bin/sh`.
     let serve = format!(
-        "cd /bin; ln -s busybox sh; mkdir /www; echo {name} >/www/index.html; exec httpd -f -p 80 -h /www"
+        "cd /bin; ln -s busybox sh; mkdir /www; echo {name} >/www/index.html; exec httpd -f -p 80 \
+         -h /www"
     );
     let words = [DOCKER, "run", "-d", "--name", name, "--network", "my-net"];
     let program = ["busybox", "/bin/busybox", "sh", "-c", serve.as_str()];

@@ -228,7 +228,8 @@ impl Lab {
         .ok();
         lab.ctl(
             "h1",
-            "service create --name web --replicas 3 --network my-net --runtime exec -- netd whoami --port 80",
+            "service create --name web --replicas 3 --network my-net --runtime exec -- netd whoami \
+             --port 80",
         )
         .ok();
         lab.ctl(

@@ -28,7 +28,7 @@ fn all_ready(lab: &Lab, ask: &str, count: usize) {
 }
 
 #[test]
-fn wrong_and_stale_tokens_are_refused_with_the_reason_on_both_sides() {
+fn wrong_and_stale_tokens_are_refused_on_both_sides() {
     let (lab, other) = (Lab::up(2), Lab::up(1));
     let stale = token(&lab, "worker");
     let manager = node(&lab, "h1", |node| node["hostname"] == "h1")["address"]
@@ -139,7 +139,7 @@ fn a_dead_host_is_replaced_and_comes_back_as_a_member() {
 }
 
 #[test]
-fn losing_the_leader_while_a_service_is_created_creates_it_exactly_once() {
+fn a_service_is_created_once_though_the_leader_dies() {
     let lab = Lab::up(3);
     lab.ctl("h1", "network create --subnet 10.0.9.0/24 my-net")
         .ok();
@@ -189,7 +189,7 @@ fn losing_the_leader_while_a_service_is_created_creates_it_exactly_once() {
 }
 
 #[test]
-fn any_one_of_three_managers_can_die_and_carries_on_where_it_was() {
+fn any_one_of_three_managers_can_die_and_resume() {
     let lab = Lab::up(3);
     for victim in ["h1", "h2", "h3"] {
         let other = if victim == "h1" { "h2" } else { "h1" };
@@ -208,7 +208,7 @@ fn any_one_of_three_managers_can_die_and_carries_on_where_it_was() {
 }
 
 #[test]
-fn labs_run_side_by_side_and_one_whose_creator_was_killed_can_be_removed() {
+fn labs_run_side_by_side_and_orphaned_ones_can_be_removed() {
     let (first, second) = (Lab::up(1), Lab::planned());
     let mut up = second.verb("up");
     let mut creator = up

@@ -115,7 +115,7 @@ fn is_as_told(runtime: &Runtime<'_>, pod: Pod<'_>, result: &Value) {
 }
 
 #[test]
-fn an_interface_is_as_the_result_says_in_every_version_and_gone_after_del() {
+fn an_interface_matches_its_result_in_every_version() {
     let lab = lab(1);
     for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let (runtime, pod) = (
@@ -190,7 +190,7 @@ fn an_interface_is_as_the_result_says_in_every_version_and_gone_after_del() {
 }
 
 #[test]
-fn what_runtimes_ask_for_is_given_and_found_by_name() {
+fn requests_of_runtimes_are_granted_and_found_by_name() {
     let lab = lab(2);
     lab.ctl(
         "h1",
@@ -201,7 +201,8 @@ fn what_runtimes_ask_for_is_given_and_found_by_name() {
         "ips": ["fd00:9::77/64"], "mac": "02:00:00:00:00:77", "aliases": ["db"],
         "dns": { "servers": ["192.0.2.53"], "searches": ["example.org"] },
         "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
-        "bandwidth": { "ingressRate": 1_000_000, "ingressBurst": 1_000_000, "egressRate": 2_000_000, "egressBurst": 1_000_000 },
+        "bandwidth": { "ingressRate": 1_000_000, "ingressBurst": 1_000_000,
+            "egressRate": 2_000_000, "egressBurst": 1_000_000 },
     });
     let first = Runtime {
         arguments: "IgnoreUnknown=1;IP=10.0.9.77;K8S_POD_NAME=web-0",
@@ -317,10 +318,11 @@ fn what_runtimes_ask_for_is_given_and_found_by_name() {
 }
 
 #[test]
-fn namespaces_that_were_there_before_those_of_netd_stay_and_can_be_removed() {
+fn namespaces_older_than_netd_stay_and_can_be_removed() {
     let lab = lab(2);
     // As containerd's CRI makes them; systemd's /run is shared.
-    let make = "mkdir -p /run/netns; touch /run/netns/pod; unshare -n mount --bind /proc/self/ns/net /run/netns/pod";
+    let make = "mkdir -p /run/netns; touch /run/netns/pod; unshare -n mount --bind \
+                /proc/self/ns/net /run/netns/pod";
     for (host, sharing) in [("h1", "private"), ("h2", "shared")] {
         lab.exec(
             host,
@@ -353,12 +355,14 @@ fn namespaces_that_were_there_before_those_of_netd_stay_and_can_be_removed() {
 fn no_more_passes_than_the_limit_of_the_bandwidth_allows() {
     let lab = lab(2);
     let (burst, to, from) = (1_000_000, 40_000_000, 80_000_000);
-    let limits = json!({ "ingressRate": to, "ingressBurst": burst, "egressRate": from, "egressBurst": burst });
+    let limits = json!({ "ingressRate": to, "ingressBurst": burst, "egressRate": from,
+        "egressBurst": burst });
     let limited = Runtime::new(&lab, "h1", "my-net").with(json!({ "bandwidth": limits }));
     let free = Runtime::new(&lab, "h2", "my-net");
     let addresses = [(&limited, "c1"), (&free, "c2")].map(|(runtime, id)| {
         let result = runtime.add(eth0(id));
-        let serve = "mkdir /run/www; head -c 5000000 /dev/zero >/run/www/file; exec busybox httpd -p 80 -h /run/www";
+        let serve = "mkdir /run/www; head -c 5000000 /dev/zero >/run/www/file; exec busybox httpd \
+                     -p 80 -h /run/www";
         runtime.inside(eth0(id), &["sh", "-ec", serve]).ok();
         addresses(&result).remove(0)
     });
@@ -386,7 +390,7 @@ fn no_more_passes_than_the_limit_of_the_bandwidth_allows() {
 }
 
 #[test]
-fn of_two_networks_the_one_with_a_way_out_is_taken_and_both_are_reached_by_name() {
+fn a_container_on_two_networks_leaves_by_the_one_that_leads_out() {
     let lab = lab(1);
     lab.ctl(
         "h1",
@@ -468,7 +472,7 @@ fn of_two_networks_the_one_with_a_way_out_is_taken_and_both_are_reached_by_name(
 }
 
 #[test]
-fn what_fails_leaves_nothing_and_says_why() {
+fn a_failed_add_leaves_nothing_and_says_why() {
     let lab = lab(1);
     lab.ctl(
         "h1",
@@ -563,7 +567,7 @@ fn what_fails_leaves_nothing_and_says_why() {
 }
 
 #[test]
-fn side_by_side_everyone_gets_an_interface_though_daemons_are_killed() {
+fn parallel_adds_succeed_though_daemons_are_killed() {
     let lab = lab(3);
     lab.ctl(
         "h1",
@@ -632,7 +636,7 @@ fn side_by_side_everyone_gets_an_interface_though_daemons_are_killed() {
 }
 
 #[test]
-fn what_is_forgotten_is_given_up_and_the_living_stay() {
+fn forgotten_containers_are_given_up_and_living_ones_stay() {
     let lab = lab(3);
     let (here, there) = (
         Runtime::new(&lab, "h3", "my-net"),
@@ -643,9 +647,8 @@ fn what_is_forgotten_is_given_up_and_the_living_stay() {
     let stays = here.add(eth0("stays"));
     let held = Runtime {
         version: "1.0.0",
-        plugins: vec![
-            json!({ "type": "bridge", "bridge": "br-own", "ipam": { "type": "netd-cni", "network": "my-net" } }),
-        ],
+        plugins: vec![json!({ "type": "bridge", "bridge": "br-own",
+                "ipam": { "type": "netd-cni", "network": "my-net" } })],
         ..Runtime::new(&lab, "h3", "my-net")
     };
     held.add(eth0("held"));
@@ -700,7 +703,8 @@ fn plugins_before_and_after_ours_in_a_list_work_as_ever() {
         json!({ "type": "tuning", "sysctl": { "net.ipv4.conf.eth0.arp_filter": "1" } }),
         json!({
             "type": "portmap", "snat": true,
-            "runtimeConfig": { "portMappings": [{ "hostPort": 8081, "containerPort": 80, "protocol": "tcp" }] },
+            "runtimeConfig": { "portMappings": [{ "hostPort": 8081, "containerPort": 80,
+                "protocol": "tcp" }] },
         }),
     ];
     let pod = eth0("c1");
@@ -720,7 +724,8 @@ fn plugins_before_and_after_ours_in_a_list_work_as_ever() {
 
     let bridge = json!({
         "type": "bridge", "bridge": "br-own", "isGateway": true,
-        "ipam": { "type": "host-local", "subnet": "192.168.77.0/24", "dataDir": "/run/host-local", "routes": [{ "dst": "0.0.0.0/0" }] },
+        "ipam": { "type": "host-local", "subnet": "192.168.77.0/24", "dataDir": "/run/host-local",
+            "routes": [{ "dst": "0.0.0.0/0" }] },
     });
     runtime.plugins = vec![bridge, json!({ "type": "netd-cni", "network": "my-net" })];
     let pod = eth0("c2");
@@ -768,8 +773,8 @@ fn reference_plugins_take_addresses_from_the_ledger() {
     let lab = Lab::up(2);
     lab.ctl(
         "h1",
-        "network create --attachable --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 --gateway 192.168.100.1 \
-         --ip-range 192.168.100.128/25 my-net",
+        "network create --attachable --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 \
+         --gateway 192.168.100.1 --ip-range 192.168.100.128/25 my-net",
     )
     .ok();
     let of = |host, plugin: &str, more: Value| {

@@ -283,31 +283,31 @@ fn look(scene: &Scene<'_>, verb: &str) {
 }
 
 #[test]
-fn who_is_killed_while_attaching_leaves_one_whole_interface_or_none() {
+fn killed_while_attaching_leaves_a_whole_interface_or_none() {
     on_last_of(1, attach);
 }
 
 #[test]
-fn who_is_killed_while_attaching_by_a_ledger_elsewhere_leaves_one_whole_interface_or_none() {
+fn killed_while_attaching_by_a_remote_leader_leaves_all_or_none() {
     on_last_of(3, attach);
 }
 
 #[test]
-fn who_is_killed_while_detaching_leaves_nothing() {
+fn killed_while_detaching_leaves_nothing() {
     on_last_of(1, detach);
 }
 
 #[test]
-fn who_is_killed_while_detaching_by_a_ledger_elsewhere_leaves_nothing() {
+fn killed_while_detaching_by_a_remote_leader_leaves_nothing() {
     on_last_of(3, detach);
 }
 
 #[test]
-fn who_is_killed_while_collecting_garbage_leaves_the_living() {
+fn killed_while_collecting_garbage_leaves_the_living() {
     on_last_of(1, collect);
 }
 
 #[test]
-fn who_is_killed_while_looking_changes_nothing() {
+fn killed_while_checking_changes_nothing() {
     on_last_of(1, |scene| ["CHECK", "STATUS"].map(|verb| look(scene, verb)));
 }

@@ -33,14 +33,17 @@ const BREAKAGES: [&str; 17] = [
     "ip -n $NS link del $VX",
     "ip -n $NS route del $(ip -n $NS route | grep -m1 via.inet6.*dev.vx | cut -d' ' -f1)",
     "ip -n $NS -6 route flush dev $VX",
-    "bridge -n $NS fdb show dev $VX | while read mac rest; do bridge -n $NS fdb del $mac dev $VX; done",
-    "bridge -n $NS fdb show dev $VX | while read mac rest; do bridge -n $NS fdb replace $mac dev $VX dst 192.0.2.9; done",
+    "bridge -n $NS fdb show dev $VX | while read mac rest; do bridge -n $NS fdb del $mac dev $VX; \
+     done",
+    "bridge -n $NS fdb show dev $VX | while read mac rest; do bridge -n $NS fdb replace $mac dev \
+     $VX dst 192.0.2.9; done",
     "ip -n $NS neigh flush all nud permanent",
     "ip -n $NS neigh show dev $VX nud permanent | while read ll rest; do \
      ip -n $NS neigh replace $ll dev $VX lladdr 02:00:00:00:00:09 nud permanent; done",
     "nft flush ruleset",
     "ip link del nu-${VX#vx-}",
-    "ip route del $(ip route | grep -m1 dev.nu-${VX#vx-} | cut -d' ' -f1); sysctl -qw net.ipv4.ip_forward=0",
+    "ip route del $(ip route | grep -m1 dev.nu-${VX#vx-} | cut -d' ' -f1); sysctl -qw \
+     net.ipv4.ip_forward=0",
     // Of an earlier life: links, namespaces and rules that nobody asks for.
     "ip link add nu-0000ff type veth peer name vx-0000ff; ip netns add netd-0000000000001; \
      nft add chain inet netd stale '{ type filter hook forward priority 0; policy drop; }'",
@@ -50,7 +53,8 @@ const BREAKAGES: [&str; 17] = [
     "ip -n $NS addr flush dev lo scope global",
     // netd may give the name back while it is being taken.
     "ip netns del $NS || true",
-    "kill -9 $(cat /run/netd.pid); ip netns | grep -o '^netd-t-[0-9a-z]*' | xargs -n 1 ip netns del || true",
+    "kill -9 $(cat /run/netd.pid); ip netns | grep -o '^netd-t-[0-9a-z]*' | xargs -n 1 ip netns \
+     del || true",
 ];
 
 /// Answers each datagram to port 9.
@@ -83,7 +87,7 @@ print("sent", sent, "lost", sorted(set(range(sent)) - heard), flush=True)
 "#;
 
 #[test]
-fn what_is_broken_by_hand_is_repaired_and_other_networks_lose_nothing() {
+fn damage_by_hand_is_repaired_and_other_networks_lose_nothing() {
     let lab = Lab::tour(3);
     lab.ctl("h1", "network create other").ok();
     lab.exec(
@@ -143,7 +147,7 @@ fn what_is_broken_by_hand_is_repaired_and_other_networks_lose_nothing() {
 }
 
 #[test]
-fn verify_says_on_which_node_the_kernel_is_not_what_the_ledger_says() {
+fn verify_names_the_node_whose_kernel_differs() {
     let lab = Lab::tour(3);
     web_answers(&lab);
     let agree = || {
@@ -162,7 +166,7 @@ fn verify_says_on_which_node_the_kernel_is_not_what_the_ledger_says() {
     eventually("the difference is seen before it is repaired", || {
         lab.exec("h2", &["sh", "-c", close]).ok();
         let said = lab.ctl("h1", "network verify my-net");
-        let cause = "h2 network my-net\n  cause: the kernel is not as it should be; \
+        let cause = "h2 network my-net\n  cause: the kernel differs from the view; \
                      to do: set net/ipv4/conf/all/send_redirects = 0\n";
         holds(
             said.code == 1 && said.out.contains(cause) && said.out.contains("\n  next: "),

@@ -43,16 +43,13 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
         ("-o netd.network=my-net --internal", "it has a way out"),
         (
             "-o netd.network=my-net -o encrypted",
-            "encrypted= does not hold",
+            "encrypted= does not match",
         ),
         (
             "--subnet 10.0.9.0/24",
             "attach that one with -o netd.network=my-net",
         ),
-        (
-            "-o driver=ipvlan -o parent=eth0",
-            "use a network of macvlan",
-        ),
+        ("-o driver=ipvlan -o parent=eth0", "use a macvlan network"),
     ] {
         let said = docker("h1", &format!("{ATTACH} {wrong} wrong")).refused();
         assert!(said.contains(cause), "{wrong}: {said}");
@@ -73,7 +70,8 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
     .ok();
 
     docker("h1", &format!("run -d --name one --network my-net {SLEEP}")).ok();
-    let fixed = "--ip 10.0.9.50 --ip6 fd00:9::50 --mac-address 02:42:0a:00:09:32 --network-alias bee --network-alias two.two";
+    let fixed = "--ip 10.0.9.50 --ip6 fd00:9::50 --mac-address 02:42:0a:00:09:32 --network-alias \
+                 bee --network-alias two.two";
     docker(
         "h2",
         &format!("run -d --name two --network my-net {fixed} {SLEEP}"),
@@ -146,7 +144,7 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
         (
             "h3",
             "--mac-address ff:ff:ff:ff:ff:ff",
-            "is no address of an interface",
+            "cannot be the address of an interface",
         ),
     ] {
         let said = docker(host, &format!("run -d --network my-net {wish} {SLEEP}"));
@@ -294,7 +292,10 @@ fn comings_and_goings(engines: &Engines) {
     docker("h1", &format!("{ATTACH} --ipv6 fresh")).ok();
     docker(
         "h1",
-        &format!("{ATTACH} --internal --subnet 10.77.0.0/24 --ip-range 10.77.0.128/25 --aux-address a=10.77.0.128 own"),
+        &format!(
+            "{ATTACH} --internal --subnet 10.77.0.0/24 --ip-range 10.77.0.128/25 \
+             --aux-address a=10.77.0.128 own"
+        ),
     )
     .ok();
     eventually("the cluster knows the names", || {
@@ -466,7 +467,10 @@ fn daemons_engines_and_hosts_may_die_at_any_time() {
     .ok();
     docker(
         "h2",
-        &format!("run -d --name two --restart always --stop-signal KILL --network my-net --ip 10.0.9.50 {SLEEP}"),
+        &format!(
+            "run -d --name two --restart always --stop-signal KILL --network my-net --ip \
+             10.0.9.50 {SLEEP}"
+        ),
     )
     .ok();
     let both = |what: &str| {
@@ -594,7 +598,7 @@ fn daemons_engines_and_hosts_may_die_at_any_time() {
 }
 
 #[test]
-fn a_compose_file_with_several_networks_and_a_lan_comes_up_and_goes() {
+fn a_compose_file_with_networks_and_a_lan_comes_up_and_goes() {
     let engines = Engines::up(2);
     let (lab, docker) = (&engines.lab, |host: &str, line: &str| {
         engines.docker(host, line)
@@ -660,7 +664,8 @@ fn a_compose_file_with_several_networks_and_a_lan_comes_up_and_goes() {
     });
     engines.is_clean("my-net", &[]);
 
-    let lan = "-o driver=macvlan -o parent=eth0 --subnet 192.168.100.0/24 --gateway 192.168.100.1 --ip-range 192.168.100.128/25";
+    let lan = "-o driver=macvlan -o parent=eth0 --subnet 192.168.100.0/24 --gateway 192.168.100.1 \
+               --ip-range 192.168.100.128/25";
     docker("h1", &format!("{ATTACH} {lan} lan")).ok();
     eventually("the cluster knows its name", || {
         let said = docker("h2", &format!("{ATTACH} -o netd.network=lan lan"));
@@ -727,7 +732,7 @@ fn a_compose_file_with_several_networks_and_a_lan_comes_up_and_goes() {
 }
 
 #[test]
-fn a_socket_that_systemd_has_made_is_answered_at_though_the_engine_was_first() {
+fn a_socket_made_by_systemd_serves_an_engine_started_first() {
     // As systemd does: the socket is its third descriptor, and somebody asks before the daemon has
     // been started.
     let launch = r#"
@@ -738,14 +743,17 @@ listening.bind("/run/docker/plugins/netd.sock")
 listening.listen()
 engine = socket.socket(socket.AF_UNIX)
 engine.connect("/run/docker/plugins/netd.sock")
-engine.sendall(b"POST /Plugin.Activate HTTP/1.1\r\nHost: netd\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+engine.sendall(b"POST /Plugin.Activate HTTP/1.1\r\nHost: netd\r\nContent-Length: 0\r\nConnection: \
+                 close\r\n\r\n")
 def activate():
     os.dup2(listening.fileno(), 3)
     os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
-netd = subprocess.Popen(["netd", "--directory", "/run/state"], pass_fds=[3], preexec_fn=activate, stdout=2)
+netd = subprocess.Popen(["netd", "--directory", "/run/state"], pass_fds=[3], preexec_fn=activate,
+    stdout=2)
 engine.settimeout(60)
 try:
-    print(b"".join(iter(lambda: engine.recv(9999), b"")).decode(), oct(os.stat("/run/docker/plugins/netd.sock").st_mode & 0o777))
+    print(b"".join(iter(lambda: engine.recv(9999), b"")).decode(),
+        oct(os.stat("/run/docker/plugins/netd.sock").st_mode & 0o777))
 finally:
     netd.kill()
 "#;
@@ -795,7 +803,11 @@ fn the_managed_plugin_passes_calls_on_to_the_hosts_daemon() {
     .ok();
     docker("plugin create managed /run/plugin").ok();
     docker("plugin enable managed").ok();
-    docker("network create -d managed:latest --ipam-driver managed:latest -o netd.network=my-net my-net").ok();
+    docker(
+        "network create -d managed:latest --ipam-driver managed:latest -o netd.network=my-net \
+         my-net",
+    )
+    .ok();
     docker(&format!("run -d --name one --network my-net {SLEEP}")).ok();
     docker(&format!("run -d --name two --network my-net {SLEEP}")).ok();
     engines.reaches("h1", "one", "two");

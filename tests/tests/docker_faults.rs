@@ -376,8 +376,9 @@ impl<'a> Patient<'a> {
             format!("there-{host}"),
         );
         let make = format!(
-            "network create -d {NAME} --ipam-driver {NAME} --ipv6 --subnet 10.7{number}.0.0/24 --subnet \
-             fd00:7{number}::/64 --ip-range 10.7{number}.0.128/25 --aux-address router=10.7{number}.0.128 {name}"
+            "network create -d {NAME} --ipam-driver {NAME} --ipv6 --subnet 10.7{number}.0.0/24 \
+             --subnet fd00:7{number}::/64 --ip-range 10.7{number}.0.128/25 --aux-address \
+             router=10.7{number}.0.128 {name}"
         );
         let (is_there, remove) = (
             format!("network inspect {name}"),
@@ -486,7 +487,8 @@ fn either_may_die_in_the_middle_of_every_method() {
         ("h3", NAME, "stay-h3"),
     ] {
         let make = format!(
-            "network create -d {driver} --ipam-driver {driver} -o netd.network=my-net --ipv6 {SUBNETS}"
+            "network create -d {driver} --ipam-driver {driver} -o netd.network=my-net --ipv6 \
+             {SUBNETS}"
         );
         engines.docker(host, &format!("{make} my-net")).ok();
         let line = format!(
@@ -526,7 +528,7 @@ fn either_may_die_in_the_middle_of_every_method() {
 }
 
 #[test]
-fn what_an_engine_held_that_has_lost_its_memory_is_given_back_and_nothing_else() {
+fn an_engine_that_lost_its_data_gets_its_holds_released() {
     let engines = Engines::on_my_net(2);
     let (lab, docker) = (&engines.lab, |host: &str, line: &str| {
         engines.docker(host, line)
@@ -552,10 +554,11 @@ fn what_an_engine_held_that_has_lost_its_memory_is_given_back_and_nothing_else()
     engines.reaches_soon("h1", "far", "one");
     engines.reaches_soon("h1", "sharer", "two");
 
-    let forget = "pids=$(docker inspect -f '{{.State.Pid}}' $(docker ps -q)); kill -9 $(cat /run/docker.pid) $pids; \
-                  while kill -0 $(cat /run/docker.pid) 2>/dev/null; do sleep .05; done; rm /run/docker.pid; \
-                  awk '$2 ~ \"^/var/lib/netd/engine/\" { print $2 }' /proc/mounts | xargs -r umount -l; \
-                  rm -rf /var/lib/netd/engine/*";
+    let forget = "pids=$(docker inspect -f '{{.State.Pid}}' $(docker ps -q)); \
+                  kill -9 $(cat /run/docker.pid) $pids; while kill -0 $(cat /run/docker.pid) \
+                  2>/dev/null; do sleep .05; done; rm /run/docker.pid; \
+                  awk '$2 ~ \"^/var/lib/netd/engine/\" { print $2 }' /proc/mounts | xargs -r \
+                  umount -l; rm -rf /var/lib/netd/engine/*";
     lab.exec("h2", &["sh", "-ec", forget]).ok();
     let _daemon = Docker::start(lab, "h2", &[]);
     assert_eq!(docker("h2", "ps -aq").ok(), "");

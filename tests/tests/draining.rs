@@ -81,7 +81,8 @@ impl<'a> Load<'a> {
         };
         let rate = sum("requests") / seen[0]["seconds"].as_f64().unwrap_or(1.);
         println!(
-            "{} requests, {rate:.0} per second, {} failed, {} retried on a closed connection, slowest {:?} ms",
+            "{} requests, {rate:.0} per second, {} failed, {} retried on a closed connection, \
+             slowest {:?} ms",
             sum("requests"),
             sum("failed"),
             sum("retried"),
@@ -166,7 +167,7 @@ fn updates_scaling_drains_and_a_leader_change_lose_no_request() {
 }
 
 #[test]
-fn when_a_host_dies_only_requests_fail_that_were_begun_before_the_others_knew() {
+fn a_dead_host_fails_only_requests_begun_before_it_was_known() {
     let lab = Lab::up(4);
     let load = Load::begin(&lab, "--replicas 8");
     assert!(

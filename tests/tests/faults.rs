@@ -49,7 +49,7 @@ fn no_panics(lab: &Lab) {
 }
 
 #[test]
-fn after_a_power_cut_of_everything_the_cluster_returns_by_itself() {
+fn a_cluster_returns_by_itself_after_a_power_cut_of_all() {
     let lab = Lab::tour(3);
     let before = addresses(&lab.running("h1", "web"));
     for host in HOSTS {
@@ -107,7 +107,7 @@ fn without_a_majority_writes_are_refused_and_what_runs_goes_on() {
 }
 
 #[test]
-fn a_host_that_was_cut_off_stops_what_was_replaced_and_does_not_come_between() {
+fn a_host_cut_off_stops_its_replaced_tasks_on_return() {
     let lab = Lab::tour(3);
     let before = addresses(&lab.running("h1", "web"));
     let own = |host: &str| {
@@ -171,7 +171,7 @@ fn a_host_that_was_cut_off_stops_what_was_replaced_and_does_not_come_between() {
 }
 
 #[test]
-fn daemons_killed_while_many_commands_are_under_way_lose_and_double_nothing() {
+fn daemons_killed_under_load_lose_and_double_nothing() {
     let lab = Lab::up(3);
     let commands: Vec<_> = (0..20)
         .map(|number| {

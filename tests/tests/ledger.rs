@@ -44,13 +44,14 @@ fn refusals_name_the_cause_and_leave_nothing_behind() {
 }
 
 #[test]
-fn what_a_host_is_on_already_is_no_networks_and_stays_its_own() {
+fn prefixes_of_the_hosts_links_stay_their_own() {
     let lab = Lab::up(1);
     lab.ctl("h1", "network create --subnet 10.0.9.0/24 early")
         .ok();
     let link = |name: &str, address: &str| {
         let line = format!(
-            "ip link add {name} type bridge; ip address add {address} dev {name}; ip link set {name} up"
+            "ip link add {name} type bridge; ip address add {address} dev {name}; ip link set \
+             {name} up"
         );
         lab.exec("h1", &["sh", "-c", &line]).ok();
     };
@@ -158,7 +159,7 @@ fn networks_without_subnets_get_disjoint_ones_of_both_families() {
 }
 
 #[test]
-fn json_keys_are_the_ones_promised_and_tables_fit_a_hundred_columns() {
+fn json_keys_are_stable_and_tables_fit_a_hundred_columns() {
     let lab = Lab::tour(1);
     for (line, keys) in [
         (

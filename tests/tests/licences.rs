@@ -28,7 +28,7 @@ fn allowed(expression: &str) -> bool {
 }
 
 #[test]
-fn every_dependency_has_a_licence_that_fits_and_comes_from_the_registry() {
+fn every_dependency_has_a_fitting_licence_and_a_registry() {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let arguments = [
         "metadata",

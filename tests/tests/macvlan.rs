@@ -9,9 +9,10 @@ use serde_json::Value;
 use tests::{CALL, Lab, eventually, field, holds, run};
 
 const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
-const CREATE: &str = "network create --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 --gateway 192.168.100.1 \
-                      --ip-range 192.168.100.128/25 --subnet fd00:6c61:62::/64 --gateway fd00:6c61:62::1 \
-                      --ip-range fd00:6c61:62::8000/120 lan";
+const CREATE: &str = "network create --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 \
+                      --gateway 192.168.100.1 --ip-range 192.168.100.128/25 --subnet \
+                      fd00:6c61:62::/64 --gateway fd00:6c61:62::1 --ip-range \
+                      fd00:6c61:62::8000/120 lan";
 
 fn address(task: &Value, index: usize) -> &str {
     task["addresses"][index].as_str().unwrap()
@@ -53,8 +54,9 @@ fn reaches(lab: &Lab, task: &str, address: &str) {
 
 /// What a host has of networks and tasks.
 fn traces(lab: &Lab, host: &str) -> String {
-    let script = "ip netns; ip -o link | sed 's/^[0-9]*: //' | cut -d' ' -f1; ip -o addr | cut -d' ' -f2-4; ip route; \
-                  ip -6 route | grep -v fe80; ip neigh show nud permanent; nft list ruleset";
+    let script = "ip netns; ip -o link | sed 's/^[0-9]*: //' | cut -d' ' -f1; \
+                  ip -o addr | cut -d' ' -f2-4; ip route; ip -6 route | grep -v fe80; \
+                  ip neigh show nud permanent; nft list ruleset";
     lab.exec(host, &["sh", "-c", script]).ok()
 }
 
@@ -70,7 +72,7 @@ fn neighbour(lab: &Lab, host: &str, address: &str) -> String {
 }
 
 #[test]
-fn tasks_on_a_lan_have_names_and_virtual_ips_and_reach_hosts_and_are_reached() {
+fn tasks_on_a_lan_have_names_and_virtual_ips_and_reach_hosts() {
     let lab = Lab::up(3);
     let before = HOSTS.map(|host| traces(&lab, host));
     lab.ctl("h1", CREATE).ok();
@@ -172,7 +174,7 @@ fn tasks_on_a_lan_have_names_and_virtual_ips_and_reach_hosts_and_are_reached() {
 }
 
 #[test]
-fn a_crash_costs_no_call_on_a_lan_and_what_is_deleted_comes_back() {
+fn a_crash_on_a_lan_costs_no_call_and_deletions_come_back() {
     let lab = Lab::up(2);
     lab.ctl("h1", CREATE).ok();
     lab.ctl(
@@ -255,11 +257,12 @@ fn a_crash_costs_no_call_on_a_lan_and_what_is_deleted_comes_back() {
 }
 
 #[test]
-fn an_address_that_somebody_on_the_lan_has_is_not_used_until_it_is_free() {
+fn an_address_in_use_on_the_lan_waits_until_it_is_free() {
     let lab = Lab::up(2);
     lab.ctl("h1", CREATE).ok();
     lab.ctl("h1", "node update --availability drain h2").ok();
-    let create = "service create --detach --name web --endpoint-mode dnsrr --replicas 0 --network lan -- netd whoami";
+    let create = "service create --detach --name web --endpoint-mode dnsrr --replicas 0 --network \
+                  lan -- netd whoami";
     lab.ctl("h1", create).ok();
     for (slot, taken, by) in [
         (1, "192.168.100.128/24", "192.168.100.128"),
@@ -362,15 +365,21 @@ fn a_replica_that_moves_is_found_at_once_by_others_on_the_lan() {
 }
 
 #[test]
-fn a_task_is_on_an_overlay_and_on_two_lans_of_one_parent_at_once() {
+fn a_task_is_on_an_overlay_and_two_lans_of_one_parent() {
     let lab = Lab::up(2);
     lab.ctl("h1", CREATE).ok();
-    lab.ctl("h1", "network create --driver macvlan --opt parent=eth0 --internal --subnet 192.168.50.0/24 second").ok();
+    lab.ctl(
+        "h1",
+        "network create --driver macvlan --opt parent=eth0 --internal --subnet 192.168.50.0/24 \
+         second",
+    )
+    .ok();
     lab.ctl("h1", "network create --subnet 10.0.9.0/24 over")
         .ok();
     for network in ["lan", "second", "over"] {
         let line = format!(
-            "service create --name on-{network} --replicas 2 --network {network} -- netd whoami --port 80"
+            "service create --name on-{network} --replicas 2 --network {network} -- netd whoami \
+             --port 80"
         );
         lab.ctl("h1", &line).ok();
     }
@@ -414,7 +423,7 @@ fn a_task_is_on_an_overlay_and_on_two_lans_of_one_parent_at_once() {
 }
 
 #[test]
-fn a_host_without_the_parent_refuses_its_tasks_with_the_cause_until_it_has_it() {
+fn a_host_without_the_parent_refuses_tasks_until_it_has_it() {
     let lab = Lab::up(2);
     let add =
         "ip link add lan0 type veth peer name lan0p && ip link set lan0 up && ip link set lan0p up";
@@ -431,7 +440,12 @@ fn a_host_without_the_parent_refuses_its_tasks_with_the_cause_until_it_has_it() 
         "network create --driver macvlan --opt parent=lan0 --subnet 192.168.60.0/24 lan",
     )
     .ok();
-    lab.ctl("h1", "service create --name web --replicas 2 --restart-delay 100ms --network lan -- sleep infinity").ok();
+    lab.ctl(
+        "h1",
+        "service create --name web --replicas 2 --restart-delay 100ms --network lan -- sleep \
+         infinity",
+    )
+    .ok();
     let cause = "this host has no link lan0, the parent of network \"lan\"; next: make it";
     let tasks = lab.json("h2", "service ps web");
     assert!(

@@ -6,11 +6,12 @@ mod everybody;
 use tests::Lab;
 
 #[test]
-fn tasks_containers_and_pods_are_alike_on_an_overlay_and_on_a_lan() {
+fn tasks_containers_and_pods_are_alike_on_overlay_and_lan() {
     let lab = Lab::up(3);
     let engine = everybody::engine(&lab);
     let overlay = "network create --attachable --subnet 10.0.9.0/24 --subnet fd00:9::/64 over";
-    let lan = "network create --attachable --driver macvlan --opt parent=eth0 --subnet 198.18.0.0/24 --subnet fd00:18::/64 lan";
+    let lan = "network create --attachable --driver macvlan --opt parent=eth0 --subnet \
+               198.18.0.0/24 --subnet fd00:18::/64 lan";
     for create in [overlay, lan] {
         everybody::reaches_everybody(&lab, create);
     }

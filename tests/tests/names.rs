@@ -246,12 +246,13 @@ fn c_libraries_and_stubs_find_every_name() {
 }
 
 #[test]
-fn a_service_may_have_resolvers_of_its_own_and_internal_networks_forward_nothing() {
+fn a_service_has_its_own_resolvers_but_not_on_internal_ones() {
     let lab = Lab::up(2);
     lab.ctl("h1", NET).ok();
     lab.ctl("h1", "network create --internal --subnet 10.0.8.0/24 vault")
         .ok();
-    let create = "swarmctl service create --name upstream --network my-net --network vault -- /usr/bin/python3 -c";
+    let create = "swarmctl service create --name upstream --network my-net --network vault -- \
+                  /usr/bin/python3 -c";
     let create = create
         .split(' ')
         .chain([include_str!("names/server.py")])
@@ -374,7 +375,8 @@ fn tracked(lab: &Lab, namespaces: &str) -> String {
 #[test]
 fn questions_make_no_connections() {
     let lab = Lab::tour(1);
-    let lan = "network create --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 --ip-range 192.168.100.128/25 lan";
+    let lan = "network create --driver macvlan --opt parent=eth0 --subnet 192.168.100.0/24 \
+               --ip-range 192.168.100.128/25 lan";
     lab.ctl("h1", lan).ok();
     lab.ctl(
         "h1",
@@ -408,7 +410,7 @@ fn questions_make_no_connections() {
 }
 
 #[test]
-fn names_answer_again_within_a_second_of_kill_9_with_no_manager_there() {
+fn names_answer_within_a_second_of_kill_9_without_managers() {
     let lab = Lab::planned();
     run(lab.verb("up").args(["--hosts", "2", "--managers", "1"])).ok();
     lab.ctl("h1", NET).ok();

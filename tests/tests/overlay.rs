@@ -45,12 +45,13 @@ fn fetched(lab: &Lab, task: &str, url: &str) -> String {
 }
 
 #[test]
-fn a_network_may_have_several_subnets_of_both_families_and_keeps_what_it_was_given() {
+fn a_network_keeps_several_subnets_of_both_families() {
     let lab = Lab::up(2);
     lab.ctl(
         "h1",
-        "network create --attachable --label tier=front --opt mtu=1400 --subnet 10.20.0.0/29 --gateway 10.20.0.6 \
-         --subnet 10.21.0.0/24 --subnet fd00:20::/64 --gateway fd00:20::ff wide",
+        "network create --attachable --label tier=front --opt mtu=1400 --subnet 10.20.0.0/29 \
+         --gateway 10.20.0.6 --subnet 10.21.0.0/24 --subnet fd00:20::/64 --gateway fd00:20::ff \
+         wide",
     )
     .ok();
     let network = lab.json("h1", "network inspect wide").remove(0);
@@ -140,12 +141,12 @@ print(largest)
 "#;
 
 #[test]
-fn the_mtu_is_exactly_what_gets_through_to_each_host_and_follows_the_uplink() {
+fn the_mtu_is_exact_for_each_host_and_follows_the_uplink() {
     narrows("", None);
 }
 
 #[test]
-fn a_user_who_asks_for_a_larger_mtu_than_the_uplinks_is_told_what_gets_through_packet_by_packet() {
+fn a_requested_mtu_above_the_uplinks_is_limited_by_icmp() {
     narrows("--opt mtu=9000", Some(H2));
 }
 
@@ -236,10 +237,11 @@ fn serve(lab: &Lab, host: &str) {
 const H2: [&str; 2] = ["192.168.100.12", "fd00:6c61:62::12"];
 
 #[test]
-fn docker_and_firewalls_that_drop_what_they_do_not_know_do_not_cut_networks_off() {
+fn forward_drops_of_docker_and_firewalls_cut_nothing_off() {
     let lab = Lab::up(2);
-    let docker = "nohup dockerd --data-root /run/docker-data --exec-root /run/docker-exec -H unix:///run/docker.sock \
-                  --pidfile /run/docker.pid --storage-driver vfs > /run/dockerd.log 2>&1 &";
+    let docker = "nohup dockerd --data-root /run/docker-data --exec-root /run/docker-exec -H \
+                  unix:///run/docker.sock --pidfile /run/docker.pid --storage-driver vfs > \
+                  /run/dockerd.log 2>&1 &";
     lab.exec("h1", &["sh", "-c", docker]).ok();
     // It does so where it finds a host that does not forward yet.
     eventually("Docker drops what it does not know", || {
@@ -291,8 +293,9 @@ fn docker_and_firewalls_that_drop_what_they_do_not_know_do_not_cut_networks_off(
     // UFW does this by iptables, firewalld by a table of its own.
     let ufw =
         "ip6tables -P FORWARD DROP; iptables -I FORWARD 1 -j LOG; iptables -A FORWARD -j DROP";
-    let firewalld = "nft 'table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; \
-                     ct state { established, related } accept; reject with icmpx admin-prohibited; }; }'";
+    let firewalld = "nft 'table inet firewalld { chain filter_FORWARD { type filter hook forward \
+                     priority 10; ct state { established, related } accept; \
+                     reject with icmpx admin-prohibited; }; }'";
     lab.exec("h1", &["sh", "-c", &format!("{ufw}; {firewalld}")])
         .ok();
     reaches();
@@ -382,7 +385,8 @@ host, vni, to, source, inner, target = sys.argv[1:]
 mac = lambda text: bytes.fromhex(text.replace(":", ""))
 payload = b"forged"
 udp = struct.pack("!HHHH", 9, 9, 8 + len(payload), 0) + payload
-ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, socket.inet_aton(inner), socket.inet_aton(target))
+ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, socket.inet_aton(inner),
+    socket.inet_aton(target))
 total = sum(struct.unpack("!10H", ip))
 total = (total >> 16) + (total & 0xffff)
 ip = ip[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xffff) + ip[12:]
@@ -401,7 +405,7 @@ while True:
 "#;
 
 #[test]
-fn neither_a_task_nor_a_process_of_the_host_can_write_tunnel_packets() {
+fn tunnel_packets_of_tasks_and_host_processes_are_dropped() {
     let lab = Lab::up(2);
     for name in ["red", "blue"] {
         lab.ctl("h1", &format!("network create {name}")).ok();
@@ -529,7 +533,7 @@ fn refound(lab: &Lab, init: &str, advertise: impl Fn(&str) -> String) {
 }
 
 #[test]
-fn hosts_without_ipv4_and_with_a_tunnel_port_of_their_own_make_a_cluster() {
+fn a_cluster_runs_without_ipv4_on_its_own_tunnel_port() {
     let lab = Lab::up(2);
     for host in ["h1", "h2"] {
         lab.exec(host, &["ip", "-4", "address", "flush", "dev", "eth0"])
@@ -546,7 +550,8 @@ fn hosts_without_ipv4_and_with_a_tunnel_port_of_their_own_make_a_cluster() {
         .inside("h1", "web.1", &["cat", "/sys/class/net/eth0/mtu"])
         .ok();
     assert_eq!(mtu.trim(), "1430");
-    let tunnel = "ip -n $(ip netns | grep -v netd-t- | grep -o -m1 '^netd-[0-9a-z]*') -d link show type vxlan";
+    let tunnel = "ip -n $(ip netns | grep -v netd-t- | grep -o -m1 '^netd-[0-9a-z]*') -d link show \
+                  type vxlan";
     assert!(
         lab.exec("h1", &["sh", "-c", tunnel])
             .ok()

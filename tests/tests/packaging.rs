@@ -42,7 +42,7 @@ fn systemd_understands_the_unit_files() {
 }
 
 #[test]
-fn an_engine_that_asks_before_netd_runs_is_answered_by_the_netd_that_systemd_starts() {
+fn an_early_engine_is_answered_by_netd_started_by_systemd() {
     let lab = Lab::up(1);
     let said = lab
         .exec(

@@ -90,7 +90,8 @@ fn the_page_about_docker_is_true_to_the_word() {
     }
     // There is no registry: the image is a stand-in of that name.
     let image = "d=$(mktemp -d); mkdir $d/bin; cp /bin/busybox $d/bin; \
-                 tar -C $d -c . | docker import -c 'CMD [\"/bin/busybox\", \"sleep\", \"1000000\"]' - postgres; rm -r $d";
+                 tar -C $d -c . | docker import -c 'CMD [\"/bin/busybox\", \"sleep\", \
+                 \"1000000\"]' - postgres; rm -r $d";
     sh(&lab, "h1", image).ok();
     sh(&lab, "h1", run).ok();
     eventually("the container is found from another engine", || {
@@ -241,10 +242,12 @@ fn the_pages_about_cni_are_true_to_the_word() {
         });
     }
 
-    let lan = "network create --attachable --driver macvlan --opt parent=eth0 --subnet 192.168.50.0/24 lan";
+    let lan = "network create --attachable --driver macvlan --opt parent=eth0 --subnet \
+               192.168.50.0/24 lan";
     lab.ctl("h1", lan).ok();
-    let under = r#"{ "type": "macvlan", "master": "eth0", "ipam": { "type": "netd-cni", "network": "lan" } }"#;
-    let under = of("lan", plugin("docs/cni.md", under));
+    let ipam = r#"{ "type": "netd-cni", "network": "lan" }"#;
+    let under = format!(r#"{{ "type": "macvlan", "master": "eth0", "ipam": {ipam} }}"#);
+    let under = of("lan", plugin("docs/cni.md", &under));
     let held = addresses(&under.add(eth0("c3"))).remove(0);
     assert!(held.starts_with("192.168.50."), "{held}");
     under.del(eth0("c3"), None);

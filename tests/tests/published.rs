@@ -81,8 +81,8 @@ fn answered_on(lab: &Lab, host: &str, address: &str, port: u16) -> String {
 
 /// All that published ports change on a host.
 fn traces(lab: &Lab, host: &str) -> String {
-    let look = "ip rule; ip -6 rule; ip route show table all | grep -vE 'anycast|fe80'; nft list ruleset; ss -Hlntu; \
-                ip -br link | grep -v eth0; ip netns";
+    let look = "ip rule; ip -6 rule; ip route show table all | grep -vE 'anycast|fe80'; \
+                nft list ruleset; ss -Hlntu; ip -br link | grep -v eth0; ip netns";
     lab.exec(host, &["sh", "-c", look]).ok()
 }
 
@@ -284,7 +284,7 @@ fn ports_and_balancing_change(lab: &Lab) {
 }
 
 #[test]
-fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
+fn every_host_answers_and_tasks_see_who_calls() {
     let lab = lab(3);
     let before: Vec<String> = ["h1", "h2", "h3"]
         .iter()
@@ -420,23 +420,27 @@ fn every_host_answers_and_tasks_see_who_calls_until_nothing_of_it_is_left() {
 /// host's end of its uplink, `$T` the routing table that leads there, `$M` the mark.
 const BREAKAGES: [&str; 8] = [
     "ip rule del pref 0 lookup $T; ip -6 rule del pref 0 lookup $T",
-    "for v in -4 -6; do ip $v rule del pref 0 lookup $T; ip $v rule add pref 0 fwmark $M/0xfff00000 lookup $T; done",
+    "for v in -4 -6; do ip $v rule del pref 0 lookup $T; ip $v rule add pref 0 fwmark \
+     $M/0xfff00000 lookup $T; done",
     "ip -4 route flush table $T; ip -6 route flush table $T",
     "ip address flush dev $NU",
     "sysctl -qw net.ipv4.conf.$NU.accept_local=0 net.ipv4.conf.$NU.route_localnet=0",
-    "for v in -4 -6; do ip -n $NS $v rule flush; ip -n $NS $v rule add pref 32766 lookup main; done",
+    "for v in -4 -6; do ip -n $NS $v rule flush; ip -n $NS $v rule add pref 32766 lookup main; \
+     done",
     "ip netns exec $NS nft flush ruleset",
     "nft flush ruleset",
 ];
 
 #[test]
-fn what_is_broken_by_hand_works_again_beside_firewalls_that_drop_what_they_do_not_know() {
+fn damaged_ports_work_again_beside_strict_firewalls() {
     let lab = lab(2);
     // UFW does this by iptables, firewalld by a table of its own, which checks the way of IPv6
     // sources, too.
     let firewalls = "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP; iptables -P INPUT DROP; \
-        iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT; \
-        iptables -A INPUT -p tcp --dport 2377 -j ACCEPT; iptables -A INPUT -p udp --dport 4789 -j ACCEPT; \
+        iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -m conntrack --ctstate \
+        ESTABLISHED,RELATED -j ACCEPT; \
+        iptables -A INPUT -p tcp --dport 2377 -j ACCEPT; iptables -A INPUT -p udp --dport 4789 -j \
+        ACCEPT; \
         nft 'table inet firewalld { \
           chain filter_PREROUTING { type filter hook prerouting priority 10; \
             icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept; \
@@ -525,7 +529,8 @@ fn ports_are_where_they_were_asked_for_and_for_whom() {
     }
 
     let at = format!(
-        "--publish 192.168.100.12:8082:80 --publish eth0:8083:80 --publish 127.0.0.1:8084:80 {tasks}"
+        "--publish 192.168.100.12:8082:80 --publish eth0:8083:80 --publish 127.0.0.1:8084:80 \
+         {tasks}"
     );
     lab.ctl("h1", &format!("service create --name at {at}"))
         .ok();
@@ -572,7 +577,8 @@ fn ports_are_where_they_were_asked_for_and_for_whom() {
         .unwrap()
         .to_owned();
     let spoof = format!(
-        "ip address add {task}/32 dev br0; curl -sS -m 2 --interface {task} http://192.168.100.11:8085/; ip address del {task}/32 dev br0"
+        "ip address add {task}/32 dev br0; curl -sS -m 2 --interface {task} \
+         http://192.168.100.11:8085/; ip address del {task}/32 dev br0"
     );
     lab.exec(
         "h1",
@@ -649,7 +655,8 @@ mac = lambda text: bytes.fromhex(text.replace(":", ""))
 out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 for source, port, word in zip(*[iter(sys.argv[6:])] * 3):
     udp = struct.pack("!HHHH", 7, int(port), 8 + len(word), 0) + word.encode()
-    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, socket.inet_aton(source), socket.inet_aton(target))
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0,
+        socket.inet_aton(source), socket.inet_aton(target))
     total = sum(struct.unpack("!10H", ip))
     total = (total >> 16) + (total & 0xffff)
     ip = ip[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xffff) + ip[12:]
@@ -671,7 +678,7 @@ while True:
 "#;
 
 #[test]
-fn out_of_a_tunnel_strangers_reach_published_targets_and_nothing_else() {
+fn callers_from_a_tunnel_reach_published_targets_only() {
     let lab = lab(2);
     lab.ctl("h1", "network create --subnet 10.0.9.0/24 net")
         .ok();

@@ -23,7 +23,8 @@ mod cri {
 
 /// All of it is in the host's own /run; what is elsewhere is covered by mounts of the host's own.
 const PREPARE: &str = r#"
-mkdir -p /run/cni.d /run/plugins /run/root/bin /run/root/etc /run/root/proc /run/root/sys /run/root/dev /run/root/run /run/root/tmp
+mkdir -p /run/cni.d /run/plugins /run/root/bin /run/root/etc /run/root/proc /run/root/sys
+mkdir -p /run/root/dev /run/root/run /run/root/tmp
 cp /bin/busybox /run/root/bin
 for name in sh sleep ip cat httpd nslookup wget; do ln -s busybox /run/root/bin/$name; done
 echo hello >/run/root/index.html
@@ -31,7 +32,8 @@ mkdir -p /var/lib/cni
 mount -t tmpfs tmpfs /var/lib/cni
 cat >/run/cni.d/10-netd.conflist <<END
 { "cniVersion": "1.0.0", "name": "dbnet", "plugins": [{ "type": "netd-cni", "network": "my-net",
-  "capabilities": { "ips": true, "mac": true, "portMappings": true, "aliases": true, "bandwidth": true, "dns": true } }] }
+  "capabilities": { "ips": true, "mac": true, "portMappings": true, "aliases": true,
+      "bandwidth": true, "dns": true } }] }
 END
 cat >/run/containers.conf <<END
 [network]
@@ -105,7 +107,8 @@ fn podman_attaches_finds_by_name_publishes_restarts_and_removes() {
     )
     .ok();
     script(&lab, "cp -r /run/root /run/other").ok();
-    let run = "run -d --name web --network dbnet --ip 10.0.9.77 --mac-address 02:00:00:00:00:77 --network-alias db -p 8080:80";
+    let run = "run -d --name web --network dbnet --ip 10.0.9.77 --mac-address 02:00:00:00:00:77 \
+               --network-alias db -p 8080:80";
     podman(&lab, &format!("{run} --rootfs /run/other httpd -f -p 80")).ok();
     let seen = podman(&lab, "exec web ip addr show eth0").ok();
     assert!(
@@ -150,7 +153,8 @@ fn podman_attaches_finds_by_name_publishes_restarts_and_removes() {
     lab.ctl("h1", "ipam check").ok();
 }
 
-const START: &str = "echo $$ >/run/containerd.pid; exec containerd -c /run/containerd.toml >>/run/containerd.log 2>&1";
+const START: &str = "echo $$ >/run/containerd.pid; exec containerd -c /run/containerd.toml \
+                     >>/run/containerd.log 2>&1";
 
 /// An image of one file, as there is no registry, for what holds a pod's namespaces; and wait until
 /// the CRI knows it.
@@ -162,7 +166,8 @@ cat >config.json <<END
 { "architecture": "amd64", "os": "linux", "config": { "Cmd": ["/bin/httpd", "-f", "-p", "80"] },
   "rootfs": { "type": "layers", "diff_ids": ["sha256:$digest"] } }
 END
-echo '[{ "Config": "config.json", "RepoTags": ["localhost/pause:1"], "Layers": ["layer.tar"] }]' >manifest.json
+echo '[{ "Config": "config.json", "RepoTags": ["localhost/pause:1"],
+    "Layers": ["layer.tar"] }]' >manifest.json
 tar -cf ../pause.tar manifest.json config.json layer.tar
 ctr -a /run/containerd.sock -n k8s.io images import ../pause.tar
 "#;
@@ -222,7 +227,7 @@ where
 type Cri = cri::runtime_service_client::RuntimeServiceClient<tonic::transport::Channel>;
 
 #[test]
-fn containerd_attaches_and_a_container_that_nobody_removes_is_given_up() {
+fn containerd_attaches_and_abandoned_containers_are_given_up() {
     let lab = lab();
     // Where go-cni looks.
     script(
@@ -456,7 +461,7 @@ impl Library<'_> {
 }
 
 #[test]
-fn the_cni_projects_library_attaches_checks_and_removes_by_lists_of_all_kinds() {
+fn the_cni_library_attaches_checks_and_removes_by_any_list() {
     let (lab, program) = (lab(), libcni());
     lab.ctl(
         "h1",
@@ -469,7 +474,8 @@ fn the_cni_projects_library_attaches_checks_and_removes_by_lists_of_all_kinds() 
         list,
     };
     let list = |name: &str, plugins: Value| {
-        let text = json!({ "cniVersion": "0.4.0", "name": name, "plugins": plugins, "disableCheck": name == "chain" });
+        let text = json!({ "cniVersion": "0.4.0", "name": name, "plugins": plugins,
+            "disableCheck": name == "chain" });
         script(
             &lab,
             &format!("cat >/run/cni.d/{name}.conflist <<'END'\n{text}\nEND"),
@@ -570,7 +576,8 @@ fn the_cni_projects_library_attaches_checks_and_removes_by_lists_of_all_kinds() 
 
     list(
         "under",
-        json!([{ "type": "bridge", "bridge": "br-own", "isGateway": true, "ipam": { "type": "netd-cni", "network": "my-net" } }]),
+        json!([{ "type": "bridge", "bridge": "br-own", "isGateway": true,
+            "ipam": { "type": "netd-cni", "network": "my-net" } }]),
     );
     of("under").lives("c4", &[], |result| {
         let seen = library.inside("c4", &["ip", "addr", "show", "eth0"]).ok();

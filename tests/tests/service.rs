@@ -82,7 +82,7 @@ fn every_replica_answers_by_name_and_sees_its_client() {
 }
 
 #[test]
-fn a_task_reaches_its_own_service_even_when_it_is_balanced_to_itself() {
+fn a_task_reaches_its_own_service_even_at_itself() {
     let lab = Lab::up(1);
     lab.ctl(
         "h1",
@@ -167,8 +167,9 @@ fn names_do_not_lie() {
 /// All that a host has of networks and tasks: namespaces, links, addresses, routes, rules,
 /// processes, directories.
 fn traces(lab: &Lab, host: &str) -> String {
-    let script = "ip netns; ip -o link | sed 's/^[0-9]*: //' | cut -d' ' -f1; ip -o addr | cut -d' ' -f2-4; ip route; \
-                  ip -6 route | grep -v fe80; nft list ruleset; ls /var/lib/netd/tasks 2>/dev/null; \
+    let script = "ip netns; ip -o link | sed 's/^[0-9]*: //' | cut -d' ' -f1; \
+                  ip -o addr | cut -d' ' -f2-4; ip route; ip -6 route | grep -v fe80; \
+                  nft list ruleset; ls /var/lib/netd/tasks 2>/dev/null; \
                   ps -eo args= | grep -E 'netd (task|whoami)' | grep -v grep";
     lab.exec(host, &["sh", "-c", &format!("{script}; true")])
         .ok()
@@ -231,8 +232,12 @@ fn a_task_that_ends_is_started_again_with_its_address() {
     let lab = Lab::up(1);
     lab.ctl("h1", "network create --subnet 10.0.9.0/24 my-net")
         .ok();
-    lab.ctl("h1", "service create --name nap --replicas 2 --network my-net --restart-delay 100ms -- sleep infinity")
-        .ok();
+    lab.ctl(
+        "h1",
+        "service create --name nap --replicas 2 --network my-net --restart-delay 100ms -- sleep \
+         infinity",
+    )
+    .ok();
     let victim = lab
         .running("h1", "nap")
         .into_iter()

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tests::{Lab, eventually, holds};
 
 const REDIS: &str = "exec redis-server --bind '*' '-::*' --protected-mode no --save '' --dir /tmp";
-const POSTGRES: &str =
-    "mkdir /tmp/db && chown postgres /tmp/db && cd /tmp && export PATH=$PATH:$(echo /usr/lib/postgresql/*/bin)
+const POSTGRES: &str = "mkdir /tmp/db && chown postgres /tmp/db && cd /tmp
+export PATH=$PATH:$(echo /usr/lib/postgresql/*/bin)
 exec setpriv --reuid=postgres --regid=postgres --clear-groups sh -c '
 initdb -D /tmp/db -A trust >/dev/null && echo host all all all trust >>/tmp/db/pg_hba.conf &&
 exec postgres -D /tmp/db -k /tmp -c \"listen_addresses=*\" -c fsync=off'";
@@ -18,7 +18,7 @@ exec postgres -D /tmp/db -k /tmp -c \"listen_addresses=*\" -c fsync=off'";
 const WELL: &str = "python3 -c 'import socket; socket.create_connection((\"localhost\", 8000), 1)'";
 
 #[test]
-fn a_stack_of_other_peoples_software_talks_by_name_and_loses_nothing() {
+fn a_stack_of_common_software_talks_by_name_without_loss() {
     let seconds = std::env::var("SOAK").map_or(15, |text| {
         text.parse().expect("SOAK is a number of seconds")
     });
@@ -71,7 +71,8 @@ fn a_stack_of_other_peoples_software_talks_by_name_and_loses_nothing() {
             .parse::<u64>()
             .ok()
     };
-    let client = "until getent hosts front; do sleep .1; done; printf %s \"$CODE\" >/tmp/client.py; python3 /tmp/client.py >/tmp/said; \
+    let client = "until getent hosts front; do sleep .1; done; printf %s \"$CODE\" \
+                  >/tmp/client.py; python3 /tmp/client.py >/tmp/said; \
                   exec sleep infinity";
     create(
         &lab,

@@ -72,8 +72,9 @@ const IMPURE: &str = "
 
 /// What `cluster` does not mention: it knows Raft, bytes and commands, never networks or services.
 const ORCHESTRATION: &str = "
-    NetworkSpec NetworkId NetworkConfig NetworkInfo SubnetSpec SubnetLease Subnet Vni ServiceSpec ServiceId
-    ServiceInfo VirtualServiceConfig EndpointMode TaskSpec TaskId TaskInfo TaskConfig Attachment EndpointId
+    NetworkSpec NetworkId NetworkConfig NetworkInfo SubnetSpec SubnetLease Subnet Vni ServiceSpec
+    ServiceId ServiceInfo VirtualServiceConfig EndpointMode TaskSpec TaskId TaskInfo TaskConfig
+    Attachment EndpointId
     EndpointConfig NameConfig
 ";
 
@@ -294,7 +295,8 @@ fn unsafe_code_is_in_audited_files_only() {
         .cloned()
         .collect();
     assert_none(
-        "unsafe code is denied; UNSAFE in this file lists the audited exceptions, and no more than those",
+        "unsafe code is denied; UNSAFE in this file lists the audited exceptions, and no more than \
+         those",
         broken,
     );
 }

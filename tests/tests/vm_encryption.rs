@@ -40,7 +40,8 @@ while not os.path.exists(path + '.stop'):
     elif vxlan: others += 1
     elif proto == 50: esp, largest = esp + 1, max(largest, size)
 missed = int.from_bytes(s.getsockopt(263, 6, 8)[4:], sys.byteorder)
-print(json.dumps(dict(plain=plain[:3], esp=esp, others=others, largest=largest, fragments=fragments, missed=missed)))";
+print(json.dumps(dict(plain=plain[:3], esp=esp, others=others, largest=largest,
+    fragments=fragments, missed=missed)))";
 
 /// Echoes datagrams and one connection after the other, of both families.
 const ECHO: &str = "import socket, threading
@@ -107,7 +108,8 @@ const INJECT: &str = "import socket, struct, sys
 here, there, outer_to, outer_from, port, vni, inner_to, inner_from, to, source, text = sys.argv[1:]
 mac = lambda text: bytes.fromhex(text.replace(':', ''))
 def ip(source, to, payload):
-    h = struct.pack('!BBHHHBBH4s4s', 69, 0, 20 + len(payload), 1, 0, 64, 17, 0, socket.inet_aton(source), socket.inet_aton(to))
+    h = struct.pack('!BBHHHBBH4s4s', 69, 0, 20 + len(payload), 1, 0, 64, 17, 0,
+        socket.inet_aton(source), socket.inet_aton(to))
     total = sum(struct.unpack('!10H', h))
     total = (total & 0xffff) + (total >> 16)
     total = ~((total & 0xffff) + (total >> 16)) & 0xffff
@@ -132,7 +134,8 @@ s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 s.bind(('eth0', 3))
 while True:
     f, (_, _, kind, *_) = s.recvfrom(65535)
-    if kind == 4 and f[12:14] == b'\\x08\\0' and f[23] == 50 and f[30:34] == socket.inet_aton(sys.argv[1]): break
+    to = socket.inet_aton(sys.argv[1])
+    if kind == 4 and f[12:14] == b'\\x08\\0' and f[23] == 50 and f[30:34] == to: break
 for _ in range(5): s.send(f)";
 
 /// Tells whoever asks at port 80 of TCP, 81 of UDP and 82 of SCTP who he is.
@@ -150,7 +153,8 @@ def streams(protocol, port):
             if c.recv(99): c.sendall(tell(a))
         except OSError: pass
         c.close()
-for protocol, port in (6, 80), (132, 82): threading.Thread(target=streams, args=(protocol, port)).start()
+for protocol, port in (6, 80), (132, 82):
+    threading.Thread(target=streams, args=(protocol, port)).start()
 s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 s.bind(('::', 81))
 while True: s.sendto(tell((a := s.recvfrom(99)[1])), a)";
@@ -476,8 +480,7 @@ fn lost_nothing(said: &str) {
 }
 
 #[test]
-fn nothing_crosses_the_wire_in_the_clear_whatever_happens_and_nothing_is_lost_to_a_change_of_keys()
-{
+fn no_plaintext_crosses_the_wire_and_new_keys_lose_nothing() {
     vm::required();
     let mut scene = Scene::new(Lab::up(3));
     scene.populate(3);
@@ -724,8 +727,7 @@ fn hosts_that_know_each_other_by_ipv6_are_no_different() {
 }
 
 #[test]
-fn callers_of_published_ports_and_virtual_ips_are_seen_by_every_protocol_and_nothing_of_it_is_in_the_clear()
- {
+fn callers_of_encrypted_ports_and_vips_are_seen() {
     vm::required();
     ["sctp", "ip_vs"]
         .iter()
@@ -738,7 +740,8 @@ fn callers_of_published_ports_and_virtual_ips_are_seen_by_every_protocol_and_not
     );
     run(&mut on_switch(&lab, &["sh", "-c", &add])).ok();
     let mut scene = Scene::new(lab);
-    let create = "swarmctl service create --name who --network secret --publish 8080:80 --publish 8081:81/udp";
+    let create = "swarmctl service create --name who --network secret --publish 8080:80 --publish \
+                  8081:81/udp";
     let create: Vec<&str> = create
         .split(' ')
         .chain(["--publish", "8082:82/sctp", "--", "python3", "-c", TELL])

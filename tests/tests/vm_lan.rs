@@ -71,7 +71,7 @@ fn links(lab: &Lab, host: &str) -> String {
 }
 
 #[test]
-fn a_vlan_is_made_where_it_is_missing_and_removed_with_its_last_network_only_there() {
+fn a_missing_vlan_is_made_and_removed_with_its_last_network() {
     vm::required();
     let lab = Lab::up(2);
     lab.exec(
@@ -134,11 +134,12 @@ fn a_vlan_is_made_where_it_is_missing_and_removed_with_its_last_network_only_the
 }
 
 #[test]
-fn tasks_on_ipvlan_have_names_and_virtual_ips_and_reach_their_hosts() {
+fn tasks_on_ipvlan_have_names_and_vips_and_reach_their_hosts() {
     vm::required();
     let lab = Lab::up(2);
-    let create = "network create --driver ipvlan --opt parent=eth0 --opt ipvlan_mode=l2 --subnet 192.168.100.0/24 \
-                  --ip-range 192.168.100.128/25 --subnet fd00:6c61:62::/64 --ip-range fd00:6c61:62::8000/120 lan";
+    let create = "network create --driver ipvlan --opt parent=eth0 --opt ipvlan_mode=l2 --subnet \
+                  192.168.100.0/24 --ip-range 192.168.100.128/25 --subnet fd00:6c61:62::/64 \
+                  --ip-range fd00:6c61:62::8000/120 lan";
     lab.ctl("h1", create).ok();
     lab.ctl("h1", WEB).ok();
     lab.ctl("h1", SHELL).ok();
@@ -175,8 +176,12 @@ fn tasks_on_ipvlan_have_names_and_virtual_ips_and_reach_their_hosts() {
 fn tasks_on_layer_3_ipvlan_reach_each_other_and_their_host() {
     vm::required();
     let lab = Lab::up(1);
-    lab.ctl("h1", "network create --driver ipvlan --opt parent=eth0 --opt ipvlan_mode=l3 --subnet 10.50.0.0/24 lan")
-        .ok();
+    lab.ctl(
+        "h1",
+        "network create --driver ipvlan --opt parent=eth0 --opt ipvlan_mode=l3 --subnet \
+         10.50.0.0/24 lan",
+    )
+    .ok();
     lab.ctl("h1", WEB).ok();
     lab.ctl(
         "h1",

@@ -1,4 +1,5 @@
-//! IPVS by generic netlink (`linux/ip_vs.h`), and by rtnetlink the way that leads packets to it.
+//! IPVS by generic netlink (`linux/ip_vs.h`), and by rtnetlink the policy rules and routes that
+//! deliver packets to it.
 
 use std::{io, net::IpAddr};
 
@@ -30,7 +31,7 @@ const HASHED: u32 = 2;
 /// `IP_VS_CONN_F_FWD_MASK`.
 const METHODS: u32 = 7;
 
-/// The bit that marks packets to virtual IPs, the others tell which.
+/// Mark bit of packets to virtual IPs; the other bits are the number of the virtual IP.
 pub(crate) const MARKED: u32 = 1 << 31;
 /// The routing table that takes them in.
 const ROUTES: u8 = 100;
@@ -101,7 +102,7 @@ mod route {
     pub const OIF: u16 = 4;
 }
 
-/// After how many seconds of silence IPVS forgets a connection.
+/// Idle timeouts of IPVS connections, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Timeouts {
     /// TCP, established.
@@ -112,7 +113,7 @@ pub(crate) struct Timeouts {
     pub udp: u32,
 }
 
-/// What has passed, as IPVS counts: since the service or real server was made.
+/// Counters of IPVS since the service or real server was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
     /// Connections.
@@ -182,7 +183,7 @@ impl Kernel {
         Ok(services)
     }
 
-    /// What has passed by the service, and by each of its destinations.
+    /// Counters of a service and of each destination.
     pub(crate) fn counted(&mut self, key: &Key) -> Result<Vec<(Option<IpAddr>, Counted)>, Failure> {
         let read = |found: &Attributes<'_>, kind| {
             found
@@ -228,7 +229,7 @@ impl Kernel {
         result
     }
 
-    /// Makes the requests. Those that were refused, and why; the others are made.
+    /// Executes the requests. Returns those that were refused, and why; the others are done.
     pub(crate) fn apply<'a>(
         &mut self,
         requests: &'a [Request],
@@ -254,7 +255,7 @@ impl Kernel {
             .collect())
     }
 
-    /// After how long connections are forgotten.
+    /// Reads the idle timeouts.
     pub(crate) fn timeouts(&mut self) -> Result<Timeouts, Failure> {
         let answers = self.ask(command::GET_CONFIG, |_| {})?;
         let read = |kind| {
@@ -270,7 +271,7 @@ impl Kernel {
         })
     }
 
-    /// Changes that.
+    /// Sets the idle timeouts.
     pub(crate) fn set_timeouts(&mut self, to: Timeouts) -> Result<(), Failure> {
         let fill = |message: &mut Message| {
             put(message, top::TIMEOUT_TCP, to.tcp);
@@ -293,7 +294,7 @@ impl Kernel {
         self.generic.exchange(sequence, &message.finish())
     }
 
-    /// What is missing of the way that leads marked packets to IPVS, for people.
+    /// Missing rules and routes that deliver marked packets to IPVS.
     pub(crate) fn missing_ways(&mut self) -> Result<Vec<Way>, Failure> {
         let mut missing = Vec::new();
         for way in Way::ALL {
@@ -321,7 +322,7 @@ impl Kernel {
         Ok(answers.iter().any(|answer| way.is_in(answer)))
     }
 
-    /// Makes a part of that way.
+    /// Adds such a rule or route.
     pub(crate) fn add_way(&mut self, way: Way) -> Result<(), Failure> {
         self.change_way(
             way,
@@ -334,7 +335,7 @@ impl Kernel {
         )
     }
 
-    /// Takes a part of it away.
+    /// Removes such a rule or route.
     pub(crate) fn remove_way(&mut self, way: Way) -> Result<(), Failure> {
         self.change_way(
             way,
@@ -364,8 +365,8 @@ impl Kernel {
     }
 }
 
-/// A part of the way of marked packets: a rule that leads them to a table, or the route there that
-/// takes them in.
+/// A policy rule that leads marked packets to a table, or the route in that table that delivers
+/// them locally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
     is_v6: bool,

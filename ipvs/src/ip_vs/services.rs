@@ -1,4 +1,4 @@
-//! What IPVS keeps, in its own words, and what leads from one state of it to another. Pure.
+//! IPVS services as values, and the difference between two states. Pure.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -8,8 +8,8 @@ use crate::VirtualService;
 
 /// `IP_VS_SVC_F_PERSISTENT`.
 const PERSISTENT: u32 = 1;
-/// `IP_VS_SVC_F_SCHED_SH_FALLBACK` and `IP_VS_SVC_F_SCHED_MH_FALLBACK`: a client whose server takes
-/// no more is not refused.
+/// `IP_VS_SVC_F_SCHED_SH_FALLBACK` and `IP_VS_SVC_F_SCHED_MH_FALLBACK`: a client whose server has
+/// weight 0 gets another one.
 const FALLBACK: u32 = 8;
 /// Seconds by which IPVS counts a persistence where there is none.
 const NO_TIMEOUT: u32 = 0;

@@ -1,8 +1,10 @@
-//! Enumerations that are numbers on the wire.
+//! Macro for enumerations that are numbers on the wire.
 
 /// Defines an enumeration whose variants are the kernel's numbers, with both directions.
 macro_rules! coded {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $code:expr),+ $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$variant_doc:meta])* $variant:ident = $code:expr),+ $(,)?
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name {

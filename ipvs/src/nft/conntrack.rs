@@ -1,5 +1,5 @@
-//! Forgetting tracked connections, by ctnetlink: one to a removed server would go there for as long
-//! as its client talks.
+//! Deletes tracked connections by ctnetlink: a connection to a removed server would go there as
+//! long as its client sends.
 
 use std::{io, net::IpAddr};
 

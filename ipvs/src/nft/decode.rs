@@ -1,5 +1,5 @@
-//! Objects of a table from netlink messages. What is not written here is read as foreign, never as
-//! something of ours.
+//! Decodes objects of a table from netlink messages. An object that this crate would not write is
+//! decoded as foreign, never as ours.
 
 use std::collections::BTreeMap;
 

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_desired_is_left_alone() {
+    fn a_table_as_desired_is_left_alone() {
         let ruleset = ruleset(&["10.0.0.1"]);
         assert_eq!(difference(Some(&ruleset), Some(&ruleset)), None);
         assert_eq!(difference(None, None), None);

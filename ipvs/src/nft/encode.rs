@@ -1,4 +1,4 @@
-//! Steps of a change as netlink messages.
+//! Encodes steps of a change as netlink messages.
 
 use std::collections::BTreeMap;
 

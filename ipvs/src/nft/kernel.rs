@@ -1,4 +1,4 @@
-//! The netlink sockets of this crate: reading tables, applying changes, hearing of changes.
+//! The netlink sockets of this crate: read tables, apply changes, receive change events.
 
 use std::{
     cell::RefCell,
@@ -47,12 +47,14 @@ const CHANGES_GROUP: u32 = 7;
 pub enum NftError {
     /// No socket.
     #[error(
-        "no netlink socket to nftables can be opened: {0}\n  next: run as root, on a kernel with CONFIG_NF_TABLES"
+        "no netlink socket to nftables can be opened: {0}\n  next: run as root, on a kernel with \
+         CONFIG_NF_TABLES"
     )]
     Open(#[source] io::Error),
     /// The socket failed.
     #[error(
-        "the netlink socket to nftables failed on table {table}: {reason}\n  next: it is tried again by itself"
+        "the netlink socket to nftables failed on table {table}: {reason}\n  next: it is tried \
+         again by itself"
     )]
     Socket {
         /// The table in question.
@@ -70,13 +72,14 @@ pub enum NftError {
     },
     /// Connections could not be forgotten.
     #[error(
-        "connections to removed servers cannot be forgotten: {0}\n  next: use a kernel with CONFIG_NF_CT_NETLINK"
+        "connections to removed servers cannot be forgotten: {0}\n  next: use a kernel with \
+         CONFIG_NF_CT_NETLINK"
     )]
     Connections(#[source] io::Error),
     /// The table never held still.
     #[error(
-        "nftables table {0} changed {READ_ATTEMPTS} times while it was read\n  next: find what rewrites \
-         nftables: `nft monitor`"
+        "nftables table {0} changed {READ_ATTEMPTS} times while it was read\n  next: find what \
+         rewrites nftables: `nft monitor`"
     )]
     Restless(String),
     /// A step was refused, so nothing of the change was made.
@@ -98,8 +101,9 @@ fn next(reason: Errno) -> &'static str {
             "use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET"
         }
         Errno::ENOENT | Errno::EEXIST | Errno::EBUSY => {
-            "it is tried again by itself; if it stays, the kernel may lack an expression (CONFIG_NFT_NAT, _MASQ, \
-             _NUMGEN, _FIB_INET, _REJECT_INET), or something else rewrites the table: `nft monitor`"
+            "it is tried again by itself; if it stays, the kernel may lack an expression \
+             (CONFIG_NFT_NAT, _MASQ, _NUMGEN, _FIB_INET, _REJECT_INET), or something else rewrites \
+             the table: `nft monitor`"
         }
         _ => "it is tried again by itself; `nft list ruleset` shows what is there",
     }

@@ -1,6 +1,6 @@
-//! A way through chains of other software: Docker, UFW and firewalld drop what they do not know,
-//! and an `accept` of ours in a table of our own does not change that. So rules of ours, marked as
-//! such, stand first in their chains. Pure.
+//! Rules of ours in forward chains of other software: Docker, UFW and firewalld drop packets that
+//! they do not know, and an `accept` in a table of our own does not change that. So marked rules of
+//! ours stand first in their chains. Pure.
 
 use super::{Change, Family, Rule, Step};
 
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn who_insists_on_being_first_is_overtaken_now_and_then_only() {
+    fn a_rival_for_the_first_place_is_overtaken_rarely() {
         let (wanted, found) = ([rule("a")], [None, Some(rule("a"))]);
         assert!(steps(&wanted, &found, Overtake::Later).is_empty());
         assert_eq!(steps(&wanted, &found, Overtake::Now).len(), 2);

@@ -1,4 +1,4 @@
-//! Rules, and the sentences they are mostly made of. All of them work in the first registers.
+//! Rules, and builders for their common parts. All use the first registers.
 
 use std::iter;
 

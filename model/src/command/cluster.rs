@@ -9,17 +9,17 @@ use crate::{Authority, Level, Node, Role, Secret};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 pub enum ClusterCommand {
-    /// The first entry of a cluster: its authority and its first manager. Refused ever after.
+    /// The first entry of a cluster: its authority and first manager. Refused later.
     #[serde(rename = "bootstrap")]
     Bootstrap {
         /// What admits further nodes.
         authority: Authority,
         /// The first manager.
         node: Node,
-        /// UDP port of the tunnels; encrypted ones take the next.
+        /// UDP port of tunnels; encrypted ones use the next port.
         data_path_port: u16,
     },
-    /// The secret of one join token is replaced; the old token is refused from now on.
+    /// Replaces the secret of one join token; the old token is refused.
     #[serde(rename = "rotate_token")]
     RotateToken {
         /// Whose token.

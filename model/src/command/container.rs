@@ -9,14 +9,13 @@ use crate::{ContainerKey, ContainerSpec};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 pub enum ContainerCommand {
-    /// A container runtime attaches an interface, or says what has changed of it.
+    /// A container runtime attaches an interface, or updates its traits.
     #[serde(rename = "attach_container")]
     Attach {
         /// What is asked for.
         spec: Box<ContainerSpec>,
     },
-    /// A container runtime, or the host itself, gives interfaces up. Those that are not known are
-    /// not missed.
+    /// A container runtime, or the host itself, detaches interfaces. Unknown keys are ignored.
     #[serde(rename = "detach_containers")]
     Detach {
         /// Which.

@@ -8,11 +8,11 @@ use super::Issuer;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 pub enum KeysCommand {
-    /// The keys of encrypted networks are replaced: by the user, or by `step` when they are old.
+    /// Begins a change of the encrypted networks' keys: by the user, or by `step` when keys are
+    /// old.
     #[serde(rename = "rotate_keys")]
     Rotate,
-    /// By `step`: every host accepts the new keys, or sends with them: the change of keys goes one
-    /// step further.
+    /// By `step`: the next step of a key change, after every host has acknowledged the last one.
     #[serde(rename = "advance_keys")]
     Advance,
 }

@@ -1,4 +1,4 @@
-//! What the replicated log carries, and what comes back.
+//! Entries of the replicated log, and their outcomes.
 
 mod batch;
 mod cluster;
@@ -28,8 +28,8 @@ use crate::{
     Subnet, TaskId, TaskState,
 };
 
-/// Names one request of one caller. The same id sent again gets the first answer again and changes
-/// nothing, so a caller that lost its leader half-way may simply ask once more.
+/// Id of one request of one caller. The same id gets the first answer again and changes nothing, so
+/// a caller that lost its leader may repeat the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
@@ -40,8 +40,8 @@ pub struct Entry {
     pub request: RequestId,
     /// The leader's clock when it took the request.
     pub now: Millis,
-    /// 256 random bits of the leader's, where the command makes keys: state has no chance of its
-    /// own.
+    /// 256 random bits from the leader, if the command makes keys: the state machine has no
+    /// randomness.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<EpochKey>,
     /// What to change.
@@ -53,20 +53,21 @@ pub struct Entry {
 pub struct TaskReport {
     /// The task.
     pub task: TaskId,
-    /// Where it stands.
+    /// Its state.
     pub state: TaskState,
-    /// Why, where there is something to say.
+    /// Why it is in this state; may be empty.
     pub message: String,
     /// Exit code once it has ended.
     pub exit_code: Option<i32>,
-    /// Connections that it still serves; said while it drains.
+    /// Number of TCP connections that it still serves; reported while it drains.
     pub connections: Option<u32>,
-    /// Its health check has failed for good: it is being ended, and nothing new is to be led to it.
+    /// Its health check has failed for good: its agent stops it, and no new connection may be led
+    /// to it.
     pub unhealthy: bool,
 }
 
 impl TaskReport {
-    /// A task that stands there, with nothing else to say.
+    /// A report of a state only.
     pub fn new(task: TaskId, state: TaskState) -> Self {
         Self {
             task,
@@ -84,23 +85,23 @@ impl TaskReport {
 pub struct NodeReport {
     /// Who speaks.
     pub node: NodeId,
-    /// The generation of its view that its kernel has.
+    /// The generation that its kernel has applied.
     pub applied: u64,
     /// What its kernel refused.
     pub failures: Vec<String>,
     /// Its tasks whose status has changed.
     pub tasks: Vec<TaskReport>,
-    /// What its kernel can do, of what networks may ask for.
+    /// Kernel features that networks may need.
     pub capabilities: BTreeSet<Capability>,
-    /// Associations, with these peers and of either direction, that its kernel has lost (see
-    /// [`crate::Association`]): others take their place.
+    /// Associations with these peers, in either direction, that its kernel has lost (see
+    /// [`crate::Association`]). They will be replaced.
     pub lost: BTreeSet<(NodeId, Spi)>,
-    /// The prefixes that links of its own are on: those of no overlay may be.
+    /// Prefixes of its own links. No overlay may overlap them.
     pub on_link: BTreeSet<Subnet>,
 }
 
 impl NodeReport {
-    /// A node that has this generation and nothing else to say.
+    /// A report of the applied generation only.
     pub fn new(node: NodeId, applied: u64) -> Self {
         let (failures, tasks, lost, on_link) =
             (Vec::new(), Vec::new(), BTreeSet::new(), BTreeSet::new());
@@ -227,9 +228,9 @@ pub enum Outcome {
     Service(ServiceId),
     /// This task.
     Task(TaskId),
-    /// This interface of a container, as it is now.
+    /// The attached interface of a container.
     Container(Box<Container>),
 }
 
-/// The state machine's answer: the same on every manager.
+/// Result of a command, the same on every manager.
 pub type Response = Result<Outcome, Refusal>;

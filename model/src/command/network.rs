@@ -21,8 +21,8 @@ pub enum NetworkCommand {
         /// Name or id.
         network: String,
     },
-    /// The engine tells how a network is called that was made without a name. Refused for any
-    /// other.
+    /// Gives the engine's name to a network that was made without one. Refused for any other
+    /// network.
     #[serde(rename = "name_network")]
     Name {
         /// Name or id.

@@ -9,13 +9,13 @@ use crate::{Availability, Engine, Node, NodeId, NodeReport, NodeStatus};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 pub enum NodeCommand {
-    /// A node has been given a certificate. The same node again changes its address.
+    /// A node has got a certificate. The same node again updates its address.
     #[serde(rename = "admit")]
     Admit {
         /// The node.
         node: Node,
     },
-    /// The leader hears from a node, or no longer does.
+    /// A node has become ready, or is down.
     #[serde(rename = "set_node_status")]
     SetStatus {
         /// The node.
@@ -23,7 +23,7 @@ pub enum NodeCommand {
         /// Its status.
         status: NodeStatus,
     },
-    /// The user opens or closes a node to the scheduler.
+    /// The user sets a node's availability to the scheduler.
     #[serde(rename = "set_availability")]
     SetAvailability {
         /// Name or id.
@@ -31,7 +31,7 @@ pub enum NodeCommand {
         /// The new availability.
         availability: Availability,
     },
-    /// The user chooses what translates virtual IPs on a node.
+    /// The user chooses a node's balancer.
     #[serde(rename = "set_balancer")]
     SetBalancer {
         /// Name or id.
@@ -39,7 +39,7 @@ pub enum NodeCommand {
         /// What is to do it.
         balancer: Engine,
     },
-    /// A node has left: its tasks are replaced, its record goes.
+    /// A node has left or is removed: its tasks are replaced, its record is deleted.
     #[serde(rename = "remove_node")]
     Remove {
         /// The node.

@@ -23,21 +23,19 @@ pub enum ServiceCommand {
         /// How many tasks are to run.
         replicas: u32,
     },
-    /// The user changes a service. Tasks that are to run something else from now on are replaced
-    /// one batch after the other.
+    /// The user updates a service. Tasks that differ from the new spec are replaced batch by batch.
     #[serde(rename = "update_service")]
     Update {
         /// Its identity or name.
         service: String,
         /// All that is asked for from now on.
         spec: ServiceSpec,
-        /// The version that the change was made from: refused if somebody else has changed the
-        /// service since.
+        /// The version that the update was made from. Refused if the service has changed since.
         version: u64,
-        /// Replace every task, whether or not it is to run something else.
+        /// Replace every task, even if its spec does not change.
         force: bool,
     },
-    /// The user wants what was asked for before the last update.
+    /// The user restores the spec before the last update.
     #[serde(rename = "rollback_service")]
     Rollback {
         /// Name or id.
@@ -49,8 +47,8 @@ pub enum ServiceCommand {
         /// Name or id.
         service: String,
     },
-    /// By `step`: slots beyond the replicas, whose tasks take traffic while others are replaced; 0
-    /// ends them.
+    /// By `step`: number of slots beyond the replicas, whose tasks take traffic while others are
+    /// replaced; 0 ends them.
     #[serde(rename = "set_surge")]
     SetSurge {
         /// The service.
@@ -58,20 +56,19 @@ pub enum ServiceCommand {
         /// How many.
         slots: u32,
     },
-    /// By `step`: new tasks of an update end by themselves: it goes no further.
+    /// By `step`: pauses an update whose new tasks end by themselves.
     #[serde(rename = "pause_update")]
     PauseUpdate {
         /// The service.
         service: ServiceId,
     },
-    /// By `step`: a service being removed whose last task is gone is forgotten, with its addresses.
+    /// By `step`: deletes a removed service without tasks, and releases its addresses.
     #[serde(rename = "purge_service")]
     Purge {
         /// The service.
         service: ServiceId,
     },
-    /// By `step`: a slot above the number of replicas has no task any more; its addresses are given
-    /// back.
+    /// By `step`: releases the addresses of a slot beyond the replicas that has no task.
     #[serde(rename = "release_slot")]
     ReleaseSlot {
         /// The service.

@@ -9,13 +9,13 @@ use crate::{NodeId, ServiceId, TaskId, TaskState};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 pub enum TaskCommand {
-    /// The user has a task stopped; its slot's next run follows.
+    /// The user has a task replaced by a new one in its slot.
     #[serde(rename = "replace_task")]
     Replace {
         /// Name or id.
         task: String,
     },
-    /// By `step`: a new task for a slot that has no living one.
+    /// By `step`: creates a task for a slot without a living one.
     #[serde(rename = "create_task")]
     Create {
         /// The service.
@@ -23,7 +23,7 @@ pub enum TaskCommand {
         /// The slot.
         slot: u32,
     },
-    /// By `step`: a place for a pending task.
+    /// By `step`: assigns a node to a pending task.
     #[serde(rename = "assign_task")]
     Assign {
         /// The task.
@@ -31,19 +31,19 @@ pub enum TaskCommand {
         /// The place.
         node: NodeId,
     },
-    /// By `step`: a task that is to stop takes no new connections from now on.
+    /// By `step`: withdraws a task that will stop; it gets no new connections.
     #[serde(rename = "withdraw_task")]
     Withdraw {
         /// The task.
         task: TaskId,
     },
-    /// By `step`: every balancer knows that a task is withdrawn; its connections run out.
+    /// By `step`: drains a task; every balancer knows that it is withdrawn.
     #[serde(rename = "drain_task")]
     Drain {
         /// The task.
         task: TaskId,
     },
-    /// By `step`: where a task should stand. Only ever forward.
+    /// By `step`: sets a task's target state. It never moves back.
     #[serde(rename = "set_desired")]
     SetDesired {
         /// The task.
@@ -51,7 +51,7 @@ pub enum TaskCommand {
         /// The target.
         desired: TaskState,
     },
-    /// By `step`: a task that has stopped for good is forgotten.
+    /// By `step`: deletes the record of a stopped task.
     #[serde(rename = "remove_task")]
     Remove {
         /// The task.

@@ -1,5 +1,5 @@
-//! What the CNI plugin asks for, in terms of the cluster: commands to the ledger, and waiting until
-//! this host's kernel has what came of them. Decides nothing about addresses.
+//! Requests of the CNI plugin: sends commands to the cluster, and waits until this host's kernel
+//! has applied them. Decides nothing about addresses.
 
 use std::{io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
@@ -87,7 +87,7 @@ fn key(node: NodeId, id: &str) -> ContainerKey {
 }
 
 fn member(daemon: &Daemon) -> Result<Member, Refusal> {
-    let next = "`swarmctl init` makes one; `swarmctl join` takes part in one";
+    let next = "create a cluster with `swarmctl init`, or join one with `swarmctl join`";
     let stranger = || {
         Refusal::new(
             Kind::Precondition,
@@ -187,7 +187,8 @@ async fn refuse_taken(
         return Ok(());
     }
     let (name, path) = (inner_name(&asked.name), &sandbox.path);
-    let next = "use another CNI_IFNAME, or `interface` in the configuration where another plugin of the list makes it";
+    let next = "use another CNI_IFNAME, or `interface` in the configuration where another plugin \
+                of the list makes it";
     Err(Refusal::new(
         Kind::Conflict,
         format!("there is an interface {name} in {path} already"),
@@ -262,7 +263,7 @@ fn unreadable(sandbox: &Sandbox, error: &io::Error) -> Refusal {
     Refusal::new(
         Kind::Invalid,
         cause,
-        "see that it is mounted where netd runs, too",
+        "make sure that it is mounted in netd's mount namespace, too",
     )
 }
 
@@ -375,7 +376,7 @@ async fn ready(
     let config = config
         .ok()
         .flatten()
-        .ok_or_else(|| late("this host has not heard of the interface"))?;
+        .ok_or_else(|| late("this host's view does not contain the interface yet"))?;
     let mut status = dataplane_status(daemon)?;
     let id = config
         .endpoints
@@ -740,11 +741,11 @@ async fn gc(daemon: &Daemon, configuration: &str, valid: &[CniName]) -> Reply {
     let mut dead = daemon.roster.of_configuration(configuration);
     dead.retain(|known| !lives(known));
     if !dead.is_empty() && !detach(daemon, &member, &dead).await {
-        let cause = format!("{} interfaces could not be given up now", dead.len());
+        let cause = format!("{} interfaces could not be released now", dead.len());
         return Err(Refusal::new(
             Kind::Unavailable,
             cause,
-            "netd gives them up as soon as there is a leader",
+            "netd releases them as soon as there is a leader",
         ));
     }
     Ok(ContainerReply::Done)
@@ -789,7 +790,7 @@ fn odd() -> Refusal {
     let next = "run the same version of netd everywhere";
     Refusal::new(
         Kind::Unavailable,
-        "a manager's answer about a container makes no sense",
+        "a manager's answer about a container is of another kind than the question",
         next,
     )
 }

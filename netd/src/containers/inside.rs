@@ -1,4 +1,4 @@
-//! A look into the network namespace of a container.
+//! Reads the network namespace of a container.
 
 use std::{collections::BTreeSet, fs, io, net::IpAddr, path::Path};
 

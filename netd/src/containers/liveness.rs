@@ -1,5 +1,6 @@
-//! Gives up what CNI runtimes have attached here and forgotten: whose network namespace is gone, or
-//! of another boot. Those that live are never touched; without a leader it is tried again.
+//! Releases containers that CNI runtimes attached here and forgot: their network namespace is gone,
+//! or of another boot. Living containers are never touched; without a leader the release is
+//! retried.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,7 +43,7 @@ async fn sweep(daemon: &Daemon, member: &Member) {
     if !ended.is_empty() && cni::detach(daemon, member, &ended).await {
         tracing::info!(
             containers = ended.join(" "),
-            "gave up interfaces of CNI containers that are gone"
+            "released interfaces of CNI containers whose network namespace is gone"
         );
     }
 }

@@ -1,6 +1,6 @@
-//! What CNI runtimes have attached on this host, as this daemon remembers it: nobody else changes
-//! that part of the ledger, so what it is not told it need not ask for. Requests about one
-//! interface take turns. No I/O.
+//! In-memory list of the containers that CNI runtimes have attached on this host. Nobody else
+//! changes that part of the ledger, so the list needs no query. Requests about one interface take
+//! turns. No I/O.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,5 @@
-//! The engine's endpoints: interfaces of containers, whose devices are made here for it to take.
+//! Endpoint methods of the network driver: netd makes the device, the engine moves it into the
+//! container.
 
 use std::net::IpAddr;
 
@@ -193,7 +194,7 @@ impl Plugin {
         if let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) {
             let unheard = self.set_publish(&key, Vec::new()).await;
             unheard
-                .unwrap_or_else(|refusal| tracing::warn!(%refusal, "ports will be given up later"));
+                .unwrap_or_else(|refusal| tracing::warn!(%refusal, "ports will be released later"));
         }
         Ok(wire::Nothing {})
     }

@@ -1,5 +1,4 @@
-//! A client of Docker Engine's API on its local socket: what there is, and that something has
-//! changed.
+//! A client of Docker Engine's API on its local socket: inventory and events.
 
 use std::{collections::BTreeMap, io, time::Duration};
 
@@ -20,9 +19,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 const BODY: usize = 64 << 20;
 /// What may change a container's names, place or health:
 /// `{"type":["container","network"],"event":[…]}`.
-const EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%2C%22event%22%3A%5B%22create\
-    %22%2C%22start%22%2C%22die%22%2C%22destroy%22%2C%22rename%22%2C%22pause%22%2C%22unpause%22%2C%22connect%22%2C%22\
-    disconnect%22%2C%22remove%22%2C%22health_status%22%5D%7D";
+const EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%2C\
+                      %22event%22%3A%5B%22create%22%2C%22start%22%2C%22die%22%2C%22destroy%22%2C\
+                      %22rename%22%2C%22pause%22%2C%22unpause%22%2C%22connect%22%2C\
+                      %22disconnect%22%2C%22remove%22%2C%22health_status%22%5D%7D";
 
 /// A network of the engine.
 #[derive(Debug, Deserialize)]

@@ -1,5 +1,5 @@
-//! The plugin's socket: HTTP by the engine's rules. Every call is answered, within bounds of time
-//! and size, and none can take the daemon with it.
+//! The plugin's HTTP socket. Every call is answered within limits of time and size, and a panic in
+//! one does not end the daemon.
 
 use std::{
     convert::Infallible,
@@ -90,7 +90,7 @@ pub async fn serve(plugin: &Arc<Plugin>, listener: UnixListener) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "an engine was not let in");
+                tracing::warn!(%error, "cannot accept a connection of the engine");
                 sleep(REST).await;
                 continue;
             }
@@ -115,7 +115,7 @@ async fn respond(
     let (status, answer) = if head.method != Method::POST {
         (
             StatusCode::METHOD_NOT_ALLOWED,
-            failure("only POST is understood"),
+            failure("only POST is supported"),
         )
     } else {
         match Limited::new(body, BODY).collect().await {
@@ -219,7 +219,8 @@ where
 {
     if body.is_empty() {
         // Docker 20.10 repeats a call whose answer it has not got, without what it had said.
-        let text = "the call was cut off, perhaps by a restart of netd, and repeated without its content\n  next: try again";
+        let text = "the call was cut off, perhaps by a restart of netd, and repeated without its \
+                    content\n  next: try again";
         return (StatusCode::OK, failure(text));
     }
     let asked = match serde_json::from_slice(body) {
@@ -246,11 +247,12 @@ async fn within<Answer: Serialize>(
             (StatusCode::OK, failure(&refusal.to_string()))
         }
         Err(_) => {
-            tracing::warn!(method, "not done in time");
+            tracing::warn!(method, "a plugin call timed out");
             (
                 StatusCode::OK,
                 failure(
-                    "the cluster did not answer in time\n  next: `swarmctl node ls` shows its managers",
+                    "the cluster did not answer in time\n  next: `swarmctl node ls` shows its \
+                     managers",
                 ),
             )
         }
@@ -359,7 +361,8 @@ mod tests {
             "Join",
             "ProgramExternalConnectivity",
         ] {
-            let body = r#"{"NetworkID": "n", "EndpointID": "e", "Options": {"com.docker.network.generic": {"netd.network": "x"}}}"#;
+            let body = r#"{"NetworkID": "n", "EndpointID": "e",
+                "Options": {"com.docker.network.generic": {"netd.network": "x"}}}"#;
             let (status, answer) = ask(&format!("/NetworkDriver.{method}"), body).await;
             assert!(
                 status == 200 && answer["Err"].as_str().unwrap().contains("next:"),

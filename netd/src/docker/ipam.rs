@@ -1,5 +1,5 @@
-//! The engine's address manager: addresses come from the cluster's ledger, held by network and
-//! Ethernet address.
+//! The IPAM driver: addresses come from the cluster's ledger, keyed by network and Ethernet
+//! address.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -103,7 +103,7 @@ impl Plugin {
             "" => None,
             text => Some(
                 pool::address(text)
-                    .ok_or_else(|| invalid(format!("{text:?} is no address"), ""))?,
+                    .ok_or_else(|| invalid(format!("{text:?} is not an address"), ""))?,
             ),
         };
         if asked
@@ -203,7 +203,8 @@ impl Plugin {
             else {
                 continue;
             };
-            tracing::info!(key, addresses = ?hold.addresses, "never came to be an endpoint: given up for the next");
+            tracing::info!(key, addresses = ?hold.addresses,
+                "released a hold that never became an endpoint");
             self.detach(&key).await?;
             frees = true;
         }
@@ -322,8 +323,8 @@ impl Plugin {
         Ok(Some(hold))
     }
 
-    /// After a refusal: what it has no address of is forgotten; where nobody knows what came of it,
-    /// that is found out later.
+    /// After a refusal, drop a hold without addresses. If the outcome is unknown (no leader), the
+    /// watcher settles it later.
     fn let_go(&self, key: &str, hold: Hold, refusal: &Refusal) -> Result<(), Refusal> {
         if !hold.addresses.is_empty() {
             return Ok(());

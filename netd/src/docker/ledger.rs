@@ -1,7 +1,7 @@
-//! What this host remembers of the engine's own identities: one small file per network and per
-//! endpoint, written whole before anything is promised. Networks are on the disk, too: the engine
-//! tells of them once. Endpoints need only outlive the daemon: none of them outlives the host, and
-//! what is lost with it is found out as any that has lost its engine.
+//! The journal of the engine's identities: one small file per network and per endpoint, written
+//! whole before netd replies. Networks are fsynced, because the engine tells of them once.
+//! Endpoints need only outlive the daemon: none of them outlives the host, and one that is lost is
+//! released like any that has lost its engine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -183,7 +183,8 @@ impl<T: Clone + PartialEq + Serialize + DeserializeOwned> Records<T> {
                 Ok(record) => drop(known.insert(name.replace('_', "/"), record)),
                 Err(_) if lifetime == Lifetime::Boot => fs::remove_file(&path)?,
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "no record of an engine: left alone")
+                    tracing::warn!(path = %path.display(), %error,
+                        "ignoring a file that is not a record of an engine")
                 }
             }
         }

@@ -1,7 +1,6 @@
-//! Docker Engine's plugin: its networks and addresses are the cluster's. The engine calls methods
-//! on a socket; what it does not say there (names, labels, health) is watched by its API. No method
-//! asks that API, for the engine holds locks: one waits, and not for long, for what is seen there
-//! anyway.
+//! Docker Engine's plugin: network driver and IPAM driver. The engine calls methods on a socket;
+//! names, labels and health are watched by the engine's API. No method asks that API, because the
+//! engine holds locks while it calls; at most a method waits a moment for what the watcher sees.
 
 mod endpoint;
 mod engine;
@@ -48,7 +47,7 @@ use watch::Look;
 const DIRECTORY: &str = "docker";
 /// How long the kernel may take to have a device in place.
 const READY: Duration = Duration::from_secs(15);
-/// How long the engine waits for what it need not wait for: the rest is done later.
+/// How long a plugin call may block on clean-up; what is left continues in the background.
 const GIVING_UP: Duration = Duration::from_secs(3);
 /// What the cluster is to be told later is tried so often.
 const RETRY: Duration = Duration::from_secs(1);
@@ -78,7 +77,8 @@ pub async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
         Ok(parts) => parts.await,
         // A host without an engine is none the worse for it.
         Err(error) => {
-            tracing::warn!(%error, "Docker's networks cannot be served: mend that and restart netd")
+            tracing::warn!(%error,
+                "Docker's networks cannot be served: remove the cause and restart netd")
         }
     }
     std::future::pending().await
@@ -134,7 +134,7 @@ impl Plugin {
             Refusal::new(
                 Kind::Unavailable,
                 cause,
-                "`swarmctl init` makes one; `swarmctl join` takes part in one",
+                "create a cluster with `swarmctl init`, or join one with `swarmctl join`",
             )
         })
     }
@@ -284,7 +284,7 @@ impl Plugin {
         }
         match self.attach(key, &hold).await {
             Err(refusal) if refusal.kind == Kind::Unavailable => return Err(refusal),
-            Err(refusal) => tracing::info!(key, %refusal, "an endpoint that leaves is not known"),
+            Err(refusal) => tracing::info!(key, %refusal, "an unknown endpoint leaves"),
             Ok(_) => {}
         }
         self.keep(self.ledger.holds.put(
@@ -308,8 +308,11 @@ impl Plugin {
     async fn soon(&self, work: impl Future<Output = Result<(), Refusal>>) {
         match timeout(GIVING_UP, work).await {
             Ok(Ok(())) => return,
-            Ok(Err(refusal)) => tracing::warn!(%refusal, "the cluster will be told later"),
-            Err(_) => tracing::warn!("the cluster does not answer and will be told later"),
+            Ok(Err(refusal)) => tracing::warn!(%refusal, "the release will be retried later"),
+            Err(_) => tracing::warn!(
+                "the cluster does not answer; the release will be retried \
+                 later"
+            ),
         }
         self.wake.notify_one();
     }
@@ -342,7 +345,7 @@ impl Plugin {
             }
             match undone.first_key_value() {
                 Some((object, refusal)) => {
-                    tracing::debug!(object, %refusal, count = undone.len(), "still to be told")
+                    tracing::debug!(object, %refusal, count = undone.len(), "releases to retry")
                 }
                 None => self.wake.notified().await,
             }

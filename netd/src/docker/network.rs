@@ -1,4 +1,5 @@
-//! The engine's networks: each is one of the cluster's, attached or made.
+//! Network methods of the driver: each network of the engine is one of the cluster's, attached or
+//! created.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -194,7 +195,7 @@ impl Plugin {
             tracing::info!(
                 network = id,
                 name = known.name,
-                "the engine has this network no more"
+                "the engine no longer has this network"
             );
             self.keep(self.ledger.networks.put(
                 id,
@@ -346,7 +347,8 @@ impl Plugin {
         {
             Err(refusal) if refusal.kind == Kind::Unavailable => Err(refusal),
             Err(refusal) => {
-                tracing::info!(network = known.name, %refusal, "the engine removed its network; the cluster's stays");
+                tracing::info!(network = known.name, %refusal,
+                    "the engine removed its network; the cluster's stays");
                 Ok(())
             }
             Ok(_) => Ok(()),
@@ -378,14 +380,14 @@ impl Pools {
         };
         for data in asked.ipv4.iter().chain(&asked.ipv6) {
             if data.address_space != wire::ADDRESS_SPACE {
-                let cause = format!("the pool {} is not the cluster's", data.pool);
+                let cause = format!("the pool {} does not belong to the cluster", data.pool);
                 return Err(invalid(
                     cause,
                     "give --ipam-driver netd, too: addresses come from the cluster",
                 ));
             }
             let told = Pool::told(&data.pool, &data.gateway);
-            match told.ok_or_else(|| invalid(format!("{:?} is no prefix", data.pool), ""))? {
+            match told.ok_or_else(|| invalid(format!("{:?} is not a prefix", data.pool), ""))? {
                 Pool::Subnet(subnet) => {
                     let gateway = pool::address(&data.gateway).unwrap_or(pool::first(subnet));
                     pools.subnets.push((subnet, gateway));
@@ -472,7 +474,7 @@ fn refuse_mismatch(
         };
         if !has {
             return differs(
-                &format!("{key}={value} does not hold"),
+                &format!("{key}={value} does not match"),
                 format!("leave -o {key} out"),
             );
         }
@@ -519,9 +521,10 @@ fn spec(
 }
 
 fn refuse_ipvlan(driver: Driver) -> Result<(), Refusal> {
-    let cause = "Docker gives each endpoint an Ethernet address of its own, which ports of ipvlan do not have";
+    let cause = "Docker gives each endpoint an Ethernet address of its own, which ipvlan endpoints \
+                 do not have";
     if driver == Driver::Ipvlan {
-        Err(invalid(cause, "use a network of macvlan"))
+        Err(invalid(cause, "use a macvlan network"))
     } else {
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! Pools as the engine knows them. Pure. A pool is asked for before its network, and named without
-//! it: so what leads from one to the other is all in the pool's name and in the gateway, which the
-//! engine repeats when it makes the network.
+//! IPAM pools as the engine names them. Pure. The engine requests a pool before its network and
+//! does not name the network: the link between both is the pool's id and the gateway, which the
+//! engine repeats when it creates the network.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! Ports of the host that lead to a container, as the engine tells of them. Pure.
+//! Published ports of a container in the engine's format. Pure.
 
 use std::net::IpAddr;
 
@@ -53,7 +53,7 @@ fn published(binding: &wire::PortBinding) -> Result<PublishSpec, Refusal> {
     // The engine does not ask a driver which port was chosen, so nobody would get to know.
     if binding.host_port == 0 || binding.host_port_end > binding.host_port {
         let cause = format!(
-            "no single port of the host is given for {}/{protocol}",
+            "no single host port is given for {}/{protocol}",
             binding.port
         );
         return Err(invalid(
@@ -88,7 +88,10 @@ mod tests {
 
     #[test]
     fn ports_that_follow_each_other_are_one_range_and_one_of_the_engines_choice_is_refused() {
-        let one = |host: &str, port: u16, first: u16, last: u16| json!({"Proto": 6, "IP": "", "Port": port, "HostIP": host, "HostPort": first, "HostPortEnd": last});
+        let one = |host: &str, port: u16, first: u16, last: u16| {
+            json!({"Proto": 6, "IP": "", "Port": port, "HostIP": host,
+            "HostPort": first, "HostPortEnd": last})
+        };
         let given = |ports: Vec<Value>| {
             publish(&Map::from_iter([(
                 wire::PORT_MAP.to_owned(),

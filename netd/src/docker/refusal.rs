@@ -1,4 +1,4 @@
-//! What the engine is told when something cannot be as it asks.
+//! Refusals in the engine's format.
 
 use model::{Kind, NetworkInfo, Refusal, Subnet};
 

@@ -1,4 +1,4 @@
-//! The inside of the managed plugin: passes every connection of the engine on to the host's daemon.
+//! The process of the managed plugin: forwards every connection of the engine to the host's netd.
 
 use std::{fs, path::Path};
 
@@ -25,7 +25,7 @@ pub async fn relay(inside: &Path, host: &Path) -> anyhow::Result<()> {
         let (mut engine, _) = listener
             .accept()
             .await
-            .context("the engine cannot be heard")?;
+            .context("cannot accept a connection of the engine")?;
         let host = host.to_owned();
         tokio::spawn(async move {
             match UnixStream::connect(&host).await {

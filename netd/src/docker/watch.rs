@@ -1,6 +1,6 @@
-//! What the engine does not say by its plugin's methods: names, labels, aliases and health of
-//! containers, names of networks, and that something is no more. Every change of its leads to the
-//! same full look, and so does time.
+//! Watches the engine's API for what plugin methods do not say: names, labels, aliases and health
+//! of containers, names of networks, and removals. Every event, and a timer, leads to the same full
+//! comparison.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,22 +23,22 @@ use super::{
     network::aux_key,
 };
 
-/// Without any change it is looked again after so long.
+/// Interval of full comparisons without events.
 const PERIOD: Duration = Duration::from_secs(30);
-/// Changes come in swarms.
+/// Events within this time lead to one comparison.
 const SWARM: Duration = Duration::from_millis(50);
-/// What nobody has is given up when it is as old as this, or its engine has died: the engine has
-/// names for things before it shows them, and repeats a call for half a minute after another has
-/// taken as long …
+/// An endpoint that no container claims is released once it is older than this, in milliseconds, or
+/// its engine has died. A minute: Docker may retry a call for 30 s after one that took 30 s, and
+/// shows the endpoint only then …
 const AGE: u64 = 60_000;
-/// … and has been missed for so long.
+/// … and once it has been missing for this long.
 const MISSED: Duration = Duration::from_secs(10);
-/// After the end of an engine the next one is looked for this often …
+/// After an engine has died, interval at which the next one is looked for …
 const SOON: Duration = Duration::from_millis(100);
-/// … for so long: one that ends as soon as it has begun is not to be missed.
+/// … for this long, so that even an engine that dies at once is noticed.
 const LATELY: Duration = Duration::from_secs(60);
 
-/// What is remembered from one look to the next, for as long as the engine answers.
+/// State kept between comparisons while the engine answers.
 #[derive(Default)]
 struct Memory {
     aliases: BTreeMap<String, Vec<String>>,
@@ -82,14 +82,13 @@ impl Plugin {
     /// Listens to the engine until it ends; `followed` is when that was done last.
     async fn follow(&self, followed: &mut Option<Instant>) -> io::Result<()> {
         let opened = Events::open().await;
-        // Where one was listened to and nobody answers, it has ended, and so may another have that
-        // came and went meanwhile.
+        // We were connected and the socket is now refused: that engine is dead, and so is any that
+        // lived in between.
         if opened.as_ref().is_err_and(engine::is_absence) && followed.is_some() {
             self.engine_ended.store(super::now(), Ordering::Relaxed);
         }
         let events = opened?;
-        // What the engine had is of no interest any more when it dies, even in the middle of a
-        // look.
+        // A comparison is dropped when the engine dies in the middle of it.
         let ended = tokio::select! {
             ended = self.listen(events) => ended,
             never = self.keep_looking() => match never {},
@@ -110,7 +109,7 @@ impl Plugin {
         let mut memory = Memory::default();
         loop {
             if let Err(error) = self.look(&mut memory).await {
-                tracing::debug!(%error, "the engine cannot be looked at");
+                tracing::debug!(%error, "cannot read the engine's containers and networks");
                 memory = Memory::default();
                 sleep(RETRY).await;
                 continue;
@@ -137,8 +136,8 @@ impl Plugin {
     }
 
     async fn look(&self, memory: &mut Memory) -> io::Result<()> {
-        // Who is attached is asked before the engine is: what the engine does not have then has not
-        // come in between.
+        // The cluster is asked before the engine: so anything that the engine lacks was not
+        // attached in between.
         let attached = self.attached().await;
         let (holds, networks) = (self.ledger.holds.all(), self.ledger.networks.all());
         let began = Instant::now();
@@ -209,12 +208,13 @@ impl Plugin {
         Ok(())
     }
 
-    /// Whether nobody can be about to come and claim what was begun at that time.
+    /// Whether a call begun at that time is too old to be repeated.
     fn is_old(&self, since: Millis) -> bool {
         super::now().saturating_sub(since) > AGE || self.has_lost_its_engine(since)
     }
 
-    /// What the cluster believes to be attached here by an engine; `None` while it cannot be asked.
+    /// Containers that the cluster has for this host's engine; `None` while no manager can be
+    /// reached.
     pub(super) async fn attached(&self) -> Option<Vec<Container>> {
         let member = self.member().ok()?;
         let Ok(Answer::Containers(all)) = member
@@ -230,8 +230,7 @@ impl Plugin {
         )
     }
 
-    /// Tells a network's name where it was made without, and gives one up that the engine no longer
-    /// has.
+    /// Gives a network its final name, and removes a network that the engine no longer has.
     async fn compare_network(
         &self,
         id: &str,
@@ -241,7 +240,7 @@ impl Plugin {
     ) {
         let Some(listed) = seen.networks.iter().find(|listed| listed.id == id) else {
             if memory.has_missed(id, MISSED) && self.is_old(record.since) {
-                tracing::info!(network = id, "the engine has this network no more");
+                tracing::info!(network = id, "the engine no longer has this network");
                 let removed = NetworkRecord {
                     removed: true,
                     ..record.clone()
@@ -255,7 +254,7 @@ impl Plugin {
         memory.missing.remove(id);
         // Another engine may have held them, and have them no more.
         if let Err(refusal) = self.hold_aside(record).await {
-            tracing::debug!(network = id, %refusal, "its auxiliary addresses are not all held");
+            tracing::debug!(network = id, %refusal, "cannot reserve all auxiliary addresses");
         }
         if let Some(network) = record.network.filter(|_| record.unnamed) {
             self.name_network(id, record, network, &listed.name, memory)
@@ -263,7 +262,8 @@ impl Plugin {
         }
     }
 
-    /// Once nobody else has the name: one that the engine has removed may be about to go.
+    /// Renames the network once the name is free: a network that the engine has removed may still
+    /// have it.
     async fn name_network(
         &self,
         id: &str,
@@ -282,7 +282,8 @@ impl Plugin {
             if memory.nameless.insert(id.to_owned()) {
                 tracing::warn!(
                     name,
-                    "another network has this name: as long as that is so, one is called otherwise"
+                    "network name already taken; keeping the generated name until the other \
+                     network is removed"
                 );
             }
             return;
@@ -294,7 +295,8 @@ impl Plugin {
         match self.propose(command).await {
             Err(refusal) if refusal.kind == Kind::Unavailable => return,
             Err(refusal) => {
-                tracing::warn!(name, %refusal, "a network keeps the name it was made with")
+                tracing::warn!(name, %refusal,
+                    "cannot rename a network; keeping its generated name")
             }
             Ok(_) => {}
         }
@@ -305,7 +307,10 @@ impl Plugin {
         self.ledger
             .networks
             .put(id, &named)
-            .unwrap_or_else(|error| tracing::warn!(%error, "cannot remember a name"));
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error,
+                "cannot write the name of a network to its record")
+            });
     }
 
     /// Brings what the cluster knows of a container up to date.
@@ -344,14 +349,14 @@ impl Plugin {
         match told {
             Err(refusal) if refusal.kind == Kind::Unavailable => return,
             Err(refusal) => {
-                tracing::warn!(container = traits.name, %refusal, "not all is known of a container")
+                tracing::warn!(container = traits.name, %refusal, "cannot inspect a container")
             }
             Ok(()) => {}
         }
         memory.told.insert(key.to_owned(), traits);
     }
 
-    /// Gives up what no container of the engine has.
+    /// Releases an endpoint that no container of the engine has.
     async fn reclaim(&self, key: &str, hold: &Hold, memory: &mut Memory) {
         if !memory.has_missed(key, MISSED) || !self.is_old(hold.since) {
             return;
@@ -360,7 +365,8 @@ impl Plugin {
         if self.ledger.holds.get(key).as_ref() != Some(hold) {
             return;
         }
-        tracing::info!(key, addresses = ?hold.addresses, "no container has this endpoint: its addresses are given back");
+        tracing::info!(key, addresses = ?hold.addresses,
+            "no container has this endpoint: releasing its addresses");
         let given_up = Hold {
             pending: Some(Pending::Detach),
             ..hold.clone()
@@ -396,7 +402,8 @@ impl Plugin {
             {
                 continue;
             }
-            tracing::info!(key, addresses = ?container.addresses, "nobody here knows this endpoint: it is given up");
+            tracing::info!(key, addresses = ?container.addresses,
+                "the cluster has an endpoint that this host has no record of: releasing it");
             let _turn = self.turn(&key).await;
             let given_up = match self.ledger.holds.get(&key) {
                 Some(_) => Ok(()),
@@ -409,13 +416,13 @@ impl Plugin {
             };
             match given_up {
                 Ok(()) => memory.missing.retain(|missing, _| *missing != key),
-                Err(refusal) => tracing::debug!(%refusal, "it will be given up later"),
+                Err(refusal) => tracing::debug!(%refusal, "the release will be retried later"),
             }
         }
     }
 }
 
-/// The aliases of an endpoint, which only a close look at its container shows. They do not change.
+/// Aliases of an endpoint. Only `inspect` of its container shows them; they do not change.
 async fn aliases(container: &Listed, endpoint: &Endpoint, memory: &mut Memory) -> Vec<String> {
     if let Some(known) = memory.aliases.get(&endpoint.id) {
         return known.clone();
@@ -436,8 +443,7 @@ async fn aliases(container: &Listed, endpoint: &Endpoint, memory: &mut Memory) -
         .unwrap_or_default()
 }
 
-/// What the cluster is to know of a container, where these are the networks of others that lead
-/// out.
+/// Traits of a container. `elsewhere` are networks outside the cluster that have a way out.
 fn traits(container: &Listed, aliases: Vec<String>, elsewhere: &BTreeSet<&str>) -> ContainerTraits {
     let name = container
         .names
@@ -450,7 +456,7 @@ fn traits(container: &Listed, aliases: Vec<String>, elsewhere: &BTreeSet<&str>) 
     let mut traits = ContainerTraits {
         container: container.id.clone(),
         name: name.unwrap_or_default().to_owned(),
-        // The engine gives everyone its own short identity, which it has here anyway.
+        // The engine adds the short id as alias, which the cluster does by itself.
         aliases: aliases
             .into_iter()
             .filter(|alias| !container.id.starts_with(alias.as_str()))
@@ -467,9 +473,9 @@ fn traits(container: &Listed, aliases: Vec<String>, elsewhere: &BTreeSet<&str>) 
         .into_iter()
         .filter_map(|key| Some((key, label(key)?)))
     {
-        // It runs already: there is nobody to refuse it to.
+        // The container runs already: an invalid label can only be logged.
         if let Err(reason) = traits.take_label(key, value) {
-            tracing::debug!(container = traits.name, reason, "a label is left out");
+            tracing::debug!(container = traits.name, reason, "ignoring an invalid label");
         }
     }
     traits
@@ -483,9 +489,12 @@ mod tests {
 
     fn listed(status: &str) -> Listed {
         let text = format!(
-            r#"{{"Id":"0123456789abcdef","Names":["/other/link","/db"],"Labels":{{"netd.service":"web","netd.port":"80"}},
-            "State":"running","Status":"{status}","NetworkSettings":{{"Networks":{{"my-net":{{"EndpointID":"e1",
-            "MacAddress":"02:42:ac:11:00:02"}},"none":{{"EndpointID":"","NetworkID":"n0"}},"null":null,
+            r#"{{"Id":"0123456789abcdef","Names":["/other/link","/db"],
+            "Labels":{{"netd.service":"web","netd.port":"80"}},
+            "State":"running","Status":"{status}",
+            "NetworkSettings":{{"Networks":{{"my-net":{{"EndpointID":"e1",
+            "MacAddress":"02:42:ac:11:00:02"}},"none":{{"EndpointID":"","NetworkID":"n0"}},
+            "null":null,
             "bridge":{{"EndpointID":"e2","NetworkID":"n2"}}}}}}}}"#
         );
         serde_json::from_str(&text).unwrap()

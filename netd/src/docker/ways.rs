@@ -1,7 +1,7 @@
-//! Which way the questions for names go that the engine passes on from inside a container, to
-//! resolvers of its host: by the gateway of an overlay, where they are answered. Pure. The engine
-//! takes routes when an endpoint joins and at no other time, each prefix once; so a network that
-//! may be left alone in its container stands by with a prefix that is less exact.
+//! Routes for DNS queries that Docker's resolver forwards from inside a container to the host's
+//! resolvers: they go to the gateway of an overlay, where our resolver answers. Pure. The engine
+//! takes routes only when an endpoint joins, and each prefix once. So internal networks get shorter
+//! prefixes, as fallback in case they remain the container's only network.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -9,15 +9,15 @@ use model::Subnet;
 
 use super::{ledger::NetworkRecord, wire::StaticRoute};
 
-/// What one endpoint adds to those of its container that were there before.
+/// Routes that one endpoint adds to those of its container's earlier endpoints.
 #[derive(Debug)]
 pub struct Ways<'a> {
-    /// By how many bits its prefixes are shorter; `None`: questions do not go by it.
+    /// By how many bits its prefixes are shorter; `None`: it has no routes to resolvers.
     pub asks: Option<u8>,
     beside: Option<Beside<'a>>,
 }
 
-/// What is beside a resolver, and would be led into an internal network.
+/// Neighbours of a resolver, which a shorter prefix would lead into an internal network.
 #[derive(Debug)]
 struct Beside<'a> {
     /// By whose gateways it goes instead.
@@ -29,11 +29,11 @@ struct Beside<'a> {
 }
 
 impl<'a> Ways<'a> {
-    /// On this network, in a container with these others.
+    /// Routes of an endpoint on this network, in a container that is on these others.
     pub fn of(record: &'a NetworkRecord, others: &'a [(Option<u8>, NetworkRecord)]) -> Self {
         let taken: BTreeSet<u8> = others.iter().filter_map(|(asks, _)| *asks).collect();
-        // What leads out has the exact prefix, now or later: a resolver may be asked for more than
-        // names.
+        // A network with a way out has the exact prefix, because a resolver's host may serve other
+        // protocols, too.
         let choice: &[u8] = match (record.lan, record.internal) {
             (true, _) => &[],
             (false, false) => &[0],
@@ -44,7 +44,7 @@ impl<'a> Ways<'a> {
             .iter()
             .map(|(_, other)| other)
             .filter(|other| !other.internal);
-        // Overlays first: they lead everywhere, and are on every host.
+        // Overlays first: they are on every host.
         let other = out.min_by_key(|other| other.lan);
         let widest = taken.last().copied();
         let beside = match (other, asks, widest) {

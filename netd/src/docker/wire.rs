@@ -1,6 +1,6 @@
-//! The requests and answers of Docker's network-driver and IPAM-driver plugin protocols, with
-//! exactly their JSON names (moby, libnetwork: `drivers/remote/api/api.go`,
-//! `ipams/remote/api/api.go`). Pure; what they mean is told elsewhere.
+//! Requests and responses of Docker's network-driver and IPAM-driver plugin protocols, with exactly
+//! their JSON names (moby, libnetwork: `drivers/remote/api/api.go`, `ipams/remote/api/api.go`).
+//! Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 pub const GENERIC: &str = "com.docker.network.generic";
 /// Whether a network is `--internal`, among its options.
 pub const INTERNAL: &str = "com.docker.network.internal";
-/// The ports of a container that its host is to answer at, among the options of its sandbox.
+/// Published ports of a container, among the options of its sandbox.
 pub const PORT_MAP: &str = "com.docker.network.portmap";
 /// A gateway: among what comes with a pool, and as a kind of address.
 pub const GATEWAY: &str = "com.docker.network.gateway";
@@ -148,7 +148,7 @@ pub struct Joined {
     pub gateway_ipv6: String,
     /// Beside the ways out.
     pub static_routes: Vec<StaticRoute>,
-    /// The engine is not to give it a way out by a bridge of its own.
+    /// The engine must not add its own bridge as way out.
     pub disable_gateway_service: bool,
 }
 
@@ -265,7 +265,7 @@ impl CreateNetwork {
             .collect()
     }
 
-    /// A truth value among the options; false where it is missing.
+    /// A boolean option; false if missing.
     pub fn flag(&self, option: &str) -> bool {
         self.options
             .get(option)
@@ -273,7 +273,7 @@ impl CreateNetwork {
     }
 }
 
-/// Go writes what is empty as `null`.
+/// Go writes empty lists and maps as `null`.
 fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
     from: D,
 ) -> Result<T, D::Error> {
@@ -287,7 +287,8 @@ mod tests {
     #[test]
     fn a_network_is_read_as_the_engine_writes_it() {
         let text = r#"{"NetworkID":"b4d","Options":{"com.docker.network.enable_ipv6":true,
-            "com.docker.network.generic":{"netd.network":"my-net","encrypted":""},"com.docker.network.internal":true},
+            "com.docker.network.generic":{"netd.network":"my-net","encrypted":""},
+            "com.docker.network.internal":true},
             "IPv4Data":[{"AddressSpace":"netd","Gateway":"10.0.9.1/24","Pool":"10.0.9.0/24",
             "AuxAddresses":{"router":"10.0.9.9/24"}}],"IPv6Data":null}"#;
         let read: CreateNetwork = serde_json::from_str(text).unwrap();
@@ -304,9 +305,12 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_read_as_the_engine_writes_it() {
-        let text = r#"{"NetworkID":"b4d","EndpointID":"e1","SandboxKey":"/var/run/docker/netns/1","Interface":{
-            "Address":"10.0.9.5/32","AddressIPv6":"fd00:9::5/128","MacAddress":"02:42:ac:11:00:02"},"Options":{
-            "com.docker.network.portmap":[{"Proto":6,"IP":"","Port":80,"HostIP":"","HostPort":8080,"HostPortEnd":8080}]}}"#;
+        let text = r#"{"NetworkID":"b4d","EndpointID":"e1","SandboxKey":"/var/run/docker/netns/1",
+            "Interface":{
+            "Address":"10.0.9.5/32","AddressIPv6":"fd00:9::5/128",
+            "MacAddress":"02:42:ac:11:00:02"},"Options":{
+            "com.docker.network.portmap":[{"Proto":6,"IP":"","Port":80,"HostIP":"",
+            "HostPort":8080,"HostPortEnd":8080}]}}"#;
         let read: OfEndpoint = serde_json::from_str(text).unwrap();
         let interface = read.interface.unwrap();
         assert_eq!(interface.address_ipv6, "fd00:9::5/128");
@@ -339,7 +343,8 @@ mod tests {
             static_routes: vec![route],
             ..Joined::default()
         };
-        let expected = json!({"InterfaceName": {"SrcName": "nc1", "DstPrefix": "eth"}, "Gateway": "10.0.9.1",
+        let expected = json!({"InterfaceName": {"SrcName": "nc1", "DstPrefix": "eth"},
+            "Gateway": "10.0.9.1",
             "GatewayIPv6": "", "StaticRoutes": [{"Destination": "10.0.9.1/32", "RouteType": 1}],
             "DisableGatewayService": false});
         assert_eq!(serde_json::to_value(joined).unwrap(), expected);
@@ -349,19 +354,22 @@ mod tests {
             pool: "10.0.9.0/24".to_owned(),
             data,
         };
-        let expected = json!({"PoolID": "p", "Pool": "10.0.9.0/24", "Data": {"com.docker.network.gateway": "10.0.9.1/24"}});
+        let expected = json!({"PoolID": "p", "Pool": "10.0.9.0/24",
+            "Data": {"com.docker.network.gateway": "10.0.9.1/24"}});
         assert_eq!(serde_json::to_value(pool).unwrap(), expected);
     }
 
     #[test]
     fn pools_are_read_as_the_engine_writes_them() {
-        let text = r#"{"AddressSpace":"netd","Pool":"10.0.9.0/24","SubPool":"","Options":null,"V6":false}"#;
+        let text = r#"{"AddressSpace":"netd","Pool":"10.0.9.0/24","SubPool":"","Options":null,
+            "V6":false}"#;
         let read: RequestPool = serde_json::from_str(text).unwrap();
         assert_eq!(
             (read.pool.as_str(), read.v6, read.options.len()),
             ("10.0.9.0/24", false, 0)
         );
-        let text = r#"{"PoolID":"p","Address":"","Options":{"RequestAddressType":"com.docker.network.gateway"}}"#;
+        let text = r#"{"PoolID":"p","Address":"",
+            "Options":{"RequestAddressType":"com.docker.network.gateway"}}"#;
         let read: OfPool = serde_json::from_str(text).unwrap();
         assert_eq!(
             (read.pool.as_str(), read.options[ADDRESS_TYPE].as_str()),

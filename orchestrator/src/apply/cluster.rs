@@ -45,8 +45,8 @@ pub(super) fn bootstrap(
     admit(state, now, node)
 }
 
-/// A node that is known keeps what was learnt of it and what its operator set; only what it says of
-/// itself changes.
+/// Admits a node. A known node keeps its capabilities and its operator's settings; only its own
+/// data (address, role) changes.
 pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
     if state.authority.is_none() {
         return Err(not_bootstrapped());
@@ -69,8 +69,8 @@ pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
     Ok(Outcome::Node(id))
 }
 
-/// What would cut the node off: its address inside a network, or tunnels that no other node's could
-/// meet.
+/// Refuses a node that could not reach the others: its address lies inside a network, or its
+/// tunnels use another address family.
 fn refuse_misfit(state: &State, node: &Node) -> Result<(), Refusal> {
     let hostname = &node.hostname;
     for network in state.networks.values() {
@@ -79,7 +79,7 @@ fn refuse_misfit(state: &State, node: &Node) -> Result<(), Refusal> {
                 .subnets
                 .iter()
                 .any(|lease| lease.subnet.contains(*address)),
-            // There only an address that was given out is in the way.
+            // On a LAN only an address that is leased conflicts.
             Driver::Macvlan | Driver::Ipvlan => {
                 matches!(
                     state.ledger.holder(network.id, *address),
@@ -96,7 +96,8 @@ fn refuse_misfit(state: &State, node: &Node) -> Result<(), Refusal> {
                 "host {hostname:?} has the address {address}, which belongs to network {name:?}"
             );
             let next = format!(
-                "join with an address outside of it, or remove that network: `swarmctl network rm {name}`"
+                "join with an address outside of it, or remove that network: `swarmctl network rm \
+                 {name}`"
             );
             return Err(Refusal::new(Kind::Conflict, cause, next));
         }
@@ -148,8 +149,8 @@ pub(super) fn set_balancer(state: &mut State, node: &str, balancer: Engine) -> R
     Ok(Outcome::Node(id))
 }
 
-/// Nothing will ever be heard of its tasks and containers again: they are given up, which frees
-/// slots and addresses.
+/// Removes a node. Nobody will report its tasks and containers again: they are orphaned and
+/// removed, which frees slots and addresses.
 pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Response {
     let hostname = known(state, node)?.hostname.clone();
     state.nodes.remove(&node);
@@ -208,8 +209,8 @@ pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Resp
     Ok(Outcome::Done)
 }
 
-/// Words on tasks that are unknown, run elsewhere or have ended, and words that lead back, are not
-/// heard.
+/// Takes a report about a task. Ignored: tasks that are unknown, on another node or ended, and
+/// states that move back.
 fn report_task(state: &mut State, now: Millis, node: NodeId, word: TaskReport) {
     let Some(record) = state.tasks.get_mut(&word.task) else {
         return;

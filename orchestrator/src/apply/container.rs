@@ -1,5 +1,4 @@
-//! Containers of others: attached, changed as their runtimes say, and given up with their
-//! addresses.
+//! Commands about containers that others run: attach, change, detach with release of the addresses.
 
 use ipam::{IpamError, Owner};
 use model::{
@@ -13,8 +12,8 @@ use crate::{
     validate,
 };
 
-/// The same key again finds the same endpoint with the same addresses; what is said of it anew
-/// changes.
+/// Attaches a container. The same key again finds the same endpoint and addresses; its traits are
+/// replaced.
 pub(super) fn attach(state: &mut State, now: Millis, spec: ContainerSpec) -> Response {
     validate::container(&spec)?;
     if !state.nodes.contains_key(&spec.key.node) {
@@ -44,7 +43,7 @@ pub(super) fn attach(state: &mut State, now: Millis, spec: ContainerSpec) -> Res
     Ok(Outcome::Container(Box::new(container)))
 }
 
-/// Those that are not known are not missed.
+/// Detaches containers. Unknown keys are ignored.
 pub(super) fn detach(state: &mut State, keys: &[ContainerKey]) -> Response {
     let known: Vec<EndpointId> = keys
         .iter()
@@ -87,7 +86,8 @@ fn fresh(
     let name = &found.spec.name;
     if !found.spec.attachable {
         let cause = format!("network {name:?} is not attachable: it is for services only");
-        let next = "attach to a network that is, such as one made by `swarmctl network create --attachable NAME`";
+        let next = "attach to an attachable network, such as one made by `swarmctl network create \
+                    --attachable NAME`";
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     let needed = capability::needed(&found.spec);
@@ -101,7 +101,7 @@ fn fresh(
             capability::lacks(&[node], &needed)
         );
         let next =
-            "attach it on another node, or run a kernel that has it there and start netd again";
+            "attach it on another node, or boot a kernel that has it on this node and restart netd";
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     let (id, key) = (EndpointId(state.peek_id("endpoint")), spec.key.clone());
@@ -118,7 +118,7 @@ fn fresh(
     })
 }
 
-/// With all that is said of it; its addresses are taken once nothing else can fail.
+/// The changed record. Its addresses are leased last, once nothing else can fail.
 fn changed(
     state: &mut State,
     mut container: Container,
@@ -159,7 +159,7 @@ fn changed(
     Ok(container)
 }
 
-/// Where another namespace is now, what was in the one before is no more.
+/// Removes the containers of an earlier namespace at the same path: it no longer exists.
 fn replace(state: &mut State, newest: &Container) {
     let Some(now) = newest
         .sandbox
@@ -195,11 +195,11 @@ fn elsewhere(state: &State, container: &Container, wanted: &str) -> Refusal {
 }
 
 fn nothing_asked(network: &str) -> Refusal {
-    let cause = format!("no address of network {network:?} is asked for, of a family that it has");
+    let cause = format!("no address of a family that network {network:?} has is requested");
     Refusal::new(
         Kind::Invalid,
         cause,
-        format!("ask for one; `swarmctl network inspect {network}` shows its subnets"),
+        format!("request one; `swarmctl network inspect {network}` shows its subnets"),
     )
 }
 
@@ -227,7 +227,8 @@ fn refusal(state: &State, container: &Container, error: IpamError) -> Refusal {
         } => {
             let name = container.name();
             let cause = format!(
-                "container {name:?} has {held} on network {network:?} and cannot have {address} instead"
+                "container {name:?} has {held} on network {network:?} and cannot have {address} \
+                 instead"
             );
             Refusal {
                 cause,

@@ -1,4 +1,4 @@
-//! Networks: made with their subnets and VNI, removed when nothing uses them.
+//! Commands about networks: create with subnets and VNI, name, remove if unused.
 
 use ipam::Owner;
 use model::{
@@ -8,7 +8,7 @@ use model::{
 
 use crate::{capability, keys, lookup::same_name, state::State, validate};
 
-/// The label of networks that are yet to be named, with the value `true`.
+/// Label of a network that does not have its final name yet, with the value `true`.
 const UNNAMED: &str = "netd.unnamed";
 
 pub(super) fn create(
@@ -91,8 +91,7 @@ pub(super) fn remove(state: &mut State, network: &str) -> Response {
     Ok(Outcome::Network(id))
 }
 
-/// Gives a network the name that it was made without. It has the label of these until then; told
-/// twice, it is named once.
+/// Gives the final name to a network that was made without one, and removes the label. Idempotent.
 pub(super) fn name(state: &mut State, network: &str, name: String) -> Response {
     let id = state.find_network(network)?;
     validate::network_name(&name)?;
@@ -139,8 +138,8 @@ fn refuse_taken(state: &State, name: &str, own: Option<NetworkId>) -> Result<(),
     }
 }
 
-/// Lets every node hold those of its addresses that lie on a LAN of our networks: no endpoint is to
-/// get them.
+/// Leases to every node those of its addresses that lie in a LAN's subnets, so that no endpoint
+/// gets them.
 pub(super) fn hold_nodes(state: &mut State) {
     for network in state
         .networks
@@ -155,9 +154,8 @@ pub(super) fn hold_nodes(state: &mut State) {
     }
 }
 
-/// The subnets asked for, or default ones. Where the driver is the overlay none may hold a node's
-/// own address, for its endpoints could not reach the node, nor the node them, or be where a link
-/// of a node's own is, for the same reason.
+/// The requested subnets, or default ones. A subnet of an overlay must contain neither a node's
+/// address nor a prefix of a node's link: its endpoints and the node could not reach each other.
 fn wanted_subnets(state: &State, spec: &NetworkSpec) -> Result<Vec<SubnetSpec>, Refusal> {
     let hosts = |node: &Node| [node.vtep, node.address.ip()];
     if spec.subnets.is_empty() {
@@ -206,7 +204,8 @@ fn wanted_subnets(state: &State, spec: &NetworkSpec) -> Result<Vec<SubnetSpec>, 
         .filter(|_| !spec.driver.is_lan())
     {
         Some(cause) => {
-            let next = "give a subnet that is used nowhere else, or none to get a free one from the default pools";
+            let next = "give a subnet that is used nowhere else, or none to get a free one from \
+                        the default pools";
             Err(Refusal::new(Kind::Conflict, cause, next))
         }
         None => Ok(spec.subnets.clone()),

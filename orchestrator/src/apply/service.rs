@@ -1,5 +1,5 @@
-//! Services: made with the addresses of all their slots, changed, removed; and the leases that go
-//! back at the end.
+//! Commands about services: create with the addresses of all slots, update, roll back, remove,
+//! release leases.
 
 use std::collections::BTreeMap;
 
@@ -68,7 +68,8 @@ pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Respo
     Ok(Outcome::Service(id))
 }
 
-/// With the network that published ports lead to where none is named; both are made or none.
+/// Creates a service together with the network `ingress` for its published ports, if it names no
+/// network. Both or neither.
 fn create_with_ingress(state: &mut State, now: Millis, spec: ServiceSpec) -> Response {
     let mut draft = state.clone();
     let ingress = NetworkSpec {
@@ -130,7 +131,7 @@ pub(super) fn update(state: &mut State, service: &str, change: Change) -> Respon
     put(state, id, change.spec, change.force)
 }
 
-/// What is asked for and what was before the last update change places.
+/// Swaps the spec and the spec before the last update.
 pub(super) fn rollback(state: &mut State, service: &str) -> Response {
     let id = state.find_service(service)?;
     let record = present(&state.services, id)?;
@@ -149,7 +150,7 @@ pub(super) fn rollback(state: &mut State, service: &str) -> Response {
     put(state, id, previous, false)
 }
 
-/// What tasks and leases are bound to for as long as there is the service.
+/// Refuses changes of what a service cannot change: networks, endpoint mode, ports with mode=host.
 fn refuse_other(record: &ServiceRecord, spec: &ServiceSpec) -> Result<(), Refusal> {
     let old = &record.service.spec;
     let networks = |spec: &ServiceSpec| -> Vec<String> {
@@ -166,7 +167,7 @@ fn refuse_other(record: &ServiceRecord, spec: &ServiceSpec) -> Result<(), Refusa
         () if !ports_of_hosts(old).eq(ports_of_hosts(spec)) => "published ports with mode=host",
         () if record.service.networks.is_empty() && !spec.publish.is_empty() => {
             let cause = format!(
-                "service {:?} is on no network that published ports could lead by",
+                "service {:?} is on no network that published ports could use",
                 old.name
             );
             let next = "make another service with --publish, which gets one, then remove this one";
@@ -185,14 +186,14 @@ fn refuse_other(record: &ServiceRecord, spec: &ServiceSpec) -> Result<(), Refusa
     ))
 }
 
-/// Those decide where tasks are.
+/// Ports with mode=host. They decide where tasks may run.
 fn ports_of_hosts(spec: &ServiceSpec) -> impl Iterator<Item = &PublishSpec> {
     spec.publish
         .iter()
         .filter(|port| port.mode == PublishMode::Host)
 }
 
-/// Whether it is led to in another way, by names or by ports, whatever its tasks run.
+/// Whether names, ports or balancing of the service change, whatever its tasks run.
 fn is_led_otherwise(old: &ServiceSpec, new: &ServiceSpec) -> bool {
     old.publish != new.publish
         || old.balance != new.balance
@@ -221,8 +222,8 @@ fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, force: bool) -> Resp
     Ok(Outcome::Service(id))
 }
 
-/// Slots up to this one, with their leases. One that is still being emptied keeps its lease and
-/// gets the same addresses.
+/// Makes slots up to this number and leases their addresses. A slot that is still being emptied
+/// keeps its lease.
 pub(crate) fn hold_slots(state: &mut State, id: ServiceId, last: u32) -> Result<(), Refusal> {
     let owners: Vec<Owner> = (1..=last).map(|slot| Owner::Slot(id, slot)).collect();
     state
@@ -236,8 +237,8 @@ pub(crate) fn hold_slots(state: &mut State, id: ServiceId, last: u32) -> Result<
     Ok(())
 }
 
-/// Its names go as its tasks are withdrawn, its virtual IP and leases as they stop: `step` sees to
-/// it.
+/// Begins to remove a service. `step` does the rest: names go when its tasks are withdrawn, virtual
+/// IP and leases when they have stopped.
 pub(super) fn remove(state: &mut State, service: &str) -> Response {
     let id = state.find_service(service)?;
     if let Some(record) = state.services.get_mut(&id) {

@@ -1,5 +1,5 @@
-//! Tasks: made, placed, stopped and forgotten, each step only if the reason that `step` saw still
-//! holds.
+//! Commands about tasks: create, assign, stop, forget. Each is refused if the reason that `step`
+//! saw no longer holds.
 
 use ipam::Owner;
 use model::{
@@ -15,8 +15,8 @@ use crate::{
     update,
 };
 
-/// A new run for a slot. The runs before it are asked to stop, so that a slot never has two that
-/// should run.
+/// Creates a new task for a slot. Earlier tasks of the slot get the target SHUTDOWN, so that only
+/// one should run.
 pub(super) fn create(state: &mut State, now: Millis, service: ServiceId, number: u32) -> Response {
     let gone = || outdated(format!("slot {number} of service {service} is gone"));
     let record = state.services.get(&service).ok_or_else(gone)?;
@@ -117,8 +117,8 @@ pub(super) fn set_desired(
     Ok(Outcome::Task(id))
 }
 
-/// The user's word, whatever else takes traffic: what serves is withdrawn, anything else stops at
-/// once.
+/// Replaces a task on the user's request, whatever other tasks do: a task with traffic is
+/// withdrawn, any other stops at once.
 pub(super) fn replace(state: &mut State, now: Millis, name: &str) -> Response {
     let id = state.find_task(name)?;
     let is_idle = drain::may_stop(state, known(state, id)?, now);
@@ -174,7 +174,7 @@ pub(super) fn remove(state: &mut State, id: TaskId) -> Response {
     Ok(Outcome::Done)
 }
 
-/// Ends a task that no agent will say anything of any more.
+/// Ends a task that no agent will report again.
 pub(super) fn end(record: &mut TaskRecord, now: Millis, state: TaskState, message: String) {
     record.task.status = TaskStatus {
         state,
@@ -184,7 +184,7 @@ pub(super) fn end(record: &mut TaskRecord, now: Millis, state: TaskState, messag
     };
 }
 
-/// Asks a task to stop; one that no node has yet has stopped by that.
+/// Sets a task's target to stop; a task without a node has stopped by that.
 fn stop(record: &mut TaskRecord, now: Millis, desired: TaskState) {
     record.task.desired = record.task.desired.max(desired);
     if record.is_alive() && record.task.node.is_none() {

@@ -1,4 +1,4 @@
-//! Whether what a service asks of names makes sense by itself.
+//! Validates names, aliases, named ports and resolver settings of a service.
 
 use std::net::IpAddr;
 
@@ -58,7 +58,8 @@ pub(super) fn label(what: &str, text: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     let next = format!(
-        "use letters, digits and '-', no '-' at either end, at most {MAX_NAME}: it becomes a DNS label"
+        "use letters, digits and '-', no '-' at either end, at most {MAX_NAME}: it becomes a DNS \
+         label"
     );
     Err(invalid(format!("{text:?} is no {what}"), next))
 }
@@ -99,7 +100,10 @@ pub(super) fn ports(ports: &[NamedPort]) -> Result<(), Refusal> {
             let next = format!(
                 "use {rule}, at most {MAX_PORT_NAME} (RFC 6335): `--port name=http,target=80`"
             );
-            return Err(invalid(format!("{name:?} is no name of a port"), next));
+            return Err(invalid(
+                format!("{name:?} is not a valid name of a port"),
+                next,
+            ));
         }
         if port.port == 0 {
             return Err(invalid(
@@ -139,7 +143,10 @@ fn dns(dns: &DnsConfig) -> Result<(), Refusal> {
     }
     if let Some(domain) = dns.search.iter().find(|domain| !is_domain(domain)) {
         let next = "write domains such as example.org, or a lone `.` for none";
-        return Err(invalid(format!("{domain:?} is no search domain"), next));
+        return Err(invalid(
+            format!("{domain:?} is not a valid search domain"),
+            next,
+        ));
     }
     let is_option = |option: &&String| {
         let inner = |byte: u8| byte.is_ascii_graphic() && byte != b'#' && byte != b';';
@@ -147,14 +154,14 @@ fn dns(dns: &DnsConfig) -> Result<(), Refusal> {
     };
     match dns.options.iter().find(|option| !is_option(option)) {
         Some(option) => Err(invalid(
-            format!("{option:?} is no resolver option"),
+            format!("{option:?} is not a valid resolver option"),
             "write it as in resolv.conf(5): ndots:1",
         )),
         None => Ok(()),
     }
 }
 
-/// Underscores are no host names', but domains have them.
+/// Underscores are not allowed in host names, but in domains.
 fn is_domain(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_label = |label: &str| (1..=MAX_NAME).contains(&label.len()) && label.bytes().all(inner);

@@ -12,7 +12,7 @@ fn with_web() -> Cluster {
 }
 
 #[test]
-fn objects_are_found_by_name_by_id_and_by_a_prefix_that_only_one_has() {
+fn objects_are_found_by_name_id_and_unique_prefix() {
     let cluster = with_web();
     let by_name = cluster.service("web");
     let id = by_name.id.to_string();
@@ -42,7 +42,7 @@ fn objects_are_found_by_name_by_id_and_by_a_prefix_that_only_one_has() {
 }
 
 #[test]
-fn a_running_task_is_settled_once_every_host_on_its_network_has_applied_it() {
+fn a_running_task_is_settled_once_every_host_has_applied_it() {
     let mut cluster = Cluster::with_network(2);
     cluster.create_service(service("web", 2, &["net"]));
     cluster.settle();

@@ -53,7 +53,7 @@ fn a_node_admitted_again_changes_its_address_and_keeps_the_rest() {
 type Change = fn(&mut Node);
 
 #[test]
-fn a_node_that_could_not_be_reached_or_told_apart_is_not_admitted() {
+fn an_unreachable_or_ambiguous_node_is_not_admitted() {
     let mut cluster = Cluster::with_network(1);
     let admit = |change: Change| {
         let mut node = node(2, Role::Worker);
@@ -108,7 +108,7 @@ fn a_node_that_could_not_be_reached_or_told_apart_is_not_admitted() {
 }
 
 #[test]
-fn a_host_name_that_two_nodes_have_is_ambiguous_and_their_ids_are_not() {
+fn a_host_name_of_two_nodes_is_ambiguous() {
     let mut cluster = Cluster::of(2);
     cluster.apply(Command::Node(NodeCommand::Admit {
         node: Node {
@@ -172,7 +172,7 @@ fn a_rotated_token_replaces_one_secret() {
 }
 
 #[test]
-fn a_request_that_comes_again_gets_its_first_answer_and_changes_nothing() {
+fn a_repeated_request_gets_its_first_answer() {
     let mut cluster = Cluster::of(1);
     let create = Command::Network(NetworkCommand::Create {
         spec: network("net", &[]),

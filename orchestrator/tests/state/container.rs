@@ -97,7 +97,7 @@ fn refused(cluster: &mut Cluster, spec: ContainerSpec, kind: Kind, words: &str) 
 }
 
 #[test]
-fn a_key_is_an_endpoint_that_keeps_its_addresses_however_often_it_is_asked_for() {
+fn the_same_key_is_the_same_endpoint_and_addresses() {
     let mut cluster = cluster();
     let first = cluster.attach(spec(1, "c1", "net"));
     assert_eq!((first.addresses.len(), first.sandbox.clone()), (2, None));
@@ -149,7 +149,7 @@ fn a_key_is_an_endpoint_that_keeps_its_addresses_however_often_it_is_asked_for()
 }
 
 #[test]
-fn an_address_asked_for_by_name_is_given_or_refused_with_the_reason() {
+fn a_requested_address_is_given_or_refused_with_the_reason() {
     let mut cluster = cluster();
     let wish = |id, address| ContainerSpec {
         ipv4: exactly(address),
@@ -225,7 +225,8 @@ fn an_ethernet_address_is_on_a_segment_once() {
             "asked again"
         );
         let cause = format!(
-            "02:11:22:33:44:55 on network \"{network}\" is that of cni container \"{network}\" on h1"
+            "02:11:22:33:44:55 on network \"{network}\" is that of cni container \"{network}\" on \
+             h1"
         );
         refused(
             &mut cluster,
@@ -296,7 +297,7 @@ fn an_ethernet_address_is_on_a_segment_once() {
 }
 
 #[test]
-fn an_ethernet_address_that_is_made_evades_those_that_are_chosen() {
+fn generated_ethernet_addresses_avoid_chosen_ones() {
     let mut cluster = cluster();
     let chosen = ContainerSpec {
         mac: Some(Mac::of_endpoint([10, 0, 9, 77].into())),
@@ -386,7 +387,7 @@ fn a_family_newly_wished_for_is_added_and_the_others_stay() {
 }
 
 #[test]
-fn only_attachable_networks_are_attached_to_and_an_endpoint_stays_on_its_own() {
+fn only_attachable_networks_take_containers() {
     let mut cluster = cluster();
     cluster.create_network(network("closed", &[]));
     cluster.create_network(attachable("other", &[]));
@@ -427,7 +428,7 @@ fn only_attachable_networks_are_attached_to_and_an_endpoint_stays_on_its_own() {
 }
 
 #[test]
-fn what_a_runtime_cannot_mean_is_refused() {
+fn senseless_attachments_are_refused() {
     let mut cluster = cluster();
     let of = |path: &str, interface: &str| {
         let sandbox = Sandbox {
@@ -483,7 +484,7 @@ fn what_a_runtime_cannot_mean_is_refused() {
 }
 
 #[test]
-fn addresses_go_back_and_rest_when_containers_are_detached_or_their_node_is_removed() {
+fn addresses_of_detached_containers_go_back_and_rest() {
     let mut cluster = cluster();
     let first = cluster.attach(spec(1, "c1", "net"));
     let by_name = cluster.attach(ContainerSpec {
@@ -526,7 +527,7 @@ fn a_network_stays_while_containers_hold_addresses_there() {
 }
 
 #[test]
-fn who_only_holds_addresses_is_known_to_no_host_and_who_is_placed_to_those_with_a_part() {
+fn address_only_containers_are_projected_to_no_node() {
     let mut cluster = cluster();
     cluster.attach(ContainerSpec {
         traits: Some(named("db")),
@@ -577,7 +578,7 @@ fn who_only_holds_addresses_is_known_to_no_host_and_who_is_placed_to_those_with_
 }
 
 #[test]
-fn interfaces_of_one_namespace_are_one_container_in_the_order_of_their_names() {
+fn interfaces_of_one_namespace_are_one_container() {
     let mut cluster = cluster();
     for interface in ["net10", "net2", "net1"] {
         let at = Sandbox {
@@ -665,7 +666,7 @@ fn one_more_container_is_a_few_records_of_a_view() {
 }
 
 #[test]
-fn names_of_containers_are_their_own_as_far_as_no_service_has_them() {
+fn container_names_give_way_to_service_names() {
     let mut cluster = cluster();
     let mut with_alias = service("web", 1, &["net"]);
     with_alias.networks[0].aliases = vec!["www".to_owned()];
@@ -774,7 +775,7 @@ fn a_service_leads_to_the_containers_that_say_they_belong_to_it() {
 }
 
 #[test]
-fn names_of_services_without_virtual_ip_lead_to_their_containers_and_tasks() {
+fn dnsrr_names_lead_to_containers_and_tasks() {
     let mut cluster = cluster();
     cluster.create_service(ServiceSpec {
         endpoint_mode: EndpointMode::Dnsrr,
@@ -798,7 +799,7 @@ fn names_of_services_without_virtual_ip_lead_to_their_containers_and_tasks() {
 }
 
 #[test]
-fn the_name_of_a_service_that_is_not_there_leads_to_all_ready_containers_that_claim_it() {
+fn a_missing_services_name_leads_to_containers_that_claim_it() {
     let mut cluster = cluster();
     let one = cluster.attach(placed(1, "c1", member("web", false, "one")));
     let two = cluster.attach(placed(2, "c2", member("web", true, "two")));
@@ -953,7 +954,7 @@ fn ports_of_all_hosts_lead_to_containers_of_the_service() {
 }
 
 #[test]
-fn hosts_of_containers_share_the_keys_of_encrypted_networks_and_are_waited_for() {
+fn hosts_of_containers_have_keys_and_are_waited_for() {
     let mut cluster = Cluster::of(2);
     [1, 2]
         .iter()
@@ -991,7 +992,7 @@ fn hosts_of_containers_share_the_keys_of_encrypted_networks_and_are_waited_for()
 }
 
 #[test]
-fn people_see_what_an_endpoint_belongs_to_and_what_is_attached_on_a_node() {
+fn endpoints_are_listed_with_their_owner_and_by_node() {
     let mut cluster = cluster();
     cluster.create_service(service("web", 1, &["net"]));
     cluster.converge();
@@ -1159,7 +1160,7 @@ fn a_node_may_not_have_the_address_of_a_container() {
 }
 
 #[test]
-fn the_check_of_the_ledger_finds_a_container_without_its_lease_and_a_lease_without_its_container() {
+fn the_ledger_check_finds_containers_and_leases_that_differ() {
     let mut cluster = cluster();
     let container = cluster.attach(spec(1, "c1", "net"));
     let mut snapshot = crate::fixture::json(&cluster.state);
@@ -1185,7 +1186,7 @@ fn the_check_of_the_ledger_finds_a_container_without_its_lease_and_a_lease_witho
 }
 
 #[test]
-fn ports_of_a_host_with_a_task_of_the_service_lead_to_its_containers_there_too() {
+fn host_ports_lead_to_containers_of_the_service_too() {
     let mut cluster = cluster();
     cluster.create_service(ServiceSpec {
         publish: vec![publish(8080)],

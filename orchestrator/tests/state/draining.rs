@@ -39,7 +39,7 @@ fn connections(cluster: &mut Cluster, task: &TaskInfo, count: u32) {
 }
 
 #[test]
-fn a_withdrawn_task_gets_nothing_new_and_stops_once_all_know_and_its_connections_have_run_out() {
+fn a_withdrawn_task_stops_once_all_know_and_it_is_idle() {
     let mut cluster = cluster(2);
     let old = cluster.task("web.1");
     cluster.apply(replace("web.1"));
@@ -73,7 +73,7 @@ fn a_withdrawn_task_gets_nothing_new_and_stops_once_all_know_and_its_connections
 }
 
 #[test]
-fn connections_that_do_not_run_out_get_the_drain_time_from_when_all_knew() {
+fn the_drain_time_begins_when_all_know() {
     let mut cluster = cluster(2);
     let old = cluster.task("web.1");
     cluster.apply(replace("web.1"));
@@ -93,7 +93,7 @@ fn connections_that_do_not_run_out_get_the_drain_time_from_when_all_knew() {
 }
 
 #[test]
-fn a_node_holds_a_drain_up_until_its_lease_is_over_or_for_half_a_minute_if_its_kernel_refuses() {
+fn a_silent_or_failing_node_delays_a_drain_for_a_limited_time() {
     for is_down in [true, false] {
         let mut cluster = cluster(2);
         let old = cluster.task("web.1");
@@ -112,7 +112,7 @@ fn a_node_holds_a_drain_up_until_its_lease_is_over_or_for_half_a_minute_if_its_k
 }
 
 #[test]
-fn what_takes_no_traffic_stops_at_once() {
+fn a_task_without_traffic_stops_at_once() {
     let mut cluster = cluster(2);
     let lost = cluster.task("web.2");
     cluster.set_status(lost.node_id.unwrap().0, NodeStatus::Down);
@@ -144,7 +144,7 @@ fn what_takes_no_traffic_stops_at_once() {
 }
 
 #[test]
-fn a_leader_whose_clock_is_behind_begins_the_drain_time_anew_rather_than_cut_it_short() {
+fn a_leader_with_a_slow_clock_restarts_the_drain_time() {
     let mut cluster = cluster(1);
     let old = cluster.task("web.1");
     cluster.apply(replace("web.1"));
@@ -164,7 +164,7 @@ fn a_leader_whose_clock_is_behind_begins_the_drain_time_anew_rather_than_cut_it_
 }
 
 #[test]
-fn without_a_virtual_ip_addresses_are_kept_until_clients_have_forgotten_them() {
+fn dnsrr_addresses_are_kept_until_clients_forget_them() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_service(ServiceSpec {
         endpoint_mode: EndpointMode::Dnsrr,
@@ -194,8 +194,7 @@ fn counts_from_before_all_knew_are_not_heard() {
 }
 
 #[test]
-fn an_unhealthy_task_gets_nothing_new_while_its_agent_ends_it_and_its_policy_decides_what_follows()
-{
+fn an_unhealthy_task_gets_no_traffic_while_it_is_ended() {
     let mut cluster = cluster(1);
     let old = cluster.task("web.1");
     let said = TaskReport {

@@ -46,7 +46,7 @@ fn take(cluster: &mut Cluster, node: u64) {
 }
 
 #[test]
-fn two_hosts_of_an_encrypted_network_have_the_same_keys_and_nobody_else_has_them() {
+fn two_hosts_of_an_encrypted_network_alone_share_keys() {
     let mut cluster = Cluster::encrypting(3);
     cluster.scale("web", 2);
     cluster.converge();
@@ -64,7 +64,7 @@ fn two_hosts_of_an_encrypted_network_have_the_same_keys_and_nobody_else_has_them
 }
 
 #[test]
-fn no_two_associations_have_the_same_key_and_no_view_holds_what_keys_are_made_of() {
+fn associations_never_share_a_key_and_views_hold_no_secret() {
     let mut cluster = Cluster::encrypting(4);
     cluster.apply(Command::Keys(KeysCommand::Rotate));
     let mut seen = BTreeSet::new();
@@ -89,7 +89,7 @@ fn no_two_associations_have_the_same_key_and_no_view_holds_what_keys_are_made_of
 }
 
 #[test]
-fn keys_change_in_three_steps_each_taken_by_every_host_before_the_next() {
+fn keys_change_in_three_steps_acknowledged_by_every_host() {
     let mut cluster = Cluster::encrypting(2);
     cluster.apply(Command::Keys(KeysCommand::Rotate));
     let refusal = cluster.refuse(Command::Keys(KeysCommand::Rotate));
@@ -132,8 +132,7 @@ fn keys_change_by_themselves_twice_a_day() {
 }
 
 #[test]
-fn a_host_that_is_down_holds_a_change_up_for_ten_minutes_and_one_that_is_not_for_as_long_as_it_takes()
- {
+fn a_host_that_is_down_delays_new_keys_for_ten_minutes() {
     let mut cluster = Cluster::encrypting(3);
     cluster.apply(Command::Keys(KeysCommand::Rotate));
     [1, 2].into_iter().for_each(|node| take(&mut cluster, node));
@@ -158,7 +157,7 @@ fn a_host_that_is_down_holds_a_change_up_for_ten_minutes_and_one_that_is_not_for
 }
 
 #[test]
-fn what_a_host_has_lost_is_replaced_for_that_pair_and_direction_only_and_once() {
+fn a_lost_association_is_replaced_once_for_its_direction_only() {
     let mut cluster = Cluster::encrypting(3);
     let all = |cluster: &Cluster| {
         (1..=3)
@@ -250,7 +249,7 @@ fn a_host_that_joins_anew_shares_no_key_with_its_former_self() {
 }
 
 #[test]
-fn a_host_that_cannot_encrypt_gets_no_task_of_an_encrypted_network_and_the_task_says_why() {
+fn a_host_that_cannot_encrypt_gets_no_encrypted_task() {
     let mut cluster = Cluster::encrypting(1);
     cluster.apply(Command::Node(NodeCommand::Admit {
         node: node(2, Role::Worker),
@@ -302,11 +301,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     #[test]
-    fn whoever_is_how_far_behind_nobody_sends_what_its_peer_does_not_accept(
+    fn nobody_sends_with_keys_that_the_peer_does_not_accept(
         events in prop::collection::vec(event(), 1..120),
     ) {
         let mut cluster = Cluster::encrypting(3);
-        let mut held: BTreeMap<u64, NodeConfig> = (1..=3).map(|node| (node, cluster.state.view(NodeId(node)))).collect();
+        let views = (1..=3).map(|node| (node, cluster.state.view(NodeId(node))));
+        let mut held: BTreeMap<u64, NodeConfig> = views.collect();
         let start = cluster.now;
         for event in events {
             match event {
@@ -322,7 +322,9 @@ proptest! {
                 Event::Silent(node) => cluster.set_status(node, NodeStatus::Down),
                 Event::Heard(node) => cluster.set_status(node, NodeStatus::Ready),
                 // Nobody is down for so long that it is given up.
-                Event::Pass(time) => cluster.now = (cluster.now + time).min(start + 10 * MINUTE - 1),
+                Event::Pass(time) => {
+                    cluster.now = (cluster.now + time).min(start + 10 * MINUTE - 1);
+                }
                 Event::Scale(replicas) => cluster.scale("web", replicas),
             }
             for (node, view) in &mut held {
@@ -333,8 +335,9 @@ proptest! {
             }
             for (a, one) in &held {
                 for (b, other) in &held {
-                    let Some(sends) = one.keys.get(&NodeId(*b)).and_then(|keys| keys.send.first()) else { continue };
-                    let Some(accepts) = other.keys.get(&NodeId(*a)).map(|keys| &keys.accept) else { continue };
+                    let sends = one.keys.get(&NodeId(*b)).and_then(|keys| keys.send.first());
+                    let accepts = other.keys.get(&NodeId(*a)).map(|keys| &keys.accept);
+                    let (Some(sends), Some(accepts)) = (sends, accepts) else { continue };
                     prop_assert!(accepts.contains(sends), "h{} sends {} to h{}", a, sends.epoch, b);
                 }
             }

@@ -33,7 +33,7 @@ fn can(cluster: &mut Cluster, number: u64, capabilities: &[Capability]) {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_what_would() {
+fn senseless_options_are_refused_with_sensible_ones() {
     let mut cluster = Cluster::of(1);
     for (spec, next) in [
         (lan(&[], &[("parent", "eth0")]), "--subnet"),
@@ -62,7 +62,7 @@ fn what_makes_no_sense_is_refused_with_what_would() {
 }
 
 #[test]
-fn nodes_keep_their_addresses_and_endpoints_get_others_of_the_range() {
+fn endpoints_get_no_addresses_of_nodes() {
     let mut cluster = Cluster::of(3);
     let mut spec = lan(LAN, &[("parent", "eth0")]);
     spec.subnets[0].gateway = Some([192, 168, 7, 6].into());

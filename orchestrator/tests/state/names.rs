@@ -100,7 +100,7 @@ fn a_service_of_a_stack_is_also_called_by_it() {
 }
 
 #[test]
-fn a_service_called_after_its_stack_has_a_short_name_inside_it_only() {
+fn a_short_name_is_for_services_of_the_stack_only() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_service(named("shop-web", &[], Some("shop")));
     cluster.create_service(named("web", &[], None));

@@ -16,7 +16,7 @@ fn create(spec: ServiceSpec) -> Command {
 }
 
 #[test]
-fn who_publishes_and_names_no_network_gets_one_that_is_made_once_and_kept_while_used() {
+fn publishing_without_a_network_makes_one_that_is_kept() {
     let mut cluster = Cluster::of(2);
     for (name, number) in [("web", 80), ("api", 81)] {
         cluster.create_service(publishing(
@@ -45,7 +45,7 @@ fn who_publishes_and_names_no_network_gets_one_that_is_made_once_and_kept_while_
 }
 
 #[test]
-fn every_host_has_part_in_what_is_published_on_all_and_learns_no_more_than_it_takes() {
+fn every_host_learns_only_what_ports_of_all_hosts_take() {
     let mut cluster = Cluster::with_network(3);
     cluster.create_service(publishing(
         "web",
@@ -101,7 +101,7 @@ fn every_host_has_part_in_what_is_published_on_all_and_learns_no_more_than_it_ta
 }
 
 #[test]
-fn ports_of_a_host_lead_to_its_own_tasks_and_are_for_one_task_each() {
+fn host_ports_lead_to_one_task_of_that_host() {
     let mut cluster = Cluster::with_network(2);
     cluster.create_service(publishing(
         "web",
@@ -157,7 +157,7 @@ fn ports_of_a_host_lead_to_its_own_tasks_and_are_for_one_task_each() {
 }
 
 #[test]
-fn a_port_that_somebody_has_is_refused_naming_who_and_what_to_do() {
+fn a_published_port_in_use_is_refused_naming_its_holder() {
     let mut cluster = Cluster::with_network(2);
     let range = PublishSpec {
         count: 10,
@@ -260,7 +260,7 @@ fn ports_are_not_published_where_no_network_leads() {
     assert!(
         refusal
             .to_string()
-            .contains("none of its networks leads there"),
+            .contains("none of its networks can carry them"),
         "{refusal}"
     );
     cluster.create_service(publishing(
@@ -291,7 +291,7 @@ fn update(cluster: &Cluster, ports: &[PublishSpec]) -> Command {
 }
 
 #[test]
-fn ports_come_and_go_with_every_host_knowing_and_no_task_being_replaced() {
+fn ports_change_on_every_host_without_replacing_tasks() {
     let mut cluster = Cluster::with_network(3);
     cluster.create_service(service("web", 1, &["net"]));
     cluster.converge();

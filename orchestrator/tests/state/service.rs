@@ -17,7 +17,7 @@ fn addresses(cluster: &Cluster, service: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_service_gets_its_vip_and_the_addresses_of_all_its_slots_at_once() {
+fn a_service_gets_its_vip_and_all_addresses_at_once() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_service(service("web", 3, &["net"]));
     let vips: Vec<String> = cluster
@@ -134,7 +134,7 @@ fn senseless_specs_are_refused() {
 }
 
 #[test]
-fn scaling_down_takes_the_highest_slots_and_gives_back_addresses_only_once_they_stopped() {
+fn scaling_down_stops_the_highest_slots_first() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_service(service("web", 3, &["net"]));
     cluster.converge();
@@ -207,7 +207,7 @@ fn a_scale_down_overtaken_by_a_scale_up_stops_nothing() {
 }
 
 #[test]
-fn a_removed_service_leaves_nothing_and_its_name_is_free_when_it_has_gone() {
+fn a_removed_service_leaves_nothing_and_frees_its_name() {
     let mut cluster = Cluster::with_network(2);
     cluster.create_service(service("web", 3, &["net"]));
     cluster.converge();
@@ -239,7 +239,7 @@ fn a_removed_service_leaves_nothing_and_its_name_is_free_when_it_has_gone() {
 }
 
 #[test]
-fn a_service_with_tasks_on_a_lost_node_keeps_its_leases_until_the_node_returns_or_is_removed() {
+fn a_removed_service_keeps_leases_of_tasks_on_a_lost_node() {
     for returns in [true, false] {
         let mut cluster = Cluster::with_network(2);
         cluster.create_service(service("web", 2, &["net"]));

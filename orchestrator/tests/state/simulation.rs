@@ -189,18 +189,23 @@ fn event() -> impl Strategy<Value = Event> {
         1 => net().prop_map(Event::CreateNetwork),
         1 => net().prop_map(Event::RemoveNetwork),
         3 => (name(), 0..7u32, prop::collection::vec(net(), 0..3), mode)
-            .prop_map(|(name, replicas, networks, mode)| Event::CreateService { name, replicas, networks, mode }),
+            .prop_map(|(name, replicas, networks, mode)| {
+                Event::CreateService { name, replicas, networks, mode }
+            }),
         3 => (name(), 0..8u32).prop_map(|(name, replicas)| Event::Scale(name, replicas)),
         1 => name().prop_map(Event::RemoveService),
-        3 => (name(), 0..3u8, policy, any::<bool>()).prop_map(|(name, env, policy, force)| Event::Update(name, env, policy, force)),
+        3 => (name(), 0..3u8, policy, any::<bool>())
+            .prop_map(|(name, env, policy, force)| Event::Update(name, env, policy, force)),
         1 => name().prop_map(Event::Rollback),
         1 => (name(), 1..4u32).prop_map(|(name, slot)| Event::ReplaceTask(name, slot)),
         2 => (node(), status).prop_map(|(node, status)| Event::Status(node, status)),
-        1 => (node(), availability).prop_map(|(node, availability)| Event::Availability(node, availability)),
+        1 => (node(), availability)
+            .prop_map(|(node, availability)| Event::Availability(node, availability)),
         1 => (2..=NODES).prop_map(Event::RemoveNode),
         1 => node().prop_map(Event::Admit),
         6 => (node(), 0..2u32).prop_map(|(node, connections)| Event::Agent(node, connections)),
-        3 => (node(), any::<prop::sample::Index>(), end).prop_map(|(node, which, end)| Event::End(node, which, end)),
+        3 => (node(), any::<prop::sample::Index>(), end)
+            .prop_map(|(node, which, end)| Event::End(node, which, end)),
         1 => (0..8_000u64).prop_map(Event::Pass),
         5 => Attach::any().prop_map(|attach| Event::Attach(Box::new(attach))),
         2 => (node(), 0..CONTAINERS.len()).prop_map(|(node, id)| Event::Detach(node, id)),
@@ -575,7 +580,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_addresses_are_owned_once_and_tasks_never_move_back(
+    fn addresses_are_owned_once_and_tasks_never_move_back(
         events in prop::collection::vec(event(), 1..120),
     ) {
         let (mut cluster, mut seen) = (begin(), Seen::new());
@@ -587,7 +592,8 @@ proptest! {
         heal(&mut cluster);
         check(&cluster, &mut seen);
         for service in services(&cluster) {
-            prop_assert_eq!((service.running, service.settled), (service.replicas, service.replicas));
+            prop_assert_eq!((service.running, service.settled),
+                (service.replicas, service.replicas));
             prop_assert!(service.update.is_none_or(|update| update.paused));
         }
         for service in services(&cluster) {
@@ -596,7 +602,8 @@ proptest! {
         cluster.converge();
         prop_assert_eq!(services(&cluster), vec![]);
         for node in 1..=NODES {
-            cluster.apply(Command::Container(ContainerCommand::Detach { keys: CONTAINERS.map(|id| key(node, id)).to_vec() }));
+            let keys = CONTAINERS.map(|id| key(node, id)).to_vec();
+            cluster.apply(Command::Container(ContainerCommand::Detach { keys }));
         }
         for (name, _) in NETWORKS {
             drop(cluster.send(Command::Network(NetworkCommand::Remove { network: name.to_owned() })));

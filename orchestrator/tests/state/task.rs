@@ -69,7 +69,7 @@ fn without_a_ready_and_active_node_tasks_wait_and_say_so() {
 }
 
 #[test]
-fn a_lost_nodes_tasks_are_replaced_at_once_with_the_same_addresses() {
+fn tasks_of_a_lost_node_are_replaced_with_their_addresses() {
     let mut cluster = Cluster::with_network(2);
     cluster.create_service(with_policy(RestartCondition::None, 60_000, 0));
     cluster.converge();
@@ -113,7 +113,7 @@ fn a_removed_nodes_tasks_are_orphaned_and_replaced() {
 }
 
 #[test]
-fn a_drained_node_is_emptied_and_a_successor_waits_for_its_predecessor() {
+fn a_successor_waits_for_its_predecessor_on_a_drained_node() {
     let mut cluster = Cluster::with_network(2);
     cluster.create_service(service("web", 1, &["net"]));
     cluster.converge();
@@ -165,7 +165,7 @@ fn a_task_that_ended_is_started_again_after_its_delay() {
 }
 
 #[test]
-fn a_new_leader_whose_clock_is_behind_does_not_hold_a_restart_back() {
+fn a_leader_with_a_slow_clock_delays_no_restart() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_service(with_policy(RestartCondition::Any, 5_000, 0));
     cluster.converge();
@@ -369,7 +369,7 @@ fn a_task_scaled_away_before_it_had_a_node_is_gone_at_once() {
 }
 
 #[test]
-fn a_task_that_waits_is_not_placed_once_its_service_is_being_removed() {
+fn a_waiting_task_of_a_removed_service_is_not_placed() {
     let mut cluster = Cluster::with_network(1);
     cluster.set_availability(1, Availability::Pause);
     cluster.create_service(service("web", 1, &["net"]));

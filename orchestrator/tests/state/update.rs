@@ -86,7 +86,7 @@ fn watch(cluster: &mut Cluster, value: &str) -> (usize, usize) {
 }
 
 #[test]
-fn stop_first_leaves_all_but_one_batch_serving_and_each_slot_its_address() {
+fn stop_first_leaves_all_but_one_batch_serving() {
     let mut cluster = cluster(5, policy(2, UpdateOrder::StopFirst));
     let before: Vec<_> = cluster
         .tasks("web")
@@ -106,7 +106,7 @@ fn stop_first_leaves_all_but_one_batch_serving_and_each_slot_its_address() {
 }
 
 #[test]
-fn start_first_never_has_fewer_than_the_replicas_and_gives_the_slots_of_surge_back() {
+fn start_first_never_has_fewer_than_the_replicas() {
     let mut cluster = cluster(5, policy(2, UpdateOrder::StartFirst));
     let leases = cluster.state.ledger().leases().count();
     update(&mut cluster, "1");
@@ -132,7 +132,7 @@ fn a_network_without_room_for_surge_is_updated_one_by_one() {
 }
 
 #[test]
-fn the_next_batch_waits_for_the_last_one_to_be_known_everywhere_and_for_the_delay() {
+fn the_next_batch_waits_for_all_hosts_and_for_the_delay() {
     for (delay, knows) in [(5_000, true), (0, false)] {
         let mut cluster = cluster(
             3,
@@ -161,7 +161,7 @@ fn the_next_batch_waits_for_the_last_one_to_be_known_everywhere_and_for_the_dela
 }
 
 #[test]
-fn new_tasks_that_fail_pause_the_update_and_a_rollback_leaves_the_old_ones_alone() {
+fn failing_tasks_pause_an_update_and_rollback_keeps_old_ones() {
     let mut cluster = cluster(3, policy(1, UpdateOrder::StopFirst));
     let untouched: Vec<TaskId> = ["web.2", "web.3"]
         .map(|name| cluster.task(name).id)
@@ -306,7 +306,7 @@ fn an_update_of_an_older_version_is_refused() {
 }
 
 #[test]
-fn what_a_service_is_bound_to_cannot_be_updated() {
+fn networks_and_mode_of_a_service_cannot_be_updated() {
     let mut cluster = cluster(1, UpdatePolicy::default());
     let ServiceInfo { spec, version, .. } = cluster.service("web");
     for other in [
@@ -379,7 +379,7 @@ fn a_node_is_emptied_without_interrupting_a_service() {
 }
 
 #[test]
-fn the_only_task_of_a_service_is_moved_too_and_all_at_once_never_means_the_last_one() {
+fn draining_moves_the_only_task_and_never_all_at_once() {
     let mut cluster = cluster(1, policy(0, UpdateOrder::StopFirst));
     cluster.set_availability(1, Availability::Drain);
     cluster.converge();

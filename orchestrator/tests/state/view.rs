@@ -124,7 +124,7 @@ fn names_lead_to_the_vip_to_every_task_and_to_one_slot() {
 }
 
 #[test]
-fn a_name_of_dnsrr_leads_to_the_running_tasks_and_exists_without_any() {
+fn a_dnsrr_name_leads_to_running_tasks_and_exists_without() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_service(ServiceSpec {
         endpoint_mode: EndpointMode::Dnsrr,
@@ -183,7 +183,7 @@ fn a_task_takes_traffic_only_while_it_runs_and_should() {
 }
 
 #[test]
-fn a_lost_nodes_tasks_take_no_traffic_and_lose_their_address_to_their_successor() {
+fn a_lost_nodes_tasks_yield_their_address_to_successors() {
     let mut cluster = Cluster::with_network(2);
     cluster.create_service(service("web", 2, &["net"]));
     cluster.converge();
@@ -222,7 +222,7 @@ fn a_lost_nodes_tasks_take_no_traffic_and_lose_their_address_to_their_successor(
 }
 
 #[test]
-fn a_run_on_a_lost_node_yields_its_address_to_an_older_one_that_still_stops() {
+fn a_lost_run_yields_its_address_to_an_older_stopping_one() {
     let mut cluster = Cluster::with_network(3);
     cluster.create_service(service("watch", 3, &["net"]));
     cluster.create_service(service("web", 1, &["net"]));
@@ -255,8 +255,7 @@ fn a_run_on_a_lost_node_yields_its_address_to_an_older_one_that_still_stops() {
 }
 
 #[test]
-fn a_service_being_removed_has_no_name_and_its_vip_leads_nothing_new_to_its_tasks_until_they_have_stopped()
- {
+fn a_service_being_removed_has_no_name_and_a_closed_vip() {
     let mut cluster = Cluster::with_network(1);
     cluster.create_service(service("web", 1, &["net"]));
     cluster.converge();

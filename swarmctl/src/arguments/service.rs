@@ -1,4 +1,4 @@
-//! The arguments of `service …`.
+//! Command-line arguments of `swarmctl service`.
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -17,74 +17,74 @@ use crate::{
 /// `service …`.
 #[derive(Debug, Subcommand)]
 pub enum ServiceVerb {
-    /// Make a service.
+    /// Create a service
     Create(Box<ServiceCreate>),
-    /// List the services.
+    /// List services
     #[command(visible_alias = "list")]
     Ls(Listing),
-    /// List the tasks of services, ended ones included.
+    /// List the tasks of services, including ended ones
     Ps {
-        /// Names or ids.
+        /// Names or ids
         #[arg(required = true)]
         services: Vec<String>,
         /// Format and brevity.
         #[command(flatten)]
         listing: Listing,
     },
-    /// Show services in full.
+    /// Show all details of services
     Inspect {
         /// What to show and how.
         #[command(flatten)]
         inspection: Inspection,
-        /// Show instead what has passed by the virtual IPs, asked of every node.
+        /// Show the traffic of the virtual IPs instead; asks every node
         #[arg(long)]
         traffic: bool,
     },
-    /// Change a service: what is not given stays. Tasks that are to run something else are replaced
-    /// batch by batch.
+    /// Change a service; options that are not given keep their values. Tasks whose spec changes are
+    /// replaced batch by batch
     Update(Box<ServiceUpdate>),
-    /// Go back to what a service was before its last update.
+    /// Restore a service to its spec before the last update
     Rollback {
-        /// Name or id.
+        /// Name or id
         service: String,
-        /// Return at once.
+        /// Return without waiting for the tasks
         #[arg(short, long)]
         detach: bool,
-        /// Show no progress.
+        /// Show no progress
         #[arg(short, long)]
         quiet: bool,
     },
-    /// Change the number of replicas.
+    /// Change the number of replicas
     Scale {
-        /// SERVICE=REPLICAS.
+        /// Service and its new number of replicas
         #[arg(required = true, value_name = "SERVICE=REPLICAS")]
         scales: Vec<Scale>,
-        /// Return at once.
+        /// Return without waiting for the tasks
         #[arg(short, long)]
         detach: bool,
     },
-    /// Remove services.
+    /// Remove services
     #[command(visible_alias = "remove")]
     Rm {
-        /// Names or ids.
+        /// Names or ids
         #[arg(required = true)]
         services: Vec<String>,
-        /// Return before their tasks have stopped.
+        /// Return before the tasks have stopped
         #[arg(short, long)]
         detach: bool,
     },
-    /// Print what a service or a task has written.
+    /// Print the output of a service's tasks or of one task
     Logs {
-        /// Go on as lines are written.
+        /// Keep printing new lines
         #[arg(short, long)]
         follow: bool,
-        /// Only the last lines of each task.
+        /// Number of last lines to print per task
         #[arg(short = 'n', long, default_value = "all", value_name = "N", value_parser = tail)]
         tail: u32,
-        /// Print when each line was written.
+        /// Print the time of each line
         #[arg(short, long)]
         timestamps: bool,
-        /// Name or id of a service or a task.
+        /// Name or id of a service or task
         #[arg(value_name = "SERVICE|TASK")]
         target: String,
     },
@@ -93,84 +93,89 @@ pub enum ServiceVerb {
 /// `service create`.
 #[derive(Debug, Args)]
 pub struct ServiceCreate {
-    /// The service's name; also its DNS name.
+    /// Name of the service, also its DNS name
     #[arg(long)]
     pub name: String,
-    /// How many tasks run.
+    /// Number of tasks
     #[arg(long, default_value_t = 1)]
     pub replicas: u32,
-    /// It runs nothing: containers of others serve it, those that name it as their service and are
-    /// on its network.
+    /// Start no tasks; containers run by Docker or CNI serve it if they carry the label
+    /// netd.service=NAME and share its network
     #[arg(long, conflicts_with_all = ["replicas", "argv", "env", "rootfs"])]
     pub external: bool,
-    /// A network to attach to, with further names there if wanted: name=net,alias=db,alias=pg. The
-    /// first carries the way out. Services may share an alias: it leads to all of them.
-    #[arg(long = "network", value_name = "NETWORK|name=NETWORK,alias=ALIAS", value_parser = attachment)]
+    /// Network to attach to, with optional aliases: name=net,alias=db,alias=pg. The first network
+    /// with a way out carries the default route. Services may share an alias: it resolves to all of
+    /// them
+    #[arg(long = "network", value_name = "NETWORK|name=NETWORK,alias=ALIAS",
+        value_parser = attachment)]
     pub networks: Vec<NetworkAttachment>,
-    /// The stack that it is part of: it is also NAME.STACK, shop-web of stack shop is web.shop, and
-    /// tasks of a stack find their own stack's services first.
+    /// Stack of the service. Its DNS name is then also NAME.STACK, and shop-web of stack shop is
+    /// also web.shop. Tasks of a stack resolve names of their own stack first
     #[arg(long)]
     pub stack: Option<String>,
-    /// A port with a name, which SRV records tell: _http._tcp.web.
-    #[arg(long = "port", value_name = "name=NAME,target=PORT[,protocol=tcp|udp|sctp]", value_parser = named_port)]
+    /// Named port, published as SRV record such as _http._tcp.web
+    #[arg(long = "port", value_name = "name=NAME,target=PORT[,protocol=tcp|udp|sctp]",
+        value_parser = named_port)]
     pub ports: Vec<NamedPort>,
-    /// Whom the tasks' resolver asks for names of others, from inside each task; the host's
-    /// resolvers where none is given.
+    /// DNS server for names outside the cluster, queried from inside each task (default: the host's
+    /// resolvers)
     #[arg(long = "dns", value_name = "ADDRESS")]
     pub dns: Vec<IpAddr>,
-    /// A search domain of the tasks instead of the host's; a lone `.` for none.
+    /// DNS search domain of the tasks (default: the host's search domains; `.` for none)
     #[arg(long, value_name = "DOMAIN")]
     pub dns_search: Vec<String>,
-    /// An option of resolv.conf(5) instead of the host's; ndots:0 unless given, for names are ours
-    /// as they are.
+    /// Option of the tasks' resolv.conf(5) (default: the host's options, and ndots:0)
     #[arg(long, value_name = "OPTION")]
     pub dns_option: Vec<String>,
-    /// Names lead to tasks as soon as they have a place, not only once they are well: for stores
-    /// whose members must find each other to become so. The virtual IP still waits.
+    /// Resolve names to tasks as soon as they are placed on a node, before they are healthy: for
+    /// stores whose members must find each other first. The virtual IP still waits for healthy
+    /// tasks
     #[arg(long)]
     pub dns_publish_not_ready: bool,
-    /// Ports of all hosts that lead to ports of its tasks; with ,mode=host of the hosts that run
-    /// one. AT is an address or an interface of the hosts; ranges are written 8000-8010:80-90.
-    /// Docker's long form is understood as well.
-    #[arg(short, long, value_name = "[AT:]PUBLISHED:TARGET[/PROTOCOL][,mode=MODE][,allow=CIDR]", value_parser = published)]
+    /// Publish a port of the tasks on all hosts; with mode=host only on hosts that run a task. AT
+    /// is an address or interface of the hosts. Ranges: 8000-8010:80-90. Docker's long form works,
+    /// too
+    #[arg(short, long, value_name = "[AT:]PUBLISHED:TARGET[/PROTOCOL][,mode=MODE][,allow=CIDR]",
+        value_parser = published)]
     pub publish: Vec<PublishSpec>,
-    /// A prefix of those who may call at its published ports; everybody where none is given.
+    /// Prefix from which callers may use the published ports (default: everywhere)
     #[arg(long, value_name = "CIDR", requires = "publish")]
     pub publish_allow: Vec<Subnet>,
-    /// What runs the tasks.
+    /// Runtime of the tasks
     #[arg(long, default_value = "exec", value_parser = ["exec"])]
     pub runtime: String,
-    /// An environment variable; without =VALUE it is taken from this command's environment.
+    /// Environment variable; without =VALUE it is copied from this command's environment
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
     pub env: Vec<(String, String)>,
-    /// Root directory of the tasks; the host's own, read-only, where none is given.
+    /// Root directory of the tasks (default: the host's own, read-only)
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
-    /// When a task that ended is started again.
-    #[arg(long, default_value = "any", value_parser = words::<RestartCondition, 3>(["any", "on-failure", "none"]))]
+    /// Condition under which an ended task is replaced by a new one
+    #[arg(long, default_value = "any",
+        value_parser = words::<RestartCondition, 3>(["any", "on-failure", "none"]))]
     pub restart_condition: RestartCondition,
-    /// Time between its end and the new start.
+    /// Time between the end of a task and the start of its replacement
     #[arg(long, default_value = "5s", value_name = "DURATION")]
     pub restart_delay: Millis,
-    /// How many restarts a replica gets; 0 is no limit.
+    /// Maximum number of restarts per replica; 0 is no limit
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub restart_max_attempts: u32,
-    /// Time between SIGTERM and SIGKILL.
+    /// Time between SIGTERM and SIGKILL
     #[arg(long, default_value = "10s", value_name = "DURATION")]
     pub stop_grace_period: Millis,
-    /// What the name resolves to.
+    /// What the service's name resolves to: vip is a virtual IP, dnsrr the addresses of the tasks
     #[arg(long, default_value = "vip", value_parser = words::<EndpointMode, 2>(["vip", "dnsrr"]))]
     pub endpoint_mode: EndpointMode,
-    /// How its virtual IP and its published ports choose: in turn (rr, wrr), by the fewest
-    /// connections (lc, wlc; virtual IPs with IPVS only), or by the client's address (sh, and mh,
-    /// which moves few clients when tasks come and go).
+    /// Load balancing of the virtual IP and the published ports: in turn (rr, wrr), fewest
+    /// connections (lc, wlc; only virtual IPs balanced by IPVS), or client address (sh; mh moves
+    /// few clients when tasks come and go)
     #[arg(long, default_value = "rr", value_name = "HOW",
         value_parser = words::<Scheduler, 6>(["rr", "wrr", "lc", "wlc", "sh", "mh"]))]
     pub lb: Scheduler,
-    /// For how long after its last connection a client comes back to the same task.
+    /// Keep sending a client to the same task if it returns within DURATION
     #[arg(long, value_name = "DURATION")]
     pub affinity: Option<Millis>,
-    /// A note.
+    /// Label, KEY=VALUE
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = option)]
     pub labels: Vec<(String, String)>,
     /// How its tasks are asked whether they are well.
@@ -179,122 +184,124 @@ pub struct ServiceCreate {
     /// How its tasks are replaced.
     #[command(flatten)]
     pub rollout: Rollout,
-    /// Return at once.
+    /// Return without waiting for the tasks
     #[arg(short, long)]
     pub detach: bool,
-    /// Show no progress.
+    /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
-    /// Program and arguments.
+    /// Program and arguments
     #[arg(last = true, required_unless_present = "external", value_name = "ARGV")]
     pub argv: Vec<String>,
 }
 
-/// The health check of `service create` and `service update`.
+/// Health check options of `service create` and `service update`.
 #[derive(Debug, Args)]
 pub struct Health {
-    /// Command that asks a task whether it is well, run inside it by /bin/sh -c; exit code 0 is a
-    /// good answer. A task takes traffic from the first one on.
+    /// Health check: command run inside each task by /bin/sh -c; exit code 0 is healthy. A task
+    /// takes traffic once it is healthy
     #[arg(long, value_name = "COMMAND")]
     pub health_cmd: Option<String>,
-    /// Time between two checks; 30s unless given.
+    /// Time between two health checks (default: 30s)
     #[arg(long, value_name = "DURATION")]
     pub health_interval: Option<Millis>,
-    /// Time after which a check has failed; 30s unless given.
+    /// Time after which a health check counts as failed (default: 30s)
     #[arg(long, value_name = "DURATION")]
     pub health_timeout: Option<Millis>,
-    /// Failures in a row after which the task is ended and its restart policy replaces it; 3 unless
-    /// given.
+    /// Number of consecutive failures after which the task is stopped, to be replaced by its
+    /// restart policy (default: 3)
     #[arg(long, value_name = "N")]
     pub health_retries: Option<u32>,
-    /// Time from the start in which failures do not count; 0s unless given.
+    /// Time after the start of a task in which failures do not count (default: 0s)
     #[arg(long, value_name = "DURATION")]
     pub health_start_period: Option<Millis>,
 }
 
-/// How `service create` and `service update` have tasks replaced.
+/// Rollout options of `service create` and `service update`.
 #[derive(Debug, Args)]
 pub struct Rollout {
-    /// Time that connections get to run out before a planned stop, once no new ones come; 10s
-    /// unless given.
+    /// Time that open connections get to finish before a planned stop, once no new connections
+    /// arrive (default: 10s)
     #[arg(long, value_name = "DURATION")]
     pub drain: Option<Millis>,
-    /// How many replicas are replaced at a time, 0 for all; 1 unless given.
+    /// Number of replicas replaced at a time; 0 is all (default: 1)
     #[arg(long, value_name = "N")]
     pub update_parallelism: Option<u32>,
-    /// Time between the start of one batch and the next batch; 0s unless given.
+    /// Time between the start of one batch of replacements and the next (default: 0s)
     #[arg(long, value_name = "DURATION")]
     pub update_delay: Option<Millis>,
-    /// With start-first further tasks take traffic while others are replaced; stop-first unless
-    /// given.
+    /// Order of replacement: start-first starts additional tasks before it stops old ones (default:
+    /// stop-first)
     #[arg(long, value_parser = words::<UpdateOrder, 2>(["stop-first", "start-first"]))]
     pub update_order: Option<UpdateOrder>,
-    /// What is done when new tasks end by themselves; pause unless given.
+    /// Action when new tasks end by themselves (default: pause)
     #[arg(long, value_parser = words::<UpdateFailure, 2>(["pause", "continue"]))]
     pub update_failure_action: Option<UpdateFailure>,
 }
 
-/// What `service update` changes of how others find and reach a service. It holds at once, and no
-/// task is replaced for it.
+/// Options of `service update` about names, ports and balancing. They take effect at once and
+/// replace no task.
 #[derive(Debug, Args)]
 pub struct Reach {
-    /// Further ports of all hosts that lead to ports of its tasks, written as for create.
-    #[arg(long, value_name = "[AT:]PUBLISHED:TARGET[/PROTOCOL][,allow=CIDR]", value_parser = published)]
+    /// Publish another port on all hosts, written as for create
+    #[arg(long, value_name = "[AT:]PUBLISHED:TARGET[/PROTOCOL][,allow=CIDR]",
+        value_parser = published)]
     pub publish_add: Vec<PublishSpec>,
-    /// A prefix of those who may call at the ports that are added; everybody where none is given.
+    /// Prefix from which callers may use the added ports (default: everywhere)
     #[arg(long, value_name = "CIDR", requires = "publish_add")]
     pub publish_allow: Vec<Subnet>,
-    /// Published ports that are to go, by the port of the tasks (80, 53/udp, 80-90), or by both
-    /// (8080:80).
+    /// Remove published ports, named by target port (80, 53/udp, 80-90) or by both ports (8080:80)
     #[arg(long, value_name = "[PUBLISHED:]TARGET[/PROTOCOL]")]
     pub publish_rm: Vec<Unpublish>,
-    /// A further name on one of its networks.
+    /// Add an alias on one of its networks
     #[arg(long, value_name = "NETWORK=ALIAS", value_parser = pair)]
     pub alias_add: Vec<(String, String)>,
-    /// A further name that is to go.
+    /// Remove an alias
     #[arg(long, value_name = "NETWORK=ALIAS", value_parser = pair)]
     pub alias_rm: Vec<(String, String)>,
-    /// A port with a name, new or with another number.
-    #[arg(long, value_name = "name=NAME,target=PORT[,protocol=tcp|udp|sctp]", value_parser = named_port)]
+    /// Add a named port, or change its number
+    #[arg(long, value_name = "name=NAME,target=PORT[,protocol=tcp|udp|sctp]",
+        value_parser = named_port)]
     pub port_add: Vec<NamedPort>,
-    /// The name of a port that is to go.
+    /// Remove the named port of this name
     #[arg(long, value_name = "NAME")]
     pub port_rm: Vec<String>,
-    /// The stack that it is part of from now on; an empty one for none.
+    /// New stack of the service; an empty value removes it from its stack
     #[arg(long)]
     pub stack: Option<String>,
-    /// Whether names lead to tasks as soon as they have a place, not only once they are well.
-    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Resolve names to tasks as soon as they are placed on a node, before they are healthy
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
     pub dns_publish_not_ready: Option<bool>,
-    /// How its virtual IP and its published ports choose from now on, written as for create.
-    #[arg(long, value_name = "HOW", value_parser = words::<Scheduler, 6>(["rr", "wrr", "lc", "wlc", "sh", "mh"]))]
+    /// New load balancing of the virtual IP and the published ports, written as for create
+    #[arg(long, value_name = "HOW",
+        value_parser = words::<Scheduler, 6>(["rr", "wrr", "lc", "wlc", "sh", "mh"]))]
     pub lb: Option<Scheduler>,
-    /// For how long after its last connection a client comes back to the same task; 0 for no longer
-    /// than it.
+    /// Keep sending a client to the same task if it returns within DURATION; 0 ends that
     #[arg(long, value_name = "DURATION")]
     pub affinity: Option<Millis>,
 }
 
-/// What `service update` changes of whom tasks ask for names. Tasks are replaced for it: it stands
-/// in their resolv.conf.
+/// Options of `service update` about the tasks' resolver. They replace tasks, because they are in
+/// the tasks' resolv.conf.
 #[derive(Debug, Args)]
 pub struct Resolver {
-    /// A further resolver for names of others.
+    /// Add a DNS server for names outside the cluster
     #[arg(long, value_name = "ADDRESS")]
     pub dns_add: Vec<IpAddr>,
-    /// A resolver that is to be asked no more.
+    /// Remove a DNS server
     #[arg(long, value_name = "ADDRESS")]
     pub dns_rm: Vec<IpAddr>,
-    /// A further search domain.
+    /// Add a DNS search domain
     #[arg(long, value_name = "DOMAIN")]
     pub dns_search_add: Vec<String>,
-    /// A search domain that is to go.
+    /// Remove a DNS search domain
     #[arg(long, value_name = "DOMAIN")]
     pub dns_search_rm: Vec<String>,
-    /// A further option of resolv.conf(5).
+    /// Add an option of resolv.conf(5)
     #[arg(long, value_name = "OPTION")]
     pub dns_option_add: Vec<String>,
-    /// An option that is to go.
+    /// Remove an option of resolv.conf(5)
     #[arg(long, value_name = "OPTION")]
     pub dns_option_rm: Vec<String>,
 }
@@ -302,35 +309,37 @@ pub struct Resolver {
 /// `service update`.
 #[derive(Debug, Args)]
 pub struct ServiceUpdate {
-    /// How many tasks run.
+    /// Number of tasks
     #[arg(long)]
     pub replicas: Option<u32>,
-    /// An environment variable, new or with another value; without =VALUE it is taken from this
-    /// command's environment.
-    #[arg(short, long = "env", visible_alias = "env-add", value_name = "NAME[=VALUE]", value_parser = variable)]
+    /// Add or change an environment variable; without =VALUE it is copied from this command's
+    /// environment
+    #[arg(short, long = "env", visible_alias = "env-add", value_name = "NAME[=VALUE]",
+        value_parser = variable)]
     pub env: Vec<(String, String)>,
-    /// An environment variable that is to go.
+    /// Remove an environment variable
     #[arg(long, value_name = "NAME")]
     pub env_rm: Vec<String>,
-    /// Root directory of the tasks.
+    /// Root directory of the tasks
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
-    /// When a task that ended is started again.
+    /// Condition under which an ended task is replaced by a new one
     #[arg(long, value_parser = words::<RestartCondition, 3>(["any", "on-failure", "none"]))]
     pub restart_condition: Option<RestartCondition>,
-    /// Time between its end and the new start.
+    /// Time between the end of a task and the start of its replacement
     #[arg(long, value_name = "DURATION")]
     pub restart_delay: Option<Millis>,
-    /// How many restarts a replica gets; 0 is no limit.
+    /// Maximum number of restarts per replica; 0 is no limit
     #[arg(long, value_name = "N")]
     pub restart_max_attempts: Option<u32>,
-    /// Time between SIGTERM and SIGKILL.
+    /// Time between SIGTERM and SIGKILL
     #[arg(long, value_name = "DURATION")]
     pub stop_grace_period: Option<Millis>,
-    /// A note, new or with another value.
-    #[arg(short, long = "label", visible_alias = "label-add", value_name = "KEY=VALUE", value_parser = option)]
+    /// Add or change a label, KEY=VALUE
+    #[arg(short, long = "label", visible_alias = "label-add", value_name = "KEY=VALUE",
+        value_parser = option)]
     pub labels: Vec<(String, String)>,
-    /// A note that is to go.
+    /// Remove the label of this key
     #[arg(long, value_name = "KEY")]
     pub label_rm: Vec<String>,
     /// How others find and reach it.
@@ -342,24 +351,25 @@ pub struct ServiceUpdate {
     /// How its tasks are asked whether they are well.
     #[command(flatten)]
     pub health: Health,
-    /// Ask them no more.
-    #[arg(long, conflicts_with_all = ["health_cmd", "health_interval", "health_timeout", "health_retries", "health_start_period"])]
+    /// Remove the health check
+    #[arg(long, conflicts_with_all = ["health_cmd", "health_interval", "health_timeout",
+        "health_retries", "health_start_period"])]
     pub no_healthcheck: bool,
     /// How its tasks are replaced.
     #[command(flatten)]
     pub rollout: Rollout,
-    /// Replace every task even if nothing changes for it.
+    /// Replace every task even if its spec does not change
     #[arg(long)]
     pub force: bool,
-    /// Return at once.
+    /// Return without waiting for the tasks
     #[arg(short, long)]
     pub detach: bool,
-    /// Show no progress.
+    /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
-    /// Name or id.
+    /// Name or id
     pub service: String,
-    /// Program and arguments.
+    /// Program and arguments
     #[arg(last = true, value_name = "ARGV")]
     pub argv: Vec<String>,
 }

@@ -41,7 +41,7 @@ pub fn enter(group: &Path) -> Result<()> {
         .with_context(|| format!("entering control group {}", group.display()))
 }
 
-/// Lets the groups below use what this one may use; the kernel may have reasons to keep some.
+/// Enables this group's controllers for the groups below; the kernel may refuse some.
 pub fn delegate(group: &Path) {
     let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
     for controller in controllers.split_whitespace() {

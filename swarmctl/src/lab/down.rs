@@ -1,4 +1,4 @@
-//! `lab down`: nothing of the lab is left, whatever state it is in, and nothing else is touched.
+//! `lab down`: removes everything of a lab, whatever its state, and nothing else.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ pub fn clear(place: &Place) -> Result<()> {
         if processes.is_empty() {
             break;
         }
-        // One that was booting may have started another meanwhile.
+        // A process that was booting may have started another one meanwhile.
         processes::end(&processes)?;
     }
     cgroup::remove(&place.lab, None)?;

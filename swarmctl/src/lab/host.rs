@@ -34,13 +34,13 @@ const BINARIES: &str = "/usr/local/bin";
 const STATE: &str = "/var/lib/netd";
 /// Variables of the caller that netd gets to see.
 const PASSED_ON: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
-/// The word of a part that is ready.
+/// Message of a part that is ready.
 const READY: &[u8] = b"ready\n";
 /// As systemd's RestartSec.
 const RESTART_DELAY: Duration = Duration::from_millis(200);
 
-/// Starts one of a lab's processes: this program again, cut loose from the caller, writing to
-/// `log`.
+/// Starts one of a lab's processes: this program again, detached from the caller, with its output
+/// in `log`.
 pub fn spawn(lab: &LabName, part: Part, log: &File, stdout: Stdio) -> Result<std::process::Child> {
     let passed_on = PASSED_ON
         .iter()
@@ -64,12 +64,12 @@ pub fn spawn(lab: &LabName, part: Part, log: &File, stdout: Stdio) -> Result<std
         .with_context(|| format!("starting {part:?} of lab {lab}"))
 }
 
-/// Starts a part that stays, and waits for its word. Before that it may not be found: the kernel
-/// sets a process's command line some time after it has let go of the one that started it.
+/// Starts a long-running part and waits for its ready message. Before that the part may not be
+/// found by its command line, which the kernel sets some time after the fork.
 pub fn spawn_ready(lab: &LabName, part: Part, log: &File) -> Result<()> {
     let mut stdout = spawn(lab, part, log, Stdio::piped())?
         .stdout
-        .context("there is no pipe for its word")?;
+        .context("there is no pipe for its ready message")?;
     let mut word = vec![0; READY.len()];
     match stdout.read_exact(&mut word) {
         Ok(()) if word == READY => Ok(()),
@@ -83,7 +83,7 @@ pub fn tell_ready() -> Result<()> {
     stdout
         .write_all(READY)
         .and_then(|()| stdout.flush())
-        .context("telling that it is ready")
+        .context("sending the ready message")
 }
 
 /// Builds a host around its first process, and leaves it to itself.
@@ -181,7 +181,7 @@ fn settle(group: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is the host's own in the file system; the rest it shares with the machine.
+/// Mounts the directories that the host has for itself; it shares the rest with the machine.
 fn mounts(place: &Place, host: HostName, own_group: bool) -> Result<()> {
     mount(
         None::<&str>,

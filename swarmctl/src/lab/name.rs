@@ -41,7 +41,7 @@ impl HostName {
     /// The first.
     pub const FIRST: HostName = HostName(1);
 
-    /// The first so many.
+    /// The first `count` hosts.
     pub fn first(count: u8) -> impl Iterator<Item = Self> {
         (1..=count.min(Self::MOST)).map(Self)
     }

@@ -30,7 +30,7 @@ const GONE_LIMIT: Duration = Duration::from_secs(10);
 const RESTART_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Cuts a host's power: its cable first, because a dead machine sends no farewells.
+/// Cuts a host's power. The cable goes first, because a machine without power sends no FIN or RST.
 pub fn kill(place: &Place, host: HostName) -> Result<()> {
     let _lock = place.lock()?;
     place.expect(host)?;

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_with_the_same_id_but_another_start_is_another_process() {
+    fn a_process_id_used_again_is_another_process() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let (_, started) = stat(pid).unwrap();
         let process = |started| Process {

@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn managers_are_three_unless_told_otherwise_and_never_more_than_hosts() {
+    fn managers_default_to_three_and_never_exceed_hosts() {
         assert_eq!(
             Plan::new(2, None),
             Ok(Plan {

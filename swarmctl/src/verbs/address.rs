@@ -1,5 +1,4 @@
-//! Addresses as people give them: IP or interface, with a port or without; and the one that is
-//! meant where none is.
+//! Parses addresses given by IP or interface, with or without port, and chooses the default one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -142,7 +141,7 @@ fn ambiguous(of: &str, addresses: &[IpAddr]) -> Refusal {
     if addresses.is_empty() {
         return Refusal::new(
             Kind::Invalid,
-            "this host has no address that others could reach it by",
+            "this host has no address that other hosts could reach",
             "give it one first",
         );
     }
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_address_nor_interface_is_refused_with_the_choices() {
+    fn malformed_addresses_are_refused_with_the_choices() {
         for text in ["", "nonsense", "no-such-link:2377", "192.0.2.1:port"] {
             assert!(
                 parse(text)

@@ -1,4 +1,4 @@
-//! The wait until a service is as wanted, with a live line of progress.
+//! Waits until a service has converged, with a live progress line.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,15 +11,16 @@ use model::{Kind, Query, Refusal, RestartCondition, ServiceInfo, TaskId, TaskInf
 
 use crate::{daemon::Daemon, output};
 
-/// How long a service may take before the command gives up; the service itself goes on.
+/// Time limit of the command; the service itself goes on converging.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long it must stay as wanted: a command that fails at once has run for a moment, too.
+/// How long a service must stay converged: a command that fails at once has run for a moment, too.
 const STAY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Lines that are not live come at most this often.
 const LINE_PAUSE: Duration = Duration::from_secs(2);
 
-/// Waits until the service runs as wanted. Tasks in `past` had ended before and are not spoken of.
+/// Waits until the service has converged. Tasks in `past` had ended before: their errors are not
+/// printed.
 pub async fn wait(
     daemon: &Daemon,
     name: &str,
@@ -30,7 +31,8 @@ pub async fn wait(
     let result = tokio::select! {
         result = watch(daemon, name, past, &mut line) => result.map(|()| 0),
         _ = tokio::signal::ctrl_c() => {
-            line.end(&format!("{name} goes on converging; `swarmctl service ps {name}` shows how far it is"));
+            line.end(&format!("{name} continues to converge; `swarmctl service ps {name}` shows \
+                               its progress"));
             return Ok(0);
         }
     };
@@ -38,7 +40,7 @@ pub async fn wait(
     result
 }
 
-/// The tasks of a service that have ended: their errors are not news.
+/// The ended tasks of a service: their errors are old.
 pub async fn past(daemon: &Daemon, name: &str) -> Result<BTreeSet<TaskId>> {
     let ended = |task: &TaskInfo| task.state.is_terminal().then_some(task.id);
     Ok(daemon
@@ -62,7 +64,7 @@ async fn watch(
         let mut tasks = daemon.tasks(Query::Tasks(Some(name.to_owned()))).await?;
         tasks.retain(|task| !past.contains(&task.id));
         let progress = Progress::of(&service, &tasks);
-        // An update may take its time, as long as it gets on.
+        // An update has no time limit while it makes progress.
         let so_far = service.update.map(|update| update.updated);
         if so_far != updated {
             (start, updated) = (Instant::now(), so_far);
@@ -105,14 +107,15 @@ async fn one(daemon: &Daemon, name: &str) -> Result<ServiceInfo> {
 
 fn refuse(name: &str, what: &str) -> anyhow::Error {
     let next = format!(
-        "`swarmctl service ps {name}` shows each task, `swarmctl service logs {name}` what they wrote"
+        "`swarmctl service ps {name}` shows each task, `swarmctl service logs {name}` their output"
     );
     Refusal::new(Kind::Precondition, format!("service {name} {what}"), next).into()
 }
 
 fn refuse_paused(name: &str, text: &str) -> anyhow::Error {
     let next = format!(
-        "`swarmctl service rollback {name}` goes back, `swarmctl service update {name}` with what was wrong goes on"
+        "`swarmctl service rollback {name}` restores the previous spec; `swarmctl service update \
+         {name}` with corrected options continues"
     );
     Refusal::new(
         Kind::Precondition,
@@ -224,7 +227,7 @@ fn current(tasks: &[TaskInfo]) -> BTreeMap<u32, &TaskInfo> {
     current
 }
 
-/// The last task that says why it does not run.
+/// The last task with a message about why it does not run.
 fn trouble(tasks: &[TaskInfo]) -> Option<&TaskInfo> {
     let troubled = |task: &&TaskInfo| {
         !task.message.is_empty()
@@ -453,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_that_are_not_started_again_count_when_complete_and_are_hopeless_when_failed() {
+    fn tasks_without_restart_count_when_complete_not_when_failed() {
         let (complete, failed) = (
             task(1, TaskState::Complete, 1, ""),
             task(1, TaskState::Failed, 1, "exit code 1"),

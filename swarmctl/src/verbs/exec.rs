@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{arguments::Exec, daemon::Daemon};
 
-/// Parts of the input under way.
+/// Input chunks in flight.
 const QUEUE: usize = 16;
 const CHUNK: usize = 16 * 1024;
 
@@ -28,7 +28,7 @@ pub async fn exec(daemon: &Daemon, exec: Exec) -> Result<u8> {
         env,
     };
     send(&input, exec_input::Part::Start(start)).await;
-    // The reader may wait for input for ever; it ends with the process.
+    // The reader may block on input for ever; it ends with the process.
     tokio::spawn(forward(
         input,
         exec.interactive || !std::io::stdin().is_terminal(),
@@ -59,7 +59,7 @@ pub async fn exec(daemon: &Daemon, exec: Exec) -> Result<u8> {
     Err(Refusal::new(
         Kind::Unavailable,
         cause,
-        format!("look whether {} still runs, and try again", exec.task),
+        format!("check whether {} still runs, and try again", exec.task),
     )
     .into())
 }

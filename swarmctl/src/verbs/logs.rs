@@ -1,5 +1,4 @@
-//! `service logs`: what tasks have written, and what they go on to write, whichever hosts they are
-//! on.
+//! `service logs`: the output of tasks on any host, and new lines as they are written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +15,7 @@ use tonic::Status;
 use super::is_not_found;
 use crate::{daemon::Daemon, values::timestamp};
 
-/// How often new tasks of a service are looked for.
+/// Interval at which new tasks of a service are looked up.
 const LOOK: Duration = Duration::from_secs(1);
 const QUEUE: usize = 256;
 
@@ -51,9 +50,13 @@ pub async fn logs(daemon: &Daemon, target: &str, reading: Reading) -> Result<u8>
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
-            Some(line) = arrived.recv() => printer.print(&line.map_err(|status| daemon.broken(&status))?)?,
+            Some(line) = arrived.recv() => {
+                printer.print(&line.map_err(|status| daemon.broken(&status))?)?;
+            }
             _ = look.tick() => match (printer.prefixed, daemon.tasks(query.clone()).await) {
-                (true, Ok(tasks)) => read(daemon, printer.learn(&tasks), Reading { tail: 0, ..reading }, &lines),
+                (true, Ok(tasks)) => {
+                    read(daemon, printer.learn(&tasks), Reading { tail: 0, ..reading }, &lines);
+                }
                 (_, Err(error)) if is_not_found(&error) => return Ok(0),
                 (_, Err(error)) => return Err(error),
                 (false, Ok(_)) => {}

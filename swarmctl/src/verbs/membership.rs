@@ -1,4 +1,4 @@
-//! `init`, `join`, `leave`, `token`, and what this host says of itself.
+//! `init`, `join`, `leave`, `token`, `status`, `debug`.
 
 use std::net::SocketAddr;
 
@@ -96,7 +96,7 @@ pub async fn token(daemon: &Daemon, role: Role, rotate: bool, quiet: bool) -> Re
     Ok(0)
 }
 
-/// Prints where this host stands.
+/// Prints this host's membership and the state of its kernel.
 pub async fn status(daemon: &Daemon, format: Format) -> Result<u8> {
     let standing = daemon.status().await?;
     List::of(&[standing])
@@ -115,7 +115,7 @@ pub async fn status(daemon: &Daemon, format: Format) -> Result<u8> {
     Ok(0)
 }
 
-/// Prints the inside of this host's daemon.
+/// Prints internal state of this host's netd.
 pub async fn debug(daemon: &Daemon, what: Inside) -> Result<u8> {
     output::print(daemon.debug(what.wire()).await?.trim_end())?;
     Ok(0)
@@ -150,7 +150,8 @@ fn instruction(token: &TokenInfo) -> String {
         address,
     } = token;
     format!(
-        "To add a {role} to this cluster, run this on the host:\n\n    swarmctl join --token {token} {address}"
+        "To add a {role} to this cluster, run this on the host:\n\n    swarmctl join --token \
+         {token} {address}"
     )
 }
 

@@ -1,4 +1,4 @@
-//! What each verb asks of the daemon and prints of its answer.
+//! One module per verb: sends requests to netd and prints the answers.
 
 mod address;
 mod convergence;

@@ -96,7 +96,7 @@ fn print(networks: &[NetworkInfo], format: Format) -> Result<()> {
         .print(format)
 }
 
-/// What each endpoint belongs to.
+/// Prints the owner of each endpoint.
 fn print_endpoints(networks: &[NetworkInfo]) -> Result<()> {
     let of = |network: &NetworkInfo| {
         let name = network.name.clone();
@@ -177,7 +177,8 @@ fn subnets(
             .find(|spec| spec.subnet.covers(&range) && spec.range.is_none());
         let Some(place) = place else {
             let cause = format!("range {range} lies in no --subnet that has none yet");
-            let next = "give one --ip-range per --subnet, inside it; addresses belong to slots, not to nodes";
+            let next = "give one --ip-range per --subnet, inside it; addresses belong to slots, \
+                        not to nodes";
             return Err(Refusal::new(Kind::Invalid, cause, next));
         };
         place.range = Some(range);

@@ -1,5 +1,5 @@
-//! `network inspect --peers`: what has passed between the hosts of a network, as each of them
-//! counts it.
+//! `network inspect --peers`: the encrypted traffic between the hosts of a network, as counted by
+//! each host.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,5 +1,5 @@
-//! What `service update` changes of a service's names, ports and balancing. What is to go and is
-//! not there is refused: a slip of the pen must not look done.
+//! Options of `service update` about names, ports and balancing. Removing something that does not
+//! exist is refused: a typing error must not look like success.
 
 use anyhow::Result;
 use model::{DnsConfig, Kind, NamedPort, Refusal, ServiceSpec};
@@ -10,8 +10,8 @@ use crate::{
     values::Millis,
 };
 
-/// Puts the flags of how others find and reach a service into its spec. Errors: what is to go is
-/// not there.
+/// Applies flags about names, ports and balancing to a spec. Errors: something to remove does not
+/// exist.
 pub fn reach(spec: &mut ServiceSpec, flags: Reach) -> Result<()> {
     for gone in &flags.publish_rm {
         take(
@@ -67,7 +67,7 @@ pub fn reach(spec: &mut ServiceSpec, flags: Reach) -> Result<()> {
     Ok(())
 }
 
-/// Puts the flags of whom tasks ask for names into a spec. Errors: what is to go is not there.
+/// Applies flags about the tasks' resolver to a spec. Errors: something to remove does not exist.
 pub fn resolver(spec: &mut ServiceSpec, flags: Resolver) -> Result<()> {
     let (
         DnsConfig {
@@ -94,7 +94,7 @@ pub fn resolver(spec: &mut ServiceSpec, flags: Resolver) -> Result<()> {
     )
 }
 
-/// The further names on a network that the user calls so.
+/// The aliases on the network of this name or id.
 fn aliases<'a>(spec: &'a mut ServiceSpec, network: &str) -> Result<&'a mut Vec<String>> {
     let names: Vec<String> = spec
         .networks
@@ -158,8 +158,10 @@ fn take<T>(
     if all.len() < before {
         return Ok(());
     }
-    let next =
-        format!("`swarmctl service inspect {service}` shows what it has; nothing is changed");
+    let next = format!(
+        "nothing was changed; `swarmctl service inspect {service}` shows the present \
+         values"
+    );
     Err(Refusal::new(
         Kind::NotFound,
         format!("service {service} has {}", lack()),

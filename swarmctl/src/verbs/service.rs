@@ -218,7 +218,8 @@ fn replicas(service: &ServiceInfo) -> String {
     }
 }
 
-/// Whole ones, of a part of one as well; what is too long is refused like what is much too long.
+/// Whole seconds, rounded up; a value that does not fit becomes the largest, which validation
+/// refuses.
 pub fn seconds(affinity: Millis) -> u32 {
     affinity.0.div_ceil(1000).try_into().unwrap_or(u32::MAX)
 }
@@ -266,7 +267,7 @@ fn spec(create: ServiceCreate) -> Result<ServiceSpec> {
     Ok(spec)
 }
 
-/// A port's own list of who may call counts for it alone.
+/// A port's own `allow` list overrides `--publish-allow`.
 pub fn publish(mut ports: Vec<PublishSpec>, allow: &[Subnet]) -> Vec<PublishSpec> {
     ports
         .iter_mut()

@@ -1,5 +1,5 @@
-//! `service inspect --traffic`: what has passed by the virtual IPs of services, as each host's
-//! balancer counts it.
+//! `service inspect --traffic`: the traffic of services' virtual IPs, as counted by each host's
+//! balancer.
 
 use anyhow::Result;
 use api::{Examined, Subject, VipTraffic};

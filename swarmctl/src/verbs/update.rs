@@ -1,4 +1,4 @@
-//! `service update` and `service rollback`: what is given changes, everything else stays.
+//! `service update` and `service rollback`. Options that are not given keep their values.
 
 use anyhow::Result;
 use model::{
@@ -93,7 +93,7 @@ fn changed(mut spec: ServiceSpec, change: ServiceUpdate) -> Result<ServiceSpec> 
     Ok(spec)
 }
 
-/// Puts the flags of a health check into a spec. Errors: there is no command to run.
+/// Applies health check flags to a spec. Errors: there is no command to run.
 pub fn health(spec: &mut ServiceSpec, flags: Health) -> Result<()> {
     let Health {
         health_cmd,
@@ -130,7 +130,7 @@ pub fn health(spec: &mut ServiceSpec, flags: Health) -> Result<()> {
     Ok(())
 }
 
-/// Puts the flags of how tasks are replaced into a spec.
+/// Applies rollout flags to a spec.
 pub fn rollout(spec: &mut ServiceSpec, flags: Rollout) {
     let update = &mut spec.update;
     spec.task.drain = flags.drain.map_or(spec.task.drain, |time| time.0);
@@ -207,9 +207,9 @@ mod tests {
             aliases: vec!["old".to_owned()],
         }];
         let before = ServiceSpec { networks, ..spec() };
-        let line = "--publish-add 8080:80 --publish-add 8081:81,allow=10.0.0.0/8 --publish-allow fd00::/8 --lb mh --affinity 1m \
-                    --alias-add NET=new --alias-rm net=OLD --port-add name=http,target=80 --stack shop \
-                    --dns-publish-not-ready web";
+        let line = "--publish-add 8080:80 --publish-add 8081:81,allow=10.0.0.0/8 --publish-allow \
+                    fd00::/8 --lb mh --affinity 1m --alias-add NET=new --alias-rm net=OLD \
+                    --port-add name=http,target=80 --stack shop --dns-publish-not-ready web";
         let after = changed_by(before.clone(), line).unwrap();
         let ports: Vec<String> = after
             .publish
@@ -236,7 +236,8 @@ mod tests {
             (Some("shop"), true, &before.task)
         );
         // What is there already is not there twice; what is given anew replaces what had its name.
-        let again = "--publish-add 8081:81,allow=10.0.0.0/8 --alias-add net=new --port-add name=HTTP,target=81 web";
+        let again = "--publish-add 8081:81,allow=10.0.0.0/8 --alias-add net=new --port-add \
+                     name=HTTP,target=81 web";
         let again = changed_by(after.clone(), again).unwrap();
         assert_eq!(
             (
@@ -247,27 +248,29 @@ mod tests {
             (2, 1, 1)
         );
         assert_eq!(again.ports[0].port, 81);
-        let gone = "--publish-rm 80 --publish-rm 8081:81/tcp --alias-rm net=new --alias-add net=old --port-rm http --lb rr \
-                    --affinity 0 --dns-publish-not-ready=false";
+        let gone = "--publish-rm 80 --publish-rm 8081:81/tcp --alias-rm net=new --alias-add \
+                    net=old --port-rm http --lb rr --affinity 0 --dns-publish-not-ready=false";
         let back = changed_by(after, &format!("{gone} --stack= web")).unwrap();
         assert_eq!(back, before);
     }
 
     #[test]
     fn resolvers_change_for_tasks() {
-        let line = "--dns-add 10.0.0.1 --dns-add 10.0.0.2 --dns-search-add a.example --dns-option-add ndots:1 web";
+        let line = "--dns-add 10.0.0.1 --dns-add 10.0.0.2 --dns-search-add a.example \
+                    --dns-option-add ndots:1 web";
         let after = with(line).unwrap();
         let dns = &after.task.dns;
         assert_eq!(
             (dns.servers.len(), dns.search.len(), dns.options.len()),
             (2, 1, 1)
         );
-        let line = "--dns-rm 10.0.0.1 --dns-rm 10.0.0.2 --dns-search-rm a.example --dns-option-rm ndots:1 web";
+        let line = "--dns-rm 10.0.0.1 --dns-rm 10.0.0.2 --dns-search-rm a.example --dns-option-rm \
+                    ndots:1 web";
         assert_eq!(changed_by(after, line).unwrap(), spec());
     }
 
     #[test]
-    fn what_is_to_go_and_is_not_there_is_refused() {
+    fn removal_of_an_absent_value_is_refused() {
         for (flags, cause) in [
             ("--publish-rm 80", "no published port 80"),
             ("--alias-rm net=db", "not asked to be on network \"net\""),

@@ -1,5 +1,4 @@
-//! `network verify` and `ipam check`: what the ledger says, what nodes were told, and what their
-//! kernels hold.
+//! `network verify` and `ipam check`: compare ledger, views and kernels.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,12 +13,12 @@ use crate::{
     output::{self, Format, List},
 };
 
-/// A change that is on its way to a node is no difference: the node is asked again so many times,
-/// after a pause.
+/// How often a node is asked again, after a pause: a change that is still on its way to the node is
+/// no difference.
 const ATTEMPTS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// One difference on one node; of the ledger where there is no node.
+/// One difference on one node, or in the ledger if there is no node.
 #[derive(Debug, Serialize)]
 struct Finding {
     node: String,
@@ -27,8 +26,8 @@ struct Finding {
     difference: Difference,
 }
 
-/// Prints how ledger, views and kernels differ. With names, only what concerns these networks, and
-/// what concerns all.
+/// Prints how ledger, views and kernels differ. With names, only differences of these networks and
+/// those of no network.
 pub async fn verify(daemon: &Daemon, names: &[String], format: Format) -> Result<u8> {
     let mut networks = BTreeSet::new();
     for name in names {
@@ -131,9 +130,9 @@ async fn differences(daemon: &Daemon, node: &NodeInfo) -> Result<Vec<Difference>
     }
 }
 
-/// A node answered something else than was asked.
+/// The error for an answer of the wrong kind.
 pub fn another_version() -> anyhow::Error {
-    let cause = "the node's answer is about something else than was asked";
+    let cause = "the node's answer is of another kind than the question";
     Refusal::new(
         Kind::Invalid,
         cause,
@@ -142,7 +141,7 @@ pub fn another_version() -> anyhow::Error {
     .into()
 }
 
-/// How what a node was told differs from what the ledger has for it.
+/// How a node's view differs from the managers' projection.
 fn of_view(ledger: &ViewInfo, found: &Verification) -> Vec<Difference> {
     let (wanted, told) = (&ledger.records, &found.view.records);
     let keys: BTreeSet<&String> = wanted.keys().chain(told.keys()).collect();
@@ -156,10 +155,11 @@ fn of_view(ledger: &ViewInfo, found: &Verification) -> Vec<Difference> {
             (None, _) => "is no longer in the ledger",
         };
         let (at, of) = (found.view.generation, ledger.generation);
-        let cause = format!(
-            "in the node's view, of log index {at} while the ledger is at {of}, this record {what}"
-        );
-        let next = "the node has no good way to the managers: see its netd's log".to_owned();
+        let cause =
+            format!("in the node's view (log index {at}, ledger at {of}) this record {what}");
+        let next = "the node's connection to the managers is broken or slow: read netd's log on \
+                    that node"
+            .to_owned();
         Difference {
             network: None,
             object: key.clone(),
@@ -189,7 +189,7 @@ fn finding(node: &str, difference: Difference) -> Finding {
     }
 }
 
-/// Paragraphs, not a table: nothing of a cause or a next step may be cut.
+/// Paragraphs, not a table: a table would cut causes and next steps.
 fn print(findings: &[Finding], format: Format) -> Result<()> {
     if format == Format::Json {
         return List::of(findings).print(format);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_was_told_something_else_than_the_ledger_has_is_found_out() {
+    fn a_node_with_another_view_than_the_ledger_is_found() {
         let ledger = view(
             9,
             &[("endpoint/1", "a"), ("endpoint/2", "b"), ("peer/1", "c")],

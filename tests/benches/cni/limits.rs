@@ -13,7 +13,8 @@ const BURST: u64 = 1_000_000;
 const SECONDS: u64 = 4;
 /// What is transferred where there is no limit, in bits.
 const WITHOUT: u64 = 4_000_000_000;
-const SERVE: &str = "mkdir -p /run/www; cd /run/www; [ -e file ] || truncate -s 500M file; exec busybox httpd -p 80 -h /run/www";
+const SERVE: &str = "mkdir -p /run/www; cd /run/www; [ -e file ] || truncate -s 500M file; exec \
+                     busybox httpd -p 80 -h /run/www";
 
 /// Prints a table.
 pub fn measure() -> Result<()> {
@@ -26,7 +27,8 @@ pub fn measure() -> Result<()> {
     println!("\n| limit | to the container | from the container |");
     println!("|---|---|---|");
     for (number, rate) in [0, 20_000_000, 100_000_000].into_iter().enumerate() {
-        let limits = json!({ "ingressRate": rate, "ingressBurst": BURST, "egressRate": rate, "egressBurst": BURST });
+        let limits = json!({ "ingressRate": rate, "ingressBurst": BURST, "egressRate": rate,
+            "egressBurst": BURST });
         let capabilities = if rate > 0 {
             json!({ "bandwidth": limits })
         } else {

@@ -84,11 +84,13 @@ fn plugins() -> Vec<Plugin> {
             configuration: configuration.to_string(),
         }
     };
-    let ipam = |subnets: Value| json!({ "type": "host-local", "dataDir": "/run/bench", "ranges": subnets, "routes": [{ "dst": "0.0.0.0/0" }] });
+    let ipam = |subnets: Value| {
+        json!({ "type": "host-local", "dataDir": "/run/bench",
+        "ranges": subnets, "routes": [{ "dst": "0.0.0.0/0" }] })
+    };
     let dual = |number: u8| {
-        ipam(
-            json!([[{ "subnet": format!("10.{number}.0.0/16") }], [{ "subnet": format!("fd00:{number}::/64") }]]),
-        )
+        ipam(json!([[{ "subnet": format!("10.{number}.0.0/16") }],
+                [{ "subnet": format!("fd00:{number}::/64") }]]))
     };
     let bridge = |name, ipam| json!({ "bridge": name, "isGateway": true, "ipam": ipam });
     vec![
@@ -184,7 +186,8 @@ fn measure() -> Result<()> {
         row.extend(side_by_side(plugin)?);
     }
     println!(
-        "| plugin | ADD | ADD, slowest of ten | DEL | {PARALLEL} at once: ADD | DEL | ADD per second |"
+        "| plugin | ADD | ADD, slowest of ten | DEL | {PARALLEL} at once: ADD | DEL | ADD per \
+         second |"
     );
     println!("|---|---|---|---|---|---|---|");
     for (plugin, row) in plugins.iter().zip(rows) {

@@ -17,7 +17,8 @@ pub fn unbound(directory: &Path, count: u32) -> Result<Option<Server>> {
         .map(|(name, address)| format!("local-data: \"{name}.{NETWORK}. 2 IN A {address}\"\n"))
         .collect();
     let options = format!(
-        "server:\ndo-daemonize: no\nusername: \"\"\nchroot: \"\"\npidfile: \"\"\nuse-syslog: no\nnum-threads: 1\n\
+        "server:\ndo-daemonize: no\nusername: \"\"\nchroot: \"\"\npidfile: \"\"\nuse-syslog: \
+         no\nnum-threads: 1\n\
          interface: 127.0.0.1\nport: {PORT}\nlocal-zone: \"{NETWORK}.\" static\n{records}\
          remote-control:\ncontrol-enable: no\n"
     );

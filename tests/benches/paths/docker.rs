@@ -66,7 +66,8 @@ impl Overlay {
             "docker service create -q --name web {options} busybox /bin/busybox sleep 1000000"
         );
         shell(lab, self.hosts[0], &create);
-        let vip = "docker service inspect -f '{{range .Endpoint.VirtualIPs}}{{.Addr}}{{end}}' web | cut -d/ -f1";
+        let vip = "docker service inspect -f '{{range .Endpoint.VirtualIPs}}{{.Addr}}{{end}}' web \
+                   | cut -d/ -f1";
         let found = |format: &str| {
             let own = "$(docker ps -q --filter label=com.docker.swarm.service.name=web)";
             shell(

@@ -55,8 +55,8 @@ fn made_by_hand(lab: &Lab, host: &str, number: usize) {
     let tunnel = |name: &str, id: usize, port: u16, mtu: u32| {
         let ends = format!("local {own} remote {other} dstport {port} nolearning");
         format!(
-            "ip link add {name} type vxlan id {id} {ends}; ip addr add 10.{id}.0.{number}/24 dev {name}; \
-             ip link set {name} mtu {mtu} up"
+            "ip link add {name} type vxlan id {id} {ends}; \
+             ip addr add 10.{id}.0.{number}/24 dev {name}; ip link set {name} mtu {mtu} up"
         )
     };
     let lines = [

@@ -232,11 +232,11 @@ fn made_by_hand(servers: &mut Servers<'_>) -> Result<Vec<Path>> {
         for (index, host) in hosts.iter().enumerate() {
             let (local, remote, number) = (&addresses[index], &addresses[1 - index], index + 1);
             let tunnel = format!(
-                "ip link add hand type vxlan id 99 local {local} remote {remote} dstport 4789 nolearning; \
-                 ip addr add 10.99.0.{number}/24 dev hand; ip addr add fd99::{number}/64 dev hand nodad; \
-                 ip link set hand up; ip netns add mv; \
-                 ip link add link eth0 name mv0 netns mv type macvlan mode bridge; \
-                 ip -n mv addr add 10.97.0.{number}/24 dev mv0; ip -n mv link set mv0 up"
+                "ip link add hand type vxlan id 99 local {local} remote {remote} dstport 4789 \
+                 nolearning; ip addr add 10.99.0.{number}/24 dev hand; \
+                 ip addr add fd99::{number}/64 dev hand nodad; ip link set hand up; \
+                 ip netns add mv; ip link add link eth0 name mv0 netns mv type macvlan mode \
+                 bridge; ip -n mv addr add 10.97.0.{number}/24 dev mv0; ip -n mv link set mv0 up"
             );
             shell(lab, host, &tunnel);
         }
@@ -380,7 +380,8 @@ fn print(paths: &[Path], samples: &[Vec<[f64; 3]>]) {
         values[values.len() / 2] / 1000.0
     };
     println!(
-        "| path | TCP round trip | ratio | connect+request | ratio | 1 MB | ratio |\n|---|---|---|---|---|---|---|"
+        "| path | TCP round trip | ratio | connect+request | ratio | 1 MB | ratio \
+         |\n|---|---|---|---|---|---|---|"
     );
     for (index, path) in paths.iter().enumerate() {
         let cells = (0..3).map(|which| {

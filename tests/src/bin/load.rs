@@ -59,7 +59,8 @@ fn main() -> Result<()> {
     let slowest = u64::try_from(seen.slowest.as_millis())?;
     println!(
         "{}",
-        json!({"requests": seen.requests, "failed": seen.failures.len(), "retried": seen.retried, "slowest": slowest,
+        json!({"requests": seen.requests, "failed": seen.failures.len(), "retried": seen.retried,
+            "slowest": slowest,
                "seconds": seconds, "tasks": seen.tasks, "failures": failures})
     );
     // A log lasts as long as its task.

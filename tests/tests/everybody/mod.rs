@@ -111,7 +111,8 @@ pub fn reaches_everybody(lab: &Lab, create: &str) {
     let task = lab.running("h1", "by-task").remove(0);
     let task = task["name"].as_str().unwrap().to_owned();
     let as_pod = |words: &[&str]| {
-        let shell = "echo nameserver $0 >/run/pod.conf; mount --bind /run/pod.conf /etc/resolv.conf; exec \"$@\"";
+        let shell = "echo nameserver $0 >/run/pod.conf; mount --bind /run/pod.conf \
+                     /etc/resolv.conf; exec \"$@\"";
         runtime.inside(
             pod,
             &[&["unshare", "--mount", "sh", "-c", shell, &resolver], words].concat(),

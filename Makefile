@@ -1,8 +1,14 @@
 # Every target sets up what it needs; `make setup` alone says what that is.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vm setup-bench build check fix test test-vm demo bench install docker-plugin clean
+.PHONY: help setup setup-vm setup-bench build check fix test test-vm test-fresh demo bench install docker-plugin clean
 
-BIN := $(CURDIR)/target/debug
+# What is built is looked for below target/, what cargo installs is found, and what programs print
+# is read.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+unexport CARGO_BUILD_TARGET
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+export LC_ALL := C.UTF-8
+BIN := $(CARGO_TARGET_DIR)/debug
 # name of the Debian package : a file of it : why it is needed
 PACKAGES := \
 	iproute2:/usr/sbin/ip:tests-look-at-the-kernel-from-outside \
@@ -22,14 +28,16 @@ PACKAGES := \
 	python3:/usr/bin/python3:tasks-of-tests-hold-connections-with-it \
 	nginx-light:/usr/sbin/nginx:a-stack-of-tests-is-made-of-it \
 	redis-server:/usr/bin/redis-server:as-nginx \
-	postgresql:/usr/bin/psql:as-nginx \
+	postgresql:/usr/bin/pg_ctlcluster:as-nginx \
 	python3-psycopg2:/usr/lib/python3/dist-packages/psycopg2/__init__.py:as-nginx \
 	conntrack:/usr/sbin/conntrack:tests-look-for-connections-that-should-not-be \
 	busybox-static:/usr/bin/busybox:asks-the-resolver-by-itself \
 	musl-tools:/usr/bin/musl-gcc:its-C-library-asks-the-resolver \
 	python3-pycares:/usr/lib/python3/dist-packages/pycares/__init__.py:c-ares-asks-the-resolver \
 	systemd:/usr/bin/systemd-socket-activate:checks-the-unit-files-and-hands-a-socket-over \
-	gcc:/usr/bin/gcc:builds-the-cryptography-and-links
+	gcc:/usr/bin/gcc:builds-the-cryptography-and-links \
+	libc6-dev:/usr/include/stdlib.h:is-linked-with \
+	ca-certificates:/etc/ssl/certs/ca-certificates.crt:cargo-trusts-its-registry-by-them
 VM_PACKAGES := \
 	qemu-system-x86:/usr/bin/qemu-system-x86_64:runs-the-virtual-machine-of-test-vm \
 	ipvsadm:/usr/sbin/ipvsadm:shows-what-IPVS-has \
@@ -73,6 +81,7 @@ setup-bench: ## installs what ours is compared with by bench (Debian packages), 
 	$(call install,$(BENCH_PACKAGES))
 
 build: setup ## builds every binary
+	cargo fetch --locked
 	cargo build --workspace --bins
 
 check: ## format, lints, docs; writes nothing
@@ -84,9 +93,17 @@ fix: ## formats and applies what clippy can mend
 	cargo clippy --workspace --all-targets --fix --allow-dirty
 	cargo fmt --all
 
-test: build ## builds, runs every test of the repository
-	cargo nextest run --workspace --no-fail-fast
-	$(MAKE) test-vm
+test: build setup-vm ## builds, runs every test of the repository
+	@trap 'exit 130' INT; failed=; \
+	echo cargo nextest run --workspace --no-fail-fast; \
+	cargo nextest run --workspace --no-fail-fast || failed="$$failed nextest"; \
+	$(MAKE) test-vm || failed="$$failed test-vm"; \
+	[ -z "$$failed" ] || { echo "make test: FAILED:$$failed" >&2; exit 1; }; \
+	echo "make test: nextest and test-vm passed"
+
+test-fresh: ## runs the README's two commands in a minimal Debian where nothing was ever built
+	$(call install,debootstrap:/usr/sbin/debootstrap:makes-that-Debian)
+	tests/fresh
 
 test-vm: build setup-vm ## runs tests/tests/vm_*.rs, or TESTS=NAME, on a kernel with ESP, IPVS, 802.1q, ipvlan in QEMU
 	@mkdir -p target/vm

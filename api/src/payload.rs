@@ -6,8 +6,8 @@ use std::{
 };
 
 use model::{
-    Command, Container, ContainerTraits, Engine, Epoch, Mac, NetworkId, NodeId, RequestId, Role,
-    ServiceId, Spi, SubnetLease, ViewInfo,
+    Command, Container, ContainerTraits, Engine, Epoch, Level, Mac, NetworkId, NodeId, RequestId,
+    Role, ServiceId, Spi, SubnetLease, ViewInfo,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -70,6 +70,9 @@ pub struct Standing {
     pub hostname: String,
     /// Its node id and role, once it is part of a cluster.
     pub member: Option<(NodeId, Role)>,
+    /// The level of its cluster, as far as its view says.
+    #[serde(default)]
+    pub level: Level,
     /// The generation of its view.
     pub generation: u64,
     /// The generation that its kernel has applied.
@@ -88,6 +91,8 @@ pub enum Debug {
     Observed,
     /// Changes that netd would make next; empty when settled.
     Plan,
+    /// The digest of this manager's state, with its log index and level.
+    Digest,
 }
 
 /// Requests of the CNI plugin: the operations of the same names (CNI specification 1.1, section 2).

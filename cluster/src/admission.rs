@@ -252,7 +252,7 @@ fn too_early(command: &Command, level: Level) -> Option<Refusal> {
          member runs a netd that knows it",
         command.level()
     );
-    let next = "upgrade the members that `swarmctl upgrade` names, then try again";
+    let next = "upgrade the members with a lower LEVEL in `swarmctl node ls`, then try again";
     Some(Refusal::new(Kind::Precondition, cause, next))
 }
 

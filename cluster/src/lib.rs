@@ -30,4 +30,5 @@ pub use link::LinkError;
 pub use member::Member;
 pub use message::{Downward, JoinAnswer, JoinCall, Leadership, Upward};
 pub use pki::PeerIdentity;
+pub use raft::StateDigest;
 pub use token::{Token, TokenError};

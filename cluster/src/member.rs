@@ -33,7 +33,7 @@ use crate::{
     joining::{Config, Host, JoinOptions, ask_to_join, forget_state, prepare, reachable},
     link::{Links, MESSAGE_LIMIT, Target},
     pki,
-    raft::{Consensus, Retry, Seat, now},
+    raft::{Consensus, Retry, Seat, StateDigest, now},
     server,
     session::{self, Outbox},
     tls,
@@ -338,6 +338,12 @@ impl<S: StateMachine> Member<S> {
     /// Something of a later version has come: this host cannot go on as a member.
     pub(crate) fn halt(&self, error: TooNew) {
         self.inner.halted.send_replace(Some(error));
+    }
+
+    /// The digest of this manager's copy of the state; `None` on a worker. Equal on all managers at
+    /// an equal log index.
+    pub fn digest(&self) -> Option<StateDigest> {
+        self.consensus().map(|consensus| consensus.machine.digest())
     }
 
     /// Returns once this host cannot go on as a member, with the reason: a later version wrote

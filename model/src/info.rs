@@ -8,9 +8,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Availability, Balance, Capability, Container, Driver, EndpointMode, Engine, Millis, NamedPort,
-    NetworkId, NodeId, NodeStatus, PublishSpec, Role, ServiceId, ServiceSpec, Subnet, SubnetLease,
-    TaskId, TaskSpec, TaskState, Vni,
+    Availability, Balance, Capability, Container, Driver, EndpointMode, Engine, Level, Millis,
+    NamedPort, NetworkId, NodeId, NodeStatus, PublishSpec, Role, ServiceId, ServiceSpec, Subnet,
+    SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// A question. Names may be ids, or a prefix of an id that only one object has.
@@ -98,6 +98,9 @@ pub struct NodeInfo {
     pub on_link: BTreeSet<Subnet>,
     /// When it was admitted.
     pub joined: Millis,
+    /// Newest level that it knows, while it has a session with the leader.
+    #[serde(default)]
+    pub level: Option<Level>,
 }
 
 /// An endpoint of a network, for people.

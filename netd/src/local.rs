@@ -87,6 +87,14 @@ fn refuse_foreign(vtep: IpAddr) -> Result<(), Refusal> {
     }
 }
 
+fn no_state() -> Refusal {
+    Refusal::new(
+        Kind::Precondition,
+        "this host is a worker: only managers keep the replicated state",
+        "run the command on a manager (`swarmctl node ls` shows them)",
+    )
+}
+
 fn unwritable(error: &io::Error) -> Refusal {
     Refusal::new(
         Kind::Unavailable,
@@ -165,6 +173,7 @@ impl Local {
                 .borrow()
                 .as_ref()
                 .map(|member| (member.node(), member.role())),
+            level: self.0.desired.borrow().level,
             generation: self.0.desired.borrow().generation,
             applied: status.as_ref().map_or(0, |status| status.generation),
             failures: status
@@ -243,11 +252,16 @@ impl Local {
             let snapshot = without_secrets(self.0.desired.borrow().snapshot());
             return Ok(serde_json::to_string_pretty(&snapshot).unwrap_or_default());
         }
+        if let Debug::Digest = what {
+            let member = self.0.member.borrow().clone().ok_or_else(stranger)?;
+            let digest = member.digest().ok_or_else(no_state)?;
+            return Ok(serde_json::to_string_pretty(&digest).unwrap_or_default());
+        }
         let dataplane = self.0.dataplane.borrow().clone();
         let dataplane = dataplane.ok_or_else(|| self.0.has_no_view())?;
         Ok(match what {
             Debug::Plan => dataplane.1.plan(),
-            Debug::Config | Debug::Observed => dataplane.1.observed(),
+            Debug::Config | Debug::Observed | Debug::Digest => dataplane.1.observed(),
         })
     }
 }

@@ -115,6 +115,7 @@ fn for_the_node_itself(what: &str) -> Refusal {
 
 fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
     NodeInfo {
+        level: None,
         id: node.id,
         hostname: node.hostname.clone(),
         role: node.role,

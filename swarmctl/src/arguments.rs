@@ -347,6 +347,8 @@ pub enum Inside {
     Observed,
     /// Changes that netd would make next
     Plan,
+    /// Digest of this manager's copy of the replicated state: equal on all managers at equal index
+    Digest,
 }
 
 /// `lab …`.
@@ -433,6 +435,7 @@ impl Inside {
             Inside::Config => api::Debug::Config,
             Inside::Observed => api::Debug::Observed,
             Inside::Plan => api::Debug::Plan,
+            Inside::Digest => api::Debug::Digest,
         }
     }
 }

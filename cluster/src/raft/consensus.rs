@@ -178,12 +178,28 @@ impl<S: StateMachine> Consensus<S> {
     pub async fn query(&self, query: &Query) -> Result<Result<Answer, Refusal>, Retry> {
         confirmed(self.raft.ensure_linearizable()).await?;
         self.catch_up().await?;
+        if let Query::Nodes | Query::Node(_) = query {
+            let answer = self
+                .machine
+                .read(|state| state.answer(Some(self.me), query));
+            return Ok(answer.map(|answer| self.with_levels(answer)));
+        }
         let Query::Token(role) = query else {
             return Ok(self
                 .machine
                 .read(|state| state.answer(Some(self.me), query)));
         };
         self.token(*role).map(|token| Ok(Answer::Token(token)))
+    }
+
+    /// Levels are no part of the state: each node says its own to the leader.
+    fn with_levels(&self, mut answer: Answer) -> Answer {
+        if let Answer::Nodes(nodes) = &mut answer {
+            for node in nodes {
+                node.level = self.level_of(node.id);
+            }
+        }
+        answer
     }
 
     /// A leader that was started again and leads on does not know how far the others had agreed

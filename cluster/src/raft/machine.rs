@@ -11,6 +11,8 @@ use openraft::{
     BasicNode, Entry, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
     StorageIOError, StoredMembership, storage::RaftStateMachine,
 };
+use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::{LogId, StorageError, Types};
@@ -88,6 +90,21 @@ impl<S: StateMachine> Machine<S> {
                 .unwrap_or_else(PoisonError::into_inner)
                 .state,
         )
+    }
+
+    /// The digest of the state as it stands.
+    pub fn digest(&self) -> StateDigest {
+        let inner = self
+            .shared
+            .inner
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let digest = Sha256::digest(inner.state.snapshot());
+        StateDigest {
+            index: index_of(&inner.applied),
+            level: inner.state.level(),
+            sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        }
     }
 
     /// The log index last applied; wakes with each change.
@@ -186,6 +203,17 @@ fn unreadable(path: &Path, error: RestoreError) -> ClusterError {
 
 fn index_of(id: &Option<LogId>) -> u64 {
     id.map_or(0, |id| id.index)
+}
+
+/// What a manager's copy of the state is, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StateDigest {
+    /// The log index last applied.
+    pub index: u64,
+    /// The level of the cluster.
+    pub level: Level,
+    /// SHA-256 of the snapshot at that index, in hexadecimal.
+    pub sha256: String,
 }
 
 /// A copy of the state, to be written.

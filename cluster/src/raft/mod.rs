@@ -10,7 +10,7 @@ pub use commit::size;
 pub use consensus::{Consensus, Retry, Seat, confirmed, now};
 #[cfg(test)]
 pub use log::Log;
-pub use machine::Machine;
+pub use machine::{Machine, StateDigest};
 
 openraft::declare_raft_types!(
     /// The types that Raft is used with.

@@ -157,6 +157,7 @@ impl StateMachine for Toy {
 
     fn answer(&self, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal> {
         let info = |node: &Node| NodeInfo {
+            level: None,
             id: node.id,
             hostname: node.hostname.clone(),
             role: node.role,

@@ -110,6 +110,7 @@ pub async fn status(daemon: &Daemon, format: Format) -> Result<u8> {
         .column("VIEW", |standing| standing.generation.to_string())
         .column("APPLIED", |standing| standing.applied.to_string())
         .column("VERSION", |standing| standing.version.clone())
+        .column("LEVEL", |standing| standing.level.to_string())
         .column("FAILURES", |standing| standing.failures.join("; "))
         .print(format)?;
     Ok(0)

@@ -61,6 +61,9 @@ async fn print(daemon: &Daemon, nodes: &[NodeInfo], format: Format) -> Result<()
             }
         })
         .column("ADDRESS", |node| node.address.to_string())
+        .column("LEVEL", |node| {
+            node.level.map_or("-".to_owned(), |level| level.to_string())
+        })
         .print(format)
 }
 

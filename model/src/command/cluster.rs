@@ -8,6 +8,10 @@ use crate::{Authority, Level, Node, Role, Secret};
 /// Changes the cluster as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the largest comes once in the life of a cluster"
+)]
 pub enum ClusterCommand {
     /// The first entry of a cluster: its authority and first manager. Refused later.
     #[serde(rename = "bootstrap")]

@@ -7,15 +7,13 @@ use std::{
 };
 
 use api::{Difference, Encryption, Examined, Passed, Peer, Subject, Verification, VipTraffic};
+use dataplane::{Failure, state::Place, xfrm};
 use model::{
     Capability, DriverConfig, Kind, NetworkId, NodeConfig, NodeId, Refusal, ServiceId, TaskId,
     names::Namespace,
 };
 
-use crate::{
-    daemon::Daemon,
-    dataplane::{self, Failure, state::Place, xfrm},
-};
+use crate::{daemon::Daemon, exchanged::exchanged_with};
 
 /// What happens to a difference that is no failure.
 const REPAIR: &str =
@@ -169,7 +167,7 @@ async fn exchanged(config: &Arc<NodeConfig>) -> Result<BTreeMap<NodeId, Encrypti
                 *id,
                 Encryption {
                     unknown,
-                    ..xfrm::exchanged(&wanted, peer, &observed)
+                    ..exchanged_with(&wanted, peer, &observed)
                 },
             )
         })

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use netd::{agent, daemon, docker, run, whoami};
+use netd::{daemon, docker, run, whoami};
 
 /// Networks, names, virtual IPs and tasks of this host.
 #[derive(Parser)]

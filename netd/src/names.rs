@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use dataplane::{Status, namespace};
 use dns::{Audience, Limits, Listener, ServerHandle, Table, Upstream};
 use model::{
     NetworkId, NodeConfig,
@@ -19,8 +20,6 @@ use model::{
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::watch;
-
-use crate::dataplane::{Status, namespace};
 
 /// How long a namespace that vanished without notice goes unseen at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use agent::Sandboxes;
 use anyhow::{Context, bail};
 use model::{NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
@@ -23,10 +24,9 @@ use tokio::{
 };
 
 use crate::{
-    agent::{self, Sandboxes},
     containers,
     daemon::{Daemon, Member, Options},
-    dataplane, docker, local, names, notify, relay,
+    docker, local, names, notify, relay,
 };
 
 /// The most failures of the kernel that are reported: enough to see what is wrong, few enough for

@@ -121,8 +121,8 @@ bench: setup setup-bench ## runs the benchmarks of docs/benchmarks.md
 	cargo bench -p tests --bench paths
 	cargo bench -p tests --bench cni
 	cargo bench -p tests --bench docker
-	cargo bench -p ipvs --bench balancing
-	cargo bench -p netd --bench scale
+	cargo bench -p rules --bench balancing
+	cargo bench -p dataplane --bench scale
 
 install: ## builds for use and installs to /usr/local/bin and /opt/cni/bin, with the systemd unit
 	$(release)

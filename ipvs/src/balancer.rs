@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
 
-use crate::{Op, Table, nft::NftError};
+use nftables::NftError;
+
+use crate::{Op, Table};
 
 /// What an engine found in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,10 +4,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use crate::{
-    BalancerError, Op, Table,
-    nft::{self, Connection, Socket},
-};
+use nftables::{Connection, Socket};
+
+use crate::{BalancerError, Op, Table};
 
 /// Of one namespace.
 pub(crate) struct Connections {
@@ -46,7 +45,7 @@ impl Connections {
         let stale = |found: &Connection| {
             table.services.contains_key(&found.destination) && self.is_stale(found, table)
         };
-        let count = nft::count(socket, stale)?;
+        let count = nftables::count(socket, stale)?;
         Ok(
             (count > 0)
                 .then(|| format!("forget {count} connections to real servers that are gone")),
@@ -73,7 +72,7 @@ impl Connections {
             (concerned || shrunk.contains(&found.destination)) && self.is_stale(found, left)
         };
         if !shrunk.is_empty() || !self.swept && !left.services.is_empty() {
-            nft::forget(socket, gone)?;
+            nftables::forget(socket, gone)?;
         }
         self.swept = true;
         Ok(())

@@ -13,6 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nftables::{
+    Chain, Comparison, Expression, Failure, Family, Hook, Ip, Key as Element, Kind, Meta, Nat,
+    Rule, Ruleset, Set, SetRef, Socket, Type, Verdict, address, difference, octets,
+};
 use nix::{
     errno::Errno,
     libc::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP},
@@ -22,11 +26,7 @@ use crate::{
     Balancer, BalancerError, Observed, Op, Passed, Table, Traffic, VirtualService,
     balancer::diff,
     connections::Connections,
-    nft::{
-        self, Chain, Comparison, Expression, Failure, Family, Hook, Ip, Key as Element, Kind, Meta,
-        Nat, Rule, Ruleset, Set, SetRef, Socket, Type, Verdict, address, difference, octets,
-    },
-    nftables::{
+    nft_balancer::{
         TABLE, elements, hairpins, middle_of_tcp, number, of_version, sources, unreachable, value,
         with_hairpins,
     },
@@ -133,7 +133,7 @@ impl IpVs {
     /// In the calling thread's network namespace; afterwards it can be used from any thread.
     pub fn open() -> Result<Self, BalancerError> {
         let mut socket = Socket::open()?;
-        nft::load(&mut socket);
+        nftables::load(&mut socket);
         let kernel = Kernel::open().map_err(|failure| refused("find IPVS", failure))?;
         let settings = TRACKING.iter().chain(BALANCING).copied();
         let sysctls = Sysctls::open(settings).map_err(BalancerError::Sysctl)?;
@@ -149,7 +149,7 @@ impl IpVs {
     }
 
     fn read(&mut self) -> Result<Observed, BalancerError> {
-        let at = nft::generation(&mut self.socket)?;
+        let at = nftables::generation(&mut self.socket)?;
         if let Seen::Whole(whole) = &self.seen
             && whole.at == at
             && whole.is_fresh()
@@ -160,7 +160,7 @@ impl IpVs {
             });
         }
         let start = Instant::now();
-        let found = nft::observe(&mut self.socket, Family::Inet, TABLE)?;
+        let found = nftables::observe(&mut self.socket, Family::Inet, TABLE)?;
         let services = self
             .kernel
             .services()
@@ -256,13 +256,13 @@ impl IpVs {
     fn change(
         &mut self,
         requests: Vec<Request>,
-        rules: Option<&nft::Change>,
+        rules: Option<&nftables::Change>,
     ) -> Result<(), BalancerError> {
         let is_last = |request: &Request| matches!(request, Request::DelService(_));
         let (last, first): (Vec<_>, Vec<_>) = requests.into_iter().partition(is_last);
         self.request(&first)?;
         if let Some(rules) = rules {
-            nft::apply(&mut self.socket, rules)?;
+            nftables::apply(&mut self.socket, rules)?;
         }
         self.request(&last)
     }
@@ -292,7 +292,7 @@ impl IpVs {
         self.change(requests, rules.as_ref())?;
         let table = whole.table.clone();
         whole.at = whole.at.wrapping_add(u32::from(rules.is_some()));
-        if nft::generation(&mut self.socket)? == whole.at {
+        if nftables::generation(&mut self.socket)? == whole.at {
             self.seen = Seen::Whole(whole);
         }
         Ok(table)
@@ -331,7 +331,7 @@ impl Balancer for IpVs {
     /// A change is planned on the last known state, so that it need not wait until thousands of
     /// services have been read; they are read again afterwards.
     fn plan(&mut self, desired: &Table) -> Result<Vec<Op>, BalancerError> {
-        let at = nft::generation(&mut self.socket)?;
+        let at = nftables::generation(&mut self.socket)?;
         let ops = match &self.seen {
             Seen::Whole(whole) if whole.at == at => whole.table.ops(desired),
             _ => Vec::new(),

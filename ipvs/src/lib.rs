@@ -1,19 +1,17 @@
-//! Virtual services: the table and its difference (pure), the balancers that program it into the
-//! kernel (IPVS and nftables), nftables by netlink, and the rule sets of networks and hosts.
+//! Virtual services: the table and its difference (pure), and the balancers that program it into
+//! the kernel, IPVS and nftables. `rules/tests` holds what they promise on a kernel, behind the
+//! rules that guard a network.
 
 mod balancer;
 mod connections;
-pub mod guard;
 pub mod ip_vs;
-pub mod nft;
-mod nftables;
-pub mod published;
-pub mod shortcut;
+mod nft_balancer;
 mod slots;
 mod sysctl;
 mod table;
 
 pub use balancer::{Balancer, BalancerError, Observed, Passed, Traffic, diff};
 pub use ip_vs::IpVs;
-pub use nftables::{Clients, Nftables, TABLE, ruleset};
+pub use nft_balancer::{BALANCED_PORTS, Clients, Nftables, TABLE, ruleset, turn, unreachable};
+pub use slots::slots;
 pub use table::{Op, Table, VirtualService};

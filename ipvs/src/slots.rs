@@ -13,7 +13,7 @@ const MAX_SLOTS: u32 = 4096;
 const MAGLEV_SLOTS: usize = 1021;
 
 /// The real servers that take new connections, in the order of their turns.
-pub(crate) fn slots(service: &VirtualService) -> Vec<IpAddr> {
+pub fn slots(service: &VirtualService) -> Vec<IpAddr> {
     let turns = turns(service);
     if service.balance.scheduler == Scheduler::Mh {
         maglev(&turns)
@@ -94,7 +94,7 @@ fn maglev(turns: &[(IpAddr, u32)]) -> Vec<IpAddr> {
 
 /// FNV-1a, and a round of mixing: addresses of a subnet differ in few bits.
 fn hash(address: IpAddr, salt: u8) -> usize {
-    let octets = crate::nft::octets(address);
+    let octets = nftables::octets(address);
     let sum = octets
         .iter()
         .chain([&salt])
@@ -126,7 +126,7 @@ mod tests {
     fn last_bytes(scheduler: Scheduler, weights: &[u16]) -> Vec<u8> {
         slots(&service(scheduler, weights))
             .iter()
-            .map(|address| crate::nft::octets(*address)[3])
+            .map(|address| nftables::octets(*address)[3])
             .collect()
     }
 

@@ -12,7 +12,7 @@ use model::{Kind, Level, NodeConfig, Refusal};
 use orchestrator::State;
 use tokio::sync::watch;
 
-use crate::{containers, dataplane};
+use crate::containers;
 
 /// This host's part in a cluster.
 pub type Member = cluster::Member<State>;

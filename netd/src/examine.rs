@@ -7,15 +7,13 @@ use std::{
 };
 
 use api::{Difference, Encryption, Examined, Passed, Peer, Subject, Verification, VipTraffic};
+use dataplane::{Failure, state::Place, xfrm};
 use model::{
     Capability, DriverConfig, Kind, NetworkId, NodeConfig, NodeId, Refusal, ServiceId, TaskId,
     names::Namespace,
 };
 
-use crate::{
-    daemon::Daemon,
-    dataplane::{self, Failure, state::Place, xfrm},
-};
+use crate::{daemon::Daemon, exchanged::exchanged_with};
 
 /// Next step for a difference without a failure.
 const REPAIR: &str =
@@ -170,7 +168,7 @@ async fn exchanged(config: &Arc<NodeConfig>) -> Result<BTreeMap<NodeId, Encrypti
                 *id,
                 Encryption {
                     unknown,
-                    ..xfrm::exchanged(&wanted, peer, &observed)
+                    ..exchanged_with(&wanted, peer, &observed)
                 },
             )
         })

@@ -1,12 +1,11 @@
 //! The daemon of every host, as a library: the binary in `main.rs` only parses arguments and starts
 //! it.
 
-pub mod agent;
 mod containers;
 pub mod daemon;
-pub mod dataplane;
 pub mod docker;
 mod examine;
+mod exchanged;
 mod local;
 mod names;
 mod notify;

@@ -4,7 +4,7 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use model::Level;
-use netd::{agent, daemon, docker, run, whoami};
+use netd::{daemon, docker, run, whoami};
 
 /// Daemon for the networks, names, virtual IPs and tasks of this host
 #[derive(Parser)]

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use dataplane::{Status, namespace};
 use dns::{Audience, Limits, Listener, ServerHandle, Table, Upstream};
 use model::{
     NetworkId, NodeConfig,
@@ -19,8 +20,6 @@ use model::{
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::watch;
-
-use crate::dataplane::{Status, namespace};
 
 /// Interval at which namespaces that vanished without notice are looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+use agent::{ExecStream, LogStream};
 use api::{
     Examine, Examined, decode, encode,
     proto::{
@@ -17,7 +18,6 @@ use model::{Answer, Kind, NodeId, Query, Refusal, TaskId, TaskState};
 use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Channel};
 
 use crate::{
-    agent::{self, ExecStream, LogStream},
     daemon::{Daemon, Member},
     examine,
 };

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use agent::Sandboxes;
 use anyhow::{Context, bail};
 use model::{NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
@@ -23,10 +24,9 @@ use tokio::{
 };
 
 use crate::{
-    agent::{self, Sandboxes},
     containers,
     daemon::{Daemon, Member, Options},
-    dataplane, docker, local, names, notify, relay,
+    docker, local, names, notify, relay,
 };
 
 /// Most kernel failures in one report: enough to see the cause, few enough for the log.

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent::AgentConfig;
 use api::proto::{ExecInput, ExecOutput, ExecStart, exec_input, exec_output};
 use futures::{Stream, StreamExt, stream};
 use model::{
@@ -18,7 +19,6 @@ use model::{
     NodeConfig, NodeId, Refusal, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport,
     TaskSpec, TaskState, ViewDelta, Vni, names,
 };
-use netd::agent::{self, AgentConfig};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 const NETD: &str = env!("CARGO_BIN_EXE_netd");

@@ -15,7 +15,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("ipam", &["model"]),
     ("dns", &["model"]),
-    ("ipvs", &["model"]),
+    ("nftables", &["model"]),
+    ("ipvs", &["model", "nftables"]),
+    ("rules", &["model", "nftables", "ipvs"]),
+    ("dataplane", &["model", "dns", "nftables", "ipvs", "rules"]),
+    ("agent", &["model", "dns", "api"]),
     ("api", &["model"]),
     ("cluster", &["model", "api"]),
     ("orchestrator", &["model", "ipam"]),
@@ -26,7 +30,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "api",
             "ipam",
             "dns",
+            "nftables",
             "ipvs",
+            "rules",
+            "dataplane",
+            "agent",
             "cluster",
             "orchestrator",
         ],
@@ -40,7 +48,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "api",
             "ipam",
             "dns",
+            "nftables",
             "ipvs",
+            "rules",
+            "dataplane",
+            "agent",
             "cluster",
             "orchestrator",
             "netd",
@@ -83,16 +95,16 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("openraft", &["cluster"]),
     ("redb", &["cluster"]),
     ("hickory-", &["dns"]),
-    ("netlink-", &["netd", "ipvs"]),
-    ("rtnetlink", &["netd", "swarmctl"]),
+    ("netlink-", &["dataplane", "nftables", "ipvs"]),
+    ("rtnetlink", &["swarmctl"]),
 ];
 
 /// Where a netlink socket may be opened: in one file below each of these.
 const NETLINK: &[&str] = &[
-    "netd/src/dataplane/channel",
-    "netd/src/dataplane/xfrm",
-    "netd/src/dataplane/namespace",
-    "ipvs/src",
+    "dataplane/src/channel",
+    "dataplane/src/xfrm",
+    "dataplane/src/namespace",
+    "nftables/src",
     "swarmctl/src/lab",
 ];
 
@@ -201,7 +213,7 @@ fn each_protocol_stack_belongs_to_one_part() {
             .extend(elsewhere.map(|dependency| format!("{}: {}", manifest.path, dependency.line)));
     }
     assert_none(
-        "Raft is cluster's, DNS is dns's, netlink is netd's and ipvs's (and the lab's)",
+        "Raft is cluster's, DNS is dns's, netlink is nftables', ipvs' and dataplane's (and the lab's)",
         broken,
     );
 }

@@ -12,7 +12,7 @@ use nix::{
 };
 
 use super::services::{Destination, Key, Request, Service, Services, Target};
-use crate::nft::{
+use nftables::{
     Failure, Socket, address, octets,
     wire::{Attributes, Message, NETLINK_HEADER},
 };

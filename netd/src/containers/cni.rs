@@ -4,6 +4,7 @@
 use std::{io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use api::{Attached, CniInterface, CniName, ContainerReply, ContainerRequest, Proposal};
+use dataplane::desired::OUTER;
 use model::{
     AddressWish, Answer, Command, Container, ContainerCommand, ContainerConfig, ContainerKey,
     ContainerRuntime, ContainerSpec, ContainerTraits, DriverConfig, EndpointConfig, Kind,
@@ -19,10 +20,7 @@ use super::{
     identity, inside, real_path,
     roster::{Standing, place},
 };
-use crate::{
-    daemon::{Daemon, Member},
-    dataplane::{self, desired::OUTER},
-};
+use crate::daemon::{Daemon, Member};
 
 /// How long an interface may take from the ledger to the kernel.
 const ATTACH: Duration = Duration::from_secs(15);

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, fs, io, net::IpAddr, path::Path};
 
+use dataplane::namespace;
 use nix::{ifaddrs::getifaddrs, sys::stat::stat};
 
 use super::open;
-use crate::dataplane::namespace;
 
 /// An interface, as the kernel has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use dataplane::asked_by_engines;
 use model::{AddressWish, ContainerSpec, Kind, PublishSpec, Refusal, Sandbox, SubnetLease, names};
 
 use super::{
@@ -13,7 +14,6 @@ use super::{
     ways::Ways,
     wire,
 };
-use crate::dataplane::asked_by_engines;
 
 impl Plugin {
     pub(super) async fn create_endpoint(

@@ -256,7 +256,7 @@ impl Plugin {
         let Some((mut status, _)) = plane else {
             return Ok(());
         };
-        let is_ready = |status: &Arc<crate::dataplane::Status>| {
+        let is_ready = |status: &Arc<dataplane::Status>| {
             status.generation >= generation && status.ready.contains(&sandbox)
         };
         status.wait_for(is_ready).await.map_err(ended).map(drop)

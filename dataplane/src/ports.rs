@@ -1,0 +1,355 @@
+//! Published ports of this host: which of them it can lead elsewhere, with what nobody else may
+//! listen at meanwhile. A bound socket that does not listen keeps each port from other programs;
+//! where one has it already, it keeps it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
+};
+
+use model::{
+    ContainerRuntime, Mac, NetworkId, NodeConfig, Protocol, PublishAt, PublishedConfig, Publisher,
+    names::{self, LinkName},
+};
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
+        sockopt::{Ipv6V6Only, ReuseAddr},
+    },
+};
+use rules::published::{Answers, Diversion, Port};
+
+use super::{
+    Failure,
+    desired::{Desired, published},
+};
+
+/// What this host leads elsewhere, and where to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// The host's part.
+    pub diversion: Diversion,
+    /// What each network balances.
+    pub networks: BTreeMap<NetworkId, Vec<Port>>,
+    /// What tasks here answer whom other hosts led to them.
+    pub answers: BTreeMap<NetworkId, Answers>,
+}
+
+/// The ports that are kept from other programs.
+#[derive(Debug, Default)]
+pub struct Ports {
+    held: BTreeMap<(Protocol, SocketAddr), OwnedFd>,
+    /// What could be had last.
+    pub open: Arc<Open>,
+    /// What could not.
+    pub failures: Vec<Failure>,
+    settled: Option<(Arc<NodeConfig>, Arc<Desired>)>,
+}
+
+impl Ports {
+    /// Keeps what the configuration asks for, lets go of the rest.
+    pub fn settle(&mut self, config: &Arc<NodeConfig>, desired: &Arc<Desired>) {
+        let is_same = |(last, before): &(Arc<_>, Arc<_>)| {
+            Arc::ptr_eq(last, config) && Arc::ptr_eq(before, desired)
+        };
+        if self.failures.is_empty() && self.settled.as_ref().is_some_and(is_same) {
+            return;
+        }
+        self.settled = Some((config.clone(), desired.clone()));
+        let mut open = Open {
+            answers: answers(config),
+            ..Open::default()
+        };
+        let (mut wanted, mut failures) = (BTreeSet::new(), Vec::new());
+        for ((service, place), record) in &config.published {
+            let Some(&mark) = desired.diverted.get(&record.network) else {
+                continue;
+            };
+            let at = addresses(&record.spec.at, &desired.addresses);
+            if at.as_ref().is_some_and(BTreeSet::is_empty) {
+                continue;
+            }
+            let sockets = if is_kept(config, *service) {
+                sockets(record, at.as_ref())
+            } else {
+                Vec::new()
+            };
+            wanted.extend(sockets.iter().copied());
+            if let Some(taken) = sockets.into_iter().find(|&socket| !self.hold(socket)) {
+                failures.push(in_use(config, record, taken));
+                continue;
+            }
+            let port = Port {
+                name: format!("{service}-{place}"),
+                at,
+                ..port(record, service.to_string(), mark)
+            };
+            open.networks
+                .entry(record.network)
+                .or_default()
+                .push(port.clone());
+            open.diversion.ports.push(port);
+        }
+        self.held.retain(|key, _| wanted.contains(key));
+        open.diversion.uplinks = uplinks(config, desired);
+        open.diversion.own = own(config, &desired.addresses);
+        self.failures = failures;
+        if *self.open != open {
+            self.open = Arc::new(open);
+        }
+    }
+
+    /// Whether nobody else has this port now. What cannot be asked counts as free.
+    fn hold(&mut self, key: (Protocol, SocketAddr)) -> bool {
+        if self.held.contains_key(&key) {
+            return true;
+        }
+        match reserve(key.0, key.1) {
+            Ok(socket) => drop(self.held.insert(key, socket)),
+            Err(Errno::EADDRINUSE) => return false,
+            Err(_) => {}
+        }
+        true
+    }
+}
+
+/// Connections that have just ended do not count: `SO_REUSEADDR` is set until the port is bound,
+/// and not afterwards, when it would let others listen.
+fn reserve(protocol: Protocol, address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let kind = match protocol {
+        Protocol::Tcp => SockType::Stream,
+        Protocol::Udp => SockType::Datagram,
+        // Few kernels have it, fewer hosts a program that uses it.
+        Protocol::Sctp => return Err(Errno::EPROTONOSUPPORT),
+    };
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let found = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    if address.is_ipv6() {
+        setsockopt(&found, Ipv6V6Only, &true)?;
+    }
+    let is_tcp = protocol == Protocol::Tcp;
+    setsockopt(&found, ReuseAddr, &is_tcp)?;
+    bind(found.as_raw_fd(), &SockaddrStorage::from(address))?;
+    setsockopt(&found, ReuseAddr, &false)?;
+    Ok(found)
+}
+
+/// Some CNI runtimes keep the ports of their containers themselves (Podman does), once they know
+/// that they are led there.
+fn is_kept(config: &NodeConfig, publisher: Publisher) -> bool {
+    let Publisher::Container(endpoint) = publisher else {
+        return true;
+    };
+    let of_cni = config
+        .containers
+        .values()
+        .filter(|container| container.runtime == ContainerRuntime::Cni);
+    !of_cni
+        .flat_map(|container| &container.endpoints)
+        .any(|joint| joint.id == endpoint)
+}
+
+fn sockets(record: &PublishedConfig, at: Option<&BTreeSet<IpAddr>>) -> Vec<(Protocol, SocketAddr)> {
+    let spec = &record.spec;
+    let everywhere = BTreeSet::from([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]);
+    let at = at.unwrap_or(&everywhere);
+    let numbers = spec.published..=spec.last();
+    numbers
+        .flat_map(|port| {
+            at.iter()
+                .map(move |address| (spec.protocol, (*address, port).into()))
+        })
+        .collect()
+}
+
+fn in_use(
+    config: &NodeConfig,
+    record: &PublishedConfig,
+    (protocol, address): (Protocol, SocketAddr),
+) -> Failure {
+    let host = config
+        .peers
+        .get(&config.node)
+        .map_or("this host", |own| own.hostname.as_str());
+    let cause = format!(
+        "port {}/{protocol} of host {host} is in use by another program",
+        address.port()
+    );
+    let next = "stop that program (`ss -lntup` names it), or publish at another port";
+    let reason =
+        format!("{cause}, so this host does not lead callers to tasks there; next: {next}");
+    Failure {
+        object: format!("published port {} of {}", record.spec, record.owner),
+        reason,
+        sandbox: None,
+    }
+}
+
+/// `None`: all of them.
+fn addresses(at: &PublishAt, here: &BTreeSet<(LinkName, IpAddr)>) -> Option<BTreeSet<IpAddr>> {
+    let is_here =
+        |address: &IpAddr| address.is_loopback() || here.iter().any(|(_, own)| own == address);
+    match at {
+        PublishAt::Everywhere => None,
+        PublishAt::Address(address) => Some([*address].into_iter().filter(is_here).collect()),
+        PublishAt::Interface(name) => {
+            let on_link = here.iter().filter(|(link, _)| link.as_str() == name);
+            Some(on_link.map(|(_, address)| *address).collect())
+        }
+    }
+}
+
+fn port(record: &PublishedConfig, service: String, mark: u32) -> Port {
+    let spec = &record.spec;
+    Port {
+        name: service.clone(),
+        service,
+        mark,
+        protocol: spec.protocol,
+        published: spec.published,
+        target: spec.target,
+        count: spec.count,
+        at: None,
+        allow: spec.allow.clone(),
+        balance: record.balance,
+        real_servers: record.real_servers.clone(),
+    }
+}
+
+fn uplinks(config: &NodeConfig, desired: &Desired) -> BTreeMap<LinkName, u32> {
+    let link = |(network, mark): (&NetworkId, &u32)| {
+        Some((names::uplink_link(config.networks.get(network)?.vni), *mark))
+    };
+    desired.diverted.iter().filter_map(link).collect()
+}
+
+/// The address that tunnels end at, and in the other family one of the same link if there is any.
+fn own(config: &NodeConfig, here: &BTreeSet<(LinkName, IpAddr)>) -> Vec<IpAddr> {
+    let Some(vtep) = config.peers.get(&config.node).map(|own| own.vtep) else {
+        return Vec::new();
+    };
+    let link = here
+        .iter()
+        .find(|(_, address)| *address == vtep)
+        .map(|(link, _)| link);
+    let others = || {
+        here.iter()
+            .filter(|(_, address)| address.is_ipv4() != vtep.is_ipv4())
+    };
+    let other = others()
+        .find(|(on, _)| Some(on) == link)
+        .or_else(|| others().next());
+    [vtep]
+        .into_iter()
+        .chain(other.map(|(_, address)| *address))
+        .collect()
+}
+
+fn answers(config: &NodeConfig) -> BTreeMap<NetworkId, Answers> {
+    let answering = config
+        .networks
+        .iter()
+        .filter(|(id, _)| published::answers(config, **id));
+    answering
+        .map(|(&id, network)| {
+            let routers = published::marks_of_peers(config);
+            let routers = routers
+                .into_iter()
+                .map(|(node, mark)| (Mac::of_router(node), mark))
+                .collect();
+            let subnets = network.subnets.iter().map(|lease| lease.subnet).collect();
+            (
+                id,
+                Answers {
+                    subnets,
+                    routers,
+                    targets: targets(config, id),
+                },
+            )
+        })
+        .collect()
+}
+
+/// What other hosts may lead callers to: the tasks of this host, at their own ports.
+fn targets(config: &NodeConfig, network: NetworkId) -> Vec<(IpAddr, Protocol, u16, u16)> {
+    let here = config
+        .endpoints
+        .values()
+        .filter(|endpoint| endpoint.network == network && endpoint.node == config.node);
+    let here: BTreeSet<IpAddr> = here
+        .flat_map(|endpoint| endpoint.addresses.iter().copied())
+        .collect();
+    let records = config.published.values().filter(|record| {
+        record.network == network && record.spec.mode == model::PublishMode::Ingress
+    });
+    let targets = records.flat_map(|record| {
+        let spec = &record.spec;
+        let own = record
+            .real_servers
+            .keys()
+            .filter(|address| here.contains(address));
+        own.map(|address| (*address, spec.protocol, spec.target, spec.count))
+            .collect::<Vec<_>>()
+    });
+    targets.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_a_program_listens_at_is_not_taken_and_one_that_is_kept_cannot_be_listened_at() {
+        let program = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let taken = program.local_addr().unwrap();
+        assert_eq!(
+            reserve(Protocol::Tcp, taken).unwrap_err(),
+            Errno::EADDRINUSE
+        );
+        assert_eq!(
+            reserve(Protocol::Tcp, (Ipv4Addr::UNSPECIFIED, taken.port()).into()).unwrap_err(),
+            Errno::EADDRINUSE
+        );
+        drop(program);
+        let kept = reserve(Protocol::Tcp, taken).unwrap();
+        assert!(TcpListener::bind(taken).is_err());
+        drop(kept);
+        let program = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+        assert_eq!(
+            reserve(Protocol::Udp, program.local_addr().unwrap()).unwrap_err(),
+            Errno::EADDRINUSE
+        );
+    }
+
+    #[test]
+    fn an_interface_means_its_addresses_and_an_address_only_the_host_that_has_it() {
+        let here =
+            |link: &str, address: &str| (LinkName::parse(link).unwrap(), address.parse().unwrap());
+        let here = BTreeSet::from([
+            here("eth0", "10.0.0.1"),
+            here("eth0", "fd00::1"),
+            here("eth1", "10.1.0.1"),
+        ]);
+        let found = |at| addresses(&at, &here).map(|found| found.len());
+        assert_eq!(found(PublishAt::Everywhere), None);
+        assert_eq!(found(PublishAt::Interface("eth0".to_owned())), Some(2));
+        assert_eq!(
+            found(PublishAt::Address("10.1.0.1".parse().unwrap())),
+            Some(1)
+        );
+        assert_eq!(found(PublishAt::Address("::1".parse().unwrap())), Some(1));
+        assert_eq!(
+            found(PublishAt::Address("10.9.9.9".parse().unwrap())),
+            Some(0)
+        );
+    }
+}

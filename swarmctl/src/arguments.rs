@@ -3,7 +3,7 @@
 
 mod service;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, str::FromStr};
 
 use clap::{
     Args, Command, Parser, Subcommand, ValueEnum,
@@ -374,6 +374,9 @@ pub enum LabVerb {
         /// Number of managers among them (default: 3, or all if there are fewer hosts)
         #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(HostName::MOST)))]
         managers: Option<u8>,
+        /// Run another netd on a host than the one beside swarmctl; repeatable
+        #[arg(long, value_name = "HOST=PATH")]
+        netd: Vec<HostBinary>,
         /// Keep the lab when a step fails
         #[arg(long)]
         keep: bool,
@@ -410,11 +413,46 @@ pub enum LabVerb {
         /// Host, such as h1
         host: HostName,
     },
+    /// Replace a host's netd by another one and restart it, as a package upgrade does
+    ///
+    /// The host keeps the new netd after `lab crash`, `lab kill` and `lab start`. If the host is off,
+    /// it runs the new netd once it is on.
+    Upgrade {
+        /// Host, such as h1
+        host: HostName,
+        /// The netd to run, newer or older
+        #[arg(long, value_name = "PATH")]
+        netd: PathBuf,
+    },
     /// Print the log of a host's netd
     Logs {
         /// Host, such as h1
         host: HostName,
     },
+}
+
+/// `h3=PATH`: a lab host and the program to run on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostBinary {
+    /// The host.
+    pub host: HostName,
+    /// The program.
+    pub path: PathBuf,
+}
+
+impl FromStr for HostBinary {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, path) = text
+            .split_once('=')
+            .filter(|(_, path)| !path.is_empty())
+            .ok_or_else(|| format!("{text:?} is not HOST=PATH, such as h3=target/debug/netd"))?;
+        Ok(Self {
+            host: host.parse()?,
+            path: path.into(),
+        })
+    }
 }
 
 /// The lab and host of a lab process.
@@ -595,6 +633,9 @@ mod tests {
             "swarmctl service create --name web --external --replicas 1",
             "swarmctl token boss",
             "swarmctl lab up --hosts 0",
+            "swarmctl lab up --netd /usr/bin/netd",
+            "swarmctl lab up --netd h3=",
+            "swarmctl lab upgrade h3",
             "swarmctl lab exec web -- true",
             "swarmctl lab down --name ../x",
         ] {

@@ -119,14 +119,34 @@ pub struct Lab {
 impl Lab {
     /// A lab of this many hosts.
     pub fn up(hosts: u32) -> Self {
+        Self::up_with(hosts, &[])
+    }
+
+    /// A lab of this many hosts, some of which run another netd: pairs of host and path.
+    pub fn up_with(hosts: u32, netd: &[(&str, &Path)]) -> Self {
         let lab = Self::planned();
-        lab.verb("up")
-            .args(["--hosts", &hosts.to_string()])
-            .output()
-            .map(Said::of)
-            .expect("the lab starts")
-            .ok();
+        let mut up = lab.verb("up");
+        up.args(["--hosts", &hosts.to_string()]);
+        for (host, path) in netd {
+            up.arg("--netd").arg(format!("{host}={}", path.display()));
+        }
+        run(&mut up).ok();
         lab
+    }
+
+    /// Gives a host another netd and restarts it with that, as an upgrade of its package does.
+    pub fn upgrade(&self, host: &str, netd: &Path) -> Said {
+        run(self.verb("upgrade").arg(host).arg("--netd").arg(netd))
+    }
+
+    /// The bytes of the program that a host's netd is running, which need no longer have a name.
+    #[track_caller]
+    pub fn running_netd(&self, host: &str) -> Vec<u8> {
+        let exe = "exec cat /proc/$(cat /run/netd.pid)/exe";
+        let mut command = self.command(host, &["sh", "-c", exe]);
+        let output = command.output().expect("the command starts");
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
     }
 
     /// A name for a lab that the test brings up itself; taken down all the same.

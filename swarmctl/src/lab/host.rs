@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    os::{fd::AsFd, unix::process::CommandExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -19,7 +22,7 @@ use nix::{
 };
 
 use super::{
-    HostName, LabName, cgroup,
+    HostName, LabName, binary, cgroup,
     place::{DISKS, Place},
     processes::{self, Part, Process},
     wire,
@@ -140,7 +143,8 @@ pub fn host() -> Result<u8> {
             .as_fd()
             .try_clone_to_owned()
             .context("opening the host's log")?;
-        match Command::new(format!("{BINARIES}/netd"))
+        binary::lay()?;
+        match Command::new(binary::NETD)
             .stdin(Stdio::null())
             .stdout(log)
             .spawn()
@@ -200,11 +204,21 @@ fn mounts(place: &Place, host: HostName, own_group: bool) -> Result<()> {
         Some(layers.as_str()),
     )
     .with_context(|| format!("laying the lab's binaries over {BINARIES}"))?;
+    // Opened while it can be reached: the lab's disks are covered by the host's.
+    let own = place.own_binaries(host);
+    let own = File::open(&own).with_context(|| format!("opening {}", own.display()))?;
     fs::create_dir_all(STATE).with_context(|| format!("making {STATE}"))?;
     bind(&place.disk(host), Path::new(STATE))?;
     bind(&place.inner_disks(host), Path::new(DISKS))?;
     sysfs(place, host, own_group)?;
-    run()
+    run()?;
+    fs::create_dir(binary::OWN).with_context(|| format!("making {}", binary::OWN))?;
+    bind(&descriptor(&own), Path::new(binary::OWN))
+}
+
+/// A path to what a descriptor is open for.
+fn descriptor(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// /sys shows the interfaces of the namespace that it was mounted in; the control groups below it

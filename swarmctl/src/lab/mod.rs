@@ -2,6 +2,7 @@
 //! lab has in the kernel lives and dies with its processes: one per host, and one that holds the
 //! switch between them. Needs root.
 
+mod binary;
 mod cgroup;
 mod down;
 mod enter;
@@ -39,14 +40,16 @@ pub fn run(lab: Lab) -> Result<u8> {
         LabVerb::Up {
             hosts,
             managers,
+            netd,
             keep,
-        } => up::up(&place, &up::Plan::new(hosts, managers)?, keep)?,
+        } => up::up(&place, &up::Plan::new(hosts, managers, &netd)?, keep)?,
         LabVerb::Down => down::down(&place)?,
         LabVerb::Ls { output } => roster::ls(output)?,
         LabVerb::Exec { host, argv } => return enter::exec(&place, host, &argv),
         LabVerb::Kill { host } => power::kill(&place, host)?,
         LabVerb::Start { host } => power::start(&place, host)?,
         LabVerb::Crash { host } => power::crash(&place, host)?,
+        LabVerb::Upgrade { host, netd } => power::upgrade(&place, host, &netd)?,
         LabVerb::Logs { host } => roster::logs(&place, host)?,
     }
     Ok(0)

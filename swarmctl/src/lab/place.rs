@@ -63,6 +63,11 @@ impl Place {
         self.disks().join("bin")
     }
 
+    /// What a host has instead of those: `netd`, or nothing.
+    pub fn own_binaries(&self, host: HostName) -> PathBuf {
+        self.disks().join("own").join(host.to_string())
+    }
+
     /// A host's netd writes here.
     pub fn log(&self, host: HostName) -> PathBuf {
         self.runtime().join(host.to_string()).join("netd.log")

@@ -3,6 +3,7 @@
 use std::{
     fs,
     fs::File,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,9 @@ use nix::{
 };
 
 use super::{
-    HostName, cgroup,
+    HostName,
+    binary::{self, Binary},
+    cgroup,
     host::{self, NETD_PID},
     place::Place,
     processes::{self, Part, Process},
@@ -53,38 +56,64 @@ pub fn start(place: &Place, host: HostName) -> Result<()> {
         return crate::output::print(&format!("{host} is on already"));
     }
     boot(place, host)?;
+    answer(place, host)?;
+    crate::output::print(&format!("{host} is on: {}", host.v4()))
+}
+
+/// Waits until a host's netd answers.
+fn answer(place: &Place, host: HostName) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(daemon(place, host))?;
-    crate::output::print(&format!("{host} is on: {}", host.v4()))
+    runtime.block_on(daemon(place, host)).map(|_| ())
 }
 
 /// Kill -9 of a host's netd. The host's first process starts it again.
 pub fn crash(place: &Place, host: HostName) -> Result<()> {
-    let process = running(place, host)?;
+    end_netd(&running(place, host)?, host, Signal::SIGKILL)?;
+    crate::output::print(&format!("netd of {host} has been killed; it starts again"))
+}
+
+/// Gives a host another netd, as an upgrade of its package does, and starts that in place of the
+/// running one as `systemctl restart` does. A host that is off runs it once it is on.
+pub fn upgrade(place: &Place, host: HostName, netd: &Path) -> Result<()> {
+    let netd = Binary::at(netd)?;
+    let _lock = place.lock()?;
+    place.expect(host)?;
+    binary::give(place, host, &netd)?;
+    let path = netd.path().display();
+    let Some(process) = processes::find(&place.lab, Part::Host(host))? else {
+        return crate::output::print(&format!("{host} is off: it runs {path} once it is on"));
+    };
+    end_netd(&process, host, Signal::SIGTERM)?;
+    answer(place, host)?;
+    crate::output::print(&format!("{host} runs {path}"))
+}
+
+/// Ends the netd that a host runs, and waits until it is gone. The host's first process starts it
+/// again.
+fn end_netd(process: &Process, host: HostName, signal: Signal) -> Result<()> {
     let start = Instant::now();
     let netd = loop {
-        match netd(&process) {
+        match netd(process) {
             // It may be starting again after another crash.
             Err(_) if start.elapsed() < RESTART_LIMIT => std::thread::sleep(PAUSE),
             found => break found?,
         }
     };
-    send(Pid::from_raw(netd), Signal::SIGKILL)
-        .with_context(|| format!("killing netd of {host}"))?;
+    send(Pid::from_raw(netd), signal).with_context(|| format!("ending netd of {host}"))?;
     let start = Instant::now();
     // Its id inside the host is new once it has been started again.
-    while self::netd(&process).is_ok_and(|now| now == netd) {
+    while self::netd(process).is_ok_and(|now| now == netd) {
         if start.elapsed() > GONE_LIMIT {
             bail!(
-                "netd of {host} has not ended within {} s of SIGKILL",
+                "netd of {host} has not ended within {} s of {signal}",
                 GONE_LIMIT.as_secs()
             );
         }
         std::thread::sleep(PAUSE);
     }
-    crate::output::print(&format!("netd of {host} has been killed; it starts again"))
+    Ok(())
 }
 
 /// Boots a host; its netd may not answer yet.
@@ -93,7 +122,11 @@ pub fn boot(place: &Place, host: HostName) -> Result<()> {
     path.parent()
         .map_or(Ok(()), fs::create_dir_all)
         .with_context(|| format!("making the way to {}", path.display()))?;
-    for disk in [place.disk(host), place.inner_disks(host)] {
+    for disk in [
+        place.disk(host),
+        place.inner_disks(host),
+        place.own_binaries(host),
+    ] {
         fs::create_dir_all(&disk).with_context(|| format!("making {}", disk.display()))?;
     }
     let log = File::options()

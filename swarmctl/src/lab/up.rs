@@ -1,6 +1,7 @@
 //! `lab up`: switch, hosts, and a cluster of them.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -11,13 +12,15 @@ use api::{InitRequest, JoinRequest};
 use model::{Kind, NodeInfo, NodeStatus, Query, Refusal, Role};
 
 use super::{
-    HostName, down, host,
+    HostName,
+    binary::{self, Binary},
+    down, host,
     place::Place,
     power,
     processes::{self, Part},
     roster,
 };
-use crate::{daemon::Daemon, output};
+use crate::{arguments::HostBinary, daemon::Daemon, output};
 
 /// How long the nodes may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -26,15 +29,16 @@ const PAUSE: Duration = Duration::from_millis(50);
 const MANAGERS: u8 = 3;
 
 /// What lab is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     hosts: u8,
     managers: u8,
+    netd: BTreeMap<HostName, Binary>,
 }
 
 impl Plan {
-    /// So many hosts, the first so many of them managers.
-    pub fn new(hosts: u8, managers: Option<u8>) -> Result<Self, Refusal> {
+    /// So many hosts, the first so many of them managers, and which of them run another netd.
+    pub fn new(hosts: u8, managers: Option<u8>, netd: &[HostBinary]) -> Result<Self> {
         let managers = managers.unwrap_or(hosts.min(MANAGERS));
         if managers > hosts {
             let cause = format!("{managers} managers do not fit on {hosts} hosts");
@@ -42,10 +46,30 @@ impl Plan {
                 Kind::Invalid,
                 cause,
                 "give more --hosts or fewer --managers",
-            ));
+            )
+            .into());
         }
-        Ok(Self { hosts, managers })
+        Ok(Self {
+            hosts,
+            managers,
+            netd: by_host(hosts, netd)?,
+        })
     }
+}
+
+fn by_host(hosts: u8, netd: &[HostBinary]) -> Result<BTreeMap<HostName, Binary>> {
+    let mut binaries = BTreeMap::new();
+    for HostBinary { host, path } in netd {
+        if !HostName::first(hosts).any(|there| there == *host) {
+            let cause = format!("--netd names {host}, and the lab has {hosts} hosts");
+            return Err(Refusal::new(Kind::Invalid, cause, "give more --hosts").into());
+        }
+        if binaries.insert(*host, Binary::at(path)?).is_some() {
+            let cause = format!("--netd names {host} twice");
+            return Err(Refusal::new(Kind::Invalid, cause, "give one netd for each host").into());
+        }
+    }
+    Ok(binaries)
 }
 
 /// Makes a lab. When a step fails, all is taken down again unless it is to be kept.
@@ -85,6 +109,9 @@ pub fn up(place: &Place, plan: &Plan, keep: bool) -> Result<()> {
 
 fn build(place: &Place, plan: &Plan) -> Result<()> {
     install(place)?;
+    for (host, netd) in &plan.netd {
+        binary::give(place, *host, netd)?;
+    }
     connect(place)?;
     for host in HostName::first(plan.hosts) {
         power::boot(place, host)?;
@@ -112,9 +139,11 @@ fn install(place: &Place) -> Result<()> {
         let cause = format!("there is no netd beside {} nor in $PATH", this.display());
         Refusal::new(Kind::NotFound, cause, "build or install netd, too")
     })?;
-    copy(&this, &binaries.join("swarmctl"))?;
-    copy(&netd, &binaries.join("netd"))?;
-    find("netd-cni", &this).map_or(Ok(()), |plugin| copy(&plugin, &binaries.join("netd-cni")))
+    Binary::at(&this)?.copy(&binaries.join("swarmctl"))?;
+    Binary::at(&netd)?.copy(&binaries.join("netd"))?;
+    find("netd-cni", &this).map_or(Ok(()), |plugin| {
+        Binary::at(&plugin)?.copy(&binaries.join("netd-cni"))
+    })
 }
 
 fn find(program: &str, beside: &Path) -> Option<PathBuf> {
@@ -127,14 +156,6 @@ fn find(program: &str, beside: &Path) -> Option<PathBuf> {
     directories
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
-}
-
-/// A second name where the file system allows it, a copy elsewhere.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let from = fs::canonicalize(from).with_context(|| format!("looking for {}", from.display()))?;
-    fs::hard_link(&from, to)
-        .or_else(|_| fs::copy(&from, to).map(|_| ()))
-        .with_context(|| format!("copying {} to {}", from.display(), to.display()))
 }
 
 /// Starts the switch and waits until it is there.
@@ -219,29 +240,29 @@ fn blame<T>(place: &Place, host: HostName, result: Result<T>) -> Result<T> {
 mod tests {
     use super::*;
 
+    fn managers(hosts: u8, managers: Option<u8>) -> Result<u8> {
+        Plan::new(hosts, managers, &[]).map(|plan| plan.managers)
+    }
+
     #[test]
     fn managers_default_to_three_and_never_exceed_hosts() {
-        assert_eq!(
-            Plan::new(2, None),
-            Ok(Plan {
-                hosts: 2,
-                managers: 2
-            })
-        );
-        assert_eq!(
-            Plan::new(5, None),
-            Ok(Plan {
-                hosts: 5,
-                managers: 3
-            })
-        );
-        assert_eq!(
-            Plan::new(5, Some(1)),
-            Ok(Plan {
-                hosts: 5,
-                managers: 1
-            })
-        );
-        assert!(Plan::new(1, Some(2)).is_err());
+        assert_eq!(managers(2, None).unwrap(), 2);
+        assert_eq!(managers(5, None).unwrap(), 3);
+        assert_eq!(managers(5, Some(1)).unwrap(), 1);
+        assert!(managers(1, Some(2)).is_err());
+    }
+
+    #[test]
+    fn netd_of_a_host_is_given_once_and_to_a_host_of_the_lab() {
+        let netd = |host: &str| HostBinary {
+            host: host.parse().unwrap(),
+            path: "/proc/self/exe".into(),
+        };
+        let plan = |given: &[HostBinary]| Plan::new(2, None, given);
+        assert_eq!(plan(&[netd("h1"), netd("h2")]).unwrap().netd.len(), 2);
+        let refusal = plan(&[netd("h3")]).unwrap_err().to_string();
+        assert!(refusal.contains("names h3"), "{refusal}");
+        let refusal = plan(&[netd("h1"), netd("h1")]).unwrap_err().to_string();
+        assert!(refusal.contains("h1 twice"), "{refusal}");
     }
 }

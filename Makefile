@@ -1,6 +1,6 @@
 # Every target sets up what it needs; `make setup` alone says what that is.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vm setup-bench build check fix test test-vm test-fresh demo bench install docker-plugin clean
+.PHONY: test-upgrade help setup setup-vm setup-bench build check fix test test-vm test-fresh demo bench install docker-plugin clean
 
 # What is built is looked for below target/, what cargo installs is found, and what programs print
 # is read.
@@ -98,8 +98,26 @@ test: build setup-vm ## builds, runs every test of the repository
 	echo cargo nextest run --workspace --no-fail-fast; \
 	cargo nextest run --workspace --no-fail-fast || failed="$$failed nextest"; \
 	$(MAKE) test-vm || failed="$$failed test-vm"; \
+	$(MAKE) test-upgrade || failed="$$failed test-upgrade"; \
 	[ -z "$$failed" ] || { echo "make test: FAILED:$$failed" >&2; exit 1; }; \
-	echo "make test: nextest and test-vm passed"
+	echo "make test: nextest, test-vm and test-upgrade passed"
+
+# the netd of the level before, of the commit in tests/previous, which this repository's history has
+PREVIOUS := target/previous
+$(PREVIOUS)/debug/netd: tests/previous
+	@mkdir -p $(PREVIOUS)/source
+	git archive $$(cat tests/previous) | tar -x -C $(PREVIOUS)/source
+	cd $(PREVIOUS)/source && CARGO_TARGET_DIR=$(CURDIR)/$(PREVIOUS) cargo build --locked -p netd --bins
+	@touch $@
+
+test-upgrade: build ## upgrades a lab from the level before, host by host, under traffic and commands
+	@if git cat-file -e $$(cat tests/previous) 2>/dev/null; then \
+	  $(MAKE) $(PREVIOUS)/debug/netd && PREVIOUS_NETD=$(CURDIR)/$(PREVIOUS)/debug/netd \
+	    cargo nextest run --ignore-default-filter -p tests --test previous_upgrade; \
+	else \
+	  echo "upgrade: SKIPPED: this copy of the repository lacks commit $$(cat tests/previous); \
+	next: clone it with its history"; [ -z "$$CI" ]; \
+	fi
 
 test-fresh: ## runs the README's two commands in a minimal Debian where nothing was ever built
 	$(call install,debootstrap:/usr/sbin/debootstrap:makes-that-Debian)

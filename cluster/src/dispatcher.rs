@@ -138,7 +138,8 @@ impl<S: StateMachine> Session<S> {
             None => view.snapshot(),
             Some(sent) => sent.delta(&view),
         };
-        if self.sent.is_some() && delta.is_empty() {
+        let has_it = |sent: &NodeConfig| delta.is_empty() && sent.level == view.level;
+        if self.sent.as_ref().is_some_and(has_it) {
             return Ok(());
         }
         self.down

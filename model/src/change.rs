@@ -1,5 +1,7 @@
 //! What applying a command changed: which objects, and what became of each.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{EndpointId, NetworkId, NodeId, Response, ServiceId, TaskId};
@@ -55,4 +57,24 @@ pub struct Applied {
     pub response: Response,
     /// All that it changed, by object; empty where it was refused.
     pub changes: Vec<Change>,
+    /// Whose view shows it.
+    pub concern: Concern,
+}
+
+/// The nodes whose view may show a change: those of any of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Concern {
+    /// Every node.
+    pub everybody: bool,
+    /// Nodes with part in one of these networks.
+    pub networks: BTreeSet<NetworkId>,
+    /// These nodes.
+    pub nodes: BTreeSet<NodeId>,
+}
+
+impl Concern {
+    /// Whether no view shows it.
+    pub fn is_nobodys(&self) -> bool {
+        !self.everybody && self.networks.is_empty() && self.nodes.is_empty()
+    }
 }

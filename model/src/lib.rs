@@ -26,7 +26,7 @@ mod task;
 mod vni;
 
 pub use balance::{Balance, Engine, Scheduler};
-pub use change::{Applied, Change, Fate, ObjectRef};
+pub use change::{Applied, Change, Concern, Fate, ObjectRef};
 pub use command::{
     Batch, ClusterCommand, Command, ContainerCommand, Entry, Issuer, KeysCommand, NetworkCommand,
     NodeCommand, NodeReport, Outcome, RequestId, Response, ServiceCommand, TaskCommand, TaskReport,

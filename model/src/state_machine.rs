@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Answer, Applied, Authority, Command, Entry, Level, Millis, Node, NodeConfig, NodeId, Query,
-    RecordError, Refusal,
+    Answer, Applied, Authority, Command, Concern, Entry, Level, Millis, Node, NodeConfig, NodeId,
+    Query, RecordError, Refusal,
 };
 
 /// A deterministic state machine: the same entries in the same order give the same state and
@@ -33,6 +33,10 @@ pub trait StateMachine: Default + Send + Sync + 'static {
 
     /// Every node of the cluster.
     fn nodes(&self) -> &BTreeMap<NodeId, Node>;
+
+    /// Whether this node's view may differ because of what is of this concern. `true` costs a look
+    /// at the view; `false` where it does differ would hide the change from the node.
+    fn concerns(&self, node: NodeId, concern: &Concern) -> bool;
 
     /// All that this node must look like, at the index last applied. Least privilege: only what it
     /// has part in.

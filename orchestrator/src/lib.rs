@@ -11,6 +11,7 @@ mod drain;
 mod keys;
 mod lookup;
 mod names;
+mod places;
 mod ports;
 mod project;
 mod record;

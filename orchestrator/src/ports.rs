@@ -250,6 +250,11 @@ pub(crate) fn taken(state: &State, task: &Task, node: NodeId) -> Option<(String,
     wanted.find_map(|port| Some((range(port), by_any(port)?)))
 }
 
+/// Whether a service takes ports of each host that runs a task of it.
+pub(crate) fn takes_host_ports(state: &State, service: ServiceId) -> bool {
+    host_ports(state, service).next().is_some()
+}
+
 /// Whether tasks of these two services can be on one host.
 pub(crate) fn may_share(state: &State, one: ServiceId, other: ServiceId) -> bool {
     !host_ports(state, one).any(|port| host_ports(state, other).any(|theirs| theirs.overlaps(port)))

@@ -143,6 +143,9 @@ fn add_published(
                 .filter_map(|placed| Some(containers::endpoint(placed, placed.sandbox.as_ref()?))),
         );
     }
+    if service.spec.publish.is_empty() {
+        return;
+    }
     let is_here = state
         .tasks_on(node)
         .any(|record| record.task.service == service.id);

@@ -111,7 +111,11 @@ impl Load {
         };
         let needed = capability::of_task(state, &record.task);
         let placed = |node: NodeId| self.placed.iter().filter(move |(at, _)| *at == node);
+        let takes_ports = ports::takes_host_ports(state, service);
         let has_ports = |node: &Node| {
+            if !takes_ports {
+                return true;
+            }
             let share = |(_, other): &(NodeId, ServiceId)| ports::may_share(state, service, *other);
             ports::taken(state, &record.task, node.id).is_none() && placed(node.id).all(share)
         };

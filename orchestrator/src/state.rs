@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipam::Ledger;
 use model::{
-    Answer, Applied, Authority, Change, Container, EndpointId, Entry, Fate, Kind, Level, Millis,
-    Network, NetworkId, Node, NodeConfig, NodeId, NodeStatus, ObjectRef, Query, Refusal,
+    Answer, Applied, Authority, Change, Concern, Container, EndpointId, Entry, Fate, Kind, Level,
+    Millis, Network, NetworkId, Node, NodeConfig, NodeId, NodeStatus, ObjectRef, Query, Refusal,
     RestoreError, ServiceId, StateMachine, TaskId, Vni, level,
 };
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     answer, apply,
     keys::Keys,
+    places::Places,
     project,
     record::{ServiceRecord, TaskRecord},
     request::{Answers, Caller},
@@ -51,6 +52,8 @@ pub struct State {
     /// Of the cluster as a whole and of its keys: what the command that is being applied changes.
     #[serde(skip)]
     pub(crate) changed: BTreeSet<ObjectRef>,
+    #[serde(skip)]
+    pub(crate) places: Places,
 }
 
 impl StateMachine for State {
@@ -61,13 +64,19 @@ impl StateMachine for State {
             return Applied {
                 response: first.clone(),
                 changes: Vec::new(),
+                concern: Concern::default(),
             };
         }
         let request = entry.request;
         let response = apply::apply(self, entry);
         self.answers.remember(caller, request, response.clone());
         let changes = self.take_changes();
-        Applied { response, changes }
+        let concern = self.follow(&changes);
+        Applied {
+            response,
+            changes,
+            concern,
+        }
     }
 
     fn level(&self) -> Level {
@@ -82,7 +91,10 @@ impl StateMachine for State {
 
     fn restore(bytes: &[u8], known: Level) -> Result<Self, RestoreError> {
         let (_, body) = level::open("the snapshot", bytes, known)?;
-        serde_json::from_slice(body).map_err(|error| RestoreError::Content(error.to_string()))
+        let mut state: Self = serde_json::from_slice(body)
+            .map_err(|error| RestoreError::Content(error.to_string()))?;
+        state.find_places();
+        Ok(state)
     }
 
     fn authority(&self) -> Option<&Authority> {
@@ -95,6 +107,10 @@ impl StateMachine for State {
 
     fn view(&self, node: NodeId) -> NodeConfig {
         project::view(self, node)
+    }
+
+    fn concerns(&self, node: NodeId, concern: &Concern) -> bool {
+        self.places.concerns(node, concern)
     }
 
     fn step(&self, now: Millis) -> Vec<model::Command> {
@@ -194,8 +210,9 @@ impl State {
 
     /// Tasks of this node that run, may run or are about to.
     pub(crate) fn tasks_on(&self, node: NodeId) -> impl Iterator<Item = &TaskRecord> {
-        self.tasks
-            .values()
+        let tasks = self.places.tasks_of(node);
+        tasks
+            .filter_map(|id| self.tasks.get(id))
             .filter(move |record| record.task.node == Some(node) && record.is_alive())
     }
 }

@@ -22,6 +22,11 @@ impl<K: Copy + Ord, V> Table<K, V> {
         Some(record)
     }
 
+    /// A record to be changed in what no view shows and nobody watches.
+    pub(crate) fn get_mut_unnoticed(&mut self, key: &K) -> Option<&mut V> {
+        self.records.get_mut(key)
+    }
+
     /// Puts a record in place of what may be there.
     pub(crate) fn insert(&mut self, key: K, record: V) {
         let fate = match self.records.insert(key, record) {

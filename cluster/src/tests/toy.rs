@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    Answer, Applied, Authority, ClusterCommand, Command, Entry, Kind, Level, Millis, NameConfig,
-    NetworkId, Node, NodeCommand, NodeConfig, NodeId, NodeInfo, Outcome, PeerConfig, Query,
-    Refusal, RequestId, Response, RestoreError, ServiceCommand, StateMachine, level,
+    Answer, Applied, Authority, ClusterCommand, Command, Concern, Entry, Kind, Level, Millis,
+    NameConfig, NetworkId, Node, NodeCommand, NodeConfig, NodeId, NodeInfo, Outcome, PeerConfig,
+    Query, Refusal, RequestId, Response, RestoreError, ServiceCommand, StateMachine, level,
 };
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,10 @@ impl StateMachine for Toy {
         Applied {
             response,
             changes: Vec::new(),
+            concern: Concern {
+                everybody: true,
+                ..Concern::default()
+            },
         }
     }
 
@@ -143,6 +147,10 @@ impl StateMachine for Toy {
             names: self.totals.iter().map(name).collect(),
             ..NodeConfig::empty(node)
         }
+    }
+
+    fn concerns(&self, _: NodeId, concern: &Concern) -> bool {
+        concern.everybody
     }
 
     fn step(&self, _: Millis) -> Vec<Command> {

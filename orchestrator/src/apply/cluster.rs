@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     apply::{container, network, task},
+    record::TaskRecord,
     state::{State, outdated},
     validate,
 };
@@ -194,11 +195,20 @@ pub(super) fn rotate_token(state: &mut State, role: Role, secret: Secret) -> Res
 }
 
 pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Response {
-    let node = known(state, report.node)?;
+    let unknown = || Refusal::not_found("node", &report.node.to_string(), "swarmctl node ls");
+    let node = state.nodes.get_mut_unnoticed(&report.node);
+    let node = node.ok_or_else(unknown)?;
+    // Each host says how far it is after each change: that alone is no news for the others.
     node.applied = report.applied;
-    node.failures = report.failures;
-    node.capabilities = Some(report.capabilities);
-    node.on_link = report.on_link;
+    let is_known = node.failures == report.failures
+        && node.capabilities.as_ref() == Some(&report.capabilities)
+        && node.on_link == report.on_link;
+    if !is_known {
+        let node = known(state, report.node)?;
+        node.failures = report.failures;
+        node.capabilities = Some(report.capabilities);
+        node.on_link = report.on_link;
+    }
     if !report.lost.is_empty() {
         state.keys_mut().renew(report.node, &report.lost);
     }
@@ -212,13 +222,19 @@ pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Resp
 /// Takes a report about a task. Ignored: tasks that are unknown, on another node or ended, and
 /// states that move back.
 fn report_task(state: &mut State, now: Millis, node: NodeId, word: TaskReport) {
+    let Some(record) = state.tasks.get(&word.task) else {
+        return;
+    };
+    let status = &record.task.status;
+    let is_heard =
+        record.task.node == Some(node) && !status.state.is_terminal() && word.state >= status.state;
+    if !is_heard || says_nothing_new(record, &word) {
+        return;
+    }
     let Some(record) = state.tasks.get_mut(&word.task) else {
         return;
     };
     let status = &mut record.task.status;
-    if record.task.node != Some(node) || status.state.is_terminal() || word.state < status.state {
-        return;
-    }
     if word.state > status.state {
         (status.state, status.since) = (word.state, now);
         if word.state == TaskState::Running {
@@ -234,6 +250,23 @@ fn report_task(state: &mut State, now: Millis, node: NodeId, word: TaskReport) {
     if let Some((draining, connections)) = draining.zip(word.connections) {
         draining.connections = Some(connections);
     }
+}
+
+/// Agents report all their tasks whenever one of them has changed.
+fn says_nothing_new(record: &TaskRecord, word: &TaskReport) -> bool {
+    let status = &record.task.status;
+    let draining = record
+        .withdrawal
+        .as_ref()
+        .and_then(|withdrawal| withdrawal.draining.as_ref());
+    let counted = draining.is_none_or(|draining| {
+        word.connections.is_none() || word.connections == draining.connections
+    });
+    status.state == word.state
+        && status.message == word.message
+        && status.exit_code == word.exit_code
+        && (record.unhealthy || !word.unhealthy)
+        && counted
 }
 
 fn known(state: &mut State, node: NodeId) -> Result<&mut Node, Refusal> {

@@ -171,6 +171,17 @@ impl Cluster {
         cluster
     }
 
+    /// What every node sees. The large clusters of some tests are left out: their views cost seconds.
+    fn views(&self) -> Vec<NodeConfig> {
+        let nodes = self.state.nodes().keys();
+        let of_all = || nodes.map(|node| self.state.view(*node)).collect();
+        if self.log.len() < 2_000 {
+            of_all()
+        } else {
+            Vec::new()
+        }
+    }
+
     /// Every member knows this level.
     pub fn raise_to(&mut self, level: Level) {
         while self.state.level() < level {
@@ -203,7 +214,19 @@ impl Cluster {
             command,
         };
         self.log.push(entry.clone());
-        self.state.apply(self.index, entry).response
+        let before: Vec<NodeConfig> = self.views();
+        let applied = self.state.apply(self.index, entry);
+        for view in before {
+            let now = self.state.view(view.node);
+            let is_told = self.state.concerns(view.node, &applied.concern);
+            assert!(
+                is_told || view.delta(&now).is_empty(),
+                "a change that {} is not told of: {:?}",
+                view.node,
+                view.delta(&now)
+            );
+        }
+        applied.response
     }
 
     #[track_caller]

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_failures_in_a_row_end_a_task_and_a_good_answer_between_them_saves_it() {
+    fn failures_in_a_row_end_a_task_unless_a_good_answer_comes() {
         let mut task = standing(true);
         let age = Duration::from_secs(60);
         assert_eq!(
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_was_never_well_gets_its_start_and_the_time_of_its_checks() {
+    fn a_task_never_well_gets_start_period_and_retries() {
         let mut task = standing(false);
         for age in [0, 4, 34] {
             assert_eq!(task.judge(bad(), Duration::from_secs(age)), None);

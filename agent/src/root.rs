@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_task_gets_anew_is_not_taken_from_the_host() {
+    fn directories_made_for_a_task_are_not_the_hosts() {
         let mounts = "22 1 0:1 / /proc rw - proc proc rw\n27 1 254:0 / / rw - ext4 /dev/vda rw\n\
                       28 1 0:3 / /mnt/two\\040words ro - ext4 /dev/vdb ro\n\
                       29 1 0:4 net:[1] /run/netns/x rw - nsfs nsfs rw\n\

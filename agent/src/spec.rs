@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn search_domains_and_options_are_the_hosts_unless_the_user_gave_others() {
+    fn search_domains_and_options_default_to_the_hosts() {
         let host = "nameserver 10.0.0.53\nsearch corp.example\noptions ndots:3 edns0\n";
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         assert_eq!(with(DnsConfig::default(), ""), "options ndots:0\n");

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_was_not_acknowledged_is_sent_again_with_what_came_since() {
+    fn an_unacknowledged_report_is_sent_again_with_the_news() {
         let outbox = Outbox::default();
         outbox.put(report(
             1,

@@ -145,8 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_shown_is_there_after_a_crash_and_what_a_power_cut_spoils_there_as_of_the_last_time()
-     {
+    async fn a_view_survives_a_crash_and_a_spoilt_one_falls_back() {
         let directory = tempfile::tempdir().unwrap();
         let opened = || View::open(directory.path(), NodeId(1), Level::NEWEST).unwrap();
         let generation = || opened().get().generation;

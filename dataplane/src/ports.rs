@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_that_a_program_listens_at_is_not_taken_and_one_that_is_kept_cannot_be_listened_at() {
+    fn a_port_belongs_to_its_program_or_to_us() {
         let program = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let taken = program.local_addr().unwrap();
         assert_eq!(
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_means_its_addresses_and_an_address_only_the_host_that_has_it() {
+    fn ports_at_an_interface_or_address_are_where_that_is() {
         let here =
             |link: &str, address: &str| (LinkName::parse(link).unwrap(), address.parse().unwrap());
         let here = BTreeSet::from([

@@ -469,7 +469,7 @@ async fn no_root_directory_shows_a_task_the_keys_of_its_host() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_prepared_is_rejected_with_the_reason() {
+async fn a_task_that_cannot_be_prepared_is_rejected() {
     let mut host = Host::new(&["true"]);
     *host.runtime().1 = Some("/no/such/root".into());
     let mut host = host.started();
@@ -543,7 +543,7 @@ async fn a_task_that_never_started_is_shut_down_at_once() {
 }
 
 #[tokio::test]
-async fn a_task_lost_with_its_host_has_failed_and_is_not_started_again() {
+async fn a_task_lost_with_its_host_has_failed_for_good() {
     let mut host = Host::new(&["true"]);
     host.task().state = TaskState::Running;
     host.start_agent();
@@ -774,7 +774,7 @@ fn tiny_root() -> tempfile::TempDir {
 }
 
 #[tokio::test]
-async fn a_root_directory_of_the_users_is_writable_and_stays_as_it_was() {
+async fn a_users_root_directory_is_writable_and_kept() {
     let root = tiny_root();
     let script = "cat /only-here; ls -d /usr || echo no usr; touch /mine && echo wrote; cat /etc/resolv.conf; \
                   cat /etc/hostname; ls /proc/1/comm";
@@ -859,7 +859,7 @@ fn check(argv: &[&str], retries: u32) -> HealthCheck {
 }
 
 #[tokio::test]
-async fn a_task_runs_from_its_first_good_check_on_and_is_ended_when_they_fail() {
+async fn a_task_runs_from_its_first_good_check_until_checks_fail() {
     let mut host = Host::new(&["sleep", "infinity"]);
     let asks = "cat /tmp/well || { echo not well >&2; exit 1; }";
     host.task().spec.health = Some(check(&["sh", "-c", asks], 2));
@@ -882,7 +882,7 @@ async fn a_task_runs_from_its_first_good_check_on_and_is_ended_when_they_fail() 
 }
 
 #[tokio::test]
-async fn a_task_that_ran_stays_running_for_the_next_daemon_whatever_its_check_takes() {
+async fn an_adopted_task_stays_running_whatever_its_check_takes() {
     let mut host = Host::new(&["sleep", "infinity"]).started();
     host.report(TaskState::Running).await;
     host.agent = None;
@@ -893,7 +893,7 @@ async fn a_task_that_ran_stays_running_for_the_next_daemon_whatever_its_check_ta
 }
 
 #[tokio::test]
-async fn a_draining_tasks_connections_are_counted_and_whoami_takes_its_leave_of_them() {
+async fn connections_of_a_draining_task_are_counted_and_closed() {
     let mut host = Host::new(&["netd", "whoami", "--port", "80"]);
     let namespace = names::sandbox_namespace(host.id);
     ip(&["-n", &namespace, "link", "set", "lo", "up"]);

@@ -68,7 +68,7 @@ async fn a_cluster_that_was_off_carries_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manager_that_joins_after_the_log_was_cut_starts_from_a_snapshot() {
+async fn a_manager_that_joins_late_starts_from_a_snapshot() {
     let mut lab = Lab::new(1).await;
     for _ in 0..30 {
         is_done(lab.at(0).propose(add("n", 1)).await);
@@ -141,7 +141,7 @@ async fn a_host_is_a_member_of_one_cluster_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_and_stale_tokens_are_refused_with_the_reason_on_both_sides() {
+async fn wrong_and_stale_tokens_are_refused_on_both_sides() {
     let warnings = Warnings::collect();
     let lab = Lab::new(1).await;
     let good = lab.options(Role::Worker).await;
@@ -288,7 +288,7 @@ async fn the_last_manager_leaves_only_by_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_node_is_refused_with_the_reason_by_managers_and_workers() {
+async fn a_removed_node_is_refused_by_managers_and_workers() {
     let mut lab = Lab::new(1).await;
     let (removed, worker) = (lab.join(Role::Worker).await, lab.join(Role::Worker).await);
     let node = removed.node();
@@ -341,7 +341,7 @@ async fn refused_by(from: &Node, to: &Node) -> Option<Code> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_may_neither_raise_itself_nor_detach_what_is_on_other_hosts() {
+async fn a_worker_neither_promotes_itself_nor_detaches_for_others() {
     let mut lab = Lab::new(1).await;
     let worker = lab.join(Role::Worker).await;
     let refusal = worker.query(Query::Token(Role::Manager)).await.unwrap_err();
@@ -376,7 +376,7 @@ async fn a_worker_may_neither_raise_itself_nor_detach_what_is_on_other_hosts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_would_not_reach_the_other_managers_in_time_is_refused() {
+async fn a_command_of_too_many_bytes_is_refused() {
     let lab = Lab::new(1).await;
     let refusal = lab
         .at(0)
@@ -390,7 +390,7 @@ async fn a_command_that_would_not_reach_the_other_managers_in_time_is_refused() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_the_leader_does_not_reach_is_not_let_in_and_costs_no_majority() {
+async fn an_unreachable_host_is_not_admitted_and_costs_no_majority() {
     let lab = Lab::new(1).await;
     let home = directory();
     // Port 1 of the loopback: nobody is there.
@@ -417,7 +417,7 @@ async fn a_host_that_the_leader_does_not_reach_is_not_let_in_and_costs_no_majori
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_was_removed_while_it_was_off_is_told_and_can_leave() {
+async fn a_node_removed_while_off_is_told_and_can_leave() {
     let mut lab = Lab::new(1).await;
     let node = lab.join(Role::Worker).await.node();
     let config = lab.stop(1).await;

@@ -470,7 +470,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_overhead_is_exact_for_both_families_with_and_without_encryption() {
+    fn the_overhead_is_exact_for_both_families_and_encryption() {
         let (v4, v6) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
         assert_eq!(
             [inner_mtu(1500, v4, false), inner_mtu(1500, v6, false)],

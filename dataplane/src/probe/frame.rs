@@ -135,7 +135,7 @@ mod tests {
     const MAC: Mac = Mac([2, 0x42, 10, 0, 9, 5]);
 
     #[test]
-    fn whoever_asks_tells_or_has_an_address_claims_it_and_nobody_else() {
+    fn only_senders_that_use_an_address_claim_it() {
         for (address, other) in [("10.0.9.5", "10.0.9.6"), ("fd00:9::5", "fd00:9::6")] {
             let (address, other): (IpAddr, IpAddr) =
                 (address.parse().unwrap(), other.parse().unwrap());

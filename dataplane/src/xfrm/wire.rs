@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_of_an_association_that_is_changed_makes_another_of_it() {
+    fn every_changed_byte_makes_another_association() {
         let new = association_of("192.0.2.1", "192.0.2.2");
         let message = add_association(&new);
         // What the kernel counts: use, statistics, sequence numbers; and padding.

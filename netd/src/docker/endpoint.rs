@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_on_an_overlay_has_its_gateways_on_the_link_and_the_rest_by_them() {
+    fn an_overlay_container_reaches_all_by_its_gateways() {
         let addresses = ["10.0.9.5".parse().unwrap(), "fd00:9::5".parse().unwrap()];
         let found = joined(&record(false, false), &addresses, String::new());
         assert_eq!(

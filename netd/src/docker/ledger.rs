@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_there_after_a_restart_and_half_a_write_is_not() {
+    fn a_record_survives_a_restart_and_half_a_write_does_not() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
         let key = "0000000000007/02:42:00:00:00:01";

@@ -540,7 +540,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_is_as_asked_for_and_waits_for_its_name() {
+    fn a_network_is_made_as_asked_and_waits_for_its_name() {
         let options = |given: &[(&str, &str)]| {
             given
                 .iter()

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pool_is_known_again_by_its_name_and_by_what_the_engine_tells() {
+    fn a_pool_is_known_again_by_its_name() {
         for pool in [
             Pool::any(false, u64::MAX),
             Pool::any(true, 1 << 60),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pool_is_none() {
+    fn malformed_pools_are_refused() {
         for text in [
             "",
             "any",

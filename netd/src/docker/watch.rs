@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_ready_when_it_runs_and_is_well_or_has_no_health() {
+    fn a_container_is_ready_when_it_runs_and_is_not_unhealthy() {
         let traits = |container: &Listed| traits(container, Vec::new(), &BTreeSet::new());
         let unready = |status: &str| traits(&listed(status)).unready;
         assert!(!unready("Up 3 minutes") && !unready("Up 3 minutes (healthy)"));
@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_leaves_elsewhere_by_a_network_of_others_that_it_is_on_and_that_leads_out() {
+    fn a_container_leaves_by_a_foreign_network_that_leads_out() {
         let leaves = |elsewhere: &[&str]| {
             traits(
                 &listed("Up"),

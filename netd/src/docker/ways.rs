@@ -190,7 +190,7 @@ mod tests {
     const RESOLVERS: &[&str] = &["8.8.8.8", "2001:db8::1"];
 
     #[test]
-    fn the_first_overlay_that_leads_out_is_asked_exactly_whenever_it_comes() {
+    fn the_first_overlay_with_a_way_out_has_the_exact_route() {
         let (out, other, back) = (
             NetworkRecord::example(1, false, false),
             NetworkRecord::example(2, false, false),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beside_a_resolver_on_a_lan_is_reached_there() {
+    fn neighbours_of_a_resolver_on_a_lan_are_reached_there() {
         let (lan, back) = (
             NetworkRecord::example(4, false, true),
             NetworkRecord::example(3, true, false),

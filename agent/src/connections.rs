@@ -1,4 +1,4 @@
-//! How many connections a task still serves, as its own kernel tables tell (proc_net(5)).
+//! Counts the TCP connections that a task still serves, from its /proc/net/tcp (proc_net(5)).
 
 use std::{collections::BTreeSet, fs};
 

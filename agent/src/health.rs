@@ -1,5 +1,5 @@
-//! Health checks: a command inside a task says whether it is well. What follows from it is the
-//! reconciler's.
+//! Health checks: run a command inside a task and judge its exit code. The reconciler acts on the
+//! result.
 
 use std::{
     collections::BTreeMap,
@@ -25,8 +25,8 @@ use super::{
     exec::{self, Running},
 };
 
-/// Until its first good answer a task is asked so often, or by its interval where that is shorter:
-/// it is to take traffic as soon as it can.
+/// Interval of checks until the first success, unless the task's own is shorter: it should take
+/// traffic as soon as possible.
 const EARLY: Duration = Duration::from_millis(500);
 /// Of what a check writes so many bytes are kept, the last ones.
 const KEPT: usize = 512;

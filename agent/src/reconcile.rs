@@ -22,12 +22,12 @@ use super::{
     spec::{LaunchSpec, Place},
 };
 
-/// How soon an end is noticed while something runs.
+/// Polling interval while a task runs.
 const POLL: Duration = Duration::from_millis(100);
 /// How often it looks while nothing does.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// How long a task waits for what it lacks on this host before it is refused here.
+/// How long a task waits for its networks on this host before it is rejected.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How the host resolves names.
@@ -317,8 +317,8 @@ impl Agent {
         }
     }
 
-    /// Tells how many connections are left: at first, and whenever half of them have gone, so that
-    /// the log is not filled.
+    /// Reports the number of connections left: first, then whenever half of them have gone, to keep
+    /// the log small.
     fn count(&mut self, id: TaskId, place: &TaskDirectory) {
         let count = place.init().and_then(|init| connections::count(init.pid()));
         let Some((known, count)) = self.known.get_mut(&id).zip(count) else {
@@ -396,7 +396,8 @@ impl Agent {
         }
     }
 
-    /// What keeps a task from its network may pass; when it lasts, another host may do better.
+    /// A task waits for a while for its network; then it is rejected, so that another host may run
+    /// it.
     fn wait(&mut self, id: TaskId, refused: Option<&String>) {
         let Some(reason) = refused else { return };
         self.busy = true;
@@ -438,14 +439,14 @@ impl Agent {
     /// Takes a task that should not run one step nearer to its end.
     fn stop(&mut self, id: TaskId, task: &TaskConfig, progress: Progress, now: Instant) {
         match progress {
-            // The managers have its last word already.
+            // The managers know its final state.
             Progress::Absent if task.state.is_terminal() => {}
             Progress::Absent => self.set(id, TaskState::Shutdown, "it was never started", None),
             Progress::Prepared => match self.directory(id).remove() {
                 Ok(()) => self.set(id, TaskState::Shutdown, "it was never started", None),
                 Err(_) => self.busy = true,
             },
-            // Its main process does not run yet: there is nobody to ask.
+            // Its main process does not run yet, so there is nothing to signal.
             Progress::Launching => kill(&self.directory(id)),
             Progress::Running => self.signal(id, task, now),
             _ if task.state.is_terminal() => {}

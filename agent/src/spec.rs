@@ -1,4 +1,4 @@
-//! All that a task's own processes need to know, projected from the host's configuration. Pure.
+//! What a task's own processes need to know, derived from the host's configuration. Pure.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,4 @@
-//! A node's end of its session with the leader: keeps its view up to date, says that it is alive,
-//! delivers its reports.
+//! A node's end of its session with the leader: updates its view, sends heartbeats and reports.
 
 use std::{
     sync::{Mutex, PoisonError},

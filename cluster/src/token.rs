@@ -9,8 +9,8 @@ const PREFIX: &str = "SWMTKN-1-";
 const DIGEST_DIGITS: usize = 50;
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// What admits a host: pins the cluster's root certificate and proves that an operator of the
-/// cluster gave it.
+/// A join token: pins the cluster's root certificate, and proves that an operator of the cluster
+/// issued it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     /// SHA-256 of the root certificate (DER): 50 digits of base 36.

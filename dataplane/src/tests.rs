@@ -1,4 +1,4 @@
-//! The rules of the data plane, without a kernel: configurations in, plans out.
+//! Tests of the data plane without a kernel: configurations in, plans out.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,5 @@
-//! The associations that this host has ever had in its kernel, on its disk: none may begin a second
-//! time, not even after a reboot.
+//! The record on disk of all associations that this host has had in its kernel: none may begin a
+//! second time, not even after a reboot.
 
 use std::{
     collections::BTreeMap,

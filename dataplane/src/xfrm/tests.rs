@@ -1,4 +1,4 @@
-//! The rules of the IPsec plane, without a kernel: what is wanted and observed in, plans out.
+//! Tests of the IPsec plane without a kernel: desired and observed state in, plans out.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -1,6 +1,6 @@
-//! Between our words and the messages of `NETLINK_XFRM` (linux/xfrm.h). Pure: no socket is opened
-//! here. Written by hand, because the one crate that there is prints keys in its `Debug` and is of
-//! an older generation of netlink crates.
+//! Translates between our types and the messages of `NETLINK_XFRM` (linux/xfrm.h). Pure: opens no
+//! socket. Hand-written, because the only crate for it prints keys in its `Debug` and needs older
+//! netlink crates.
 
 use std::net::IpAddr;
 

@@ -107,7 +107,8 @@ async fn run(
         match pass.await {
             Ok(back) => agent = back,
             Err(error) => {
-                return tracing::error!(%error, "the agent has stopped: tasks run on, but nothing starts or stops them");
+                return tracing::error!(%error,
+                    "the agent has stopped: tasks run on, but nothing starts or stops them");
             }
         }
         let pause = if agent.busy { POLL } else { IDLE };
@@ -358,7 +359,8 @@ impl Agent {
             .filter(|rootfs| !rootfs.is_absolute() || !rootfs.is_dir())
         {
             let reason = format!(
-                "rootfs {} is not a directory of this host\n  next: make it on every host that may run the service",
+                "rootfs {} is not a directory of this host\n  next: make it on every host that may \
+                 run the service",
                 rootfs.display()
             );
             return self.set(id, TaskState::Rejected, &reason, None);

@@ -70,7 +70,8 @@ impl<S: StateMachine> Consensus<S> {
         if let Err(refusal) = response {
             return Ok(Err(refusal));
         }
-        tracing::info!(node = %id, %role, hostname = node.hostname, address = %node.address, "node admitted");
+        tracing::info!(node = %id, %role, hostname = node.hostname, address = %node.address,
+            "node admitted");
         let managers = self.machine.read(|state| {
             state
                 .nodes()
@@ -273,7 +274,8 @@ fn wrong_secret() -> Refusal {
     Refusal::new(
         Kind::Denied,
         "the secret of the join token is wrong, or the token has been replaced",
-        "`swarmctl token worker` or `swarmctl token manager` on a manager prints the token that is valid now",
+        "`swarmctl token worker` or `swarmctl token manager` on a manager prints the token that is \
+         valid now",
     )
 }
 
@@ -298,7 +300,8 @@ fn not_reached(address: SocketAddr, error: &io::Error) -> Refusal {
         Kind::Invalid,
         format!("the cluster's leader does not reach this host at {address}: {error}"),
         format!(
-            "open TCP port {} of this host to the others, or give another of its addresses with `--advertise-addr`",
+            "open TCP port {} of this host to the others, or give another of its addresses with \
+             `--advertise-addr`",
             address.port()
         ),
     )

@@ -77,7 +77,8 @@ impl<S: StateMachine> Session<S> {
             return;
         };
         if node != self.node {
-            tracing::warn!(certificate = %self.node, claimed = %node, "a session for another node was refused");
+            tracing::warn!(certificate = %self.node, claimed = %node,
+                "a session for another node was refused");
             return;
         }
         self.consensus.hear(node);
@@ -162,7 +163,8 @@ impl<S: StateMachine> Session<S> {
                 Ok(())
             }
             Upward::Report { .. } | Upward::Hello { .. } => {
-                tracing::warn!(node = %self.node, "a node spoke out of turn; its session is closed");
+                tracing::warn!(node = %self.node,
+                    "a node spoke out of turn; its session is closed");
                 Err(Over)
             }
         }

@@ -41,7 +41,8 @@ pub async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
             .cloned();
         if let Some(Fatal::StorageError(error)) = &failed {
             let next = "mend the disk or free space, then restart netd";
-            tracing::error!(%error, next, "this manager cannot write its log and votes no more; the rest of netd goes on");
+            tracing::error!(%error, next,
+                "this manager cannot write its log and votes no more; the rest of netd goes on");
         }
         if failed.is_some() || matches!(woken, Ok(Err(_))) {
             return;

@@ -531,8 +531,10 @@ impl<S: StateMachine> Member<S> {
         let answer = timeout(ASK_TIMEOUT, client.leader(Json::default())).await;
         let answer =
             answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time")));
-        let answer = answer
-            .inspect_err(|status| tracing::debug!(manager = %manager.address, reason = status.message(), "no answer"));
+        let answer = answer.inspect_err(|status| {
+            let reason = status.message();
+            tracing::debug!(manager = %manager.address, reason, "no answer");
+        });
         Ok(decode(answer?.get_ref())?)
     }
 
@@ -600,7 +602,12 @@ impl<S: StateMachine> Member<S> {
                 .machine
                 .read(|state| state.nodes().is_empty() || state.nodes().contains_key(&node));
         }
-        let found = |answer| matches!(answer, Ok(Answer::Nodes(nodes)) if nodes.iter().any(|found| found.id == node));
+        let found = |answer| {
+            let Ok(Answer::Nodes(nodes)) = answer else {
+                return false;
+            };
+            nodes.iter().any(|found| found.id == node)
+        };
         self.current_view().peers.contains_key(&node)
             || found(self.query(Query::Node(node.to_string())).await)
     }
@@ -650,7 +657,8 @@ async fn enlist<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>
         if let Ok(Seat::There(node, address)) = member.seat().await {
             let mut leader = MembershipClient::new(member.channel_to(node, address));
             if let Err(status) = leader.enlist(encode(&member.node())).await {
-                tracing::info!(leader = %address, reason = status.message(), "this manager does not vote yet");
+                tracing::info!(leader = %address, reason = status.message(),
+                    "this manager does not vote yet");
             }
         }
         sleep(RETRY_PAUSE).await;
@@ -683,8 +691,9 @@ fn no_answer(reason: &str) -> Refusal {
             "the cluster has no leader that could be reached within {} s: {reason}",
             PATIENCE.as_secs()
         ),
-        "see that netd runs on a majority of the managers and that they reach each other on TCP 2377, then try again; \
-         a change may be in a leader's log already and be made once there is a majority: look first",
+        "see that netd runs on a majority of the managers and that they reach each other on TCP \
+         2377, then try again; a change may be in a leader's log already and be made once there is \
+         a majority: look first",
     )
 }
 

@@ -141,7 +141,8 @@ async fn greet(
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
         Err(error) => {
             let reason = explain(&error);
-            tracing::warn!(peer = %address, %error, reason, "a connection was refused: the TLS handshake failed");
+            tracing::warn!(peer = %address, %error, reason,
+                "a connection was refused: the TLS handshake failed");
             return;
         }
     };
@@ -170,7 +171,8 @@ fn explain(error: &io::Error) -> &'static str {
         Some(Error::AlertReceived(
             AlertDescription::UnknownCA | AlertDescription::DecryptError,
         )) => {
-            "the peer does not trust this cluster's root: its token or certificate is another cluster's"
+            "the peer does not trust this cluster's root: its token or certificate is another \
+             cluster's"
         }
         Some(Error::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,

@@ -193,7 +193,8 @@ async fn open<S: StateMachine>(
             Some(Box::pin(whole.filter_map(std::future::ready)))
         }
         Err(status) => {
-            tracing::debug!(leader = %address, reason = status.message(), "no session with the leader");
+            tracing::debug!(leader = %address, reason = status.message(),
+                "no session with the leader");
             None
         }
     }

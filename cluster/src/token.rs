@@ -22,8 +22,9 @@ pub struct Token {
 /// Text that is not a token. Never holds the text itself: part of it may be a secret.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 #[error(
-    "this is not a join token: {0}\n  next: copy the whole token, of the form SWMTKN-1-<50 digits>-<25 digits>, that \
-     `swarmctl token worker` or `swarmctl token manager` prints on a manager"
+    "this is not a join token: {0}\n  next: copy the whole token, of the form SWMTKN-1-<50 \
+     digits>-<25 digits>, that `swarmctl token worker` or `swarmctl token manager` prints on a \
+     manager"
 )]
 pub struct TokenError(&'static str);
 

@@ -45,7 +45,8 @@ impl View {
                 Ok(saved) if saved.generation >= view.generation => view = saved,
                 Ok(_) => {}
                 Err(reason) => {
-                    tracing::warn!(path = %path.display(), reason, "a copy of this node's view is lost")
+                    tracing::warn!(path = %path.display(), reason,
+                        "a copy of this node's view is lost")
                 }
             }
         }

@@ -318,12 +318,15 @@ async fn a_task_has_namespaces_of_its_own() {
 
 #[tokio::test]
 async fn the_hosts_root_is_read_only_and_tmp_is_the_tasks_own() {
-    let script = "touch /x || echo root kept; touch /etc/x || echo etc kept; touch /usr/x || echo usr kept; \
-                  echo 1 > /tmp/x && ls -A /tmp; echo y > /dev/shm/y && ls -A /dev/shm; ls -A /run/netns; \
-                  echo 0 > /proc/sys/kernel/core_uses_pid || echo sysctl kept; mknod /tmp/sda b 8 0; \
-                  head -c1 /tmp/sda || echo no device; mknod /dev/sda b 8 0 || echo dev kept; \
-                  mount -o remount,rw / || echo mount refused; echo x > /dev/null && head -c 2 /dev/zero | wc -c; \
-                  ls /var/lib/netd; test -e /proc/1/fd/3 || echo closed";
+    let script = "touch /x || echo root kept; touch /etc/x || echo etc kept; \
+                  touch /usr/x || echo usr kept; echo 1 > /tmp/x && ls -A /tmp; \
+                  echo y > /dev/shm/y && ls -A /dev/shm; ls -A /run/netns; \
+                  echo 0 > /proc/sys/kernel/core_uses_pid || echo sysctl kept; \
+                  mknod /tmp/sda b 8 0; head -c1 /tmp/sda || echo no device; \
+                  mknod /dev/sda b 8 0 || echo dev kept; \
+                  mount -o remount,rw / || echo mount refused; \
+                  echo x > /dev/null && head -c 2 /dev/zero | wc -c; ls /var/lib/netd; \
+                  test -e /proc/1/fd/3 || echo closed";
     let mut host = Host::script(&format!("exec 2>/dev/null; {script}")).started();
     host.report(TaskState::Complete).await;
     let expected = [
@@ -376,11 +379,13 @@ async fn a_task_knows_who_it_is_and_whom_to_ask() {
     host.report(TaskState::Complete).await;
     let log = host.log().await.join("\n");
     let environment = format!(
-        "COLOUR=blue\nHOME=/root\nHOSTNAME=web-1\nNETD_ADDRESSES=10.0.9.5 fd00:9::5\nNETD_NODE=h1\nNETD_SERVICE=web\n\
+        "COLOUR=blue\nHOME=/root\nHOSTNAME=web-1\n\
+         NETD_ADDRESSES=10.0.9.5 fd00:9::5\nNETD_NODE=h1\nNETD_SERVICE=web\n\
          NETD_SLOT=1\nNETD_TASK=web.1\nNETD_TASK_ID={id}\n\
          PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/netd\nPWD=/\n"
     );
-    let files = "nameserver 10.0.9.1\nnameserver fd00:9::1\noptions ndots:0 timeout:2\n127.0.0.1 localhost\n\
+    let files = "nameserver 10.0.9.1\nnameserver fd00:9::1\noptions ndots:0 timeout:2\n\
+                 127.0.0.1 localhost\n\
                  ::1 localhost ip6-localhost ip6-loopback\n10.0.9.5 web-1\nfd00:9::5 web-1\nweb-1";
     assert_eq!(log, environment + files);
 }
@@ -394,8 +399,8 @@ async fn a_task_cannot_administer_the_network_or_the_system() {
         .exec(&["grep", "-E", "^(Cap|NoNewPrivs)", "/proc/self/status"])
         .await;
     // Docker's default set: bits 0 1 3 4 5 6 7 8 10 13 18 27 29 31.
-    let expected = "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\n\
-                    CapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
+    let expected = "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\n\
+                    CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
     assert_eq!(entered, expected);
     assert_eq!(host.log().await.join("\n") + "\n", expected);
 }
@@ -629,7 +634,8 @@ async fn a_command_in_a_task_that_does_not_run_is_refused() {
     assert_eq!(code, -1);
     assert_eq!(
         refusal,
-        "task web.1 does not run on this host\n  next: `swarmctl service ps web` lists its tasks and how they stand"
+        "task web.1 does not run on this host\n  next: `swarmctl service ps web` lists its tasks \
+         and how they stand"
     );
     assert_eq!(agent::find(&host.directory(), "web.1"), Ok(host.id));
     assert!(agent::find(&host.directory(), "web.2").is_err());
@@ -637,8 +643,9 @@ async fn a_command_in_a_task_that_does_not_run_is_refused() {
 
 #[tokio::test]
 async fn logs_keep_streams_apart_and_follow_through_rotation() {
-    let script = "echo first; echo second >&2; sleep 0.3; head -c 12000000 /dev/zero | tr '\\0' x | fold -w 8000; \
-                  echo; echo last; sleep 1000";
+    let script = "echo first; echo second >&2; sleep 0.3; \
+                  head -c 12000000 /dev/zero | tr '\\0' x | fold -w 8000; echo; echo last; \
+                  sleep 1000";
     let mut host = Host::script(script).started();
     host.report(TaskState::Running).await;
     let lines = agent::logs(&host.directory(), &[host.id], true, 0);
@@ -776,8 +783,8 @@ fn tiny_root() -> tempfile::TempDir {
 #[tokio::test]
 async fn a_users_root_directory_is_writable_and_kept() {
     let root = tiny_root();
-    let script = "cat /only-here; ls -d /usr || echo no usr; touch /mine && echo wrote; cat /etc/resolv.conf; \
-                  cat /etc/hostname; ls /proc/1/comm";
+    let script = "cat /only-here; ls -d /usr || echo no usr; touch /mine && echo wrote; \
+                  cat /etc/resolv.conf; cat /etc/hostname; ls /proc/1/comm";
     let mut host = Host::script(script);
     *host.runtime().1 = Some(root.path().to_owned());
     let mut host = host.started();

@@ -39,9 +39,8 @@ async fn the_same_request_is_carried_out_once_even_across_leaders() {
     lab.stop(dead).await;
     let alive = (dead + 1) % 3;
     is_done(lab.at(alive).propose(request).await);
-    assert!(
-        matches!(lab.at(alive).query(Query::Nodes).await, Ok(Answer::Nodes(nodes)) if nodes.len() == 3)
-    );
+    assert!(matches!(lab.at(alive).query(Query::Nodes).await,
+            Ok(Answer::Nodes(nodes)) if nodes.len() == 3));
     assert_eq!(total(lab.at(lab.leader().unwrap()), "n"), 1);
     lab.end().await;
 }
@@ -258,9 +257,8 @@ async fn a_leader_that_leaves_hands_over_and_keeps_nothing() {
     );
     let rest = (leaving + 1) % 3;
     is_done(lab.at(rest).propose(add("n", 1)).await);
-    assert!(
-        matches!(lab.at(rest).query(Query::Nodes).await, Ok(Answer::Nodes(nodes)) if nodes.len() == 2)
-    );
+    assert!(matches!(lab.at(rest).query(Query::Nodes).await,
+            Ok(Answer::Nodes(nodes)) if nodes.len() == 2));
     assert_eq!(lab.at(rest).consensus().unwrap().voters().len(), 2);
     lab.end().await;
 }

@@ -400,8 +400,8 @@ async fn a_task_cannot_administer_the_network_or_the_system() {
         .await;
     // Docker's default set: bits 0 1 3 4 5 6 7 8 10 13 18 27 29 31.
     let expected = "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\n\
-                    CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\n\
-                    NoNewPrivs:\t1\n";
+                    CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\n\
+                    CapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
     assert_eq!(entered, expected);
     assert_eq!(host.log().await.join("\n") + "\n", expected);
 }

@@ -28,10 +28,10 @@ use super::{
 /// Interval of checks until the first success, unless the task's own is shorter: it should take
 /// traffic as soon as possible.
 const EARLY: Duration = Duration::from_millis(500);
-/// Of what a check writes so many bytes are kept, the last ones.
+/// Bytes of a check's output that are kept: the last ones.
 const KEPT: usize = 512;
 
-/// What the checks of a task have come to.
+/// Health of a task by its checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It has not been well yet.
@@ -68,8 +68,8 @@ impl Checks {
         }
     }
 
-    /// What is known of this running task, which is asked from now on. `first` is what another life
-    /// of the daemon knew. Needs a tokio runtime.
+    /// Health of this running task; starts its checks if needed. `first` is the health known to an
+    /// earlier run of the daemon. Needs a tokio runtime.
     pub fn verdict(
         &mut self,
         task: TaskId,
@@ -129,7 +129,7 @@ struct Standing {
 }
 
 impl Standing {
-    /// What follows from an answer that a task of this age gave.
+    /// Updates the health by the result of one check of a task of this age.
     fn judge(&mut self, answer: Result<(), String>, age: Duration) -> Option<Verdict> {
         let Err(reason) = answer else {
             (self.well, self.failures) = (true, 0);

@@ -36,7 +36,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The program that the calling process runs, even if its file has been replaced since.
 pub const PROGRAM: &str = "/proc/self/exe";
 
-/// What the agent needs to know of its host.
+/// Properties of the host that the agent needs.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
     /// The directory of all tasks, on a disk; `/var/lib/netd/tasks`. Tasks on the host's root do
@@ -253,7 +253,7 @@ impl Agent {
         }
     }
 
-    /// A running task: whether it is well, and what it still has to do before a planned stop.
+    /// Attends to a running task: health checks, and counting connections while it drains.
     fn attend(&mut self, id: TaskId, task: &TaskConfig, now: Instant) {
         let place = self.directory(id);
         if let Some(check) = &task.spec.health {

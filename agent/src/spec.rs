@@ -31,7 +31,7 @@ pub struct LaunchSpec {
     pub rootfs: Option<PathBuf>,
     /// Its network namespace.
     pub namespace: PathBuf,
-    /// What the task must not see of the host: the daemon's own state.
+    /// Directory hidden from the task: the daemon's own state.
     pub hidden: PathBuf,
     /// Its cgroup, where the host has a version 2 hierarchy that can be written.
     pub cgroup: Option<PathBuf>,

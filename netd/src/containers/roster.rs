@@ -63,7 +63,7 @@ impl Roster {
         self.state().node == Some(node)
     }
 
-    /// Takes in this node's part of the ledger. What has been attached meanwhile stays.
+    /// Loads this node's part of the ledger. Containers that were attached meanwhile stay.
     pub fn load(&self, node: NodeId, containers: Vec<Container>) {
         let mut state = self.state();
         if state.node == Some(node) {

@@ -148,7 +148,7 @@ impl Plugin {
         Ok(joined)
     }
 
-    /// What else is in a container: which way its questions go by each, and its network.
+    /// The container's other endpoints: their routes to resolvers, and their networks.
     fn others(&self, key: &str, path: &str) -> Vec<(Option<u8>, NetworkRecord)> {
         let holds = self.ledger.holds.all().into_iter();
         let others =

@@ -62,8 +62,8 @@ pub fn listen() -> io::Result<UnixListener> {
             let path = Path::new(SOCKET);
             let directory = path.parent().unwrap_or(path);
             fs::create_dir_all(directory)?;
-            // What a daemon that was killed has left; two daemons of one host keep out of each
-            // other's way elsewhere.
+            // Removes the socket of a killed daemon. Two daemons on one host are prevented
+            // elsewhere.
             let _ = fs::remove_file(path);
             local::bind(path)?
         }
@@ -218,7 +218,7 @@ where
     Working: Future<Output = Result<Answer, Refusal>>,
 {
     if body.is_empty() {
-        // Docker 20.10 repeats a call whose answer it has not got, without what it had said.
+        // Docker 20.10 repeats a call without a response, but with an empty body.
         let text = "the call was cut off, perhaps by a restart of netd, and repeated without its \
                     content\n  next: try again";
         return (StatusCode::OK, failure(text));
@@ -306,8 +306,8 @@ mod tests {
                 "/NetworkDriver.GetCapabilities",
                 json!({"Scope": "local", "ConnectivityScope": "global"}),
             ),
-            // Endpoints are told apart by their Ethernet addresses; what was said is not to be said
-            // again.
+            // Capabilities: the engine must send Ethernet addresses with requests, and need not
+            // replay them after a restart.
             (
                 "/IpamDriver.GetCapabilities",
                 json!({"RequiresMACAddress": true, "RequiresRequestReplay": false}),

@@ -58,7 +58,7 @@ impl Memory {
     }
 }
 
-/// What the engine was seen to have.
+/// The engine's inventory.
 pub struct Look {
     /// It has been asked after this.
     began: Instant,
@@ -313,7 +313,7 @@ impl Plugin {
             });
     }
 
-    /// Brings what the cluster knows of a container up to date.
+    /// Updates the cluster's traits of a container.
     async fn compare(
         &self,
         key: &str,
@@ -378,7 +378,7 @@ impl Plugin {
         }
     }
 
-    /// What the cluster has and this host has forgotten.
+    /// Releases endpoints that the cluster has and this host has no record of.
     async fn give_up_strays(
         &self,
         attached: Vec<Container>,

@@ -24,7 +24,7 @@ struct Beside<'a> {
     by: &'a NetworkRecord,
     /// All in prefixes that are shorter by so many bits,
     within: u8,
-    /// but what is in those has its ways already.
+    /// but not in prefixes this much shorter: these have routes already.
     known: Option<u8>,
 }
 
@@ -136,7 +136,7 @@ fn on_link(destination: Subnet) -> StaticRoute {
     }
 }
 
-/// What differs from an address in its last bits only.
+/// The prefix around an address that is `bits` shorter than its full length.
 fn prefix(address: IpAddr, bits: u8) -> Option<Subnet> {
     Subnet::around(address, if address.is_ipv6() { 128 } else { 32 } - bits)
 }
@@ -230,7 +230,7 @@ mod tests {
         let all =
             ["8.8.8.10/32", "8.8.8.11/32", "8.8.8.8/32", "8.8.8.9/32"].map(|to| (to, "10.0.1.1"));
         assert_eq!(joined(&[&back, &last, &out], RESOLVERS, &[])[2], to(&all));
-        // What is a resolver itself is beside nobody.
+        // A resolver is not its own neighbour.
         let both = joined(&[&out, &back], &["8.8.8.8", "8.8.8.9"], &[]);
         assert_eq!(both[1], to(&[("8.8.8.8/31", "10.0.3.1")]));
     }

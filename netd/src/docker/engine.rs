@@ -118,7 +118,9 @@ pub struct Inventory {
 }
 
 /// Reads containers and networks.
+///
 /// # Errors
+///
 /// The engine does not answer, or not as expected.
 pub async fn inventory() -> io::Result<Inventory> {
     // Containers are read last: a container that is attached meanwhile may be on a network that was

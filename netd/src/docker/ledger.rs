@@ -119,7 +119,9 @@ pub struct Ledger {
 
 impl Ledger {
     /// Reads all records.
+    ///
     /// # Errors
+    ///
     /// The directory cannot be created or read.
     pub fn open(directory: &Path) -> io::Result<Self> {
         Ok(Self {

@@ -213,7 +213,7 @@ pub struct RequestPool {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Pool {
-    /// Its new name.
+    /// Its id in later requests.
     #[serde(rename = "PoolID")]
     pub id: String,
     /// Prefix.

@@ -112,11 +112,7 @@ const NETLINK: &[&str] = &[
 const UNSAFE: &[&str] = &[];
 
 /// Where lines of more than [`COLUMNS`] columns are left. The list only shrinks.
-const WIDE: &[&str] = &[
-    "cluster/src/error.rs",
-    "cluster/src/link.rs",
-    "dataplane/",
-];
+const WIDE: &[&str] = &["cluster/src/error.rs", "cluster/src/link.rs", "dataplane/"];
 
 /// The longest line of a source, in characters; rustfmt leaves strings and comments alone.
 const COLUMNS: usize = 100;

@@ -73,7 +73,8 @@ mod tests {
     #[test]
     fn the_unified_hierarchy_is_found_beside_version_1() {
         let mounts = "38 31 0:35 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids\n\
-                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 \
+                      cgroup2 rw\n";
         let mount = mount_point(mounts).unwrap();
         assert_eq!(mount, Path::new("/sys/fs/cgroup/unified"));
         let own = "8:pids:/x\n0::/system.slice/netd.service\n";

@@ -1,4 +1,4 @@
-//! What a task's processes may do: Docker's default capabilities, and no way to gain more.
+//! Confinement of a task's processes: Docker's default capabilities, and no_new_privs.
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;

@@ -52,7 +52,7 @@ pub enum End {
 pub enum Progress {
     /// Nothing is known of it.
     Absent,
-    /// What to run is written down, nobody has begun.
+    /// `spec.json` is written, but no launcher has started.
     Prepared,
     /// Namespaces and mounts are being made.
     Launching,
@@ -87,7 +87,8 @@ impl TaskDirectory {
         &self.0
     }
 
-    /// Makes it, with what is to run. Only root may look inside: environments hold secrets.
+    /// Creates the directory with the task's spec. Only root may read it: environments hold
+    /// secrets.
     pub fn create(&self, spec: &LaunchSpec) -> io::Result<()> {
         DirBuilder::new()
             .recursive(true)

@@ -1,4 +1,4 @@
-//! What can go wrong with a task, and the one place that turns an errno into it.
+//! Errors of tasks, and the one place that maps errnos to them.
 
 use std::io;
 

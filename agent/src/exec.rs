@@ -123,7 +123,7 @@ fn begin(
     Ok(Running { child, group })
 }
 
-/// What enters a task, in a process group of its own, without input.
+/// The command that enters a task, in a process group of its own, without input.
 pub(super) fn command(
     program: &Path,
     place: &TaskDirectory,

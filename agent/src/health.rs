@@ -1,5 +1,5 @@
-//! Health checks: a command inside a task says whether it is well. What follows from it is the
-//! reconciler's.
+//! Health checks: run a command inside a task and judge its exit code. The reconciler acts on the
+//! result.
 
 use std::{
     collections::BTreeMap,
@@ -25,13 +25,13 @@ use super::{
     exec::{self, Running},
 };
 
-/// Until its first good answer a task is asked so often, or by its interval where that is shorter:
-/// it is to take traffic as soon as it can.
+/// Interval of checks until the first success, unless the task's own is shorter: it should take
+/// traffic as soon as possible.
 const EARLY: Duration = Duration::from_millis(500);
-/// Of what a check writes so many bytes are kept, the last ones.
+/// Bytes of a check's output that are kept: the last ones.
 const KEPT: usize = 512;
 
-/// What the checks of a task have come to.
+/// Health of a task by its checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It has not been well yet.
@@ -68,8 +68,8 @@ impl Checks {
         }
     }
 
-    /// What is known of this running task, which is asked from now on. `first` is what another life
-    /// of the daemon knew. Needs a tokio runtime.
+    /// Health of this running task; starts its checks if needed. `first` is the health known to an
+    /// earlier run of the daemon. Needs a tokio runtime.
     pub fn verdict(
         &mut self,
         task: TaskId,
@@ -129,7 +129,7 @@ struct Standing {
 }
 
 impl Standing {
-    /// What follows from an answer that a task of this age gave.
+    /// Updates the health by the result of one check of a task of this age.
     fn judge(&mut self, answer: Result<(), String>, age: Duration) -> Option<Verdict> {
         let Err(reason) = answer else {
             (self.well, self.failures) = (true, 0);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_failures_in_a_row_end_a_task_and_a_good_answer_between_them_saves_it() {
+    fn failures_in_a_row_end_a_task_unless_a_good_answer_comes() {
         let mut task = standing(true);
         let age = Duration::from_secs(60);
         assert_eq!(
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_was_never_well_gets_its_start_and_the_time_of_its_checks() {
+    fn a_task_never_well_gets_start_period_and_retries() {
         let mut task = standing(false);
         for age in [0, 4, 34] {
             assert_eq!(task.judge(bad(), Duration::from_secs(age)), None);

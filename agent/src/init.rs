@@ -120,7 +120,7 @@ fn supervise(mut child: Child, handle: &Arc<Handle>) -> Result<End, TaskError> {
         .record_started()
         .doing(|| "record the start".to_owned())?;
     let end = wait(main, &signals);
-    // What is left holds the pipes open: the log ends when it is gone.
+    // Kills the remaining processes, which hold the pipes open: the log ends when they are gone.
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     while !matches!(waitpid(None, None), Err(Errno::ECHILD)) {}
     for pump in pumps.into_iter().flatten() {

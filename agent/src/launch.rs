@@ -76,7 +76,7 @@ fn launch(directory: &TaskDirectory, spec: &LaunchSpec) -> Result<(), TaskError>
     go.doing(|| "release the task's process 1".to_owned())
 }
 
-/// Nothing that ends or limits the daemon is to reach the task.
+/// Detaches the task from the daemon's session, cgroup and limits.
 fn leave_the_daemon(spec: &LaunchSpec) -> Result<(), TaskError> {
     // Fails only for a leader of a process group, which is as good.
     let _ = setsid();

@@ -22,12 +22,12 @@ use super::{
     spec::{LaunchSpec, Place},
 };
 
-/// How soon an end is noticed while something runs.
+/// Polling interval while a task runs.
 const POLL: Duration = Duration::from_millis(100);
 /// How often it looks while nothing does.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// How long a task waits for what it lacks on this host before it is refused here.
+/// How long a task waits for its networks on this host before it is rejected.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How the host resolves names.
@@ -36,7 +36,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The program that the calling process runs, even if its file has been replaced since.
 pub const PROGRAM: &str = "/proc/self/exe";
 
-/// What the agent needs to know of its host.
+/// Properties of the host that the agent needs.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
     /// The directory of all tasks, on a disk; `/var/lib/netd/tasks`. Tasks on the host's root do
@@ -107,7 +107,8 @@ async fn run(
         match pass.await {
             Ok(back) => agent = back,
             Err(error) => {
-                return tracing::error!(%error, "the agent has stopped: tasks run on, but nothing starts or stops them");
+                return tracing::error!(%error,
+                    "the agent has stopped: tasks run on, but nothing starts or stops them");
             }
         }
         let pause = if agent.busy { POLL } else { IDLE };
@@ -252,7 +253,7 @@ impl Agent {
         }
     }
 
-    /// A running task: whether it is well, and what it still has to do before a planned stop.
+    /// Attends to a running task: health checks, and counting connections while it drains.
     fn attend(&mut self, id: TaskId, task: &TaskConfig, now: Instant) {
         let place = self.directory(id);
         if let Some(check) = &task.spec.health {
@@ -317,8 +318,8 @@ impl Agent {
         }
     }
 
-    /// Tells how many connections are left: at first, and whenever half of them have gone, so that
-    /// the log is not filled.
+    /// Reports the number of connections left: first, then whenever half of them have gone, to keep
+    /// the log small.
     fn count(&mut self, id: TaskId, place: &TaskDirectory) {
         let count = place.init().and_then(|init| connections::count(init.pid()));
         let Some((known, count)) = self.known.get_mut(&id).zip(count) else {
@@ -358,7 +359,8 @@ impl Agent {
             .filter(|rootfs| !rootfs.is_absolute() || !rootfs.is_dir())
         {
             let reason = format!(
-                "rootfs {} is not a directory of this host\n  next: make it on every host that may run the service",
+                "rootfs {} is not a directory of this host\n  next: make it on every host that may \
+                 run the service",
                 rootfs.display()
             );
             return self.set(id, TaskState::Rejected, &reason, None);
@@ -396,7 +398,8 @@ impl Agent {
         }
     }
 
-    /// What keeps a task from its network may pass; when it lasts, another host may do better.
+    /// A task waits for a while for its network; then it is rejected, so that another host may run
+    /// it.
     fn wait(&mut self, id: TaskId, refused: Option<&String>) {
         let Some(reason) = refused else { return };
         self.busy = true;
@@ -438,14 +441,14 @@ impl Agent {
     /// Takes a task that should not run one step nearer to its end.
     fn stop(&mut self, id: TaskId, task: &TaskConfig, progress: Progress, now: Instant) {
         match progress {
-            // The managers have its last word already.
+            // The managers know its final state.
             Progress::Absent if task.state.is_terminal() => {}
             Progress::Absent => self.set(id, TaskState::Shutdown, "it was never started", None),
             Progress::Prepared => match self.directory(id).remove() {
                 Ok(()) => self.set(id, TaskState::Shutdown, "it was never started", None),
                 Err(_) => self.busy = true,
             },
-            // Its main process does not run yet: there is nobody to ask.
+            // Its main process does not run yet, so there is nothing to signal.
             Progress::Launching => kill(&self.directory(id)),
             Progress::Running => self.signal(id, task, now),
             _ if task.state.is_terminal() => {}

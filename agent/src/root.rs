@@ -22,7 +22,7 @@ use super::{
     spec::{LaunchSpec, PROGRAMS},
 };
 
-/// Parts of the host's tree that a task gets anew; what is mounted below them is not shown either.
+/// Directories that a task gets fresh instead of the host's; mounts below them are hidden, too.
 const ANEW: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp"];
 /// Of those, writable and empty, with the bits of their mode.
 const EMPTY: [(&str, &str); 3] = [
@@ -46,8 +46,8 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 ];
-/// Root without CAP_SYS_ADMIN may still write here by the file's mode, and what it writes is the
-/// host's (moby `oci/defaults.go`).
+/// Mounted read-only: root without CAP_SYS_ADMIN could write here and change the host (moby
+/// `oci/defaults.go`).
 const READ_ONLY: [&str; 5] = [
     "/proc/sys",
     "/proc/sysrq-trigger",
@@ -55,7 +55,7 @@ const READ_ONLY: [&str; 5] = [
     "/proc/bus",
     "/proc/fs",
 ];
-/// What would tell of the host's memory and keys (same source).
+/// Masked: would reveal the host's memory and keys (same source).
 const MASKED: [&str; 6] = [
     "/proc/kcore",
     "/proc/keys",
@@ -167,8 +167,8 @@ impl Root {
             let target = self.0.join(point.strip_prefix("/").unwrap_or(&point));
             match bind(&point, &target) {
                 Ok(()) => read_only(&target)?,
-                // Covered by another mount, or unbindable: what lies beneath is shown, read-only as
-                // all around it.
+                // Covered by another mount, or unbindable: the directory below is shown, read-only
+                // as its parent.
                 Err(_) if point != Path::new("/") => {}
                 Err(error) => return Err(error),
             }
@@ -420,8 +420,7 @@ fn bind(source: &Path, target: &Path) -> Result<(), TaskError> {
     .doing(|| format!("bind {} to {}", source.display(), target.display()))
 }
 
-/// Makes a bind mount read-only. What cannot be made read-only is an error: it is never shown
-/// writable instead.
+/// Makes a bind mount read-only. A failure is an error: the mount is never left writable.
 fn read_only(target: &Path) -> Result<(), TaskError> {
     let flags = MsFlags::MS_REMOUNT
         | MsFlags::MS_BIND
@@ -475,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_task_gets_anew_is_not_taken_from_the_host() {
+    fn directories_made_for_a_task_are_not_the_hosts() {
         let mounts = "22 1 0:1 / /proc rw - proc proc rw\n27 1 254:0 / / rw - ext4 /dev/vda rw\n\
                       28 1 0:3 / /mnt/two\\040words ro - ext4 /dev/vdb ro\n\
                       29 1 0:4 net:[1] /run/netns/x rw - nsfs nsfs rw\n\

@@ -1,4 +1,4 @@
-//! Finds a task of this host by what people call it, and names what `Exec` and `Logs` answer with.
+//! Finds a task of this host by name or id; response streams of `Exec` and `Logs`.
 
 use std::{fs, path::Path, pin::Pin};
 

@@ -1,4 +1,4 @@
-//! All that a task's own processes need to know, projected from the host's configuration. Pure.
+//! What a task's own processes need to know, derived from the host's configuration. Pure.
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +31,7 @@ pub struct LaunchSpec {
     pub rootfs: Option<PathBuf>,
     /// Its network namespace.
     pub namespace: PathBuf,
-    /// What the task must not see of the host: the daemon's own state.
+    /// Directory hidden from the task: the daemon's own state.
     pub hidden: PathBuf,
     /// Its cgroup, where the host has a version 2 hierarchy that can be written.
     pub cgroup: Option<PathBuf>,
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn search_domains_and_options_are_the_hosts_unless_the_user_gave_others() {
+    fn search_domains_and_options_default_to_the_hosts() {
         let host = "nameserver 10.0.0.53\nsearch corp.example\noptions ndots:3 edns0\n";
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         assert_eq!(with(DnsConfig::default(), ""), "options ndots:0\n");

@@ -1,4 +1,5 @@
-//! Who gets in, and how a manager becomes and ceases to be a voter. All at the leader.
+//! Membership at the leader: admits hosts, and makes managers voters or removes them from the
+//! voters.
 
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
@@ -18,17 +19,15 @@ use crate::{
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest command that a member may propose.
 const COMMAND_BYTES: usize = 128 << 10;
-/// How long a leader listens for the managers before it says that they are no majority, and how
-/// often it looks.
+/// How long a new leader waits for a majority of managers to be heard, and how often it checks.
 const HEARING_TIMEOUT: Duration = Duration::from_secs(3);
 const HEARING_PAUSE: Duration = Duration::from_millis(50);
 
 impl<S: StateMachine> Consensus<S> {
-    /// Gives a host that knows a token's secret a certificate and a record. Asked again, it gives
-    /// the same record.
+    /// Admits a host that knows a token's secret: signs its certificate and makes its record.
+    /// Idempotent.
     pub async fn admit(&self, call: &JoinCall) -> Result<Result<JoinAnswer, Refusal>, Retry> {
-        // A leader that has not yet applied all of the log might still take a token that was
-        // replaced.
+        // A leader that has not applied the whole log could accept a replaced token.
         crate::raft::confirmed(self.raft.ensure_linearizable()).await?;
         let authority = self.machine.read(|state| state.authority().cloned());
         let authority =
@@ -71,7 +70,8 @@ impl<S: StateMachine> Consensus<S> {
         if let Err(refusal) = response {
             return Ok(Err(refusal));
         }
-        tracing::info!(node = %id, %role, hostname = node.hostname, address = %node.address, "node admitted");
+        tracing::info!(node = %id, %role, hostname = node.hostname, address = %node.address,
+            "node admitted");
         let managers = self.machine.read(|state| {
             state
                 .nodes()
@@ -102,8 +102,8 @@ impl<S: StateMachine> Consensus<S> {
             .add_learner(node.id.0, BasicNode::new(node.address), true);
         let caught_up = timeout(CATCH_UP_TIMEOUT, learner).await;
         caught_up.map_err(|_| not_caught_up())?.map_err(retry)?;
-        // openraft takes a learner that was never reached for one that lags a little behind a short
-        // log.
+        // openraft cannot tell a learner that was never reached from one that lags a little behind
+        // a short log.
         let reached = |metrics: &RaftMetrics<u64, BasicNode>| {
             metrics
                 .replication
@@ -141,8 +141,8 @@ impl<S: StateMachine> Consensus<S> {
             return Ok(Err(refusal));
         }
         if !self.voters().contains(&self.me.0) {
-            // The others elect a leader once this one is silent; what it still took would never be
-            // confirmed.
+            // The others elect a leader once this one stops heartbeats; new entries here would
+            // never be confirmed.
             self.raft.runtime_config().heartbeat(false);
             return Err(Retry(
                 "this manager votes no more and another one takes over".to_owned(),
@@ -151,7 +151,7 @@ impl<S: StateMachine> Consensus<S> {
         self.write(request, command).await
     }
 
-    /// Takes a manager out of the voters, if it is one and the rest can go on without it.
+    /// Removes a manager from the voters, if the rest have a majority without it.
     async fn dismiss(&self, node: NodeId) -> Result<Result<(), Refusal>, Retry> {
         let _turn = self.turn.lock().await;
         let mut rest = self.voters();
@@ -171,8 +171,8 @@ impl<S: StateMachine> Consensus<S> {
         Ok(Ok(()))
     }
 
-    /// How many of these managers are alive. A leader that is new waits a while for their majority
-    /// to be heard.
+    /// Number of these managers that are alive. A new leader waits a while until it has heard a
+    /// majority.
     async fn alive(&self, voters: &BTreeSet<u64>) -> usize {
         let count = || {
             voters
@@ -274,7 +274,8 @@ fn wrong_secret() -> Refusal {
     Refusal::new(
         Kind::Denied,
         "the secret of the join token is wrong, or the token has been replaced",
-        "`swarmctl token worker` or `swarmctl token manager` on a manager prints the token that is valid now",
+        "`swarmctl token worker` or `swarmctl token manager` on a manager prints the token that is \
+         valid now",
     )
 }
 
@@ -299,7 +300,8 @@ fn not_reached(address: SocketAddr, error: &io::Error) -> Refusal {
         Kind::Invalid,
         format!("the cluster's leader does not reach this host at {address}: {error}"),
         format!(
-            "open TCP port {} of this host to the others, or give another of its addresses with `--advertise-addr`",
+            "open TCP port {} of this host to the others, or give another of its addresses with \
+             `--advertise-addr`",
             address.port()
         ),
     )

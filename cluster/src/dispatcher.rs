@@ -1,5 +1,5 @@
-//! The leader's end of a session: hears the node, sends it its view as it changes, puts its reports
-//! into the log.
+//! The leader's end of a session: sends the node its view as it changes, and puts its reports into
+//! the log.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -18,12 +18,11 @@ use crate::{
     raft::{Consensus, Retry, confirmed},
 };
 
-/// Changes that come within this time after one that was sent are sent together; one alone waits
-/// for nothing.
+/// Changes within this time after a sent one are sent together; a single change is sent at once.
 const COALESCE: Duration = Duration::from_millis(3);
-/// How often a session looks whether its leader still leads.
+/// Interval at which a session checks that this manager still leads.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// Messages waiting for a slow node; the session waits with it.
+/// Messages queued for a slow node; then the session waits.
 pub const QUEUE: usize = 64;
 
 /// What a node sends.
@@ -78,13 +77,13 @@ impl<S: StateMachine> Session<S> {
             return;
         };
         if node != self.node {
-            tracing::warn!(certificate = %self.node, claimed = %node, "a session for another node was refused");
+            tracing::warn!(certificate = %self.node, claimed = %node,
+                "a session for another node was refused");
             return;
         }
         self.consensus.hear(node);
         tracing::debug!(%node, generation, "session opened");
-        // A leader that has not yet applied what the cluster knows would show a node that has no
-        // view an early one.
+        // A leader that has not applied all committed entries would send a new node an old view.
         if confirmed(self.consensus.raft.ensure_linearizable())
             .await
             .is_err()
@@ -126,7 +125,7 @@ impl<S: StateMachine> Session<S> {
     /// Sends what has changed for the node since the last time.
     async fn update(&mut self, generation: u64, digest: &str) -> Result<(), Over> {
         let view = self.consensus.machine.read(|state| state.view(self.node));
-        // A leader that has not caught up yet must not lead a node back.
+        // A leader that has not caught up must not send a node an older view.
         if view.generation < generation {
             return Ok(());
         }
@@ -164,15 +163,16 @@ impl<S: StateMachine> Session<S> {
                 Ok(())
             }
             Upward::Report { .. } | Upward::Hello { .. } => {
-                tracing::warn!(node = %self.node, "a node spoke out of turn; its session is closed");
+                tracing::warn!(node = %self.node,
+                    "a node spoke out of turn; its session is closed");
                 Err(Over)
             }
         }
     }
 }
 
-/// Puts a report into the log and says so; without an answer the node sends it again, here or to
-/// the next leader.
+/// Puts a report into the log and acknowledges it. Without an acknowledgement the node sends it
+/// again, here or to the next leader.
 async fn record<S: StateMachine>(
     consensus: Arc<Consensus<S>>,
     sequence: u64,

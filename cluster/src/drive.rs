@@ -1,5 +1,4 @@
-//! What the leader does by itself: lets the state machine take its next step, and says which nodes
-//! are alive.
+//! The leader's own loop: proposes the commands of `step`, and sets which nodes are ready or down.
 
 use std::{
     sync::Arc,
@@ -17,18 +16,17 @@ use crate::raft::{Consensus, Retry, confirmed, now};
 
 /// The longest time between two steps.
 const STEP_INTERVAL: Duration = Duration::from_millis(200);
-/// Changes that come within this time of each other are looked at together.
+/// Changes within this time lead to one step.
 const DEBOUNCE: Duration = Duration::from_millis(3);
-/// After a change of leader, or a pause of the leader's own, nodes get so long to be heard before
-/// they are called down.
+/// Time that nodes get to be heard, after a change of leader or a pause of this process, before
+/// they count as down.
 const GRACE: Duration = Duration::from_secs(4);
-/// A step that comes so late means that this process did not run; silence then says nothing about
-/// the nodes.
+/// A step this late means that this process was paused; the silence of nodes then says nothing.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Runs for as long as the manager does; acts only while it leads.
 pub async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
-    // One receiver for good: a fresh one would call what it already shows a change, and never let
-    // this rest.
+    // One receiver for the whole loop: a new one would report the present value as a change, and
+    // this loop would never sleep.
     let mut metrics = consensus.raft.metrics();
     loop {
         if consensus.leads() {
@@ -43,7 +41,8 @@ pub async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
             .cloned();
         if let Some(Fatal::StorageError(error)) = &failed {
             let next = "mend the disk or free space, then restart netd";
-            tracing::error!(%error, next, "this manager cannot write its log and votes no more; the rest of netd goes on");
+            tracing::error!(%error, next,
+                "this manager cannot write its log and votes no more; the rest of netd goes on");
         }
         if failed.is_some() || matches!(woken, Ok(Err(_))) {
             return;

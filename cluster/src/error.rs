@@ -1,4 +1,4 @@
-//! Why a host could not become, stay or stop being a member.
+//! Errors of becoming, being and ceasing to be a member.
 
 use std::{io, net::SocketAddr, path::PathBuf};
 

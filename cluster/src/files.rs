@@ -1,4 +1,4 @@
-//! Files that are either whole or not there.
+//! Atomic file writes: a file is whole or absent.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},

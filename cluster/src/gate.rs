@@ -1,4 +1,4 @@
-//! Who may call what: the one place where requests from the network are let in.
+//! Authorisation of requests from the network: which role may call which method.
 
 use std::{
     pin::Pin,
@@ -66,7 +66,7 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        // The one that has said it is ready takes the request.
+        // The clone that reported readiness must take the request.
         let clone = self.inner.clone();
         let (member, mut inner) = (
             self.member.clone(),

@@ -1,5 +1,5 @@
-//! Who this host is, on its disk: its key, its certificate, its cluster's root, and where it can
-//! find managers.
+//! This host's identity on disk: key, certificate, root certificate of its cluster, addresses of
+//! managers.
 
 use std::{
     net::SocketAddr,

@@ -1,5 +1,4 @@
-//! How a host becomes a member: where it listens, what it says of itself, and its one talk with a
-//! manager.
+//! Joining: the host listens, and exchanges a token for a certificate with a manager.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,7 +20,7 @@ use crate::{
     view::View,
 };
 
-/// How long the managers may take to let a host in: longer than they look for a leader.
+/// Timeout of a join: longer than managers look for a leader.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(16);
 
 /// Where a member keeps its state and listens.
@@ -61,7 +60,7 @@ pub struct JoinOptions {
     pub vtep: Option<IpAddr>,
 }
 
-/// Takes a token to a manager and brings back a certificate.
+/// Sends a token to a manager and returns the certificate.
 pub async fn ask_to_join(
     token: &Token,
     options: &JoinOptions,
@@ -117,8 +116,8 @@ pub async fn ask_to_join(
     Ok(answer)
 }
 
-/// Listens for a host that is not a member yet, and clears away what an attempt that was cut off
-/// has left.
+/// Opens the listener of a host that is not a member yet, and removes leftovers of an interrupted
+/// attempt.
 pub fn prepare(config: &Config) -> Result<TcpListener, ClusterError> {
     if Identity::exists(&config.directory) {
         return Err(ClusterError::AlreadyMember(

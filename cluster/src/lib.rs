@@ -1,6 +1,5 @@
-//! The replicated log and those who share it: Raft on disk, certificates and join tokens, mutual
-//! TLS between members, and each node's view of the state, streamed to it and kept on its disk.
-//! Knows bytes and commands, never networks.
+//! The replicated log and its members: Raft on disk, certificates, join tokens, mutual TLS, and
+//! each node's view, streamed to it and kept on its disk. Knows commands and bytes, never networks.
 
 mod admission;
 mod dispatcher;

@@ -1,5 +1,4 @@
-//! Connections to other members: dialled with mutual TLS, one per member, made anew by themselves
-//! when they break.
+//! Connections to other members: mutual TLS, one per member, redialled automatically.
 
 use std::{
     collections::BTreeMap,

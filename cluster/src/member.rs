@@ -1,5 +1,5 @@
-//! A host as member of a cluster: how it becomes one, what it can ask of the cluster, and how it
-//! ceases to be one.
+//! A host as member of a cluster: init, join, resume, leave, and proposals and queries to the
+//! leader.
 
 use std::{
     collections::BTreeSet,
@@ -40,17 +40,17 @@ use crate::{
     view::View,
 };
 
-/// How long a request is tried while the cluster elects a leader.
+/// How long a request is retried while there is no leader.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long one try at one leader may take.
+/// Timeout of one try at one leader.
 const TRY_TIMEOUT: Duration = Duration::from_secs(6);
-/// How long a manager may take to say who leads.
+/// Timeout of asking a manager who leads.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Pause between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// How long a host that was admitted may take to be a working member.
+/// Timeout until an admitted host is a working member.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a host that leaves by force tries to tell the cluster.
+/// How long a host that leaves with --force tries to tell the cluster.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// This host as member of its cluster. Clones are the same member; it works until
@@ -146,8 +146,8 @@ impl<S: StateMachine> Member<S> {
         member.settle(saved, listener, extra).await
     }
 
-    /// Carries on as the member that this host was; `None` if it is none. Needs no other member:
-    /// the view of the disk is there at once.
+    /// Resumes this host's membership; `None` if it is no member. Needs no other member: the view
+    /// on disk is used at once.
     pub async fn resume(
         config: Config,
         extra: impl FnOnce(&Member<S>) -> Routes,
@@ -283,9 +283,9 @@ impl<S: StateMachine> Member<S> {
         let _stopped = view.wait_for(|view| view.generation > 0).await;
     }
 
-    /// Takes this host out of its cluster and forgets all that it kept of it. Refused, unless
-    /// `force`, for the last manager, where the rest of the managers would have no majority, and
-    /// where the cluster cannot be told.
+    /// Removes this host from its cluster and deletes its data. Without `force` refused for the
+    /// last manager, if the remaining managers would have no majority, and if no manager can be
+    /// reached.
     pub async fn leave(&self, force: bool) -> Result<(), Refusal> {
         let command = Command::Node(NodeCommand::Remove { node: self.node() });
         let farewell = self.propose(Proposal {
@@ -359,9 +359,8 @@ impl<S: StateMachine> Member<S> {
         }
     }
 
-    /// Has a command carried out, once, whoever leads. While there is no leader it is tried for
-    /// about 10 s; then the refusal is of kind `Unavailable`, and the same request may be proposed
-    /// again.
+    /// Executes a command once, at whichever leader. Without a leader it is retried for about 10 s;
+    /// then the refusal is of kind `Unavailable`, and the same request may be proposed again.
     pub async fn propose(&self, proposal: Proposal) -> Response {
         let proposal = &proposal;
         let from = PeerIdentity {
@@ -532,8 +531,10 @@ impl<S: StateMachine> Member<S> {
         let answer = timeout(ASK_TIMEOUT, client.leader(Json::default())).await;
         let answer =
             answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time")));
-        let answer = answer
-            .inspect_err(|status| tracing::debug!(manager = %manager.address, reason = status.message(), "no answer"));
+        let answer = answer.inspect_err(|status| {
+            let reason = status.message();
+            tracing::debug!(manager = %manager.address, reason, "no answer");
+        });
         Ok(decode(answer?.get_ref())?)
     }
 
@@ -593,16 +594,20 @@ impl<S: StateMachine> Member<S> {
         })
     }
 
-    /// Whether a certificate's node is still a member, as far as this one can tell: a manager looks
-    /// into its log, a worker into its view, and asks the cluster about those that it shares no
-    /// network with.
+    /// Whether a certificate's node is still a member. A manager checks its state; a worker checks
+    /// its view, and asks the cluster about nodes that share no network with it.
     pub(crate) async fn knows(&self, node: NodeId) -> bool {
         if let Some(consensus) = self.consensus() {
             return consensus
                 .machine
                 .read(|state| state.nodes().is_empty() || state.nodes().contains_key(&node));
         }
-        let found = |answer| matches!(answer, Ok(Answer::Nodes(nodes)) if nodes.iter().any(|found| found.id == node));
+        let found = |answer| {
+            let Ok(Answer::Nodes(nodes)) = answer else {
+                return false;
+            };
+            nodes.iter().any(|found| found.id == node)
+        };
         self.current_view().peers.contains_key(&node)
             || found(self.query(Query::Node(node.to_string())).await)
     }
@@ -642,7 +647,7 @@ impl<S: StateMachine> Member<S> {
 pub(crate) enum Vacancy {
     /// No manager can say, for now.
     Unknown,
-    /// All managers say that this node is no member, in these words.
+    /// All managers say that this node is not a member; their words.
     Stranger(String),
 }
 
@@ -652,7 +657,8 @@ async fn enlist<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>
         if let Ok(Seat::There(node, address)) = member.seat().await {
             let mut leader = MembershipClient::new(member.channel_to(node, address));
             if let Err(status) = leader.enlist(encode(&member.node())).await {
-                tracing::info!(leader = %address, reason = status.message(), "this manager does not vote yet");
+                tracing::info!(leader = %address, reason = status.message(),
+                    "this manager does not vote yet");
             }
         }
         sleep(RETRY_PAUSE).await;
@@ -685,8 +691,9 @@ fn no_answer(reason: &str) -> Refusal {
             "the cluster has no leader that could be reached within {} s: {reason}",
             PATIENCE.as_secs()
         ),
-        "see that netd runs on a majority of the managers and that they reach each other on TCP 2377, then try again; \
-         a change may be in a leader's log already and be made once there is a majority: look first",
+        "see that netd runs on a majority of the managers and that they reach each other on TCP \
+         2377, then try again; a change may be in a leader's log already and be made once there is \
+         a majority: look first",
     )
 }
 

@@ -1,4 +1,4 @@
-//! What members say to each other, beside the nouns of `model`.
+//! Messages between members that are not nouns of `model`.
 
 use std::net::{IpAddr, SocketAddr};
 

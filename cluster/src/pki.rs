@@ -1,5 +1,4 @@
-//! The cluster's certificate authority: its root, the certificates it signs, and what they say. No
-//! I/O.
+//! The cluster's certificate authority: root, node certificates and their content. No I/O.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,13 +17,13 @@ use crate::ClusterError;
 pub const ANY_MEMBER: &str = "member.netd";
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Of the root, and of nodes too: nothing renews a node's certificate, so a shorter life would end
-/// the cluster. A node that was removed is refused by the log, not by its certificate's end.
+/// Lifetime of the root's and the nodes' certificates. Nothing renews them, so a shorter life would
+/// end the cluster. A removed node is refused by its missing record, not by an expired certificate.
 const LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
-/// Clocks of hosts that join may be behind by so much.
+/// How far the clocks of joining hosts may be behind.
 const SKEW: Duration = DAY;
 
-/// Who is at the other end of a connection, by its certificate. In the extensions of every
+/// Node at the other end of a connection, by its certificate. Stored in the extensions of every
 /// authenticated request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {

@@ -1,5 +1,5 @@
-//! The control plane's listener: TCP, then TLS, then gRPC behind the gate. A refused handshake is
-//! logged with its peer.
+//! The control plane's listener: TCP, TLS, and gRPC behind the gate. Failed handshakes are logged
+//! with their peer.
 
 use std::{
     io,
@@ -47,7 +47,7 @@ pub struct Caller {
     pub identity: Option<PeerIdentity>,
 }
 
-/// Listens at once after an earlier daemon, even while its connections linger.
+/// Opens the listener, even while connections of an earlier daemon are in TIME_WAIT.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, ClusterError> {
     let listen = || {
         let socket = if address.is_ipv6() {
@@ -137,11 +137,12 @@ async fn greet(
         .flatten()
     {
         Ok(stream) => stream,
-        // Whoever only looks whether somebody listens, as a leader does at a host that joins.
+        // A mere connection check, as the leader makes at a joining host.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
         Err(error) => {
             let reason = explain(&error);
-            tracing::warn!(peer = %address, %error, reason, "a connection was refused: the TLS handshake failed");
+            tracing::warn!(peer = %address, %error, reason,
+                "a connection was refused: the TLS handshake failed");
             return;
         }
     };
@@ -163,14 +164,15 @@ async fn greet(
         .await;
 }
 
-/// What a failed handshake means for an operator.
+/// Explains a failed handshake to an operator.
 fn explain(error: &io::Error) -> &'static str {
     use rustls::{AlertDescription, CertificateError, Error};
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(Error::AlertReceived(
             AlertDescription::UnknownCA | AlertDescription::DecryptError,
         )) => {
-            "the peer does not trust this cluster's root: its token or certificate is another cluster's"
+            "the peer does not trust this cluster's root: its token or certificate is another \
+             cluster's"
         }
         Some(Error::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,

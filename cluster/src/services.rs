@@ -1,4 +1,4 @@
-//! The gRPC services of the control plane: thin, between the wire and the member.
+//! The gRPC services of the control plane: translate between the wire and [`Member`].
 
 use std::{pin::Pin, sync::Arc};
 
@@ -115,7 +115,7 @@ fn again(Retry(reason): Retry) -> Status {
     Status::unavailable(reason)
 }
 
-/// Who asks; the gate has put it there.
+/// The caller's identity, which the gate has stored.
 fn identity<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
     let identity = request.extensions().get::<PeerIdentity>().copied();
     identity.ok_or_else(|| Status::unauthenticated("a certificate of this cluster is needed"))

@@ -1,5 +1,4 @@
-//! A node's end of its session with the leader: keeps its view up to date, says that it is alive,
-//! delivers its reports.
+//! A node's end of its session with the leader: updates its view, sends heartbeats and reports.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -194,7 +193,8 @@ async fn open<S: StateMachine>(
             Some(Box::pin(whole.filter_map(std::future::ready)))
         }
         Err(status) => {
-            tracing::debug!(leader = %address, reason = status.message(), "no session with the leader");
+            tracing::debug!(leader = %address, reason = status.message(),
+                "no session with the leader");
             None
         }
     }
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_was_not_acknowledged_is_sent_again_with_what_came_since() {
+    fn an_unacknowledged_report_is_sent_again_with_the_news() {
         let outbox = Outbox::default();
         outbox.put(report(
             1,

@@ -1,5 +1,4 @@
-//! TLS 1.3 between members: what a server shows and asks for, what a client trusts. Ring, given
-//! explicitly.
+//! TLS 1.3 configurations of servers and clients, with ring as provider.
 
 use std::sync::Arc;
 

@@ -9,8 +9,8 @@ const PREFIX: &str = "SWMTKN-1-";
 const DIGEST_DIGITS: usize = 50;
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// What admits a host: pins the cluster's root certificate and proves that an operator of the
-/// cluster gave it.
+/// A join token: pins the cluster's root certificate, and proves that an operator of the cluster
+/// issued it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     /// SHA-256 of the root certificate (DER): 50 digits of base 36.
@@ -22,8 +22,9 @@ pub struct Token {
 /// Text that is not a token. Never holds the text itself: part of it may be a secret.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 #[error(
-    "this is not a join token: {0}\n  next: copy the whole token, of the form SWMTKN-1-<50 digits>-<25 digits>, that \
-     `swarmctl token worker` or `swarmctl token manager` prints on a manager"
+    "this is not a join token: {0}\n  next: copy the whole token, of the form SWMTKN-1-<50 \
+     digits>-<25 digits>, that `swarmctl token worker` or `swarmctl token manager` prints on a \
+     manager"
 )]
 pub struct TokenError(&'static str);
 

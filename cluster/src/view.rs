@@ -1,5 +1,6 @@
-//! A node's view, in memory and on disk. It is shown as soon as it outlives this process; the disk
-//! has it soon after: a power cut takes away what a lost change was about as well.
+//! A node's view, in memory and on disk. It is written to the page cache before it is used, and
+//! fsynced soon after. A power cut may lose the last view, but it also wipes the kernel state that
+//! the view described.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::{ClusterError, files};
 
-/// The newest, which a power cut may spoil, and the newest that the disk has.
+/// The newest view, which a power cut may damage, and the newest fsynced one.
 const FILES: [&str; 2] = ["view.new.json", "view.json"];
 
 /// This node's view.
@@ -44,7 +45,8 @@ impl View {
                 Ok(saved) if saved.generation >= view.generation => view = saved,
                 Ok(_) => {}
                 Err(reason) => {
-                    tracing::warn!(path = %path.display(), reason, "a copy of this node's view is lost")
+                    tracing::warn!(path = %path.display(), reason,
+                        "a copy of this node's view is lost")
                 }
             }
         }
@@ -71,8 +73,8 @@ impl View {
         self.current.subscribe()
     }
 
-    /// Shows it once it outlives this process. A disk that is full must not hold this host in the
-    /// past: the view is then shown all the same, and a restart begins from an older one.
+    /// Publishes the view once it is written. If the disk is full the view is published all the
+    /// same, and a restart begins from an older one.
     pub async fn set(&self, view: NodeConfig) {
         let view = Arc::new(view);
         self.write(FILES[0], view.clone(), files::hand_over).await;
@@ -145,8 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_shown_is_there_after_a_crash_and_what_a_power_cut_spoils_there_as_of_the_last_time()
-     {
+    async fn a_view_survives_a_crash_and_a_spoilt_one_falls_back() {
         let directory = tempfile::tempdir().unwrap();
         let opened = || View::open(directory.path(), NodeId(1), Level::NEWEST).unwrap();
         let generation = || opened().get().generation;

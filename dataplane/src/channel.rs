@@ -1,5 +1,5 @@
-//! Netlink in one network namespace: what is there, and changes of it. The one place of the data
-//! plane that opens netlink sockets; those for requests are kept open between passes.
+//! rtnetlink in one network namespace: dumps and changes. The only place of the data plane that
+//! opens rtnetlink sockets; request sockets stay open between passes.
 
 use std::{
     cell::RefCell,
@@ -26,11 +26,11 @@ use super::{
     wire,
 };
 
-/// Messages per send: their answers must fit the socket's receive buffer.
+/// Messages per send: their replies must fit into the socket's receive buffer.
 pub const BATCH: usize = 64;
 /// Larger than any datagram of a dump (32 KiB in net/netlink/af_netlink.c).
 const DATAGRAM: usize = 64 * 1024;
-/// How often a dump that was changed under way is taken before the pass gives up.
+/// Most attempts at a dump that changes while it is read.
 const DUMPS: usize = 8;
 /// `NLM_F_DUMP_INTR` of linux/netlink.h.
 const DUMP_INTERRUPTED: u16 = 0x10;
@@ -270,8 +270,8 @@ impl Channel {
             .ok_or_else(|| missing(format!("there is no link {link}")))
     }
 
-    /// A dump that something changed under may lack links that are there (`NLM_F_DUMP_INTR`): it is
-    /// taken again, since what is missing by mistake would be torn down.
+    /// Dumps, and repeats an inconsistent dump (`NLM_F_DUMP_INTR`): it may lack existing links,
+    /// which would then be torn down by mistake.
     pub fn dump(
         &mut self,
         what: &'static str,
@@ -339,7 +339,7 @@ impl Channel {
                     let Some(peer) = waiting.remove(&header.sequence_number) else {
                         continue;
                     };
-                    // To a peer without a route nothing gets anyway.
+                    // A peer without a route is unreachable anyway.
                     let NetlinkPayload::InnerMessage(Message::NewRoute(route)) = payload else {
                         continue;
                     };

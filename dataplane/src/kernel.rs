@@ -1,4 +1,4 @@
-//! The kernel by netlink: what it holds of ours in all namespaces, and how it is changed.
+//! The kernel by rtnetlink: reads our objects in all namespaces, and changes them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -37,8 +37,8 @@ use super::{
 
 /// Namespaces whose values below /proc/sys are read in one instance of /proc.
 const NAMESPACES_PER_TREE: usize = 32;
-/// Namespaces that are read in their turn, though nothing was heard from them, and how often. Hosts
-/// have fewer as a rule; a host with thousands would do nothing else.
+/// Number of namespaces that are read in turn without a notice, and the interval. Most hosts have
+/// fewer; a host with thousands would do nothing else.
 const TURN: usize = 50;
 const TURN_TIME: Duration = Duration::from_millis(900);
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV6_IFADDR`, `_IPV4_RULE`, `_IPV6_RULE` of linux/rtnetlink.h.
@@ -309,7 +309,7 @@ impl Kernel {
         }
     }
 
-    /// The next `observe` reads every namespace, whether or not anything was heard from it.
+    /// The next `observe` reads every namespace, with or without a notice.
     pub fn doubt(&mut self) {
         self.ground = None;
         self.channels
@@ -326,8 +326,8 @@ impl Kernel {
         }
     }
 
-    /// Doubts some even if nothing was heard from them: some changes come without notice. The host
-    /// is always among them.
+    /// Marks some namespaces to be read even without a notice, because some changes cause none. The
+    /// host's is always among them.
     fn take_turn(&mut self) {
         if self.turned.is_some_and(|at| at.elapsed() < TURN_TIME) {
             return;
@@ -348,7 +348,7 @@ impl Kernel {
             .for_each(|place| self.doubt_one(place));
     }
 
-    /// Does what the operations say, one after the other; goes on after failures and returns them.
+    /// Executes operations in order; goes on after failures and returns them.
     pub fn apply(&mut self, ops: &[Op]) -> Vec<Refused> {
         let alike = |a: &Op, b: &Op| a.place == b.place && a.change.stage() == b.change.stage();
         let apply = |ops: &[Op]| {
@@ -364,8 +364,8 @@ impl Kernel {
         poll_fn(|context| self.notices.poll(context)).await;
     }
 
-    /// Gives wanted namespaces that have lost nothing but their names these back: what runs inside
-    /// never notices. Returns whether there were any.
+    /// Restores the names of namespaces that lost only their names; programs inside do not notice.
+    /// Returns whether there were any.
     fn restore_names(&self, desired: &Desired, present: &BTreeMap<Namespace, Identity>) -> bool {
         let mut restored = false;
         for &place in desired.spaces.keys() {
@@ -508,8 +508,8 @@ impl Kernel {
             .collect()
     }
 
-    /// The kernel waits for its readers once for each link that goes, or once for a whole group of
-    /// them.
+    /// Deletes links as a group: the kernel waits for an RCU grace period once per group instead of
+    /// once per link.
     fn delete_together(&mut self, place: Place, ops: &[Op]) {
         let Some(channel) = self.channels.get_mut(&place) else {
             return;
@@ -633,7 +633,7 @@ impl Kernel {
         let at = index.unwrap_or(0);
         Ok(match &op.change {
             Change::DeleteRoute(key, route) => (wire::delete_route(key, route, index), 0),
-            // What the host had before leads elsewhere for a reason.
+            // A route that the host had before is never replaced.
             Change::SetRoute(key, route) if op.place == Place::Host => {
                 (wire::set_route(key, route, index), ADD)
             }
@@ -716,7 +716,7 @@ impl Kernel {
     }
 }
 
-/// Of a namespace of others, what is asked for there, and what can only have come from us.
+/// Of a foreign namespace keep only what we want there, and what only we can have made.
 fn only_ours(seen: &mut Space<ObservedLink>, asked: Option<&Space<Link>>) {
     let asks_for = |name: &LinkName| asked.is_some_and(|asked| asked.links.contains_key(name));
     seen.links.retain(|name, link| {
@@ -740,7 +740,7 @@ fn write_sysctl(tree: &sysctl::Tree, op: &Op) -> io::Result<()> {
     tree.write(&key.path, value)
 }
 
-/// Deletes of what is gone have done their work.
+/// Deleting an absent object is a success.
 fn is_done_already(change: &Change, error: &io::Error) -> bool {
     let absent = [
         Errno::ENOENT,

@@ -59,15 +59,15 @@ use rules::{Pending, Rules, Wanted};
 use state::{ObservedKind, ObservedLink, Place};
 use xfrm::{Encryption, Tunnels};
 
-/// A settled kernel is looked at this often: some changes (sysctls, namespaces) come without
-/// notice.
+/// Interval of passes over a settled kernel: some changes (sysctls, namespaces) cause no notice.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Changes of the kernel come in flocks.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// A pass that failed is repeated after this time, doubled each time up to [`RETRY_LAST`].
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(2);
-/// How often one pass applies: deleting an address, say, takes routes along that must come back.
+/// Most rounds of one pass: deleting an address, for example, removes routes that must be added
+/// again.
 const ROUNDS: usize = 3;
 
 /// How many may ask for a look at the same time.
@@ -86,7 +86,7 @@ pub struct Failure {
     pub object: String,
     /// Why, and what to do next.
     pub reason: String,
-    /// The one task that it keeps from running; `None` where it is the host's.
+    /// The only sandbox that it affects; `None`: the whole host.
     pub sandbox: Option<SandboxId>,
 }
 
@@ -334,7 +334,7 @@ async fn run(
     }
 }
 
-/// Until a flock of changes is over; a new configuration does not wait for that.
+/// Waits until a burst of changes is over; a new configuration ends the wait.
 async fn rest(desired: &watch::Receiver<Arc<NodeConfig>>) {
     let mut next = desired.clone();
     tokio::select! {
@@ -426,8 +426,8 @@ fn unreadable(config: &NodeConfig, error: &KernelError) -> Status {
     }
 }
 
-/// One pass: what keeps secrets first, then links, addresses and routes, then the rules of the
-/// namespaces that there are.
+/// One pass: IPsec and the host's rules first, then links, addresses and routes, then the rules of
+/// the namespaces.
 fn reconcile(
     planes: &mut Planes,
     config: &Arc<NodeConfig>,

@@ -1,6 +1,5 @@
-//! Named network namespaces, as `ip netns` makes and finds them: an nsfs mount below
-//! `NAMESPACE_DIRECTORY`. A thread that enters one never comes back, so all work inside happens on
-//! threads of its own.
+//! Named network namespaces as of `ip netns`: an nsfs mount below `NAMESPACE_DIRECTORY`. `setns` is
+//! per thread, so all work inside a namespace happens on threads of its own.
 
 use std::{
     collections::BTreeMap,
@@ -153,8 +152,8 @@ fn is_namespace(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 
-/// The directory is a shared mount, as iproute2 makes it: names appear and go in every mount
-/// namespace alike, and an unmount here is not held up by a copy there.
+/// Makes the directory a shared mount, as iproute2 does: names appear and vanish in every mount
+/// namespace alike, and no copy elsewhere keeps an unmounted namespace busy.
 fn share_directory() -> io::Result<()> {
     let directory = Path::new(NAMESPACE_DIRECTORY);
     fs::create_dir_all(directory)?;
@@ -173,7 +172,7 @@ fn share_directory() -> io::Result<()> {
             let spreads = is_shared(&covered)?;
             bind(directory, directory, MsFlags::MS_BIND | MsFlags::MS_REC)?;
             share()?;
-            // Elsewhere what is unmounted above is unmounted below, too, and the other way round.
+            // With propagation an unmount above also unmounts below, and vice versa.
             if spreads {
                 Ok(())
             } else {

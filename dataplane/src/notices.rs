@@ -1,6 +1,6 @@
-//! Notices of changes in namespaces. For each the kernel walks all sockets that listen, whatever
-//! their namespaces: a socket per namespace would cost the square of their number. So one hears
-//! them all, from a namespace of its own in which each of ours has a number.
+//! Notices of changes in namespaces. For each notice the kernel walks all listening sockets of the
+//! machine, so a socket per namespace would cost quadratic time. Hence one socket listens to all,
+//! in a namespace of its own in which each of ours has a number (nsid).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

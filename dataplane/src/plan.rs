@@ -1,5 +1,4 @@
-//! What to change next: the difference of desired and observed as an ordered list of operations.
-//! Pure.
+//! The plan: the difference of desired and observed state as an ordered list of operations. Pure.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
@@ -95,14 +94,14 @@ pub struct Pair {
     pub far_link: Link,
 }
 
-/// What leads from `observed` to `desired`; empty means settled. Deletes come first, makers before
-/// what they carry.
+/// Operations from `observed` to `desired`; empty means settled. Deletes come first; devices come
+/// before their addresses and routes.
 pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
     let mut left = observed.clone();
     let mut ops = delete_links(desired, &mut left);
     delete_namespaces(desired, &mut left, &mut ops);
     for (&place, space) in &desired.spaces {
-        // One that others have made has only to be found; until then nothing can be done there.
+        // A foreign namespace is only looked up; until it exists nothing can be done there.
         if let (Place::Inside(_), None, false) =
             (place, left.spaces.get(&place), place.is_foreign())
         {
@@ -131,9 +130,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
     ops
 }
 
-/// Links that should not be, or cannot become what they should be. Of a namespace that goes, the
-/// kernel takes the links away by itself, at some time, all at once: what waits for it are tunnels
-/// only.
+/// Deletes unwanted links, and links that cannot be changed in place. The kernel removes the links
+/// of a deleted namespace by itself, later and together: only tunnels are deleted explicitly.
 fn delete_links(desired: &Desired, left: &mut Observed) -> Vec<Op> {
     let mut gone = Vec::new();
     for (&place, space) in &left.spaces {

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rule_for_local_addresses_gets_behind_ours_and_is_never_missing() {
+    fn the_rule_for_local_addresses_moves_and_is_never_missing() {
         let desired = Policies {
             rules: [OWN].into(),
             ..Policies::default()

@@ -1,6 +1,5 @@
-//! Published ports of this host: which of them it can lead elsewhere, with what nobody else may
-//! listen at meanwhile. A bound socket that does not listen keeps each port from other programs;
-//! where one has it already, it keeps it.
+//! Published ports of this host. A bound socket that does not listen reserves each port; a port
+//! that another program has is left to it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -102,7 +101,8 @@ impl Ports {
         }
     }
 
-    /// Whether nobody else has this port now. What cannot be asked counts as free.
+    /// Reserves a port; whether no other program has it. A protocol that cannot be checked counts
+    /// as free.
     fn hold(&mut self, key: (Protocol, SocketAddr)) -> bool {
         if self.held.contains_key(&key) {
             return true;
@@ -116,13 +116,13 @@ impl Ports {
     }
 }
 
-/// Connections that have just ended do not count: `SO_REUSEADDR` is set until the port is bound,
-/// and not afterwards, when it would let others listen.
+/// Binds a socket. `SO_REUSEADDR` is set only until then, so that connections in TIME_WAIT do not
+/// count, but no other program can listen afterwards.
 fn reserve(protocol: Protocol, address: SocketAddr) -> Result<OwnedFd, Errno> {
     let kind = match protocol {
         Protocol::Tcp => SockType::Stream,
         Protocol::Udp => SockType::Datagram,
-        // Few kernels have it, fewer hosts a program that uses it.
+        // SCTP ports are not reserved: few kernels have SCTP, and few hosts a program that uses it.
         Protocol::Sctp => return Err(Errno::EPROTONOSUPPORT),
     };
     let family = if address.is_ipv4() {
@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_that_a_program_listens_at_is_not_taken_and_one_that_is_kept_cannot_be_listened_at() {
+    fn a_port_belongs_to_its_program_or_to_us() {
         let program = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let taken = program.local_addr().unwrap();
         assert_eq!(
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_means_its_addresses_and_an_address_only_the_host_that_has_it() {
+    fn ports_at_an_interface_or_address_are_where_that_is() {
         let here =
             |link: &str, address: &str| (LinkName::parse(link).unwrap(), address.parse().unwrap());
         let here = BTreeSet::from([

@@ -1,5 +1,5 @@
-//! Whom engines of containers ask for names that they do not know: Docker's 127.0.0.11 passes
-//! questions on, from inside the container's namespace, to the host's resolvers.
+//! Resolvers to which Docker's 127.0.0.11 forwards queries, from inside the container's namespace:
+//! the host's.
 
 use std::{collections::BTreeSet, fs, net::IpAddr};
 

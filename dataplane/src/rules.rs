@@ -33,16 +33,16 @@ use super::{
     state::{ObservedLink, Place, Route, Space},
 };
 
-/// Rules that no change was heard of are read again after this time all the same.
+/// Interval at which rules are read again without a notice.
 const READ_AGAIN: Duration = Duration::from_secs(10);
-/// What has just been changed, and confirmed, is read after this time: nobody waits for that.
+/// Time after which changed and confirmed rules are read back; nobody waits for it.
 const PROVE: Duration = Duration::from_millis(500);
 
-/// A table that could not be changed is tried again after this time.
+/// Time after which a change of a locked table is retried.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 
-/// Somebody else may insist on coming first, too: rules that were put before ours are overtaken
-/// only this often in [`READ_AGAIN`].
+/// Other software may insist on the first place, too: our rules are moved before foreign ones at
+/// most this often per [`READ_AGAIN`].
 const OVERTAKINGS: usize = 5;
 
 /// The families that tables of ours may have.
@@ -446,7 +446,7 @@ struct Tables {
     /// Tables whose owners let nobody change them, and when that was tried.
     barred: BTreeMap<String, Instant>,
     deaf: bool,
-    /// When the kernel refused the short way: everything takes the long one.
+    /// Time when the kernel refused the short way; all packets take the long one.
     refused: Option<Instant>,
 }
 
@@ -764,14 +764,14 @@ impl Tables {
         Ok(changes)
     }
 
-    /// A table that its owner lets nobody change keeps nothing else of ours from working.
+    /// A table locked by its owner must not fail the rest.
     fn pass_through(&mut self, changes: &[Change]) {
         if !changes.is_empty() {
             self.overtaken.push_back(Instant::now());
         }
         for change in changes {
             if let Err(error) = self.change(change, None) {
-                let next = "let its owner accept what comes from and goes to nu-+";
+                let next = "accept interfaces nu-* in that firewall's own configuration, both ways";
                 warn!(table = change.table, %error, next, "a firewall may drop what leaves networks");
                 self.barred.insert(change.table.clone(), Instant::now());
             }

@@ -1,5 +1,5 @@
-//! What one network namespace holds, in the words of the kernel: the same shape for what is desired
-//! and what is observed, so that the difference is a comparison of maps.
+//! State of one network namespace in the kernel's terms. Desired and observed state have the same
+//! type, so that the difference is a comparison of maps.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -10,8 +10,7 @@ use model::{
 
 use super::policy::Policies;
 
-/// Times are counted in ticks of 64 ns (`PSCHED_SHIFT`), and the kernel keeps 32 bits of
-/// nanoseconds.
+/// tc counts time in ticks of 64 ns (`PSCHED_SHIFT`); the kernel keeps 32 bits of nanoseconds.
 const TICK: u128 = 64;
 const MOST_TICKS: u128 = u32::MAX as u128 / TICK;
 /// Bytes that may pass at once at least: some frames.

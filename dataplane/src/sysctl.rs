@@ -1,4 +1,4 @@
-//! Values below /proc/sys, of the network namespace that the calling thread is in.
+//! Sysctls of the calling thread's network namespace.
 
 use std::{
     fs, io,
@@ -19,9 +19,8 @@ const IPV6_LINKS: &str = "/proc/sys/net/ipv6/conf";
 /// [`keep_router_advertisements`]).
 pub const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
-/// An instance of /proc: one finds the values of all namespaces under the same names, one after the
-/// other, so that a look-up in the machine's own takes the longer the more namespaces have been
-/// looked at.
+/// An instance of /proc of our own: in the machine's /proc the values of all namespaces have the
+/// same names, so a look-up takes longer the more namespaces have been read.
 pub struct Tree {
     /// Its directory `sys`.
     root: OwnedFd,

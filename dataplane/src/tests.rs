@@ -1,4 +1,4 @@
-//! The rules of the data plane, without a kernel: configurations in, plans out.
+//! Tests of the data plane without a kernel: configurations in, plans out.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -89,7 +89,7 @@ fn nothing_is_planned_when_the_kernel_has_what_is_desired() {
 }
 
 #[test]
-fn deletes_come_before_what_is_made_and_makers_before_what_they_carry() {
+fn deletes_come_first_and_devices_before_their_routes() {
     let desired = Desired::of(&config(), &ground(Some(1500)));
     let mut observed = kernel(&desired);
     space_of(&mut observed, NETWORK).forget(&vx());
@@ -145,7 +145,7 @@ fn a_peer_that_moves_replaces_one_entry_and_touches_no_route() {
 }
 
 #[test]
-fn a_new_vtep_of_this_host_makes_the_tunnel_anew_and_nothing_else() {
+fn a_new_vtep_remakes_the_tunnel_and_nothing_else() {
     let observed = kernel(&Desired::of(&config(), &ground(Some(1500))));
     let mut moved = config();
     moved.peers.get_mut(&NodeId(1)).unwrap().vtep = ip("192.0.2.11");
@@ -186,7 +186,7 @@ fn half_a_pair_is_removed_and_made_whole() {
 }
 
 #[test]
-fn what_is_left_of_an_earlier_life_is_removed() {
+fn leftovers_of_an_earlier_life_are_removed() {
     let mut observed = kernel(&Desired::of(&config(), &ground(Some(1500))));
     let half_made = ObservedLink {
         index: 99,
@@ -220,7 +220,7 @@ fn what_is_left_of_an_earlier_life_is_removed() {
 }
 
 #[test]
-fn every_attribute_that_is_changed_behind_our_back_is_planned_for() {
+fn every_attribute_changed_by_others_is_planned_for() {
     let desired = Desired::of(&config(), &ground(Some(1500)));
     let settled = kernel(&desired);
     let mut damaged = Vec::new();
@@ -364,7 +364,7 @@ fn strays_inside_our_namespaces_are_removed() {
 }
 
 #[test]
-fn the_first_endpoint_carries_the_way_out_and_others_their_own_subnets() {
+fn the_first_endpoint_carries_the_default_route() {
     let mut config = config();
     let second = NetworkConfig {
         vni: Vni::LAST,
@@ -409,7 +409,7 @@ fn the_first_endpoint_carries_the_way_out_and_others_their_own_subnets() {
 }
 
 #[test]
-fn the_way_out_is_by_the_first_network_that_has_one_for_the_family() {
+fn the_first_network_with_a_way_out_carries_each_family() {
     let mut config = config();
     let second = NetworkConfig {
         vni: Vni::LAST,
@@ -457,7 +457,7 @@ fn the_way_out_is_by_the_first_network_that_has_one_for_the_family() {
 }
 
 #[test]
-fn an_internal_network_has_no_uplink_and_a_network_without_local_endpoints_nothing() {
+fn internal_networks_have_no_uplink_and_unused_ones_nothing() {
     let desired = Desired::of(&internal(config()), &ground(Some(1500)));
     assert!(!desired.spaces.contains_key(&Place::Host));
     let mut remote = config();
@@ -546,7 +546,7 @@ fn link_name(name: &str) -> LinkName {
 }
 
 #[test]
-fn an_endpoint_on_a_lan_gets_its_addresses_when_nobody_else_has_them() {
+fn an_endpoint_on_a_lan_gets_addresses_that_nobody_has() {
     let desired = |free| {
         let (config, ground) = on_lan(free, &[]);
         Desired::of(&config, &ground)
@@ -581,7 +581,7 @@ fn an_endpoint_on_a_lan_gets_its_addresses_when_nobody_else_has_them() {
 }
 
 #[test]
-fn a_vlan_is_made_before_what_is_on_it_unless_the_operator_has_one() {
+fn a_vlan_is_made_first_unless_the_operator_has_one() {
     let made = |links: &[(&str, HostLink)]| -> Vec<LinkName> {
         let (config, ground) = on_lan(true, links);
         let plan = plan(&Desired::of(&config, &ground), &Observed::default());
@@ -617,7 +617,7 @@ fn a_vlan_is_made_before_what_is_on_it_unless_the_operator_has_one() {
 }
 
 #[test]
-fn a_task_whose_parent_is_missing_is_refused_and_nothing_else_suffers() {
+fn a_missing_parent_refuses_its_tasks_only() {
     let (config, mut ground) = on_lan(true, &[]);
     ground.links.clear();
     let desired = Desired::of(&config, &ground);
@@ -873,7 +873,7 @@ fn a_container_whose_namespace_is_gone_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_a_runtime_takes_from_the_host_is_made_once() {
+fn a_device_that_a_runtime_takes_is_made_once() {
     let config = with_container(None);
     // Its namespace may not be there yet.
     let desired = Desired::of(&config, &ground(Some(1500)));

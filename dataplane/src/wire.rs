@@ -1,4 +1,4 @@
-//! Between our words and rtnetlink's messages. Pure: no socket is opened here.
+//! Translates between our types and rtnetlink messages. Pure: opens no socket.
 
 use std::{
     collections::BTreeMap,
@@ -37,8 +37,8 @@ use super::{
     },
 };
 
-/// Marks our routes (`ip route` shows it as `proto 110`); a sandbox's tenant may add routes of its
-/// own.
+/// Protocol number of our routes (`ip route` shows `proto 110`), to tell them from routes that
+/// programs in a sandbox add.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(110);
 const LOOPBACK: &str = "lo";
 /// The bits of a table's number on the host that are a VNI.

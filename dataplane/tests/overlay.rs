@@ -31,7 +31,7 @@ const POLL: Duration = Duration::from_millis(20);
 const DIRECTORY: &str = "OVERLAY_HOST";
 
 #[test]
-fn tasks_of_two_hosts_reach_each_other_their_hosts_and_nothing_unknown() {
+fn tasks_reach_each_other_their_hosts_and_nothing_unknown() {
     let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
     lab.settle(&lab.whole());
     let sandbox = lab.hosts[0].sandbox();
@@ -73,7 +73,7 @@ fn tasks_of_two_hosts_reach_each_other_their_hosts_and_nothing_unknown() {
 }
 
 #[test]
-fn tunnel_packets_from_a_stranger_or_in_anothers_name_are_dropped_and_counted() {
+fn foreign_and_forged_tunnel_packets_are_dropped_and_counted() {
     let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
     lab.settle(&lab.whole());
     assert_answers(&lab.hosts[0].sandbox(), "10.77.9.12", 0);
@@ -147,7 +147,7 @@ fn tunnel_packets_from_a_stranger_or_in_anothers_name_are_dropped_and_counted() 
 }
 
 #[test]
-fn what_an_endpoint_sends_in_anothers_name_is_dropped_and_counted() {
+fn spoofed_packets_of_an_endpoint_are_dropped_and_counted() {
     let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
     lab.settle(&lab.whole());
     let host = &lab.hosts[0];
@@ -306,7 +306,7 @@ fn arp_claim(sender: Mac, claimed: &str, asked: &str) -> Vec<u8> {
 }
 
 #[test]
-fn an_encrypted_network_is_brought_up_by_a_kernel_that_can_encrypt_or_not_at_all() {
+fn an_encrypted_network_needs_a_kernel_that_can_encrypt() {
     let mut lab = Lab::new(&["192.0.2.1"]);
     let mut config = lab.whole().remove(0);
     for network in config.networks.values_mut() {
@@ -356,7 +356,7 @@ fn a_namespace_that_loses_its_name_is_given_it_back() {
 }
 
 #[test]
-fn the_tunnel_runs_over_ipv6_and_carries_a_network_of_one_family() {
+fn a_tunnel_over_ipv6_carries_a_network_of_one_family() {
     let mut lab = Lab::new(&["fd00:cafe::1", "fd00:cafe::2"]);
     let mut configs = lab.whole();
     for config in &mut configs {
@@ -424,7 +424,7 @@ fn whatever_is_deleted_or_changed_comes_back() {
 }
 
 #[test]
-fn a_settled_host_rests_however_many_networks_have_just_been_made() {
+fn a_settled_host_rests_however_many_networks_it_has() {
     let mut lab = Lab::new(&["192.0.2.1"]);
     let mut config = lab.whole().remove(0);
     for number in 1..=30 {
@@ -482,7 +482,7 @@ fn a_settled_host_rests_however_many_networks_have_just_been_made() {
 }
 
 #[test]
-fn a_killed_data_plane_adopts_what_is_right_and_removes_what_is_not() {
+fn a_killed_data_plane_adopts_the_right_and_removes_the_rest() {
     let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
     lab.settle(&lab.whole());
     let before = lab.hosts[0].picture();

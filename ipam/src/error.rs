@@ -43,10 +43,7 @@ pub enum IpamError {
         last: IpAddr,
     },
     /// The range is not a part of its subnet.
-    #[error(
-        "range {range} contains no host address of subnet {subnet}, or addresses outside of \
-         it"
-    )]
+    #[error("range {range} holds no host address of subnet {subnet}, or others")]
     Range {
         /// Its subnet.
         subnet: Subnet,
@@ -68,8 +65,8 @@ pub enum IpamError {
     PoolsExhausted(String),
     /// A network's subnets of one family have too few free addresses.
     #[error(
-        "network {network:?} has no room in {subnets}: {used} of {capacity} addresses are in use, \
-         {wanted} more are needed"
+        "network {network:?} has no room in {subnets}: {used} of {capacity} addresses are given, \
+         {wanted} more asked"
     )]
     Exhausted {
         /// The network's name.
@@ -85,7 +82,7 @@ pub enum IpamError {
     },
     /// A requested address lies outside the addresses that the network gives.
     #[error(
-        "{address} is outside the addresses of network {network:?}, which are those of {subnets}"
+        "{address} is no address that network {network:?} can give: it gives those of {subnets}"
     )]
     Outside {
         /// The requested value.
@@ -171,30 +168,25 @@ impl From<IpamError> for Refusal {
             ),
             IpamError::Outside { .. } => (
                 Kind::Invalid,
-                "request an address inside, or none to get a free one".to_owned(),
+                "give an address inside, or none to get a free one".to_owned(),
             ),
             IpamError::Held { network, .. } => (
                 Kind::Conflict,
                 format!(
-                    "request another address, or none to get a free one; `swarmctl network inspect \
-                     {network}` lists the addresses in use"
+                    "give another address, or none to get a free one; `swarmctl network inspect \
+                     {network}` shows who has which"
                 ),
             ),
             IpamError::Other { .. } => (
                 Kind::Conflict,
-                "request the address that it has, or none; a new endpoint may have \
-                 another"
-                    .to_owned(),
+                "give the address that it has, or none; a new endpoint may have another".to_owned(),
             ),
             IpamError::NoNetwork(_) => (
                 Kind::NotFound,
                 "`swarmctl network ls` lists what there is".to_owned(),
             ),
             IpamError::Exists(_) => (Kind::Conflict, String::new()),
-            IpamError::InUse { .. } => (
-                Kind::Precondition,
-                "remove the services and containers that use it first".to_owned(),
-            ),
+            IpamError::InUse { .. } => (Kind::Precondition, "remove what uses it first".to_owned()),
         };
         Refusal::new(kind, error.to_string(), next)
     }

@@ -24,7 +24,7 @@ pub enum Owner {
 /// Text that cannot be parsed as an owner.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 #[error(
-    "{0:?} is not an owner: write `gateway`, `vip/<service id>`, `slot/<service id>/<number>`, \
+    "{0:?} is no owner: it reads `gateway`, `vip/<service id>`, `slot/<service id>/<number>`, \
      `node/<node id>` or `container/<endpoint id>`"
 )]
 pub struct OwnerError(pub String);

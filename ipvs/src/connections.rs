@@ -78,7 +78,8 @@ impl Connections {
         Ok(())
     }
 
-    /// Whether a connection is to a present or former virtual IP and its real server is gone.
+    /// Whether a connection to a virtual IP leads to a service or real server that is gone, or that
+    /// must not have it.
     fn is_stale(&self, found: &Connection, table: &Table) -> bool {
         let Some(service) = table.services.get(&found.destination) else {
             return true;

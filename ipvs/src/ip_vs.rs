@@ -63,8 +63,8 @@ const TIMEOUTS: Timeouts = Timeouts {
     fin: 10_800,
     udp: 300,
 };
-/// IPVS sends no notifications. It is read again after this pause, or later, so that reading takes
-/// at most 1 % of the time, but not after more than the longest pause.
+/// IPVS sends no notifications. It is read again after this pause, later if reading would take more
+/// than 1 % of the time, but after [`READ_LAST`] in any case.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 const READ_SHARE: u32 = 100;
 const READ_LAST: Duration = Duration::from_secs(10);
@@ -584,8 +584,8 @@ fn other(version: Ip) -> Rule {
         .nat(Nat::Destination, version)
 }
 
-/// Clears the mark after IPVS: nftables looks up the route again after a change, and a marked
-/// packet would be delivered locally again.
+/// Replaces the mark of packets that IPVS has sent on: nftables looks up their route again after it
+/// has changed them, and with the old mark they would be delivered locally again.
 fn balanced() -> Rule {
     Rule::new()
         .with(Expression::Meta {

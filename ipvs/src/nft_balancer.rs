@@ -94,7 +94,8 @@ impl Nftables {
         })
     }
 
-    /// The desired rule set; `None` if there are no virtual services, so that no packet is matched.
+    /// The desired rule set; `None` in a sandbox without virtual services, where no packet is to be
+    /// matched.
     fn wanted(&self, table: &Table) -> Option<Ruleset> {
         self.is_needed(table).then(|| ruleset(table, self.clients))
     }

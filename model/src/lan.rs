@@ -53,7 +53,7 @@ impl FromStr for Parent {
         };
         if LinkName::parse(&link).is_none() {
             return Err(format!(
-                "{text:?} is not a link of a host, such as eth0 or eth0.50"
+                "{text:?} is no link of a host, such as eth0 or eth0.50"
             ));
         }
         match vlan {
@@ -104,7 +104,7 @@ impl FromStr for MacvlanMode {
             "vepa" => Ok(Self::Vepa),
             "passthru" => Ok(Self::Passthru),
             _ => Err(format!(
-                "{text:?} is not a macvlan_mode: bridge, private, vepa or passthru"
+                "{text:?} is no macvlan_mode: bridge, private, vepa or passthru"
             )),
         }
     }
@@ -128,7 +128,7 @@ impl FromStr for IpvlanMode {
         match text {
             "l2" => Ok(Self::L2),
             "l3" => Ok(Self::L3),
-            _ => Err(format!("{text:?} is not an ipvlan_mode: l2 or l3")),
+            _ => Err(format!("{text:?} is no ipvlan_mode: l2 or l3")),
         }
     }
 }

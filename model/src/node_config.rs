@@ -457,7 +457,7 @@ impl NodeConfig {
 macro_rules! sections {
     ($($name:literal: $field:ident $shown:ident,)*) => {
         impl NodeConfig {
-            /// A host that knows of nothing.
+            /// The configuration of a host without a view.
             pub fn empty(node: NodeId) -> Self {
                 Self {
                     generation: 0,

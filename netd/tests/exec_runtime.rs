@@ -318,12 +318,15 @@ async fn a_task_has_namespaces_of_its_own() {
 
 #[tokio::test]
 async fn the_hosts_root_is_read_only_and_tmp_is_the_tasks_own() {
-    let script = "touch /x || echo root kept; touch /etc/x || echo etc kept; touch /usr/x || echo usr kept; \
-                  echo 1 > /tmp/x && ls -A /tmp; echo y > /dev/shm/y && ls -A /dev/shm; ls -A /run/netns; \
-                  echo 0 > /proc/sys/kernel/core_uses_pid || echo sysctl kept; mknod /tmp/sda b 8 0; \
-                  head -c1 /tmp/sda || echo no device; mknod /dev/sda b 8 0 || echo dev kept; \
-                  mount -o remount,rw / || echo mount refused; echo x > /dev/null && head -c 2 /dev/zero | wc -c; \
-                  ls /var/lib/netd; test -e /proc/1/fd/3 || echo closed";
+    let script = "touch /x || echo root kept; touch /etc/x || echo etc kept; \
+                  touch /usr/x || echo usr kept; echo 1 > /tmp/x && ls -A /tmp; \
+                  echo y > /dev/shm/y && ls -A /dev/shm; ls -A /run/netns; \
+                  echo 0 > /proc/sys/kernel/core_uses_pid || echo sysctl kept; \
+                  mknod /tmp/sda b 8 0; head -c1 /tmp/sda || echo no device; \
+                  mknod /dev/sda b 8 0 || echo dev kept; \
+                  mount -o remount,rw / || echo mount refused; \
+                  echo x > /dev/null && head -c 2 /dev/zero | wc -c; ls /var/lib/netd; \
+                  test -e /proc/1/fd/3 || echo closed";
     let mut host = Host::script(&format!("exec 2>/dev/null; {script}")).started();
     host.report(TaskState::Complete).await;
     let expected = [
@@ -376,11 +379,13 @@ async fn a_task_knows_who_it_is_and_whom_to_ask() {
     host.report(TaskState::Complete).await;
     let log = host.log().await.join("\n");
     let environment = format!(
-        "COLOUR=blue\nHOME=/root\nHOSTNAME=web-1\nNETD_ADDRESSES=10.0.9.5 fd00:9::5\nNETD_NODE=h1\nNETD_SERVICE=web\n\
+        "COLOUR=blue\nHOME=/root\nHOSTNAME=web-1\n\
+         NETD_ADDRESSES=10.0.9.5 fd00:9::5\nNETD_NODE=h1\nNETD_SERVICE=web\n\
          NETD_SLOT=1\nNETD_TASK=web.1\nNETD_TASK_ID={id}\n\
          PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/netd\nPWD=/\n"
     );
-    let files = "nameserver 10.0.9.1\nnameserver fd00:9::1\noptions ndots:0 timeout:2\n127.0.0.1 localhost\n\
+    let files = "nameserver 10.0.9.1\nnameserver fd00:9::1\noptions ndots:0 timeout:2\n\
+                 127.0.0.1 localhost\n\
                  ::1 localhost ip6-localhost ip6-loopback\n10.0.9.5 web-1\nfd00:9::5 web-1\nweb-1";
     assert_eq!(log, environment + files);
 }
@@ -394,8 +399,9 @@ async fn a_task_cannot_administer_the_network_or_the_system() {
         .exec(&["grep", "-E", "^(Cap|NoNewPrivs)", "/proc/self/status"])
         .await;
     // Docker's default set: bits 0 1 3 4 5 6 7 8 10 13 18 27 29 31.
-    let expected = "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\n\
-                    CapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
+    let expected = "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\n\
+                    CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\n\
+                    CapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
     assert_eq!(entered, expected);
     assert_eq!(host.log().await.join("\n") + "\n", expected);
 }
@@ -469,7 +475,7 @@ async fn no_root_directory_shows_a_task_the_keys_of_its_host() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_prepared_is_rejected_with_the_reason() {
+async fn a_task_that_cannot_be_prepared_is_rejected() {
     let mut host = Host::new(&["true"]);
     *host.runtime().1 = Some("/no/such/root".into());
     let mut host = host.started();
@@ -543,7 +549,7 @@ async fn a_task_that_never_started_is_shut_down_at_once() {
 }
 
 #[tokio::test]
-async fn a_task_lost_with_its_host_has_failed_and_is_not_started_again() {
+async fn a_task_lost_with_its_host_has_failed_for_good() {
     let mut host = Host::new(&["true"]);
     host.task().state = TaskState::Running;
     host.start_agent();
@@ -629,7 +635,8 @@ async fn a_command_in_a_task_that_does_not_run_is_refused() {
     assert_eq!(code, -1);
     assert_eq!(
         refusal,
-        "task web.1 does not run on this host\n  next: `swarmctl service ps web` lists its tasks and how they stand"
+        "task web.1 does not run on this host\n  next: `swarmctl service ps web` lists its tasks \
+         and how they stand"
     );
     assert_eq!(agent::find(&host.directory(), "web.1"), Ok(host.id));
     assert!(agent::find(&host.directory(), "web.2").is_err());
@@ -637,8 +644,9 @@ async fn a_command_in_a_task_that_does_not_run_is_refused() {
 
 #[tokio::test]
 async fn logs_keep_streams_apart_and_follow_through_rotation() {
-    let script = "echo first; echo second >&2; sleep 0.3; head -c 12000000 /dev/zero | tr '\\0' x | fold -w 8000; \
-                  echo; echo last; sleep 1000";
+    let script = "echo first; echo second >&2; sleep 0.3; \
+                  head -c 12000000 /dev/zero | tr '\\0' x | fold -w 8000; echo; echo last; \
+                  sleep 1000";
     let mut host = Host::script(script).started();
     host.report(TaskState::Running).await;
     let lines = agent::logs(&host.directory(), &[host.id], true, 0);
@@ -774,10 +782,10 @@ fn tiny_root() -> tempfile::TempDir {
 }
 
 #[tokio::test]
-async fn a_root_directory_of_the_users_is_writable_and_stays_as_it_was() {
+async fn a_users_root_directory_is_writable_and_kept() {
     let root = tiny_root();
-    let script = "cat /only-here; ls -d /usr || echo no usr; touch /mine && echo wrote; cat /etc/resolv.conf; \
-                  cat /etc/hostname; ls /proc/1/comm";
+    let script = "cat /only-here; ls -d /usr || echo no usr; touch /mine && echo wrote; \
+                  cat /etc/resolv.conf; cat /etc/hostname; ls /proc/1/comm";
     let mut host = Host::script(script);
     *host.runtime().1 = Some(root.path().to_owned());
     let mut host = host.started();
@@ -859,7 +867,7 @@ fn check(argv: &[&str], retries: u32) -> HealthCheck {
 }
 
 #[tokio::test]
-async fn a_task_runs_from_its_first_good_check_on_and_is_ended_when_they_fail() {
+async fn a_task_runs_from_its_first_good_check_until_checks_fail() {
     let mut host = Host::new(&["sleep", "infinity"]);
     let asks = "cat /tmp/well || { echo not well >&2; exit 1; }";
     host.task().spec.health = Some(check(&["sh", "-c", asks], 2));
@@ -882,7 +890,7 @@ async fn a_task_runs_from_its_first_good_check_on_and_is_ended_when_they_fail() 
 }
 
 #[tokio::test]
-async fn a_task_that_ran_stays_running_for_the_next_daemon_whatever_its_check_takes() {
+async fn an_adopted_task_stays_running_whatever_its_check_takes() {
     let mut host = Host::new(&["sleep", "infinity"]).started();
     host.report(TaskState::Running).await;
     host.agent = None;
@@ -893,7 +901,7 @@ async fn a_task_that_ran_stays_running_for_the_next_daemon_whatever_its_check_ta
 }
 
 #[tokio::test]
-async fn a_draining_tasks_connections_are_counted_and_whoami_takes_its_leave_of_them() {
+async fn connections_of_a_draining_task_are_counted_and_closed() {
     let mut host = Host::new(&["netd", "whoami", "--port", "80"]);
     let namespace = names::sandbox_namespace(host.id);
     ip(&["-n", &namespace, "link", "set", "lo", "up"]);

@@ -55,7 +55,7 @@ pub(crate) fn check(state: &State, spec: &NetworkSpec) -> Result<(), Refusal> {
         .partition(|node| node.capabilities.is_none());
     let (cause, next) = if lacking.is_empty() {
         let cause = format!(
-            "the kernel features of {} are not known yet",
+            "what the kernel can do is not known yet of {}",
             names(&unknown)
         );
         (
@@ -63,8 +63,8 @@ pub(crate) fn check(state: &State, spec: &NetworkSpec) -> Result<(), Refusal> {
             "try again in a moment, or remove nodes that are gone",
         )
     } else {
-        let next = "boot a kernel that has it on these nodes and restart netd, or remove these \
-                    nodes from the cluster";
+        let next = "run a kernel that has it there and start netd again, or take these nodes out \
+                    of the cluster";
         (lacks(&lacking, &needed), next)
     };
     let cause = format!("network {:?} was not created: {cause}", spec.name);

@@ -134,7 +134,7 @@ pub(crate) fn advance(state: &mut State, now: Millis) -> Response {
 /// A key of the leader's random bits.
 pub(crate) fn made_of(chance: Option<EpochKey>) -> Result<EpochKey, Refusal> {
     chance.ok_or_else(|| {
-        let cause = "the command carries no random bits to make keys from";
+        let cause = "the leader gave no random bits to make keys of";
         Refusal::new(
             Kind::Precondition,
             cause,

@@ -37,7 +37,7 @@ pub(crate) fn check(
     }
     if !networks.is_empty() && network(state, networks).is_none() {
         let cause = format!(
-            "ports of service {:?} cannot be published: none of its networks can carry them",
+            "ports of service {:?} cannot be published: none of its networks leads there",
             spec.name
         );
         let next = "attach it also to an overlay network that is not internal, or to none to get \
@@ -56,7 +56,7 @@ pub(crate) fn check_container(state: &State, container: &Container) -> Result<()
     let (name, node) = (container.name(), container.key.node);
     if !container.traits.publish.is_empty() && network(state, &[container.network]).is_none() {
         let cause = format!(
-            "ports of container {name:?} cannot be published: its network cannot carry them"
+            "ports of container {name:?} cannot be published: its network does not lead there"
         );
         return Err(Refusal::new(
             Kind::Precondition,

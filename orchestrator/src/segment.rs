@@ -18,13 +18,13 @@ pub(crate) fn refuse_taken(
     let name = &network.spec.name;
     if network.spec.driver == Driver::Ipvlan {
         let cause = format!(
-            "endpoints of ipvlan network {name:?} have the Ethernet address of their host, not \
-             {mac}"
+            "ports of network {name:?} have the Ethernet address of their host, not {mac}: it is \
+             of ipvlan"
         );
         return Err(Refusal::new(
             Kind::Invalid,
             cause,
-            "request no Ethernet address, or attach to a network of another driver",
+            "ask for none, or attach to a network of another driver",
         ));
     }
     match Segment::of(state, network).holder(mac, owner) {
@@ -36,7 +36,7 @@ pub(crate) fn refuse_taken(
             Err(Refusal::new(
                 Kind::Conflict,
                 cause,
-                "request another Ethernet address, or none to get a generated one",
+                "ask for another Ethernet address, or for none: one is made then",
             ))
         }
         None => Ok(()),

@@ -44,7 +44,7 @@ pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
             "give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl \
              hostname`"
         );
-        return Err(invalid(format!("{shown:?} is not a valid host name"), next));
+        return Err(invalid(format!("{shown:?} is no host name"), next));
     }
     let is_nobodys = |address: &&IpAddr| address.is_unspecified() || address.is_multicast();
     match [&node.address.ip(), &node.vtep]
@@ -100,8 +100,8 @@ pub(crate) fn network(spec: &NetworkSpec) -> Result<(), Refusal> {
         ));
     }
     if spec.driver.is_lan() && spec.subnets.is_empty() {
-        let next = "give the prefix with --subnet and its router with --gateway; --ip-range is the \
-                    part from which the cluster allocates addresses";
+        let next = "give it with --subnet, and its router with --gateway; --ip-range names the \
+                    part that is ours to give";
         return Err(invalid(
             format!(
                 "a {} network needs to know the prefix of its LAN",
@@ -182,7 +182,7 @@ pub(crate) fn mtu(spec: &NetworkSpec) -> Result<Option<u32>, Refusal> {
                  link"
             );
             Err(invalid(
-                format!("mtu {text:?} is not an MTU that this network can have"),
+                format!("mtu {text:?} is no MTU that this network can have"),
                 next,
             ))
         }
@@ -201,10 +201,7 @@ pub(crate) fn network_name(name: &str) -> Result<(), Refusal> {
     let next = format!(
         "use letters, digits, '_', '.' and '-', a letter or digit first, at most {MAX_NAME}"
     );
-    Err(invalid(
-        format!("{name:?} is not a valid network name"),
-        next,
-    ))
+    Err(invalid(format!("{name:?} is no network name"), next))
 }
 
 pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
@@ -250,7 +247,7 @@ fn external(spec: &ServiceSpec) -> Result<(), Refusal> {
     let cause = format!("service {:?} is external and has {what}", spec.name);
     Err(invalid(
         cause,
-        "leave out that option or --external: an external service starts no tasks",
+        "leave it out, or --external: containers of others serve it, and it runs nothing",
     ))
 }
 
@@ -270,7 +267,7 @@ fn publish(whose: &str, published: &[PublishSpec]) -> Result<(), Refusal> {
             || !ends_well(port.published, port.count)
             || !ends_well(port.target, port.count)
         {
-            let cause = format!("{port} is not a range of ports");
+            let cause = format!("{port} is no range of ports");
             return Err(invalid(
                 cause,
                 "ports go from 1 to 65535, and both ranges are of one length",
@@ -309,7 +306,7 @@ fn health(service: &str, check: Option<&HealthCheck>) -> Result<(), Refusal> {
         .is_some_and(|program| !program.is_empty());
     if !is_command || check.argv.iter().any(|word| word.contains('\0')) {
         return Err(invalid(
-            format!("the health check of service {service:?} has no command"),
+            format!("the health check of service {service:?} is no command"),
             "give --health-cmd COMMAND",
         ));
     }
@@ -358,13 +355,10 @@ fn service_name(name: &str) -> Result<(), Refusal> {
 pub(crate) fn replicas(spec: &ServiceSpec, replicas: u32) -> Result<(), Refusal> {
     let service = &spec.name;
     if spec.external && replicas > 0 {
-        let cause = format!(
-            "service {service:?} is external: only containers run by Docker or CNI \
-             serve it"
-        );
+        let cause = format!("service {service:?} is external: only containers of others serve it");
         return Err(invalid(
             cause,
-            "attach containers with the label netd.service=NAME, or make another service",
+            "attach containers that name it as their service, or make another service",
         ));
     }
     if replicas <= MAX_REPLICAS {
@@ -392,7 +386,7 @@ fn runtime(service: &str, runtime: &Runtime) -> Result<(), Refusal> {
         .find(|name| name.is_empty() || name.contains(['=', '\0']))
     {
         return Err(invalid(
-            format!("{name:?} is not a valid name of an environment variable"),
+            format!("{name:?} is no name of an environment variable"),
             "write --env NAME=VALUE",
         ));
     }

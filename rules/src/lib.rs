@@ -1,6 +1,6 @@
-//! The nftables rule sets of the overlay: who may send what ([`guard`]), what leads published ports
-//! into networks ([`published`]), and the way past both for what needs neither ([`shortcut`]). Values
-//! only: `nftables` writes and reads them.
+//! The nftables rule sets of the overlay: source checks, masquerading and isolation ([`guard`]),
+//! published ports ([`published`]), and the short way past both ([`shortcut`]). Values only: crate
+//! `nftables` reads and writes them.
 
 pub mod guard;
 pub mod published;

@@ -30,7 +30,7 @@ fn subnets(texts: &[&str]) -> Vec<Subnet> {
 }
 
 #[test]
-fn the_short_way_is_read_back_as_written_and_goes_with_its_devices() {
+fn the_short_way_is_read_back_and_goes_with_its_devices() {
     in_fresh_namespace(|| {
         for link in ["e1", "e2", "vx-000001"] {
             run(&format!(
@@ -161,12 +161,15 @@ fn the_guards_are_read_back_as_written() {
 }
 
 #[test]
-fn a_way_through_the_forward_chains_of_others_is_made_kept_and_taken_away() {
+fn a_passage_through_foreign_forward_chains_comes_and_goes() {
     in_fresh_namespace(|| {
         let mut socket = Socket::open().unwrap();
-        nft("table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; counter drop; }; }
-             table ip filter { chain other { counter accept; }; chain INPUT { type filter hook input priority 0; }; }
-             table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; reject; }; }
+        nft("table ip filter { chain FORWARD {
+               type filter hook forward priority 0; policy drop; counter drop; }; }
+             table ip filter { chain other { counter accept; };
+               chain INPUT { type filter hook input priority 0; }; }
+             table inet firewalld { chain filter_FORWARD {
+               type filter hook forward priority 10; reject; }; }
              table ip6 nat { chain POSTROUTING { type nat hook postrouting priority 100; }; }
              table inet netd { chain isolate { type filter hook forward priority 0; }; }");
         let mut settle = |rules: &[Rule], overtake| {
@@ -217,7 +220,7 @@ fn a_way_through_the_forward_chains_of_others_is_made_kept_and_taken_away() {
 }
 
 #[test]
-fn rules_of_published_ports_are_read_back_as_written_and_leave_nothing() {
+fn rules_of_published_ports_are_read_back_and_leave_nothing() {
     let port = |name: &str, at: Option<&str>, target, count, weight| Port {
         name: name.to_owned(),
         service: "web".to_owned(),

@@ -415,8 +415,8 @@ pub enum LabVerb {
     },
     /// Replace a host's netd by another one and restart it, as a package upgrade does
     ///
-    /// The host keeps the new netd after `lab crash`, `lab kill` and `lab start`. If the host is off,
-    /// it runs the new netd once it is on.
+    /// The host keeps the new netd after `lab crash`, `lab kill` and `lab start`. A host that is
+    /// off runs the new netd once it is on.
     Upgrade {
         /// Host, such as h1
         host: HostName,
@@ -434,7 +434,7 @@ pub enum LabVerb {
 /// `h3=PATH`: a lab host and the program to run on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostBinary {
-    /// The host.
+    /// Host, such as h1
     pub host: HostName,
     /// The program.
     pub path: PathBuf,

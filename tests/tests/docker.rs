@@ -144,7 +144,7 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
         (
             "h3",
             "--mac-address ff:ff:ff:ff:ff:ff",
-            "cannot be the address of an interface",
+            "is no address of an interface",
         ),
     ] {
         let said = docker(host, &format!("run -d --network my-net {wish} {SLEEP}"));

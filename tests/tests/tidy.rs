@@ -111,6 +111,16 @@ const NETLINK: &[&str] = &[
 /// Files that lift the ban on `unsafe`, each audited, with the reason at its top.
 const UNSAFE: &[&str] = &[];
 
+/// Where lines of more than [`COLUMNS`] columns are left. The list only shrinks.
+const WIDE: &[&str] = &["cluster/src/error.rs", "cluster/src/link.rs", "dataplane/"];
+
+/// The longest line of a source, in characters; rustfmt leaves strings and comments alone.
+const COLUMNS: usize = 100;
+/// The longest line of prose in Markdown, in characters.
+const PROSE_COLUMNS: usize = 120;
+/// The longest name of a test, in characters.
+const TEST_NAME: usize = 60;
+
 /// File names that say nothing.
 const EMPTY_NAMES: &[&str] = &[
     "util", "utils", "helper", "helpers", "common", "misc", "manager",
@@ -213,7 +223,7 @@ fn each_protocol_stack_belongs_to_one_part() {
             .extend(elsewhere.map(|dependency| format!("{}: {}", manifest.path, dependency.line)));
     }
     assert_none(
-        "Raft is cluster's, DNS is dns's, netlink is nftables', ipvs' and dataplane's (and the lab's)",
+        "Raft is cluster's, DNS dns's, netlink nftables', ipvs' and dataplane's (and the lab's)",
         broken,
     );
 }
@@ -331,6 +341,48 @@ fn file_names_say_what_is_inside() {
 }
 
 #[test]
+fn lines_of_sources_fit_a_hundred_columns() {
+    let checked = sources()
+        .into_iter()
+        .filter(|source| !WIDE.iter().any(|place| source.path.starts_with(place)));
+    let long = checked.flat_map(|source| too_long(&source, COLUMNS, |_| true));
+    assert_none(
+        "a line has at most 100 columns, strings and comments too",
+        long.collect(),
+    );
+}
+
+#[test]
+fn lines_of_prose_fit_a_hundred_and_twenty_columns() {
+    let is_prose = |line: &str| !line.starts_with(['|', '#', ' ']) && !line.starts_with("```");
+    let pages = texts()
+        .into_iter()
+        .filter(|file| file.path.ends_with(".md"));
+    let long = pages.flat_map(|page| too_long(&page, PROSE_COLUMNS, is_prose));
+    assert_none(
+        "a line of prose has at most 120 columns; tables and drawings may be wider",
+        long.collect(),
+    );
+}
+
+#[test]
+fn names_of_tests_are_short_and_begin_with_their_subject() {
+    let mut broken = Vec::new();
+    for source in sources() {
+        for name in test_names(&source.text) {
+            let has_no_subject = name.starts_with("who_") || name.starts_with("what_");
+            if has_no_subject || name.len() > TEST_NAME {
+                broken.push(format!("{}: {name}", source.path));
+            }
+        }
+    }
+    assert_none(
+        "a test's name says its subject first, in at most 60 characters",
+        broken,
+    );
+}
+
+#[test]
 fn nothing_is_left_for_later() {
     // Put together here, so that this file does not hold them.
     let macros = ["todo", "unimplemented"].map(|word| format!("{word}!"));
@@ -394,6 +446,33 @@ fn mentions(of: impl Fn(&Source) -> bool, words: &str) -> Vec<String> {
         source.lines(|line| words.split_whitespace().any(|token| word(line, token)))
     });
     places.collect()
+}
+
+/// The lines of a file with more characters than that, of those that count.
+fn too_long(file: &Source, columns: usize, counts: impl Fn(&str) -> bool) -> Vec<String> {
+    let lines = (1..).zip(file.text.lines());
+    let long = lines.filter(|(_, line)| counts(line) && line.chars().count() > columns);
+    long.map(|(number, _)| format!("{}:{number}", file.path))
+        .collect()
+}
+
+/// The functions that stand below `#[test]` and the like.
+fn test_names(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut is_test = false;
+    for line in text.lines().map(str::trim_start) {
+        let declared = line
+            .strip_prefix("async ")
+            .unwrap_or(line)
+            .strip_prefix("fn ");
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            is_test = true;
+        } else if let Some(name) = declared.filter(|_| is_test) {
+            found.extend(name.split(['(', '<']).next());
+            is_test = false;
+        }
+    }
+    found
 }
 
 fn opens_netlink(source: &Source) -> bool {

@@ -1,5 +1,4 @@
-//! A manager's part in Raft: starting it, writing, reading, who leads, and which nodes the leader
-//! hears.
+//! A manager's Raft instance: start, write, read, leadership, and the sessions that the leader has.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +20,11 @@ use tokio::time::timeout;
 use super::{LogId, Machine, Types, commit::Commits, log::Log, network::Network};
 use crate::{ClusterError, files, link::Links, pki, token::Token};
 
-/// A node that has been silent for so long is down.
+/// A node that is silent for this long is down.
 const HEARTBEAT_LEASE: Duration = Duration::from_secs(3);
 /// How long a majority may take to confirm a write or a read.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(4);
-/// A leader that no majority has confirmed for so long does not answer as one.
+/// A leader that no majority has confirmed for this long refuses requests.
 const LEADER_LEASE: Duration = Duration::from_secs(3);
 const HEARTBEAT_MS: u64 = 200;
 /// A follower stands for election after the maximum, which is the leader's lease, plus a random
@@ -34,7 +33,7 @@ const ELECTION_MS: std::ops::Range<u64> = 700..1400;
 
 type Metrics = RaftMetrics<u64, BasicNode>;
 
-/// The request was not carried out for certain; the caller asks again with the same id.
+/// The request may or may not have been executed; the caller repeats it with the same id.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Retry(pub String);
@@ -130,7 +129,7 @@ impl<S: StateMachine> Consensus<S> {
         let confirmed = metrics
             .millis_since_quorum_ack
             .is_none_or(|age| u128::from(age) < LEADER_LEASE.as_millis());
-        // A leader that was voted out may go on for a while as one that nobody follows.
+        // A leader that was removed from the voters may believe for a while that it leads.
         let voter = metrics
             .membership_config
             .membership()
@@ -146,7 +145,7 @@ impl<S: StateMachine> Consensus<S> {
         }
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        // A log that has failed says for ever what it said last.
+        // After a failure of the log the metrics never change again.
         metrics.running_state.as_ref().ok()?;
         let leader = metrics
             .current_leader
@@ -202,9 +201,9 @@ impl<S: StateMachine> Consensus<S> {
         answer
     }
 
-    /// A leader that was started again and leads on does not know how far the others had agreed
-    /// with its log: openraft 0.9 goes by the mark on the disk, which may be older. So reads wait
-    /// for all of what was there.
+    /// A restarted leader does not know which entries were committed: openraft 0.9 uses the mark on
+    /// disk, which may be older. So reads wait until every entry of the log at the start is
+    /// committed.
     async fn catch_up(&self) -> Result<(), Retry> {
         let Some(found) = self.found else {
             return Ok(());

@@ -1,5 +1,5 @@
-//! The log on disk (redb): entries, vote and marks, each a record with its level. What has been
-//! acknowledged has been fsynced.
+//! The Raft log on disk (redb): entries, vote and marks, each a record with its level. Acknowledged
+//! means fsynced.
 
 use std::{
     fmt::Debug,
@@ -25,8 +25,7 @@ use crate::ClusterError;
 
 const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
 const MARKS: TableDefinition<&str, &[u8]> = TableDefinition::new("marks");
-/// How much one request carries to another manager: it has one heartbeat's time to arrive, be
-/// decoded and be written.
+/// Bytes of one append request: it must arrive, be decoded and be written within one heartbeat.
 const BATCH_BYTES: usize = 256 << 10;
 const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
@@ -271,7 +270,7 @@ impl RaftLogStorage<Types> for Log {
         self.mark(VOTE).await
     }
 
-    /// Reaches the disk with the next append: losing it costs only the replay from an older mark.
+    /// Written to disk with the next append: losing it only costs a replay from an older mark.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
         let saved = self.set_mark(COMMITTED, &committed, Durability::None).await;
         saved.map_err(|error| StorageIOError::write(&error).into())

@@ -1,4 +1,4 @@
-//! The state machine behind the log: the state in memory, its snapshots in one file.
+//! The state machine behind the log: state in memory, snapshots in one file.
 
 use std::{
     io::Cursor,
@@ -32,7 +32,7 @@ struct Shared<S> {
     path: PathBuf,
     /// The newest level that this netd knows.
     known: Level,
-    /// How far the snapshot on disk goes. Held while it is written.
+    /// Last log id of the snapshot on disk. Locked while it is written.
     stored: Mutex<Option<LogId>>,
 }
 

@@ -30,7 +30,7 @@ fn the_storage_does_what_raft_needs() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_is_in_a_log_that_was_never_closed() {
+async fn an_acknowledged_entry_is_in_a_log_that_was_never_closed() {
     let home = directory();
     let (running, crashed) = (
         home.path().join("log.redb"),

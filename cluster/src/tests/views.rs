@@ -26,7 +26,7 @@ fn record(lab: &Lab, node: NodeId) -> model::Node {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_sees_changes_and_resumes_from_its_disk_with_no_manager() {
+async fn a_worker_resumes_from_its_disk_with_no_manager() {
     let mut lab = Lab::new(1).await;
     let worker = lab.join(Role::Worker).await;
     is_done(worker.propose(add("n", 5)).await);

@@ -1,7 +1,7 @@
-//! Networks on a LAN: each endpoint is a macvlan or ipvlan device on the host's link to it, born in
-//! its sandbox. There is no gateway of ours. The host reaches its own endpoints, and they it, by a
-//! device of the same kind, the shim; who is at either end is written down on both sides, so that
-//! nobody on the LAN ever hears of the shim.
+//! Networks on a LAN: each endpoint is a macvlan or ipvlan device on the host's link, born in its
+//! sandbox. There is no gateway of ours. The host and its own endpoints reach each other by the
+//! shim, a device of the same kind; routes and permanent neighbours on both sides keep the shim
+//! invisible to the LAN.
 
 use std::net::IpAddr;
 
@@ -24,8 +24,8 @@ const VLAN: [(&str, &str, &str); 4] = [
     ("net/ipv6/conf", "addr_gen_mode", "1"),
 ];
 
-/// The shim: answers nobody (`arp_ignore`), takes only what it would send back the same way (the
-/// LAN's broadcasts arrive here a second time), and forwards nothing.
+/// The shim: answers no ARP (`arp_ignore`), accepts only packets whose answers would leave by it
+/// (the LAN's broadcasts arrive here a second time), and forwards nothing.
 const SHIM: [(&str, &str, &str); 8] = [
     ("net/ipv4/conf", "arp_ignore", "8"),
     ("net/ipv4/conf", "rp_filter", "1"),
@@ -196,8 +196,8 @@ impl Desired {
         })
     }
 
-    /// The host's link that a parent means: one of that name, or its VLAN, which is made where
-    /// nobody else has.
+    /// The host's link for a parent: the link of that name, or its VLAN, which is made if it is
+    /// missing.
     fn parent(&mut self, parent: &Parent, ground: &Ground) -> Option<(LinkName, HostLink)> {
         let named = |name: &str| {
             LinkName::parse(name)
@@ -369,7 +369,7 @@ impl Desired {
     }
 }
 
-/// Asked where the answer comes to: a layer 2 ipvlan device hears only what is for its own
+/// The question is sent where the answer arrives: an ipvlan device receives only packets to its own
 /// addresses, its parent all.
 fn question(local: &Local<'_>, member: &Member<'_>, open: bool) -> Question {
     let (place, link) = match member.layer {

@@ -1,5 +1,5 @@
-//! What the kernel should hold for a `NodeConfig`, pure: one file per driver. Nothing here knows
-//! what is there already.
+//! Desired kernel state of a `NodeConfig`, one file per driver. Pure: independent of the present
+//! state.
 
 mod lan;
 mod overlay;
@@ -33,8 +33,8 @@ const IPV6_METRIC: u32 = 1024;
 /// Assumed where the VTEP is on no link of the host.
 const ETHERNET_MTU: u32 = 1500;
 
-/// Every network namespace: nothing is configured by the kernel's own initiative, so that all that
-/// is there is ours.
+/// Sysctls of every namespace of ours: the kernel configures nothing by itself, so that everything
+/// there is ours.
 const QUIET: [(&str, &str); 7] = [
     ("net/ipv6/conf/all/disable_ipv6", "0"),
     ("net/ipv6/conf/default/disable_ipv6", "0"),
@@ -45,15 +45,15 @@ const QUIET: [(&str, &str); 7] = [
     ("net/ipv6/conf/default/addr_gen_mode", "1"),
 ];
 
-/// Our interface in a sandbox of others: nothing is configured on it by the kernel's own
-/// initiative.
+/// Sysctls of our interface in a foreign container: the kernel configures nothing on it by itself.
 const FOREIGN: [(&str, &str, &str); 4] = [
     ("net/ipv6/conf", "disable_ipv6", "0"),
     ("net/ipv6/conf", "accept_dad", "0"),
     ("net/ipv6/conf", "accept_ra", "0"),
     ("net/ipv6/conf", "addr_gen_mode", "1"),
 ];
-/// What a way out of ours costs more than that of others in a sandbox of theirs.
+/// Extra metric of our default route inside a foreign container, so that its own default route
+/// wins.
 const YIELDING: u32 = 1024;
 
 /// What a host has that is not ours, and what networks rest on.
@@ -86,8 +86,8 @@ pub struct HostLink {
     pub stacked: Option<Stacked>,
 }
 
-/// Whether somebody else on a LAN has the addresses of an endpoint. Without an answer the endpoint
-/// does without them.
+/// The question whether another machine of a LAN has an endpoint's addresses. Until it is answered
+/// the endpoint has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// Whose endpoint it is.
@@ -193,7 +193,7 @@ impl Desired {
             .iter()
             .filter(on_overlay)
             .map(|local| local.endpoint.network);
-        // Where ports of this host lead, it has part in though none of its tasks may.
+        // The host also has part in networks that only its published ports lead to.
         let present: BTreeSet<NetworkId> = present
             .chain(config.published.values().map(|port| port.network))
             .collect();
@@ -238,8 +238,8 @@ impl Desired {
         Some(own)
     }
 
-    /// The sandbox that a link is there for, where it is on a LAN or the sandbox is another's: a
-    /// failure there is no affair of others.
+    /// The sandbox that a link on a LAN, or in a foreign container, belongs to: its failure must
+    /// not affect other sandboxes.
     pub fn sandbox_of(&self, place: Place, link: &LinkName) -> Option<SandboxId> {
         match place {
             Place::Host => self.users.get(link).copied(),
@@ -324,7 +324,7 @@ impl Desired {
                     .get(&joint.id)
                     .filter(|e| config.networks.contains_key(&e.network))?;
                 let interface = match &joint.interface {
-                    // A namespace that is gone takes what was in it along.
+                    // Links of a namespace that is gone are gone, too.
                     Some(name) => Some(LinkName::parse(name).filter(|_| alive.contains(&sandbox))?),
                     None => None,
                 };
@@ -363,7 +363,7 @@ impl Desired {
         });
     }
 
-    /// A task that cannot be on one of its networks here; the host's other tasks go on.
+    /// Refuses a task that cannot be on one of its networks here; the host's other tasks go on.
     fn refuse(&mut self, sandbox: SandboxId, reason: String) {
         self.note(Failure {
             object: format!("sandbox {sandbox}"),

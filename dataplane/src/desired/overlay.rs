@@ -1,5 +1,5 @@
-//! The routed overlay: per network a namespace with one VXLAN device, a route per endpoint, a way
-//! out.
+//! The routed overlay: per network one namespace with a VXLAN device, a route per endpoint, and an
+//! uplink.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -14,8 +14,8 @@ use super::{
     set_all, set_link, way_out,
 };
 
-/// What every link of IPv6 carries (RFC 8200 section 5): next hops are of that family, whatever the
-/// network's. Where less gets through between hosts, the outer packets are cut into pieces.
+/// Minimum MTU of IPv6 links (RFC 8200 section 5): next hops are IPv6, whatever the network's
+/// family. If the path between hosts carries less, outer packets are fragmented.
 const LEAST_MTU: u32 = 1280;
 /// The host's side of every uplink.
 const HOST_MAC: Mac = Mac([0x0e, 0x6e, 0x65, 0x74, 0x64, 0x02]);
@@ -25,8 +25,8 @@ pub const OUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 pub(super) const INNER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 const OUTER_TTL: u8 = 64;
 
-/// A network's namespace routes. `accept_local`: the gateway address is that of every host, so
-/// another host's ICMP errors carry a source address that is local here.
+/// Sysctls of a network's namespace, which is a router. `accept_local`: every host has the gateway
+/// address, so another host's ICMP errors have a source address that is local here.
 const ROUTER: [(&str, &str); 8] = [
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv4/conf/all/rp_filter", "0"),
@@ -58,7 +58,8 @@ const UPLINK: [(&str, &str, &str); 9] = [
     ("net/ipv6/conf", "addr_gen_mode", "1"),
 ];
 
-/// The network's end of an endpoint. Without `proxy_delay` a proxied answer waits for up to 0.8 s.
+/// Sysctls of the network's end of an endpoint. With the default `proxy_delay` a proxied answer
+/// waits up to 0.8 s.
 const ENDPOINT: [(&str, &str, &str); 4] = [
     ("net/ipv4/conf", "proxy_arp", "1"),
     ("net/ipv4/conf", "rp_filter", "0"),
@@ -240,7 +241,7 @@ impl Desired {
         );
         space.address(&inner, INNER.into(), AddressForm::LINK_LOCAL);
         space.neighbour(&inner, OUTER.into(), HOST_MAC);
-        // The first gateway of a family is the source of what the namespace itself sends out: the
+        // The first gateway of a family is the source address of the namespace's own packets: the
         // uplink has no other.
         for lease in member.network.subnets.iter().rev() {
             let source = Some(lease.gateway);
@@ -295,9 +296,9 @@ impl Desired {
         outer
     }
 
-    /// The runtime of a container takes the other end from the host. What is inside is its affair:
-    /// it asks who has the gateway's address, and of IPv6 only who has it on this very link may
-    /// answer.
+    /// The network's end of a device that Docker moves into a container. The container resolves the
+    /// gateway's address; for IPv6 neighbour discovery only a holder of the address on this link
+    /// may answer.
     pub(super) fn handed_endpoint(&mut self, local: &Local<'_>, network: &NetworkConfig, mtu: u32) {
         let kind = Kind::Handed {
             peer: names::handed_link(local.id),
@@ -432,7 +433,7 @@ fn inside(space: &mut Space<Link>, at: &Inside<'_>, network: &NetworkConfig) {
     }
 }
 
-/// The MTU that the user set, or else what the uplink carries less all that is added on the way.
+/// MTU of a network: the user's, or the uplink's minus the overhead.
 pub(super) fn mtu(network: &NetworkConfig, own: &PeerConfig, underlay: Option<u32>) -> u32 {
     network
         .mtu
@@ -470,7 +471,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_overhead_is_exact_for_both_families_with_and_without_encryption() {
+    fn the_overhead_is_exact_for_both_families_and_encryption() {
         let (v4, v6) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
         assert_eq!(
             [inner_mtu(1500, v4, false), inner_mtu(1500, v6, false)],

@@ -1,5 +1,5 @@
-//! The way of callers at published ports: on the called host a routing table that leads into the
-//! network, by mark; where a task answers, one for each host that may have been called.
+//! Routing of published ports: on the called host a table by mark that leads into the network; on a
+//! task's host one table per host that may have been called.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,8 +28,7 @@ const ANSWERED: [(&str, &str, &str); 2] = [
     ("net/ipv4/conf", "accept_local", "1"),
     ("net/ipv4/conf", "route_localnet", "1"),
 ];
-/// A link without an IPv4 address passes no loose check of sources (`rp_filter`), whatever they
-/// are.
+/// Address of the uplink: on a link without an IPv4 address loose `rp_filter` drops every packet.
 const UPLINK: Ipv4Addr = Ipv4Addr::new(169, 254, 110, 1);
 /// Behind the rule for local addresses, before that of the main table. Rules of the answering hosts
 /// come second.
@@ -54,8 +53,8 @@ pub fn answers(config: &NodeConfig, network: NetworkId) -> bool {
             .any(|endpoint| is_here(endpoint.node, endpoint.network))
 }
 
-/// The connection marks of the hosts that callers may have called; also their tables' numbers. Two
-/// hosts whose ids are alike in the bits that count get different ones all the same.
+/// Connection marks of the hosts that callers may have called, which are also the numbers of their
+/// tables. Hosts whose ids collide in these bits get different marks.
 pub fn marks_of_peers(config: &NodeConfig) -> BTreeMap<NodeId, u32> {
     let (mut marks, mut taken) = (BTreeMap::new(), BTreeSet::new());
     for &peer in config.peers.keys().filter(|peer| **peer != config.node) {

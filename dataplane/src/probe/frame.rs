@@ -1,4 +1,4 @@
-//! The frames that ask and tell a LAN who has an address: ARP (RFC 826, RFC 5227) and neighbour
+//! Frames of duplicate address detection and announcements: ARP (RFC 826, RFC 5227) and neighbour
 //! discovery (RFC 4861, RFC 4862). Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,7 +21,7 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ETHERNET: usize = 14;
 const IPV6_HEADER: usize = 40;
 
-/// Asks who has an address, in the name of nobody.
+/// A probe for an address, without a source address.
 pub fn question(from: Mac, address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => arp(from, Ipv4Addr::UNSPECIFIED, v4),
@@ -56,7 +56,7 @@ pub fn announcement(from: Mac, address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Who says by this frame that it has, or is about to have, the address.
+/// Sender that claims the address by this frame, or is about to use it.
 pub fn claim(frame: &[u8], address: IpAddr) -> Option<Mac> {
     let from = Mac(frame.get(6..12)?.try_into().ok()?);
     let is = |at: usize, value: &[u8]| frame.get(at..at + value.len()) == Some(value);
@@ -135,7 +135,7 @@ mod tests {
     const MAC: Mac = Mac([2, 0x42, 10, 0, 9, 5]);
 
     #[test]
-    fn whoever_asks_tells_or_has_an_address_claims_it_and_nobody_else() {
+    fn only_senders_that_use_an_address_claim_it() {
         for (address, other) in [("10.0.9.5", "10.0.9.6"), ("fd00:9::5", "fd00:9::6")] {
             let (address, other): (IpAddr, IpAddr) =
                 (address.parse().unwrap(), other.parse().unwrap());

@@ -1,6 +1,6 @@
-//! Before an endpoint on a LAN gets its addresses, the LAN is asked whether somebody has them; once
-//! it has them, the LAN is told. Each question is asked on a thread of its own, so that nobody
-//! waits for another's answer.
+//! Duplicate address detection on a LAN: before an endpoint gets its addresses they are probed,
+//! afterwards they are announced. Each probe runs on a thread of its own, so that none waits for
+//! another.
 
 mod frame;
 
@@ -34,8 +34,7 @@ use super::{
     state::{AddressKey, ObservedLink, Place, Space},
 };
 
-/// How often a question is asked, and how long an answer may take each time (RFC 5227 takes
-/// seconds: nobody waits that long for a container).
+/// Number of probes, and timeout of each (RFC 5227 takes seconds, too long for a container).
 const QUESTIONS: u32 = 3;
 const ANSWER: Duration = Duration::from_millis(120);
 /// How often an address is announced, and the time between (RFC 5227 section 2.3).
@@ -87,8 +86,8 @@ impl Probes {
             .collect()
     }
 
-    /// Endpoints that have their addresses already, made by an earlier life of the daemon, keep
-    /// them unasked; returns whether there are any.
+    /// Endpoints that have their addresses from an earlier run of the daemon keep them without a
+    /// probe; returns whether there are any.
     pub fn adopt(&mut self, desired: &Desired, observed: &Observed) -> bool {
         let in_use = |question: &Question| {
             let (place, link) = &question.port;

@@ -1,4 +1,4 @@
-//! IPsec of this host's kernel by netlink: read, changed, listened to. The one place that opens
+//! IPsec of this host's kernel by netlink: reads, changes, listens. The only place that opens
 //! `NETLINK_XFRM`.
 
 use std::{

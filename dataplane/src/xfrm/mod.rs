@@ -1,7 +1,6 @@
-//! The IPsec plane, of the host's own namespace: what crosses the port of encrypted tunnels is
-//! encrypted, or dropped by policies that stand before the first tunnel and fall after the last.
-//! Others' associations and policies are not looked at. An association begins once: what the kernel
-//! has lost is reported, not restored.
+//! The IPsec plane of the host's namespace. Packets of encrypted tunnels are encrypted, or dropped
+//! by policies that exist before the first tunnel and until after the last. Foreign associations
+//! and policies are ignored. An association begins once: a lost one is reported, not restored.
 
 mod kernel;
 mod plan;

@@ -1,4 +1,4 @@
-//! What of IPsec the kernel should hold, what it holds, and what to change: pure.
+//! Desired and observed IPsec state, and the plan between them. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -233,7 +233,7 @@ pub enum Op {
     Unset(Way, u32),
     /// Removes an association.
     Delete(IpAddr, Spi),
-    /// No longer drops what no other policy is for: once there is no tunnel any more.
+    /// Removes the policy that drops everything else, once there is no tunnel any more.
     Open(Way, u32),
 }
 

@@ -1,5 +1,5 @@
-//! The associations that this host has ever had in its kernel, on its disk: none may begin a second
-//! time, not even after a reboot.
+//! The record on disk of all associations that this host has had in its kernel: none may begin a
+//! second time, not even after a reboot.
 
 use std::{
     collections::BTreeMap,
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_down_is_known_after_a_restart_until_its_key_is_gone_for_good() {
+    fn a_record_is_known_after_a_restart_until_its_key_is_gone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("used");
         let record = Record::open(&path).with(NodeId(1), &used(&[(7, 1), (8, 2)]), Some(Epoch(1)));

@@ -1,4 +1,4 @@
-//! The rules of the IPsec plane, without a kernel: what is wanted and observed in, plans out.
+//! Tests of the IPsec plane without a kernel: desired and observed state in, plans out.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -174,7 +174,7 @@ fn the_barrier_stands_before_all_else_and_falls_after_all_else() {
 }
 
 #[test]
-fn every_attribute_that_is_changed_behind_our_back_is_planned_for() {
+fn every_attribute_changed_by_others_is_planned_for() {
     let wanted = wanted(&[10], &[20]);
     let settled = Host::settled(&wanted);
     let mut damaged = Vec::new();
@@ -207,7 +207,7 @@ fn every_attribute_that_is_changed_behind_our_back_is_planned_for() {
 }
 
 #[test]
-fn keys_that_a_locked_down_kernel_does_not_show_are_not_called_wrong() {
+fn keys_hidden_by_a_locked_down_kernel_are_not_wrong() {
     let wanted = wanted(&[10], &[20]);
     let mut host = Host::settled(&wanted);
     host.observed
@@ -218,7 +218,7 @@ fn keys_that_a_locked_down_kernel_does_not_show_are_not_called_wrong() {
 }
 
 #[test]
-fn what_is_lost_is_reported_and_never_begins_again_while_others_are_not_touched() {
+fn a_lost_association_is_reported_and_never_begins_again() {
     let before = wanted(&[10], &[20]);
     let mut host = Host::settled(&before);
     host.lose("192.0.2.2", 10);
@@ -273,7 +273,7 @@ fn a_peer_that_comes_back_finds_other_associations() {
 }
 
 #[test]
-fn a_change_of_keys_switches_policies_in_place_and_leaves_the_old_to_what_is_under_way() {
+fn a_change_of_keys_switches_policies_in_place() {
     let mut host = Host::settled(&wanted(&[10], &[20]));
     let accepting = host.follow(Some(&wanted(&[10], &[20, 21]))).ops;
     assert!(
@@ -294,7 +294,7 @@ fn a_change_of_keys_switches_policies_in_place_and_leaves_the_old_to_what_is_und
 }
 
 #[test]
-fn a_host_that_has_lost_the_new_association_goes_on_with_the_old_one() {
+fn a_host_without_the_new_association_keeps_the_old_one() {
     let during = wanted(&[11, 10], &[20, 21]);
     let mut host = Host::settled(&wanted(&[10], &[20, 21]));
     host.follow(Some(&during));
@@ -328,7 +328,7 @@ fn a_host_whose_tunnels_end_elsewhere_begins_anew() {
 }
 
 #[test]
-fn a_damaged_record_keeps_what_the_kernel_has_and_replaces_the_rest() {
+fn a_damaged_record_keeps_only_what_the_kernel_has() {
     let all = wanted(&[10], &[20]);
     let mut host = Host::settled(&all);
     let directory = tempfile::tempdir().unwrap();
@@ -346,7 +346,7 @@ fn a_damaged_record_keeps_what_the_kernel_has_and_replaces_the_rest() {
 }
 
 #[test]
-fn associations_that_are_not_wanted_go_and_those_of_others_never_enter() {
+fn unwanted_associations_go_and_foreign_ones_never_enter() {
     let all = wanted(&[10], &[20]);
     let mut host = Host::settled(&all);
     let stray = Association {

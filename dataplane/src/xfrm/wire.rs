@@ -1,6 +1,6 @@
-//! Between our words and the messages of `NETLINK_XFRM` (linux/xfrm.h). Pure: no socket is opened
-//! here. Written by hand, because the one crate that there is prints keys in its `Debug` and is of
-//! an older generation of netlink crates.
+//! Translates between our types and the messages of `NETLINK_XFRM` (linux/xfrm.h). Pure: opens no
+//! socket. Hand-written, because the only crate for it prints keys in its `Debug` and needs older
+//! netlink crates.
 
 use std::net::IpAddr;
 
@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_of_an_association_that_is_changed_makes_another_of_it() {
+    fn every_changed_byte_makes_another_association() {
         let new = association_of("192.0.2.1", "192.0.2.2");
         let message = add_association(&new);
         // What the kernel counts: use, statistics, sequence numbers; and padding.

@@ -124,7 +124,10 @@ mod tests {
 
     #[test]
     fn the_first_level_is_the_bare_entry_of_before() {
-        let text = r#"{"request":1,"now":7,"command":{"kind":"scale_service","service":"web","replicas":3}}"#;
+        let text = concat!(
+            r#"{"request":1,"now":7,"#,
+            r#""command":{"kind":"scale_service","service":"web","replicas":3}}"#
+        );
         let batch = Batch {
             level: Level::FIRST,
             entries: vec![scale(1)],
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn an_unreadable_entry_is_named() {
         let refused = |text| from_str::<Batch>(text).unwrap_err().to_string();
         let newer = r#"{"level":9999,"entries":[]}"#;
         assert!(

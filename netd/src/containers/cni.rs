@@ -29,7 +29,7 @@ const REFUSED: Duration = Duration::from_secs(3);
 /// How long an interface that is not as it should be may take to become so again: it is repaired
 /// about once a second.
 const CONVERGENCE: Duration = Duration::from_secs(4);
-/// How long DEL waits for a leader, and for the kernel. What is left then is done when it can be.
+/// How long DEL waits for a leader, and for the kernel. What is left continues in the background.
 const DETACH: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Between two looks at an interface that is being removed.
@@ -37,7 +37,7 @@ const GLANCE: Duration = Duration::from_millis(4);
 
 type Reply = Result<ContainerReply, Refusal>;
 
-/// Does what the plugin asks, to the end even if the plugin is no longer there.
+/// Executes a request of the plugin to its end, even if the plugin has died.
 pub async fn answer(daemon: &Arc<Daemon>, request: ContainerRequest) -> Reply {
     let daemon = daemon.clone();
     let work = tokio::spawn(async move {
@@ -63,7 +63,7 @@ pub async fn answer(daemon: &Arc<Daemon>, request: ContainerRequest) -> Reply {
     })
 }
 
-/// What the ledger calls an interface of a container: unique on this host.
+/// Key of a container's interface in the ledger: unique on this host.
 fn id(name: &CniName) -> String {
     let CniName {
         container,
@@ -105,7 +105,7 @@ async fn propose(member: &Member, command: Command) -> model::Response {
         .await
 }
 
-/// Knows what has been attached here before this daemon started.
+/// Loads the containers that were attached before this daemon started.
 pub(super) async fn load(daemon: &Daemon, member: &Member) -> Result<(), Refusal> {
     let node = member.node();
     if daemon.roster.is_loaded(node) {
@@ -141,7 +141,7 @@ async fn add(daemon: &Daemon, asked: CniInterface) -> Reply {
         true => held(&member, container).await,
         false => ready(daemon, container, &sandbox).await,
     };
-    // Nothing is left of what failed; what was there before stays.
+    // A failed ADD leaves nothing; a container that was attached before stays.
     if attached.is_err() && !is_same {
         detach(daemon, &member, std::slice::from_ref(&id)).await;
     }
@@ -478,7 +478,7 @@ async fn settled(
     }
 }
 
-/// What the runtime is told of an interface.
+/// The reply to the runtime about an interface.
 fn describe(config: &NodeConfig, container: Container, mtu: Option<u32>) -> Option<Attached> {
     let network = config.networks.get(&container.network)?;
     let subnets = network
@@ -550,7 +550,7 @@ fn gateway(network: &NetworkConfig, address: IpAddr) -> Option<IpAddr> {
         .map(|lease| lease.gateway)
 }
 
-/// Whether an interface is as ADD has said. What is being repaired is waited for.
+/// CHECK: whether an interface is as ADD returned it. Waits for a repair that is under way.
 async fn check(daemon: &Daemon, asked: &CniInterface) -> Reply {
     let asked = CniInterface {
         sandbox: real_path(&asked.sandbox),
@@ -597,8 +597,7 @@ async fn lacks_hold(daemon: &Daemon, asked: &CniInterface) -> Result<Option<Stri
     }
 }
 
-/// What an interface lacks, by this host's view, its data plane and the kernel. No manager is
-/// asked.
+/// What an interface lacks, by this host's view, its data plane and the kernel; asks no manager.
 async fn lacks(daemon: &Daemon, asked: &CniInterface, sandbox: &Sandbox) -> Option<String> {
     let config = daemon.desired.borrow().clone();
     let is_it =
@@ -647,8 +646,8 @@ async fn lacks(daemon: &Daemon, asked: &CniInterface, sandbox: &Sandbox) -> Opti
     }
 }
 
-/// Gives an interface up. What cannot be done now is done as soon as it can be: a runtime whose DEL
-/// fails keeps the dead container for ever.
+/// DEL: detaches an interface. It never fails, because a runtime would keep the dead container for
+/// ever; a release that is not possible now is retried later.
 async fn del(daemon: &Daemon, name: &CniName, path: Option<&str>) -> Reply {
     let Ok(member) = member(daemon) else {
         return Ok(ContainerReply::Done);

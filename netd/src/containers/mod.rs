@@ -30,8 +30,8 @@ pub fn identity(path: &Path) -> Option<String> {
     identify(&File::open(path).ok()?)
 }
 
-/// Whether a namespace is gone for sure: its path leads nowhere, or to another one. What cannot be
-/// told lives.
+/// Whether a namespace is certainly gone: its path does not exist, or is another namespace. In
+/// doubt it counts as living.
 fn is_gone(sandbox: &Sandbox) -> bool {
     match File::open(&sandbox.path) {
         Ok(file) => identify(&file).is_some_and(|found| {
@@ -47,8 +47,7 @@ fn is_gone(sandbox: &Sandbox) -> bool {
     }
 }
 
-/// The same path for all ways to write it. What it leads to is left alone: `/proc/PID/ns/net` leads
-/// to no file.
+/// Normalises a path without following links: `/proc/PID/ns/net` does not resolve to a file.
 fn real_path(path: &str) -> String {
     let real = || {
         let path = Path::new(path);

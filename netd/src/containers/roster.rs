@@ -63,7 +63,7 @@ impl Roster {
         self.state().node == Some(node)
     }
 
-    /// Takes in this node's part of the ledger. What has been attached meanwhile stays.
+    /// Loads this node's part of the ledger. Containers that were attached meanwhile stay.
     pub fn load(&self, node: NodeId, containers: Vec<Container>) {
         let mut state = self.state();
         if state.node == Some(node) {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_given_up_stays_so_until_the_ledger_knows_or_it_comes_back() {
+    fn an_interface_given_up_stays_so_until_the_ledger_knows() {
         let roster = Roster::default();
         roster.load(
             NODE,
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_lives_as_long_as_what_it_is_held_for() {
+    fn a_hold_lives_as_long_as_its_container() {
         let roster = Roster::default();
         let held = container("a/eth0", "/dead");
         let traits = ContainerTraits {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_about_one_interface_take_turns_and_others_do_not_wait() {
+    async fn requests_about_one_interface_take_turns() {
         let roster = Roster::default();
         let turn = roster.turn("a/eth0").await;
         assert!(roster.turn_if_free("a/eth0").is_none() && roster.turn_if_free("b/eth0").is_some());

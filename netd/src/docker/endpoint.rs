@@ -148,7 +148,7 @@ impl Plugin {
         Ok(joined)
     }
 
-    /// What else is in a container: which way its questions go by each, and its network.
+    /// The container's other endpoints: their routes to resolvers, and their networks.
     fn others(&self, key: &str, path: &str) -> Vec<(Option<u8>, NetworkRecord)> {
         let holds = self.ledger.holds.all().into_iter();
         let others =
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_on_an_overlay_has_its_gateways_on_the_link_and_the_rest_by_them() {
+    fn an_overlay_container_reaches_all_by_its_gateways() {
         let addresses = ["10.0.9.5".parse().unwrap(), "fd00:9::5".parse().unwrap()];
         let found = joined(&record(false, false), &addresses, String::new());
         assert_eq!(

@@ -17,7 +17,7 @@ const SOCKET: &str = "/var/run/docker.sock";
 const LIMIT: Duration = Duration::from_secs(30);
 /// The most bytes of an answer: ten thousand containers.
 const BODY: usize = 64 << 20;
-/// What may change a container's names, place or health:
+/// Events that may change a container's names, namespace or health:
 /// `{"type":["container","network"],"event":[…]}`.
 const EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%2C\
                       %22event%22%3A%5B%22create%22%2C%22start%22%2C%22die%22%2C%22destroy%22%2C\
@@ -117,13 +117,14 @@ pub struct Inventory {
     pub containers: Vec<Listed>,
 }
 
-/// Reads what there is.
+/// Reads containers and networks.
 ///
 /// # Errors
-/// The engine does not answer, or otherwise than expected.
+///
+/// The engine does not answer, or not as expected.
 pub async fn inventory() -> io::Result<Inventory> {
-    // Containers last: what is attached while this is read belongs to a network that may be too
-    // new.
+    // Containers are read last: a container that is attached meanwhile may be on a network that was
+    // not listed yet.
     let networks = get("/networks").await?;
     Ok(Inventory {
         networks,

@@ -62,8 +62,8 @@ pub fn listen() -> io::Result<UnixListener> {
             let path = Path::new(SOCKET);
             let directory = path.parent().unwrap_or(path);
             fs::create_dir_all(directory)?;
-            // What a daemon that was killed has left; two daemons of one host keep out of each
-            // other's way elsewhere.
+            // Removes the socket of a killed daemon. Two daemons on one host are prevented
+            // elsewhere.
             let _ = fs::remove_file(path);
             local::bind(path)?
         }
@@ -218,7 +218,7 @@ where
     Working: Future<Output = Result<Answer, Refusal>>,
 {
     if body.is_empty() {
-        // Docker 20.10 repeats a call whose answer it has not got, without what it had said.
+        // Docker 20.10 repeats a call without a response, but with an empty body.
         let text = "the call was cut off, perhaps by a restart of netd, and repeated without its \
                     content\n  next: try again";
         return (StatusCode::OK, failure(text));
@@ -306,8 +306,8 @@ mod tests {
                 "/NetworkDriver.GetCapabilities",
                 json!({"Scope": "local", "ConnectivityScope": "global"}),
             ),
-            // Endpoints are told apart by their Ethernet addresses; what was said is not to be said
-            // again.
+            // Capabilities: the engine must send Ethernet addresses with requests, and need not
+            // replay them after a restart.
             (
                 "/IpamDriver.GetCapabilities",
                 json!({"RequiresMACAddress": true, "RequiresRequestReplay": false}),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_engine_that_holds_locks_is_answered_in_time_whatever_hangs() {
+    async fn an_engine_is_answered_in_time_whatever_hangs() {
         let hangs = std::future::pending::<Result<wire::Nothing, Refusal>>();
         let (status, answer) = within(Duration::from_millis(1), "Join", hangs).await;
         assert!(
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_asked_for_wrongly_is_answered() {
+    async fn malformed_requests_are_answered() {
         assert_eq!(ask("/NetworkDriver.AllocateNetwork", "{}").await.0, 404);
         assert_eq!(ask("/NetworkDriver.Join", "{").await.0, 400);
         assert_eq!(ask("/IpamDriver.RequestPool", r#"{"V6": 7}"#).await.0, 400);
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_cluster_everything_new_is_refused_and_everything_can_be_given_up() {
+    async fn without_a_cluster_only_removals_succeed() {
         for method in [
             "CreateNetwork",
             "CreateEndpoint",

@@ -53,8 +53,8 @@ impl Plugin {
         })
     }
 
-    /// `--ip-range`: told here only. It is remembered for a network that is made of the prefix,
-    /// whose range it is; of one that is attached it is what this engine's containers are given.
+    /// `--ip-range` is only part of this request. For a new network it becomes the network's range;
+    /// for an attached one it is the range of this engine's containers.
     fn range(&self, subnet: Option<Subnet>, text: &str) -> Result<Option<Subnet>, Refusal> {
         let Some(subnet) = subnet else {
             return Ok(None);
@@ -136,7 +136,7 @@ impl Plugin {
         })
     }
 
-    /// A gateway is the network's own; what the user gives is compared when the network is known.
+    /// A gateway belongs to the network; the user's value is compared once the network is known.
     async fn gateway(&self, pool: Pool, exact: Option<IpAddr>) -> Result<wire::Address, Refusal> {
         let (address, prefix) = match (pool, exact) {
             (Pool::Any(token), _) => (token, if token.is_ipv6() { 128 } else { 32 }),
@@ -170,9 +170,8 @@ impl Plugin {
         }
     }
 
-    /// Gives up what was taken for endpoints that one of the two did not live to make, as far as it
-    /// is in the way of this one: the engine, which begins anew, would be refused what it has
-    /// itself taken.
+    /// Releases holds of endpoints that were never created because netd or the engine died, if they
+    /// conflict with this request: otherwise the engine's repeated command would be refused.
     async fn frees(
         &self,
         network: &NetworkRecord,
@@ -211,7 +210,7 @@ impl Plugin {
         Ok(frees)
     }
 
-    /// Whether nobody will go on with what is no endpoint yet, or no more.
+    /// Whether a hold without an endpoint is abandoned.
     fn is_unfinished(&self, hold: &Hold) -> bool {
         hold.sandbox.is_none() && self.is_of_before(hold.heard)
     }
@@ -245,8 +244,8 @@ impl Plugin {
             heard: super::now(),
             ..known.unwrap_or_else(fresh)
         };
-        // Written before it is asked for: what is answered after this host has died is found again,
-        // and given back.
+        // The hold is written before the request, so that an address that is granted after this
+        // host has died can be found and released.
         self.keep(self.ledger.holds.put(&key, &hold))?;
         let (ipv4, ipv6) = if v6 {
             (AddressWish::default(), wish)
@@ -284,7 +283,7 @@ impl Plugin {
         Ok(given)
     }
 
-    /// What is held by this key already, if it may be gone on with.
+    /// An existing hold of this key that may be taken over.
     async fn usable(
         &self,
         key: &str,
@@ -308,8 +307,8 @@ impl Plugin {
             return Ok(None);
         }
         if hold.endpoint.is_some() {
-            // Whatever it asks for: what is answered is released once no endpoint comes of it, and
-            // that would be the other's.
+            // Refused even for another address: if no endpoint comes of this call its hold is
+            // released, and that would be the other endpoint's.
             let cause = format!(
                 "the Ethernet address {} is that of another endpoint on this network",
                 hold.mac

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub struct NetworkRecord {
     /// The cluster's network; `None` while it is being made.
     pub network: Option<NetworkId>,
-    /// What it was made as, if this engine made it.
+    /// The spec that this engine made the network with, if it made it.
     pub made: Option<String>,
     /// It still has the name that it was made with for want of its own.
     pub unnamed: bool,
@@ -67,7 +67,7 @@ impl NetworkRecord {
     }
 }
 
-/// What is still to be told to the cluster of an endpoint.
+/// A change of an endpoint that the cluster does not know yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pending {
@@ -82,7 +82,7 @@ pub enum Pending {
 pub struct Hold {
     /// The cluster's network.
     pub network: NetworkId,
-    /// What the engine tells endpoints apart by.
+    /// The engine's id of the endpoint.
     pub mac: Mac,
     /// Addresses that the engine has been given and has not released.
     pub addresses: BTreeSet<IpAddr>,
@@ -93,9 +93,9 @@ pub struct Hold {
     /// By how many bits the prefixes are shorter that lead the engine's questions for names by it
     /// (`ways`); `None`: they take another way.
     pub asks: Option<u8>,
-    /// What is known of its container.
+    /// Traits of its container.
     pub traits: ContainerTraits,
-    /// What the cluster does not know yet.
+    /// Pending change that the cluster does not know yet.
     pub pending: Option<Pending>,
     /// When it was written first.
     pub since: Millis,
@@ -118,10 +118,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads what there is.
+    /// Reads all records.
     ///
     /// # Errors
-    /// A directory that cannot be made or read.
+    ///
+    /// The directory cannot be created or read.
     pub fn open(directory: &Path) -> io::Result<Self> {
         Ok(Self {
             networks: Records::open(directory.join("networks"), Lifetime::Disk)?,
@@ -147,7 +148,7 @@ impl Ledger {
     }
 }
 
-/// What records outlive.
+/// Whether records must survive a reboot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lifetime {
     /// The daemon.
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_there_after_a_restart_and_half_a_write_is_not() {
+    fn a_record_survives_a_restart_and_half_a_write_does_not() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
         let key = "0000000000007/02:42:00:00:00:01";

@@ -49,12 +49,12 @@ const DIRECTORY: &str = "docker";
 const READY: Duration = Duration::from_secs(15);
 /// How long a plugin call may block on clean-up; what is left continues in the background.
 const GIVING_UP: Duration = Duration::from_secs(3);
-/// What the cluster is to be told later is tried so often.
+/// Interval at which pending changes are sent to the cluster.
 const RETRY: Duration = Duration::from_secs(1);
 /// Endpoints are worked on one at a time, by these many turns.
 const TURNS: usize = 64;
 
-/// What answers the engine.
+/// The plugin's state.
 pub struct Plugin {
     daemon: Arc<Daemon>,
     ledger: Ledger,
@@ -63,7 +63,7 @@ pub struct Plugin {
     wake: Notify,
     /// There is something to ask the engine.
     news: Notify,
-    /// What it was last seen to have.
+    /// Last inventory of the engine.
     look: Sender<Option<Look>>,
     /// Since when this daemon runs.
     started: Millis,
@@ -123,7 +123,8 @@ impl Plugin {
         since < self.engine_ended.load(Ordering::Relaxed)
     }
 
-    /// Whether one of the two has died since: what is unfinished of that time will not be finished.
+    /// Whether netd or the engine has died since that time: an unfinished call of then will not be
+    /// completed.
     fn is_of_before(&self, since: Millis) -> bool {
         since < self.started || self.has_lost_its_engine(since)
     }
@@ -271,7 +272,7 @@ impl Plugin {
         self.keep(self.ledger.holds.remove(key))
     }
 
-    /// Tells the cluster what it does not know yet of an endpoint.
+    /// Sends an endpoint's pending change to the cluster.
     async fn settle(&self, key: &str) -> Result<(), Refusal> {
         let _turn = self.turn(key).await;
         let Some(hold) = self.ledger.holds.get(key) else {
@@ -317,7 +318,7 @@ impl Plugin {
         self.wake.notify_one();
     }
 
-    /// Tells the cluster what it could not be told at once, for ever.
+    /// Background loop: sends pending changes to the cluster.
     async fn tell(&self) {
         loop {
             let mut undone = BTreeMap::new();

@@ -151,7 +151,7 @@ impl Plugin {
         self.network(&id).await
     }
 
-    /// Refuses what another network has, unless that is left over.
+    /// Refuses a subnet that another network has, unless that network is a leftover.
     async fn refuse_existing(&self, spec: &NetworkSpec) -> Result<(), Refusal> {
         let is_given = |lease: &SubnetLease| {
             spec.subnets
@@ -246,8 +246,8 @@ impl Plugin {
         Ok(())
     }
 
-    /// Addresses of a network that no endpoint has or is given: its gateways', those of nodes on
-    /// its LAN, and what an engine holds aside for us all.
+    /// Reserved addresses of a network: gateways, nodes on its LAN, and auxiliary addresses of
+    /// engines.
     async fn kept(&self, record: &NetworkRecord, name: &str) -> Result<BTreeSet<IpAddr>, Refusal> {
         let network = self.network(name).await?;
         let mut kept: BTreeSet<IpAddr> =
@@ -284,8 +284,8 @@ impl Plugin {
         Ok(wire::Nothing {})
     }
 
-    /// Gives up what a network of the engine's that is no more has held, and the cluster's if it
-    /// was made for it and nobody uses it.
+    /// Releases the holds of a network that the engine has removed, and removes the cluster's
+    /// network if it was made for it and is unused.
     pub(super) async fn remove_network(&self, id: &str) -> Result<(), Refusal> {
         let Some(record) = self.ledger.networks.get(id) else {
             return Ok(());
@@ -314,8 +314,8 @@ impl Plugin {
         self.keep(self.ledger.networks.remove(id))
     }
 
-    /// What is held of a network that the engine has removed: it has no endpoints there any more,
-    /// whatever was not heard.
+    /// Holds of a network that the engine has removed: it has no endpoints there any more, even if
+    /// a release was missed.
     async fn give_up_endpoints(&self, record: &NetworkRecord) -> Result<(), Refusal> {
         let held = self
             .ledger
@@ -364,7 +364,7 @@ pub fn aux_key(record: &NetworkRecord, address: IpAddr) -> String {
     )
 }
 
-/// What the engine has asked for before it made a network.
+/// The pool requests that precede a network.
 struct Pools {
     subnets: Vec<(Subnet, IpAddr)>,
     any: Vec<Pool>,
@@ -428,7 +428,7 @@ impl Pools {
     }
 }
 
-/// An attached network is what the user says of it, as far as something is said.
+/// Compares an attached network with the user's options; options that are not given match.
 fn refuse_mismatch(
     network: &NetworkInfo,
     pools: &Pools,
@@ -482,7 +482,7 @@ fn refuse_mismatch(
     Ok(())
 }
 
-/// What is made for the engine's network of this identity.
+/// Spec of the cluster's network for the engine's network of this id.
 fn spec(
     engine_id: &str,
     internal: bool,
@@ -540,7 +540,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_is_as_asked_for_and_waits_for_its_name() {
+    fn a_network_is_made_as_asked_and_waits_for_its_name() {
         let options = |given: &[(&str, &str)]| {
             given
                 .iter()

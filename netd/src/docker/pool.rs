@@ -13,7 +13,7 @@ use model::{NetworkId, Subnet};
 /// Between a pool and the part of it that is given.
 const NARROWED: char = ',';
 
-/// What a pool is.
+/// A pool as the engine names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
     /// Whatever the network will have of a family, matched by a gateway that nobody else is given.
@@ -53,7 +53,7 @@ impl Pool {
         }
     }
 
-    /// What the engine is told that its prefix is.
+    /// The prefix that the engine is told.
     pub fn prefix(self) -> String {
         match self {
             Self::Any(IpAddr::V4(_)) => "0.0.0.0/0".to_owned(),
@@ -97,8 +97,8 @@ impl FromStr for Pool {
     }
 }
 
-/// What the engine is to call a pool of which its containers are to have these addresses only
-/// (`--ip-range`): the pool of an address that is asked for is all that is told of them.
+/// Id of a pool with `--ip-range`. The id contains the range, because address requests carry only
+/// the pool's id.
 pub fn narrowed(pool: Pool, range: Option<Subnet>) -> String {
     range.map_or_else(
         || pool.to_string(),
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pool_is_known_again_by_its_name_and_by_what_the_engine_tells() {
+    fn a_pool_is_known_again_by_its_name() {
         for pool in [
             Pool::any(false, u64::MAX),
             Pool::any(true, 1 << 60),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pool_is_none() {
+    fn malformed_pools_are_refused() {
         for text in [
             "",
             "any",

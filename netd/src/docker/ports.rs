@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_that_follow_each_other_are_one_range_and_one_of_the_engines_choice_is_refused() {
+    fn consecutive_ports_are_one_range_and_random_ones_refused() {
         let one = |host: &str, port: u16, first: u16, last: u16| {
             json!({"Proto": 6, "IP": "", "Port": port, "HostIP": host,
             "HostPort": first, "HostPortEnd": last})

@@ -2,7 +2,7 @@
 
 use model::{Kind, NetworkInfo, Refusal, Subnet};
 
-/// What is asked makes no sense.
+/// The request is invalid.
 pub fn invalid(cause: impl ToString, next: &str) -> Refusal {
     Refusal::new(Kind::Invalid, cause.to_string(), next)
 }

@@ -58,7 +58,7 @@ impl Memory {
     }
 }
 
-/// What the engine was seen to have.
+/// The engine's inventory.
 pub struct Look {
     /// It has been asked after this.
     began: Instant,
@@ -313,7 +313,7 @@ impl Plugin {
             });
     }
 
-    /// Brings what the cluster knows of a container up to date.
+    /// Updates the cluster's traits of a container.
     async fn compare(
         &self,
         key: &str,
@@ -378,7 +378,7 @@ impl Plugin {
         }
     }
 
-    /// What the cluster has and this host has forgotten.
+    /// Releases endpoints that the cluster has and this host has no record of.
     async fn give_up_strays(
         &self,
         attached: Vec<Container>,
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_ready_when_it_runs_and_is_well_or_has_no_health() {
+    fn a_container_is_ready_when_it_runs_and_is_not_unhealthy() {
         let traits = |container: &Listed| traits(container, Vec::new(), &BTreeSet::new());
         let unready = |status: &str| traits(&listed(status)).unready;
         assert!(!unready("Up 3 minutes") && !unready("Up 3 minutes (healthy)"));
@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_leaves_elsewhere_by_a_network_of_others_that_it_is_on_and_that_leads_out() {
+    fn a_container_leaves_by_a_foreign_network_that_leads_out() {
         let leaves = |elsewhere: &[&str]| {
             traits(
                 &listed("Up"),

@@ -24,7 +24,7 @@ struct Beside<'a> {
     by: &'a NetworkRecord,
     /// All in prefixes that are shorter by so many bits,
     within: u8,
-    /// but what is in those has its ways already.
+    /// but not in prefixes this much shorter: these have routes already.
     known: Option<u8>,
 }
 
@@ -136,7 +136,7 @@ fn on_link(destination: Subnet) -> StaticRoute {
     }
 }
 
-/// What differs from an address in its last bits only.
+/// The prefix around an address that is `bits` shorter than its full length.
 fn prefix(address: IpAddr, bits: u8) -> Option<Subnet> {
     Subnet::around(address, if address.is_ipv6() { 128 } else { 32 } - bits)
 }
@@ -190,7 +190,7 @@ mod tests {
     const RESOLVERS: &[&str] = &["8.8.8.8", "2001:db8::1"];
 
     #[test]
-    fn the_first_overlay_that_leads_out_is_asked_exactly_whenever_it_comes() {
+    fn the_first_overlay_with_a_way_out_has_the_exact_route() {
         let (out, other, back) = (
             NetworkRecord::example(1, false, false),
             NetworkRecord::example(2, false, false),
@@ -230,7 +230,7 @@ mod tests {
         let all =
             ["8.8.8.10/32", "8.8.8.11/32", "8.8.8.8/32", "8.8.8.9/32"].map(|to| (to, "10.0.1.1"));
         assert_eq!(joined(&[&back, &last, &out], RESOLVERS, &[])[2], to(&all));
-        // What is a resolver itself is beside nobody.
+        // A resolver is not its own neighbour.
         let both = joined(&[&out, &back], &["8.8.8.8", "8.8.8.9"], &[]);
         assert_eq!(both[1], to(&[("8.8.8.8/31", "10.0.3.1")]));
     }
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beside_a_resolver_on_a_lan_is_reached_there() {
+    fn neighbours_of_a_resolver_on_a_lan_are_reached_there() {
         let (lan, back) = (
             NetworkRecord::example(4, false, true),
             NetworkRecord::example(3, true, false),

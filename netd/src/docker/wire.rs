@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// What every answer is.
+/// Media type of every response.
 pub const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// What a user gave with `-o`, among the options of a network.
 pub const GENERIC: &str = "com.docker.network.generic";
@@ -15,7 +15,7 @@ pub const GENERIC: &str = "com.docker.network.generic";
 pub const INTERNAL: &str = "com.docker.network.internal";
 /// Published ports of a container, among the options of its sandbox.
 pub const PORT_MAP: &str = "com.docker.network.portmap";
-/// A gateway: among what comes with a pool, and as a kind of address.
+/// Gateway: key of a pool's data, and type of an address.
 pub const GATEWAY: &str = "com.docker.network.gateway";
 /// The kind of an address that is asked for.
 pub const ADDRESS_TYPE: &str = "RequestAddressType";
@@ -33,8 +33,8 @@ pub fn network_capabilities() -> Value {
     json!({"Scope": "local", "ConnectivityScope": "global"})
 }
 
-/// `/IpamDriver.GetCapabilities`: what is held is told apart by Ethernet addresses, and remembered
-/// here.
+/// `/IpamDriver.GetCapabilities`: requires Ethernet addresses in requests; holds survive restarts
+/// of the engine.
 pub fn ipam_capabilities() -> Value {
     json!({"RequiresMACAddress": true, "RequiresRequestReplay": false})
 }
@@ -105,7 +105,7 @@ pub struct OfEndpoint {
     /// The engine's own identity of the endpoint.
     #[serde(rename = "EndpointID")]
     pub endpoint: String,
-    /// What the engine has for it already.
+    /// Values that the engine has for the endpoint already.
     pub interface: Option<Interface>,
     /// The file of the container's network namespace; it may not be there yet.
     pub sandbox_key: String,
@@ -131,7 +131,7 @@ pub struct Interface {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct OperInfo {
-    /// What people may want to know.
+    /// Information for `docker inspect`.
     pub value: Map<String, Value>,
 }
 
@@ -139,7 +139,7 @@ pub struct OperInfo {
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Joined {
-    /// What is to be moved.
+    /// The device to move.
     pub interface_name: InterfaceName,
     /// The way out; empty where there is none.
     pub gateway: String,
@@ -213,7 +213,7 @@ pub struct RequestPool {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Pool {
-    /// What it is called by from now on.
+    /// Its id in later requests.
     #[serde(rename = "PoolID")]
     pub id: String,
     /// Prefix.

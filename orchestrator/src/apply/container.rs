@@ -86,7 +86,7 @@ fn fresh(
     let name = &found.spec.name;
     if !found.spec.attachable {
         let cause = format!("network {name:?} is not attachable: it is for services only");
-        let next = "attach to an attachable network, such as one made by `swarmctl network create \
+        let next = "attach to a network that is, such as one made by `swarmctl network create \
                     --attachable NAME`";
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
@@ -101,7 +101,7 @@ fn fresh(
             capability::lacks(&[node], &needed)
         );
         let next =
-            "attach it on another node, or boot a kernel that has it on this node and restart netd";
+            "attach it on another node, or run a kernel that has it there and start netd again";
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
     let (id, key) = (EndpointId(state.peek_id("endpoint")), spec.key.clone());
@@ -195,11 +195,11 @@ fn elsewhere(state: &State, container: &Container, wanted: &str) -> Refusal {
 }
 
 fn nothing_asked(network: &str) -> Refusal {
-    let cause = format!("no address of a family that network {network:?} has is requested");
+    let cause = format!("no address of network {network:?} is asked for, of a family that it has");
     Refusal::new(
         Kind::Invalid,
         cause,
-        format!("request one; `swarmctl network inspect {network}` shows its subnets"),
+        format!("ask for one; `swarmctl network inspect {network}` shows its subnets"),
     )
 }
 

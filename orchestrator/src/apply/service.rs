@@ -167,7 +167,7 @@ fn refuse_other(record: &ServiceRecord, spec: &ServiceSpec) -> Result<(), Refusa
         () if !ports_of_hosts(old).eq(ports_of_hosts(spec)) => "published ports with mode=host",
         () if record.service.networks.is_empty() && !spec.publish.is_empty() => {
             let cause = format!(
-                "service {:?} is on no network that published ports could use",
+                "service {:?} is on no network that published ports could lead by",
                 old.name
             );
             let next = "make another service with --publish, which gets one, then remove this one";

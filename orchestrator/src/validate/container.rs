@@ -23,7 +23,7 @@ pub(crate) fn container(spec: &ContainerSpec) -> Result<(), Refusal> {
         if let Some(address) = wish.exact.filter(|address| address.is_ipv6() != ipv6) {
             let family = if ipv6 { "IPv6" } else { "IPv4" };
             return Err(invalid(
-                format!("{address} is not an {family} address"),
+                format!("{address} is no {family} address"),
                 "give one of each family at most",
             ));
         }
@@ -36,16 +36,13 @@ pub(crate) fn container(spec: &ContainerSpec) -> Result<(), Refusal> {
     }
     if let Some(mac) = spec.mac.filter(|mac| mac.0[0] & 1 == 1 || mac.0 == [0; 6]) {
         return Err(invalid(
-            format!("{mac} cannot be the address of an interface"),
+            format!("{mac} is no address of an interface"),
             "give one that is not a group's, or none",
         ));
     }
     if spec.left && spec.sandbox.is_some() {
-        let cause = format!(
-            "container {key:?} has left its network namespace, and the request \
-             names one"
-        );
-        return Err(invalid(cause, runtimes_word("give one of the two")));
+        let cause = format!("container {key:?} has left its network namespace and names one");
+        return Err(invalid(cause, runtimes_word("one or the other")));
     }
     spec.sandbox.as_ref().map_or(Ok(()), sandbox)?;
     spec.traits.as_ref().map_or(Ok(()), traits)
@@ -63,7 +60,7 @@ fn sandbox(sandbox: &Sandbox) -> Result<(), Refusal> {
     } = sandbox;
     if !path.starts_with('/') || path.len() > MAX_PATH || path.contains('\0') {
         return Err(invalid(
-            format!("{path:?} is not the path of a network namespace"),
+            format!("{path:?} is no path of a network namespace"),
             runtimes_word("an absolute path"),
         ));
     }
@@ -81,7 +78,7 @@ fn sandbox(sandbox: &Sandbox) -> Result<(), Refusal> {
         .filter(|name| LinkName::parse(name).is_none())
     {
         Some(name) => Err(invalid(
-            format!("{name:?} is not a valid name of an interface"),
+            format!("{name:?} is no name of an interface"),
             runtimes_word("1 to 15 bytes without / or :"),
         )),
         None => Ok(()),

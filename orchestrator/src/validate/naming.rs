@@ -100,10 +100,7 @@ pub(super) fn ports(ports: &[NamedPort]) -> Result<(), Refusal> {
             let next = format!(
                 "use {rule}, at most {MAX_PORT_NAME} (RFC 6335): `--port name=http,target=80`"
             );
-            return Err(invalid(
-                format!("{name:?} is not a valid name of a port"),
-                next,
-            ));
+            return Err(invalid(format!("{name:?} is no name of a port"), next));
         }
         if port.port == 0 {
             return Err(invalid(
@@ -143,10 +140,7 @@ fn dns(dns: &DnsConfig) -> Result<(), Refusal> {
     }
     if let Some(domain) = dns.search.iter().find(|domain| !is_domain(domain)) {
         let next = "write domains such as example.org, or a lone `.` for none";
-        return Err(invalid(
-            format!("{domain:?} is not a valid search domain"),
-            next,
-        ));
+        return Err(invalid(format!("{domain:?} is no search domain"), next));
     }
     let is_option = |option: &&String| {
         let inner = |byte: u8| byte.is_ascii_graphic() && byte != b'#' && byte != b';';
@@ -154,7 +148,7 @@ fn dns(dns: &DnsConfig) -> Result<(), Refusal> {
     };
     match dns.options.iter().find(|option| !is_option(option)) {
         Some(option) => Err(invalid(
-            format!("{option:?} is not a valid resolver option"),
+            format!("{option:?} is no resolver option"),
             "write it as in resolv.conf(5): ndots:1",
         )),
         None => Ok(()),

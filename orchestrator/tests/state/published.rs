@@ -260,7 +260,7 @@ fn ports_are_not_published_where_no_network_leads() {
     assert!(
         refusal
             .to_string()
-            .contains("none of its networks can carry them"),
+            .contains("none of its networks leads there"),
         "{refusal}"
     );
     cluster.create_service(publishing(

@@ -606,7 +606,8 @@ proptest! {
             cluster.apply(Command::Container(ContainerCommand::Detach { keys }));
         }
         for (name, _) in NETWORKS {
-            drop(cluster.send(Command::Network(NetworkCommand::Remove { network: name.to_owned() })));
+            let network = name.to_owned();
+            drop(cluster.send(Command::Network(NetworkCommand::Remove { network })));
         }
         prop_assert_eq!(cluster.state.ledger().leases().count(), 0);
     }

@@ -73,7 +73,7 @@ fn enter(path: &Path) -> Result<LaunchSpec, TaskError> {
         .init()
         .filter(|_| directory.progress() == Progress::Running);
     let Some(init) = init else {
-        return Err(TaskError::Refused(format!("{} does not run", spec.name)));
+        return Err(TaskError::refused(format!("{} does not run", spec.name)));
     };
     if let Some(cgroup) = &spec.cgroup {
         cgroup::enter(cgroup).doing(|| format!("enter the cgroup {}", cgroup.display()))?;
@@ -86,7 +86,7 @@ fn enter(path: &Path) -> Result<LaunchSpec, TaskError> {
     };
     let namespaces = NAMESPACES.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     if !init.is_alive() {
-        return Err(TaskError::Refused(format!("{} has just ended", spec.name)));
+        return Err(TaskError::refused(format!("{} has just ended", spec.name)));
     }
     for (path, file, kind) in namespaces {
         setns(file, kind).doing(|| format!("enter {path}"))?;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use model::{Failure, Kind};
+
 /// A task could not be run or entered.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
@@ -13,9 +15,16 @@ pub enum TaskError {
         /// The kernel's reason.
         reason: io::Error,
     },
-    /// Something does not hold that has to; the text names the next step.
-    #[error("{0}")]
-    Refused(String),
+    /// Something does not hold that has to.
+    #[error("{}", .0.in_one_line())]
+    Refused(Failure),
+}
+
+impl TaskError {
+    /// Something does not hold, and nobody has to do anything about it.
+    pub(super) fn refused(cause: impl Into<String>) -> Self {
+        Self::Refused(Failure::new(Kind::Precondition, cause, ""))
+    }
 }
 
 /// Names the operation that failed.

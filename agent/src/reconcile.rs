@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{NodeConfig, Runtime, SandboxId, TaskConfig, TaskId, TaskReport, TaskState};
+use model::{
+    Failure, Kind, NodeConfig, Runtime, SandboxId, TaskConfig, TaskId, TaskReport, TaskState,
+};
 use nix::sys::signal::Signal;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
@@ -54,7 +56,7 @@ pub struct Sandboxes {
     /// The tasks whose sandboxes are complete.
     pub ready: BTreeSet<SandboxId>,
     /// The tasks that cannot be on one of their networks here, and why.
-    pub refused: BTreeMap<SandboxId, String>,
+    pub refused: BTreeMap<SandboxId, Failure>,
 }
 
 /// Runs the agent of the calling `netd`; see [`spawn_with`].
@@ -351,19 +353,22 @@ impl Agent {
         self.set(id, TaskState::Preparing, "waits for its network", None);
         let Runtime::Exec { argv, rootfs, .. } = &task.spec.runtime;
         if argv.is_empty() {
-            let reason = "there is no command to run\n  next: give one after `--`";
-            return self.set(id, TaskState::Rejected, reason, None);
+            let cause = "there is no command to run";
+            return self.reject(
+                id,
+                &Failure::new(Kind::Invalid, cause, "give one after `--`"),
+            );
         }
         if let Some(rootfs) = rootfs
             .as_deref()
             .filter(|rootfs| !rootfs.is_absolute() || !rootfs.is_dir())
         {
-            let reason = format!(
-                "rootfs {} is not a directory of this host\n  next: make it on every host that may \
-                 run the service",
+            let cause = format!(
+                "rootfs {} is not a directory of this host",
                 rootfs.display()
             );
-            return self.set(id, TaskState::Rejected, &reason, None);
+            let next = "make it on every host that may run the service";
+            return self.reject(id, &Failure::new(Kind::Precondition, cause, next));
         }
         if !sandboxes.ready.contains(&id.into()) {
             return self.wait(id, sandboxes.refused.get(&id.into()));
@@ -398,20 +403,24 @@ impl Agent {
         }
     }
 
+    fn reject(&mut self, id: TaskId, why: &Failure) {
+        self.set(id, TaskState::Rejected, &why.in_one_line(), None);
+    }
+
     /// A task waits for a while for its network; then it is rejected, so that another host may run
     /// it.
-    fn wait(&mut self, id: TaskId, refused: Option<&String>) {
-        let Some(reason) = refused else { return };
+    fn wait(&mut self, id: TaskId, refused: Option<&Failure>) {
+        let Some(why) = refused else { return };
         self.busy = true;
         if self
             .refused
             .get(&id.into())
             .is_some_and(|since| since.elapsed() >= NETWORK_PATIENCE)
         {
-            return self.set(id, TaskState::Rejected, reason, None);
+            return self.reject(id, why);
         }
         if let Some(known) = self.known.get_mut(&id) {
-            known.message.clone_from(reason);
+            known.message = why.in_one_line();
         }
     }
 

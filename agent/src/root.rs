@@ -10,6 +10,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use model::{Failure, Kind};
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -98,7 +99,7 @@ struct Root(PathBuf);
 impl Root {
     fn overlay(&self, directory: &Path, lower: &Path, hidden: &Path) -> Result<(), TaskError> {
         if !lower.is_dir() {
-            return Err(TaskError::Refused(format!(
+            return Err(TaskError::refused(format!(
                 "rootfs {} is not a directory of this host",
                 lower.display()
             )));
@@ -114,9 +115,8 @@ impl Root {
                 lower.display(),
                 hidden.display()
             );
-            return Err(TaskError::Refused(format!(
-                "{what}; next: give a directory apart from it, or none for the host's root"
-            )));
+            let next = "give a directory apart from it, or none for the host's root";
+            return Err(TaskError::Refused(Failure::new(Kind::Denied, what, next)));
         }
         match self.overlay_with(directory, lower) {
             // An overlay's own upper layer cannot lie on an overlay, as in a container: memory
@@ -264,10 +264,10 @@ impl Root {
                 // The name is in the kernel anyhow.
                 Err(_) if name == "hostname" => {}
                 Err(error) => {
-                    let next = format!("next: make it on the host, as in `touch /etc/{name}`");
-                    return Err(TaskError::Refused(format!(
-                        "no place for the task's own /etc/{name}: {error}\n  {next}"
-                    )));
+                    let cause = format!("no place for the task's own /etc/{name}: {error}");
+                    let next = format!("make it on the host, as in `touch /etc/{name}`");
+                    let why = Failure::new(Kind::Precondition, cause, next);
+                    return Err(TaskError::Refused(why));
                 }
             }
         }

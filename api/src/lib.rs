@@ -7,8 +7,9 @@ mod payload;
 pub use local::{LocalError, SOCKET, connect};
 pub use payload::{
     Attached, CniInterface, CniName, ContainerReply, ContainerRequest, DATA_PATH_PORT, Debug,
-    Difference, Encryption, Examine, Examined, InitRequest, JoinRequest, LeaveRequest, Passed,
-    PayloadError, Peer, Proposal, Standing, Subject, Verification, VipTraffic, decode, encode,
+    Difference, Encryption, Examine, Examined, InitRequest, JoinRequest, LeaveRequest, Look,
+    Passed, PayloadError, Peer, Proposal, Standing, Subject, Verification, VipTraffic, decode,
+    encode,
 };
 
 /// The generated messages, clients and servers.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use model::{
-    Command, Container, ContainerTraits, Engine, Epoch, Level, Mac, NetworkId, NodeId, RequestId,
-    Role, ServiceId, Spi, SubnetLease, ViewInfo,
+    Command, Container, ContainerTraits, Engine, Epoch, Failure, Level, Mac, NetworkId, NodeId,
+    RequestId, Role, ServiceId, Spi, SubnetLease, ViewInfo, other_version,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -77,8 +77,11 @@ pub struct Standing {
     pub generation: u64,
     /// The generation that its kernel has applied.
     pub applied: u64,
-    /// Changes that its kernel refused, one sentence each.
+    /// Changes that its kernel refused, one line each.
     pub failures: Vec<String>,
+    /// The same in fields; a daemon of the previous version leaves them out.
+    #[serde(default)]
+    pub causes: Vec<Failure>,
 }
 
 /// Which internal state to print.
@@ -204,6 +207,64 @@ pub enum Subject {
     Traffic(ServiceId),
 }
 
+/// A look at one node that finds a `T`.
+#[derive(Debug)]
+pub struct Look<T> {
+    subject: Subject,
+    take: fn(Examined) -> Option<T>,
+}
+
+impl<T> Look<T> {
+    /// As it is sent.
+    pub fn subject(&self) -> Subject {
+        self.subject
+    }
+
+    /// What was found. Errors: something else was looked at.
+    pub fn take(&self, found: Examined) -> Result<T, Failure> {
+        (self.take)(found).ok_or_else(|| other_version("the node"))
+    }
+}
+
+impl Look<Verification> {
+    /// Whether its kernel is what it was told.
+    pub fn kernel() -> Self {
+        Self {
+            subject: Subject::Kernel,
+            take: |found| match found {
+                Examined::Kernel(verification) => Some(verification),
+                _ => None,
+            },
+        }
+    }
+}
+
+impl Look<Vec<Peer>> {
+    /// The other hosts of a network, and what has passed between it and them.
+    pub fn peers(network: NetworkId) -> Self {
+        Self {
+            subject: Subject::Peers(network),
+            take: |found| match found {
+                Examined::Peers(peers) => Some(peers),
+                _ => None,
+            },
+        }
+    }
+}
+
+impl Look<Vec<VipTraffic>> {
+    /// What has passed by the virtual IPs of a service.
+    pub fn traffic(service: ServiceId) -> Self {
+        Self {
+            subject: Subject::Traffic(service),
+            take: |found| match found {
+                Examined::Traffic(traffic) => Some(traffic),
+                _ => None,
+            },
+        }
+    }
+}
+
 /// What was found on a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -300,12 +361,9 @@ pub struct Verification {
 pub struct Difference {
     /// The network that it belongs to, where it belongs to one.
     pub network: Option<NetworkId>,
-    /// The object that differs.
-    pub object: String,
-    /// How it differs.
-    pub cause: String,
-    /// What the user can do about it.
-    pub next: String,
+    /// What is wrong, with what, and what to do.
+    #[serde(flatten)]
+    pub failure: Failure,
 }
 
 /// A payload that cannot be decoded.
@@ -332,8 +390,36 @@ pub fn decode<T: DeserializeOwned>(payload: &Json) -> Result<T, PayloadError> {
     })
 }
 
+impl From<PayloadError> for Failure {
+    fn from(error: PayloadError) -> Self {
+        Failure {
+            cause: error.to_string(),
+            ..other_version("netd")
+        }
+    }
+}
+
 impl From<PayloadError> for tonic::Status {
     fn from(error: PayloadError) -> Self {
         tonic::Status::invalid_argument(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_that_the_previous_version_tells_of_are_read() {
+        let old = r#"{"network":null,"object":"host","cause":"it is not there","next":"wait"}"#;
+        let difference: Difference = serde_json::from_str(old).unwrap();
+        assert_eq!(
+            difference.failure.in_one_line(),
+            "host: it is not there; next: wait"
+        );
+        let new = serde_json::to_value(&difference).unwrap();
+        for field in ["network", "kind", "object", "cause", "next"] {
+            assert!(new.get(field).is_some(), "{field} of {new}");
+        }
     }
 }

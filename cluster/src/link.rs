@@ -31,9 +31,7 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// No TCP connection.
-    #[error(
-        "{to} does not answer: {reason}\n  next: check that netd runs there and that TCP port {} is open", .to.port()
-    )]
+    #[error("{to} does not answer: {reason}")]
     Unreachable {
         /// The address dialled.
         to: SocketAddr,
@@ -41,9 +39,7 @@ pub enum LinkError {
         reason: io::Error,
     },
     /// Its certificate was not made by this cluster's authority.
-    #[error(
-        "{to} has a certificate of another cluster\n  next: check the address; a host joins one cluster at a time"
-    )]
+    #[error("{to} has a certificate of another cluster")]
     Foreign {
         /// The address dialled.
         to: SocketAddr,
@@ -72,6 +68,38 @@ pub enum LinkError {
         /// What went wrong.
         reason: String,
     },
+}
+
+impl LinkError {
+    /// The address dialled.
+    pub fn to(&self) -> SocketAddr {
+        match self {
+            Self::Unreachable { to, .. }
+            | Self::Foreign { to }
+            | Self::Impostor { to, .. }
+            | Self::Tls { to, .. }
+            | Self::Session { to, .. } => *to,
+        }
+    }
+
+    /// What to do about it. None where there is nothing that a person could do.
+    pub fn next(&self) -> Option<String> {
+        Some(match self {
+            Self::Unreachable { to, .. } => format!(
+                "check that netd runs there and that TCP port {} is open",
+                to.port()
+            ),
+            Self::Foreign { .. } => {
+                "check the address; a host joins one cluster at a time".to_owned()
+            }
+            Self::Impostor { .. } => {
+                "`swarmctl node ls` shows which node has which address".to_owned()
+            }
+            Self::Tls { .. } | Self::Session { .. } => {
+                "netd's log on that host says more; run the same version of netd on both".to_owned()
+            }
+        })
+    }
 }
 
 /// Where a connection leads: the address, and the node that must be there, where it is known.

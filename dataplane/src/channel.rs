@@ -11,7 +11,10 @@ use std::{
     sync::Arc,
 };
 
-use model::names::{self, LinkName, NAMESPACE_DIRECTORY, Namespace};
+use model::{
+    Failure,
+    names::{self, LinkName, NAMESPACE_DIRECTORY, Namespace},
+};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
@@ -19,6 +22,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{
+    AGAIN, kernel_said,
     namespace::{self, Identity},
     policy::Tables,
     shape,
@@ -42,7 +46,7 @@ pub enum KernelError {
     #[error("cannot list the network namespaces in {NAMESPACE_DIRECTORY}: {0}")]
     List(#[source] io::Error),
     /// No socket in a namespace.
-    #[error("cannot open netlink in {0}: {1}; next: netd needs CAP_SYS_ADMIN and CAP_NET_ADMIN")]
+    #[error("cannot open netlink in {0}: {1}")]
     Open(Place, #[source] io::Error),
     /// A dump failed.
     #[error("cannot read {1} of {0}: {2}")]
@@ -50,6 +54,25 @@ pub enum KernelError {
     /// The values below /proc/sys cannot be reached.
     #[error("cannot read /proc/sys of {0}: {1}")]
     Sysctl(Place, #[source] io::Error),
+}
+
+impl KernelError {
+    /// The same as a failure.
+    pub fn failure(&self) -> Failure {
+        let (Self::List(error)
+        | Self::Open(_, error)
+        | Self::Dump(_, _, error)
+        | Self::Sysctl(_, error)) = self;
+        let next = match self {
+            Self::Open(..) => "netd needs CAP_SYS_ADMIN and CAP_NET_ADMIN",
+            Self::List(_) | Self::Dump(..) | Self::Sysctl(..) => AGAIN,
+        };
+        Failure {
+            cause: self.to_string(),
+            ..kernel_said(error, next)
+        }
+        .about("kernel")
+    }
 }
 
 /// The sockets of one namespace.

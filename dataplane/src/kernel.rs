@@ -12,7 +12,7 @@ use std::{
 };
 
 use model::{
-    Capability, NodeConfig, SandboxId,
+    Capability, Failure, NodeConfig, SandboxId,
     names::{self, LinkName, Namespace},
 };
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -24,8 +24,10 @@ use nix::errno::Errno;
 use tracing::{debug, warn};
 
 use super::{
+    AGAIN,
     channel::{BATCH, Channel, KernelError, listen, missing},
     desired::{Desired, Ground, HostLink},
+    kernel_said,
     namespace::{self, Identity},
     notices::{News, Notices},
     plan::{Change, Observed, Op},
@@ -78,7 +80,7 @@ pub struct Refused {
     /// The operation.
     pub op: Op,
     /// Why, and what to do next.
-    pub reason: String,
+    pub why: Failure,
 }
 
 impl Kernel {
@@ -764,31 +766,29 @@ fn absent(ops: &[Op]) -> Vec<Refused> {
 fn failure(op: &Op, error: &io::Error) -> Refused {
     let next = match (error.raw_os_error().map(Errno::from_raw), &op.change) {
         (Some(Errno::EEXIST), Change::AddVxlan(..)) => {
-            "; next: another tunnel of this host has this VNI and port, find it by `ip -d link show type vxlan`"
+            "another tunnel of this host has this VNI and port, find it by `ip -d link show type vxlan`"
         }
         (Some(Errno::EEXIST), Change::SetRoute(..)) => {
-            "; next: this host has another route there already, `ip route` and `ip -6 route` show it: take it away, or \
+            "this host has another route there already, `ip route` and `ip -6 route` show it: take it away, or \
              remove the network and make it with another subnet"
         }
         (Some(Errno::EBUSY | Errno::EINVAL), Change::AddStacked(..)) => {
-            "; next: its parent cannot carry it, because a bridge, a bond or devices of another kind or mode use it: \
+            "its parent cannot carry it, because a bridge, a bond or devices of another kind or mode use it: \
              use another parent, such as a VLAN of it"
         }
-        (Some(Errno::ENETDOWN), _) => "; next: take its parent up: `ip link set PARENT up`",
+        (Some(Errno::ENETDOWN), _) => "take its parent up: `ip link set PARENT up`",
         (Some(Errno::EADDRINUSE), Change::SetUp(_)) => {
-            "; next: another program has the UDP port of the tunnels, `ss -lunp` names it: stop it, or make the cluster \
+            "another program has the UDP port of the tunnels, `ss -lunp` names it: stop it, or make the cluster \
              with another --data-path-port"
         }
-        (Some(Errno::EPERM | Errno::EACCES), _) => {
-            "; next: run netd with CAP_NET_ADMIN and CAP_SYS_ADMIN"
-        }
+        (Some(Errno::EPERM | Errno::EACCES), _) => "run netd with CAP_NET_ADMIN and CAP_SYS_ADMIN",
         (Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT), _) => {
-            "; next: this kernel lacks the feature: IPv6 and the kind of device must be built in or loadable"
+            "this kernel lacks the feature: IPv6 and the kind of device must be built in or loadable"
         }
-        _ => "; next: netd tries again by itself",
+        _ => AGAIN,
     };
     Refused {
         op: op.clone(),
-        reason: format!("{error}{next}"),
+        why: kernel_said(error, next),
     }
 }

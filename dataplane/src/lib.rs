@@ -26,7 +26,6 @@ pub mod xfrm;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     fs::File,
     io,
     net::IpAddr,
@@ -37,9 +36,10 @@ use std::{
 };
 
 use model::{
-    Capability, DriverConfig, EndpointId, Mac, NodeConfig, NodeId, SandboxId, Spi, Subnet,
+    Capability, DriverConfig, EndpointId, Kind, Mac, NodeConfig, NodeId, SandboxId, Spi, Subnet,
     names::{self, Namespace},
 };
+use nix::errno::Errno;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::sleep,
@@ -74,26 +74,81 @@ const ROUNDS: usize = 3;
 const VISITORS: usize = 8;
 
 /// Why a change that was made without complaint is still missing.
-const UNDONE: &str = "the kernel took it, yet does not show it; next: find out what undoes it, by `ip monitor` or `nft monitor`";
+const UNDONE: &str = "the kernel took it, yet does not show it";
+const FIND_UNDOER: &str = "find out what undoes it, by `ip monitor` or `nft monitor`";
 
 /// Why an encrypted tunnel is not made.
-const OPEN: &str = "it is encrypted, and what keeps plaintext in is not all in place; next: see IPsec and nftables of host";
+const OPEN: &str = "it is encrypted, and what keeps plaintext in is not all in place";
+
+/// The next step where it is no person's.
+const AGAIN: &str = "netd tries again by itself";
+
+/// Whose work something is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plane {
+    /// Links, addresses, routes and neighbours: this operation.
+    Links(Box<Op>),
+    /// The rules of nftables and the balancers of one place.
+    Rules(Place),
+    /// IPsec of the host: this operation, where it is about one.
+    Ipsec(Option<String>),
+    /// Another one: published ports, addresses in use on a LAN, or the view itself.
+    Other,
+}
 
 /// What could not be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What it was about.
-    pub object: String,
-    /// Why, and what to do next.
-    pub reason: String,
-    /// The only sandbox that it affects; `None`: the whole host.
+    /// Whose work it was.
+    pub plane: Plane,
+    /// The one task that it keeps from running; `None` where it is the host's.
     pub sandbox: Option<SandboxId>,
+    /// What it was about, why it failed, and what to do next.
+    pub why: model::Failure,
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}: {}", self.object, self.reason)
+impl Failure {
+    /// An operation on links that failed.
+    fn of_op(op: &Op, sandbox: Option<SandboxId>, why: model::Failure) -> Self {
+        Self {
+            plane: Plane::Links(Box::new(op.clone())),
+            sandbox,
+            why: why.about(op.to_string()),
+        }
     }
+
+    /// A failure that concerns the host as a whole.
+    fn of_host(why: model::Failure) -> Self {
+        let (plane, sandbox) = (Plane::Other, None);
+        Self {
+            plane,
+            sandbox,
+            why,
+        }
+    }
+}
+
+/// The kernel took it and does not show it.
+fn undone() -> model::Failure {
+    model::Failure::new(Kind::Conflict, UNDONE, FIND_UNDOER)
+}
+
+/// The kind of what the kernel refuses.
+fn kind_of(errno: i32) -> Kind {
+    match Errno::from_raw(errno) {
+        Errno::EPERM | Errno::EACCES => Kind::Denied,
+        Errno::EEXIST | Errno::EBUSY | Errno::EADDRINUSE => Kind::Conflict,
+        Errno::ENOSPC | Errno::ENOMEM | Errno::ENOBUFS | Errno::EMFILE => Kind::Exhausted,
+        Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::ENETDOWN => Kind::Precondition,
+        _ => Kind::Unavailable,
+    }
+}
+
+/// What the kernel said, and what to do about it.
+fn kernel_said(error: &io::Error, next: &str) -> model::Failure {
+    let errno = error.raw_os_error();
+    let kind = errno.map_or(Kind::Unavailable, kind_of);
+    model::Failure::new(kind, error.to_string(), next).with_errno(errno)
 }
 
 /// How far the kernel is.
@@ -117,6 +172,15 @@ pub struct Status {
     pub on_link: BTreeSet<Subnet>,
 }
 
+impl Status {
+    /// What keeps this task from running here.
+    pub fn failure_of(&self, sandbox: SandboxId) -> Option<&model::Failure> {
+        let mut failures = self.failures.iter();
+        let of_it = failures.find(|failure| failure.sandbox == Some(sandbox))?;
+        Some(&of_it.why)
+    }
+}
+
 /// For looking at the inside of a running data plane.
 #[derive(Clone, Debug)]
 pub struct Dataplane {
@@ -126,11 +190,18 @@ pub struct Dataplane {
 
 /// How the kernel differs from what it should hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// Where, unless the kernel could not be read.
-    pub place: Option<Place>,
-    /// What is to be done about it, or why it cannot be.
-    pub what: String,
+pub enum Difference {
+    /// Something is to be done.
+    Todo {
+        /// Where.
+        place: Place,
+        /// Whose work it is.
+        plane: Plane,
+        /// What.
+        what: String,
+    },
+    /// Something cannot be done, or be read.
+    Failed(model::Failure),
 }
 
 #[derive(Debug, Default)]
@@ -399,11 +470,13 @@ fn publish(outlet: &Outlet, status: Status) {
             .iter()
             .filter(|failure| !last.failures.contains(failure))
         {
-            warn!(
-                object = failure.object,
-                reason = failure.reason,
-                "the data plane lacks something"
-            );
+            let model::Failure {
+                object,
+                cause,
+                next,
+                ..
+            } = &failure.why;
+            warn!(object, cause, next, "the data plane lacks something");
         }
         *last = status;
         true
@@ -412,11 +485,7 @@ fn publish(outlet: &Outlet, status: Status) {
 
 /// A kernel that cannot be read never looks settled.
 fn unreadable(config: &NodeConfig, error: &KernelError) -> Status {
-    let failure = Failure {
-        object: "kernel".to_owned(),
-        reason: error.to_string(),
-        sandbox: None,
-    };
+    let failure = Failure::of_host(error.failure());
     Status {
         node: Some(config.node),
         generation: config.generation,
@@ -532,17 +601,13 @@ impl Planes {
             .clone()
             .into_iter()
             .partition(|(_, network)| !is_encrypted(&network.driver));
-        let next = format!("next: load or build {}", Capability::Esp.options());
-        let reason =
-            format!("it is encrypted, and this kernel lacks ESP with AES-GCM: {error}; {next}");
-        let failure = |name: String| Failure {
-            object: format!("network {name}"),
-            reason: reason.clone(),
-            sandbox: None,
-        };
+        let next = format!("load or build {}", Capability::Esp.options());
+        let cause = format!("it is encrypted, and this kernel lacks ESP with AES-GCM: {error}");
+        let why = model::Failure::new(Kind::Precondition, cause, next);
         let failures = refused
             .into_values()
-            .map(|network| failure(network.name))
+            .map(|network| why.clone().about(format!("network {}", network.name)))
+            .map(Failure::of_host)
             .collect();
         (
             Arc::new(NodeConfig {
@@ -584,15 +649,13 @@ fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference>
     let (desired, observed) = match look(planes, &config) {
         Ok(seen) => seen,
         Err(error) => {
-            return vec![Difference {
-                place: None,
-                what: error.to_string(),
-            }];
+            return vec![Difference::Failed(error.failure())];
         }
     };
     let ops = planes.thoughts.plan(&desired, &observed);
-    let ops = ops.iter().map(|op| Difference {
-        place: Some(op.place),
+    let ops = ops.iter().map(|op| Difference::Todo {
+        place: op.place,
+        plane: Plane::Links(Box::new(op.clone())),
         what: op.change.to_string(),
     });
     let (pending, unread) = planes.rules.look(&planes.thoughts.rules(
@@ -603,8 +666,9 @@ fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference>
     let lines = |rules: &Pending| {
         rules
             .lines()
-            .map(|what| Difference {
-                place: Some(rules.place),
+            .map(|what| Difference::Todo {
+                place: rules.place,
+                plane: Plane::Rules(rules.place),
                 what,
             })
             .collect()
@@ -614,8 +678,9 @@ fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference>
     let ipsec = planes
         .encryption
         .pending(xfrm::Wanted::of(&config).as_ref());
-    let ipsec = ipsec.into_iter().map(|what| Difference {
-        place: Some(Place::Host),
+    let ipsec = ipsec.into_iter().map(|what| Difference::Todo {
+        place: Place::Host,
+        plane: Plane::Ipsec(Some(what.clone())),
         what,
     });
     let refused = desired
@@ -625,10 +690,7 @@ fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference>
         .chain(&asked)
         .chain(&unable)
         .chain(&planes.ports.failures);
-    let refused = refused.map(|failure| Difference {
-        place: None,
-        what: failure.to_string(),
-    });
+    let refused = refused.map(|failure| Difference::Failed(failure.why.clone()));
     ops.chain(rules).chain(ipsec).chain(refused).collect()
 }
 
@@ -736,20 +798,19 @@ fn reconcile_links(
             });
         }
         info!(generation = config.generation, operations = plan.len(), first = %plan[0], "changing the kernel");
-        let failure = |refused: Refused| Failure {
-            object: refused.op.to_string(),
-            sandbox: sandbox_of(&desired, &refused.op),
-            reason: refused.reason,
+        let failure = |refused: Refused| {
+            let sandbox = sandbox_of(&desired, &refused.op);
+            Failure::of_op(&refused.op, sandbox, refused.why)
         };
         let (withheld, due): (Vec<Op>, Vec<Op>) = plan
             .iter()
             .cloned()
             .partition(|op| !is_closed && is_secret(op, config));
         failures = planes.kernel.apply(&due).into_iter().map(failure).collect();
-        let open = |op: Op| Failure {
-            object: op.to_string(),
-            reason: OPEN.to_owned(),
-            sandbox: sandbox_of(&desired, &op),
+        let open = |op: Op| {
+            let why =
+                model::Failure::new(Kind::Precondition, OPEN, "see IPsec and nftables of host");
+            Failure::of_op(&op, sandbox_of(&desired, &op), why)
         };
         failures.extend(withheld.into_iter().map(open));
         rounds += 1;
@@ -780,11 +841,7 @@ fn judge(
     if plan.is_empty() {
         failures.clear();
     } else if failures.is_empty() {
-        let undone = |op: &Op| Failure {
-            object: op.to_string(),
-            reason: UNDONE.to_owned(),
-            sandbox: sandbox_of(desired, op),
-        };
+        let undone = |op: &Op| Failure::of_op(op, sandbox_of(desired, op), undone());
         failures.extend(plan.iter().map(undone));
     }
     failures.extend(desired.failures.iter().cloned());

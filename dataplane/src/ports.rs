@@ -9,7 +9,8 @@ use std::{
 };
 
 use model::{
-    ContainerRuntime, Mac, NetworkId, NodeConfig, Protocol, PublishAt, PublishedConfig, Publisher,
+    ContainerRuntime, Kind, Mac, NetworkId, NodeConfig, Protocol, PublishAt, PublishedConfig,
+    Publisher,
     names::{self, LinkName},
 };
 use nix::{
@@ -183,13 +184,12 @@ fn in_use(
         address.port()
     );
     let next = "stop that program (`ss -lntup` names it), or publish at another port";
-    let reason =
-        format!("{cause}, so this host does not lead callers to tasks there; next: {next}");
-    Failure {
-        object: format!("published port {} of {}", record.spec, record.owner),
-        reason,
-        sandbox: None,
-    }
+    let cause = format!("{cause}, so this host does not lead callers to tasks there");
+    let why = model::Failure::new(Kind::Conflict, cause, next);
+    Failure::of_host(why.about(format!(
+        "published port {} of {}",
+        record.spec, record.owner
+    )))
 }
 
 /// `None`: all of them.

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     future::poll_fn,
+    io,
     net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
@@ -13,8 +14,8 @@ use std::{
 
 use ipvs::{Balancer, BalancerError, Clients, IpVs, Nftables, Table, Traffic, ip_vs};
 use model::{
-    Capability, DriverConfig, EndpointConfig, EndpointId, Engine, Mac, NetworkConfig, NetworkId,
-    NodeConfig, Protocol, Vni,
+    Capability, DriverConfig, EndpointConfig, EndpointId, Engine, Kind, Mac, NetworkConfig,
+    NetworkId, NodeConfig, Protocol, Vni,
     names::{self, LinkName, Namespace},
 };
 use nftables::{Change, Connection, Family, Monitor, NftError, Overtake, Rule, Ruleset, Socket};
@@ -26,11 +27,12 @@ use rules::{
 use tracing::{info, warn};
 
 use super::{
-    Failure, UNDONE,
+    AGAIN, Failure, Plane, kernel_said, kind_of,
     namespace::{self, Identity},
     plan::Observed,
     ports::Open,
     state::{ObservedLink, Place, Route, Space},
+    undone,
 };
 
 /// Interval at which rules are read again without a notice.
@@ -483,10 +485,7 @@ impl Rules {
             .collect();
         let (left, unread) = self.plan(wanted);
         if failures.is_empty() {
-            failures.extend(
-                left.iter()
-                    .map(|change| failure(change.place, UNDONE.to_owned())),
-            );
+            failures.extend(left.iter().map(|change| failure(change.place, undone())));
         }
         failures.extend(unread);
         (left, failures)
@@ -507,7 +506,7 @@ impl Rules {
         for (&place, wanted) in wanted {
             match self.compare(place, wanted) {
                 Ok(change) => pending.extend(change),
-                Err(reason) => failures.push(failure(place, reason)),
+                Err(why) => failures.push(failure(place, why)),
             }
         }
         (pending, failures)
@@ -517,7 +516,7 @@ impl Rules {
         match self.tables.get_mut(&change.place) {
             Some(tables) => tables
                 .apply(change)
-                .map_err(|reason| failure(change.place, reason)),
+                .map_err(|why| failure(change.place, why)),
             None => Ok(()),
         }
     }
@@ -552,7 +551,11 @@ impl Rules {
         .await;
     }
 
-    fn compare(&mut self, place: Place, wanted: &Arc<Wanted>) -> Result<Option<Pending>, String> {
+    fn compare(
+        &mut self,
+        place: Place,
+        wanted: &Arc<Wanted>,
+    ) -> Result<Option<Pending>, model::Failure> {
         let engine = wanted.engine.on(&self.capabilities);
         let tables = match self.tables.entry(place) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -570,21 +573,34 @@ fn is_shortcut(place: Place, family: Family) -> bool {
     matches!(place, Place::Inside(Namespace::Network(_))) && family == Family::Netdev
 }
 
-fn failure(place: Place, reason: String) -> Failure {
+fn failure(place: Place, why: model::Failure) -> Failure {
     Failure {
-        object: format!("nftables of {place}"),
-        reason,
+        plane: Plane::Rules(place),
         sandbox: place.sandbox(),
+        why: why.about(format!("nftables of {place}")),
     }
 }
 
-/// What has passed by virtual IPs of a network on this host; changes nothing. Errors are for
-/// people.
+/// What an engine or nftables says.
+fn said(error: impl Into<BalancerError>) -> model::Failure {
+    let error = error.into();
+    let errno = error.errno();
+    let kind = errno.map_or(Kind::Unavailable, kind_of);
+    model::Failure::new(kind, error.to_string(), error.next()).with_errno(errno)
+}
+
+fn not_entered(error: &io::Error) -> model::Failure {
+    let why = kernel_said(error, AGAIN);
+    let cause = format!("its namespace cannot be entered: {error}");
+    model::Failure { cause, ..why }
+}
+
+/// What has passed by virtual IPs of a network on this host; changes nothing.
 pub fn traffic(
     network: NetworkId,
     engine: Engine,
     vips: &[IpAddr],
-) -> Result<Vec<(IpAddr, Traffic)>, String> {
+) -> Result<Vec<(IpAddr, Traffic)>, model::Failure> {
     let look = || -> Result<_, BalancerError> {
         let mut balancer: Box<dyn Balancer> = match engine {
             Engine::Ipvs => Box::new(IpVs::open()?),
@@ -595,11 +611,11 @@ pub fn traffic(
             .map(|vip| Ok((*vip, balancer.traffic(*vip)?)))
             .collect()
     };
-    let entered = |error| format!("cannot enter the network's namespace: {error}");
+    let entered = |error: io::Error| not_entered(&error);
     let (namespace, _) = namespace::open(Namespace::Network(network)).map_err(entered)?;
     namespace::within_file(&namespace, look)
         .map_err(entered)?
-        .map_err(|error| error.to_string())
+        .map_err(said)
 }
 
 /// In the calling thread's namespace. What another engine has left there is taken away.
@@ -617,23 +633,20 @@ fn balancer(place: Place, engine: Engine) -> Result<Box<dyn Balancer>, BalancerE
 }
 
 impl Tables {
-    fn open(place: Place, engine: Engine) -> Result<Self, String> {
+    fn open(place: Place, engine: Engine) -> Result<Self, model::Failure> {
         let open = || -> Result<_, BalancerError> {
             Ok((Socket::open()?, balancer(place, engine)?, Monitor::open()?))
         };
         let (opened, identity) = match place {
             Place::Host => (open(), 0),
             Place::Inside(inside) => {
-                let (file, identity) =
-                    namespace::open(inside).map_err(|error| format!("cannot enter it: {error}"))?;
-                (
-                    namespace::within_file(&file, open)
-                        .map_err(|error| format!("cannot enter it: {error}"))?,
-                    identity,
-                )
+                let entered = |error: io::Error| not_entered(&error);
+                let (file, identity) = namespace::open(inside).map_err(entered)?;
+                let opened = namespace::within_file(&file, open).map_err(entered)?;
+                (opened, identity)
             }
         };
-        let (socket, balancer, monitor) = opened.map_err(|error| error.to_string())?;
+        let (socket, balancer, monitor) = opened.map_err(said)?;
         Ok(Self {
             identity,
             socket,
@@ -660,7 +673,11 @@ impl Tables {
         heard.is_ok()
     }
 
-    fn compare(&mut self, place: Place, wanted: &Arc<Wanted>) -> Result<Option<Pending>, String> {
+    fn compare(
+        &mut self,
+        place: Place,
+        wanted: &Arc<Wanted>,
+    ) -> Result<Option<Pending>, model::Failure> {
         if self
             .settled
             .as_ref()
@@ -673,7 +690,7 @@ impl Tables {
         self.monitor.forget();
         let (mut rulesets, mut closed) = (Vec::new(), BTreeSet::new());
         let asked = FAMILIES.map(|family| (family, self.asked(place, wanted, family)));
-        let known = self.observe().map_err(|error| error.to_string())?;
+        let known = self.observe().map_err(said)?;
         for (family, asked) in asked {
             let observed = known.tables.get(&family);
             if (place, family) == (Place::Host, Family::Inet) {
@@ -683,14 +700,11 @@ impl Tables {
         }
         let until = known.until;
         let services = match &wanted.services {
-            Some(table) => self
-                .balancer
-                .plan(table)
-                .map_err(|error| error.to_string())?,
+            Some(table) => self.balancer.plan(table).map_err(said)?,
             None => Vec::new(),
         };
         let passage = match &wanted.passage {
-            Some(rules) => self.passage(rules).map_err(|error| error.to_string())?,
+            Some(rules) => self.passage(rules).map_err(said)?,
             None => Vec::new(),
         };
         let settled = rulesets.is_empty() && services.is_empty() && passage.is_empty();
@@ -826,7 +840,7 @@ impl Tables {
         Ok(())
     }
 
-    fn apply(&mut self, change: &Pending) -> Result<(), String> {
+    fn apply(&mut self, change: &Pending) -> Result<(), model::Failure> {
         for ruleset in &change.rulesets {
             match self.change(ruleset, change.wanted.table(ruleset.family)) {
                 Ok(()) => {}
@@ -836,15 +850,13 @@ impl Tables {
                         warn!(place = %change.place, %error, "no short way between endpoints");
                     }
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(said(error)),
             }
         }
         if !change.services.is_empty() {
-            self.balancer
-                .apply(&change.services)
-                .map_err(|error| error.to_string())?;
+            self.balancer.apply(&change.services).map_err(said)?;
         }
-        self.forget(change).map_err(|error| error.to_string())?;
+        self.forget(change).map_err(said)?;
         self.pass_through(&change.passage);
         if change.services.is_empty() && change.passage.is_empty() && !self.deaf {
             self.settled = self

@@ -625,7 +625,7 @@ fn a_missing_parent_refuses_its_tasks_only() {
     assert!(status.settled && status.ready.is_empty(), "{status:?}");
     assert_eq!(status.failures[0].sandbox, Some(SandboxId(1)));
     assert!(
-        status.failures[0].reason.contains("no link eth0"),
+        status.failures[0].why.cause.contains("no link eth0"),
         "{status:?}"
     );
 }
@@ -659,7 +659,7 @@ fn a_host_without_its_vtep_says_so_and_is_not_settled() {
     let desired = Desired::of(&config(), &ground(None));
     let status = judge(&config(), &desired, &[], Vec::new());
     assert!(
-        !status.settled && status.failures[0].reason.contains("192.0.2.1"),
+        !status.settled && status.failures[0].why.cause.contains("192.0.2.1"),
         "{status:?}"
     );
 }

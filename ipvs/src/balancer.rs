@@ -22,19 +22,35 @@ pub enum BalancerError {
     #[error(transparent)]
     Nftables(#[from] NftError),
     /// Of a value below /proc/sys.
-    #[error(
-        "the namespace's values below /proc/sys/net cannot be set: {0}\n  next: let netd write \
-         there"
-    )]
+    #[error("the namespace's values below /proc/sys/net cannot be set: {0}")]
     Sysctl(#[source] io::Error),
     /// Of IPVS.
-    #[error("IPVS refuses to {step}: {reason}\n  next: {}", next(reason))]
+    #[error("IPVS refuses to {step}: {reason}")]
     IpVs {
         /// What was refused.
         step: String,
         /// Why.
         reason: io::Error,
     },
+}
+
+impl BalancerError {
+    /// What to do about it.
+    pub fn next(&self) -> &'static str {
+        match self {
+            Self::Nftables(error) => error.next(),
+            Self::Sysctl(_) => "let netd write there",
+            Self::IpVs { reason, .. } => next(reason),
+        }
+    }
+
+    /// What the kernel said.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Nftables(error) => error.errno(),
+            Self::Sysctl(reason) | Self::IpVs { reason, .. } => reason.raw_os_error(),
+        }
+    }
 }
 
 fn next(reason: &io::Error) -> &'static str {

@@ -7,6 +7,7 @@ mod change;
 mod command;
 mod container;
 mod encryption;
+mod failure;
 mod id;
 mod info;
 mod lan;
@@ -17,7 +18,7 @@ mod network;
 mod node;
 mod node_config;
 mod port;
-mod refusal;
+mod question;
 mod secret;
 mod service;
 mod state_machine;
@@ -36,6 +37,7 @@ pub use container::{
     ContainerSpec, ContainerTraits, Sandbox,
 };
 pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, PeerKeys, Spi};
+pub use failure::{Failure, Kind, Refusal};
 pub use id::{EndpointId, IdError, NetworkId, NodeId, SandboxId, ServiceId, TaskId};
 pub use info::{
     Answer, EndpointInfo, NetworkInfo, NodeInfo, Query, ServiceInfo, TaskInfo, TokenInfo,
@@ -52,7 +54,7 @@ pub use node_config::{
     VirtualServiceConfig,
 };
 pub use port::{NamedPort, Protocol, PublishAt, PublishMode, PublishSpec};
-pub use refusal::{Kind, Refusal};
+pub use question::{Question, other_version};
 pub use secret::{Secret, SecretError};
 pub use service::{
     DnsConfig, EndpointMode, HealthCheck, NetworkAttachment, RestartCondition, RestartPolicy,

@@ -7,10 +7,10 @@ use std::{
 };
 
 use api::{Difference, Encryption, Examined, Passed, Peer, Subject, Verification, VipTraffic};
-use dataplane::{Failure, state::Place, xfrm};
+use dataplane::{Plane, state::Place, xfrm};
 use model::{
-    Capability, DriverConfig, Kind, NetworkId, NodeConfig, NodeId, Refusal, ServiceId, TaskId,
-    names::Namespace,
+    Capability, DriverConfig, Failure, Kind, NetworkId, NodeConfig, NodeId, Refusal, ServiceId,
+    TaskId, names::Namespace,
 };
 
 use crate::{daemon::Daemon, exchanged::exchanged_with};
@@ -45,12 +45,12 @@ pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal
             let capabilities = status.borrow().capabilities.clone();
             let looked =
                 tokio::task::spawn_blocking(move || traffic(&config, &capabilities, service)).await;
-            let found = looked
-                .map_err(|error| error.to_string())
-                .and_then(|found| found);
-            found.map(Examined::Traffic).map_err(|reason| {
-                let cause = format!("the balancers' counters cannot be read: {reason}");
-                Refusal::new(Kind::Unavailable, cause, "read netd's log on that node")
+            let found = looked.map_err(|error| {
+                Refusal::new(Kind::Unavailable, error.to_string(), "see netd's log there")
+            });
+            found.flatten().map(Examined::Traffic).map_err(|failure| {
+                let cause = format!("the balancers' counters cannot be read: {}", failure.cause);
+                Refusal { cause, ..failure }
             })
         }
     }
@@ -62,7 +62,7 @@ fn traffic(
     config: &NodeConfig,
     capabilities: &BTreeSet<Capability>,
     service: ServiceId,
-) -> Result<Vec<VipTraffic>, String> {
+) -> Result<Vec<VipTraffic>, Refusal> {
     let own = config
         .peers
         .get(&config.node)
@@ -187,87 +187,63 @@ fn unknown() -> u64 {
 
 /// Many rules of one namespace are missing together, and for one reason.
 fn are_alike(a: &dataplane::Difference, b: &dataplane::Difference) -> bool {
-    let are_rules = |difference: &dataplane::Difference| difference.what.contains(RULES);
-    a.place.is_some() && a.place == b.place && are_rules(a) && are_rules(b)
-}
-
-/// What marks a line of [`dataplane::Difference`] that is about rules.
-const RULES: &str = ": nftables: ";
-
-/// Explains differences to people, with the failure of the last pass if it met one.
-fn explain(
-    config: &NodeConfig,
-    alike: &[dataplane::Difference],
-    failures: &[Failure],
-) -> Difference {
-    let first = &alike[0];
-    let Some(place) = first.place else {
-        let (cause, next) = first
-            .what
-            .split_once("; next: ")
-            .unwrap_or((&first.what, REPAIR));
-        return difference(None, "data plane".to_owned(), cause, next);
-    };
-    let (network, object) = match place {
-        Place::Inside(Namespace::Network(id)) => {
-            let name = config
-                .networks
-                .get(&id)
-                .map_or_else(|| id.to_string(), |network| network.name.clone());
-            (Some(id), format!("network {name}"))
-        }
-        Place::Inside(Namespace::Sandbox(id) | Namespace::Container(id)) => {
-            let task = config
-                .tasks
-                .get(&TaskId(id.0))
-                .map(|task| format!("task {}", task.name()));
-            let container = config
-                .containers
-                .get(&id)
-                .map(|container| format!("container {}", container.name));
-            (
-                None,
-                task.or(container)
-                    .unwrap_or_else(|| format!("sandbox {id}")),
-            )
-        }
-        Place::Host => (None, "host".to_owned()),
-    };
-    let object_of_failure = match first.what.contains(RULES) {
-        true => format!("nftables of {place}"),
-        false => format!("{place}: {}", first.what),
-    };
-    let more = if alike.len() > 1 {
-        format!(", and {} more changes of rules", alike.len() - 1)
-    } else {
-        String::new()
-    };
-    let missing = format!(
-        "the kernel differs from the view; to do: {}{more}",
-        first.what
-    );
-    let failure = failures
-        .iter()
-        .find(|failure| failure.object == object_of_failure);
-    match failure.map(|failure| {
-        failure
-            .reason
-            .split_once("next: ")
-            .unwrap_or((&failure.reason, REPAIR))
-    }) {
-        Some((reason, next)) => {
-            let reason = reason.trim_end().trim_end_matches(';');
-            difference(network, object, &format!("{missing}: {reason}"), next)
-        }
-        None => difference(network, object, &missing, REPAIR),
+    use dataplane::Difference::Todo;
+    match (a, b) {
+        (Todo { plane: a, .. }, Todo { plane: b, .. }) => a == b && matches!(a, Plane::Rules(_)),
+        _ => false,
     }
 }
 
-fn difference(network: Option<NetworkId>, object: String, cause: &str, next: &str) -> Difference {
-    Difference {
-        network,
-        object,
-        cause: cause.to_owned(),
-        next: next.to_owned(),
+/// Differences in the words of people; why they are still there, where the last pass met a failure.
+fn explain(
+    config: &NodeConfig,
+    alike: &[dataplane::Difference],
+    failures: &[dataplane::Failure],
+) -> Difference {
+    let (place, plane, what) = match &alike[0] {
+        dataplane::Difference::Todo { place, plane, what } => (*place, plane, what),
+        dataplane::Difference::Failed(failure) => {
+            return Difference {
+                network: None,
+                failure: failure.clone(),
+            };
+        }
+    };
+    let more = match alike.len() {
+        1 => String::new(),
+        several => format!(", and {} more changes of rules", several - 1),
+    };
+    let todo = format!("the kernel is not as it should be; to do: {what}{more}");
+    let (network, object) = describe(config, place);
+    let failure = match failures.iter().find(|failure| failure.plane == *plane) {
+        Some(failure) => Failure {
+            object,
+            cause: format!("{todo}: {}", failure.why.cause),
+            ..failure.why.clone()
+        },
+        None => Failure::new(Kind::Precondition, todo, REPAIR).about(object),
+    };
+    Difference { network, failure }
+}
+
+/// What people call a place.
+fn describe(config: &NodeConfig, place: Place) -> (Option<NetworkId>, String) {
+    match place {
+        Place::Inside(Namespace::Network(id)) => {
+            let network = config.networks.get(&id);
+            let name = network.map_or_else(|| id.to_string(), |network| network.name.clone());
+            (Some(id), format!("network {name}"))
+        }
+        Place::Inside(Namespace::Sandbox(id) | Namespace::Container(id)) => {
+            let task = config.tasks.get(&TaskId(id.0));
+            let container = config.containers.get(&id);
+            let object = match (task, container) {
+                (Some(task), _) => format!("task {}", task.name()),
+                (None, Some(container)) => format!("container {}", container.name),
+                (None, None) => format!("sandbox {id}"),
+            };
+            (None, object)
+        }
+        Place::Host => (None, "host".to_owned()),
     }
 }

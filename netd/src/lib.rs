@@ -1,6 +1,7 @@
 //! The daemon of every host, as a library: the binary in `main.rs` only parses arguments and starts
 //! it.
 
+mod cluster;
 mod containers;
 pub mod daemon;
 pub mod docker;

@@ -17,7 +17,7 @@ use api::{
     proto::{Json, control_server, local_server},
 };
 use cluster::{Host, JoinOptions};
-use model::{Answer, Kind, NodeConfig, Query, Refusal, ViewDelta};
+use model::{Answer, Failure, Kind, NodeConfig, Query, Refusal, ViewDelta};
 use nix::sys::stat::{Mode, umask};
 use serde_json::Value;
 use tokio::net::UnixListener;
@@ -65,14 +65,6 @@ pub fn bind(path: &Path) -> io::Result<unix::net::UnixListener> {
     let listener = unix::net::UnixListener::bind(path);
     umask(mask);
     listener
-}
-
-fn stranger() -> Refusal {
-    Refusal::new(
-        Kind::Precondition,
-        "this host is not part of a cluster",
-        "create a cluster with `swarmctl init`, or join one with `swarmctl join`",
-    )
 }
 
 /// Tunnels can end at an address of this host only, which is one that a socket can be bound to.
@@ -127,17 +119,11 @@ type Reply = Result<Response<Json>, Status>;
 
 struct Control(Arc<Daemon>);
 
-impl Control {
-    fn member(&self) -> Result<Member, Refusal> {
-        self.0.member.borrow().clone().ok_or_else(stranger)
-    }
-}
-
 #[tonic::async_trait]
 impl control_server::Control for Control {
     async fn propose(&self, request: Request<Json>) -> Reply {
         let proposal: Proposal = decode(request.get_ref())?;
-        let response: model::Response = match self.member() {
+        let response: model::Response = match self.0.member() {
             Ok(member) => member.propose(proposal).await,
             Err(refusal) => Err(refusal),
         };
@@ -146,7 +132,7 @@ impl control_server::Control for Control {
 
     async fn query(&self, request: Request<Json>) -> Reply {
         let query: Query = decode(request.get_ref())?;
-        let answer: Result<Answer, Refusal> = match self.member() {
+        let answer: Result<Answer, Refusal> = match self.0.member() {
             Ok(member) => member.query(query).await,
             Err(refusal) => Err(refusal),
         };
@@ -164,6 +150,8 @@ impl Local {
             .borrow()
             .as_ref()
             .map(|(status, _)| status.borrow().clone());
+        let failures = status.iter().flat_map(|status| &status.failures);
+        let causes: Vec<Failure> = failures.map(|failure| failure.why.clone()).collect();
         Standing {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hostname: self.0.hostname.clone(),
@@ -176,10 +164,8 @@ impl Local {
             level: self.0.desired.borrow().level,
             generation: self.0.desired.borrow().generation,
             applied: status.as_ref().map_or(0, |status| status.generation),
-            failures: status
-                .iter()
-                .flat_map(|status| status.failures.iter().map(ToString::to_string))
-                .collect(),
+            failures: causes.iter().map(Failure::in_one_line).collect(),
+            causes,
         }
     }
 
@@ -241,7 +227,7 @@ impl Local {
 
     async fn leave(&self, request: LeaveRequest) -> Result<(), Refusal> {
         let _guard = self.0.membership.lock().await;
-        let member = self.0.member.borrow().clone().ok_or_else(stranger)?;
+        let member = self.0.member()?;
         member.leave(request.force).await?;
         self.0.forget().await;
         Ok(())
@@ -253,7 +239,7 @@ impl Local {
             return Ok(serde_json::to_string_pretty(&snapshot).unwrap_or_default());
         }
         if let Debug::Digest = what {
-            let member = self.0.member.borrow().clone().ok_or_else(stranger)?;
+            let member = self.0.member()?;
             let digest = member.digest().ok_or_else(no_state)?;
             return Ok(serde_json::to_string_pretty(&digest).unwrap_or_default());
         }

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use model::Level;
+use model::{Failure, Level};
 use netd::{daemon, docker, run, whoami};
 
 /// Daemon for the networks, names, virtual IPs and tasks of this host
@@ -59,7 +59,9 @@ fn main() -> ExitCode {
         verb,
     } = Arguments::parse();
     let result = match verb {
-        Some(Verb::Whoami { port }) => whoami::run(port).map_err(Into::into),
+        Some(Verb::Whoami { port }) => {
+            whoami::run(port).map_err(|error| Failure::from(error).into())
+        }
         Some(Verb::DockerRelay { inside, host }) => block_on(docker::relay(&inside, &host)),
         None => serve(daemon::Options {
             directory,
@@ -70,7 +72,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("netd: {error:#}");
+            let said = error.downcast_ref().map(Failure::in_full);
+            eprintln!("netd: {}", said.unwrap_or_else(|| format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -78,9 +81,7 @@ fn main() -> ExitCode {
 
 fn serve(options: daemon::Options) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NETD_LOG");
-    let filter = filter.unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("info,openraft=off,hickory_server=warn")
-    });
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -14,13 +14,10 @@ use api::{
     },
 };
 use futures::{Stream, StreamExt, stream};
-use model::{Answer, Kind, NodeId, Query, Refusal, TaskId, TaskState};
-use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Channel};
+use model::{Kind, NodeId, Question, Refusal, TaskId, TaskState, other_version};
+use tonic::{Code, Request, Response, Status, Streaming, service::Routes, transport::Channel};
 
-use crate::{
-    daemon::{Daemon, Member},
-    examine,
-};
+use crate::{cluster::ask, daemon::Daemon, examine};
 
 /// Header of a relayed request: the receiving host answers it and never relays it again.
 const RELAYED: &str = "netd-relayed";
@@ -62,14 +59,8 @@ impl Relay {
         if let Some((&id, _)) = here {
             return Ok((id, Place::Here));
         }
-        let member = self.member()?;
-        let Answer::Tasks(tasks) = member.query(Query::Task(name.to_owned())).await? else {
-            return Err(odd("task"));
-        };
-        let task = tasks
-            .into_iter()
-            .next()
-            .ok_or_else(|| Refusal::not_found("task", name, "swarmctl service ls"))?;
+        let member = self.daemon.member()?;
+        let task = ask(&member, Question::task(name)).await?;
         let homeless = || {
             let next = format!("`swarmctl service ps {}` says why", task.service);
             Refusal::new(
@@ -89,20 +80,8 @@ impl Relay {
         ))
     }
 
-    fn member(&self) -> Result<Member, Refusal> {
-        let next = "create a cluster with `swarmctl init`, or join one with `swarmctl join`";
-        let stranger = || {
-            Refusal::new(
-                Kind::Precondition,
-                "this host is not part of a cluster",
-                next,
-            )
-        };
-        self.daemon.member.borrow().clone().ok_or_else(stranger)
-    }
-
     async fn client(&self, node: NodeId) -> Result<AgentClient<Channel>, Refusal> {
-        let member = self.member()?;
+        let member = self.daemon.member()?;
         let known = self
             .daemon
             .desired
@@ -113,11 +92,9 @@ impl Relay {
         let address: SocketAddr = match known {
             Some(address) => address,
             None => {
-                let Answer::Nodes(nodes) = member.query(Query::Node(node.to_string())).await?
-                else {
-                    return Err(odd("node"));
-                };
-                nodes.first().ok_or_else(|| odd("node"))?.address
+                ask(&member, Question::node(node.to_string()))
+                    .await?
+                    .address
             }
         };
         let channel = member.channel(address, Some(node)).await.map_err(|error| {
@@ -126,6 +103,7 @@ impl Relay {
                 format!("node {node} does not answer: {error}"),
                 "`swarmctl node ls` shows its status",
             )
+            .about(format!("node {node}"))
         })?;
         Ok(AgentClient::new(channel))
     }
@@ -171,7 +149,7 @@ impl Relay {
         let mut by_place: BTreeMap<Option<NodeId>, Vec<TaskId>> = BTreeMap::new();
         for name in &request.tasks {
             let (task, place) = match relayed {
-                true => (name.parse().map_err(|_| odd("task"))?, Place::Here),
+                true => (name.parse().map_err(|_| odd())?, Place::Here),
                 false => self.locate(name).await?,
             };
             let node = if let Place::There(node) = place {
@@ -197,7 +175,7 @@ impl Relay {
                         },
                         // One host that is down must not hide the others' lines.
                         Err(refusal) => {
-                            tracing::warn!(%node, %refusal, "logs of a host are missing");
+                            tracing::warn!(%node, %refusal, next = refusal.next, "logs of a host are missing");
                             continue;
                         }
                     }
@@ -211,7 +189,7 @@ impl Relay {
 impl Relay {
     /// What can be seen of a node, seen there.
     async fn examine(&self, request: Examine, relayed: bool) -> Result<Examined, Refusal> {
-        if relayed || request.node == self.member()?.node() {
+        if relayed || request.node == self.daemon.member()?.node() {
             return examine::look(&self.daemon, request.subject).await;
         }
         match self
@@ -220,7 +198,7 @@ impl Relay {
             .examine(relay(encode(&request)))
             .await
         {
-            Ok(response) => decode(response.get_ref()).unwrap_or_else(|_| Err(odd("node"))),
+            Ok(response) => decode(response.get_ref()).unwrap_or_else(|_| Err(odd())),
             Err(status) => Err(lost(&status)),
         }
     }
@@ -234,15 +212,14 @@ fn relay<T>(message: T) -> Request<T> {
     request
 }
 
-fn odd(what: &str) -> Refusal {
-    Refusal::new(
-        Kind::Unavailable,
-        format!("a manager's answer about a {what} is of another kind than the question"),
-        "run the same version of netd everywhere",
-    )
+fn odd() -> Refusal {
+    other_version("the node")
 }
 
 fn lost(status: &Status) -> Refusal {
+    if let Ok(refusal) = serde_json::from_slice(status.details()) {
+        return refusal;
+    }
     Refusal::new(
         Kind::Unavailable,
         format!("the node that was asked refused: {}", status.message()),
@@ -289,10 +266,16 @@ impl Agent for Relay {
         let collected = self.collect(request.into_inner(), relayed).await;
         collected
             .map(Response::new)
-            .map_err(|refusal| match refusal.kind {
-                Kind::NotFound => Status::not_found(refusal.to_string()),
-                Kind::Unavailable => Status::unavailable(refusal.to_string()),
-                _ => Status::failed_precondition(refusal.to_string()),
-            })
+            .map_err(|refusal| refused(&refusal))
     }
+}
+
+/// A refusal as the end of a stream: its fields are the details, its text is for older callers.
+fn refused(refusal: &Refusal) -> Status {
+    let code = match refusal.kind {
+        Kind::NotFound => Code::NotFound,
+        Kind::Unavailable => Code::Unavailable,
+        _ => Code::FailedPrecondition,
+    };
+    Status::with_details(code, refusal.in_full(), encode(refusal).json.into())
 }

@@ -15,7 +15,7 @@ use std::{
 
 use agent::Sandboxes;
 use anyhow::{Context, bail};
-use model::{NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
+use model::{Failure, NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::{
     sync::watch,
@@ -59,7 +59,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         membership: tokio::sync::Mutex::new(()),
         roster: containers::roster::Roster::default(),
     });
-    let member = Member::resume(daemon.last_cluster(), |_| relay::routes(&daemon)).await?;
+    let resumed = Member::resume(daemon.last_cluster(), |_| relay::routes(&daemon)).await;
+    let member = resumed.map_err(Failure::from)?;
     match &member {
         Some(member) => daemon.follow(member),
         None => tracing::info!("this host is not part of a cluster yet"),
@@ -195,9 +196,11 @@ fn sandboxes_of(status: &dataplane::Status) -> Sandboxes {
     for failure in &status.failures {
         // What failed first is the cause of the rest.
         failure.sandbox.map(|sandbox| {
-            refused
-                .entry(sandbox)
-                .or_insert_with(|| failure.reason.clone())
+            refused.entry(sandbox).or_insert_with(|| Failure {
+                // Of a task it is known what it is about.
+                object: String::new(),
+                ..failure.why.clone()
+            })
         });
     }
     Sandboxes {
@@ -237,7 +240,7 @@ async fn report(
                 .failures
                 .iter()
                 .take(FAILURES)
-                .map(ToString::to_string)
+                .map(|failure| failure.why.in_one_line())
                 .collect();
             let (node, capabilities) = (member.node(), current.capabilities.clone());
             // A host that has joined anew has nothing yet of what it is to have.

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use model::{Failure, Kind};
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
@@ -47,13 +48,19 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// The responder cannot run.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot listen on TCP port {port}: {reason}\n  next: free the port, or choose another one by \
-     --port"
-)]
+#[error("cannot listen on TCP port {port}: {reason}")]
 pub struct WhoamiError {
     port: u16,
     reason: io::Error,
+}
+
+impl From<WhoamiError> for Failure {
+    fn from(error: WhoamiError) -> Self {
+        let next = "free the port, or choose another one by --port";
+        Failure::new(Kind::Conflict, error.to_string(), next)
+            .about(format!("TCP port {}", error.port))
+            .with_errno(error.reason.raw_os_error())
+    }
 }
 
 /// Answers HTTP requests on this TCP port, IPv6 and IPv4, until SIGTERM; then takes leave of those

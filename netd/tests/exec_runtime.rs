@@ -295,7 +295,7 @@ async fn finish(output: impl Stream<Item = ExecOutput>) -> (i32, String) {
             }
             exec_output::Part::Refusal(refusal) => {
                 let refusal: Refusal = serde_json::from_slice(&refusal).unwrap();
-                return (-1, refusal.to_string());
+                return (-1, refusal.in_full());
             }
         }
     }

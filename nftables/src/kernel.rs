@@ -46,16 +46,10 @@ const CHANGES_GROUP: u32 = 7;
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     /// No socket.
-    #[error(
-        "no netlink socket to nftables can be opened: {0}\n  next: run as root, on a kernel with \
-         CONFIG_NF_TABLES"
-    )]
+    #[error("no netlink socket to nftables can be opened: {0}")]
     Open(#[source] io::Error),
     /// The socket failed.
-    #[error(
-        "the netlink socket to nftables failed on table {table}: {reason}\n  next: it is tried \
-         again by itself"
-    )]
+    #[error("the netlink socket to nftables failed on table {table}: {reason}")]
     Socket {
         /// The table in question.
         table: String,
@@ -63,7 +57,7 @@ pub enum NftError {
         reason: io::Error,
     },
     /// The table could not be read.
-    #[error("nftables does not let table {table} be read: {reason}\n  next: {}", next(*.reason))]
+    #[error("nftables does not let table {table} be read: {reason}")]
     Read {
         /// The table.
         table: String,
@@ -71,19 +65,13 @@ pub enum NftError {
         reason: Errno,
     },
     /// Connections could not be forgotten.
-    #[error(
-        "connections to removed servers cannot be forgotten: {0}\n  next: use a kernel with \
-         CONFIG_NF_CT_NETLINK"
-    )]
+    #[error("connections to removed servers cannot be forgotten: {0}")]
     Connections(#[source] io::Error),
     /// The table never held still.
-    #[error(
-        "nftables table {0} changed {READ_ATTEMPTS} times while it was read\n  next: find what \
-         rewrites nftables: `nft monitor`"
-    )]
+    #[error("nftables table {0} changed {READ_ATTEMPTS} times while it was read")]
     Restless(String),
     /// A step was refused, so nothing of the change was made.
-    #[error("nftables refuses to {step} (table {table}): {reason}\n  next: {}", next(*.reason))]
+    #[error("nftables refuses to {step} (table {table}): {reason}")]
     Refused {
         /// The table.
         table: String,
@@ -92,6 +80,30 @@ pub enum NftError {
         /// Why.
         reason: Errno,
     },
+}
+
+impl NftError {
+    /// What to do about it.
+    pub fn next(&self) -> &'static str {
+        match self {
+            Self::Open(_) => "run as root, on a kernel with CONFIG_NF_TABLES",
+            Self::Socket { .. } => "it is tried again by itself",
+            Self::Read { reason, .. } | Self::Refused { reason, .. } => next(*reason),
+            Self::Connections(_) => "use a kernel with CONFIG_NF_CT_NETLINK",
+            Self::Restless(_) => "find what rewrites nftables: `nft monitor`",
+        }
+    }
+
+    /// What the kernel said.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Open(reason) | Self::Connections(reason) | Self::Socket { reason, .. } => {
+                reason.raw_os_error()
+            }
+            Self::Read { reason, .. } | Self::Refused { reason, .. } => Some(*reason as i32),
+            Self::Restless(_) => None,
+        }
+    }
 }
 
 fn next(reason: Errno) -> &'static str {

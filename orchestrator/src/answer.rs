@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use model::{
-    Answer, Container, EndpointInfo, EndpointMode, Engine, Kind, Network, NetworkId, NetworkInfo,
-    Node, NodeId, NodeInfo, Query, Refusal, Scheduler, Service, ServiceInfo, ServiceSpec, Task,
-    TaskInfo, TaskState,
+    Answer, Container, EndpointInfo, EndpointMode, Engine, Failure, Kind, Network, NetworkId,
+    NetworkInfo, Node, NodeId, NodeInfo, Query, Refusal, Scheduler, Service, ServiceInfo,
+    ServiceSpec, Task, TaskInfo, TaskState,
 };
 
 use crate::{
@@ -284,9 +284,8 @@ fn notes(state: &State, spec: &ServiceSpec) -> Vec<String> {
         Scheduler::Wrr
     };
     let note = |who: &str, next: &str| {
-        format!(
-            "{who} are balanced by {instead}: nftables cannot count connections; next: use {next}"
-        )
+        let cause = format!("{who} are balanced by {instead}: nftables cannot count connections");
+        Failure::new(Kind::Precondition, cause, format!("use {next}")).in_one_line()
     };
     let uses = |node: &&Node| {
         node.balancer

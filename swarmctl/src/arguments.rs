@@ -3,11 +3,12 @@
 
 mod service;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf, str::FromStr};
 
 use clap::{
-    Args, Command, Parser, Subcommand, ValueEnum,
+    Args, Command, CommandFactory, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
+    parser::ValueSource,
 };
 use clap_complete::Shell;
 use model::{Availability, Driver, Engine, Role, Subnet};
@@ -16,6 +17,7 @@ pub use self::service::{
     Health, Reach, Resolver, Rollout, ServiceCreate, ServiceUpdate, ServiceVerb,
 };
 use crate::{
+    failure::Telling,
     lab::{HostName, LabName},
     output::Format,
     values::{option, pair},
@@ -29,9 +31,34 @@ pub struct Arguments {
     #[arg(long, global = true, env = "NETD_SOCKET", default_value = api::SOCKET,
         value_name = "PATH")]
     pub socket: PathBuf,
+    /// How errors are told on standard error; like the output where that is given.
+    #[arg(long, global = true, value_enum, value_name = "FORM")]
+    pub errors: Option<Telling>,
     /// Command
     #[command(subcommand)]
     pub verb: Verb,
+}
+
+/// How errors are to be told, by all that stands on the command line: one that makes no sense says
+/// it, too.
+pub fn telling(line: &[OsString]) -> Telling {
+    let asked = Arguments::command().ignore_errors(true);
+    let Ok(read) = asked.try_get_matches_from(line) else {
+        return Telling::Text;
+    };
+    let mut telling = read.get_one::<Telling>("errors").copied();
+    let mut verb = &read;
+    while let Some((_, deeper)) = verb.subcommand() {
+        verb = deeper;
+        telling = telling.or_else(|| verb.get_one::<Telling>("errors").copied());
+    }
+    let has_output = verb.try_contains_id("output").unwrap_or(false);
+    let is_given = has_output && verb.value_source("output") == Some(ValueSource::CommandLine);
+    let by_output = match verb.try_get_one::<Format>("output") {
+        Ok(Some(Format::Json)) if is_given => Telling::Json,
+        _ => Telling::Text,
+    };
+    telling.unwrap_or(by_output)
 }
 
 /// Command
@@ -482,7 +509,7 @@ impl Inside {
 pub fn completion(shell: &str) -> Result<String, String> {
     let shell: Shell = shell.parse()?;
     let mut script = Vec::new();
-    let all = <Arguments as clap::CommandFactory>::command();
+    let all = Arguments::command();
     // clap_complete offers what is hidden, too.
     let shown = all
         .get_subcommands()
@@ -530,7 +557,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        <Arguments as clap::CommandFactory>::command().debug_assert();
+        Arguments::command().debug_assert();
     }
 
     #[test]
@@ -572,6 +599,36 @@ mod tests {
                 ("web.1", "ls -l"),
                 "{line}"
             );
+        }
+    }
+
+    #[test]
+    fn errors_are_told_in_json_where_that_is_asked_for() {
+        let telling = |line: &str| {
+            let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            telling(&words)
+        };
+        for line in [
+            "swarmctl node ls -o json",
+            "swarmctl node inspect h1 --output=json",
+            "swarmctl network verify -ojson",
+            "swarmctl --errors json network create net",
+            "swarmctl service rm web --errors json",
+            "swarmctl node ls --errors json -o table",
+            "swarmctl node ls -o json --nonsense",
+        ] {
+            assert_eq!(telling(line), Telling::Json, "{line}");
+        }
+        for line in [
+            "swarmctl node ls",
+            // JSON unless told otherwise, which nobody has told.
+            "swarmctl node inspect h1",
+            "swarmctl network create -o json net",
+            "swarmctl exec web.1 -- ls -o json",
+            "swarmctl node ls -o json --errors text",
+            "swarmctl nonsense",
+        ] {
+            assert_eq!(telling(line), Telling::Text, "{line}");
         }
     }
 

@@ -6,17 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
 use api::{
-    Examine, Examined, InitRequest, JoinRequest, LeaveRequest, LocalError, Proposal, Standing,
-    Subject,
+    Examine, Examined, InitRequest, JoinRequest, LeaveRequest, Look, Proposal, Standing,
     proto::{
         Json, agent_client::AgentClient, control_client::ControlClient, local_client::LocalClient,
     },
 };
 use model::{
-    Answer, Command, Kind, NetworkInfo, NodeId, NodeInfo, Outcome, Query, Refusal, RequestId, Role,
-    ServiceInfo, TaskInfo, TokenInfo, ViewInfo,
+    Answer, Command, Failure, Kind, NodeInfo, Outcome, Question, RequestId, Role, TokenInfo,
 };
 use serde::de::DeserializeOwned;
 use tonic::{Code, Response, Status, transport::Channel};
@@ -39,7 +36,7 @@ pub struct Daemon {
 impl Daemon {
     /// Connects to the daemon. If the socket exists but refuses connections, waits a little: netd
     /// may be restarting.
-    pub async fn connect(socket: &Path) -> Result<Self, LocalError> {
+    pub async fn connect(socket: &Path) -> Result<Self, Failure> {
         let start = Instant::now();
         loop {
             match api::connect(socket).await {
@@ -50,16 +47,20 @@ impl Daemon {
                     });
                 }
                 Err(error) if start.elapsed() > LISTEN_LIMIT || !socket.exists() => {
-                    return Err(error);
+                    return Err(error.into());
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     }
 
-    /// Proposes a command. Repeated with the same request id while the daemon restarts, so it is
-    /// executed once.
-    pub async fn propose(&self, command: Command) -> Result<Outcome> {
+    /// Changes this object of the cluster. Asked again under the same request id while the daemon
+    /// restarts: nothing is done twice.
+    pub async fn propose(
+        &self,
+        object: impl Into<String>,
+        command: Command,
+    ) -> Result<Outcome, Failure> {
         let payload = api::encode(&Proposal {
             request: RequestId(rand::random()),
             command,
@@ -67,106 +68,71 @@ impl Daemon {
         let call =
             |channel, payload| async move { ControlClient::new(channel).propose(payload).await };
         self.insist::<model::Response, _>(payload, call)
-            .await?
-            .map_err(Into::into)
+            .await
+            .flatten()
+            .map_err(|failure| failure.about(object))
     }
 
-    /// Every node, or one: `Query::Nodes`, `Query::Node`.
-    pub async fn nodes(&self, query: Query) -> Result<Vec<NodeInfo>> {
-        match self.ask(query).await? {
-            Answer::Nodes(nodes) => Ok(nodes),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Every network, or one: `Query::Networks`, `Query::Network`.
-    pub async fn networks(&self, query: Query) -> Result<Vec<NetworkInfo>> {
-        match self.ask(query).await? {
-            Answer::Networks(networks) => Ok(networks),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Every service, or one: `Query::Services`, `Query::Service`.
-    pub async fn services(&self, query: Query) -> Result<Vec<ServiceInfo>> {
-        match self.ask(query).await? {
-            Answer::Services(services) => Ok(services),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Tasks: `Query::Tasks`, `Query::Task`.
-    pub async fn tasks(&self, query: Query) -> Result<Vec<TaskInfo>> {
-        match self.ask(query).await? {
-            Answer::Tasks(tasks) => Ok(tasks),
-            other => Err(unexpected(&other)),
-        }
+    /// Asks the cluster.
+    pub async fn ask<T>(&self, question: Question<T>) -> Result<T, Failure> {
+        let call =
+            |channel, payload| async move { ControlClient::new(channel).query(payload).await };
+        self.insist::<Result<Answer, Failure>, _>(api::encode(question.query()), call)
+            .await
+            .flatten()
+            .and_then(|answer| question.take(answer))
+            .map_err(|failure| failure.about(question.query().object()))
     }
 
     /// A role's join token.
-    pub async fn token(&self, role: Role) -> Result<TokenInfo> {
-        match self.ask(Query::Token(role)).await? {
-            Answer::Token(token) => Ok(token),
-            other => Err(unexpected(&other)),
-        }
+    pub async fn token(&self, role: Role) -> Result<TokenInfo, Failure> {
+        self.ask(Question::token(role)).await
     }
 
     /// Makes a cluster of this host.
-    pub async fn init(&self, request: &InitRequest) -> Result<Standing> {
+    pub async fn init(&self, request: &InitRequest) -> Result<Standing, Failure> {
         let answer = self.once(self.local().init(api::encode(request)).await)?;
-        api::decode::<Result<Standing, Refusal>>(&answer)?.map_err(Into::into)
+        api::decode::<Result<Standing, Failure>>(&answer)?
     }
 
     /// Joins this host to a cluster.
-    pub async fn join(&self, request: &JoinRequest) -> Result<Standing> {
+    pub async fn join(&self, request: &JoinRequest) -> Result<Standing, Failure> {
         let answer = self.once(self.local().join(api::encode(request)).await)?;
-        api::decode::<Result<Standing, Refusal>>(&answer)?.map_err(Into::into)
+        api::decode::<Result<Standing, Failure>>(&answer)?
     }
 
     /// Takes this host out of its cluster.
-    pub async fn leave(&self, request: &LeaveRequest) -> Result<()> {
+    pub async fn leave(&self, request: &LeaveRequest) -> Result<(), Failure> {
         let answer = self.once(self.local().leave(api::encode(request)).await)?;
-        api::decode::<Result<(), Refusal>>(&answer)?.map_err(Into::into)
+        api::decode::<Result<(), Failure>>(&answer)?
     }
 
-    /// This host's membership and the state of its kernel.
-    pub async fn status(&self) -> Result<Standing> {
-        self.insist(api::encode(&()), |channel, payload| async move {
-            LocalClient::new(channel).status(payload).await
-        })
-        .await
+    /// Where this host stands.
+    pub async fn status(&self) -> Result<Standing, Failure> {
+        let call =
+            |channel, payload| async move { LocalClient::new(channel).status(payload).await };
+        self.insist(api::encode(&()), call).await
     }
 
-    /// Internal state of this host's netd.
-    pub async fn debug(&self, what: api::Debug) -> Result<String> {
+    /// The inside of this host.
+    pub async fn debug(&self, what: api::Debug) -> Result<String, Failure> {
         let answer = self.once(self.local().debug(api::encode(&what)).await)?;
-        api::decode::<Result<String, Refusal>>(&answer)?.map_err(Into::into)
+        api::decode::<Result<String, Failure>>(&answer)?
     }
 
-    /// What a node must look like: `Query::View`.
-    pub async fn view(&self, node: NodeId) -> Result<ViewInfo> {
-        match self.ask(Query::View(node.to_string())).await? {
-            Answer::View(view) => Ok(view),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Inconsistencies of the ledger, one sentence each.
-    pub async fn ledger(&self) -> Result<Vec<String>> {
-        match self.ask(Query::Ledger).await? {
-            Answer::Ledger(findings) => Ok(findings),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Asks one node about its kernel, peers or traffic.
-    pub async fn examine(&self, node: NodeId, subject: Subject) -> Result<Examined> {
+    /// Looks at a node.
+    pub async fn look<T>(&self, node: &NodeInfo, look: &Look<T>) -> Result<T, Failure> {
         let call =
             |channel, payload| async move { AgentClient::new(channel).examine(payload).await };
-        let request = api::encode(&Examine { node, subject });
-        self.insist::<Result<Examined, Refusal>, _>(request, call)
-            .await?
-            .map_err(Into::into)
+        let request = Examine {
+            node: node.id,
+            subject: look.subject(),
+        };
+        self.insist::<Result<Examined, Failure>, _>(api::encode(&request), call)
+            .await
+            .flatten()
+            .and_then(|found| look.take(found))
+            .map_err(|failure| failure.about(format!("node {}", node.hostname)))
     }
 
     /// Streams to and from tasks.
@@ -174,11 +140,15 @@ impl Daemon {
         AgentClient::new(self.channel.clone())
     }
 
-    /// Explains a broken stream or call to the user.
-    pub fn broken(&self, status: &Status) -> anyhow::Error {
+    /// What a broken stream or call means.
+    pub fn broken(&self, status: &Status) -> Failure {
         let path = self.socket.display();
-        match status.code() {
-            Code::InvalidArgument | Code::Unimplemented => Refusal::new(
+        // A refusal that a stream could only pass on as its end.
+        if let Ok(refusal) = serde_json::from_slice(status.details()) {
+            return refusal;
+        }
+        let failure = match status.code() {
+            Code::InvalidArgument | Code::Unimplemented => Failure::new(
                 Kind::Invalid,
                 format!(
                     "netd at {path} does not understand the request: {}",
@@ -186,7 +156,7 @@ impl Daemon {
                 ),
                 "give swarmctl and netd the same version",
             ),
-            _ => Refusal::new(
+            _ => Failure::new(
                 Kind::Unavailable,
                 format!(
                     "netd at {path} closed the connection during the request: {}",
@@ -195,30 +165,30 @@ impl Daemon {
                 "read netd's log (`journalctl -u netd`), restart netd, and check whether the \
                  change was made before you repeat the command",
             ),
-        }
-        .into()
+        };
+        failure.about(self.object())
+    }
+
+    fn object(&self) -> String {
+        format!("netd at {}", self.socket.display())
     }
 
     fn local(&self) -> LocalClient<Channel> {
         LocalClient::new(self.channel.clone())
     }
 
-    fn once(&self, result: Result<Response<Json>, Status>) -> Result<Json> {
+    fn once(&self, result: Result<Response<Json>, Status>) -> Result<Json, Failure> {
         result
             .map(Response::into_inner)
             .map_err(|status| self.broken(&status))
     }
 
-    async fn ask(&self, query: Query) -> Result<Answer> {
-        let call =
-            |channel, payload| async move { ControlClient::new(channel).query(payload).await };
-        self.insist::<Result<Answer, Refusal>, _>(api::encode(&query), call)
-            .await?
-            .map_err(Into::into)
-    }
-
-    /// Sends an idempotent request, repeatedly while the daemon is away.
-    async fn insist<T, F>(&self, payload: Json, call: impl Fn(Channel, Json) -> F) -> Result<T>
+    /// Sends a request that may be sent twice, again and again while the daemon is away.
+    async fn insist<T, F>(
+        &self,
+        payload: Json,
+        call: impl Fn(Channel, Json) -> F,
+    ) -> Result<T, Failure>
     where
         T: DeserializeOwned,
         F: Future<Output = Result<Response<Json>, Status>>,
@@ -240,8 +210,8 @@ impl Daemon {
         }
     }
 
-    fn silent(&self) -> anyhow::Error {
-        Refusal::new(
+    fn silent(&self) -> Failure {
+        Failure::new(
             Kind::Unavailable,
             format!(
                 "netd at {} has not answered within {} s",
@@ -251,7 +221,7 @@ impl Daemon {
             "read netd's log (`journalctl -u netd`), and check whether the change was made before \
              you repeat the command",
         )
-        .into()
+        .about(self.object())
     }
 }
 
@@ -260,13 +230,6 @@ fn is_passing(code: Code) -> bool {
     matches!(
         code,
         Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted
-    )
-}
-
-fn unexpected(answer: &Answer) -> anyhow::Error {
-    anyhow::anyhow!(
-        "netd sent an answer of another kind: {answer:?}\n  next: give swarmctl and netd the same \
-         version"
     )
 }
 
@@ -345,9 +308,12 @@ mod tests {
             }
             let daemon = Daemon::connect(&socket).await.unwrap();
             daemon
-                .propose(Command::Service(ServiceCommand::Remove {
-                    service: "web".into(),
-                }))
+                .propose(
+                    "service web",
+                    Command::Service(ServiceCommand::Remove {
+                        service: "web".into(),
+                    }),
+                )
                 .await
         });
         death.await.unwrap();
@@ -369,11 +335,12 @@ mod tests {
         let error = Daemon::connect(Path::new("/nonexistent/netd.sock"))
             .await
             .err()
-            .unwrap()
-            .to_string();
+            .unwrap();
         assert!(
-            error.contains("netd does not answer at /nonexistent/netd.sock")
-                && error.contains("next: "),
+            error
+                .cause
+                .contains("netd does not answer at /nonexistent/netd.sock")
+                && !error.next.is_empty(),
             "{error}"
         );
     }

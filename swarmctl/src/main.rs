@@ -3,6 +3,7 @@
 
 mod arguments;
 mod daemon;
+mod failure;
 mod lab;
 mod output;
 mod publish;
@@ -22,7 +23,13 @@ use arguments::{Arguments, IpamVerb, LabProcess, Verb};
 use daemon::Daemon;
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    let words: Vec<_> = std::env::args_os().collect();
+    failure::tell_as(arguments::telling(&words));
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(error) => return failure::usage(&error).into(),
+    };
+    match run(arguments) {
         Ok(code) => code.into(),
         // The reader of our output, such as `head`, has closed it.
         Err(error)
@@ -32,10 +39,7 @@ fn main() -> ExitCode {
         {
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            eprintln!("Error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failure::tell(&error).into(),
     }
 }
 

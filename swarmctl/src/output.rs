@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use model::{Failure, Kind};
 use serde::Serialize;
 
 /// Columns of the widest table.
@@ -60,8 +61,15 @@ impl<'a, T: Serialize> List<'a, T> {
 pub fn print(text: &str) -> Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
+        result => result.map_err(|error| unwritable(&error).into()),
     }
+}
+
+fn unwritable(error: &std::io::Error) -> Failure {
+    let cause = format!("standard output cannot be written: {error}");
+    Failure::new(Kind::Unavailable, cause, "see where it leads to")
+        .about("standard output")
+        .with_errno(error.raw_os_error())
 }
 
 /// Several values in one cell.
@@ -110,8 +118,7 @@ fn fit(rows: &[Vec<String>]) -> Vec<usize> {
 
 /// A message on one line.
 pub fn flat(text: &str) -> String {
-    text.replace("\n  next: ", "; next: ")
-        .replace(char::is_control, " ")
+    text.replace(char::is_control, " ")
 }
 
 fn cut(cell: &str, width: usize) -> String {

@@ -68,10 +68,13 @@ impl Said {
         self.out
     }
 
-    /// Standard error of a command that must have been refused with exit code 1.
+    /// Standard error of a command that must have been refused: with exit code 1, or one of
+    /// swarmctl's (docs/errors.md).
     #[track_caller]
     pub fn refused(self) -> String {
-        assert_eq!(self.code, 1, "stdout: {}\nstderr: {}", self.out, self.err);
+        let (out, err) = (&self.out, &self.err);
+        let is_refused = (1..=8).contains(&self.code);
+        assert!(is_refused, "{}\nstdout: {out}\nstderr: {err}", self.code);
         self.err
     }
 }

@@ -82,14 +82,16 @@ impl Desired {
     ) {
         let member = match self.member(local, network, config, ground) {
             Ok(member) => member,
-            Err(reason) => return self.refuse(local.sandbox, reason),
+            Err(why) => return self.refuse(local.sandbox, why),
         };
         let own = |address: &&IpAddr| ground.addresses.iter().any(|(_, own)| own == *address);
         if let Some(address) = local.endpoint.addresses.iter().find(own) {
-            let next = "next: move the host away from it, or make the network with an --ip-range that leaves it alone";
+            let next = "move the host away from it, or make the network with an --ip-range that \
+                        leaves it alone";
+            let cause = format!("its address {address} is the host's own");
             return self.refuse(
                 local.sandbox,
-                format!("its address {address} is the host's own; {next}"),
+                model::Failure::new(model::Kind::Conflict, cause, next),
             );
         }
         if self
@@ -99,12 +101,15 @@ impl Desired {
         {
             self.questions
                 .insert(local.id, question(local, &member, true));
-            let next = "next: give it fewer replicas, or use another macvlan_mode";
+            let next = "give it fewer replicas, or use another macvlan_mode";
             let cause = format!(
                 "another task of this host has {} to itself (macvlan_mode=passthru)",
                 member.parent
             );
-            return self.refuse(local.sandbox, format!("{cause}; {next}"));
+            return self.refuse(
+                local.sandbox,
+                model::Failure::new(model::Kind::Conflict, cause, next),
+            );
         }
         let is_taken = ground.taken.contains(&local.id);
         if local.interface.is_none() && ground.alive.contains(&local.sandbox) {
@@ -163,12 +168,17 @@ impl Desired {
         network: &'a NetworkConfig,
         config: &NodeConfig,
         ground: &Ground,
-    ) -> Result<Member<'a>, String> {
+    ) -> Result<Member<'a>, model::Failure> {
         let (parent, layer) = match &network.driver {
             DriverConfig::Macvlan { parent, mode } => (parent, Layer::Macvlan(*mode)),
             DriverConfig::Ipvlan { parent, mode } => (parent, Layer::Ipvlan(*mode)),
             DriverConfig::Overlay { .. } => {
-                return Err("an overlay is on no link of the host".to_owned());
+                let cause = "an overlay is on no link of the host";
+                return Err(model::Failure::new(
+                    model::Kind::Invalid,
+                    cause,
+                    "update the managers",
+                ));
             }
         };
         let (link, found) = self
@@ -407,11 +417,10 @@ fn own_addresses(network: &NetworkConfig, config: &NodeConfig, ground: &Ground) 
     found
 }
 
-fn no_link(parent: &Parent, network: &NetworkConfig) -> String {
+fn no_link(parent: &Parent, network: &NetworkConfig) -> model::Failure {
     let name = &network.name;
-    let next = "next: make it there, and the task starts by itself; `ip link` lists what there is";
-    format!(
-        "this host has no link {}, the parent of network {name:?}; {next}",
-        parent.link()
-    )
+    let next = "make it there, and the task starts by itself; `ip link` lists what there is";
+    let link = parent.link();
+    let cause = format!("this host has no link {link}, the parent of network {name:?}");
+    model::Failure::new(model::Kind::Precondition, cause, next)
 }

@@ -21,7 +21,7 @@ pub use overlay::OUTER;
 use overlay::Member;
 
 use super::{
-    Failure,
+    Failure, Plane,
     state::{
         AddressForm, AddressKey, Kind, Link, MAIN_TABLE, NeighbourKey, Place, Route, RouteKey,
         Shape, Space, Stacked, Sysctl, host_prefix,
@@ -205,6 +205,7 @@ impl Desired {
             self.fail(
                 "tunnel",
                 format!("the view names no VTEP of this host, node {}", config.node),
+                "update the managers",
             );
             return None;
         };
@@ -212,10 +213,8 @@ impl Desired {
             let next = "`ip address` lists this host's addresses; join again with the right --data-path-addr";
             self.fail(
                 "tunnel",
-                format!(
-                    "this host's VTEP {} is on none of its links; next: {next}",
-                    own.vtep
-                ),
+                format!("this host's VTEP {} is on none of its links", own.vtep),
+                next,
             );
         }
         for id in present {
@@ -301,6 +300,7 @@ impl Desired {
                 self.fail(
                     &format!("task {}", asked.name()),
                     "the view lacks one of its endpoints".to_owned(),
+                    "update the managers",
                 );
             }
             locals.extend(known);
@@ -355,20 +355,17 @@ impl Desired {
         self.spaces.entry(place).or_default()
     }
 
-    fn fail(&mut self, object: &str, reason: String) {
-        self.note(Failure {
-            object: object.to_owned(),
-            reason,
-            sandbox: None,
-        });
+    fn fail(&mut self, object: &str, cause: String, next: &str) {
+        let why = model::Failure::new(model::Kind::Precondition, cause, next);
+        self.note(Failure::of_host(why.about(object)));
     }
 
     /// Refuses a task that cannot be on one of its networks here; the host's other tasks go on.
-    fn refuse(&mut self, sandbox: SandboxId, reason: String) {
+    fn refuse(&mut self, sandbox: SandboxId, why: model::Failure) {
         self.note(Failure {
-            object: format!("sandbox {sandbox}"),
-            reason,
+            plane: Plane::Other,
             sandbox: Some(sandbox),
+            why: why.about(format!("sandbox {sandbox}")),
         });
     }
 

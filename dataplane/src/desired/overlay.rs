@@ -163,6 +163,7 @@ impl Desired {
                 self.fail(
                     &format!("node {}", endpoint.node),
                     "the view does not name its VTEP".to_owned(),
+                    "update the managers",
                 );
                 continue;
             };

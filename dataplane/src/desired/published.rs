@@ -92,7 +92,8 @@ impl Desired {
                 "its packets cannot be told from those of another network with published ports";
             return self.fail(
                 &format!("published ports of network {}", member.network.name),
-                format!("{cause}; next: {next}"),
+                cause.to_owned(),
+                next,
             );
         }
         self.diverted.insert(member.id, mark);

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{EndpointId, Mac};
+use model::{EndpointId, Kind, Mac};
 use nix::{
     ifaddrs::getifaddrs,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -27,7 +27,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tracing::{debug, info};
 
 use super::{
-    Failure,
+    AGAIN, Failure, Plane,
     desired::{Desired, Question},
     namespace,
     plan::{Observed, Op},
@@ -176,15 +176,25 @@ impl Probes {
     /// Why endpoints do not have their addresses.
     pub fn failures<'a>(&'a self, desired: &'a Desired) -> impl Iterator<Item = Failure> + 'a {
         desired.questions.iter().filter_map(|(id, question)| {
-            let reason = match self.answers.get(id)? {
-                Answer::Taken(address, mac, _) => format!(
-                    "its address {address} is in use on the LAN by {mac}; next: free it there, or make the network with \
-                     an --ip-range that nobody else uses"
+            let (kind, cause, next) = match self.answers.get(id)? {
+                Answer::Taken(address, mac, _) => (
+                    Kind::Conflict,
+                    format!("its address {address} is in use on the LAN by {mac}"),
+                    "free it there, or make the network with an --ip-range that nobody else uses",
                 ),
-                Answer::Unasked(cause, _) => format!("whether its addresses are free could not be asked: {cause}"),
+                Answer::Unasked(cause, _) => (
+                    Kind::Unavailable,
+                    format!("whether its addresses are free could not be asked: {cause}"),
+                    AGAIN,
+                ),
                 _ => return None,
             };
-            Some(Failure { object: format!("task {}", question.sandbox), reason, sandbox: Some(question.sandbox) })
+            let why = model::Failure::new(kind, cause, next);
+            Some(Failure {
+                plane: Plane::Other,
+                sandbox: Some(question.sandbox),
+                why: why.about(format!("task {}", question.sandbox)),
+            })
         })
     }
 

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{NodeId, Spi};
+use model::{Kind, NodeId, Spi};
 use tracing::info;
 
 pub use kernel::{look, probe};
@@ -25,7 +25,7 @@ pub use plan::{
     plan,
 };
 
-use super::{Failure, UNDONE};
+use super::{AGAIN, Failure, Plane, kernel_said, undone};
 use kernel::Kernel;
 use record::Record;
 
@@ -34,9 +34,9 @@ const READ_AGAIN: Duration = Duration::from_secs(10);
 /// The file of the record, in the daemon's directory.
 const FILE: &str = "associations";
 /// Why nothing goes to a peer.
-const MUTE: &str = "the kernel has lost what this host sent with, and no key is used twice; next: a manager gives it \
-                    another once one can be reached, until then nothing goes there";
-const NEXT: &str = "next: netd tries again by itself";
+const MUTE: &str = "the kernel has lost what this host sent with, and no key is used twice";
+const UNMUTE: &str =
+    "a manager gives it another once one can be reached, until then nothing goes there";
 
 /// When a pass may take the barrier down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Encryption {
                 ..Outcome::default()
             },
             Err(error) => Outcome {
-                failures: vec![failure("IPsec", format!("{error}; {NEXT}"))],
+                failures: vec![failure(None, kernel_said(&error, AGAIN).about("IPsec"))],
                 ..Outcome::default()
             },
         }
@@ -154,7 +154,7 @@ impl Encryption {
             self.read()?;
             next = plan(wanted, &self.observed, &self.record);
         }
-        let undone = |op: &Op| failure(&op.to_string(), UNDONE.to_owned());
+        let undone = |op: &Op| failure(Some(op), undone());
         if failures.is_empty() {
             failures.extend(due(&next, tunnels).map(undone));
         }
@@ -163,7 +163,8 @@ impl Encryption {
             .flat_map(|wanted| &wanted.peers)
             .filter(|(id, _)| next.mute.contains(id));
         failures.extend(mute.map(|(_, peer)| {
-            failure(&format!("encryption to {}", peer.hostname), MUTE.to_owned())
+            let why = model::Failure::new(Kind::Unavailable, MUTE, UNMUTE);
+            failure(None, why.about(format!("encryption to {}", peer.hostname)))
         }));
         if next.ops.is_empty() && next.lost.is_empty() {
             self.settled = Some((wanted.cloned(), Instant::now()));
@@ -206,7 +207,7 @@ impl Encryption {
             failures.extend(
                 result
                     .err()
-                    .map(|error| failure(&op.to_string(), format!("{error}; {NEXT}"))),
+                    .map(|error| failure(Some(op), kernel_said(&error, AGAIN))),
             );
         }
         failures
@@ -230,10 +231,11 @@ fn due(plan: &Plan, tunnels: Tunnels) -> impl Iterator<Item = &Op> {
         .filter(move |op| tunnels == Tunnels::Settled || !op.is_last())
 }
 
-fn failure(object: &str, reason: String) -> Failure {
+fn failure(op: Option<&Op>, why: model::Failure) -> Failure {
+    let op = op.map(Op::to_string);
     Failure {
-        object: object.to_owned(),
-        reason,
+        why: why.about(op.clone().unwrap_or_default()),
+        plane: Plane::Ipsec(op),
         sandbox: None,
     }
 }

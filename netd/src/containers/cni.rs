@@ -3,24 +3,24 @@
 
 use std::{io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use api::{Attached, CniInterface, CniName, ContainerReply, ContainerRequest, Proposal};
+use api::{Attached, CniInterface, CniName, ContainerReply, ContainerRequest};
 use dataplane::desired::OUTER;
 use model::{
-    AddressWish, Answer, Command, Container, ContainerCommand, ContainerConfig, ContainerKey,
+    AddressWish, Command, Container, ContainerCommand, ContainerConfig, ContainerKey,
     ContainerRuntime, ContainerSpec, ContainerTraits, DriverConfig, EndpointConfig, Kind,
-    NetworkConfig, NetworkInfo, NodeConfig, NodeId, Outcome, Query, Refusal, RequestId, Sandbox,
-    SandboxId, SubnetLease, names,
+    NetworkConfig, NodeConfig, NodeId, Outcome, Question, Refusal, Sandbox, SubnetLease, names,
+    other_version,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     identity, inside, real_path,
     roster::{Standing, place},
 };
-use crate::daemon::{Daemon, Member};
+use crate::{
+    cluster::{Patience, ask, propose},
+    daemon::{Daemon, Member},
+};
 
 /// How long an interface may take from the ledger to the kernel.
 const ATTACH: Duration = Duration::from_secs(15);
@@ -84,37 +84,13 @@ fn key(node: NodeId, id: &str) -> ContainerKey {
     }
 }
 
-fn member(daemon: &Daemon) -> Result<Member, Refusal> {
-    let next = "create a cluster with `swarmctl init`, or join one with `swarmctl join`";
-    let stranger = || {
-        Refusal::new(
-            Kind::Precondition,
-            "this host is not part of a cluster",
-            next,
-        )
-    };
-    daemon.member.borrow().clone().ok_or_else(stranger)
-}
-
-async fn propose(member: &Member, command: Command) -> model::Response {
-    member
-        .propose(Proposal {
-            request: RequestId(rand::random()),
-            command,
-        })
-        .await
-}
-
 /// Loads the containers that were attached before this daemon started.
 pub(super) async fn load(daemon: &Daemon, member: &Member) -> Result<(), Refusal> {
     let node = member.node();
     if daemon.roster.is_loaded(node) {
         return Ok(());
     }
-    let Answer::Containers(containers) = member.query(Query::Containers(node.to_string())).await?
-    else {
-        return Err(odd());
-    };
+    let containers = ask(member, Question::containers(node.to_string())).await?;
     let of_cni = containers
         .into_iter()
         .filter(|container| container.key.runtime == ContainerRuntime::Cni);
@@ -127,7 +103,7 @@ async fn add(daemon: &Daemon, asked: CniInterface) -> Reply {
         sandbox: real_path(&asked.sandbox),
         ..asked
     };
-    let (member, id) = (member(daemon)?, id(&asked.name));
+    let (member, id) = (daemon.member()?, id(&asked.name));
     let _turn = daemon.roster.turn(&id).await;
     load(daemon, &member).await?;
     let before = daemon.roster.standing(&id);
@@ -321,7 +297,7 @@ async fn attach(
 /// The addresses that another plugin puts on an interface of its own: neither our gateway nor our
 /// resolver is there.
 async fn held(member: &Member, container: Container) -> Result<Attached, Refusal> {
-    let network = network(member, container.network.to_string()).await?;
+    let network = ask(member, Question::network(container.network.to_string())).await?;
     let leases = network
         .subnets
         .iter()
@@ -342,13 +318,6 @@ async fn held(member: &Member, container: Container) -> Result<Attached, Refusal
     })
 }
 
-async fn network(member: &Member, name: String) -> Result<NetworkInfo, Refusal> {
-    let Answer::Networks(networks) = member.query(Query::Network(name)).await? else {
-        return Err(odd());
-    };
-    networks.into_iter().next().ok_or_else(odd)
-}
-
 fn owns(lease: &SubnetLease, addresses: &[IpAddr]) -> bool {
     addresses
         .iter()
@@ -361,38 +330,15 @@ async fn ready(
     container: Container,
     sandbox: &Sandbox,
 ) -> Result<Attached, Refusal> {
-    let deadline = Instant::now() + ATTACH;
-    let late = |what: &str| {
-        let cause = format!("{what} within {} s", ATTACH.as_secs());
-        Refusal::new(
-            Kind::Unavailable,
-            cause,
-            "`swarmctl network verify` says what this host lacks",
-        )
+    let find = |config: &NodeConfig| {
+        let endpoint = config.endpoints.get(&container.id)?;
+        is_in(config, &container, sandbox).then_some(endpoint.sandbox)
     };
-    let config = timeout_at(deadline, heard(daemon, &container, sandbox)).await;
-    let config = config
-        .ok()
-        .flatten()
-        .ok_or_else(|| late("this host's view does not contain the interface yet"))?;
-    let mut status = dataplane_status(daemon)?;
-    let id = config
-        .endpoints
-        .get(&container.id)
-        .map(|endpoint| endpoint.sandbox)
-        .ok_or_else(odd)?;
-    match timeout_at(deadline, settled(&mut status, &config, id)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(reason)) => {
-            let next = "`swarmctl network verify` says what this host lacks";
-            return Err(Refusal::new(
-                Kind::Unavailable,
-                format!("this host cannot attach it: {reason}"),
-                next,
-            ));
-        }
-        Err(_) => return Err(late("the interface is not ready")),
-    }
+    let patience = Patience {
+        ready: ATTACH,
+        refused: REFUSED,
+    };
+    let config = daemon.until_ready(find, patience).await?;
     let interface = look(sandbox).await.ok().flatten();
     describe(
         &config,
@@ -400,14 +346,6 @@ async fn ready(
         interface.and_then(|interface| interface.mtu),
     )
     .ok_or_else(odd)
-}
-
-fn dataplane_status(daemon: &Daemon) -> Result<watch::Receiver<Arc<dataplane::Status>>, Refusal> {
-    let dataplane = daemon.dataplane.borrow();
-    dataplane
-        .as_ref()
-        .map(|(status, _)| status.clone())
-        .ok_or_else(|| daemon.has_no_view())
 }
 
 fn entry<'a>(config: &'a NodeConfig, endpoint: &EndpointConfig) -> Option<&'a ContainerConfig> {
@@ -428,54 +366,6 @@ fn is_in(config: &NodeConfig, container: &Container, sandbox: &Sandbox) -> bool 
         && endpoint.mac == container.mac
         && config.networks.contains_key(&container.network)
         && entry(config, endpoint).is_some_and(joins)
-}
-
-/// This host's view, once it has the interface.
-async fn heard(
-    daemon: &Daemon,
-    container: &Container,
-    sandbox: &Sandbox,
-) -> Option<Arc<NodeConfig>> {
-    let mut desired = daemon.desired.subscribe();
-    Some(
-        desired
-            .wait_for(|config| is_in(config, container, sandbox))
-            .await
-            .ok()?
-            .clone(),
-    )
-}
-
-/// Waits until the kernel has all of the sandbox. Errors: it goes on refusing that.
-async fn settled(
-    status: &mut watch::Receiver<Arc<dataplane::Status>>,
-    config: &NodeConfig,
-    sandbox: SandboxId,
-) -> Result<(), String> {
-    let mut refused_since = None;
-    loop {
-        let current = status.borrow_and_update().clone();
-        let is_current =
-            current.node == Some(config.node) && current.generation >= config.generation;
-        if is_current && current.ready.contains(&sandbox) {
-            return Ok(());
-        }
-        let failure = current
-            .failures
-            .iter()
-            .find(|failure| is_current && failure.sandbox == Some(sandbox));
-        let reason = failure.map(ToString::to_string);
-        refused_since = reason
-            .as_ref()
-            .map(|_| refused_since.unwrap_or_else(Instant::now));
-        let patience = refused_since.unwrap_or_else(Instant::now)
-            + if reason.is_some() { REFUSED } else { ATTACH };
-        match timeout_at(patience, status.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err("the data plane has ended".to_owned()),
-            Err(_) => return Err(reason.unwrap_or_else(|| "it does not say why".to_owned())),
-        }
-    }
 }
 
 /// The reply to the runtime about an interface.
@@ -583,7 +473,7 @@ async fn check(daemon: &Daemon, asked: &CniInterface) -> Reply {
 }
 
 async fn lacks_hold(daemon: &Daemon, asked: &CniInterface) -> Result<Option<String>, Refusal> {
-    load(daemon, &member(daemon)?).await?;
+    load(daemon, &daemon.member()?).await?;
     match daemon.roster.standing(&id(&asked.name)) {
         Standing::Attached(known)
             if asked
@@ -619,16 +509,12 @@ async fn lacks(daemon: &Daemon, asked: &CniInterface, sandbox: &Sandbox) -> Opti
     {
         return Some(format!("{address} is not its address"));
     }
-    let status = match dataplane_status(daemon) {
+    let status = match daemon.status() {
         Ok(status) => status.borrow().clone(),
         Err(refusal) => return Some(refusal.cause),
     };
-    if let Some(failure) = status
-        .failures
-        .iter()
-        .find(|failure| failure.sandbox == Some(endpoint.sandbox))
-    {
-        return Some(failure.to_string());
+    if let Some(failure) = status.failure_of(endpoint.sandbox) {
+        return Some(failure.in_one_line());
     }
     if !status.ready.contains(&endpoint.sandbox) {
         return Some("it is not ready".to_owned());
@@ -649,7 +535,7 @@ async fn lacks(daemon: &Daemon, asked: &CniInterface, sandbox: &Sandbox) -> Opti
 /// DEL: detaches an interface. It never fails, because a runtime would keep the dead container for
 /// ever; a release that is not possible now is retried later.
 async fn del(daemon: &Daemon, name: &CniName, path: Option<&str>) -> Reply {
-    let Ok(member) = member(daemon) else {
+    let Ok(member) = daemon.member() else {
         return Ok(ContainerReply::Done);
     };
     let id = id(name);
@@ -725,7 +611,7 @@ async fn removed(sandbox: &Sandbox) {
 }
 
 async fn gc(daemon: &Daemon, configuration: &str, valid: &[CniName]) -> Reply {
-    let member = member(daemon)?;
+    let member = daemon.member()?;
     load(daemon, &member).await?;
     let lives = |known: &String| {
         let mut living = valid.iter().map(id);
@@ -750,7 +636,7 @@ async fn gc(daemon: &Daemon, configuration: &str, valid: &[CniName]) -> Reply {
 
 /// Whether ADD would work.
 async fn status(daemon: &Daemon, name: String) -> Reply {
-    let network = network(&member(daemon)?, name).await?;
+    let network = ask(&daemon.member()?, Question::network(name)).await?;
     if !network.attachable {
         let cause = format!("network {} is not attachable", network.name);
         return Err(Refusal::new(
@@ -779,15 +665,10 @@ async fn status(daemon: &Daemon, name: String) -> Reply {
             "remove containers, or make a larger network",
         ));
     }
-    dataplane_status(daemon)?;
+    daemon.status()?;
     Ok(ContainerReply::Done)
 }
 
 fn odd() -> Refusal {
-    let next = "run the same version of netd everywhere";
-    Refusal::new(
-        Kind::Unavailable,
-        "a manager's answer about a container is of another kind than the question",
-        next,
-    )
+    other_version("a manager")
 }

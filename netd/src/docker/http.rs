@@ -26,7 +26,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use model::Refusal;
+use model::{Kind, Refusal};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -218,10 +218,11 @@ where
     Working: Future<Output = Result<Answer, Refusal>>,
 {
     if body.is_empty() {
-        // Docker 20.10 repeats a call without a response, but with an empty body.
-        let text = "the call was cut off, perhaps by a restart of netd, and repeated without its \
-                    content\n  next: try again";
-        return (StatusCode::OK, failure(text));
+        // Docker 20.10 repeats a call whose answer it has not got, without what it had said.
+        let cause =
+            "the call was cut off, perhaps by a restart of netd, and repeated without its content";
+        let refusal = Refusal::new(Kind::Unavailable, cause, "try again");
+        return (StatusCode::OK, failure(&refusal.in_full()));
     }
     let asked = match serde_json::from_slice(body) {
         Ok(asked) => asked,
@@ -244,17 +245,14 @@ async fn within<Answer: Serialize>(
         Ok(Ok(answer)) => (StatusCode::OK, json!(answer)),
         Ok(Err(refusal)) => {
             tracing::info!(method, %refusal, "refused");
-            (StatusCode::OK, failure(&refusal.to_string()))
+            (StatusCode::OK, failure(&refusal.in_full()))
         }
         Err(_) => {
-            tracing::warn!(method, "a plugin call timed out");
-            (
-                StatusCode::OK,
-                failure(
-                    "the cluster did not answer in time\n  next: `swarmctl node ls` shows its \
-                     managers",
-                ),
-            )
+            tracing::warn!(method, "not done in time");
+            let cause = "the cluster did not answer in time";
+            let next = "`swarmctl node ls` shows its managers";
+            let late = Refusal::new(Kind::Unavailable, cause, next);
+            (StatusCode::OK, failure(&late.in_full()))
         }
     }
 }

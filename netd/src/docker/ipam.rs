@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use model::{
-    AddressWish, Command, Container, ContainerCommand, Kind, Mac, NetworkInfo, Outcome, Query,
+    AddressWish, Command, Container, ContainerCommand, Kind, Mac, NetworkInfo, Outcome, Question,
     Refusal, Subnet, SubnetLease,
 };
 
@@ -32,7 +32,7 @@ impl Plugin {
         };
         let (pool, gateway) = match (asked.options.get(NETWORK), subnet) {
             (Some(name), subnet) => {
-                let network = self.network(name).await?;
+                let network = self.ask(Question::network(name)).await?;
                 let lease = lease_of(&network, subnet, asked.v6)?;
                 (Pool::Of(network.id, lease.subnet), lease.gateway)
             }
@@ -78,7 +78,7 @@ impl Plugin {
     /// The gateway of a prefix: that of the network that has it, else the one that a network made
     /// of it will have.
     async fn gateway_of(&self, subnet: Subnet) -> Result<IpAddr, Refusal> {
-        let networks = self.networks(Query::Networks).await?;
+        let networks = self.ask(Question::networks()).await?;
         let known = networks
             .iter()
             .flat_map(|network| &network.subnets)

@@ -27,10 +27,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use api::Proposal;
 use model::{
-    Answer, Command, Container, ContainerCommand, ContainerKey, ContainerRuntime, EndpointId, Kind,
-    Millis, NetworkInfo, Outcome, Query, Refusal, RequestId, SandboxId,
+    Command, Container, ContainerCommand, ContainerConfig, ContainerKey, ContainerRuntime,
+    EndpointId, Kind, Millis, NodeConfig, Outcome, Question, Refusal,
 };
 use tokio::{
     sync::{Mutex, MutexGuard, Notify, watch::Sender},
@@ -39,7 +38,10 @@ use tokio::{
 
 pub use relay::relay;
 
-use crate::daemon::{Daemon, Member};
+use crate::{
+    cluster::{Patience, ask, propose},
+    daemon::{Daemon, Member},
+};
 use ledger::{Hold, Ledger, Pending};
 use watch::Look;
 
@@ -129,14 +131,11 @@ impl Plugin {
         since < self.started || self.has_lost_its_engine(since)
     }
 
+    /// Without a cluster the engine is told to come again: what it holds is settled later.
     fn member(&self) -> Result<Member, Refusal> {
-        self.daemon.member.borrow().clone().ok_or_else(|| {
-            let cause = format!("host {} is not part of a cluster", self.daemon.hostname);
-            Refusal::new(
-                Kind::Unavailable,
-                cause,
-                "create a cluster with `swarmctl init`, or join one with `swarmctl join`",
-            )
+        self.daemon.member().map_err(|refusal| Refusal {
+            kind: Kind::Unavailable,
+            ..refusal
         })
     }
 
@@ -149,27 +148,11 @@ impl Plugin {
     }
 
     async fn propose(&self, command: Command) -> Result<Outcome, Refusal> {
-        self.member()?
-            .propose(Proposal {
-                request: RequestId(rand::random()),
-                command,
-            })
-            .await
+        propose(&self.member()?, command).await
     }
 
-    async fn networks(&self, query: Query) -> Result<Vec<NetworkInfo>, Refusal> {
-        match self.member()?.query(query).await? {
-            Answer::Networks(networks) => Ok(networks),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    async fn network(&self, name: &str) -> Result<NetworkInfo, Refusal> {
-        let found = self.networks(Query::Network(name.to_owned())).await?;
-        found
-            .into_iter()
-            .next()
-            .ok_or_else(|| Refusal::not_found("network", name, "swarmctl network ls"))
+    async fn ask<T>(&self, question: Question<T>) -> Result<T, Refusal> {
+        ask(&self.member()?, question).await
     }
 
     /// One change of an endpoint at a time.
@@ -211,56 +194,19 @@ impl Plugin {
 
     /// Waits until an endpoint's device is where it can be taken.
     async fn ready(&self, path: &str, endpoint: EndpointId) -> Result<(), Refusal> {
-        let waited = timeout(READY, self.in_place(path, endpoint)).await;
-        waited.unwrap_or_else(|_| {
-            let status = self
-                .daemon
-                .dataplane
-                .borrow()
-                .as_ref()
-                .map(|(status, _)| status.borrow().clone());
-            let failure =
-                status.and_then(|status| status.failures.first().map(ToString::to_string));
-            let cause =
-                failure.unwrap_or_else(|| "the kernel of this host is not ready yet".to_owned());
-            Err(Refusal::new(
-                Kind::Unavailable,
-                cause,
-                "`swarmctl node inspect self` shows what it refuses",
-            ))
-        })
-    }
-
-    async fn in_place(&self, path: &str, endpoint: EndpointId) -> Result<(), Refusal> {
-        let ended = |_| Refusal::new(Kind::Unavailable, "netd is about to stop", "try again");
-        let mut place: Option<(u64, SandboxId)> = None;
-        let mut view = self.daemon.desired.subscribe();
-        view.wait_for(|config| {
+        let is_meant = |entry: &ContainerConfig| {
+            entry.path == path && entry.endpoints.iter().any(|joint| joint.id == endpoint)
+        };
+        let find = |config: &NodeConfig| {
             let mut containers = config.containers.iter();
-            let is_meant = |joint: &model::ContainerEndpoint| joint.id == endpoint;
-            let found = containers
-                .find(|(_, found)| found.path == path && found.endpoints.iter().any(is_meant));
-            place = found.map(|(&sandbox, _)| (config.generation, sandbox));
-            place.is_some()
-        })
-        .await
-        .map_err(ended)?;
-        let Some((generation, sandbox)) = place else {
-            return Ok(());
+            let (&sandbox, _) = containers.find(|(_, entry)| is_meant(entry))?;
+            Some(sandbox)
         };
-        let mut planes = self.daemon.dataplane.subscribe();
-        let plane = planes
-            .wait_for(Option::is_some)
-            .await
-            .map_err(ended)?
-            .clone();
-        let Some((mut status, _)) = plane else {
-            return Ok(());
+        let patience = Patience {
+            ready: READY,
+            refused: READY,
         };
-        let is_ready = |status: &Arc<dataplane::Status>| {
-            status.generation >= generation && status.ready.contains(&sandbox)
-        };
-        status.wait_for(is_ready).await.map_err(ended).map(drop)
+        self.daemon.until_ready(find, patience).await.map(drop)
     }
 
     /// Gives an endpoint and its addresses up. Its turn is the caller's.
@@ -309,11 +255,10 @@ impl Plugin {
     async fn soon(&self, work: impl Future<Output = Result<(), Refusal>>) {
         match timeout(GIVING_UP, work).await {
             Ok(Ok(())) => return,
-            Ok(Err(refusal)) => tracing::warn!(%refusal, "the release will be retried later"),
-            Err(_) => tracing::warn!(
-                "the cluster does not answer; the release will be retried \
-                 later"
-            ),
+            Ok(Err(refusal)) => {
+                tracing::warn!(%refusal, next = refusal.next, "the cluster will be told later")
+            }
+            Err(_) => tracing::warn!("the cluster does not answer and will be told later"),
         }
         self.wake.notify_one();
     }

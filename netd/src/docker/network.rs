@@ -7,8 +7,8 @@ use std::{
 };
 
 use model::{
-    AddressWish, Answer, Command, ContainerCommand, ContainerKey, ContainerSpec, Driver, Kind,
-    NetworkCommand, NetworkInfo, NetworkSpec, Outcome, Query, Refusal, Subnet, SubnetLease,
+    AddressWish, Command, ContainerCommand, ContainerKey, ContainerSpec, Driver, Kind,
+    NetworkCommand, NetworkInfo, NetworkSpec, Outcome, Question, Refusal, Subnet, SubnetLease,
     SubnetSpec,
 };
 
@@ -70,7 +70,7 @@ impl Plugin {
         };
         let network = match options.remove(NETWORK) {
             Some(name) => {
-                let network = self.network(&name).await?;
+                let network = self.ask(Question::network(&name)).await?;
                 refuse_mismatch(&network, &pools, &options, asked.flag(wire::INTERNAL))?;
                 network
             }
@@ -148,7 +148,7 @@ impl Plugin {
         for subnet in pools.subnets.iter().map(|(subnet, _)| subnet.to_string()) {
             self.keep(self.ledger.ranges.remove(&subnet))?;
         }
-        self.network(&id).await
+        self.ask(Question::network(id)).await
     }
 
     /// Refuses a subnet that another network has, unless that network is a leftover.
@@ -161,7 +161,7 @@ impl Plugin {
         let has_name = |known: &NetworkInfo| known.name.eq_ignore_ascii_case(&spec.name);
         let clashes = |known: &NetworkInfo| has_name(known) || known.subnets.iter().any(is_given);
         for known in self
-            .networks(Query::Networks)
+            .ask(Question::networks())
             .await?
             .into_iter()
             .filter(clashes)
@@ -249,7 +249,7 @@ impl Plugin {
     /// Reserved addresses of a network: gateways, nodes on its LAN, and auxiliary addresses of
     /// engines.
     async fn kept(&self, record: &NetworkRecord, name: &str) -> Result<BTreeSet<IpAddr>, Refusal> {
-        let network = self.network(name).await?;
+        let network = self.ask(Question::network(name)).await?;
         let mut kept: BTreeSet<IpAddr> =
             network.subnets.iter().map(|lease| lease.gateway).collect();
         let addresses = network
@@ -261,9 +261,8 @@ impl Plugin {
                 .filter(|(found, held)| found.name == aux_key(record, *held))
                 .map(|(_, held)| held),
         );
-        if let Answer::Nodes(nodes) = self.member()?.query(Query::Nodes).await? {
-            kept.extend(nodes.iter().flat_map(|node| [node.vtep, node.address.ip()]));
-        }
+        let nodes = self.ask(Question::nodes()).await?;
+        kept.extend(nodes.iter().flat_map(|node| [node.vtep, node.address.ip()]));
         Ok(kept)
     }
 
@@ -331,7 +330,7 @@ impl Plugin {
     }
 
     async fn remove_made(&self, id: &str, record: &NetworkRecord) -> Result<(), Refusal> {
-        let networks = self.networks(Query::Networks).await?;
+        let networks = self.ask(Question::networks()).await?;
         let is_meant = |known: &&NetworkInfo| match record.network {
             Some(network) => known.id == network,
             None => known.labels.get(MADE_FOR).is_some_and(|label| label == id),

@@ -11,8 +11,8 @@ use std::{
 };
 
 use model::{
-    Answer, CONTAINER_LABELS, Command, Container, ContainerCommand, ContainerRuntime,
-    ContainerTraits, Kind, Millis, NetworkCommand, NetworkId, Query,
+    CONTAINER_LABELS, Command, Container, ContainerCommand, ContainerRuntime, ContainerTraits,
+    Kind, Millis, NetworkCommand, NetworkId, Question,
 };
 use tokio::time::{sleep, timeout};
 
@@ -216,13 +216,11 @@ impl Plugin {
     /// Containers that the cluster has for this host's engine; `None` while no manager can be
     /// reached.
     pub(super) async fn attached(&self) -> Option<Vec<Container>> {
-        let member = self.member().ok()?;
-        let Ok(Answer::Containers(all)) = member
-            .query(Query::Containers(member.node().to_string()))
+        let node = self.member().ok()?.node();
+        let all = self
+            .ask(Question::containers(node.to_string()))
             .await
-        else {
-            return None;
-        };
+            .ok()?;
         Some(
             all.into_iter()
                 .filter(|container| container.key.runtime == ContainerRuntime::Docker)
@@ -272,7 +270,7 @@ impl Plugin {
         name: &str,
         memory: &mut Memory,
     ) {
-        let Ok(networks) = self.networks(Query::Networks).await else {
+        let Ok(networks) = self.ask(Question::networks()).await else {
             return;
         };
         if networks
@@ -295,7 +293,7 @@ impl Plugin {
         match self.propose(command).await {
             Err(refusal) if refusal.kind == Kind::Unavailable => return,
             Err(refusal) => {
-                tracing::warn!(name, %refusal,
+                tracing::warn!(name, %refusal, next = refusal.next,
                     "cannot rename a network; keeping its generated name")
             }
             Ok(_) => {}
@@ -349,7 +347,8 @@ impl Plugin {
         match told {
             Err(refusal) if refusal.kind == Kind::Unavailable => return,
             Err(refusal) => {
-                tracing::warn!(container = traits.name, %refusal, "cannot inspect a container")
+                tracing::warn!(container = traits.name, %refusal, next = refusal.next,
+                    "cannot inspect a container")
             }
             Ok(()) => {}
         }

@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use api::{InitRequest, JoinRequest};
-use model::{Kind, NodeInfo, NodeStatus, Query, Refusal, Role};
+use model::{Kind, NodeInfo, NodeStatus, Question, Refusal, Role};
 
 use super::{
     HostName,
@@ -20,7 +20,7 @@ use super::{
     processes::{self, Part},
     roster,
 };
-use crate::{arguments::HostBinary, daemon::Daemon, output};
+use crate::{arguments::HostBinary, daemon::Daemon, failure, output};
 
 /// How long the nodes may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -210,7 +210,7 @@ async fn unite(place: &Place, plan: &Plan) -> Result<()> {
 async fn ready(daemon: &Daemon, hosts: usize) -> Result<()> {
     let start = Instant::now();
     loop {
-        let nodes = daemon.nodes(Query::Nodes).await?;
+        let nodes = daemon.ask(Question::nodes()).await?;
         let waiting = |node: &&NodeInfo| node.status != NodeStatus::Ready;
         let waiting: Vec<_> = nodes
             .iter()
@@ -232,8 +232,11 @@ async fn ready(daemon: &Daemon, hosts: usize) -> Result<()> {
 }
 
 /// Adds the end of the host's log to an error.
-fn blame<T>(place: &Place, host: HostName, result: Result<T>) -> Result<T> {
-    result.map_err(|error| anyhow!("{host}: {error:#}\n{}", roster::tail(place, host)))
+fn blame<T>(place: &Place, host: HostName, result: Result<T, impl Into<Error>>) -> Result<T> {
+    result.map_err(|error| {
+        let said = failure::in_full(&error.into());
+        anyhow!("{host}: {said}\n{}", roster::tail(place, host))
+    })
 }
 
 #[cfg(test)]

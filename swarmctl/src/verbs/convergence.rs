@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use model::{Kind, Query, Refusal, RestartCondition, ServiceInfo, TaskId, TaskInfo, TaskState};
+use model::{Kind, Question, Refusal, RestartCondition, ServiceInfo, TaskId, TaskInfo, TaskState};
 
 use crate::{daemon::Daemon, output};
 
@@ -44,7 +44,7 @@ pub async fn wait(
 pub async fn past(daemon: &Daemon, name: &str) -> Result<BTreeSet<TaskId>> {
     let ended = |task: &TaskInfo| task.state.is_terminal().then_some(task.id);
     Ok(daemon
-        .tasks(Query::Tasks(Some(name.to_owned())))
+        .ask(Question::tasks_of(name))
         .await?
         .iter()
         .filter_map(ended)
@@ -60,8 +60,8 @@ async fn watch(
     let mut start = Instant::now();
     let (mut wanted_since, mut updated) = (None, None);
     loop {
-        let service = one(daemon, name).await?;
-        let mut tasks = daemon.tasks(Query::Tasks(Some(name.to_owned()))).await?;
+        let service = daemon.ask(Question::service(name)).await?;
+        let mut tasks = daemon.ask(Question::tasks_of(name)).await?;
         tasks.retain(|task| !past.contains(&task.id));
         let progress = Progress::of(&service, &tasks);
         // An update has no time limit while it makes progress.
@@ -97,19 +97,14 @@ async fn watch(
     }
 }
 
-async fn one(daemon: &Daemon, name: &str) -> Result<ServiceInfo> {
-    let services = daemon.services(Query::Service(name.to_owned())).await?;
-    services
-        .into_iter()
-        .next()
-        .ok_or_else(|| Refusal::not_found("service", name, "swarmctl service ls").into())
-}
-
 fn refuse(name: &str, what: &str) -> anyhow::Error {
     let next = format!(
         "`swarmctl service ps {name}` shows each task, `swarmctl service logs {name}` their output"
     );
-    Refusal::new(Kind::Precondition, format!("service {name} {what}"), next).into()
+    let object = format!("service {name}");
+    Refusal::new(Kind::Precondition, format!("{object} {what}"), next)
+        .about(object)
+        .into()
 }
 
 fn refuse_paused(name: &str, text: &str) -> anyhow::Error {
@@ -122,6 +117,7 @@ fn refuse_paused(name: &str, text: &str) -> anyhow::Error {
         format!("the update of service {name} has stopped: {text}"),
         next,
     )
+    .about(format!("service {name}"))
     .into()
 }
 

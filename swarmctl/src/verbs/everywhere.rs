@@ -1,47 +1,45 @@
 //! What every node says of itself.
 
-use anyhow::{Result, anyhow};
-use api::{Examined, Subject};
+use api::Look;
 use futures::future::join_all;
-use model::{NodeInfo, NodeStatus, Refusal};
+use model::{Failure, Kind, NodeInfo, NodeStatus};
 
-use crate::daemon::Daemon;
+use crate::{daemon::Daemon, failure};
 
-/// Asks every node and passes on what it finds; says on standard error who does not answer. Returns
-/// the exit code.
-pub async fn ask(
+/// Looks at every node and passes on what is found; says on standard error who does not answer.
+/// Returns the exit code.
+pub async fn look<T>(
     daemon: &Daemon,
     nodes: &[NodeInfo],
-    subject: Subject,
-    mut take: impl FnMut(&NodeInfo, Examined) -> Result<()>,
+    look: Look<T>,
+    mut take: impl FnMut(&NodeInfo, T),
 ) -> u8 {
     let mut code = 0;
-    for (node, found) in join_all(nodes.iter().map(|node| of_node(daemon, node, subject))).await {
-        if let Err(error) = found.and_then(|found| take(node, found)) {
-            eprintln!("Error: {}: {error}", node.hostname);
-            code = 1;
+    for (node, found) in join_all(nodes.iter().map(|node| of_node(daemon, node, &look))).await {
+        match found {
+            Ok(found) => take(node, found),
+            Err(error) => code = failure::tell_of(&node.hostname, error),
         }
     }
     code
 }
 
-async fn of_node<'a>(
+async fn of_node<'a, T>(
     daemon: &Daemon,
     node: &'a NodeInfo,
-    subject: Subject,
-) -> (&'a NodeInfo, Result<Examined>) {
+    look: &Look<T>,
+) -> (&'a NodeInfo, Result<T, Failure>) {
     if node.status == NodeStatus::Down {
-        return (
-            node,
-            Err(anyhow!("the node is down: its kernel cannot be seen")),
-        );
+        return (node, Err(down()));
     }
-    let found = daemon.examine(node.id, subject).await;
-    // The next step is the same for all of them.
-    let cause = |error: anyhow::Error| {
-        error
-            .downcast::<Refusal>()
-            .map_or_else(|error| error, |refusal| anyhow!("{}", refusal.cause))
-    };
-    (node, found.map_err(cause))
+    (node, daemon.look(node, look).await)
+}
+
+/// Why nothing is seen of a node.
+pub fn down() -> Failure {
+    Failure::new(
+        Kind::Unavailable,
+        "the node is down: its kernel cannot be seen",
+        "start the host or its netd, or remove it: `swarmctl node rm`",
+    )
 }

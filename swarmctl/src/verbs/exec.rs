@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use anyhow::Result;
 use api::proto::{ExecInput, ExecOutput, ExecStart, exec_input, exec_output};
-use model::{Kind, Refusal};
+use model::{Kind, Refusal, other_version};
 use tokio::{io::AsyncReadExt, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -47,7 +47,9 @@ pub async fn exec(daemon: &Daemon, exec: Exec) -> Result<u8> {
                 return Ok(u8::try_from(code).unwrap_or(u8::MAX));
             }
             Some(exec_output::Part::Refusal(json)) => {
-                return Err(serde_json::from_slice::<Refusal>(&json)?.into());
+                let refusal: Refusal =
+                    serde_json::from_slice(&json).unwrap_or_else(|_| other_version("netd"));
+                return Err(refusal.about(format!("task {}", exec.task)).into());
             }
             None => {}
         }
@@ -61,6 +63,7 @@ pub async fn exec(daemon: &Daemon, exec: Exec) -> Result<u8> {
         cause,
         format!("check whether {} still runs, and try again", exec.task),
     )
+    .about(format!("task {}", exec.task))
     .into())
 }
 

@@ -8,11 +8,10 @@ use std::{
 
 use anyhow::Result;
 use api::proto::{LogLine, LogsRequest};
-use model::{Query, Refusal, TaskInfo};
+use model::{Failure, Kind, Question, TaskInfo};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::is_not_found;
 use crate::{daemon::Daemon, values::timestamp};
 
 /// Interval at which new tasks of a service are looked up.
@@ -32,10 +31,10 @@ pub struct Reading {
 
 /// Prints the logs of a service or a task.
 pub async fn logs(daemon: &Daemon, target: &str, reading: Reading) -> Result<u8> {
-    let (query, tasks) = find(daemon, target).await?;
+    let (found, tasks) = find(daemon, target).await?;
     let (lines, mut arrived) = mpsc::channel(QUEUE);
     let mut printer = Printer {
-        prefixed: matches!(query, Query::Tasks(_)),
+        prefixed: matches!(found, Found::Service),
         timestamps: reading.timestamps,
         ..Printer::default()
     };
@@ -50,37 +49,43 @@ pub async fn logs(daemon: &Daemon, target: &str, reading: Reading) -> Result<u8>
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
-            Some(line) = arrived.recv() => {
-                printer.print(&line.map_err(|status| daemon.broken(&status))?)?;
-            }
-            _ = look.tick() => match (printer.prefixed, daemon.tasks(query.clone()).await) {
-                (true, Ok(tasks)) => {
-                    read(daemon, printer.learn(&tasks), Reading { tail: 0, ..reading }, &lines);
-                }
-                (_, Err(error)) if is_not_found(&error) => return Ok(0),
-                (_, Err(error)) => return Err(error),
-                (false, Ok(_)) => {}
+            Some(line) = arrived.recv() => printer.print(&line.map_err(|status| daemon.broken(&status))?)?,
+            _ = look.tick() => match (found, found.tasks(daemon, target).await) {
+                (Found::Service, Ok(tasks)) => read(daemon, printer.learn(&tasks), Reading { tail: 0, ..reading }, &lines),
+                (_, Err(failure)) if failure.kind == Kind::NotFound => return Ok(0),
+                (_, Err(failure)) => return Err(failure.into()),
+                (Found::Task, Ok(_)) => {}
             },
         }
     }
 }
 
-/// What the target names: a service, else a task.
-async fn find(daemon: &Daemon, target: &str) -> Result<(Query, Vec<TaskInfo>)> {
-    let of_service = Query::Tasks(Some(target.to_owned()));
-    match daemon.services(Query::Service(target.to_owned())).await {
-        Ok(_) => Ok((of_service.clone(), daemon.tasks(of_service).await?)),
-        Err(error) if is_not_found(&error) => {
-            let task = Query::Task(target.to_owned());
-            match daemon.tasks(task.clone()).await {
-                Err(error) if is_not_found(&error) => {
-                    Err(Refusal::not_found("service or task", target, "swarmctl service ls").into())
-                }
-                tasks => Ok((task, tasks?)),
-            }
+/// What the target names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Service,
+    Task,
+}
+
+impl Found {
+    async fn tasks(self, daemon: &Daemon, target: &str) -> Result<Vec<TaskInfo>, Failure> {
+        match self {
+            Found::Service => daemon.ask(Question::tasks_of(target)).await,
+            Found::Task => Ok(vec![daemon.ask(Question::task(target)).await?]),
         }
-        Err(error) => Err(error),
     }
+}
+
+/// A service of this name, else a task.
+async fn find(daemon: &Daemon, target: &str) -> Result<(Found, Vec<TaskInfo>), Failure> {
+    for found in [Found::Service, Found::Task] {
+        match found.tasks(daemon, target).await {
+            Err(failure) if failure.kind == Kind::NotFound => {}
+            tasks => return Ok((found, tasks?)),
+        }
+    }
+    let list = "swarmctl service ls";
+    Err(Failure::not_found("service or task", target, list).about(format!("logs of {target}")))
 }
 
 /// Reads the logs of these tasks into the queue.

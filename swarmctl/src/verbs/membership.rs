@@ -81,10 +81,13 @@ pub async fn leave(daemon: &Daemon, force: bool) -> Result<u8> {
 pub async fn token(daemon: &Daemon, role: Role, rotate: bool, quiet: bool) -> Result<u8> {
     if rotate {
         daemon
-            .propose(Command::Cluster(ClusterCommand::RotateToken {
-                role,
-                secret: Secret::new(rand::random()),
-            }))
+            .propose(
+                format!("join token of {role}s"),
+                Command::Cluster(ClusterCommand::RotateToken {
+                    role,
+                    secret: Secret::new(rand::random()),
+                }),
+            )
             .await?;
     }
     let token = daemon.token(role).await?;

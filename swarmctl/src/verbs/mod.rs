@@ -25,8 +25,11 @@ pub use task::task;
 pub use verify::check_ledger;
 
 use anyhow::Result;
+use model::Failure;
 
-/// Does the same for several objects, goes on after errors, and says whether all went well.
+use crate::failure;
+
+/// Does the same for several objects and goes on after errors. The exit code is that of the last.
 async fn each<F: Future<Output = Result<()>>>(
     names: &[String],
     act: impl Fn(String) -> F,
@@ -34,15 +37,15 @@ async fn each<F: Future<Output = Result<()>>>(
     let mut code = 0;
     for name in names {
         if let Err(error) = act(name.clone()).await {
-            eprintln!("Error: {error}");
-            code = 1;
+            code = failure::tell(&error);
         }
     }
     Ok(code)
 }
 
-/// Asks for several objects one by one; those that are there, and whether all are. Errors: none is.
-async fn collect<T, F: Future<Output = Result<Vec<T>>>>(
+/// Asks for several objects one by one; those that are there, and the exit code of those that are
+/// not. Errors: none is.
+async fn collect<T, F: Future<Output = Result<T, Failure>>>(
     names: &[String],
     ask: impl Fn(String) -> F,
 ) -> Result<(Vec<T>, u8)> {
@@ -50,7 +53,7 @@ async fn collect<T, F: Future<Output = Result<Vec<T>>>>(
     for name in names {
         match ask(name.clone()).await {
             Ok(items) => found.push(items),
-            Err(error) => missing.push(error),
+            Err(failure) => missing.push(failure.into()),
         }
     }
     let last = if found.is_empty() {
@@ -58,14 +61,9 @@ async fn collect<T, F: Future<Output = Result<Vec<T>>>>(
     } else {
         None
     };
-    missing.iter().for_each(|error| eprintln!("Error: {error}"));
-    let code = u8::from(!missing.is_empty());
-    last.map_or(Ok((found.into_iter().flatten().collect(), code)), Err)
-}
-
-/// Whether the daemon said that there is no such object.
-fn is_not_found(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<model::Refusal>()
-        .is_some_and(|refusal| refusal.kind == model::Kind::NotFound)
+    let mut code = 0;
+    for error in &missing {
+        code = failure::tell(error);
+    }
+    last.map_or(Ok((found, code)), Err)
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use model::{
     Command, EndpointInfo, KeysCommand, Kind, NetworkCommand, NetworkInfo, NetworkSpec, Outcome,
-    Query, Refusal, Subnet, SubnetLease, SubnetSpec,
+    Question, Refusal, Subnet, SubnetLease, SubnetSpec,
 };
 
 use super::{collect, each, peers::peers, verify::verify};
@@ -32,7 +32,7 @@ pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
             peers: false,
         } => {
             let (networks, code) = collect(&inspection.names, |name| {
-                daemon.networks(Query::Network(name))
+                daemon.ask(Question::network(name))
             })
             .await?;
             print(&networks, inspection.output)?;
@@ -42,7 +42,12 @@ pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
             Ok(code)
         }
         NetworkVerb::RotateKey => {
-            daemon.propose(Command::Keys(KeysCommand::Rotate)).await?;
+            daemon
+                .propose(
+                    "keys of encrypted networks",
+                    Command::Keys(KeysCommand::Rotate),
+                )
+                .await?;
             Ok(0)
         }
         NetworkVerb::Verify { networks, output } => verify(daemon, &networks, output).await,
@@ -51,19 +56,17 @@ pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
 }
 
 async fn create(daemon: &Daemon, create: NetworkCreate) -> Result<u8> {
-    if let Outcome::Network(id) = daemon
-        .propose(Command::Network(NetworkCommand::Create {
-            spec: spec(create)?,
-        }))
-        .await?
-    {
+    let object = format!("network {}", create.name);
+    let spec = spec(create).map_err(|refusal| refusal.about(&object))?;
+    let made = daemon.propose(object, Command::Network(NetworkCommand::Create { spec }));
+    if let Outcome::Network(id) = made.await? {
         output::print(&id.to_string())?;
     }
     Ok(0)
 }
 
 async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
-    let networks = daemon.networks(Query::Networks).await?;
+    let networks = daemon.ask(Question::networks()).await?;
     if listing.quiet {
         networks
             .iter()
@@ -75,10 +78,11 @@ async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
 }
 
 async fn rm(daemon: &Daemon, network: String) -> Result<()> {
+    let command = Command::Network(NetworkCommand::Remove {
+        network: network.clone(),
+    });
     daemon
-        .propose(Command::Network(NetworkCommand::Remove {
-            network: network.clone(),
-        }))
+        .propose(format!("network {network}"), command)
         .await?;
     output::print(&network)
 }

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use model::{
-    Availability, Command, Engine, Kind, NodeCommand, NodeId, NodeInfo, NodeStatus, Query, Refusal,
+    Availability, Command, Engine, Kind, NodeCommand, NodeId, NodeInfo, NodeStatus, Question,
+    Refusal,
 };
 
 use super::{collect, each, task};
@@ -17,7 +18,7 @@ pub async fn node(daemon: &Daemon, verb: NodeVerb) -> Result<u8> {
     match verb {
         NodeVerb::Ls(listing) => ls(daemon, &listing).await,
         NodeVerb::Inspect { names, output } => {
-            let (nodes, code) = collect(&names, |name| daemon.nodes(Query::Node(name))).await?;
+            let (nodes, code) = collect(&names, |name| daemon.ask(Question::node(name))).await?;
             print(daemon, &nodes, output).await?;
             Ok(code)
         }
@@ -32,7 +33,7 @@ pub async fn node(daemon: &Daemon, verb: NodeVerb) -> Result<u8> {
 }
 
 async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
-    let nodes = daemon.nodes(Query::Nodes).await?;
+    let nodes = daemon.ask(Question::nodes()).await?;
     if listing.quiet {
         nodes
             .iter()
@@ -76,8 +77,8 @@ fn mark(node: NodeId, this: Option<NodeId>) -> String {
 }
 
 async fn ps(daemon: &Daemon, node: String, listing: &Listing) -> Result<u8> {
-    let node = one(daemon, node).await?.id;
-    let mut tasks = daemon.tasks(Query::Tasks(None)).await?;
+    let node = daemon.ask(Question::node(node)).await?.id;
+    let mut tasks = daemon.ask(Question::tasks()).await?;
     tasks.retain(|task| task.node_id == Some(node));
     task::print(&tasks, listing)?;
     Ok(0)
@@ -90,21 +91,27 @@ async fn update(
     availability: Option<Availability>,
     balancer: Option<Engine>,
 ) -> Result<u8> {
-    let NodeInfo { id, hostname, .. } = one(daemon, node).await?;
+    let NodeInfo { id, hostname, .. } = daemon.ask(Question::node(node)).await?;
     if let Some(balancer) = balancer {
         daemon
-            .propose(Command::Node(NodeCommand::SetBalancer {
-                node: id.to_string(),
-                balancer,
-            }))
+            .propose(
+                format!("node {hostname}"),
+                Command::Node(NodeCommand::SetBalancer {
+                    node: id.to_string(),
+                    balancer,
+                }),
+            )
             .await?;
     }
     if let Some(availability) = availability {
         daemon
-            .propose(Command::Node(NodeCommand::SetAvailability {
-                node: id.to_string(),
-                availability,
-            }))
+            .propose(
+                format!("node {hostname}"),
+                Command::Node(NodeCommand::SetAvailability {
+                    node: id.to_string(),
+                    availability,
+                }),
+            )
             .await?;
     }
     output::print(&hostname)?;
@@ -112,29 +119,21 @@ async fn update(
 }
 
 async fn rm(daemon: &Daemon, name: String, force: bool) -> Result<()> {
-    let node = one(daemon, name.clone()).await?;
+    let node = daemon.ask(Question::node(name.clone())).await?;
     if node.status == NodeStatus::Ready && !force {
         let cause = format!(
             "node {} is alive: removing it would cut it off with its tasks running",
             node.hostname
         );
-        return Err(Refusal::new(
-            Kind::Precondition,
-            cause,
-            "run `swarmctl leave` on it first, or give --force",
-        )
-        .into());
+        let next = "run `swarmctl leave` on it first, or give --force";
+        let refusal = Refusal::new(Kind::Precondition, cause, next);
+        return Err(refusal.about(format!("node {name}")).into());
     }
     daemon
-        .propose(Command::Node(NodeCommand::Remove { node: node.id }))
+        .propose(
+            format!("node {name}"),
+            Command::Node(NodeCommand::Remove { node: node.id }),
+        )
         .await?;
     output::print(&name)
-}
-
-async fn one(daemon: &Daemon, name: String) -> Result<NodeInfo> {
-    let nodes = daemon.nodes(Query::Node(name.clone())).await?;
-    nodes
-        .into_iter()
-        .next()
-        .ok_or_else(|| Refusal::not_found("node", &name, "swarmctl node ls").into())
 }

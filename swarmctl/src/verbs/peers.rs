@@ -4,11 +4,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use api::{Encryption, Examined, Peer, Subject};
-use model::{Query, Spi};
+use api::{Encryption, Look, Peer};
+use model::{Question, Spi};
 use serde::Serialize;
 
-use super::{collect, everywhere, verify::another_version};
+use super::{collect, everywhere};
 use crate::{
     arguments::Inspection,
     daemon::Daemon,
@@ -27,23 +27,19 @@ struct Row {
 /// Prints the peers of networks, asked of every node that can answer.
 pub async fn peers(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
     let (networks, mut code) = collect(&inspection.names, |name| {
-        daemon.networks(Query::Network(name))
+        daemon.ask(Question::network(name))
     })
     .await?;
-    let nodes = daemon.nodes(Query::Nodes).await?;
+    let nodes = daemon.ask(Question::nodes()).await?;
     let mut rows = Vec::new();
     for network in &networks {
-        let asked = everywhere::ask(daemon, &nodes, Subject::Peers(network.id), |node, found| {
-            let Examined::Peers(peers) = found else {
-                return Err(another_version());
-            };
+        let asked = everywhere::look(daemon, &nodes, Look::peers(network.id), |node, peers| {
             let row = |peer| Row {
                 network: network.name.clone(),
                 node: node.hostname.clone(),
                 peer,
             };
             rows.extend(peers.into_iter().map(row));
-            Ok(())
         });
         code = code.max(asked.await);
     }

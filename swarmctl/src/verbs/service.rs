@@ -4,14 +4,15 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use model::{
-    Balance, Command, DnsConfig, Kind, Outcome, PublishSpec, Query, Refusal, RestartPolicy,
+    Balance, Command, DnsConfig, Kind, Outcome, PublishSpec, Question, Refusal, RestartPolicy,
     Runtime, ServiceCommand, ServiceInfo, ServiceSpec, Subnet, TaskId, TaskSpec,
 };
 
-use super::{collect, convergence, each, is_not_found, logs, task, traffic, update};
+use super::{collect, convergence, each, logs, task, traffic, update};
 use crate::{
     arguments::{Listing, ServiceCreate, ServiceVerb, by_key},
     daemon::Daemon,
+    failure,
     output::{self, Format, List},
     values::{Millis, Scale},
 };
@@ -27,8 +28,8 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
         ServiceVerb::Ls(listing) => ls(daemon, &listing).await,
         ServiceVerb::Ps { services, listing } => {
             let (tasks, code) =
-                collect(&services, |name| daemon.tasks(Query::Tasks(Some(name)))).await?;
-            task::print(&tasks, &listing)?;
+                collect(&services, |name| daemon.ask(Question::tasks_of(name))).await?;
+            task::print(&tasks.concat(), &listing)?;
             Ok(code)
         }
         ServiceVerb::Inspect {
@@ -40,7 +41,7 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
             traffic: false,
         } => {
             let (services, code) = collect(&inspection.names, |name| {
-                daemon.services(Query::Service(name))
+                daemon.ask(Question::service(name))
             })
             .await?;
             print(&services, inspection.output)?;
@@ -79,12 +80,10 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
 async fn create(daemon: &Daemon, create: ServiceCreate) -> Result<u8> {
     let (name, watched) = (create.name.clone(), !create.detach && !create.quiet);
     let detach = create.detach || create.external;
-    if let Outcome::Service(id) = daemon
-        .propose(Command::Service(ServiceCommand::Create {
-            spec: spec(create)?,
-        }))
-        .await?
-    {
+    let object = format!("service {name}");
+    let spec = spec(create).map_err(|error| failure::about(&object, error))?;
+    let made = daemon.propose(object, Command::Service(ServiceCommand::Create { spec }));
+    if let Outcome::Service(id) = made.await? {
         output::print(&id.to_string())?;
     }
     if detach {
@@ -95,7 +94,7 @@ async fn create(daemon: &Daemon, create: ServiceCreate) -> Result<u8> {
 }
 
 async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
-    let services = daemon.services(Query::Services).await?;
+    let services = daemon.ask(Question::services()).await?;
     if listing.quiet {
         services
             .iter()
@@ -112,21 +111,14 @@ async fn scale(daemon: &Daemon, scales: Vec<Scale>, detach: bool) -> Result<u8> 
     for Scale { service, replicas } in scales {
         match scale_one(daemon, &service, replicas).await {
             Ok(past) => begun.push((service, past)),
-            Err(error) => {
-                eprintln!("Error: {error}");
-                code = 1;
-            }
+            Err(error) => code = failure::tell(&error),
         }
     }
     for (service, past) in begun.into_iter().filter(|_| !detach) {
-        code = code.max(
-            convergence::wait(daemon, &service, &past, true)
-                .await
-                .unwrap_or_else(|error| {
-                    eprintln!("Error: {error}");
-                    1
-                }),
-        );
+        match convergence::wait(daemon, &service, &past, true).await {
+            Ok(waited) => code = code.max(waited),
+            Err(error) => code = failure::tell(&error),
+        }
     }
     Ok(code)
 }
@@ -134,11 +126,12 @@ async fn scale(daemon: &Daemon, scales: Vec<Scale>, detach: bool) -> Result<u8> 
 /// Scales and returns the tasks that had already ended before: their errors are not news.
 async fn scale_one(daemon: &Daemon, service: &str, replicas: u32) -> Result<BTreeSet<TaskId>> {
     let past = convergence::past(daemon, service).await?;
+    let command = Command::Service(ServiceCommand::Scale {
+        service: service.to_owned(),
+        replicas,
+    });
     daemon
-        .propose(Command::Service(ServiceCommand::Scale {
-            service: service.to_owned(),
-            replicas,
-        }))
+        .propose(format!("service {service}"), command)
         .await?;
     output::print(&format!("{service} scaled to {replicas}"))?;
     Ok(past)
@@ -146,16 +139,13 @@ async fn scale_one(daemon: &Daemon, service: &str, replicas: u32) -> Result<BTre
 
 async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
     // By id: another service may take the name as soon as it is free.
-    let found = daemon.services(Query::Service(name.clone())).await?;
-    daemon
-        .propose(Command::Service(ServiceCommand::Remove {
-            service: name.clone(),
-        }))
-        .await?;
+    let found = daemon.ask(Question::service(name.clone())).await?;
+    let command = Command::Service(ServiceCommand::Remove {
+        service: name.clone(),
+    });
+    daemon.propose(format!("service {name}"), command).await?;
     if !detach {
-        for service in found {
-            wait_until_gone(daemon, &service, &name).await?;
-        }
+        wait_until_gone(daemon, &found, &name).await?;
     }
     output::print(&name)
 }
@@ -164,13 +154,10 @@ async fn wait_until_gone(daemon: &Daemon, service: &ServiceInfo, name: &str) -> 
     let limit = REMOVE_LIMIT.saturating_add(Duration::from_millis(service.task.drain));
     let poll = async {
         loop {
-            match daemon
-                .services(Query::Service(service.id.to_string()))
-                .await
-            {
+            match daemon.ask(Question::service(service.id.to_string())).await {
                 Ok(_) => tokio::time::sleep(PAUSE).await,
-                Err(error) if is_not_found(&error) => return Ok(()),
-                Err(error) => return Err(error),
+                Err(failure) if failure.kind == Kind::NotFound => return Ok(()),
+                Err(failure) => return Err(failure.into()),
             }
         }
     };
@@ -184,6 +171,7 @@ async fn wait_until_gone(daemon: &Daemon, service: &ServiceInfo, name: &str) -> 
             cause,
             format!("`swarmctl service ps {name}` shows what still runs"),
         )
+        .about(format!("service {name}"))
         .into())
     })
 }

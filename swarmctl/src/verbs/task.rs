@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use model::{Command, Query, TaskCommand, TaskInfo};
+use model::{Command, Kind, Question, TaskCommand, TaskInfo};
 
-use super::{each, is_not_found};
+use super::each;
 use crate::{
     arguments::{Listing, TaskVerb},
     daemon::Daemon,
@@ -24,24 +24,22 @@ pub async fn task(daemon: &Daemon, verb: TaskVerb) -> Result<u8> {
 
 async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
     // By id: the name passes to the next run.
-    for found in daemon.tasks(Query::Task(name.clone())).await? {
-        daemon
-            .propose(Command::Task(TaskCommand::Replace {
-                task: found.id.to_string(),
-            }))
-            .await?;
-        while !detach && !has_ended(daemon, &found).await? {
-            tokio::time::sleep(PAUSE).await;
-        }
+    let found = daemon.ask(Question::task(name.clone())).await?;
+    let command = Command::Task(TaskCommand::Replace {
+        task: found.id.to_string(),
+    });
+    daemon.propose(format!("task {name}"), command).await?;
+    while !detach && !has_ended(daemon, &found).await? {
+        tokio::time::sleep(PAUSE).await;
     }
     output::print(&name)
 }
 
 async fn has_ended(daemon: &Daemon, task: &TaskInfo) -> Result<bool> {
-    match daemon.tasks(Query::Task(task.id.to_string())).await {
-        Ok(tasks) => Ok(tasks.iter().all(|task| task.state.is_terminal())),
-        Err(error) if is_not_found(&error) => Ok(true),
-        Err(error) => Err(error),
+    match daemon.ask(Question::task(task.id.to_string())).await {
+        Ok(task) => Ok(task.state.is_terminal()),
+        Err(failure) if failure.kind == Kind::NotFound => Ok(true),
+        Err(failure) => Err(failure.into()),
     }
 }
 

@@ -2,11 +2,11 @@
 //! balancer.
 
 use anyhow::Result;
-use api::{Examined, Subject, VipTraffic};
-use model::Query;
+use api::{Look, VipTraffic};
+use model::Question;
 use serde::Serialize;
 
-use super::{collect, everywhere, verify::another_version};
+use super::{collect, everywhere};
 use crate::{
     arguments::Inspection,
     daemon::Daemon,
@@ -25,29 +25,20 @@ struct Row {
 /// Prints the traffic of services, asked of every node.
 pub async fn traffic(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
     let (services, mut code) = collect(&inspection.names, |name| {
-        daemon.services(Query::Service(name))
+        daemon.ask(Question::service(name))
     })
     .await?;
-    let nodes = daemon.nodes(Query::Nodes).await?;
+    let nodes = daemon.ask(Question::nodes()).await?;
     let mut rows = Vec::new();
     for service in &services {
-        let asked = everywhere::ask(
-            daemon,
-            &nodes,
-            Subject::Traffic(service.id),
-            |node, found| {
-                let Examined::Traffic(found) = found else {
-                    return Err(another_version());
-                };
-                let row = |traffic| Row {
-                    service: service.name.clone(),
-                    node: node.hostname.clone(),
-                    traffic,
-                };
-                rows.extend(found.into_iter().map(row));
-                Ok(())
-            },
-        );
+        let asked = everywhere::look(daemon, &nodes, Look::traffic(service.id), |node, found| {
+            let row = |traffic| Row {
+                service: service.name.clone(),
+                node: node.hostname.clone(),
+                traffic,
+            };
+            rows.extend(found.into_iter().map(row));
+        });
         code = code.max(asked.await);
     }
     print(&rows, inspection.output)?;

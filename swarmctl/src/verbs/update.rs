@@ -1,15 +1,13 @@
 //! `service update` and `service rollback`. Options that are not given keep their values.
 
 use anyhow::Result;
-use model::{
-    Command, HealthCheck, Kind, Query, Refusal, Runtime, ServiceCommand, ServiceInfo, ServiceSpec,
-};
+use model::{Command, HealthCheck, Kind, Question, Refusal, Runtime, ServiceCommand, ServiceSpec};
 
 use super::{convergence, reach};
 use crate::{
     arguments::{Health, Rollout, ServiceUpdate},
     daemon::Daemon,
-    output,
+    failure, output,
 };
 
 /// The interval and the timeout of a health check, in milliseconds, and its retries, where they are
@@ -18,17 +16,18 @@ const HEALTH: (u64, u64, u32) = (30_000, 30_000, 3);
 
 /// `service update`.
 pub async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
-    let service = one(daemon, &change.service).await?;
+    let service = daemon.ask(Question::service(&change.service)).await?;
     let past = convergence::past(daemon, &service.name).await?;
     let (force, detach, watched) = (change.force, change.detach, !change.quiet);
-    let spec = changed(service.spec, change)?;
+    let object = format!("service {}", service.name);
+    let spec = changed(service.spec, change).map_err(|error| failure::about(&object, error))?;
     let command = Command::Service(ServiceCommand::Update {
         service: service.id.to_string(),
         spec,
         version: service.version,
         force,
     });
-    daemon.propose(command).await?;
+    daemon.propose(object, command).await?;
     output::print(&service.name)?;
     if detach {
         Ok(0)
@@ -39,12 +38,13 @@ pub async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
 
 /// `service rollback`.
 pub async fn rollback(daemon: &Daemon, name: &str, detach: bool, quiet: bool) -> Result<u8> {
-    let service = one(daemon, name).await?;
+    let service = daemon.ask(Question::service(name)).await?;
     let past = convergence::past(daemon, &service.name).await?;
+    let command = Command::Service(ServiceCommand::Rollback {
+        service: service.id.to_string(),
+    });
     daemon
-        .propose(Command::Service(ServiceCommand::Rollback {
-            service: service.id.to_string(),
-        }))
+        .propose(format!("service {}", service.name), command)
         .await?;
     output::print(&service.name)?;
     if detach {
@@ -52,14 +52,6 @@ pub async fn rollback(daemon: &Daemon, name: &str, detach: bool, quiet: bool) ->
     } else {
         convergence::wait(daemon, &service.name, &past, !quiet).await
     }
-}
-
-async fn one(daemon: &Daemon, name: &str) -> Result<ServiceInfo> {
-    let services = daemon.services(Query::Service(name.to_owned())).await?;
-    services
-        .into_iter()
-        .next()
-        .ok_or_else(|| Refusal::not_found("service", name, "swarmctl service ls").into())
 }
 
 fn changed(mut spec: ServiceSpec, change: ServiceUpdate) -> Result<ServiceSpec> {

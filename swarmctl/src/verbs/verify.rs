@@ -3,11 +3,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
-use api::{Difference, Examined, Subject, Verification};
+use api::{Difference, Look, Verification};
 use futures::future::join_all;
-use model::{Kind, NetworkId, NodeInfo, NodeStatus, Query, Refusal, ViewInfo};
+use model::{Failure, Kind, NetworkId, NodeInfo, NodeStatus, Question, ViewInfo};
 use serde::Serialize;
 
+use super::everywhere;
 use crate::{
     daemon::Daemon,
     output::{self, Format, List},
@@ -31,15 +32,9 @@ struct Finding {
 pub async fn verify(daemon: &Daemon, names: &[String], format: Format) -> Result<u8> {
     let mut networks = BTreeSet::new();
     for name in names {
-        networks.extend(
-            daemon
-                .networks(Query::Network(name.clone()))
-                .await?
-                .iter()
-                .map(|network| network.id),
-        );
+        networks.insert(daemon.ask(Question::network(name)).await?.id);
     }
-    let nodes = daemon.nodes(Query::Nodes).await?;
+    let nodes = daemon.ask(Question::nodes()).await?;
     let mut findings = ledger(daemon).await?;
     findings.extend(
         join_all(nodes.iter().map(|node| on_node(daemon, node)))
@@ -64,7 +59,7 @@ pub async fn verify(daemon: &Daemon, names: &[String], format: Format) -> Result
 
 /// Prints what is wrong in the ledger.
 pub async fn check_ledger(daemon: &Daemon) -> Result<u8> {
-    let findings = daemon.ledger().await?;
+    let findings = daemon.ask(Question::ledger()).await?;
     findings
         .iter()
         .try_for_each(|finding| output::print(finding))?;
@@ -75,53 +70,37 @@ pub async fn check_ledger(daemon: &Daemon) -> Result<u8> {
 }
 
 async fn ledger(daemon: &Daemon) -> Result<Vec<Finding>> {
-    let next = "report this: no sequence of commands may lead here";
-    let finding = |cause| {
-        finding(
-            "",
-            Difference {
-                network: None,
-                object: "ledger".into(),
-                cause,
-                next: next.into(),
-            },
-        )
-    };
-    Ok(daemon.ledger().await?.into_iter().map(finding).collect())
+    let mut findings = Vec::new();
+    for cause in daemon.ask(Question::ledger()).await? {
+        let next = "report this: no sequence of commands may lead here";
+        let failure = Failure::new(Kind::Precondition, cause, next);
+        findings.push(finding("", failure.about("ledger")));
+    }
+    Ok(findings)
 }
 
 async fn on_node(daemon: &Daemon, node: &NodeInfo) -> Vec<Finding> {
     if node.status == NodeStatus::Down {
-        let next = "start the host or its netd, or remove it: `swarmctl node rm`";
-        return vec![unseen(
-            node,
-            "the node is down: its kernel cannot be seen".to_owned(),
-            next,
-        )];
+        return vec![unseen(node, everywhere::down())];
     }
     match differences(daemon, node).await {
         Ok(differences) => differences
             .into_iter()
-            .map(|difference| finding(&node.hostname, difference))
+            .map(|difference| Finding {
+                node: node.hostname.clone(),
+                difference,
+            })
             .collect(),
-        Err(error) => match error.downcast_ref::<Refusal>() {
-            Some(refusal) => vec![unseen(node, refusal.cause.clone(), &refusal.next)],
-            None => vec![unseen(
-                node,
-                error.to_string(),
-                "see netd's log on that node",
-            )],
-        },
+        Err(failure) => vec![unseen(node, failure)],
     }
 }
 
-async fn differences(daemon: &Daemon, node: &NodeInfo) -> Result<Vec<Difference>> {
+async fn differences(daemon: &Daemon, node: &NodeInfo) -> Result<Vec<Difference>, Failure> {
     let mut attempts = 1;
     loop {
-        let Examined::Kernel(found) = daemon.examine(node.id, Subject::Kernel).await? else {
-            return Err(another_version());
-        };
-        let told = of_view(&daemon.view(node.id).await?, &found);
+        let found = daemon.look(node, &Look::kernel()).await?;
+        let ledger = daemon.ask(Question::view(node.id.to_string())).await?;
+        let told = of_view(&ledger, &found);
         if told.is_empty() || attempts == ATTEMPTS {
             return Ok([told, found.differences].concat());
         }
@@ -130,18 +109,7 @@ async fn differences(daemon: &Daemon, node: &NodeInfo) -> Result<Vec<Difference>
     }
 }
 
-/// The error for an answer of the wrong kind.
-pub fn another_version() -> anyhow::Error {
-    let cause = "the node's answer is of another kind than the question";
-    Refusal::new(
-        Kind::Invalid,
-        cause,
-        "run the same version of netd everywhere",
-    )
-    .into()
-}
-
-/// How a node's view differs from the managers' projection.
+/// How what a node was told differs from what the ledger has for it.
 fn of_view(ledger: &ViewInfo, found: &Verification) -> Vec<Difference> {
     let (wanted, told) = (&ledger.records, &found.view.records);
     let keys: BTreeSet<&String> = wanted.keys().chain(told.keys()).collect();
@@ -155,38 +123,28 @@ fn of_view(ledger: &ViewInfo, found: &Verification) -> Vec<Difference> {
             (None, _) => "is no longer in the ledger",
         };
         let (at, of) = (found.view.generation, ledger.generation);
-        let cause =
-            format!("in the node's view (log index {at}, ledger at {of}) this record {what}");
-        let next = "the node's connection to the managers is broken or slow: read netd's log on \
-                    that node"
-            .to_owned();
+        let cause = format!(
+            "in the node's view, of log index {at} while the ledger is at {of}, this record {what}"
+        );
+        let next = "the node has no good way to the managers: see its netd's log";
         Difference {
             network: None,
-            object: key.clone(),
-            cause,
-            next,
+            failure: Failure::new(Kind::Precondition, cause, next).about(key),
         }
     };
     differing.map(difference).collect()
 }
 
-fn unseen(node: &NodeInfo, cause: String, next: &str) -> Finding {
-    finding(
-        &node.hostname,
-        Difference {
-            network: None,
-            object: "node".to_owned(),
-            cause,
-            next: next.to_owned(),
-        },
-    )
+fn unseen(node: &NodeInfo, failure: Failure) -> Finding {
+    let object = "node".to_owned();
+    finding(&node.hostname, Failure { object, ..failure })
 }
 
-fn finding(node: &str, difference: Difference) -> Finding {
-    Finding {
-        node: node.to_owned(),
-        difference,
-    }
+/// What belongs to no network.
+fn finding(node: &str, failure: Failure) -> Finding {
+    let (node, network) = (node.to_owned(), None);
+    let difference = Difference { network, failure };
+    Finding { node, difference }
 }
 
 /// Paragraphs, not a table: a table would cut causes and next steps.
@@ -197,11 +155,14 @@ fn print(findings: &[Finding], format: Format) -> Result<()> {
     findings
         .iter()
         .try_for_each(|Finding { node, difference }| {
-            let place = [node.as_str(), &difference.object].join(" ");
-            let (cause, next) = (
-                output::flat(&difference.cause),
-                output::flat(&difference.next),
-            );
+            let Failure {
+                object,
+                cause,
+                next,
+                ..
+            } = &difference.failure;
+            let place = [node.as_str(), object].join(" ");
+            let (cause, next) = (output::flat(cause), output::flat(next));
             output::print(&format!(
                 "{}\n  cause: {cause}\n  next: {next}",
                 place.trim_start()
@@ -243,7 +204,7 @@ mod tests {
         );
         let objects: Vec<_> = found
             .iter()
-            .map(|difference| difference.object.as_str())
+            .map(|difference| difference.failure.object.as_str())
             .collect();
         assert_eq!(objects, ["endpoint/2", "peer/1", "task/1"]);
         let same = Verification {

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -17,23 +18,34 @@ struct Netd {
 impl Netd {
     fn marked(lab: &str, mark: &'static str) -> Self {
         let path = std::env::temp_dir().join(format!("netd-{lab}-{mark}"));
-        fs::copy(binaries().join("netd"), &path).unwrap();
-        let mut file = fs::File::options().append(true).open(&path).unwrap();
-        file.write_all(mark.as_bytes()).unwrap();
+        fs::copy(binaries().join("netd"), &path).expect("a copy of netd");
+        let mut file = fs::File::options()
+            .append(true)
+            .open(&path)
+            .expect("the copy");
+        file.write_all(mark.as_bytes()).expect("a mark at its end");
+        Self { path, mark }
+    }
+
+    /// A file that may be executed, and cannot.
+    fn unusable(lab: &str, mark: &'static str) -> Self {
+        let path = std::env::temp_dir().join(format!("netd-{lab}-{mark}"));
+        fs::write(&path, mark).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its permissions");
         Self { path, mark }
     }
 
     fn runs_on(&self, lab: &Lab, host: &str) {
         eventually("the host runs this netd", || {
-            let there = String::from_utf8_lossy(&lab.running_netd(host)).into_owned();
-            holds(there.ends_with(self.mark), (host, self.mark))
+            let there = lab.running_netd(host)?;
+            holds(there.ends_with(self.mark.as_bytes()), (host, self.mark))
         });
     }
 }
 
 impl Drop for Netd {
     fn drop(&mut self) {
-        fs::remove_file(&self.path).unwrap();
+        fs::remove_file(&self.path).expect("removing the netd");
     }
 }
 
@@ -51,7 +63,7 @@ fn host_keeps_its_netd_through_crash_power_cut_and_upgrade() {
     let lab = Lab::up_with(2, &[("h2", &one.path)]);
     let common = fs::read(binaries().join("netd")).unwrap();
     assert!(
-        lab.running_netd("h1") == common,
+        lab.running_netd("h1").is_ok_and(|there| there == common),
         "h1 runs the netd of the lab"
     );
     one.runs_on(&lab, "h2");
@@ -69,13 +81,22 @@ fn host_keeps_its_netd_through_crash_power_cut_and_upgrade() {
     two.runs_on(&lab, "h2");
     let in_path = lab.exec("h2", &["sh", "-c", "tail -c 5 $(command -v netd)"]);
     assert_eq!(in_path.ok(), two.mark, "commands on the host find it, too");
+    ready(&lab, "h1", 2);
     lab.ctl("h2", "service create --name web -- sleep infinity")
         .ok();
-    ready(&lab, "h1", 2);
     assert!(
-        lab.running_netd("h1") == common,
+        lab.running_netd("h1").is_ok_and(|there| there == common),
         "h1 still runs the netd of the lab"
     );
+
+    let no_program = Netd::unusable(&id, "-none-");
+    let broken = lab.upgrade("h2", &no_program.path).refused();
+    assert!(
+        broken.contains("netd of h2 does not run") && broken.contains("netd does not start"),
+        "{broken}"
+    );
+    lab.upgrade("h2", &two.path).ok();
+    two.runs_on(&lab, "h2");
 
     run(lab.verb("kill").arg("h2")).ok();
     let said = lab.upgrade("h2", &one.path).ok();

@@ -70,6 +70,7 @@ fn a_host_learns_only_of_networks_that_it_has_part_in() {
         stranger,
         NodeConfig {
             generation: cluster.index,
+            level: Level::NEWEST,
             ..NodeConfig::empty(NodeId(99))
         }
     );

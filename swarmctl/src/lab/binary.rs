@@ -79,6 +79,13 @@ pub fn give(place: &Place, host: HostName, netd: &Binary) -> Result<()> {
     remove(&new)
 }
 
+/// Whether a process of this host runs the binary that was given to it.
+pub fn is_run_by(place: &Place, host: HostName, pid: i32) -> bool {
+    let given = fs::metadata(place.own_binaries(host).join("netd"));
+    let run = fs::metadata(format!("/proc/{pid}/exe"));
+    given.is_ok_and(|given| run.is_ok_and(|run| same(&given, &run)))
+}
+
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -143,19 +143,16 @@ pub fn host() -> Result<u8> {
             .as_fd()
             .try_clone_to_owned()
             .context("opening the host's log")?;
-        binary::lay()?;
-        match Command::new(binary::NETD)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .spawn()
-        {
+        let mut command = Command::new(binary::NETD);
+        command.stdin(Stdio::null()).stdout(log);
+        match binary::lay().and_then(|()| Ok(command.spawn()?)) {
             Ok(netd) => {
                 fs::write(Path::new("/").join(NETD_PID), netd.id().to_string())
                     .context("writing netd's process id")?;
                 let end = wait_for(Pid::from_raw(netd.id().cast_signed()))?;
                 eprintln!("lab: netd has ended, {end:?}: starting it again");
             }
-            Err(error) => eprintln!("lab: netd does not start: {error}"),
+            Err(error) => eprintln!("lab: netd does not start: {error:#}"),
         }
         std::thread::sleep(RESTART_DELAY);
     }

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use model::{Kind, Refusal};
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill as send},
     unistd::Pid,
 };
@@ -70,41 +71,50 @@ fn answer(place: &Place, host: HostName) -> Result<()> {
 
 /// Kill -9 of a host's netd. The host's first process starts it again.
 pub fn crash(place: &Place, host: HostName) -> Result<()> {
-    end_netd(&running(place, host)?, host, Signal::SIGKILL)?;
+    let process = running(place, host)?;
+    let start = Instant::now();
+    let netd = loop {
+        match netd(&process) {
+            // It may be starting again after another crash.
+            Err(_) if start.elapsed() < RESTART_LIMIT => std::thread::sleep(PAUSE),
+            found => break found?,
+        }
+    };
+    end(&process, host, netd, Signal::SIGKILL)?;
     crate::output::print(&format!("netd of {host} has been killed; it starts again"))
 }
 
 /// Gives a host another netd, as an upgrade of its package does, and starts that in place of the
 /// running one as `systemctl restart` does. A host that is off runs it once it is on.
 pub fn upgrade(place: &Place, host: HostName, netd: &Path) -> Result<()> {
-    let netd = Binary::at(netd)?;
+    let binary = Binary::at(netd)?;
     let _lock = place.lock()?;
     place.expect(host)?;
-    binary::give(place, host, &netd)?;
-    let path = netd.path().display();
+    let path = binary.path().display();
     let Some(process) = processes::find(&place.lab, Part::Host(host))? else {
+        binary::give(place, host, &binary)?;
         return crate::output::print(&format!("{host} is off: it runs {path} once it is on"));
     };
-    end_netd(&process, host, Signal::SIGTERM)?;
+    // None where the one that it has now does not stay up.
+    let before = self::netd(&process).ok();
+    binary::give(place, host, &binary)?;
+    if let Some(before) = before {
+        end(&process, host, before, Signal::SIGTERM)?;
+    }
+    until_it_runs(place, host, &process)?;
     answer(place, host)?;
     crate::output::print(&format!("{host} runs {path}"))
 }
 
-/// Ends the netd that a host runs, and waits until it is gone. The host's first process starts it
-/// again.
-fn end_netd(process: &Process, host: HostName, signal: Signal) -> Result<()> {
-    let start = Instant::now();
-    let netd = loop {
-        match netd(process) {
-            // It may be starting again after another crash.
-            Err(_) if start.elapsed() < RESTART_LIMIT => std::thread::sleep(PAUSE),
-            found => break found?,
-        }
-    };
-    send(Pid::from_raw(netd), signal).with_context(|| format!("ending netd of {host}"))?;
+/// Ends a host's netd and waits until it is gone. The host's first process starts it again.
+fn end(process: &Process, host: HostName, pid: i32, signal: Signal) -> Result<()> {
+    match send(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => return Err(error).with_context(|| format!("ending netd of {host}")),
+    }
     let start = Instant::now();
     // Its id inside the host is new once it has been started again.
-    while self::netd(process).is_ok_and(|now| now == netd) {
+    while netd(process).is_ok_and(|now| now == pid) {
         if start.elapsed() > GONE_LIMIT {
             bail!(
                 "netd of {host} has not ended within {} s of {signal}",
@@ -114,6 +124,27 @@ fn end_netd(process: &Process, host: HostName, signal: Signal) -> Result<()> {
         std::thread::sleep(PAUSE);
     }
     Ok(())
+}
+
+/// Waits until a host runs the netd that was given to it. The first process may just have started
+/// the one before once more: that one is ended, too.
+fn until_it_runs(place: &Place, host: HostName, process: &Process) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        if let Ok(pid) = netd(process) {
+            if binary::is_run_by(place, host, pid) {
+                return Ok(());
+            }
+            end(process, host, pid, Signal::SIGTERM)?;
+        }
+        if start.elapsed() > RESTART_LIMIT {
+            bail!(
+                "the new netd of {host} does not run\n{}",
+                roster::tail(place, host)
+            );
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// Boots a host; its netd may not answer yet.

@@ -49,6 +49,7 @@ pub fn open<S: StateMachine>(
         node,
         down,
         sent: None,
+        seen: None,
     };
     tokio::spawn(session.run(upstream));
     receiver
@@ -60,6 +61,8 @@ struct Session<S> {
     down: mpsc::Sender<Downward>,
     /// What the node has.
     sent: Option<NodeConfig>,
+    /// The log index up to which that is what the node is to have.
+    seen: Option<u64>,
 }
 
 /// The session is over.
@@ -124,7 +127,13 @@ impl<S: StateMachine> Session<S> {
 
     /// Sends what has changed for the node since the last time.
     async fn update(&mut self, generation: u64, digest: &str) -> Result<(), Over> {
-        let view = self.consensus.machine.read(|state| state.view(self.node));
+        let machine = &self.consensus.machine;
+        let (index, view) =
+            machine.read_if_concerned(self.node, self.seen, |state| state.view(self.node));
+        let Some(view) = view else {
+            self.seen = Some(index);
+            return Ok(());
+        };
         // A leader that has not caught up must not send a node an older view.
         if view.generation < generation {
             return Ok(());
@@ -139,13 +148,14 @@ impl<S: StateMachine> Session<S> {
         };
         let has_it = |sent: &NodeConfig| delta.is_empty() && sent.level == view.level;
         if self.sent.as_ref().is_some_and(has_it) {
+            self.seen = Some(index);
             return Ok(());
         }
         self.down
             .send(Downward::Change { delta })
             .await
             .map_err(|_| Over)?;
-        self.sent = Some(view);
+        (self.sent, self.seen) = (Some(view), Some(index));
         Ok(())
     }
 

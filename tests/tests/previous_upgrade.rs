@@ -1,6 +1,7 @@
 //! A cluster of the previous level is upgraded host by host, goes half-way back, and is upgraded to
 //! the end, under traffic and commands. `PREVIOUS_NETD` names the netd of that level:
 //! `make test-upgrade` builds it and runs this.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     path::PathBuf,

@@ -1,12 +1,13 @@
 //! The state machine behind the log: state in memory, snapshots in one file.
 
 use std::{
+    collections::VecDeque,
     io::Cursor,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use model::{Level, RecordError, Response, RestoreError, StateMachine, level};
+use model::{Concern, Level, NodeId, RecordError, Response, RestoreError, StateMachine, level};
 use openraft::{
     BasicNode, Entry, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
     StorageIOError, StoredMembership, storage::RaftStateMachine,
@@ -17,6 +18,9 @@ use tokio::sync::watch;
 
 use super::{LogId, StorageError, Types};
 use crate::{ClusterError, files};
+
+/// How many concerns are remembered, for sessions that are behind.
+const REMEMBERED: usize = 4_096;
 
 type Meta = SnapshotMeta<u64, BasicNode>;
 type Membership = StoredMembership<u64, BasicNode>;
@@ -40,6 +44,38 @@ struct Inner<S> {
     state: S,
     applied: Option<LogId>,
     membership: Membership,
+    recent: Recent,
+}
+
+/// Whom the entries applied last concern.
+#[derive(Default)]
+struct Recent {
+    /// The log index up to which nothing is remembered.
+    forgotten: u64,
+    /// By log index; entries that concern nobody are left out.
+    concerns: VecDeque<(u64, Concern)>,
+}
+
+impl Recent {
+    /// What was applied up to this log index is not remembered.
+    fn since(index: u64) -> Self {
+        Self {
+            forgotten: index,
+            concerns: VecDeque::new(),
+        }
+    }
+
+    fn remember(&mut self, index: u64, concern: Concern) {
+        if concern.is_nobodys() {
+            return;
+        }
+        self.concerns.push_back((index, concern));
+        if self.concerns.len() > REMEMBERED
+            && let Some((oldest, _)) = self.concerns.pop_front()
+        {
+            self.forgotten = oldest;
+        }
+    }
 }
 
 impl<S> Clone for Machine<S> {
@@ -59,6 +95,7 @@ impl<S: StateMachine> Machine<S> {
                 state: S::default(),
                 applied: None,
                 membership: Membership::default(),
+                recent: Recent::default(),
             },
             Some(bytes) => parse(path, &bytes, known)
                 .and_then(|(meta, state)| Inner::restored(&meta, state, known))
@@ -90,6 +127,24 @@ impl<S: StateMachine> Machine<S> {
                 .unwrap_or_else(PoisonError::into_inner)
                 .state,
         )
+    }
+
+    /// Looks at the state, unless nothing since a log index concerns a node. Returns the log index
+    /// last applied, too.
+    pub fn read_if_concerned<T>(
+        &self,
+        node: NodeId,
+        seen: Option<u64>,
+        look: impl FnOnce(&S) -> T,
+    ) -> (u64, Option<T>) {
+        let inner = self
+            .shared
+            .inner
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_concerned = seen.is_none_or(|seen| inner.concerns_since(node, seen));
+        let found = is_concerned.then(|| look(&inner.state));
+        (index_of(&inner.applied), found)
     }
 
     /// The digest of the state as it stands.
@@ -152,11 +207,23 @@ impl<S: StateMachine> Machine<S> {
 }
 
 impl<S: StateMachine> Inner<S> {
+    /// Whether an entry applied after this log index may show in the node's view.
+    fn concerns_since(&self, node: NodeId, seen: u64) -> bool {
+        if seen < self.recent.forgotten {
+            return true;
+        }
+        let newest_first = self.recent.concerns.iter().rev();
+        let later = newest_first.take_while(|(index, _)| *index > seen);
+        let mut concerns = later.map(|(_, concern)| concern);
+        concerns.any(|concern| self.state.concerns(node, concern))
+    }
+
     fn restored(meta: &Meta, state: &[u8], known: Level) -> Result<Self, RestoreError> {
         Ok(Self {
             state: S::restore(state, known)?,
             applied: meta.last_log_id,
             membership: meta.last_membership.clone(),
+            recent: Recent::since(index_of(&meta.last_log_id)),
         })
     }
 
@@ -166,10 +233,13 @@ impl<S: StateMachine> Inner<S> {
             EntryPayload::Blank => Vec::new(),
             EntryPayload::Normal(batch) => {
                 let index = entry.log_id.index;
-                let commands = batch.entries.into_iter();
-                commands
-                    .map(|command| self.state.apply(index, command).response)
-                    .collect()
+                let mut responses = Vec::with_capacity(batch.entries.len());
+                for command in batch.entries {
+                    let applied = self.state.apply(index, command);
+                    self.recent.remember(index, applied.concern);
+                    responses.push(applied.response);
+                }
+                responses
             }
             EntryPayload::Membership(membership) => {
                 self.membership = Membership::new(Some(entry.log_id), membership);

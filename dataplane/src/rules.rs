@@ -481,7 +481,7 @@ impl Rules {
         info!(namespaces = pending.len(), first, "changing the rules");
         let mut failures: Vec<_> = pending
             .iter()
-            .filter_map(|change| self.apply(change).err())
+            .filter_map(|change| self.apply(change))
             .collect();
         let (left, unread) = self.plan(wanted);
         if failures.is_empty() {
@@ -512,13 +512,11 @@ impl Rules {
         (pending, failures)
     }
 
-    fn apply(&mut self, change: &Pending) -> Result<(), Failure> {
-        match self.tables.get_mut(&change.place) {
-            Some(tables) => tables
-                .apply(change)
-                .map_err(|why| failure(change.place, why)),
-            None => Ok(()),
-        }
+    /// What could not be made of it.
+    fn apply(&mut self, change: &Pending) -> Option<Failure> {
+        let tables = self.tables.get_mut(&change.place)?;
+        let why = tables.apply(change).err()?;
+        Some(failure(change.place, why))
     }
 
     /// Closes the sockets of namespaces that are gone: an open socket would keep a namespace and

@@ -512,6 +512,7 @@ impl Rules {
         (pending, failures)
     }
 
+    /// What could not be made of it.
     fn apply(&mut self, change: &Pending) -> Option<Failure> {
         let tables = self.tables.get_mut(&change.place)?;
         let why = tables.apply(change).err()?;

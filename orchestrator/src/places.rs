@@ -13,8 +13,8 @@ use crate::{
     state::State,
 };
 
-/// Follows the state's records; no part of it. It is kept as changes are applied, and made anew from
-/// a snapshot.
+/// Follows the state's records; no part of it. It is kept as changes are applied, and made anew
+/// from a snapshot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
     tasks: BTreeMap<TaskId, Place>,

@@ -171,7 +171,8 @@ impl Cluster {
         cluster
     }
 
-    /// What every node sees. The large clusters of some tests are left out: their views cost seconds.
+    /// What every node sees. The large clusters of some tests are left out: their views cost
+    /// seconds.
     fn views(&self) -> Vec<NodeConfig> {
         let nodes = self.state.nodes().keys();
         let of_all = || nodes.map(|node| self.state.view(*node)).collect();

@@ -12,8 +12,8 @@ use crate::{
 /// answers everywhere.
 pub trait StateMachine: Default + Send + Sync + 'static {
     /// Applies one command of the entry at this log index. Total: a command whose precondition does
-    /// not hold is refused and changes nothing. The same `entry.request` again gets the first
-    /// answer again. Looks at the state's level, never at what this binary knows.
+    /// not hold is refused and changes nothing. The same `entry.request` again, if it
+    /// was carried out, gets its first answer again. Looks at the state's level, never at what this binary knows.
     fn apply(&mut self, index: u64, entry: Entry) -> Applied;
 
     /// The level that the cluster has reached.

@@ -69,7 +69,11 @@ impl StateMachine for State {
         }
         let request = entry.request;
         let response = apply::apply(self, entry);
-        self.answers.remember(caller, request, response.clone());
+        // A refusal has changed nothing, so the request may be judged anew; its text would be part
+        // of the state, and no version could ever word it better.
+        if response.is_ok() || self.level < Level::BATCHES {
+            self.answers.remember(caller, request, response.clone());
+        }
         let changes = self.take_changes();
         let concern = self.follow(&changes);
         Applied {

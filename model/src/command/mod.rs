@@ -28,8 +28,9 @@ use crate::{
     Subnet, TaskId, TaskState,
 };
 
-/// Id of one request of one caller. The same id gets the first answer again and changes nothing, so
-/// a caller that lost its leader may repeat the request.
+/// Id of one request of one caller. A caller that lost its leader may repeat a request: one that
+/// was carried out gets its first answer again and changes nothing, one that was refused is judged
+/// anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 

@@ -45,7 +45,7 @@ impl Daemon {
             Refusal::new(
                 Kind::Precondition,
                 format!("host {} is not part of a cluster", self.hostname),
-                "`swarmctl init` makes one; `swarmctl join` takes part in one",
+                "create a cluster with `swarmctl init`, or join one with `swarmctl join`",
             )
             .about(format!("host {}", self.hostname))
         })
@@ -65,7 +65,7 @@ impl Daemon {
         };
         let mut view = self.desired.subscribe();
         let heard = timeout_at(deadline, view.wait_for(|config| find(config).is_some())).await;
-        let heard = heard.map_err(|_| late("this host has not heard of the interface"))?;
+        let heard = heard.map_err(|_| late("this host's view does not contain the interface"))?;
         let config = heard.map_err(|_| ends())?.clone();
         let Some(sandbox) = find(&config) else {
             return Err(ends());

@@ -46,7 +46,11 @@ pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal
             let looked =
                 tokio::task::spawn_blocking(move || traffic(&config, &capabilities, service)).await;
             let found = looked.map_err(|error| {
-                Refusal::new(Kind::Unavailable, error.to_string(), "see netd's log there")
+                Refusal::new(
+                    Kind::Unavailable,
+                    error.to_string(),
+                    "read netd's log on that node",
+                )
             });
             found.flatten().map(Examined::Traffic).map_err(|failure| {
                 let cause = format!("the balancers' counters cannot be read: {}", failure.cause);
@@ -213,7 +217,7 @@ fn explain(
         1 => String::new(),
         several => format!(", and {} more changes of rules", several - 1),
     };
-    let todo = format!("the kernel is not as it should be; to do: {what}{more}");
+    let todo = format!("the kernel differs from the view; to do: {what}{more}");
     let (network, object) = describe(config, place);
     let failure = match failures.iter().find(|failure| failure.plane == *plane) {
         Some(failure) => Failure {

@@ -54,8 +54,8 @@ impl Daemon {
         }
     }
 
-    /// Changes this object of the cluster. Asked again under the same request id while the daemon
-    /// restarts: nothing is done twice.
+    /// Proposes a command about this object. Repeated with the same request id while the daemon
+    /// restarts, so it is executed once.
     pub async fn propose(
         &self,
         object: impl Into<String>,
@@ -107,20 +107,20 @@ impl Daemon {
         api::decode::<Result<(), Failure>>(&answer)?
     }
 
-    /// Where this host stands.
+    /// This host's membership and the state of its kernel.
     pub async fn status(&self) -> Result<Standing, Failure> {
         let call =
             |channel, payload| async move { LocalClient::new(channel).status(payload).await };
         self.insist(api::encode(&()), call).await
     }
 
-    /// The inside of this host.
+    /// Internal state of this host's netd.
     pub async fn debug(&self, what: api::Debug) -> Result<String, Failure> {
         let answer = self.once(self.local().debug(api::encode(&what)).await)?;
         api::decode::<Result<String, Failure>>(&answer)?
     }
 
-    /// Looks at a node.
+    /// Asks one node about its kernel, peers or traffic.
     pub async fn look<T>(&self, node: &NodeInfo, look: &Look<T>) -> Result<T, Failure> {
         let call =
             |channel, payload| async move { AgentClient::new(channel).examine(payload).await };
@@ -140,7 +140,7 @@ impl Daemon {
         AgentClient::new(self.channel.clone())
     }
 
-    /// What a broken stream or call means.
+    /// Explains a broken stream or call to the user.
     pub fn broken(&self, status: &Status) -> Failure {
         let path = self.socket.display();
         // A refusal that a stream could only pass on as its end.
@@ -183,7 +183,7 @@ impl Daemon {
             .map_err(|status| self.broken(&status))
     }
 
-    /// Sends a request that may be sent twice, again and again while the daemon is away.
+    /// Sends an idempotent request, repeatedly while the daemon is away.
     async fn insist<T, F>(
         &self,
         payload: Json,

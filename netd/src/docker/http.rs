@@ -248,7 +248,7 @@ async fn within<Answer: Serialize>(
             (StatusCode::OK, failure(&refusal.in_full()))
         }
         Err(_) => {
-            tracing::warn!(method, "not done in time");
+            tracing::warn!(method, "a plugin call timed out");
             let cause = "the cluster did not answer in time";
             let next = "`swarmctl node ls` shows its managers";
             let late = Refusal::new(Kind::Unavailable, cause, next);

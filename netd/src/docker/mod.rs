@@ -256,9 +256,11 @@ impl Plugin {
         match timeout(GIVING_UP, work).await {
             Ok(Ok(())) => return,
             Ok(Err(refusal)) => {
-                tracing::warn!(%refusal, next = refusal.next, "the cluster will be told later")
+                tracing::warn!(%refusal, next = refusal.next, "the release will be retried later")
             }
-            Err(_) => tracing::warn!("the cluster does not answer and will be told later"),
+            Err(_) => {
+                tracing::warn!("the cluster does not answer; the release will be retried later")
+            }
         }
         self.wake.notify_one();
     }

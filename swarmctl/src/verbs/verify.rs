@@ -109,7 +109,7 @@ async fn differences(daemon: &Daemon, node: &NodeInfo) -> Result<Vec<Difference>
     }
 }
 
-/// How what a node was told differs from what the ledger has for it.
+/// How a node's view differs from the managers' projection.
 fn of_view(ledger: &ViewInfo, found: &Verification) -> Vec<Difference> {
     let (wanted, told) = (&ledger.records, &found.view.records);
     let keys: BTreeSet<&String> = wanted.keys().chain(told.keys()).collect();
@@ -123,10 +123,10 @@ fn of_view(ledger: &ViewInfo, found: &Verification) -> Vec<Difference> {
             (None, _) => "is no longer in the ledger",
         };
         let (at, of) = (found.view.generation, ledger.generation);
-        let cause = format!(
-            "in the node's view, of log index {at} while the ledger is at {of}, this record {what}"
-        );
-        let next = "the node has no good way to the managers: see its netd's log";
+        let cause =
+            format!("in the node's view (log index {at}, ledger at {of}) this record {what}");
+        let next = "the node's connection to the managers is broken or slow: read netd's log on \
+                    that node";
         Difference {
             network: None,
             failure: Failure::new(Kind::Precondition, cause, next).about(key),

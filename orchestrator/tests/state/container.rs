@@ -90,7 +90,7 @@ fn sorted(addresses: &[&[IpAddr]]) -> Vec<IpAddr> {
 fn refused(cluster: &mut Cluster, spec: ContainerSpec, kind: Kind, words: &str) {
     let refusal = cluster.refuse(attach(spec));
     assert!(
-        refusal.kind == kind && refusal.to_string().contains(words),
+        refusal.kind == kind && refusal.in_full().contains(words),
         "{refusal:?}"
     );
     assert!(!refusal.next.is_empty(), "{refusal}");

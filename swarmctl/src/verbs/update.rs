@@ -283,12 +283,9 @@ mod tests {
 
     #[test]
     fn a_health_check_is_made_changed_and_taken_away() {
-        assert!(
-            with("--health-interval 1s web")
-                .unwrap_err()
-                .to_string()
-                .contains("--health-cmd")
-        );
+        let refusal = with("--health-interval 1s web").unwrap_err();
+        let refusal = refusal.downcast_ref::<Refusal>().unwrap();
+        assert!(refusal.next.contains("--health-cmd"));
         let checked = with("--health-cmd true --health-interval 1s web").unwrap();
         let argv = ["/bin/sh", "-c", "true"].map(str::to_owned).to_vec();
         let check = HealthCheck {

@@ -4,32 +4,22 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    process::ExitStatus,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use model::{HealthCheck, TaskId};
-use nix::unistd::Pid;
 use tokio::{
-    io::AsyncReadExt,
-    net::unix::pipe,
     sync::watch,
     task::JoinHandle,
     time::{sleep, timeout},
 };
 
-use super::{
-    directory::TaskDirectory,
-    exec::{self, Running},
-};
+use crate::executor::Executor;
 
 /// Interval of checks until the first success, unless the task's own is shorter: it should take
 /// traffic as soon as possible.
 const EARLY: Duration = Duration::from_millis(500);
-/// Bytes of a check's output that are kept: the last ones.
-const KEPT: usize = 512;
 
 /// Health of a task by its checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +34,7 @@ pub enum Verdict {
 
 /// The checks under way.
 pub struct Checks {
-    program: PathBuf,
+    executor: Arc<dyn Executor>,
     tasks: BTreeMap<TaskId, Check>,
 }
 
@@ -60,24 +50,18 @@ impl Drop for Check {
 }
 
 impl Checks {
-    /// None yet. `program` is `netd` itself.
-    pub fn new(program: &Path) -> Self {
+    /// None yet.
+    pub fn new(executor: Arc<dyn Executor>) -> Self {
         Self {
-            program: program.to_owned(),
+            executor,
             tasks: BTreeMap::new(),
         }
     }
 
     /// Health of this running task; starts its checks if needed. `first` is the health known to an
     /// earlier run of the daemon. Needs a tokio runtime.
-    pub fn verdict(
-        &mut self,
-        task: TaskId,
-        place: &TaskDirectory,
-        check: &HealthCheck,
-        first: Verdict,
-    ) -> Verdict {
-        let program = &self.program;
+    pub fn verdict(&mut self, task: TaskId, check: &HealthCheck, first: Verdict) -> Verdict {
+        let executor = &self.executor;
         let known = self.tasks.entry(task).or_insert_with(|| {
             let standing = Standing {
                 check: check.clone(),
@@ -87,7 +71,7 @@ impl Checks {
             let (sender, verdict) = watch::channel(first);
             Check {
                 verdict,
-                asking: tokio::spawn(ask(program.clone(), place.clone(), standing, sender)),
+                asking: tokio::spawn(ask(executor.clone(), task, standing, sender)),
             }
         });
         known.verdict.borrow().clone()
@@ -100,15 +84,15 @@ impl Checks {
 }
 
 async fn ask(
-    program: PathBuf,
-    place: TaskDirectory,
+    executor: Arc<dyn Executor>,
+    task: TaskId,
     mut standing: Standing,
     verdict: watch::Sender<Verdict>,
 ) {
     loop {
-        let answer = probe(&program, &place, &standing.check).await;
-        let age = place
-            .started()
+        let answer = probe(&*executor, task, &standing.check).await;
+        let age = executor
+            .started(task)
             .and_then(|start| SystemTime::now().duration_since(start).ok())
             .unwrap_or_default();
         if let Some(next) = standing.judge(answer, age) {
@@ -160,11 +144,11 @@ impl Standing {
 }
 
 /// Asks once. Errors: why the answer is not a good one.
-async fn probe(program: &Path, place: &TaskDirectory, check: &HealthCheck) -> Result<(), String> {
+async fn probe(executor: &dyn Executor, task: TaskId, check: &HealthCheck) -> Result<(), String> {
     let limit = Duration::from_millis(check.timeout);
     let failed = |error: io::Error| format!("the check cannot be run: {error}");
     // When time is up the command is dropped, and killed by that.
-    let (status, output) = match timeout(limit, run(program, place, &check.argv)).await {
+    let (status, output) = match timeout(limit, executor.probe(task, &check.argv)).await {
         Ok(ended) => ended.map_err(failed)?,
         Err(_) => return Err(format!("no answer within {limit:?}")),
     };
@@ -177,40 +161,6 @@ async fn probe(program: &Path, place: &TaskDirectory, check: &HealthCheck) -> Re
     } else {
         text
     })
-}
-
-async fn run(
-    program: &Path,
-    place: &TaskDirectory,
-    argv: &[String],
-) -> io::Result<(ExitStatus, Vec<u8>)> {
-    let (reader, writer) = io::pipe()?;
-    let child = exec::command(program, place, &[], argv)
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .spawn()?;
-    let group = Pid::from_raw(child.id().unwrap_or_default().cast_signed());
-    let mut running = Running { child, group };
-    let mut pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
-    let (mut output, mut buffer, mut is_open) = (Vec::new(), [0; KEPT], true);
-    let status = loop {
-        tokio::select! {
-            read = pipe.read(&mut buffer), if is_open => match read {
-                Ok(length @ 1..) => keep(&mut output, &buffer[..length]),
-                Ok(0) | Err(_) => is_open = false,
-            },
-            status = running.child.wait() => break status?,
-        }
-    };
-    while let Ok(length @ 1..) = pipe.try_read(&mut buffer) {
-        keep(&mut output, &buffer[..length]);
-    }
-    Ok((status, output))
-}
-
-fn keep(output: &mut Vec<u8>, bytes: &[u8]) {
-    output.extend_from_slice(bytes);
-    output.drain(..output.len().saturating_sub(KEPT));
 }
 
 #[cfg(test)]
@@ -267,13 +217,5 @@ mod tests {
             Some(Verdict::Healthy)
         );
         assert_eq!(task.pause(), Duration::from_secs(10));
-    }
-
-    #[test]
-    fn of_what_a_check_writes_the_end_is_kept() {
-        let mut output = vec![b'a'; KEPT];
-        keep(&mut output, b"end");
-        assert_eq!(output.len(), KEPT);
-        assert!(output.ends_with(b"aend"));
     }
 }

@@ -1,27 +1,28 @@
-//! The agent's loop: compares the tasks that this host is to run with what their directories say,
+//! The agent's loop: compares the tasks that this host is to run with what their executor says,
 //! and starts, stops and forgets. It keeps nothing in memory that a new daemon could not read
 //! again, deadlines of stops aside.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use model::{
-    Failure, Kind, NodeConfig, Runtime, SandboxId, TaskConfig, TaskId, TaskReport, TaskState,
-};
+use model::{Failure, NodeConfig, SandboxId, TaskConfig, TaskId, TaskReport, TaskState};
 use nix::sys::signal::Signal;
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
-use super::{
-    cgroup, connections,
-    directory::{End, Progress, TaskDirectory},
+use crate::{
+    connections,
+    executor::{End, Executor, Progress},
     health::{Checks, Verdict},
-    spec::{LaunchSpec, Place},
 };
 
 /// Polling interval while a task runs.
@@ -32,24 +33,6 @@ const IDLE: Duration = Duration::from_secs(2);
 /// How long a task waits for its networks on this host before it is rejected.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How the host resolves names.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-/// The program that the calling process runs, even if its file has been replaced since.
-pub const PROGRAM: &str = "/proc/self/exe";
-
-/// Properties of the host that the agent needs.
-#[derive(Clone, Debug)]
-pub struct AgentConfig {
-    /// The directory of all tasks, on a disk; `/var/lib/netd/tasks`. Tasks on the host's root do
-    /// not see its parent.
-    pub directory: PathBuf,
-    /// The host's name.
-    pub hostname: String,
-    /// `netd` itself, whose hidden subcommands become the tasks; [`PROGRAM`] outside of tests.
-    pub program: PathBuf,
-}
-
 /// What there is of the tasks' sandboxes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sandboxes {
@@ -59,36 +42,16 @@ pub struct Sandboxes {
     pub refused: BTreeMap<SandboxId, Failure>,
 }
 
-/// Runs the agent of the calling `netd`; see [`spawn_with`].
-pub fn spawn(
-    directory: PathBuf,
-    hostname: String,
-    desired: watch::Receiver<Arc<NodeConfig>>,
-    sandboxes: watch::Receiver<Sandboxes>,
-    reports: watch::Sender<Vec<TaskReport>>,
-) -> JoinHandle<()> {
-    spawn_with(
-        AgentConfig {
-            directory,
-            hostname,
-            program: PathBuf::from(PROGRAM),
-        },
-        desired,
-        sandboxes,
-        reports,
-    )
-}
-
 /// Runs the agent until `desired` is closed. A configuration of generation 0 means that nothing is
 /// known yet: tasks are left alone. `reports` always holds the state of every task of the
 /// configuration that this host knows something of; it changes with each step of each task.
-pub fn spawn_with(
-    config: AgentConfig,
+pub fn spawn(
+    executor: Arc<dyn Executor>,
     desired: watch::Receiver<Arc<NodeConfig>>,
     sandboxes: watch::Receiver<Sandboxes>,
     reports: watch::Sender<Vec<TaskReport>>,
 ) -> JoinHandle<()> {
-    tokio::spawn(run(Agent::new(config, reports), desired, sandboxes))
+    tokio::spawn(run(Agent::new(executor, reports), desired, sandboxes))
 }
 
 async fn run(
@@ -123,9 +86,8 @@ async fn run(
 }
 
 struct Agent {
-    config: AgentConfig,
+    executor: Arc<dyn Executor>,
     known: BTreeMap<TaskId, TaskReport>,
-    launchers: BTreeMap<TaskId, Child>,
     deadlines: BTreeMap<TaskId, Instant>,
     checks: Checks,
     /// Since when tasks have been kept from their networks.
@@ -136,12 +98,11 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(config: AgentConfig, reports: watch::Sender<Vec<TaskReport>>) -> Self {
+    fn new(executor: Arc<dyn Executor>, reports: watch::Sender<Vec<TaskReport>>) -> Self {
         Self {
-            checks: Checks::new(&config.program),
-            config,
+            checks: Checks::new(executor.clone()),
+            executor,
             known: BTreeMap::new(),
-            launchers: BTreeMap::new(),
             deadlines: BTreeMap::new(),
             refused: BTreeMap::new(),
             reports,
@@ -166,13 +127,8 @@ impl Agent {
             self.refused.entry(id).or_insert(now);
         }
         for (&id, task) in &config.tasks {
-            let launching = self.launching(id);
-            let progress = self.directory(id).progress();
-            self.busy |= launching || matches!(progress, Progress::Launching | Progress::Running);
-            if launching && progress == Progress::Prepared {
-                // It is about to claim the start: only then is there something to see or to stop.
-                continue;
-            }
+            let progress = self.executor.progress(id);
+            self.busy |= matches!(progress, Progress::Launching | Progress::Running);
             if task.desired > TaskState::Running || task.state.is_terminal() {
                 self.stop(id, task, progress, now);
             } else {
@@ -181,18 +137,6 @@ impl Agent {
         }
         self.forget(config);
         self.publish();
-    }
-
-    /// Whether a launcher of ours is at work; one that has ended is reaped.
-    fn launching(&mut self, id: TaskId) -> bool {
-        let Some(child) = self.launchers.get_mut(&id) else {
-            return false;
-        };
-        let running = matches!(child.try_wait(), Ok(None));
-        if !running {
-            self.launchers.remove(&id);
-        }
-        running
     }
 
     /// Takes a task that should run one step further.
@@ -208,7 +152,7 @@ impl Agent {
             .spec
             .health
             .as_ref()
-            .and_then(|_| self.directory(id).unhealthy())
+            .and_then(|_| self.executor.condemned(id))
         {
             return self.end(id, task, &progress, &format!("unhealthy: {reason}"), now);
         }
@@ -221,7 +165,7 @@ impl Agent {
                     None,
                 );
             }
-            Progress::Absent if !self.is_over(id) => self.begin(id, task, config, sandboxes),
+            Progress::Absent if !self.is_over(id) => self.begin(id, task, (config, sandboxes), now),
             Progress::Absent => {}
             // Written by a daemon that died before it could launch: it is ours to do.
             Progress::Prepared => self.launch(id),
@@ -257,7 +201,6 @@ impl Agent {
 
     /// Attends to a running task: health checks, and counting connections while it drains.
     fn attend(&mut self, id: TaskId, task: &TaskConfig, now: Instant) {
-        let place = self.directory(id);
         if let Some(check) = &task.spec.health {
             let was_running = self.has_run(id, task);
             let first = if was_running {
@@ -265,14 +208,12 @@ impl Agent {
             } else {
                 Verdict::Unknown
             };
-            match self.checks.verdict(id, &place, check, first) {
+            match self.checks.verdict(id, check, first) {
                 Verdict::Unknown => return self.set(id, TaskState::Starting, "", None),
                 Verdict::Healthy => {}
                 Verdict::Unhealthy(reason) => {
                     // Without a word on the disk the next life of the daemon asks again.
-                    let _ = place
-                        .handle()
-                        .and_then(|handle| handle.record_unhealthy(&reason));
+                    let _ = self.executor.condemn(id, &reason);
                     let reason = format!("unhealthy: {reason}");
                     return self.end(id, task, &Progress::Running, &reason, now);
                 }
@@ -280,7 +221,7 @@ impl Agent {
         }
         self.set(id, TaskState::Running, "", None);
         if task.draining {
-            self.count(id, &place);
+            self.count(id);
         }
     }
 
@@ -312,7 +253,7 @@ impl Agent {
                 }
                 self.signal(id, task, now);
             }
-            Progress::Launching => kill(&self.directory(id)),
+            Progress::Launching => self.executor.kill(id),
             Progress::Ended(End::Exited { code, .. }) => {
                 self.set(id, TaskState::Failed, reason, Some(*code))
             }
@@ -322,8 +263,9 @@ impl Agent {
 
     /// Reports the number of connections left: first, then whenever half of them have gone, to keep
     /// the log small.
-    fn count(&mut self, id: TaskId, place: &TaskDirectory) {
-        let count = place.init().and_then(|init| connections::count(init.pid()));
+    fn count(&mut self, id: TaskId) {
+        let process = self.executor.process(id);
+        let count = process.and_then(|process| connections::count(process.pid()));
         let Some((known, count)) = self.known.get_mut(&id).zip(count) else {
             return;
         };
@@ -348,58 +290,27 @@ impl Agent {
             .is_some_and(|report| report.state.is_terminal())
     }
 
-    fn begin(&mut self, id: TaskId, task: &TaskConfig, config: &NodeConfig, sandboxes: &Sandboxes) {
+    fn begin(
+        &mut self,
+        id: TaskId,
+        task: &TaskConfig,
+        (config, sandboxes): (&NodeConfig, &Sandboxes),
+        now: Instant,
+    ) {
         self.set(id, TaskState::Accepted, "", None);
         self.set(id, TaskState::Preparing, "waits for its network", None);
-        let Runtime::Exec { argv, rootfs, .. } = &task.spec.runtime;
-        if argv.is_empty() {
-            let cause = "there is no command to run";
-            return self.reject(
-                id,
-                &Failure::new(Kind::Invalid, cause, "give one after `--`"),
-            );
-        }
-        if let Some(rootfs) = rootfs
-            .as_deref()
-            .filter(|rootfs| !rootfs.is_absolute() || !rootfs.is_dir())
-        {
-            let cause = format!(
-                "rootfs {} is not a directory of this host",
-                rootfs.display()
-            );
-            let next = "make it on every host that may run the service";
-            return self.reject(id, &Failure::new(Kind::Precondition, cause, next));
+        if let Err(why) = self.executor.check(&task.spec.runtime) {
+            return self.reject(id, &why);
         }
         if !sandboxes.ready.contains(&id.into()) {
-            return self.wait(id, sandboxes.refused.get(&id.into()));
+            return self.wait(id, sandboxes.refused.get(&id.into()), now);
         }
-        let cgroup = cgroup::of_all_tasks();
-        let resolver = dns::ResolvConf::parse(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
-        let (tasks, node) = (
-            self.config.directory.as_path(),
-            self.config.hostname.as_str(),
-        );
-        let place = Place {
-            tasks,
-            node,
-            cgroup: cgroup.as_deref(),
-            resolver: &resolver,
-        };
-        match self
-            .directory(id)
-            .create(&LaunchSpec::new(id, task, config, &place))
-        {
+        match self.executor.prepare(id, task, config) {
             Ok(()) => {
                 self.set(id, TaskState::Ready, "", None);
                 self.launch(id);
             }
-            Err(error) => {
-                let reason = format!(
-                    "cannot write to {}: {error}",
-                    self.directory(id).path().display()
-                );
-                self.set(id, TaskState::Rejected, &reason, None);
-            }
+            Err(reason) => self.set(id, TaskState::Rejected, &reason, None),
         }
     }
 
@@ -409,13 +320,13 @@ impl Agent {
 
     /// A task waits for a while for its network; then it is rejected, so that another host may run
     /// it.
-    fn wait(&mut self, id: TaskId, refused: Option<&Failure>) {
+    fn wait(&mut self, id: TaskId, refused: Option<&Failure>, now: Instant) {
         let Some(why) = refused else { return };
         self.busy = true;
         if self
             .refused
             .get(&id.into())
-            .is_some_and(|since| since.elapsed() >= NETWORK_PATIENCE)
+            .is_some_and(|since| now.duration_since(*since) >= NETWORK_PATIENCE)
         {
             return self.reject(id, why);
         }
@@ -426,24 +337,9 @@ impl Agent {
 
     fn launch(&mut self, id: TaskId) {
         self.busy = true;
-        let launcher = Command::new(&self.config.program)
-            .arg("task-launch")
-            .arg(self.directory(id).path())
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        match launcher {
-            Ok(child) => {
-                self.launchers.insert(id, child);
-                self.set(id, TaskState::Starting, "", None);
-            }
-            Err(error) => {
-                let reason = format!("cannot start {}: {error}", self.config.program.display());
-                self.set(id, TaskState::Rejected, &reason, None);
-            }
+        match self.executor.start(id) {
+            Ok(()) => self.set(id, TaskState::Starting, "", None),
+            Err(reason) => self.set(id, TaskState::Rejected, &reason, None),
         }
     }
 
@@ -453,12 +349,12 @@ impl Agent {
             // The managers know its final state.
             Progress::Absent if task.state.is_terminal() => {}
             Progress::Absent => self.set(id, TaskState::Shutdown, "it was never started", None),
-            Progress::Prepared => match self.directory(id).remove() {
+            Progress::Prepared => match self.executor.remove(id) {
                 Ok(()) => self.set(id, TaskState::Shutdown, "it was never started", None),
                 Err(_) => self.busy = true,
             },
             // Its main process does not run yet, so there is nothing to signal.
-            Progress::Launching => kill(&self.directory(id)),
+            Progress::Launching => self.executor.kill(id),
             Progress::Running => self.signal(id, task, now),
             _ if task.state.is_terminal() => {}
             Progress::Ended(End::Rejected { reason }) => {
@@ -476,16 +372,13 @@ impl Agent {
 
     /// SIGTERM once, SIGKILL when the grace is over.
     fn signal(&mut self, id: TaskId, task: &TaskConfig, now: Instant) {
-        let directory = self.directory(id);
         let grace = Duration::from_millis(task.spec.stop_grace);
         match self.deadlines.get(&id) {
-            Some(deadline) if now >= *deadline => kill(&directory),
+            Some(deadline) if now >= *deadline => self.executor.kill(id),
             Some(_) => {}
             None => {
                 tracing::info!(task = task.name(), %id, grace = task.spec.stop_grace, "stops");
-                if let Some(init) = directory.init() {
-                    init.signal(Signal::SIGTERM);
-                }
+                self.executor.signal(id, Signal::SIGTERM);
                 self.deadlines.insert(id, now + grace);
             }
         }
@@ -493,39 +386,19 @@ impl Agent {
 
     /// Removes what is left of tasks that this host has no part in any more.
     fn forget(&mut self, config: &NodeConfig) {
-        for id in self.present() {
+        for id in self.executor.present() {
             if config.tasks.contains_key(&id) {
                 continue;
             }
-            let launching = self.launching(id);
-            let directory = self.directory(id);
-            if launching
-                || matches!(
-                    directory.progress(),
-                    Progress::Launching | Progress::Running
-                )
-            {
-                kill(&directory);
+            let progress = self.executor.progress(id);
+            if matches!(progress, Progress::Launching | Progress::Running) {
+                self.executor.kill(id);
                 self.busy = true;
-            } else if let Err(error) = clear(&directory) {
+            } else if let Err(error) = self.executor.remove(id) {
                 tracing::debug!(%id, %error, "not all of the task is gone yet");
                 self.busy = true;
             }
         }
-    }
-
-    fn present(&self) -> Vec<TaskId> {
-        let entries = fs::read_dir(&self.config.directory)
-            .into_iter()
-            .flatten()
-            .flatten();
-        entries
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .collect()
-    }
-
-    fn directory(&self, id: TaskId) -> TaskDirectory {
-        TaskDirectory::of(&self.config.directory, id)
     }
 
     /// Records a state and says so at once. A task never moves back, and a state that is final
@@ -563,25 +436,4 @@ impl Agent {
             changed
         });
     }
-}
-
-/// SIGKILL to all of a task: its cgroup, and process 1, whose end takes the PID namespace along.
-fn kill(directory: &TaskDirectory) {
-    if let Some(cgroup) = directory.spec().ok().and_then(|spec| spec.cgroup) {
-        cgroup::kill(&cgroup);
-    }
-    for process in [directory.launcher(), directory.init()]
-        .into_iter()
-        .flatten()
-    {
-        process.signal(Signal::SIGKILL);
-    }
-}
-
-/// Removes the cgroup, then the directory that names it.
-fn clear(directory: &TaskDirectory) -> io::Result<()> {
-    if let Some(cgroup) = directory.spec().ok().and_then(|spec| spec.cgroup) {
-        cgroup::remove(&cgroup)?;
-    }
-    directory.remove()
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use agent::Executor;
 use model::{Kind, Level, NodeConfig, Refusal};
 use orchestrator::State;
 use tokio::sync::watch;
@@ -42,6 +43,8 @@ pub struct Daemon {
     pub options: Options,
     /// The host's name.
     pub hostname: String,
+    /// Runs the tasks of this host.
+    pub executor: Arc<dyn Executor>,
     /// What this host should look like.
     pub desired: watch::Sender<Arc<NodeConfig>>,
     /// How far the kernel is, and the way to look inside; absent until the first view.
@@ -59,12 +62,14 @@ pub struct Daemon {
     pub roster: containers::roster::Roster,
 }
 
-impl Daemon {
+impl Options {
     /// Where the tasks' own directories are.
     pub fn tasks(&self) -> PathBuf {
-        self.options.directory.join("tasks")
+        self.directory.join("tasks")
     }
+}
 
+impl Daemon {
     /// Where the cluster's part of this host is kept and listens; remembered for the next start.
     pub fn cluster(&self, listen: SocketAddr) -> io::Result<cluster::Config> {
         fs::write(self.options.directory.join(LISTEN), listen.to_string())?;

@@ -3,17 +3,17 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use agent::{ExecStream, LogStream};
+use agent::{Input, Output, Source, Start, Until};
 use api::{
     Examine, Examined, decode, encode,
     proto::{
-        ExecInput, ExecOutput, ExecStart, Json, LogsRequest,
+        ExecInput, ExecOutput, ExecStart, Json, LogLine, LogsRequest,
         agent_client::AgentClient,
         agent_server::{Agent, AgentServer},
         exec_input, exec_output,
     },
 };
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, stream, stream::BoxStream};
 use model::{Kind, NodeId, Question, Refusal, TaskId, TaskState, other_version};
 use tonic::{Code, Request, Response, Status, Streaming, service::Routes, transport::Channel};
 
@@ -21,6 +21,11 @@ use crate::{cluster::ask, daemon::Daemon, examine};
 
 /// Header of a relayed request: the receiving host answers it and never relays it again.
 const RELAYED: &str = "netd-relayed";
+
+/// What `Exec` answers.
+type ExecStream = BoxStream<'static, Result<ExecOutput, Status>>;
+/// What `Logs` answers.
+type LogStream = BoxStream<'static, Result<LogLine, Status>>;
 
 /// Answers for every task of the cluster.
 #[derive(Clone)]
@@ -114,18 +119,23 @@ impl Relay {
         relayed: bool,
         input: impl Stream<Item = Result<ExecInput, Status>> + Send + 'static,
     ) -> Result<ExecStream, Refusal> {
-        let directory = self.daemon.tasks();
+        let executor = &self.daemon.executor;
         let (task, place) = match relayed {
-            true => (agent::find(&directory, &start.task)?, Place::Here),
+            true => (executor.find(&start.task)?, Place::Here),
             false => self.locate(&start.task).await?,
         };
         let node = match place {
             Place::Here => {
-                return Ok(Box::pin(
-                    agent::exec(&directory, agent::PROGRAM.as_ref(), task, start, input)
-                        .await
-                        .map(Ok),
-                ));
+                let start = Start {
+                    name: start.task,
+                    argv: start.argv,
+                    env: start.env,
+                };
+                let input = input
+                    .filter_map(|piece| std::future::ready(said(piece)))
+                    .boxed();
+                let output = executor.exec(task, start, input);
+                return Ok(output.map(|output| Ok(part(output))).boxed());
             }
             Place::There(node) => node,
         };
@@ -162,9 +172,11 @@ impl Relay {
         let mut streams: Vec<LogStream> = Vec::new();
         for (node, tasks) in by_place {
             streams.push(match node {
-                None => Box::pin(
-                    agent::logs(&self.daemon.tasks(), &tasks, request.follow, request.tail).map(Ok),
-                ),
+                None => {
+                    let until = if request.follow { Until::Removed } else { Until::Now };
+                    let lines = self.daemon.executor.logs(&tasks, until, request.tail);
+                    lines.map(|line| Ok(log_line(line))).boxed()
+                }
                 Some(node) => {
                     let tasks = tasks.iter().map(ToString::to_string).collect();
                     let request = relay(LogsRequest { tasks, ..request });
@@ -201,6 +213,35 @@ impl Relay {
             Ok(response) => decode(response.get_ref()).unwrap_or_else(|_| Err(odd())),
             Err(status) => Err(lost(&status)),
         }
+    }
+}
+
+/// What a client says, for an executor; `None` if that is nothing.
+fn said(piece: Result<ExecInput, Status>) -> Option<Input> {
+    match piece.map(|piece| piece.part) {
+        Ok(Some(exec_input::Part::Stdin(bytes))) => Some(Input::Bytes(bytes)),
+        Ok(Some(exec_input::Part::StdinClosed(true))) => Some(Input::Closed),
+        Ok(_) => None,
+        Err(_) => Some(Input::Lost),
+    }
+}
+
+fn part(output: Output) -> ExecOutput {
+    let part = match output {
+        Output::Stdout(bytes) => exec_output::Part::Stdout(bytes),
+        Output::Stderr(bytes) => exec_output::Part::Stderr(bytes),
+        Output::Exited(code) => exec_output::Part::ExitCode(code),
+        Output::Refused(refusal) => exec_output::Part::Refusal(encode(&refusal).json),
+    };
+    ExecOutput { part: Some(part) }
+}
+
+fn log_line(line: agent::LogLine) -> LogLine {
+    LogLine {
+        task: line.task.to_string(),
+        time: line.time,
+        stderr: line.source == Source::Stderr,
+        line: line.line,
     }
 }
 

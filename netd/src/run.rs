@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use agent::Sandboxes;
+use agent::{Exec, Sandboxes};
 use anyhow::{Context, bail};
 use model::{Failure, NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
@@ -51,6 +51,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .into_string()
         .unwrap_or_else(|_| "localhost".to_owned());
     let daemon = Arc::new(Daemon {
+        executor: Arc::new(Exec::new(options.tasks(), hostname.clone())),
         options,
         hostname,
         desired: watch::Sender::new(Arc::new(NodeConfig::empty(NodeId(0)))),
@@ -154,10 +155,10 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
         first.wait_for(|config| config.generation > 0).await?;
     }
     let inhabited = {
-        let (tasks, desired) = (daemon.tasks(), daemon.desired.subscribe());
+        let (executor, desired) = (daemon.executor.clone(), daemon.desired.subscribe());
         move |sandbox| match desired.borrow().containers.get(&sandbox) {
             Some(container) => containers::open(&container.path, container.identity.as_deref()),
-            None => agent::sandbox(&tasks, TaskId(sandbox.0)),
+            None => executor.sandbox(TaskId(sandbox.0)),
         }
     };
     let (status, inside) = dataplane::spawn(
@@ -172,8 +173,7 @@ async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
     let (found, sandboxes) = watch::channel(Sandboxes::default());
     let (tasks, reports) = watch::channel(Vec::new());
     let _agent = agent::spawn(
-        daemon.tasks(),
-        daemon.hostname.clone(),
+        daemon.executor.clone(),
         daemon.desired.subscribe(),
         sandboxes,
         tasks,

@@ -11,13 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent::AgentConfig;
-use api::proto::{ExecInput, ExecOutput, ExecStart, exec_input, exec_output};
+use agent::{Exec, Executor, Input, Output, Source, Start, Until};
 use futures::{Stream, StreamExt, stream};
 use model::{
     DriverConfig, EndpointConfig, EndpointId, HealthCheck, Mac, NetworkConfig, NetworkId,
-    NodeConfig, NodeId, Refusal, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport,
-    TaskSpec, TaskState, ViewDelta, Vni, names,
+    NodeConfig, NodeId, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport, TaskSpec,
+    TaskState, ViewDelta, Vni, names,
 };
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
@@ -80,6 +79,10 @@ impl Host {
         (env, rootfs)
     }
 
+    fn executor(&self) -> Arc<Exec> {
+        executor(&self.directory())
+    }
+
     fn directory(&self) -> PathBuf {
         self.place.path().join("tasks")
     }
@@ -92,7 +95,7 @@ impl Host {
         let (desired, wanted) = watch::channel(Arc::new(self.config.clone()));
         let (ready, sandboxes) = watch::channel(ready([self.id]));
         let (said, reports) = watch::channel(Vec::new());
-        let handle = agent::spawn_with(agent_config(&self.directory()), wanted, sandboxes, said);
+        let handle = agent::spawn(executor(&self.directory()), wanted, sandboxes, said);
         self.agent = Some(Running {
             desired,
             _ready: ready,
@@ -130,7 +133,7 @@ impl Host {
 
     /// Lines of the task's log, as text.
     async fn log(&self) -> Vec<String> {
-        let lines = agent::logs(&self.directory(), &[self.id], false, 0);
+        let lines = self.executor().logs(&[self.id], Until::Now, 0);
         lines
             .map(|line| String::from_utf8_lossy(&line.line).into_owned())
             .collect()
@@ -144,18 +147,15 @@ impl Host {
     async fn exec_with(
         &self,
         argv: &[&str],
-        input: impl Stream<Item = ExecInput> + Send + 'static,
-    ) -> stream::BoxStream<'static, ExecOutput> {
+        input: impl Stream<Item = Input> + Send + 'static,
+    ) -> stream::BoxStream<'static, Output> {
         let argv = argv.iter().map(|&word| word.to_owned()).collect();
-        let start = ExecStart {
-            task: "web.1".to_owned(),
+        let start = Start {
+            name: "web.1".to_owned(),
             argv,
             env: vec!["GIVEN=yes".to_owned()],
         };
-        let input = input.map(Ok).boxed();
-        agent::exec(&self.directory(), Path::new(NETD), self.id, start, input)
-            .await
-            .boxed()
+        self.executor().exec(self.id, start, input.boxed())
     }
 
     fn init(&self) -> i64 {
@@ -195,12 +195,12 @@ impl Drop for Host {
     }
 }
 
-fn agent_config(directory: &Path) -> AgentConfig {
-    AgentConfig {
-        directory: directory.to_owned(),
-        hostname: "h1".to_owned(),
-        program: PathBuf::from(NETD),
-    }
+fn executor(directory: &Path) -> Arc<Exec> {
+    Arc::new(Exec::with_program(
+        directory.to_owned(),
+        "h1".to_owned(),
+        PathBuf::from(NETD),
+    ))
 }
 
 fn network() -> NetworkConfig {
@@ -279,24 +279,19 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-async fn finish(output: impl Stream<Item = ExecOutput>) -> (i32, String) {
+async fn finish(output: impl Stream<Item = Output>) -> (i32, String) {
     let mut output = std::pin::pin!(output);
     let mut text = Vec::new();
     while let Some(piece) = timeout(PATIENCE, output.next())
         .await
         .expect("the command never ended")
     {
-        match piece.part.unwrap() {
-            exec_output::Part::Stdout(bytes) | exec_output::Part::Stderr(bytes) => {
-                text.extend(bytes)
-            }
-            exec_output::Part::ExitCode(code) => {
+        match piece {
+            Output::Stdout(bytes) | Output::Stderr(bytes) => text.extend(bytes),
+            Output::Exited(code) => {
                 return (code, String::from_utf8_lossy(&text).into_owned());
             }
-            exec_output::Part::Refusal(refusal) => {
-                let refusal: Refusal = serde_json::from_slice(&refusal).unwrap();
-                return (-1, refusal.in_full());
-            }
+            Output::Refused(refusal) => return (-1, refusal.in_full()),
         }
     }
     panic!("the stream ended without an exit code");
@@ -525,7 +520,7 @@ async fn stopping_asks_first_and_kills_after_the_grace() {
 }
 
 async fn until_logged(host: &Host, wanted: &str) {
-    let mut lines = std::pin::pin!(agent::logs(&host.directory(), &[host.id], true, 0));
+    let mut lines = std::pin::pin!(host.executor().logs(&[host.id], Until::Removed, 0));
     let found = async {
         while let Some(line) = lines.next().await {
             if line.line == wanted.as_bytes() {
@@ -600,11 +595,8 @@ async fn commands_run_inside_a_task() {
     assert_eq!(seen, (7, "5\nweb-1\n/\nweb.1 yes\n".to_owned()));
     assert_eq!(host.exec(&["sh", "-c", "kill -TERM $$"]).await.0, 143);
     assert_eq!(host.exec(&["no-such-program"]).await.0, 127);
-    let parts = [
-        exec_input::Part::Stdin(b"hello".to_vec()),
-        exec_input::Part::StdinClosed(true),
-    ];
-    let input = stream::iter(parts.map(|part| ExecInput { part: Some(part) }));
+    let parts = [Input::Bytes(b"hello".to_vec()), Input::Closed];
+    let input = stream::iter(parts);
     assert_eq!(
         finish(host.exec_with(&["cat"], input).await).await,
         (0, "hello".to_owned())
@@ -638,8 +630,8 @@ async fn a_command_in_a_task_that_does_not_run_is_refused() {
         "task web.1 does not run on this host\n  next: `swarmctl service ps web` lists its tasks \
          and how they stand"
     );
-    assert_eq!(agent::find(&host.directory(), "web.1"), Ok(host.id));
-    assert!(agent::find(&host.directory(), "web.2").is_err());
+    assert_eq!(host.executor().find("web.1"), Ok(host.id));
+    assert!(host.executor().find("web.2").is_err());
 }
 
 #[tokio::test]
@@ -649,24 +641,28 @@ async fn logs_keep_streams_apart_and_follow_through_rotation() {
                   sleep 1000";
     let mut host = Host::script(script).started();
     host.report(TaskState::Running).await;
-    let lines = agent::logs(&host.directory(), &[host.id], true, 0);
-    let last = |line: &api::proto::LogLine| std::future::ready(line.line != b"last");
+    let lines = host.executor().logs(&[host.id], Until::Removed, 0);
+    let last = |line: &agent::LogLine| std::future::ready(line.line != b"last");
     let lines: Vec<_> = timeout(PATIENCE, lines.take_while(last).collect())
         .await
         .unwrap();
-    let (stderr, stdout): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.stderr);
+    let (stderr, stdout): (Vec<_>, Vec<_>) = lines
+        .into_iter()
+        .partition(|line| line.source == Source::Stderr);
     assert_eq!((stderr.len(), &stderr[0].line[..]), (1, &b"second"[..]));
     assert_eq!(
         (stdout.len(), &stdout[0].line[..]),
         (1 + 1500, &b"first"[..])
     );
     assert!(host.task_directory().join("log.1").exists());
-    let tail: Vec<_> = agent::logs(&host.directory(), &[host.id], false, 1)
+    let tail: Vec<_> = host
+        .executor()
+        .logs(&[host.id], Until::Now, 1)
         .collect()
         .await;
     assert_eq!((tail.len(), &tail[0].line[..]), (1, &b"last"[..]));
 
-    let rest = agent::logs(&host.directory(), &[host.id], true, 1);
+    let rest = host.executor().logs(&[host.id], Until::Removed, 1);
     host.config.tasks.clear();
     host.publish();
     assert_eq!(timeout(PATIENCE, rest.count()).await, Ok(1));
@@ -685,7 +681,7 @@ async fn agent_process() {
     let (_ready, sandboxes) = watch::channel(ready(config.tasks.keys().copied()));
     let (_desired, wanted) = watch::channel(Arc::new(config));
     let (said, _reports) = watch::channel(Vec::new());
-    agent::spawn_with(agent_config(Path::new(&directory)), wanted, sandboxes, said)
+    agent::spawn(executor(Path::new(&directory)), wanted, sandboxes, said)
         .await
         .unwrap();
 }
@@ -920,10 +916,7 @@ async fn connections_of_a_draining_task_are_counted_and_closed() {
     let mut held = host
         .exec_with(&["bash", "-c", hold], stream::pending())
         .await;
-    while !matches!(
-        held.next().await.and_then(|output| output.part),
-        Some(exec_output::Part::Stdout(_))
-    ) {}
+    while !matches!(held.next().await, Some(Output::Stdout(_))) {}
     host.task().draining = true;
     host.publish();
     heard(&mut host, "one connection is left", |report| {

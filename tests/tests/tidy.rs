@@ -19,7 +19,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ipvs", &["model", "nftables"]),
     ("rules", &["model", "nftables", "ipvs"]),
     ("dataplane", &["model", "dns", "nftables", "ipvs", "rules"]),
-    ("agent", &["model", "dns", "api"]),
+    ("agent", &["model", "dns"]),
     ("api", &["model"]),
     ("cluster", &["model", "api"]),
     ("orchestrator", &["model", "ipam"]),

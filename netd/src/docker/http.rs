@@ -273,6 +273,7 @@ mod tests {
                 socket: directory.join("netd.sock"),
             },
             hostname: "h1".to_owned(),
+            executor: Arc::new(agent::Exec::new(directory.to_owned(), "h1".to_owned())),
             desired: watch::Sender::new(Arc::new(NodeConfig::empty(NodeId(0)))),
             dataplane: watch::Sender::new(None),
             member: watch::Sender::new(None),

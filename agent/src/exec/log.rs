@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::directory::Handle;
+use crate::executor::Source;
 
 /// The file that is written to.
 pub const CURRENT: &str = "log";
@@ -18,15 +19,6 @@ pub const PREVIOUS: &str = "log.1";
 const ROTATE_AT: u64 = 10 << 20;
 /// Longer lines are broken into several records.
 const LINE_LENGTH: u64 = 16 << 10;
-
-/// Where a line came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
 
 /// One line of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]

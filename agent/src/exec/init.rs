@@ -23,12 +23,13 @@ use nix::{
 
 use super::{
     confine,
-    directory::{End, Handle, TaskDirectory},
+    directory::{Handle, TaskDirectory},
     error::{Doing, TaskError},
-    log::{LogWriter, Source, pump},
+    log::{LogWriter, pump},
     root,
     spec::LaunchSpec,
 };
+use crate::executor::{End, Source};
 
 /// Runs the stage. How it went is written into the task's directory.
 pub fn main(arguments: &[OsString]) -> ExitCode {

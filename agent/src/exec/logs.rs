@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use api::proto::LogLine;
 use futures::Stream;
 use model::TaskId;
 use tokio::sync::mpsc;
@@ -17,8 +16,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     directory::TaskDirectory,
-    log::{CURRENT, PREVIOUS, Record, Source},
+    log::{CURRENT, PREVIOUS, Record},
 };
+use crate::executor::{LogLine, Until};
 
 /// How soon a new line is noticed.
 const POLL: Duration = Duration::from_millis(100);
@@ -31,7 +31,7 @@ const AHEAD: usize = 256;
 pub fn logs(
     directory: &Path,
     tasks: &[TaskId],
-    follow: bool,
+    until: Until,
     tail: u32,
 ) -> impl Stream<Item = LogLine> + Send + 'static + use<> {
     let (lines, stream) = mpsc::channel(AHEAD);
@@ -40,7 +40,7 @@ pub fn logs(
             task,
             directory: TaskDirectory::of(directory, task).path().to_owned(),
             tail: tail as usize,
-            follow,
+            until,
             lines: lines.clone(),
         };
         std::thread::spawn(move || reader.run());
@@ -52,7 +52,7 @@ struct Follow {
     task: TaskId,
     directory: PathBuf,
     tail: usize,
-    follow: bool,
+    until: Until,
     lines: mpsc::Sender<LogLine>,
 }
 
@@ -71,7 +71,7 @@ impl Follow {
                 return;
             }
         }
-        if last.into_iter().all(|record| self.send(record)) && self.follow {
+        if last.into_iter().all(|record| self.send(record)) && self.until == Until::Removed {
             self.go_on(log);
         }
     }
@@ -95,7 +95,11 @@ impl Follow {
     fn open(&self) -> io::Result<LogReader> {
         loop {
             match LogReader::open(&self.directory) {
-                Err(_) if self.follow && self.directory.exists() && !self.lines.is_closed() => {
+                Err(_)
+                    if self.until == Until::Removed
+                        && self.directory.exists()
+                        && !self.lines.is_closed() =>
+                {
                     std::thread::sleep(POLL)
                 }
                 result => return result,
@@ -105,9 +109,9 @@ impl Follow {
 
     fn send(&self, record: Record) -> bool {
         let line = LogLine {
-            task: self.task.to_string(),
+            task: self.task,
             time: record.time,
-            stderr: record.source == Source::Stderr,
+            source: record.source,
             line: record.line,
         };
         self.lines.blocking_send(line).is_ok()

@@ -15,10 +15,11 @@ use nix::sched::{CloneFlags, setns};
 
 use super::{
     cgroup, confine,
-    directory::{Progress, TaskDirectory},
+    directory::TaskDirectory,
     error::{Doing, TaskError},
     spec::LaunchSpec,
 };
+use crate::executor::Progress;
 
 /// Every namespace that a task has of its own; the mount namespace last, because it takes away the
 /// host's /proc.

@@ -18,9 +18,13 @@ use nix::{
     fcntl::{OFlag, openat, renameat},
     sys::stat::Mode,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::{process::Process, spec::LaunchSpec};
+use super::spec::LaunchSpec;
+use crate::{
+    executor::{End, Progress},
+    process::Process,
+};
 
 const SPEC: &str = "spec.json";
 const LAUNCHER: &str = "launcher";
@@ -28,44 +32,6 @@ const INIT: &str = "init";
 const STARTED: &str = "started";
 const UNHEALTHY: &str = "unhealthy";
 const END: &str = "end";
-
-/// How a task ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum End {
-    /// It never ran: it could not be prepared.
-    Rejected {
-        /// Why, with the next step.
-        reason: String,
-    },
-    /// Its main process has ended.
-    Exited {
-        /// Exit code, or 128 + the signal's number.
-        code: i32,
-        /// Why, where the code does not say it all.
-        message: String,
-    },
-}
-
-/// How far a task has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Nothing is known of it.
-    Absent,
-    /// `spec.json` is written, but no launcher has started.
-    Prepared,
-    /// Namespaces and mounts are being made.
-    Launching,
-    /// Its main process has been started.
-    Running,
-    /// No process is left.
-    Ended(End),
-    /// No process is left and none could say why: killed, or the host went down.
-    Vanished {
-        /// The host has been restarted since.
-        rebooted: bool,
-    },
-}
 
 /// The directory of one task.
 #[derive(Clone, Debug)]

@@ -19,13 +19,12 @@ use nix::{
 };
 
 use super::{
-    cgroup,
-    directory::{End, TaskDirectory},
+    PROGRAM, cgroup,
+    directory::TaskDirectory,
     error::{Doing, TaskError},
-    process::Process,
-    reconcile::PROGRAM,
     spec::LaunchSpec,
 };
+use crate::{executor::End, process::Process};
 
 /// Runs the stage. A failure is written into the task's directory.
 pub fn main(arguments: &[OsString]) -> ExitCode {

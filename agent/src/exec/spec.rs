@@ -56,7 +56,9 @@ pub struct Place<'a> {
 impl LaunchSpec {
     /// What to launch for this task.
     pub fn new(id: TaskId, task: &TaskConfig, config: &NodeConfig, place: &Place<'_>) -> Self {
-        let Runtime::Exec { argv, env, rootfs } = &task.spec.runtime;
+        let (argv, env, rootfs) = match &task.spec.runtime {
+            Runtime::Exec { argv, env, rootfs } => (argv, env, rootfs),
+        };
         let hostname = hostname(&task.service_name, task.slot);
         let addresses = addresses(task, config);
         let mut whole = environment(id, task, &addresses, place);

@@ -6,7 +6,10 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use crate::executor::Stats;
 
 const ALL_TASKS: &str = "netd-tasks";
 
@@ -30,6 +33,21 @@ pub fn enter(cgroup: &Path) -> io::Result<()> {
 /// PID namespace's process 1 does the same.
 pub fn kill(cgroup: &Path) {
     let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+}
+
+/// What is used inside (cgroup-v2.rst of the kernel). `None` where the controllers are not enabled.
+pub fn stats(cgroup: &Path) -> Option<Stats> {
+    let read = |name: &str| fs::read_to_string(cgroup.join(name)).ok();
+    let number = |name: &str| read(name)?.trim().parse().ok();
+    let usage = read("cpu.stat")?;
+    let microseconds = usage
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec "))?;
+    Some(Stats {
+        cpu: Duration::from_micros(microseconds.parse().ok()?),
+        memory: number("memory.current")?,
+        processes: number("pids.current")?,
+    })
 }
 
 /// Removes the cgroup and those that the task made below. Not there is fine. Errors: something

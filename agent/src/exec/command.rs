@@ -2,9 +2,8 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use api::proto::{ExecInput, ExecOutput, ExecStart, exec_input, exec_output};
-use futures::{Stream, StreamExt};
-use model::{Kind, Refusal, TaskId};
+use futures::{StreamExt, stream, stream::BoxStream};
+use model::{Kind, Refusal};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -16,9 +15,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
 
-use super::directory::{Progress, TaskDirectory};
+use super::directory::TaskDirectory;
+use crate::executor::{Input, Output, Progress, Start};
 
 /// Pieces of output read ahead of a slow client.
 const AHEAD: usize = 16;
@@ -27,39 +26,21 @@ const PIECE: usize = 32 << 10;
 /// to be silent.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// Runs `start.argv` in this task. `directory` is that of all tasks, `program` is `netd` itself.
-/// The last part is the exit code or a refusal. When the stream is dropped, or `input` fails, the
-/// command is killed.
-pub async fn exec<I>(
-    directory: &Path,
+/// Runs `start.argv` in the task of this directory. `program` is `netd` itself.
+pub(super) fn exec(
     program: &Path,
-    task: TaskId,
-    start: ExecStart,
-    input: I,
-) -> impl Stream<Item = ExecOutput> + Send + 'static + use<I>
-where
-    I: Stream<Item = Result<ExecInput, Status>> + Send + 'static,
-{
-    let (output, stream) = mpsc::channel(AHEAD);
-    match begin(directory, program, task, &start) {
+    place: &TaskDirectory,
+    start: &Start,
+    input: BoxStream<'static, Input>,
+) -> BoxStream<'static, Output> {
+    match begin(program, place, start) {
         Ok(child) => {
+            let (output, parts) = mpsc::channel(AHEAD);
             tokio::spawn(attend(child, input, output));
+            ReceiverStream::new(parts).boxed()
         }
-        Err(refusal) => {
-            let _ = output.send(refused(&refusal)).await;
-        }
+        Err(refusal) => stream::iter([Output::Refused(refusal)]).boxed(),
     }
-    ReceiverStream::new(stream)
-}
-
-fn refused(refusal: &Refusal) -> ExecOutput {
-    part(exec_output::Part::Refusal(
-        serde_json::to_vec(refusal).unwrap_or_default(),
-    ))
-}
-
-fn part(part: exec_output::Part) -> ExecOutput {
-    ExecOutput { part: Some(part) }
 }
 
 /// A command and its process group, which is killed when this is dropped.
@@ -77,20 +58,14 @@ impl Drop for Running {
     }
 }
 
-fn begin(
-    directory: &Path,
-    program: &Path,
-    task: TaskId,
-    start: &ExecStart,
-) -> Result<Running, Refusal> {
-    let place = TaskDirectory::of(directory, task);
+fn begin(program: &Path, place: &TaskDirectory, start: &Start) -> Result<Running, Refusal> {
     if place.progress() != Progress::Running {
-        return Err(not_running(&start.task));
+        return Err(not_running(&start.name));
     }
     if start.argv.is_empty() {
         let next = format!(
             "give one, as in `swarmctl exec {} -- ip address`",
-            start.task
+            start.name
         );
         return Err(Refusal::new(
             Kind::Invalid,
@@ -106,7 +81,7 @@ fn begin(
             next,
         ));
     }
-    let child = command(program, &place, &start.env, &start.argv)
+    let child = command(program, place, &start.env, &start.argv)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -154,26 +129,23 @@ fn not_running(task: &str) -> Refusal {
 /// Moves bytes until the command has ended or the client has gone.
 async fn attend(
     mut running: Running,
-    input: impl Stream<Item = Result<ExecInput, Status>> + Send + 'static,
-    output: mpsc::Sender<ExecOutput>,
+    input: BoxStream<'static, Input>,
+    output: mpsc::Sender<Output>,
 ) {
     let (ended, has_ended) = watch::channel(false);
     let out = running.child.stdout.take().map(|pipe| {
         tokio::spawn(copy(
             pipe,
-            exec_output::Part::Stdout,
+            Output::Stdout,
             output.clone(),
             has_ended.clone(),
         ))
     });
-    let err = running.child.stderr.take().map(|pipe| {
-        tokio::spawn(copy(
-            pipe,
-            exec_output::Part::Stderr,
-            output.clone(),
-            has_ended,
-        ))
-    });
+    let err = running
+        .child
+        .stderr
+        .take()
+        .map(|pipe| tokio::spawn(copy(pipe, Output::Stderr, output.clone(), has_ended)));
     let stdin = running.child.stdin.take();
     let status = tokio::select! {
         status = running.child.wait() => status,
@@ -192,19 +164,15 @@ async fn attend(
             .or(status.signal().map(|signal| 128 + signal))
             .unwrap_or(255)
     });
-    let _ = output.send(part(exec_output::Part::ExitCode(code))).await;
+    let _ = output.send(Output::Exited(code)).await;
 }
 
 /// Feeds standard input. Ends only when the client has gone: one that merely has no more to say is
 /// waited for.
-async fn feed(
-    mut stdin: Option<ChildStdin>,
-    input: impl Stream<Item = Result<ExecInput, Status>> + Send,
-) {
-    let mut input = std::pin::pin!(input);
+async fn feed(mut stdin: Option<ChildStdin>, mut input: BoxStream<'static, Input>) {
     while let Some(piece) = input.next().await {
-        match piece.map(|piece| piece.part) {
-            Ok(Some(exec_input::Part::Stdin(bytes))) => {
+        match piece {
+            Input::Bytes(bytes) => {
                 // A command that has closed its input does not read: that is its own affair.
                 if let Some(pipe) = &mut stdin
                     && pipe.write_all(&bytes).await.is_err()
@@ -212,9 +180,8 @@ async fn feed(
                     stdin = None;
                 }
             }
-            Ok(Some(exec_input::Part::StdinClosed(true))) => stdin = None,
-            Ok(_) => {}
-            Err(_) => return,
+            Input::Closed => stdin = None,
+            Input::Lost => return,
         }
     }
     drop(stdin);
@@ -223,8 +190,8 @@ async fn feed(
 
 async fn copy(
     mut pipe: impl AsyncRead + Unpin,
-    wrap: fn(Vec<u8>) -> exec_output::Part,
-    output: mpsc::Sender<ExecOutput>,
+    wrap: fn(Vec<u8>) -> Output,
+    output: mpsc::Sender<Output>,
     mut ended: watch::Receiver<bool>,
 ) {
     let mut buffer = vec![0; PIECE];
@@ -236,11 +203,7 @@ async fn copy(
         match read {
             Ok(0) | Err(_) => return,
             Ok(length) => {
-                if output
-                    .send(part(wrap(buffer[..length].to_vec())))
-                    .await
-                    .is_err()
-                {
+                if output.send(wrap(buffer[..length].to_vec())).await.is_err() {
                     return;
                 }
             }

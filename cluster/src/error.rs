@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_its_cause_and_says_what_it_is_about_and_what_to_do() {
+    fn errors_name_their_cause_object_and_next_step() {
         for error in one_of_each() {
             let has_no_next = matches!(error, ClusterError::Certificate { .. });
             assert_eq!(error.next().is_none(), has_no_next, "{error:?}");
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_said_is_passed_on() {
+    fn the_errno_of_the_kernel_is_passed_on() {
         let errnos = one_of_each().into_iter().map(Failure::from);
         assert_eq!(errnos.filter(|found| found.errno == Some(13)).count(), 3);
     }

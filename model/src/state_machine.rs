@@ -13,7 +13,8 @@ use crate::{
 pub trait StateMachine: Default + Send + Sync + 'static {
     /// Applies one command of the entry at this log index. Total: a command whose precondition does
     /// not hold is refused and changes nothing. The same `entry.request` again, if it
-    /// was carried out, gets its first answer again. Looks at the state's level, never at what this binary knows.
+    /// was carried out, gets its first answer again. Looks at the state's level, never at
+    /// what this binary knows.
     fn apply(&mut self, index: u64, entry: Entry) -> Applied;
 
     /// The level that the cluster has reached.

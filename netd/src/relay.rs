@@ -173,7 +173,11 @@ impl Relay {
         for (node, tasks) in by_place {
             streams.push(match node {
                 None => {
-                    let until = if request.follow { Until::Removed } else { Until::Now };
+                    let until = if request.follow {
+                        Until::Removed
+                    } else {
+                        Until::Now
+                    };
                     let lines = self.daemon.executor.logs(&tasks, until, request.tail);
                     lines.map(|line| Ok(log_line(line))).boxed()
                 }
@@ -187,7 +191,8 @@ impl Relay {
                         },
                         // One host that is down must not hide the others' lines.
                         Err(refusal) => {
-                            tracing::warn!(%node, %refusal, next = refusal.next, "logs of a host are missing");
+                            let next = &refusal.next;
+                            tracing::warn!(%node, %refusal, next, "logs of a host are missing");
                             continue;
                         }
                     }

@@ -105,7 +105,8 @@ pub fn in_full(error: &Error) -> String {
 fn json(error: &Error) -> Value {
     let Some(failure) = failure(error) else {
         let cause = format!("{error:#}");
-        return json!({"error": {"kind": "failed", "object": "swarmctl", "cause": cause, "next": ""}});
+        let error = json!({"kind": "failed", "object": "swarmctl", "cause": cause, "next": ""});
+        return json!({ "error": error });
     };
     let Failure {
         kind,

@@ -235,7 +235,7 @@ fn a_task_without_its_network_waits_and_is_rejected_at_last() {
 }
 
 #[test]
-fn what_is_left_of_a_forgotten_task_is_killed_then_removed() {
+fn leftovers_of_a_forgotten_task_are_killed_then_removed() {
     let mut host = Host::new();
     host.pass();
     host.fake.calls();

@@ -49,7 +49,10 @@ pub async fn logs(daemon: &Daemon, target: &str, reading: Reading) -> Result<u8>
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
-            Some(line) = arrived.recv() => printer.print(&line.map_err(|status| daemon.broken(&status))?)?,
+            Some(line) = arrived.recv() => {
+                let line = line.map_err(|status| daemon.broken(&status))?;
+                printer.print(&line)?;
+            }
             _ = look.tick() => match (found, found.tasks(daemon, target).await) {
                 (Found::Service, Ok(tasks)) => read(daemon, printer.learn(&tasks), Reading { tail: 0, ..reading }, &lines),
                 (_, Err(failure)) if failure.kind == Kind::NotFound => return Ok(0),

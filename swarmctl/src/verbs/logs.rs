@@ -54,7 +54,10 @@ pub async fn logs(daemon: &Daemon, target: &str, reading: Reading) -> Result<u8>
                 printer.print(&line)?;
             }
             _ = look.tick() => match (found, found.tasks(daemon, target).await) {
-                (Found::Service, Ok(tasks)) => read(daemon, printer.learn(&tasks), Reading { tail: 0, ..reading }, &lines),
+                (Found::Service, Ok(tasks)) => {
+                    let later = Reading { tail: 0, ..reading };
+                    read(daemon, printer.learn(&tasks), later, &lines);
+                }
                 (_, Err(failure)) if failure.kind == Kind::NotFound => return Ok(0),
                 (_, Err(failure)) => return Err(failure.into()),
                 (Found::Task, Ok(_)) => {}

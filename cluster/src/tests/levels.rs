@@ -1,0 +1,138 @@
+//! Levels of a cluster, issuers of commands, and entries that commands share.
+
+use futures::future::join_all;
+use model::{
+    ClusterCommand, Kind, Level, NodeCommand, NodeStatus, ServiceCommand, ServiceId, TaskCommand,
+    TaskId,
+};
+
+use super::*;
+use crate::ClusterError;
+
+impl Lab {
+    /// A cluster whose first manager takes part in levels up to this one.
+    async fn knowing(known: Level) -> Self {
+        let home = directory();
+        let host = Host {
+            hostname: "h1".to_owned(),
+            advertise: LOOPBACK,
+            vtep: LOOPBACK.ip(),
+        };
+        let config = Config {
+            known,
+            ..config(&home)
+        };
+        let first = Node::init(config, host, 4789, routes).await.unwrap();
+        Self {
+            members: vec![(first, home)],
+        }
+    }
+
+    fn level(&self, position: usize) -> Level {
+        self.at(position).digest().unwrap().level
+    }
+
+    async fn reaches(&self, level: Level) {
+        eventually("all reach the level", || {
+            (0..self.members.len()).all(|member| self.level(member) == level)
+        })
+        .await;
+    }
+}
+
+fn proposal(request: u64, command: impl Into<Command>) -> Proposal {
+    Proposal {
+        request: RequestId(request),
+        command: command.into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_level_rises_once_every_member_knows_it_and_never_falls() {
+    let mut lab = Lab::knowing(Level::FIRST).await;
+    let second = lab.join(Role::Manager).await;
+    let leader = lab.at(lab.leader().unwrap()).clone();
+    let consensus = leader.consensus().unwrap();
+    eventually("the leader hears of it", || {
+        consensus.level_of(second.node()) == Some(Level::NEWEST)
+    })
+    .await;
+    is_done(second.propose(add("web", 1)).await);
+    assert_eq!(lab.level(0), Level::FIRST, "the first member knows no more");
+    let config = lab.stop(0).await;
+    lab.start(0, config).await;
+    lab.reaches(Level::NEWEST).await;
+
+    let config = lab.stop(1).await;
+    let known = Level::FIRST;
+    let refused = Node::resume(Config { known, ..config }, routes).await;
+    let Err(ClusterError::TooNew(error)) = refused.map(|_| ()) else {
+        panic!("a netd that does not know the cluster's level started on its log")
+    };
+    assert_eq!((error.found, error.known), (Level::NEWEST, known));
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_knows_too_little_is_not_admitted() {
+    let lab = Lab::new(1).await;
+    lab.reaches(Level::NEWEST).await;
+    let home = directory();
+    let config = Config {
+        known: Level::FIRST,
+        ..config(&home)
+    };
+    let joined = Node::join(config, lab.options(Role::Worker).await, routes).await;
+    let Err(ClusterError::Refused(refusal)) = joined.map(|_| ()) else {
+        panic!("the host was admitted")
+    };
+    assert_eq!(refusal.kind, Kind::Precondition);
+    assert!(refusal.cause.contains("knows levels up to 0"), "{refusal}");
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_the_leader_are_refused_to_members() {
+    let mut lab = Lab::new(1).await;
+    let worker = lab.join(Role::Worker).await;
+    let (node, status) = (worker.node(), NodeStatus::Down);
+    let (service, task) = (ServiceId(1), TaskId(1));
+    let commands: [Command; 6] = [
+        ClusterCommand::RaiseLevel { level: Level(2) }.into(),
+        NodeCommand::SetStatus { node, status }.into(),
+        ServiceCommand::PauseUpdate { service }.into(),
+        ServiceCommand::SetSurge { service, slots: 1 }.into(),
+        TaskCommand::Withdraw { task }.into(),
+        TaskCommand::Drain { task }.into(),
+    ];
+    for member in [lab.at(0), &worker] {
+        for (request, command) in (1..).zip(commands.clone()) {
+            let refusal = member.propose(proposal(request, command.clone())).await;
+            assert_eq!(refusal.unwrap_err().kind, Kind::Denied, "{command:?}");
+        }
+    }
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_wait_together_share_entries() {
+    const COMMANDS: u64 = 200;
+    let lab = Lab::new(1).await;
+    lab.reaches(Level::NEWEST).await;
+    let member = lab.at(0);
+    let index = || member.digest().unwrap().index;
+    let before = index();
+    let proposals = (0..COMMANDS).map(|_| member.propose(add("web", 1)));
+    for answer in join_all(proposals).await {
+        is_done(answer);
+    }
+    let total = member
+        .consensus()
+        .unwrap()
+        .machine
+        .read(|toy| toy.total("web"));
+    assert_eq!(u64::from(total), COMMANDS);
+    let entries = index() - before;
+    assert!(entries < COMMANDS / 2, "{entries} entries");
+    lab.end().await;
+}

@@ -9,9 +9,9 @@
 //!
 //! Before levels there was no mark. What has none is of [`Level::FIRST`].
 
-use std::fmt;
+use std::{fmt, io, path::Path};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A number that grows by one with each change of a record's shape or of a command's meaning.
 #[derive(
@@ -118,6 +118,37 @@ pub fn open<'a>(
     Ok((found, &record[end + 1..]))
 }
 
+/// The content of a file that is a record of JSON, for a reader that knows [`Level::NEWEST`].
+///
+/// # Errors
+/// [`FileError::TooNew`] where a later version wrote it: it is to be left as it is.
+pub fn read<T: DeserializeOwned>(path: &Path, record: &[u8]) -> Result<T, FileError> {
+    let what = path.display().to_string();
+    match open(&what, record, Level::NEWEST) {
+        Ok((_, body)) => serde_json::from_slice(body)
+            .map_err(|error| FileError::Malformed(format!("{what}: {error}"))),
+        Err(RecordError::TooNew(error)) => Err(error.into()),
+        Err(error) => Err(FileError::Malformed(error.to_string())),
+    }
+}
+
+/// Why a file is not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// A later version wrote it.
+    #[error(transparent)]
+    TooNew(#[from] TooNew),
+    /// It is damaged, or another kind of file.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+impl From<FileError> for io::Error {
+    fn from(error: FileError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
 /// Refuses what is newer than the reader knows.
 ///
 /// # Errors
@@ -168,6 +199,21 @@ mod tests {
             let refused = open("it", record, Level::NEWEST).unwrap_err();
             assert_eq!(refused, RecordError::Malformed("it".to_owned()));
         }
+    }
+
+    #[test]
+    fn a_file_is_read_unless_a_later_version_wrote_it() {
+        let path = Path::new("/var/lib/netd/x");
+        assert_eq!(read::<u8>(path, b"7"), Ok(7));
+        assert_eq!(read::<u8>(path, &seal(Level::NEWEST, b"7".to_vec())), Ok(7));
+        let newer = seal(Level::NEWEST.next(), b"7".to_vec());
+        let refused = read::<u8>(path, &newer);
+        assert!(matches!(refused, Err(FileError::TooNew(_))), "{refused:?}");
+        let damaged = read::<u8>(path, b"{");
+        assert!(
+            matches!(damaged, Err(FileError::Malformed(_))),
+            "{damaged:?}"
+        );
     }
 
     #[test]

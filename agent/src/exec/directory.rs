@@ -13,7 +13,7 @@ use std::{
     time::SystemTime,
 };
 
-use model::TaskId;
+use model::{TaskId, level};
 use nix::{
     fcntl::{OFlag, openat, renameat},
     sys::stat::Mode,
@@ -194,5 +194,5 @@ impl Handle {
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    Ok(level::read(path, &fs::read(path)?)?)
 }

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use model::{Epoch, NodeId, Spi};
+use model::{Epoch, NodeId, Spi, level};
 use serde::{Deserialize, Serialize};
 
 /// What has been in use.
@@ -42,7 +42,7 @@ impl Record {
     pub fn open(path: &Path) -> Self {
         let content = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::empty(),
-            read => read.and_then(|bytes| Ok(serde_json::from_slice::<Content>(&bytes)?)),
+            read => read.and_then(|bytes| Ok(level::read::<Content>(path, &bytes)?)),
         };
         match content {
             Ok(Content { node, used }) => {

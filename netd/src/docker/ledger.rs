@@ -13,7 +13,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use model::{ContainerTraits, Mac, Millis, NetworkId, Subnet, SubnetLease};
+use model::{
+    ContainerTraits, Mac, Millis, NetworkId, Subnet, SubnetLease, TooNew,
+    level::{self, FileError},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A network of the engine, by the engine's identity of it.
@@ -180,8 +183,11 @@ impl<T: Clone + PartialEq + Serialize + DeserializeOwned> Records<T> {
                 fs::remove_file(&path)?;
                 continue;
             }
-            match serde_json::from_slice(&fs::read(&path)?) {
+            match level::read(&path, &fs::read(&path)?) {
                 Ok(record) => drop(known.insert(name.replace('_', "/"), record)),
+                Err(FileError::TooNew(error)) => {
+                    return Err(io::Error::other(format!("{error}: {}", TooNew::NEXT)));
+                }
                 Err(_) if lifetime == Lifetime::Boot => fs::remove_file(&path)?,
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error,

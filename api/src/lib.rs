@@ -12,6 +12,10 @@ pub use payload::{
     encode,
 };
 
+/// The largest message in bytes, of those that carry lists and views. Snapshots of managers travel
+/// in pieces below it.
+pub const MESSAGE_LIMIT: usize = 64 << 20;
+
 /// The generated messages, clients and servers.
 #[allow(missing_docs, clippy::all)]
 pub mod proto {

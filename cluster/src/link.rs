@@ -17,8 +17,6 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::pki;
 
-/// Largest message in bytes; snapshots travel in pieces below it.
-pub const MESSAGE_LIMIT: usize = 64 << 20;
 /// How long a TCP connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the TLS handshake may take; hosts lose their CPU for hundreds of milliseconds.

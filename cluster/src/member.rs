@@ -9,7 +9,7 @@ use std::{
 };
 
 use api::{
-    Proposal, decode, encode,
+    MESSAGE_LIMIT, Proposal, decode, encode,
     proto::{Json, control_client::ControlClient, membership_client::MembershipClient},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -31,7 +31,7 @@ use crate::{
     ClusterError, JoinAnswer, JoinCall, Leadership, LinkError, PeerIdentity, Token, drive, files,
     identity::Identity,
     joining::{Config, Host, JoinOptions, ask_to_join, forget_state, prepare, reachable},
-    link::{Links, MESSAGE_LIMIT, Target},
+    link::{Links, Target},
     pki,
     raft::{Consensus, Retry, Seat, StateDigest, now},
     server,

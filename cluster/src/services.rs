@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use api::{
-    Proposal, decode, encode,
+    MESSAGE_LIMIT, Proposal, decode, encode,
     proto::{
         Json,
         control_server::{Control, ControlServer},
@@ -25,7 +25,6 @@ use tracing::field::display;
 
 use crate::{
     JoinCall, Leadership, Member, PeerIdentity, dispatcher,
-    link::MESSAGE_LIMIT,
     raft::{Consensus, Retry, Seat, Types},
     server::Caller,
 };

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use api::{decode, encode, proto::dispatcher_client::DispatcherClient};
+use api::{MESSAGE_LIMIT, decode, encode, proto::dispatcher_client::DispatcherClient};
 use futures::{Stream, StreamExt};
 use model::{NodeReport, StateMachine, TaskReport, level};
 use tokio::{
@@ -14,11 +14,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::{
-    Downward, Member, Upward, dispatcher,
-    link::{MESSAGE_LIMIT, Target},
-    raft::Seat,
-};
+use crate::{Downward, Member, Upward, dispatcher, link::Target, raft::Seat};
 
 /// How often a node says that it is alive.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(500);

@@ -75,8 +75,14 @@ impl Daemon {
 
     /// Asks the cluster.
     pub async fn ask<T>(&self, question: Question<T>) -> Result<T, Failure> {
-        let call =
-            |channel, payload| async move { ControlClient::new(channel).query(payload).await };
+        // Lists grow with the cluster: 4 MiB, tonic's limit, is some 3,500 services.
+        let call = |channel, payload| async move {
+            let client = ControlClient::new(channel);
+            client
+                .max_decoding_message_size(api::MESSAGE_LIMIT)
+                .query(payload)
+                .await
+        };
         self.insist::<Result<Answer, Failure>, _>(api::encode(question.query()), call)
             .await
             .flatten()
@@ -174,7 +180,7 @@ impl Daemon {
     }
 
     fn local(&self) -> LocalClient<Channel> {
-        LocalClient::new(self.channel.clone())
+        LocalClient::new(self.channel.clone()).max_decoding_message_size(api::MESSAGE_LIMIT)
     }
 
     fn once(&self, result: Result<Response<Json>, Status>) -> Result<Json, Failure> {

@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use api::{
-    decode, encode,
+    MESSAGE_LIMIT, decode, encode,
     proto::{Json, raft_client::RaftClient},
 };
 use model::NodeId;
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use super::Types;
-use crate::link::{Links, MESSAGE_LIMIT, Target};
+use crate::link::{Links, Target};
 
 /// Pause before a manager that cannot be reached is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);

@@ -46,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TRY_TIMEOUT: Duration = Duration::from_secs(6);
 /// Timeout of asking a manager who leads.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How often a request under way asks whether its leader still leads.
+const LOOK_FOR_LEADER: Duration = Duration::from_millis(250);
 /// Pause between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Timeout until an admitted host is a working member.
@@ -476,7 +478,7 @@ impl<S: StateMachine> Member<S> {
         let mut reason = "no manager knows who leads".to_owned();
         while Instant::now() < deadline {
             match self.seat().await {
-                Ok(seat) => match timeout_at(deadline, attempt(seat)).await {
+                Ok(seat) => match timeout_at(deadline, self.while_at(seat, attempt(seat))).await {
                     Ok(Ok(value)) => return Ok(value),
                     Ok(Err(Retry(cause))) => reason = cause,
                     Err(_) => "the leader did not answer in time".clone_into(&mut reason),
@@ -488,6 +490,29 @@ impl<S: StateMachine> Member<S> {
         }
         let silent = self.silent().await;
         Err(no_answer(if silent.is_empty() { &reason } else { &silent }))
+    }
+
+    /// Gives up what is under way at a leader once another one is known. A host that lost its power
+    /// leaves connections that end seconds later.
+    async fn while_at<T>(
+        &self,
+        seat: Seat,
+        attempt: impl Future<Output = Result<T, Retry>>,
+    ) -> Result<T, Retry> {
+        tokio::select! {
+            done = attempt => done,
+            () = self.leader_leaves(seat) => Err(Retry("the leader has changed".to_owned())),
+        }
+    }
+
+    /// Completes once somebody else leads.
+    async fn leader_leaves(&self, seat: Seat) {
+        loop {
+            sleep(LOOK_FOR_LEADER).await;
+            if self.seat().await.is_ok_and(|known| known != seat) {
+                return;
+            }
+        }
     }
 
     /// Where the leader is, if anybody knows.

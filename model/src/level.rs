@@ -25,8 +25,10 @@ impl Level {
     pub const FIRST: Self = Self(0);
     /// See [`FEATURES`].
     pub const BATCHES: Self = Self(1);
+    /// See [`FEATURES`].
+    pub const SHARED_VIEWS: Self = Self(2);
     /// The newest level that this code knows.
-    pub const NEWEST: Self = Self::BATCHES;
+    pub const NEWEST: Self = Self::SHARED_VIEWS;
 
     /// The level after this one.
     pub fn next(self) -> Self {
@@ -46,10 +48,17 @@ impl fmt::Display for Level {
 }
 
 /// What each level brings, in order, from the one after [`Level::FIRST`] on.
-pub const FEATURES: &[(Level, &str)] = &[(
-    Level::BATCHES,
-    "records say their level; one entry of the log carries many commands, each with a revision",
-)];
+pub const FEATURES: &[(Level, &str)] = &[
+    (
+        Level::BATCHES,
+        "records say their level; one entry of the log carries many commands, each with a revision",
+    ),
+    (
+        Level::SHARED_VIEWS,
+        "views have a record per slot, from which hosts derive names and balancers; reports carry \
+         what changed; every object has a version; the log is a file that is appended to",
+    ),
+];
 
 /// A record that a later version wrote.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,6 +17,7 @@ pub mod names;
 mod network;
 mod node;
 mod node_config;
+mod offer;
 mod port;
 mod question;
 mod secret;
@@ -53,6 +54,7 @@ pub use node_config::{
     NodeConfig, PeerConfig, PublishedConfig, Publisher, TaskConfig, ViewDelta, ViewError,
     VirtualServiceConfig,
 };
+pub use offer::{JoinedConfig, KEEPS, MemberConfig, OfferConfig, SlotConfig, TAKES, name_in_stack};
 pub use port::{NamedPort, Protocol, PublishAt, PublishMode, PublishSpec};
 pub use question::{Question, other_version};
 pub use secret::{Secret, SecretError};

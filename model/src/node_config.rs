@@ -2,7 +2,8 @@
 //! deltas.
 
 use std::{
-    collections::BTreeMap,
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
@@ -12,9 +13,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IdError, IpvlanMode, Level, Mac,
-    MacvlanMode, NamedPort, NetworkId, NodeId, Parent, PeerKeys, PublishSpec, Role, SandboxId,
-    ServiceId, SubnetLease, TaskId, TaskSpec, TaskState, Vni, names::Namespace,
+    Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IdError, IpvlanMode, JoinedConfig,
+    Level, Mac, MacvlanMode, MemberConfig, NamedPort, NetworkId, NodeId, OfferConfig, Parent,
+    PeerKeys, PublishSpec, Role, SandboxId, ServiceId, SlotConfig, SubnetLease, TaskId, TaskSpec,
+    TaskState, Vni, names::Namespace,
 };
 
 /// All that one host must look like. A function of the replicated state and the host's identity,
@@ -35,13 +37,23 @@ pub struct NodeConfig {
     pub networks: BTreeMap<NetworkId, NetworkConfig>,
     /// The endpoints of those networks, on all hosts. No two of a network share an address.
     pub endpoints: BTreeMap<EndpointId, EndpointConfig>,
-    /// The virtual services of those networks.
+    /// The virtual services of those networks. Derived, as names are.
     pub services: BTreeMap<(NetworkId, ServiceId), VirtualServiceConfig>,
     /// The ports of the host that lead to services and containers, by whose they are and their
     /// place in its list.
     pub published: BTreeMap<(Publisher, String), PublishedConfig>,
-    /// DNS names on those networks, in lower case, without the network's own name.
+    /// DNS names on those networks, in lower case, without the network's own name. From
+    /// [`Level::SHARED_VIEWS`] on they do not travel: [`NodeConfig::derive`].
     pub names: BTreeMap<(NetworkId, String), NameConfig>,
+    /// The networks that it has names on. Empty below [`Level::SHARED_VIEWS`], as are the next
+    /// three.
+    pub joined: BTreeMap<NetworkId, JoinedConfig>,
+    /// The services of its networks.
+    pub offers: BTreeMap<(NetworkId, ServiceId), OfferConfig>,
+    /// Their slots.
+    pub slots: BTreeMap<(NetworkId, (ServiceId, u32)), SlotConfig>,
+    /// The containers of its networks.
+    pub members: BTreeMap<(NetworkId, EndpointId), MemberConfig>,
     /// The tasks that it runs or is to stop.
     pub tasks: BTreeMap<TaskId, TaskConfig>,
     /// The containers attached on it.
@@ -431,31 +443,81 @@ impl NodeConfig {
                 });
             }
         };
+        let mut touched = BTreeSet::new();
+        let is_shared = delta.level >= Level::SHARED_VIEWS;
+        let begins = is_shared && next.level < Level::SHARED_VIEWS;
         (next.generation, next.level) = (delta.to, delta.level);
-        delta
-            .remove
-            .iter()
-            .try_for_each(|key| next.change(key, None))?;
-        delta
-            .set
-            .iter()
-            .try_for_each(|(key, value)| next.change(key, Some(value)))?;
+        for key in &delta.remove {
+            touched.extend(next.change(key, None)?);
+        }
+        for (key, value) in &delta.set {
+            touched.extend(next.change(key, Some(value))?);
+        }
+        if begins {
+            next.derive();
+        } else if is_shared {
+            touched
+                .into_iter()
+                .for_each(|network| next.derive_network(network));
+        }
         Ok(next)
     }
 
-    fn change(&mut self, key: &str, value: Option<&Value>) -> Result<(), ViewError> {
+    /// Returns the network where names and balancers are to be derived anew.
+    fn change(&mut self, key: &str, value: Option<&Value>) -> Result<Option<NetworkId>, ViewError> {
         let unknown = || ViewError::Record(key.to_owned(), "it names no section".to_owned());
         let (section, id) = key.split_once('/').ok_or_else(unknown)?;
         self.put(section, id, value)
             .unwrap_or_else(|| Err("no such section".to_owned()))
-            .map_err(|reason| ViewError::Record(key.to_owned(), reason))
+            .map_err(|reason| ViewError::Record(key.to_owned(), reason))?;
+        Ok(match section {
+            "joined" | "offer" | "slot" | "member" => {
+                let network = id.split('/').next().unwrap_or_default();
+                network.parse().ok()
+            }
+            "publish" => {
+                let port = Key::read(id).ok().and_then(|key| self.published.get(&key));
+                port.map(|port| port.network)
+            }
+            _ => None,
+        })
+    }
+
+    /// Ports as they travel: what their reader derives is left out.
+    fn sent_published(&self) -> Cow<'_, BTreeMap<(Publisher, String), PublishedConfig>> {
+        let is_derived = |((publisher, _), port): (&(Publisher, String), &PublishedConfig)| {
+            port.shared_by(*publisher).is_some() && !port.real_servers.is_empty()
+        };
+        if self.level < Level::SHARED_VIEWS || !self.published.iter().any(is_derived) {
+            return Cow::Borrowed(&self.published);
+        }
+        let mut published = self.published.clone();
+        for ((publisher, _), port) in &mut published {
+            if port.shared_by(*publisher).is_some() {
+                port.real_servers.clear();
+            }
+        }
+        Cow::Owned(published)
     }
 }
 
-/// The sections of a configuration: what each is called in the keys of records, its field, and
-/// whether its records are secrets, which are not to be shown.
+/// Records that travel; none where their reader derives them.
+fn unless_derived<K: Clone, V: Clone>(
+    records: &BTreeMap<K, V>,
+    level: Level,
+) -> Cow<'_, BTreeMap<K, V>> {
+    if level < Level::SHARED_VIEWS {
+        Cow::Borrowed(records)
+    } else {
+        Cow::Owned(BTreeMap::new())
+    }
+}
+
+/// The sections of a configuration: what each is called in the keys of records, its field,
+/// whether its records are secrets, which are not to be shown, and whether they travel or are
+/// derived.
 macro_rules! sections {
-    ($($name:literal: $field:ident $shown:ident,)*) => {
+    ($($name:literal: $field:ident $shown:ident $travels:ident,)*) => {
         impl NodeConfig {
             /// The configuration of a host without a view.
             pub fn empty(node: NodeId) -> Self {
@@ -478,7 +540,11 @@ macro_rules! sections {
             }
 
             fn compare(&self, later: &Self, delta: &mut ViewDelta) {
-                $(diff($name, &self.$field, &later.$field, delta);)*
+                $({
+                    let old = sections!(@ $travels self.$field, self);
+                    let new = sections!(@ $travels later.$field, later);
+                    diff($name, &old, &new, delta);
+                })*
             }
 
             /// `None`: there is no such section.
@@ -497,18 +563,25 @@ macro_rules! sections {
     };
     (@ public) => { true };
     (@ secret) => { false };
+    (@ whole $records:expr, $config:ident) => { &$records };
+    (@ derived $records:expr, $config:ident) => { unless_derived(&$records, $config.level) };
+    (@ partly $records:expr, $config:ident) => { $config.sent_published() };
 }
 
 sections! {
-    "peer": peers public,
-    "key": keys secret,
-    "network": networks public,
-    "endpoint": endpoints public,
-    "service": services public,
-    "publish": published public,
-    "name": names public,
-    "task": tasks public,
-    "container": containers public,
+    "peer": peers public whole,
+    "key": keys secret whole,
+    "network": networks public whole,
+    "endpoint": endpoints public whole,
+    "service": services public derived,
+    "publish": published public partly,
+    "name": names public derived,
+    "joined": joined public whole,
+    "offer": offers public whole,
+    "slot": slots public whole,
+    "member": members public whole,
+    "task": tasks public whole,
+    "container": containers public whole,
 }
 
 /// A map key that can be part of a record's key.
@@ -532,7 +605,7 @@ macro_rules! simple_key {
 }
 
 simple_key!(
-    NodeId, NetworkId, EndpointId, ServiceId, TaskId, SandboxId, Publisher, String
+    NodeId, NetworkId, EndpointId, ServiceId, TaskId, SandboxId, Publisher, String, u32
 );
 
 impl<A: Key, B: Key> Key for (A, B) {

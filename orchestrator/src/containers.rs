@@ -15,6 +15,7 @@ use model::{
 use sha2::{Digest, Sha256};
 
 use crate::{
+    names,
     project::{KEEPS, TAKES},
     state::State,
 };
@@ -90,8 +91,17 @@ pub(crate) struct Members<'a>(BTreeMap<(NetworkId, String), Vec<&'a Container>>)
 
 impl<'a> Members<'a> {
     pub(crate) fn of(state: &'a State) -> Self {
+        Self::among(state.placed().map(|(container, _)| container))
+    }
+
+    /// Those on one node.
+    pub(crate) fn on(state: &'a State, node: NodeId) -> Self {
+        Self::among(state.placed_on(node).map(|(container, _)| container))
+    }
+
+    fn among(containers: impl Iterator<Item = &'a Container>) -> Self {
         let mut members: BTreeMap<_, Vec<&Container>> = BTreeMap::new();
-        for (container, _) in state.placed() {
+        for container in containers {
             if let Some(service) = &container.traits.service {
                 members
                     .entry((container.network, service.to_ascii_lowercase()))
@@ -121,12 +131,10 @@ impl<'a> Members<'a> {
         state: &State,
         service: &Service,
         network: NetworkId,
-        counts: impl Fn(NodeId) -> bool,
     ) -> BTreeMap<IpAddr, u16> {
         let reachable = self
             .of_service(service, network)
             .filter(|container| is_reachable(state, container));
-        let counting = reachable.filter(|container| counts(container.key.node));
         let weight = |container: &Container| {
             if container.traits.unready || service.removing {
                 KEEPS
@@ -134,7 +142,7 @@ impl<'a> Members<'a> {
                 TAKES
             }
         };
-        let weighted = counting.flat_map(|container| {
+        let weighted = reachable.flat_map(|container| {
             container
                 .addresses
                 .iter()
@@ -162,33 +170,41 @@ pub(crate) fn project(config: &mut NodeConfig, state: &State, networks: &BTreeSe
     let near = state
         .placed()
         .filter(|(container, _)| networks.contains(&container.network));
-    config
-        .endpoints
-        .extend(near.map(|(container, sandbox)| endpoint(container, sandbox)));
+    for (container, sandbox) in near {
+        let (id, endpoint) = endpoint(container, sandbox);
+        config.endpoints.insert(id, endpoint);
+        let member = names::member(state, container);
+        config.members.insert((container.network, id), member);
+    }
     config.containers = containers(state, config.node);
     for (container, _) in state.placed_on(config.node) {
-        let real_servers: BTreeMap<IpAddr, u16> = container
-            .addresses
-            .iter()
-            .map(|held| (*held, TAKES))
-            .collect();
-        for (place, spec) in container.traits.publish.iter().enumerate() {
-            let (owner, spec) = (format!("container {}", container.name()), spec.clone());
-            let (network, real_servers) = (container.network, real_servers.clone());
-            let balance = Balance::default();
-            let published = PublishedConfig {
-                owner,
-                network,
-                spec,
-                balance,
-                real_servers,
-            };
-            config.published.insert(
-                (Publisher::Container(container.id), format!("{place:03}")),
-                published,
-            );
-        }
+        config.published.extend(published(container));
     }
+}
+
+/// Published ports of a container.
+fn published(
+    container: &Container,
+) -> impl Iterator<Item = ((Publisher, String), PublishedConfig)> + '_ {
+    let real_servers: BTreeMap<IpAddr, u16> = container
+        .addresses
+        .iter()
+        .map(|held| (*held, TAKES))
+        .collect();
+    let ports = container.traits.publish.iter().enumerate();
+    ports.map(move |(place, spec)| {
+        let port = PublishedConfig {
+            owner: format!("container {}", container.name()),
+            network: container.network,
+            spec: spec.clone(),
+            balance: Balance::default(),
+            real_servers: real_servers.clone(),
+        };
+        (
+            (Publisher::Container(container.id), format!("{place:03}")),
+            port,
+        )
+    })
 }
 
 pub(crate) fn endpoint(container: &Container, sandbox: &Sandbox) -> (EndpointId, EndpointConfig) {

@@ -6,9 +6,9 @@ use std::{
 };
 
 use model::{
-    EndpointConfig, EndpointId, Network, NetworkConfig, NetworkId, Node, NodeConfig, NodeId,
-    PeerConfig, PeerKeys, PublishMode, PublishedConfig, Publisher, Role, Task, TaskConfig,
-    TaskState, ViewInfo, VirtualServiceConfig,
+    EndpointConfig, EndpointId, JoinedConfig, Level, Network, NetworkConfig, NetworkId, Node,
+    NodeConfig, NodeId, PeerConfig, PeerKeys, PublishMode, PublishSpec, PublishedConfig, Publisher,
+    Role, Task, TaskConfig, ViewInfo,
 };
 use sha2::{Digest, Sha256};
 
@@ -20,9 +20,8 @@ use crate::{
     validate,
 };
 
-/// Weight of a real server that takes new connections, and of one that only keeps existing ones.
-pub(crate) const TAKES: u16 = 1;
-pub(crate) const KEEPS: u16 = 0;
+pub(crate) use model::{KEEPS, TAKES};
+
 /// Bytes of a record's digest: enough to tell records apart.
 const DIGEST_BYTES: usize = 16;
 
@@ -54,12 +53,20 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
             .iter()
             .filter(|network| networks.contains(network))
         {
-            add_service(&mut config, state, record, *network, &members);
+            add_service(&mut config, state, record, *network);
         }
         add_published(&mut config, state, record, &members);
     }
     containers::project(&mut config, state, &networks);
-    config.names = names::of(state, &networks, &members);
+    config.joined = networks
+        .into_iter()
+        .map(|network| (network, JoinedConfig {}))
+        .collect();
+    config.derive();
+    if state.level < Level::SHARED_VIEWS {
+        (config.joined, config.offers) = (BTreeMap::new(), BTreeMap::new());
+        (config.slots, config.members) = (BTreeMap::new(), BTreeMap::new());
+    }
     config.keys = keys(state, node);
     config.peers = peers(state, &config);
     config
@@ -95,12 +102,17 @@ fn networks_of<'a>(tasks: impl Iterator<Item = &'a Task>) -> impl Iterator<Item 
 /// while: then it is the newest, the only one that should run. A task on a lost host has them only
 /// if no other task does.
 pub(crate) fn holder<'a>(state: &'a State, slot: &'a Slot) -> Option<(&'a Task, NodeId)> {
+    let task = &holding(state, slot)?.task;
+    Some((task, task.node?))
+}
+
+/// The same, as a record.
+pub(crate) fn holding<'a>(state: &'a State, slot: &'a Slot) -> Option<&'a TaskRecord> {
     let placed = state
         .records(&slot.tasks)
-        .filter(|record| record.is_alive());
-    let placed = placed.filter_map(|record| Some((&record.task, record.task.node?)));
+        .filter(|record| record.is_alive() && record.task.node.is_some());
     // Of equals the last is taken, and slots list their newest run last.
-    placed.max_by_key(|(_, node)| !state.is_down(*node))
+    placed.max_by_key(|record| is_reachable(state, &record.task))
 }
 
 /// The task of a slot that takes traffic, until it is withdrawn; also in a slot that is no longer
@@ -116,12 +128,12 @@ pub(crate) fn serving<'a>(
         .rfind(|record| record.takes_connections() && is_reachable(state, &record.task))
 }
 
-fn is_reachable(state: &State, task: &Task) -> bool {
+pub(crate) fn is_reachable(state: &State, task: &Task) -> bool {
     task.node.is_some_and(|node| !state.is_down(node))
 }
 
-/// Adds this host's published ports of the service. If ports of other hosts lead to it, its
-/// endpoints are added, too, even if the host has no other part in the network.
+/// Adds this host's published ports of the service. If ports of other hosts lead to it, what leads
+/// there is added, too, even if the host has no other part in the network.
 fn add_published(
     config: &mut NodeConfig,
     state: &State,
@@ -133,113 +145,117 @@ fn add_published(
         return;
     };
     if ports::is_ingress(record) {
-        let holders = record.slots.values().filter_map(|slot| holder(state, slot));
-        config
-            .endpoints
-            .extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
-        let placed = members.of_service(service, network);
-        config.endpoints.extend(
-            placed
-                .filter_map(|placed| Some(containers::endpoint(placed, placed.sandbox.as_ref()?))),
-        );
-    }
-    if service.spec.publish.is_empty() {
-        return;
-    }
-    let is_here = state
-        .tasks_on(node)
-        .any(|record| record.task.service == service.id);
-    for (place, spec) in service.spec.publish.iter().enumerate() {
-        let everywhere = spec.mode == PublishMode::Ingress;
-        if !everywhere && !is_here {
-            continue;
+        add_service(config, state, record, network);
+        for container in members.of_service(service, network) {
+            if let Some(sandbox) = &container.sandbox {
+                let (id, endpoint) = containers::endpoint(container, sandbox);
+                config.endpoints.insert(id, endpoint);
+            }
+            let member = names::member(state, container);
+            config.members.insert((network, container.id), member);
         }
-        let real_servers = real_servers(state, record, network, members, |at| {
-            everywhere || at == node
-        });
-        if service.removing && real_servers.is_empty() {
-            continue;
+        for (key, port) in published_everywhere(state, record, network, members) {
+            config.published.insert(key, port);
         }
-        let owner = format!("service {}", service.spec.name);
-        let (balance, spec) = (service.spec.balance, spec.clone());
-        let published = PublishedConfig {
-            owner,
+    }
+    let is_on_host = |port: &PublishSpec| port.mode == PublishMode::Host;
+    if service.spec.publish.iter().any(is_on_host) {
+        let here = published_on(state, record, network, node);
+        config.published.extend(here);
+    }
+}
+
+type Published = ((Publisher, String), PublishedConfig);
+
+/// Ports of a service that every host answers at, without what their reader derives.
+pub(crate) fn published_everywhere(
+    state: &State,
+    record: &ServiceRecord,
+    network: NetworkId,
+    members: &Members<'_>,
+) -> Vec<Published> {
+    let is_led_to = |number: &u32| names::weights(state, record, *number).next().is_some();
+    let has_members = || {
+        let mut members = members.of_service(&record.service, network);
+        members.any(|member| containers::is_reachable(state, member))
+    };
+    if record.service.removing && !record.slots.keys().any(is_led_to) && !has_members() {
+        return Vec::new();
+    }
+    published(record, network, PublishMode::Ingress, &BTreeMap::new())
+}
+
+/// Ports of a service that this host answers at, because it runs some of it.
+pub(crate) fn published_on(
+    state: &State,
+    record: &ServiceRecord,
+    network: NetworkId,
+    node: NodeId,
+) -> Vec<Published> {
+    let own = state.tasks_on(node);
+    let slots: BTreeSet<u32> = own
+        .filter(|run| run.task.service == record.service.id)
+        .map(|run| run.task.slot)
+        .collect();
+    if slots.is_empty() {
+        return Vec::new();
+    }
+    let mut real_servers = BTreeMap::new();
+    for number in slots {
+        let here =
+            names::weights(state, record, number).filter(|(run, _)| run.task.node == Some(node));
+        for (run, weight) in here {
+            let addresses = addresses(&run.task, network).iter();
+            real_servers.extend(addresses.map(|address| (*address, weight)));
+        }
+    }
+    let members = Members::on(state, node);
+    real_servers.extend(members.real_servers(state, &record.service, network));
+    if record.service.removing && real_servers.is_empty() {
+        return Vec::new();
+    }
+    published(record, network, PublishMode::Host, &real_servers)
+}
+
+fn published(
+    record: &ServiceRecord,
+    network: NetworkId,
+    mode: PublishMode,
+    real_servers: &BTreeMap<IpAddr, u16>,
+) -> Vec<Published> {
+    let service = &record.service;
+    let ports = service.spec.publish.iter().enumerate();
+    let meant = ports.filter(|(_, spec)| spec.mode == mode);
+    let named = meant.map(|(place, spec)| {
+        let port = PublishedConfig {
+            owner: format!("service {}", service.spec.name),
             network,
-            spec,
-            balance,
-            real_servers,
+            spec: spec.clone(),
+            balance: service.spec.balance,
+            real_servers: real_servers.clone(),
         };
-        config.published.insert(
+        (
             (Publisher::Service(service.id), format!("{place:03}")),
-            published,
-        );
-    }
-}
-
-/// Real servers of a service on a network, on the hosts that count, with weights. A withdrawn task
-/// has weight 0 and keeps its connections.
-fn real_servers(
-    state: &State,
-    record: &ServiceRecord,
-    network: NetworkId,
-    members: &Members<'_>,
-    counts: impl Fn(NodeId) -> bool,
-) -> BTreeMap<IpAddr, u16> {
-    let containers = members.real_servers(state, &record.service, network, &counts);
-    let serving = record
-        .slots
-        .keys()
-        .filter_map(|&number| serving(state, record, number));
-    let holders = record.slots.values().filter_map(|slot| holder(state, slot));
-    let keeping = holders
-        .map(|(task, _)| task)
-        .filter(|task| task.status.state == TaskState::Running);
-    let keeping = keeping
-        .filter(|task| is_reachable(state, task))
-        .map(|task| (task, KEEPS));
-    let weighted = keeping.chain(serving.map(|run| (&run.task, TAKES)));
-    let weighted = weighted.filter(|(task, _)| task.node.is_some_and(&counts));
-    let tasks = weighted.flat_map(|(task, weight)| {
-        addresses(task, network)
-            .iter()
-            .map(move |address| (*address, weight))
+            port,
+        )
     });
-    tasks.chain(containers).collect()
+    named.collect()
 }
 
-fn add_service(
-    config: &mut NodeConfig,
-    state: &State,
-    record: &ServiceRecord,
-    network: NetworkId,
-    members: &Members<'_>,
-) {
+/// Adds a service on a network: the endpoints of its tasks, and what names and balancers are
+/// derived from.
+fn add_service(config: &mut NodeConfig, state: &State, record: &ServiceRecord, network: NetworkId) {
+    let service = record.service.id;
     let holders = record.slots.values().filter_map(|slot| holder(state, slot));
     config
         .endpoints
         .extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
-    let vips = record
-        .service
-        .vips
-        .get(&network)
-        .cloned()
-        .unwrap_or_default();
-    let real_servers = real_servers(state, record, network, members, |_| true);
-    let is_emptied = record.service.removing && real_servers.is_empty();
-    if !vips.is_empty() && !is_emptied {
-        let (name, balance) = (
-            record.service.spec.name.clone(),
-            record.service.spec.balance,
-        );
-        let service = VirtualServiceConfig {
-            name,
-            vips,
-            balance,
-            real_servers,
-        };
-        config
-            .services
-            .insert((network, record.service.id), service);
+    let offer = names::offer(record, network);
+    config.offers.insert((network, service), offer);
+    for &number in record.slots.keys() {
+        if let Some(slot) = names::slot(state, record, number, network) {
+            config.slots.insert((network, (service, number)), slot);
+        }
     }
 }
 
@@ -252,7 +268,7 @@ pub(crate) fn addresses(task: &Task, network: NetworkId) -> &[IpAddr] {
     attachment.map_or(&[], |attachment| &attachment.addresses)
 }
 
-fn endpoints(
+pub(crate) fn endpoints(
     task: &Task,
     node: NodeId,
     network: NetworkId,

@@ -660,8 +660,8 @@ fn one_more_container_is_a_few_records_of_a_view() {
     });
     assert_eq!(
         changes,
-        [(4, 0), (3, 0), (0, 0)],
-        "its endpoint, two names, and on its host itself"
+        [(3, 0), (2, 0), (0, 0)],
+        "its endpoint, what its names are derived from, and on its host itself"
     );
 }
 

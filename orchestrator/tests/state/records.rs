@@ -2,7 +2,7 @@
 //! time came to.
 //!
 //! `tests/records/LEVEL/NN.log` holds one entry of the log a line, `digests` the SHA-256 of the
-//! snapshot after each, and `snapshot.json` one snapshot. Those of a level never change once it has
+//! snapshot after each, `views` that of all views on the way, and `snapshot.json` one snapshot. Those of a level never change once it has
 //! been released. Those of the newest level are made, from the logs of the first, by
 //! `WRITE_RECORDS=1 cargo nextest run -p orchestrator records`.
 
@@ -187,5 +187,36 @@ fn levels_are_raised_one_at_a_time() {
     for level in [Level::FIRST, Level::NEWEST, Level::NEWEST.next().next()] {
         let refusal = cluster.refuse(ClusterCommand::RaiseLevel { level }.into());
         assert_eq!(refusal.kind, Kind::Precondition);
+    }
+}
+
+/// SHA-256 of every node's view after each entry of a log.
+fn digest_of_views(log: &[Batch]) -> String {
+    let (mut state, mut digest) = (State::default(), Sha256::new());
+    for (index, batch) in (1..).zip(log) {
+        for entry in &batch.entries {
+            let _refused_or_not = state.apply(index, entry.clone());
+        }
+        for node in state.nodes().keys() {
+            let view = state.view(*node).snapshot();
+            digest.update(serde_json::to_vec(&view).unwrap());
+        }
+    }
+    let digest = digest.finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the version of that time sent.
+#[test]
+fn views_of_earlier_levels_are_as_they_were() {
+    for level in [Level::FIRST, Level::BATCHES] {
+        let digests = fs::read_to_string(records(level).join("views")).unwrap();
+        let logs = logs(level);
+        assert_eq!(digests.lines().count(), logs.len());
+        for line in digests.lines() {
+            let (expected, name) = line.split_once("  ").unwrap();
+            let found = digest_of_views(&logs[name]);
+            assert_eq!(found, expected, "level {level}, {name}");
+        }
     }
 }

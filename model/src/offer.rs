@@ -1,0 +1,423 @@
+//! What names and balancers are derived from: services on their networks, their slots, and
+//! containers that serve them. From [`crate::Level::SHARED_VIEWS`] on a view carries these records, one
+//! for each slot, and its reader derives the rest, so that a change of one replica is as large as
+//! one replica. Before, whoever projects the view derives it, by the same functions.
+//!
+//! A service is `web`, each replica `web.1`, all of them `tasks.web`; its aliases on a network
+//! stand beside `web`. In a stack each of these is also `NAME.STACK`, and a service called after
+//! its stack, `shop-web`, is `web.shop` as well. Containers of others have the names that their
+//! runtimes give them, as far as no service has them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Balance, EndpointId, NameConfig, NamedPort, NetworkId, NodeConfig, PublishMode,
+    PublishedConfig, Publisher, ServiceId, VirtualServiceConfig,
+};
+
+/// Weight of a real server that takes new connections.
+pub const TAKES: u16 = 1;
+/// Weight of a real server that only keeps the connections it has.
+pub const KEEPS: u16 = 0;
+
+/// A network that the host's own tasks or containers are on: it has names there. A host may know
+/// another network only because its published ports lead there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinedConfig {}
+
+/// A service on one of its networks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferConfig {
+    /// Its name.
+    pub name: String,
+    /// The stack that it is part of.
+    pub stack: Option<String>,
+    /// Its aliases on this network.
+    pub aliases: Vec<String>,
+    /// The ports that SRV records of its names tell.
+    pub ports: Vec<NamedPort>,
+    /// Its virtual IPs, one per family; none with `dnsrr`.
+    pub vips: Vec<IpAddr>,
+    /// How they choose.
+    pub balance: Balance,
+    /// It is being removed: it is led to for as long as something of it is there.
+    pub removing: bool,
+    /// Names lead also to what is not ready yet.
+    pub publish_not_ready: bool,
+}
+
+/// A slot of a service, on one of the service's networks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotConfig {
+    /// What names lead to; empty while they lead nowhere. `None`: it has no name, for it is not
+    /// wanted.
+    pub named: Option<Vec<IpAddr>>,
+    /// Its addresses as real servers, with weights (0: no new connections).
+    pub real_servers: BTreeMap<IpAddr, u16>,
+}
+
+/// A container of others, on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberConfig {
+    /// What its runtime calls it, in lower case, the name to resolve back to first. Services may
+    /// have taken them.
+    pub names: Vec<String>,
+    /// Its aliases and the name of the service that it serves, in lower case: others may have them
+    /// too.
+    pub shared: BTreeSet<String>,
+    /// The service that it serves, if there is one of this name (in lower case).
+    pub service: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports that have a name.
+    pub ports: Vec<NamedPort>,
+    /// Only its own names lead to it.
+    pub unready: bool,
+    /// Its host answers.
+    pub reachable: bool,
+}
+
+/// Names of a network with what they mean there.
+type Names = BTreeMap<(NetworkId, String), NameConfig>;
+
+impl NodeConfig {
+    /// Derives names, virtual services and the real servers of ports that every host answers at,
+    /// on all networks.
+    pub fn derive(&mut self) {
+        let of_offers = self.offers.keys().map(|(network, _)| *network);
+        let networks: BTreeSet<NetworkId> = of_offers.chain(self.joined.keys().copied()).collect();
+        self.names.clear();
+        self.services.clear();
+        networks
+            .into_iter()
+            .for_each(|network| self.derive_network(network));
+    }
+
+    /// The same on one network, where these records have changed.
+    pub(crate) fn derive_network(&mut self, network: NetworkId) {
+        let zone = Zone::of(self, network);
+        let servers = zone.real_servers(self);
+        let (mut names, mut services) = (Names::new(), BTreeMap::new());
+        if self.joined.contains_key(&network) {
+            names = zone.names(self);
+            services = zone.virtual_services(&servers);
+        }
+        let old = self.names.range((network, String::new())..);
+        let old = old.take_while(|((on, _), _)| *on == network);
+        let old: Vec<_> = old.map(|(key, _)| key.clone()).collect();
+        old.iter().for_each(|key| drop(self.names.remove(key)));
+        self.names.extend(names);
+        self.services.retain(|(on, _), _| *on != network);
+        self.services.extend(services);
+        for ((publisher, _), port) in &mut self.published {
+            if let Some(service) = port.shared_by(*publisher)
+                && port.network == network
+            {
+                port.real_servers = servers.get(&service).cloned().unwrap_or_default();
+            }
+        }
+    }
+}
+
+impl PublishedConfig {
+    /// The service to all of whose real servers every host leads this port.
+    pub fn shared_by(&self, publisher: Publisher) -> Option<ServiceId> {
+        match publisher {
+            Publisher::Service(service) if self.spec.mode == PublishMode::Ingress => Some(service),
+            Publisher::Service(_) | Publisher::Container(_) => None,
+        }
+    }
+}
+
+impl OfferConfig {
+    fn lower(&self) -> String {
+        self.name.to_ascii_lowercase()
+    }
+
+    fn lower_aliases(&self) -> BTreeSet<String> {
+        let aliases = self.aliases.iter();
+        aliases.map(|alias| alias.to_ascii_lowercase()).collect()
+    }
+}
+
+/// One network's records.
+struct Zone<'a> {
+    network: NetworkId,
+    offers: Vec<(ServiceId, &'a OfferConfig)>,
+    members: Vec<&'a MemberConfig>,
+    /// Names of services; `true` for a service's own name, `false` for an alias.
+    claimed: BTreeMap<String, bool>,
+}
+
+impl<'a> Zone<'a> {
+    fn of(config: &'a NodeConfig, network: NetworkId) -> Self {
+        let offers = config
+            .offers
+            .range((network, ServiceId(0))..=(network, ServiceId(u64::MAX)));
+        let offers: Vec<_> = offers.map(|((_, id), offer)| (*id, offer)).collect();
+        let members = config
+            .members
+            .range((network, EndpointId(0))..=(network, EndpointId(u64::MAX)));
+        let members = members.map(|(_, member)| member).collect();
+        let mut claimed = BTreeMap::new();
+        for (_, offer) in &offers {
+            for alias in offer.lower_aliases() {
+                claimed.entry(alias).or_insert(false);
+            }
+            claimed.insert(offer.lower(), true);
+        }
+        Self {
+            network,
+            offers,
+            members,
+            claimed,
+        }
+    }
+
+    fn members_of(&self, offer: &OfferConfig) -> impl Iterator<Item = &'a MemberConfig> {
+        let name = offer.lower();
+        let members = self.members.iter().copied();
+        members.filter(move |member| member.service.as_ref() == Some(&name))
+    }
+
+    /// Real servers of each service. An unready container gets weight 0 and keeps its connections.
+    fn real_servers(&self, config: &NodeConfig) -> BTreeMap<ServiceId, BTreeMap<IpAddr, u16>> {
+        let mut found = BTreeMap::new();
+        for &(service, offer) in &self.offers {
+            let mut servers = BTreeMap::new();
+            for (_, slot) in config.slots_of(self.network, service) {
+                servers.extend(&slot.real_servers);
+            }
+            for member in self.members_of(offer).filter(|member| member.reachable) {
+                let keeps = member.unready || offer.removing;
+                let weight = if keeps { KEEPS } else { TAKES };
+                servers.extend(member.addresses.iter().map(|address| (*address, weight)));
+            }
+            found.insert(service, servers);
+        }
+        found
+    }
+
+    fn virtual_services(
+        &self,
+        servers: &BTreeMap<ServiceId, BTreeMap<IpAddr, u16>>,
+    ) -> BTreeMap<(NetworkId, ServiceId), VirtualServiceConfig> {
+        let mut services = BTreeMap::new();
+        for &(id, offer) in &self.offers {
+            let real_servers = servers.get(&id).cloned().unwrap_or_default();
+            let is_emptied = offer.removing && real_servers.is_empty();
+            if offer.vips.is_empty() || is_emptied {
+                continue;
+            }
+            let service = VirtualServiceConfig {
+                name: offer.name.clone(),
+                vips: offer.vips.clone(),
+                balance: offer.balance,
+                real_servers,
+            };
+            services.insert((self.network, id), service);
+        }
+        services
+    }
+
+    fn names(&self, config: &NodeConfig) -> Names {
+        let mut names = Names::new();
+        for &(service, offer) in &self.offers {
+            let slots = config.slots_of(self.network, service);
+            let slots: BTreeMap<u32, &[IpAddr]> = slots
+                .filter_map(|(number, slot)| Some((number, &slot.named.as_ref()?[..])))
+                .collect();
+            // Of a service that is being removed names lead to what is not withdrawn yet.
+            if offer.removing && slots.is_empty() {
+                continue;
+            }
+            let ready = self.members_of(offer).filter(|member| {
+                let is_ready = !member.unready || offer.publish_not_ready;
+                !offer.removing && is_ready && member.reachable
+            });
+            let members = ready
+                .map(|member| (self.names_of(member).next(), &member.addresses[..]))
+                .collect();
+            Answers {
+                names: &mut names,
+                network: self.network,
+                offer,
+                slots,
+                members,
+            }
+            .add();
+        }
+        for member in &self.members {
+            self.add_member(&mut names, member);
+        }
+        names
+    }
+
+    /// Names that always lead to this container; its addresses resolve back to the first.
+    fn names_of(&self, member: &'a MemberConfig) -> impl Iterator<Item = &'a String> {
+        let names = member.names.iter();
+        names.filter(|name| !self.claimed.contains_key(*name))
+    }
+
+    /// A container's names. Those that others may have too lead to it only while it is ready; so
+    /// does the name of a service that is not there.
+    fn add_member(&self, names: &mut Names, member: &'a MemberConfig) {
+        let addresses = |leads: bool| {
+            if leads {
+                member.addresses.clone()
+            } else {
+                Vec::new()
+            }
+        };
+        let mut own: Vec<&String> = self.names_of(member).collect();
+        own.dedup();
+        for (place, name) in own.iter().enumerate() {
+            let record = NameConfig {
+                ports: member.ports.clone(),
+                ..NameConfig::new(addresses(member.reachable), place == 0)
+            };
+            put(names, (self.network, (*name).clone()), record);
+        }
+        let is_service = |name: &String| self.claimed.get(name) == Some(&true);
+        let shared = member.shared.iter().filter(|name| !is_service(name));
+        for name in shared.filter(|name| !own.contains(name)) {
+            let is_led = member.reachable && !member.unready;
+            let target = own.first().filter(|_| is_led);
+            let ports = if is_led {
+                member.ports.clone()
+            } else {
+                Vec::new()
+            };
+            let record = NameConfig {
+                addresses: addresses(is_led),
+                canonical: false,
+                ports,
+                targets: target.into_iter().map(|name| (*name).clone()).collect(),
+            };
+            put(names, (self.network, name.clone()), record);
+        }
+    }
+}
+
+impl NodeConfig {
+    /// A service's slots on a network.
+    fn slots_of(
+        &self,
+        network: NetworkId,
+        service: ServiceId,
+    ) -> impl Iterator<Item = (u32, &SlotConfig)> {
+        let all = (network, (service, 0))..=(network, (service, u32::MAX));
+        let slots = self.slots.range(all);
+        slots.map(|((_, (_, number)), slot)| (*number, slot))
+    }
+}
+
+/// Those who share a name share its answer.
+fn put(names: &mut Names, key: (NetworkId, String), record: NameConfig) {
+    let known = names
+        .entry(key)
+        .or_insert_with(|| NameConfig::new(Vec::new(), false));
+    known.addresses.extend(record.addresses);
+    known.canonical |= record.canonical;
+    known.targets.extend(record.targets);
+    let is_new = |port: &NamedPort| !known.ports.contains(port);
+    let ports: Vec<NamedPort> = record.ports.into_iter().filter(is_new).collect();
+    known.ports.extend(ports);
+}
+
+/// A service's part in the names of a network.
+struct Answers<'a> {
+    names: &'a mut Names,
+    network: NetworkId,
+    offer: &'a OfferConfig,
+    /// Where each replica is; no address while it is to have no traffic.
+    slots: BTreeMap<u32, &'a [IpAddr]>,
+    /// What names lead to beside: containers of others, each under the name of its own that it may
+    /// have.
+    members: Vec<(Option<&'a String>, &'a [IpAddr])>,
+}
+
+impl Answers<'_> {
+    fn add(mut self) {
+        let (name, aliases) = (self.offer.lower(), self.offer.lower_aliases());
+        self.entry(&name, "", &name);
+        aliases
+            .iter()
+            .filter(|other| **other != name)
+            .for_each(|other| self.entry(other, "", &name));
+        let Some(stack) = &self.offer.stack else {
+            return;
+        };
+        let stack = stack.to_ascii_lowercase();
+        let suffix = format!(".{stack}");
+        let inside = aliases
+            .iter()
+            .cloned()
+            .chain([name.clone()])
+            .chain(name_in_stack(&name, &stack));
+        for other in inside.collect::<BTreeSet<_>>() {
+            self.entry(&other, &suffix, &name);
+        }
+    }
+
+    /// What `base` leads to, whatever comes behind it; `name` is the service's own.
+    fn entry(&mut self, base: &str, suffix: &str, name: &str) {
+        let members = self.members.iter().flat_map(|(_, addresses)| *addresses);
+        let everyone = self.slots.values().copied().flatten().chain(members);
+        let everyone: Vec<IpAddr> = everyone.copied().collect();
+        let placed = self
+            .slots
+            .iter()
+            .filter(|(_, addresses)| !addresses.is_empty());
+        let tasks = placed.map(|(number, _)| format!("{name}.{number}"));
+        let members = self.members.iter().filter_map(|(own, _)| own.cloned());
+        let tasks: Vec<String> = tasks.chain(members).collect();
+        let vips = &self.offer.vips;
+        let is_plain = base == name && suffix.is_empty();
+        let (addresses, targets) = match (vips.is_empty(), is_plain) {
+            (true, _) => (everyone.clone(), tasks.clone()),
+            (false, true) => (vips.clone(), Vec::new()),
+            (false, false) => (vips.clone(), vec![name.to_owned()]),
+        };
+        let has_vips = !vips.is_empty();
+        let whole = format!("{base}{suffix}");
+        self.put(whole, addresses, is_plain && has_vips, targets);
+        self.put(format!("tasks.{base}{suffix}"), everyone, false, tasks);
+        let is_alias = base != name && suffix.is_empty();
+        if is_alias {
+            return;
+        }
+        let slots = std::mem::take(&mut self.slots);
+        for (number, addresses) in &slots {
+            let targets = if is_plain {
+                Vec::new()
+            } else {
+                vec![format!("{name}.{number}")]
+            };
+            let whole = format!("{base}.{number}{suffix}");
+            self.put(whole, addresses.to_vec(), is_plain, targets);
+        }
+        self.slots = slots;
+    }
+
+    fn put(&mut self, name: String, addresses: Vec<IpAddr>, canonical: bool, targets: Vec<String>) {
+        let record = NameConfig {
+            addresses,
+            canonical,
+            ports: self.offer.ports.clone(),
+            targets,
+        };
+        put(self.names, (self.network, name), record);
+    }
+}
+
+/// `web` of `shop-web` in the stack `shop`, all in lower case.
+pub fn name_in_stack(name: &str, stack: &str) -> Option<String> {
+    let rest = name.strip_prefix(stack)?.strip_prefix('-')?;
+    (!rest.starts_with('-') && !rest.is_empty() && rest != "tasks").then(|| rest.to_owned())
+}

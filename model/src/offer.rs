@@ -1,7 +1,7 @@
 //! What names and balancers are derived from: services on their networks, their slots, and
-//! containers that serve them. From [`crate::Level::SHARED_VIEWS`] on a view carries these records, one
-//! for each slot, and its reader derives the rest, so that a change of one replica is as large as
-//! one replica. Before, whoever projects the view derives it, by the same functions.
+//! containers that serve them. From [`crate::Level::SHARED_VIEWS`] on a view carries these records,
+//! one for each slot, and its reader derives the rest, so that a change of one replica is as large
+//! as one replica. Before, whoever projects the view derives it, by the same functions.
 //!
 //! A service is `web`, each replica `web.1`, all of them `tasks.web`; its aliases on a network
 //! stand beside `web`. In a stack each of these is also `NAME.STACK`, and a service called after

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    Answer, Applied, Authority, ClusterCommand, Command, Concern, Entry, Kind, Level, Millis,
-    NameConfig, NetworkId, Node, NodeCommand, NodeConfig, NodeId, NodeInfo, Outcome, PeerConfig,
-    Query, Refusal, RequestId, Response, RestoreError, ServiceCommand, StateMachine, level,
+    Answer, Applied, Authority, Balance, ClusterCommand, Command, Concern, Entry, JoinedConfig,
+    Kind, Level, Millis, NetworkId, Node, NodeCommand, NodeConfig, NodeId, NodeInfo, OfferConfig,
+    Outcome, PeerConfig, Query, Refusal, RequestId, Response, RestoreError, ServiceCommand,
+    ServiceId, StateMachine, level,
 };
 use serde::{Deserialize, Serialize};
 
@@ -129,14 +130,21 @@ impl StateMachine for Toy {
                 balancer,
             }
         };
-        let name = |(name, total): (&String, &u32)| {
-            let addresses = vec![IpAddr::from(total.to_be_bytes())];
-            (
-                (NetworkId(1), name.clone()),
-                NameConfig::new(addresses, false),
-            )
+        // Each number is a service's virtual IP, so that there is a name to it.
+        let offer = |(place, (name, total)): (u64, (&String, &u32))| {
+            let offer = OfferConfig {
+                name: name.clone(),
+                stack: None,
+                aliases: Vec::new(),
+                ports: Vec::new(),
+                vips: vec![IpAddr::from(total.to_be_bytes())],
+                balance: Balance::default(),
+                removing: false,
+                publish_not_ready: false,
+            };
+            ((NetworkId(1), ServiceId(place)), offer)
         };
-        NodeConfig {
+        let mut view = NodeConfig {
             generation: self.index,
             level: self.level,
             peers: self
@@ -144,9 +152,15 @@ impl StateMachine for Toy {
                 .values()
                 .map(|node| (node.id, peer(node)))
                 .collect(),
-            names: self.totals.iter().map(name).collect(),
+            joined: [(NetworkId(1), JoinedConfig {})].into(),
+            offers: (0..).zip(&self.totals).map(offer).collect(),
             ..NodeConfig::empty(node)
+        };
+        view.derive();
+        if self.level < Level::SHARED_VIEWS {
+            (view.joined, view.offers) = Default::default();
         }
+        view
     }
 
     fn concerns(&self, _: NodeId, concern: &Concern) -> bool {

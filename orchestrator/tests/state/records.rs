@@ -2,9 +2,9 @@
 //! time came to.
 //!
 //! `tests/records/LEVEL/NN.log` holds one entry of the log a line, `digests` the SHA-256 of the
-//! snapshot after each, `views` that of all views on the way, and `snapshot.json` one snapshot. Those of a level never change once it has
-//! been released. Those of the newest level are made, from the logs of the first, by
-//! `WRITE_RECORDS=1 cargo nextest run -p orchestrator records`.
+//! snapshot after each, `views` that of all views on the way, and `snapshot.json` one snapshot.
+//! Those of a level never change once it has been released. Those of the newest level are made,
+//! from the logs of the first, by `WRITE_RECORDS=1 cargo nextest run -p orchestrator records`.
 
 use std::{
     collections::BTreeMap,

@@ -30,6 +30,16 @@ pub enum ClusterError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of the log lacks what it had acknowledged.
+    #[error("{path} is damaged at byte {offset}: {reason}")]
+    Damaged {
+        /// The file or directory.
+        path: PathBuf,
+        /// Where the damage begins.
+        offset: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A later version wrote what is here, or speaks to this host.
     #[error(transparent)]
     TooNew(#[from] TooNew),
@@ -90,6 +100,11 @@ impl ClusterError {
                 "restore it from a backup; or remove netd's whole directory, take this host out \
                  with `swarmctl node rm` on a manager, and join again"
             }
+            Self::Damaged { .. } => {
+                "look for errors of the disk (`dmesg`); bring the file back from a backup; or, \
+                 while most managers run: `swarmctl node rm` this node there, move netd's \
+                 directory aside, keep it, and join again"
+            }
             Self::InUse(_) => "stop the other one, or give this one its own `--directory`",
             Self::Listen { .. } => {
                 "`ss -ltnp` shows who holds the port; `--listen-addr` takes another"
@@ -118,9 +133,10 @@ impl ClusterError {
     pub fn object(&self) -> String {
         match self {
             Self::AlreadyMember(_) => "this host".to_owned(),
-            Self::Disk { path, .. } | Self::Corrupt { path, .. } | Self::InUse(path) => {
-                format!("file {}", path.display())
-            }
+            Self::Disk { path, .. }
+            | Self::Corrupt { path, .. }
+            | Self::Damaged { path, .. }
+            | Self::InUse(path) => format!("file {}", path.display()),
             Self::Listen { address, .. } | Self::Advertise(address) => format!("address {address}"),
             Self::OtherCluster { manager } => format!("manager {manager}"),
             Self::Token(_) => "join token".to_owned(),
@@ -141,6 +157,7 @@ impl ClusterError {
             Self::TooNew(_) => Kind::Precondition,
             Self::Disk { .. }
             | Self::Corrupt { .. }
+            | Self::Damaged { .. }
             | Self::Certificate { .. }
             | Self::Listen { .. }
             | Self::Link(_)
@@ -190,6 +207,11 @@ mod tests {
             },
             ClusterError::Corrupt {
                 path: file(),
+                reason: reason(),
+            },
+            ClusterError::Damaged {
+                path: file(),
+                offset: 7,
                 reason: reason(),
             },
             ClusterError::InUse(file()),

@@ -67,7 +67,8 @@ pub fn remove(path: &Path) -> Result<(), ClusterError> {
     }
 }
 
-fn failed(operation: &'static str, path: &Path, source: io::Error) -> ClusterError {
+/// A failed operation on a file.
+pub fn failed(operation: &'static str, path: &Path, source: io::Error) -> ClusterError {
     ClusterError::Disk {
         operation,
         path: path.to_owned(),

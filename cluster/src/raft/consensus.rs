@@ -73,14 +73,21 @@ impl<S: StateMachine> Consensus<S> {
         known: Level,
     ) -> Result<Self, ClusterError> {
         files::make_directory(directory)?;
-        let mut log = Log::open(&directory.join("log.redb"), known)?;
+        let machine = Machine::<S>::open(&directory.join("snapshot"), known)?;
+        let level = machine.read(StateMachine::level);
+        let mut log = Log::open(directory, known, level)?;
+        if machine.applied().borrow().gt(&0) && log.is_new().await? {
+            return Err(ClusterError::Damaged {
+                path: directory.to_owned(),
+                offset: 0,
+                reason: "there is a snapshot, and the log that belongs to it is missing".to_owned(),
+            });
+        }
         let found = log
             .get_log_state()
             .await
             .map_err(|error| failed("read the log", error))?
             .last_log_id;
-        let machine = Machine::<S>::open(&directory.join("snapshot"), known)?;
-        log.raise(machine.read(StateMachine::level));
         let raft = Raft::new(
             me.0,
             config()?,

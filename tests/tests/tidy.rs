@@ -94,6 +94,7 @@ const ORCHESTRATION: &str = "
 const RESERVED: &[(&str, &[&str])] = &[
     ("openraft", &["cluster"]),
     ("redb", &["cluster"]),
+    ("crc32fast", &["cluster"]),
     ("hickory-", &["dns"]),
     ("netlink-", &["dataplane", "nftables", "ipvs"]),
     ("rtnetlink", &["swarmctl"]),

@@ -62,6 +62,7 @@ async fn lead<S: StateMachine>(consensus: &Consensus<S>) {
     let mut applied = consensus.machine.applied();
     let mut grace_from = Instant::now();
     let mut last = Instant::now();
+    let mut agenda = S::Agenda::default();
     while consensus.leads() {
         applied.borrow_and_update();
         if last.elapsed() > PAUSE {
@@ -73,7 +74,11 @@ async fn lead<S: StateMachine>(consensus: &Consensus<S>) {
             tracing::info!(%level, "every member knows the next level: the cluster goes up");
             commands.push(ClusterCommand::RaiseLevel { level }.into());
         }
-        commands.extend(consensus.machine.read(|state| state.step(now())));
+        commands.extend(
+            consensus
+                .machine
+                .read(|state| state.step(&mut agenda, now())),
+        );
         propose(consensus, commands).await;
         if let Ok(Ok(())) = timeout(STEP_INTERVAL, applied.changed()).await {
             sleep(DEBOUNCE).await;

@@ -8,14 +8,39 @@ use std::{
 use model::{AddressWish, NetworkId, NodeId, Subnet, SubnetLease, SubnetSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::{IpamError, Owner, pool::Pool, range};
+use crate::{IpamError, Owner, leases::Leases, pool::Pool, range, taken::Taken};
 
 /// Every pool and every lease of a cluster. Subnets of networks are disjoint; an address has one
 /// owner at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written")]
 pub struct Ledger {
     global_id: [u8; 5],
     books: BTreeMap<NetworkId, Book>,
+    /// The subnets of all books.
+    #[serde(skip)]
+    taken: Taken,
+}
+
+/// A ledger as it is written.
+#[derive(Deserialize)]
+struct Written {
+    global_id: [u8; 5],
+    books: BTreeMap<NetworkId, Book>,
+}
+
+impl From<Written> for Ledger {
+    fn from(Written { global_id, books }: Written) -> Self {
+        let mut taken = Taken::default();
+        for pool in books.values().flat_map(|book| &book.pools) {
+            taken.insert(pool.lease().subnet);
+        }
+        Self {
+            global_id,
+            books,
+            taken,
+        }
+    }
 }
 
 /// One owner's addresses on one network.
@@ -47,15 +72,14 @@ impl Ledger {
     pub fn new(global_id: [u8; 5]) -> Self {
         Self {
             global_id,
-            books: BTreeMap::new(),
+            ..Self::default()
         }
     }
 
     /// The lowest free IPv4 and IPv6 subnet of the default pools that overlap nothing in `avoid`.
     pub fn default_subnets(&self, avoid: &[Subnet]) -> Result<[Subnet; 2], IpamError> {
-        let mut taken: Vec<Subnet> = self.subnets().map(|(_, lease)| lease.subnet).collect();
-        taken.extend(avoid);
-        let lowest = |ipv6| range::default_subnet(ipv6, self.global_id, &taken);
+        let taken = self.taken.pieces();
+        let lowest = |ipv6| range::default_subnet(ipv6, self.global_id, taken, avoid);
         Ok([lowest(false)?, lowest(true)?])
     }
 
@@ -75,8 +99,10 @@ impl Ledger {
         for spec in subnets {
             let lease = range::admit(spec)?;
             let own = leases.iter().map(|lease| (name, *lease));
-            if let Some((network, other)) = self
-                .subnets()
+            // All are looked through only to name one that overlaps.
+            let is_taken = self.taken.overlaps(lease.subnet);
+            let others = self.subnets().filter(|_| is_taken);
+            if let Some((network, other)) = others
                 .chain(own)
                 .find(|(_, other)| other.subnet.overlaps(&lease.subnet))
             {
@@ -90,6 +116,9 @@ impl Ledger {
         }
         let ranges: Vec<Option<Subnet>> = subnets.iter().map(|spec| spec.range).collect();
         self.books.insert(id, Book::new(name, &leases, &ranges));
+        for lease in &leases {
+            self.taken.insert(lease.subnet);
+        }
         Ok(leases)
     }
 
@@ -100,9 +129,8 @@ impl Ledger {
             return;
         };
         book.release(Owner::Node(node));
-        let others: BTreeSet<IpAddr> = book.leases.values().flatten().copied().collect();
         let is_free =
-            |address: &&IpAddr| book.pool(**address).is_some() && !others.contains(address);
+            |address: &&IpAddr| book.pool(**address).is_some() && book.holder(**address).is_none();
         let free: BTreeSet<IpAddr> = addresses.iter().filter(is_free).copied().collect();
         for &address in &free {
             book.pools
@@ -134,19 +162,18 @@ impl Ledger {
                 leases,
             });
         }
-        self.books.remove(&id);
+        if let Some(book) = self.books.remove(&id) {
+            for pool in &book.pools {
+                self.taken.remove(pool.lease().subnet);
+            }
+        }
         Ok(())
     }
 
     /// Leases to each owner, on each network, one address per family of the network. An owner that
     /// has addresses keeps them. All or nothing. Errors: unknown network; too few free addresses.
     pub fn allocate(&mut self, networks: &[NetworkId], owners: &[Owner]) -> Result<(), IpamError> {
-        for id in networks {
-            self.books
-                .get(id)
-                .ok_or(IpamError::NoNetwork(*id))?
-                .check_room(owners)?;
-        }
+        self.check_room(networks, owners)?;
         for id in networks {
             let Some(book) = self.books.get_mut(id) else {
                 continue;
@@ -154,6 +181,19 @@ impl Ledger {
             owners.iter().for_each(|&owner| book.allocate(owner));
         }
         Ok(())
+    }
+
+    /// Whether [`Ledger::allocate`] would give each of these owners its addresses on each of these
+    /// networks.
+    pub fn has_room(&self, networks: &[NetworkId], owners: &[Owner]) -> bool {
+        self.check_room(networks, owners).is_ok()
+    }
+
+    fn check_room(&self, networks: &[NetworkId], owners: &[Owner]) -> Result<(), IpamError> {
+        networks.iter().try_for_each(|id| {
+            let book = self.books.get(id).ok_or(IpamError::NoNetwork(*id))?;
+            book.check_room(owners)
+        })
     }
 
     /// Leases to an owner the wished IPv4 and IPv6 addresses, where the network has the family.
@@ -180,9 +220,7 @@ impl Ledger {
             .filter_map(|step| book.carry_out(step))
             .collect();
         if !fresh.is_empty() {
-            let held = book.leases.entry(owner).or_default();
-            held.extend(fresh);
-            held.sort();
+            book.leases.extend(owner, fresh);
         }
         Ok(self.addresses(network, owner).to_vec())
     }
@@ -263,11 +301,14 @@ enum Step {
 struct Book {
     name: String,
     pools: Vec<Pool>,
-    leases: BTreeMap<Owner, Vec<IpAddr>>,
+    leases: Leases,
 }
 
 impl Book {
     fn new(name: &str, subnets: &[SubnetLease], ranges: &[Option<Subnet>]) -> Self {
+        let gateways = subnets.iter().map(|lease| lease.gateway).collect();
+        let mut leases = Leases::default();
+        leases.insert(Owner::Gateway, gateways);
         Self {
             name: name.to_owned(),
             pools: subnets
@@ -275,10 +316,7 @@ impl Book {
                 .zip(ranges)
                 .map(|(lease, range)| Pool::new(*lease, *range))
                 .collect(),
-            leases: BTreeMap::from([(
-                Owner::Gateway,
-                subnets.iter().map(|lease| lease.gateway).collect(),
-            )]),
+            leases,
         }
     }
 
@@ -351,10 +389,7 @@ impl Book {
     }
 
     fn holder(&self, address: IpAddr) -> Option<Owner> {
-        self.leases
-            .iter()
-            .find(|(_, addresses)| addresses.contains(&address))
-            .map(|(owner, _)| *owner)
+        self.leases.holder(address)
     }
 
     /// Those of a family, for people.
@@ -449,7 +484,7 @@ impl Book {
     }
 
     fn release(&mut self, owner: Owner) -> bool {
-        let Some(addresses) = self.leases.remove(&owner) else {
+        let Some(addresses) = self.leases.remove(owner) else {
             return false;
         };
         for address in addresses {

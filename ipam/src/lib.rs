@@ -3,10 +3,12 @@
 
 mod address;
 mod error;
+mod leases;
 mod ledger;
 mod owner;
 mod pool;
 mod range;
+mod taken;
 
 pub use error::IpamError;
 pub use ledger::{Lease, Ledger, Usage};

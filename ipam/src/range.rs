@@ -6,7 +6,8 @@ use model::{Subnet, SubnetLease, SubnetSpec};
 
 use crate::{
     IpamError,
-    address::{after, before, bits},
+    address::{after, before},
+    taken::Runs,
 };
 
 /// The longest prefixes: room for a gateway and one endpoint (IPv4 beside network and broadcast
@@ -96,6 +97,11 @@ pub(crate) fn admit(spec: &SubnetSpec) -> Result<SubnetLease, IpamError> {
     }
 }
 
+/// Prefix length of the pieces of default pools.
+fn piece(ipv6: bool) -> u8 {
+    if ipv6 { 64 } else { 24 }
+}
+
 /// The default pool of a family.
 struct DefaultPool {
     address: IpAddr,
@@ -112,7 +118,7 @@ impl DefaultPool {
             return Self {
                 address: Ipv4Addr::new(10, 0, 0, 0).into(),
                 prefix: 8,
-                piece: 24,
+                piece: piece(ipv6),
             };
         }
         let [a, b, c, d, e] = global_id;
@@ -121,16 +127,26 @@ impl DefaultPool {
         Self {
             address: address.into(),
             prefix: 48,
-            piece: 64,
+            piece: piece(ipv6),
         }
     }
 }
 
-/// The lowest subnet of a family's default pool that overlaps none of `taken`.
+/// The first and last address of the pieces of default pools that a subnet is in. A small subnet
+/// leaves the rest of its piece unused.
+pub(crate) fn pieces(subnet: Subnet) -> (IpAddr, IpAddr) {
+    let piece = piece(subnet.is_ipv6());
+    let whole = Subnet::around(subnet.network(), piece.min(subnet.prefix())).unwrap_or(subnet);
+    (whole.network(), whole.last())
+}
+
+/// The lowest subnet of a family's default pool that overlaps neither `taken` pieces nor what is to
+/// be avoided.
 pub(crate) fn default_subnet(
     ipv6: bool,
     global_id: [u8; 5],
-    taken: &[Subnet],
+    taken: &Runs,
+    avoid: &[Subnet],
 ) -> Result<Subnet, IpamError> {
     let DefaultPool {
         address,
@@ -138,24 +154,23 @@ pub(crate) fn default_subnet(
         piece,
     } = DefaultPool::of(ipv6, global_id);
     Subnet::around(address, prefix)
-        .and_then(|pool| lowest_free(pool, piece, taken))
+        .and_then(|pool| lowest_free(pool, piece, taken, avoid))
         .ok_or_else(|| IpamError::PoolsExhausted(format!("{address}/{prefix}")))
 }
 
-fn lowest_free(pool: Subnet, prefix: u8, taken: &[Subnet]) -> Option<Subnet> {
-    let mut taken: Vec<&Subnet> = taken
-        .iter()
-        .filter(|subnet| subnet.overlaps(&pool))
-        .collect();
-    taken.sort_by_key(|subnet| (bits(subnet.network()), subnet.prefix()));
+fn lowest_free(pool: Subnet, prefix: u8, taken: &Runs, avoid: &[Subnet]) -> Option<Subnet> {
+    let mut avoided = Runs::default();
+    for subnet in avoid.iter().filter(|subnet| subnet.overlaps(&pool)) {
+        avoided.insert(pieces(*subnet));
+    }
     let mut candidate = Subnet::around(pool.network(), prefix)?;
-    for subnet in taken {
-        if subnet.overlaps(&candidate) {
-            // Continue behind whichever ends later: a small subnet leaves the rest of its piece
-            // unused.
-            let end = subnet.last().max(candidate.last());
-            candidate = Subnet::around(after(end), prefix).filter(|next| pool.covers(next))?;
-        }
+    let run = |piece: Subnet| {
+        let taken = taken.around(piece.network());
+        taken.or_else(|| avoided.around(piece.network()))
+    };
+    while let Some((_, end)) = run(candidate) {
+        candidate = Subnet::around(after(end), prefix)
+            .filter(|next| pool.covers(next) && *next != candidate)?;
     }
     Some(candidate)
 }

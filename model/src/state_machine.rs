@@ -11,6 +11,9 @@ use crate::{
 /// A deterministic state machine: the same entries in the same order give the same state and
 /// answers everywhere.
 pub trait StateMachine: Default + Send + Sync + 'static {
+    /// What the leader keeps between two steps, so that a step looks at what has changed only.
+    type Agenda: Default + Send;
+
     /// Applies one command of the entry at this log index. Total: a command whose precondition does
     /// not hold is refused and changes nothing. The same `entry.request` again, if it
     /// was carried out, gets its first answer again. Looks at the state's level, never at
@@ -43,9 +46,10 @@ pub trait StateMachine: Default + Send + Sync + 'static {
     /// has part in.
     fn view(&self, node: NodeId) -> NodeConfig;
 
-    /// The commands that the leader proposes next. Idempotent; runs in full after every change of
-    /// leader. Time is the argument `now`.
-    fn step(&self, now: Millis) -> Vec<Command>;
+    /// The commands that the leader proposes next. Idempotent: they are proposed again until they
+    /// are applied. With a new agenda, as after every change of leader, it looks at everything.
+    /// Time is the argument `now`.
+    fn step(&self, agenda: &mut Self::Agenda, now: Millis) -> Vec<Command>;
 
     /// Answers a question; `Query::Token` and `Query::Node("self")` are resolved before they come
     /// here.

@@ -9,8 +9,7 @@ use model::{
 };
 
 use crate::{
-    acknowledged::Acknowledged,
-    capability, drain, ports, project,
+    acknowledged, capability, drain, ports, project,
     record::{ServiceRecord, TaskRecord},
     scheduler,
     state::State,
@@ -85,11 +84,7 @@ pub(crate) fn answer(
         }
         Query::Containers(node) => {
             let id = state.find_node(node)?;
-            let here = state
-                .containers
-                .values()
-                .filter(|container| container.key.node == id);
-            Answer::Containers(here.cloned().collect())
+            Answer::Containers(state.containers_of(id).cloned().collect())
         }
         Query::Task(name) => {
             let id = state.find_task(name)?;
@@ -161,7 +156,9 @@ fn network_info(state: &State, network: &Network) -> NetworkInfo {
 }
 
 fn endpoints(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
-    let slots = by_name(state.services.values().collect())
+    let services = state.derived.services.on_network(network);
+    let services = services.filter_map(|id| state.services.get(id));
+    let slots = by_name(services.collect())
         .into_iter()
         .flat_map(|record| record.slots.values());
     let holders = slots.filter_map(|slot| project::holder(state, slot));
@@ -182,10 +179,7 @@ fn endpoints(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
 }
 
 fn containers(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
-    let here = state
-        .containers
-        .values()
-        .filter(|container| container.network == network);
+    let here = state.containers_on(network);
     let info = |container: &Container| EndpointInfo {
         kind: container.key.runtime.to_string(),
         name: container.name(),
@@ -203,21 +197,20 @@ fn by_name(mut records: Vec<&ServiceRecord>) -> Vec<&ServiceRecord> {
 }
 
 fn services(state: &State, records: Vec<&ServiceRecord>) -> Vec<ServiceInfo> {
-    let heard = Acknowledged::of(state);
     by_name(records)
         .into_iter()
-        .map(|record| service_info(state, record, &heard))
+        .map(|record| service_info(state, record))
         .collect()
 }
 
-fn service_info(state: &State, record: &ServiceRecord, heard: &Acknowledged) -> ServiceInfo {
+fn service_info(state: &State, record: &ServiceRecord) -> ServiceInfo {
     let (service, spec) = (&record.service, &record.service.spec);
     let running: Vec<&TaskRecord> = record
         .slots
         .keys()
         .filter_map(|&number| project::serving(state, record, number))
         .collect();
-    let known = heard.generation(service);
+    let known = acknowledged::generation(state, service);
     let network_name = |id: &NetworkId| {
         state
             .networks
@@ -253,7 +246,7 @@ fn service_info(state: &State, record: &ServiceRecord, heard: &Acknowledged) -> 
         labels: spec.labels.clone(),
         spec: spec.clone(),
         version: record.version,
-        update: update::info(state, heard, record),
+        update: update::info(state, record),
         removing: service.removing,
         created: service.created,
     }

@@ -22,9 +22,8 @@ use crate::{
 
 impl State {
     pub(crate) fn find_container(&self, key: &ContainerKey) -> Option<&Container> {
-        self.containers
-            .values()
-            .find(|container| container.key == *key)
+        let id = self.derived.containers.with_key(key)?;
+        self.containers.get(&id)
     }
 
     /// Containers with a sandbox. No host is told of the others: they only hold addresses.
@@ -35,8 +34,20 @@ impl State {
     }
 
     pub(crate) fn placed_on(&self, node: NodeId) -> impl Iterator<Item = (&Container, &Sandbox)> {
-        self.placed()
-            .filter(move |(container, _)| container.key.node == node)
+        self.containers_of(node)
+            .filter_map(|container| Some((container, container.sandbox.as_ref()?)))
+    }
+
+    /// The containers of a node, placed or not, by id.
+    pub(crate) fn containers_of(&self, node: NodeId) -> impl Iterator<Item = &Container> {
+        let ids = self.derived.containers.of_node(node);
+        ids.filter_map(|id| self.containers.get(id))
+    }
+
+    /// The containers on a network, placed or not, by id.
+    pub(crate) fn containers_on(&self, network: NetworkId) -> impl Iterator<Item = &Container> {
+        let ids = self.derived.containers.on_network(network);
+        ids.filter_map(|id| self.containers.get(id))
     }
 
     /// Describes the owner of an address for people.

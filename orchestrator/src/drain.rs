@@ -9,8 +9,9 @@ use model::{
 
 use crate::{
     acknowledged,
+    look::Look,
     record::{Draining, TaskRecord, Withdrawal},
-    state::{State, has_passed, outdated},
+    state::{State, outdated},
     update,
 };
 
@@ -21,22 +22,15 @@ pub(crate) const PATIENCE: Millis = 30_000;
 const NAME_TTL: Millis = 5_000;
 
 /// The next command towards this task's stop; `None` while it waits, or if nothing is left to do.
-/// `is_known` says whether every host that leads traffic to a service has applied a log index.
-pub(crate) fn next(
-    state: &State,
-    record: &TaskRecord,
-    desired: TaskState,
-    now: Millis,
-    is_known: impl Fn(&Service, u64) -> bool,
-) -> Option<Command> {
+pub(crate) fn next(look: &Look<'_>, record: &TaskRecord, desired: TaskState) -> Option<Command> {
     let task = record.task.id;
     if !record.is_alive() || record.task.desired >= desired {
         return None;
     }
-    if may_stop(state, record, now) {
+    if may_stop(look, record) {
         return Some(Command::Task(TaskCommand::SetDesired { task, desired }));
     }
-    let is_new = |since: Millis| since <= now;
+    let is_new = |since: Millis| since <= look.now;
     match &record.withdrawal {
         None => Some(Command::Task(TaskCommand::Withdraw { task })),
         // The stamp is of an earlier leader whose clock was ahead. The remaining time is unknown,
@@ -52,9 +46,10 @@ pub(crate) fn next(
         }) if !is_new(*since) => Some(Command::Task(TaskCommand::Drain { task })),
         Some(withdrawal) => {
             let by_all = || {
-                service_of(state, record).is_none_or(|service| is_known(service, withdrawal.index))
+                service_of(look.state, record)
+                    .is_none_or(|service| look.is_known(service, withdrawal.index))
             };
-            let is_over = || has_passed(withdrawal.since, now, PATIENCE);
+            let is_over = || look.has_passed(withdrawal.since, PATIENCE);
             (withdrawal.draining.is_none() && (by_all() || is_over()))
                 .then_some(Command::Task(TaskCommand::Drain { task }))
         }
@@ -62,8 +57,8 @@ pub(crate) fn next(
 }
 
 /// Whether the task may stop: it has no traffic left, or the wait for it is over.
-pub(crate) fn may_stop(state: &State, record: &TaskRecord, now: Millis) -> bool {
-    if !takes_traffic(state, record) {
+pub(crate) fn may_stop(look: &Look<'_>, record: &TaskRecord) -> bool {
+    if !takes_traffic(look.state, record) {
         return true;
     }
     let Some(draining) = record
@@ -73,20 +68,22 @@ pub(crate) fn may_stop(state: &State, record: &TaskRecord, now: Millis) -> bool 
     else {
         return false;
     };
-    let by_name = service_of(state, record)
+    let by_name = service_of(look.state, record)
         .is_some_and(|service| service.spec.endpoint_mode == EndpointMode::Dnsrr);
     let is_quiet =
-        draining.connections == Some(0) && (!by_name || has_passed(draining.since, now, NAME_TTL));
-    is_quiet || draining.since <= now && has_passed(draining.since, now, record.task.spec.drain)
+        draining.connections == Some(0) && (!by_name || look.has_passed(draining.since, NAME_TTL));
+    is_quiet
+        || draining.since <= look.now && look.has_passed(draining.since, record.task.spec.drain)
 }
 
 /// A task that is to stop takes no new connections.
 pub(crate) fn withdraw(state: &mut State, now: Millis, id: TaskId) -> Response {
     let index = state.index;
     let is_due = state.tasks.get(&id).is_some_and(|record| {
-        let command = next(state, record, TaskState::Remove, now, |_, _| false);
+        let look = Look::new(state, now);
+        let command = next(&look, record, TaskState::Remove);
         matches!(command, Some(Command::Task(TaskCommand::Withdraw { .. })))
-            && update::must_leave(state, record, now)
+            && update::must_leave(&look, record)
     });
     let record = state.tasks.get_mut(&id).filter(|_| is_due);
     let record = record.ok_or_else(|| outdated(format!("task {id} is not to be withdrawn now")))?;
@@ -106,9 +103,7 @@ pub(crate) fn withdraw(state: &mut State, now: Millis, id: TaskId) -> Response {
 /// Begins to drain a task: every balancer knows that it is withdrawn.
 pub(crate) fn drain(state: &mut State, now: Millis, id: TaskId) -> Response {
     let is_due = state.tasks.get(&id).is_some_and(|record| {
-        let is_known =
-            |service: &Service, index| acknowledged::behind(state, service, index).is_empty();
-        let command = next(state, record, TaskState::Remove, now, is_known);
+        let command = next(&Look::new(state, now), record, TaskState::Remove);
         matches!(command, Some(Command::Task(TaskCommand::Drain { .. })))
     });
     let withdrawal = state

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use crate::{
+    look::has_passed,
     project,
-    state::{State, has_passed, outdated},
+    state::{State, outdated},
 };
 
 /// Lifetime of a key in milliseconds.
@@ -76,11 +77,7 @@ impl Phase {
 
 /// A new key for the user, or for `step` when the old one has served its time.
 pub(crate) fn rotate(state: &mut State, now: Millis, chance: Option<EpochKey>) -> Response {
-    if !state
-        .networks
-        .values()
-        .any(|network| network.spec.encrypted)
-    {
+    if state.derived.networks.encrypted().next().is_none() {
         let next = "`swarmctl network create --encrypted NAME` makes one";
         return Err(Refusal::new(
             Kind::Precondition,

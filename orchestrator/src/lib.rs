@@ -2,16 +2,19 @@
 //! the view of each host. Pure: no clock, no randomness, no I/O; every manager computes the same.
 
 mod acknowledged;
+mod agenda;
 mod answer;
 mod apply;
 mod capability;
 mod check;
+mod claims;
 mod containers;
+mod derived;
 mod drain;
 mod keys;
+mod look;
 mod lookup;
 mod names;
-mod places;
 mod ports;
 mod project;
 mod record;
@@ -25,6 +28,7 @@ mod table;
 mod update;
 mod validate;
 
+pub use agenda::Agenda;
 pub use project::digests;
 pub use state::State;
 pub use step::MAX_COMMANDS;

@@ -1,6 +1,6 @@
 //! Finds objects by what people type: name, id, or unique prefix of an id.
 
-use std::fmt::Display;
+use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
 use model::{Kind, NetworkId, NodeId, Refusal, ServiceId, TaskId};
 
@@ -18,13 +18,8 @@ impl State {
             what: "node",
             list: "swarmctl node ls",
         };
-        find(
-            &noun,
-            text,
-            self.nodes
-                .values()
-                .map(|node| (node.id, node.hostname.as_str())),
-        )
+        let named = self.derived.nodes.named(&text.to_ascii_lowercase());
+        find(&noun, text, named.copied().collect(), &self.nodes)
     }
 
     pub(crate) fn find_network(&self, text: &str) -> Result<NetworkId, Refusal> {
@@ -32,13 +27,8 @@ impl State {
             what: "network",
             list: "swarmctl network ls",
         };
-        find(
-            &noun,
-            text,
-            self.networks
-                .values()
-                .map(|network| (network.id, network.spec.name.as_str())),
-        )
+        let named = self.derived.networks.named(&text.to_ascii_lowercase());
+        find(&noun, text, named.copied().collect(), &self.networks)
     }
 
     pub(crate) fn find_service(&self, text: &str) -> Result<ServiceId, Refusal> {
@@ -46,12 +36,8 @@ impl State {
             what: "service",
             list: "swarmctl service ls",
         };
-        let services = self.services.values().map(|record| &record.service);
-        find(
-            &noun,
-            text,
-            services.map(|service| (service.id, service.spec.name.as_str())),
-        )
+        let named = self.derived.services.named(&text.to_ascii_lowercase());
+        find(&noun, text, named.copied().collect(), &self.services)
     }
 
     /// `web.1` is the newest run of that slot.
@@ -63,37 +49,28 @@ impl State {
             what: "task",
             list: "swarmctl service ps SERVICE",
         };
-        find(&noun, text, self.tasks.keys().map(|id| (*id, "")))
+        find(&noun, text, Vec::new(), &self.tasks)
     }
 
     fn newest_run(&self, name: &str) -> Option<&TaskRecord> {
         let (service, slot) = name.rsplit_once('.')?;
         let slot: u32 = slot.parse().ok()?;
-        let record = self
-            .services
-            .values()
-            .find(|record| same_name(&record.service.spec.name, service))?;
+        let mut named = self.derived.services.named(&service.to_ascii_lowercase());
+        let record = self.services.get(named.next()?)?;
         self.records(&record.slots.get(&slot)?.tasks).next_back()
     }
 }
 
-/// Whether two names are one to DNS, which does not tell case apart (RFC 4343).
-pub(crate) fn same_name(one: &str, other: &str) -> bool {
-    one.eq_ignore_ascii_case(other)
-}
-
-fn find<'a, I: Copy + Display>(
+/// The object that is meant, given those with this name. Names are one to DNS whatever their case
+/// (RFC 4343).
+fn find<I: Copy + Display + FromStr + Ord, V>(
     noun: &Noun,
     text: &str,
-    objects: impl Iterator<Item = (I, &'a str)> + Clone,
+    named: Vec<I>,
+    objects: &BTreeMap<I, V>,
 ) -> Result<I, Refusal> {
-    let by_name = objects
-        .clone()
-        .filter(|(_, name)| !text.is_empty() && same_name(name, text));
-    let by_prefix = objects.filter(|(id, _)| !text.is_empty() && id.to_string().starts_with(text));
-    let named: Vec<I> = by_name.map(|(id, _)| id).collect();
     let found = if named.is_empty() {
-        by_prefix.map(|(id, _)| id).collect()
+        with_prefix(text, objects)
     } else {
         named
     };
@@ -101,6 +78,29 @@ fn find<'a, I: Copy + Display>(
         [] => Err(Refusal::not_found(noun.what, text, noun.list)),
         [id] => Ok(id),
         _ => Err(ambiguous(noun, text, &found)),
+    }
+}
+
+/// The objects whose id begins with this text.
+fn with_prefix<I: Copy + Display + FromStr + Ord, V>(
+    text: &str,
+    objects: &BTreeMap<I, V>,
+) -> Vec<I> {
+    if text.is_empty() {
+        return Vec::new();
+    }
+    // All ids are of one length, so that a whole one begins no other.
+    let whole = text.parse().ok().filter(|id: &I| id.to_string() == text);
+    match whole {
+        Some(id) => objects
+            .contains_key(&id)
+            .then_some(id)
+            .into_iter()
+            .collect(),
+        None => {
+            let ids = objects.keys().copied();
+            ids.filter(|id| id.to_string().starts_with(text)).collect()
+        }
     }
 }
 

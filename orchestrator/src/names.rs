@@ -1,11 +1,6 @@
-//! What names are derived from (`model::OfferConfig`), and which names exclude each other.
+//! What names are derived from (`model::OfferConfig`).
 
-use std::collections::BTreeSet;
-
-use model::{
-    Container, Kind, MemberConfig, NetworkId, OfferConfig, Refusal, ServiceSpec, SlotConfig,
-    TaskState, name_in_stack,
-};
+use model::{Container, MemberConfig, NetworkId, OfferConfig, SlotConfig, TaskState};
 
 use crate::{
     containers,
@@ -110,86 +105,4 @@ fn answering<'a>(
     state
         .records(&slot.tasks)
         .rfind(|record| record.is_wanted() && is_reachable(record))
-}
-
-/// The names of one service on a network: what nobody else may be called, and what it may share.
-struct Claims {
-    own: BTreeSet<String>,
-    shared: BTreeSet<String>,
-}
-
-impl Claims {
-    fn of(spec: &ServiceSpec, aliases: &[String]) -> Self {
-        let name = spec.name.to_ascii_lowercase();
-        let mut own = BTreeSet::from([name.clone()]);
-        let mut shared: BTreeSet<String> = aliases
-            .iter()
-            .map(|alias| alias.to_ascii_lowercase())
-            .collect();
-        if let Some(stack) = spec.stack.as_ref().map(|stack| stack.to_ascii_lowercase()) {
-            shared.extend(
-                shared
-                    .clone()
-                    .iter()
-                    .map(|alias| format!("{alias}.{stack}")),
-            );
-            own.extend(name_in_stack(&name, &stack).map(|short| format!("{short}.{stack}")));
-            own.insert(format!("{name}.{stack}"));
-        }
-        shared.retain(|alias| !own.contains(alias));
-        Self { own, shared }
-    }
-
-    fn clash<'a>(&'a self, other: &'a Claims) -> Option<&'a String> {
-        let both = self
-            .own
-            .iter()
-            .chain(&self.shared)
-            .find(|name| other.own.contains(*name));
-        both.or_else(|| self.own.iter().find(|name| other.shared.contains(*name)))
-    }
-}
-
-/// Refuses a service whose names on one of its networks are another's there. Aliases may be shared;
-/// names may not.
-pub(crate) fn claim(
-    state: &State,
-    spec: &ServiceSpec,
-    networks: &[NetworkId],
-) -> Result<(), Refusal> {
-    for (network, attachment) in networks.iter().zip(&spec.networks) {
-        let claims = Claims::of(spec, &attachment.aliases);
-        for record in state
-            .services
-            .values()
-            .filter(|record| !record.service.removing)
-        {
-            let other = &record.service;
-            let Some(index) = other.networks.iter().position(|id| id == network) else {
-                continue;
-            };
-            let aliases = other
-                .spec
-                .networks
-                .get(index)
-                .map_or(&[][..], |attachment| &attachment.aliases);
-            let is_itself = other.spec.name.eq_ignore_ascii_case(&spec.name);
-            if let Some(name) = claims
-                .clash(&Claims::of(&other.spec, aliases))
-                .filter(|_| !is_itself)
-            {
-                return Err(taken(name, &other.spec.name, &attachment.network));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn taken(name: &str, by: &str, network: &str) -> Refusal {
-    let cause = format!("{name:?} means service {by:?} on network {network:?} already");
-    let next = format!(
-        "use another name or alias, or give both the same alias: aliases may be shared, a \
-         service's name may not; `swarmctl service inspect {by}` shows its names"
-    );
-    Refusal::new(Kind::Conflict, cause, next)
 }

@@ -66,7 +66,7 @@ pub(crate) fn check_container(state: &State, container: &Container) -> Result<()
     }
     container.traits.publish.iter().try_for_each(|port| {
         is_not_ours(state, port)?;
-        let everywhere = state.services.values().map(|record| &record.service.spec);
+        let everywhere = publishing(state).map(|record| &record.service.spec);
         let mut everywhere =
             everywhere.flat_map(|spec| spec.publish.iter().map(move |other| (spec, other)));
         let by_service = everywhere
@@ -75,10 +75,8 @@ pub(crate) fn check_container(state: &State, container: &Container) -> Result<()
         let tasks: Vec<&Task> = state.tasks_on(node).map(|record| &record.task).collect();
         let by_task = || holder(state, port, &tasks).map(|name| format!("task {name}"));
         let others = || {
-            state
-                .containers
-                .values()
-                .filter(|other| other.key.node == node && other.id != container.id)
+            let all = state.containers_of(node);
+            all.filter(|other| other.id != container.id)
         };
         match by_service
             .or_else(by_task)
@@ -103,9 +101,9 @@ pub(crate) fn check_container(state: &State, container: &Container) -> Result<()
 
 /// A service's port that every host has must not be a container's on any.
 fn is_no_containers(state: &State, port: &PublishSpec) -> Result<(), Refusal> {
-    let containers = state
-        .containers
-        .values()
+    let publishing = state.derived.containers.publishing();
+    let containers = publishing
+        .filter_map(|id| state.containers.get(id))
         .filter(|_| port.mode == PublishMode::Ingress);
     let Some(holder) = container_at(state, port, containers) else {
         return Ok(());
@@ -174,7 +172,7 @@ fn is_nobody_elses(
     port: &PublishSpec,
     own: Option<ServiceId>,
 ) -> Result<(), Refusal> {
-    let others = state.services.values().map(|record| &record.service);
+    let others = publishing(state).map(|record| &record.service);
     let others = others.filter(|service| Some(service.id) != own);
     let both_on_hosts =
         |other: &PublishSpec| port.mode == PublishMode::Host && other.mode == PublishMode::Host;
@@ -203,10 +201,13 @@ fn is_nobody_elses(
 
 /// Networks that every host has part in, because ports published on all hosts lead there.
 pub(crate) fn ingress_networks(state: &State) -> BTreeSet<NetworkId> {
-    let services = state.services.values().filter(|record| is_ingress(record));
-    services
-        .filter_map(|record| network(state, &record.service.networks))
-        .collect()
+    state.derived.services.ingress_networks().copied().collect()
+}
+
+/// The services that publish ports, by id.
+fn publishing(state: &State) -> impl Iterator<Item = &ServiceRecord> {
+    let publishing = state.derived.services.publishing();
+    publishing.filter_map(|id| state.services.get(id))
 }
 
 /// Whether every host leads to the service's tasks.
@@ -240,11 +241,7 @@ pub(crate) fn taken(state: &State, task: &Task, node: NodeId) -> Option<(String,
         .map(|record| &record.task)
         .filter(|other| other.id != task.id)
         .collect();
-    let containers: Vec<&Container> = state
-        .containers
-        .values()
-        .filter(|container| container.key.node == node)
-        .collect();
+    let containers: Vec<&Container> = state.containers_of(node).collect();
     let by_container = |port| container_at(state, port, containers.iter().copied());
     let by_any = |port| holder(state, port, &others).or_else(|| by_container(port));
     wanted.find_map(|port| Some((range(port), by_any(port)?)))

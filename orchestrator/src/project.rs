@@ -312,34 +312,13 @@ pub(crate) fn key_holders(state: &State) -> BTreeSet<NodeId> {
 
 /// The hosts of each encrypted network.
 fn members_of_encrypted(state: &State) -> BTreeMap<NetworkId, BTreeSet<NodeId>> {
-    let encrypted = state
-        .networks
-        .values()
-        .filter(|network| network.spec.encrypted);
-    let mut members: BTreeMap<NetworkId, BTreeSet<NodeId>> = encrypted
-        .map(|network| (network.id, BTreeSet::new()))
-        .collect();
-    if members.is_empty() {
-        return members;
-    }
-    for network in ports::ingress_networks(state) {
-        if let Some(members) = members.get_mut(&network) {
-            members.extend(state.nodes.keys());
-        }
-    }
-    for record in state.tasks.values().filter(|record| record.is_alive()) {
-        for attachment in &record.task.attachments {
-            if let Some(members) = members.get_mut(&attachment.network) {
-                members.extend(record.task.node);
-            }
-        }
-    }
-    for (container, _) in state.placed() {
-        if let Some(members) = members.get_mut(&container.network) {
-            members.insert(container.key.node);
-        }
-    }
-    members
+    let members = |network: &NetworkId| {
+        let hosts = state.derived.parts.hosts_of(*network);
+        let all = state.derived.services.is_ingress(*network);
+        let all = state.nodes.keys().filter(|_| all);
+        (*network, hosts.chain(all).copied().collect())
+    };
+    state.derived.networks.encrypted().map(members).collect()
 }
 
 fn peers(state: &State, config: &NodeConfig) -> BTreeMap<NodeId, PeerConfig> {

@@ -49,13 +49,6 @@ impl ServiceRecord {
             && (1..=self.service.spec.replicas.saturating_add(self.surge)).contains(&slot)
     }
 
-    pub(crate) fn wanted_slots(&self) -> impl Iterator<Item = &Slot> {
-        self.slots
-            .iter()
-            .filter(|(number, _)| self.wants(**number))
-            .map(|(_, slot)| slot)
-    }
-
     pub(crate) fn task_ids(&self) -> impl Iterator<Item = TaskId> {
         self.slots
             .values()

@@ -1,39 +1,35 @@
 //! Whether a slot needs a new task: because it never had one, lost it with its node, or its restart
 //! policy says so.
 
-use model::{Millis, RestartCondition, TaskState};
+use model::{RestartCondition, TaskState};
 
 use crate::{
+    look::Look,
     record::{ServiceRecord, Slot, TaskRecord},
-    state::{State, has_passed},
+    state::State,
     update,
 };
 
 /// Whether this slot should get a new task now. Asked by `step`, and again when its command is
 /// applied.
 pub(crate) fn needs_task(
-    state: &State,
+    look: &Look<'_>,
     record: &ServiceRecord,
     number: u32,
     slot: &Slot,
-    now: Millis,
 ) -> bool {
     if !record.wants(number) {
         return false;
     }
-    let Some(newest) = state.records(&slot.tasks).next_back() else {
+    let Some(newest) = look.state.records(&slot.tasks).next_back() else {
         return true;
     };
     if newest.is_alive() {
-        newest.task.desired > TaskState::Running || is_lost(state, newest)
+        newest.task.desired > TaskState::Running || is_lost(look.state, newest)
     } else {
-        let waited = has_passed(
-            newest.task.status.since,
-            now,
-            newest.task.spec.restart.delay,
-        );
+        let waited = || look.has_passed(newest.task.status.since, newest.task.spec.restart.delay);
         let is_renewed = record.paused.is_none() && update::is_outdated(record, newest);
-        !newest.ended_by_itself() || is_renewed || waited && is_followed(newest, slot.restarts)
+        !newest.ended_by_itself() || is_renewed || is_followed(newest, slot.restarts) && waited()
     }
 }
 

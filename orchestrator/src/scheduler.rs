@@ -7,22 +7,38 @@ use model::{
 };
 
 use crate::{
-    capability, ports,
-    record::{ServiceRecord, Slot, TaskRecord},
+    capability,
+    derived::groups::{Bag, Groups},
+    ports,
+    record::{Slot, TaskRecord},
     state::State,
 };
 
 /// Assignments for at most `limit` waiting tasks.
 pub(crate) fn assign(state: &State, limit: usize) -> Vec<Command> {
-    let waiting: Vec<(&Slot, &TaskRecord)> = waiting(state).take(limit).collect();
-    if waiting.is_empty() || !state.nodes.values().any(is_eligible) {
-        return Vec::new();
+    let nodes = state.nodes.values().filter(|node| is_eligible(node));
+    let nodes: Vec<&Node> = nodes.collect();
+    let mut commands = Vec::new();
+    if nodes.is_empty() {
+        return commands;
     }
-    let mut load = Load::of(state);
-    waiting
-        .into_iter()
-        .filter_map(|(slot, record)| load.place(state, slot, record))
-        .collect()
+    let mut placed = Placed::default();
+    let mut candidates: Option<Candidates> = None;
+    for (slot, record) in waiting(state) {
+        if commands.len() >= limit {
+            break;
+        }
+        let service = record.task.service;
+        let of_service = candidates.take().filter(|last| last.service == service);
+        let candidates = candidates
+            .insert(of_service.unwrap_or_else(|| Candidates::of(state, record, &nodes, &placed)));
+        if let Some(node) = candidates.take_best(state, slot) {
+            placed.add(service, node, candidates.is_exclusive);
+            let task = record.task.id;
+            commands.push(Command::Task(TaskCommand::Assign { task, node }));
+        }
+    }
+    commands
 }
 
 /// Whether the scheduler may give this node a task.
@@ -51,89 +67,97 @@ pub(crate) fn predecessor<'a>(
         .find(holds_on)
 }
 
+/// The tasks that may be placed now, by service and slot.
 fn waiting(state: &State) -> impl Iterator<Item = (&Slot, &TaskRecord)> {
-    let slots = state
-        .services
-        .values()
-        .flat_map(ServiceRecord::wanted_slots);
-    slots.filter_map(|slot| {
-        let newest = state
-            .records(&slot.tasks)
-            .next_back()
-            .filter(|record| is_waiting(record))?;
-        predecessor(state, slot, newest.task.id)
-            .is_none()
-            .then_some((slot, newest))
+    let waiting = state.derived.tasks.waiting();
+    waiting.filter_map(|(service, number, task)| {
+        let service = state.services.get(service)?;
+        let slot = service.slots.get(number)?;
+        let is_newest = slot.tasks.last() == Some(task);
+        let may_be = service.wants(*number) && is_newest;
+        let is_free = || predecessor(state, slot, *task).is_none();
+        let record = state.tasks.get(task)?;
+        (may_be && is_free()).then_some((slot, record))
     })
 }
 
-/// How many tasks that should run each node has.
-struct Load {
-    total: BTreeMap<NodeId, usize>,
-    of_service: BTreeMap<(NodeId, ServiceId), usize>,
-    /// Where this step puts tasks.
-    placed: BTreeSet<(NodeId, ServiceId)>,
+/// Where this step puts tasks.
+#[derive(Default)]
+struct Placed {
+    load: Bag<NodeId>,
+    /// Of services that take ports of their hosts.
+    exclusive: Groups<NodeId, ServiceId>,
 }
 
-impl Load {
-    fn of(state: &State) -> Self {
-        let mut load = Self {
-            total: BTreeMap::new(),
-            of_service: BTreeMap::new(),
-            placed: BTreeSet::new(),
-        };
-        for record in state.tasks.values() {
-            if let Some(node) = record.task.node
-                && record.is_alive()
-                && record.task.desired == TaskState::Running
-            {
-                load.count(node, record.task.service);
-            }
+impl Placed {
+    fn add(&mut self, service: ServiceId, node: NodeId, is_exclusive: bool) {
+        self.load.add(node);
+        if is_exclusive {
+            self.exclusive.insert(node, service);
         }
-        load
-    }
-
-    fn count(&mut self, node: NodeId, service: ServiceId) {
-        *self.total.entry(node).or_default() += 1;
-        *self.of_service.entry((node, service)).or_default() += 1;
-    }
-
-    fn place(&mut self, state: &State, slot: &Slot, record: &TaskRecord) -> Option<Command> {
-        let (task, service) = (record.task.id, record.task.service);
-        let rank = |node: &&Node| {
-            let of_service = self
-                .of_service
-                .get(&(node.id, service))
-                .copied()
-                .unwrap_or(0);
-            let total = self.total.get(&node.id).copied().unwrap_or(0);
-            (rejections(state, slot, node.id), of_service, total, node.id)
-        };
-        let needed = capability::of_task(state, &record.task);
-        let placed = |node: NodeId| self.placed.iter().filter(move |(at, _)| *at == node);
-        let takes_ports = ports::takes_host_ports(state, service);
-        let has_ports = |node: &Node| {
-            if !takes_ports {
-                return true;
-            }
-            let share = |(_, other): &(NodeId, ServiceId)| ports::may_share(state, service, *other);
-            ports::taken(state, &record.task, node.id).is_none() && placed(node.id).all(share)
-        };
-        let suits = |node: &&Node| {
-            is_eligible(node) && capability::has_all(node, &needed) && has_ports(node)
-        };
-        let node = state.nodes.values().filter(suits).min_by_key(rank)?.id;
-        self.count(node, service);
-        self.placed.insert((node, service));
-        Some(Command::Task(TaskCommand::Assign { task, node }))
     }
 }
 
-/// Number of recent tasks of this slot that the node rejected. A rejecting node has fewer tasks:
+/// The nodes that a service's next task may be placed on.
+struct Candidates {
+    service: ServiceId,
+    /// Number of the service's tasks there, and of all tasks. The first one is the best.
+    nodes: BTreeSet<(usize, usize, NodeId)>,
+    /// Whether a node takes one task of the service, because of its ports.
+    is_exclusive: bool,
+}
+
+impl Candidates {
+    /// Those for the service of this task.
+    fn of(state: &State, record: &TaskRecord, nodes: &[&Node], placed: &Placed) -> Self {
+        let service = record.task.service;
+        let needed = capability::of_task(state, &record.task);
+        let is_exclusive = ports::takes_host_ports(state, service);
+        let has_ports = |node: &Node| {
+            let mut others = placed.exclusive.of(&node.id);
+            ports::taken(state, &record.task, node.id).is_none()
+                && others.all(|other| ports::may_share(state, service, *other))
+        };
+        let suits = |node: &&&Node| {
+            capability::has_all(node, &needed) && (!is_exclusive || has_ports(node))
+        };
+        let load = &state.derived.tasks;
+        let rank = |node: &&Node| {
+            let total = load.load(node.id) + placed.load.count(&node.id);
+            (load.load_of(service, node.id), total, node.id)
+        };
+        Self {
+            service,
+            nodes: nodes.iter().filter(suits).map(rank).collect(),
+            is_exclusive,
+        }
+    }
+
+    /// The best node for a slot's task, which counts there from now on.
+    fn take_best(&mut self, state: &State, slot: &Slot) -> Option<NodeId> {
+        let rejections = rejections(state, slot);
+        let count = |node: NodeId| rejections.get(&node).copied().unwrap_or(0);
+        let is_trusted = |(.., node): &&(usize, usize, NodeId)| count(*node) == 0;
+        let trusted = self.nodes.iter().find(is_trusted);
+        let best = trusted.or_else(|| self.nodes.iter().min_by_key(|(.., node)| count(*node)));
+        let (of_service, total, node) = *best?;
+        self.nodes.remove(&(of_service, total, node));
+        if !self.is_exclusive {
+            self.nodes.insert((of_service + 1, total + 1, node));
+        }
+        Some(node)
+    }
+}
+
+/// Number of recent tasks of this slot that each node rejected. A rejecting node has fewer tasks:
 /// without this penalty it would be chosen again and again.
-fn rejections(state: &State, slot: &Slot, node: NodeId) -> usize {
-    let rejected = |record: &&TaskRecord| {
-        record.task.node == Some(node) && record.task.status.state == TaskState::Rejected
-    };
-    state.records(&slot.tasks).filter(rejected).count()
+fn rejections(state: &State, slot: &Slot) -> BTreeMap<NodeId, usize> {
+    let mut rejections = BTreeMap::new();
+    let rejected = state
+        .records(&slot.tasks)
+        .filter(|record| record.task.status.state == TaskState::Rejected);
+    for node in rejected.filter_map(|record| record.task.node) {
+        *rejections.entry(node).or_default() += 1;
+    }
+    rejections
 }

@@ -63,16 +63,18 @@ struct Segment<'a> {
 
 impl<'a> Segment<'a> {
     fn of(state: &'a State, network: &'a Network) -> Self {
+        if network.spec.driver != Driver::Macvlan {
+            let networks = vec![network];
+            return Self { state, networks };
+        }
         let parent = |network: &Network| network.spec.options.get("parent").cloned();
         let is_beside = |other: &&Network| {
-            let drivers = [network.spec.driver, other.spec.driver];
-            other.id == network.id
-                || drivers == [Driver::Macvlan; 2] && parent(other) == parent(network)
+            other.spec.driver == Driver::Macvlan && parent(other) == parent(network)
         };
-        Self {
-            state,
-            networks: state.networks.values().filter(is_beside).collect(),
-        }
+        let lans = state.derived.networks.lans();
+        let lans = lans.filter_map(|id| state.networks.get(id));
+        let networks = lans.filter(is_beside).collect();
+        Self { state, networks }
     }
 
     /// Who but this owner has an Ethernet address, and on which of the networks.
@@ -95,24 +97,18 @@ impl<'a> Segment<'a> {
     }
 
     fn container(&self, mac: Mac, but: Owner) -> Option<(&'a Network, Owner)> {
-        let having = self
-            .state
-            .containers
-            .values()
-            .filter(|container| container.mac == mac);
+        let ids = self.state.derived.containers.with_mac(mac);
+        let having = ids.filter_map(|id| self.state.containers.get(id));
         let mut others = having
             .map(|found| (found, Owner::Container(found.id)))
             .filter(|(_, owner)| *owner != but);
         others.find_map(|(found, owner)| Some((self.network(found.network)?, owner)))
     }
 
+    /// Whose tasks have this one, which is not made of an IPv4 address.
     fn task(&self, mac: Mac, but: Owner) -> Option<(&'a Network, Owner)> {
-        let alive = self
-            .state
-            .tasks
-            .values()
-            .filter(|record| record.is_alive())
-            .map(|record| &record.task);
+        let ids = self.state.derived.tasks.with_mac(mac);
+        let alive = ids.filter_map(|id| Some(&self.state.tasks.get(id)?.task));
         let others = alive
             .map(|task| (task, Owner::Slot(task.service, task.slot)))
             .filter(|(_, slot)| *slot != but);
@@ -146,18 +142,18 @@ impl<'a> Segment<'a> {
 
     /// Those of hosts, and of the network's side of a link.
     fn own(&self, mac: Mac) -> Option<(&'a Network, String)> {
-        let of_node = |network: &Network, node: NodeId| match network.spec.driver {
-            Driver::Overlay => Mac::of_router(node),
-            _ => Mac::of_shim(node, network.vni),
+        let of_node = |network: &Network| match network.spec.driver {
+            Driver::Overlay => self.state.derived.nodes.with_router(mac).next().copied(),
+            _ => {
+                let mut nodes = self.state.nodes.keys();
+                let is_shim = |node: &&NodeId| Mac::of_shim(**node, network.vni) == mac;
+                nodes.find(is_shim).copied()
+            }
         };
         let is_overlay = |network: &&&Network| network.spec.driver == Driver::Overlay;
         let found = self.networks.iter().find_map(|network| {
-            let node = self
-                .state
-                .nodes
-                .keys()
-                .find(|node| of_node(network, **node) == mac)?;
-            Some((*network, self.state.describe(Owner::Node(*node))))
+            let node = of_node(network)?;
+            Some((*network, self.state.describe(Owner::Node(node))))
         });
         let network = self
             .networks

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    agenda::Agenda,
     answer, apply,
+    derived::Derived,
     keys::Keys,
-    places::Places,
     project,
     record::{ServiceRecord, TaskRecord},
     request::{Answers, Caller},
@@ -53,10 +54,12 @@ pub struct State {
     #[serde(skip)]
     pub(crate) changed: BTreeSet<ObjectRef>,
     #[serde(skip)]
-    pub(crate) places: Places,
+    pub(crate) derived: Derived,
 }
 
 impl StateMachine for State {
+    type Agenda = Agenda;
+
     fn apply(&mut self, index: u64, entry: Entry) -> Applied {
         self.index = self.revision_at(index);
         let caller = Caller::of(&entry.command);
@@ -97,7 +100,7 @@ impl StateMachine for State {
         let (_, body) = level::open("the snapshot", bytes, known)?;
         let mut state: Self = serde_json::from_slice(body)
             .map_err(|error| RestoreError::Content(error.to_string()))?;
-        state.find_places();
+        state.follow_all();
         Ok(state)
     }
 
@@ -114,11 +117,11 @@ impl StateMachine for State {
     }
 
     fn concerns(&self, node: NodeId, concern: &Concern) -> bool {
-        self.places.concerns(node, concern)
+        self.derived.concerns(node, concern)
     }
 
-    fn step(&self, now: Millis) -> Vec<model::Command> {
-        step::step(self, now)
+    fn step(&self, agenda: &mut Agenda, now: Millis) -> Vec<model::Command> {
+        step::step(self, agenda, now)
     }
 
     fn answer(&self, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal> {
@@ -214,7 +217,7 @@ impl State {
 
     /// Tasks of this node that run, may run or are about to.
     pub(crate) fn tasks_on(&self, node: NodeId) -> impl Iterator<Item = &TaskRecord> {
-        let tasks = self.places.tasks_of(node);
+        let tasks = self.derived.tasks.of_node(node);
         tasks
             .filter_map(|id| self.tasks.get(id))
             .filter(move |record| record.task.node == Some(node) && record.is_alive())
@@ -228,12 +231,6 @@ fn note<K>(
 ) {
     let named = changes.into_iter().map(|(key, fate)| (object(key), fate));
     fates.extend(named);
-}
-
-/// Whether a time span is over. A stamp of the future, from a leader whose clock was ahead, counts
-/// as over.
-pub(crate) fn has_passed(since: Millis, now: Millis, time: Millis) -> bool {
-    now.checked_sub(since).is_none_or(|passed| passed >= time)
 }
 
 /// The refusal of a command of `step` whose reason no longer holds. The next `step` sees the new

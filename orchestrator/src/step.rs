@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use model::{Command, Millis, Service, ServiceCommand, ServiceId, TaskCommand, TaskId, TaskState};
+use model::{Command, Millis, ServiceCommand, ServiceId, TaskCommand, TaskId, TaskState};
 
 use crate::{
-    acknowledged::Acknowledged,
+    agenda::Agenda,
     drain, keys,
+    look::Look,
     record::{ServiceRecord, Slot, TaskRecord},
-    restart, scheduler,
+    restart,
     state::State,
     update,
 };
@@ -18,15 +19,29 @@ pub const MAX_COMMANDS: usize = 1_000;
 /// Number of ended runs of a slot that are kept for `service ps`.
 const HISTORY: usize = 5;
 
-pub(crate) fn step(state: &State, now: Millis) -> Vec<Command> {
-    let heard = Acknowledged::of(state);
-    let services = state
-        .services
-        .values()
-        .flat_map(|record| service(state, &heard, record, now));
-    let mut commands: Vec<Command> = services.take(MAX_COMMANDS).collect();
-    let places = scheduler::assign(state, MAX_COMMANDS - commands.len());
+/// Looks at the services that are on the agenda, and at what concerns no single service.
+pub(crate) fn step(state: &State, agenda: &mut Agenda, now: Millis) -> Vec<Command> {
+    agenda.follow(state, now);
+    let mut commands = Vec::new();
+    while commands.len() < MAX_COMMANDS
+        && let Some(id) = agenda.next()
+    {
+        let Some(record) = state.services.get(&id) else {
+            continue;
+        };
+        let look = Look::new(state, now);
+        let of_service = service(&look, record);
+        if of_service.is_empty() {
+            agenda.wait(id, look.waits());
+        } else {
+            // They may be refused, or lost with the leader.
+            agenda.look_again(id);
+        }
+        commands.extend(of_service);
+    }
+    commands.truncate(MAX_COMMANDS);
     let unwanted = unwanted(&commands);
+    let places = agenda.assign(state, MAX_COMMANDS - commands.len());
     let is_wanted = |place: &Command| match place {
         Command::Task(TaskCommand::Assign { task, .. }) => {
             let record = state.tasks.get(task);
@@ -55,16 +70,13 @@ fn unwanted(commands: &[Command]) -> (BTreeSet<TaskId>, BTreeSet<ServiceId>) {
     (tasks.collect(), services.collect())
 }
 
-fn service(
-    state: &State,
-    heard: &Acknowledged,
-    record: &ServiceRecord,
-    now: Millis,
-) -> Vec<Command> {
+/// What is to be done about one service.
+fn service(look: &Look<'_>, record: &ServiceRecord) -> Vec<Command> {
+    let state = look.state;
     let service = record.service.id;
-    let empty = |slot| empty(state, heard, slot, now);
     if record.service.removing {
-        let commands: Vec<Command> = record.slots.values().flat_map(empty).collect();
+        let slots = record.slots.values();
+        let commands: Vec<Command> = slots.flat_map(|slot| empty(look, slot)).collect();
         let is_empty = record.task_ids().next().is_none();
         return if is_empty {
             vec![Command::Service(ServiceCommand::Purge { service })]
@@ -73,11 +85,10 @@ fn service(
         };
     }
     // Whatever else there is to do depends on this.
-    if let Some(command) = update::steer(state, heard, record, now) {
+    if let Some(command) = update::steer(look, record) {
         return vec![command];
     }
-    let is_known = |service: &Service, index| heard.generation(service) >= index;
-    let leaving = update::leaving(state, heard, record, now);
+    let leaving = update::leaving(look, record);
     let mut commands = Vec::new();
     for (&number, slot) in &record.slots {
         if record.wants(number) {
@@ -85,11 +96,8 @@ fn service(
             let stops =
                 |run: &&TaskRecord| run.withdrawal.is_some() || leaving.contains(&run.task.id);
             let stopping = state.records(&slot.tasks).filter(stops);
-            commands.extend(
-                stopping
-                    .filter_map(|run| drain::next(state, run, TaskState::Shutdown, now, is_known)),
-            );
-            if restart::needs_task(state, record, number, slot, now) {
+            commands.extend(stopping.filter_map(|run| drain::next(look, run, TaskState::Shutdown)));
+            if restart::needs_task(look, record, number, slot) {
                 commands.push(Command::Task(TaskCommand::Create {
                     service,
                     slot: number,
@@ -101,22 +109,21 @@ fn service(
                 slot: number,
             }));
         } else {
-            commands.extend(empty(slot));
+            commands.extend(empty(look, slot));
         }
     }
     commands
 }
 
 /// Stops the tasks of a slot that is no longer wanted, and forgets those that have stopped.
-fn empty(state: &State, heard: &Acknowledged, slot: &Slot, now: Millis) -> Vec<Command> {
-    let is_known = |service: &Service, index| heard.generation(service) >= index;
+fn empty(look: &Look<'_>, slot: &Slot) -> Vec<Command> {
     let next = |record: &TaskRecord| match record.is_alive() {
-        true => drain::next(state, record, TaskState::Remove, now, is_known),
+        true => drain::next(look, record, TaskState::Remove),
         false => Some(Command::Task(TaskCommand::Remove {
             task: record.task.id,
         })),
     };
-    state.records(&slot.tasks).filter_map(next).collect()
+    look.state.records(&slot.tasks).filter_map(next).collect()
 }
 
 fn forget_history<'a>(state: &'a State, slot: &'a Slot) -> impl Iterator<Item = Command> {

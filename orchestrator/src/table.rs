@@ -43,18 +43,9 @@ impl<K: Copy + Ord, V> Table<K, V> {
         Some(record)
     }
 
-    /// Changes each record that is meant.
-    pub(crate) fn change_where(
-        &mut self,
-        is_meant: impl Fn(&V) -> bool,
-        mut change: impl FnMut(&mut V),
-    ) {
-        for (key, record) in &mut self.records {
-            if is_meant(record) {
-                change(record);
-                self.changes.entry(*key).or_insert(Fate::Changed);
-            }
-        }
+    /// The records of which something has become since [`Table::take_changes`].
+    pub(crate) fn changed(&self) -> impl Iterator<Item = &K> {
+        self.changes.keys()
     }
 
     /// What has become of records since this was asked last.
@@ -137,10 +128,7 @@ mod tests {
         table.remove(&1);
         table.insert(1, "made again");
         table.insert(4, "made");
-        table.change_where(
-            |record| record.contains("again"),
-            |record| *record = "changed",
-        );
+        table.get_mut(&1);
         let expected = BTreeMap::from([(1, Fate::Changed), (4, Fate::Made)]);
         assert_eq!(table.take_changes(), expected);
     }

@@ -11,38 +11,34 @@ use model::{
 };
 
 use crate::{
-    acknowledged::{self, Acknowledged},
-    apply, drain,
+    acknowledged, apply, drain,
+    look::Look,
     record::{ServiceRecord, TaskRecord},
     restart,
-    state::{State, has_passed, outdated},
+    state::{State, outdated},
 };
 
 /// The tasks of a service that are to begin to stop now.
-pub(crate) fn leaving(
-    state: &State,
-    heard: &Acknowledged,
-    record: &ServiceRecord,
-    now: Millis,
-) -> BTreeSet<TaskId> {
+pub(crate) fn leaving(look: &Look<'_>, record: &ServiceRecord) -> BTreeSet<TaskId> {
+    let state = look.state;
     let newest: Vec<&TaskRecord> = newest(state, record).map(|(_, run)| run).collect();
     let (mut serving, idle): (Vec<&TaskRecord>, Vec<&TaskRecord>) = newest
         .iter()
         .filter(|run| run.is_wanted() && must_go(state, record, run))
         .partition(|run| is_serving(state, run));
     let mut leaving: BTreeSet<TaskId> = idle.into_iter().map(|run| run.task.id).collect();
-    if serving.is_empty() || surge(state, heard, record, now) != record.surge {
+    if serving.is_empty() || surge(look, record) != record.surge {
         return leaving;
     }
     let mut capacity = newest
         .iter()
-        .filter(|run| is_steady(state, heard, record, run, now))
+        .filter(|run| is_steady(look, record, run))
         .count();
-    let is_paced = is_paced(record, &newest, now);
+    let is_paced = is_paced(look, record, &newest);
     serving.sort_by_key(|run| is_outdated(record, run));
     for run in serving
         .into_iter()
-        .filter(|run| is_steady(state, heard, record, run, now))
+        .filter(|run| is_steady(look, record, run))
     {
         let by_update = is_outdated(record, run) && !is_displaced(state, run);
         if capacity > floor(record, by_update) && (is_paced || !by_update) {
@@ -54,27 +50,21 @@ pub(crate) fn leaving(
 }
 
 /// Whether the reason to stop this task still holds.
-pub(crate) fn must_leave(state: &State, run: &TaskRecord, now: Millis) -> bool {
-    let Some(record) = state.services.get(&run.task.service) else {
+pub(crate) fn must_leave(look: &Look<'_>, run: &TaskRecord) -> bool {
+    let Some(record) = look.state.services.get(&run.task.service) else {
         return true;
     };
-    let is_leaving =
-        || leaving(state, &Acknowledged::of(state), record, now).contains(&run.task.id);
+    let is_leaving = || leaving(look, record).contains(&run.task.id);
     !record.wants(run.task.slot) || run.withdrawal.is_some() || is_leaving()
 }
 
 /// Changes that come before tasks are replaced: the number of surge slots, or pausing the update.
-pub(crate) fn steer(
-    state: &State,
-    heard: &Acknowledged,
-    record: &ServiceRecord,
-    now: Millis,
-) -> Option<Command> {
+pub(crate) fn steer(look: &Look<'_>, record: &ServiceRecord) -> Option<Command> {
     let service = record.service.id;
-    if failure(state, record).is_some() {
+    if failure(look.state, record).is_some() {
         return Some(Command::Service(ServiceCommand::PauseUpdate { service }));
     }
-    let slots = surge(state, heard, record, now);
+    let slots = surge(look, record);
     (slots != record.surge).then_some(Command::Service(ServiceCommand::SetSurge {
         service,
         slots,
@@ -98,8 +88,8 @@ pub(crate) fn pause(state: &mut State, id: ServiceId) -> Response {
 }
 
 pub(crate) fn set_surge(state: &mut State, now: Millis, id: ServiceId, slots: u32) -> Response {
-    let heard = Acknowledged::of(state);
-    let fits = |record: &&ServiceRecord| surge(state, &heard, record, now) == slots;
+    let look = Look::new(state, now);
+    let fits = |record: &&ServiceRecord| surge(&look, record) == slots;
     let Some(record) = state.services.get(&id).filter(fits) else {
         return Err(outdated(format!(
             "service {id} is not to have {slots} slots of surge now"
@@ -120,11 +110,7 @@ pub(crate) fn is_outdated(record: &ServiceRecord, run: &TaskRecord) -> bool {
 }
 
 /// The replacement of tasks that is under way, for people.
-pub(crate) fn info(
-    state: &State,
-    heard: &Acknowledged,
-    record: &ServiceRecord,
-) -> Option<UpdateInfo> {
+pub(crate) fn info(state: &State, record: &ServiceRecord) -> Option<UpdateInfo> {
     let runs: Vec<(u32, &TaskRecord)> = newest(state, record).collect();
     let is_due =
         |run: &TaskRecord| is_outdated(record, run) || run.is_wanted() && is_displaced(state, run);
@@ -141,7 +127,7 @@ pub(crate) fn info(
         Some(why) => format!("paused: {why}"),
         None => runs
             .iter()
-            .find_map(|(_, run)| waits_for(state, heard, record, run))
+            .find_map(|(_, run)| waits_for(state, record, run))
             .unwrap_or_default(),
     };
     Some(UpdateInfo {
@@ -152,12 +138,7 @@ pub(crate) fn info(
 }
 
 /// What holds an update up in this slot.
-fn waits_for(
-    state: &State,
-    heard: &Acknowledged,
-    record: &ServiceRecord,
-    run: &TaskRecord,
-) -> Option<String> {
+fn waits_for(state: &State, record: &ServiceRecord, run: &TaskRecord) -> Option<String> {
     let (name, task) = (run.task.name(), &run.task);
     if let Some(message) = drain::message(state, run) {
         return Some(format!("{name} is {message}"));
@@ -171,7 +152,7 @@ fn waits_for(
     if !run.is_running() {
         return Some(format!("{name} is {}", task.status.state));
     }
-    let is_known = heard.generation(&record.service) >= run.running_at;
+    let is_known = acknowledged::generation(state, &record.service) >= run.running_at;
     let late = || acknowledged::behind(state, &record.service, run.running_at).join(", ");
     (!is_known).then(|| format!("{name} runs, which {} does not know yet", late()))
 }
@@ -203,13 +184,7 @@ fn is_serving(state: &State, run: &TaskRecord) -> bool {
 }
 
 /// Whether its slot is settled: it takes traffic and every balancer knows, or it has completed.
-fn is_steady(
-    state: &State,
-    heard: &Acknowledged,
-    record: &ServiceRecord,
-    run: &TaskRecord,
-    now: Millis,
-) -> bool {
+fn is_steady(look: &Look<'_>, record: &ServiceRecord, run: &TaskRecord) -> bool {
     if run.ended_by_itself() && !is_outdated(record, run) {
         let restarts = record
             .slots
@@ -218,8 +193,9 @@ fn is_steady(
         return !restart::is_followed(run, restarts)
             || record.service.spec.update.on_failure == UpdateFailure::Continue;
     }
-    let is_known = heard.generation(&record.service) >= run.running_at;
-    is_serving(state, run) && (is_known || has_passed(run.task.status.since, now, drain::PATIENCE))
+    is_serving(look.state, run)
+        && (look.is_known(&record.service, run.running_at)
+            || look.has_passed(run.task.status.since, drain::PATIENCE))
 }
 
 /// How many of its slots are replaced at a time.
@@ -252,16 +228,17 @@ fn floor(record: &ServiceRecord, by_update: bool) -> usize {
 }
 
 /// Whether the delay since the last new task ran is over.
-fn is_paced(record: &ServiceRecord, newest: &[&TaskRecord], now: Millis) -> bool {
+fn is_paced(look: &Look<'_>, record: &ServiceRecord, newest: &[&TaskRecord]) -> bool {
     let updated = newest
         .iter()
         .filter(|run| run.made_at >= record.changed && run.is_running());
     let last = updated.map(|run| run.task.status.since).max();
-    last.is_none_or(|last| has_passed(last, now, record.service.spec.update.delay))
+    last.is_none_or(|last| look.has_passed(last, record.service.spec.update.delay))
 }
 
 /// How many slots of surge the service is to have.
-fn surge(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Millis) -> u32 {
+fn surge(look: &Look<'_>, record: &ServiceRecord) -> u32 {
+    let state = look.state;
     let policy = &record.service.spec.update;
     if record.service.removing {
         return 0;
@@ -272,7 +249,7 @@ fn surge(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Milli
         let is_settled = |number: u32| {
             let slot = record.slots.get(&number);
             let run = slot.and_then(|slot| state.records(&slot.tasks).next_back());
-            run.is_some_and(|run| is_steady(state, heard, record, run, now))
+            run.is_some_and(|run| is_steady(look, record, run))
         };
         let is_over = !goes_on && (1..=record.service.spec.replicas).all(is_settled);
         return if is_over { 0 } else { record.surge };
@@ -283,14 +260,14 @@ fn surge(state: &State, heard: &Acknowledged, record: &ServiceRecord, now: Milli
     } else {
         0
     };
-    if slots > 0 && has_room(state, record, slots) {
+    if slots > 0 && has_room(look, record, slots) {
         slots
     } else {
         0
     }
 }
 
-fn has_room(state: &State, record: &ServiceRecord, slots: u32) -> bool {
+fn has_room(look: &Look<'_>, record: &ServiceRecord, slots: u32) -> bool {
     // A port of single hosts is for one task of each.
     if record
         .service
@@ -305,11 +282,12 @@ fn has_room(state: &State, record: &ServiceRecord, slots: u32) -> bool {
     let owners: Vec<Owner> = (1..=most)
         .map(|slot| Owner::Slot(record.service.id, slot))
         .collect();
-    state
-        .ledger
-        .clone()
-        .allocate(&record.service.networks, &owners)
-        .is_ok()
+    let networks = &record.service.networks;
+    let has_room = look.state.ledger.has_room(networks, &owners);
+    if !has_room {
+        look.wants_room();
+    }
+    has_room
 }
 
 /// Why an update that is under way should go no further.

@@ -75,6 +75,8 @@ impl Toy {
 }
 
 impl StateMachine for Toy {
+    type Agenda = ();
+
     fn apply(&mut self, index: u64, entry: Entry) -> Applied {
         self.index = index;
         let response = match self.answers.get(&entry.request) {
@@ -167,7 +169,7 @@ impl StateMachine for Toy {
         concern.everybody
     }
 
-    fn step(&self, _: Millis) -> Vec<Command> {
+    fn step(&self, (): &mut (), _: Millis) -> Vec<Command> {
         // Whatever is asked for by `start` is finished by the leader, once.
         let due = self.total("start") > self.total("finish");
         let finish = Command::Service(ServiceCommand::Scale {

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipam::{Ledger, Owner};
 use model::{
     Authority, Availability, Capability, Driver, Engine, Kind, Level, Millis, Node, NodeId,
-    NodeReport, NodeStatus, ObjectRef, Outcome, Refusal, Response, Role, Secret, TaskReport,
-    TaskState,
+    NodeReport, NodeStatus, ObjectRef, Outcome, Refusal, Response, Role, Secret, TaskId,
+    TaskReport, TaskState,
 };
 use sha2::{Digest, Sha256};
 
@@ -164,10 +164,12 @@ pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Respo
         state.keys_mut().remove(node);
     }
     let message = format!("its node {hostname} was removed");
-    state.tasks.change_where(
-        |record| record.task.node == Some(node) && record.is_alive(),
-        |record| task::end(record, now, TaskState::Orphaned, message.clone()),
-    );
+    let here: Vec<TaskId> = state.derived.tasks.of_node(node).copied().collect();
+    for id in here {
+        if let Some(record) = state.tasks.get_mut(&id) {
+            task::end(record, now, TaskState::Orphaned, message.clone());
+        }
+    }
     Ok(Outcome::Node(node))
 }
 
@@ -196,10 +198,9 @@ pub(super) fn rotate_token(state: &mut State, role: Role, secret: Secret) -> Res
 
 pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Response {
     let unknown = || Refusal::not_found("node", &report.node.to_string(), "swarmctl node ls");
-    let node = state.nodes.get_mut_unnoticed(&report.node);
-    let node = node.ok_or_else(unknown)?;
     // Each host says how far it is after each change: that alone is no news for the others.
-    node.applied = report.applied;
+    state.hear(report.node, report.applied);
+    let node = state.nodes.get(&report.node).ok_or_else(unknown)?;
     let is_known = node.failures == report.failures
         && node.capabilities.as_ref() == Some(&report.capabilities)
         && node.on_link == report.on_link;

@@ -56,10 +56,7 @@ pub(super) fn detach(state: &mut State, keys: &[ContainerKey]) -> Response {
 
 /// All that a host had.
 pub(super) fn detach_all(state: &mut State, node: NodeId) {
-    let here = state
-        .containers
-        .values()
-        .filter(|container| container.key.node == node);
+    let here = state.containers_of(node);
     let ids: Vec<EndpointId> = here.map(|container| container.id).collect();
     ids.into_iter().for_each(|id| give_up(state, id));
 }
@@ -170,16 +167,18 @@ fn replace(state: &mut State, newest: &Container) {
     };
     let is_gone = |other: &Container| {
         other.id != newest.id
-            && other.key.node == newest.key.node
             && other.sandbox.as_ref().is_some_and(|sandbox| {
-                sandbox.path == now.path
-                    && sandbox.identity.is_some()
-                    && sandbox.identity != now.identity
+                sandbox.identity.is_some() && sandbox.identity != now.identity
             })
     };
-    state
-        .containers
-        .change_where(is_gone, |other| other.sandbox = None);
+    let there = state.derived.containers.at(newest.key.node, &now.path);
+    for id in there {
+        if state.containers.get(&id).is_some_and(is_gone)
+            && let Some(other) = state.containers.get_mut(&id)
+        {
+            other.sandbox = None;
+        }
+    }
 }
 
 fn elsewhere(state: &State, container: &Container, wanted: &str) -> Refusal {

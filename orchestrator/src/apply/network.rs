@@ -6,7 +6,7 @@ use model::{
     Subnet, SubnetSpec, Vni,
 };
 
-use crate::{capability, keys, lookup::same_name, state::State, validate};
+use crate::{capability, keys, state::State, validate};
 
 /// Label of a network that does not have its final name yet, with the value `true`.
 const UNNAMED: &str = "netd.unnamed";
@@ -44,17 +44,15 @@ pub(super) fn create(
             created: now,
         },
     );
+    state.follow_networks();
     hold_nodes(state);
     Ok(Outcome::Network(id))
 }
 
 pub(super) fn remove(state: &mut State, network: &str) -> Response {
     let id = state.find_network(network)?;
-    if let Some(user) = state
-        .services
-        .values()
-        .find(|record| record.service.networks.contains(&id))
-    {
+    let mut users = state.derived.services.on_network(id);
+    if let Some(user) = users.find_map(|user| state.services.get(user)) {
         let service = &user.service.spec.name;
         let cause = format!("network {network:?} is used by service {service:?}");
         let next = if user.service.removing {
@@ -64,11 +62,8 @@ pub(super) fn remove(state: &mut State, network: &str) -> Response {
         };
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
-    let containers = state
-        .containers
-        .values()
-        .filter(|container| container.network == id);
-    let containers: Vec<String> = containers
+    let containers: Vec<String> = state
+        .containers_on(id)
         .map(|container| state.describe(Owner::Container(container.id)))
         .collect();
     if !containers.is_empty() {
@@ -81,11 +76,8 @@ pub(super) fn remove(state: &mut State, network: &str) -> Response {
     }
     state.ledger.remove_network(id)?;
     state.networks.remove(&id);
-    if !state
-        .networks
-        .values()
-        .any(|network| network.spec.encrypted)
-    {
+    let networks = &state.derived.networks;
+    if networks.encrypted().all(|other| *other == id) {
         state.keys_mut().clear();
     }
     Ok(Outcome::Network(id))
@@ -121,11 +113,9 @@ pub(super) fn name(state: &mut State, network: &str, name: String) -> Response {
 }
 
 fn refuse_taken(state: &State, name: &str, own: Option<NetworkId>) -> Result<(), Refusal> {
-    let mut others = state
-        .networks
-        .values()
-        .filter(|network| Some(network.id) != own);
-    match others.find(|network| same_name(&network.spec.name, name)) {
+    let named = state.derived.networks.named(&name.to_ascii_lowercase());
+    let mut others = named.filter(|id| Some(**id) != own);
+    match others.find_map(|id| state.networks.get(id)) {
         None => Ok(()),
         Some(other) => {
             let cause = format!("there already is a network {:?}", other.spec.name);
@@ -141,15 +131,11 @@ fn refuse_taken(state: &State, name: &str, own: Option<NetworkId>) -> Result<(),
 /// Leases to every node those of its addresses that lie in a LAN's subnets, so that no endpoint
 /// gets them.
 pub(super) fn hold_nodes(state: &mut State) {
-    for network in state
-        .networks
-        .values()
-        .filter(|network| network.spec.driver.is_lan())
-    {
+    for network in state.derived.networks.lans() {
         for node in state.nodes.values() {
             state
                 .ledger
-                .hold(network.id, node.id, &[node.vtep, node.address.ip()]);
+                .hold(*network, node.id, &[node.vtep, node.address.ip()]);
         }
     }
 }
@@ -215,7 +201,7 @@ fn wanted_subnets(state: &State, spec: &NetworkSpec) -> Result<Vec<SubnetSpec>, 
 fn next_vni(state: &State) -> Result<Vni, Refusal> {
     let first = state.last_vni.map_or(Vni::FIRST, Vni::next);
     let candidates = std::iter::successors(Some(first), |vni| Some(vni.next()));
-    let is_used = |vni: &Vni| state.networks.values().any(|network| network.vni == *vni);
+    let is_used = |vni: &Vni| state.derived.networks.has_vni(*vni);
     // One more than there are networks: one of them is free.
     candidates
         .take(state.networks.len() + 1)

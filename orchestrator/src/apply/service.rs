@@ -11,8 +11,7 @@ use model::{
 
 use crate::{
     apply::network,
-    lookup::same_name,
-    names, ports,
+    claims, ports,
     record::{ServiceRecord, Slot},
     state::{State, outdated},
     validate,
@@ -20,11 +19,9 @@ use crate::{
 
 pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Response {
     validate::service(&spec)?;
-    if let Some(other) = state
-        .services
-        .values()
-        .find(|record| same_name(&record.service.spec.name, &spec.name))
-    {
+    let name = spec.name.to_ascii_lowercase();
+    let mut named = state.derived.services.named(&name);
+    if let Some(other) = named.find_map(|id| state.services.get(id)) {
         return Err(taken(&other.service));
     }
     if !spec.publish.is_empty()
@@ -34,7 +31,7 @@ pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Respo
         return create_with_ingress(state, now, spec);
     }
     let networks = resolve_networks(state, &spec)?;
-    names::claim(state, &spec, &networks)?;
+    claims::claim(state, &spec, &networks)?;
     ports::check(state, &spec, &networks, None)?;
     let id = ServiceId(state.peek_id("service"));
     let vip = (spec.endpoint_mode == EndpointMode::Vip).then_some(Owner::Vip(id));
@@ -205,7 +202,7 @@ fn is_led_otherwise(old: &ServiceSpec, new: &ServiceSpec) -> bool {
 fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, force: bool) -> Response {
     validate::service(&spec)?;
     let networks = &present(&state.services, id)?.service.networks;
-    names::claim(state, &spec, networks)?;
+    claims::claim(state, &spec, networks)?;
     ports::check(state, &spec, networks, Some(id))?;
     let (index, surge) = (state.index, present(&state.services, id)?.surge);
     hold_slots(state, id, spec.replicas.saturating_add(surge))?;

@@ -8,7 +8,9 @@ use model::{
 };
 
 use crate::{
-    capability, drain, ports,
+    capability, drain,
+    look::Look,
+    ports,
     record::{TaskRecord, Withdrawal},
     restart, scheduler, segment,
     state::{State, outdated},
@@ -21,7 +23,7 @@ pub(super) fn create(state: &mut State, now: Millis, service: ServiceId, number:
     let gone = || outdated(format!("slot {number} of service {service} is gone"));
     let record = state.services.get(&service).ok_or_else(gone)?;
     let slot = record.slots.get(&number).ok_or_else(gone)?;
-    if !restart::needs_task(state, record, number, slot, now) {
+    if !restart::needs_task(&Look::new(state, now), record, number, slot) {
         return Err(outdated(format!(
             "slot {number} of service {service} needs no new task"
         )));
@@ -101,9 +103,10 @@ pub(super) fn set_desired(
         .is_some_and(|service| service.wants(record.task.slot));
     let is_forward =
         matches!(desired, TaskState::Shutdown | TaskState::Remove) && desired > record.task.desired;
+    let look = Look::new(state, now);
     let is_due = || {
-        let leaves = || update::must_leave(state, record, now);
-        drain::may_stop(state, record, now) && (desired == TaskState::Remove || leaves())
+        let leaves = || update::must_leave(&look, record);
+        drain::may_stop(&look, record) && (desired == TaskState::Remove || leaves())
     };
     if !is_forward || (desired == TaskState::Remove && is_wanted) || !is_due() {
         return Err(outdated(format!(
@@ -121,7 +124,7 @@ pub(super) fn set_desired(
 /// withdrawn, any other stops at once.
 pub(super) fn replace(state: &mut State, now: Millis, name: &str) -> Response {
     let id = state.find_task(name)?;
-    let is_idle = drain::may_stop(state, known(state, id)?, now);
+    let is_idle = drain::may_stop(&Look::new(state, now), known(state, id)?);
     let index = state.index;
     let Some(record) = state.tasks.get_mut(&id) else {
         return Ok(Outcome::Task(id));

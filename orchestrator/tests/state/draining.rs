@@ -153,7 +153,7 @@ fn a_leader_with_a_slow_clock_restarts_the_drain_time() {
     connections(&mut cluster, &old, 1);
     cluster.now -= 60_000;
     assert_eq!(
-        cluster.state.step(cluster.now),
+        cluster.step(),
         [Command::Task(TaskCommand::Drain { task: old.id })]
     );
     cluster.settle();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use model::*;
-use orchestrator::State;
+use orchestrator::{Agenda, State};
 
 pub struct Cluster {
     pub state: State,
@@ -12,6 +12,7 @@ pub struct Cluster {
     pub now: Millis,
     pub requests: u64,
     pub log: Vec<Entry>,
+    pub agenda: Agenda,
 }
 
 pub fn node(number: u64, role: Role) -> Node {
@@ -156,6 +157,7 @@ impl Cluster {
             now: 1_000_000,
             requests: 0,
             log: Vec::new(),
+            agenda: Agenda::default(),
         };
         cluster.apply(Command::Cluster(ClusterCommand::Bootstrap {
             authority: authority(),
@@ -171,12 +173,16 @@ impl Cluster {
         cluster
     }
 
-    /// What every node sees. The large clusters of some tests are left out: their views cost
-    /// seconds.
+    /// Not one of the large clusters of some tests, whose views cost seconds.
+    fn is_small(&self) -> bool {
+        self.log.len() < 2_000
+    }
+
+    /// What every node sees.
     fn views(&self) -> Vec<NodeConfig> {
         let nodes = self.state.nodes().keys();
         let of_all = || nodes.map(|node| self.state.view(*node)).collect();
-        if self.log.len() < 2_000 {
+        if self.is_small() {
             of_all()
         } else {
             Vec::new()
@@ -227,7 +233,19 @@ impl Cluster {
                 view.delta(&now)
             );
         }
+        if self.is_small() {
+            assert_eq!(self.state.check_derived(), Vec::<&str>::new());
+        }
         applied.response
+    }
+
+    /// What the leader proposes. It misses nothing that a look at everything would find.
+    #[track_caller]
+    pub fn step(&mut self) -> Vec<Command> {
+        let commands = self.state.step(&mut self.agenda, self.now);
+        let all = self.state.step(&mut Agenda::default(), self.now);
+        assert_eq!(commands, all, "what the agenda finds, and what there is");
+        commands
     }
 
     #[track_caller]
@@ -318,7 +336,7 @@ impl Cluster {
     #[track_caller]
     pub fn settle(&mut self) -> bool {
         for round in 0..100 {
-            let commands = self.state.step(self.now);
+            let commands = self.step();
             if commands.is_empty() {
                 return round > 0;
             }
@@ -407,7 +425,7 @@ impl Cluster {
                 };
                 self.agent(node);
             }
-            if !busy && self.state.step(self.now).is_empty() {
+            if !busy && self.step().is_empty() {
                 return;
             }
         }
@@ -431,7 +449,7 @@ impl Cluster {
                     .collect();
                 self.report(node, view.generation, reports);
             }
-            if self.state.step(self.now).is_empty() {
+            if self.step().is_empty() {
                 return;
             }
         }

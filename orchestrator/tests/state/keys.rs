@@ -312,7 +312,7 @@ proptest! {
             match event {
                 Event::Rotate => drop(cluster.send(Command::Keys(KeysCommand::Rotate))),
                 Event::Step => {
-                    let commands = cluster.state.step(cluster.now);
+                    let commands = cluster.step();
                     commands.into_iter().for_each(|command| drop(cluster.send(command)));
                 }
                 Event::Agent(node) => {

@@ -152,11 +152,11 @@ fn a_kernel_that_lacks_the_devices_is_named_and_gets_no_tasks() {
     cluster.create_network(lan(&["192.168.9.0/24"], &[("parent", "eth0")]));
     can(&mut cluster, 2, &[]);
     cluster.create_service(service("web", 4, &["lan"]));
-    let step = cluster.state.step(cluster.now);
+    let step = cluster.step();
     for command in step {
         cluster.apply(command);
     }
-    let step = cluster.state.step(cluster.now);
+    let step = cluster.step();
     let places: BTreeSet<NodeId> = step
         .iter()
         .filter_map(|command| {

@@ -200,7 +200,7 @@ fn a_scale_down_overtaken_by_a_scale_up_stops_nothing() {
     cluster.create_service(service("web", 2, &["net"]));
     cluster.converge();
     cluster.scale("web", 1);
-    let late = cluster.state.step(cluster.now);
+    let late = cluster.step();
     cluster.scale("web", 2);
     late.into_iter()
         .for_each(|command| assert_eq!(cluster.refuse(command).kind, Kind::Precondition));

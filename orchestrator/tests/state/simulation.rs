@@ -50,6 +50,8 @@ enum Event {
     Detach(u64, usize),
     /// Some of what `step` asks for is applied; the rest is lost with the leader.
     Step(usize),
+    /// The manager starts again from a snapshot.
+    Restart,
 }
 
 /// What a runtime asks for.
@@ -210,6 +212,7 @@ fn event() -> impl Strategy<Value = Event> {
         5 => Attach::any().prop_map(|attach| Event::Attach(Box::new(attach))),
         2 => (node(), 0..CONTAINERS.len()).prop_map(|(node, id)| Event::Detach(node, id)),
         8 => (1..40usize).prop_map(Event::Step),
+        1 => Just(Event::Restart),
     ]
 }
 
@@ -273,10 +276,15 @@ fn act(cluster: &mut Cluster, event: &Event, witness: &mut Witness) {
             keys: vec![key(node, CONTAINERS[id])],
         }),
         Event::Pass(time) => return cluster.now += time,
+        Event::Restart => {
+            let snapshot = cluster.state.snapshot();
+            cluster.state = State::restore(&snapshot, Level::NEWEST).unwrap();
+            return;
+        }
         Event::Agent(node, connections) => return catch_up(cluster, node, connections, witness),
         Event::End(node, which, end) => return end_one(cluster, node, which, end),
         Event::Step(limit) => {
-            let commands = cluster.state.step(cluster.now);
+            let commands = cluster.step();
             return commands
                 .into_iter()
                 .take(limit)

@@ -377,7 +377,7 @@ fn a_waiting_task_of_a_removed_service_is_not_placed() {
     let task = cluster.task("web.1").id;
     cluster.set_availability(1, Availability::Active);
     cluster.remove_service("web");
-    let commands = cluster.state.step(cluster.now);
+    let commands = cluster.step();
     assert_eq!(
         commands,
         [Command::Task(TaskCommand::SetDesired {

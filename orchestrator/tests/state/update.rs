@@ -67,7 +67,7 @@ fn serving(cluster: &Cluster, value: &str) -> (usize, usize) {
 fn watch(cluster: &mut Cluster, value: &str) -> (usize, usize) {
     let (mut least, mut most) = [serving(cluster, value).0; 2].into();
     for _ in 0..1_000 {
-        let commands = cluster.state.step(cluster.now);
+        let commands = cluster.step();
         let is_idle = commands.is_empty();
         for command in commands {
             cluster.apply(command);
@@ -358,7 +358,7 @@ fn a_node_is_emptied_without_interrupting_a_service() {
         cluster.set_availability(1, Availability::Drain);
         let mut seen = (3, 3);
         for _ in 0..100 {
-            for command in cluster.state.step(cluster.now) {
+            for command in cluster.step() {
                 cluster.apply(command);
                 let now = serving(&cluster, "").0;
                 seen = (seen.0.min(now), seen.1.max(now));

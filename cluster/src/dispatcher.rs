@@ -3,14 +3,12 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use api::{encode, proto::Json};
 use futures::{Stream, StreamExt};
-use model::{
-    Command, Kind, NodeCommand, NodeConfig, NodeId, NodeReport, RequestId, StateMachine, ViewDelta,
-};
-use sha2::{Digest, Sha256};
+use model::{Command, Kind, NodeCommand, NodeId, NodeReport, RequestId, StateMachine, Update};
 use tokio::{
     sync::mpsc,
-    time::{Instant, interval, sleep, sleep_until},
+    time::{interval, sleep},
 };
 
 use crate::{
@@ -18,8 +16,6 @@ use crate::{
     raft::{Consensus, Retry, confirmed},
 };
 
-/// Changes within this time after a sent one are sent together; a single change is sent at once.
-const COALESCE: Duration = Duration::from_millis(3);
 /// Interval at which a session checks that this manager still leads.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Messages queued for a slow node; then the session waits.
@@ -28,28 +24,17 @@ pub const QUEUE: usize = 64;
 /// What a node sends.
 pub type Upstream = Pin<Box<dyn Stream<Item = Upward> + Send>>;
 
-/// The digest of a view's records, whatever its generation.
-pub fn digest(view: &NodeConfig) -> String {
-    let records = serde_json::to_vec(&view.snapshot().set).unwrap_or_default();
-    Sha256::digest(records)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
 /// Opens a session of this node, which ends with its stream or with this manager's leadership.
 pub fn open<S: StateMachine>(
     consensus: Arc<Consensus<S>>,
     node: NodeId,
     upstream: Upstream,
-) -> mpsc::Receiver<Downward> {
+) -> mpsc::Receiver<Json> {
     let (down, receiver) = mpsc::channel(QUEUE);
     let session = Session {
         consensus,
         node,
         down,
-        sent: None,
-        seen: None,
     };
     tokio::spawn(session.run(upstream));
     receiver
@@ -58,18 +43,15 @@ pub fn open<S: StateMachine>(
 struct Session<S> {
     consensus: Arc<Consensus<S>>,
     node: NodeId,
-    down: mpsc::Sender<Downward>,
-    /// What the node has.
-    sent: Option<NodeConfig>,
-    /// The log index up to which that is what the node is to have.
-    seen: Option<u64>,
+    /// Messages as they travel: [`Downward`].
+    down: mpsc::Sender<Json>,
 }
 
 /// The session is over.
 struct Over;
 
 impl<S: StateMachine> Session<S> {
-    async fn run(mut self, mut upstream: Upstream) {
+    async fn run(self, mut upstream: Upstream) {
         let Some(Upward::Hello {
             node,
             generation,
@@ -100,24 +82,26 @@ impl<S: StateMachine> Session<S> {
     }
 
     async fn serve(
-        &mut self,
+        &self,
         mut upstream: Upstream,
         generation: u64,
         digest: &str,
     ) -> Result<(), Over> {
-        let mut applied = self.consensus.machine.applied();
+        let view = self.consensus.fanout.subscribe(self.node);
         let mut check = interval(CHECK_INTERVAL);
-        self.update(generation, digest).await?;
-        let mut due = Instant::now();
+        let mut told = None;
         loop {
             tokio::select! {
                 message = upstream.next() => self.hear(message.ok_or(Over)?)?,
-                changed = applied.changed() => {
-                    changed.map_err(|_| Over)?;
-                    sleep_until(due).await;
-                    applied.borrow_and_update();
-                    self.update(generation, digest).await?;
-                    due = Instant::now() + COALESCE;
+                () = view.woken.notified() => {
+                    let next = match &told {
+                        None => view.resume(generation, digest),
+                        told => view.update(told.as_ref()),
+                    };
+                    if let Some((update, now)) = next {
+                        self.send(changed(&update)).await?;
+                        told = Some(now);
+                    }
                 }
                 _ = check.tick() => if !self.consensus.leads() { return Err(Over) },
                 () = self.down.closed() => return Err(Over),
@@ -125,38 +109,8 @@ impl<S: StateMachine> Session<S> {
         }
     }
 
-    /// Sends what has changed for the node since the last time.
-    async fn update(&mut self, generation: u64, digest: &str) -> Result<(), Over> {
-        let machine = &self.consensus.machine;
-        let (index, view) =
-            machine.read_if_concerned(self.node, self.seen, |state| state.view(self.node));
-        let Some(view) = view else {
-            self.seen = Some(index);
-            return Ok(());
-        };
-        // A leader that has not caught up must not send a node an older view.
-        if view.generation < generation {
-            return Ok(());
-        }
-        let delta = match &self.sent {
-            None if digest == self::digest(&view) => ViewDelta {
-                from: Some(generation),
-                ..view.delta(&view)
-            },
-            None => view.snapshot(),
-            Some(sent) => sent.delta(&view),
-        };
-        let has_it = |sent: &NodeConfig| delta.is_empty() && sent.level == view.level;
-        if self.sent.as_ref().is_some_and(has_it) {
-            self.seen = Some(index);
-            return Ok(());
-        }
-        self.down
-            .send(Downward::Change { delta })
-            .await
-            .map_err(|_| Over)?;
-        (self.sent, self.seen) = (Some(view), Some(index));
-        Ok(())
+    async fn send(&self, message: Json) -> Result<(), Over> {
+        self.down.send(message).await.map_err(|_| Over)
     }
 
     fn hear(&self, message: Upward) -> Result<(), Over> {
@@ -181,13 +135,21 @@ impl<S: StateMachine> Session<S> {
     }
 }
 
+/// [`Downward::Change`], of an update that is encoded already.
+fn changed(update: &Update) -> Json {
+    let json = format!("{{\"kind\":\"change\",\"delta\":{}}}", update.to_json());
+    Json {
+        json: json.into_bytes(),
+    }
+}
+
 /// Puts a report into the log and acknowledges it. Without an acknowledgement the node sends it
 /// again, here or to the next leader.
 async fn record<S: StateMachine>(
     consensus: Arc<Consensus<S>>,
     sequence: u64,
     report: NodeReport,
-    down: mpsc::Sender<Downward>,
+    down: mpsc::Sender<Json>,
 ) {
     let node = report.node;
     let request = RequestId(rand::random());
@@ -202,7 +164,9 @@ async fn record<S: StateMachine>(
                 {
                     tracing::warn!(%node, cause = refusal.cause, "a node's report was refused");
                 }
-                let _gone = down.send(Downward::Acknowledged { sequence }).await;
+                let _gone = down
+                    .send(encode(&Downward::Acknowledged { sequence }))
+                    .await;
                 return;
             }
             Err(Retry(reason)) => tracing::debug!(%node, reason, "a node's report waits"),

@@ -2,9 +2,11 @@
 //! each node's view, streamed to it and kept on its disk. Knows commands and bytes, never networks.
 
 mod admission;
+mod bare;
 mod dispatcher;
 mod drive;
 mod error;
+mod fanout;
 mod files;
 mod gate;
 mod identity;
@@ -23,6 +25,7 @@ mod tls;
 mod token;
 mod view;
 
+pub use bare::Bare;
 pub use error::ClusterError;
 pub use joining::{Config, Host, JoinOptions};
 pub use link::LinkError;

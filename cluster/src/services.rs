@@ -256,7 +256,7 @@ impl<S: StateMachine> Dispatcher for Door<S> {
             .filter_map(std::future::ready);
         let downward = dispatcher::open(leader, from.node, Box::pin(upward));
         Ok(Response::new(Box::pin(
-            ReceiverStream::new(downward).map(|message| Ok(encode(&message))),
+            ReceiverStream::new(downward).map(Ok),
         )))
     }
 }

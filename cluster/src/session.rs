@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use api::{MESSAGE_LIMIT, decode, encode, proto::dispatcher_client::DispatcherClient};
+use api::{
+    MESSAGE_LIMIT, decode, encode,
+    proto::{Json, dispatcher_client::DispatcherClient},
+};
 use futures::{Stream, StreamExt};
 use model::{NodeReport, StateMachine, TaskReport, level};
 use tokio::{
@@ -118,11 +121,7 @@ pub async fn run<S: StateMachine>(member: Member<S>) {
 async fn hold<S: StateMachine>(member: &Member<S>, seat: Seat, resume: bool) -> Result<(), String> {
     let (up, upward) = mpsc::channel(dispatcher::QUEUE);
     let view = member.current_view();
-    let digest = if resume {
-        dispatcher::digest(&view)
-    } else {
-        String::new()
-    };
+    let digest = if resume { view.digest() } else { String::new() };
     let hello = Upward::Hello {
         node: member.node(),
         generation: view.generation,
@@ -171,7 +170,7 @@ async fn open<S: StateMachine>(
         Seat::Here => {
             let consensus = member.consensus()?.clone();
             let downward = dispatcher::open(consensus, member.node(), Box::pin(upward));
-            return Some(Box::pin(ReceiverStream::new(downward)));
+            return Some(decoded(ReceiverStream::new(downward)));
         }
         Seat::There(node, address) => (node, address),
     };
@@ -182,11 +181,9 @@ async fn open<S: StateMachine>(
     let mut client = DispatcherClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
     match client.session(upward.map(|message| encode(&message))).await {
         Ok(answer) => {
-            let messages = answer
-                .into_inner()
-                .map(|message| message.ok().and_then(|message| decode(&message).ok()));
-            let whole = messages.take_while(|message| std::future::ready(message.is_some()));
-            Some(Box::pin(whole.filter_map(std::future::ready)))
+            let messages = answer.into_inner();
+            let whole = messages.take_while(|message| std::future::ready(message.is_ok()));
+            Some(decoded(whole.filter_map(async |message| message.ok())))
         }
         Err(status) => {
             tracing::debug!(leader = %address, reason = status.message(),
@@ -194,6 +191,13 @@ async fn open<S: StateMachine>(
             None
         }
     }
+}
+
+/// Ends with a message that cannot be understood.
+fn decoded(messages: impl Stream<Item = Json> + Send + 'static) -> Downstream {
+    let messages = messages.map(|message| decode(&message).ok());
+    let understood = messages.take_while(|message| std::future::ready(message.is_some()));
+    Box::pin(understood.filter_map(std::future::ready))
 }
 
 async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Result<(), String> {

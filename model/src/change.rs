@@ -73,6 +73,13 @@ pub struct Concern {
 }
 
 impl Concern {
+    /// Adds another.
+    pub fn merge(&mut self, other: &Self) {
+        self.everybody |= other.everybody;
+        self.networks.extend(&other.networks);
+        self.nodes.extend(&other.nodes);
+    }
+
     /// Whether no view shows it.
     pub fn is_nobodys(&self) -> bool {
         !self.everybody && self.networks.is_empty() && self.nodes.is_empty()

@@ -25,6 +25,7 @@ mod service;
 mod state_machine;
 mod subnet;
 mod task;
+mod views;
 mod vni;
 
 pub use balance::{Balance, Engine, Scheduler};
@@ -65,6 +66,7 @@ pub use service::{
 pub use state_machine::{RestoreError, StateMachine};
 pub use subnet::{Subnet, SubnetError};
 pub use task::{Attachment, Task, TaskState, TaskStatus};
+pub use views::{Own, Projector, Record, SectionId, Told, Touched, Update, Views, WholeViews};
 pub use vni::{Vni, VniError};
 
 /// Milliseconds since the Unix epoch, stamped into a command by the leader. State never reads a

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     Answer, Applied, Authority, Command, Concern, Entry, Level, Millis, Node, NodeConfig, NodeId,
-    Query, RecordError, Refusal,
+    Projector, Query, RecordError, Refusal,
 };
 
 /// A deterministic state machine: the same entries in the same order give the same state and
@@ -13,6 +13,8 @@ use crate::{
 pub trait StateMachine: Default + Send + Sync + 'static {
     /// What the leader keeps between two steps, so that a step looks at what has changed only.
     type Agenda: Default + Send;
+    /// What keeps the views of many nodes.
+    type Projector: Projector<Self> + Default + 'static;
 
     /// Applies one command of the entry at this log index. Total: a command whose precondition does
     /// not hold is refused and changes nothing. The same `entry.request` again, if it

@@ -98,6 +98,7 @@ pub(crate) fn sandbox_id(node: NodeId, sandbox: &Sandbox) -> SandboxId {
 }
 
 /// Containers that claim to serve a service, by network and the service's name in lower case.
+#[derive(Default)]
 pub(crate) struct Members<'a>(BTreeMap<(NetworkId, String), Vec<&'a Container>>);
 
 impl<'a> Members<'a> {
@@ -105,12 +106,7 @@ impl<'a> Members<'a> {
         Self::among(state.placed().map(|(container, _)| container))
     }
 
-    /// Those on one node.
-    pub(crate) fn on(state: &'a State, node: NodeId) -> Self {
-        Self::among(state.placed_on(node).map(|(container, _)| container))
-    }
-
-    fn among(containers: impl Iterator<Item = &'a Container>) -> Self {
+    pub(crate) fn among(containers: impl Iterator<Item = &'a Container>) -> Self {
         let mut members: BTreeMap<_, Vec<&Container>> = BTreeMap::new();
         for container in containers {
             if let Some(service) = &container.traits.service {
@@ -187,14 +183,15 @@ pub(crate) fn project(config: &mut NodeConfig, state: &State, networks: &BTreeSe
         let member = names::member(state, container);
         config.members.insert((container.network, id), member);
     }
-    config.containers = containers(state, config.node);
-    for (container, _) in state.placed_on(config.node) {
+    let here: Vec<_> = state.placed_on(config.node).collect();
+    config.containers = containers(config.node, &here);
+    for (container, _) in here {
         config.published.extend(published(container));
     }
 }
 
 /// Published ports of a container.
-fn published(
+pub(crate) fn published(
     container: &Container,
 ) -> impl Iterator<Item = ((Publisher, String), PublishedConfig)> + '_ {
     let real_servers: BTreeMap<IpAddr, u16> = container
@@ -239,10 +236,13 @@ pub(crate) fn endpoint(container: &Container, sandbox: &Sandbox) -> (EndpointId,
     )
 }
 
-/// One for each namespace of the host.
-fn containers(state: &State, node: NodeId) -> BTreeMap<SandboxId, ContainerConfig> {
+/// One for each namespace of the host, of the containers that are placed on it.
+pub(crate) fn containers(
+    node: NodeId,
+    here: &[(&Container, &Sandbox)],
+) -> BTreeMap<SandboxId, ContainerConfig> {
     let mut found: BTreeMap<SandboxId, Vec<(&Container, &Sandbox)>> = BTreeMap::new();
-    for (container, sandbox) in state.placed_on(node) {
+    for &(container, sandbox) in here {
         found
             .entry(sandbox_id(node, sandbox))
             .or_default()

@@ -21,6 +21,7 @@ mod record;
 mod request;
 mod restart;
 mod scheduler;
+mod sections;
 mod segment;
 mod state;
 mod step;
@@ -30,6 +31,7 @@ mod validate;
 
 pub use agenda::Agenda;
 pub use project::digests;
+pub use sections::Sections;
 pub use state::State;
 pub use step::MAX_COMMANDS;
 pub use validate::MAX_REPLICAS;

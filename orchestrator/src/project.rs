@@ -160,7 +160,9 @@ fn add_published(
     }
     let is_on_host = |port: &PublishSpec| port.mode == PublishMode::Host;
     if service.spec.publish.iter().any(is_on_host) {
-        let here = published_on(state, record, network, node);
+        let here = state.placed_on(node).map(|(container, _)| container);
+        let here = Members::among(here);
+        let here = published_on(state, record, network, (node, &here));
         config.published.extend(here);
     }
 }
@@ -185,12 +187,13 @@ pub(crate) fn published_everywhere(
     published(record, network, PublishMode::Ingress, &BTreeMap::new())
 }
 
-/// Ports of a service that this host answers at, because it runs some of it.
+/// Ports of a service that a host answers at, because it runs some of it. `members` are the
+/// containers on the host.
 pub(crate) fn published_on(
     state: &State,
     record: &ServiceRecord,
     network: NetworkId,
-    node: NodeId,
+    (node, members): (NodeId, &Members<'_>),
 ) -> Vec<Published> {
     let own = state.tasks_on(node);
     let slots: BTreeSet<u32> = own
@@ -209,7 +212,6 @@ pub(crate) fn published_on(
             real_servers.extend(addresses.map(|address| (*address, weight)));
         }
     }
-    let members = Members::on(state, node);
     real_servers.extend(members.real_servers(state, &record.service, network));
     if record.service.removing && real_servers.is_empty() {
         return Vec::new();
@@ -293,7 +295,7 @@ pub(crate) fn endpoints(
 
 /// Keys for the hosts with which it shares an encrypted network. Symmetric: either both hosts have
 /// keys or neither; it only counts whether tasks or containers may still run there.
-fn keys(state: &State, node: NodeId) -> BTreeMap<NodeId, PeerKeys> {
+pub(crate) fn keys(state: &State, node: NodeId) -> BTreeMap<NodeId, PeerKeys> {
     let shared = members_of_encrypted(state)
         .into_values()
         .filter(|members| members.contains(&node));
@@ -311,7 +313,7 @@ pub(crate) fn key_holders(state: &State) -> BTreeSet<NodeId> {
 }
 
 /// The hosts of each encrypted network.
-fn members_of_encrypted(state: &State) -> BTreeMap<NetworkId, BTreeSet<NodeId>> {
+pub(crate) fn members_of_encrypted(state: &State) -> BTreeMap<NetworkId, BTreeSet<NodeId>> {
     let members = |network: &NetworkId| {
         let hosts = state.derived.parts.hosts_of(*network);
         let all = state.derived.services.is_ingress(*network);
@@ -369,7 +371,7 @@ fn answers_callers_of_all_hosts(config: &NodeConfig) -> bool {
             .any(|endpoint| endpoint.node == config.node && serves(endpoint))
 }
 
-fn peer_config(node: &Node) -> PeerConfig {
+pub(crate) fn peer_config(node: &Node) -> PeerConfig {
     let Node {
         role,
         address,
@@ -387,7 +389,7 @@ fn peer_config(node: &Node) -> PeerConfig {
 }
 
 /// Always there: what a network may be was looked at when it was made.
-fn network_config(state: &State, network: &Network) -> Option<NetworkConfig> {
+pub(crate) fn network_config(state: &State, network: &Network) -> Option<NetworkConfig> {
     Some(NetworkConfig {
         name: network.spec.name.clone(),
         vni: network.vni,
@@ -398,7 +400,7 @@ fn network_config(state: &State, network: &Network) -> Option<NetworkConfig> {
     })
 }
 
-fn task_config(state: &State, record: &TaskRecord) -> TaskConfig {
+pub(crate) fn task_config(state: &State, record: &TaskRecord) -> TaskConfig {
     let task = &record.task;
     let service = state.services.get(&task.service);
     TaskConfig {

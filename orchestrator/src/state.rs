@@ -19,6 +19,7 @@ use crate::{
     project,
     record::{ServiceRecord, TaskRecord},
     request::{Answers, Caller},
+    sections::Sections,
     step,
     table::Table,
 };
@@ -59,6 +60,7 @@ pub struct State {
 
 impl StateMachine for State {
     type Agenda = Agenda;
+    type Projector = Sections;
 
     fn apply(&mut self, index: u64, entry: Entry) -> Applied {
         self.index = self.revision_at(index);

@@ -18,7 +18,7 @@ use openraft::{
 use tokio::time::timeout;
 
 use super::{LogId, Machine, Types, commit::Commits, log::Log, network::Network};
-use crate::{ClusterError, files, link::Links, pki, token::Token};
+use crate::{ClusterError, fanout::Fanout, files, link::Links, pki, token::Token};
 
 /// A node that is silent for this long is down.
 const HEARTBEAT_LEASE: Duration = Duration::from_secs(3);
@@ -51,6 +51,8 @@ pub enum Seat {
 pub struct Consensus<S> {
     pub raft: Raft<Types>,
     pub machine: Machine<S>,
+    /// The views of the nodes that have a session with this leader.
+    pub fanout: Fanout<S>,
     pub me: NodeId,
     /// Changes of the set of voters take turns.
     pub(crate) turn: tokio::sync::Mutex<()>,
@@ -100,6 +102,7 @@ impl<S: StateMachine> Consensus<S> {
         let commits = Commits::start(raft.clone(), machine.clone());
         Ok(Self {
             raft,
+            fanout: Fanout::new(machine.clone()),
             machine,
             me,
             turn: tokio::sync::Mutex::default(),

@@ -7,7 +7,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use model::{Concern, Level, NodeId, RecordError, Response, RestoreError, StateMachine, level};
+use model::{
+    Change, Concern, Level, RecordError, Response, RestoreError, StateMachine, Touched, level,
+};
 use openraft::{
     BasicNode, Entry, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
     StorageIOError, StoredMembership, storage::RaftStateMachine,
@@ -19,7 +21,7 @@ use tokio::sync::watch;
 use super::{LogId, StorageError, Types};
 use crate::{ClusterError, files};
 
-/// How many concerns are remembered, for sessions that are behind.
+/// How many changes are remembered, for who follows the state and is behind.
 const REMEMBERED: usize = 4_096;
 
 type Meta = SnapshotMeta<u64, BasicNode>;
@@ -47,34 +49,50 @@ struct Inner<S> {
     recent: Recent,
 }
 
-/// Whom the entries applied last concern.
+/// What the entries applied last changed, and whom it concerns.
 #[derive(Default)]
 struct Recent {
     /// The log index up to which nothing is remembered.
     forgotten: u64,
-    /// By log index; entries that concern nobody are left out.
-    concerns: VecDeque<(u64, Concern)>,
+    /// By log index; what changed nothing is left out.
+    touched: VecDeque<(u64, Touched)>,
 }
 
 impl Recent {
     /// What was applied up to this log index is not remembered.
-    fn since(index: u64) -> Self {
+    fn from(index: u64) -> Self {
         Self {
             forgotten: index,
-            concerns: VecDeque::new(),
+            touched: VecDeque::new(),
         }
     }
 
-    fn remember(&mut self, index: u64, concern: Concern) {
-        if concern.is_nobodys() {
+    fn remember(&mut self, index: u64, changes: &[Change], concern: Concern) {
+        if changes.is_empty() && concern.is_nobodys() {
             return;
         }
-        self.concerns.push_back((index, concern));
-        if self.concerns.len() > REMEMBERED
-            && let Some((oldest, _)) = self.concerns.pop_front()
+        let objects = changes.iter().map(|change| change.object).collect();
+        self.touched
+            .push_back((index, Touched { objects, concern }));
+        if self.touched.len() > REMEMBERED
+            && let Some((oldest, _)) = self.touched.pop_front()
         {
             self.forgotten = oldest;
         }
+    }
+
+    /// What was applied after this log index; `None` if it is not remembered.
+    fn since(&self, seen: u64) -> Option<Touched> {
+        if seen < self.forgotten {
+            return None;
+        }
+        let mut all = Touched::default();
+        let newest_first = self.touched.iter().rev();
+        for (_, touched) in newest_first.take_while(|(index, _)| *index > seen) {
+            all.objects.extend(&touched.objects);
+            all.concern.merge(&touched.concern);
+        }
+        Some(all)
     }
 }
 
@@ -129,21 +147,20 @@ impl<S: StateMachine> Machine<S> {
         )
     }
 
-    /// Looks at the state, unless nothing since a log index concerns a node. Returns the log index
-    /// last applied, too.
-    pub fn read_if_concerned<T>(
+    /// Looks at the state and at what has changed since a log index: `None` where that is not
+    /// remembered. Returns the log index last applied, too.
+    pub fn read_since<T>(
         &self,
-        node: NodeId,
         seen: Option<u64>,
-        look: impl FnOnce(&S) -> T,
-    ) -> (u64, Option<T>) {
+        look: impl FnOnce(&S, Option<&Touched>) -> T,
+    ) -> (u64, T) {
         let inner = self
             .shared
             .inner
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let is_concerned = seen.is_none_or(|seen| inner.concerns_since(node, seen));
-        let found = is_concerned.then(|| look(&inner.state));
+        let touched = seen.and_then(|seen| inner.recent.since(seen));
+        let found = look(&inner.state, touched.as_ref());
         (index_of(&inner.applied), found)
     }
 
@@ -207,23 +224,12 @@ impl<S: StateMachine> Machine<S> {
 }
 
 impl<S: StateMachine> Inner<S> {
-    /// Whether an entry applied after this log index may show in the node's view.
-    fn concerns_since(&self, node: NodeId, seen: u64) -> bool {
-        if seen < self.recent.forgotten {
-            return true;
-        }
-        let newest_first = self.recent.concerns.iter().rev();
-        let later = newest_first.take_while(|(index, _)| *index > seen);
-        let mut concerns = later.map(|(_, concern)| concern);
-        concerns.any(|concern| self.state.concerns(node, concern))
-    }
-
     fn restored(meta: &Meta, state: &[u8], known: Level) -> Result<Self, RestoreError> {
         Ok(Self {
             state: S::restore(state, known)?,
             applied: meta.last_log_id,
             membership: meta.last_membership.clone(),
-            recent: Recent::since(index_of(&meta.last_log_id)),
+            recent: Recent::from(index_of(&meta.last_log_id)),
         })
     }
 
@@ -236,7 +242,8 @@ impl<S: StateMachine> Inner<S> {
                 let mut responses = Vec::with_capacity(batch.entries.len());
                 for command in batch.entries {
                     let applied = self.state.apply(index, command);
-                    self.recent.remember(index, applied.concern);
+                    self.recent
+                        .remember(index, &applied.changes, applied.concern);
                     responses.push(applied.response);
                 }
                 responses

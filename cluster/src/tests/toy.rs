@@ -6,7 +6,7 @@ use model::{
     Answer, Applied, Authority, Balance, ClusterCommand, Command, Concern, Entry, JoinedConfig,
     Kind, Level, Millis, NetworkId, Node, NodeCommand, NodeConfig, NodeId, NodeInfo, OfferConfig,
     Outcome, PeerConfig, Query, Refusal, RequestId, Response, RestoreError, ServiceCommand,
-    ServiceId, StateMachine, level,
+    ServiceId, StateMachine, WholeViews, level,
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,7 @@ impl Toy {
 
 impl StateMachine for Toy {
     type Agenda = ();
+    type Projector = WholeViews;
 
     fn apply(&mut self, index: u64, entry: Entry) -> Applied {
         self.index = index;

@@ -20,6 +20,7 @@ fn a_cluster_is_bootstrapped_once() {
 fn nothing_is_admitted_before_the_bootstrap() {
     let mut cluster = Cluster {
         state: Default::default(),
+        followers: Default::default(),
         ..Cluster::of(1)
     };
     assert_eq!(

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use model::*;
 use orchestrator::{Agenda, State};
 
+use crate::sections::Followers;
+
 pub struct Cluster {
     pub state: State,
     pub index: u64,
@@ -13,6 +15,7 @@ pub struct Cluster {
     pub requests: u64,
     pub log: Vec<Entry>,
     pub agenda: Agenda,
+    pub followers: Followers,
 }
 
 pub fn node(number: u64, role: Role) -> Node {
@@ -158,6 +161,7 @@ impl Cluster {
             requests: 0,
             log: Vec::new(),
             agenda: Agenda::default(),
+            followers: Followers::default(),
         };
         cluster.apply(Command::Cluster(ClusterCommand::Bootstrap {
             authority: authority(),
@@ -235,6 +239,7 @@ impl Cluster {
         }
         if self.is_small() {
             assert_eq!(self.state.check_derived(), Vec::<&str>::new());
+            self.followers.hear(&self.state, self.index, &applied);
         }
         applied.response
     }

@@ -13,6 +13,7 @@ mod names;
 mod network;
 mod published;
 mod records;
+mod sections;
 mod service;
 mod simulation;
 mod task;

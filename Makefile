@@ -139,6 +139,7 @@ bench: setup setup-bench ## runs the benchmarks of docs/benchmarks.md
 	cargo bench -p tests --bench paths
 	cargo bench -p tests --bench cni
 	cargo bench -p tests --bench docker
+	cargo bench -p tests --bench views
 	cargo bench -p rules --bench balancing
 	cargo bench -p dataplane --bench scale
 

@@ -1,0 +1,671 @@
+//! Views at size: one leader with the real state, and up to a thousand nodes that have a session
+//! with it over TLS on loopback. The nodes live in a second process and have no kernel: they take
+//! in what they are sent and note when. The state proposes nothing of its own, so that only views
+//! are measured. Prints the tables of docs/benchmarks.md.
+//!
+//! `views NODES TASKS NETWORKS` runs one setting.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{Ipv4Addr, SocketAddr},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use api::{Proposal, decode};
+use cluster::{Bare, Config, Host, JoinOptions, Member, Upward};
+use futures::{StreamExt, stream::FuturesUnordered};
+use model::*;
+use orchestrator::{Sections, State};
+use serde::{Deserialize, de::IgnoredAny};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+
+/// Tasks of a service.
+const REPLICAS: u32 = 50;
+const CHANGES: usize = 40;
+/// Nodes of the network that few nodes are on.
+const FEW: usize = 3;
+/// Nodes that join at a time.
+const JOINING: usize = 8;
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+fn main() {
+    raise_limit();
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"))
+        .collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    match &words[..] {
+        [kind, address, token, nodes] if kind == "nodes" => {
+            let nodes = nodes.parse().unwrap();
+            runtime.block_on(nodes_of(address.parse().unwrap(), token.clone(), nodes));
+        }
+        [nodes, tasks, networks] => {
+            let [nodes, tasks, networks] = [nodes, tasks, networks].map(|it| it.parse().unwrap());
+            runtime.block_on(lead(nodes, tasks, networks));
+        }
+        _ => all(),
+    }
+}
+
+/// Each setting in processes of its own: memory is part of the result.
+fn all() {
+    println!(
+        "| nodes | tasks | networks | one change reaches | p50 | p99 | leader's CPU per change |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let settings = [
+        (100, 10_000, 20),
+        (1_000, 10_000, 20),
+        (100, 50_000, 20),
+        (1_000, 50_000, 20),
+        (100, 10_000, 1),
+        (1_000, 10_000, 1),
+        (10, 10_000, 20),
+    ];
+    for (nodes, tasks, networks) in settings {
+        let words = [nodes, tasks, networks].map(|number: usize| number.to_string());
+        let mut setting = Command::new(std::env::current_exe().unwrap());
+        assert!(setting.args(words).status().unwrap().success());
+    }
+}
+
+fn raise_limit() {
+    let files = rustix::process::Resource::Nofile;
+    let mut limit = rustix::process::getrlimit(files);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(files, limit).unwrap();
+}
+
+/// The real state without its next steps. Asked to, it fills itself.
+#[derive(Default)]
+struct Filled(State);
+
+/// Follows the state inside.
+#[derive(Default)]
+struct Inside(Sections);
+
+impl Projector<Filled> for Inside {
+    fn follow(&mut self, state: &Filled, touched: Option<&Touched>, views: &mut Views) {
+        self.0.follow(&state.0, touched, views);
+    }
+
+    fn own(&mut self, state: &Filled, node: NodeId) -> Own {
+        self.0.own(&state.0, node)
+    }
+}
+
+impl StateMachine for Filled {
+    type Agenda = ();
+    type Projector = Inside;
+
+    fn apply(&mut self, index: u64, entry: Entry) -> Applied {
+        let filling = match &entry.command {
+            model::Command::Service(ServiceCommand::Scale { service, .. }) => {
+                service.strip_prefix("fill ").map(str::to_owned)
+            }
+            _ => None,
+        };
+        match filling {
+            None => self.0.apply(index, entry),
+            Some(what) => {
+                let mut numbers = what.split(' ').map(|word| word.parse().unwrap());
+                let (tasks, networks) = (numbers.next().unwrap(), numbers.next().unwrap());
+                self.fill(index, tasks, networks)
+            }
+        }
+    }
+
+    fn level(&self) -> Level {
+        self.0.level()
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.0.snapshot()
+    }
+
+    fn restore(bytes: &[u8], known: Level) -> Result<Self, RestoreError> {
+        State::restore(bytes, known).map(Self)
+    }
+
+    fn authority(&self) -> Option<&Authority> {
+        self.0.authority()
+    }
+
+    fn nodes(&self) -> &BTreeMap<NodeId, Node> {
+        self.0.nodes()
+    }
+
+    fn concerns(&self, node: NodeId, concern: &Concern) -> bool {
+        self.0.concerns(node, concern)
+    }
+
+    fn view(&self, node: NodeId) -> NodeConfig {
+        self.0.view(node)
+    }
+
+    fn step(&self, _: &mut (), _: Millis) -> Vec<model::Command> {
+        Vec::new()
+    }
+
+    fn answer(&self, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal> {
+        self.0.answer(leader, query)
+    }
+}
+
+impl Filled {
+    /// Running tasks in services of fifty, in turn on these networks and on all workers; and one
+    /// service on a network of its own, on few of them.
+    fn fill(&mut self, index: u64, tasks: usize, networks: usize) -> Applied {
+        let mut filling = Filling {
+            state: &mut self.0,
+            index,
+            requests: 1 << 60,
+            changes: Vec::new(),
+        };
+        let workers = filling.state.nodes().values();
+        let workers: Vec<NodeId> = workers
+            .filter(|node| node.role == Role::Worker)
+            .map(|node| node.id)
+            .collect();
+        for number in 0..networks {
+            filling.network(&format!("n{number}"), number);
+        }
+        filling.network("few", networks);
+        let mut placed = 0;
+        for number in 0..tasks / REPLICAS as usize {
+            let network = format!("n{}", number % networks);
+            filling.service(&format!("s{number}"), &network, || {
+                placed += 1;
+                workers[placed % workers.len()]
+            });
+        }
+        let few = &workers[..FEW.min(workers.len())];
+        let mut placed = 0;
+        filling.service("few", "few", || {
+            placed += 1;
+            few[placed % few.len()]
+        });
+        Applied {
+            response: Ok(Outcome::Done),
+            changes: filling.changes,
+            concern: Concern {
+                everybody: true,
+                ..Concern::default()
+            },
+        }
+    }
+}
+
+struct Filling<'a> {
+    state: &'a mut State,
+    index: u64,
+    requests: u64,
+    changes: Vec<Change>,
+}
+
+impl Filling<'_> {
+    fn apply(&mut self, command: impl Into<model::Command>) -> Outcome {
+        self.requests += 1;
+        let applied = self.state.apply(
+            self.index,
+            Entry {
+                request: RequestId(self.requests),
+                now: 1,
+                chance: None,
+                command: command.into(),
+            },
+        );
+        self.changes.extend(applied.changes);
+        applied.response.unwrap()
+    }
+
+    fn network(&mut self, name: &str, number: usize) {
+        let subnet = SubnetSpec {
+            subnet: format!("10.{}.0.0/16", 16 + number).parse().unwrap(),
+            gateway: None,
+            range: None,
+        };
+        let spec = NetworkSpec {
+            name: name.to_owned(),
+            driver: Driver::Overlay,
+            subnets: vec![subnet],
+            internal: false,
+            encrypted: false,
+            attachable: false,
+            labels: BTreeMap::new(),
+            options: BTreeMap::new(),
+        };
+        self.apply(NetworkCommand::Create { spec });
+    }
+
+    fn service(&mut self, name: &str, network: &str, mut node: impl FnMut() -> NodeId) {
+        let spec = ServiceSpec {
+            name: name.to_owned(),
+            replicas: REPLICAS,
+            networks: vec![NetworkAttachment::new(network)],
+            ..sample()
+        };
+        let Outcome::Service(service) = self.apply(ServiceCommand::Create { spec }) else {
+            panic!("no service");
+        };
+        for slot in 1..=REPLICAS {
+            let Outcome::Task(task) = self.apply(TaskCommand::Create { service, slot }) else {
+                panic!("no task");
+            };
+            let node = node();
+            self.apply(TaskCommand::Assign { task, node });
+            let report = NodeReport {
+                tasks: vec![TaskReport::new(task, TaskState::Running)],
+                ..NodeReport::new(node, 0)
+            };
+            self.apply(NodeCommand::Report(report));
+        }
+    }
+}
+
+/// A service that runs something.
+fn sample() -> ServiceSpec {
+    let argv = vec!["sleep".to_owned(), "infinity".to_owned()];
+    let task = TaskSpec::new(Runtime::Exec {
+        argv,
+        env: BTreeMap::new(),
+        rootfs: None,
+    });
+    ServiceSpec::new("", task)
+}
+
+/// Leads, and does what the nodes' process asks for, one word a line.
+async fn lead(nodes: usize, tasks: usize, networks: usize) {
+    let home = tempfile::tempdir().unwrap();
+    let config = Config {
+        directory: home.path().to_owned(),
+        listen: LOOPBACK,
+        known: Level::NEWEST,
+    };
+    let host = Host {
+        hostname: "leader".to_owned(),
+        advertise: LOOPBACK,
+        vtep: LOOPBACK.ip(),
+    };
+    let leader = Member::<Filled>::init(config, host, 4789, |_| Routes::default())
+        .await
+        .unwrap();
+    let Answer::Token(token) = leader.query(Query::Token(Role::Worker)).await.unwrap() else {
+        panic!("no token");
+    };
+    let mut child = Nodes::start(&token.address.to_string(), &token.token, nodes);
+    let mut cells = Vec::new();
+    while let Some(line) = child.line().await {
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("fill", _) => {
+                settled(&leader, nodes + 1).await;
+                let service = format!("fill {tasks} {networks}");
+                let command = ServiceCommand::Scale {
+                    service,
+                    replicas: 0,
+                }
+                .into();
+                let request = RequestId(1);
+                let filled = leader.propose(Proposal { request, command }).await;
+                filled.unwrap();
+                child.say("filled");
+            }
+            ("cpu", _) => child.say(&cpu().as_nanos().to_string()),
+            ("cell", text) => cells.push(text.to_owned()),
+            ("error", text) => panic!("{text}"),
+            _ => break,
+        }
+    }
+    let memory = memory();
+    for cell in cells {
+        println!("| {nodes} | {tasks} | {networks} | {cell} |");
+    }
+    println!("| {nodes} | {tasks} | {networks} | leader's memory: {memory} MB | | | |");
+    leader.shutdown().await;
+}
+
+/// All nodes are ready, and at the newest level.
+async fn settled(leader: &Member<Filled>, count: usize) {
+    loop {
+        let Answer::Nodes(nodes) = leader.query(Query::Nodes).await.unwrap() else {
+            panic!("no nodes");
+        };
+        let ready = nodes.iter().filter(|node| node.status == NodeStatus::Ready);
+        let level = leader.digest().unwrap().level;
+        if ready.count() == count && level == Level::NEWEST {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The other process.
+struct Nodes {
+    _child: Child,
+    input: ChildStdin,
+    output: Option<BufReader<ChildStdout>>,
+}
+
+impl Nodes {
+    fn start(address: &str, token: &str, nodes: usize) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["nodes", address, token, &nodes.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            input: child.stdin.take().unwrap(),
+            output: child.stdout.take().map(BufReader::new),
+            _child: child,
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        let mut output = self.output.take()?;
+        let read = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            output.read_line(&mut line).unwrap();
+            (line, output)
+        });
+        let (line, output) = read.await.unwrap();
+        self.output = Some(output);
+        (!line.is_empty()).then(|| line.trim().to_owned())
+    }
+}
+
+/// Processor time of this process so far.
+fn cpu() -> Duration {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let of = |path: std::path::PathBuf| {
+        let text = fs::read_to_string(path.join("schedstat")).unwrap_or_default();
+        let used = text.split(' ').next().and_then(|word| word.parse().ok());
+        used.unwrap_or(0)
+    };
+    Duration::from_nanos(tasks.map(|task| of(task.unwrap().path())).sum())
+}
+
+/// Resident memory in MB.
+fn memory() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kilobytes / 1024
+}
+
+/// Tells the leader's process something and reads its answer.
+fn ask(line: &str) -> String {
+    println!("{line}");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).unwrap();
+    answer.trim().to_owned()
+}
+
+/// One node: how to send, and what it has been sent.
+struct Station {
+    node: NodeId,
+    up: mpsc::Sender<Upward>,
+    /// Messages that changed its view.
+    changes: AtomicU64,
+    /// Bytes of them.
+    bytes: AtomicU64,
+    /// When the last one came, in ns since the start.
+    last: AtomicU64,
+    seen: tokio::sync::watch::Sender<u64>,
+    /// Its tasks, with the names of their services.
+    tasks: Mutex<Vec<(TaskId, String)>>,
+}
+
+/// A task's record.
+#[derive(Deserialize)]
+struct Named {
+    service_name: String,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    kind: String,
+    delta: Option<Delta>,
+}
+
+#[derive(Deserialize)]
+struct Delta {
+    from: Option<u64>,
+    to: u64,
+    #[serde(rename = "set")]
+    _set: IgnoredAny,
+    #[serde(rename = "remove")]
+    _remove: IgnoredAny,
+}
+
+async fn nodes_of(address: SocketAddr, token: String, count: usize) {
+    let start = Instant::now();
+    let mut stations = Vec::new();
+    let mut joining = FuturesUnordered::new();
+    for number in 0..count {
+        let options = JoinOptions {
+            token: token.clone(),
+            manager: address,
+            hostname: format!("node-{number}"),
+            advertise: None,
+            vtep: None,
+        };
+        joining.push(open(options, start));
+        if joining.len() == JOINING {
+            stations.extend(joining.next().await);
+        }
+    }
+    while let Some(station) = joining.next().await {
+        stations.push(station);
+    }
+    ask("fill");
+    quiet(&stations).await;
+    let few = measure(&stations, "few", start).await;
+    println!("cell {few}");
+    let many = measure(&stations, "many", start).await;
+    println!("cell {many}");
+    println!("end");
+}
+
+async fn open(options: JoinOptions, start: Instant) -> Arc<Station> {
+    let bare = Bare::join(options, Level::NEWEST).await.unwrap();
+    let (up, upward) = mpsc::channel(64);
+    let hello = Upward::Hello {
+        node: bare.node(),
+        generation: 0,
+        digest: String::new(),
+        level: Level::NEWEST,
+    };
+    up.send(hello).await.unwrap();
+    let mut downward = Box::pin(bare.session(ReceiverStream::new(upward)).await.unwrap());
+    let station = Arc::new(Station {
+        node: bare.node(),
+        up: up.clone(),
+        changes: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        last: AtomicU64::new(0),
+        seen: tokio::sync::watch::Sender::new(0),
+        tasks: Mutex::default(),
+    });
+    let listening = station.clone();
+    tokio::spawn(async move {
+        let mut generation = 0;
+        while let Some(message) = downward.next().await {
+            let told: Message = decode(&message).unwrap();
+            let Some(delta) = told.delta.filter(|_| told.kind == "change") else {
+                continue;
+            };
+            let follows = delta.from.is_none_or(|from| from == generation);
+            assert!(follows, "a change does not follow on {generation}");
+            generation = delta.to;
+            listening.take_in(&message.json, start.elapsed());
+            listening.seen.send_replace(generation);
+        }
+        println!("error a session has ended");
+    });
+    tokio::spawn(async move {
+        let _bare = bare;
+        let mut alive = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            alive.tick().await;
+            if up.send(Upward::Alive).await.is_err() {
+                return;
+            }
+        }
+    });
+    station
+}
+
+impl Station {
+    fn take_in(&self, json: &[u8], now: Duration) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(json.len() as u64, Ordering::Relaxed);
+        self.last.store(now.as_nanos() as u64, Ordering::Relaxed);
+        let mark = b"\"task/";
+        let mut tasks = Vec::new();
+        for at in 0..json.len().saturating_sub(mark.len()) {
+            if json[at] == b'"' && json[at..].starts_with(mark) {
+                let id = &json[at + mark.len()..];
+                let end = id.iter().position(|byte| *byte == b'"').unwrap();
+                let (id, rest) = (std::str::from_utf8(&id[..end]).unwrap(), &id[end + 2..]);
+                let mut records = serde_json::Deserializer::from_slice(rest).into_iter::<Named>();
+                // What is removed is a key alone.
+                if let Some(Ok(record)) = records.next() {
+                    tasks.push((id.parse().unwrap(), record.service_name));
+                }
+            }
+        }
+        if !tasks.is_empty() {
+            let mut known = self.tasks.lock().unwrap();
+            tasks.retain(|task| !known.contains(task));
+            known.extend(tasks);
+        }
+    }
+
+    /// One of its tasks that has not failed yet.
+    fn take_task(&self, which: &str) -> Option<TaskId> {
+        let mut tasks = self.tasks.lock().unwrap();
+        let is_meant = |(_, service): &(TaskId, String)| (service == "few") == (which == "few");
+        let place = tasks.iter().position(is_meant)?;
+        Some(tasks.remove(place).0)
+    }
+}
+
+/// Nothing comes any more.
+async fn quiet(stations: &[Arc<Station>]) {
+    let sum = || -> u64 {
+        let changes = stations.iter().map(|it| it.changes.load(Ordering::Relaxed));
+        changes.sum()
+    };
+    let mut before = sum();
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = sum();
+        if now == before && now > 0 {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// One task after the other fails; how long until the last node knows that is told.
+async fn measure(stations: &[Arc<Station>], which: &str, start: Instant) -> String {
+    let idle = cpu_of_leader();
+    let idle_from = Instant::now();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let idle = (cpu_of_leader() - idle).as_secs_f64() / idle_from.elapsed().as_secs_f64();
+    let (mut times, mut reached) = (Vec::new(), 0);
+    let (before, from) = (cpu_of_leader(), Instant::now());
+    let mut bytes = 0;
+    for number in 0..CHANGES {
+        let (station, task) = pick(stations, which, number);
+        let counts: Vec<u64> = stations
+            .iter()
+            .map(|it| it.changes.load(Ordering::Relaxed))
+            .collect();
+        let sizes: u64 = stations
+            .iter()
+            .map(|it| it.bytes.load(Ordering::Relaxed))
+            .sum();
+        let begun = start.elapsed().as_nanos() as u64;
+        let report = NodeReport {
+            tasks: vec![TaskReport::new(task, TaskState::Failed)],
+            ..NodeReport::new(station.node, *station.seen.borrow())
+        };
+        let sequence = number as u64 + 1;
+        let message = Upward::Report { sequence, report };
+        station.up.send(message).await.unwrap();
+        let last = after(stations, begun).await;
+        times.push(last.saturating_sub(begun));
+        let told = stations
+            .iter()
+            .zip(&counts)
+            .filter(|(it, count)| it.changes.load(Ordering::Relaxed) > **count);
+        reached = reached.max(told.count());
+        let all: u64 = stations
+            .iter()
+            .map(|it| it.bytes.load(Ordering::Relaxed))
+            .sum();
+        bytes += all - sizes;
+    }
+    let spent = (cpu_of_leader() - before).as_secs_f64() - idle * from.elapsed().as_secs_f64();
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize] as f64 / 1e6;
+    format!(
+        "{reached} nodes, {} bytes each | {:.1} ms | {:.1} ms | {:.2} ms",
+        bytes / CHANGES as u64 / reached.max(1) as u64,
+        at(0.5),
+        at(0.99),
+        spent.max(0.0) * 1e3 / CHANGES as f64,
+    )
+}
+
+fn pick<'a>(
+    stations: &'a [Arc<Station>],
+    which: &str,
+    number: usize,
+) -> (&'a Arc<Station>, TaskId) {
+    let turns = stations.iter().cycle().skip(number * 7 % stations.len());
+    let mut turns = turns.take(stations.len());
+    let found = turns.find_map(|station| Some((station, station.take_task(which)?)));
+    found.unwrap()
+}
+
+/// When the last message came, once none has come for a while.
+async fn after(stations: &[Arc<Station>], begun: u64) -> u64 {
+    let newest = || {
+        let times = stations.iter().map(|it| it.last.load(Ordering::Relaxed));
+        times.max().unwrap_or_default()
+    };
+    let mut last = newest();
+    loop {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = newest();
+        if now == last && now > begun {
+            return now;
+        }
+        last = now;
+    }
+}
+
+fn cpu_of_leader() -> Duration {
+    Duration::from_nanos(ask("cpu").parse().unwrap())
+}

@@ -24,17 +24,23 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use tokio::sync::watch;
 
 const OWN: NodeId = NodeId(1);
 /// Other hosts.
 const HOSTS: u64 = 50;
 const IDLE: Duration = Duration::from_secs(20);
+/// Endpoints that are added one by one.
+const ONE_BY_ONE: u64 = 15;
+/// Time for what follows a change, without the next periodic pass.
+const SETTLES: Duration = Duration::from_millis(150);
 
 fn main() {
     type Scene = fn(&mut Host);
-    let scenes: [(&str, Scene); 3] = [
+    let scenes: [(&str, Scene); 4] = [
         ("networks", many_networks),
+        ("locals", many_locals),
         ("remotes", many_remotes),
         ("burst", many_at_once),
     ];
@@ -46,7 +52,7 @@ fn main() {
         let (_, scene) = scenes
             .iter()
             .find(|(known, _)| known == name)
-            .expect("networks, remotes or burst");
+            .expect("networks, locals, remotes or burst");
         return scene(&mut Host::new());
     }
     // Each in a process of its own: memory is part of the result.
@@ -68,8 +74,7 @@ fn many_networks(host: &mut Host) {
     println!("200 networks with 10 endpoints each on one host");
     host.report("from nothing", config.clone());
     host.idle();
-    add_endpoint(&mut config, OWN, 7, 10);
-    host.report("one more endpoint", config.clone());
+    host.one_by_one(&mut config, OWN, |number| (7 + number, 10));
     host.report(
         "all gone",
         NodeConfig {
@@ -77,6 +82,16 @@ fn many_networks(host: &mut Host) {
             ..NodeConfig::empty(OWN)
         },
     );
+}
+
+fn many_locals(host: &mut Host) {
+    let mut config = config();
+    add_network(&mut config, 0);
+    (0..100).for_each(|number| add_endpoint(&mut config, OWN, 0, number));
+    println!("100 endpoints of one network on one host");
+    host.report("from nothing", config.clone());
+    host.idle();
+    host.one_by_one(&mut config, OWN, |number| (0, 100 + number));
 }
 
 fn many_remotes(host: &mut Host) {
@@ -87,8 +102,7 @@ fn many_remotes(host: &mut Host) {
     println!("5000 endpoints of other hosts on one network");
     host.report("from nothing", config.clone());
     host.idle();
-    add_endpoint(&mut config, NodeId(2), 0, 5001);
-    host.report("one more endpoint", config.clone());
+    host.one_by_one(&mut config, NodeId(2), |number| (0, 5001 + number));
     let inside = names::network_namespace(NetworkId(1));
     let flush = format!(
         "for f in -4 -6; do ip -n {inside} $f route flush table main; \
@@ -212,10 +226,36 @@ impl Host {
         );
     }
 
+    /// Endpoints one after the other, each settled before the next; `at` says their networks and
+    /// numbers.
+    fn one_by_one(
+        &mut self,
+        config: &mut NodeConfig,
+        node: NodeId,
+        at: impl Fn(u64) -> (u64, u64),
+    ) {
+        let (mut taken, mut spent) = (Vec::new(), Vec::new());
+        for number in 0..ONE_BY_ONE {
+            let (network, number) = at(number);
+            add_endpoint(config, node, network, number);
+            let before = data_plane();
+            taken.extend(self.apply(config.clone()).pop());
+            // What the kernel says of it may cost another pass.
+            std::thread::sleep(SETTLES);
+            spent.push(data_plane() - before);
+        }
+        let spent = median(spent);
+        println!(
+            "  one more endpoint, median of {ONE_BY_ONE}: {:.1} ms, processor time {:.1} ms",
+            median(taken).as_secs_f64() * 1000.0,
+            spent.as_secs_f64() * 1000.0,
+        );
+    }
+
     fn idle(&self) {
-        let (before, start) = (processor(), Instant::now());
+        let (before, start) = (data_plane(), Instant::now());
         std::thread::sleep(IDLE);
-        let share = (processor() - before).as_secs_f64() / start.elapsed().as_secs_f64();
+        let share = (data_plane() - before).as_secs_f64() / start.elapsed().as_secs_f64();
         println!("  idle: {:.1} % of a processor", share * 100.0);
     }
 }
@@ -240,17 +280,16 @@ fn resident() -> u64 {
         / 1024
 }
 
-/// Time that this process has had of processors, its children not counted.
-fn processor() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap();
-    let (_, rest) = stat.rsplit_once(") ").unwrap();
-    let ticks: u64 = rest
-        .split(' ')
-        .skip(11)
-        .take(2)
-        .map(|ticks| ticks.parse::<u64>().unwrap())
-        .sum();
-    Duration::from_millis(ticks * 10)
+/// Processor time that the threads of the data plane have had: this process' without this thread's.
+fn data_plane() -> Duration {
+    let [process, own] = [ClockId::ProcessCPUTime, ClockId::ThreadCPUTime].map(clock_gettime);
+    let of = |time: Timespec| Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
+    of(process) - of(own)
+}
+
+fn median(mut values: Vec<Duration>) -> Duration {
+    values.sort();
+    values[values.len() / 2]
 }
 
 fn config() -> NodeConfig {

@@ -13,20 +13,21 @@ use std::{
 
 use model::{
     Failure,
-    names::{self, LinkName, NAMESPACE_DIRECTORY, Namespace},
+    names::{self, LinkName, NAMESPACE_DIRECTORY},
 };
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use netlink_packet_route::{RouteNetlinkMessage as Message, link::LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
 
 use super::{
-    AGAIN, kernel_said,
+    AGAIN,
+    doubt::{Doubt, LinkRef},
+    kernel_said,
     namespace::{self, Identity},
-    policy::Tables,
-    shape,
-    state::{AddressKey, ObservedKind, ObservedLink, Place, Route, RouteKey, Space},
+    state::{ObservedKind, ObservedLink, Place, Space},
     wire,
 };
 
@@ -77,15 +78,19 @@ impl KernelError {
 
 /// The sockets of one namespace.
 pub struct Channel {
-    place: Place,
+    pub place: Place,
     pub identity: Identity,
     pub namespace: File,
     requests: Socket,
     sequence: u32,
-    indices: wire::Indices,
-    /// What it held when it was read last, and whether it may have changed since.
+    pub indices: wire::Indices,
+    /// What it held when it was read last, and what may have changed since.
     pub seen: Option<Arc<Space<ObservedLink>>>,
-    pub changed: bool,
+    pub doubt: Doubt,
+    /// Whether the kernel dumps parts only where it is asked to (`NETLINK_GET_STRICT_CHK`).
+    pub dumps_parts: bool,
+    /// How many dumps have been taken.
+    pub dumps: u64,
     /// Whether it has or should have policy rules of ours.
     pub has_policies: bool,
     /// Whether it has or should have limits of ours.
@@ -95,8 +100,10 @@ pub struct Channel {
 impl Channel {
     pub fn open(place: Place, namespace: File, identity: Identity) -> io::Result<Self> {
         let requests = namespace::within_file(&namespace, connect)??;
-        let (sequence, indices, seen) = (0, BTreeMap::new(), None);
-        let (changed, has_policies, has_shapes) = (true, true, true);
+        // Linux before 4.20 dumps all in any case.
+        let dumps_parts = requests.set_netlink_get_strict_chk(true).is_ok();
+        let (sequence, indices, seen, dumps) = (0, BTreeMap::new(), None, 0);
+        let (has_policies, has_shapes) = (true, true);
         Ok(Self {
             place,
             identity,
@@ -105,7 +112,9 @@ impl Channel {
             sequence,
             indices,
             seen,
-            changed,
+            doubt: Doubt::default(),
+            dumps_parts,
+            dumps,
             has_policies,
             has_shapes,
         })
@@ -130,167 +139,28 @@ impl Channel {
             .ok_or_else(|| missing("the namespace has got no number".to_owned()))
     }
 
-    pub fn observe(&mut self, host: &wire::Names) -> Result<Space<ObservedLink>, KernelError> {
-        self.changed = false;
-        let mut space = Space::default();
-        for message in self.dump("links", wire::get_links())? {
-            let Message::NewLink(message) = message else {
-                continue;
-            };
-            let Some((_, name)) =
-                wire::link_name(&message).filter(|(_, name)| wire::is_ours(self.place, name))
-            else {
-                continue;
-            };
-            space
-                .links
-                .insert(name, wire::link(&message, self.place, host));
-        }
-        self.indices = space
-            .links
-            .iter()
-            .map(|(name, link)| (name.clone(), link.index))
-            .collect();
-        let names: wire::Names = self
-            .indices
-            .iter()
-            .map(|(name, &index)| (index, name.clone()))
-            .collect();
-        self.observe_addresses(&names, &mut space)?;
-        if self.has_policies {
-            self.observe_policies(&mut space)?;
-        }
-        if self.has_shapes {
-            self.observe_shapes(&names, &mut space)?;
-        }
-        if self.place != Place::Host || !names.is_empty() {
-            self.observe_neighbours(&names, &mut space)?;
-            self.observe_routes(&names, &mut space)?;
-        }
-        Ok(space)
-    }
-
-    fn observe_addresses(
-        &mut self,
-        names: &wire::Names,
-        space: &mut Space<ObservedLink>,
-    ) -> Result<(), KernelError> {
-        for message in self.dump("addresses", wire::get_addresses())? {
-            let Message::NewAddress(message) = message else {
-                continue;
-            };
-            let Some((index, address)) = wire::address(&message) else {
-                continue;
-            };
-            let Some(link) = names.get(&index).filter(|_| !address.is_loopback()) else {
-                continue;
-            };
-            let key = AddressKey {
-                link: link.clone(),
-                address,
-            };
-            space.addresses.insert(key, wire::address_form(&message));
-        }
-        Ok(())
-    }
-
-    fn observe_neighbours(
-        &mut self,
-        names: &wire::Names,
-        space: &mut Space<ObservedLink>,
-    ) -> Result<(), KernelError> {
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for message in self.dump("neighbours", wire::get_neighbours(family))? {
-                let Message::NewNeighbour(message) = message else {
-                    continue;
-                };
-                space.neighbours.extend(wire::neighbour(&message, names));
-            }
-        }
-        if matches!(self.place, Place::Inside(Namespace::Network(_))) {
-            for message in self.dump(
-                "forwarding entries",
-                wire::get_neighbours(AddressFamily::Bridge),
-            )? {
-                let Message::NewNeighbour(message) = message else {
-                    continue;
-                };
-                space.fdb.extend(wire::fdb(&message, names));
-            }
-        }
-        Ok(())
-    }
-
-    fn observe_routes(
-        &mut self,
-        names: &wire::Names,
-        space: &mut Space<ObservedLink>,
-    ) -> Result<(), KernelError> {
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for message in self.dump("routes", wire::get_routes(family))? {
-                let Message::NewRoute(message) = message else {
-                    continue;
-                };
-                let Some((key, route)) = wire::route(&message, self.place, names) else {
-                    continue;
-                };
-                insert_route(&mut space.routes, key, route);
-            }
-        }
-        Ok(())
-    }
-
-    fn observe_shapes(
-        &mut self,
-        names: &wire::Names,
-        space: &mut Space<ObservedLink>,
-    ) -> Result<(), KernelError> {
-        for message in self.dump("limits", shape::get())? {
-            let Message::NewQueueDiscipline(message) = message else {
-                continue;
-            };
-            space.shapes.extend(shape::read(&message, names));
-        }
-        self.has_shapes = !space.shapes.is_empty();
-        Ok(())
-    }
-
-    /// Read while there are or should be some, and once, for an earlier netd may have left some.
-    fn observe_policies(&mut self, space: &mut Space<ObservedLink>) -> Result<(), KernelError> {
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let rules = self.dump("policy rules", wire::get_policies(family))?;
-            let rules = rules.into_iter().filter_map(|message| match message {
-                Message::NewRule(rule) if rule.header.family == family => Some(rule),
-                _ => None,
-            });
-            let ours = if self.place == Place::Host {
-                Tables::Host
-            } else {
-                Tables::Peers
-            };
-            space
-                .policies
-                .read(family, ours, &rules.collect::<Vec<_>>());
-        }
-        self.has_policies = !space.policies.is_empty();
-        Ok(())
-    }
-
+    /// A link's number.
     pub fn index(&mut self, link: &LinkName) -> io::Result<u32> {
-        if !self.indices.contains_key(link) {
-            let links = self
-                .dump("links", wire::get_links())
-                .map_err(io::Error::other)?;
-            let named = links.iter().filter_map(|message| match message {
-                Message::NewLink(link) => wire::link_name(link),
-                _ => None,
-            });
-            self.indices = named.map(|(index, name)| (name, index)).collect();
+        if let Some(&index) = self.indices.get(link) {
+            return Ok(index);
         }
-        self.indices
-            .get(link)
-            .copied()
-            .ok_or_else(|| missing(format!("there is no link {link}")))
+        let found = self.ask_link(&LinkRef::Name(link.clone()))?;
+        let found = found.as_ref().and_then(wire::link_name);
+        let (index, _) = found.ok_or_else(|| missing(format!("there is no link {link}")))?;
+        self.indices.insert(link.clone(), index);
+        Ok(index)
+    }
+
+    /// One link as it is; `None`: there is none.
+    pub fn ask_link(&mut self, link: &LinkRef) -> io::Result<Option<LinkMessage>> {
+        match self.exchange(wire::get_link(link), NLM_F_ACK) {
+            Ok(found) => Ok(found.into_iter().find_map(|message| match message {
+                Message::NewLink(link) => Some(link),
+                _ => None,
+            })),
+            Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Dumps, and repeats an inconsistent dump (`NLM_F_DUMP_INTR`): it may lack existing links,
@@ -300,6 +170,7 @@ impl Channel {
         what: &'static str,
         request: Message,
     ) -> Result<Vec<Message>, KernelError> {
+        self.dumps += 1;
         let mut result = self.exchange(request.clone(), NLM_F_DUMP);
         for _ in 1..DUMPS {
             if !result
@@ -477,14 +348,6 @@ fn messages(mut datagram: &[u8]) -> io::Result<Vec<Received>> {
         datagram = &datagram[length..];
     }
     Ok(found)
-}
-
-/// Routes of one prefix and metric come in the order in which they take effect.
-fn insert_route(routes: &mut BTreeMap<RouteKey, Route>, mut key: RouteKey, route: Route) {
-    while routes.contains_key(&key) {
-        key.nth += 1;
-    }
-    routes.insert(key, route);
 }
 
 /// What a request needs and the kernel has not.

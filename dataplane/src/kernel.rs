@@ -12,7 +12,7 @@ use std::{
 };
 
 use model::{
-    Capability, Failure, NodeConfig, SandboxId,
+    Capability, ContainerConfig, Failure, NodeConfig, SandboxId,
     names::{self, LinkName, Namespace},
 };
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -27,28 +27,36 @@ use super::{
     AGAIN,
     channel::{BATCH, Channel, KernelError, listen, missing},
     desired::{Desired, Ground, HostLink},
+    doubt::{Doubt, LinkRef},
     kernel_said,
-    namespace::{self, Identity},
+    listing::{Listing, Present},
+    namespace,
     notices::{News, Notices},
     plan::{Change, Observed, Op},
     policy::PolicyChange,
+    read::Unread,
     shape,
     state::{Link, ObservedKind, ObservedLink, Place, Space, Sysctl},
-    sysctl, wire,
+    sysctl,
+    turn::Turn,
+    wire,
 };
 
 /// Namespaces whose values below /proc/sys are read in one instance of /proc.
 const NAMESPACES_PER_TREE: usize = 32;
-/// Number of namespaces that are read in turn without a notice, and the interval. Most hosts have
-/// fewer; a host with thousands would do nothing else.
-const TURN: usize = 50;
-const TURN_TIME: Duration = Duration::from_millis(900);
+/// Namespaces that are read in one turn, without a notice.
+const TURN: usize = 10;
+/// Time after which a container's namespace that was there is looked for again.
+const ALIVE: Duration = Duration::from_millis(900);
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV6_IFADDR`, `_IPV4_RULE`, `_IPV6_RULE` of linux/rtnetlink.h.
 const HOST_GROUPS: [u32; 5] = [1, 5, 9, 8, 19];
-/// And in a namespace of ours `RTNLGRP_NEIGH`, `_IPV4_ROUTE`, `_IPV6_ROUTE`: on the host, others
-/// change these often. The last two, `_IPV4_NETCONF` and `_IPV6_NETCONF`, tell of some values below
-/// /proc/sys: forwarding, rp_filter, proxy_arp.
-const OUR_GROUPS: [u32; 10] = [1, 5, 9, 8, 19, 3, 7, 11, 24, 25];
+/// And in a namespace of ours `RTNLGRP_NEIGH`, `_IPV4_ROUTE`, `_IPV6_ROUTE`, `_TC`: on the host,
+/// others change these often. The last two, `_IPV4_NETCONF` and `_IPV6_NETCONF`, tell of some
+/// values below /proc/sys: forwarding, rp_filter, proxy_arp.
+const OUR_GROUPS: [u32; 11] = [1, 5, 9, 8, 19, 3, 7, 11, 4, 24, 25];
+
+/// What a namespace held when it was read.
+type Seen = Arc<Space<ObservedLink>>;
 
 /// Finds the network namespace that a task's processes are in, if it has any.
 pub type Inhabited = Arc<dyn Fn(SandboxId) -> Option<File> + Send + Sync>;
@@ -60,15 +68,31 @@ pub struct Kernel {
     /// The namespace that notices of all others are heard in.
     ear: Channel,
     inhabited: Inhabited,
-    /// The last namespace that was read in its turn.
-    last: Option<Place>,
-    /// When.
-    turned: Option<Instant>,
+    listing: Listing,
+    /// The namespaces that the channels are of.
+    followed: Arc<Present>,
+    turns: Turns,
+    /// Dumps that were not in turn.
+    dumps: u64,
+    /// The containers of others that were alive, and when they were looked for.
+    alive: (Option<Instant>, BTreeMap<SandboxId, ContainerConfig>),
     /// The links of the host's own namespace.
     host: wire::Names,
     /// What the host has that is not ours, as it was read last, and for whom; none after any change
     /// of it.
     ground: Option<(Asked, Ground)>,
+}
+
+/// Whose turn it is to be read without a notice.
+#[derive(Default)]
+struct Turns {
+    /// The host's, which has what others change often.
+    host: Turn,
+    others: Turn,
+    /// The last namespace that was read in its turn.
+    last: Option<Place>,
+    /// Those whose turn it is now, until they are read.
+    now: BTreeSet<Place>,
 }
 
 /// The VTEP of this host, and those of others that it talks to.
@@ -92,16 +116,18 @@ impl Kernel {
             let ours = namespace::within_file(&ear.namespace, || listen(&OUR_GROUPS))??;
             let notices = Notices::of(listen(&HOST_GROUPS)?, ours)?;
             let channels = BTreeMap::from([(Place::Host, host)]);
-            let (last, turned, host, ground) = (None, None, BTreeMap::new(), None);
             Ok(Self {
                 channels,
                 notices,
                 ear,
                 inhabited,
-                last,
-                turned,
-                host,
-                ground,
+                listing: Listing::default(),
+                followed: Arc::default(),
+                turns: Turns::default(),
+                dumps: 0,
+                alive: (None, BTreeMap::new()),
+                host: BTreeMap::new(),
+                ground: None,
             })
         };
         open().map_err(|error| KernelError::Open(Place::Host, error))
@@ -136,6 +162,7 @@ impl Kernel {
         let Some(host) = self.channels.get_mut(&Place::Host) else {
             return Ok(ground);
         };
+        let dumps = host.dumps;
         let links = host.dump("links", wire::get_links())?;
         let links = links.iter().filter_map(|message| {
             if let Message::NewLink(link) = message {
@@ -150,6 +177,10 @@ impl Kernel {
             let Some((_, name)) = wire::link_name(message) else {
                 continue;
             };
+            // What is ours alone carries nothing else, and comes and goes with endpoints.
+            if names::parse_handed_link(name.as_str()).is_some() {
+                continue;
+            }
             let found = wire::link(message, Place::Host, &self.host);
             let stacked = if let ObservedKind::Stacked(stacked) = found.kind {
                 Some(stacked)
@@ -165,7 +196,7 @@ impl Kernel {
                 },
             );
         }
-        for message in host.dump("addresses", wire::get_addresses())? {
+        for message in host.dump("addresses", wire::get_addresses(None))? {
             let Message::NewAddress(message) = message else {
                 continue;
             };
@@ -191,21 +222,38 @@ impl Kernel {
             ground.underlay.paths =
                 host.paths(own, peers, &self.host.iter().filter_map(mtu).collect())?;
         }
+        if !self.turns.now.contains(&Place::Host) {
+            self.dumps += host.dumps - dumps;
+        }
         // Devices of sandboxes name their parents on the host by number.
         self.channels
             .values_mut()
-            .for_each(|channel| channel.changed |= renumbered && channel.has_parents());
+            .filter(|channel| renumbered && channel.has_parents())
+            .for_each(|channel| channel.doubt.whole = true);
         Ok(ground)
     }
 
-    /// The containers of others whose namespaces are there.
-    pub fn alive(&self, config: &NodeConfig) -> BTreeSet<SandboxId> {
-        config
-            .containers
-            .keys()
-            .copied()
-            .filter(|&sandbox| (self.inhabited)(sandbox).is_some())
-            .collect()
+    /// The containers of others whose namespaces are there. One that was there a moment ago is
+    /// believed to be.
+    pub fn alive(&mut self, config: &NodeConfig) -> BTreeSet<SandboxId> {
+        let (looked, before) = &self.alive;
+        let is_recent = looked.is_some_and(|at| at.elapsed() < ALIVE);
+        let mut alive = BTreeMap::new();
+        for (&sandbox, container) in &config.containers {
+            if is_recent && before.get(&sandbox) == Some(container)
+                || (self.inhabited)(sandbox).is_some()
+            {
+                alive.insert(sandbox, container.clone());
+            }
+        }
+        let found = alive.keys().copied().collect();
+        let looked = if is_recent {
+            *looked
+        } else {
+            Some(Instant::now())
+        };
+        self.alive = (looked, alive);
+        found
     }
 
     /// Which kinds of devices of LANs this kernel has. Loads their modules where it has them as
@@ -231,42 +279,53 @@ impl Kernel {
             .collect()
     }
 
-    /// What there is of ours, with the values below /proc/sys that `desired` speaks of.
+    /// The namespaces of ours that there are.
+    pub fn present(&mut self) -> Result<Arc<Present>, KernelError> {
+        self.listing.present().map_err(KernelError::List)
+    }
+
+    /// What there is of ours, with the values below /proc/sys that `desired` speaks of. Only what
+    /// notices, changes of ours or the turn name is read.
     pub fn observe(&mut self, desired: &Desired) -> Result<Observed, KernelError> {
-        let mut present = namespace::list().map_err(KernelError::List)?;
+        let mut present = self.present()?;
         if self.restore_names(desired, &present) {
-            present = namespace::list().map_err(KernelError::List)?;
+            present = self.present()?;
         }
         self.follow_namespaces(&present)?;
         self.listen_to_new()?;
         // What happens from here on is reported again.
         self.hear();
+        let start = Instant::now();
         let mut read = BTreeMap::new();
+        let mut host_cost = Duration::ZERO;
         for (&place, channel) in &mut self.channels {
-            if channel.changed || channel.seen.is_none() {
-                let before = channel.seen.take();
-                channel.has_shapes |= desired
-                    .spaces
-                    .get(&place)
-                    .is_some_and(|space| !space.shapes.is_empty());
-                channel.has_policies |= desired
-                    .spaces
-                    .get(&place)
-                    .is_some_and(|space| !space.policies.is_empty());
-                channel.seen = Some(Arc::new(channel.observe(&self.host)?));
-                read.insert(place, before);
+            if channel.doubt.is_none() && channel.seen.is_some() {
+                continue;
             }
+            let asked = desired.spaces.get(&place);
+            channel.has_shapes |= asked.is_some_and(|space| !space.shapes.is_empty());
+            channel.has_policies |= asked.is_some_and(|space| !space.policies.is_empty());
+            let (before, dumps) = (channel.seen.clone(), channel.dumps);
+            let unread = channel.observe(&self.host)?;
+            if !self.turns.now.contains(&place) {
+                self.dumps += channel.dumps - dumps;
+            }
+            if place == Place::Host {
+                host_cost = start.elapsed();
+            }
+            read.insert(place, (before, unread));
         }
         for place in read.keys().filter(|place| place.is_foreign()) {
             let seen = self
                 .channels
                 .get_mut(place)
                 .and_then(|channel| channel.seen.as_mut());
+            let asked = desired.spaces.get(place).map(Arc::as_ref);
             seen.into_iter()
-                .for_each(|seen| only_ours(Arc::make_mut(seen), desired.spaces.get(place)));
+                .for_each(|seen| only_ours(Arc::make_mut(seen), asked));
         }
         self.read_sysctls(desired, &read)?;
-        for (place, before) in read {
+        for (place, (before, _)) in read {
             let channel = self
                 .channels
                 .get_mut(&place)
@@ -275,6 +334,7 @@ impl Kernel {
                 .into_iter()
                 .for_each(|channel| channel.seen.clone_from(&before));
         }
+        self.end_turn(host_cost, start.elapsed());
         let seen = self
             .channels
             .iter()
@@ -303,51 +363,69 @@ impl Kernel {
         Ok(())
     }
 
-    /// Notes which namespaces have changed.
+    /// Notes what has changed.
     fn hear(&mut self) {
         match self.notices.take() {
-            News::From(places) => places.iter().for_each(|place| self.doubt_one(*place)),
-            News::Lost => self.doubt(),
+            News::From(places) => places
+                .into_iter()
+                .for_each(|(place, doubt)| self.doubt(place, doubt)),
+            News::Lost => self.doubt_all(),
         }
     }
 
     /// The next `observe` reads every namespace, with or without a notice.
-    pub fn doubt(&mut self) {
+    pub fn doubt_all(&mut self) {
         self.ground = None;
+        self.listing.doubt();
         self.channels
             .values_mut()
-            .for_each(|channel| channel.changed = true);
+            .for_each(|channel| channel.doubt.whole = true);
     }
 
-    fn doubt_one(&mut self, place: Place) {
-        if place == Place::Host {
+    /// The next `observe` reads this again.
+    pub fn doubt(&mut self, place: Place, doubt: Doubt) {
+        if place == Place::Host && (doubt.whole || !doubt.links.is_empty()) {
             self.ground = None;
         }
         if let Some(channel) = self.channels.get_mut(&place) {
-            channel.changed = true;
+            channel.doubt.add(doubt);
         }
     }
 
-    /// Marks some namespaces to be read even without a notice, because some changes cause none. The
-    /// host's is always among them.
+    /// Marks some namespaces to be read even without a notice, because some changes cause none.
     fn take_turn(&mut self) {
-        if self.turned.is_some_and(|at| at.elapsed() < TURN_TIME) {
-            return;
+        let Turns {
+            host, others, last, ..
+        } = &mut self.turns;
+        let mut turn = BTreeSet::new();
+        if others.is_due() {
+            let inside = || self.channels.keys().filter(|place| **place != Place::Host);
+            let later = inside().filter(|place| Some(**place) > *last);
+            let chosen: Vec<Place> = later.chain(inside()).copied().take(TURN).collect();
+            *last = chosen.last().copied();
+            turn.extend(chosen);
         }
-        self.turned = Some(Instant::now());
-        let later = self
-            .channels
-            .keys()
-            .filter(|place| Some(**place) > self.last);
-        let turn: Vec<Place> = later
-            .chain(self.channels.keys())
-            .copied()
-            .take(TURN)
-            .collect();
-        self.last = turn.last().copied();
-        turn.into_iter()
-            .chain([Place::Host])
-            .for_each(|place| self.doubt_one(place));
+        turn.extend(host.is_due().then_some(Place::Host));
+        for &place in &turn {
+            self.doubt(place, Doubt::whole());
+        }
+        self.turns.now.extend(turn);
+    }
+
+    /// What was in doubt has been read in so much time, the host's part before the rest.
+    fn end_turn(&mut self, host: Duration, all: Duration) {
+        let now = std::mem::take(&mut self.turns.now);
+        if now.contains(&Place::Host) {
+            self.turns.host.took(host);
+        }
+        if now.iter().any(|place| *place != Place::Host) {
+            self.turns.others.took(all.saturating_sub(host));
+        }
+    }
+
+    /// How many dumps have been taken, those of the turn left out.
+    pub fn dumps(&self) -> u64 {
+        self.dumps
     }
 
     /// Executes operations in order; goes on after failures and returns them.
@@ -368,7 +446,7 @@ impl Kernel {
 
     /// Restores the names of namespaces that lost only their names; programs inside do not notice.
     /// Returns whether there were any.
-    fn restore_names(&self, desired: &Desired, present: &BTreeMap<Namespace, Identity>) -> bool {
+    fn restore_names(&self, desired: &Desired, present: &Present) -> bool {
         let mut restored = false;
         for &place in desired.spaces.keys() {
             let Place::Inside(namespace) = place else {
@@ -407,10 +485,10 @@ impl Kernel {
 
     /// Closes the sockets of namespaces that are gone and opens some in new ones. An open socket
     /// keeps a namespace alive, and with it the VNI of its tunnel.
-    fn follow_namespaces(
-        &mut self,
-        present: &BTreeMap<Namespace, Identity>,
-    ) -> Result<(), KernelError> {
+    fn follow_namespaces(&mut self, present: &Arc<Present>) -> Result<(), KernelError> {
+        if Arc::ptr_eq(&self.followed, present) {
+            return Ok(());
+        }
         self.channels.retain(|place, channel| match place {
             Place::Host => true,
             Place::Inside(namespace) => present.get(namespace) == Some(&channel.identity),
@@ -421,6 +499,7 @@ impl Kernel {
             self.follow(namespace)
                 .map_err(|error| KernelError::Open(Place::Inside(namespace), error))?;
         }
+        self.followed = present.clone();
         Ok(())
     }
 
@@ -433,21 +512,22 @@ impl Kernel {
         Ok(())
     }
 
-    fn read_sysctls<T>(
+    fn read_sysctls(
         &mut self,
         desired: &Desired,
-        read: &BTreeMap<Place, T>,
+        read: &BTreeMap<Place, (Option<Seen>, Unread)>,
     ) -> Result<(), KernelError> {
-        let asked: Vec<(Place, &File, Vec<&Sysctl>)> = (desired.spaces.iter())
-            .filter(|(place, _)| read.contains_key(place))
-            .filter_map(|(place, space)| {
-                Some((
-                    *place,
-                    &self.channels.get(place)?.namespace,
-                    space.sysctls.keys().collect(),
-                ))
+        let asked: Vec<(Place, &File, Vec<&Sysctl>)> = (read.iter())
+            .filter_map(|(place, (_, unread))| {
+                let keys = desired.spaces.get(place)?.sysctls.keys();
+                let keys: Vec<&Sysctl> = keys.filter(|key| unread.holds(key)).collect();
+                let namespace = &self.channels.get(place)?.namespace;
+                (!keys.is_empty()).then_some((*place, namespace, keys))
             })
             .collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
         let mut last = Place::Host;
         let found = namespace::on_own_thread(|| {
             let mut found = Vec::new();
@@ -456,19 +536,28 @@ impl Kernel {
                 for (place, file, keys) in asked {
                     last = *place;
                     namespace::enter(file)?;
-                    let value =
-                        |key: &&Sysctl| Some((*place, (*key).clone(), tree.read(&key.path)?));
-                    found.extend(keys.iter().filter_map(value));
+                    let values = keys
+                        .iter()
+                        .map(|key| ((*key).clone(), tree.read(&key.path)));
+                    found.push((*place, values.collect::<Vec<_>>()));
                 }
             }
             Ok(found)
         });
-        for (place, key, value) in found.map_err(|error| KernelError::Sysctl(last, error))? {
+        for (place, values) in found.map_err(|error| KernelError::Sysctl(last, error))? {
             let seen = self
                 .channels
                 .get_mut(&place)
                 .and_then(|channel| channel.seen.as_mut());
-            seen.and_then(|space| Arc::make_mut(space).sysctls.insert(key, value));
+            let Some(seen) = seen.map(Arc::make_mut) else {
+                continue;
+            };
+            for (key, value) in values {
+                match value {
+                    Some(value) => drop(seen.sysctls.insert(key, value)),
+                    None => drop(seen.sysctls.remove(&key)),
+                }
+            }
         }
         Ok(())
     }
@@ -498,7 +587,7 @@ impl Kernel {
             (_, Change::SetSysctl(..)) => return self.write_sysctls(*place, ops),
             (_, Change::DeleteLink(_)) if ops.len() > 1 => {
                 self.delete_together(*place, ops);
-                // Finds most of them gone.
+                // It finds most of them gone.
                 return self.send(*place, ops);
             }
             _ => return self.send(*place, ops),
@@ -566,7 +655,7 @@ impl Kernel {
     }
 
     fn write_sysctls(&mut self, place: Place, ops: &[Op]) -> Vec<Refused> {
-        self.doubt_one(place);
+        self.doubt_changed(ops);
         let Some(channel) = self.channels.get(&place) else {
             return absent(ops);
         };
@@ -588,7 +677,7 @@ impl Kernel {
         if !self.channels.contains_key(&place) {
             return absent(ops);
         }
-        self.doubt_one(place);
+        self.doubt_changed(ops);
         let mut failures = Vec::new();
         let mut requests = Vec::new();
         for op in ops {
@@ -617,6 +706,17 @@ impl Kernel {
             ));
         }
         failures
+    }
+
+    /// What these leave to be read, whether notices tell of it or not.
+    fn doubt_changed(&mut self, ops: &[Op]) {
+        for op in ops {
+            if let Change::AddPair(pair) = &op.change {
+                let far = Doubt::link(LinkRef::Name(pair.far.clone()));
+                self.doubt(pair.place, far);
+            }
+            self.doubt(op.place, Doubt::of_change(&op.change));
+        }
     }
 
     fn request(&mut self, op: &Op) -> io::Result<(Message, u16)> {

@@ -12,12 +12,13 @@ impl<K, V> Default for Last<K, V> {
 }
 
 impl<K: PartialEq, V> Last<K, V> {
-    /// What `make` makes of `key`.
-    pub fn of(&mut self, key: K, make: impl FnOnce(&K) -> V) -> Arc<V> {
+    /// What `make` makes of `key`, and of the last key and answer if there are any.
+    pub fn of(&mut self, key: K, make: impl FnOnce(&K, Option<(&K, &V)>) -> V) -> Arc<V> {
         match &self.0 {
             Some((last, made)) if *last == key => made.clone(),
-            _ => {
-                let made = Arc::new(make(&key));
+            last => {
+                let last = last.as_ref().map(|(key, made)| (key, &**made));
+                let made = Arc::new(make(&key, last));
                 self.0 = Some((key, made.clone()));
                 made
             }

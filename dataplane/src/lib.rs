@@ -4,16 +4,20 @@
 //! plan and apply, called from `reconcile`: IPsec and the host's rules come before links, so that
 //! no tunnel is up which they do not guard.
 
+mod changed;
 mod channel;
 pub mod desired;
+mod doubt;
 mod kernel;
 mod last;
+mod listing;
 pub mod namespace;
 mod notices;
 pub mod plan;
 pub mod policy;
 pub mod ports;
 mod probe;
+mod read;
 mod resolvers;
 pub mod rules;
 pub mod shape;
@@ -21,6 +25,7 @@ pub mod state;
 mod sysctl;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod wire;
 pub mod xfrm;
 
@@ -28,7 +33,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
-    net::IpAddr,
     path::Path,
     sync::Arc,
     thread,
@@ -50,12 +54,13 @@ pub use resolvers::asked_by_engines;
 
 use channel::KernelError;
 use desired::{Desired, Ground};
+use doubt::Doubt;
 use kernel::{Inhabited, Kernel, Refused};
 use last::Last;
-use plan::{Change, Observed, Op, plan};
+use plan::{Change, Observed, Op, plan, replan};
 use ports::{Open, Ports};
 use probe::Probes;
-use rules::{Pending, Rules, Wanted};
+use rules::{Grounds, Pending, Rules, WantedRules};
 use state::{ObservedKind, ObservedLink, Place};
 use xfrm::{Encryption, Tunnels};
 
@@ -204,9 +209,19 @@ pub enum Difference {
     Failed(model::Failure),
 }
 
+/// How much has been read of the kernel since the start, but for what is read in turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Dumps of rtnetlink: of all objects of a kind in a namespace, or of those of one link.
+    pub dumps: u64,
+    /// Tables of nftables.
+    pub tables: u64,
+}
+
 #[derive(Debug, Default)]
 struct Inside {
     passes: u64,
+    reads: Reads,
     observed: Observed,
     plan: Arc<Vec<Op>>,
     rules: Vec<Pending>,
@@ -222,6 +237,7 @@ struct Planes {
     ports: Ports,
     /// Whether the kernel has been seen to encrypt.
     has_esp: bool,
+    reads: Reads,
     thoughts: Thoughts,
 }
 
@@ -235,15 +251,14 @@ struct Thoughts {
     rules: Last<Grounds, WantedRules>,
 }
 
-/// What rules follow from; the last are the resolvers that engines of containers ask.
-type Grounds = (Arc<NodeConfig>, Observed, Arc<Open>, BTreeSet<IpAddr>);
-type WantedRules = BTreeMap<Place, Arc<Wanted>>;
-
 impl Thoughts {
     fn plan(&mut self, desired: &Arc<Desired>, observed: &Observed) -> Arc<Vec<Op>> {
         self.plan.of(
             (desired.clone(), observed.clone()),
-            |(desired, observed)| plan(desired, observed),
+            |(desired, observed), before| match before {
+                Some(((asked, found), ops)) => replan((asked, found, ops), desired, observed),
+                None => plan(desired, observed),
+            },
         )
     }
 
@@ -258,9 +273,15 @@ impl Thoughts {
         } else {
             BTreeSet::new()
         };
-        let grounds = (config.clone(), observed.clone(), open.clone(), asked);
-        self.rules.of(grounds, |(config, observed, open, asked)| {
-            rules::wanted(config, observed, open, asked)
+        let grounds = Grounds {
+            config: config.clone(),
+            observed: observed.clone(),
+            open: open.clone(),
+            asked,
+        };
+        self.rules.of(grounds, |grounds, before| match before {
+            Some((last, wanted)) => rules::rewanted(last, wanted, grounds),
+            None => rules::wanted(grounds),
         })
     }
 }
@@ -283,6 +304,11 @@ impl Dataplane {
     /// How many passes have read the kernel: one per period while nothing changes.
     pub fn passes(&self) -> u64 {
         self.inside.borrow().passes
+    }
+
+    /// How much the passes have read of the kernel.
+    pub fn reads(&self) -> Reads {
+        self.inside.borrow().reads
     }
 
     /// What the next pass would change, one operation per line; empty when settled.
@@ -363,6 +389,7 @@ async fn run(
         encryption,
         ports,
         has_esp: false,
+        reads: Reads::default(),
         thoughts,
     };
     let capabilities = planes.capabilities();
@@ -501,7 +528,8 @@ fn reconcile(
     planes: &mut Planes,
     config: &Arc<NodeConfig>,
 ) -> Result<(Status, Inside), KernelError> {
-    planes.rules.forget_the_gone();
+    let present = planes.kernel.present()?;
+    planes.rules.forget_the_gone(&present);
     let (config, unable) = planes.able(config);
     let secret = xfrm::Wanted::of(&config);
     let mut ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Up);
@@ -550,9 +578,12 @@ fn reconcile(
     };
     status.ready.retain(|task| !unruled(task));
     let ipsec = (planes.encryption.observed().clone(), ipsec.left);
+    planes.reads.dumps = planes.kernel.dumps();
+    planes.reads.tables += planes.rules.reads();
     Ok((
         status,
         Inside {
+            reads: planes.reads,
             observed,
             plan,
             rules: pending,
@@ -630,9 +661,14 @@ fn is_encrypted(driver: &DriverConfig) -> bool {
 }
 
 /// Makes the host's own rules; whether they are there.
-fn guards_host(rules: &mut Rules, config: &NodeConfig, open: &Open) -> bool {
+fn guards_host(rules: &mut Rules, config: &Arc<NodeConfig>, open: &Arc<Open>) -> bool {
     // The host's rules depend on no link.
-    let wanted = rules::wanted(config, &Observed::default(), open, &BTreeSet::new());
+    let wanted = rules::wanted(&Grounds {
+        config: config.clone(),
+        observed: Observed::default(),
+        open: open.clone(),
+        asked: BTreeSet::new(),
+    });
     let (pending, refused) = rules.settle(
         &wanted
             .into_iter()
@@ -644,7 +680,7 @@ fn guards_host(rules: &mut Rules, config: &NodeConfig, open: &Open) -> bool {
 
 /// What a pass would find to do, and what the last one could not.
 fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference> {
-    planes.kernel.doubt();
+    planes.kernel.doubt_all();
     let (config, unable) = planes.able(config);
     let (desired, observed) = match look(planes, &config) {
         Ok(seen) => seen,
@@ -724,11 +760,14 @@ fn look(
             taken: thoughts.taken.clone(),
             ..kernel.ground(vtep(&config.node), &peers)?
         };
-        let desired = thoughts
-            .desired
-            .of((config.clone(), ground), |(config, ground)| {
-                Desired::of(config, ground)
-            });
+        let desired =
+            thoughts.desired.of(
+                (config.clone(), ground),
+                |(config, ground), before| match before {
+                    Some(((last, stood), desired)) => desired.after((last, stood), config, ground),
+                    None => Desired::of(config, ground),
+                },
+            );
         let observed = kernel.observe(&desired)?;
         let before = std::mem::replace(&mut thoughts.taken, taken(config, &observed));
         if !probes.adopt(&desired, &observed) && before == thoughts.taken {
@@ -790,6 +829,10 @@ fn reconcile_links(
         let (desired, observed) = look(planes, config)?;
         let plan = planes.thoughts.plan(&desired, &observed);
         if plan.is_empty() || rounds == ROUNDS || !failures.is_empty() {
+            // What has failed is looked at as a whole before it is tried again.
+            for op in plan.iter() {
+                planes.kernel.doubt(op.place, Doubt::whole());
+            }
             return Ok(Linked {
                 desired,
                 observed,

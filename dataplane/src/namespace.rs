@@ -82,7 +82,7 @@ pub fn list() -> io::Result<BTreeMap<Namespace, Identity>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         entries => entries?,
     };
-    let file_system = current()?.metadata()?.dev();
+    let file_system = file_system()?;
     let mut found = BTreeMap::new();
     for entry in entries {
         let entry = entry?;
@@ -98,6 +98,18 @@ pub fn list() -> io::Result<BTreeMap<Namespace, Identity>> {
         }
     }
     Ok(found)
+}
+
+/// The one of this name; `None` where its file is no namespace. Errors: there is no such file.
+pub fn identity(namespace: Namespace) -> io::Result<Option<Identity>> {
+    let metadata = fs::metadata(path(&namespace.name()))?;
+    let is_namespace = metadata.dev() == file_system()?;
+    Ok(is_namespace.then(|| metadata.ino()))
+}
+
+/// That of namespaces.
+fn file_system() -> io::Result<u64> {
+    Ok(current()?.metadata()?.dev())
 }
 
 /// Makes a namespace. One that is there already stays.

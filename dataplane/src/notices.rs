@@ -3,7 +3,7 @@
 //! in a namespace of its own in which each of ours has a number (nsid).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io::{self, IoSliceMut},
     mem,
     os::fd::AsRawFd,
@@ -19,25 +19,30 @@ use nix::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::state::Place;
+use super::{doubt::Doubt, state::Place};
 
 /// For what comes while a change is under way, in bytes.
 const BUFFER: usize = 8 << 20;
+/// As much of a notice as is looked at, in bytes: what names its link comes early.
+const START: usize = 512;
 
 /// What has changed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
-    /// These places.
-    From(BTreeSet<Place>),
+    /// This in these places.
+    From(BTreeMap<Place, Doubt>),
     /// Notices were lost: all may have.
     Lost,
 }
 
 impl Default for News {
     fn default() -> Self {
-        Self::From(BTreeSet::new())
+        Self::From(BTreeMap::new())
     }
 }
+
+/// What has been heard on one socket, by the number of the namespace; `None`: its own.
+type Heard = BTreeMap<Option<i32>, Doubt>;
 
 /// The listening sockets.
 pub struct Notices {
@@ -80,7 +85,11 @@ impl Notices {
 
     /// What has changed since this was asked last.
     pub fn take(&mut self) -> News {
-        let read = [read_all(self.host.get_ref()), read_all(self.ours.get_ref())];
+        let read = |socket: &AsyncFd<Socket>| {
+            let mut found = Heard::new();
+            read_all(socket.get_ref(), &mut found).map(|()| found)
+        };
+        let read = [read(&self.host), read(&self.ours)];
         self.note(read);
         mem::take(&mut self.news)
     }
@@ -96,49 +105,49 @@ impl Notices {
         }
     }
 
-    fn note(&mut self, [host, ours]: [io::Result<BTreeSet<Option<i32>>>; 2]) {
+    fn note(&mut self, [host, ours]: [io::Result<Heard>; 2]) {
         let (News::From(places), Ok(host), Ok(ours)) = (&mut self.news, host, ours) else {
             self.news = News::Lost;
             return;
         };
-        places.extend(host.iter().map(|_| Place::Host));
-        places.extend(
-            ours.into_iter()
-                .filter_map(|number| self.places.get(&number?)),
-        );
+        let host = host.into_values().map(|doubt| (Place::Host, doubt));
+        let ours = ours
+            .into_iter()
+            .filter_map(|(number, doubt)| Some((*self.places.get(&number?)?, doubt)));
+        for (place, doubt) in host.chain(ours).filter(|(_, doubt)| !doubt.is_none()) {
+            places.entry(place).or_default().add(doubt);
+        }
     }
 }
 
-fn poll_all(
-    socket: &AsyncFd<Socket>,
-    context: &mut Context<'_>,
-) -> io::Result<BTreeSet<Option<i32>>> {
-    let mut found = BTreeSet::new();
+fn poll_all(socket: &AsyncFd<Socket>, context: &mut Context<'_>) -> io::Result<Heard> {
+    let mut found = Heard::new();
     while let Poll::Ready(ready) = socket.poll_read_ready(context) {
         let mut ready = ready?;
-        found.extend(read_all(ready.get_inner())?);
+        read_all(ready.get_inner(), &mut found)?;
         ready.clear_ready();
     }
     Ok(found)
 }
 
-/// The namespaces that notices are from; what they say is read in the kernel itself.
-fn read_all(socket: &Socket) -> io::Result<BTreeSet<Option<i32>>> {
-    let mut found = BTreeSet::new();
+/// Adds what notices name.
+fn read_all(socket: &Socket, found: &mut Heard) -> io::Result<()> {
     let mut control = cmsg_space!(libc::c_int);
+    let mut start = [0; START];
     loop {
-        let mut start = [0; 16];
         let mut parts = [IoSliceMut::new(&mut start)];
-        match recvmsg::<()>(
+        let (number, length) = match recvmsg::<()>(
             socket.as_raw_fd(),
             &mut parts,
             Some(&mut control),
             MsgFlags::empty(),
         ) {
-            Ok(notice) => drop(found.insert(notice.cmsgs()?.find_map(namespace_number))),
-            Err(Errno::EAGAIN) => return Ok(found),
+            Ok(notice) => (notice.cmsgs()?.find_map(namespace_number), notice.bytes),
+            Err(Errno::EAGAIN) => return Ok(()),
             Err(error) => return Err(error.into()),
-        }
+        };
+        let doubt = Doubt::of_notice(start.get(..length).unwrap_or(&start));
+        found.entry(number).or_default().add(doubt);
     }
 }
 

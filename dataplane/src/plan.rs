@@ -1,6 +1,11 @@
 //! The plan: the difference of desired and observed state as an ordered list of operations. Pure.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use model::{
     Mac,
@@ -97,10 +102,65 @@ pub struct Pair {
 /// Operations from `observed` to `desired`; empty means settled. Deletes come first; devices come
 /// before their addresses and routes.
 pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
-    let mut left = observed.clone();
-    let mut ops = delete_links(desired, &mut left);
+    let places = desired.spaces.keys().chain(observed.spaces.keys());
+    plan_of(desired, observed, &places.copied().collect())
+}
+
+/// The same, where another plan is known, with what it leads from and to: only namespaces that
+/// differ, or have operations, are looked at.
+pub fn replan(
+    (asked, found, ops): (&Desired, &Observed, &[Op]),
+    desired: &Desired,
+    observed: &Observed,
+) -> Vec<Op> {
+    let mut places: BTreeSet<Place> = ops.iter().map(|op| op.place).collect();
+    places.extend(moved(&asked.spaces, &desired.spaces));
+    places.extend(moved(&found.spaces, &observed.spaces));
+    places.extend((asked.handed != desired.handed).then_some(Place::Host));
+    // A pair is compared from both ends.
+    let spaces = (places.iter())
+        .flat_map(|place| [asked.spaces.get(place), desired.spaces.get(place)])
+        .flatten();
+    let ends = spaces.flat_map(|space| space.links.values());
+    let peers: Vec<Place> = ends
+        .filter_map(|link| match &link.kind {
+            Kind::Veth { peer_place, .. } => Some(*peer_place),
+            _ => None,
+        })
+        .collect();
+    places.extend(peers);
+    plan_of(desired, observed, &places)
+}
+
+/// The namespaces that came, went, or were made or read anew.
+fn moved<'a, L>(
+    before: &'a BTreeMap<Place, Arc<Space<L>>>,
+    after: &'a BTreeMap<Place, Arc<Space<L>>>,
+) -> impl Iterator<Item = Place> + 'a {
+    let is_same = |place: &Place, space: &Arc<Space<L>>| {
+        after
+            .get(place)
+            .is_some_and(|other| Arc::ptr_eq(space, other))
+    };
+    let gone = before
+        .iter()
+        .filter(move |(place, space)| !is_same(place, space));
+    let new = after.keys().filter(|place| !before.contains_key(place));
+    gone.map(|(place, _)| *place).chain(new.copied())
+}
+
+/// What is to be done in these namespaces.
+fn plan_of(desired: &Desired, observed: &Observed, places: &BTreeSet<Place>) -> Vec<Op> {
+    let found = places
+        .iter()
+        .filter_map(|place| Some((*place, observed.spaces.get(place)?.clone())));
+    let mut left = Observed {
+        spaces: found.collect(),
+    };
+    let mut ops = delete_links(desired, observed, &mut left);
     delete_namespaces(desired, &mut left, &mut ops);
-    for (&place, space) in &desired.spaces {
+    let asked = (places.iter()).filter_map(|place| desired.spaces.get_key_value(place));
+    for (&place, space) in asked {
         // A foreign namespace is only looked up; until it exists nothing can be done there.
         if let (Place::Inside(_), None, false) =
             (place, left.spaces.get(&place), place.is_foreign())
@@ -132,7 +192,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
 
 /// Deletes unwanted links, and links that cannot be changed in place. The kernel removes the links
 /// of a deleted namespace by itself, later and together: only tunnels are deleted explicitly.
-fn delete_links(desired: &Desired, left: &mut Observed) -> Vec<Op> {
+fn delete_links(desired: &Desired, observed: &Observed, left: &mut Observed) -> Vec<Op> {
     let mut gone = Vec::new();
     for (&place, space) in &left.spaces {
         let goes = is_unwanted(desired, place);
@@ -144,7 +204,7 @@ fn delete_links(desired: &Desired, left: &mut Observed) -> Vec<Op> {
             };
             **name != born_with
                 && !lasts
-                && !stays(desired, left, place, name)
+                && !stays(desired, observed, place, name)
                 && !is_handed(desired, place, name)
         });
         gone.extend(wrong.map(|(name, _)| (place, name.clone())));

@@ -27,25 +27,27 @@ use rules::{
 use tracing::{info, warn};
 
 use super::{
-    AGAIN, Failure, Plane, kernel_said, kind_of,
+    AGAIN, Failure, Plane,
+    changed::Changed,
+    kernel_said, kind_of,
+    listing::Present,
     namespace::{self, Identity},
     plan::Observed,
     ports::Open,
     state::{ObservedLink, Place, Route, Space},
+    turn::Turn,
     undone,
 };
 
-/// Interval at which rules are read again without a notice.
-const READ_AGAIN: Duration = Duration::from_secs(10);
-/// Time after which changed and confirmed rules are read back; nobody waits for it.
-const PROVE: Duration = Duration::from_millis(500);
-
+/// Interval at which the services of IPVS are compared, which tells nobody of changes.
+const COMPARE_AGAIN: Duration = Duration::from_secs(10);
 /// Time after which a change of a locked table is retried.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Other software may insist on the first place, too: our rules are moved before foreign ones at
-/// most this often per [`READ_AGAIN`].
+/// most this often in [`OVERTAKING`].
 const OVERTAKINGS: usize = 5;
+const OVERTAKING: Duration = Duration::from_secs(10);
 
 /// The families that tables of ours may have.
 const FAMILIES: [Family; 3] = [Family::Inet, Family::Netdev, Family::Arp];
@@ -65,6 +67,8 @@ pub struct Wanted {
     pub engine: Engine,
     /// What stands first in the forward chains of other software; `None` where nobody else has any.
     pub passage: Option<Vec<Rule>>,
+    /// The devices that chains of the short way are on, with their numbers.
+    pub devices: BTreeMap<LinkName, u32>,
 }
 
 impl Wanted {
@@ -112,67 +116,135 @@ impl Pending {
     }
 }
 
-/// The rules that a configuration asks for, by namespace that there is. `asked` are the resolvers
-/// that engines of containers ask for them. Pure.
-pub fn wanted(
-    config: &NodeConfig,
-    observed: &Observed,
-    open: &Open,
-    asked: &BTreeSet<IpAddr>,
-) -> BTreeMap<Place, Arc<Wanted>> {
-    let overlays = || {
-        config
-            .networks
+/// What rules follow from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grounds {
+    /// The view.
+    pub config: Arc<NodeConfig>,
+    /// What there is of links: rules are only made where there is a namespace.
+    pub observed: Observed,
+    /// The ports that lead into networks.
+    pub open: Arc<Open>,
+    /// The resolvers that engines of containers ask for them.
+    pub asked: BTreeSet<IpAddr>,
+}
+
+/// The rules of each namespace.
+pub type WantedRules = BTreeMap<Place, Arc<Wanted>>;
+
+/// The rules that are asked for, by namespace that there is. Pure.
+pub fn wanted(grounds: &Grounds) -> WantedRules {
+    let overlays = grounds.overlays().map(|(id, _)| *id).collect();
+    let host = (Place::Host, grounds.host());
+    let all = std::iter::once(host)
+        .chain(grounds.networks(&overlays))
+        .chain(sandboxes(&grounds.config, &grounds.asked));
+    all.map(|(place, wanted)| (place, Arc::new(wanted)))
+        .collect()
+}
+
+/// The same, where it is known what was asked for earlier: only networks that differ are made anew.
+pub fn rewanted(before: &Grounds, last: &WantedRules, grounds: &Grounds) -> WantedRules {
+    let changed = Changed::between(&before.config, &grounds.config)
+        .filter(|_| before.open == grounds.open && before.asked == grounds.asked);
+    let Some(changed) = changed else {
+        return wanted(grounds);
+    };
+    let is_moved = |network: &NetworkId| {
+        let place = Place::Inside(Namespace::Network(*network));
+        let [old, new] = [before, grounds].map(|it| it.observed.spaces.get(&place));
+        match (old, new) {
+            (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
+            (old, new) => old.is_some() || new.is_some(),
+        }
+    };
+    let moved = grounds.overlays().map(|(id, _)| *id);
+    let mut networks: BTreeSet<NetworkId> = moved.filter(is_moved).collect();
+    networks.extend(changed.networks.iter().chain(&changed.services));
+    let mut next = last.clone();
+    // Those on a LAN are few, and each depends on all of its networks.
+    next.retain(|place, _| match place {
+        Place::Host => true,
+        Place::Inside(Namespace::Network(network)) => !networks.contains(network),
+        Place::Inside(Namespace::Sandbox(_) | Namespace::Container(_)) => false,
+    });
+    let made = grounds.networks(&networks);
+    for (place, wanted) in made.chain(sandboxes(&grounds.config, &grounds.asked)) {
+        let same = last.get(&place).filter(|last| ***last == wanted);
+        next.insert(place, same.cloned().unwrap_or_else(|| Arc::new(wanted)));
+    }
+    next
+}
+
+impl Grounds {
+    fn overlays(&self) -> impl Iterator<Item = (&NetworkId, &NetworkConfig)> {
+        let networks = self.config.networks.iter();
+        networks.filter(|(_, network)| network.driver.parent().is_none())
+    }
+
+    /// What crosses the border between the networks and the outside.
+    fn host(&self) -> Wanted {
+        let config = &self.config;
+        let leaving = || {
+            self.overlays()
+                .map(|(_, network)| network)
+                .filter(|network| !network.internal)
+        };
+        let others = config
+            .peers
             .iter()
-            .filter(|(_, network)| network.driver.parent().is_none())
-    };
-    let leaving = || {
-        overlays()
-            .map(|(_, network)| network)
-            .filter(|network| !network.internal)
-    };
-    let others = config
-        .peers
-        .iter()
-        .filter(|(node, _)| **node != config.node);
-    let border = Border {
-        subnets: leaving()
-            .flat_map(|network| network.subnets.iter().map(|lease| lease.subnet))
-            .collect(),
-        tunnels: config.networks.values().filter_map(tunnel).collect(),
-        vteps: others
-            .map(|(&node, peer)| (peer.vtep, Mac::of_router(node)))
-            .collect(),
-        own: config.peers.get(&config.node).map(|own| own.vtep),
-        secret: secret(config),
-    };
-    let border = || published::divert(guard::border(&border), &open.diversion);
-    let border = overlays().next().map(|_| border()).into_iter().collect();
-    let engine = config
-        .peers
-        .get(&config.node)
-        .map(|own| own.balancer)
-        .unwrap_or_default();
-    let passage = if leaving().next().is_some() {
-        guard::passage()
-    } else {
-        Vec::new()
-    };
-    let host = Wanted {
-        rulesets: border,
-        shortcut: None,
-        services: None,
-        led: None,
-        engine: Engine::Nftables,
-        passage: Some(passage),
-    };
-    let host = (Place::Host, host);
-    let mut members = members(config);
-    let networks = overlays().filter_map(|(&network, record)| {
+            .filter(|(node, _)| **node != config.node);
+        let border = Border {
+            subnets: leaving()
+                .flat_map(|network| network.subnets.iter().map(|lease| lease.subnet))
+                .collect(),
+            tunnels: config.networks.values().filter_map(tunnel).collect(),
+            vteps: others
+                .map(|(&node, peer)| (peer.vtep, Mac::of_router(node)))
+                .collect(),
+            own: config.peers.get(&config.node).map(|own| own.vtep),
+            secret: secret(config),
+        };
+        let border = || published::divert(guard::border(&border), &self.open.diversion);
+        let rulesets = self.overlays().next().map(|_| border());
+        let passage = if leaving().next().is_some() {
+            guard::passage()
+        } else {
+            Vec::new()
+        };
+        Wanted {
+            rulesets: rulesets.into_iter().collect(),
+            shortcut: None,
+            services: None,
+            led: None,
+            engine: Engine::Nftables,
+            passage: Some(passage),
+            devices: BTreeMap::new(),
+        }
+    }
+
+    /// Those of these networks that there are.
+    fn networks(&self, networks: &BTreeSet<NetworkId>) -> impl Iterator<Item = (Place, Wanted)> {
+        let mut members = members(&self.config, networks);
+        let records = self.overlays().filter(|(id, _)| networks.contains(id));
+        records.filter_map(move |(&network, record)| {
+            let members = members.remove(&network).unwrap_or_default();
+            let wanted = self.network(network, record, &members)?;
+            Some((Place::Inside(Namespace::Network(network)), wanted))
+        })
+    }
+
+    fn network(
+        &self,
+        network: NetworkId,
+        record: &NetworkConfig,
+        members: &Members<'_>,
+    ) -> Option<Wanted> {
+        let (config, open) = (&self.config, &self.open);
         let place = Place::Inside(Namespace::Network(network));
-        let space = observed.spaces.get(&place)?;
+        let space = self.observed.spaces.get(&place)?;
+        let own = config.peers.get(&config.node);
         let services = Some(Table::of(config, network));
-        let members = members.remove(&network).unwrap_or_default();
         let sources = members.sources();
         let ports = open
             .networks
@@ -185,31 +257,19 @@ pub fn wanted(
             .get(&network)
             .into_iter()
             .fold(guard, published::answer);
-        let guard = guard::passed_on(guard, &passed_on(config, network, asked));
-        let rulesets = vec![guard, guard::claims(&sources)];
-        let shortcut = members
-            .devices(config, network, space)
-            .as_ref()
-            .map(shortcut::shortcut);
+        let guard = guard::passed_on(guard, &passed_on(config, network, &self.asked));
+        let found = members.devices(config, network, space);
         let subnets = record.subnets.iter().map(|lease| lease.subnet).collect();
-        let led = (!ports.is_empty()).then(|| Led::of(subnets, ports));
-        Some((
-            place,
-            Wanted {
-                rulesets,
-                shortcut,
-                services,
-                led,
-                engine,
-                passage: None,
-            },
-        ))
-    });
-    let all = std::iter::once(host)
-        .chain(networks)
-        .chain(sandboxes(config, asked));
-    all.map(|(place, wanted)| (place, Arc::new(wanted)))
-        .collect()
+        Some(Wanted {
+            rulesets: vec![guard, guard::claims(&sources)],
+            shortcut: found.as_ref().map(shortcut::shortcut),
+            services,
+            led: (!ports.is_empty()).then(|| Led::of(subnets, ports)),
+            engine: own.map(|own| own.balancer).unwrap_or_default(),
+            passage: None,
+            devices: found.iter().flat_map(numbers).collect(),
+        })
+    }
 }
 
 /// What the engines of containers ask for them.
@@ -270,6 +330,7 @@ fn sandboxes(
             led: None,
             engine,
             passage: None,
+            devices: BTreeMap::new(),
         };
         (Place::Inside(config.namespace_of(sandbox)), wanted)
     })
@@ -283,10 +344,13 @@ struct Members<'a> {
     elsewhere: Vec<&'a EndpointConfig>,
 }
 
-fn members(config: &NodeConfig) -> BTreeMap<NetworkId, Members<'_>> {
+fn members<'a>(
+    config: &'a NodeConfig,
+    of: &BTreeSet<NetworkId>,
+) -> BTreeMap<NetworkId, Members<'a>> {
     let gateways =
         |network: &NetworkConfig| network.subnets.iter().map(|lease| lease.gateway).collect();
-    let networks = config.networks.iter();
+    let networks = config.networks.iter().filter(|(id, _)| of.contains(id));
     let mut members: BTreeMap<NetworkId, Members<'_>> = networks
         .map(|(&id, network)| {
             (
@@ -399,6 +463,14 @@ impl Members<'_> {
     }
 }
 
+/// The devices that there are chains on.
+fn numbers(devices: &Devices) -> Vec<(LinkName, u32)> {
+    let endpoints = devices.endpoints.iter();
+    let endpoints = endpoints.map(|(link, endpoint)| (link.clone(), endpoint.index));
+    let tunnel = (devices.tunnel.link.clone(), devices.tunnel.index);
+    endpoints.chain([tunnel]).collect()
+}
+
 fn secret(config: &NodeConfig) -> Option<Secret> {
     let tunnels = config
         .networks
@@ -430,6 +502,11 @@ fn tunnel(network: &NetworkConfig) -> Option<(u16, Vni)> {
 pub struct Rules {
     tables: BTreeMap<Place, Tables>,
     capabilities: BTreeSet<Capability>,
+    turn: Turn,
+    /// The namespace whose rules were read in turn last.
+    last: Option<Place>,
+    /// Those whose rules have been changed, and are to be read back in turn before others.
+    unproved: BTreeSet<Place>,
 }
 
 /// The sockets of one namespace.
@@ -439,10 +516,14 @@ struct Tables {
     balancer: Box<dyn Balancer>,
     engine: Engine,
     monitor: Monitor,
-    /// What is known to be there, and until when that is believed; none after any change, or where
-    /// changes would not be heard of.
+    /// What is known to be there, and since when; none after any change, or where changes would not
+    /// be heard of.
     settled: Option<(Arc<Wanted>, Instant)>,
     known: Option<Known>,
+    /// The devices that there were chains on when the tables of devices were known last.
+    devices: BTreeMap<LinkName, u32>,
+    /// How many tables have been read.
+    reads: u64,
     /// When rules of others were overtaken lately.
     overtaken: VecDeque<Instant>,
     /// Tables whose owners let nobody change them, and when that was tried.
@@ -456,15 +537,14 @@ struct Tables {
 struct Known {
     generation: u32,
     tables: BTreeMap<Family, Ruleset>,
-    until: Instant,
 }
 
 impl Rules {
     /// On a kernel with these capabilities.
     pub fn new(capabilities: BTreeSet<Capability>) -> Self {
         Self {
-            tables: BTreeMap::new(),
             capabilities,
+            ..Self::default()
         }
     }
 
@@ -474,6 +554,18 @@ impl Rules {
         &mut self,
         wanted: &BTreeMap<Place, Arc<Wanted>>,
     ) -> (Vec<Pending>, Vec<Failure>) {
+        let place = self.take_turn(wanted);
+        let start = Instant::now();
+        if let Some(place) = place {
+            let own = wanted.get_key_value(&place);
+            // What is found is planned with the rest.
+            own.into_iter()
+                .for_each(|(place, wanted)| drop(self.compare(*place, wanted)));
+            self.turn.took(start.elapsed());
+            if let Some(tables) = self.tables.get_mut(&place) {
+                tables.reads = 0;
+            }
+        }
         let (pending, unread) = self.plan(wanted);
         let Some(first) = pending.iter().flat_map(Pending::lines).next() else {
             return (pending, unread);
@@ -494,11 +586,31 @@ impl Rules {
     /// What is left to change, read anew, and what could not be read.
     pub fn look(&mut self, wanted: &BTreeMap<Place, Arc<Wanted>>) -> (Vec<Pending>, Vec<Failure>) {
         self.tables.values_mut().for_each(|tables| {
-            tables.settled = None;
-            tables.known = None;
+            tables.doubt();
             tables.overtaken.clear();
         });
         self.plan(wanted)
+    }
+
+    /// Doubts the rules of one namespace: those changed last, or the next.
+    fn take_turn(&mut self, wanted: &BTreeMap<Place, Arc<Wanted>>) -> Option<Place> {
+        if !self.turn.is_due() {
+            return None;
+        }
+        let mut places = wanted.keys();
+        let place = self.unproved.pop_first().or_else(|| {
+            let next = places.find(|place| Some(**place) > self.last);
+            self.last = next.or(wanted.keys().next()).copied();
+            self.last
+        })?;
+        self.tables.get_mut(&place)?.doubt();
+        Some(place)
+    }
+
+    /// How many tables have been read since this was asked last, those of the turn left out.
+    pub fn reads(&mut self) -> u64 {
+        let tables = self.tables.values_mut();
+        tables.map(|tables| std::mem::take(&mut tables.reads)).sum()
     }
 
     fn plan(&mut self, wanted: &BTreeMap<Place, Arc<Wanted>>) -> (Vec<Pending>, Vec<Failure>) {
@@ -515,18 +627,22 @@ impl Rules {
     /// What could not be made of it.
     fn apply(&mut self, change: &Pending) -> Option<Failure> {
         let tables = self.tables.get_mut(&change.place)?;
+        self.unproved.insert(change.place);
         let why = tables.apply(change).err()?;
         Some(failure(change.place, why))
     }
 
     /// Closes the sockets of namespaces that are gone: an open socket would keep a namespace and
     /// its tunnel alive.
-    pub fn forget_the_gone(&mut self) {
-        let present = namespace::list().unwrap_or_default();
-        self.tables.retain(|place, tables| match place {
+    pub fn forget_the_gone(&mut self, present: &Present) {
+        let is_there = |place: &Place, identity: Identity| match place {
             Place::Host => true,
-            Place::Inside(namespace) => present.get(namespace) == Some(&tables.identity),
-        });
+            Place::Inside(namespace) => present.get(namespace) == Some(&identity),
+        };
+        self.tables
+            .retain(|place, tables| is_there(place, tables.identity));
+        self.unproved
+            .retain(|place| self.tables.contains_key(place));
     }
 
     /// Completes when a rule has changed since it was read. Cancel-safe.
@@ -653,6 +769,8 @@ impl Tables {
             monitor,
             settled: None,
             known: None,
+            devices: BTreeMap::new(),
+            reads: 0,
             overtaken: VecDeque::new(),
             barred: BTreeMap::new(),
             deaf: false,
@@ -679,7 +797,7 @@ impl Tables {
         if self
             .settled
             .as_ref()
-            .is_some_and(|(last, until)| last == wanted && Instant::now() < *until)
+            .is_some_and(|(last, since)| last == wanted && self.is_believed(*since))
         {
             return Ok(None);
         }
@@ -688,7 +806,7 @@ impl Tables {
         self.monitor.forget();
         let (mut rulesets, mut closed) = (Vec::new(), BTreeSet::new());
         let asked = FAMILIES.map(|family| (family, self.asked(place, wanted, family)));
-        let known = self.observe().map_err(said)?;
+        let known = self.observe(&wanted.devices).map_err(said)?;
         for (family, asked) in asked {
             let observed = known.tables.get(&family);
             if (place, family) == (Place::Host, Family::Inet) {
@@ -696,7 +814,6 @@ impl Tables {
             }
             rulesets.extend(nftables::difference(asked, observed));
         }
-        let until = known.until;
         let services = match &wanted.services {
             Some(table) => self.balancer.plan(table).map_err(said)?,
             None => Vec::new(),
@@ -706,7 +823,7 @@ impl Tables {
             None => Vec::new(),
         };
         let settled = rulesets.is_empty() && services.is_empty() && passage.is_empty();
-        self.settled = (settled && !self.deaf).then(|| (wanted.clone(), until));
+        self.settled = (settled && !self.deaf).then(|| (wanted.clone(), Instant::now()));
         Ok((!settled).then(|| Pending {
             place,
             wanted: wanted.clone(),
@@ -724,43 +841,64 @@ impl Tables {
         wanted.table(family).filter(|_| !refused)
     }
 
-    /// The tables. Those of devices are read each time: the kernel takes chains away with their
-    /// devices and tells nobody.
-    fn observe(&mut self) -> Result<&Known, NftError> {
+    /// Nothing that was read is believed any more.
+    fn doubt(&mut self) {
+        self.settled = None;
+        self.known = None;
+        self.balancer.doubt();
+    }
+
+    /// Whether what was settled then still is, where nothing has been heard since.
+    fn is_believed(&self, since: Instant) -> bool {
+        self.engine != Engine::Ipvs || since.elapsed() < COMPARE_AGAIN
+    }
+
+    /// The tables, read where somebody has changed nftables since. Those of devices are also read
+    /// where a device has gone: the kernel takes its chains away and tells nobody.
+    fn observe(&mut self, devices: &BTreeMap<LinkName, u32>) -> Result<&Known, NftError> {
         let generation = nftables::generation(&mut self.socket)?;
-        let is_so = |known: &Known| known.generation == generation && Instant::now() < known.until;
-        let kept = self.known.take().filter(is_so);
-        let to_read = if kept.is_some() {
-            &[Family::Netdev][..]
-        } else {
-            &FAMILIES
+        let kept = self
+            .known
+            .take()
+            .filter(|known| known.generation == generation);
+        let stay = self
+            .devices
+            .iter()
+            .all(|(link, index)| devices.get(link) == Some(index));
+        let to_read = match (&kept, stay) {
+            (Some(_), true) => &[][..],
+            (Some(_), false) => &[Family::Netdev][..],
+            (None, _) => &FAMILIES,
         };
         let mut known = kept.unwrap_or_else(|| Known {
             generation,
             tables: BTreeMap::new(),
-            until: Instant::now() + READ_AGAIN,
         });
         for &family in to_read {
+            self.reads += 1;
             match nftables::observe(&mut self.socket, family, names::TABLE)? {
                 Some(found) => drop(known.tables.insert(family, found)),
                 None => drop(known.tables.remove(&family)),
             }
         }
+        self.devices.clone_from(devices);
         Ok(self.known.insert(known))
     }
 
-    /// Until when it is believed that these tables are there, as they were made.
-    fn made(&self, place: Place, wanted: &Wanted) -> Option<Instant> {
-        let known = self.known.as_ref()?;
+    /// Whether these tables are there, as they were made.
+    fn is_made(&self, place: Place, wanted: &Wanted) -> bool {
+        let Some(known) = &self.known else {
+            return false;
+        };
         let is_made = |&family: &Family| {
             nftables::difference(self.asked(place, wanted, family), known.tables.get(&family))
                 .is_none()
         };
-        FAMILIES.iter().all(is_made).then_some(known.until)
+        FAMILIES.iter().all(is_made)
     }
 
     fn passage(&mut self, rules: &[Rule]) -> Result<Vec<Change>, NftError> {
-        self.overtaken.retain(|at| at.elapsed() < READ_AGAIN);
+        self.overtaken.retain(|at| at.elapsed() < OVERTAKING);
         let overtake = if self.overtaken.len() < OVERTAKINGS {
             Overtake::Now
         } else {
@@ -814,9 +952,24 @@ impl Tables {
                 }
                 Known {
                     generation,
-                    until: Instant::now() + PROVE,
                     ..known
                 }
+            });
+        Ok(())
+    }
+
+    /// If the balancer's were the only changes of nftables, the tables need not be read again.
+    fn balance(&mut self, ops: &[ipvs::Op]) -> Result<(), BalancerError> {
+        let known = self.known.take();
+        let before = self.balancer.generation();
+        self.balancer.apply(ops)?;
+        let after = self.balancer.generation();
+        self.known = known
+            .filter(|known| before == Some(known.generation))
+            .zip(after)
+            .map(|(known, generation)| Known {
+                generation,
+                ..known
             });
         Ok(())
     }
@@ -852,14 +1005,14 @@ impl Tables {
             }
         }
         if !change.services.is_empty() {
-            self.balancer.apply(&change.services).map_err(said)?;
+            self.balance(&change.services).map_err(said)?;
         }
         self.forget(change).map_err(said)?;
         self.pass_through(&change.passage);
         if change.services.is_empty() && change.passage.is_empty() && !self.deaf {
             self.settled = self
-                .made(change.place, &change.wanted)
-                .map(|until| (change.wanted.clone(), until));
+                .is_made(change.place, &change.wanted)
+                .then(|| (change.wanted.clone(), Instant::now()));
         }
         Ok(())
     }

@@ -95,13 +95,18 @@ impl<L> Space<L> {
     /// Drops a link and all that dies with it in the kernel.
     pub fn forget(&mut self, link: &LinkName) {
         self.links.remove(link);
+        self.forget_contents(link);
+        self.sysctls
+            .retain(|key, _| key.link.as_ref() != Some(link));
+    }
+
+    /// Drops what a link has, but for its values below /proc/sys.
+    pub fn forget_contents(&mut self, link: &LinkName) {
         self.addresses.retain(|key, _| key.link != *link);
         self.neighbours.retain(|key, _| key.link != *link);
         self.fdb.retain(|key, _| key.link != *link);
         self.routes.retain(|_, route| route.link() != Some(link));
         self.shapes.remove(link);
-        self.sysctls
-            .retain(|key, _| key.link.as_ref() != Some(link));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tests of the data plane without a kernel: configurations in, plans out.
 
+mod partial;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -16,7 +18,7 @@ use model::{
 use super::{
     desired::{Desired, Ground, HostLink, Underlay},
     judge, newer,
-    plan::{Change, Observed, Op, plan},
+    plan::{Change, Observed, Op, plan, replan},
     state::{
         AddressForm, AddressKey, FdbKey, Kind, Layer, Link, MAIN_TABLE, NeighbourKey, ObservedKind,
         ObservedLink, Place, Route, RouteKey, Space, Stacked,
@@ -734,7 +736,7 @@ fn kernel(desired: &Desired) -> Observed {
             shapes,
             sysctls,
             ..
-        } = space.clone();
+        } = Space::clone(space);
         (
             place,
             Arc::new(Space {

@@ -29,6 +29,7 @@ use netlink_packet_route::{
 };
 
 use super::{
+    doubt::LinkRef,
     plan::Pair,
     policy::{HOST_TABLES, PEER_TABLES},
     state::{
@@ -97,22 +98,50 @@ pub fn get_links() -> Message {
     Message::GetLink(message)
 }
 
-/// Asks for every address.
-pub fn get_addresses() -> Message {
-    Message::GetAddress(AddressMessage::default())
+/// Asks for one link.
+pub fn get_link(link: &LinkRef) -> Message {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    match link {
+        LinkRef::Number(number) => message.header.index = *number,
+        LinkRef::Name(name) => {
+            let name = LinkAttribute::IfName(name.to_string());
+            message.attributes.push(name);
+        }
+    }
+    Message::GetLink(message)
 }
 
-/// Asks for every neighbour of a family; `Bridge` asks for the forwarding databases.
-pub fn get_neighbours(family: AddressFamily) -> Message {
+/// Asks for the addresses of the link of this number, or for all.
+pub fn get_addresses(of: Option<u32>) -> Message {
+    let mut message = AddressMessage::default();
+    message.header.index = of.unwrap_or_default();
+    Message::GetAddress(message)
+}
+
+/// Asks for the neighbours of a family, those on the link of this number or all.
+pub fn get_neighbours(family: AddressFamily, of: Option<u32>) -> Message {
     let mut message = NeighbourMessage::default();
     message.header.family = family;
+    message
+        .attributes
+        .extend(of.map(NeighbourAttribute::IfIndex));
     Message::GetNeighbour(message)
 }
 
-/// Asks for every route of a family.
-pub fn get_routes(family: AddressFamily) -> Message {
+/// Asks for the forwarding database of the link of this number, or for all.
+pub fn get_forwarding(of: Option<u32>) -> Message {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = of.unwrap_or_default();
+    Message::GetNeighbour(message)
+}
+
+/// Asks for the routes of a family, those out of the link of this number or all.
+pub fn get_routes(family: AddressFamily, of: Option<u32>) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
+    message.attributes.extend(of.map(RouteAttribute::Oif));
     Message::GetRoute(message)
 }
 

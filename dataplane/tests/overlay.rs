@@ -404,6 +404,8 @@ fn whatever_is_deleted_or_changed_comes_back() {
         format!("bridge -n {network} fdb replace {peer} dev vx-00004d dst 192.0.2.9"),
         format!("ip netns exec {network} sysctl -w net.ipv4.ip_forward=0"),
         format!("ip netns exec {network} sysctl -w net.ipv4.conf.{outer}.proxy_arp=0"),
+        format!("ip netns exec {network} sysctl -w net.ipv4.conf.all.accept_local=0"),
+        format!("ip netns exec {network} sysctl -w net.ipv4.neigh.{outer}.proxy_delay=80"),
         format!("ip -n {sandbox} addr del 10.77.9.11/24 dev eth0"),
         format!("ip -n {sandbox} link set eth0 address 02:00:00:00:00:01"),
         format!("ip -n {sandbox} link set eth0 down"),
@@ -427,7 +429,20 @@ fn whatever_is_deleted_or_changed_comes_back() {
 fn a_settled_host_rests_however_many_networks_it_has() {
     let mut lab = Lab::new(&["192.0.2.1"]);
     let mut config = lab.whole().remove(0);
-    for number in 1..=30 {
+    add_networks(&mut config, 30);
+    lab.settle(&[config]);
+    let passes = || lab.hosts[0].count("passes=");
+    // What is promised is that nothing happens: there is no condition to wait for.
+    let (before, start) = (passes(), Instant::now());
+    thread::sleep(Duration::from_secs(5));
+    let (made, seconds) = (passes() - before, start.elapsed().as_secs());
+    assert!(made <= 2 * seconds, "{made} passes in {seconds} s");
+    lab.vanish();
+}
+
+/// Networks with a task each.
+fn add_networks(config: &mut NodeConfig, count: u32) {
+    for number in 1..=count {
         let network = NetworkConfig {
             name: format!("n{number}"),
             vni: Vni::try_from(100 + number).unwrap(),
@@ -463,21 +478,86 @@ fn a_settled_host_rests_however_many_networks_it_has() {
             },
         );
     }
-    lab.settle(&[config]);
-    let passes = || {
-        let status = lab.hosts[0].status();
-        let (_, rest) = status.split_once("passes=").unwrap();
-        rest.split_whitespace()
-            .next()
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
+}
+
+#[test]
+fn reads_for_one_endpoint_do_not_grow_with_the_networks() {
+    for networks in [0, 30] {
+        let mut lab = Lab::new(&["192.0.2.1"]);
+        let mut config = lab.whole().remove(0);
+        add_networks(&mut config, networks);
+        lab.settle(std::slice::from_ref(&config));
+        let reads = || ["dumps=", "tables="].map(|name| lab.hosts[0].count(name));
+        // Devices that have just come up go on to tell of themselves.
+        let mut before = reads();
+        loop {
+            thread::sleep(Duration::from_secs(2));
+            let now = reads();
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        let (id, task) = (endpoint(7), TaskId(107));
+        let addresses = vec![address(7, "10.77.9."), address(7, "fd00:77:9::")];
+        let record = EndpointConfig {
+            network: NETWORK,
+            node: node(0),
+            sandbox: task.into(),
+            mac: Mac::of_endpoint(addresses[0]),
+            addresses,
+        };
+        config.endpoints.insert(id, record);
+        let joined = TaskConfig {
+            endpoints: vec![id],
+            ..task_config(0)
+        };
+        config.tasks.insert(task, joined);
+        config.generation += 1;
+        lab.hosts[0].configure(&config);
+        lab.hosts[0].wait_settled(config.generation);
+        let after = ["dumps=", "tables="].map(|name| lab.hosts[0].count(name));
+        let [dumps, tables] = [after[0] - before[0], after[1] - before[1]];
+        println!("{networks} networks more: {dumps} dumps, {tables} tables");
+        // Of the new sandbox, and of the link to it.
+        assert!((1..=30).contains(&dumps), "{dumps} dumps");
+        assert_eq!(tables, 0);
+        lab.vanish();
+    }
+}
+
+#[test]
+fn rules_that_are_deleted_or_changed_come_back() {
+    let mut lab = Lab::new(&["192.0.2.1", "192.0.2.2"]);
+    lab.settle(&lab.whole());
+    let host = &lab.hosts[0];
+    let inside = format!("ip netns exec {} nft", netd_network());
+    let ours = || {
+        let listing =
+            host.run(&format!("{inside} -s list ruleset")) + &host.run("nft -s list ruleset");
+        // Elements are listed in no order.
+        let words = listing.split(|byte: char| byte.is_whitespace() || byte == ',');
+        let mut words: Vec<String> = words.map(str::to_owned).collect();
+        words.sort();
+        words
     };
-    // What is promised is that nothing happens: there is no condition to wait for.
-    let (before, start) = (passes(), Instant::now());
-    thread::sleep(Duration::from_secs(5));
-    let (made, seconds) = (passes() - before, start.elapsed().as_secs());
-    assert!(made <= 2 * seconds, "{made} passes in {seconds} s");
+    let before = ours();
+    assert!(before.iter().any(|word| word == "netd"), "{before:?}");
+    let damages = [
+        format!("{inside} delete table inet netd"),
+        format!("{inside} delete table netdev netd"),
+        format!("{inside} delete table arp netd"),
+        format!("{inside} flush table inet netd"),
+        format!("{inside} add chain inet netd stray"),
+        format!("{inside} flush ruleset"),
+        "nft flush table inet netd".to_owned(),
+        "nft delete table inet netd".to_owned(),
+        "nft flush ruleset".to_owned(),
+    ];
+    for damage in damages {
+        host.run(&damage);
+        host.wait(&damage, |_| ours() == before);
+    }
     lab.vanish();
 }
 
@@ -834,11 +914,13 @@ fn host() {
         }
         let seen = status.borrow().clone();
         let line = format!(
-            "{} {} ready={} passes={}\n{:?}\n{}",
+            "{} {} ready={} passes={} dumps={} tables={}\n{:?}\n{}",
             seen.generation,
             seen.settled,
             seen.ready.len(),
             inside.passes(),
+            inside.reads().dumps,
+            inside.reads().tables,
             seen.failures,
             inside.plan()
         );
@@ -1081,6 +1163,14 @@ impl Host {
         fs::read_to_string(self.directory.path().join("status")).unwrap_or_default()
     }
 
+    /// A number of its status.
+    fn count(&self, name: &str) -> u64 {
+        let status = self.status();
+        let (_, rest) = status.split_once(name).unwrap();
+        let number = rest.split_whitespace().next().unwrap();
+        number.parse().unwrap()
+    }
+
     fn wait_settled(&self, generation: u64) {
         let settled = format!("{generation} true");
         self.wait("it is settled", |host| host.status().starts_with(&settled));
@@ -1146,7 +1236,8 @@ impl Host {
             }
         }
         shell += &format!("bridge -n {} fdb;", netd_network());
-        let sysctls = "sysctl -a --pattern 'proxy_arp$|^net.ipv4.ip_forward$'";
+        let sysctls =
+            "sysctl -a --pattern 'proxy_(arp|delay)$|all.accept_local$|^net.ipv4.ip_forward$'";
         shell += &format!("ip netns exec {} {sysctls} 2>&1", netd_network());
         let output = self.keeper.enter(&["sh", "-c", &shell]);
         text(&output)

@@ -99,6 +99,12 @@ pub trait Balancer: Send {
     /// need not read its own again.
     fn overlook(&mut self, before: u32);
 
+    /// The number of nftables' last change that its own table is known at; `None`: it is not known.
+    fn generation(&self) -> Option<u32>;
+
+    /// The next `observe` reads everything.
+    fn doubt(&mut self);
+
     /// Traffic of a virtual IP.
     fn traffic(&mut self, vip: IpAddr) -> Result<Traffic, BalancerError>;
 

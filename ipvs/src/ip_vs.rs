@@ -364,6 +364,17 @@ impl Balancer for IpVs {
         }
     }
 
+    fn generation(&self) -> Option<u32> {
+        match &self.seen {
+            Seen::Whole(whole) => Some(whole.at),
+            Seen::Nothing | Seen::Damaged(..) => None,
+        }
+    }
+
+    fn doubt(&mut self) {
+        self.seen = Seen::Nothing;
+    }
+
     fn traffic(&mut self, vip: IpAddr) -> Result<Traffic, BalancerError> {
         let Some(mark) = self.marks.0.get(&vip) else {
             return Ok(Traffic::default());

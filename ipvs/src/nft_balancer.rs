@@ -186,6 +186,17 @@ impl Balancer for Nftables {
         }
     }
 
+    fn generation(&self) -> Option<u32> {
+        match self.seen {
+            Seen::Whole(_, at) => Some(at),
+            Seen::Nothing | Seen::Damaged(_) => None,
+        }
+    }
+
+    fn doubt(&mut self) {
+        self.seen = Seen::Nothing;
+    }
+
     fn traffic(&mut self, vip: IpAddr) -> Result<Traffic, BalancerError> {
         let (version, size) = (Ip::of(vip), Type::from(Ip::of(vip)).size());
         let names = names(version);

@@ -3,11 +3,13 @@
 
 mod lan;
 mod overlay;
+mod part;
 pub mod published;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use model::{
@@ -108,7 +110,7 @@ pub struct Question {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// By namespace. The host is only there while it has something of ours.
-    pub spaces: BTreeMap<Place, Space<Link>>,
+    pub spaces: BTreeMap<Place, Arc<Space<Link>>>,
     /// The networks of each task whose endpoints are all known, with the endpoints' links.
     pub sandboxes: BTreeMap<SandboxId, BTreeSet<(NetworkId, EndpointId)>>,
     /// Whose sandbox each endpoint joins that others have made.
@@ -352,7 +354,7 @@ impl Desired {
     }
 
     fn space(&mut self, place: Place) -> &mut Space<Link> {
-        self.spaces.entry(place).or_default()
+        Arc::make_mut(self.spaces.entry(place).or_default())
     }
 
     fn fail(&mut self, object: &str, cause: String, next: &str) {

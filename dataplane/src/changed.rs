@@ -1,0 +1,187 @@
+//! Which parts of a view differ from those of an earlier one, so that only what depends on them is
+//! made anew. Pure.
+
+use std::{cmp::Ordering, collections::BTreeMap, collections::BTreeSet};
+
+use model::{EndpointConfig, EndpointId, NetworkId, NodeConfig, PublishMode, SandboxId, TaskId};
+
+/// The parts that differ. Networks on a LAN are never among them: what one of them asks for depends
+/// on others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Networks whose endpoints differ, and all that the sandboxes are on.
+    pub networks: BTreeSet<NetworkId>,
+    /// Networks whose virtual services differ.
+    pub services: BTreeSet<NetworkId>,
+    /// Sandboxes on this host that differ.
+    pub sandboxes: BTreeSet<SandboxId>,
+}
+
+impl Changed {
+    /// What leads from one view to the other; `None` where everything may differ.
+    pub fn between(before: &NodeConfig, after: &NodeConfig) -> Option<Self> {
+        let is_alike = before.node == after.node
+            && before.peers == after.peers
+            && before.networks == after.networks
+            && leads(before).eq(leads(after));
+        if !is_alike {
+            return None;
+        }
+        let mut changed = Self::default();
+        for (_, endpoints) in differing(&before.endpoints, &after.endpoints) {
+            for endpoint in endpoints.into_iter().flatten() {
+                changed.networks.insert(endpoint.network);
+                if endpoint.node == after.node {
+                    changed.sandboxes.insert(endpoint.sandbox);
+                }
+            }
+        }
+        let services = differing(&before.services, &after.services);
+        changed
+            .services
+            .extend(services.map(|((network, _), _)| network));
+        let tasks = differing(&before.tasks, &after.tasks).filter(|(_, tasks)| {
+            let [before, after] = tasks.map(|task| task.map(|task| &task.endpoints));
+            before != after
+        });
+        let containers = differing(&before.containers, &after.containers);
+        changed
+            .sandboxes
+            .extend(tasks.map(|(task, _)| SandboxId::from(task)));
+        changed.sandboxes.extend(containers.map(|(id, _)| id));
+        changed.spread([before, after])
+    }
+
+    /// These sandboxes differ, too.
+    pub fn with(
+        mut self,
+        sandboxes: impl IntoIterator<Item = SandboxId>,
+        views: [&NodeConfig; 2],
+    ) -> Option<Self> {
+        self.sandboxes.extend(sandboxes);
+        self.spread(views)
+    }
+
+    /// Adds the networks that the sandboxes are on.
+    fn spread(mut self, views: [&NodeConfig; 2]) -> Option<Self> {
+        for view in views {
+            let joined = (self.sandboxes.iter()).flat_map(|sandbox| endpoints_of(view, *sandbox));
+            let networks = joined.filter_map(|id| Some(view.endpoints.get(&id)?.network));
+            self.networks.extend(networks);
+        }
+        let is_on_lan = |network: &NetworkId| {
+            let mut records = views.iter().filter_map(|view| view.networks.get(network));
+            records.any(|record| record.driver.parent().is_some())
+        };
+        let mut touched = self.networks.iter().chain(&self.services);
+        (!touched.any(is_on_lan)).then_some(self)
+    }
+}
+
+/// The part of a view that what these networks and sandboxes ask for follows from.
+pub fn part(view: &NodeConfig, changed: &Changed) -> NodeConfig {
+    let on_networks = |endpoint: &&EndpointConfig| changed.networks.contains(&endpoint.network);
+    let here = view.endpoints.values().filter(on_networks);
+    let here = here.filter(|endpoint| endpoint.node == view.node);
+    let sandboxes: BTreeSet<SandboxId> = here
+        .map(|endpoint| endpoint.sandbox)
+        .chain(changed.sandboxes.iter().copied())
+        .collect();
+    let joined: BTreeSet<EndpointId> = sandboxes
+        .iter()
+        .flat_map(|sandbox| endpoints_of(view, *sandbox))
+        .collect();
+    let endpoints: BTreeMap<EndpointId, EndpointConfig> = (view.endpoints.iter())
+        .filter(|(id, endpoint)| on_networks(endpoint) || joined.contains(id))
+        .map(|(id, endpoint)| (*id, endpoint.clone()))
+        .collect();
+    let used: BTreeSet<NetworkId> = (endpoints.values())
+        .map(|endpoint| endpoint.network)
+        .chain(changed.networks.iter().copied())
+        .collect();
+    let networks = (view.networks.iter()).filter(|(id, _)| used.contains(id));
+    let published =
+        (view.published.iter()).filter(|(_, port)| changed.networks.contains(&port.network));
+    let tasks = sandboxes
+        .iter()
+        .filter_map(|sandbox| view.tasks.get_key_value(&TaskId(sandbox.0)));
+    let containers = sandboxes
+        .iter()
+        .filter_map(|sandbox| view.containers.get_key_value(sandbox));
+    NodeConfig {
+        peers: view.peers.clone(),
+        networks: cloned(networks),
+        published: cloned(published),
+        tasks: cloned(tasks),
+        containers: cloned(containers),
+        endpoints,
+        ..NodeConfig::empty(view.node)
+    }
+}
+
+fn cloned<'a, K: Ord + Clone + 'a, V: Clone + 'a>(
+    entries: impl Iterator<Item = (&'a K, &'a V)>,
+) -> BTreeMap<K, V> {
+    entries
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// The endpoints that a sandbox on this host joins.
+pub fn endpoints_of(view: &NodeConfig, sandbox: SandboxId) -> Vec<EndpointId> {
+    let task = view.tasks.get(&TaskId(sandbox.0));
+    let container = view.containers.get(&sandbox);
+    let joints = container.into_iter().flat_map(|it| &it.endpoints);
+    let own = task.into_iter().flat_map(|task| &task.endpoints);
+    own.copied().chain(joints.map(|joint| joint.id)).collect()
+}
+
+/// What of published ports is more than the rules' business.
+fn leads(view: &NodeConfig) -> impl Iterator<Item = (NetworkId, PublishMode)> {
+    let ports = view.published.values();
+    ports.map(|port| (port.network, port.spec.mode))
+}
+
+/// The keys whose values differ, with both values.
+pub fn differing<'a, K: Ord + Copy, V: PartialEq>(
+    before: &'a BTreeMap<K, V>,
+    after: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (K, [Option<&'a V>; 2])> {
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (Some((old, _)), Some((new, _))) => old.cmp(new),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return None,
+            };
+            let old = before.next_if(|_| order != Ordering::Greater);
+            let new = after.next_if(|_| order != Ordering::Less);
+            let key = *old.or(new)?.0;
+            let values = [old, new].map(|entry| entry.map(|(_, value)| value));
+            if values[0] != values[1] {
+                return Some((key, values));
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differing_tells_what_came_went_and_changed() {
+        let before = BTreeMap::from([(1, 'a'), (2, 'b'), (4, 'd')]);
+        let after = BTreeMap::from([(0, 'z'), (1, 'a'), (2, 'c'), (5, 'e')]);
+        let found: Vec<_> = differing(&before, &after).collect();
+        let expected = [
+            (0, [None, Some(&'z')]),
+            (2, [Some(&'b'), Some(&'c')]),
+            (4, [Some(&'d'), None]),
+            (5, [None, Some(&'e')]),
+        ];
+        assert_eq!(found, expected);
+    }
+}

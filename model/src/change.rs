@@ -1,10 +1,13 @@
 //! What applying a command changed: which objects, and what became of each.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointId, NetworkId, NodeId, Response, ServiceId, TaskId};
+use crate::{
+    Availability, Driver, EndpointId, Level, Millis, NetworkId, NodeId, NodeStatus, Response, Role,
+    ServiceId, TaskId, TaskState,
+};
 
 /// An object of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -26,8 +29,75 @@ pub enum ObjectRef {
     Container(EndpointId),
 }
 
+impl ObjectRef {
+    /// Of which kind it is.
+    pub fn kind(self) -> ObjectKind {
+        match self {
+            Self::Cluster => ObjectKind::Cluster,
+            Self::Keys => ObjectKind::Keys,
+            Self::Node(_) => ObjectKind::Node,
+            Self::Network(_) => ObjectKind::Network,
+            Self::Service(_) => ObjectKind::Service,
+            Self::Task(_) => ObjectKind::Task,
+            Self::Container(_) => ObjectKind::Container,
+        }
+    }
+
+    /// Its id as a number; 0 where there is only one of its kind.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Cluster | Self::Keys => 0,
+            Self::Node(id) => id.0,
+            Self::Network(id) => id.0,
+            Self::Service(id) => id.0,
+            Self::Task(id) => id.0,
+            Self::Container(id) => id.0,
+        }
+    }
+
+    /// Its id; none where there is only one of its kind.
+    pub fn id(self) -> Option<String> {
+        // Ids of all kinds are written alike.
+        (!matches!(self, Self::Cluster | Self::Keys)).then(|| NodeId(self.number()).to_string())
+    }
+}
+
+/// The kinds of objects, in the order of [`ObjectRef`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum ObjectKind {
+    Cluster,
+    Keys,
+    Node,
+    Network,
+    Service,
+    Task,
+    Container,
+}
+
+impl ObjectKind {
+    /// All there are, with their names.
+    pub const ALL: [(Self, &str); 7] = [
+        (Self::Cluster, "cluster"),
+        (Self::Keys, "keys"),
+        (Self::Node, "node"),
+        (Self::Network, "network"),
+        (Self::Service, "service"),
+        (Self::Task, "task"),
+        (Self::Container, "container"),
+    ];
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Self::ALL.iter().find(|(kind, _)| kind == self);
+        out.pad(named.map_or("", |(_, name)| name))
+    }
+}
+
 /// What became of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// It is new.
@@ -38,16 +108,147 @@ pub enum Fate {
     Removed,
 }
 
+impl Fate {
+    /// All there are, with their names.
+    pub const ALL: [(Self, &str); 3] = [
+        (Self::Made, "made"),
+        (Self::Changed, "changed"),
+        (Self::Removed, "removed"),
+    ];
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Self::ALL.iter().find(|(fate, _)| fate == self);
+        out.pad(named.map_or("", |(_, name)| name))
+    }
+}
+
 /// One object and what became of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The state's revision: a number that grows with each command, and the generation of views
     /// that show the change.
     pub revision: u64,
+    /// The leader's clock when it took the command.
+    pub at: Millis,
     /// The object.
     pub object: ObjectRef,
     /// What became of it.
     pub fate: Fate,
+    /// What it is now or, if it is gone, what it was last.
+    pub facts: Facts,
+}
+
+/// What is worth telling of an object when it changes. Who needs more asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Facts {
+    /// Of the cluster.
+    Cluster {
+        /// The level that it has reached.
+        level: Level,
+    },
+    /// Of the keys of encrypted networks; none of them is told.
+    Keys,
+    /// Of a node.
+    Node {
+        /// Its host name.
+        hostname: String,
+        /// What it may do.
+        role: Role,
+        /// Whether the leader hears from it.
+        status: NodeStatus,
+        /// Whether the scheduler uses it.
+        availability: Availability,
+        /// What its kernel refuses.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        failures: Vec<String>,
+    },
+    /// Of a network.
+    Network {
+        /// Its name.
+        name: String,
+        /// How its endpoints reach each other.
+        driver: Driver,
+    },
+    /// Of a service.
+    Service {
+        /// Its name.
+        name: String,
+        /// How many replicas are wanted.
+        replicas: u32,
+        /// Its version: the revision of the last change of its spec.
+        version: u64,
+        /// Whether it is being removed.
+        #[serde(default)]
+        removing: bool,
+        /// Why its update goes no further.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        paused: Option<String>,
+    },
+    /// Of a task.
+    Task(TaskFacts),
+    /// Of an interface of a container.
+    Container {
+        /// The container's name; the runtime's id if it has none.
+        name: String,
+        /// Its host.
+        node: NodeId,
+        /// Its host's name.
+        hostname: String,
+        /// Its network.
+        network: NetworkId,
+        /// Its network's name.
+        network_name: String,
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
+    },
+}
+
+/// What is worth telling of a task when it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskFacts {
+    /// Its name, `web.1`.
+    pub name: String,
+    /// Its service.
+    pub service: ServiceId,
+    /// Its service's name.
+    pub service_name: String,
+    /// Its replica number, from 1.
+    pub slot: u32,
+    /// Its node, once assigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// Its node's name; empty before.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    /// Its state.
+    pub state: TaskState,
+    /// The state that managers want.
+    pub desired: TaskState,
+    /// Why it is in its state; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Once it has ended: its exit code, or 128 + the number of the signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// When it came to its state.
+    pub since: Millis,
+}
+
+impl Facts {
+    /// What people call the object; empty where there is only one of its kind.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Cluster { .. } | Self::Keys => "",
+            Self::Node { hostname, .. } => hostname,
+            Self::Network { name, .. }
+            | Self::Service { name, .. }
+            | Self::Container { name, .. } => name,
+            Self::Task(task) => &task.name,
+        }
+    }
 }
 
 /// What came of a command.

@@ -27,9 +27,10 @@ mod subnet;
 mod task;
 mod views;
 mod vni;
+mod watch;
 
 pub use balance::{Balance, Engine, Scheduler};
-pub use change::{Applied, Change, Concern, Fate, ObjectRef};
+pub use change::{Applied, Change, Concern, Facts, Fate, ObjectKind, ObjectRef, TaskFacts};
 pub use command::{
     Batch, ClusterCommand, Command, ContainerCommand, Entry, Issuer, KeysCommand, NetworkCommand,
     NodeCommand, NodeReport, Outcome, RequestId, Response, ServiceCommand, TaskCommand, TaskReport,
@@ -68,6 +69,7 @@ pub use subnet::{Subnet, SubnetError};
 pub use task::{Attachment, Task, TaskState, TaskStatus};
 pub use views::{Own, Projector, Record, SectionId, Told, Touched, Update, Views, WholeViews};
 pub use vni::{Vni, VniError};
+pub use watch::{Begin, Filter, Progress, Watch, Watched};
 
 /// Milliseconds since the Unix epoch, stamped into a command by the leader. State never reads a
 /// clock.

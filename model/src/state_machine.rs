@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Answer, Applied, Authority, Command, Concern, Entry, Level, Millis, Node, NodeConfig, NodeId,
-    Projector, Query, RecordError, Refusal,
+    Answer, Applied, Authority, Change, Command, Concern, Entry, Level, Millis, Node, NodeConfig,
+    NodeId, ObjectRef, Progress, Projector, Query, RecordError, Refusal,
 };
 
 /// A deterministic state machine: the same entries in the same order give the same state and
@@ -24,6 +24,19 @@ pub trait StateMachine: Default + Send + Sync + 'static {
 
     /// The level that the cluster has reached.
     fn level(&self) -> Level;
+
+    /// The revision of the newest change: it grows with each command that was applied.
+    fn revision(&self) -> u64;
+
+    /// Objects that are there, in the order of [`ObjectRef`], after this one and at most `limit`,
+    /// told as if each had just been made at the state's revision.
+    fn present(&self, after: Option<ObjectRef>, limit: usize) -> Vec<Change>;
+
+    /// How far a service is, by name or id.
+    ///
+    /// # Errors
+    /// There is none.
+    fn progress(&self, service: &str) -> Result<Progress, Refusal>;
 
     /// The whole state as a record of its level ([`crate::level::seal`]).
     fn snapshot(&self) -> Vec<u8>;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::{
     Answer, Container, EndpointInfo, EndpointMode, Engine, Failure, Kind, Network, NetworkId,
-    NetworkInfo, Node, NodeId, NodeInfo, Query, Refusal, Scheduler, Service, ServiceInfo,
+    NetworkInfo, Node, NodeId, NodeInfo, Progress, Query, Refusal, Scheduler, Service, ServiceInfo,
     ServiceSpec, Task, TaskInfo, TaskState,
 };
 
@@ -335,6 +335,22 @@ fn task_info(state: &State, record: &TaskRecord) -> TaskInfo {
         since: task.status.since,
         spec: task.spec.clone(),
     }
+}
+
+/// How far a service is.
+pub(crate) fn progress(state: &State, service: &str) -> Result<Progress, Refusal> {
+    let missing = || Refusal::not_found("service", service, "swarmctl service ls");
+    let id = state.find_service(service)?;
+    let record = state.services.get(&id).ok_or_else(missing)?;
+    let runs = record.task_ids();
+    let waiting = runs
+        .filter_map(|id| state.tasks.get(&id))
+        .filter(|record| scheduler::is_waiting(record))
+        .max_by_key(|record| record.task.status.since);
+    Ok(Progress {
+        service: service_info(state, record, &Acknowledged::of(state)),
+        waiting: waiting.map(|record| (record.task.name(), message(state, record))),
+    })
 }
 
 /// What a task waits for; if nothing, the last message of its agent.

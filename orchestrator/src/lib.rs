@@ -11,6 +11,7 @@ mod claims;
 mod containers;
 mod derived;
 mod drain;
+mod facts;
 mod keys;
 mod look;
 mod lookup;

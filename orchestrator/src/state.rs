@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipam::Ledger;
 use model::{
-    Answer, Applied, Authority, Change, Concern, Container, EndpointId, Entry, Fate, Kind, Level,
-    Millis, Network, NetworkId, Node, NodeConfig, NodeId, NodeStatus, ObjectRef, Query, Refusal,
-    RestoreError, ServiceId, StateMachine, TaskId, Vni, level,
+    Answer, Applied, Authority, Change, Concern, Container, EndpointId, Entry, Facts, Fate, Kind,
+    Level, Millis, Network, NetworkId, Node, NodeConfig, NodeId, NodeStatus, ObjectRef, Progress,
+    Query, Refusal, RestoreError, ServiceId, StateMachine, TaskId, Vni, level,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -15,6 +15,7 @@ use crate::{
     agenda::Agenda,
     answer, apply,
     derived::Derived,
+    facts,
     keys::Keys,
     project,
     record::{ServiceRecord, TaskRecord},
@@ -72,14 +73,14 @@ impl StateMachine for State {
                 concern: Concern::default(),
             };
         }
-        let request = entry.request;
+        let (request, at) = (entry.request, entry.now);
         let response = apply::apply(self, entry);
         // A refusal has changed nothing, so the request may be judged anew; its text would be part
         // of the state, and no version could ever word it better.
         if response.is_ok() || self.level < Level::BATCHES {
             self.answers.remember(caller, request, response.clone());
         }
-        let changes = self.take_changes();
+        let changes = self.take_changes(at);
         let concern = self.follow(&changes);
         Applied {
             response,
@@ -104,6 +105,18 @@ impl StateMachine for State {
             .map_err(|error| RestoreError::Content(error.to_string()))?;
         state.follow_all();
         Ok(state)
+    }
+
+    fn revision(&self) -> u64 {
+        self.index
+    }
+
+    fn present(&self, after: Option<ObjectRef>, limit: usize) -> Vec<Change> {
+        facts::present(self, after, limit)
+    }
+
+    fn progress(&self, service: &str) -> Result<Progress, Refusal> {
+        answer::progress(self, service)
     }
 
     fn authority(&self) -> Option<&Authority> {
@@ -143,26 +156,41 @@ impl State {
     }
 
     /// What has become of objects since this was asked last.
-    fn take_changes(&mut self) -> Vec<Change> {
-        let mut fates: Vec<(ObjectRef, Fate)> = Vec::new();
-        let of_cluster = std::mem::take(&mut self.changed);
-        fates.extend(of_cluster.into_iter().map(|object| (object, Fate::Changed)));
-        note(&mut fates, self.nodes.take_changes(), ObjectRef::Node);
-        note(&mut fates, self.networks.take_changes(), ObjectRef::Network);
-        note(&mut fates, self.services.take_changes(), ObjectRef::Service);
-        note(&mut fates, self.tasks.take_changes(), ObjectRef::Task);
-        note(
-            &mut fates,
-            self.containers.take_changes(),
-            ObjectRef::Container,
-        );
-        let revision = self.index;
-        let change = |(object, fate)| Change {
-            revision,
-            object,
-            fate,
+    fn take_changes(&mut self, at: Millis) -> Vec<Change> {
+        let mut found = Found {
+            revision: self.index,
+            at,
+            changes: Vec::new(),
         };
-        fates.into_iter().map(change).collect()
+        for object in std::mem::take(&mut self.changed) {
+            let facts = facts::of_cluster(self, object);
+            found.push(object, Fate::Changed, Some(facts));
+        }
+        for (id, note) in self.nodes.take_changes() {
+            let record = self.nodes.get(&id).or(note.last.as_ref());
+            found.push(ObjectRef::Node(id), note.fate, record.map(facts::of_node));
+        }
+        for (id, note) in self.networks.take_changes() {
+            let record = self.networks.get(&id).or(note.last.as_ref());
+            let facts = record.map(facts::of_network);
+            found.push(ObjectRef::Network(id), note.fate, facts);
+        }
+        for (id, note) in self.services.take_changes() {
+            let record = self.services.get(&id).or(note.last.as_ref());
+            let facts = record.map(facts::of_service);
+            found.push(ObjectRef::Service(id), note.fate, facts);
+        }
+        for (id, note) in self.tasks.take_changes() {
+            let record = self.tasks.get(&id).or(note.last.as_ref());
+            let facts = record.map(|record| facts::of_task(self, record));
+            found.push(ObjectRef::Task(id), note.fate, facts);
+        }
+        for (id, note) in self.containers.take_changes() {
+            let record = self.containers.get(&id).or(note.last.as_ref());
+            let facts = record.map(|record| facts::of_container(self, record));
+            found.push(ObjectRef::Container(id), note.fate, facts);
+        }
+        found.changes
     }
 
     /// The keys, to be changed.
@@ -226,13 +254,26 @@ impl State {
     }
 }
 
-fn note<K>(
-    fates: &mut Vec<(ObjectRef, Fate)>,
-    changes: BTreeMap<K, Fate>,
-    object: impl Fn(K) -> ObjectRef,
-) {
-    let named = changes.into_iter().map(|(key, fate)| (object(key), fate));
-    fates.extend(named);
+/// The changes of one command.
+struct Found {
+    revision: u64,
+    at: Millis,
+    changes: Vec<Change>,
+}
+
+impl Found {
+    /// A record that is noted is there or was: there are facts of it.
+    fn push(&mut self, object: ObjectRef, fate: Fate, facts: Option<Facts>) {
+        let Some(facts) = facts else { return };
+        let (revision, at) = (self.revision, self.at);
+        self.changes.push(Change {
+            revision,
+            at,
+            object,
+            fate,
+            facts,
+        });
+    }
 }
 
 /// The refusal of a command of `step` whose reason no longer holds. The next `step` sees the new

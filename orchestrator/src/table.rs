@@ -11,14 +11,28 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub(crate) struct Table<K, V> {
     records: BTreeMap<K, V>,
     /// What has become of records since [`Table::take_changes`]. No part of the state.
-    changes: BTreeMap<K, Fate>,
+    changes: BTreeMap<K, Note<V>>,
 }
 
-impl<K: Copy + Ord, V> Table<K, V> {
+/// What has become of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Note<V> {
+    pub(crate) fate: Fate,
+    /// What it was last, if it is gone.
+    pub(crate) last: Option<V>,
+}
+
+impl<V> Note<V> {
+    fn new(fate: Fate) -> Self {
+        Self { fate, last: None }
+    }
+}
+
+impl<K: Copy + Ord, V: Clone> Table<K, V> {
     /// A record to be changed.
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         let record = self.records.get_mut(key)?;
-        self.changes.entry(*key).or_insert(Fate::Changed);
+        self.changes.entry(*key).or_insert(Note::new(Fate::Changed));
         Some(record)
     }
 
@@ -33,13 +47,15 @@ impl<K: Copy + Ord, V> Table<K, V> {
             Some(_) => Fate::Changed,
             None => Fate::Made,
         };
-        self.note(key, fate);
+        self.note(key, Note::new(fate));
     }
 
     /// Takes a record away.
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let record = self.records.remove(key)?;
-        self.note(*key, Fate::Removed);
+        let last = Some(record.clone());
+        let fate = Fate::Removed;
+        self.note(*key, Note { fate, last });
         Some(record)
     }
 
@@ -49,20 +65,21 @@ impl<K: Copy + Ord, V> Table<K, V> {
     }
 
     /// What has become of records since this was asked last.
-    pub(crate) fn take_changes(&mut self) -> BTreeMap<K, Fate> {
+    pub(crate) fn take_changes(&mut self) -> BTreeMap<K, Note<V>> {
         std::mem::take(&mut self.changes)
     }
 
     /// A record that was made and then changed was made; one that was removed and then made again
     /// has changed; one that was made and then removed is not worth a word.
-    fn note(&mut self, key: K, fate: Fate) {
-        let fate = match (self.changes.remove(&key), fate) {
+    fn note(&mut self, key: K, mut note: Note<V>) {
+        let before = self.changes.remove(&key).map(|note| note.fate);
+        note.fate = match (before, note.fate) {
             (Some(Fate::Made), Fate::Removed) => return,
             (Some(Fate::Made), Fate::Changed) => Fate::Made,
             (Some(Fate::Removed), Fate::Made) => Fate::Changed,
             (_, fate) => fate,
         };
-        self.changes.insert(key, fate);
+        self.changes.insert(key, note);
     }
 }
 
@@ -118,18 +135,24 @@ mod tests {
         table.insert(3, "made and changed");
         table.remove(&2);
         table.get_mut(&3);
-        let expected = BTreeMap::from([(1, Fate::Made), (3, Fate::Made)]);
+        let made = Note::new(Fate::Made);
+        let changed = Note::new(Fate::Changed);
+        let expected = BTreeMap::from([(1, made.clone()), (3, made.clone())]);
         assert_eq!(table.take_changes(), expected);
         table.get_mut(&1);
         table.get_mut(&9);
         table.remove(&3);
-        let expected = BTreeMap::from([(1, Fate::Changed), (3, Fate::Removed)]);
+        let removed = Note {
+            fate: Fate::Removed,
+            last: Some("made and changed"),
+        };
+        let expected = BTreeMap::from([(1, changed.clone()), (3, removed)]);
         assert_eq!(table.take_changes(), expected);
         table.remove(&1);
         table.insert(1, "made again");
         table.insert(4, "made");
         table.get_mut(&1);
-        let expected = BTreeMap::from([(1, Fate::Changed), (4, Fate::Made)]);
+        let expected = BTreeMap::from([(1, changed), (4, made)]);
         assert_eq!(table.take_changes(), expected);
     }
 }

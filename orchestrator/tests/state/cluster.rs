@@ -2,7 +2,7 @@
 
 use model::*;
 
-use crate::fixture::{Cluster, authority, content, network, node};
+use crate::fixture::{Cluster, authority, content, network, node, what_is_there};
 
 #[test]
 fn a_cluster_is_bootstrapped_once() {
@@ -21,6 +21,7 @@ fn nothing_is_admitted_before_the_bootstrap() {
     let mut cluster = Cluster {
         state: Default::default(),
         followers: Default::default(),
+        watched: what_is_there(&Default::default()),
         ..Cluster::of(1)
     };
     assert_eq!(

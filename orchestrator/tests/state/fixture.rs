@@ -16,6 +16,8 @@ pub struct Cluster {
     pub log: Vec<Entry>,
     pub agenda: Agenda,
     pub followers: Followers,
+    /// What somebody knows who has been told of every change.
+    pub watched: BTreeMap<ObjectRef, Facts>,
 }
 
 pub fn node(number: u64, role: Role) -> Node {
@@ -151,6 +153,40 @@ pub fn content(state: &State) -> serde_json::Value {
     value
 }
 
+/// The facts of all objects, read in small pages.
+pub fn what_is_there(state: &State) -> BTreeMap<ObjectRef, Facts> {
+    let (mut there, mut last) = (BTreeMap::new(), None);
+    loop {
+        let page = state.present(last, 3);
+        let Some(newest) = page.last() else {
+            return there;
+        };
+        last = Some(newest.object);
+        there.extend(
+            page.iter()
+                .map(|change| (change.object, own(&change.facts))),
+        );
+    }
+}
+
+/// Facts without the names of other objects, which are those of the time of the change.
+fn own(facts: &Facts) -> Facts {
+    let mut facts = facts.clone();
+    match &mut facts {
+        Facts::Task(task) => task.hostname.clear(),
+        Facts::Container {
+            hostname,
+            network_name,
+            ..
+        } => {
+            hostname.clear();
+            network_name.clear();
+        }
+        _ => {}
+    }
+    facts
+}
+
 impl Cluster {
     /// h1 is a manager, the others are workers; all are ready and active.
     pub fn of(nodes: u64) -> Self {
@@ -162,6 +198,7 @@ impl Cluster {
             log: Vec::new(),
             agenda: Agenda::default(),
             followers: Followers::default(),
+            watched: what_is_there(&State::default()),
         };
         cluster.apply(Command::Cluster(ClusterCommand::Bootstrap {
             authority: authority(),
@@ -241,6 +278,7 @@ impl Cluster {
             assert_eq!(self.state.check_derived(), Vec::<&str>::new());
             self.followers.hear(&self.state, self.index, &applied);
         }
+        self.watch(&applied.changes);
         applied.response
     }
 
@@ -251,6 +289,31 @@ impl Cluster {
         let all = self.state.step(&mut Agenda::default(), self.now);
         assert_eq!(commands, all, "what the agenda finds, and what there is");
         commands
+    }
+
+    /// Who is told of all changes knows what there is.
+    #[track_caller]
+    fn watch(&mut self, changes: &[Change]) {
+        for change in changes {
+            assert_eq!(change.revision, self.state.revision());
+            assert_eq!(change.at, self.now);
+            let object = change.object;
+            let known = match change.fate {
+                Fate::Removed => self.watched.remove(&object),
+                Fate::Made | Fate::Changed => self.watched.insert(object, own(&change.facts)),
+            };
+            let only_one = object.number() == 0;
+            let is_news = known.is_none() == (change.fate == Fate::Made);
+            assert!(is_news || only_one, "{change:?}, known: {known:?}");
+        }
+        if self.log.len() < 2_000 {
+            let present = what_is_there(&self.state);
+            for (object, facts) in &present {
+                let told = self.watched.get(object);
+                assert_eq!(told, Some(facts), "{object:?}");
+            }
+            assert_eq!(self.watched.len(), present.len());
+        }
     }
 
     #[track_caller]

@@ -1,6 +1,7 @@
 //! The wire contract: generated gRPC services of `proto/netd.proto`, their JSON payloads, and the
 //! client of the local socket.
 
+pub mod lists;
 mod local;
 mod payload;
 

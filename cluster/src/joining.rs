@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tonic::{Request, Status};
 
 use crate::{
-    ClusterError, JoinAnswer, JoinCall, LinkError, Token, files,
+    ClusterError, JoinAnswer, JoinCall, Limits, LinkError, Token, files,
     identity::Identity,
     link::{self, Target},
     pki, server, tls, token,
@@ -32,6 +32,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The newest level that this netd takes part in.
     pub known: Level,
+    /// How much history a manager keeps.
+    pub history: Limits,
 }
 
 /// How the first host of a cluster presents itself.

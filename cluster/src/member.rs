@@ -9,7 +9,7 @@ use std::{
 };
 
 use api::{
-    MESSAGE_LIMIT, Proposal, decode, encode,
+    Proposal, decode, encode, lists,
     proto::{Json, control_client::ControlClient, membership_client::MembershipClient},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -171,9 +171,10 @@ impl<S: StateMachine> Member<S> {
             Role::Worker => None,
             Role::Manager => {
                 let directory = config.directory.join("raft");
-                let known = config.known;
+                let (known, limits) = (config.known, config.history);
+                let links = links.clone();
                 Some(Arc::new(
-                    Consensus::start(&directory, identity.node, links.clone(), known).await?,
+                    Consensus::start(&directory, identity.node, links, known, limits).await?,
                 ))
             }
         };
@@ -397,14 +398,9 @@ impl<S: StateMachine> Member<S> {
             match seat {
                 Seat::Here => self.here()?.query(query).await,
                 Seat::There(node, address) => {
-                    let leader = ControlClient::new(self.channel_to(node, address));
-                    read(
-                        address,
-                        leader
-                            .max_decoding_message_size(MESSAGE_LIMIT)
-                            .query(call(query))
-                            .await,
-                    )
+                    let channel = self.channel_to(node, address);
+                    let answer = lists::ask(channel, encode(query), TRY_TIMEOUT).await;
+                    answer.map_err(|status| Retry(format!("{address}: {}", status.message())))
                 }
             }
         })
@@ -470,7 +466,7 @@ impl<S: StateMachine> Member<S> {
     }
 
     /// Tries at whoever leads until it succeeds or patience ends.
-    async fn at_leader<T, F>(&self, attempt: impl Fn(Seat) -> F) -> Result<T, Refusal>
+    pub(crate) async fn at_leader<T, F>(&self, attempt: impl Fn(Seat) -> F) -> Result<T, Refusal>
     where
         F: Future<Output = Result<T, Retry>>,
     {
@@ -506,7 +502,7 @@ impl<S: StateMachine> Member<S> {
     }
 
     /// Completes once somebody else leads.
-    async fn leader_leaves(&self, seat: Seat) {
+    pub(crate) async fn leader_leaves(&self, seat: Seat) {
         loop {
             sleep(LOOK_FOR_LEADER).await;
             if self.seat().await.is_ok_and(|known| known != seat) {
@@ -612,7 +608,7 @@ impl<S: StateMachine> Member<S> {
             .collect()
     }
 
-    fn channel_to(&self, node: NodeId, address: SocketAddr) -> Channel {
+    pub(crate) fn channel_to(&self, node: NodeId, address: SocketAddr) -> Channel {
         self.inner.links.channel(Target {
             address,
             node: Some(node),
@@ -646,7 +642,7 @@ impl<S: StateMachine> Member<S> {
         self.inner.consensus.as_ref()
     }
 
-    fn here(&self) -> Result<&Arc<Consensus<S>>, Retry> {
+    pub(crate) fn here(&self) -> Result<&Arc<Consensus<S>>, Retry> {
         self.consensus()
             .ok_or_else(|| Retry("a worker has no log".to_owned()))
     }

@@ -13,7 +13,9 @@ use api::{
     },
 };
 use futures::{Stream, StreamExt};
-use model::{Answer, Kind, Level, NodeId, Query, RecordError, Refusal, Role, StateMachine, level};
+use model::{
+    Answer, Kind, Level, NodeId, Query, RecordError, Refusal, Role, StateMachine, Watch, level,
+};
 use openraft::{
     Entry, EntryPayload,
     raft::{AppendEntriesRequest, InstallSnapshotRequest},
@@ -27,6 +29,8 @@ use crate::{
     JoinCall, Leadership, Member, PeerIdentity, dispatcher,
     raft::{Consensus, Retry, Seat, Types},
     server::Caller,
+    streams::{Messages, paged, told},
+    watching,
 };
 
 /// The extra routes and the cluster's own.
@@ -114,6 +118,15 @@ fn again(Retry(reason): Retry) -> Status {
     Status::unavailable(reason)
 }
 
+fn may_ask(from: PeerIdentity, query: &Query) -> Result<(), Refusal> {
+    if from.role == Role::Worker && matches!(query, Query::Token(_)) {
+        let cause = "a worker may not read join tokens";
+        let next = "run the command on a manager";
+        return Err(Refusal::new(Kind::Denied, cause, next));
+    }
+    Ok(())
+}
+
 /// The caller's identity, which the gate has stored.
 fn identity<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
     let identity = request.extensions().get::<PeerIdentity>().copied();
@@ -171,15 +184,32 @@ impl<S: StateMachine> Control for Door<S> {
     async fn query(&self, request: Request<Json>) -> Reply {
         let from = identity(&request)?;
         let query: Query = decode(request.get_ref())?;
-        if from.role == Role::Worker && matches!(query, Query::Token(_)) {
-            let cause = "a worker may not read join tokens";
-            return reply(&Err::<Answer, _>(Refusal::new(
-                Kind::Denied,
-                cause,
-                "run the command on a manager",
-            )));
+        if let Err(refusal) = may_ask(from, &query) {
+            return reply(&Err::<Answer, _>(refusal));
         }
         reply(&self.leader()?.query(&query).await.map_err(again)?)
+    }
+
+    type ListStream = Messages;
+
+    async fn list(&self, request: Request<Json>) -> Result<Response<Messages>, Status> {
+        let from = identity(&request)?;
+        let query: Query = decode(request.get_ref())?;
+        if let Err(refusal) = may_ask(from, &query) {
+            return Ok(Response::new(paged(Err(refusal))));
+        }
+        let answer = self.leader()?.query(&query).await.map_err(again)?;
+        Ok(Response::new(paged(answer)))
+    }
+
+    type WatchStream = Messages;
+
+    async fn watch(&self, request: Request<Json>) -> Result<Response<Messages>, Status> {
+        identity(&request)?;
+        let watch: Watch = decode(request.get_ref())?;
+        let leader = self.leader()?.clone();
+        let opened = watching::open(leader, watch).await.map_err(again)?;
+        Ok(Response::new(told(opened)))
     }
 }
 

@@ -227,6 +227,9 @@ pub struct TaskFacts {
     pub state: TaskState,
     /// The state that managers want.
     pub desired: TaskState,
+    /// Nothing new is led to it: it is to stop.
+    #[serde(default)]
+    pub withdrawn: bool,
     /// Why it is in its state; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,

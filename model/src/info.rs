@@ -65,6 +65,50 @@ pub enum Answer {
     Ledger(Vec<String>),
 }
 
+impl Answer {
+    /// The same in pages of at most this many objects. What is no list is one page, and so is a
+    /// list without an object.
+    pub fn into_pages(self, most: usize) -> Vec<Self> {
+        match self {
+            Self::Nodes(all) => pages(all, most, Self::Nodes),
+            Self::Networks(all) => pages(all, most, Self::Networks),
+            Self::Services(all) => pages(all, most, Self::Services),
+            Self::Tasks(all) => pages(all, most, Self::Tasks),
+            Self::Containers(all) => pages(all, most, Self::Containers),
+            Self::Ledger(all) => pages(all, most, Self::Ledger),
+            other @ (Self::Token(_) | Self::View(_)) => vec![other],
+        }
+    }
+
+    /// Adds the next page. Whether it is one of the same list.
+    pub fn add_page(&mut self, page: Self) -> bool {
+        match (self, page) {
+            (Self::Nodes(all), Self::Nodes(page)) => all.extend(page),
+            (Self::Networks(all), Self::Networks(page)) => all.extend(page),
+            (Self::Services(all), Self::Services(page)) => all.extend(page),
+            (Self::Tasks(all), Self::Tasks(page)) => all.extend(page),
+            (Self::Containers(all), Self::Containers(page)) => all.extend(page),
+            (Self::Ledger(all), Self::Ledger(page)) => all.extend(page),
+            _ => return false,
+        }
+        true
+    }
+}
+
+fn pages<T>(all: Vec<T>, most: usize, answer: fn(Vec<T>) -> Answer) -> Vec<Answer> {
+    if all.is_empty() {
+        return vec![answer(all)];
+    }
+    let (mut pages, mut rest) = (Vec::new(), all.into_iter());
+    loop {
+        let page: Vec<T> = rest.by_ref().take(most).collect();
+        if page.is_empty() {
+            return pages;
+        }
+        pages.push(answer(page));
+    }
+}
+
 /// A node, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {

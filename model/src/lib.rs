@@ -69,7 +69,7 @@ pub use subnet::{Subnet, SubnetError};
 pub use task::{Attachment, Task, TaskState, TaskStatus};
 pub use views::{Own, Projector, Record, SectionId, Told, Touched, Update, Views, WholeViews};
 pub use vni::{Vni, VniError};
-pub use watch::{Begin, Filter, Progress, Watch, Watched};
+pub use watch::{Begin, Filter, Progress, Waiting, Watch, Watched};
 
 /// Milliseconds since the Unix epoch, stamped into a command by the leader. State never reads a
 /// clock.

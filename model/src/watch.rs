@@ -41,9 +41,12 @@ pub enum Begin {
 }
 
 /// Which changes a watch is told of: those that are of any of these in each set that is not empty.
-/// Names may be ids, or a prefix of an id that only one object has.
+/// Names may be whole ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
+    /// Only this object: its changes are found by index, however long ago they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<ObjectRef>,
     /// Kinds of objects.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub kinds: BTreeSet<ObjectKind>,
@@ -65,7 +68,8 @@ impl Filter {
     /// Whether a change is one of those.
     pub fn takes(&self, change: &Change) -> bool {
         let (object, facts) = (change.object, &change.facts);
-        has(&self.kinds, &object.kind())
+        self.object.is_none_or(|wanted| wanted == object)
+            && has(&self.kinds, &object.kind())
             && has(&self.fates, &change.fate)
             && names(&self.services, service_of(object, facts))
             && names(&self.nodes, node_of(object, facts))
@@ -86,9 +90,7 @@ fn names(wanted: &BTreeSet<String>, object: Option<(String, &str)>) -> bool {
     let Some((id, name)) = object else {
         return false;
     };
-    wanted
-        .iter()
-        .any(|wanted| wanted == name || !wanted.is_empty() && id.starts_with(wanted.as_str()))
+    wanted.contains(name) || wanted.contains(&id)
 }
 
 fn service_of(object: ObjectRef, facts: &Facts) -> Option<(String, &str)> {
@@ -145,6 +147,16 @@ pub enum Watched {
         /// Those that the filter takes; may be none.
         changes: Vec<Change>,
     },
+    /// Changes after a revision that the leader does not have any more, of a watch that began at a
+    /// moment. What follows comes after them.
+    Lost {
+        /// They come after this revision.
+        after: u64,
+        /// The last of them.
+        through: u64,
+    },
+    /// Nothing follows: the moment is reached up to which changes were asked for.
+    Ends,
     /// How far a service is, whenever that differs from what was told last.
     Status(Box<Progress>),
 }
@@ -154,7 +166,18 @@ pub enum Watched {
 pub struct Progress {
     /// The service.
     pub service: ServiceInfo,
-    /// The newest task that waits, and what it waits for.
+    /// The newest task that waits for something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waiting: Option<(String, String)>,
+    pub waiting: Option<Waiting>,
+}
+
+/// A task that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Its name.
+    pub task: String,
+    /// What it waits for.
+    pub message: String,
+    /// Since when.
+    pub since: Millis,
 }

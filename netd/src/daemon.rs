@@ -35,6 +35,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// The newest level of the cluster that this daemon takes part in.
     pub known: Level,
+    /// How much history of the cluster a manager keeps.
+    pub history: cluster::Limits,
 }
 
 /// What the daemon's services share.
@@ -77,6 +79,7 @@ impl Daemon {
             directory: self.options.directory.clone(),
             listen,
             known: self.options.known,
+            history: self.options.history,
         })
     }
 
@@ -92,6 +95,7 @@ impl Daemon {
             directory: self.options.directory.clone(),
             listen,
             known: self.options.known,
+            history: self.options.history,
         }
     }
 

@@ -16,8 +16,8 @@ use api::{
     Debug, InitRequest, JoinRequest, LeaveRequest, Proposal, Standing, decode, encode,
     proto::{Json, control_server, local_server},
 };
-use cluster::{Host, JoinOptions};
-use model::{Answer, Failure, Kind, NodeConfig, Query, Refusal, ViewDelta};
+use cluster::{Host, JoinOptions, Messages};
+use model::{Answer, Failure, Kind, NodeConfig, Query, Refusal, ViewDelta, Watch};
 use nix::sys::stat::{Mode, umask};
 use serde_json::Value;
 use tokio::net::UnixListener;
@@ -137,6 +137,28 @@ impl control_server::Control for Control {
             Err(refusal) => Err(refusal),
         };
         Ok(Response::new(encode(&answer)))
+    }
+
+    type ListStream = Messages;
+
+    async fn list(&self, request: Request<Json>) -> Result<Response<Messages>, Status> {
+        let query: Query = decode(request.get_ref())?;
+        let answer = match self.0.member() {
+            Ok(member) => member.query(query).await,
+            Err(refusal) => Err(refusal),
+        };
+        Ok(Response::new(cluster::paged(answer)))
+    }
+
+    type WatchStream = Messages;
+
+    async fn watch(&self, request: Request<Json>) -> Result<Response<Messages>, Status> {
+        let watch: Watch = decode(request.get_ref())?;
+        let told = match self.0.member() {
+            Ok(member) => member.watch(watch).await,
+            Err(refusal) => Err(refusal),
+        };
+        Ok(Response::new(cluster::told(told)))
     }
 }
 

@@ -1,10 +1,12 @@
 //! `netd`: the daemon of every host, the stages of its tasks, and `netd whoami`.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use model::{Failure, Level};
 use netd::{daemon, docker, run, whoami};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Daemon for the networks, names, virtual IPs and tasks of this host
 #[derive(Parser)]
@@ -21,6 +23,12 @@ struct Arguments {
     #[arg(long, value_name = "LEVEL", default_value_t = Level::NEWEST.0,
           value_parser = clap::value_parser!(u16).range(..=i64::from(Level::NEWEST.0)))]
     max_level: u16,
+    /// How many days a manager remembers what objects became (`swarmctl events`)
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    history_days: u32,
+    /// Most disk space of that memory; the oldest changes are forgotten first
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    history_size: u32,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -56,6 +64,8 @@ fn main() -> ExitCode {
         directory,
         socket,
         max_level,
+        history_days,
+        history_size,
         verb,
     } = Arguments::parse();
     let result = match verb {
@@ -67,6 +77,10 @@ fn main() -> ExitCode {
             directory,
             socket,
             known: Level(max_level),
+            history: cluster::Limits {
+                age: DAY * history_days,
+                bytes: u64::from(history_size) << 20,
+            },
         }),
     };
     match result {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::{
     Answer, Container, EndpointInfo, EndpointMode, Engine, Failure, Kind, Network, NetworkId,
     NetworkInfo, Node, NodeId, NodeInfo, Progress, Query, Refusal, Scheduler, Service, ServiceInfo,
-    ServiceSpec, Task, TaskInfo, TaskState,
+    ServiceSpec, Task, TaskInfo, TaskState, Waiting,
 };
 
 use crate::{
@@ -348,8 +348,12 @@ pub(crate) fn progress(state: &State, service: &str) -> Result<Progress, Refusal
         .filter(|record| scheduler::is_waiting(record))
         .max_by_key(|record| record.task.status.since);
     Ok(Progress {
-        service: service_info(state, record, &Acknowledged::of(state)),
-        waiting: waiting.map(|record| (record.task.name(), message(state, record))),
+        service: service_info(state, record),
+        waiting: waiting.map(|record| Waiting {
+            task: record.task.name(),
+            message: message(state, record),
+            since: record.task.status.since,
+        }),
     })
 }
 

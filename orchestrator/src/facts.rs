@@ -59,6 +59,7 @@ pub(crate) fn of_task(state: &State, record: &TaskRecord) -> Facts {
         hostname: hostname.unwrap_or_default(),
         state: task.status.state,
         desired: task.desired,
+        withdrawn: record.withdrawal.is_some(),
         message: task.status.message.clone(),
         exit_code: task.status.exit_code,
         since: task.status.since,

@@ -20,7 +20,7 @@ use crate::{
     failure::Telling,
     lab::{HostName, LabName},
     output::Format,
-    values::{option, pair},
+    values::{Moment, option, pair},
 };
 
 /// Networks and services for containers on a cluster of hosts.
@@ -107,6 +107,8 @@ pub enum Verb {
     /// Manage tasks
     #[command(subcommand)]
     Task(TaskVerb),
+    /// Show changes of nodes, networks, services, tasks and containers as they happen
+    Events(Events),
     /// Run a command inside a running task on any host
     Exec(Exec),
     /// Print internal state of the local netd
@@ -177,6 +179,25 @@ pub struct Join {
     /// Address of a manager of the cluster
     #[arg(value_name = "HOST[:PORT]")]
     pub manager: String,
+}
+
+/// `events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Begin with the changes after this revision, at this time, or this long ago, from the
+    /// leader's history (default: with the next change)
+    #[arg(long, value_name = "REVISION|TIME|DURATION")]
+    pub since: Option<Moment>,
+    /// End at this time, or with the changes of this long ago (default: go on)
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub until: Option<Moment>,
+    /// Show only changes that fit: type=KIND, event=made|changed|removed, service=NAME, node=NAME,
+    /// network=NAME, id=ID (with one type). Of several with the same key, one must fit
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub filter: Vec<(String, String)>,
+    /// Output format: a line of text, or one of JSON, for each change
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
 }
 
 /// Parts of every `ls`.

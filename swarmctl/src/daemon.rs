@@ -7,16 +7,16 @@ use std::{
 };
 
 use api::{
-    Examine, Examined, InitRequest, JoinRequest, LeaveRequest, Look, Proposal, Standing,
+    Examine, Examined, InitRequest, JoinRequest, LeaveRequest, Look, Proposal, Standing, lists,
     proto::{
         Json, agent_client::AgentClient, control_client::ControlClient, local_client::LocalClient,
     },
 };
 use model::{
-    Answer, Command, Failure, Kind, NodeInfo, Outcome, Question, RequestId, Role, TokenInfo,
+    Answer, Command, Failure, Kind, NodeInfo, Outcome, Question, RequestId, Role, TokenInfo, Watch,
 };
 use serde::de::DeserializeOwned;
-use tonic::{Code, Response, Status, transport::Channel};
+use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 /// How long one request may take, the daemon's own search for a leader included.
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
@@ -65,29 +65,32 @@ impl Daemon {
             request: RequestId(rand::random()),
             command,
         });
-        let call =
-            |channel, payload| async move { ControlClient::new(channel).propose(payload).await };
+        let call = |channel, payload| async move {
+            read(ControlClient::new(channel).propose(payload).await)
+        };
         self.insist::<model::Response, _>(payload, call)
             .await
             .flatten()
             .map_err(|failure| failure.about(object))
     }
 
-    /// Asks the cluster.
+    /// Asks the cluster. Lists come in pages: they have no limit.
     pub async fn ask<T>(&self, question: Question<T>) -> Result<T, Failure> {
-        // Lists grow with the cluster: 4 MiB, tonic's limit, is some 3,500 services.
-        let call = |channel, payload| async move {
-            let client = ControlClient::new(channel);
-            client
-                .max_decoding_message_size(api::MESSAGE_LIMIT)
-                .query(payload)
-                .await
-        };
-        self.insist::<Result<Answer, Failure>, _>(api::encode(question.query()), call)
+        let payload = api::encode(question.query());
+        let call = |channel, payload| lists::ask(channel, payload, REQUEST_LIMIT);
+        let answer = self.insist::<Result<Answer, Failure>, _>(payload, call);
+        answer
             .await
             .flatten()
             .and_then(|answer| question.take(answer))
             .map_err(|failure| failure.about(question.query().object()))
+    }
+
+    /// The stream of a watch, see [`crate::watching`].
+    pub async fn open_watch(&self, watch: &Watch) -> Result<Streaming<Json>, Status> {
+        let mut client =
+            ControlClient::new(self.channel.clone()).max_decoding_message_size(api::MESSAGE_LIMIT);
+        Ok(client.watch(api::encode(watch)).await?.into_inner())
     }
 
     /// A role's join token.
@@ -116,7 +119,7 @@ impl Daemon {
     /// This host's membership and the state of its kernel.
     pub async fn status(&self) -> Result<Standing, Failure> {
         let call =
-            |channel, payload| async move { LocalClient::new(channel).status(payload).await };
+            |channel, payload| async move { read(LocalClient::new(channel).status(payload).await) };
         self.insist(api::encode(&()), call).await
     }
 
@@ -128,8 +131,9 @@ impl Daemon {
 
     /// Asks one node about its kernel, peers or traffic.
     pub async fn look<T>(&self, node: &NodeInfo, look: &Look<T>) -> Result<T, Failure> {
-        let call =
-            |channel, payload| async move { AgentClient::new(channel).examine(payload).await };
+        let call = |channel, payload| async move {
+            read(AgentClient::new(channel).examine(payload).await)
+        };
         let request = Examine {
             node: node.id,
             subject: look.subject(),
@@ -196,15 +200,14 @@ impl Daemon {
         call: impl Fn(Channel, Json) -> F,
     ) -> Result<T, Failure>
     where
-        T: DeserializeOwned,
-        F: Future<Output = Result<Response<Json>, Status>>,
+        F: Future<Output = Result<T, Status>>,
     {
         let mut away = None;
         loop {
             let attempt =
                 tokio::time::timeout(REQUEST_LIMIT, call(self.channel.clone(), payload.clone()));
             let status = match attempt.await {
-                Ok(Ok(answer)) => return Ok(api::decode(answer.get_ref())?),
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => status,
                 Err(_) => return Err(self.silent()),
             };
@@ -229,6 +232,10 @@ impl Daemon {
         )
         .about(self.object())
     }
+}
+
+fn read<T: DeserializeOwned>(answer: Result<Response<Json>, Status>) -> Result<T, Status> {
+    Ok(api::decode(answer?.get_ref())?)
 }
 
 /// What tonic reports of a connection that broke, or of a daemon that is not there.
@@ -277,6 +284,18 @@ mod tests {
 
         async fn query(&self, _: Request<Json>) -> Result<Response<Json>, Status> {
             Err(Status::unimplemented("no questions"))
+        }
+
+        type ListStream = tokio_stream::Empty<Result<Json, Status>>;
+
+        async fn list(&self, _: Request<Json>) -> Result<Response<Self::ListStream>, Status> {
+            Err(Status::unimplemented("no lists"))
+        }
+
+        type WatchStream = tokio_stream::Empty<Result<Json, Status>>;
+
+        async fn watch(&self, _: Request<Json>) -> Result<Response<Self::WatchStream>, Status> {
+            Err(Status::unimplemented("no watches"))
         }
     }
 

@@ -9,6 +9,7 @@ mod output;
 mod publish;
 mod values;
 mod verbs;
+mod watching;
 
 use std::{
     io::{self, ErrorKind},
@@ -82,6 +83,7 @@ async fn ask(daemon: &Daemon, verb: Verb) -> Result<u8> {
         Verb::Ipam(IpamVerb::Check) => verbs::check_ledger(daemon).await,
         Verb::Service(verb) => verbs::service(daemon, verb).await,
         Verb::Task(verb) => verbs::task(daemon, verb).await,
+        Verb::Events(events) => verbs::events(daemon, events).await,
         Verb::Exec(exec) => verbs::exec(daemon, exec).await,
         Verb::Debug { what } => verbs::debug(daemon, what).await,
         Verb::Lab(_)

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use model::{NamedPort, NetworkAttachment, Protocol};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
 
 /// A length of time as docker writes it: `5s`, `200ms`, `1m30s`, `0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,31 +166,45 @@ pub fn age(now: model::Millis, then: model::Millis) -> String {
     }
 }
 
-/// A time in UTC as RFC 3339 writes it.
+/// A time in UTC as RFC 3339 writes it, to the millisecond.
 pub fn timestamp(time: model::Millis) -> String {
-    let (days, rest) = (time / 86_400_000, time % 86_400_000);
-    let (year, month, day) = civil(days);
-    let (seconds, millis) = (rest / 1_000, rest % 1_000);
-    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    let format =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(time) * 1_000_000);
+    let written = time.ok().and_then(|time| time.format(format).ok());
+    // Beyond the year 9999.
+    written.unwrap_or_else(|| "-".to_owned())
 }
 
-/// The Gregorian date of a day since 1970-01-01: Howard Hinnant's `civil_from_days`, where years
-/// begin in March.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+/// A moment on the command line: a revision, a time, or a time ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// `1234`: after this revision.
+    Revision(u64),
+    /// `2026-01-31T12:00:00Z`, or `10m` ago.
+    Time(model::Millis),
+}
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(revision) = text.parse() {
+            return Ok(Self::Revision(revision));
+        }
+        if let Ok(Millis(ago)) = text.parse() {
+            return Ok(Self::Time(now().saturating_sub(ago)));
+        }
+        let time = OffsetDateTime::parse(text, &Rfc3339).ok();
+        let millis = time.map(|time| time.unix_timestamp_nanos() / 1_000_000);
+        let millis = millis.and_then(|millis| u64::try_from(millis).ok());
+        millis.map(Self::Time).ok_or_else(|| {
+            format!(
+                "{text:?} is no revision such as 1234, no time such as 2026-01-31T12:00:00Z, and \
+                 no duration such as 10m"
+            )
+        })
+    }
 }
 
 /// The clock of this machine.
@@ -202,6 +217,22 @@ pub fn now() -> model::Millis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_revisions_times_or_durations_ago() {
+        assert_eq!("0".parse(), Ok(Moment::Revision(0)));
+        assert_eq!("1234".parse(), Ok(Moment::Revision(1_234)));
+        let time = Ok(Moment::Time(86_400_000));
+        assert_eq!("1970-01-02T00:00:00Z".parse(), time);
+        assert_eq!("1970-01-02T01:30:00.000+01:30".parse(), time);
+        let Ok(Moment::Time(then)) = "1h".parse() else {
+            panic!("not a time")
+        };
+        assert!((3_600_000..3_660_000).contains(&(now() - then)));
+        for text in ["", "-1", "yesterday", "2026-01-31", "1969-12-31T23:59:59Z"] {
+            assert!(text.parse::<Moment>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_read_as_docker_writes_them() {

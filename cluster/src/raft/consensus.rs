@@ -15,10 +15,18 @@ use model::{
 use openraft::{
     BasicNode, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy, storage::RaftLogStorage,
 };
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, task::AbortHandle, time::timeout};
 
 use super::{LogId, Machine, Types, commit::Commits, log::Log, network::Network};
-use crate::{ClusterError, fanout::Fanout, files, link::Links, pki, token::Token};
+use crate::{
+    ClusterError,
+    fanout::Fanout,
+    files,
+    history::{self, History, Limits},
+    link::Links,
+    pki,
+    token::Token,
+};
 
 /// A node that is silent for this long is down.
 const HEARTBEAT_LEASE: Duration = Duration::from_secs(3);
@@ -26,6 +34,8 @@ const HEARTBEAT_LEASE: Duration = Duration::from_secs(3);
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(4);
 /// A leader that no majority has confirmed for this long refuses requests.
 const LEADER_LEASE: Duration = Duration::from_secs(3);
+/// The most that may watch one leader at the same time.
+const WATCHERS: usize = 1_000;
 const HEARTBEAT_MS: u64 = 200;
 /// A follower stands for election after the maximum, which is the leader's lease, plus a random
 /// part of this range.
@@ -64,6 +74,11 @@ pub struct Consensus<S> {
     /// The newest level that this netd knows.
     pub known: Level,
     sessions: Mutex<Sessions>,
+    /// What the cluster's objects became.
+    pub history: History,
+    keeping: AbortHandle,
+    /// A place for each that watches.
+    pub watchers: Arc<Semaphore>,
 }
 
 impl<S: StateMachine> Consensus<S> {
@@ -73,6 +88,7 @@ impl<S: StateMachine> Consensus<S> {
         me: NodeId,
         links: Links,
         known: Level,
+        limits: Limits,
     ) -> Result<Self, ClusterError> {
         files::make_directory(directory)?;
         let machine = Machine::<S>::open(&directory.join("snapshot"), known)?;
@@ -90,6 +106,8 @@ impl<S: StateMachine> Consensus<S> {
             .await
             .map_err(|error| failed("read the log", error))?
             .last_log_id;
+        let history = History::open(&directory.join("history.redb"), known, limits)?;
+        let keeping = tokio::spawn(history::keep(machine.clone(), history.clone()));
         let raft = Raft::new(
             me.0,
             config()?,
@@ -112,6 +130,9 @@ impl<S: StateMachine> Consensus<S> {
             commits,
             known,
             sessions: Mutex::default(),
+            history,
+            keeping: keeping.abort_handle(),
+            watchers: Arc::new(Semaphore::new(WATCHERS)),
         })
     }
 
@@ -129,6 +150,8 @@ impl<S: StateMachine> Consensus<S> {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }
+        self.keeping.abort();
+        self.history.close();
         self.log.close();
     }
 
@@ -214,7 +237,7 @@ impl<S: StateMachine> Consensus<S> {
     /// A restarted leader does not know which entries were committed: openraft 0.9 uses the mark on
     /// disk, which may be older. So reads wait until every entry of the log at the start is
     /// committed.
-    async fn catch_up(&self) -> Result<(), Retry> {
+    pub async fn catch_up(&self) -> Result<(), Retry> {
         let Some(found) = self.found else {
             return Ok(());
         };

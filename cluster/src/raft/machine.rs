@@ -5,6 +5,7 @@ use std::{
     io::Cursor,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use model::{
@@ -16,11 +17,13 @@ use openraft::{
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
-use super::{LogId, StorageError, Types};
+use super::{LogId, StorageError, Types, feed::Feed};
 use crate::{ClusterError, files};
 
+/// How long a snapshot waits for the history that it holds.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(10);
 /// How many changes are remembered, for who follows the state and is behind.
 const REMEMBERED: usize = 4_096;
 
@@ -35,6 +38,10 @@ pub struct Machine<S> {
 struct Shared<S> {
     inner: RwLock<Inner<S>>,
     applied: watch::Sender<u64>,
+    /// The revision up to which the history is on the disk.
+    kept: watch::Sender<u64>,
+    /// The revision of the snapshot that is being written.
+    pictured: watch::Sender<u64>,
     path: PathBuf,
     /// The newest level that this netd knows.
     known: Level,
@@ -47,6 +54,7 @@ struct Inner<S> {
     applied: Option<LogId>,
     membership: Membership,
     recent: Recent,
+    feed: Feed,
 }
 
 /// What the entries applied last changed, and whom it concerns.
@@ -114,6 +122,7 @@ impl<S: StateMachine> Machine<S> {
                 applied: None,
                 membership: Membership::default(),
                 recent: Recent::default(),
+                feed: Feed::default(),
             },
             Some(bytes) => parse(path, &bytes, known)
                 .and_then(|(meta, state)| Inner::restored(&meta, state, known))
@@ -126,6 +135,9 @@ impl<S: StateMachine> Machine<S> {
         let shared = Shared {
             inner: RwLock::new(inner),
             applied,
+            // Until there is a history, nothing waits for it.
+            kept: watch::Sender::new(u64::MAX),
+            pictured: watch::Sender::new(0),
             path: path.to_owned(),
             known,
             stored,
@@ -162,6 +174,32 @@ impl<S: StateMachine> Machine<S> {
         let touched = seen.and_then(|seen| inner.recent.since(seen));
         let found = look(&inner.state, touched.as_ref());
         (index_of(&inner.applied), found)
+    }
+
+    /// Some changes after a revision: see [`Feed::after`]. Errors: the revision up to which they are
+    /// forgotten.
+    pub fn changes_after(
+        &self,
+        revision: u64,
+        most: usize,
+    ) -> Result<(u64, Vec<Arc<Change>>), u64> {
+        let inner = self
+            .shared
+            .inner
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let found = inner.feed.after(revision, most);
+        found.ok_or_else(|| inner.feed.forgotten())
+    }
+
+    /// The revision of the newest snapshot, which waits for the history.
+    pub fn pictured(&self) -> watch::Receiver<u64> {
+        self.shared.pictured.subscribe()
+    }
+
+    /// The history is on the disk up to this revision: snapshots of the state may be.
+    pub fn history_is_kept(&self, revision: u64) {
+        self.shared.kept.send_replace(revision);
     }
 
     /// The digest of the state as it stands.
@@ -225,8 +263,10 @@ impl<S: StateMachine> Machine<S> {
 
 impl<S: StateMachine> Inner<S> {
     fn restored(meta: &Meta, state: &[u8], known: Level) -> Result<Self, RestoreError> {
+        let state = S::restore(state, known)?;
         Ok(Self {
-            state: S::restore(state, known)?,
+            feed: Feed::since(state.revision()),
+            state,
             applied: meta.last_log_id,
             membership: meta.last_membership.clone(),
             recent: Recent::from(index_of(&meta.last_log_id)),
@@ -244,6 +284,7 @@ impl<S: StateMachine> Inner<S> {
                     let applied = self.state.apply(index, command);
                     self.recent
                         .remember(index, &applied.changes, applied.concern);
+                    self.feed.push(self.state.revision(), applied.changes);
                     responses.push(applied.response);
                 }
                 responses
@@ -297,11 +338,19 @@ pub struct StateDigest {
 pub struct Picture<S> {
     machine: Machine<S>,
     meta: Meta,
+    revision: u64,
     state: Vec<u8>,
 }
 
 impl<S: StateMachine> RaftSnapshotBuilder<Types> for Picture<S> {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
+        // What a snapshot holds is not applied again after a restart: its changes would be lost.
+        let mut kept = self.machine.shared.kept.subscribe();
+        self.machine.shared.pictured.send_replace(self.revision);
+        let history = kept.wait_for(|revision| *revision >= self.revision);
+        if timeout(HISTORY_PATIENCE, history).await.is_err() {
+            tracing::warn!("the history of changes is late; a snapshot is written without it");
+        }
         let state = std::mem::take(&mut self.state);
         let stored = self.machine.store(self.meta.clone(), state.clone()).await;
         stored
@@ -357,6 +406,7 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
         Picture {
             machine: self.clone(),
             meta,
+            revision: inner.state.revision(),
             state: inner.state.snapshot(),
         }
     }

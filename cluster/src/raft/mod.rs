@@ -2,6 +2,7 @@
 
 mod commit;
 mod consensus;
+mod feed;
 mod log;
 mod machine;
 mod network;

@@ -130,6 +130,7 @@ async fn a_host_is_a_member_of_one_cluster_at_a_time() {
             directory: lab.path(0),
             listen: LOOPBACK,
             known: Level::NEWEST,
+            history: Limits::default(),
         },
         options,
         routes,
@@ -277,6 +278,7 @@ async fn the_last_manager_leaves_only_by_force() {
         directory: lab.path(0),
         listen: LOOPBACK,
         known: Level::NEWEST,
+        history: Limits::default(),
     };
     assert!(Node::resume(home, routes).await.unwrap().is_none());
     assert!(

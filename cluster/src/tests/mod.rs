@@ -6,6 +6,7 @@ mod membership;
 mod storage;
 mod toy;
 mod views;
+mod watching;
 
 use std::{
     io::{self, Write},
@@ -20,7 +21,7 @@ use model::{Answer, Command, Level, Outcome, Query, RequestId, Response, Role, S
 use tempfile::TempDir;
 use tonic::service::Routes;
 
-use crate::{Config, Host, JoinOptions, Member};
+use crate::{Config, Host, JoinOptions, Limits, Member};
 use toy::Toy;
 
 type Node = Member<Toy>;
@@ -37,6 +38,7 @@ fn config(directory: &TempDir) -> Config {
         directory: directory.path().to_owned(),
         listen: LOOPBACK,
         known: Level::NEWEST,
+        history: Limits::default(),
     }
 }
 
@@ -115,6 +117,7 @@ impl Lab {
             directory: self.path(position),
             listen,
             known: Level::NEWEST,
+            history: Limits::default(),
         }
     }
 

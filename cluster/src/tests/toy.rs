@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    Answer, Applied, Authority, Balance, ClusterCommand, Command, Concern, Entry, JoinedConfig,
-    Kind, Level, Millis, NetworkId, Node, NodeCommand, NodeConfig, NodeId, NodeInfo, OfferConfig,
-    Outcome, PeerConfig, Query, Refusal, RequestId, Response, RestoreError, ServiceCommand,
-    ServiceId, StateMachine, WholeViews, level,
+    Answer, Applied, Authority, Balance, Change, ClusterCommand, Command, Concern, Entry, Facts,
+    Fate, JoinedConfig, Kind, Level, Millis, NetworkId, Node, NodeCommand, NodeConfig, NodeId,
+    NodeInfo, ObjectRef, OfferConfig, Outcome, PeerConfig, Progress, Query, Refusal, RequestId,
+    Response, RestoreError, ServiceCommand, ServiceId, StateMachine, WholeViews, level,
 };
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,26 @@ impl Toy {
         Ok(Outcome::Done)
     }
 
+    /// A number, as a service of as many replicas.
+    fn told(&self, name: &str, at: Millis, fate: Fate) -> Option<Change> {
+        let replicas = *self.totals.get(name)?;
+        let id = name.bytes().fold(0, |id, byte| id << 8 | u64::from(byte));
+        let facts = Facts::Service {
+            name: name.to_owned(),
+            replicas,
+            version: self.index,
+            removing: false,
+            paused: None,
+        };
+        Some(Change {
+            revision: self.index,
+            at,
+            object: ObjectRef::Service(ServiceId(id)),
+            fate,
+            facts,
+        })
+    }
+
     fn node(&mut self, node: NodeId) -> Result<&mut Node, Refusal> {
         self.nodes
             .get_mut(&node)
@@ -80,14 +100,23 @@ impl StateMachine for Toy {
 
     fn apply(&mut self, index: u64, entry: Entry) -> Applied {
         self.index = index;
+        let mut changes = Vec::new();
         let response = match self.answers.get(&entry.request) {
             Some(answer) => answer.clone(),
-            None => self.change(entry.command),
+            None => {
+                let number = match &entry.command {
+                    Command::Service(ServiceCommand::Scale { service, .. }) => service.clone(),
+                    _ => String::new(),
+                };
+                let response = self.change(entry.command);
+                changes.extend(self.told(&number, entry.now, Fate::Changed));
+                response
+            }
         };
         self.answers.insert(entry.request, response.clone());
         Applied {
             response,
-            changes: Vec::new(),
+            changes,
             concern: Concern {
                 everybody: true,
                 ..Concern::default()
@@ -97,6 +126,26 @@ impl StateMachine for Toy {
 
     fn level(&self) -> Level {
         self.level
+    }
+
+    fn revision(&self) -> u64 {
+        self.index
+    }
+
+    fn present(&self, after: Option<ObjectRef>, limit: usize) -> Vec<Change> {
+        let mut there: Vec<Change> = self
+            .totals
+            .keys()
+            .filter_map(|name| self.told(name, 0, Fate::Made))
+            .filter(|change| after.is_none_or(|after| change.object > after))
+            .collect();
+        there.sort_by_key(|change| change.object);
+        there.truncate(limit);
+        there
+    }
+
+    fn progress(&self, service: &str) -> Result<Progress, Refusal> {
+        Err(Refusal::not_found("service", service, "nothing"))
     }
 
     fn snapshot(&self) -> Vec<u8> {

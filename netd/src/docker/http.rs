@@ -269,6 +269,7 @@ mod tests {
         let daemon = Arc::new(Daemon {
             options: Options {
                 known: model::Level::NEWEST,
+                history: cluster::Limits::default(),
                 directory: directory.to_owned(),
                 socket: directory.join("netd.sock"),
             },

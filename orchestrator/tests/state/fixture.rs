@@ -157,7 +157,7 @@ pub fn content(state: &State) -> serde_json::Value {
 pub fn what_is_there(state: &State) -> BTreeMap<ObjectRef, Facts> {
     let (mut there, mut last) = (BTreeMap::new(), None);
     loop {
-        let page = state.present(last, 3);
+        let page = state.present(last, 7);
         let Some(newest) = page.last() else {
             return there;
         };
@@ -214,16 +214,18 @@ impl Cluster {
         cluster
     }
 
-    /// Not one of the large clusters of some tests, whose views cost seconds.
-    fn is_small(&self) -> bool {
-        self.log.len() < 2_000
+    /// Whether what follows from the state is checked after this command. It costs time: in long
+    /// tests only now and then.
+    fn is_checked(&self) -> bool {
+        let number = self.log.len();
+        number < 200 || number < 2_000 && number.is_multiple_of(19)
     }
 
     /// What every node sees.
     fn views(&self) -> Vec<NodeConfig> {
         let nodes = self.state.nodes().keys();
         let of_all = || nodes.map(|node| self.state.view(*node)).collect();
-        if self.is_small() {
+        if self.is_checked() {
             of_all()
         } else {
             Vec::new()
@@ -274,9 +276,10 @@ impl Cluster {
                 view.delta(&now)
             );
         }
-        if self.is_small() {
+        self.followers.hear(&applied);
+        if self.is_checked() {
             assert_eq!(self.state.check_derived(), Vec::<&str>::new());
-            self.followers.hear(&self.state, self.index, &applied);
+            self.followers.look(&self.state, self.index);
         }
         self.watch(&applied.changes);
         applied.response
@@ -306,7 +309,7 @@ impl Cluster {
             let is_news = known.is_none() == (change.fate == Fate::Made);
             assert!(is_news || only_one, "{change:?}, known: {known:?}");
         }
-        if self.log.len() < 2_000 {
+        if self.is_checked() {
             let present = what_is_there(&self.state);
             for (object, facts) in &present {
                 let told = self.watched.get(object);

@@ -19,13 +19,17 @@ pub struct Followers {
 }
 
 impl Followers {
-    /// Tells them of a command, or of several at once. What they have then is what there is.
-    pub fn hear(&mut self, state: &State, index: u64, applied: &Applied) {
+    /// Tells them of a command.
+    pub fn hear(&mut self, applied: &Applied) {
         if let Some(touched) = &mut self.touched {
             let objects = applied.changes.iter().map(|change| change.object);
             touched.objects.extend(objects);
             touched.concern.merge(&applied.concern);
         }
+    }
+
+    /// Lets them look, after one command or after several. What they have then is what there is.
+    pub fn look(&mut self, state: &State, index: u64) {
         if index.is_multiple_of(TOGETHER) {
             self.catch_up(state);
         }

@@ -7,15 +7,22 @@ use std::{
 };
 
 use anyhow::Result;
-use model::{Kind, Question, Refusal, RestartCondition, ServiceInfo, TaskId, TaskInfo, TaskState};
+use model::{
+    Kind, Question, Refusal, RestartCondition, ServiceInfo, TaskFacts, TaskId, TaskInfo, TaskState,
+    Waiting,
+};
+use tokio::time::timeout_at;
 
-use crate::{daemon::Daemon, output};
+use crate::{
+    daemon::Daemon,
+    output,
+    watching::{Followed, follow},
+};
 
 /// Time limit of the command; the service itself goes on converging.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long a service must stay converged: a command that fails at once has run for a moment, too.
 const STAY: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(100);
 /// Lines that are not live come at most this often.
 const LINE_PAUSE: Duration = Duration::from_secs(2);
 
@@ -57,43 +64,41 @@ async fn watch(
     past: &BTreeSet<TaskId>,
     line: &mut Line,
 ) -> Result<()> {
+    let id = daemon.ask(Question::service(name)).await?.id.to_string();
+    let mut followed = follow(daemon, &id).await?;
     let mut start = Instant::now();
     let (mut wanted_since, mut updated) = (None, None);
     loop {
-        let service = daemon.ask(Question::service(name)).await?;
-        let mut tasks = daemon.ask(Question::tasks_of(name)).await?;
-        tasks.retain(|task| !past.contains(&task.id));
-        let progress = Progress::of(&service, &tasks);
+        if followed.gone {
+            return Err(refuse(name, "was removed meanwhile"));
+        }
+        let progress = Progress::of(&followed, past);
         // An update has no time limit while it makes progress.
-        let so_far = service.update.map(|update| update.updated);
-        if so_far != updated {
-            (start, updated) = (Instant::now(), so_far);
+        if progress.updated != updated {
+            (start, updated) = (Instant::now(), progress.updated);
         }
         match progress.phase {
             Phase::Paused => return Err(refuse_paused(name, &progress.text)),
             Phase::Hopeless => {
                 return Err(refuse(name, &format!("will not run: {}", progress.text)));
             }
-            Phase::Wanted => {
-                if wanted_since.get_or_insert_with(Instant::now).elapsed() >= STAY {
-                    line.end(&format!("{name}: {}, converged", progress.text));
-                    return Ok(());
-                }
-            }
+            Phase::Wanted => drop(wanted_since.get_or_insert_with(Instant::now)),
             Phase::Underway => wanted_since = None,
         }
+        if wanted_since.is_some_and(|since| since.elapsed() >= STAY) {
+            line.end(&format!("{name}: {}, converged", progress.text));
+            return Ok(());
+        }
         if start.elapsed() > LIMIT {
-            return Err(refuse(
-                name,
-                &format!(
-                    "has not converged within {} s: {}",
-                    LIMIT.as_secs(),
-                    progress.text
-                ),
-            ));
+            let text = progress.text;
+            let what = format!("has not converged within {} s: {text}", LIMIT.as_secs());
+            return Err(refuse(name, &what));
         }
         line.show(&format!("{name}: {}", progress.text));
-        tokio::time::sleep(PAUSE).await;
+        let deadline = wanted_since.map_or(start + LIMIT, |since| since + STAY);
+        if let Ok(changed) = timeout_at(deadline.into(), followed.change()).await {
+            changed?;
+        }
     }
 }
 
@@ -135,10 +140,26 @@ enum Phase {
 struct Progress {
     phase: Phase,
     text: String,
+    /// How many tasks an update has replaced.
+    updated: Option<u32>,
 }
 
 impl Progress {
-    fn of(service: &ServiceInfo, tasks: &[TaskInfo]) -> Self {
+    /// Tasks in `past` had ended before.
+    fn of(followed: &Followed, past: &BTreeSet<TaskId>) -> Self {
+        let tasks = followed.tasks.iter().filter(|(id, _)| !past.contains(id));
+        let tasks: Vec<&TaskFacts> = tasks.map(|(_, task)| task).collect();
+        match &followed.progress {
+            Some(progress) => Self::of_parts(&progress.service, &tasks, progress.waiting.as_ref()),
+            None => Self {
+                phase: Phase::Underway,
+                text: String::new(),
+                updated: None,
+            },
+        }
+    }
+
+    fn of_parts(service: &ServiceInfo, tasks: &[&TaskFacts], waiting: Option<&Waiting>) -> Self {
         let current = current(tasks);
         let mut others: BTreeMap<TaskState, u32> = BTreeMap::new();
         for task in current
@@ -191,29 +212,29 @@ impl Progress {
         {
             text += &format!(" ({})", output::flat(&update.message));
         } else if phase != Phase::Wanted
-            && let Some(task) = trouble(tasks)
+            && let Some(trouble) = trouble(tasks, waiting)
         {
-            text += &format!(
-                " ({} {}: {})",
-                task.name,
-                task.state,
-                output::flat(&task.message)
-            );
+            text += &format!(" ({})", output::flat(&trouble));
         }
-        Self { phase, text }
+        let updated = service.update.as_ref().map(|update| update.updated);
+        Self {
+            phase,
+            text,
+            updated,
+        }
     }
 }
 
 /// The run of each slot that counts: the one that is to run, else the last.
-fn current(tasks: &[TaskInfo]) -> BTreeMap<u32, &TaskInfo> {
-    let rank = |task: &TaskInfo| {
+fn current<'a>(tasks: &[&'a TaskFacts]) -> BTreeMap<u32, &'a TaskFacts> {
+    let rank = |task: &TaskFacts| {
         (
-            task.desired_state <= TaskState::Running,
+            task.desired <= TaskState::Running,
             !task.state.is_terminal(),
             task.since,
         )
     };
-    let mut current: BTreeMap<u32, &TaskInfo> = BTreeMap::new();
+    let mut current: BTreeMap<u32, &TaskFacts> = BTreeMap::new();
     for task in tasks {
         let kept = current.entry(task.slot).or_insert(task);
         if rank(task) > rank(kept) {
@@ -223,16 +244,28 @@ fn current(tasks: &[TaskInfo]) -> BTreeMap<u32, &TaskInfo> {
     current
 }
 
-/// The last task with a message about why it does not run.
-fn trouble(tasks: &[TaskInfo]) -> Option<&TaskInfo> {
-    let troubled = |task: &&TaskInfo| {
+/// What the last task with a message about why it does not run says.
+fn trouble(tasks: &[&TaskFacts], waiting: Option<&Waiting>) -> Option<String> {
+    let troubled = |task: &&&TaskFacts| {
         !task.message.is_empty()
             && matches!(
                 task.state,
                 TaskState::Pending | TaskState::Failed | TaskState::Rejected
             )
     };
-    tasks.iter().filter(troubled).max_by_key(|task| task.since)
+    let last = tasks.iter().filter(troubled).max_by_key(|task| task.since);
+    let waiting = waiting.filter(|waiting| !waiting.message.is_empty());
+    let waiting = waiting.filter(|waiting| last.is_none_or(|task| task.since <= waiting.since));
+    match (last, waiting) {
+        (_, Some(waiting)) => Some(format!(
+            "{} {}: {}",
+            waiting.task,
+            TaskState::Pending,
+            waiting.message
+        )),
+        (Some(task), None) => Some(format!("{} {}: {}", task.name, task.state, task.message)),
+        (None, None) => None,
+    }
 }
 
 /// One line that is written over on a terminal, an occasional line elsewhere. On stderr: stdout
@@ -348,26 +381,46 @@ mod tests {
         }
     }
 
-    fn task(slot: u32, state: TaskState, since: u64, message: &str) -> TaskInfo {
-        TaskInfo {
-            id: TaskId(u64::from(slot) * 1_000 + since),
+    fn task(slot: u32, state: TaskState, since: u64, message: &str) -> TaskFacts {
+        TaskFacts {
             name: format!("web.{slot}"),
-            service: "web".into(),
+            service: ServiceId(1),
+            service_name: "web".into(),
             slot,
-            node: "h1".into(),
-            node_id: None,
+            node: None,
+            hostname: "h1".into(),
             state,
-            desired_state: if state.is_terminal() {
+            desired: if state.is_terminal() {
                 TaskState::Shutdown
             } else {
                 TaskState::Running
             },
             withdrawn: false,
-            addresses: Vec::new(),
             message: message.into(),
             exit_code: None,
             since,
-            spec: task_spec(RestartCondition::Any),
+        }
+    }
+
+    fn of(service: &ServiceInfo, tasks: &[TaskFacts]) -> Progress {
+        Progress::of_parts(service, &tasks.iter().collect::<Vec<_>>(), None)
+    }
+
+    #[test]
+    fn a_waiting_task_is_told_if_it_is_the_newest_trouble() {
+        let waiting = Waiting {
+            task: "web.2".into(),
+            message: "waits: no node is ready".into(),
+            since: 5,
+        };
+        for (failed_at, trouble) in [
+            (4, "web.2 pending: waits: no node is ready"),
+            (6, "web.1 failed: no"),
+        ] {
+            let failed = task(1, TaskState::Failed, failed_at, "no");
+            let service = service(2, 0, 0, RestartCondition::Any);
+            let progress = Progress::of_parts(&service, &[&failed], Some(&waiting));
+            assert_eq!(progress.text, format!("0/2 running, 1 failed ({trouble})"));
         }
     }
 
@@ -378,12 +431,13 @@ mod tests {
             task(2, TaskState::Preparing, 1, ""),
             task(3, TaskState::Pending, 1, ""),
         ];
-        let progress = Progress::of(&service(3, 1, 1, RestartCondition::Any), &tasks);
+        let progress = of(&service(3, 1, 1, RestartCondition::Any), &tasks);
         assert_eq!(
             progress,
             Progress {
                 phase: Phase::Underway,
-                text: "1/3 running, 1 pending, 1 preparing".into()
+                text: "1/3 running, 1 pending, 1 preparing".into(),
+                updated: None,
             }
         );
     }
@@ -394,7 +448,7 @@ mod tests {
             task(1, TaskState::Failed, 1, "exit code 1"),
             task(1, TaskState::Ready, 2, ""),
         ];
-        let progress = Progress::of(&service(1, 0, 0, RestartCondition::Any), &tasks);
+        let progress = of(&service(1, 0, 0, RestartCondition::Any), &tasks);
         assert_eq!(
             progress.text,
             "0/1 running, 1 ready (web.1 failed: exit code 1)"
@@ -406,11 +460,11 @@ mod tests {
     fn running_is_not_enough_until_every_node_knows() {
         let tasks = [task(1, TaskState::Running, 1, "")];
         assert_eq!(
-            Progress::of(&service(1, 1, 0, RestartCondition::Any), &tasks).phase,
+            of(&service(1, 1, 0, RestartCondition::Any), &tasks).phase,
             Phase::Underway
         );
         assert_eq!(
-            Progress::of(&service(1, 1, 1, RestartCondition::Any), &tasks).phase,
+            of(&service(1, 1, 1, RestartCondition::Any), &tasks).phase,
             Phase::Wanted
         );
     }
@@ -426,27 +480,24 @@ mod tests {
             update,
             ..service(3, 3, 3, RestartCondition::Any)
         };
-        let progress = Progress::of(&update(Some(info(false, 1))), &[]);
+        let progress = of(&update(Some(info(false, 1))), &[]);
         assert_eq!(progress.phase, Phase::Underway);
         assert_eq!(
             progress.text,
             "1/3 updated, 3 running (web.2 is draining: 1 connection)"
         );
-        assert_eq!(
-            Progress::of(&update(Some(info(true, 1))), &[]).phase,
-            Phase::Paused
-        );
-        assert_eq!(Progress::of(&update(None), &[]).phase, Phase::Wanted);
+        assert_eq!(of(&update(Some(info(true, 1))), &[]).phase, Phase::Paused);
+        assert_eq!(of(&update(None), &[]).phase, Phase::Wanted);
     }
 
     #[test]
     fn scaling_down_waits_until_the_surplus_is_gone() {
         assert_eq!(
-            Progress::of(&service(1, 3, 3, RestartCondition::Any), &[]).phase,
+            of(&service(1, 3, 3, RestartCondition::Any), &[]).phase,
             Phase::Underway
         );
         assert_eq!(
-            Progress::of(&service(0, 0, 0, RestartCondition::Any), &[]).phase,
+            of(&service(0, 0, 0, RestartCondition::Any), &[]).phase,
             Phase::Wanted
         );
     }
@@ -457,8 +508,8 @@ mod tests {
             task(1, TaskState::Complete, 1, ""),
             task(1, TaskState::Failed, 1, "exit code 1"),
         );
-        let phase = |condition, task: &TaskInfo| {
-            Progress::of(&service(1, 0, 0, condition), std::slice::from_ref(task)).phase
+        let phase = |condition, task: &TaskFacts| {
+            of(&service(1, 0, 0, condition), std::slice::from_ref(task)).phase
         };
         assert_eq!(phase(RestartCondition::None, &complete), Phase::Wanted);
         assert_eq!(phase(RestartCondition::OnFailure, &complete), Phase::Wanted);

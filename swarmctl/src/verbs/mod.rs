@@ -2,6 +2,7 @@
 
 mod address;
 mod convergence;
+mod events;
 mod everywhere;
 mod exec;
 mod logs;
@@ -16,6 +17,7 @@ mod traffic;
 mod update;
 mod verify;
 
+pub use events::events;
 pub use exec::exec;
 pub use membership::{debug, init, join, leave, status, token};
 pub use network::network;

@@ -15,11 +15,11 @@ use crate::{
     failure,
     output::{self, Format, List},
     values::{Millis, Scale},
+    watching::follow,
 };
 
 /// How long the tasks of a removed service may take to stop, before `rm` returns with the reason.
 const REMOVE_LIMIT: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// `service …`.
 pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
@@ -152,16 +152,17 @@ async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
 
 async fn wait_until_gone(daemon: &Daemon, service: &ServiceInfo, name: &str) -> Result<()> {
     let limit = REMOVE_LIMIT.saturating_add(Duration::from_millis(service.task.drain));
-    let poll = async {
-        loop {
-            match daemon.ask(Question::service(service.id.to_string())).await {
-                Ok(_) => tokio::time::sleep(PAUSE).await,
-                Err(failure) if failure.kind == Kind::NotFound => return Ok(()),
-                Err(failure) => return Err(failure.into()),
-            }
+    let gone = async {
+        let mut followed = match follow(daemon, &service.id.to_string()).await {
+            Err(failure) if failure.kind == Kind::NotFound => return Ok(()),
+            followed => followed?,
+        };
+        while !followed.gone {
+            followed.change().await?;
         }
+        Ok(())
     };
-    tokio::time::timeout(limit, poll).await.unwrap_or_else(|_| {
+    tokio::time::timeout(limit, gone).await.unwrap_or_else(|_| {
         let cause = format!(
             "service {name} is being removed, but has tasks left after {} s",
             limit.as_secs()

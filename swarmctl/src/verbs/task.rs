@@ -1,7 +1,5 @@
 //! `task …`, and lists of tasks.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use model::{Command, Kind, Question, TaskCommand, TaskInfo};
 
@@ -11,9 +9,8 @@ use crate::{
     daemon::Daemon,
     output::{self, List},
     values::{age, now},
+    watching::follow,
 };
-
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// `task …`.
 pub async fn task(daemon: &Daemon, verb: TaskVerb) -> Result<u8> {
@@ -29,18 +26,27 @@ async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
         task: found.id.to_string(),
     });
     daemon.propose(format!("task {name}"), command).await?;
-    while !detach && !has_ended(daemon, &found).await? {
-        tokio::time::sleep(PAUSE).await;
+    if !detach {
+        wait_until_ended(daemon, &found).await?;
     }
     output::print(&name)
 }
 
-async fn has_ended(daemon: &Daemon, task: &TaskInfo) -> Result<bool> {
-    match daemon.ask(Question::task(task.id.to_string())).await {
-        Ok(task) => Ok(task.state.is_terminal()),
-        Err(failure) if failure.kind == Kind::NotFound => Ok(true),
-        Err(failure) => Err(failure.into()),
+async fn wait_until_ended(daemon: &Daemon, task: &TaskInfo) -> Result<()> {
+    let mut followed = match follow(daemon, &task.service).await {
+        // Its service is removed, and so is all of it.
+        Err(failure) if failure.kind == Kind::NotFound => return Ok(()),
+        followed => followed?,
+    };
+    let mut is_told = true;
+    while is_told {
+        let known = followed.tasks.get(&task.id);
+        is_told = !followed.gone && known.is_some_and(|task| !task.state.is_terminal());
+        if is_told {
+            followed.change().await?;
+        }
     }
+    Ok(())
 }
 
 /// Prints tasks.

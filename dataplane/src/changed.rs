@@ -15,6 +15,10 @@ pub struct Changed {
     pub services: BTreeSet<NetworkId>,
     /// Sandboxes on this host that differ.
     pub sandboxes: BTreeSet<SandboxId>,
+    /// Endpoints that have come.
+    pub added: BTreeSet<EndpointId>,
+    /// Whether any has gone, or is another one now.
+    pub shrinks: bool,
 }
 
 impl Changed {
@@ -28,7 +32,11 @@ impl Changed {
             return None;
         }
         let mut changed = Self::default();
-        for (_, endpoints) in differing(&before.endpoints, &after.endpoints) {
+        for (id, endpoints) in differing(&before.endpoints, &after.endpoints) {
+            match endpoints[0] {
+                None => drop(changed.added.insert(id)),
+                Some(_) => changed.shrinks = true,
+            }
             for endpoint in endpoints.into_iter().flatten() {
                 changed.networks.insert(endpoint.network);
                 if endpoint.node == after.node {
@@ -87,13 +95,41 @@ pub fn part(view: &NodeConfig, changed: &Changed) -> NodeConfig {
         .map(|endpoint| endpoint.sandbox)
         .chain(changed.sandboxes.iter().copied())
         .collect();
-    let joined: BTreeSet<EndpointId> = sandboxes
-        .iter()
-        .flat_map(|sandbox| endpoints_of(view, *sandbox))
-        .collect();
-    let endpoints: BTreeMap<EndpointId, EndpointConfig> = (view.endpoints.iter())
-        .filter(|(id, endpoint)| on_networks(endpoint) || joined.contains(id))
-        .map(|(id, endpoint)| (*id, endpoint.clone()))
+    let on_them = (view.endpoints.iter()).filter(|(_, endpoint)| on_networks(endpoint));
+    of_sandboxes(view, changed, &sandboxes, on_them.map(|(id, _)| *id))
+}
+
+/// The part of a view that what has come on these networks asks for; one endpoint of each that was
+/// there before goes with it, without which the host would have no part in its network.
+pub fn added_part(view: &NodeConfig, changed: &Changed) -> NodeConfig {
+    let mut sandboxes = changed.sandboxes.clone();
+    let mut left = changed.networks.clone();
+    for (id, endpoint) in &view.endpoints {
+        if left.is_empty() {
+            break;
+        }
+        let is_old = endpoint.node == view.node && !changed.added.contains(id);
+        if is_old
+            && !changed.sandboxes.contains(&endpoint.sandbox)
+            && left.remove(&endpoint.network)
+        {
+            sandboxes.insert(endpoint.sandbox);
+        }
+    }
+    of_sandboxes(view, changed, &sandboxes, changed.added.iter().copied())
+}
+
+/// The view of these sandboxes, with their endpoints and more.
+fn of_sandboxes(
+    view: &NodeConfig,
+    changed: &Changed,
+    sandboxes: &BTreeSet<SandboxId>,
+    more: impl Iterator<Item = EndpointId>,
+) -> NodeConfig {
+    let joined = (sandboxes.iter()).flat_map(|sandbox| endpoints_of(view, *sandbox));
+    let endpoints: BTreeMap<EndpointId, EndpointConfig> = joined
+        .chain(more)
+        .filter_map(|id| Some((id, view.endpoints.get(&id)?.clone())))
         .collect();
     let used: BTreeSet<NetworkId> = (endpoints.values())
         .map(|endpoint| endpoint.network)

@@ -569,7 +569,13 @@ impl Kernel {
         };
         let result = match (place, change) {
             (Place::Inside(namespace), Change::CreateNamespace) => {
-                namespace::create(&namespace.name()).and_then(|()| self.follow(*namespace))
+                let made = namespace::create(&namespace.name());
+                let followed = made.and_then(|()| self.follow(*namespace));
+                // No earlier netd has left anything there.
+                if let Some(channel) = self.channels.get_mut(place) {
+                    (channel.has_policies, channel.has_shapes) = (false, false);
+                }
+                followed
             }
             (Place::Inside(namespace), Change::DeleteNamespace) => {
                 self.channels.remove(place);

@@ -118,16 +118,21 @@ pub fn replan(
     places.extend(moved(&found.spaces, &observed.spaces));
     places.extend((asked.handed != desired.handed).then_some(Place::Host));
     // A pair is compared from both ends.
-    let spaces = (places.iter())
-        .flat_map(|place| [asked.spaces.get(place), desired.spaces.get(place)])
-        .flatten();
-    let ends = spaces.flat_map(|space| space.links.values());
-    let peers: Vec<Place> = ends
-        .filter_map(|link| match &link.kind {
-            Kind::Veth { peer_place, .. } => Some(*peer_place),
-            _ => None,
-        })
-        .collect();
+    let mut peers = Vec::new();
+    for place in &places {
+        let links = [asked, desired].map(|it| Some(&it.spaces.get(place)?.links));
+        let seen = [found, observed].map(|it| Some(&it.spaces.get(place)?.links));
+        for (name, link) in links.iter().flatten().copied().flatten() {
+            let is_same = links[0].and_then(|links| links.get(name))
+                == links[1].and_then(|links| links.get(name))
+                && seen[0].and_then(|links| links.get(name))
+                    == seen[1].and_then(|links| links.get(name));
+            match &link.kind {
+                Kind::Veth { peer_place, .. } if !is_same => peers.push(*peer_place),
+                _ => {}
+            }
+        }
+    }
     places.extend(peers);
     plan_of(desired, observed, &places)
 }

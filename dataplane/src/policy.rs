@@ -78,6 +78,13 @@ impl Policies {
         self.rules.is_empty()
     }
 
+    /// Adds others.
+    pub fn add(&mut self, other: Self) {
+        self.rules.extend(other.rules);
+        self.hidden.extend(other.hidden);
+        self.repeated.extend(other.repeated);
+    }
+
     /// What leads from `found` to these.
     pub fn changes(&self, found: &Self) -> Vec<PolicyChange> {
         let gone = found

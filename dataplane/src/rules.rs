@@ -56,9 +56,9 @@ const FAMILIES: [Family; 3] = [Family::Inet, Family::Netdev, Family::Arp];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// The tables `netd`, of different families; there should be no others of that name.
-    pub rulesets: Vec<Ruleset>,
+    pub rulesets: Vec<Arc<Ruleset>>,
     /// One more, which the kernel may refuse: the short way between endpoints.
-    pub shortcut: Option<Ruleset>,
+    pub shortcut: Option<Arc<Ruleset>>,
     /// The virtual services; `None` where none are balanced.
     pub services: Option<Table>,
     /// Where callers of published ports are led; `None` on the host, and where none are.
@@ -73,7 +73,7 @@ pub struct Wanted {
 
 impl Wanted {
     /// The table of a family.
-    fn table(&self, family: Family) -> Option<&Ruleset> {
+    fn table(&self, family: Family) -> Option<&Arc<Ruleset>> {
         self.rulesets
             .iter()
             .chain(&self.shortcut)
@@ -213,7 +213,7 @@ impl Grounds {
             Vec::new()
         };
         Wanted {
-            rulesets: rulesets.into_iter().collect(),
+            rulesets: rulesets.map(Arc::new).into_iter().collect(),
             shortcut: None,
             services: None,
             led: None,
@@ -261,8 +261,8 @@ impl Grounds {
         let found = members.devices(config, network, space);
         let subnets = record.subnets.iter().map(|lease| lease.subnet).collect();
         Some(Wanted {
-            rulesets: vec![guard, guard::claims(&sources)],
-            shortcut: found.as_ref().map(shortcut::shortcut),
+            rulesets: [guard, guard::claims(&sources)].map(Arc::new).to_vec(),
+            shortcut: found.as_ref().map(shortcut::shortcut).map(Arc::new),
             services,
             led: (!ports.is_empty()).then(|| Led::of(subnets, ports)),
             engine: own.map(|own| own.balancer).unwrap_or_default(),
@@ -315,9 +315,10 @@ fn sandboxes(
             .as_ref()
             .is_some_and(|table| !table.services.is_empty());
         let rulesets = match has_engine {
-            true => vec![guard::passed_on_inside(asked.iter().copied())],
+            true => vec![Arc::new(guard::passed_on_inside(asked.iter().copied()))],
             false => std::iter::once(guard::names())
                 .chain(tracks.then(guard::untracked_names))
+                .map(Arc::new)
                 .collect(),
         };
         // Their packets come from the namespace itself, where nftables costs those of virtual IPs
@@ -536,7 +537,7 @@ struct Tables {
 /// Tables as they were read or made. They are so while nothing in the namespace has changed.
 struct Known {
     generation: u32,
-    tables: BTreeMap<Family, Ruleset>,
+    tables: BTreeMap<Family, Arc<Ruleset>>,
 }
 
 impl Rules {
@@ -809,6 +810,11 @@ impl Tables {
         let known = self.observe(&wanted.devices).map_err(said)?;
         for (family, asked) in asked {
             let observed = known.tables.get(&family);
+            let is_same = |(asked, found)| Arc::ptr_eq(asked, found);
+            if asked.zip(observed).is_some_and(is_same) {
+                continue;
+            }
+            let (asked, observed) = (asked.map(Arc::as_ref), observed.map(Arc::as_ref));
             if (place, family) == (Place::Host, Family::Inet) {
                 closed = published::closed(asked, observed);
             }
@@ -835,7 +841,12 @@ impl Tables {
     }
 
     /// The table of a family that the kernel is asked for: not the short way while it refuses that.
-    fn asked<'w>(&self, place: Place, wanted: &'w Wanted, family: Family) -> Option<&'w Ruleset> {
+    fn asked<'w>(
+        &self,
+        place: Place,
+        wanted: &'w Wanted,
+        family: Family,
+    ) -> Option<&'w Arc<Ruleset>> {
         let refused =
             is_shortcut(place, family) && self.refused.is_some_and(|at| at.elapsed() < TRY_AGAIN);
         wanted.table(family).filter(|_| !refused)
@@ -877,24 +888,12 @@ impl Tables {
         for &family in to_read {
             self.reads += 1;
             match nftables::observe(&mut self.socket, family, names::TABLE)? {
-                Some(found) => drop(known.tables.insert(family, found)),
+                Some(found) => drop(known.tables.insert(family, Arc::new(found))),
                 None => drop(known.tables.remove(&family)),
             }
         }
         self.devices.clone_from(devices);
         Ok(self.known.insert(known))
-    }
-
-    /// Whether these tables are there, as they were made.
-    fn is_made(&self, place: Place, wanted: &Wanted) -> bool {
-        let Some(known) = &self.known else {
-            return false;
-        };
-        let is_made = |&family: &Family| {
-            nftables::difference(self.asked(place, wanted, family), known.tables.get(&family))
-                .is_none()
-        };
-        FAMILIES.iter().all(is_made)
     }
 
     fn passage(&mut self, rules: &[Rule]) -> Result<Vec<Change>, NftError> {
@@ -930,7 +929,7 @@ impl Tables {
 
     /// If it was the only one meanwhile, nothing need be read again to find that it was not
     /// somebody else's.
-    fn change(&mut self, change: &Change, made: Option<&Ruleset>) -> Result<(), NftError> {
+    fn change(&mut self, change: &Change, made: Option<&Arc<Ruleset>>) -> Result<(), NftError> {
         let known = self.known.take();
         let before = nftables::generation(&mut self.socket)?;
         nftables::apply(&mut self.socket, change)?;
@@ -1010,9 +1009,10 @@ impl Tables {
         self.forget(change).map_err(said)?;
         self.pass_through(&change.passage);
         if change.services.is_empty() && change.passage.is_empty() && !self.deaf {
-            self.settled = self
-                .is_made(change.place, &change.wanted)
-                .then(|| (change.wanted.clone(), Instant::now()));
+            // Every table that differed has been made as it is asked for, and nobody else has
+            // changed any.
+            let is_made = self.known.is_some() && self.refused.is_none();
+            self.settled = is_made.then(|| (change.wanted.clone(), Instant::now()));
         }
         Ok(())
     }

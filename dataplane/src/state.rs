@@ -110,6 +110,30 @@ impl<L> Space<L> {
     }
 }
 
+impl<L: Clone> Space<L> {
+    /// Adds what another has.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            links,
+            addresses,
+            neighbours,
+            fdb,
+            routes,
+            policies,
+            shapes,
+            sysctls,
+        } = other.clone();
+        self.links.extend(links);
+        self.addresses.extend(addresses);
+        self.neighbours.extend(neighbours);
+        self.fdb.extend(fdb);
+        self.routes.extend(routes);
+        self.policies.add(policies);
+        self.shapes.extend(shapes);
+        self.sysctls.extend(sysctls);
+    }
+}
+
 /// A token bucket, in the kernel's own words, so that what is read back compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {

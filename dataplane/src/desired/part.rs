@@ -3,12 +3,15 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use model::{NodeConfig, names::Namespace};
+use model::{
+    EndpointId, NodeConfig,
+    names::{self, Namespace},
+};
 
 use super::{
     super::{
-        changed::{Changed, endpoints_of, part},
-        state::Place,
+        changed::{Changed, added_part, endpoints_of, part},
+        state::{Place, Space},
     },
     Desired, Ground,
 };
@@ -38,7 +41,16 @@ impl Desired {
         let views = [before, config];
         let moved = stood.alive.symmetric_difference(&ground.alive).copied();
         let changed = Changed::between(before, config)?.with(moved, views)?;
-        let made = Self::of(&part(config, &changed), ground);
+        let is_published =
+            (config.published.values()).any(|port| changed.networks.contains(&port.network));
+        // What goes may have been the last of its kind, and others' answers leave by all.
+        let grows = !changed.shrinks && !is_published;
+        let part = if grows {
+            added_part(config, &changed)
+        } else {
+            part(config, &changed)
+        };
+        let made = Self::of(&part, ground);
         let networks = || {
             let inside = |network| Place::Inside(Namespace::Network(network));
             changed.networks.iter().copied().map(inside)
@@ -60,7 +72,16 @@ impl Desired {
         let inside = (changed.sandboxes.iter()).flat_map(|&sandbox| {
             [Namespace::Sandbox(sandbox), Namespace::Container(sandbox)].map(Place::Inside)
         });
-        for place in networks().chain(inside) {
+        let joined = (changed.sandboxes.iter()).flat_map(|it| endpoints_of(before, *it));
+        let joined: BTreeSet<EndpointId> = joined.collect();
+        for place in networks() {
+            if grows {
+                next.amend_space(place, &made, &joined);
+            } else {
+                next.take_space(place, &made);
+            }
+        }
+        for place in inside {
             next.take_space(place, &made);
         }
         for sandbox in &changed.sandboxes {
@@ -69,13 +90,26 @@ impl Desired {
                 None => drop(next.sandboxes.remove(sandbox)),
             }
         }
-        let joined = (changed.sandboxes.iter()).flat_map(|it| endpoints_of(before, *it));
-        let joined: BTreeSet<_> = joined.collect();
         next.handed.retain(|id| !joined.contains(id));
         next.handed.extend(&made.handed);
         next.foreign.retain(|id, _| !joined.contains(id));
         next.foreign.extend(&made.foreign);
         Some(next)
+    }
+
+    /// Takes over what there is more of a network's namespace, and what these endpoints are now.
+    fn amend_space(&mut self, place: Place, made: &Self, anew: &BTreeSet<EndpointId>) {
+        let (Some(old), Some(new)) = (self.spaces.get(&place), made.spaces.get(&place)) else {
+            return;
+        };
+        let mut space = Space::clone(old);
+        for endpoint in anew {
+            space.forget(&names::endpoint_link(*endpoint));
+        }
+        space.add(new);
+        if **old != space {
+            self.spaces.insert(place, Arc::new(space));
+        }
     }
 
     /// Takes a namespace over. One that is as it was stays the same value.

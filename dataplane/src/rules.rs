@@ -905,7 +905,7 @@ impl Tables {
         };
         let mut changes = nftables::passage(
             rules,
-            &nftables::foreign_forward_chains(&mut self.socket)?,
+            &nftables::foreign_forward_chains(&mut self.socket, names::is_table)?,
             overtake,
         );
         self.barred.retain(|_, at| at.elapsed() < TRY_AGAIN);

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 /// The least time between two turns.
 const PERIOD: Duration = Duration::from_millis(900);
-/// Turns take one part of so many of the time: 0.25 %.
-const SHARE: u32 = 400;
+/// Turns take one part of so many of the time: 0.17 %.
+const SHARE: u32 = 600;
 /// However long one takes, the next comes after this time.
 const LAST: Duration = Duration::from_secs(10);
 
@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn a_turn_comes_each_period_or_takes_its_share_of_the_time() {
         assert_eq!(pause(Duration::ZERO), PERIOD);
-        assert_eq!(pause(Duration::from_millis(10)), Duration::from_secs(4));
+        assert_eq!(pause(Duration::from_millis(10)), Duration::from_secs(6));
         assert_eq!(pause(Duration::from_secs(1)), LAST);
         let mut turn = Turn::default();
         assert!(turn.is_due());

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use model::names::LinkName;
 use nix::libc;
 
 use super::{
@@ -36,7 +35,7 @@ fn base(message: &Attributes<'_>) -> Option<Base> {
         hook: Hook::of_code(hook.u32(hook::HOOKNUM)?)?,
         priority: hook.u32(hook::PRIORITY)? as i32,
         policy: Policy::of_code(message.u32(chain::POLICY)?)?,
-        device: hook.text(hook::DEV).and_then(|name| LinkName::parse(&name)),
+        device: hook.text(hook::DEV),
     })
 }
 

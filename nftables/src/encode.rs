@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use model::names;
 use nix::libc::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 use super::{
@@ -12,6 +11,7 @@ use super::{
         bitwise, chain, cmp, ct, data, dynset, element, elements, expr, fib, fwd, hash, hook,
         immediate, list, lookup, meta, nat, numgen, payload, reject, route, rule, set, table,
     },
+    passage::COMMENT,
     wire::{BATCH_BEGIN, BATCH_END, Message, nftables},
 };
 
@@ -51,12 +51,12 @@ pub(super) fn batch(change: &Change, first: u32) -> Batch {
     writer.finish()
 }
 
-/// What marks a rule in somebody else's chain as ours: the comment `netd`, written as `nft` writes
-/// and shows comments (`NFTNL_UDATA_RULE_COMMENT` of libnftnl: kind, length, text).
+/// What marks a rule in somebody else's chain as ours: [`COMMENT`], written as `nft` writes and
+/// shows comments (`NFTNL_UDATA_RULE_COMMENT` of libnftnl: kind, length, text).
 pub(super) fn mark() -> Vec<u8> {
-    const COMMENT: u8 = 0;
-    let text = [names::TABLE.as_bytes(), &[0]].concat();
-    [&[COMMENT, text.len() as u8][..], &text].concat()
+    const KIND: u8 = 0;
+    let text = [COMMENT.as_bytes(), &[0]].concat();
+    [&[KIND, text.len() as u8][..], &text].concat()
 }
 
 struct Writer<'a> {
@@ -269,7 +269,7 @@ fn write_base(message: &mut Message, base: &Base) {
         hook.u32(hook::HOOKNUM, base.hook.code());
         hook.u32(hook::PRIORITY, base.priority as u32);
         if let Some(device) = &base.device {
-            hook.text(hook::DEV, device.as_str());
+            hook.text(hook::DEV, device);
         }
     });
     message.u32(chain::POLICY, base.policy.code());

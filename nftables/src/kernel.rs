@@ -7,7 +7,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use model::names;
 use netlink_packet_core::NetlinkBuffer;
 use netlink_sys::{SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::{
@@ -555,12 +554,16 @@ fn read_rules(
         .collect())
 }
 
-/// Where other software decides on packets that pass through this namespace.
-pub fn foreign_forward_chains(socket: &mut Socket) -> Result<Vec<ForeignChain>, NftError> {
+/// Where other software decides on packets that pass through this namespace; `is_ours` says which
+/// tables are not its own.
+pub fn foreign_forward_chains(
+    socket: &mut Socket,
+    is_ours: fn(&str) -> bool,
+) -> Result<Vec<ForeignChain>, NftError> {
     let read = |socket: &mut Socket| -> Result<Vec<ForeignChain>, Failure> {
         let mut found = Vec::new();
         for family in [Family::Ip, Family::Ip6, Family::Inet] {
-            found.extend(read_foreign_chains(socket, family)?);
+            found.extend(read_foreign_chains(socket, family, is_ours)?);
         }
         Ok(found)
     };
@@ -587,14 +590,18 @@ pub fn foreign_forward_chains(socket: &mut Socket) -> Result<Vec<ForeignChain>, 
     Err(NftError::Restless("of others".to_owned()))
 }
 
-fn read_foreign_chains(socket: &mut Socket, family: Family) -> Result<Vec<ForeignChain>, Failure> {
+fn read_foreign_chains(
+    socket: &mut Socket,
+    family: Family,
+    is_ours: fn(&str) -> bool,
+) -> Result<Vec<ForeignChain>, Failure> {
     let answers = socket.ask(libc::NFT_MSG_GETCHAIN, NLM_F_DUMP, family, &[])?;
     let chains = answers
         .iter()
         .filter_map(|answer| decode::chain(&Attributes::of_message(answer)));
     let forward = |base: &Base| base.kind == Kind::Filter && base.hook == Hook::Forward;
-    let foreign = chains
-        .filter(|(table, _, base)| !names::is_table(table) && base.as_ref().is_some_and(forward));
+    let foreign =
+        chains.filter(|(table, _, base)| !is_ours(table) && base.as_ref().is_some_and(forward));
     foreign
         .map(|(table, chain, _)| {
             let names = [(rule::TABLE, table.as_str()), (rule::CHAIN, chain.as_str())];

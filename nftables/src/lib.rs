@@ -23,7 +23,7 @@ pub use expression::{
 pub use kernel::{
     Failure, Monitor, NftError, Socket, apply, counted, foreign_forward_chains, generation, observe,
 };
-pub use passage::{ForeignChain, Overtake, Placed, passage};
+pub use passage::{COMMENT, ForeignChain, Overtake, Placed, passage};
 pub use rule::Rule;
 pub use ruleset::{
     Base, Chain, Data, DataType, Family, Hook, Ip, Key, Kind, Policy, Ruleset, Set, SetType, Type,

@@ -4,6 +4,9 @@
 
 use super::{Change, Family, Rule, Step};
 
+/// The comment of the rules that are put into chains of other software.
+pub const COMMENT: &str = "netd";
+
 /// A forward chain of somebody else's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignChain {

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use model::{Subnet, names::LinkName};
-
 use super::{Rule, code::coded};
 
 /// A table's family; the numbers are the kernel's (`NFPROTO_*`).
@@ -198,12 +196,12 @@ impl Chain {
 
     /// A chain that frames enter as they arrive at a device (family [`Family::Netdev`],
     /// `NF_NETDEV_INGRESS`: the number of `Prerouting` elsewhere) and leave accepted.
-    pub fn of_device(device: &LinkName, rules: Vec<Rule>) -> Self {
+    pub fn of_device(device: &str, rules: Vec<Rule>) -> Self {
         let mut chain = Self::base(Kind::Filter, Hook::Prerouting, 0, rules);
         chain
             .base
             .iter_mut()
-            .for_each(|base| base.device = Some(device.clone()));
+            .for_each(|base| base.device = Some(device.to_owned()));
         chain
     }
 }
@@ -220,7 +218,7 @@ pub struct Base {
     /// What becomes of packets that reach the end.
     pub policy: Policy,
     /// The device, in a table of devices.
-    pub device: Option<LinkName>,
+    pub device: Option<String>,
 }
 
 /// A set or map: what it holds, and its elements.
@@ -368,19 +366,24 @@ impl Key {
         Self::of(&[&octets(first), &octets(second)])
     }
 
-    /// An interface's name, as a part of a key.
-    pub fn link(name: &LinkName) -> [u8; 16] {
+    /// An interface's name, as a part of a key. The kernel's have 15 bytes at most: what is longer
+    /// is cut.
+    pub fn link(name: &str) -> [u8; 16] {
+        const LONGEST: usize = 15;
         let mut bytes = [0; 16];
-        // A name has 15 bytes at most.
-        bytes[..name.as_str().len()].copy_from_slice(name.as_str().as_bytes());
+        let own = name.bytes().take(LONGEST);
+        bytes
+            .iter_mut()
+            .zip(own)
+            .for_each(|(byte, own)| *byte = own);
         bytes
     }
 
-    /// Every address of a subnet.
-    pub fn subnet(subnet: &Subnet) -> Self {
+    /// Every address from the first to the last.
+    pub fn range(first: IpAddr, last: IpAddr) -> Self {
         Self {
-            first: octets(subnet.network()),
-            last: octets(subnet.last()),
+            first: octets(first),
+            last: octets(last),
         }
     }
 }

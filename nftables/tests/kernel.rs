@@ -7,7 +7,6 @@ mod support;
 
 use std::{future::poll_fn, net::IpAddr, time::Duration};
 
-use model::Subnet;
 use nftables::*;
 use support::{assert_settled, in_fresh_namespace, nft, put, run};
 use tokio::time::timeout;
@@ -16,8 +15,10 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn subnets(texts: &[&str]) -> Vec<Subnet> {
-    texts.iter().map(|text| text.parse().unwrap()).collect()
+fn ranges(ends: &[(&str, &str)]) -> Vec<Key> {
+    let ends = ends.iter();
+    ends.map(|(first, last)| Key::range(ip(first), ip(last)))
+        .collect()
 }
 
 fn own_map(version: Ip, turns: &[&str]) -> Set {
@@ -312,18 +313,23 @@ fn everything() -> Ruleset {
             "ranges",
             Set::ranges(
                 &[Type::Ipv4],
-                subnets(&["10.0.0.0/24", "10.0.1.0/24", "0.0.0.0/8", "255.0.0.0/8"])
-                    .iter()
-                    .map(Key::subnet),
+                ranges(&[
+                    ("10.0.0.0", "10.0.0.255"),
+                    ("10.0.1.0", "10.0.1.255"),
+                    ("0.0.0.0", "0.255.255.255"),
+                    ("255.0.0.0", "255.255.255.255"),
+                ]),
             ),
         )
         .set(
             "ranges6",
             Set::ranges(
                 &[Type::Ipv6],
-                subnets(&["fd00:9::/64", "ffff::/16", "fd00:a::/64"])
-                    .iter()
-                    .map(Key::subnet),
+                ranges(&[
+                    ("fd00:9::", "fd00:9::ffff:ffff:ffff:ffff"),
+                    ("ffff::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+                    ("fd00:a::", "fd00:a::ffff:ffff:ffff:ffff"),
+                ]),
             ),
         )
         .set(
@@ -464,7 +470,7 @@ fn thousands_of_elements_are_one_batch() {
         let elements = || (0..20_000).map(address).map(Key::address);
         let ranges = (0..5_000)
             .map(address)
-            .map(|address| Key::subnet(&Subnet::around(address, 32).unwrap()));
+            .map(|address| Key::range(address, address));
         let desired = Ruleset::new(Family::Inet, "big")
             .set("many", Set::values(&[Type::Ipv4], elements()))
             .set("ranges", Set::ranges(&[Type::Ipv4], ranges));

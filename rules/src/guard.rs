@@ -12,6 +12,8 @@ use nftables::{
     Ruleset, Set, SetRef, Type, Verdict, octets,
 };
 
+use crate::addresses_of;
+
 /// `NF_IP_PRI_RAW`: before connection tracking.
 const BEFORE_TRACKING: i32 = -300;
 /// `NF_IP_PRI_NAT_SRC`.
@@ -182,7 +184,7 @@ pub fn claims(sources: &Sources) -> Ruleset {
         .iter()
         .filter(|(.., source)| source.is_ipv4());
     let endpoints = of_version
-        .map(|(link, mac, source)| Key::of(&[&Key::link(link), &mac.0, &octets(*source)]));
+        .map(|(link, mac, source)| Key::of(&[&Key::link(link.as_str()), &mac.0, &octets(*source)]));
     // In this family the first hook is the one of input (`NF_ARP_IN`).
     Ruleset::new(Family::Arp, names::TABLE)
         .chain(
@@ -201,8 +203,8 @@ fn with_sources(ruleset: Ruleset, sources: &Sources, version: Ip) -> Ruleset {
         .endpoints
         .iter()
         .filter(|(.., source)| Ip::of(*source) == version);
-    let endpoints =
-        endpoints.map(|(link, mac, source)| Key::of(&[&Key::link(link), &mac.0, &octets(*source)]));
+    let endpoints = endpoints
+        .map(|(link, mac, source)| Key::of(&[&Key::link(link.as_str()), &mac.0, &octets(*source)]));
     let remotes = sources
         .remotes
         .iter()
@@ -279,7 +281,7 @@ pub fn passed_on(ruleset: Ruleset, questions: &[PassedOn]) -> Ruleset {
                 .filter(|question| Ip::of(question.asked) == version);
             let elements = of_version.map(|to| {
                 (
-                    Key::of(&[&Key::link(&to.link), &octets(to.asked)]),
+                    Key::of(&[&Key::link(to.link.as_str()), &octets(to.asked)]),
                     octets(to.resolver),
                 )
             });
@@ -371,8 +373,10 @@ pub fn names() -> Ruleset {
         ]
     });
     let loopback = names::loopback_link();
-    Ruleset::new(Family::Netdev, names::TABLE)
-        .chain("names", Chain::of_device(&loopback, rules.collect()))
+    Ruleset::new(Family::Netdev, names::TABLE).chain(
+        "names",
+        Chain::of_device(loopback.as_str(), rules.collect()),
+    )
 }
 
 /// For a sandbox on a LAN with connection tracking: does not track queries to its resolver.
@@ -464,7 +468,7 @@ pub fn border(border: &Border) -> Ruleset {
             ),
         );
     Ip::BOTH.into_iter().fold(ruleset, |ruleset, version| {
-        let subnets = outermost(&border.subnets, version).map(|subnet| Key::subnet(&subnet));
+        let subnets = outermost(&border.subnets, version).map(addresses_of);
         let vteps = border
             .vteps
             .iter()

@@ -17,7 +17,10 @@ use nftables::{
     Kind, Meta, Nat, Rule, Ruleset, Set, SetRef, Step, Type, Verdict, octets,
 };
 
-use crate::guard::{FROM_TUNNEL, UPLINKS, outermost, set_names};
+use crate::{
+    addresses_of,
+    guard::{FROM_TUNNEL, UPLINKS, outermost, set_names},
+};
 
 /// The bits of a packet's mark that are ours on the host; the highest is always set.
 pub const MARK_MASK: u32 = 0xfff0_0000;
@@ -284,7 +287,7 @@ pub fn answer(mut table: Ruleset, answers: &Answers) -> Ruleset {
         .set("ways", Set::map(&[Type::Ethernet], Type::Mark, ways))
         .set("known", Set::values(&[Type::Ethernet, Type::Mark], known));
     Ip::BOTH.into_iter().fold(table, |table, version| {
-        let subnets = outermost(&answers.subnets, version).map(|subnet| Key::subnet(&subnet));
+        let subnets = outermost(&answers.subnets, version).map(addresses_of);
         let targets = answers
             .targets
             .iter()
@@ -501,7 +504,7 @@ fn with_allowed(table: Ruleset, port: &Port, version: Ip) -> Ruleset {
     if port.allow.is_empty() {
         return table;
     }
-    let subnets = outermost(&port.allow, version).map(|subnet| Key::subnet(&subnet));
+    let subnets = outermost(&port.allow, version).map(addresses_of);
     table.set(
         &allowed(port, version),
         Set::ranges(&[version.into()], subnets),
@@ -617,10 +620,12 @@ fn mark_of_uplink(rule: Rule) -> Rule {
 }
 
 fn uplinks(diversion: &Diversion) -> Set {
-    let marks = diversion
-        .uplinks
-        .iter()
-        .map(|(link, mark)| (Key::of(&[&Key::link(link)]), mark.to_ne_bytes().to_vec()));
+    let marks = diversion.uplinks.iter().map(|(link, mark)| {
+        (
+            Key::of(&[&Key::link(link.as_str())]),
+            mark.to_ne_bytes().to_vec(),
+        )
+    });
     Set::map(&[Type::Link], Type::Mark, marks)
 }
 

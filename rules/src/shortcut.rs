@@ -66,7 +66,10 @@ pub struct Endpoint {
 pub fn shortcut(devices: &Devices) -> Ruleset {
     let mut ruleset = Ruleset::new(Family::Netdev, names::TABLE).chain(
         devices.tunnel.link.as_str(),
-        Chain::of_device(&devices.tunnel.link, Ip::BOTH.map(arriving).to_vec()),
+        Chain::of_device(
+            devices.tunnel.link.as_str(),
+            Ip::BOTH.map(arriving).to_vec(),
+        ),
     );
     for router in devices.remotes.iter().map(|(router, _)| *router) {
         let out = deliver(frame(router, devices.tunnel.mac), devices.tunnel.index);
@@ -78,7 +81,7 @@ pub fn shortcut(devices: &Devices) -> Ruleset {
             .iter()
             .map(|address| departing(endpoint.mac, *address))
             .collect();
-        ruleset = ruleset.chain(link.as_str(), Chain::of_device(link, rules));
+        ruleset = ruleset.chain(link.as_str(), Chain::of_device(link.as_str(), rules));
         for version in Ip::BOTH {
             let frame = balanced_frame(endpoint.mac, version);
             ruleset = ruleset.chain(

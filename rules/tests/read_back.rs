@@ -173,11 +173,11 @@ fn a_passage_through_foreign_forward_chains_comes_and_goes() {
              table ip6 nat { chain POSTROUTING { type nat hook postrouting priority 100; }; }
              table inet netd { chain isolate { type filter hook forward priority 0; }; }");
         let mut settle = |rules: &[Rule], overtake| {
-            let chains = foreign_forward_chains(&mut socket).unwrap();
+            let chains = foreign_forward_chains(&mut socket, names::is_table).unwrap();
             passage(rules, &chains, overtake)
                 .iter()
                 .for_each(|change| apply(&mut socket, change).unwrap());
-            let chains = foreign_forward_chains(&mut socket).unwrap();
+            let chains = foreign_forward_chains(&mut socket, names::is_table).unwrap();
             assert_eq!(passage(rules, &chains, overtake), vec![]);
             chains
         };

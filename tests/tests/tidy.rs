@@ -15,7 +15,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("ipam", &["model"]),
     ("dns", &["model"]),
-    ("nftables", &["model"]),
+    ("nftables", &[]),
     ("ipvs", &["model", "nftables"]),
     ("rules", &["model", "nftables", "ipvs"]),
     ("dataplane", &["model", "dns", "nftables", "ipvs", "rules"]),

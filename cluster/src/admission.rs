@@ -213,6 +213,7 @@ fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
         capabilities: None,
         on_link: BTreeSet::new(),
         joined: now(),
+        version: 0,
     }
 }
 

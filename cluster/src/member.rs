@@ -115,6 +115,7 @@ impl<S: StateMachine> Member<S> {
             capabilities: None,
             on_link: BTreeSet::new(),
             joined: now(),
+            version: 0,
         };
         let member = Self::assemble(config, identity).await?;
         let made = member

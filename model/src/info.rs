@@ -142,6 +142,9 @@ pub struct NodeInfo {
     pub on_link: BTreeSet<Subnet>,
     /// When it was admitted.
     pub joined: Millis,
+    /// The revision of the last change of what people ask of it: an update may name it.
+    #[serde(default)]
+    pub version: u64,
     /// Newest level that it knows, while it has a session with the leader.
     #[serde(default)]
     pub level: Option<Level>,
@@ -189,6 +192,9 @@ pub struct NetworkInfo {
     pub endpoints: Vec<EndpointInfo>,
     /// When it was made.
     pub created: Millis,
+    /// The revision of the last change of what people ask of it.
+    #[serde(default)]
+    pub version: u64,
 }
 
 /// Progress of an update.

@@ -78,6 +78,11 @@ impl TooNew {
                             newer one, and start it; the data is whole, leave it where it is";
 }
 
+/// For fields that records of an earlier level do not have.
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// What a framed record begins with. A record of the first level is bare JSON and never does.
 const MARK: u8 = b'L';
 const END_OF_MARK: u8 = b'\n';

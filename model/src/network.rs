@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Millis, NetworkId, Subnet, Vni};
+use crate::{Millis, NetworkId, Subnet, Vni, level::is_zero};
 
 /// How endpoints of a network reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,4 +107,7 @@ pub struct Network {
     pub subnets: Vec<SubnetLease>,
     /// When it was made.
     pub created: Millis,
+    /// The revision of the last change of what people ask of it; 0 before [`crate::Level`] 2.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub version: u64,
 }

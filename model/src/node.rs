@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Capability, Engine, Millis, NodeId, Secret, Subnet};
+use crate::{Capability, Engine, Millis, NodeId, Secret, Subnet, level::is_zero};
 
 /// What a node may do. Its certificate carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -116,6 +116,9 @@ pub struct Node {
     pub on_link: BTreeSet<Subnet>,
     /// When it was admitted.
     pub joined: Millis,
+    /// The revision of the last change of what people ask of it; 0 before [`crate::Level`] 2.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub version: u64,
 }
 
 /// What admits nodes to a cluster: its certificate authority and the secrets of its join tokens.

@@ -128,6 +128,7 @@ fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
         capabilities: node.capabilities.clone().unwrap_or_default(),
         on_link: node.on_link.clone(),
         joined: node.joined,
+        version: node.version,
     }
 }
 
@@ -152,6 +153,7 @@ fn network_info(state: &State, network: &Network) -> NetworkInfo {
         exhausted,
         endpoints: Vec::new(),
         created: network.created,
+        version: network.version,
     }
 }
 

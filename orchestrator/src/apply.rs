@@ -45,12 +45,16 @@ fn apply_node(state: &mut State, now: Millis, command: NodeCommand) -> Response 
     match command {
         NodeCommand::Admit { node } => cluster::admit(state, now, node),
         NodeCommand::SetStatus { node, status } => cluster::set_status(state, node, status),
-        NodeCommand::SetAvailability { node, availability } => {
-            cluster::set_availability(state, &node, availability)
-        }
-        NodeCommand::SetBalancer { node, balancer } => {
-            cluster::set_balancer(state, &node, balancer)
-        }
+        NodeCommand::SetAvailability {
+            node,
+            availability,
+            version,
+        } => cluster::set_availability(state, &node, version, availability),
+        NodeCommand::SetBalancer {
+            node,
+            balancer,
+            version,
+        } => cluster::set_balancer(state, &node, version, balancer),
         NodeCommand::Remove { node } => cluster::remove_node(state, now, node),
         NodeCommand::Report(report) => cluster::report(state, now, report),
     }

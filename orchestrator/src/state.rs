@@ -193,6 +193,15 @@ impl State {
         found.changes
     }
 
+    /// The version of an object that is made or changed now.
+    pub(crate) fn version(&self) -> u64 {
+        if self.level < Level::SHARED_VIEWS {
+            0
+        } else {
+            self.index
+        }
+    }
+
     /// The keys, to be changed.
     pub(crate) fn keys_mut(&mut self) -> &mut Keys {
         self.changed.insert(ObjectRef::Keys);

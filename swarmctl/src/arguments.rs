@@ -256,6 +256,9 @@ pub enum NodeVerb {
         /// Balancer of virtual IPs on the node; auto is IPVS if the kernel has it, else nftables
         #[arg(long, value_parser = words::<Engine, 3>(["auto", "ipvs", "nftables"]))]
         balancer: Option<Engine>,
+        /// Refuse the change unless this still is the node's version (`node inspect`)
+        #[arg(long, value_name = "VERSION")]
+        version: Option<u64>,
         /// Name or id
         node: String,
     },

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_twice_after_a_restart_is_kept_once() {
+    fn changes_told_twice_after_a_restart_are_kept_once() {
         let home = tempfile::tempdir().unwrap();
         let table = open(&home);
         append(&table, 0, &[change(1, 7), change(2, 7)]);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_old_or_too_much_is_forgotten_and_said_to_be() {
+    fn changes_too_old_or_too_many_are_forgotten_and_said_to_be() {
         let home = tempfile::tempdir().unwrap();
         let table = open(&home);
         let changes: Vec<Change> = (1..=100).map(|revision| change(revision, 7)).collect();

@@ -176,8 +176,8 @@ impl<S: StateMachine> Machine<S> {
         (index_of(&inner.applied), found)
     }
 
-    /// Some changes after a revision: see [`Feed::after`]. Errors: the revision up to which they are
-    /// forgotten.
+    /// Some changes after a revision: see [`Feed::after`]. Errors: the revision up to which they
+    /// are forgotten.
     pub fn changes_after(
         &self,
         revision: u64,

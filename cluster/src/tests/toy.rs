@@ -247,6 +247,7 @@ impl StateMachine for Toy {
             on_link: node.on_link.clone(),
             capabilities: Default::default(),
             joined: node.joined,
+            version: 0,
         };
         match query {
             Query::Nodes => Ok(Answer::Nodes(self.nodes.values().map(info).collect())),

@@ -30,6 +30,9 @@ pub enum NodeCommand {
         node: String,
         /// The new availability.
         availability: Availability,
+        /// Refused unless this still is the node's version; regarded from level 2 on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<u64>,
     },
     /// The user chooses a node's balancer.
     #[serde(rename = "set_balancer")]
@@ -38,6 +41,9 @@ pub enum NodeCommand {
         node: String,
         /// What is to do it.
         balancer: Engine,
+        /// Refused unless this still is the node's version; regarded from level 2 on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<u64>,
     },
     /// A node has left or is removed: its tasks are replaced, its record is deleted.
     #[serde(rename = "remove_node")]

@@ -61,7 +61,13 @@ pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
         (known.hostname, known.address, known.vtep, known.role) = (hostname, address, vtep, role);
     } else {
         let joined = now;
-        state.nodes.insert(id, Node { joined, ..node });
+        let version = state.version();
+        let node = Node {
+            joined,
+            version,
+            ..node
+        };
+        state.nodes.insert(id, node);
     }
     network::hold_nodes(state);
     if state.keys.exist() {
@@ -127,15 +133,24 @@ pub(super) fn set_status(state: &mut State, node: NodeId, status: NodeStatus) ->
 pub(super) fn set_availability(
     state: &mut State,
     node: &str,
+    version: Option<u64>,
     availability: Availability,
 ) -> Response {
     let id = state.find_node(node)?;
-    known(state, id)?.availability = availability;
+    let version = next_version(state, id, version)?;
+    let node = known(state, id)?;
+    (node.availability, node.version) = (availability, version);
     Ok(Outcome::Node(id))
 }
 
-pub(super) fn set_balancer(state: &mut State, node: &str, balancer: Engine) -> Response {
+pub(super) fn set_balancer(
+    state: &mut State,
+    node: &str,
+    version: Option<u64>,
+    balancer: Engine,
+) -> Response {
     let id = state.find_node(node)?;
+    let version = next_version(state, id, version)?;
     let node = known(state, id)?;
     let lacks = |found: &BTreeSet<Capability>| !found.contains(&Capability::Ipvs);
     if balancer == Engine::Ipvs && node.capabilities.as_ref().is_some_and(lacks) {
@@ -146,8 +161,27 @@ pub(super) fn set_balancer(state: &mut State, node: &str, balancer: Engine) -> R
         );
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
-    node.balancer = balancer;
+    (node.balancer, node.version) = (balancer, version);
     Ok(Outcome::Node(id))
+}
+
+/// The version of a node that is changed now. Errors: it has another one than the change was made
+/// for.
+fn next_version(state: &State, id: NodeId, asked: Option<u64>) -> Result<u64, Refusal> {
+    let node = state.nodes.get(&id);
+    let stale = node.filter(|node| asked.is_some_and(|asked| asked != node.version));
+    match stale.filter(|_| state.level >= Level::SHARED_VIEWS) {
+        None => Ok(state.version()),
+        Some(node) => {
+            let name = &node.hostname;
+            let cause = format!(
+                "node {name:?} has been changed by somebody else since this update was made"
+            );
+            let next =
+                format!("look at it (`swarmctl node inspect {name}`) and give the command again");
+            Err(Refusal::new(Kind::Conflict, cause, next))
+        }
+    }
 }
 
 /// Removes a node. Nobody will report its tasks and containers again: they are orphaned and

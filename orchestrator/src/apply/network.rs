@@ -42,6 +42,7 @@ pub(super) fn create(
             vni,
             subnets,
             created: now,
+            version: state.version(),
         },
     );
     state.follow_networks();
@@ -105,9 +106,11 @@ pub(super) fn name(state: &mut State, network: &str, name: String) -> Response {
     })?;
     refuse_taken(state, &name, Some(found.id))?;
     state.ledger.rename(id, &name);
+    let version = state.version();
     if let Some(network) = state.networks.get_mut(&id) {
         network.spec.labels.remove(UNNAMED);
         network.spec.name = name;
+        network.version = version;
     }
     Ok(Outcome::Network(id))
 }

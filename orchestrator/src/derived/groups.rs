@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_empty_is_dropped() {
+    fn an_empty_group_is_dropped() {
         let mut groups: Groups<String, u64> = Groups::default();
         groups.insert("one".to_owned(), 1);
         groups.remove("one", &2);

@@ -120,6 +120,7 @@ fn a_host_name_of_two_nodes_is_ambiguous() {
     }));
     let drain = |node: &str| {
         Command::Node(NodeCommand::SetAvailability {
+            version: None,
             node: node.to_owned(),
             availability: Availability::Drain,
         })
@@ -147,6 +148,7 @@ fn unknown_nodes_are_refused() {
         }),
         Command::Node(NodeCommand::Remove { node: unknown }),
         Command::Node(NodeCommand::SetAvailability {
+            version: None,
             node: "h9".to_owned(),
             availability: Availability::Drain,
         }),
@@ -246,6 +248,7 @@ fn a_node_balances_as_its_kernel_can_unless_told_otherwise() {
     for balancer in [Engine::Nftables, Engine::Ipvs] {
         for node in ["h1", "h2"] {
             cluster.apply(Command::Node(NodeCommand::SetBalancer {
+                version: None,
                 node: node.to_owned(),
                 balancer,
             }));
@@ -257,6 +260,7 @@ fn a_node_balances_as_its_kernel_can_unless_told_otherwise() {
         assert_eq!(view.peers[&NodeId(2)].balancer, balancer);
     }
     let nobody = Command::Node(NodeCommand::SetBalancer {
+        version: None,
         node: "h3".to_owned(),
         balancer: Engine::Auto,
     });
@@ -265,4 +269,40 @@ fn a_node_balances_as_its_kernel_can_unless_told_otherwise() {
         refusal.kind == Kind::NotFound && refusal.next.contains("swarmctl node ls"),
         "{refusal}"
     );
+}
+
+#[test]
+fn a_change_of_a_node_for_another_version_is_refused() {
+    let mut cluster = Cluster::with_network(2);
+    let version = |cluster: &Cluster| cluster.state.nodes()[&NodeId(2)].version;
+    let change = |availability, version| {
+        Command::Node(NodeCommand::SetAvailability {
+            node: "h2".into(),
+            availability,
+            version,
+        })
+    };
+    let first = version(&cluster);
+    cluster.apply(change(Availability::Pause, Some(first)));
+    let second = version(&cluster);
+    assert!(second > first);
+    let refusal = cluster.refuse(change(Availability::Active, Some(first)));
+    assert_eq!(refusal.kind, Kind::Conflict);
+    let balancer = Command::Node(NodeCommand::SetBalancer {
+        node: "h2".into(),
+        balancer: Engine::Nftables,
+        version: Some(first),
+    });
+    assert_eq!(cluster.refuse(balancer).kind, Kind::Conflict);
+    cluster.apply(change(Availability::Drain, None));
+    cluster.apply(change(Availability::Active, Some(version(&cluster))));
+    // What the host reports changes nothing that people ask of it.
+    let before = version(&cluster);
+    cluster.report(2, 9, Vec::new());
+    assert_eq!(version(&cluster), before);
+    let network = cluster.state.answer(None, &Query::Network("net".into()));
+    let Ok(Answer::Networks(networks)) = network else {
+        panic!("{network:?}")
+    };
+    assert!(networks[0].version > 0);
 }

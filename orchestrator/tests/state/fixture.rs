@@ -36,6 +36,7 @@ pub fn node(number: u64, role: Role) -> Node {
         capabilities: None,
         on_link: Default::default(),
         joined: 0,
+        version: 0,
     }
 }
 
@@ -398,6 +399,7 @@ impl Cluster {
 
     pub fn set_availability(&mut self, node: u64, availability: Availability) {
         self.apply(Command::Node(NodeCommand::SetAvailability {
+            version: None,
             node: NodeId(node).to_string(),
             availability,
         }));

@@ -389,11 +389,13 @@ fn a_service_tells_who_is_balanced_otherwise_than_it_asks_for() {
         "{shown:?}"
     );
     cluster.apply(Command::Node(NodeCommand::SetBalancer {
+        version: None,
         node: "h2".to_owned(),
         balancer: Engine::Nftables,
     }));
     assert!(notes(&cluster, "counts")[0].starts_with("clients on h1, h2 are"));
     cluster.apply(Command::Node(NodeCommand::SetBalancer {
+        version: None,
         node: "h2".to_owned(),
         balancer: Engine::Auto,
     }));

@@ -264,6 +264,7 @@ fn act(cluster: &mut Cluster, event: &Event, witness: &mut Witness) {
             status,
         }),
         Event::Availability(node, availability) => Command::Node(NodeCommand::SetAvailability {
+            version: None,
             node: format!("h{node}"),
             availability,
         }),

@@ -26,8 +26,9 @@ pub async fn node(daemon: &Daemon, verb: NodeVerb) -> Result<u8> {
         NodeVerb::Update {
             availability,
             balancer,
+            version,
             node,
-        } => update(daemon, node, availability, balancer).await,
+        } => update(daemon, node, availability, balancer, version).await,
         NodeVerb::Rm { force, nodes } => each(&nodes, |node| rm(daemon, node, force)).await,
     }
 }
@@ -90,6 +91,7 @@ async fn update(
     node: String,
     availability: Option<Availability>,
     balancer: Option<Engine>,
+    mut version: Option<u64>,
 ) -> Result<u8> {
     let NodeInfo { id, hostname, .. } = daemon.ask(Question::node(node)).await?;
     if let Some(balancer) = balancer {
@@ -99,6 +101,7 @@ async fn update(
                 Command::Node(NodeCommand::SetBalancer {
                     node: id.to_string(),
                     balancer,
+                    version: version.take(),
                 }),
             )
             .await?;
@@ -110,6 +113,7 @@ async fn update(
                 Command::Node(NodeCommand::SetAvailability {
                     node: id.to_string(),
                     availability,
+                    version,
                 }),
             )
             .await?;

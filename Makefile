@@ -48,7 +48,8 @@ BENCH_PACKAGES := \
 	dnsperf:/usr/bin/dnsperf:asks-servers-of-names \
 	unbound:/usr/sbin/unbound:is-compared-with-our-resolver \
 	dnsmasq-base:/usr/sbin/dnsmasq:as-unbound \
-	aardvark-dns:/usr/lib/podman/aardvark-dns:as-unbound
+	aardvark-dns:/usr/lib/podman/aardvark-dns:as-unbound \
+	etcd-server:/usr/bin/etcd:is-compared-with-our-control-plane
 
 # installs what is missing of a list of packages
 define install
@@ -140,6 +141,7 @@ bench: setup setup-bench ## runs the benchmarks of docs/benchmarks.md
 	cargo bench -p tests --bench cni
 	cargo bench -p tests --bench docker
 	cargo bench -p tests --bench views
+	cargo bench -p tests --bench control
 	cargo bench -p rules --bench balancing
 	cargo bench -p dataplane --bench scale
 

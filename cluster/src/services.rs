@@ -83,8 +83,8 @@ type Reply = Result<Response<Json>, Status>;
 fn levels_of(entries: &[Entry<Types>]) -> Vec<Level> {
     let mut levels = Vec::new();
     for entry in entries {
-        if let EntryPayload::Normal(batch) = &entry.payload {
-            levels.push(batch.level);
+        if let EntryPayload::Normal(payload) = &entry.payload {
+            levels.push(payload.level());
         }
     }
     levels

@@ -1,13 +1,13 @@
 //! Group commit: commands that wait for the log at the same time share an entry, its flush to the
 //! disk and its way to the other managers.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use model::{Batch, Command, Entry, EpochKey, Level, RequestId, Response, StateMachine};
 use openraft::Raft;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{Machine, Retry, Types, confirmed, now};
+use super::{Machine, Payload, Retry, Types, confirmed, now};
 
 /// The most commands of one entry.
 const COMMANDS: usize = 1_000;
@@ -63,7 +63,25 @@ impl Commits {
 
 /// How many bytes of JSON a command is.
 pub fn size(command: &Command) -> usize {
-    serde_json::to_vec(command).map_or(0, |bytes| bytes.len())
+    let mut counted = Count(0);
+    match serde_json::to_writer(&mut counted, command) {
+        Ok(()) => counted.0,
+        Err(_) => 0,
+    }
+}
+
+/// Counts bytes, and keeps none.
+struct Count(usize);
+
+impl io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 async fn write<S: StateMachine>(
@@ -146,7 +164,12 @@ async fn commit(raft: &Raft<Types>, level: Level, group: Vec<Waiting>) {
         level: needed,
         entries,
     };
-    match confirmed(raft.client_write(batch)).await {
+    let written = async {
+        let payload = Payload::new(batch).map_err(|error| error.to_string())?;
+        let written = raft.client_write(payload).await;
+        written.map_err(|error| error.to_string())
+    };
+    match confirmed(written).await {
         Ok(written) => {
             for (answer, response) in answers.into_iter().zip(written.data) {
                 let _gone = answer.send(Ok(response));

@@ -273,11 +273,12 @@ impl<S: StateMachine> Inner<S> {
         })
     }
 
-    fn apply(&mut self, entry: Entry<Types>) -> Vec<Response> {
+    fn apply(&mut self, entry: Entry<Types>) -> Result<Vec<Response>, serde_json::Error> {
         self.applied = Some(entry.log_id);
-        match entry.payload {
+        Ok(match entry.payload {
             EntryPayload::Blank => Vec::new(),
-            EntryPayload::Normal(batch) => {
+            EntryPayload::Normal(payload) => {
+                let batch = payload.take()?;
                 let index = entry.log_id.index;
                 let mut responses = Vec::with_capacity(batch.entries.len());
                 for command in batch.entries {
@@ -293,7 +294,7 @@ impl<S: StateMachine> Inner<S> {
                 self.membership = Membership::new(Some(entry.log_id), membership);
                 Vec::new()
             }
-        }
+        })
     }
 }
 
@@ -379,12 +380,13 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        Ok(self.change(|inner| {
+        let applied: Result<_, serde_json::Error> = self.change(|inner| {
             entries
                 .into_iter()
                 .map(|entry| inner.apply(entry))
                 .collect()
-        }))
+        });
+        applied.map_err(|error| StorageIOError::read_logs(&error).into())
     }
 
     async fn get_snapshot_builder(&mut self) -> Picture<S> {

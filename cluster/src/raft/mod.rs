@@ -6,17 +6,19 @@ mod feed;
 mod log;
 mod machine;
 mod network;
+mod payload;
 
 pub use commit::size;
 pub use consensus::{Consensus, Retry, Seat, confirmed, now};
 #[cfg(test)]
 pub use log::Log;
 pub use machine::{Machine, StateDigest};
+pub use payload::Payload;
 
 openraft::declare_raft_types!(
     /// The types that Raft is used with.
     pub Types:
-        D = model::Batch,
+        D = Payload,
         R = Vec<model::Response>,
         NodeId = u64,
         Node = openraft::BasicNode,

@@ -9,7 +9,7 @@ use openraft::{
 use tempfile::TempDir;
 
 use super::{directory, toy::Toy};
-use crate::raft::{Log, Machine, Types};
+use crate::raft::{Log, Machine, Payload, Types};
 
 /// Stores of a cluster of this level.
 struct OnDisk(Level);
@@ -95,9 +95,10 @@ fn large(level: Level, index: u64) -> Entry<Types> {
         command,
     };
     let entries = vec![entry];
+    let payload = Payload::new(Batch { level, entries });
     Entry {
         log_id: log_id(1, 1, index),
-        payload: EntryPayload::Normal(Batch { level, entries }),
+        payload: EntryPayload::Normal(payload.unwrap()),
     }
 }
 

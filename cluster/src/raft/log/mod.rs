@@ -362,8 +362,8 @@ impl RaftLogStorage<Types> for Log {
     {
         let mut encoded = Vec::new();
         for entry in entries {
-            if let EntryPayload::Normal(batch) = &entry.payload {
-                self.raise(batch.level);
+            if let EntryPayload::Normal(payload) = &entry.payload {
+                self.raise(payload.level());
             }
             let bytes = encode(self.shared.level(), &entry);
             encoded.push(Encoded {

@@ -12,15 +12,15 @@ use model::{
 use openraft::error::Fatal;
 use tokio::time::{sleep, timeout};
 
-use crate::raft::{Consensus, Retry, confirmed, now};
+use crate::{
+    raft::{Consensus, Retry, confirmed, now},
+    timing::GRACE,
+};
 
 /// The longest time between two steps.
 const STEP_INTERVAL: Duration = Duration::from_millis(200);
 /// Changes within this time lead to one step.
 const DEBOUNCE: Duration = Duration::from_millis(3);
-/// Time that nodes get to be heard, after a change of leader or a pause of this process, before
-/// they count as down.
-const GRACE: Duration = Duration::from_secs(4);
 /// A step this late means that this process was paused; the silence of nodes then says nothing.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Runs for as long as the manager does; acts only while it leads.

@@ -5,6 +5,7 @@ mod admission;
 mod bare;
 mod dispatcher;
 mod drive;
+mod election;
 mod error;
 mod fanout;
 mod files;
@@ -24,6 +25,7 @@ mod session;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod tls;
 mod token;
 mod view;

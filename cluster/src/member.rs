@@ -28,7 +28,8 @@ use tokio::{
 use tonic::{Code, Request, Status, service::Routes, transport::Channel};
 
 use crate::{
-    ClusterError, JoinAnswer, JoinCall, Leadership, LinkError, PeerIdentity, Token, drive, files,
+    ClusterError, JoinAnswer, JoinCall, Leadership, LinkError, PeerIdentity, Token, drive,
+    election, files,
     identity::Identity,
     joining::{Config, Host, JoinOptions, ask_to_join, forget_state, prepare, reachable},
     link::{Links, Target},
@@ -47,9 +48,11 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(6);
 /// Timeout of asking a manager who leads.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How often a request under way asks whether its leader still leads.
-const LOOK_FOR_LEADER: Duration = Duration::from_millis(250);
+const LOOK_FOR_LEADER: Duration = Duration::from_millis(25);
+/// The same for a worker, which asks the managers.
+const ASK_FOR_LEADER: Duration = Duration::from_millis(250);
 /// Pause between two tries.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// Timeout until an admitted host is a working member.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a host that leaves with --force tries to tell the cluster.
@@ -220,6 +223,7 @@ impl<S: StateMachine> Member<S> {
         tasks.spawn(async move { member.own_view().keep().await });
         if let Some(consensus) = &self.inner.consensus {
             tasks.spawn(drive::run(consensus.clone()));
+            tasks.spawn(election::watch(self.clone(), consensus.clone()));
             tasks.spawn(enlist(self.clone(), consensus.clone()));
         }
         Ok(())
@@ -504,8 +508,12 @@ impl<S: StateMachine> Member<S> {
 
     /// Completes once somebody else leads.
     pub(crate) async fn leader_leaves(&self, seat: Seat) {
+        let pause = match self.role() {
+            Role::Manager => LOOK_FOR_LEADER,
+            Role::Worker => ASK_FOR_LEADER,
+        };
         loop {
-            sleep(LOOK_FOR_LEADER).await;
+            sleep(pause).await;
             if self.seat().await.is_ok_and(|known| known != seat) {
                 return;
             }
@@ -548,7 +556,7 @@ impl<S: StateMachine> Member<S> {
     }
 
     /// What a manager says of who leads.
-    async fn ask(&self, manager: Target) -> Result<Leadership, Status> {
+    pub(crate) async fn ask(&self, manager: Target) -> Result<Leadership, Status> {
         let mut client = MembershipClient::new(self.inner.links.channel(manager));
         let answer = timeout(ASK_TIMEOUT, client.leader(Json::default())).await;
         let answer =

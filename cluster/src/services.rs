@@ -136,7 +136,9 @@ fn identity<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
 #[tonic::async_trait]
 impl<S: StateMachine> Raft for Door<S> {
     async fn append(&self, request: Request<Json>) -> Reply {
-        let raft = &self.manager()?.raft;
+        let manager = self.manager()?;
+        manager.hear_leader();
+        let raft = &manager.raft;
         match decode::<AppendEntriesRequest<Types>>(request.get_ref()) {
             Ok(call) => {
                 self.known_to_this_version(levels_of(&call.entries))?;

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use model::{
@@ -25,21 +25,12 @@ use crate::{
     history::{self, History, Limits},
     link::Links,
     pki,
+    timing::{CONFIRM, ELECTION, HEARTBEAT, LEADER_LEASE, NODE_LEASE},
     token::Token,
 };
 
-/// A node that is silent for this long is down.
-const HEARTBEAT_LEASE: Duration = Duration::from_secs(3);
-/// How long a majority may take to confirm a write or a read.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(4);
-/// A leader that no majority has confirmed for this long refuses requests.
-const LEADER_LEASE: Duration = Duration::from_secs(3);
 /// The most that may watch one leader at the same time.
 const WATCHERS: usize = 1_000;
-const HEARTBEAT_MS: u64 = 200;
-/// A follower stands for election after the maximum, which is the leader's lease, plus a random
-/// part of this range.
-const ELECTION_MS: std::ops::Range<u64> = 700..1400;
 
 type Metrics = RaftMetrics<u64, BasicNode>;
 
@@ -70,6 +61,8 @@ pub struct Consensus<S> {
     /// The end of the log that this process has found.
     found: Option<LogId>,
     heard: Mutex<BTreeMap<NodeId, Instant>>,
+    /// When a leader has appended last, if only a heartbeat.
+    leader_heard: Mutex<tokio::time::Instant>,
     commits: Commits,
     /// The newest level that this netd knows.
     pub known: Level,
@@ -127,6 +120,7 @@ impl<S: StateMachine> Consensus<S> {
             log,
             found,
             heard: Mutex::default(),
+            leader_heard: Mutex::new(tokio::time::Instant::now()),
             commits,
             known,
             sessions: Mutex::default(),
@@ -169,6 +163,28 @@ impl<S: StateMachine> Consensus<S> {
             .voter_ids()
             .any(|voter| voter == self.me.0);
         metrics.running_state.is_ok() && metrics.state == ServerState::Leader && voter && confirmed
+    }
+
+    /// Notes that a leader appends.
+    pub fn hear_leader(&self) {
+        let mut heard = self
+            .leader_heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *heard = tokio::time::Instant::now();
+    }
+
+    /// When a leader has appended last.
+    pub fn leader_heard(&self) -> tokio::time::Instant {
+        *self
+            .leader_heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets this manager stand for election once its time comes, or not.
+    pub fn may_stand(&self, may: bool) {
+        self.raft.runtime_config().elect(may);
     }
 
     /// Where the leader is, as far as this manager knows.
@@ -288,9 +304,7 @@ impl<S: StateMachine> Consensus<S> {
     /// Whether a node has been heard lately.
     pub fn hears(&self, node: NodeId) -> bool {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard
-            .get(&node)
-            .is_some_and(|at| at.elapsed() < HEARTBEAT_LEASE)
+        heard.get(&node).is_some_and(|at| at.elapsed() < NODE_LEASE)
     }
 }
 
@@ -344,7 +358,7 @@ impl<S: StateMachine> Consensus<S> {
 pub async fn confirmed<T, E: std::fmt::Display>(
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Retry> {
-    match timeout(CONFIRM_TIMEOUT, work).await {
+    match timeout(CONFIRM, work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Retry(error.to_string())),
         Err(_) => Err(Retry("no majority of managers confirms".to_owned())),
@@ -361,9 +375,9 @@ pub fn now() -> Millis {
 fn config() -> Result<Arc<Config>, ClusterError> {
     let config = Config {
         cluster_name: "netd".to_owned(),
-        heartbeat_interval: HEARTBEAT_MS,
-        election_timeout_min: ELECTION_MS.start,
-        election_timeout_max: ELECTION_MS.end,
+        heartbeat_interval: HEARTBEAT.as_millis() as u64,
+        election_timeout_min: ELECTION.start.as_millis() as u64,
+        election_timeout_max: ELECTION.end.as_millis() as u64,
         install_snapshot_timeout: 10_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(5_000),
         max_in_snapshot_log_to_keep: 1_000,

@@ -77,7 +77,7 @@ fn cut(cluster: &mut Cluster, kind: Kind) -> Result<Value> {
 type Span = (Instant, Instant);
 
 /// Writes without a pause over one connection, and every few milliseconds over a new one. Prints
-/// milliseconds from the last confirmation before the longest gap to the first one after it.
+/// how long there was no answer as JSON.
 pub fn watch(kind: Kind, seconds: f64) -> Result<()> {
     runtime()?.block_on(async {
         let end = Instant::now() + Duration::from_secs_f64(seconds);
@@ -92,22 +92,24 @@ pub fn watch(kind: Kind, seconds: f64) -> Result<()> {
         for one in fresh {
             spans.extend(one.await?);
         }
-        let gap = steady
-            .windows(2)
-            .map(|pair| (pair[0].1, pair[1].1))
-            .max_by_key(|(before, after)| *after - *before);
-        let told = match gap {
-            Some((before, after)) => {
-                let later = spans.iter().filter(|(start, _)| *start > before);
-                let first = later.map(|(_, end)| *end).min().unwrap_or(end);
-                let milliseconds = |to: Instant| (to - before).as_secs_f64() * 1_000.0;
-                json!({ "in_flight": milliseconds(after), "fresh": milliseconds(first) })
-            }
-            None => json!({}),
-        };
-        println!("{told}");
+        println!("{}", gaps(&steady, &spans, end));
         Ok(())
     })
+}
+
+/// Milliseconds from the last confirmation before the longest time without any, which is when the
+/// power was cut, to the first one of the steady client and of a request that began later.
+fn gaps(steady: &[Span], fresh: &[Span], end: Instant) -> Value {
+    let mut confirmed: Vec<Instant> = steady.iter().chain(fresh).map(|(_, end)| *end).collect();
+    confirmed.sort_unstable();
+    let longest = confirmed.windows(2).max_by_key(|pair| pair[1] - pair[0]);
+    let Some(cut) = longest.map(|pair| pair[0]) else {
+        return json!({});
+    };
+    let until = |found: Option<Instant>| (found.unwrap_or(end) - cut).as_secs_f64() * 1_000.0;
+    let in_flight = steady.iter().map(|(_, end)| *end).find(|end| *end > cut);
+    let later = fresh.iter().filter(|(start, _)| *start > cut);
+    json!({ "in_flight": until(in_flight), "fresh": until(later.map(|(_, end)| *end).min()) })
 }
 
 async fn steady(kind: Kind, end: Instant) -> Result<Vec<Span>> {

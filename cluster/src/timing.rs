@@ -1,0 +1,53 @@
+//! How long the control plane waits. What must hold between these times is tested here.
+
+use std::{ops::Range, time::Duration};
+
+/// A leader that has nothing to say is heard at each tick of openraft, which is half as long again.
+pub const HEARTBEAT: Duration = Duration::from_millis(100);
+/// A follower that has heard nothing stands for election after the maximum, for which it votes for
+/// nobody else, and a part of this range that it drew when it started. Within the minimum a vote
+/// has to be on the voter's disk and back.
+pub const ELECTION: Range<Duration> = Duration::from_millis(300)..Duration::from_millis(400);
+/// After this silence a follower asks whether the leader still answers.
+pub const SUSPECT: Duration = Duration::from_millis(250);
+/// How long the answer may take; there is no election meanwhile, nor while there is one.
+pub const ASK: Duration = Duration::from_millis(200);
+/// A leader that answers, but appends nothing for this long, is replaced all the same.
+pub const STUCK: Duration = Duration::from_millis(1_500);
+/// A leader that no majority has confirmed for this long refuses requests.
+pub const LEADER_LEASE: Duration = Duration::from_secs(3);
+/// How long a majority may take to confirm a write or a read.
+pub const CONFIRM: Duration = Duration::from_secs(4);
+/// A node that is silent for this long is down.
+pub const NODE_LEASE: Duration = Duration::from_secs(3);
+/// Time that nodes get to be heard, after a change of leader or a pause of this process, before
+/// they count as down.
+pub const GRACE: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+
+    const TICK: Duration = Duration::from_millis(150);
+
+    #[test]
+    fn times_fit_together() {
+        assert_eq!(TICK, HEARTBEAT * 3 / 2);
+        let earliest = ELECTION.end + ELECTION.start;
+        // One lost heartbeat is no silence, and two are no election.
+        assert!(SUSPECT > TICK && earliest > 3 * TICK);
+        // A leader that is gone is known to be before the first election could be.
+        assert!(SUSPECT + ASK + HEARTBEAT < earliest);
+        // A leader's power cut: the slowest follower stands for election within a second.
+        assert!(ELECTION.end * 2 + TICK <= Duration::from_secs(1));
+        // ARCHITECTURE promises that a silent leader is replaced within 3 s.
+        assert!(STUCK + ELECTION.end * 2 + TICK <= Duration::from_secs(3));
+        // Whoever waits for the old leader still waits when there is a new one.
+        assert!(STUCK + ELECTION.end * 2 < CONFIRM);
+        // Nodes have found the new leader before it judges them.
+        assert!(GRACE > NODE_LEASE && LEADER_LEASE < CONFIRM);
+        // A dead connection ends before its node counts as down.
+        assert!(KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT <= NODE_LEASE);
+    }
+}

@@ -211,12 +211,8 @@ async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Resu
                 member.halt(error);
                 return Ok(());
             }
-            let view = member
-                .current_view()
-                .apply(&delta)
-                .map_err(|error| error.to_string())?;
-            member.own_view().set(view).await;
-            Ok(())
+            let changed = member.own_view().change(delta).await;
+            changed.map_err(|error| error.to_string())
         }
     }
 }

@@ -1,22 +1,31 @@
 //! A node's view, in memory and on disk. It is written to the page cache before it is used, and
-//! fsynced soon after. A power cut may lose the last view, but it also wipes the kernel state that
-//! the view described.
+//! fsynced soon after. A power cut may lose the last changes, but it also wipes the kernel state
+//! that they described.
+//!
+//! On disk a view is a snapshot and the changes after it: what is written for a change is as large
+//! as the change. Before [`Level::SHARED_VIEWS`] it is two whole copies, which earlier versions
+//! read.
+
+mod log;
 
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use model::{Level, NodeConfig, NodeId, RecordError, level};
+use model::{Level, NodeConfig, NodeId, RecordError, ViewDelta, ViewError, level};
 use tokio::sync::watch;
 
 use crate::{ClusterError, files};
+use log::Log;
 
-/// The newest view, which a power cut may damage, and the newest fsynced one.
-const FILES: [&str; 2] = ["view.new.json", "view.json"];
+/// Whole copies: the newest view, which a power cut may damage, and the newest fsynced one.
+const COPIES: [&str; 2] = ["view.new.json", "view.json"];
+/// A snapshot and changes.
+const LOG: &str = "view.log";
 
 /// This node's view.
 pub struct View {
@@ -24,6 +33,8 @@ pub struct View {
     current: watch::Sender<Arc<NodeConfig>>,
     /// The disk did not take the last one.
     unsaved: AtomicBool,
+    /// What changes are appended to; none before the first change, and after one failed.
+    log: Arc<Mutex<Option<Log>>>,
 }
 
 impl View {
@@ -32,36 +43,37 @@ impl View {
     /// a later version wrote.
     pub fn open(directory: &Path, node: NodeId, known: Level) -> Result<Self, ClusterError> {
         let mut view = NodeConfig::empty(node);
-        for path in FILES.map(|name| directory.join(name)) {
-            let Some(bytes) = files::read(&path)? else {
-                continue;
-            };
-            let opened = level::open(&path.display().to_string(), &bytes, known);
-            if let Err(RecordError::TooNew(error)) = opened {
-                return Err(error.into());
+        for path in COPIES.map(|name| directory.join(name)) {
+            if let Some(bytes) = files::read(&path)? {
+                let change = |body: &[u8]| changed(&NodeConfig::empty(node), body);
+                take(&mut view, opened(&path, &bytes, known, change)?);
             }
-            let body = opened.map_err(|error| error.to_string());
-            match body.and_then(|(_, body)| parse(node, body)) {
-                Ok(saved) if saved.generation >= view.generation => view = saved,
-                Ok(_) => {}
-                Err(reason) => {
-                    tracing::warn!(path = %path.display(), reason,
-                        "a copy of this node's view is lost")
+        }
+        let path = directory.join(LOG);
+        if let Some(bytes) = files::read(&path)? {
+            let mut saved = NodeConfig::empty(node);
+            for record in log::records(&bytes) {
+                match opened(&path, record, known, |body| changed(&saved, body))? {
+                    Some(next) => saved = next,
+                    None => break,
                 }
             }
+            take(&mut view, Some(saved));
         }
         let current = watch::Sender::new(Arc::new(view));
         Ok(Self {
             directory: directory.to_owned(),
             current,
             unsaved: AtomicBool::new(false),
+            log: Arc::default(),
         })
     }
 
     /// Removes what is on disk.
     pub fn remove(directory: &Path) -> Result<(), ClusterError> {
-        FILES
+        COPIES
             .iter()
+            .chain([&LOG])
             .try_for_each(|name| files::remove(&directory.join(name)))
     }
 
@@ -73,12 +85,20 @@ impl View {
         self.current.subscribe()
     }
 
-    /// Publishes the view once it is written. If the disk is full the view is published all the
-    /// same, and a restart begins from an older one.
-    pub async fn set(&self, view: NodeConfig) {
-        let view = Arc::new(view);
-        self.write(FILES[0], view.clone(), files::hand_over).await;
+    /// Publishes the view with this change once it is written. If the disk is full the view is
+    /// published all the same, and a restart begins from an older one.
+    ///
+    /// # Errors
+    /// The change does not follow on the view, which stays as it is.
+    pub async fn change(&self, delta: ViewDelta) -> Result<(), ViewError> {
+        let view = Arc::new(self.get().apply(&delta)?);
+        if view.level < Level::SHARED_VIEWS {
+            self.copy(COPIES[0], view.clone(), files::hand_over).await;
+        } else {
+            self.append(view.clone(), delta).await;
+        }
         self.current.send_replace(view);
+        Ok(())
     }
 
     /// Has the disk keep each view, or the one after it, until dropped.
@@ -87,26 +107,56 @@ impl View {
         changes.mark_changed();
         while changes.changed().await.is_ok() {
             let view = changes.borrow_and_update().clone();
-            self.write(FILES[1], view, files::write).await;
+            if view.level < Level::SHARED_VIEWS {
+                self.copy(COPIES[1], view, files::write).await;
+            } else {
+                let log = self.log.clone();
+                self.write(move || log::keep(&log)).await;
+            }
         }
     }
 
-    async fn write(
+    /// Writes a whole copy.
+    async fn copy(
         &self,
         name: &str,
         view: Arc<NodeConfig>,
         write: impl FnOnce(&Path, &[u8]) -> Result<(), ClusterError> + Send + 'static,
     ) {
         let path = self.directory.join(name);
-        let written = tokio::task::spawn_blocking(move || {
-            let body = serde_json::to_vec(&view.snapshot()).map_err(|error| error.to_string())?;
-            write(&path, &level::seal(view.level, body)).map_err(|error| error.to_string())
-        });
-        let reason = written
-            .await
-            .map_err(|error| error.to_string())
-            .flatten()
-            .err();
+        self.write(move || write(&path, &snapshot(&view)?).map_err(text))
+            .await;
+    }
+
+    /// Appends a change, or begins anew with a snapshot of the view that it leads to.
+    async fn append(&self, view: Arc<NodeConfig>, delta: ViewDelta) {
+        let (log, directory) = (self.log.clone(), self.directory.clone());
+        self.write(move || {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            let appended = match log.as_mut() {
+                Some(log) if log.has_room() && delta.from.is_some() => {
+                    log.append(&sealed(&delta)?).map(|()| true)
+                }
+                _ => Ok(false),
+            };
+            if appended.is_ok_and(|appended| appended) {
+                return Ok(());
+            }
+            // What is behind a change that was half written could not be read.
+            *log = None;
+            *log = Some(Log::begin(&directory.join(LOG), &snapshot(&view)?)?);
+            for name in COPIES {
+                files::remove(&directory.join(name)).map_err(text)?;
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Says so when the disk begins or ceases to refuse views.
+    async fn write(&self, work: impl FnOnce() -> Result<(), String> + Send + 'static) {
+        let written = tokio::task::spawn_blocking(work).await;
+        let reason = written.map_err(text).flatten().err();
         let failed_before = self.unsaved.swap(reason.is_some(), Ordering::Relaxed);
         match reason {
             Some(reason) if !failed_before => {
@@ -118,11 +168,50 @@ impl View {
     }
 }
 
-fn parse(node: NodeId, bytes: &[u8]) -> Result<NodeConfig, String> {
-    let snapshot = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    NodeConfig::empty(node)
-        .apply(&snapshot)
-        .map_err(|error| error.to_string())
+/// Takes a saved view unless there is a newer one already.
+fn take(view: &mut NodeConfig, saved: Option<NodeConfig>) {
+    if let Some(saved) = saved.filter(|saved| saved.generation >= view.generation) {
+        *view = saved;
+    }
+}
+
+/// What a record of this file leads to; none where it cannot be understood, and all behind it is
+/// lost.
+fn opened(
+    path: &Path,
+    record: &[u8],
+    known: Level,
+    change: impl FnOnce(&[u8]) -> Result<NodeConfig, String>,
+) -> Result<Option<NodeConfig>, ClusterError> {
+    let record = level::open(&path.display().to_string(), record, known);
+    if let Err(RecordError::TooNew(error)) = record {
+        return Err(error.into());
+    }
+    match record.map_err(text).and_then(|(_, body)| change(body)) {
+        Ok(view) => Ok(Some(view)),
+        Err(reason) => {
+            tracing::warn!(path = %path.display(), reason, "a copy of this node's view is lost");
+            Ok(None)
+        }
+    }
+}
+
+fn changed(view: &NodeConfig, bytes: &[u8]) -> Result<NodeConfig, String> {
+    let delta: ViewDelta = serde_json::from_slice(bytes).map_err(text)?;
+    view.apply(&delta).map_err(text)
+}
+
+fn snapshot(view: &NodeConfig) -> Result<Vec<u8>, String> {
+    sealed(&view.snapshot())
+}
+
+fn sealed(delta: &ViewDelta) -> Result<Vec<u8>, String> {
+    let body = serde_json::to_vec(delta).map_err(text)?;
+    Ok(level::seal(delta.level, body))
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 #[cfg(test)]
@@ -131,34 +220,45 @@ mod tests {
 
     use super::*;
 
-    fn of_generation(generation: u64) -> NodeConfig {
-        NodeConfig {
-            generation,
+    /// A change to this generation, which has as many nodes as its number says.
+    fn change(from: Option<u64>, to: u64, level: Level) -> ViewDelta {
+        let view = NodeConfig {
+            generation: to,
+            level,
             ..NodeConfig::empty(NodeId(1))
+        };
+        ViewDelta {
+            from,
+            ..view.delta(&view)
         }
+    }
+
+    fn generation(directory: &Path) -> u64 {
+        let opened = View::open(directory, NodeId(1), Level::NEWEST).unwrap();
+        opened.get().generation
     }
 
     #[tokio::test]
     async fn a_view_that_the_disk_does_not_take_is_shown_all_the_same() {
         let directory = tempfile::tempdir().unwrap();
-        let view = View::open(&directory.path().join("missing"), NodeId(1), Level::NEWEST).unwrap();
-        view.set(of_generation(7)).await;
-        assert_eq!(*view.get(), of_generation(7));
+        let missing = directory.path().join("missing");
+        for level in [Level::FIRST, Level::NEWEST] {
+            let view = View::open(&missing, NodeId(1), Level::NEWEST).unwrap();
+            view.change(change(None, 7, level)).await.unwrap();
+            assert_eq!(view.get().generation, 7);
+        }
     }
 
     #[tokio::test]
-    async fn a_view_survives_a_crash_and_a_spoilt_one_falls_back() {
+    async fn whole_copies_survive_a_crash_and_a_spoilt_one_falls_back() {
         let directory = tempfile::tempdir().unwrap();
-        let opened = || View::open(directory.path(), NodeId(1), Level::NEWEST).unwrap();
-        let generation = || opened().get().generation;
-        let view = opened();
-        let [newest, kept] = FILES.map(|name| directory.path().join(name));
+        let path = directory.path();
+        let view = View::open(path, NodeId(1), Level::NEWEST).unwrap();
+        let [newest, kept] = COPIES.map(|name| path.join(name));
         let written = async {
-            view.set(of_generation(7)).await;
-            let is_kept = || {
-                fs::read(&kept).is_ok_and(|bytes| parse(NodeId(1), &bytes) == Ok(of_generation(7)))
-            };
-            while !is_kept() {
+            view.change(change(None, 7, Level::FIRST)).await.unwrap();
+            let is_kept = |bytes: String| bytes.contains("\"to\":7");
+            while !fs::read_to_string(&kept).is_ok_and(is_kept) {
                 tokio::task::yield_now().await;
             }
         };
@@ -166,16 +266,73 @@ mod tests {
             () = view.keep() => {}
             () = written => {}
         }
-        view.set(of_generation(8)).await;
-        assert_eq!(generation(), 8);
+        view.change(change(Some(7), 8, Level::FIRST)).await.unwrap();
+        assert_eq!(generation(path), 8);
         let whole = fs::read(&newest).unwrap();
         for spoilt in [&whole[..whole.len() / 2], b""] {
             fs::write(&newest, spoilt).unwrap();
-            assert_eq!(generation(), 7);
+            assert_eq!(generation(path), 7);
         }
         fs::write(&kept, b"{").unwrap();
-        assert_eq!(*opened().get(), NodeConfig::empty(NodeId(1)));
-        View::remove(directory.path()).unwrap();
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert_eq!(generation(path), 0);
+        View::remove(path).unwrap();
+        assert_eq!(fs::read_dir(path).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn changes_are_appended_and_a_torn_one_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, level) = (directory.path(), Level::SHARED_VIEWS);
+        fs::write(path.join(COPIES[1]), b"{}").unwrap();
+        let log = path.join(LOG);
+        let view = View::open(path, NodeId(1), Level::NEWEST).unwrap();
+        view.change(change(None, 3, level)).await.unwrap();
+        assert!(!path.join(COPIES[1]).exists());
+        let snapshot = fs::read(&log).unwrap();
+        for to in 4..8 {
+            view.change(change(Some(to - 1), to, level)).await.unwrap();
+        }
+        let whole = fs::read(&log).unwrap();
+        assert!(whole.starts_with(&snapshot));
+        assert_eq!(generation(path), 7);
+        for length in (snapshot.len()..whole.len()).step_by(7) {
+            fs::write(&log, &whole[..length]).unwrap();
+            assert!((3..7).contains(&generation(path)));
+        }
+        // What comes after a restart is readable, whatever the end of the file was.
+        let view = View::open(path, NodeId(1), Level::NEWEST).unwrap();
+        let from = view.get().generation;
+        view.change(change(Some(from), 9, level)).await.unwrap();
+        assert_eq!(generation(path), 9);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_outgrows_its_snapshot_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let view = View::open(directory.path(), NodeId(1), Level::NEWEST).unwrap();
+        let (level, log) = (Level::SHARED_VIEWS, directory.path().join(LOG));
+        view.change(change(None, 1, level)).await.unwrap();
+        let mut before = 0;
+        let mut to = 1;
+        loop {
+            to += 1;
+            view.change(change(Some(to - 1), to, level)).await.unwrap();
+            let now = fs::metadata(&log).unwrap().len();
+            if now < before {
+                break;
+            }
+            before = now;
+        }
+        assert!(before > log::LEAST as u64 / 2);
+        assert_eq!(generation(directory.path()), to);
+    }
+
+    #[test]
+    fn a_log_of_a_later_version_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = level::seal(Level(9), b"{}".to_vec());
+        Log::begin(&directory.path().join(LOG), &record).unwrap();
+        let opened = View::open(directory.path(), NodeId(1), Level::NEWEST);
+        assert!(opened.is_err());
     }
 }

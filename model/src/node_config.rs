@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
@@ -443,7 +443,7 @@ impl NodeConfig {
                 });
             }
         };
-        let mut touched = BTreeSet::new();
+        let mut touched = Vec::new();
         let is_shared = delta.level >= Level::SHARED_VIEWS;
         let begins = is_shared && next.level < Level::SHARED_VIEWS;
         (next.generation, next.level) = (delta.to, delta.level);
@@ -456,28 +456,28 @@ impl NodeConfig {
         if begins {
             next.derive();
         } else if is_shared {
-            touched
-                .into_iter()
-                .for_each(|network| next.derive_network(network));
+            next.derive_again(&touched);
         }
         Ok(next)
     }
 
-    /// Returns the network where names and balancers are to be derived anew.
-    fn change(&mut self, key: &str, value: Option<&Value>) -> Result<Option<NetworkId>, ViewError> {
+    /// Returns where names and balancers are to be derived anew.
+    fn change(&mut self, key: &str, value: Option<&Value>) -> Result<Option<Derive>, ViewError> {
         let unknown = || ViewError::Record(key.to_owned(), "it names no section".to_owned());
         let (section, id) = key.split_once('/').ok_or_else(unknown)?;
         self.put(section, id, value)
             .unwrap_or_else(|| Err("no such section".to_owned()))
             .map_err(|reason| ViewError::Record(key.to_owned(), reason))?;
         Ok(match section {
-            "joined" | "offer" | "slot" | "member" => {
+            "joined" | "offer" | "member" => {
                 let network = id.split('/').next().unwrap_or_default();
-                network.parse().ok()
+                network.parse().ok().map(Derive::Network)
             }
+            "slot" => Key::read(id).ok().map(Derive::Slot),
             "publish" => {
-                let port = Key::read(id).ok().and_then(|key| self.published.get(&key));
-                port.map(|port| port.network)
+                let key = Key::read(id).ok();
+                let port = key.and_then(|key| self.published.get(&key));
+                port.map(|port| Derive::Network(port.network))
             }
             _ => None,
         })
@@ -499,6 +499,15 @@ impl NodeConfig {
         }
         Cow::Owned(published)
     }
+}
+
+/// What is derived from records that have changed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Derive {
+    /// All that is on a network.
+    Network(NetworkId),
+    /// What leads to this slot.
+    Slot((NetworkId, (ServiceId, u32))),
 }
 
 /// Records that travel; none where their reader derives them.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Balance, EndpointId, NameConfig, NamedPort, NetworkId, NodeConfig, PublishMode,
-    PublishedConfig, Publisher, ServiceId, VirtualServiceConfig,
+    PublishedConfig, Publisher, ServiceId, VirtualServiceConfig, node_config::Derive,
 };
 
 /// Weight of a real server that takes new connections.
@@ -98,8 +98,80 @@ impl NodeConfig {
             .for_each(|network| self.derive_network(network));
     }
 
-    /// The same on one network, where these records have changed.
-    pub(crate) fn derive_network(&mut self, network: NetworkId) {
+    /// The same where records have changed.
+    pub(crate) fn derive_again(&mut self, changed: &[Derive]) {
+        let mut networks = BTreeSet::new();
+        let mut slots: BTreeMap<(NetworkId, ServiceId), BTreeSet<u32>> = BTreeMap::new();
+        for derive in changed {
+            match *derive {
+                Derive::Network(network) => drop(networks.insert(network)),
+                Derive::Slot((network, (service, number))) => {
+                    slots.entry((network, service)).or_default().insert(number);
+                }
+            }
+        }
+        for ((network, service), numbers) in slots {
+            if !networks.contains(&network) && !self.derive_slots(network, service, &numbers) {
+                networks.insert(network);
+            }
+        }
+        networks
+            .into_iter()
+            .for_each(|network| self.derive_network(network));
+    }
+
+    /// Derives what leads to these slots, unless somebody else shares the service's names.
+    fn derive_slots(
+        &mut self,
+        network: NetworkId,
+        service: ServiceId,
+        numbers: &BTreeSet<u32>,
+    ) -> bool {
+        let Some(offer) = self.offers.get(&(network, service)) else {
+            return false;
+        };
+        let zone = Zone::of(self, network);
+        if offer.removing || !zone.has_names_alone(service, offer) {
+            return false;
+        }
+        let servers = zone.real_servers_of(self, service, offer);
+        let mut names = Names::new();
+        let mut gone = Vec::new();
+        if self.joined.contains_key(&network) {
+            zone.add_service(&mut names, self, (service, offer), Some(numbers));
+            for (base, suffix) in offer.bases() {
+                let slots = numbers.iter();
+                let keys = slots.map(|number| (network, format!("{base}.{number}{suffix}")));
+                gone.extend(keys.filter(|key| !names.contains_key(key)));
+            }
+        }
+        gone.iter().for_each(|key| drop(self.names.remove(key)));
+        self.names.extend(names);
+        self.lead_ports(network, service, &servers);
+        if let Some(service) = self.services.get_mut(&(network, service)) {
+            service.real_servers = servers;
+        }
+        true
+    }
+
+    /// Ports of every host lead to the service's real servers.
+    fn lead_ports(
+        &mut self,
+        network: NetworkId,
+        service: ServiceId,
+        servers: &BTreeMap<IpAddr, u16>,
+    ) {
+        let publisher = Publisher::Service(service);
+        let ports = self.published.range_mut((publisher, String::new())..);
+        for (_, port) in ports.take_while(|((other, _), _)| *other == publisher) {
+            if port.network == network && port.shared_by(publisher).is_some() {
+                port.real_servers.clone_from(servers);
+            }
+        }
+    }
+
+    /// The same of all that is on a network.
+    fn derive_network(&mut self, network: NetworkId) {
         let zone = Zone::of(self, network);
         let servers = zone.real_servers(self);
         let (mut names, mut services) = (Names::new(), BTreeMap::new());
@@ -114,12 +186,8 @@ impl NodeConfig {
         self.names.extend(names);
         self.services.retain(|(on, _), _| *on != network);
         self.services.extend(services);
-        for ((publisher, _), port) in &mut self.published {
-            if let Some(service) = port.shared_by(*publisher)
-                && port.network == network
-            {
-                port.real_servers = servers.get(&service).cloned().unwrap_or_default();
-            }
+        for (service, servers) in &servers {
+            self.lead_ports(network, *service, servers);
         }
     }
 }
@@ -135,6 +203,22 @@ impl PublishedConfig {
 }
 
 impl OfferConfig {
+    /// What its names begin with and end with, its own first.
+    fn bases(&self) -> Vec<(String, String)> {
+        let (name, mut aliases) = (self.lower(), self.lower_aliases());
+        aliases.remove(&name);
+        let plain = [&name].into_iter().chain(&aliases);
+        let mut bases: Vec<_> = plain.map(|base| (base.clone(), String::new())).collect();
+        if let Some(stack) = &self.stack {
+            let stack = stack.to_ascii_lowercase();
+            aliases.extend(name_in_stack(&name, &stack));
+            aliases.insert(name);
+            let suffix = format!(".{stack}");
+            bases.extend(aliases.into_iter().map(|base| (base, suffix.clone())));
+        }
+        bases
+    }
+
     fn lower(&self) -> String {
         self.name.to_ascii_lowercase()
     }
@@ -187,20 +271,38 @@ impl<'a> Zone<'a> {
 
     /// Real servers of each service. An unready container gets weight 0 and keeps its connections.
     fn real_servers(&self, config: &NodeConfig) -> BTreeMap<ServiceId, BTreeMap<IpAddr, u16>> {
-        let mut found = BTreeMap::new();
-        for &(service, offer) in &self.offers {
-            let mut servers = BTreeMap::new();
-            for (_, slot) in config.slots_of(self.network, service) {
-                servers.extend(&slot.real_servers);
-            }
-            for member in self.members_of(offer).filter(|member| member.reachable) {
-                let keeps = member.unready || offer.removing;
-                let weight = if keeps { KEEPS } else { TAKES };
-                servers.extend(member.addresses.iter().map(|address| (*address, weight)));
-            }
-            found.insert(service, servers);
+        let offers = self.offers.iter();
+        let found = offers.map(|(id, offer)| (*id, self.real_servers_of(config, *id, offer)));
+        found.collect()
+    }
+
+    fn real_servers_of(
+        &self,
+        config: &NodeConfig,
+        service: ServiceId,
+        offer: &OfferConfig,
+    ) -> BTreeMap<IpAddr, u16> {
+        let mut servers = BTreeMap::new();
+        for (_, slot) in config.slots_of(self.network, service) {
+            servers.extend(&slot.real_servers);
         }
-        found
+        for member in self.members_of(offer).filter(|member| member.reachable) {
+            let keeps = member.unready || offer.removing;
+            let weight = if keeps { KEEPS } else { TAKES };
+            servers.extend(member.addresses.iter().map(|address| (*address, weight)));
+        }
+        servers
+    }
+
+    /// Whether no other service and no container has one of the service's names.
+    fn has_names_alone(&self, service: ServiceId, offer: &OfferConfig) -> bool {
+        let own: BTreeSet<(String, String)> = offer.bases().into_iter().collect();
+        let mut others = self.offers.iter().filter(|(id, _)| *id != service);
+        let mut shared = self.members.iter().flat_map(|member| &member.shared);
+        let is_plain = |name: &String| own.contains(&(name.clone(), String::new()));
+        let is_served = |name: &String| *name == offer.lower();
+        !others.any(|(_, other)| other.bases().iter().any(|base| own.contains(base)))
+            && !shared.any(|name| is_plain(name) && !is_served(name))
     }
 
     fn virtual_services(
@@ -227,35 +329,47 @@ impl<'a> Zone<'a> {
 
     fn names(&self, config: &NodeConfig) -> Names {
         let mut names = Names::new();
-        for &(service, offer) in &self.offers {
-            let slots = config.slots_of(self.network, service);
-            let slots: BTreeMap<u32, &[IpAddr]> = slots
-                .filter_map(|(number, slot)| Some((number, &slot.named.as_ref()?[..])))
-                .collect();
-            // Of a service that is being removed names lead to what is not withdrawn yet.
-            if offer.removing && slots.is_empty() {
-                continue;
-            }
-            let ready = self.members_of(offer).filter(|member| {
-                let is_ready = !member.unready || offer.publish_not_ready;
-                !offer.removing && is_ready && member.reachable
-            });
-            let members = ready
-                .map(|member| (self.names_of(member).next(), &member.addresses[..]))
-                .collect();
-            Answers {
-                names: &mut names,
-                network: self.network,
-                offer,
-                slots,
-                members,
-            }
-            .add();
+        for offer in &self.offers {
+            self.add_service(&mut names, config, *offer, None);
         }
         for member in &self.members {
             self.add_member(&mut names, member);
         }
         names
+    }
+
+    /// Adds a service's names; of slots those of these numbers only.
+    fn add_service(
+        &self,
+        names: &mut Names,
+        config: &NodeConfig,
+        (service, offer): (ServiceId, &OfferConfig),
+        only: Option<&BTreeSet<u32>>,
+    ) {
+        let slots = config.slots_of(self.network, service);
+        let slots: BTreeMap<u32, &[IpAddr]> = slots
+            .filter_map(|(number, slot)| Some((number, &slot.named.as_ref()?[..])))
+            .collect();
+        // Of a service that is being removed names lead to what is not withdrawn yet.
+        if offer.removing && slots.is_empty() {
+            return;
+        }
+        let ready = self.members_of(offer).filter(|member| {
+            let is_ready = !member.unready || offer.publish_not_ready;
+            !offer.removing && is_ready && member.reachable
+        });
+        let members = ready
+            .map(|member| (self.names_of(member).next(), &member.addresses[..]))
+            .collect();
+        Answers {
+            names,
+            network: self.network,
+            offer,
+            slots,
+            members,
+            only,
+        }
+        .add();
     }
 
     /// Names that always lead to this container; its addresses resolve back to the first.
@@ -340,28 +454,15 @@ struct Answers<'a> {
     /// What names lead to beside: containers of others, each under the name of its own that it may
     /// have.
     members: Vec<(Option<&'a String>, &'a [IpAddr])>,
+    /// The slots whose own names are asked for; all of them without.
+    only: Option<&'a BTreeSet<u32>>,
 }
 
 impl Answers<'_> {
     fn add(mut self) {
-        let (name, aliases) = (self.offer.lower(), self.offer.lower_aliases());
-        self.entry(&name, "", &name);
-        aliases
-            .iter()
-            .filter(|other| **other != name)
-            .for_each(|other| self.entry(other, "", &name));
-        let Some(stack) = &self.offer.stack else {
-            return;
-        };
-        let stack = stack.to_ascii_lowercase();
-        let suffix = format!(".{stack}");
-        let inside = aliases
-            .iter()
-            .cloned()
-            .chain([name.clone()])
-            .chain(name_in_stack(&name, &stack));
-        for other in inside.collect::<BTreeSet<_>>() {
-            self.entry(&other, &suffix, &name);
+        let name = self.offer.lower();
+        for (base, suffix) in self.offer.bases() {
+            self.entry(&base, &suffix, &name);
         }
     }
 
@@ -393,7 +494,9 @@ impl Answers<'_> {
             return;
         }
         let slots = std::mem::take(&mut self.slots);
-        for (number, addresses) in &slots {
+        let only = self.only;
+        let is_meant = |number: &u32| only.is_none_or(|only| only.contains(number));
+        for (number, addresses) in slots.iter().filter(|(number, _)| is_meant(number)) {
             let targets = if is_plain {
                 Vec::new()
             } else {

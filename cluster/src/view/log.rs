@@ -1,0 +1,117 @@
+//! A file of records: a snapshot, and changes that are appended. A record is its length and a
+//! checksum, each four bytes, little end first, and its body. A power cut may tear the last ones.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::files;
+
+const HEADER: usize = 8;
+/// Changes may take this many bytes, however small the snapshot is.
+pub const LEAST: usize = 64 << 10;
+
+/// The file that is appended to.
+pub struct Log {
+    file: Arc<File>,
+    snapshot: usize,
+    appended: usize,
+}
+
+impl Log {
+    /// Begins anew. The file that was there stays until this one is on the disk.
+    pub fn begin(path: &Path, snapshot: &[u8]) -> Result<Self, String> {
+        let record = framed(snapshot)?;
+        files::write(path, &record).map_err(|error| error.to_string())?;
+        let file = OpenOptions::new().append(true).open(path);
+        Ok(Self {
+            file: Arc::new(file.map_err(|error| error.to_string())?),
+            snapshot: record.len(),
+            appended: 0,
+        })
+    }
+
+    /// Whether another change is not more than reading the whole again would cost.
+    pub fn has_room(&self) -> bool {
+        self.appended < self.snapshot.max(LEAST)
+    }
+
+    /// Hands a change over to the kernel.
+    pub fn append(&mut self, body: &[u8]) -> Result<(), String> {
+        let record = framed(body)?;
+        let written = (&*self.file).write_all(&record);
+        written.map_err(|error| error.to_string())?;
+        self.appended += record.len();
+        Ok(())
+    }
+}
+
+/// Has the disk keep what was appended.
+pub fn keep(log: &Mutex<Option<Log>>) -> Result<(), String> {
+    let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(file) = log.as_ref().map(|log| log.file.clone()) else {
+        return Ok(());
+    };
+    drop(log);
+    file.sync_data().map_err(|error| error.to_string())
+}
+
+fn framed(body: &[u8]) -> Result<Vec<u8>, String> {
+    let length = u32::try_from(body.len()).map_err(|_| "the view has 4 GiB".to_owned())?;
+    let mut record = Vec::with_capacity(HEADER + body.len());
+    record.extend_from_slice(&length.to_le_bytes());
+    record.extend_from_slice(&checksum(length, body).to_le_bytes());
+    record.extend_from_slice(body);
+    Ok(record)
+}
+
+fn checksum(length: u32, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&length.to_le_bytes());
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// The bodies of the whole records that a file begins with.
+pub fn records(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let (sum, rest) = rest.split_first_chunk()?;
+        let length = u32::from_le_bytes(*length);
+        let (body, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+        if checksum(length, body) != u32::from_le_bytes(*sum) {
+            return None;
+        }
+        bytes = rest;
+        Some(body)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_end_where_one_is_cut_or_changed() {
+        let whole = [framed(b"one").unwrap(), framed(b"two").unwrap()].concat();
+        let found = |bytes: &[u8]| records(bytes).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        assert_eq!(found(&whole), [b"one", b"two"]);
+        assert_eq!(found(&[0; 64]).len(), 0);
+        for at in 0..whole.len() {
+            let before = at / (HEADER + 3);
+            assert_eq!(found(&whole[..at]).len(), before);
+            let mut spoilt = whole.clone();
+            spoilt[at] ^= 1;
+            assert_eq!(found(&spoilt).len(), before);
+        }
+    }
+
+    #[test]
+    fn the_format_does_not_change() {
+        let expected = [1, 0, 0, 0, 99, 143, 247, 193, b'a'];
+        assert_eq!(framed(b"a").unwrap(), expected);
+    }
+}

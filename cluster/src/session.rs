@@ -10,7 +10,7 @@ use api::{
     proto::{Json, dispatcher_client::DispatcherClient},
 };
 use futures::{Stream, StreamExt};
-use model::{NodeReport, StateMachine, TaskReport, level};
+use model::{Level, NodeReport, Reported, StateMachine, TaskReport, level};
 use tokio::{
     sync::{Notify, mpsc},
     time::{interval, sleep, timeout},
@@ -40,22 +40,30 @@ struct Reports {
     waiting: Option<NodeReport>,
     sent: Option<(u64, NodeReport)>,
     sequence: u64,
+    /// By this session's leader.
+    known: Reported,
 }
 
 impl Outbox {
     /// Adds a report to what waits.
     pub fn put(&self, report: NodeReport) {
-        self.change(|reports| reports.waiting = Some(merged(reports.waiting.take(), report)));
+        self.change(|reports| {
+            reports.known.keep(&report);
+            reports.waiting = Some(merged(reports.waiting.take(), report));
+        });
         self.filled.notify_one();
     }
 
-    /// The next to send, if none is on its way.
-    fn next(&self) -> Option<Upward> {
+    /// The next to send in a cluster of this level, if none is on its way.
+    fn next(&self, level: Level) -> Option<Upward> {
         self.change(|reports| {
             if reports.sent.is_some() {
                 return None;
             }
-            let report = reports.waiting.take()?;
+            let mut report = reports.waiting.take()?;
+            if level >= Level::SHARED_VIEWS {
+                (report, reports.waiting) = reports.known.news(report);
+            }
             reports.sequence += 1;
             reports.sent = Some((reports.sequence, report.clone()));
             Some(Upward::Report {
@@ -66,13 +74,18 @@ impl Outbox {
     }
 
     fn acknowledge(&self, sequence: u64) {
-        self.change(|reports| reports.sent.take_if(|(sent, _)| *sent == sequence));
+        self.change(|reports| {
+            if let Some((_, report)) = reports.sent.take_if(|(sent, _)| *sent == sequence) {
+                reports.known.acknowledge(report);
+            }
+        });
         self.filled.notify_one();
     }
 
-    /// What was on its way may be lost: it is sent again.
+    /// What was on its way may be lost: it is sent again. The next leader is told everything.
     fn restart(&self) {
         self.change(|reports| {
+            reports.known = Reported::default();
             if let Some((_, lost)) = reports.sent.take() {
                 reports.waiting = Some(match reports.waiting.take() {
                     Some(newer) => merged(Some(lost), newer),
@@ -153,7 +166,8 @@ async fn hold<S: StateMachine>(member: &Member<S>, seat: Seat, resume: bool) -> 
             () = member.outbox().filled.notified() => None,
             _ = alive.tick() => Some(Upward::Alive),
         };
-        for message in message.into_iter().chain(member.outbox().next()) {
+        let next = member.outbox().next(member.current_view().level);
+        for message in message.into_iter().chain(next) {
             if up.send(message).await.is_err() {
                 return Ok(());
             }
@@ -238,14 +252,14 @@ mod tests {
             1,
             &[(1, TaskState::Running), (2, TaskState::Running)],
         ));
-        assert!(outbox.next().is_some());
+        assert!(outbox.next(Level::FIRST).is_some());
         outbox.put(report(2, &[(2, TaskState::Failed)]));
-        assert!(outbox.next().is_none(), "one at a time");
+        assert!(outbox.next(Level::FIRST).is_none(), "one at a time");
         outbox.restart();
         let Some(Upward::Report {
             sequence,
             report: sent,
-        }) = outbox.next()
+        }) = outbox.next(Level::FIRST)
         else {
             panic!("nothing to send")
         };
@@ -254,6 +268,26 @@ mod tests {
             report(2, &[(1, TaskState::Running), (2, TaskState::Failed)])
         );
         outbox.acknowledge(sequence);
-        assert!(outbox.next().is_none());
+        assert!(outbox.next(Level::FIRST).is_none());
+    }
+
+    #[test]
+    fn reports_carry_what_the_leader_does_not_know() {
+        let outbox = Outbox::default();
+        let next = || match outbox.next(Level::NEWEST) {
+            Some(Upward::Report { sequence, report }) => (sequence, report),
+            other => panic!("no report: {other:?}"),
+        };
+        let (running, failed) = (TaskState::Running, TaskState::Failed);
+        outbox.put(report(1, &[(1, running), (2, running)]));
+        let (sequence, _) = next();
+        outbox.acknowledge(sequence);
+        outbox.put(report(2, &[(1, running), (2, failed)]));
+        let (sequence, sent) = next();
+        assert_eq!(sent, report(2, &[(2, failed)]));
+        outbox.acknowledge(sequence);
+        outbox.put(report(3, &[(1, running), (2, failed)]));
+        outbox.restart();
+        assert_eq!(next().1, report(3, &[(1, running), (2, failed)]));
     }
 }

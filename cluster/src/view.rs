@@ -24,8 +24,9 @@ use log::Log;
 
 /// Whole copies: the newest view, which a power cut may damage, and the newest fsynced one.
 const COPIES: [&str; 2] = ["view.new.json", "view.json"];
-/// A snapshot and changes.
-const LOG: &str = "view.log";
+/// A snapshot and changes: one that a power cut may damage, until the disk has been waited for, and
+/// the one that it replaces then.
+const LOGS: [&str; 2] = ["view.new.log", "view.log"];
 
 /// This node's view.
 pub struct View {
@@ -43,14 +44,10 @@ impl View {
     /// a later version wrote.
     pub fn open(directory: &Path, node: NodeId, known: Level) -> Result<Self, ClusterError> {
         let mut view = NodeConfig::empty(node);
-        for path in COPIES.map(|name| directory.join(name)) {
-            if let Some(bytes) = files::read(&path)? {
-                let change = |body: &[u8]| changed(&NodeConfig::empty(node), body);
-                take(&mut view, opened(&path, &bytes, known, change)?);
-            }
-        }
-        let path = directory.join(LOG);
-        if let Some(bytes) = files::read(&path)? {
+        for path in LOGS.map(|name| directory.join(name)) {
+            let Some(bytes) = files::read(&path)? else {
+                continue;
+            };
             let mut saved = NodeConfig::empty(node);
             for record in log::records(&bytes) {
                 match opened(&path, record, known, |body| changed(&saved, body))? {
@@ -59,6 +56,12 @@ impl View {
                 }
             }
             take(&mut view, Some(saved));
+        }
+        for path in COPIES.map(|name| directory.join(name)) {
+            if let Some(bytes) = files::read(&path)? {
+                let change = |body: &[u8]| changed(&NodeConfig::empty(node), body);
+                take(&mut view, opened(&path, &bytes, known, change)?);
+            }
         }
         let current = watch::Sender::new(Arc::new(view));
         Ok(Self {
@@ -73,7 +76,7 @@ impl View {
     pub fn remove(directory: &Path) -> Result<(), ClusterError> {
         COPIES
             .iter()
-            .chain([&LOG])
+            .chain(&LOGS)
             .try_for_each(|name| files::remove(&directory.join(name)))
     }
 
@@ -111,7 +114,16 @@ impl View {
                 self.copy(COPIES[1], view, files::write).await;
             } else {
                 let log = self.log.clone();
-                self.write(move || log::keep(&log)).await;
+                let [draft, path] = LOGS.map(|name| self.directory.join(name));
+                let copies = COPIES.map(|name| self.directory.join(name));
+                self.write(move || {
+                    if log::keep(&log, &draft, &path)? {
+                        let mut copies = copies.iter();
+                        copies.try_for_each(|path| files::remove(path).map_err(text))?;
+                    }
+                    Ok(())
+                })
+                .await;
             }
         }
     }
@@ -144,10 +156,7 @@ impl View {
             }
             // What is behind a change that was half written could not be read.
             *log = None;
-            *log = Some(Log::begin(&directory.join(LOG), &snapshot(&view)?)?);
-            for name in COPIES {
-                files::remove(&directory.join(name)).map_err(text)?;
-            }
+            *log = Some(Log::begin(&directory.join(LOGS[0]), &snapshot(&view)?)?);
             Ok(())
         })
         .await;
@@ -284,10 +293,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (path, level) = (directory.path(), Level::SHARED_VIEWS);
         fs::write(path.join(COPIES[1]), b"{}").unwrap();
-        let log = path.join(LOG);
+        let log = path.join(LOGS[1]);
         let view = View::open(path, NodeId(1), Level::NEWEST).unwrap();
-        view.change(change(None, 3, level)).await.unwrap();
-        assert!(!path.join(COPIES[1]).exists());
+        let written = async {
+            view.change(change(None, 3, level)).await.unwrap();
+            assert_eq!(generation(path), 3);
+            while path.join(COPIES[1]).exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = view.keep() => {}
+            () = written => {}
+        }
+        assert!(!path.join(LOGS[0]).exists());
         let snapshot = fs::read(&log).unwrap();
         for to in 4..8 {
             view.change(change(Some(to - 1), to, level)).await.unwrap();
@@ -310,7 +329,7 @@ mod tests {
     async fn a_log_that_outgrows_its_snapshot_begins_anew() {
         let directory = tempfile::tempdir().unwrap();
         let view = View::open(directory.path(), NodeId(1), Level::NEWEST).unwrap();
-        let (level, log) = (Level::SHARED_VIEWS, directory.path().join(LOG));
+        let (level, log) = (Level::SHARED_VIEWS, directory.path().join(LOGS[0]));
         view.change(change(None, 1, level)).await.unwrap();
         let mut before = 0;
         let mut to = 1;
@@ -331,7 +350,7 @@ mod tests {
     fn a_log_of_a_later_version_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let record = level::seal(Level(9), b"{}".to_vec());
-        Log::begin(&directory.path().join(LOG), &record).unwrap();
+        Log::begin(&directory.path().join(LOGS[1]), &record).unwrap();
         let opened = View::open(directory.path(), NodeId(1), Level::NEWEST);
         assert!(opened.is_err());
     }

@@ -20,6 +20,7 @@ mod node_config;
 mod offer;
 mod port;
 mod question;
+mod reported;
 mod secret;
 mod service;
 mod state_machine;
@@ -59,6 +60,7 @@ pub use node_config::{
 pub use offer::{JoinedConfig, KEEPS, MemberConfig, OfferConfig, SlotConfig, TAKES, name_in_stack};
 pub use port::{NamedPort, Protocol, PublishAt, PublishMode, PublishSpec};
 pub use question::{Question, other_version};
+pub use reported::Reported;
 pub use secret::{Secret, SecretError};
 pub use service::{
     DnsConfig, EndpointMode, HealthCheck, NetworkAttachment, RestartCondition, RestartPolicy,

@@ -602,8 +602,7 @@ pub struct WholeViews;
 
 impl<S: StateMachine> Projector<S> for WholeViews {
     fn follow(&mut self, state: &S, touched: Option<&Touched>, views: &mut Views) {
-        // The view of nobody is empty, and of the same generation.
-        views.begin(state.view(NodeId(0)).generation, state.level());
+        views.begin(state.revision(), state.level());
         let is_concerned =
             |node: &NodeId| touched.is_none_or(|touched| state.concerns(*node, &touched.concern));
         let concerned: Vec<NodeId> = views.nodes().filter(is_concerned).collect();

@@ -130,6 +130,18 @@ impl StateMachine for Filled {
         self.0.level()
     }
 
+    fn revision(&self) -> u64 {
+        self.0.revision()
+    }
+
+    fn present(&self, after: Option<ObjectRef>, limit: usize) -> Vec<Change> {
+        self.0.present(after, limit)
+    }
+
+    fn progress(&self, service: &str) -> Result<Progress, Refusal> {
+        self.0.progress(service)
+    }
+
     fn snapshot(&self) -> Vec<u8> {
         self.0.snapshot()
     }
@@ -292,6 +304,7 @@ async fn lead(nodes: usize, tasks: usize, networks: usize) {
         directory: home.path().to_owned(),
         listen: LOOPBACK,
         known: Level::NEWEST,
+        history: Default::default(),
     };
     let host = Host {
         hostname: "leader".to_owned(),

@@ -2,13 +2,12 @@
 //! checksum, each four bytes, little end first, and its body. A power cut may tear the last ones.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
-
-use crate::files;
 
 const HEADER: usize = 8;
 /// Changes may take this many bytes, however small the snapshot is.
@@ -19,18 +18,27 @@ pub struct Log {
     file: Arc<File>,
     snapshot: usize,
     appended: usize,
+    /// The disk has not been waited for since it was begun: the file before it is still there.
+    is_draft: bool,
 }
 
 impl Log {
-    /// Begins anew. The file that was there stays until this one is on the disk.
-    pub fn begin(path: &Path, snapshot: &[u8]) -> Result<Self, String> {
+    /// Begins anew, at the path of drafts, and hands the snapshot over to the kernel.
+    pub fn begin(draft: &Path, snapshot: &[u8]) -> Result<Self, String> {
         let record = framed(snapshot)?;
-        files::write(path, &record).map_err(|error| error.to_string())?;
-        let file = OpenOptions::new().append(true).open(path);
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(draft);
+        let file = file.map_err(|error| error.to_string())?;
+        let written = file.set_len(0).and_then(|()| (&file).write_all(&record));
+        written.map_err(|error| error.to_string())?;
         Ok(Self {
-            file: Arc::new(file.map_err(|error| error.to_string())?),
+            file: Arc::new(file),
             snapshot: record.len(),
             appended: 0,
+            is_draft: true,
         })
     }
 
@@ -49,14 +57,22 @@ impl Log {
     }
 }
 
-/// Has the disk keep what was appended.
-pub fn keep(log: &Mutex<Option<Log>>) -> Result<(), String> {
-    let log = log.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(file) = log.as_ref().map(|log| log.file.clone()) else {
-        return Ok(());
+/// Has the disk keep what was appended. A draft takes the place of the file before it, then.
+/// Returns whether one has.
+pub fn keep(log: &Mutex<Option<Log>>, draft: &Path, path: &Path) -> Result<bool, String> {
+    let lock = || log.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(file) = lock().as_ref().map(|log| log.file.clone()) else {
+        return Ok(false);
     };
-    drop(log);
-    file.sync_data().map_err(|error| error.to_string())
+    file.sync_data().map_err(|error| error.to_string())?;
+    let mut log = lock();
+    let is_same = |log: &&mut Log| log.is_draft && Arc::ptr_eq(&log.file, &file);
+    let Some(log) = log.as_mut().filter(is_same) else {
+        return Ok(false);
+    };
+    fs::rename(draft, path).map_err(|error| error.to_string())?;
+    log.is_draft = false;
+    Ok(true)
 }
 
 fn framed(body: &[u8]) -> Result<Vec<u8>, String> {

@@ -17,12 +17,13 @@ use model::{
 
 use super::{
     desired::{Desired, Ground, HostLink, Underlay},
-    judge, newer,
+    newer,
     plan::{Change, Observed, Op, plan, replan},
     state::{
         AddressForm, AddressKey, FdbKey, Kind, Layer, Link, MAIN_TABLE, NeighbourKey, ObservedKind,
         ObservedLink, Place, Route, RouteKey, Space, Stacked,
     },
+    status::judge,
 };
 
 const NETWORK: Place = Place::Inside(Namespace::Network(NetworkId(7)));

@@ -1,0 +1,395 @@
+//! One pass: the planes in their order, each of which observes, plans and applies.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use model::{
+    Capability, DriverConfig, EndpointId, Kind, Mac, NodeConfig, NodeId, SandboxId,
+    names::Namespace,
+};
+use tracing::info;
+
+use super::{
+    channel::KernelError,
+    derived::Derived,
+    desired::{Desired, Ground},
+    doubt::Doubt,
+    inspect::{Difference, Inside, Reads},
+    kernel::{Kernel, Refused},
+    plan::{Change, Observed, Op},
+    ports::{Open, Ports},
+    probe::Probes,
+    rules::{self, Grounds, Pending, Rules},
+    state::{ObservedKind, ObservedLink, Place},
+    status::{Failure, Plane, Status, judge, sandbox_of},
+    xfrm::{self, Encryption, Tunnels},
+};
+
+/// Most rounds of one pass: deleting an address, for example, removes routes that must be added
+/// again.
+const ROUNDS: usize = 3;
+
+/// Why an encrypted tunnel is not made.
+const OPEN: &str = "it is encrypted, and what keeps plaintext in is not all in place";
+
+/// What the thread of the data plane owns.
+pub struct Planes {
+    pub kernel: Kernel,
+    pub rules: Rules,
+    pub probes: Probes,
+    pub encryption: Encryption,
+    pub ports: Ports,
+    /// Whether the kernel has been seen to encrypt.
+    pub has_esp: bool,
+    pub reads: Reads,
+    pub derived: Derived,
+}
+
+/// One pass: IPsec and the host's rules first, then links, addresses and routes, then the rules of
+/// the namespaces.
+pub fn reconcile(
+    planes: &mut Planes,
+    config: &Arc<NodeConfig>,
+) -> Result<(Status, Inside), KernelError> {
+    let present = planes.kernel.present()?;
+    planes.rules.forget_the_gone(&present);
+    let (config, unable) = planes.able(config);
+    let secret = xfrm::Wanted::of(&config);
+    let mut ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Up);
+    let is_closed = ipsec.closed
+        && (secret.is_none() || guards_host(&mut planes.rules, &config, &planes.ports.open));
+    let Linked {
+        desired,
+        observed,
+        plan,
+        failures,
+    } = reconcile_links(planes, &config, is_closed)?;
+    planes.probes.go_on(&desired, &observed, &plan);
+    if plan.is_empty() && ipsec.left.iter().any(xfrm::Op::is_last) {
+        ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Settled);
+    }
+    planes.ports.settle(&config, &desired);
+    let (pending, refused) =
+        planes
+            .rules
+            .settle(&planes.derived.rules(&config, &observed, &planes.ports.open));
+    let mut status = judge(&config, &desired, &plan, failures);
+    status.failures.extend(planes.probes.failures(&desired));
+    let refused: Vec<Failure> = refused
+        .into_iter()
+        .chain(ipsec.failures)
+        .chain(unable)
+        .collect();
+    status.settled &= refused.iter().all(|failure| failure.sandbox.is_some());
+    status.failures.extend(refused);
+    // Somebody else's port is no reason to hold anything else up.
+    status
+        .failures
+        .extend(planes.ports.failures.iter().cloned());
+    status.lost = ipsec.lost;
+    // Without the host's rules nothing is isolated, without its own each network's are missing.
+    let is_open = pending.iter().any(Pending::leaves_host_open);
+    let unruled = |task: &SandboxId| {
+        let networks = desired.sandboxes[task]
+            .iter()
+            .map(|(network, _)| Namespace::Network(*network));
+        let own = [Namespace::Sandbox(*task), Namespace::Container(*task)];
+        let mut places = networks.chain(own).map(Place::Inside);
+        is_open && !desired.sandboxes[task].is_empty()
+            || places.any(|place| pending.iter().any(|rules| rules.place == place))
+    };
+    status.ready.retain(|task| !unruled(task));
+    let ipsec = (planes.encryption.observed().clone(), ipsec.left);
+    planes.reads.dumps = planes.kernel.dumps();
+    planes.reads.tables += planes.rules.reads();
+    Ok((
+        status,
+        Inside {
+            reads: planes.reads,
+            observed,
+            plan,
+            rules: pending,
+            ipsec,
+            ..Inside::default()
+        },
+    ))
+}
+
+impl Planes {
+    /// What networks may ask for and this kernel has.
+    pub fn capabilities(&mut self) -> BTreeSet<Capability> {
+        let mut found = self.kernel.kinds();
+        match xfrm::probe() {
+            Ok(()) => drop(found.insert(Capability::Esp)),
+            Err(error) => {
+                info!(%error, options = Capability::Esp.options(), "this kernel cannot encrypt")
+            }
+        }
+        match ipvs::ip_vs::probe() {
+            Ok(()) => drop(found.insert(Capability::Ipvs)),
+            Err(error) => {
+                info!(%error, options = Capability::Ipvs.options(), "nftables translates virtual IPs")
+            }
+        }
+        found
+    }
+
+    /// The configuration without the encrypted networks, where this kernel cannot encrypt: they are
+    /// not brought up at all.
+    fn able(&mut self, config: &Arc<NodeConfig>) -> (Arc<NodeConfig>, Vec<Failure>) {
+        if self.has_esp
+            || !config
+                .networks
+                .values()
+                .any(|network| is_encrypted(&network.driver))
+        {
+            return (config.clone(), Vec::new());
+        }
+        let Err(error) = xfrm::probe() else {
+            self.has_esp = true;
+            return (config.clone(), Vec::new());
+        };
+        let (kept, refused): (BTreeMap<_, _>, BTreeMap<_, _>) = config
+            .networks
+            .clone()
+            .into_iter()
+            .partition(|(_, network)| !is_encrypted(&network.driver));
+        let next = format!("load or build {}", Capability::Esp.options());
+        let cause = format!("it is encrypted, and this kernel lacks ESP with AES-GCM: {error}");
+        let why = model::Failure::new(Kind::Precondition, cause, next);
+        let failures = refused
+            .into_values()
+            .map(|network| why.clone().about(format!("network {}", network.name)))
+            .map(Failure::of_host)
+            .collect();
+        (
+            Arc::new(NodeConfig {
+                networks: kept,
+                ..NodeConfig::clone(config)
+            }),
+            failures,
+        )
+    }
+}
+
+fn is_encrypted(driver: &DriverConfig) -> bool {
+    matches!(
+        driver,
+        DriverConfig::Overlay {
+            encrypted: true,
+            ..
+        }
+    )
+}
+
+/// Makes the host's own rules; whether they are there.
+fn guards_host(rules: &mut Rules, config: &Arc<NodeConfig>, open: &Arc<Open>) -> bool {
+    // The host's rules depend on no link.
+    let wanted = rules::wanted(&Grounds {
+        config: config.clone(),
+        observed: Observed::default(),
+        open: open.clone(),
+        asked: BTreeSet::new(),
+    });
+    let (pending, refused) = rules.settle(
+        &wanted
+            .into_iter()
+            .filter(|(place, _)| *place == Place::Host)
+            .collect(),
+    );
+    pending.is_empty() && refused.is_empty()
+}
+
+/// What a pass would find to do, and what the last one could not.
+pub fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference> {
+    planes.kernel.doubt_all();
+    let (config, unable) = planes.able(config);
+    let (desired, observed) = match look(planes, &config) {
+        Ok(seen) => seen,
+        Err(error) => {
+            return vec![Difference::Failed(error.failure())];
+        }
+    };
+    let ops = planes.derived.plan(&desired, &observed);
+    let ops = ops.iter().map(|op| Difference::Todo {
+        place: op.place,
+        plane: Plane::Links(Box::new(op.clone())),
+        what: op.change.to_string(),
+    });
+    let (pending, unread) =
+        planes
+            .rules
+            .look(&planes.derived.rules(&config, &observed, &planes.ports.open));
+    let lines = |rules: &Pending| {
+        rules
+            .lines()
+            .map(|what| Difference::Todo {
+                place: rules.place,
+                plane: Plane::Rules(rules.place),
+                what,
+            })
+            .collect()
+    };
+    let rules = pending.iter().flat_map::<Vec<_>, _>(lines);
+    let asked: Vec<Failure> = planes.probes.failures(&desired).collect();
+    let ipsec = planes
+        .encryption
+        .pending(xfrm::Wanted::of(&config).as_ref());
+    let ipsec = ipsec.into_iter().map(|what| Difference::Todo {
+        place: Place::Host,
+        plane: Plane::Ipsec(Some(what.clone())),
+        what,
+    });
+    let refused = desired
+        .failures
+        .iter()
+        .chain(&unread)
+        .chain(&asked)
+        .chain(&unable)
+        .chain(&planes.ports.failures);
+    let refused = refused.map(|failure| Difference::Failed(failure.why.clone()));
+    ops.chain(rules).chain(ipsec).chain(refused).collect()
+}
+
+fn look(
+    planes: &mut Planes,
+    config: &Arc<NodeConfig>,
+) -> Result<(Arc<Desired>, Observed), KernelError> {
+    let Planes {
+        kernel,
+        probes,
+        derived,
+        ..
+    } = planes;
+    let vtep = |node: &NodeId| config.peers.get(node).map(|peer| peer.vtep);
+    let sharing = config.endpoints.values().map(|endpoint| endpoint.node);
+    let led_by = config
+        .peers
+        .keys()
+        .copied()
+        .filter(|_| !config.published.is_empty());
+    let peers: BTreeSet<NodeId> = sharing
+        .chain(led_by)
+        .filter(|node| *node != config.node)
+        .collect();
+    let peers = peers.iter().filter_map(vtep).collect();
+    loop {
+        let (free, alive) = (probes.free(), kernel.alive(config));
+        let ground = Ground {
+            free,
+            alive,
+            taken: derived.taken.clone(),
+            ..kernel.ground(vtep(&config.node), &peers)?
+        };
+        let desired =
+            derived.desired.of(
+                (config.clone(), ground),
+                |(config, ground), before| match before {
+                    Some(((last, stood), desired)) => desired.after((last, stood), config, ground),
+                    None => Desired::of(config, ground),
+                },
+            );
+        let observed = kernel.observe(&desired)?;
+        let before = std::mem::replace(&mut derived.taken, taken(config, &observed));
+        if !probes.adopt(&desired, &observed) && before == derived.taken {
+            return Ok((desired, observed));
+        }
+    }
+}
+
+/// The endpoints on a LAN whose devices have been taken from the host into their containers.
+fn taken(config: &NodeConfig, observed: &Observed) -> BTreeSet<EndpointId> {
+    let mut taken = BTreeSet::new();
+    for (&sandbox, container) in &config.containers {
+        let Some(space) = observed
+            .spaces
+            .get(&Place::Inside(Namespace::Container(sandbox)))
+        else {
+            continue;
+        };
+        let is_on_lan = |link: &&ObservedLink| matches!(link.kind, ObservedKind::Stacked(_));
+        let macs: BTreeSet<Mac> = space
+            .links
+            .values()
+            .filter(is_on_lan)
+            .filter_map(|link| link.mac)
+            .collect();
+        let handed = container
+            .endpoints
+            .iter()
+            .filter(|joint| joint.interface.is_none());
+        let has = |id: &EndpointId| {
+            config
+                .endpoints
+                .get(id)
+                .is_some_and(|endpoint| macs.contains(&endpoint.mac))
+        };
+        taken.extend(handed.map(|joint| joint.id).filter(has));
+    }
+    taken
+}
+
+/// What the kernel holds of links, and what it does not.
+struct Linked {
+    desired: Arc<Desired>,
+    observed: Observed,
+    plan: Arc<Vec<Op>>,
+    failures: Vec<Failure>,
+}
+
+/// Repeats until the kernel holds what is asked for, or something fails. No encrypted tunnel is
+/// made unless `is_closed`: nothing could pass it in the clear.
+fn reconcile_links(
+    planes: &mut Planes,
+    config: &Arc<NodeConfig>,
+    is_closed: bool,
+) -> Result<Linked, KernelError> {
+    let mut failures = Vec::new();
+    let mut rounds = 0;
+    loop {
+        let (desired, observed) = look(planes, config)?;
+        let plan = planes.derived.plan(&desired, &observed);
+        if plan.is_empty() || rounds == ROUNDS || !failures.is_empty() {
+            // What has failed is looked at as a whole before it is tried again.
+            for op in plan.iter() {
+                planes.kernel.doubt(op.place, Doubt::whole());
+            }
+            return Ok(Linked {
+                desired,
+                observed,
+                plan,
+                failures,
+            });
+        }
+        info!(generation = config.generation, operations = plan.len(), first = %plan[0], "changing the kernel");
+        let failure = |refused: Refused| {
+            let sandbox = sandbox_of(&desired, &refused.op);
+            Failure::of_op(&refused.op, sandbox, refused.why)
+        };
+        let (withheld, due): (Vec<Op>, Vec<Op>) = plan
+            .iter()
+            .cloned()
+            .partition(|op| !is_closed && is_secret(op, config));
+        failures = planes.kernel.apply(&due).into_iter().map(failure).collect();
+        let open = |op: Op| {
+            let why =
+                model::Failure::new(Kind::Precondition, OPEN, "see IPsec and nftables of host");
+            Failure::of_op(&op, sandbox_of(&desired, &op), why)
+        };
+        failures.extend(withheld.into_iter().map(open));
+        rounds += 1;
+    }
+}
+
+/// Whether this makes an encrypted tunnel.
+fn is_secret(op: &Op, config: &NodeConfig) -> bool {
+    let Change::AddVxlan(_, _, tunnel) = &op.change else {
+        return false;
+    };
+    config
+        .networks
+        .values()
+        .any(|network| network.vni == tunnel.vni && is_encrypted(&network.driver))
+}

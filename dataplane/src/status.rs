@@ -1,0 +1,193 @@
+//! What the data plane could not do, and how far it is. Pure.
+
+use std::{collections::BTreeSet, io};
+
+use model::{
+    Capability, Kind, NodeConfig, NodeId, SandboxId, Spi, Subnet,
+    names::{self, Namespace},
+};
+use nix::errno::Errno;
+
+use super::{desired::Desired, plan::Op, state::Place};
+
+/// Why a change that was made without complaint is still missing.
+const UNDONE: &str = "the kernel took it, yet does not show it";
+const FIND_UNDOER: &str = "find out what undoes it, by `ip monitor` or `nft monitor`";
+
+/// The next step where it is no person's.
+pub(crate) const AGAIN: &str = "netd tries again by itself";
+
+/// Whose work something is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plane {
+    /// Links, addresses, routes and neighbours: this operation.
+    Links(Box<Op>),
+    /// The rules of nftables and the balancers of one place.
+    Rules(Place),
+    /// IPsec of the host: this operation, where it is about one.
+    Ipsec(Option<String>),
+    /// Another one: published ports, addresses in use on a LAN, or the view itself.
+    Other,
+}
+
+/// What could not be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Whose work it was.
+    pub plane: Plane,
+    /// The one task that it keeps from running; `None` where it is the host's.
+    pub sandbox: Option<SandboxId>,
+    /// What it was about, why it failed, and what to do next.
+    pub why: model::Failure,
+}
+
+impl Failure {
+    /// An operation on links that failed.
+    pub(crate) fn of_op(op: &Op, sandbox: Option<SandboxId>, why: model::Failure) -> Self {
+        Self {
+            plane: Plane::Links(Box::new(op.clone())),
+            sandbox,
+            why: why.about(op.to_string()),
+        }
+    }
+
+    /// A failure that concerns the host as a whole.
+    pub(crate) fn of_host(why: model::Failure) -> Self {
+        let (plane, sandbox) = (Plane::Other, None);
+        Self {
+            plane,
+            sandbox,
+            why,
+        }
+    }
+}
+
+/// The kernel took it and does not show it.
+pub(crate) fn undone() -> model::Failure {
+    model::Failure::new(Kind::Conflict, UNDONE, FIND_UNDOER)
+}
+
+/// The kind of what the kernel refuses.
+pub(crate) fn kind_of(errno: i32) -> Kind {
+    match Errno::from_raw(errno) {
+        Errno::EPERM | Errno::EACCES => Kind::Denied,
+        Errno::EEXIST | Errno::EBUSY | Errno::EADDRINUSE => Kind::Conflict,
+        Errno::ENOSPC | Errno::ENOMEM | Errno::ENOBUFS | Errno::EMFILE => Kind::Exhausted,
+        Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::ENETDOWN => Kind::Precondition,
+        _ => Kind::Unavailable,
+    }
+}
+
+/// What the kernel said, and what to do about it.
+pub(crate) fn kernel_said(error: &io::Error, next: &str) -> model::Failure {
+    let errno = error.raw_os_error();
+    let kind = errno.map_or(Kind::Unavailable, kind_of);
+    model::Failure::new(kind, error.to_string(), next).with_errno(errno)
+}
+
+/// How far the kernel is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whose configuration was last attempted in full; a host that joins anew is another node.
+    pub node: Option<NodeId>,
+    /// Its generation.
+    pub generation: u64,
+    /// Whether the kernel was read and holds all of it, tasks aside that cannot be on this host.
+    pub settled: bool,
+    /// What does not hold.
+    pub failures: Vec<Failure>,
+    /// The tasks whose sandboxes and endpoints are as they should be.
+    pub ready: BTreeSet<SandboxId>,
+    /// What networks may ask for and this kernel has.
+    pub capabilities: BTreeSet<Capability>,
+    /// Associations with these peers that the kernel has lost.
+    pub lost: BTreeSet<(NodeId, Spi)>,
+    /// The prefixes that links of the host's own are on.
+    pub on_link: BTreeSet<Subnet>,
+}
+
+impl Status {
+    /// What keeps this task from running here.
+    pub fn failure_of(&self, sandbox: SandboxId) -> Option<&model::Failure> {
+        let mut failures = self.failures.iter();
+        let of_it = failures.find(|failure| failure.sandbox == Some(sandbox))?;
+        Some(&of_it.why)
+    }
+}
+
+pub(crate) fn sandbox_of(desired: &Desired, op: &Op) -> Option<SandboxId> {
+    desired.sandbox_of(op.place, op.change.link()?)
+}
+
+pub(crate) fn judge(
+    config: &NodeConfig,
+    desired: &Desired,
+    plan: &[Op],
+    mut failures: Vec<Failure>,
+) -> Status {
+    if plan.is_empty() {
+        failures.clear();
+    } else if failures.is_empty() {
+        let undone = |op: &Op| Failure::of_op(op, sandbox_of(desired, op), undone());
+        failures.extend(plan.iter().map(undone));
+    }
+    failures.extend(desired.failures.iter().cloned());
+    let ready = desired
+        .sandboxes
+        .keys()
+        .copied()
+        .filter(|&task| is_ready(task, desired, plan))
+        .collect();
+    let settled = failures.iter().all(|failure| failure.sandbox.is_some());
+    let (node, generation, on_link) = (
+        Some(config.node),
+        config.generation,
+        desired.on_link.clone(),
+    );
+    Status {
+        node,
+        generation,
+        settled,
+        failures,
+        ready,
+        on_link,
+        ..Status::default()
+    }
+}
+
+/// A task is ready when nothing is left to do in its sandbox, nor in its networks save on others'
+/// endpoints, and when it may be on all of them.
+fn is_ready(task: SandboxId, desired: &Desired, plan: &[Op]) -> bool {
+    let joints = desired.sandboxes.get(&task);
+    let concerns = |op: &Op| match op.place {
+        Place::Host => {
+            let handed = op
+                .change
+                .link()
+                .and_then(|link| names::parse_handed_link(link.as_str()));
+            joints
+                .into_iter()
+                .flatten()
+                .any(|(_, endpoint)| handed == Some(*endpoint))
+        }
+        Place::Inside(Namespace::Sandbox(other) | Namespace::Container(other)) => other == task,
+        Place::Inside(Namespace::Network(network)) => {
+            joints.into_iter().flatten().any(|(joint, endpoint)| {
+                let of = op
+                    .change
+                    .link()
+                    .and_then(|link| names::parse_endpoint_link(link.as_str()));
+                *joint == network && of.is_none_or(|of| of == *endpoint)
+            })
+        }
+    };
+    let refused = desired
+        .failures
+        .iter()
+        .any(|failure| failure.sandbox == Some(task));
+    let unanswered = desired
+        .questions
+        .values()
+        .any(|question| question.sandbox == task && question.open);
+    !refused && !unanswered && !plan.iter().any(concerns)
+}

@@ -144,6 +144,7 @@ bench: setup setup-bench ## runs the benchmarks of docs/benchmarks.md
 	cargo bench -p tests --bench control
 	cargo bench -p rules --bench balancing
 	cargo bench -p dataplane --bench scale
+	cargo bench -p orchestrator --bench state
 
 install: ## builds for use and installs to /usr/local/bin and /opt/cni/bin, with the systemd unit
 	$(release)

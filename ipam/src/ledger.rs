@@ -101,7 +101,7 @@ impl Ledger {
             let own = leases.iter().map(|lease| (name, *lease));
             // All are looked through only to name one that overlaps.
             let is_taken = self.taken.overlaps(lease.subnet);
-            let others = self.subnets().filter(|_| is_taken);
+            let others = is_taken.then(|| self.subnets()).into_iter().flatten();
             if let Some((network, other)) = others
                 .chain(own)
                 .find(|(_, other)| other.subnet.overlaps(&lease.subnet))

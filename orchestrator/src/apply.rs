@@ -95,10 +95,15 @@ fn apply_service(state: &mut State, now: Millis, command: ServiceCommand) -> Res
             version,
             force,
         } => {
+            let replaced = if force {
+                service::Replaced::All
+            } else {
+                service::Replaced::Outdated
+            };
             let change = service::Change {
                 spec,
                 version,
-                force,
+                replaced,
             };
             service::update(state, &service, change)
         }

@@ -75,7 +75,7 @@ pub(crate) fn check_container(state: &State, container: &Container) -> Result<()
         let tasks: Vec<&Task> = state.tasks_on(node).map(|record| &record.task).collect();
         let by_task = || holder(state, port, &tasks).map(|name| format!("task {name}"));
         let others = || {
-            let all = state.containers_of(node);
+            let all = publishing_on(state, node);
             all.filter(|other| other.id != container.id)
         };
         match by_service
@@ -204,6 +204,12 @@ pub(crate) fn ingress_networks(state: &State) -> BTreeSet<NetworkId> {
     state.derived.services.ingress_networks().copied().collect()
 }
 
+/// The containers of a host that publish its ports, by id.
+fn publishing_on(state: &State, node: NodeId) -> impl Iterator<Item = &Container> {
+    let publishing = state.derived.containers.publishing_on(node);
+    publishing.filter_map(|id| state.containers.get(id))
+}
+
 /// The services that publish ports, by id.
 fn publishing(state: &State) -> impl Iterator<Item = &ServiceRecord> {
     let publishing = state.derived.services.publishing();
@@ -241,7 +247,7 @@ pub(crate) fn taken(state: &State, task: &Task, node: NodeId) -> Option<(String,
         .map(|record| &record.task)
         .filter(|other| other.id != task.id)
         .collect();
-    let containers: Vec<&Container> = state.containers_of(node).collect();
+    let containers: Vec<&Container> = publishing_on(state, node).collect();
     let by_container = |port| container_at(state, port, containers.iter().copied());
     let by_any = |port| holder(state, port, &others).or_else(|| by_container(port));
     wanted.find_map(|port| Some((range(port), by_any(port)?)))

@@ -10,18 +10,15 @@ use crate::{
     update,
 };
 
-/// Whether this slot should get a new task now. Asked by `step`, and again when its command is
-/// applied.
+/// Whether this slot, which is wanted and has had these runs, should get a new task now. Asked by
+/// `step`, and again when its command is applied.
 pub(crate) fn needs_task(
     look: &Look<'_>,
     record: &ServiceRecord,
-    number: u32,
     slot: &Slot,
+    runs: &[&TaskRecord],
 ) -> bool {
-    if !record.wants(number) {
-        return false;
-    }
-    let Some(newest) = look.state.records(&slot.tasks).next_back() else {
+    let Some(newest) = runs.last() else {
         return true;
     };
     if newest.is_alive() {

@@ -33,7 +33,7 @@ pub(crate) fn assign(state: &State, limit: usize) -> Vec<Command> {
         let candidates = candidates
             .insert(of_service.unwrap_or_else(|| Candidates::of(state, record, &nodes, &placed)));
         if let Some(node) = candidates.take_best(state, slot) {
-            placed.add(service, node, candidates.is_exclusive);
+            placed.add(candidates, node);
             let task = record.task.id;
             commands.push(Command::Task(TaskCommand::Assign { task, node }));
         }
@@ -90,10 +90,11 @@ struct Placed {
 }
 
 impl Placed {
-    fn add(&mut self, service: ServiceId, node: NodeId, is_exclusive: bool) {
+    /// A task of the service of these candidates is on this node.
+    fn add(&mut self, candidates: &Candidates, node: NodeId) {
         self.load.add(node);
-        if is_exclusive {
-            self.exclusive.insert(node, service);
+        if candidates.is_exclusive {
+            self.exclusive.insert(node, candidates.service);
         }
     }
 }

@@ -85,19 +85,24 @@ fn service(look: &Look<'_>, record: &ServiceRecord) -> Vec<Command> {
         };
     }
     // Whatever else there is to do depends on this.
-    if let Some(command) = update::steer(look, record) {
+    let newest = update::newest(state, record);
+    if let Some(command) = update::steer(look, record, &newest) {
         return vec![command];
     }
-    let leaving = update::leaving(look, record);
+    let leaving = update::leaving(look, record, &newest);
     let mut commands = Vec::new();
     for (&number, slot) in &record.slots {
+        if commands.len() >= MAX_COMMANDS {
+            break;
+        }
         if record.wants(number) {
-            commands.extend(forget_history(state, slot));
+            let runs: Vec<&TaskRecord> = state.records(&slot.tasks).collect();
+            commands.extend(forget_history(&runs));
             let stops =
-                |run: &&TaskRecord| run.withdrawal.is_some() || leaving.contains(&run.task.id);
-            let stopping = state.records(&slot.tasks).filter(stops);
+                |run: &&&TaskRecord| run.withdrawal.is_some() || leaving.contains(&run.task.id);
+            let stopping = runs.iter().filter(stops);
             commands.extend(stopping.filter_map(|run| drain::next(look, run, TaskState::Shutdown)));
-            if restart::needs_task(look, record, number, slot) {
+            if restart::needs_task(look, record, slot, &runs) {
                 commands.push(Command::Task(TaskCommand::Create {
                     service,
                     slot: number,
@@ -126,17 +131,14 @@ fn empty(look: &Look<'_>, slot: &Slot) -> Vec<Command> {
     look.state.records(&slot.tasks).filter_map(next).collect()
 }
 
-fn forget_history<'a>(state: &'a State, slot: &'a Slot) -> impl Iterator<Item = Command> {
-    let ended = |record: &&TaskRecord| !record.is_alive();
-    let surplus = state
-        .records(&slot.tasks)
-        .filter(ended)
-        .count()
-        .saturating_sub(HISTORY);
+/// Forgets ended runs of a slot, of which these are all.
+fn forget_history(runs: &[&TaskRecord]) -> impl Iterator<Item = Command> {
+    let ended = |record: &&&TaskRecord| !record.is_alive();
+    let surplus = runs.iter().filter(ended).count().saturating_sub(HISTORY);
     let too_old = move |position: usize, record: &TaskRecord| {
         position < surplus || record.task.desired == TaskState::Remove
     };
-    let ended = state.records(&slot.tasks).filter(ended).enumerate();
+    let ended = runs.iter().filter(ended).enumerate();
     ended
         .filter(move |(position, record)| too_old(*position, record))
         .map(|(_, record)| {

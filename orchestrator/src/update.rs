@@ -19,29 +19,36 @@ use crate::{
 };
 
 /// The tasks of a service that are to begin to stop now.
-pub(crate) fn leaving(look: &Look<'_>, record: &ServiceRecord) -> BTreeSet<TaskId> {
+pub(crate) fn leaving(
+    look: &Look<'_>,
+    record: &ServiceRecord,
+    newest: &[&TaskRecord],
+) -> BTreeSet<TaskId> {
     let state = look.state;
-    let newest: Vec<&TaskRecord> = newest(state, record).map(|(_, run)| run).collect();
     let (mut serving, idle): (Vec<&TaskRecord>, Vec<&TaskRecord>) = newest
         .iter()
         .filter(|run| run.is_wanted() && must_go(state, record, run))
         .partition(|run| is_serving(state, run));
     let mut leaving: BTreeSet<TaskId> = idle.into_iter().map(|run| run.task.id).collect();
-    if serving.is_empty() || surge(look, record) != record.surge {
+    if serving.is_empty() || surge(look, record, newest) != record.surge {
         return leaving;
     }
     let mut capacity = newest
         .iter()
         .filter(|run| is_steady(look, record, run))
         .count();
-    let is_paced = is_paced(look, record, &newest);
+    let is_paced = is_paced(look, record, newest);
     serving.sort_by_key(|run| is_outdated(record, run));
     for run in serving
         .into_iter()
         .filter(|run| is_steady(look, record, run))
     {
-        let by_update = is_outdated(record, run) && !is_displaced(state, run);
-        if capacity > floor(record, by_update) && (is_paced || !by_update) {
+        let cause = if is_displaced(state, run) {
+            Cause::Emptying
+        } else {
+            Cause::Update
+        };
+        if capacity > floor(record, cause) && (is_paced || cause == Cause::Emptying) {
             capacity -= 1;
             leaving.insert(run.task.id);
         }
@@ -54,17 +61,24 @@ pub(crate) fn must_leave(look: &Look<'_>, run: &TaskRecord) -> bool {
     let Some(record) = look.state.services.get(&run.task.service) else {
         return true;
     };
-    let is_leaving = || leaving(look, record).contains(&run.task.id);
+    let is_leaving = || {
+        let newest = newest(look.state, record);
+        leaving(look, record, &newest).contains(&run.task.id)
+    };
     !record.wants(run.task.slot) || run.withdrawal.is_some() || is_leaving()
 }
 
 /// Changes that come before tasks are replaced: the number of surge slots, or pausing the update.
-pub(crate) fn steer(look: &Look<'_>, record: &ServiceRecord) -> Option<Command> {
+pub(crate) fn steer(
+    look: &Look<'_>,
+    record: &ServiceRecord,
+    newest: &[&TaskRecord],
+) -> Option<Command> {
     let service = record.service.id;
-    if failure(look.state, record).is_some() {
+    if failure(look.state, record, newest).is_some() {
         return Some(Command::Service(ServiceCommand::PauseUpdate { service }));
     }
-    let slots = surge(look, record);
+    let slots = surge(look, record, newest);
     (slots != record.surge).then_some(Command::Service(ServiceCommand::SetSurge {
         service,
         slots,
@@ -75,7 +89,7 @@ pub(crate) fn pause(state: &mut State, id: ServiceId) -> Response {
     let why = state
         .services
         .get(&id)
-        .and_then(|record| failure(state, record));
+        .and_then(|record| failure(state, record, &newest(state, record)));
     match state.services.get_mut(&id).zip(why) {
         Some((record, why)) => {
             record.paused = Some(why);
@@ -89,7 +103,8 @@ pub(crate) fn pause(state: &mut State, id: ServiceId) -> Response {
 
 pub(crate) fn set_surge(state: &mut State, now: Millis, id: ServiceId, slots: u32) -> Response {
     let look = Look::new(state, now);
-    let fits = |record: &&ServiceRecord| surge(&look, record) == slots;
+    let fits =
+        |record: &&ServiceRecord| surge(&look, record, &newest(state, record)) == slots;
     let Some(record) = state.services.get(&id).filter(fits) else {
         return Err(outdated(format!(
             "service {id} is not to have {slots} slots of surge now"
@@ -111,23 +126,23 @@ pub(crate) fn is_outdated(record: &ServiceRecord, run: &TaskRecord) -> bool {
 
 /// The replacement of tasks that is under way, for people.
 pub(crate) fn info(state: &State, record: &ServiceRecord) -> Option<UpdateInfo> {
-    let runs: Vec<(u32, &TaskRecord)> = newest(state, record).collect();
+    let runs = newest(state, record);
     let is_due =
         |run: &TaskRecord| is_outdated(record, run) || run.is_wanted() && is_displaced(state, run);
-    if record.service.removing || record.surge == 0 && !runs.iter().any(|(_, run)| is_due(run)) {
+    if record.service.removing || record.surge == 0 && !runs.iter().any(|run| is_due(run)) {
         return None;
     }
     let regular = runs
         .iter()
-        .filter(|(slot, _)| *slot <= record.service.spec.replicas);
+        .filter(|run| run.task.slot <= record.service.spec.replicas);
     let updated = regular
-        .filter(|(_, run)| !is_due(run) && is_serving(state, run))
+        .filter(|run| !is_due(run) && is_serving(state, run))
         .count();
     let message = match &record.paused {
         Some(why) => format!("paused: {why}"),
         None => runs
             .iter()
-            .find_map(|(_, run)| waits_for(state, record, run))
+            .find_map(|run| waits_for(state, record, run))
             .unwrap_or_default(),
     };
     Some(UpdateInfo {
@@ -157,16 +172,14 @@ fn waits_for(state: &State, record: &ServiceRecord, run: &TaskRecord) -> Option<
     (!is_known).then(|| format!("{name} runs, which {} does not know yet", late()))
 }
 
-/// The newest run of each slot that is wanted.
-fn newest<'a>(
-    state: &'a State,
-    record: &'a ServiceRecord,
-) -> impl Iterator<Item = (u32, &'a TaskRecord)> {
+/// The newest run of each slot that is wanted, by slot.
+pub(crate) fn newest<'a>(state: &'a State, record: &'a ServiceRecord) -> Vec<&'a TaskRecord> {
     let slots = record
         .slots
         .iter()
         .filter(|(number, _)| record.wants(**number));
-    slots.filter_map(|(number, slot)| Some((*number, state.records(&slot.tasks).next_back()?)))
+    let newest = slots.filter_map(|(_, slot)| state.records(&slot.tasks).next_back());
+    newest.collect()
 }
 
 fn must_go(state: &State, record: &ServiceRecord, run: &TaskRecord) -> bool {
@@ -208,8 +221,17 @@ fn in_step(record: &ServiceRecord) -> u32 {
     }
 }
 
+/// Why a task that takes traffic is replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// It is outdated.
+    Update,
+    /// Its node is being emptied.
+    Emptying,
+}
+
 /// How many slots are to take traffic at any time.
-fn floor(record: &ServiceRecord, by_update: bool) -> usize {
+fn floor(record: &ServiceRecord, cause: Cause) -> usize {
     let policy = &record.service.spec.update;
     let replicas = record.service.spec.replicas;
     let missing = match policy.order {
@@ -219,10 +241,9 @@ fn floor(record: &ServiceRecord, by_update: bool) -> usize {
         UpdateOrder::StopFirst => in_step(record),
     };
     // Draining a node must not interrupt a service that has other tasks.
-    let least = if by_update {
-        0
-    } else {
-        replicas.saturating_sub(1).min(1)
+    let least = match cause {
+        Cause::Update => 0,
+        Cause::Emptying => replicas.saturating_sub(1).min(1),
     };
     replicas.saturating_sub(missing).max(least) as usize
 }
@@ -237,7 +258,7 @@ fn is_paced(look: &Look<'_>, record: &ServiceRecord, newest: &[&TaskRecord]) -> 
 }
 
 /// How many slots of surge the service is to have.
-fn surge(look: &Look<'_>, record: &ServiceRecord) -> u32 {
+fn surge(look: &Look<'_>, record: &ServiceRecord, newest: &[&TaskRecord]) -> u32 {
     let state = look.state;
     let policy = &record.service.spec.update;
     if record.service.removing {
@@ -245,7 +266,7 @@ fn surge(look: &Look<'_>, record: &ServiceRecord) -> u32 {
     }
     let leaves = |run: &TaskRecord| run.is_wanted() && must_go(state, record, run);
     if record.surge > 0 {
-        let goes_on = newest(state, record).any(|(_, run)| leaves(run));
+        let goes_on = newest.iter().any(|run| leaves(run));
         let is_settled = |number: u32| {
             let slot = record.slots.get(&number);
             let run = slot.and_then(|slot| state.records(&slot.tasks).next_back());
@@ -254,8 +275,8 @@ fn surge(look: &Look<'_>, record: &ServiceRecord) -> u32 {
         let is_over = !goes_on && (1..=record.service.spec.replicas).all(is_settled);
         return if is_over { 0 } else { record.surge };
     }
-    let serves = newest(state, record).any(|(_, run)| leaves(run) && is_serving(state, run));
-    let slots = if policy.order == UpdateOrder::StartFirst && serves {
+    let serves = |run: &&TaskRecord| leaves(run) && is_serving(state, run);
+    let slots = if policy.order == UpdateOrder::StartFirst && newest.iter().any(serves) {
         in_step(record)
     } else {
         0
@@ -291,7 +312,7 @@ fn has_room(look: &Look<'_>, record: &ServiceRecord, slots: u32) -> bool {
 }
 
 /// Why an update that is under way should go no further.
-fn failure(state: &State, record: &ServiceRecord) -> Option<String> {
+fn failure(state: &State, record: &ServiceRecord, newest: &[&TaskRecord]) -> Option<String> {
     let policy = &record.service.spec.update;
     if record.paused.is_some()
         || record.service.removing
@@ -299,7 +320,7 @@ fn failure(state: &State, record: &ServiceRecord) -> Option<String> {
     {
         return None;
     }
-    if !newest(state, record).any(|(_, run)| is_outdated(record, run)) {
+    if !newest.iter().any(|run| is_outdated(record, run)) {
         return None;
     }
     let wanted = record

@@ -6,7 +6,7 @@ mod naming;
 pub(crate) use container::container;
 pub(crate) use naming::is_name;
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use model::{
     Balance, Driver, DriverConfig, EndpointMode, HealthCheck, Kind, NetworkSpec, Node, Parent,
@@ -231,9 +231,11 @@ pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
 
 /// An external service starts no tasks, so options about tasks are refused.
 fn external(spec: &ServiceSpec) -> Result<(), Refusal> {
-    let Runtime::Exec { argv, .. } = &spec.task.runtime;
+    let has_command = match &spec.task.runtime {
+        Runtime::Exec { argv, .. } => !argv.is_empty(),
+    };
     let what = match () {
-        () if !argv.is_empty() => "a command",
+        () if has_command => "a command",
         () if spec.task.health.is_some() => "a health check",
         () if spec
             .publish
@@ -373,7 +375,18 @@ pub(crate) fn replicas(spec: &ServiceSpec, replicas: u32) -> Result<(), Refusal>
 }
 
 fn runtime(service: &str, runtime: &Runtime) -> Result<(), Refusal> {
-    let Runtime::Exec { argv, env, rootfs } = runtime;
+    match runtime {
+        Runtime::Exec { argv, env, rootfs } => exec(service, argv, env, rootfs.as_deref()),
+    }
+}
+
+/// A program of the host.
+fn exec(
+    service: &str,
+    argv: &[String],
+    env: &BTreeMap<String, String>,
+    rootfs: Option<&Path>,
+) -> Result<(), Refusal> {
     if argv.first().is_none_or(String::is_empty) {
         let cause = format!("service {service:?} has no command to run");
         return Err(invalid(

@@ -105,8 +105,15 @@ pub(super) struct Change {
     pub(super) spec: ServiceSpec,
     /// The version that it was made from.
     pub(super) version: u64,
-    /// Every task is to be replaced.
-    pub(super) force: bool,
+    pub(super) replaced: Replaced,
+}
+
+/// Which tasks an update replaces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replaced {
+    /// Those that differ from the new spec.
+    Outdated,
+    All,
 }
 
 pub(super) fn update(state: &mut State, service: &str, change: Change) -> Response {
@@ -125,7 +132,7 @@ pub(super) fn update(state: &mut State, service: &str, change: Change) -> Respon
         return Err(Refusal::new(Kind::Conflict, cause, next));
     }
     refuse_other(record, &change.spec)?;
-    put(state, id, change.spec, change.force)
+    put(state, id, change.spec, change.replaced)
 }
 
 /// Swaps the spec and the spec before the last update.
@@ -144,7 +151,7 @@ pub(super) fn rollback(state: &mut State, service: &str) -> Response {
             next,
         ));
     };
-    put(state, id, previous, false)
+    put(state, id, previous, Replaced::Outdated)
 }
 
 /// Refuses changes of what a service cannot change: networks, endpoint mode, ports with mode=host.
@@ -199,7 +206,7 @@ fn is_led_otherwise(old: &ServiceSpec, new: &ServiceSpec) -> bool {
         || old.ports != new.ports
 }
 
-fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, force: bool) -> Response {
+fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, replaced: Replaced) -> Response {
     validate::service(&spec)?;
     let networks = &present(&state.services, id)?.service.networks;
     claims::claim(state, &spec, networks)?;
@@ -214,7 +221,9 @@ fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, force: bool) -> Resp
         };
         record.previous = Some(std::mem::replace(&mut record.service.spec, spec));
         (record.version, record.changed, record.paused) = (index, index, None);
-        record.forced = if force { index } else { record.forced };
+        if replaced == Replaced::All {
+            record.forced = index;
+        }
     }
     Ok(Outcome::Service(id))
 }

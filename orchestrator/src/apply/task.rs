@@ -23,7 +23,9 @@ pub(super) fn create(state: &mut State, now: Millis, service: ServiceId, number:
     let gone = || outdated(format!("slot {number} of service {service} is gone"));
     let record = state.services.get(&service).ok_or_else(gone)?;
     let slot = record.slots.get(&number).ok_or_else(gone)?;
-    if !restart::needs_task(&Look::new(state, now), record, number, slot) {
+    let runs: Vec<&TaskRecord> = state.records(&slot.tasks).collect();
+    let look = Look::new(state, now);
+    if !record.wants(number) || !restart::needs_task(&look, record, slot, &runs) {
         return Err(outdated(format!(
             "slot {number} of service {service} needs no new task"
         )));

@@ -18,6 +18,7 @@ pub(crate) struct Containers {
     by_mac: Groups<Mac, EndpointId>,
     /// Those that publish ports of their host.
     publishing: BTreeSet<EndpointId>,
+    publishing_on: Groups<NodeId, EndpointId>,
 }
 
 /// What the maps know of a container.
@@ -88,6 +89,7 @@ impl Containers {
         }
         if berth.publishes {
             self.publishing.insert(id);
+            self.publishing_on.insert(berth.key.node, id);
         }
     }
 
@@ -105,6 +107,7 @@ impl Containers {
             }
         }
         self.publishing.remove(&id);
+        self.publishing_on.remove(&berth.key.node, &id);
     }
 
     /// The container of this key.
@@ -137,5 +140,10 @@ impl Containers {
     /// Those that publish ports of their host, by id.
     pub(crate) fn publishing(&self) -> impl Iterator<Item = &EndpointId> {
         self.publishing.iter()
+    }
+
+    /// Those of a host that publish its ports, by id.
+    pub(crate) fn publishing_on(&self, node: NodeId) -> Values<'_, EndpointId> {
+        self.publishing_on.of(&node)
     }
 }

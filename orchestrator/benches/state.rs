@@ -87,9 +87,7 @@ fn services() {
             cluster.apply(ServiceCommand::Scale { service, replicas }.into())
         });
         let query = Query::Service("s7".to_owned());
-        let found = median(ROUNDS, |_| {
-            timed(|| cluster.state.answer(None, &query)).0
-        });
+        let found = median(ROUNDS, |_| timed(|| cluster.state.answer(None, &query)).0);
         table.row(&[services], &[created, scaled, found]);
     }
 }
@@ -182,10 +180,7 @@ impl Table {
             let ratio = time.as_secs_f64() / first.as_secs_f64();
             format!("{micros:.1} ({ratio:.1})")
         });
-        println!(
-            "| {} |",
-            sizes.chain(times).collect::<Vec<_>>().join(" | ")
-        );
+        println!("| {} |", sizes.chain(times).collect::<Vec<_>>().join(" | "));
     }
 }
 
@@ -360,9 +355,8 @@ impl Cluster {
     fn withdrawal(&mut self) -> Duration {
         median(20, |round| {
             self.update(&format!("s{round}"));
-            let is_withdrawal = |command: &Command| {
-                matches!(command, Command::Task(TaskCommand::Withdraw { .. }))
-            };
+            let is_withdrawal =
+                |command: &Command| matches!(command, Command::Task(TaskCommand::Withdraw { .. }));
             let commands = self.step();
             let withdraw = commands.into_iter().find(is_withdrawal).unwrap();
             self.apply(withdraw)
@@ -393,7 +387,9 @@ impl Cluster {
 
     fn restore(&self) -> Duration {
         let snapshot = self.state.snapshot();
-        median(FEW, |_| timed(|| State::restore(&snapshot, Level::NEWEST)).0)
+        median(FEW, |_| {
+            timed(|| State::restore(&snapshot, Level::NEWEST)).0
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use model::{
 use crate::{
     acknowledged, capability, drain, ports, project,
     record::{ServiceRecord, TaskRecord},
-    scheduler,
+    scheduler, slots,
     state::State,
     update,
 };
@@ -163,7 +163,7 @@ fn endpoints(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
     let slots = by_name(services.collect())
         .into_iter()
         .flat_map(|record| record.slots.values());
-    let holders = slots.filter_map(|slot| project::holder(state, slot));
+    let holders = slots.filter_map(|slot| slots::holder(state, slot));
     let infos = holders.filter_map(|(task, node)| {
         let attachment = task
             .attachments
@@ -210,7 +210,7 @@ fn service_info(state: &State, record: &ServiceRecord) -> ServiceInfo {
     let running: Vec<&TaskRecord> = record
         .slots
         .keys()
-        .filter_map(|&number| project::serving(state, record, number))
+        .filter_map(|&number| slots::serving(state, record, number))
         .collect();
     let known = acknowledged::generation(state, service);
     let network_name = |id: &NetworkId| {
@@ -347,7 +347,7 @@ pub(crate) fn progress(state: &State, service: &str) -> Result<Progress, Refusal
     let runs = record.task_ids();
     let waiting = runs
         .filter_map(|id| state.tasks.get(&id))
-        .filter(|record| scheduler::is_waiting(record))
+        .filter(|record| record.is_waiting())
         .max_by_key(|record| record.task.status.since);
     Ok(Progress {
         service: service_info(state, record),
@@ -363,7 +363,7 @@ pub(crate) fn progress(state: &State, service: &str) -> Result<Progress, Refusal
 fn message(state: &State, record: &TaskRecord) -> String {
     let task = &record.task;
     let agents_word = || task.status.message.clone();
-    if scheduler::is_waiting(record) {
+    if record.is_waiting() {
         return waits_for(state, task).unwrap_or_else(agents_word);
     }
     if let Some(message) = drain::message(state, record) {

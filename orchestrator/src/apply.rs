@@ -6,14 +6,12 @@ mod network;
 mod service;
 mod task;
 
-pub(crate) use service::hold_slots;
-
 use model::{
     ClusterCommand, Command, ContainerCommand, Entry, EpochKey, KeysCommand, Millis,
     NetworkCommand, NodeCommand, Response, ServiceCommand, TaskCommand,
 };
 
-use crate::{drain, keys, state::State, update};
+use crate::{keys, state::State};
 
 /// Applies a command. A refusal changes nothing.
 pub(crate) fn apply(state: &mut State, entry: Entry) -> Response {
@@ -110,9 +108,9 @@ fn apply_service(state: &mut State, now: Millis, command: ServiceCommand) -> Res
         ServiceCommand::Rollback { service } => service::rollback(state, &service),
         ServiceCommand::Remove { service } => service::remove(state, &service),
         ServiceCommand::SetSurge { service, slots } => {
-            update::set_surge(state, now, service, slots)
+            service::set_surge(state, now, service, slots)
         }
-        ServiceCommand::PauseUpdate { service } => update::pause(state, service),
+        ServiceCommand::PauseUpdate { service } => service::pause(state, service),
         ServiceCommand::Purge { service } => service::purge(state, service),
         ServiceCommand::ReleaseSlot { service, slot } => {
             service::release_slot(state, service, slot)
@@ -125,8 +123,8 @@ fn apply_task(state: &mut State, now: Millis, command: TaskCommand) -> Response 
         TaskCommand::Replace { task } => task::replace(state, now, &task),
         TaskCommand::Create { service, slot } => task::create(state, now, service, slot),
         TaskCommand::Assign { task, node } => task::assign(state, now, task, node),
-        TaskCommand::Withdraw { task } => drain::withdraw(state, now, task),
-        TaskCommand::Drain { task } => drain::drain(state, now, task),
+        TaskCommand::Withdraw { task } => task::withdraw(state, now, task),
+        TaskCommand::Drain { task } => task::drain(state, now, task),
         TaskCommand::SetDesired { task, desired } => task::set_desired(state, now, task, desired),
         TaskCommand::Remove { task } => task::remove(state, task),
     }

@@ -9,16 +9,12 @@ use std::{
 use ipam::Owner;
 use model::{
     Balance, Container, ContainerConfig, ContainerEndpoint, ContainerKey, EndpointConfig,
-    EndpointId, NetworkId, NodeConfig, NodeId, PublishedConfig, Publisher, Sandbox, SandboxId,
-    Service,
+    EndpointId, KEEPS, NetworkId, NodeConfig, NodeId, PublishedConfig, Publisher, Sandbox,
+    SandboxId, Service, TAKES,
 };
 use sha2::{Digest, Sha256};
 
-use crate::{
-    names,
-    project::{KEEPS, TAKES},
-    state::State,
-};
+use crate::{names, state::State};
 
 impl State {
     pub(crate) fn find_container(&self, key: &ContainerKey) -> Option<&Container> {

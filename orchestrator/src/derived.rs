@@ -3,6 +3,7 @@
 //! and decides nothing that the records would not decide.
 
 mod containers;
+mod follow;
 pub(crate) mod groups;
 mod networks;
 mod nodes;
@@ -11,11 +12,7 @@ mod services;
 mod tasks;
 mod touched;
 
-use model::{
-    Change, Concern, EndpointId, NetworkId, NodeId, NodeStatus, ObjectRef, ServiceId, TaskId,
-};
-
-use crate::{ports, state::State};
+use model::{Concern, NetworkId, NodeId, ServiceId};
 
 /// Follows the state's records.
 #[derive(Clone, Debug, Default)]
@@ -59,169 +56,5 @@ impl Derived {
             concern.everybody |= reach.ingress.is_some();
             concern.networks.extend(reach.networks);
         }
-    }
-}
-
-impl State {
-    /// Follows what has been changed, and says whom it concerns.
-    pub(crate) fn follow(&mut self, changes: &[Change]) -> Concern {
-        let mut derived = std::mem::take(&mut self.derived);
-        let mut concern = Concern::default();
-        for change in changes {
-            self.follow_one(&mut derived, change.object, &mut concern);
-        }
-        self.derived = derived;
-        concern
-    }
-
-    fn follow_one(&self, derived: &mut Derived, object: ObjectRef, concern: &mut Concern) {
-        match object {
-            ObjectRef::Cluster | ObjectRef::Keys => concern.everybody = true,
-            ObjectRef::Node(id) => {
-                concern.everybody = true;
-                self.follow_node(derived, id);
-            }
-            ObjectRef::Network(id) => {
-                concern.networks.insert(id);
-                derived.networks.put(id, self.networks.get(&id));
-            }
-            ObjectRef::Service(id) => self.follow_service(derived, id, concern),
-            ObjectRef::Task(id) => self.follow_task(derived, id, concern),
-            ObjectRef::Container(id) => self.follow_container(derived, id, concern),
-        }
-    }
-
-    fn follow_node(&self, derived: &mut Derived, id: NodeId) {
-        let node = self.nodes.get(&id);
-        if derived.nodes.put(id, node) {
-            for task in derived.tasks.of_node(id) {
-                if let Some(record) = self.tasks.get(task) {
-                    derived.touched.touch(record.task.service, self.index);
-                }
-            }
-        }
-        let ready = node.filter(|node| node.status == NodeStatus::Ready);
-        derived.parts.hear(id, ready.map(|node| node.applied));
-    }
-
-    fn follow_service(&self, derived: &mut Derived, id: ServiceId, concern: &mut Concern) {
-        derived.add_service(concern, id);
-        let Some(record) = self.services.get(&id) else {
-            derived.services.remove(id);
-            derived.touched.forget(id);
-            return;
-        };
-        derived.touched.touch(id, self.index);
-        if derived.services.knows(id, record) {
-            return;
-        }
-        let networks = &record.service.networks;
-        let ingress = ports::is_ingress(record)
-            .then(|| ports::network(self, networks))
-            .flatten();
-        derived.services.put(id, record, ingress);
-        derived.add_service(concern, id);
-        // Its tasks show its spec, also where they are on no network.
-        let homes = record
-            .task_ids()
-            .filter_map(|task| self.tasks.get(&task)?.task.node);
-        concern.nodes.extend(homes);
-    }
-
-    fn follow_task(&self, derived: &mut Derived, id: TaskId, concern: &mut Concern) {
-        let (old, new) = derived.tasks.put(id, self.tasks.get(&id));
-        let seats = || old.iter().chain(&new);
-        for seat in seats() {
-            derived.add_networks(concern, &seat.networks);
-            concern.nodes.extend(seat.node);
-            derived.touched.touch(seat.service, self.index);
-        }
-        if old.is_none() && new.is_none() {
-            return;
-        }
-        let home = |seat: &tasks::Seat| Some((seat.home()?, seat.networks.clone()));
-        let (old, new) = (old.as_ref().and_then(home), new.as_ref().and_then(home));
-        if old == new {
-            return;
-        }
-        if let Some((node, networks)) = old {
-            for network in networks {
-                derived.parts.leave(node, network);
-            }
-        }
-        if let Some((node, networks)) = new {
-            for network in networks {
-                derived.parts.join(node, network);
-            }
-        }
-    }
-
-    fn follow_container(&self, derived: &mut Derived, id: EndpointId, concern: &mut Concern) {
-        let (old, new) = derived.containers.put(id, self.containers.get(&id));
-        for berth in old.iter().chain(&new) {
-            derived.add_networks(concern, &[berth.network]);
-            concern.everybody |= berth.publishes;
-            concern.nodes.insert(berth.node());
-        }
-        for berth in old.iter().filter(|berth| berth.is_placed()) {
-            derived.parts.leave(berth.node(), berth.network);
-        }
-        for berth in new.iter().filter(|berth| berth.is_placed()) {
-            derived.parts.join(berth.node(), berth.network);
-        }
-    }
-
-    /// Follows the networks alone, for commands that make one and go on with it.
-    pub(crate) fn follow_networks(&mut self) {
-        for id in self.networks.changed() {
-            self.derived.networks.put(*id, self.networks.get(id));
-        }
-    }
-
-    /// Takes down how far a host has come, which no view shows and nobody watches.
-    pub(crate) fn hear(&mut self, node: NodeId, applied: u64) {
-        if let Some(record) = self.nodes.get_mut_unnoticed(&node) {
-            record.applied = applied;
-            let is_ready = record.status == NodeStatus::Ready;
-            self.derived.parts.hear(node, is_ready.then_some(applied));
-        }
-    }
-
-    /// Follows all records, for a state that was read.
-    pub(crate) fn follow_all(&mut self) {
-        self.derived = self.derive();
-    }
-
-    fn derive(&self) -> Derived {
-        let mut derived = Derived::default();
-        let mut nobody = Concern::default();
-        let objects = self.nodes.keys().map(|id| ObjectRef::Node(*id));
-        let objects = objects
-            .chain(self.networks.keys().map(|id| ObjectRef::Network(*id)))
-            .chain(self.services.keys().map(|id| ObjectRef::Service(*id)))
-            .chain(self.tasks.keys().map(|id| ObjectRef::Task(*id)))
-            .chain(self.containers.keys().map(|id| ObjectRef::Container(*id)));
-        for object in objects {
-            self.follow_one(&mut derived, object, &mut nobody);
-        }
-        derived.touched = touched::Touched::since(self.index);
-        derived
-    }
-
-    /// What differs in what is derived from the records if it is derived anew, for tests; empty if
-    /// nothing.
-    pub fn check_derived(&self) -> Vec<&'static str> {
-        let anew = self.derive();
-        let kept = &self.derived;
-        let parts = [
-            ("nodes", kept.nodes == anew.nodes),
-            ("networks", kept.networks == anew.networks),
-            ("services", kept.services == anew.services),
-            ("tasks", kept.tasks == anew.tasks),
-            ("containers", kept.containers == anew.containers),
-            ("parts", kept.parts == anew.parts),
-        ];
-        let different = parts.iter().filter(|(_, is_equal)| !is_equal);
-        different.map(|(part, _)| *part).collect()
     }
 }

@@ -2,17 +2,13 @@
 //! balancer knows, it drains: its connections run out. Only then it gets SIGTERM. A task without
 //! traffic stops at once.
 
-use model::{
-    Command, EndpointMode, Millis, NodeStatus, Outcome, Response, Service, TaskCommand, TaskId,
-    TaskState,
-};
+use model::{Command, EndpointMode, Millis, NodeStatus, Service, TaskCommand, TaskState};
 
 use crate::{
     acknowledged,
     look::Look,
     record::{Draining, TaskRecord, Withdrawal},
-    state::{State, outdated},
-    update,
+    state::State,
 };
 
 /// Longest wait, in milliseconds, for a host that answers but whose kernel refuses changes.
@@ -74,55 +70,6 @@ pub(crate) fn may_stop(look: &Look<'_>, record: &TaskRecord) -> bool {
         draining.connections == Some(0) && (!by_name || look.has_passed(draining.since, NAME_TTL));
     is_quiet
         || draining.since <= look.now && look.has_passed(draining.since, record.task.spec.drain)
-}
-
-/// A task that is to stop takes no new connections.
-pub(crate) fn withdraw(state: &mut State, now: Millis, id: TaskId) -> Response {
-    let index = state.index;
-    let is_due = state.tasks.get(&id).is_some_and(|record| {
-        let look = Look::new(state, now);
-        let command = next(&look, record, TaskState::Remove);
-        matches!(command, Some(Command::Task(TaskCommand::Withdraw { .. })))
-            && update::must_leave(&look, record)
-    });
-    let record = state.tasks.get_mut(&id).filter(|_| is_due);
-    let record = record.ok_or_else(|| outdated(format!("task {id} is not to be withdrawn now")))?;
-    match &mut record.withdrawal {
-        Some(withdrawal) => withdrawal.since = now,
-        none => {
-            *none = Some(Withdrawal {
-                index,
-                since: now,
-                draining: None,
-            })
-        }
-    }
-    Ok(Outcome::Task(id))
-}
-
-/// Begins to drain a task: every balancer knows that it is withdrawn.
-pub(crate) fn drain(state: &mut State, now: Millis, id: TaskId) -> Response {
-    let is_due = state.tasks.get(&id).is_some_and(|record| {
-        let command = next(&Look::new(state, now), record, TaskState::Remove);
-        matches!(command, Some(Command::Task(TaskCommand::Drain { .. })))
-    });
-    let withdrawal = state
-        .tasks
-        .get_mut(&id)
-        .filter(|_| is_due)
-        .and_then(|record| record.withdrawal.as_mut());
-    let withdrawal =
-        withdrawal.ok_or_else(|| outdated(format!("task {id} is not to be drained now")))?;
-    match &mut withdrawal.draining {
-        Some(draining) => draining.since = now,
-        none => {
-            *none = Some(Draining {
-                since: now,
-                connections: None,
-            })
-        }
-    }
-    Ok(Outcome::Task(id))
 }
 
 /// What a withdrawn task waits for, for people.

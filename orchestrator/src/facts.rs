@@ -12,6 +12,68 @@ use crate::{
     state::State,
 };
 
+impl State {
+    /// What has become of objects since this was asked last.
+    pub(crate) fn take_changes(&mut self, at: Millis) -> Vec<Change> {
+        let mut found = Found {
+            revision: self.index,
+            at,
+            changes: Vec::new(),
+        };
+        for object in std::mem::take(&mut self.changed) {
+            let facts = of_cluster(self, object);
+            found.push(object, Fate::Changed, Some(facts));
+        }
+        for (id, note) in self.nodes.take_changes() {
+            let record = self.nodes.get(&id).or(note.last.as_ref());
+            found.push(ObjectRef::Node(id), note.fate, record.map(of_node));
+        }
+        for (id, note) in self.networks.take_changes() {
+            let record = self.networks.get(&id).or(note.last.as_ref());
+            let facts = record.map(of_network);
+            found.push(ObjectRef::Network(id), note.fate, facts);
+        }
+        for (id, note) in self.services.take_changes() {
+            let record = self.services.get(&id).or(note.last.as_ref());
+            let facts = record.map(of_service);
+            found.push(ObjectRef::Service(id), note.fate, facts);
+        }
+        for (id, note) in self.tasks.take_changes() {
+            let record = self.tasks.get(&id).or(note.last.as_ref());
+            let facts = record.map(|record| of_task(self, record));
+            found.push(ObjectRef::Task(id), note.fate, facts);
+        }
+        for (id, note) in self.containers.take_changes() {
+            let record = self.containers.get(&id).or(note.last.as_ref());
+            let facts = record.map(|record| of_container(self, record));
+            found.push(ObjectRef::Container(id), note.fate, facts);
+        }
+        found.changes
+    }
+}
+
+/// The changes of one command.
+struct Found {
+    revision: u64,
+    at: Millis,
+    changes: Vec<Change>,
+}
+
+impl Found {
+    /// A record that is noted is there or was: there are facts of it.
+    fn push(&mut self, object: ObjectRef, fate: Fate, facts: Option<Facts>) {
+        let Some(facts) = facts else { return };
+        let (revision, at) = (self.revision, self.at);
+        self.changes.push(Change {
+            revision,
+            at,
+            object,
+            fate,
+            facts,
+        });
+    }
+}
+
 /// Of the cluster as a whole.
 pub(crate) fn of_cluster(state: &State, object: ObjectRef) -> Facts {
     match object {

@@ -4,17 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hkdf::Hkdf;
 use model::{
-    Association, Epoch, EpochKey, EspKey, Kind, Millis, Node, NodeId, Outcome, PeerKeys, Refusal,
-    Response, Spi,
+    Epoch, EpochKey, Kind, Millis, NetworkId, Node, NodeId, Outcome, PeerKeys, Refusal, Response,
 };
-use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 
 use crate::{
     look::has_passed,
-    project,
+    record::{Phase, Secrets},
     state::{State, outdated},
 };
 
@@ -25,56 +21,6 @@ const LIFETIME: Millis = 12 * 60 * 60 * 1000;
 const HOLD: Millis = 10 * 60 * 1000;
 /// How long packets in flight are accepted after nobody sends with a key any more, in milliseconds.
 const LINGER: Millis = 3_000;
-/// HKDF info prefix: separates these keys from anything else derived from the same secret.
-const PURPOSE: &[u8] = b"netd esp rfc4106(gcm(aes)) 256";
-
-/// All keys of a cluster. Empty while no network is encrypted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Keys {
-    /// One, and while keys change two.
-    epochs: BTreeMap<Epoch, Secrets>,
-    phase: Phase,
-    /// The last change of keys, whether or not its epoch is still there.
-    last: u64,
-    /// How many numbers of associations have been given out.
-    numbers: u32,
-}
-
-/// What a change of keys brought.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Secrets {
-    key: EpochKey,
-    /// With which number each host sends,
-    senders: BTreeMap<NodeId, Spi>,
-    /// save to these hosts: sender, receiver.
-    renewed: BTreeMap<NodeId, BTreeMap<NodeId, Spi>>,
-    since: Millis,
-}
-
-/// How far a change of keys is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-enum Phase {
-    /// There is one key.
-    #[default]
-    Steady,
-    /// Two are accepted, the old one is sent with; since this log index and time.
-    Accepting { index: u64, since: Millis },
-    /// Two are accepted, the new one is sent with.
-    Sending { index: u64, since: Millis },
-}
-
-impl Phase {
-    fn start(self) -> Option<(u64, Millis)> {
-        match self {
-            Phase::Steady => None,
-            Phase::Accepting { index, since } | Phase::Sending { index, since } => {
-                Some((index, since))
-            }
-        }
-    }
-}
-
 /// A new key for the user, or for `step` when the old one has served its time.
 pub(crate) fn rotate(state: &mut State, now: Millis, chance: Option<EpochKey>) -> Response {
     if state.derived.networks.encrypted().next().is_none() {
@@ -181,137 +127,41 @@ fn is_taken(state: &State, now: Millis) -> bool {
 
 /// The hosts with keys whose kernel is older than this log index.
 fn behind(state: &State, index: u64) -> impl Iterator<Item = &Node> {
-    let holders = project::key_holders(state);
-    state
-        .nodes
-        .values()
-        .filter(move |node| node.applied < index && holders.contains(&node.id))
+    let nodes = state.nodes.values();
+    nodes.filter(move |node| node.applied < index && !peers(state, node.id).is_empty())
 }
 
-impl Keys {
-    /// Whether there are any.
-    pub(crate) fn exist(&self) -> bool {
-        !self.epochs.is_empty()
-    }
+/// Keys for the hosts with which it shares an encrypted network. Symmetric: either both hosts have
+/// keys or neither; it only counts whether tasks or containers may still run there.
+pub(crate) fn of_node(state: &State, node: NodeId) -> BTreeMap<NodeId, PeerKeys> {
+    state.keys.of(node, &peers(state, node))
+}
 
-    /// Gives a host what it sends with.
-    pub(crate) fn admit(&mut self, node: NodeId) {
-        for secrets in self.epochs.values_mut() {
-            if !secrets.senders.contains_key(&node) {
-                secrets
-                    .senders
-                    .extend(number(&mut self.numbers).map(|spi| (node, spi)));
-            }
+/// The hosts with which it shares an encrypted network.
+fn peers(state: &State, node: NodeId) -> BTreeSet<NodeId> {
+    let mut peers = BTreeSet::new();
+    for network in state.derived.networks.encrypted() {
+        let is_ingress = state.derived.services.is_ingress(*network);
+        let takes_part = state.derived.parts.has(node, *network);
+        if takes_part || is_ingress && state.nodes.contains_key(&node) {
+            peers.extend(members(state, *network));
         }
     }
-
-    /// Forgets a host.
-    pub(crate) fn remove(&mut self, node: NodeId) {
-        for secrets in self.epochs.values_mut() {
-            secrets.senders.remove(&node);
-            secrets.renewed.remove(&node);
-            secrets
-                .renewed
-                .values_mut()
-                .for_each(|receivers| receivers.retain(|receiver, _| *receiver != node));
-        }
-    }
-
-    /// Forgets all keys; what has been counted goes on.
-    pub(crate) fn clear(&mut self) {
-        self.epochs.clear();
-        self.phase = Phase::Steady;
-    }
-
-    /// Replaces each association that this host has lost. One that was replaced already stays.
-    pub(crate) fn renew(&mut self, node: NodeId, lost: &BTreeSet<(NodeId, Spi)>) {
-        for &(peer, spi) in lost {
-            for (from, to) in [(node, peer), (peer, node)] {
-                for secrets in self
-                    .epochs
-                    .values_mut()
-                    .filter(|secrets| secrets.spi(from, to) == Some(spi))
-                {
-                    let fresh = number(&mut self.numbers).map(|spi| (to, spi));
-                    secrets.renewed.entry(from).or_default().extend(fresh);
-                }
-            }
-        }
-    }
-
-    /// Keys that `node` needs for its `peers`.
-    pub(crate) fn of(&self, node: NodeId, peers: &BTreeSet<NodeId>) -> BTreeMap<NodeId, PeerKeys> {
-        let sources: Vec<Source<'_>> = self
-            .epochs
-            .iter()
-            .map(|(epoch, secrets)| Source::of(*epoch, secrets))
-            .collect();
-        let between = |from, to| {
-            sources
-                .iter()
-                .filter_map(move |source| source.association(from, to))
-        };
-        let keys = |peer: NodeId| {
-            let mut send: Vec<Association> = between(node, peer).collect();
-            match self.phase {
-                Phase::Accepting { .. } => send.truncate(1),
-                // Packets sent with the old key may still be in flight.
-                Phase::Steady | Phase::Sending { .. } => send.reverse(),
-            }
-            PeerKeys {
-                send,
-                accept: between(peer, node).collect(),
-            }
-        };
-        peers.iter().map(|&peer| (peer, keys(peer))).collect()
-    }
+    peers.remove(&node);
+    peers
 }
 
-/// The next number of an association; none once all have been given out.
-fn number(given: &mut u32) -> Option<Spi> {
-    let spi = Spi::FIRST.0.checked_add(*given)?;
-    *given += 1;
-    Some(Spi(spi))
+/// The hosts of each encrypted network.
+pub(crate) fn members_of_encrypted(state: &State) -> BTreeMap<NetworkId, BTreeSet<NodeId>> {
+    let encrypted = state.derived.networks.encrypted();
+    encrypted
+        .map(|network| (*network, members(state, *network).collect()))
+        .collect()
 }
 
-impl Secrets {
-    fn spi(&self, from: NodeId, to: NodeId) -> Option<Spi> {
-        let own = self
-            .renewed
-            .get(&from)
-            .and_then(|receivers| receivers.get(&to));
-        own.or_else(|| self.senders.get(&from)).copied()
-    }
-}
-
-/// An epoch's secrets, ready to derive from (RFC 5869).
-struct Source<'a> {
-    epoch: Epoch,
-    secrets: &'a Secrets,
-    derive: Hkdf<Sha256>,
-}
-
-impl<'a> Source<'a> {
-    fn of(epoch: Epoch, secrets: &'a Secrets) -> Self {
-        Self {
-            epoch,
-            secrets,
-            derive: Hkdf::new(None, secrets.key.secret()),
-        }
-    }
-
-    fn association(&self, from: NodeId, to: NodeId) -> Option<Association> {
-        let spi = self.secrets.spi(from, to)?;
-        let (epoch, number) = (self.epoch.0.to_be_bytes(), spi.0.to_be_bytes());
-        let (from, to) = (from.0.to_be_bytes(), to.0.to_be_bytes());
-        let mut key = [0; 36];
-        self.derive
-            .expand_multi_info(&[PURPOSE, &epoch, &number, &from, &to], &mut key)
-            .ok()?;
-        Some(Association {
-            spi,
-            epoch: self.epoch,
-            key: EspKey::new(key),
-        })
-    }
+fn members(state: &State, network: NetworkId) -> impl Iterator<Item = NodeId> {
+    let is_ingress = state.derived.services.is_ingress(network);
+    let all = state.nodes.keys().filter(move |_| is_ingress);
+    let hosts = state.derived.parts.hosts_of(network);
+    hosts.chain(all).copied()
 }

@@ -1,11 +1,10 @@
 //! What names are derived from (`model::OfferConfig`).
 
-use model::{Container, MemberConfig, NetworkId, OfferConfig, SlotConfig, TaskState};
+use model::{Container, KEEPS, MemberConfig, NetworkId, OfferConfig, SlotConfig, TAKES, TaskState};
 
 use crate::{
-    containers,
-    project::{self, KEEPS, TAKES},
     record::{ServiceRecord, TaskRecord},
+    slots,
     state::State,
     validate,
 };
@@ -35,14 +34,14 @@ pub(crate) fn slot(
     network: NetworkId,
 ) -> Option<SlotConfig> {
     let run = answering(state, record, number);
-    let addresses = run.map(|run| project::addresses(&run.task, network).to_vec());
+    let addresses = run.map(|run| slots::addresses(&run.task, network).to_vec());
     // A wanted slot has a name, also while it has no run.
     let is_named = record.wants(number) || addresses.is_some();
     let slot = SlotConfig {
         named: is_named.then(|| addresses.unwrap_or_default()),
         real_servers: weights(state, record, number)
             .flat_map(|(run, weight)| {
-                let addresses = project::addresses(&run.task, network).iter();
+                let addresses = slots::addresses(&run.task, network).iter();
                 addresses.map(move |address| (*address, weight))
             })
             .collect(),
@@ -58,10 +57,10 @@ pub(crate) fn weights<'a>(
 ) -> impl Iterator<Item = (&'a TaskRecord, u16)> {
     let slot = record.slots.get(&number);
     let keeping = slot
-        .and_then(|slot| project::holding(state, slot))
+        .and_then(|slot| slots::holding(state, slot))
         .filter(|run| run.task.status.state == TaskState::Running)
-        .filter(|run| project::is_reachable(state, &run.task));
-    let serving = project::serving(state, record, number);
+        .filter(|run| slots::is_reachable(state, &run.task));
+    let serving = slots::serving(state, record, number);
     let keeping = keeping.map(|run| (run, KEEPS));
     keeping.into_iter().chain(serving.map(|run| (run, TAKES)))
 }
@@ -85,7 +84,7 @@ pub(crate) fn member(state: &State, container: &Container) -> MemberConfig {
         addresses: container.addresses.clone(),
         ports: traits.ports.clone(),
         unready: traits.unready,
-        reachable: containers::is_reachable(state, container),
+        reachable: !state.is_down(container.key.node),
     }
 }
 
@@ -95,7 +94,7 @@ fn answering<'a>(
     record: &'a ServiceRecord,
     number: u32,
 ) -> Option<&'a TaskRecord> {
-    let serving = project::serving(state, record, number);
+    let serving = slots::serving(state, record, number);
     if serving.is_some() || !record.service.spec.publish_not_ready {
         return serving;
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use ipam::Owner;
 use model::{
-    Container, Driver, Kind, NetworkId, NodeId, Protocol, PublishAt, PublishMode, PublishSpec,
-    Refusal, ServiceId, ServiceSpec, Task,
+    Container, Driver, Kind, NetworkId, NodeId, Protocol, PublishMode, PublishSpec, Refusal,
+    ServiceId, ServiceSpec, Task,
 };
 
 use crate::{record::ServiceRecord, state::State, validate::range};
@@ -261,13 +261,4 @@ pub(crate) fn takes_host_ports(state: &State, service: ServiceId) -> bool {
 /// Whether tasks of these two services can be on one host.
 pub(crate) fn may_share(state: &State, one: ServiceId, other: ServiceId) -> bool {
     !host_ports(state, one).any(|port| host_ports(state, other).any(|theirs| theirs.overlaps(port)))
-}
-
-/// Whether a port's address or interface is valid. No host needs to have it now.
-pub(crate) fn is_place(at: &PublishAt) -> bool {
-    match at {
-        PublishAt::Everywhere => true,
-        PublishAt::Address(address) => !address.is_unspecified() && !address.is_multicast(),
-        PublishAt::Interface(name) => model::names::LinkName::parse(name).is_some(),
-    }
 }

@@ -7,20 +7,19 @@ use std::{
 
 use model::{
     EndpointConfig, EndpointId, JoinedConfig, Level, Network, NetworkConfig, NetworkId, Node,
-    NodeConfig, NodeId, PeerConfig, PeerKeys, PublishMode, PublishSpec, PublishedConfig, Publisher,
-    Role, Task, TaskConfig, ViewInfo,
+    NodeConfig, NodeId, PeerConfig, PublishMode, PublishSpec, PublishedConfig, Publisher, Role,
+    Task, TaskConfig, ViewInfo,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
     containers::{self, Members},
-    names, ports,
-    record::{ServiceRecord, Slot, TaskRecord},
+    keys, names, ports,
+    record::{ServiceRecord, TaskRecord},
+    slots,
     state::State,
     validate,
 };
-
-pub(crate) use model::{KEEPS, TAKES};
 
 /// Bytes of a record's digest: enough to tell records apart.
 const DIGEST_BYTES: usize = 16;
@@ -67,7 +66,7 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
         (config.joined, config.offers) = (BTreeMap::new(), BTreeMap::new());
         (config.slots, config.members) = (BTreeMap::new(), BTreeMap::new());
     }
-    config.keys = keys(state, node);
+    config.keys = keys::of_node(state, node);
     config.peers = peers(state, &config);
     config
 }
@@ -96,40 +95,6 @@ pub fn digests(config: &NodeConfig) -> ViewInfo {
 /// The networks that these tasks attach to.
 fn networks_of<'a>(tasks: impl Iterator<Item = &'a Task>) -> impl Iterator<Item = NetworkId> {
     tasks.flat_map(|task| task.attachments.iter().map(|attachment| attachment.network))
-}
-
-/// The task that has a slot's addresses. After a lost host has come back there may be two for a
-/// while: then it is the newest, the only one that should run. A task on a lost host has them only
-/// if no other task does.
-pub(crate) fn holder<'a>(state: &'a State, slot: &'a Slot) -> Option<(&'a Task, NodeId)> {
-    let task = &holding(state, slot)?.task;
-    Some((task, task.node?))
-}
-
-/// The same, as a record.
-pub(crate) fn holding<'a>(state: &'a State, slot: &'a Slot) -> Option<&'a TaskRecord> {
-    let placed = state
-        .records(&slot.tasks)
-        .filter(|record| record.is_alive() && record.task.node.is_some());
-    // Of equals the last is taken, and slots list their newest run last.
-    placed.max_by_key(|record| is_reachable(state, &record.task))
-}
-
-/// The task of a slot that takes traffic, until it is withdrawn; also in a slot that is no longer
-/// wanted.
-pub(crate) fn serving<'a>(
-    state: &'a State,
-    record: &'a ServiceRecord,
-    number: u32,
-) -> Option<&'a TaskRecord> {
-    let slot = record.slots.get(&number)?;
-    state
-        .records(&slot.tasks)
-        .rfind(|record| record.takes_connections() && is_reachable(state, &record.task))
-}
-
-pub(crate) fn is_reachable(state: &State, task: &Task) -> bool {
-    task.node.is_some_and(|node| !state.is_down(node))
 }
 
 /// Adds this host's published ports of the service. If ports of other hosts lead to it, what leads
@@ -208,7 +173,7 @@ pub(crate) fn published_on(
         let here =
             names::weights(state, record, number).filter(|(run, _)| run.task.node == Some(node));
         for (run, weight) in here {
-            let addresses = addresses(&run.task, network).iter();
+            let addresses = slots::addresses(&run.task, network).iter();
             real_servers.extend(addresses.map(|address| (*address, weight)));
         }
     }
@@ -248,7 +213,10 @@ fn published(
 /// derived from.
 fn add_service(config: &mut NodeConfig, state: &State, record: &ServiceRecord, network: NetworkId) {
     let service = record.service.id;
-    let holders = record.slots.values().filter_map(|slot| holder(state, slot));
+    let holders = record
+        .slots
+        .values()
+        .filter_map(|slot| slots::holder(state, slot));
     config
         .endpoints
         .extend(holders.flat_map(|(task, node)| endpoints(task, node, network)));
@@ -259,15 +227,6 @@ fn add_service(config: &mut NodeConfig, state: &State, record: &ServiceRecord, n
             config.slots.insert((network, (service, number)), slot);
         }
     }
-}
-
-/// Those of a task on one of its networks.
-pub(crate) fn addresses(task: &Task, network: NetworkId) -> &[IpAddr] {
-    let attachment = task
-        .attachments
-        .iter()
-        .find(|attachment| attachment.network == network);
-    attachment.map_or(&[], |attachment| &attachment.addresses)
 }
 
 pub(crate) fn endpoints(
@@ -291,36 +250,6 @@ pub(crate) fn endpoints(
                 },
             )
         })
-}
-
-/// Keys for the hosts with which it shares an encrypted network. Symmetric: either both hosts have
-/// keys or neither; it only counts whether tasks or containers may still run there.
-pub(crate) fn keys(state: &State, node: NodeId) -> BTreeMap<NodeId, PeerKeys> {
-    let shared = members_of_encrypted(state)
-        .into_values()
-        .filter(|members| members.contains(&node));
-    let peers = shared.flatten().filter(|peer| *peer != node).collect();
-    state.keys.of(node, &peers)
-}
-
-/// The hosts whose view has keys.
-pub(crate) fn key_holders(state: &State) -> BTreeSet<NodeId> {
-    members_of_encrypted(state)
-        .into_values()
-        .filter(|members| members.len() > 1)
-        .flatten()
-        .collect()
-}
-
-/// The hosts of each encrypted network.
-pub(crate) fn members_of_encrypted(state: &State) -> BTreeMap<NetworkId, BTreeSet<NodeId>> {
-    let members = |network: &NetworkId| {
-        let hosts = state.derived.parts.hosts_of(*network);
-        let all = state.derived.services.is_ingress(*network);
-        let all = state.nodes.keys().filter(|_| all);
-        (*network, hosts.chain(all).copied().collect())
-    };
-    state.derived.networks.encrypted().map(members).collect()
 }
 
 fn peers(state: &State, config: &NodeConfig) -> BTreeMap<NodeId, PeerConfig> {

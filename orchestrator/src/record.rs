@@ -1,9 +1,13 @@
 //! Records of the state beside the nouns of `model`.
 
+mod keys;
+
 use std::collections::BTreeMap;
 
 use model::{Millis, Service, ServiceSpec, Task, TaskId, TaskState};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use keys::{Keys, Phase, Secrets};
 
 /// A service and its slots. A slot exists for as long as its addresses are leased.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +51,12 @@ impl ServiceRecord {
     pub(crate) fn wants(&self, slot: u32) -> bool {
         !self.service.removing
             && (1..=self.service.spec.replicas.saturating_add(self.surge)).contains(&slot)
+    }
+
+    /// Whether a run differs from the present spec.
+    pub(crate) fn outdates(&self, run: &TaskRecord) -> bool {
+        let differs = || run.made_at < self.forced || run.task.spec != self.service.spec.task;
+        run.made_at < self.changed && differs()
     }
 
     pub(crate) fn task_ids(&self) -> impl Iterator<Item = TaskId> {
@@ -101,6 +111,11 @@ impl TaskRecord {
     /// Whether something of it runs, may run, or is yet to run.
     pub(crate) fn is_alive(&self) -> bool {
         !self.task.status.state.is_terminal()
+    }
+
+    /// Whether it waits for a node.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.is_alive() && self.task.node.is_none() && self.task.desired == TaskState::Running
     }
 
     /// Whether it is to go on: nobody has begun to stop it.

@@ -7,7 +7,6 @@ use crate::{
     look::Look,
     record::{ServiceRecord, Slot, TaskRecord},
     state::State,
-    update,
 };
 
 /// Whether this slot, which is wanted and has had these runs, should get a new task now. Asked by
@@ -25,7 +24,7 @@ pub(crate) fn needs_task(
         newest.task.desired > TaskState::Running || is_lost(look.state, newest)
     } else {
         let waited = || look.has_passed(newest.task.status.since, newest.task.spec.restart.delay);
-        let is_renewed = record.paused.is_none() && update::is_outdated(record, newest);
+        let is_renewed = record.paused.is_none() && record.outdates(newest);
         !newest.ended_by_itself() || is_renewed || is_followed(newest, slot.restarts) && waited()
     }
 }

@@ -46,11 +46,6 @@ pub(crate) fn is_eligible(node: &Node) -> bool {
     node.status == NodeStatus::Ready && node.availability == Availability::Active
 }
 
-/// Whether a task waits for a node.
-pub(crate) fn is_waiting(record: &TaskRecord) -> bool {
-    record.is_alive() && record.task.node.is_none() && record.task.desired == TaskState::Running
-}
-
 /// An earlier run of the slot that may still use its addresses on a host that is not known to be
 /// dead.
 pub(crate) fn predecessor<'a>(

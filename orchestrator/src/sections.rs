@@ -18,8 +18,9 @@ use serde::Serialize;
 
 use crate::{
     containers::{self, Members},
-    names, ports, project,
+    keys, names, ports, project,
     record::ServiceRecord,
+    slots,
     state::State,
 };
 
@@ -290,7 +291,7 @@ impl Sections {
 
     /// Whoever comes to an encrypted network or leaves it changes the keys of all that are on it.
     fn look_at_encrypted(&mut self, state: &State, dirt: &mut Dirt) {
-        let encrypted = project::members_of_encrypted(state);
+        let encrypted = keys::members_of_encrypted(state);
         if encrypted == self.encrypted {
             return;
         }
@@ -450,7 +451,7 @@ impl Sections {
         let holder = of
             .slots
             .get(&number)
-            .and_then(|slot| project::holder(state, slot));
+            .and_then(|slot| slots::holder(state, slot));
         for network in &of.service.networks {
             let section = self.section_of(id, *network);
             if of.slots.contains_key(&number)
@@ -539,7 +540,7 @@ impl Sections {
                 config.published.extend(here);
             }
         }
-        config.keys = project::keys(state, node);
+        config.keys = keys::of_node(state, node);
         config
     }
 

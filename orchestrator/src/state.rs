@@ -1,27 +1,19 @@
-//! The replicated state, and its implementation of `cluster`'s trait `StateMachine`.
+//! The replicated state: its records, and what is read of them everywhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ipam::Ledger;
 use model::{
-    Answer, Applied, Authority, Change, Concern, Container, EndpointId, Entry, Facts, Fate, Kind,
-    Level, Millis, Network, NetworkId, Node, NodeConfig, NodeId, NodeStatus, ObjectRef, Progress,
-    Query, Refusal, RestoreError, ServiceId, StateMachine, TaskId, Vni, level,
+    Authority, Container, EndpointId, Kind, Level, Network, NetworkId, Node, NodeId, NodeStatus,
+    ObjectRef, Refusal, ServiceId, TaskId, Vni,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    agenda::Agenda,
-    answer, apply,
     derived::Derived,
-    facts,
-    keys::Keys,
-    project,
-    record::{ServiceRecord, TaskRecord},
-    request::{Answers, Caller},
-    sections::Sections,
-    step,
+    record::{Keys, ServiceRecord, TaskRecord},
+    request::Answers,
     table::Table,
 };
 
@@ -59,138 +51,15 @@ pub struct State {
     pub(crate) derived: Derived,
 }
 
-impl StateMachine for State {
-    type Agenda = Agenda;
-    type Projector = Sections;
-
-    fn apply(&mut self, index: u64, entry: Entry) -> Applied {
-        self.index = self.revision_at(index);
-        let caller = Caller::of(&entry.command);
-        if let Some(first) = self.answers.find(caller, entry.request) {
-            return Applied {
-                response: first.clone(),
-                changes: Vec::new(),
-                concern: Concern::default(),
-            };
-        }
-        let (request, at) = (entry.request, entry.now);
-        let response = apply::apply(self, entry);
-        // A refusal has changed nothing, so the request may be judged anew; its text would be part
-        // of the state, and no version could ever word it better.
-        if response.is_ok() || self.level < Level::BATCHES {
-            self.answers.remember(caller, request, response.clone());
-        }
-        let changes = self.take_changes(at);
-        let concern = self.follow(&changes);
-        Applied {
-            response,
-            changes,
-            concern,
-        }
-    }
-
-    fn level(&self) -> Level {
-        self.level
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        // Every map of the state has string or integer keys, so it always has a JSON form.
-        let body = serde_json::to_vec(self).unwrap_or_default();
-        level::seal(self.level, body)
-    }
-
-    fn restore(bytes: &[u8], known: Level) -> Result<Self, RestoreError> {
-        let (_, body) = level::open("the snapshot", bytes, known)?;
-        let mut state: Self = serde_json::from_slice(body)
-            .map_err(|error| RestoreError::Content(error.to_string()))?;
-        state.follow_all();
-        Ok(state)
-    }
-
-    fn revision(&self) -> u64 {
-        self.index
-    }
-
-    fn present(&self, after: Option<ObjectRef>, limit: usize) -> Vec<Change> {
-        facts::present(self, after, limit)
-    }
-
-    fn progress(&self, service: &str) -> Result<Progress, Refusal> {
-        answer::progress(self, service)
-    }
-
-    fn authority(&self) -> Option<&Authority> {
-        self.authority.as_ref()
-    }
-
-    fn nodes(&self) -> &BTreeMap<NodeId, Node> {
-        &self.nodes
-    }
-
-    fn view(&self, node: NodeId) -> NodeConfig {
-        project::view(self, node)
-    }
-
-    fn concerns(&self, node: NodeId, concern: &Concern) -> bool {
-        self.derived.concerns(node, concern)
-    }
-
-    fn step(&self, agenda: &mut Agenda, now: Millis) -> Vec<model::Command> {
-        step::step(self, agenda, now)
-    }
-
-    fn answer(&self, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal> {
-        answer::answer(self, leader, query)
-    }
-}
-
 impl State {
     /// The commands of one entry have a revision each: what one of them made is older than what the
     /// next one changed.
-    fn revision_at(&self, log_index: u64) -> u64 {
+    pub(crate) fn revision_at(&self, log_index: u64) -> u64 {
         if self.level < Level::BATCHES {
             log_index
         } else {
             self.index + 1
         }
-    }
-
-    /// What has become of objects since this was asked last.
-    fn take_changes(&mut self, at: Millis) -> Vec<Change> {
-        let mut found = Found {
-            revision: self.index,
-            at,
-            changes: Vec::new(),
-        };
-        for object in std::mem::take(&mut self.changed) {
-            let facts = facts::of_cluster(self, object);
-            found.push(object, Fate::Changed, Some(facts));
-        }
-        for (id, note) in self.nodes.take_changes() {
-            let record = self.nodes.get(&id).or(note.last.as_ref());
-            found.push(ObjectRef::Node(id), note.fate, record.map(facts::of_node));
-        }
-        for (id, note) in self.networks.take_changes() {
-            let record = self.networks.get(&id).or(note.last.as_ref());
-            let facts = record.map(facts::of_network);
-            found.push(ObjectRef::Network(id), note.fate, facts);
-        }
-        for (id, note) in self.services.take_changes() {
-            let record = self.services.get(&id).or(note.last.as_ref());
-            let facts = record.map(facts::of_service);
-            found.push(ObjectRef::Service(id), note.fate, facts);
-        }
-        for (id, note) in self.tasks.take_changes() {
-            let record = self.tasks.get(&id).or(note.last.as_ref());
-            let facts = record.map(|record| facts::of_task(self, record));
-            found.push(ObjectRef::Task(id), note.fate, facts);
-        }
-        for (id, note) in self.containers.take_changes() {
-            let record = self.containers.get(&id).or(note.last.as_ref());
-            let facts = record.map(|record| facts::of_container(self, record));
-            found.push(ObjectRef::Container(id), note.fate, facts);
-        }
-        found.changes
     }
 
     /// The version of an object that is made or changed now.
@@ -260,28 +129,6 @@ impl State {
         tasks
             .filter_map(|id| self.tasks.get(id))
             .filter(move |record| record.task.node == Some(node) && record.is_alive())
-    }
-}
-
-/// The changes of one command.
-struct Found {
-    revision: u64,
-    at: Millis,
-    changes: Vec<Change>,
-}
-
-impl Found {
-    /// A record that is noted is there or was: there are facts of it.
-    fn push(&mut self, object: ObjectRef, fate: Fate, facts: Option<Facts>) {
-        let Some(facts) = facts else { return };
-        let (revision, at) = (self.revision, self.at);
-        self.changes.push(Change {
-            revision,
-            at,
-            object,
-            fate,
-            facts,
-        });
     }
 }
 

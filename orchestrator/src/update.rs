@@ -6,16 +6,16 @@ use std::collections::BTreeSet;
 
 use ipam::Owner;
 use model::{
-    Availability, Command, Millis, Outcome, PublishMode, Response, ServiceCommand, ServiceId,
-    TaskId, TaskState, UpdateFailure, UpdateInfo, UpdateOrder,
+    Availability, Command, PublishMode, ServiceCommand, TaskId, TaskState, UpdateFailure,
+    UpdateInfo, UpdateOrder,
 };
 
 use crate::{
-    acknowledged, apply, drain,
+    acknowledged, drain,
     look::Look,
     record::{ServiceRecord, TaskRecord},
     restart,
-    state::{State, outdated},
+    state::State,
 };
 
 /// The tasks of a service that are to begin to stop now.
@@ -38,7 +38,7 @@ pub(crate) fn leaving(
         .filter(|run| is_steady(look, record, run))
         .count();
     let is_paced = is_paced(look, record, newest);
-    serving.sort_by_key(|run| is_outdated(record, run));
+    serving.sort_by_key(|run| record.outdates(run));
     for run in serving
         .into_iter()
         .filter(|run| is_steady(look, record, run))
@@ -85,50 +85,11 @@ pub(crate) fn steer(
     }))
 }
 
-pub(crate) fn pause(state: &mut State, id: ServiceId) -> Response {
-    let why = state
-        .services
-        .get(&id)
-        .and_then(|record| failure(state, record, &newest(state, record)));
-    match state.services.get_mut(&id).zip(why) {
-        Some((record, why)) => {
-            record.paused = Some(why);
-            Ok(Outcome::Service(id))
-        }
-        None => Err(outdated(format!(
-            "no update of service {id} is to be paused"
-        ))),
-    }
-}
-
-pub(crate) fn set_surge(state: &mut State, now: Millis, id: ServiceId, slots: u32) -> Response {
-    let look = Look::new(state, now);
-    let fits =
-        |record: &&ServiceRecord| surge(&look, record, &newest(state, record)) == slots;
-    let Some(record) = state.services.get(&id).filter(fits) else {
-        return Err(outdated(format!(
-            "service {id} is not to have {slots} slots of surge now"
-        )));
-    };
-    let last = record.service.spec.replicas.saturating_add(slots);
-    apply::hold_slots(state, id, last)?;
-    if let Some(record) = state.services.get_mut(&id) {
-        record.surge = slots;
-    }
-    Ok(Outcome::Service(id))
-}
-
-/// Whether a run differs from the present spec.
-pub(crate) fn is_outdated(record: &ServiceRecord, run: &TaskRecord) -> bool {
-    let differs = || run.made_at < record.forced || run.task.spec != record.service.spec.task;
-    run.made_at < record.changed && differs()
-}
-
 /// The replacement of tasks that is under way, for people.
 pub(crate) fn info(state: &State, record: &ServiceRecord) -> Option<UpdateInfo> {
     let runs = newest(state, record);
     let is_due =
-        |run: &TaskRecord| is_outdated(record, run) || run.is_wanted() && is_displaced(state, run);
+        |run: &TaskRecord| record.outdates(run) || run.is_wanted() && is_displaced(state, run);
     if record.service.removing || record.surge == 0 && !runs.iter().any(|run| is_due(run)) {
         return None;
     }
@@ -183,7 +144,7 @@ pub(crate) fn newest<'a>(state: &'a State, record: &'a ServiceRecord) -> Vec<&'a
 }
 
 fn must_go(state: &State, record: &ServiceRecord, run: &TaskRecord) -> bool {
-    is_displaced(state, run) || record.paused.is_none() && is_outdated(record, run)
+    is_displaced(state, run) || record.paused.is_none() && record.outdates(run)
 }
 
 /// Whether its node is being emptied.
@@ -198,7 +159,7 @@ fn is_serving(state: &State, run: &TaskRecord) -> bool {
 
 /// Whether its slot is settled: it takes traffic and every balancer knows, or it has completed.
 fn is_steady(look: &Look<'_>, record: &ServiceRecord, run: &TaskRecord) -> bool {
-    if run.ended_by_itself() && !is_outdated(record, run) {
+    if run.ended_by_itself() && !record.outdates(run) {
         let restarts = record
             .slots
             .get(&run.task.slot)
@@ -258,7 +219,7 @@ fn is_paced(look: &Look<'_>, record: &ServiceRecord, newest: &[&TaskRecord]) -> 
 }
 
 /// How many slots of surge the service is to have.
-fn surge(look: &Look<'_>, record: &ServiceRecord, newest: &[&TaskRecord]) -> u32 {
+pub(crate) fn surge(look: &Look<'_>, record: &ServiceRecord, newest: &[&TaskRecord]) -> u32 {
     let state = look.state;
     let policy = &record.service.spec.update;
     if record.service.removing {
@@ -312,7 +273,11 @@ fn has_room(look: &Look<'_>, record: &ServiceRecord, slots: u32) -> bool {
 }
 
 /// Why an update that is under way should go no further.
-fn failure(state: &State, record: &ServiceRecord, newest: &[&TaskRecord]) -> Option<String> {
+pub(crate) fn failure(
+    state: &State,
+    record: &ServiceRecord,
+    newest: &[&TaskRecord],
+) -> Option<String> {
     let policy = &record.service.spec.update;
     if record.paused.is_some()
         || record.service.removing
@@ -320,7 +285,7 @@ fn failure(state: &State, record: &ServiceRecord, newest: &[&TaskRecord]) -> Opt
     {
         return None;
     }
-    if !newest.iter().any(|run| is_outdated(record, run)) {
+    if !newest.iter().any(|run| record.outdates(run)) {
         return None;
     }
     let wanted = record

@@ -10,10 +10,8 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use model::{
     Balance, Driver, DriverConfig, EndpointMode, HealthCheck, Kind, NetworkSpec, Node, Parent,
-    PublishMode, PublishSpec, Refusal, Runtime, ServiceSpec,
+    PublishAt, PublishMode, PublishSpec, Refusal, Runtime, ServiceSpec,
 };
-
-use crate::ports;
 
 /// Most replicas of one service: a typing error must not fill the log.
 pub const MAX_REPLICAS: u32 = 10_000;
@@ -275,7 +273,7 @@ fn publish(whose: &str, published: &[PublishSpec]) -> Result<(), Refusal> {
                 "ports go from 1 to 65535, and both ranges are of one length",
             ));
         }
-        if !ports::is_place(&port.at) {
+        if !is_place(&port.at) {
             let cause = format!("no host answers at {}", port.at);
             return Err(invalid(
                 cause,
@@ -298,6 +296,15 @@ fn publish(whose: &str, published: &[PublishSpec]) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// Whether a port's address or interface is valid. No host needs to have it now.
+fn is_place(at: &PublishAt) -> bool {
+    match at {
+        PublishAt::Everywhere => true,
+        PublishAt::Address(address) => !address.is_unspecified() && !address.is_multicast(),
+        PublishAt::Interface(name) => model::names::LinkName::parse(name).is_some(),
+    }
 }
 
 fn health(service: &str, check: Option<&HealthCheck>) -> Result<(), Refusal> {

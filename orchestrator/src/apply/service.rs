@@ -11,10 +11,12 @@ use model::{
 
 use crate::{
     apply::network,
-    claims, ports,
+    claims::Claims,
+    look::Look,
+    ports,
     record::{ServiceRecord, Slot},
     state::{State, outdated},
-    validate,
+    update, validate,
 };
 
 pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Response {
@@ -31,7 +33,7 @@ pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Respo
         return create_with_ingress(state, now, spec);
     }
     let networks = resolve_networks(state, &spec)?;
-    claims::claim(state, &spec, &networks)?;
+    claim(state, &spec, &networks)?;
     ports::check(state, &spec, &networks, None)?;
     let id = ServiceId(state.peek_id("service"));
     let vip = (spec.endpoint_mode == EndpointMode::Vip).then_some(Owner::Vip(id));
@@ -209,7 +211,7 @@ fn is_led_otherwise(old: &ServiceSpec, new: &ServiceSpec) -> bool {
 fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, replaced: Replaced) -> Response {
     validate::service(&spec)?;
     let networks = &present(&state.services, id)?.service.networks;
-    claims::claim(state, &spec, networks)?;
+    claim(state, &spec, networks)?;
     ports::check(state, &spec, networks, Some(id))?;
     let (index, surge) = (state.index, present(&state.services, id)?.surge);
     hold_slots(state, id, spec.replicas.saturating_add(surge))?;
@@ -228,9 +230,43 @@ fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, replaced: Replaced) 
     Ok(Outcome::Service(id))
 }
 
+pub(super) fn pause(state: &mut State, id: ServiceId) -> Response {
+    let why = state
+        .services
+        .get(&id)
+        .and_then(|record| update::failure(state, record, &update::newest(state, record)));
+    match state.services.get_mut(&id).zip(why) {
+        Some((record, why)) => {
+            record.paused = Some(why);
+            Ok(Outcome::Service(id))
+        }
+        None => Err(outdated(format!(
+            "no update of service {id} is to be paused"
+        ))),
+    }
+}
+
+pub(super) fn set_surge(state: &mut State, now: Millis, id: ServiceId, slots: u32) -> Response {
+    let look = Look::new(state, now);
+    let fits = |record: &&ServiceRecord| {
+        update::surge(&look, record, &update::newest(state, record)) == slots
+    };
+    let Some(record) = state.services.get(&id).filter(fits) else {
+        return Err(outdated(format!(
+            "service {id} is not to have {slots} slots of surge now"
+        )));
+    };
+    let last = record.service.spec.replicas.saturating_add(slots);
+    hold_slots(state, id, last)?;
+    if let Some(record) = state.services.get_mut(&id) {
+        record.surge = slots;
+    }
+    Ok(Outcome::Service(id))
+}
+
 /// Makes slots up to this number and leases their addresses. A slot that is still being emptied
 /// keeps its lease.
-pub(crate) fn hold_slots(state: &mut State, id: ServiceId, last: u32) -> Result<(), Refusal> {
+fn hold_slots(state: &mut State, id: ServiceId, last: u32) -> Result<(), Refusal> {
     let owners: Vec<Owner> = (1..=last).map(|slot| Owner::Slot(id, slot)).collect();
     state
         .ledger
@@ -288,6 +324,38 @@ pub(super) fn release_slot(state: &mut State, id: ServiceId, number: u32) -> Res
         record.slots.remove(&number);
     }
     Ok(Outcome::Done)
+}
+
+/// Refuses a service whose names on one of its networks are another's there. Aliases may be shared;
+/// names may not.
+fn claim(state: &State, spec: &ServiceSpec, networks: &[NetworkId]) -> Result<(), Refusal> {
+    for (network, attachment) in networks.iter().zip(&spec.networks) {
+        let claims = Claims::of(spec, &attachment.aliases);
+        for rival in state.derived.services.rivals(*network, &claims) {
+            let Some(record) = state.services.get(&rival) else {
+                continue;
+            };
+            let other = &record.service;
+            if record.service.removing || other.spec.name.eq_ignore_ascii_case(&spec.name) {
+                continue;
+            }
+            let mut theirs = Claims::of_service(other).filter(|(on, _)| on == network);
+            let clash = theirs.find_map(|(_, theirs)| claims.clash(&theirs).cloned());
+            if let Some(name) = clash {
+                return Err(claimed(&name, &other.spec.name, &attachment.network));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn claimed(name: &str, by: &str, network: &str) -> Refusal {
+    let cause = format!("{name:?} means service {by:?} on network {network:?} already");
+    let next = format!(
+        "use another name or alias, or give both the same alias: aliases may be shared, a \
+         service's name may not; `swarmctl service inspect {by}` shows its names"
+    );
+    Refusal::new(Kind::Conflict, cause, next)
 }
 
 fn resolve_networks(state: &State, spec: &ServiceSpec) -> Result<Vec<NetworkId>, Refusal> {

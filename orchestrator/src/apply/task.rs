@@ -3,15 +3,15 @@
 
 use ipam::Owner;
 use model::{
-    Attachment, EndpointId, Kind, Millis, Node, NodeId, Outcome, Refusal, Response, ServiceId,
-    Task, TaskId, TaskState, TaskStatus,
+    Attachment, Command, EndpointId, Kind, Millis, Node, NodeId, Outcome, Refusal, Response,
+    ServiceId, Task, TaskCommand, TaskId, TaskState, TaskStatus,
 };
 
 use crate::{
     capability, drain,
     look::Look,
     ports,
-    record::{TaskRecord, Withdrawal},
+    record::{Draining, TaskRecord, Withdrawal},
     restart, scheduler, segment,
     state::{State, outdated},
     update,
@@ -72,7 +72,7 @@ pub(super) fn assign(state: &mut State, now: Millis, id: TaskId, node: NodeId) -
         .filter(|service| service.wants(record.task.slot));
     let slot = service.and_then(|service| service.slots.get(&record.task.slot));
     let is_free = slot.is_some_and(|slot| scheduler::predecessor(state, slot, id).is_none());
-    if !scheduler::is_waiting(record) || !is_free {
+    if !record.is_waiting() || !is_free {
         return Err(outdated(format!(
             "task {id} waits for no node, is not wanted, or its slot's last run still stops"
         )));
@@ -147,6 +147,55 @@ pub(super) fn replace(state: &mut State, now: Millis, name: &str) -> Response {
                 index,
                 since: now,
                 draining: None,
+            })
+        }
+    }
+    Ok(Outcome::Task(id))
+}
+
+/// A task that is to stop takes no new connections.
+pub(super) fn withdraw(state: &mut State, now: Millis, id: TaskId) -> Response {
+    let index = state.index;
+    let is_due = state.tasks.get(&id).is_some_and(|record| {
+        let look = Look::new(state, now);
+        let command = drain::next(&look, record, TaskState::Remove);
+        matches!(command, Some(Command::Task(TaskCommand::Withdraw { .. })))
+            && update::must_leave(&look, record)
+    });
+    let record = state.tasks.get_mut(&id).filter(|_| is_due);
+    let record = record.ok_or_else(|| outdated(format!("task {id} is not to be withdrawn now")))?;
+    match &mut record.withdrawal {
+        Some(withdrawal) => withdrawal.since = now,
+        none => {
+            *none = Some(Withdrawal {
+                index,
+                since: now,
+                draining: None,
+            })
+        }
+    }
+    Ok(Outcome::Task(id))
+}
+
+/// Begins to drain a task: every balancer knows that it is withdrawn.
+pub(super) fn drain(state: &mut State, now: Millis, id: TaskId) -> Response {
+    let is_due = state.tasks.get(&id).is_some_and(|record| {
+        let command = drain::next(&Look::new(state, now), record, TaskState::Remove);
+        matches!(command, Some(Command::Task(TaskCommand::Drain { .. })))
+    });
+    let withdrawal = state
+        .tasks
+        .get_mut(&id)
+        .filter(|_| is_due)
+        .and_then(|record| record.withdrawal.as_mut());
+    let withdrawal =
+        withdrawal.ok_or_else(|| outdated(format!("task {id} is not to be drained now")))?;
+    match &mut withdrawal.draining {
+        Some(draining) => draining.since = now,
+        none => {
+            *none = Some(Draining {
+                since: now,
+                connections: None,
             })
         }
     }

@@ -80,6 +80,12 @@ impl Parts {
         }
     }
 
+    /// Whether a host has part in a network.
+    pub(crate) fn has(&self, node: NodeId, network: NetworkId) -> bool {
+        let networks = self.networks.get(&node);
+        networks.is_some_and(|networks| networks.count(&network) > 0)
+    }
+
     /// The networks that a host has part in.
     pub(crate) fn networks_of(&self, node: NodeId) -> impl Iterator<Item = &NetworkId> {
         self.networks.get(&node).into_iter().flat_map(Bag::keys)

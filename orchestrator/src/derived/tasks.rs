@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::{Mac, NetworkId, NodeId, ServiceId, TaskId, TaskState};
 
 use super::groups::{Bag, Groups, Values};
-use crate::{record::TaskRecord, scheduler};
+use crate::record::TaskRecord;
 
 /// What tasks are looked up by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Seat {
             macs: macs.filter(|mac| mac.ipv4().is_none()).collect(),
             is_alive: record.is_alive(),
             counts: record.is_alive() && task.desired == TaskState::Running,
-            is_waiting: scheduler::is_waiting(record),
+            is_waiting: record.is_waiting(),
         }
     }
 

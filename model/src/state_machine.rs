@@ -38,6 +38,9 @@ pub trait StateMachine: Default + Send + Sync + 'static {
     /// There is none.
     fn progress(&self, service: &str) -> Result<Progress, Refusal>;
 
+    /// A copy to take a snapshot of, while this one goes on.
+    fn freeze(&self) -> Self;
+
     /// The whole state as a record of its level ([`crate::level::seal`]).
     fn snapshot(&self) -> Vec<u8>;
 

@@ -52,6 +52,7 @@ fn tasks() {
         "step, new agenda",
         "`WithdrawTask` of an update",
         "`Report`, one task",
+        "freeze",
         "snapshot",
         "restore",
     ]);
@@ -63,6 +64,7 @@ fn tasks() {
             median(FEW, |_| cluster.step_with_a_new_agenda()),
             cluster.withdrawal(),
             median(ROUNDS, |round| cluster.change(round)),
+            median(FEW, |_| timed(|| cluster.state.freeze()).0),
             median(FEW, |_| timed(|| cluster.state.snapshot()).0),
             cluster.restore(),
         ];

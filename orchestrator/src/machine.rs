@@ -1,6 +1,6 @@
 //! The state as the state machine that `cluster` drives: the only module that knows all others.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use model::{
     Answer, Applied, Authority, Change, Concern, Entry, Level, Millis, Node, NodeConfig, NodeId,
@@ -44,6 +44,15 @@ impl StateMachine for State {
 
     fn level(&self) -> Level {
         self.level
+    }
+
+    fn freeze(&self) -> Self {
+        // What is derived from the records is of no use to a snapshot.
+        let derived = Arc::default();
+        Self {
+            derived,
+            ..self.clone()
+        }
     }
 
     fn snapshot(&self) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! The replicated state: its records, and what is read of them everywhere.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ipam::Ledger;
 use model::{
@@ -48,7 +48,7 @@ pub struct State {
     #[serde(skip)]
     pub(crate) changed: BTreeSet<ObjectRef>,
     #[serde(skip)]
-    pub(crate) derived: Derived,
+    pub(crate) derived: Arc<Derived>,
 }
 
 impl State {

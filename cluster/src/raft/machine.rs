@@ -340,7 +340,7 @@ pub struct Picture<S> {
     machine: Machine<S>,
     meta: Meta,
     revision: u64,
-    state: Vec<u8>,
+    state: Arc<S>,
 }
 
 impl<S: StateMachine> RaftSnapshotBuilder<Types> for Picture<S> {
@@ -352,10 +352,13 @@ impl<S: StateMachine> RaftSnapshotBuilder<Types> for Picture<S> {
         if timeout(HISTORY_PATIENCE, history).await.is_err() {
             tracing::warn!("the history of changes is late; a snapshot is written without it");
         }
-        let state = std::mem::take(&mut self.state);
+        let frozen = self.state.clone();
+        let signature = || Some(self.meta.signature());
+        let state = tokio::task::spawn_blocking(move || frozen.snapshot())
+            .await
+            .map_err(|error| StorageIOError::write_snapshot(signature(), &error))?;
         let stored = self.machine.store(self.meta.clone(), state.clone()).await;
-        stored
-            .map_err(|error| StorageIOError::write_snapshot(Some(self.meta.signature()), &error))?;
+        stored.map_err(|error| StorageIOError::write_snapshot(signature(), &error))?;
         Ok(Snapshot {
             meta: self.meta.clone(),
             snapshot: Box::new(Cursor::new(state)),
@@ -409,7 +412,7 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
             machine: self.clone(),
             meta,
             revision: inner.state.revision(),
-            state: inner.state.snapshot(),
+            state: Arc::new(inner.state.freeze()),
         }
     }
 

@@ -10,7 +10,7 @@ use model::{
 };
 use serde::{Deserialize, Serialize};
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Toy {
     authority: Option<Authority>,
     nodes: BTreeMap<NodeId, Node>,
@@ -146,6 +146,10 @@ impl StateMachine for Toy {
 
     fn progress(&self, service: &str) -> Result<Progress, Refusal> {
         Err(Refusal::not_found("service", service, "nothing"))
+    }
+
+    fn freeze(&self) -> Self {
+        self.clone()
     }
 
     fn snapshot(&self) -> Vec<u8> {

@@ -1,5 +1,7 @@
 //! Keeps what is derived from the records in step with them.
 
+use std::sync::Arc;
+
 use model::{Change, Concern, EndpointId, NodeId, NodeStatus, ObjectRef, ServiceId, TaskId};
 
 use super::{Derived, tasks::Seat, touched::Touched};
@@ -8,12 +10,13 @@ use crate::{ports, state::State};
 impl State {
     /// Follows what has been changed, and says whom it concerns.
     pub(crate) fn follow(&mut self, changes: &[Change]) -> Concern {
-        let mut derived = std::mem::take(&mut self.derived);
+        let mut shared = std::mem::take(&mut self.derived);
+        let derived = Arc::make_mut(&mut shared);
         let mut concern = Concern::default();
         for change in changes {
-            self.follow_one(&mut derived, change.object, &mut concern);
+            self.follow_one(derived, change.object, &mut concern);
         }
-        self.derived = derived;
+        self.derived = shared;
         concern
     }
 
@@ -116,8 +119,9 @@ impl State {
 
     /// Follows the networks alone, for commands that make one and go on with it.
     pub(crate) fn follow_networks(&mut self) {
+        let derived = Arc::make_mut(&mut self.derived);
         for id in self.networks.changed() {
-            self.derived.networks.put(*id, self.networks.get(id));
+            derived.networks.put(*id, self.networks.get(id));
         }
     }
 
@@ -126,13 +130,14 @@ impl State {
         if let Some(record) = self.nodes.get_mut_unnoticed(&node) {
             record.applied = applied;
             let is_ready = record.status == NodeStatus::Ready;
-            self.derived.parts.hear(node, is_ready.then_some(applied));
+            let derived = Arc::make_mut(&mut self.derived);
+            derived.parts.hear(node, is_ready.then_some(applied));
         }
     }
 
     /// Follows all records, for a state that was read.
     pub(crate) fn follow_all(&mut self) {
-        self.derived = self.derive();
+        self.derived = Arc::new(self.derive());
     }
 
     fn derive(&self) -> Derived {

@@ -100,6 +100,9 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("rtnetlink", &["swarmctl"]),
 ];
 
+/// Crates whose modules import each other in one direction only.
+const LAYERED: &[&str] = &["orchestrator"];
+
 /// Where a netlink socket may be opened: in one file below each of these.
 const NETLINK: &[&str] = &[
     "dataplane/src/channel",
@@ -189,6 +192,15 @@ fn the_cluster_knows_commands_and_bytes_only() {
     assert_none(
         "cluster knows Raft, bytes and commands, never networks or services",
         mentions(cluster, ORCHESTRATION),
+    );
+}
+
+#[test]
+fn modules_of_layered_crates_form_no_circle() {
+    let circles = LAYERED.iter().flat_map(|package| circle(package));
+    assert_none(
+        "what modules of a layered crate import imports nothing of theirs",
+        circles.collect(),
     );
 }
 
@@ -507,6 +519,86 @@ fn test_names(text: &str) -> Vec<&str> {
         } else if let Some(name) = declared.filter(|_| is_test) {
             found.extend(name.split(['(', '<']).next());
             is_test = false;
+        }
+    }
+    found
+}
+
+/// The modules of a crate that import each other, with what each imports of the others.
+fn circle(package: &str) -> Vec<String> {
+    let folder = format!("{package}/src/");
+    let files = sources().into_iter().filter_map(|source| {
+        let file = source.path.strip_prefix(&folder)?;
+        let module = file.strip_suffix(".rs")?.replace('/', "::");
+        let code: Vec<String> = source.code().map(|(_, line)| line).collect();
+        Some((module, code.join(" ").replace(char::is_whitespace, "")))
+    });
+    let files: BTreeMap<String, String> = files.filter(|(module, _)| module != "lib").collect();
+    let modules: BTreeSet<String> = files.keys().cloned().collect();
+    let mut arrows: BTreeMap<String, BTreeSet<String>> = files
+        .iter()
+        .map(|(module, code)| (module.clone(), imports(module, code, &modules)))
+        .collect();
+    loop {
+        let known: BTreeSet<String> = arrows.keys().cloned().collect();
+        let imported: BTreeSet<String> = arrows.values().flatten().cloned().collect();
+        for of_module in arrows.values_mut() {
+            of_module.retain(|other| known.contains(other));
+        }
+        arrows.retain(|module, of_module| !of_module.is_empty() && imported.contains(module));
+        if arrows.len() == known.len() {
+            break;
+        }
+    }
+    let shown = |(module, of_module): (&String, &BTreeSet<String>)| {
+        let of_module: Vec<&str> = of_module.iter().map(String::as_str).collect();
+        format!("{package}: {module} imports {}", of_module.join(", "))
+    };
+    arrows.iter().map(shown).collect()
+}
+
+/// The modules of its crate that a module's code, without spaces, names.
+fn imports(module: &str, code: &str, modules: &BTreeSet<String>) -> BTreeSet<String> {
+    let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+    let mut found = BTreeSet::new();
+    for (root, base) in [("crate::", ""), ("super::", parent)] {
+        for tree in code.split(root).skip(1) {
+            for path in paths(tree) {
+                let words = [base.split("::"), path.split("::")].into_iter().flatten();
+                let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+                let prefixes = (1..=words.len()).rev().map(|end| words[..end].join("::"));
+                found.extend(prefixes.into_iter().find(|path| modules.contains(path)));
+            }
+        }
+    }
+    found.remove(module);
+    found
+}
+
+/// The paths of a use tree that code begins with: `a::{b,c::d}` is `a::b` and `a::c::d`.
+fn paths(tree: &str) -> Vec<String> {
+    let is_path = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == ':';
+    let end = tree.find(|letter| !is_path(letter)).unwrap_or(tree.len());
+    let (head, rest) = tree.split_at(end);
+    let is_tree = head.is_empty() || head.ends_with("::");
+    if !is_tree || !rest.starts_with('{') {
+        return vec![head.to_owned()];
+    }
+    let (mut depth, mut start) = (0, 1);
+    let mut found = Vec::new();
+    for (index, letter) in rest.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 || depth == 1 && letter == ',' {
+            let inner = paths(&rest[start..index]);
+            found.extend(inner.into_iter().map(|path| format!("{head}{path}")));
+            start = index + 1;
+        }
+        if depth == 0 {
+            break;
         }
     }
     found

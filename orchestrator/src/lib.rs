@@ -1,6 +1,8 @@
 //! The replicated state of a cluster: `apply` of commands, `step` that proposes the next ones, and
 //! the view of each host. Pure: no clock, no randomness, no I/O; every manager computes the same.
 
+#![warn(unreachable_pub)]
+
 mod acknowledged;
 mod agenda;
 mod answer;

@@ -455,6 +455,7 @@ fn node(number: u64) -> Node {
         capabilities: None,
         on_link: Default::default(),
         joined: 0,
+        version: 0,
     }
 }
 

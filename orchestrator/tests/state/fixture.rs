@@ -219,7 +219,7 @@ impl Cluster {
     /// tests only now and then.
     fn is_checked(&self) -> bool {
         let number = self.log.len();
-        number < 200 || number < 2_000 && number.is_multiple_of(19)
+        number < 80 || number < 2_000 && number.is_multiple_of(31)
     }
 
     /// What every node sees.

@@ -136,3 +136,40 @@ async fn commands_that_wait_together_share_entries() {
     assert!(entries < COMMANDS / 2, "{entries} entries");
     lab.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_sent_a_newer_entry_stops_and_says_so() {
+    let mut lab = Lab::knowing(Level::FIRST).await;
+    for _ in 1..3 {
+        lab.join(Role::Manager).await;
+    }
+    let (known, level) = (Level::FIRST, Level::FIRST.next());
+    // Another one has to lead when it raises the level before the first one knows it.
+    loop {
+        let config = lab.stop(0).await;
+        eventually("another manager leads", || {
+            lab.leader().is_some_and(|leader| leader != 0)
+        })
+        .await;
+        lab.start(0, Config { known, ..config }).await;
+        let Some(leader) = lab.leader().filter(|leader| *leader != 0) else {
+            continue;
+        };
+        let consensus = lab.at(leader).consensus().unwrap();
+        let raise = ClusterCommand::RaiseLevel { level }.into();
+        if let Ok(answer) = consensus.write(RequestId(1), raise).await {
+            is_done(answer);
+            break;
+        }
+    }
+    let halted = tokio::time::timeout(PATIENCE, lab.at(0).halted()).await;
+    let Ok(ClusterError::TooNew(error)) = halted else {
+        panic!("{halted:?}")
+    };
+    assert_eq!((error.found, error.known), (level, known));
+    // Its data is whole: it starts again with a netd that knows the level.
+    let config = lab.stop(0).await;
+    lab.start(0, config).await;
+    eventually("it has caught up", || lab.level(0) >= level).await;
+    lab.end().await;
+}

@@ -1,7 +1,7 @@
-//! When a follower may stand for election. openraft's own time-outs are short, so that a leader whose
-//! power is cut is replaced within a second. They alone would also replace one whose disk or
-//! processor is slow for a moment, so a follower that hears nothing asks the leader's host, and
-//! waits while that says that it leads.
+//! When a follower may stand for election. openraft's own time-outs are short, so that a leader
+//! whose power is cut is soon replaced. They alone would also replace one whose disk or processor
+//! is slow for a moment, so a follower that hears nothing asks the leader's host, and waits while
+//! that says that it leads.
 
 use std::{sync::Arc, time::Duration};
 

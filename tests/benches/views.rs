@@ -142,6 +142,10 @@ impl StateMachine for Filled {
         self.0.progress(service)
     }
 
+    fn freeze(&self) -> Self {
+        Self(self.0.freeze())
+    }
+
     fn snapshot(&self) -> Vec<u8> {
         self.0.snapshot()
     }

@@ -1,7 +1,7 @@
 //! What the control plane costs, beside etcd (Debian): three managers and three members of etcd on
-//! the same three hosts of a lab and the same disk, asked in turn by the same kind of client. Prints
-//! tables for docs/benchmarks.md. Arguments choose the parts: `commits`, `addresses`, `powercut`.
-//! This program is also what runs on the hosts.
+//! the same three hosts of a lab and the same disk, asked in turn by the same kind of client.
+//! Prints tables for docs/benchmarks.md. Arguments choose the parts: `commits`, `addresses`,
+//! `powercut`. This program is also what runs on the hosts.
 
 mod commits;
 mod hosts;

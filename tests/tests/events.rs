@@ -22,12 +22,15 @@ impl Events {
         let mut words = vec!["swarmctl", "events", "-o", "json"];
         words.extend(options.split_whitespace());
         let mut command = lab.command(host, &words);
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
+        let mut process = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("swarmctl starts");
+        let output = BufReader::new(process.stdout.take().expect("its output is a pipe"));
         let (line, lines) = channel();
         thread::spawn(move || {
             for read in output.lines().map_while(Result::ok) {
-                let _over = line.send(serde_json::from_str(&read).unwrap());
+                let _over = line.send(serde_json::from_str(&read).expect("a line is JSON"));
             }
         });
         Self { process, lines }
@@ -58,7 +61,9 @@ impl Drop for Events {
 }
 
 fn revision(change: &Value) -> u64 {
-    change["revision"].as_u64().unwrap()
+    change["revision"]
+        .as_u64()
+        .expect("a change has a revision")
 }
 
 fn create(name: &str) -> String {

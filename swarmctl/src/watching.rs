@@ -10,7 +10,7 @@ use model::{
     Begin, Change, Facts, Failure, Fate, Filter, Kind, ObjectRef, Progress, Question, ServiceInfo,
     TaskFacts, TaskId, TaskInfo, Watch, Watched,
 };
-use tonic::{Code, Streaming};
+use tonic::Streaming;
 
 use crate::daemon::Daemon;
 
@@ -65,7 +65,8 @@ pub struct Followed {
 
 enum Source {
     Told(Box<Told>),
-    /// A daemon or a leader of the previous version cannot be watched: it is asked.
+    /// Whoever cannot be watched is asked: a leader of the previous version, a daemon that has
+    /// restarted.
     Asked,
 }
 
@@ -85,8 +86,7 @@ pub async fn follow(daemon: &Daemon, service: &str) -> Result<Followed, Failure>
             daemon: daemon.clone(),
             messages,
         })),
-        Err(status) if status.code() == Code::Unimplemented => Source::Asked,
-        Err(status) => return Err(daemon.broken(&status)),
+        Err(_) => Source::Asked,
     };
     let mut followed = Followed {
         daemon: daemon.clone(),
@@ -113,10 +113,10 @@ impl Followed {
             return self.ask().await;
         };
         match told.next().await {
-            Ok(watched) => self.learn(watched.ok_or_else(ended)?),
-            // The previous version of the leader.
-            Err(failure) if failure.kind == Kind::Precondition => self.source = Source::Asked,
-            Err(failure) => return Err(failure.about(format!("service {}", self.service))),
+            Ok(Some(watched)) => self.learn(watched),
+            // The answer to a question says what is wrong, if it still is: questions are repeated
+            // while the daemon restarts or the leader changes.
+            Ok(None) | Err(_) => self.source = Source::Asked,
         }
         Ok(())
     }
@@ -178,12 +178,4 @@ fn facts(service: &ServiceInfo, task: &TaskInfo) -> TaskFacts {
         exit_code: task.exit_code,
         since: task.since,
     }
-}
-
-fn ended() -> Failure {
-    Failure::new(
-        Kind::Unavailable,
-        "netd has ended",
-        "start it again; the cluster goes on with what it was asked for",
-    )
 }

@@ -13,18 +13,16 @@ use std::{
 use futures::{future::BoxFuture, stream::BoxStream};
 use model::{Failure, NodeConfig, Refusal, Runtime, TaskConfig, TaskId};
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
 
 use crate::process::Process;
 
 /// How a task ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// It never ran: it could not be prepared.
     Rejected {
-        /// Why, with the next step.
-        reason: String,
+        /// Why.
+        why: Failure,
     },
     /// Its main process has ended.
     Exited {
@@ -150,10 +148,10 @@ pub trait Executor: Send + Sync {
 
     /// Gets all that the task needs, so that it can be started. Its sandbox is complete. Errors:
     /// why it cannot be prepared.
-    fn prepare(&self, task: TaskId, spec: &TaskConfig, host: &NodeConfig) -> Result<(), String>;
+    fn prepare(&self, task: TaskId, spec: &TaskConfig, host: &NodeConfig) -> Result<(), Failure>;
 
     /// Starts a prepared task, once: a second call changes nothing. Errors: why it cannot start.
-    fn start(&self, task: TaskId) -> Result<(), String>;
+    fn start(&self, task: TaskId) -> Result<(), Failure>;
 
     /// When its main process was started.
     fn started(&self, task: TaskId) -> Option<SystemTime>;

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    process::ExitStatus,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -114,7 +115,7 @@ struct Standing {
 
 impl Standing {
     /// Updates the health by the result of one check of a task of this age.
-    fn judge(&mut self, answer: Result<(), String>, age: Duration) -> Option<Verdict> {
+    fn judge(&mut self, answer: Result<(), Unwell>, age: Duration) -> Option<Verdict> {
         let Err(reason) = answer else {
             (self.well, self.failures) = (true, 0);
             return Some(Verdict::Healthy);
@@ -130,7 +131,7 @@ impl Standing {
         } else {
             age > late
         };
-        is_over.then_some(Verdict::Unhealthy(reason))
+        is_over.then(|| Verdict::Unhealthy(reason.to_string()))
     }
 
     fn pause(&self) -> Duration {
@@ -143,24 +144,36 @@ impl Standing {
     }
 }
 
-/// Asks once. Errors: why the answer is not a good one.
-async fn probe(executor: &dyn Executor, task: TaskId, check: &HealthCheck) -> Result<(), String> {
+/// Why an answer is not a good one.
+#[derive(Debug, thiserror::Error)]
+enum Unwell {
+    /// The command of the check was not run.
+    #[error("the check cannot be run: {0}")]
+    NotRun(#[from] io::Error),
+    /// It took too long.
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+    /// It ended without success, and wrote nothing.
+    #[error("{0}")]
+    Ended(ExitStatus),
+    /// It ended without success, and wrote this last.
+    #[error("{0}")]
+    Said(String),
+}
+
+/// Asks once.
+async fn probe(executor: &dyn Executor, task: TaskId, check: &HealthCheck) -> Result<(), Unwell> {
     let limit = Duration::from_millis(check.timeout);
-    let failed = |error: io::Error| format!("the check cannot be run: {error}");
     // When time is up the command is dropped, and killed by that.
-    let (status, output) = match timeout(limit, executor.probe(task, &check.argv)).await {
-        Ok(ended) => ended.map_err(failed)?,
-        Err(_) => return Err(format!("no answer within {limit:?}")),
-    };
+    let ended = timeout(limit, executor.probe(task, &check.argv)).await;
+    let (status, output) = ended.map_err(|_| Unwell::Late(limit))??;
     if status.success() {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&output).trim().to_owned();
-    Err(if text.is_empty() {
-        status.to_string()
-    } else {
-        text
-    })
+    match String::from_utf8_lossy(&output).trim() {
+        "" => Err(Unwell::Ended(status)),
+        text => Err(Unwell::Said(text.to_owned())),
+    }
 }
 
 #[cfg(test)]
@@ -183,8 +196,8 @@ mod tests {
         }
     }
 
-    fn bad() -> Result<(), String> {
-        Err("refused".to_owned())
+    fn bad() -> Result<(), Unwell> {
+        Err(Unwell::Said("refused".to_owned()))
     }
 
     #[test]

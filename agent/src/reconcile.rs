@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Failure, NodeConfig, SandboxId, TaskConfig, TaskId, TaskReport, TaskState};
+use model::{Failure, Kind, NodeConfig, SandboxId, TaskConfig, TaskId, TaskReport, TaskState};
 use nix::sys::signal::Signal;
 use tokio::{
     sync::watch,
@@ -154,16 +154,12 @@ impl Agent {
             .as_ref()
             .and_then(|_| self.executor.condemned(id))
         {
-            return self.end(id, task, &progress, &format!("unhealthy: {reason}"), now);
+            return self.end(id, task, &progress, &unhealthy(&reason), now);
         }
         match progress {
             Progress::Absent if self.was_running(id, task) => {
-                self.set(
-                    id,
-                    TaskState::Failed,
-                    "its host restarted and nothing is left of it",
-                    None,
-                );
+                let cause = "its host restarted and nothing is left of it";
+                self.fail(id, TaskState::Failed, failed(cause), None);
             }
             Progress::Absent if !self.is_over(id) => self.begin(id, task, (config, sandboxes), now),
             Progress::Absent => {}
@@ -171,30 +167,25 @@ impl Agent {
             Progress::Prepared => self.launch(id),
             Progress::Launching => self.set(id, TaskState::Starting, "", None),
             Progress::Running => self.attend(id, task, now),
-            Progress::Ended(End::Rejected { reason }) => {
-                self.set(id, TaskState::Rejected, &reason, None)
-            }
+            Progress::Ended(End::Rejected { why }) => self.fail(id, TaskState::Rejected, why, None),
             Progress::Ended(End::Exited { code: 0, .. }) => {
                 self.set(id, TaskState::Complete, "", Some(0))
             }
             Progress::Ended(End::Exited { code, message }) => {
-                let message = if message.is_empty() {
+                let cause = if message.is_empty() {
                     format!("exit code {code}")
                 } else {
                     message
                 };
-                self.set(id, TaskState::Failed, &message, Some(code));
+                self.fail(id, TaskState::Failed, failed(cause), Some(code));
             }
-            Progress::Vanished { rebooted: true } => {
-                self.set(id, TaskState::Failed, "its host restarted", None);
-            }
-            Progress::Vanished { rebooted: false } => {
-                self.set(
-                    id,
-                    TaskState::Failed,
-                    "its host went down, or its processes were killed",
-                    None,
-                );
+            Progress::Vanished { rebooted } => {
+                let cause = if rebooted {
+                    "its host restarted"
+                } else {
+                    "its host went down, or its processes were killed"
+                };
+                self.fail(id, TaskState::Failed, failed(cause), None);
             }
         }
     }
@@ -214,8 +205,7 @@ impl Agent {
                 Verdict::Unhealthy(reason) => {
                     // Without a word on the disk the next life of the daemon asks again.
                     let _ = self.executor.condemn(id, &reason);
-                    let reason = format!("unhealthy: {reason}");
-                    return self.end(id, task, &Progress::Running, &reason, now);
+                    return self.end(id, task, &Progress::Running, &unhealthy(&reason), now);
                 }
             }
         }
@@ -240,24 +230,24 @@ impl Agent {
         id: TaskId,
         task: &TaskConfig,
         progress: &Progress,
-        reason: &str,
+        why: &Failure,
         now: Instant,
     ) {
         match progress {
             Progress::Running => {
                 self.set(id, TaskState::Starting, "", None);
                 if let Some(known) = self.known.get_mut(&id).filter(|known| !known.unhealthy) {
-                    tracing::warn!(task = task.name(), %id, reason, "is ended");
-                    (known.unhealthy, known.message) = (true, reason.to_owned());
+                    tracing::warn!(task = task.name(), %id, reason = %why, "is ended");
+                    (known.unhealthy, known.why) = (true, Some(why.clone()));
                     self.publish();
                 }
                 self.signal(id, task, now);
             }
             Progress::Launching => self.executor.kill(id),
             Progress::Ended(End::Exited { code, .. }) => {
-                self.set(id, TaskState::Failed, reason, Some(*code))
+                self.fail(id, TaskState::Failed, why.clone(), Some(*code))
             }
-            _ => self.set(id, TaskState::Failed, reason, None),
+            _ => self.fail(id, TaskState::Failed, why.clone(), None),
         }
     }
 
@@ -300,7 +290,7 @@ impl Agent {
         self.set(id, TaskState::Accepted, "", None);
         self.set(id, TaskState::Preparing, "waits for its network", None);
         if let Err(why) = self.executor.check(&task.spec.runtime) {
-            return self.reject(id, &why);
+            return self.fail(id, TaskState::Rejected, why, None);
         }
         if !sandboxes.ready.contains(&id.into()) {
             return self.wait(id, sandboxes.refused.get(&id.into()), now);
@@ -310,12 +300,8 @@ impl Agent {
                 self.set(id, TaskState::Ready, "", None);
                 self.launch(id);
             }
-            Err(reason) => self.set(id, TaskState::Rejected, &reason, None),
+            Err(why) => self.fail(id, TaskState::Rejected, why, None),
         }
-    }
-
-    fn reject(&mut self, id: TaskId, why: &Failure) {
-        self.set(id, TaskState::Rejected, &why.in_one_line(), None);
     }
 
     /// A task waits for a while for its network; then it is rejected, so that another host may run
@@ -328,10 +314,10 @@ impl Agent {
             .get(&id.into())
             .is_some_and(|since| now.duration_since(*since) >= NETWORK_PATIENCE)
         {
-            return self.reject(id, why);
+            return self.fail(id, TaskState::Rejected, why.clone(), None);
         }
         if let Some(known) = self.known.get_mut(&id) {
-            known.message = why.in_one_line();
+            known.why = Some(why.clone());
         }
     }
 
@@ -339,7 +325,7 @@ impl Agent {
         self.busy = true;
         match self.executor.start(id) {
             Ok(()) => self.set(id, TaskState::Starting, "", None),
-            Err(reason) => self.set(id, TaskState::Rejected, &reason, None),
+            Err(why) => self.fail(id, TaskState::Rejected, why, None),
         }
     }
 
@@ -357,9 +343,7 @@ impl Agent {
             Progress::Launching => self.executor.kill(id),
             Progress::Running => self.signal(id, task, now),
             _ if task.state.is_terminal() => {}
-            Progress::Ended(End::Rejected { reason }) => {
-                self.set(id, TaskState::Rejected, &reason, None)
-            }
+            Progress::Ended(End::Rejected { why }) => self.fail(id, TaskState::Rejected, why, None),
             Progress::Ended(End::Exited { code, message }) => {
                 self.set(id, TaskState::Shutdown, &message, Some(code))
             }
@@ -401,9 +385,28 @@ impl Agent {
         }
     }
 
+    /// Records a state with a note, which may be empty.
+    fn set(&mut self, id: TaskId, state: TaskState, note: &str, exit_code: Option<i32>) {
+        self.record(TaskReport {
+            message: note.to_owned(),
+            exit_code,
+            ..TaskReport::new(id, state)
+        });
+    }
+
+    /// Records a state that a task is in because of a failure.
+    fn fail(&mut self, id: TaskId, state: TaskState, why: Failure, exit_code: Option<i32>) {
+        self.record(TaskReport {
+            why: Some(why),
+            exit_code,
+            ..TaskReport::new(id, state)
+        });
+    }
+
     /// Records a state and says so at once. A task never moves back, and a state that is final
     /// stays.
-    fn set(&mut self, id: TaskId, state: TaskState, message: &str, exit_code: Option<i32>) {
+    fn record(&mut self, report: TaskReport) {
+        let (id, state) = (report.task, report.state);
         if self
             .known
             .get(&id)
@@ -411,18 +414,16 @@ impl Agent {
         {
             return;
         }
-        tracing::info!(%id, %state, message, exit_code, "task");
-        let (message, known) = (message.to_owned(), self.known.get(&id));
+        tracing::info!(%id, %state, message = report.text(), exit_code = report.exit_code, "task");
+        let known = self.known.get(&id);
         let unhealthy = known.is_some_and(|known| known.unhealthy);
         let connections = known.and_then(|known| known.connections);
         self.known.insert(
             id,
             TaskReport {
-                message,
-                exit_code,
                 unhealthy,
                 connections,
-                ..TaskReport::new(id, state)
+                ..report
             },
         );
         self.publish();
@@ -436,4 +437,14 @@ impl Agent {
             changed
         });
     }
+}
+
+/// A failure of a task itself, about which nobody has to do anything on this host.
+fn failed(cause: impl Into<String>) -> Failure {
+    Failure::new(Kind::Unavailable, cause, "")
+}
+
+/// Its health check has failed for good, with this answer.
+fn unhealthy(answer: &str) -> Failure {
+    failed(format!("unhealthy: {answer}"))
 }

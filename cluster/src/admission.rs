@@ -210,6 +210,7 @@ fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
         status: NodeStatus::Unknown,
         applied: 0,
         failures: Vec::new(),
+        causes: Vec::new(),
         capabilities: None,
         on_link: BTreeSet::new(),
         joined: now(),

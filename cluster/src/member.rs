@@ -115,6 +115,7 @@ impl<S: StateMachine> Member<S> {
             status: NodeStatus::Unknown,
             applied: 0,
             failures: Vec::new(),
+            causes: Vec::new(),
             capabilities: None,
             on_link: BTreeSet::new(),
             joined: now(),

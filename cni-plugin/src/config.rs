@@ -8,7 +8,8 @@ use std::{
 
 use api::{CniInterface, CniName, ContainerRequest};
 use model::{
-    Bandwidth, CONTAINER_LABELS, ContainerTraits, Mac, PublishAt, PublishMode, PublishSpec,
+    Bandwidth, CONTAINER_LABELS, ContainerTraits, Mac, ParseError, PublishAt, PublishMode,
+    PublishSpec,
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -454,12 +455,7 @@ fn traits(
         .collect();
     for key in CONTAINER_LABELS {
         for (_, value) in labels.iter().filter(|(of, _)| *of == key) {
-            let refuse = |reason| {
-                wrong(
-                    format!("args.cni.labels: {reason}"),
-                    "docs/cni.md lists the labels",
-                )
-            };
+            let refuse = |error: ParseError| misread("args.cni.labels", error);
             traits.take_label(key, value).map_err(refuse)?;
         }
     }
@@ -499,8 +495,7 @@ fn publish(mapping: &PortMapping) -> Result<PublishSpec, CniError> {
         "" => Ok(model::Protocol::Tcp),
         name => name.to_ascii_lowercase().parse(),
     };
-    let protocol =
-        protocol.map_err(|reason| wrong(format!("portMappings: {reason}"), "use one of these"))?;
+    let protocol = protocol.map_err(|error: ParseError| misread("portMappings", error))?;
     let at = match mapping.host_ip.as_str() {
         "" => PublishAt::Everywhere,
         text => match address("portMappings: hostIP", text)? {
@@ -575,6 +570,12 @@ fn undecodable(error: &serde_json::Error) -> CniError {
 
 fn unsupported(field: &str, next: &str) -> CniError {
     CniError::new(Code::Unsupported, format!("{field} is not supported"), next)
+}
+
+/// A value of this field that cannot be read.
+fn misread(field: &str, error: ParseError) -> CniError {
+    let error = error.within(field);
+    wrong(error.cause, &error.next)
 }
 
 fn wrong(cause: impl Into<String>, next: &str) -> CniError {

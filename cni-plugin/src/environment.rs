@@ -136,16 +136,28 @@ pub fn is_name(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.bytes().all(inner)
 }
 
-/// Whether an interface may have this name, or why not.
-pub fn interface(name: &str) -> Result<(), String> {
-    let odd = |character: char| character == '/' || character == ':' || character.is_whitespace();
+/// Why an interface cannot have a name. The text goes on after the name of the field.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InterfaceError {
+    #[error("is empty")]
+    Empty,
+    #[error("{0:?} has more than {MAX_INTERFACE} bytes")]
+    TooLong(String),
+    #[error("{0:?} is . or ..")]
+    Directory(String),
+    #[error("{0:?} contains / or : or white space")]
+    Characters(String),
+}
+
+/// Whether an interface may have this name.
+pub fn interface(name: &str) -> Result<(), InterfaceError> {
+    let is_refused =
+        |character: char| character == '/' || character == ':' || character.is_whitespace();
     match name {
-        "" => Err("is empty".to_owned()),
-        _ if name.len() > MAX_INTERFACE => {
-            Err(format!("{name:?} has more than {MAX_INTERFACE} bytes"))
-        }
-        "." | ".." => Err(format!("{name:?} is . or ..")),
-        _ if name.contains(odd) => Err(format!("{name:?} contains / or : or white space")),
+        "" => Err(InterfaceError::Empty),
+        _ if name.len() > MAX_INTERFACE => Err(InterfaceError::TooLong(name.to_owned())),
+        "." | ".." => Err(InterfaceError::Directory(name.to_owned())),
+        _ if name.contains(is_refused) => Err(InterfaceError::Characters(name.to_owned())),
         _ => Ok(()),
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Capability;
+use crate::{Capability, ParseError};
 
 /// How real servers take turns. Names are those of IPVS (ipvsadm(8), `--scheduler`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -61,13 +61,14 @@ impl fmt::Display for Scheduler {
 }
 
 impl FromStr for Scheduler {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let found = Self::ALL
             .into_iter()
             .find(|scheduler| scheduler.as_str() == text);
-        found.ok_or_else(|| format!("{text:?} is not a way to balance: rr, wrr, lc, wlc, sh or mh"))
+        let form = "rr, wrr, lc, wlc, sh or mh";
+        found.ok_or_else(|| ParseError::not(text, "a way to balance", form))
     }
 }
 

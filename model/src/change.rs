@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Availability, Driver, EndpointId, Level, Millis, NetworkId, NodeId, NodeStatus, Response, Role,
-    ServiceId, TaskId, TaskState,
+    Availability, Driver, EndpointId, Failure, Level, Millis, NetworkId, NodeId, NodeStatus,
+    Response, Role, ServiceId, TaskId, TaskState,
 };
 
 /// An object of the cluster.
@@ -161,9 +161,12 @@ pub enum Facts {
         status: NodeStatus,
         /// Whether the scheduler uses it.
         availability: Availability,
-        /// What its kernel refuses.
+        /// What its kernel refuses, one line each.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         failures: Vec<String>,
+        /// What its kernel refuses; told from [`Level::TYPED_FAILURES`] on.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        causes: Vec<Failure>,
     },
     /// Of a network.
     Network {
@@ -230,9 +233,12 @@ pub struct TaskFacts {
     /// Nothing new is led to it: it is to stop.
     #[serde(default)]
     pub withdrawn: bool,
-    /// Why it is in its state; may be empty.
+    /// Why it is in its state, in one line; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// Why it failed, was rejected or has to wait; told from [`Level::TYPED_FAILURES`] on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Failure>,
     /// Once it has ended: its exit code, or 128 + the number of the signal that ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointId, Mac, Millis, NamedPort, NetworkId, NodeId, PublishSpec, Subnet};
+use crate::{
+    EndpointId, Mac, Millis, NamedPort, NetworkId, NodeId, ParseError, PublishSpec, Subnet,
+};
 
 /// Who runs a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -124,28 +126,23 @@ impl ContainerTraits {
 
     /// Applies a label. Foreign labels change nothing. Errors: the value of a label of ours is
     /// invalid.
-    pub fn take_label(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let items = || {
-            value
-                .split(',')
-                .map(str::trim)
-                .filter(|item| !item.is_empty())
-        };
+    pub fn take_label(&mut self, key: &str, value: &str) -> Result<(), ParseError> {
+        let items = value.split(',').map(str::trim);
+        let items = items.filter(|item| !item.is_empty());
         match key {
             SERVICE_LABEL if value.is_empty() => {
-                return Err(format!("label {key} names no service"));
+                let cause = format!("label {key} names no service");
+                return Err(ParseError::new(cause, format!("write {key}=SERVICE")));
             }
             SERVICE_LABEL => self.service = Some(value.to_owned()),
-            ALIAS_LABEL => self.aliases.extend(items().map(str::to_owned)),
+            ALIAS_LABEL => self.aliases.extend(items.map(str::to_owned)),
             PORT_LABEL => {
-                let ports = items().map(|item| port(item, self.service.as_deref()));
-                let ports: Result<Vec<_>, String> = ports.collect();
-                self.ports.extend(
-                    ports
-                        .map_err(|reason| format!("label {key}: {reason}"))?
-                        .into_iter()
-                        .flatten(),
-                );
+                let mut ports = Vec::new();
+                for item in items {
+                    let place = |error: ParseError| error.within(&format!("label {key}"));
+                    ports.extend(port(item, self.service.as_deref()).map_err(place)?);
+                }
+                self.ports.extend(ports);
             }
             _ => {}
         }
@@ -154,14 +151,14 @@ impl ContainerTraits {
 }
 
 /// `http=80/tcp`; nothing for a number without a name, of no service.
-fn port(text: &str, service: Option<&str>) -> Result<Option<NamedPort>, String> {
+fn port(text: &str, service: Option<&str>) -> Result<Option<NamedPort>, ParseError> {
     let (name, rest) = text.split_once('=').map_or((None, text), |(name, rest)| {
         (Some(name.trim()), rest.trim())
     });
     let (number, protocol) = rest.split_once('/').unwrap_or((rest, "tcp"));
     let port = number.parse().ok().filter(|&port: &u16| port > 0);
-    let port =
-        port.ok_or_else(|| format!("{text:?} is not a port: write 80, http=80 or dns=53/udp"))?;
+    let malformed = || ParseError::not(text, "a port", "80, http=80 or dns=53/udp");
+    let port = port.ok_or_else(malformed)?;
     let protocol = protocol.parse()?;
     Ok(name.or(service).map(|name| NamedPort {
         name: name.to_owned(),

@@ -94,6 +94,11 @@ impl Failure {
         }
     }
 
+    /// Of a failure that came as text, as before [`crate::Level::TYPED_FAILURES`]: all is cause.
+    pub fn untyped(text: impl Into<String>) -> Self {
+        Self::new(Kind::untold(), text, "")
+    }
+
     /// No such `what`.
     pub fn not_found(what: &str, name: &str, list: &str) -> Self {
         Self::new(

@@ -8,9 +8,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Availability, Balance, Capability, Container, Driver, EndpointMode, Engine, Level, Millis,
-    NamedPort, NetworkId, NodeId, NodeStatus, PublishSpec, Role, ServiceId, ServiceSpec, Subnet,
-    SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    Availability, Balance, Capability, Container, Driver, EndpointMode, Engine, Failure, Level,
+    Millis, NamedPort, NetworkId, NodeId, NodeStatus, PublishSpec, Role, ServiceId, ServiceSpec,
+    Subnet, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
 };
 
 /// A question. Names may be ids, or a prefix of an id that only one object has.
@@ -134,8 +134,11 @@ pub struct NodeInfo {
     pub vtep: IpAddr,
     /// The generation that its kernel has applied.
     pub applied: u64,
-    /// What its kernel refused.
+    /// What its kernel refused, one line each.
     pub failures: Vec<String>,
+    /// What its kernel refused.
+    #[serde(default)]
+    pub causes: Vec<Failure>,
     /// Kernel features that networks may need.
     pub capabilities: BTreeSet<Capability>,
     /// Prefixes of its own links.
@@ -281,8 +284,11 @@ pub struct TaskInfo {
     pub withdrawn: bool,
     /// Its addresses on all its networks.
     pub addresses: Vec<IpAddr>,
-    /// Why it stands where it stands.
+    /// Why it is in its state, in one line; may be empty.
     pub message: String,
+    /// Why it failed, was rejected or has to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Failure>,
     /// Exit code once it has ended.
     pub exit_code: Option<i32>,
     /// When it entered its state.

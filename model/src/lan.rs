@@ -1,10 +1,11 @@
-//! Options of LAN networks: parent link and device modes.
+//! Options of LAN networks: parent link and device modes. Causes of errors are in the log's
+//! answers of the first level: they stay as they are.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::names::LinkName;
+use crate::{ParseError, names::LinkName};
 
 /// VLAN identifiers that a frame may carry (IEEE 802.1Q: 0 is priority only, 4095 is reserved).
 const VLANS: std::ops::RangeInclusive<u16> = 1..=4094;
@@ -39,9 +40,9 @@ impl fmt::Display for Parent {
 }
 
 impl FromStr for Parent {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let vlan = |(link, vlan): (&str, &str)| {
             let digits = vlan.bytes().all(|byte| byte.is_ascii_digit()) && !vlan.starts_with('0');
             let vlan = vlan.parse().ok().filter(|_| digits)?;
@@ -52,14 +53,14 @@ impl FromStr for Parent {
             None => (text.to_owned(), None),
         };
         if LinkName::parse(&link).is_none() {
-            return Err(format!(
-                "{text:?} is no link of a host, such as eth0 or eth0.50"
-            ));
+            let cause = format!("{text:?} is no link of a host, such as eth0 or eth0.50");
+            return Err(ParseError::new(cause, "write the name of one"));
         }
         match vlan {
-            Some(vlan) if !VLANS.contains(&vlan) => Err(format!(
-                "{text:?} names VLAN {vlan}: they go from 1 to 4094"
-            )),
+            Some(vlan) if !VLANS.contains(&vlan) => {
+                let cause = format!("{text:?} names VLAN {vlan}: they go from 1 to 4094");
+                Err(ParseError::new(cause, "write one of these"))
+            }
             vlan => Ok(Self { link, vlan }),
         }
     }
@@ -95,17 +96,19 @@ pub enum MacvlanMode {
 }
 
 impl FromStr for MacvlanMode {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         match text {
             "bridge" => Ok(Self::Bridge),
             "private" => Ok(Self::Private),
             "vepa" => Ok(Self::Vepa),
             "passthru" => Ok(Self::Passthru),
-            _ => Err(format!(
-                "{text:?} is no macvlan_mode: bridge, private, vepa or passthru"
-            )),
+            _ => {
+                let forms = "bridge, private, vepa or passthru";
+                let cause = format!("{text:?} is no macvlan_mode: {forms}");
+                Err(ParseError::new(cause, "write one of these"))
+            }
         }
     }
 }
@@ -122,13 +125,16 @@ pub enum IpvlanMode {
 }
 
 impl FromStr for IpvlanMode {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         match text {
             "l2" => Ok(Self::L2),
             "l3" => Ok(Self::L3),
-            _ => Err(format!("{text:?} is no ipvlan_mode: l2 or l3")),
+            _ => {
+                let cause = format!("{text:?} is no ipvlan_mode: l2 or l3");
+                Err(ParseError::new(cause, "write one of these"))
+            }
         }
     }
 }

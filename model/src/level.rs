@@ -27,8 +27,10 @@ impl Level {
     pub const BATCHES: Self = Self(1);
     /// See [`FEATURES`].
     pub const SHARED_VIEWS: Self = Self(2);
+    /// See [`FEATURES`].
+    pub const TYPED_FAILURES: Self = Self(3);
     /// The newest level that this code knows.
-    pub const NEWEST: Self = Self::SHARED_VIEWS;
+    pub const NEWEST: Self = Self::TYPED_FAILURES;
 
     /// The level after this one.
     pub fn next(self) -> Self {
@@ -57,6 +59,11 @@ pub const FEATURES: &[(Level, &str)] = &[
         Level::SHARED_VIEWS,
         "views have a record per slot, from which hosts derive names and balancers; reports carry \
          what changed; every object has a version; the log is a file that is appended to",
+    ),
+    (
+        Level::TYPED_FAILURES,
+        "reports, nodes, tasks and the ends of tasks on disk carry their failures as kind, object, \
+         cause and next step, where there was one line of text before",
     ),
 ];
 

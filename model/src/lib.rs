@@ -18,6 +18,7 @@ mod network;
 mod node;
 mod node_config;
 mod offer;
+mod parse;
 mod port;
 mod question;
 mod reported;
@@ -54,10 +55,11 @@ pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
 pub use node::{Authority, Availability, Node, NodeStatus, Role};
 pub use node_config::{
     ContainerConfig, ContainerEndpoint, DriverConfig, EndpointConfig, NameConfig, NetworkConfig,
-    NodeConfig, PeerConfig, PublishedConfig, Publisher, TaskConfig, ViewDelta, ViewError,
+    NodeConfig, PeerConfig, PublishedConfig, Publisher, TaskConfig, Unread, ViewDelta, ViewError,
     VirtualServiceConfig,
 };
 pub use offer::{JoinedConfig, KEEPS, MemberConfig, OfferConfig, SlotConfig, TAKES, name_in_stack};
+pub use parse::ParseError;
 pub use port::{NamedPort, Protocol, PublishAt, PublishMode, PublishSpec};
 pub use question::{Question, other_version};
 pub use reported::Reported;

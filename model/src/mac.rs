@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{NodeId, Vni};
+use crate::{NodeId, ParseError, Vni};
 
 /// A 48-bit Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,10 +95,11 @@ impl fmt::Debug for Mac {
 }
 
 impl FromStr for Mac {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("{text:?} is not an Ethernet address such as 02:42:0a:00:09:05");
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let form = "six bytes as in 02:42:0a:00:09:05";
+        let refuse = || ParseError::not(text, "an Ethernet address", form);
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Millis, NetworkId, Subnet, Vni, level::is_zero};
+use crate::{Millis, NetworkId, ParseError, Subnet, Vni, level::is_zero};
 
 /// How endpoints of a network reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,16 +36,17 @@ impl Driver {
 }
 
 impl std::str::FromStr for Driver {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         match text {
             "overlay" => Ok(Driver::Overlay),
             "macvlan" => Ok(Driver::Macvlan),
             "ipvlan" => Ok(Driver::Ipvlan),
-            _ => Err(format!(
-                "{text:?} is not a driver: overlay, macvlan or ipvlan"
-            )),
+            _ => {
+                let form = "overlay, macvlan or ipvlan";
+                Err(ParseError::not(text, "a driver", form))
+            }
         }
     }
 }

@@ -8,7 +8,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Capability, Engine, Millis, NodeId, Secret, Subnet, level::is_zero};
+use crate::{
+    Capability, Engine, Failure, Millis, NodeId, ParseError, Secret, Subnet, level::is_zero,
+};
 
 /// What a node may do. Its certificate carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,13 +32,13 @@ impl fmt::Display for Role {
 }
 
 impl std::str::FromStr for Role {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         match text {
             "worker" => Ok(Role::Worker),
             "manager" => Ok(Role::Manager),
-            _ => Err(format!("{text:?} is not a role: worker or manager")),
+            _ => Err(ParseError::not(text, "a role", "worker or manager")),
         }
     }
 }
@@ -106,8 +108,12 @@ pub struct Node {
     pub status: NodeStatus,
     /// The generation of its view that its kernel has, as last reported.
     pub applied: u64,
-    /// What its kernel refused, as last reported.
+    /// What its kernel refused, as last reported, one line each; empty from
+    /// [`crate::Level::TYPED_FAILURES`] on.
     pub failures: Vec<String>,
+    /// What its kernel refused, as last reported.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<Failure>,
     /// What its kernel can do, as last reported; nothing is known of a node that has not reported
     /// yet.
     pub capabilities: Option<BTreeSet<Capability>>,
@@ -119,6 +125,14 @@ pub struct Node {
     /// The revision of the last change of what people ask of it; 0 before [`crate::Level`] 2.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub version: u64,
+}
+
+impl Node {
+    /// What its kernel refused, as last reported, of whatever level the report was.
+    pub fn refused(&self) -> Vec<Failure> {
+        let texts = self.failures.iter().map(Failure::untyped);
+        texts.chain(self.causes.iter().cloned()).collect()
+    }
 }
 
 /// What admits nodes to a cluster: its certificate authority and the secrets of its join tokens.

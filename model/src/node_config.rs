@@ -350,7 +350,21 @@ pub enum ViewError {
     },
     /// A record that this version cannot read.
     #[error("record {0:?} of the view cannot be read: {1}")]
-    Record(String, String),
+    Record(String, Unread),
+}
+
+/// Why a record of a view cannot be read.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Unread {
+    /// Its key names no section that this version has.
+    #[error("there is no such section")]
+    Section,
+    /// Its key is not of the form that its section takes.
+    #[error("{0:?} is not a key of this section")]
+    Key(String),
+    /// Its value has another shape than its section's records.
+    #[error("{0}")]
+    Value(String),
 }
 
 impl NodeConfig {
@@ -463,19 +477,18 @@ impl NodeConfig {
 
     /// Returns where names and balancers are to be derived anew.
     fn change(&mut self, key: &str, value: Option<&Value>) -> Result<Option<Derive>, ViewError> {
-        let unknown = || ViewError::Record(key.to_owned(), "it names no section".to_owned());
+        let unread = |reason| ViewError::Record(key.to_owned(), reason);
+        let unknown = || unread(Unread::Section);
         let (section, id) = key.split_once('/').ok_or_else(unknown)?;
-        self.put(section, id, value)
-            .unwrap_or_else(|| Err("no such section".to_owned()))
-            .map_err(|reason| ViewError::Record(key.to_owned(), reason))?;
+        self.put(section, id, value).map_err(unread)?;
         Ok(match section {
             "joined" | "offer" | "member" => {
                 let network = id.split('/').next().unwrap_or_default();
                 network.parse().ok().map(Derive::Network)
             }
-            "slot" => Key::read(id).ok().map(Derive::Slot),
+            "slot" => Key::read(id).map(Derive::Slot),
             "publish" => {
-                let key = Key::read(id).ok();
+                let key = Key::read(id);
                 let port = key.and_then(|key| self.published.get(&key));
                 port.map(|port| Derive::Network(port.network))
             }
@@ -556,16 +569,15 @@ macro_rules! sections {
                 })*
             }
 
-            /// `None`: there is no such section.
             fn put(
                 &mut self,
                 section: &str,
                 id: &str,
                 value: Option<&Value>,
-            ) -> Option<Result<(), String>> {
+            ) -> Result<(), Unread> {
                 match section {
-                    $($name => Some(put(&mut self.$field, id, value)),)*
-                    _ => None,
+                    $($name => put(&mut self.$field, id, value),)*
+                    _ => Err(Unread::Section),
                 }
             }
         }
@@ -596,7 +608,7 @@ sections! {
 /// A map key that can be part of a record's key.
 trait Key: Ord + Sized {
     fn write(&self) -> String;
-    fn read(text: &str) -> Result<Self, String>;
+    fn read(text: &str) -> Option<Self>;
 }
 
 macro_rules! simple_key {
@@ -606,8 +618,8 @@ macro_rules! simple_key {
                 self.to_string()
             }
 
-            fn read(text: &str) -> Result<Self, String> {
-                text.parse().map_err(|error| format!("{error}"))
+            fn read(text: &str) -> Option<Self> {
+                text.parse().ok()
             }
         }
     )*};
@@ -622,11 +634,9 @@ impl<A: Key, B: Key> Key for (A, B) {
         format!("{}/{}", self.0.write(), self.1.write())
     }
 
-    fn read(text: &str) -> Result<Self, String> {
-        let (first, second) = text
-            .split_once('/')
-            .ok_or("a key of two parts was expected")?;
-        Ok((A::read(first)?, B::read(second)?))
+    fn read(text: &str) -> Option<Self> {
+        let (first, second) = text.split_once('/')?;
+        Some((A::read(first)?, B::read(second)?))
     }
 }
 
@@ -655,13 +665,14 @@ fn put<K: Key, V: DeserializeOwned>(
     map: &mut BTreeMap<K, V>,
     id: &str,
     value: Option<&Value>,
-) -> Result<(), String> {
-    let key = K::read(id)?;
+) -> Result<(), Unread> {
+    let key = K::read(id).ok_or_else(|| Unread::Key(id.to_owned()))?;
     match value {
         Some(value) => {
+            let record = V::deserialize(value);
             map.insert(
                 key,
-                V::deserialize(value).map_err(|error| error.to_string())?,
+                record.map_err(|error| Unread::Value(error.to_string()))?,
             );
         }
         None => {

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Subnet;
+use crate::{ParseError, Subnet};
 
 /// A transport protocol that has ports.
 #[derive(
@@ -43,14 +43,14 @@ impl fmt::Display for Protocol {
 }
 
 impl FromStr for Protocol {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         match text {
             "tcp" => Ok(Protocol::Tcp),
             "udp" => Ok(Protocol::Udp),
             "sctp" => Ok(Protocol::Sctp),
-            _ => Err(format!("{text:?} is not a protocol: tcp, udp or sctp")),
+            _ => Err(ParseError::not(text, "a protocol", "tcp, udp or sctp")),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{NodeReport, TaskId, TaskReport};
 /// The most tasks of one report, and about the most bytes of them. The rest follows in the next.
 const TASKS: usize = 256;
 const BYTES: usize = 32 << 10;
-/// Bytes of a task's report beside its message, at most.
+/// Bytes of a task's report beside its texts, at most.
 const OVERHEAD: usize = 160;
 
 /// The reports that were acknowledged.
@@ -35,7 +35,7 @@ impl Reported {
             if self.tasks.get(&word.task) == Some(&word) {
                 continue;
             }
-            bytes += word.message.len() + OVERHEAD;
+            bytes += length(&word) + OVERHEAD;
             let is_full = first.tasks.len() == TASKS || bytes > BYTES;
             if is_full && !first.tasks.is_empty() {
                 rest.tasks.push(word);
@@ -52,6 +52,13 @@ impl Reported {
         let words = report.tasks.into_iter();
         self.tasks.extend(words.map(|word| (word.task, word)));
     }
+}
+
+/// Bytes of its texts.
+fn length(word: &TaskReport) -> usize {
+    let why = word.why.as_ref();
+    let why = why.map_or(0, |why| why.object.len() + why.cause.len() + why.next.len());
+    word.message.len() + why
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointId, Mac, Millis, NetworkId, NodeId, ServiceId, TaskId, TaskSpec};
+use crate::{
+    EndpointId, Failure, Mac, Millis, NetworkId, NodeId, ServiceId, TaskId, TaskSpec, command::said,
+};
 
 /// SwarmKit's task states, in order. A task never moves back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -73,12 +75,42 @@ impl fmt::Display for TaskState {
 pub struct TaskStatus {
     /// Its state.
     pub state: TaskState,
-    /// Why it is in this state; may be empty.
+    /// A note on its state; may be empty. Before [`crate::Level::TYPED_FAILURES`] also a failure,
+    /// in one line.
     pub message: String,
+    /// Why it failed, was rejected or has to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Failure>,
     /// Exit code once it has ended; 128 + the signal's number when a signal ended it.
     pub exit_code: Option<i32>,
     /// When this state was entered.
     pub since: Millis,
+}
+
+impl TaskStatus {
+    /// A state that was entered at this moment, with nothing to be said of it.
+    pub fn new(state: TaskState, since: Millis) -> Self {
+        Self {
+            state,
+            message: String::new(),
+            why: None,
+            exit_code: None,
+            since,
+        }
+    }
+
+    /// Why it failed, was rejected or has to wait, of whatever level the report was.
+    pub fn failure(&self) -> Option<Failure> {
+        use TaskState::{Failed, Orphaned, Rejected};
+        let is_failure = matches!(self.state, Failed | Orphaned | Rejected);
+        let text = Some(&self.message).filter(|text| is_failure && !text.is_empty());
+        self.why.clone().or_else(|| text.map(Failure::untyped))
+    }
+
+    /// Why it is in its state, for people; may be empty.
+    pub fn text(&self) -> String {
+        said(self.why.as_ref(), &self.message)
+    }
 }
 
 /// A task's joint with one network.

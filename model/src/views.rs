@@ -110,6 +110,15 @@ fn of_text(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A change of one record.
+#[derive(Debug)]
+enum Edit {
+    /// It is new or differs.
+    Set(Arc<Record>),
+    /// The one of this key is gone.
+    Removed(String),
+}
+
 /// Records that several nodes see.
 #[derive(Debug, Default)]
 struct Section {
@@ -118,8 +127,8 @@ struct Section {
     digest: u128,
     /// The generation of its last change.
     changed: u64,
-    /// The last changes, by generation: the new record, or the key of one that is gone.
-    log: VecDeque<(u64, Result<Arc<Record>, String>)>,
+    /// The last changes, by generation.
+    log: VecDeque<(u64, Edit)>,
     /// Changes up to this generation are not in the log.
     forgotten: u64,
     /// All records, encoded; made when somebody needs it.
@@ -141,17 +150,17 @@ impl Section {
         let old = self.records.insert(record.key.clone(), record.clone());
         let old = old.map_or(0, |old| old.digest);
         self.digest = self.digest.wrapping_sub(old).wrapping_add(record.digest);
-        self.note(generation, Ok(record));
+        self.note(generation, Edit::Set(record));
     }
 
     fn remove(&mut self, generation: u64, key: &str) {
         if let Some(old) = self.records.remove(key) {
             self.digest = self.digest.wrapping_sub(old.digest);
-            self.note(generation, Err(old.key.clone()));
+            self.note(generation, Edit::Removed(old.key.clone()));
         }
     }
 
-    fn note(&mut self, generation: u64, change: Result<Arc<Record>, String>) {
+    fn note(&mut self, generation: u64, change: Edit) {
         self.changed = generation;
         self.whole = OnceLock::new();
         self.log.push_back((generation, change));
@@ -163,7 +172,7 @@ impl Section {
     }
 
     /// What has changed after this generation, newest first; `None` if it is not remembered.
-    fn since(&self, seen: u64) -> Option<impl Iterator<Item = &Result<Arc<Record>, String>>> {
+    fn since(&self, seen: u64) -> Option<impl Iterator<Item = &Edit>> {
         let newest_first = self.log.iter().rev();
         let later = newest_first.take_while(move |(generation, _)| *generation > seen);
         (seen >= self.forgotten).then(|| later.map(|(_, change)| change))
@@ -515,8 +524,8 @@ impl Views {
             }
             let since = section.since(*seen)?;
             let gone = since.filter_map(|change| match change {
-                Ok(record) => leaves.then_some(&record.key),
-                Err(key) => Some(key),
+                Edit::Set(record) => leaves.then_some(&record.key),
+                Edit::Removed(key) => Some(key),
             });
             changes.extend(gone.map(|key| (&key[..], None)));
         }
@@ -530,7 +539,8 @@ impl Views {
             match told.sections.get(id) {
                 None => changes.extend(section.records.values().map(|it| (&it.key[..], Some(it)))),
                 Some(seen) => {
-                    for change in section.since(*seen)?.flatten() {
+                    for edit in section.since(*seen)? {
+                        let Edit::Set(change) = edit else { continue };
                         // What has changed again or is gone is not there as it was.
                         if let Some(record) = section.records.get(&change.key) {
                             changes.insert(&record.key, Some(record));

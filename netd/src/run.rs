@@ -236,11 +236,11 @@ async fn report(
         // nothing.
         let looked = current.node.is_some();
         if let Some(member) = member.borrow_and_update().as_ref().filter(|_| looked) {
-            let failures = current
+            let causes = current
                 .failures
                 .iter()
                 .take(FAILURES)
-                .map(|failure| failure.why.in_one_line())
+                .map(|failure| failure.why.clone())
                 .collect();
             let (node, capabilities) = (member.node(), current.capabilities.clone());
             // A host that has joined anew has nothing yet of what it is to have.
@@ -254,7 +254,8 @@ async fn report(
                 current.on_link.iter().take(PREFIXES).copied().collect(),
             );
             let report = NodeReport {
-                failures,
+                failures: Vec::new(),
+                causes,
                 tasks: tasks_now,
                 capabilities,
                 lost,
@@ -262,6 +263,7 @@ async fn report(
                 node,
                 applied,
             };
+            let report = report.at(daemon.desired.borrow().level);
             let is_known = told.as_ref().is_some_and(|told| is_known(told, &report));
             if !is_known || due.is_some_and(|due| Instant::now() >= due) {
                 member.report(report.clone());

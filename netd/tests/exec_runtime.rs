@@ -14,9 +14,9 @@ use std::{
 use agent::{Exec, Executor, Input, Output, Source, Start, Until};
 use futures::{Stream, StreamExt, stream};
 use model::{
-    DriverConfig, EndpointConfig, EndpointId, HealthCheck, Mac, NetworkConfig, NetworkId,
-    NodeConfig, NodeId, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport, TaskSpec,
-    TaskState, ViewDelta, Vni, names,
+    DriverConfig, EndpointConfig, EndpointId, Failure, HealthCheck, Kind, Mac, NetworkConfig,
+    NetworkId, NodeConfig, NodeId, Runtime, ServiceId, SubnetLease, TaskConfig, TaskId, TaskReport,
+    TaskSpec, TaskState, ViewDelta, Vni, names,
 };
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
@@ -127,7 +127,7 @@ impl Host {
             .unwrap()
             .clone();
         let report = list.into_iter().find(|report| report.task == id).unwrap();
-        assert_eq!(report.state, state, "{}", report.message);
+        assert_eq!(report.state, state, "{}", report.text());
         report
     }
 
@@ -433,7 +433,7 @@ async fn how_a_task_ended_is_told() {
     for (argv, state, exit_code, message) in cases {
         let mut host = Host::new(argv).started();
         let expected = TaskReport {
-            message: message.to_owned(),
+            why: (!message.is_empty()).then(|| Failure::new(Kind::Unavailable, message, "")),
             exit_code,
             ..TaskReport::new(host.id, state)
         };
@@ -451,10 +451,10 @@ async fn no_root_directory_shows_a_task_the_keys_of_its_host() {
         let report = host.started().report(TaskState::Rejected).await;
         assert!(
             report
-                .message
+                .text()
                 .contains("would show the task this host's keys"),
             "{}",
-            report.message
+            report.text()
         );
     }
     let mut host = Host::new(&["true"]);
@@ -462,10 +462,10 @@ async fn no_root_directory_shows_a_task_the_keys_of_its_host() {
     let report = host.started().report(TaskState::Rejected).await;
     assert!(
         report
-            .message
+            .text()
             .contains("would show the task this host's keys"),
         "{}",
-        report.message
+        report.text()
     );
 }
 
@@ -477,10 +477,10 @@ async fn a_task_that_cannot_be_prepared_is_rejected() {
     let report = host.report(TaskState::Rejected).await;
     assert!(
         report
-            .message
+            .text()
             .starts_with("rootfs /no/such/root is not a directory"),
         "{}",
-        report.message
+        report.text()
     );
 
     let mut host = Host::new(&["true"]);
@@ -488,9 +488,9 @@ async fn a_task_that_cannot_be_prepared_is_rejected() {
     host.start_agent();
     let report = host.report(TaskState::Rejected).await;
     assert!(
-        report.message.contains("open the task's network namespace"),
+        report.text().contains("open the task's network namespace"),
         "{}",
-        report.message
+        report.text()
     );
 }
 
@@ -551,7 +551,7 @@ async fn a_task_lost_with_its_host_has_failed_for_good() {
     assert!(
         host.report(TaskState::Failed)
             .await
-            .message
+            .text()
             .starts_with("its host restarted")
     );
 
@@ -562,7 +562,7 @@ async fn a_task_lost_with_its_host_has_failed_for_good() {
         .status();
     let report = host.report(TaskState::Failed).await;
     assert_eq!(
-        report.message,
+        report.text(),
         "its host went down, or its processes were killed"
     );
 }
@@ -877,12 +877,12 @@ async fn a_task_runs_from_its_first_good_check_until_checks_fail() {
     assert_eq!(host.exec(&["rm", "/tmp/well"]).await.0, 0);
     let sick = heard(&mut host, "it is not well", |report| report.unhealthy).await;
     assert!(
-        sick.message.starts_with("unhealthy: ") && sick.message.ends_with("not well"),
+        sick.text().starts_with("unhealthy: ") && sick.text().ends_with("not well"),
         "{}",
-        sick.message
+        sick.text()
     );
     let end = host.report(TaskState::Failed).await;
-    assert_eq!((end.message, end.exit_code), (sick.message, Some(143)));
+    assert_eq!((end.text(), end.exit_code), (sick.text(), Some(143)));
 }
 
 #[tokio::test]

@@ -452,6 +452,7 @@ fn node(number: u64) -> Node {
         status: NodeStatus::Ready,
         applied: 0,
         failures: Vec::new(),
+        causes: Vec::new(),
         capabilities: None,
         on_link: Default::default(),
         joined: 0,

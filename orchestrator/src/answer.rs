@@ -124,7 +124,8 @@ fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
         address: node.address,
         vtep: node.vtep,
         applied: node.applied,
-        failures: node.failures.clone(),
+        failures: node.refused().iter().map(Failure::in_one_line).collect(),
+        causes: node.refused(),
         capabilities: node.capabilities.clone().unwrap_or_default(),
         on_link: node.on_link.clone(),
         joined: node.joined,
@@ -314,6 +315,7 @@ fn tasks(state: &State, records: Vec<&ServiceRecord>) -> Vec<TaskInfo> {
 
 fn task_info(state: &State, record: &TaskRecord) -> TaskInfo {
     let task = &record.task;
+    let said = said(state, record);
     TaskInfo {
         id: task.id,
         name: task.name(),
@@ -332,7 +334,10 @@ fn task_info(state: &State, record: &TaskRecord) -> TaskInfo {
             .iter()
             .flat_map(|attachment| attachment.addresses.clone())
             .collect(),
-        message: message(state, record),
+        message: said.text(),
+        why: said
+            .why
+            .map(|why| why.about(format!("task {}", task.name()))),
         exit_code: task.status.exit_code,
         since: task.status.since,
         spec: task.spec.clone(),
@@ -353,45 +358,80 @@ pub(crate) fn progress(state: &State, service: &str) -> Result<Progress, Refusal
         service: service_info(state, record),
         waiting: waiting.map(|record| Waiting {
             task: record.task.name(),
-            message: message(state, record),
+            message: said(state, record).text(),
             since: record.task.status.since,
         }),
     })
 }
 
-/// What a task waits for; if nothing, the last message of its agent.
-fn message(state: &State, record: &TaskRecord) -> String {
+/// What is said of a task.
+struct Said {
+    /// In one line; where there is a failure, what comes before it.
+    note: String,
+    /// Why it failed, was rejected or has to wait.
+    why: Option<Failure>,
+}
+
+impl Said {
+    fn note(note: String) -> Self {
+        Self { note, why: None }
+    }
+
+    fn waits(cause: String, next: impl Into<String>) -> Self {
+        Self {
+            note: "waits: ".to_owned(),
+            why: Some(Failure::new(Kind::Unavailable, cause, next)),
+        }
+    }
+
+    fn text(&self) -> String {
+        let why = self.why.as_ref().map(Failure::in_one_line);
+        format!("{}{}", self.note, why.unwrap_or_default())
+    }
+}
+
+/// What a task waits for; if nothing, the last word of its agent.
+fn said(state: &State, record: &TaskRecord) -> Said {
     let task = &record.task;
-    let agents_word = || task.status.message.clone();
     if record.is_waiting() {
-        return waits_for(state, task).unwrap_or_else(agents_word);
+        return waits_for(state, task).unwrap_or_else(|| agents_word(task));
     }
     if let Some(message) = drain::message(state, record) {
-        return message;
+        return Said::note(message);
     }
     match task.node {
         Some(node)
             if record.is_alive() && task.desired > TaskState::Running && state.is_down(node) =>
         {
             let node = state.hostname(node);
-            format!(
-                "waits for its node {node}, which is down; if it will not return, remove it: \
-                 `swarmctl node rm {node}`"
-            )
+            let next = format!(
+                "start it again or, if it will not return, remove it: `swarmctl node rm {node}`"
+            );
+            Said::waits(format!("its node {node} is down"), next)
         }
-        _ => agents_word(),
+        _ => agents_word(task),
     }
 }
 
-fn waits_for(state: &State, task: &Task) -> Option<String> {
+fn agents_word(task: &Task) -> Said {
+    match task.status.failure() {
+        Some(why) => Said {
+            note: String::new(),
+            why: Some(why),
+        },
+        None => Said::note(task.status.message.clone()),
+    }
+}
+
+fn waits_for(state: &State, task: &Task) -> Option<Said> {
     let slot = state.services.get(&task.service)?.slots.get(&task.slot)?;
     if let Some(node) =
         scheduler::predecessor(state, slot, task.id).and_then(|earlier| earlier.task.node)
     {
-        return Some(format!(
-            "waits for its slot's last run to stop on {}",
-            state.hostname(node)
-        ));
+        let node = state.hostname(node);
+        return Some(Said::note(format!(
+            "waits for its slot's last run to stop on {node}"
+        )));
     }
     let eligible: Vec<&Node> = state
         .nodes
@@ -399,7 +439,8 @@ fn waits_for(state: &State, task: &Task) -> Option<String> {
         .filter(|node| scheduler::is_eligible(node))
         .collect();
     if eligible.is_empty() {
-        return Some("waits: no node is ready and active (`swarmctl node ls`)".to_owned());
+        let cause = "no node is ready and active".to_owned();
+        return Some(Said::waits(cause, "`swarmctl node ls` lists them"));
     }
     let needed = capability::of_task(state, task);
     let possible: Vec<&Node> = eligible
@@ -414,11 +455,10 @@ fn waits_for(state: &State, task: &Task) -> Option<String> {
     if let Some(Some((port, holder))) = taken.first()
         && taken.iter().all(Option::is_some)
     {
+        let cause =
+            format!("port {port} is taken on every node that could run it, by {holder} for one");
         let next = "add a node, or scale down: a port of a host is for one task";
-        return Some(format!(
-            "waits: port {port} is taken on every node that could run it, by {holder} for one; \
-             {next}"
-        ));
+        return Some(Said::waits(cause, next));
     }
     possible.is_empty().then(|| {
         let networks = task
@@ -429,10 +469,8 @@ fn waits_for(state: &State, task: &Task) -> Option<String> {
         let names: Vec<String> = networks
             .map(|network| format!("{:?}", network.spec.name))
             .collect();
-        format!(
-            "waits: for network {} {}",
-            names.join(", "),
-            capability::lacks(&eligible, &needed)
-        )
+        let lacks = capability::lacks(&eligible, &needed);
+        let cause = format!("for network {} {lacks}", names.join(", "));
+        Said::waits(cause, "run a kernel that has it there and restart netd")
     })
 }

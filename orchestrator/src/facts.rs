@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use model::{
-    Change, Container, EndpointId, Facts, Fate, Millis, Network, NetworkId, Node, NodeId,
+    Change, Container, EndpointId, Facts, Failure, Fate, Millis, Network, NetworkId, Node, NodeId,
     ObjectKind, ObjectRef, ServiceId, TaskFacts, TaskId,
 };
 
@@ -88,7 +88,8 @@ pub(crate) fn of_node(node: &Node) -> Facts {
         role: node.role,
         status: node.status,
         availability: node.availability,
-        failures: node.failures.clone(),
+        failures: node.refused().iter().map(Failure::in_one_line).collect(),
+        causes: node.causes.clone(),
     }
 }
 
@@ -122,7 +123,8 @@ pub(crate) fn of_task(state: &State, record: &TaskRecord) -> Facts {
         state: task.status.state,
         desired: task.desired,
         withdrawn: record.withdrawal.is_some(),
-        message: task.status.message.clone(),
+        message: task.status.text(),
+        why: task.status.why.clone(),
         exit_code: task.status.exit_code,
         since: task.status.since,
     })

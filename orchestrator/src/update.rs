@@ -298,6 +298,7 @@ pub(crate) fn failure(
         .filter(|run| run.made_at >= record.changed);
     let failed = runs.rfind(|run| run.ended_by_itself() && restart::is_failure(run))?;
     let (task, status) = (&failed.task, &failed.task.status);
-    let message = status.message.lines().next().unwrap_or_default();
+    let text = status.text();
+    let message = text.lines().next().unwrap_or_default();
     Some(format!("{} {}: {message}", task.name(), status.state))
 }

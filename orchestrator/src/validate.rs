@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use model::{
     Balance, Driver, DriverConfig, EndpointMode, HealthCheck, Kind, NetworkSpec, Node, Parent,
-    PublishAt, PublishMode, PublishSpec, Refusal, Runtime, ServiceSpec,
+    ParseError, PublishAt, PublishMode, PublishSpec, Refusal, Runtime, ServiceSpec,
 };
 
 /// Most replicas of one service: a typing error must not fill the log.
@@ -139,7 +139,7 @@ pub(crate) fn parent(spec: &NetworkSpec) -> Result<Option<Parent>, Refusal> {
         Some(text) => text
             .parse()
             .map(Some)
-            .map_err(|cause: String| invalid(cause, next)),
+            .map_err(|error: ParseError| invalid(error.cause, next)),
         None if spec.driver.is_lan() => Err(invalid(
             format!("a {} network needs the hosts' link to its LAN", spec.driver),
             next,
@@ -148,7 +148,7 @@ pub(crate) fn parent(spec: &NetworkSpec) -> Result<Option<Parent>, Refusal> {
     }
 }
 
-fn mode<M: Default + std::str::FromStr<Err = String>>(
+fn mode<M: Default + std::str::FromStr<Err = ParseError>>(
     spec: &NetworkSpec,
     option: &str,
 ) -> Result<M, Refusal> {
@@ -160,7 +160,7 @@ fn mode<M: Default + std::str::FromStr<Err = String>>(
     let next = format!("give --opt {option}= with one of these, or none for the first");
     wanted
         .map(Option::unwrap_or_default)
-        .map_err(|cause| invalid(cause, next))
+        .map_err(|error: ParseError| invalid(error.cause, next))
 }
 
 /// The MTU that the user asked for, in bytes.

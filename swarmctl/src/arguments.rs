@@ -11,7 +11,7 @@ use clap::{
     parser::ValueSource,
 };
 use clap_complete::Shell;
-use model::{Availability, Driver, Engine, Role, Subnet};
+use model::{Availability, Driver, Engine, ParseError, Role, Subnet};
 
 pub use self::service::{
     Health, Reach, Resolver, Rollout, ServiceCreate, ServiceUpdate, ServiceVerb,
@@ -492,13 +492,16 @@ pub struct HostBinary {
 }
 
 impl FromStr for HostBinary {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let (host, path) = text
             .split_once('=')
             .filter(|(_, path)| !path.is_empty())
-            .ok_or_else(|| format!("{text:?} is not HOST=PATH, such as h3=target/debug/netd"))?;
+            .ok_or_else(|| {
+                let form = "HOST=PATH, such as h3=target/debug/netd";
+                ParseError::not(text, "a program of a host", form)
+            })?;
         Ok(Self {
             host: host.parse()?,
             path: path.into(),
@@ -530,8 +533,9 @@ impl Inside {
 }
 
 /// The completion script of a shell.
-pub fn completion(shell: &str) -> Result<String, String> {
-    let shell: Shell = shell.parse()?;
+pub fn completion(shell: &str) -> Result<String, ParseError> {
+    let unknown = |_| ParseError::not(shell, "a shell", "bash, elvish, fish, powershell or zsh");
+    let shell: Shell = shell.parse().map_err(unknown)?;
     let mut script = Vec::new();
     let all = Arguments::command();
     // clap_complete offers what is hidden, too.
@@ -544,7 +548,8 @@ pub fn completion(shell: &str) -> Result<String, String> {
         .args(all.get_arguments().cloned())
         .subcommands(shown);
     clap_complete::generate(shell, &mut offered, "swarmctl", &mut script);
-    String::from_utf8(script).map_err(|error| error.to_string())
+    // All that it is made from is text.
+    Ok(String::from_utf8_lossy(&script).into_owned())
 }
 
 /// A parser for the values that `model` serialises as these words.
@@ -555,13 +560,14 @@ where
     PossibleValuesParser::new(words).try_map(|word| serde_json::from_value(word.into()))
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+fn variable(text: &str) -> Result<(String, String), ParseError> {
     match text.split_once('=') {
         Some(_) => pair(text),
         None => std::env::var(text)
             .map(|value| (text.to_owned(), value))
             .map_err(|_| {
-                format!("there is no {text} in this command's environment: write {text}=VALUE")
+                let cause = format!("there is no {text} in this command's environment");
+                ParseError::new(cause, format!("write {text}=VALUE"))
             }),
     }
 }

@@ -16,8 +16,9 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use clap::Parser;
+use model::Failure;
 use tokio::runtime::Runtime;
 
 use arguments::{Arguments, IpamVerb, LabProcess, Verb};
@@ -53,7 +54,7 @@ fn run(arguments: Arguments) -> Result<u8> {
         Verb::LabHost(_) => lab::host(),
         Verb::LabSwitch { .. } => lab::switch(),
         Verb::Completion { shell } => {
-            let script = arguments::completion(&shell).map_err(|reason| anyhow!(reason))?;
+            let script = arguments::completion(&shell).map_err(Failure::from)?;
             output::print(script.trim_end()).map(|()| 0)
         }
         verb => {

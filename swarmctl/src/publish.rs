@@ -3,11 +3,11 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use model::{Protocol, PublishAt, PublishMode, PublishSpec, Subnet, names::LinkName};
+use model::{ParseError, Protocol, PublishAt, PublishMode, PublishSpec, Subnet, names::LinkName};
 
 /// `[AT:]PUBLISHED:TARGET[/PROTOCOL][,mode=MODE][,allow=CIDR]`, or all of it as
 /// `published=…,target=…`.
-pub fn published(text: &str) -> Result<PublishSpec, String> {
+pub fn published(text: &str) -> Result<PublishSpec, ParseError> {
     let mut words = text.split(',');
     let mut given = Given::default();
     match words.next().filter(|first| !first.contains('=')) {
@@ -30,7 +30,7 @@ struct Given {
 }
 
 impl Given {
-    fn short(&mut self, text: &str) -> Result<(), String> {
+    fn short(&mut self, text: &str) -> Result<(), ParseError> {
         let ports = match text.rsplit_once('/') {
             Some((ports, protocol)) => {
                 self.protocol = protocol.parse()?;
@@ -39,9 +39,9 @@ impl Given {
             None => text,
         };
         let Some((rest, target)) = ports.rsplit_once(':') else {
-            return Err(format!(
-                "{text:?} lacks the port of the hosts: write PUBLISHED:TARGET, such as 8080:80"
-            ));
+            let cause = format!("{text:?} lacks the port of the hosts");
+            let next = "write PUBLISHED:TARGET, such as 8080:80";
+            return Err(ParseError::new(cause, next));
         };
         let (at, published) = rest
             .rsplit_once(':')
@@ -51,45 +51,50 @@ impl Given {
         Ok(())
     }
 
-    fn option(&mut self, word: &str) -> Result<(), String> {
+    fn option(&mut self, word: &str) -> Result<(), ParseError> {
         let known = "published, target, protocol, mode, at and allow";
         let (key, value) = word
             .split_once('=')
-            .ok_or_else(|| format!("{word:?} is not KEY=VALUE of {known}"))?;
+            .ok_or_else(|| ParseError::not(word, "KEY=VALUE", &format!("one of {known}")))?;
         match key {
             "published" => self.published = Some(ports_of(value)?),
             "target" => self.target = Some(ports_of(value)?),
             "protocol" => self.protocol = value.parse()?,
             "at" | "ip" => self.at = place(value)?,
-            "allow" => self
-                .allow
-                .push(value.parse().map_err(|error| format!("allow: {error}"))?),
+            "allow" => {
+                let allowed = value.parse::<Subnet>();
+                let refuse = |error| ParseError::new(format!("allow: {error}"), "write a prefix");
+                self.allow.push(allowed.map_err(refuse)?);
+            }
             "mode" => {
                 self.mode = match value {
                     "ingress" => PublishMode::Ingress,
                     "host" => PublishMode::Host,
-                    _ => return Err(format!("{value:?} is not a mode: ingress or host")),
+                    _ => return Err(ParseError::not(value, "a mode", "ingress or host")),
                 }
             }
-            _ => return Err(format!("{key:?} is not one of {known}")),
+            _ => return Err(ParseError::not(key, "a key of a port", known)),
         }
         Ok(())
     }
 
-    fn spec(self) -> Result<PublishSpec, String> {
-        let lacks = |what: &str| format!("{what}= is missing: write published=8080,target=80");
+    fn spec(self) -> Result<PublishSpec, ParseError> {
+        let lacks = |what: &str| {
+            ParseError::new(
+                format!("{what}= is missing"),
+                "write published=8080,target=80",
+            )
+        };
         let (published, last) = self.published.ok_or_else(|| lacks("published"))?;
         let (target, last_target) = self.target.ok_or_else(|| lacks("target"))?;
         let count = last - published;
         if count != last_target - target {
             let (count, other) = (u32::from(count) + 1, u32::from(last_target - target) + 1);
-            return Err(format!(
-                "{count} ports cannot lead to {other}: give two ranges of one length"
-            ));
+            let cause = format!("{count} ports cannot lead to {other}");
+            return Err(ParseError::new(cause, "write two ranges of one length"));
         }
-        let count = count
-            .checked_add(1)
-            .ok_or("these are all ports there are")?;
+        let all = || ParseError::new("these are all ports there are", "write a smaller range");
+        let count = count.checked_add(1).ok_or_else(all)?;
         let Self {
             protocol,
             mode,
@@ -136,9 +141,9 @@ impl fmt::Display for Unpublish {
 }
 
 impl FromStr for Unpublish {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let (ports, protocol) = text
             .rsplit_once('/')
             .map_or((text, None), |(ports, word)| (ports, Some(word)));
@@ -157,35 +162,41 @@ impl FromStr for Unpublish {
 }
 
 /// `80`, or `8000-8010`: the first and the last.
-fn ports_of(text: &str) -> Result<(u16, u16), String> {
+fn ports_of(text: &str) -> Result<(u16, u16), ParseError> {
     let port = |text: &str| {
         let number = text.parse::<u16>().ok().filter(|&port| port > 0);
-        number.ok_or_else(|| format!("{text:?} is not a port: they go from 1 to 65535"))
+        number.ok_or_else(|| ParseError::not(text, "a port", "a number from 1 to 65535"))
     };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (port(first)?, port(last)?);
     if first <= last {
         Ok((first, last))
     } else {
-        Err(format!("the range {text} goes backwards"))
+        let next = "write its first port first, as in 8000-8010";
+        Err(ParseError::new(
+            format!("the range {text} goes backwards"),
+            next,
+        ))
     }
 }
 
 /// An address, IPv6 in brackets, or the name of an interface.
-fn place(text: &str) -> Result<PublishAt, String> {
+fn place(text: &str) -> Result<PublishAt, ParseError> {
     let inner = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
     match inner.unwrap_or(text).parse::<IpAddr>() {
         Ok(address) if address.is_unspecified() => Ok(PublishAt::Everywhere),
         Ok(address) if address.is_ipv4() || inner.is_some() => Ok(PublishAt::Address(address)),
-        Ok(address) => Err(format!("write an IPv6 address in brackets: [{address}]")),
+        Ok(address) => {
+            let cause = format!("the IPv6 address {address} is not in brackets");
+            Err(ParseError::new(cause, format!("write [{address}]")))
+        }
         Err(_) => LinkName::parse(text)
             .map(|name| PublishAt::Interface(name.to_string()))
             .ok_or_else(|| {
-                format!(
-                    "{text:?} is neither an address (IPv6 in brackets) nor the name of an interface"
-                )
+                let form = "an address (IPv6 in brackets), or the name of an interface";
+                ParseError::not(text, "a place for a port", form)
             }),
     }
 }
@@ -263,7 +274,7 @@ mod tests {
             ("1-65535:1-65535x", "not a port"),
         ] {
             let refusal = published(text).unwrap_err();
-            assert!(refusal.contains(hint), "{text}: {refusal}");
+            assert!(refusal.to_string().contains(hint), "{text}: {refusal}");
         }
     }
 }

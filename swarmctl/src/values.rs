@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use model::{NamedPort, NetworkAttachment, Protocol};
+use model::{NamedPort, NetworkAttachment, ParseError, Protocol};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
 
 /// A length of time as docker writes it: `5s`, `200ms`, `1m30s`, `0`.
@@ -10,10 +10,10 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::form
 pub struct Millis(pub u64);
 
 impl FromStr for Millis {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("{text:?} is not a duration such as 5s, 200ms or 1m30s");
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let refuse = || ParseError::not(text, "a duration", "one such as 5s, 200ms or 1m30s");
         if text == "0" {
             return Ok(Self(0));
         }
@@ -61,10 +61,10 @@ pub struct Scale {
 }
 
 impl FromStr for Scale {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("{text:?} is not SERVICE=REPLICAS, such as web=3");
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let refuse = || ParseError::not(text, "a scale", "SERVICE=REPLICAS, such as web=3");
         let (service, replicas) = text
             .split_once('=')
             .filter(|(service, _)| !service.is_empty())
@@ -77,8 +77,8 @@ impl FromStr for Scale {
 }
 
 /// `KEY=VALUE`.
-pub fn pair(text: &str) -> Result<(String, String), String> {
-    let refuse = || format!("{text:?} is not KEY=VALUE");
+pub fn pair(text: &str) -> Result<(String, String), ParseError> {
+    let refuse = || ParseError::not(text, "a key with a value", "KEY=VALUE");
     let (key, value) = text
         .split_once('=')
         .filter(|(key, _)| !key.is_empty())
@@ -87,7 +87,7 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// `KEY=VALUE`, or `KEY` alone for an empty value.
-pub fn option(text: &str) -> Result<(String, String), String> {
+pub fn option(text: &str) -> Result<(String, String), ParseError> {
     if text.contains('=') {
         pair(text)
     } else {
@@ -96,12 +96,12 @@ pub fn option(text: &str) -> Result<(String, String), String> {
 }
 
 /// The parts of `name=net,alias=db`.
-fn parts(text: &str) -> Result<Vec<(String, String)>, String> {
+fn parts(text: &str) -> Result<Vec<(String, String)>, ParseError> {
     text.split(',').map(pair).collect()
 }
 
 /// `net`, or `name=net,alias=db,alias=pg`.
-pub fn attachment(text: &str) -> Result<NetworkAttachment, String> {
+pub fn attachment(text: &str) -> Result<NetworkAttachment, ParseError> {
     if !text.contains('=') {
         return Ok(NetworkAttachment::new(text));
     }
@@ -111,37 +111,35 @@ pub fn attachment(text: &str) -> Result<NetworkAttachment, String> {
             "name" => found.network = value,
             "alias" => found.aliases.push(value),
             _ => {
-                return Err(format!(
-                    "there is no {key:?} of a network: write name=NETWORK,alias=ALIAS"
-                ));
+                let form = "name=NETWORK,alias=ALIAS";
+                return Err(ParseError::not(&key, "a key of a network", form));
             }
         }
     }
     if found.network.is_empty() {
-        Err("it lacks name=NETWORK".to_owned())
+        let cause = format!("{text:?} names no network");
+        Err(ParseError::new(cause, "write name=NETWORK,alias=ALIAS"))
     } else {
         Ok(found)
     }
 }
 
+const PORTS: &str = "a number from 1 to 65535";
+
 /// `name=http,target=80`, with `protocol=udp` if it is not TCP.
-pub fn named_port(text: &str) -> Result<NamedPort, String> {
+pub fn named_port(text: &str) -> Result<NamedPort, ParseError> {
     let (mut name, mut port, mut protocol) = (None, None, Protocol::default());
     for (key, value) in parts(text)? {
         match key.as_str() {
             "name" => name = Some(value),
             "target" => {
-                port = Some(
-                    value
-                        .parse()
-                        .map_err(|_| format!("{value:?} is not a port: 1 to 65535"))?,
-                )
+                let number = value.parse();
+                port = Some(number.map_err(|_| ParseError::not(&value, "a port", PORTS))?)
             }
             "protocol" => protocol = value.parse()?,
             _ => {
-                return Err(format!(
-                    "there is no {key:?} of a port: write name=http,target=80,protocol=tcp"
-                ));
+                let form = "name=http,target=80,protocol=tcp";
+                return Err(ParseError::not(&key, "a key of a port", form));
             }
         }
     }
@@ -151,8 +149,14 @@ pub fn named_port(text: &str) -> Result<NamedPort, String> {
             protocol,
             port,
         }),
-        (None, _) => Err("it lacks name=NAME".to_owned()),
-        _ => Err("it lacks target=PORT, from 1 to 65535".to_owned()),
+        (None, _) => {
+            let cause = format!("{text:?} lacks the port's name");
+            Err(ParseError::new(cause, "add name=NAME"))
+        }
+        _ => {
+            let cause = format!("{text:?} lacks a port of the tasks, from 1 to 65535");
+            Err(ParseError::new(cause, "add target=PORT"))
+        }
     }
 }
 
@@ -186,9 +190,9 @@ pub enum Moment {
 }
 
 impl FromStr for Moment {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         if let Ok(revision) = text.parse() {
             return Ok(Self::Revision(revision));
         }
@@ -199,10 +203,9 @@ impl FromStr for Moment {
         let millis = time.map(|time| time.unix_timestamp_nanos() / 1_000_000);
         let millis = millis.and_then(|millis| u64::try_from(millis).ok());
         millis.map(Self::Time).ok_or_else(|| {
-            format!(
-                "{text:?} is no revision such as 1234, no time such as 2026-01-31T12:00:00Z, and \
-                 no duration such as 10m"
-            )
+            let form = "a revision such as 1234, a time such as 2026-01-31T12:00:00Z, or a \
+                        duration such as 10m";
+            ParseError::not(text, "a moment", form)
         })
     }
 }

@@ -175,6 +175,7 @@ fn facts(service: &ServiceInfo, task: &TaskInfo) -> TaskFacts {
         desired: task.desired_state,
         withdrawn: task.withdrawn,
         message: task.message.clone(),
+        why: task.why.clone(),
         exit_code: task.exit_code,
         since: task.since,
     }

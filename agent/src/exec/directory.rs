@@ -13,12 +13,12 @@ use std::{
     time::SystemTime,
 };
 
-use model::{TaskId, level};
+use model::{Failure, Level, TaskId, level};
 use nix::{
     fcntl::{OFlag, openat, renameat},
     sys::stat::Mode,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::spec::LaunchSpec;
 use crate::{
@@ -53,14 +53,21 @@ impl TaskDirectory {
         &self.0
     }
 
-    /// Creates the directory with the task's spec. Only root may read it: environments hold
-    /// secrets.
-    pub fn create(&self, spec: &LaunchSpec) -> io::Result<()> {
+    /// Creates the directory with the task's spec, in a cluster of this level. Only root may read
+    /// it: environments hold secrets.
+    pub fn create(&self, spec: &LaunchSpec, level: Level) -> io::Result<()> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.0)?;
-        self.handle()?.replace(SPEC, spec)
+        self.handle()?.replace_at(record_level(level), SPEC, spec)
+    }
+
+    /// The level of the cluster that the spec was written in, as far as its records tell: that of
+    /// what is written beside it.
+    pub fn level(&self) -> Level {
+        let record = fs::read(self.0.join(SPEC)).unwrap_or_default();
+        level::open(SPEC, &record, Level::NEWEST).map_or(Level::FIRST, |(level, _)| level)
     }
 
     /// What is to run.
@@ -129,8 +136,8 @@ impl TaskDirectory {
             return Progress::Launching;
         }
         // Read after the process was seen dead: whatever it had to say is written by now.
-        match read(&self.0.join(END)) {
-            Ok(end) => Progress::Ended(end),
+        match read::<StoredEnd>(&self.0.join(END)) {
+            Ok(end) => Progress::Ended(end.into()),
             Err(_) => Progress::Vanished {
                 rebooted: !process.of_this_boot(),
             },
@@ -165,9 +172,10 @@ impl Handle {
         self.replace(UNHEALTHY, &reason)
     }
 
-    /// Records how the task ended.
-    pub fn record_end(&self, end: &End) -> io::Result<()> {
-        self.replace(END, end)
+    /// Records how the task ended, for a reader of this level.
+    pub fn record_end(&self, end: &End, level: Level) -> io::Result<()> {
+        let level = record_level(level);
+        self.replace_at(level, END, &StoredEnd::of(end, level))
     }
 
     /// Opens a file of it for appending, made where missing.
@@ -181,9 +189,13 @@ impl Handle {
     }
 
     fn replace<T: Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
+        self.replace_at(Level::FIRST, name, value)
+    }
+
+    fn replace_at<T: Serialize>(&self, level: Level, name: &str, value: &T) -> io::Result<()> {
         let draft = format!("{name}.new");
         let mut file = self.open(&draft, OFlag::O_TRUNC)?;
-        file.write_all(&serde_json::to_vec(value)?)?;
+        file.write_all(&level::seal(level, serde_json::to_vec(value)?))?;
         self.rename(&draft, name)
     }
 
@@ -193,6 +205,92 @@ impl Handle {
     }
 }
 
+/// Records of a task bear no level before [`Level::TYPED_FAILURES`].
+fn record_level(level: Level) -> Level {
+    if level < Level::TYPED_FAILURES {
+        Level::FIRST
+    } else {
+        level
+    }
+}
+
+/// How a task ended, on disk. Before [`Level::TYPED_FAILURES`] a failure is one line of text.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum StoredEnd {
+    Rejected {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<Failure>,
+    },
+    Exited {
+        code: i32,
+        message: String,
+    },
+}
+
+impl StoredEnd {
+    fn of(end: &End, level: Level) -> Self {
+        match end {
+            End::Rejected { why } if level < Level::TYPED_FAILURES => Self::Rejected {
+                reason: Some(why.in_one_line()),
+                why: None,
+            },
+            End::Rejected { why } => Self::Rejected {
+                reason: None,
+                why: Some(why.clone()),
+            },
+            End::Exited { code, message } => Self::Exited {
+                code: *code,
+                message: message.clone(),
+            },
+        }
+    }
+}
+
+impl From<StoredEnd> for End {
+    fn from(stored: StoredEnd) -> Self {
+        match stored {
+            StoredEnd::Rejected { reason, why } => Self::Rejected {
+                why: why.unwrap_or_else(|| Failure::untyped(reason.unwrap_or_default())),
+            },
+            StoredEnd::Exited { code, message } => Self::Exited { code, message },
+        }
+    }
+}
+
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     Ok(level::read(path, &fs::read(path)?)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use model::Kind;
+
+    use super::*;
+
+    fn stored(level: Level) -> String {
+        let why = Failure::new(Kind::Unavailable, "cannot mount /proc", "run as root");
+        let end = End::Rejected { why };
+        serde_json::to_string(&StoredEnd::of(&end, level)).unwrap()
+    }
+
+    #[test]
+    fn an_end_on_disk_is_text_before_failures_had_types() {
+        let text = r#"{"kind":"rejected","reason":"cannot mount /proc; next: run as root"}"#;
+        assert_eq!(stored(Level::SHARED_VIEWS), text);
+        let read: StoredEnd = serde_json::from_str(text).unwrap();
+        let why = Failure::untyped("cannot mount /proc; next: run as root");
+        assert_eq!(End::from(read), End::Rejected { why });
+    }
+
+    #[test]
+    fn an_end_on_disk_keeps_the_next_step() {
+        let text = stored(Level::TYPED_FAILURES);
+        let read: StoredEnd = serde_json::from_str(&text).unwrap();
+        let why = Failure::new(Kind::Unavailable, "cannot mount /proc", "run as root");
+        assert_eq!(End::from(read), End::Rejected { why });
+    }
 }

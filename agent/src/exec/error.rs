@@ -27,6 +27,31 @@ impl TaskError {
     }
 }
 
+impl From<TaskError> for Failure {
+    fn from(error: TaskError) -> Self {
+        match error {
+            TaskError::Os { ref reason, .. } => {
+                let (errno, next) = (reason.raw_os_error(), next(reason));
+                Self::new(Kind::Unavailable, error.to_string(), next).with_errno(errno)
+            }
+            TaskError::Refused(why) => why,
+        }
+    }
+}
+
+/// What to do on the host, where the kernel's reason tells.
+fn next(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "let netd run as root there, with all capabilities, as its systemd unit does"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on that disk",
+        io::ErrorKind::ReadOnlyFilesystem => "make that file system writable",
+        io::ErrorKind::OutOfMemory => "make memory free on that host",
+        _ => "",
+    }
+}
+
 /// Names the operation that failed.
 pub(super) trait Doing<T> {
     /// The error, as the failure to do `action`.

@@ -45,10 +45,10 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     let Ok(handle) = directory.handle().map(Arc::new) else {
         return ExitCode::FAILURE;
     };
-    let end = run(&directory, &handle).unwrap_or_else(|error| End::Rejected {
-        reason: error.to_string(),
-    });
-    match handle.record_end(&end) {
+    // Read now: the task's root hides the directory's path.
+    let level = directory.level();
+    let end = run(&directory, &handle).unwrap_or_else(|error| End::Rejected { why: error.into() });
+    match handle.record_end(&end, level) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

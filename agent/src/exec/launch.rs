@@ -41,13 +41,11 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     let Err(error) = launch(&directory, &spec) else {
         return ExitCode::SUCCESS;
     };
-    let end = End::Rejected {
-        reason: error.to_string(),
-    };
+    let end = End::Rejected { why: error.into() };
     // With a disk that takes no word of it, the daemon sees a task that vanished.
     let _ = directory
         .handle()
-        .and_then(|handle| handle.record_end(&end));
+        .and_then(|handle| handle.record_end(&end, directory.level()));
     ExitCode::FAILURE
 }
 

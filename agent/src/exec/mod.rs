@@ -35,6 +35,7 @@ use crate::{
     process::Process,
 };
 use directory::TaskDirectory;
+use error::Doing;
 use spec::{LaunchSpec, Place};
 
 pub use error::TaskError;
@@ -141,7 +142,7 @@ impl Executor for Exec {
         }
     }
 
-    fn prepare(&self, task: TaskId, spec: &TaskConfig, host: &NodeConfig) -> Result<(), String> {
+    fn prepare(&self, task: TaskId, spec: &TaskConfig, host: &NodeConfig) -> Result<(), Failure> {
         let cgroup = cgroup::of_all_tasks();
         let resolver = dns::ResolvConf::parse(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
         let place = Place {
@@ -152,11 +153,12 @@ impl Executor for Exec {
         };
         let directory = self.of(task);
         directory
-            .create(&LaunchSpec::new(task, spec, host, &place))
-            .map_err(|error| format!("cannot write to {}: {error}", directory.path().display()))
+            .create(&LaunchSpec::new(task, spec, host, &place), host.level)
+            .doing(|| format!("write to {}", directory.path().display()))
+            .map_err(Failure::from)
     }
 
-    fn start(&self, task: TaskId) -> Result<(), String> {
+    fn start(&self, task: TaskId) -> Result<(), Failure> {
         let launcher = Command::new(&self.program)
             .arg("task-launch")
             .arg(self.of(task).path())
@@ -166,8 +168,7 @@ impl Executor for Exec {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        let child = launcher
-            .map_err(|error| format!("cannot start {}: {error}", self.program.display()))?;
+        let child = launcher.doing(|| format!("start {}", self.program.display()))?;
         self.launchers().insert(task, child);
         Ok(())
     }

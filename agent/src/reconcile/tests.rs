@@ -62,13 +62,13 @@ impl Executor for Fake {
         Ok(())
     }
 
-    fn prepare(&self, _: TaskId, _: &TaskConfig, _: &NodeConfig) -> Result<(), String> {
+    fn prepare(&self, _: TaskId, _: &TaskConfig, _: &NodeConfig) -> Result<(), Failure> {
         self.called().push("prepare".to_owned());
         self.becomes(Progress::Prepared);
         Ok(())
     }
 
-    fn start(&self, _: TaskId) -> Result<(), String> {
+    fn start(&self, _: TaskId) -> Result<(), Failure> {
         self.called().push("start".to_owned());
         self.becomes(Progress::Running);
         Ok(())

@@ -248,6 +248,7 @@ impl StateMachine for Toy {
             vtep: node.vtep,
             applied: node.applied,
             failures: node.failures.clone(),
+            causes: node.causes.clone(),
             on_link: node.on_link.clone(),
             capabilities: Default::default(),
             joined: node.joined,

@@ -24,8 +24,8 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::Value;
 
 use crate::{
-    Capability, Container, EpochKey, Level, Millis, NetworkId, NodeId, Refusal, ServiceId, Spi,
-    Subnet, TaskId, TaskState,
+    Capability, Container, EpochKey, Failure, Level, Millis, NetworkId, NodeId, Refusal, ServiceId,
+    Spi, Subnet, TaskId, TaskState,
 };
 
 /// Id of one request of one caller. A caller that lost its leader may repeat a request: one that
@@ -56,8 +56,12 @@ pub struct TaskReport {
     pub task: TaskId,
     /// Its state.
     pub state: TaskState,
-    /// Why it is in this state; may be empty.
+    /// A note on its state; may be empty. Before [`Level::TYPED_FAILURES`] also a failure, in one
+    /// line.
     pub message: String,
+    /// Why it failed, was rejected or has to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Failure>,
     /// Exit code once it has ended.
     pub exit_code: Option<i32>,
     /// Number of TCP connections that it still serves; reported while it drains.
@@ -74,11 +78,32 @@ impl TaskReport {
             task,
             state,
             message: String::new(),
+            why: None,
             exit_code: None,
             connections: None,
             unhealthy: false,
         }
     }
+
+    /// Why it is in its state, for people; may be empty.
+    pub fn text(&self) -> String {
+        said(self.why.as_ref(), &self.message)
+    }
+
+    /// The same in the shape of a level.
+    fn at(mut self, level: Level) -> Self {
+        if level < Level::TYPED_FAILURES
+            && let Some(why) = self.why.take()
+        {
+            self.message = why.in_one_line();
+        }
+        self
+    }
+}
+
+/// What is said of a task: its failure in one line or, where there is none, the note.
+pub(crate) fn said(why: Option<&Failure>, message: &str) -> String {
+    why.map_or_else(|| message.to_owned(), Failure::in_one_line)
 }
 
 /// What a node says of itself.
@@ -88,8 +113,11 @@ pub struct NodeReport {
     pub node: NodeId,
     /// The generation that its kernel has applied.
     pub applied: u64,
-    /// What its kernel refused.
+    /// What its kernel refused, one line each; empty from [`Level::TYPED_FAILURES`] on.
     pub failures: Vec<String>,
+    /// What its kernel refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<Failure>,
     /// Its tasks whose status has changed.
     pub tasks: Vec<TaskReport>,
     /// Kernel features that networks may need.
@@ -110,11 +138,23 @@ impl NodeReport {
             node,
             applied,
             failures,
+            causes: Vec::new(),
             tasks,
             capabilities: BTreeSet::new(),
             lost,
             on_link,
         }
+    }
+
+    /// The same in the shape of a level: before [`Level::TYPED_FAILURES`] failures are text.
+    pub fn at(mut self, level: Level) -> Self {
+        if level < Level::TYPED_FAILURES {
+            let causes = std::mem::take(&mut self.causes);
+            self.failures
+                .extend(causes.iter().map(Failure::in_one_line));
+        }
+        self.tasks = self.tasks.into_iter().map(|word| word.at(level)).collect();
+        self
     }
 }
 
@@ -235,3 +275,33 @@ pub enum Outcome {
 
 /// Result of a command, the same on every manager.
 pub type Response = Result<Outcome, Refusal>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    #[test]
+    fn a_report_carries_text_before_failures_had_types() {
+        let why = Failure::new(Kind::Unavailable, "it has no disk", "give it one");
+        let typed = NodeReport {
+            causes: vec![why.clone().about("host h1")],
+            tasks: vec![TaskReport {
+                why: Some(why),
+                ..TaskReport::new(TaskId(1), TaskState::Rejected)
+            }],
+            ..NodeReport::new(NodeId(1), 7)
+        };
+        assert_eq!(typed.clone().at(Level::TYPED_FAILURES), typed);
+        let text = typed.clone().at(Level::SHARED_VIEWS);
+        assert_eq!(
+            text.failures,
+            ["host h1: it has no disk; next: give it one"]
+        );
+        assert_eq!(text.tasks[0].message, "it has no disk; next: give it one");
+        assert_eq!(text.tasks[0].text(), typed.tasks[0].text());
+        // Nothing is added that an earlier version would not have sent.
+        let sent = serde_json::to_string(&text).unwrap();
+        assert!(!sent.contains("why") && !sent.contains("causes"), "{sent}");
+    }
+}

@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use model::{
-    AddressWish, Command, Container, ContainerCommand, Kind, Mac, NetworkInfo, Outcome, Question,
-    Refusal, Subnet, SubnetLease,
+    AddressWish, Command, Container, ContainerCommand, Failure, Kind, Mac, NetworkInfo, Outcome,
+    ParseError, Question, Refusal, Subnet, SubnetLease,
 };
 
 use super::{
@@ -116,7 +116,9 @@ impl Plugin {
         let Some(mac) = asked.options.get(wire::MAC_ADDRESS) else {
             return aside(exact);
         };
-        let mac: Mac = mac.parse().map_err(|error: String| invalid(error, ""))?;
+        let mac: Mac = mac
+            .parse()
+            .map_err(|error: ParseError| Failure::from(error))?;
         let network = self.ledger.pool(name).ok_or_else(|| foreign_pool(name))?;
         let address = self
             .hold(

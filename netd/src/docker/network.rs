@@ -8,8 +8,8 @@ use std::{
 
 use model::{
     AddressWish, Command, ContainerCommand, ContainerKey, ContainerSpec, Driver, Kind,
-    NetworkCommand, NetworkInfo, NetworkSpec, Outcome, Question, Refusal, Subnet, SubnetLease,
-    SubnetSpec,
+    NetworkCommand, NetworkInfo, NetworkSpec, Outcome, ParseError, Question, Refusal, Subnet,
+    SubnetLease, SubnetSpec,
 };
 
 use super::{
@@ -493,8 +493,9 @@ fn spec(
     let driver = options
         .remove("driver")
         .map_or(Ok(Driver::Overlay), |text| text.parse());
-    let driver =
-        driver.map_err(|error| invalid(error, "give -o driver=overlay or -o driver=macvlan"))?;
+    let driver = driver.map_err(|error: ParseError| {
+        invalid(error.cause, "give -o driver=overlay or -o driver=macvlan")
+    })?;
     refuse_ipvlan(driver)?;
     let mut labels = BTreeMap::from([(MADE_FOR.to_owned(), engine_id.to_owned())]);
     let name = options.remove(NAME).unwrap_or_else(|| {

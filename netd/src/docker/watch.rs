@@ -474,7 +474,7 @@ fn traits(container: &Listed, aliases: Vec<String>, elsewhere: &BTreeSet<&str>) 
     {
         // The container runs already: an invalid label can only be logged.
         if let Err(reason) = traits.take_label(key, value) {
-            tracing::debug!(container = traits.name, reason, "ignoring an invalid label");
+            tracing::debug!(container = traits.name, %reason, "ignoring an invalid label");
         }
     }
     traits

@@ -4,14 +4,14 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipam::{Ledger, Owner};
 use model::{
-    Authority, Availability, Capability, Driver, Engine, Kind, Level, Millis, Node, NodeId,
-    NodeReport, NodeStatus, ObjectRef, Outcome, Refusal, Response, Role, Secret, TaskId,
-    TaskReport, TaskState,
+    Authority, Availability, Capability, Driver, Engine, Failure, Kind, Level, Millis, Node,
+    NodeId, NodeReport, NodeStatus, ObjectRef, Outcome, Refusal, Response, Role, Secret, TaskId,
+    TaskReport, TaskState, TaskStatus,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
-    apply::{container, network, task},
+    apply::{container, network},
     record::TaskRecord,
     state::{State, outdated},
     validate,
@@ -197,11 +197,18 @@ pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Respo
     if state.keys.exist() {
         state.keys_mut().remove(node);
     }
-    let message = format!("its node {hostname} was removed");
+    let cause = format!("its node {hostname} was removed");
+    let why = Failure::new(Kind::Unavailable, cause, "");
+    let mut orphaned = TaskStatus::new(TaskState::Orphaned, now);
+    if state.level < Level::TYPED_FAILURES {
+        orphaned.message = why.cause;
+    } else {
+        orphaned.why = Some(why);
+    }
     let here: Vec<TaskId> = state.derived.tasks.of_node(node).copied().collect();
     for id in here {
         if let Some(record) = state.tasks.get_mut(&id) {
-            task::end(record, now, TaskState::Orphaned, message.clone());
+            record.task.status = orphaned.clone();
         }
     }
     Ok(Outcome::Node(node))
@@ -231,16 +238,19 @@ pub(super) fn rotate_token(state: &mut State, role: Role, secret: Secret) -> Res
 }
 
 pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Response {
+    let report = of_level(report, state.level);
     let unknown = || Refusal::not_found("node", &report.node.to_string(), "swarmctl node ls");
     // Each host says how far it is after each change: that alone is no news for the others.
     state.hear(report.node, report.applied);
     let node = state.nodes.get(&report.node).ok_or_else(unknown)?;
     let is_known = node.failures == report.failures
+        && node.causes == report.causes
         && node.capabilities.as_ref() == Some(&report.capabilities)
         && node.on_link == report.on_link;
     if !is_known {
         let node = known(state, report.node)?;
         node.failures = report.failures;
+        node.causes = report.causes;
         node.capabilities = Some(report.capabilities);
         node.on_link = report.on_link;
     }
@@ -252,6 +262,16 @@ pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Resp
         .into_iter()
         .for_each(|word| report_task(state, now, report.node, word));
     Ok(Outcome::Done)
+}
+
+/// A report without what the versions of an earlier level do not read of it: managers of all
+/// versions make the same of the same log.
+fn of_level(mut report: NodeReport, level: Level) -> NodeReport {
+    if level < Level::TYPED_FAILURES {
+        report.causes.clear();
+        report.tasks.iter_mut().for_each(|word| word.why = None);
+    }
+    report
 }
 
 /// Takes a report about a task. Ignored: tasks that are unknown, on another node or ended, and
@@ -276,7 +296,8 @@ fn report_task(state: &mut State, now: Millis, node: NodeId, word: TaskReport) {
             record.running_at = state.index;
         }
     }
-    (status.message, status.exit_code) = (word.message, word.exit_code);
+    status.exit_code = word.exit_code;
+    (status.message, status.why) = (word.message, word.why);
     record.unhealthy |= word.unhealthy;
     let draining = record
         .withdrawal
@@ -299,6 +320,7 @@ fn says_nothing_new(record: &TaskRecord, word: &TaskReport) -> bool {
     });
     status.state == word.state
         && status.message == word.message
+        && status.why == word.why
         && status.exit_code == word.exit_code
         && (record.unhealthy || !word.unhealthy)
         && counted

@@ -228,26 +228,14 @@ pub(super) fn remove(state: &mut State, id: TaskId) -> Response {
     Ok(Outcome::Done)
 }
 
-/// Ends a task that no agent will report again.
-pub(super) fn end(record: &mut TaskRecord, now: Millis, state: TaskState, message: String) {
-    record.task.status = TaskStatus {
-        state,
-        message,
-        exit_code: None,
-        since: now,
-    };
-}
-
 /// Sets a task's target to stop; a task without a node has stopped by that.
 fn stop(record: &mut TaskRecord, now: Millis, desired: TaskState) {
     record.task.desired = record.task.desired.max(desired);
     if record.is_alive() && record.task.node.is_none() {
-        end(
-            record,
-            now,
-            TaskState::Shutdown,
-            "stopped before it had a node".to_owned(),
-        );
+        record.task.status = TaskStatus {
+            message: "stopped before it had a node".to_owned(),
+            ..TaskStatus::new(TaskState::Shutdown, now)
+        };
     }
 }
 
@@ -274,12 +262,7 @@ fn new_task(state: &mut State, now: Millis, service: ServiceId, number: u32) -> 
         node: None,
         spec: service.spec.task,
         desired: TaskState::Running,
-        status: TaskStatus {
-            state: TaskState::Pending,
-            message: String::new(),
-            exit_code: None,
-            since: now,
-        },
+        status: TaskStatus::new(TaskState::Pending, now),
         attachments,
         created: now,
     })

@@ -33,6 +33,7 @@ pub fn node(number: u64, role: Role) -> Node {
         status: NodeStatus::Ready,
         applied: 0,
         failures: Vec::new(),
+        causes: Vec::new(),
         capabilities: None,
         on_link: Default::default(),
         joined: 0,

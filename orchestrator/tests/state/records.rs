@@ -82,7 +82,7 @@ fn raised(log: &[Batch], level: Level) -> Vec<Batch> {
     };
     let raises = (1..=level.0).map(|level| raise(Level(level)));
     let mut log: Vec<Batch> = [start].into_iter().chain(raises).collect();
-    let rest: Vec<Entry> = entries.collect();
+    let rest: Vec<Entry> = entries.map(|entry| of_level(entry, level)).collect();
     log.extend(rest.chunks(BATCH).map(|entries| Batch {
         level,
         entries: entries.to_vec(),
@@ -90,10 +90,34 @@ fn raised(log: &[Batch], level: Level) -> Vec<Batch> {
     log
 }
 
+/// An entry of the first level with what reports of `level` carry beside.
+fn of_level(mut entry: Entry, level: Level) -> Entry {
+    let Command::Node(NodeCommand::Report(report)) = &mut entry.command else {
+        return entry;
+    };
+    if level < Level::TYPED_FAILURES {
+        return entry;
+    }
+    if report.applied % 2 == 1 {
+        let refused = Failure::new(
+            Kind::Unavailable,
+            "cannot add it: EPERM",
+            "run netd as root",
+        );
+        report.causes = vec![refused.about("link nv-1").with_errno(Some(1))];
+    }
+    for word in &mut report.tasks {
+        if word.state > TaskState::Running {
+            word.why = Some(Failure::new(Kind::Unavailable, "exit code 1", ""));
+        }
+    }
+    entry
+}
+
 fn write(level: Level) {
     let place = records(level);
     fs::create_dir_all(&place).unwrap();
-    let mut digests = String::new();
+    let (mut digests, mut views) = (String::new(), String::new());
     let mut largest = Vec::new();
     for (name, log) in logs(Level::FIRST) {
         let log = raised(&log, level);
@@ -103,9 +127,11 @@ fn write(level: Level) {
         fs::write(place.join(&name), lines.collect::<String>()).unwrap();
         let state = replay(&log);
         digests += &format!("{}  {name}\n", digest(&state));
+        views += &format!("{}  {name}\n", digest_of_views(&log));
         largest = largest.max(state.snapshot());
     }
     fs::write(place.join("digests"), digests).unwrap();
+    fs::write(place.join("views"), views).unwrap();
     fs::write(place.join("snapshot.json"), largest).unwrap();
 }
 
@@ -208,8 +234,8 @@ fn digest_of_views(log: &[Batch]) -> String {
 
 /// What the version of that time sent.
 #[test]
-fn views_of_earlier_levels_are_as_they_were() {
-    for level in [Level::FIRST, Level::BATCHES] {
+fn views_of_every_level_are_as_they_were() {
+    for level in levels() {
         let digests = fs::read_to_string(records(level).join("views")).unwrap();
         let logs = logs(level);
         assert_eq!(digests.lines().count(), logs.len());
@@ -219,4 +245,40 @@ fn views_of_earlier_levels_are_as_they_were() {
             assert_eq!(found, expected, "level {level}, {name}");
         }
     }
+}
+
+#[test]
+fn typed_failures_mean_nothing_before_their_level() {
+    let level = Level::SHARED_VIEWS;
+    let mut differ = 0;
+    for log in logs(Level::FIRST).values() {
+        let plain = raised(log, level);
+        let mut typed = plain.clone();
+        for entry in typed.iter_mut().flat_map(|batch| &mut batch.entries) {
+            *entry = of_level(entry.clone(), Level::TYPED_FAILURES);
+        }
+        differ += usize::from(typed != plain);
+        assert_eq!(digest(&replay(&typed)), digest(&replay(&plain)));
+    }
+    assert!(differ > 10, "only {differ} logs have reports");
+}
+
+#[test]
+fn failures_of_tasks_and_nodes_are_kept_with_their_next_step() {
+    let logs = logs(Level::TYPED_FAILURES).into_values();
+    let states: Vec<State> = logs.map(|log| replay(&log)).collect();
+    let nodes = states.iter().flat_map(|state| state.nodes().values());
+    let refused: Vec<Failure> = nodes.flat_map(Node::refused).collect();
+    assert!(refused.iter().any(|why| why.next == "run netd as root"));
+    let answer = |state: &State| state.answer(None, &Query::Tasks(None)).unwrap();
+    let why = |state| match answer(state) {
+        Answer::Tasks(tasks) => tasks
+            .into_iter()
+            .find_map(|task| Some((task.message, task.why?))),
+        other => panic!("no tasks: {other:?}"),
+    };
+    let failed = |(message, why): &(String, Failure)| {
+        message == "exit code 1" && why.cause == *message && why.object.starts_with("task ")
+    };
+    assert!(states.iter().filter_map(why).any(|told| failed(&told)));
 }

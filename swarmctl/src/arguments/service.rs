@@ -4,8 +4,8 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use model::{
-    EndpointMode, NamedPort, NetworkAttachment, PublishSpec, RestartCondition, Scheduler, Subnet,
-    UpdateFailure, UpdateOrder,
+    EndpointMode, NamedPort, NetworkAttachment, ParseError, PublishSpec, RestartCondition,
+    Scheduler, Subnet, UpdateFailure, UpdateOrder,
 };
 
 use super::{Inspection, Listing, variable, words};
@@ -374,13 +374,13 @@ pub struct ServiceUpdate {
     pub argv: Vec<String>,
 }
 
-fn tail(text: &str) -> Result<u32, String> {
+fn tail(text: &str) -> Result<u32, ParseError> {
     match text {
         "all" => Ok(0),
         number => number
             .parse()
             .ok()
             .filter(|&lines| lines > 0)
-            .ok_or_else(|| "expected a number of lines or all".into()),
+            .ok_or_else(|| ParseError::not(text, "a number of lines", "one from 1 on, or all")),
     }
 }

@@ -6,21 +6,23 @@ use std::{
     str::FromStr,
 };
 
+use model::ParseError;
+
 /// A lab's name: 1-32 lower-case letters, digits and `-`, the first no `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LabName(String);
 
 impl FromStr for LabName {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let valid = (1..=32).contains(&text.len())
             && !text.starts_with('-')
             && text
                 .bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-        let refuse =
-            || format!("{text:?} is not a lab's name: up to 32 lower-case letters, digits and -");
+        let form = "up to 32 lower-case letters, digits and -";
+        let refuse = || ParseError::not(text, "a lab's name", form);
         valid.then(|| Self(text.to_owned())).ok_or_else(refuse)
     }
 }
@@ -69,9 +71,9 @@ impl HostName {
 }
 
 impl FromStr for HostName {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let number = text
             .strip_prefix('h')
             .and_then(|digits| digits.parse().ok());
@@ -80,7 +82,7 @@ impl FromStr for HostName {
             .map(Self);
         // One host has one name: neither h01 nor h+1.
         name.filter(|name| name.to_string() == text)
-            .ok_or_else(|| format!("{text:?} is not a lab's host: h1 to h{}", Self::MOST))
+            .ok_or_else(|| ParseError::not(text, "a lab's host", &format!("h1 to h{}", Self::MOST)))
     }
 }
 

@@ -397,6 +397,7 @@ mod tests {
             },
             withdrawn: false,
             message: message.into(),
+            why: None,
             exit_code: None,
             since,
         }

@@ -233,6 +233,7 @@ mod tests {
                 desired: TaskState::Running,
                 withdrawn: false,
                 message: "exit code 1".into(),
+                why: None,
                 exit_code: Some(1),
                 since: 0,
             }),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tests::{Lab, eventually, holds, run};
+use tests::{Lab, Said, eventually, holds, run};
 
 /// `swarmctl events -o json` on a host, as it goes on.
 struct Events {
@@ -117,4 +117,53 @@ fn events_between_two_moments_end() {
     let refused = lab.ctl("h1", "events --filter type=pod").refused();
     let cause = refused.contains("type is one of cluster, keys, node");
     assert!(cause, "{refused}");
+}
+
+/// A command of `swarmctl` that goes on beside the test.
+fn begin(lab: &Lab, host: &str, line: &str) -> Child {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let mut command = lab.command(host, &words);
+    let started = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    started.expect("swarmctl starts")
+}
+
+#[test]
+fn a_waiting_command_outlives_its_netd_and_the_leader() {
+    let lab = Lab::up(4);
+    let gate = tempfile::tempdir().expect("a directory");
+    for host in ["h1", "h2", "h3", "h4"] {
+        lab.show(host, gate.path());
+    }
+    let checked = "--health-interval 1s --health-start-period 10m --health-cmd";
+    let mut create = lab.command("h4", &["swarmctl", "service", "create", "--name", "slow"]);
+    create.args(["--replicas", "2"]).args(checked.split(' '));
+    create.args(["test -e /mnt/open", "--", "sleep", "infinity"]);
+    let created = create.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let created = created.expect("swarmctl starts");
+    eventually("its tasks run", || {
+        let tasks = lab.json("h4", "service ps slow");
+        let run = tasks.iter().filter(|task| task["state"] == "starting");
+        holds(run.count() == 2, &tasks)
+    });
+
+    run(lab.verb("crash").arg("h4")).ok();
+    eventually("the host's netd answers again", || {
+        let said = lab.ctl("h4", "node ls");
+        holds(said.code == 0, said)
+    });
+    let nodes = lab.json("h4", "node ls");
+    let leader = nodes.iter().find(|node| node["leader"] == true).unwrap();
+    let in_flight: Vec<Child> = (0..8)
+        .map(|number| begin(&lab, "h4", &format!("swarmctl network create net{number}")))
+        .collect();
+    run(lab.verb("kill").arg(leader["hostname"].as_str().unwrap())).ok();
+    for command in in_flight {
+        Said::of(command.wait_with_output().unwrap()).ok();
+    }
+    std::fs::write(gate.path().join("open"), "").expect("a file");
+    let said = Said::of(created.wait_with_output().unwrap()).ok();
+    assert_eq!(lab.running("h4", "slow").len(), 2, "{said}");
 }

@@ -103,22 +103,27 @@ test: build setup-vm ## builds, runs every test of the repository
 	[ -z "$$failed" ] || { echo "make test: FAILED:$$failed" >&2; exit 1; }; \
 	echo "make test: nothing failed"
 
-# the netd of the level before, of the commit in tests/previous, which this repository's history has
+# The netd of an earlier level. tests/previous has a line for each: a commit, which this
+# repository's history has, and the newest level that it knows.
 PREVIOUS := target/previous
-$(PREVIOUS)/debug/netd: tests/previous
-	@mkdir -p $(PREVIOUS)/source
-	git archive $$(cat tests/previous) | tar -x -C $(PREVIOUS)/source
-	cd $(PREVIOUS)/source && CARGO_TARGET_DIR=$(CURDIR)/$(PREVIOUS) cargo build --locked -p netd --bins
-	@touch $@
+$(PREVIOUS)/%/netd:
+	@mkdir -p $(PREVIOUS)/source/$*
+	git archive $* | tar -x -C $(PREVIOUS)/source/$*
+	cd $(PREVIOUS)/source/$* && CARGO_TARGET_DIR=$(CURDIR)/$(PREVIOUS)/build \
+	  cargo build --locked -p netd --bins
+	@mkdir -p $(@D) && cp $(PREVIOUS)/build/debug/netd $@
 
-test-upgrade: build ## upgrades a lab from the level before, host by host, under traffic and commands
-	@if git cat-file -e $$(cat tests/previous) 2>/dev/null; then \
-	  $(MAKE) $(PREVIOUS)/debug/netd && PREVIOUS_NETD=$(CURDIR)/$(PREVIOUS)/debug/netd \
-	    cargo nextest run --ignore-default-filter -p tests --test previous_upgrade; \
-	else \
-	  echo "upgrade: SKIPPED: this copy of the repository lacks commit $$(cat tests/previous); \
+test-upgrade: build ## upgrades labs from earlier levels, host by host, under traffic and commands
+	@while read -r commit level; do \
+	  if git cat-file -e $$commit 2>/dev/null; then \
+	    $(MAKE) $(PREVIOUS)/$$commit/netd && echo "upgrade: from level $$level" && \
+	    PREVIOUS_NETD=$(CURDIR)/$(PREVIOUS)/$$commit/netd PREVIOUS_LEVEL=$$level \
+	      cargo nextest run --ignore-default-filter -p tests --test previous_upgrade </dev/null || exit 1; \
+	  else \
+	    echo "upgrade: SKIPPED: this copy of the repository lacks commit $$commit; \
 	next: clone it with its history"; \
-	fi
+	  fi; \
+	done <tests/previous
 
 test-fresh: ## runs the README's two commands in a minimal Debian where nothing was ever built
 	$(call install,debootstrap:/usr/sbin/debootstrap:makes-that-Debian)

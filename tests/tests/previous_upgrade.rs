@@ -1,6 +1,6 @@
-//! A cluster of the previous level is upgraded host by host, goes half-way back, and is upgraded to
-//! the end, under traffic and commands. `PREVIOUS_NETD` names the netd of that level:
-//! `make test-upgrade` builds it and runs this.
+//! A cluster of a previous level is upgraded host by host, goes half-way back, and is upgraded to
+//! the end, under traffic and commands. `PREVIOUS_NETD` names the netd of that level and
+//! `PREVIOUS_LEVEL` the level: `make test-upgrade` builds those of `tests/previous` and runs this.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -27,6 +27,12 @@ const HANGS: u64 = 9_000;
 fn previous() -> PathBuf {
     let path = std::env::var_os("PREVIOUS_NETD").expect("`make test-upgrade` sets PREVIOUS_NETD");
     PathBuf::from(path)
+}
+
+/// The newest level that the previous netd knows.
+fn previous_level() -> u64 {
+    let level = std::env::var("PREVIOUS_LEVEL").expect("`make test-upgrade` sets PREVIOUS_LEVEL");
+    level.parse().expect("a level is a number")
 }
 
 /// Creates one service after the other until told to stop; returns the names of all that a manager
@@ -127,6 +133,14 @@ fn rolling_upgrade_with_a_way_back_loses_nothing() {
     let (old, new) = (previous(), binaries().join("netd"));
     let everywhere: Vec<_> = HOSTS.map(|host| (host, old.as_path())).to_vec();
     let lab = Arc::new(Lab::up_with(5, &everywhere));
+    let before = previous_level();
+    eventually(
+        "the cluster goes up to what the previous netd knows",
+        || {
+            let level = level(&lab, "h1");
+            holds(level == before, level)
+        },
+    );
     begin_traffic(&lab);
     let mut written = Vec::new();
     let mut change = |host: &str, netd: &PathBuf| {
@@ -140,7 +154,11 @@ fn rolling_upgrade_with_a_way_back_loses_nothing() {
     };
     for host in ["h5", "h3", "h2"] {
         change(host, &new);
-        assert_eq!(level(&lab, host), 0, "some members know no later level");
+        assert_eq!(
+            level(&lab, host),
+            before,
+            "some members know no later level"
+        );
     }
     states_are_the_same(&lab, &["h2", "h3"]);
     for host in ["h3", "h5"] {
@@ -177,20 +195,22 @@ fn rolling_upgrade_with_a_way_back_loses_nothing() {
         assert!(client["slowest"].as_u64() < Some(HANGS), "{client}");
     }
     lab.ctl("h1", "ipam check").ok();
-    the_way_down_is_refused(&lab);
+    the_way_down_is_refused(&lab, before);
 }
 
 /// What is on the disk of a manager and of a worker is refused by a netd that does not know its
 /// level, and stays as it is.
-fn the_way_down_is_refused(lab: &Lab) {
+fn the_way_down_is_refused(lab: &Lab, before: u64) {
     for host in ["h2", "h5"] {
-        let copy = "rm -rf /tmp/copy && cp -r /var/lib/netd /tmp/copy && exec unshare --net \
-                    netd --max-level 0 --directory /tmp/copy --socket /tmp/copy/netd.sock";
-        let said = lab.exec(host, &["sh", "-c", copy]);
+        let copy = format!(
+            "rm -rf /tmp/copy && cp -r /var/lib/netd /tmp/copy && exec unshare --net netd \
+             --max-level {before} --directory /tmp/copy --socket /tmp/copy/netd.sock"
+        );
+        let said = lab.exec(host, &["sh", "-c", &copy]);
         assert_ne!(said.code, 0);
         for word in [
             &format!("is of level {}", Level::NEWEST),
-            "knows levels up to 0",
+            &format!("knows levels up to {before}"),
             "install",
             "leave it where it is",
         ] {

@@ -2,7 +2,8 @@
 //! time came to.
 //!
 //! `tests/records/LEVEL/NN.log` holds one entry of the log a line, `digests` the SHA-256 of the
-//! snapshot after each, `views` that of all views on the way, and `snapshot.json` one snapshot.
+//! snapshot after each, `views` that of all views on the way, `snapshot.json` one snapshot, and
+//! `changes` what was told of each kind of object, as the history keeps it.
 //! Those of a level never change once it has been released. Those of the newest level are made,
 //! from the logs of the first, by `WRITE_RECORDS=1 cargo nextest run -p orchestrator records`.
 
@@ -117,7 +118,7 @@ fn of_level(mut entry: Entry, level: Level) -> Entry {
 fn write(level: Level) {
     let place = records(level);
     fs::create_dir_all(&place).unwrap();
-    let (mut digests, mut views) = (String::new(), String::new());
+    let mut digests = String::new();
     let mut largest = Vec::new();
     for (name, log) in logs(Level::FIRST) {
         let log = raised(&log, level);
@@ -127,12 +128,42 @@ fn write(level: Level) {
         fs::write(place.join(&name), lines.collect::<String>()).unwrap();
         let state = replay(&log);
         digests += &format!("{}  {name}\n", digest(&state));
-        views += &format!("{}  {name}\n", digest_of_views(&log));
         largest = largest.max(state.snapshot());
     }
     fs::write(place.join("digests"), digests).unwrap();
-    fs::write(place.join("views"), views).unwrap();
     fs::write(place.join("snapshot.json"), largest).unwrap();
+    fs::write(place.join("views"), views(level)).unwrap();
+    let changes = changes(level).into_values().map(|line| line + "\n");
+    fs::write(place.join("changes"), changes.collect::<String>()).unwrap();
+}
+
+/// A change for each kind of object, what becomes of it, and the state that it is in.
+fn changes(level: Level) -> BTreeMap<(ObjectKind, Fate, String), String> {
+    let mut changes = BTreeMap::new();
+    for log in logs(level).into_values() {
+        let mut state = State::default();
+        for (index, batch) in (1..).zip(log) {
+            for entry in batch.entries {
+                for change in state.apply(index, entry).changes {
+                    let facts = serde_json::to_value(&change.facts).unwrap();
+                    let kind = (
+                        change.object.kind(),
+                        change.fate,
+                        facts["state"].to_string(),
+                    );
+                    let line = || serde_json::to_string(&change).unwrap();
+                    changes.entry(kind).or_insert_with(line);
+                }
+            }
+        }
+    }
+    changes
+}
+
+fn views(level: Level) -> String {
+    let digested =
+        |(name, log): (String, Vec<Batch>)| format!("{}  {name}\n", digest_of_views(&log));
+    logs(level).into_iter().map(digested).collect()
 }
 
 #[test]
@@ -232,18 +263,25 @@ fn digest_of_views(log: &[Batch]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What the version of that time sent.
+/// What hosts have on their disks.
 #[test]
 fn views_of_every_level_are_as_they_were() {
     for level in levels() {
-        let digests = fs::read_to_string(records(level).join("views")).unwrap();
-        let logs = logs(level);
-        assert_eq!(digests.lines().count(), logs.len());
-        for line in digests.lines() {
-            let (expected, name) = line.split_once("  ").unwrap();
-            let found = digest_of_views(&logs[name]);
-            assert_eq!(found, expected, "level {level}, {name}");
+        let expected = fs::read_to_string(records(level).join("views")).unwrap();
+        assert_eq!(views(level), expected, "level {level}");
+    }
+}
+
+#[test]
+fn changes_of_every_level_are_read_and_written_as_they_were() {
+    for level in levels().skip_while(|level| *level < Level::SHARED_VIEWS) {
+        let text = fs::read_to_string(records(level).join("changes")).unwrap();
+        for line in text.lines() {
+            let change: Change = serde_json::from_str(line).unwrap();
+            assert_eq!(serde_json::to_string(&change).unwrap(), line);
         }
+        let kinds = |(_, name): &(ObjectKind, &str)| text.contains(&format!("\"kind\":\"{name}\""));
+        assert!(ObjectKind::ALL.iter().all(kinds), "level {level}");
     }
 }
 

@@ -5,7 +5,9 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use api::{encode, proto::Json};
 use futures::{Stream, StreamExt};
-use model::{Command, Kind, NodeCommand, NodeId, NodeReport, RequestId, StateMachine, Update};
+use model::{
+    Command, Kind, NodeCommand, NodeId, NodeReport, RequestId, StateMachine, TooNew, Update,
+};
 use tokio::{
     sync::mpsc,
     time::{interval, sleep},
@@ -66,7 +68,6 @@ impl<S: StateMachine> Session<S> {
                 "a session for another node was refused");
             return;
         }
-        self.consensus.hear(node);
         tracing::debug!(%node, generation, "session opened");
         // A leader that has not applied all committed entries would send a new node an old view.
         if confirmed(self.consensus.raft.ensure_linearizable())
@@ -76,9 +77,30 @@ impl<S: StateMachine> Session<S> {
             return;
         }
         let number = self.consensus.session_opens(node, level);
-        let _over = self.serve(upstream, generation, &digest).await;
+        let cluster = self.consensus.machine.read(StateMachine::level);
+        let _over = if level < cluster {
+            let next = TooNew::NEXT;
+            tracing::warn!(%node, "the node's netd knows levels up to {level}, and the cluster is \
+                at level {cluster}: the node gets no view and counts as down; next: {next}");
+            self.refuse(upstream).await
+        } else {
+            self.serve(upstream, generation, &digest).await
+        };
         self.consensus.session_ends(node, number);
         tracing::debug!(%node, "session closed");
+    }
+
+    /// Keeps the session of a node that could not read its view, and neither tells nor hears
+    /// anything: a version before levels opens another one at once where it is closed.
+    async fn refuse(&self, mut upstream: Upstream) -> Result<(), Over> {
+        let mut check = interval(CHECK_INTERVAL);
+        loop {
+            tokio::select! {
+                message = upstream.next() => drop(message.ok_or(Over)?),
+                _ = check.tick() => if !self.consensus.leads() { return Err(Over) },
+                () = self.down.closed() => return Err(Over),
+            }
+        }
     }
 
     async fn serve(
@@ -87,6 +109,7 @@ impl<S: StateMachine> Session<S> {
         generation: u64,
         digest: &str,
     ) -> Result<(), Over> {
+        self.consensus.hear(self.node);
         let view = self.consensus.fanout.subscribe(self.node);
         let mut check = interval(CHECK_INTERVAL);
         let mut told = None;

@@ -247,6 +247,24 @@ mod tests {
         opened.get().generation
     }
 
+    /// `tests/records/LEVEL` holds what a netd of that level wrote.
+    #[test]
+    fn a_view_of_every_level_is_read() {
+        let records = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records");
+        for (level, node, generation) in [(0, "35yqivlqhe1jx", 31), (2, "18593bcyna8jz", 44)] {
+            let directory = records.join(level.to_string());
+            let view = View::open(&directory, node.parse().unwrap(), Level::NEWEST).unwrap();
+            let view = view.get();
+            assert_eq!((view.level, view.generation), (Level(level), generation));
+            let held = (view.networks.len(), view.containers.len(), view.peers.len());
+            assert_eq!(held, (1, 1, 1), "level {level}");
+            assert!(
+                !view.endpoints.is_empty() && !view.tasks.is_empty(),
+                "level {level}"
+            );
+        }
+    }
+
     #[tokio::test]
     async fn a_view_that_the_disk_does_not_take_is_shown_all_the_same() {
         let directory = tempfile::tempdir().unwrap();

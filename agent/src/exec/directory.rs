@@ -271,6 +271,27 @@ mod tests {
 
     use super::*;
 
+    /// `tests/records/LEVEL` holds the directory of a task that a netd of that level wrote.
+    #[test]
+    fn a_directory_of_the_first_level_is_read() {
+        let records = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records/0");
+        let directory = TaskDirectory::at(&records);
+        let spec = directory.spec().unwrap();
+        assert_eq!(
+            (spec.name.as_str(), &spec.argv[..]),
+            ("bad.1", &["false".to_owned()][..])
+        );
+        let written = fs::read_to_string(records.join(SPEC)).unwrap();
+        assert_eq!(serde_json::to_string(&spec).unwrap(), written);
+        assert!(directory.launcher().is_some() && directory.init().is_some());
+        assert!(directory.started().is_some());
+        let end = End::Exited {
+            code: 1,
+            message: String::new(),
+        };
+        assert_eq!(directory.progress(), Progress::Ended(end));
+    }
+
     fn stored(level: Level) -> String {
         let why = Failure::new(Kind::Unavailable, "cannot mount /proc", "run as root");
         let end = End::Rejected { why };

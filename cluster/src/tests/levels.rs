@@ -5,9 +5,12 @@ use model::{
     ClusterCommand, Kind, Level, NodeCommand, NodeStatus, ServiceCommand, ServiceId, TaskCommand,
     TaskId,
 };
+use openraft::{BasicNode, RaftMetrics};
 
 use super::*;
-use crate::{ClusterError, view::View};
+use crate::{ClusterError, raft::Consensus, view::View};
+
+type Metrics = RaftMetrics<u64, BasicNode>;
 
 impl Lab {
     /// A cluster whose first manager takes part in levels up to this one.
@@ -166,8 +169,24 @@ async fn commands_that_wait_together_share_entries() {
     lab.end().await;
 }
 
+/// How the leader tells a member of what is newer than it knows.
+#[derive(Clone, Copy, PartialEq)]
+enum Sent {
+    Entry,
+    Snapshot,
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_is_sent_a_newer_entry_stops_and_says_so() {
+    stops_and_says_so(Sent::Entry).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_sent_a_newer_snapshot_stops_and_says_so() {
+    stops_and_says_so(Sent::Snapshot).await;
+}
+
+async fn stops_and_says_so(sent: Sent) {
     let mut lab = Lab::knowing(Level::FIRST).await;
     for _ in 1..3 {
         lab.join(Role::Manager).await;
@@ -180,6 +199,14 @@ async fn a_member_that_is_sent_a_newer_entry_stops_and_says_so() {
             lab.leader().is_some_and(|leader| leader != 0)
         })
         .await;
+        let leader = lab.at(lab.leader().unwrap()).consensus().unwrap().clone();
+        if sent == Sent::Snapshot {
+            let raise = ClusterCommand::RaiseLevel { level }.into();
+            is_done(leader.write(RequestId(1), raise).await.unwrap());
+            forget_the_log(&leader).await;
+            lab.start(0, Config { known, ..config }).await;
+            break;
+        }
         lab.start(0, Config { known, ..config }).await;
         let Some(leader) = lab.leader().filter(|leader| *leader != 0) else {
             continue;
@@ -201,4 +228,17 @@ async fn a_member_that_is_sent_a_newer_entry_stops_and_says_so() {
     lab.start(0, config).await;
     eventually("it has caught up", || lab.level(0) >= level).await;
     lab.end().await;
+}
+
+/// Has a leader keep a snapshot only.
+async fn forget_the_log(leader: &Consensus<Toy>) {
+    leader.raft.trigger().snapshot().await.unwrap();
+    let applied = leader.raft.metrics().borrow().last_applied;
+    let has_snapshot = |metrics: &Metrics| metrics.snapshot >= applied;
+    let wait = || leader.raft.wait(Some(PATIENCE));
+    wait().metrics(has_snapshot, "a snapshot").await.unwrap();
+    let index = applied.unwrap().index;
+    leader.raft.trigger().purge_log(index).await.unwrap();
+    let is_purged = |metrics: &Metrics| metrics.purged >= applied;
+    wait().metrics(is_purged, "a purged log").await.unwrap();
 }

@@ -8,9 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Availability, Balance, Capability, Container, Driver, EndpointMode, Engine, Failure, Level,
-    Millis, NamedPort, NetworkId, NodeId, NodeStatus, PublishSpec, Role, ServiceId, ServiceSpec,
-    Subnet, SubnetLease, TaskId, TaskSpec, TaskState, Vni,
+    Availability, Capability, Container, Engine, Failure, Level, Millis, NetworkInfo, NodeId,
+    NodeStatus, Role, ServiceInfo, Subnet, TaskId, TaskSpec, TaskState,
 };
 
 /// A question. Names may be ids, or a prefix of an id that only one object has.
@@ -166,40 +165,6 @@ pub struct EndpointInfo {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A network, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkInfo {
-    /// Its identity.
-    pub id: NetworkId,
-    /// Its name.
-    pub name: String,
-    /// How its endpoints reach each other.
-    pub driver: Driver,
-    /// Its VXLAN network identifier.
-    pub vni: Vni,
-    /// Its prefixes and gateways.
-    pub subnets: Vec<SubnetLease>,
-    /// Whether it is encrypted between hosts.
-    pub encrypted: bool,
-    /// Whether it has no way out.
-    pub internal: bool,
-    /// Whether anything may attach.
-    pub attachable: bool,
-    /// The user's notes.
-    pub labels: BTreeMap<String, String>,
-    /// Driver options.
-    pub options: BTreeMap<String, String>,
-    /// Its subnets without a free address.
-    pub exhausted: Vec<Subnet>,
-    /// Its endpoints; empty in lists.
-    pub endpoints: Vec<EndpointInfo>,
-    /// When it was made.
-    pub created: Millis,
-    /// The revision of the last change of what people ask of it.
-    #[serde(default)]
-    pub version: u64,
-}
-
 /// Progress of an update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateInfo {
@@ -209,56 +174,6 @@ pub struct UpdateInfo {
     pub updated: u32,
     /// What it waits for.
     pub message: String,
-}
-
-/// A service, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceInfo {
-    /// Its identity.
-    pub id: ServiceId,
-    /// Its name.
-    pub name: String,
-    /// How many tasks should run.
-    pub replicas: u32,
-    /// How many do.
-    pub running: u32,
-    /// How many of those every node's balancer and resolver has applied, with the present names and
-    /// ports.
-    pub settled: u32,
-    /// Its virtual IPs.
-    pub virtual_ips: Vec<IpAddr>,
-    /// The names of its networks.
-    pub networks: Vec<String>,
-    /// Its aliases, by network.
-    pub aliases: BTreeMap<String, Vec<String>>,
-    /// The stack that it is part of.
-    pub stack: Option<String>,
-    /// Its ports that have a name.
-    pub ports: Vec<NamedPort>,
-    /// What its name resolves to.
-    pub endpoint_mode: EndpointMode,
-    /// Names lead to its tasks before they are healthy, too.
-    pub publish_not_ready: bool,
-    /// Its ports that hosts answer at.
-    pub publish: Vec<PublishSpec>,
-    /// How its virtual IPs choose.
-    pub balance: Balance,
-    /// Notes: where balancing differs from the request, why, and what to do.
-    pub notes: Vec<String>,
-    /// What one task runs.
-    pub task: TaskSpec,
-    /// The user's notes.
-    pub labels: BTreeMap<String, String>,
-    /// All that was asked for.
-    pub spec: ServiceSpec,
-    /// Log index of its last change. An update carries the version that it was made from.
-    pub version: u64,
-    /// Progress of its update, while there is one.
-    pub update: Option<UpdateInfo>,
-    /// It is being removed.
-    pub removing: bool,
-    /// When it was made.
-    pub created: Millis,
 }
 
 /// A task, for people.

@@ -63,7 +63,8 @@ pub const FEATURES: &[(Level, &str)] = &[
     (
         Level::TYPED_FAILURES,
         "reports, nodes, tasks and the ends of tasks on disk carry their failures as kind, object, \
-         cause and next step, where there was one line of text before",
+         cause and next step, where there was one line of text; what is told of services and \
+         networks is their spec and their status",
     ),
 ];
 

@@ -15,6 +15,7 @@ pub mod level;
 mod mac;
 pub mod names;
 mod network;
+mod network_info;
 mod node;
 mod node_config;
 mod offer;
@@ -24,6 +25,7 @@ mod question;
 mod reported;
 mod secret;
 mod service;
+mod service_info;
 mod state_machine;
 mod subnet;
 mod task;
@@ -44,14 +46,12 @@ pub use container::{
 pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, PeerKeys, Spi};
 pub use failure::{Failure, Kind, Refusal};
 pub use id::{EndpointId, IdError, NetworkId, NodeId, SandboxId, ServiceId, TaskId};
-pub use info::{
-    Answer, EndpointInfo, NetworkInfo, NodeInfo, Query, ServiceInfo, TaskInfo, TokenInfo,
-    UpdateInfo, ViewInfo,
-};
+pub use info::{Answer, EndpointInfo, NodeInfo, Query, TaskInfo, TokenInfo, UpdateInfo, ViewInfo};
 pub use lan::{IpvlanMode, MacvlanMode, Parent};
 pub use level::{Level, RecordError, TooNew};
 pub use mac::Mac;
 pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
+pub use network_info::{NetworkInfo, NetworkStatus};
 pub use node::{Authority, Availability, Node, NodeStatus, Role};
 pub use node_config::{
     ContainerConfig, ContainerEndpoint, DriverConfig, EndpointConfig, NameConfig, NetworkConfig,
@@ -68,6 +68,7 @@ pub use service::{
     DnsConfig, EndpointMode, HealthCheck, NetworkAttachment, RestartCondition, RestartPolicy,
     Runtime, Service, ServiceSpec, TaskSpec, UpdateFailure, UpdateOrder, UpdatePolicy,
 };
+pub use service_info::{ServiceInfo, ServiceStatus};
 pub use state_machine::{RestoreError, StateMachine};
 pub use subnet::{Subnet, SubnetError};
 pub use task::{Attachment, Task, TaskState, TaskStatus};

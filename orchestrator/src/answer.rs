@@ -1,11 +1,9 @@
 //! Answers queries of people from the state.
 
-use std::collections::BTreeMap;
-
 use model::{
     Answer, Container, EndpointInfo, EndpointMode, Engine, Failure, Kind, Network, NetworkId,
-    NetworkInfo, Node, NodeId, NodeInfo, Progress, Query, Refusal, Scheduler, Service, ServiceInfo,
-    ServiceSpec, Task, TaskInfo, TaskState, Waiting,
+    NetworkInfo, NetworkStatus, Node, NodeId, NodeInfo, Progress, Query, Refusal, Scheduler,
+    ServiceInfo, ServiceSpec, ServiceStatus, Task, TaskInfo, TaskState, Waiting,
 };
 
 use crate::{
@@ -56,18 +54,15 @@ pub(crate) fn answer(
         ),
         Query::Network(name) => {
             let id = state.find_network(name)?;
-            let with_endpoints = |network| NetworkInfo {
-                endpoints: endpoints(state, id),
-                ..network_info(state, network)
-            };
-            Answer::Networks(
-                state
-                    .networks
-                    .get(&id)
-                    .map(with_endpoints)
-                    .into_iter()
-                    .collect(),
-            )
+            let found = state.networks.get(&id);
+            let mut found: Vec<_> = found
+                .map(|network| network_info(state, network))
+                .into_iter()
+                .collect();
+            for info in &mut found {
+                info.status.endpoints = endpoints(state, id);
+            }
+            Answer::Networks(found)
         }
         Query::Services => Answer::Services(services(state, state.services.values().collect())),
         Query::Service(name) => {
@@ -134,7 +129,6 @@ fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
 }
 
 fn network_info(state: &State, network: &Network) -> NetworkInfo {
-    let spec = &network.spec;
     let usage = state.ledger.usage(network.id).into_iter();
     let exhausted = usage
         .filter(|usage| u128::from(usage.used) >= usage.capacity)
@@ -142,19 +136,16 @@ fn network_info(state: &State, network: &Network) -> NetworkInfo {
         .collect();
     NetworkInfo {
         id: network.id,
-        name: spec.name.clone(),
-        driver: spec.driver,
-        vni: network.vni,
-        subnets: network.subnets.clone(),
-        encrypted: spec.encrypted,
-        internal: spec.internal,
-        attachable: spec.attachable,
-        labels: spec.labels.clone(),
-        options: spec.options.clone(),
-        exhausted,
-        endpoints: Vec::new(),
-        created: network.created,
+        spec: network.spec.clone(),
+        status: NetworkStatus {
+            vni: network.vni,
+            subnets: network.subnets.clone(),
+            exhausted,
+            endpoints: Vec::new(),
+            created: network.created,
+        },
         version: network.version,
+        level: state.level,
     }
 }
 
@@ -220,10 +211,7 @@ fn service_info(state: &State, record: &ServiceRecord) -> ServiceInfo {
             .get(id)
             .map(|network| network.spec.name.clone())
     };
-    ServiceInfo {
-        id: service.id,
-        name: spec.name.clone(),
-        replicas: spec.replicas,
+    let status = ServiceStatus {
         running: running.len() as u32,
         settled: running
             .iter()
@@ -237,35 +225,18 @@ fn service_info(state: &State, record: &ServiceRecord) -> ServiceInfo {
             .copied()
             .collect(),
         networks: service.networks.iter().filter_map(network_name).collect(),
-        aliases: aliases(state, service),
-        stack: spec.stack.clone(),
-        ports: spec.ports.clone(),
-        endpoint_mode: spec.endpoint_mode,
-        publish_not_ready: spec.publish_not_ready,
-        publish: spec.publish.clone(),
-        balance: spec.balance,
         notes: notes(state, spec),
-        task: spec.task.clone(),
-        labels: spec.labels.clone(),
-        spec: spec.clone(),
-        version: record.version,
         update: update::info(state, record),
         removing: service.removing,
         created: service.created,
+    };
+    ServiceInfo {
+        id: service.id,
+        spec: spec.clone(),
+        status,
+        version: record.version,
+        level: state.level,
     }
-}
-
-/// By the network's name, where there are any.
-fn aliases(state: &State, service: &Service) -> BTreeMap<String, Vec<String>> {
-    let attachments = service.networks.iter().zip(&service.spec.networks);
-    let with_aliases = attachments.filter(|(_, attachment)| !attachment.aliases.is_empty());
-    let named = with_aliases.filter_map(|(id, attachment)| {
-        Some((
-            state.networks.get(id)?.spec.name.clone(),
-            attachment.aliases.clone(),
-        ))
-    });
-    named.collect()
 }
 
 /// Notes about balancing that differs from the requested one.

@@ -167,7 +167,7 @@ fn facts(service: &ServiceInfo, task: &TaskInfo) -> TaskFacts {
     TaskFacts {
         name: task.name.clone(),
         service: service.id,
-        service_name: service.name.clone(),
+        service_name: service.spec.name.clone(),
         slot: task.slot,
         node: task.node_id,
         hostname: task.node.clone(),

@@ -178,7 +178,7 @@ impl Engines {
     /// The endpoints of a network, as the cluster tells.
     pub fn endpoints(&self, network: &str) -> Vec<Value> {
         let networks = self.lab.json("h1", &format!("network inspect {network}"));
-        networks[0]["endpoints"]
+        networks[0]["status"]["endpoints"]
             .as_array()
             .expect("endpoints")
             .clone()

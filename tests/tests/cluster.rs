@@ -178,7 +178,7 @@ fn a_service_is_created_once_though_the_leader_dies() {
         assert_eq!(
             services
                 .iter()
-                .filter(|service| service["name"] == round)
+                .filter(|service| service["spec"]["name"] == round)
                 .count(),
             1,
             "{services:?}"
@@ -201,7 +201,7 @@ fn any_one_of_three_managers_can_die_and_resume() {
         assert!(
             networks
                 .iter()
-                .any(|network| network["name"] == format!("net-{victim}")),
+                .any(|network| network["spec"]["name"] == format!("net-{victim}")),
             "{networks:?}"
         );
     }

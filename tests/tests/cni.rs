@@ -25,7 +25,7 @@ fn on(lab: &Lab, network: &str) -> BTreeSet<(String, String)> {
     let info = lab
         .json("h1", &format!("network inspect {network}"))
         .remove(0);
-    let endpoints = info["endpoints"].as_array().unwrap().clone();
+    let endpoints = info["status"]["endpoints"].as_array().unwrap().clone();
     let of = |endpoint: &Value| {
         let name = endpoint["name"].as_str().unwrap().to_owned();
         let all = endpoint["addresses"].as_array().unwrap().clone();

@@ -129,7 +129,7 @@ impl<'a> Scene<'a> {
             .collect();
         eventually("the network has what is attached", || {
             let network = self.lab.json("h1", "network inspect my-net").remove(0);
-            let endpoints = network["endpoints"].as_array().unwrap().iter();
+            let endpoints = network["status"]["endpoints"].as_array().unwrap().iter();
             let of = |endpoint: &Value| endpoint["addresses"].as_array().unwrap().clone();
             let seen: Vec<Value> = endpoints.flat_map(of).collect();
             let named: BTreeSet<String> = seen

@@ -197,9 +197,9 @@ fn a_crash_of_every_daemon_in_turn_costs_no_call_and_no_task() {
     let services = lab.json("h1", "service ls");
     let web = services
         .iter()
-        .find(|service| service["name"] == "web")
+        .find(|service| service["spec"]["name"] == "web")
         .unwrap();
-    let vip = web["virtual_ips"][0].as_str().unwrap();
+    let vip = web["status"]["virtual_ips"][0].as_str().unwrap();
     let ids = |host: &str| -> BTreeSet<String> {
         ["web", "shell"]
             .iter()

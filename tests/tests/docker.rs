@@ -302,7 +302,7 @@ fn comings_and_goings(engines: &Engines) {
         let names: BTreeSet<String> = lab
             .json("h2", "network ls")
             .iter()
-            .map(|network| network["name"].as_str().unwrap_or("").to_owned())
+            .map(|network| network["spec"]["name"].as_str().unwrap_or("").to_owned())
             .collect();
         holds(names.contains("fresh") && names.contains("own"), names)
     });
@@ -359,7 +359,7 @@ fn comings_and_goings(engines: &Engines) {
     );
     // An internal network beside one with a way out leads away nothing but questions, whichever
     // came first.
-    let gateway = lab.json("h1", "network inspect fresh")[0]["subnets"][0]["gateway"]
+    let gateway = lab.json("h1", "network inspect fresh")[0]["status"]["subnets"][0]["gateway"]
         .as_str()
         .unwrap_or("")
         .to_owned();
@@ -388,7 +388,7 @@ fn comings_and_goings(engines: &Engines) {
     docker("h1", "rm -f f1").ok();
     docker("h1", "network rm own").ok();
     assert_eq!(
-        lab.json("h1", "network inspect own")[0]["name"],
+        lab.json("h1", "network inspect own")[0]["spec"]["name"],
         "own",
         "another engine uses it"
     );
@@ -658,7 +658,7 @@ fn a_compose_file_with_networks_and_a_lan_comes_up_and_goes() {
         let names: Vec<Value> = lab
             .json("h1", "network ls")
             .iter()
-            .map(|network| network["name"].clone())
+            .map(|network| network["spec"]["name"].clone())
             .collect();
         holds(names == ["my-net"], names)
     });

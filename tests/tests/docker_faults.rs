@@ -518,7 +518,7 @@ fn either_may_die_in_the_middle_of_every_method() {
         let names: Vec<_> = lab
             .json("h1", "network ls")
             .iter()
-            .map(|network| network["name"].clone())
+            .map(|network| network["spec"]["name"].clone())
             .collect();
         holds(names == ["my-net"], names)
     });
@@ -587,7 +587,7 @@ fn an_engine_that_lost_its_data_gets_its_holds_released() {
         let networks = lab.json("h1", "network ls");
         let mut names: Vec<&str> = networks
             .iter()
-            .filter_map(|network| network["name"].as_str())
+            .filter_map(|network| network["spec"]["name"].as_str())
             .collect();
         names.sort_unstable();
         holds(names == ["lonely", "my-net", "nameless", "shared"], &names)

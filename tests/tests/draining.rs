@@ -156,9 +156,11 @@ fn updates_scaling_drains_and_a_leader_change_lose_no_request() {
         let services = lab.json("h2", "service ls");
         let web = services
             .iter()
-            .find(|service| service["name"] == "web")
+            .find(|service| service["spec"]["name"] == "web")
             .unwrap();
-        let is_done = web["update"].is_null() && web["settled"] == 12 && web["running"] == 12;
+        let is_done = web["status"]["update"].is_null()
+            && web["status"]["settled"] == 12
+            && web["status"]["running"] == 12;
         holds(is_done, web)
     });
     updated(&lab, 20);
@@ -181,10 +183,10 @@ fn a_dead_host_fails_only_requests_begun_before_it_was_known() {
         let services = lab.json("h1", "service ls");
         let web = services
             .iter()
-            .find(|service| service["name"] == "web")
+            .find(|service| service["spec"]["name"] == "web")
             .unwrap();
         let moved = tasks.len() == 8 && tasks.iter().all(|task| task["node"] != "h4");
-        holds(moved && web["settled"] == 8, (web, tasks))
+        holds(moved && web["status"]["settled"] == 8, (web, tasks))
     });
     let known = UNIX_EPOCH.elapsed().unwrap();
     // Whoever waits for the dead host now is told so in time for this to be seen.

@@ -19,7 +19,7 @@ fn a_kernel_that_cannot_encrypt_is_named_in_the_refusal() {
         .contains(&Value::from("esp"))
     {
         assert_eq!(
-            (networks.len(), &networks[0]["encrypted"]),
+            (networks.len(), &networks[0]["spec"]["encrypted"]),
             (1, &Value::from(true))
         );
         return;

@@ -203,7 +203,7 @@ fn daemons_killed_under_load_lose_and_double_nothing() {
     let count = |name: String| {
         networks
             .iter()
-            .filter(|network| network["name"] == name)
+            .filter(|network| network["spec"]["name"] == name)
             .count()
     };
     assert!(

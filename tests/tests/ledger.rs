@@ -70,7 +70,7 @@ fn prefixes_of_the_hosts_links_stay_their_own() {
     });
     lab.ctl("h1", "network create free").ok();
     assert_eq!(
-        lab.json("h1", "network inspect free")[0]["subnets"][0]["subnet"],
+        lab.json("h1", "network inspect free")[0]["status"]["subnets"][0]["subnet"],
         "10.0.2.0/24"
     );
     // A network that was there first gets no route while the host has one.
@@ -120,7 +120,7 @@ fn a_full_pool_refuses_the_whole_service() {
     )
     .ok();
     lab.ctl("h1", "service scale few=20").refused();
-    assert_eq!(lab.json("h1", "service ls")[0]["replicas"], 3);
+    assert_eq!(lab.json("h1", "service ls")[0]["spec"]["replicas"], 3);
     // What was given back is there at once, to the last address.
     for _ in 0..3 {
         lab.ctl("h1", "service rm few").ok();
@@ -147,7 +147,7 @@ fn networks_without_subnets_get_disjoint_ones_of_both_families() {
     let networks = lab.json("h1", "network ls");
     let leases = networks
         .iter()
-        .flat_map(|network| network["subnets"].as_array().unwrap());
+        .flat_map(|network| network["status"]["subnets"].as_array().unwrap());
     let subnets: BTreeSet<&str> = leases
         .map(|lease| lease["subnet"].as_str().unwrap())
         .collect();

@@ -189,7 +189,7 @@ fn a_crash_on_a_lan_costs_no_call_and_deletions_come_back() {
     .ok();
     let shell = lab.running("h1", "shell").remove(0);
     let host = shell["node"].as_str().unwrap();
-    let vip = lab.json("h1", "service inspect web")[0]["virtual_ips"][0]
+    let vip = lab.json("h1", "service inspect web")[0]["status"]["virtual_ips"][0]
         .as_str()
         .unwrap()
         .to_owned();

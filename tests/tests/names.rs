@@ -120,8 +120,8 @@ fn a_service_has_aliases_a_stack_and_named_ports() {
         );
     }
     let shown = lab.json("h1", "service inspect one").remove(0);
-    assert_eq!(shown["aliases"]["my-net"][0], "data");
-    assert_eq!(shown["ports"][0]["port"], 5432);
+    assert_eq!(shown["spec"]["networks"][0]["aliases"][0], "data");
+    assert_eq!(shown["spec"]["ports"][0]["port"], 5432);
 
     // All of it changes for tasks that run on, and holds on every host once the command is back.
     let task = lab.running("h1", "one").remove(0);

@@ -56,9 +56,9 @@ fn a_network_keeps_several_subnets_of_both_families() {
     .ok();
     let network = lab.json("h1", "network inspect wide").remove(0);
     let kept = (
-        &network["attachable"],
-        &network["labels"]["tier"],
-        &network["options"]["mtu"],
+        &network["spec"]["attachable"],
+        &network["spec"]["labels"]["tier"],
+        &network["spec"]["options"]["mtu"],
     );
     assert_eq!(
         kept,
@@ -68,7 +68,7 @@ fn a_network_keeps_several_subnets_of_both_families() {
             &Value::from("1400")
         )
     );
-    let gateways: Vec<_> = network["subnets"]
+    let gateways: Vec<_> = network["status"]["subnets"]
         .as_array()
         .unwrap()
         .iter()
@@ -434,7 +434,7 @@ fn tunnel_packets_of_tasks_and_host_processes_are_dropped() {
     };
     let ((near, source), (far, target)) = (on("red", "h1"), on("red", "h2"));
     let network = lab.json("h1", "network inspect red").remove(0);
-    let vni = format!("{:x}", network["vni"].as_u64().unwrap());
+    let vni = format!("{:x}", network["status"]["vni"].as_u64().unwrap());
     let (to, from) = (lab.router("h2", &network), lab.router("h1", &network));
     let forge = [
         "python3", "-c", FORGE, H2[0], &vni, &to, &from, &source, &target,

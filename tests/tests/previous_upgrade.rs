@@ -178,7 +178,7 @@ fn rolling_upgrade_with_a_way_back_loses_nothing() {
     let listed = lab.json("h1", "service ls");
     let names: Vec<&str> = listed
         .iter()
-        .filter_map(|one| one["name"].as_str())
+        .filter_map(|one| one["spec"]["name"].as_str())
         .collect();
     let lost: Vec<_> = written
         .iter()

@@ -459,7 +459,7 @@ fn damaged_ports_work_again_beside_strict_firewalls() {
     let network = lab.json("h1", "network inspect ingress").remove(0);
     let (namespace, vni) = (
         network["id"].as_str().unwrap(),
-        network["vni"].as_u64().unwrap(),
+        network["status"]["vni"].as_u64().unwrap(),
     );
     let works = |port: u16| {
         for host in 1..=2 {
@@ -709,7 +709,7 @@ fn callers_from_a_tunnel_reach_published_targets_only() {
         far["addresses"][0].as_str().unwrap(),
     );
     let network = lab.json("h1", "network inspect net").remove(0);
-    let vni = format!("{:x}", network["vni"].as_u64().unwrap());
+    let vni = format!("{:x}", network["status"]["vni"].as_u64().unwrap());
     let (to, from) = (lab.router("h2", &network), lab.router("h1", &network));
     // A host that obeys nobody any more.
     lab.exec(

@@ -144,7 +144,7 @@ fn podman_attaches_finds_by_name_publishes_restarts_and_removes() {
     );
     podman(&lab, "rm -f -t 0 shell web").ok();
     assert_eq!(
-        lab.json("h1", "network inspect my-net")[0]["endpoints"]
+        lab.json("h1", "network inspect my-net")[0]["status"]["endpoints"]
             .as_array()
             .unwrap()
             .len(),
@@ -254,7 +254,7 @@ fn containerd_attaches_and_abandoned_containers_are_given_up() {
         assert_eq!(addresses(&seen).len(), 2, "{seen}");
     }
     let count = || {
-        lab.json("h1", "network inspect my-net")[0]["endpoints"]
+        lab.json("h1", "network inspect my-net")[0]["status"]["endpoints"]
             .as_array()
             .unwrap()
             .len()
@@ -322,7 +322,7 @@ fn pods_of_containerds_cri_are_attached_and_outlive_containerd() {
     };
     let endpoints = || {
         let network = lab.json("h1", "network inspect my-net").remove(0);
-        let found = network["endpoints"]
+        let found = network["status"]["endpoints"]
             .as_array()
             .unwrap()
             .iter()
@@ -587,7 +587,7 @@ fn the_cni_library_attaches_checks_and_removes_by_any_list() {
             .collect();
         assert_eq!(seen, cni::addresses(result).into_iter().collect());
         assert_eq!(
-            lab.json("h1", "network inspect my-net")[0]["endpoints"]
+            lab.json("h1", "network inspect my-net")[0]["status"]["endpoints"]
                 .as_array()
                 .unwrap()
                 .len(),
@@ -599,7 +599,7 @@ fn the_cni_library_attaches_checks_and_removes_by_any_list() {
     assert!(missing.contains("nowhere"), "{missing}");
     for network in ["my-net", "four"] {
         let endpoints =
-            lab.json("h1", &format!("network inspect {network}"))[0]["endpoints"].clone();
+            lab.json("h1", &format!("network inspect {network}"))[0]["status"]["endpoints"].clone();
         assert_eq!(endpoints, json!([]));
     }
     lab.ctl("h1", "ipam check").ok();

@@ -132,9 +132,12 @@ fn names_do_not_lie() {
         let services = lab.json("h1", "service ls");
         let web = services
             .iter()
-            .find(|service| service["name"] == "web")
+            .find(|service| service["spec"]["name"] == "web")
             .unwrap();
-        BTreeSet::from([web["virtual_ips"][index].as_str().unwrap().to_owned()])
+        BTreeSet::from([web["status"]["virtual_ips"][index]
+            .as_str()
+            .unwrap()
+            .to_owned()])
     };
     assert_eq!(short(&["web"]), vip(0));
     assert_eq!(short(&["web", "AAAA"]), vip(1));

@@ -237,7 +237,7 @@ impl Scene {
 
     /// The last word of a VXLAN header of this network, in hexadecimal digits.
     fn vni(&self, network: &str) -> String {
-        let vni = self.lab.json("h1", &format!("network inspect {network}"))[0]["vni"]
+        let vni = self.lab.json("h1", &format!("network inspect {network}"))[0]["status"]["vni"]
             .as_u64()
             .unwrap();
         format!("{:08x}", vni << 8)
@@ -783,7 +783,8 @@ fn callers_of_encrypted_ports_and_vips_are_seen() {
             "service create --name asker --replicas 2 --network secret -- sleep infinity",
         )
         .ok();
-    let vips = scene.lab.json("h1", "service inspect who").remove(0)["virtual_ips"].clone();
+    let vips =
+        scene.lab.json("h1", "service inspect who").remove(0)["status"]["virtual_ips"].clone();
     for asker in scene.lab.running("h1", "asker") {
         for (family, (protocol, port)) in [0, 1]
             .into_iter()

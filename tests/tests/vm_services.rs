@@ -111,7 +111,7 @@ fn a_cluster_balances_by_ipvs_until_told_otherwise() {
     assert!(listed(&lab, "h2").contains("FWM"));
     let web = lab.json("h1", "service inspect web").remove(0);
     assert!(
-        web["notes"][0]
+        web["status"]["notes"][0]
             .as_str()
             .unwrap()
             .starts_with("clients on h1 are balanced by rr"),

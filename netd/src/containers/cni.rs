@@ -299,18 +299,19 @@ async fn attach(
 async fn held(member: &Member, container: Container) -> Result<Attached, Refusal> {
     let network = ask(member, Question::network(container.network.to_string())).await?;
     let leases = network
+        .status
         .subnets
         .iter()
         .filter(|lease| owns(lease, &container.addresses));
     let subnets: Vec<SubnetLease> = leases.copied().collect();
     let ways_out = subnets
         .iter()
-        .filter(|_| !network.internal)
+        .filter(|_| !network.spec.internal)
         .map(|lease| lease.gateway)
         .collect();
     Ok(Attached {
         container,
-        internal: network.internal,
+        internal: network.spec.internal,
         subnets,
         ways_out,
         mtu: None,
@@ -637,8 +638,8 @@ async fn gc(daemon: &Daemon, configuration: &str, valid: &[CniName]) -> Reply {
 /// Whether ADD would work.
 async fn status(daemon: &Daemon, name: String) -> Reply {
     let network = ask(&daemon.member()?, Question::network(name)).await?;
-    if !network.attachable {
-        let cause = format!("network {} is not attachable", network.name);
+    if !network.spec.attachable {
+        let cause = format!("network {} is not attachable", network.spec.name);
         return Err(Refusal::new(
             Kind::Precondition,
             cause,
@@ -647,6 +648,7 @@ async fn status(daemon: &Daemon, name: String) -> Reply {
     }
     let is_full = |v6: bool| {
         let mut of_family = network
+            .status
             .subnets
             .iter()
             .map(|lease| lease.subnet)
@@ -654,11 +656,14 @@ async fn status(daemon: &Daemon, name: String) -> Reply {
         let first = of_family.next()?;
         of_family
             .chain([first])
-            .all(|subnet| network.exhausted.contains(&subnet))
+            .all(|subnet| network.status.exhausted.contains(&subnet))
             .then_some(first)
     };
     if let Some(subnet) = is_full(false).or_else(|| is_full(true)) {
-        let cause = format!("network {} has no free address in {subnet}", network.name);
+        let cause = format!(
+            "network {} has no free address in {subnet}",
+            network.spec.name
+        );
         return Err(Refusal::new(
             Kind::Exhausted,
             cause,

@@ -81,7 +81,7 @@ impl Plugin {
         let networks = self.ask(Question::networks()).await?;
         let known = networks
             .iter()
-            .flat_map(|network| &network.subnets)
+            .flat_map(|network| &network.status.subnets)
             .find(|lease| lease.subnet == subnet);
         Ok(known.map_or(pool::first(subnet), |lease| lease.gateway))
     }
@@ -426,6 +426,7 @@ fn lease_of(
     v6: bool,
 ) -> Result<SubnetLease, Refusal> {
     let mut of_family = network
+        .status
         .subnets
         .iter()
         .filter(|lease| lease.subnet.is_ipv6() == v6);

@@ -81,14 +81,15 @@ impl Plugin {
         };
         pools.refuse_missing(&network)?;
         let gateways = network
+            .status
             .subnets
             .iter()
             .map(|lease| Pool::Of(network.id, lease.subnet).to_string());
         record.pools.extend(gateways);
         record.network = Some(network.id);
-        record.subnets = network.subnets;
-        record.internal = network.internal || asked.flag(wire::INTERNAL);
-        record.lan = network.driver.is_lan();
+        record.subnets = network.status.subnets;
+        record.internal = network.spec.internal || asked.flag(wire::INTERNAL);
+        record.lan = network.spec.driver.is_lan();
         self.keep(self.ledger.networks.put(&asked.network, &record))?;
         if let Err(refusal) = self.hold_aside(&record).await {
             self.delete_network(wire::OfNetwork {
@@ -158,8 +159,9 @@ impl Plugin {
                 .iter()
                 .any(|given| given.subnet == lease.subnet)
         };
-        let has_name = |known: &NetworkInfo| known.name.eq_ignore_ascii_case(&spec.name);
-        let clashes = |known: &NetworkInfo| has_name(known) || known.subnets.iter().any(is_given);
+        let has_name = |known: &NetworkInfo| known.spec.name.eq_ignore_ascii_case(&spec.name);
+        let clashes =
+            |known: &NetworkInfo| has_name(known) || known.status.subnets.iter().any(is_given);
         for known in self
             .ask(Question::networks())
             .await?
@@ -170,11 +172,10 @@ impl Plugin {
             if self.gives_up_left_over(&known).await? || has_name(&known) {
                 continue;
             }
-            let cause = format!("a network of the cluster has this subnet: {}", known.name);
-            let next = format!(
-                "attach that one with -o {NETWORK}={}, or give another --subnet",
-                known.name
-            );
+            let name = &known.spec.name;
+            let cause = format!("a network of the cluster has this subnet: {name}");
+            let next =
+                format!("attach that one with -o {NETWORK}={name}, or give another --subnet");
             return Err(Refusal::new(Kind::Conflict, cause, next));
         }
         Ok(())
@@ -183,7 +184,7 @@ impl Plugin {
     /// Gives up a network of the cluster that was made for one of this engine's which it has not,
     /// because one of the two died while it was made or removed.
     async fn gives_up_left_over(&self, known: &NetworkInfo) -> Result<bool, Refusal> {
-        let Some(id) = known.labels.get(MADE_FOR) else {
+        let Some(id) = known.spec.labels.get(MADE_FOR) else {
             return Ok(false);
         };
         let Some(record) = self.ledger.networks.get(id) else {
@@ -194,7 +195,7 @@ impl Plugin {
         if is_left_over {
             tracing::info!(
                 network = id,
-                name = known.name,
+                name = known.spec.name,
                 "the engine no longer has this network"
             );
             self.keep(self.ledger.networks.put(
@@ -250,9 +251,14 @@ impl Plugin {
     /// engines.
     async fn kept(&self, record: &NetworkRecord, name: &str) -> Result<BTreeSet<IpAddr>, Refusal> {
         let network = self.ask(Question::network(name)).await?;
-        let mut kept: BTreeSet<IpAddr> =
-            network.subnets.iter().map(|lease| lease.gateway).collect();
+        let mut kept: BTreeSet<IpAddr> = network
+            .status
+            .subnets
+            .iter()
+            .map(|lease| lease.gateway)
+            .collect();
         let addresses = network
+            .status
             .endpoints
             .iter()
             .flat_map(|found| found.addresses.iter().map(move |held| (found, *held)));
@@ -333,7 +339,11 @@ impl Plugin {
         let networks = self.ask(Question::networks()).await?;
         let is_meant = |known: &&NetworkInfo| match record.network {
             Some(network) => known.id == network,
-            None => known.labels.get(MADE_FOR).is_some_and(|label| label == id),
+            None => known
+                .spec
+                .labels
+                .get(MADE_FOR)
+                .is_some_and(|label| label == id),
         };
         let Some(known) = networks.iter().find(is_meant) else {
             return Ok(());
@@ -346,7 +356,7 @@ impl Plugin {
         {
             Err(refusal) if refusal.kind == Kind::Unavailable => Err(refusal),
             Err(refusal) => {
-                tracing::info!(network = known.name, %refusal,
+                tracing::info!(network = known.spec.name, %refusal,
                     "the engine removed its network; the cluster's stays");
                 Ok(())
             }
@@ -416,6 +426,7 @@ impl Pools {
     fn refuse_missing(&self, network: &NetworkInfo) -> Result<(), Refusal> {
         for pool in &self.any {
             let has = network
+                .status
                 .subnets
                 .iter()
                 .any(|lease| lease.subnet.is_ipv6() == pool.is_ipv6());
@@ -434,13 +445,13 @@ fn refuse_mismatch(
     options: &BTreeMap<String, String>,
     internal: bool,
 ) -> Result<(), Refusal> {
-    let name = &network.name;
+    let name = &network.spec.name;
     let differs = |what: &str, next: String| {
         let cause = format!("network {name} of the cluster is not as asked for: {what}");
         Err(Refusal::new(Kind::Conflict, cause, next))
     };
-    refuse_ipvlan(network.driver)?;
-    if !network.attachable {
+    refuse_ipvlan(network.spec.driver)?;
+    if !network.spec.attachable {
         let cause = format!("network {name} is not attachable: it is for services only");
         return Err(Refusal::new(
             Kind::Precondition,
@@ -449,7 +460,8 @@ fn refuse_mismatch(
         ));
     }
     for &(subnet, gateway) in &pools.subnets {
-        let Some(lease) = network.subnets.iter().find(|lease| lease.subnet == subnet) else {
+        let mut leases = network.status.subnets.iter();
+        let Some(lease) = leases.find(|lease| lease.subnet == subnet) else {
             return Err(lacks(network, Some(subnet), subnet.is_ipv6()));
         };
         if lease.gateway != gateway {
@@ -462,14 +474,14 @@ fn refuse_mismatch(
             );
         }
     }
-    if internal && !network.internal {
+    if internal && !network.spec.internal {
         return differs("it has a way out", "leave --internal out".to_owned());
     }
     for (key, value) in options.iter().filter(|(key, _)| !key.starts_with("netd.")) {
         let has = match key.as_str() {
-            "encrypted" => is_true(value) == network.encrypted,
-            "driver" => *value == network.driver.to_string(),
-            _ => network.options.get(key) == Some(value),
+            "encrypted" => is_true(value) == network.spec.encrypted,
+            "driver" => *value == network.spec.driver.to_string(),
+            _ => network.spec.options.get(key) == Some(value),
         };
         if !has {
             return differs(

@@ -10,11 +10,12 @@ pub fn invalid(cause: impl ToString, next: &str) -> Refusal {
 /// A network has no such prefix.
 pub fn lacks(network: &NetworkInfo, subnet: Option<Subnet>, v6: bool) -> Refusal {
     let has: Vec<String> = network
+        .status
         .subnets
         .iter()
         .map(|lease| lease.subnet.to_string())
         .collect();
-    let (name, has) = (&network.name, has.join(", "));
+    let (name, has) = (&network.spec.name, has.join(", "));
     match (subnet, v6) {
         (Some(subnet), _) => {
             let cause =

@@ -275,7 +275,7 @@ impl Plugin {
         };
         if networks
             .iter()
-            .any(|other| other.name.eq_ignore_ascii_case(name) && other.id != network)
+            .any(|other| other.spec.name.eq_ignore_ascii_case(name) && other.id != network)
         {
             if memory.nameless.insert(id.to_owned()) {
                 tracing::warn!(

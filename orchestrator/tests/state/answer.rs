@@ -51,11 +51,15 @@ fn a_running_task_is_settled_once_every_host_has_applied_it() {
         .iter()
         .for_each(|task| cluster.word(task, TaskState::Running));
     let info = cluster.service("web");
-    assert_eq!((info.running, info.settled), (2, 0));
+    assert_eq!((info.status.running, info.status.settled), (2, 0));
     cluster.agent(1);
-    assert_eq!(cluster.service("web").settled, 0, "h2 has not applied it");
+    assert_eq!(
+        cluster.service("web").status.settled,
+        0,
+        "h2 has not applied it"
+    );
     cluster.agent(2);
-    assert_eq!(cluster.service("web").settled, 2);
+    assert_eq!(cluster.service("web").status.settled, 2);
 }
 
 #[test]
@@ -64,7 +68,7 @@ fn a_host_that_is_down_is_not_waited_for() {
     cluster.set_status(2, NodeStatus::Down);
     cluster.converge();
     let info = cluster.service("web");
-    assert_eq!((info.running, info.settled), (2, 2));
+    assert_eq!((info.status.running, info.status.settled), (2, 2));
 }
 
 #[test]
@@ -78,6 +82,7 @@ fn a_network_lists_its_endpoints_and_the_leader_is_marked() {
         panic!("no networks")
     };
     let names: Vec<(&str, &str)> = networks[0]
+        .status
         .endpoints
         .iter()
         .map(|endpoint| (endpoint.name.as_str(), endpoint.node.as_str()))

@@ -697,7 +697,7 @@ fn container_names_give_way_to_service_names() {
         Some(sorted(&[&db.addresses, &web.addresses])),
         "shared"
     );
-    let vips = cluster.service("web").virtual_ips;
+    let vips = cluster.service("web").status.virtual_ips;
     assert_eq!(
         lookup(&cluster, 1, "web"),
         Some(vips.clone()),
@@ -761,7 +761,7 @@ fn a_service_leads_to_the_containers_that_say_they_belong_to_it() {
     );
     assert_eq!(
         lookup(&cluster, 1, "web"),
-        Some(cluster.service("web").virtual_ips)
+        Some(cluster.service("web").status.virtual_ips)
     );
     assert_eq!(
         lookup(&cluster, 1, "two"),
@@ -1017,7 +1017,7 @@ fn endpoints_are_listed_with_their_owner_and_by_node() {
     else {
         panic!("no networks")
     };
-    let endpoints = networks[0].endpoints.iter();
+    let endpoints = networks[0].status.endpoints.iter();
     let shown: Vec<(&str, &str)> = endpoints
         .map(|info| (info.kind.as_str(), info.name.as_str()))
         .collect();

@@ -34,19 +34,23 @@ fn defaults_are_one_subnet_per_family_and_vnis_count_up() {
     cluster.create_network(network("a", &[]));
     cluster.create_network(network("b", &[]));
     let (a, b) = (info(&cluster, "a"), info(&cluster, "b"));
-    assert_eq!(a.subnets[0].subnet.to_string(), "10.0.0.0/24");
-    assert_eq!(a.subnets[0].gateway.to_string(), "10.0.0.1");
+    assert_eq!(a.status.subnets[0].subnet.to_string(), "10.0.0.0/24");
+    assert_eq!(a.status.subnets[0].gateway.to_string(), "10.0.0.1");
     assert!(
-        a.subnets[1].subnet.to_string().starts_with("fd") && a.subnets[1].subnet.prefix() == 64
+        a.status.subnets[1].subnet.to_string().starts_with("fd")
+            && a.status.subnets[1].subnet.prefix() == 64
     );
-    assert_eq!(b.subnets[0].subnet.to_string(), "10.0.1.0/24");
-    assert_eq!((u32::from(a.vni), u32::from(b.vni)), (4096, 4097));
+    assert_eq!(b.status.subnets[0].subnet.to_string(), "10.0.1.0/24");
+    assert_eq!(
+        (u32::from(a.status.vni), u32::from(b.status.vni)),
+        (4096, 4097)
+    );
     cluster.apply(Command::Network(NetworkCommand::Remove {
         network: "a".to_owned(),
     }));
     cluster.create_network(network("c", &[]));
     assert_eq!(
-        u32::from(info(&cluster, "c").vni),
+        u32::from(info(&cluster, "c").status.vni),
         4098,
         "a freed VNI rests"
     );
@@ -152,7 +156,7 @@ fn default_subnets_keep_clear_of_nodes() {
     cluster.apply(Command::Node(NodeCommand::Admit { node }));
     cluster.create_network(network("net", &[]));
     assert_eq!(
-        info(&cluster, "net").subnets[0].subnet.to_string(),
+        info(&cluster, "net").status.subnets[0].subnet.to_string(),
         "10.0.1.0/24"
     );
 }
@@ -178,7 +182,7 @@ fn subnets_keep_clear_of_what_links_of_nodes_are_on() {
     }
     cluster.create_network(network("free", &[]));
     assert_eq!(
-        info(&cluster, "free").subnets[0].subnet,
+        info(&cluster, "free").status.subnets[0].subnet,
         subnet("10.0.2.0/24")
     );
 }
@@ -224,6 +228,6 @@ fn a_network_spends_no_address_on_hosts() {
         ..service("web", 28, &["small"])
     });
     cluster.converge();
-    assert_eq!(cluster.service("web").running, 28);
+    assert_eq!(cluster.service("web").status.running, 28);
     assert!((1..=40).all(|node| cluster.state.view(NodeId(node)).networks.len() == 1));
 }

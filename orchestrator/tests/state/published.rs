@@ -26,7 +26,7 @@ fn publishing_without_a_network_makes_one_that_is_kept() {
             &[port(number, PublishMode::Ingress)],
         ));
     }
-    assert_eq!(cluster.service("api").networks, ["ingress"]);
+    assert_eq!(cluster.service("api").status.networks, ["ingress"]);
     let refusal = cluster.refuse(Command::Network(NetworkCommand::Remove {
         network: "ingress".to_owned(),
     }));
@@ -298,12 +298,16 @@ fn ports_change_on_every_host_without_replacing_tasks() {
     let tasks = cluster.tasks("web");
     let change = update(&cluster, &[port(80, PublishMode::Ingress)]);
     cluster.apply(change);
-    assert!(cluster.service("web").update.is_none());
-    assert_eq!(cluster.service("web").settled, 0, "no host leads there yet");
+    assert!(cluster.service("web").status.update.is_none());
+    assert_eq!(
+        cluster.service("web").status.settled,
+        0,
+        "no host leads there yet"
+    );
     (1..=2).for_each(|node| assert!(cluster.agent(node)));
-    assert_eq!(cluster.service("web").settled, 0, "h3 does not");
+    assert_eq!(cluster.service("web").status.settled, 0, "h3 does not");
     cluster.agent(3);
-    assert_eq!(cluster.service("web").settled, 1);
+    assert_eq!(cluster.service("web").status.settled, 1);
     assert!((1..=3).all(|node| cluster.state.view(NodeId(node)).published.len() == 1));
 
     cluster.create_service(publishing(

@@ -22,6 +22,7 @@ fn a_service_gets_its_vip_and_all_addresses_at_once() {
     cluster.create_service(service("web", 3, &["net"]));
     let vips: Vec<String> = cluster
         .service("web")
+        .status
         .virtual_ips
         .iter()
         .map(ToString::to_string)
@@ -43,10 +44,10 @@ fn dnsrr_has_no_vip_and_a_service_without_networks_no_address() {
         ..service("rr", 1, &["net"])
     });
     cluster.create_service(service("alone", 2, &[]));
-    assert!(cluster.service("rr").virtual_ips.is_empty());
+    assert!(cluster.service("rr").status.virtual_ips.is_empty());
     cluster.converge();
     let alone = cluster.service("alone");
-    assert_eq!((alone.running, alone.settled), (2, 2));
+    assert_eq!((alone.status.running, alone.status.settled), (2, 2));
 }
 
 #[test]
@@ -336,7 +337,7 @@ fn only_balancing_that_a_virtual_ip_can_do_is_taken() {
     };
     cluster.apply(update(balance));
     assert_eq!(
-        cluster.service("web").settled,
+        cluster.service("web").status.settled,
         0,
         "the host does not balance so yet"
     );
@@ -349,7 +350,7 @@ fn only_balancing_that_a_virtual_ip_can_do_is_taken() {
         view.services
     );
     cluster.agent(1);
-    assert_eq!(cluster.service("web").settled, 1);
+    assert_eq!(cluster.service("web").status.settled, 1);
     assert_eq!(cluster.tasks("web").len(), 1, "no task is replaced for it");
 }
 
@@ -372,7 +373,7 @@ fn a_service_tells_who_is_balanced_otherwise_than_it_asks_for() {
     create("turns", Scheduler::Mh, &[]);
     create("counts", Scheduler::Lc, &[]);
     create("shown", Scheduler::Wlc, &[port]);
-    let notes = |cluster: &Cluster, name: &str| cluster.service(name).notes;
+    let notes = |cluster: &Cluster, name: &str| cluster.service(name).status.notes;
     assert_eq!(notes(&cluster, "turns"), Vec::<String>::new());
     let counts = notes(&cluster, "counts");
     assert!(

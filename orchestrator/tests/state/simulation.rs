@@ -304,7 +304,7 @@ fn update(
 ) -> Option<Command> {
     let known = services(cluster)
         .into_iter()
-        .find(|service| service.name == name)?;
+        .find(|service| service.spec.name == name)?;
     let mut spec = ServiceSpec {
         update: policy,
         ..known.spec
@@ -569,10 +569,13 @@ fn heal(cluster: &mut Cluster) {
     for _ in 0..10 {
         cluster.now += 60_000;
         cluster.converge();
-        if services(cluster)
-            .iter()
-            .all(|service| service.update.as_ref().is_none_or(|update| update.paused))
-        {
+        if services(cluster).iter().all(|service| {
+            service
+                .status
+                .update
+                .as_ref()
+                .is_none_or(|update| update.paused)
+        }) {
             break;
         }
     }
@@ -601,12 +604,12 @@ proptest! {
         heal(&mut cluster);
         check(&cluster, &mut seen);
         for service in services(&cluster) {
-            prop_assert_eq!((service.running, service.settled),
-                (service.replicas, service.replicas));
-            prop_assert!(service.update.is_none_or(|update| update.paused));
+            prop_assert_eq!((service.status.running, service.status.settled),
+                (service.spec.replicas, service.spec.replicas));
+            prop_assert!(service.status.update.is_none_or(|update| update.paused));
         }
         for service in services(&cluster) {
-            cluster.remove_service(&service.name);
+            cluster.remove_service(&service.spec.name);
         }
         cluster.converge();
         prop_assert_eq!(services(&cluster), vec![]);

@@ -75,14 +75,17 @@ fn watch(cluster: &mut Cluster, value: &str) -> (usize, usize) {
             (least, most) = (least.min(now), most.max(now));
         }
         let service = cluster.service("web");
-        if is_idle && service.update.is_none() && service.settled == service.replicas {
+        if is_idle
+            && service.status.update.is_none()
+            && service.status.settled == service.spec.replicas
+        {
             return (least, most);
         }
         for node in cluster.ready_nodes() {
             cluster.agent(node);
         }
     }
-    panic!("not done: {:?}", cluster.service("web").update);
+    panic!("not done: {:?}", cluster.service("web").status.update);
 }
 
 #[test]
@@ -188,7 +191,7 @@ fn failing_tasks_pause_an_update_and_rollback_keeps_old_ones() {
     );
     cluster.word(&failing, TaskState::Failed);
     cluster.settle();
-    let paused = cluster.service("web").update.unwrap();
+    let paused = cluster.service("web").status.update.unwrap();
     assert!(
         paused.paused && paused.message.contains("web.1 failed"),
         "{paused:?}"
@@ -268,7 +271,7 @@ fn only_what_differs_is_replaced_unless_it_is_forced() {
     }));
     cluster.converge();
     assert_eq!(cluster.tasks("web")[..2], before[..]);
-    assert_eq!(cluster.service("web").running, 3);
+    assert_eq!(cluster.service("web").status.running, 3);
     let force = change(&cluster, "", true);
     cluster.apply(force);
     cluster.converge();

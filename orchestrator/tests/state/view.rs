@@ -237,6 +237,7 @@ fn a_lost_run_yields_its_address_to_an_older_stopping_one() {
             panic!("no networks")
         };
         networks[0]
+            .status
             .endpoints
             .iter()
             .find(|endpoint| endpoint.name == "web.1")
@@ -302,5 +303,5 @@ fn a_service_of_thousands_is_in_every_view() {
         view.services.values().next().unwrap().real_servers.len(),
         4_000
     );
-    assert_eq!(cluster.service("web").running, 2_000);
+    assert_eq!(cluster.service("web").status.running, 2_000);
 }

@@ -168,20 +168,16 @@ impl Progress {
         {
             *others.entry(task.state).or_default() += 1;
         }
-        let ServiceInfo {
-            running,
-            settled,
-            replicas,
-            ..
-        } = *service;
+        let (status, replicas) = (&service.status, service.spec.replicas);
+        let (running, settled) = (status.running, status.settled);
         let mut text = format!("{running}/{replicas} running");
-        if let Some(update) = &service.update {
+        if let Some(update) = &status.update {
             text = format!("{}/{replicas} updated, {running} running", update.updated);
         }
         for (state, count) in &others {
             text += &format!(", {count} {state}");
         }
-        let restart = service.task.restart.condition;
+        let restart = service.spec.task.restart.condition;
         let complete = others.get(&TaskState::Complete).copied().unwrap_or(0);
         let done = if restart == RestartCondition::Any {
             0
@@ -192,8 +188,8 @@ impl Progress {
             .keys()
             .any(|state| matches!(state, TaskState::Failed | TaskState::Rejected));
         let phase = match () {
-            () if service.update.as_ref().is_some_and(|update| update.paused) => Phase::Paused,
-            () if service.update.is_some() => Phase::Underway,
+            () if status.update.as_ref().is_some_and(|update| update.paused) => Phase::Paused,
+            () if status.update.is_some() => Phase::Underway,
             () if running.saturating_add(done) == replicas
                 && settled.saturating_add(done) >= replicas =>
             {
@@ -205,7 +201,7 @@ impl Progress {
         if running == replicas && settled < replicas {
             text += &format!(", {settled} known to every node");
         }
-        if let Some(update) = service
+        if let Some(update) = status
             .update
             .as_ref()
             .filter(|update| !update.message.is_empty())
@@ -216,7 +212,7 @@ impl Progress {
         {
             text += &format!(" ({})", output::flat(&trouble));
         }
-        let updated = service.update.as_ref().map(|update| update.updated);
+        let updated = status.update.as_ref().map(|update| update.updated);
         Self {
             phase,
             text,
@@ -329,7 +325,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use model::{
-        EndpointMode, RestartPolicy, Runtime, ServiceId, ServiceSpec, TaskSpec, UpdateInfo,
+        Level, RestartPolicy, Runtime, ServiceId, ServiceSpec, ServiceStatus, TaskSpec, UpdateInfo,
     };
 
     use super::*;
@@ -357,27 +353,17 @@ mod tests {
     ) -> ServiceInfo {
         ServiceInfo {
             id: ServiceId(1),
-            name: "web".into(),
-            replicas,
-            running,
-            settled,
-            virtual_ips: Vec::new(),
-            networks: Vec::new(),
-            aliases: BTreeMap::new(),
-            stack: None,
-            ports: Vec::new(),
-            publish_not_ready: false,
-            endpoint_mode: EndpointMode::Vip,
-            publish: Vec::new(),
-            balance: Default::default(),
-            notes: Vec::new(),
-            task: task_spec(condition),
-            labels: BTreeMap::new(),
-            spec: ServiceSpec::new("web", task_spec(condition)),
+            spec: ServiceSpec {
+                replicas,
+                ..ServiceSpec::new("web", task_spec(condition))
+            },
+            status: ServiceStatus {
+                running,
+                settled,
+                ..ServiceStatus::default()
+            },
             version: 1,
-            update: None,
-            removing: false,
-            created: 0,
+            level: Level::NEWEST,
         }
     }
 
@@ -477,9 +463,10 @@ mod tests {
             updated,
             message: "web.2 is draining: 1 connection".into(),
         };
-        let update = |update| ServiceInfo {
-            update,
-            ..service(3, 3, 3, RestartCondition::Any)
+        let update = |update| {
+            let mut service = service(3, 3, 3, RestartCondition::Any);
+            service.status.update = update;
+            service
         };
         let progress = of(&update(Some(info(false, 1))), &[]);
         assert_eq!(progress.phase, Phase::Underway);

@@ -93,18 +93,19 @@ fn print(networks: &[NetworkInfo], format: Format) -> Result<()> {
     };
     List::of(networks)
         .column("ID", |network| network.id.to_string())
-        .column("NAME", |network| network.name.clone())
-        .column("DRIVER", |network| network.driver.to_string())
-        .column("VNI", |network| network.vni.to_string())
-        .column("SUBNETS", |network| subnets(&network.subnets))
+        .column("NAME", |network| network.spec.name.clone())
+        .column("DRIVER", |network| network.spec.driver.to_string())
+        .column("VNI", |network| network.status.vni.to_string())
+        .column("SUBNETS", |network| subnets(&network.status.subnets))
         .print(format)
 }
 
 /// Prints the owner of each endpoint.
 fn print_endpoints(networks: &[NetworkInfo]) -> Result<()> {
     let of = |network: &NetworkInfo| {
-        let name = network.name.clone();
+        let name = network.spec.name.clone();
         network
+            .status
             .endpoints
             .clone()
             .into_iter()

@@ -35,7 +35,7 @@ pub async fn peers(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
     for network in &networks {
         let asked = everywhere::look(daemon, &nodes, Look::peers(network.id), |node, peers| {
             let row = |peer| Row {
-                network: network.name.clone(),
+                network: network.spec.name.clone(),
                 node: node.hostname.clone(),
                 peer,
             };

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Result;
 use model::{
     Balance, Command, DnsConfig, Kind, Outcome, PublishSpec, Question, Refusal, RestartPolicy,
-    Runtime, ServiceCommand, ServiceInfo, ServiceSpec, Subnet, TaskId, TaskSpec,
+    Runtime, ServiceCommand, ServiceInfo, ServiceSpec, ServiceStatus, Subnet, TaskId, TaskSpec,
 };
 
 use super::{collect, convergence, each, logs, task, traffic, update};
@@ -151,7 +151,7 @@ async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
 }
 
 async fn wait_until_gone(daemon: &Daemon, service: &ServiceInfo, name: &str) -> Result<()> {
-    let limit = REMOVE_LIMIT.saturating_add(Duration::from_millis(service.task.drain));
+    let limit = REMOVE_LIMIT.saturating_add(Duration::from_millis(service.spec.task.drain));
     let gone = async {
         let mut followed = match follow(daemon, &service.id.to_string()).await {
             Err(failure) if failure.kind == Kind::NotFound => return Ok(()),
@@ -180,22 +180,24 @@ async fn wait_until_gone(daemon: &Daemon, service: &ServiceInfo, name: &str) -> 
 fn print(services: &[ServiceInfo], format: Format) -> Result<()> {
     List::of(services)
         .column("ID", |service| service.id.to_string())
-        .column("NAME", |service| service.name.clone())
+        .column("NAME", |service| service.spec.name.clone())
         .column("REPLICAS", replicas)
-        .column("NETWORKS", |service| service.networks.join(","))
-        .column("VIRTUAL IPS", |service| output::join(&service.virtual_ips))
-        .column("PORTS", |service| output::join(&service.publish))
+        .column("NETWORKS", |service| service.status.networks.join(","))
+        .column("VIRTUAL IPS", |service| {
+            output::join(&service.status.virtual_ips)
+        })
+        .column("PORTS", |service| output::join(&service.spec.publish))
         .print(format)
 }
 
 fn replicas(service: &ServiceInfo) -> String {
-    let ServiceInfo {
+    let replicas = service.spec.replicas;
+    let ServiceStatus {
         running,
-        replicas,
         removing,
         update,
         ..
-    } = service;
+    } = &service.status;
     match update {
         _ if *removing => format!("{running}/0 removing"),
         _ if service.spec.external => "external".to_owned(),

@@ -33,7 +33,7 @@ pub async fn traffic(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
     for service in &services {
         let asked = everywhere::look(daemon, &nodes, Look::traffic(service.id), |node, found| {
             let row = |traffic| Row {
-                service: service.name.clone(),
+                service: service.spec.name.clone(),
                 node: node.hostname.clone(),
                 traffic,
             };

@@ -17,9 +17,10 @@ const HEALTH: (u64, u64, u32) = (30_000, 30_000, 3);
 /// `service update`.
 pub async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
     let service = daemon.ask(Question::service(&change.service)).await?;
-    let past = convergence::past(daemon, &service.name).await?;
+    let name = service.spec.name.clone();
+    let past = convergence::past(daemon, &name).await?;
     let (force, detach, watched) = (change.force, change.detach, !change.quiet);
-    let object = format!("service {}", service.name);
+    let object = format!("service {name}");
     let spec = changed(service.spec, change).map_err(|error| failure::about(&object, error))?;
     let command = Command::Service(ServiceCommand::Update {
         service: service.id.to_string(),
@@ -28,29 +29,28 @@ pub async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
         force,
     });
     daemon.propose(object, command).await?;
-    output::print(&service.name)?;
+    output::print(&name)?;
     if detach {
         Ok(0)
     } else {
-        convergence::wait(daemon, &service.name, &past, watched).await
+        convergence::wait(daemon, &name, &past, watched).await
     }
 }
 
 /// `service rollback`.
 pub async fn rollback(daemon: &Daemon, name: &str, detach: bool, quiet: bool) -> Result<u8> {
     let service = daemon.ask(Question::service(name)).await?;
-    let past = convergence::past(daemon, &service.name).await?;
+    let name = &service.spec.name;
+    let past = convergence::past(daemon, name).await?;
     let command = Command::Service(ServiceCommand::Rollback {
         service: service.id.to_string(),
     });
-    daemon
-        .propose(format!("service {}", service.name), command)
-        .await?;
-    output::print(&service.name)?;
+    daemon.propose(format!("service {name}"), command).await?;
+    output::print(name)?;
     if detach {
         Ok(0)
     } else {
-        convergence::wait(daemon, &service.name, &past, !quiet).await
+        convergence::wait(daemon, name, &past, !quiet).await
     }
 }
 

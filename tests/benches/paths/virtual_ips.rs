@@ -93,7 +93,7 @@ fn ours(lab: &Lab) -> Result<(Value, Value, String)> {
             .context("a task")
     };
     let inspected = lab.json("h1", "service inspect far").remove(0);
-    let vip = inspected["virtual_ips"][0]
+    let vip = inspected["status"]["virtual_ips"][0]
         .as_str()
         .context("a virtual IP")?
         .to_owned();

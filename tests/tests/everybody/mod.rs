@@ -200,7 +200,7 @@ fn endpoints(lab: &Lab, network: &str) -> BTreeMap<String, (String, Vec<String>)
         let found = lab
             .json("h1", &format!("network inspect {network}"))
             .remove(0);
-        let found = found["endpoints"]
+        let found = found["status"]["endpoints"]
             .as_array()
             .unwrap()
             .iter()

@@ -200,7 +200,7 @@ pub fn read(environment: &Environment, program: &str, input: &[u8]) -> Result<As
             configuration: configuration.name,
         },
         Operation::Status | Operation::Version => ContainerRequest::Status {
-            network: network(&configuration, is_delegate(program, &configuration)),
+            network: network_of(program, &configuration),
         },
     };
     let dns = dns(
@@ -256,16 +256,27 @@ fn is_delegate(program: &str, configuration: &Configuration) -> bool {
             .is_some_and(|ipam| is_ours(&ipam.plugin))
 }
 
-fn network(configuration: &Configuration, only_addresses: bool) -> String {
-    let of_ipam = configuration
-        .ipam
+/// The network that an interface is on or, where we only give addresses, that gives them.
+fn network_of(program: &str, configuration: &Configuration) -> String {
+    if is_delegate(program, configuration) {
+        network_of_ipam(configuration).clone()
+    } else {
+        network(configuration).clone()
+    }
+}
+
+fn network(configuration: &Configuration) -> &String {
+    configuration
+        .network
         .as_ref()
-        .and_then(|ipam| ipam.network.as_ref())
-        .filter(|_| only_addresses);
-    of_ipam
-        .or(configuration.network.as_ref())
         .unwrap_or(&configuration.name)
-        .clone()
+}
+
+/// The one of the section `ipam` comes first.
+fn network_of_ipam(configuration: &Configuration) -> &String {
+    let ipam = configuration.ipam.as_ref();
+    let own = ipam.and_then(|ipam| ipam.network.as_ref());
+    own.unwrap_or_else(|| network(configuration))
 }
 
 /// What ADD asks for.
@@ -281,7 +292,7 @@ fn interface(
     refuse_unsupported(&configuration.runtime_config)?;
     Ok(CniInterface {
         name: name(environment, configuration),
-        network: network(configuration, only_addresses),
+        network: network_of(program, configuration),
         sandbox: environment.namespace.clone(),
         only_addresses,
         addresses: addresses(environment, configuration)?,

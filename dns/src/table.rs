@@ -307,7 +307,12 @@ impl Zone {
             names: HashMap::new(),
             pointers: HashMap::new(),
         };
-        zone.add(OURSELVES, &NameConfig::new(at, !is_lan(network)));
+        let name = if is_lan(network) {
+            NameConfig::further(at)
+        } else {
+            NameConfig::canonical(at)
+        };
+        zone.add(OURSELVES, &name);
         zone
     }
 

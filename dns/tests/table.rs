@@ -427,7 +427,7 @@ fn with_ports() -> Host {
             .0
             .names
             .entry((MY_NET, name.to_owned()))
-            .or_insert_with(|| model::NameConfig::new(vec![], false));
+            .or_insert_with(|| model::NameConfig::further(vec![]));
         record.ports = vec![web_port()];
         record.targets = targets.iter().map(|target| (*target).to_owned()).collect();
     }

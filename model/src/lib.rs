@@ -10,10 +10,10 @@ mod encryption;
 mod failure;
 mod id;
 mod info;
+pub mod kernel_names;
 mod lan;
 pub mod level;
 mod mac;
-pub mod names;
 mod network;
 mod network_info;
 mod node;
@@ -47,6 +47,7 @@ pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, Peer
 pub use failure::{Failure, Kind, Refusal};
 pub use id::{EndpointId, IdError, NetworkId, NodeId, SandboxId, ServiceId, TaskId};
 pub use info::{Answer, EndpointInfo, NodeInfo, Query, TaskInfo, TokenInfo, UpdateInfo, ViewInfo};
+pub use kernel_names as names;
 pub use lan::{IpvlanMode, MacvlanMode, Parent};
 pub use level::{Level, RecordError, TooNew};
 pub use mac::Mac;
@@ -70,7 +71,7 @@ pub use service::{
 };
 pub use service_info::{ServiceInfo, ServiceStatus};
 pub use state_machine::{RestoreError, StateMachine};
-pub use subnet::{Subnet, SubnetError};
+pub use subnet::{Family, Subnet, SubnetError};
 pub use task::{Attachment, Task, TaskState, TaskStatus};
 pub use views::{Own, Projector, Record, SectionId, Told, Touched, Update, Views, WholeViews};
 pub use vni::{Vni, VniError};

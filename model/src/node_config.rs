@@ -219,11 +219,19 @@ pub struct NameConfig {
 }
 
 impl NameConfig {
-    /// A name without ports.
-    pub fn new(addresses: Vec<IpAddr>, canonical: bool) -> Self {
+    /// The name that these addresses resolve back to, without ports.
+    pub fn canonical(addresses: Vec<IpAddr>) -> Self {
+        Self {
+            canonical: true,
+            ..Self::further(addresses)
+        }
+    }
+
+    /// A further name of these addresses, without ports.
+    pub fn further(addresses: Vec<IpAddr>) -> Self {
         Self {
             addresses,
-            canonical,
+            canonical: false,
             ports: Vec::new(),
             targets: Vec::new(),
         }
@@ -692,7 +700,7 @@ mod tests {
             ..NodeConfig::empty(NodeId(7))
         };
         for (name, address) in names {
-            let record = NameConfig::new(vec![address.parse().unwrap()], false);
+            let record = NameConfig::further(vec![address.parse().unwrap()]);
             config
                 .names
                 .insert((NetworkId(1), (*name).to_owned()), record);

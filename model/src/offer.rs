@@ -391,10 +391,8 @@ impl<'a> Zone<'a> {
         let mut own: Vec<&String> = self.names_of(member).collect();
         own.dedup();
         for (place, name) in own.iter().enumerate() {
-            let record = NameConfig {
-                ports: member.ports.clone(),
-                ..NameConfig::new(addresses(member.reachable), place == 0)
-            };
+            let mut record = NameConfig::further(addresses(member.reachable));
+            (record.canonical, record.ports) = (place == 0, member.ports.clone());
             put(names, (self.network, (*name).clone()), record);
         }
         let is_service = |name: &String| self.claimed.get(name) == Some(&true);
@@ -435,7 +433,7 @@ impl NodeConfig {
 fn put(names: &mut Names, key: (NetworkId, String), record: NameConfig) {
     let known = names
         .entry(key)
-        .or_insert_with(|| NameConfig::new(Vec::new(), false));
+        .or_insert_with(|| NameConfig::further(Vec::new()));
     known.addresses.extend(record.addresses);
     known.canonical |= record.canonical;
     known.targets.extend(record.targets);
@@ -487,8 +485,13 @@ impl Answers<'_> {
         };
         let has_vips = !vips.is_empty();
         let whole = format!("{base}{suffix}");
-        self.put(whole, addresses, is_plain && has_vips, targets);
-        self.put(format!("tasks.{base}{suffix}"), everyone, false, tasks);
+        let record = NameConfig {
+            canonical: is_plain && has_vips,
+            ..NameConfig::further(addresses)
+        };
+        self.put(whole, record, targets);
+        let record = NameConfig::further(everyone);
+        self.put(format!("tasks.{base}{suffix}"), record, tasks);
         let is_alias = base != name && suffix.is_empty();
         if is_alias {
             return;
@@ -503,17 +506,20 @@ impl Answers<'_> {
                 vec![format!("{name}.{number}")]
             };
             let whole = format!("{base}.{number}{suffix}");
-            self.put(whole, addresses.to_vec(), is_plain, targets);
+            let record = NameConfig {
+                canonical: is_plain,
+                ..NameConfig::further(addresses.to_vec())
+            };
+            self.put(whole, record, targets);
         }
         self.slots = slots;
     }
 
-    fn put(&mut self, name: String, addresses: Vec<IpAddr>, canonical: bool, targets: Vec<String>) {
+    fn put(&mut self, name: String, record: NameConfig, targets: Vec<String>) {
         let record = NameConfig {
-            addresses,
-            canonical,
             ports: self.offer.ports.clone(),
             targets,
+            ..record
         };
         put(self.names, (self.network, name), record);
     }

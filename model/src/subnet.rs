@@ -48,6 +48,11 @@ impl Subnet {
         self.0.prefix()
     }
 
+    /// That of its addresses.
+    pub fn family(&self) -> Family {
+        Family::of(self.network())
+    }
+
     /// Whether this is an IPv6 prefix.
     pub fn is_ipv6(&self) -> bool {
         self.0.is_ipv6()
@@ -116,6 +121,34 @@ impl<'de> Deserialize<'de> for Subnet {
         String::deserialize(from)?
             .parse()
             .map_err(de::Error::custom)
+    }
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// That of an address.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
     }
 }
 

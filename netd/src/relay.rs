@@ -38,6 +38,25 @@ pub fn routes(daemon: &Arc<Daemon>) -> Routes {
     Routes::new(Relay::new(daemon.clone()).service())
 }
 
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    /// A program on this host.
+    Client,
+    /// The netd of another host, which has found that the task is here.
+    Member,
+}
+
+impl Caller {
+    fn of<T>(request: &Request<T>) -> Self {
+        if request.metadata().contains_key(RELAYED) {
+            Self::Member
+        } else {
+            Self::Client
+        }
+    }
+}
+
 /// Where a task is.
 enum Place {
     Here,
@@ -116,13 +135,13 @@ impl Relay {
     async fn start(
         &self,
         mut start: ExecStart,
-        relayed: bool,
+        caller: Caller,
         input: impl Stream<Item = Result<ExecInput, Status>> + Send + 'static,
     ) -> Result<ExecStream, Refusal> {
         let executor = &self.daemon.executor;
-        let (task, place) = match relayed {
-            true => (executor.find(&start.task)?, Place::Here),
-            false => self.locate(&start.task).await?,
+        let (task, place) = match caller {
+            Caller::Member => (executor.find(&start.task)?, Place::Here),
+            Caller::Client => self.locate(&start.task).await?,
         };
         let node = match place {
             Place::Here => {
@@ -155,12 +174,12 @@ impl Relay {
     }
 
     /// The lines of these tasks, from all their hosts.
-    async fn collect(&self, request: LogsRequest, relayed: bool) -> Result<LogStream, Refusal> {
+    async fn collect(&self, request: LogsRequest, caller: Caller) -> Result<LogStream, Refusal> {
         let mut by_place: BTreeMap<Option<NodeId>, Vec<TaskId>> = BTreeMap::new();
         for name in &request.tasks {
-            let (task, place) = match relayed {
-                true => (name.parse().map_err(|_| odd())?, Place::Here),
-                false => self.locate(name).await?,
+            let (task, place) = match caller {
+                Caller::Member => (name.parse().map_err(|_| odd())?, Place::Here),
+                Caller::Client => self.locate(name).await?,
             };
             let node = if let Place::There(node) = place {
                 Some(node)
@@ -205,8 +224,8 @@ impl Relay {
 
 impl Relay {
     /// What can be seen of a node, seen there.
-    async fn examine(&self, request: Examine, relayed: bool) -> Result<Examined, Refusal> {
-        if relayed || request.node == self.daemon.member()?.node() {
+    async fn examine(&self, request: Examine, caller: Caller) -> Result<Examined, Refusal> {
+        if caller == Caller::Member || request.node == self.daemon.member()?.node() {
             return examine::look(&self.daemon, request.subject).await;
         }
         match self
@@ -276,9 +295,9 @@ fn lost(status: &Status) -> Refusal {
 #[tonic::async_trait]
 impl Agent for Relay {
     async fn examine(&self, request: Request<Json>) -> Result<Response<Json>, Status> {
-        let relayed = request.metadata().contains_key(RELAYED);
+        let caller = Caller::of(&request);
         Ok(Response::new(encode(
-            &self.examine(decode(request.get_ref())?, relayed).await,
+            &self.examine(decode(request.get_ref())?, caller).await,
         )))
     }
 
@@ -289,7 +308,7 @@ impl Agent for Relay {
         &self,
         request: Request<Streaming<ExecInput>>,
     ) -> Result<Response<ExecStream>, Status> {
-        let relayed = request.metadata().contains_key(RELAYED);
+        let caller = Caller::of(&request);
         let mut input = request.into_inner();
         let first = input.message().await?.and_then(|input| input.part);
         let Some(exec_input::Part::Start(start)) = first else {
@@ -298,7 +317,7 @@ impl Agent for Relay {
             ));
         };
         let stream = self
-            .start(start, relayed, input)
+            .start(start, caller, input)
             .await
             .unwrap_or_else(|refusal| {
                 let part = Some(exec_output::Part::Refusal(encode(&refusal).json));
@@ -308,8 +327,8 @@ impl Agent for Relay {
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<LogStream>, Status> {
-        let relayed = request.metadata().contains_key(RELAYED);
-        let collected = self.collect(request.into_inner(), relayed).await;
+        let caller = Caller::of(&request);
+        let collected = self.collect(request.into_inner(), caller).await;
         collected
             .map(Response::new)
             .map_err(|refusal| refused(&refusal))

@@ -69,7 +69,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut parts = JoinSet::new();
     parts.spawn(local::serve(daemon.clone())?);
     parts.spawn(docker::serve(daemon.clone()));
-    parts.spawn(host(daemon.clone(), member.is_some()));
+    parts.spawn(host(daemon.clone()));
     parts.spawn(containers::liveness::run(daemon.clone()));
     let ended = tokio::select! {
         ended = stopped(&mut parts) => ended,
@@ -149,7 +149,8 @@ async fn halted(daemon: &Daemon) -> cluster::ClusterError {
 
 /// The host's side: data plane, names and agent follow `desired`, and their status is reported. A
 /// member waits for its first view: without one, everything on the host would look unwanted.
-async fn host(daemon: Arc<Daemon>, is_member: bool) -> anyhow::Result<()> {
+async fn host(daemon: Arc<Daemon>) -> anyhow::Result<()> {
+    let is_member = daemon.member.borrow().is_some();
     let mut first = daemon.desired.subscribe();
     if is_member {
         first.wait_for(|config| config.generation > 0).await?;

@@ -14,7 +14,7 @@ use clap_complete::Shell;
 use model::{Availability, Driver, Engine, ParseError, Role, Subnet};
 
 pub use self::service::{
-    Health, Reach, Resolver, Rollout, ServiceCreate, ServiceUpdate, ServiceVerb,
+    Health, Reach, Resolver, Rollout, ServiceCreate, ServiceUpdate, ServiceVerb, WaitFlags,
 };
 use crate::{
     failure::Telling,
@@ -31,7 +31,7 @@ pub struct Arguments {
     #[arg(long, global = true, env = "NETD_SOCKET", default_value = api::SOCKET,
         value_name = "PATH")]
     pub socket: PathBuf,
-    /// How errors are told on standard error; like the output where that is given.
+    /// Format of errors on standard error (default: that of the output where it is given, else text)
     #[arg(long, global = true, value_enum, value_name = "FORM")]
     pub errors: Option<Telling>,
     /// Command
@@ -188,11 +188,11 @@ pub struct Events {
     /// leader's history (default: with the next change)
     #[arg(long, value_name = "REVISION|TIME|DURATION")]
     pub since: Option<Moment>,
-    /// End at this time, or with the changes of this long ago (default: go on)
+    /// Stop at this time, or at the time that is this long ago (default: go on for ever)
     #[arg(long, value_name = "TIME|DURATION")]
     pub until: Option<Moment>,
-    /// Show only changes that fit: type=KIND, event=made|changed|removed, service=NAME, node=NAME,
-    /// network=NAME, id=ID (with one type). Of several with the same key, one must fit
+    /// Show only changes that match: type=KIND, event=made|changed|removed, service=NAME, node=NAME,
+    /// network=NAME, id=ID (with one type). Of several filters with the same key, one must match
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
     pub filter: Vec<(String, String)>,
     /// Output format: a line of text, or one of JSON, for each change
@@ -345,7 +345,7 @@ pub struct NetworkCreate {
     /// Encrypt traffic between hosts (IPsec ESP)
     #[arg(long)]
     pub encrypted: bool,
-    /// A note.
+    /// Label, KEY=VALUE
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = option)]
     pub labels: Vec<(String, String)>,
     /// Driver option. All drivers: mtu=1400. macvlan and ipvlan: parent=eth0, or parent=eth0.50 for

@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::Result;
+use api::LeaveRequest;
 use clap::Parser;
 use model::Failure;
 use tokio::runtime::Runtime;
@@ -72,12 +73,22 @@ async fn ask(daemon: &Daemon, verb: Verb) -> Result<u8> {
     match verb {
         Verb::Init(init) => verbs::init(daemon, init).await,
         Verb::Join(join) => verbs::join(daemon, join).await,
-        Verb::Leave { force } => verbs::leave(daemon, force).await,
+        Verb::Leave { force } => verbs::leave(daemon, LeaveRequest { force }).await,
         Verb::Token {
             role,
             rotate,
             quiet,
-        } => verbs::token(daemon, role, rotate, quiet).await,
+        } => {
+            if rotate {
+                verbs::rotate_token(daemon, role).await?;
+            }
+            let printed = if quiet {
+                verbs::Printed::Token
+            } else {
+                verbs::Printed::Command
+            };
+            verbs::token(daemon, role, printed).await
+        }
         Verb::Status { output } => verbs::status(daemon, output).await,
         Verb::Node(verb) => verbs::node(daemon, verb).await,
         Verb::Network(verb) => verbs::network(daemon, verb).await,

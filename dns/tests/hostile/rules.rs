@@ -105,12 +105,12 @@ fn table() -> &'static Table {
         }];
         let web = NameConfig {
             ports: ports.clone(),
-            ..NameConfig::new(addresses(2), true)
+            ..NameConfig::canonical(addresses(2))
         };
         let many = NameConfig {
             ports,
             targets: vec!["web".to_owned(); 300],
-            ..NameConfig::new(addresses(250), false)
+            ..NameConfig::further(addresses(250))
         };
         let names = [("web", web), ("many", many)]
             .map(|(name, record)| ((NETWORK, name.to_owned()), record));

@@ -7,7 +7,7 @@ use api::{Attached, CniInterface, CniName, ContainerReply, ContainerRequest};
 use dataplane::desired::OUTER;
 use model::{
     AddressWish, Command, Container, ContainerCommand, ContainerConfig, ContainerKey,
-    ContainerRuntime, ContainerSpec, ContainerTraits, DriverConfig, EndpointConfig, Kind,
+    ContainerRuntime, ContainerSpec, ContainerTraits, DriverConfig, EndpointConfig, Family, Kind,
     NetworkConfig, NodeConfig, NodeId, Outcome, Question, Refusal, Sandbox, SubnetLease, names,
     other_version,
 };
@@ -379,9 +379,9 @@ fn describe(config: &NodeConfig, container: Container, mtu: Option<u32>) -> Opti
         .copied()
         .collect();
     let joint = config.endpoints.get(&container.id)?;
-    let ways_out = [true, false]
+    let ways_out = [Family::V4, Family::V6]
         .into_iter()
-        .filter_map(|v4| way_out(config, entry(config, joint)?, v4));
+        .filter_map(|family| way_out(config, entry(config, joint)?, family));
     let ways_out = ways_out
         .filter(|(of, _)| *of == container.id)
         .map(|(_, gateway)| gateway)
@@ -408,7 +408,7 @@ fn describe(config: &NodeConfig, container: Container, mtu: Option<u32>) -> Opti
 fn way_out(
     config: &NodeConfig,
     container: &ContainerConfig,
-    v4: bool,
+    family: Family,
 ) -> Option<(model::EndpointId, IpAddr)> {
     container.endpoints.iter().find_map(|joint| {
         let endpoint = config.endpoints.get(&joint.id)?;
@@ -419,7 +419,7 @@ fn way_out(
         let address = endpoint
             .addresses
             .iter()
-            .find(|address| address.is_ipv4() == v4)?;
+            .find(|address| Family::of(**address) == family)?;
         let gateway = gateway(network, *address)?;
         let is_overlay = network.driver.parent().is_none();
         Some((
@@ -646,20 +646,20 @@ async fn status(daemon: &Daemon, name: String) -> Reply {
             "`swarmctl network create --attachable` makes one that is",
         ));
     }
-    let is_full = |v6: bool| {
+    let is_full = |family: Family| {
         let mut of_family = network
             .status
             .subnets
             .iter()
             .map(|lease| lease.subnet)
-            .filter(|subnet| subnet.is_ipv6() == v6);
+            .filter(|subnet| subnet.family() == family);
         let first = of_family.next()?;
         of_family
             .chain([first])
             .all(|subnet| network.status.exhausted.contains(&subnet))
             .then_some(first)
     };
-    if let Some(subnet) = is_full(false).or_else(|| is_full(true)) {
+    if let Some(subnet) = is_full(Family::V4).or_else(|| is_full(Family::V6)) {
         let cause = format!(
             "network {} has no free address in {subnet}",
             network.spec.name

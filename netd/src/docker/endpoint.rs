@@ -8,7 +8,7 @@ use model::{AddressWish, ContainerSpec, Kind, PublishSpec, Refusal, Sandbox, Sub
 
 use super::{
     Plugin,
-    ledger::{Hold, NetworkRecord, Pending},
+    journal::{Hold, NetworkRecord, Pending},
     pool,
     ports::publish,
     ways::Ways,
@@ -42,7 +42,7 @@ impl Plugin {
             )
         };
         let hold = self
-            .ledger
+            .journal
             .holds
             .get(&key)
             .filter(|hold| hold.pending != Some(Pending::Detach));
@@ -62,7 +62,7 @@ impl Plugin {
         }
         // Refused now rather than when the container is about to start.
         publish(&asked.options)?;
-        self.keep(self.ledger.holds.put(
+        self.keep(self.journal.holds.put(
             &key,
             &Hold {
                 endpoint: Some(asked.endpoint),
@@ -78,11 +78,11 @@ impl Plugin {
         &self,
         asked: wire::OfEndpoint,
     ) -> Result<wire::Nothing, Refusal> {
-        let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) else {
+        let Some((key, _)) = self.journal.endpoint(&asked.endpoint) else {
             return Ok(wire::Nothing {});
         };
         let _turn = self.turn(&key).await;
-        if let Some(hold) = self.ledger.holds.get(&key) {
+        if let Some(hold) = self.journal.holds.get(&key) {
             let pending = hold
                 .pending
                 .or(hold.sandbox.is_some().then_some(Pending::Leave));
@@ -94,7 +94,7 @@ impl Plugin {
                 heard: super::now(),
                 ..hold
             };
-            self.keep(self.ledger.holds.put(&key, &left))?;
+            self.keep(self.journal.holds.put(&key, &left))?;
         }
         Ok(wire::Nothing {})
     }
@@ -102,7 +102,7 @@ impl Plugin {
     pub(super) async fn join(&self, asked: wire::OfEndpoint) -> Result<wire::Joined, Refusal> {
         let record = self.record(&asked.network)?;
         let (key, _) = self
-            .ledger
+            .journal
             .endpoint(&asked.endpoint)
             .ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
         let path = asked.sandbox_key;
@@ -110,7 +110,7 @@ impl Plugin {
         let (endpoint, ways) = {
             let _turn = self.turn(&key).await;
             let hold = self
-                .ledger
+                .journal
                 .holds
                 .get(&key)
                 .ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
@@ -122,7 +122,7 @@ impl Plugin {
                 heard: super::now(),
                 ..hold
             };
-            self.keep(self.ledger.holds.put(&key, &hold))?;
+            self.keep(self.journal.holds.put(&key, &hold))?;
             (self.attach(&key, &hold).await?, ways)
         };
         self.ready(&path, endpoint.id).await?;
@@ -130,7 +130,7 @@ impl Plugin {
         let source = names::handed_link(endpoint.id).to_string();
         let mut joined = joined(&record, &endpoint.addresses, source);
         let networks = self
-            .ledger
+            .journal
             .networks
             .all()
             .into_values()
@@ -150,11 +150,11 @@ impl Plugin {
 
     /// The container's other endpoints: their routes to resolvers, and their networks.
     fn others(&self, key: &str, path: &str) -> Vec<(Option<u8>, NetworkRecord)> {
-        let holds = self.ledger.holds.all().into_iter();
+        let holds = self.journal.holds.all().into_iter();
         let others =
             holds.filter(|(other, hold)| other != key && hold.sandbox.as_deref() == Some(path));
         let network = |id| {
-            self.ledger
+            self.journal
                 .networks
                 .find(|_, record| record.network == Some(id))
                 .map(|(_, record)| record)
@@ -165,15 +165,15 @@ impl Plugin {
     }
 
     pub(super) async fn leave(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
-        let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) else {
+        let Some((key, _)) = self.journal.endpoint(&asked.endpoint) else {
             return Ok(wire::Nothing {});
         };
         let _turn = self.turn(&key).await;
-        if let Some(mut hold) = self.ledger.holds.get(&key) {
+        if let Some(mut hold) = self.journal.holds.get(&key) {
             (hold.sandbox, hold.asks, hold.heard) = (None, None, super::now());
             hold.traits.publish = Vec::new();
             hold.pending = hold.pending.or(Some(Pending::Leave));
-            self.keep(self.ledger.holds.put(&key, &hold))?;
+            self.keep(self.journal.holds.put(&key, &hold))?;
             // Told to the cluster in a moment: as a rule the endpoint is given up before.
             self.wake.notify_one();
         }
@@ -183,7 +183,7 @@ impl Plugin {
     /// The endpoint is its container's way out: the host's ports lead to it.
     pub(super) async fn program(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
         let (key, _) = self
-            .ledger
+            .journal
             .endpoint(&asked.endpoint)
             .ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
         self.set_publish(&key, publish(&asked.options)?).await?;
@@ -191,7 +191,7 @@ impl Plugin {
     }
 
     pub(super) async fn revoke(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
-        if let Some((key, _)) = self.ledger.endpoint(&asked.endpoint) {
+        if let Some((key, _)) = self.journal.endpoint(&asked.endpoint) {
             let unheard = self.set_publish(&key, Vec::new()).await;
             unheard
                 .unwrap_or_else(|refusal| tracing::warn!(%refusal, "ports will be released later"));
@@ -201,7 +201,7 @@ impl Plugin {
 
     async fn set_publish(&self, key: &str, publish: Vec<PublishSpec>) -> Result<(), Refusal> {
         let _turn = self.turn(key).await;
-        let Some(hold) = self.ledger.holds.get(key) else {
+        let Some(hold) = self.journal.holds.get(key) else {
             return Ok(());
         };
         if hold.traits.publish == publish {
@@ -209,10 +209,10 @@ impl Plugin {
         }
         let mut changed = hold.clone();
         changed.traits.publish = publish;
-        self.keep(self.ledger.holds.put(key, &changed))?;
+        self.keep(self.journal.holds.put(key, &changed))?;
         if let Err(refusal) = self.attach(key, &changed).await {
             if !changed.traits.publish.is_empty() {
-                self.keep(self.ledger.holds.put(key, &hold))?;
+                self.keep(self.journal.holds.put(key, &hold))?;
             }
             return Err(refusal);
         }
@@ -252,7 +252,7 @@ impl Plugin {
 
     fn record(&self, network: &str) -> Result<NetworkRecord, Refusal> {
         let known = self
-            .ledger
+            .journal
             .networks
             .get(network)
             .filter(|record| record.network.is_some() && !record.removed);
@@ -333,8 +333,8 @@ fn unknown_endpoint(endpoint: &str) -> Refusal {
 mod tests {
     use super::*;
 
-    fn record(internal: bool, lan: bool) -> NetworkRecord {
-        NetworkRecord::example(9, internal, lan)
+    fn record() -> NetworkRecord {
+        NetworkRecord::example(9)
     }
 
     fn routes(joined: &wire::Joined) -> Vec<(&str, &str)> {
@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn an_overlay_container_reaches_all_by_its_gateways() {
         let addresses = ["10.0.9.5".parse().unwrap(), "fd00:9::5".parse().unwrap()];
-        let found = joined(&record(false, false), &addresses, String::new());
+        let found = joined(&record(), &addresses, String::new());
         assert_eq!(
             (found.gateway.as_str(), found.gateway_ipv6.as_str()),
             ("10.0.9.1", "fd00:9::1")
@@ -360,7 +360,7 @@ mod tests {
             ("fd00:9::/64", "fd00:9::1"),
         ];
         assert_eq!(routes(&found), expected);
-        let found = joined(&record(false, true), &addresses[..1], String::new());
+        let found = joined(&record().on_lan(), &addresses[..1], String::new());
         assert_eq!(
             (routes(&found), found.gateway_ipv6.as_str()),
             (vec![("10.0.9.0/24", ""), ("10.0.9.1/32", "")], "")
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn an_internal_network_has_no_way_out() {
         let found = joined(
-            &record(true, false),
+            &record().internal(),
             &["10.0.9.5".parse().unwrap()],
             String::new(),
         );

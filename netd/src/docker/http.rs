@@ -262,7 +262,7 @@ mod tests {
     use model::{NodeConfig, NodeId};
     use tokio::sync::{Mutex, watch};
 
-    use super::{super::ledger::Ledger, *};
+    use super::{super::journal::Journal, *};
     use crate::daemon::{Daemon, Options};
 
     fn plugin(directory: &Path) -> Plugin {
@@ -281,7 +281,7 @@ mod tests {
             membership: Mutex::new(()),
             roster: Default::default(),
         });
-        Plugin::new(daemon, Ledger::open(directory).unwrap())
+        Plugin::new(daemon, Journal::open(directory).unwrap())
     }
 
     async fn ask(method: &str, body: &str) -> (u16, Value) {

@@ -4,13 +4,13 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use model::{
-    AddressWish, Command, Container, ContainerCommand, Failure, Kind, Mac, NetworkInfo, Outcome,
-    ParseError, Question, Refusal, Subnet, SubnetLease,
+    AddressWish, Command, Container, ContainerCommand, Failure, Family, Kind, Mac, NetworkInfo,
+    Outcome, ParseError, Question, Refusal, Subnet, SubnetLease,
 };
 
 use super::{
     Plugin,
-    ledger::{Hold, NetworkRecord, Pending},
+    journal::{Hold, NetworkRecord, Pending},
     network::NETWORK,
     pool::{self, Pool},
     refusal::{invalid, lacks},
@@ -33,11 +33,11 @@ impl Plugin {
         let (pool, gateway) = match (asked.options.get(NETWORK), subnet) {
             (Some(name), subnet) => {
                 let network = self.ask(Question::network(name)).await?;
-                let lease = lease_of(&network, subnet, asked.v6)?;
+                let lease = lease_of(&network, subnet, asked.family())?;
                 (Pool::Of(network.id, lease.subnet), lease.gateway)
             }
             (None, Some(subnet)) => (Pool::Subnet(subnet), self.gateway_of(subnet).await?),
-            (None, None) => match Pool::any(asked.v6, rand::random()) {
+            (None, None) => match Pool::any(asked.family(), rand::random()) {
                 Pool::Any(token) => return Ok(answer(Pool::Any(token), pool::alone(token))),
                 other => (other, IpAddr::from([0, 0, 0, 0])),
             },
@@ -61,7 +61,7 @@ impl Plugin {
         };
         if text.is_empty() {
             return self
-                .keep(self.ledger.ranges.remove(&subnet.to_string()))
+                .keep(self.journal.ranges.remove(&subnet.to_string()))
                 .map(|()| None);
         }
         let range: Subnet = text
@@ -71,7 +71,7 @@ impl Plugin {
             let cause = format!("the --ip-range {range} is not inside the subnet {subnet}");
             return Err(invalid(cause, "give a part of it, or none"));
         }
-        self.keep(self.ledger.ranges.put(&subnet.to_string(), &range))
+        self.keep(self.journal.ranges.put(&subnet.to_string(), &range))
             .map(|()| Some(range))
     }
 
@@ -88,7 +88,7 @@ impl Plugin {
 
     pub(super) fn release_pool(&self, asked: &wire::OfPool) -> Result<wire::Nothing, Refusal> {
         if let Ok(Pool::Subnet(subnet)) = pool::wide(&asked.pool).0.parse() {
-            self.keep(self.ledger.ranges.remove(&subnet.to_string()))?;
+            self.keep(self.journal.ranges.remove(&subnet.to_string()))?;
         }
         Ok(wire::Nothing {})
     }
@@ -119,12 +119,12 @@ impl Plugin {
         let mac: Mac = mac
             .parse()
             .map_err(|error: ParseError| Failure::from(error))?;
-        let network = self.ledger.pool(name).ok_or_else(|| foreign_pool(name))?;
+        let network = self.journal.pool(name).ok_or_else(|| foreign_pool(name))?;
         let address = self
             .hold(
                 &network,
                 mac,
-                pool.is_ipv6(),
+                pool.family(),
                 AddressWish {
                     wanted: true,
                     exact,
@@ -158,15 +158,15 @@ impl Plugin {
         &self,
         network: &NetworkRecord,
         mac: Mac,
-        v6: bool,
+        family: Family,
         wish: AddressWish,
     ) -> Result<IpAddr, Refusal> {
-        match self.try_hold(network, mac, v6, wish).await {
+        match self.try_hold(network, mac, family, wish).await {
             Err(refusal)
                 if refusal.kind == Kind::Conflict
                     && self.frees(network, mac, wish.exact).await? =>
             {
-                self.try_hold(network, mac, v6, wish).await
+                self.try_hold(network, mac, family, wish).await
             }
             held => held,
         }
@@ -197,7 +197,7 @@ impl Plugin {
         for key in keys {
             let _turn = self.turn(&key).await;
             let Some(hold) = self
-                .ledger
+                .journal
                 .holds
                 .get(&key)
                 .filter(|hold| self.is_unfinished(hold))
@@ -221,7 +221,7 @@ impl Plugin {
         &self,
         network: &NetworkRecord,
         mac: Mac,
-        v6: bool,
+        family: Family,
         wish: AddressWish,
     ) -> Result<IpAddr, Refusal> {
         let id = network
@@ -229,7 +229,7 @@ impl Plugin {
             .ok_or_else(|| foreign_pool("of a network that is being made"))?;
         let key = format!("{id}/{mac}");
         let _turn = self.turn(&key).await;
-        let known = self.usable(&key, v6, wish.exact).await?;
+        let known = self.usable(&key, family, wish.exact).await?;
         let fresh = || Hold {
             network: id,
             mac,
@@ -248,11 +248,10 @@ impl Plugin {
         };
         // The hold is written before the request, so that an address that is granted after this
         // host has died can be found and released.
-        self.keep(self.ledger.holds.put(&key, &hold))?;
-        let (ipv4, ipv6) = if v6 {
-            (AddressWish::default(), wish)
-        } else {
-            (wish, AddressWish::default())
+        self.keep(self.journal.holds.put(&key, &hold))?;
+        let (ipv4, ipv6) = match family {
+            Family::V4 => (wish, AddressWish::default()),
+            Family::V6 => (AddressWish::default(), wish),
         };
         let mut spec = self.spec(&key, &hold)?;
         (spec.ipv4, spec.ipv6) = (ipv4, ipv6);
@@ -265,7 +264,7 @@ impl Plugin {
             Ok(Outcome::Container(container)) => container
                 .addresses
                 .into_iter()
-                .find(|given| given.is_ipv6() == v6),
+                .find(|given| Family::of(*given) == family),
             Ok(_) => None,
             Err(refusal) => {
                 self.let_go(&key, hold, &refusal)?;
@@ -273,7 +272,7 @@ impl Plugin {
             }
         };
         let given = given.ok_or_else(|| {
-            let cause = format!("network {id} has no IPv{} prefix", if v6 { 6 } else { 4 });
+            let cause = format!("network {id} has no {family} prefix");
             Refusal::new(
                 Kind::Precondition,
                 cause,
@@ -281,7 +280,7 @@ impl Plugin {
             )
         })?;
         hold.addresses.insert(given);
-        self.keep(self.ledger.holds.put(&key, &hold))?;
+        self.keep(self.journal.holds.put(&key, &hold))?;
         Ok(given)
     }
 
@@ -289,16 +288,16 @@ impl Plugin {
     async fn usable(
         &self,
         key: &str,
-        v6: bool,
+        family: Family,
         exact: Option<IpAddr>,
     ) -> Result<Option<Hold>, Refusal> {
-        let Some(hold) = self.ledger.holds.get(key) else {
+        let Some(hold) = self.journal.holds.get(key) else {
             return Ok(None);
         };
         let held = hold
             .addresses
             .iter()
-            .find(|address| address.is_ipv6() == v6)
+            .find(|address| Family::of(**address) == family)
             .copied();
         let is_other =
             hold.endpoint.is_none() && held.is_some() && exact.is_some() && held != exact;
@@ -332,7 +331,7 @@ impl Plugin {
         }
         match refusal.kind {
             Kind::Unavailable => {
-                self.keep(self.ledger.holds.put(
+                self.keep(self.journal.holds.put(
                     key,
                     &Hold {
                         pending: Some(Pending::Detach),
@@ -342,7 +341,7 @@ impl Plugin {
                 self.wake.notify_one();
                 Ok(())
             }
-            _ => self.keep(self.ledger.holds.remove(key)),
+            _ => self.keep(self.journal.holds.remove(key)),
         }
     }
 
@@ -351,7 +350,7 @@ impl Plugin {
         asked: wire::OfPool,
     ) -> Result<wire::Nothing, Refusal> {
         let (Some(network), Some(address)) = (
-            self.ledger.pool(pool::wide(&asked.pool).0),
+            self.journal.pool(pool::wide(&asked.pool).0),
             pool::address(&asked.address),
         ) else {
             return Ok(wire::Nothing {});
@@ -359,11 +358,11 @@ impl Plugin {
         let is_meant = |hold: &Hold| {
             Some(hold.network) == network.network && hold.addresses.contains(&address)
         };
-        let Some((key, _)) = self.ledger.holds.find(|_, hold| is_meant(hold)) else {
+        let Some((key, _)) = self.journal.holds.find(|_, hold| is_meant(hold)) else {
             return Ok(wire::Nothing {});
         };
         let turn = self.turn(&key).await;
-        let Some(mut hold) = self.ledger.holds.get(&key) else {
+        let Some(mut hold) = self.journal.holds.get(&key) else {
             return Ok(wire::Nothing {});
         };
         if hold.sandbox.is_some() && !self.is_of_before(hold.heard) {
@@ -379,7 +378,7 @@ impl Plugin {
         } else {
             hold.pending = Some(Pending::Detach);
         }
-        self.keep(self.ledger.holds.put(&key, &hold))?;
+        self.keep(self.journal.holds.put(&key, &hold))?;
         drop(turn);
         if hold.pending == Some(Pending::Detach) {
             self.settle_soon(&key).await;
@@ -423,15 +422,15 @@ fn subnet_of(pool: Pool) -> Option<Subnet> {
 fn lease_of(
     network: &NetworkInfo,
     subnet: Option<Subnet>,
-    v6: bool,
+    family: Family,
 ) -> Result<SubnetLease, Refusal> {
     let mut of_family = network
         .status
         .subnets
         .iter()
-        .filter(|lease| lease.subnet.is_ipv6() == v6);
+        .filter(|lease| lease.subnet.family() == family);
     let found = of_family.find(|lease| subnet.is_none_or(|subnet| subnet == lease.subnet));
-    found.copied().ok_or_else(|| lacks(network, subnet, v6))
+    found.copied().ok_or_else(|| lacks(network, subnet, family))
 }
 
 fn foreign_pool(pool: &str) -> Refusal {

@@ -6,7 +6,7 @@ mod endpoint;
 mod engine;
 mod http;
 mod ipam;
-mod ledger;
+mod journal;
 mod network;
 mod pool;
 mod ports;
@@ -42,7 +42,7 @@ use crate::{
     cluster::{Patience, ask, propose},
     daemon::{Daemon, Member},
 };
-use ledger::{Hold, Ledger, Pending};
+use journal::{Hold, Journal, Pending};
 use watch::Look;
 
 /// Below the daemon's directory.
@@ -59,7 +59,7 @@ const TURNS: usize = 64;
 /// The plugin's state.
 pub struct Plugin {
     daemon: Arc<Daemon>,
-    ledger: Ledger,
+    journal: Journal,
     turns: Vec<Mutex<()>>,
     /// There is something to tell the cluster.
     wake: Notify,
@@ -87,8 +87,8 @@ pub async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
 }
 
 fn start(daemon: Arc<Daemon>) -> io::Result<impl Future<Output = ()>> {
-    let ledger = Ledger::open(&daemon.options.directory.join(DIRECTORY))?;
-    let plugin = Arc::new(Plugin::new(daemon, ledger));
+    let journal = Journal::open(&daemon.options.directory.join(DIRECTORY))?;
+    let plugin = Arc::new(Plugin::new(daemon, journal));
     let listener = http::listen()?;
     Ok(async move {
         tokio::join!(
@@ -107,10 +107,10 @@ fn now() -> Millis {
 }
 
 impl Plugin {
-    fn new(daemon: Arc<Daemon>, ledger: Ledger) -> Self {
+    fn new(daemon: Arc<Daemon>, journal: Journal) -> Self {
         Self {
             daemon,
-            ledger,
+            journal,
             turns: (0..TURNS).map(|_| Mutex::new(())).collect(),
             wake: Notify::new(),
             news: Notify::new(),
@@ -215,13 +215,13 @@ impl Plugin {
             keys: vec![self.key(key)?],
         }))
         .await?;
-        self.keep(self.ledger.holds.remove(key))
+        self.keep(self.journal.holds.remove(key))
     }
 
     /// Sends an endpoint's pending change to the cluster.
     async fn settle(&self, key: &str) -> Result<(), Refusal> {
         let _turn = self.turn(key).await;
-        let Some(hold) = self.ledger.holds.get(key) else {
+        let Some(hold) = self.journal.holds.get(key) else {
             return Ok(());
         };
         match hold.pending {
@@ -234,7 +234,7 @@ impl Plugin {
             Err(refusal) => tracing::info!(key, %refusal, "an unknown endpoint leaves"),
             Ok(_) => {}
         }
-        self.keep(self.ledger.holds.put(
+        self.keep(self.journal.holds.put(
             key,
             &Hold {
                 pending: None,
@@ -270,7 +270,7 @@ impl Plugin {
         loop {
             let mut undone = BTreeMap::new();
             for (key, _) in self
-                .ledger
+                .journal
                 .holds
                 .all()
                 .into_iter()
@@ -281,7 +281,7 @@ impl Plugin {
                 }
             }
             for (id, _) in self
-                .ledger
+                .journal
                 .networks
                 .all()
                 .into_iter()

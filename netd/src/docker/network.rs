@@ -14,7 +14,7 @@ use model::{
 
 use super::{
     Plugin,
-    ledger::NetworkRecord,
+    journal::NetworkRecord,
     pool::{self, Pool},
     refusal::{invalid, lacks},
     wire,
@@ -47,7 +47,7 @@ impl Plugin {
             ));
         }
         if self
-            .ledger
+            .journal
             .networks
             .get(&asked.network)
             .is_some_and(|known| known.network.is_some() && !known.removed)
@@ -90,7 +90,7 @@ impl Plugin {
         record.subnets = network.status.subnets;
         record.internal = network.spec.internal || asked.flag(wire::INTERNAL);
         record.lan = network.spec.driver.is_lan();
-        self.keep(self.ledger.networks.put(&asked.network, &record))?;
+        self.keep(self.journal.networks.put(&asked.network, &record))?;
         if let Err(refusal) = self.hold_aside(&record).await {
             self.delete_network(wire::OfNetwork {
                 network: asked.network,
@@ -111,7 +111,7 @@ impl Plugin {
         record: &mut NetworkRecord,
     ) -> Result<NetworkInfo, Refusal> {
         let mut spec = spec(&asked.network, asked.flag(wire::INTERNAL), options)?;
-        let range = |subnet: Subnet| self.ledger.ranges.get(&subnet.to_string());
+        let range = |subnet: Subnet| self.journal.ranges.get(&subnet.to_string());
         let given = pools.subnets.iter();
         spec.subnets = given
             .map(|&(subnet, gateway)| SubnetSpec {
@@ -130,7 +130,7 @@ impl Plugin {
         self.refuse_existing(&spec).await?;
         record.made = Some(spec.name.clone());
         record.unnamed = spec.labels.contains_key(UNNAMED);
-        self.keep(self.ledger.networks.put(&asked.network, record))?;
+        self.keep(self.journal.networks.put(&asked.network, record))?;
         let made = self
             .propose(Command::Network(NetworkCommand::Create {
                 spec: spec.clone(),
@@ -141,13 +141,13 @@ impl Plugin {
             Ok(_) => spec.name,
             Err(refusal) => {
                 if refusal.kind != Kind::Unavailable {
-                    self.keep(self.ledger.networks.remove(&asked.network))?;
+                    self.keep(self.journal.networks.remove(&asked.network))?;
                 }
                 return Err(refusal);
             }
         };
         for subnet in pools.subnets.iter().map(|(subnet, _)| subnet.to_string()) {
-            self.keep(self.ledger.ranges.remove(&subnet))?;
+            self.keep(self.journal.ranges.remove(&subnet))?;
         }
         self.ask(Question::network(id)).await
     }
@@ -187,7 +187,7 @@ impl Plugin {
         let Some(id) = known.spec.labels.get(MADE_FOR) else {
             return Ok(false);
         };
-        let Some(record) = self.ledger.networks.get(id) else {
+        let Some(record) = self.journal.networks.get(id) else {
             return Ok(false);
         };
         let is_left_over = record.removed
@@ -198,7 +198,7 @@ impl Plugin {
                 name = known.spec.name,
                 "the engine no longer has this network"
             );
-            self.keep(self.ledger.networks.put(
+            self.keep(self.journal.networks.put(
                 id,
                 &NetworkRecord {
                     removed: true,
@@ -276,8 +276,8 @@ impl Plugin {
         &self,
         asked: wire::OfNetwork,
     ) -> Result<wire::Nothing, Refusal> {
-        if let Some(record) = self.ledger.networks.get(&asked.network) {
-            self.keep(self.ledger.networks.put(
+        if let Some(record) = self.journal.networks.get(&asked.network) {
+            self.keep(self.journal.networks.put(
                 &asked.network,
                 &NetworkRecord {
                     removed: true,
@@ -292,11 +292,11 @@ impl Plugin {
     /// Releases the holds of a network that the engine has removed, and removes the cluster's
     /// network if it was made for it and is unused.
     pub(super) async fn remove_network(&self, id: &str) -> Result<(), Refusal> {
-        let Some(record) = self.ledger.networks.get(id) else {
+        let Some(record) = self.journal.networks.get(id) else {
             return Ok(());
         };
         // Other networks of this engine that are the same one of the cluster.
-        let mut others = self.ledger.networks.all();
+        let mut others = self.journal.networks.all();
         others.retain(|other, known| other != id && known.network == record.network);
         if others.is_empty() {
             self.give_up_endpoints(&record).await?;
@@ -316,14 +316,14 @@ impl Plugin {
             // Another one may wait for its name.
             self.news.notify_one();
         }
-        self.keep(self.ledger.networks.remove(id))
+        self.keep(self.journal.networks.remove(id))
     }
 
     /// Holds of a network that the engine has removed: it has no endpoints there any more, even if
     /// a release was missed.
     async fn give_up_endpoints(&self, record: &NetworkRecord) -> Result<(), Refusal> {
         let held = self
-            .ledger
+            .journal
             .holds
             .all()
             .into_iter()
@@ -429,9 +429,9 @@ impl Pools {
                 .status
                 .subnets
                 .iter()
-                .any(|lease| lease.subnet.is_ipv6() == pool.is_ipv6());
+                .any(|lease| lease.subnet.family() == pool.family());
             if !has {
-                return Err(lacks(network, None, pool.is_ipv6()));
+                return Err(lacks(network, None, pool.family()));
             }
         }
         Ok(())
@@ -462,7 +462,7 @@ fn refuse_mismatch(
     for &(subnet, gateway) in &pools.subnets {
         let mut leases = network.status.subnets.iter();
         let Some(lease) = leases.find(|lease| lease.subnet == subnet) else {
-            return Err(lacks(network, Some(subnet), subnet.is_ipv6()));
+            return Err(lacks(network, Some(subnet), subnet.family()));
         };
         if lease.gateway != gateway {
             return differs(

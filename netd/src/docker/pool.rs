@@ -8,7 +8,7 @@ use std::{
     str::FromStr,
 };
 
-use model::{NetworkId, Subnet};
+use model::{Family, NetworkId, Subnet};
 
 /// Between a pool and the part of it that is given.
 const NARROWED: char = ',';
@@ -26,12 +26,12 @@ pub enum Pool {
 
 impl Pool {
     /// One of whatever prefix, by chance: its gateway is of a range that no host uses.
-    pub fn any(v6: bool, chance: u64) -> Self {
+    pub fn any(family: Family, chance: u64) -> Self {
         let [a, b, c, d, e, f, g, h] = chance.to_be_bytes();
         let pair = |high, low| u16::from_be_bytes([high, low]);
-        Self::Any(match v6 {
-            false => Ipv4Addr::new(240 | a & 0x07, b, c, d).into(),
-            true => Ipv6Addr::new(
+        Self::Any(match family {
+            Family::V4 => Ipv4Addr::new(240 | a & 0x07, b, c, d).into(),
+            Family::V6 => Ipv6Addr::new(
                 0xfd6e,
                 0x6574,
                 0x64ff,
@@ -62,11 +62,11 @@ impl Pool {
         }
     }
 
-    /// Whether its addresses are IPv6.
-    pub fn is_ipv6(self) -> bool {
+    /// That of its addresses.
+    pub fn family(self) -> Family {
         match self {
-            Self::Any(token) => token.is_ipv6(),
-            Self::Subnet(subnet) | Self::Of(_, subnet) => subnet.is_ipv6(),
+            Self::Any(token) => Family::of(token),
+            Self::Subnet(subnet) | Self::Of(_, subnet) => subnet.family(),
         }
     }
 }
@@ -140,8 +140,8 @@ mod tests {
     #[test]
     fn a_pool_is_known_again_by_its_name() {
         for pool in [
-            Pool::any(false, u64::MAX),
-            Pool::any(true, 1 << 60),
+            Pool::any(Family::V4, u64::MAX),
+            Pool::any(Family::V6, 1 << 60),
             Pool::Subnet("10.0.9.0/24".parse().unwrap()),
             Pool::Of(NetworkId(9), "fd00:9::/64".parse().unwrap()),
         ] {
@@ -153,7 +153,7 @@ mod tests {
                 );
             }
         }
-        let any = Pool::any(false, 42);
+        let any = Pool::any(Family::V4, 42);
         let Pool::Any(token) = any else {
             panic!("{any:?}")
         };

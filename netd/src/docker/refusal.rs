@@ -1,6 +1,6 @@
 //! Refusals in the engine's format.
 
-use model::{Kind, NetworkInfo, Refusal, Subnet};
+use model::{Family, Kind, NetworkInfo, Refusal, Subnet};
 
 /// The request is invalid.
 pub fn invalid(cause: impl ToString, next: &str) -> Refusal {
@@ -8,7 +8,7 @@ pub fn invalid(cause: impl ToString, next: &str) -> Refusal {
 }
 
 /// A network has no such prefix.
-pub fn lacks(network: &NetworkInfo, subnet: Option<Subnet>, v6: bool) -> Refusal {
+pub fn lacks(network: &NetworkInfo, subnet: Option<Subnet>, family: Family) -> Refusal {
     let has: Vec<String> = network
         .status
         .subnets
@@ -16,17 +16,17 @@ pub fn lacks(network: &NetworkInfo, subnet: Option<Subnet>, v6: bool) -> Refusal
         .map(|lease| lease.subnet.to_string())
         .collect();
     let (name, has) = (&network.spec.name, has.join(", "));
-    match (subnet, v6) {
+    match (subnet, family) {
         (Some(subnet), _) => {
             let cause =
                 format!("network {name} of the cluster has not the subnet {subnet}, but {has}");
             Refusal::new(Kind::Conflict, cause, "give its own, or no --subnet at all")
         }
-        (None, true) => {
+        (None, Family::V6) => {
             let cause = format!("network {name} of the cluster has no IPv6 prefix, but {has}");
             Refusal::new(Kind::Conflict, cause, "leave --ipv6 out")
         }
-        (None, false) => {
+        (None, Family::V4) => {
             let cause = format!("network {name} of the cluster has no IPv4 prefix, but {has}");
             Refusal::new(
                 Kind::Conflict,

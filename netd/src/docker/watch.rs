@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     GIVING_UP, Plugin, RETRY,
     engine::{self, Endpoint, Events, Inventory, Listed},
-    ledger::{Hold, NetworkRecord, Pending},
+    journal::{Hold, NetworkRecord, Pending},
     network::aux_key,
 };
 
@@ -139,7 +139,7 @@ impl Plugin {
         // The cluster is asked before the engine: so anything that the engine lacks was not
         // attached in between.
         let attached = self.attached().await;
-        let (holds, networks) = (self.ledger.holds.all(), self.ledger.networks.all());
+        let (holds, networks) = (self.journal.holds.all(), self.journal.networks.all());
         let began = Instant::now();
         let seen = engine::inventory().await?;
         let listed = seen
@@ -169,7 +169,7 @@ impl Plugin {
         let others = seen
             .networks
             .iter()
-            .filter(|network| self.ledger.networks.get(&network.id).is_none());
+            .filter(|network| self.journal.networks.get(&network.id).is_none());
         let elsewhere = others
             .filter(|network| network.leads_out())
             .map(|network| network.id.as_str())
@@ -243,7 +243,7 @@ impl Plugin {
                     removed: true,
                     ..record.clone()
                 };
-                if self.ledger.networks.put(id, &removed).is_ok() {
+                if self.journal.networks.put(id, &removed).is_ok() {
                     self.wake.notify_one();
                 }
             }
@@ -302,7 +302,7 @@ impl Plugin {
             unnamed: false,
             ..record.clone()
         };
-        self.ledger
+        self.journal
             .networks
             .put(id, &named)
             .unwrap_or_else(|error| {
@@ -323,7 +323,7 @@ impl Plugin {
         let known = attached.iter().find(|container| container.key.id == key);
         let _turn = self.turn(key).await;
         let Some(hold) = self
-            .ledger
+            .journal
             .holds
             .get(key)
             .filter(|hold| hold.sandbox.is_some() && hold.pending.is_none())
@@ -340,7 +340,7 @@ impl Plugin {
             traits: traits.clone(),
             ..hold
         };
-        let told = match self.keep(self.ledger.holds.put(key, &hold)) {
+        let told = match self.keep(self.journal.holds.put(key, &hold)) {
             Ok(()) => self.attach(key, &hold).await.map(drop),
             Err(refusal) => Err(refusal),
         };
@@ -361,7 +361,7 @@ impl Plugin {
             return;
         }
         let turn = self.turn(key).await;
-        if self.ledger.holds.get(key).as_ref() != Some(hold) {
+        if self.journal.holds.get(key).as_ref() != Some(hold) {
             return;
         }
         tracing::info!(key, addresses = ?hold.addresses,
@@ -370,7 +370,7 @@ impl Plugin {
             pending: Some(Pending::Detach),
             ..hold.clone()
         };
-        if self.ledger.holds.put(key, &given_up).is_ok() {
+        if self.journal.holds.put(key, &given_up).is_ok() {
             drop(turn);
             memory.missing.remove(key);
             self.wake.notify_one();
@@ -384,14 +384,14 @@ impl Plugin {
         places: &BTreeMap<&str, (&Listed, &Endpoint)>,
         memory: &mut Memory,
     ) {
-        let networks = self.ledger.networks.all();
+        let networks = self.journal.networks.all();
         let aux: Vec<String> = networks
             .values()
             .flat_map(|record| record.aux.iter().map(|&address| aux_key(record, address)))
             .collect();
         for container in attached {
             let key = container.key.id.clone();
-            let is_ours = self.ledger.holds.get(&key).is_some() || aux.contains(&key);
+            let is_ours = self.journal.holds.get(&key).is_some() || aux.contains(&key);
             let has_it = |(_, endpoint): &(&Listed, &Endpoint)| {
                 endpoint.mac_address == container.mac.to_string()
             };
@@ -404,7 +404,7 @@ impl Plugin {
             tracing::info!(key, addresses = ?container.addresses,
                 "the cluster has an endpoint that this host has no record of: releasing it");
             let _turn = self.turn(&key).await;
-            let given_up = match self.ledger.holds.get(&key) {
+            let given_up = match self.journal.holds.get(&key) {
                 Some(_) => Ok(()),
                 None => self
                     .propose(Command::Container(ContainerCommand::Detach {

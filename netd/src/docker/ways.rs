@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use model::Subnet;
 
-use super::{ledger::NetworkRecord, wire::StaticRoute};
+use super::{journal::NetworkRecord, wire::StaticRoute};
 
 /// Routes that one endpoint adds to those of its container's earlier endpoints.
 #[derive(Debug)]
@@ -192,9 +192,9 @@ mod tests {
     #[test]
     fn the_first_overlay_with_a_way_out_has_the_exact_route() {
         let (out, other, back) = (
-            NetworkRecord::example(1, false, false),
-            NetworkRecord::example(2, false, false),
-            NetworkRecord::example(3, true, false),
+            NetworkRecord::example(1),
+            NetworkRecord::example(2),
+            NetworkRecord::example(3).internal(),
         );
         let exact = to(&[("8.8.8.8/32", "10.0.1.1")]);
         assert_eq!(
@@ -213,9 +213,9 @@ mod tests {
     #[test]
     fn internal_networks_stand_by_and_lead_nothing_else_away() {
         let (out, back, last) = (
-            NetworkRecord::example(1, false, false),
-            NetworkRecord::example(3, true, false),
-            NetworkRecord::example(4, true, false),
+            NetworkRecord::example(1),
+            NetworkRecord::example(3).internal(),
+            NetworkRecord::example(4).internal(),
         );
         let by_back = to(&[("8.8.8.8/31", "10.0.3.1"), ("8.8.8.9/32", "10.0.1.1")]);
         let by_last = to(&[
@@ -238,8 +238,8 @@ mod tests {
     #[test]
     fn the_exact_prefix_of_a_router_is_left_to_its_lan() {
         let (out, back) = (
-            NetworkRecord::example(1, false, false),
-            NetworkRecord::example(3, true, false),
+            NetworkRecord::example(1),
+            NetworkRecord::example(3).internal(),
         );
         let resolver = &["192.168.1.1"];
         assert_eq!(
@@ -257,8 +257,8 @@ mod tests {
     #[test]
     fn neighbours_of_a_resolver_on_a_lan_are_reached_there() {
         let (lan, back) = (
-            NetworkRecord::example(4, false, true),
-            NetworkRecord::example(3, true, false),
+            NetworkRecord::example(4).on_lan(),
+            NetworkRecord::example(3).internal(),
         );
         let (resolver, router) = (&["10.0.4.9"], &["10.0.4.1"]);
         let by_back = ("10.0.4.8/31", "10.0.3.1");

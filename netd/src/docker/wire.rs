@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use model::Family;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -205,8 +206,15 @@ pub struct RequestPool {
     /// `--ipam-opt`.
     #[serde(deserialize_with = "or_default")]
     pub options: BTreeMap<String, String>,
-    /// IPv6.
+    /// Whether addresses of IPv6 are asked for.
     pub v6: bool,
+}
+
+impl RequestPool {
+    /// The family of addresses that is asked for.
+    pub fn family(&self) -> Family {
+        if self.v6 { Family::V6 } else { Family::V4 }
+    }
 }
 
 /// Its answer.

@@ -47,12 +47,9 @@ pub enum ServiceVerb {
     Rollback {
         /// Name or id
         service: String,
-        /// Return without waiting for the tasks
-        #[arg(short, long)]
-        detach: bool,
-        /// Show no progress
-        #[arg(short, long)]
-        quiet: bool,
+        /// Whether the command waits.
+        #[command(flatten)]
+        wait: WaitFlags,
     },
     /// Change the number of replicas
     Scale {
@@ -184,12 +181,9 @@ pub struct ServiceCreate {
     /// How its tasks are replaced.
     #[command(flatten)]
     pub rollout: Rollout,
-    /// Return without waiting for the tasks
-    #[arg(short, long)]
-    pub detach: bool,
-    /// Show no progress
-    #[arg(short, long)]
-    pub quiet: bool,
+    /// Whether the command waits.
+    #[command(flatten)]
+    pub wait: WaitFlags,
     /// Program and arguments
     #[arg(last = true, required_unless_present = "external", value_name = "ARGV")]
     pub argv: Vec<String>,
@@ -361,17 +355,25 @@ pub struct ServiceUpdate {
     /// Replace every task even if its spec does not change
     #[arg(long)]
     pub force: bool,
+    /// Whether the command waits.
+    #[command(flatten)]
+    pub wait: WaitFlags,
+    /// Name or id
+    pub service: String,
+    /// Program and arguments
+    #[arg(last = true, value_name = "ARGV")]
+    pub argv: Vec<String>,
+}
+
+/// Whether a command waits until tasks are as they should be.
+#[derive(Debug, Args)]
+pub struct WaitFlags {
     /// Return without waiting for the tasks
     #[arg(short, long)]
     pub detach: bool,
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
-    /// Name or id
-    pub service: String,
-    /// Program and arguments
-    #[arg(last = true, value_name = "ARGV")]
-    pub argv: Vec<String>,
 }
 
 fn tail(text: &str) -> Result<u32, ParseError> {

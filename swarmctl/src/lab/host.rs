@@ -22,10 +22,9 @@ use nix::{
 };
 
 use super::{
-    HostName, LabName, binary, cgroup,
+    HostName, LabName, binary, cable, cgroup,
     place::{DISKS, Place},
     processes::{self, Part, Process},
-    wire,
 };
 
 /// Where the hosts' programs are looked for.
@@ -119,9 +118,9 @@ pub fn boot(lab: &LabName, host: HostName) -> Result<u8> {
     if let Some(group) = &group {
         settle(group)?;
     }
-    wire::plug(&switch, &wire::current()?, host)?;
+    cable::plug(&switch, &cable::current()?, host)?;
     sethostname(host.to_string()).context("setting the host's name")?;
-    mounts(&place, host, group.is_some())?;
+    mounts(&place, host, group.as_deref())?;
     // Last, because a process that has done this can start no threads.
     unshare(CloneFlags::CLONE_NEWPID).context("making the host's PID namespace")?;
     let log = File::options()
@@ -183,7 +182,7 @@ fn settle(group: &Path) -> Result<()> {
 }
 
 /// Mounts the directories that the host has for itself; it shares the rest with the machine.
-fn mounts(place: &Place, host: HostName, own_group: bool) -> Result<()> {
+fn mounts(place: &Place, host: HostName, group: Option<&Path>) -> Result<()> {
     mount(
         None::<&str>,
         "/",
@@ -207,7 +206,7 @@ fn mounts(place: &Place, host: HostName, own_group: bool) -> Result<()> {
     fs::create_dir_all(STATE).with_context(|| format!("making {STATE}"))?;
     bind(&place.disk(host), Path::new(STATE))?;
     bind(&place.inner_disks(host), Path::new(DISKS))?;
-    sysfs(place, host, own_group)?;
+    sysfs(place, host, group)?;
     run()?;
     fs::create_dir(binary::OWN).with_context(|| format!("making {}", binary::OWN))?;
     bind(&descriptor(&own), Path::new(binary::OWN))
@@ -220,7 +219,7 @@ fn descriptor(file: &File) -> PathBuf {
 
 /// /sys shows the interfaces of the namespace that it was mounted in; the control groups below it
 /// stay where they were.
-fn sysfs(place: &Place, host: HostName, own_group: bool) -> Result<()> {
+fn sysfs(place: &Place, host: HostName, group: Option<&Path>) -> Result<()> {
     let (groups, stash) = (
         Path::new("/sys/fs/cgroup"),
         place.runtime().join(host.to_string()).join("cgroup"),
@@ -244,7 +243,7 @@ fn sysfs(place: &Place, host: HostName, own_group: bool) -> Result<()> {
         None::<&str>,
     )
     .context("moving the control groups")?;
-    if let Some(point) = point.filter(|_| own_group) {
+    if let Some(point) = point.filter(|_| group.is_some()) {
         // The kernel does not mount a file system right over itself.
         umount2(&point, MntFlags::MNT_DETACH)
             .with_context(|| format!("unmounting {}", point.display()))?;

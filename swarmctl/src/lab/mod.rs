@@ -3,6 +3,7 @@
 //! switch between them. Needs root.
 
 mod binary;
+mod cable;
 mod cgroup;
 mod down;
 mod enter;
@@ -13,11 +14,10 @@ mod power;
 mod processes;
 mod roster;
 mod up;
-mod wire;
 
+pub use cable::switch;
 pub use host::{boot, host};
 pub use name::{HostName, LabName};
-pub use wire::switch;
 
 use anyhow::Result;
 use model::{Kind, Refusal};
@@ -42,7 +42,14 @@ pub fn run(lab: Lab) -> Result<u8> {
             managers,
             netd,
             keep,
-        } => up::up(&place, &up::Plan::new(hosts, managers, &netd)?, keep)?,
+        } => {
+            let incomplete = if keep {
+                up::Incomplete::Kept
+            } else {
+                up::Incomplete::Removed
+            };
+            up::up(&place, &up::Plan::new(hosts, managers, &netd)?, incomplete)?
+        }
         LabVerb::Down => down::down(&place)?,
         LabVerb::Ls { output } => roster::ls(output)?,
         LabVerb::Exec { host, argv } => return enter::exec(&place, host, &argv),

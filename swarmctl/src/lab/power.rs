@@ -18,11 +18,11 @@ use nix::{
 use super::{
     HostName,
     binary::{self, Binary},
-    cgroup,
+    cable, cgroup,
     host::{self, NETD_PID},
     place::Place,
     processes::{self, Part, Process},
-    roster, wire,
+    roster,
 };
 use crate::daemon::Daemon;
 
@@ -42,7 +42,7 @@ pub fn kill(place: &Place, host: HostName) -> Result<()> {
         return crate::output::print(&format!("{host} is off already"));
     };
     if let Some(switch) = processes::find(&place.lab, Part::Switch)? {
-        wire::unplug(&switch.network()?, host)?;
+        cable::unplug(&switch.network()?, host)?;
     }
     processes::end(&[process])?;
     cgroup::remove(&place.lab, Some(host))?;

@@ -72,8 +72,17 @@ fn by_host(hosts: u8, netd: &[HostBinary]) -> Result<BTreeMap<HostName, Binary>>
     Ok(binaries)
 }
 
-/// Makes a lab. When a step fails, all is taken down again unless it is to be kept.
-pub fn up(place: &Place, plan: &Plan, keep: bool) -> Result<()> {
+/// What becomes of a lab of which a step fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incomplete {
+    /// It is taken down again.
+    Removed,
+    /// It is left as it is, to be looked at.
+    Kept,
+}
+
+/// Makes a lab.
+pub fn up(place: &Place, plan: &Plan, incomplete: Incomplete) -> Result<()> {
     let _lock = place.lock()?;
     if place.exists() || !processes::of(&place.lab)?.is_empty() {
         let next = format!(
@@ -93,7 +102,7 @@ pub fn up(place: &Place, plan: &Plan, keep: bool) -> Result<()> {
         Ok(()) => output::print(&format!(
             "lab {name} is up: `swarmctl lab exec --name {name} h1 -- swarmctl node ls`"
         )),
-        Err(_) if keep => {
+        Err(_) if incomplete == Incomplete::Kept => {
             eprintln!("lab {name} is left as it is: `swarmctl lab down --name {name}` removes it");
             result
         }

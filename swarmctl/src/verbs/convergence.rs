@@ -13,6 +13,7 @@ use model::{
 };
 use tokio::time::timeout_at;
 
+use super::Wait;
 use crate::{
     daemon::Daemon,
     output,
@@ -26,15 +27,13 @@ const STAY: Duration = Duration::from_secs(1);
 /// Lines that are not live come at most this often.
 const LINE_PAUSE: Duration = Duration::from_secs(2);
 
-/// Waits until the service has converged. Tasks in `past` had ended before: their errors are not
+/// Waits until the service has converged, unless the command is detached. Tasks in `past` had ended before: their errors are not
 /// printed.
-pub async fn wait(
-    daemon: &Daemon,
-    name: &str,
-    past: &BTreeSet<TaskId>,
-    watched: bool,
-) -> Result<u8> {
-    let mut line = Line::new(watched);
+pub async fn wait(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, wait: Wait) -> Result<u8> {
+    if wait == Wait::Detached {
+        return Ok(0);
+    }
+    let mut line = Line::new(wait);
     let result = tokio::select! {
         result = watch(daemon, name, past, &mut line) => result.map(|()| 0),
         _ = tokio::signal::ctrl_c() => {
@@ -274,10 +273,10 @@ struct Line {
 }
 
 impl Line {
-    fn new(watched: bool) -> Self {
+    fn new(wait: Wait) -> Self {
         Self {
             live: std::io::stderr().is_terminal(),
-            silent: !watched,
+            silent: wait != Wait::Shown,
             text: String::new(),
             last: None,
         }

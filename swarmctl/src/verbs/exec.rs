@@ -29,10 +29,11 @@ pub async fn exec(daemon: &Daemon, exec: Exec) -> Result<u8> {
     };
     send(&input, exec_input::Part::Start(start)).await;
     // The reader may block on input for ever; it ends with the process.
-    tokio::spawn(forward(
-        input,
-        exec.interactive || !std::io::stdin().is_terminal(),
-    ));
+    if exec.interactive || !std::io::stdin().is_terminal() {
+        tokio::spawn(forward(input));
+    } else {
+        tokio::spawn(end(input));
+    }
     let call = daemon.agent().exec(ReceiverStream::new(parts)).await;
     let mut output = call.map_err(|status| daemon.broken(&status))?.into_inner();
     while let Some(ExecOutput { part }) = output
@@ -67,16 +68,20 @@ pub async fn exec(daemon: &Daemon, exec: Exec) -> Result<u8> {
     .into())
 }
 
-async fn forward(input: mpsc::Sender<ExecInput>, wanted: bool) {
-    if wanted {
-        let mut stdin = tokio::io::stdin();
-        let mut buffer = vec![0; CHUNK];
-        while let Ok(length @ 1..) = stdin.read(&mut buffer).await {
-            if !send(&input, exec_input::Part::Stdin(buffer[..length].to_vec())).await {
-                return;
-            }
+/// Sends standard input until it ends, then the end.
+async fn forward(input: mpsc::Sender<ExecInput>) {
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = vec![0; CHUNK];
+    while let Ok(length @ 1..) = stdin.read(&mut buffer).await {
+        if !send(&input, exec_input::Part::Stdin(buffer[..length].to_vec())).await {
+            return;
         }
     }
+    end(input).await;
+}
+
+/// Says that the command gets no more input.
+async fn end(input: mpsc::Sender<ExecInput>) {
     send(&input, exec_input::Part::StdinClosed(true)).await;
     // The stream stays open: some relays take its end for the caller's.
     input.closed().await;

@@ -71,30 +71,36 @@ pub async fn join(daemon: &Daemon, join: Join) -> Result<u8> {
 }
 
 /// Takes this host out of its cluster.
-pub async fn leave(daemon: &Daemon, force: bool) -> Result<u8> {
-    daemon.leave(&LeaveRequest { force }).await?;
+pub async fn leave(daemon: &Daemon, request: LeaveRequest) -> Result<u8> {
+    daemon.leave(&request).await?;
     output::print("This node has left the cluster.")?;
     Ok(0)
 }
 
-/// Prints a role's join command, with a new token where asked.
-pub async fn token(daemon: &Daemon, role: Role, rotate: bool, quiet: bool) -> Result<u8> {
-    if rotate {
-        daemon
-            .propose(
-                format!("join token of {role}s"),
-                Command::Cluster(ClusterCommand::RotateToken {
-                    role,
-                    secret: Secret::new(rand::random()),
-                }),
-            )
-            .await?;
-    }
+/// What `token` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Printed {
+    /// The whole command to join with.
+    Command,
+    /// The token alone.
+    Token,
+}
+
+/// Makes a new token of a role; who has the old one cannot join any more.
+pub async fn rotate_token(daemon: &Daemon, role: Role) -> Result<()> {
+    let secret = Secret::new(rand::random());
+    let command = Command::Cluster(ClusterCommand::RotateToken { role, secret });
+    let object = format!("join token of {role}s");
+    daemon.propose(object, command).await?;
+    Ok(())
+}
+
+/// Prints a role's join token.
+pub async fn token(daemon: &Daemon, role: Role, printed: Printed) -> Result<u8> {
     let token = daemon.token(role).await?;
-    output::print(&if quiet {
-        token.token
-    } else {
-        instruction(&token)
+    output::print(&match printed {
+        Printed::Token => token.token,
+        Printed::Command => instruction(&token),
     })?;
     Ok(0)
 }

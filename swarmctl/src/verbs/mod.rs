@@ -19,7 +19,7 @@ mod verify;
 
 pub use events::events;
 pub use exec::exec;
-pub use membership::{debug, init, join, leave, status, token};
+pub use membership::{Printed, debug, init, join, leave, rotate_token, status, token};
 pub use network::network;
 pub use node::node;
 pub use service::service;
@@ -29,7 +29,29 @@ pub use verify::check_ledger;
 use anyhow::Result;
 use model::Failure;
 
-use crate::failure;
+use crate::{arguments::WaitFlags, failure};
+
+/// Whether a command returns before what it has begun is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It waits and shows progress.
+    Shown,
+    /// It waits and shows nothing.
+    Silent,
+    /// It returns at once.
+    Detached,
+}
+
+impl Wait {
+    /// As the flags of the command line say.
+    fn of(flags: &WaitFlags) -> Self {
+        match (flags.detach, flags.quiet) {
+            (true, _) => Self::Detached,
+            (false, true) => Self::Silent,
+            (false, false) => Self::Shown,
+        }
+    }
+}
 
 /// Does the same for several objects and goes on after errors. The exit code is that of the last.
 async fn each<F: Future<Output = Result<()>>>(

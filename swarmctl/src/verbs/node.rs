@@ -29,7 +29,11 @@ pub async fn node(daemon: &Daemon, verb: NodeVerb) -> Result<u8> {
             version,
             node,
         } => update(daemon, node, availability, balancer, version).await,
-        NodeVerb::Rm { force, nodes } => each(&nodes, |node| rm(daemon, node, force)).await,
+        NodeVerb::Rm { force: true, nodes } => each(&nodes, |node| rm(daemon, node)).await,
+        NodeVerb::Rm {
+            force: false,
+            nodes,
+        } => each(&nodes, |node| rm_unless_alive(daemon, node)).await,
     }
 }
 
@@ -122,9 +126,9 @@ async fn update(
     Ok(0)
 }
 
-async fn rm(daemon: &Daemon, name: String, force: bool) -> Result<()> {
+async fn rm_unless_alive(daemon: &Daemon, name: String) -> Result<()> {
     let node = daemon.ask(Question::node(name.clone())).await?;
-    if node.status == NodeStatus::Ready && !force {
+    if node.status == NodeStatus::Ready {
         let cause = format!(
             "node {} is alive: removing it would cut it off with its tasks running",
             node.hostname
@@ -133,6 +137,11 @@ async fn rm(daemon: &Daemon, name: String, force: bool) -> Result<()> {
         let refusal = Refusal::new(Kind::Precondition, cause, next);
         return Err(refusal.about(format!("node {name}")).into());
     }
+    rm(daemon, name).await
+}
+
+async fn rm(daemon: &Daemon, name: String) -> Result<()> {
+    let node = daemon.ask(Question::node(name.clone())).await?;
     daemon
         .propose(
             format!("node {name}"),

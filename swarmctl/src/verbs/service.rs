@@ -8,7 +8,7 @@ use model::{
     Runtime, ServiceCommand, ServiceInfo, ServiceSpec, ServiceStatus, Subnet, TaskId, TaskSpec,
 };
 
-use super::{collect, convergence, each, logs, task, traffic, update};
+use super::{Wait, collect, convergence, each, logs, task, traffic, update};
 use crate::{
     arguments::{Listing, ServiceCreate, ServiceVerb, by_key},
     daemon::Daemon,
@@ -48,15 +48,31 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
             Ok(code)
         }
         ServiceVerb::Update(change) => update::update(daemon, *change).await,
-        ServiceVerb::Rollback {
-            service,
-            detach,
-            quiet,
-        } => update::rollback(daemon, &service, detach, quiet).await,
-        ServiceVerb::Scale { scales, detach } => scale(daemon, scales, detach).await,
-        ServiceVerb::Rm { services, detach } => {
-            each(&services, |name| rm(daemon, name, detach)).await
+        ServiceVerb::Rollback { service, wait } => {
+            update::rollback(daemon, &service, Wait::of(&wait)).await
         }
+        ServiceVerb::Scale { scales, detach } => {
+            let begun = scale(daemon, scales).await?;
+            if detach {
+                Ok(begun.code)
+            } else {
+                begun.wait(daemon).await
+            }
+        }
+        ServiceVerb::Rm {
+            services,
+            detach: true,
+        } => {
+            let removed = async |name: String| {
+                rm(daemon, &name).await?;
+                output::print(&name)
+            };
+            each(&services, removed).await
+        }
+        ServiceVerb::Rm {
+            services,
+            detach: false,
+        } => each(&services, |name| rm_and_wait(daemon, name)).await,
         ServiceVerb::Logs {
             follow,
             tail,
@@ -78,19 +94,17 @@ pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
 }
 
 async fn create(daemon: &Daemon, create: ServiceCreate) -> Result<u8> {
-    let (name, watched) = (create.name.clone(), !create.detach && !create.quiet);
-    let detach = create.detach || create.external;
+    let (name, mut wait) = (create.name.clone(), Wait::of(&create.wait));
+    if create.external {
+        wait = Wait::Detached;
+    }
     let object = format!("service {name}");
     let spec = spec(create).map_err(|error| failure::about(&object, error))?;
     let made = daemon.propose(object, Command::Service(ServiceCommand::Create { spec }));
     if let Outcome::Service(id) = made.await? {
         output::print(&id.to_string())?;
     }
-    if detach {
-        Ok(0)
-    } else {
-        convergence::wait(daemon, &name, &BTreeSet::new(), watched).await
-    }
+    convergence::wait(daemon, &name, &BTreeSet::new(), wait).await
 }
 
 async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
@@ -105,22 +119,36 @@ async fn ls(daemon: &Daemon, listing: &Listing) -> Result<u8> {
     Ok(0)
 }
 
-/// All are scaled first, then watched, so that they converge together.
-async fn scale(daemon: &Daemon, scales: Vec<Scale>, detach: bool) -> Result<u8> {
-    let (mut code, mut begun) = (0, Vec::new());
+/// Services that were scaled, with the tasks that had ended before.
+struct Scaled {
+    services: Vec<(String, BTreeSet<TaskId>)>,
+    /// Exit code of those that could not be scaled; else 0.
+    code: u8,
+}
+
+impl Scaled {
+    async fn wait(self, daemon: &Daemon) -> Result<u8> {
+        let mut code = self.code;
+        for (service, past) in &self.services {
+            match convergence::wait(daemon, service, past, Wait::Shown).await {
+                Ok(waited) => code = code.max(waited),
+                Err(error) => code = failure::tell(&error),
+            }
+        }
+        Ok(code)
+    }
+}
+
+/// All are scaled first, then waited for, so that they converge together.
+async fn scale(daemon: &Daemon, scales: Vec<Scale>) -> Result<Scaled> {
+    let (mut code, mut services) = (0, Vec::new());
     for Scale { service, replicas } in scales {
         match scale_one(daemon, &service, replicas).await {
-            Ok(past) => begun.push((service, past)),
+            Ok(past) => services.push((service, past)),
             Err(error) => code = failure::tell(&error),
         }
     }
-    for (service, past) in begun.into_iter().filter(|_| !detach) {
-        match convergence::wait(daemon, &service, &past, true).await {
-            Ok(waited) => code = code.max(waited),
-            Err(error) => code = failure::tell(&error),
-        }
-    }
-    Ok(code)
+    Ok(Scaled { services, code })
 }
 
 /// Scales and returns the tasks that had already ended before: their errors are not news.
@@ -137,17 +165,20 @@ async fn scale_one(daemon: &Daemon, service: &str, replicas: u32) -> Result<BTre
     Ok(past)
 }
 
-async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
+async fn rm_and_wait(daemon: &Daemon, name: String) -> Result<()> {
     // By id: another service may take the name as soon as it is free.
     let found = daemon.ask(Question::service(name.clone())).await?;
+    rm(daemon, &name).await?;
+    wait_until_gone(daemon, &found, &name).await?;
+    output::print(&name)
+}
+
+async fn rm(daemon: &Daemon, name: &str) -> Result<()> {
     let command = Command::Service(ServiceCommand::Remove {
-        service: name.clone(),
+        service: name.to_owned(),
     });
     daemon.propose(format!("service {name}"), command).await?;
-    if !detach {
-        wait_until_gone(daemon, &found, &name).await?;
-    }
-    output::print(&name)
+    Ok(())
 }
 
 async fn wait_until_gone(daemon: &Daemon, service: &ServiceInfo, name: &str) -> Result<()> {

@@ -15,21 +15,36 @@ use crate::{
 /// `task …`.
 pub async fn task(daemon: &Daemon, verb: TaskVerb) -> Result<u8> {
     match verb {
-        TaskVerb::Rm { tasks, detach } => each(&tasks, |name| rm(daemon, name, detach)).await,
+        TaskVerb::Rm {
+            tasks,
+            detach: true,
+        } => each(&tasks, |name| rm(daemon, name)).await,
+        TaskVerb::Rm {
+            tasks,
+            detach: false,
+        } => each(&tasks, |name| rm_and_wait(daemon, name)).await,
     }
 }
 
-async fn rm(daemon: &Daemon, name: String, detach: bool) -> Result<()> {
-    // By id: the name passes to the next run.
-    let found = daemon.ask(Question::task(name.clone())).await?;
+async fn rm(daemon: &Daemon, name: String) -> Result<()> {
+    replace(daemon, &name).await?;
+    output::print(&name)
+}
+
+async fn rm_and_wait(daemon: &Daemon, name: String) -> Result<()> {
+    let found = replace(daemon, &name).await?;
+    wait_until_ended(daemon, &found).await?;
+    output::print(&name)
+}
+
+/// Lets another run take the place of a task. It is told by id: the name passes to the next run.
+async fn replace(daemon: &Daemon, name: &str) -> Result<TaskInfo> {
+    let found = daemon.ask(Question::task(name)).await?;
     let command = Command::Task(TaskCommand::Replace {
         task: found.id.to_string(),
     });
     daemon.propose(format!("task {name}"), command).await?;
-    if !detach {
-        wait_until_ended(daemon, &found).await?;
-    }
-    output::print(&name)
+    Ok(found)
 }
 
 async fn wait_until_ended(daemon: &Daemon, task: &TaskInfo) -> Result<()> {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use model::{Command, HealthCheck, Kind, Question, Refusal, Runtime, ServiceCommand, ServiceSpec};
 
-use super::{convergence, reach};
+use super::{Wait, convergence, reach};
 use crate::{
     arguments::{Health, Rollout, ServiceUpdate},
     daemon::Daemon,
@@ -19,7 +19,7 @@ pub async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
     let service = daemon.ask(Question::service(&change.service)).await?;
     let name = service.spec.name.clone();
     let past = convergence::past(daemon, &name).await?;
-    let (force, detach, watched) = (change.force, change.detach, !change.quiet);
+    let (force, wait) = (change.force, Wait::of(&change.wait));
     let object = format!("service {name}");
     let spec = changed(service.spec, change).map_err(|error| failure::about(&object, error))?;
     let command = Command::Service(ServiceCommand::Update {
@@ -30,15 +30,11 @@ pub async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
     });
     daemon.propose(object, command).await?;
     output::print(&name)?;
-    if detach {
-        Ok(0)
-    } else {
-        convergence::wait(daemon, &name, &past, watched).await
-    }
+    convergence::wait(daemon, &name, &past, wait).await
 }
 
 /// `service rollback`.
-pub async fn rollback(daemon: &Daemon, name: &str, detach: bool, quiet: bool) -> Result<u8> {
+pub async fn rollback(daemon: &Daemon, name: &str, wait: Wait) -> Result<u8> {
     let service = daemon.ask(Question::service(name)).await?;
     let name = &service.spec.name;
     let past = convergence::past(daemon, name).await?;
@@ -47,11 +43,7 @@ pub async fn rollback(daemon: &Daemon, name: &str, detach: bool, quiet: bool) ->
     });
     daemon.propose(format!("service {name}"), command).await?;
     output::print(name)?;
-    if detach {
-        Ok(0)
-    } else {
-        convergence::wait(daemon, name, &past, !quiet).await
-    }
+    convergence::wait(daemon, name, &past, wait).await
 }
 
 fn changed(mut spec: ServiceSpec, change: ServiceUpdate) -> Result<ServiceSpec> {
@@ -61,7 +53,9 @@ fn changed(mut spec: ServiceSpec, change: ServiceUpdate) -> Result<ServiceSpec> 
         .iter()
         .for_each(|key| drop(spec.labels.remove(key)));
     spec.labels.extend(change.labels);
-    let Runtime::Exec { argv, env, rootfs } = &mut spec.task.runtime;
+    let (argv, env, rootfs) = match &mut spec.task.runtime {
+        Runtime::Exec { argv, env, rootfs } => (argv, env, rootfs),
+    };
     change.env_rm.iter().for_each(|name| drop(env.remove(name)));
     env.extend(change.env);
     *rootfs = change.rootfs.or(rootfs.take());

@@ -332,7 +332,7 @@ fn config(count: u32) -> Result<NodeConfig> {
         internal: true,
         mtu: None,
     };
-    let named = |(name, address)| ((NetworkId(1), name), NameConfig::new(vec![address], true));
+    let named = |(name, address)| ((NetworkId(1), name), NameConfig::canonical(vec![address]));
     Ok(NodeConfig {
         generation: 1,
         networks: BTreeMap::from([(NetworkId(1), network)]),

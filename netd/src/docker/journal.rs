@@ -46,8 +46,8 @@ pub struct NetworkRecord {
 
 #[cfg(test)]
 impl NetworkRecord {
-    /// One of 10.0.`number`.0/24 and fd00:`number`::/64.
-    pub fn example(number: u8, internal: bool, lan: bool) -> Self {
+    /// An overlay with a way out: 10.0.`number`.0/24 and fd00:`number`::/64.
+    pub fn example(number: u8) -> Self {
         let lease = |subnet: String, gateway: String| SubnetLease {
             subnet: subnet.parse().unwrap(),
             gateway: gateway.parse().unwrap(),
@@ -61,12 +61,25 @@ impl NetworkRecord {
                 lease(format!("10.0.{number}.0/24"), format!("10.0.{number}.1")),
                 lease(format!("fd00:{number}::/64"), format!("fd00:{number}::1")),
             ],
-            internal,
-            lan,
+            internal: false,
+            lan: false,
             aux: BTreeSet::new(),
             removed: false,
             since: 0,
         }
+    }
+
+    /// The same without a way out.
+    pub fn internal(self) -> Self {
+        Self {
+            internal: true,
+            ..self
+        }
+    }
+
+    /// The same on a LAN.
+    pub fn on_lan(self) -> Self {
+        Self { lan: true, ..self }
     }
 }
 
@@ -111,7 +124,7 @@ pub struct Hold {
 pub type Range = Subnet;
 
 /// All of it.
-pub struct Ledger {
+pub struct Journal {
     /// By the engine's identity.
     pub networks: Records<NetworkRecord>,
     /// By the id of the key in the cluster.
@@ -120,7 +133,7 @@ pub struct Ledger {
     pub ranges: Records<Range>,
 }
 
-impl Ledger {
+impl Journal {
     /// Reads all records.
     ///
     /// # Errors
@@ -311,15 +324,15 @@ mod tests {
     #[test]
     fn a_record_survives_a_restart_and_half_a_write_does_not() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
         let key = "0000000000007/02:42:00:00:00:01";
-        ledger.holds.put(key, &hold()).unwrap();
-        ledger.holds.put("gone", &hold()).unwrap();
-        ledger.holds.remove("gone").unwrap();
+        journal.holds.put(key, &hold()).unwrap();
+        journal.holds.put("gone", &hold()).unwrap();
+        journal.holds.remove("gone").unwrap();
         fs::write(directory.path().join("holds/half.new"), "{").unwrap();
         fs::write(directory.path().join("holds/torn"), "{").unwrap();
         fs::write(directory.path().join("networks/torn"), "{").unwrap();
-        let again = Ledger::open(directory.path()).unwrap();
+        let again = Journal::open(directory.path()).unwrap();
         assert_eq!(
             again.holds.all(),
             BTreeMap::from([(key.to_owned(), hold())])
@@ -331,20 +344,20 @@ mod tests {
     #[test]
     fn endpoints_are_found_by_what_the_engine_calls_them() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
         let hold = Hold {
             endpoint: Some("e1".to_owned()),
             ..hold()
         };
-        ledger.holds.put("key", &hold).unwrap();
-        assert_eq!(ledger.endpoint("e1"), Some(("key".to_owned(), hold)));
-        assert_eq!(ledger.endpoint("e2"), None);
+        journal.holds.put("key", &hold).unwrap();
+        assert_eq!(journal.endpoint("e1"), Some(("key".to_owned(), hold)));
+        assert_eq!(journal.endpoint("e2"), None);
     }
 
     #[test]
     fn a_pool_leads_to_the_network_that_was_made_of_it() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
         let record = |network, removed| NetworkRecord {
             network,
             made: Some("own".to_owned()),
@@ -357,18 +370,18 @@ mod tests {
             removed,
             since: 1,
         };
-        ledger.networks.put("a", &record(None, false)).unwrap();
-        ledger
+        journal.networks.put("a", &record(None, false)).unwrap();
+        journal
             .networks
             .put("b", &record(Some(NetworkId(7)), true))
             .unwrap();
-        assert_eq!(ledger.pool("subnet/10.0.9.0/24"), None);
-        ledger
+        assert_eq!(journal.pool("subnet/10.0.9.0/24"), None);
+        journal
             .networks
             .put("c", &record(Some(NetworkId(8)), false))
             .unwrap();
         assert_eq!(
-            ledger.pool("subnet/10.0.9.0/24"),
+            journal.pool("subnet/10.0.9.0/24"),
             Some(record(Some(NetworkId(8)), false))
         );
     }

@@ -38,6 +38,19 @@ impl Kind {
         Self::Unavailable,
     ];
 
+    /// The exit code of a program that ends with a failure of this kind (docs/errors.md).
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Invalid => 2,
+            Self::NotFound => 3,
+            Self::Conflict => 4,
+            Self::Exhausted => 5,
+            Self::Precondition => 6,
+            Self::Denied => 7,
+            Self::Unavailable => 8,
+        }
+    }
+
     /// Differences that hosts of the previous version tell of come without a kind.
     fn untold() -> Self {
         Self::Unavailable

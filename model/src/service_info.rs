@@ -52,13 +52,16 @@ pub struct ServiceStatus {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Written {
-    New {
-        id: ServiceId,
-        spec: ServiceSpec,
-        status: ServiceStatus,
-        version: u64,
-    },
+    New(Box<New>),
     Old(Box<Old>),
+}
+
+#[derive(Serialize)]
+struct New {
+    id: ServiceId,
+    spec: ServiceSpec,
+    status: ServiceStatus,
+    version: u64,
 }
 
 /// Its shape before [`Level::TYPED_FAILURES`]: parts of the spec beside it, and no status.
@@ -98,12 +101,12 @@ impl From<ServiceInfo> for Written {
             level,
         } = info;
         if level >= Level::TYPED_FAILURES {
-            return Self::New {
+            return Self::New(Box::new(New {
                 id,
                 spec,
                 status,
                 version,
-            };
+            }));
         }
         let attachments = status.networks.iter().zip(&spec.networks);
         let aliases = attachments.filter(|(_, attachment)| !attachment.aliases.is_empty());

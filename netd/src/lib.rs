@@ -12,4 +12,5 @@ mod names;
 mod notify;
 mod relay;
 pub mod run;
+mod start;
 pub mod whoami;

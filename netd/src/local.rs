@@ -11,7 +11,6 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, bail};
 use api::{
     Debug, InitRequest, JoinRequest, LeaveRequest, Proposal, Standing, decode, encode,
     proto::{Json, control_server, local_server},
@@ -28,31 +27,47 @@ use crate::{
     containers,
     daemon::{Daemon, Member},
     relay::{self, Relay},
+    start,
 };
 
+/// What to do about a socket that cannot be made.
+const OWN_SOCKET: &str = "let root write there, or give another --socket";
+
 /// Listens on the local socket, root only.
-pub fn serve(daemon: Arc<Daemon>) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
+///
+/// # Errors
+/// The socket cannot be made, or another netd answers at it.
+pub fn serve(daemon: Arc<Daemon>) -> Result<impl Future<Output = Result<(), Failure>>, Failure> {
     let path = daemon.options.socket.clone();
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        let failed = |error| start::cannot("make", parent, &error, OWN_SOCKET);
+        fs::create_dir_all(parent).map_err(failed)?;
     }
     if UnixStream::connect(&path).is_ok() {
-        bail!(
-            "another netd answers at {}: stop it, or give this one its own --socket",
-            path.display()
-        );
+        let place = format!("answers at {}", path.display());
+        return Err(start::another(
+            &place,
+            "stop it, or give this one its own --socket",
+        ));
     }
     // What a daemon that was killed has left.
     let _ = fs::remove_file(&path);
-    let listener = bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
-    listener.set_nonblocking(true)?;
-    let listener = UnixListener::from_std(listener)?;
+    let failed = |error| start::cannot("listen at", &path, &error, OWN_SOCKET);
+    let listener = bind(&path).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener)
+    });
+    let listener = listener.map_err(failed)?;
     let server = Server::builder()
         .add_service(local_server::LocalServer::new(Local(daemon.clone())))
         .add_service(control_server::ControlServer::new(Control(daemon.clone())))
         .add_service(Relay::new(daemon).service())
         .serve_with_incoming(UnixListenerStream::new(listener));
-    Ok(async move { server.await.context("the local API ended") })
+    Ok(async move {
+        server
+            .await
+            .map_err(|error| start::ended("the local API", error))
+    })
 }
 
 /// A socket at this path, root only from its first moment on, whatever mask the daemon was started

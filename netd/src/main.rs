@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
-use model::{Failure, Level};
+use model::{Failure, Kind, Level};
 use netd::{daemon, docker, run, whoami};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -69,9 +69,7 @@ fn main() -> ExitCode {
         verb,
     } = Arguments::parse();
     let result = match verb {
-        Some(Verb::Whoami { port }) => {
-            whoami::run(port).map_err(|error| Failure::from(error).into())
-        }
+        Some(Verb::Whoami { port }) => whoami::run(port).map_err(Failure::from),
         Some(Verb::DockerRelay { inside, host }) => block_on(docker::relay(&inside, &host)),
         None => serve(daemon::Options {
             directory,
@@ -85,15 +83,14 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let said = error.downcast_ref().map(Failure::in_full);
-            eprintln!("netd: {}", said.unwrap_or_else(|| format!("{error:#}")));
-            ExitCode::FAILURE
+        Err(failure) => {
+            eprintln!("netd: {}", failure.in_full());
+            failure.kind.exit_code().into()
         }
     }
 }
 
-fn serve(options: daemon::Options) -> anyhow::Result<()> {
+fn serve(options: daemon::Options) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NETD_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=off"));
     tracing_subscriber::fmt()
@@ -104,9 +101,14 @@ fn serve(options: daemon::Options) -> anyhow::Result<()> {
     block_on(run::run(options))
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread()
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()?
-        .block_on(work)
+        .build();
+    let failed = |error: std::io::Error| {
+        let cause = format!("cannot start threads: {error}");
+        let next = "raise the limits of processes and open files (`ulimit -u`, `ulimit -n`)";
+        Failure::new(Kind::Exhausted, cause, next).with_errno(error.raw_os_error())
+    };
+    runtime.map_err(failed)?.block_on(work)
 }

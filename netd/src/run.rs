@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::{DirBuilder, File},
+    io,
     os::{
         linux::net::SocketAddrExt,
         unix::{self, fs::DirBuilderExt},
@@ -14,8 +15,7 @@ use std::{
 };
 
 use agent::{Exec, Sandboxes};
-use anyhow::{Context, bail};
-use model::{Failure, NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
+use model::{Failure, Kind, NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::{
     sync::watch,
@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     containers,
     daemon::{Daemon, Member, Options},
-    docker, local, names, notify, relay,
+    docker, local, names, notify, relay, start,
 };
 
 /// Most kernel failures in one report: enough to see the cause, few enough for the log.
@@ -38,16 +38,20 @@ const PREFIXES: usize = 256;
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// Runs the daemon until it is told to stop. Stopping it leaves tasks, links and rules as they are.
-pub async fn run(options: Options) -> anyhow::Result<()> {
+///
+/// # Errors
+/// Why it cannot start or go on.
+pub async fn run(options: Options) -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
-        bail!(
-            "netd makes namespaces, links and rules, which takes root: `systemctl start netd`, or \
-             run it with sudo"
-        );
+        let cause = "netd makes namespaces, links and rules, which takes root";
+        let next = "start it by `systemctl start netd`, or run it with sudo";
+        return Err(Failure::new(Kind::Denied, cause, next).about("netd"));
     }
     let _lock = lock(&options.directory)?;
     let _host = claim()?;
-    let hostname = nix::unistd::gethostname()?
+    let hostname = nix::unistd::gethostname();
+    let hostname = hostname
+        .map_err(|error| start::refused("read the host's name", &error.into()))?
         .into_string()
         .unwrap_or_else(|_| "localhost".to_owned());
     let daemon = Arc::new(Daemon {
@@ -60,8 +64,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         membership: tokio::sync::Mutex::new(()),
         roster: containers::roster::Roster::default(),
     });
-    let resumed = Member::resume(daemon.last_cluster(), |_| relay::routes(&daemon)).await;
-    let member = resumed.map_err(Failure::from)?;
+    let member = Member::resume(daemon.last_cluster(), |_| relay::routes(&daemon)).await?;
     match &member {
         Some(member) => daemon.follow(member),
         None => tracing::info!("this host is not part of a cluster yet"),
@@ -83,46 +86,48 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// One daemon per directory: two would fight over the kernel.
-fn lock(directory: &Path) -> anyhow::Result<Flock<File>> {
-    let make = || {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-    };
-    make().with_context(|| format!("cannot make {}", directory.display()))?;
+fn lock(directory: &Path) -> Result<Flock<File>, Failure> {
+    let next = "let root write there, or give another --directory";
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| start::cannot("make", directory, &error, next))?;
     let path = directory.join("lock");
-    let file = File::create(&path)
-        .with_context(|| format!("cannot open {}: run netd as root", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err(_) => bail!(
-            "another netd runs on {}: stop it first",
-            directory.display()
-        ),
-    }
+    let file = File::create(&path).map_err(|error| start::cannot("open", &path, &error, next))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        let place = format!("runs on {}", directory.display());
+        start::another(
+            &place,
+            "stop it first, or give this one its own --directory",
+        )
+    })
 }
 
 /// One daemon per network namespace, too, to which abstract names belong: each would remove what
 /// the other makes.
-fn claim() -> anyhow::Result<unix::net::UnixListener> {
-    let name =
-        unix::net::SocketAddr::from_abstract_name("netd").context("naming the lock socket")?;
-    unix::net::UnixListener::bind_addr(&name)
-        .context("another netd runs in this network namespace: stop it first")
+fn claim() -> Result<unix::net::UnixListener, Failure> {
+    let name = unix::net::SocketAddr::from_abstract_name("netd");
+    let bound = name.and_then(|name| unix::net::UnixListener::bind_addr(&name));
+    bound.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            start::another("runs in this network namespace", "stop it first")
+        }
+        _ => start::refused("claim this network namespace", &error),
+    })
 }
 
-async fn stopped(parts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+async fn stopped(parts: &mut JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let listen = |kind| signal(kind).map_err(|error| start::refused("listen to signals", &error));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         Some(ended) = parts.join_next() => {
-            ended?.and_then(|()| bail!("a part of the daemon ended unexpectedly"))
+            ended.map_err(|panic| start::ended("a part of netd", panic))?
+                .and_then(|()| Err(start::ended("a part of netd", "it had no reason to")))
         }
     }
 }
@@ -149,11 +154,12 @@ async fn halted(daemon: &Daemon) -> cluster::ClusterError {
 
 /// The host's side: data plane, names and agent follow `desired`, and their status is reported. A
 /// member waits for its first view: without one, everything on the host would look unwanted.
-async fn host(daemon: Arc<Daemon>) -> anyhow::Result<()> {
+async fn host(daemon: Arc<Daemon>) -> Result<(), Failure> {
     let is_member = daemon.member.borrow().is_some();
     let mut first = daemon.desired.subscribe();
     if is_member {
-        first.wait_for(|config| config.generation > 0).await?;
+        let known = first.wait_for(|config| config.generation > 0).await;
+        known.map_err(|closed| start::ended("this host's view", closed))?;
     }
     let inhabited = {
         let (executor, desired) = (daemon.executor.clone(), daemon.desired.subscribe());
@@ -167,7 +173,7 @@ async fn host(daemon: Arc<Daemon>) -> anyhow::Result<()> {
         &daemon.options.directory,
         inhabited,
     )
-    .context("the data plane cannot start")?;
+    .map_err(|error| start::refused("start the data plane", &error))?;
     daemon
         .dataplane
         .send_replace(Some((status.clone(), inside)));
@@ -188,7 +194,7 @@ async fn host(daemon: Arc<Daemon>) -> anyhow::Result<()> {
     tokio::select! {
         () = report(&daemon, status.clone(), found, reports) => Ok(()),
         () = tell_systemd => Ok(()),
-        ended = names => ended.context("the resolver ended"),
+        ended = names => ended.map_err(|panic| start::ended("the resolver", panic)),
     }
 }
 

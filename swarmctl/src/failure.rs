@@ -80,21 +80,8 @@ pub fn about(object: &str, error: Error) -> Error {
     }
 }
 
-/// The exit code of a kind of failure. 2 is that of a command line that makes no sense, too.
-pub fn code_of(kind: Kind) -> u8 {
-    match kind {
-        Kind::Invalid => 2,
-        Kind::NotFound => 3,
-        Kind::Conflict => 4,
-        Kind::Exhausted => 5,
-        Kind::Precondition => 6,
-        Kind::Denied => 7,
-        Kind::Unavailable => 8,
-    }
-}
-
 fn exit_code(error: &Error) -> u8 {
-    failure(error).map_or(FAILED, |failure| code_of(failure.kind))
+    failure(error).map_or(FAILED, |failure| failure.kind.exit_code())
 }
 
 /// All that an error says, for people.
@@ -157,11 +144,11 @@ mod tests {
     #[test]
     fn each_kind_has_an_exit_code_of_its_own_that_the_table_lists() {
         let table = include_str!("../../docs/errors.md");
-        let codes: BTreeSet<u8> = Kind::ALL.into_iter().map(code_of).collect();
+        let codes: BTreeSet<u8> = Kind::ALL.into_iter().map(Kind::exit_code).collect();
         assert_eq!(codes.len(), Kind::ALL.len());
         assert!(!codes.contains(&0) && !codes.contains(&FAILED));
         for kind in Kind::ALL {
-            let row = format!("| {} | `{kind}` |", code_of(kind));
+            let row = format!("| {} | `{kind}` |", kind.exit_code());
             assert!(table.contains(&row), "{row}");
         }
     }

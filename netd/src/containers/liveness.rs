@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use model::Failure;
 use tokio::{sync::OwnedMutexGuard, time::sleep};
 
 use super::{cni, is_gone};
@@ -15,7 +16,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 const BATCH: usize = 256;
 
 /// Looks until the daemon ends.
-pub async fn run(daemon: Arc<Daemon>) -> anyhow::Result<()> {
+pub async fn run(daemon: Arc<Daemon>) -> Result<(), Failure> {
     loop {
         let member = daemon.member.borrow().clone();
         if let Some(member) = member

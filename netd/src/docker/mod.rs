@@ -29,7 +29,7 @@ use std::{
 
 use model::{
     Command, Container, ContainerCommand, ContainerConfig, ContainerKey, ContainerRuntime,
-    EndpointId, Kind, Millis, NodeConfig, Outcome, Question, Refusal,
+    EndpointId, Failure, Kind, Millis, NodeConfig, Outcome, Question, Refusal,
 };
 use tokio::{
     sync::{Mutex, MutexGuard, Notify, watch::Sender},
@@ -74,7 +74,7 @@ pub struct Plugin {
 }
 
 /// Answers the engine of this host, if there ever is one.
-pub async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
+pub async fn serve(daemon: Arc<Daemon>) -> Result<(), Failure> {
     match start(daemon) {
         Ok(parts) => parts.await,
         // A host without an engine is none the worse for it.

@@ -2,30 +2,34 @@
 
 use std::{fs, path::Path};
 
-use anyhow::Context;
+use model::Failure;
 use tokio::{
     io::copy_bidirectional,
     net::{UnixListener, UnixStream},
 };
+
+use crate::start;
+
+/// What to do about a plugin whose own files are wrong.
+const REINSTALL: &str = "remove the plugin from the engine and install it again";
 
 /// Passes connections to `inside`, where an engine looks in the plugin, on to `host`. Ends with its
 /// listener only.
 ///
 /// # Errors
 /// A socket that cannot be made.
-pub async fn relay(inside: &Path, host: &Path) -> anyhow::Result<()> {
+pub async fn relay(inside: &Path, host: &Path) -> Result<(), Failure> {
     if let Some(directory) = inside.parent() {
-        fs::create_dir_all(directory)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
+        let failed = |error| start::cannot("make", directory, &error, REINSTALL);
+        fs::create_dir_all(directory).map_err(failed)?;
     }
     let _ = fs::remove_file(inside);
-    let listener = UnixListener::bind(inside)
-        .with_context(|| format!("cannot listen at {}", inside.display()))?;
+    let failed = |error| start::cannot("listen at", inside, &error, REINSTALL);
+    let listener = UnixListener::bind(inside).map_err(failed)?;
     loop {
-        let (mut engine, _) = listener
-            .accept()
-            .await
-            .context("cannot accept a connection of the engine")?;
+        let accepted = listener.accept().await;
+        let (mut engine, _) = accepted
+            .map_err(|error| start::refused("accept a connection of the engine", &error))?;
         let host = host.to_owned();
         tokio::spawn(async move {
             match UnixStream::connect(&host).await {

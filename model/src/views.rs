@@ -333,6 +333,11 @@ impl Views {
         self.nodes.keys().copied()
     }
 
+    /// Their shape.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
     /// All that is put from now on is of this generation. Another level begins with nothing.
     pub fn begin(&mut self, generation: u64, level: Level) {
         if level != self.level {

@@ -107,6 +107,10 @@ impl Projector<State> for Sections {
         if state.level < Level::SHARED_VIEWS {
             return self.whole.follow(state, touched, views);
         }
+        if views.level() != state.level {
+            // The views begin with nothing: what they had is to be put anew.
+            *self = Self::default();
+        }
         views.begin(state.index, state.level);
         let mut dirt = Dirt::default();
         let cluster = ObjectRef::Cluster;

@@ -192,6 +192,11 @@ fn own(facts: &Facts) -> Facts {
 impl Cluster {
     /// h1 is a manager, the others are workers; all are ready and active.
     pub fn of(nodes: u64) -> Self {
+        Self::at(Level::NEWEST, nodes)
+    }
+
+    /// The same at this level.
+    pub fn at(level: Level, nodes: u64) -> Self {
         let mut cluster = Self {
             state: State::default(),
             index: 0,
@@ -207,7 +212,7 @@ impl Cluster {
             node: node(1, Role::Manager),
             data_path_port: 4789,
         }));
-        cluster.raise_to(Level::NEWEST);
+        cluster.raise_to(level);
         for number in 2..=nodes {
             cluster.apply(Command::Node(NodeCommand::Admit {
                 node: node(number, Role::Worker),

@@ -52,6 +52,8 @@ enum Event {
     Step(usize),
     /// The manager starts again from a snapshot.
     Restart,
+    /// Every member knows the next level.
+    Raise,
 }
 
 /// What a runtime asks for.
@@ -152,8 +154,13 @@ fn attachable(net: usize) -> NetworkSpec {
 }
 
 /// h1 is a manager; there is `net`.
-fn begin() -> Cluster {
-    let mut cluster = Cluster::of(NODES);
+/// Any level that there has been, the newest as often as all before.
+fn level() -> impl Strategy<Value = Level> {
+    prop_oneof![Just(Level::NEWEST), (0..Level::NEWEST.0).prop_map(Level)]
+}
+
+fn begin(level: Level) -> Cluster {
+    let mut cluster = Cluster::at(level, NODES);
     cluster.create_network(attachable(0));
     cluster
 }
@@ -213,6 +220,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (node(), 0..CONTAINERS.len()).prop_map(|(node, id)| Event::Detach(node, id)),
         8 => (1..40usize).prop_map(Event::Step),
         1 => Just(Event::Restart),
+        1 => Just(Event::Raise),
     ]
 }
 
@@ -281,6 +289,10 @@ fn act(cluster: &mut Cluster, event: &Event, witness: &mut Witness) {
             let snapshot = cluster.state.snapshot();
             cluster.state = State::restore(&snapshot, Level::NEWEST).unwrap();
             return;
+        }
+        Event::Raise => {
+            let next = cluster.state.level().next();
+            return cluster.raise_to(next.min(Level::NEWEST));
         }
         Event::Agent(node, connections) => return catch_up(cluster, node, connections, witness),
         Event::End(node, which, end) => return end_one(cluster, node, which, end),
@@ -593,9 +605,9 @@ proptest! {
 
     #[test]
     fn addresses_are_owned_once_and_tasks_never_move_back(
-        events in prop::collection::vec(event(), 1..120),
+        level in level(), events in prop::collection::vec(event(), 1..120),
     ) {
-        let (mut cluster, mut seen) = (begin(), Seen::new());
+        let (mut cluster, mut seen) = (begin(level), Seen::new());
         let mut witness = Witness::default();
         for event in &events {
             act(&mut cluster, event, &mut witness);
@@ -626,9 +638,9 @@ proptest! {
 
     #[test]
     fn replicas_and_restored_snapshots_go_the_same_way(
-        events in prop::collection::vec(event(), 1..80), cut in 0..200usize,
+        level in level(), events in prop::collection::vec(event(), 1..80), cut in 0..200usize,
     ) {
-        let mut cluster = begin();
+        let mut cluster = begin(level);
         let mut witness = Witness::default();
         events.iter().for_each(|event| act(&mut cluster, event, &mut witness));
         let mut replica = State::default();

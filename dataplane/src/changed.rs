@@ -1,9 +1,12 @@
 //! Which parts of a view differ from those of an earlier one, so that only what depends on them is
 //! made anew. Pure.
 
-use std::{cmp::Ordering, collections::BTreeMap, collections::BTreeSet};
+use std::collections::BTreeSet;
 
-use model::{EndpointConfig, EndpointId, NetworkId, NodeConfig, PublishMode, SandboxId, TaskId};
+use model::{
+    EndpointConfig, EndpointId, NetworkId, NodeConfig, PublishMode, PublishedConfig, Records,
+    SandboxId, TaskId,
+};
 
 /// The parts that differ. Networks on a LAN are never among them: what one of them asks for depends
 /// on others.
@@ -27,14 +30,15 @@ impl Changed {
         let is_alike = before.node == after.node
             && before.peers == after.peers
             && before.networks == after.networks
-            && leads(before).eq(leads(after));
+            && (before.published.differences(&after.published))
+                .all(|(_, [old, new])| old.map(lead) == new.map(lead));
         if !is_alike {
             return None;
         }
         let mut changed = Self::default();
-        for (id, endpoints) in differing(&before.endpoints, &after.endpoints) {
+        for (id, endpoints) in before.endpoints.differences(&after.endpoints) {
             match endpoints[0] {
-                None => drop(changed.added.insert(id)),
+                None => drop(changed.added.insert(*id)),
                 Some(_) => changed.shrinks = true,
             }
             for endpoint in endpoints.into_iter().flatten() {
@@ -44,19 +48,20 @@ impl Changed {
                 }
             }
         }
-        let services = differing(&before.services, &after.services);
+        let services = before.services.differences(&after.services);
         changed
             .services
             .extend(services.map(|((network, _), _)| network));
-        let tasks = differing(&before.tasks, &after.tasks).filter(|(_, tasks)| {
+        let tasks = before.tasks.differences(&after.tasks);
+        let tasks = tasks.filter(|(_, tasks)| {
             let [before, after] = tasks.map(|task| task.map(|task| &task.endpoints));
             before != after
         });
-        let containers = differing(&before.containers, &after.containers);
+        let containers = before.containers.differences(&after.containers);
         changed
             .sandboxes
-            .extend(tasks.map(|(task, _)| SandboxId::from(task)));
-        changed.sandboxes.extend(containers.map(|(id, _)| id));
+            .extend(tasks.map(|(task, _)| SandboxId::from(*task)));
+        changed.sandboxes.extend(containers.map(|(id, _)| *id));
         changed.spread([before, after])
     }
 
@@ -127,7 +132,7 @@ fn of_sandboxes(
     more: impl Iterator<Item = EndpointId>,
 ) -> NodeConfig {
     let joined = (sandboxes.iter()).flat_map(|sandbox| endpoints_of(view, *sandbox));
-    let endpoints: BTreeMap<EndpointId, EndpointConfig> = joined
+    let endpoints: Records<EndpointId, EndpointConfig> = joined
         .chain(more)
         .filter_map(|id| Some((id, view.endpoints.get(&id)?.clone())))
         .collect();
@@ -155,9 +160,9 @@ fn of_sandboxes(
     }
 }
 
-fn cloned<'a, K: Ord + Clone + 'a, V: Clone + 'a>(
+fn cloned<'a, K: Ord + Clone + 'a, V: Clone + PartialEq + 'a>(
     entries: impl Iterator<Item = (&'a K, &'a V)>,
-) -> BTreeMap<K, V> {
+) -> Records<K, V> {
     entries
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
@@ -172,52 +177,7 @@ pub fn endpoints_of(view: &NodeConfig, sandbox: SandboxId) -> Vec<EndpointId> {
     own.copied().chain(joints.map(|joint| joint.id)).collect()
 }
 
-/// What of published ports is more than the rules' business.
-fn leads(view: &NodeConfig) -> impl Iterator<Item = (NetworkId, PublishMode)> {
-    let ports = view.published.values();
-    ports.map(|port| (port.network, port.spec.mode))
-}
-
-/// The keys whose values differ, with both values.
-pub fn differing<'a, K: Ord + Copy, V: PartialEq>(
-    before: &'a BTreeMap<K, V>,
-    after: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (K, [Option<&'a V>; 2])> {
-    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
-    std::iter::from_fn(move || {
-        loop {
-            let order = match (before.peek(), after.peek()) {
-                (Some((old, _)), Some((new, _))) => old.cmp(new),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (None, None) => return None,
-            };
-            let old = before.next_if(|_| order != Ordering::Greater);
-            let new = after.next_if(|_| order != Ordering::Less);
-            let key = *old.or(new)?.0;
-            let values = [old, new].map(|entry| entry.map(|(_, value)| value));
-            if values[0] != values[1] {
-                return Some((key, values));
-            }
-        }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn differing_tells_what_came_went_and_changed() {
-        let before = BTreeMap::from([(1, 'a'), (2, 'b'), (4, 'd')]);
-        let after = BTreeMap::from([(0, 'z'), (1, 'a'), (2, 'c'), (5, 'e')]);
-        let found: Vec<_> = differing(&before, &after).collect();
-        let expected = [
-            (0, [None, Some(&'z')]),
-            (2, [Some(&'b'), Some(&'c')]),
-            (4, [Some(&'d'), None]),
-            (5, [None, Some(&'e')]),
-        ];
-        assert_eq!(found, expected);
-    }
+/// What of a published port is more than the rules' business.
+fn lead(port: &PublishedConfig) -> (NetworkId, PublishMode) {
+    (port.network, port.spec.mode)
 }

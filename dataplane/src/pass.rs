@@ -1,9 +1,6 @@
 //! One pass: the planes in their order, each of which observes, plans and applies.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use model::{
     Capability, DriverConfig, EndpointId, Kind, Mac, NodeConfig, NodeId, SandboxId,
@@ -151,16 +148,13 @@ impl Planes {
             self.has_esp = true;
             return (config.clone(), Vec::new());
         };
-        let (kept, refused): (BTreeMap<_, _>, BTreeMap<_, _>) = config
-            .networks
-            .clone()
-            .into_iter()
-            .partition(|(_, network)| !is_encrypted(&network.driver));
+        let mut kept = config.networks.clone();
+        kept.retain(|_, network| !is_encrypted(&network.driver));
         let next = format!("load or build {}", Capability::Esp.options());
         let cause = format!("it is encrypted, and this kernel lacks ESP with AES-GCM: {error}");
         let why = model::Failure::new(Kind::Precondition, cause, next);
+        let refused = (config.networks.values()).filter(|network| is_encrypted(&network.driver));
         let failures = refused
-            .into_values()
             .map(|network| why.clone().about(format!("network {}", network.name)))
             .map(Failure::of_host)
             .collect();

@@ -10,8 +10,8 @@ use std::{
 
 use model::{
     ContainerConfig, ContainerEndpoint, ContainerRuntime, DriverConfig, EndpointConfig, EndpointId,
-    Mac, MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Role, Runtime,
-    SandboxId, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni,
+    Mac, MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Records, Role,
+    Runtime, SandboxId, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni,
     names::{self, LinkName, Namespace},
 };
 
@@ -768,16 +768,16 @@ fn config() -> NodeConfig {
     };
     NodeConfig {
         generation: 1,
-        peers: BTreeMap::from([
+        peers: Records::from([
             (NodeId(1), peer("192.0.2.1")),
             (NodeId(2), peer("192.0.2.2")),
         ]),
-        networks: BTreeMap::from([(NetworkId(7), network())]),
-        endpoints: BTreeMap::from([
+        networks: Records::from([(NetworkId(7), network())]),
+        endpoints: Records::from([
             (EndpointId(1), endpoint(1, "11")),
             (EndpointId(2), endpoint(2, "12")),
         ]),
-        tasks: BTreeMap::from([(TaskId(1), task())]),
+        tasks: Records::from([(TaskId(1), task())]),
         ..NodeConfig::empty(NodeId(1))
     }
 }

@@ -19,9 +19,9 @@ use std::{
 use dataplane::namespace;
 use model::{
     Bandwidth, ContainerConfig, ContainerEndpoint, ContainerRuntime, DriverConfig, EndpointConfig,
-    EndpointId, Mac, MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Role,
-    Runtime, SandboxId, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta,
-    Vni, names::Namespace,
+    EndpointId, Mac, MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig,
+    Records, Role, Runtime, SandboxId, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec,
+    TaskState, ViewDelta, Vni, names::Namespace,
 };
 use tokio::sync::watch;
 
@@ -648,7 +648,7 @@ fn containers_of_others_are_attached_and_what_is_theirs_stays() {
         };
         configs
             .iter_mut()
-            .for_each(|config| drop(config.endpoints.insert(id, record.clone())));
+            .for_each(|config| config.endpoints.insert(id, record.clone()));
         let container = ContainerConfig {
             runtime: ContainerRuntime::Cni,
             name: "db".to_owned(),
@@ -788,7 +788,7 @@ fn on_a_lan_a_device_that_a_runtime_has_taken_is_not_made_again() {
     };
     for (index, config) in configs.iter_mut().enumerate() {
         config.tasks.clear();
-        config.networks = BTreeMap::from([(lan, record.clone())]);
+        config.networks = [(lan, record.clone())].into();
         config.endpoints = (0..2)
             .map(|index| {
                 let (addresses, sandbox) = (
@@ -865,7 +865,7 @@ fn on_a_lan_a_device_that_a_runtime_has_taken_is_not_made_again() {
     lab.hosts[0].wait_settled(1);
     all(&lab);
     for (index, config) in configs.iter_mut().enumerate() {
-        (config.generation, config.containers) = (2, BTreeMap::new());
+        (config.generation, config.containers) = (2, Records::default());
         config
             .endpoints
             .retain(|_, endpoint| endpoint.node != node(index));
@@ -952,7 +952,7 @@ impl Lab {
 
     /// One task on each host, all on one network of both families.
     fn whole(&self) -> Vec<NodeConfig> {
-        let peers: BTreeMap<NodeId, PeerConfig> = (self.hosts.iter())
+        let peers: Records<NodeId, PeerConfig> = (self.hosts.iter())
             .map(|host| {
                 let address = SocketAddr::new(host.vtep, 2377);
                 let hostname = format!("h{}", host.index);
@@ -968,7 +968,7 @@ impl Lab {
                 )
             })
             .collect();
-        let endpoints: BTreeMap<EndpointId, EndpointConfig> = (0..self.hosts.len())
+        let endpoints: Records<EndpointId, EndpointConfig> = (0..self.hosts.len())
             .map(|index| {
                 let addresses = vec![address(index, "10.77.9."), address(index, "fd00:77:9::")];
                 let mac = Mac::of_endpoint(addresses[0]);
@@ -988,9 +988,9 @@ impl Lab {
         let of = |index: usize| NodeConfig {
             generation: 1,
             peers: peers.clone(),
-            networks: BTreeMap::from([(NETWORK, network())]),
+            networks: [(NETWORK, network())].into(),
             endpoints: endpoints.clone(),
-            tasks: BTreeMap::from([(TaskId(100 + index as u64), task_config(index))]),
+            tasks: [(TaskId(100 + index as u64), task_config(index))].into(),
             ..NodeConfig::empty(node(index))
         };
         (0..self.hosts.len()).map(of).collect()

@@ -97,10 +97,10 @@ impl ServerHandle {
 }
 
 /// Answers on these sockets until the handle is dropped; every question sees the table's latest
-/// value.
+/// value. Whoever changes the table in place holds up questions meanwhile.
 pub fn serve(
     listener: Listener,
-    table: watch::Receiver<Arc<Table>>,
+    table: watch::Receiver<Table>,
     upstream: Arc<Upstream>,
     limits: Limits,
 ) -> ServerHandle {
@@ -124,7 +124,7 @@ pub fn serve(
 
 struct Resolver {
     audience: Audience,
-    table: watch::Receiver<Arc<Table>>,
+    table: watch::Receiver<Table>,
     upstream: Arc<Upstream>,
     clients: Mutex<Clients>,
     forwarded: Semaphore,
@@ -171,7 +171,7 @@ impl Resolver {
         query: &[u8],
         out: &mut Vec<u8>,
     ) -> Outcome {
-        let table = self.table.borrow().clone();
+        let table = self.table.borrow();
         let client = self.audience.client(client);
         let outcome = answer::reply(&table, client, transport, query, rand::random(), out);
         if outcome != Outcome::Elsewhere {
@@ -227,11 +227,14 @@ impl Resolver {
             .hold(client, Share::Forwarded)
             .ok_or_else(|| busy("client"))?;
         let _permit = self.forwarded.try_acquire().map_err(|_| busy("network"))?;
-        let table = self.table.borrow().clone();
-        let way = way(&table, self.audience.client(client))
-            .ok_or("this host does not know the network any more")?;
+        let (way, gateways) = {
+            let table = self.table.borrow();
+            let way = way(&table, self.audience.client(client));
+            (way, table.gateways().clone())
+        };
+        let way = way.ok_or("this host does not know the network any more")?;
         self.upstream
-            .ask(query, way, transport, table.gateways())
+            .ask(query, way, transport, &gateways)
             .await
             .map_err(|error| error.to_string())
     }

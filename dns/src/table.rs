@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use model::{
@@ -22,7 +23,7 @@ pub const ANSWER_TTL: u32 = 2;
 const OURSELVES: &str = "_dns";
 
 /// The names of this host's networks and the clients that may see them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     generation: u64,
     zones: Vec<Zone>,
@@ -30,7 +31,7 @@ pub struct Table {
     networks: HashMap<NetworkId, usize>,
     clients: HashMap<(NetworkId, IpAddr), usize>,
     sandboxes: HashMap<SandboxId, usize>,
-    gateways: BTreeSet<IpAddr>,
+    gateways: Arc<BTreeSet<IpAddr>>,
 }
 
 /// Who asks.
@@ -80,9 +81,46 @@ impl Table {
         }
         for ((network, name), record) in &config.names {
             if let Some(&zone) = table.networks.get(network) {
-                table.zones[zone].add(name, record);
+                table.zones[zone].add(name, name, record);
             }
         }
+        table.add_sandboxes(config);
+        let overlays = config.networks.values();
+        let overlays = overlays.filter(|network| !is_lan(network));
+        table.gateways = Arc::new(overlays.flat_map(gateways).collect());
+        table
+    }
+
+    /// Makes the table of `before` that of `after`. It costs what differs, unless networks do.
+    pub fn follow(&mut self, before: &NodeConfig, after: &NodeConfig) {
+        if before.networks != after.networks {
+            *self = Self::of(after);
+            return;
+        }
+        self.generation = after.generation;
+        for ((network, name), [old, new]) in before.names.differences(&after.names) {
+            if let Some(&zone) = self.networks.get(network) {
+                self.zones[zone].change(name, old, new);
+            }
+        }
+        let mut endpoints = before.endpoints.differences(&after.endpoints);
+        let is_here = |endpoint: Option<&EndpointConfig>| {
+            endpoint.is_some_and(|endpoint| endpoint.node == after.node)
+        };
+        let is_alike = before.node == after.node
+            && before.tasks == after.tasks
+            && before.containers == after.containers
+            && !endpoints.any(|(_, versions)| versions.into_iter().any(is_here));
+        if !is_alike {
+            self.viewers.truncate(self.zones.len());
+            self.clients.clear();
+            self.sandboxes.clear();
+            self.add_sandboxes(after);
+        }
+    }
+
+    /// Adds the clients on this host that have networks of their own.
+    fn add_sandboxes(&mut self, config: &NodeConfig) {
         for (&id, task) in &config.tasks {
             let servers = &task.spec.dns.servers;
             let viewer = Viewer {
@@ -94,7 +132,7 @@ impl Table {
                 servers: (!servers.is_empty()).then(|| (id.into(), servers.clone())),
                 leaves_elsewhere: false,
             };
-            table.add_sandbox(config, id.into(), viewer, task.endpoints.iter());
+            self.add_sandbox(config, id.into(), viewer, task.endpoints.iter());
         }
         for (&id, container) in &config.containers {
             let endpoints = container.endpoints.iter().map(|joint| &joint.id);
@@ -102,15 +140,8 @@ impl Table {
                 leaves_elsewhere: container.leaves_elsewhere,
                 ..Viewer::default()
             };
-            table.add_sandbox(config, id, viewer, endpoints);
+            self.add_sandbox(config, id, viewer, endpoints);
         }
-        table.gateways = config
-            .networks
-            .values()
-            .filter(|network| !is_lan(network))
-            .flat_map(gateways)
-            .collect();
-        table
     }
 
     fn add_sandbox<'a>(
@@ -146,7 +177,7 @@ impl Table {
     }
 
     /// The addresses that our own resolvers answer at.
-    pub fn gateways(&self) -> &BTreeSet<IpAddr> {
+    pub fn gateways(&self) -> &Arc<BTreeSet<IpAddr>> {
         &self.gateways
     }
 
@@ -200,7 +231,7 @@ impl Table {
     ) -> Option<Result<(&'a Zone, &'a [u8]), &'a Zone>> {
         let known = self
             .zones(viewer)
-            .find_map(|zone| Some((zone, zone.pointers.get(&address)?.as_slice())));
+            .find_map(|zone| Some((zone, zone.name_of(address)?)));
         known
             .map(Ok)
             .or_else(|| self.zones.iter().find(|zone| zone.owns(address)).map(Err))
@@ -213,7 +244,7 @@ impl Table {
 }
 
 /// A name's records.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) v4: Vec<Ipv4Addr>,
     pub(crate) v6: Vec<Ipv6Addr>,
@@ -264,7 +295,7 @@ impl Entry {
 }
 
 /// The names of one network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Zone {
     /// Its labels as the user wrote them; none where they cannot be a name.
     apex: Option<Vec<u8>>,
@@ -276,8 +307,17 @@ pub(crate) struct Zone {
     resolvers: Entry,
     /// `web`, by its labels.
     names: HashMap<Vec<u8>, Entry>,
-    /// `web.my-net`.
-    pointers: HashMap<IpAddr, Vec<u8>>,
+    /// `web.my-net`, by its addresses.
+    pointers: HashMap<IpAddr, Vec<Pointer>>,
+}
+
+/// A name that an address resolves back to, unless another one comes first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pointer {
+    /// The name's rank: the first of all wins.
+    rank: String,
+    /// Its labels, the zone's included.
+    whole: Vec<u8>,
 }
 
 impl Zone {
@@ -312,11 +352,22 @@ impl Zone {
         } else {
             NameConfig::canonical(at)
         };
-        zone.add(OURSELVES, &name);
+        // No name comes before the empty one.
+        zone.add(OURSELVES, "", &name);
         zone
     }
 
-    fn add(&mut self, name: &str, record: &NameConfig) {
+    /// Takes over what a name is now.
+    fn change(&mut self, name: &str, old: Option<&NameConfig>, new: Option<&NameConfig>) {
+        if let Some(old) = old {
+            self.remove(name, old);
+        }
+        if let Some(new) = new {
+            self.add(name, name, new);
+        }
+    }
+
+    fn add(&mut self, name: &str, rank: &str, record: &NameConfig) {
         // No client can ask for a name that is too long for DNS.
         let Some(labels) = wire::labels(name) else {
             return;
@@ -337,12 +388,39 @@ impl Zone {
             },
         );
         if let Some(whole) = self.absolute(&labels).filter(|_| record.canonical) {
-            for &address in &record.addresses {
-                self.pointers
-                    .entry(address)
-                    .or_insert_with(|| whole.clone());
+            for address in &record.addresses {
+                let pointers = self.pointers.entry(*address).or_default();
+                let pointer = Pointer {
+                    rank: rank.to_owned(),
+                    whole: whole.clone(),
+                };
+                if let Err(at) = pointers.binary_search(&pointer) {
+                    pointers.insert(at, pointer);
+                }
             }
         }
+    }
+
+    fn remove(&mut self, name: &str, record: &NameConfig) {
+        let Some(labels) = wire::labels(name) else {
+            return;
+        };
+        self.names.remove(&labels.to_ascii_lowercase());
+        let addresses = record.addresses.iter().filter(|_| record.canonical);
+        for address in addresses {
+            if let Some(pointers) = self.pointers.get_mut(address) {
+                pointers.retain(|pointer| pointer.rank != name);
+                if pointers.is_empty() {
+                    self.pointers.remove(address);
+                }
+            }
+        }
+    }
+
+    /// What an address resolves back to.
+    fn name_of(&self, address: IpAddr) -> Option<&[u8]> {
+        let pointer = self.pointers.get(&address)?.first()?;
+        Some(&pointer.whole)
     }
 
     /// A name of this zone as everybody on the network may use it.

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Resolver {
     port: u16,
-    table: watch::Sender<Arc<Table>>,
+    table: watch::Sender<Table>,
     _server: ServerHandle,
 }
 
@@ -50,7 +50,7 @@ impl Resolver {
                 break bound;
             }
         };
-        let (table, tables) = watch::channel(Arc::new(Table::of(&host.0)));
+        let (table, tables) = watch::channel(Table::of(&host.0));
         let server = dns::serve(listener, tables, Arc::new(upstream), limits);
         Self {
             port,
@@ -495,7 +495,7 @@ async fn a_change_of_the_table_is_seen_by_the_next_question() {
     let resolver = Resolver::start(MY_NET, &host, Upstream::fixed(Vec::new())).await;
     assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
     host.name(MY_NET, "web", &["10.0.9.42"], true);
-    resolver.table.send_replace(Arc::new(Table::of(&host.0)));
+    resolver.table.send_replace(Table::of(&host.0));
     assert_eq!(resolver.short("web A").await, ["10.0.9.42"]);
 }
 
@@ -721,7 +721,7 @@ async fn a_name_that_becomes_ours_is_not_answered_from_the_cache() {
     let resolver = Resolver::start(MY_NET, &host, Upstream::fixed(vec![live.address])).await;
     assert_eq!(resolver.short("later A").await, ["192.0.2.1"]);
     host.name(MY_NET, "later", &["10.0.9.77"], true);
-    resolver.table.send_replace(Arc::new(Table::of(&host.0)));
+    resolver.table.send_replace(Table::of(&host.0));
     assert_eq!(resolver.short("later A").await, ["10.0.9.77"]);
 }
 

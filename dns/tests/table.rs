@@ -423,13 +423,14 @@ fn with_ports() -> Host {
         ("tasks.web", &["web.1"]),
         ("www", &["web"]),
     ] {
-        let record = host
-            .0
-            .names
-            .entry((MY_NET, name.to_owned()))
-            .or_insert_with(|| model::NameConfig::further(vec![]));
-        record.ports = vec![web_port()];
-        record.targets = targets.iter().map(|target| (*target).to_owned()).collect();
+        let key = (MY_NET, name.to_owned());
+        let known = host.0.names.get(&key).cloned();
+        let record = model::NameConfig {
+            ports: vec![web_port()],
+            targets: targets.iter().map(|target| (*target).to_owned()).collect(),
+            ..known.unwrap_or_else(|| model::NameConfig::further(vec![]))
+        };
+        host.0.names.insert(key, record);
     }
     let vips = host.0.names[&(MY_NET, "web".to_owned())].addresses.clone();
     host.0
@@ -598,4 +599,33 @@ fn more_addresses_than_fit_are_cut_and_the_client_told() {
         answer.metadata.truncation && answer.answers.len() > 60,
         "old C libraries read what there is"
     );
+}
+
+#[test]
+fn a_table_that_follows_is_the_table_of_the_later_view() {
+    let mut before = Host::new();
+    let mut table = Table::of(&before.0);
+    let changes: [fn(&mut Host); 7] = [
+        |host| named(host, "web.1", &["10.0.9.77"]),
+        |host| named(host, "another", &["10.0.9.77", "10.0.9.78"]),
+        |host| named(host, "web.1", &[]),
+        |host| assert!(host.0.names.remove(&(MY_NET, "another".to_owned()))),
+        |host| host.0.tasks.clear(),
+        |host| host.0.names.clear(),
+        |host| host.0.networks.clear(),
+    ];
+    for change in changes {
+        let mut after = Host(before.0.clone());
+        after.0.generation += 1;
+        change(&mut after);
+        table.follow(&before.0, &after.0);
+        assert_eq!(table, Table::of(&after.0));
+        before = after;
+    }
+}
+
+fn named(host: &mut Host, name: &str, addresses: &[&str]) {
+    let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+    let record = model::NameConfig::canonical(addresses);
+    host.0.names.insert((MY_NET, name.to_owned()), record);
 }

@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use model::{Balance, NetworkConfig, NetworkId, NodeConfig, SandboxId, Scheduler};
+use model::{Balance, NetworkConfig, NetworkId, NodeConfig, SandboxId, Scheduler, ServiceId};
 
 /// The virtual services of one network on one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl Table {
     /// What a host should balance on a network.
     pub fn of(config: &NodeConfig, network: NetworkId) -> Self {
         Self {
-            services: services(config, |of| of == network),
+            services: services(config, network).collect(),
             hairpins: hairpins(config, network),
         }
     }
@@ -167,7 +167,10 @@ impl Table {
         let networks: BTreeSet<NetworkId> = local.map(|endpoint| endpoint.network).collect();
         // Who is balanced to itself sees nobody else's address: there is nothing to be hidden.
         Self {
-            services: services(config, |of| networks.contains(&of)),
+            services: networks
+                .into_iter()
+                .flat_map(|network| services(config, network))
+                .collect(),
             hairpins: BTreeMap::new(),
         }
     }
@@ -265,33 +268,28 @@ fn pairs<'a, K: Ord, V>(
     })
 }
 
+/// A network's virtual services, by virtual IP.
 fn services(
     config: &NodeConfig,
-    on: impl Fn(NetworkId) -> bool,
-) -> BTreeMap<IpAddr, VirtualService> {
-    let chosen = config
-        .services
-        .iter()
-        .filter(|((network, _), _)| on(*network));
-    let services = chosen.flat_map(|(_, service)| {
-        service.vips.iter().map(|vip| {
-            let servers = service
-                .real_servers
-                .iter()
-                .filter(|(address, _)| address.is_ipv4() == vip.is_ipv4());
-            let real_servers = servers
+    network: NetworkId,
+) -> impl Iterator<Item = (IpAddr, VirtualService)> {
+    let all = (network, ServiceId(0))..=(network, ServiceId(u64::MAX));
+    config.services.range(all).flat_map(|(_, service)| {
+        let servers_of = |vip: &IpAddr| {
+            let servers = service.real_servers.iter();
+            let servers = servers.filter(|(address, _)| address.is_ipv4() == vip.is_ipv4());
+            servers
                 .map(|(address, weight)| (*address, *weight))
-                .collect();
-            (
-                *vip,
-                VirtualService {
-                    balance: service.balance,
-                    real_servers,
-                },
-            )
+                .collect()
+        };
+        service.vips.iter().map(move |vip| {
+            let service = VirtualService {
+                balance: service.balance,
+                real_servers: servers_of(vip),
+            };
+            (*vip, service)
         })
-    });
-    services.collect()
+    })
 }
 
 fn hairpins(config: &NodeConfig, network: NetworkId) -> BTreeMap<IpAddr, IpAddr> {

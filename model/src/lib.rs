@@ -22,6 +22,7 @@ mod offer;
 mod parse;
 mod port;
 mod question;
+mod records;
 mod reported;
 mod secret;
 mod service;
@@ -63,6 +64,7 @@ pub use offer::{JoinedConfig, KEEPS, MemberConfig, OfferConfig, SlotConfig, TAKE
 pub use parse::ParseError;
 pub use port::{NamedPort, Protocol, PublishAt, PublishMode, PublishSpec};
 pub use question::{Question, other_version};
+pub use records::{Differences, Records};
 pub use reported::Reported;
 pub use secret::{Secret, SecretError};
 pub use service::{

@@ -2,7 +2,6 @@
 //! deltas.
 
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
@@ -15,12 +14,13 @@ use serde_json::Value;
 use crate::{
     Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IdError, IpvlanMode, JoinedConfig,
     Level, Mac, MacvlanMode, MemberConfig, NamedPort, NetworkId, NodeId, OfferConfig, Parent,
-    PeerKeys, PublishSpec, Role, SandboxId, ServiceId, SlotConfig, SubnetLease, TaskId, TaskSpec,
-    TaskState, Vni, names::Namespace,
+    PeerKeys, PublishSpec, Records, Role, SandboxId, ServiceId, SlotConfig, SubnetLease, TaskId,
+    TaskSpec, TaskState, Vni, names::Namespace,
 };
 
 /// All that one host must look like. A function of the replicated state and the host's identity,
-/// nothing else.
+/// nothing else. A copy is cheap, and a change of it shares with it all records that it has not
+/// touched, so that who depends on it finds them: [`Records::differences`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
     /// The state's revision that it was projected at. Never goes back on a host.
@@ -30,34 +30,34 @@ pub struct NodeConfig {
     /// The host.
     pub node: NodeId,
     /// The managers, the hosts it shares a network with, and the host itself.
-    pub peers: BTreeMap<NodeId, PeerConfig>,
+    pub peers: Records<NodeId, PeerConfig>,
     /// For each host that it shares an encrypted network with.
-    pub keys: BTreeMap<NodeId, PeerKeys>,
+    pub keys: Records<NodeId, PeerKeys>,
     /// The networks it has part in.
-    pub networks: BTreeMap<NetworkId, NetworkConfig>,
+    pub networks: Records<NetworkId, NetworkConfig>,
     /// The endpoints of those networks, on all hosts. No two of a network share an address.
-    pub endpoints: BTreeMap<EndpointId, EndpointConfig>,
+    pub endpoints: Records<EndpointId, EndpointConfig>,
     /// The virtual services of those networks. Derived, as names are.
-    pub services: BTreeMap<(NetworkId, ServiceId), VirtualServiceConfig>,
+    pub services: Records<(NetworkId, ServiceId), VirtualServiceConfig>,
     /// The ports of the host that lead to services and containers, by whose they are and their
     /// place in its list.
-    pub published: BTreeMap<(Publisher, String), PublishedConfig>,
+    pub published: Records<(Publisher, String), PublishedConfig>,
     /// DNS names on those networks, in lower case, without the network's own name. From
     /// [`Level::SHARED_VIEWS`] on they do not travel: [`NodeConfig::derive`].
-    pub names: BTreeMap<(NetworkId, String), NameConfig>,
+    pub names: Records<(NetworkId, String), NameConfig>,
     /// The networks that it has names on. Empty below [`Level::SHARED_VIEWS`], as are the next
     /// three.
-    pub joined: BTreeMap<NetworkId, JoinedConfig>,
+    pub joined: Records<NetworkId, JoinedConfig>,
     /// The services of its networks.
-    pub offers: BTreeMap<(NetworkId, ServiceId), OfferConfig>,
+    pub offers: Records<(NetworkId, ServiceId), OfferConfig>,
     /// Their slots.
-    pub slots: BTreeMap<(NetworkId, (ServiceId, u32)), SlotConfig>,
+    pub slots: Records<(NetworkId, (ServiceId, u32)), SlotConfig>,
     /// The containers of its networks.
-    pub members: BTreeMap<(NetworkId, EndpointId), MemberConfig>,
+    pub members: Records<(NetworkId, EndpointId), MemberConfig>,
     /// The tasks that it runs or is to stop.
-    pub tasks: BTreeMap<TaskId, TaskConfig>,
+    pub tasks: Records<TaskId, TaskConfig>,
     /// The containers attached on it.
-    pub containers: BTreeMap<SandboxId, ContainerConfig>,
+    pub containers: Records<SandboxId, ContainerConfig>,
 }
 
 /// A host as others see it.
@@ -505,20 +505,22 @@ impl NodeConfig {
     }
 
     /// Ports as they travel: what their reader derives is left out.
-    fn sent_published(&self) -> Cow<'_, BTreeMap<(Publisher, String), PublishedConfig>> {
-        let is_derived = |((publisher, _), port): (&(Publisher, String), &PublishedConfig)| {
-            port.shared_by(*publisher).is_some() && !port.real_servers.is_empty()
-        };
-        if self.level < Level::SHARED_VIEWS || !self.published.iter().any(is_derived) {
-            return Cow::Borrowed(&self.published);
-        }
+    fn sent_published(&self) -> Records<(Publisher, String), PublishedConfig> {
         let mut published = self.published.clone();
-        for ((publisher, _), port) in &mut published {
-            if port.shared_by(*publisher).is_some() {
-                port.real_servers.clear();
+        if self.level < Level::SHARED_VIEWS {
+            return published;
+        }
+        for (key, port) in &self.published {
+            if port.shared_by(key.0).is_some() && !port.real_servers.is_empty() {
+                let real_servers = BTreeMap::new();
+                let port = PublishedConfig {
+                    real_servers,
+                    ..port.clone()
+                };
+                published.insert(key.clone(), port);
             }
         }
-        Cow::Owned(published)
+        published
     }
 }
 
@@ -532,14 +534,11 @@ pub(crate) enum Derive {
 }
 
 /// Records that travel; none where their reader derives them.
-fn unless_derived<K: Clone, V: Clone>(
-    records: &BTreeMap<K, V>,
-    level: Level,
-) -> Cow<'_, BTreeMap<K, V>> {
+fn unless_derived<K: Ord, V>(records: &Records<K, V>, level: Level) -> Records<K, V> {
     if level < Level::SHARED_VIEWS {
-        Cow::Borrowed(records)
+        records.clone()
     } else {
-        Cow::Owned(BTreeMap::new())
+        Records::default()
     }
 }
 
@@ -555,7 +554,7 @@ macro_rules! sections {
                     generation: 0,
                     level: Level::FIRST,
                     node,
-                    $($field: BTreeMap::new(),)*
+                    $($field: Records::default(),)*
                 }
             }
 
@@ -592,7 +591,7 @@ macro_rules! sections {
     };
     (@ public) => { true };
     (@ secret) => { false };
-    (@ whole $records:expr, $config:ident) => { &$records };
+    (@ whole $records:expr, $config:ident) => { $records.clone() };
     (@ derived $records:expr, $config:ident) => { unless_derived(&$records, $config.level) };
     (@ partly $records:expr, $config:ident) => { $config.sent_published() };
 }
@@ -650,27 +649,25 @@ impl<A: Key, B: Key> Key for (A, B) {
 
 fn diff<K: Key, V: PartialEq + Serialize>(
     section: &str,
-    old: &BTreeMap<K, V>,
-    new: &BTreeMap<K, V>,
+    old: &Records<K, V>,
+    new: &Records<K, V>,
     delta: &mut ViewDelta,
 ) {
-    for (key, value) in new {
-        if old.get(key) != Some(value) {
-            // Records are plain data with string keys: they always have a JSON form.
-            let value = serde_json::to_value(value).unwrap_or(Value::Null);
-            delta
-                .set
-                .insert(format!("{section}/{}", key.write()), value);
+    for (key, [_, value]) in old.differences(new) {
+        let key = format!("{section}/{}", key.write());
+        // Records are plain data with string keys: they always have a JSON form.
+        match value {
+            Some(value) => {
+                let value = serde_json::to_value(value).unwrap_or(Value::Null);
+                delta.set.insert(key, value);
+            }
+            None => delta.remove.push(key),
         }
     }
-    let gone = old.keys().filter(|key| !new.contains_key(key));
-    delta
-        .remove
-        .extend(gone.map(|key| format!("{section}/{}", key.write())));
 }
 
-fn put<K: Key, V: DeserializeOwned>(
-    map: &mut BTreeMap<K, V>,
+fn put<K: Key, V: PartialEq + DeserializeOwned>(
+    records: &mut Records<K, V>,
     id: &str,
     value: Option<&Value>,
 ) -> Result<(), Unread> {
@@ -678,13 +675,11 @@ fn put<K: Key, V: DeserializeOwned>(
     match value {
         Some(value) => {
             let record = V::deserialize(value);
-            map.insert(
-                key,
-                record.map_err(|error| Unread::Value(error.to_string()))?,
-            );
+            let record = record.map_err(|error| Unread::Value(error.to_string()))?;
+            records.insert(key, record);
         }
         None => {
-            map.remove(&key);
+            records.remove(&key);
         }
     }
     Ok(())

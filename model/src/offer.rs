@@ -145,12 +145,12 @@ impl NodeConfig {
                 gone.extend(keys.filter(|key| !names.contains_key(key)));
             }
         }
-        gone.iter().for_each(|key| drop(self.names.remove(key)));
+        for key in &gone {
+            self.names.remove(key);
+        }
         self.names.extend(names);
         self.lead_ports(network, service, &servers);
-        if let Some(service) = self.services.get_mut(&(network, service)) {
-            service.real_servers = servers;
-        }
+        self.lead_vips((network, service), servers);
         true
     }
 
@@ -162,11 +162,28 @@ impl NodeConfig {
         servers: &BTreeMap<IpAddr, u16>,
     ) {
         let publisher = Publisher::Service(service);
-        let ports = self.published.range_mut((publisher, String::new())..);
-        for (_, port) in ports.take_while(|((other, _), _)| *other == publisher) {
-            if port.network == network && port.shared_by(publisher).is_some() {
+        let ports = self.published.range((publisher, String::new())..);
+        let ports = ports.take_while(|((other, _), _)| *other == publisher);
+        let is_led = |port: &PublishedConfig| {
+            let is_shared = port.network == network && port.shared_by(publisher).is_some();
+            is_shared && port.real_servers != *servers
+        };
+        let led = ports.filter(|(_, port)| is_led(port));
+        let led: Vec<_> = led.map(|(key, _)| key.clone()).collect();
+        for key in &led {
+            if let Some(port) = self.published.get_mut(key) {
                 port.real_servers.clone_from(servers);
             }
+        }
+    }
+
+    /// A service's virtual IPs, if it has any, lead to its real servers.
+    fn lead_vips(&mut self, key: (NetworkId, ServiceId), servers: BTreeMap<IpAddr, u16>) {
+        let known = self.services.get(&key);
+        if known.is_some_and(|service| service.real_servers != servers)
+            && let Some(service) = self.services.get_mut(&key)
+        {
+            service.real_servers = servers;
         }
     }
 
@@ -181,10 +198,18 @@ impl NodeConfig {
         }
         let old = self.names.range((network, String::new())..);
         let old = old.take_while(|((on, _), _)| *on == network);
-        let old: Vec<_> = old.map(|(key, _)| key.clone()).collect();
-        old.iter().for_each(|key| drop(self.names.remove(key)));
+        let gone = old.filter(|(key, _)| !names.contains_key(*key));
+        let gone: Vec<_> = gone.map(|(key, _)| key.clone()).collect();
+        for key in &gone {
+            self.names.remove(key);
+        }
         self.names.extend(names);
-        self.services.retain(|(on, _), _| *on != network);
+        let old = (self.services).range((network, ServiceId(0))..=(network, ServiceId(u64::MAX)));
+        let gone = old.filter(|(key, _)| !services.contains_key(*key));
+        let gone: Vec<_> = gone.map(|(key, _)| *key).collect();
+        for key in &gone {
+            self.services.remove(key);
+        }
         self.services.extend(services);
         for (service, servers) in &servers {
             self.lead_ports(network, *service, servers);

@@ -40,7 +40,7 @@ pub async fn serve(
     mut status: watch::Receiver<Arc<Status>>,
 ) {
     let mut current = config.borrow_and_update().clone();
-    let (table, tables) = watch::channel(Arc::new(Table::of(&current)));
+    let (table, tables) = watch::channel(Table::of(&current));
     let upstream = Arc::new(Upstream::system().inside(Arc::new(|task, work| {
         namespace::within(&names::sandbox_namespace(task), work)?
     })));
@@ -48,8 +48,8 @@ pub async fn serve(
     loop {
         let newest = config.borrow_and_update().clone();
         if !Arc::ptr_eq(&newest, &current) {
+            table.send_modify(|table| table.follow(&current, &newest));
             current = newest;
-            table.send_replace(Arc::new(Table::of(&current)));
         }
         let wanted = wanted(&current);
         resolvers.retain(|at, resolver| {

@@ -9,7 +9,7 @@ use std::{
 use ipam::Owner;
 use model::{
     Balance, Container, ContainerConfig, ContainerEndpoint, ContainerKey, EndpointConfig,
-    EndpointId, KEEPS, NetworkId, NodeConfig, NodeId, PublishedConfig, Publisher, Sandbox,
+    EndpointId, KEEPS, NetworkId, NodeConfig, NodeId, PublishedConfig, Publisher, Records, Sandbox,
     SandboxId, Service, TAKES,
 };
 use sha2::{Digest, Sha256};
@@ -236,7 +236,7 @@ pub(crate) fn endpoint(container: &Container, sandbox: &Sandbox) -> (EndpointId,
 pub(crate) fn containers(
     node: NodeId,
     here: &[(&Container, &Sandbox)],
-) -> BTreeMap<SandboxId, ContainerConfig> {
+) -> Records<SandboxId, ContainerConfig> {
     let mut found: BTreeMap<SandboxId, Vec<(&Container, &Sandbox)>> = BTreeMap::new();
     for &(container, sandbox) in here {
         found

@@ -7,8 +7,8 @@ use std::{
 
 use model::{
     EndpointConfig, EndpointId, JoinedConfig, Level, Network, NetworkConfig, NetworkId, Node,
-    NodeConfig, NodeId, PeerConfig, PublishMode, PublishSpec, PublishedConfig, Publisher, Role,
-    Task, TaskConfig, ViewInfo,
+    NodeConfig, NodeId, PeerConfig, PublishMode, PublishSpec, PublishedConfig, Publisher, Records,
+    Role, Task, TaskConfig, ViewInfo,
 };
 use sha2::{Digest, Sha256};
 
@@ -63,10 +63,10 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
         .collect();
     config.derive();
     if state.level < Level::SHARED_VIEWS {
-        (config.joined, config.offers) = (BTreeMap::new(), BTreeMap::new());
-        (config.slots, config.members) = (BTreeMap::new(), BTreeMap::new());
+        (config.joined, config.offers) = (Records::default(), Records::default());
+        (config.slots, config.members) = (Records::default(), Records::default());
     }
-    config.keys = keys::of_node(state, node);
+    config.keys = keys::of_node(state, node).into_iter().collect();
     config.peers = peers(state, &config);
     config
 }
@@ -252,7 +252,7 @@ pub(crate) fn endpoints(
         })
 }
 
-fn peers(state: &State, config: &NodeConfig) -> BTreeMap<NodeId, PeerConfig> {
+fn peers(state: &State, config: &NodeConfig) -> Records<NodeId, PeerConfig> {
     let endpoints = config.endpoints.values().map(|endpoint| endpoint.node);
     let sharing: BTreeSet<NodeId> = endpoints.chain(config.keys.keys().copied()).collect();
     let answers_all = answers_callers_of_all_hosts(config);

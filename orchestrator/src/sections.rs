@@ -544,7 +544,7 @@ impl Sections {
                 config.published.extend(here);
             }
         }
-        config.keys = keys::of_node(state, node);
+        config.keys = keys::of_node(state, node).into_iter().collect();
         config
     }
 

@@ -1,6 +1,6 @@
 //! What holds of the resolver whatever bytes it is sent.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::OnceLock};
+use std::{net::IpAddr, sync::OnceLock};
 
 use dns::{Client, Outcome, Table, Transport};
 use model::{
@@ -116,7 +116,7 @@ fn table() -> &'static Table {
             .map(|(name, record)| ((NETWORK, name.to_owned()), record));
         Table::of(&NodeConfig {
             generation: 7,
-            networks: BTreeMap::from([(NETWORK, network)]),
+            networks: [(NETWORK, network)].into(),
             names: names.into(),
             ..NodeConfig::empty(NodeId(1))
         })

@@ -555,7 +555,7 @@ fn address_only_containers_are_projected_to_no_node() {
         ),
         (0, 0, 0)
     );
-    let (id, container) = one.containers.first_key_value().unwrap();
+    let (id, container) = one.containers.iter().next().unwrap();
     assert_eq!(
         (
             one.containers.len(),
@@ -743,7 +743,7 @@ fn a_service_leads_to_the_containers_that_say_they_belong_to_it() {
     let two = cluster.attach(placed(2, "c2", member("web", true, "two")));
     let servers = |cluster: &Cluster| {
         let view = cluster.state.view(NodeId(1));
-        let service = view.services.into_values().next().unwrap();
+        let service = view.services.values().next().unwrap().clone();
         service
             .real_servers
             .into_iter()
@@ -783,14 +783,9 @@ fn dnsrr_names_lead_to_containers_and_tasks() {
     });
     cluster.converge();
     let one = cluster.attach(placed(1, "c1", member("web", false, "one")));
-    let web = cluster
-        .state
-        .view(NodeId(1))
-        .names
-        .into_iter()
-        .find(|((_, name), _)| name == "web")
-        .unwrap()
-        .1;
+    let view = cluster.state.view(NodeId(1));
+    let mut names = view.names.iter();
+    let (_, web) = names.find(|((_, name), _)| name == "web").unwrap();
     assert_eq!(
         web.addresses,
         [&cluster.task("web.1").addresses[..], &one.addresses].concat()
@@ -827,7 +822,7 @@ fn ports_of_containers_are_their_hosts_and_nobody_elses() {
     let one = cluster.attach(with(1, "c1", 8080));
     cluster.attach(with(2, "c1", 8080));
     let view = cluster.state.view(NodeId(1));
-    let (owner, port) = view.published.first_key_value().unwrap();
+    let (owner, port) = view.published.iter().next().unwrap();
     assert_eq!(
         (view.published.len(), owner.0, port.owner.as_str()),
         (1, Publisher::Container(one.id), "container c1")

@@ -15,7 +15,8 @@ fn keys(cluster: &Cluster, of: u64, with: u64) -> PeerKeys {
         .state
         .view(NodeId(of))
         .keys
-        .remove(&NodeId(with))
+        .get(&NodeId(with))
+        .cloned()
         .unwrap_or_default()
 }
 
@@ -59,7 +60,7 @@ fn two_hosts_of_an_encrypted_network_alone_share_keys() {
     assert_eq!(keys(&cluster, a, b).send, keys(&cluster, b, a).accept);
     assert_eq!(keys(&cluster, b, a).send, keys(&cluster, a, b).accept);
     let other = (1..=3).find(|node| !members.contains(node)).unwrap();
-    assert_eq!(cluster.state.view(NodeId(other)).keys, BTreeMap::new());
+    assert!(cluster.state.view(NodeId(other)).keys.is_empty());
     assert_eq!(cluster.state.view(NodeId(a)).keys.len(), 1);
 }
 

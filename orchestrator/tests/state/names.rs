@@ -16,10 +16,9 @@ fn named(name: &str, aliases: &[&str], stack: Option<&str>) -> ServiceSpec {
 
 fn record(cluster: &Cluster, name: &str) -> Option<NameConfig> {
     let view = cluster.state.view(NodeId(1));
-    view.names
-        .into_iter()
-        .find(|((_, known), _)| known == name)
-        .map(|(_, record)| record)
+    let mut names = view.names.iter();
+    let found = names.find(|((_, known), _)| known == name);
+    found.map(|(_, record)| record.clone())
 }
 
 /// The IPv4 addresses of a name, `-` where there is no such name.

@@ -55,20 +55,15 @@ fn every_host_learns_only_what_ports_of_all_hosts_take() {
     ));
     cluster.create_service(service("db", 1, &["net"]));
     cluster.converge();
-    let web = cluster
-        .state
-        .view(NodeId(1))
-        .published
-        .into_values()
-        .next()
-        .unwrap();
+    let view = cluster.state.view(NodeId(1));
+    let web = view.published.values().next().unwrap();
     let servers: Vec<String> = web.real_servers.keys().map(ToString::to_string).collect();
     assert_eq!((servers.len(), web.owner.as_str()), (2, "service web"));
     for node in [1, 2, 3] {
         let view = cluster.state.view(NodeId(node));
         assert_eq!(
             view.published.values().collect::<Vec<_>>(),
-            [&web],
+            [web],
             "h{node}"
         );
         assert_eq!(view.networks.len(), 1);

@@ -451,7 +451,8 @@ fn catch_up(cluster: &mut Cluster, node: u64, connections: u32, witness: &mut Wi
 }
 
 fn end_one(cluster: &mut Cluster, node: u64, which: prop::sample::Index, end: TaskState) {
-    let tasks: Vec<TaskId> = cluster.state.view(NodeId(node)).tasks.into_keys().collect();
+    let view = cluster.state.view(NodeId(node));
+    let tasks: Vec<TaskId> = view.tasks.keys().copied().collect();
     if is_heard(cluster, node) && !tasks.is_empty() {
         cluster.report(node, 0, vec![report(*which.get(&tasks), end)]);
     }

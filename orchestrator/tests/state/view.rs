@@ -88,7 +88,7 @@ fn hosts_that_share_a_network_see_each_others_endpoints() {
         .collect();
     assert_eq!(peers, [1, 2, 3]);
     assert!(nodes.contains(&2) && nodes.contains(&3) && nodes.len() == 2);
-    let (_, task) = view.tasks.first_key_value().unwrap();
+    let (_, task) = view.tasks.iter().next().unwrap();
     assert!(view.endpoints.contains_key(&task.endpoints[0]));
     assert_eq!(
         (task.name().as_str(), task.desired),
@@ -109,14 +109,9 @@ fn names_lead_to_the_vip_to_every_task_and_to_one_slot() {
     );
     expect("web.1", &["10.0.9.3", "fd00:9::3"]);
     assert_eq!(named(&cluster, 2, "web.3"), None);
-    let canonical: Vec<String> = cluster
-        .state
-        .view(NodeId(2))
-        .names
-        .into_iter()
-        .filter(|(_, record)| record.canonical)
-        .map(|((_, name), _)| name)
-        .collect();
+    let view = cluster.state.view(NodeId(2));
+    let canonical = view.names.iter().filter(|(_, record)| record.canonical);
+    let canonical: Vec<&String> = canonical.map(|((_, name), _)| name).collect();
     assert_eq!(canonical, ["web", "web.1", "web.2"]);
     assert_eq!(
         real_servers(&cluster, 2),

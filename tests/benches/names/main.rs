@@ -7,7 +7,6 @@ mod change;
 mod others;
 
 use std::{
-    collections::BTreeMap,
     env, fs,
     io::Write as _,
     net::IpAddr,
@@ -294,7 +293,7 @@ fn ours(_: &Path, count: u32) -> Result<Option<Server>> {
 /// The resolver of one network as netd runs it, outside of any namespace.
 #[tokio::main(flavor = "current_thread")]
 async fn serve(count: u32) -> Result<()> {
-    let (_table, table) = watch::channel(Arc::new(Table::of(&config(count)?)));
+    let (_table, table) = watch::channel(Table::of(&config(count)?));
     let udp = vec![UdpSocket::bind(("127.0.0.1", PORT)).await?];
     let listener = Listener {
         audience: Audience::Network(NetworkId(1)),
@@ -335,7 +334,7 @@ fn config(count: u32) -> Result<NodeConfig> {
     let named = |(name, address)| ((NetworkId(1), name), NameConfig::canonical(vec![address]));
     Ok(NodeConfig {
         generation: 1,
-        networks: BTreeMap::from([(NetworkId(1), network)]),
+        networks: [(NetworkId(1), network)].into(),
         names: names(count).map(named).collect(),
         ..NodeConfig::empty(NodeId(1))
     })

@@ -17,6 +17,8 @@ use orchestrator::{Agenda, State};
 const ROUNDS: usize = 31;
 /// How often what takes milliseconds is measured.
 const FEW: usize = 5;
+/// How many tasks of a service of many replicas are replaced at a time.
+const UPDATED: u32 = 20;
 /// Replicas of each of the services that fill the state.
 const REPLICAS: u32 = 50;
 /// The most commands and bytes of one entry of the log, as `cluster` writes it.
@@ -26,8 +28,9 @@ const AHEAD: u64 = u64::MAX / 2;
 
 fn main() {
     type Scene = fn();
-    let scenes: [(&str, Scene); 5] = [
+    let scenes: [(&str, Scene); 6] = [
         ("tasks", tasks),
+        ("replicas", replicas),
         ("services", services),
         ("containers", containers),
         ("networks", networks),
@@ -63,12 +66,60 @@ fn tasks() {
             median(ROUNDS, |_| cluster.timed_step()),
             median(FEW, |_| cluster.step_with_a_new_agenda()),
             cluster.withdrawal(),
-            median(ROUNDS, |round| cluster.change(round)),
+            median(ROUNDS, |round| cluster.change(some_task(round))),
             median(FEW, |_| busy(|| cluster.state.freeze())),
             median(FEW, |_| busy(|| cluster.state.snapshot())),
             cluster.restore(),
         ];
         table.row(&[nodes as usize, tasks], &row);
+    }
+}
+
+fn replicas() {
+    println!("\nOne service of many replicas on one network; µs.\n");
+    let mut table = Table::new(&[
+        "nodes",
+        "replicas",
+        "step, one change",
+        "`Report`, one task",
+        "scale by one",
+        "step, one change in an update",
+        "`WithdrawTask` of the update",
+    ]);
+    for (nodes, replicas) in [(10, 100), (100, 1_000), (1_000, 10_000)] {
+        let mut cluster = Cluster::of(nodes, 1);
+        cluster.apply(create("s0".to_owned(), replicas, "n0"));
+        cluster.deploy();
+        cluster.run_all();
+        let task = |round: usize| format!("s0.{}", 1 + round);
+        let step_after = |cluster: &mut Cluster| {
+            median(ROUNDS, |round| {
+                cluster.change(task(round));
+                cluster.timed_step()
+            })
+        };
+        let stepped = step_after(&mut cluster);
+        let reported = median(ROUNDS, |round| cluster.change(task(round)));
+        let scaled = median(FEW, |round| {
+            let replicas = replicas + 1 + round as u32;
+            let service = "s0".to_owned();
+            cluster.apply(ServiceCommand::Scale { service, replicas }.into())
+        });
+        cluster.deploy();
+        cluster.run_all();
+        assert!(cluster.step().is_empty(), "the cluster is at rest");
+        cluster.update("s0", UPDATED);
+        let commands = cluster.step();
+        assert_eq!(commands.len(), UPDATED as usize);
+        let mut withdrawn: Vec<Duration> = commands
+            .into_iter()
+            .map(|command| cluster.apply(command))
+            .collect();
+        withdrawn.sort();
+        let withdrawn = withdrawn[withdrawn.len() / 2];
+        let updating = step_after(&mut cluster);
+        let row = [stepped, reported, scaled, updating, withdrawn];
+        table.row(&[nodes as usize, replicas as usize], &row);
     }
 }
 
@@ -335,8 +386,7 @@ impl Cluster {
     }
 
     /// One task says something new.
-    fn change(&mut self, round: usize) -> Duration {
-        let name = format!("s{}.{}", round % 20, 1 + round);
+    fn change(&mut self, name: String) -> Duration {
         let Answer::Tasks(tasks) = self.state.answer(None, &Query::Task(name)).unwrap() else {
             panic!("no task")
         };
@@ -349,7 +399,7 @@ impl Cluster {
 
     fn step_after_a_change(&mut self) -> Duration {
         median(ROUNDS, |round| {
-            self.change(round);
+            self.change(some_task(round));
             self.timed_step()
         })
     }
@@ -357,7 +407,7 @@ impl Cluster {
     /// The first task of each of 20 services leaves because of an update.
     fn withdrawal(&mut self) -> Duration {
         median(20, |round| {
-            self.update(&format!("s{round}"));
+            self.update(&format!("s{round}"), 1);
             let is_withdrawal =
                 |command: &Command| matches!(command, Command::Task(TaskCommand::Withdraw { .. }));
             let commands = self.step();
@@ -366,15 +416,15 @@ impl Cluster {
         })
     }
 
-    /// Every task of a service is to be replaced, one after the other.
-    fn update(&mut self, service: &str) {
+    /// Every task of a service is to be replaced, so many at a time.
+    fn update(&mut self, service: &str, parallelism: u32) {
         let query = Query::Service(service.to_owned());
         let Answer::Services(services) = self.state.answer(None, &query).unwrap() else {
             panic!("no service")
         };
         let mut spec = services[0].spec.clone();
         spec.update = UpdatePolicy {
-            parallelism: 1,
+            parallelism,
             delay: 0,
             order: UpdateOrder::StopFirst,
             on_failure: UpdateFailure::Pause,
@@ -392,6 +442,11 @@ impl Cluster {
         let snapshot = self.state.snapshot();
         median(FEW, |_| busy(|| State::restore(&snapshot, Level::NEWEST)))
     }
+}
+
+/// One of the tasks that fill the state.
+fn some_task(round: usize) -> String {
+    format!("s{}.{}", round % 20, 1 + round)
 }
 
 /// How many entries of the log commands of these sizes take.

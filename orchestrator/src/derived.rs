@@ -8,6 +8,7 @@ pub(crate) mod groups;
 mod networks;
 mod nodes;
 mod parts;
+pub(crate) mod rollouts;
 mod services;
 mod tasks;
 mod touched;
@@ -23,6 +24,7 @@ pub(crate) struct Derived {
     pub(crate) tasks: tasks::Tasks,
     pub(crate) containers: containers::Containers,
     pub(crate) parts: parts::Parts,
+    pub(crate) rollouts: rollouts::Rollouts,
     pub(crate) touched: touched::Touched,
 }
 

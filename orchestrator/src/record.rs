@@ -118,6 +118,11 @@ impl TaskRecord {
         self.is_alive() && self.task.node.is_none() && self.task.desired == TaskState::Running
     }
 
+    /// Whether it is to be forgotten.
+    pub(crate) fn is_unwanted_history(&self) -> bool {
+        !self.is_alive() && self.task.desired == TaskState::Remove
+    }
+
     /// Whether it is to go on: nobody has begun to stop it.
     pub(crate) fn is_wanted(&self) -> bool {
         self.is_alive() && self.task.desired <= TaskState::Running && self.withdrawal.is_none()

@@ -16,9 +16,12 @@ use crate::{
 
 /// Assignments for at most `limit` waiting tasks.
 pub(crate) fn assign(state: &State, limit: usize) -> Vec<Command> {
+    let mut commands = Vec::new();
+    if state.derived.tasks.waiting().next().is_none() {
+        return commands;
+    }
     let nodes = state.nodes.values().filter(|node| is_eligible(node));
     let nodes: Vec<&Node> = nodes.collect();
-    let mut commands = Vec::new();
     if nodes.is_empty() {
         return commands;
     }

@@ -17,7 +17,7 @@ use crate::{
 /// Most commands of one step, to keep a batch of the log small; the next step proposes the rest.
 pub const MAX_COMMANDS: usize = 1_000;
 /// Number of ended runs of a slot that are kept for `service ps`.
-const HISTORY: usize = 5;
+pub(crate) const HISTORY: usize = 5;
 
 /// Looks at the services that are on the agenda, and at what concerns no single service.
 pub(crate) fn step(state: &State, agenda: &mut Agenda, now: Millis) -> Vec<Command> {
@@ -76,7 +76,8 @@ fn service(look: &Look<'_>, record: &ServiceRecord) -> Vec<Command> {
     let service = record.service.id;
     if record.service.removing {
         let slots = record.slots.values();
-        let commands: Vec<Command> = slots.flat_map(|slot| empty(look, slot)).collect();
+        let commands = slots.flat_map(|slot| empty(look, slot));
+        let commands: Vec<Command> = commands.take(MAX_COMMANDS).collect();
         let is_empty = record.task_ids().next().is_none();
         return if is_empty {
             vec![Command::Service(ServiceCommand::Purge { service })]
@@ -85,13 +86,18 @@ fn service(look: &Look<'_>, record: &ServiceRecord) -> Vec<Command> {
         };
     }
     // Whatever else there is to do depends on this.
-    let newest = update::newest(state, record);
-    if let Some(command) = update::steer(look, record, &newest) {
+    if let Some(command) = update::steer(look, record) {
         return vec![command];
     }
-    let leaving = update::leaving(look, record, &newest);
+    let leaving = update::leaving(look, record);
+    let mut slots: BTreeSet<u32> = state.derived.rollouts.of(service).odd().collect();
+    let leave = leaving.iter().filter_map(|id| state.tasks.get(id));
+    slots.extend(leave.map(|run| run.task.slot));
     let mut commands = Vec::new();
-    for (&number, slot) in &record.slots {
+    for number in slots {
+        let Some(slot) = record.slots.get(&number) else {
+            continue;
+        };
         if commands.len() >= MAX_COMMANDS {
             break;
         }
@@ -136,7 +142,7 @@ fn forget_history(runs: &[&TaskRecord]) -> impl Iterator<Item = Command> {
     let ended = |record: &&&TaskRecord| !record.is_alive();
     let surplus = runs.iter().filter(ended).count().saturating_sub(HISTORY);
     let too_old = move |position: usize, record: &TaskRecord| {
-        position < surplus || record.task.desired == TaskState::Remove
+        position < surplus || record.is_unwanted_history()
     };
     let ended = runs.iter().filter(ended).enumerate();
     ended

@@ -11,49 +11,106 @@ use model::{
 };
 
 use crate::{
-    acknowledged, drain,
+    acknowledged,
+    derived::rollouts::Rollout,
+    drain,
     look::Look,
-    record::{ServiceRecord, TaskRecord},
+    record::{ServiceRecord, Slot, TaskRecord},
     restart,
     state::State,
 };
 
 /// The tasks of a service that are to begin to stop now.
-pub(crate) fn leaving(
-    look: &Look<'_>,
-    record: &ServiceRecord,
-    newest: &[&TaskRecord],
-) -> BTreeSet<TaskId> {
+pub(crate) fn leaving(look: &Look<'_>, record: &ServiceRecord) -> BTreeSet<TaskId> {
     let state = look.state;
-    let (mut serving, idle): (Vec<&TaskRecord>, Vec<&TaskRecord>) = newest
+    let slots = state.derived.rollouts.of(record.service.id);
+    let odd: Vec<&TaskRecord> = newest_of(state, record, slots.odd()).collect();
+    let (mut serving, idle): (Vec<&TaskRecord>, Vec<&TaskRecord>) = odd
         .iter()
         .filter(|run| run.is_wanted() && must_go(state, record, run))
         .partition(|run| is_serving(state, run));
     let mut leaving: BTreeSet<TaskId> = idle.into_iter().map(|run| run.task.id).collect();
-    if serving.is_empty() || surge(look, record, newest) != record.surge {
+    let is_none = serving.is_empty() && !has_leaving(record, slots);
+    if is_none || surge(look, record) != record.surge {
         return leaving;
     }
-    let mut capacity = newest
-        .iter()
-        .filter(|run| is_steady(look, record, run))
-        .count();
-    let is_paced = is_paced(look, record, newest);
+    let mut capacity = steady(look, record, slots) + count_steady(look, record, &odd);
+    let is_paced = is_paced(look, record, slots, &odd);
     serving.sort_by_key(|run| record.outdates(run));
-    for run in serving
-        .into_iter()
-        .filter(|run| is_steady(look, record, run))
-    {
+    let settled = candidates(record, slots, is_paced);
+    let settled = newest_of(state, record, settled);
+    for run in merged(record, serving, settled) {
         let cause = if is_displaced(state, run) {
             Cause::Emptying
         } else {
             Cause::Update
         };
-        if capacity > floor(record, cause) && (is_paced || cause == Cause::Emptying) {
+        let is_due = is_paced || cause == Cause::Emptying;
+        if is_due && capacity > floor(record, cause) && is_steady(look, record, run) {
             capacity -= 1;
             leaving.insert(run.task.id);
         }
+        if capacity <= floor(record, Cause::Update) {
+            break;
+        }
     }
     leaving
+}
+
+/// Whether a run that takes traffic, in a slot that is settled but for that, is to go.
+fn has_leaving(record: &ServiceRecord, slots: &Rollout) -> bool {
+    let is_outdated = || record.paused.is_none() && slots.outdated().next().is_some();
+    slots.displaced().next().is_some() || is_outdated()
+}
+
+/// The slots with such runs, those first that are not outdated. While an update is to wait, those
+/// on nodes that are being emptied.
+fn candidates<'a>(
+    record: &ServiceRecord,
+    slots: &'a Rollout,
+    is_paced: bool,
+) -> Box<dyn Iterator<Item = u32> + 'a> {
+    if is_paced && record.paused.is_none() {
+        Box::new(slots.only_displaced().chain(slots.outdated()))
+    } else {
+        Box::new(slots.displaced())
+    }
+}
+
+/// Both sequences as one: runs that are not outdated first, then by slot.
+fn merged<'a>(
+    record: &ServiceRecord,
+    some: Vec<&'a TaskRecord>,
+    others: impl Iterator<Item = &'a TaskRecord>,
+) -> impl Iterator<Item = &'a TaskRecord> {
+    let rank = |run: &&TaskRecord| (record.outdates(run), run.task.slot);
+    let (mut some, mut others) = (some.into_iter().peekable(), others.peekable());
+    std::iter::from_fn(move || match (some.peek(), others.peek()) {
+        (Some(one), Some(other)) if rank(one) < rank(other) => some.next(),
+        (_, Some(_)) => others.next(),
+        _ => some.next(),
+    })
+}
+
+/// How many settled slots take traffic with the knowledge of every balancer.
+fn steady(look: &Look<'_>, record: &ServiceRecord, slots: &Rollout) -> usize {
+    let late = unacknowledged(look, record, slots);
+    let late: Vec<&TaskRecord> = newest_of(look.state, record, late).collect();
+    slots.serving() - late.len() + count_steady(look, record, &late)
+}
+
+/// The slots that take traffic of which not every balancer knows.
+fn unacknowledged<'a>(
+    look: &Look<'a>,
+    record: &ServiceRecord,
+    slots: &'a Rollout,
+) -> impl Iterator<Item = u32> + 'a {
+    slots.running_after(acknowledged::generation(look.state, &record.service))
+}
+
+fn count_steady(look: &Look<'_>, record: &ServiceRecord, runs: &[&TaskRecord]) -> usize {
+    let steady = runs.iter().filter(|run| is_steady(look, record, run));
+    steady.count()
 }
 
 /// Whether the reason to stop this task still holds.
@@ -61,24 +118,17 @@ pub(crate) fn must_leave(look: &Look<'_>, run: &TaskRecord) -> bool {
     let Some(record) = look.state.services.get(&run.task.service) else {
         return true;
     };
-    let is_leaving = || {
-        let newest = newest(look.state, record);
-        leaving(look, record, &newest).contains(&run.task.id)
-    };
+    let is_leaving = || leaving(look, record).contains(&run.task.id);
     !record.wants(run.task.slot) || run.withdrawal.is_some() || is_leaving()
 }
 
 /// Changes that come before tasks are replaced: the number of surge slots, or pausing the update.
-pub(crate) fn steer(
-    look: &Look<'_>,
-    record: &ServiceRecord,
-    newest: &[&TaskRecord],
-) -> Option<Command> {
+pub(crate) fn steer(look: &Look<'_>, record: &ServiceRecord) -> Option<Command> {
     let service = record.service.id;
-    if failure(look.state, record, newest).is_some() {
+    if failure(look.state, record).is_some() {
         return Some(Command::Service(ServiceCommand::PauseUpdate { service }));
     }
-    let slots = surge(look, record, newest);
+    let slots = surge(look, record);
     (slots != record.surge).then_some(Command::Service(ServiceCommand::SetSurge {
         service,
         slots,
@@ -134,13 +184,27 @@ fn waits_for(state: &State, record: &ServiceRecord, run: &TaskRecord) -> Option<
 }
 
 /// The newest run of each slot that is wanted, by slot.
-pub(crate) fn newest<'a>(state: &'a State, record: &'a ServiceRecord) -> Vec<&'a TaskRecord> {
-    let slots = record
-        .slots
-        .iter()
-        .filter(|(number, _)| record.wants(**number));
-    let newest = slots.filter_map(|(_, slot)| state.records(&slot.tasks).next_back());
-    newest.collect()
+fn newest<'a>(state: &'a State, record: &'a ServiceRecord) -> Vec<&'a TaskRecord> {
+    newest_of(state, record, record.slots.keys().copied()).collect()
+}
+
+/// The newest runs of these slots, as far as they are wanted.
+fn newest_of<'a>(
+    state: &'a State,
+    record: &'a ServiceRecord,
+    slots: impl Iterator<Item = u32>,
+) -> impl Iterator<Item = &'a TaskRecord> {
+    let wanted = slots.filter(|number| record.wants(*number));
+    wanted.filter_map(|number| newest_in(state, record, number))
+}
+
+fn newest_in<'a>(
+    state: &'a State,
+    record: &'a ServiceRecord,
+    number: u32,
+) -> Option<&'a TaskRecord> {
+    let slot = record.slots.get(&number)?;
+    state.records(&slot.tasks).next_back()
 }
 
 fn must_go(state: &State, record: &ServiceRecord, run: &TaskRecord) -> bool {
@@ -148,12 +212,12 @@ fn must_go(state: &State, record: &ServiceRecord, run: &TaskRecord) -> bool {
 }
 
 /// Whether its node is being emptied.
-fn is_displaced(state: &State, run: &TaskRecord) -> bool {
+pub(crate) fn is_displaced(state: &State, run: &TaskRecord) -> bool {
     let node = run.task.node.and_then(|id| state.nodes.get(&id));
     node.is_some_and(|node| node.availability == Availability::Drain)
 }
 
-fn is_serving(state: &State, run: &TaskRecord) -> bool {
+pub(crate) fn is_serving(state: &State, run: &TaskRecord) -> bool {
     run.takes_connections() && run.task.node.is_some_and(|node| !state.is_down(node))
 }
 
@@ -210,43 +274,54 @@ fn floor(record: &ServiceRecord, cause: Cause) -> usize {
 }
 
 /// Whether the delay since the last new task ran is over.
-fn is_paced(look: &Look<'_>, record: &ServiceRecord, newest: &[&TaskRecord]) -> bool {
-    let updated = newest
+fn is_paced(look: &Look<'_>, record: &ServiceRecord, slots: &Rollout, odd: &[&TaskRecord]) -> bool {
+    let updated = odd
         .iter()
         .filter(|run| run.made_at >= record.changed && run.is_running());
-    let last = updated.map(|run| run.task.status.since).max();
+    let updated = updated.map(|run| run.task.status.since);
+    let last = updated.chain(slots.last_renewed()).max();
     last.is_none_or(|last| look.has_passed(last, record.service.spec.update.delay))
 }
 
 /// How many slots of surge the service is to have.
-pub(crate) fn surge(look: &Look<'_>, record: &ServiceRecord, newest: &[&TaskRecord]) -> u32 {
+pub(crate) fn surge(look: &Look<'_>, record: &ServiceRecord) -> u32 {
     let state = look.state;
     let policy = &record.service.spec.update;
     if record.service.removing {
         return 0;
     }
+    let slots = state.derived.rollouts.of(record.service.id);
+    let odd = || newest_of(state, record, slots.odd());
     let leaves = |run: &TaskRecord| run.is_wanted() && must_go(state, record, run);
     if record.surge > 0 {
-        let goes_on = newest.iter().any(|run| leaves(run));
-        let is_settled = |number: u32| {
-            let slot = record.slots.get(&number);
-            let run = slot.and_then(|slot| state.records(&slot.tasks).next_back());
-            run.is_some_and(|run| is_steady(look, record, run))
-        };
-        let is_over = !goes_on && (1..=record.service.spec.replicas).all(is_settled);
+        let goes_on = has_leaving(record, slots) || odd().any(leaves);
+        let is_over = !goes_on && is_settled(look, record, slots);
         return if is_over { 0 } else { record.surge };
     }
-    let serves = |run: &&TaskRecord| leaves(run) && is_serving(state, run);
-    let slots = if policy.order == UpdateOrder::StartFirst && newest.iter().any(serves) {
+    let serves = |run: &TaskRecord| leaves(run) && is_serving(state, run);
+    let is_led_to = || has_leaving(record, slots) || odd().any(serves);
+    let more = if policy.order == UpdateOrder::StartFirst && is_led_to() {
         in_step(record)
     } else {
         0
     };
-    if slots > 0 && has_room(look, record, slots) {
-        slots
+    if more > 0 && has_room(look, record, more) {
+        more
     } else {
         0
     }
+}
+
+/// Whether each replica takes traffic and every balancer knows, or has completed.
+fn is_settled(look: &Look<'_>, record: &ServiceRecord, slots: &Rollout) -> bool {
+    let last = record.service.spec.replicas;
+    let open = slots.odd().chain(unacknowledged(look, record, slots));
+    let mut open = open.filter(|number| (1..=last).contains(number));
+    let is_steady = |number| {
+        let run = newest_in(look.state, record, number);
+        run.is_some_and(|run| is_steady(look, record, run))
+    };
+    slots.up_to(last) == last as usize && open.all(is_steady)
 }
 
 fn has_room(look: &Look<'_>, record: &ServiceRecord, slots: u32) -> bool {
@@ -273,11 +348,7 @@ fn has_room(look: &Look<'_>, record: &ServiceRecord, slots: u32) -> bool {
 }
 
 /// Why an update that is under way should go no further.
-pub(crate) fn failure(
-    state: &State,
-    record: &ServiceRecord,
-    newest: &[&TaskRecord],
-) -> Option<String> {
+pub(crate) fn failure(state: &State, record: &ServiceRecord) -> Option<String> {
     let policy = &record.service.spec.update;
     if record.paused.is_some()
         || record.service.removing
@@ -285,20 +356,27 @@ pub(crate) fn failure(
     {
         return None;
     }
-    if !newest.iter().any(|run| record.outdates(run)) {
+    let slots = state.derived.rollouts.of(record.service.id);
+    let mut odd = newest_of(state, record, slots.odd());
+    if slots.outdated().next().is_none() && !odd.any(|run| record.outdates(run)) {
         return None;
     }
-    let wanted = record
-        .slots
-        .iter()
-        .filter(|(number, _)| record.wants(**number))
-        .map(|(_, slot)| slot);
-    let mut runs = wanted
-        .flat_map(|slot| state.records(&slot.tasks))
-        .filter(|run| run.made_at >= record.changed);
-    let failed = runs.rfind(|run| run.ended_by_itself() && restart::is_failure(run))?;
+    let mut failed = slots.failed().rev();
+    let failed = failed.find_map(|number| failed_in(state, record, record.slots.get(&number)?))?;
     let (task, status) = (&failed.task, &failed.task.status);
     let text = status.text();
     let message = text.lines().next().unwrap_or_default();
     Some(format!("{} {}: {message}", task.name(), status.state))
+}
+
+/// The last run of a slot that was made after the last update and has failed.
+pub(crate) fn failed_in<'a>(
+    state: &'a State,
+    record: &ServiceRecord,
+    slot: &'a Slot,
+) -> Option<&'a TaskRecord> {
+    let mut runs = state.records(&slot.tasks);
+    runs.rfind(|run| {
+        run.made_at >= record.changed && run.ended_by_itself() && restart::is_failure(run)
+    })
 }

@@ -234,7 +234,7 @@ pub(super) fn pause(state: &mut State, id: ServiceId) -> Response {
     let why = state
         .services
         .get(&id)
-        .and_then(|record| update::failure(state, record, &update::newest(state, record)));
+        .and_then(|record| update::failure(state, record));
     match state.services.get_mut(&id).zip(why) {
         Some((record, why)) => {
             record.paused = Some(why);
@@ -248,9 +248,7 @@ pub(super) fn pause(state: &mut State, id: ServiceId) -> Response {
 
 pub(super) fn set_surge(state: &mut State, now: Millis, id: ServiceId, slots: u32) -> Response {
     let look = Look::new(state, now);
-    let fits = |record: &&ServiceRecord| {
-        update::surge(&look, record, &update::newest(state, record)) == slots
-    };
+    let fits = |record: &&ServiceRecord| update::surge(&look, record) == slots;
     let Some(record) = state.services.get(&id).filter(fits) else {
         return Err(outdated(format!(
             "service {id} is not to have {slots} slots of surge now"
@@ -323,6 +321,7 @@ pub(super) fn release_slot(state: &mut State, id: ServiceId, number: u32) -> Res
     if let Some(record) = state.services.get_mut(&id) {
         record.slots.remove(&number);
     }
+    state.follow_released(id, number);
     Ok(Outcome::Done)
 }
 

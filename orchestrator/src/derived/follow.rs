@@ -42,7 +42,9 @@ impl State {
         if derived.nodes.put(id, node) {
             for task in derived.tasks.of_node(id) {
                 if let Some(record) = self.tasks.get(task) {
-                    derived.touched.touch(record.task.service, self.index);
+                    let (service, slot) = (record.task.service, record.task.slot);
+                    derived.touched.touch(service, self.index);
+                    derived.rollouts.look(self, service, slot);
                 }
             }
         }
@@ -54,10 +56,12 @@ impl State {
         derived.add_service(concern, id);
         let Some(record) = self.services.get(&id) else {
             derived.services.remove(id);
+            derived.rollouts.remove(id);
             derived.touched.forget(id);
             return;
         };
         derived.touched.touch(id, self.index);
+        derived.rollouts.put(self, record);
         if derived.services.knows(id, record) {
             return;
         }
@@ -81,6 +85,7 @@ impl State {
             derived.add_networks(concern, &seat.networks);
             concern.nodes.extend(seat.node);
             derived.touched.touch(seat.service, self.index);
+            derived.rollouts.look(self, seat.service, seat.slot);
         }
         if old.is_none() && new.is_none() {
             return;
@@ -123,6 +128,13 @@ impl State {
         for id in self.networks.changed() {
             derived.networks.put(*id, self.networks.get(id));
         }
+    }
+
+    /// Follows that a slot is gone.
+    pub(crate) fn follow_released(&mut self, service: ServiceId, slot: u32) {
+        Arc::make_mut(&mut self.derived)
+            .rollouts
+            .release(service, slot);
     }
 
     /// Takes down how far a host has come, which no view shows and nobody watches.
@@ -168,6 +180,7 @@ impl State {
             ("tasks", kept.tasks == anew.tasks),
             ("containers", kept.containers == anew.containers),
             ("parts", kept.parts == anew.parts),
+            ("rollouts", kept.rollouts == anew.rollouts),
         ];
         let different = parts.iter().filter(|(_, is_equal)| !is_equal);
         different.map(|(part, _)| *part).collect()

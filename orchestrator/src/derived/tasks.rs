@@ -26,7 +26,7 @@ pub(crate) struct Tasks {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seat {
     pub(super) service: ServiceId,
-    slot: u32,
+    pub(super) slot: u32,
     pub(super) node: Option<NodeId>,
     pub(super) networks: Vec<NetworkId>,
     macs: Vec<Mac>,

@@ -136,6 +136,18 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_the_first_level_is_read_and_written_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("used");
+        let written = r#"{"node":"0000000000001","used":[["0000000000002",7,1]]}"#;
+        fs::write(&path, written).unwrap();
+        let record = Record::open(&path);
+        assert!(record.has(NodeId(2), Spi(7)) && !record.is_doubtful());
+        record.save(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), written);
+    }
+
+    #[test]
     fn a_record_is_known_after_a_restart_until_its_key_is_gone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("used");

@@ -321,6 +321,36 @@ mod tests {
         }
     }
 
+    /// `tests/records/LEVEL` holds what a netd of that level wrote.
+    #[test]
+    fn a_journal_of_the_first_level_is_read() {
+        let records = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records/0/docker");
+        let directory = tempfile::tempdir().unwrap();
+        for kind in ["networks", "holds"] {
+            let there = directory.path().join(kind);
+            fs::create_dir(&there).unwrap();
+            for entry in fs::read_dir(records.join(kind)).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), there.join(entry.file_name())).unwrap();
+            }
+        }
+        let journal = Journal::open(directory.path()).unwrap();
+        let networks: Vec<_> = journal.networks.all().into_values().collect();
+        let holds: Vec<_> = journal.holds.all().into_iter().collect();
+        assert_eq!((networks.len(), networks[0].subnets.len()), (1, 2));
+        let (key, hold) = &holds[0];
+        assert_eq!(
+            (key.as_str(), holds.len()),
+            ("21ne6bzqhwkrx/02:42:82:e8:f5:93", 1)
+        );
+        assert_eq!((hold.addresses.len(), hold.traits.name.as_str()), (2, "c1"));
+        for (name, hold) in holds {
+            let written = directory.path().join("holds").join(file_name(&name));
+            let written = fs::read_to_string(written).unwrap();
+            assert_eq!(serde_json::to_string(&hold).unwrap(), written);
+        }
+    }
+
     #[test]
     fn a_record_survives_a_restart_and_half_a_write_does_not() {
         let directory = tempfile::tempdir().unwrap();

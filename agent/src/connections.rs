@@ -11,7 +11,7 @@ const LISTEN: u8 = 10;
 
 /// TCP connections to listening ports in the network namespace of this process; `None` if it cannot
 /// be read.
-pub fn count(process: Pid) -> Option<u32> {
+pub(crate) fn count(process: Pid) -> Option<u32> {
     let read = |table: &str| fs::read_to_string(format!("/proc/{process}/net/{table}")).ok();
     // A kernel without IPv6 has no second table.
     Some(served(&[read("tcp")?, read("tcp6").unwrap_or_default()]))

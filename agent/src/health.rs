@@ -24,7 +24,7 @@ const EARLY: Duration = Duration::from_millis(500);
 
 /// Health of a task by its checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It has not been well yet.
     Unknown,
     /// It is well, or was lately.
@@ -34,7 +34,7 @@ pub enum Verdict {
 }
 
 /// The checks under way.
-pub struct Checks {
+pub(crate) struct Checks {
     executor: Arc<dyn Executor>,
     tasks: BTreeMap<TaskId, Check>,
 }
@@ -52,7 +52,7 @@ impl Drop for Check {
 
 impl Checks {
     /// None yet.
-    pub fn new(executor: Arc<dyn Executor>) -> Self {
+    pub(crate) fn new(executor: Arc<dyn Executor>) -> Self {
         Self {
             executor,
             tasks: BTreeMap::new(),
@@ -61,7 +61,7 @@ impl Checks {
 
     /// Health of this running task; starts its checks if needed. `first` is the health known to an
     /// earlier run of the daemon. Needs a tokio runtime.
-    pub fn verdict(&mut self, task: TaskId, check: &HealthCheck, first: Verdict) -> Verdict {
+    pub(crate) fn verdict(&mut self, task: TaskId, check: &HealthCheck, first: Verdict) -> Verdict {
         let executor = &self.executor;
         let known = self.tasks.entry(task).or_insert_with(|| {
             let standing = Standing {
@@ -79,7 +79,7 @@ impl Checks {
     }
 
     /// Asks these tasks only.
-    pub fn retain(&mut self, keep: impl Fn(TaskId) -> bool) {
+    pub(crate) fn retain(&mut self, keep: impl Fn(TaskId) -> bool) {
         self.tasks.retain(|task, _| keep(*task));
     }
 }

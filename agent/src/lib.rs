@@ -2,6 +2,8 @@
 //! [`Executor`] does the rest. There is one: [`Exec`], for commands in namespaces of their own. A
 //! task outlives the daemon: all that is known of it is its executor's to remember.
 
+#![warn(unreachable_pub)]
+
 mod connections;
 mod exec;
 mod executor;

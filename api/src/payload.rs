@@ -6,8 +6,8 @@ use std::{
 };
 
 use model::{
-    Command, Container, ContainerTraits, Engine, Epoch, Failure, Level, Mac, NetworkId, NodeId,
-    RequestId, Role, ServiceId, Spi, SubnetLease, ViewInfo, other_version,
+    BalancerKind, Command, Container, ContainerTraits, Epoch, Failure, Level, Mac, NetworkId,
+    NodeId, RequestId, Role, ServiceId, Spi, SubnetLease, ViewInfo, other_version,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -18,7 +18,7 @@ use crate::proto::Json;
 pub struct Proposal {
     /// Random, chosen by the caller; the same when the request is repeated.
     pub request: RequestId,
-    /// The change.
+    /// The command to be proposed to the leader.
     pub command: Command,
 }
 
@@ -27,7 +27,7 @@ pub struct Proposal {
 pub struct InitRequest {
     /// Address at which other hosts reach this host's control plane; default port 2377.
     pub advertise: SocketAddr,
-    /// Where it listens.
+    /// Address and port at which its control plane listens (TCP).
     pub listen: SocketAddr,
     /// Address at which this host's tunnels end; default: the advertised address.
     pub data_path: Option<IpAddr>,
@@ -48,7 +48,7 @@ pub struct JoinRequest {
     /// Address at which other hosts reach this host's control plane; default: the source address of
     /// the connection to the manager.
     pub advertise: Option<SocketAddr>,
-    /// Where it listens.
+    /// Address and port at which its control plane listens (TCP).
     pub listen: SocketAddr,
     /// Address at which this host's tunnels end; default: the advertised address.
     pub data_path: Option<IpAddr>,
@@ -64,9 +64,9 @@ pub struct LeaveRequest {
 /// This host's membership and the state of its kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Standing {
-    /// The daemon's version.
+    /// Version of netd, such as 0.1.0.
     pub version: String,
-    /// The host name.
+    /// Host name of the machine that netd runs on.
     pub hostname: String,
     /// Its node id and role, once it is part of a cluster.
     pub member: Option<(NodeId, Role)>,
@@ -109,14 +109,14 @@ pub enum ContainerRequest {
     Check(Box<CniInterface>),
     /// Detaches an interface. Succeeds for an unknown interface, too.
     Del {
-        /// The interface's key.
+        /// Container id and interface name as the runtime gives them.
         name: CniName,
         /// `CNI_NETNS`, if the runtime still gives it.
         sandbox: Option<String>,
     },
     /// Detaches all interfaces that one configuration of the runtime has attached, except these.
     Gc {
-        /// The configuration's name.
+        /// Name of the CNI network configuration.
         configuration: String,
         /// Interfaces that are in use.
         valid: Vec<CniName>,
@@ -143,7 +143,7 @@ pub struct CniName {
 /// An interface that a CNI runtime asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CniInterface {
-    /// The interface's key.
+    /// Container id and interface name as the runtime gives them.
     pub name: CniName,
     /// The network of the cluster.
     pub network: String,
@@ -153,7 +153,7 @@ pub struct CniInterface {
     pub only_addresses: bool,
     /// These addresses and no others; at most one per family.
     pub addresses: Vec<IpAddr>,
-    /// This Ethernet address.
+    /// The Ethernet address that it is to have; `None`: any.
     pub mac: Option<Mac>,
     /// Names, labels, ports and limits of the container.
     pub traits: ContainerTraits,
@@ -176,7 +176,7 @@ pub struct Attached {
     pub container: Container,
     /// The network's prefixes and gateways, IPv4 first; those of the addresses.
     pub subnets: Vec<SubnetLease>,
-    /// No way out.
+    /// Nothing outside of the network can be reached.
     pub internal: bool,
     /// Gateways of its default routes. Empty if another network of the container carries them.
     pub ways_out: Vec<IpAddr>,
@@ -189,7 +189,7 @@ pub struct Attached {
 /// A question that only one node can answer.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Examine {
-    /// The node.
+    /// Id of the node.
     pub node: NodeId,
     /// What to look at.
     pub subject: Subject,
@@ -269,7 +269,7 @@ impl Look<Vec<VipTraffic>> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Examined {
-    /// Of its kernel.
+    /// How its kernel differs from its view.
     Kernel(Verification),
     /// Of a network's other hosts; empty where it has no part in the network.
     Peers(Vec<Peer>),
@@ -280,10 +280,10 @@ pub enum Examined {
 /// Traffic of a virtual IP on one host since its balancer was set up there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VipTraffic {
-    /// The virtual IP.
+    /// Address that clients call.
     pub vip: IpAddr,
-    /// What balances it.
-    pub balancer: Engine,
+    /// The balancer that the node uses.
+    pub balancer: BalancerKind,
     /// Connections that each real server was chosen for.
     pub connections: BTreeMap<IpAddr, u64>,
     /// Packets and bytes; only IPVS counts them.
@@ -293,13 +293,13 @@ pub struct VipTraffic {
 /// Packets and bytes of a virtual IP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passed {
-    /// From clients.
+    /// Packets from clients since the balancer was made.
     pub packets_in: u64,
-    /// From clients.
+    /// Bytes from clients since the balancer was made.
     pub bytes_in: u64,
-    /// To clients.
+    /// Packets to clients since the balancer was made.
     pub packets_out: u64,
-    /// To clients.
+    /// Bytes to clients since the balancer was made.
     pub bytes_out: u64,
 }
 
@@ -326,9 +326,9 @@ pub struct Encryption {
     pub sends_with: Option<Spi>,
     /// Associations that it accepts.
     pub accepts: Vec<Spi>,
-    /// Packets sent.
+    /// Packets sent to the peer since the association was made.
     pub sent_packets: u64,
-    /// Bytes sent.
+    /// Bytes sent to the peer since the association was made.
     pub sent_bytes: u64,
     /// Packets received and authenticated.
     pub received_packets: u64,
@@ -350,7 +350,7 @@ pub struct Encryption {
 /// A node's view and how its kernel differs from it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Verification {
-    /// Its view.
+    /// Digests of the records of its view.
     pub view: ViewInfo,
     /// How its kernel differs from the view, read now.
     pub differences: Vec<Difference>,

@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
 use model::{
-    Availability, ClusterCommand, Command, Engine, Issuer, Kind, Level, Node, NodeCommand, NodeId,
-    NodeStatus, Refusal, RequestId, Response, Role, StateMachine, TooNew,
+    Availability, BalancerKind, ClusterCommand, Command, Issuer, Kind, Level, Node, NodeCommand,
+    NodeId, NodeStatus, Refusal, RequestId, Response, Role, StateMachine, TooNew,
 };
 use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use tokio::time::{sleep, timeout};
@@ -206,7 +206,7 @@ fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
         vtep: call.vtep,
         role,
         availability: Availability::Active,
-        balancer: Engine::default(),
+        balancer: BalancerKind::default(),
         status: NodeStatus::Unknown,
         applied: 0,
         failures: Vec::new(),

@@ -14,7 +14,7 @@ use api::{
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use model::{
-    Answer, Availability, ClusterCommand, Command, Engine, Kind, Level, Node, NodeCommand,
+    Answer, Availability, BalancerKind, ClusterCommand, Command, Kind, Level, Node, NodeCommand,
     NodeConfig, NodeId, NodeReport, NodeStatus, Query, Refusal, RequestId, Response, Role,
     StateMachine, TooNew,
 };
@@ -111,7 +111,7 @@ impl<S: StateMachine> Member<S> {
             vtep: host.vtep,
             role: Role::Manager,
             availability: Availability::Active,
-            balancer: Engine::default(),
+            balancer: BalancerKind::default(),
             status: NodeStatus::Unknown,
             applied: 0,
             failures: Vec::new(),

@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why there is no answer.
-pub enum Unanswered {
+pub(crate) enum Unanswered {
     /// The daemon does not run.
     Down(String),
     /// The daemon died during the request, or did not reply in time.
@@ -35,7 +35,7 @@ pub enum Unanswered {
 
 /// Whether a daemon that does not run is waited for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// For a restart's time.
     Restart,
     /// Not at all.
@@ -44,7 +44,7 @@ pub enum Wait {
 
 /// Sends a request. If the daemon dies meanwhile the request is sent again: every request is
 /// idempotent.
-pub fn ask(request: &ContainerRequest, wait: Wait) -> Result<ContainerReply, Unanswered> {
+pub(crate) fn ask(request: &ContainerRequest, wait: Wait) -> Result<ContainerReply, Unanswered> {
     let socket = env::var_os(SOCKET).map_or_else(|| PathBuf::from(api::SOCKET), PathBuf::from);
     let lost = |error: std::io::Error| {
         Unanswered::Lost(format!("no runtime for the call can be made: {error}"))

@@ -21,11 +21,11 @@ use crate::{
 };
 
 /// The plugin's name, whatever its file is called.
-pub const PLUGIN: &str = "netd-cni";
+pub(crate) const PLUGIN: &str = "netd-cni";
 
 /// A parsed request, and what the result needs beside netd's reply.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// Version of the result.
     pub version: Version,
     /// What the daemon is asked.
@@ -39,7 +39,7 @@ pub struct Asked {
 /// As results hold it, and under `dns` in configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Dns {
+pub(crate) struct Dns {
     pub nameservers: Vec<IpAddr>,
     pub domain: String,
     pub search: Vec<String>,
@@ -157,7 +157,11 @@ enum Aliases {
 
 /// Parses the request; `program` is the file name that the plugin was called by. Errors: codes 1,
 /// 2, 6 and 7. DEL ignores every field that it does not need, because it must succeed.
-pub fn read(environment: &Environment, program: &str, input: &[u8]) -> Result<Asked, CniError> {
+pub(crate) fn read(
+    environment: &Environment,
+    program: &str,
+    input: &[u8],
+) -> Result<Asked, CniError> {
     let configuration: Value =
         serde_json::from_slice(input).map_err(|error| undecodable(&error))?;
     let configuration = match environment.operation {

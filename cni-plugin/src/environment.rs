@@ -14,7 +14,7 @@ const MAX_CONTAINER: usize = 200;
 
 /// The operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub(crate) enum Operation {
     Add,
     Check,
     Del,
@@ -25,7 +25,7 @@ pub enum Operation {
 
 /// What the environment says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Environment {
+pub(crate) struct Environment {
     pub operation: Operation,
     /// Empty if the operation is about no interface.
     pub name: CniName,
@@ -39,7 +39,7 @@ pub struct Environment {
 
 impl Environment {
     /// Parses the environment. Errors (code 4) name every missing variable, or the invalid one.
-    pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, CniError> {
+    pub(crate) fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, CniError> {
         let value = |name: &str| variable(name).unwrap_or_default();
         let operation = operation(&value("CNI_COMMAND"))?;
         let missing: Vec<&str> = needed(operation)
@@ -131,14 +131,14 @@ fn container(id: &str) -> Result<(), CniError> {
 }
 
 /// Whether the text is a valid name of the specification.
-pub fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.bytes().all(inner)
 }
 
 /// Why an interface cannot have a name. The text goes on after the name of the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InterfaceError {
+pub(crate) enum InterfaceError {
     #[error("is empty")]
     Empty,
     #[error("{0:?} has more than {MAX_INTERFACE} bytes")]
@@ -150,7 +150,7 @@ pub enum InterfaceError {
 }
 
 /// Whether an interface may have this name.
-pub fn interface(name: &str) -> Result<(), InterfaceError> {
+pub(crate) fn interface(name: &str) -> Result<(), InterfaceError> {
     let is_refused =
         |character: char| character == '/' || character == ':' || character.is_whitespace();
     match name {

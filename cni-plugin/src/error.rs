@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// What kind of error it is. Those from 100 are the plugin's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
+pub(crate) enum Code {
     /// The configuration's version is not supported, or lacks the operation.
     Version = 1,
     /// A field that is not supported.
@@ -40,7 +40,7 @@ pub enum Code {
 
 /// Why an operation failed, for the runtime and its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CniError {
+pub(crate) struct CniError {
     /// Its kind.
     pub code: Code,
     /// The cause, naming the object.
@@ -51,7 +51,7 @@ pub struct CniError {
 
 impl CniError {
     /// An error of this kind.
-    pub fn new(code: Code, cause: impl Into<String>, next: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, cause: impl Into<String>, next: impl Into<String>) -> Self {
         Self {
             code,
             cause: cause.into(),
@@ -60,13 +60,13 @@ impl CniError {
     }
 
     /// What is printed on standard output.
-    pub fn json(&self, version: &str) -> Value {
+    pub(crate) fn json(&self, version: &str) -> Value {
         json!({ "cniVersion": version, "code": self.code as u32, "msg": self.cause,
             "details": self.next })
     }
 
     /// The same error with a code that STATUS may return.
-    pub fn of_status(self) -> Self {
+    pub(crate) fn of_status(self) -> Self {
         let code = match self.code {
             Code::Version | Code::Environment | Code::Io | Code::Decoding | Code::Configuration => {
                 self.code

@@ -2,6 +2,8 @@
 //! into a request to the local netd, and the reply into a CNI result. It decides nothing and exits
 //! within milliseconds.
 
+#![warn(unreachable_pub)]
+
 mod call;
 mod config;
 mod environment;

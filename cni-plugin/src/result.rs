@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::{config::Dns, version::Version};
 
 /// The result for an interface. If there is a `prevResult`, it is extended.
-pub fn of(
+pub(crate) fn of(
     version: Version,
     asked: &CniInterface,
     attached: &Attached,

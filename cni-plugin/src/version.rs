@@ -8,15 +8,15 @@ use crate::{
 };
 
 /// Supported versions, oldest first.
-pub const SUPPORTED: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub(crate) const SUPPORTED: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// The newest of them.
-pub const NEWEST: &str = "1.1.0";
+pub(crate) const NEWEST: &str = "1.1.0";
 /// Version of a configuration that has no `cniVersion`.
 const UNSAID: &str = "0.1.0";
 
 /// A supported version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum Version {
+pub(crate) enum Version {
     V031,
     V040,
     V100,
@@ -25,7 +25,7 @@ pub enum Version {
 
 impl Version {
     /// Parses a configuration's version. Errors (code 1): not supported, or it lacks the operation.
-    pub fn of(text: Option<&str>, operation: Operation) -> Result<Self, CniError> {
+    pub(crate) fn of(text: Option<&str>, operation: Operation) -> Result<Self, CniError> {
         let text = text.filter(|text| !text.is_empty()).unwrap_or(UNSAID);
         let all = [Self::V031, Self::V040, Self::V100, Self::V110];
         let Some(version) = all.into_iter().find(|version| version.text() == text) else {
@@ -53,7 +53,7 @@ impl Version {
     }
 
     /// As it is written.
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         SUPPORTED[self as usize]
     }
 }

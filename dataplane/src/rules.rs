@@ -14,7 +14,7 @@ use std::{
 
 use ipvs::{Balancer, BalancerError, Clients, IpVs, Nftables, Table, Traffic, ip_vs};
 use model::{
-    Capability, DriverConfig, EndpointConfig, EndpointId, Engine, Kind, Mac, NetworkConfig,
+    BalancerKind, Capability, DriverConfig, EndpointConfig, EndpointId, Kind, Mac, NetworkConfig,
     NetworkId, NodeConfig, Protocol, Vni,
     names::{self, LinkName, Namespace},
 };
@@ -64,7 +64,7 @@ pub struct Wanted {
     /// Where callers of published ports are led; `None` on the host, and where none are.
     pub led: Option<Led>,
     /// What is to translate them.
-    pub engine: Engine,
+    pub engine: BalancerKind,
     /// What stands first in the forward chains of other software; `None` where nobody else has any.
     pub passage: Option<Vec<Rule>>,
     /// The devices that chains of the short way are on, with their numbers.
@@ -217,7 +217,7 @@ impl Grounds {
             shortcut: None,
             services: None,
             led: None,
-            engine: Engine::Nftables,
+            engine: BalancerKind::Nftables,
             passage: Some(passage),
             devices: BTreeMap::new(),
         }
@@ -323,7 +323,7 @@ fn sandboxes(
         };
         // Their packets come from the namespace itself, where nftables costs those of virtual IPs
         // only.
-        let engine = Engine::Nftables;
+        let engine = BalancerKind::Nftables;
         let wanted = Wanted {
             rulesets,
             shortcut: None,
@@ -515,7 +515,7 @@ struct Tables {
     identity: Identity,
     socket: Socket,
     balancer: Box<dyn Balancer>,
-    engine: Engine,
+    engine: BalancerKind,
     monitor: Monitor,
     /// What is known to be there, and since when; none after any change, or where changes would not
     /// be heard of.
@@ -713,13 +713,15 @@ fn not_entered(error: &io::Error) -> model::Failure {
 /// What has passed by virtual IPs of a network on this host; changes nothing.
 pub fn traffic(
     network: NetworkId,
-    engine: Engine,
+    engine: BalancerKind,
     vips: &[IpAddr],
 ) -> Result<Vec<(IpAddr, Traffic)>, model::Failure> {
     let look = || -> Result<_, BalancerError> {
         let mut balancer: Box<dyn Balancer> = match engine {
-            Engine::Ipvs => Box::new(IpVs::open()?),
-            Engine::Nftables | Engine::Auto => Box::new(Nftables::open(Clients::Routed)?),
+            BalancerKind::Ipvs => Box::new(IpVs::open()?),
+            BalancerKind::Nftables | BalancerKind::Auto => {
+                Box::new(Nftables::open(Clients::Routed)?)
+            }
         };
         balancer.observe()?;
         vips.iter()
@@ -734,9 +736,9 @@ pub fn traffic(
 }
 
 /// In the calling thread's namespace. What another engine has left there is taken away.
-fn balancer(place: Place, engine: Engine) -> Result<Box<dyn Balancer>, BalancerError> {
+fn balancer(place: Place, engine: BalancerKind) -> Result<Box<dyn Balancer>, BalancerError> {
     Ok(match (place, engine) {
-        (Place::Inside(Namespace::Network(_)), Engine::Ipvs) => Box::new(IpVs::open()?),
+        (Place::Inside(Namespace::Network(_)), BalancerKind::Ipvs) => Box::new(IpVs::open()?),
         (Place::Inside(Namespace::Network(_)), _) => {
             ip_vs::withdraw()?;
             Box::new(Nftables::open(Clients::Routed)?)
@@ -748,7 +750,7 @@ fn balancer(place: Place, engine: Engine) -> Result<Box<dyn Balancer>, BalancerE
 }
 
 impl Tables {
-    fn open(place: Place, engine: Engine) -> Result<Self, model::Failure> {
+    fn open(place: Place, engine: BalancerKind) -> Result<Self, model::Failure> {
         let open = || -> Result<_, BalancerError> {
             Ok((Socket::open()?, balancer(place, engine)?, Monitor::open()?))
         };
@@ -861,7 +863,7 @@ impl Tables {
 
     /// Whether what was settled then still is, where nothing has been heard since.
     fn is_believed(&self, since: Instant) -> bool {
-        self.engine != Engine::Ipvs || since.elapsed() < COMPARE_AGAIN
+        self.engine != BalancerKind::Ipvs || since.elapsed() < COMPARE_AGAIN
     }
 
     /// The tables, read where somebody has changed nftables since. Those of devices are also read

@@ -75,7 +75,7 @@ impl FromStr for Scheduler {
 /// What translates virtual IPs on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Engine {
+pub enum BalancerKind {
     /// IPVS where the kernel has it, else nftables.
     #[default]
     Auto,
@@ -85,7 +85,7 @@ pub enum Engine {
     Nftables,
 }
 
-impl Engine {
+impl BalancerKind {
     /// The balancer used on a kernel with these capabilities.
     pub fn on(self, capabilities: &BTreeSet<Capability>) -> Self {
         let has_ipvs = capabilities.contains(&Capability::Ipvs);
@@ -97,7 +97,7 @@ impl Engine {
     }
 }
 
-impl fmt::Display for Engine {
+impl fmt::Display for BalancerKind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.pad(match self {
             Self::Auto => "auto",

@@ -17,13 +17,13 @@ pub enum ObjectRef {
     Cluster,
     /// The keys of encrypted networks.
     Keys,
-    /// A node.
+    /// A host of the cluster.
     Node(NodeId),
-    /// A network.
+    /// An overlay or a network on a LAN.
     Network(NetworkId),
-    /// A service.
+    /// A service, of any number of tasks or of containers of others.
     Service(ServiceId),
-    /// A task.
+    /// One run of one slot of a service.
     Task(TaskId),
     /// An interface of a container.
     Container(EndpointId),
@@ -100,11 +100,11 @@ impl fmt::Display for ObjectKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
-    /// It is new.
+    /// The command made it.
     Made,
     /// It is not what it was.
     Changed,
-    /// It is gone.
+    /// The command removed it.
     Removed,
 }
 
@@ -132,7 +132,7 @@ pub struct Change {
     pub revision: u64,
     /// The leader's clock when it took the command.
     pub at: Millis,
-    /// The object.
+    /// Kind and id of the object.
     pub object: ObjectRef,
     /// What became of it.
     pub fate: Fate,
@@ -153,7 +153,7 @@ pub enum Facts {
     Keys,
     /// Of a node.
     Node {
-        /// Its host name.
+        /// Host name of the node when it joined.
         hostname: String,
         /// What it may do.
         role: Role,
@@ -170,14 +170,14 @@ pub enum Facts {
     },
     /// Of a network.
     Network {
-        /// Its name.
+        /// Name that people gave it, unique among those of its kind.
         name: String,
         /// How its endpoints reach each other.
         driver: Driver,
     },
     /// Of a service.
     Service {
-        /// Its name.
+        /// Name that people gave it, unique among those of its kind.
         name: String,
         /// How many replicas are wanted.
         replicas: u32,
@@ -196,15 +196,15 @@ pub enum Facts {
     Container {
         /// The container's name; the runtime's id if it has none.
         name: String,
-        /// Its host.
+        /// Id of the node that it is on.
         node: NodeId,
-        /// Its host's name.
+        /// Host name of its node.
         hostname: String,
-        /// Its network.
+        /// Id of the network that it is on.
         network: NetworkId,
-        /// Its network's name.
+        /// Name of that network at that moment.
         network_name: String,
-        /// Its addresses.
+        /// Its IP addresses: at most one per family, IPv4 first.
         addresses: Vec<IpAddr>,
     },
 }
@@ -214,9 +214,9 @@ pub enum Facts {
 pub struct TaskFacts {
     /// Its name, `web.1`.
     pub name: String,
-    /// Its service.
+    /// Id of the service that it is a run of.
     pub service: ServiceId,
-    /// Its service's name.
+    /// Name of that service, a DNS label.
     pub service_name: String,
     /// Its replica number, from 1.
     pub slot: u32,
@@ -226,7 +226,7 @@ pub struct TaskFacts {
     /// Its node's name; empty before.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hostname: String,
-    /// Its state.
+    /// How far it has come; it never moves back.
     pub state: TaskState,
     /// The state that managers want.
     pub desired: TaskState,
@@ -274,7 +274,7 @@ pub struct Applied {
 /// The nodes whose view may show a change: those of any of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Concern {
-    /// Every node.
+    /// Every node of the cluster.
     pub everybody: bool,
     /// Nodes with part in one of these networks.
     pub networks: BTreeSet<NetworkId>,
@@ -283,7 +283,7 @@ pub struct Concern {
 }
 
 impl Concern {
-    /// Adds another.
+    /// Adds the nodes of another concern.
     pub fn merge(&mut self, other: &Self) {
         self.everybody |= other.everybody;
         self.networks.extend(&other.networks);

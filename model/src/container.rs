@@ -32,9 +32,9 @@ impl fmt::Display for ContainerRuntime {
 /// addresses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ContainerKey {
-    /// The host.
+    /// Id of the node that it is on.
     pub node: NodeId,
-    /// Who asks.
+    /// The kind of runtime that has the container.
     pub runtime: ContainerRuntime,
     /// The runtime's id of the interface, 1-255 bytes.
     pub id: String,
@@ -64,7 +64,7 @@ pub struct Sandbox {
 pub struct AddressWish {
     /// Whether an address of this family is wanted, if the network has the family.
     pub wanted: bool,
-    /// Exactly this address.
+    /// The only address that will do.
     pub exact: Option<IpAddr>,
     /// Any address of this prefix.
     pub within: Option<Subnet>,
@@ -87,7 +87,7 @@ pub struct ContainerTraits {
     pub ports: Vec<NamedPort>,
     /// Published ports of its host, mode `host`.
     pub publish: Vec<PublishSpec>,
-    /// Bandwidth limits.
+    /// Limits of its interface, in bits per second.
     pub bandwidth: Bandwidth,
     /// The runtime's name of the network configuration, used for its garbage collection. Empty if
     /// it has none.
@@ -170,11 +170,11 @@ fn port(text: &str, service: Option<&str>) -> Result<Option<NamedPort>, ParseErr
 /// Bandwidth limits of an interface: bits per second and burst in bits; 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bandwidth {
-    /// To the container.
+    /// To the container, in bits per second; 0 is no limit.
     pub ingress_rate: u64,
     /// To the container, at once.
     pub ingress_burst: u64,
-    /// From the container.
+    /// From the container, in bits per second; 0 is no limit.
     pub egress_rate: u64,
     /// From the container, at once.
     pub egress_burst: u64,
@@ -184,7 +184,7 @@ pub struct Bandwidth {
 /// the traits and keeps the addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
-    /// Which interface.
+    /// The interface, by host, runtime and the runtime's id.
     pub key: ContainerKey,
     /// Name or id; that of an existing endpoint does not change.
     pub network: String,
@@ -205,17 +205,17 @@ pub struct ContainerSpec {
 /// An interface of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
-    /// The endpoint's identity.
+    /// Id of the endpoint; kernel objects are named after it.
     pub id: EndpointId,
     /// Which interface it is.
     pub key: ContainerKey,
-    /// Its network.
+    /// Id of the network that it is on.
     pub network: NetworkId,
     /// One address per family at most, IPv4 first.
     pub addresses: Vec<IpAddr>,
-    /// Its Ethernet address.
+    /// Its Ethernet address, unique on its segment.
     pub mac: Mac,
-    /// Where it is.
+    /// Its network namespace; `None` where it only holds addresses.
     pub sandbox: Option<Sandbox>,
     /// What else is known of it.
     pub traits: ContainerTraits,

@@ -26,7 +26,7 @@ impl<const N: usize> Key<N> {
 }
 
 impl<const N: usize> PartialEq for Key<N> {
-    /// In constant time.
+    /// Takes the same time whatever differs.
     fn eq(&self, other: &Self) -> bool {
         let differing = self
             .0
@@ -103,7 +103,7 @@ impl fmt::Display for Epoch {
 /// accept replays (RFC 4303 section 3.4.3). If a kernel has lost it, both get another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Association {
-    /// Its number.
+    /// Number of the association in its direction (SPI).
     pub spi: Spi,
     /// The change of key that it belongs to.
     pub epoch: Epoch,
@@ -126,13 +126,13 @@ pub struct PeerKeys {
 pub enum Capability {
     /// ESP with AES-256-GCM, for IPv4 and IPv6.
     Esp,
-    /// IPVS.
+    /// Virtual servers in the kernel (CONFIG_IP_VS).
     Ipvs,
-    /// VLAN devices.
+    /// VLAN devices (CONFIG_VLAN_8021Q).
     Vlan,
-    /// Macvlan devices.
+    /// Macvlan devices (CONFIG_MACVLAN).
     Macvlan,
-    /// Ipvlan devices.
+    /// Ipvlan devices (CONFIG_IPVLAN).
     Ipvlan,
 }
 

@@ -83,7 +83,7 @@ pub struct Failure {
     /// What it is about, such as `network web`; empty where only the caller knows.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub object: String,
-    /// What is wrong.
+    /// What is wrong, as a clause that names the object.
     pub cause: String,
     /// What to do about it; empty where there is nothing to do.
     pub next: String,

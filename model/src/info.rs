@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Availability, Capability, Container, Engine, Failure, Level, Millis, NetworkInfo, NodeId,
+    Availability, BalancerKind, Capability, Container, Failure, Level, Millis, NetworkInfo, NodeId,
     NodeStatus, Role, ServiceInfo, Subnet, TaskId, TaskSpec, TaskState,
 };
 
@@ -111,9 +111,9 @@ fn pages<T>(all: Vec<T>, most: usize, answer: fn(Vec<T>) -> Answer) -> Vec<Answe
 /// A node, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
-    /// Its identity.
+    /// Its id; in JSON 13 characters of base 36.
     pub id: NodeId,
-    /// Its host name.
+    /// Host name of the node when it joined.
     pub hostname: String,
     /// What it may do.
     pub role: Role,
@@ -122,10 +122,10 @@ pub struct NodeInfo {
     /// Whether the scheduler uses it.
     pub availability: Availability,
     /// Its balancer as requested.
-    pub balancer: Engine,
+    pub balancer: BalancerKind,
     /// Its balancer in use, which depends on its kernel.
-    pub balancer_used: Engine,
-    /// Whether it leads.
+    pub balancer_used: BalancerKind,
+    /// Whether it is the leader that Raft has elected.
     pub leader: bool,
     /// Where its control plane listens.
     pub address: SocketAddr,
@@ -161,7 +161,7 @@ pub struct EndpointInfo {
     pub name: String,
     /// The host it is on.
     pub node: String,
-    /// Its addresses.
+    /// Its IP addresses: at most one per family, IPv4 first.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -179,19 +179,19 @@ pub struct UpdateInfo {
 /// A task, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskInfo {
-    /// Its identity.
+    /// Its id; in JSON 13 characters of base 36.
     pub id: TaskId,
-    /// `web.1`.
+    /// Service and slot: `web.1`.
     pub name: String,
-    /// Its service's name.
+    /// Name of that service, a DNS label.
     pub service: String,
-    /// Its replica number.
+    /// Number of its replica, from 1.
     pub slot: u32,
     /// The host name of its node; empty while it has none.
     pub node: String,
-    /// Its node's identity.
+    /// Id of its node; `None` before it is assigned.
     pub node_id: Option<NodeId>,
-    /// Its state.
+    /// How far it has come; it never moves back.
     pub state: TaskState,
     /// Where it should stand.
     pub desired_state: TaskState,
@@ -208,16 +208,16 @@ pub struct TaskInfo {
     pub exit_code: Option<i32>,
     /// When it entered its state.
     pub since: Millis,
-    /// What it runs.
+    /// Program, environment, restarts, health check and DNS options.
     pub spec: TaskSpec,
 }
 
-/// A join token.
+/// A join token of one role, and where to join with it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenInfo {
     /// The role that it gives.
     pub role: Role,
-    /// `SWMTKN-1-<digest>-<secret>`. A secret.
+    /// The token, a secret: `SWMTKN-1-<digest>-<secret>`, as in Docker.
     pub token: String,
     /// A manager to join at.
     pub address: SocketAddr,

@@ -74,7 +74,7 @@ pub const FEATURES: &[(Level, &str)] = &[
 pub struct TooNew {
     /// The file, message or entry.
     pub what: String,
-    /// Its level.
+    /// The level that the record says.
     pub found: Level,
     /// The newest level that the reader knows.
     pub known: Level,

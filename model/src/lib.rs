@@ -34,7 +34,7 @@ mod views;
 mod vni;
 mod watch;
 
-pub use balance::{Balance, Engine, Scheduler};
+pub use balance::{Balance, BalancerKind, Scheduler};
 pub use change::{Applied, Change, Concern, Facts, Fate, ObjectKind, ObjectRef, TaskFacts};
 pub use command::{
     Batch, ClusterCommand, Command, ContainerCommand, Entry, Issuer, KeysCommand, NetworkCommand,

@@ -54,7 +54,7 @@ impl std::str::FromStr for Driver {
 /// A prefix as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubnetSpec {
-    /// The prefix.
+    /// Prefix, such as 10.0.9.0/24.
     pub subnet: Subnet,
     /// The gateway's address; the first host address where none is given.
     pub gateway: Option<IpAddr>,
@@ -78,7 +78,7 @@ pub struct NetworkSpec {
     pub encrypted: bool,
     /// Containers that belong to no service may attach.
     pub attachable: bool,
-    /// The user's labels.
+    /// Labels of the user; those that begin with `netd.` mean something to netd.
     pub labels: BTreeMap<String, String>,
     /// Driver options, such as `mtu` or `parent`.
     pub options: BTreeMap<String, String>,
@@ -87,7 +87,7 @@ pub struct NetworkSpec {
 /// A prefix that a network owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubnetLease {
-    /// The prefix.
+    /// Prefix, such as 10.0.9.0/24.
     pub subnet: Subnet,
     /// The address of the router: of an overlay the same on every host, where it answers DNS; of a
     /// LAN its own.
@@ -97,9 +97,9 @@ pub struct SubnetLease {
 /// A network of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// Its identity.
+    /// Its id; in JSON 13 characters of base 36.
     pub id: NetworkId,
-    /// The user's spec.
+    /// What the user asked for; netd never changes it.
     pub spec: NetworkSpec,
     /// Its VXLAN network identifier.
     pub vni: Vni,

@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Read", into = "Written")]
 pub struct NetworkInfo {
-    /// Its identity.
+    /// Its id; in JSON 13 characters of base 36.
     pub id: NetworkId,
     /// What was asked for.
     pub spec: NetworkSpec,

@@ -9,14 +9,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capability, Engine, Failure, Millis, NodeId, ParseError, Secret, Subnet, level::is_zero,
+    BalancerKind, Capability, Failure, Millis, NodeId, ParseError, Secret, Subnet, level::is_zero,
 };
 
 /// What a node may do. Its certificate carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Runs tasks.
+    /// Runs tasks and has no vote.
     Worker,
     /// Runs tasks and votes.
     Manager,
@@ -47,7 +47,7 @@ impl std::str::FromStr for Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Availability {
-    /// Takes tasks.
+    /// The scheduler gives it tasks.
     Active,
     /// Keeps its tasks, takes no new ones.
     Pause,
@@ -103,7 +103,7 @@ pub struct Node {
     /// Whether the scheduler uses it.
     pub availability: Availability,
     /// Its balancer as requested.
-    pub balancer: Engine,
+    pub balancer: BalancerKind,
     /// Whether the leader hears from it.
     pub status: NodeStatus,
     /// The generation of its view that its kernel has, as last reported.

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Balance, Bandwidth, ContainerRuntime, EndpointId, Engine, IdError, IpvlanMode, JoinedConfig,
-    Level, Mac, MacvlanMode, MemberConfig, NamedPort, NetworkId, NodeId, OfferConfig, Parent,
-    PeerKeys, PublishSpec, Records, Role, SandboxId, ServiceId, SlotConfig, SubnetLease, TaskId,
-    TaskSpec, TaskState, Vni, names::Namespace,
+    Balance, BalancerKind, Bandwidth, ContainerRuntime, EndpointId, IdError, IpvlanMode,
+    JoinedConfig, Level, Mac, MacvlanMode, MemberConfig, NamedPort, NetworkId, NodeId, OfferConfig,
+    Parent, PeerKeys, PublishSpec, Records, Role, SandboxId, ServiceId, SlotConfig, SubnetLease,
+    TaskId, TaskSpec, TaskState, Vni, names::Namespace,
 };
 
 /// All that one host must look like. A function of the replicated state and the host's identity,
@@ -27,7 +27,7 @@ pub struct NodeConfig {
     pub generation: u64,
     /// The level that its reader must know: the cluster's.
     pub level: Level,
-    /// The host.
+    /// Id of the node that it is on.
     pub node: NodeId,
     /// The managers, the hosts it shares a network with, and the host itself.
     pub peers: Records<NodeId, PeerConfig>,
@@ -63,7 +63,7 @@ pub struct NodeConfig {
 /// A host as others see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerConfig {
-    /// Its host name.
+    /// Host name of the node when it joined.
     pub hostname: String,
     /// What it may do.
     pub role: Role,
@@ -72,13 +72,13 @@ pub struct PeerConfig {
     /// Where its tunnels end.
     pub vtep: IpAddr,
     /// What translates virtual IPs on it.
-    pub balancer: Engine,
+    pub balancer: BalancerKind,
 }
 
 /// A network on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkConfig {
-    /// Its name.
+    /// Name that people gave it, unique among those of its kind.
     pub name: String,
     /// Its VXLAN network identifier; networks without tunnels have one too, for the names of their
     /// links.
@@ -134,26 +134,26 @@ impl DriverConfig {
 /// An endpoint, on this host or another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointConfig {
-    /// Its network.
+    /// Id of the network that it is on.
     pub network: NetworkId,
-    /// Its host.
+    /// Id of the node that it is on.
     pub node: NodeId,
     /// The sandbox that it joins.
     pub sandbox: SandboxId,
     /// Its addresses, one per family at most.
     pub addresses: Vec<IpAddr>,
-    /// Its Ethernet address.
+    /// Its Ethernet address, unique on its segment.
     pub mac: Mac,
 }
 
 /// A service on a network that has a virtual IP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualServiceConfig {
-    /// Its name.
+    /// Name that people gave it, unique among those of its kind.
     pub name: String,
     /// Its virtual IPs, one per family. Each answers every port and protocol.
     pub vips: Vec<IpAddr>,
-    /// How they choose.
+    /// Scheduler and affinity of its virtual IPs.
     pub balance: Balance,
     /// Its real servers and their weights (0: no new connections), both families; a virtual IP uses
     /// those of its own.
@@ -197,7 +197,7 @@ pub struct PublishedConfig {
     /// Network on which its tasks are reached. A host without tasks has part in it for this purpose
     /// alone.
     pub network: NetworkId,
-    /// The user's spec.
+    /// What the user asked for; netd never changes it.
     pub spec: PublishSpec,
     /// How a real server is chosen.
     pub balance: Balance,
@@ -241,15 +241,15 @@ impl NameConfig {
 /// A task on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskConfig {
-    /// Its service.
+    /// Id of the service that it is a run of.
     pub service: ServiceId,
-    /// Its service's name.
+    /// Name of that service, a DNS label.
     pub service_name: String,
     /// The stack that its service is part of.
     pub stack: Option<String>,
-    /// Its replica number.
+    /// Number of its replica, from 1.
     pub slot: u32,
-    /// What it runs.
+    /// Program, environment, restarts, health check and DNS options.
     pub spec: TaskSpec,
     /// Target state: `Running`, or a terminal one.
     pub desired: TaskState,
@@ -277,7 +277,7 @@ impl TaskConfig {
 /// A container on this host, run by Docker or CNI: its endpoints in one network namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerConfig {
-    /// Who runs it.
+    /// The kind of runtime that has the container.
     pub runtime: ContainerRuntime,
     /// What people call it.
     pub name: String,
@@ -295,12 +295,12 @@ pub struct ContainerConfig {
 /// An endpoint of a container of others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerEndpoint {
-    /// Which.
+    /// Id of the endpoint.
     pub id: EndpointId,
     /// Name of the interface inside. `None`: the runtime moves a device from the host into the
     /// namespace and configures it.
     pub interface: Option<String>,
-    /// Bandwidth limits.
+    /// Limits of its interface, in bits per second.
     pub bandwidth: Bandwidth,
 }
 
@@ -335,7 +335,7 @@ pub enum ViewError {
     /// Meant for another host.
     #[error("the view of node {found} was sent to node {expected}")]
     Node {
-        /// This host.
+        /// Id of the node that has the view.
         expected: NodeId,
         /// The one it is for.
         found: NodeId,
@@ -343,15 +343,15 @@ pub enum ViewError {
     /// It does not follow on what is here.
     #[error("a change of generation {found:?} does not follow on generation {expected}")]
     Gap {
-        /// What is here.
+        /// Generation of the view that is here.
         expected: u64,
         /// What it applies to.
         found: Option<u64>,
     },
-    /// It leads back.
+    /// It leads to an earlier generation.
     #[error("generation {found} is older than generation {expected}, which this host already has")]
     Stale {
-        /// What is here.
+        /// Generation of the view that is here.
         expected: u64,
         /// What it leads to.
         found: u64,

@@ -33,7 +33,7 @@ pub struct JoinedConfig {}
 /// A service on one of its networks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferConfig {
-    /// Its name.
+    /// Name that people gave it, unique among those of its kind.
     pub name: String,
     /// The stack that it is part of.
     pub stack: Option<String>,
@@ -43,7 +43,7 @@ pub struct OfferConfig {
     pub ports: Vec<NamedPort>,
     /// Its virtual IPs, one per family; none with `dnsrr`.
     pub vips: Vec<IpAddr>,
-    /// How they choose.
+    /// Scheduler and affinity of its virtual IPs.
     pub balance: Balance,
     /// It is being removed: it is led to for as long as something of it is there.
     pub removing: bool,
@@ -72,13 +72,13 @@ pub struct MemberConfig {
     pub shared: BTreeSet<String>,
     /// The service that it serves, if there is one of this name (in lower case).
     pub service: Option<String>,
-    /// Its addresses.
+    /// Its IP addresses: at most one per family, IPv4 first.
     pub addresses: Vec<IpAddr>,
     /// Its ports that have a name.
     pub ports: Vec<NamedPort>,
     /// Only its own names lead to it.
     pub unready: bool,
-    /// Its host answers.
+    /// Its host has a session with the leader.
     pub reachable: bool,
 }
 

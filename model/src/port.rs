@@ -12,12 +12,12 @@ use crate::{ParseError, Subnet};
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// RFC 9293.
+    /// Transmission Control Protocol (RFC 9293).
     #[default]
     Tcp,
-    /// RFC 768.
+    /// User Datagram Protocol (RFC 768).
     Udp,
-    /// RFC 9260.
+    /// Stream Control Transmission Protocol (RFC 9260).
     Sctp,
 }
 
@@ -61,7 +61,7 @@ pub struct NamedPort {
     /// The name, without underscore: `http`; letters, digits and `-`, 1-15, as RFC 6335 section 5.1
     /// says.
     pub name: String,
-    /// Its protocol.
+    /// The transport protocol of the port.
     pub protocol: Protocol,
     /// The port, from 1.
     pub port: u16,
@@ -71,7 +71,7 @@ pub struct NamedPort {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PublishMode {
-    /// All of them.
+    /// Every host of the cluster.
     #[default]
     Ingress,
     /// Only hosts that run a task of the service; each leads to its own tasks.
@@ -100,7 +100,7 @@ pub struct PublishSpec {
     pub target: u16,
     /// How many; at least 1, and none beyond 65535.
     pub count: u16,
-    /// Their protocol.
+    /// The transport protocol of the ports.
     pub protocol: Protocol,
     /// Which hosts answer.
     pub mode: PublishMode,

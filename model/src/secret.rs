@@ -25,7 +25,7 @@ impl Secret {
 }
 
 impl PartialEq for Secret {
-    /// In constant time.
+    /// Takes the same time whatever differs.
     fn eq(&self, other: &Self) -> bool {
         std::hint::black_box(self.0 ^ other.0) == 0
     }

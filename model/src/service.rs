@@ -25,18 +25,18 @@ pub enum Runtime {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartCondition {
-    /// Always.
+    /// Whatever its exit code.
     Any,
     /// When it failed: exit code other than 0.
     OnFailure,
-    /// Never.
+    /// Not at all.
     None,
 }
 
 /// How a task that ended is started again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartPolicy {
-    /// When.
+    /// After which ends a task gets a successor.
     pub condition: RestartCondition,
     /// Milliseconds between the end and the new start.
     pub delay: u64,
@@ -83,13 +83,13 @@ pub struct DnsConfig {
 /// What one task runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {
-    /// What runs.
+    /// Program or image of the task.
     pub runtime: Runtime,
     /// How it is started again.
     pub restart: RestartPolicy,
-    /// Its health check.
+    /// Command that tells whether it is well; `None`: it is while it runs.
     pub health: Option<HealthCheck>,
-    /// Its names.
+    /// What the resolver inside the task asks and searches.
     pub dns: DnsConfig,
     /// Milliseconds that open connections get to finish before a planned stop, once no new ones
     /// arrive.
@@ -142,7 +142,7 @@ pub struct UpdatePolicy {
     pub parallelism: u32,
     /// Milliseconds between one batch and the next.
     pub delay: u64,
-    /// Which comes first.
+    /// Whether the old task stops first or the new one starts first.
     pub order: UpdateOrder,
     /// Action when new tasks end by themselves.
     pub on_failure: UpdateFailure,
@@ -163,7 +163,7 @@ impl Default for UpdatePolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointMode {
-    /// A virtual IP.
+    /// A virtual IP per family of each network.
     Vip,
     /// The addresses of its tasks.
     Dnsrr,
@@ -172,7 +172,7 @@ pub enum EndpointMode {
 /// A network of a service as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkAttachment {
-    /// Name or id.
+    /// Name, id, or a prefix of an id that only one object has.
     pub network: String,
     /// Aliases of the service there. DNS labels.
     pub aliases: Vec<String>,
@@ -209,7 +209,7 @@ pub struct ServiceSpec {
     pub balance: Balance,
     /// Its ports that have a name.
     pub ports: Vec<NamedPort>,
-    /// Its published ports.
+    /// Ports of hosts that lead to ports of its tasks.
     pub publish: Vec<PublishSpec>,
     /// Names lead to its tasks before they are healthy, too.
     pub publish_not_ready: bool,
@@ -217,7 +217,7 @@ pub struct ServiceSpec {
     pub update: UpdatePolicy,
     /// What one task runs.
     pub task: TaskSpec,
-    /// The user's labels.
+    /// Labels of the user; those that begin with `netd.` mean something to netd.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -245,9 +245,9 @@ impl ServiceSpec {
 /// A service of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
-    /// Its identity.
+    /// Its id; in JSON 13 characters of base 36.
     pub id: ServiceId,
-    /// The user's spec.
+    /// What the user asked for; netd never changes it.
     pub spec: ServiceSpec,
     /// Its networks, in the order asked for.
     pub networks: Vec<NetworkId>,

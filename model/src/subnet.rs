@@ -12,13 +12,13 @@ pub struct Subnet(IpNetwork);
 /// Text that is no subnet.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 pub enum SubnetError {
-    /// Not `ADDRESS/LENGTH`.
+    /// It is not of the form `ADDRESS/LENGTH`.
     #[error("{0:?} is not a subnet such as 10.0.9.0/24 or fd00:9::/64")]
     Malformed(String),
     /// An address inside a subnet was given instead of the subnet.
     #[error("{given} has host bits set: did you mean {meant}?")]
     HostBits {
-        /// What was given.
+        /// The text that was given.
         given: String,
         /// The subnet it lies in.
         meant: Subnet,
@@ -33,7 +33,7 @@ impl Subnet {
         IpNetwork::new(network.network(), prefix).ok().map(Self)
     }
 
-    /// The first address.
+    /// The first address, whose host bits are zero.
     pub fn network(&self) -> IpAddr {
         self.0.network()
     }

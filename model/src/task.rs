@@ -16,17 +16,17 @@ pub enum TaskState {
     New = 0,
     /// Waits for a node.
     Pending = 64,
-    /// Has a node.
+    /// The scheduler has chosen its node.
     Assigned = 192,
     /// The node knows of it.
     Accepted = 256,
     /// The node prepares its network and root directory.
     Preparing = 320,
-    /// Could be started.
+    /// All that it needs is there; it could be started.
     Ready = 384,
-    /// Is being started.
+    /// Its main process is being started, or is not healthy yet.
     Starting = 448,
-    /// Runs.
+    /// Its main process runs and is healthy.
     Running = 512,
     /// Ended by itself with exit code 0.
     Complete = 576,
@@ -73,7 +73,7 @@ impl fmt::Display for TaskState {
 /// What the agent last said of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStatus {
-    /// Its state.
+    /// How far it has come; it never moves back.
     pub state: TaskState,
     /// A note on its state; may be empty. Before [`crate::Level::TYPED_FAILURES`] also a failure,
     /// in one line.
@@ -116,34 +116,34 @@ impl TaskStatus {
 /// A task's joint with one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
-    /// The endpoint's identity.
+    /// Id of the endpoint; kernel objects are named after it.
     pub endpoint: EndpointId,
-    /// The network.
+    /// Id of the network that it joins.
     pub network: NetworkId,
     /// One address per family of the network, IPv4 first; they belong to the slot, not to the task.
     pub addresses: Vec<IpAddr>,
-    /// Its Ethernet address.
+    /// Its Ethernet address, unique on its segment.
     pub mac: Mac,
 }
 
 /// One run of one slot of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
-    /// Its identity.
+    /// Its id; in JSON 13 characters of base 36.
     pub id: TaskId,
     /// The service it belongs to.
     pub service: ServiceId,
-    /// The service's name.
+    /// Name of that service, a DNS label.
     pub service_name: String,
     /// Its replica number, from 1.
     pub slot: u32,
     /// Its node, once assigned; never changes.
     pub node: Option<NodeId>,
-    /// What it runs.
+    /// Program, environment, restarts, health check and DNS options.
     pub spec: TaskSpec,
     /// Target state, set by managers only.
     pub desired: TaskState,
-    /// Its state.
+    /// How far it has come, and why.
     pub status: TaskStatus,
     /// Its networks, in the service's order.
     pub attachments: Vec<Attachment>,

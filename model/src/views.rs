@@ -52,7 +52,7 @@ impl Record {
         records.map(|(key, value)| Self::new(key, &value)).collect()
     }
 
-    /// Its key.
+    /// Section and id: `section/id`.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -588,7 +588,7 @@ fn for_gone<'a>(old: &'a Own, new: &'a Own, mut found: impl FnMut(&'a Arc<Record
 /// What entries of the log changed, together.
 #[derive(Clone, Debug, Default)]
 pub struct Touched {
-    /// The objects.
+    /// Kind and id of each object that differs.
     pub objects: BTreeSet<ObjectRef>,
     /// Whose view shows it.
     pub concern: Concern,

@@ -15,7 +15,7 @@ pub struct VniError(pub u32);
 impl Vni {
     /// The first VNI that is allocated; lower ones are left to hand-made devices and VLAN gateways.
     pub const FIRST: Vni = Vni(4096);
-    /// The highest.
+    /// The highest VNI: they have 24 bits.
     pub const LAST: Vni = Vni((1 << 24) - 1);
 
     /// The next one up; after the last comes [`Vni::FIRST`].

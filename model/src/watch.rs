@@ -11,10 +11,10 @@ use crate::{
 /// A request to be told of changes, in their order, until the caller has enough.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watch {
-    /// Which changes.
+    /// The changes that the watch is told of.
     #[serde(default)]
     pub filter: Filter,
-    /// From where on.
+    /// The place in the sequence of changes where it begins.
     #[serde(default)]
     pub begin: Begin,
     /// Ends where this moment is reached instead of waiting for more.
@@ -47,7 +47,7 @@ pub struct Filter {
     /// Only this object: its changes are found by index, however long ago they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<ObjectRef>,
-    /// Kinds of objects.
+    /// Kinds of objects that it is told of; empty: all.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub kinds: BTreeSet<ObjectKind>,
     /// What became of them.
@@ -164,7 +164,7 @@ pub enum Watched {
 /// How far a service is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The service.
+    /// Spec and status of the service.
     pub service: ServiceInfo,
     /// The newest task that waits for something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,10 +174,10 @@ pub struct Progress {
 /// A task that waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
-    /// Its name.
+    /// Name of the task, `web.1`.
     pub task: String,
     /// What it waits for.
     pub message: String,
-    /// Since when.
+    /// Milliseconds since the Unix epoch from which on it waits.
     pub since: Millis,
 }

@@ -25,13 +25,13 @@ pub struct Patience {
 }
 
 /// Changes the cluster, under a request id of its own.
-pub async fn propose(member: &Member, command: Command) -> Result<Outcome, Refusal> {
+pub(crate) async fn propose(member: &Member, command: Command) -> Result<Outcome, Refusal> {
     let request = RequestId(rand::random());
     member.propose(Proposal { request, command }).await
 }
 
 /// Asks the cluster.
-pub async fn ask<T>(member: &Member, question: Question<T>) -> Result<T, Refusal> {
+pub(crate) async fn ask<T>(member: &Member, question: Question<T>) -> Result<T, Refusal> {
     let answer = member.query(question.query().clone()).await;
     answer
         .and_then(|answer| question.take(answer))
@@ -135,7 +135,7 @@ async fn settled(
 
 fn refused(failure: &Failure) -> Refusal {
     let Failure { object, cause, .. } = failure;
-    let cause = format!("this host cannot attach it: {object}: {cause}");
+    let cause = format!("this host cannot attach the container: {object}: {cause}");
     Refusal {
         kind: Kind::Unavailable,
         cause,

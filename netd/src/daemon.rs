@@ -61,7 +61,7 @@ pub struct Daemon {
     /// Held while that changes.
     pub membership: tokio::sync::Mutex<()>,
     /// What CNI runtimes have attached here.
-    pub roster: containers::roster::Roster,
+    pub(crate) roster: containers::roster::Roster,
 }
 
 impl Options {

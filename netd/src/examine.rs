@@ -20,7 +20,7 @@ const REPAIR: &str =
     "netd will repair it by itself; if it is listed again, read netd's log on that node";
 
 /// Looks at this host. Errors: it has no view yet.
-pub async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal> {
+pub(crate) async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, Refusal> {
     let config = daemon.desired.borrow().clone();
     let dataplane = daemon.dataplane.borrow().clone();
     let (status, dataplane) = dataplane.ok_or_else(|| daemon.has_no_view())?;

@@ -7,7 +7,7 @@ use dataplane::xfrm::{Direction, Observed, Peer, Traffic, Usage, Verdict, Wanted
 use model::Spi;
 
 /// What this host has exchanged with one of its peers.
-pub fn exchanged_with(wanted: &Wanted, peer: &Peer, observed: &Observed) -> Encryption {
+pub(crate) fn exchanged_with(wanted: &Wanted, peer: &Peer, observed: &Observed) -> Encryption {
     let Some(own) = wanted.vtep else {
         return Encryption::default();
     };

@@ -1,6 +1,8 @@
 //! The daemon of every host, as a library: the binary in `main.rs` only parses arguments and starts
 //! it.
 
+#![warn(unreachable_pub)]
+
 mod cluster;
 mod containers;
 pub mod daemon;

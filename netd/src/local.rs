@@ -37,7 +37,9 @@ const OWN_SOCKET: &str = "let root write there, or give another --socket";
 ///
 /// # Errors
 /// The socket cannot be made, or another netd answers at it.
-pub fn serve(daemon: Arc<Daemon>) -> Result<impl Future<Output = Result<(), Failure>>, Failure> {
+pub(crate) fn serve(
+    daemon: Arc<Daemon>,
+) -> Result<impl Future<Output = Result<(), Failure>>, Failure> {
     let path = daemon.options.socket.clone();
     if let Some(parent) = path.parent() {
         let failed = |error| start::cannot("make", parent, &error, OWN_SOCKET);
@@ -75,7 +77,7 @@ pub fn serve(daemon: Arc<Daemon>) -> Result<impl Future<Output = Result<(), Fail
 ///
 /// # Errors
 /// The path is taken, or its directory is missing.
-pub fn bind(path: &Path) -> io::Result<unix::net::UnixListener> {
+pub(crate) fn bind(path: &Path) -> io::Result<unix::net::UnixListener> {
     let mask = umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let listener = unix::net::UnixListener::bind(path);
     umask(mask);

@@ -35,7 +35,7 @@ struct Resolver {
 
 /// Serves names until dropped. The table changes before the kernel does: a name is known when its
 /// address works.
-pub async fn serve(
+pub(crate) async fn serve(
     mut config: watch::Receiver<Arc<NodeConfig>>,
     mut status: watch::Receiver<Arc<Status>>,
 ) {
@@ -83,7 +83,9 @@ pub async fn serve(
                     );
                 }
                 // The address is not there yet: the data plane's next status wakes us.
-                Err(error) => tracing::debug!(?audience, %error, "no resolver yet"),
+                Err(error) => {
+                    tracing::debug!(?audience, %error, "cannot open a resolver's socket yet")
+                }
             }
         }
         tokio::select! {

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Says `READY=1` where systemd asked to be told; does nothing elsewhere.
-pub fn ready() -> io::Result<()> {
+pub(crate) fn ready() -> io::Result<()> {
     let Some(path) = env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
     };

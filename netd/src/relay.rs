@@ -29,12 +29,12 @@ type LogStream = BoxStream<'static, Result<LogLine, Status>>;
 
 /// Answers for every task of the cluster.
 #[derive(Clone)]
-pub struct Relay {
+pub(crate) struct Relay {
     daemon: Arc<Daemon>,
 }
 
 /// What a member's TCP listener serves besides the cluster's own.
-pub fn routes(daemon: &Arc<Daemon>) -> Routes {
+pub(crate) fn routes(daemon: &Arc<Daemon>) -> Routes {
     Routes::new(Relay::new(daemon.clone()).service())
 }
 
@@ -65,12 +65,12 @@ enum Place {
 
 impl Relay {
     /// Of this daemon.
-    pub fn new(daemon: Arc<Daemon>) -> Self {
+    pub(crate) fn new(daemon: Arc<Daemon>) -> Self {
         Self { daemon }
     }
 
     /// As a gRPC service.
-    pub fn service(self) -> AgentServer<Self> {
+    pub(crate) fn service(self) -> AgentServer<Self> {
         AgentServer::new(self)
     }
 

@@ -503,7 +503,7 @@ fn node(number: u64) -> Node {
             Role::Worker
         },
         availability: Availability::Active,
-        balancer: Engine::default(),
+        balancer: BalancerKind::default(),
         status: NodeStatus::Ready,
         applied: 0,
         failures: Vec::new(),

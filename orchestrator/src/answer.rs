@@ -1,7 +1,7 @@
 //! Answers queries of people from the state.
 
 use model::{
-    Answer, Container, EndpointInfo, EndpointMode, Engine, Failure, Kind, Network, NetworkId,
+    Answer, BalancerKind, Container, EndpointInfo, EndpointMode, Failure, Kind, Network, NetworkId,
     NetworkInfo, NetworkStatus, Node, NodeId, NodeInfo, Progress, Query, Refusal, Scheduler,
     ServiceInfo, ServiceSpec, ServiceStatus, Task, TaskInfo, TaskState, Waiting,
 };
@@ -257,7 +257,7 @@ fn notes(state: &State, spec: &ServiceSpec) -> Vec<String> {
     let uses = |node: &&Node| {
         node.balancer
             .on(&node.capabilities.clone().unwrap_or_default())
-            == Engine::Nftables
+            == BalancerKind::Nftables
     };
     let nodes: Vec<&str> = state
         .nodes

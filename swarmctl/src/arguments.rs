@@ -11,9 +11,9 @@ use clap::{
     parser::ValueSource,
 };
 use clap_complete::Shell;
-use model::{Availability, Driver, Engine, ParseError, Role, Subnet};
+use model::{Availability, BalancerKind, Driver, ParseError, Role, Subnet};
 
-pub use self::service::{
+pub(crate) use self::service::{
     Health, Reach, Resolver, Rollout, ServiceCreate, ServiceUpdate, ServiceVerb, WaitFlags,
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
 /// Networks and services for containers on a cluster of hosts.
 #[derive(Debug, Parser)]
 #[command(name = "swarmctl", version, disable_help_subcommand = true)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Unix socket of the local netd
     #[arg(long, global = true, env = "NETD_SOCKET", default_value = api::SOCKET,
         value_name = "PATH")]
@@ -41,7 +41,7 @@ pub struct Arguments {
 
 /// How errors are to be told, by all that stands on the command line: one that makes no sense says
 /// it, too.
-pub fn telling(line: &[OsString]) -> Telling {
+pub(crate) fn telling(line: &[OsString]) -> Telling {
     let asked = Arguments::command().ignore_errors(true);
     let Ok(read) = asked.try_get_matches_from(line) else {
         return Telling::Text;
@@ -63,7 +63,7 @@ pub fn telling(line: &[OsString]) -> Telling {
 
 /// Command
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// Create a cluster with this host as its first manager
     Init(Found),
     /// Join this host to a cluster
@@ -141,7 +141,7 @@ pub enum Verb {
 
 /// `init`.
 #[derive(Debug, Args)]
-pub struct Init {
+pub(crate) struct Init {
     /// Address or interface at which other hosts reach this host's control plane (default: the
     /// address of the default route)
     #[arg(long, value_name = "IP|INTERFACE[:PORT]")]
@@ -157,7 +157,7 @@ pub struct Init {
 
 /// `init`: the host's addresses, and what holds for the whole cluster.
 #[derive(Debug, Args)]
-pub struct Found {
+pub(crate) struct Found {
     /// The addresses of this host.
     #[command(flatten)]
     pub host: Init,
@@ -169,7 +169,7 @@ pub struct Found {
 
 /// `join`.
 #[derive(Debug, Args)]
-pub struct Join {
+pub(crate) struct Join {
     /// Join token, printed by `swarmctl token worker|manager`
     #[arg(long)]
     pub token: String,
@@ -183,7 +183,7 @@ pub struct Join {
 
 /// `events`.
 #[derive(Debug, Args)]
-pub struct Events {
+pub(crate) struct Events {
     /// Begin with the changes after this revision, at this time, or this long ago, from the
     /// leader's history (default: with the next change)
     #[arg(long, value_name = "REVISION|TIME|DURATION")]
@@ -202,7 +202,7 @@ pub struct Events {
 
 /// Parts of every `ls`.
 #[derive(Debug, Args)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,
@@ -213,7 +213,7 @@ pub struct Listing {
 
 /// Parts of every `inspect`.
 #[derive(Debug, Args)]
-pub struct Inspection {
+pub(crate) struct Inspection {
     /// Names or ids
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
@@ -224,7 +224,7 @@ pub struct Inspection {
 
 /// `node …`.
 #[derive(Debug, Subcommand)]
-pub enum NodeVerb {
+pub(crate) enum NodeVerb {
     /// List nodes
     #[command(visible_alias = "list")]
     Ls(Listing),
@@ -254,8 +254,8 @@ pub enum NodeVerb {
             value_parser = words::<Availability, 3>(["active", "pause", "drain"]))]
         availability: Option<Availability>,
         /// Balancer of virtual IPs on the node; auto is IPVS if the kernel has it, else nftables
-        #[arg(long, value_parser = words::<Engine, 3>(["auto", "ipvs", "nftables"]))]
-        balancer: Option<Engine>,
+        #[arg(long, value_parser = words::<BalancerKind, 3>(["auto", "ipvs", "nftables"]))]
+        balancer: Option<BalancerKind>,
         /// Refuse the change unless this still is the node's version (`node inspect`)
         #[arg(long, value_name = "VERSION")]
         version: Option<u64>,
@@ -276,7 +276,7 @@ pub enum NodeVerb {
 
 /// `network …`.
 #[derive(Debug, Subcommand)]
-pub enum NetworkVerb {
+pub(crate) enum NetworkVerb {
     /// Create a network
     Create(NetworkCreate),
     /// List networks
@@ -313,14 +313,14 @@ pub enum NetworkVerb {
 
 /// `ipam …`.
 #[derive(Debug, Subcommand)]
-pub enum IpamVerb {
+pub(crate) enum IpamVerb {
     /// Check that exactly the addresses in use are allocated; exit code 1 if not
     Check,
 }
 
 /// `network create`.
 #[derive(Debug, Args)]
-pub struct NetworkCreate {
+pub(crate) struct NetworkCreate {
     /// Driver: overlay is VXLAN between hosts, macvlan and ipvlan are on the hosts' LAN
     #[arg(short, long, default_value = "overlay",
         value_parser = words::<Driver, 3>(["overlay", "macvlan", "ipvlan"]))]
@@ -360,7 +360,7 @@ pub struct NetworkCreate {
 
 /// `task …`.
 #[derive(Debug, Subcommand)]
-pub enum TaskVerb {
+pub(crate) enum TaskVerb {
     /// Stop tasks after their connections have drained; a new task replaces each
     #[command(visible_alias = "remove")]
     Rm {
@@ -375,7 +375,7 @@ pub enum TaskVerb {
 
 /// `exec`.
 #[derive(Debug, Args)]
-pub struct Exec {
+pub(crate) struct Exec {
     /// Forward standard input even from a terminal; other input is always forwarded
     #[arg(short, long)]
     pub interactive: bool,
@@ -391,7 +391,7 @@ pub struct Exec {
 
 /// What `debug` prints.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Inside {
+pub(crate) enum Inside {
     /// Desired state of this host
     Config,
     /// State observed in the kernel
@@ -404,7 +404,7 @@ pub enum Inside {
 
 /// `lab …`.
 #[derive(Debug, Args)]
-pub struct Lab {
+pub(crate) struct Lab {
     /// Name of the lab
     #[arg(long, global = true, default_value = "lab")]
     pub name: LabName,
@@ -415,7 +415,7 @@ pub struct Lab {
 
 /// `lab …`.
 #[derive(Debug, Subcommand)]
-pub enum LabVerb {
+pub(crate) enum LabVerb {
     /// Create hosts h1, h2, … and a cluster of them
     Up {
         /// Number of hosts
@@ -484,7 +484,7 @@ pub enum LabVerb {
 
 /// `h3=PATH`: a lab host and the program to run on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostBinary {
+pub(crate) struct HostBinary {
     /// Host, such as h1
     pub host: HostName,
     /// The program.
@@ -511,7 +511,7 @@ impl FromStr for HostBinary {
 
 /// The lab and host of a lab process.
 #[derive(Debug, Args)]
-pub struct LabProcess {
+pub(crate) struct LabProcess {
     /// Name of the lab
     #[arg(long)]
     pub lab: LabName,
@@ -522,7 +522,7 @@ pub struct LabProcess {
 
 impl Inside {
     /// The daemon's word for it.
-    pub fn wire(self) -> api::Debug {
+    pub(crate) fn wire(self) -> api::Debug {
         match self {
             Inside::Config => api::Debug::Config,
             Inside::Observed => api::Debug::Observed,
@@ -533,7 +533,7 @@ impl Inside {
 }
 
 /// The completion script of a shell.
-pub fn completion(shell: &str) -> Result<String, ParseError> {
+pub(crate) fn completion(shell: &str) -> Result<String, ParseError> {
     let unknown = |_| ParseError::not(shell, "a shell", "bash, elvish, fish, powershell or zsh");
     let shell: Shell = shell.parse().map_err(unknown)?;
     let mut script = Vec::new();
@@ -573,7 +573,7 @@ fn variable(text: &str) -> Result<(String, String), ParseError> {
 }
 
 /// Labels and options by key; the last one of a key counts, as in docker.
-pub fn by_key(pairs: Vec<(String, String)>) -> BTreeMap<String, String> {
+pub(crate) fn by_key(pairs: Vec<(String, String)>) -> BTreeMap<String, String> {
     pairs.into_iter().collect()
 }
 

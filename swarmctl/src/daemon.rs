@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The local daemon.
 #[derive(Clone)]
-pub struct Daemon {
+pub(crate) struct Daemon {
     socket: PathBuf,
     channel: Channel,
 }
@@ -36,7 +36,7 @@ pub struct Daemon {
 impl Daemon {
     /// Connects to the daemon. If the socket exists but refuses connections, waits a little: netd
     /// may be restarting.
-    pub async fn connect(socket: &Path) -> Result<Self, Failure> {
+    pub(crate) async fn connect(socket: &Path) -> Result<Self, Failure> {
         let start = Instant::now();
         loop {
             match api::connect(socket).await {
@@ -56,7 +56,7 @@ impl Daemon {
 
     /// Proposes a command about this object. Repeated with the same request id while the daemon
     /// restarts, so it is executed once.
-    pub async fn propose(
+    pub(crate) async fn propose(
         &self,
         object: impl Into<String>,
         command: Command,
@@ -75,7 +75,7 @@ impl Daemon {
     }
 
     /// Asks the cluster. Lists come in pages: they have no limit.
-    pub async fn ask<T>(&self, question: Question<T>) -> Result<T, Failure> {
+    pub(crate) async fn ask<T>(&self, question: Question<T>) -> Result<T, Failure> {
         let payload = api::encode(question.query());
         let call = |channel, payload| lists::ask(channel, payload, REQUEST_LIMIT);
         let answer = self.insist::<Result<Answer, Failure>, _>(payload, call);
@@ -87,50 +87,50 @@ impl Daemon {
     }
 
     /// The stream of a watch, see [`crate::watching`].
-    pub async fn open_watch(&self, watch: &Watch) -> Result<Streaming<Json>, Status> {
+    pub(crate) async fn open_watch(&self, watch: &Watch) -> Result<Streaming<Json>, Status> {
         let mut client =
             ControlClient::new(self.channel.clone()).max_decoding_message_size(api::MESSAGE_LIMIT);
         Ok(client.watch(api::encode(watch)).await?.into_inner())
     }
 
     /// A role's join token.
-    pub async fn token(&self, role: Role) -> Result<TokenInfo, Failure> {
+    pub(crate) async fn token(&self, role: Role) -> Result<TokenInfo, Failure> {
         self.ask(Question::token(role)).await
     }
 
     /// Makes a cluster of this host.
-    pub async fn init(&self, request: &InitRequest) -> Result<Standing, Failure> {
+    pub(crate) async fn init(&self, request: &InitRequest) -> Result<Standing, Failure> {
         let answer = self.once(self.local().init(api::encode(request)).await)?;
         api::decode::<Result<Standing, Failure>>(&answer)?
     }
 
     /// Joins this host to a cluster.
-    pub async fn join(&self, request: &JoinRequest) -> Result<Standing, Failure> {
+    pub(crate) async fn join(&self, request: &JoinRequest) -> Result<Standing, Failure> {
         let answer = self.once(self.local().join(api::encode(request)).await)?;
         api::decode::<Result<Standing, Failure>>(&answer)?
     }
 
     /// Takes this host out of its cluster.
-    pub async fn leave(&self, request: &LeaveRequest) -> Result<(), Failure> {
+    pub(crate) async fn leave(&self, request: &LeaveRequest) -> Result<(), Failure> {
         let answer = self.once(self.local().leave(api::encode(request)).await)?;
         api::decode::<Result<(), Failure>>(&answer)?
     }
 
     /// This host's membership and the state of its kernel.
-    pub async fn status(&self) -> Result<Standing, Failure> {
+    pub(crate) async fn status(&self) -> Result<Standing, Failure> {
         let call =
             |channel, payload| async move { read(LocalClient::new(channel).status(payload).await) };
         self.insist(api::encode(&()), call).await
     }
 
     /// Internal state of this host's netd.
-    pub async fn debug(&self, what: api::Debug) -> Result<String, Failure> {
+    pub(crate) async fn debug(&self, what: api::Debug) -> Result<String, Failure> {
         let answer = self.once(self.local().debug(api::encode(&what)).await)?;
         api::decode::<Result<String, Failure>>(&answer)?
     }
 
     /// Asks one node about its kernel, peers or traffic.
-    pub async fn look<T>(&self, node: &NodeInfo, look: &Look<T>) -> Result<T, Failure> {
+    pub(crate) async fn look<T>(&self, node: &NodeInfo, look: &Look<T>) -> Result<T, Failure> {
         let call = |channel, payload| async move {
             read(AgentClient::new(channel).examine(payload).await)
         };
@@ -146,12 +146,12 @@ impl Daemon {
     }
 
     /// Streams to and from tasks.
-    pub fn agent(&self) -> AgentClient<Channel> {
+    pub(crate) fn agent(&self) -> AgentClient<Channel> {
         AgentClient::new(self.channel.clone())
     }
 
     /// Explains a broken stream or call to the user.
-    pub fn broken(&self, status: &Status) -> Failure {
+    pub(crate) fn broken(&self, status: &Status) -> Failure {
         let path = self.socket.display();
         // A refusal that a stream could only pass on as its end.
         if let Ok(refusal) = serde_json::from_slice(status.details()) {

@@ -9,11 +9,11 @@ use model::{Failure, Kind};
 use serde_json::{Value, json};
 
 /// The exit code of what is no [`Failure`], and of checks that found something.
-pub const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 
 /// How failures are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Telling {
+pub(crate) enum Telling {
     /// For people.
     Text,
     /// One JSON object a line.
@@ -24,12 +24,12 @@ pub enum Telling {
 static TELLING: OnceLock<Telling> = OnceLock::new();
 
 /// Failures are told like this from now on. Only the first choice counts.
-pub fn tell_as(telling: Telling) {
+pub(crate) fn tell_as(telling: Telling) {
     let _ = TELLING.set(telling);
 }
 
 /// Tells a failure on standard error; its exit code.
-pub fn tell(error: &Error) -> u8 {
+pub(crate) fn tell(error: &Error) -> u8 {
     let told = match TELLING.get() {
         Some(Telling::Json) => json(error).to_string(),
         Some(Telling::Text) | None => format!("Error: {}", in_full(error)),
@@ -39,7 +39,7 @@ pub fn tell(error: &Error) -> u8 {
 }
 
 /// Tells what is wrong with a command line, or what was asked of it instead, such as its help.
-pub fn usage(error: &clap::Error) -> u8 {
+pub(crate) fn usage(error: &clap::Error) -> u8 {
     let is_wrong = error.use_stderr();
     if is_wrong && TELLING.get() == Some(&Telling::Json) {
         let said = error.render().to_string();
@@ -58,7 +58,7 @@ pub fn usage(error: &clap::Error) -> u8 {
 }
 
 /// The same, of one of several nodes.
-pub fn tell_of(node: &str, failure: Failure) -> u8 {
+pub(crate) fn tell_of(node: &str, failure: Failure) -> u8 {
     let cause = format!("{node}: {}", failure.cause);
     tell(
         &Failure { cause, ..failure }
@@ -68,12 +68,12 @@ pub fn tell_of(node: &str, failure: Failure) -> u8 {
 }
 
 /// The failure that an error is, in fields; none of a lab's, which are text.
-pub fn failure(error: &Error) -> Option<&Failure> {
+pub(crate) fn failure(error: &Error) -> Option<&Failure> {
     error.downcast_ref()
 }
 
 /// A failure that says what it is about.
-pub fn about(object: &str, error: Error) -> Error {
+pub(crate) fn about(object: &str, error: Error) -> Error {
     match error.downcast::<Failure>() {
         Ok(failure) => failure.about(object).into(),
         Err(error) => error,
@@ -85,7 +85,7 @@ fn exit_code(error: &Error) -> u8 {
 }
 
 /// All that an error says, for people.
-pub fn in_full(error: &Error) -> String {
+pub(crate) fn in_full(error: &Error) -> String {
     failure(error).map_or_else(|| format!("{error:#}"), Failure::in_full)
 }
 

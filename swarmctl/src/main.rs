@@ -1,6 +1,8 @@
 //! `swarmctl`: arguments become requests to the local daemon, answers become tables or JSON. And
 //! the lab: simulated hosts on one machine.
 
+#![warn(unreachable_pub)]
+
 mod arguments;
 mod daemon;
 mod failure;

@@ -15,7 +15,7 @@ const NARROWEST: usize = 6;
 
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     Table,
     /// A JSON array with stable keys.
@@ -23,7 +23,7 @@ pub enum Format {
 }
 
 /// Items and what a table shows of them.
-pub struct List<'a, T> {
+pub(crate) struct List<'a, T> {
     items: &'a [T],
     head: Vec<String>,
     rows: Vec<Vec<String>>,
@@ -31,7 +31,7 @@ pub struct List<'a, T> {
 
 impl<'a, T: Serialize> List<'a, T> {
     /// These items.
-    pub fn of(items: &'a [T]) -> Self {
+    pub(crate) fn of(items: &'a [T]) -> Self {
         Self {
             items,
             head: Vec::new(),
@@ -40,7 +40,7 @@ impl<'a, T: Serialize> List<'a, T> {
     }
 
     /// One more column: its head and what it shows of an item.
-    pub fn column(mut self, head: &str, cell: impl Fn(&T) -> String) -> Self {
+    pub(crate) fn column(mut self, head: &str, cell: impl Fn(&T) -> String) -> Self {
         self.head.push(head.to_owned());
         for (row, item) in self.rows.iter_mut().zip(self.items) {
             row.push(cell(item));
@@ -49,7 +49,7 @@ impl<'a, T: Serialize> List<'a, T> {
     }
 
     /// Prints the items: JSON has all there is of them, a table its columns.
-    pub fn print(self, format: Format) -> Result<()> {
+    pub(crate) fn print(self, format: Format) -> Result<()> {
         match format {
             Format::Json => print(&serde_json::to_string_pretty(self.items)?),
             Format::Table => print(&table([vec![self.head], self.rows].concat())),
@@ -58,7 +58,7 @@ impl<'a, T: Serialize> List<'a, T> {
 }
 
 /// Prints a line or more. A reader that has gone away, such as `head`, is no failure.
-pub fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(|error| unwritable(&error).into()),
@@ -67,13 +67,17 @@ pub fn print(text: &str) -> Result<()> {
 
 fn unwritable(error: &std::io::Error) -> Failure {
     let cause = format!("standard output cannot be written: {error}");
-    Failure::new(Kind::Unavailable, cause, "see where it leads to")
-        .about("standard output")
-        .with_errno(error.raw_os_error())
+    Failure::new(
+        Kind::Unavailable,
+        cause,
+        "look where it is redirected to, and whether that disk is full",
+    )
+    .about("standard output")
+    .with_errno(error.raw_os_error())
 }
 
 /// Several values in one cell.
-pub fn join<T: ToString>(values: &[T]) -> String {
+pub(crate) fn join<T: ToString>(values: &[T]) -> String {
     values
         .iter()
         .map(ToString::to_string)
@@ -117,7 +121,7 @@ fn fit(rows: &[Vec<String>]) -> Vec<usize> {
 }
 
 /// A message on one line.
-pub fn flat(text: &str) -> String {
+pub(crate) fn flat(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 

@@ -7,7 +7,7 @@ use model::{ParseError, Protocol, PublishAt, PublishMode, PublishSpec, Subnet, n
 
 /// `[AT:]PUBLISHED:TARGET[/PROTOCOL][,mode=MODE][,allow=CIDR]`, or all of it as
 /// `published=…,target=…`.
-pub fn published(text: &str) -> Result<PublishSpec, ParseError> {
+pub(crate) fn published(text: &str) -> Result<PublishSpec, ParseError> {
     let mut words = text.split(',');
     let mut given = Given::default();
     match words.next().filter(|first| !first.contains('=')) {
@@ -116,7 +116,7 @@ impl Given {
 
 /// Published ports that are to go: `80`, `53/udp`, `8080:80`, `8000-8010:80-90`.
 #[derive(Clone, Debug)]
-pub struct Unpublish {
+pub(crate) struct Unpublish {
     text: String,
     published: Option<(u16, u16)>,
     target: (u16, u16),
@@ -125,7 +125,7 @@ pub struct Unpublish {
 
 impl Unpublish {
     /// Whether it names this published port.
-    pub fn names(&self, port: &PublishSpec) -> bool {
+    pub(crate) fn names(&self, port: &PublishSpec) -> bool {
         let last = port.target.saturating_add(port.count.saturating_sub(1));
         let is_published = |ports| ports == (port.published, port.last());
         (port.target, last) == self.target

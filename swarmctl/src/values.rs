@@ -7,7 +7,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::form
 
 /// A length of time as docker writes it: `5s`, `200ms`, `1m30s`, `0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Millis(pub u64);
+pub(crate) struct Millis(pub u64);
 
 impl FromStr for Millis {
     type Err = ParseError;
@@ -53,7 +53,7 @@ impl FromStr for Millis {
 
 /// `web=10`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scale {
+pub(crate) struct Scale {
     /// Name or id.
     pub service: String,
     /// How many tasks are to run.
@@ -77,7 +77,7 @@ impl FromStr for Scale {
 }
 
 /// `KEY=VALUE`.
-pub fn pair(text: &str) -> Result<(String, String), ParseError> {
+pub(crate) fn pair(text: &str) -> Result<(String, String), ParseError> {
     let refuse = || ParseError::not(text, "a key with a value", "KEY=VALUE");
     let (key, value) = text
         .split_once('=')
@@ -87,7 +87,7 @@ pub fn pair(text: &str) -> Result<(String, String), ParseError> {
 }
 
 /// `KEY=VALUE`, or `KEY` alone for an empty value.
-pub fn option(text: &str) -> Result<(String, String), ParseError> {
+pub(crate) fn option(text: &str) -> Result<(String, String), ParseError> {
     if text.contains('=') {
         pair(text)
     } else {
@@ -101,7 +101,7 @@ fn parts(text: &str) -> Result<Vec<(String, String)>, ParseError> {
 }
 
 /// `net`, or `name=net,alias=db,alias=pg`.
-pub fn attachment(text: &str) -> Result<NetworkAttachment, ParseError> {
+pub(crate) fn attachment(text: &str) -> Result<NetworkAttachment, ParseError> {
     if !text.contains('=') {
         return Ok(NetworkAttachment::new(text));
     }
@@ -127,7 +127,7 @@ pub fn attachment(text: &str) -> Result<NetworkAttachment, ParseError> {
 const PORTS: &str = "a number from 1 to 65535";
 
 /// `name=http,target=80`, with `protocol=udp` if it is not TCP.
-pub fn named_port(text: &str) -> Result<NamedPort, ParseError> {
+pub(crate) fn named_port(text: &str) -> Result<NamedPort, ParseError> {
     let (mut name, mut port, mut protocol) = (None, None, Protocol::default());
     for (key, value) in parts(text)? {
         match key.as_str() {
@@ -161,7 +161,7 @@ pub fn named_port(text: &str) -> Result<NamedPort, ParseError> {
 }
 
 /// How long ago, to one unit: `12s`, `3m`, `2h`, `5d`.
-pub fn age(now: model::Millis, then: model::Millis) -> String {
+pub(crate) fn age(now: model::Millis, then: model::Millis) -> String {
     match now.saturating_sub(then) / 1_000 {
         seconds @ 0..60 => format!("{seconds}s"),
         seconds @ 60..3_600 => format!("{}m", seconds / 60),
@@ -171,7 +171,7 @@ pub fn age(now: model::Millis, then: model::Millis) -> String {
 }
 
 /// A time in UTC as RFC 3339 writes it, to the millisecond.
-pub fn timestamp(time: model::Millis) -> String {
+pub(crate) fn timestamp(time: model::Millis) -> String {
     let format =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(time) * 1_000_000);
@@ -182,7 +182,7 @@ pub fn timestamp(time: model::Millis) -> String {
 
 /// A moment on the command line: a revision, a time, or a time ago.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub(crate) enum Moment {
     /// `1234`: after this revision.
     Revision(u64),
     /// `2026-01-31T12:00:00Z`, or `10m` ago.
@@ -211,7 +211,7 @@ impl FromStr for Moment {
 }
 
 /// The clock of this machine.
-pub fn now() -> model::Millis {
+pub(crate) fn now() -> model::Millis {
     std::time::UNIX_EPOCH.elapsed().map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     })

@@ -18,7 +18,7 @@ use crate::daemon::Daemon;
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// What a watch is told.
-pub struct Told {
+pub(crate) struct Told {
     daemon: Daemon,
     messages: Streaming<Json>,
 }
@@ -26,7 +26,7 @@ pub struct Told {
 impl Told {
     /// The next word. `None`: nothing follows. Errors: the daemon has ended, or the cluster cannot
     /// tell any more.
-    pub async fn next(&mut self) -> Result<Option<Watched>, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Watched>, Failure> {
         let message = self.messages.message().await;
         let message = message.map_err(|status| self.daemon.broken(&status))?;
         let Some(message) = message else {
@@ -40,7 +40,7 @@ impl Told {
 }
 
 /// Watches the cluster. Errors: the daemon does not answer, or cannot be watched.
-pub async fn watch(daemon: &Daemon, watch: &Watch) -> Result<Told, Failure> {
+pub(crate) async fn watch(daemon: &Daemon, watch: &Watch) -> Result<Told, Failure> {
     let opened = daemon.open_watch(watch).await;
     let messages = opened.map_err(|status| daemon.broken(&status))?;
     Ok(Told {
@@ -50,7 +50,7 @@ pub async fn watch(daemon: &Daemon, watch: &Watch) -> Result<Told, Failure> {
 }
 
 /// A service as it is followed: how far it is, and its tasks.
-pub struct Followed {
+pub(crate) struct Followed {
     daemon: Daemon,
     /// By id: another service may take the name.
     service: String,
@@ -71,7 +71,7 @@ enum Source {
 }
 
 /// Follows a service, by id. Errors: there is none, or the daemon does not answer.
-pub async fn follow(daemon: &Daemon, service: &str) -> Result<Followed, Failure> {
+pub(crate) async fn follow(daemon: &Daemon, service: &str) -> Result<Followed, Failure> {
     let watch = Watch {
         filter: Filter {
             services: BTreeSet::from([service.to_owned()]),
@@ -105,7 +105,7 @@ pub async fn follow(daemon: &Daemon, service: &str) -> Result<Followed, Failure>
 impl Followed {
     /// Waits until something has changed. Errors: there is no such service, or the daemon cannot
     /// tell any more.
-    pub async fn change(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn change(&mut self) -> Result<(), Failure> {
         let Source::Told(told) = &mut self.source else {
             if self.progress.is_some() {
                 tokio::time::sleep(PAUSE).await;

@@ -15,7 +15,7 @@ const ALL_TASKS: &str = "netd-tasks";
 
 /// The cgroup of all tasks, made where missing; `None` without a version 2 hierarchy that can be
 /// written.
-pub fn of_all_tasks() -> Option<PathBuf> {
+pub(crate) fn of_all_tasks() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let all = below(&mount_point(&mounts)?, &own)?.join(ALL_TASKS);
@@ -24,19 +24,19 @@ pub fn of_all_tasks() -> Option<PathBuf> {
 }
 
 /// Puts the calling process into the cgroup, made where missing.
-pub fn enter(cgroup: &Path) -> io::Result<()> {
+pub(crate) fn enter(cgroup: &Path) -> io::Result<()> {
     fs::create_dir_all(cgroup)?;
     fs::write(cgroup.join("cgroup.procs"), "0")
 }
 
 /// Sends SIGKILL to all inside (`cgroup.kill`, Linux 5.14). Where that is missing, the end of the
 /// PID namespace's process 1 does the same.
-pub fn kill(cgroup: &Path) {
+pub(crate) fn kill(cgroup: &Path) {
     let _ = fs::write(cgroup.join("cgroup.kill"), "1");
 }
 
 /// What is used inside (cgroup-v2.rst of the kernel). `None` where the controllers are not enabled.
-pub fn stats(cgroup: &Path) -> Option<Stats> {
+pub(crate) fn stats(cgroup: &Path) -> Option<Stats> {
     let read = |name: &str| fs::read_to_string(cgroup.join(name)).ok();
     let number = |name: &str| read(name)?.trim().parse().ok();
     let usage = read("cpu.stat")?;
@@ -52,7 +52,7 @@ pub fn stats(cgroup: &Path) -> Option<Stats> {
 
 /// Removes the cgroup and those that the task made below. Not there is fine. Errors: something
 /// still runs in it.
-pub fn remove(cgroup: &Path) -> io::Result<()> {
+pub(crate) fn remove(cgroup: &Path) -> io::Result<()> {
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if entry.file_type()?.is_dir() {
             remove(&entry.path())?;

@@ -24,7 +24,7 @@ const KEPT: [Capability; 14] = [
 ];
 
 /// Gives up all but [`KEPT`], for the calling thread and what it starts, for good.
-pub fn confine() -> Result<(), TaskError> {
+pub(crate) fn confine() -> Result<(), TaskError> {
     drop_capabilities()
         .map_err(|reason| TaskError::refused(format!("cannot drop capabilities: {reason}")))?;
     prctl::set_no_new_privs().doing(|| "set no_new_privs".to_owned())

@@ -35,27 +35,27 @@ const END: &str = "end";
 
 /// The directory of one task.
 #[derive(Clone, Debug)]
-pub struct TaskDirectory(PathBuf);
+pub(crate) struct TaskDirectory(PathBuf);
 
 impl TaskDirectory {
     /// The directory of this task among `tasks`, existing or not.
-    pub fn of(tasks: &Path, task: TaskId) -> Self {
+    pub(crate) fn of(tasks: &Path, task: TaskId) -> Self {
         Self(tasks.join(task.to_string()))
     }
 
     /// The directory of this path.
-    pub fn at(path: &Path) -> Self {
+    pub(crate) fn at(path: &Path) -> Self {
         Self(path.to_owned())
     }
 
     /// Its path.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     /// Creates the directory with the task's spec, in a cluster of this level. Only root may read
     /// it: environments hold secrets.
-    pub fn create(&self, spec: &LaunchSpec, level: Level) -> io::Result<()> {
+    pub(crate) fn create(&self, spec: &LaunchSpec, level: Level) -> io::Result<()> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -65,19 +65,19 @@ impl TaskDirectory {
 
     /// The level of the cluster that the spec was written in, as far as its records tell: that of
     /// what is written beside it.
-    pub fn level(&self) -> Level {
+    pub(crate) fn level(&self) -> Level {
         let record = fs::read(self.0.join(SPEC)).unwrap_or_default();
         level::open(SPEC, &record, Level::NEWEST).map_or(Level::FIRST, |(level, _)| level)
     }
 
     /// What is to run.
-    pub fn spec(&self) -> io::Result<LaunchSpec> {
+    pub(crate) fn spec(&self) -> io::Result<LaunchSpec> {
         read(&self.0.join(SPEC))
     }
 
     /// Claims the one start that a task gets, for the calling process. Errors: `AlreadyExists` if
     /// another has it.
-    pub fn claim(&self) -> io::Result<()> {
+    pub(crate) fn claim(&self) -> io::Result<()> {
         let draft = format!("{LAUNCHER}.{}", std::process::id());
         self.handle()?
             .replace(&draft, &Process::of(std::process::id())?)?;
@@ -88,34 +88,34 @@ impl TaskDirectory {
     }
 
     /// Process 1 of the task, dead or alive.
-    pub fn init(&self) -> Option<Process> {
+    pub(crate) fn init(&self) -> Option<Process> {
         read(&self.0.join(INIT)).ok()
     }
 
     /// Records process 1.
-    pub fn record_init(&self, init: &Process) -> io::Result<()> {
+    pub(crate) fn record_init(&self, init: &Process) -> io::Result<()> {
         self.handle()?.replace(INIT, init)
     }
 
     /// The process that made or makes its namespaces.
-    pub fn launcher(&self) -> Option<Process> {
+    pub(crate) fn launcher(&self) -> Option<Process> {
         read(&self.0.join(LAUNCHER)).ok()
     }
 
     /// When its main process was started.
-    pub fn started(&self) -> Option<SystemTime> {
+    pub(crate) fn started(&self) -> Option<SystemTime> {
         fs::metadata(self.0.join(STARTED))
             .and_then(|file| file.modified())
             .ok()
     }
 
     /// Why it is being ended, if its health check has failed for good.
-    pub fn unhealthy(&self) -> Option<String> {
+    pub(crate) fn unhealthy(&self) -> Option<String> {
         read(&self.0.join(UNHEALTHY)).ok()
     }
 
     /// How far the task has come.
-    pub fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         if !self.0.join(SPEC).exists() {
             return Progress::Absent;
         }
@@ -145,12 +145,12 @@ impl TaskDirectory {
     }
 
     /// A handle that stays valid when the directory's path is out of sight.
-    pub fn handle(&self) -> io::Result<Handle> {
+    pub(crate) fn handle(&self) -> io::Result<Handle> {
         File::open(&self.0).map(|directory| Handle(directory.into()))
     }
 
     /// Removes it and all inside. Not there is fine.
-    pub fn remove(&self) -> io::Result<()> {
+    pub(crate) fn remove(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
@@ -159,32 +159,32 @@ impl TaskDirectory {
 }
 
 /// An open task directory, usable after the task has its own root.
-pub struct Handle(OwnedFd);
+pub(crate) struct Handle(OwnedFd);
 
 impl Handle {
     /// Records that the main process has been started.
-    pub fn record_started(&self) -> io::Result<()> {
+    pub(crate) fn record_started(&self) -> io::Result<()> {
         self.replace(STARTED, &())
     }
 
     /// Records why it is being ended.
-    pub fn record_unhealthy(&self, reason: &str) -> io::Result<()> {
+    pub(crate) fn record_unhealthy(&self, reason: &str) -> io::Result<()> {
         self.replace(UNHEALTHY, &reason)
     }
 
     /// Records how the task ended, for a reader of this level.
-    pub fn record_end(&self, end: &End, level: Level) -> io::Result<()> {
+    pub(crate) fn record_end(&self, end: &End, level: Level) -> io::Result<()> {
         let level = record_level(level);
         self.replace_at(level, END, &StoredEnd::of(end, level))
     }
 
     /// Opens a file of it for appending, made where missing.
-    pub fn append(&self, name: &str) -> io::Result<File> {
+    pub(crate) fn append(&self, name: &str) -> io::Result<File> {
         self.open(name, OFlag::O_APPEND)
     }
 
     /// Gives a file of it another name, in one step.
-    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         Ok(renameat(&self.0, from, &self.0, to)?)
     }
 

@@ -33,7 +33,7 @@ const NAMESPACES: [(&str, CloneFlags); 6] = [
 ];
 
 /// Runs the stage.
-pub fn main(arguments: &[OsString]) -> ExitCode {
+pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
     let parts = arguments.split_first().and_then(|(path, rest)| {
         let end = rest.iter().position(|word| word == "--")?;
         Some((path, &rest[..end], rest[end + 1..].split_first()?))

@@ -32,7 +32,7 @@ use super::{
 use crate::executor::{End, Source};
 
 /// Runs the stage. How it went is written into the task's directory.
-pub fn main(arguments: &[OsString]) -> ExitCode {
+pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
     let [path] = arguments else {
         return ExitCode::from(2);
     };

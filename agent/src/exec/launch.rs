@@ -27,7 +27,7 @@ use super::{
 use crate::{executor::End, process::Process};
 
 /// Runs the stage. A failure is written into the task's directory.
-pub fn main(arguments: &[OsString]) -> ExitCode {
+pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
     let [path] = arguments else {
         return ExitCode::from(2);
     };

@@ -12,9 +12,9 @@ use super::directory::Handle;
 use crate::executor::Source;
 
 /// The file that is written to.
-pub const CURRENT: &str = "log";
+pub(crate) const CURRENT: &str = "log";
 /// The one before.
-pub const PREVIOUS: &str = "log.1";
+pub(crate) const PREVIOUS: &str = "log.1";
 /// Bytes of one file: a task never keeps more than twice this.
 const ROTATE_AT: u64 = 10 << 20;
 /// Longer lines are broken into several records.
@@ -22,7 +22,7 @@ const LINE_LENGTH: u64 = 16 << 10;
 
 /// One line of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub(crate) struct Record {
     /// Milliseconds since the Unix epoch.
     pub time: u64,
     /// Where it came from.
@@ -45,7 +45,7 @@ impl Record {
     }
 
     /// The record that this line of the file holds, without its end; `None` if it holds none.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let mut parts = bytes.splitn(3, |&byte| byte == b' ');
         let time = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
         let source = match parts.next()? {
@@ -62,7 +62,7 @@ impl Record {
 }
 
 /// Writes a task's log.
-pub struct LogWriter {
+pub(crate) struct LogWriter {
     directory: Arc<Handle>,
     file: File,
     size: u64,
@@ -70,7 +70,7 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// The log of the task of this directory.
-    pub fn open(directory: Arc<Handle>) -> io::Result<Self> {
+    pub(crate) fn open(directory: Arc<Handle>) -> io::Result<Self> {
         let file = directory.append(CURRENT)?;
         let size = file.metadata()?.len();
         Ok(Self {
@@ -93,7 +93,7 @@ impl LogWriter {
 }
 
 /// Copies a pipe into the log until nobody holds its other end.
-pub fn pump(pipe: impl Read, source: Source, log: &Mutex<LogWriter>) {
+pub(crate) fn pump(pipe: impl Read, source: Source, log: &Mutex<LogWriter>) {
     let mut pipe = BufReader::new(pipe);
     loop {
         let mut line = Vec::new();

@@ -28,7 +28,7 @@ const AHEAD: usize = 256;
 /// The logs of these tasks of this host. `directory` is that of all tasks; a task that is not there
 /// has no lines. With `follow` it goes on until the task's directory is removed. `tail`: only the
 /// last lines of each task; 0 is all.
-pub fn logs(
+pub(crate) fn logs(
     directory: &Path,
     tasks: &[TaskId],
     until: Until,

@@ -69,7 +69,7 @@ const MASKED: [&str; 6] = [
 const LINKS: usize = 40;
 
 /// Builds the task's root below its directory and makes it the root of this process.
-pub fn enter(directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError> {
+pub(crate) fn enter(directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError> {
     let nothing = None::<&str>;
     mount(
         nothing,

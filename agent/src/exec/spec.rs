@@ -11,14 +11,14 @@ use model::{NodeConfig, Runtime, TaskConfig, TaskId, names};
 use serde::{Deserialize, Serialize};
 
 /// Where a task finds `netd`, for `netd whoami`.
-pub const PROGRAMS: &str = "/run/netd";
+pub(crate) const PROGRAMS: &str = "/run/netd";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Longest host name that the kernel takes is 64 bytes, longest DNS label 63.
 const HOSTNAME_LENGTH: usize = 63;
 
 /// What to launch; `spec.json` in the task's directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LaunchSpec {
+pub(crate) struct LaunchSpec {
     /// `web.1`.
     pub name: String,
     /// The task's own host name, `web-1`.
@@ -42,7 +42,7 @@ pub struct LaunchSpec {
 }
 
 /// Where a task is to run.
-pub struct Place<'a> {
+pub(crate) struct Place<'a> {
     /// The directory of all tasks.
     pub tasks: &'a Path,
     /// The host's name.
@@ -55,7 +55,12 @@ pub struct Place<'a> {
 
 impl LaunchSpec {
     /// What to launch for this task.
-    pub fn new(id: TaskId, task: &TaskConfig, config: &NodeConfig, place: &Place<'_>) -> Self {
+    pub(crate) fn new(
+        id: TaskId,
+        task: &TaskConfig,
+        config: &NodeConfig,
+        place: &Place<'_>,
+    ) -> Self {
         let (argv, env, rootfs) = match &task.spec.runtime {
             Runtime::Exec { argv, env, rootfs } => (argv, env, rootfs),
         };

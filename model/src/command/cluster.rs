@@ -18,7 +18,7 @@ pub enum ClusterCommand {
     Bootstrap {
         /// What admits further nodes.
         authority: Authority,
-        /// The first manager.
+        /// The first manager, which makes the cluster.
         node: Node,
         /// UDP port of tunnels; encrypted ones use the next port.
         data_path_port: u16,
@@ -26,15 +26,15 @@ pub enum ClusterCommand {
     /// Replaces the secret of one join token; the old token is refused.
     #[serde(rename = "rotate_token")]
     RotateToken {
-        /// Whose token.
+        /// The role that the token gives.
         role: Role,
-        /// The new secret.
+        /// The secret part of the new token.
         secret: Secret,
     },
     /// The cluster goes up to this level, the one after its own: every member knows it.
     #[serde(rename = "raise_level")]
     RaiseLevel {
-        /// The new level.
+        /// The level to go to: the one after the present.
         level: Level,
     },
 }

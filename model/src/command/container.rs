@@ -18,7 +18,7 @@ pub enum ContainerCommand {
     /// A container runtime, or the host itself, detaches interfaces. Unknown keys are ignored.
     #[serde(rename = "detach_containers")]
     Detach {
-        /// Which.
+        /// The interfaces, by host, runtime and the runtime's id.
         keys: Vec<ContainerKey>,
     },
 }

@@ -45,16 +45,16 @@ pub struct Entry {
     /// randomness.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<EpochKey>,
-    /// What to change.
+    /// The change that was asked for.
     pub command: Command,
 }
 
 /// What an agent says of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskReport {
-    /// The task.
+    /// Id of the run.
     pub task: TaskId,
-    /// Its state.
+    /// How far it has come; it never moves back.
     pub state: TaskState,
     /// A note on its state; may be empty. Before [`Level::TYPED_FAILURES`] also a failure, in one
     /// line.
@@ -109,7 +109,7 @@ pub(crate) fn said(why: Option<&Failure>, message: &str) -> String {
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeReport {
-    /// Who speaks.
+    /// Id of the node that reports.
     pub node: NodeId,
     /// The generation that its kernel has applied.
     pub applied: u64,

@@ -18,16 +18,16 @@ pub enum NetworkCommand {
     /// The user removes a network that nothing uses.
     #[serde(rename = "remove_network")]
     Remove {
-        /// Name or id.
+        /// Name, id, or a prefix of an id that only one object has.
         network: String,
     },
     /// Gives the engine's name to a network that was made without one. Refused for any other
     /// network.
     #[serde(rename = "name_network")]
     Name {
-        /// Name or id.
+        /// Name, id, or a prefix of an id that only one object has.
         network: String,
-        /// The name.
+        /// The new name, unique among networks.
         name: String,
     },
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Issuer;
-use crate::{Availability, Engine, Node, NodeId, NodeReport, NodeStatus};
+use crate::{Availability, BalancerKind, Node, NodeId, NodeReport, NodeStatus};
 
 /// Changes a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,23 +12,23 @@ pub enum NodeCommand {
     /// A node has got a certificate. The same node again updates its address.
     #[serde(rename = "admit")]
     Admit {
-        /// The node.
+        /// The node as it is to be recorded.
         node: Node,
     },
     /// A node has become ready, or is down.
     #[serde(rename = "set_node_status")]
     SetStatus {
-        /// The node.
+        /// Id of the node.
         node: NodeId,
-        /// Its status.
+        /// Whether the leader hears from it now.
         status: NodeStatus,
     },
     /// The user sets a node's availability to the scheduler.
     #[serde(rename = "set_availability")]
     SetAvailability {
-        /// Name or id.
+        /// Name, id, or a prefix of an id that only one object has.
         node: String,
-        /// The new availability.
+        /// Whether the scheduler may use it from now on.
         availability: Availability,
         /// Refused unless this still is the node's version; regarded from level 2 on.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,10 +37,10 @@ pub enum NodeCommand {
     /// The user chooses a node's balancer.
     #[serde(rename = "set_balancer")]
     SetBalancer {
-        /// Name or id.
+        /// Name, id, or a prefix of an id that only one object has.
         node: String,
         /// What is to do it.
-        balancer: Engine,
+        balancer: BalancerKind,
         /// Refused unless this still is the node's version; regarded from level 2 on.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         version: Option<u64>,
@@ -48,7 +48,7 @@ pub enum NodeCommand {
     /// A node has left or is removed: its tasks are replaced, its record is deleted.
     #[serde(rename = "remove_node")]
     Remove {
-        /// The node.
+        /// Id of the node.
         node: NodeId,
     },
     /// A node's word on itself and its tasks.

@@ -18,7 +18,7 @@ pub enum ServiceCommand {
     /// The user changes the number of replicas.
     #[serde(rename = "scale_service")]
     Scale {
-        /// Name or id.
+        /// Name, id, or a prefix of an id that only one object has.
         service: String,
         /// How many tasks are to run.
         replicas: u32,
@@ -38,42 +38,42 @@ pub enum ServiceCommand {
     /// The user restores the spec before the last update.
     #[serde(rename = "rollback_service")]
     Rollback {
-        /// Name or id.
+        /// Name, id, or a prefix of an id that only one object has.
         service: String,
     },
     /// The user removes a service.
     #[serde(rename = "remove_service")]
     Remove {
-        /// Name or id.
+        /// Name, id, or a prefix of an id that only one object has.
         service: String,
     },
     /// By `step`: number of slots beyond the replicas, whose tasks take traffic while others are
     /// replaced; 0 ends them.
     #[serde(rename = "set_surge")]
     SetSurge {
-        /// The service.
+        /// Id of the service.
         service: ServiceId,
-        /// How many.
+        /// Number of slots beyond the replicas.
         slots: u32,
     },
     /// By `step`: pauses an update whose new tasks end by themselves.
     #[serde(rename = "pause_update")]
     PauseUpdate {
-        /// The service.
+        /// Id of the service.
         service: ServiceId,
     },
     /// By `step`: deletes a removed service without tasks, and releases its addresses.
     #[serde(rename = "purge_service")]
     Purge {
-        /// The service.
+        /// Id of the service.
         service: ServiceId,
     },
     /// By `step`: releases the addresses of a slot beyond the replicas that has no task.
     #[serde(rename = "release_slot")]
     ReleaseSlot {
-        /// The service.
+        /// Id of the service.
         service: ServiceId,
-        /// The slot.
+        /// Number of the slot, from 1.
         slot: u32,
     },
 }

@@ -12,49 +12,49 @@ pub enum TaskCommand {
     /// The user has a task replaced by a new one in its slot.
     #[serde(rename = "replace_task")]
     Replace {
-        /// Name or id.
+        /// Name, id, or a prefix of an id that only one object has.
         task: String,
     },
     /// By `step`: creates a task for a slot without a living one.
     #[serde(rename = "create_task")]
     Create {
-        /// The service.
+        /// Id of the service.
         service: ServiceId,
-        /// The slot.
+        /// Number of the slot, from 1.
         slot: u32,
     },
     /// By `step`: assigns a node to a pending task.
     #[serde(rename = "assign_task")]
     Assign {
-        /// The task.
+        /// Id of the run.
         task: TaskId,
-        /// The place.
+        /// Id of the node that is to run it.
         node: NodeId,
     },
     /// By `step`: withdraws a task that will stop; it gets no new connections.
     #[serde(rename = "withdraw_task")]
     Withdraw {
-        /// The task.
+        /// Id of the run.
         task: TaskId,
     },
     /// By `step`: drains a task; every balancer knows that it is withdrawn.
     #[serde(rename = "drain_task")]
     Drain {
-        /// The task.
+        /// Id of the run.
         task: TaskId,
     },
     /// By `step`: sets a task's target state. It never moves back.
     #[serde(rename = "set_desired")]
     SetDesired {
-        /// The task.
+        /// Id of the run.
         task: TaskId,
-        /// The target.
+        /// State that the task is to reach.
         desired: TaskState,
     },
     /// By `step`: deletes the record of a stopped task.
     #[serde(rename = "remove_task")]
     Remove {
-        /// The task.
+        /// Id of the run.
         task: TaskId,
     },
 }

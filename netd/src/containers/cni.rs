@@ -38,7 +38,7 @@ const GLANCE: Duration = Duration::from_millis(4);
 type Reply = Result<ContainerReply, Refusal>;
 
 /// Executes a request of the plugin to its end, even if the plugin has died.
-pub async fn answer(daemon: &Arc<Daemon>, request: ContainerRequest) -> Reply {
+pub(crate) async fn answer(daemon: &Arc<Daemon>, request: ContainerRequest) -> Reply {
     let daemon = daemon.clone();
     let work = tokio::spawn(async move {
         match request {

@@ -9,7 +9,7 @@ use super::open;
 
 /// An interface, as the kernel has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Interface {
+pub(crate) struct Interface {
     /// Its addresses.
     pub addresses: BTreeSet<IpAddr>,
     /// In bytes; unknown where the kernel has no IPv6.
@@ -18,7 +18,11 @@ pub struct Interface {
 
 /// The interface of this name in the namespace at this path, if it is there. Errors: the namespace
 /// is gone, or cannot be entered.
-pub fn interface(path: &str, identity: Option<&str>, name: &str) -> io::Result<Option<Interface>> {
+pub(crate) fn interface(
+    path: &str,
+    identity: Option<&str>,
+    name: &str,
+) -> io::Result<Option<Interface>> {
     let gone = || {
         io::Error::new(
             io::ErrorKind::NotFound,
@@ -53,7 +57,7 @@ fn look(name: &str) -> io::Result<Option<Interface>> {
 }
 
 /// Whether this is the namespace of the host itself.
-pub fn is_own(path: &Path) -> bool {
+pub(crate) fn is_own(path: &Path) -> bool {
     let place = |path: &Path| stat(path).map(|found| (found.st_dev, found.st_ino)).ok();
     place(path).is_some_and(|given| Some(given) == place(Path::new("/proc/self/ns/net")))
 }

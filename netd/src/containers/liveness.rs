@@ -16,7 +16,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 const BATCH: usize = 256;
 
 /// Looks until the daemon ends.
-pub async fn run(daemon: Arc<Daemon>) -> Result<(), Failure> {
+pub(crate) async fn run(daemon: Arc<Daemon>) -> Result<(), Failure> {
     loop {
         let member = daemon.member.borrow().clone();
         if let Some(member) = member

@@ -1,9 +1,9 @@
 //! Containers that others run: their network namespaces on this host.
 
-pub mod cni;
+pub(crate) mod cni;
 mod inside;
-pub mod liveness;
-pub mod roster;
+pub(crate) mod liveness;
+pub(crate) mod roster;
 
 use std::{
     fs::{self, File},
@@ -19,14 +19,14 @@ use model::Sandbox;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Opens the namespace at this path if it still is the one that is meant.
-pub fn open(path: &str, identity: Option<&str>) -> Option<File> {
+pub(crate) fn open(path: &str, identity: Option<&str>) -> Option<File> {
     let file = File::open(path).ok()?;
     let is_meant = identity.is_none_or(|identity| identify(&file).as_deref() == Some(identity));
     is_meant.then_some(file)
 }
 
 /// Tells the namespace at this path from all others that have been there: `<boot id>/<inode>`.
-pub fn identity(path: &Path) -> Option<String> {
+pub(crate) fn identity(path: &Path) -> Option<String> {
     identify(&File::open(path).ok()?)
 }
 

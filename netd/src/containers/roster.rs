@@ -12,7 +12,7 @@ use tokio::sync::OwnedMutexGuard;
 
 /// The interfaces, by the id of their keys.
 #[derive(Debug, Default)]
-pub struct Roster {
+pub(crate) struct Roster {
     state: Mutex<State>,
     turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -28,7 +28,7 @@ struct State {
 
 /// What is known of an interface.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// Nothing: it is in no ledger.
     Absent,
     /// It is given up, or may be in the ledger though nobody has been told so.
@@ -39,12 +39,12 @@ pub enum Standing {
 
 impl Roster {
     /// Waits until nobody else works on this interface.
-    pub async fn turn(&self, id: &str) -> OwnedMutexGuard<()> {
+    pub(crate) async fn turn(&self, id: &str) -> OwnedMutexGuard<()> {
         self.turn_of(id).lock_owned().await
     }
 
     /// The same if nobody does.
-    pub fn turn_if_free(&self, id: &str) -> Option<OwnedMutexGuard<()>> {
+    pub(crate) fn turn_if_free(&self, id: &str) -> Option<OwnedMutexGuard<()>> {
         self.turn_of(id).try_lock_owned().ok()
     }
 
@@ -59,12 +59,12 @@ impl Roster {
     }
 
     /// Whether this node's part of the ledger has been read.
-    pub fn is_loaded(&self, node: NodeId) -> bool {
+    pub(crate) fn is_loaded(&self, node: NodeId) -> bool {
         self.state().node == Some(node)
     }
 
     /// Loads this node's part of the ledger. Containers that were attached meanwhile stay.
-    pub fn load(&self, node: NodeId, containers: Vec<Container>) {
+    pub(crate) fn load(&self, node: NodeId, containers: Vec<Container>) {
         let mut state = self.state();
         if state.node == Some(node) {
             return;
@@ -82,7 +82,7 @@ impl Roster {
     }
 
     /// How an interface stands.
-    pub fn standing(&self, id: &str) -> Standing {
+    pub(crate) fn standing(&self, id: &str) -> Standing {
         let state = self.state();
         match state.known.get(id) {
             _ if state.leaving.contains(id) => Standing::Leaving,
@@ -92,19 +92,19 @@ impl Roster {
     }
 
     /// It is attached.
-    pub fn attached(&self, container: Container) {
+    pub(crate) fn attached(&self, container: Container) {
         let mut state = self.state();
         state.leaving.remove(&container.key.id);
         state.known.insert(container.key.id.clone(), container);
     }
 
     /// It is to be given up.
-    pub fn leaves(&self, id: &str) {
+    pub(crate) fn leaves(&self, id: &str) {
         self.state().leaving.insert(id.to_owned());
     }
 
     /// The ledger has given them up.
-    pub fn gone(&self, ids: &[String]) {
+    pub(crate) fn gone(&self, ids: &[String]) {
         let mut state = self.state();
         for id in ids {
             state.known.remove(id);
@@ -113,7 +113,7 @@ impl Roster {
     }
 
     /// Those that are given up, and those whose namespace is gone.
-    pub fn ended(&self, is_gone: impl Fn(&Sandbox) -> bool) -> BTreeSet<String> {
+    pub(crate) fn ended(&self, is_gone: impl Fn(&Sandbox) -> bool) -> BTreeSet<String> {
         let state = self.state();
         let dead = state
             .known
@@ -126,7 +126,7 @@ impl Roster {
     }
 
     /// Those that one configuration of a runtime's has attached.
-    pub fn of_configuration(&self, configuration: &str) -> Vec<String> {
+    pub(crate) fn of_configuration(&self, configuration: &str) -> Vec<String> {
         let state = self.state();
         let of_it = state
             .known
@@ -137,7 +137,7 @@ impl Roster {
 }
 
 /// The namespace that an interface lives as long as.
-pub fn place(container: &Container) -> Option<&Sandbox> {
+pub(crate) fn place(container: &Container) -> Option<&Sandbox> {
     container
         .sandbox
         .as_ref()

@@ -27,7 +27,7 @@ const EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22container%22%2C%22ne
 /// A network of the engine.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Network {
+pub(crate) struct Network {
     /// Its identity.
     pub id: String,
     /// Its name.
@@ -40,7 +40,7 @@ pub struct Network {
 
 impl Network {
     /// Whether it has a way out, if nobody knows better than the engine.
-    pub fn leads_out(&self) -> bool {
+    pub(crate) fn leads_out(&self) -> bool {
         // That of `none`.
         !self.internal && self.driver != "null"
     }
@@ -49,7 +49,7 @@ impl Network {
 /// A container, as lists show it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Its identity.
     pub id: String,
     /// Its name, behind `/`.
@@ -72,7 +72,7 @@ pub struct Listed {
 /// A container, looked at closely.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Inspected {
+pub(crate) struct Inspected {
     /// Where it is attached.
     pub network_settings: Settings,
 }
@@ -80,7 +80,7 @@ pub struct Inspected {
 /// Where a container is attached.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// By the network's name.
     pub networks: Option<BTreeMap<String, Option<Endpoint>>>,
 }
@@ -88,7 +88,7 @@ pub struct Settings {
 /// An endpoint of a container.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Its identity; empty while the container does not run.
     #[serde(rename = "EndpointID")]
     pub id: String,
@@ -103,14 +103,14 @@ pub struct Endpoint {
 
 impl Settings {
     /// The endpoints that there are now.
-    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         let all = self.networks.iter().flat_map(BTreeMap::values).flatten();
         all.filter(|endpoint| !endpoint.id.is_empty())
     }
 }
 
 /// What there is.
-pub struct Inventory {
+pub(crate) struct Inventory {
     /// Of all drivers.
     pub networks: Vec<Network>,
     /// Ended ones included.
@@ -122,7 +122,7 @@ pub struct Inventory {
 /// # Errors
 ///
 /// The engine does not answer, or not as expected.
-pub async fn inventory() -> io::Result<Inventory> {
+pub(crate) async fn inventory() -> io::Result<Inventory> {
     // Containers are read last: a container that is attached meanwhile may be on a network that was
     // not listed yet.
     let networks = get("/networks").await?;
@@ -133,16 +133,16 @@ pub async fn inventory() -> io::Result<Inventory> {
 }
 
 /// Looks at one container. Errors as for [`inventory`].
-pub async fn inspect(container: &str) -> io::Result<Inspected> {
+pub(crate) async fn inspect(container: &str) -> io::Result<Inspected> {
     get(&format!("/containers/{container}/json")).await
 }
 
 /// Tells of changes while it is read.
-pub struct Events(Incoming);
+pub(crate) struct Events(Incoming);
 
 impl Events {
     /// Begins to listen. Errors as for [`inventory`].
-    pub async fn open() -> io::Result<Self> {
+    pub(crate) async fn open() -> io::Result<Self> {
         Ok(Self(request(EVENTS).await?))
     }
 
@@ -150,7 +150,7 @@ impl Events {
     ///
     /// # Errors
     /// The engine is gone.
-    pub async fn next(&mut self) -> io::Result<()> {
+    pub(crate) async fn next(&mut self) -> io::Result<()> {
         match self.0.frame().await {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(io::Error::other(error)),
@@ -160,7 +160,7 @@ impl Events {
 }
 
 /// Whether this says that there is no engine, or that the one that was asked has ended over it.
-pub fn is_absence(error: &io::Error) -> bool {
+pub(crate) fn is_absence(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, NotFound};
     matches!(
         error.kind(),

@@ -39,7 +39,7 @@ use super::{Plugin, wire};
 use crate::local;
 
 /// Where engines look for a driver called `netd`.
-pub const SOCKET: &str = "/run/docker/plugins/netd.sock";
+pub(crate) const SOCKET: &str = "/run/docker/plugins/netd.sock";
 /// The first descriptor that systemd passes (sd_listen_fds(3)).
 const PASSED: i32 = 3;
 /// The most bytes of a request: a container with thousands of ports has fewer.
@@ -55,7 +55,7 @@ const REST: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// A directory or socket that cannot be made.
-pub fn listen() -> io::Result<UnixListener> {
+pub(crate) fn listen() -> io::Result<UnixListener> {
     let listener = match passed()? {
         Some(listener) => listener,
         None => {
@@ -85,7 +85,7 @@ fn passed() -> io::Result<Option<net::UnixListener>> {
 }
 
 /// Answers for ever.
-pub async fn serve(plugin: &Arc<Plugin>, listener: UnixListener) {
+pub(crate) async fn serve(plugin: &Arc<Plugin>, listener: UnixListener) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,

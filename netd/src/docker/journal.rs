@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A network of the engine, by the engine's identity of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkRecord {
+pub(crate) struct NetworkRecord {
     /// The cluster's network; `None` while it is being made.
     pub network: Option<NetworkId>,
     /// The spec that this engine made the network with, if it made it.
@@ -47,7 +47,7 @@ pub struct NetworkRecord {
 #[cfg(test)]
 impl NetworkRecord {
     /// An overlay with a way out: 10.0.`number`.0/24 and fd00:`number`::/64.
-    pub fn example(number: u8) -> Self {
+    pub(crate) fn example(number: u8) -> Self {
         let lease = |subnet: String, gateway: String| SubnetLease {
             subnet: subnet.parse().unwrap(),
             gateway: gateway.parse().unwrap(),
@@ -70,7 +70,7 @@ impl NetworkRecord {
     }
 
     /// The same without a way out.
-    pub fn internal(self) -> Self {
+    pub(crate) fn internal(self) -> Self {
         Self {
             internal: true,
             ..self
@@ -78,7 +78,7 @@ impl NetworkRecord {
     }
 
     /// The same on a LAN.
-    pub fn on_lan(self) -> Self {
+    pub(crate) fn on_lan(self) -> Self {
         Self { lan: true, ..self }
     }
 }
@@ -86,7 +86,7 @@ impl NetworkRecord {
 /// A change of an endpoint that the cluster does not know yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Pending {
+pub(crate) enum Pending {
     /// It is in no sandbox any more.
     Leave,
     /// It is given up.
@@ -95,7 +95,7 @@ pub enum Pending {
 
 /// An endpoint, or addresses that are to become one, by its key in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
+pub(crate) struct Hold {
     /// The cluster's network.
     pub network: NetworkId,
     /// The engine's id of the endpoint.
@@ -121,10 +121,10 @@ pub struct Hold {
 }
 
 /// `--ip-range` of a prefix that no network has yet: by the prefix.
-pub type Range = Subnet;
+pub(crate) type Range = Subnet;
 
 /// All of it.
-pub struct Journal {
+pub(crate) struct Journal {
     /// By the engine's identity.
     pub networks: Records<NetworkRecord>,
     /// By the id of the key in the cluster.
@@ -139,7 +139,7 @@ impl Journal {
     /// # Errors
     ///
     /// The directory cannot be created or read.
-    pub fn open(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         Ok(Self {
             networks: Records::open(directory.join("networks"), Lifetime::Disk)?,
             holds: Records::open(directory.join("holds"), Lifetime::Boot)?,
@@ -148,13 +148,13 @@ impl Journal {
     }
 
     /// The endpoint that the engine calls so.
-    pub fn endpoint(&self, id: &str) -> Option<(String, Hold)> {
+    pub(crate) fn endpoint(&self, id: &str) -> Option<(String, Hold)> {
         self.holds
             .find(|_, hold| hold.endpoint.as_deref() == Some(id))
     }
 
     /// The network that this pool leads to.
-    pub fn pool(&self, id: &str) -> Option<NetworkRecord> {
+    pub(crate) fn pool(&self, id: &str) -> Option<NetworkRecord> {
         let is_meant = |network: &NetworkRecord| {
             network.network.is_some() && !network.removed && network.pools.contains(id)
         };
@@ -174,7 +174,7 @@ enum Lifetime {
 }
 
 /// Records of one kind: a file each.
-pub struct Records<T> {
+pub(crate) struct Records<T> {
     directory: PathBuf,
     lifetime: Lifetime,
     known: Mutex<BTreeMap<String, T>>,
@@ -216,17 +216,17 @@ impl<T: Clone + PartialEq + Serialize + DeserializeOwned> Records<T> {
     }
 
     /// One record.
-    pub fn get(&self, key: &str) -> Option<T> {
+    pub(crate) fn get(&self, key: &str) -> Option<T> {
         self.lock().get(key).cloned()
     }
 
     /// All of them.
-    pub fn all(&self) -> BTreeMap<String, T> {
+    pub(crate) fn all(&self) -> BTreeMap<String, T> {
         self.lock().clone()
     }
 
     /// The first that is meant.
-    pub fn find(&self, is_meant: impl Fn(&str, &T) -> bool) -> Option<(String, T)> {
+    pub(crate) fn find(&self, is_meant: impl Fn(&str, &T) -> bool) -> Option<(String, T)> {
         let known = self.lock();
         known
             .iter()
@@ -238,7 +238,7 @@ impl<T: Clone + PartialEq + Serialize + DeserializeOwned> Records<T> {
     ///
     /// # Errors
     /// The disk's; then nothing has changed.
-    pub fn put(&self, key: &str, record: &T) -> io::Result<()> {
+    pub(crate) fn put(&self, key: &str, record: &T) -> io::Result<()> {
         let mut known = self.lock();
         if known.get(key) != Some(record) {
             let content = serde_json::to_vec(record)?;
@@ -252,7 +252,7 @@ impl<T: Clone + PartialEq + Serialize + DeserializeOwned> Records<T> {
     ///
     /// # Errors
     /// The disk's.
-    pub fn remove(&self, key: &str) -> io::Result<()> {
+    pub(crate) fn remove(&self, key: &str) -> io::Result<()> {
         let mut known = self.lock();
         if known.contains_key(key) {
             match fs::remove_file(self.path(key)) {

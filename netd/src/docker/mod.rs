@@ -231,7 +231,9 @@ impl Plugin {
         }
         match self.attach(key, &hold).await {
             Err(refusal) if refusal.kind == Kind::Unavailable => return Err(refusal),
-            Err(refusal) => tracing::info!(key, %refusal, "an unknown endpoint leaves"),
+            Err(refusal) => {
+                tracing::info!(key, %refusal, "an endpoint leaves that this host has no record of")
+            }
             Ok(_) => {}
         }
         self.keep(self.journal.holds.put(

@@ -21,7 +21,7 @@ use super::{
 };
 
 /// The option that names a network of the cluster.
-pub const NETWORK: &str = "netd.network";
+pub(crate) const NETWORK: &str = "netd.network";
 /// The option that names the network that is made.
 const NAME: &str = "netd.name";
 /// Options that begin so are the network's labels.
@@ -29,7 +29,7 @@ const LABEL: &str = "netd.label.";
 /// The label of a network that waits for its name.
 const UNNAMED: &str = "netd.unnamed";
 /// The label that tells which network of an engine one was made for.
-pub const MADE_FOR: &str = "netd.docker";
+pub(crate) const MADE_FOR: &str = "netd.docker";
 
 impl Plugin {
     pub(super) async fn create_network(
@@ -366,7 +366,7 @@ impl Plugin {
 }
 
 /// The key of an address that is held for nobody.
-pub fn aux_key(record: &NetworkRecord, address: IpAddr) -> String {
+pub(crate) fn aux_key(record: &NetworkRecord, address: IpAddr) -> String {
     format!(
         "{}/aux/{address}",
         record.network.map(|id| id.to_string()).unwrap_or_default()

@@ -15,7 +15,7 @@ const NARROWED: char = ',';
 
 /// A pool as the engine names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pool {
+pub(crate) enum Pool {
     /// Whatever the network will have of a family, matched by a gateway that nobody else is given.
     Any(IpAddr),
     /// This prefix of the network that will be made of it, or has it.
@@ -26,7 +26,7 @@ pub enum Pool {
 
 impl Pool {
     /// One of whatever prefix, by chance: its gateway is of a range that no host uses.
-    pub fn any(family: Family, chance: u64) -> Self {
+    pub(crate) fn any(family: Family, chance: u64) -> Self {
         let [a, b, c, d, e, f, g, h] = chance.to_be_bytes();
         let pair = |high, low| u16::from_be_bytes([high, low]);
         Self::Any(match family {
@@ -46,7 +46,7 @@ impl Pool {
     }
 
     /// The pool that the engine tells of when it makes a network.
-    pub fn told(pool: &str, gateway: &str) -> Option<Self> {
+    pub(crate) fn told(pool: &str, gateway: &str) -> Option<Self> {
         match pool {
             "0.0.0.0/0" | "::/0" => Some(Self::Any(gateway.split('/').next()?.parse().ok()?)),
             subnet => Some(Self::Subnet(subnet.parse().ok()?)),
@@ -54,7 +54,7 @@ impl Pool {
     }
 
     /// The prefix that the engine is told.
-    pub fn prefix(self) -> String {
+    pub(crate) fn prefix(self) -> String {
         match self {
             Self::Any(IpAddr::V4(_)) => "0.0.0.0/0".to_owned(),
             Self::Any(IpAddr::V6(_)) => "::/0".to_owned(),
@@ -63,7 +63,7 @@ impl Pool {
     }
 
     /// That of its addresses.
-    pub fn family(self) -> Family {
+    pub(crate) fn family(self) -> Family {
         match self {
             Self::Any(token) => Family::of(token),
             Self::Subnet(subnet) | Self::Of(_, subnet) => subnet.family(),
@@ -99,7 +99,7 @@ impl FromStr for Pool {
 
 /// Id of a pool with `--ip-range`. The id contains the range, because address requests carry only
 /// the pool's id.
-pub fn narrowed(pool: Pool, range: Option<Subnet>) -> String {
+pub(crate) fn narrowed(pool: Pool, range: Option<Subnet>) -> String {
     range.map_or_else(
         || pool.to_string(),
         |range| format!("{pool}{NARROWED}{range}"),
@@ -107,7 +107,7 @@ pub fn narrowed(pool: Pool, range: Option<Subnet>) -> String {
 }
 
 /// The name of a pool, and which of its addresses are meant; `None` for all of them.
-pub fn wide(id: &str) -> (&str, Option<Subnet>) {
+pub(crate) fn wide(id: &str) -> (&str, Option<Subnet>) {
     match id.split_once(NARROWED) {
         Some((pool, range)) => (pool, range.parse().ok()),
         None => (id, None),
@@ -115,7 +115,7 @@ pub fn wide(id: &str) -> (&str, Option<Subnet>) {
 }
 
 /// The first host address of a prefix: where networks have their gateway unless told otherwise.
-pub fn first(subnet: Subnet) -> IpAddr {
+pub(crate) fn first(subnet: Subnet) -> IpAddr {
     match subnet.network() {
         IpAddr::V4(address) => Ipv4Addr::from(u32::from(address) | 1).into(),
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) | 1).into(),
@@ -124,12 +124,12 @@ pub fn first(subnet: Subnet) -> IpAddr {
 
 /// An address as the one of its prefix that the engine is to believe in: of all others it has
 /// routes.
-pub fn alone(address: IpAddr) -> String {
+pub(crate) fn alone(address: IpAddr) -> String {
     format!("{address}/{}", if address.is_ipv6() { 128 } else { 32 })
 }
 
 /// The address before a prefix's length, or all there is.
-pub fn address(text: &str) -> Option<IpAddr> {
+pub(crate) fn address(text: &str) -> Option<IpAddr> {
     text.split('/').next()?.parse().ok()
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{refusal::invalid, wire};
 
 /// The ports of the host that are to lead to a container. Neighbours are one range.
-pub fn publish(options: &Map<String, Value>) -> Result<Vec<PublishSpec>, Refusal> {
+pub(crate) fn publish(options: &Map<String, Value>) -> Result<Vec<PublishSpec>, Refusal> {
     let Some(given) = options.get(wire::PORT_MAP).filter(|value| !value.is_null()) else {
         return Ok(Vec::new());
     };

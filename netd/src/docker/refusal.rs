@@ -3,12 +3,12 @@
 use model::{Family, Kind, NetworkInfo, Refusal, Subnet};
 
 /// The request is invalid.
-pub fn invalid(cause: impl ToString, next: &str) -> Refusal {
+pub(crate) fn invalid(cause: impl ToString, next: &str) -> Refusal {
     Refusal::new(Kind::Invalid, cause.to_string(), next)
 }
 
 /// A network has no such prefix.
-pub fn lacks(network: &NetworkInfo, subnet: Option<Subnet>, family: Family) -> Refusal {
+pub(crate) fn lacks(network: &NetworkInfo, subnet: Option<Subnet>, family: Family) -> Refusal {
     let has: Vec<String> = network
         .status
         .subnets
@@ -20,7 +20,11 @@ pub fn lacks(network: &NetworkInfo, subnet: Option<Subnet>, family: Family) -> R
         (Some(subnet), _) => {
             let cause =
                 format!("network {name} of the cluster has not the subnet {subnet}, but {has}");
-            Refusal::new(Kind::Conflict, cause, "give its own, or no --subnet at all")
+            Refusal::new(
+                Kind::Conflict,
+                cause,
+                "give one that it has, or no --subnet at all",
+            )
         }
         (None, Family::V6) => {
             let cause = format!("network {name} of the cluster has no IPv6 prefix, but {has}");

@@ -59,7 +59,7 @@ impl Memory {
 }
 
 /// The engine's inventory.
-pub struct Look {
+pub(crate) struct Look {
     /// It has been asked after this.
     began: Instant,
     /// Its networks, by its own identities.

@@ -11,7 +11,7 @@ use super::{journal::NetworkRecord, wire::StaticRoute};
 
 /// Routes that one endpoint adds to those of its container's earlier endpoints.
 #[derive(Debug)]
-pub struct Ways<'a> {
+pub(crate) struct Ways<'a> {
     /// By how many bits its prefixes are shorter; `None`: it has no routes to resolvers.
     pub asks: Option<u8>,
     beside: Option<Beside<'a>>,
@@ -30,7 +30,7 @@ struct Beside<'a> {
 
 impl<'a> Ways<'a> {
     /// Routes of an endpoint on this network, in a container that is on these others.
-    pub fn of(record: &'a NetworkRecord, others: &'a [(Option<u8>, NetworkRecord)]) -> Self {
+    pub(crate) fn of(record: &'a NetworkRecord, others: &'a [(Option<u8>, NetworkRecord)]) -> Self {
         let taken: BTreeSet<u8> = others.iter().filter_map(|(asks, _)| *asks).collect();
         // A network with a way out has the exact prefix, because a resolver's host may serve other
         // protocols, too.
@@ -63,7 +63,7 @@ impl<'a> Ways<'a> {
 
     /// Its routes to these resolvers. The exact prefix of a router of a LAN, which may be one of
     /// them or beside one, is left to that LAN: the engine has to find it there.
-    pub fn routes(
+    pub(crate) fn routes(
         &self,
         record: &NetworkRecord,
         addresses: &[IpAddr],

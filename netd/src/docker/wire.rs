@@ -9,55 +9,55 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// Media type of every response.
-pub const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
+pub(crate) const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// What a user gave with `-o`, among the options of a network.
-pub const GENERIC: &str = "com.docker.network.generic";
+pub(crate) const GENERIC: &str = "com.docker.network.generic";
 /// Whether a network is `--internal`, among its options.
-pub const INTERNAL: &str = "com.docker.network.internal";
+pub(crate) const INTERNAL: &str = "com.docker.network.internal";
 /// Published ports of a container, among the options of its sandbox.
-pub const PORT_MAP: &str = "com.docker.network.portmap";
+pub(crate) const PORT_MAP: &str = "com.docker.network.portmap";
 /// Gateway: key of a pool's data, and type of an address.
-pub const GATEWAY: &str = "com.docker.network.gateway";
+pub(crate) const GATEWAY: &str = "com.docker.network.gateway";
 /// The kind of an address that is asked for.
-pub const ADDRESS_TYPE: &str = "RequestAddressType";
+pub(crate) const ADDRESS_TYPE: &str = "RequestAddressType";
 /// The Ethernet address of the endpoint that an address is for.
-pub const MAC_ADDRESS: &str = "com.docker.network.endpoint.macaddress";
+pub(crate) const MAC_ADDRESS: &str = "com.docker.network.endpoint.macaddress";
 
 /// `/Plugin.Activate`.
-pub fn activation() -> Value {
+pub(crate) fn activation() -> Value {
     json!({"Implements": ["NetworkDriver", "IpamDriver"]})
 }
 
 /// `/NetworkDriver.GetCapabilities`: every engine knows its own networks, whose endpoints reach all
 /// hosts.
-pub fn network_capabilities() -> Value {
+pub(crate) fn network_capabilities() -> Value {
     json!({"Scope": "local", "ConnectivityScope": "global"})
 }
 
 /// `/IpamDriver.GetCapabilities`: requires Ethernet addresses in requests; holds survive restarts
 /// of the engine.
-pub fn ipam_capabilities() -> Value {
+pub(crate) fn ipam_capabilities() -> Value {
     json!({"RequiresMACAddress": true, "RequiresRequestReplay": false})
 }
 
 /// `/IpamDriver.GetDefaultAddressSpaces`.
-pub fn address_spaces() -> Value {
+pub(crate) fn address_spaces() -> Value {
     json!({"LocalDefaultAddressSpace": ADDRESS_SPACE, "GlobalDefaultAddressSpace": ADDRESS_SPACE})
 }
 
 /// The one address space: that of the cluster. Pools of other managers of addresses have other
 /// ones.
-pub const ADDRESS_SPACE: &str = "netd";
+pub(crate) const ADDRESS_SPACE: &str = "netd";
 
 /// An answer without content.
 #[derive(Debug, Serialize)]
-pub struct Nothing {}
+pub(crate) struct Nothing {}
 
 /// `/NetworkDriver.CreateNetwork`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 #[derive(Default)]
-pub struct CreateNetwork {
+pub(crate) struct CreateNetwork {
     /// The engine's own identity of it.
     #[serde(rename = "NetworkID")]
     pub network: String,
@@ -75,7 +75,7 @@ pub struct CreateNetwork {
 /// A pool of a network that is being made.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct PoolData {
+pub(crate) struct PoolData {
     /// Whose it is.
     pub address_space: String,
     /// Prefix.
@@ -90,7 +90,7 @@ pub struct PoolData {
 /// Any request about a network as a whole.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct OfNetwork {
+pub(crate) struct OfNetwork {
     /// The engine's own identity of it.
     #[serde(rename = "NetworkID")]
     pub network: String,
@@ -99,7 +99,7 @@ pub struct OfNetwork {
 /// Any request about an endpoint: of these members each has some.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct OfEndpoint {
+pub(crate) struct OfEndpoint {
     /// The engine's own identity of the network.
     #[serde(rename = "NetworkID")]
     pub network: String,
@@ -118,7 +118,7 @@ pub struct OfEndpoint {
 /// Addresses of an endpoint; empty where there is none.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct Interface {
+pub(crate) struct Interface {
     /// With the length of a prefix.
     pub address: String,
     /// With the length of a prefix.
@@ -131,7 +131,7 @@ pub struct Interface {
 /// The answer to `/NetworkDriver.EndpointOperInfo`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct OperInfo {
+pub(crate) struct OperInfo {
     /// Information for `docker inspect`.
     pub value: Map<String, Value>,
 }
@@ -139,7 +139,7 @@ pub struct OperInfo {
 /// The answer to `/NetworkDriver.Join`.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Joined {
+pub(crate) struct Joined {
     /// The device to move.
     pub interface_name: InterfaceName,
     /// The way out; empty where there is none.
@@ -156,7 +156,7 @@ pub struct Joined {
 /// A device on the host, and the name, less a number, that it has inside.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct InterfaceName {
+pub(crate) struct InterfaceName {
     /// On the host.
     pub src_name: String,
     /// Inside.
@@ -166,7 +166,7 @@ pub struct InterfaceName {
 /// A route inside a container.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct StaticRoute {
+pub(crate) struct StaticRoute {
     /// Prefix.
     pub destination: String,
     /// 0: by `next_hop`; 1: on the link.
@@ -179,7 +179,7 @@ pub struct StaticRoute {
 /// One of [`PORT_MAP`] (libnetwork's `types.PortBinding`).
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct PortBinding {
+pub(crate) struct PortBinding {
     /// Its number.
     pub proto: u8,
     /// Of the container.
@@ -198,7 +198,7 @@ pub struct PortBinding {
 /// `/IpamDriver.RequestPool`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct RequestPool {
+pub(crate) struct RequestPool {
     /// A prefix, empty for any.
     pub pool: String,
     /// `--ip-range`.
@@ -212,7 +212,7 @@ pub struct RequestPool {
 
 impl RequestPool {
     /// The family of addresses that is asked for.
-    pub fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> Family {
         if self.v6 { Family::V6 } else { Family::V4 }
     }
 }
@@ -220,7 +220,7 @@ impl RequestPool {
 /// Its answer.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Pool {
+pub(crate) struct Pool {
     /// Its id in later requests.
     #[serde(rename = "PoolID")]
     pub id: String,
@@ -233,7 +233,7 @@ pub struct Pool {
 /// `/IpamDriver.RequestAddress`, `ReleaseAddress`, `ReleasePool`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct OfPool {
+pub(crate) struct OfPool {
     /// [`Pool::id`].
     #[serde(rename = "PoolID")]
     pub pool: String,
@@ -247,7 +247,7 @@ pub struct OfPool {
 /// The answer to `/IpamDriver.RequestAddress`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Address {
+pub(crate) struct Address {
     /// With the length of a prefix.
     pub address: String,
     /// Nothing is to be said of it.
@@ -256,7 +256,7 @@ pub struct Address {
 
 impl CreateNetwork {
     /// What the user gave with `-o`.
-    pub fn generic(&self) -> BTreeMap<String, String> {
+    pub(crate) fn generic(&self) -> BTreeMap<String, String> {
         let given = self
             .options
             .get(GENERIC)
@@ -274,7 +274,7 @@ impl CreateNetwork {
     }
 
     /// A boolean option; false if missing.
-    pub fn flag(&self, option: &str) -> bool {
+    pub(crate) fn flag(&self, option: &str) -> bool {
         self.options
             .get(option)
             .is_some_and(|value| value.as_bool() == Some(true) || value == "true")

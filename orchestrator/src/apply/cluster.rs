@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipam::{Ledger, Owner};
 use model::{
-    Authority, Availability, Capability, Driver, Engine, Failure, Kind, Level, Millis, Node,
+    Authority, Availability, BalancerKind, Capability, Driver, Failure, Kind, Level, Millis, Node,
     NodeId, NodeReport, NodeStatus, ObjectRef, Outcome, Refusal, Response, Role, Secret, TaskId,
     TaskReport, TaskState, TaskStatus,
 };
@@ -147,13 +147,13 @@ pub(super) fn set_balancer(
     state: &mut State,
     node: &str,
     version: Option<u64>,
-    balancer: Engine,
+    balancer: BalancerKind,
 ) -> Response {
     let id = state.find_node(node)?;
     let version = next_version(state, id, version)?;
     let node = known(state, id)?;
     let lacks = |found: &BTreeSet<Capability>| !found.contains(&Capability::Ipvs);
-    if balancer == Engine::Ipvs && node.capabilities.as_ref().is_some_and(lacks) {
+    if balancer == BalancerKind::Ipvs && node.capabilities.as_ref().is_some_and(lacks) {
         let cause = format!("the kernel of node {} has no IPVS", node.hostname);
         let next = format!(
             "load or build {} and restart netd there, or use auto",

@@ -241,11 +241,14 @@ fn a_node_balances_as_its_kernel_can_unless_told_otherwise() {
             .map(|node| (node.balancer, node.balancer_used))
             .collect::<Vec<_>>()
     };
-    let auto = (Engine::Auto, Engine::Nftables);
+    let auto = (BalancerKind::Auto, BalancerKind::Nftables);
     assert_eq!(used(&cluster), [auto; 2]);
     cluster.say_capable(2, &[Capability::Ipvs]);
-    assert_eq!(used(&cluster), [auto, (Engine::Auto, Engine::Ipvs)]);
-    for balancer in [Engine::Nftables, Engine::Ipvs] {
+    assert_eq!(
+        used(&cluster),
+        [auto, (BalancerKind::Auto, BalancerKind::Ipvs)]
+    );
+    for balancer in [BalancerKind::Nftables, BalancerKind::Ipvs] {
         for node in ["h1", "h2"] {
             cluster.apply(Command::Node(NodeCommand::SetBalancer {
                 version: None,
@@ -255,14 +258,14 @@ fn a_node_balances_as_its_kernel_can_unless_told_otherwise() {
         }
         // A kernel without IPVS does without, and every host hears of its own.
         let second = (balancer, balancer);
-        assert_eq!(used(&cluster), [(balancer, Engine::Nftables), second]);
+        assert_eq!(used(&cluster), [(balancer, BalancerKind::Nftables), second]);
         let view = cluster.state.view(NodeId(2));
         assert_eq!(view.peers[&NodeId(2)].balancer, balancer);
     }
     let nobody = Command::Node(NodeCommand::SetBalancer {
         version: None,
         node: "h3".to_owned(),
-        balancer: Engine::Auto,
+        balancer: BalancerKind::Auto,
     });
     let refusal = cluster.refuse(nobody);
     assert!(
@@ -290,7 +293,7 @@ fn a_change_of_a_node_for_another_version_is_refused() {
     assert_eq!(refusal.kind, Kind::Conflict);
     let balancer = Command::Node(NodeCommand::SetBalancer {
         node: "h2".into(),
-        balancer: Engine::Nftables,
+        balancer: BalancerKind::Nftables,
         version: Some(first),
     });
     assert_eq!(cluster.refuse(balancer).kind, Kind::Conflict);

@@ -29,7 +29,7 @@ pub fn node(number: u64, role: Role) -> Node {
         vtep: [192, 168, 7, octet].into(),
         role,
         availability: Availability::Active,
-        balancer: Engine::default(),
+        balancer: BalancerKind::default(),
         status: NodeStatus::Ready,
         applied: 0,
         failures: Vec::new(),

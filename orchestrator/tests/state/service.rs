@@ -392,13 +392,13 @@ fn a_service_tells_who_is_balanced_otherwise_than_it_asks_for() {
     cluster.apply(Command::Node(NodeCommand::SetBalancer {
         version: None,
         node: "h2".to_owned(),
-        balancer: Engine::Nftables,
+        balancer: BalancerKind::Nftables,
     }));
     assert!(notes(&cluster, "counts")[0].starts_with("clients on h1, h2 are"));
     cluster.apply(Command::Node(NodeCommand::SetBalancer {
         version: None,
         node: "h2".to_owned(),
-        balancer: Engine::Auto,
+        balancer: BalancerKind::Auto,
     }));
     cluster.say_capable(1, &[Capability::Ipvs]);
     assert_eq!(notes(&cluster, "counts"), Vec::<String>::new());

@@ -16,7 +16,7 @@ use crate::{
 
 /// `service …`.
 #[derive(Debug, Subcommand)]
-pub enum ServiceVerb {
+pub(crate) enum ServiceVerb {
     /// Create a service
     Create(Box<ServiceCreate>),
     /// List services
@@ -89,7 +89,7 @@ pub enum ServiceVerb {
 
 /// `service create`.
 #[derive(Debug, Args)]
-pub struct ServiceCreate {
+pub(crate) struct ServiceCreate {
     /// Name of the service, also its DNS name
     #[arg(long)]
     pub name: String,
@@ -191,7 +191,7 @@ pub struct ServiceCreate {
 
 /// Health check options of `service create` and `service update`.
 #[derive(Debug, Args)]
-pub struct Health {
+pub(crate) struct Health {
     /// Health check: command run inside each task by /bin/sh -c; exit code 0 is healthy. A task
     /// takes traffic once it is healthy
     #[arg(long, value_name = "COMMAND")]
@@ -213,7 +213,7 @@ pub struct Health {
 
 /// Rollout options of `service create` and `service update`.
 #[derive(Debug, Args)]
-pub struct Rollout {
+pub(crate) struct Rollout {
     /// Time that open connections get to finish before a planned stop, once no new connections
     /// arrive (default: 10s)
     #[arg(long, value_name = "DURATION")]
@@ -236,7 +236,7 @@ pub struct Rollout {
 /// Options of `service update` about names, ports and balancing. They take effect at once and
 /// replace no task.
 #[derive(Debug, Args)]
-pub struct Reach {
+pub(crate) struct Reach {
     /// Publish another port on all hosts, written as for create
     #[arg(long, value_name = "[AT:]PUBLISHED:TARGET[/PROTOCOL][,allow=CIDR]",
         value_parser = published)]
@@ -279,7 +279,7 @@ pub struct Reach {
 /// Options of `service update` about the tasks' resolver. They replace tasks, because they are in
 /// the tasks' resolv.conf.
 #[derive(Debug, Args)]
-pub struct Resolver {
+pub(crate) struct Resolver {
     /// Add a DNS server for names outside the cluster
     #[arg(long, value_name = "ADDRESS")]
     pub dns_add: Vec<IpAddr>,
@@ -302,7 +302,7 @@ pub struct Resolver {
 
 /// `service update`.
 #[derive(Debug, Args)]
-pub struct ServiceUpdate {
+pub(crate) struct ServiceUpdate {
     /// Number of tasks
     #[arg(long)]
     pub replicas: Option<u32>,
@@ -367,7 +367,7 @@ pub struct ServiceUpdate {
 
 /// Whether a command waits until tasks are as they should be.
 #[derive(Debug, Args)]
-pub struct WaitFlags {
+pub(crate) struct WaitFlags {
     /// Return without waiting for the tasks
     #[arg(short, long)]
     pub detach: bool,

@@ -19,17 +19,17 @@ use super::{HostName, place::Place};
 
 /// Inside a host: the directory of the binaries that are this host's own. What happens to it
 /// outside is seen here, too.
-pub const OWN: &str = "/run/lab-binaries";
+pub(crate) const OWN: &str = "/run/lab-binaries";
 /// Inside a host: what runs.
-pub const NETD: &str = "/usr/local/bin/netd";
+pub(crate) const NETD: &str = "/usr/local/bin/netd";
 
 /// A file that can be executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Binary(PathBuf);
+pub(crate) struct Binary(PathBuf);
 
 impl Binary {
     /// Refuses what is no executable file.
-    pub fn at(path: &Path) -> Result<Self> {
+    pub(crate) fn at(path: &Path) -> Result<Self> {
         let refuse = |kind, what: &str| {
             let cause = format!("{} {what}", path.display());
             let next = "give the path of a netd, as `cargo build -p netd` makes it";
@@ -53,12 +53,12 @@ impl Binary {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     /// A second name where the file system allows it, a copy elsewhere.
-    pub fn copy(&self, to: &Path) -> Result<()> {
+    pub(crate) fn copy(&self, to: &Path) -> Result<()> {
         fs::hard_link(&self.0, to)
             .or_else(|_| fs::copy(&self.0, to).map(|_| ()))
             .with_context(|| format!("copying {} to {}", self.0.display(), to.display()))
@@ -66,7 +66,7 @@ impl Binary {
 }
 
 /// Makes this binary a host's netd, from its next start on. The caller holds the lab's lock.
-pub fn give(place: &Place, host: HostName, netd: &Binary) -> Result<()> {
+pub(crate) fn give(place: &Place, host: HostName, netd: &Binary) -> Result<()> {
     let directory = place.own_binaries(host);
     fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
     // Another file takes the old one's place at once: its first process may be starting netd now.
@@ -80,7 +80,7 @@ pub fn give(place: &Place, host: HostName, netd: &Binary) -> Result<()> {
 }
 
 /// Whether a process of this host runs the binary that was given to it.
-pub fn is_run_by(place: &Place, host: HostName, pid: i32) -> bool {
+pub(crate) fn is_run_by(place: &Place, host: HostName, pid: i32) -> bool {
     let given = fs::metadata(place.own_binaries(host).join("netd"));
     let run = fs::metadata(format!("/proc/{pid}/exe"));
     given.is_ok_and(|given| run.is_ok_and(|run| same(&given, &run)))
@@ -97,7 +97,7 @@ fn remove(path: &Path) -> Result<()> {
 
 /// In a host, before its netd starts: lays the host's own netd, if it has one, over the lab's or
 /// the one that it had before.
-pub fn lay() -> Result<()> {
+pub(crate) fn lay() -> Result<()> {
     let own = Path::new(OWN).join("netd");
     let Some(metadata) = present(&own)? else {
         return Ok(());

@@ -28,7 +28,7 @@ const BRIDGE: &str = "br0";
 const CABLE: &str = "eth0";
 
 /// The switch's process: holds the namespace until it is killed.
-pub fn switch() -> Result<u8> {
+pub(crate) fn switch() -> Result<u8> {
     setsid().context("starting a session")?;
     unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
     inside(&current()?, |links| async move {
@@ -46,12 +46,12 @@ pub fn switch() -> Result<u8> {
 }
 
 /// The network namespace of this thread.
-pub fn current() -> Result<File> {
+pub(crate) fn current() -> Result<File> {
     File::open("/proc/thread-self/ns/net").context("opening the network namespace")
 }
 
 /// Connects a host to the switch and gives it its addresses.
-pub fn plug(switch: &File, namespace: &File, host: HostName) -> Result<()> {
+pub(crate) fn plug(switch: &File, namespace: &File, host: HostName) -> Result<()> {
     unplug(switch, host)?;
     inside(namespace, |links| cable(links, host, switch))?;
     inside(switch, |links| async move {
@@ -69,7 +69,7 @@ pub fn plug(switch: &File, namespace: &File, host: HostName) -> Result<()> {
 }
 
 /// Cuts a host's cable, if it has one.
-pub fn unplug(switch: &File, host: HostName) -> Result<()> {
+pub(crate) fn unplug(switch: &File, host: HostName) -> Result<()> {
     inside(switch, |links| async move {
         let Ok(port) = index(&host.to_string()) else {
             return Ok(());

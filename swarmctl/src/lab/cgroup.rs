@@ -17,7 +17,7 @@ const BUSY_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Where the v2 hierarchy is mounted.
-pub fn mount_point() -> Option<PathBuf> {
+pub(crate) fn mount_point() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let found = mounts.lines().find(|line| {
         line.split_once(" - ")
@@ -29,20 +29,20 @@ pub fn mount_point() -> Option<PathBuf> {
 }
 
 /// Makes a host's group.
-pub fn create(lab: &LabName, host: HostName) -> Option<PathBuf> {
+pub(crate) fn create(lab: &LabName, host: HostName) -> Option<PathBuf> {
     let group = of_lab(lab)?.join(host.to_string());
     fs::create_dir_all(&group).ok()?;
     Some(group)
 }
 
 /// Moves this process into a group.
-pub fn enter(group: &Path) -> Result<()> {
+pub(crate) fn enter(group: &Path) -> Result<()> {
     fs::write(group.join("cgroup.procs"), "0")
         .with_context(|| format!("entering control group {}", group.display()))
 }
 
 /// Enables this group's controllers for the groups below; the kernel may refuse some.
-pub fn delegate(group: &Path) {
+pub(crate) fn delegate(group: &Path) {
     let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
     for controller in controllers.split_whitespace() {
         let _ = fs::write(
@@ -53,7 +53,7 @@ pub fn delegate(group: &Path) {
 }
 
 /// Kills what is in a host's groups, or in all of a lab's, and removes them.
-pub fn remove(lab: &LabName, host: Option<HostName>) -> Result<()> {
+pub(crate) fn remove(lab: &LabName, host: Option<HostName>) -> Result<()> {
     let Some(lab) = of_lab(lab) else {
         return Ok(());
     };

@@ -12,7 +12,7 @@ use super::{cgroup, place::Place, processes};
 use crate::output;
 
 /// Removes a lab. There being none is no failure.
-pub fn down(place: &Place) -> Result<()> {
+pub(crate) fn down(place: &Place) -> Result<()> {
     let _lock = place.lock()?;
     let there = place.exists() || !processes::of(&place.lab)?.is_empty();
     clear(place)?;
@@ -24,7 +24,7 @@ pub fn down(place: &Place) -> Result<()> {
 }
 
 /// Removes whatever there is of a lab. The caller holds its lock.
-pub fn clear(place: &Place) -> Result<()> {
+pub(crate) fn clear(place: &Place) -> Result<()> {
     loop {
         let processes = processes::of(&place.lab)?;
         if processes.is_empty() {

@@ -27,7 +27,7 @@ const NOT_FOUND: u8 = 127;
 
 /// Runs the command with our streams; its exit code is ours, 128 + the signal's number where a
 /// signal ended it.
-pub fn exec(place: &Place, host: HostName, argv: &[String]) -> Result<u8> {
+pub(crate) fn exec(place: &Place, host: HostName, argv: &[String]) -> Result<u8> {
     enter(&power::running(place, host)?).with_context(|| format!("entering {host}"))?;
     let (program, arguments) = argv.split_first().context("there is no command to run")?;
     let runtime = Builder::new_current_thread().enable_all().build()?;

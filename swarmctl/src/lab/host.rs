@@ -28,9 +28,9 @@ use super::{
 };
 
 /// Where the hosts' programs are looked for.
-pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Inside a host: the process id of its netd.
-pub const NETD_PID: &str = "run/netd.pid";
+pub(crate) const NETD_PID: &str = "run/netd.pid";
 /// Where the lab's binaries show up.
 const BINARIES: &str = "/usr/local/bin";
 const STATE: &str = "/var/lib/netd";
@@ -43,7 +43,12 @@ const RESTART_DELAY: Duration = Duration::from_millis(200);
 
 /// Starts one of a lab's processes: this program again, detached from the caller, with its output
 /// in `log`.
-pub fn spawn(lab: &LabName, part: Part, log: &File, stdout: Stdio) -> Result<std::process::Child> {
+pub(crate) fn spawn(
+    lab: &LabName,
+    part: Part,
+    log: &File,
+    stdout: Stdio,
+) -> Result<std::process::Child> {
     let passed_on = PASSED_ON
         .iter()
         .filter_map(|name| Some((name, std::env::var_os(name)?)));
@@ -68,7 +73,7 @@ pub fn spawn(lab: &LabName, part: Part, log: &File, stdout: Stdio) -> Result<std
 
 /// Starts a long-running part and waits for its ready message. Before that the part may not be
 /// found by its command line, which the kernel sets some time after the fork.
-pub fn spawn_ready(lab: &LabName, part: Part, log: &File) -> Result<()> {
+pub(crate) fn spawn_ready(lab: &LabName, part: Part, log: &File) -> Result<()> {
     let mut stdout = spawn(lab, part, log, Stdio::piped())?
         .stdout
         .context("there is no pipe for its ready message")?;
@@ -80,7 +85,7 @@ pub fn spawn_ready(lab: &LabName, part: Part, log: &File) -> Result<()> {
 }
 
 /// Tells that this part is there.
-pub fn tell_ready() -> Result<()> {
+pub(crate) fn tell_ready() -> Result<()> {
     let mut stdout = std::io::stdout();
     stdout
         .write_all(READY)
@@ -89,7 +94,7 @@ pub fn tell_ready() -> Result<()> {
 }
 
 /// Builds a host around its first process, and leaves it to itself.
-pub fn boot(lab: &LabName, host: HostName) -> Result<u8> {
+pub(crate) fn boot(lab: &LabName, host: HostName) -> Result<u8> {
     setsid().context("starting a session")?;
     let place = Place::of(lab.clone());
     let switch = processes::find(lab, Part::Switch)?
@@ -132,7 +137,7 @@ pub fn boot(lab: &LabName, host: HostName) -> Result<u8> {
 }
 
 /// A host's first process: runs netd, starts it again when it ends, and reaps whatever is orphaned.
-pub fn host() -> Result<u8> {
+pub(crate) fn host() -> Result<u8> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).context("mounting /proc")?;
     chdir("/").context("changing to /")?;

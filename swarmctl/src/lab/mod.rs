@@ -15,9 +15,9 @@ mod processes;
 mod roster;
 mod up;
 
-pub use cable::switch;
-pub use host::{boot, host};
-pub use name::{HostName, LabName};
+pub(crate) use cable::switch;
+pub(crate) use host::{boot, host};
+pub(crate) use name::{HostName, LabName};
 
 use anyhow::Result;
 use model::{Kind, Refusal};
@@ -26,7 +26,7 @@ use crate::arguments::{Lab, LabVerb};
 use place::Place;
 
 /// `lab …`.
-pub fn run(lab: Lab) -> Result<u8> {
+pub(crate) fn run(lab: Lab) -> Result<u8> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Refusal::new(
             Kind::Denied,

@@ -10,7 +10,7 @@ use model::ParseError;
 
 /// A lab's name: 1-32 lower-case letters, digits and `-`, the first no `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LabName(String);
+pub(crate) struct LabName(String);
 
 impl FromStr for LabName {
     type Err = ParseError;
@@ -35,37 +35,37 @@ impl fmt::Display for LabName {
 
 /// A host's name: `h1`, `h2`, …
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HostName(u8);
+pub(crate) struct HostName(u8);
 
 impl HostName {
     /// How many hosts a lab may have.
-    pub const MOST: u8 = 200;
+    pub(crate) const MOST: u8 = 200;
     /// The first.
-    pub const FIRST: HostName = HostName(1);
+    pub(crate) const FIRST: HostName = HostName(1);
 
     /// The first `count` hosts.
-    pub fn first(count: u8) -> impl Iterator<Item = Self> {
+    pub(crate) fn first(count: u8) -> impl Iterator<Item = Self> {
         (1..=count.min(Self::MOST)).map(Self)
     }
 
     /// Its IPv4 address, of a /24. Every lab has the same: they do not see each other.
-    pub fn v4(self) -> Ipv4Addr {
+    pub(crate) fn v4(self) -> Ipv4Addr {
         Ipv4Addr::new(192, 168, 100, 10 + self.0)
     }
 
     /// Its IPv6 address, of a /64.
-    pub fn v6(self) -> Ipv6Addr {
+    pub(crate) fn v6(self) -> Ipv6Addr {
         Ipv6Addr::new(0xfd00, 0x6c61, 0x62, 0, 0, 0, 0, 0x10 + u16::from(self.0))
     }
 
     /// The address of its network card; it stays when the host is powered on again, as neighbours
     /// expect.
-    pub fn mac(self) -> [u8; 6] {
+    pub(crate) fn mac(self) -> [u8; 6] {
         [0x02, 0x6c, 0x61, 0x62, 0, self.0]
     }
 
     /// Where its control plane listens.
-    pub fn control(self) -> SocketAddr {
+    pub(crate) fn control(self) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(self.v4()), 2377)
     }
 }

@@ -14,23 +14,23 @@ use super::{HostName, LabName};
 
 const RUNTIME: &str = "/run/netd-lab";
 /// Every lab's disks.
-pub const DISKS: &str = "/var/lib/netd-lab";
+pub(crate) const DISKS: &str = "/var/lib/netd-lab";
 
 /// A lab's files.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub(crate) struct Place {
     /// The lab.
     pub lab: LabName,
 }
 
 impl Place {
     /// The files of this lab.
-    pub fn of(lab: LabName) -> Self {
+    pub(crate) fn of(lab: LabName) -> Self {
         Self { lab }
     }
 
     /// Every lab that has a directory.
-    pub fn all() -> Result<Vec<Self>> {
+    pub(crate) fn all() -> Result<Vec<Self>> {
         let mut labs: Vec<LabName> =
             [entries(Path::new(RUNTIME))?, entries(Path::new(DISKS))?].concat();
         labs.sort();
@@ -39,54 +39,54 @@ impl Place {
     }
 
     /// Logs; gone after a reboot of the machine.
-    pub fn runtime(&self) -> PathBuf {
+    pub(crate) fn runtime(&self) -> PathBuf {
         Path::new(RUNTIME).join(self.lab.to_string())
     }
 
     /// What survives a power cut.
-    pub fn disks(&self) -> PathBuf {
+    pub(crate) fn disks(&self) -> PathBuf {
         Path::new(DISKS).join(self.lab.to_string())
     }
 
     /// A host's /var/lib/netd.
-    pub fn disk(&self, host: HostName) -> PathBuf {
+    pub(crate) fn disk(&self, host: HostName) -> PathBuf {
         self.disks().join(host.to_string())
     }
 
     /// A host's own [`DISKS`]: of labs inside it.
-    pub fn inner_disks(&self, host: HostName) -> PathBuf {
+    pub(crate) fn inner_disks(&self, host: HostName) -> PathBuf {
         self.disks().join("labs").join(host.to_string())
     }
 
     /// What the hosts find in /usr/local/bin on top of the machine's own.
-    pub fn binaries(&self) -> PathBuf {
+    pub(crate) fn binaries(&self) -> PathBuf {
         self.disks().join("bin")
     }
 
     /// What a host has instead of those: `netd`, or nothing.
-    pub fn own_binaries(&self, host: HostName) -> PathBuf {
+    pub(crate) fn own_binaries(&self, host: HostName) -> PathBuf {
         self.disks().join("own").join(host.to_string())
     }
 
     /// A host's netd writes here.
-    pub fn log(&self, host: HostName) -> PathBuf {
+    pub(crate) fn log(&self, host: HostName) -> PathBuf {
         self.runtime().join(host.to_string()).join("netd.log")
     }
 
     /// The switch writes here.
-    pub fn switch_log(&self) -> PathBuf {
+    pub(crate) fn switch_log(&self) -> PathBuf {
         self.runtime().join("switch.log")
     }
 
     /// The hosts that it has, powered on or not.
-    pub fn hosts(&self) -> Result<Vec<HostName>> {
+    pub(crate) fn hosts(&self) -> Result<Vec<HostName>> {
         let mut hosts: Vec<HostName> = entries(&self.disks())?;
         hosts.sort();
         Ok(hosts)
     }
 
     /// Refuses a host that the lab does not have.
-    pub fn expect(&self, host: HostName) -> Result<()> {
+    pub(crate) fn expect(&self, host: HostName) -> Result<()> {
         let found = self.hosts()?.contains(&host);
         let cause = format!("lab {} has no host {host}", self.lab);
         if found {
@@ -102,12 +102,12 @@ impl Place {
     }
 
     /// Whether anything of it is on disk.
-    pub fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.runtime().exists() || self.disks().exists()
     }
 
     /// Keeps other commands from changing this lab, until dropped. Waits for those that are at it.
-    pub fn lock(&self) -> Result<File> {
+    pub(crate) fn lock(&self) -> Result<File> {
         let path = self.lock_path();
         loop {
             fs::create_dir_all(RUNTIME).with_context(|| format!("making {RUNTIME}"))?;
@@ -136,7 +136,7 @@ impl Place {
     }
 
     /// Removes every file of the lab. The caller holds its lock.
-    pub fn remove(&self) -> Result<()> {
+    pub(crate) fn remove(&self) -> Result<()> {
         for directory in [self.runtime(), self.disks()] {
             match fs::remove_dir_all(&directory) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {

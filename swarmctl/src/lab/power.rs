@@ -35,7 +35,7 @@ const RESTART_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Cuts a host's power. The cable goes first, because a machine without power sends no FIN or RST.
-pub fn kill(place: &Place, host: HostName) -> Result<()> {
+pub(crate) fn kill(place: &Place, host: HostName) -> Result<()> {
     let _lock = place.lock()?;
     place.expect(host)?;
     let Some(process) = processes::find(&place.lab, Part::Host(host))? else {
@@ -50,7 +50,7 @@ pub fn kill(place: &Place, host: HostName) -> Result<()> {
 }
 
 /// Powers a host on and waits until its netd answers.
-pub fn start(place: &Place, host: HostName) -> Result<()> {
+pub(crate) fn start(place: &Place, host: HostName) -> Result<()> {
     let _lock = place.lock()?;
     place.expect(host)?;
     if processes::find(&place.lab, Part::Host(host))?.is_some() {
@@ -70,7 +70,7 @@ fn answer(place: &Place, host: HostName) -> Result<()> {
 }
 
 /// Kill -9 of a host's netd. The host's first process starts it again.
-pub fn crash(place: &Place, host: HostName) -> Result<()> {
+pub(crate) fn crash(place: &Place, host: HostName) -> Result<()> {
     let process = running(place, host)?;
     let start = Instant::now();
     let netd = loop {
@@ -86,7 +86,7 @@ pub fn crash(place: &Place, host: HostName) -> Result<()> {
 
 /// Gives a host another netd, as an upgrade of its package does, and starts that in place of the
 /// running one as `systemctl restart` does. A host that is off runs it once it is on.
-pub fn upgrade(place: &Place, host: HostName, netd: &Path) -> Result<()> {
+pub(crate) fn upgrade(place: &Place, host: HostName, netd: &Path) -> Result<()> {
     let binary = Binary::at(netd)?;
     let _lock = place.lock()?;
     place.expect(host)?;
@@ -148,7 +148,7 @@ fn until_it_runs(place: &Place, host: HostName, process: &Process) -> Result<()>
 }
 
 /// Boots a host; its netd may not answer yet.
-pub fn boot(place: &Place, host: HostName) -> Result<()> {
+pub(crate) fn boot(place: &Place, host: HostName) -> Result<()> {
     let path = place.log(host);
     path.parent()
         .map_or(Ok(()), fs::create_dir_all)
@@ -178,7 +178,7 @@ pub fn boot(place: &Place, host: HostName) -> Result<()> {
 }
 
 /// A host's netd, once it answers.
-pub async fn daemon(place: &Place, host: HostName) -> Result<Daemon> {
+pub(crate) async fn daemon(place: &Place, host: HostName) -> Result<Daemon> {
     let process = running(place, host)?;
     // The way through its root leads to its own /run, whatever namespaces this process is in.
     let socket = process
@@ -202,7 +202,7 @@ pub async fn daemon(place: &Place, host: HostName) -> Result<Daemon> {
 }
 
 /// The first process of a host that is on.
-pub fn running(place: &Place, host: HostName) -> Result<Process> {
+pub(crate) fn running(place: &Place, host: HostName) -> Result<Process> {
     place.expect(host)?;
     processes::find(&place.lab, Part::Host(host))?.ok_or_else(|| {
         let next = format!("`swarmctl lab start --name {} {host}`", place.lab);

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// What a process is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// Builds a host around its first process, and ends.
     Boot(HostName),
     /// A host's first process.
@@ -33,7 +33,7 @@ pub enum Part {
 
 /// One of a lab's own processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
+pub(crate) struct Process {
     /// Its id.
     pub pid: i32,
     /// The lab.
@@ -47,25 +47,25 @@ pub struct Process {
 
 impl Process {
     /// A file of its /proc directory.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{name}", self.pid))
     }
 
     /// Its network namespace.
-    pub fn network(&self) -> Result<File> {
+    pub(crate) fn network(&self) -> Result<File> {
         let path = self.file("ns/net");
         File::open(&path).with_context(|| format!("opening {}", path.display()))
     }
 
     /// Whether it lives. A first process ends after all others of its host have.
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         stat(self.pid)
             .is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
     }
 }
 
 /// Every lab's processes.
-pub fn all() -> Result<Vec<Process>> {
+pub(crate) fn all() -> Result<Vec<Process>> {
     let depth = namespaced_pids("self")
         .context("reading /proc/self/status")?
         .len();
@@ -77,7 +77,7 @@ pub fn all() -> Result<Vec<Process>> {
 }
 
 /// This lab's processes.
-pub fn of(lab: &LabName) -> Result<Vec<Process>> {
+pub(crate) fn of(lab: &LabName) -> Result<Vec<Process>> {
     Ok(all()?
         .into_iter()
         .filter(|process| process.lab == *lab)
@@ -85,12 +85,12 @@ pub fn of(lab: &LabName) -> Result<Vec<Process>> {
 }
 
 /// The process of a part, if it runs.
-pub fn find(lab: &LabName, part: Part) -> Result<Option<Process>> {
+pub(crate) fn find(lab: &LabName, part: Part) -> Result<Option<Process>> {
     Ok(of(lab)?.into_iter().find(|process| process.part == part))
 }
 
 /// Kills processes and waits until they are gone, with all that ran under them.
-pub fn end(processes: &[Process]) -> Result<()> {
+pub(crate) fn end(processes: &[Process]) -> Result<()> {
     for process in processes.iter().filter(|process| process.is_alive()) {
         match kill(Pid::from_raw(process.pid), Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -149,7 +149,7 @@ fn parse(command_line: &[u8]) -> Option<(LabName, Part)> {
 }
 
 /// The command line of a part.
-pub fn command_line(lab: &LabName, part: Part) -> Vec<String> {
+pub(crate) fn command_line(lab: &LabName, part: Part) -> Vec<String> {
     let words = |verb: &str| vec![verb.to_owned(), "--lab".to_owned(), lab.to_string()];
     let with_host = |verb: &str, host: HostName| {
         [words(verb), vec!["--host".to_owned(), host.to_string()]].concat()
@@ -162,7 +162,7 @@ pub fn command_line(lab: &LabName, part: Part) -> Vec<String> {
 }
 
 /// A process's ids, from our PID namespace down to its own.
-pub fn namespaced_pids(pid: &str) -> Option<Vec<i32>> {
+pub(crate) fn namespaced_pids(pid: &str) -> Option<Vec<i32>> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status
         .lines()

@@ -25,7 +25,7 @@ struct HostInfo {
 }
 
 /// Lists every lab's hosts.
-pub fn ls(format: Format) -> Result<()> {
+pub(crate) fn ls(format: Format) -> Result<()> {
     let running = processes::all()?;
     let pid = |lab: &LabName, host| {
         running
@@ -59,7 +59,7 @@ pub fn ls(format: Format) -> Result<()> {
 }
 
 /// Prints the log of a host's netd.
-pub fn logs(place: &Place, host: HostName) -> Result<()> {
+pub(crate) fn logs(place: &Place, host: HostName) -> Result<()> {
     place.expect(host)?;
     let path = place.log(host);
     let mut log = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
@@ -72,7 +72,7 @@ pub fn logs(place: &Place, host: HostName) -> Result<()> {
 }
 
 /// The end of a host's log, for an error.
-pub fn tail(place: &Place, host: HostName) -> String {
+pub(crate) fn tail(place: &Place, host: HostName) -> String {
     let path = place.log(host);
     let text = fs::read(&path)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())

@@ -30,7 +30,7 @@ const MANAGERS: u8 = 3;
 
 /// What lab is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     hosts: u8,
     managers: u8,
     netd: BTreeMap<HostName, Binary>,
@@ -38,7 +38,7 @@ pub struct Plan {
 
 impl Plan {
     /// So many hosts, the first so many of them managers, and which of them run another netd.
-    pub fn new(hosts: u8, managers: Option<u8>, netd: &[HostBinary]) -> Result<Self> {
+    pub(crate) fn new(hosts: u8, managers: Option<u8>, netd: &[HostBinary]) -> Result<Self> {
         let managers = managers.unwrap_or(hosts.min(MANAGERS));
         if managers > hosts {
             let cause = format!("{managers} managers do not fit on {hosts} hosts");
@@ -74,7 +74,7 @@ fn by_host(hosts: u8, netd: &[HostBinary]) -> Result<BTreeMap<HostName, Binary>>
 
 /// What becomes of a lab of which a step fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Incomplete {
+pub(crate) enum Incomplete {
     /// It is taken down again.
     Removed,
     /// It is left as it is, to be looked at.
@@ -82,7 +82,7 @@ pub enum Incomplete {
 }
 
 /// Makes a lab.
-pub fn up(place: &Place, plan: &Plan, incomplete: Incomplete) -> Result<()> {
+pub(crate) fn up(place: &Place, plan: &Plan, incomplete: Incomplete) -> Result<()> {
     let _lock = place.lock()?;
     if place.exists() || !processes::of(&place.lab)?.is_empty() {
         let next = format!(

@@ -6,10 +6,10 @@ use model::{Kind, Refusal};
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 
 /// The control plane's port, as in Swarm.
-pub const PORT: u16 = 2377;
+pub(crate) const PORT: u16 = 2377;
 
 /// `IP`, `IP:PORT`, `[IPv6]:PORT`, `INTERFACE` or `INTERFACE:PORT`.
-pub fn parse(text: &str) -> Result<SocketAddr, Refusal> {
+pub(crate) fn parse(text: &str) -> Result<SocketAddr, Refusal> {
     if let Some(address) = literal(text) {
         return Ok(address);
     }
@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<SocketAddr, Refusal> {
 }
 
 /// A manager's address: an IP, with a port or without.
-pub fn parse_manager(text: &str) -> Result<SocketAddr, Refusal> {
+pub(crate) fn parse_manager(text: &str) -> Result<SocketAddr, Refusal> {
     literal(text).ok_or_else(|| {
         let cause = format!("{text:?} is not a manager's address");
         Refusal::new(
@@ -43,7 +43,7 @@ pub fn parse_manager(text: &str) -> Result<SocketAddr, Refusal> {
 
 /// The address that others most likely reach this host by: the default route's source, or the only
 /// one there is.
-pub fn guess() -> Result<SocketAddr, Refusal> {
+pub(crate) fn guess() -> Result<SocketAddr, Refusal> {
     if let Some(ip) = default_source() {
         return Ok(SocketAddr::new(ip, PORT));
     }
@@ -55,7 +55,7 @@ pub fn guess() -> Result<SocketAddr, Refusal> {
 }
 
 /// Every address of this family.
-pub fn unspecified(like: SocketAddr, port: u16) -> SocketAddr {
+pub(crate) fn unspecified(like: SocketAddr, port: u16) -> SocketAddr {
     let any = if like.is_ipv6() {
         Ipv6Addr::UNSPECIFIED.into()
     } else {

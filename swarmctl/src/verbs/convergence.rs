@@ -29,7 +29,12 @@ const LINE_PAUSE: Duration = Duration::from_secs(2);
 
 /// Waits until the service has converged, unless the command is detached. Tasks in `past` had ended before: their errors are not
 /// printed.
-pub async fn wait(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, wait: Wait) -> Result<u8> {
+pub(crate) async fn wait(
+    daemon: &Daemon,
+    name: &str,
+    past: &BTreeSet<TaskId>,
+    wait: Wait,
+) -> Result<u8> {
     if wait == Wait::Detached {
         return Ok(0);
     }
@@ -47,7 +52,7 @@ pub async fn wait(daemon: &Daemon, name: &str, past: &BTreeSet<TaskId>, wait: Wa
 }
 
 /// The ended tasks of a service: their errors are old.
-pub async fn past(daemon: &Daemon, name: &str) -> Result<BTreeSet<TaskId>> {
+pub(crate) async fn past(daemon: &Daemon, name: &str) -> Result<BTreeSet<TaskId>> {
     let ended = |task: &TaskInfo| task.state.is_terminal().then_some(task.id);
     Ok(daemon
         .ask(Question::tasks_of(name))

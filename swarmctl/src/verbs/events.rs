@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// `events`.
-pub async fn events(daemon: &Daemon, events: Events) -> Result<u8> {
+pub(crate) async fn events(daemon: &Daemon, events: Events) -> Result<u8> {
     let watch = Watch {
         filter: filter(&events.filter)?,
         begin: match events.since {

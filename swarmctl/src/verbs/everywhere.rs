@@ -8,7 +8,7 @@ use crate::{daemon::Daemon, failure};
 
 /// Looks at every node and passes on what is found; says on standard error who does not answer.
 /// Returns the exit code.
-pub async fn look<T>(
+pub(crate) async fn look<T>(
     daemon: &Daemon,
     nodes: &[NodeInfo],
     look: Look<T>,
@@ -36,7 +36,7 @@ async fn of_node<'a, T>(
 }
 
 /// Why nothing is seen of a node.
-pub fn down() -> Failure {
+pub(crate) fn down() -> Failure {
     Failure::new(
         Kind::Unavailable,
         "the node is down: its kernel cannot be seen",

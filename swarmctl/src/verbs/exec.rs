@@ -15,7 +15,7 @@ const QUEUE: usize = 16;
 const CHUNK: usize = 16 * 1024;
 
 /// Runs the command; its exit code is ours.
-pub async fn exec(daemon: &Daemon, exec: Exec) -> Result<u8> {
+pub(crate) async fn exec(daemon: &Daemon, exec: Exec) -> Result<u8> {
     let (input, parts) = mpsc::channel(QUEUE);
     let env = exec
         .env

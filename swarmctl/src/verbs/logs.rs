@@ -20,7 +20,7 @@ const QUEUE: usize = 256;
 
 /// How to read.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// Goes on as lines are written.
     pub follow: bool,
     /// Only the last lines of each task; 0 is all.
@@ -30,7 +30,7 @@ pub struct Reading {
 }
 
 /// Prints the logs of a service or a task.
-pub async fn logs(daemon: &Daemon, target: &str, reading: Reading) -> Result<u8> {
+pub(crate) async fn logs(daemon: &Daemon, target: &str, reading: Reading) -> Result<u8> {
     let (found, tasks) = find(daemon, target).await?;
     let (lines, mut arrived) = mpsc::channel(QUEUE);
     let mut printer = Printer {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Makes a cluster of this host and prints how others join.
-pub async fn init(daemon: &Daemon, init: Found) -> Result<u8> {
+pub(crate) async fn init(daemon: &Daemon, init: Found) -> Result<u8> {
     let Found {
         host: init,
         data_path_port,
@@ -41,7 +41,7 @@ pub async fn init(daemon: &Daemon, init: Found) -> Result<u8> {
 }
 
 /// Joins this host to a cluster.
-pub async fn join(daemon: &Daemon, join: Join) -> Result<u8> {
+pub(crate) async fn join(daemon: &Daemon, join: Join) -> Result<u8> {
     let manager = address::parse_manager(&join.manager)?;
     let advertise = join
         .host
@@ -71,7 +71,7 @@ pub async fn join(daemon: &Daemon, join: Join) -> Result<u8> {
 }
 
 /// Takes this host out of its cluster.
-pub async fn leave(daemon: &Daemon, request: LeaveRequest) -> Result<u8> {
+pub(crate) async fn leave(daemon: &Daemon, request: LeaveRequest) -> Result<u8> {
     daemon.leave(&request).await?;
     output::print("This node has left the cluster.")?;
     Ok(0)
@@ -79,7 +79,7 @@ pub async fn leave(daemon: &Daemon, request: LeaveRequest) -> Result<u8> {
 
 /// What `token` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Printed {
+pub(crate) enum Printed {
     /// The whole command to join with.
     Command,
     /// The token alone.
@@ -87,7 +87,7 @@ pub enum Printed {
 }
 
 /// Makes a new token of a role; who has the old one cannot join any more.
-pub async fn rotate_token(daemon: &Daemon, role: Role) -> Result<()> {
+pub(crate) async fn rotate_token(daemon: &Daemon, role: Role) -> Result<()> {
     let secret = Secret::new(rand::random());
     let command = Command::Cluster(ClusterCommand::RotateToken { role, secret });
     let object = format!("join token of {role}s");
@@ -96,7 +96,7 @@ pub async fn rotate_token(daemon: &Daemon, role: Role) -> Result<()> {
 }
 
 /// Prints a role's join token.
-pub async fn token(daemon: &Daemon, role: Role, printed: Printed) -> Result<u8> {
+pub(crate) async fn token(daemon: &Daemon, role: Role, printed: Printed) -> Result<u8> {
     let token = daemon.token(role).await?;
     output::print(&match printed {
         Printed::Token => token.token,
@@ -106,7 +106,7 @@ pub async fn token(daemon: &Daemon, role: Role, printed: Printed) -> Result<u8> 
 }
 
 /// Prints this host's membership and the state of its kernel.
-pub async fn status(daemon: &Daemon, format: Format) -> Result<u8> {
+pub(crate) async fn status(daemon: &Daemon, format: Format) -> Result<u8> {
     let standing = daemon.status().await?;
     List::of(&[standing])
         .column("NODE", name)
@@ -126,7 +126,7 @@ pub async fn status(daemon: &Daemon, format: Format) -> Result<u8> {
 }
 
 /// Prints internal state of this host's netd.
-pub async fn debug(daemon: &Daemon, what: Inside) -> Result<u8> {
+pub(crate) async fn debug(daemon: &Daemon, what: Inside) -> Result<u8> {
     output::print(daemon.debug(what.wire()).await?.trim_end())?;
     Ok(0)
 }

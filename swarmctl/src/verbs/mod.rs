@@ -17,14 +17,14 @@ mod traffic;
 mod update;
 mod verify;
 
-pub use events::events;
-pub use exec::exec;
-pub use membership::{Printed, debug, init, join, leave, rotate_token, status, token};
-pub use network::network;
-pub use node::node;
-pub use service::service;
-pub use task::task;
-pub use verify::check_ledger;
+pub(crate) use events::events;
+pub(crate) use exec::exec;
+pub(crate) use membership::{Printed, debug, init, join, leave, rotate_token, status, token};
+pub(crate) use network::network;
+pub(crate) use node::node;
+pub(crate) use service::service;
+pub(crate) use task::task;
+pub(crate) use verify::check_ledger;
 
 use anyhow::Result;
 use model::Failure;
@@ -33,7 +33,7 @@ use crate::{arguments::WaitFlags, failure};
 
 /// Whether a command returns before what it has begun is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// It waits and shows progress.
     Shown,
     /// It waits and shows nothing.

@@ -19,7 +19,7 @@ use crate::{
 const DOCKER_MTU: &str = "com.docker.network.driver.mtu";
 
 /// `network …`.
-pub async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
+pub(crate) async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
     match verb {
         NetworkVerb::Create(create) => self::create(daemon, create).await,
         NetworkVerb::Ls(listing) => ls(daemon, &listing).await,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use model::{
-    Availability, Command, Engine, Kind, NodeCommand, NodeId, NodeInfo, NodeStatus, Question,
+    Availability, BalancerKind, Command, Kind, NodeCommand, NodeId, NodeInfo, NodeStatus, Question,
     Refusal,
 };
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// `node …`.
-pub async fn node(daemon: &Daemon, verb: NodeVerb) -> Result<u8> {
+pub(crate) async fn node(daemon: &Daemon, verb: NodeVerb) -> Result<u8> {
     match verb {
         NodeVerb::Ls(listing) => ls(daemon, &listing).await,
         NodeVerb::Inspect { names, output } => {
@@ -94,7 +94,7 @@ async fn update(
     daemon: &Daemon,
     node: String,
     availability: Option<Availability>,
-    balancer: Option<Engine>,
+    balancer: Option<BalancerKind>,
     mut version: Option<u64>,
 ) -> Result<u8> {
     let NodeInfo { id, hostname, .. } = daemon.ask(Question::node(node)).await?;

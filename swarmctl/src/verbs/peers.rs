@@ -25,7 +25,7 @@ struct Row {
 }
 
 /// Prints the peers of networks, asked of every node that can answer.
-pub async fn peers(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
+pub(crate) async fn peers(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
     let (networks, mut code) = collect(&inspection.names, |name| {
         daemon.ask(Question::network(name))
     })

@@ -12,7 +12,7 @@ use crate::{
 
 /// Applies flags about names, ports and balancing to a spec. Errors: something to remove does not
 /// exist.
-pub fn reach(spec: &mut ServiceSpec, flags: Reach) -> Result<()> {
+pub(crate) fn reach(spec: &mut ServiceSpec, flags: Reach) -> Result<()> {
     for gone in &flags.publish_rm {
         take(
             &mut spec.publish,
@@ -68,7 +68,7 @@ pub fn reach(spec: &mut ServiceSpec, flags: Reach) -> Result<()> {
 }
 
 /// Applies flags about the tasks' resolver to a spec. Errors: something to remove does not exist.
-pub fn resolver(spec: &mut ServiceSpec, flags: Resolver) -> Result<()> {
+pub(crate) fn resolver(spec: &mut ServiceSpec, flags: Resolver) -> Result<()> {
     let (
         DnsConfig {
             servers,

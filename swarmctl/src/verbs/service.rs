@@ -22,7 +22,7 @@ use crate::{
 const REMOVE_LIMIT: Duration = Duration::from_secs(60);
 
 /// `service …`.
-pub async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
+pub(crate) async fn service(daemon: &Daemon, verb: ServiceVerb) -> Result<u8> {
     match verb {
         ServiceVerb::Create(create) => self::create(daemon, *create).await,
         ServiceVerb::Ls(listing) => ls(daemon, &listing).await,
@@ -242,7 +242,7 @@ fn replicas(service: &ServiceInfo) -> String {
 
 /// Whole seconds, rounded up; a value that does not fit becomes the largest, which validation
 /// refuses.
-pub fn seconds(affinity: Millis) -> u32 {
+pub(crate) fn seconds(affinity: Millis) -> u32 {
     affinity.0.div_ceil(1000).try_into().unwrap_or(u32::MAX)
 }
 
@@ -290,7 +290,7 @@ fn spec(create: ServiceCreate) -> Result<ServiceSpec> {
 }
 
 /// A port's own `allow` list overrides `--publish-allow`.
-pub fn publish(mut ports: Vec<PublishSpec>, allow: &[Subnet]) -> Vec<PublishSpec> {
+pub(crate) fn publish(mut ports: Vec<PublishSpec>, allow: &[Subnet]) -> Vec<PublishSpec> {
     ports
         .iter_mut()
         .filter(|port| port.allow.is_empty())

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// `task …`.
-pub async fn task(daemon: &Daemon, verb: TaskVerb) -> Result<u8> {
+pub(crate) async fn task(daemon: &Daemon, verb: TaskVerb) -> Result<u8> {
     match verb {
         TaskVerb::Rm {
             tasks,
@@ -65,7 +65,7 @@ async fn wait_until_ended(daemon: &Daemon, task: &TaskInfo) -> Result<()> {
 }
 
 /// Prints tasks.
-pub fn print(tasks: &[TaskInfo], listing: &Listing) -> Result<()> {
+pub(crate) fn print(tasks: &[TaskInfo], listing: &Listing) -> Result<()> {
     if listing.quiet {
         return tasks
             .iter()

@@ -23,7 +23,7 @@ struct Row {
 }
 
 /// Prints the traffic of services, asked of every node.
-pub async fn traffic(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
+pub(crate) async fn traffic(daemon: &Daemon, inspection: &Inspection) -> Result<u8> {
     let (services, mut code) = collect(&inspection.names, |name| {
         daemon.ask(Question::service(name))
     })

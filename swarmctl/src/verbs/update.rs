@@ -15,7 +15,7 @@ use crate::{
 const HEALTH: (u64, u64, u32) = (30_000, 30_000, 3);
 
 /// `service update`.
-pub async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
+pub(crate) async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
     let service = daemon.ask(Question::service(&change.service)).await?;
     let name = service.spec.name.clone();
     let past = convergence::past(daemon, &name).await?;
@@ -34,7 +34,7 @@ pub async fn update(daemon: &Daemon, change: ServiceUpdate) -> Result<u8> {
 }
 
 /// `service rollback`.
-pub async fn rollback(daemon: &Daemon, name: &str, wait: Wait) -> Result<u8> {
+pub(crate) async fn rollback(daemon: &Daemon, name: &str, wait: Wait) -> Result<u8> {
     let service = daemon.ask(Question::service(name)).await?;
     let name = &service.spec.name;
     let past = convergence::past(daemon, name).await?;
@@ -80,7 +80,7 @@ fn changed(mut spec: ServiceSpec, change: ServiceUpdate) -> Result<ServiceSpec> 
 }
 
 /// Applies health check flags to a spec. Errors: there is no command to run.
-pub fn health(spec: &mut ServiceSpec, flags: Health) -> Result<()> {
+pub(crate) fn health(spec: &mut ServiceSpec, flags: Health) -> Result<()> {
     let Health {
         health_cmd,
         health_interval,
@@ -117,7 +117,7 @@ pub fn health(spec: &mut ServiceSpec, flags: Health) -> Result<()> {
 }
 
 /// Applies rollout flags to a spec.
-pub fn rollout(spec: &mut ServiceSpec, flags: Rollout) {
+pub(crate) fn rollout(spec: &mut ServiceSpec, flags: Rollout) {
     let update = &mut spec.update;
     spec.task.drain = flags.drain.map_or(spec.task.drain, |time| time.0);
     update.parallelism = flags.update_parallelism.unwrap_or(update.parallelism);

@@ -29,7 +29,7 @@ struct Finding {
 
 /// Prints how ledger, views and kernels differ. With names, only differences of these networks and
 /// those of no network.
-pub async fn verify(daemon: &Daemon, names: &[String], format: Format) -> Result<u8> {
+pub(crate) async fn verify(daemon: &Daemon, names: &[String], format: Format) -> Result<u8> {
     let mut networks = BTreeSet::new();
     for name in names {
         networks.insert(daemon.ask(Question::network(name)).await?.id);
@@ -58,7 +58,7 @@ pub async fn verify(daemon: &Daemon, names: &[String], format: Format) -> Result
 }
 
 /// Prints what is wrong in the ledger.
-pub async fn check_ledger(daemon: &Daemon) -> Result<u8> {
+pub(crate) async fn check_ledger(daemon: &Daemon) -> Result<u8> {
     let findings = daemon.ask(Question::ledger()).await?;
     findings
         .iter()

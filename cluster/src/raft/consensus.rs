@@ -13,7 +13,8 @@ use model::{
     StateMachine, TokenInfo,
 };
 use openraft::{
-    BasicNode, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy, storage::RaftLogStorage,
+    BasicNode, Config, EntryPayload, Raft, RaftLogReader, RaftMetrics, ServerState, SnapshotPolicy,
+    storage::{RaftLogStorage, RaftStateMachine},
 };
 use tokio::{sync::Semaphore, task::AbortHandle, time::timeout};
 
@@ -101,10 +102,14 @@ impl<S: StateMachine> Consensus<S> {
             .last_log_id;
         let history = History::open(&directory.join("history.redb"), known, limits)?;
         let keeping = tokio::spawn(history::keep(machine.clone(), history.clone()));
+        settle_voters(me, &log, &machine).await?;
         let raft = Raft::new(
             me.0,
             config()?,
-            Network(links),
+            Network {
+                links,
+                log: log.clone(),
+            },
             log.clone(),
             machine.clone(),
         )
@@ -370,6 +375,30 @@ pub fn now() -> Millis {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |age| age.as_millis() as Millis)
+}
+
+/// Tells the log whose it is and who votes, as far as state and log say.
+async fn settle_voters<S: StateMachine>(
+    me: NodeId,
+    log: &Log,
+    machine: &Machine<S>,
+) -> Result<(), ClusterError> {
+    let unread = |error| failed("read the log", error);
+    let (applied, membership) = machine.clone().applied_state().await.map_err(unread)?;
+    let voters = machine.voters();
+    voters.are(*membership.log_id(), membership.membership());
+    let rest = applied.map_or(0, |applied| applied.index + 1)..;
+    for entry in log
+        .clone()
+        .try_get_log_entries(rest)
+        .await
+        .map_err(unread)?
+    {
+        if let EntryPayload::Membership(membership) = entry.payload {
+            voters.are(Some(entry.log_id), &membership);
+        }
+    }
+    log.belongs_to(me.0, voters).await
 }
 
 fn config() -> Result<Arc<Config>, ClusterError> {

@@ -19,7 +19,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::{sync::watch, time::timeout};
 
-use super::{LogId, StorageError, Types, feed::Feed};
+use super::{LogId, StorageError, Types, feed::Feed, log::Voters};
 use crate::{ClusterError, files};
 
 /// How long a snapshot waits for the history that it holds.
@@ -47,6 +47,7 @@ struct Shared<S> {
     known: Level,
     /// Last log id of the snapshot on disk. Locked while it is written.
     stored: Mutex<Option<LogId>>,
+    voters: Voters,
 }
 
 struct Inner<S> {
@@ -141,6 +142,7 @@ impl<S: StateMachine> Machine<S> {
             path: path.to_owned(),
             known,
             stored,
+            voters: Voters::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -200,6 +202,11 @@ impl<S: StateMachine> Machine<S> {
     /// The history is on the disk up to this revision: snapshots of the state may be.
     pub fn history_is_kept(&self, revision: u64) {
         self.shared.kept.send_replace(revision);
+    }
+
+    /// How many vote, to be kept by the log and by what is installed.
+    pub fn voters(&self) -> Voters {
+        self.shared.voters.clone()
     }
 
     /// The digest of the state as it stands.
@@ -432,6 +439,9 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
             .map_err(|error| StorageIOError::read_snapshot(Some(meta.signature()), &error))?;
         let stored = self.store(meta.clone(), state).await;
         stored.map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error))?;
+        let membership = &meta.last_membership;
+        let voters = &self.shared.voters;
+        voters.are(*membership.log_id(), membership.membership());
         self.change(|inner| *inner = restored);
         Ok(())
     }

@@ -1,8 +1,17 @@
 //! Raft's requests to other managers.
+//!
+//! openraft sends each follower a request of its own for each advance of the commit index, which
+//! doubles the requests of a write. Here such a request waits for a moment: where the next entries
+//! come meanwhile, they carry the index, else a task sends it.
 // The error type is openraft's.
 #![allow(clippy::result_large_err)]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use api::{
     MESSAGE_LIMIT, decode, encode,
@@ -10,7 +19,7 @@ use api::{
 };
 use model::NodeId;
 use openraft::{
-    AnyError, BasicNode, RaftNetwork, RaftNetworkFactory,
+    AnyError, BasicNode, RaftNetwork, RaftNetworkFactory, Vote,
     error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable},
     network::{Backoff, RPCOption},
     raft::{
@@ -19,22 +28,145 @@ use openraft::{
     },
 };
 use serde::de::DeserializeOwned;
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
 use tonic::{Code, Request, Response, Status, transport::Channel};
 
-use super::Types;
-use crate::link::{Links, Target};
+use super::{LogId, Types, log::Log};
+use crate::{
+    link::{Links, Target},
+    timing::HEARTBEAT,
+};
 
 /// Pause before a manager that cannot be reached is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long a commit index waits for entries to go with, at most.
+const HOLD: Duration = Duration::from_millis(20);
 
 /// Makes the ways to other managers.
-pub struct Network(pub Links);
+pub struct Network {
+    pub links: Links,
+    pub log: Log,
+}
 
 /// The way to one other manager.
 pub struct Peer {
     node: u64,
     address: Option<SocketAddr>,
     links: Links,
+    /// This manager's own.
+    log: Log,
+    acknowledged: Option<Acknowledged>,
+    held: Held,
+}
+
+/// What the manager has confirmed last by this way.
+struct Acknowledged {
+    vote: Vote<u64>,
+    last: Option<LogId>,
+    /// When that was asked of it.
+    asked: Instant,
+}
+
+impl Acknowledged {
+    /// Whether the manager has just confirmed all of this request but its commit index.
+    ///
+    /// To answer such a request in its stead is safe. openraft takes two things from the answer.
+    /// First, that the log of the manager matches up to `prev_log_id`: it has confirmed that to
+    /// this leader, in this term, and entries that a leader has had confirmed stay until a later
+    /// term. That they may be gone since is so after every answer. Second, that the manager had no
+    /// later vote when the request was sent: this is used for how long ago a majority has confirmed
+    /// the leadership, which is then told up to [`HOLD`] too recent, of 3 s after which requests
+    /// are refused. It decides nothing else: reads ask a majority by ways of their own, which have
+    /// nothing confirmed yet, and followers count time from what they receive. The age is counted
+    /// from a true answer, so that a manager that is gone is asked again after `HOLD`.
+    ///
+    /// The commit index is late at followers by as much. No client is answered from their state:
+    /// reads, views and watches are the leader's. A new leader applies what its log has before it
+    /// answers, and votes are counted by logs, not by commit indexes.
+    fn covers(&self, call: &AppendEntriesRequest<Types>) -> bool {
+        call.entries.is_empty()
+            && call.vote == self.vote
+            && call.prev_log_id == self.last
+            && self.asked.elapsed() < HOLD
+    }
+}
+
+/// A commit index that waits for entries to go with.
+#[derive(Default)]
+struct Held {
+    waiting: Arc<Mutex<Waiting>>,
+    task: Option<AbortHandle>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Since when, and the request.
+    call: Option<(Instant, AppendEntriesRequest<Types>)>,
+    /// Whether a task looks after it.
+    is_watched: bool,
+}
+
+impl Held {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next request carries the commit index.
+    fn leave(&self) {
+        self.lock().call = None;
+    }
+
+    fn hold(&mut self, call: AppendEntriesRequest<Types>, client: RaftClient<Channel>) {
+        let mut waiting = self.lock();
+        let since = waiting.call.take().map_or_else(Instant::now, |(at, _)| at);
+        waiting.call = Some((since, call));
+        if std::mem::replace(&mut waiting.is_watched, true) {
+            return;
+        }
+        drop(waiting);
+        let task = tokio::spawn(send_late(self.waiting.clone(), client));
+        self.task = Some(task.abort_handle());
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// Sends what waits once it has waited for long enough. The answer is left alone: a manager that
+/// refuses says so again to the next request. A request that is late, even behind later ones, is as
+/// good as one that the network has delayed, which Raft allows for.
+async fn send_late(waiting: Arc<Mutex<Waiting>>, mut client: RaftClient<Channel>) {
+    let mut due = Instant::now() + HOLD;
+    loop {
+        sleep_until(due).await;
+        let call = {
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            match waiting.call.take_if(|(since, _)| since.elapsed() >= HOLD) {
+                Some((_, call)) => call,
+                None => {
+                    let Some((since, _)) = &waiting.call else {
+                        waiting.is_watched = false;
+                        return;
+                    };
+                    due = *since + HOLD;
+                    continue;
+                }
+            }
+        };
+        let option = RPCOption::new(HEARTBEAT);
+        if let Err(status) = client.append(request(encode(&call), &option)).await {
+            tracing::debug!(reason = status.message(), "a commit index was not taken");
+        }
+        due = Instant::now();
+    }
 }
 
 type Failure<E> = RPCError<u64, BasicNode, RaftError<u64, E>>;
@@ -46,7 +178,10 @@ impl RaftNetworkFactory<Types> for Network {
         Peer {
             node,
             address: place.addr.parse().ok(),
-            links: self.0.clone(),
+            links: self.links.clone(),
+            log: self.log.clone(),
+            acknowledged: None,
+            held: Held::default(),
         }
     }
 }
@@ -82,6 +217,11 @@ impl Peer {
     }
 }
 
+/// A leader that cannot write is silent, and others elect another one.
+fn own_disk<E: std::error::Error>(error: io::Error) -> Failure<E> {
+    RPCError::Unreachable(Unreachable::new(&error))
+}
+
 fn request(payload: Json, option: &RPCOption) -> Request<Json> {
     let mut request = Request::new(payload);
     request.set_timeout(option.hard_ttl());
@@ -94,8 +234,34 @@ impl RaftNetwork<Types> for Peer {
         call: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failure<openraft::error::Infallible>> {
-        let answer = self.client()?.append(request(encode(&call), &option)).await;
-        self.read(answer)
+        let mut client = self.client()?;
+        self.log.prompt().await.map_err(own_disk)?;
+        // Until there is another answer, nothing is confirmed: this request may be given up.
+        if let Some(known) = self.acknowledged.take()
+            && known.covers(&call)
+        {
+            self.acknowledged = Some(known);
+            self.held.hold(call, client);
+            return Ok(AppendEntriesResponse::Success);
+        }
+        self.held.leave();
+        let asked = Acknowledged {
+            vote: call.vote,
+            last: call
+                .entries
+                .last()
+                .map_or(call.prev_log_id, |it| Some(it.log_id)),
+            asked: Instant::now(),
+        };
+        let answer = client.append(request(encode(&call), &option)).await;
+        let answer = self.read(answer)?;
+        if let Some(last) = asked.last {
+            self.log.written(last.index).await.map_err(own_disk)?;
+        }
+        if let AppendEntriesResponse::Success = answer {
+            self.acknowledged = Some(asked);
+        }
+        Ok(answer)
     }
 
     async fn install_snapshot(

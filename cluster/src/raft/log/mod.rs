@@ -5,6 +5,7 @@
 //! the database of the versions of that time. It moves from one to the other with the first entry
 //! of that level.
 
+mod ahead;
 mod moving;
 mod record;
 mod redb;
@@ -29,13 +30,16 @@ use std::{
 
 use model::{Level, level};
 use openraft::{
-    Entry, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote,
+    BasicNode, Entry, EntryPayload, LogState, Membership, OptionalSend, RaftLogReader,
+    StorageIOError, Vote,
     storage::{LogFlushed, RaftLogStorage},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{LogId, StorageError, Types};
 use crate::{ClusterError, files};
+use ahead::Ahead;
+pub use ahead::Voters;
 use moving::{DATABASE, FILES};
 use redb::Old;
 use replay::Marks;
@@ -57,6 +61,7 @@ struct Shared {
     known: Level,
     /// That of the newest entry: what Raft itself writes has no other.
     level: AtomicU16,
+    ahead: Ahead,
 }
 
 struct Disk {
@@ -109,8 +114,37 @@ impl Log {
                 disk: RwLock::new(Some(disk)),
                 known,
                 level: AtomicU16::new(level.0),
+                ahead: Ahead::new(),
             }),
         })
+    }
+
+    /// Says whose log this is, and who votes. From then on a leader's entries are sent to other
+    /// managers while they are written.
+    pub async fn belongs_to(&self, me: u64, voters: Voters) -> Result<(), ClusterError> {
+        let ahead = &self.shared.ahead;
+        ahead.belongs_to(me, voters);
+        let own = |error| files::failed("write", &self.shared.directory, error);
+        let marks = self.run(|shared| shared.read(Form::marks)).await;
+        match marks.map_err(own)?.vote {
+            Some(vote) if ahead.is_own(&vote) => self.keep_vote(vote).await.map_err(own),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until entries up to this one are on the disk. Errors: they will not be.
+    pub async fn written(&self, last: u64) -> io::Result<()> {
+        self.shared.ahead.written(last).await
+    }
+
+    /// Waits for a disk that has not taken an entry within a heartbeat.
+    pub async fn prompt(&self) -> io::Result<()> {
+        self.shared.ahead.prompt().await
+    }
+
+    async fn keep_vote(&self, vote: Vote<u64>) -> io::Result<()> {
+        self.shared.ahead.written(u64::MAX).await?;
+        self.run(move |shared| shared.keep_vote(vote)).await
     }
 
     /// Closes the files; whatever comes later fails.
@@ -124,7 +158,7 @@ impl Log {
             form: Form::Files(store),
             ..
         }) = disk.take()
-            && let Err(error) = store.close(self.shared.level())
+            && let Err(error) = self.shared.end(&store)
         {
             tracing::warn!(%error, "the log was not closed cleanly");
         }
@@ -153,6 +187,36 @@ impl Log {
         range: Range<u64>,
         limit: usize,
     ) -> Result<Vec<Entry<Types>>, StorageError> {
+        let unwritten = self.shared.ahead.find(range.clone());
+        let stored = match unwritten.first() {
+            Some((first, _)) => range.start..first.log_id.index.max(range.start),
+            None => range,
+        };
+        let mut entries = self.stored(stored, limit).await?;
+        // What is on the disk is enough for a request to another manager.
+        let mut room = match limit {
+            usize::MAX => limit,
+            _ if entries.is_empty() => limit,
+            _ => 0,
+        };
+        for (entry, bytes) in unwritten {
+            if bytes > room && !entries.is_empty() {
+                break;
+            }
+            room = room.saturating_sub(bytes);
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    async fn stored(
+        &self,
+        range: Range<u64>,
+        limit: usize,
+    ) -> Result<Vec<Entry<Types>>, StorageError> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
         let cached = range.clone();
         if let Ok(Some(entries)) = self.shared.read(|form| Ok(form.read_cached(cached, limit))) {
             return Ok(entries);
@@ -188,6 +252,71 @@ impl Shared {
             Form::Database(old) => old.append(&entries),
             Form::Files(store) => store.append(level, entries),
         })
+    }
+
+    /// Writes a vote. That of this manager as leader is a candidate's on the disk.
+    fn keep_vote(&self, vote: Vote<u64>) -> io::Result<()> {
+        let level = self.level();
+        self.read(|form| match form {
+            Form::Database(old) => {
+                self.ahead.leads_by(None);
+                old.save_vote(level, &vote)
+            }
+            Form::Files(store) if self.ahead.is_own(&vote) => {
+                let candidate = Vote {
+                    committed: false,
+                    ..vote
+                };
+                if store.marks().vote != Some(candidate) {
+                    store.save_vote(level, &candidate)?;
+                }
+                self.ahead.leads_by(Some(vote));
+                Ok(())
+            }
+            Form::Files(store) => {
+                self.ahead.leads_by(None);
+                store.save_vote(level, &vote)
+            }
+        })
+    }
+
+    /// Writes what waits until nothing does.
+    fn write_ahead(&self) {
+        loop {
+            // What is taken is written before the log can be closed.
+            let written = self.read(|form| {
+                let Some(entries) = self.ahead.take() else {
+                    return Ok(false);
+                };
+                let last = entries.last().map_or(0, |entry| entry.index);
+                match form {
+                    Form::Database(old) => old.append(&entries)?,
+                    Form::Files(store) => store.append(self.level(), entries)?,
+                }
+                self.ahead.is_written(last);
+                Ok(true)
+            });
+            match written {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    self.ahead.fail(&error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes the last. Whoever opens this log finds a leader that has all of its entries.
+    fn end(&self, store: &Store) -> io::Result<()> {
+        let level = self.level();
+        if let Some(entries) = self.ahead.take() {
+            store.append(level, entries)?;
+        }
+        if let Some(vote) = self.ahead.leads() {
+            store.save_vote(level, &vote)?;
+        }
+        store.close(level)
     }
 
     fn move_over(&self, level: Level) -> io::Result<()> {
@@ -320,19 +449,13 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError> {
-        let vote = *vote;
-        let saved = self.run(move |shared| {
-            shared.read(|form| match form {
-                Form::Database(old) => old.save_vote(shared.level(), &vote),
-                Form::Files(store) => store.save_vote(shared.level(), &vote),
-            })
-        });
-        let saved = saved.await;
+        let saved = self.keep_vote(*vote).await;
         saved.map_err(|error| StorageIOError::write_vote(&error).into())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError> {
-        Ok(self.marks().await?.vote)
+        let leads = self.shared.ahead.leads();
+        Ok(leads.or(self.marks().await?.vote))
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
@@ -372,7 +495,25 @@ impl RaftLogStorage<Types> for Log {
                 entry,
             });
         }
-        let written = self.run(|shared| shared.append(encoded)).await;
+        let ahead = &self.shared.ahead;
+        if ahead.takes(&encoded) {
+            if ahead.put(encoded) {
+                let shared = self.shared.clone();
+                tokio::task::spawn_blocking(move || shared.write_ahead());
+            }
+            callback.log_io_completed(Ok(()));
+            return Ok(());
+        }
+        let memberships = memberships_of(&encoded);
+        let written = match ahead.written(u64::MAX).await {
+            Ok(()) => self.run(|shared| shared.append(encoded)).await,
+            Err(error) => Err(error),
+        };
+        if written.is_ok() {
+            for (said, membership) in &memberships {
+                ahead.voters().are(Some(*said), membership);
+            }
+        }
         let failed = written
             .as_ref()
             .err()
@@ -382,13 +523,18 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn truncate(&mut self, from: LogId) -> Result<(), StorageError> {
-        let cut = self.run(move |shared| {
-            shared.read(|form| match form {
-                Form::Database(old) => old.truncate(from.index),
-                Form::Files(store) => store.truncate(shared.level(), from.index),
-            })
-        });
-        let cut = cut.await;
+        let cut = match self.shared.ahead.written(u64::MAX).await {
+            Ok(()) => {
+                let cut = move |form: &Form, level| match form {
+                    Form::Database(old) => old.truncate(from.index),
+                    Form::Files(store) => store.truncate(level, from.index),
+                };
+                self.run(move |shared| shared.read(|form| cut(form, shared.level())))
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        self.shared.ahead.voters().forget(from.index);
         cut.map_err(|error| StorageIOError::write_logs(&error).into())
     }
 
@@ -402,6 +548,17 @@ impl RaftLogStorage<Types> for Log {
         let cut = cut.await;
         cut.map_err(|error| StorageIOError::write_logs(&error).into())
     }
+}
+
+/// Who votes, of the entries that say so.
+fn memberships_of(entries: &[Encoded]) -> Vec<(LogId, Membership<u64, BasicNode>)> {
+    let mut found = Vec::new();
+    for one in entries {
+        if let EntryPayload::Membership(membership) = &one.entry.payload {
+            found.push((one.entry.log_id, membership.clone()));
+        }
+    }
+    found
 }
 
 impl Log {

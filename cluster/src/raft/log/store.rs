@@ -30,7 +30,16 @@ pub struct Store {
     known: Level,
     segment_bytes: u32,
     writer: Mutex<Writer>,
+    /// Locked for moments only, while the writer may wait for the disk.
+    noted: Mutex<Noted>,
     index: RwLock<Index>,
+}
+
+struct Noted {
+    /// As they are or, of `committed`, will be on the disk.
+    marks: Marks,
+    /// The mark of what is committed goes with the next write.
+    committed_waits: bool,
 }
 
 struct Writer {
@@ -38,10 +47,6 @@ struct Writer {
     number: u64,
     /// Where the segment ends. All of it is on the disk.
     end: u32,
-    /// As they are or, of `committed`, will be on the disk.
-    marks: Marks,
-    /// The mark of what is committed goes with the next write.
-    committed_waits: bool,
     /// The segment has nothing but its head.
     is_fresh: bool,
     /// A write failed. What is on the disk is not known from then on.
@@ -114,10 +119,12 @@ impl Store {
             segment,
             number,
             end: log.end,
-            marks: log.marks.clone(),
-            committed_waits: false,
             is_fresh: false,
             failed: None,
+        };
+        let noted = Noted {
+            marks: log.marks.clone(),
+            committed_waits: false,
         };
         let index = Index {
             log,
@@ -130,6 +137,7 @@ impl Store {
             known,
             segment_bytes,
             writer: Mutex::new(writer),
+            noted: Mutex::new(noted),
             index: RwLock::new(index),
         })
     }
@@ -140,7 +148,7 @@ impl Store {
     }
 
     pub fn marks(&self) -> Marks {
-        self.writer().marks.clone()
+        self.noted().marks.clone()
     }
 
     /// The last entry.
@@ -200,15 +208,15 @@ impl Store {
     pub fn save_vote(&self, level: Level, vote: &Vote<u64>) -> io::Result<()> {
         let body = encode(level, vote)?;
         self.write(level, &[(Kind::Vote, 0, &body)])?;
-        self.writer().marks.vote = Some(*vote);
+        self.noted().marks.vote = Some(*vote);
         Ok(())
     }
 
     /// Goes to the disk with the next write: losing it only costs a replay from an older mark.
     pub fn save_committed(&self, committed: Option<LogId>) {
-        let mut writer = self.writer();
-        writer.marks.committed = committed;
-        writer.committed_waits = true;
+        let mut noted = self.noted();
+        noted.marks.committed = committed;
+        noted.committed_waits = true;
     }
 
     pub fn truncate(&self, level: Level, from: u64) -> io::Result<()> {
@@ -224,7 +232,7 @@ impl Store {
     pub fn purge(&self, level: Level, upto: LogId) -> io::Result<()> {
         let body = encode(level, &upto)?;
         self.write(level, &[(Kind::Purged, upto.index, &body)])?;
-        self.writer().marks.purged = Some(upto);
+        self.noted().marks.purged = Some(upto);
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         index.log.purge(upto);
         index.forget();
@@ -238,7 +246,8 @@ impl Store {
 
     /// Writes what waits for the next write.
     pub fn close(&self, level: Level) -> io::Result<()> {
-        if self.writer().committed_waits {
+        let waits = self.noted().committed_waits;
+        if waits {
             self.write(level, &[])?;
         }
         Ok(())
@@ -280,6 +289,10 @@ impl Store {
         look(&self.index.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -304,8 +317,8 @@ impl Store {
             self.turn_over(writer, level)?;
         }
         let mut bytes = Vec::with_capacity(size + 256);
-        if writer.committed_waits {
-            let body = encode(level, &writer.marks.committed)?;
+        if let Some(committed) = self.noted().take_committed() {
+            let body = encode(level, &committed)?;
             writer.put(&mut bytes, (Kind::Committed, 0, &body))?;
         }
         let mut places = Vec::with_capacity(said.len());
@@ -321,19 +334,21 @@ impl Store {
         }
         let end = u32::try_from(writer.end as usize + bytes.len()).map_err(io::Error::other)?;
         writer.segment.write(writer.end, &bytes)?;
-        writer.end = end;
-        (writer.committed_waits, writer.is_fresh) = (false, false);
+        (writer.end, writer.is_fresh) = (end, false);
         Ok(places)
     }
 
     /// Begins the next segment, and says so in this one.
     fn turn_over(&self, writer: &mut Writer, level: Level) -> io::Result<()> {
+        let mut noted = self.noted();
+        noted.committed_waits = false;
         let head = Head {
             segment: writer.number + 1,
             previous: writer.end,
             next: self.index(|index| index.log.next),
-            marks: writer.marks.clone(),
+            marks: noted.marks.clone(),
         };
+        drop(noted);
         let (segment, end) = begin(&self.directory, &head, level, self.segment_bytes)?;
         let mut closed = Vec::new();
         let body = level::seal(level, Vec::new());
@@ -348,7 +363,7 @@ impl Store {
         index.open.insert(head.segment, segment.clone());
         index.log.segments.push_back((head.segment, head.next));
         (writer.segment, writer.number, writer.end) = (segment, head.segment, end);
-        (writer.committed_waits, writer.is_fresh) = (false, true);
+        writer.is_fresh = true;
         Ok(())
     }
 }
@@ -366,6 +381,14 @@ fn begin(directory: &Path, head: &Head, level: Level, room: u32) -> io::Result<(
     let end = u32::try_from(bytes.len()).map_err(io::Error::other)?;
     let segment = Segment::create(directory, head.segment, &bytes, room)?;
     Ok((segment, end))
+}
+
+impl Noted {
+    /// The mark of what is committed, where it waits for a write.
+    fn take_committed(&mut self) -> Option<Option<LogId>> {
+        let waits = std::mem::replace(&mut self.committed_waits, false);
+        waits.then_some(self.marks.committed)
+    }
 }
 
 impl Writer {

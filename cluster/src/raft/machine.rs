@@ -1,7 +1,6 @@
 //! The state machine behind the log: state in memory, snapshots in one file.
 
 use std::{
-    collections::VecDeque,
     io::Cursor,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -9,7 +8,7 @@ use std::{
 };
 
 use model::{
-    Change, Concern, Level, RecordError, Response, RestoreError, StateMachine, Touched, level,
+    Change, Level, RecordError, Response, RestoreError, StateMachine, Touched, level,
 };
 use openraft::{
     BasicNode, Entry, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
@@ -19,13 +18,11 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::{sync::watch, time::timeout};
 
-use super::{LogId, StorageError, Types, feed::Feed, log::Voters};
+use super::{LogId, StorageError, Types, feed::{Feed, Place}, log::Voters};
 use crate::{ClusterError, files};
 
 /// How long a snapshot waits for the history that it holds.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(10);
-/// How many changes are remembered, for who follows the state and is behind.
-const REMEMBERED: usize = 4_096;
 
 type Meta = SnapshotMeta<u64, BasicNode>;
 type Membership = StoredMembership<u64, BasicNode>;
@@ -54,55 +51,7 @@ struct Inner<S> {
     state: S,
     applied: Option<LogId>,
     membership: Membership,
-    recent: Recent,
     feed: Feed,
-}
-
-/// What the entries applied last changed, and whom it concerns.
-#[derive(Default)]
-struct Recent {
-    /// The log index up to which nothing is remembered.
-    forgotten: u64,
-    /// By log index; what changed nothing is left out.
-    touched: VecDeque<(u64, Touched)>,
-}
-
-impl Recent {
-    /// What was applied up to this log index is not remembered.
-    fn from(index: u64) -> Self {
-        Self {
-            forgotten: index,
-            touched: VecDeque::new(),
-        }
-    }
-
-    fn remember(&mut self, index: u64, changes: &[Change], concern: Concern) {
-        if changes.is_empty() && concern.is_nobodys() {
-            return;
-        }
-        let objects = changes.iter().map(|change| change.object).collect();
-        self.touched
-            .push_back((index, Touched { objects, concern }));
-        if self.touched.len() > REMEMBERED
-            && let Some((oldest, _)) = self.touched.pop_front()
-        {
-            self.forgotten = oldest;
-        }
-    }
-
-    /// What was applied after this log index; `None` if it is not remembered.
-    fn since(&self, seen: u64) -> Option<Touched> {
-        if seen < self.forgotten {
-            return None;
-        }
-        let mut all = Touched::default();
-        let newest_first = self.touched.iter().rev();
-        for (_, touched) in newest_first.take_while(|(index, _)| *index > seen) {
-            all.objects.extend(&touched.objects);
-            all.concern.merge(&touched.concern);
-        }
-        Some(all)
-    }
 }
 
 impl<S> Clone for Machine<S> {
@@ -122,7 +71,6 @@ impl<S: StateMachine> Machine<S> {
                 state: S::default(),
                 applied: None,
                 membership: Membership::default(),
-                recent: Recent::default(),
                 feed: Feed::default(),
             },
             Some(bytes) => parse(path, &bytes, known)
@@ -173,7 +121,7 @@ impl<S: StateMachine> Machine<S> {
             .inner
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let touched = seen.and_then(|seen| inner.recent.since(seen));
+        let touched = seen.and_then(|seen| inner.feed.touched(seen));
         let found = look(&inner.state, touched.as_ref());
         (index_of(&inner.applied), found)
     }
@@ -272,11 +220,13 @@ impl<S: StateMachine> Inner<S> {
     fn restored(meta: &Meta, state: &[u8], known: Level) -> Result<Self, RestoreError> {
         let state = S::restore(state, known)?;
         Ok(Self {
-            feed: Feed::since(state.revision()),
+            feed: Feed::since(Place {
+                index: index_of(&meta.last_log_id),
+                revision: state.revision(),
+            }),
             state,
             applied: meta.last_log_id,
             membership: meta.last_membership.clone(),
-            recent: Recent::from(index_of(&meta.last_log_id)),
         })
     }
 
@@ -290,9 +240,9 @@ impl<S: StateMachine> Inner<S> {
                 let mut responses = Vec::with_capacity(batch.entries.len());
                 for command in batch.entries {
                     let applied = self.state.apply(index, command);
-                    self.recent
-                        .remember(index, &applied.changes, applied.concern);
-                    self.feed.push(self.state.revision(), applied.changes);
+                    let revision = self.state.revision();
+                    let place = Place { index, revision };
+                    self.feed.push(place, applied.changes, applied.concern);
                     responses.push(applied.response);
                 }
                 responses

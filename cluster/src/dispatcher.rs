@@ -1,20 +1,21 @@
 //! The leader's end of a session: sends the node its view as it changes, and puts its reports into
 //! the log.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 
 use api::{encode, proto::Json};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use model::{
-    Command, Kind, NodeCommand, NodeId, NodeReport, RequestId, StateMachine, TooNew, Update,
+    Command, Kind, NodeCommand, NodeId, NodeReport, RequestId, StateMachine, Told, TooNew, Update,
 };
 use tokio::{
-    sync::mpsc,
-    time::{interval, sleep},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{interval, sleep, timeout},
 };
 
 use crate::{
     Downward, Upward,
+    fanout::Subscription,
     raft::{Consensus, Retry, confirmed},
 };
 
@@ -22,6 +23,15 @@ use crate::{
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Messages queued for a slow node; then the session waits.
 pub const QUEUE: usize = 64;
+
+/// Whole views of at least this many bytes take turns.
+const LARGE: usize = 64 << 10;
+/// KiB of large views that are on their way at the same time, of all sessions. A thousand nodes
+/// that come at once want gigabytes.
+pub const ROOM: usize = 64 << 10;
+/// How long a large view waits for room; then it goes all the same. Nodes that read slowly must not
+/// keep others from their views.
+const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a node sends.
 pub type Upstream = Pin<Box<dyn Stream<Item = Upward> + Send>>;
@@ -31,7 +41,7 @@ pub fn open<S: StateMachine>(
     consensus: Arc<Consensus<S>>,
     node: NodeId,
     upstream: Upstream,
-) -> mpsc::Receiver<Json> {
+) -> impl Stream<Item = Json> + Send + 'static {
     let (down, receiver) = mpsc::channel(QUEUE);
     let session = Session {
         consensus,
@@ -39,14 +49,54 @@ pub fn open<S: StateMachine>(
         down,
     };
     tokio::spawn(session.run(upstream));
-    receiver
+    unpacked(receiver)
+}
+
+/// A message on its way, and the room that it takes until it is sent.
+struct Parcel {
+    /// As it travels: [`Downward`].
+    message: Json,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// The messages. The next one is asked for once the connection has sent most of the one before,
+/// which then takes no room any more.
+fn unpacked(parcels: mpsc::Receiver<Parcel>) -> impl Stream<Item = Json> + Send + 'static {
+    stream::unfold((parcels, None), |(mut parcels, sent)| async move {
+        drop(sent);
+        let Parcel { message, room } = parcels.recv().await?;
+        Some((message, (parcels, room)))
+    })
+}
+
+/// Room for an update, which waits its turn.
+type Turn = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
+
+/// A turn for a large view; none for what goes at once.
+fn turn_for(update: &Update, room: &Arc<Semaphore>) -> Option<Turn> {
+    let bytes = update.bytes();
+    if !update.is_whole() || bytes < LARGE {
+        return None;
+    }
+    let needed = (bytes >> 10).min(ROOM) as u32;
+    let turn = room.clone().acquire_many_owned(needed);
+    Some(Box::pin(async move {
+        timeout(ROOM_PATIENCE, turn).await.ok()?.ok()
+    }))
+}
+
+/// Waits for a turn, where there is one to wait for.
+async fn comes(turn: &mut Option<Turn>) -> Option<OwnedSemaphorePermit> {
+    match turn {
+        Some(turn) => turn.await,
+        None => pending().await,
+    }
 }
 
 struct Session<S> {
     consensus: Arc<Consensus<S>>,
     node: NodeId,
-    /// Messages as they travel: [`Downward`].
-    down: mpsc::Sender<Json>,
+    down: mpsc::Sender<Parcel>,
 }
 
 /// The session is over.
@@ -112,17 +162,24 @@ impl<S: StateMachine> Session<S> {
         self.consensus.hear(self.node);
         let view = self.consensus.fanout.subscribe(self.node);
         let mut check = interval(CHECK_INTERVAL);
-        let mut told = None;
+        let mut told: Option<Told> = None;
+        let mut turn: Option<Turn> = None;
         loop {
             tokio::select! {
                 message = upstream.next() => self.hear(message.ok_or(Over)?)?,
-                () = view.woken.notified() => {
-                    let next = match &told {
-                        None => view.resume(generation, digest),
-                        told => view.update(told.as_ref()),
-                    };
-                    if let Some((update, now)) = next {
-                        self.send(changed(&update)).await?;
+                () = view.woken.notified(), if turn.is_none() => {
+                    if let Some((update, now)) = next(&view, told.as_ref(), generation, digest) {
+                        turn = turn_for(&update, &self.consensus.room);
+                        if turn.is_none() {
+                            self.send(changed(&update), None).await?;
+                            told = Some(now);
+                        }
+                    }
+                }
+                room = comes(&mut turn) => {
+                    turn = None;
+                    if let Some((update, now)) = next(&view, told.as_ref(), generation, digest) {
+                        self.send(changed(&update), room).await?;
                         told = Some(now);
                     }
                 }
@@ -132,8 +189,9 @@ impl<S: StateMachine> Session<S> {
         }
     }
 
-    async fn send(&self, message: Json) -> Result<(), Over> {
-        self.down.send(message).await.map_err(|_| Over)
+    async fn send(&self, message: Json, room: Option<OwnedSemaphorePermit>) -> Result<(), Over> {
+        let parcel = Parcel { message, room };
+        self.down.send(parcel).await.map_err(|_| Over)
     }
 
     fn hear(&self, message: Upward) -> Result<(), Over> {
@@ -158,9 +216,26 @@ impl<S: StateMachine> Session<S> {
     }
 }
 
+/// What a node is to be told next that has been told this or, at first, has a view of this
+/// generation and digest.
+fn next<S: StateMachine>(
+    view: &Subscription<S>,
+    told: Option<&Told>,
+    generation: u64,
+    digest: &str,
+) -> Option<(Update, Told)> {
+    match told {
+        None => view.resume(generation, digest),
+        told => view.update(told),
+    }
+}
+
 /// [`Downward::Change`], of an update that is encoded already.
 fn changed(update: &Update) -> Json {
-    let json = format!("{{\"kind\":\"change\",\"delta\":{}}}", update.to_json());
+    let mut json = String::with_capacity(update.bytes());
+    json.push_str("{\"kind\":\"change\",\"delta\":");
+    update.write_json(&mut json);
+    json.push('}');
     Json {
         json: json.into_bytes(),
     }
@@ -172,7 +247,7 @@ async fn record<S: StateMachine>(
     consensus: Arc<Consensus<S>>,
     sequence: u64,
     report: NodeReport,
-    down: mpsc::Sender<Json>,
+    down: mpsc::Sender<Parcel>,
 ) {
     let node = report.node;
     let request = RequestId(rand::random());
@@ -187,9 +262,11 @@ async fn record<S: StateMachine>(
                 {
                     tracing::warn!(%node, cause = refusal.cause, "a node's report was refused");
                 }
-                let _gone = down
-                    .send(encode(&Downward::Acknowledged { sequence }))
-                    .await;
+                let parcel = Parcel {
+                    message: encode(&Downward::Acknowledged { sequence }),
+                    room: None,
+                };
+                let _gone = down.send(parcel).await;
                 return;
             }
             Err(Retry(reason)) => tracing::debug!(%node, reason, "a node's report waits"),

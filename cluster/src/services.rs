@@ -21,7 +21,6 @@ use openraft::{
     raft::{AppendEntriesRequest, InstallSnapshotRequest},
 };
 use serde_json::Value;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 use tracing::field::display;
 
@@ -287,8 +286,6 @@ impl<S: StateMachine> Dispatcher for Door<S> {
             .take_while(|message| std::future::ready(message.is_some()))
             .filter_map(std::future::ready);
         let downward = dispatcher::open(leader, from.node, Box::pin(upward));
-        Ok(Response::new(Box::pin(
-            ReceiverStream::new(downward).map(Ok),
-        )))
+        Ok(Response::new(Box::pin(downward.map(Ok))))
     }
 }

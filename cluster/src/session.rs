@@ -184,7 +184,7 @@ async fn open<S: StateMachine>(
         Seat::Here => {
             let consensus = member.consensus()?.clone();
             let downward = dispatcher::open(consensus, member.node(), Box::pin(upward));
-            return Some(decoded(ReceiverStream::new(downward)));
+            return Some(decoded(downward));
         }
         Seat::There(node, address) => (node, address),
     };

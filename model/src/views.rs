@@ -245,8 +245,30 @@ enum Piece {
 }
 
 impl Update {
+    /// Whether it is a whole view.
+    pub fn is_whole(&self) -> bool {
+        self.from.is_none()
+    }
+
+    /// About how many bytes of JSON it has.
+    pub fn bytes(&self) -> usize {
+        let pieces = self.set.iter().map(|piece| match piece {
+            Piece::One(record) => record.key.len() + record.json.len() + 4,
+            Piece::Many(records) => records.len() + 1,
+        });
+        let removed = self.remove.iter().map(|key| key.len() + 3);
+        pieces.chain(removed).sum::<usize>() + 128
+    }
+
     /// JSON of the [`crate::ViewDelta`].
     pub fn to_json(&self) -> String {
+        let mut text = String::with_capacity(self.bytes());
+        self.write_json(&mut text);
+        text
+    }
+
+    /// Writes that JSON.
+    pub fn write_json(&self, text: &mut String) {
         #[derive(Serialize)]
         struct Head {
             from: Option<u64>,
@@ -269,7 +291,7 @@ impl Update {
             node,
         };
         // Plain data always has a JSON form.
-        let mut text = serde_json::to_string(&head).unwrap_or_default();
+        text.push_str(&serde_json::to_string(&head).unwrap_or_default());
         text.pop();
         text.push_str(",\"set\":{");
         let mut is_first = true;
@@ -281,7 +303,7 @@ impl Update {
                 text.push(',');
             }
             match piece {
-                Piece::One(record) => record.write(&mut text),
+                Piece::One(record) => record.write(text),
                 Piece::Many(records) => text.push_str(records),
             }
         }
@@ -289,7 +311,6 @@ impl Update {
         let remove = serde_json::to_string(&self.remove).unwrap_or_default();
         // Writing to a string cannot fail.
         let _written = write!(text, "{remove}}}");
-        text
     }
 
     /// The generation that it leads to.

@@ -20,7 +20,7 @@ use tokio::{sync::Semaphore, task::AbortHandle, time::timeout};
 
 use super::{LogId, Machine, Types, commit::Commits, log::Log, network::Network};
 use crate::{
-    ClusterError,
+    ClusterError, dispatcher,
     fanout::Fanout,
     files,
     history::{self, History, Limits},
@@ -73,6 +73,8 @@ pub struct Consensus<S> {
     keeping: AbortHandle,
     /// A place for each that watches.
     pub watchers: Arc<Semaphore>,
+    /// For large views on their way to nodes.
+    pub room: Arc<Semaphore>,
 }
 
 impl<S: StateMachine> Consensus<S> {
@@ -132,6 +134,7 @@ impl<S: StateMachine> Consensus<S> {
             history,
             keeping: keeping.abort_handle(),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
+            room: Arc::new(Semaphore::new(dispatcher::ROOM)),
         })
     }
 

@@ -284,7 +284,7 @@ impl<S: StateMachine> Member<S> {
 
     async fn settled(&self) {
         if let Some(consensus) = &self.inner.consensus {
-            while !consensus.voters().contains(&self.node().0) {
+            while !consensus.votes() {
                 sleep(RETRY_PAUSE).await;
             }
         }

@@ -224,6 +224,16 @@ impl<S: StateMachine> Consensus<S> {
             .collect()
     }
 
+    /// Whether this manager votes, and the change that made it a voter is over: while it is under
+    /// way, the voters of before have to be a majority, too.
+    pub fn votes(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let is_settled = membership.get_joint_config().len() == 1;
+        is_settled && membership.voter_ids().any(|voter| voter == self.me.0)
+    }
+
     /// Puts a command into the log, stamped with this leader's clock and, where it makes keys, with
     /// chance.
     pub async fn write(&self, request: RequestId, command: Command) -> Result<Response, Retry> {

@@ -110,7 +110,8 @@ impl Feed {
         let mut all = Touched::default();
         let newest_first = self.told.iter().rev();
         for told in newest_first.take_while(|told| told.place.index > index) {
-            all.objects.extend(told.changes.iter().map(|change| change.object));
+            all.objects
+                .extend(told.changes.iter().map(|change| change.object));
             all.concern.merge(&told.concern);
         }
         Some(all)

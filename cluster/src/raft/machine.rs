@@ -7,9 +7,7 @@ use std::{
     time::Duration,
 };
 
-use model::{
-    Change, Level, RecordError, Response, RestoreError, StateMachine, Touched, level,
-};
+use model::{Change, Level, RecordError, Response, RestoreError, StateMachine, Touched, level};
 use openraft::{
     BasicNode, Entry, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
     StorageIOError, StoredMembership, storage::RaftStateMachine,
@@ -18,7 +16,11 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::{sync::watch, time::timeout};
 
-use super::{LogId, StorageError, Types, feed::{Feed, Place}, log::Voters};
+use super::{
+    LogId, StorageError, Types,
+    feed::{Feed, Place},
+    log::Voters,
+};
 use crate::{ClusterError, files};
 
 /// How long a snapshot waits for the history that it holds.

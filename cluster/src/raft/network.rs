@@ -289,3 +289,33 @@ impl RaftNetwork<Types> for Peer {
         Backoff::new(std::iter::repeat(RETRY_PAUSE))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::testing::{blank_ent, log_id};
+
+    use super::*;
+
+    fn call(term: u64, last: u64) -> AppendEntriesRequest<Types> {
+        AppendEntriesRequest {
+            vote: Vote::new_committed(term, 1),
+            prev_log_id: Some(log_id(term, 1, last)),
+            entries: Vec::new(),
+            leader_commit: Some(log_id(term, 1, last)),
+        }
+    }
+
+    #[test]
+    fn only_what_was_just_confirmed_is_answered_here() {
+        let call_of = call(7, 5);
+        let just = |vote, last, asked| Acknowledged { vote, last, asked };
+        let (vote, last, now) = (call_of.vote, call_of.prev_log_id, Instant::now());
+        assert!(just(vote, last, now).covers(&call_of));
+        assert!(!just(vote, None, now).covers(&call_of));
+        assert!(!just(vote, Some(log_id(7, 1, 4)), now).covers(&call_of));
+        assert!(!just(Vote::new_committed(6, 1), last, now).covers(&call_of));
+        assert!(!just(vote, last, now - HOLD).covers(&call_of));
+        let entries = vec![blank_ent(7, 1, 6)];
+        assert!(!just(vote, last, now).covers(&AppendEntriesRequest { entries, ..call_of }));
+    }
+}

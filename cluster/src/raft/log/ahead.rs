@@ -29,29 +29,36 @@ use crate::timing::HEARTBEAT;
 
 /// How many vote, by the newest entry that says so, committed or not. Clones share it.
 #[derive(Clone, Default)]
-pub struct Voters(Arc<Mutex<Option<(Option<LogId>, usize)>>>);
+pub struct Voters(Arc<Mutex<Option<Count>>>);
+
+struct Count {
+    /// The entry; none of a cluster that is yet to be made.
+    said: Option<LogId>,
+    voters: usize,
+}
 
 impl Voters {
-    fn lock(&self) -> MutexGuard<'_, Option<(Option<LogId>, usize)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Count>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An entry says who votes. An older one than is known changes nothing.
     pub fn are(&self, said: Option<LogId>, membership: &Membership<u64, BasicNode>) {
         let mut known = self.lock();
-        if known.is_none_or(|(newest, _)| newest <= said) {
-            *known = Some((said, membership.voter_ids().count()));
+        if known.as_ref().is_none_or(|known| known.said <= said) {
+            let voters = membership.voter_ids().count();
+            *known = Some(Count { said, voters });
         }
     }
 
     /// Entries from this index on are gone. Who votes is not known where one of them said so.
     pub fn forget(&self, from: u64) {
-        let is_gone = |said: Option<LogId>| said.is_some_and(|said| said.index >= from);
-        self.lock().take_if(|(said, _)| is_gone(*said));
+        let is_gone = |said: LogId| said.index >= from;
+        self.lock().take_if(|known| known.said.is_some_and(is_gone));
     }
 
     fn are_several(&self) -> bool {
-        self.lock().is_some_and(|(_, number)| number > 1)
+        self.lock().as_ref().is_some_and(|known| known.voters > 1)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use openraft::testing::blank_ent;
+use openraft::{storage::RaftLogStorageExt, testing::blank_ent};
 use tempfile::TempDir;
 
 use super::{
@@ -511,4 +511,111 @@ fn files_that_are_missing_are_not_begun_anew() {
         text.contains("/log is damaged at byte 0: this directory"),
         "{text}"
     );
+}
+
+/// A vote of manager 1, which owns the log, as leader.
+fn leading(term: u64) -> Vote<u64> {
+    Vote::new_committed(term, 1)
+}
+
+/// A log of manager 1, where this many vote.
+async fn log_of_leader(directory: &Path, voters: u64) -> Log {
+    let log = Log::open(directory, LEVEL, LEVEL).unwrap();
+    let known = Voters::default();
+    let members: std::collections::BTreeSet<u64> = (1..=voters).collect();
+    known.are(None, &Membership::new(vec![members], ()));
+    log.belongs_to(1, known).await.unwrap();
+    log
+}
+
+/// What a log holds that is opened from a copy of the files.
+async fn crashed(directory: &Path) -> (Option<Vote<u64>>, Vec<u64>) {
+    let copy = directory_of(directory);
+    let mut log = Log::open(copy.path(), LEVEL, LEVEL).unwrap();
+    let entries = log.try_get_log_entries(..).await.unwrap();
+    let indexes = entries.iter().map(|entry| entry.log_id.index).collect();
+    (log.read_vote().await.unwrap(), indexes)
+}
+
+/// A copy of Raft's directory.
+fn directory_of(original: &Path) -> TempDir {
+    let copy = directory();
+    fs::create_dir(copy.path().join(FILES)).unwrap();
+    for (name, bytes) in files_of(&original.join(FILES)) {
+        fs::write(copy.path().join(FILES).join(name), bytes).unwrap();
+    }
+    copy
+}
+
+#[tokio::test]
+async fn a_leader_has_its_entries_at_once_and_soon_on_disk() {
+    let home = directory();
+    let mut log = log_of_leader(home.path(), 3).await;
+    log.save_vote(&Vote::new(7, 1)).await.unwrap();
+    log.save_vote(&leading(7)).await.unwrap();
+    for last in (5..=500).step_by(5) {
+        let entries = (last - 4..=last).map(|index| blank_ent::<Types>(7, 1, index));
+        log.blocking_append(entries).await.unwrap();
+        let all = log.try_get_log_entries(..).await.unwrap();
+        let indexes = all.iter().map(|entry| entry.log_id.index);
+        assert!(indexes.eq(1..=last), "{last}");
+        let some = log.limited_get_log_entries(last - 2, last + 1).await;
+        assert_eq!(some.unwrap()[0].log_id.index, last - 2);
+    }
+    log.written(500).await.unwrap();
+    let (vote, entries) = crashed(home.path()).await;
+    assert!(entries.into_iter().eq(1..=500));
+    // It does not lead on in that term after a crash, which may have cost it entries.
+    assert_eq!(vote, Some(Vote::new(7, 1)));
+    assert_eq!(log.read_vote().await.unwrap(), Some(leading(7)));
+    log.close();
+    assert_eq!(crashed(home.path()).await.0, Some(leading(7)));
+    // A log that was closed has all, and its leader may lead on, but not after a crash then.
+    let mut log = log_of_leader(home.path(), 3).await;
+    assert_eq!(log.read_vote().await.unwrap(), Some(leading(7)));
+    assert_eq!(crashed(home.path()).await.0, Some(Vote::new(7, 1)));
+    log.save_vote(&Vote::new_committed(8, 2)).await.unwrap();
+    let (vote, entries) = crashed(home.path()).await;
+    assert_eq!(vote, Some(Vote::new_committed(8, 2)));
+    assert_eq!(entries.len(), 500);
+}
+
+#[tokio::test]
+async fn what_counts_without_others_is_on_disk_first() {
+    let home = directory();
+    let mut log = log_of_leader(home.path(), 1).await;
+    log.save_vote(&leading(7)).await.unwrap();
+    let plain = |index| blank_ent::<Types>(7, 1, index);
+    log.blocking_append([plain(1)]).await.unwrap();
+    assert_eq!(crashed(home.path()).await.1, [1]);
+    // Others vote from now on, and then not any more.
+    for (index, voters) in [(2, vec![1, 2, 3]), (4, vec![1])] {
+        let members = vec![voters.into_iter().collect()];
+        let entry = Entry {
+            log_id: openraft::testing::log_id(7, 1, index),
+            payload: EntryPayload::Membership(Membership::new(members, ())),
+        };
+        log.blocking_append([entry]).await.unwrap();
+        assert!(crashed(home.path()).await.1.into_iter().eq(1..=index));
+        log.blocking_append([plain(index + 1)]).await.unwrap();
+    }
+    assert!(crashed(home.path()).await.1.into_iter().eq(1..=5));
+    // Entries of a leader whose term is over are as those of others.
+    log.save_vote(&Vote::new_committed(8, 2)).await.unwrap();
+    let late = blank_ent::<Types>(8, 2, 6);
+    log.blocking_append([late]).await.unwrap();
+    assert!(crashed(home.path()).await.1.into_iter().eq(1..=6));
+}
+
+#[tokio::test]
+async fn a_leader_whose_disk_fails_confirms_nothing() {
+    let home = directory();
+    let mut log = log_of_leader(home.path(), 3).await;
+    log.save_vote(&leading(7)).await.unwrap();
+    log.close();
+    let plain = |index| blank_ent::<Types>(7, 1, index);
+    let _early = log.blocking_append([plain(1)]).await;
+    assert!(log.written(1).await.is_err());
+    assert!(log.prompt().await.is_err());
+    assert!(log.blocking_append([plain(2)]).await.is_err());
 }

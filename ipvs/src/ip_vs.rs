@@ -26,6 +26,7 @@ use crate::{
     Balancer, BalancerError, Observed, Op, Passed, Table, Traffic, VirtualService,
     balancer::diff,
     connections::Connections,
+    moment::Moment,
     nft_balancer::{
         TABLE, elements, hairpins, middle_of_tcp, number, of_version, sources, unreachable, value,
         with_hairpins,
@@ -90,8 +91,7 @@ enum Seen {
 
 struct Whole {
     table: Arc<Table>,
-    /// At this number of nftables' changes.
-    at: u32,
+    at: Moment,
     read: Instant,
     /// How long it took.
     cost: Duration,
@@ -149,7 +149,7 @@ impl IpVs {
     }
 
     fn read(&mut self) -> Result<Observed, BalancerError> {
-        let at = nftables::generation(&mut self.socket)?;
+        let at = Moment::now(&mut self.socket)?;
         if let Seen::Whole(whole) = &self.seen
             && whole.at == at
             && whole.is_fresh()
@@ -291,8 +291,8 @@ impl IpVs {
         self.marks.forget(&before, &after);
         self.change(requests, rules.as_ref())?;
         let table = whole.table.clone();
-        whole.at = whole.at.wrapping_add(u32::from(rules.is_some()));
-        if nftables::generation(&mut self.socket)? == whole.at {
+        whole.at = whole.at.after(rules.as_ref());
+        if whole.at.is_now(&mut self.socket) {
             self.seen = Seen::Whole(whole);
         }
         Ok(table)
@@ -331,9 +331,9 @@ impl Balancer for IpVs {
     /// A change is planned on the last known state, so that it need not wait until thousands of
     /// services have been read; they are read again afterwards.
     fn plan(&mut self, desired: &Table) -> Result<Vec<Op>, BalancerError> {
-        let at = nftables::generation(&mut self.socket)?;
+        let now = Moment::now(&mut self.socket)?;
         let ops = match &self.seen {
-            Seen::Whole(whole) if whole.at == at => whole.table.ops(desired),
+            Seen::Whole(whole) if whole.at == now => whole.table.ops(desired),
             _ => Vec::new(),
         };
         if ops.is_empty() {
@@ -357,16 +357,14 @@ impl Balancer for IpVs {
     }
 
     fn overlook(&mut self, before: u32) {
-        if let Seen::Whole(whole) = &mut self.seen
-            && whole.at == before
-        {
-            whole.at = before.wrapping_add(1);
+        if let Seen::Whole(whole) = &mut self.seen {
+            whole.at.overlook(before);
         }
     }
 
     fn generation(&self) -> Option<u32> {
         match &self.seen {
-            Seen::Whole(whole) => Some(whole.at),
+            Seen::Whole(whole) => Some(whole.at.number()),
             Seen::Nothing | Seen::Damaged(..) => None,
         }
     }

@@ -5,6 +5,7 @@
 mod balancer;
 mod connections;
 pub mod ip_vs;
+mod moment;
 mod nft_balancer;
 mod slots;
 mod sysctl;

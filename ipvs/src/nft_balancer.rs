@@ -20,6 +20,7 @@ use nix::libc::{IPPROTO_TCP, IPPROTO_UDP};
 use crate::{
     Balancer, BalancerError, Observed, Op, Table, Traffic, VirtualService,
     connections::Connections,
+    moment::Moment,
     slots::slots,
     sysctl::{Sysctls, TRACKING},
 };
@@ -69,15 +70,14 @@ pub struct Nftables {
 /// What was found in the kernel.
 enum Seen {
     Nothing,
-    /// The rule set of a table, at this number of nftables' changes.
-    Whole(Arc<Table>, u32),
+    /// The rule set of a table.
+    Whole(Arc<Table>, Moment),
     /// Something else.
     Damaged(Option<Ruleset>),
 }
 
-/// The table that is to be, what it takes, and at which number of nftables' changes, if it is
-/// known.
-type Prepared = (Arc<Table>, Option<Change>, Option<u32>);
+/// The table that is to be, what it takes, and when, if it is known.
+type Prepared = (Arc<Table>, Option<Change>, Option<Moment>);
 
 impl Nftables {
     /// In the calling thread's network namespace; afterwards it can be used from any thread.
@@ -105,9 +105,9 @@ impl Nftables {
     }
 
     fn read(&mut self) -> Result<Observed, NftError> {
-        let generation = nftables::generation(&mut self.socket)?;
+        let now = Moment::now(&mut self.socket)?;
         if let Seen::Whole(table, at) = &self.seen
-            && *at == generation
+            && *at == now
         {
             return Ok(Observed {
                 table: table.clone(),
@@ -119,7 +119,7 @@ impl Nftables {
         let change = difference(self.wanted(&table).as_ref(), found.as_ref());
         self.seen = match &change {
             Some(_) => Seen::Damaged(found),
-            None => Seen::Whole(table.clone(), generation),
+            None => Seen::Whole(table.clone(), now),
         };
         let steps = change.map(|change| change.steps).unwrap_or_default();
         Ok(Observed {
@@ -171,24 +171,22 @@ impl Balancer for Nftables {
         if let Some(change) = &change {
             nftables::apply(&mut self.socket, change)?;
         }
-        let ours = before.map(|before| before.wrapping_add(u32::from(change.is_some())));
-        if ours.is_some() && nftables::generation(&mut self.socket).ok() == ours {
-            self.seen = ours.map_or(Seen::Nothing, |at| Seen::Whole(table.clone(), at));
+        let ours = before.map(|before| before.after(change.as_ref()));
+        if let Some(ours) = ours.filter(|ours| ours.is_now(&mut self.socket)) {
+            self.seen = Seen::Whole(table.clone(), ours);
         }
         self.connections.forget(&mut self.socket, ops, &table)
     }
 
     fn overlook(&mut self, before: u32) {
-        if let Seen::Whole(_, at) = &mut self.seen
-            && *at == before
-        {
-            *at = before.wrapping_add(1);
+        if let Seen::Whole(_, at) = &mut self.seen {
+            at.overlook(before);
         }
     }
 
     fn generation(&self) -> Option<u32> {
         match self.seen {
-            Seen::Whole(_, at) => Some(at),
+            Seen::Whole(_, at) => Some(at.number()),
             Seen::Nothing | Seen::Damaged(_) => None,
         }
     }

@@ -88,7 +88,8 @@ fn replicas() {
     ]);
     for (nodes, replicas) in [(10, 100), (100, 1_000), (1_000, 10_000)] {
         let mut cluster = Cluster::of(nodes, 1);
-        cluster.apply(create("s0".to_owned(), replicas, "n0"));
+        let fewer = replicas - FEW as u32;
+        cluster.apply(create("s0".to_owned(), fewer, "n0"));
         cluster.deploy();
         cluster.run_all();
         let task = |round: usize| format!("s0.{}", 1 + round);
@@ -101,7 +102,7 @@ fn replicas() {
         let stepped = step_after(&mut cluster);
         let reported = median(ROUNDS, |round| cluster.change(task(round)));
         let scaled = median(FEW, |round| {
-            let replicas = replicas + 1 + round as u32;
+            let replicas = fewer + 1 + round as u32;
             let service = "s0".to_owned();
             cluster.apply(ServiceCommand::Scale { service, replicas }.into())
         });

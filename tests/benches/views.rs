@@ -1,9 +1,10 @@
 //! Views at size: one leader with the real state, and up to a thousand nodes that have a session
 //! with it over TLS on loopback. The nodes live in a second process and have no kernel: they take
-//! in what they are sent and note when. The state proposes nothing of its own, so that only views
-//! are measured. Prints the tables of docs/benchmarks.md.
+//! in what they are sent and note when. A filled state proposes nothing of its own, so that only
+//! views are measured. Prints the tables of docs/benchmarks.md.
 //!
-//! `views NODES TASKS NETWORKS` runs one setting.
+//! `views NODES TASKS NETWORKS` runs one setting, `views deploy NODES REPLICAS` makes a service with
+//! so many tasks, which the leader places.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -50,6 +51,10 @@ fn main() {
             let nodes = nodes.parse().unwrap();
             runtime.block_on(nodes_of(address.parse().unwrap(), token.clone(), nodes));
         }
+        [kind, nodes, replicas] if kind == "deploy" => {
+            let (nodes, replicas) = (nodes.parse().unwrap(), replicas.parse().unwrap());
+            runtime.block_on(deploy(nodes, replicas));
+        }
         [nodes, tasks, networks] => {
             let [nodes, tasks, networks] = [nodes, tasks, networks].map(|it| it.parse().unwrap());
             runtime.block_on(lead(nodes, tasks, networks));
@@ -74,10 +79,21 @@ fn all() {
         (10, 10_000, 20),
     ];
     for (nodes, tasks, networks) in settings {
-        let words = [nodes, tasks, networks].map(|number: usize| number.to_string());
-        let mut setting = Command::new(std::env::current_exe().unwrap());
-        assert!(setting.args(words).status().unwrap().success());
+        run(&[nodes, tasks, networks].map(|number: usize| number.to_string()));
     }
+    println!(
+        "\n| nodes | replicas | commands | entries | bytes | steps | every task has a node | \
+         leader's CPU | every node has its view | leader's CPU |"
+    );
+    println!("|{}", "---|".repeat(10));
+    for nodes in ["100", "1000"] {
+        run(&["deploy", nodes, "10000"].map(str::to_owned));
+    }
+}
+
+fn run(words: &[String]) {
+    let mut setting = Command::new(std::env::current_exe().unwrap());
+    assert!(setting.args(words).status().unwrap().success());
 }
 
 fn raise_limit() {
@@ -87,9 +103,49 @@ fn raise_limit() {
     rustix::process::setrlimit(files, limit).unwrap();
 }
 
-/// The real state without its next steps. Asked to, it fills itself.
+/// The real state. Asked to, it fills itself, and proposes no steps from then on.
 #[derive(Default)]
-struct Filled(State);
+struct Filled {
+    state: State,
+    is_filled: bool,
+    /// The log index applied last.
+    applied: u64,
+}
+
+/// What the log has had to carry, and how many tasks have been placed.
+#[derive(Default)]
+struct Counts {
+    commands: AtomicU64,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    steps: AtomicU64,
+    placed: AtomicU64,
+}
+
+static COUNTS: Counts = Counts {
+    commands: AtomicU64::new(0),
+    entries: AtomicU64::new(0),
+    bytes: AtomicU64::new(0),
+    steps: AtomicU64::new(0),
+    placed: AtomicU64::new(0),
+};
+
+impl Counts {
+    fn count(&self, entry: &Entry) {
+        let bytes = serde_json::to_vec(&entry.command).unwrap().len();
+        self.commands.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let model::Command::Task(TaskCommand::Assign { .. }) = entry.command {
+            self.placed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Commands, entries, bytes and steps.
+    fn read(&self) -> [u64; 4] {
+        [&self.commands, &self.entries, &self.bytes, &self.steps]
+            .map(|count| count.load(Ordering::Relaxed))
+    }
+}
 
 /// Follows the state inside.
 #[derive(Default)]
@@ -97,16 +153,16 @@ struct Inside(Sections);
 
 impl Projector<Filled> for Inside {
     fn follow(&mut self, state: &Filled, touched: Option<&Touched>, views: &mut Views) {
-        self.0.follow(&state.0, touched, views);
+        self.0.follow(&state.state, touched, views);
     }
 
     fn own(&mut self, state: &Filled, node: NodeId) -> Own {
-        self.0.own(&state.0, node)
+        self.0.own(&state.state, node)
     }
 }
 
 impl StateMachine for Filled {
-    type Agenda = ();
+    type Agenda = orchestrator::Agenda;
     type Projector = Inside;
 
     fn apply(&mut self, index: u64, entry: Entry) -> Applied {
@@ -116,8 +172,14 @@ impl StateMachine for Filled {
             }
             _ => None,
         };
+        if std::mem::replace(&mut self.applied, index) != index {
+            COUNTS.entries.fetch_add(1, Ordering::Relaxed);
+        }
         match filling {
-            None => self.0.apply(index, entry),
+            None => {
+                COUNTS.count(&entry);
+                self.state.apply(index, entry)
+            }
             Some(what) => {
                 let mut numbers = what.split(' ').map(|word| word.parse().unwrap());
                 let (tasks, networks) = (numbers.next().unwrap(), numbers.next().unwrap());
@@ -127,55 +189,69 @@ impl StateMachine for Filled {
     }
 
     fn level(&self) -> Level {
-        self.0.level()
+        self.state.level()
     }
 
     fn revision(&self) -> u64 {
-        self.0.revision()
+        self.state.revision()
     }
 
     fn present(&self, after: Option<ObjectRef>, limit: usize) -> Vec<Change> {
-        self.0.present(after, limit)
+        self.state.present(after, limit)
     }
 
     fn progress(&self, service: &str) -> Result<Progress, Refusal> {
-        self.0.progress(service)
+        self.state.progress(service)
     }
 
     fn freeze(&self) -> Self {
-        Self(self.0.freeze())
+        Self {
+            state: self.state.freeze(),
+            ..*self
+        }
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        self.0.snapshot()
+        self.state.snapshot()
     }
 
     fn restore(bytes: &[u8], known: Level) -> Result<Self, RestoreError> {
-        State::restore(bytes, known).map(Self)
+        let state = State::restore(bytes, known)?;
+        Ok(Self {
+            state,
+            ..Self::default()
+        })
     }
 
     fn authority(&self) -> Option<&Authority> {
-        self.0.authority()
+        self.state.authority()
     }
 
     fn nodes(&self) -> &BTreeMap<NodeId, Node> {
-        self.0.nodes()
+        self.state.nodes()
     }
 
     fn concerns(&self, node: NodeId, concern: &Concern) -> bool {
-        self.0.concerns(node, concern)
+        self.state.concerns(node, concern)
     }
 
     fn view(&self, node: NodeId) -> NodeConfig {
-        self.0.view(node)
+        self.state.view(node)
     }
 
-    fn step(&self, _: &mut (), _: Millis) -> Vec<model::Command> {
-        Vec::new()
+    fn step(&self, agenda: &mut Self::Agenda, now: Millis) -> Vec<model::Command> {
+        if self.is_filled {
+            return Vec::new();
+        }
+        let commands = self.state.step(agenda, now);
+        if !commands.is_empty() {
+            COUNTS.steps.fetch_add(1, Ordering::Relaxed);
+        }
+        commands
     }
 
     fn answer(&self, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal> {
-        self.0.answer(leader, query)
+        self.state.answer(leader, query)
     }
 }
 
@@ -183,8 +259,9 @@ impl Filled {
     /// Running tasks in services of fifty, in turn on these networks and on all workers; and one
     /// service on a network of its own, on few of them.
     fn fill(&mut self, index: u64, tasks: usize, networks: usize) -> Applied {
+        self.is_filled = true;
         let mut filling = Filling {
-            state: &mut self.0,
+            state: &mut self.state,
             index,
             requests: 1 << 60,
             changes: Vec::new(),
@@ -247,21 +324,7 @@ impl Filling<'_> {
     }
 
     fn network(&mut self, name: &str, number: usize) {
-        let subnet = SubnetSpec {
-            subnet: format!("10.{}.0.0/16", 16 + number).parse().unwrap(),
-            gateway: None,
-            range: None,
-        };
-        let spec = NetworkSpec {
-            name: name.to_owned(),
-            driver: Driver::Overlay,
-            subnets: vec![subnet],
-            internal: false,
-            encrypted: false,
-            attachable: false,
-            labels: BTreeMap::new(),
-            options: BTreeMap::new(),
-        };
+        let spec = network(name, number);
         self.apply(NetworkCommand::Create { spec });
     }
 
@@ -290,6 +353,24 @@ impl Filling<'_> {
     }
 }
 
+fn network(name: &str, number: usize) -> NetworkSpec {
+    let subnet = SubnetSpec {
+        subnet: format!("10.{}.0.0/16", 16 + number).parse().unwrap(),
+        gateway: None,
+        range: None,
+    };
+    NetworkSpec {
+        name: name.to_owned(),
+        driver: Driver::Overlay,
+        subnets: vec![subnet],
+        internal: false,
+        encrypted: false,
+        attachable: false,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+    }
+}
+
 /// A service that runs something.
 fn sample() -> ServiceSpec {
     let argv = vec!["sleep".to_owned(), "infinity".to_owned()];
@@ -301,8 +382,8 @@ fn sample() -> ServiceSpec {
     ServiceSpec::new("", task)
 }
 
-/// Leads, and does what the nodes' process asks for, one word a line.
-async fn lead(nodes: usize, tasks: usize, networks: usize) {
+/// Leads a cluster of its own, in a directory that goes with the first of these.
+async fn leader() -> (tempfile::TempDir, Member<Filled>, TokenInfo) {
     let home = tempfile::tempdir().unwrap();
     let config = Config {
         directory: home.path().to_owned(),
@@ -321,6 +402,69 @@ async fn lead(nodes: usize, tasks: usize, networks: usize) {
     let Answer::Token(token) = leader.query(Query::Token(Role::Worker)).await.unwrap() else {
         panic!("no token");
     };
+    (home, leader, token)
+}
+
+/// Makes a service of many replicas once the nodes are there.
+async fn deploy(nodes: usize, replicas: u32) {
+    let (_home, leader, token) = leader().await;
+    let mut child = Nodes::start(&token.address.to_string(), &token.token, nodes);
+    assert_eq!(child.line().await.as_deref(), Some("fill"));
+    settled(&leader, nodes + 1).await;
+    propose(
+        &leader,
+        NetworkCommand::Create {
+            spec: network("n", 0),
+        },
+    )
+    .await;
+    let (idle, idle_from) = (cpu(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let idle = (cpu() - idle).as_secs_f64() / idle_from.elapsed().as_secs_f64();
+    let (spent, begun, counts) = (cpu(), Instant::now(), COUNTS.read());
+    let busy = || {
+        let passed = begun.elapsed().as_secs_f64();
+        (passed, (cpu() - spent).as_secs_f64() - idle * passed)
+    };
+    let spec = ServiceSpec {
+        name: "large".to_owned(),
+        replicas,
+        networks: vec![NetworkAttachment::new("n")],
+        ..sample()
+    };
+    propose(&leader, ServiceCommand::Create { spec }).await;
+    while COUNTS.placed.load(Ordering::Relaxed) < u64::from(replicas) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let placed = busy();
+    child.say("deployed");
+    let last = child.line().await.unwrap();
+    let shown = busy();
+    let [commands, entries, bytes, steps] = COUNTS.read();
+    let last = begun.elapsed().as_secs_f64() - last.parse::<f64>().unwrap();
+    println!(
+        "| {nodes} | {replicas} | {} | {} | {} | {} | {:.2} s | {:.2} s | {last:.2} s | {:.2} s |",
+        commands - counts[0],
+        entries - counts[1],
+        bytes - counts[2],
+        steps - counts[3],
+        placed.0,
+        placed.1,
+        shown.1,
+    );
+    leader.shutdown().await;
+}
+
+async fn propose(leader: &Member<Filled>, command: impl Into<model::Command>) {
+    let request = RequestId(COUNTS.commands.load(Ordering::Relaxed) + (1 << 32));
+    let command = command.into();
+    let done = leader.propose(Proposal { request, command }).await;
+    done.unwrap();
+}
+
+/// Leads, and does what the nodes' process asks for, one word a line.
+async fn lead(nodes: usize, tasks: usize, networks: usize) {
+    let (_home, leader, token) = leader().await;
     let mut child = Nodes::start(&token.address.to_string(), &token.token, nodes);
     let mut cells = Vec::new();
     while let Some(line) = child.line().await {
@@ -328,14 +472,8 @@ async fn lead(nodes: usize, tasks: usize, networks: usize) {
             ("fill", _) => {
                 settled(&leader, nodes + 1).await;
                 let service = format!("fill {tasks} {networks}");
-                let command = ServiceCommand::Scale {
-                    service,
-                    replicas: 0,
-                }
-                .into();
-                let request = RequestId(1);
-                let filled = leader.propose(Proposal { request, command }).await;
-                filled.unwrap();
+                let replicas = 0;
+                propose(&leader, ServiceCommand::Scale { service, replicas }).await;
                 child.say("filled");
             }
             ("cpu", _) => child.say(&cpu().as_nanos().to_string()),
@@ -493,8 +631,14 @@ async fn nodes_of(address: SocketAddr, token: String, count: usize) {
     while let Some(station) = joining.next().await {
         stations.push(station);
     }
-    ask("fill");
+    let done = ask("fill");
     quiet(&stations).await;
+    if done == "deployed" {
+        let times = stations.iter().map(|it| it.last.load(Ordering::Relaxed));
+        let last = Duration::from_nanos(times.max().unwrap_or_default());
+        println!("{}", (start.elapsed() - last).as_secs_f64());
+        return;
+    }
     let few = measure(&stations, "few", start).await;
     println!("cell {few}");
     let many = measure(&stations, "many", start).await;

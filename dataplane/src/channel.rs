@@ -95,6 +95,8 @@ pub struct Channel {
     pub has_policies: bool,
     /// Whether it has or should have limits of ours.
     pub has_shapes: bool,
+    /// Dumps of all objects of a kind that somebody else has just taken.
+    pub kept: BTreeMap<&'static str, Vec<Message>>,
 }
 
 impl Channel {
@@ -117,7 +119,25 @@ impl Channel {
             dumps,
             has_policies,
             has_shapes,
+            kept: BTreeMap::new(),
         })
+    }
+
+    /// Keeps a dump for who reads the whole namespace next.
+    pub fn keep(&mut self, what: &'static str, messages: Vec<Message>) {
+        self.kept.insert(what, messages);
+    }
+
+    /// The dump that was kept, or a fresh one.
+    pub fn dump_or_kept(
+        &mut self,
+        what: &'static str,
+        request: Message,
+    ) -> Result<Vec<Message>, KernelError> {
+        match self.kept.remove(what) {
+            Some(kept) => Ok(kept),
+            None => self.dump(what, request),
+        }
     }
 
     /// Whether it has devices of which the kernel tells a number of the host's.

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use model::{EndpointId, NodeConfig};
+use model::{EndpointId, NodeConfig, SandboxId};
 
 use super::{
     desired::{Desired, Ground},
+    kernel::Asked,
     last::Last,
     plan::{Observed, Op, plan, replan},
     ports::Open,
@@ -18,15 +19,47 @@ use super::{
 pub struct Derived {
     /// The devices on LANs that were seen inside of containers of others.
     pub taken: BTreeSet<EndpointId>,
-    /// What is asked for.
-    pub desired: Last<(Arc<NodeConfig>, Ground), Desired>,
-    plan: Last<(Arc<Desired>, Observed), Vec<Op>>,
+    /// Whom the way of packets leads to.
+    pub asked: Last<Arc<NodeConfig>, Asked>,
+    ground: Last<Stand, Ground>,
+    desired: Last<(Arc<NodeConfig>, Arc<Ground>), Desired>,
+    plan: Last<(Arc<Desired>, Arc<Observed>), Vec<Op>>,
     rules: Last<Grounds, WantedRules>,
 }
 
+/// The parts of the ground that are found in different places.
+#[derive(PartialEq, Eq)]
+pub struct Stand {
+    /// The host's.
+    pub host: Arc<Ground>,
+    /// The endpoints on a LAN whose addresses nobody else there has.
+    pub free: BTreeSet<EndpointId>,
+    /// The containers of others whose network namespaces are there.
+    pub alive: BTreeSet<SandboxId>,
+    /// The endpoints on a LAN whose devices a container's runtime has taken from the host.
+    pub taken: BTreeSet<EndpointId>,
+}
+
 impl Derived {
+    /// What is asked for.
+    pub fn desired(&mut self, config: &Arc<NodeConfig>, stand: Stand) -> Arc<Desired> {
+        let ground = self.ground.of(stand, |stand, _| Ground {
+            free: stand.free.clone(),
+            alive: stand.alive.clone(),
+            taken: stand.taken.clone(),
+            ..Ground::clone(&stand.host)
+        });
+        self.desired.of(
+            (config.clone(), ground),
+            |(config, ground), before| match before {
+                Some(((last, stood), desired)) => desired.after((last, stood), config, ground),
+                None => Desired::of(config, ground),
+            },
+        )
+    }
+
     /// What is to be done.
-    pub fn plan(&mut self, desired: &Arc<Desired>, observed: &Observed) -> Arc<Vec<Op>> {
+    pub fn plan(&mut self, desired: &Arc<Desired>, observed: &Arc<Observed>) -> Arc<Vec<Op>> {
         self.plan.of(
             (desired.clone(), observed.clone()),
             |(desired, observed), before| match before {
@@ -40,7 +73,7 @@ impl Derived {
     pub fn rules(
         &mut self,
         config: &Arc<NodeConfig>,
-        observed: &Observed,
+        observed: &Arc<Observed>,
         open: &Arc<Open>,
     ) -> Arc<WantedRules> {
         let asked = if config.handed().next().is_some() {

@@ -1,7 +1,7 @@
 //! What may have changed in a namespace since it was read, as notices of rtnetlink(7) and our own
 //! changes name it. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::names::LinkName;
 use nix::libc;
@@ -13,6 +13,8 @@ use super::{
 
 /// Links that are read again one by one; of more, all are read.
 pub const MOST_LINKS: usize = 16;
+/// Links that are looked at one by one where nothing that is on them is in doubt.
+const MOST_DEVICES: usize = 128;
 
 /// `RTM_NEWNETCONF`, `RTM_DELNETCONF` and `NETCONFA_IFINDEX` of linux/rtnetlink.h and
 /// linux/netconf.h.
@@ -26,6 +28,37 @@ const NETCONF_HEADER: usize = 4;
 const ATTRIBUTE_HEADER: usize = 4;
 /// The number of `lo` in every namespace. What has no link is said to be on it.
 const LOOPBACK: u32 = 1;
+
+/// What of a link may have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Parts(u8);
+
+impl Parts {
+    /// The device itself.
+    pub const DEVICE: Self = Self(1);
+    /// Its addresses.
+    pub const ADDRESSES: Self = Self(1 << 1);
+    /// Its neighbours.
+    pub const NEIGHBOURS: Self = Self(1 << 2);
+    /// Its forwarding database.
+    pub const FORWARDING: Self = Self(1 << 3);
+    /// The routes out of it.
+    pub const ROUTES: Self = Self(1 << 4);
+    /// The limit of what leaves by it.
+    pub const SHAPE: Self = Self(1 << 5);
+    /// All of these.
+    pub const ALL: Self = Self((1 << 6) - 1);
+
+    /// Whether these are among them.
+    pub fn hold(self, parts: Self) -> bool {
+        self.0 & parts.0 == parts.0
+    }
+
+    /// Both.
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
 
 /// A link as it is known to whoever names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,8 +74,8 @@ pub enum LinkRef {
 pub struct Doubt {
     /// All may have.
     pub whole: bool,
-    /// These links, with their addresses, neighbours and routes.
-    pub links: BTreeSet<LinkRef>,
+    /// These parts of these links.
+    pub links: BTreeMap<LinkRef, Parts>,
     /// The values below /proc/sys of these links; `None`: those of no link.
     pub sysctls: BTreeSet<Option<LinkRef>>,
 }
@@ -56,18 +89,22 @@ impl Doubt {
         }
     }
 
-    /// One link.
+    /// One link, with all that is on it.
     pub fn link(link: LinkRef) -> Self {
+        Self::parts(link, Parts::ALL)
+    }
+
+    fn parts(link: LinkRef, parts: Parts) -> Self {
         Self {
-            links: BTreeSet::from([link]),
+            links: BTreeMap::from([(link, parts)]),
             ..Self::default()
         }
     }
 
-    /// The link of this number, unless it stands for the whole namespace.
-    fn number(number: Option<u32>) -> Self {
+    /// Parts of the link of this number, unless it stands for the whole namespace.
+    fn number(number: Option<u32>, parts: Parts) -> Self {
         match number {
-            Some(number) if number > LOOPBACK => Self::link(LinkRef::Number(number)),
+            Some(number) if number > LOOPBACK => Self::parts(LinkRef::Number(number), parts),
             _ => Self::whole(),
         }
     }
@@ -86,13 +123,19 @@ impl Doubt {
 
     /// Whether it is to be read as a whole.
     pub fn is_whole(&self) -> bool {
-        self.whole || self.links.len() > MOST_LINKS
+        let laden = |parts: &&Parts| **parts != Parts::DEVICE;
+        self.whole
+            || self.links.len() > MOST_DEVICES
+            || self.links.values().filter(laden).count() > MOST_LINKS
     }
 
     /// Adds another.
     pub fn add(&mut self, other: Self) {
         self.whole |= other.whole;
-        self.links.extend(other.links);
+        for (link, parts) in other.links {
+            let known = self.links.entry(link).or_insert(parts);
+            *known = known.and(parts);
+        }
         self.sysctls.extend(other.sysctls);
     }
 
@@ -109,9 +152,9 @@ impl Doubt {
             | Change::Policy(_)
             | Change::CreateNamespace
             | Change::DeleteNamespace => Self::whole(),
-            change => change
-                .link()
-                .map_or_else(Self::whole, |link| Self::link(LinkRef::Name(link.clone()))),
+            change => change.link().map_or_else(Self::whole, |link| {
+                Self::parts(LinkRef::Name(link.clone()), parts_of(change))
+            }),
         }
     }
 
@@ -121,15 +164,25 @@ impl Doubt {
             return Self::whole();
         };
         match kind {
-            libc::RTM_NEWLINK
-            | libc::RTM_DELLINK
-            | libc::RTM_NEWADDR
-            | libc::RTM_NEWNEIGH
-            | libc::RTM_DELNEIGH
-            | libc::RTM_NEWQDISC
-            | libc::RTM_DELQDISC => Self::number(u32_at(notice, HEADER + 4)),
+            libc::RTM_NEWLINK => Self::of_link(notice),
+            libc::RTM_DELLINK => Self::number(u32_at(notice, HEADER + 4), Parts::ALL),
+            libc::RTM_NEWADDR => Self::number(u32_at(notice, HEADER + 4), Parts::ADDRESSES),
             // No route has one of these as its source.
-            libc::RTM_DELADDR if is_link_local(notice) => Self::number(u32_at(notice, HEADER + 4)),
+            libc::RTM_DELADDR if is_link_local(notice) => {
+                Self::number(u32_at(notice, HEADER + 4), Parts::ALL)
+            }
+            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
+                let is_bridged =
+                    notice.get(HEADER).copied().map(i32::from) == Some(libc::AF_BRIDGE);
+                let parts = match is_bridged {
+                    true => Parts::FORWARDING,
+                    false => Parts::NEIGHBOURS,
+                };
+                Self::number(u32_at(notice, HEADER + 4), parts)
+            }
+            libc::RTM_NEWQDISC | libc::RTM_DELQDISC => {
+                Self::number(u32_at(notice, HEADER + 4), Parts::SHAPE)
+            }
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => Self::of_route(notice),
             NEW_NETCONF | DELETE_NETCONF => {
                 let link = attribute(notice, HEADER + NETCONF_HEADER, NETCONF_LINK);
@@ -146,16 +199,41 @@ impl Doubt {
         }
     }
 
+    /// A link that goes down loses routes, of which the kernel tells nobody; any other change is
+    /// one of the device alone, or is told by itself.
+    fn of_link(notice: &[u8]) -> Self {
+        let (number, changed) = (u32_at(notice, HEADER + 4), u32_at(notice, HEADER + 12));
+        match (number, changed) {
+            (Some(number), Some(changed)) if changed & libc::IFF_UP.cast_unsigned() == 0 => {
+                Self::parts(LinkRef::Number(number), Parts::DEVICE)
+            }
+            (number, _) => Self::number(number, Parts::ALL),
+        }
+    }
+
     fn of_route(notice: &[u8]) -> Self {
         let (protocol, kind) = (notice.get(HEADER + 5), notice.get(HEADER + 7));
         match (protocol, kind) {
             // Those that the kernel makes by itself are never looked at.
             (Some(&libc::RTPROT_KERNEL), _) => Self::default(),
             (_, Some(&(libc::RTN_UNICAST | libc::RTN_LOCAL))) => {
-                Self::number(attribute(notice, HEADER + ROUTE_HEADER, libc::RTA_OIF))
+                let link = attribute(notice, HEADER + ROUTE_HEADER, libc::RTA_OIF);
+                Self::number(link, Parts::ROUTES)
             }
             _ => Self::whole(),
         }
+    }
+}
+
+/// What of its link a change of ours leaves to be read.
+fn parts_of(change: &Change) -> Parts {
+    match change {
+        Change::AddAddress(..) => Parts::ADDRESSES,
+        Change::SetNeighbour(..) | Change::DeleteNeighbour(..) => Parts::NEIGHBOURS,
+        Change::SetFdb(..) | Change::DeleteFdb(..) => Parts::FORWARDING,
+        Change::SetRoute(..) | Change::DeleteRoute(..) => Parts::ROUTES,
+        Change::SetShape(..) | Change::DeleteShape(..) => Parts::SHAPE,
+        _ => Parts::ALL,
     }
 }
 
@@ -199,7 +277,7 @@ mod tests {
     use netlink_packet_route::{
         AddressFamily, RouteNetlinkMessage as Message,
         address::{AddressAttribute, AddressMessage},
-        link::LinkMessage,
+        link::{LinkFlags, LinkMessage},
         route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType},
         rule::RuleMessage,
     };
@@ -234,15 +312,18 @@ mod tests {
         message
     }
 
-    fn ninth() -> Doubt {
-        Doubt::link(LinkRef::Number(9))
+    fn ninth(parts: Parts) -> Doubt {
+        Doubt::parts(LinkRef::Number(9), parts)
     }
 
     #[test]
     fn a_notice_names_its_link_or_the_whole_namespace() {
         let mut link = LinkMessage::default();
         link.header.index = 9;
-        assert_eq!(doubt(Message::DelLink(link.clone())), ninth());
+        assert_eq!(doubt(Message::DelLink(link.clone())), ninth(Parts::ALL));
+        assert_eq!(doubt(Message::NewLink(link.clone())), ninth(Parts::DEVICE));
+        link.header.change_mask = LinkFlags::Up;
+        assert_eq!(doubt(Message::NewLink(link.clone())), ninth(Parts::ALL));
         link.header.index = 1;
         assert_eq!(doubt(Message::NewLink(link)), Doubt::whole());
         assert_eq!(
@@ -255,7 +336,10 @@ mod tests {
     #[test]
     fn a_route_names_its_link_unless_it_has_none_or_is_the_kernels() {
         let (unicast, ours) = (RouteType::Unicast, RouteProtocol::Other(110));
-        assert_eq!(doubt(Message::NewRoute(route(unicast, ours))), ninth());
+        assert_eq!(
+            doubt(Message::NewRoute(route(unicast, ours))),
+            ninth(Parts::ROUTES)
+        );
         let kernels = route(unicast, RouteProtocol::Kernel);
         assert_eq!(doubt(Message::NewRoute(kernels)), Doubt::default());
         let nowhere = route(RouteType::Unreachable, ours);
@@ -267,8 +351,14 @@ mod tests {
 
     #[test]
     fn an_address_that_goes_may_take_routes_of_any_link_with_it() {
-        assert_eq!(doubt(Message::NewAddress(address("fd00::1"))), ninth());
-        assert_eq!(doubt(Message::DelAddress(address("fe80::1"))), ninth());
+        assert_eq!(
+            doubt(Message::NewAddress(address("fd00::1"))),
+            ninth(Parts::ADDRESSES)
+        );
+        assert_eq!(
+            doubt(Message::DelAddress(address("fe80::1"))),
+            ninth(Parts::ALL)
+        );
         assert_eq!(
             doubt(Message::DelAddress(address("fd00::1"))),
             Doubt::whole()
@@ -281,7 +371,11 @@ mod tests {
         assert!(many.is_none());
         for number in 0..=MOST_LINKS as u32 {
             assert!(!many.is_whole());
-            many.add(Doubt::number(Some(number + 2)));
+            many.add(Doubt::number(Some(number + 2), Parts::DEVICE));
+        }
+        for number in 0..=MOST_LINKS as u32 {
+            assert!(!many.is_whole());
+            many.add(Doubt::number(Some(number + 2), Parts::ROUTES));
         }
         assert!(many.is_whole());
     }

@@ -48,7 +48,7 @@ pub struct Reads {
 pub(crate) struct Inside {
     pub(crate) passes: u64,
     pub(crate) reads: Reads,
-    pub(crate) observed: Observed,
+    pub(crate) observed: Arc<Observed>,
     pub(crate) plan: Arc<Vec<Op>>,
     pub(crate) rules: Vec<Pending>,
     pub(crate) ipsec: (xfrm::Observed, Vec<xfrm::Op>),

@@ -1,10 +1,13 @@
 //! Which namespaces of ours there are. A directory of thousands takes milliseconds to list, so
-//! inotify(7) tells what has come and gone in between. It does not tell of mounts: the directory is
-//! listed in turn, too.
+//! inotify(7) tells what has come and gone in between. It does not tell of mounts: after any of the
+//! machine's mounts has changed (proc(5), "mountinfo") the directory is listed, at the pace of what
+//! is read in turn.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     io,
+    os::fd::AsFd,
     sync::Arc,
     time::Instant,
 };
@@ -12,6 +15,7 @@ use std::{
 use model::names::{NAMESPACE_DIRECTORY, Namespace};
 use nix::{
     errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent},
 };
 
@@ -19,6 +23,9 @@ use super::{
     namespace::{self, Identity},
     turn::Turn,
 };
+
+/// The mounts that the calling thread sees.
+const MOUNTS: &str = "/proc/thread-self/mountinfo";
 
 /// The namespaces of ours, each with its identity.
 pub type Present = BTreeMap<Namespace, Identity>;
@@ -30,6 +37,9 @@ pub struct Listing {
     present: Arc<Present>,
     /// Named files that are no namespaces: a namespace is mounted after its file is made.
     unfinished: BTreeSet<Namespace>,
+    mounts: Option<File>,
+    /// Whether mounts have changed since the directory was listed.
+    remounted: bool,
     turn: Turn,
 }
 
@@ -37,7 +47,7 @@ impl Listing {
     /// Those that there are now, as far as the kernel tells.
     pub fn present(&mut self) -> io::Result<Arc<Present>> {
         match self.heard() {
-            Some(named) if !self.turn.is_due() => self.look_at(named),
+            Some(named) if !self.is_due() => self.look_at(named),
             _ => self.list()?,
         }
         Ok(self.present.clone())
@@ -48,9 +58,18 @@ impl Listing {
         self.watch = None;
     }
 
+    fn is_due(&mut self) -> bool {
+        self.remounted |= self.mounts.as_ref().is_none_or(have_changed);
+        self.remounted && self.turn.is_due()
+    }
+
     fn list(&mut self) -> io::Result<()> {
         let start = Instant::now();
         // What happens from here on is told.
+        if self.mounts.is_none() {
+            self.mounts = File::open(MOUNTS).ok();
+        }
+        self.remounted = self.mounts.is_none();
         if self.watch.is_none() {
             self.watch = watch();
         }
@@ -106,6 +125,12 @@ impl Listing {
             }
         }
     }
+}
+
+/// Whether mounts have changed since this was asked last; where nobody tells, they may have.
+fn have_changed(mounts: &File) -> bool {
+    let asked = PollFd::new(mounts.as_fd(), PollFlags::POLLPRI);
+    poll(&mut [asked], PollTimeout::ZERO).map_or(true, |changed| changed > 0)
 }
 
 fn tells_name(event: &InotifyEvent) -> bool {

@@ -1,5 +1,5 @@
 //! Named network namespaces as of `ip netns`: an nsfs mount below `NAMESPACE_DIRECTORY`. `setns` is
-//! per thread, so all work inside a namespace happens on threads of its own.
+//! per thread: work inside a namespace takes its own thread there and back.
 
 use std::{
     collections::BTreeMap,
@@ -9,9 +9,8 @@ use std::{
         fd::AsRawFd,
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
-    panic,
     path::{Path, PathBuf},
-    thread,
+    process,
 };
 
 use model::names::{NAMESPACE_DIRECTORY, Namespace};
@@ -21,19 +20,20 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::statfs::{NSFS_MAGIC, statfs},
 };
+use tracing::error;
 
 /// Tells two namespaces apart that had the same name one after the other: the inode of nsfs.
 pub type Identity = u64;
 
-/// Runs `work` on a thread of its own inside the named namespace. Sockets made there stay in it
-/// wherever they are used. Errors: there is no such namespace, or it cannot be entered.
-pub fn within<R: Send>(namespace: &str, work: impl FnOnce() -> R + Send) -> io::Result<R> {
+/// Runs `work` inside the named namespace. Sockets made there stay in it wherever they are used.
+/// Errors: there is no such namespace, or it cannot be entered.
+pub fn within<R>(namespace: &str, work: impl FnOnce() -> R) -> io::Result<R> {
     within_file(&File::open(path(namespace))?, work)
 }
 
 /// As [`within`], for an open namespace file.
-pub fn within_file<R: Send>(namespace: &File, work: impl FnOnce() -> R + Send) -> io::Result<R> {
-    on_own_thread(|| {
+pub fn within_file<R>(namespace: &File, work: impl FnOnce() -> R) -> io::Result<R> {
+    away(|| {
         enter(namespace)?;
         Ok(work())
     })
@@ -46,27 +46,35 @@ pub fn current() -> io::Result<File> {
 
 /// Makes one without a name: it lasts as long as somebody has it open.
 pub fn unnamed() -> io::Result<File> {
-    on_own_thread(|| {
+    away(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         current()
     })
 }
 
-/// Takes the calling thread into a namespace for good.
+/// Takes the calling thread into a namespace. Nothing brings it back, unless it is [`away`].
 pub fn enter(namespace: &File) -> io::Result<()> {
     Ok(setns(namespace, CloneFlags::CLONE_NEWNET)?)
 }
 
-/// Runs `work` on a thread of its own, which may go into namespaces.
-pub fn on_own_thread<R: Send>(work: impl FnOnce() -> io::Result<R> + Send) -> io::Result<R> {
-    thread::scope(|scope| {
-        let worker = thread::Builder::new()
-            .name("namespace".to_owned())
-            .spawn_scoped(scope, work)?;
-        worker
-            .join()
-            .unwrap_or_else(|cause| panic::resume_unwind(cause))
-    })
+/// Runs `work`, which may take the calling thread into namespaces, and brings it back.
+// A thread of its own would do the same, and costs more than all that is done there.
+pub fn away<R>(work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+    let _home = Home(current()?);
+    work()
+}
+
+/// Where a thread belongs.
+struct Home(File);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Err(error) = enter(&self.0) {
+            // It would go on in a namespace that is another's.
+            error!(%error, "a thread cannot return to its network namespace");
+            process::abort();
+        }
+    }
 }
 
 /// Opens a namespace of ours, with its identity.
@@ -123,7 +131,7 @@ pub fn restore(name: &str, namespace: &File) -> io::Result<()> {
 }
 
 /// Names the namespace that `go` takes its thread to.
-fn give_name(name: &str, go: impl FnOnce() -> io::Result<()> + Send) -> io::Result<()> {
+fn give_name(name: &str, go: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     share_directory()?;
     let path = path(name);
     if is_namespace(&path) {
@@ -135,7 +143,7 @@ fn give_name(name: &str, go: impl FnOnce() -> io::Result<()> + Send) -> io::Resu
         .truncate(false)
         .mode(0o000)
         .open(&path)?;
-    on_own_thread(|| {
+    away(|| {
         go()?;
         bind(
             Path::new("/proc/thread-self/ns/net"),

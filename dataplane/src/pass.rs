@@ -10,11 +10,11 @@ use tracing::info;
 
 use super::{
     channel::KernelError,
-    derived::Derived,
-    desired::{Desired, Ground},
+    derived::{Derived, Stand},
+    desired::Desired,
     doubt::Doubt,
     inspect::{Difference, Inside, Reads},
-    kernel::{Kernel, Refused},
+    kernel::{Asked, Kernel, Refused},
     plan::{Change, Observed, Op},
     ports::{Open, Ports},
     probe::Probes,
@@ -29,7 +29,10 @@ use super::{
 const ROUNDS: usize = 3;
 
 /// Why an encrypted tunnel is not made.
-const OPEN: &str = "it is encrypted, and what keeps plaintext in is not all in place";
+const OPEN: &str =
+    "its network is encrypted, and the policies and rules that drop plaintext are not all in place";
+/// What to do about it.
+const CLOSE: &str = "mend what this host reports of IPsec and of nftables of host";
 
 /// What the thread of the data plane owns.
 pub struct Planes {
@@ -97,7 +100,9 @@ pub fn reconcile(
         is_open && !desired.sandboxes[task].is_empty()
             || places.any(|place| pending.iter().any(|rules| rules.place == place))
     };
-    status.ready.retain(|task| !unruled(task));
+    if !pending.is_empty() {
+        status.ready.retain(|task| !unruled(task));
+    }
     let ipsec = (planes.encryption.observed().clone(), ipsec.left);
     planes.reads.dumps = planes.kernel.dumps();
     planes.reads.tables += planes.rules.reads();
@@ -127,7 +132,8 @@ impl Planes {
         match ipvs::ip_vs::probe() {
             Ok(()) => drop(found.insert(Capability::Ipvs)),
             Err(error) => {
-                info!(%error, options = Capability::Ipvs.options(), "nftables translates virtual IPs")
+                let options = Capability::Ipvs.options();
+                info!(%error, options, "nftables translates virtual IPs")
             }
         }
         found
@@ -183,7 +189,7 @@ fn guards_host(rules: &mut Rules, config: &Arc<NodeConfig>, open: &Arc<Open>) ->
     // The host's rules depend on no link.
     let wanted = rules::wanted(&Grounds {
         config: config.clone(),
-        observed: Observed::default(),
+        observed: Arc::default(),
         open: open.clone(),
         asked: BTreeSet::new(),
     });
@@ -247,16 +253,9 @@ pub fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Differe
     ops.chain(rules).chain(ipsec).chain(refused).collect()
 }
 
-fn look(
-    planes: &mut Planes,
-    config: &Arc<NodeConfig>,
-) -> Result<(Arc<Desired>, Observed), KernelError> {
-    let Planes {
-        kernel,
-        probes,
-        derived,
-        ..
-    } = planes;
+/// The other hosts that this one talks to: those that share a network with it, and those that lead
+/// callers of published ports here.
+fn asked(config: &NodeConfig) -> Asked {
     let vtep = |node: &NodeId| config.peers.get(node).map(|peer| peer.vtep);
     let sharing = config.endpoints.values().map(|endpoint| endpoint.node);
     let led_by = config
@@ -268,23 +267,31 @@ fn look(
         .chain(led_by)
         .filter(|node| *node != config.node)
         .collect();
-    let peers = peers.iter().filter_map(vtep).collect();
+    Asked {
+        own: vtep(&config.node),
+        peers: peers.iter().filter_map(vtep).collect(),
+    }
+}
+
+fn look(
+    planes: &mut Planes,
+    config: &Arc<NodeConfig>,
+) -> Result<(Arc<Desired>, Arc<Observed>), KernelError> {
+    let Planes {
+        kernel,
+        probes,
+        derived,
+        ..
+    } = planes;
+    let asked = derived.asked.of(config.clone(), |config, _| asked(config));
     loop {
-        let (free, alive) = (probes.free(), kernel.alive(config));
-        let ground = Ground {
-            free,
-            alive,
+        let stand = Stand {
+            host: kernel.ground(&asked)?,
+            free: probes.free(),
+            alive: kernel.alive(config),
             taken: derived.taken.clone(),
-            ..kernel.ground(vtep(&config.node), &peers)?
         };
-        let desired =
-            derived.desired.of(
-                (config.clone(), ground),
-                |(config, ground), before| match before {
-                    Some(((last, stood), desired)) => desired.after((last, stood), config, ground),
-                    None => Desired::of(config, ground),
-                },
-            );
+        let desired = derived.desired(config, stand);
         let observed = kernel.observe(&desired)?;
         let before = std::mem::replace(&mut derived.taken, taken(config, &observed));
         if !probes.adopt(&desired, &observed) && before == derived.taken {
@@ -328,7 +335,7 @@ fn taken(config: &NodeConfig, observed: &Observed) -> BTreeSet<EndpointId> {
 /// What the kernel holds of links, and what it does not.
 struct Linked {
     desired: Arc<Desired>,
-    observed: Observed,
+    observed: Arc<Observed>,
     plan: Arc<Vec<Op>>,
     failures: Vec<Failure>,
 }
@@ -357,7 +364,8 @@ fn reconcile_links(
                 failures,
             });
         }
-        info!(generation = config.generation, operations = plan.len(), first = %plan[0], "changing the kernel");
+        let (generation, operations) = (config.generation, plan.len());
+        info!(generation, operations, first = %plan[0], "changing the kernel");
         let failure = |refused: Refused| {
             let sandbox = sandbox_of(&desired, &refused.op);
             Failure::of_op(&refused.op, sandbox, refused.why)
@@ -368,8 +376,7 @@ fn reconcile_links(
             .partition(|op| !is_closed && is_secret(op, config));
         failures = planes.kernel.apply(&due).into_iter().map(failure).collect();
         let open = |op: Op| {
-            let why =
-                model::Failure::new(Kind::Precondition, OPEN, "see IPsec and nftables of host");
+            let why = model::Failure::new(Kind::Precondition, OPEN, CLOSE);
             Failure::of_op(&op, sandbox_of(&desired, &op), why)
         };
         failures.extend(withheld.into_iter().map(open));

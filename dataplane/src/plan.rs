@@ -1,6 +1,7 @@
 //! The plan: the difference of desired and observed state as an ordered list of operations. Pure.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
@@ -55,7 +56,7 @@ pub enum Change {
     /// Makes the namespace.
     CreateNamespace,
     /// Writes a value below /proc/sys.
-    SetSysctl(Sysctl, String),
+    SetSysctl(Sysctl, i64),
     /// Makes a VXLAN device here with its socket on the host.
     AddVxlan(LinkName, Link, Vxlan),
     /// Makes a device here on top of a link of the host.
@@ -142,16 +143,10 @@ fn moved<'a, L>(
     before: &'a BTreeMap<Place, Arc<Space<L>>>,
     after: &'a BTreeMap<Place, Arc<Space<L>>>,
 ) -> impl Iterator<Item = Place> + 'a {
-    let is_same = |place: &Place, space: &Arc<Space<L>>| {
-        after
-            .get(place)
-            .is_some_and(|other| Arc::ptr_eq(space, other))
-    };
-    let gone = before
-        .iter()
-        .filter(move |(place, space)| !is_same(place, space));
-    let new = after.keys().filter(|place| !before.contains_key(place));
-    gone.map(|(place, _)| *place).chain(new.copied())
+    both(before, after).filter_map(|(place, spaces)| {
+        let is_same = matches!(spaces, [Some(old), Some(new)] if Arc::ptr_eq(old, new));
+        (!is_same).then_some(*place)
+    })
 }
 
 /// What is to be done in these namespaces.
@@ -351,11 +346,9 @@ fn add_links(desired: &Desired, left: &Observed, place: Place, ops: &mut Vec<Op>
 
 fn contents(place: Place, desired: &Space<Link>, found: &Space<ObservedLink>) -> Vec<Change> {
     let mut changes = Vec::new();
-    for (key, value) in &desired.sysctls {
-        if found.sysctls.get(key) != Some(value) {
-            changes.push(Change::SetSysctl(key.clone(), value.clone()));
-        }
-    }
+    let sysctls = Difference::of(&desired.sysctls, &found.sysctls);
+    let sysctls = sysctls.set.iter();
+    changes.extend(sysctls.map(|(key, value)| Change::SetSysctl((*key).clone(), **value)));
     for (name, link) in &desired.links {
         changes.extend(link_changes(name, link, found.links.get(name)));
     }
@@ -459,6 +452,26 @@ fn link_changes(name: &LinkName, asked: &Link, found: Option<&ObservedLink>) -> 
     [mtu, mac, up].into_iter().flatten().collect()
 }
 
+/// The keys of both maps, with what each has there.
+fn both<'a, K: Ord, V>(
+    before: &'a BTreeMap<K, V>,
+    after: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, [Option<&'a V>; 2])> {
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (before.peek(), after.peek()) {
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        let old = before.next_if(|_| order != Ordering::Greater);
+        let new = after.next_if(|_| order != Ordering::Less);
+        let key = old.or(new)?.0;
+        Some((key, [old, new].map(|entry| entry.map(|(_, value)| value))))
+    })
+}
+
 /// How two maps differ: what is to be set, because it is missing or another value, and what is to
 /// be deleted.
 pub struct Difference<'a, K, V> {
@@ -471,16 +484,15 @@ pub struct Difference<'a, K, V> {
 impl<'a, K: Ord, V: PartialEq> Difference<'a, K, V> {
     /// What leads from `observed` to `desired`.
     pub fn of(desired: &'a BTreeMap<K, V>, observed: &'a BTreeMap<K, V>) -> Self {
-        Self {
-            set: desired
-                .iter()
-                .filter(|(key, value)| observed.get(key) != Some(value))
-                .collect(),
-            delete: observed
-                .iter()
-                .filter(|(key, _)| !desired.contains_key(key))
-                .collect(),
+        let (mut set, mut delete) = (Vec::new(), Vec::new());
+        for (key, values) in both(desired, observed) {
+            match values {
+                [Some(asked), found] if found != Some(asked) => set.push((key, asked)),
+                [None, Some(found)] => delete.push((key, found)),
+                _ => {}
+            }
         }
+        Self { set, delete }
     }
 }
 
@@ -565,7 +577,7 @@ impl fmt::Display for Change {
             Change::DeleteLink(link) => write!(out, "delete link {link}"),
             Change::DeleteNamespace => write!(out, "delete namespace"),
             Change::CreateNamespace => write!(out, "create namespace"),
-            Change::SetSysctl(key, value) => write!(out, "set {} = {value}", key.path),
+            Change::SetSysctl(key, value) => write!(out, "set {} = {value}", key.path()),
             Change::AddVxlan(link, _, vxlan) => {
                 write!(out, "add vxlan {link} of VNI {}", vxlan.vni)
             }

@@ -11,6 +11,7 @@ use netlink_packet_route::{
     route::RouteProtocol,
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
+use nftables::Ip;
 
 /// `RT_TABLE_LOCAL`.
 const LOCAL_TABLE: u8 = 255;
@@ -26,8 +27,8 @@ const OURS: u32 = 0xff00_0000;
 /// A rule of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Policy {
-    /// Its family.
-    pub ipv6: bool,
+    /// The version of its packets.
+    pub version: Ip,
     /// Lower comes first.
     pub preference: u32,
     /// The packets that it is for.
@@ -43,11 +44,11 @@ pub struct Policy {
 pub struct Policies {
     /// Ours.
     pub rules: BTreeSet<Policy>,
-    /// The families (IPv6?) in which the rule for local addresses comes before one of ours that
-    /// should be the first.
-    pub hidden: BTreeSet<bool>,
-    /// The families in which that rule is there more than once.
-    pub repeated: BTreeSet<bool>,
+    /// The versions of which the rule for local addresses comes before one of ours that should be
+    /// the first.
+    pub hidden: BTreeSet<Ip>,
+    /// Those of which that rule is there more than once.
+    pub repeated: BTreeSet<Ip>,
 }
 
 /// Tables of ours.
@@ -67,9 +68,9 @@ pub enum PolicyChange {
     /// A rule of ours comes.
     Add(Policy),
     /// The rule for local addresses is put behind ours once more.
-    RepeatLocal(bool),
+    RepeatLocal(Ip),
     /// Its first copy goes.
-    DropLocal(bool),
+    DropLocal(Ip),
 }
 
 impl Policies {
@@ -98,29 +99,32 @@ impl Policies {
         let hidden = found
             .hidden
             .difference(&found.repeated)
-            .map(|family| PolicyChange::RepeatLocal(*family));
+            .map(|version| PolicyChange::RepeatLocal(*version));
         let repeated = found
             .repeated
             .iter()
-            .map(|family| PolicyChange::DropLocal(*family));
+            .map(|version| PolicyChange::DropLocal(*version));
         gone.chain(new).chain(hidden).chain(repeated).collect()
     }
 
     /// Adds what the kernel says of one family, in its order. `ours` are the tables that rules of
     /// ours lead to.
     pub fn read(&mut self, family: AddressFamily, ours: Tables, rules: &[RuleMessage]) {
-        let ipv6 = family == AddressFamily::Inet6;
+        let version = match family {
+            AddressFamily::Inet6 => Ip::V6,
+            _ => Ip::V4,
+        };
         let (mut locals, mut hidden) = (0, false);
         for rule in rules {
-            if let Some(policy) = policy(ipv6, ours, rule) {
+            if let Some(policy) = policy(version, ours, rule) {
                 hidden |= policy.preference == 0 && locals > 0;
                 self.rules.insert(policy);
             } else if is_local(rule) {
                 locals += 1;
             }
         }
-        hidden.then(|| self.hidden.insert(ipv6));
-        (locals > 1).then(|| self.repeated.insert(ipv6));
+        hidden.then(|| self.hidden.insert(version));
+        (locals > 1).then(|| self.repeated.insert(version));
     }
 }
 
@@ -130,8 +134,8 @@ impl PolicyChange {
         match self {
             Self::Delete(policy) => Message::DelRule(policy.message()),
             Self::Add(policy) => Message::NewRule(policy.message()),
-            Self::RepeatLocal(ipv6) => Message::NewRule(local(*ipv6)),
-            Self::DropLocal(ipv6) => Message::DelRule(local(*ipv6)),
+            Self::RepeatLocal(version) => Message::NewRule(local(*version)),
+            Self::DropLocal(version) => Message::DelRule(local(*version)),
         }
     }
 }
@@ -139,7 +143,7 @@ impl PolicyChange {
 impl Policy {
     fn message(self) -> RuleMessage {
         let mut message = RuleMessage::default();
-        message.header.family = family(self.ipv6);
+        message.header.family = family(self.version);
         message.attributes = vec![
             RuleAttribute::Priority(self.preference),
             RuleAttribute::FwMark(self.mark),
@@ -160,9 +164,9 @@ impl Policy {
 }
 
 /// As the kernel makes it.
-fn local(ipv6: bool) -> RuleMessage {
+fn local(version: Ip) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = family(ipv6);
+    message.header.family = family(version);
     message.header.action = RuleAction::ToTable;
     message.header.table = LOCAL_TABLE;
     message.attributes = vec![
@@ -180,7 +184,7 @@ fn is_local(rule: &RuleMessage) -> bool {
     everything && read.preference == 0 && read.table == Some(LOCAL_TABLE.into())
 }
 
-fn policy(ipv6: bool, ours: Tables, rule: &RuleMessage) -> Option<Policy> {
+fn policy(version: Ip, ours: Tables, rule: &RuleMessage) -> Option<Policy> {
     let Read {
         preference,
         mark,
@@ -195,7 +199,7 @@ fn policy(ipv6: bool, ours: Tables, rule: &RuleMessage) -> Option<Policy> {
     });
     let skips = skips && mask == PEER_TABLES && ours == Tables::Peers;
     (table.is_some() || skips).then_some(Policy {
-        ipv6,
+        version,
         preference,
         mark,
         mask,
@@ -234,29 +238,35 @@ impl Read {
     }
 }
 
-fn family(ipv6: bool) -> AddressFamily {
-    if ipv6 {
-        AddressFamily::Inet6
-    } else {
-        AddressFamily::Inet
+fn family(version: Ip) -> AddressFamily {
+    match version {
+        Ip::V4 => AddressFamily::Inet,
+        Ip::V6 => AddressFamily::Inet6,
+    }
+}
+
+/// As people write it.
+fn written(version: Ip) -> &'static str {
+    match version {
+        Ip::V4 => "IPv4",
+        Ip::V6 => "IPv6",
     }
 }
 
 impl fmt::Display for PolicyChange {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = |ipv6: &bool| if *ipv6 { "IPv6" } else { "IPv4" };
         match self {
             Self::Delete(policy) => write!(out, "delete {policy}"),
             Self::Add(policy) => write!(out, "add {policy}"),
-            Self::RepeatLocal(ipv6) => write!(
+            Self::RepeatLocal(version) => write!(
                 out,
                 "put {}'s rule for local addresses behind ours",
-                version(ipv6)
+                written(*version)
             ),
-            Self::DropLocal(ipv6) => write!(
+            Self::DropLocal(version) => write!(
                 out,
                 "delete the first of {}'s rules for local addresses",
-                version(ipv6)
+                written(*version)
             ),
         }
     }
@@ -264,7 +274,7 @@ impl fmt::Display for PolicyChange {
 
 impl fmt::Display for Policy {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = if self.ipv6 { "IPv6" } else { "IPv4" };
+        let version = written(self.version);
         write!(
             out,
             "{version} rule for mark {:#x}/{:#x}",
@@ -282,7 +292,7 @@ mod tests {
     use super::*;
 
     const OWN: Policy = Policy {
-        ipv6: false,
+        version: Ip::V4,
         preference: 0,
         mark: 1 << 31,
         mask: 1 << 31,
@@ -301,7 +311,7 @@ mod tests {
             rules: [OWN].into(),
             ..Policies::default()
         };
-        let (ours, local) = (OWN.message(), local(false));
+        let (ours, local) = (OWN.message(), local(Ip::V4));
         assert_eq!(
             desired.changes(&found(std::slice::from_ref(&local))),
             [PolicyChange::Add(OWN)]
@@ -309,12 +319,12 @@ mod tests {
         let hidden = [local.clone(), ours.clone()];
         assert_eq!(
             desired.changes(&found(&hidden)),
-            [PolicyChange::RepeatLocal(false)]
+            [PolicyChange::RepeatLocal(Ip::V4)]
         );
         let twice = [local.clone(), ours.clone(), local.clone()];
         assert_eq!(
             desired.changes(&found(&twice)),
-            [PolicyChange::DropLocal(false)]
+            [PolicyChange::DropLocal(Ip::V4)]
         );
         let right = [ours, local];
         assert_eq!(desired.changes(&found(&right)), []);
@@ -331,10 +341,10 @@ mod tests {
             .attributes
             .retain(|attribute| !matches!(attribute, RuleAttribute::Table(_)));
         other.attributes.push(RuleAttribute::Table(100));
-        let mut narrow = local(false);
+        let mut narrow = local(Ip::V4);
         narrow
             .attributes
             .push(RuleAttribute::Iifname("eth0".into()));
-        assert_eq!(found(&[local(false), other, narrow]), Policies::default());
+        assert_eq!(found(&[local(Ip::V4), other, narrow]), Policies::default());
     }
 }

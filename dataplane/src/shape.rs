@@ -51,7 +51,10 @@ pub fn get() -> Message {
 }
 
 /// A filter of ours, and the link that it is on.
-pub fn read(message: &TcMessage, names: &Names) -> Option<(LinkName, Shape)> {
+pub fn read(message: &Message, names: &Names) -> Option<(LinkName, Shape)> {
+    let Message::NewQueueDiscipline(message) = message else {
+        return None;
+    };
     let ours = message.header.handle == TcHandle::from(HANDLE);
     let link = names
         .get(&u32::try_from(message.header.index).ok()?)

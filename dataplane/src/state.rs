@@ -8,7 +8,7 @@ use model::{
     names::{LinkName, Namespace},
 };
 
-use super::policy::Policies;
+use super::{doubt::Parts, policy::Policies};
 
 /// tc counts time in ticks of 64 ns (`PSCHED_SHIFT`); the kernel keeps 32 bits of nanoseconds.
 const TICK: u128 = 64;
@@ -73,7 +73,7 @@ pub struct Space<L> {
     /// How much may leave by a link.
     pub shapes: BTreeMap<LinkName, Shape>,
     /// Values below /proc/sys.
-    pub sysctls: BTreeMap<Sysctl, String>,
+    pub sysctls: BTreeMap<Sysctl, i64>,
 }
 
 impl<L> Default for Space<L> {
@@ -95,24 +95,34 @@ impl<L> Space<L> {
     /// Drops a link and all that dies with it in the kernel.
     pub fn forget(&mut self, link: &LinkName) {
         self.links.remove(link);
-        self.forget_contents(link);
+        self.forget_parts(link, Parts::ALL);
         self.sysctls
             .retain(|key, _| key.link.as_ref() != Some(link));
     }
 
-    /// Drops what a link has, but for its values below /proc/sys.
-    pub fn forget_contents(&mut self, link: &LinkName) {
-        self.addresses.retain(|key, _| key.link != *link);
-        self.neighbours.retain(|key, _| key.link != *link);
-        self.fdb.retain(|key, _| key.link != *link);
-        self.routes.retain(|_, route| route.link() != Some(link));
-        self.shapes.remove(link);
+    /// Drops parts of what a link has.
+    pub fn forget_parts(&mut self, link: &LinkName, parts: Parts) {
+        if parts.hold(Parts::ADDRESSES) {
+            self.addresses.retain(|key, _| key.link != *link);
+        }
+        if parts.hold(Parts::NEIGHBOURS) {
+            self.neighbours.retain(|key, _| key.link != *link);
+        }
+        if parts.hold(Parts::FORWARDING) {
+            self.fdb.retain(|key, _| key.link != *link);
+        }
+        if parts.hold(Parts::ROUTES) {
+            self.routes.retain(|_, route| route.link() != Some(link));
+        }
+        if parts.hold(Parts::SHAPE) {
+            self.shapes.remove(link);
+        }
     }
 }
 
-impl<L: Clone> Space<L> {
+impl<L> Space<L> {
     /// Adds what another has.
-    pub fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: Self) {
         let Self {
             links,
             addresses,
@@ -122,7 +132,7 @@ impl<L: Clone> Space<L> {
             policies,
             shapes,
             sysctls,
-        } = other.clone();
+        } = other;
         self.links.extend(links);
         self.addresses.extend(addresses);
         self.neighbours.extend(neighbours);
@@ -367,29 +377,42 @@ impl Route {
     }
 }
 
-/// A value below /proc/sys.
+/// A number below /proc/sys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sysctl {
     /// The link that it belongs to and dies with.
     pub link: Option<LinkName>,
-    /// Its path below /proc/sys.
-    pub path: String,
+    /// The directory, such as `net/ipv4/conf`.
+    pub table: &'static str,
+    /// What it is called there, or in the link's own directory there.
+    pub name: &'static str,
 }
 
 impl Sysctl {
-    /// A value of the whole namespace.
-    pub fn of_namespace(path: &str) -> Self {
+    /// A number of the whole namespace.
+    pub fn of_namespace(table: &'static str, name: &'static str) -> Self {
         Self {
             link: None,
-            path: path.to_owned(),
+            table,
+            name,
         }
     }
 
-    /// A value of one link: `table` such as `net/ipv4/conf`, `name` such as `proxy_arp`.
-    pub fn of_link(table: &str, link: &LinkName, name: &str) -> Self {
+    /// A number of one link: `table` such as `net/ipv4/conf`, `name` such as `proxy_arp`.
+    pub fn of_link(table: &'static str, link: &LinkName, name: &'static str) -> Self {
         Self {
-            path: format!("{table}/{link}/{name}"),
             link: Some(link.clone()),
+            table,
+            name,
+        }
+    }
+
+    /// Its path below /proc/sys.
+    pub fn path(&self) -> String {
+        let Self { link, table, name } = self;
+        match link {
+            Some(link) => format!("{table}/{link}/{name}"),
+            None => format!("{table}/{name}"),
         }
     }
 }

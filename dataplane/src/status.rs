@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use super::{desired::Desired, plan::Op, state::Place};
 
 /// Why a change that was made without complaint is still missing.
-const UNDONE: &str = "the kernel took it, yet does not show it";
-const FIND_UNDOER: &str = "find out what undoes it, by `ip monitor` or `nft monitor`";
+const UNDONE: &str = "the kernel accepted it, but it is missing when read back";
+const FIND_UNDOER: &str = "find the program that removes it: watch `ip monitor` and `nft monitor`";
 
 /// The next step where it is no person's.
 pub(crate) const AGAIN: &str = "netd tries again by itself";

@@ -11,16 +11,41 @@ use rustix::{
 };
 
 const ROOT: &str = "/proc/sys";
-/// No value that is read is longer, in bytes.
-const LONGEST: usize = 256;
+/// No number is longer, in bytes.
+const LONGEST: usize = 32;
 const IPV6_LINKS: &str = "/proc/sys/net/ipv6/conf";
 
 /// Turns a host that listens to router advertisements away from them (see
 /// [`keep_router_advertisements`]).
 pub const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
-/// An instance of /proc of our own: in the machine's /proc the values of all namespaces have the
-/// same names, so a look-up takes longer the more namespaces have been read.
+/// Namespaces whose values are read or written in one instance of /proc.
+const NAMESPACES_PER_TREE: usize = 32;
+
+/// Instances of /proc, one after the other. In one that lasts, such as the machine's, the values of
+/// all namespaces have the same names, so a look-up takes the longer the more namespaces were read.
+#[derive(Default)]
+pub struct Trees {
+    tree: Option<Tree>,
+    /// Namespaces that it has been used for.
+    visits: usize,
+}
+
+impl Trees {
+    /// The one for the values of the next namespace.
+    pub fn next(&mut self) -> io::Result<&Tree> {
+        if self.visits >= NAMESPACES_PER_TREE {
+            *self = Self::default();
+        }
+        self.visits += 1;
+        match &mut self.tree {
+            Some(tree) => Ok(tree),
+            none => Ok(none.insert(Tree::fresh()?)),
+        }
+    }
+}
+
+/// An instance of /proc of our own.
 pub struct Tree {
     /// Its directory `sys`.
     root: OwnedFd,
@@ -28,7 +53,7 @@ pub struct Tree {
 
 impl Tree {
     /// A fresh one; the machine's own where none can be had (Linux before 5.8 has one for all).
-    pub fn fresh() -> io::Result<Self> {
+    fn fresh() -> io::Result<Self> {
         let own = || open(CWD, ROOT, OFlags::PATH | OFlags::DIRECTORY);
         let root =
             mount().and_then(|proc| open(proc.as_fd(), "sys", OFlags::PATH | OFlags::DIRECTORY));
@@ -37,19 +62,23 @@ impl Tree {
         })
     }
 
-    /// The value, without the line's end; `None` where it cannot be read, because its link or the
-    /// feature is absent.
-    pub fn read(&self, path: &str) -> Option<String> {
+    /// The number; `None` where it cannot be read, because its link or the feature is absent, or is
+    /// none.
+    pub fn read(&self, path: &str) -> Option<i64> {
         let file = open(self.root.as_fd(), path, OFlags::RDONLY).ok()?;
         let mut text = [0; LONGEST];
         let length = rustix::io::read(file, &mut text).ok()?;
-        Some(str::from_utf8(&text[..length]).ok()?.trim_end().to_owned())
+        str::from_utf8(&text[..length])
+            .ok()?
+            .trim_end()
+            .parse()
+            .ok()
     }
 
-    /// Writes a value.
-    pub fn write(&self, path: &str, value: &str) -> io::Result<()> {
+    /// Writes a number.
+    pub fn write(&self, path: &str, value: i64) -> io::Result<()> {
         let file = open(self.root.as_fd(), path, OFlags::WRONLY)?;
-        Ok(rustix::io::write(file, value.as_bytes()).map(drop)?)
+        Ok(rustix::io::write(file, value.to_string().as_bytes()).map(drop)?)
     }
 }
 

@@ -39,7 +39,7 @@ impl BalancerError {
     pub fn next(&self) -> &'static str {
         match self {
             Self::Nftables(error) => error.next(),
-            Self::Sysctl(_) => "let netd write there",
+            Self::Sysctl(_) => "mount /proc/sys so that netd can write to it",
             Self::IpVs { reason, .. } => next(reason),
         }
     }

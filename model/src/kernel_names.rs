@@ -21,36 +21,51 @@ pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 /// gives out by itself.
 pub const RESOLVER_PORT: u16 = 31_053;
 
+/// The longest interface name, in bytes (`IFNAMSIZ` without the zero at its end).
+const LONGEST: usize = 15;
+
 /// An interface name: 1-15 bytes, no `/`, no white space (`dev_valid_name` in the kernel's
 /// net/core/dev.c).
+// Filled with zeros, which sorts as the text does. Maps of links are copied and compared in every
+// pass of the data plane: a name takes no memory of its own.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkName(String);
+pub struct LinkName([u8; LONGEST]);
 
 impl LinkName {
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        let end = self.0.iter().position(|byte| *byte == 0);
+        str::from_utf8(&self.0[..end.unwrap_or(LONGEST)]).unwrap_or_default()
+    }
+
+    /// A name that is made here; none is longer.
+    fn made(text: &str) -> Self {
+        let mut name = [0; LONGEST];
+        let own = text.bytes().take(LONGEST);
+        name.iter_mut().zip(own).for_each(|(byte, own)| *byte = own);
+        Self(name)
     }
 
     /// A name read from the kernel or made here.
     pub fn parse(text: &str) -> Option<Self> {
-        let valid = (1..=15).contains(&text.len())
+        let ends = |byte: char| matches!(byte, '/' | ':' | '\0') || byte.is_whitespace();
+        let valid = (1..=LONGEST).contains(&text.len())
             && text != "."
             && text != ".."
-            && !text.contains(|byte: char| byte == '/' || byte == ':' || byte.is_whitespace());
-        valid.then(|| Self(text.to_owned()))
+            && !text.contains(ends);
+        valid.then(|| Self::made(text))
     }
 }
 
 impl fmt::Display for LinkName {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(&self.0)
+        out.pad(self.as_str())
     }
 }
 
 impl fmt::Debug for LinkName {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
+        self.as_str().fmt(out)
     }
 }
 
@@ -100,17 +115,17 @@ impl Namespace {
 /// A network's VXLAN device: `vx-<vni in hex>`. Unique on a host, because it is born in the host's
 /// namespace.
 pub fn vxlan_link(vni: Vni) -> LinkName {
-    LinkName(format!("vx-{:06x}", u32::from(vni)))
+    LinkName::made(&format!("vx-{:06x}", u32::from(vni)))
 }
 
 /// The host's end of a network's uplink: `nu-<vni in hex>`.
 pub fn uplink_link(vni: Vni) -> LinkName {
-    LinkName(format!("nu-{:06x}", u32::from(vni)))
+    LinkName::made(&format!("nu-{:06x}", u32::from(vni)))
 }
 
 /// The host's own port of a network on a LAN: `ns-<vni in hex>`.
 pub fn shim_link(vni: Vni) -> LinkName {
-    LinkName(format!("ns-{:06x}", u32::from(vni)))
+    LinkName::made(&format!("ns-{:06x}", u32::from(vni)))
 }
 
 /// The device that we make for a VLAN of a host's link: `nv-<vlan>-<hash of the link's name>`.
@@ -120,7 +135,7 @@ pub fn vlan_link(link: &str, vlan: u16) -> LinkName {
     let hash = link.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
-    LinkName(format!(
+    LinkName::made(&format!(
         "nv-{vlan}-{:07x}",
         (hash ^ hash >> 28) & 0x0fff_ffff
     ))
@@ -143,23 +158,23 @@ pub fn is_host_link(name: &str) -> bool {
 
 /// Every namespace's own loopback: `lo`.
 pub fn loopback_link() -> LinkName {
-    LinkName("lo".to_owned())
+    LinkName::made("lo")
 }
 
 /// The network's end of its uplink: [`UPLINK`].
 pub fn network_uplink_link() -> LinkName {
-    LinkName(UPLINK.to_owned())
+    LinkName::made(UPLINK)
 }
 
 /// The network's end of an endpoint: `e<endpoint id>`.
 pub fn endpoint_link(endpoint: EndpointId) -> LinkName {
-    LinkName(format!("e{endpoint}"))
+    LinkName::made(&format!("e{endpoint}"))
 }
 
 /// On the host: the device of an endpoint that a container's runtime is to take from there:
 /// `nc<endpoint id>`.
 pub fn handed_link(endpoint: EndpointId) -> LinkName {
-    LinkName(format!("nc{endpoint}"))
+    LinkName::made(&format!("nc{endpoint}"))
 }
 
 /// The endpoint that a device on the host is to be taken for.
@@ -183,7 +198,7 @@ pub fn is_network_link(name: &str) -> bool {
 /// name there: Linux 6.1 still looks for that name on the host, too.
 pub fn newborn_link(task: SandboxId, link: &LinkName) -> LinkName {
     let index: u8 = link.as_str().bytes().last().unwrap_or(b'0');
-    LinkName(format!("{NEWBORN}{}{task}", char::from(index)))
+    LinkName::made(&format!("{NEWBORN}{}{task}", char::from(index)))
 }
 
 /// Whether a link in a sandbox is ours by its name: `eth` and a number, or one that has no name of
@@ -204,7 +219,7 @@ pub fn is_table(name: &str) -> bool {
 
 /// The sandbox's end of its endpoint number `index`: `eth0`, `eth1`, …
 pub fn sandbox_link(index: usize) -> LinkName {
-    LinkName(format!("eth{index}"))
+    LinkName::made(&format!("eth{index}"))
 }
 
 #[cfg(test)]

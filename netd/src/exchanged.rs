@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use api::Encryption;
-use dataplane::xfrm::{Direction, Observed, Peer, Traffic, Usage, Verdict, Wanted, Way};
+use dataplane::xfrm::{Direction, Observed, Peer, Usage, Verdict, Wanted, Way};
 use model::Spi;
 
 /// What this host has exchanged with one of its peers.
@@ -65,12 +65,7 @@ pub(crate) fn exchanged_with(wanted: &Wanted, peer: &Peer, observed: &Observed) 
 }
 
 fn sends_with(port: u16, from: IpAddr, to: IpAddr, observed: &Observed) -> Option<Spi> {
-    let way = Way {
-        direction: Direction::Out,
-        ipv6: from.is_ipv6(),
-        traffic: Traffic::Between { from, to },
-        port,
-    };
+    let way = Way::between(Direction::Out, from, to, port);
     match observed.policies.get(&way)?.0.verdict {
         Verdict::Protect { spi, .. } => {
             spi.filter(|spi| observed.associations.contains_key(&(to, *spi)))

@@ -147,14 +147,7 @@ pub(super) fn counts(message: &Attributes<'_>) -> Vec<(Key, Data, u64)> {
         .map(|element| (raw_element(&element), count(&element)));
     elements
         .filter_map(|(RawElement { first, data, .. }, count)| {
-            Some((
-                Key {
-                    last: first.clone(),
-                    first,
-                },
-                data,
-                count?,
-            ))
+            Some((Key::single(first.as_slice().into()), data, count?))
         })
         .collect()
 }
@@ -185,13 +178,10 @@ pub(super) fn elements(of: &SetType, raw: Vec<RawElement>) -> BTreeMap<Key, Data
         return ranges(raw);
     }
     let key = |element: &RawElement| {
-        let last = element
-            .last
-            .clone()
-            .unwrap_or_else(|| element.first.clone());
+        let last = element.last.as_ref().unwrap_or(&element.first);
         Key {
-            first: element.first.clone(),
-            last,
+            first: element.first.as_slice().into(),
+            last: last.as_slice().into(),
         }
     };
     raw.into_iter()
@@ -208,8 +198,8 @@ fn ranges(mut raw: Vec<RawElement>) -> BTreeMap<Key, Data> {
         if let Some(start) = open.take() {
             found.insert(
                 Key {
-                    first: start.first,
-                    last: predecessor(&element.first),
+                    first: start.first.as_slice().into(),
+                    last: predecessor(&element.first).as_slice().into(),
                 },
                 start.data,
             );
@@ -220,8 +210,8 @@ fn ranges(mut raw: Vec<RawElement>) -> BTreeMap<Key, Data> {
         let last = vec![u8::MAX; start.first.len()];
         found.insert(
             Key {
-                first: start.first,
-                last,
+                first: start.first.as_slice().into(),
+                last: last.as_slice().into(),
             },
             start.data,
         );

@@ -1,6 +1,6 @@
 //! The smallest change that leads from one rule set to another. Pure.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{Base, Chain, Data, Family, Key, Rule, Ruleset, Set, SetType};
 
@@ -111,7 +111,9 @@ fn alike(desired: &Ruleset, observed: &Ruleset) -> bool {
     let mut chains = common(&desired.chains, &observed.chains);
     let mut sets = common(&desired.sets, &observed.sets);
     desired.dormant == observed.dormant
-        && chains.all(|(_, desired, observed)| desired.base == observed.base)
+        && chains.all(|(_, desired, observed)| {
+            Arc::ptr_eq(desired, observed) || desired.base == observed.base
+        })
         && sets.all(|(_, desired, observed)| desired.of == observed.of)
 }
 
@@ -121,8 +123,8 @@ fn amend(desired: &Ruleset, observed: &Ruleset) -> Vec<Step> {
     for (name, set, old) in common(&desired.sets, &observed.sets) {
         steps.extend(delete_elements(name, set, old));
     }
-    let changed =
-        common(&desired.chains, &observed.chains).filter(|(_, new, old)| new.rules != old.rules);
+    let changed = common(&desired.chains, &observed.chains)
+        .filter(|(_, new, old)| !Arc::ptr_eq(new, old) && new.rules != old.rules);
     let flushed = changed
         .filter(|(_, _, old)| !old.rules.is_empty())
         .map(|(name, ..)| name);
@@ -159,28 +161,36 @@ fn amend(desired: &Ruleset, observed: &Ruleset) -> Vec<Step> {
 }
 
 fn delete_elements(name: &str, set: &Set, old: &Set) -> Option<Step> {
-    let gone = old
-        .elements
-        .iter()
-        .filter(|(key, data)| set.elements.get(key) != Some(data));
+    let gone = lacking(&old.elements, &set.elements);
     let elements: Vec<Key> = gone.map(|(key, _)| key.clone()).collect();
     let (set, of) = (name.to_owned(), set.of.clone());
     (!elements.is_empty()).then_some(Step::DeleteElements { set, of, elements })
 }
 
 fn add_elements(name: &str, set: &Set, old: Option<&Set>) -> Option<Step> {
-    let new = set
-        .elements
-        .iter()
-        .filter(|(key, data)| old.and_then(|old| old.elements.get(key)) != Some(data));
+    let nothing = BTreeMap::new();
+    let new = lacking(&set.elements, old.map_or(&nothing, |old| &old.elements));
     let elements: BTreeMap<Key, Data> =
         new.map(|(key, data)| (key.clone(), data.clone())).collect();
     let (set, of) = (name.to_owned(), set.of.clone());
     (!elements.is_empty()).then_some(Step::AddElements { set, of, elements })
 }
 
-fn add_rules(name: &str, chain: &Chain, old: Option<&Chain>) -> Vec<Step> {
-    if old.is_some_and(|old| old.rules == chain.rules) {
+/// The entries that another map has not, or with other values.
+fn lacking<'a>(
+    these: &'a BTreeMap<Key, Data>,
+    those: &'a BTreeMap<Key, Data>,
+) -> impl Iterator<Item = (&'a Key, &'a Data)> {
+    // Both are sorted: they are walked side by side.
+    let mut those = those.iter().peekable();
+    these.iter().filter(move |(key, data)| {
+        while those.next_if(|(other, _)| other < key).is_some() {}
+        those.peek() != Some(&(*key, *data))
+    })
+}
+
+fn add_rules(name: &str, chain: &Arc<Chain>, old: Option<&Arc<Chain>>) -> Vec<Step> {
+    if old.is_some_and(|old| Arc::ptr_eq(old, chain) || old.rules == chain.rules) {
         return vec![];
     }
     chain
@@ -295,7 +305,7 @@ mod tests {
         let mut moved = ruleset(&[]);
         moved.chains.insert(
             "in".to_owned(),
-            Chain::base(Kind::Filter, Hook::Input, 7, vec![]),
+            Arc::new(Chain::base(Kind::Filter, Hook::Input, 7, vec![])),
         );
         let retyped = ruleset(&[]).set("set", Set::values(&[Type::Ipv6], []));
         let dormant = Ruleset {

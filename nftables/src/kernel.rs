@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     io,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -450,10 +451,13 @@ fn read_table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<
         }
         .insert(name, set);
     }
-    ruleset.chains = read_chains(socket, family, name)?;
+    let chains = read_chains(socket, family, name)?.into_iter();
+    ruleset.chains = chains
+        .map(|(name, chain)| (name, Arc::new(chain)))
+        .collect();
     for (chain, rule) in read_rules(socket, family, name, &own)? {
         if let Some(chain) = ruleset.chains.get_mut(&chain) {
-            chain.rules.push(rule);
+            Arc::make_mut(chain).rules.push(rule);
         }
     }
     Ok(Some(ruleset))

@@ -1,6 +1,12 @@
 //! What one nftables table holds, as a value.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+    net::IpAddr,
+    ops::Deref,
+    sync::Arc,
+};
 
 use super::{Rule, code::coded};
 
@@ -134,8 +140,8 @@ pub struct Ruleset {
     pub name: String,
     /// Switched off by a flag. Never so in what we want.
     pub dormant: bool,
-    /// Its chains by name.
-    pub chains: BTreeMap<String, Chain>,
+    /// Its chains by name. Most are the same in one rule set and the next.
+    pub chains: BTreeMap<String, Arc<Chain>>,
     /// Its named sets and maps.
     pub sets: BTreeMap<String, Set>,
 }
@@ -154,8 +160,21 @@ impl Ruleset {
 
     /// Adds or replaces a chain.
     pub fn chain(mut self, name: &str, chain: Chain) -> Self {
-        self.chains.insert(name.to_owned(), chain);
+        self.chains.insert(name.to_owned(), Arc::new(chain));
         self
+    }
+
+    /// Adds the chains and elements that another has more.
+    pub fn join(&mut self, other: Self) {
+        for (name, chain) in other.chains {
+            self.chains.entry(name).or_insert(chain);
+        }
+        for (name, set) in other.sets {
+            match self.sets.entry(name) {
+                Entry::Occupied(mut known) => known.get_mut().elements.extend(set.elements),
+                Entry::Vacant(none) => drop(none.insert(set)),
+            }
+        }
     }
 
     /// Adds or replaces a set or map.
@@ -331,39 +350,98 @@ pub enum DataType {
     Verdict,
 }
 
+/// No key is longer, in bytes (`NFT_DATA_VALUE_MAXLEN` of linux/netfilter/nf_tables.h).
+const LONGEST_KEY: usize = 64;
+
+/// The bytes of a key. Sets have thousands of them, so they take no memory of their own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Octets {
+    length: u8,
+    /// Filled with zeros.
+    bytes: [u8; LONGEST_KEY],
+}
+
+impl Octets {
+    const NONE: Self = Self {
+        length: 0,
+        bytes: [0; LONGEST_KEY],
+    };
+
+    /// Adds bytes as far as there is room, filled with zeros to a multiple of so many.
+    fn add(&mut self, part: &[u8], multiple: usize) {
+        let start = usize::from(self.length);
+        let room = self.bytes.iter_mut().skip(start);
+        room.zip(part).for_each(|(byte, own)| *byte = *own);
+        let end = start + part.len().next_multiple_of(multiple);
+        self.length = end.min(LONGEST_KEY) as u8;
+    }
+}
+
+impl From<&[u8]> for Octets {
+    fn from(bytes: &[u8]) -> Self {
+        let mut octets = Self::NONE;
+        octets.add(bytes, 1);
+        octets
+    }
+}
+
+impl From<IpAddr> for Octets {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self::from(&v4.octets()[..]),
+            IpAddr::V6(v6) => Self::from(&v6.octets()[..]),
+        }
+    }
+}
+
+impl Deref for Octets {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+impl fmt::Debug for Octets {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(out)
+    }
+}
+
 /// A range of values, both ends inside. The same value twice in sets that have no ranges.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The first.
-    pub first: Vec<u8>,
+    pub first: Octets,
     /// The last.
-    pub last: Vec<u8>,
+    pub last: Octets,
 }
 
 impl Key {
     /// One value. Parts of a concatenation are each filled with zeros to a multiple of four bytes.
     pub fn of(parts: &[&[u8]]) -> Self {
-        let value = match parts {
-            [single] => single.to_vec(),
-            parts => parts
-                .iter()
-                .flat_map(|part| padded(part))
-                .collect::<Vec<u8>>(),
-        };
+        let multiple = if parts.len() > 1 { 4 } else { 1 };
+        let mut value = Octets::NONE;
+        parts.iter().for_each(|part| value.add(part, multiple));
+        Self::single(value)
+    }
+
+    /// One value.
+    pub fn single(value: Octets) -> Self {
         Self {
-            first: value.clone(),
+            first: value,
             last: value,
         }
     }
 
     /// One address.
     pub fn address(address: IpAddr) -> Self {
-        Self::of(&[&octets(address)])
+        Self::single(address.into())
     }
 
     /// Two addresses, concatenated.
     pub fn pair(first: IpAddr, second: IpAddr) -> Self {
-        Self::of(&[&octets(first), &octets(second)])
+        Self::of(&[&Octets::from(first), &Octets::from(second)])
     }
 
     /// An interface's name, as a part of a key. The kernel's have 15 bytes at most: what is longer
@@ -382,16 +460,10 @@ impl Key {
     /// Every address from the first to the last.
     pub fn range(first: IpAddr, last: IpAddr) -> Self {
         Self {
-            first: octets(first),
-            last: octets(last),
+            first: first.into(),
+            last: last.into(),
         }
     }
-}
-
-fn padded(part: &[u8]) -> Vec<u8> {
-    let mut part = part.to_vec();
-    part.resize(part.len().next_multiple_of(4), 0);
-    part
 }
 
 /// An address as the kernel keeps it.

@@ -337,8 +337,8 @@ fn everything() -> Ruleset {
             Set::ranges(
                 &[Type::Ipv4, Type::Ipv4],
                 [Key {
-                    first: vec![10, 0, 0, 0, 10, 0, 1, 0],
-                    last: vec![10, 0, 0, 9, 10, 0, 1, 9],
+                    first: [10, 0, 0, 0, 10, 0, 1, 0][..].into(),
+                    last: [10, 0, 0, 9, 10, 0, 1, 9][..].into(),
                 }],
             ),
         )

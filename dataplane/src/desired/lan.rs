@@ -12,29 +12,29 @@ use model::{
 
 use super::{
     super::state::{AddressForm, Kind, Layer, Link, Place, Route, Stacked},
-    Desired, FOREIGN, Ground, HostLink, Local, Question, default_of, host_subnet, lease_of,
-    set_link, way_out,
+    Desired, FOREIGN, Ground, HostLink, Local, Question, Setting, default_of, host_subnet,
+    lease_of, set_link, way_out,
 };
 
 /// A VLAN of ours on the host: the host itself takes no part in it.
-const VLAN: [(&str, &str, &str); 4] = [
-    ("net/ipv4/conf", "arp_ignore", "8"),
-    ("net/ipv6/conf", "accept_ra", "0"),
-    ("net/ipv6/conf", "accept_dad", "0"),
-    ("net/ipv6/conf", "addr_gen_mode", "1"),
+const VLAN: [Setting; 4] = [
+    ("net/ipv4/conf", "arp_ignore", 8),
+    ("net/ipv6/conf", "accept_ra", 0),
+    ("net/ipv6/conf", "accept_dad", 0),
+    ("net/ipv6/conf", "addr_gen_mode", 1),
 ];
 
 /// The shim: answers no ARP (`arp_ignore`), accepts only packets whose answers would leave by it
 /// (the LAN's broadcasts arrive here a second time), and forwards nothing.
-const SHIM: [(&str, &str, &str); 8] = [
-    ("net/ipv4/conf", "arp_ignore", "8"),
-    ("net/ipv4/conf", "rp_filter", "1"),
-    ("net/ipv4/conf", "forwarding", "0"),
-    ("net/ipv6/conf", "disable_ipv6", "0"),
-    ("net/ipv6/conf", "forwarding", "0"),
-    ("net/ipv6/conf", "accept_ra", "0"),
-    ("net/ipv6/conf", "accept_dad", "0"),
-    ("net/ipv6/conf", "addr_gen_mode", "1"),
+const SHIM: [Setting; 8] = [
+    ("net/ipv4/conf", "arp_ignore", 8),
+    ("net/ipv4/conf", "rp_filter", 1),
+    ("net/ipv4/conf", "forwarding", 0),
+    ("net/ipv6/conf", "disable_ipv6", 0),
+    ("net/ipv6/conf", "forwarding", 0),
+    ("net/ipv6/conf", "accept_ra", 0),
+    ("net/ipv6/conf", "accept_dad", 0),
+    ("net/ipv6/conf", "addr_gen_mode", 1),
 ];
 
 /// A network as this host takes part in it.
@@ -99,8 +99,7 @@ impl Desired {
             .get(member.parent)
             .is_some_and(|owner| *owner != local.id)
         {
-            self.questions
-                .insert(local.id, question(local, &member, true));
+            self.questions.insert(local.id, question(local, &member));
             let next = "give it fewer replicas, or use another macvlan_mode";
             let cause = format!(
                 "another task of this host has {} to itself (macvlan_mode=passthru)",
@@ -121,8 +120,11 @@ impl Desired {
         }
         if member.has_neighbours() && !is_taken {
             let open = !ground.free.contains(&local.id);
-            self.questions
-                .insert(local.id, question(local, &member, open));
+            let question = Question {
+                open,
+                ..question(local, &member)
+            };
+            self.questions.insert(local.id, question);
             if open {
                 return;
             }
@@ -381,7 +383,7 @@ impl Desired {
 
 /// The question is sent where the answer arrives: an ipvlan device receives only packets to its own
 /// addresses, its parent all.
-fn question(local: &Local<'_>, member: &Member<'_>, open: bool) -> Question {
+fn question(local: &Local<'_>, member: &Member<'_>) -> Question {
     let (place, link) = match member.layer {
         Layer::Ipvlan(_) => (Place::Host, member.link.clone()),
         _ => local.port(),
@@ -393,7 +395,7 @@ fn question(local: &Local<'_>, member: &Member<'_>, open: bool) -> Question {
         place,
         link,
         addresses: local.endpoint.addresses.clone(),
-        open,
+        open: true,
     }
 }
 

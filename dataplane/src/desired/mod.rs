@@ -35,24 +35,28 @@ const IPV6_METRIC: u32 = 1024;
 /// Assumed where the VTEP is on no link of the host.
 const ETHERNET_MTU: u32 = 1500;
 
+/// A number below /proc/sys: its directory, which of a link or of all has another one in it for
+/// each, its name, and the value.
+type Setting = (&'static str, &'static str, i64);
+
 /// Sysctls of every namespace of ours: the kernel configures nothing by itself, so that everything
 /// there is ours.
-const QUIET: [(&str, &str); 7] = [
-    ("net/ipv6/conf/all/disable_ipv6", "0"),
-    ("net/ipv6/conf/default/disable_ipv6", "0"),
-    ("net/ipv6/conf/all/accept_dad", "0"),
-    ("net/ipv6/conf/default/accept_dad", "0"),
-    ("net/ipv6/conf/default/dad_transmits", "0"),
-    ("net/ipv6/conf/default/accept_ra", "0"),
-    ("net/ipv6/conf/default/addr_gen_mode", "1"),
+const QUIET: [Setting; 7] = [
+    ("net/ipv6/conf/all", "disable_ipv6", 0),
+    ("net/ipv6/conf/default", "disable_ipv6", 0),
+    ("net/ipv6/conf/all", "accept_dad", 0),
+    ("net/ipv6/conf/default", "accept_dad", 0),
+    ("net/ipv6/conf/default", "dad_transmits", 0),
+    ("net/ipv6/conf/default", "accept_ra", 0),
+    ("net/ipv6/conf/default", "addr_gen_mode", 1),
 ];
 
 /// Sysctls of our interface in a foreign container: the kernel configures nothing on it by itself.
-const FOREIGN: [(&str, &str, &str); 4] = [
-    ("net/ipv6/conf", "disable_ipv6", "0"),
-    ("net/ipv6/conf", "accept_dad", "0"),
-    ("net/ipv6/conf", "accept_ra", "0"),
-    ("net/ipv6/conf", "addr_gen_mode", "1"),
+const FOREIGN: [Setting; 4] = [
+    ("net/ipv6/conf", "disable_ipv6", 0),
+    ("net/ipv6/conf", "accept_dad", 0),
+    ("net/ipv6/conf", "accept_ra", 0),
+    ("net/ipv6/conf", "addr_gen_mode", 1),
 ];
 /// Extra metric of our default route inside a foreign container, so that its own default route
 /// wins.
@@ -497,17 +501,16 @@ fn way_out(place: Place, everything: Subnet) -> RouteKey {
     }
 }
 
-fn set_all(space: &mut Space<Link>, values: &[(&str, &str)]) {
-    space.sysctls.extend(
-        values
-            .iter()
-            .map(|(path, value)| (Sysctl::of_namespace(path), (*value).to_owned())),
-    );
+fn set_all(space: &mut Space<Link>, settings: &[Setting]) {
+    let all = settings.iter();
+    space
+        .sysctls
+        .extend(all.map(|(table, name, value)| (Sysctl::of_namespace(table, name), *value)));
 }
 
-fn set_link(space: &mut Space<Link>, link: &LinkName, values: &[(&str, &str, &str)]) {
-    let values = values
-        .iter()
-        .map(|(table, name, value)| (Sysctl::of_link(table, link, name), (*value).to_owned()));
-    space.sysctls.extend(values);
+fn set_link(space: &mut Space<Link>, link: &LinkName, settings: &[Setting]) {
+    let all = settings.iter();
+    space
+        .sysctls
+        .extend(all.map(|(table, name, value)| (Sysctl::of_link(table, link, name), *value)));
 }

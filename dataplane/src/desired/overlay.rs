@@ -10,8 +10,8 @@ use model::{
 
 use super::{
     super::state::{AddressForm, FdbKey, Kind, Link, Place, Route, RouteKey, Space, Vxlan},
-    Desired, ETHERNET_MTU, FOREIGN, Local, QUIET, Underlay, default_of, host_subnet, lease_of,
-    set_all, set_link, way_out,
+    Desired, ETHERNET_MTU, FOREIGN, Local, QUIET, Setting, Underlay, default_of, host_subnet,
+    lease_of, set_all, set_link, way_out,
 };
 
 /// Minimum MTU of IPv6 links (RFC 8200 section 5): next hops are IPv6, whatever the network's
@@ -27,44 +27,44 @@ const OUTER_TTL: u8 = 64;
 
 /// Sysctls of a network's namespace, which is a router. `accept_local`: every host has the gateway
 /// address, so another host's ICMP errors have a source address that is local here.
-const ROUTER: [(&str, &str); 8] = [
-    ("net/ipv4/ip_forward", "1"),
-    ("net/ipv4/conf/all/rp_filter", "0"),
-    ("net/ipv4/conf/default/rp_filter", "0"),
-    ("net/ipv4/conf/all/accept_local", "1"),
-    ("net/ipv4/conf/all/send_redirects", "0"),
-    ("net/ipv4/conf/default/send_redirects", "0"),
-    ("net/ipv6/conf/all/forwarding", "1"),
-    ("net/ipv6/conf/default/forwarding", "1"),
+const ROUTER: [Setting; 8] = [
+    ("net/ipv4", "ip_forward", 1),
+    ("net/ipv4/conf/all", "rp_filter", 0),
+    ("net/ipv4/conf/default", "rp_filter", 0),
+    ("net/ipv4/conf/all", "accept_local", 1),
+    ("net/ipv4/conf/all", "send_redirects", 0),
+    ("net/ipv4/conf/default", "send_redirects", 0),
+    ("net/ipv6/conf/all", "forwarding", 1),
+    ("net/ipv6/conf/default", "forwarding", 1),
 ];
 
 /// The host routes between uplinks and the outside.
-const HOST: [(&str, &str); 2] = [
-    ("net/ipv4/ip_forward", "1"),
-    ("net/ipv6/conf/all/forwarding", "1"),
+const HOST: [Setting; 2] = [
+    ("net/ipv4", "ip_forward", 1),
+    ("net/ipv6/conf/all", "forwarding", 1),
 ];
 
 /// The host's end of an uplink. Loose `rp_filter` (2) wins over a strict one (1) of the host's
 /// `conf/all`.
-const UPLINK: [(&str, &str, &str); 9] = [
-    ("net/ipv4/conf", "forwarding", "1"),
-    ("net/ipv4/conf", "rp_filter", "2"),
-    ("net/ipv4/conf", "accept_local", "0"),
-    ("net/ipv4/conf", "route_localnet", "0"),
-    ("net/ipv6/conf", "disable_ipv6", "0"),
-    ("net/ipv6/conf", "forwarding", "1"),
-    ("net/ipv6/conf", "accept_ra", "0"),
-    ("net/ipv6/conf", "accept_dad", "0"),
-    ("net/ipv6/conf", "addr_gen_mode", "1"),
+const UPLINK: [Setting; 9] = [
+    ("net/ipv4/conf", "forwarding", 1),
+    ("net/ipv4/conf", "rp_filter", 2),
+    ("net/ipv4/conf", "accept_local", 0),
+    ("net/ipv4/conf", "route_localnet", 0),
+    ("net/ipv6/conf", "disable_ipv6", 0),
+    ("net/ipv6/conf", "forwarding", 1),
+    ("net/ipv6/conf", "accept_ra", 0),
+    ("net/ipv6/conf", "accept_dad", 0),
+    ("net/ipv6/conf", "addr_gen_mode", 1),
 ];
 
 /// Sysctls of the network's end of an endpoint. With the default `proxy_delay` a proxied answer
 /// waits up to 0.8 s.
-const ENDPOINT: [(&str, &str, &str); 4] = [
-    ("net/ipv4/conf", "proxy_arp", "1"),
-    ("net/ipv4/conf", "rp_filter", "0"),
-    ("net/ipv4/conf", "forwarding", "1"),
-    ("net/ipv4/neigh", "proxy_delay", "0"),
+const ENDPOINT: [Setting; 4] = [
+    ("net/ipv4/conf", "proxy_arp", 1),
+    ("net/ipv4/conf", "rp_filter", 0),
+    ("net/ipv4/conf", "forwarding", 1),
+    ("net/ipv4/neigh", "proxy_delay", 0),
 ];
 
 /// A network as this host takes part in it.
@@ -443,23 +443,29 @@ pub(super) fn mtu(network: &NetworkConfig, own: &PeerConfig, underlay: Option<u3
 }
 
 fn carried(network: &NetworkConfig, underlay: u32, own: &PeerConfig) -> u32 {
-    let encrypted = matches!(
-        network.driver,
+    let outside = match network.driver {
         DriverConfig::Overlay {
-            encrypted: true,
-            ..
-        }
-    );
-    inner_mtu(underlay, own.vtep, encrypted)
+            encrypted: true, ..
+        } => Outside::Encrypted,
+        _ => Outside::Plain,
+    };
+    inner_mtu(underlay, own.vtep, outside)
+}
+
+/// How tunnel packets travel between hosts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outside {
+    Plain,
+    Encrypted,
 }
 
 /// VXLAN adds the outer IP header, UDP 8, its own 8, and the inner Ethernet header 14 (RFC 7348
 /// section 5). ESP with AES-GCM adds 8 and an IV of 8 in front, and behind a trailer of 2, filled
 /// up so that what is encrypted is a multiple of 4, and the check value of 16 (RFC 4303 section
 /// 2.4, RFC 4106).
-fn inner_mtu(underlay: u32, vtep: IpAddr, encrypted: bool) -> u32 {
+fn inner_mtu(underlay: u32, vtep: IpAddr, outside: Outside) -> u32 {
     let inside = underlay.saturating_sub(if vtep.is_ipv4() { 20 } else { 40 });
-    let inside = if encrypted {
+    let inside = if outside == Outside::Encrypted {
         (inside.saturating_sub(8 + 8 + 16) / 4 * 4).saturating_sub(2)
     } else {
         inside
@@ -475,15 +481,15 @@ mod tests {
     fn the_overhead_is_exact_for_both_families_and_encryption() {
         let (v4, v6) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
         assert_eq!(
-            [inner_mtu(1500, v4, false), inner_mtu(1500, v6, false)],
+            [v4, v6].map(|vtep| inner_mtu(1500, vtep, Outside::Plain)),
             [1450, 1430]
         );
         assert_eq!(
-            [inner_mtu(1500, v4, true), inner_mtu(1500, v6, true)],
+            [v4, v6].map(|vtep| inner_mtu(1500, vtep, Outside::Encrypted)),
             [1416, 1396]
         );
         assert_eq!(
-            [1501, 1503, 1504].map(|underlay| inner_mtu(underlay, v4, true)),
+            [1501, 1503, 1504].map(|underlay| inner_mtu(underlay, v4, Outside::Encrypted)),
             [1416, 1416, 1420]
         );
     }

@@ -106,7 +106,7 @@ impl Desired {
         for endpoint in anew {
             space.forget(&names::endpoint_link(*endpoint));
         }
-        space.add(new);
+        space.add(Space::clone(new));
         if **old != space {
             self.spaces.insert(place, Arc::new(space));
         }

@@ -10,6 +10,7 @@ use model::{
     Mac, NetworkId, NodeConfig, NodeId, PublishMode,
     names::{self, LinkName},
 };
+use nftables::Ip;
 use rules::published::{MARK_MASK, mark};
 
 use super::{
@@ -17,16 +18,16 @@ use super::{
         policy::{HOST_TABLES, PEER_TABLES, Policy},
         state::{AddressForm, FdbKey, Place, Route, RouteKey, Space},
     },
-    Desired, default_of, host_subnet,
+    Desired, Setting, default_of, host_subnet,
     overlay::{INNER, Member},
     set_link,
 };
 use crate::state::Link;
 
 /// Answers come out of the network with a source that is the host's own, and go on to its loopback.
-const ANSWERED: [(&str, &str, &str); 2] = [
-    ("net/ipv4/conf", "accept_local", "1"),
-    ("net/ipv4/conf", "route_localnet", "1"),
+const ANSWERED: [Setting; 2] = [
+    ("net/ipv4/conf", "accept_local", 1),
+    ("net/ipv4/conf", "route_localnet", 1),
 ];
 /// Address of the uplink: on a link without an IPv4 address loose `rp_filter` drops every packet.
 const UPLINK: Ipv4Addr = Ipv4Addr::new(169, 254, 110, 1);
@@ -115,10 +116,10 @@ impl Desired {
             source: None,
             mtu: None,
         };
-        for ipv6 in [false, true] {
-            host.table(table, any(ipv6), inwards(&link));
+        for version in Ip::BOTH {
+            host.table(table, any(version), inwards(&link));
             let policy = Policy {
-                ipv6,
+                version,
                 preference: 0,
                 mark,
                 mask: MARK_MASK,
@@ -133,9 +134,9 @@ impl Desired {
     fn lead_back(&mut self, member: &Member<'_>, config: &NodeConfig) {
         let link = names::vxlan_link(member.network.vni);
         let space = self.space(member.place());
-        for ipv6 in [false, true] {
+        for version in Ip::BOTH {
             let unmarked = Policy {
-                ipv6,
+                version,
                 preference: UNMARKED,
                 mark: 0,
                 mask: PEER_TABLES,
@@ -163,10 +164,10 @@ impl Desired {
                 source: None,
                 mtu: member.narrower(peer),
             };
-            for ipv6 in [false, true] {
-                space.table(mark, any(ipv6), back.clone());
+            for version in Ip::BOTH {
+                space.table(mark, any(version), back.clone());
                 let policy = Policy {
-                    ipv6,
+                    version,
                     preference: MARKED,
                     mark,
                     mask: u32::MAX,
@@ -198,10 +199,9 @@ impl Space<Link> {
     }
 }
 
-fn any(ipv6: bool) -> IpAddr {
-    if ipv6 {
-        Ipv6Addr::UNSPECIFIED.into()
-    } else {
-        Ipv4Addr::UNSPECIFIED.into()
+fn any(version: Ip) -> IpAddr {
+    match version {
+        Ip::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Ip::V6 => Ipv6Addr::UNSPECIFIED.into(),
     }
 }

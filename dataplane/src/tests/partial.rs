@@ -201,7 +201,7 @@ proptest! {
         let mut ops = plan(&desired, &observed);
         let grounds = |view: &NodeConfig, observed: &Observed| Grounds {
             config: Arc::new(view.clone()),
-            observed: observed.clone(),
+            observed: Arc::new(observed.clone()),
             open: Arc::new(Open::default()),
             asked: BTreeSet::new(),
         };

@@ -97,7 +97,7 @@ pub fn look() -> io::Result<Observed> {
 /// Whether this kernel has ESP with our algorithm, for both families: tried in a namespace that is
 /// gone afterwards.
 pub fn probe() -> io::Result<()> {
-    namespace::on_own_thread(|| {
+    namespace::away(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         let (socket, mut sequence) = (connect()?, 0);
         // Addresses for documentation (RFC 5737, RFC 3849).

@@ -34,9 +34,10 @@ const READ_AGAIN: Duration = Duration::from_secs(10);
 /// The file of the record, in the daemon's directory.
 const FILE: &str = "associations";
 /// Why nothing goes to a peer.
-const MUTE: &str = "the kernel has lost what this host sent with, and no key is used twice";
+const MUTE: &str =
+    "the kernel lost the association that this host sends by, and a key is never used again";
 const UNMUTE: &str =
-    "a manager gives it another once one can be reached, until then nothing goes there";
+    "a manager issues another key once one can be reached; until then nothing is sent there";
 
 /// When a pass may take the barrier down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use model::{DriverConfig, Epoch, EspKey, NodeConfig, NodeId, PeerKeys, Spi};
+use nftables::Ip;
 
 use super::record::Record;
 
@@ -141,11 +142,23 @@ pub struct Way {
     /// Whether they come or go.
     pub direction: Direction,
     /// Their IP version.
-    pub ipv6: bool,
+    pub version: Ip,
     /// The hosts.
     pub traffic: Traffic,
     /// The destination port.
     pub port: u16,
+}
+
+impl Way {
+    /// From one host to another.
+    pub fn between(direction: Direction, from: IpAddr, to: IpAddr, port: u16) -> Self {
+        Self {
+            direction,
+            version: Ip::of(from),
+            traffic: Traffic::Between { from, to },
+            port,
+        }
+    }
 }
 
 /// The hosts that a policy is for.
@@ -272,9 +285,9 @@ pub fn plan(wanted: Option<&Wanted>, observed: &Observed, record: &Record) -> Pl
 fn barrier(port: u16) -> impl Iterator<Item = Way> {
     let directions = [Direction::Out, Direction::In].into_iter();
     directions.flat_map(move |direction| {
-        [false, true].map(|ipv6| Way {
+        Ip::BOTH.map(|version| Way {
             direction,
-            ipv6,
+            version,
             traffic: Traffic::Any,
             port,
         })
@@ -307,12 +320,7 @@ impl Draft<'_> {
             spi: a.spi,
             key: a.key.clone(),
         };
-        let way = |direction, from, to| Way {
-            direction,
-            ipv6: own.is_ipv6(),
-            traffic: Traffic::Between { from, to },
-            port: wanted.port,
-        };
+        let way = |direction, from, to| Way::between(direction, from, to, wanted.port);
         for accepted in &peer.keys.accept {
             self.hold(id, accepted, inwards(accepted));
         }
@@ -441,7 +449,10 @@ impl fmt::Display for Way {
         } else {
             "out"
         };
-        let version = if self.ipv6 { "ipv6" } else { "ipv4" };
+        let version = match self.version {
+            Ip::V4 => "ipv4",
+            Ip::V6 => "ipv6",
+        };
         match self.traffic {
             Traffic::Any => write!(out, "{direction} for {version} udp port {}", self.port),
             Traffic::Between { from, to } => write!(

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{Association as Keyed, Epoch, EspKey, NodeId, PeerKeys, Spi};
 
+use nftables::Ip;
+
 use super::{
     plan::{Association, Direction, Peer, Policy, Traffic, Verdict, Way},
     *,
@@ -116,7 +118,7 @@ impl Host {
         let (from, to) = (ip(OWN), ip("192.0.2.2"));
         let way = Way {
             direction: Direction::Out,
-            ipv6: false,
+            version: Ip::V4,
             traffic: Traffic::Between { from, to },
             port: 4790,
         };

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use model::{EspKey, Spi};
+use nftables::Ip;
 
 use super::plan::{
     Association, Direction, ObservedAssociation, Policy, Traffic, Usage, Verdict, Way,
@@ -150,11 +151,10 @@ pub fn get_policies() -> Vec<u8> {
     Bytes::message(kind::GET_POLICY, DUMP).finish()
 }
 
-fn family(ipv6: bool) -> [u8; 2] {
-    let family = if ipv6 {
-        nix::libc::AF_INET6
-    } else {
-        nix::libc::AF_INET
+fn family(version: Ip) -> [u8; 2] {
+    let family = match version {
+        Ip::V4 => nix::libc::AF_INET,
+        Ip::V6 => nix::libc::AF_INET6,
     };
     (family as u16).to_ne_bytes()
 }
@@ -162,9 +162,9 @@ fn family(ipv6: bool) -> [u8; 2] {
 /// Adds an association; fails where there is one of this number to this destination.
 pub fn add_association(new: &Association) -> Vec<u8> {
     let mut message = Bytes::message(kind::NEW_SA, ACKNOWLEDGE | CREATE_NEW);
-    let ipv6 = new.to.is_ipv6();
+    let version = Ip::of(new.to);
     // The selector: any. Its family is the association's.
-    message.zeros(40).put(&family(ipv6)).zeros(SELECTOR - 42);
+    message.zeros(40).put(&family(version)).zeros(SELECTOR - 42);
     message
         .address(Some(new.to))
         .put(&new.spi.0.to_be_bytes())
@@ -175,7 +175,7 @@ pub fn add_association(new: &Association) -> Vec<u8> {
         .zeros(32 + 12)
         .zeros(4)
         .put(&REQUEST_ID.to_ne_bytes())
-        .put(&family(ipv6));
+        .put(&family(version));
     message.put(&[TRANSPORT, 0, FLAG_ESN]).zeros(7);
     message.attribute(attribute::AEAD, &aead(&new.key));
     message.attribute(attribute::REPLAY_ESN, &replay());
@@ -209,7 +209,7 @@ pub fn delete_association(to: IpAddr, spi: Spi) -> Vec<u8> {
     message
         .address(Some(to))
         .put(&spi.0.to_be_bytes())
-        .put(&family(to.is_ipv6()))
+        .put(&family(Ip::of(to)))
         .put(&[ESP, 0]);
     message.finish()
 }
@@ -237,7 +237,7 @@ pub fn set_policy(way: &Way, policy: &Policy) -> Vec<u8> {
             .put(&number.to_be_bytes())
             .put(&[ESP, 0, 0, 0]);
         template
-            .put(&family(to.is_ipv6()))
+            .put(&family(Ip::of(to)))
             .zeros(2)
             .address(Some(from))
             .put(&REQUEST_ID.to_ne_bytes());
@@ -280,7 +280,7 @@ fn selector(message: &mut Bytes, way: &Way) {
         .put(&[0xff; 2])
         .zeros(4);
     message
-        .put(&family(way.ipv6))
+        .put(&family(way.version))
         .put(&[bits, bits, UDP])
         .zeros(3 + 8);
 }
@@ -372,11 +372,10 @@ impl<'a> View<'a> {
         self.array(at).map(u64::from_ne_bytes)
     }
 
-    fn address(&self, at: usize, ipv6: bool) -> Option<IpAddr> {
-        if ipv6 {
-            self.array::<16>(at).map(IpAddr::from)
-        } else {
-            self.array::<4>(at).map(IpAddr::from)
+    fn address(&self, at: usize, version: Ip) -> Option<IpAddr> {
+        match version {
+            Ip::V4 => self.array::<4>(at).map(IpAddr::from),
+            Ip::V6 => self.array::<16>(at).map(IpAddr::from),
         }
     }
 
@@ -400,10 +399,10 @@ impl<'a> View<'a> {
     }
 }
 
-fn is_ipv6(family: u16) -> Option<bool> {
+fn version(family: u16) -> Option<Ip> {
     match i32::from(family) {
-        nix::libc::AF_INET => Some(false),
-        nix::libc::AF_INET6 => Some(true),
+        nix::libc::AF_INET => Some(Ip::V4),
+        nix::libc::AF_INET6 => Some(Ip::V6),
         _ => None,
     }
 }
@@ -413,11 +412,11 @@ fn association(body: View<'_>) -> Option<ObservedAssociation> {
     if body.u32(208)? != REQUEST_ID || body.u8(76)? != ESP {
         return None;
     }
-    let ipv6 = is_ipv6(body.u16(212)?)?;
+    let version = version(body.u16(212)?)?;
     let mut found = ObservedAssociation {
         association: Association {
-            from: body.address(80, ipv6)?,
-            to: body.address(56, ipv6)?,
+            from: body.address(80, version)?,
+            to: body.address(56, version)?,
             spi: Spi(u32::from_be_bytes(body.array(72)?)),
             key: EspKey::new([0; 36]),
         },
@@ -474,13 +473,13 @@ fn read_aead(value: View<'_>) -> Option<EspKey> {
 
 /// A policy of ours: its priority and the shape of its selector tell.
 fn policy(body: View<'_>) -> Option<(Way, Policy, u32)> {
-    let ipv6 = is_ipv6(body.u16(40)?)?;
-    let bits = if ipv6 { 128 } else { 32 };
+    let version = version(body.u16(40)?)?;
+    let bits = if version == Ip::V6 { 128 } else { 32 };
     let traffic = match (body.u8(42)?, body.u8(43)?) {
         (0, 0) => Traffic::Any,
         (to, from) if (to, from) == (bits, bits) => Traffic::Between {
-            from: body.address(16, ipv6)?,
-            to: body.address(0, ipv6)?,
+            from: body.address(16, version)?,
+            to: body.address(0, version)?,
         },
         _ => return None,
     };
@@ -491,7 +490,7 @@ fn policy(body: View<'_>) -> Option<(Way, Policy, u32)> {
     };
     let way = Way {
         direction,
-        ipv6,
+        version,
         traffic,
         port: u16::from_be_bytes(body.array(32)?),
     };
@@ -522,11 +521,14 @@ fn policy(body: View<'_>) -> Option<(Way, Policy, u32)> {
 }
 
 fn protection(template: View<'_>) -> Option<Verdict> {
-    let ipv6 = is_ipv6(template.u16(24)?)?;
+    let version = version(template.u16(24)?)?;
     let rest = template.array(48)? == [TRANSPORT, 0, 0, 0] && template.array(52)? == [0xff; 12];
     let ours = template.u8(20)? == ESP && template.u32(44)? == REQUEST_ID;
     let spi = Some(Spi(u32::from_be_bytes(template.array(16)?))).filter(|spi| spi.0 != 0);
-    let (from, to) = (template.address(28, ipv6)?, template.address(0, ipv6)?);
+    let (from, to) = (
+        template.address(28, version)?,
+        template.address(0, version)?,
+    );
     (ours && rest).then_some(Verdict::Protect { from, to, spi })
 }
 
@@ -619,7 +621,7 @@ mod tests {
             let (way, policy) = (
                 Way {
                     direction,
-                    ipv6: false,
+                    version: Ip::V4,
                     traffic,
                     port: 4790,
                 },

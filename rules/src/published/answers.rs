@@ -1,0 +1,148 @@
+//! The host whose task answers: sends the answers back by the called host.
+
+use std::sync::Arc;
+
+use nftables::{
+    Chain, Comparison, Conntrack, Expression, Hook, Ip, Key, Kind, Meta, Rule, Ruleset, Set, Type,
+    Verdict,
+};
+
+use super::{Answers, MANGLE, NEW, at_names, last, target_key};
+use crate::{
+    addresses_of,
+    guard::{FROM_TUNNEL, outermost, set_names},
+};
+
+/// `NF_CT_STATE_BIT`s of what belongs to a known connection: established, related.
+const KNOWN: u32 = 2 | 4;
+
+/// Adds to the guard of a network's namespace the rules that accept callers of other hosts, to
+/// published targets only, and that send answers back by the called host.
+pub fn answer(mut table: Ruleset, answers: &Answers) -> Ruleset {
+    if answers.routers.is_empty() {
+        return table;
+    }
+    if let Some(chain) = table.chains.get_mut(FROM_TUNNEL) {
+        let chain = Arc::make_mut(chain);
+        let strangers = chain.rules.len().saturating_sub(1);
+        chain
+            .rules
+            .splice(strangers..strangers, Ip::BOTH.map(of_outside));
+    }
+    let judge = |version| {
+        let outside = Rule::new()
+            .link_in("vx-*")
+            .version(version)
+            .source(version, 0);
+        outside
+            .not_in_set(set_names(version).subnets)
+            .verdict(Verdict::Goto("callers".to_owned()))
+    };
+    let restore = Rule::new()
+        .link_in("e*")
+        .answers()
+        .with(Expression::Conntrack {
+            key: Conntrack::Mark,
+            into: 0,
+        });
+    let restore = restore
+        .compare(Comparison::NotEqual, &[0; 4])
+        .with(Expression::SetMeta {
+            key: Meta::Mark,
+            from: 0,
+        });
+    let ways = answers
+        .routers
+        .iter()
+        .map(|(router, mark)| (Key::of(&[&router.0]), mark.to_ne_bytes().to_vec()));
+    let known = answers
+        .routers
+        .iter()
+        .map(|(router, mark)| Key::of(&[&router.0, &mark.to_ne_bytes()]));
+    let table = table
+        .chain(
+            "answers",
+            Chain::base(
+                Kind::Filter,
+                Hook::Prerouting,
+                MANGLE,
+                [&Ip::BOTH.map(judge)[..], &[restore]].concat(),
+            ),
+        )
+        .chain("callers", Chain::regular(callers_of_others()))
+        .set(
+            "routers",
+            Set::values(
+                &[Type::Ethernet],
+                answers.routers.keys().map(|router| Key::of(&[&router.0])),
+            ),
+        )
+        .set("ways", Set::map(&[Type::Ethernet], Type::Mark, ways))
+        .set("known", Set::values(&[Type::Ethernet, Type::Mark], known));
+    Ip::BOTH.into_iter().fold(table, |table, version| {
+        let subnets = outermost(&answers.subnets, version).map(addresses_of);
+        let targets = answers
+            .targets
+            .iter()
+            .filter(|(address, ..)| Ip::of(*address) == version);
+        let targets = targets.flat_map(|&(address, protocol, first, count)| {
+            (first..=last(first, count)).map(move |port| target_key(address, protocol, port))
+        });
+        table
+            .set(
+                set_names(version).subnets,
+                Set::ranges(&[version.into()], subnets),
+            )
+            .set(
+                at_names(version).targets,
+                Set::values(&[version.into(), Type::Protocol, Type::Port], targets),
+            )
+    })
+}
+
+/// Whether the tunnel's packet is for a published target is only known once its connection is.
+fn of_outside(version: Ip) -> Rule {
+    let by_host = Rule::new()
+        .version(version)
+        .source_mac(0)
+        .in_set("routers")
+        .source(version, 0);
+    by_host
+        .not_in_set(set_names(version).subnets)
+        .verdict(Verdict::Accept)
+}
+
+/// A new connection to a published target is remembered with the router that it came from; the rest
+/// of it comes from there.
+fn callers_of_others() -> Vec<Rule> {
+    let begin = |version: Ip| {
+        let behind = (Type::from(version).size() / 4) as u8;
+        let target = Rule::new()
+            .states(NEW)
+            .version(version)
+            .destination(version, 0)
+            .called(behind);
+        let from = target
+            .in_set(at_names(version).targets)
+            .source_mac(0)
+            .map("ways");
+        from.with(Expression::SetConntrack {
+            key: Conntrack::Mark,
+            from: 0,
+        })
+        .verdict(Verdict::Accept)
+    };
+    let goes_on = Rule::new()
+        .states(KNOWN)
+        .source_mac(0)
+        .with(Expression::Conntrack {
+            key: Conntrack::Mark,
+            into: 2,
+        });
+    let goes_on = goes_on.in_set("known").verdict(Verdict::Accept);
+    [
+        &Ip::BOTH.map(begin)[..],
+        &[goes_on, Rule::new().counter().verdict(Verdict::Drop)],
+    ]
+    .concat()
+}

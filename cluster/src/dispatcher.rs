@@ -130,8 +130,8 @@ impl<S: StateMachine> Session<S> {
         let cluster = self.consensus.machine.read(StateMachine::level);
         let _over = if level < cluster {
             let next = TooNew::NEXT;
-            tracing::warn!(%node, "the node's netd knows levels up to {level}, and the cluster is \
-                at level {cluster}: the node gets no view and counts as down; next: {next}");
+            tracing::warn!(%node, next, "the node's netd knows levels up to {level}, and the \
+                cluster is at level {cluster}: the node gets no view and counts as down");
             self.refuse(upstream).await
         } else {
             self.serve(upstream, generation, &digest).await

@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(long, global = true, env = "NETD_SOCKET", default_value = api::SOCKET,
         value_name = "PATH")]
     pub socket: PathBuf,
-    /// Format of errors on standard error (default: that of the output where it is given, else text)
+    /// Format of errors on standard error (default: that of the output where given, else text)
     #[arg(long, global = true, value_enum, value_name = "FORM")]
     pub errors: Option<Telling>,
     /// Command
@@ -191,8 +191,9 @@ pub(crate) struct Events {
     /// Stop at this time, or at the time that is this long ago (default: go on for ever)
     #[arg(long, value_name = "TIME|DURATION")]
     pub until: Option<Moment>,
-    /// Show only changes that match: type=KIND, event=made|changed|removed, service=NAME, node=NAME,
-    /// network=NAME, id=ID (with one type). Of several filters with the same key, one must match
+    /// Show only changes that match: type=KIND, event=made|changed|removed, service=NAME,
+    /// node=NAME, network=NAME, id=ID (with one type). Of several filters with the same key, one
+    /// must match
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
     pub filter: Vec<(String, String)>,
     /// Output format: a line of text, or one of JSON, for each change

@@ -300,10 +300,12 @@ mod tests {
 
     #[test]
     fn an_end_on_disk_is_text_before_failures_had_types() {
-        let text = r#"{"kind":"rejected","reason":"cannot mount /proc; next: run as root"}"#;
+        let line = Failure::new(Kind::Unavailable, "cannot mount /proc", "run as root");
+        let line = line.in_one_line();
+        let text = format!("{{\"kind\":\"rejected\",\"reason\":\"{line}\"}}");
         assert_eq!(stored(Level::SHARED_VIEWS), text);
-        let read: StoredEnd = serde_json::from_str(text).unwrap();
-        let why = Failure::untyped("cannot mount /proc; next: run as root");
+        let read: StoredEnd = serde_json::from_str(&text).unwrap();
+        let why = Failure::untyped(line);
         assert_eq!(End::from(read), End::Rejected { why });
     }
 

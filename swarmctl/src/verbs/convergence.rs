@@ -27,8 +27,8 @@ const STAY: Duration = Duration::from_secs(1);
 /// Lines that are not live come at most this often.
 const LINE_PAUSE: Duration = Duration::from_secs(2);
 
-/// Waits until the service has converged, unless the command is detached. Tasks in `past` had ended before: their errors are not
-/// printed.
+/// Waits until the service has converged, unless the command is detached. Tasks in `past` had ended
+/// before: their errors are not printed.
 pub(crate) async fn wait(
     daemon: &Daemon,
     name: &str,

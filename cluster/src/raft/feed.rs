@@ -1,4 +1,5 @@
-//! What the newest commands changed, in memory: for views, for those who watch, and for the history.
+//! What the newest commands changed, in memory: for views, for those who watch, and for the
+//! history.
 
 use std::{collections::VecDeque, sync::Arc};
 

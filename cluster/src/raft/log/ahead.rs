@@ -1,4 +1,5 @@
-//! Entries of a leader that the other managers write to their disks while it writes them to its own.
+//! Entries of a leader that the other managers write to their disks while it writes them to its
+//! own.
 //!
 //! openraft has a leader's entries sent to the other managers once its log says that it has them,
 //! so a log that flushed first would add its flush to theirs. A log that leads says so at once and

@@ -265,12 +265,14 @@ pub(super) fn set_surge(state: &mut State, now: Millis, id: ServiceId, slots: u3
 /// Makes slots up to this number and leases their addresses. A slot that is still being emptied
 /// keeps its lease.
 fn hold_slots(state: &mut State, id: ServiceId, last: u32) -> Result<(), Refusal> {
-    let owners: Vec<Owner> = (1..=last).map(|slot| Owner::Slot(id, slot)).collect();
-    state
-        .ledger
-        .allocate(&present(&state.services, id)?.service.networks, &owners)?;
+    let record = present(&state.services, id)?;
+    // Who has a slot has its lease.
+    let new = (1..=last).filter(|slot| !record.slots.contains_key(slot));
+    let new: Vec<u32> = new.collect();
+    let owners: Vec<Owner> = new.iter().map(|slot| Owner::Slot(id, *slot)).collect();
+    state.ledger.allocate(&record.service.networks, &owners)?;
     if let Some(record) = state.services.get_mut(&id) {
-        for slot in 1..=last {
+        for slot in new {
             record.slots.entry(slot).or_default();
         }
     }

@@ -171,6 +171,8 @@ impl Doubt {
             libc::RTM_DELADDR if is_link_local(notice) => {
                 Self::number(u32_at(notice, HEADER + 4), Parts::ALL)
             }
+            // The kernel makes these for what a link sends to groups; none is ever ours.
+            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH if is_group(notice) => Self::default(),
             libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
                 let is_bridged =
                     notice.get(HEADER).copied().map(i32::from) == Some(libc::AF_BRIDGE);
@@ -244,6 +246,16 @@ fn is_link_local(notice: &[u8]) -> bool {
     let address = attribute_bytes(notice, HEADER + ADDRESS_HEADER, libc::IFA_ADDRESS);
     family == Some(libc::AF_INET6)
         && matches!(address, Some([0xfe, second, ..]) if second & 0xc0 == 0x80)
+}
+
+/// Whether a neighbour's address is one of a group.
+fn is_group(notice: &[u8]) -> bool {
+    const NEIGHBOUR_HEADER: usize = 12;
+    match attribute_bytes(notice, HEADER + NEIGHBOUR_HEADER, libc::NDA_DST) {
+        Some([first, _, _, _]) => first & 0xf0 == 0xe0,
+        Some([first, ..]) => *first == 0xff,
+        _ => false,
+    }
 }
 
 /// The number that an attribute of a message holds; its attributes begin at `start`.

@@ -24,6 +24,7 @@ mod project;
 mod record;
 mod request;
 mod restart;
+mod runs;
 mod scheduler;
 mod sections;
 mod segment;

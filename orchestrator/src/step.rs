@@ -10,15 +10,13 @@ use crate::{
     look::Look,
     record::{ServiceRecord, Slot, TaskRecord},
     restart,
+    runs::HISTORY,
     state::State,
     update,
 };
 
 /// Most commands of one step, to keep a batch of the log small; the next step proposes the rest.
 pub const MAX_COMMANDS: usize = 1_000;
-/// Number of ended runs of a slot that are kept for `service ps`.
-pub(crate) const HISTORY: usize = 5;
-
 /// Looks at the services that are on the agenda, and at what concerns no single service.
 pub(crate) fn step(state: &State, agenda: &mut Agenda, now: Millis) -> Vec<Command> {
     agenda.follow(state, now);

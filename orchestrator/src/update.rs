@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 
 use ipam::Owner;
 use model::{
-    Availability, Command, PublishMode, ServiceCommand, TaskId, TaskState, UpdateFailure,
-    UpdateInfo, UpdateOrder,
+    Command, PublishMode, ServiceCommand, TaskId, TaskState, UpdateFailure, UpdateInfo, UpdateOrder,
 };
 
 use crate::{
@@ -15,8 +14,8 @@ use crate::{
     derived::rollouts::Rollout,
     drain,
     look::Look,
-    record::{ServiceRecord, Slot, TaskRecord},
-    restart,
+    record::{ServiceRecord, TaskRecord},
+    restart, runs,
     state::State,
 };
 
@@ -28,7 +27,7 @@ pub(crate) fn leaving(look: &Look<'_>, record: &ServiceRecord) -> BTreeSet<TaskI
     let (mut serving, idle): (Vec<&TaskRecord>, Vec<&TaskRecord>) = odd
         .iter()
         .filter(|run| run.is_wanted() && must_go(state, record, run))
-        .partition(|run| is_serving(state, run));
+        .partition(|run| runs::is_serving(state, run));
     let mut leaving: BTreeSet<TaskId> = idle.into_iter().map(|run| run.task.id).collect();
     let is_none = serving.is_empty() && !has_leaving(record, slots);
     if is_none || surge(look, record) != record.surge {
@@ -40,7 +39,7 @@ pub(crate) fn leaving(look: &Look<'_>, record: &ServiceRecord) -> BTreeSet<TaskI
     let settled = candidates(record, slots, is_paced);
     let settled = newest_of(state, record, settled);
     for run in merged(record, serving, settled) {
-        let cause = if is_displaced(state, run) {
+        let cause = if runs::is_displaced(state, run) {
             Cause::Emptying
         } else {
             Cause::Update
@@ -138,8 +137,9 @@ pub(crate) fn steer(look: &Look<'_>, record: &ServiceRecord) -> Option<Command> 
 /// The replacement of tasks that is under way, for people.
 pub(crate) fn info(state: &State, record: &ServiceRecord) -> Option<UpdateInfo> {
     let runs = newest(state, record);
-    let is_due =
-        |run: &TaskRecord| record.outdates(run) || run.is_wanted() && is_displaced(state, run);
+    let is_due = |run: &TaskRecord| {
+        record.outdates(run) || run.is_wanted() && runs::is_displaced(state, run)
+    };
     if record.service.removing || record.surge == 0 && !runs.iter().any(|run| is_due(run)) {
         return None;
     }
@@ -147,7 +147,7 @@ pub(crate) fn info(state: &State, record: &ServiceRecord) -> Option<UpdateInfo> 
         .iter()
         .filter(|run| run.task.slot <= record.service.spec.replicas);
     let updated = regular
-        .filter(|run| !is_due(run) && is_serving(state, run))
+        .filter(|run| !is_due(run) && runs::is_serving(state, run))
         .count();
     let message = match &record.paused {
         Some(why) => format!("paused: {why}"),
@@ -208,17 +208,7 @@ fn newest_in<'a>(
 }
 
 fn must_go(state: &State, record: &ServiceRecord, run: &TaskRecord) -> bool {
-    is_displaced(state, run) || record.paused.is_none() && record.outdates(run)
-}
-
-/// Whether its node is being emptied.
-pub(crate) fn is_displaced(state: &State, run: &TaskRecord) -> bool {
-    let node = run.task.node.and_then(|id| state.nodes.get(&id));
-    node.is_some_and(|node| node.availability == Availability::Drain)
-}
-
-pub(crate) fn is_serving(state: &State, run: &TaskRecord) -> bool {
-    run.takes_connections() && run.task.node.is_some_and(|node| !state.is_down(node))
+    runs::is_displaced(state, run) || record.paused.is_none() && record.outdates(run)
 }
 
 /// Whether its slot is settled: it takes traffic and every balancer knows, or it has completed.
@@ -231,7 +221,7 @@ fn is_steady(look: &Look<'_>, record: &ServiceRecord, run: &TaskRecord) -> bool 
         return !restart::is_followed(run, restarts)
             || record.service.spec.update.on_failure == UpdateFailure::Continue;
     }
-    is_serving(look.state, run)
+    runs::is_serving(look.state, run)
         && (look.is_known(&record.service, run.running_at)
             || look.has_passed(run.task.status.since, drain::PATIENCE))
 }
@@ -298,7 +288,7 @@ pub(crate) fn surge(look: &Look<'_>, record: &ServiceRecord) -> u32 {
         let is_over = !goes_on && is_settled(look, record, slots);
         return if is_over { 0 } else { record.surge };
     }
-    let serves = |run: &TaskRecord| leaves(run) && is_serving(state, run);
+    let serves = |run: &TaskRecord| leaves(run) && runs::is_serving(state, run);
     let is_led_to = || has_leaving(record, slots) || odd().any(serves);
     let more = if policy.order == UpdateOrder::StartFirst && is_led_to() {
         in_step(record)
@@ -362,21 +352,10 @@ pub(crate) fn failure(state: &State, record: &ServiceRecord) -> Option<String> {
         return None;
     }
     let mut failed = slots.failed().rev();
-    let failed = failed.find_map(|number| failed_in(state, record, record.slots.get(&number)?))?;
+    let failed =
+        failed.find_map(|number| runs::failed_in(state, record, record.slots.get(&number)?))?;
     let (task, status) = (&failed.task, &failed.task.status);
     let text = status.text();
     let message = text.lines().next().unwrap_or_default();
     Some(format!("{} {}: {message}", task.name(), status.state))
-}
-
-/// The last run of a slot that was made after the last update and has failed.
-pub(crate) fn failed_in<'a>(
-    state: &'a State,
-    record: &ServiceRecord,
-    slot: &'a Slot,
-) -> Option<&'a TaskRecord> {
-    let mut runs = state.records(&slot.tasks);
-    runs.rfind(|run| {
-        run.made_at >= record.changed && run.ended_by_itself() && restart::is_failure(run)
-    })
 }

@@ -3,8 +3,8 @@
 //! in what they are sent and note when. A filled state proposes nothing of its own, so that only
 //! views are measured. Prints the tables of docs/benchmarks.md.
 //!
-//! `views NODES TASKS NETWORKS` runs one setting, `views deploy NODES REPLICAS` makes a service with
-//! so many tasks, which the leader places.
+//! `views NODES TASKS NETWORKS` runs one setting, `views deploy NODES REPLICAS` makes a service
+//! with so many tasks, which the leader places.
 #![allow(clippy::unwrap_used)]
 
 use std::{

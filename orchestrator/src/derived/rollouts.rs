@@ -10,9 +10,8 @@ use model::{Millis, ServiceId};
 
 use crate::{
     record::{ServiceRecord, Slot, TaskRecord},
+    runs::{self, HISTORY},
     state::State,
-    step::HISTORY,
-    update,
 };
 
 /// What the slots of services are looked up by.
@@ -250,7 +249,7 @@ impl Known {
         }
         Self {
             serving: Serving::of(state, record, slot),
-            has_failed: update::failed_in(state, record, slot).is_some(),
+            has_failed: runs::failed_in(state, record, slot).is_some(),
         }
     }
 }
@@ -261,11 +260,11 @@ impl Serving {
         let is_history = |run: &TaskRecord| !run.is_alive() && !run.is_unwanted_history();
         let is_settled = earlier.len() <= HISTORY && state.records(earlier).all(is_history);
         let run = state.tasks.get(newest)?;
-        (is_settled && run.is_wanted() && update::is_serving(state, run)).then(|| Self {
+        (is_settled && run.is_wanted() && runs::is_serving(state, run)).then(|| Self {
             running_at: run.running_at,
             since: run.task.status.since,
             is_outdated: record.outdates(run),
-            is_displaced: update::is_displaced(state, run),
+            is_displaced: runs::is_displaced(state, run),
             is_renewed: run.made_at >= record.changed,
         })
     }

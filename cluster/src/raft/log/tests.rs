@@ -581,7 +581,7 @@ async fn a_leader_has_its_entries_at_once_and_soon_on_disk() {
 }
 
 #[tokio::test]
-async fn what_counts_without_others_is_on_disk_first() {
+async fn an_entry_that_counts_alone_is_on_disk_first() {
     let home = directory();
     let mut log = log_of_leader(home.path(), 1).await;
     log.save_vote(&leading(7)).await.unwrap();

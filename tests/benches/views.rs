@@ -47,9 +47,13 @@ fn main() {
         .collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     match &words[..] {
-        [kind, address, token, nodes] if kind == "nodes" => {
-            let nodes = nodes.parse().unwrap();
-            runtime.block_on(nodes_of(address.parse().unwrap(), token.clone(), nodes));
+        [kind, address, token, nodes] if kind == "nodes" || kind == "arrivals" => {
+            let (address, nodes) = (address.parse().unwrap(), nodes.parse().unwrap());
+            let reads = match kind.as_str() {
+                "nodes" => Reads::Tasks,
+                _ => Reads::Nothing,
+            };
+            runtime.block_on(nodes_of(address, token.clone(), nodes, reads));
         }
         [kind, nodes, replicas] if kind == "deploy" => {
             let (nodes, replicas) = (nodes.parse().unwrap(), replicas.parse().unwrap());
@@ -408,7 +412,7 @@ async fn leader() -> (tempfile::TempDir, Member<Filled>, TokenInfo) {
 /// Makes a service of many replicas once the nodes are there.
 async fn deploy(nodes: usize, replicas: u32) {
     let (_home, leader, token) = leader().await;
-    let mut child = Nodes::start(&token.address.to_string(), &token.token, nodes);
+    let mut child = Nodes::start("arrivals", &token, nodes);
     assert_eq!(child.line().await.as_deref(), Some("fill"));
     settled(&leader, nodes + 1).await;
     propose(
@@ -439,6 +443,7 @@ async fn deploy(nodes: usize, replicas: u32) {
     let placed = busy();
     child.say("deployed");
     let last = child.line().await.unwrap();
+    assert!(!last.starts_with("error"), "{last}");
     let shown = busy();
     let [commands, entries, bytes, steps] = COUNTS.read();
     let last = begun.elapsed().as_secs_f64() - last.parse::<f64>().unwrap();
@@ -465,7 +470,7 @@ async fn propose(leader: &Member<Filled>, command: impl Into<model::Command>) {
 /// Leads, and does what the nodes' process asks for, one word a line.
 async fn lead(nodes: usize, tasks: usize, networks: usize) {
     let (_home, leader, token) = leader().await;
-    let mut child = Nodes::start(&token.address.to_string(), &token.token, nodes);
+    let mut child = Nodes::start("nodes", &token, nodes);
     let mut cells = Vec::new();
     while let Some(line) = child.line().await {
         match line.split_once(' ').unwrap_or((&line, "")) {
@@ -513,9 +518,10 @@ struct Nodes {
 }
 
 impl Nodes {
-    fn start(address: &str, token: &str, nodes: usize) -> Self {
+    fn start(kind: &str, token: &TokenInfo, nodes: usize) -> Self {
+        let (address, nodes) = (token.address.to_string(), nodes.to_string());
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["nodes", address, token, &nodes.to_string()])
+            .args([kind, &address, &token.token, &nodes])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -611,7 +617,16 @@ struct Delta {
     _remove: IgnoredAny,
 }
 
-async fn nodes_of(address: SocketAddr, token: String, count: usize) {
+/// What nodes make of what they are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    /// They look for their tasks, and whether a change follows on the last one.
+    Tasks,
+    /// They note that it came: a thousand readers would take the leader's processors.
+    Nothing,
+}
+
+async fn nodes_of(address: SocketAddr, token: String, count: usize, reads: Reads) {
     let start = Instant::now();
     let mut stations = Vec::new();
     let mut joining = FuturesUnordered::new();
@@ -623,7 +638,7 @@ async fn nodes_of(address: SocketAddr, token: String, count: usize) {
             advertise: None,
             vtep: None,
         };
-        joining.push(open(options, start));
+        joining.push(open(options, start, reads));
         if joining.len() == JOINING {
             stations.extend(joining.next().await);
         }
@@ -646,7 +661,7 @@ async fn nodes_of(address: SocketAddr, token: String, count: usize) {
     println!("end");
 }
 
-async fn open(options: JoinOptions, start: Instant) -> Arc<Station> {
+async fn open(options: JoinOptions, start: Instant, reads: Reads) -> Arc<Station> {
     let bare = Bare::join(options, Level::NEWEST).await.unwrap();
     let (up, upward) = mpsc::channel(64);
     let hello = Upward::Hello {
@@ -670,6 +685,10 @@ async fn open(options: JoinOptions, start: Instant) -> Arc<Station> {
     tokio::spawn(async move {
         let mut generation = 0;
         while let Some(message) = downward.next().await {
+            if reads == Reads::Nothing {
+                listening.note(&message.json, start.elapsed());
+                continue;
+            }
             let told: Message = decode(&message).unwrap();
             let Some(delta) = told.delta.filter(|_| told.kind == "change") else {
                 continue;
@@ -696,10 +715,14 @@ async fn open(options: JoinOptions, start: Instant) -> Arc<Station> {
 }
 
 impl Station {
-    fn take_in(&self, json: &[u8], now: Duration) {
+    fn note(&self, json: &[u8], now: Duration) {
         self.changes.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(json.len() as u64, Ordering::Relaxed);
         self.last.store(now.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    fn take_in(&self, json: &[u8], now: Duration) {
+        self.note(json, now);
         let mark = b"\"task/";
         let mut tasks = Vec::new();
         for at in 0..json.len().saturating_sub(mark.len()) {

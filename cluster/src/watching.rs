@@ -51,6 +51,17 @@ pub async fn open<S: StateMachine>(
             Err(refusal) => return Ok(Err(refusal)),
         },
     };
+    let status_of = status.map(|progress| progress.service.id.to_string());
+    Ok(Ok(begin(consensus, watch, status_of, place)))
+}
+
+/// Begins a watch that is told of the status of the service of this id, too.
+pub fn begin<S: StateMachine>(
+    consensus: Arc<Consensus<S>>,
+    watch: Watch,
+    status_of: Option<String>,
+    place: OwnedSemaphorePermit,
+) -> mpsc::Receiver<Told> {
     let (down, receiver) = mpsc::channel(QUEUE);
     let watching = Watching {
         consensus,
@@ -58,12 +69,12 @@ pub async fn open<S: StateMachine>(
         seen: 0,
         pages: Vec::new(),
         skips: matches!(watch.begin, Begin::At(_)),
-        status_of: status.map(|progress| progress.service.id.to_string()),
+        status_of,
         status: None,
         watch,
     };
     tokio::spawn(watching.run(place));
-    Ok(Ok(receiver))
+    receiver
 }
 
 struct Watching<S> {
@@ -279,6 +290,8 @@ impl<S: StateMachine> Watching<S> {
         };
         let progress = self.consensus.machine.read(|state| state.progress(service));
         match progress {
+            // It was removed before the snapshot was read: no change will tell of that.
+            Err(refusal) if self.status.is_none() => return Err(refusal.into()),
             // Its removal is a change.
             Err(_) => self.status_of = None,
             Ok(progress) if self.status.as_ref() == Some(&progress) => {}

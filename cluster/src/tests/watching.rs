@@ -6,7 +6,7 @@ use model::{Begin, Facts, Filter, Kind, Role, Watch, Watched};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::Told;
+use crate::{Told, watching};
 
 async fn watch(member: &Node, begin: Begin) -> mpsc::Receiver<Told> {
     let watch = Watch {
@@ -64,6 +64,23 @@ async fn a_watch_tells_what_is_there_then_each_change() {
     assert!(matches!(begins, Watched::Begins { .. }), "{begins:?}");
     add_many(lab.at(0), 5).await;
     assert_eq!(values(&mut told, 8).await, [4, 5, 6, 7, 8]);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_of_a_service_that_is_just_gone_ends() {
+    let lab = Lab::new(1).await;
+    let leader = lab.at(0).consensus().unwrap().clone();
+    let place = leader.watchers.clone().acquire_owned().await.unwrap();
+    let gone = Some("a service that was there a moment ago".to_owned());
+    let mut told = watching::begin(leader, Watch::default(), gone, place);
+    let refusal = loop {
+        if let Err(refusal) = next(&mut told).await {
+            break refusal;
+        }
+    };
+    assert_eq!(refusal.kind, Kind::NotFound);
+    assert!(told.recv().await.is_none());
     lab.end().await;
 }
 

@@ -9,7 +9,7 @@ use model::{
     Command, Kind, NodeCommand, NodeId, NodeReport, RequestId, StateMachine, Told, TooNew, Update,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{interval, sleep, timeout},
 };
 
@@ -29,9 +29,9 @@ const LARGE: usize = 64 << 10;
 /// KiB of large views that are on their way at the same time, of all sessions. A thousand nodes
 /// that come at once want gigabytes.
 pub const ROOM: usize = 64 << 10;
-/// How long a large view waits for room; then it goes all the same. Nodes that read slowly must not
-/// keep others from their views.
-const ROOM_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a large view takes room at most, sent or not. Nodes that read slowly must not keep
+/// others from their views.
+const ROOM_TIME: Duration = Duration::from_secs(3);
 
 /// What a node sends.
 pub type Upstream = Pin<Box<dyn Stream<Item = Upward> + Send>>;
@@ -56,7 +56,7 @@ pub fn open<S: StateMachine>(
 struct Parcel {
     /// As it travels: [`Downward`].
     message: Json,
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Room>,
 }
 
 /// The messages. The next one is asked for once the connection has sent most of the one before,
@@ -69,8 +69,22 @@ fn unpacked(parcels: mpsc::Receiver<Parcel>) -> impl Stream<Item = Json> + Send 
     })
 }
 
+/// Room for a large view, taken until this is dropped, and not for ever.
+struct Room {
+    _sending: oneshot::Sender<()>,
+}
+
+fn keep(room: OwnedSemaphorePermit) -> Room {
+    let (_sending, sent) = oneshot::channel();
+    tokio::spawn(async move {
+        let _sent_or_late = timeout(ROOM_TIME, sent).await;
+        drop(room);
+    });
+    Room { _sending }
+}
+
 /// Room for an update, which waits its turn.
-type Turn = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
+type Turn = Pin<Box<dyn Future<Output = Option<Room>> + Send>>;
 
 /// A turn for a large view; none for what goes at once.
 fn turn_for(update: &Update, room: &Arc<Semaphore>) -> Option<Turn> {
@@ -80,13 +94,12 @@ fn turn_for(update: &Update, room: &Arc<Semaphore>) -> Option<Turn> {
     }
     let needed = (bytes >> 10).min(ROOM) as u32;
     let turn = room.clone().acquire_many_owned(needed);
-    Some(Box::pin(async move {
-        timeout(ROOM_PATIENCE, turn).await.ok()?.ok()
-    }))
+    // It is never closed.
+    Some(Box::pin(async move { turn.await.ok().map(keep) }))
 }
 
 /// Waits for a turn, where there is one to wait for.
-async fn comes(turn: &mut Option<Turn>) -> Option<OwnedSemaphorePermit> {
+async fn comes(turn: &mut Option<Turn>) -> Option<Room> {
     match turn {
         Some(turn) => turn.await,
         None => pending().await,
@@ -189,7 +202,7 @@ impl<S: StateMachine> Session<S> {
         }
     }
 
-    async fn send(&self, message: Json, room: Option<OwnedSemaphorePermit>) -> Result<(), Over> {
+    async fn send(&self, message: Json, room: Option<Room>) -> Result<(), Over> {
         let parcel = Parcel { message, room };
         self.down.send(parcel).await.map_err(|_| Over)
     }

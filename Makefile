@@ -109,9 +109,9 @@ PREVIOUS := target/previous
 $(PREVIOUS)/%/netd:
 	@mkdir -p $(PREVIOUS)/source/$*
 	git archive $* | tar -x -C $(PREVIOUS)/source/$*
-	cd $(PREVIOUS)/source/$* && CARGO_TARGET_DIR=$(CURDIR)/$(PREVIOUS)/build \
+	cd $(PREVIOUS)/source/$* && CARGO_TARGET_DIR=$(CURDIR)/$(PREVIOUS)/build/$* \
 	  cargo build --locked -p netd --bins
-	@mkdir -p $(@D) && cp $(PREVIOUS)/build/debug/netd $@
+	@mkdir -p $(@D) && cp $(PREVIOUS)/build/$*/debug/netd $@ && rm -rf $(PREVIOUS)/build/$*
 
 test-upgrade: build ## upgrades labs from earlier levels, host by host, under traffic and commands
 	@while read -r commit level; do \

@@ -21,6 +21,9 @@ use crate::raft::Machine;
 const COALESCE: Duration = Duration::from_millis(3);
 /// How many nodes' own parts are projected before commands are applied again.
 const SLICE: usize = 32;
+/// How many changed objects are followed on the spot. More are a thread's work: they take longer
+/// than other tasks may wait.
+const FEW: usize = 32;
 /// How many sessions are woken before other tasks, heartbeats among them, have their turn.
 const WAKE: usize = 64;
 
@@ -141,8 +144,9 @@ impl<S> Shared<S> {
 
 impl<S: StateMachine> Shared<S> {
     /// Brings the views some way up to the state. Returns who may have something to be told, and
-    /// whether there is more to do.
-    fn advance(&self) -> (Vec<Arc<Notify>>, bool) {
+    /// whether there is more to do. `None`: more than `most` objects have changed, and nothing is
+    /// done.
+    fn advance(&self, most: usize) -> Option<(Vec<Arc<Notify>>, bool)> {
         let mut inner = self.lock();
         let Inner {
             projector,
@@ -151,24 +155,28 @@ impl<S: StateMachine> Shared<S> {
             ..
         } = &mut *inner;
         let (now, more) = self.machine.read_since(*index, |state, touched| {
+            if touched.is_none_or(|touched| touched.objects.len() > most) && most < usize::MAX {
+                return None;
+            }
             let is_news = touched.is_none_or(|touched| !touched.is_empty());
             if is_news {
                 projector.follow(state, touched, views);
             }
             for _ in 0..SLICE {
                 let Some(node) = views.next_due() else {
-                    return false;
+                    return Some(false);
                 };
                 let own = projector.own(state, node);
                 views.set_own(node, own);
             }
-            true
+            Some(true)
         });
+        let more = more?;
         *index = Some(now);
         let woken = inner.views.take_woken();
         let sessions = woken.iter().filter_map(|node| inner.sessions.get(node));
         let sessions = sessions.map(|(_, session)| session.clone()).collect();
-        (sessions, more)
+        Some((sessions, more))
     }
 
     /// Nobody is left: what there is of views is let go of.
@@ -190,9 +198,15 @@ async fn follow<S: StateMachine>(shared: Arc<Shared<S>>) {
     let mut due = Instant::now();
     loop {
         applied.borrow_and_update();
-        let advancing = shared.clone();
-        let Ok((woken, more)) = spawn_blocking(move || advancing.advance()).await else {
-            return;
+        let (woken, more) = match shared.advance(FEW) {
+            Some(advanced) => advanced,
+            None => {
+                let all = shared.clone();
+                match spawn_blocking(move || all.advance(usize::MAX)).await {
+                    Ok(Some(advanced)) => advanced,
+                    _ => return,
+                }
+            }
         };
         for sessions in woken.chunks(WAKE) {
             sessions.iter().for_each(|session| session.notify_one());

@@ -5,7 +5,14 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, Subcommand};
 use model::{Failure, Kind, Level};
 use netd::{daemon, docker, run, whoami};
+use tracing_subscriber::{
+    filter::{ParseError, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
+/// What is logged where nobody says otherwise: openraft's own lines say nothing to its users.
+const LOGGED: &str = "info,openraft=off";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Daemon for the networks, names, virtual IPs and tasks of this host
@@ -91,14 +98,30 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: daemon::Options) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("NETD_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=off"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+    tracing_subscriber::registry()
+        .with(log_filter()?)
+        .with(
+            tracing_subscriber::fmt::layer()
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_writer(std::io::stderr),
+        )
         .init();
     block_on(run::run(options))
+}
+
+/// What is logged: `NETD_LOG`, a level, or levels of modules (`info,cluster=debug`).
+fn log_filter() -> Result<Targets, Failure> {
+    let asked = std::env::var_os("NETD_LOG").filter(|asked| !asked.is_empty());
+    let filter = match &asked {
+        Some(asked) => asked.to_string_lossy(),
+        None => LOGGED.into(),
+    };
+    let refused = |error: ParseError| {
+        let cause = format!("the environment variable NETD_LOG is no log filter: {error}");
+        let next = "set it to a level, or to levels of modules: NETD_LOG=info,cluster=debug";
+        Failure::new(Kind::Invalid, cause, next)
+    };
+    filter.parse().map_err(refused)
 }
 
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {

@@ -12,7 +12,7 @@ use super::{Gap, History, HistoryError, Page, table::Durability};
 use crate::raft::{Machine, now};
 
 /// The most changes of one transaction.
-const AT_ONCE: usize = 1_000;
+const AT_ONCE: usize = 4_000;
 /// Changes within this time are written together. It is short in tests, where memory holds few.
 const TOGETHER: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 /// How long what is written may wait for the disk to have it. A crash of the process loses none of

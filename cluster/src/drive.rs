@@ -23,6 +23,9 @@ const STEP_INTERVAL: Duration = Duration::from_millis(200);
 const DEBOUNCE: Duration = Duration::from_millis(3);
 /// A step this late means that this process was paused; the silence of nodes then says nothing.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a leader that reaches others and is not reached leads on.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Runs for as long as the manager does; acts only while it leads.
 pub async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
     // One receiver for the whole loop: a new one would report the present value as a change, and
@@ -63,13 +66,25 @@ async fn lead<S: StateMachine>(consensus: &Consensus<S>) {
     let mut grace_from = Instant::now();
     let mut last = Instant::now();
     let mut agenda = S::Agenda::default();
+    let mut judged = Instant::now();
     while consensus.leads() {
         applied.borrow_and_update();
         if last.elapsed() > PAUSE {
             grace_from = Instant::now();
         }
         last = Instant::now();
-        let mut commands = statuses(consensus, grace_from.elapsed() > GRACE);
+        let reach = Reach::of(consensus);
+        let may_judge = grace_from.elapsed() > GRACE && reach != Reach::OneWay;
+        if may_judge || grace_from.elapsed() <= GRACE {
+            judged = Instant::now();
+        } else if judged.elapsed() > PATIENCE {
+            let next = "let TCP port 2377 of this host pass its firewall";
+            tracing::warn!(node = %consensus.me, next,
+                "the other managers cannot reach this leader: one of them is to lead");
+            consensus.resign().await;
+            continue;
+        }
+        let mut commands = statuses(consensus, may_judge);
         if let Some(level) = consensus.next_level() {
             tracing::info!(%level, "every member knows the next level: the cluster goes up");
             commands.push(ClusterCommand::RaiseLevel { level }.into());
@@ -87,7 +102,7 @@ async fn lead<S: StateMachine>(consensus: &Consensus<S>) {
     tracing::info!(node = %consensus.me, "this manager leads no more");
 }
 
-fn statuses<S: StateMachine>(consensus: &Consensus<S>, grace_over: bool) -> Vec<Command> {
+fn statuses<S: StateMachine>(consensus: &Consensus<S>, may_judge: bool) -> Vec<Command> {
     let known: Vec<(NodeId, NodeStatus)> = consensus.machine.read(|state| {
         state
             .nodes()
@@ -98,13 +113,41 @@ fn statuses<S: StateMachine>(consensus: &Consensus<S>, grace_over: bool) -> Vec<
     let change = |(node, status): (NodeId, NodeStatus)| {
         let next = match (consensus.hears(node), status) {
             (true, NodeStatus::Unknown | NodeStatus::Down) => NodeStatus::Ready,
-            (false, NodeStatus::Ready) if grace_over => NodeStatus::Down,
+            // A manager that confirms the log runs, and so do its tasks.
+            (false, NodeStatus::Ready) if consensus.is_confirmed_by(node) => return None,
+            (false, NodeStatus::Ready) if may_judge => NodeStatus::Down,
             _ => return None,
         };
         tracing::info!(%node, status = %next, "node changes");
         Some(Command::Node(NodeCommand::SetStatus { node, status: next }))
     };
     known.into_iter().filter_map(change).collect()
+}
+
+/// Whom this leader reaches, and who reaches it.
+#[derive(PartialEq, Eq)]
+enum Reach {
+    /// A majority of the managers that vote has sessions here, this one counted; or the others
+    /// could not do without it.
+    Enough,
+    /// A majority without this manager confirms its log, yet too few have a session: it would call
+    /// nodes down that run well.
+    OneWay,
+}
+
+impl Reach {
+    fn of<S: StateMachine>(consensus: &Consensus<S>) -> Self {
+        let voters = consensus.voters().len();
+        let others = consensus.other_voters();
+        let count =
+            |is: &dyn Fn(NodeId) -> bool| others.iter().filter(|(node, _)| is(*node)).count();
+        let heard = 1 + count(&|node| consensus.hears(node));
+        let confirm = count(&|node| consensus.is_confirmed_by(node));
+        if heard * 2 <= voters && confirm * 2 > voters {
+            return Self::OneWay;
+        }
+        Self::Enough
+    }
 }
 
 async fn propose<S: StateMachine>(consensus: &Consensus<S>, commands: Vec<Command>) {

@@ -1,23 +1,31 @@
 //! When a follower may stand for election. openraft's own time-outs are short, so that a leader
 //! whose power is cut is soon replaced. They alone would also replace one whose disk or processor
-//! is slow for a moment, so a follower that hears nothing asks the leader's host, and waits while
-//! that says that it leads.
+//! is slow for a moment, or that one follower cannot hear while all others do. So a follower that
+//! hears nothing asks all who vote:
+//!
+//! - It waits while the leader's host says that it leads, though not for ever.
+//! - It stands only where a majority would vote for it, and who hears a leader would not (pre-vote;
+//!   Raft's dissertation, 9.6). One manager that nobody can reach takes no lead away.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use model::StateMachine;
+use futures::future::join_all;
+use model::{NodeId, StateMachine};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    Member,
+    Leadership, Member,
     link::Target,
     raft::{Consensus, Seat},
-    timing::{ASK, STUCK, SUSPECT},
+    timing::{ASK, HEARD, STUCK, SUSPECT},
 };
 
 const LOOK: Duration = Duration::from_millis(50);
 /// A look this late means that this process was paused: it says nothing of the leader.
 const PAUSED: Duration = Duration::from_millis(150);
+
+/// A manager, and where it listens.
+type Place = (NodeId, SocketAddr);
 
 /// Runs for as long as the manager does.
 pub async fn watch<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>) {
@@ -30,29 +38,101 @@ pub async fn watch<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<
         if before.elapsed() > LOOK + PAUSED || seat != leader {
             (since, leader) = (Instant::now(), seat);
         }
-        since = since.max(consensus.leader_heard());
-        let Some(Seat::There(node, address)) = seat else {
-            consensus.may_stand(true);
-            continue;
+        since = consensus.leader_heard().map_or(since, |at| since.max(at));
+        let may = match seat {
+            Some(Seat::Here) => true,
+            Some(Seat::There(..)) if since.elapsed() < SUSPECT => false,
+            Some(Seat::There(node, address)) => {
+                let stuck = since.elapsed() > STUCK;
+                let leader = Some((node, address)).filter(|_| !stuck);
+                may_stand(&member, &consensus.other_voters(), leader).await
+            }
+            None => may_stand(&member, &consensus.other_voters(), None).await,
         };
-        let silence = since.elapsed();
-        if silence < SUSPECT || silence > STUCK {
-            consensus.may_stand(silence > STUCK);
-            continue;
-        }
-        let node = Some(node);
-        let answer = timeout(ASK, member.ask(Target { address, node })).await;
-        let leads = answer.is_ok_and(|said| said.is_ok_and(|said| said.leader == place(seat)));
-        if !leads {
-            tracing::debug!(leader = %address, ?silence, "the leader does not answer");
-        }
-        consensus.may_stand(!leads);
+        consensus.may_stand(may);
     }
 }
 
-fn place(seat: Option<Seat>) -> Option<(model::NodeId, std::net::SocketAddr)> {
-    match seat {
-        Some(Seat::There(node, address)) => Some((node, address)),
-        _ => None,
+/// Asks all who vote whether this manager may stand for election.
+async fn may_stand<S: StateMachine>(
+    member: &Member<S>,
+    others: &[Place],
+    leader: Option<Place>,
+) -> bool {
+    let asked = others
+        .iter()
+        .map(async |&place| (place, said(member, place).await));
+    wins(&join_all(asked).await, leader)
+}
+
+/// What another manager says of the leader; `None` where it does not answer.
+async fn said<S: StateMachine>(member: &Member<S>, (node, address): Place) -> Option<Leadership> {
+    let node = Some(node);
+    let answer = timeout(ASK, member.ask(Target { address, node })).await;
+    answer.ok()?.ok()
+}
+
+/// Whether a majority would elect who asks, and the leader, if it counts, says that it leads no
+/// more. Each of the others that vote has its answer.
+fn wins(answers: &[(Place, Option<Leadership>)], leader: Option<Place>) -> bool {
+    let mut votes = 1;
+    for (place, answer) in answers {
+        let Some(answer) = answer else { continue };
+        if leader == Some(*place) && answer.leader == leader {
+            return false;
+        }
+        // One of an earlier version does not say.
+        let silence = answer.silence.map(Duration::from_millis);
+        if silence.is_none_or(|silence| silence >= HEARD) {
+            votes += 1;
+        }
+    }
+    votes * 2 > answers.len() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEADER: Place = (
+        NodeId(1),
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1),
+    );
+
+    fn says(node: u64, silence: impl Into<Option<u64>>) -> (Place, Option<Leadership>) {
+        let (leader, silence) = (Some(LEADER), silence.into());
+        (
+            (NodeId(node), LEADER.1),
+            Some(Leadership { leader, silence }),
+        )
+    }
+
+    fn silent(node: u64) -> (Place, Option<Leadership>) {
+        ((NodeId(node), LEADER.1), None)
+    }
+
+    #[test]
+    fn a_voter_that_hears_a_leader_elects_no_other() {
+        assert!(!wins(&[silent(1), says(2, 50)], None));
+        assert!(wins(&[silent(1), says(2, 250)], None));
+        assert!(wins(&[silent(1), says(2, None)], None));
+        assert!(!wins(&[silent(1), silent(2)], None));
+        assert!(wins(&[], None));
+        assert!(!wins(
+            &[says(1, 0), says(2, 300), says(3, 10), says(4, 10)],
+            None
+        ));
+        assert!(wins(
+            &[says(1, 0), says(2, 300), says(3, 300), silent(4)],
+            None
+        ));
+    }
+
+    #[test]
+    fn a_leader_that_answers_is_waited_for() {
+        let both = [says(1, 900), says(2, 900)];
+        assert!(!wins(&both, Some(LEADER)));
+        assert!(wins(&both, None));
+        assert!(wins(&[silent(1), says(2, 900)], Some(LEADER)));
     }
 }

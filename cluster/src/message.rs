@@ -41,6 +41,10 @@ pub struct JoinAnswer {
 pub struct Leadership {
     /// The leader and where it listens.
     pub leader: Option<(NodeId, SocketAddr)>,
+    /// For how many milliseconds the one asked has heard no leader: as a leader, since a majority
+    /// has confirmed it. `None`: it has heard none since it started, or does not say.
+    #[serde(default)]
+    pub silence: Option<u64>,
 }
 
 /// From a node to the leader.

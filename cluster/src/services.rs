@@ -18,7 +18,8 @@ use model::{
 };
 use openraft::{
     Entry, EntryPayload,
-    raft::{AppendEntriesRequest, InstallSnapshotRequest},
+    error::RaftError,
+    raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest, VoteResponse},
 };
 use serde_json::Value;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
@@ -29,6 +30,7 @@ use crate::{
     raft::{Consensus, Retry, Seat, Types},
     server::Caller,
     streams::{Messages, paged, told},
+    timing::ELECTION,
     watching,
 };
 
@@ -152,7 +154,16 @@ impl<S: StateMachine> Raft for Door<S> {
     }
 
     async fn vote(&self, request: Request<Json>) -> Reply {
-        reply(&self.manager()?.raft.vote(decode(request.get_ref())?).await)
+        let manager = self.manager()?;
+        let call: VoteRequest<u64> = decode(request.get_ref())?;
+        // A follower that has just heard a leader does not vote (openraft); nor does the leader
+        // that a majority has just confirmed (Raft's dissertation, 4.2.3).
+        if manager.leads() && manager.is_confirmed(ELECTION.start) {
+            let own = manager.raft.metrics().borrow().vote;
+            let refused = VoteResponse::new(own, None, false);
+            return reply(&Ok::<_, RaftError<u64>>(refused));
+        }
+        reply(&manager.raft.vote(call).await)
     }
 
     async fn install_snapshot(&self, request: Request<Json>) -> Reply {
@@ -265,7 +276,9 @@ impl<S: StateMachine> Membership for Door<S> {
             Some(Seat::There(node, address)) => Some((node, address)),
             None => None,
         };
-        reply(&Leadership { leader })
+        let silence = self.manager()?.silence();
+        let silence = silence.and_then(|silence| u64::try_from(silence.as_millis()).ok());
+        reply(&Leadership { leader, silence })
     }
 }
 

@@ -8,8 +8,11 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 /// nobody else, and a part of this range that it drew when it started. Within the minimum a vote
 /// has to be on the voter's disk and back.
 pub const ELECTION: Range<Duration> = Duration::from_millis(300)..Duration::from_millis(400);
-/// After this silence a follower asks whether the leader still answers.
+/// After this silence a follower asks whether the leader still answers, and whether the others
+/// hear it.
 pub const SUSPECT: Duration = Duration::from_millis(250);
+/// Who has heard the leader within this time elects no other one.
+pub const HEARD: Duration = Duration::from_millis(200);
 /// How long the answer may take; there is no election meanwhile, nor while there is one.
 pub const ASK: Duration = Duration::from_millis(200);
 /// A leader that answers, but appends nothing for this long, is replaced all the same.
@@ -20,6 +23,8 @@ pub const LEADER_LEASE: Duration = Duration::from_secs(3);
 pub const CONFIRM: Duration = Duration::from_secs(4);
 /// A node that is silent for this long is down.
 pub const NODE_LEASE: Duration = Duration::from_secs(3);
+/// How long a leader that steps down leaves the others alone, so that they elect one of them.
+pub const RESIGN: Duration = Duration::from_secs(5);
 /// Time that nodes get to be heard, after a change of leader or a pause of this process, before
 /// they count as down.
 pub const GRACE: Duration = Duration::from_secs(4);
@@ -37,6 +42,9 @@ mod tests {
         let earliest = ELECTION.end + ELECTION.start;
         // One lost heartbeat is no silence, and two are no election.
         assert!(SUSPECT > TICK && earliest > 3 * TICK);
+        // A leader that all hear is heard again within this time, and who suspects it finds others
+        // that have heard nothing for as long.
+        assert!(HEARD > TICK && HEARD < SUSPECT);
         // A leader that is gone is known to be before the first election could be.
         assert!(SUSPECT + ASK + HEARTBEAT < earliest);
         // A leader's power cut: the slowest follower stands for election within a second.

@@ -246,7 +246,22 @@ impl Lab {
 
     /// The network `my-net`, three replicas of `web` and one `shell`, as in the tour.
     pub fn tour(hosts: u32) -> Self {
-        let lab = Self::up(hosts);
+        Self::up(hosts).with_tour()
+    }
+
+    /// As [`Self::tour`], of managers only.
+    pub fn tour_of_managers(hosts: u32) -> Self {
+        let lab = Self::planned();
+        let hosts = hosts.to_string();
+        run(lab
+            .verb("up")
+            .args(["--hosts", &hosts, "--managers", &hosts]))
+        .ok();
+        lab.with_tour()
+    }
+
+    fn with_tour(self) -> Self {
+        let lab = self;
         lab.ctl(
             "h1",
             "network create --driver overlay --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net",

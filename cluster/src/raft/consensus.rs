@@ -4,8 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use model::{
@@ -18,7 +21,12 @@ use openraft::{
 };
 use tokio::{sync::Semaphore, task::AbortHandle, time::timeout};
 
-use super::{LogId, Machine, Types, commit::Commits, log::Log, network::Network};
+use super::{
+    LogId, Machine, Types,
+    commit::Commits,
+    log::Log,
+    network::{Acks, Network},
+};
 use crate::{
     ClusterError, dispatcher,
     fanout::Fanout,
@@ -26,7 +34,7 @@ use crate::{
     history::{self, History, Limits},
     link::Links,
     pki,
-    timing::{CONFIRM, ELECTION, HEARTBEAT, LEADER_LEASE, NODE_LEASE},
+    timing::{CONFIRM, ELECTION, HEARTBEAT, LEADER_LEASE, NODE_LEASE, RESIGN},
     token::Token,
 };
 
@@ -62,8 +70,11 @@ pub struct Consensus<S> {
     /// The end of the log that this process has found.
     found: Option<LogId>,
     heard: Mutex<BTreeMap<NodeId, Instant>>,
-    /// When a leader has appended last, if only a heartbeat.
-    leader_heard: Mutex<tokio::time::Instant>,
+    /// When a leader has appended last, if only a heartbeat. `None`: not since the start.
+    leader_heard: Mutex<Option<tokio::time::Instant>>,
+    acks: Acks,
+    /// This manager leaves the lead to others.
+    resigns: AtomicBool,
     commits: Commits,
     /// The newest level that this netd knows.
     pub known: Level,
@@ -105,12 +116,14 @@ impl<S: StateMachine> Consensus<S> {
         let history = History::open(&directory.join("history.redb"), known, limits)?;
         let keeping = tokio::spawn(history::keep(machine.clone(), history.clone()));
         settle_voters(me, &log, &machine).await?;
+        let acks = Acks::default();
         let raft = Raft::new(
             me.0,
             config()?,
             Network {
                 links,
                 log: log.clone(),
+                acks: acks.clone(),
             },
             log.clone(),
             machine.clone(),
@@ -127,7 +140,9 @@ impl<S: StateMachine> Consensus<S> {
             log,
             found,
             heard: Mutex::default(),
-            leader_heard: Mutex::new(tokio::time::Instant::now()),
+            leader_heard: Mutex::default(),
+            acks,
+            resigns: AtomicBool::new(false),
             commits,
             known,
             sessions: Mutex::default(),
@@ -159,11 +174,17 @@ impl<S: StateMachine> Consensus<S> {
 
     /// Whether this manager votes, leads and has lately been confirmed by a majority.
     pub fn leads(&self) -> bool {
+        !self.resigns.load(Ordering::Relaxed) && self.is_confirmed(LEADER_LEASE)
+    }
+
+    /// Whether a majority has confirmed the leadership of this manager, which votes, within this
+    /// time.
+    pub fn is_confirmed(&self, within: Duration) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let confirmed = metrics
             .millis_since_quorum_ack
-            .is_none_or(|age| u128::from(age) < LEADER_LEASE.as_millis());
+            .is_none_or(|age| u128::from(age) < within.as_millis());
         // A leader that was removed from the voters may believe for a while that it leads.
         let voter = metrics
             .membership_config
@@ -173,17 +194,43 @@ impl<S: StateMachine> Consensus<S> {
         metrics.running_state.is_ok() && metrics.state == ServerState::Leader && voter && confirmed
     }
 
+    /// For how long this manager has heard no leader, itself included. `None`: it has heard none
+    /// since its start.
+    pub fn silence(&self) -> Option<Duration> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state == ServerState::Leader {
+            let age = metrics.millis_since_quorum_ack.unwrap_or(0);
+            return Some(Duration::from_millis(age));
+        }
+        self.leader_heard().map(|at| at.elapsed())
+    }
+
+    /// Leaves the lead to another manager, if one takes it.
+    pub async fn resign(&self) {
+        self.resigns.store(true, Ordering::Relaxed);
+        self.raft.runtime_config().heartbeat(false);
+        let follows = |metrics: &Metrics| metrics.state != ServerState::Leader;
+        let _late = self
+            .raft
+            .wait(Some(RESIGN))
+            .metrics(follows, "another leader")
+            .await;
+        self.raft.runtime_config().heartbeat(true);
+        self.resigns.store(false, Ordering::Relaxed);
+    }
+
     /// Notes that a leader appends.
     pub fn hear_leader(&self) {
         let mut heard = self
             .leader_heard
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *heard = tokio::time::Instant::now();
+        *heard = Some(tokio::time::Instant::now());
     }
 
-    /// When a leader has appended last.
-    pub fn leader_heard(&self) -> tokio::time::Instant {
+    /// When a leader has appended last. `None`: not since the start.
+    pub fn leader_heard(&self) -> Option<tokio::time::Instant> {
         *self
             .leader_heard
             .lock()
@@ -211,6 +258,21 @@ impl<S: StateMachine> Consensus<S> {
         let _still_a_voter = membership.voter_ids().find(|&voter| voter == self.me.0)?;
         let address = membership.get_node(&leader)?.addr.parse().ok()?;
         Some(Seat::There(NodeId(leader), address))
+    }
+
+    /// The other managers that vote, and where they listen.
+    pub fn other_voters(&self) -> Vec<(NodeId, SocketAddr)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let mut voters = Vec::new();
+        for voter in membership.voter_ids().filter(|&voter| voter != self.me.0) {
+            let address = membership.get_node(&voter);
+            if let Some(address) = address.and_then(|place| place.addr.parse().ok()) {
+                voters.push((NodeId(voter), address));
+            }
+        }
+        voters
     }
 
     /// The managers that vote.
@@ -317,6 +379,11 @@ impl<S: StateMachine> Consensus<S> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(node, Instant::now());
+    }
+
+    /// Whether a manager has confirmed entries or heartbeats of this leader lately.
+    pub fn is_confirmed_by(&self, node: NodeId) -> bool {
+        self.acks.within(node, NODE_LEASE)
     }
 
     /// Whether a node has been heard lately.

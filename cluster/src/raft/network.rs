@@ -7,6 +7,7 @@
 #![allow(clippy::result_large_err)]
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -49,6 +50,7 @@ const HOLD: Duration = Duration::from_millis(20);
 pub struct Network {
     pub links: Links,
     pub log: Log,
+    pub acks: Acks,
 }
 
 /// The way to one other manager.
@@ -58,8 +60,26 @@ pub struct Peer {
     links: Links,
     /// This manager's own.
     log: Log,
+    acks: Acks,
     acknowledged: Option<Acknowledged>,
     held: Held,
+}
+
+/// When each manager has last confirmed what this one appends as leader. Clones share it.
+#[derive(Clone, Default)]
+pub struct Acks(Arc<Mutex<BTreeMap<u64, Instant>>>);
+
+impl Acks {
+    fn note(&self, node: u64) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.insert(node, Instant::now());
+    }
+
+    /// Whether a manager has confirmed something within this time.
+    pub fn within(&self, node: NodeId, age: Duration) -> bool {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.get(&node.0).is_some_and(|at| at.elapsed() < age)
+    }
 }
 
 /// What the manager has confirmed last by this way.
@@ -180,6 +200,7 @@ impl RaftNetworkFactory<Types> for Network {
             address: place.addr.parse().ok(),
             links: self.links.clone(),
             log: self.log.clone(),
+            acks: self.acks.clone(),
             acknowledged: None,
             held: Held::default(),
         }
@@ -259,6 +280,7 @@ impl RaftNetwork<Types> for Peer {
             self.log.written(last.index).await.map_err(own_disk)?;
         }
         if let AppendEntriesResponse::Success = answer {
+            self.acks.note(self.node);
             self.acknowledged = Some(asked);
         }
         Ok(answer)

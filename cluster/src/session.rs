@@ -10,7 +10,7 @@ use api::{
     proto::{Json, dispatcher_client::DispatcherClient},
 };
 use futures::{Stream, StreamExt};
-use model::{Level, NodeReport, Reported, StateMachine, TaskReport, level};
+use model::{Level, NodeReport, Reported, StateMachine, TaskReport, ViewError, level};
 use tokio::{
     sync::{Notify, mpsc},
     time::{interval, sleep, timeout},
@@ -116,9 +116,9 @@ pub async fn run<S: StateMachine>(member: Member<S>) {
         if let Ok(seat) = member.seat().await {
             match hold(&member, seat, resume).await {
                 Ok(()) => resume = true,
-                Err(reason) => {
+                Err(error) => {
                     tracing::warn!(
-                        reason,
+                        %error,
                         "this node's view could not be changed; it asks for the whole of it"
                     );
                     resume = false;
@@ -131,7 +131,11 @@ pub async fn run<S: StateMachine>(member: Member<S>) {
 }
 
 /// One session. Errors: a change that does not fit the view that is here.
-async fn hold<S: StateMachine>(member: &Member<S>, seat: Seat, resume: bool) -> Result<(), String> {
+async fn hold<S: StateMachine>(
+    member: &Member<S>,
+    seat: Seat,
+    resume: bool,
+) -> Result<(), ViewError> {
     let (up, upward) = mpsc::channel(dispatcher::QUEUE);
     let view = member.current_view();
     let digest = if resume { view.digest() } else { String::new() };
@@ -214,7 +218,7 @@ fn decoded(messages: impl Stream<Item = Json> + Send + 'static) -> Downstream {
     Box::pin(understood.filter_map(std::future::ready))
 }
 
-async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Result<(), String> {
+async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Result<(), ViewError> {
     match message {
         Downward::Acknowledged { sequence } => {
             member.outbox().acknowledge(sequence);
@@ -225,8 +229,7 @@ async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Resu
                 member.halt(error);
                 return Ok(());
             }
-            let changed = member.own_view().change(delta).await;
-            changed.map_err(|error| error.to_string())
+            member.own_view().change(delta).await
         }
     }
 }

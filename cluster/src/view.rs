@@ -9,6 +9,7 @@
 mod log;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -17,16 +18,42 @@ use std::{
 };
 
 use model::{Level, NodeConfig, NodeId, RecordError, ViewDelta, ViewError, level};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinError};
 
 use crate::{ClusterError, files};
-use log::Log;
+use log::{Log, LogError};
 
 /// Whole copies: the newest view, which a power cut may damage, and the newest fsynced one.
 const COPIES: [&str; 2] = ["view.new.json", "view.json"];
 /// A snapshot and changes: one that a power cut may damage, until the disk has been waited for, and
 /// the one that it replaces then.
 const LOGS: [&str; 2] = ["view.new.log", "view.log"];
+
+/// Why a view is not kept on disk, or what is kept there cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum CopyError {
+    /// A whole copy was not written or removed.
+    #[error(transparent)]
+    Copy(#[from] ClusterError),
+    /// A change was not appended.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// What was appended is not on the disk.
+    #[error(transparent)]
+    Kept(#[from] io::Error),
+    /// The thread that wrote it ended early.
+    #[error(transparent)]
+    Thread(#[from] JoinError),
+    /// The level of what is kept cannot be told.
+    #[error(transparent)]
+    Level(#[from] RecordError),
+    /// It is no change of a view.
+    #[error(transparent)]
+    Body(#[from] serde_json::Error),
+    /// It does not follow on what stands before it.
+    #[error(transparent)]
+    Order(#[from] ViewError),
+}
 
 /// This node's view.
 pub struct View {
@@ -119,7 +146,7 @@ impl View {
                 self.write(move || {
                     if log::keep(&log, &draft, &path)? {
                         let mut copies = copies.iter();
-                        copies.try_for_each(|path| files::remove(path).map_err(text))?;
+                        copies.try_for_each(|path| files::remove(path))?;
                     }
                     Ok(())
                 })
@@ -136,7 +163,7 @@ impl View {
         write: impl FnOnce(&Path, &[u8]) -> Result<(), ClusterError> + Send + 'static,
     ) {
         let path = self.directory.join(name);
-        self.write(move || write(&path, &snapshot(&view)?).map_err(text))
+        self.write(move || Ok(write(&path, &snapshot(&view)?)?))
             .await;
     }
 
@@ -147,11 +174,11 @@ impl View {
             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
             let appended = match log.as_mut() {
                 Some(log) if log.has_room() && delta.from.is_some() => {
-                    log.append(&sealed(&delta)?).map(|()| true)
+                    log.append(&sealed(&delta)?).is_ok()
                 }
-                _ => Ok(false),
+                _ => false,
             };
-            if appended.is_ok_and(|appended| appended) {
+            if appended {
                 return Ok(());
             }
             // What is behind a change that was half written could not be read.
@@ -163,13 +190,13 @@ impl View {
     }
 
     /// Says so when the disk begins or ceases to refuse views.
-    async fn write(&self, work: impl FnOnce() -> Result<(), String> + Send + 'static) {
+    async fn write(&self, work: impl FnOnce() -> Result<(), CopyError> + Send + 'static) {
         let written = tokio::task::spawn_blocking(work).await;
-        let reason = written.map_err(text).flatten().err();
-        let failed_before = self.unsaved.swap(reason.is_some(), Ordering::Relaxed);
-        match reason {
-            Some(reason) if !failed_before => {
-                tracing::warn!(reason, "this node's view is not kept on its disk")
+        let error = written.map_err(CopyError::from).flatten().err();
+        let failed_before = self.unsaved.swap(error.is_some(), Ordering::Relaxed);
+        match error {
+            Some(error) if !failed_before => {
+                tracing::warn!(%error, "this node's view is not kept on its disk")
             }
             None if failed_before => tracing::info!("this node's view is kept on its disk again"),
             _ => {}
@@ -190,37 +217,34 @@ fn opened(
     path: &Path,
     record: &[u8],
     known: Level,
-    change: impl FnOnce(&[u8]) -> Result<NodeConfig, String>,
+    change: impl FnOnce(&[u8]) -> Result<NodeConfig, CopyError>,
 ) -> Result<Option<NodeConfig>, ClusterError> {
     let record = level::open(&path.display().to_string(), record, known);
     if let Err(RecordError::TooNew(error)) = record {
         return Err(error.into());
     }
-    match record.map_err(text).and_then(|(_, body)| change(body)) {
+    let body = record.map_err(CopyError::from);
+    match body.and_then(|(_, body)| change(body)) {
         Ok(view) => Ok(Some(view)),
-        Err(reason) => {
-            tracing::warn!(path = %path.display(), reason, "a copy of this node's view is lost");
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "a copy of this node's view is lost");
             Ok(None)
         }
     }
 }
 
-fn changed(view: &NodeConfig, bytes: &[u8]) -> Result<NodeConfig, String> {
-    let delta: ViewDelta = serde_json::from_slice(bytes).map_err(text)?;
-    view.apply(&delta).map_err(text)
+fn changed(view: &NodeConfig, bytes: &[u8]) -> Result<NodeConfig, CopyError> {
+    let delta: ViewDelta = serde_json::from_slice(bytes)?;
+    Ok(view.apply(&delta)?)
 }
 
-fn snapshot(view: &NodeConfig) -> Result<Vec<u8>, String> {
+fn snapshot(view: &NodeConfig) -> Result<Vec<u8>, CopyError> {
     sealed(&view.snapshot())
 }
 
-fn sealed(delta: &ViewDelta) -> Result<Vec<u8>, String> {
-    let body = serde_json::to_vec(delta).map_err(text)?;
+fn sealed(delta: &ViewDelta) -> Result<Vec<u8>, CopyError> {
+    let body = serde_json::to_vec(delta)?;
     Ok(level::seal(delta.level, body))
-}
-
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
 }
 
 #[cfg(test)]

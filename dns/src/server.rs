@@ -26,7 +26,7 @@ use crate::{
     cache::{Key, Way},
     limit::{Clients, Limits, Share},
     table::{Client, Table},
-    upstream::Upstream,
+    upstream::{Unanswered, Upstream},
     wire::{Foreign, Query, Response, code},
 };
 
@@ -131,6 +131,20 @@ struct Resolver {
     connections: Arc<Semaphore>,
 }
 
+/// Why a query was not answered from elsewhere. Clients read it in the response.
+#[derive(Debug, thiserror::Error)]
+enum ForwardError {
+    /// As many of this client's, or of this network's, wait already.
+    #[error("too many forwarded queries of this {0} are in flight: ask again")]
+    Busy(&'static str),
+    /// The client's network was removed meanwhile.
+    #[error("this host does not know the network any more")]
+    NoNetwork,
+    /// No server answered.
+    #[error(transparent)]
+    Unanswered(#[from] Arc<Unanswered>),
+}
+
 /// A client's share of a limited resource, given back when dropped.
 struct Held {
     resolver: Arc<Resolver>,
@@ -209,7 +223,7 @@ impl Resolver {
             Err(cause) => {
                 let mut response = Response::new(&query, limit, out);
                 response.flags(code::SERV_FAIL, false, false);
-                response.finish(Some((NO_REACHABLE_AUTHORITY, &cause)));
+                response.finish(Some((NO_REACHABLE_AUTHORITY, &cause.to_string())));
             }
         }
     }
@@ -219,24 +233,22 @@ impl Resolver {
         client: IpAddr,
         transport: Transport,
         query: &Query<'_>,
-    ) -> Result<Arc<Foreign>, String> {
-        let busy = |whose: &str| {
-            format!("too many forwarded queries of this {whose} are in flight: ask again")
-        };
+    ) -> Result<Arc<Foreign>, ForwardError> {
         let _held = self
             .hold(client, Share::Forwarded)
-            .ok_or_else(|| busy("client"))?;
-        let _permit = self.forwarded.try_acquire().map_err(|_| busy("network"))?;
+            .ok_or(ForwardError::Busy("client"))?;
+        let _permit = self
+            .forwarded
+            .try_acquire()
+            .map_err(|_| ForwardError::Busy("network"))?;
         let (way, gateways) = {
             let table = self.table.borrow();
             let way = way(&table, self.audience.client(client));
             (way, table.gateways().clone())
         };
-        let way = way.ok_or("this host does not know the network any more")?;
-        self.upstream
-            .ask(query, way, transport, &gateways)
-            .await
-            .map_err(|error| error.to_string())
+        let way = way.ok_or(ForwardError::NoNetwork)?;
+        let answered = self.upstream.ask(query, way, transport, &gateways).await;
+        Ok(answered?)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -12,6 +12,17 @@ use std::{
 const HEADER: usize = 8;
 /// Changes may take this many bytes, however small the snapshot is.
 pub const LEAST: usize = 64 << 10;
+
+/// Why a record is not in the file.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The disk did not take it.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    /// Its length does not fit into a record.
+    #[error("the view has 4 GiB")]
+    TooLarge,
+}
 
 /// The file that is appended to.
 pub struct Log {
@@ -24,16 +35,15 @@ pub struct Log {
 
 impl Log {
     /// Begins anew, at the path of drafts, and hands the snapshot over to the kernel.
-    pub fn begin(draft: &Path, snapshot: &[u8]) -> Result<Self, String> {
+    pub fn begin(draft: &Path, snapshot: &[u8]) -> Result<Self, LogError> {
         let record = framed(snapshot)?;
         let file = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
-            .open(draft);
-        let file = file.map_err(|error| error.to_string())?;
-        let written = file.set_len(0).and_then(|()| (&file).write_all(&record));
-        written.map_err(|error| error.to_string())?;
+            .open(draft)?;
+        file.set_len(0)?;
+        (&file).write_all(&record)?;
         Ok(Self {
             file: Arc::new(file),
             snapshot: record.len(),
@@ -48,10 +58,9 @@ impl Log {
     }
 
     /// Hands a change over to the kernel.
-    pub fn append(&mut self, body: &[u8]) -> Result<(), String> {
+    pub fn append(&mut self, body: &[u8]) -> Result<(), LogError> {
         let record = framed(body)?;
-        let written = (&*self.file).write_all(&record);
-        written.map_err(|error| error.to_string())?;
+        (&*self.file).write_all(&record)?;
         self.appended += record.len();
         Ok(())
     }
@@ -59,24 +68,24 @@ impl Log {
 
 /// Has the disk keep what was appended. A draft takes the place of the file before it, then.
 /// Returns whether one has.
-pub fn keep(log: &Mutex<Option<Log>>, draft: &Path, path: &Path) -> Result<bool, String> {
+pub fn keep(log: &Mutex<Option<Log>>, draft: &Path, path: &Path) -> io::Result<bool> {
     let lock = || log.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(file) = lock().as_ref().map(|log| log.file.clone()) else {
         return Ok(false);
     };
-    file.sync_data().map_err(|error| error.to_string())?;
+    file.sync_data()?;
     let mut log = lock();
     let is_same = |log: &&mut Log| log.is_draft && Arc::ptr_eq(&log.file, &file);
     let Some(log) = log.as_mut().filter(is_same) else {
         return Ok(false);
     };
-    fs::rename(draft, path).map_err(|error| error.to_string())?;
+    fs::rename(draft, path)?;
     log.is_draft = false;
     Ok(true)
 }
 
-fn framed(body: &[u8]) -> Result<Vec<u8>, String> {
-    let length = u32::try_from(body.len()).map_err(|_| "the view has 4 GiB".to_owned())?;
+fn framed(body: &[u8]) -> Result<Vec<u8>, LogError> {
+    let length = u32::try_from(body.len()).map_err(|_| LogError::TooLarge)?;
     let mut record = Vec::with_capacity(HEADER + body.len());
     record.extend_from_slice(&length.to_le_bytes());
     record.extend_from_slice(&checksum(length, body).to_le_bytes());

@@ -120,7 +120,7 @@ fn refused(query: &[u8], flaw: Flaw, out: &mut Vec<u8>) -> Outcome {
 }
 
 fn plain(mut response: Response<'_>, code: u16, why: Option<(u16, &str)>) -> Outcome {
-    response.flags(code, false, false);
+    response.set_code(code);
     response.finish(why);
     Outcome::Answered
 }
@@ -172,7 +172,7 @@ impl Asked<'_> {
             kind::A if !entry.v4.is_empty() => self.addresses(response, &entry.v4),
             kind::AAAA if !entry.v6.is_empty() => self.addresses(response, &entry.v6),
             kind::ANY => {
-                response.flags(code::NO_ERROR, true, false);
+                response.set_authoritative();
                 response.record(
                     Section::Answer,
                     Whose::Asked,
@@ -184,7 +184,7 @@ impl Asked<'_> {
                 Outcome::Answered
             }
             kind::SOA => {
-                response.flags(code::NO_ERROR, true, false);
+                response.set_authoritative();
                 self.soa(
                     &mut response,
                     (Section::Answer, Whose::Asked),
@@ -195,7 +195,7 @@ impl Asked<'_> {
                 Outcome::Answered
             }
             kind::NS => {
-                response.flags(code::NO_ERROR, true, false);
+                response.set_authoritative();
                 let (name, at) = zone.ourselves();
                 response.record(
                     Section::Answer,
@@ -228,7 +228,10 @@ impl Asked<'_> {
         while let Some(address) = shuffled.next().filter(|_| fits) {
             fits = response.address(Section::Answer, Whose::Asked, ANSWER_TTL, address.into());
         }
-        response.flags(code::NO_ERROR, true, !fits);
+        response.set_authoritative();
+        if !fits {
+            response.set_truncated();
+        }
         response.finish(None);
         Outcome::Answered
     }
@@ -263,7 +266,10 @@ impl Asked<'_> {
             fits &= response.record(Section::Answer, Whose::Asked, kind::SRV, ANSWER_TTL, &data);
             targets.push((target, at));
         }
-        response.flags(code::NO_ERROR, true, !fits);
+        response.set_authoritative();
+        if !fits {
+            response.set_truncated();
+        }
         for (target, at) in targets.iter().filter(|_| fits) {
             for address in at.addresses() {
                 response.address(
@@ -281,7 +287,7 @@ impl Asked<'_> {
     fn pointer(&self, mut response: Response<'_>, found: Result<(&Zone, &[u8]), &Zone>) -> Outcome {
         match (found, self.query.kind) {
             (Ok((_, name)), kind::PTR | kind::ANY) => {
-                response.flags(code::NO_ERROR, true, false);
+                response.set_authoritative();
                 response.record(
                     Section::Answer,
                     Whose::Asked,
@@ -305,7 +311,8 @@ impl Asked<'_> {
         code: u16,
         why: Option<(u16, &str)>,
     ) -> Outcome {
-        response.flags(code, true, false);
+        response.set_authoritative();
+        response.set_code(code);
         let whose = if code == code::NX_DOMAIN {
             Whose::Parent
         } else {

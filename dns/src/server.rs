@@ -222,7 +222,7 @@ impl Resolver {
             Ok(answer) => answer.respond(&query, limit, 0, out),
             Err(cause) => {
                 let mut response = Response::new(&query, limit, out);
-                response.flags(code::SERV_FAIL, false, false);
+                response.set_code(code::SERV_FAIL);
                 response.finish(Some((NO_REACHABLE_AUTHORITY, &cause.to_string())));
             }
         }

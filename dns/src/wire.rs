@@ -361,7 +361,10 @@ impl Foreign {
         let mut response = Response::new(query, limit, out);
         let body = self.bytes.get(self.body..).unwrap_or_default();
         let fits = response.out.len() + body.len() + response.reserved <= limit;
-        response.flags(self.code, false, self.truncated || !fits);
+        response.set_code(self.code);
+        if self.truncated || !fits {
+            response.set_truncated();
+        }
         if self.authentic {
             response.out[3] |= 0x20;
         }
@@ -402,7 +405,12 @@ pub(crate) fn question(id: u16, question: &[u8], flags: Flags, edns: Option<u8>)
     ]);
     out.extend_from_slice(question);
     if let Some(hops) = edns {
-        opt(&mut out, 0, flags.dnssec_ok, &[(HOPS, &[hops])]);
+        Opt {
+            code: 0,
+            dnssec_ok: flags.dnssec_ok,
+            options: &[(HOPS, &[hops])],
+        }
+        .write(&mut out);
     }
     out
 }
@@ -410,17 +418,28 @@ pub(crate) fn question(id: u16, question: &[u8], flags: Flags, edns: Option<u8>)
 /// Longest UDP response in bytes (dnsflagday.net/2020): one packet on every tunnel.
 pub(crate) const MAX_UDP: u16 = 1232;
 
-fn opt(out: &mut Vec<u8>, code: u16, dnssec_ok: bool, options: &[(u16, &[u8])]) {
-    out.push(0);
-    out.extend_from_slice(&kind::OPT.to_be_bytes());
-    out.extend_from_slice(&MAX_UDP.to_be_bytes());
-    out.extend_from_slice(&[(code >> 4) as u8, 0, u8::from(dnssec_ok) << 7, 0]);
-    let length: usize = options.iter().map(|(_, value)| value.len() + 4).sum();
-    out.extend_from_slice(&(length as u16).to_be_bytes());
-    for (option, value) in options {
-        out.extend_from_slice(&option.to_be_bytes());
-        out.extend_from_slice(&(value.len() as u16).to_be_bytes());
-        out.extend_from_slice(value);
+/// An OPT record (RFC 6891).
+struct Opt<'a> {
+    code: u16,
+    dnssec_ok: bool,
+    /// Number and value of each.
+    options: &'a [(u16, &'a [u8])],
+}
+
+impl Opt<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(0);
+        out.extend_from_slice(&kind::OPT.to_be_bytes());
+        out.extend_from_slice(&MAX_UDP.to_be_bytes());
+        let flags = u8::from(self.dnssec_ok) << 7;
+        out.extend_from_slice(&[(self.code >> 4) as u8, 0, flags, 0]);
+        let length: usize = self.options.iter().map(|(_, value)| value.len() + 4).sum();
+        out.extend_from_slice(&(length as u16).to_be_bytes());
+        for (option, value) in self.options {
+            out.extend_from_slice(&option.to_be_bytes());
+            out.extend_from_slice(&(value.len() as u16).to_be_bytes());
+            out.extend_from_slice(value);
+        }
     }
 }
 
@@ -477,10 +496,20 @@ impl<'a> Response<'a> {
         }
     }
 
-    pub(crate) fn flags(&mut self, code: u16, authoritative: bool, truncated: bool) {
+    /// Sets the code, of which the header has the low four bits and the OPT record the rest.
+    pub(crate) fn set_code(&mut self, code: u16) {
         self.code = code;
-        self.out[2] |= u8::from(authoritative) << 2 | u8::from(truncated) << 1;
         self.out[3] |= (code & 0x0f) as u8;
+    }
+
+    /// Says that the answer is of our own zone.
+    pub(crate) fn set_authoritative(&mut self) {
+        self.out[2] |= 1 << 2;
+    }
+
+    /// Says that records are missing for want of room.
+    pub(crate) fn set_truncated(&mut self) {
+        self.out[2] |= 1 << 1;
     }
 
     /// How many more bytes there is room for.
@@ -554,7 +583,12 @@ impl<'a> Response<'a> {
                 .iter()
                 .map(|text| (EXTENDED_ERROR, text.as_slice()))
                 .collect();
-            opt(self.out, self.code, edns.dnssec_ok, &options);
+            let opt = Opt {
+                code: self.code,
+                dnssec_ok: edns.dnssec_ok,
+                options: &options,
+            };
+            opt.write(self.out);
             self.counts[Section::Additional as usize] += 1;
         }
         for (index, count) in self.counts.iter().enumerate() {

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use model::{AddressWish, NetworkId, NodeId, Subnet, SubnetLease, SubnetSpec};
+use model::{AddressWish, Family, NetworkId, NodeId, Subnet, SubnetLease, SubnetSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::{IpamError, Owner, leases::Leases, pool::Pool, range, taken::Taken};
@@ -79,8 +79,8 @@ impl Ledger {
     /// The lowest free IPv4 and IPv6 subnet of the default pools that overlap nothing in `avoid`.
     pub fn default_subnets(&self, avoid: &[Subnet]) -> Result<[Subnet; 2], IpamError> {
         let taken = self.taken.pieces();
-        let lowest = |ipv6| range::default_subnet(ipv6, self.global_id, taken, avoid);
-        Ok([lowest(false)?, lowest(true)?])
+        let lowest = |family| range::default_subnet(family, self.global_id, taken, avoid);
+        Ok([lowest(Family::V4)?, lowest(Family::V6)?])
     }
 
     /// Gives these subnets to a network; their gateways' addresses are taken at once. Errors: a
@@ -212,8 +212,8 @@ impl Ledger {
             .ok_or(IpamError::NoNetwork(network))?;
         let [ipv4, ipv6] = wishes;
         let plan = [
-            book.plan(owner, false, ipv4)?,
-            book.plan(owner, true, ipv6)?,
+            book.plan(owner, Family::V4, ipv4)?,
+            book.plan(owner, Family::V6, ipv6)?,
         ];
         let fresh: Vec<IpAddr> = plan
             .into_iter()
@@ -288,8 +288,8 @@ impl Ledger {
 enum Step {
     /// Nothing new.
     Keep,
-    /// The next free address, of IPv6 or IPv4.
-    Give(bool),
+    /// The next free address of a family.
+    Give(Family),
     /// The next free one of these.
     GiveOf(Subnet),
     /// This one, which is free.
@@ -321,11 +321,11 @@ impl Book {
     }
 
     /// How a wish for one family will be met. Changes nothing.
-    fn plan(&self, owner: Owner, ipv6: bool, wish: AddressWish) -> Result<Step, IpamError> {
+    fn plan(&self, owner: Owner, family: Family, wish: AddressWish) -> Result<Step, IpamError> {
         let held = self
             .leases
             .get(&owner)
-            .and_then(|held| held.iter().find(|held| held.is_ipv6() == ipv6));
+            .and_then(|held| held.iter().find(|held| Family::of(**held) == family));
         let network = || self.name.clone();
         match (held, wish.exact) {
             (Some(&held), Some(address)) if held != address => Err(IpamError::Other {
@@ -335,7 +335,7 @@ impl Book {
                 network: network(),
             }),
             (Some(_), _) => Ok(Step::Keep),
-            (None, Some(address)) if address.is_ipv6() == ipv6 && self.admits(address) => {
+            (None, Some(address)) if Family::of(address) == family && self.admits(address) => {
                 match self.holder(address) {
                     Some(holder) => Err(IpamError::Held {
                         address,
@@ -346,16 +346,18 @@ impl Book {
                 }
             }
             (None, Some(address)) => {
-                let subnets = self.subnets(ipv6);
+                let subnets = self.subnets(family);
                 Err(IpamError::Outside {
                     address,
                     network: network(),
                     subnets,
                 })
             }
-            (None, None) if wish.wanted && self.has(ipv6) => match wish.within {
-                Some(range) => self.check_range(ipv6, range).map(|()| Step::GiveOf(range)),
-                None => self.check_family(ipv6, 1).map(|()| Step::Give(ipv6)),
+            (None, None) if wish.wanted && self.has(family) => match wish.within {
+                Some(range) => self
+                    .check_range(family, range)
+                    .map(|()| Step::GiveOf(range)),
+                None => self.check_family(family, 1).map(|()| Step::Give(family)),
             },
             (None, None) => Ok(Step::Keep),
         }
@@ -364,7 +366,7 @@ impl Book {
     fn carry_out(&mut self, step: Step) -> Option<IpAddr> {
         match step {
             Step::Keep => None,
-            Step::Give(ipv6) => self.give(ipv6),
+            Step::Give(family) => self.give(family),
             Step::GiveOf(range) => self
                 .pools
                 .iter_mut()
@@ -384,8 +386,8 @@ impl Book {
         self.pools.iter().any(|pool| pool.admits(address))
     }
 
-    fn has(&self, ipv6: bool) -> bool {
-        self.pools.iter().any(|pool| pool.is_ipv6() == ipv6)
+    fn has(&self, family: Family) -> bool {
+        self.pools.iter().any(|pool| pool.family() == family)
     }
 
     fn holder(&self, address: IpAddr) -> Option<Owner> {
@@ -393,8 +395,8 @@ impl Book {
     }
 
     /// Those of a family, for people.
-    fn subnets(&self, ipv6: bool) -> String {
-        let pools = self.pools.iter().filter(|pool| pool.is_ipv6() == ipv6);
+    fn subnets(&self, family: Family) -> String {
+        let pools = self.pools.iter().filter(|pool| pool.family() == family);
         let subnets: Vec<String> = pools.map(|pool| pool.lease().subnet.to_string()).collect();
         if subnets.is_empty() {
             "no subnet of that family".to_owned()
@@ -408,14 +410,18 @@ impl Book {
             .iter()
             .filter(|owner| !self.leases.contains_key(owner))
             .collect();
-        [false, true]
+        Family::ALL
             .into_iter()
-            .filter(|ipv6| self.has(*ipv6))
-            .try_for_each(|ipv6| self.check_family(ipv6, fresh.len()))
+            .filter(|family| self.has(*family))
+            .try_for_each(|family| self.check_family(family, fresh.len()))
     }
 
-    fn check_family(&self, ipv6: bool, wanted: usize) -> Result<(), IpamError> {
-        let pools = || self.pools.iter().filter(move |pool| pool.is_ipv6() == ipv6);
+    fn check_family(&self, family: Family, wanted: usize) -> Result<(), IpamError> {
+        let pools = || {
+            self.pools
+                .iter()
+                .filter(move |pool| pool.family() == family)
+        };
         let (used, capacity) = (
             pools().map(Pool::used).sum(),
             pools().map(Pool::capacity).sum::<u128>(),
@@ -423,7 +429,7 @@ impl Book {
         if capacity - u128::from(used) >= wanted as u128 {
             return Ok(());
         }
-        let (network, subnets) = (self.name.clone(), self.subnets(ipv6));
+        let (network, subnets) = (self.name.clone(), self.subnets(family));
         Err(IpamError::Exhausted {
             network,
             subnets,
@@ -433,8 +439,8 @@ impl Book {
         })
     }
 
-    fn check_range(&self, ipv6: bool, range: Subnet) -> Result<(), IpamError> {
-        let mut of_family = self.pools.iter().filter(|pool| pool.is_ipv6() == ipv6);
+    fn check_range(&self, family: Family, range: Subnet) -> Result<(), IpamError> {
+        let mut of_family = self.pools.iter().filter(|pool| pool.family() == family);
         let Some(pool) = of_family
             .clone()
             .find(|pool| pool.lease().subnet.covers(&range))
@@ -461,10 +467,10 @@ impl Book {
     }
 
     /// The next free address of a family.
-    fn give(&mut self, ipv6: bool) -> Option<IpAddr> {
+    fn give(&mut self, family: Family) -> Option<IpAddr> {
         self.pools
             .iter_mut()
-            .find(|pool| pool.is_ipv6() == ipv6 && pool.has_room())
+            .find(|pool| pool.family() == family && pool.has_room())
             .and_then(Pool::give)
     }
 
@@ -472,7 +478,7 @@ impl Book {
         if self.leases.contains_key(&owner) {
             return;
         }
-        let addresses = [self.give(false), self.give(true)];
+        let addresses = Family::ALL.map(|family| self.give(family));
         self.leases
             .insert(owner, addresses.into_iter().flatten().collect());
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use model::{Subnet, SubnetLease};
+use model::{Family, Subnet, SubnetLease};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -53,8 +53,8 @@ impl Pool {
         self.lease
     }
 
-    pub(crate) fn is_ipv6(&self) -> bool {
-        self.lease.subnet.is_ipv6()
+    pub(crate) fn family(&self) -> Family {
+        self.lease.subnet.family()
     }
 
     /// How many of the addresses that can be given are, the gateway's included.

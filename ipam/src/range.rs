@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use model::{Subnet, SubnetLease, SubnetSpec};
+use model::{Family, Subnet, SubnetLease, SubnetSpec};
 
 use crate::{
     IpamError,
@@ -98,8 +98,11 @@ pub(crate) fn admit(spec: &SubnetSpec) -> Result<SubnetLease, IpamError> {
 }
 
 /// Prefix length of the pieces of default pools.
-fn piece(ipv6: bool) -> u8 {
-    if ipv6 { 64 } else { 24 }
+fn piece(family: Family) -> u8 {
+    match family {
+        Family::V4 => 24,
+        Family::V6 => 64,
+    }
 }
 
 /// The default pool of a family.
@@ -113,12 +116,12 @@ struct DefaultPool {
 impl DefaultPool {
     /// 10.0.0.0/8 in pieces of /24; the cluster's own /48 of unique local addresses (RFC 4193) in
     /// pieces of /64.
-    fn of(ipv6: bool, global_id: [u8; 5]) -> Self {
-        if !ipv6 {
+    fn of(family: Family, global_id: [u8; 5]) -> Self {
+        if family == Family::V4 {
             return Self {
                 address: Ipv4Addr::new(10, 0, 0, 0).into(),
                 prefix: 8,
-                piece: piece(ipv6),
+                piece: piece(family),
             };
         }
         let [a, b, c, d, e] = global_id;
@@ -127,7 +130,7 @@ impl DefaultPool {
         Self {
             address: address.into(),
             prefix: 48,
-            piece: piece(ipv6),
+            piece: piece(family),
         }
     }
 }
@@ -135,7 +138,7 @@ impl DefaultPool {
 /// The first and last address of the pieces of default pools that a subnet is in. A small subnet
 /// leaves the rest of its piece unused.
 pub(crate) fn pieces(subnet: Subnet) -> (IpAddr, IpAddr) {
-    let piece = piece(subnet.is_ipv6());
+    let piece = piece(subnet.family());
     let whole = Subnet::around(subnet.network(), piece.min(subnet.prefix())).unwrap_or(subnet);
     (whole.network(), whole.last())
 }
@@ -143,7 +146,7 @@ pub(crate) fn pieces(subnet: Subnet) -> (IpAddr, IpAddr) {
 /// The lowest subnet of a family's default pool that overlaps neither `taken` pieces nor what is to
 /// be avoided.
 pub(crate) fn default_subnet(
-    ipv6: bool,
+    family: Family,
     global_id: [u8; 5],
     taken: &Runs,
     avoid: &[Subnet],
@@ -152,7 +155,7 @@ pub(crate) fn default_subnet(
         address,
         prefix,
         piece,
-    } = DefaultPool::of(ipv6, global_id);
+    } = DefaultPool::of(family, global_id);
     Subnet::around(address, prefix)
         .and_then(|pool| lowest_free(pool, piece, taken, avoid))
         .ok_or_else(|| IpamError::PoolsExhausted(format!("{address}/{prefix}")))

@@ -246,7 +246,7 @@ impl IpVs {
             let vip: &IpAddr = vip;
             Some((
                 key(*vip, *self.marks.0.get(vip)?),
-                Service::of(service, vip.is_ipv6()),
+                Service::of(service, model::Family::of(*vip)),
             ))
         };
         table.services.iter().filter_map(service).collect()
@@ -414,7 +414,7 @@ fn refused(step: &str, failure: Failure) -> BalancerError {
 
 fn key(vip: IpAddr, mark: u32) -> Key {
     Key {
-        is_v6: vip.is_ipv6(),
+        family: model::Family::of(vip),
         target: Target::Mark(mark),
     }
 }
@@ -653,7 +653,7 @@ mod tests {
             prop_assert_eq!(&Marks::of(&ruleset), &marks);
             let services: BTreeMap<Key, Service> = after.services.iter()
                 .map(|(vip, service)| {
-                    (key(*vip, marks.0[vip]), Service::of(service, vip.is_ipv6()))
+                    (key(*vip, marks.0[vip]), Service::of(service, model::Family::of(*vip)))
                 })
                 .collect();
             let read = marks.0.iter();

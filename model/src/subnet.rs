@@ -125,7 +125,7 @@ impl<'de> Deserialize<'de> for Subnet {
 }
 
 /// A family of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4.
     V4,
@@ -134,6 +134,9 @@ pub enum Family {
 }
 
 impl Family {
+    /// Both, IPv4 first.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
     /// That of an address.
     pub fn of(address: IpAddr) -> Self {
         match address {

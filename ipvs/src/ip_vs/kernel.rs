@@ -11,6 +11,8 @@ use nix::{
     },
 };
 
+use model::Family;
+
 use super::services::{Destination, Key, Request, Service, Services, Target};
 use nftables::{
     Failure, Socket, address, octets,
@@ -169,7 +171,7 @@ impl Kernel {
             let destinations = destinations.iter().filter_map(|message| {
                 read_destination(
                     &Attributes::of_message(message).nested(top::DEST)?,
-                    key.is_v6,
+                    key.family,
                 )
             });
             services.insert(
@@ -206,7 +208,7 @@ impl Kernel {
             let Some(found) = Attributes::of_message(&message).nested(top::DEST) else {
                 continue;
             };
-            let Some(((address, _), _)) = read_destination(&found, key.is_v6) else {
+            let Some(((address, _), _)) = read_destination(&found, key.family) else {
                 continue;
             };
             counted.push((Some(address), read(&found, destination::STATS64)));
@@ -308,12 +310,11 @@ impl Kernel {
     fn has(&mut self, way: Way) -> Result<bool, Failure> {
         let sequence = self.routes.take(1);
         let flags = (NLM_F_REQUEST | NLM_F_DUMP) as u16;
-        let kind = if way.is_rule {
-            libc::RTM_GETRULE
-        } else {
-            libc::RTM_GETROUTE
+        let kind = match way.kind {
+            WayKind::Rule => libc::RTM_GETRULE,
+            WayKind::Route => libc::RTM_GETROUTE,
         };
-        let request = Message::headed(kind, flags, sequence, &way.header(false)).finish();
+        let request = Message::headed(kind, flags, sequence, &way.question()).finish();
         let answers = match self.routes.exchange(sequence, &request) {
             // No route has ever been in that table.
             Err(Failure::Refused(Errno::ENOENT)) => return Ok(false),
@@ -326,10 +327,9 @@ impl Kernel {
     pub(crate) fn add_way(&mut self, way: Way) -> Result<(), Failure> {
         self.change_way(
             way,
-            if way.is_rule {
-                libc::RTM_NEWRULE
-            } else {
-                libc::RTM_NEWROUTE
+            match way.kind {
+                WayKind::Rule => libc::RTM_NEWRULE,
+                WayKind::Route => libc::RTM_NEWROUTE,
             },
             NLM_F_CREATE | NLM_F_EXCL,
         )
@@ -339,10 +339,9 @@ impl Kernel {
     pub(crate) fn remove_way(&mut self, way: Way) -> Result<(), Failure> {
         self.change_way(
             way,
-            if way.is_rule {
-                libc::RTM_DELRULE
-            } else {
-                libc::RTM_DELROUTE
+            match way.kind {
+                WayKind::Rule => libc::RTM_DELRULE,
+                WayKind::Route => libc::RTM_DELROUTE,
             },
             0,
         )
@@ -351,12 +350,13 @@ impl Kernel {
     fn change_way(&mut self, way: Way, kind: u16, flags: libc::c_int) -> Result<(), Failure> {
         let sequence = self.routes.take(1);
         let flags = (NLM_F_REQUEST | NLM_F_ACK | flags) as u16;
-        let mut message = Message::headed(kind, flags, sequence, &way.header(true));
-        if way.is_rule {
-            put(&mut message, route::RULE_MARK, MARKED);
-            put(&mut message, route::RULE_MASK, MARKED);
-        } else {
-            put(&mut message, route::OIF, LOOPBACK);
+        let mut message = Message::headed(kind, flags, sequence, &way.header());
+        match way.kind {
+            WayKind::Rule => {
+                put(&mut message, route::RULE_MARK, MARKED);
+                put(&mut message, route::RULE_MASK, MARKED);
+            }
+            WayKind::Route => put(&mut message, route::OIF, LOOPBACK),
         }
         match self.routes.exchange(sequence, &message.finish()) {
             Err(Failure::Refused(Errno::EEXIST | Errno::ENOENT | Errno::ESRCH)) => Ok(()),
@@ -369,40 +369,50 @@ impl Kernel {
 /// them locally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
-    is_v6: bool,
-    is_rule: bool,
+    family: Family,
+    kind: WayKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WayKind {
+    Route,
+    Rule,
 }
 
 impl Way {
     pub(crate) const ALL: [Way; 4] = [
         Way {
-            is_v6: false,
-            is_rule: false,
+            family: Family::V4,
+            kind: WayKind::Route,
         },
         Way {
-            is_v6: true,
-            is_rule: false,
+            family: Family::V6,
+            kind: WayKind::Route,
         },
         Way {
-            is_v6: false,
-            is_rule: true,
+            family: Family::V4,
+            kind: WayKind::Rule,
         },
         Way {
-            is_v6: true,
-            is_rule: true,
+            family: Family::V6,
+            kind: WayKind::Rule,
         },
     ];
 
     fn family(self) -> u8 {
-        (if self.is_v6 { AF_INET6 } else { AF_INET }) as u8
+        af_of(self.family) as u8
     }
 
-    fn header(self, change: bool) -> [u8; ROUTE_HEADER] {
+    /// Asks for all of its kind and family.
+    fn question(self) -> [u8; ROUTE_HEADER] {
+        [self.family(), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    }
+
+    fn header(self) -> [u8; ROUTE_HEADER] {
         let (family, table) = (self.family(), ROUTES);
-        match (change, self.is_rule) {
-            (false, _) => [family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            (true, true) => [family, 0, 0, 0, table, 0, 0, TO_TABLE, 0, 0, 0, 0],
-            (true, false) => [family, 0, 0, 0, table, STATIC, HOST, LOCAL, 0, 0, 0, 0],
+        match self.kind {
+            WayKind::Rule => [family, 0, 0, 0, table, 0, 0, TO_TABLE, 0, 0, 0, 0],
+            WayKind::Route => [family, 0, 0, 0, table, STATIC, HOST, LOCAL, 0, 0, 0, 0],
         }
     }
 
@@ -415,24 +425,30 @@ impl Way {
         };
         let attributes = Attributes::parse(attributes);
         let is_here = header[0] == self.family() && header[1] == 0 && header[4] == ROUTES;
-        let is_alike = match self.is_rule {
-            true => {
+        let is_alike = match self.kind {
+            WayKind::Rule => {
                 header[7] == TO_TABLE
                     && [route::RULE_MARK, route::RULE_MASK]
                         .iter()
                         .all(|kind| number(&attributes, *kind) == Some(MARKED))
             }
-            false => header[7] == LOCAL && number(&attributes, route::OIF) == Some(LOOPBACK),
+            WayKind::Route => {
+                header[7] == LOCAL && number(&attributes, route::OIF) == Some(LOOPBACK)
+            }
         };
         is_here && is_alike
     }
 
     /// For people.
     pub(crate) fn describe(self) -> String {
-        let version = if self.is_v6 { "IPv6" } else { "IPv4" };
-        match self.is_rule {
-            true => format!("add the {version} rule that leads marked packets to table {ROUTES}"),
-            false => format!("add the {version} route of table {ROUTES} that takes packets in"),
+        let version = self.family;
+        match self.kind {
+            WayKind::Rule => {
+                format!("add the {version} rule that leads marked packets to table {ROUTES}")
+            }
+            WayKind::Route => {
+                format!("add the {version} route of table {ROUTES} that takes packets in")
+            }
         }
     }
 }
@@ -498,8 +514,7 @@ fn write_key(message: &mut Message, key: &Key) {
 }
 
 fn write_target(message: &mut Message, key: &Key) {
-    let family = if key.is_v6 { AF_INET6 } else { AF_INET } as u16;
-    message.bytes(service::AF, &family.to_ne_bytes());
+    message.bytes(service::AF, &af_of(key.family).to_ne_bytes());
     match key.target {
         Target::Mark(mark) => put(message, service::FWMARK, mark),
         Target::Address(protocol, address, port) => {
@@ -521,7 +536,7 @@ fn write_service(message: &mut Message, service: &Service) {
 }
 
 fn write_address(message: &mut Message, (address, port): (IpAddr, u16)) {
-    let family = if address.is_ipv6() { AF_INET6 } else { AF_INET } as u16;
+    let family = af_of(Family::of(address));
     message.bytes(destination::ADDR_FAMILY, &family.to_ne_bytes());
     message.bytes(destination::ADDR, &in6(address));
     message.bytes(destination::PORT, &port.to_ne_bytes());
@@ -534,16 +549,36 @@ fn in6(address: IpAddr) -> Vec<u8> {
     bytes
 }
 
-fn read_in6(bytes: &[u8], is_v6: bool) -> Option<IpAddr> {
-    address(bytes.get(..if is_v6 { IN6_SIZE } else { 4 })?)
+fn read_in6(bytes: &[u8], family: Family) -> Option<IpAddr> {
+    let length = match family {
+        Family::V4 => 4,
+        Family::V6 => IN6_SIZE,
+    };
+    address(bytes.get(..length)?)
+}
+
+/// `AF_INET` or `AF_INET6`.
+fn af_of(family: Family) -> u16 {
+    match family {
+        Family::V4 => AF_INET as u16,
+        Family::V6 => AF_INET6 as u16,
+    }
+}
+
+fn family_of(number: u16) -> Family {
+    if number == AF_INET6 as u16 {
+        Family::V6
+    } else {
+        Family::V4
+    }
 }
 
 fn read_key(found: &Attributes<'_>) -> Option<Key> {
-    let is_v6 = i32::from(short(found, service::AF)?) == AF_INET6;
+    let family = family_of(short(found, service::AF)?);
     let target = match number(found, service::FWMARK) {
         Some(mark) => Target::Mark(mark),
         None => {
-            let address = read_in6(found.bytes(service::ADDR)?, is_v6)?;
+            let address = read_in6(found.bytes(service::ADDR)?, family)?;
             Target::Address(
                 short(found, service::PROTOCOL)?,
                 address,
@@ -551,7 +586,7 @@ fn read_key(found: &Attributes<'_>) -> Option<Key> {
             )
         }
     };
-    Some(Key { is_v6, target })
+    Some(Key { family, target })
 }
 
 fn read_service(found: Attributes<'_>) -> Option<(Key, Service)> {
@@ -567,10 +602,13 @@ fn read_service(found: Attributes<'_>) -> Option<(Key, Service)> {
     Some((read_key(&found)?, service))
 }
 
-fn read_destination(found: &Attributes<'_>, is_v6: bool) -> Option<((IpAddr, u16), Destination)> {
-    let is_v6 = short(found, destination::ADDR_FAMILY)
-        .map_or(is_v6, |family| i32::from(family) == AF_INET6);
-    let address = read_in6(found.bytes(destination::ADDR)?, is_v6)?;
+/// Of a service of this family.
+fn read_destination(
+    found: &Attributes<'_>,
+    family: Family,
+) -> Option<((IpAddr, u16), Destination)> {
+    let family = short(found, destination::ADDR_FAMILY).map_or(family, family_of);
+    let address = read_in6(found.bytes(destination::ADDR)?, family)?;
     let to = Destination {
         weight: number(found, destination::WEIGHT)?,
         method: number(found, destination::FWD_METHOD)? & METHODS,

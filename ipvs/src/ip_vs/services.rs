@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use model::{Balance, Scheduler};
+use model::{Balance, Family, Scheduler};
 
 use crate::VirtualService;
 
@@ -21,7 +21,7 @@ pub(crate) type Services = BTreeMap<Key, Service>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     /// The family of its packets.
-    pub is_v6: bool,
+    pub family: Family,
     /// Which packets.
     pub target: Target,
 }
@@ -78,11 +78,7 @@ pub(crate) enum Request {
 impl fmt::Display for Key {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.target {
-            Target::Mark(mark) => write!(
-                out,
-                "{} mark {mark:#x}",
-                if self.is_v6 { "IPv6" } else { "IPv4" }
-            ),
+            Target::Mark(mark) => write!(out, "{} mark {mark:#x}", self.family),
             Target::Address(protocol, address, port) => {
                 write!(
                     out,
@@ -123,7 +119,7 @@ impl fmt::Display for Request {
 
 impl Service {
     /// What makes IPVS balance so.
-    pub(crate) fn of(service: &VirtualService, is_v6: bool) -> Self {
+    pub(crate) fn of(service: &VirtualService, family: Family) -> Self {
         let Balance {
             scheduler,
             affinity,
@@ -147,7 +143,10 @@ impl Service {
             scheduler: scheduler.as_str().to_owned(),
             flags: persistent | fallback,
             timeout: affinity.unwrap_or(NO_TIMEOUT),
-            netmask: if is_v6 { 128 } else { u32::MAX },
+            netmask: match family {
+                Family::V4 => u32::MAX,
+                Family::V6 => 128,
+            },
             destinations: service.real_servers.iter().map(destination).collect(),
         }
     }

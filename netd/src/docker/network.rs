@@ -71,7 +71,7 @@ impl Plugin {
         let network = match options.remove(NETWORK) {
             Some(name) => {
                 let network = self.ask(Question::network(&name)).await?;
-                refuse_mismatch(&network, &pools, &options, asked.flag(wire::INTERNAL))?;
+                refuse_mismatch(&network, &asked, &pools, &options)?;
                 network
             }
             None => {
@@ -110,7 +110,7 @@ impl Plugin {
         options: BTreeMap<String, String>,
         record: &mut NetworkRecord,
     ) -> Result<NetworkInfo, Refusal> {
-        let mut spec = spec(&asked.network, asked.flag(wire::INTERNAL), options)?;
+        let mut spec = spec(asked, options)?;
         let range = |subnet: Subnet| self.journal.ranges.get(&subnet.to_string());
         let given = pools.subnets.iter();
         spec.subnets = given
@@ -441,9 +441,9 @@ impl Pools {
 /// Compares an attached network with the user's options; options that are not given match.
 fn refuse_mismatch(
     network: &NetworkInfo,
+    asked: &wire::CreateNetwork,
     pools: &Pools,
     options: &BTreeMap<String, String>,
-    internal: bool,
 ) -> Result<(), Refusal> {
     let name = &network.spec.name;
     let differs = |what: &str, next: String| {
@@ -474,7 +474,7 @@ fn refuse_mismatch(
             );
         }
     }
-    if internal && !network.spec.internal {
+    if asked.flag(wire::INTERNAL) && !network.spec.internal {
         return differs("it has a way out", "leave --internal out".to_owned());
     }
     for (key, value) in options.iter().filter(|(key, _)| !key.starts_with("netd.")) {
@@ -493,10 +493,9 @@ fn refuse_mismatch(
     Ok(())
 }
 
-/// Spec of the cluster's network for the engine's network of this id.
+/// Spec of the cluster's network for the engine's network.
 fn spec(
-    engine_id: &str,
-    internal: bool,
+    asked: &wire::CreateNetwork,
     mut options: BTreeMap<String, String>,
 ) -> Result<NetworkSpec, Refusal> {
     let encrypted = options
@@ -509,7 +508,8 @@ fn spec(
         invalid(error.cause, "give -o driver=overlay or -o driver=macvlan")
     })?;
     refuse_ipvlan(driver)?;
-    let mut labels = BTreeMap::from([(MADE_FOR.to_owned(), engine_id.to_owned())]);
+    let engine_id = &asked.network;
+    let mut labels = BTreeMap::from([(MADE_FOR.to_owned(), engine_id.clone())]);
     let name = options.remove(NAME).unwrap_or_else(|| {
         labels.insert(UNNAMED.to_owned(), "true".to_owned());
         format!("docker-{}", engine_id.get(..12).unwrap_or(engine_id))
@@ -524,7 +524,7 @@ fn spec(
         name,
         driver,
         subnets: Vec::new(),
-        internal,
+        internal: asked.flag(wire::INTERNAL),
         encrypted,
         attachable: true,
         labels,
@@ -559,9 +559,16 @@ mod tests {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect::<BTreeMap<_, _>>()
         };
+        let asked = |network: &str| wire::CreateNetwork {
+            network: network.to_owned(),
+            ..wire::CreateNetwork::default()
+        };
+        let mut internal = asked("0123456789abcdef");
+        internal
+            .options
+            .insert(wire::INTERNAL.to_owned(), true.into());
         let made = spec(
-            "0123456789abcdef",
-            true,
+            &internal,
             options(&[("encrypted", ""), ("mtu", "1400"), ("netd.label.a", "b")]),
         );
         let made = made.unwrap();
@@ -575,8 +582,7 @@ mod tests {
         );
         assert!(made.labels.contains_key(UNNAMED) && made.labels.contains_key(MADE_FOR));
         let made = spec(
-            "0123",
-            false,
+            &asked("0123"),
             options(&[(NAME, "mine"), ("driver", "macvlan")]),
         )
         .unwrap();
@@ -584,6 +590,6 @@ mod tests {
             (made.name.as_str(), made.driver, made.labels.len()),
             ("mine", Driver::Macvlan, 1)
         );
-        assert!(spec("0123", false, options(&[("driver", "ipvlan")])).is_err());
+        assert!(spec(&asked("0123"), options(&[("driver", "ipvlan")])).is_err());
     }
 }

@@ -1,6 +1,8 @@
 //! The wire contract: generated gRPC services of `proto/netd.proto`, their JSON payloads, and the
 //! client of the local socket.
 
+#![warn(unreachable_pub)]
+
 pub mod lists;
 mod local;
 mod payload;

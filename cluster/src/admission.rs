@@ -26,7 +26,10 @@ const HEARING_PAUSE: Duration = Duration::from_millis(50);
 impl<S: StateMachine> Consensus<S> {
     /// Admits a host that knows a token's secret: signs its certificate and makes its record.
     /// Idempotent.
-    pub async fn admit(&self, call: &JoinCall) -> Result<Result<JoinAnswer, Refusal>, Retry> {
+    pub(crate) async fn admit(
+        &self,
+        call: &JoinCall,
+    ) -> Result<Result<JoinAnswer, Refusal>, Retry> {
         // A leader that has not applied the whole log could accept a replaced token.
         crate::raft::confirmed(self.raft.ensure_linearizable()).await?;
         let authority = self.machine.read(|state| state.authority().cloned());
@@ -89,7 +92,7 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// Makes an admitted manager a voter.
-    pub async fn enlist(&self, node: NodeId) -> Result<(), Retry> {
+    pub(crate) async fn enlist(&self, node: NodeId) -> Result<(), Retry> {
         let _turn = self.turn.lock().await;
         if self.voters().contains(&node.0) {
             return Ok(());
@@ -122,7 +125,7 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// Carries out what a member proposes.
-    pub async fn take(
+    pub(crate) async fn take(
         &self,
         from: PeerIdentity,
         request: RequestId,

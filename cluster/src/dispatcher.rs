@@ -22,22 +22,22 @@ use crate::{
 /// Interval at which a session checks that this manager still leads.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Messages queued for a slow node; then the session waits.
-pub const QUEUE: usize = 64;
+pub(crate) const QUEUE: usize = 64;
 
 /// Whole views of at least this many bytes take turns.
 const LARGE: usize = 64 << 10;
 /// KiB of large views that are on their way at the same time, of all sessions. A thousand nodes
 /// that come at once want gigabytes.
-pub const ROOM: usize = 64 << 10;
+pub(crate) const ROOM: usize = 64 << 10;
 /// How long a large view takes room at most, sent or not. Nodes that read slowly must not keep
 /// others from their views.
 const ROOM_TIME: Duration = Duration::from_secs(3);
 
 /// What a node sends.
-pub type Upstream = Pin<Box<dyn Stream<Item = Upward> + Send>>;
+pub(crate) type Upstream = Pin<Box<dyn Stream<Item = Upward> + Send>>;
 
 /// Opens a session of this node, which ends with its stream or with this manager's leadership.
-pub fn open<S: StateMachine>(
+pub(crate) fn open<S: StateMachine>(
     consensus: Arc<Consensus<S>>,
     node: NodeId,
     upstream: Upstream,

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs for as long as the manager does; acts only while it leads.
-pub async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
+pub(crate) async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
     // One receiver for the whole loop: a new one would report the present value as a change, and
     // this loop would never sleep.
     let mut metrics = consensus.raft.metrics();

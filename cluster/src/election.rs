@@ -28,7 +28,7 @@ const PAUSED: Duration = Duration::from_millis(150);
 type Place = (NodeId, SocketAddr);
 
 /// Runs for as long as the manager does.
-pub async fn watch<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>) {
+pub(crate) async fn watch<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>) {
     let mut since = Instant::now();
     let mut leader = None;
     loop {

@@ -28,7 +28,7 @@ const FEW: usize = 32;
 const WAKE: usize = 64;
 
 /// Clones share it.
-pub struct Fanout<S> {
+pub(crate) struct Fanout<S> {
     shared: Arc<Shared<S>>,
 }
 
@@ -50,7 +50,7 @@ struct Inner<S> {
 }
 
 /// A node's place among the views; it is given up when this is dropped.
-pub struct Subscription<S> {
+pub(crate) struct Subscription<S> {
     fanout: Arc<Shared<S>>,
     node: NodeId,
     number: u64,
@@ -59,7 +59,7 @@ pub struct Subscription<S> {
 }
 
 impl<S: StateMachine> Fanout<S> {
-    pub fn new(machine: Machine<S>) -> Self {
+    pub(crate) fn new(machine: Machine<S>) -> Self {
         let inner = Inner {
             projector: Box::new(S::Projector::default()),
             views: Views::default(),
@@ -79,7 +79,7 @@ impl<S: StateMachine> Fanout<S> {
     }
 
     /// Follows the views of a node. An older session of it is told nothing more.
-    pub fn subscribe(&self, node: NodeId) -> Subscription<S> {
+    pub(crate) fn subscribe(&self, node: NodeId) -> Subscription<S> {
         let woken = Arc::new(Notify::new());
         let mut inner = self.shared.lock();
         inner.opened += 1;
@@ -102,14 +102,14 @@ impl<S: StateMachine> Fanout<S> {
 
 impl<S> Subscription<S> {
     /// What leads the node to its present view. `None`: nothing, for now.
-    pub fn update(&self, told: Option<&Told>) -> Option<(Update, Told)> {
+    pub(crate) fn update(&self, told: Option<&Told>) -> Option<(Update, Told)> {
         self.fanout.lock().views.update(self.node, told)
     }
 
     /// The first change: of a node that has a view of this generation and digest. `None`: the view
     /// is yet to be projected, or the node has a newer one than this leader, which has not caught
     /// up.
-    pub fn resume(&self, generation: u64, digest: &str) -> Option<(Update, Told)> {
+    pub(crate) fn resume(&self, generation: u64, digest: &str) -> Option<(Update, Told)> {
         let inner = self.fanout.lock();
         let views = &inner.views;
         if views.generation() < generation {

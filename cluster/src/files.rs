@@ -10,7 +10,7 @@ use std::{
 use crate::ClusterError;
 
 /// Writes a file that only root can read; after a crash either the old or the new content is there.
-pub fn write(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
     let write = || {
         replace(path, content, File::sync_all)?;
         path.parent()
@@ -21,7 +21,7 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
 
 /// As [`write()`], without waiting for the disk: after a power cut the content may be old, or cut
 /// short.
-pub fn hand_over(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
+pub(crate) fn hand_over(path: &Path, content: &[u8]) -> Result<(), ClusterError> {
     replace(path, content, |_| Ok(())).map_err(|source| failed("write", path, source))
 }
 
@@ -39,7 +39,7 @@ fn replace(path: &Path, content: &[u8], sync: fn(&File) -> io::Result<()>) -> io
 }
 
 /// The content of a file; `None` where there is none.
-pub fn read(path: &Path) -> Result<Option<Vec<u8>>, ClusterError> {
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, ClusterError> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -48,14 +48,14 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, ClusterError> {
 }
 
 /// Makes a directory that only root can enter.
-pub fn make_directory(path: &Path) -> Result<(), ClusterError> {
+pub(crate) fn make_directory(path: &Path) -> Result<(), ClusterError> {
     fs::create_dir_all(path)
         .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o700)))
         .map_err(|source| failed("make directory", path, source))
 }
 
 /// Removes a file or a whole directory; it is fine if there is none.
-pub fn remove(path: &Path) -> Result<(), ClusterError> {
+pub(crate) fn remove(path: &Path) -> Result<(), ClusterError> {
     let result = if path.is_dir() {
         fs::remove_dir_all(path)
     } else {
@@ -68,7 +68,7 @@ pub fn remove(path: &Path) -> Result<(), ClusterError> {
 }
 
 /// A failed operation on a file.
-pub fn failed(operation: &'static str, path: &Path, source: io::Error) -> ClusterError {
+pub(crate) fn failed(operation: &'static str, path: &Path, source: io::Error) -> ClusterError {
     ClusterError::Disk {
         operation,
         path: path.to_owned(),

@@ -17,7 +17,7 @@ const JOIN: &str = "/netd.v1.Membership/Join";
 const RAFT: &str = "/netd.v1.Raft/";
 
 /// Puts the gate in front of a server's routes.
-pub struct GateLayer<S>(pub Member<S>);
+pub(crate) struct GateLayer<S>(pub Member<S>);
 
 impl<S> Clone for GateLayer<S> {
     fn clone(&self) -> Self {
@@ -37,7 +37,7 @@ impl<S, N> Layer<N> for GateLayer<S> {
 }
 
 /// Lets requests of members through, with their [`PeerIdentity`].
-pub struct Gate<S, N> {
+pub(crate) struct Gate<S, N> {
     member: Member<S>,
     inner: N,
 }

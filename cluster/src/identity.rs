@@ -12,7 +12,7 @@ use crate::{ClusterError, PeerIdentity, files, pki};
 
 /// Who this host is.
 #[derive(Clone)]
-pub struct Identity {
+pub(crate) struct Identity {
     pub node: NodeId,
     pub role: Role,
     /// PEM, as are the next two.
@@ -25,7 +25,7 @@ pub struct Identity {
 
 impl Identity {
     /// Refuses a certificate that says nothing of its node.
-    pub fn new(
+    pub(crate) fn new(
         certificate: String,
         key: String,
         root: String,
@@ -48,12 +48,12 @@ impl Identity {
     }
 
     /// Whether the directory holds one.
-    pub fn exists(directory: &Path) -> bool {
+    pub(crate) fn exists(directory: &Path) -> bool {
         place(directory).join("certificate.pem").exists()
     }
 
     /// Writes it; the certificate last, because its presence makes the identity.
-    pub fn save(&self, directory: &Path) -> Result<(), ClusterError> {
+    pub(crate) fn save(&self, directory: &Path) -> Result<(), ClusterError> {
         let place = place(directory);
         files::make_directory(directory)?;
         files::make_directory(&place)?;
@@ -65,7 +65,7 @@ impl Identity {
     }
 
     /// Reads it; `None` if this host never joined.
-    pub fn load(directory: &Path) -> Result<Option<Self>, ClusterError> {
+    pub(crate) fn load(directory: &Path) -> Result<Option<Self>, ClusterError> {
         if !Self::exists(directory) {
             return Ok(None);
         }
@@ -88,7 +88,7 @@ impl Identity {
     }
 
     /// Forgets it.
-    pub fn remove(directory: &Path) -> Result<(), ClusterError> {
+    pub(crate) fn remove(directory: &Path) -> Result<(), ClusterError> {
         files::remove(&place(directory).join("certificate.pem"))?;
         files::remove(&place(directory))
     }

@@ -63,7 +63,7 @@ pub struct JoinOptions {
 }
 
 /// Sends a token to a manager and returns the certificate.
-pub async fn ask_to_join(
+pub(crate) async fn ask_to_join(
     token: &Token,
     options: &JoinOptions,
     listener: &TcpListener,
@@ -120,7 +120,7 @@ pub async fn ask_to_join(
 
 /// Opens the listener of a host that is not a member yet, and removes leftovers of an interrupted
 /// attempt.
-pub fn prepare(config: &Config) -> Result<TcpListener, ClusterError> {
+pub(crate) fn prepare(config: &Config) -> Result<TcpListener, ClusterError> {
     if Identity::exists(&config.directory) {
         return Err(ClusterError::AlreadyMember(
             config.directory.join("identity"),
@@ -131,13 +131,13 @@ pub fn prepare(config: &Config) -> Result<TcpListener, ClusterError> {
 }
 
 /// Removes the log and the view.
-pub fn forget_state(config: &Config) -> Result<(), ClusterError> {
+pub(crate) fn forget_state(config: &Config) -> Result<(), ClusterError> {
     files::remove(&config.directory.join("raft"))?;
     View::remove(&config.directory)
 }
 
 /// The address given to others: never a wildcard; port 0 stands for the one that is listened on.
-pub fn reachable(
+pub(crate) fn reachable(
     mut address: SocketAddr,
     listener: &TcpListener,
 ) -> Result<SocketAddr, ClusterError> {

@@ -1,6 +1,8 @@
 //! The replicated log and its members: Raft on disk, certificates, join tokens, mutual TLS, and
 //! each node's view, streamed to it and kept on its disk. Knows commands and bytes, never networks.
 
+#![warn(unreachable_pub)]
+
 mod admission;
 mod bare;
 mod dispatcher;

@@ -20,10 +20,10 @@ use crate::pki;
 /// How long a TCP connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the TLS handshake may take; hosts lose their CPU for hundreds of milliseconds.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often an open connection is probed, and how long an answer may take.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a member could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -102,20 +102,20 @@ impl LinkError {
 
 /// Where a connection leads: the address, and the node that must be there, where it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Target {
+pub(crate) struct Target {
     pub address: SocketAddr,
     pub node: Option<NodeId>,
 }
 
 /// The open connections of this node. Cheap to clone.
 #[derive(Clone)]
-pub struct Links {
+pub(crate) struct Links {
     tls: Arc<ClientConfig>,
     open: Arc<Mutex<BTreeMap<Target, Channel>>>,
 }
 
 impl Links {
-    pub fn new(tls: ClientConfig) -> Self {
+    pub(crate) fn new(tls: ClientConfig) -> Self {
         Self {
             tls: Arc::new(tls),
             open: Arc::default(),
@@ -123,7 +123,7 @@ impl Links {
     }
 
     /// The channel there; it connects with the first request.
-    pub fn channel(&self, target: Target) -> Channel {
+    pub(crate) fn channel(&self, target: Target) -> Channel {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {
             endpoint().connect_with_connector_lazy(connector(
@@ -136,7 +136,7 @@ impl Links {
     }
 
     /// The channel there, connected. Errors: it cannot be.
-    pub async fn connected(&self, target: Target) -> Result<Channel, LinkError> {
+    pub(crate) async fn connected(&self, target: Target) -> Result<Channel, LinkError> {
         if let Some(channel) = self.known(target) {
             return Ok(channel);
         }
@@ -154,7 +154,7 @@ impl Links {
     }
 
     /// Lets go of all of them.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.open
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -163,7 +163,7 @@ impl Links {
 }
 
 /// A connected channel and the local address of its connection.
-pub async fn connect(
+pub(crate) async fn connect(
     tls: Arc<ClientConfig>,
     target: Target,
 ) -> Result<(Channel, SocketAddr), LinkError> {
@@ -228,7 +228,7 @@ fn endpoint() -> Endpoint {
 }
 
 /// A plain connection to an address.
-pub async fn reach(to: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) async fn reach(to: SocketAddr) -> io::Result<TcpStream> {
     timeout(CONNECT_TIMEOUT, TcpStream::connect(to))
         .await
         .map_err(late)
@@ -290,7 +290,7 @@ fn explain(target: Target, error: &io::Error) -> LinkError {
 }
 
 /// The innermost reason of an error.
-pub fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;

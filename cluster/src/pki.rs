@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::ClusterError;
 
 /// The TLS name that every member answers to.
-pub const ANY_MEMBER: &str = "member.netd";
+pub(crate) const ANY_MEMBER: &str = "member.netd";
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Lifetime of the root's and the nodes' certificates. Nothing renews them, so a shorter life would
@@ -34,18 +34,18 @@ pub struct PeerIdentity {
 }
 
 /// A key of one's own and the request to sign it, both PEM.
-pub struct KeyAndRequest {
+pub(crate) struct KeyAndRequest {
     pub key: String,
     pub request: String,
 }
 
 /// The TLS name of one member.
-pub fn name_of(node: NodeId) -> String {
+pub(crate) fn name_of(node: NodeId) -> String {
     format!("{node}.node.netd")
 }
 
 /// A new authority with fresh keys and secrets.
-pub fn new_authority() -> Result<Authority, ClusterError> {
+pub(crate) fn new_authority() -> Result<Authority, ClusterError> {
     let key = KeyPair::generate().map_err(|error| failed("make the root key", error))?;
     let mut params = valid_from_now();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -68,7 +68,7 @@ pub fn new_authority() -> Result<Authority, ClusterError> {
 }
 
 /// A new key and the request to sign it.
-pub fn new_request() -> Result<KeyAndRequest, ClusterError> {
+pub(crate) fn new_request() -> Result<KeyAndRequest, ClusterError> {
     let key = KeyPair::generate().map_err(|error| failed("make a key", error))?;
     let request = CertificateParams::default()
         .serialize_request(&key)
@@ -82,7 +82,7 @@ pub fn new_request() -> Result<KeyAndRequest, ClusterError> {
 
 /// The certificate (PEM) for a request. The node's id follows from its key: the same request gives
 /// the same node.
-pub fn sign(
+pub(crate) fn sign(
     authority: &Authority,
     request: &str,
     role: Role,
@@ -98,7 +98,7 @@ pub fn sign(
 }
 
 /// Who a certificate of this cluster was made for. `None` for one that was not made by [`sign`].
-pub fn identity_of(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
+pub(crate) fn identity_of(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let subject = certificate.subject();
     let node = subject
@@ -117,13 +117,13 @@ pub fn identity_of(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
 }
 
 /// The certificate in a PEM text.
-pub fn root(pem: &str) -> Result<CertificateDer<'static>, ClusterError> {
+pub(crate) fn root(pem: &str) -> Result<CertificateDer<'static>, ClusterError> {
     CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|error| failed("read a certificate", error))
 }
 
 /// The key in a PEM text.
-pub fn key(pem: &str) -> Result<PrivateKeyDer<'static>, ClusterError> {
+pub(crate) fn key(pem: &str) -> Result<PrivateKeyDer<'static>, ClusterError> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| failed("read a key", error))
 }
 

@@ -41,14 +41,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who is connected.
 #[derive(Clone, Copy, Debug)]
-pub struct Caller {
+pub(crate) struct Caller {
     pub address: SocketAddr,
     /// `None` without a client certificate.
     pub identity: Option<PeerIdentity>,
 }
 
 /// Opens the listener, even while connections of an earlier daemon are in TIME_WAIT.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, ClusterError> {
+pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, ClusterError> {
     let listen = || {
         let socket = if address.is_ipv6() {
             TcpSocket::new_v6()?
@@ -63,7 +63,7 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, ClusterError> {
 }
 
 /// Serves until `stop`.
-pub async fn serve<S: StateMachine>(
+pub(crate) async fn serve<S: StateMachine>(
     member: Member<S>,
     listener: TcpListener,
     tls: ServerConfig,
@@ -185,12 +185,12 @@ fn explain(error: &io::Error) -> &'static str {
 }
 
 /// Waits for the stop signal, or for its sender to be gone.
-pub async fn stopped(mut stop: watch::Receiver<bool>) {
+pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
     let _gone = stop.wait_for(|&stop| stop).await;
 }
 
 /// A TLS connection that breaks when the member stops, as if its process had died.
-pub struct Connection {
+pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     caller: Caller,
     stop: Pin<Box<dyn Future<Output = ()> + Send>>,

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// The extra routes and the cluster's own.
-pub fn add<S: StateMachine>(extra: Routes, member: &Member<S>) -> Routes {
+pub(crate) fn add<S: StateMachine>(extra: Routes, member: &Member<S>) -> Routes {
     let door = Door(member.clone());
     extra
         .add_service(RaftServer::new(door.clone()).max_decoding_message_size(MESSAGE_LIMIT))

@@ -30,7 +30,7 @@ type Downstream = std::pin::Pin<Box<dyn Stream<Item = Downward> + Send>>;
 
 /// Reports on their way to the log.
 #[derive(Default)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     inner: Mutex<Reports>,
     filled: Notify,
 }
@@ -46,7 +46,7 @@ struct Reports {
 
 impl Outbox {
     /// Adds a report to what waits.
-    pub fn put(&self, report: NodeReport) {
+    pub(crate) fn put(&self, report: NodeReport) {
         self.change(|reports| {
             reports.known.keep(&report);
             reports.waiting = Some(merged(reports.waiting.take(), report));
@@ -110,7 +110,7 @@ fn merged(older: Option<NodeReport>, mut newer: NodeReport) -> NodeReport {
 }
 
 /// Keeps a session with whoever leads, for as long as the member lives.
-pub async fn run<S: StateMachine>(member: Member<S>) {
+pub(crate) async fn run<S: StateMachine>(member: Member<S>) {
     let mut resume = true;
     loop {
         if let Ok(seat) = member.seat().await {

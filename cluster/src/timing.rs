@@ -3,31 +3,31 @@
 use std::{ops::Range, time::Duration};
 
 /// A leader that has nothing to say is heard at each tick of openraft, which is half as long again.
-pub const HEARTBEAT: Duration = Duration::from_millis(100);
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 /// A follower that has heard nothing stands for election after the maximum, for which it votes for
 /// nobody else, and a part of this range that it drew when it started. Within the minimum a vote
 /// has to be on the voter's disk and back.
-pub const ELECTION: Range<Duration> = Duration::from_millis(300)..Duration::from_millis(400);
+pub(crate) const ELECTION: Range<Duration> = Duration::from_millis(300)..Duration::from_millis(400);
 /// After this silence a follower asks whether the leader still answers, and whether the others
 /// hear it.
-pub const SUSPECT: Duration = Duration::from_millis(250);
+pub(crate) const SUSPECT: Duration = Duration::from_millis(250);
 /// Who has heard the leader within this time elects no other one.
-pub const HEARD: Duration = Duration::from_millis(200);
+pub(crate) const HEARD: Duration = Duration::from_millis(200);
 /// How long the answer may take; there is no election meanwhile, nor while there is one.
-pub const ASK: Duration = Duration::from_millis(200);
+pub(crate) const ASK: Duration = Duration::from_millis(200);
 /// A leader that answers, but appends nothing for this long, is replaced all the same.
-pub const STUCK: Duration = Duration::from_millis(1_500);
+pub(crate) const STUCK: Duration = Duration::from_millis(1_500);
 /// A leader that no majority has confirmed for this long refuses requests.
-pub const LEADER_LEASE: Duration = Duration::from_secs(3);
+pub(crate) const LEADER_LEASE: Duration = Duration::from_secs(3);
 /// How long a majority may take to confirm a write or a read.
-pub const CONFIRM: Duration = Duration::from_secs(4);
+pub(crate) const CONFIRM: Duration = Duration::from_secs(4);
 /// A node that is silent for this long is down.
-pub const NODE_LEASE: Duration = Duration::from_secs(3);
+pub(crate) const NODE_LEASE: Duration = Duration::from_secs(3);
 /// How long a leader that steps down leaves the others alone, so that they elect one of them.
-pub const RESIGN: Duration = Duration::from_secs(5);
+pub(crate) const RESIGN: Duration = Duration::from_secs(5);
 /// Time that nodes get to be heard, after a change of leader or a pause of this process, before
 /// they count as down.
-pub const GRACE: Duration = Duration::from_secs(4);
+pub(crate) const GRACE: Duration = Duration::from_secs(4);
 
 #[cfg(test)]
 mod tests {

@@ -20,7 +20,7 @@ use crate::{ClusterError, identity::Identity, pki, token};
 const HTTP2: &[u8] = b"h2";
 
 /// Shows this node's certificate and root; a client may show one of this cluster or none (to join).
-pub fn server(identity: &Identity) -> Result<ServerConfig, ClusterError> {
+pub(crate) fn server(identity: &Identity) -> Result<ServerConfig, ClusterError> {
     let roots = Arc::new(roots(&pki::root(&identity.root)?).map_err(failed)?);
     let clients = WebPkiClientVerifier::builder_with_provider(roots, provider())
         .allow_unauthenticated()
@@ -37,7 +37,7 @@ pub fn server(identity: &Identity) -> Result<ServerConfig, ClusterError> {
 }
 
 /// Trusts this cluster's root alone, and shows this node's certificate.
-pub fn client(identity: &Identity) -> Result<ClientConfig, ClusterError> {
+pub(crate) fn client(identity: &Identity) -> Result<ClientConfig, ClusterError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(failed)?
@@ -49,7 +49,7 @@ pub fn client(identity: &Identity) -> Result<ClientConfig, ClusterError> {
 }
 
 /// Trusts the cluster whose root has this digest, and shows nothing: for a host that joins.
-pub fn pinned(digest: String) -> Result<ClientConfig, ClusterError> {
+pub(crate) fn pinned(digest: String) -> Result<ClientConfig, ClusterError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(failed)?

@@ -56,7 +56,7 @@ enum CopyError {
 }
 
 /// This node's view.
-pub struct View {
+pub(crate) struct View {
     directory: PathBuf,
     current: watch::Sender<Arc<NodeConfig>>,
     /// The disk did not take the last one.
@@ -69,7 +69,7 @@ impl View {
     /// The newest view of the files. Without one, or with none that can be understood, an empty
     /// one: they are only copies, and the leader sends another. Errors: the disk's, and a file that
     /// a later version wrote.
-    pub fn open(directory: &Path, node: NodeId, known: Level) -> Result<Self, ClusterError> {
+    pub(crate) fn open(directory: &Path, node: NodeId, known: Level) -> Result<Self, ClusterError> {
         let mut view = NodeConfig::empty(node);
         for path in LOGS.map(|name| directory.join(name)) {
             let Some(bytes) = files::read(&path)? else {
@@ -100,18 +100,18 @@ impl View {
     }
 
     /// Removes what is on disk.
-    pub fn remove(directory: &Path) -> Result<(), ClusterError> {
+    pub(crate) fn remove(directory: &Path) -> Result<(), ClusterError> {
         COPIES
             .iter()
             .chain(&LOGS)
             .try_for_each(|name| files::remove(&directory.join(name)))
     }
 
-    pub fn get(&self) -> Arc<NodeConfig> {
+    pub(crate) fn get(&self) -> Arc<NodeConfig> {
         self.current.borrow().clone()
     }
 
-    pub fn watch(&self) -> watch::Receiver<Arc<NodeConfig>> {
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<NodeConfig>> {
         self.current.subscribe()
     }
 
@@ -120,7 +120,7 @@ impl View {
     ///
     /// # Errors
     /// The change does not follow on the view, which stays as it is.
-    pub async fn change(&self, delta: ViewDelta) -> Result<(), ViewError> {
+    pub(crate) async fn change(&self, delta: ViewDelta) -> Result<(), ViewError> {
         let view = Arc::new(self.get().apply(&delta)?);
         if view.level < Level::SHARED_VIEWS {
             self.copy(COPIES[0], view.clone(), files::hand_over).await;
@@ -132,7 +132,7 @@ impl View {
     }
 
     /// Has the disk keep each view, or the one after it, until dropped.
-    pub async fn keep(&self) {
+    pub(crate) async fn keep(&self) {
         let mut changes = self.watch();
         changes.mark_changed();
         while changes.changed().await.is_ok() {

@@ -34,7 +34,7 @@ pub type Told = Result<Watched, Refusal>;
 
 /// Begins a watch at this manager, which must lead. It ends with its reader, or with the
 /// leadership. Errors: too many watch already, or there is nothing to watch.
-pub async fn open<S: StateMachine>(
+pub(crate) async fn open<S: StateMachine>(
     consensus: Arc<Consensus<S>>,
     watch: Watch,
 ) -> Result<Result<mpsc::Receiver<Told>, Refusal>, Retry> {
@@ -56,7 +56,7 @@ pub async fn open<S: StateMachine>(
 }
 
 /// Begins a watch that is told of the status of the service of this id, too.
-pub fn begin<S: StateMachine>(
+pub(crate) fn begin<S: StateMachine>(
     consensus: Arc<Consensus<S>>,
     watch: Watch,
     status_of: Option<String>,
@@ -332,7 +332,7 @@ fn unreadable(error: &HistoryError) -> Refusal {
 }
 
 /// A later leader may be of a version that cannot be watched.
-pub fn unwatchable() -> Refusal {
+pub(crate) fn unwatchable() -> Refusal {
     Refusal::new(
         Kind::Precondition,
         format!(

@@ -11,7 +11,7 @@ use model::{
 /// The parts that differ. Networks on a LAN are never among them: what one of them asks for depends
 /// on others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changed {
+pub(crate) struct Changed {
     /// Networks whose endpoints differ, and all that the sandboxes are on.
     pub networks: BTreeSet<NetworkId>,
     /// Networks whose virtual services differ.
@@ -26,7 +26,7 @@ pub struct Changed {
 
 impl Changed {
     /// What leads from one view to the other; `None` where everything may differ.
-    pub fn between(before: &NodeConfig, after: &NodeConfig) -> Option<Self> {
+    pub(crate) fn between(before: &NodeConfig, after: &NodeConfig) -> Option<Self> {
         let is_alike = before.node == after.node
             && before.peers == after.peers
             && before.networks == after.networks
@@ -66,7 +66,7 @@ impl Changed {
     }
 
     /// These sandboxes differ, too.
-    pub fn with(
+    pub(crate) fn with(
         mut self,
         sandboxes: impl IntoIterator<Item = SandboxId>,
         views: [&NodeConfig; 2],
@@ -92,7 +92,7 @@ impl Changed {
 }
 
 /// The part of a view that what these networks and sandboxes ask for follows from.
-pub fn part(view: &NodeConfig, changed: &Changed) -> NodeConfig {
+pub(crate) fn part(view: &NodeConfig, changed: &Changed) -> NodeConfig {
     let on_networks = |endpoint: &&EndpointConfig| changed.networks.contains(&endpoint.network);
     let here = view.endpoints.values().filter(on_networks);
     let here = here.filter(|endpoint| endpoint.node == view.node);
@@ -106,7 +106,7 @@ pub fn part(view: &NodeConfig, changed: &Changed) -> NodeConfig {
 
 /// The part of a view that what has come on these networks asks for; one endpoint of each that was
 /// there before goes with it, without which the host would have no part in its network.
-pub fn added_part(view: &NodeConfig, changed: &Changed) -> NodeConfig {
+pub(crate) fn added_part(view: &NodeConfig, changed: &Changed) -> NodeConfig {
     let mut sandboxes = changed.sandboxes.clone();
     let mut left = changed.networks.clone();
     for (id, endpoint) in &view.endpoints {
@@ -169,7 +169,7 @@ fn cloned<'a, K: Ord + Clone + 'a, V: Clone + PartialEq + 'a>(
 }
 
 /// The endpoints that a sandbox on this host joins.
-pub fn endpoints_of(view: &NodeConfig, sandbox: SandboxId) -> Vec<EndpointId> {
+pub(crate) fn endpoints_of(view: &NodeConfig, sandbox: SandboxId) -> Vec<EndpointId> {
     let task = view.tasks.get(&TaskId(sandbox.0));
     let container = view.containers.get(&sandbox);
     let joints = container.into_iter().flat_map(|it| &it.endpoints);

@@ -32,7 +32,7 @@ use super::{
 };
 
 /// Messages per send: their replies must fit into the socket's receive buffer.
-pub const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// Larger than any datagram of a dump (32 KiB in net/netlink/af_netlink.c).
 const DATAGRAM: usize = 64 * 1024;
 /// Most attempts at a dump that changes while it is read.
@@ -42,7 +42,7 @@ const DUMP_INTERRUPTED: u16 = 0x10;
 
 /// A kernel that cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
-pub enum KernelError {
+pub(crate) enum KernelError {
     /// The namespaces cannot be listed.
     #[error("cannot list the network namespaces in {NAMESPACE_DIRECTORY}: {0}")]
     List(#[source] io::Error),
@@ -59,7 +59,7 @@ pub enum KernelError {
 
 impl KernelError {
     /// The same as a failure.
-    pub fn failure(&self) -> Failure {
+    pub(crate) fn failure(&self) -> Failure {
         let (Self::List(error)
         | Self::Open(_, error)
         | Self::Dump(_, _, error)
@@ -77,7 +77,7 @@ impl KernelError {
 }
 
 /// The sockets of one namespace.
-pub struct Channel {
+pub(crate) struct Channel {
     pub place: Place,
     pub identity: Identity,
     pub namespace: File,
@@ -100,7 +100,7 @@ pub struct Channel {
 }
 
 impl Channel {
-    pub fn open(place: Place, namespace: File, identity: Identity) -> io::Result<Self> {
+    pub(crate) fn open(place: Place, namespace: File, identity: Identity) -> io::Result<Self> {
         let requests = namespace::within_file(&namespace, connect)??;
         // Linux before 4.20 dumps all in any case.
         let dumps_parts = requests.set_netlink_get_strict_chk(true).is_ok();
@@ -124,12 +124,12 @@ impl Channel {
     }
 
     /// Keeps a dump for who reads the whole namespace next.
-    pub fn keep(&mut self, what: &'static str, messages: Vec<Message>) {
+    pub(crate) fn keep(&mut self, what: &'static str, messages: Vec<Message>) {
         self.kept.insert(what, messages);
     }
 
     /// The dump that was kept, or a fresh one.
-    pub fn dump_or_kept(
+    pub(crate) fn dump_or_kept(
         &mut self,
         what: &'static str,
         request: Message,
@@ -141,7 +141,7 @@ impl Channel {
     }
 
     /// Whether it has devices of which the kernel tells a number of the host's.
-    pub fn has_parents(&self) -> bool {
+    pub(crate) fn has_parents(&self) -> bool {
         let mut links = self.seen.iter().flat_map(|space| &space.links);
         let born_with = names::loopback_link();
         links.any(|(name, link)| {
@@ -151,7 +151,7 @@ impl Channel {
     }
 
     /// What another namespace, an open file, is called here.
-    pub fn number(&mut self, namespace: RawFd) -> io::Result<i32> {
+    pub(crate) fn number(&mut self, namespace: RawFd) -> io::Result<i32> {
         let answers = self.exchange(wire::get_number(namespace), NLM_F_ACK)?;
         answers
             .iter()
@@ -160,7 +160,7 @@ impl Channel {
     }
 
     /// A link's number.
-    pub fn index(&mut self, link: &LinkName) -> io::Result<u32> {
+    pub(crate) fn index(&mut self, link: &LinkName) -> io::Result<u32> {
         if let Some(&index) = self.indices.get(link) {
             return Ok(index);
         }
@@ -172,7 +172,7 @@ impl Channel {
     }
 
     /// One link as it is; `None`: there is none.
-    pub fn ask_link(&mut self, link: &LinkRef) -> io::Result<Option<LinkMessage>> {
+    pub(crate) fn ask_link(&mut self, link: &LinkRef) -> io::Result<Option<LinkMessage>> {
         match self.exchange(wire::get_link(link), NLM_F_ACK) {
             Ok(found) => Ok(found.into_iter().find_map(|message| match message {
                 Message::NewLink(link) => Some(link),
@@ -185,7 +185,7 @@ impl Channel {
 
     /// Dumps, and repeats an inconsistent dump (`NLM_F_DUMP_INTR`): it may lack existing links,
     /// which would then be torn down by mistake.
-    pub fn dump(
+    pub(crate) fn dump(
         &mut self,
         what: &'static str,
         request: Message,
@@ -229,7 +229,7 @@ impl Channel {
 
     /// The MTU towards each of these addresses: its route's, or that of the link that the route
     /// leads out of.
-    pub fn paths(
+    pub(crate) fn paths(
         &mut self,
         own: IpAddr,
         peers: &BTreeSet<IpAddr>,
@@ -265,7 +265,7 @@ impl Channel {
     }
 
     /// Sends requests at once and returns their answers in order.
-    pub fn ask(&mut self, requests: Vec<(Message, u16)>) -> Vec<io::Result<()>> {
+    pub(crate) fn ask(&mut self, requests: Vec<(Message, u16)>) -> Vec<io::Result<()>> {
         // Links may come and go with these; numbers are looked up again.
         let changes_links = |(request, _): &(Message, u16)| {
             matches!(request, Message::NewLink(_) | Message::DelLink(_))
@@ -334,7 +334,7 @@ fn connect() -> io::Result<Socket> {
 }
 
 /// A socket that hears what these groups tell.
-pub fn listen(groups: &[u32]) -> io::Result<Socket> {
+pub(crate) fn listen(groups: &[u32]) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     groups
@@ -371,6 +371,6 @@ fn messages(mut datagram: &[u8]) -> io::Result<Vec<Received>> {
 }
 
 /// What a request needs and the kernel has not.
-pub fn missing(what: String) -> io::Error {
+pub(crate) fn missing(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, what)
 }

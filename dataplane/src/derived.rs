@@ -16,7 +16,7 @@ use super::{
 
 /// What follows from the configuration and the kernel.
 #[derive(Default)]
-pub struct Derived {
+pub(crate) struct Derived {
     /// The devices on LANs that were seen inside of containers of others.
     pub taken: BTreeSet<EndpointId>,
     /// Whom the way of packets leads to.
@@ -29,7 +29,7 @@ pub struct Derived {
 
 /// The parts of the ground that are found in different places.
 #[derive(PartialEq, Eq)]
-pub struct Stand {
+pub(crate) struct Stand {
     /// The host's.
     pub host: Arc<Ground>,
     /// The endpoints on a LAN whose addresses nobody else there has.
@@ -42,7 +42,7 @@ pub struct Stand {
 
 impl Derived {
     /// What is asked for.
-    pub fn desired(&mut self, config: &Arc<NodeConfig>, stand: Stand) -> Arc<Desired> {
+    pub(crate) fn desired(&mut self, config: &Arc<NodeConfig>, stand: Stand) -> Arc<Desired> {
         let ground = self.ground.of(stand, |stand, _| Ground {
             free: stand.free.clone(),
             alive: stand.alive.clone(),
@@ -59,7 +59,11 @@ impl Derived {
     }
 
     /// What is to be done.
-    pub fn plan(&mut self, desired: &Arc<Desired>, observed: &Arc<Observed>) -> Arc<Vec<Op>> {
+    pub(crate) fn plan(
+        &mut self,
+        desired: &Arc<Desired>,
+        observed: &Arc<Observed>,
+    ) -> Arc<Vec<Op>> {
         self.plan.of(
             (desired.clone(), observed.clone()),
             |(desired, observed), before| match before {
@@ -70,7 +74,7 @@ impl Derived {
     }
 
     /// The rules of each namespace.
-    pub fn rules(
+    pub(crate) fn rules(
         &mut self,
         config: &Arc<NodeConfig>,
         observed: &Arc<Observed>,

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Links that are read again one by one; of more, all are read.
-pub const MOST_LINKS: usize = 16;
+pub(crate) const MOST_LINKS: usize = 16;
 /// Links that are looked at one by one where nothing that is on them is in doubt.
 const MOST_DEVICES: usize = 128;
 
@@ -62,7 +62,7 @@ impl Parts {
 
 /// A link as it is known to whoever names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LinkRef {
+pub(crate) enum LinkRef {
     /// By its number.
     Number(u32),
     /// By its name.
@@ -71,7 +71,7 @@ pub enum LinkRef {
 
 /// What may have changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Doubt {
+pub(crate) struct Doubt {
     /// All may have.
     pub whole: bool,
     /// These parts of these links.
@@ -82,7 +82,7 @@ pub struct Doubt {
 
 impl Doubt {
     /// All.
-    pub fn whole() -> Self {
+    pub(crate) fn whole() -> Self {
         Self {
             whole: true,
             ..Self::default()
@@ -90,7 +90,7 @@ impl Doubt {
     }
 
     /// One link, with all that is on it.
-    pub fn link(link: LinkRef) -> Self {
+    pub(crate) fn link(link: LinkRef) -> Self {
         Self::parts(link, Parts::ALL)
     }
 
@@ -117,12 +117,12 @@ impl Doubt {
     }
 
     /// Whether nothing may have changed.
-    pub fn is_none(&self) -> bool {
+    pub(crate) fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
     /// Whether it is to be read as a whole.
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         let laden = |parts: &&Parts| **parts != Parts::DEVICE;
         self.whole
             || self.links.len() > MOST_DEVICES
@@ -130,7 +130,7 @@ impl Doubt {
     }
 
     /// Adds another.
-    pub fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.whole |= other.whole;
         for (link, parts) in other.links {
             let known = self.links.entry(link).or_insert(parts);
@@ -140,7 +140,7 @@ impl Doubt {
     }
 
     /// What a change of ours leaves to be read.
-    pub fn of_change(change: &Change) -> Self {
+    pub(crate) fn of_change(change: &Change) -> Self {
         match change {
             Change::SetSysctl(Sysctl { link, .. }, _) => {
                 Self::sysctls(link.clone().map(LinkRef::Name))
@@ -159,7 +159,7 @@ impl Doubt {
     }
 
     /// What a notice names. Whatever it does not say for sure, it says of the whole.
-    pub fn of_notice(notice: &[u8]) -> Self {
+    pub(crate) fn of_notice(notice: &[u8]) -> Self {
         let Some(kind) = u16_at(notice, 4) else {
             return Self::whole();
         };

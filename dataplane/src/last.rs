@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 /// What was asked last, and the answer.
-pub struct Last<K, V>(Option<(K, Arc<V>)>);
+pub(crate) struct Last<K, V>(Option<(K, Arc<V>)>);
 
 impl<K, V> Default for Last<K, V> {
     fn default() -> Self {
@@ -13,7 +13,7 @@ impl<K, V> Default for Last<K, V> {
 
 impl<K: PartialEq, V> Last<K, V> {
     /// What `make` makes of `key`, and of the last key and answer if there are any.
-    pub fn of(&mut self, key: K, make: impl FnOnce(&K, Option<(&K, &V)>) -> V) -> Arc<V> {
+    pub(crate) fn of(&mut self, key: K, make: impl FnOnce(&K, Option<(&K, &V)>) -> V) -> Arc<V> {
         match &self.0 {
             Some((last, made)) if *last == key => made.clone(),
             last => {

@@ -4,6 +4,8 @@
 //! plan and apply, called from `pass.rs`: IPsec and the host's rules come before links, so that no
 //! tunnel is up which they do not guard.
 
+#![warn(unreachable_pub)]
+
 mod changed;
 mod channel;
 mod derived;

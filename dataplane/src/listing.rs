@@ -28,11 +28,11 @@ use super::{
 const MOUNTS: &str = "/proc/thread-self/mountinfo";
 
 /// The namespaces of ours, each with its identity.
-pub type Present = BTreeMap<Namespace, Identity>;
+pub(crate) type Present = BTreeMap<Namespace, Identity>;
 
 /// Keeps the list.
 #[derive(Default)]
-pub struct Listing {
+pub(crate) struct Listing {
     watch: Option<Inotify>,
     present: Arc<Present>,
     /// Named files that are no namespaces: a namespace is mounted after its file is made.
@@ -45,7 +45,7 @@ pub struct Listing {
 
 impl Listing {
     /// Those that there are now, as far as the kernel tells.
-    pub fn present(&mut self) -> io::Result<Arc<Present>> {
+    pub(crate) fn present(&mut self) -> io::Result<Arc<Present>> {
         match self.heard() {
             Some(named) if !self.is_due() => self.look_at(named),
             _ => self.list()?,
@@ -54,7 +54,7 @@ impl Listing {
     }
 
     /// All are listed the next time.
-    pub fn doubt(&mut self) {
+    pub(crate) fn doubt(&mut self) {
         self.watch = None;
     }
 

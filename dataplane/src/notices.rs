@@ -28,7 +28,7 @@ const START: usize = 512;
 
 /// What has changed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum News {
+pub(crate) enum News {
     /// This in these places.
     From(BTreeMap<Place, Doubt>),
     /// Notices were lost: all may have.
@@ -45,7 +45,7 @@ impl Default for News {
 type Heard = BTreeMap<Option<i32>, Doubt>;
 
 /// The listening sockets.
-pub struct Notices {
+pub(crate) struct Notices {
     host: AsyncFd<Socket>,
     ours: AsyncFd<Socket>,
     places: BTreeMap<i32, Place>,
@@ -58,7 +58,7 @@ impl Notices {
     // `AsyncFd::register` is unsafe for what it asks: that the descriptor stays the socket's own.
     // It does: nothing takes it out of here.
     #[allow(deprecated)]
-    pub fn of(host: Socket, ours: Socket) -> io::Result<Self> {
+    pub(crate) fn of(host: Socket, ours: Socket) -> io::Result<Self> {
         ours.set_listen_all_namespaces(true)?;
         for socket in [&host, &ours] {
             socket.set_non_blocking(true)?;
@@ -74,17 +74,17 @@ impl Notices {
     }
 
     /// The namespace of this place has this number.
-    pub fn follow(&mut self, place: Place, number: i32) {
+    pub(crate) fn follow(&mut self, place: Place, number: i32) {
         self.places.insert(number, place);
     }
 
     /// Places that are gone need no numbers.
-    pub fn keep(&mut self, stays: impl Fn(Place) -> bool) {
+    pub(crate) fn keep(&mut self, stays: impl Fn(Place) -> bool) {
         self.places.retain(|_, place| stays(*place));
     }
 
     /// What has changed since this was asked last.
-    pub fn take(&mut self) -> News {
+    pub(crate) fn take(&mut self) -> News {
         let read = |socket: &AsyncFd<Socket>| {
             let mut found = Heard::new();
             read_all(socket.get_ref(), &mut found).map(|()| found)
@@ -95,7 +95,7 @@ impl Notices {
     }
 
     /// Ready when there is something to be taken.
-    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let read = [poll_all(&self.host, context), poll_all(&self.ours, context)];
         self.note(read);
         if self.news == News::default() {

@@ -35,7 +35,7 @@ const OPEN: &str =
 const CLOSE: &str = "mend what this host reports of IPsec and of nftables of host";
 
 /// What the thread of the data plane owns.
-pub struct Planes {
+pub(crate) struct Planes {
     pub kernel: Kernel,
     pub rules: Rules,
     pub probes: Probes,
@@ -49,7 +49,7 @@ pub struct Planes {
 
 /// One pass: IPsec and the host's rules first, then links, addresses and routes, then the rules of
 /// the namespaces.
-pub fn reconcile(
+pub(crate) fn reconcile(
     planes: &mut Planes,
     config: &Arc<NodeConfig>,
 ) -> Result<(Status, Inside), KernelError> {
@@ -121,7 +121,7 @@ pub fn reconcile(
 
 impl Planes {
     /// What networks may ask for and this kernel has.
-    pub fn capabilities(&mut self) -> BTreeSet<Capability> {
+    pub(crate) fn capabilities(&mut self) -> BTreeSet<Capability> {
         let mut found = self.kernel.kinds();
         match xfrm::probe() {
             Ok(()) => drop(found.insert(Capability::Esp)),
@@ -203,7 +203,7 @@ fn guards_host(rules: &mut Rules, config: &Arc<NodeConfig>, open: &Arc<Open>) ->
 }
 
 /// What a pass would find to do, and what the last one could not.
-pub fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference> {
+pub(crate) fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference> {
     planes.kernel.doubt_all();
     let (config, unable) = planes.able(config);
     let (desired, observed) = match look(planes, &config) {

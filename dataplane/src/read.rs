@@ -20,7 +20,7 @@ use super::{
 
 /// Which values below /proc/sys are to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unread {
+pub(crate) enum Unread {
     /// All of the namespace.
     All,
     /// Those of these links; `None`: those of no link.
@@ -29,7 +29,7 @@ pub enum Unread {
 
 impl Unread {
     /// Whether this value is.
-    pub fn holds(&self, sysctl: &Sysctl) -> bool {
+    pub(crate) fn holds(&self, sysctl: &Sysctl) -> bool {
         match self {
             Self::All => true,
             Self::Of(links) => links.contains(&sysctl.link),
@@ -131,7 +131,7 @@ impl Channel {
     /// Reads again what may have changed; `seen` is what there is then. `asked` says which values
     /// below /proc/sys are looked at; those that it returns are not read yet, unless their links'
     /// messages tell them.
-    pub fn observe(
+    pub(crate) fn observe(
         &mut self,
         host: &wire::Names,
         asked: Option<&Space<Link>>,

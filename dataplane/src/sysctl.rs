@@ -17,7 +17,7 @@ const IPV6_LINKS: &str = "/proc/sys/net/ipv6/conf";
 
 /// Turns a host that listens to router advertisements away from them (see
 /// [`keep_router_advertisements`]).
-pub const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+pub(crate) const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
 /// Namespaces whose values are read or written in one instance of /proc.
 const NAMESPACES_PER_TREE: usize = 32;
@@ -25,7 +25,7 @@ const NAMESPACES_PER_TREE: usize = 32;
 /// Instances of /proc, one after the other. In one that lasts, such as the machine's, the values of
 /// all namespaces have the same names, so a look-up takes the longer the more namespaces were read.
 #[derive(Default)]
-pub struct Trees {
+pub(crate) struct Trees {
     tree: Option<Tree>,
     /// Namespaces that it has been used for.
     visits: usize,
@@ -33,7 +33,7 @@ pub struct Trees {
 
 impl Trees {
     /// The one for the values of the next namespace.
-    pub fn next(&mut self) -> io::Result<&Tree> {
+    pub(crate) fn next(&mut self) -> io::Result<&Tree> {
         if self.visits >= NAMESPACES_PER_TREE {
             *self = Self::default();
         }
@@ -46,7 +46,7 @@ impl Trees {
 }
 
 /// An instance of /proc of our own.
-pub struct Tree {
+pub(crate) struct Tree {
     /// Its directory `sys`.
     root: OwnedFd,
 }
@@ -64,7 +64,7 @@ impl Tree {
 
     /// The number; `None` where it cannot be read, because its link or the feature is absent, or is
     /// none.
-    pub fn read(&self, path: &str) -> Option<i64> {
+    pub(crate) fn read(&self, path: &str) -> Option<i64> {
         let file = open(self.root.as_fd(), path, OFlags::RDONLY).ok()?;
         let mut text = [0; LONGEST];
         let length = rustix::io::read(file, &mut text).ok()?;
@@ -76,7 +76,7 @@ impl Tree {
     }
 
     /// Writes a number.
-    pub fn write(&self, path: &str, value: i64) -> io::Result<()> {
+    pub(crate) fn write(&self, path: &str, value: i64) -> io::Result<()> {
         let file = open(self.root.as_fd(), path, OFlags::WRONLY)?;
         Ok(rustix::io::write(file, value.to_string().as_bytes()).map(drop)?)
     }
@@ -100,7 +100,7 @@ fn mount() -> io::Result<OwnedFd> {
 /// Links that take router advertisements go on doing so when the host forwards: 1 means "unless
 /// forwarding", 2 means always (Linux, Documentation/networking/ip-sysctl.rst). A host that got its
 /// address so would lose it otherwise.
-pub fn keep_router_advertisements() -> io::Result<()> {
+pub(crate) fn keep_router_advertisements() -> io::Result<()> {
     for link in fs::read_dir(IPV6_LINKS)? {
         let value = link?.path().join("accept_ra");
         if fs::read_to_string(&value).is_ok_and(|text| text.trim_end() == "1") {

@@ -11,18 +11,18 @@ const LAST: Duration = Duration::from_secs(10);
 
 /// When the next turn is due.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub(crate) struct Turn {
     due: Option<Instant>,
 }
 
 impl Turn {
     /// Whether it is time; the first turn is due at once.
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.due.is_none_or(|due| due <= Instant::now())
     }
 
     /// A turn has ended that took this long.
-    pub fn took(&mut self, cost: Duration) {
+    pub(crate) fn took(&mut self, cost: Duration) {
         self.due = Some(Instant::now() + pause(cost));
     }
 }

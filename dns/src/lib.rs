@@ -1,6 +1,8 @@
 //! The DNS resolver of each network: a pure [`Table`] of the names of this host's networks, a
 //! server that answers from it, and forwarding of all other names to other resolvers.
 
+#![warn(unreachable_pub)]
+
 mod answer;
 mod cache;
 mod limit;

@@ -21,34 +21,34 @@ const EXTENDED_ERROR: u16 = 15;
 
 /// Types of records (IANA, Resource Record TYPEs).
 pub(crate) mod kind {
-    pub const A: u16 = 1;
-    pub const NS: u16 = 2;
-    pub const SOA: u16 = 6;
-    pub const PTR: u16 = 12;
-    pub const HINFO: u16 = 13;
-    pub const AAAA: u16 = 28;
-    pub const SRV: u16 = 33;
-    pub const OPT: u16 = 41;
-    pub const IXFR: u16 = 251;
-    pub const AXFR: u16 = 252;
-    pub const ANY: u16 = 255;
+    pub(crate) const A: u16 = 1;
+    pub(crate) const NS: u16 = 2;
+    pub(crate) const SOA: u16 = 6;
+    pub(crate) const PTR: u16 = 12;
+    pub(crate) const HINFO: u16 = 13;
+    pub(crate) const AAAA: u16 = 28;
+    pub(crate) const SRV: u16 = 33;
+    pub(crate) const OPT: u16 = 41;
+    pub(crate) const IXFR: u16 = 251;
+    pub(crate) const AXFR: u16 = 252;
+    pub(crate) const ANY: u16 = 255;
 }
 
 /// Classes (RFC 1035 section 3.2.4).
 pub(crate) mod class {
-    pub const IN: u16 = 1;
-    pub const ANY: u16 = 255;
+    pub(crate) const IN: u16 = 1;
+    pub(crate) const ANY: u16 = 255;
 }
 
 /// Response codes (IANA, DNS RCODEs).
 pub(crate) mod code {
-    pub const NO_ERROR: u16 = 0;
-    pub const FORM_ERR: u16 = 1;
-    pub const SERV_FAIL: u16 = 2;
-    pub const NX_DOMAIN: u16 = 3;
-    pub const NOT_IMP: u16 = 4;
-    pub const REFUSED: u16 = 5;
-    pub const BAD_VERS: u16 = 16;
+    pub(crate) const NO_ERROR: u16 = 0;
+    pub(crate) const FORM_ERR: u16 = 1;
+    pub(crate) const SERV_FAIL: u16 = 2;
+    pub(crate) const NX_DOMAIN: u16 = 3;
+    pub(crate) const NOT_IMP: u16 = 4;
+    pub(crate) const REFUSED: u16 = 5;
+    pub(crate) const BAD_VERS: u16 = 16;
 }
 
 /// A name in lower case, labels with their lengths, without the root: `\3web`.

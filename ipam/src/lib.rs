@@ -1,6 +1,8 @@
 //! Address pools and leases: which prefix belongs to which network, which address to which owner.
 //! Pure and deterministic: the same calls in the same order give the same answers on every manager.
 
+#![warn(unreachable_pub)]
+
 mod address;
 mod error;
 mod leases;

@@ -2,6 +2,8 @@
 //! the kernel, IPVS and nftables. `rules/tests` holds what they promise on a kernel, behind the
 //! rules that guard a network.
 
+#![warn(unreachable_pub)]
+
 mod balancer;
 mod connections;
 pub mod ip_vs;

@@ -1,6 +1,8 @@
 //! The nouns that every crate shares: ids, addresses, specs, records, commands, and the
 //! configuration of one host. Pure data: no I/O, no clock, no chance.
 
+#![warn(unreachable_pub)]
+
 mod balance;
 mod base36;
 mod change;

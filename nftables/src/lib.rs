@@ -2,6 +2,8 @@
 //! back, [`difference()`] (pure) finds the smallest change between two, [`apply`] makes it in one
 //! atomic batch.
 
+#![warn(unreachable_pub)]
+
 mod attribute;
 mod code;
 mod conntrack;

@@ -2,6 +2,8 @@
 //! published ports ([`published`]), and the short way past both ([`shortcut`]). Values only: crate
 //! `nftables` reads and writes them.
 
+#![warn(unreachable_pub)]
+
 pub mod guard;
 pub mod published;
 pub mod shortcut;

@@ -24,7 +24,7 @@ const PRUNE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Keeps the history of this machine's state, until dropped.
-pub async fn keep<S: StateMachine>(machine: Machine<S>, history: History) {
+pub(crate) async fn keep<S: StateMachine>(machine: Machine<S>, history: History) {
     let mut applied = machine.applied();
     let mut failed_before = false;
     loop {

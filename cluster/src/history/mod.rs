@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use model::{Change, Level, Millis, ObjectRef};
 
-pub use keep::keep;
+pub(crate) use keep::keep;
 use table::Table;
 
 use crate::ClusterError;
@@ -33,7 +33,7 @@ impl Default for Limits {
 
 /// Some changes, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
+pub(crate) struct Page {
     /// These are all changes up to this revision.
     pub through: u64,
     /// The changes.
@@ -42,7 +42,7 @@ pub struct Page {
 
 /// Changes that this manager does not have: it was not told of them, or has forgotten them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gap {
+pub(crate) struct Gap {
     /// They come after this revision.
     pub after: u64,
     /// The last of them.
@@ -51,7 +51,7 @@ pub struct Gap {
 
 /// Why changes cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum HistoryError {
+pub(crate) enum HistoryError {
     /// They are not here.
     #[error("the changes after revision {} up to {} are not kept here", .0.after, .0.through)]
     Gap(Gap),
@@ -62,7 +62,7 @@ pub enum HistoryError {
 
 /// The history of a manager. Clones share it.
 #[derive(Clone)]
-pub struct History {
+pub(crate) struct History {
     table: Arc<Table>,
     limits: Limits,
 }
@@ -70,7 +70,7 @@ pub struct History {
 impl History {
     /// Opens or makes the history in this file. One that is damaged is set aside, and another one
     /// begins: the cluster does not need it. Errors: the disk's, or another netd has it open.
-    pub fn open(path: &Path, known: Level, limits: Limits) -> Result<Self, ClusterError> {
+    pub(crate) fn open(path: &Path, known: Level, limits: Limits) -> Result<Self, ClusterError> {
         let table = match Table::open(path, known) {
             Err(ClusterError::Corrupt { reason, .. }) => {
                 let aside = path.with_extension("damaged");
@@ -92,23 +92,28 @@ impl History {
     }
 
     /// Closes the file; whatever comes later fails.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.table.close();
     }
 
     /// Some changes after this revision: at least `most`, and the rest of the last one's revision,
     /// where there are as many. Waits for the disk.
-    pub fn after(&self, revision: u64, most: usize) -> Result<Page, HistoryError> {
+    pub(crate) fn after(&self, revision: u64, most: usize) -> Result<Page, HistoryError> {
         self.table.after(revision, most)
     }
 
     /// As [`History::after`], of one object only.
-    pub fn of(&self, object: ObjectRef, after: u64, most: usize) -> Result<Page, HistoryError> {
+    pub(crate) fn of(
+        &self,
+        object: ObjectRef,
+        after: u64,
+        most: usize,
+    ) -> Result<Page, HistoryError> {
         self.table.of(object, after, most)
     }
 
     /// The revision before the first change at this moment or later. Waits for the disk.
-    pub fn before(&self, moment: Millis) -> Result<u64, HistoryError> {
+    pub(crate) fn before(&self, moment: Millis) -> Result<u64, HistoryError> {
         self.table.before(moment)
     }
 }

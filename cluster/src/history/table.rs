@@ -6,7 +6,7 @@ use std::{
 };
 
 use model::{Change, Level, Millis, ObjectRef, level};
-pub use redb::Durability;
+pub(super) use redb::Durability;
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
     TableDefinition, WriteTransaction,
@@ -35,7 +35,7 @@ const AT_ONCE: usize = 1_000;
 /// What a record costs beside its bytes: its keys, and its trace.
 const OVERHEAD: u64 = 64;
 
-pub struct Table {
+pub(super) struct Table {
     database: RwLock<Option<Database>>,
     known: Level,
 }
@@ -49,7 +49,7 @@ fn cost(record: &[u8]) -> u64 {
 }
 
 impl Table {
-    pub fn open(path: &Path, known: Level) -> Result<Self, ClusterError> {
+    pub(super) fn open(path: &Path, known: Level) -> Result<Self, ClusterError> {
         let open = || -> Result<Database, redb::Error> {
             let database = Database::create(path)?;
             let write = database.begin_write()?;
@@ -73,7 +73,7 @@ impl Table {
         })
     }
 
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.database
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -105,18 +105,18 @@ impl Table {
     }
 
     /// All up to this revision has been told.
-    pub fn through(&self) -> Result<u64, HistoryError> {
+    pub(super) fn through(&self) -> Result<u64, HistoryError> {
         self.read(|read| mark(read, THROUGH))
     }
 
     /// Bytes of all records.
     #[cfg(test)]
-    pub fn bytes(&self) -> Result<u64, HistoryError> {
+    pub(super) fn bytes(&self) -> Result<u64, HistoryError> {
         self.read(|read| mark(read, BYTES))
     }
 
     /// Adds changes; those that are there already stay as they are.
-    pub fn append(
+    pub(super) fn append(
         &self,
         level: Level,
         page: &Page,
@@ -152,7 +152,7 @@ impl Table {
     }
 
     /// Notes that changes are missing.
-    pub fn note(&self, gap: Gap) -> Result<(), HistoryError> {
+    pub(super) fn note(&self, gap: Gap) -> Result<(), HistoryError> {
         self.write(Durability::Immediate, |write| {
             write.open_table(GAPS)?.insert(gap.after, gap.through)?;
             let mut marks = write.open_table(MARKS)?;
@@ -162,7 +162,7 @@ impl Table {
         })
     }
 
-    pub fn after(&self, revision: u64, most: usize) -> Result<Page, HistoryError> {
+    pub(super) fn after(&self, revision: u64, most: usize) -> Result<Page, HistoryError> {
         let (gap, through, records) = self.read(|read| {
             let gap = gap_after(read, revision)?;
             if gap.is_some_and(|gap| gap.after <= revision) {
@@ -195,7 +195,12 @@ impl Table {
         })
     }
 
-    pub fn of(&self, object: ObjectRef, after: u64, most: usize) -> Result<Page, HistoryError> {
+    pub(super) fn of(
+        &self,
+        object: ObjectRef,
+        after: u64,
+        most: usize,
+    ) -> Result<Page, HistoryError> {
         let (gap, through, records) = self.read(|read| {
             let gap = gap_after(read, after)?;
             if gap.is_some_and(|gap| gap.after <= after) {
@@ -231,7 +236,7 @@ impl Table {
 
     /// Looks for the moment by halving: the clocks of leaders may differ a little, so changes
     /// around a change of leader may be of an earlier moment than one before them.
-    pub fn before(&self, moment: Millis) -> Result<u64, HistoryError> {
+    pub(super) fn before(&self, moment: Millis) -> Result<u64, HistoryError> {
         let (mut low, mut high) = (0, self.through()?);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -250,7 +255,7 @@ impl Table {
     }
 
     /// Forgets some of what is too old or too much, oldest first. Whether there may be more.
-    pub fn prune(&self, limits: Limits, now: Millis) -> Result<bool, HistoryError> {
+    pub(super) fn prune(&self, limits: Limits, now: Millis) -> Result<bool, HistoryError> {
         let age = u64::try_from(limits.age.as_millis()).unwrap_or(u64::MAX);
         let horizon = now.saturating_sub(age);
         let (bytes, records) = self.read(|read| {

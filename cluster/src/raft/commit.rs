@@ -24,7 +24,7 @@ const QUEUE: usize = 4 * COMMANDS;
 
 /// The way into the log. Clones lead to the same log.
 #[derive(Clone)]
-pub struct Commits {
+pub(super) struct Commits {
     queue: mpsc::Sender<Waiting>,
 }
 
@@ -37,14 +37,18 @@ struct Waiting {
 
 impl Commits {
     /// Starts to write; ends when its last clone is gone.
-    pub fn start<S: StateMachine>(raft: Raft<Types>, machine: Machine<S>) -> Self {
+    pub(super) fn start<S: StateMachine>(raft: Raft<Types>, machine: Machine<S>) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(write(raft, machine, waiting));
         Self { queue }
     }
 
     /// Puts a command into the log and waits for its answer.
-    pub async fn write(&self, request: RequestId, command: Command) -> Result<Response, Retry> {
+    pub(super) async fn write(
+        &self,
+        request: RequestId,
+        command: Command,
+    ) -> Result<Response, Retry> {
         let (answer, answered) = oneshot::channel();
         let bytes = size(&command);
         let waiting = Waiting {
@@ -63,7 +67,7 @@ impl Commits {
 }
 
 /// How many bytes of JSON a command is.
-pub fn size(command: &Command) -> usize {
+pub(crate) fn size(command: &Command) -> usize {
     let mut counted = Count(0);
     match serde_json::to_writer(&mut counted, command) {
         Ok(()) => counted.0,

@@ -46,11 +46,11 @@ type Metrics = RaftMetrics<u64, BasicNode>;
 /// The request may or may not have been executed; the caller repeats it with the same id.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Retry(pub String);
+pub(crate) struct Retry(pub String);
 
 /// Where the leader is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seat {
+pub(crate) enum Seat {
     /// In this process.
     Here,
     /// Elsewhere.
@@ -58,7 +58,7 @@ pub enum Seat {
 }
 
 /// A manager's part in Raft.
-pub struct Consensus<S> {
+pub(crate) struct Consensus<S> {
     pub raft: Raft<Types>,
     pub machine: Machine<S>,
     /// The views of the nodes that have a session with this leader.
@@ -90,7 +90,7 @@ pub struct Consensus<S> {
 
 impl<S: StateMachine> Consensus<S> {
     /// Starts from what is on disk, which may be nothing.
-    pub async fn start(
+    pub(crate) async fn start(
         directory: &Path,
         me: NodeId,
         links: Links,
@@ -154,7 +154,7 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// Makes a cluster of this manager alone.
-    pub async fn initialize(&self, address: SocketAddr) -> Result<(), ClusterError> {
+    pub(crate) async fn initialize(&self, address: SocketAddr) -> Result<(), ClusterError> {
         let members = BTreeMap::from([(self.me.0, BasicNode::new(address))]);
         self.raft
             .initialize(members)
@@ -163,7 +163,7 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// Stops and lets go of the files.
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }
@@ -173,13 +173,13 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// Whether this manager votes, leads and has lately been confirmed by a majority.
-    pub fn leads(&self) -> bool {
+    pub(crate) fn leads(&self) -> bool {
         !self.resigns.load(Ordering::Relaxed) && self.is_confirmed(LEADER_LEASE)
     }
 
     /// Whether a majority has confirmed the leadership of this manager, which votes, within this
     /// time.
-    pub fn is_confirmed(&self, within: Duration) -> bool {
+    pub(crate) fn is_confirmed(&self, within: Duration) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let confirmed = metrics
@@ -196,7 +196,7 @@ impl<S: StateMachine> Consensus<S> {
 
     /// For how long this manager has heard no leader, itself included. `None`: it has heard none
     /// since its start.
-    pub fn silence(&self) -> Option<Duration> {
+    pub(crate) fn silence(&self) -> Option<Duration> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         if metrics.state == ServerState::Leader {
@@ -207,7 +207,7 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// Leaves the lead to another manager, if one takes it.
-    pub async fn resign(&self) {
+    pub(crate) async fn resign(&self) {
         self.resigns.store(true, Ordering::Relaxed);
         self.raft.runtime_config().heartbeat(false);
         let follows = |metrics: &Metrics| metrics.state != ServerState::Leader;
@@ -221,7 +221,7 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// Notes that a leader appends.
-    pub fn hear_leader(&self) {
+    pub(crate) fn hear_leader(&self) {
         let mut heard = self
             .leader_heard
             .lock()
@@ -230,7 +230,7 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// When a leader has appended last. `None`: not since the start.
-    pub fn leader_heard(&self) -> Option<tokio::time::Instant> {
+    pub(crate) fn leader_heard(&self) -> Option<tokio::time::Instant> {
         *self
             .leader_heard
             .lock()
@@ -238,12 +238,12 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// Lets this manager stand for election once its time comes, or not.
-    pub fn may_stand(&self, may: bool) {
+    pub(crate) fn may_stand(&self, may: bool) {
         self.raft.runtime_config().elect(may);
     }
 
     /// Where the leader is, as far as this manager knows.
-    pub fn seat(&self) -> Option<Seat> {
+    pub(crate) fn seat(&self) -> Option<Seat> {
         if self.leads() {
             return Some(Seat::Here);
         }
@@ -261,7 +261,7 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// The other managers that vote, and where they listen.
-    pub fn other_voters(&self) -> Vec<(NodeId, SocketAddr)> {
+    pub(crate) fn other_voters(&self) -> Vec<(NodeId, SocketAddr)> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
@@ -276,7 +276,7 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// The managers that vote.
-    pub fn voters(&self) -> BTreeSet<u64> {
+    pub(crate) fn voters(&self) -> BTreeSet<u64> {
         self.raft
             .metrics()
             .borrow()
@@ -288,7 +288,7 @@ impl<S: StateMachine> Consensus<S> {
 
     /// Whether this manager votes, and the change that made it a voter is over: while it is under
     /// way, the voters of before have to be a majority, too.
-    pub fn votes(&self) -> bool {
+    pub(crate) fn votes(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
@@ -298,12 +298,16 @@ impl<S: StateMachine> Consensus<S> {
 
     /// Puts a command into the log, stamped with this leader's clock and, where it makes keys, with
     /// chance.
-    pub async fn write(&self, request: RequestId, command: Command) -> Result<Response, Retry> {
+    pub(crate) async fn write(
+        &self,
+        request: RequestId,
+        command: Command,
+    ) -> Result<Response, Retry> {
         self.commits.write(request, command).await
     }
 
     /// Answers a question on the newest state.
-    pub async fn query(&self, query: &Query) -> Result<Result<Answer, Refusal>, Retry> {
+    pub(crate) async fn query(&self, query: &Query) -> Result<Result<Answer, Refusal>, Retry> {
         confirmed(self.raft.ensure_linearizable()).await?;
         self.catch_up().await?;
         if let Query::Nodes | Query::Node(_) = query {
@@ -333,7 +337,7 @@ impl<S: StateMachine> Consensus<S> {
     /// A restarted leader does not know which entries were committed: openraft 0.9 uses the mark on
     /// disk, which may be older. So reads wait until every entry of the log at the start is
     /// committed.
-    pub async fn catch_up(&self) -> Result<(), Retry> {
+    pub(crate) async fn catch_up(&self) -> Result<(), Retry> {
         let Some(found) = self.found else {
             return Ok(());
         };
@@ -369,12 +373,12 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// A record of the state.
-    pub fn node(&self, node: NodeId) -> Option<Node> {
+    pub(crate) fn node(&self, node: NodeId) -> Option<Node> {
         self.machine.read(|state| state.nodes().get(&node).cloned())
     }
 
     /// Notes that a node has been heard.
-    pub fn hear(&self, node: NodeId) {
+    pub(crate) fn hear(&self, node: NodeId) {
         self.heard
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -382,12 +386,12 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// Whether a manager has confirmed entries or heartbeats of this leader lately.
-    pub fn is_confirmed_by(&self, node: NodeId) -> bool {
+    pub(crate) fn is_confirmed_by(&self, node: NodeId) -> bool {
         self.acks.within(node, NODE_LEASE)
     }
 
     /// Whether a node has been heard lately.
-    pub fn hears(&self, node: NodeId) -> bool {
+    pub(crate) fn hears(&self, node: NodeId) -> bool {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.get(&node).is_some_and(|at| at.elapsed() < NODE_LEASE)
     }
@@ -402,7 +406,7 @@ struct Sessions {
 
 impl<S: StateMachine> Consensus<S> {
     /// A node opens a session and says which levels it knows. Returns the session's number.
-    pub fn session_opens(&self, node: NodeId, level: Level) -> u64 {
+    pub(crate) fn session_opens(&self, node: NodeId, level: Level) -> u64 {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.opened += 1;
         let number = sessions.opened;
@@ -411,7 +415,7 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// A session ends; a newer one of the same node goes on.
-    pub fn session_ends(&self, node: NodeId, number: u64) {
+    pub(crate) fn session_ends(&self, node: NodeId, number: u64) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if sessions
             .levels
@@ -423,13 +427,13 @@ impl<S: StateMachine> Consensus<S> {
     }
 
     /// The newest level that a node knows, while it has a session with this leader.
-    pub fn level_of(&self, node: NodeId) -> Option<Level> {
+    pub(crate) fn level_of(&self, node: NodeId) -> Option<Level> {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.levels.get(&node).map(|(_, level)| *level)
     }
 
     /// The cluster's next level, if this manager and every member know it.
-    pub fn next_level(&self) -> Option<Level> {
+    pub(crate) fn next_level(&self) -> Option<Level> {
         let (next, nodes) = self.machine.read(|state| {
             let nodes: Vec<NodeId> = state.nodes().keys().copied().collect();
             (state.level().next(), nodes)
@@ -440,7 +444,7 @@ impl<S: StateMachine> Consensus<S> {
 }
 
 /// Waits for a majority, but not for ever.
-pub async fn confirmed<T, E: std::fmt::Display>(
+pub(crate) async fn confirmed<T, E: std::fmt::Display>(
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Retry> {
     match timeout(CONFIRM, work).await {
@@ -451,7 +455,7 @@ pub async fn confirmed<T, E: std::fmt::Display>(
 }
 
 /// This host's clock.
-pub fn now() -> Millis {
+pub(crate) fn now() -> Millis {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |age| age.as_millis() as Millis)

@@ -11,7 +11,7 @@ const REMEMBERED: usize = if cfg!(test) { 64 } else { 16_384 };
 
 /// What commands changed, in their order, without a gap.
 #[derive(Debug, Default)]
-pub struct Feed {
+pub(super) struct Feed {
     /// Nothing up to these places is remembered.
     forgotten: Place,
     /// The revision of the state.
@@ -24,7 +24,7 @@ pub struct Feed {
 
 /// Where a command stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub(super) struct Place {
     /// The log index of its entry, which has others, too.
     pub index: u64,
     /// The revision that it led to.
@@ -47,7 +47,7 @@ impl Told {
 
 impl Feed {
     /// Nothing is known of how the state came to this place.
-    pub fn since(place: Place) -> Self {
+    pub(super) fn since(place: Place) -> Self {
         Self {
             forgotten: place,
             newest: place.revision,
@@ -56,12 +56,12 @@ impl Feed {
     }
 
     /// The revision up to which nothing is remembered.
-    pub fn forgotten(&self) -> u64 {
+    pub(super) fn forgotten(&self) -> u64 {
         self.forgotten.revision
     }
 
     /// Takes in what came of one command.
-    pub fn push(&mut self, place: Place, changes: Vec<Change>, concern: Concern) {
+    pub(super) fn push(&mut self, place: Place, changes: Vec<Change>, concern: Concern) {
         self.newest = self.newest.max(place.revision);
         if changes.is_empty() && concern.is_nobodys() {
             return;
@@ -85,7 +85,7 @@ impl Feed {
     /// Some changes after this revision, and the revision up to which these are all. At least
     /// `most` of them, and then the rest of the last one's revision, where there are as many.
     /// `None` where they are forgotten.
-    pub fn after(&self, revision: u64, most: usize) -> Option<(u64, Vec<Arc<Change>>)> {
+    pub(super) fn after(&self, revision: u64, most: usize) -> Option<(u64, Vec<Arc<Change>>)> {
         if revision < self.forgotten.revision {
             return None;
         }
@@ -104,7 +104,7 @@ impl Feed {
     }
 
     /// What was touched after this log index; `None` if it is not remembered.
-    pub fn touched(&self, index: u64) -> Option<Touched> {
+    pub(super) fn touched(&self, index: u64) -> Option<Touched> {
         if index < self.forgotten.index {
             return None;
         }

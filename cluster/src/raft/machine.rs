@@ -30,7 +30,7 @@ type Meta = SnapshotMeta<u64, BasicNode>;
 type Membership = StoredMembership<u64, BasicNode>;
 
 /// The state and where it stands. Clones share it.
-pub struct Machine<S> {
+pub(crate) struct Machine<S> {
     shared: Arc<Shared<S>>,
 }
 
@@ -67,7 +67,7 @@ impl<S> Clone for Machine<S> {
 impl<S: StateMachine> Machine<S> {
     /// The state of the snapshot in this file, or the first state of all. Errors: the file is
     /// damaged, or a later version wrote it.
-    pub fn open(path: &Path, known: Level) -> Result<Self, ClusterError> {
+    pub(crate) fn open(path: &Path, known: Level) -> Result<Self, ClusterError> {
         let inner = match files::read(path)? {
             None => Inner {
                 state: S::default(),
@@ -100,7 +100,7 @@ impl<S: StateMachine> Machine<S> {
     }
 
     /// Reads the state. Keep it short: nothing is applied meanwhile.
-    pub fn read<T>(&self, look: impl FnOnce(&S) -> T) -> T {
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&S) -> T) -> T {
         look(
             &self
                 .shared
@@ -113,7 +113,7 @@ impl<S: StateMachine> Machine<S> {
 
     /// Looks at the state and at what has changed since a log index: `None` where that is not
     /// remembered. Returns the log index last applied, too.
-    pub fn read_since<T>(
+    pub(crate) fn read_since<T>(
         &self,
         seen: Option<u64>,
         look: impl FnOnce(&S, Option<&Touched>) -> T,
@@ -130,7 +130,7 @@ impl<S: StateMachine> Machine<S> {
 
     /// Some changes after a revision: see [`Feed::after`]. Errors: the revision up to which they
     /// are forgotten.
-    pub fn changes_after(
+    pub(crate) fn changes_after(
         &self,
         revision: u64,
         most: usize,
@@ -145,22 +145,22 @@ impl<S: StateMachine> Machine<S> {
     }
 
     /// The revision of the newest snapshot, which waits for the history.
-    pub fn pictured(&self) -> watch::Receiver<u64> {
+    pub(crate) fn pictured(&self) -> watch::Receiver<u64> {
         self.shared.pictured.subscribe()
     }
 
     /// The history is on the disk up to this revision: snapshots of the state may be.
-    pub fn history_is_kept(&self, revision: u64) {
+    pub(crate) fn history_is_kept(&self, revision: u64) {
         self.shared.kept.send_replace(revision);
     }
 
     /// How many vote, to be kept by the log and by what is installed.
-    pub fn voters(&self) -> Voters {
+    pub(crate) fn voters(&self) -> Voters {
         self.shared.voters.clone()
     }
 
     /// The digest of the state as it stands.
-    pub fn digest(&self) -> StateDigest {
+    pub(crate) fn digest(&self) -> StateDigest {
         let inner = self
             .shared
             .inner
@@ -175,7 +175,7 @@ impl<S: StateMachine> Machine<S> {
     }
 
     /// The log index last applied; wakes with each change.
-    pub fn applied(&self) -> watch::Receiver<u64> {
+    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.shared.applied.subscribe()
     }
 
@@ -295,7 +295,7 @@ pub struct StateDigest {
 }
 
 /// A copy of the state, to be written.
-pub struct Picture<S> {
+pub(crate) struct Picture<S> {
     machine: Machine<S>,
     meta: Meta,
     revision: u64,

@@ -8,16 +8,17 @@ mod machine;
 mod network;
 mod payload;
 
-pub use commit::size;
-pub use consensus::{Consensus, Retry, Seat, confirmed, now};
+pub(crate) use commit::size;
+pub(crate) use consensus::{Consensus, Retry, Seat, confirmed, now};
 #[cfg(test)]
-pub use log::Log;
-pub use machine::{Machine, StateDigest};
-pub use payload::Payload;
+pub(crate) use log::Log;
+pub(crate) use machine::Machine;
+pub use machine::StateDigest;
+pub(crate) use payload::Payload;
 
 openraft::declare_raft_types!(
     /// The types that Raft is used with.
-    pub Types:
+    pub(crate) Types:
         D = Payload,
         R = Vec<model::Response>,
         NodeId = u64,

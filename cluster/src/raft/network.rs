@@ -47,14 +47,14 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const HOLD: Duration = Duration::from_millis(20);
 
 /// Makes the ways to other managers.
-pub struct Network {
+pub(super) struct Network {
     pub links: Links,
     pub log: Log,
     pub acks: Acks,
 }
 
 /// The way to one other manager.
-pub struct Peer {
+pub(super) struct Peer {
     node: u64,
     address: Option<SocketAddr>,
     links: Links,
@@ -67,7 +67,7 @@ pub struct Peer {
 
 /// When each manager has last confirmed what this one appends as leader. Clones share it.
 #[derive(Clone, Default)]
-pub struct Acks(Arc<Mutex<BTreeMap<u64, Instant>>>);
+pub(super) struct Acks(Arc<Mutex<BTreeMap<u64, Instant>>>);
 
 impl Acks {
     fn note(&self, node: u64) {
@@ -76,7 +76,7 @@ impl Acks {
     }
 
     /// Whether a manager has confirmed something within this time.
-    pub fn within(&self, node: NodeId, age: Duration) -> bool {
+    pub(super) fn within(&self, node: NodeId, age: Duration) -> bool {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.get(&node.0).is_some_and(|at| at.elapsed() < age)
     }

@@ -12,7 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 /// In JSON it is the batch. Clones share it.
 #[derive(Clone)]
-pub struct Payload(Arc<Shared>);
+pub(crate) struct Payload(Arc<Shared>);
 
 struct Shared {
     level: Level,
@@ -22,18 +22,18 @@ struct Shared {
 }
 
 impl Payload {
-    pub fn new(batch: Batch) -> serde_json::Result<Self> {
+    pub(crate) fn new(batch: Batch) -> serde_json::Result<Self> {
         let json = to_raw_value(&batch)?;
         Ok(Self::of(json, batch))
     }
 
     /// The level that its reader must know.
-    pub fn level(&self) -> Level {
+    pub(crate) fn level(&self) -> Level {
         self.0.level
     }
 
     /// The batch, for the one who applies it. Read again where another one has taken it.
-    pub fn take(&self) -> serde_json::Result<Batch> {
+    pub(crate) fn take(&self) -> serde_json::Result<Batch> {
         let mut batch = self.0.batch.lock().unwrap_or_else(PoisonError::into_inner);
         match batch.take() {
             Some(batch) => Ok(batch),

@@ -11,7 +11,7 @@ use model::{
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Default, Serialize, Deserialize)]
-pub struct Toy {
+pub(super) struct Toy {
     authority: Option<Authority>,
     nodes: BTreeMap<NodeId, Node>,
     totals: BTreeMap<String, u32>,
@@ -21,7 +21,7 @@ pub struct Toy {
 }
 
 impl Toy {
-    pub fn total(&self, name: &str) -> u32 {
+    pub(super) fn total(&self, name: &str) -> u32 {
         self.totals.get(name).copied().unwrap_or_default()
     }
 

@@ -11,11 +11,11 @@ use std::{
 
 const HEADER: usize = 8;
 /// Changes may take this many bytes, however small the snapshot is.
-pub const LEAST: usize = 64 << 10;
+pub(super) const LEAST: usize = 64 << 10;
 
 /// Why a record is not in the file.
 #[derive(Debug, thiserror::Error)]
-pub enum LogError {
+pub(super) enum LogError {
     /// The disk did not take it.
     #[error(transparent)]
     Disk(#[from] io::Error),
@@ -25,7 +25,7 @@ pub enum LogError {
 }
 
 /// The file that is appended to.
-pub struct Log {
+pub(super) struct Log {
     file: Arc<File>,
     snapshot: usize,
     appended: usize,
@@ -35,7 +35,7 @@ pub struct Log {
 
 impl Log {
     /// Begins anew, at the path of drafts, and hands the snapshot over to the kernel.
-    pub fn begin(draft: &Path, snapshot: &[u8]) -> Result<Self, LogError> {
+    pub(super) fn begin(draft: &Path, snapshot: &[u8]) -> Result<Self, LogError> {
         let record = framed(snapshot)?;
         let file = OpenOptions::new()
             .append(true)
@@ -53,12 +53,12 @@ impl Log {
     }
 
     /// Whether another change is not more than reading the whole again would cost.
-    pub fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.appended < self.snapshot.max(LEAST)
     }
 
     /// Hands a change over to the kernel.
-    pub fn append(&mut self, body: &[u8]) -> Result<(), LogError> {
+    pub(super) fn append(&mut self, body: &[u8]) -> Result<(), LogError> {
         let record = framed(body)?;
         (&*self.file).write_all(&record)?;
         self.appended += record.len();
@@ -68,7 +68,7 @@ impl Log {
 
 /// Has the disk keep what was appended. A draft takes the place of the file before it, then.
 /// Returns whether one has.
-pub fn keep(log: &Mutex<Option<Log>>, draft: &Path, path: &Path) -> io::Result<bool> {
+pub(super) fn keep(log: &Mutex<Option<Log>>, draft: &Path, path: &Path) -> io::Result<bool> {
     let lock = || log.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(file) = lock().as_ref().map(|log| log.file.clone()) else {
         return Ok(false);
@@ -101,7 +101,7 @@ fn checksum(length: u32, body: &[u8]) -> u32 {
 }
 
 /// The bodies of the whole records that a file begins with.
-pub fn records(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn records(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (length, rest) = bytes.split_first_chunk()?;
         let (sum, rest) = rest.split_first_chunk()?;

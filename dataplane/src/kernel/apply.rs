@@ -30,7 +30,7 @@ use super::{
 
 impl Kernel {
     /// Executes operations in order; goes on after failures and returns them.
-    pub fn apply(&mut self, ops: &[Op]) -> Vec<Refused> {
+    pub(crate) fn apply(&mut self, ops: &[Op]) -> Vec<Refused> {
         let alike = |a: &Op, b: &Op| a.place == b.place && a.change.stage() == b.change.stage();
         let apply = |ops: &[Op]| {
             // Before there are too many.

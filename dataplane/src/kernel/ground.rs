@@ -18,7 +18,7 @@ use super::{
 
 /// Whom the way is to lead to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// The VTEP of this host.
     pub own: Option<IpAddr>,
     /// Those of others that it talks to.
@@ -27,7 +27,7 @@ pub struct Asked {
 
 impl Kernel {
     /// The ground as it is now. One that is as it was stays the same value.
-    pub fn ground(&mut self, asked: &Arc<Asked>) -> Result<Arc<Ground>, KernelError> {
+    pub(crate) fn ground(&mut self, asked: &Arc<Asked>) -> Result<Arc<Ground>, KernelError> {
         self.hear();
         self.take_turn();
         if self.asked.as_ref() != Some(asked) {

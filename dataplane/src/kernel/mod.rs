@@ -19,7 +19,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::InfoKind;
 use nix::errno::Errno;
 
-pub use ground::Asked;
+pub(crate) use ground::Asked;
 
 use super::{
     channel::{Channel, KernelError, listen},
@@ -45,10 +45,10 @@ const HOST_GROUPS: [u32; 5] = [1, 5, 9, 8, 19];
 const OUR_GROUPS: [u32; 11] = [1, 5, 9, 8, 19, 3, 7, 11, 4, 24, 25];
 
 /// Finds the network namespace that a task's processes are in, if it has any.
-pub type Inhabited = Arc<dyn Fn(SandboxId) -> Option<File> + Send + Sync>;
+pub(crate) type Inhabited = Arc<dyn Fn(SandboxId) -> Option<File> + Send + Sync>;
 
 /// The kernel, seen from one host. Made and used on one thread with a tokio runtime.
-pub struct Kernel {
+pub(crate) struct Kernel {
     channels: BTreeMap<Place, Channel>,
     notices: Notices,
     /// The namespace that notices of all others are heard in.
@@ -93,7 +93,7 @@ struct Turns {
 
 /// An operation that the kernel refused.
 #[derive(Debug)]
-pub struct Refused {
+pub(crate) struct Refused {
     /// The operation.
     pub op: Op,
     /// Why, and what to do next.
@@ -102,7 +102,7 @@ pub struct Refused {
 
 impl Kernel {
     /// Opens netlink in the calling thread's namespace, which is the host's from now on.
-    pub fn open(inhabited: Inhabited) -> Result<Self, KernelError> {
+    pub(crate) fn open(inhabited: Inhabited) -> Result<Self, KernelError> {
         let open = || {
             let host = Channel::open(Place::Host, namespace::current()?, 0)?;
             let ear = Channel::open(Place::Host, namespace::unnamed()?, 0)?;
@@ -132,7 +132,7 @@ impl Kernel {
 
     /// The containers of others whose namespaces are there. One that was there a moment ago is
     /// believed to be.
-    pub fn alive(&mut self, config: &NodeConfig) -> BTreeSet<SandboxId> {
+    pub(crate) fn alive(&mut self, config: &NodeConfig) -> BTreeSet<SandboxId> {
         let (looked, before) = &self.alive;
         let is_recent = looked.is_some_and(|at| at.elapsed() < ALIVE);
         let mut alive = BTreeMap::new();
@@ -155,7 +155,7 @@ impl Kernel {
 
     /// Which kinds of devices of LANs this kernel has. Loads their modules where it has them as
     /// such.
-    pub fn kinds(&mut self) -> BTreeSet<Capability> {
+    pub(crate) fn kinds(&mut self) -> BTreeSet<Capability> {
         const KINDS: [(Capability, InfoKind); 3] = [
             (Capability::Vlan, InfoKind::Vlan),
             (Capability::Macvlan, InfoKind::MacVlan),
@@ -177,7 +177,7 @@ impl Kernel {
     }
 
     /// The namespaces of ours that there are.
-    pub fn present(&mut self) -> Result<Arc<Present>, KernelError> {
+    pub(crate) fn present(&mut self) -> Result<Arc<Present>, KernelError> {
         self.listing.present().map_err(KernelError::List)
     }
 
@@ -192,7 +192,7 @@ impl Kernel {
     }
 
     /// The next `observe` reads every namespace, with or without a notice.
-    pub fn doubt_all(&mut self) {
+    pub(crate) fn doubt_all(&mut self) {
         self.listing.doubt();
         let all: Vec<Place> = self.channels.keys().copied().collect();
         all.into_iter()
@@ -200,7 +200,7 @@ impl Kernel {
     }
 
     /// The next `observe` reads this again.
-    pub fn doubt(&mut self, place: Place, doubt: Doubt) {
+    pub(crate) fn doubt(&mut self, place: Place, doubt: Doubt) {
         let Some(channel) = self.channels.get_mut(&place) else {
             return;
         };
@@ -213,12 +213,12 @@ impl Kernel {
     }
 
     /// How many dumps have been taken, those of the turn left out.
-    pub fn dumps(&self) -> u64 {
+    pub(crate) fn dumps(&self) -> u64 {
         self.dumps
     }
 
     /// Completes when something has changed since the last `observe`. Cancel-safe.
-    pub async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         poll_fn(|context| self.notices.poll(context)).await;
     }
 

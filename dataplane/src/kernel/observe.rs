@@ -36,7 +36,7 @@ type Seen = Arc<Space<ObservedLink>>;
 
 impl Kernel {
     /// What there is of ours, with the values below /proc/sys that `desired` speaks of.
-    pub fn observe(&mut self, desired: &Arc<Desired>) -> Result<Arc<Observed>, KernelError> {
+    pub(crate) fn observe(&mut self, desired: &Arc<Desired>) -> Result<Arc<Observed>, KernelError> {
         let mut present = self.present()?;
         if self.restore_names(desired, &present) {
             present = self.present()?;

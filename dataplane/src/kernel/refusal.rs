@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Why an operation failed.
-pub fn failure(op: &Op, error: &io::Error) -> Refused {
+pub(super) fn failure(op: &Op, error: &io::Error) -> Refused {
     let next = match (error.raw_os_error().map(Errno::from_raw), &op.change) {
         (Some(Errno::EEXIST), Change::AddVxlan(..)) => {
             "another tunnel of this host has this VNI and port: find it by `ip -d link show type \
@@ -48,7 +48,7 @@ pub fn failure(op: &Op, error: &io::Error) -> Refused {
 }
 
 /// Their namespace is not there.
-pub fn absent(ops: &[Op]) -> Vec<Refused> {
+pub(super) fn absent(ops: &[Op]) -> Vec<Refused> {
     ops.iter()
         .map(|op| failure(op, &missing(format!("{} is missing", op.place))))
         .collect()

@@ -22,7 +22,7 @@ const ETHERNET: usize = 14;
 const IPV6_HEADER: usize = 40;
 
 /// A probe for an address, without a source address.
-pub fn question(from: Mac, address: IpAddr) -> Vec<u8> {
+pub(super) fn question(from: Mac, address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => arp(from, Ipv4Addr::UNSPECIFIED, v4),
         IpAddr::V6(v6) => {
@@ -40,7 +40,7 @@ pub fn question(from: Mac, address: IpAddr) -> Vec<u8> {
 }
 
 /// Tells everybody that an address is here now.
-pub fn announcement(from: Mac, address: IpAddr) -> Vec<u8> {
+pub(super) fn announcement(from: Mac, address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => arp(from, v4, v4),
         IpAddr::V6(v6) => {
@@ -57,7 +57,7 @@ pub fn announcement(from: Mac, address: IpAddr) -> Vec<u8> {
 }
 
 /// Sender that claims the address by this frame, or is about to use it.
-pub fn claim(frame: &[u8], address: IpAddr) -> Option<Mac> {
+pub(super) fn claim(frame: &[u8], address: IpAddr) -> Option<Mac> {
     let from = Mac(frame.get(6..12)?.try_into().ok()?);
     let is = |at: usize, value: &[u8]| frame.get(at..at + value.len()) == Some(value);
     let claims = match address {

@@ -44,7 +44,7 @@ const REPEAT: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known of the addresses of this host's endpoints on LANs.
-pub struct Probes {
+pub(crate) struct Probes {
     answers: BTreeMap<EndpointId, Answer>,
     sender: UnboundedSender<(EndpointId, Answer)>,
     receiver: UnboundedReceiver<(EndpointId, Answer)>,
@@ -77,7 +77,7 @@ impl Default for Probes {
 
 impl Probes {
     /// The endpoints that may have their addresses.
-    pub fn free(&self) -> BTreeSet<EndpointId> {
+    pub(crate) fn free(&self) -> BTreeSet<EndpointId> {
         let is_free = |answer: &Answer| matches!(answer, Answer::Free | Answer::Ours);
         self.answers
             .iter()
@@ -88,7 +88,7 @@ impl Probes {
 
     /// Endpoints that have their addresses from an earlier run of the daemon keep them without a
     /// probe; returns whether there are any.
-    pub fn adopt(&mut self, desired: &Desired, observed: &Observed) -> bool {
+    pub(crate) fn adopt(&mut self, desired: &Desired, observed: &Observed) -> bool {
         let in_use = |question: &Question| {
             let (place, link) = &question.port;
             let has = |space: &Space<ObservedLink>| {
@@ -116,7 +116,7 @@ impl Probes {
 
     /// Asks what is to be asked where the links for it are there, announces what has come into use,
     /// and forgets endpoints that are not known any more.
-    pub fn go_on(&mut self, desired: &Desired, observed: &Observed, plan: &[Op]) {
+    pub(crate) fn go_on(&mut self, desired: &Desired, observed: &Observed, plan: &[Op]) {
         self.answers.retain(|id, _| {
             desired
                 .sandboxes
@@ -163,7 +163,7 @@ impl Probes {
     }
 
     /// Completes when an answer has come. Cancel-safe.
-    pub async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         match self.receiver.recv().await {
             Some((id, answer)) => self.hear(id, answer),
             None => std::future::pending().await,
@@ -174,7 +174,10 @@ impl Probes {
     }
 
     /// Why endpoints do not have their addresses.
-    pub fn failures<'a>(&'a self, desired: &'a Desired) -> impl Iterator<Item = Failure> + 'a {
+    pub(crate) fn failures<'a>(
+        &'a self,
+        desired: &'a Desired,
+    ) -> impl Iterator<Item = Failure> + 'a {
         desired.questions.iter().filter_map(|(id, question)| {
             let (kind, cause, next) = match self.answers.get(id)? {
                 Answer::Taken(address, mac, _) => (

@@ -9,7 +9,7 @@ use rules::published;
 use super::{super::state::Place, Pending};
 
 /// Forgets those without an end that a change leaves behind.
-pub fn forget(socket: &mut Socket, change: &Pending) -> Result<(), NftError> {
+pub(super) fn forget(socket: &mut Socket, change: &Pending) -> Result<(), NftError> {
     if !change.closed.is_empty() {
         nftables::forget(socket, |found| is_closed(found, &change.closed))?;
     }

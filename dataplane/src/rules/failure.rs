@@ -8,7 +8,7 @@ use model::Kind;
 use super::super::{AGAIN, Failure, Plane, kernel_said, kind_of, state::Place};
 
 /// A failure in one namespace.
-pub fn failure(place: Place, why: model::Failure) -> Failure {
+pub(super) fn failure(place: Place, why: model::Failure) -> Failure {
     Failure {
         plane: Plane::Rules(place),
         sandbox: place.sandbox(),
@@ -17,7 +17,7 @@ pub fn failure(place: Place, why: model::Failure) -> Failure {
 }
 
 /// What an engine or nftables says.
-pub fn said(error: impl Into<BalancerError>) -> model::Failure {
+pub(super) fn said(error: impl Into<BalancerError>) -> model::Failure {
     let error = error.into();
     let errno = error.errno();
     let kind = errno.map_or(Kind::Unavailable, kind_of);
@@ -25,7 +25,7 @@ pub fn said(error: impl Into<BalancerError>) -> model::Failure {
 }
 
 /// A namespace that cannot be entered.
-pub fn not_entered(error: &io::Error) -> model::Failure {
+pub(super) fn not_entered(error: &io::Error) -> model::Failure {
     let why = kernel_said(error, AGAIN);
     let cause = format!("its namespace cannot be entered: {error}");
     model::Failure { cause, ..why }

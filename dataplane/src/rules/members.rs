@@ -18,14 +18,14 @@ use super::super::state::{ObservedLink, Route, Space};
 
 /// A network's endpoints, by where they are.
 #[derive(Default)]
-pub struct Members<'a> {
+pub(super) struct Members<'a> {
     gateways: Vec<IpAddr>,
     here: BTreeMap<LinkName, (EndpointId, &'a EndpointConfig)>,
     elsewhere: Vec<(EndpointId, &'a EndpointConfig)>,
 }
 
 /// Those of these networks.
-pub fn members<'a>(
+pub(super) fn members<'a>(
     config: &'a NodeConfig,
     of: &BTreeSet<NetworkId>,
 ) -> BTreeMap<NetworkId, Members<'a>> {
@@ -60,7 +60,7 @@ pub fn members<'a>(
 
 impl<'a> Members<'a> {
     /// Those of these endpoints.
-    pub fn only(&self, ids: &BTreeSet<EndpointId>) -> Members<'a> {
+    pub(super) fn only(&self, ids: &BTreeSet<EndpointId>) -> Members<'a> {
         let here = self.here.iter().filter(|(_, (id, _))| ids.contains(id));
         let elsewhere = self.elsewhere.iter().filter(|(id, _)| ids.contains(id));
         Members {
@@ -71,13 +71,13 @@ impl<'a> Members<'a> {
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.here.is_empty() && self.elsewhere.is_empty()
     }
 
     /// An endpoint has its addresses, and one of its link for neighbour discovery. A host sends
     /// what comes from its endpoints, and errors in its own name: the gateways'.
-    pub fn sources(&self) -> Sources {
+    pub(super) fn sources(&self) -> Sources {
         let of_endpoint = |(link, (_, endpoint)): (&LinkName, &(EndpointId, &EndpointConfig))| {
             let addresses = endpoint
                 .addresses
@@ -123,7 +123,7 @@ impl<'a> Members<'a> {
     }
 
     /// `None` while there is no tunnel.
-    pub fn devices(
+    pub(super) fn devices(
         &self,
         config: &NodeConfig,
         network: NetworkId,

@@ -20,7 +20,7 @@ const OVERTAKING: Duration = Duration::from_secs(10);
 
 /// What was tried lately.
 #[derive(Default)]
-pub struct Passage {
+pub(super) struct Passage {
     /// When rules of others were overtaken.
     overtaken: VecDeque<Instant>,
     /// Tables whose owners let nobody change them, and when that was tried.
@@ -29,12 +29,16 @@ pub struct Passage {
 
 impl Passage {
     /// Others' rules may be overtaken again.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.overtaken.clear();
     }
 
     /// What is missing of our rules in foreign chains, as they are now.
-    pub fn plan(&mut self, socket: &mut Socket, rules: &[Rule]) -> Result<Vec<Change>, NftError> {
+    pub(super) fn plan(
+        &mut self,
+        socket: &mut Socket,
+        rules: &[Rule],
+    ) -> Result<Vec<Change>, NftError> {
         self.overtaken.retain(|at| at.elapsed() < OVERTAKING);
         let overtake = if self.overtaken.len() < OVERTAKINGS {
             Overtake::Now
@@ -49,12 +53,12 @@ impl Passage {
     }
 
     /// Changes are about to be made.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.overtaken.push_back(Instant::now());
     }
 
     /// A table locked by its owner must not fail the rest.
-    pub fn refused(&mut self, change: &Change, error: &NftError) {
+    pub(super) fn refused(&mut self, change: &Change, error: &NftError) {
         let next = "accept interfaces nu-* in that firewall's own configuration, both ways";
         warn!(table = change.table, %error, next, "a firewall may drop what leaves networks");
         self.barred.insert(change.table.clone(), Instant::now());

@@ -36,7 +36,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 const FAMILIES: [Family; 3] = [Family::Inet, Family::Netdev, Family::Arp];
 
 /// The sockets of one namespace.
-pub struct Tables {
+pub(super) struct Tables {
     pub identity: Identity,
     socket: Socket,
     balancer: Box<dyn Balancer>,
@@ -79,7 +79,7 @@ fn balancer(place: Place, engine: BalancerKind) -> Result<Box<dyn Balancer>, Bal
 
 impl Tables {
     /// Opens the sockets of a namespace.
-    pub fn open(place: Place, engine: BalancerKind) -> Result<Self, model::Failure> {
+    pub(super) fn open(place: Place, engine: BalancerKind) -> Result<Self, model::Failure> {
         let open = || -> Result<_, BalancerError> {
             Ok((Socket::open()?, balancer(place, engine)?, Monitor::open()?))
         };
@@ -110,7 +110,7 @@ impl Tables {
     }
 
     /// Whether something has changed, as far as one hears.
-    pub fn poll_changed(&mut self, context: &mut Context<'_>) -> bool {
+    pub(super) fn poll_changed(&mut self, context: &mut Context<'_>) -> bool {
         let Poll::Ready(heard) = self.monitor.poll_changed(context) else {
             return false;
         };
@@ -121,7 +121,7 @@ impl Tables {
     }
 
     /// What is left to change here; `None`: nothing.
-    pub fn compare(
+    pub(super) fn compare(
         &mut self,
         place: Place,
         wanted: &Arc<Wanted>,
@@ -184,7 +184,7 @@ impl Tables {
     }
 
     /// Nothing that was read is believed any more.
-    pub fn doubt(&mut self) {
+    pub(super) fn doubt(&mut self) {
         self.settled = None;
         self.known = None;
         self.balancer.doubt();
@@ -274,7 +274,7 @@ impl Tables {
     }
 
     /// Makes a change, each table at once.
-    pub fn apply(&mut self, change: &Pending) -> Result<(), model::Failure> {
+    pub(super) fn apply(&mut self, change: &Pending) -> Result<(), model::Failure> {
         for ruleset in &change.rulesets {
             match self.change(ruleset, change.wanted.table(ruleset.family)) {
                 Ok(()) => {}

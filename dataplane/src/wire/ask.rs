@@ -17,19 +17,19 @@ use super::{
 };
 
 /// What dumps are of, for people.
-pub const LINKS: &str = "links";
+pub(crate) const LINKS: &str = "links";
 /// The same.
-pub const ADDRESSES: &str = "addresses";
+pub(crate) const ADDRESSES: &str = "addresses";
 
 /// Asks for every link.
-pub fn get_links() -> Message {
+pub(crate) fn get_links() -> Message {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
     Message::GetLink(message)
 }
 
 /// Asks for one link.
-pub fn get_link(link: &LinkRef) -> Message {
+pub(crate) fn get_link(link: &LinkRef) -> Message {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
     match link {
@@ -43,14 +43,14 @@ pub fn get_link(link: &LinkRef) -> Message {
 }
 
 /// Asks for the addresses of the link of this number, or for all.
-pub fn get_addresses(of: Option<u32>) -> Message {
+pub(crate) fn get_addresses(of: Option<u32>) -> Message {
     let mut message = AddressMessage::default();
     message.header.index = of.unwrap_or_default();
     Message::GetAddress(message)
 }
 
 /// Asks for the neighbours of a family, those on the link of this number or all.
-pub fn get_neighbours(family: AddressFamily, of: Option<u32>) -> Message {
+pub(crate) fn get_neighbours(family: AddressFamily, of: Option<u32>) -> Message {
     let mut message = NeighbourMessage::default();
     message.header.family = family;
     message
@@ -60,7 +60,7 @@ pub fn get_neighbours(family: AddressFamily, of: Option<u32>) -> Message {
 }
 
 /// Asks for the forwarding database of the link of this number, or for all.
-pub fn get_forwarding(of: Option<u32>) -> Message {
+pub(crate) fn get_forwarding(of: Option<u32>) -> Message {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = of.unwrap_or_default();
@@ -68,7 +68,7 @@ pub fn get_forwarding(of: Option<u32>) -> Message {
 }
 
 /// Asks for the routes of a family, those out of the link of this number or all.
-pub fn get_routes(family: AddressFamily, of: Option<u32>) -> Message {
+pub(crate) fn get_routes(family: AddressFamily, of: Option<u32>) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
     message.attributes.extend(of.map(RouteAttribute::Oif));
@@ -76,14 +76,14 @@ pub fn get_routes(family: AddressFamily, of: Option<u32>) -> Message {
 }
 
 /// Asks for every policy rule of a family.
-pub fn get_policies(family: AddressFamily) -> Message {
+pub(crate) fn get_policies(family: AddressFamily) -> Message {
     let mut message = RuleMessage::default();
     message.header.family = family;
     Message::GetRule(message)
 }
 
 /// Asks how packets get from here to there.
-pub fn get_route(from: IpAddr, to: IpAddr) -> Message {
+pub(crate) fn get_route(from: IpAddr, to: IpAddr) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = family(to);
     message.header.destination_prefix_length = host_prefix(to);

@@ -22,7 +22,7 @@ const V4: &str = "net/ipv4/conf";
 const V6: &str = "net/ipv6/conf";
 
 /// Whether a link's message tells this value, where the link has the protocol.
-pub fn is_told(key: &Sysctl) -> bool {
+pub(crate) fn is_told(key: &Sysctl) -> bool {
     let told = Told {
         v4: Some(&InetDevConf::default()),
         v6: Some(&Inet6DevConf::default()),
@@ -31,14 +31,14 @@ pub fn is_told(key: &Sysctl) -> bool {
 }
 
 /// The values below /proc/sys that a link's message tells.
-pub struct Told<'a> {
+pub(crate) struct Told<'a> {
     v4: Option<&'a InetDevConf>,
     v6: Option<&'a Inet6DevConf>,
 }
 
 impl<'a> Told<'a> {
     /// Those of this message.
-    pub fn of(message: &'a LinkMessage) -> Self {
+    pub(crate) fn of(message: &'a LinkMessage) -> Self {
         let mut told = Self { v4: None, v6: None };
         let of_link = message
             .attributes
@@ -68,7 +68,7 @@ impl<'a> Told<'a> {
     }
 
     /// This one.
-    pub fn value(&self, key: &Sysctl) -> Option<i64> {
+    pub(crate) fn value(&self, key: &Sysctl) -> Option<i64> {
         let value = match (key.table, key.name) {
             (V4, "accept_local") => self.v4?.accept_local,
             (V4, "arp_ignore") => self.v4?.arp_ignore,
@@ -88,7 +88,7 @@ impl<'a> Told<'a> {
 }
 
 /// A link's number and name.
-pub fn link_name(message: &LinkMessage) -> Option<(u32, LinkName)> {
+pub(crate) fn link_name(message: &LinkMessage) -> Option<(u32, LinkName)> {
     let name = message
         .attributes
         .iter()
@@ -100,7 +100,7 @@ pub fn link_name(message: &LinkMessage) -> Option<(u32, LinkName)> {
 }
 
 /// Whether a link of this name in this namespace is ours to look at.
-pub fn is_ours(place: Place, link: &LinkName) -> bool {
+pub(crate) fn is_ours(place: Place, link: &LinkName) -> bool {
     let name = link.as_str();
     match place {
         Place::Host => names::is_host_link(name),
@@ -112,7 +112,7 @@ pub fn is_ours(place: Place, link: &LinkName) -> bool {
 }
 
 /// A link as it is, in the namespace `place`. `host` are the names of the host's links.
-pub fn link(message: &LinkMessage, place: Place, host: &Names) -> ObservedLink {
+pub(crate) fn link(message: &LinkMessage, place: Place, host: &Names) -> ObservedLink {
     let mut found = ObservedLink {
         index: message.header.index,
         kind: ObservedKind::Other,
@@ -160,7 +160,7 @@ pub fn link(message: &LinkMessage, place: Place, host: &Names) -> ObservedLink {
 }
 
 /// What a device on top of another is.
-pub fn layer(message: &LinkMessage) -> Option<Layer> {
+pub(crate) fn layer(message: &LinkMessage) -> Option<Layer> {
     let infos = message
         .attributes
         .iter()

@@ -21,7 +21,7 @@ use super::{
 
 /// Makes a VXLAN device in the namespace of `namespace`, sent to the host's, where its socket
 /// stays.
-pub fn add_vxlan(name: &LinkName, link: &Link, vxlan: &Vxlan, namespace: RawFd) -> Message {
+pub(crate) fn add_vxlan(name: &LinkName, link: &Link, vxlan: &Vxlan, namespace: RawFd) -> Message {
     let mut data = vec![
         InfoVxlan::Id(vxlan.vni.into()),
         InfoVxlan::Port(vxlan.port),
@@ -53,7 +53,7 @@ pub fn add_vxlan(name: &LinkName, link: &Link, vxlan: &Vxlan, namespace: RawFd) 
 
 /// Makes a device on top of the host's link of this number, sent to the host's namespace; it is
 /// born in `namespace`, or there where none is given.
-pub fn add_stacked(
+pub(crate) fn add_stacked(
     name: &LinkName,
     link: &Link,
     layer: Layer,
@@ -100,7 +100,7 @@ pub fn add_stacked(
 
 /// Asks for a device of a kind without saying what it should be on: a kernel that has the kind
 /// finds that missing (`EINVAL`), one that has not says so (`EOPNOTSUPP`). Nothing is ever made.
-pub fn ask_for_kind(kind: InfoKind) -> Message {
+pub(crate) fn ask_for_kind(kind: InfoKind) -> Message {
     let mut message = LinkMessage::default();
     message
         .attributes
@@ -109,7 +109,7 @@ pub fn ask_for_kind(kind: InfoKind) -> Message {
 }
 
 /// Makes a pair, sent to the near end's namespace.
-pub fn add_pair(pair: &Pair, far_namespace: RawFd) -> Message {
+pub(crate) fn add_pair(pair: &Pair, far_namespace: RawFd) -> Message {
     let mut far = link_message(&pair.far, &pair.far_link);
     far.attributes.push(LinkAttribute::NetNsFd(far_namespace));
     if pair.place.is_foreign() {
@@ -137,7 +137,7 @@ fn link_message(name: &LinkName, link: &Link) -> LinkMessage {
 }
 
 /// Removes a link by name.
-pub fn delete_link(name: &LinkName) -> Message {
+pub(crate) fn delete_link(name: &LinkName) -> Message {
     let mut message = LinkMessage::default();
     message
         .attributes
@@ -146,14 +146,14 @@ pub fn delete_link(name: &LinkName) -> Message {
 }
 
 /// Removes all links of a group.
-pub fn delete_group(group: u32) -> Message {
+pub(crate) fn delete_group(group: u32) -> Message {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::Group(group));
     Message::DelLink(message)
 }
 
 /// Changes one attribute of a link.
-pub fn set_link(index: u32, attribute: LinkAttribute) -> Message {
+pub(crate) fn set_link(index: u32, attribute: LinkAttribute) -> Message {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.attributes.push(attribute);
@@ -161,7 +161,7 @@ pub fn set_link(index: u32, attribute: LinkAttribute) -> Message {
 }
 
 /// Takes a link up.
-pub fn set_up(index: u32) -> Message {
+pub(crate) fn set_up(index: u32) -> Message {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = LinkFlags::Up;

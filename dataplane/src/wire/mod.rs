@@ -15,11 +15,11 @@ use netlink_packet_route::{
     nsid::{NsidAttribute, NsidMessage},
 };
 
-pub use ask::*;
-pub use links::*;
-pub use make::*;
-pub use on_links::*;
-pub use routes::*;
+pub(crate) use ask::*;
+pub(crate) use links::*;
+pub(crate) use make::*;
+pub(crate) use on_links::*;
+pub(crate) use routes::*;
 
 const MACVLAN_MODES: [(MacvlanMode, MacVlanMode); 4] = [
     (MacvlanMode::Bridge, MacVlanMode::Bridge),
@@ -34,32 +34,32 @@ const IPVLAN_MODES: [(IpvlanMode, IpVlanMode); 2] = [
 
 /// The group of devices of ours in sandboxes: in those of others it tells which are ours. `netd` in
 /// ASCII.
-pub const GROUP: u32 = 0x6e65_7464;
+pub(crate) const GROUP: u32 = 0x6e65_7464;
 
 /// The group of links that are about to be removed.
-pub const GOING: u32 = GROUP + 1;
+pub(crate) const GOING: u32 = GROUP + 1;
 
 /// Numbers of links by name.
-pub type Indices = BTreeMap<LinkName, u32>;
+pub(crate) type Indices = BTreeMap<LinkName, u32>;
 /// Names of links by number.
-pub type Names = BTreeMap<u32, LinkName>;
+pub(crate) type Names = BTreeMap<u32, LinkName>;
 
 /// Gives another namespace, an open file, a number in the socket's own: the lowest that is free.
-pub fn number_namespace(namespace: RawFd) -> Message {
+pub(crate) fn number_namespace(namespace: RawFd) -> Message {
     let mut message = NsidMessage::default();
     message.attributes = vec![NsidAttribute::Id(-1), NsidAttribute::Fd(namespace as u32)];
     Message::NewNsId(message)
 }
 
 /// Asks for the number of another namespace, an open file.
-pub fn get_number(namespace: RawFd) -> Message {
+pub(crate) fn get_number(namespace: RawFd) -> Message {
     let mut message = NsidMessage::default();
     message.attributes = vec![NsidAttribute::Fd(namespace as u32)];
     Message::GetNsId(message)
 }
 
 /// The number that is told.
-pub fn number(message: &Message) -> Option<i32> {
+pub(crate) fn number(message: &Message) -> Option<i32> {
     let Message::NewNsId(message) = message else {
         return None;
     };

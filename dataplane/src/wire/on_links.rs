@@ -17,7 +17,7 @@ use super::{
 };
 
 /// The address that a message tells, how it is set, and the number of its link before both.
-pub fn address(message: &Message) -> Option<(u32, IpAddr, AddressForm)> {
+pub(crate) fn address(message: &Message) -> Option<(u32, IpAddr, AddressForm)> {
     let Message::NewAddress(message) = message else {
         return None;
     };
@@ -37,7 +37,7 @@ pub fn address(message: &Message) -> Option<(u32, IpAddr, AddressForm)> {
 }
 
 /// Whether an address means the same beyond its link.
-pub fn is_global(address: IpAddr) -> bool {
+pub(crate) fn is_global(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
@@ -61,13 +61,13 @@ fn address_form(message: &AddressMessage) -> AddressForm {
 }
 
 /// The prefix that an address puts on its link, if it is more than the address.
-pub fn on_link(address: IpAddr, form: AddressForm) -> Option<Subnet> {
+pub(crate) fn on_link(address: IpAddr, form: AddressForm) -> Option<Subnet> {
     let alone = if address.is_ipv6() { 128 } else { 32 };
     Subnet::around(address, form.prefix).filter(|_| form.prefix < alone)
 }
 
 /// A permanent neighbour.
-pub fn neighbour(message: &Message, names: &Names) -> Option<(NeighbourKey, Mac)> {
+pub(crate) fn neighbour(message: &Message, names: &Names) -> Option<(NeighbourKey, Mac)> {
     let Message::NewNeighbour(message) = message else {
         return None;
     };
@@ -84,7 +84,7 @@ pub fn neighbour(message: &Message, names: &Names) -> Option<(NeighbourKey, Mac)
 }
 
 /// A permanent entry of a VXLAN device's forwarding database.
-pub fn fdb(message: &Message, names: &Names) -> Option<(FdbKey, IpAddr)> {
+pub(crate) fn fdb(message: &Message, names: &Names) -> Option<(FdbKey, IpAddr)> {
     let Message::NewNeighbour(message) = message else {
         return None;
     };
@@ -115,7 +115,7 @@ fn permanent(message: &NeighbourMessage, names: &Names) -> Option<(LinkName, Mac
 }
 
 /// Names an address of a link, to add or to delete it.
-pub fn address_message(index: u32, key: &AddressKey, form: AddressForm) -> AddressMessage {
+pub(crate) fn address_message(index: u32, key: &AddressKey, form: AddressForm) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;
     message.header.prefix_len = form.prefix;
@@ -143,7 +143,7 @@ pub fn address_message(index: u32, key: &AddressKey, form: AddressForm) -> Addre
 }
 
 /// Names a neighbour.
-pub fn neighbour_message(index: u32, address: IpAddr, mac: Option<Mac>) -> NeighbourMessage {
+pub(crate) fn neighbour_message(index: u32, address: IpAddr, mac: Option<Mac>) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.ifindex = index;
     message.header.family = family(address);
@@ -158,7 +158,7 @@ pub fn neighbour_message(index: u32, address: IpAddr, mac: Option<Mac>) -> Neigh
 }
 
 /// Names an entry of a forwarding database.
-pub fn fdb_message(index: u32, mac: Mac, vtep: IpAddr) -> NeighbourMessage {
+pub(crate) fn fdb_message(index: u32, mac: Mac, vtep: IpAddr) -> NeighbourMessage {
     let mut message = neighbour_message(index, vtep, Some(mac));
     message.header.family = AddressFamily::Bridge;
     message.header.flags = NeighbourFlags::Own;

@@ -31,7 +31,7 @@ const VNI: u32 = 0x00ff_ffff;
 const MTU_LOCK: u32 = 1 << 2;
 
 /// What fits through a route: its own MTU, or that of the link that it leads out of.
-pub fn path_mtu(message: &RouteMessage, links: &BTreeMap<u32, u32>) -> Option<u32> {
+pub(crate) fn path_mtu(message: &RouteMessage, links: &BTreeMap<u32, u32>) -> Option<u32> {
     let link = message
         .attributes
         .iter()
@@ -63,7 +63,7 @@ fn metrics_mtu(message: &RouteMessage) -> Option<u32> {
 /// A route that is ours to look at: of the main table on the host one out of a link of ours, in a
 /// network's namespace any, in a sandbox one that bears our mark; and all of tables of ours. Never
 /// one that the kernel made by itself.
-pub fn route(message: &Message, place: Place, names: &Names) -> Option<(RouteKey, Route)> {
+pub(crate) fn route(message: &Message, place: Place, names: &Names) -> Option<(RouteKey, Route)> {
     let Message::NewRoute(message) = message else {
         return None;
     };
@@ -144,7 +144,7 @@ fn route_target(message: &RouteMessage, names: &Names) -> Route {
 }
 
 /// Names a route; `index` is the number of the link it leads out of.
-pub fn route_message(key: &RouteKey, route: &Route, index: Option<u32>) -> RouteMessage {
+pub(crate) fn route_message(key: &RouteKey, route: &Route, index: Option<u32>) -> RouteMessage {
     let mut message = RouteMessage::default();
     let network = key.destination.network();
     message.header.address_family = family(network);
@@ -185,7 +185,7 @@ pub fn route_message(key: &RouteKey, route: &Route, index: Option<u32>) -> Route
 }
 
 /// The same route, to be added or to take another's place.
-pub fn set_route(key: &RouteKey, route: &Route, index: Option<u32>) -> Message {
+pub(crate) fn set_route(key: &RouteKey, route: &Route, index: Option<u32>) -> Message {
     let mut message = route_message(key, route, index);
     message.header.protocol = PROTOCOL;
     let on_link = matches!(route, Route::Unicast { via: None, .. });
@@ -198,7 +198,7 @@ pub fn set_route(key: &RouteKey, route: &Route, index: Option<u32>) -> Message {
 }
 
 /// The same route, to be deleted.
-pub fn delete_route(key: &RouteKey, route: &Route, index: Option<u32>) -> Message {
+pub(crate) fn delete_route(key: &RouteKey, route: &Route, index: Option<u32>) -> Message {
     let mut message = route_message(key, route, index);
     message.header.scope = RouteScope::NoWhere;
     if *route == Route::Other {

@@ -25,7 +25,7 @@ use super::{
 const DATAGRAM: usize = 64 * 1024;
 
 /// The kernel's IPsec in the namespace that the thread is in which opens it.
-pub struct Kernel {
+pub(super) struct Kernel {
     requests: Socket,
     notices: TokioSocket,
     sequence: u32,
@@ -34,7 +34,7 @@ pub struct Kernel {
 impl Kernel {
     /// Opens it, on a thread with a tokio runtime. Errors: the kernel has no IPsec, or root is
     /// lacking.
-    pub fn open() -> io::Result<Self> {
+    pub(super) fn open() -> io::Result<Self> {
         let mut notices = TokioSocket::new(NETLINK_XFRM)?;
         let socket = notices.socket_mut();
         socket.bind_auto()?;
@@ -50,7 +50,7 @@ impl Kernel {
 
     /// Completes when an association or a policy has changed since the last `observe`, whoever's.
     /// Cancel-safe.
-    pub async fn changed(&mut self) {
+    pub(super) async fn changed(&mut self) {
         poll_fn(|context| {
             match self
                 .notices
@@ -64,13 +64,13 @@ impl Kernel {
     }
 
     /// What there is of ours.
-    pub fn observe(&mut self) -> io::Result<Observed> {
+    pub(super) fn observe(&mut self) -> io::Result<Observed> {
         while receive(self.notices.socket_ref()).is_ok() {}
         observe(&self.requests, &mut self.sequence)
     }
 
     /// Makes one change; what is deleted already is no failure.
-    pub fn apply(&mut self, op: &Op) -> io::Result<()> {
+    pub(super) fn apply(&mut self, op: &Op) -> io::Result<()> {
         let message = match op {
             Op::Close(way) => wire::set_policy(way, &super::plan::BLOCK),
             Op::Set(way, policy) => wire::set_policy(way, policy),

@@ -179,7 +179,7 @@ pub struct Policy {
 }
 
 /// The policy for everybody else.
-pub const BLOCK: Policy = Policy {
+pub(super) const BLOCK: Policy = Policy {
     verdict: Verdict::Block,
 };
 

@@ -12,7 +12,7 @@ use super::plan::{
 };
 
 /// Marks our associations and templates: "netd".
-pub const REQUEST_ID: u32 = 0x6e65_7464;
+pub(super) const REQUEST_ID: u32 = 0x6e65_7464;
 /// What a policy of ours for one pair of hosts, and one for everybody else, come before: anybody
 /// else's (lower wins).
 const PRIORITY_OF_PAIR: u32 = 0x6e64;
@@ -43,30 +43,30 @@ const BLOCK: u8 = 1;
 
 /// `XFRM_MSG_*`.
 mod kind {
-    pub const NEW_SA: u16 = 0x10;
-    pub const DELETE_SA: u16 = 0x11;
-    pub const GET_SA: u16 = 0x12;
-    pub const NEW_POLICY: u16 = 0x13;
-    pub const DELETE_POLICY: u16 = 0x14;
-    pub const GET_POLICY: u16 = 0x15;
-    pub const UPDATE_POLICY: u16 = 0x19;
+    pub(super) const NEW_SA: u16 = 0x10;
+    pub(super) const DELETE_SA: u16 = 0x11;
+    pub(super) const GET_SA: u16 = 0x12;
+    pub(super) const NEW_POLICY: u16 = 0x13;
+    pub(super) const DELETE_POLICY: u16 = 0x14;
+    pub(super) const GET_POLICY: u16 = 0x15;
+    pub(super) const UPDATE_POLICY: u16 = 0x19;
 }
 
 /// `XFRMA_*`.
 mod attribute {
-    pub const TEMPLATE: u16 = 5;
-    pub const POLICY_TYPE: u16 = 16;
-    pub const LAST_USED: u16 = 15;
-    pub const AEAD: u16 = 18;
-    pub const MARK: u16 = 21;
-    pub const REPLAY_ESN: u16 = 23;
-    pub const INTERFACE: u16 = 31;
-    pub const ENCAPSULATION: u16 = 4;
-    pub const OFFLOAD: u16 = 28;
+    pub(super) const TEMPLATE: u16 = 5;
+    pub(super) const POLICY_TYPE: u16 = 16;
+    pub(super) const LAST_USED: u16 = 15;
+    pub(super) const AEAD: u16 = 18;
+    pub(super) const MARK: u16 = 21;
+    pub(super) const REPLAY_ESN: u16 = 23;
+    pub(super) const INTERFACE: u16 = 31;
+    pub(super) const ENCAPSULATION: u16 = 4;
+    pub(super) const OFFLOAD: u16 = 28;
 }
 
 /// Multicast groups (`XFRMNLGRP_*`): what expires, associations, policies.
-pub const GROUPS: [u32; 3] = [2, 3, 4];
+pub(super) const GROUPS: [u32; 3] = [2, 3, 4];
 
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
@@ -135,19 +135,19 @@ impl Bytes {
 }
 
 /// Numbers a message of ours.
-pub fn number(message: &mut [u8], sequence: u32) {
+pub(super) fn number(message: &mut [u8], sequence: u32) {
     if let Some(place) = message.get_mut(8..12) {
         place.copy_from_slice(&sequence.to_ne_bytes());
     }
 }
 
 /// Asks for every association.
-pub fn get_associations() -> Vec<u8> {
+pub(super) fn get_associations() -> Vec<u8> {
     Bytes::message(kind::GET_SA, DUMP).finish()
 }
 
 /// Asks for every policy.
-pub fn get_policies() -> Vec<u8> {
+pub(super) fn get_policies() -> Vec<u8> {
     Bytes::message(kind::GET_POLICY, DUMP).finish()
 }
 
@@ -160,7 +160,7 @@ fn family(version: Ip) -> [u8; 2] {
 }
 
 /// Adds an association; fails where there is one of this number to this destination.
-pub fn add_association(new: &Association) -> Vec<u8> {
+pub(super) fn add_association(new: &Association) -> Vec<u8> {
     let mut message = Bytes::message(kind::NEW_SA, ACKNOWLEDGE | CREATE_NEW);
     let version = Ip::of(new.to);
     // The selector: any. Its family is the association's.
@@ -204,7 +204,7 @@ fn replay() -> Vec<u8> {
 }
 
 /// Deletes the association of this number to this destination.
-pub fn delete_association(to: IpAddr, spi: Spi) -> Vec<u8> {
+pub(super) fn delete_association(to: IpAddr, spi: Spi) -> Vec<u8> {
     let mut message = Bytes::message(kind::DELETE_SA, ACKNOWLEDGE);
     message
         .address(Some(to))
@@ -215,7 +215,7 @@ pub fn delete_association(to: IpAddr, spi: Spi) -> Vec<u8> {
 }
 
 /// Adds a policy, or puts it in the place of the one for the same traffic: packets meet either.
-pub fn set_policy(way: &Way, policy: &Policy) -> Vec<u8> {
+pub(super) fn set_policy(way: &Way, policy: &Policy) -> Vec<u8> {
     let mut message = Bytes::message(kind::UPDATE_POLICY, ACKNOWLEDGE);
     selector(&mut message, way);
     let action = if policy.verdict == Verdict::Block {
@@ -248,7 +248,7 @@ pub fn set_policy(way: &Way, policy: &Policy) -> Vec<u8> {
 }
 
 /// Deletes the policy of this number, as the kernel counts them.
-pub fn delete_policy(way: &Way, index: u32) -> Vec<u8> {
+pub(super) fn delete_policy(way: &Way, index: u32) -> Vec<u8> {
     let mut message = Bytes::message(kind::DELETE_POLICY, ACKNOWLEDGE);
     selector(&mut message, way);
     message
@@ -296,7 +296,7 @@ impl Direction {
 
 /// What the kernel says.
 #[derive(Debug)]
-pub enum Answer {
+pub(super) enum Answer {
     /// The end of a dump, or that all is well.
     Done,
     /// A refusal: its errno.
@@ -310,7 +310,7 @@ pub enum Answer {
 }
 
 /// The answers in one datagram, each with the number of the request that it belongs to.
-pub fn answers(datagram: &[u8]) -> Vec<(u32, Answer)> {
+pub(super) fn answers(datagram: &[u8]) -> Vec<(u32, Answer)> {
     let mut found = Vec::new();
     let mut rest = datagram;
     while let Some(length) = View(rest).u32(0).map(|length| length as usize) {

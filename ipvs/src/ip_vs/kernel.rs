@@ -49,59 +49,59 @@ const ROUTE_HEADER: usize = 12;
 
 /// `IPVS_CMD_*`.
 mod command {
-    pub const NEW_SERVICE: u8 = 1;
-    pub const SET_SERVICE: u8 = 2;
-    pub const DEL_SERVICE: u8 = 3;
-    pub const GET_SERVICE: u8 = 4;
-    pub const NEW_DEST: u8 = 5;
-    pub const SET_DEST: u8 = 6;
-    pub const DEL_DEST: u8 = 7;
-    pub const GET_DEST: u8 = 8;
-    pub const SET_CONFIG: u8 = 12;
-    pub const GET_CONFIG: u8 = 13;
-    pub const FLUSH: u8 = 17;
+    pub(super) const NEW_SERVICE: u8 = 1;
+    pub(super) const SET_SERVICE: u8 = 2;
+    pub(super) const DEL_SERVICE: u8 = 3;
+    pub(super) const GET_SERVICE: u8 = 4;
+    pub(super) const NEW_DEST: u8 = 5;
+    pub(super) const SET_DEST: u8 = 6;
+    pub(super) const DEL_DEST: u8 = 7;
+    pub(super) const GET_DEST: u8 = 8;
+    pub(super) const SET_CONFIG: u8 = 12;
+    pub(super) const GET_CONFIG: u8 = 13;
+    pub(super) const FLUSH: u8 = 17;
 }
 
 /// `IPVS_CMD_ATTR_*`.
 mod top {
-    pub const SERVICE: u16 = 1;
-    pub const DEST: u16 = 2;
-    pub const TIMEOUT_TCP: u16 = 4;
-    pub const TIMEOUT_TCP_FIN: u16 = 5;
-    pub const TIMEOUT_UDP: u16 = 6;
+    pub(super) const SERVICE: u16 = 1;
+    pub(super) const DEST: u16 = 2;
+    pub(super) const TIMEOUT_TCP: u16 = 4;
+    pub(super) const TIMEOUT_TCP_FIN: u16 = 5;
+    pub(super) const TIMEOUT_UDP: u16 = 6;
 }
 
 /// `IPVS_SVC_ATTR_*`.
 mod service {
-    pub const AF: u16 = 1;
-    pub const PROTOCOL: u16 = 2;
-    pub const ADDR: u16 = 3;
-    pub const PORT: u16 = 4;
-    pub const FWMARK: u16 = 5;
-    pub const SCHED_NAME: u16 = 6;
-    pub const FLAGS: u16 = 7;
-    pub const TIMEOUT: u16 = 8;
-    pub const NETMASK: u16 = 9;
-    pub const STATS64: u16 = 12;
+    pub(super) const AF: u16 = 1;
+    pub(super) const PROTOCOL: u16 = 2;
+    pub(super) const ADDR: u16 = 3;
+    pub(super) const PORT: u16 = 4;
+    pub(super) const FWMARK: u16 = 5;
+    pub(super) const SCHED_NAME: u16 = 6;
+    pub(super) const FLAGS: u16 = 7;
+    pub(super) const TIMEOUT: u16 = 8;
+    pub(super) const NETMASK: u16 = 9;
+    pub(super) const STATS64: u16 = 12;
 }
 
 /// `IPVS_DEST_ATTR_*`.
 mod destination {
-    pub const ADDR: u16 = 1;
-    pub const PORT: u16 = 2;
-    pub const FWD_METHOD: u16 = 3;
-    pub const WEIGHT: u16 = 4;
-    pub const U_THRESH: u16 = 5;
-    pub const L_THRESH: u16 = 6;
-    pub const ADDR_FAMILY: u16 = 11;
-    pub const STATS64: u16 = 12;
+    pub(super) const ADDR: u16 = 1;
+    pub(super) const PORT: u16 = 2;
+    pub(super) const FWD_METHOD: u16 = 3;
+    pub(super) const WEIGHT: u16 = 4;
+    pub(super) const U_THRESH: u16 = 5;
+    pub(super) const L_THRESH: u16 = 6;
+    pub(super) const ADDR_FAMILY: u16 = 11;
+    pub(super) const STATS64: u16 = 12;
 }
 
 /// `FRA_*` and `RTA_*`.
 mod route {
-    pub const RULE_MARK: u16 = 10;
-    pub const RULE_MASK: u16 = 16;
-    pub const OIF: u16 = 4;
+    pub(super) const RULE_MARK: u16 = 10;
+    pub(super) const RULE_MASK: u16 = 16;
+    pub(super) const OIF: u16 = 4;
 }
 
 /// Idle timeouts of IPVS connections, in seconds.

@@ -30,7 +30,7 @@ use crate::timing::HEARTBEAT;
 
 /// How many vote, by the newest entry that says so, committed or not. Clones share it.
 #[derive(Clone, Default)]
-pub struct Voters(Arc<Mutex<Option<Count>>>);
+pub(crate) struct Voters(Arc<Mutex<Option<Count>>>);
 
 struct Count {
     /// The entry; none of a cluster that is yet to be made.
@@ -44,7 +44,7 @@ impl Voters {
     }
 
     /// An entry says who votes. An older one than is known changes nothing.
-    pub fn are(&self, said: Option<LogId>, membership: &Membership<u64, BasicNode>) {
+    pub(crate) fn are(&self, said: Option<LogId>, membership: &Membership<u64, BasicNode>) {
         let mut known = self.lock();
         if known.as_ref().is_none_or(|known| known.said <= said) {
             let voters = membership.voter_ids().count();
@@ -53,7 +53,7 @@ impl Voters {
     }
 
     /// Entries from this index on are gone. Who votes is not known where one of them said so.
-    pub fn forget(&self, from: u64) {
+    pub(crate) fn forget(&self, from: u64) {
         let is_gone = |said: LogId| said.index >= from;
         self.lock().take_if(|known| known.said.is_some_and(is_gone));
     }
@@ -64,7 +64,7 @@ impl Voters {
 }
 
 /// What a leader's log has yet to write.
-pub struct Ahead {
+pub(super) struct Ahead {
     inner: Mutex<Inner>,
     progress: watch::Sender<Progress>,
 }
@@ -100,7 +100,7 @@ impl Progress {
 }
 
 impl Ahead {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             inner: Mutex::default(),
             progress: watch::Sender::new(Progress::default()),
@@ -112,33 +112,33 @@ impl Ahead {
     }
 
     /// Whose log this is, and who votes.
-    pub fn belongs_to(&self, me: u64, voters: Voters) {
+    pub(super) fn belongs_to(&self, me: u64, voters: Voters) {
         let mut inner = self.lock();
         (inner.me, inner.voters) = (Some(me), voters);
     }
 
     /// Who votes.
-    pub fn voters(&self) -> Voters {
+    pub(super) fn voters(&self) -> Voters {
         self.lock().voters.clone()
     }
 
     /// Whether this is the vote of a manager that leads, and this one.
-    pub fn is_own(&self, vote: &Vote<u64>) -> bool {
+    pub(super) fn is_own(&self, vote: &Vote<u64>) -> bool {
         vote.committed && self.lock().me == Some(vote.leader_id.node_id)
     }
 
     /// This manager leads by this vote, or does not.
-    pub fn leads_by(&self, vote: Option<Vote<u64>>) {
+    pub(super) fn leads_by(&self, vote: Option<Vote<u64>>) {
         self.lock().leads = vote;
     }
 
     /// The vote by which this manager leads.
-    pub fn leads(&self) -> Option<Vote<u64>> {
+    pub(super) fn leads(&self) -> Option<Vote<u64>> {
         self.lock().leads
     }
 
     /// Whether these entries may be sent to other managers before they are on the disk.
-    pub fn takes(&self, entries: &[Encoded]) -> bool {
+    pub(super) fn takes(&self, entries: &[Encoded]) -> bool {
         if self.progress.borrow().failed.is_some() {
             return false;
         }
@@ -154,7 +154,7 @@ impl Ahead {
     }
 
     /// Takes entries to be written. Whether somebody has to begin to.
-    pub fn put(&self, entries: Vec<Encoded>) -> bool {
+    pub(super) fn put(&self, entries: Vec<Encoded>) -> bool {
         let mut inner = self.lock();
         for one in &entries {
             let held = (one.entry.clone(), one.bytes.len());
@@ -167,7 +167,7 @@ impl Ahead {
     }
 
     /// The entries to write next; none ends the writing.
-    pub fn take(&self) -> Option<Vec<Encoded>> {
+    pub(super) fn take(&self) -> Option<Vec<Encoded>> {
         let mut inner = self.lock();
         let waiting = std::mem::take(&mut inner.waiting);
         inner.is_writing = !waiting.is_empty();
@@ -175,14 +175,14 @@ impl Ahead {
     }
 
     /// Entries up to this one are on the disk.
-    pub fn is_written(&self, last: u64) {
+    pub(super) fn is_written(&self, last: u64) {
         let mut inner = self.lock();
         inner.unwritten = inner.unwritten.split_off(&(last + 1));
         self.tell(&inner);
     }
 
     /// The disk has failed: nothing that waits will be written.
-    pub fn fail(&self, error: &io::Error) {
+    pub(super) fn fail(&self, error: &io::Error) {
         let reason = error.to_string();
         self.progress
             .send_modify(|progress| progress.failed = Some(reason));
@@ -200,7 +200,7 @@ impl Ahead {
     }
 
     /// Those of a range that are not on the disk yet, with their bytes there.
-    pub fn find(&self, range: Range<u64>) -> Vec<(Entry<Types>, usize)> {
+    pub(super) fn find(&self, range: Range<u64>) -> Vec<(Entry<Types>, usize)> {
         if range.is_empty() {
             return Vec::new();
         }
@@ -210,7 +210,7 @@ impl Ahead {
     }
 
     /// Waits until the entries up to this one are on the disk. Errors: they will not be.
-    pub async fn written(&self, last: u64) -> io::Result<()> {
+    pub(super) async fn written(&self, last: u64) -> io::Result<()> {
         let is_over = |progress: &Progress| {
             let waits = progress.first.is_some_and(|(first, _)| first <= last);
             !waits || progress.failed.is_some()
@@ -219,7 +219,7 @@ impl Ahead {
     }
 
     /// Waits for a disk that takes longer than it may.
-    pub async fn prompt(&self) -> io::Result<()> {
+    pub(super) async fn prompt(&self) -> io::Result<()> {
         let is_prompt = |progress: &Progress| {
             let waits = progress.first.map(|(_, since)| since.elapsed());
             waits.is_none_or(|age| age < HEARTBEAT) || progress.failed.is_some()

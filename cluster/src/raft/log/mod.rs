@@ -39,7 +39,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{LogId, StorageError, Types};
 use crate::{ClusterError, files};
 use ahead::Ahead;
-pub use ahead::Voters;
+pub(super) use ahead::Voters;
 use moving::{DATABASE, FILES};
 use redb::Old;
 use replay::Marks;
@@ -50,7 +50,7 @@ const BATCH_BYTES: usize = 256 << 10;
 
 /// The log. Clones share it; closing one closes all.
 #[derive(Clone)]
-pub struct Log {
+pub(crate) struct Log {
     shared: Arc<Shared>,
 }
 
@@ -84,7 +84,7 @@ struct Encoded {
 impl Log {
     /// Opens or makes the log in Raft's directory, for a state of this level. Errors: another netd
     /// has it open, it is damaged, or a later version wrote it.
-    pub fn open(directory: &Path, known: Level, level: Level) -> Result<Self, ClusterError> {
+    pub(crate) fn open(directory: &Path, known: Level, level: Level) -> Result<Self, ClusterError> {
         let lock = lock(directory)?;
         let place = directory.join(FILES);
         let (form, level) = if place.exists() {
@@ -121,7 +121,7 @@ impl Log {
 
     /// Says whose log this is, and who votes. From then on a leader's entries are sent to other
     /// managers while they are written.
-    pub async fn belongs_to(&self, me: u64, voters: Voters) -> Result<(), ClusterError> {
+    pub(super) async fn belongs_to(&self, me: u64, voters: Voters) -> Result<(), ClusterError> {
         let ahead = &self.shared.ahead;
         ahead.belongs_to(me, voters);
         let own = |error| files::failed("write", &self.shared.directory, error);
@@ -133,12 +133,12 @@ impl Log {
     }
 
     /// Waits until entries up to this one are on the disk. Errors: they will not be.
-    pub async fn written(&self, last: u64) -> io::Result<()> {
+    pub(super) async fn written(&self, last: u64) -> io::Result<()> {
         self.shared.ahead.written(last).await
     }
 
     /// Waits for a disk that has not taken an entry within a heartbeat.
-    pub async fn prompt(&self) -> io::Result<()> {
+    pub(super) async fn prompt(&self) -> io::Result<()> {
         self.shared.ahead.prompt().await
     }
 
@@ -148,7 +148,7 @@ impl Log {
     }
 
     /// Closes the files; whatever comes later fails.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         let mut disk = self
             .shared
             .disk
@@ -165,7 +165,7 @@ impl Log {
     }
 
     /// Whether nothing was ever written.
-    pub async fn is_new(&self) -> Result<bool, ClusterError> {
+    pub(super) async fn is_new(&self) -> Result<bool, ClusterError> {
         let marks = self.run(|shared| shared.read(Form::marks)).await;
         let marks =
             marks.map_err(|source| files::failed("read", &self.shared.directory, source))?;

@@ -17,14 +17,14 @@ use super::{
 use crate::{ClusterError, files};
 
 /// The database, in the directory of Raft.
-pub const DATABASE: &str = "log.redb";
+pub(super) const DATABASE: &str = "log.redb";
 /// The directory of the files.
-pub const FILES: &str = "log";
+pub(super) const FILES: &str = "log";
 /// Bytes of entries copied at once.
 const COPIED: usize = 4 << 20;
 
 /// Copies the database and opens the files.
-pub fn move_over(
+pub(super) fn move_over(
     directory: &Path,
     old: &Old,
     known: Level,
@@ -70,7 +70,7 @@ fn copy(old: &Old, store: &Store, level: Level) -> io::Result<()> {
 }
 
 /// Has the database say that the log has moved, unless it does.
-pub fn leave_word(directory: &Path) -> Result<(), ClusterError> {
+pub(super) fn leave_word(directory: &Path) -> Result<(), ClusterError> {
     let path = directory.join(DATABASE);
     // What it says is no newer than the files, whose levels are looked at as they are read.
     let anything = Level(u16::MAX);

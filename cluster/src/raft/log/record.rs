@@ -16,7 +16,7 @@
 use std::fmt;
 
 /// Bytes of a header.
-pub const HEADER: usize = 28;
+pub(super) const HEADER: usize = 28;
 const KINDS: [Kind; 7] = [
     Kind::Head,
     Kind::Entry,
@@ -30,7 +30,7 @@ const KINDS: [Kind; 7] = [
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub(super) enum Kind {
     /// The first record of a segment: where the log stood when the segment was begun.
     Head = 1,
     /// An entry of the log.
@@ -49,7 +49,7 @@ pub enum Kind {
 
 /// A record as it stands in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
+pub(super) struct Record<'a> {
     pub kind: Kind,
     /// The index of the entry that it is about; 0 where it is about none.
     pub index: u64,
@@ -60,7 +60,7 @@ pub struct Record<'a> {
 
 /// Why there is no record at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
+pub(super) enum Flaw {
     /// The file ends before the record does.
     Short,
     /// These bytes are not the header of a record.
@@ -82,15 +82,15 @@ impl fmt::Display for Flaw {
 /// A body that does not fit into a record.
 #[derive(Debug, thiserror::Error)]
 #[error("a record of the log has {0} bytes, and may have 4 GiB")]
-pub struct TooLarge(usize);
+pub(super) struct TooLarge(usize);
 
 impl Record<'_> {
     /// Bytes of the record in a file.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         HEADER + self.body.len()
     }
 
-    pub fn write(&self, to: &mut Vec<u8>) -> Result<(), TooLarge> {
+    pub(super) fn write(&self, to: &mut Vec<u8>) -> Result<(), TooLarge> {
         let length = u32::try_from(self.body.len()).map_err(|_| TooLarge(self.body.len()))?;
         let start = to.len();
         to.extend_from_slice(&length.to_le_bytes());
@@ -132,7 +132,7 @@ fn header(bytes: &[u8; HEADER]) -> Option<Header> {
 }
 
 /// The record that these bytes begin with.
-pub fn read(bytes: &[u8]) -> Result<Record<'_>, Flaw> {
+pub(super) fn read(bytes: &[u8]) -> Result<Record<'_>, Flaw> {
     let (head, rest) = bytes.split_first_chunk().ok_or(Flaw::Short)?;
     let header = header(head).ok_or(Flaw::Header)?;
     let body = rest.get(..header.length).ok_or(Flaw::Short)?;
@@ -148,7 +148,7 @@ pub fn read(bytes: &[u8]) -> Result<Record<'_>, Flaw> {
 }
 
 /// Where a later record stands that says that byte `at` was on the disk when it was written.
-pub fn acknowledgement(bytes: &[u8], at: usize) -> Option<usize> {
+pub(super) fn acknowledgement(bytes: &[u8], at: usize) -> Option<usize> {
     let is_one = |place: &usize| {
         bytes[*place..]
             .first_chunk()
@@ -159,7 +159,7 @@ pub fn acknowledgement(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// The length of a file without the zeros at its end.
-pub fn used(bytes: &[u8]) -> usize {
+pub(super) fn used(bytes: &[u8]) -> usize {
     const BLOCK: usize = 4096;
     let mut blocks = bytes.chunks(BLOCK);
     let last = blocks

@@ -23,7 +23,7 @@ const PURGED: &str = "purged";
 const MOVED: &str = "moved";
 
 /// An open database.
-pub struct Old {
+pub(super) struct Old {
     database: Database,
     known: Level,
 }
@@ -33,7 +33,7 @@ type Cut = (Bound<u64>, Bound<u64>);
 impl Old {
     /// Opens or makes the database in this file. Errors: another netd has it open, it is damaged,
     /// or a later version wrote it.
-    pub fn open(path: &Path, known: Level) -> Result<(Self, Level), ClusterError> {
+    pub(super) fn open(path: &Path, known: Level) -> Result<(Self, Level), ClusterError> {
         let corrupt = |reason: String| ClusterError::Corrupt {
             path: path.to_owned(),
             reason,
@@ -51,13 +51,13 @@ impl Old {
     }
 
     /// Whether it only says that the log has moved.
-    pub fn has_moved(&self) -> io::Result<bool> {
+    pub(super) fn has_moved(&self) -> io::Result<bool> {
         Ok(self.mark::<bool>(MOVED)?.is_some())
     }
 
     /// Makes a database that says that the log has moved, and that versions before
     /// [`Level::SHARED_VIEWS`] refuse as they refuse every newer log.
-    pub fn write_moved(path: &Path) -> io::Result<()> {
+    pub(super) fn write_moved(path: &Path) -> io::Result<()> {
         let moved = encode(Level::SHARED_VIEWS, &true)?;
         let write = || -> Result<(), redb::Error> {
             let write = open(path)?.begin_write()?;
@@ -71,7 +71,7 @@ impl Old {
         write().map_err(io::Error::other)
     }
 
-    pub fn marks(&self) -> io::Result<Marks> {
+    pub(super) fn marks(&self) -> io::Result<Marks> {
         Ok(Marks {
             vote: self.mark(VOTE)?,
             committed: self.mark(COMMITTED)?.flatten(),
@@ -79,7 +79,7 @@ impl Old {
         })
     }
 
-    pub fn last(&self) -> io::Result<Option<Entry<Types>>> {
+    pub(super) fn last(&self) -> io::Result<Option<Entry<Types>>> {
         let look = || -> Result<Option<Vec<u8>>, redb::Error> {
             let entries = self.database.begin_read()?.open_table(ENTRIES)?;
             Ok(entries.last()?.map(|(_, value)| value.value().to_vec()))
@@ -89,14 +89,18 @@ impl Old {
     }
 
     /// The entries of a range, as far as they fit into `limit` bytes; the first one always.
-    pub fn read(&self, range: Range<u64>, limit: usize) -> io::Result<Vec<Entry<Types>>> {
+    pub(super) fn read(&self, range: Range<u64>, limit: usize) -> io::Result<Vec<Entry<Types>>> {
         let found = self.records(range, limit)?;
         let entries = found.iter().map(|(_, record)| decode(record, self.known));
         entries.collect()
     }
 
     /// As [`Self::read`]: indexes, and records as they are stored.
-    pub fn records(&self, range: Range<u64>, limit: usize) -> io::Result<Vec<(u64, Vec<u8>)>> {
+    pub(super) fn records(
+        &self,
+        range: Range<u64>,
+        limit: usize,
+    ) -> io::Result<Vec<(u64, Vec<u8>)>> {
         let look = || -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
             let entries = self.database.begin_read()?.open_table(ENTRIES)?;
             let (mut found, mut size) = (Vec::new(), 0);
@@ -113,7 +117,7 @@ impl Old {
         look().map_err(io::Error::other)
     }
 
-    pub fn append(&self, entries: &[Encoded]) -> io::Result<()> {
+    pub(super) fn append(&self, entries: &[Encoded]) -> io::Result<()> {
         let write = || -> Result<(), redb::Error> {
             let write = self.database.begin_write()?;
             let mut table = write.open_table(ENTRIES)?;
@@ -126,25 +130,25 @@ impl Old {
         write().map_err(io::Error::other)
     }
 
-    pub fn save_vote(&self, level: Level, vote: &Vote<u64>) -> io::Result<()> {
+    pub(super) fn save_vote(&self, level: Level, vote: &Vote<u64>) -> io::Result<()> {
         let vote = encode(level, vote)?;
         self.set(VOTE, &vote, Durability::Immediate)
             .map_err(io::Error::other)
     }
 
     /// Written to disk with the next append: losing it only costs a replay from an older mark.
-    pub fn save_committed(&self, level: Level, committed: Option<LogId>) -> io::Result<()> {
+    pub(super) fn save_committed(&self, level: Level, committed: Option<LogId>) -> io::Result<()> {
         let committed = encode(level, &committed)?;
         self.set(COMMITTED, &committed, Durability::None)
             .map_err(io::Error::other)
     }
 
-    pub fn truncate(&self, from: u64) -> io::Result<()> {
+    pub(super) fn truncate(&self, from: u64) -> io::Result<()> {
         let range = (Bound::Included(from), Bound::Unbounded);
         self.cut(range, None).map_err(io::Error::other)
     }
 
-    pub fn purge(&self, level: Level, upto: LogId) -> io::Result<()> {
+    pub(super) fn purge(&self, level: Level, upto: LogId) -> io::Result<()> {
         let range = (Bound::Unbounded, Bound::Included(upto.index));
         let purged = encode(level, &upto)?;
         self.cut(range, Some(&purged)).map_err(io::Error::other)

@@ -18,7 +18,7 @@ use crate::ClusterError;
 
 /// Where the record of an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(super) struct Place {
     /// The number of the segment.
     pub segment: u64,
     pub offset: u32,
@@ -28,7 +28,7 @@ pub struct Place {
 
 /// What is remembered beside the entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Marks {
+pub(super) struct Marks {
     pub vote: Option<Vote<u64>>,
     pub committed: Option<LogId>,
     pub purged: Option<LogId>,
@@ -36,7 +36,7 @@ pub struct Marks {
 
 /// What a segment begins with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
+pub(super) struct Head {
     /// The number of this segment.
     pub segment: u64,
     /// The length of the segment before, without the record that closes it.
@@ -48,7 +48,7 @@ pub struct Head {
 
 /// What the records read so far amount to.
 #[derive(Debug, Default)]
-pub struct Replay {
+pub(super) struct Replay {
     pub marks: Marks,
     /// The index of the next entry; any may come first.
     pub next: Option<u64>,
@@ -66,7 +66,7 @@ pub struct Replay {
 
 /// Why a log is not opened.
 #[derive(Debug)]
-pub enum Unreadable {
+pub(super) enum Unreadable {
     TooNew(TooNew),
     Damaged {
         offset: u64,
@@ -78,7 +78,7 @@ pub enum Unreadable {
 
 impl Unreadable {
     /// Of this segment in this directory.
-    pub fn of(self, directory: &Path, segment: u64) -> ClusterError {
+    pub(super) fn of(self, directory: &Path, segment: u64) -> ClusterError {
         let damaged = |segment, offset, reason| ClusterError::Damaged {
             path: Segment::path_of(directory, segment),
             offset,
@@ -104,7 +104,12 @@ fn damaged(offset: usize, reason: impl Into<String>) -> Unreadable {
 
 impl Replay {
     /// Reads a segment, up to the first record that is none. Errors name a place in it.
-    pub fn segment(&mut self, number: u64, bytes: &[u8], known: Level) -> Result<(), Unreadable> {
+    pub(super) fn segment(
+        &mut self,
+        number: u64,
+        bytes: &[u8],
+        known: Level,
+    ) -> Result<(), Unreadable> {
         let mut at = 0;
         self.closed = false;
         while let Ok(record) = record::read(&bytes[at..]) {
@@ -186,21 +191,21 @@ impl Replay {
     }
 
     /// Entries up to this one are gone.
-    pub fn purge(&mut self, upto: LogId) {
+    pub(super) fn purge(&mut self, upto: LogId) {
         self.entries = self.entries.split_off(&(upto.index + 1));
         self.marks.purged = Some(upto);
         self.next = self.next.max(Some(upto.index + 1));
     }
 
     /// Entries from this one on are gone, and it comes next.
-    pub fn truncate(&mut self, from: u64) {
+    pub(super) fn truncate(&mut self, from: u64) {
         self.entries.split_off(&from);
         self.next = Some(from);
     }
 
     /// Whether a segment has ended where the head of the next one says. Errors name a place in the
     /// segment before.
-    pub fn followed_by(
+    pub(super) fn followed_by(
         &self,
         bytes: &[u8],
         number: u64,
@@ -233,7 +238,7 @@ impl Replay {
 
     /// Whether the last segment ends with a write that was cut short, and nothing that was
     /// acknowledged is missing.
-    pub fn ended(&self, bytes: &[u8]) -> Result<(), Unreadable> {
+    pub(super) fn ended(&self, bytes: &[u8]) -> Result<(), Unreadable> {
         let end = self.end as usize;
         let last = self.segments.back().map_or(0, |(number, _)| *number);
         if self.closed {

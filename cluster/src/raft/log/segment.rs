@@ -14,18 +14,18 @@ use crate::{ClusterError, files};
 const EXTENSION: &str = "log";
 
 /// An open segment.
-pub struct Segment {
+pub(super) struct Segment {
     file: File,
     path: PathBuf,
 }
 
 impl Segment {
-    pub fn path_of(directory: &Path, number: u64) -> PathBuf {
+    pub(super) fn path_of(directory: &Path, number: u64) -> PathBuf {
         directory.join(format!("{number:020}.{EXTENSION}"))
     }
 
     /// The numbers of a directory's segments, in order.
-    pub fn numbers(directory: &Path) -> Result<Vec<u64>, ClusterError> {
+    pub(super) fn numbers(directory: &Path) -> Result<Vec<u64>, ClusterError> {
         let list = || -> io::Result<Vec<u64>> {
             let mut numbers = Vec::new();
             for entry in fs::read_dir(directory)? {
@@ -43,7 +43,12 @@ impl Segment {
     }
 
     /// Makes a segment that begins with these bytes. It has its name once it is on the disk.
-    pub fn create(directory: &Path, number: u64, begin: &[u8], room: u32) -> io::Result<Self> {
+    pub(super) fn create(
+        directory: &Path,
+        number: u64,
+        begin: &[u8],
+        room: u32,
+    ) -> io::Result<Self> {
         let path = Self::path_of(directory, number);
         let draft = path.with_extension("new");
         let file = OpenOptions::new()
@@ -62,40 +67,40 @@ impl Segment {
         Ok(segment)
     }
 
-    pub fn open(directory: &Path, number: u64) -> io::Result<Self> {
+    pub(super) fn open(directory: &Path, number: u64) -> io::Result<Self> {
         let path = Self::path_of(directory, number);
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
         Ok(Self { file, path })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The whole file.
-    pub fn content(&self) -> io::Result<Vec<u8>> {
+    pub(super) fn content(&self) -> io::Result<Vec<u8>> {
         fs::read(&self.path)
     }
 
-    pub fn read(&self, offset: u32, bytes: u32) -> io::Result<Vec<u8>> {
+    pub(super) fn read(&self, offset: u32, bytes: u32) -> io::Result<Vec<u8>> {
         let mut content = vec![0; bytes as usize];
         self.file.read_exact_at(&mut content, offset.into())?;
         Ok(content)
     }
 
     /// Returns once the bytes are on the disk.
-    pub fn write(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, offset.into())?;
         self.file.sync_data()
     }
 
     /// Returns once the file is on the disk as it is read.
-    pub fn sync(&self) -> io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
 
     /// Removes what stands from an offset on.
-    pub fn cut(&self, offset: u32, room: u32) -> io::Result<()> {
+    pub(super) fn cut(&self, offset: u32, room: u32) -> io::Result<()> {
         self.file.set_len(offset.into())?;
         self.make_room(room);
         self.file.sync_all()
@@ -108,7 +113,7 @@ impl Segment {
     }
 
     /// Removes the file.
-    pub fn remove(directory: &Path, number: u64) -> io::Result<()> {
+    pub(super) fn remove(directory: &Path, number: u64) -> io::Result<()> {
         match fs::remove_file(Self::path_of(directory, number)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             // The next one may only be gone after this one.
@@ -118,6 +123,6 @@ impl Segment {
 }
 
 /// Has the disk keep the names of a directory.
-pub fn sync_directory(directory: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }

@@ -20,12 +20,12 @@ use super::{
 use crate::{ClusterError, files};
 
 /// Bytes of a segment; one that a larger append begins has that append.
-pub const SEGMENT_BYTES: u32 = 16 << 20;
+pub(super) const SEGMENT_BYTES: u32 = 16 << 20;
 /// Bytes of the newest entries that are kept in memory, for other managers and the state machine.
 const CACHED_BYTES: usize = 16 << 20;
 
 /// The log's files.
-pub struct Store {
+pub(super) struct Store {
     directory: PathBuf,
     known: Level,
     segment_bytes: u32,
@@ -66,7 +66,11 @@ type Said<'a> = (Kind, u64, &'a [u8]);
 
 impl Store {
     /// Makes an empty log in an empty directory.
-    pub fn create(directory: &Path, level: Level, segment_bytes: u32) -> Result<(), ClusterError> {
+    pub(super) fn create(
+        directory: &Path,
+        level: Level,
+        segment_bytes: u32,
+    ) -> Result<(), ClusterError> {
         let head = Head {
             segment: 1,
             previous: 0,
@@ -79,7 +83,11 @@ impl Store {
     }
 
     /// Opens a log. What a power cut or crash left half written is cut off.
-    pub fn open(directory: &Path, known: Level, segment_bytes: u32) -> Result<Self, ClusterError> {
+    pub(super) fn open(
+        directory: &Path,
+        known: Level,
+        segment_bytes: u32,
+    ) -> Result<Self, ClusterError> {
         let numbers = Segment::numbers(directory)?;
         let mut log = Replay::default();
         let mut open = BTreeMap::new();
@@ -143,22 +151,22 @@ impl Store {
     }
 
     /// The newest level of a record.
-    pub fn level(&self) -> Level {
+    pub(super) fn level(&self) -> Level {
         self.index(|index| index.log.level)
     }
 
-    pub fn marks(&self) -> Marks {
+    pub(super) fn marks(&self) -> Marks {
         self.noted().marks.clone()
     }
 
     /// The last entry.
-    pub fn last(&self) -> io::Result<Option<Entry<Types>>> {
+    pub(super) fn last(&self) -> io::Result<Option<Entry<Types>>> {
         let last = self.index(|index| index.log.entries.keys().next_back().copied());
         let range = last.map_or(0..0, |last| last..last + 1);
         Ok(self.read(range, usize::MAX)?.pop())
     }
 
-    pub fn append(&self, level: Level, entries: Vec<Encoded>) -> io::Result<()> {
+    pub(super) fn append(&self, level: Level, entries: Vec<Encoded>) -> io::Result<()> {
         let records = entries.iter().map(|one| (one.index, one.bytes.as_slice()));
         self.copy(level, records)?;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
@@ -174,7 +182,7 @@ impl Store {
     }
 
     /// As [`Self::append`], of which only the records are at hand.
-    pub fn copy<'a>(
+    pub(super) fn copy<'a>(
         &self,
         level: Level,
         records: impl Iterator<Item = (u64, &'a [u8])> + Clone,
@@ -205,7 +213,7 @@ impl Store {
         Ok(())
     }
 
-    pub fn save_vote(&self, level: Level, vote: &Vote<u64>) -> io::Result<()> {
+    pub(super) fn save_vote(&self, level: Level, vote: &Vote<u64>) -> io::Result<()> {
         let body = encode(level, vote)?;
         self.write(level, &[(Kind::Vote, 0, &body)])?;
         self.noted().marks.vote = Some(*vote);
@@ -213,13 +221,13 @@ impl Store {
     }
 
     /// Goes to the disk with the next write: losing it only costs a replay from an older mark.
-    pub fn save_committed(&self, committed: Option<LogId>) {
+    pub(super) fn save_committed(&self, committed: Option<LogId>) {
         let mut noted = self.noted();
         noted.marks.committed = committed;
         noted.committed_waits = true;
     }
 
-    pub fn truncate(&self, level: Level, from: u64) -> io::Result<()> {
+    pub(super) fn truncate(&self, level: Level, from: u64) -> io::Result<()> {
         let body = level::seal(level, Vec::new());
         self.write(level, &[(Kind::Truncated, from, &body)])?;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
@@ -229,7 +237,7 @@ impl Store {
     }
 
     /// Removes the entries up to one, and the segments that have no others.
-    pub fn purge(&self, level: Level, upto: LogId) -> io::Result<()> {
+    pub(super) fn purge(&self, level: Level, upto: LogId) -> io::Result<()> {
         let body = encode(level, &upto)?;
         self.write(level, &[(Kind::Purged, upto.index, &body)])?;
         self.noted().marks.purged = Some(upto);
@@ -245,7 +253,7 @@ impl Store {
     }
 
     /// Writes what waits for the next write.
-    pub fn close(&self, level: Level) -> io::Result<()> {
+    pub(super) fn close(&self, level: Level) -> io::Result<()> {
         let waits = self.noted().committed_waits;
         if waits {
             self.write(level, &[])?;
@@ -254,7 +262,7 @@ impl Store {
     }
 
     /// The entries of a range, as far as they fit into `limit` bytes; the first one always.
-    pub fn read(&self, range: Range<u64>, limit: usize) -> io::Result<Vec<Entry<Types>>> {
+    pub(super) fn read(&self, range: Range<u64>, limit: usize) -> io::Result<Vec<Entry<Types>>> {
         let found = self.index(|index| index.find(range, limit));
         let mut entries = Vec::with_capacity(found.len());
         for found in found {
@@ -267,7 +275,7 @@ impl Store {
     }
 
     /// As [`Self::read`], where no entry has to be read from the disk.
-    pub fn read_cached(&self, range: Range<u64>, limit: usize) -> Option<Vec<Entry<Types>>> {
+    pub(super) fn read_cached(&self, range: Range<u64>, limit: usize) -> Option<Vec<Entry<Types>>> {
         let found = self.index(|index| index.find(range, limit));
         let cached = found.into_iter().map(|found| match found {
             Found::Cached(entry) => Some(entry),

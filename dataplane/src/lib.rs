@@ -1,8 +1,9 @@
 //! The data plane of this host: makes the kernel hold what a `NodeConfig` asks for and keeps it so.
 //! One thread owns it: desired (pure) → observe → plan (pure) → apply, after each change, on
-//! notices of the kernel, and every second. Another plane is one more file with its own observe,
-//! plan and apply, called from `pass.rs`: IPsec and the host's rules come before links, so that no
-//! tunnel is up which they do not guard.
+//! notices of the kernel, and every second. `pass.rs` calls the planes: IPsec, links, probes, ports
+//! and rules. Each one's `reconcile` observes, plans and applies, and tells what it could not do;
+//! `differences` observes anew and plans only. IPsec and the host's rules come before links, so
+//! that no tunnel is up which they do not guard.
 
 #![warn(unreachable_pub)]
 

@@ -57,24 +57,31 @@ pub(crate) fn reconcile(
     planes.rules.forget_the_gone(&present);
     let (config, unable) = planes.able(config);
     let secret = xfrm::Wanted::of(&config);
-    let mut ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Up);
+    let mut ipsec = planes.encryption.reconcile(secret.as_ref(), Tunnels::Up);
     let is_closed = ipsec.closed
         && (secret.is_none() || guards_host(&mut planes.rules, &config, &planes.ports.open));
+    let secrets = if is_closed {
+        Secrets::Guarded
+    } else {
+        Secrets::Unguarded
+    };
     let Linked {
         desired,
         observed,
         plan,
         failures,
-    } = reconcile_links(planes, &config, is_closed)?;
-    planes.probes.go_on(&desired, &observed, &plan);
+    } = reconcile_links(planes, &config, secrets)?;
+    planes.probes.reconcile(&desired, &observed, &plan);
     if plan.is_empty() && ipsec.left.iter().any(xfrm::Op::is_last) {
-        ipsec = planes.encryption.settle(secret.as_ref(), Tunnels::Settled);
+        ipsec = planes
+            .encryption
+            .reconcile(secret.as_ref(), Tunnels::Settled);
     }
-    planes.ports.settle(&config, &desired);
+    planes.ports.reconcile(&config, &desired);
     let (pending, refused) =
         planes
             .rules
-            .settle(&planes.derived.rules(&config, &observed, &planes.ports.open));
+            .reconcile(&planes.derived.rules(&config, &observed, &planes.ports.open));
     let mut status = judge(&config, &desired, &plan, failures);
     status.failures.extend(planes.probes.failures(&desired));
     let refused: Vec<Failure> = refused
@@ -193,7 +200,7 @@ fn guards_host(rules: &mut Rules, config: &Arc<NodeConfig>, open: &Arc<Open>) ->
         open: open.clone(),
         asked: BTreeSet::new(),
     });
-    let (pending, refused) = rules.settle(
+    let (pending, refused) = rules.reconcile(
         &wanted
             .into_iter()
             .filter(|(place, _)| *place == Place::Host)
@@ -206,7 +213,7 @@ fn guards_host(rules: &mut Rules, config: &Arc<NodeConfig>, open: &Arc<Open>) ->
 pub(crate) fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<Difference> {
     planes.kernel.doubt_all();
     let (config, unable) = planes.able(config);
-    let (desired, observed) = match look(planes, &config) {
+    let (desired, observed) = match observe(planes, &config) {
         Ok(seen) => seen,
         Err(error) => {
             return vec![Difference::Failed(error.failure())];
@@ -221,7 +228,7 @@ pub(crate) fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<
     let (pending, unread) =
         planes
             .rules
-            .look(&planes.derived.rules(&config, &observed, &planes.ports.open));
+            .differences(&planes.derived.rules(&config, &observed, &planes.ports.open));
     let lines = |rules: &Pending| {
         rules
             .lines()
@@ -236,7 +243,7 @@ pub(crate) fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<
     let asked: Vec<Failure> = planes.probes.failures(&desired).collect();
     let ipsec = planes
         .encryption
-        .pending(xfrm::Wanted::of(&config).as_ref());
+        .differences(xfrm::Wanted::of(&config).as_ref());
     let ipsec = ipsec.into_iter().map(|what| Difference::Todo {
         place: Place::Host,
         plane: Plane::Ipsec(Some(what.clone())),
@@ -273,7 +280,8 @@ fn asked(config: &NodeConfig) -> Asked {
     }
 }
 
-fn look(
+/// What the host should hold, and what it holds. Some of the first depends on the second.
+fn observe(
     planes: &mut Planes,
     config: &Arc<NodeConfig>,
 ) -> Result<(Arc<Desired>, Arc<Observed>), KernelError> {
@@ -340,17 +348,24 @@ struct Linked {
     failures: Vec<Failure>,
 }
 
-/// Repeats until the kernel holds what is asked for, or something fails. No encrypted tunnel is
-/// made unless `is_closed`: nothing could pass it in the clear.
+/// Whether packets of encrypted networks could leave this host in the clear.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Secrets {
+    Guarded,
+    Unguarded,
+}
+
+/// Repeats until the kernel holds what is asked for, or something fails. Encrypted tunnels are made
+/// only where they are guarded.
 fn reconcile_links(
     planes: &mut Planes,
     config: &Arc<NodeConfig>,
-    is_closed: bool,
+    secrets: Secrets,
 ) -> Result<Linked, KernelError> {
     let mut failures = Vec::new();
     let mut rounds = 0;
     loop {
-        let (desired, observed) = look(planes, config)?;
+        let (desired, observed) = observe(planes, config)?;
         let plan = planes.derived.plan(&desired, &observed);
         if plan.is_empty() || rounds == ROUNDS || !failures.is_empty() {
             // What has failed is looked at as a whole before it is tried again.
@@ -373,7 +388,7 @@ fn reconcile_links(
         let (withheld, due): (Vec<Op>, Vec<Op>) = plan
             .iter()
             .cloned()
-            .partition(|op| !is_closed && is_secret(op, config));
+            .partition(|op| secrets == Secrets::Unguarded && is_secret(op, config));
         failures = planes.kernel.apply(&due).into_iter().map(failure).collect();
         let open = |op: Op| {
             let why = model::Failure::new(Kind::Precondition, OPEN, CLOSE);

@@ -51,7 +51,7 @@ pub struct Ports {
 
 impl Ports {
     /// Keeps what the configuration asks for, lets go of the rest.
-    pub fn settle(&mut self, config: &Arc<NodeConfig>, desired: &Arc<Desired>) {
+    pub fn reconcile(&mut self, config: &Arc<NodeConfig>, desired: &Arc<Desired>) {
         let is_same = |(last, before): &(Arc<_>, Arc<_>)| {
             Arc::ptr_eq(last, config) && Arc::ptr_eq(before, desired)
         };

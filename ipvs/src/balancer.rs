@@ -114,7 +114,7 @@ pub trait Balancer: Send {
     }
 
     /// Makes the kernel balance `desired`; returns the changes. Empty if it already did.
-    fn settle(&mut self, desired: &Table) -> Result<Vec<Op>, BalancerError> {
+    fn reconcile(&mut self, desired: &Table) -> Result<Vec<Op>, BalancerError> {
         let ops = self.plan(desired)?;
         if !ops.is_empty() {
             self.apply(&ops)?;

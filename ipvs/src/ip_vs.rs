@@ -344,7 +344,7 @@ impl Balancer for IpVs {
     }
 
     fn apply(&mut self, ops: &[Op]) -> Result<(), BalancerError> {
-        self.sysctls.settle().map_err(BalancerError::Sysctl)?;
+        self.sysctls.apply().map_err(BalancerError::Sysctl)?;
         if matches!(self.seen, Seen::Nothing) {
             self.read()?;
         }

@@ -166,7 +166,7 @@ impl Balancer for Nftables {
     }
 
     fn apply(&mut self, ops: &[Op]) -> Result<(), BalancerError> {
-        self.sysctls.settle().map_err(BalancerError::Sysctl)?;
+        self.sysctls.apply().map_err(BalancerError::Sysctl)?;
         let (table, change, before) = self.prepare(ops)?;
         if let Some(change) = &change {
             nftables::apply(&mut self.socket, change)?;

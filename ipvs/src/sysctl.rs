@@ -63,7 +63,7 @@ impl Sysctls {
     }
 
     /// Writes those that are not as they should be.
-    pub(crate) fn settle(&self) -> io::Result<()> {
+    pub(crate) fn apply(&self) -> io::Result<()> {
         let mut wrong = self
             .0
             .iter()

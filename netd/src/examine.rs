@@ -159,7 +159,7 @@ async fn exchanged(config: &Arc<NodeConfig>) -> Result<BTreeMap<NodeId, Encrypti
         )
     };
     // The kernel is the one of the namespace that the thread is in: the daemon's own.
-    let looked = tokio::task::spawn_blocking(|| (xfrm::look(), unknown())).await;
+    let looked = tokio::task::spawn_blocking(|| (xfrm::observe(), unknown())).await;
     let (observed, unknown) = looked.map_err(|error| unreadable(error.to_string()))?;
     let observed = observed.map_err(|error| unreadable(error.to_string()))?;
     let Some(wanted) = xfrm::Wanted::of(config) else {

@@ -21,7 +21,7 @@ use std::{
 use ipvs::{Table, VirtualService, ip_vs};
 use support::{
     Lab, Namespace, addresses, connect, in_fresh_namespace, line, serve,
-    suite::{Engine, settle, table, vip},
+    suite::{Engine, reconcile, table, vip},
 };
 
 const SERVICES: u32 = 10_000;
@@ -88,7 +88,7 @@ fn many(services: u32) -> Table {
 /// The first service of all has the kernel load its modules, if it has any.
 fn load(engine: Engine) {
     let start = Instant::now();
-    engine.open().settle(&many(1)).unwrap();
+    engine.open().reconcile(&many(1)).unwrap();
     println!(
         "The first service by {engine:?}, with what the kernel loads for it: {}",
         milliseconds(start.elapsed())
@@ -99,9 +99,9 @@ fn program(engine: Engine) {
     let mut balancer = engine.open();
     let mut desired = many(SERVICES);
     let start = Instant::now();
-    balancer.settle(&desired).unwrap();
+    balancer.reconcile(&desired).unwrap();
     let whole = start.elapsed();
-    settle(&mut *balancer, &desired);
+    reconcile(&mut *balancer, &desired);
     let mut change = |weight| {
         let changed = desired
             .services
@@ -109,13 +109,13 @@ fn program(engine: Engine) {
             .unwrap();
         changed.real_servers.insert(address(SERVICES, 11), weight);
         let start = Instant::now();
-        balancer.settle(&desired).unwrap();
+        balancer.reconcile(&desired).unwrap();
         start.elapsed()
     };
     let mut changes: Vec<Duration> = (2..2 + CHANGES).map(&mut change).collect();
     thread::sleep(PAUSE);
     let late = change(1);
-    settle(&mut *balancer, &desired);
+    reconcile(&mut *balancer, &desired);
     let [whole, one, late] = [whole, median(&mut changes), late].map(milliseconds);
     println!("| {engine:?}, ours | {whole} | {one} | {late} |");
     if engine == Engine::Nftables {
@@ -192,7 +192,7 @@ fn use_one(engine: Engine) {
     let lab = Lab::new(2);
     serve(&lab.endpoints[1], "s1");
     let mut balancer = lab.router.within(|| engine.open());
-    settle(&mut *balancer, &table(&[(1, 1)]));
+    reconcile(&mut *balancer, &table(&[(1, 1)]));
     let client = &lab.endpoints[0];
     let (direct, balanced) = (addresses(1)[0], vip(0));
     let mut figures = [(); 4].map(|()| Vec::new());

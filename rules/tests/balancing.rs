@@ -17,7 +17,7 @@ use nftables::{Family, Socket};
 use rules::guard::{Border, border};
 use support::{
     GATEWAYS, Lab, Namespace, addresses, ask_tcp, ask_udp, connect, in_fresh_namespace, mac, serve,
-    suite::{Engine, balance, chosen, lab, load, settle, table, vip},
+    suite::{Engine, balance, chosen, lab, load, reconcile, table, vip},
 };
 
 support::suite::promises!(Engine::Nftables);
@@ -46,10 +46,10 @@ fn changes_by_others_are_seen_and_repaired() {
     ];
     in_fresh_namespace(|| {
         let mut balancer = Nftables::open(Clients::Routed).unwrap();
-        settle(&mut balancer, &desired);
+        reconcile(&mut balancer, &desired);
         for script in breaks {
             support::nft(script);
-            assert_ne!(settle(&mut balancer, &desired), [], "unseen: {script}");
+            assert_ne!(reconcile(&mut balancer, &desired), [], "unseen: {script}");
         }
     });
 }
@@ -58,7 +58,7 @@ fn changes_by_others_are_seen_and_repaired() {
 fn changes_of_our_other_tables_cause_no_new_read() {
     in_fresh_namespace(|| {
         let mut balancer = Engine::Nftables.open();
-        settle(&mut *balancer, &table(&[(1, 1)]));
+        reconcile(&mut *balancer, &table(&[(1, 1)]));
         let before = nftables::generation(&mut nftables::Socket::open().unwrap()).unwrap();
         support::nft("flush chain inet netd-lb balance");
         // A lie: who looks sees the damage.
@@ -66,7 +66,7 @@ fn changes_of_our_other_tables_cause_no_new_read() {
         assert_eq!(balancer.plan(&table(&[(1, 1)])).unwrap(), []);
         support::nft("add table inet other");
         balancer.overlook(before);
-        assert_eq!(settle(&mut *balancer, &table(&[(1, 1)])), [Op::Repair]);
+        assert_eq!(reconcile(&mut *balancer, &table(&[(1, 1)])), [Op::Repair]);
     });
 }
 
@@ -75,7 +75,7 @@ fn changes_of_our_other_tables_cause_no_new_read() {
 fn a_connection_whose_turn_was_just_removed_goes_elsewhere() {
     for affinity in [None, Some(60)] {
         let (lab, mut balancer) = lab(Engine::Nftables, 2);
-        settle(
+        reconcile(
             &mut *balancer,
             &chosen(balance(Scheduler::Rr, affinity), &[(1, 1), (2, 1)]),
         );
@@ -89,7 +89,7 @@ fn a_connection_whose_turn_was_just_removed_goes_elsewhere() {
 #[test]
 fn spoofed_sources_are_dropped_and_counted() {
     let (lab, mut balancer) = lab(Engine::Nftables, 2);
-    settle(&mut *balancer, &table(&[(2, 1)]));
+    reconcile(&mut *balancer, &table(&[(2, 1)]));
     let client = &lab.endpoints[0];
     for family in 0..2 {
         let (own, stolen) = (addresses(0)[family], addresses(1)[family]);
@@ -217,7 +217,7 @@ fn an_unreadable_kernel_is_no_settled_one() {
         let mut balancer = Nftables::open(Clients::Routed).unwrap();
         assert_ne!(balancer.observe().unwrap().damage, Vec::<String>::new());
         let mut socket = Socket::open().unwrap();
-        settle(&mut balancer, &Table::default());
+        reconcile(&mut balancer, &Table::default());
         assert!(
             nftables::observe(&mut socket, Family::Ip, "netd-lb")
                 .unwrap()
@@ -231,7 +231,7 @@ fn operators_can_list_what_there_is() {
     in_fresh_namespace(|| {
         let mut balancer = Nftables::open(Clients::Routed).unwrap();
         for scheduler in Scheduler::ALL {
-            settle(
+            reconcile(
                 &mut balancer,
                 &chosen(balance(scheduler, None), &[(1, 1), (2, 2)]),
             );

@@ -172,7 +172,7 @@ fn a_passage_through_foreign_forward_chains_comes_and_goes() {
                type filter hook forward priority 10; reject; }; }
              table ip6 nat { chain POSTROUTING { type nat hook postrouting priority 100; }; }
              table inet netd { chain isolate { type filter hook forward priority 0; }; }");
-        let mut settle = |rules: &[Rule], overtake| {
+        let mut reconcile = |rules: &[Rule], overtake| {
             let chains = foreign_forward_chains(&mut socket, names::is_table).unwrap();
             passage(rules, &chains, overtake)
                 .iter()
@@ -182,7 +182,7 @@ fn a_passage_through_foreign_forward_chains_comes_and_goes() {
             chains
         };
         let rules = guard::passage();
-        let chains = settle(&rules, Overtake::Later);
+        let chains = reconcile(&rules, Overtake::Later);
         let names: Vec<_> = chains
             .iter()
             .map(|found| (found.table.as_str(), found.chain.as_str()))
@@ -202,14 +202,14 @@ fn a_passage_through_foreign_forward_chains_comes_and_goes() {
             "{listing}"
         );
         nft("insert rule ip filter FORWARD drop");
-        assert_eq!(settle(&rules, Overtake::Later)[0].rules[0].ours, None);
+        assert_eq!(reconcile(&rules, Overtake::Later)[0].rules[0].ours, None);
         assert_eq!(
-            settle(&rules, Overtake::Now)[0].rules[0].ours,
+            reconcile(&rules, Overtake::Now)[0].rules[0].ours,
             Some(rules[0].clone())
         );
         nft("delete table inet firewalld");
-        settle(&rules, Overtake::Later);
-        settle(&[], Overtake::Later);
+        reconcile(&rules, Overtake::Later);
+        reconcile(&[], Overtake::Later);
         let left = nft("list chain ip filter FORWARD");
         assert!(
             left.contains("policy drop") && left.contains("counter packets 0 bytes 0 drop"),

@@ -16,7 +16,7 @@ use ipvs::{Clients, IpVs, Nftables, Op, Table, VirtualService, ip_vs};
 use model::{Balance, Scheduler};
 use support::{
     addresses, ask_tcp, ask_udp, connect, in_fresh_namespace, line, run,
-    suite::{Engine, balance, chosen, lab, many, settle, table, vip},
+    suite::{Engine, balance, chosen, lab, many, reconcile, table, vip},
 };
 
 /// Refuses to run a test elsewhere.
@@ -51,7 +51,7 @@ fn ipvsadm_shows_the_desired_services() {
     required();
     in_fresh_namespace(|| {
         let mut balancer = IpVs::open().unwrap();
-        settle(
+        reconcile(
             &mut balancer,
             &chosen(balance(Scheduler::Mh, Some(300)), &[(1, 1), (2, 0)]),
         );
@@ -67,7 +67,7 @@ fn ipvsadm_shows_the_desired_services() {
         assert_eq!(shown.len(), 6, "{shown:#?}");
         let timeouts = listed("-L --timeout").join(" ");
         assert!(timeouts.contains("432000 10800 300"), "{timeouts}");
-        settle(&mut balancer, &Table::default());
+        reconcile(&mut balancer, &Table::default());
         assert_eq!(listed("-Sn"), Vec::<String>::new());
     });
 }
@@ -100,19 +100,19 @@ fn changes_by_others_are_seen_and_repaired() {
     ];
     in_fresh_namespace(|| {
         let mut balancer = IpVs::open().unwrap();
-        settle(&mut balancer, &desired);
+        reconcile(&mut balancer, &desired);
         let before = listed("-Sn");
         for line in breaks {
             run(&line);
             // What was read a moment ago is not read again; a new engine reads all.
             let mut fresh = IpVs::open().unwrap();
-            assert_ne!(settle(&mut fresh, &desired), [], "unseen: {line}");
+            assert_ne!(reconcile(&mut fresh, &desired), [], "unseen: {line}");
             assert_eq!(listed("-Sn"), before, "{line}");
         }
         // The engine that has been there all the while looks again by itself.
         run("ipvsadm -C");
         let start = std::time::Instant::now();
-        while settle(&mut balancer, &desired).is_empty() {
+        while reconcile(&mut balancer, &desired).is_empty() {
             assert!(start.elapsed() < support::PATIENCE, "nobody looked");
         }
         assert_eq!(listed("-Sn"), before);
@@ -124,14 +124,14 @@ fn engines_take_over_from_each_other() {
     required();
     let (lab, mut balancer) = lab(Engine::Nftables, 2);
     let desired = table(&[(1, 1), (2, 1)]);
-    settle(&mut *balancer, &desired);
+    reconcile(&mut *balancer, &desired);
     let mut old: Vec<_> = (0..2)
         .map(|family| connect(&lab.endpoints[0], vip(family)).unwrap())
         .collect();
     old.iter().for_each(|connection| drop(line(connection)));
     // From nftables to IPVS: what was there goes on.
     let mut balancer = lab.router.within(|| IpVs::open().unwrap());
-    settle(&mut balancer, &desired);
+    reconcile(&mut balancer, &desired);
     for (family, connection) in old.iter_mut().enumerate() {
         connection.write_all(b"still there\n").unwrap();
         assert_eq!(line(connection), "still there");
@@ -153,7 +153,7 @@ fn engines_take_over_from_each_other() {
         ip_vs::withdraw().unwrap();
         Nftables::open(Clients::Routed).unwrap()
     });
-    settle(&mut balancer, &desired);
+    reconcile(&mut balancer, &desired);
     for connection in &mut old {
         connection.write_all(b"still there\n").unwrap();
         assert_eq!(line(connection), "still there");
@@ -177,7 +177,7 @@ fn a_change_among_thousands_rewrites_nothing_else() {
     in_fresh_namespace(|| {
         let mut balancer = IpVs::open().unwrap();
         let mut desired = many(1000);
-        settle(&mut balancer, &desired);
+        reconcile(&mut balancer, &desired);
         assert_eq!(listed("-Sn").len(), 2000 * 4);
         let first = IpAddr::from([10, 1, 0, 0]);
         let services: &mut BTreeMap<IpAddr, VirtualService> = &mut desired.services;
@@ -185,8 +185,8 @@ fn a_change_among_thousands_rewrites_nothing_else() {
             scheduler: Scheduler::Lc,
             affinity: None,
         };
-        let ops = settle(&mut balancer, &desired);
+        let ops = reconcile(&mut balancer, &desired);
         assert_eq!(ops.iter().filter_map(Op::vip).collect::<Vec<_>>(), [first]);
-        settle(&mut balancer, &Table::default());
+        reconcile(&mut balancer, &Table::default());
     });
 }

@@ -116,7 +116,7 @@ impl Probes {
 
     /// Asks what is to be asked where the links for it are there, announces what has come into use,
     /// and forgets endpoints that are not known any more.
-    pub(crate) fn go_on(&mut self, desired: &Desired, observed: &Observed, plan: &[Op]) {
+    pub(crate) fn reconcile(&mut self, desired: &Desired, observed: &Observed, plan: &[Op]) {
         self.answers.retain(|id, _| {
             desired
                 .sandboxes

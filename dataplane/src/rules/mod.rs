@@ -88,7 +88,7 @@ impl Rules {
 
     /// Makes the kernel hold these rules, each namespace's in one batch per table; goes on after
     /// failures. Returns what is left to change, and why.
-    pub fn settle(
+    pub fn reconcile(
         &mut self,
         wanted: &BTreeMap<Place, Arc<Wanted>>,
     ) -> (Vec<Pending>, Vec<Failure>) {
@@ -98,7 +98,7 @@ impl Rules {
             let own = wanted.get_key_value(&place);
             // What is found is planned with the rest.
             own.into_iter()
-                .for_each(|(place, wanted)| drop(self.compare(*place, wanted)));
+                .for_each(|(place, wanted)| drop(self.plan_of(*place, wanted)));
             self.turn.took(start.elapsed());
             if let Some(tables) = self.tables.get_mut(&place) {
                 tables.reads = 0;
@@ -121,8 +121,11 @@ impl Rules {
         (left, failures)
     }
 
-    /// What is left to change, read anew, and what could not be read.
-    pub fn look(&mut self, wanted: &BTreeMap<Place, Arc<Wanted>>) -> (Vec<Pending>, Vec<Failure>) {
+    /// What a pass would find to do, read anew, and what could not be read.
+    pub fn differences(
+        &mut self,
+        wanted: &BTreeMap<Place, Arc<Wanted>>,
+    ) -> (Vec<Pending>, Vec<Failure>) {
         self.tables.values_mut().for_each(|tables| {
             tables.doubt();
             tables.passage.forget();
@@ -154,7 +157,7 @@ impl Rules {
     fn plan(&mut self, wanted: &BTreeMap<Place, Arc<Wanted>>) -> (Vec<Pending>, Vec<Failure>) {
         let (mut pending, mut failures) = (Vec::new(), Vec::new());
         for (&place, wanted) in wanted {
-            match self.compare(place, wanted) {
+            match self.plan_of(place, wanted) {
                 Ok(change) => pending.extend(change),
                 Err(why) => failures.push(failure(place, why)),
             }
@@ -203,7 +206,7 @@ impl Rules {
         .await;
     }
 
-    fn compare(
+    fn plan_of(
         &mut self,
         place: Place,
         wanted: &Arc<Wanted>,
@@ -217,6 +220,6 @@ impl Rules {
             info!(%place, %engine, "another balancer takes over");
             *tables = Tables::open(place, engine)?;
         }
-        tables.compare(place, wanted)
+        tables.plan(place, wanted)
     }
 }

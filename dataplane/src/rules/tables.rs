@@ -121,7 +121,7 @@ impl Tables {
     }
 
     /// What is left to change here; `None`: nothing.
-    pub(super) fn compare(
+    pub(super) fn plan(
         &mut self,
         place: Place,
         wanted: &Arc<Wanted>,

@@ -66,7 +66,7 @@ impl Kernel {
     /// What there is of ours.
     pub(super) fn observe(&mut self) -> io::Result<Observed> {
         while receive(self.notices.socket_ref()).is_ok() {}
-        observe(&self.requests, &mut self.sequence)
+        read(&self.requests, &mut self.sequence)
     }
 
     /// Makes one change; what is deleted already is no failure.
@@ -90,8 +90,8 @@ impl Kernel {
 }
 
 /// What there is of ours in the calling thread's namespace.
-pub fn look() -> io::Result<Observed> {
-    observe(&connect()?, &mut 0)
+pub fn observe() -> io::Result<Observed> {
+    read(&connect()?, &mut 0)
 }
 
 /// Whether this kernel has ESP with our algorithm, for both families: tried in a namespace that is
@@ -155,7 +155,7 @@ fn ask(socket: &Socket, sequence: &mut u32, message: Vec<u8>) -> io::Result<()> 
     }
 }
 
-fn observe(socket: &Socket, sequence: &mut u32) -> io::Result<Observed> {
+fn read(socket: &Socket, sequence: &mut u32) -> io::Result<Observed> {
     let mut observed = Observed::default();
     for question in [wire::get_policies(), wire::get_associations()] {
         let number = send(socket, sequence, question)?;

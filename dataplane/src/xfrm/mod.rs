@@ -19,7 +19,7 @@ use std::{
 use model::{Kind, NodeId, Spi};
 use tracing::info;
 
-pub use kernel::{look, probe};
+pub use kernel::{observe, probe};
 pub use plan::{
     Direction, Observed, ObservedAssociation, Op, Peer, Plan, Traffic, Usage, Verdict, Wanted, Way,
     plan,
@@ -100,7 +100,7 @@ impl Encryption {
     }
 
     /// Makes the kernel hold what is wanted; goes on after failures.
-    pub fn settle(&mut self, wanted: Option<&Wanted>, tunnels: Tunnels) -> Outcome {
+    pub fn reconcile(&mut self, wanted: Option<&Wanted>, tunnels: Tunnels) -> Outcome {
         if self
             .settled
             .as_ref()
@@ -111,7 +111,7 @@ impl Encryption {
                 ..Outcome::default()
             };
         }
-        match self.try_settle(wanted, tunnels) {
+        match self.try_reconcile(wanted, tunnels) {
             Ok(outcome) => outcome,
             // A host that never had any of it lacks nothing.
             Err(_) if wanted.is_none() => Outcome {
@@ -126,9 +126,9 @@ impl Encryption {
     }
 
     /// What a pass would find to do, in lines for people.
-    pub fn pending(&mut self, wanted: Option<&Wanted>) -> Vec<String> {
+    pub fn differences(&mut self, wanted: Option<&Wanted>) -> Vec<String> {
         self.settled = None;
-        match self.read() {
+        match self.observe() {
             Ok(()) => {
                 let next = plan(wanted, &self.observed, &self.record);
                 let lost = next
@@ -142,17 +142,17 @@ impl Encryption {
         }
     }
 
-    fn try_settle(&mut self, wanted: Option<&Wanted>, tunnels: Tunnels) -> io::Result<Outcome> {
+    fn try_reconcile(&mut self, wanted: Option<&Wanted>, tunnels: Tunnels) -> io::Result<Outcome> {
         self.settled = None;
         if let Some(wanted) = wanted {
             self.record = std::mem::replace(&mut self.record, Record::empty()).of(wanted.node);
         }
-        self.read()?;
+        self.observe()?;
         let mut next = plan(wanted, &self.observed, &self.record);
         let mut failures = Vec::new();
         if due(&next, tunnels).next().is_some() {
             failures = self.apply(wanted, &next, tunnels);
-            self.read()?;
+            self.observe()?;
             next = plan(wanted, &self.observed, &self.record);
         }
         let undone = |op: &Op| failure(Some(op), undone());
@@ -179,7 +179,7 @@ impl Encryption {
         })
     }
 
-    fn read(&mut self) -> io::Result<()> {
+    fn observe(&mut self) -> io::Result<()> {
         if self.kernel.is_err() {
             self.kernel = Kernel::open();
         }

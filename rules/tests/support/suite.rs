@@ -134,9 +134,9 @@ pub fn lab(engine: Engine, servers: usize) -> (Lab, Box<dyn Balancer>) {
     lab_of(engine, servers, 0)
 }
 
-pub fn settle(balancer: &mut dyn Balancer, desired: &Table) -> Vec<Op> {
+pub fn reconcile(balancer: &mut dyn Balancer, desired: &Table) -> Vec<Op> {
     let ops = balancer
-        .settle(desired)
+        .reconcile(desired)
         .unwrap_or_else(|error| panic!("{error}"));
     let observed = balancer.observe().unwrap();
     assert_eq!((&*observed.table, &observed.damage[..]), (desired, &[][..]));
@@ -156,7 +156,7 @@ fn server_of(answer: &str) -> usize {
 
 pub fn replicas_answer_in_turn_and_see_the_client(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 3);
-    settle(&mut *balancer, &table(&[(1, 1), (2, 1), (3, 1)]));
+    reconcile(&mut *balancer, &table(&[(1, 1), (2, 1), (3, 1)]));
     let client = &lab.endpoints[0];
     for family in 0..2 {
         let own = addresses(0)[family];
@@ -175,7 +175,7 @@ pub fn replicas_answer_in_turn_and_see_the_client(engine: Engine) {
 pub fn datagrams_of_an_old_socket_leave_a_removed_server_at_once(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 2);
     for family in 0..2 {
-        settle(&mut *balancer, &table(&[(1, 1), (2, 1)]));
+        reconcile(&mut *balancer, &table(&[(1, 1), (2, 1)]));
         let own = addresses(0)[family];
         let socket = udp(&lab.endpoints[0], vip(family));
         let first = exchange(&socket).unwrap();
@@ -185,9 +185,9 @@ pub fn datagrams_of_an_old_socket_leave_a_removed_server_at_once(engine: Engine)
         let bystander = udp(&lab.endpoints[0], addresses(here)[family]);
         exchange(&bystander).unwrap();
         // What takes no new ones answers the old until it is removed.
-        settle(&mut *balancer, &table(&[(here, 0), (other, 1)]));
+        reconcile(&mut *balancer, &table(&[(here, 0), (other, 1)]));
         assert_eq!(exchange(&socket).unwrap(), first);
-        settle(&mut *balancer, &table(&[(other, 1)]));
+        reconcile(&mut *balancer, &table(&[(other, 1)]));
         assert_eq!(exchange(&socket).unwrap(), format!("s{other} {own}"));
         assert_eq!(exchange(&bystander).unwrap(), first);
     }
@@ -196,14 +196,14 @@ pub fn datagrams_of_an_old_socket_leave_a_removed_server_at_once(engine: Engine)
 /// And with them whatever protocol the engine does not know.
 pub fn echo_requests_are_answered(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 1);
-    settle(&mut *balancer, &table(&[(1, 1)]));
+    reconcile(&mut *balancer, &table(&[(1, 1)]));
     assert!(ping(&lab.endpoints[0], vip(0)));
 }
 
 pub fn weights_are_turns(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 2);
     for (scheduler, share) in [(Scheduler::Wrr, 6), (Scheduler::Rr, 4)] {
-        settle(
+        reconcile(
             &mut *balancer,
             &chosen(balance(scheduler, None), &[(1, 300), (2, 100)]),
         );
@@ -228,7 +228,7 @@ pub fn every_way_to_choose_reaches_every_server(engine: Engine) {
         .chain(&lab.endpoints[3..])
         .collect();
     for scheduler in Scheduler::ALL {
-        settle(
+        reconcile(
             &mut *balancer,
             &chosen(balance(scheduler, None), &[(1, 1), (2, 1)]),
         );
@@ -253,7 +253,7 @@ pub fn a_client_keeps_its_server_by_its_address(engine: Engine) {
         .chain(&lab.endpoints[4..])
         .collect();
     for scheduler in [Scheduler::Sh, Scheduler::Mh] {
-        settle(
+        reconcile(
             &mut *balancer,
             &chosen(balance(scheduler, None), &[(1, 1), (2, 1), (3, 1)]),
         );
@@ -273,7 +273,7 @@ pub fn affinity_holds_until_its_server_takes_no_more(engine: Engine) {
         |seconds, servers: &[(usize, u16)]| chosen(balance(Scheduler::Rr, Some(seconds)), servers);
     for family in 0..2 {
         let ask = || server_of(&ask_tcp(&lab.endpoints[0], vip(family)));
-        settle(&mut *balancer, &with(600, &[(1, 1), (2, 1), (3, 1)]));
+        reconcile(&mut *balancer, &with(600, &[(1, 1), (2, 1), (3, 1)]));
         let first = ask();
         assert_eq!((0..5).map(|_| ask()).collect::<Vec<_>>(), [first; 5]);
         let udp = server_of(&ask_udp(&lab.endpoints[0], vip(family)).unwrap());
@@ -281,19 +281,19 @@ pub fn affinity_holds_until_its_server_takes_no_more(engine: Engine) {
         let rest: Vec<(usize, u16)> = [(1, 1), (2, 1), (3, 1)]
             .map(|(server, _)| (server, u16::from(server != first)))
             .to_vec();
-        settle(&mut *balancer, &with(600, &rest));
+        reconcile(&mut *balancer, &with(600, &rest));
         let second = ask();
         assert_ne!(second, first);
         assert_eq!((0..3).map(|_| ask()).collect::<Vec<_>>(), [second; 3]);
         let last = 6 - first - second;
-        settle(&mut *balancer, &with(600, &[(last, 1)]));
+        reconcile(&mut *balancer, &with(600, &[(last, 1)]));
         assert_eq!(ask(), last);
-        settle(&mut *balancer, &Table::default());
+        reconcile(&mut *balancer, &Table::default());
     }
     // IPVS remembers a client at least for as long as it knows connections of it, ended ones for
     // two minutes.
     if engine == Engine::Nftables {
-        settle(&mut *balancer, &with(1, &[(1, 1), (2, 1)]));
+        reconcile(&mut *balancer, &with(1, &[(1, 1), (2, 1)]));
         let ask = || server_of(&ask_tcp(&lab.endpoints[0], vip(0)));
         let (first, start) = (ask(), Instant::now());
         std::thread::sleep(Duration::from_millis(1200));
@@ -306,7 +306,7 @@ pub fn an_endpoint_balanced_to_itself_sees_the_gateway(engine: Engine) {
     let mut desired = table(&[(1, 1)]);
     let gateways = GATEWAYS.map(|gateway| gateway.parse::<IpAddr>().unwrap());
     desired.hairpins = addresses(1).into_iter().zip(gateways).collect();
-    settle(&mut *balancer, &desired);
+    reconcile(&mut *balancer, &desired);
     for (family, gateway) in GATEWAYS.into_iter().enumerate() {
         assert_eq!(
             ask_tcp(&lab.endpoints[1], vip(family)),
@@ -326,7 +326,7 @@ pub fn an_endpoint_balanced_to_itself_sees_the_gateway(engine: Engine) {
 pub fn a_service_without_a_server_refuses_at_once(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 1);
     for servers in [&[][..], &[(1, 0)]] {
-        settle(&mut *balancer, &table(servers));
+        reconcile(&mut *balancer, &table(servers));
         for family in 0..2 {
             let refused = connect(&lab.endpoints[0], vip(family)).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
@@ -340,7 +340,7 @@ pub fn established_connections_survive_every_change(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 2);
     for family in 0..2 {
         let own = addresses(0)[family];
-        settle(&mut *balancer, &table(&[(1, 1)]));
+        reconcile(&mut *balancer, &table(&[(1, 1)]));
         let mut connection = connect(&lab.endpoints[0], vip(family)).unwrap();
         assert_eq!(line(&connection), format!("s1 {own}"));
         let flow = udp(&lab.endpoints[0], vip(family));
@@ -353,7 +353,7 @@ pub fn established_connections_survive_every_change(engine: Engine) {
             &[(1, 1)],
         ];
         for servers in changes {
-            settle(&mut *balancer, &table(servers));
+            reconcile(&mut *balancer, &table(servers));
             connection.write_all(b"still there\n").unwrap();
             assert_eq!(line(&connection), "still there", "{servers:?}");
             assert_eq!(exchange(&flow).unwrap(), format!("s1 {own}"), "{servers:?}");
@@ -362,17 +362,17 @@ pub fn established_connections_survive_every_change(engine: Engine) {
             }
         }
         for scheduler in Scheduler::ALL {
-            settle(
+            reconcile(
                 &mut *balancer,
                 &chosen(balance(scheduler, Some(60)), &[(1, 1)]),
             );
             connection.write_all(b"whatever chooses\n").unwrap();
             assert_eq!(line(&connection), "whatever chooses", "{scheduler}");
         }
-        settle(&mut *balancer, &table(&[(1, 1)]));
+        reconcile(&mut *balancer, &table(&[(1, 1)]));
         // A new daemon on the same kernel finds all settled.
         let mut restarted = lab.router.within(|| engine.open());
-        assert_eq!(restarted.settle(&table(&[(1, 1)])).unwrap(), []);
+        assert_eq!(restarted.reconcile(&table(&[(1, 1)])).unwrap(), []);
         connection.write_all(b"after restart\n").unwrap();
         assert_eq!(line(&connection), "after restart");
     }
@@ -382,10 +382,10 @@ pub fn connections_to_a_removed_server_are_reset(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 2);
     for family in 0..2 {
         for left in [&[(2, 1)][..], &[(2, 0)], &[]] {
-            settle(&mut *balancer, &table(&[(1, 1), (2, 0)]));
+            reconcile(&mut *balancer, &table(&[(1, 1), (2, 0)]));
             let mut connection = connect(&lab.endpoints[0], vip(family)).unwrap();
             line(&connection);
-            settle(&mut *balancer, &table(left));
+            reconcile(&mut *balancer, &table(left));
             // A black hole would be another error, much later.
             let outcome = connection
                 .write_all(b"anybody?\n")
@@ -398,13 +398,13 @@ pub fn connections_to_a_removed_server_are_reset(engine: Engine) {
         }
     }
     // One that was cut off between the two steps of a removal finds what it left.
-    settle(&mut *balancer, &table(&[(1, 1)]));
+    reconcile(&mut *balancer, &table(&[(1, 1)]));
     let mut connection = connect(&lab.endpoints[0], vip(0)).unwrap();
     line(&connection);
-    settle(&mut *balancer, &table(&[(1, 1), (2, 1)]));
+    reconcile(&mut *balancer, &table(&[(1, 1), (2, 1)]));
     drop(balancer);
     let mut restarted = lab.router.within(|| engine.open());
-    settle(&mut *restarted, &table(&[(2, 1)]));
+    reconcile(&mut *restarted, &table(&[(2, 1)]));
     let outcome = connection
         .write_all(b"anybody?\n")
         .and_then(|()| connection.read_exact(&mut [0]));
@@ -415,7 +415,7 @@ pub fn connections_to_a_removed_server_are_reset(engine: Engine) {
 /// come round again at once.
 pub fn ports_used_again_stall_nobody(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 2);
-    settle(&mut *balancer, &table(&[(1, 1), (2, 1)]));
+    reconcile(&mut *balancer, &table(&[(1, 1), (2, 1)]));
     let client = &lab.endpoints[0];
     client.within(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40015").unwrap());
     for family in 0..2 {
@@ -458,7 +458,7 @@ fn counter(namespace: &Namespace, file: &str, name: &str) -> u64 {
 pub fn idle_connections_live_for_hours(engine: Engine) {
     const HOURS: u32 = 2 * 3600;
     let (lab, mut balancer) = lab(engine, 1);
-    settle(&mut *balancer, &table(&[(1, 1)]));
+    reconcile(&mut *balancer, &table(&[(1, 1)]));
     let path = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
     let read = || {
         lab.router.within(|| {
@@ -472,7 +472,7 @@ pub fn idle_connections_live_for_hours(engine: Engine) {
     assert!(read() > HOURS);
     // Somebody knows better.
     lab.router.within(|| fs::write(path, "60").unwrap());
-    assert_eq!(settle(&mut *balancer, &table(&[(1, 1)])), [Op::Repair]);
+    assert_eq!(reconcile(&mut *balancer, &table(&[(1, 1)])), [Op::Repair]);
     assert!(read() > HOURS);
     let liberal = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
     assert_eq!(
@@ -511,7 +511,7 @@ pub fn many(services: u16) -> Table {
 pub fn hundreds_of_services_come_and_go(engine: Engine) {
     let mut balancer = in_fresh_namespace(|| engine.open());
     let mut desired = many(400);
-    settle(&mut *balancer, &desired);
+    reconcile(&mut *balancer, &desired);
     let address = addresses(2)[0];
     let first = IpAddr::from([10, 1, 0, 0]);
     desired
@@ -521,21 +521,21 @@ pub fn hundreds_of_services_come_and_go(engine: Engine) {
         .real_servers
         .insert(address, 0);
     assert_eq!(
-        settle(&mut *balancer, &desired),
+        reconcile(&mut *balancer, &desired),
         [Op::SetWeight {
             vip: first,
             address,
             weight: 0
         }]
     );
-    settle(&mut *balancer, &many(1));
-    settle(&mut *balancer, &Table::default());
+    reconcile(&mut *balancer, &many(1));
+    reconcile(&mut *balancer, &Table::default());
 }
 
 /// Connections of each real server by both engines; packets and bytes by IPVS only.
 pub fn traffic_is_counted(engine: Engine) {
     let (lab, mut balancer) = lab(engine, 2);
-    settle(&mut *balancer, &table(&[(1, 1), (2, 1)]));
+    reconcile(&mut *balancer, &table(&[(1, 1), (2, 1)]));
     for family in 0..2 {
         (0..6).for_each(|_| drop(ask_tcp(&lab.endpoints[0], vip(family))));
         let expected: BTreeMap<IpAddr, u64> =
@@ -559,7 +559,7 @@ pub fn traffic_is_counted(engine: Engine) {
         }
     }
     // A real server that is changed is counted anew with nftables, the others go on.
-    settle(&mut *balancer, &table(&[(1, 1), (2, 0)]));
+    reconcile(&mut *balancer, &table(&[(1, 1), (2, 0)]));
     assert_eq!(
         balancer.traffic(vip(0)).unwrap().connections[&addresses(1)[0]],
         3
@@ -581,7 +581,7 @@ pub fn sctp_is_balanced_where_there_is_any(engine: Engine) {
         })
     };
     let (lab, mut balancer) = lab(engine, 1);
-    settle(&mut *balancer, &table(&[(1, 1)]));
+    reconcile(&mut *balancer, &table(&[(1, 1)]));
     let (Some(server), Some(client)) = (socket(&lab.endpoints[1]), socket(&lab.endpoints[0]))
     else {
         return;

@@ -1,19 +1,25 @@
 //! The leader's own loop: proposes the commands of `step`, and sets which nodes are ready or down.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::future::join_all;
 use model::{
-    ClusterCommand, Command, Kind, NodeCommand, NodeId, NodeStatus, RequestId, StateMachine,
+    ClusterCommand, Command, Failure, Kind, NodeCommand, NodeId, NodeStatus, RequestId,
+    StateMachine,
 };
 use openraft::error::Fatal;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 
 use crate::{
-    raft::{Consensus, Retry, confirmed, now},
+    Halt, Member, files,
+    raft::{Consensus, Retry, SEGMENT_BYTES, confirmed, now},
     timing::GRACE,
 };
 
@@ -26,8 +32,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long a leader that reaches others and is not reached leads on.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often a disk that has failed is tried.
+const PROBE: Duration = Duration::from_secs(2);
+
 /// Runs for as long as the manager does; acts only while it leads.
-pub(crate) async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
+pub(crate) async fn run<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>) {
     // One receiver for the whole loop: a new one would report the present value as a change, and
     // this loop would never sleep.
     let mut metrics = consensus.raft.metrics();
@@ -42,15 +51,45 @@ pub(crate) async fn run<S: StateMachine>(consensus: Arc<Consensus<S>>) {
             .as_ref()
             .err()
             .cloned();
-        if let Some(Fatal::StorageError(error)) = &failed {
-            let next = "mend the disk or free space, then restart netd";
-            tracing::error!(%error, next,
-                "this manager cannot write its log and votes no more; the rest of netd goes on");
-        }
-        if failed.is_some() || matches!(woken, Ok(Err(_))) {
-            return;
+        match failed {
+            Some(Fatal::Stopped) => return,
+            Some(error) => {
+                member.is_ill(ended(&consensus, &error));
+                while !takes_writes(&consensus.directory).await {}
+                tracing::info!("the disk takes writes: netd starts anew");
+                member.halt(Halt::Mended);
+                return;
+            }
+            None if matches!(woken, Ok(Err(_))) => return,
+            None => {}
         }
     }
+}
+
+/// Raft has ended on this manager, which is to be seen on others, too.
+fn ended<S>(consensus: &Consensus<S>, error: &Fatal<u64>) -> Failure {
+    let cause = match error {
+        Fatal::StorageError(error) => format!("its log cannot be written: {error}"),
+        error => error.to_string(),
+    };
+    let directory = consensus.directory.display();
+    let next = format!("free space, or mend the disk of {directory}: netd then goes on by itself");
+    tracing::error!(
+        cause,
+        next,
+        "this manager votes no more; the rest of netd goes on"
+    );
+    let cause = format!("this manager votes no more: {cause}");
+    Failure::new(Kind::Unavailable, cause, next).about("Raft")
+}
+
+/// Whether the log has room for its next segment. Not before a while: what fails again at once is
+/// not to be started again at once.
+async fn takes_writes(directory: &Path) -> bool {
+    sleep(PROBE).await;
+    let directory = directory.to_owned();
+    let probed = spawn_blocking(move || files::take(&directory, SEGMENT_BYTES.into())).await;
+    matches!(probed, Ok(Ok(())))
 }
 
 async fn lead<S: StateMachine>(consensus: &Consensus<S>) {

@@ -7,6 +7,11 @@ use std::{
     path::Path,
 };
 
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
+
 use crate::ClusterError;
 
 /// Writes a file that only root can read; after a crash either the old or the new content is there.
@@ -65,6 +70,21 @@ pub(crate) fn remove(path: &Path) -> Result<(), ClusterError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.map_err(|source| failed("remove", path, source)),
     }
+}
+
+/// Whether a directory's file system takes this many bytes.
+pub(crate) fn take(directory: &Path, bytes: u64) -> io::Result<()> {
+    let probe = directory.join("probe.new");
+    let written = File::create(&probe).and_then(|file| {
+        match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        (&file).write_all(&[0; 4096])?;
+        file.sync_all()
+    });
+    let removed = fs::remove_file(&probe);
+    written.and(removed)
 }
 
 /// A failed operation on a file.

@@ -38,7 +38,7 @@ pub use error::ClusterError;
 pub use history::Limits;
 pub use joining::{Config, Host, JoinOptions};
 pub use link::LinkError;
-pub use member::Member;
+pub use member::{Halt, Member};
 pub use message::{Downward, JoinAnswer, JoinCall, Leadership, Upward};
 pub use pki::PeerIdentity;
 pub use raft::StateDigest;

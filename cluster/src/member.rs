@@ -14,9 +14,9 @@ use api::{
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use model::{
-    Answer, Availability, BalancerKind, ClusterCommand, Command, Kind, Level, Node, NodeCommand,
-    NodeConfig, NodeId, NodeReport, NodeStatus, Query, Refusal, RequestId, Response, Role,
-    StateMachine, TooNew,
+    Answer, Availability, BalancerKind, ClusterCommand, Command, Failure, Kind, Level, Node,
+    NodeCommand, NodeConfig, NodeId, NodeReport, NodeStatus, Query, Refusal, RequestId, Response,
+    Role, StateMachine, TooNew,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -58,6 +58,15 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a host that leaves with --force tries to tell the cluster.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Why a host cannot go on as a member.
+#[derive(Clone, Debug)]
+pub enum Halt {
+    /// A later version wrote what it was sent.
+    TooNew(TooNew),
+    /// Raft has ended, and its disk takes writes again: whoever starts anew goes on.
+    Mended,
+}
+
 /// This host as member of its cluster. Clones are the same member; it works until
 /// [`Member::shutdown`].
 pub struct Member<S> {
@@ -72,7 +81,9 @@ struct Inner<S> {
     view: View,
     outbox: Outbox,
     stop: watch::Sender<bool>,
-    halted: watch::Sender<Option<TooNew>>,
+    halted: watch::Sender<Option<Halt>>,
+    /// Why this manager takes no part in Raft.
+    ailment: watch::Sender<Option<Failure>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -184,7 +195,7 @@ impl<S: StateMachine> Member<S> {
             }
         };
         let (stop, _) = watch::channel(false);
-        let (outbox, tasks, halted) = Default::default();
+        let (outbox, tasks, halted, ailment) = Default::default();
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
@@ -195,6 +206,7 @@ impl<S: StateMachine> Member<S> {
                 outbox,
                 stop,
                 halted,
+                ailment,
                 tasks,
             }),
         })
@@ -223,7 +235,7 @@ impl<S: StateMachine> Member<S> {
         let member = self.clone();
         tasks.spawn(async move { member.own_view().keep().await });
         if let Some(consensus) = &self.inner.consensus {
-            tasks.spawn(drive::run(consensus.clone()));
+            tasks.spawn(drive::run(self.clone(), consensus.clone()));
             tasks.spawn(election::watch(self.clone(), consensus.clone()));
             tasks.spawn(enlist(self.clone(), consensus.clone()));
         }
@@ -345,8 +357,18 @@ impl<S: StateMachine> Member<S> {
     }
 
     /// Something of a later version has come: this host cannot go on as a member.
-    pub(crate) fn halt(&self, error: TooNew) {
-        self.inner.halted.send_replace(Some(error));
+    pub(crate) fn halt(&self, halt: Halt) {
+        self.inner.halted.send_replace(Some(halt));
+    }
+
+    pub(crate) fn is_ill(&self, failure: Failure) {
+        self.inner.ailment.send_replace(Some(failure));
+    }
+
+    /// Why this manager takes no part in Raft, though netd runs. `None` where it does, and on a
+    /// worker.
+    pub fn ailment(&self) -> watch::Receiver<Option<Failure>> {
+        self.inner.ailment.subscribe()
     }
 
     /// The digest of this manager's copy of the state; `None` on a worker. Equal on all managers at
@@ -355,14 +377,13 @@ impl<S: StateMachine> Member<S> {
         self.consensus().map(|consensus| consensus.machine.digest())
     }
 
-    /// Returns once this host cannot go on as a member, with the reason: a later version wrote
-    /// what it was sent.
-    pub async fn halted(&self) -> ClusterError {
+    /// Returns once this host cannot go on as a member.
+    pub async fn halted(&self) -> Halt {
         let mut halted = self.inner.halted.subscribe();
-        let error = halted.wait_for(Option::is_some).await;
-        let error = error.ok().and_then(|error| error.clone());
-        match error {
-            Some(error) => error.into(),
+        let halt = halted.wait_for(Option::is_some).await;
+        let halt = halt.ok().and_then(|halt| halt.clone());
+        match halt {
+            Some(halt) => halt,
             // The sender lives as long as `self`.
             None => std::future::pending().await,
         }

@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming, service::Routes};
 use tracing::field::display;
 
 use crate::{
-    JoinCall, Leadership, Member, PeerIdentity, dispatcher,
+    Halt, JoinCall, Leadership, Member, PeerIdentity, dispatcher,
     raft::{Consensus, Retry, Seat, Types},
     server::Caller,
     streams::{Messages, paged, told},
@@ -65,7 +65,7 @@ impl<S: StateMachine> Door<S> {
         let checked = level::check("what the leader sends", newest, self.0.known());
         checked.map_err(|error| {
             let status = Status::failed_precondition(error.to_string());
-            self.0.halt(error);
+            self.0.halt(Halt::TooNew(error));
             status
         })
     }

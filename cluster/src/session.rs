@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::{Downward, Member, Upward, dispatcher, link::Target, raft::Seat};
+use crate::{Downward, Halt, Member, Upward, dispatcher, link::Target, raft::Seat};
 
 /// How often a node says that it is alive.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(500);
@@ -226,7 +226,7 @@ async fn receive<S: StateMachine>(member: &Member<S>, message: Downward) -> Resu
         }
         Downward::Change { delta } => {
             if let Err(error) = level::check("this node's view", delta.level, member.known()) {
-                member.halt(error);
+                member.halt(Halt::TooNew(error));
                 return Ok(());
             }
             member.own_view().change(delta).await

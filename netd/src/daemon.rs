@@ -9,7 +9,7 @@ use std::{
 };
 
 use agent::Executor;
-use model::{Kind, Level, NodeConfig, Refusal};
+use model::{Failure, Kind, Level, NodeConfig, Refusal};
 use orchestrator::State;
 use tokio::sync::watch;
 
@@ -97,6 +97,11 @@ impl Daemon {
             known: self.options.known,
             history: self.options.history,
         }
+    }
+
+    /// Why this host takes no part in Raft, though it is a manager.
+    pub fn ailment(&self) -> Option<Failure> {
+        self.member.borrow().as_ref()?.ailment().borrow().clone()
     }
 
     /// Why there is nothing to say about the kernel yet.

@@ -31,10 +31,15 @@ pub(crate) async fn look(daemon: &Daemon, subject: Subject) -> Result<Examined, 
                 .await
                 .ok_or_else(|| daemon.has_no_view())?;
             let failures = &status.borrow().failures.clone();
-            let differences = found
+            let kernel = found
                 .chunk_by(are_alike)
-                .map(|alike| explain(&config, alike, failures))
-                .collect();
+                .map(|alike| explain(&config, alike, failures));
+            // The ledger itself: a manager that does not vote is none to count on.
+            let ledger = daemon.ailment().map(|failure| Difference {
+                network: None,
+                failure,
+            });
+            let differences = ledger.into_iter().chain(kernel).collect();
             Ok(Examined::Kernel(Verification {
                 view: orchestrator::digests(&config),
                 differences,

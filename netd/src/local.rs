@@ -190,7 +190,8 @@ impl Local {
             .as_ref()
             .map(|(status, _)| status.borrow().clone());
         let failures = status.iter().flat_map(|status| &status.failures);
-        let causes: Vec<Failure> = failures.map(|failure| failure.why.clone()).collect();
+        let failures = failures.map(|failure| failure.why.clone());
+        let causes: Vec<Failure> = self.0.ailment().into_iter().chain(failures).collect();
         Standing {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hostname: self.0.hostname.clone(),

@@ -1,10 +1,20 @@
 //! `netd`: the daemon of every host, the stages of its tasks, and `netd whoami`.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::IsTerminal,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, ExitCode},
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 use model::{Failure, Kind, Level};
-use netd::{daemon, docker, run, whoami};
+use netd::{
+    daemon, docker,
+    run::{self, Ended},
+    whoami,
+};
 use tracing_subscriber::{
     filter::{ParseError, Targets},
     layer::SubscriberExt,
@@ -106,7 +116,24 @@ fn serve(options: daemon::Options) -> Result<(), Failure> {
                 .with_writer(std::io::stderr),
         )
         .init();
-    block_on(run::run(options))
+    match block_on(run::run(options))? {
+        Ended::Told => Ok(()),
+        Ended::Again => Err(again()),
+    }
+}
+
+/// Runs this program anew in this process, with the arguments that it was given. Returns only if
+/// that fails.
+fn again() -> Failure {
+    let mut words = std::env::args_os();
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0(words.next().unwrap_or_else(|| "netd".into()))
+        .args(words);
+    let error = command.exec();
+    let cause = format!("netd cannot start itself anew: {error}");
+    let next = "start it by `systemctl start netd`";
+    Failure::new(Kind::Unavailable, cause, next).with_errno(error.raw_os_error())
 }
 
 /// What is logged: `NETD_LOG`, a level, or levels of modules (`info,cluster=debug`).
@@ -124,7 +151,7 @@ fn log_filter() -> Result<Targets, Failure> {
     filter.parse().map_err(refused)
 }
 
-fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();

@@ -15,6 +15,7 @@ use std::{
 };
 
 use agent::{Exec, Sandboxes};
+use cluster::{ClusterError, Halt};
 use model::{Failure, Kind, NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::{
@@ -37,11 +38,20 @@ const PREFIXES: usize = 256;
 /// Generations applied within this time are reported together: each report is an entry of the log.
 const TOGETHER: Duration = Duration::from_millis(20);
 
+/// How a daemon ends that nothing has kept from its work.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Told,
+    /// It is to start anew: what kept it from going on is mended.
+    Again,
+}
+
 /// Runs the daemon until it is told to stop. Stopping it leaves tasks, links and rules as they are.
 ///
 /// # Errors
 /// Why it cannot start or go on.
-pub async fn run(options: Options) -> Result<(), Failure> {
+pub async fn run(options: Options) -> Result<Ended, Failure> {
     if !nix::unistd::geteuid().is_root() {
         let cause = "netd makes namespaces, links and rules, which takes root";
         let next = "start it by `systemctl start netd`, or run it with sudo";
@@ -75,8 +85,11 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     parts.spawn(host(daemon.clone()));
     parts.spawn(containers::liveness::run(daemon.clone()));
     let ended = tokio::select! {
-        ended = stopped(&mut parts) => ended,
-        reason = halted(&daemon) => Err(reason.into()),
+        ended = stopped(&mut parts) => ended.map(|()| Ended::Told),
+        halt = halted(&daemon) => match halt {
+            Halt::TooNew(error) => Err(ClusterError::from(error).into()),
+            Halt::Mended => Ok(Ended::Again),
+        },
     };
     let member = daemon.member.borrow().clone();
     if let Some(member) = member {
@@ -133,7 +146,7 @@ async fn stopped(parts: &mut JoinSet<Result<(), Failure>>) -> Result<(), Failure
 }
 
 /// Waits until this host can be no member of its cluster any more, of whichever it is one.
-async fn halted(daemon: &Daemon) -> cluster::ClusterError {
+async fn halted(daemon: &Daemon) -> Halt {
     let mut membership = daemon.member.subscribe();
     loop {
         let member = membership.borrow_and_update().clone();
@@ -144,7 +157,7 @@ async fn halted(daemon: &Daemon) -> cluster::ClusterError {
             }
         };
         tokio::select! {
-            reason = halted => return reason,
+            halt = halted => return halt,
             changed = membership.changed() => if changed.is_err() {
                 std::future::pending::<()>().await;
             },
@@ -224,6 +237,8 @@ async fn report(
     mut tasks: watch::Receiver<Vec<TaskReport>>,
 ) {
     let mut member = daemon.member.subscribe();
+    // Of a host that is no member: nothing.
+    let mut ailment = watch::Sender::new(None).subscribe();
     let (mut applied, mut told, mut due) = ((None, 0), None, None);
     loop {
         let current = status.borrow_and_update().clone();
@@ -243,12 +258,12 @@ async fn report(
         // nothing.
         let looked = current.node.is_some();
         if let Some(member) = member.borrow_and_update().as_ref().filter(|_| looked) {
-            let causes = current
-                .failures
-                .iter()
-                .take(FAILURES)
-                .map(|failure| failure.why.clone())
-                .collect();
+            if told.is_none() {
+                ailment = member.ailment();
+            }
+            let ailment = ailment.borrow_and_update().clone();
+            let failures = current.failures.iter().map(|failure| failure.why.clone());
+            let causes = ailment.into_iter().chain(failures).take(FAILURES).collect();
             let (node, capabilities) = (member.node(), current.capabilities.clone());
             // A host that has joined anew has nothing yet of what it is to have.
             let applied = if applied.0 == Some(node) {
@@ -286,6 +301,7 @@ async fn report(
                 if changed.is_err() { return }
                 told = None;
             }
+            Ok(()) = ailment.changed() => {}
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
     }

@@ -237,3 +237,82 @@ fn a_daemon_with_nothing_to_do_rests() {
         holds(used.iter().all(|&ticks| ticks < 20), used)
     });
 }
+
+/// Puts a host's directory on a small file system of its own.
+fn on_a_small_disk(lab: &Lab, host: &str) {
+    run(lab.verb("crash").arg(host)).ok();
+    let moved = "mkdir -p /run/disk && mount -t tmpfs -o size=64m disk /run/disk \
+                 && cp -a /var/lib/netd/. /run/disk && mount --bind /run/disk /var/lib/netd";
+    lab.exec(host, &["sh", "-c", moved]).ok();
+    run(lab.verb("start").arg(host)).ok();
+}
+
+/// What a host says of itself, or what another one says of it, names Raft as a cause.
+fn names_raft(lab: &Lab, host: &str, line: &str) -> Result<bool, String> {
+    let said = lab.ctl(host, &format!("{line} -o json"));
+    let found: Vec<Value> = serde_json::from_str(&said.out).map_err(|_| said.err)?;
+    let causes = found.iter().filter_map(|one| one["causes"].as_array());
+    Ok(causes.flatten().any(|cause| cause["object"] == "Raft"))
+}
+
+#[test]
+fn a_manager_whose_disk_was_full_votes_again_by_itself() {
+    let lab = Lab::tour(3);
+    on_a_small_disk(&lab, "h3");
+    eventually("all are ready again", || {
+        let nodes = lab.json("h1", "node ls");
+        let ready = nodes.iter().filter(|node| node["status"] == "ready");
+        holds(ready.count() == 3, &nodes)
+    });
+    let before = addresses(&lab.running("h1", "web"));
+    let fill = "dd if=/dev/zero of=/var/lib/netd/fill bs=64k 2>/dev/null; sync; true";
+    lab.exec("h3", &["sh", "-c", fill]).ok();
+    // What a segment of the log has room for is written before the disk is found full.
+    let text = "x".repeat(100_000);
+    let word = format!("BALLAST={text}");
+    for number in 0..220 {
+        let name = format!("ballast-{number}");
+        let words = ["swarmctl", "service", "create", "--detach", "--name", &name];
+        let rest = [
+            "--replicas",
+            "0",
+            "--runtime",
+            "exec",
+            "--env",
+            &word,
+            "--",
+            "true",
+        ];
+        run(&mut lab.command("h1", &[&words[..], &rest[..]].concat())).ok();
+        if names_raft(&lab, "h3", "status") == Ok(true) {
+            break;
+        }
+    }
+    let says = |host, line, is| {
+        let what = format!("{line} at {host} names Raft: {is}");
+        eventually(&what, || {
+            let found = names_raft(&lab, host, line)?;
+            holds(found == is, found)
+        });
+    };
+    says("h3", "status", true);
+    says("h1", "node inspect h3", true);
+    let verified = lab.ctl("h1", "network verify");
+    assert!(
+        verified.out.contains("votes no more") && verified.code != 0,
+        "{verified:?}"
+    );
+
+    lab.exec("h3", &["rm", "/var/lib/netd/fill"]).ok();
+    says("h3", "status", false);
+    says("h1", "node inspect h3", false);
+    // With one of the others gone, a majority needs it.
+    run(lab.verb("kill").arg("h2")).ok();
+    eventually("the two others have a leader", || {
+        let said = lab.ctl("h1", "node update --availability active h1");
+        holds(said.code == 0, said)
+    });
+    run(lab.verb("start").arg("h2")).ok();
+    runs_again(&lab, "h1", &before);
+    no_panics(&lab);
+}

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -66,6 +66,7 @@ pub(crate) struct Consensus<S> {
     pub me: NodeId,
     /// Changes of the set of voters take turns.
     pub(crate) turn: tokio::sync::Mutex<()>,
+    pub directory: PathBuf,
     log: Log,
     /// The end of the log that this process has found.
     found: Option<LogId>,
@@ -137,6 +138,7 @@ impl<S: StateMachine> Consensus<S> {
             machine,
             me,
             turn: tokio::sync::Mutex::default(),
+            directory: directory.to_owned(),
             log,
             found,
             heard: Mutex::default(),

@@ -12,6 +12,7 @@ pub(crate) use commit::size;
 pub(crate) use consensus::{Consensus, Retry, Seat, confirmed, now};
 #[cfg(test)]
 pub(crate) use log::Log;
+pub(crate) use log::SEGMENT_BYTES;
 pub(crate) use machine::Machine;
 pub use machine::StateDigest;
 pub(crate) use payload::Payload;

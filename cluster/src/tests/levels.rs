@@ -8,7 +8,7 @@ use model::{
 use openraft::{BasicNode, RaftMetrics};
 
 use super::*;
-use crate::{ClusterError, raft::Consensus, view::View};
+use crate::{ClusterError, Halt, raft::Consensus, view::View};
 
 type Metrics = RaftMetrics<u64, BasicNode>;
 
@@ -219,7 +219,7 @@ async fn stops_and_says_so(sent: Sent) {
         }
     }
     let halted = tokio::time::timeout(PATIENCE, lab.at(0).halted()).await;
-    let Ok(ClusterError::TooNew(error)) = halted else {
+    let Ok(Halt::TooNew(error)) = halted else {
         panic!("{halted:?}")
     };
     assert_eq!((error.found, error.known), (level, known));

@@ -43,7 +43,8 @@ pub(super) use ahead::Voters;
 use moving::{DATABASE, FILES};
 use redb::Old;
 use replay::Marks;
-use store::{SEGMENT_BYTES, Store};
+pub(crate) use store::SEGMENT_BYTES;
+use store::Store;
 
 /// Bytes of one append request: it must arrive, be decoded and be written within one heartbeat.
 const BATCH_BYTES: usize = 256 << 10;

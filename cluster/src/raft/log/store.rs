@@ -20,7 +20,7 @@ use super::{
 use crate::{ClusterError, files};
 
 /// Bytes of a segment; one that a larger append begins has that append.
-pub(super) const SEGMENT_BYTES: u32 = 16 << 20;
+pub(crate) const SEGMENT_BYTES: u32 = 16 << 20;
 /// Bytes of the newest entries that are kept in memory, for other managers and the state machine.
 const CACHED_BYTES: usize = 16 << 20;
 

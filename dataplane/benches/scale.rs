@@ -4,8 +4,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../tests/support/records.rs"]
+mod records;
+
 use std::{
-    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
@@ -15,11 +17,7 @@ use std::{
 };
 
 use dataplane::Status;
-use model::{
-    DriverConfig, EndpointConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId,
-    PeerConfig, Role, Runtime, ServiceId, Subnet, SubnetLease, TaskConfig, TaskId, TaskSpec,
-    TaskState, Vni, names,
-};
+use model::{EndpointId, NetworkId, NodeConfig, NodeId, Subnet, SubnetLease, TaskId, Vni, names};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -293,12 +291,9 @@ fn median(mut values: Vec<Duration>) -> Duration {
 }
 
 fn config() -> NodeConfig {
-    let peer = |number: u64| PeerConfig {
-        hostname: format!("h{number}"),
-        role: Role::Worker,
-        address: ([192, 0, 2, number as u8], 2377).into(),
-        vtep: IpAddr::from([192, 0, 2, number as u8]),
-        balancer: Default::default(),
+    let peer = |number: u64| {
+        let vtep = IpAddr::from([192, 0, 2, number as u8]);
+        records::peer(format!("h{number}"), vtep)
     };
     let peers = (1..2 + HOSTS)
         .map(|number| (NodeId(number), peer(number)))
@@ -334,58 +329,19 @@ fn addresses(network: u64, number: u64) -> [IpAddr; 2] {
 
 fn add_network(config: &mut NodeConfig, network: u64) {
     let leases = subnets(network).into_iter().zip(addresses(network, 0));
-    let record = NetworkConfig {
-        name: format!("n{network}"),
-        vni: Vni::try_from(4096 + network as u32).unwrap(),
-        driver: DriverConfig::Overlay {
-            port: 4789,
-            encrypted: false,
-        },
-        subnets: leases
-            .map(|(subnet, gateway)| SubnetLease { subnet, gateway })
-            .collect(),
-        internal: false,
-        mtu: None,
-    };
+    let subnets = leases.map(|(subnet, gateway)| SubnetLease { subnet, gateway });
+    let vni = Vni::try_from(4096 + network as u32).unwrap();
+    let record = records::overlay(&format!("n{network}"), vni, subnets.collect());
     config.networks.insert(NetworkId(network + 1), record);
 }
 
 fn add_endpoint(config: &mut NodeConfig, node: NodeId, network: u64, number: u64) {
     let id = network * 10_000 + number + 1;
     let addresses = addresses(network, number + 1).to_vec();
-    let mac = Mac::of_endpoint(addresses[0]);
     let (endpoint, task) = (EndpointId(id), TaskId(id));
-    let record = EndpointConfig {
-        network: NetworkId(network + 1),
-        node,
-        sandbox: task.into(),
-        addresses,
-        mac,
-    };
+    let record = records::endpoint(NetworkId(network + 1), node, task.into(), addresses);
     config.endpoints.insert(endpoint, record);
     if node == OWN {
-        config.tasks.insert(task, task_config(endpoint));
-    }
-}
-
-fn task_config(endpoint: EndpointId) -> TaskConfig {
-    let runtime = Runtime::Exec {
-        argv: vec!["true".to_owned()],
-        env: BTreeMap::new(),
-        rootfs: None,
-    };
-    TaskConfig {
-        service: ServiceId(1),
-        service_name: "web".to_owned(),
-        slot: 1,
-        spec: TaskSpec {
-            stop_grace: 1000,
-            ..TaskSpec::new(runtime)
-        },
-        stack: None,
-        desired: TaskState::Running,
-        state: TaskState::Assigned,
-        draining: false,
-        endpoints: vec![endpoint],
+        config.tasks.insert(task, records::task(1, endpoint));
     }
 }

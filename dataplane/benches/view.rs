@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../tests/support/records.rs"]
+mod records;
+
 use std::{
     collections::BTreeMap,
     hint::black_box,
@@ -13,9 +16,9 @@ use std::{
 
 use dataplane::desired::{Desired, Ground};
 use model::{
-    Balance, DriverConfig, EndpointConfig, EndpointId, JoinedConfig, Level, Mac, NetworkConfig,
-    NetworkId, NodeConfig, NodeId, OfferConfig, PeerConfig, Role, Runtime, SandboxId, ServiceId,
-    SlotConfig, Subnet, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, ViewDelta, Vni,
+    Balance, EndpointConfig, EndpointId, JoinedConfig, Level, NetworkConfig, NetworkId, NodeConfig,
+    NodeId, OfferConfig, PeerConfig, SandboxId, ServiceId, SlotConfig, Subnet, SubnetLease,
+    TaskConfig, TaskId, TaskState, ViewDelta, Vni,
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -144,32 +147,14 @@ fn config(endpoints: u32, replicas: u32) -> NodeConfig {
 
 fn peer(number: u32) -> (NodeId, PeerConfig) {
     let address = Ipv4Addr::from(0xc000_0200 + number);
-    let peer = PeerConfig {
-        hostname: format!("h{number}"),
-        role: Role::Worker,
-        address: (address, 2377).into(),
-        vtep: address.into(),
-        balancer: Default::default(),
-    };
+    let peer = records::peer(format!("h{number}"), address.into());
     (NodeId(u64::from(number)), peer)
 }
 
 fn network() -> NetworkConfig {
     let subnet = Subnet::around(address(0), 12).unwrap();
-    NetworkConfig {
-        name: "n".to_owned(),
-        vni: Vni::FIRST,
-        driver: DriverConfig::Overlay {
-            port: 4789,
-            encrypted: false,
-        },
-        subnets: vec![SubnetLease {
-            subnet,
-            gateway: address(1),
-        }],
-        internal: false,
-        mtu: None,
-    }
+    let gateway = address(1);
+    records::overlay("n", Vni::FIRST, vec![SubnetLease { subnet, gateway }])
 }
 
 fn offer(service: u32) -> OfferConfig {
@@ -194,13 +179,9 @@ fn of_replica(number: u32) -> IpAddr {
 }
 
 fn endpoint(number: u32) -> (EndpointId, EndpointConfig) {
-    let endpoint = EndpointConfig {
-        network: NETWORK,
-        node: NodeId(u64::from(1 + number % HOSTS)),
-        sandbox: SandboxId(u64::from(number)),
-        addresses: vec![of_replica(number)],
-        mac: Mac::of_endpoint(of_replica(number)),
-    };
+    let node = NodeId(u64::from(1 + number % HOSTS));
+    let sandbox = SandboxId(u64::from(number));
+    let endpoint = records::endpoint(NETWORK, node, sandbox, vec![of_replica(number)]);
     (EndpointId(u64::from(number)), endpoint)
 }
 
@@ -216,20 +197,10 @@ fn slot(number: u32, replicas: u32) -> (SlotKey, SlotConfig) {
 }
 
 fn task_config(endpoint: EndpointId) -> TaskConfig {
-    let runtime = Runtime::Exec {
-        argv: vec!["true".to_owned()],
-        env: BTreeMap::new(),
-        rootfs: None,
-    };
     TaskConfig {
         service: ServiceId(0),
         service_name: "s0".to_owned(),
-        stack: None,
-        slot: 1,
-        spec: TaskSpec::new(runtime),
-        desired: TaskState::Running,
         state: TaskState::Running,
-        draining: false,
-        endpoints: vec![endpoint],
+        ..records::task(1, endpoint)
     }
 }

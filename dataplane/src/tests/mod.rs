@@ -4,6 +4,8 @@ mod containers;
 mod lan;
 mod partial;
 mod plan;
+#[path = "../../tests/support/records.rs"]
+mod records;
 mod routes;
 mod status;
 
@@ -15,8 +17,8 @@ use std::{
 
 use model::{
     ContainerConfig, ContainerEndpoint, ContainerRuntime, DriverConfig, EndpointConfig, EndpointId,
-    Mac, MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, Records, Role,
-    Runtime, SandboxId, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec, TaskState, Vni,
+    Mac, MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId, Records, SandboxId, ServiceId,
+    SubnetLease, TaskConfig, TaskId, Vni,
     names::{self, LinkName, Namespace},
 };
 
@@ -112,13 +114,7 @@ fn kernel(desired: &Desired) -> Observed {
 
 /// Two hosts with one task each on a network of both families; this is the first.
 fn config() -> NodeConfig {
-    let peer = |vtep: &str| PeerConfig {
-        hostname: vtep.to_owned(),
-        role: Role::Worker,
-        address: (ip(vtep), 2377).into(),
-        vtep: ip(vtep),
-        balancer: Default::default(),
-    };
+    let peer = |vtep: &str| records::peer(vtep.to_owned(), ip(vtep));
     NodeConfig {
         generation: 1,
         peers: Records::from([
@@ -160,17 +156,7 @@ fn network() -> NetworkConfig {
         lease("10.0.9.0/24", "10.0.9.1"),
         lease("fd00:9::/64", "fd00:9::1"),
     ];
-    NetworkConfig {
-        name: "my-net".to_owned(),
-        vni: Vni::FIRST,
-        driver: DriverConfig::Overlay {
-            port: 4789,
-            encrypted: false,
-        },
-        subnets,
-        internal: false,
-        mtu: None,
-    }
+    records::overlay("my-net", Vni::FIRST, subnets)
 }
 
 fn lease(subnet: &str, gateway: &str) -> SubnetLease {
@@ -185,36 +171,11 @@ fn endpoint(node: u64, last: &str) -> EndpointConfig {
         ip(&format!("10.0.9.{last}")),
         ip(&format!("fd00:9::{last}")),
     ];
-    let mac = Mac::of_endpoint(addresses[0]);
-    EndpointConfig {
-        network: NetworkId(7),
-        node: NodeId(node),
-        sandbox: SandboxId(node),
-        addresses,
-        mac,
-    }
+    records::endpoint(NetworkId(7), NodeId(node), SandboxId(node), addresses)
 }
 
 fn task() -> TaskConfig {
-    let runtime = Runtime::Exec {
-        argv: vec!["true".to_owned()],
-        env: BTreeMap::new(),
-        rootfs: None,
-    };
-    TaskConfig {
-        service: ServiceId(1),
-        service_name: "web".to_owned(),
-        slot: 1,
-        spec: TaskSpec {
-            stop_grace: 1000,
-            ..TaskSpec::new(runtime)
-        },
-        stack: None,
-        desired: TaskState::Running,
-        state: TaskState::Assigned,
-        draining: false,
-        endpoints: vec![EndpointId(1)],
-    }
+    records::task(1, EndpointId(1))
 }
 
 fn vx() -> LinkName {

@@ -2,6 +2,26 @@
 
 use super::*;
 
+/// The task has its endpoint on a second network, of IPv4 only, at this place of its list.
+fn with_second(at: usize) -> NodeConfig {
+    let mut config = config();
+    let second = NetworkConfig {
+        vni: Vni::LAST,
+        subnets: vec![lease("10.0.8.0/24", "10.0.8.1")],
+        ..network()
+    };
+    config.networks.insert(NetworkId(8), second);
+    let endpoint = EndpointConfig {
+        network: NetworkId(8),
+        addresses: vec![ip("10.0.8.5")],
+        ..endpoint(1, "5")
+    };
+    config.endpoints.insert(EndpointId(5), endpoint);
+    let task = config.tasks.get_mut(&TaskId(1)).unwrap();
+    task.endpoints.insert(at, EndpointId(5));
+    config
+}
+
 #[test]
 fn a_narrow_way_to_one_host_narrows_the_routes_to_it_only() {
     let vtep = config().peers[&NodeId(2)].vtep;
@@ -43,25 +63,7 @@ fn a_narrow_way_to_one_host_narrows_the_routes_to_it_only() {
 
 #[test]
 fn the_first_endpoint_carries_the_default_route() {
-    let mut config = config();
-    let second = NetworkConfig {
-        vni: Vni::LAST,
-        subnets: vec![lease("10.0.8.0/24", "10.0.8.1")],
-        ..network()
-    };
-    config.networks.insert(NetworkId(8), second);
-    let endpoint = EndpointConfig {
-        network: NetworkId(8),
-        addresses: vec![ip("10.0.8.5")],
-        ..endpoint(1, "5")
-    };
-    config.endpoints.insert(EndpointId(5), endpoint);
-    config
-        .tasks
-        .get_mut(&TaskId(1))
-        .unwrap()
-        .endpoints
-        .push(EndpointId(5));
+    let config = with_second(1);
     let desired = Desired::of(&config, &ground(Some(1500)));
     let out = |link: usize| {
         let name = names::sandbox_link(link);
@@ -88,25 +90,7 @@ fn the_first_endpoint_carries_the_default_route() {
 
 #[test]
 fn the_first_network_with_a_way_out_carries_each_family() {
-    let mut config = config();
-    let second = NetworkConfig {
-        vni: Vni::LAST,
-        subnets: vec![lease("10.0.8.0/24", "10.0.8.1")],
-        ..network()
-    };
-    config.networks.insert(NetworkId(8), second);
-    let endpoint = EndpointConfig {
-        network: NetworkId(8),
-        addresses: vec![ip("10.0.8.5")],
-        ..endpoint(1, "5")
-    };
-    config.endpoints.insert(EndpointId(5), endpoint);
-    config
-        .tasks
-        .get_mut(&TaskId(1))
-        .unwrap()
-        .endpoints
-        .insert(0, EndpointId(5));
+    let mut config = with_second(0);
     let out = |config: &NodeConfig| -> Vec<(String, String)> {
         let desired = Desired::of(config, &ground(Some(1500)));
         let routes = desired.spaces[&SANDBOX]

@@ -27,35 +27,16 @@ impl Lab {
     pub fn whole(&self) -> Vec<NodeConfig> {
         let peers: Records<NodeId, PeerConfig> = (self.hosts.iter())
             .map(|host| {
-                let address = SocketAddr::new(host.vtep, 2377);
                 let hostname = format!("h{}", host.index);
-                (
-                    node(host.index),
-                    PeerConfig {
-                        hostname,
-                        role: Role::Worker,
-                        address,
-                        vtep: host.vtep,
-                        balancer: Default::default(),
-                    },
-                )
+                (node(host.index), records::peer(hostname, host.vtep))
             })
             .collect();
         let endpoints: Records<EndpointId, EndpointConfig> = (0..self.hosts.len())
             .map(|index| {
                 let addresses = vec![address(index, "10.77.9."), address(index, "fd00:77:9::")];
-                let mac = Mac::of_endpoint(addresses[0]);
-                let task = TaskId(100 + index as u64);
-                (
-                    endpoint(index),
-                    EndpointConfig {
-                        network: NETWORK,
-                        node: node(index),
-                        sandbox: task.into(),
-                        addresses,
-                        mac,
-                    },
-                )
+                let sandbox = TaskId(100 + index as u64).into();
+                let record = records::endpoint(NETWORK, node(index), sandbox, addresses);
+                (endpoint(index), record)
             })
             .collect();
         let of = |index: usize| NodeConfig {
@@ -163,42 +144,15 @@ pub fn network() -> NetworkConfig {
         subnet: subnet.parse().unwrap(),
         gateway: gateway.parse().unwrap(),
     };
-    NetworkConfig {
-        name: "my-net".to_owned(),
-        vni: Vni::try_from(77).unwrap(),
-        driver: DriverConfig::Overlay {
-            port: 4789,
-            encrypted: false,
-        },
-        subnets: vec![
-            lease("10.77.9.0/24", "10.77.9.1"),
-            lease("fd00:77:9::/64", "fd00:77:9::1"),
-        ],
-        internal: false,
-        mtu: None,
-    }
+    let subnets = vec![
+        lease("10.77.9.0/24", "10.77.9.1"),
+        lease("fd00:77:9::/64", "fd00:77:9::1"),
+    ];
+    records::overlay("my-net", Vni::try_from(77).unwrap(), subnets)
 }
 
 pub fn task_config(index: usize) -> TaskConfig {
-    let runtime = Runtime::Exec {
-        argv: vec!["true".to_owned()],
-        env: BTreeMap::new(),
-        rootfs: None,
-    };
-    TaskConfig {
-        service: ServiceId(1),
-        service_name: "web".to_owned(),
-        slot: index as u32 + 1,
-        spec: TaskSpec {
-            stop_grace: 1000,
-            ..TaskSpec::new(runtime)
-        },
-        stack: None,
-        desired: TaskState::Running,
-        state: TaskState::Assigned,
-        draining: false,
-        endpoints: vec![endpoint(index)],
-    }
+    records::task(index as u32 + 1, endpoint(index))
 }
 
 pub fn node(index: usize) -> NodeId {

@@ -9,11 +9,12 @@ mod frames;
 mod hosts;
 mod lab;
 mod packets;
+#[path = "../support/records.rs"]
+mod records;
 mod repairs;
 mod rest;
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -28,8 +29,7 @@ use dataplane::namespace;
 use model::{
     Bandwidth, ContainerConfig, ContainerEndpoint, ContainerRuntime, DriverConfig, EndpointConfig,
     EndpointId, Mac, MacvlanMode, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig,
-    Records, Role, Runtime, SandboxId, ServiceId, SubnetLease, TaskConfig, TaskId, TaskSpec,
-    TaskState, ViewDelta, Vni, names::Namespace,
+    Records, SandboxId, SubnetLease, TaskConfig, TaskId, ViewDelta, Vni, names::Namespace,
 };
 use tokio::sync::watch;
 

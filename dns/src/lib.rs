@@ -6,6 +6,7 @@
 mod answer;
 mod cache;
 mod limit;
+mod order;
 mod resolv_conf;
 mod server;
 mod table;

@@ -1,6 +1,6 @@
-//! Forwarding to other resolvers: the host's, or those that the user set for a task. A query goes
-//! to all of them in parallel; the first useful answer wins and is cached for its TTL. Equal
-//! queries are forwarded once.
+//! Forwarding to other resolvers: the host's, or those that the user set for a task. They are asked
+//! in their order, each with a short head start before the next (`order.rs`); the answer is cached
+//! for its TTL. Equal queries are forwarded once.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,6 +27,7 @@ use tokio::{
 use crate::{
     answer::Transport,
     cache::{Cache, Key, Way},
+    order::{Late, Lateness, Order, Said, Server, Step},
     resolv_conf::{PORT, ResolvConf},
     wire::{self, Foreign, Query, code},
 };
@@ -55,6 +56,7 @@ pub struct Upstream {
     asked: Mutex<HashMap<(Key, Transport), Answering>>,
     /// Those of the host that were asked last.
     last: Mutex<Vec<SocketAddr>>,
+    late: Mutex<Late>,
 }
 
 type Answer = Result<Arc<Foreign>, Arc<Unanswered>>;
@@ -112,6 +114,7 @@ impl Upstream {
             cache: Mutex::default(),
             asked: Mutex::default(),
             last: Mutex::default(),
+            late: Mutex::default(),
         }
     }
 
@@ -120,8 +123,8 @@ impl Upstream {
         hold(&self.cache).get(key, Instant::now())
     }
 
-    /// Asks all resolvers but `ourselves`, at most 4 seconds long. An answer cut short is asked for
-    /// again over TCP if that is how the client asked. Where none has a useful answer, one
+    /// Asks the resolvers but `ourselves`, each for 4 seconds at most. An answer cut short is asked
+    /// for again over TCP if that is how the client asked. Where none has a useful answer, one
     /// resolver's refusal is the answer. A question that comes back to us while it is on its way
     /// gets no further.
     pub(crate) async fn ask(
@@ -145,7 +148,10 @@ impl Upstream {
                     transport,
                     enter: upstream.enter.as_ref(),
                 };
-                let answer = upstream.race(exchange, &ourselves).await.map_err(Arc::new);
+                let answer = upstream
+                    .forward(exchange, &ourselves)
+                    .await
+                    .map_err(Arc::new);
                 hold(&upstream.asked).remove(&asked);
                 if let Ok(answer) = &answer {
                     hold(&upstream.cache).put(key, answer.clone(), Instant::now());
@@ -163,7 +169,7 @@ impl Upstream {
         answering.clone().await
     }
 
-    async fn race(
+    async fn forward(
         &self,
         exchange: Exchange<'_>,
         ourselves: &BTreeSet<IpAddr>,
@@ -184,23 +190,51 @@ impl Upstream {
         if resolvers.is_empty() {
             return Err(Unanswered::NoResolver(source));
         }
-        let mut race: FuturesUnordered<_> = resolvers
-            .iter()
-            .map(|&resolver| exchange.run(resolver))
-            .collect();
-        let mut refusal = None;
-        while let Some(answer) = race.next().await {
-            match answer {
-                Ok(answer) if matches!(answer.code, code::NO_ERROR | code::NX_DOMAIN) => {
-                    return Ok(Arc::new(answer));
+        let sandbox = match exchange.key.way {
+            Way::Host => None,
+            Way::Sandbox(sandbox, _) => Some(sandbox),
+        };
+        let servers: Vec<Server> = resolvers.iter().map(|&at| (sandbox, at)).collect();
+        let found = self.in_turn(&exchange, &servers).await;
+        found.ok_or(Unanswered::Silent(resolvers, source))
+    }
+
+    /// Asks these, each when its turn has come. `None`: none has answered.
+    async fn in_turn(&self, exchange: &Exchange<'_>, servers: &[Server]) -> Option<Arc<Foreign>> {
+        let now = Instant::now();
+        let lateness: Vec<Lateness> = {
+            let late = hold(&self.late);
+            servers.iter().map(|server| late.of(server, now)).collect()
+        };
+        let mut order = Order::new(lateness);
+        let mut running = FuturesUnordered::new();
+        let found = loop {
+            let until = match order.step(Instant::now()) {
+                Step::Ask(at) => {
+                    order.asked(at, Instant::now());
+                    let answer = exchange.run(servers[at].1);
+                    running.push(async move { (at, answer.await) });
+                    continue;
                 }
-                Ok(answer) => refusal = Some(answer),
-                Err(error) => tracing::debug!(%error, "a resolver did not answer"),
+                Step::Wait(until) => until,
+                Step::End => break None,
+            };
+            let (at, answer) = tokio::select! {
+                Some(answer) = running.next() => answer,
+                () = passed(until) => continue,
+            };
+            if answer.is_ok() {
+                hold(&self.late).note(servers[at], Lateness::None, Instant::now());
             }
+            if let Some(found) = order.said(at, said(answer)) {
+                break Some(found);
+            }
+        };
+        let now = Instant::now();
+        for (at, lateness) in order.late(now) {
+            hold(&self.late).note(servers[at], lateness, now);
         }
-        refusal
-            .map(Arc::new)
-            .ok_or(Unanswered::Silent(resolvers, source))
+        found.or_else(|| order.end()).map(Arc::new)
     }
 
     async fn resolvers(&self) -> Vec<SocketAddr> {
@@ -223,6 +257,28 @@ impl Upstream {
         match &self.resolvers {
             Resolvers::Fixed(_) => "its configuration".to_owned(),
             Resolvers::File(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// Waits for a moment, if there is one.
+async fn passed(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn said(answer: io::Result<Foreign>) -> Said<Foreign> {
+    match answer {
+        Ok(answer) if answer.has_answers() => Said::Found(answer),
+        Ok(answer) if matches!(answer.code, code::NO_ERROR | code::NX_DOMAIN) => {
+            Said::Nothing(answer)
+        }
+        Ok(answer) => Said::Refused(answer),
+        Err(error) => {
+            tracing::debug!(%error, "a resolver did not answer");
+            Said::Failed
         }
     }
 }

@@ -304,6 +304,11 @@ pub(crate) struct Foreign {
 }
 
 impl Foreign {
+    /// Whether it has what was asked for, if only in part.
+    pub(crate) fn has_answers(&self) -> bool {
+        self.code == code::NO_ERROR && (self.counts[0] > 0 || self.truncated)
+    }
+
     /// The answer to the question of this id, or `None` if it is not that, or makes no sense.
     pub(crate) fn parse(bytes: &[u8], id: u16, question: &[u8]) -> Option<Self> {
         let count = |at: usize| short(bytes, at);

@@ -362,6 +362,45 @@ async fn one_live_resolver_among_dead_and_broken_ones_is_enough() {
     );
 }
 
+/// As [`known`], though later than another resolver would answer.
+fn known_after_a_while(reply: &mut Message) {
+    std::thread::sleep(Duration::from_millis(30));
+    known(reply);
+}
+
+fn refused(reply: &mut Message) {
+    reply.metadata.response_code = ResponseCode::Refused;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resolvers_are_asked_in_their_order() {
+    let first = FakeUpstream::start(known_after_a_while).await;
+    for other in [unknown, nothing, refused, broken] {
+        let mut other = FakeUpstream::start(other).await;
+        let upstream = Upstream::fixed(vec![first.address, other.address]);
+        let resolver = Resolver::start(MY_NET, &Host::new(), upstream).await;
+        assert_eq!(resolver.short("db1.corp A").await, ["192.0.2.1"]);
+        assert!(other.questions().is_empty(), "the first one was in time");
+
+        let upstream = Upstream::fixed(vec![other.address, first.address]);
+        let resolver = Resolver::start(MY_NET, &Host::new(), upstream).await;
+        let answer = resolver.dig("db1.corp A").await;
+        let knows = answer.contains("192.0.2.1");
+        let asks = other.questions().len();
+        assert_eq!((knows, asks), (!is_an_answer(&answer), 1), "{answer}");
+    }
+}
+
+fn nothing(reply: &mut Message) {
+    unknown(reply);
+    reply.metadata.response_code = ResponseCode::NoError;
+}
+
+/// Whether it says that there is nothing.
+fn is_an_answer(answer: &str) -> bool {
+    answer.contains("status: NXDOMAIN") || answer.contains("ANSWER: 0")
+}
+
 #[tokio::test]
 async fn a_failure_names_the_resolvers_that_did_not_answer() {
     let dead = closed().await;

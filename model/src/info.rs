@@ -12,6 +12,16 @@ use crate::{
     NodeStatus, Role, ServiceInfo, Subnet, TaskId, TaskSpec, TaskState,
 };
 
+/// The shape of what people made, from [`Level::TYPED_FAILURES`] on: what was asked for, and what
+/// has become of it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Told<I, Spec, Status> {
+    pub id: I,
+    pub spec: Spec,
+    pub status: Status,
+    pub version: u64,
+}
+
 /// A question. Names may be ids, or a prefix of an id that only one object has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "name", rename_all = "snake_case")]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Driver, EndpointInfo, Level, Millis, NetworkId, NetworkSpec, Subnet, SubnetLease, SubnetSpec,
-    Vni,
+    Vni, info::Told,
 };
 
 /// A network, for people.
@@ -45,14 +45,11 @@ pub struct NetworkStatus {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Written {
-    New {
-        id: NetworkId,
-        spec: NetworkSpec,
-        status: NetworkStatus,
-        version: u64,
-    },
+    New(New),
     Old(Old),
 }
+
+type New = Told<NetworkId, NetworkSpec, NetworkStatus>;
 
 /// Its shape before [`Level::TYPED_FAILURES`]: parts of the spec, and no status.
 #[derive(Serialize, Deserialize)]
@@ -84,12 +81,12 @@ impl From<NetworkInfo> for Written {
             level,
         } = info;
         if level >= Level::TYPED_FAILURES {
-            return Self::New {
+            return Self::New(New {
                 id,
                 spec,
                 status,
                 version,
-            };
+            });
         }
         Self::Old(Old {
             id,
@@ -114,49 +111,29 @@ impl From<NetworkInfo> for Written {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Read {
-    New {
-        id: NetworkId,
-        spec: NetworkSpec,
-        status: NetworkStatus,
-        version: u64,
-    },
+    New(New),
     Old(Old),
 }
 
 impl From<Read> for NetworkInfo {
     fn from(read: Read) -> Self {
-        let level = Level::NEWEST;
-        match read {
-            Read::New {
-                id,
-                spec,
-                status,
-                version,
-            } => Self {
-                id,
-                spec,
-                status,
-                version,
-                level,
-            },
-            Read::Old(old) => {
-                let (id, version) = (old.id, old.version);
-                let (spec, status) = old.split();
-                Self {
-                    id,
-                    spec,
-                    status,
-                    version,
-                    level,
-                }
-            }
+        let told = match read {
+            Read::New(told) => told,
+            Read::Old(old) => old.told(),
+        };
+        Self {
+            id: told.id,
+            spec: told.spec,
+            status: told.status,
+            version: told.version,
+            level: Level::NEWEST,
         }
     }
 }
 
 impl Old {
     /// The subnets that were asked for are those that it has; their ranges are not told.
-    fn split(self) -> (NetworkSpec, NetworkStatus) {
+    fn told(self) -> New {
         let asked = |lease: &SubnetLease| SubnetSpec {
             subnet: lease.subnet,
             gateway: Some(lease.gateway),
@@ -179,7 +156,12 @@ impl Old {
             endpoints: self.endpoints,
             created: self.created,
         };
-        (spec, status)
+        New {
+            id: self.id,
+            spec,
+            status,
+            version: self.version,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Balance, EndpointMode, Level, Millis, NamedPort, PublishSpec, ServiceId, ServiceSpec, TaskSpec,
-    UpdateInfo,
+    UpdateInfo, info::Told,
 };
 
 /// A service, for people.
@@ -56,13 +56,7 @@ enum Written {
     Old(Box<Old>),
 }
 
-#[derive(Serialize)]
-struct New {
-    id: ServiceId,
-    spec: ServiceSpec,
-    status: ServiceStatus,
-    version: u64,
-}
+type New = Told<ServiceId, ServiceSpec, ServiceStatus>;
 
 /// Its shape before [`Level::TYPED_FAILURES`]: parts of the spec beside it, and no status.
 #[derive(Serialize)]

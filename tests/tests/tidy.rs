@@ -463,6 +463,30 @@ fn no_test_is_switched_off() {
 }
 
 #[test]
+fn every_crate_warns_of_what_nobody_outside_can_use() {
+    let is_root = |source: &Source| source.is_shipped() && source.path.ends_with("/src/lib.rs");
+    let roots = sources().into_iter().filter(is_root);
+    let silent = roots.filter(|root| !root.text.contains("#![warn(unreachable_pub)]"));
+    assert_none(
+        "what is `pub` is what other crates use: the root says `#![warn(unreachable_pub)]`",
+        silent.map(|root| root.path).collect(),
+    );
+}
+
+#[test]
+fn errors_of_shipped_code_have_types() {
+    let is_text = |line: &str| {
+        let found = line.split_once("Result<").map(|(_, rest)| rest);
+        found.is_some_and(|rest| rest.contains(", String>") && !rest.contains("Map<"))
+    };
+    let shipped = sources().into_iter().filter(Source::is_shipped);
+    assert_none(
+        "a text is no error: its reader cannot tell the causes apart",
+        shipped.flat_map(|source| source.lines(is_text)).collect(),
+    );
+}
+
+#[test]
 fn comments_and_strings_are_no_code() {
     let lines = [
         "a(\"fs::\\\"x\") // fs::",

@@ -212,6 +212,7 @@ fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
         balancer: BalancerKind::default(),
         status: NodeStatus::Unknown,
         applied: 0,
+        behind: Default::default(),
         failures: Vec::new(),
         causes: Vec::new(),
         capabilities: None,

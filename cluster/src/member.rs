@@ -125,6 +125,7 @@ impl<S: StateMachine> Member<S> {
             balancer: BalancerKind::default(),
             status: NodeStatus::Unknown,
             applied: 0,
+            behind: Default::default(),
             failures: Vec::new(),
             causes: Vec::new(),
             capabilities: None,
@@ -392,7 +393,11 @@ impl<S: StateMachine> Member<S> {
     /// Executes a command once, at whichever leader. Without a leader it is retried for about 10 s;
     /// then the refusal is of kind `Unavailable`, and the same request may be proposed again.
     pub async fn propose(&self, proposal: Proposal) -> Response {
-        let proposal = &proposal;
+        // A member of an earlier version may lead.
+        let proposal = &Proposal {
+            command: proposal.command.at(self.level()),
+            ..proposal
+        };
         let from = PeerIdentity {
             node: self.node(),
             role: self.role(),
@@ -667,6 +672,15 @@ impl<S: StateMachine> Member<S> {
     pub(crate) fn own_place(&self) -> Option<(NodeId, SocketAddr)> {
         let record = self.inner.consensus.as_ref()?.node(self.node())?;
         Some((record.id, record.address))
+    }
+
+    /// The level of the cluster, as far as it is known here.
+    fn level(&self) -> Level {
+        let of_view = self.current_view().level;
+        let of_state = self
+            .consensus()
+            .map(|consensus| consensus.machine.read(StateMachine::level));
+        of_state.unwrap_or_default().max(of_view)
     }
 
     pub(crate) fn consensus(&self) -> Option<&Arc<Consensus<S>>> {

@@ -513,10 +513,7 @@ fn publish(mapping: &PortMapping) -> Result<PublishSpec, CniError> {
     let protocol = protocol.map_err(|error: ParseError| misread("portMappings", error))?;
     let at = match mapping.host_ip.as_str() {
         "" => PublishAt::Everywhere,
-        text => match address("portMappings: hostIP", text)? {
-            any if any.is_unspecified() => PublishAt::Everywhere,
-            one => PublishAt::Address(one),
-        },
+        text => PublishAt::Address(address("portMappings: hostIP", text)?),
     };
     Ok(PublishSpec {
         published: port("hostPort", mapping.host_port)?,

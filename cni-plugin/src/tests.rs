@@ -1,6 +1,9 @@
 //! Tests of input and output formats against the specification, without a daemon.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use api::{Attached, CniInterface, CniName, ContainerRequest};
 use model::{
@@ -244,9 +247,13 @@ fn an_interface_is_asked_for_with_all_that_runtimes_say_of_it() {
         .collect();
     assert_eq!(
         published,
-        ["192.168.1.1:8080->80/tcp (host)", "*:53->53/udp (host)"]
+        [
+            "192.168.1.1:8080->80/tcp (host)",
+            "0.0.0.0:53->53/udp (host)"
+        ]
     );
-    assert_eq!(asked.traits.publish[1].at, PublishAt::Everywhere);
+    let any = PublishAt::Address(Ipv4Addr::UNSPECIFIED.into());
+    assert_eq!(asked.traits.publish[1].at, any);
     let limits = Bandwidth {
         ingress_rate: 1000,
         ingress_burst: 2000,

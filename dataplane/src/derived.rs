@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use model::{EndpointId, NodeConfig, SandboxId};
+use model::{EndpointId, NetworkId, NodeConfig, SandboxId};
 
 use super::{
     desired::{Desired, Ground},
@@ -19,6 +19,8 @@ use super::{
 pub(crate) struct Derived {
     /// The devices on LANs that were seen inside of containers of others.
     pub taken: BTreeSet<EndpointId>,
+    /// Of networks with one mark: those that were seen to be led into.
+    pub led: BTreeSet<NetworkId>,
     /// Whom the way of packets leads to.
     pub asked: Last<Arc<NodeConfig>, Asked>,
     ground: Last<Stand, Ground>,
@@ -38,6 +40,8 @@ pub(crate) struct Stand {
     pub alive: BTreeSet<SandboxId>,
     /// The endpoints on a LAN whose devices a container's runtime has taken from the host.
     pub taken: BTreeSet<EndpointId>,
+    /// Of networks with one mark: those that packets to published ports are led into.
+    pub led: BTreeSet<NetworkId>,
 }
 
 impl Derived {
@@ -47,6 +51,7 @@ impl Derived {
             free: stand.free.clone(),
             alive: stand.alive.clone(),
             taken: stand.taken.clone(),
+            led: stand.led.clone(),
             ..Ground::clone(&stand.host)
         });
         self.desired.of(

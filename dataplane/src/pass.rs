@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use model::{
-    Capability, DriverConfig, EndpointId, Kind, Mac, NodeConfig, NodeId, SandboxId,
+    Capability, DriverConfig, EndpointId, Kind, Mac, NetworkId, NodeConfig, NodeId, SandboxId,
     names::Namespace,
 };
 use tracing::info;
@@ -16,11 +16,12 @@ use super::{
     inspect::{Difference, Inside, Reads},
     kernel::{Asked, Kernel, Refused},
     plan::{Change, Observed, Op},
+    policy::HOST_TABLES,
     ports::{Open, Ports},
     probe::Probes,
     rules::{self, Grounds, Pending, Rules},
     state::{ObservedKind, ObservedLink, Place},
-    status::{Failure, Plane, Status, judge, sandbox_of},
+    status::{Failure, Held, Plane, Status, judge},
     xfrm::{self, Encryption, Tunnels},
 };
 
@@ -84,13 +85,8 @@ pub(crate) fn reconcile(
             .reconcile(&planes.derived.rules(&config, &observed, &planes.ports.open));
     let mut status = judge(&config, &desired, &plan, failures);
     status.failures.extend(planes.probes.failures(&desired));
-    let refused: Vec<Failure> = refused
-        .into_iter()
-        .chain(ipsec.failures)
-        .chain(unable)
-        .collect();
-    status.settled &= refused.iter().all(|failure| failure.sandbox.is_some());
-    status.failures.extend(refused);
+    let refused = refused.into_iter().chain(ipsec.failures).chain(unable);
+    refused.for_each(|failure| status.add(failure));
     // Somebody else's port is no reason to hold anything else up.
     status
         .failures
@@ -166,10 +162,13 @@ impl Planes {
         let next = format!("load or build {}", Capability::Esp.options());
         let cause = format!("it is encrypted, and this kernel lacks ESP with AES-GCM: {error}");
         let why = model::Failure::new(Kind::Precondition, cause, next);
-        let refused = (config.networks.values()).filter(|network| is_encrypted(&network.driver));
+        let networks = config.networks.iter();
+        let refused = networks.filter(|(_, network)| is_encrypted(&network.driver));
         let failures = refused
-            .map(|network| why.clone().about(format!("network {}", network.name)))
-            .map(Failure::of_host)
+            .map(|(id, network)| {
+                let why = why.clone().about(format!("network {}", network.name));
+                Failure::of_network(*id, why)
+            })
             .collect();
         (
             Arc::new(NodeConfig {
@@ -298,11 +297,14 @@ fn observe(
             free: probes.free(),
             alive: kernel.alive(config),
             taken: derived.taken.clone(),
+            led: derived.led.clone(),
         };
         let desired = derived.desired(config, stand);
         let observed = kernel.observe(&desired)?;
         let before = std::mem::replace(&mut derived.taken, taken(config, &observed));
-        if !probes.adopt(&desired, &observed) && before == derived.taken {
+        let led_before = std::mem::replace(&mut derived.led, led(config, &desired, &observed));
+        let is_same = before == derived.taken && led_before == derived.led;
+        if !probes.adopt(&desired, &observed) && is_same {
             return Ok((desired, observed));
         }
     }
@@ -338,6 +340,24 @@ fn taken(config: &NodeConfig, observed: &Observed) -> BTreeSet<EndpointId> {
         taken.extend(handed.map(|joint| joint.id).filter(has));
     }
     taken
+}
+
+/// Where networks have one mark: those that packets to published ports are led into now.
+fn led(config: &NodeConfig, desired: &Desired, observed: &Observed) -> BTreeSet<NetworkId> {
+    let Some(host) = observed.spaces.get(&Place::Host) else {
+        return BTreeSet::new();
+    };
+    let rules = host.policies.rules.iter();
+    let tables: BTreeSet<u32> = rules.filter_map(|rule| rule.table).collect();
+    let is_led = |id: &NetworkId| {
+        let network = config.networks.get(id);
+        network.is_some_and(|network| tables.contains(&(HOST_TABLES | u32::from(network.vni))))
+    };
+    let alike = desired
+        .undiverted
+        .iter()
+        .flat_map(|(id, first)| [*id, *first]);
+    alike.filter(is_led).collect()
 }
 
 /// What the kernel holds of links, and what it does not.
@@ -382,8 +402,8 @@ fn reconcile_links(
         let (generation, operations) = (config.generation, plan.len());
         info!(generation, operations, first = %plan[0], "changing the kernel");
         let failure = |refused: Refused| {
-            let sandbox = sandbox_of(&desired, &refused.op);
-            Failure::of_op(&refused.op, sandbox, refused.why)
+            let held = Held::by(config, &desired, &refused.op);
+            Failure::of_op(&refused.op, held, refused.why)
         };
         let (withheld, due): (Vec<Op>, Vec<Op>) = plan
             .iter()
@@ -392,7 +412,7 @@ fn reconcile_links(
         failures = planes.kernel.apply(&due).into_iter().map(failure).collect();
         let open = |op: Op| {
             let why = model::Failure::new(Kind::Precondition, OPEN, CLOSE);
-            Failure::of_op(&op, sandbox_of(&desired, &op), why)
+            Failure::of_op(&op, Held::by(config, &desired, &op), why)
         };
         failures.extend(withheld.into_iter().map(open));
         rounds += 1;

@@ -66,6 +66,8 @@ impl Ports {
         let (mut wanted, mut failures) = (BTreeSet::new(), Vec::new());
         for ((service, place), record) in &config.published {
             let Some(&mark) = desired.diverted.get(&record.network) else {
+                let first = desired.undiverted.get(&record.network);
+                failures.extend(first.map(|first| not_told_apart(config, record, *first)));
                 continue;
             };
             let at = addresses(&record.spec.at, &desired.addresses);
@@ -192,10 +194,40 @@ fn in_use(
     )))
 }
 
+/// Of a port that leads into a network with the mark of another one that was there first.
+fn not_told_apart(config: &NodeConfig, record: &PublishedConfig, first: NetworkId) -> Failure {
+    let named = |id: NetworkId| {
+        let network = config.networks.get(&id);
+        network.map_or_else(
+            || format!("network {id}"),
+            |network| {
+                let (name, vni) = (&network.name, network.vni);
+                format!("network {name} (VXLAN network identifier {vni})")
+            },
+        )
+    };
+    let cause = format!(
+        "this host does not lead callers there: it cannot tell packets to {} from those to {}, \
+         whose published ports were there first",
+        named(record.network),
+        named(first)
+    );
+    let next = "make another network, which gets an identifier that differs enough, and make the \
+                service or container anew on it";
+    let why = model::Failure::new(Kind::Conflict, cause, next);
+    Failure::of_host(why.about(format!(
+        "published port {} of {}",
+        record.spec, record.owner
+    )))
+}
+
 /// `None`: all of them.
 fn addresses(at: &PublishAt, here: &BTreeSet<(LinkName, IpAddr)>) -> Option<BTreeSet<IpAddr>> {
-    let is_here =
-        |address: &IpAddr| address.is_loopback() || here.iter().any(|(_, own)| own == address);
+    let is_here = |address: &IpAddr| {
+        address.is_loopback()
+            || address.is_unspecified()
+            || here.iter().any(|(_, own)| own == address)
+    };
     match at {
         PublishAt::Everywhere => None,
         PublishAt::Address(address) => Some([*address].into_iter().filter(is_here).collect()),

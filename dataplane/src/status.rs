@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, io};
 
 use model::{
-    Capability, Kind, NodeConfig, NodeId, SandboxId, Spi, Subnet,
-    names::{self, Namespace},
+    Capability, Kind, NetworkId, NodeConfig, NodeId, SandboxId, Spi, Subnet,
+    names::{self, LinkName, Namespace},
 };
 use nix::errno::Errno;
 
@@ -37,29 +37,105 @@ pub struct Failure {
     pub plane: Plane,
     /// The one task that it keeps from running; `None` where it is the host's.
     pub sandbox: Option<SandboxId>,
+    /// The one network that it holds up; `None` where it is a task's or the host's.
+    pub network: Option<NetworkId>,
     /// What it was about, why it failed, and what to do next.
     pub why: model::Failure,
 }
 
 impl Failure {
     /// An operation on links that failed.
-    pub(crate) fn of_op(op: &Op, sandbox: Option<SandboxId>, why: model::Failure) -> Self {
+    pub(crate) fn of_op(op: &Op, of: Held, why: model::Failure) -> Self {
         Self {
             plane: Plane::Links(Box::new(op.clone())),
-            sandbox,
+            sandbox: of.sandbox(),
+            network: of.network(),
             why: why.about(op.to_string()),
         }
     }
 
+    /// A failure that concerns one network of the host.
+    pub(crate) fn of_network(network: NetworkId, why: model::Failure) -> Self {
+        Self {
+            network: Some(network),
+            ..Self::of_host(why)
+        }
+    }
+
+    /// What it holds up.
+    pub(crate) fn holds(&self) -> Held {
+        let sandbox = self.sandbox.map(Held::Sandbox);
+        sandbox
+            .or(self.network.map(Held::Network))
+            .unwrap_or(Held::Host)
+    }
+
     /// A failure that concerns the host as a whole.
     pub(crate) fn of_host(why: model::Failure) -> Self {
-        let (plane, sandbox) = (Plane::Other, None);
         Self {
-            plane,
-            sandbox,
+            plane: Plane::Other,
+            sandbox: None,
+            network: None,
             why,
         }
     }
+}
+
+/// What a failure holds up, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Held {
+    /// One task or container.
+    Sandbox(SandboxId),
+    /// One network.
+    Network(NetworkId),
+    /// The host as a whole.
+    Host,
+}
+
+impl Held {
+    /// What an operation holds up for as long as it is left to do.
+    pub(crate) fn by(config: &NodeConfig, desired: &Desired, op: &Op) -> Self {
+        let link = op.change.link();
+        let sandbox = link.and_then(|link| desired.sandbox_of(op.place, link));
+        if let Some(sandbox) = sandbox {
+            return Self::Sandbox(sandbox);
+        }
+        let network = match op.place {
+            Place::Inside(Namespace::Network(network)) => Some(network),
+            Place::Inside(_) => None,
+            Place::Host => link.and_then(|link| network_on_host(config, link)),
+        };
+        network.map_or(Self::Host, Self::Network)
+    }
+
+    /// What failures of the rules of a place hold up.
+    pub(crate) fn at(place: Place) -> Self {
+        match place {
+            Place::Inside(Namespace::Network(network)) => Self::Network(network),
+            place => place.sandbox().map_or(Self::Host, Self::Sandbox),
+        }
+    }
+
+    pub(crate) fn sandbox(self) -> Option<SandboxId> {
+        match self {
+            Self::Sandbox(sandbox) => Some(sandbox),
+            Self::Network(_) | Self::Host => None,
+        }
+    }
+
+    pub(crate) fn network(self) -> Option<NetworkId> {
+        match self {
+            Self::Network(network) => Some(network),
+            Self::Sandbox(_) | Self::Host => None,
+        }
+    }
+}
+
+/// The network that a link of the host leads into.
+fn network_on_host(config: &NodeConfig, link: &LinkName) -> Option<NetworkId> {
+    let is_its = |vni| names::uplink_link(vni) == *link || names::vxlan_link(vni) == *link;
+    let mut networks = config.networks.iter();
+    networks.find_map(|(id, network)| is_its(network.vni).then_some(*id))
 }
 
 /// The kernel took it and does not show it.
@@ -94,6 +170,9 @@ pub struct Status {
     pub generation: u64,
     /// Whether the kernel was read and holds all of it, tasks aside that cannot be on this host.
     pub settled: bool,
+    /// Where it does not: the networks alone that lack something; `None` where the host as a whole
+    /// does.
+    pub behind: Option<BTreeSet<NetworkId>>,
     /// What does not hold.
     pub failures: Vec<Failure>,
     /// The tasks whose sandboxes and endpoints are as they should be.
@@ -107,16 +186,30 @@ pub struct Status {
 }
 
 impl Status {
+    /// Adds what could not be done, and what it holds up.
+    pub(crate) fn add(&mut self, failure: Failure) {
+        self.hold(failure.holds());
+        self.failures.push(failure);
+    }
+
+    fn hold(&mut self, held: Held) {
+        match held {
+            // It is on no host as it should be, which its managers are told otherwise.
+            Held::Sandbox(_) => {}
+            Held::Network(network) => {
+                self.settled = false;
+                self.behind.as_mut().map(|behind| behind.insert(network));
+            }
+            Held::Host => (self.settled, self.behind) = (false, None),
+        }
+    }
+
     /// What keeps this task from running here.
     pub fn failure_of(&self, sandbox: SandboxId) -> Option<&model::Failure> {
         let mut failures = self.failures.iter();
         let of_it = failures.find(|failure| failure.sandbox == Some(sandbox))?;
         Some(&of_it.why)
     }
-}
-
-pub(crate) fn sandbox_of(desired: &Desired, op: &Op) -> Option<SandboxId> {
-    desired.sandbox_of(op.place, op.change.link()?)
 }
 
 pub(crate) fn judge(
@@ -128,7 +221,7 @@ pub(crate) fn judge(
     if plan.is_empty() {
         failures.clear();
     } else if failures.is_empty() {
-        let undone = |op: &Op| Failure::of_op(op, sandbox_of(desired, op), undone());
+        let undone = |op: &Op| Failure::of_op(op, Held::by(config, desired, op), undone());
         failures.extend(plan.iter().map(undone));
     }
     failures.extend(desired.failures.iter().cloned());
@@ -138,21 +231,22 @@ pub(crate) fn judge(
         .copied()
         .filter(|&task| is_ready(task, desired, plan))
         .collect();
-    let settled = failures.iter().all(|failure| failure.sandbox.is_some());
-    let (node, generation, on_link) = (
-        Some(config.node),
-        config.generation,
-        desired.on_link.clone(),
-    );
-    Status {
-        node,
-        generation,
-        settled,
-        failures,
+    let mut status = Status {
+        node: Some(config.node),
+        generation: config.generation,
+        settled: true,
+        behind: Some(BTreeSet::new()),
         ready,
-        on_link,
+        on_link: desired.on_link.clone(),
         ..Status::default()
+    };
+    failures.into_iter().for_each(|failure| status.add(failure));
+    if !status.settled {
+        // What is left to do for others may wait for what failed.
+        let left = plan.iter().map(|op| Held::by(config, desired, op));
+        left.for_each(|held| status.hold(held));
     }
+    status
 }
 
 /// A task is ready when nothing is left to do in its sandbox, nor in its networks save on others'

@@ -123,7 +123,7 @@ fn pages<T>(all: Vec<T>, most: usize, answer: fn(Vec<T>) -> Answer) -> Vec<Answe
 pub struct NodeInfo {
     /// Its id; in JSON 13 characters of base 36.
     pub id: NodeId,
-    /// Host name of the node when it joined.
+    /// Host name of the node, as last reported.
     pub hostname: String,
     /// What it may do.
     pub role: Role,

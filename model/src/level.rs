@@ -29,8 +29,10 @@ impl Level {
     pub const SHARED_VIEWS: Self = Self(2);
     /// See [`FEATURES`].
     pub const TYPED_FAILURES: Self = Self(3);
+    /// See [`FEATURES`].
+    pub const DISTINCTIONS: Self = Self(4);
     /// The newest level that this code knows.
-    pub const NEWEST: Self = Self::TYPED_FAILURES;
+    pub const NEWEST: Self = Self::DISTINCTIONS;
 
     /// The level after this one.
     pub fn next(self) -> Self {
@@ -65,6 +67,11 @@ pub const FEATURES: &[(Level, &str)] = &[
         "reports, nodes, tasks and the ends of tasks on disk carry their failures as kind, object, \
          cause and next step, where there was one line of text; what is told of services and \
          networks is their spec and their status",
+    ),
+    (
+        Level::DISTINCTIONS,
+        "marks of networks with published ports differ; a report says which networks a host is \
+         behind with, and what the host is called now; a port at 0.0.0.0 or [::] is of one family",
     ),
 ];
 

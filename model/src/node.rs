@@ -1,7 +1,7 @@
 //! The machines of the cluster, and the authority that admits them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
 };
@@ -9,7 +9,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BalancerKind, Capability, Failure, Millis, NodeId, ParseError, Secret, Subnet, level::is_zero,
+    BalancerKind, Capability, Failure, Millis, NetworkId, NodeId, ParseError, Secret, Subnet,
+    level::is_zero,
 };
 
 /// What a node may do. Its certificate carries it.
@@ -92,7 +93,7 @@ impl fmt::Display for NodeStatus {
 pub struct Node {
     /// Its identity; also its Raft id.
     pub id: NodeId,
-    /// Its host name when it joined.
+    /// Its host name when it joined; from [`crate::Level::DISTINCTIONS`] on, as last reported.
     pub hostname: String,
     /// Where its control plane listens (TCP).
     pub address: SocketAddr,
@@ -108,6 +109,10 @@ pub struct Node {
     pub status: NodeStatus,
     /// The generation of its view that its kernel has, as last reported.
     pub applied: u64,
+    /// The networks that its kernel is further behind with than that, and the generation of its
+    /// view that it has of each; empty before [`crate::Level::DISTINCTIONS`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub behind: BTreeMap<NetworkId, u64>,
     /// What its kernel refused, as last reported, one line each; empty from
     /// [`crate::Level::TYPED_FAILURES`] on.
     pub failures: Vec<String>,
@@ -128,6 +133,12 @@ pub struct Node {
 }
 
 impl Node {
+    /// The generation of its view that its kernel has of a network, as last reported.
+    pub fn applied_of(&self, network: NetworkId) -> u64 {
+        let behind = self.behind.get(&network).copied();
+        behind.map_or(self.applied, |applied| applied.min(self.applied))
+    }
+
     /// What its kernel refused, as last reported, of whatever level the report was.
     pub fn refused(&self) -> Vec<Failure> {
         let texts = self.failures.iter().map(Failure::untyped);

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ParseError, Subnet};
+use crate::{Level, ParseError, Subnet};
 
 /// A transport protocol that has ports.
 #[derive(
@@ -85,7 +85,8 @@ pub enum PublishAt {
     /// All, those of the loopback included.
     #[default]
     Everywhere,
-    /// This one, on the host that has it.
+    /// This one, on the host that has it; `0.0.0.0` and `::`: all of that family, from
+    /// [`Level::DISTINCTIONS`] on.
     Address(IpAddr),
     /// Those of the host's interface of this name.
     Interface(String),
@@ -116,10 +117,27 @@ impl PublishSpec {
         self.published.saturating_add(self.count.saturating_sub(1))
     }
 
+    /// Whether it is at all addresses of one family, which means nothing before
+    /// [`Level::DISTINCTIONS`].
+    pub fn is_of_one_family(&self) -> bool {
+        matches!(self.at, PublishAt::Address(address) if address.is_unspecified())
+    }
+
+    /// The same in the shape of a level: before [`Level::DISTINCTIONS`] a port of one family is one
+    /// of both.
+    pub fn become_of(&mut self, level: Level) {
+        if level < Level::DISTINCTIONS && self.is_of_one_family() {
+            self.at = PublishAt::Everywhere;
+        }
+    }
+
     /// Whether a packet could match both. The addresses of an interface are not known here.
     pub fn overlaps(&self, other: &Self) -> bool {
         let places = match (&self.at, &other.at) {
-            (PublishAt::Address(one), PublishAt::Address(two)) => one == two,
+            (PublishAt::Address(one), PublishAt::Address(two)) => {
+                let is_any = one.is_unspecified() || two.is_unspecified();
+                one == two || is_any && one.is_ipv4() == two.is_ipv4()
+            }
             (PublishAt::Interface(one), PublishAt::Interface(two)) => one == two,
             _ => true,
         };
@@ -193,6 +211,10 @@ mod tests {
             ..range.clone()
         }));
         assert!(!spec(address("10.0.0.1"), 80, 1).overlaps(&spec(address("10.0.0.2"), 80, 1)));
+        let any = |text| spec(address(text), 80, 1);
+        assert!(any("0.0.0.0").overlaps(&any("10.0.0.1")) && any("::1").overlaps(&any("::")));
+        assert!(!any("0.0.0.0").overlaps(&any("::")) && !any("0.0.0.0").overlaps(&any("::1")));
+        assert!(any("::").overlaps(&spec(PublishAt::Everywhere, 80, 1)));
         assert!(!spec(link("eth0"), 80, 1).overlaps(&spec(link("eth1"), 80, 1)));
         assert!(spec(link("eth0"), 80, 1).overlaps(&spec(address("10.0.0.2"), 80, 1)));
     }

@@ -18,6 +18,15 @@ impl Vni {
     /// The highest VNI: they have 24 bits.
     pub const LAST: Vni = Vni((1 << 24) - 1);
 
+    /// How many marks there are for networks: a packet's mark has room for eleven bits of a VNI.
+    pub const MARKS: usize = 1 << 11;
+
+    /// What a packet's mark holds of it. Hosts cannot tell the packets of two networks apart that
+    /// agree in this.
+    pub fn mark(self) -> u16 {
+        (self.0 & (Self::MARKS as u32 - 1)) as u16
+    }
+
     /// The next one up; after the last comes [`Vni::FIRST`].
     pub fn next(self) -> Vni {
         if self < Self::LAST {

@@ -16,7 +16,7 @@ use std::{
 
 use agent::{Exec, Sandboxes};
 use cluster::{ClusterError, Halt};
-use model::{Failure, Kind, NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
+use model::{Failure, Kind, NetworkId, NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::{
     sync::watch,
@@ -239,7 +239,7 @@ async fn report(
     let mut member = daemon.member.subscribe();
     // Of a host that is no member: nothing.
     let mut ailment = watch::Sender::new(None).subscribe();
-    let (mut applied, mut told, mut due) = ((None, 0), None, None);
+    let (mut progress, mut told, mut due) = (Progress::default(), None, None);
     loop {
         let current = status.borrow_and_update().clone();
         let found = sandboxes_of(&current);
@@ -248,11 +248,7 @@ async fn report(
             *known = found;
             changed
         });
-        // What failed is not applied: managers that wait for this host must go on waiting. Nobody
-        // waits for a task that cannot be here, nor for a port that another program has.
-        if current.settled {
-            applied = (current.node, current.generation);
-        }
+        progress.follow(&current);
         let tasks_now = tasks.borrow_and_update().clone();
         // Before the first pass nothing is known of this kernel, which is not to say that it can do
         // nothing.
@@ -265,12 +261,7 @@ async fn report(
             let failures = current.failures.iter().map(|failure| failure.why.clone());
             let causes = ailment.into_iter().chain(failures).take(FAILURES).collect();
             let (node, capabilities) = (member.node(), current.capabilities.clone());
-            // A host that has joined anew has nothing yet of what it is to have.
-            let applied = if applied.0 == Some(node) {
-                applied.1
-            } else {
-                0
-            };
+            let (applied, behind) = progress.of(node);
             let (lost, on_link) = (
                 current.lost.clone(),
                 current.on_link.iter().take(PREFIXES).copied().collect(),
@@ -284,6 +275,8 @@ async fn report(
                 on_link,
                 node,
                 applied,
+                behind,
+                hostname: Some(daemon.hostname.clone()),
             };
             let report = report.at(daemon.desired.borrow().level);
             let is_known = told.as_ref().is_some_and(|told| is_known(told, &report));
@@ -303,6 +296,46 @@ async fn report(
             }
             Ok(()) = ailment.changed() => {}
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+        }
+    }
+}
+
+/// How far the kernel is, for managers. What failed is not applied: those that wait for this host
+/// must go on waiting. Nobody waits for a task that cannot be here, nor for a port that another
+/// program has, and what one network lacks holds up those on that network alone.
+#[derive(Default)]
+struct Progress {
+    node: Option<NodeId>,
+    applied: u64,
+    /// What it had of networks before they began to lack something.
+    behind: BTreeMap<NetworkId, u64>,
+}
+
+impl Progress {
+    fn follow(&mut self, status: &dataplane::Status) {
+        let Some(lacking) = &status.behind else {
+            return;
+        };
+        // A host that has joined anew has nothing yet of what it is to have.
+        if self.node != status.node {
+            *self = Self {
+                node: status.node,
+                ..Self::default()
+            };
+        }
+        self.behind.retain(|network, _| lacking.contains(network));
+        for network in lacking {
+            self.behind.entry(*network).or_insert(self.applied);
+        }
+        self.applied = status.generation;
+    }
+
+    /// The generation that a node has applied, and that of networks that it is behind with.
+    fn of(&self, node: NodeId) -> (u64, BTreeMap<NetworkId, u64>) {
+        if self.node == Some(node) {
+            (self.applied, self.behind.clone())
+        } else {
+            (0, BTreeMap::new())
         }
     }
 }

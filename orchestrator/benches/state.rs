@@ -507,6 +507,7 @@ fn node(number: u64) -> Node {
         balancer: BalancerKind::default(),
         status: NodeStatus::Ready,
         applied: 0,
+        behind: Default::default(),
         failures: Vec::new(),
         causes: Vec::new(),
         capabilities: None,

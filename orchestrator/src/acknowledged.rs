@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use model::{NodeId, NodeStatus, PublishMode, Service};
+use model::{Node, NodeId, NodeStatus, PublishMode, Service};
 
-use crate::state::State;
+use crate::{ports, state::State};
 
 /// The generation that every host which leads traffic to this service has applied. Hosts that are
 /// down do not count: their lease is over.
@@ -16,8 +16,9 @@ pub(crate) fn generation(state: &State, service: &Service) -> u64 {
         .filter_map(|network| parts.least_on(*network))
         .min();
     let published = is_everywhere(service)
-        .then(|| parts.least_everywhere())
-        .flatten();
+        .then(|| ports::network(state, &service.networks))
+        .flatten()
+        .and_then(|network| parts.least_everywhere(network));
     least.into_iter().chain(published).min().unwrap_or(u64::MAX)
 }
 
@@ -36,9 +37,17 @@ pub(crate) fn behind(state: &State, service: &Service, index: u64) -> Vec<String
     };
     let hosts = hosts.into_iter().filter_map(|id| state.nodes.get(id));
     hosts
-        .filter(|node| node.status == NodeStatus::Ready && node.applied < index)
+        .filter(|node| node.status == NodeStatus::Ready && applied(node, service) < index)
         .map(|node| node.hostname.clone())
         .collect()
+}
+
+/// The least log index that a host has applied of the networks of a service.
+fn applied(node: &Node, service: &Service) -> u64 {
+    let networks = service.networks.iter();
+    networks.fold(node.applied, |least, network| {
+        least.min(node.applied_of(*network))
+    })
 }
 
 fn is_everywhere(service: &Service) -> bool {

@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 
 use ipam::Owner;
 use model::{
-    Container, Driver, Kind, NetworkId, NodeId, Protocol, PublishMode, PublishSpec, Refusal,
-    ServiceId, ServiceSpec, Task,
+    Container, Driver, Kind, Level, NetworkId, NodeId, Protocol, PublishMode, PublishSpec, Refusal,
+    ServiceId, ServiceSpec, Task, Vni,
 };
 
-use crate::{record::ServiceRecord, state::State, validate::range};
+use crate::{
+    record::ServiceRecord,
+    state::State,
+    validate::{no_place, range},
+};
 
 /// The network of services that publish ports and name no network, as in Swarm.
 pub(crate) const INGRESS: &str = "ingress";
@@ -44,6 +48,14 @@ pub(crate) fn check(
                     the network \"ingress\"";
         return Err(Refusal::new(Kind::Precondition, cause, next));
     }
+    families_are_told_apart(state, &spec.publish)?;
+    let publishes = |own: ServiceId| state.derived.services.publishing().any(|id| *id == own);
+    if let Some(network) = network(state, networks)
+        && !own.is_some_and(publishes)
+    {
+        let whose = format!("service {:?}", spec.name);
+        is_told_apart(state, &whose, network, &led_networks(state))?;
+    }
     spec.publish.iter().try_for_each(|port| {
         is_not_ours(state, port)?;
         is_nobody_elses(state, port, own)?;
@@ -53,6 +65,7 @@ pub(crate) fn check(
 
 /// Refuses a container's ports that lead nowhere, and those that somebody has on its host.
 pub(crate) fn check_container(state: &State, container: &Container) -> Result<(), Refusal> {
+    families_are_told_apart(state, &container.traits.publish)?;
     let (name, node) = (container.name(), container.key.node);
     if !container.traits.publish.is_empty() && network(state, &[container.network]).is_none() {
         let cause = format!(
@@ -63,6 +76,18 @@ pub(crate) fn check_container(state: &State, container: &Container) -> Result<()
             cause,
             "attach it to an overlay network that is not internal",
         ));
+    }
+    let publishes = publishing_on(state, node).any(|other| other.id == container.id);
+    if !container.traits.publish.is_empty() && !publishes {
+        let led = services_networks(state)
+            .chain(publishing_on(state, node).map(|other| other.network))
+            .collect();
+        is_told_apart(
+            state,
+            &format!("container {name:?}"),
+            container.network,
+            &led,
+        )?;
     }
     container.traits.publish.iter().try_for_each(|port| {
         is_not_ours(state, port)?;
@@ -97,6 +122,63 @@ pub(crate) fn check_container(state: &State, container: &Container) -> Result<()
             }
         }
     })
+}
+
+/// Refuses ports of one family where hosts may not know them yet.
+fn families_are_told_apart(state: &State, ports: &[PublishSpec]) -> Result<(), Refusal> {
+    let mut early = ports.iter().filter(|port| port.is_of_one_family());
+    match early.next().filter(|_| state.level < Level::DISTINCTIONS) {
+        None => Ok(()),
+        Some(port) => Err(no_place(port)),
+    }
+}
+
+/// Networks that ports of any host lead to.
+pub(crate) fn led_networks(state: &State) -> BTreeSet<NetworkId> {
+    let publishing = state.derived.containers.publishing();
+    let containers = publishing.filter_map(|id| state.containers.get(id));
+    services_networks(state)
+        .chain(containers.map(|container| container.network))
+        .collect()
+}
+
+/// Networks that published ports of services lead to.
+fn services_networks(state: &State) -> impl Iterator<Item = NetworkId> {
+    publishing(state).filter_map(|record| network(state, &record.service.networks))
+}
+
+/// Refuses a network as the one that ports lead to, where hosts could not tell its packets from
+/// those of another in `led`, which has such ports already: whoever was there first keeps them.
+fn is_told_apart(
+    state: &State,
+    whose: &str,
+    network: NetworkId,
+    led: &BTreeSet<NetworkId>,
+) -> Result<(), Refusal> {
+    let Some(own) = state.networks.get(&network) else {
+        return Ok(());
+    };
+    if state.level < Level::DISTINCTIONS || led.contains(&network) {
+        return Ok(());
+    }
+    let alike = state.derived.networks.marked(own.vni.mark());
+    let mut alike = alike.filter(|id| led.contains(id));
+    let Some(other) = alike.find_map(|id| state.networks.get(id)) else {
+        return Ok(());
+    };
+    let (name, taker) = (&own.spec.name, &other.spec.name);
+    let cause = format!(
+        "ports of {whose} cannot be published: hosts could not tell packets to network {name:?} \
+         (VXLAN network identifier {}) from those to network {taker:?} ({}), which has published \
+         ports",
+        own.vni, other.vni
+    );
+    let next = format!(
+        "make another network, whose identifier will differ enough, and use it in place of \
+         {name:?}; if there are {} networks with published ports, remove ports of one first",
+        Vni::MARKS
+    );
+    Err(Refusal::new(Kind::Conflict, cause, next))
 }
 
 /// A service's port that every host has must not be a container's on any.

@@ -34,16 +34,7 @@ fn invalid(cause: impl Into<String>, next: impl Into<String>) -> Refusal {
 }
 
 pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
-    let hostname = &node.hostname;
-    let is_odd = |byte: char| byte.is_whitespace() || byte.is_control();
-    if hostname.is_empty() || hostname.len() > MAX_HOSTNAME || hostname.contains(is_odd) {
-        let shown: String = hostname.chars().take(MAX_HOSTNAME).collect();
-        let next = format!(
-            "give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl \
-             hostname`"
-        );
-        return Err(invalid(format!("{shown:?} is no host name"), next));
-    }
+    hostname(&node.hostname)?;
     let is_nobodys = |address: &&IpAddr| address.is_unspecified() || address.is_multicast();
     match [&node.address.ip(), &node.vtep]
         .into_iter()
@@ -59,6 +50,19 @@ pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
             ))
         }
     }
+}
+
+pub(crate) fn hostname(hostname: &str) -> Result<(), Refusal> {
+    let is_odd = |byte: char| byte.is_whitespace() || byte.is_control();
+    if hostname.is_empty() || hostname.len() > MAX_HOSTNAME || hostname.contains(is_odd) {
+        let shown: String = hostname.chars().take(MAX_HOSTNAME).collect();
+        let next = format!(
+            "give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl \
+             hostname`"
+        );
+        return Err(invalid(format!("{shown:?} is no host name"), next));
+    }
+    Ok(())
 }
 
 /// The ports that Swarm allows too. Encrypted networks take the next one.
@@ -274,11 +278,7 @@ fn publish(whose: &str, published: &[PublishSpec]) -> Result<(), Refusal> {
             ));
         }
         if !is_place(&port.at) {
-            let cause = format!("no host answers at {}", port.at);
-            return Err(invalid(
-                cause,
-                "give an address or an interface of the hosts, or none for all of them",
-            ));
+            return Err(no_place(port));
         }
         if let Some(other) = published[..index].iter().find(|other| other.overlaps(port)) {
             let cause = format!(
@@ -298,11 +298,20 @@ fn publish(whose: &str, published: &[PublishSpec]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// No host answers there.
+pub(crate) fn no_place(port: &PublishSpec) -> Refusal {
+    invalid(
+        format!("no host answers at {}", port.at),
+        "give an address or an interface of the hosts, or none for all of them",
+    )
+}
+
 /// Whether a port's address or interface is valid. No host needs to have it now.
 fn is_place(at: &PublishAt) -> bool {
     match at {
         PublishAt::Everywhere => true,
-        PublishAt::Address(address) => !address.is_unspecified() && !address.is_multicast(),
+        // Whether it may be of one family, the state knows.
+        PublishAt::Address(address) => !address.is_multicast(),
         PublishAt::Interface(name) => model::names::LinkName::parse(name).is_some(),
     }
 }

@@ -186,7 +186,6 @@ fn place(text: &str) -> Result<PublishAt, ParseError> {
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
     match inner.unwrap_or(text).parse::<IpAddr>() {
-        Ok(address) if address.is_unspecified() => Ok(PublishAt::Everywhere),
         Ok(address) if address.is_ipv4() || inner.is_some() => Ok(PublishAt::Address(address)),
         Ok(address) => {
             let cause = format!("the IPv6 address {address} is not in brackets");
@@ -210,7 +209,8 @@ mod tests {
         for (text, meant) in [
             ("80:8080", "*:80->8080/tcp"),
             ("53:5353/udp", "*:53->5353/udp"),
-            ("0.0.0.0:80:80,mode=host", "*:80->80/tcp (host)"),
+            ("0.0.0.0:80:80,mode=host", "0.0.0.0:80->80/tcp (host)"),
+            ("[::]:80:80", "[::]:80->80/tcp"),
             ("8000-8010:80-90", "*:8000-8010->80-90/tcp"),
             ("10.0.0.1:80:80/sctp", "10.0.0.1:80->80/sctp"),
             ("[::1]:80:80", "[::1]:80->80/tcp"),

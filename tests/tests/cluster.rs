@@ -136,6 +136,19 @@ fn a_dead_host_is_replaced_and_comes_back_as_a_member() {
     );
     let text = calls().ok();
     assert!(field(&text, "host").contains(&"h3"), "{text}");
+
+    // A name that the host got meanwhile comes with it.
+    lab.exec("h3", &["hostname", "db-prod-3"]).ok();
+    run(lab.verb("kill").arg("h3")).ok();
+    run(lab.verb("start").arg("h3")).ok();
+    eventually("the host is known by its new name", || {
+        let said = lab.ctl("h1", "node inspect db-prod-3 -o json");
+        holds(said.code == 0 && said.out.contains("\"ready\""), said)
+    });
+    let said = lab.ctl("h1", "node inspect h3").refused();
+    assert!(said.contains("there is no node \"h3\""), "{said}");
+    let said = lab.ctl("h2", "node ls").ok();
+    assert!(said.contains("db-prod-3") && !said.contains("h3"), "{said}");
 }
 
 #[test]

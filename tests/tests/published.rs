@@ -550,6 +550,20 @@ fn ports_are_where_they_were_asked_for_and_for_whom() {
     answered_on(&lab, "h1", "127.0.0.1", 8084);
     refused(&lab, &own(1)[0], 8084);
 
+    // An address of no host is all of one family; without an address it is both.
+    let of_one = format!("--publish 0.0.0.0:8095:80 --publish [::]:8096:80 {tasks}");
+    lab.ctl("h1", &format!("service create --name of-one {of_one}"))
+        .ok();
+    for host in 1..=2 {
+        let [four, six] = own(host);
+        answered(&lab, &four, 8095);
+        refused(&lab, &six, 8095);
+        answered(&lab, &six, 8096);
+        refused(&lab, &four, 8096);
+    }
+    answered_on(&lab, "h1", "127.0.0.1", 8095);
+    answered_on(&lab, "h1", "::1", 8096);
+
     // Dropped and counted, not refused; the host itself may always call.
     let allow = format!(
         "--publish 8085:80 --publish-allow {}/32 --publish-allow fd00:dead::/64 {tasks}",
@@ -644,6 +658,50 @@ fn ports_are_where_they_were_asked_for_and_for_whom() {
         said.contains("is published by service") && said.contains("next: "),
         "{said}"
     );
+}
+
+/// Makes and removes networks, four at a time.
+const STORM: &str = "for client in 1 2 3 4; do ( \
+    for round in $(seq 500); do \
+        swarmctl network create --driver overlay storm-$client > /dev/null && \
+        swarmctl network rm storm-$client > /dev/null || exit 1; \
+    done ) & done; wait";
+
+#[test]
+fn ports_stay_where_they_are_however_many_networks_there_were() {
+    let lab = lab(2);
+    let published = |name: &str, network: &str, port: u16| {
+        format!(
+            "service create --name {name} --network {network} --publish {port}:80 -- netd whoami \
+             --port 80"
+        )
+    };
+    let vni = |name: &str| {
+        let network = lab.json("h1", &format!("network inspect {name}"));
+        network[0]["status"]["vni"].as_u64().unwrap()
+    };
+    lab.ctl("h1", "network create --driver overlay first").ok();
+    lab.ctl("h1", &published("first", "first", 8500)).ok();
+    answered(&lab, &own(1)[0], 8500);
+    lab.exec("h1", &["sh", "-c", STORM]).ok();
+    // Eleven bits of a network's identifier fit into a packet's mark.
+    let (first, mut last) = (vni("first"), 0);
+    while last < first + 2047 {
+        lab.ctl("h1", "network create --driver overlay t").ok();
+        last = vni("t");
+        lab.ctl("h1", "network rm t").ok();
+    }
+    lab.ctl("h1", "network create --driver overlay second").ok();
+    assert!(vni("second") > first + 2048, "{} {first}", vni("second"));
+    lab.ctl("h1", &published("second", "second", 8501)).ok();
+    for host in 1..=2 {
+        for address in own(host) {
+            answered(&lab, &address, 8500);
+            answered(&lab, &address, 8501);
+        }
+    }
+    let said = lab.json("h1", "node inspect h2");
+    assert_eq!(said[0]["causes"], serde_json::json!([]), "{said:?}");
 }
 
 /// Writes tunnel packets as a host would: outer target, VNI, inner Ethernet addresses, inner

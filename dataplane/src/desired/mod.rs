@@ -79,6 +79,8 @@ pub struct Ground {
     pub alive: BTreeSet<SandboxId>,
     /// The endpoints on a LAN whose devices a container's runtime has taken from the host.
     pub taken: BTreeSet<EndpointId>,
+    /// Of networks with one mark: those that packets to published ports are led into.
+    pub led: BTreeSet<NetworkId>,
 }
 
 /// A link of the host's own namespace.
@@ -129,6 +131,9 @@ pub struct Desired {
     /// The networks that ports of this host lead into, with the marks of packets on their way
     /// there.
     pub diverted: BTreeMap<NetworkId, u32>,
+    /// The networks that ports should lead into and cannot, with those that were there first and
+    /// have the same mark.
+    pub undiverted: BTreeMap<NetworkId, NetworkId>,
     /// The host's addresses, by link.
     pub addresses: BTreeSet<(LinkName, IpAddr)>,
     /// Their prefixes.
@@ -223,10 +228,7 @@ impl Desired {
                 next,
             );
         }
-        for id in present {
-            let Some(network) = config.networks.get(&id) else {
-                continue;
-            };
+        for (id, network) in in_order(present, config, ground) {
             let mtu = overlay::mtu(network, own, ground.underlay.link);
             self.overlay(
                 Member {
@@ -371,6 +373,7 @@ impl Desired {
         self.note(Failure {
             plane: Plane::Other,
             sandbox: Some(sandbox),
+            network: None,
             why: why.about(format!("sandbox {sandbox}")),
         });
     }
@@ -380,6 +383,19 @@ impl Desired {
             self.failures.push(failure);
         }
     }
+}
+
+/// The networks in the order in which they get their marks: those that are led into keep theirs,
+/// then the older ones come, for identifiers count up.
+fn in_order<'a>(
+    present: BTreeSet<NetworkId>,
+    config: &'a NodeConfig,
+    ground: &Ground,
+) -> Vec<(NetworkId, &'a NetworkConfig)> {
+    let known = |id: NetworkId| Some((id, config.networks.get(&id)?));
+    let mut networks: Vec<_> = present.into_iter().filter_map(known).collect();
+    networks.sort_by_key(|(id, network)| (!ground.led.contains(id), network.vni));
+    networks
 }
 
 /// An endpoint on this host.

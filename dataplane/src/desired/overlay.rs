@@ -4,12 +4,16 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use model::{
-    DriverConfig, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId, PeerConfig, SubnetLease,
+    DriverConfig, Kind as FailureKind, Mac, NetworkConfig, NetworkId, NodeConfig, NodeId,
+    PeerConfig, SubnetLease,
     names::{self, LinkName, Namespace},
 };
 
 use super::{
-    super::state::{AddressForm, FdbKey, Kind, Link, Place, Route, RouteKey, Space, Vxlan},
+    super::{
+        Failure,
+        state::{AddressForm, FdbKey, Kind, Link, Place, Route, RouteKey, Space, Vxlan},
+    },
     Desired, ETHERNET_MTU, FOREIGN, Local, QUIET, Setting, Underlay, default_of, host_subnet,
     lease_of, set_all, set_link, way_out,
 };
@@ -160,11 +164,11 @@ impl Desired {
             .filter(|e| e.network == member.id && e.node != config.node);
         for endpoint in remote {
             let Some(peer) = config.peers.get(&endpoint.node) else {
-                self.fail(
-                    &format!("node {}", endpoint.node),
-                    "the view does not name its VTEP".to_owned(),
-                    "update the managers",
-                );
+                let cause = "the view does not name its VTEP";
+                let why =
+                    model::Failure::new(FailureKind::Precondition, cause, "update the managers");
+                let why = why.about(format!("node {}", endpoint.node));
+                self.note(Failure::of_network(member.id, why));
                 continue;
             };
             let mac = Mac::of_router(endpoint.node);

@@ -35,7 +35,8 @@ impl Desired {
         config: &NodeConfig,
         ground: &Ground,
     ) -> Option<Self> {
-        if !stood.is_alike(ground) || !self.failures.is_empty() {
+        let is_whole = self.failures.is_empty() && self.undiverted.is_empty();
+        if !stood.is_alike(ground) || !is_whole {
             return None;
         }
         let views = [before, config];
@@ -133,6 +134,7 @@ impl Ground {
             free,
             alive: _,
             taken,
+            led,
         } = self;
         *underlay == other.underlay
             && *links == other.links
@@ -140,5 +142,6 @@ impl Ground {
             && *on_link == other.on_link
             && *free == other.free
             && *taken == other.taken
+            && *led == other.led
     }
 }

@@ -87,15 +87,10 @@ impl Desired {
     /// Everything that is marked goes into the network, whatever its address.
     fn lead_in(&mut self, member: &Member<'_>) {
         let (vni, mark) = (member.network.vni, mark(member.network.vni));
-        if self.diverted.values().any(|other| *other == mark) {
-            let next = "remove one of the two and make it again, which gives it another VXLAN network identifier";
-            let cause =
-                "its packets cannot be told from those of another network with published ports";
-            return self.fail(
-                &format!("published ports of network {}", member.network.name),
-                cause.to_owned(),
-                next,
-            );
+        let mut diverted = self.diverted.iter();
+        if let Some((first, _)) = diverted.find(|(_, other)| **other == mark) {
+            self.undiverted.insert(member.id, *first);
+            return;
         }
         self.diverted.insert(member.id, mark);
         let link = names::uplink_link(vni);

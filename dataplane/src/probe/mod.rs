@@ -196,6 +196,7 @@ impl Probes {
             Some(Failure {
                 plane: Plane::Other,
                 sandbox: Some(question.sandbox),
+                network: None,
                 why: why.about(format!("task {}", question.sandbox)),
             })
         })

@@ -5,13 +5,15 @@ use std::io;
 use ipvs::BalancerError;
 use model::Kind;
 
-use super::super::{AGAIN, Failure, Plane, kernel_said, kind_of, state::Place};
+use super::super::{AGAIN, Failure, Plane, kernel_said, kind_of, state::Place, status::Held};
 
 /// A failure in one namespace.
 pub(super) fn failure(place: Place, why: model::Failure) -> Failure {
+    let held = Held::at(place);
     Failure {
         plane: Plane::Rules(place),
-        sandbox: place.sandbox(),
+        sandbox: held.sandbox(),
+        network: held.network(),
         why: why.about(format!("nftables of {place}")),
     }
 }

@@ -4,6 +4,7 @@ mod containers;
 mod lan;
 mod partial;
 mod plan;
+mod published;
 #[path = "../../tests/support/records.rs"]
 mod records;
 mod routes;

@@ -238,5 +238,6 @@ fn failure(op: Option<&Op>, why: model::Failure) -> Failure {
         why: why.about(op.clone().unwrap_or_default()),
         plane: Plane::Ipsec(op),
         sandbox: None,
+        network: None,
     }
 }

@@ -18,7 +18,7 @@ pub use node::NodeCommand;
 pub use service::ServiceCommand;
 pub use task::TaskCommand;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::Value;
@@ -113,6 +113,13 @@ pub struct NodeReport {
     pub node: NodeId,
     /// The generation that its kernel has applied.
     pub applied: u64,
+    /// The networks that its kernel is further behind with, and the generation that it has of each;
+    /// empty before [`Level::DISTINCTIONS`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub behind: BTreeMap<NetworkId, u64>,
+    /// What the host is called now; said from [`Level::DISTINCTIONS`] on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
     /// What its kernel refused, one line each; empty from [`Level::TYPED_FAILURES`] on.
     pub failures: Vec<String>,
     /// What its kernel refused.
@@ -137,6 +144,8 @@ impl NodeReport {
         Self {
             node,
             applied,
+            behind: BTreeMap::new(),
+            hostname: None,
             failures,
             causes: Vec::new(),
             tasks,
@@ -146,8 +155,14 @@ impl NodeReport {
         }
     }
 
-    /// The same in the shape of a level: before [`Level::TYPED_FAILURES`] failures are text.
+    /// The same in the shape of a level: before [`Level::TYPED_FAILURES`] failures are text, and
+    /// before [`Level::DISTINCTIONS`] a host is as far as it is with its last network.
     pub fn at(mut self, level: Level) -> Self {
+        if level < Level::DISTINCTIONS {
+            let behind = std::mem::take(&mut self.behind);
+            self.applied = behind.into_values().fold(self.applied, u64::min);
+            self.hostname = None;
+        }
         if level < Level::TYPED_FAILURES {
             let causes = std::mem::take(&mut self.causes);
             self.failures
@@ -237,6 +252,22 @@ impl<'de> Deserialize<'de> for Command {
 }
 
 impl Command {
+    /// The same in the shape of a level, so that members of earlier versions take it.
+    pub fn at(mut self, level: Level) -> Self {
+        let publish = match &mut self {
+            Self::Service(
+                ServiceCommand::Create { spec } | ServiceCommand::Update { spec, .. },
+            ) => Some(&mut spec.publish),
+            Self::Container(ContainerCommand::Attach { spec }) => {
+                spec.traits.as_mut().map(|traits| &mut traits.publish)
+            }
+            _ => None,
+        };
+        let ports = publish.into_iter().flatten();
+        ports.for_each(|port| port.become_of(level));
+        self
+    }
+
     /// Whether the leader must add random bits to its entry.
     pub fn needs_chance(&self) -> bool {
         match self {
@@ -279,7 +310,7 @@ pub type Response = Result<Outcome, Refusal>;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Kind;
+    use crate::{Kind, Protocol, PublishAt, PublishMode, PublishSpec};
 
     #[test]
     fn a_report_carries_text_before_failures_had_types() {
@@ -303,5 +334,45 @@ mod tests {
         // Nothing is added that an earlier version would not have sent.
         let sent = serde_json::to_string(&text).unwrap();
         assert!(!sent.contains("why") && !sent.contains("causes"), "{sent}");
+    }
+
+    #[test]
+    fn a_port_was_of_both_families_before_they_were_told_apart() {
+        let runtime = crate::Runtime::Exec {
+            argv: vec!["true".to_owned()],
+            env: BTreeMap::new(),
+            rootfs: None,
+        };
+        let mut spec = crate::ServiceSpec::new("web", crate::TaskSpec::new(runtime));
+        spec.publish = ["0.0.0.0", "10.0.0.1"]
+            .map(|at| PublishSpec {
+                published: 80,
+                target: 80,
+                count: 1,
+                protocol: Protocol::Tcp,
+                mode: PublishMode::Ingress,
+                at: PublishAt::Address(at.parse().unwrap()),
+                allow: Vec::new(),
+            })
+            .to_vec();
+        let command = Command::from(ServiceCommand::Create { spec });
+        assert_eq!(command.clone().at(Level::DISTINCTIONS), command);
+        let before = serde_json::to_string(&command.at(Level::TYPED_FAILURES)).unwrap();
+        assert!(
+            !before.contains("0.0.0.0") && before.contains("10.0.0.1"),
+            "{before}"
+        );
+    }
+
+    #[test]
+    fn a_host_was_as_far_as_with_its_last_network_before_networks_were_told_apart() {
+        let report = NodeReport {
+            behind: BTreeMap::from([(NetworkId(1), 5), (NetworkId(2), 3)]),
+            hostname: Some("h1".to_owned()),
+            ..NodeReport::new(NodeId(1), 7)
+        };
+        assert_eq!(report.clone().at(Level::DISTINCTIONS), report);
+        let before = report.at(Level::TYPED_FAILURES);
+        assert_eq!(before, NodeReport::new(NodeId(1), 3));
     }
 }

@@ -199,7 +199,10 @@ impl Plugin {
         Ok(wire::Nothing {})
     }
 
-    async fn set_publish(&self, key: &str, publish: Vec<PublishSpec>) -> Result<(), Refusal> {
+    async fn set_publish(&self, key: &str, mut publish: Vec<PublishSpec>) -> Result<(), Refusal> {
+        // What is kept is what the cluster has.
+        let level = self.daemon.desired.borrow().level;
+        publish.iter_mut().for_each(|port| port.become_of(level));
         let _turn = self.turn(key).await;
         let Some(hold) = self.journal.holds.get(key) else {
             return Ok(());

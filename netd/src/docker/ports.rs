@@ -14,20 +14,39 @@ pub(crate) fn publish(options: &Map<String, Value>) -> Result<Vec<PublishSpec>, 
     };
     let bindings: Vec<wire::PortBinding> = serde_json::from_value(given.clone())
         .map_err(|error| invalid(format!("the ports cannot be read: {error}"), ""))?;
-    let (mut known, mut ports): (Vec<PublishSpec>, Vec<PublishSpec>) = Default::default();
-    for port in bindings.iter().map(published) {
-        let port = port?;
-        // The engine may name IPv4 and IPv6 apart, which are one here.
-        if known.contains(&port) {
-            continue;
-        }
-        known.push(port.clone());
+    let published: Result<Vec<PublishSpec>, Refusal> = bindings.iter().map(published).collect();
+    let mut ports: Vec<PublishSpec> = Vec::new();
+    for port in of_both_families(published?) {
         match ports.last_mut() {
             Some(last) if follows(last, &port) => last.count += 1,
             _ => ports.push(port),
         }
     }
     Ok(ports)
+}
+
+/// The engine may name all of IPv4 and all of IPv6 apart, which are everywhere together.
+fn of_both_families(given: Vec<PublishSpec>) -> Vec<PublishSpec> {
+    let mut ports: Vec<PublishSpec> = Vec::new();
+    for mut port in given {
+        let in_other_family = |known: &&mut PublishSpec| {
+            let at_the_same = PublishSpec {
+                at: port.at.clone(),
+                ..PublishSpec::clone(known)
+            };
+            at_the_same == port && known.is_of_one_family() && known.at != port.at
+        };
+        let mut others = ports.iter_mut();
+        if port.is_of_one_family()
+            && let Some(other) = others.find(in_other_family)
+        {
+            port.at = PublishAt::Everywhere;
+            *other = port;
+        } else if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    ports
 }
 
 fn follows(last: &PublishSpec, port: &PublishSpec) -> bool {
@@ -65,8 +84,8 @@ fn published(binding: &wire::PortBinding) -> Result<PublishSpec, Refusal> {
         ));
     }
     let at = match binding.host_ip.parse::<IpAddr>() {
-        Ok(address) if !address.is_unspecified() => PublishAt::Address(address),
-        _ => PublishAt::Everywhere,
+        Ok(address) => PublishAt::Address(address),
+        Err(_) => PublishAt::Everywhere,
     };
     let (published, target) = (binding.host_port, binding.port);
     Ok(PublishSpec {
@@ -112,6 +131,24 @@ mod tests {
             one("::", 81, 8081, 8081),
         ];
         assert_eq!(told(ports), ["*:8080-8081->80-81/tcp (host)"]);
+        assert_eq!(
+            told(vec![one("", 80, 8080, 8080)]),
+            ["*:8080->80/tcp (host)"]
+        );
+        assert_eq!(
+            told(vec![
+                one("0.0.0.0", 80, 8080, 8080),
+                one("0.0.0.0", 81, 8081, 8081)
+            ]),
+            ["0.0.0.0:8080-8081->80-81/tcp (host)"]
+        );
+        assert_eq!(
+            told(vec![
+                one("::", 80, 8080, 8080),
+                one("0.0.0.0", 80, 9090, 9090)
+            ]),
+            ["[::]:8080->80/tcp (host)", "0.0.0.0:9090->80/tcp (host)"]
+        );
         assert_eq!(
             told(vec![one("127.0.0.1", 80, 8080, 8080)]),
             ["127.0.0.1:8080->80/tcp (host)"]

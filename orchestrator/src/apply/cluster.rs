@@ -241,14 +241,20 @@ pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Resp
     let report = of_level(report, state.level);
     let unknown = || Refusal::not_found("node", &report.node.to_string(), "swarmctl node ls");
     // Each host says how far it is after each change: that alone is no news for the others.
-    state.hear(report.node, report.applied);
+    state.hear(report.node, report.applied, report.behind);
     let node = state.nodes.get(&report.node).ok_or_else(unknown)?;
-    let is_known = node.failures == report.failures
+    let renamed = report.hostname.filter(|name| *name != node.hostname);
+    let renamed = renamed.filter(|name| validate::hostname(name).is_ok());
+    let is_known = renamed.is_none()
+        && node.failures == report.failures
         && node.causes == report.causes
         && node.capabilities.as_ref() == Some(&report.capabilities)
         && node.on_link == report.on_link;
     if !is_known {
         let node = known(state, report.node)?;
+        if let Some(name) = renamed {
+            node.hostname = name;
+        }
         node.failures = report.failures;
         node.causes = report.causes;
         node.capabilities = Some(report.capabilities);
@@ -270,6 +276,10 @@ fn of_level(mut report: NodeReport, level: Level) -> NodeReport {
     if level < Level::TYPED_FAILURES {
         report.causes.clear();
         report.tasks.iter_mut().for_each(|word| word.why = None);
+    }
+    if level < Level::DISTINCTIONS {
+        report.behind.clear();
+        report.hostname = None;
     }
     report
 }

@@ -2,11 +2,11 @@
 
 use ipam::Owner;
 use model::{
-    EpochKey, Kind, Millis, Network, NetworkId, NetworkSpec, Node, Outcome, Refusal, Response,
-    Subnet, SubnetSpec, Vni,
+    EpochKey, Kind, Level, Millis, Network, NetworkId, NetworkSpec, Node, Outcome, Refusal,
+    Response, Subnet, SubnetSpec, Vni,
 };
 
-use crate::{capability, keys, state::State, validate};
+use crate::{capability, keys, ports, state::State, validate};
 
 /// Label of a network that does not have its final name yet, with the value `true`.
 const UNNAMED: &str = "netd.unnamed";
@@ -201,19 +201,35 @@ fn wanted_subnets(state: &State, spec: &NetworkSpec) -> Result<Vec<SubnetSpec>, 
     }
 }
 
+/// The next one that no network has. It only counts up, so that a freed one rests; its mark has
+/// fewer bits, so marks come around: one that no network has is taken, or one that no published
+/// port leads to, or any. Whoever publishes ports there then is refused.
 fn next_vni(state: &State) -> Result<Vni, Refusal> {
     let first = state.last_vni.map_or(Vni::FIRST, Vni::next);
     let candidates = std::iter::successors(Some(first), |vni| Some(vni.next()));
-    let is_used = |vni: &Vni| state.derived.networks.has_vni(*vni);
+    let networks = &state.derived.networks;
+    let is_free = |vni: &Vni| !networks.has_vni(*vni);
     // One more than there are networks: one of them is free.
-    candidates
-        .take(state.networks.len() + 1)
-        .find(|vni| !is_used(vni))
-        .ok_or_else(|| {
-            Refusal::new(
-                Kind::Exhausted,
-                "every VXLAN network identifier is used",
-                "remove a network that is not used",
-            )
-        })
+    let mut any = candidates.clone().take(state.networks.len() + 1);
+    let any = any.find(is_free).ok_or_else(|| {
+        Refusal::new(
+            Kind::Exhausted,
+            "every VXLAN network identifier is used",
+            "remove a network that is not used",
+        )
+    })?;
+    if state.level < Level::DISTINCTIONS {
+        return Ok(any);
+    }
+    // Each mark once.
+    let mut around = candidates.clone().take(Vni::MARKS);
+    if let Some(vni) = around.find(|vni| networks.marked(vni.mark()).next().is_none()) {
+        return Ok(vni);
+    }
+    let led = ports::led_networks(state);
+    let is_led = |vni: &Vni| networks.marked(vni.mark()).any(|other| led.contains(other));
+    // Each mark once more than there are networks: one of each is free.
+    let mut others = candidates.take(Vni::MARKS * (state.networks.len() + 1));
+    let other = others.find(|vni| is_free(vni) && !is_led(vni));
+    Ok(other.unwrap_or(any))
 }

@@ -1,10 +1,10 @@
 //! Keeps what is derived from the records in step with them.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use model::{Change, Concern, EndpointId, NodeId, NodeStatus, ObjectRef, ServiceId, TaskId};
+use model::{Change, Concern, EndpointId, NetworkId, NodeId, ObjectRef, ServiceId, TaskId};
 
-use super::{Derived, tasks::Seat, touched::Touched};
+use super::{Derived, parts::Heard, tasks::Seat, touched::Touched};
 use crate::{ports, state::State};
 
 impl State {
@@ -48,8 +48,7 @@ impl State {
                 }
             }
         }
-        let ready = node.filter(|node| node.status == NodeStatus::Ready);
-        derived.parts.hear(id, ready.map(|node| node.applied));
+        derived.parts.hear(id, node.and_then(Heard::of));
     }
 
     fn follow_service(&self, derived: &mut Derived, id: ServiceId, concern: &mut Concern) {
@@ -138,12 +137,11 @@ impl State {
     }
 
     /// Takes down how far a host has come, which no view shows and nobody watches.
-    pub(crate) fn hear(&mut self, node: NodeId, applied: u64) {
+    pub(crate) fn hear(&mut self, node: NodeId, applied: u64, behind: BTreeMap<NetworkId, u64>) {
         if let Some(record) = self.nodes.get_mut_unnoticed(&node) {
-            record.applied = applied;
-            let is_ready = record.status == NodeStatus::Ready;
-            let derived = Arc::make_mut(&mut self.derived);
-            derived.parts.hear(node, is_ready.then_some(applied));
+            (record.applied, record.behind) = (applied, behind);
+            let heard = Heard::of(record);
+            Arc::make_mut(&mut self.derived).parts.hear(node, heard);
         }
     }
 

@@ -12,6 +12,7 @@ pub(crate) struct Networks {
     known: BTreeMap<NetworkId, Known>,
     by_name: Groups<String, NetworkId>,
     by_vni: Groups<Vni, NetworkId>,
+    by_mark: Groups<u16, NetworkId>,
     lans: BTreeSet<NetworkId>,
     encrypted: BTreeSet<NetworkId>,
 }
@@ -30,6 +31,7 @@ impl Networks {
         if let Some(old) = self.known.remove(&id) {
             self.by_name.remove(&old.name, &id);
             self.by_vni.remove(&old.vni, &id);
+            self.by_mark.remove(&old.vni.mark(), &id);
             self.lans.remove(&id);
             self.encrypted.remove(&id);
         }
@@ -40,6 +42,7 @@ impl Networks {
         };
         self.by_name.insert(known.name.clone(), id);
         self.by_vni.insert(known.vni, id);
+        self.by_mark.insert(known.vni.mark(), id);
         if network.spec.driver.is_lan() {
             self.lans.insert(id);
         }
@@ -57,6 +60,11 @@ impl Networks {
     /// Whether a network has this VNI.
     pub(crate) fn has_vni(&self, vni: Vni) -> bool {
         self.by_vni.of(&vni).next().is_some()
+    }
+
+    /// Networks whose packets bear the same mark.
+    pub(crate) fn marked(&self, mark: u16) -> Values<'_, NetworkId> {
+        self.by_mark.of(&mark)
     }
 
     /// Networks on a LAN of the hosts.

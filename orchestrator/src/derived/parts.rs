@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{NetworkId, NodeId};
+use model::{NetworkId, Node, NodeId, NodeStatus};
 
 use super::groups::{Bag, Groups, Values};
 
@@ -12,11 +12,39 @@ pub(crate) struct Parts {
     /// How many living tasks and placed containers of a host are on a network.
     networks: BTreeMap<NodeId, Bag<NetworkId>>,
     hosts: Groups<NetworkId, NodeId>,
-    /// The log index that each host has applied that is ready. What others have applied does not
-    /// count: their lease is over.
-    applied: BTreeMap<NodeId, u64>,
+    /// How far each host is that is ready. What others have applied does not count: their lease is
+    /// over.
+    heard: BTreeMap<NodeId, Heard>,
     everywhere: Bag<u64>,
     by_network: BTreeMap<NetworkId, Bag<u64>>,
+    /// What hosts have that are behind with a network, whether they have part in it or only lead
+    /// callers there.
+    behind: BTreeMap<NetworkId, Bag<u64>>,
+}
+
+/// How far a host is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// The log index that it has applied.
+    applied: u64,
+    /// What it has of networks that it is further behind with.
+    behind: BTreeMap<NetworkId, u64>,
+}
+
+impl Heard {
+    /// What a host that is ready has said.
+    pub(super) fn of(node: &Node) -> Option<Self> {
+        let behind = node.behind.keys();
+        let behind = behind.map(|network| (*network, node.applied_of(*network)));
+        (node.status == NodeStatus::Ready).then(|| Self {
+            applied: node.applied,
+            behind: behind.collect(),
+        })
+    }
+
+    fn on(&self, network: NetworkId) -> u64 {
+        self.behind.get(&network).copied().unwrap_or(self.applied)
+    }
 }
 
 impl Parts {
@@ -26,8 +54,9 @@ impl Parts {
             return;
         }
         self.hosts.insert(network, node);
-        if let Some(applied) = self.applied.get(&node) {
-            self.by_network.entry(network).or_default().add(*applied);
+        if let Some(heard) = self.heard.get(&node) {
+            let applied = heard.on(network);
+            self.by_network.entry(network).or_default().add(applied);
         }
     }
 
@@ -43,40 +72,36 @@ impl Parts {
             self.networks.remove(&node);
         }
         self.hosts.remove(&network, &node);
-        if let Some(applied) = self.applied.get(&node).copied() {
-            self.forget(network, applied);
+        if let Some(applied) = self.heard.get(&node).map(|heard| heard.on(network)) {
+            forget(&mut self.by_network, network, applied);
         }
     }
 
-    /// A host has applied this log index, and is ready; `None` while it is not.
-    pub(super) fn hear(&mut self, node: NodeId, applied: Option<u64>) {
-        let earlier = self.applied.get(&node).copied();
-        if earlier == applied {
+    /// How far a host is that is ready; `None` while it is not.
+    pub(super) fn hear(&mut self, node: NodeId, heard: Option<Heard>) {
+        if self.heard.get(&node) == heard.as_ref() {
             return;
         }
         let networks: Vec<NetworkId> = self.networks_of(node).copied().collect();
-        if let Some(earlier) = earlier {
-            self.applied.remove(&node);
-            self.everywhere.take(&earlier);
+        if let Some(earlier) = self.heard.remove(&node) {
+            self.everywhere.take(&earlier.applied);
             for network in &networks {
-                self.forget(*network, earlier);
+                forget(&mut self.by_network, *network, earlier.on(*network));
+            }
+            for (network, applied) in &earlier.behind {
+                forget(&mut self.behind, *network, *applied);
             }
         }
-        if let Some(applied) = applied {
-            self.applied.insert(node, applied);
-            self.everywhere.add(applied);
+        if let Some(heard) = heard {
+            self.everywhere.add(heard.applied);
             for network in networks {
+                let applied = heard.on(network);
                 self.by_network.entry(network).or_default().add(applied);
             }
-        }
-    }
-
-    fn forget(&mut self, network: NetworkId, applied: u64) {
-        if let Some(indexes) = self.by_network.get_mut(&network) {
-            indexes.take(&applied);
-            if indexes.is_empty() {
-                self.by_network.remove(&network);
+            for (network, applied) in &heard.behind {
+                self.behind.entry(*network).or_default().add(*applied);
             }
+            self.heard.insert(node, heard);
         }
     }
 
@@ -101,8 +126,24 @@ impl Parts {
         self.by_network.get(&network)?.least().copied()
     }
 
-    /// The least log index that a ready host has applied.
-    pub(crate) fn least_everywhere(&self) -> Option<u64> {
-        self.everywhere.least().copied()
+    /// The least log index that a ready host has applied of a network that all hosts lead callers
+    /// to.
+    pub(crate) fn least_everywhere(&self, network: NetworkId) -> Option<u64> {
+        let behind = self.behind.get(&network).and_then(Bag::least);
+        self.everywhere
+            .least()
+            .into_iter()
+            .chain(behind)
+            .min()
+            .copied()
+    }
+}
+
+fn forget(indexes: &mut BTreeMap<NetworkId, Bag<u64>>, network: NetworkId, applied: u64) {
+    if let Some(found) = indexes.get_mut(&network) {
+        found.take(&applied);
+        if found.is_empty() {
+            indexes.remove(&network);
+        }
     }
 }

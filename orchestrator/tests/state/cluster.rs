@@ -110,6 +110,35 @@ fn an_unreachable_or_ambiguous_node_is_not_admitted() {
 }
 
 #[test]
+fn a_new_host_name_arrives_with_a_report() {
+    let rename = |name: &str| {
+        Command::Node(NodeCommand::Report(NodeReport {
+            hostname: Some(name.to_owned()),
+            ..NodeReport::new(NodeId(2), 1)
+        }))
+    };
+    let mut cluster = Cluster::of(3);
+    let name = |cluster: &Cluster| cluster.state.nodes()[&NodeId(2)].hostname.clone();
+    cluster.apply(rename("db-prod-3"));
+    let found = |cluster: &Cluster, name: &str| {
+        let query = Query::Node(name.to_owned());
+        cluster.state.answer(None, &query).map(|_| ())
+    };
+    assert_eq!(name(&cluster), "db-prod-3");
+    assert_eq!(found(&cluster, "DB-prod-3"), Ok(()));
+    assert_eq!(found(&cluster, "h2").unwrap_err().kind, Kind::NotFound);
+    // What could not join with this name keeps the last one that it could.
+    cluster.apply(rename("no name"));
+    assert_eq!(name(&cluster), "db-prod-3");
+    // Two of one name are told apart by their ids, as when they join.
+    cluster.apply(rename("h3"));
+    assert_eq!(found(&cluster, "h3").unwrap_err().kind, Kind::Invalid);
+    let mut before = Cluster::at(Level::TYPED_FAILURES, 2);
+    before.apply(rename("db-prod-3"));
+    assert_eq!(name(&before), "h2");
+}
+
+#[test]
 fn a_host_name_of_two_nodes_is_ambiguous() {
     let mut cluster = Cluster::of(2);
     cluster.apply(Command::Node(NodeCommand::Admit {

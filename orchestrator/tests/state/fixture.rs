@@ -32,6 +32,7 @@ pub fn node(number: u64, role: Role) -> Node {
         balancer: BalancerKind::default(),
         status: NodeStatus::Ready,
         applied: 0,
+        behind: Default::default(),
         failures: Vec::new(),
         causes: Vec::new(),
         capabilities: None,

@@ -57,6 +57,23 @@ fn defaults_are_one_subnet_per_family_and_vnis_count_up() {
 }
 
 #[test]
+fn marks_of_living_networks_differ_however_many_there_were() {
+    for (level, expected) in [(Level::TYPED_FAILURES, 6144), (Level::NEWEST, 6145)] {
+        let mut cluster = Cluster::at(level, 1);
+        cluster.create_network(network("old", &[]));
+        for _ in 1..Vni::MARKS {
+            cluster.create_network(network("t", &[]));
+            cluster.apply(Command::Network(NetworkCommand::Remove {
+                network: "t".to_owned(),
+            }));
+        }
+        cluster.create_network(network("new", &[]));
+        let vnis = ["old", "new"].map(|name| u32::from(info(&cluster, name).status.vni));
+        assert_eq!(vnis, [4096, expected], "level {level}");
+    }
+}
+
+#[test]
 fn names_are_valid_and_unique_whatever_their_case() {
     let mut cluster = Cluster::with_network(1);
     for name in ["", "-net", ".net", "a b", "a/b", &"x".repeat(64)] {

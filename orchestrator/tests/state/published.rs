@@ -192,7 +192,7 @@ fn a_published_port_in_use_is_refused_naming_its_holder() {
             "no range of ports",
         ),
         (
-            at("0.0.0.0", port(80, PublishMode::Ingress)),
+            at("224.0.0.1", port(80, PublishMode::Ingress)),
             "no host answers",
         ),
     ] {
@@ -356,4 +356,112 @@ fn ports_of_all_hosts_may_change_beside_ports_of_single_ones() {
     cluster.apply(change);
     let gone = update(&cluster, &[port(80, PublishMode::Ingress)]);
     assert!(cluster.refuse(gone).cause.contains("mode=host"));
+}
+
+#[test]
+fn a_port_of_one_family_leaves_the_other_to_somebody_else() {
+    let at = |text: &str| PublishSpec {
+        at: PublishAt::Address(text.parse().unwrap()),
+        ..port(80, PublishMode::Ingress)
+    };
+    let mut cluster = Cluster::with_network(1);
+    cluster.create_service(publishing("four", 1, &["net"], &[at("0.0.0.0")]));
+    cluster.create_service(publishing("six", 1, &["net"], &[at("::")]));
+    for taken in [
+        at("0.0.0.0"),
+        at("10.1.1.1"),
+        at("::1"),
+        port(80, PublishMode::Host),
+    ] {
+        let refusal = cluster.refuse(create(publishing("other", 1, &["net"], &[taken])));
+        assert_eq!(refusal.kind, Kind::Conflict);
+    }
+    // Members of earlier versions refuse it, too.
+    let mut cluster = Cluster::at(Level::TYPED_FAILURES, 1);
+    cluster.create_network(network("net", &[]));
+    let refusal = cluster.refuse(create(publishing("four", 1, &["net"], &[at("0.0.0.0")])));
+    assert_eq!(refusal.cause, "no host answers at 0.0.0.0");
+}
+
+/// Two networks with one mark, as clusters of earlier versions have them.
+fn alike(nodes: u64) -> Cluster {
+    let mut cluster = Cluster::at(Level::TYPED_FAILURES, nodes);
+    cluster.create_network(network("old", &[]));
+    for _ in 1..Vni::MARKS {
+        cluster.create_network(network("t", &[]));
+        cluster.apply(Command::Network(NetworkCommand::Remove {
+            network: "t".to_owned(),
+        }));
+    }
+    cluster.create_network(network("new", &[]));
+    cluster
+}
+
+#[test]
+fn ports_that_hosts_could_not_tell_apart_are_refused_to_the_second() {
+    let mut cluster = alike(1);
+    let first = publishing("first", 1, &["new"], &[port(80, PublishMode::Ingress)]);
+    cluster.create_service(first.clone());
+    let second = |number| publishing("second", 1, &["old"], &[port(number, PublishMode::Ingress)]);
+    cluster.create_service(second(81));
+    cluster.raise_to(Level::NEWEST);
+    // What is there goes on.
+    for spec in [first, second(82)] {
+        let (service, version) = (spec.name.clone(), cluster.service(&spec.name).version);
+        cluster.apply(Command::Service(ServiceCommand::Update {
+            service,
+            spec,
+            version,
+            force: true,
+        }));
+    }
+    cluster.apply(Command::Service(ServiceCommand::Remove {
+        service: "second".to_owned(),
+    }));
+    cluster.converge();
+    let refusal = cluster.refuse(create(second(81)));
+    assert_eq!(refusal.kind, Kind::Conflict);
+    for said in ["\"old\"", "4096", "\"new\"", "6144"] {
+        assert!(refusal.cause.contains(said), "{refusal}");
+    }
+    assert!(refusal.next.contains("another network"), "{refusal}");
+    cluster.create_service(service("unpublished", 1, &["old"]));
+    cluster.create_network(network("third", &[]));
+    let elsewhere = publishing("second", 1, &["third"], &[port(81, PublishMode::Host)]);
+    cluster.create_service(elsewhere);
+}
+
+#[test]
+fn one_network_that_a_host_is_behind_with_holds_up_no_service_of_another() {
+    for (level, settled) in [(Level::TYPED_FAILURES, (1, 1)), (Level::NEWEST, (0, 1))] {
+        let mut cluster = Cluster::at(level, 2);
+        cluster.create_network(network("a", &[]));
+        cluster.create_network(network("b", &[]));
+        let ports = |number| [port(number, PublishMode::Ingress)];
+        cluster.create_service(publishing("on-a", 1, &["a"], &ports(80)));
+        cluster.create_service(publishing("on-b", 1, &["b"], &ports(81)));
+        cluster.converge();
+        let Answer::Networks(networks) = cluster.state.answer(None, &Query::Networks).unwrap()
+        else {
+            panic!("no networks")
+        };
+        let a = networks.iter().find(|network| network.spec.name == "a");
+        let index = cluster.index;
+        for node in [1, 2] {
+            let report = NodeReport {
+                behind: [(a.unwrap().id, 1)].into(),
+                ..NodeReport::new(NodeId(node), index)
+            };
+            cluster.apply(Command::Node(NodeCommand::Report(report)));
+        }
+        let told = (
+            cluster.service("on-a").status.settled,
+            cluster.service("on-b").status.settled,
+        );
+        assert_eq!(told, settled, "level {level}");
+        for node in [1, 2] {
+            cluster.report(node, index, Vec::new());
+        }
+        assert_eq!(cluster.service("on-a").status.settled, 1);
+    }
 }

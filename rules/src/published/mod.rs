@@ -43,7 +43,7 @@ const NEW: u32 = 8;
 /// The mark of packets that are on their way into a network's namespace. Networks that agree in
 /// eleven bits cannot both have published ports on one host.
 pub fn mark(vni: Vni) -> u32 {
-    MARKED | (u32::from(vni) & 0x7ff) << 20
+    MARKED | u32::from(vni.mark()) << 20
 }
 
 /// Ports of the host that lead to a service.
@@ -63,7 +63,8 @@ pub struct Port {
     pub target: u16,
     /// How many.
     pub count: u16,
-    /// The addresses that they are at; `None`: all.
+    /// The addresses that they are at, of which `0.0.0.0` and `::` are all of their families;
+    /// `None`: all.
     pub at: Option<BTreeSet<IpAddr>>,
     /// Who may call; everybody where empty.
     pub allow: Vec<Subnet>,
@@ -121,6 +122,8 @@ fn target_key(address: IpAddr, protocol: Protocol, port: u16) -> Key {
 struct AtNames {
     /// (address, protocol, port) to chains.
     ports: &'static str,
+    /// (protocol, port) to chains, at all addresses of this version.
+    any: &'static str,
     /// (address, protocol, port) of tasks.
     targets: &'static str,
 }
@@ -129,10 +132,12 @@ fn at_names(version: Ip) -> AtNames {
     match version {
         Ip::V4 => AtNames {
             ports: "ports4",
+            any: "everywhere4",
             targets: "targets4",
         },
         Ip::V6 => AtNames {
             ports: "ports6",
+            any: "everywhere6",
             targets: "targets6",
         },
     }
@@ -148,11 +153,18 @@ fn lead(table: Ruleset, ports: &[Port]) -> Ruleset {
             .called(behind)
             .verdict_map(at_names(version).ports)
     };
-    let rules = [
-        &Ip::BOTH.map(at)[..],
-        &[Rule::new().called(0).verdict_map("everywhere")],
-    ]
-    .concat();
+    let of_family = Ip::BOTH
+        .into_iter()
+        .filter(|version| ports.iter().any(|port| is_of_family(port, *version)));
+    let any = |version| {
+        Rule::new()
+            .version(version)
+            .called(0)
+            .verdict_map(at_names(version).any)
+    };
+    let mut rules = Ip::BOTH.map(at).to_vec();
+    rules.push(Rule::new().called(0).verdict_map("everywhere"));
+    rules.extend(of_family.clone().map(any));
     let way = |port: &Port| Verdict::Goto(chain(port));
     let general = ports.iter().filter(|port| port.at.is_none());
     let general = general.flat_map(|port| {
@@ -162,6 +174,14 @@ fn lead(table: Ruleset, ports: &[Port]) -> Ruleset {
         "everywhere",
         Set::verdicts(&[Type::Protocol, Type::Port], general),
     );
+    let table = of_family.fold(table, |table, version| {
+        let all = ports.iter().filter(|port| is_of_family(port, version));
+        let all = all.flat_map(|port| {
+            numbers(port).map(move |(protocol, number)| (called_key(protocol, number), way(port)))
+        });
+        let key = [Type::Protocol, Type::Port];
+        table.set(at_names(version).any, Set::verdicts(&key, all))
+    });
     Ip::BOTH.into_iter().fold(table, |table, version| {
         let placed = ports.iter().flat_map(|port| {
             port.at
@@ -170,7 +190,7 @@ fn lead(table: Ruleset, ports: &[Port]) -> Ruleset {
                 .map(move |address| (port, *address))
         });
         let placed = placed
-            .filter(|(_, address)| Ip::of(*address) == version)
+            .filter(|(_, address)| Ip::of(*address) == version && !address.is_unspecified())
             .flat_map(|(port, address)| {
                 numbers(port).map(move |(protocol, number)| {
                     (target_key(address, protocol, number), way(port))
@@ -179,6 +199,12 @@ fn lead(table: Ruleset, ports: &[Port]) -> Ruleset {
         let key = [version.into(), Type::Protocol, Type::Port];
         table.set(at_names(version).ports, Set::verdicts(&key, placed))
     })
+}
+
+/// Whether ports are at all addresses of a family and not of the other.
+fn is_of_family(port: &Port, version: Ip) -> bool {
+    let mut at = port.at.iter().flatten();
+    at.any(|address| address.is_unspecified() && Ip::of(*address) == version)
 }
 
 fn of_version(port: &Port, version: Ip) -> VirtualService {

@@ -267,13 +267,13 @@ fn too_large(command: &Command) -> Option<Refusal> {
     let size = raft::size(command);
     let cause =
         format!("the command is {size} bytes long, and the log takes at most {COMMAND_BYTES}");
-    (size > COMMAND_BYTES).then(|| {
-        Refusal::new(
-            Kind::Invalid,
-            cause,
-            "shorten its labels, environment or arguments",
-        )
-    })
+    let ports = command.published().iter();
+    let of_ports: usize = ports.map(|port| port.to_string().len()).sum();
+    let next = match of_ports > size / 8 {
+        true => "publish fewer ports, or ports that follow one another, which are one range",
+        false => "shorten its labels, environment or arguments",
+    };
+    (size > COMMAND_BYTES).then(|| Refusal::new(Kind::Invalid, cause, next))
 }
 
 fn wrong_secret() -> Refusal {

@@ -113,6 +113,9 @@ const ALIAS_LABEL: &str = "netd.alias";
 pub const CONTAINER_LABELS: [&str; 3] = [SERVICE_LABEL, PORT_LABEL, ALIAS_LABEL];
 
 impl ContainerTraits {
+    /// The most aliases of one container on one network.
+    pub const MAX_ALIASES: usize = 64;
+
     /// The short id: the first characters of the runtime's id, Docker's host name of the container.
     /// Empty if unknown.
     pub fn short_id(&self) -> &str {

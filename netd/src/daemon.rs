@@ -1,6 +1,7 @@
 //! State shared by the daemon's parts: membership, desired state, progress of the kernel.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -60,6 +61,8 @@ pub struct Daemon {
     pub member: watch::Sender<Option<Member>>,
     /// Held while that changes.
     pub membership: tokio::sync::Mutex<()>,
+    /// What is not kept of what containers' runtimes ask for, by endpoint.
+    pub(crate) unkept: watch::Sender<BTreeMap<String, Failure>>,
     /// What CNI runtimes have attached here.
     pub(crate) roster: containers::roster::Roster,
 }

@@ -72,6 +72,7 @@ pub async fn run(options: Options) -> Result<Ended, Failure> {
         dataplane: watch::Sender::new(None),
         member: watch::Sender::new(None),
         membership: tokio::sync::Mutex::new(()),
+        unkept: watch::Sender::default(),
         roster: containers::roster::Roster::default(),
     });
     let member = Member::resume(daemon.last_cluster(), |_| relay::routes(&daemon)).await?;
@@ -239,6 +240,7 @@ async fn report(
     let mut member = daemon.member.subscribe();
     // Of a host that is no member: nothing.
     let mut ailment = watch::Sender::new(None).subscribe();
+    let mut unkept = daemon.unkept.subscribe();
     let (mut progress, mut told, mut due) = (Progress::default(), None, None);
     loop {
         let current = status.borrow_and_update().clone();
@@ -259,7 +261,12 @@ async fn report(
             }
             let ailment = ailment.borrow_and_update().clone();
             let failures = current.failures.iter().map(|failure| failure.why.clone());
-            let causes = ailment.into_iter().chain(failures).take(FAILURES).collect();
+            let unkept = unkept.borrow_and_update().clone();
+            let causes = ailment
+                .into_iter()
+                .chain(failures)
+                .chain(unkept.into_values());
+            let causes = causes.take(FAILURES).collect();
             let (node, capabilities) = (member.node(), current.capabilities.clone());
             let (applied, behind) = progress.of(node);
             let (lost, on_link) = (
@@ -290,6 +297,7 @@ async fn report(
         tokio::select! {
             changed = status.changed() => if changed.is_err() { return },
             changed = tasks.changed() => if changed.is_err() { return },
+            changed = unkept.changed() => if changed.is_err() { return },
             changed = member.changed() => {
                 if changed.is_err() { return }
                 told = None;

@@ -226,6 +226,30 @@ fn ports_and_backends(engines: &Engines) {
         holds(fetched("h1", "127.0.0.1:8080").code != 0, "")
     });
 
+    // An address of no host is all of one family.
+    let of_one = ["-p", "0.0.0.0:8095:80", "-p", "[::]:8096:80"];
+    engines.serve("h1", "of-one", &of_one).ok();
+    eventually("IPv4 is open", || {
+        let said = fetched("h1", "127.0.0.1:8095");
+        holds(said.out == "of-one\n", said)
+    });
+    for closed in ["[::1]:8095", "127.0.0.1:8096"] {
+        let said = fetched("h1", closed);
+        assert_eq!(said.code, 7, "{closed}: {said:?}");
+    }
+    // Of too many aliases those beyond are left out, and the host says so.
+    let aliases: Vec<String> = (1..=70)
+        .map(|number| format!("--network-alias=also-{number}"))
+        .collect();
+    let aliases: Vec<&str> = aliases.iter().map(String::as_str).collect();
+    engines.serve("h1", "many", &aliases).ok();
+    engines.reaches_soon("h1", "one", "many");
+    eventually("the host names what it has left out", || {
+        let said = lab.ctl("h2", "node inspect h1 -o json");
+        holds(said.out.contains("it has 70 aliases on one network"), said)
+    });
+    engines.docker("h1", "rm -f of-one many").ok();
+
     // Backends of a service: ready ones only.
     lab.ctl(
         "h1",

@@ -51,7 +51,7 @@ fn of_two_networks_with_one_mark_the_first_keeps_its_ports() {
     let desired = Desired::of(&config, &ground);
     assert_eq!(diverted(&desired), [NetworkId(20), NetworkId(22)]);
     let mut ports = Ports::default();
-    ports.settle(&Arc::new(config.clone()), &Arc::new(desired.clone()));
+    ports.reconcile(&Arc::new(config.clone()), &Arc::new(desired.clone()));
     let told: Vec<String> = ports
         .failures
         .iter()
@@ -77,7 +77,7 @@ fn of_two_networks_with_one_mark_the_first_keeps_its_ports() {
 }
 
 #[test]
-fn what_one_network_lacks_holds_up_that_network_alone() {
+fn network_that_lacks_a_link_holds_up_itself_alone() {
     let mut config = config();
     add(&mut config, 20, 4300);
     let desired = Desired::of(&config, &ground(Some(1500)));

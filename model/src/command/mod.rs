@@ -24,8 +24,8 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::Value;
 
 use crate::{
-    Capability, Container, EpochKey, Failure, Level, Millis, NetworkId, NodeId, Refusal, ServiceId,
-    Spi, Subnet, TaskId, TaskState,
+    Capability, Container, EpochKey, Failure, Level, Millis, NetworkId, NodeId, PublishSpec,
+    Refusal, ServiceId, Spi, Subnet, TaskId, TaskState,
 };
 
 /// Id of one request of one caller. A caller that lost its leader may repeat a request: one that
@@ -268,6 +268,20 @@ impl Command {
         self
     }
 
+    /// The ports that it publishes.
+    pub fn published(&self) -> &[PublishSpec] {
+        match self {
+            Self::Service(
+                ServiceCommand::Create { spec } | ServiceCommand::Update { spec, .. },
+            ) => &spec.publish,
+            Self::Container(ContainerCommand::Attach { spec }) => {
+                let traits = spec.traits.as_ref();
+                traits.map_or(&[], |traits| &traits.publish)
+            }
+            _ => &[],
+        }
+    }
+
     /// Whether the leader must add random bits to its entry.
     pub fn needs_chance(&self) -> bool {
         match self {
@@ -310,7 +324,7 @@ pub type Response = Result<Outcome, Refusal>;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Kind, Protocol, PublishAt, PublishMode, PublishSpec};
+    use crate::{Kind, Protocol, PublishAt, PublishMode};
 
     #[test]
     fn a_report_carries_text_before_failures_had_types() {
@@ -337,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_was_of_both_families_before_they_were_told_apart() {
+    fn port_of_before_is_of_both_families() {
         let runtime = crate::Runtime::Exec {
             argv: vec!["true".to_owned()],
             env: BTreeMap::new(),
@@ -365,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_was_as_far_as_with_its_last_network_before_networks_were_told_apart() {
+    fn report_of_before_is_as_far_as_its_last_network() {
         let report = NodeReport {
             behind: BTreeMap::from([(NetworkId(1), 5), (NetworkId(2), 3)]),
             hostname: Some("h1".to_owned()),

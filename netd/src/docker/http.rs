@@ -279,6 +279,7 @@ mod tests {
             dataplane: watch::Sender::new(None),
             member: watch::Sender::new(None),
             membership: Mutex::new(()),
+            unkept: watch::Sender::default(),
             roster: Default::default(),
         });
         Plugin::new(daemon, Journal::open(directory).unwrap())

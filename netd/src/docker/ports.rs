@@ -1,6 +1,9 @@
 //! Published ports of a container in the engine's format. Pure.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use model::{Protocol, PublishAt, PublishMode, PublishSpec, Refusal};
 use serde_json::{Map, Value};
@@ -16,7 +19,7 @@ pub(crate) fn publish(options: &Map<String, Value>) -> Result<Vec<PublishSpec>, 
         .map_err(|error| invalid(format!("the ports cannot be read: {error}"), ""))?;
     let published: Result<Vec<PublishSpec>, Refusal> = bindings.iter().map(published).collect();
     let mut ports: Vec<PublishSpec> = Vec::new();
-    for port in of_both_families(published?) {
+    for port in in_order(published?) {
         match ports.last_mut() {
             Some(last) if follows(last, &port) => last.count += 1,
             _ => ports.push(port),
@@ -25,28 +28,51 @@ pub(crate) fn publish(options: &Map<String, Value>) -> Result<Vec<PublishSpec>, 
     Ok(ports)
 }
 
-/// The engine may name all of IPv4 and all of IPv6 apart, which are everywhere together.
-fn of_both_families(given: Vec<PublishSpec>) -> Vec<PublishSpec> {
-    let mut ports: Vec<PublishSpec> = Vec::new();
-    for mut port in given {
-        let in_other_family = |known: &&mut PublishSpec| {
-            let at_the_same = PublishSpec {
-                at: port.at.clone(),
-                ..PublishSpec::clone(known)
-            };
-            at_the_same == port && known.is_of_one_family() && known.at != port.at
-        };
-        let mut others = ports.iter_mut();
-        if port.is_of_one_family()
-            && let Some(other) = others.find(in_other_family)
-        {
-            port.at = PublishAt::Everywhere;
-            *other = port;
-        } else if !ports.contains(&port) {
-            ports.push(port);
+/// By protocol, place and number: the engine gives them in no order. It may name all of IPv4 and
+/// all of IPv6 apart, which are everywhere together.
+fn in_order(given: Vec<PublishSpec>) -> Vec<PublishSpec> {
+    let mut places: BTreeMap<_, BTreeSet<PublishAt>> = BTreeMap::new();
+    for port in &given {
+        let number = (port.protocol, port.published, port.target);
+        places.entry(number).or_default().insert(port.at.clone());
+    }
+    let families = [
+        IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        Ipv6Addr::UNSPECIFIED.into(),
+    ];
+    let families = families.map(PublishAt::Address);
+    for places in places.values_mut() {
+        if families.iter().all(|family| places.contains(family)) {
+            families.iter().for_each(|family| drop(places.take(family)));
+            places.insert(PublishAt::Everywhere);
         }
     }
+    let mut ports: Vec<PublishSpec> = Vec::new();
+    for ((protocol, published, target), places) in places {
+        ports.extend(
+            places
+                .into_iter()
+                .map(|at| of_container(protocol, published, target, at)),
+        );
+    }
+    ports.sort_by(|one, two| {
+        let key = |port: &PublishSpec| (port.protocol, port.at.clone(), port.published);
+        key(one).cmp(&key(two))
+    });
     ports
+}
+
+/// One port of the container's own host.
+fn of_container(protocol: Protocol, published: u16, target: u16, at: PublishAt) -> PublishSpec {
+    PublishSpec {
+        published,
+        target,
+        count: 1,
+        protocol,
+        mode: PublishMode::Host,
+        at,
+        allow: Vec::new(),
+    }
 }
 
 fn follows(last: &PublishSpec, port: &PublishSpec) -> bool {
@@ -87,16 +113,7 @@ fn published(binding: &wire::PortBinding) -> Result<PublishSpec, Refusal> {
         Ok(address) => PublishAt::Address(address),
         Err(_) => PublishAt::Everywhere,
     };
-    let (published, target) = (binding.host_port, binding.port);
-    Ok(PublishSpec {
-        published,
-        target,
-        count: 1,
-        protocol,
-        mode: PublishMode::Host,
-        at,
-        allow: Vec::new(),
-    })
+    Ok(of_container(protocol, binding.host_port, binding.port, at))
 }
 
 #[cfg(test)]
@@ -131,6 +148,11 @@ mod tests {
             one("::", 81, 8081, 8081),
         ];
         assert_eq!(told(ports), ["*:8080-8081->80-81/tcp (host)"]);
+        let mixed = (0..1_500).map(|step| 20_000 + step * 7 % 1_500);
+        assert_eq!(
+            told(mixed.map(|port| one("", port, port, port)).collect()),
+            ["*:20000-21499->20000-21499/tcp (host)"]
+        );
         assert_eq!(
             told(vec![one("", 80, 8080, 8080)]),
             ["*:8080->80/tcp (host)"]
@@ -147,7 +169,7 @@ mod tests {
                 one("::", 80, 8080, 8080),
                 one("0.0.0.0", 80, 9090, 9090)
             ]),
-            ["[::]:8080->80/tcp (host)", "0.0.0.0:9090->80/tcp (host)"]
+            ["0.0.0.0:9090->80/tcp (host)", "[::]:8080->80/tcp (host)"]
         );
         assert_eq!(
             told(vec![one("127.0.0.1", 80, 8080, 8080)]),

@@ -12,7 +12,7 @@ use std::{
 
 use model::{
     CONTAINER_LABELS, Command, Container, ContainerCommand, ContainerRuntime, ContainerTraits,
-    Kind, Millis, NetworkCommand, NetworkId, Question,
+    Failure, Kind, Millis, NetworkCommand, NetworkId, Question,
 };
 use tokio::time::{sleep, timeout};
 
@@ -174,6 +174,7 @@ impl Plugin {
             .filter(|network| network.leads_out())
             .map(|network| network.id.as_str())
             .collect();
+        let mut unkept = BTreeMap::new();
         for (key, hold) in &holds {
             let by_mac = || {
                 places
@@ -188,13 +189,11 @@ impl Plugin {
                 Some((container, endpoint)) => {
                     memory.missing.remove(key);
                     let aliases = aliases(container, endpoint, memory).await;
-                    self.compare(
-                        key,
-                        traits(container, aliases, &elsewhere),
-                        attached.as_deref(),
-                        memory,
-                    )
-                    .await;
+                    let mut traits = traits(container, aliases, &elsewhere);
+                    if let Some(left_out) = only_as_many_aliases(&mut traits) {
+                        unkept.insert(key.clone(), left_out);
+                    }
+                    self.compare(key, traits, attached.as_deref(), memory).await;
                 }
                 None if by_mac().is_some() => {
                     memory.missing.remove(key);
@@ -205,6 +204,11 @@ impl Plugin {
         self.give_up_strays(attached.unwrap_or_default(), &places, memory)
             .await;
         memory.told.retain(|key, _| holds.contains_key(key));
+        self.daemon.unkept.send_if_modified(|known| {
+            let is_new = *known != unkept;
+            *known = unkept;
+            is_new
+        });
         Ok(())
     }
 
@@ -442,6 +446,21 @@ async fn aliases(container: &Listed, endpoint: &Endpoint, memory: &mut Memory) -
         .unwrap_or_default()
 }
 
+/// Leaves out the aliases that are more than a container may have: its name and the others go on.
+fn only_as_many_aliases(traits: &mut ContainerTraits) -> Option<Failure> {
+    let asked = traits.aliases.len();
+    let kept = ContainerTraits::MAX_ALIASES;
+    let first = traits.aliases.iter().nth(kept)?.clone();
+    let _left_out = traits.aliases.split_off(&first);
+    let cause = format!(
+        "it has {asked} aliases on one network, and the cluster takes {kept}: {first:?} and those \
+         after it do not resolve"
+    );
+    let next = "start it with fewer --network-alias";
+    let why = Failure::new(Kind::Exhausted, cause, next);
+    Some(why.about(format!("container {}", traits.name)))
+}
+
 /// Traits of a container. `elsewhere` are networks outside the cluster that have a way out.
 fn traits(container: &Listed, aliases: Vec<String>, elsewhere: &BTreeSet<&str>) -> ContainerTraits {
     let name = container
@@ -512,6 +531,22 @@ mod tests {
             })
             .unready
         );
+    }
+
+    #[test]
+    fn aliases_that_are_too_many_are_left_out_and_named() {
+        let mut known = traits(
+            &listed("Up"),
+            (1..=70).map(|number| format!("alias-{number}")).collect(),
+            &BTreeSet::new(),
+        );
+        let why = only_as_many_aliases(&mut known).unwrap();
+        assert_eq!(
+            (why.object.as_str(), known.aliases.len()),
+            ("container db", 64)
+        );
+        assert!(why.cause.contains("70 aliases"), "{why}");
+        assert_eq!(only_as_many_aliases(&mut known), None);
     }
 
     #[test]

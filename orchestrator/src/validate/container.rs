@@ -6,8 +6,6 @@ use super::{invalid, naming, publish};
 
 /// The longest key, identity and name, in bytes.
 const MAX_TEXT: usize = 255;
-/// The most aliases of one container on a network.
-const MAX_ALIASES: usize = 64;
 /// The longest path of Linux, in bytes (PATH_MAX of linux/limits.h, without the NUL).
 const MAX_PATH: usize = 4_095;
 
@@ -98,11 +96,14 @@ fn traits(traits: &ContainerTraits) -> Result<(), Refusal> {
             "use 255 bytes at most",
         ));
     }
-    if traits.aliases.len() > MAX_ALIASES {
+    if traits.aliases.len() > ContainerTraits::MAX_ALIASES {
         let cause = format!("a container asks for {} aliases", traits.aliases.len());
         return Err(invalid(
             cause,
-            format!("a container has {MAX_ALIASES} aliases on a network at most"),
+            format!(
+                "a container has {} aliases on a network at most",
+                ContainerTraits::MAX_ALIASES
+            ),
         ));
     }
     if let Some(port) = traits
@@ -117,5 +118,10 @@ fn traits(traits: &ContainerTraits) -> Result<(), Refusal> {
         ));
     }
     naming::ports(&traits.ports)?;
-    publish(&format!("container {:?}", traits.name), &traits.publish)
+    // An engine tells a container's name once it runs.
+    let whose = match traits.name.as_str() {
+        "" => "the container".to_owned(),
+        name => format!("container {name:?}"),
+    };
+    publish(&whose, &traits.publish)
 }

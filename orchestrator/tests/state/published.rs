@@ -398,7 +398,7 @@ fn alike(nodes: u64) -> Cluster {
 }
 
 #[test]
-fn ports_that_hosts_could_not_tell_apart_are_refused_to_the_second() {
+fn ports_of_a_second_network_with_one_mark_are_refused() {
     let mut cluster = alike(1);
     let first = publishing("first", 1, &["new"], &[port(80, PublishMode::Ingress)]);
     cluster.create_service(first.clone());
@@ -432,7 +432,7 @@ fn ports_that_hosts_could_not_tell_apart_are_refused_to_the_second() {
 }
 
 #[test]
-fn one_network_that_a_host_is_behind_with_holds_up_no_service_of_another() {
+fn network_that_is_behind_holds_up_no_other() {
     for (level, settled) in [(Level::TYPED_FAILURES, (1, 1)), (Level::NEWEST, (0, 1))] {
         let mut cluster = Cluster::at(level, 2);
         cluster.create_network(network("a", &[]));

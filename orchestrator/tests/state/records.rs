@@ -292,7 +292,7 @@ fn changes_of_every_level_are_read_and_written_as_they_were() {
 }
 
 #[test]
-fn what_reports_say_of_a_later_level_means_nothing_before() {
+fn reports_of_a_later_level_mean_nothing_before() {
     for level in [Level::SHARED_VIEWS, Level::TYPED_FAILURES] {
         let mut differ = 0;
         for log in logs(Level::FIRST).values() {

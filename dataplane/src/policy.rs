@@ -2,9 +2,13 @@
 //!
 //! On the host ours must come before the kernel's own rule for local addresses, which has the least
 //! preference there is. Of equals the earlier one counts, so that rule is repeated behind ours,
-//! then its first copy goes: at no time is it missing.
+//! then its first copy goes, whoever made it: at no time is it missing. Where others have taken
+//! away all copies, it comes back, for without it a host is off its networks.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
@@ -47,8 +51,10 @@ pub struct Policies {
     /// The versions of which the rule for local addresses comes before one of ours that should be
     /// the first.
     pub hidden: BTreeSet<Ip>,
-    /// Those of which that rule is there more than once.
-    pub repeated: BTreeSet<Ip>,
+    /// Those of which a copy of that rule is to go, and the protocol of its first one.
+    pub repeated: BTreeMap<Ip, RouteProtocol>,
+    /// Those without such a rule, at whatever preference.
+    pub missing: BTreeSet<Ip>,
 }
 
 /// Tables of ours.
@@ -69,8 +75,8 @@ pub enum PolicyChange {
     Add(Policy),
     /// The rule for local addresses is put behind ours once more.
     RepeatLocal(Ip),
-    /// Its first copy goes.
-    DropLocal(Ip),
+    /// Its first copy of this protocol goes.
+    DropLocal(Ip, RouteProtocol),
 }
 
 impl Policies {
@@ -84,6 +90,7 @@ impl Policies {
         self.rules.extend(other.rules);
         self.hidden.extend(other.hidden);
         self.repeated.extend(other.repeated);
+        self.missing.extend(other.missing);
     }
 
     /// What leads from `found` to these.
@@ -96,15 +103,14 @@ impl Policies {
             .rules
             .difference(&found.rules)
             .map(|rule| PolicyChange::Add(*rule));
-        let hidden = found
-            .hidden
-            .difference(&found.repeated)
-            .map(|version| PolicyChange::RepeatLocal(*version));
-        let repeated = found
-            .repeated
-            .iter()
-            .map(|version| PolicyChange::DropLocal(*version));
-        gone.chain(new).chain(hidden).chain(repeated).collect()
+        let hidden = found.hidden.iter().copied();
+        let hidden = hidden.filter(|version| !found.repeated.contains_key(version));
+        let needed: BTreeSet<Ip> = self.rules.iter().map(|rule| rule.version).collect();
+        let missing = found.missing.intersection(&needed).copied();
+        let locals = hidden.chain(missing).map(PolicyChange::RepeatLocal);
+        let repeated = found.repeated.iter();
+        let repeated = repeated.map(|(version, by)| PolicyChange::DropLocal(*version, *by));
+        gone.chain(new).chain(locals).chain(repeated).collect()
     }
 
     /// Adds what the kernel says of one family, in its order. `ours` are the tables that rules of
@@ -114,17 +120,27 @@ impl Policies {
             AddressFamily::Inet6 => Ip::V6,
             _ => Ip::V4,
         };
-        let (mut locals, mut hidden) = (0, false);
+        let (mut locals, mut hidden, mut missing) = (Vec::new(), false, true);
         for rule in rules {
             if let Some(policy) = policy(version, ours, rule) {
-                hidden |= policy.preference == 0 && locals > 0;
+                hidden |= policy.preference == 0 && !locals.is_empty();
                 self.rules.insert(policy);
-            } else if is_local(rule) {
-                locals += 1;
+            } else if let Some(read) = leads_all_to_local(rule) {
+                missing = false;
+                if read.preference == 0 {
+                    locals.push(read.protocol);
+                }
             }
         }
+        if !hidden {
+            // Behind ours, a copy that others have made does no harm.
+            locals.retain(|by| *by == RouteProtocol::Kernel);
+        }
+        if let [first, _, ..] = locals[..] {
+            self.repeated.insert(version, first);
+        }
         hidden.then(|| self.hidden.insert(version));
-        (locals > 1).then(|| self.repeated.insert(version));
+        missing.then(|| self.missing.insert(version));
     }
 }
 
@@ -134,8 +150,8 @@ impl PolicyChange {
         match self {
             Self::Delete(policy) => Message::DelRule(policy.message()),
             Self::Add(policy) => Message::NewRule(policy.message()),
-            Self::RepeatLocal(version) => Message::NewRule(local(*version)),
-            Self::DropLocal(version) => Message::DelRule(local(*version)),
+            Self::RepeatLocal(version) => Message::NewRule(local(*version, RouteProtocol::Kernel)),
+            Self::DropLocal(version, by) => Message::DelRule(local(*version, *by)),
         }
     }
 }
@@ -163,8 +179,8 @@ impl Policy {
     }
 }
 
-/// As the kernel makes it.
-fn local(version: Ip) -> RuleMessage {
+/// The rule for local addresses, as the kernel makes it or as others do.
+fn local(version: Ip, by: RouteProtocol) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family(version);
     message.header.action = RuleAction::ToTable;
@@ -172,16 +188,17 @@ fn local(version: Ip) -> RuleMessage {
     message.attributes = vec![
         RuleAttribute::Priority(0),
         RuleAttribute::Table(LOCAL_TABLE.into()),
-        RuleAttribute::Protocol(RouteProtocol::Kernel),
+        RuleAttribute::Protocol(by),
     ];
     message
 }
 
-fn is_local(rule: &RuleMessage) -> bool {
+/// A rule by which all packets are looked up among local addresses.
+fn leads_all_to_local(rule: &RuleMessage) -> Option<Read> {
     let read = Read::of(rule);
     let everything =
         rule.header.src_len == 0 && rule.header.dst_len == 0 && read.mark == 0 && !read.narrowed;
-    everything && read.preference == 0 && read.table == Some(LOCAL_TABLE.into())
+    (everything && read.table == Some(LOCAL_TABLE.into())).then_some(read)
 }
 
 fn policy(version: Ip, ours: Tables, rule: &RuleMessage) -> Option<Policy> {
@@ -216,6 +233,7 @@ struct Read {
     table: Option<u32>,
     skips: bool,
     narrowed: bool,
+    protocol: RouteProtocol,
 }
 
 impl Read {
@@ -229,6 +247,7 @@ impl Read {
                 RuleAttribute::Table(table) if rule.header.action == RuleAction::ToTable => {
                     read.table = Some(*table)
                 }
+                RuleAttribute::Protocol(protocol) => read.protocol = *protocol,
                 RuleAttribute::Goto(_) => read.skips = true,
                 RuleAttribute::Iifname(_) | RuleAttribute::Oifname(_) => read.narrowed = true,
                 _ => {}
@@ -263,7 +282,7 @@ impl fmt::Display for PolicyChange {
                 "put {}'s rule for local addresses behind ours",
                 written(*version)
             ),
-            Self::DropLocal(version) => write!(
+            Self::DropLocal(version, _) => write!(
                 out,
                 "delete the first of {}'s rules for local addresses",
                 written(*version)
@@ -311,7 +330,7 @@ mod tests {
             rules: [OWN].into(),
             ..Policies::default()
         };
-        let (ours, local) = (OWN.message(), local(Ip::V4));
+        let (ours, local) = (OWN.message(), local(Ip::V4, RouteProtocol::Kernel));
         assert_eq!(
             desired.changes(&found(std::slice::from_ref(&local))),
             [PolicyChange::Add(OWN)]
@@ -324,7 +343,7 @@ mod tests {
         let twice = [local.clone(), ours.clone(), local.clone()];
         assert_eq!(
             desired.changes(&found(&twice)),
-            [PolicyChange::DropLocal(Ip::V4)]
+            [PolicyChange::DropLocal(Ip::V4, RouteProtocol::Kernel)]
         );
         let right = [ours, local];
         assert_eq!(desired.changes(&found(&right)), []);
@@ -335,16 +354,42 @@ mod tests {
     }
 
     #[test]
+    fn a_local_rule_of_others_before_ours_makes_way() {
+        let desired = Policies {
+            rules: [OWN].into(),
+            ..Policies::default()
+        };
+        let (ours, kernels) = (OWN.message(), local(Ip::V4, RouteProtocol::Kernel));
+        let others = local(Ip::V4, RouteProtocol::Static);
+        let changes = |rules: &[&RuleMessage]| {
+            let rules: Vec<RuleMessage> = rules.iter().map(|&rule| rule.clone()).collect();
+            desired.changes(&found(&rules))
+        };
+        let repeat = PolicyChange::RepeatLocal(Ip::V4);
+        let drop_others = PolicyChange::DropLocal(Ip::V4, RouteProtocol::Static);
+        assert_eq!(changes(&[&others, &ours]), [repeat.clone()]);
+        assert_eq!(changes(&[&others, &ours, &kernels]), [drop_others]);
+        assert_eq!(changes(&[&ours, &kernels, &others]), []);
+        assert_eq!(changes(&[&ours, &others]), []);
+        assert_eq!(changes(&[&ours]), [repeat.clone()]);
+        assert_eq!(changes(&[]), [PolicyChange::Add(OWN), repeat]);
+        let mut late = kernels.clone();
+        late.attributes[0] = RuleAttribute::Priority(32_765);
+        assert_eq!(changes(&[&ours, &late]), []);
+    }
+
+    #[test]
     fn rules_of_others_are_left_alone() {
         let mut other = OWN.message();
         other
             .attributes
             .retain(|attribute| !matches!(attribute, RuleAttribute::Table(_)));
         other.attributes.push(RuleAttribute::Table(100));
-        let mut narrow = local(Ip::V4);
+        let kernels = local(Ip::V4, RouteProtocol::Kernel);
+        let mut narrow = kernels.clone();
         narrow
             .attributes
             .push(RuleAttribute::Iifname("eth0".into()));
-        assert_eq!(found(&[local(Ip::V4), other, narrow]), Policies::default());
+        assert_eq!(found(&[kernels, other, narrow]), Policies::default());
     }
 }

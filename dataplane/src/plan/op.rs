@@ -115,7 +115,7 @@ impl Change {
             Change::SetRoute(..) => 17,
             Change::Policy(PolicyChange::Add(_)) => 18,
             Change::Policy(PolicyChange::RepeatLocal(_)) => 19,
-            Change::Policy(PolicyChange::DropLocal(_)) => 20,
+            Change::Policy(PolicyChange::DropLocal(..)) => 20,
         }
     }
 

@@ -365,14 +365,14 @@ mod tests {
             let rules: Vec<RuleMessage> = rules.iter().map(|&rule| rule.clone()).collect();
             desired.changes(&found(&rules))
         };
-        let repeat = PolicyChange::RepeatLocal(Ip::V4);
+        let repeat = || PolicyChange::RepeatLocal(Ip::V4);
         let drop_others = PolicyChange::DropLocal(Ip::V4, RouteProtocol::Static);
-        assert_eq!(changes(&[&others, &ours]), [repeat.clone()]);
+        assert_eq!(changes(&[&others, &ours]), [repeat()]);
         assert_eq!(changes(&[&others, &ours, &kernels]), [drop_others]);
         assert_eq!(changes(&[&ours, &kernels, &others]), []);
         assert_eq!(changes(&[&ours, &others]), []);
-        assert_eq!(changes(&[&ours]), [repeat.clone()]);
-        assert_eq!(changes(&[]), [PolicyChange::Add(OWN), repeat]);
+        assert_eq!(changes(&[&ours]), [repeat()]);
+        assert_eq!(changes(&[]), [PolicyChange::Add(OWN), repeat()]);
         let mut late = kernels.clone();
         late.attributes[0] = RuleAttribute::Priority(32_765);
         assert_eq!(changes(&[&ours, &late]), []);

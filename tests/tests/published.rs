@@ -422,8 +422,8 @@ const BREAKAGES: [&str; 10] = [
     "ip rule del pref 0 lookup $T; ip -6 rule del pref 0 lookup $T",
     "for v in -4 -6; do ip $v rule del pref 0 lookup $T; ip $v rule add pref 0 fwmark \
      $M/0xfff00000 lookup $T; done",
-    "for v in -4 -6; do ip $v rule add pref 0 lookup local proto static; ip $v rule del pref 0 lookup \
-     local proto kernel; ip $v rule del pref 0 fwmark $M/0xfff00000; done",
+    "for v in -4 -6; do ip $v rule add pref 0 lookup local proto static; ip $v rule del pref 0 \
+     lookup local proto kernel; ip $v rule del pref 0 fwmark $M/0xfff00000; done",
     "for v in -4 -6; do while ip $v rule del pref 0 2>/dev/null; do :; done; done",
     "ip -4 route flush table $T; ip -6 route flush table $T",
     "ip address flush dev $NU",

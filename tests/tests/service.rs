@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tests::{Lab, eventually, field, holds};
+use tests::{Lab, eventually, field, holds, run};
 
 const REQUESTS: usize = 300;
 
@@ -308,4 +308,46 @@ fn logs_environment_and_exit_codes_reach_the_user_from_any_host() {
     }
     let refusal = lab.inside("h1", "talk.9", &["true"]).refused();
     assert!(refusal.contains("talk.9"), "{refusal}");
+}
+
+#[test]
+fn output_of_an_ended_task_is_there_with_its_failure() {
+    let lab = Lab::up(2);
+    let create = |words: &[&str], script: &str| {
+        let begin = ["swarmctl", "service", "create", "--runtime", "exec"];
+        let command = ["--", "sh", "-c", script];
+        run(&mut lab.command("h1", &[&begin, words, &command].concat()))
+    };
+    let once = ["--name", "once", "--restart-condition", "none"];
+    let refusal = create(&once, "echo boom; sleep 1; echo bye; exit 3").refused();
+    assert!(
+        refusal.contains("exit code 3); the last output of once.1: boom | bye"),
+        "{refusal}"
+    );
+    let reads = |target: &str, lines: usize| {
+        eventually("each line is there once", || {
+            let said = lab.ctl("h2", &format!("service logs {target}"));
+            let found = said
+                .out
+                .lines()
+                .filter(|line| line.ends_with("bye"))
+                .count();
+            holds(said.code == 0 && found >= lines, said)
+        });
+    };
+    reads("once", 1);
+    reads("once.1", 1);
+    create(
+        &["--detach", "--name", "loop", "--restart-delay", "1s"],
+        "echo bye; exit 3",
+    )
+    .ok();
+    reads("loop", 3);
+    // Where the hosts' netds have been restarted since, too.
+    for host in ["h1", "h2"] {
+        run(lab.verb("crash").arg(host)).ok();
+        run(lab.verb("start").arg(host)).ok();
+    }
+    reads("once.1", 1);
+    reads("loop", 4);
 }

@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     directory::TaskDirectory,
+    ended::Ended,
     log::{CURRENT, PREVIOUS, Record},
 };
 use crate::executor::{LogLine, Until};
@@ -25,11 +26,12 @@ const POLL: Duration = Duration::from_millis(100);
 /// Lines read ahead of a slow client.
 const AHEAD: usize = 256;
 
-/// The logs of these tasks of this host. `directory` is that of all tasks; a task that is not there
-/// has no lines. With `follow` it goes on until the task's directory is removed. `tail`: only the
-/// last lines of each task; 0 is all.
+/// The logs of these tasks of this host. `directory` is that of all tasks, `ended` has the logs of
+/// those that are there no more; one that is in neither has no lines. With `follow` it goes on
+/// until the task's directory is removed. `tail`: only the last lines of each task; 0 is all.
 pub(crate) fn logs(
     directory: &Path,
+    ended: &Ended,
     tasks: &[TaskId],
     until: Until,
     tail: u32,
@@ -39,6 +41,7 @@ pub(crate) fn logs(
         let reader = Follow {
             task,
             directory: TaskDirectory::of(directory, task).path().to_owned(),
+            ended: ended.of(task),
             tail: tail as usize,
             until,
             lines: lines.clone(),
@@ -51,6 +54,8 @@ pub(crate) fn logs(
 struct Follow {
     task: TaskId,
     directory: PathBuf,
+    /// Where its logs are once that is gone.
+    ended: PathBuf,
     tail: usize,
     until: Until,
     lines: mpsc::Sender<LogLine>,
@@ -102,7 +107,8 @@ impl Follow {
                 {
                     std::thread::sleep(POLL)
                 }
-                result => return result,
+                Err(_) => return LogReader::open(&self.ended),
+                Ok(log) => return Ok(log),
             }
         }
     }

@@ -6,6 +6,7 @@ mod cgroup;
 mod command;
 mod confine;
 mod directory;
+mod ended;
 mod enter;
 mod error;
 mod init;
@@ -35,6 +36,7 @@ use crate::{
     process::Process,
 };
 use directory::TaskDirectory;
+use ended::Ended;
 use error::Doing;
 use spec::{LaunchSpec, Place};
 
@@ -77,6 +79,10 @@ impl Exec {
 
     fn of(&self, task: TaskId) -> TaskDirectory {
         TaskDirectory::of(&self.directory, task)
+    }
+
+    fn ended(&self) -> Ended {
+        Ended::beside(&self.directory)
     }
 
     fn launchers(&self) -> MutexGuard<'_, BTreeMap<TaskId, Child>> {
@@ -197,11 +203,14 @@ impl Executor for Exec {
         }
     }
 
-    /// The cgroup, then the directory that names it.
+    /// The cgroup, then the directory that names it. The logs stay.
     fn remove(&self, task: TaskId) -> io::Result<()> {
         let directory = self.of(task);
         if let Some(cgroup) = directory.spec().ok().and_then(|spec| spec.cgroup) {
             cgroup::remove(&cgroup)?;
+        }
+        if let Err(error) = self.ended().keep(task, directory.path()) {
+            tracing::warn!(%task, %error, "the logs of an ended task are not kept");
         }
         directory.remove()
     }
@@ -237,7 +246,13 @@ impl Executor for Exec {
     }
 
     fn logs(&self, tasks: &[TaskId], until: Until, tail: u32) -> BoxStream<'static, LogLine> {
-        Box::pin(logs::logs(&self.directory, tasks, until, tail))
+        Box::pin(logs::logs(
+            &self.directory,
+            &self.ended(),
+            tasks,
+            until,
+            tail,
+        ))
     }
 
     fn find(&self, name: &str) -> Result<TaskId, Refusal> {

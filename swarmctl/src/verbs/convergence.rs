@@ -11,9 +11,9 @@ use model::{
     Kind, Question, Refusal, RestartCondition, ServiceInfo, TaskFacts, TaskId, TaskInfo, TaskState,
     Waiting,
 };
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
-use super::Wait;
+use super::{Wait, logs};
 use crate::{
     daemon::Daemon,
     output,
@@ -24,6 +24,11 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long a service must stay converged: a command that fails at once has run for a moment, too.
 const STAY: Duration = Duration::from_secs(1);
+/// The most lines and characters that an error has of a failed task's output, and how long its host
+/// may take to send them.
+const LINES: u32 = 3;
+const OUTPUT: usize = 400;
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Lines that are not live come at most this often.
 const LINE_PAUSE: Duration = Duration::from_secs(2);
 
@@ -82,9 +87,16 @@ async fn watch(
             (start, updated) = (Instant::now(), progress.updated);
         }
         match progress.phase {
-            Phase::Paused => return Err(refuse_paused(name, &progress.text)),
+            Phase::Paused => {
+                let said = last_output(daemon, &followed, past).await;
+                return Err(refuse_paused(name, &(progress.text + &said)));
+            }
             Phase::Hopeless => {
-                return Err(refuse(name, &format!("will not run: {}", progress.text)));
+                let said = last_output(daemon, &followed, past).await;
+                return Err(refuse(
+                    name,
+                    &format!("will not run: {}{said}", progress.text),
+                ));
             }
             Phase::Wanted => drop(wanted_since.get_or_insert_with(Instant::now)),
             Phase::Underway => wanted_since = None,
@@ -94,7 +106,7 @@ async fn watch(
             return Ok(());
         }
         if start.elapsed() > LIMIT {
-            let text = progress.text;
+            let text = progress.text + &last_output(daemon, &followed, past).await;
             let what = format!("has not converged within {} s: {text}", LIMIT.as_secs());
             return Err(refuse(name, &what));
         }
@@ -104,6 +116,24 @@ async fn watch(
             changed?;
         }
     }
+}
+
+/// What the task that has failed last has written last, to stand behind why it failed; empty where
+/// none has failed, or its host does not say.
+async fn last_output(daemon: &Daemon, followed: &Followed, past: &BTreeSet<TaskId>) -> String {
+    let tasks = followed.tasks.iter().filter(|(id, _)| !past.contains(id));
+    let failed = tasks.filter(|(_, task)| task.state == TaskState::Failed);
+    let Some((id, task)) = failed.max_by_key(|(_, task)| task.since) else {
+        return String::new();
+    };
+    let lines = timeout(PATIENCE, logs::last_lines(daemon, *id, LINES)).await;
+    let lines = lines.unwrap_or_default();
+    if lines.is_empty() {
+        return String::new();
+    }
+    let text = output::flat(&lines.join(" | "));
+    let text: String = text.chars().take(OUTPUT).collect();
+    format!("; the last output of {}: {text}", task.name)
 }
 
 fn refuse(name: &str, what: &str) -> anyhow::Error {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use api::proto::{LogLine, LogsRequest};
-use model::{Failure, Kind, Question, TaskInfo};
+use model::{Failure, Kind, Question, TaskId, TaskInfo};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -122,6 +122,24 @@ fn read(
             }
         }
     });
+}
+
+/// The last lines that a task has written, as far as they can be had.
+pub(crate) async fn last_lines(daemon: &Daemon, task: TaskId, lines: u32) -> Vec<String> {
+    let request = LogsRequest {
+        tasks: vec![task.to_string()],
+        follow: false,
+        tail: lines,
+    };
+    let mut found = Vec::new();
+    let Ok(answer) = daemon.agent().logs(request).await else {
+        return found;
+    };
+    let mut stream = answer.into_inner();
+    while let Ok(Some(line)) = stream.message().await {
+        found.push(String::from_utf8_lossy(&line.line).into_owned());
+    }
+    found
 }
 
 /// Puts the task's name before each line.

@@ -10,6 +10,7 @@ mod nodes;
 mod parts;
 pub(crate) mod rollouts;
 mod services;
+mod slots;
 mod tasks;
 mod touched;
 

@@ -1,6 +1,7 @@
 //! Validates specs by themselves, independent of the state.
 
 mod container;
+mod invalid;
 mod naming;
 
 pub(crate) use container::container;
@@ -9,9 +10,12 @@ pub(crate) use naming::is_name;
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use model::{
-    Balance, Driver, DriverConfig, EndpointMode, HealthCheck, Kind, NetworkSpec, Node, Parent,
+    Balance, Driver, DriverConfig, EndpointMode, HealthCheck, NetworkSpec, Node, Parent,
     ParseError, PublishAt, PublishMode, PublishSpec, Refusal, Runtime, ServiceSpec,
 };
+
+use invalid::invalid;
+use naming::MAX_NAME;
 
 /// Most replicas of one service: a typing error must not fill the log.
 pub const MAX_REPLICAS: u32 = 10_000;
@@ -21,17 +25,11 @@ const MAX_NETWORKS: usize = 16;
 const MAX_PUBLISHED: usize = 1_000;
 /// Longest affinity, in seconds: a day.
 const MAX_AFFINITY: u32 = 86_400;
-/// The longest name: one DNS label (RFC 1035 section 2.3.4).
-const MAX_NAME: usize = 63;
 /// The longest host name of Linux (gethostname(2)).
 const MAX_HOSTNAME: usize = 64;
 /// The least MTU of IPv4 (RFC 791 section 3.2) and of IPv6 (RFC 8200 section 5), in bytes.
 const LEAST_MTU: (u32, u32) = (68, 1280);
 const GREATEST_MTU: u32 = 65_535;
-
-fn invalid(cause: impl Into<String>, next: impl Into<String>) -> Refusal {
-    Refusal::new(Kind::Invalid, cause, next)
-}
 
 pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
     hostname(&node.hostname)?;

@@ -595,8 +595,23 @@ fn imports(module: &str, code: &str, modules: &BTreeSet<String>) -> BTreeSet<Str
             }
         }
     }
+    // A module names what is in its own folder without a root.
+    let folder = module.strip_suffix("::mod").unwrap_or(module);
+    let below = modules.iter().filter_map(|other| {
+        let name = other.strip_prefix(folder)?.strip_prefix("::")?;
+        names(code, name).then(|| other.clone())
+    });
+    found.extend(below);
     found.remove(module);
     found
+}
+
+/// Whether code, without spaces, has a path that begins with this name.
+fn names(code: &str, name: &str) -> bool {
+    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == ':';
+    let path = format!("{name}::");
+    let mut found = code.match_indices(&path);
+    found.any(|(at, _)| !code[..at].ends_with(is_part))
 }
 
 /// The paths of a use tree that code begins with: `a::{b,c::d}` is `a::b` and `a::c::d`.

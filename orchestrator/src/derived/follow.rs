@@ -44,7 +44,9 @@ impl State {
                 if let Some(record) = self.tasks.get(task) {
                     let (service, slot) = (record.task.service, record.task.slot);
                     derived.touched.touch(service, self.index);
-                    derived.rollouts.look(self, service, slot);
+                    derived
+                        .rollouts
+                        .set(service, slot, self.look_at_slot(service, slot));
                 }
             }
         }
@@ -60,7 +62,9 @@ impl State {
             return;
         };
         derived.touched.touch(id, self.index);
-        derived.rollouts.put(self, record);
+        derived
+            .rollouts
+            .put(record, |number, slot| self.known_of(record, number, slot));
         if derived.services.knows(id, record) {
             return;
         }
@@ -84,7 +88,8 @@ impl State {
             derived.add_networks(concern, &seat.networks);
             concern.nodes.extend(seat.node);
             derived.touched.touch(seat.service, self.index);
-            derived.rollouts.look(self, seat.service, seat.slot);
+            let known = self.look_at_slot(seat.service, seat.slot);
+            derived.rollouts.set(seat.service, seat.slot, known);
         }
         if old.is_none() && new.is_none() {
             return;

@@ -8,11 +8,7 @@ use std::{
 
 use model::{Millis, ServiceId};
 
-use crate::{
-    record::{ServiceRecord, Slot, TaskRecord},
-    runs::{self, HISTORY},
-    state::State,
-};
+use crate::record::{ServiceRecord, Slot};
 
 /// What the slots of services are looked up by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,19 +55,20 @@ impl Shape {
 
 /// What is known of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Known {
-    serving: Option<Serving>,
-    has_failed: bool,
+pub(super) struct Known {
+    pub serving: Option<Serving>,
+    /// A run that was made after the last update has failed.
+    pub has_failed: bool,
 }
 
 /// A slot whose newest run takes traffic and is to go on, and whose other runs are history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Serving {
-    running_at: u64,
-    since: Millis,
-    is_outdated: bool,
-    is_displaced: bool,
-    is_renewed: bool,
+pub(super) struct Serving {
+    pub running_at: u64,
+    pub since: Millis,
+    pub is_outdated: bool,
+    pub is_displaced: bool,
+    pub is_renewed: bool,
 }
 
 static NONE: Rollout = Rollout {
@@ -96,7 +93,7 @@ impl Rollouts {
     }
 
     /// Follows a service, and those of its slots that are told apart in another way than before.
-    pub(super) fn put(&mut self, state: &State, record: &ServiceRecord) {
+    pub(super) fn put(&mut self, record: &ServiceRecord, known: impl Fn(u32, &Slot) -> Known) {
         let shape = Shape::of(record);
         let rollout = self.0.entry(record.service.id).or_insert(NONE.clone());
         let before = std::mem::replace(&mut rollout.shape, shape);
@@ -115,7 +112,7 @@ impl Rollouts {
         let slots = (Bound::Excluded(first), Bound::Included(last));
         if first < last {
             for (&number, slot) in record.slots.range::<u32, _>(slots) {
-                rollout.set(number, Some(Known::of(state, record, number, slot)));
+                rollout.set(number, Some(known(number, slot)));
             }
         }
     }
@@ -126,22 +123,15 @@ impl Rollouts {
     }
 
     /// Follows a slot.
-    pub(super) fn look(&mut self, state: &State, service: ServiceId, number: u32) {
-        let Some(record) = state.services.get(&service) else {
-            return;
-        };
+    pub(super) fn set(&mut self, service: ServiceId, number: u32, known: Option<Known>) {
         if let Some(rollout) = self.0.get_mut(&service) {
-            let slot = record.slots.get(&number);
-            let known = slot.map(|slot| Known::of(state, record, number, slot));
             rollout.set(number, known);
         }
     }
 
     /// A slot is gone.
     pub(crate) fn release(&mut self, service: ServiceId, number: u32) {
-        if let Some(rollout) = self.0.get_mut(&service) {
-            rollout.set(number, None);
-        }
+        self.set(service, number, None);
     }
 }
 
@@ -236,36 +226,5 @@ impl Rollout {
             self.displaced.remove(&(serving.is_outdated, number));
             self.renewed.remove(&(serving.since, number));
         }
-    }
-}
-
-impl Known {
-    fn of(state: &State, record: &ServiceRecord, number: u32, slot: &Slot) -> Self {
-        if !record.wants(number) {
-            return Self {
-                serving: None,
-                has_failed: false,
-            };
-        }
-        Self {
-            serving: Serving::of(state, record, slot),
-            has_failed: runs::failed_in(state, record, slot).is_some(),
-        }
-    }
-}
-
-impl Serving {
-    fn of(state: &State, record: &ServiceRecord, slot: &Slot) -> Option<Self> {
-        let (newest, earlier) = slot.tasks.split_last()?;
-        let is_history = |run: &TaskRecord| !run.is_alive() && !run.is_unwanted_history();
-        let is_settled = earlier.len() <= HISTORY && state.records(earlier).all(is_history);
-        let run = state.tasks.get(newest)?;
-        (is_settled && run.is_wanted() && runs::is_serving(state, run)).then(|| Self {
-            running_at: run.running_at,
-            since: run.task.status.since,
-            is_outdated: record.outdates(run),
-            is_displaced: runs::is_displaced(state, run),
-            is_renewed: run.made_at >= record.changed,
-        })
     }
 }

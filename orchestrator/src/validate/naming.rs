@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use model::{DnsConfig, NamedPort, Refusal, ServiceSpec};
 
-use super::{MAX_NAME, invalid};
+use super::invalid::invalid;
 
+/// The longest name: one DNS label (RFC 1035 section 2.3.4).
+pub(super) const MAX_NAME: usize = 63;
 /// The most aliases of one service on one network.
 const MAX_ALIASES: usize = 64;
 /// The most named ports of one service.

@@ -47,6 +47,8 @@ pub(crate) async fn watch<S: StateMachine>(member: Member<S>, consensus: Arc<Con
                 let leader = Some((node, address)).filter(|_| !stuck);
                 may_stand(&member, &consensus.other_voters(), leader).await
             }
+            // Whom a manager that does not vote could ask is no matter.
+            None if !consensus.may_vote() => false,
             None => may_stand(&member, &consensus.other_voters(), None).await,
         };
         consensus.may_stand(may);

@@ -288,6 +288,12 @@ impl<S: StateMachine> Consensus<S> {
             .collect()
     }
 
+    /// Whether this manager votes, or it is not known yet who does.
+    pub(crate) fn may_vote(&self) -> bool {
+        let voters = self.voters();
+        voters.is_empty() || voters.contains(&self.me.0)
+    }
+
     /// Whether this manager votes, and the change that made it a voter is over: while it is under
     /// way, the voters of before have to be a majority, too.
     pub(crate) fn votes(&self) -> bool {

@@ -68,12 +68,17 @@ pub(crate) async fn run<S: StateMachine>(member: Member<S>, consensus: Arc<Conse
 
 /// Raft has ended on this manager, which is to be seen on others, too.
 fn ended<S>(consensus: &Consensus<S>, error: &Fatal<u64>) -> Failure {
-    let cause = match error {
-        Fatal::StorageError(error) => format!("its log cannot be written: {error}"),
-        error => error.to_string(),
-    };
     let directory = consensus.directory.display();
-    let next = format!("free space, or mend the disk of {directory}: netd then goes on by itself");
+    let (cause, next) = match error {
+        Fatal::StorageError(error) => (
+            format!("its log cannot be written: {error}"),
+            format!("free space, or mend the disk of {directory}: netd then goes on by itself"),
+        ),
+        error => (
+            format!("Raft has ended: {error}"),
+            "netd starts itself anew in some seconds; its log says more".to_owned(),
+        ),
+    };
     tracing::error!(
         cause,
         next,

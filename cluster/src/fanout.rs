@@ -144,9 +144,9 @@ impl<S> Shared<S> {
 
 impl<S: StateMachine> Shared<S> {
     /// Brings the views some way up to the state. Returns who may have something to be told, and
-    /// whether there is more to do. `None`: more than `most` objects have changed, and nothing is
-    /// done.
-    fn advance(&self, most: usize) -> Option<(Vec<Arc<Notify>>, bool)> {
+    /// whether there is more to do. `None`: more than `most` objects have changed, or nobody knows
+    /// how many, and nothing is done.
+    fn advance(&self, most: Option<usize>) -> Option<(Vec<Arc<Notify>>, bool)> {
         let mut inner = self.lock();
         let Inner {
             projector,
@@ -155,7 +155,8 @@ impl<S: StateMachine> Shared<S> {
             ..
         } = &mut *inner;
         let (now, more) = self.machine.read_since(*index, |state, touched| {
-            if touched.is_none_or(|touched| touched.objects.len() > most) && most < usize::MAX {
+            let is_more = |most| touched.is_none_or(|touched| touched.objects.len() > most);
+            if most.is_some_and(is_more) {
                 return None;
             }
             let is_news = touched.is_none_or(|touched| !touched.is_empty());
@@ -198,11 +199,11 @@ async fn follow<S: StateMachine>(shared: Arc<Shared<S>>) {
     let mut due = Instant::now();
     loop {
         applied.borrow_and_update();
-        let (woken, more) = match shared.advance(FEW) {
+        let (woken, more) = match shared.advance(Some(FEW)) {
             Some(advanced) => advanced,
             None => {
                 let all = shared.clone();
-                match spawn_blocking(move || all.advance(usize::MAX)).await {
+                match spawn_blocking(move || all.advance(None)).await {
                     Ok(Some(advanced)) => advanced,
                     _ => return,
                 }

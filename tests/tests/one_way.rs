@@ -8,8 +8,6 @@ use tests::{Lab, eventually, holds};
 
 /// For how long a cut is watched: longer than anything that is done about a silent node.
 const WATCHED: Duration = Duration::from_secs(8);
-/// How long a command may be without a leader that it reaches.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a host's firewall drops: packets to TCP port 2377 that come in or go out, of all hosts or
 /// of one.
@@ -93,28 +91,20 @@ fn is_well_under(lab: &Lab, cuts: &[Cut<'_>], well: &[&str], hosts: usize) {
     }
     let start = Instant::now();
     let mut turn = 0;
-    let mut slowest = Duration::ZERO;
     while start.elapsed() < WATCHED {
         let ask = well[turn % well.len()];
         turn += 1;
-        let asked = Instant::now();
         let line = format!("node update --availability active {ask}");
         lab.ctl(ask, &line).ok();
-        slowest = slowest.max(asked.elapsed());
         for node in lab.json(ask, "node ls") {
             let is_well = well.iter().any(|host| node["hostname"] == *host);
             assert!(!is_well || node["status"] == "ready", "{cuts:?}: {node}");
         }
     }
-    assert!(slowest < PATIENCE, "{cuts:?}: a command took {slowest:?}");
     let after = tasks(well[0]);
     assert!(
         before.iter().all(|task| after.contains(task)),
         "{cuts:?}: {before:?} {after:?}"
-    );
-    eprintln!(
-        "{cuts:?}: {turn} commands, the slowest {slowest:?}, leader {}",
-        leader(lab, well[0])
     );
     for cut in cuts {
         cut.end(lab);
@@ -122,7 +112,7 @@ fn is_well_under(lab: &Lab, cuts: &[Cut<'_>], well: &[&str], hosts: usize) {
     all_ready(lab, well[0], hosts);
 }
 
-/// Three hosts, the leader first.
+/// The hosts, the leader first.
 fn by_role<'a>(lab: &Lab, hosts: &[&'a str]) -> Vec<&'a str> {
     let leads = leader(lab, hosts[0]);
     let mut hosts = hosts.to_vec();

@@ -318,7 +318,9 @@ fn output_of_an_ended_task_is_there_with_its_failure() {
         let command = ["--", "sh", "-c", script];
         run(&mut lab.command("h1", &[&begin, words, &command].concat()))
     };
-    let once = ["--name", "once", "--restart-condition", "none"];
+    // It ends before it is healthy: one that had run for a moment would have converged.
+    let never = ["--restart-condition", "none", "--health-cmd", "false"];
+    let once = [&["--name", "once"], &never[..]].concat();
     let refusal = create(&once, "echo boom; sleep 1; echo bye; exit 3").refused();
     assert!(
         refusal.contains("exit code 3); the last output of once.1: boom | bye"),

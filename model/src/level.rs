@@ -31,8 +31,10 @@ impl Level {
     pub const TYPED_FAILURES: Self = Self(3);
     /// See [`FEATURES`].
     pub const DISTINCTIONS: Self = Self(4);
+    /// See [`FEATURES`].
+    pub const COMPOUNDS: Self = Self(5);
     /// The newest level that this code knows.
-    pub const NEWEST: Self = Self::DISTINCTIONS;
+    pub const NEWEST: Self = Self::COMPOUNDS;
 
     /// The level after this one.
     pub fn next(self) -> Self {
@@ -72,6 +74,10 @@ pub const FEATURES: &[(Level, &str)] = &[
         Level::DISTINCTIONS,
         "marks of networks with published ports differ; a report says which networks a host is \
          behind with, and what the host is called now; a port at 0.0.0.0 or [::] is of one family",
+    ),
+    (
+        Level::COMPOUNDS,
+        "a name of a container, service or alias may have more than one label, and underscores",
     ),
 ];
 

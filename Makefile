@@ -1,6 +1,6 @@
 # Every target sets up what it needs; `make setup` alone says what that is.
 .DEFAULT_GOAL := help
-.PHONY: test-upgrade help setup setup-vm setup-bench build check fix test test-vm test-fresh demo bench install docker-plugin clean
+.PHONY: test-upgrade help setup setup-vm setup-bench build check fix test test-vm test-engines test-fresh demo bench install docker-plugin clean
 
 # What is built is looked for below target/, what cargo installs is found, and what programs print
 # is read.
@@ -35,6 +35,7 @@ PACKAGES := \
 	musl-tools:/usr/bin/musl-gcc:its-C-library-asks-the-resolver \
 	python3-pycares:/usr/lib/python3/dist-packages/pycares/__init__.py:c-ares-asks-the-resolver \
 	systemd:/usr/bin/systemd-socket-activate:checks-the-unit-files-and-hands-a-socket-over \
+	debootstrap:/usr/sbin/debootstrap:makes-Debians-with-other-Docker-Engines \
 	gcc:/usr/bin/gcc:builds-the-cryptography-and-links \
 	libc6-dev:/usr/include/stdlib.h:is-linked-with \
 	ca-certificates:/etc/ssl/certs/ca-certificates.crt:cargo-trusts-its-registry-by-them
@@ -94,10 +95,15 @@ fix: ## formats and applies what clippy can mend
 	cargo clippy --workspace --all-targets --fix --allow-dirty
 	cargo fmt --all
 
+# The tests of Docker with the engine of another release of Debian.
+WITH_ENGINE = cargo nextest run --no-fail-fast -p tests --test docker --test docker_faults
+
 test: build setup-vm ## builds, runs every test of the repository
 	@trap 'exit 130' INT; failed=; \
 	echo cargo nextest run --workspace --no-fail-fast; \
 	cargo nextest run --workspace --no-fail-fast || failed="$$failed nextest"; \
+	echo "engine: trixie"; \
+	{ tests/engines/root trixie && ENGINE=trixie $(WITH_ENGINE); } || failed="$$failed engine-of-trixie"; \
 	$(MAKE) test-vm || failed="$$failed test-vm"; \
 	$(MAKE) test-upgrade || failed="$$failed test-upgrade"; \
 	[ -z "$$failed" ] || { echo "make test: FAILED:$$failed" >&2; exit 1; }; \
@@ -124,6 +130,17 @@ test-upgrade: build ## upgrades labs from earlier levels, host by host, under tr
 	next: clone it with its history"; \
 	  fi; \
 	done <tests/previous
+
+test-engines: build ## tests networks with the Docker Engine of Debian's sid, and with those of three releases at once
+	@trap 'exit 130' INT; failed=; \
+	if tests/engines/root sid; then \
+	  echo "engine: sid"; \
+	  ENGINE=sid $(WITH_ENGINE) || failed="$$failed engine-of-sid"; \
+	  cargo nextest run --ignore-default-filter -p tests --test engines_mixed || failed="$$failed engines_mixed"; \
+	  [ -z "$$failed" ] || { echo "make test-engines: FAILED:$$failed" >&2; exit 1; }; \
+	else \
+	  echo "engines: SKIPPED: Debian's sid cannot be installed here, see above"; \
+	fi
 
 test-fresh: ## runs the README's two commands in a minimal Debian where nothing was ever built
 	$(call install,debootstrap:/usr/sbin/debootstrap:makes-that-Debian)

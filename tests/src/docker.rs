@@ -1,7 +1,11 @@
 //! Docker Engine on hosts of a lab (Debian package docker.io), with an image `busybox` of one
-//! static binary: there is no registry.
+//! static binary: there is no registry. Engines are those of several releases of Debian.
 
-use std::{collections::BTreeSet, path::Path, process::Child};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+};
 
 use serde_json::Value;
 
@@ -23,6 +27,68 @@ const IMAGE: &str = "docker image inspect busybox >/dev/null 2>&1 && exit; \
      d=$(mktemp -d); mkdir $d/bin; cp /bin/busybox $d/bin; tar -C $d -c . | docker import - \
      busybox; rm -r $d";
 
+/// The variable that names the generation of a whole run of tests.
+const ENGINE: &str = "ENGINE";
+
+/// A release of Debian, and its engine with all that belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    /// What is installed on this machine.
+    Bookworm,
+    /// In a root made by `tests/engines/root`.
+    Trixie,
+    /// As [`Self::Trixie`].
+    Sid,
+}
+
+impl Generation {
+    /// Every one, the oldest first.
+    pub const ALL: [Self; 3] = [Self::Bookworm, Self::Trixie, Self::Sid];
+
+    /// The one that the variable `ENGINE` names, as targets of the Makefile set it.
+    pub fn asked() -> Self {
+        let Ok(name) = std::env::var(ENGINE) else {
+            return Self::Bookworm;
+        };
+        let found = Self::ALL.into_iter().find(|known| known.suite() == name);
+        found.unwrap_or_else(|| panic!("{ENGINE}={name}: give bookworm, trixie or sid"))
+    }
+
+    /// The name of the release.
+    pub fn suite(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+            Self::Sid => "sid",
+        }
+    }
+
+    /// The root that has it, where that is not this machine's; made if there is none yet.
+    pub fn root(self) -> Option<PathBuf> {
+        if self == Self::Bookworm {
+            return None;
+        }
+        let root = crate::run(Command::new(script("root")).arg(self.suite())).ok();
+        Some(PathBuf::from(root.trim_end()))
+    }
+
+    /// From now on, and until its power is off, the host's engine is of this generation.
+    #[track_caller]
+    fn lay(self, lab: &Lab, host: &str) {
+        if let Some(root) = self.root() {
+            let words = [script("lay"), root].map(|path| path.display().to_string());
+            lab.exec(host, &[&words[0], &words[1]]).ok();
+        }
+    }
+}
+
+/// One of the scripts that make and enter roots.
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("engines")
+        .join(name)
+}
+
 /// A daemon; it ends when dropped, and what it started with the lab.
 pub struct Docker(Child);
 
@@ -32,8 +98,8 @@ impl Docker {
         Path::new("/usr/sbin/dockerd").exists()
     }
 
-    /// Starts the daemon of a host and waits until it answers; `before` are words in front of its
-    /// command, such as `env DOCKERD_OPTIONS=--live-restore`.
+    /// Starts the daemon of a host, of the generation asked for, and waits until it answers;
+    /// `before` are words in front of its command, such as `env DOCKERD_OPTIONS=--live-restore`.
     #[track_caller]
     pub fn start(lab: &Lab, host: &str, before: &[&str]) -> Self {
         let daemon = Self::spawn(lab, host, before);
@@ -41,8 +107,23 @@ impl Docker {
         daemon
     }
 
+    /// As [`Self::start`], of this generation.
+    #[track_caller]
+    pub fn of(generation: Generation, lab: &Lab, host: &str) -> Self {
+        let daemon = Self::launch(generation, lab, host, &[]);
+        answers(lab, host);
+        daemon
+    }
+
     /// As [`Self::start`], without waiting for anything.
+    #[track_caller]
     pub fn spawn(lab: &Lab, host: &str, before: &[&str]) -> Self {
+        Self::launch(Generation::asked(), lab, host, before)
+    }
+
+    #[track_caller]
+    fn launch(generation: Generation, lab: &Lab, host: &str, before: &[&str]) -> Self {
+        generation.lay(lab, host);
         let words: Vec<&str> = before.iter().copied().chain(["sh", "-c", START]).collect();
         Self(lab.command(host, &words).spawn().expect("dockerd starts"))
     }
@@ -104,11 +185,17 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Engines on this many hosts.
+    /// Engines on this many hosts, of the generation asked for.
     pub fn up(hosts: u32) -> Self {
-        let lab = Lab::up(hosts);
-        let _daemons = (1..=hosts)
-            .map(|host| Docker::start(&lab, &format!("h{host}"), &[]))
+        Self::of(&(0..hosts).map(|_| Generation::asked()).collect::<Vec<_>>())
+    }
+
+    /// One engine of each of these generations, the first on `h1`.
+    pub fn of(generations: &[Generation]) -> Self {
+        let lab = Lab::up(u32::try_from(generations.len()).expect("a few"));
+        let daemons = generations.iter().zip(1..);
+        let _daemons = daemons
+            .map(|(&generation, number)| Docker::of(generation, &lab, &format!("h{number}")))
             .collect();
         Self { _daemons, lab }
     }

@@ -11,7 +11,7 @@ use std::{
 use tests::{
     Lab, PATIENCE, Said,
     between::{Held, NAME, Relay},
-    docker::{ATTACH, DOCKER, Docker, Engines, SLEEP, SUBNETS, answers, kill, serving},
+    docker::{ATTACH, DOCKER, Docker, Engines, Generation, SLEEP, SUBNETS, answers, kill, serving},
     eventually, holds, run, within,
 };
 
@@ -127,12 +127,13 @@ const ENGINES_AND_NETWORKS: &[(&[Fault], &[Fault])] = &[
 
 /// What an engine asks when it begins to know of netd. Nothing depends on whether netd has heard
 /// that.
-const INTRODUCTIONS: [&str; 4] = [
+const INTRODUCTIONS: [&str; 3] = [
     "Plugin.Activate",
     "NetworkDriver.GetCapabilities",
     "IpamDriver.GetCapabilities",
-    "IpamDriver.GetDefaultAddressSpaces",
 ];
+/// Bookworm's engine asks so when it begins, too; later ones do when they make a network.
+const SPACES: &str = "IpamDriver.GetDefaultAddressSpaces";
 
 /// A host whose engine calls its netd by a relay.
 struct Patient<'a> {
@@ -445,15 +446,23 @@ fn words(line: &str) -> Vec<String> {
 /// All that befalls one host.
 fn befall(
     mut patient: Patient<'_>,
-    introductions: &[Fault],
+    introduced: Death,
     containers: &[(&[Fault], Fault)],
     networks: &[(&[Fault], &[Fault])],
 ) {
-    patient.restart(introductions);
+    let mut introductions = INTRODUCTIONS.map(|method| (method, 0, introduced)).to_vec();
+    let spaces = (SPACES, 0, introduced);
+    let mut networks = networks.to_vec();
+    if Generation::asked() == Generation::Bookworm {
+        introductions.push(spaces);
+    } else {
+        networks.push((std::slice::from_ref(&spaces), &[]));
+    }
+    patient.restart(&introductions);
     for (starts, end) in containers {
         patient.container(starts, *end);
     }
-    for (starts, ends) in networks {
+    for (starts, ends) in &networks {
         patient.network(starts, ends);
     }
     let of_containers = containers
@@ -496,15 +505,13 @@ fn either_may_die_in_the_middle_of_every_method() {
         );
         engines.docker(host, &line).ok();
     }
-    let netd = INTRODUCTIONS.map(|method| (method, 0, NetdAfter));
-    let engine = INTRODUCTIONS.map(|method| (method, 0, EngineAfter));
     thread::scope(|scope| {
         let [first, second] = patients;
-        scope.spawn(move || befall(first, &netd, NETD_AND_CONTAINERS, NETD_AND_NETWORKS));
+        scope.spawn(move || befall(first, NetdAfter, NETD_AND_CONTAINERS, NETD_AND_NETWORKS));
         scope.spawn(move || {
             befall(
                 second,
-                &engine,
+                EngineAfter,
                 ENGINES_AND_CONTAINERS,
                 ENGINES_AND_NETWORKS,
             )

@@ -1,4 +1,5 @@
-//! One of each kind on a network, each on a host of its own, each a service.
+//! One of each kind on a network, each a service: a task, a pod on the third host, and a container
+//! on every host that has an engine.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,27 +9,90 @@ use serde_json::{Value, json};
 use tests::{
     Lab, Said,
     cni::{Runtime, addresses, eth0},
-    docker::Docker,
+    docker::{DOCKER, Docker, Generation},
     eventually, holds,
 };
 
-const DOCKER: &str = "/usr/bin/docker";
-const SERVICES: [&str; 3] = ["by-task", "by-docker", "by-cni"];
+const TASK: &str = "by-task";
+const POD: &str = "by-cni";
 
-/// Runs a command inside of somebody.
-type Call<'a> = dyn Fn(&[&str]) -> Said + 'a;
+/// A host's engine.
+pub struct Engine {
+    host: &'static str,
+    _daemon: Docker,
+}
 
-/// The engine of the second host.
-pub fn engine(lab: &Lab) -> Docker {
-    Docker::start(lab, "h2", &[])
+impl Engine {
+    /// One of this generation.
+    pub fn of(generation: Generation, lab: &Lab, host: &'static str) -> Self {
+        let _daemon = Docker::of(generation, lab, host);
+        // Where engines with a root of their own see it, too.
+        let programs = "mkdir -p /run/programs; mount --bind /usr /run/programs";
+        lab.exec(host, &["sh", "-ec", programs]).ok();
+        Self { host, _daemon }
+    }
+
+    /// The name of its container.
+    fn container(&self) -> String {
+        format!("box-{}", self.host)
+    }
+
+    /// The name of its container's service, which is what that answers, too.
+    fn service(&self) -> String {
+        format!("by-docker-{}", self.host)
+    }
+
+    fn docker(&self, lab: &Lab, words: &[&str]) -> Said {
+        lab.exec(self.host, &[&[DOCKER], words].concat())
+    }
+
+    /// Attaches the network, and starts a container that serves.
+    fn serve(&self, lab: &Lab, network: &str, create: &str) {
+        let of_cluster = format!("netd.network={network}");
+        let driver = ["network", "create", "-d", "netd", "--ipam-driver", "netd"];
+        let options = ["--ipv6", "-o", &of_cluster];
+        let subnets = create
+            .split(' ')
+            .filter(|word| word.contains('/'))
+            .flat_map(|subnet| ["--subnet", subnet]);
+        let subnets: Vec<&str> = subnets.collect();
+        let attach = [&driver[..], &options, &subnets, &[network]].concat();
+        self.docker(lab, &attach).ok();
+        let (container, service) = (self.container(), self.service());
+        let label = format!("netd.service={service}");
+        let run = ["run", "-d", "--name", &container, "--network", network];
+        // With the programs of the host, for those of the image look names up in their own way.
+        let programs = [
+            "--label",
+            &label,
+            "-v",
+            "/run/programs:/usr:ro",
+            "-v",
+            "/run/programs/lib:/lib:ro",
+            "-v",
+            "/run/programs/lib64:/lib64:ro",
+            "busybox",
+        ];
+        let serve = format!(
+            "mkdir /www; echo {service} >/www/index.html; exec /bin/busybox httpd -f -p 80 -h /www"
+        );
+        let serve = ["/bin/busybox", "sh", "-c", &serve];
+        self.docker(lab, &[&run[..], &programs, &serve].concat())
+            .ok();
+    }
 }
 
 /// Makes the network, puts one of each kind on it, has all of them call all by name and virtual IP,
 /// and takes everything down.
-pub fn reaches_everybody(lab: &Lab, create: &str) {
+pub fn reaches_everybody(lab: &Lab, engines: &[Engine], create: &str) {
     let network = create.split(' ').next_back().unwrap();
     lab.ctl("h1", create).ok();
-    for external in &SERVICES[1..] {
+    let of_engines = engines.iter().map(Engine::service);
+    let services: Vec<String> = [TASK.to_owned(), POD.to_owned()]
+        .into_iter()
+        .chain(of_engines)
+        .collect();
+    for external in &services[1..] {
         lab.ctl(
             "h1",
             &format!("service create --external --name {external} --network {network}"),
@@ -36,65 +100,18 @@ pub fn reaches_everybody(lab: &Lab, create: &str) {
         .ok();
     }
     let placed =
-        format!("service create --name by-task --network {network} -- netd whoami --port 80");
+        format!("service create --name {TASK} --network {network} -- netd whoami --port 80");
     lab.ctl("h1", &placed).ok();
-
-    let docker = |words: &[&str]| lab.exec("h2", &[&[DOCKER], words].concat());
-    let of_cluster = format!("netd.network={network}");
-    let subnets = create
-        .split(' ')
-        .filter(|word| word.contains('/'))
-        .flat_map(|subnet| ["--subnet", subnet]);
-    let attach = [
-        "network",
-        "create",
-        "-d",
-        "netd",
-        "--ipam-driver",
-        "netd",
-        "--ipv6",
-        "-o",
-        &of_cluster,
-    ];
-    docker(
-        &attach
-            .into_iter()
-            .chain(subnets)
-            .chain([network])
-            .collect::<Vec<_>>(),
-    )
-    .ok();
-    let serve =
-        "mkdir /www; echo by-docker >/www/index.html; exec /bin/busybox httpd -f -p 80 -h /www";
-    let serve = ["/bin/busybox", "sh", "-c", serve];
-    let run = [
-        "run",
-        "-d",
-        "--name",
-        "box",
-        "--network",
-        network,
-        "--label",
-        "netd.service=by-docker",
-    ];
-    // With the programs of the host, for those of the image look names up in their own way.
-    let programs = [
-        "-v",
-        "/usr:/usr:ro",
-        "-v",
-        "/lib:/lib:ro",
-        "-v",
-        "/lib64:/lib64:ro",
-        "busybox",
-    ];
-    docker(&[&run[..], &programs, &serve].concat()).ok();
+    for engine in engines {
+        engine.serve(lab, network, create);
+    }
 
     let mut runtime = Runtime {
         arguments: "K8S_POD_NAME=pod",
         ..Runtime::new(lab, "h3", network)
     };
     runtime.plugins[0]["args"] =
-        json!({ "cni": { "labels": [{ "key": "netd.service", "value": "by-cni" }] } });
+        json!({ "cni": { "labels": [{ "key": "netd.service", "value": POD }] } });
     let pod = eth0("pod");
     let result = runtime.add(pod);
     // Runtimes do so before they call plugins.
@@ -108,7 +125,7 @@ pub fn reaches_everybody(lab: &Lab, create: &str) {
     let mut server = server.spawn().unwrap();
     let resolver = result["dns"]["nameservers"][0].as_str().unwrap().to_owned();
 
-    let task = lab.running("h1", "by-task").remove(0);
+    let task = lab.running("h1", TASK).remove(0);
     let task = task["name"].as_str().unwrap().to_owned();
     let as_pod = |words: &[&str]| {
         let shell = "echo nameserver $0 >/run/pod.conf; mount --bind /run/pod.conf \
@@ -119,17 +136,19 @@ pub fn reaches_everybody(lab: &Lab, create: &str) {
         )
     };
     let as_task = |words: &[&str]| lab.inside("h1", &task, words);
-    let as_box = |words: &[&str]| docker(&[&["exec", "box"], words].concat());
-
     // Who is who, as the cluster tells.
-    let known = endpoints(lab, network);
+    let known = endpoints(lab, network, engines);
     let kinds: BTreeSet<(&str, &str)> = known
         .iter()
         .map(|(name, (kind, _))| (name.as_str(), kind.as_str()))
         .collect();
+    let boxes: Vec<String> = engines.iter().map(Engine::container).collect();
+    let expected = boxes.iter().map(|name| (name.as_str(), "docker"));
     assert_eq!(
         kinds,
-        [(task.as_str(), "task"), ("box", "docker"), ("pod", "cni")].into()
+        expected
+            .chain([(task.as_str(), "task"), ("pod", "cni")])
+            .collect()
     );
     let told: BTreeSet<String> = addresses(&result).into_iter().collect();
     assert_eq!(
@@ -137,15 +156,22 @@ pub fn reaches_everybody(lab: &Lab, create: &str) {
         told
     );
 
-    let everybody: [(&str, &Call<'_>); 3] =
-        [("task", &as_task), ("container", &as_box), ("pod", &as_pod)];
-    for (from, call) in everybody {
-        for name in SERVICES {
+    for from in ["task", "pod"]
+        .into_iter()
+        .chain(boxes.iter().map(String::as_str))
+    {
+        let engine = engines.iter().find(|engine| engine.container() == from);
+        let call = |words: &[&str]| match (from, engine) {
+            (_, Some(engine)) => engine.docker(lab, &[&["exec", from], words].concat()),
+            ("task", None) => as_task(words),
+            (_, None) => as_pod(words),
+        };
+        for name in &services {
             let (answer, url) = (
-                if name == "by-docker" {
-                    "by-docker\n"
+                if name.starts_with("by-docker") {
+                    format!("{name}\n")
                 } else {
-                    "task: "
+                    "task: ".to_owned()
                 },
                 format!("http://{name}/"),
             );
@@ -154,7 +180,7 @@ pub fn reaches_everybody(lab: &Lab, create: &str) {
                     &format!("{network}: the {from} calls {name} {family}"),
                     || {
                         let said = call(&["curl", family, "-sS", "-m", "3", &url]);
-                        holds(said.code == 0 && said.out.contains(answer), said)
+                        holds(said.code == 0 && said.out.contains(&answer), said)
                     },
                 );
             }
@@ -182,9 +208,11 @@ pub fn reaches_everybody(lab: &Lab, create: &str) {
     server.wait().unwrap();
     runtime.del(pod, Some(&result));
     lab.exec("h3", &["ip", "netns", "del", "pod"]).ok();
-    docker(&["rm", "-f", "box"]).ok();
-    docker(&["network", "rm", network]).ok();
-    lab.ctl("h1", &format!("service rm {}", SERVICES.join(" ")))
+    for engine in engines {
+        engine.docker(lab, &["rm", "-f", &engine.container()]).ok();
+        engine.docker(lab, &["network", "rm", network]).ok();
+    }
+    lab.ctl("h1", &format!("service rm {}", services.join(" ")))
         .ok();
     lab.ctl("h1", "ipam check").ok();
     eventually("the network can go", || {
@@ -194,7 +222,11 @@ pub fn reaches_everybody(lab: &Lab, create: &str) {
 }
 
 /// The endpoints of a network by name: kind and addresses. Once the cluster knows the names of all.
-fn endpoints(lab: &Lab, network: &str) -> BTreeMap<String, (String, Vec<String>)> {
+fn endpoints(
+    lab: &Lab,
+    network: &str,
+    engines: &[Engine],
+) -> BTreeMap<String, (String, Vec<String>)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     eventually("everybody is known by name", || {
         let found = lab
@@ -217,6 +249,9 @@ fn endpoints(lab: &Lab, network: &str) -> BTreeMap<String, (String, Vec<String>)
                 )
             });
         let found: BTreeMap<String, (String, Vec<String>)> = found.collect();
-        holds(found.contains_key("box") && found.len() == 3, &found).map(|()| found)
+        let has_names = engines
+            .iter()
+            .all(|engine| found.contains_key(&engine.container()));
+        holds(has_names && found.len() == engines.len() + 2, &found).map(|()| found)
     })
 }

@@ -2,7 +2,9 @@
 //!
 //! A client's names are looked up in this order: with its own stack behind them, as they are, and
 //! without the name of a network that ends them; each in its networks in the order of its
-//! interfaces.
+//! interfaces. All of that first among what services and containers are called by one label, and
+//! what is formed from it (`web.1`, `web.shop`); then among the names that they were given with
+//! dots (`api.example.com`), which so can hide none of the former in any network.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -203,11 +205,25 @@ impl Table {
         viewer: &'a Viewer,
         name: &[u8],
     ) -> Option<(&'a Zone, &'a Entry)> {
+        let found = self.find_among(viewer, name, |zone| &zone.names);
+        found.or_else(|| {
+            let has_dotted = self.zones(viewer).any(|zone| !zone.dotted.is_empty());
+            has_dotted.then(|| self.find_among(viewer, name, |zone| &zone.dotted))?
+        })
+    }
+
+    fn find_among<'a>(
+        &'a self,
+        viewer: &'a Viewer,
+        name: &[u8],
+        names_of: impl Fn(&Zone) -> &Names,
+    ) -> Option<(&'a Zone, &'a Entry)> {
         let zones = || self.zones(viewer);
-        let exactly = |name: &[u8]| zones().find_map(|zone| Some((zone, zone.names.get(name)?)));
+        let get = |zone: &'a Zone, name: &[u8]| Some((zone, names_of(zone).get(name)?));
+        let exactly = |name: &[u8]| zones().find_map(|zone| get(zone, name));
         let of_stack = |zone: &'a Zone, name: &[u8]| {
             let whole = Name::below(name, viewer.stack.as_ref()?)?;
-            Some((zone, zone.names.get(whole.as_bytes())?))
+            get(zone, whole.as_bytes())
         };
         let stacked = |name: &[u8]| {
             viewer
@@ -218,7 +234,7 @@ impl Table {
         stacked(name).or_else(|| exactly(name)).or_else(|| {
             zones().find_map(|zone| {
                 let rest = zone.relative(name)?;
-                of_stack(zone, rest).or_else(|| Some((zone, zone.names.get(rest)?)))
+                of_stack(zone, rest).or_else(|| get(zone, rest))
             })
         })
     }
@@ -294,6 +310,9 @@ impl Entry {
     }
 }
 
+/// `web`, by its labels.
+type Names = HashMap<Vec<u8>, Entry>;
+
 /// The names of one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Zone {
@@ -305,8 +324,9 @@ pub(crate) struct Zone {
     subnets: Vec<Subnet>,
     /// Addresses of the resolver.
     resolvers: Entry,
-    /// `web`, by its labels.
-    names: HashMap<Vec<u8>, Entry>,
+    names: Names,
+    /// Those that were given with dots in them.
+    dotted: Names,
     /// `web.my-net`, by its addresses.
     pointers: HashMap<IpAddr, Vec<Pointer>>,
 }
@@ -345,6 +365,7 @@ impl Zone {
                 .collect(),
             resolvers: Entry::of(&at),
             names: HashMap::new(),
+            dotted: HashMap::new(),
             pointers: HashMap::new(),
         };
         let name = if is_lan(network) {
@@ -379,7 +400,7 @@ impl Zone {
             .filter_map(|target| wire::labels(target))
             .collect();
         let lower = labels.to_ascii_lowercase();
-        self.names.insert(
+        self.names_like(record).insert(
             lower,
             Entry {
                 ports,
@@ -405,7 +426,7 @@ impl Zone {
         let Some(labels) = wire::labels(name) else {
             return;
         };
-        self.names.remove(&labels.to_ascii_lowercase());
+        self.names_like(record).remove(&labels.to_ascii_lowercase());
         let addresses = record.addresses.iter().filter(|_| record.canonical);
         for address in addresses {
             if let Some(pointers) = self.pointers.get_mut(address) {
@@ -415,6 +436,18 @@ impl Zone {
                 }
             }
         }
+    }
+
+    fn names_like(&mut self, record: &NameConfig) -> &mut Names {
+        if record.dotted {
+            &mut self.dotted
+        } else {
+            &mut self.names
+        }
+    }
+
+    fn get(&self, name: &[u8]) -> Option<&Entry> {
+        self.names.get(name).or_else(|| self.dotted.get(name))
     }
 
     /// What an address resolves back to.
@@ -459,7 +492,7 @@ impl Zone {
         let targets = entry
             .targets
             .iter()
-            .filter_map(|name| Some((name.as_slice(), self.names.get(name)?)));
+            .filter_map(|name| Some((name.as_slice(), self.get(name)?)));
         own.into_iter()
             .chain(targets)
             .filter(|(_, at)| at.addresses().next().is_some())
@@ -476,7 +509,7 @@ impl Zone {
 
     /// `name` without this zone's own, if it ends with that.
     pub(crate) fn local<'a>(&self, name: &'a [u8]) -> &'a [u8] {
-        if self.names.contains_key(name) {
+        if self.get(name).is_some() {
             name
         } else {
             self.relative(name).unwrap_or(name)

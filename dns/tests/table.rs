@@ -105,6 +105,76 @@ fn a_service_a_slot_and_all_tasks_have_names() {
     );
 }
 
+/// `api.example.com` of one address, and names with dots that end like others of ours.
+fn with_dotted() -> Host {
+    let mut host = Host::new();
+    for (name, addresses) in [
+        ("api.example.com", &["10.0.9.50", "fd00:9::50"][..]),
+        ("web.back.end", &["10.0.9.66"]),
+        ("db.back.end", &["10.0.9.66"]),
+        ("my_alias.x", &["10.0.9.66"]),
+    ] {
+        host.name(MY_NET, name, addresses, false);
+        let record = host.0.names.get_mut(&(MY_NET, name.to_owned()));
+        record.unwrap().dotted = true;
+    }
+    host
+}
+
+#[test]
+fn names_that_were_given_with_dots_are_ours_in_any_case() {
+    let host = with_dotted();
+    let ask = |name: &str, kind| ask(&host, MY_NET, "10.0.9.200", name, kind);
+    for name in [
+        "api.example.com.",
+        "API.Example.COM.",
+        "api.example.com.my-net.",
+    ] {
+        assert_eq!(ask(name, RecordType::A), "10.0.9.50", "{name}");
+        assert_eq!(ask(name, RecordType::AAAA), "fd00:9::50", "{name}");
+        assert_eq!(ask(name, RecordType::TXT), "NoData", "{name}");
+    }
+    assert_eq!(ask("my_alias.x.", RecordType::A), "10.0.9.66");
+    for name in ["www.api.example.com.", "example.com.", "com."] {
+        assert_eq!(ask(name, RecordType::A), "Forward", "{name} is not ours");
+    }
+}
+
+#[test]
+fn names_that_were_given_with_dots_hide_nothing_that_is_formed() {
+    let host = with_dotted();
+    let mut both = host;
+    both.task(&[(MY_NET, "10.0.9.7"), (BACK_END, "10.0.10.7")]);
+    let ask = |name: &str| ask(&both, MY_NET, "10.0.9.7", name, RecordType::A);
+    assert_eq!(ask("web.back.end."), "10.0.10.9", "another network's");
+    assert_eq!(ask("db.back.end."), "10.0.10.2");
+    assert_eq!(
+        ask_as(&both, "10.0.9.200", "db.back.end."),
+        "10.0.9.66",
+        "for who is on no such network"
+    );
+}
+
+fn ask_as(host: &Host, address: &str, name: &str) -> String {
+    ask(host, MY_NET, address, name, RecordType::A)
+}
+
+#[test]
+fn a_name_with_dots_comes_and_goes_and_becomes_a_formed_one() {
+    let before = Host::new().0;
+    let after = with_dotted().0;
+    let mut table = Table::of(&before);
+    table.follow(&before, &after);
+    assert_eq!(table, Table::of(&after));
+    let mut formed = after.clone();
+    let key = (MY_NET, "api.example.com".to_owned());
+    formed.names.get_mut(&key).unwrap().dotted = false;
+    table.follow(&after, &formed);
+    assert_eq!(table, Table::of(&formed));
+    table.follow(&formed, &before);
+    assert_eq!(table, Table::of(&before));
+}
+
 #[test]
 fn the_networks_name_may_be_appended() {
     assert_eq!(ask_my_net("web.my-net.", RecordType::A), "10.0.9.2");

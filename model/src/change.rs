@@ -206,6 +206,9 @@ pub enum Facts {
         network_name: String,
         /// Its IP addresses: at most one per family, IPv4 first.
         addresses: Vec<IpAddr>,
+        /// Its names that do not lead to it; told from [`Level::COMPOUNDS`] on.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        causes: Vec<Failure>,
     },
 }
 

@@ -77,7 +77,8 @@ pub const FEATURES: &[(Level, &str)] = &[
     ),
     (
         Level::COMPOUNDS,
-        "a name of a container, service or alias may have more than one label, and underscores",
+        "names of containers and aliases may have more than one label, and those of services and \
+         stacks underscores; names of containers that do not resolve are told",
     ),
 ];
 

@@ -8,6 +8,7 @@ mod base36;
 mod change;
 mod command;
 mod container;
+pub mod dns_name;
 mod encryption;
 mod failure;
 mod id;
@@ -46,6 +47,7 @@ pub use container::{
     AddressWish, Bandwidth, CONTAINER_LABELS, Container, ContainerKey, ContainerRuntime,
     ContainerSpec, ContainerTraits, Sandbox,
 };
+pub use dns_name::DnsName;
 pub use encryption::{Association, Capability, Epoch, EpochKey, EspKey, Key, PeerKeys, Spi};
 pub use failure::{Failure, Kind, Refusal};
 pub use id::{EndpointId, IdError, NetworkId, NodeId, SandboxId, ServiceId, TaskId};

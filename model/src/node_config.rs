@@ -216,6 +216,14 @@ pub struct NameConfig {
     pub ports: Vec<NamedPort>,
     /// Targets of the SRV records; the name itself if empty.
     pub targets: Vec<String>,
+    /// Somebody gave it with dots in it: names that are formed (`NAME.STACK`) are found before it.
+    #[serde(default, skip_serializing_if = "is_formed")]
+    pub dotted: bool,
+}
+
+/// Of a name without dots, or of one that is formed.
+fn is_formed(dotted: &bool) -> bool {
+    !dotted
 }
 
 impl NameConfig {
@@ -234,6 +242,7 @@ impl NameConfig {
             canonical: false,
             ports: Vec::new(),
             targets: Vec::new(),
+            dotted: false,
         }
     }
 }

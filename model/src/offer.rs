@@ -5,8 +5,8 @@
 //!
 //! A service is `web`, each replica `web.1`, all of them `tasks.web`; its aliases on a network
 //! stand beside `web`. In a stack each of these is also `NAME.STACK`, and a service called after
-//! its stack, `shop-web`, is `web.shop` as well. Containers of others have the names that their
-//! runtimes give them, as far as no service has them.
+//! its stack, `shop-web` or `shop_web`, is `web.shop` as well. Containers of others have the names
+//! that their runtimes give them, as far as no service has them ([`crate::dns_name`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Balance, EndpointId, NameConfig, NamedPort, NetworkId, NodeConfig, PublishMode,
-    PublishedConfig, Publisher, ServiceId, VirtualServiceConfig, node_config::Derive,
+    PublishedConfig, Publisher, ServiceId, VirtualServiceConfig,
+    dns_name::{self, Holder, Use},
+    node_config::Derive,
 };
 
 /// Weight of a real server that takes new connections.
@@ -65,7 +67,7 @@ pub struct SlotConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberConfig {
     /// What its runtime calls it, in lower case, the name to resolve back to first. Services may
-    /// have taken them.
+    /// have taken them. Of one label each below [`crate::Level::COMPOUNDS`].
     pub names: Vec<String>,
     /// Its aliases and the name of the service that it serves, in lower case: others may have them
     /// too.
@@ -234,8 +236,7 @@ impl OfferConfig {
         aliases.remove(&name);
         let plain = [&name].into_iter().chain(&aliases);
         let mut bases: Vec<_> = plain.map(|base| (base.clone(), String::new())).collect();
-        if let Some(stack) = &self.stack {
-            let stack = stack.to_ascii_lowercase();
+        if let Some(stack) = self.lower_stack() {
             aliases.extend(name_in_stack(&name, &stack));
             aliases.insert(name);
             let suffix = format!(".{stack}");
@@ -250,7 +251,21 @@ impl OfferConfig {
 
     fn lower_aliases(&self) -> BTreeSet<String> {
         let aliases = self.aliases.iter();
-        aliases.map(|alias| alias.to_ascii_lowercase()).collect()
+        aliases.map(|alias| dns_name::normal(alias)).collect()
+    }
+
+    /// Whether a dotted alias of this service ends with the other one's stack. It is refused, but
+    /// not while the other one is being removed.
+    fn names_into(&self, other: &Self) -> bool {
+        let Some(stack) = other.lower_stack() else {
+            return false;
+        };
+        let mut aliases = self.lower_aliases().into_iter();
+        aliases.any(|alias| dns_name::last_of_dotted(&alias) == Some(&stack))
+    }
+
+    fn lower_stack(&self) -> Option<String> {
+        self.stack.as_ref().map(|stack| stack.to_ascii_lowercase())
     }
 }
 
@@ -259,8 +274,10 @@ struct Zone<'a> {
     network: NetworkId,
     offers: Vec<(ServiceId, &'a OfferConfig)>,
     members: Vec<&'a MemberConfig>,
-    /// Names of services; `true` for a service's own name, `false` for an alias.
-    claimed: BTreeMap<String, bool>,
+    /// Names of services, and whether each is a service's own or an alias.
+    claimed: BTreeMap<String, Holder>,
+    /// Stacks of services.
+    stacks: BTreeSet<String>,
 }
 
 impl<'a> Zone<'a> {
@@ -276,16 +293,25 @@ impl<'a> Zone<'a> {
         let mut claimed = BTreeMap::new();
         for (_, offer) in &offers {
             for alias in offer.lower_aliases() {
-                claimed.entry(alias).or_insert(false);
+                claimed.entry(alias).or_insert(Holder::Alias);
             }
-            claimed.insert(offer.lower(), true);
+            claimed.insert(offer.lower(), Holder::Service);
         }
+        let stacks = offers.iter().filter_map(|(_, offer)| offer.lower_stack());
         Self {
+            stacks: stacks.collect(),
             network,
             offers,
             members,
             claimed,
         }
+    }
+
+    /// Whether a container's name leads to it.
+    fn is_free(&self, name: &str, by: Use) -> bool {
+        let of_stack = dns_name::last_of_dotted(name).filter(|last| self.stacks.contains(*last));
+        let held = self.claimed.get(name).copied();
+        dns_name::is_free(of_stack.map(|_| Holder::Stack).or(held), by)
     }
 
     fn members_of(&self, offer: &OfferConfig) -> impl Iterator<Item = &'a MemberConfig> {
@@ -326,8 +352,11 @@ impl<'a> Zone<'a> {
         let mut shared = self.members.iter().flat_map(|member| &member.shared);
         let is_plain = |name: &String| own.contains(&(name.clone(), String::new()));
         let is_served = |name: &String| *name == offer.lower();
-        !others.any(|(_, other)| other.bases().iter().any(|base| own.contains(base)))
-            && !shared.any(|name| is_plain(name) && !is_served(name))
+        !others.any(|(_, other)| {
+            other.bases().iter().any(|base| own.contains(base))
+                || other.names_into(offer)
+                || offer.names_into(other)
+        }) && !shared.any(|name| is_plain(name) && !is_served(name))
     }
 
     fn virtual_services(
@@ -400,7 +429,7 @@ impl<'a> Zone<'a> {
     /// Names that always lead to this container; its addresses resolve back to the first.
     fn names_of(&self, member: &'a MemberConfig) -> impl Iterator<Item = &'a String> {
         let names = member.names.iter();
-        names.filter(|name| !self.claimed.contains_key(*name))
+        names.filter(|name| self.is_free(name, Use::Own))
     }
 
     /// A container's names. Those that others may have too lead to it only while it is ready; so
@@ -416,12 +445,16 @@ impl<'a> Zone<'a> {
         let mut own: Vec<&String> = self.names_of(member).collect();
         own.dedup();
         for (place, name) in own.iter().enumerate() {
-            let mut record = NameConfig::further(addresses(member.reachable));
-            (record.canonical, record.ports) = (place == 0, member.ports.clone());
+            let record = NameConfig {
+                canonical: place == 0,
+                ports: member.ports.clone(),
+                dotted: name.contains('.'),
+                ..NameConfig::further(addresses(member.reachable))
+            };
             put(names, (self.network, (*name).clone()), record);
         }
-        let is_service = |name: &String| self.claimed.get(name) == Some(&true);
-        let shared = member.shared.iter().filter(|name| !is_service(name));
+        let shared = member.shared.iter();
+        let shared = shared.filter(|name| self.is_free(name, Use::Shared));
         for name in shared.filter(|name| !own.contains(name)) {
             let is_led = member.reachable && !member.unready;
             let target = own.first().filter(|_| is_led);
@@ -433,6 +466,7 @@ impl<'a> Zone<'a> {
             let record = NameConfig {
                 addresses: addresses(is_led),
                 canonical: false,
+                dotted: name.contains('.'),
                 ports,
                 targets: target.into_iter().map(|name| (*name).clone()).collect(),
             };
@@ -454,11 +488,18 @@ impl NodeConfig {
     }
 }
 
-/// Those who share a name share its answer.
+/// Those who share a name share its answer, except that what is formed hides what was given.
 fn put(names: &mut Names, key: (NetworkId, String), record: NameConfig) {
-    let known = names
-        .entry(key)
-        .or_insert_with(|| NameConfig::further(Vec::new()));
+    let none = NameConfig {
+        dotted: record.dotted,
+        ..NameConfig::further(Vec::new())
+    };
+    let known = names.entry(key).or_insert_with(|| none.clone());
+    match (known.dotted, record.dotted) {
+        (false, true) => return,
+        (true, false) => *known = none,
+        _ => {}
+    }
     known.addresses.extend(record.addresses);
     known.canonical |= record.canonical;
     known.targets.extend(record.targets);
@@ -510,12 +551,17 @@ impl Answers<'_> {
         };
         let has_vips = !vips.is_empty();
         let whole = format!("{base}{suffix}");
+        let dotted = base.contains('.');
         let record = NameConfig {
             canonical: is_plain && has_vips,
+            dotted,
             ..NameConfig::further(addresses)
         };
         self.put(whole, record, targets);
-        let record = NameConfig::further(everyone);
+        let record = NameConfig {
+            dotted,
+            ..NameConfig::further(everyone)
+        };
         self.put(format!("tasks.{base}{suffix}"), record, tasks);
         let is_alias = base != name && suffix.is_empty();
         if is_alias {
@@ -533,6 +579,7 @@ impl Answers<'_> {
             let whole = format!("{base}.{number}{suffix}");
             let record = NameConfig {
                 canonical: is_plain,
+                dotted,
                 ..NameConfig::further(addresses.to_vec())
             };
             self.put(whole, record, targets);
@@ -550,8 +597,9 @@ impl Answers<'_> {
     }
 }
 
-/// `web` of `shop-web` in the stack `shop`, all in lower case.
+/// `web` of `shop-web` or `shop_web` in the stack `shop`, all in lower case.
 pub fn name_in_stack(name: &str, stack: &str) -> Option<String> {
-    let rest = name.strip_prefix(stack)?.strip_prefix('-')?;
-    (!rest.starts_with('-') && !rest.is_empty() && rest != "tasks").then(|| rest.to_owned())
+    let rest = name.strip_prefix(stack)?.strip_prefix(['-', '_'])?;
+    let is_name = !rest.starts_with(['-', '_']) && !rest.is_empty() && rest != "tasks";
+    is_name.then(|| rest.to_owned())
 }

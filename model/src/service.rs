@@ -174,7 +174,8 @@ pub enum EndpointMode {
 pub struct NetworkAttachment {
     /// Name, id, or a prefix of an id that only one object has.
     pub network: String,
-    /// Aliases of the service there. DNS labels.
+    /// Aliases of the service there: [`crate::DnsName`], and one label each below
+    /// [`crate::Level::COMPOUNDS`].
     pub aliases: Vec<String>,
 }
 
@@ -192,7 +193,7 @@ impl NetworkAttachment {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
     /// Unique in the cluster and usable as a DNS label: letters, digits, `-`, at most 63, no `-` at
-    /// either end.
+    /// either end; from [`crate::Level::COMPOUNDS`] on also `_` between others.
     pub name: String,
     /// How many tasks run.
     pub replicas: u32,

@@ -1,7 +1,6 @@
 //! State shared by the daemon's parts: membership, desired state, progress of the kernel.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -61,8 +60,8 @@ pub struct Daemon {
     pub member: watch::Sender<Option<Member>>,
     /// Held while that changes.
     pub membership: tokio::sync::Mutex<()>,
-    /// What is not kept of what containers' runtimes ask for, by endpoint.
-    pub(crate) unkept: watch::Sender<BTreeMap<String, Failure>>,
+    /// What is not kept of what the engine's containers and networks ask for.
+    pub(crate) unkept: watch::Sender<Vec<Failure>>,
     /// What CNI runtimes have attached here.
     pub(crate) roster: containers::roster::Roster,
 }

@@ -262,11 +262,7 @@ async fn report(
             let ailment = ailment.borrow_and_update().clone();
             let failures = current.failures.iter().map(|failure| failure.why.clone());
             let unkept = unkept.borrow_and_update().clone();
-            let causes = ailment
-                .into_iter()
-                .chain(failures)
-                .chain(unkept.into_values());
-            let causes = causes.take(FAILURES).collect();
+            let causes = few(ailment.into_iter().chain(failures).chain(unkept));
             let (node, capabilities) = (member.node(), current.capabilities.clone());
             let (applied, behind) = progress.of(node);
             let (lost, on_link) = (
@@ -306,6 +302,19 @@ async fn report(
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
     }
+}
+
+/// The first failures, and how many there are beside.
+fn few(failures: impl Iterator<Item = Failure>) -> Vec<Failure> {
+    let mut causes: Vec<Failure> = failures.collect();
+    let more = causes.len().saturating_sub(FAILURES);
+    if more > 0 {
+        causes.truncate(FAILURES - 1);
+        let cause = format!("{} failures more than these are not told", more + 1);
+        let next = "mend those first; `swarmctl status` on the host has all of its kernel's";
+        causes.push(Failure::new(Kind::Exhausted, cause, next).about("netd"));
+    }
+    causes
 }
 
 /// How far the kernel is, for managers. What failed is not applied: those that wait for this host

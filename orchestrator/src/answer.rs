@@ -7,7 +7,7 @@ use model::{
 };
 
 use crate::{
-    acknowledged, capability, drain, ports, project,
+    acknowledged, capability, drain, names, ports, project,
     record::{ServiceRecord, TaskRecord},
     scheduler, slots,
     state::State,
@@ -26,7 +26,7 @@ pub(crate) fn answer(
             state
                 .nodes
                 .values()
-                .map(|node| node_info(node, leader))
+                .map(|node| node_info(state, node, leader))
                 .collect(),
         ),
         Query::Node(name) => {
@@ -35,7 +35,7 @@ pub(crate) fn answer(
                 state
                     .nodes
                     .get(&id)
-                    .map(|node| node_info(node, leader))
+                    .map(|node| node_info(state, node, leader))
                     .into_iter()
                     .collect(),
             )
@@ -103,7 +103,11 @@ fn for_the_node_itself(what: &str) -> Refusal {
     )
 }
 
-fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
+fn node_info(state: &State, node: &Node, leader: Option<NodeId>) -> NodeInfo {
+    let mut causes = node.refused();
+    for container in state.containers_of(node.id) {
+        causes.extend(names::unresolved(state, container));
+    }
     NodeInfo {
         level: None,
         id: node.id,
@@ -119,8 +123,8 @@ fn node_info(node: &Node, leader: Option<NodeId>) -> NodeInfo {
         address: node.address,
         vtep: node.vtep,
         applied: node.applied,
-        failures: node.refused().iter().map(Failure::in_one_line).collect(),
-        causes: node.refused(),
+        failures: causes.iter().map(Failure::in_one_line).collect(),
+        causes,
         capabilities: node.capabilities.clone().unwrap_or_default(),
         on_link: node.on_link.clone(),
         joined: node.joined,

@@ -8,6 +8,7 @@ use model::{
 };
 
 use crate::{
+    names,
     record::{ServiceRecord, TaskRecord},
     state::State,
 };
@@ -139,6 +140,7 @@ pub(crate) fn of_container(state: &State, container: &Container) -> Facts {
         network: container.network,
         network_name: network.map_or_else(String::new, |network| network.spec.name.clone()),
         addresses: container.addresses.clone(),
+        causes: names::unresolved(state, container),
     }
 }
 

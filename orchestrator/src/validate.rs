@@ -10,7 +10,7 @@ pub(crate) use naming::is_name;
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use model::{
-    Balance, Driver, DriverConfig, EndpointMode, HealthCheck, NetworkSpec, Node, Parent,
+    Balance, Driver, DriverConfig, EndpointMode, HealthCheck, Level, NetworkSpec, Node, Parent,
     ParseError, PublishAt, PublishMode, PublishSpec, Refusal, Runtime, ServiceSpec,
 };
 
@@ -204,8 +204,8 @@ pub(crate) fn network_name(name: &str) -> Result<(), Refusal> {
     Err(invalid(format!("{name:?} is no network name"), next))
 }
 
-pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
-    service_name(&spec.name)?;
+pub(crate) fn service(spec: &ServiceSpec, level: Level) -> Result<(), Refusal> {
+    naming::service_name(&spec.name, level)?;
     replicas(spec, spec.replicas)?;
     if spec.networks.len() > MAX_NETWORKS {
         let cause = format!(
@@ -218,7 +218,7 @@ pub(crate) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
             format!("a service has {MAX_NETWORKS} networks at most"),
         ));
     }
-    naming::service(spec)?;
+    naming::service(spec, level)?;
     publish(&format!("service {:?}", spec.name), &spec.publish)?;
     health(&spec.name, spec.task.health.as_ref())?;
     balance(spec)?;
@@ -357,15 +357,6 @@ fn balance(spec: &ServiceSpec) -> Result<(), Refusal> {
         }
         _ => Ok(()),
     }
-}
-
-fn service_name(name: &str) -> Result<(), Refusal> {
-    naming::label("service name", name)?;
-    if name.eq_ignore_ascii_case("tasks") {
-        let cause = "the service name \"tasks\" is reserved: `tasks.web` means every task of web";
-        return Err(invalid(cause, "use another name"));
-    }
-    Ok(())
 }
 
 pub(crate) fn replicas(spec: &ServiceSpec, replicas: u32) -> Result<(), Refusal> {

@@ -12,7 +12,7 @@ use std::{
 
 use model::{
     CONTAINER_LABELS, Command, Container, ContainerCommand, ContainerRuntime, ContainerTraits,
-    Failure, Kind, Millis, NetworkCommand, NetworkId, Question,
+    Failure, Kind, Millis, NetworkCommand, NetworkId, NetworkInfo, Question, Refusal,
 };
 use tokio::time::{sleep, timeout};
 
@@ -43,8 +43,10 @@ const LATELY: Duration = Duration::from_secs(60);
 struct Memory {
     aliases: BTreeMap<String, Vec<String>>,
     missing: BTreeMap<String, Instant>,
-    nameless: BTreeSet<String>,
-    told: BTreeMap<String, ContainerTraits>,
+    /// Networks that cannot have their name, by the engine's id.
+    nameless: BTreeMap<String, Failure>,
+    /// What the cluster was told of each endpoint, and why it did not take it.
+    told: BTreeMap<String, (ContainerTraits, Option<Failure>)>,
 }
 
 impl Memory {
@@ -151,8 +153,10 @@ impl Plugin {
             began,
             networks: listed,
         }));
+        let mut unkept = Vec::new();
         for (id, record) in networks.iter().filter(|(_, record)| !record.removed) {
-            self.compare_network(id, record, &seen, memory).await;
+            let refused = self.compare_network(id, record, &seen, memory).await;
+            unkept.extend(refused);
         }
         let mut places: BTreeMap<&str, (&Listed, &Endpoint)> = BTreeMap::new();
         for container in &seen.containers {
@@ -174,7 +178,6 @@ impl Plugin {
             .filter(|network| network.leads_out())
             .map(|network| network.id.as_str())
             .collect();
-        let mut unkept = BTreeMap::new();
         for (key, hold) in &holds {
             let by_mac = || {
                 places
@@ -188,12 +191,15 @@ impl Plugin {
             {
                 Some((container, endpoint)) => {
                     memory.missing.remove(key);
-                    let aliases = aliases(container, endpoint, memory).await;
-                    let mut traits = traits(container, aliases, &elsewhere);
-                    if let Some(left_out) = only_as_many_aliases(&mut traits) {
-                        unkept.insert(key.clone(), left_out);
-                    }
-                    self.compare(key, traits, attached.as_deref(), memory).await;
+                    // What is not known now is no reason to take names away.
+                    let Some(aliases) = aliases(container, endpoint, memory).await else {
+                        continue;
+                    };
+                    let (mut traits, mut left_out) = traits(container, aliases, &elsewhere);
+                    left_out.extend(only_as_many_aliases(&mut traits));
+                    let refused = self.compare(key, traits, attached.as_deref(), memory).await;
+                    left_out.extend(refused);
+                    unkept.extend(left_out);
                 }
                 None if by_mac().is_some() => {
                     memory.missing.remove(key);
@@ -232,14 +238,15 @@ impl Plugin {
         )
     }
 
-    /// Gives a network its final name, and removes a network that the engine no longer has.
+    /// Gives a network its final name, and removes a network that the engine no longer has. Returns
+    /// why it cannot have its name.
     async fn compare_network(
         &self,
         id: &str,
         record: &NetworkRecord,
         seen: &Inventory,
         memory: &mut Memory,
-    ) {
+    ) -> Option<Failure> {
         let Some(listed) = seen.networks.iter().find(|listed| listed.id == id) else {
             if memory.has_missed(id, MISSED) && self.is_old(record.since) {
                 tracing::info!(network = id, "the engine no longer has this network");
@@ -251,21 +258,20 @@ impl Plugin {
                     self.wake.notify_one();
                 }
             }
-            return;
+            return None;
         };
         memory.missing.remove(id);
         // Another engine may have held them, and have them no more.
         if let Err(refusal) = self.hold_aside(record).await {
             tracing::debug!(network = id, %refusal, "cannot reserve all auxiliary addresses");
         }
-        if let Some(network) = record.network.filter(|_| record.unnamed) {
-            self.name_network(id, record, network, &listed.name, memory)
-                .await;
-        }
+        let network = record.network.filter(|_| record.unnamed)?;
+        self.name_network(id, record, network, &listed.name, memory)
+            .await
     }
 
     /// Renames the network once the name is free: a network that the engine has removed may still
-    /// have it.
+    /// have it. Returns why it cannot have it now.
     async fn name_network(
         &self,
         id: &str,
@@ -273,35 +279,46 @@ impl Plugin {
         network: NetworkId,
         name: &str,
         memory: &mut Memory,
-    ) {
+    ) -> Option<Failure> {
         let Ok(networks) = self.ask(Question::networks()).await else {
-            return;
+            return memory.nameless.get(id).cloned();
         };
-        if networks
-            .iter()
-            .any(|other| other.spec.name.eq_ignore_ascii_case(name) && other.id != network)
-        {
-            if memory.nameless.insert(id.to_owned()) {
-                tracing::warn!(
-                    name,
-                    "network name already taken; keeping the generated name until the other \
-                     network is removed"
-                );
-            }
-            return;
+        let generated = networks.iter().find(|known| known.id == network);
+        let generated = generated.map_or("its generated name", |known| &known.spec.name);
+        let is_taken =
+            |other: &NetworkInfo| other.spec.name.eq_ignore_ascii_case(name) && other.id != network;
+        if networks.iter().any(is_taken) {
+            let cause = format!(
+                "the engine's network {name:?} is called {generated:?} in the cluster, which has \
+                 another network of that name"
+            );
+            let next = "remove the other one, or make this one again with another name, or with \
+                        -o netd.network=NAME to be the same network";
+            let why = Failure::new(Kind::Conflict, cause, next).about(format!("network {name}"));
+            return Some(cannot_be_named(id, why, memory));
+        }
+        // What the cluster has refused it refuses again.
+        let refused = memory.nameless.get(id);
+        if let Some(known) = refused.filter(|known| known.kind != Kind::Conflict) {
+            return Some(known.clone());
         }
         let command = Command::Network(NetworkCommand::Name {
             network: network.to_string(),
             name: name.to_owned(),
         });
         match self.propose(command).await {
-            Err(refusal) if refusal.kind == Kind::Unavailable => return,
+            Err(refusal) if refusal.kind == Kind::Unavailable => return None,
             Err(refusal) => {
-                tracing::warn!(name, %refusal, next = refusal.next,
-                    "cannot rename a network; keeping its generated name")
+                let cause = format!(
+                    "the engine's network {name:?} is called {generated:?} in the cluster: {}",
+                    refusal.cause
+                );
+                let why = Failure { cause, ..refusal }.about(format!("network {name}"));
+                return Some(cannot_be_named(id, why, memory));
             }
             Ok(_) => {}
         }
+        memory.nameless.remove(id);
         let named = NetworkRecord {
             unnamed: false,
             ..record.clone()
@@ -313,50 +330,85 @@ impl Plugin {
                 tracing::warn!(%error,
                 "cannot write the name of a network to its record")
             });
+        None
     }
 
-    /// Updates the cluster's traits of a container.
+    /// Updates the cluster's traits of a container. Returns why the cluster does not take them.
     async fn compare(
         &self,
         key: &str,
         mut traits: ContainerTraits,
         attached: Option<&[Container]>,
         memory: &mut Memory,
-    ) {
-        let Some(attached) = attached else { return };
+    ) -> Option<Failure> {
+        let attached = attached?;
         let known = attached.iter().find(|container| container.key.id == key);
         let _turn = self.turn(key).await;
-        let Some(hold) = self
-            .journal
-            .holds
-            .get(key)
-            .filter(|hold| hold.sandbox.is_some() && hold.pending.is_none())
-        else {
-            return;
-        };
+        let held = self.journal.holds.get(key);
+        let hold = held.filter(|hold| hold.sandbox.is_some() && hold.pending.is_none())?;
         traits.publish.clone_from(&hold.traits.publish);
-        let is_known = known.is_some_and(|known| known.traits == traits && known.sandbox.is_some());
-        let is_told = known.is_some() && memory.told.get(key) == Some(&traits);
-        if is_known || is_told {
-            return;
+        if known.is_some_and(|known| known.traits == traits && known.sandbox.is_some()) {
+            return None;
         }
-        let hold = Hold {
-            traits: traits.clone(),
-            ..hold
-        };
-        let told = match self.keep(self.journal.holds.put(key, &hold)) {
-            Ok(()) => self.attach(key, &hold).await.map(drop),
-            Err(refusal) => Err(refusal),
-        };
-        match told {
-            Err(refusal) if refusal.kind == Kind::Unavailable => return,
+        let told = memory.told.get(key).filter(|(told, _)| *told == traits);
+        if let Some((_, why)) = told.filter(|_| known.is_some()) {
+            return why.clone();
+        }
+        let why = match self.describe(key, &hold, &traits).await {
+            Err(refusal) if refusal.kind == Kind::Unavailable => return None,
             Err(refusal) => {
                 tracing::warn!(container = traits.name, %refusal, next = refusal.next,
-                    "cannot inspect a container")
+                    "the cluster does not take all that is known of a container");
+                Some(self.describe_less(key, &hold, &traits, refusal).await)
             }
-            Ok(()) => {}
+            Ok(()) => None,
+        };
+        memory.told.insert(key.to_owned(), (traits, why.clone()));
+        why
+    }
+
+    /// Tells the cluster what is known of a container. What it refuses is not kept.
+    async fn describe(
+        &self,
+        key: &str,
+        hold: &Hold,
+        traits: &ContainerTraits,
+    ) -> Result<(), Refusal> {
+        let told = Hold {
+            traits: traits.clone(),
+            ..hold.clone()
+        };
+        self.keep(self.journal.holds.put(key, &told))?;
+        match self.attach(key, &told).await {
+            Err(refusal) if refusal.kind != Kind::Unavailable => {
+                self.keep(self.journal.holds.put(key, hold))?;
+                Err(refusal)
+            }
+            told => told.map(drop),
         }
-        memory.told.insert(key.to_owned(), traits);
+    }
+
+    /// The same without what the user asked for beside the container's name: that goes on, whatever
+    /// is wrong with the rest.
+    async fn describe_less(
+        &self,
+        key: &str,
+        hold: &Hold,
+        traits: &ContainerTraits,
+        refusal: Refusal,
+    ) -> Failure {
+        let less = ContainerTraits {
+            aliases: BTreeSet::new(),
+            service: None,
+            ports: Vec::new(),
+            ..traits.clone()
+        };
+        let what = match self.describe(key, hold, &less).await {
+            Ok(()) => "its aliases, service and named ports are not known to the cluster",
+            Err(_) => "its name is not known to the cluster",
+        };
+        let cause = format!("{what}: {}", refusal.cause);
+        Failure { cause, ..refusal }.about(format!("container {}", traits.name))
     }
 
     /// Releases an endpoint that no container of the engine has.
@@ -425,13 +477,30 @@ impl Plugin {
     }
 }
 
-/// Aliases of an endpoint. Only `inspect` of its container shows them; they do not change.
-async fn aliases(container: &Listed, endpoint: &Endpoint, memory: &mut Memory) -> Vec<String> {
-    if let Some(known) = memory.aliases.get(&endpoint.id) {
-        return known.clone();
+/// Remembers that a network cannot have its name, and logs it once.
+fn cannot_be_named(id: &str, why: Failure, memory: &mut Memory) -> Failure {
+    if memory.nameless.insert(id.to_owned(), why.clone()).as_ref() != Some(&why) {
+        tracing::warn!(%why, next = why.next, "a network keeps its generated name");
     }
-    let Ok(inspected) = engine::inspect(&container.id).await else {
-        return Vec::new();
+    why
+}
+
+/// Aliases of an endpoint; `None` if the engine does not tell them now. Only `inspect` of its
+/// container shows them; they do not change.
+async fn aliases(
+    container: &Listed,
+    endpoint: &Endpoint,
+    memory: &mut Memory,
+) -> Option<Vec<String>> {
+    if let Some(known) = memory.aliases.get(&endpoint.id) {
+        return Some(known.clone());
+    }
+    let inspected = match engine::inspect(&container.id).await {
+        Ok(inspected) => inspected,
+        Err(error) => {
+            tracing::debug!(container = container.id, %error, "cannot inspect a container");
+            return None;
+        }
     };
     for endpoint in inspected.network_settings.endpoints() {
         memory.aliases.insert(
@@ -439,11 +508,7 @@ async fn aliases(container: &Listed, endpoint: &Endpoint, memory: &mut Memory) -
             endpoint.aliases.clone().unwrap_or_default(),
         );
     }
-    memory
-        .aliases
-        .get(&endpoint.id)
-        .cloned()
-        .unwrap_or_default()
+    memory.aliases.get(&endpoint.id).cloned()
 }
 
 /// Leaves out the aliases that are more than a container may have: its name and the others go on.
@@ -461,8 +526,13 @@ fn only_as_many_aliases(traits: &mut ContainerTraits) -> Option<Failure> {
     Some(why.about(format!("container {}", traits.name)))
 }
 
-/// Traits of a container. `elsewhere` are networks outside the cluster that have a way out.
-fn traits(container: &Listed, aliases: Vec<String>, elsewhere: &BTreeSet<&str>) -> ContainerTraits {
+/// Traits of a container, and its labels of ours that make no sense. `elsewhere` are networks
+/// outside the cluster that have a way out.
+fn traits(
+    container: &Listed,
+    aliases: Vec<String>,
+    elsewhere: &BTreeSet<&str>,
+) -> (ContainerTraits, Vec<Failure>) {
     let name = container
         .names
         .iter()
@@ -487,16 +557,18 @@ fn traits(container: &Listed, aliases: Vec<String>, elsewhere: &BTreeSet<&str>) 
         ..ContainerTraits::default()
     };
     let label = |key: &str| container.labels.as_ref().and_then(|labels| labels.get(key));
+    let mut wrong = Vec::new();
     for (key, value) in CONTAINER_LABELS
         .into_iter()
         .filter_map(|key| Some((key, label(key)?)))
     {
-        // The container runs already: an invalid label can only be logged.
-        if let Err(reason) = traits.take_label(key, value) {
-            tracing::debug!(container = traits.name, %reason, "ignoring an invalid label");
+        // The container runs already: an invalid label can only be told of.
+        if let Err(error) = traits.take_label(key, value) {
+            let why = Failure::from(error).about(format!("container {}", traits.name));
+            wrong.push(why);
         }
     }
-    traits
+    (traits, wrong)
 }
 
 #[cfg(test)]
@@ -520,7 +592,7 @@ mod tests {
 
     #[test]
     fn a_container_is_ready_when_it_runs_and_is_not_unhealthy() {
-        let traits = |container: &Listed| traits(container, Vec::new(), &BTreeSet::new());
+        let traits = |container: &Listed| traits(container, Vec::new(), &BTreeSet::new()).0;
         let unready = |status: &str| traits(&listed(status)).unready;
         assert!(!unready("Up 3 minutes") && !unready("Up 3 minutes (healthy)"));
         assert!(unready("Up 3 seconds (health: starting)") && unready("Up 3 minutes (unhealthy)"));
@@ -534,8 +606,19 @@ mod tests {
     }
 
     #[test]
+    fn labels_that_make_no_sense_are_told_with_the_container() {
+        let mut container = listed("Up");
+        if let Some(labels) = &mut container.labels {
+            labels.insert("netd.port".to_owned(), "http=0".to_owned());
+        }
+        let (_, wrong) = traits(&container, Vec::new(), &BTreeSet::new());
+        assert_eq!((wrong.len(), wrong[0].object.as_str()), (1, "container db"));
+        assert!(wrong[0].cause.contains("netd.port"), "{wrong:?}");
+    }
+
+    #[test]
     fn aliases_that_are_too_many_are_left_out_and_named() {
-        let mut known = traits(
+        let (mut known, _) = traits(
             &listed("Up"),
             (1..=70).map(|number| format!("alias-{number}")).collect(),
             &BTreeSet::new(),
@@ -551,11 +634,12 @@ mod tests {
 
     #[test]
     fn a_container_has_its_name_its_aliases_and_its_service() {
-        let known = traits(
+        let (known, wrong) = traits(
             &listed("Up"),
             vec!["0123456789ab".to_owned(), "database".to_owned()],
             &BTreeSet::new(),
         );
+        assert_eq!(wrong, []);
         assert_eq!(
             (known.name.as_str(), known.service.as_deref()),
             ("db", Some("web"))
@@ -580,6 +664,7 @@ mod tests {
                 Vec::new(),
                 &elsewhere.iter().copied().collect(),
             )
+            .0
             .leaves_elsewhere
         };
         assert!(leaves(&["n1", "n2"]) && !leaves(&["n0", "n1"]) && !leaves(&[]));

@@ -20,7 +20,7 @@ use crate::{
 };
 
 pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Response {
-    validate::service(&spec)?;
+    validate::service(&spec, state.level)?;
     let name = spec.name.to_ascii_lowercase();
     let mut named = state.derived.services.named(&name);
     if let Some(other) = named.find_map(|id| state.services.get(id)) {
@@ -209,7 +209,7 @@ fn is_led_otherwise(old: &ServiceSpec, new: &ServiceSpec) -> bool {
 }
 
 fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, replaced: Replaced) -> Response {
-    validate::service(&spec)?;
+    validate::service(&spec, state.level)?;
     let networks = &present(&state.services, id)?.service.networks;
     claim(state, &spec, networks)?;
     ports::check(state, &spec, networks, Some(id))?;
@@ -340,10 +340,13 @@ fn claim(state: &State, spec: &ServiceSpec, networks: &[NetworkId]) -> Result<()
             if record.service.removing || other.spec.name.eq_ignore_ascii_case(&spec.name) {
                 continue;
             }
-            let mut theirs = Claims::of_service(other).filter(|(on, _)| on == network);
-            let clash = theirs.find_map(|(_, theirs)| claims.clash(&theirs).cloned());
-            if let Some(name) = clash {
-                return Err(claimed(&name, &other.spec.name, &attachment.network));
+            for (_, theirs) in Claims::of_service(other).filter(|(on, _)| on == network) {
+                if let Some(name) = claims.clash(&theirs) {
+                    return Err(claimed(name, &other.spec.name, &attachment.network));
+                }
+                if let Some((name, stack)) = claims.clash_by_stack(&theirs) {
+                    return Err(of_stack(name, stack, &other.spec.name));
+                }
             }
         }
     }
@@ -356,6 +359,17 @@ fn claimed(name: &str, by: &str, network: &str) -> Refusal {
         "use another name or alias, or give both the same alias: aliases may be shared, a \
          service's name may not; `swarmctl service inspect {by}` shows its names"
     );
+    Refusal::new(Kind::Conflict, cause, next)
+}
+
+/// Tasks of a stack find what is called `NAME.STACK` as `NAME`, before anything else.
+fn of_stack(alias: &str, stack: &str, other: &str) -> Refusal {
+    let cause = format!(
+        "{alias:?} cannot be an alias beside stack {stack:?}: names that end with it are its \
+         services'; service {other:?} stands against it"
+    );
+    let next = "use another alias, another name of the stack, or an alias without the stack's \
+                name in a service of the stack";
     Refusal::new(Kind::Conflict, cause, next)
 }
 

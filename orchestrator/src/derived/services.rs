@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{NetworkId, ServiceId};
+use model::{
+    NetworkId, ServiceId,
+    dns_name::{Holder, last_of_dotted},
+};
 
 use super::groups::{Groups, Values};
 use crate::{claims::Claims, record::ServiceRecord};
@@ -19,6 +22,10 @@ pub(crate) struct Services {
     publishing: BTreeSet<ServiceId>,
     owning: Groups<(NetworkId, String), ServiceId>,
     sharing: Groups<(NetworkId, String), ServiceId>,
+    /// By their stack.
+    in_stack: Groups<(NetworkId, String), ServiceId>,
+    /// By the last labels of their dotted aliases.
+    ending: Groups<(NetworkId, String), ServiceId>,
 }
 
 /// What the maps know of a service.
@@ -89,6 +96,12 @@ impl Services {
             for name in &claims.shared {
                 self.sharing.insert((*network, name.clone()), id);
             }
+            if let Some(stack) = &claims.stack {
+                self.in_stack.insert((*network, stack.clone()), id);
+            }
+            for ending in claims.endings() {
+                self.ending.insert((*network, ending.to_owned()), id);
+            }
         }
         self.known.insert(id, known);
     }
@@ -106,6 +119,12 @@ impl Services {
         }
         self.publishing.remove(&id);
         for (network, claims) in old.claims {
+            for ending in claims.endings() {
+                self.ending.remove(&(network, ending.to_owned()), &id);
+            }
+            if let Some(stack) = claims.stack {
+                self.in_stack.remove(&(network, stack), &id);
+            }
             for name in claims.own {
                 self.owning.remove(&(network, name), &id);
             }
@@ -159,6 +178,24 @@ impl Services {
         for name in &claims.shared {
             rivals.extend(self.owning.of(&(network, name.clone())));
         }
+        for ending in claims.endings() {
+            rivals.extend(self.in_stack.of(&(network, ending.to_owned())));
+        }
+        if let Some(stack) = &claims.stack {
+            rivals.extend(self.ending.of(&(network, stack.clone())));
+        }
         rivals
+    }
+
+    /// To whom a name on a network belongs, which is in lower case: of several services the first.
+    pub(crate) fn holder(&self, network: NetworkId, name: &str) -> Option<(Holder, ServiceId)> {
+        let first = |of: &Groups<(NetworkId, String), ServiceId>, name: &str| {
+            of.of(&(network, name.to_owned())).next().copied()
+        };
+        let stack = last_of_dotted(name).and_then(|last| first(&self.in_stack, last));
+        let of_stack = stack.map(|id| (Holder::Stack, id));
+        let of_service = || Some((Holder::Service, first(&self.owning, name)?));
+        let of_alias = || Some((Holder::Alias, first(&self.sharing, name)?));
+        of_stack.or_else(of_service).or_else(of_alias)
     }
 }

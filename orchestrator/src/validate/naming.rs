@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use model::{DnsConfig, NamedPort, Refusal, ServiceSpec};
+use model::{DnsConfig, DnsName, Level, NamedPort, Refusal, ServiceSpec, dns_name};
 
 use super::invalid::invalid;
 
@@ -23,19 +23,13 @@ const MAX_SEARCH: usize = 6;
 const MAX_OPTIONS: usize = 16;
 const MAX_OPTION: usize = 32;
 
-pub(super) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
+pub(super) fn service(spec: &ServiceSpec, level: Level) -> Result<(), Refusal> {
     for attachment in &spec.networks {
-        attachment
-            .aliases
-            .iter()
-            .try_for_each(|alias| label("alias", alias))?;
-        let has_tasks = attachment
-            .aliases
-            .iter()
-            .any(|alias| alias.eq_ignore_ascii_case("tasks"));
-        if has_tasks {
-            let cause = "the alias \"tasks\" is reserved: `tasks.web` means every task of web";
-            return Err(invalid(cause, "use another alias"));
+        if level < Level::COMPOUNDS {
+            labels(&attachment.aliases, level)?;
+        } else {
+            let mut aliases = attachment.aliases.iter();
+            aliases.try_for_each(|name| alias(spec, name))?;
         }
         if attachment.aliases.len() > MAX_ALIASES {
             let cause = format!(
@@ -49,20 +43,68 @@ pub(super) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
             ));
         }
     }
-    spec.stack.as_deref().map_or(Ok(()), stack)?;
+    let stack = spec.stack.as_deref();
+    stack.map_or(Ok(()), |name| self::stack(name, level))?;
     ports(&spec.ports)?;
     dns(&spec.task.dns)
 }
 
-/// One DNS label of a host name (RFC 1123 section 2.1).
-pub(super) fn label(what: &str, text: &str) -> Result<(), Refusal> {
-    if is_label(text) {
+pub(super) fn service_name(name: &str, level: Level) -> Result<(), Refusal> {
+    label("service name", name, level)?;
+    if name.eq_ignore_ascii_case("tasks") {
+        let cause = "the service name \"tasks\" is reserved: `tasks.web` means every task of web";
+        return Err(invalid(cause, "use another name"));
+    }
+    Ok(())
+}
+
+/// What aliases could be before [`Level::COMPOUNDS`].
+fn labels(aliases: &[String], level: Level) -> Result<(), Refusal> {
+    let mut each = aliases.iter();
+    each.try_for_each(|alias| label("alias", alias, level))?;
+    if aliases
+        .iter()
+        .any(|alias| alias.eq_ignore_ascii_case("tasks"))
+    {
+        let cause = "the alias \"tasks\" is reserved: `tasks.web` means every task of web";
+        return Err(invalid(cause, "use another alias"));
+    }
+    Ok(())
+}
+
+fn alias(spec: &ServiceSpec, alias: &str) -> Result<(), Refusal> {
+    let name = DnsName::parse(alias).map_err(|error| Refusal::from(error.within("alias")))?;
+    let stack = spec.stack.as_deref().map(dns_name::normal);
+    let ending = dns_name::last_of_dotted(name.as_str());
+    if let Some(stack) = stack.filter(|stack| ending == Some(stack)) {
+        let cause = format!("the alias {alias:?} ends with the service's own stack");
+        let next = format!("leave .{stack} out: an alias is called by its stack anyway");
+        return Err(invalid(cause, next));
+    }
+    Ok(())
+}
+
+/// One DNS label of a host name (RFC 1123 section 2.1). From [`Level::COMPOUNDS`] on underscores
+/// may stand between other characters, as in names of Swarm and Compose.
+fn label(what: &str, text: &str, level: Level) -> Result<(), Refusal> {
+    let has_underscores = level >= Level::COMPOUNDS && !text.starts_with('_');
+    let is_it = if has_underscores && !text.ends_with('_') {
+        is_label(&text.replace('_', "x"))
+    } else {
+        is_label(text)
+    };
+    if is_it {
         return Ok(());
     }
-    let next = format!(
-        "use letters, digits and '-', no '-' at either end, at most {MAX_NAME}: it becomes a DNS \
-         label"
-    );
+    let (inside, ends) = if level >= Level::COMPOUNDS {
+        (
+            "letters, digits, '-' and '_'",
+            "no '-' or '_' at either end",
+        )
+    } else {
+        ("letters, digits and '-'", "no '-' at either end")
+    };
+    let next = format!("use {inside}, {ends}, at most {MAX_NAME}: it becomes a DNS label");
     Err(invalid(format!("{text:?} is no {what}"), next))
 }
 
@@ -72,14 +114,14 @@ fn is_label(text: &str) -> bool {
     whole && (1..=MAX_NAME).contains(&text.len())
 }
 
-/// What a container can be called: one DNS label that is not reserved. Docker's names may have
-/// underscores.
+/// What a container can be called below [`Level::COMPOUNDS`]: one DNS label that is not reserved.
+/// Docker's names may have underscores.
 pub(crate) fn is_name(text: &str) -> bool {
     is_label(&text.replace('_', "x")) && !text.eq_ignore_ascii_case("tasks")
 }
 
-fn stack(stack: &str) -> Result<(), Refusal> {
-    label("stack name", stack)?;
+fn stack(stack: &str, level: Level) -> Result<(), Refusal> {
+    label("stack name", stack, level)?;
     if stack.bytes().all(|byte| byte.is_ascii_digit()) {
         let cause = format!("stack {stack:?} is a number: `web.{stack}` means a replica of web");
         return Err(invalid(cause, "use a name with a letter"));

@@ -172,7 +172,8 @@ pub fn what_is_there(state: &State) -> BTreeMap<ObjectRef, Facts> {
     }
 }
 
-/// Facts without the names of other objects, which are those of the time of the change.
+/// Facts without the names of other objects, and what they take from it: those are of the time of
+/// the change.
 fn own(facts: &Facts) -> Facts {
     let mut facts = facts.clone();
     match &mut facts {
@@ -180,10 +181,12 @@ fn own(facts: &Facts) -> Facts {
         Facts::Container {
             hostname,
             network_name,
+            causes,
             ..
         } => {
             hostname.clear();
             network_name.clear();
+            causes.clear();
         }
         _ => {}
     }

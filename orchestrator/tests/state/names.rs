@@ -136,6 +136,73 @@ fn a_name_of_another_service_is_no_alias_in_either_order() {
 }
 
 #[test]
+fn names_have_dots_and_underscores_once_every_member_knows_of_them() {
+    let mut cluster = Cluster::at(Level::DISTINCTIONS, 1);
+    cluster.create_network(network("net", &["10.0.9.0/24"]));
+    for (name, alias, stack) in [
+        ("web", "api.example.com", None),
+        ("web", "my_alias", None),
+        ("web", "api.", None),
+        ("shop_web", "api", None),
+        ("web", "api", Some("my_shop")),
+    ] {
+        let refusal = refused(&mut cluster, named(name, &[alias], stack));
+        assert_eq!(refusal.kind, Kind::Invalid, "{name} {alias} {stack:?}");
+    }
+    cluster.raise_to(Level::COMPOUNDS);
+    let aliases = ["API.Example.com", "my_alias", "db.example.com."];
+    cluster.create_service(named("my_shop_web", &aliases, Some("My_Shop")));
+    cluster.converge();
+    let vip = v4(&cluster, "my_shop_web");
+    for name in ["api.example.com", "my_alias", "db.example.com"] {
+        let (in_stack, tasks) = (format!("{name}.my_shop"), format!("tasks.{name}"));
+        assert_eq!(v4(&cluster, name), vip, "{name}");
+        assert_eq!(v4(&cluster, &in_stack), vip, "{name}");
+        assert_eq!(v4(&cluster, &tasks), v4(&cluster, "my_shop_web.1"));
+    }
+    assert_eq!(
+        v4(&cluster, "web.my_shop"),
+        vip,
+        "as Compose and Swarm call them"
+    );
+    let record = |name: &str| record(&cluster, name).unwrap();
+    assert_eq!(record("api.example.com").targets, ["my_shop_web"]);
+    assert!(record("api.example.com").dotted && !record("web.my_shop").dotted);
+}
+
+#[test]
+fn dotted_aliases_are_shared_and_owned_whatever_their_case() {
+    let mut cluster = Cluster::with_network(1);
+    cluster.create_service(named("one", &["db.example.com"], None));
+    cluster.create_service(named("two", &["DB.example.com."], None));
+    cluster.converge();
+    assert_eq!(v4(&cluster, "db.example.com").split(' ').count(), 2);
+    let own_stack = refused(&mut cluster, named("three", &["db.shop"], Some("Shop")));
+    assert!(own_stack.next.contains("leave .shop out"), "{own_stack}");
+}
+
+/// A task of the stack would find it as `db`.
+#[test]
+fn names_that_end_with_a_stack_are_the_stacks_in_either_order() {
+    let mut cluster = Cluster::with_network(1);
+    cluster.create_network(network("other", &["10.0.10.0/24"]));
+    cluster.create_service(named("web", &["api.example.com"], None));
+    let late = refused(&mut cluster, named("shop-db", &[], Some("Com")));
+    assert_eq!(late.kind, Kind::Conflict);
+    assert!(
+        late.cause.contains("\"api.example.com\"") && late.cause.contains("service \"web\""),
+        "{late}"
+    );
+    cluster.create_service(named("shop-db", &[], Some("shop")));
+    let thief = refused(&mut cluster, named("thief", &["db.SHOP"], None));
+    assert_eq!(thief.kind, Kind::Conflict);
+    assert!(!thief.next.is_empty(), "{thief}");
+    let mut elsewhere = named("elsewhere", &["db.shop"], None);
+    elsewhere.networks[0].network = "other".to_owned();
+    cluster.create_service(elsewhere);
+}
+
+#[test]
 fn tasks_that_are_not_ready_have_names_where_asked_for() {
     for publish_not_ready in [false, true] {
         let mut cluster = Cluster::with_network(1);
@@ -204,11 +271,15 @@ fn senseless_names_ports_and_resolver_settings_are_refused() {
     let mut cluster = Cluster::with_network(1);
     for alias in [
         "",
-        "a.b",
+        "a..b",
         "-a",
-        "a_b",
         "tasks",
         "Tasks",
+        "tasks.db",
+        "web.1",
+        "10.0.0.1",
+        "_http._tcp.web",
+        "1.0.0.10.in-addr.arpa",
         &"x".repeat(64),
         "a b",
         "ü",
@@ -219,7 +290,7 @@ fn senseless_names_ports_and_resolver_settings_are_refused() {
             "{alias}"
         );
     }
-    for stack in ["", "3", "a.b", "-", "a_b"] {
+    for stack in ["", "3", "a.b", "-", "_a"] {
         assert_eq!(
             refused(&mut cluster, named("web", &[], Some(stack))).kind,
             Kind::Invalid,

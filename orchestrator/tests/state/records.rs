@@ -91,8 +91,11 @@ fn raised(log: &[Batch], level: Level) -> Vec<Batch> {
     log
 }
 
-/// An entry of the first level with what reports of `level` carry beside.
+/// An entry of the first level with what commands of `level` carry beside.
 fn of_level(mut entry: Entry, level: Level) -> Entry {
+    if level >= Level::COMPOUNDS {
+        compound(&mut entry.command);
+    }
     let Command::Node(NodeCommand::Report(report)) = &mut entry.command else {
         return entry;
     };
@@ -119,6 +122,31 @@ fn of_level(mut entry: Entry, level: Level) -> Entry {
         }
     }
     entry
+}
+
+/// Names of more than one label.
+fn compound(command: &mut Command) {
+    match command {
+        Command::Service(ServiceCommand::Create { spec }) => {
+            let aliases = [
+                format!("{}.example.com", spec.name),
+                "Any.example.com.".to_owned(),
+            ];
+            for attachment in &mut spec.networks {
+                attachment.aliases.extend(aliases.clone());
+            }
+        }
+        Command::Container(ContainerCommand::Attach { spec }) => {
+            if let Some(traits) = &mut spec.traits {
+                traits
+                    .aliases
+                    .insert(format!("{}.example.com", traits.name));
+                traits.aliases.insert("any.example.com".to_owned());
+                traits.aliases.insert("tasks.example.com".to_owned());
+            }
+        }
+        _ => {}
+    }
 }
 
 fn write(level: Level) {

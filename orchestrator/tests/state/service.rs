@@ -82,7 +82,8 @@ fn senseless_specs_are_refused() {
         "-a",
         "a-",
         "a.b",
-        "a_b",
+        "_a",
+        "a_",
         "tasks",
         "Tasks",
         &"x".repeat(64),
@@ -93,6 +94,12 @@ fn senseless_specs_are_refused() {
             "{name}"
         );
     }
+    let mut before = Cluster::at(Level::DISTINCTIONS, 1);
+    let refusal = before.refuse(create(service("a_b", 1, &[])));
+    assert!(
+        refusal.next.contains("letters, digits and '-',"),
+        "{refusal}"
+    );
     assert_eq!(
         cluster.refuse(create(service("web", 10_001, &[]))).kind,
         Kind::Invalid

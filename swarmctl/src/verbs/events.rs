@@ -100,11 +100,7 @@ fn told(facts: &Facts) -> String {
             failures,
             ..
         } => {
-            let refused = failures.first().map(|first| format!(", lacks: {first}"));
-            format!(
-                "{role}, {status}, {availability}{}",
-                refused.unwrap_or_default()
-            )
+            format!("{role}, {status}, {availability}{}", lacks(failures))
         }
         Facts::Network { driver, .. } => driver.to_string(),
         Facts::Service {
@@ -138,11 +134,23 @@ fn told(facts: &Facts) -> String {
             hostname,
             network_name,
             addresses,
+            causes,
             ..
         } => {
             let addresses = output::join(addresses);
-            format!("on {hostname}, network {network_name}, {addresses}")
+            let causes: Vec<String> = causes.iter().map(Failure::in_one_line).collect();
+            let lacks = lacks(&causes);
+            format!("on {hostname}, network {network_name}, {addresses}{lacks}")
         }
+    }
+}
+
+/// The first of these, and how many there are beside.
+fn lacks(failures: &[String]) -> String {
+    match failures {
+        [] => String::new(),
+        [only] => format!(", lacks: {only}"),
+        [first, more @ ..] => format!(", lacks: {first}, and {} more", more.len()),
     }
 }
 

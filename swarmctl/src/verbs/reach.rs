@@ -2,7 +2,7 @@
 //! exist is refused: a typing error must not look like success.
 
 use anyhow::Result;
-use model::{DnsConfig, Kind, NamedPort, Refusal, ServiceSpec};
+use model::{DnsConfig, Kind, NamedPort, Refusal, ServiceSpec, dns_name::normal};
 
 use super::service::{publish, seconds};
 use crate::{
@@ -31,7 +31,7 @@ pub(crate) fn reach(spec: &mut ServiceSpec, flags: Reach) -> Result<()> {
         });
         take(
             aliases(spec, network)?,
-            |known| known.eq_ignore_ascii_case(alias),
+            |known| normal(known) == normal(alias),
             what,
             &service,
         )?;

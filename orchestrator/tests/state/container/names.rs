@@ -11,7 +11,7 @@ fn container_names_give_way_to_service_names() {
     cluster.converge();
     let aliases = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let db = ContainerTraits {
-        aliases: aliases(&["store", "WEB", "www", "no.label"]),
+        aliases: aliases(&["store", "WEB", "www", "two.labels.", "a..b"]),
         ..named("My_DB")
     };
     let db = cluster.attach(placed(1, "c1", db));
@@ -45,7 +45,11 @@ fn container_names_give_way_to_service_names() {
         Some(sorted(&[&vips, &db.addresses])),
         "its aliases may be shared"
     );
-    assert_eq!(lookup(&cluster, 1, "no.label"), None);
+    assert_eq!(
+        lookup(&cluster, 1, "two.labels"),
+        Some(db.addresses.clone())
+    );
+    assert_eq!(lookup(&cluster, 1, "a..b"), None);
     let view = cluster.state.view(NodeId(1));
     let canonical: Vec<&str> = view
         .names
@@ -58,6 +62,152 @@ fn container_names_give_way_to_service_names() {
         ["my_db", "web", "web.1", "web012345678"],
         "each address resolves back to one name"
     );
+}
+
+/// What `node inspect` says of a host, beside what its kernel lacks.
+fn lacks(cluster: &Cluster, node: u64) -> Vec<Failure> {
+    let query = Query::Node(NodeId(node).to_string());
+    match cluster.state.answer(None, &query).unwrap() {
+        Answer::Nodes(nodes) => nodes[0].causes.clone(),
+        other => panic!("no nodes: {other:?}"),
+    }
+}
+
+#[test]
+fn names_of_containers_have_dots_once_every_member_knows_of_them() {
+    let aliases = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let mut cluster = Cluster::at(Level::DISTINCTIONS, 2);
+    cluster.create_network(attachable("net", &["10.0.9.0/24"]));
+    let traits = ContainerTraits {
+        aliases: aliases(&["API.example.com.", "plain", "web.1"]),
+        ..named("db.example.com")
+    };
+    let spec = ContainerSpec {
+        ipv6: AddressWish::default(),
+        ..placed(1, "c1", traits)
+    };
+    let db = cluster.attach(spec);
+    let found = |cluster: &Cluster, name: &str| lookup(cluster, 1, name).is_some();
+    let dotted = ["db.example.com", "api.example.com"];
+    assert!(found(&cluster, "plain") && !dotted.iter().any(|name| found(&cluster, name)));
+    assert_eq!(lacks(&cluster, 1), []);
+    cluster.raise_to(Level::COMPOUNDS);
+    for name in dotted {
+        assert_eq!(lookup(&cluster, 1, name), Some(db.addresses.clone()));
+    }
+    let told = lacks(&cluster, 1);
+    assert!(
+        told.len() == 1 && told[0].object == "container db.example.com",
+        "{told:?}"
+    );
+    assert!(told[0].cause.contains("\"web.1\" is reserved"), "{told:?}");
+}
+
+#[test]
+fn names_that_lead_elsewhere_are_told_with_where() {
+    let mut cluster = cluster();
+    let mut web = service("web", 1, &["net"]);
+    web.networks[0].aliases = vec!["api.example.com".to_owned()];
+    cluster.create_service(web);
+    cluster.create_service(ServiceSpec {
+        stack: Some("shop".to_owned()),
+        ..service("db", 1, &["net"])
+    });
+    cluster.converge();
+    let aliases = ["WEB", "www", "db.shop", "api.example.com", "a b"];
+    let traits = ContainerTraits {
+        aliases: aliases.map(str::to_owned).into(),
+        ..named("Api.example.com")
+    };
+    let container = cluster.attach(placed(1, "c1", traits));
+    let vips = cluster.service("db").status.virtual_ips;
+    assert_eq!(lookup(&cluster, 1, "db.shop"), Some(vips));
+    assert_eq!(
+        lookup(&cluster, 1, "www"),
+        Some(container.addresses.clone())
+    );
+    let causes: Vec<String> = lacks(&cluster, 1)
+        .iter()
+        .map(Failure::in_one_line)
+        .collect();
+    let told = |what: &str| causes.iter().any(|cause| cause.contains(what));
+    assert!(
+        told("\"WEB\" does not lead to it on network \"net\": service \"web\" is called so")
+            && told("\"db.shop\" does not lead to it on network \"net\": it is of stack \"shop\"")
+            && told("\"Api.example.com\" does not lead to it on network \"net\": it is an alias")
+            && told("\"a b\" is no name of DNS"),
+        "{causes:#?}"
+    );
+    assert_eq!(causes.len(), 4);
+    assert_eq!(lacks(&cluster, 2), []);
+    let change = cluster.state.present(None, 100).into_iter();
+    let told = change.filter_map(|change| match change.facts {
+        Facts::Container { causes, .. } => Some(causes.len()),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [4]);
+    let served = ContainerTraits {
+        service: Some("web".to_owned()),
+        aliases: ["web".to_owned()].into(),
+        ..named("backend")
+    };
+    cluster.attach(placed(2, "c2", served));
+    assert_eq!(lacks(&cluster, 2), [], "it leads there by the service");
+}
+
+#[test]
+fn a_name_leads_to_its_container_or_the_host_says_why_not() {
+    let names = [
+        "web",
+        "WEB.",
+        "web.1",
+        "tasks.web",
+        "www",
+        "www.example.com",
+        "db",
+        "shop-db",
+        "db.shop",
+        "x.Shop",
+        "db.1.shop",
+        "a.b",
+        "a..b",
+        "-a",
+        "other",
+        "_dns",
+        "_x",
+        "7",
+        "1.2.3.4",
+    ];
+    for (name, is_own) in names.iter().flat_map(|name| [(name, true), (name, false)]) {
+        let mut cluster = cluster();
+        let mut web = service("web", 1, &["net"]);
+        web.networks[0].aliases = ["www", "www.example.com"].map(str::to_owned).into();
+        cluster.create_service(web);
+        cluster.create_service(ServiceSpec {
+            stack: Some("shop".to_owned()),
+            ..service("shop-db", 1, &["net"])
+        });
+        cluster.converge();
+        let traits = ContainerTraits {
+            container: "c".repeat(64),
+            name: if is_own {
+                (*name).to_owned()
+            } else {
+                "c1".to_owned()
+            },
+            aliases: [(*name).to_owned()]
+                .into_iter()
+                .filter(|_| !is_own)
+                .collect(),
+            ..ContainerTraits::default()
+        };
+        let container = cluster.attach(placed(1, "c1", traits));
+        let asked = name.to_ascii_lowercase();
+        let found = lookup(&cluster, 2, asked.strip_suffix('.').unwrap_or(&asked));
+        let leads = found.is_some_and(|found| found.contains(&container.addresses[0]));
+        let told = lacks(&cluster, 1);
+        assert_eq!(leads, told.is_empty(), "{name}, {is_own}: {told:?}");
+    }
 }
 
 #[test]

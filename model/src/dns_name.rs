@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_no_name_of_dns_is_refused_with_what_can() {
+    fn texts_that_dns_cannot_name_are_refused_with_the_rule() {
         for text in [
             "", ".", "a..b", ".a", "a..", "-a", "a-.b", "a b", "*.b", "\u{fc}", "a/b",
         ] {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_something_already_is_refused_with_its_meaning() {
+    fn names_with_a_meaning_are_refused_with_that_meaning() {
         for (text, meaning) in [
             ("tasks", "every task"),
             ("Tasks.web", "every task"),

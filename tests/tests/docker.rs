@@ -248,6 +248,14 @@ fn ports_and_backends(engines: &Engines) {
         let said = lab.ctl("h2", "node inspect h1 -o json");
         holds(said.out.contains("it has 70 aliases on one network"), said)
     });
+    eventually("and it is an event", || {
+        let said = lab.ctl("h2", "events --since 1h --until 0s --filter type=node");
+        let told = "lacks: container many: it has 70 aliases on one network";
+        holds(
+            said.out.contains(told) && said.out.contains("fewer --network-alias"),
+            said,
+        )
+    });
     engines.docker("h1", "rm -f of-one many").ok();
 
     // Backends of a service: ready ones only.

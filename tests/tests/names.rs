@@ -5,11 +5,17 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use tests::{Lab, eventually, holds, run};
+use serde_json::json;
+use tests::{
+    Lab,
+    cni::{Runtime, addresses, eth0},
+    docker::{Engines, SLEEP},
+    eventually, holds, run,
+};
 
 const NET: &str = "network create --subnet 10.0.9.0/24 --subnet fd00:9::/64 my-net";
 
@@ -156,6 +162,145 @@ fn a_service_has_aliases_a_stack_and_named_ports() {
         conf.contains("search corp.example") && conf.contains("timeout:3"),
         "{conf}"
     );
+}
+
+/// Starts a resolver on h1, which all hosts ask from now on: any name is 192.0.2.77.
+fn knows_every_name(engines: &Engines) -> Child {
+    let lab = &engines.lab;
+    let nodes = lab.json("h1", "node ls");
+    let h1 = nodes.iter().find(|node| node["hostname"] == "h1");
+    let address = h1.unwrap()["vtep"].as_str().unwrap().to_owned();
+    let words = ["/usr/bin/python3", "-c", include_str!("names/server.py")];
+    let command = &mut lab.command("h1", &words);
+    let resolver = command.stdout(Stdio::null()).spawn().unwrap();
+    for node in &nodes {
+        let host = node["hostname"].as_str().unwrap();
+        engines.asks(host, &address);
+        eventually("it answers", || {
+            let said = lab.exec(host, &["dig", "+short", "any.example"]);
+            holds(said.out.trim() == "192.0.2.77", said)
+        });
+    }
+    resolver
+}
+
+#[test]
+fn dotted_names_are_found_on_every_host_before_those_outside() {
+    let engines = Engines::on_my_net(2);
+    let lab = &engines.lab;
+    let mut outside = knows_every_name(&engines);
+    let create = |line: &str| lab.ctl("h1", &format!("service create {line} -- sleep infinity"));
+    let aliases = "name=my-net,alias=api.example.com,alias=My_Alias,alias=cache.example.com.";
+    create(&format!("--name shop_web --stack shop --network {aliases}")).ok();
+    create("--name shell --network my-net").ok();
+
+    let run = "run -d --name db.example.com --network my-net --network-alias Ldap.example.com \
+               --network-alias under_score --network-alias dot.example.com. --network-alias \
+               tasks.web --label netd.alias=b.c";
+    engines.docker("h1", &format!("{run} {SLEEP}")).ok();
+    engines
+        .docker(
+            "h2",
+            &format!("run -d --name asker --network my-net {SLEEP}"),
+        )
+        .ok();
+    let db = engines
+        .addresses("h1", "db.example.com", "my-net")
+        .remove(0);
+    let pod = Runtime {
+        arguments: "K8S_POD_NAME=etcd-node1.example.com;K8S_POD_NAMESPACE=kube-system",
+        ..Runtime::new(lab, "h2", "my-net")
+    };
+    let pod = pod.with(json!({ "aliases": ["x.y.z", "web.1"] }));
+    let added = pod.add(eth0("c1"));
+    let etcd = addresses(&added).remove(0);
+
+    let web = short(lab, "shell.1", "shop_web").pop_first().unwrap();
+    let expected = [
+        ("shop_web", &web),
+        ("web.shop", &web),
+        ("api.example.com", &web),
+        ("API.Example.com.my-net", &web),
+        ("my_alias", &web),
+        ("cache.example.com", &web),
+        ("api.example.com.shop", &web),
+        ("db.example.com", &db),
+        ("ldap.example.com", &db),
+        ("under_score", &db),
+        ("dot.example.com", &db),
+        ("b.c", &db),
+        ("etcd-node1.example.com-kube-system", &etcd),
+        ("x.y.z", &etcd),
+    ];
+    for (name, address) in expected {
+        eventually(name, || {
+            let found = short(lab, "shell.1", name);
+            holds(found == BTreeSet::from([address.clone()]), found)
+        });
+        let seen = engines.inside("h2", "asker", &format!("nslookup {name} 127.0.0.11"));
+        assert!(
+            seen.out.contains(address.as_str()) && !seen.out.contains("192.0.2.77"),
+            "{name}, {address}: {seen:?}"
+        );
+    }
+    let whole = format!("-x {db}");
+    assert_eq!(
+        short(lab, "shell.1", &whole),
+        BTreeSet::from(["db.example.com.my-net.".to_owned()])
+    );
+    assert_eq!(
+        short(lab, "shell.1", "www.example.com"),
+        BTreeSet::from(["192.0.2.77".to_owned()]),
+        "what is not ours is asked outside"
+    );
+
+    // What cannot be is refused, or told where the container is.
+    for (line, cause) in [
+        ("--name one --network name=my-net,alias=web.1", "replica"),
+        (
+            "--name one --network name=my-net,alias=a..b",
+            "no name of DNS",
+        ),
+        (
+            "--name one --network name=my-net,alias=db.SHOP",
+            "stack \"shop\"",
+        ),
+        (
+            "--name one --stack com --network my-net",
+            "\"api.example.com\"",
+        ),
+    ] {
+        let refusal = create(line).refused();
+        assert!(
+            refusal.contains(cause) && refusal.contains("next:"),
+            "{line}: {refusal}"
+        );
+    }
+    for (host, container, name) in [
+        ("h1", "container db.example.com", "tasks.web"),
+        (
+            "h2",
+            "container etcd-node1.example.com-kube-system",
+            "web.1",
+        ),
+    ] {
+        let node = lab.json("h2", &format!("node inspect {host}")).remove(0);
+        let causes = node["causes"].as_array().unwrap().clone();
+        assert!(
+            causes.len() == 1
+                && causes[0]["object"] == container
+                && causes[0]["cause"].as_str().unwrap().contains(name)
+                && causes[0]["next"] != "",
+            "{causes:?}"
+        );
+        let events = lab
+            .ctl("h1", "events --since 1h --until 0s --filter type=container")
+            .ok();
+        let told = format!("a name of it does not resolve on network \"my-net\": \"{name}\"");
+        assert!(events.contains(&told), "{events}");
+    }
+    outside.kill().unwrap();
+    outside.wait().unwrap();
 }
 
 /// A directory with the small `program` against musl, without any library.

@@ -136,7 +136,7 @@ fn a_name_of_another_service_is_no_alias_in_either_order() {
 }
 
 #[test]
-fn names_have_dots_and_underscores_once_every_member_knows_of_them() {
+fn aliases_have_dots_and_underscores_from_the_fifth_level_on() {
     let mut cluster = Cluster::at(Level::DISTINCTIONS, 1);
     cluster.create_network(network("net", &["10.0.9.0/24"]));
     for (name, alias, stack) in [

@@ -74,7 +74,7 @@ fn lacks(cluster: &Cluster, node: u64) -> Vec<Failure> {
 }
 
 #[test]
-fn names_of_containers_have_dots_once_every_member_knows_of_them() {
+fn containers_have_dotted_names_from_the_fifth_level_on() {
     let aliases = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let mut cluster = Cluster::at(Level::DISTINCTIONS, 2);
     cluster.create_network(attachable("net", &["10.0.9.0/24"]));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Availability, BalancerKind, Capability, Container, Failure, Level, Millis, NetworkInfo, NodeId,
-    NodeStatus, Role, ServiceInfo, Subnet, TaskId, TaskSpec, TaskState,
+    NodeStatus, PublishSpec, Role, ServiceInfo, Subnet, TaskId, TaskSpec, TaskState,
 };
 
 /// The shape of what people made, from [`Level::TYPED_FAILURES`] on: what was asked for, and what
@@ -173,6 +173,9 @@ pub struct EndpointInfo {
     pub node: String,
     /// Its IP addresses: at most one per family, IPv4 first.
     pub addresses: Vec<IpAddr>,
+    /// Ports of its host that lead to it, of containers. From [`Level::COMPOUNDS`] on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PublishSpec>,
 }
 
 /// Progress of an update.

@@ -1,9 +1,9 @@
 //! Answers queries of people from the state.
 
 use model::{
-    Answer, BalancerKind, Container, EndpointInfo, EndpointMode, Failure, Kind, Network, NetworkId,
-    NetworkInfo, NetworkStatus, Node, NodeId, NodeInfo, Progress, Query, Refusal, Scheduler,
-    ServiceInfo, ServiceSpec, ServiceStatus, Task, TaskInfo, TaskState, Waiting,
+    Answer, BalancerKind, Container, EndpointInfo, EndpointMode, Failure, Kind, Level, Network,
+    NetworkId, NetworkInfo, NetworkStatus, Node, NodeId, NodeInfo, Progress, Query, Refusal,
+    Scheduler, ServiceInfo, ServiceSpec, ServiceStatus, Task, TaskInfo, TaskState, Waiting,
 };
 
 use crate::{
@@ -171,6 +171,7 @@ fn endpoints(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
             name: task.name(),
             node: state.hostname(node),
             addresses,
+            publish: Vec::new(),
         })
     });
     infos.chain(containers(state, network)).collect()
@@ -183,6 +184,10 @@ fn containers(state: &State, network: NetworkId) -> Vec<EndpointInfo> {
         name: container.name(),
         node: state.hostname(container.key.node),
         addresses: container.addresses.clone(),
+        publish: match state.level < Level::COMPOUNDS {
+            true => Vec::new(),
+            false => container.traits.publish.clone(),
+        },
     };
     let mut infos: Vec<EndpointInfo> = here.map(info).collect();
     infos.sort_by(|one, other| (&one.name, &one.node).cmp(&(&other.name, &other.node)));

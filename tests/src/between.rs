@@ -62,7 +62,10 @@ impl Relay {
             directory.join(format!("{NAME}.sock")),
             directory.join("netd.sock"),
         );
-        let listener = UnixListener::bind(&engine).expect("a socket for the engine");
+        // The directory is netd's, which may just have been started.
+        let listener = eventually("a socket for the engine", || {
+            UnixListener::bind(&engine).map_err(|error| error.to_string())
+        });
         let place = Arc::new(Place {
             engine,
             netd,

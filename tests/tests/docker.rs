@@ -86,6 +86,8 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
         engines.addresses("h2", "two", "my-net"),
         ["10.0.9.50", "fd00:9::50"]
     );
+    let of_both = engines.addresses("h1", "one", "my-net");
+    assert_eq!(of_both.len(), 2, "without --ipv6, too: {of_both:?}");
     docker(
         "h2",
         &format!("run -d --name ranged --network my-net {SLEEP}"),
@@ -167,6 +169,8 @@ fn containers_of_all_hosts_are_endpoints_like_any_other() {
         assert_eq!(field(&page, "task"), ["web.1"], "{page}");
     }
     engines.reaches("h3", "three", "fd00:9::50");
+    engines.reaches("h1", "one", "fd00:9::50");
+    engines.reaches("h2", "two", &of_both[1]);
     engines.reaches("h2", "two", &engines.addresses("h3", "three", "my-net")[1]);
     let bees = lab.inside("h1", "web.1", &["dig", "+short", "bee"]).ok();
     let three = engines.addresses("h3", "three", "my-net").remove(0);
@@ -216,12 +220,41 @@ fn ports_and_backends(engines: &Engines) {
     engines.docker("h1", "network rm another").ok();
     let said = engines.serve("h1", "second", &["-p", "8081:80"]);
     assert!(said.code != 0 && said.err.contains("8081"), "{said:?}");
-    let said = engines.serve("h1", "third", &["-p", "80"]);
-    assert!(
-        said.code != 0 && said.err.contains("-p 8080:80"),
-        "{said:?}"
-    );
-    engines.docker("h1", "rm -f port second third").ok();
+    // Where the user leaves the host's port open netd chooses one, and the cluster tells which.
+    for (name, open) in [
+        ("third", &["-p", "80"][..]),
+        ("fourth", &["--expose", "80", "-P"]),
+        ("fifth", &["-p", "8081-8084:80"]),
+    ] {
+        engines.serve("h1", name, open).ok();
+        let publish = eventually("it is known by name", || {
+            let endpoints = engines.endpoints("my-net");
+            let mut named = endpoints.iter().filter(|endpoint| endpoint["name"] == name);
+            let found = named.next().map(|endpoint| endpoint["publish"][0].clone());
+            found.ok_or_else(|| format!("{endpoints:?}"))
+        });
+        assert_eq!(publish["target"], 80, "{publish:?}");
+        let chosen = publish["published"].as_u64().expect("a port");
+        assert!(
+            if name == "fifth" {
+                (8082..=8084).contains(&chosen)
+            } else {
+                chosen >= 49_152
+            },
+            "8081 is taken: {chosen}"
+        );
+        for host in ["127.0.0.1", "[::1]"] {
+            eventually(name, || {
+                let said = fetched("h1", &format!("{host}:{chosen}"));
+                holds(said.out == format!("{name}\n"), said)
+            });
+        }
+        let told = lab.ctl("h1", "network inspect my-net -o table").ok();
+        assert!(told.contains(&format!("*:{chosen}->80/tcp")), "{told}");
+    }
+    engines
+        .docker("h1", "rm -f port second third fourth fifth")
+        .ok();
     eventually("the port is free again", || {
         holds(fetched("h1", "127.0.0.1:8080").code != 0, "")
     });

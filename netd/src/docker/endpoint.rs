@@ -10,16 +10,19 @@ use super::{
     Plugin,
     journal::{Hold, NetworkRecord, Pending},
     pool,
-    ports::publish,
+    ports::{free, publish},
     ways::Ways,
     wire,
 };
+
+/// How often another port is chosen after one that was taken.
+const ATTEMPTS: u32 = 16;
 
 impl Plugin {
     pub(super) async fn create_endpoint(
         &self,
         asked: wire::OfEndpoint,
-    ) -> Result<wire::Nothing, Refusal> {
+    ) -> Result<wire::Created, Refusal> {
         let record = self.record(&asked.network)?;
         let mac = asked
             .interface
@@ -61,16 +64,18 @@ impl Plugin {
             ));
         }
         // Refused now rather than when the container is about to start.
-        publish(&asked.options)?;
-        self.keep(self.journal.holds.put(
-            &key,
-            &Hold {
-                endpoint: Some(asked.endpoint),
-                heard: super::now(),
-                ..hold
-            },
-        ))?;
-        Ok(wire::Nothing {})
+        publish(&asked.options, |_, choice| Some(*choice.start()))?;
+        let mut created = Hold {
+            endpoint: Some(asked.endpoint),
+            heard: super::now(),
+            ..hold
+        };
+        let added = self.add_ipv6(&key, &record, &mut created).await?;
+        self.keep(self.journal.holds.put(&key, &created))?;
+        let interface = added.map(|address| wire::Added {
+            address_ipv6: pool::alone(address),
+        });
+        Ok(wire::Created { interface })
     }
 
     /// Gives the endpoint up; its addresses are the engine's until it releases them.
@@ -186,8 +191,20 @@ impl Plugin {
             .journal
             .endpoint(&asked.endpoint)
             .ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
-        self.set_publish(&key, publish(&asked.options)?).await?;
-        Ok(wire::Nothing {})
+        let mut attempts = 1..=ATTEMPTS;
+        loop {
+            let mut has_chosen = false;
+            let chosen = publish(&asked.options, |protocol, choice| {
+                has_chosen = true;
+                free(protocol, choice)
+            })?;
+            let set = self.set_publish(&key, chosen).await;
+            let is_taken = |refusal: &Refusal| refusal.kind == Kind::Conflict;
+            // Somebody has been faster, or this host does not know yet.
+            if !(has_chosen && set.as_ref().is_err_and(is_taken) && attempts.next().is_some()) {
+                return set.map(|()| wire::Nothing {});
+            }
+        }
     }
 
     pub(super) async fn revoke(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {

@@ -1,7 +1,7 @@
 //! The IPAM driver: addresses come from the cluster's ledger, keyed by network and Ethernet
 //! address.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use model::{
     AddressWish, Command, Container, ContainerCommand, Failure, Family, Kind, Mac, NetworkInfo,
@@ -16,6 +16,9 @@ use super::{
     refusal::{invalid, lacks},
     wire,
 };
+
+/// It is there where the kernel has IPv6.
+const HAS_IPV6: &str = "/proc/sys/net/ipv6";
 
 impl Plugin {
     pub(super) async fn request_pool(
@@ -234,6 +237,7 @@ impl Plugin {
             network: id,
             mac,
             addresses: BTreeSet::new(),
+            added: None,
             endpoint: None,
             sandbox: None,
             asks: None,
@@ -280,8 +284,39 @@ impl Plugin {
             )
         })?;
         hold.addresses.insert(given);
+        hold.added = hold.added.filter(|added| *added != given);
         self.keep(self.journal.holds.put(&key, &hold))?;
         Ok(given)
+    }
+
+    /// Gives an endpoint an IPv6 address where its network has IPv6 and the engine has not asked
+    /// for it: engines do so for networks made with `--ipv6` only, and take it from the driver
+    /// otherwise. Its turn is the caller's.
+    pub(super) async fn add_ipv6(
+        &self,
+        key: &str,
+        network: &NetworkRecord,
+        hold: &mut Hold,
+    ) -> Result<Option<IpAddr>, Refusal> {
+        let has_it = |addresses: &BTreeSet<IpAddr>| addresses.iter().any(IpAddr::is_ipv6);
+        let mut leases = network.subnets.iter();
+        let is_dual = leases.any(|lease| lease.subnet.family() == Family::V6);
+        // On a host without IPv6 the engine could not set the address.
+        if has_it(&hold.addresses) || !is_dual || !Path::new(HAS_IPV6).exists() {
+            return Ok(hold.added);
+        }
+        let mut spec = self.spec(key, hold)?;
+        spec.ipv6.wanted = true;
+        let granted = self
+            .propose(Command::Container(ContainerCommand::Attach {
+                spec: Box::new(spec),
+            }))
+            .await?;
+        if let Outcome::Container(container) = granted {
+            hold.added = container.addresses.into_iter().find(IpAddr::is_ipv6);
+            hold.addresses.extend(hold.added);
+        }
+        Ok(hold.added)
     }
 
     /// An existing hold of this key that may be taken over.
@@ -372,7 +407,9 @@ impl Plugin {
         }
         // The last one that is released takes the endpoint with it; the cluster gives up both at
         // once. IPv6 comes last.
-        if hold.addresses.len() > 1 && address.is_ipv4() {
+        let mut others = hold.addresses.iter();
+        let is_last = !others.any(|other| *other != address && Some(*other) != hold.added);
+        if !is_last && address.is_ipv4() {
             hold.addresses.remove(&address);
             hold.heard = super::now();
         } else {

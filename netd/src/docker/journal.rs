@@ -102,6 +102,9 @@ pub(crate) struct Hold {
     pub mac: Mac,
     /// Addresses that the engine has been given and has not released.
     pub addresses: BTreeSet<IpAddr>,
+    /// That of them which the engine has not asked for: it does not release it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added: Option<IpAddr>,
     /// The engine's identity of it, once it has one.
     pub endpoint: Option<String>,
     /// Where it is.
@@ -311,6 +314,7 @@ mod tests {
             network,
             mac,
             addresses,
+            added: None,
             endpoint: None,
             sandbox: None,
             asks: None,

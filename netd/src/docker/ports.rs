@@ -1,25 +1,58 @@
-//! Published ports of a container in the engine's format. Pure.
+//! Published ports of a container in the engine's format.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
+    ops::RangeInclusive,
 };
 
-use model::{Protocol, PublishAt, PublishMode, PublishSpec, Refusal};
+use model::{Kind, Protocol, PublishAt, PublishMode, PublishSpec, Refusal};
 use serde_json::{Map, Value};
 
 use super::{refusal::invalid, wire};
 
-/// The ports of the host that are to lead to a container. Neighbours are one range.
-pub(crate) fn publish(options: &Map<String, Value>) -> Result<Vec<PublishSpec>, Refusal> {
+/// What a port is chosen of that the user leaves open, as engines do: what IANA has set aside for
+/// it (RFC 6335 section 6).
+const DYNAMIC: RangeInclusive<u16> = 49_152..=65_535;
+
+/// A port of the host is this one, or one of several.
+type Choice = RangeInclusive<u16>;
+
+/// The ports of the host that are to lead to a container. Neighbours are one range. Where there is
+/// a choice `choose` makes it; the same port in IPv4 and IPv6.
+pub(crate) fn publish(
+    options: &Map<String, Value>,
+    mut choose: impl FnMut(Protocol, Choice) -> Option<u16>,
+) -> Result<Vec<PublishSpec>, Refusal> {
     let Some(given) = options.get(wire::PORT_MAP).filter(|value| !value.is_null()) else {
         return Ok(Vec::new());
     };
     let bindings: Vec<wire::PortBinding> = serde_json::from_value(given.clone())
         .map_err(|error| invalid(format!("the ports cannot be read: {error}"), ""))?;
-    let published: Result<Vec<PublishSpec>, Refusal> = bindings.iter().map(published).collect();
+    let mut given = Vec::new();
+    // By what is asked for, as often as it is asked for at one place.
+    let mut chosen: BTreeMap<_, Vec<u16>> = BTreeMap::new();
+    let mut times: BTreeMap<_, usize> = BTreeMap::new();
+    for binding in &bindings {
+        let (protocol, at, choice) = asked(binding)?;
+        let port = if choice.start() == choice.end() {
+            *choice.start()
+        } else {
+            let what = (protocol, binding.port, choice.clone().into_inner());
+            let time = times.entry((what, at.clone())).or_default();
+            let ports = chosen.entry(what).or_default();
+            while ports.len() <= *time {
+                let next = choose(protocol, choice.clone());
+                ports.push(next.ok_or_else(|| none_is_free(protocol, &choice))?);
+            }
+            *time += 1;
+            ports[*time - 1]
+        };
+        given.push(of_container(protocol, port, binding.port, at));
+    }
     let mut ports: Vec<PublishSpec> = Vec::new();
-    for port in in_order(published?) {
+    for port in in_order(given) {
         match ports.last_mut() {
             Some(last) if follows(last, &port) => last.count += 1,
             _ => ports.push(port),
@@ -83,7 +116,41 @@ fn follows(last: &PublishSpec, port: &PublishSpec) -> bool {
         && next(last.target) == Some(port.target)
 }
 
-fn published(binding: &wire::PortBinding) -> Result<PublishSpec, Refusal> {
+/// A port of a choice that no program of this host has, nor anybody for whom this host keeps it.
+/// The first that is tried is left to chance.
+pub(crate) fn free(protocol: Protocol, choice: Choice) -> Option<u16> {
+    let count = usize::from(choice.end() - choice.start()) + 1;
+    let first = rand::random_range(0..count);
+    let mut ports = choice.clone().chain(choice).skip(first).take(count);
+    ports.find(|port| is_free(protocol, *port))
+}
+
+fn is_free(protocol: Protocol, port: u16) -> bool {
+    let at = |address: IpAddr| match protocol {
+        Protocol::Tcp => TcpListener::bind((address, port)).map(drop),
+        Protocol::Udp => UdpSocket::bind((address, port)).map(drop),
+        Protocol::Sctp => Ok(()),
+    };
+    // A socket of all of IPv6 is one of IPv4, too; a host may lack either.
+    let tried = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+    let is_taken = |error: io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    !tried
+        .map(at)
+        .into_iter()
+        .any(|bound| bound.is_err_and(is_taken))
+}
+
+fn none_is_free(protocol: Protocol, choice: &Choice) -> Refusal {
+    let (first, last) = (choice.start(), choice.end());
+    Refusal::new(
+        Kind::Conflict,
+        format!("no port of {first}-{last}/{protocol} is free on this host"),
+        "publish at another port, or a wider range",
+    )
+}
+
+/// Protocol, addresses and choice.
+fn asked(binding: &wire::PortBinding) -> Result<(Protocol, PublishAt, Choice), Refusal> {
     let protocol = match binding.proto {
         6 => Protocol::Tcp,
         17 => Protocol::Udp,
@@ -95,25 +162,15 @@ fn published(binding: &wire::PortBinding) -> Result<PublishSpec, Refusal> {
             ));
         }
     };
-    // The engine does not ask a driver which port was chosen, so nobody would get to know.
-    if binding.host_port == 0 || binding.host_port_end > binding.host_port {
-        let cause = format!(
-            "no single host port is given for {}/{protocol}",
-            binding.port
-        );
-        return Err(invalid(
-            cause,
-            &format!(
-                "publish it as -p 8080:{}, with a port of the host",
-                binding.port
-            ),
-        ));
-    }
+    let choice = match binding.host_port {
+        0 => DYNAMIC,
+        first => first..=binding.host_port_end.max(first),
+    };
     let at = match binding.host_ip.parse::<IpAddr>() {
         Ok(address) => PublishAt::Address(address),
         Err(_) => PublishAt::Everywhere,
     };
-    Ok(of_container(protocol, binding.host_port, binding.port, at))
+    Ok((protocol, at, choice))
 }
 
 #[cfg(test)]
@@ -123,16 +180,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn consecutive_ports_are_one_range_and_random_ones_refused() {
+    fn consecutive_ports_are_one_range_and_open_ones_are_chosen() {
         let one = |host: &str, port: u16, first: u16, last: u16| {
             json!({"Proto": 6, "IP": "", "Port": port, "HostIP": host,
             "HostPort": first, "HostPortEnd": last})
         };
         let given = |ports: Vec<Value>| {
-            publish(&Map::from_iter([(
-                wire::PORT_MAP.to_owned(),
-                Value::Array(ports),
-            )]))
+            let mut next = 50_000;
+            let options = Map::from_iter([(wire::PORT_MAP.to_owned(), Value::Array(ports))]);
+            publish(&options, |_, choice| {
+                next += 2;
+                choice.clone().find(|port| *port >= next).or(choice.last())
+            })
         };
         let told = |ports| {
             given(ports)
@@ -175,13 +234,26 @@ mod tests {
             told(vec![one("127.0.0.1", 80, 8080, 8080)]),
             ["127.0.0.1:8080->80/tcp (host)"]
         );
-        assert!(
-            given(vec![one("", 80, 0, 0)]).is_err()
-                && given(vec![one("", 80, 8000, 8010)]).is_err()
+        let open = |host| one(host, 80, 0, 0);
+        assert_eq!(
+            told(vec![open("0.0.0.0"), open("::"), one("", 81, 8000, 8010)]),
+            ["*:8010->81/tcp (host)", "*:50002->80/tcp (host)"]
         );
         assert_eq!(
-            publish(&Map::from_iter([(wire::PORT_MAP.to_owned(), Value::Null)])),
-            Ok(Vec::new())
+            told(vec![open(""), open("")]),
+            ["*:50002->80/tcp (host)", "*:50004->80/tcp (host)"]
         );
+        let null = Map::from_iter([(wire::PORT_MAP.to_owned(), Value::Null)]);
+        assert_eq!(publish(&null, |_, _| None), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_port_that_a_program_has_is_not_chosen() {
+        let program = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = program.local_addr().unwrap().port();
+        assert_eq!(free(Protocol::Tcp, port..=port), None);
+        drop(program);
+        assert_eq!(free(Protocol::Tcp, port..=port), Some(port));
+        assert!(free(Protocol::Udp, DYNAMIC).is_some_and(|port| DYNAMIC.contains(&port)));
     }
 }

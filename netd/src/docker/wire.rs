@@ -128,6 +128,23 @@ pub(crate) struct Interface {
     pub mac_address: String,
 }
 
+/// The answer to `/NetworkDriver.CreateEndpoint`.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Created {
+    /// Values that the engine did not have for the endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Added>,
+}
+
+/// See [`Created`].
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Added {
+    /// With the length of a prefix.
+    #[serde(rename = "AddressIPv6")]
+    pub address_ipv6: String,
+}
+
 /// The answer to `/NetworkDriver.EndpointOperInfo`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]

@@ -124,6 +124,7 @@ fn print_endpoints(networks: &[NetworkInfo]) -> Result<()> {
         .column("ADDRESSES", |(_, endpoint)| {
             output::join(&endpoint.addresses)
         })
+        .column("PORTS", |(_, endpoint)| output::join(&endpoint.publish))
         .print(Format::Table)
 }
 

@@ -72,6 +72,12 @@ impl Generation {
         Some(PathBuf::from(root.trim_end()))
     }
 
+    /// That root where it has been made.
+    pub fn made(self) -> Option<PathBuf> {
+        let made = crate::run(Command::new(script("root")).args(["--made", self.suite()]));
+        (made.code == 0).then(|| PathBuf::from(made.out.trim_end()))
+    }
+
     /// From now on, and until its power is off, the host's engine is of this generation.
     #[track_caller]
     fn lay(self, lab: &Lab, host: &str) {

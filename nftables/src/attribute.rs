@@ -8,6 +8,8 @@ pub(super) mod list {
 pub(super) mod table {
     pub(crate) const NAME: u16 = 1;
     pub(crate) const FLAGS: u16 = 2;
+
+    pub(crate) const F_OWNER: u32 = 2;
 }
 
 pub(super) mod chain {

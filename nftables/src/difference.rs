@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{Base, Chain, Data, Family, Key, Rule, Ruleset, Set, SetType};
+use super::{Base, Chain, Data, Family, Key, Lifetime, Rule, Ruleset, Set, SetType};
 
 /// Steps on one table, made all at once or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Step {
     /// The table, with all that is in it, goes.
     DeleteTable,
     /// An empty table.
-    AddTable,
+    AddTable(Lifetime),
     /// Elements go.
     DeleteElements {
         set: String,
@@ -57,7 +57,7 @@ impl fmt::Display for Step {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::DeleteTable => out.write_str("delete the table"),
-            Step::AddTable => out.write_str("add the table"),
+            Step::AddTable(_) => out.write_str("add the table"),
             Step::DeleteElements { set, elements, .. } => {
                 write!(out, "delete {} elements of set {set}", elements.len())
             }
@@ -82,15 +82,16 @@ impl fmt::Display for Step {
 
 /// What to change so that the table is as desired (`None`: is not there). `None`: it is. Only
 /// changed elements and the rules of changed chains are touched; the table is made anew only if it
-/// is missing, switched off, or has a chain or set of one of our names that is another kind of
+/// is missing, switched off, of another lifetime, or has a chain or set of one of our names that is another kind of
 /// thing, which cannot be changed in place.
 pub fn difference(desired: Option<&Ruleset>, observed: Option<&Ruleset>) -> Option<Change> {
     let table = desired.or(observed)?;
     let steps = match (desired, observed) {
-        (Some(desired), None) => [vec![Step::AddTable], fill(desired)].concat(),
+        (Some(desired), None) => [vec![Step::AddTable(desired.lifetime)], fill(desired)].concat(),
         (None, Some(_)) => vec![Step::DeleteTable],
         (Some(desired), Some(observed)) if !alike(desired, observed) => {
-            [vec![Step::DeleteTable, Step::AddTable], fill(desired)].concat()
+            let anew = vec![Step::DeleteTable, Step::AddTable(desired.lifetime)];
+            [anew, fill(desired)].concat()
         }
         (Some(desired), Some(observed)) => amend(desired, observed),
         (None, None) => vec![],
@@ -111,6 +112,7 @@ fn alike(desired: &Ruleset, observed: &Ruleset) -> bool {
     let mut chains = common(&desired.chains, &observed.chains);
     let mut sets = common(&desired.sets, &observed.sets);
     desired.dormant == observed.dormant
+        && desired.lifetime == observed.lifetime
         && chains.all(|(_, desired, observed)| {
             Arc::ptr_eq(desired, observed) || desired.base == observed.base
         })
@@ -312,7 +314,8 @@ mod tests {
             dormant: true,
             ..ruleset(&[])
         };
-        for observed in [moved, retyped, dormant] {
+        let lasting = ruleset(&[]).of_socket();
+        for observed in [moved, retyped, dormant, lasting] {
             assert_eq!(
                 steps(&desired, &observed)[..2],
                 ["delete the table", "add the table"]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use nix::libc::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 use super::{
-    Base, Change, Conntrack, Data, DataType, Expression, Family, Key, Kind, Reject, Rule, Set,
-    SetRef, SetType, Step, Verdict,
+    Base, Change, Conntrack, Data, DataType, Expression, Family, Key, Kind, Lifetime, Reject, Rule,
+    Set, SetRef, SetType, Step, Verdict,
     attribute::{
         bitwise, chain, cmp, ct, data, dynset, element, elements, expr, fib, fwd, hash, hook,
         immediate, list, lookup, meta, nat, numgen, payload, reject, route, rule, set, table,
@@ -72,8 +72,11 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn write(&mut self, step: &Step) {
         match step {
-            Step::AddTable => {
-                self.message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, table::NAME);
+            Step::AddTable(lifetime) => {
+                let message = self.message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, table::NAME);
+                if *lifetime == Lifetime::Socket {
+                    message.u32(table::FLAGS, table::F_OWNER);
+                }
             }
             Step::DeleteTable => {
                 self.message(libc::NFT_MSG_DELTABLE, 0, table::NAME);

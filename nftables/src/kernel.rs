@@ -21,7 +21,7 @@ use nix::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Base, Chain, Change, Data, Family, ForeignChain, Hook, Key, Kind, Rule, Ruleset, Set,
+    Base, Chain, Change, Data, Family, ForeignChain, Hook, Key, Kind, Lifetime, Rule, Ruleset, Set,
     attribute::{chain, elements, rule, set, table},
     decode, encode,
     wire::Attributes,
@@ -439,9 +439,18 @@ fn read_table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<
         answers => answers?,
     };
     let mut ruleset = Ruleset::new(family, name);
-    ruleset.dormant = answers
+    let flags = |answer: &Vec<u8>| Attributes::of_message(answer).u32(table::FLAGS);
+    let flags: Vec<Option<u32>> = answers.iter().map(flags).collect();
+    ruleset.dormant = flags
         .iter()
-        .any(|answer| Attributes::of_message(answer).u32(table::FLAGS) != Some(0));
+        .any(|flags| flags.is_none_or(|flags| flags & !table::F_OWNER != 0));
+    if flags
+        .iter()
+        .flatten()
+        .any(|flags| flags & table::F_OWNER != 0)
+    {
+        ruleset.lifetime = Lifetime::Socket;
+    }
     let mut own = BTreeMap::new();
     for (name, anonymous, set) in read_sets(socket, family, name)? {
         if anonymous {

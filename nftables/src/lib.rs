@@ -28,6 +28,6 @@ pub use kernel::{
 pub use passage::{COMMENT, ForeignChain, Overtake, Placed, passage};
 pub use rule::Rule;
 pub use ruleset::{
-    Base, Chain, Data, DataType, Family, Hook, Ip, Key, Kind, Octets, Policy, Ruleset, Set,
-    SetType, Type, Verdict, address, octets,
+    Base, Chain, Data, DataType, Family, Hook, Ip, Key, Kind, Lifetime, Octets, Policy, Ruleset,
+    Set, SetType, Type, Verdict, address, octets,
 };

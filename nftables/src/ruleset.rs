@@ -131,6 +131,17 @@ impl From<Ip> for Type {
     }
 }
 
+/// How long a table stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until somebody deletes it.
+    #[default]
+    Kernel,
+    /// Until the socket that made it is closed; nobody else can change it
+    /// (`NFT_TABLE_F_OWNER` of linux/netfilter/nf_tables.h, Linux 5.12).
+    Socket,
+}
+
 /// One table: everything that [`super::apply`] writes and [`super::observe`] reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
@@ -140,6 +151,8 @@ pub struct Ruleset {
     pub name: String,
     /// Switched off by a flag. Never so in what we want.
     pub dormant: bool,
+    /// How long it stays.
+    pub lifetime: Lifetime,
     /// Its chains by name. Most are the same in one rule set and the next.
     pub chains: BTreeMap<String, Arc<Chain>>,
     /// Its named sets and maps.
@@ -153,9 +166,16 @@ impl Ruleset {
             family,
             name: name.to_owned(),
             dormant: false,
+            lifetime: Lifetime::Kernel,
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
         }
+    }
+
+    /// The same for as long as the socket that makes it is open.
+    pub fn of_socket(mut self) -> Self {
+        self.lifetime = Lifetime::Socket;
+        self
     }
 
     /// Adds or replaces a chain.

@@ -531,3 +531,34 @@ fn changes_of_others_are_heard() {
         assert!(silence.is_err(), "heard of a change where there was none");
     });
 }
+
+#[test]
+fn a_table_of_a_socket_is_its_own_and_goes_with_it() {
+    in_fresh_namespace(|| {
+        let mut other = Socket::open().unwrap();
+        let mine = everything().of_socket();
+        {
+            let mut socket = Socket::open().unwrap();
+            // What was there before, for everybody, is replaced.
+            put(&mut socket, &everything());
+            put(&mut socket, &mine);
+            assert_settled(&mut socket, &mine);
+            let going = difference(None, Some(&mine)).unwrap();
+            apply(&mut other, &going).unwrap_err();
+            nft("flush ruleset");
+            assert_settled(&mut other, &mine);
+        }
+        let gone = || {
+            observe(&mut other, Family::Inet, "everything")
+                .unwrap()
+                .is_none()
+        };
+        let mut gone = gone;
+        // The kernel takes it away a moment after the socket.
+        let until = std::time::Instant::now() + Duration::from_secs(5);
+        while !gone() {
+            assert!(std::time::Instant::now() < until, "the table stays");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+}

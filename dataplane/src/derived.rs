@@ -10,7 +10,6 @@ use super::{
     last::Last,
     plan::{Observed, Op, plan, replan},
     ports::Open,
-    resolvers,
     rules::{self, Grounds, WantedRules},
 };
 
@@ -85,16 +84,10 @@ impl Derived {
         observed: &Arc<Observed>,
         open: &Arc<Open>,
     ) -> Arc<WantedRules> {
-        let asked = if config.handed().next().is_some() {
-            resolvers::asked_by_engines()
-        } else {
-            BTreeSet::new()
-        };
         let grounds = Grounds {
             config: config.clone(),
             observed: observed.clone(),
             open: open.clone(),
-            asked,
         };
         self.rules.of(grounds, |grounds, before| match before {
             Some((last, wanted)) => rules::rewanted(last, wanted, grounds),

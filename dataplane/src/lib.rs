@@ -7,6 +7,7 @@
 
 #![warn(unreachable_pub)]
 
+mod arrivals;
 mod changed;
 mod channel;
 mod derived;
@@ -24,7 +25,6 @@ pub mod policy;
 pub mod ports;
 mod probe;
 mod read;
-mod resolvers;
 pub mod rules;
 pub mod shape;
 pub mod state;
@@ -46,9 +46,9 @@ use tokio::{
 use tracing::warn;
 
 pub use inspect::{Dataplane, Difference, Reads};
-pub use resolvers::asked_by_engines;
 pub use status::{Failure, Plane, Status};
 
+use arrivals::Arrivals;
 use channel::KernelError;
 use derived::Derived;
 use inspect::Inside;
@@ -134,6 +134,7 @@ async fn run(
         has_esp: false,
         reads: Reads::default(),
         derived,
+        arrivals: Arrivals::default(),
     };
     let capabilities = planes.capabilities();
     planes.rules = Rules::new(capabilities.clone());
@@ -168,6 +169,8 @@ async fn run(
             () = planes.rules.changed() => rest(&desired).await,
             () = planes.encryption.changed() => rest(&desired).await,
             () = planes.probes.changed() => {}
+            // Its container starts within moments.
+            () = planes.arrivals.arrived() => {}
             // The pass that follows repairs what the visitor was shown.
             Some(visitor) = outlet.visits.recv() => drop(visitor.send(differences(&mut planes, &config))),
             () = sleep(pause) => {}

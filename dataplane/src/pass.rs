@@ -1,6 +1,6 @@
 //! One pass: the planes in their order, each of which observes, plans and applies.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use model::{
     Capability, DriverConfig, EndpointId, Kind, Mac, NetworkId, NodeConfig, NodeId, SandboxId,
@@ -9,6 +9,7 @@ use model::{
 use tracing::info;
 
 use super::{
+    arrivals::Arrivals,
     channel::KernelError,
     derived::{Derived, Stand},
     desired::Desired,
@@ -46,6 +47,7 @@ pub(crate) struct Planes {
     pub has_esp: bool,
     pub reads: Reads,
     pub derived: Derived,
+    pub arrivals: Arrivals,
 }
 
 /// One pass: IPsec and the host's rules first, then links, addresses and routes, then the rules of
@@ -197,7 +199,6 @@ fn guards_host(rules: &mut Rules, config: &Arc<NodeConfig>, open: &Arc<Open>) ->
         config: config.clone(),
         observed: Arc::default(),
         open: open.clone(),
-        asked: BTreeSet::new(),
     });
     let (pending, refused) = rules.reconcile(
         &wanted
@@ -288,6 +289,7 @@ fn observe(
         kernel,
         probes,
         derived,
+        arrivals,
         ..
     } = planes;
     let asked = derived.asked.of(config.clone(), |config, _| asked(config));
@@ -305,9 +307,20 @@ fn observe(
         let led_before = std::mem::replace(&mut derived.led, led(config, &desired, &observed));
         let is_same = before == derived.taken && led_before == derived.led;
         if !probes.adopt(&desired, &observed) && is_same {
+            arrivals.expect(to_come(config, &kernel.alive(config)));
             return Ok((desired, observed));
         }
     }
+}
+
+/// Where the namespaces of containers are to be that are not there yet.
+fn to_come(config: &NodeConfig, alive: &BTreeSet<SandboxId>) -> BTreeSet<PathBuf> {
+    let containers = config.containers.iter();
+    let to_come = containers
+        .filter(|(sandbox, container)| container.identity.is_none() && !alive.contains(sandbox));
+    to_come
+        .map(|(_, container)| PathBuf::from(&container.path))
+        .collect()
 }
 
 /// The endpoints on a LAN whose devices have been taken from the host into their containers.

@@ -177,6 +177,8 @@ pub struct Status {
     pub failures: Vec<Failure>,
     /// The tasks whose sandboxes and endpoints are as they should be.
     pub ready: BTreeSet<SandboxId>,
+    /// The containers of others whose network namespaces are there.
+    pub entered: BTreeSet<SandboxId>,
     /// What networks may ask for and this kernel has.
     pub capabilities: BTreeSet<Capability>,
     /// Associations with these peers that the kernel has lost.
@@ -231,12 +233,17 @@ pub(crate) fn judge(
         .copied()
         .filter(|&task| is_ready(task, desired, plan))
         .collect();
+    let entered = desired.spaces.keys().filter_map(|place| match place {
+        Place::Inside(Namespace::Container(sandbox)) => Some(*sandbox),
+        _ => None,
+    });
     let mut status = Status {
         node: Some(config.node),
         generation: config.generation,
         settled: true,
         behind: Some(BTreeSet::new()),
         ready,
+        entered: entered.collect(),
         on_link: desired.on_link.clone(),
         ..Status::default()
     };

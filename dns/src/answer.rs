@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use model::Protocol;
 
 use crate::{
+    cache::Way,
     table::{ANSWER_TTL, Client, Entry, Table, Viewer, Zone, reverse},
     wire::{self, Flaw, Query, Response, Section, Whose, class, code, kind},
 };
@@ -36,7 +37,11 @@ const TIMES: [u8; 16] = [
 const ANY_HINFO: [&[u8]; 2] = [b"\x07RFC8482", b"\0"];
 /// Extended DNS error codes (RFC 8914 section 5.2).
 const NOT_READY: u16 = 14;
-const PROHIBITED: u16 = 18;
+/// Why a name outside is not looked for (extended error "Prohibited", RFC 8914).
+pub(crate) const INTERNAL: (u16, &str) = (
+    18,
+    "the network is internal: only its own names are answered",
+);
 pub(crate) const NO_REACHABLE_AUTHORITY: u16 = 22;
 /// Longest UDP response in bytes for a client without EDNS (RFC 1035 section 4.2.1).
 const PLAIN_UDP: u16 = 512;
@@ -155,12 +160,12 @@ impl Asked<'_> {
             );
             return plain(response, code::SERV_FAIL, Some(why));
         }
-        if self.table.is_inside(self.viewer) {
-            let why = (
-                PROHIBITED,
-                "the network is internal: only its own names are answered",
-            );
-            return self.negative(response, None, code::NX_DOMAIN, Some(why));
+        // An engine has names of its own, and may forward what it does not know. A single label
+        // can carry nothing to anybody's servers.
+        let has_engine = matches!(self.viewer.way, Way::Engine(_));
+        let may_know = has_engine && wire::is_single_label(name);
+        if self.table.is_inside(self.viewer) && !may_know {
+            return self.negative(response, None, code::NX_DOMAIN, Some(INTERNAL));
         }
         // Also a name below a network's name: a network may be called `dev`, which is a top-level
         // domain, too.

@@ -21,12 +21,31 @@ const LONGEST: Duration = Duration::from_secs(3_600);
 const LONGEST_NEGATIVE: Duration = Duration::from_secs(30);
 
 /// Resolvers that a query is forwarded to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Way {
     /// The host's own resolvers.
+    #[default]
     Host,
     /// These resolvers, asked from inside a sandbox.
     Sandbox(SandboxId, Vec<IpAddr>),
+    /// The resolver that Docker Engine has inside a container.
+    Engine(SandboxId),
+}
+
+impl Way {
+    /// Whether answers may be kept: what an engine says of its own names changes with its
+    /// containers, whatever their TTL.
+    pub(crate) fn may_be_kept(&self) -> bool {
+        !matches!(self, Self::Engine(_))
+    }
+
+    /// Whose namespace is asked from; `None`: the host's.
+    pub(crate) fn sandbox(&self) -> Option<SandboxId> {
+        match self {
+            Self::Host => None,
+            Self::Sandbox(sandbox, _) | Self::Engine(sandbox) => Some(*sandbox),
+        }
+    }
 }
 
 /// Cache key: queries with equal keys have the same answer.

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    answer::{self, NO_REACHABLE_AUTHORITY, Outcome, Transport},
+    answer::{self, INTERNAL, NO_REACHABLE_AUTHORITY, Outcome, Transport},
     cache::{Key, Way},
     limit::{Clients, Limits, Share},
     table::{Client, Table},
@@ -218,7 +218,19 @@ impl Resolver {
             return;
         };
         let limit = answer::limit(&query, transport);
-        match self.elsewhere(client, transport, &query).await {
+        let found = self.elsewhere(client, transport, &query).await;
+        let is_unknown = match &found {
+            Ok(answer) => answer.code == code::SERV_FAIL,
+            Err(error) => matches!(error, ForwardError::Unanswered(_)),
+        };
+        if is_unknown && self.is_inside(client) {
+            // The engine has no such name of its own, and nobody else may be asked.
+            let mut response = Response::new(&query, limit, out);
+            response.set_code(code::NX_DOMAIN);
+            response.finish(Some(INTERNAL));
+            return;
+        }
+        match found {
             Ok(answer) => answer.respond(&query, limit, 0, out),
             Err(cause) => {
                 let mut response = Response::new(&query, limit, out);
@@ -226,6 +238,12 @@ impl Resolver {
                 response.finish(Some((NO_REACHABLE_AUTHORITY, &cause.to_string())));
             }
         }
+    }
+
+    fn is_inside(&self, client: IpAddr) -> bool {
+        let table = self.table.borrow();
+        let viewer = table.viewer(self.audience.client(client));
+        viewer.is_some_and(|viewer| table.is_inside(viewer))
     }
 
     async fn elsewhere(
@@ -253,15 +271,7 @@ impl Resolver {
 }
 
 fn way(table: &Table, client: Client) -> Option<Way> {
-    let viewer = table.viewer(client)?;
-    Some(
-        viewer
-            .servers
-            .as_ref()
-            .map_or(Way::Host, |(task, servers)| {
-                Way::Sandbox(*task, servers.clone())
-            }),
-    )
+    Some(table.viewer(client)?.way.clone())
 }
 
 /// Serves a UDP socket.

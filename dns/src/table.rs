@@ -17,7 +17,10 @@ use model::{
     Protocol, SandboxId, Subnet, names,
 };
 
-use crate::wire::{self, Name};
+use crate::{
+    cache::Way,
+    wire::{self, Name},
+};
 
 /// TTL of our positive answers in seconds.
 pub const ANSWER_TTL: u32 = 2;
@@ -57,8 +60,8 @@ pub(crate) struct Viewer {
     zones: Vec<usize>,
     /// Its stack's name as DNS labels.
     stack: Option<Vec<u8>>,
-    /// Resolvers that the user set for names outside the cluster, asked from inside this sandbox.
-    pub(crate) servers: Option<(SandboxId, Vec<IpAddr>)>,
+    /// Whom other names are asked of.
+    pub(crate) way: Way,
     /// A network outside the cluster, such as Docker's bridge, gives the container its default
     /// route.
     leaves_elsewhere: bool,
@@ -131,7 +134,10 @@ impl Table {
                     .stack
                     .as_ref()
                     .and_then(|stack| wire::labels(&stack.to_ascii_lowercase())),
-                servers: (!servers.is_empty()).then(|| (id.into(), servers.clone())),
+                way: match servers.is_empty() {
+                    true => Way::Host,
+                    false => Way::Sandbox(id.into(), servers.clone()),
+                },
                 leaves_elsewhere: false,
             };
             self.add_sandbox(config, id.into(), viewer, task.endpoints.iter());
@@ -139,6 +145,10 @@ impl Table {
         for (&id, container) in &config.containers {
             let endpoints = container.endpoints.iter().map(|joint| &joint.id);
             let viewer = Viewer {
+                way: match container.has_engine() {
+                    true => Way::Engine(id),
+                    false => Way::Host,
+                },
                 leaves_elsewhere: container.leaves_elsewhere,
                 ..Viewer::default()
             };

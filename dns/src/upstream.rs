@@ -16,7 +16,10 @@ use futures::{
     future::{BoxFuture, Shared},
     stream::FuturesUnordered,
 };
-use model::SandboxId;
+use model::{
+    SandboxId,
+    names::{ASKS_ENGINE, RESOLVER},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, UdpSocket},
@@ -153,7 +156,9 @@ impl Upstream {
                     .await
                     .map_err(Arc::new);
                 hold(&upstream.asked).remove(&asked);
-                if let Ok(answer) = &answer {
+                if let Ok(answer) = &answer
+                    && key.way.may_be_kept()
+                {
                     hold(&upstream.cache).put(key, answer.clone(), Instant::now());
                 }
                 answer
@@ -184,16 +189,14 @@ impl Upstream {
                     .collect(),
                 "the service's --dns".to_owned(),
             ),
+            Way::Engine(_) => (vec![(RESOLVER, PORT).into()], "the engine's log".to_owned()),
         };
         resolvers.retain(|resolver| !is_ourselves(resolver.ip(), &exchange.key.way, ourselves));
         resolvers.truncate(MAX_RESOLVERS);
         if resolvers.is_empty() {
             return Err(Unanswered::NoResolver(source));
         }
-        let sandbox = match exchange.key.way {
-            Way::Host => None,
-            Way::Sandbox(sandbox, _) => Some(sandbox),
-        };
+        let sandbox = exchange.key.way.sandbox();
         let servers: Vec<Server> = resolvers.iter().map(|&at| (sandbox, at)).collect();
         let found = self.in_turn(&exchange, &servers).await;
         found.ok_or(Unanswered::Silent(resolvers, source))
@@ -288,10 +291,10 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Our own resolvers are at gateways and, in sandboxes, at the address that Docker has its at: on a
-/// host that is a container of Docker's, that one is another's.
+/// host that is a container of Docker's, and in one, that one is another's.
 fn is_ourselves(resolver: IpAddr, way: &Way, ourselves: &BTreeSet<IpAddr>) -> bool {
     ourselves.contains(&resolver)
-        || *way != Way::Host && resolver == IpAddr::V4(model::names::RESOLVER)
+        || matches!(way, Way::Sandbox(..)) && resolver == IpAddr::V4(RESOLVER)
 }
 
 /// Takes a question off the list if the last who waits for it goes.
@@ -342,13 +345,9 @@ impl Exchange<'_> {
     }
 
     async fn udp(&self, resolver: SocketAddr, edns: Option<u8>) -> io::Result<Foreign> {
-        let any: IpAddr = if resolver.is_ipv6() {
-            Ipv6Addr::UNSPECIFIED.into()
-        } else {
-            Ipv4Addr::UNSPECIFIED.into()
-        };
+        let source = self.source(resolver);
         let make = move || {
-            let socket = std::net::UdpSocket::bind((any, 0))?;
+            let socket = std::net::UdpSocket::bind(source)?;
             socket.set_nonblocking(true).map(|()| socket)
         };
         let socket = UdpSocket::from_std(self.made(make).await?)?;
@@ -377,12 +376,13 @@ impl Exchange<'_> {
     }
 
     async fn tcp(&self, resolver: SocketAddr, edns: Option<u8>) -> io::Result<Foreign> {
+        let source = self.source(resolver);
         let make = move || {
-            if resolver.is_ipv6() {
-                TcpSocket::new_v6()
-            } else {
-                TcpSocket::new_v4()
-            }
+            let socket = match source {
+                SocketAddr::V6(_) => TcpSocket::new_v6()?,
+                SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            };
+            socket.bind(source).map(|()| socket)
         };
         let mut stream = self.made(make).await?.connect(resolver).await?;
         let id: u16 = rand::random();
@@ -396,18 +396,28 @@ impl Exchange<'_> {
         Foreign::parse(&answer, id, &self.question).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
+    /// The address that a resolver is asked from.
+    fn source(&self, resolver: SocketAddr) -> SocketAddr {
+        let address: IpAddr = match (&self.key.way, resolver) {
+            (Way::Engine(_), _) => ASKS_ENGINE.into(),
+            (_, SocketAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+            (_, SocketAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        (address, 0).into()
+    }
+
     /// A socket, made where it is to be.
     async fn made<S: Send + 'static>(
         &self,
         make: impl Fn() -> io::Result<S> + Send + Sync + 'static,
     ) -> io::Result<S> {
-        let (Way::Sandbox(task, _), Some(enter)) = (&self.key.way, self.enter) else {
+        let (Some(sandbox), Some(enter)) = (self.key.way.sandbox(), self.enter) else {
             return make();
         };
-        let (task, enter) = (*task, enter.clone());
+        let enter = enter.clone();
         let inside = move || {
             let mut made = None;
-            enter(task, &mut || {
+            enter(sandbox, &mut || {
                 made = Some(make()?);
                 Ok(())
             })?;
@@ -426,10 +436,7 @@ mod tests {
     #[test]
     fn our_own_addresses_are_known_from_where_they_are_asked() {
         let gateway: IpAddr = "10.0.9.1".parse().unwrap();
-        let (ours, dockers) = (
-            BTreeSet::from([gateway]),
-            IpAddr::V4(model::names::RESOLVER),
-        );
+        let (ours, dockers) = (BTreeSet::from([gateway]), IpAddr::V4(RESOLVER));
         let task = Way::Sandbox(SandboxId(1), Vec::new());
         let is = |resolver, way: &Way| is_ourselves(resolver, way, &ours);
         assert_eq!(
@@ -440,7 +447,7 @@ mod tests {
             ],
             [true; 3]
         );
-        assert!(!is(dockers, &Way::Host));
+        assert!(!is(dockers, &Way::Host) && !is(dockers, &Way::Engine(SandboxId(1))));
     }
 
     #[tokio::test]

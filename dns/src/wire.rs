@@ -86,6 +86,12 @@ impl Name {
     }
 }
 
+/// Whether a name in wire form, without the root's zero, is of one label.
+pub(crate) fn is_single_label(name: &[u8]) -> bool {
+    name.split_first()
+        .is_some_and(|(length, label)| usize::from(*length) == label.len())
+}
+
 /// Labels with their lengths, as they are; `None` if it cannot be a name.
 pub(crate) fn labels(text: &str) -> Option<Vec<u8>> {
     let mut wire = Vec::with_capacity(text.len() + 1);

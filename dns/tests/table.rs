@@ -389,10 +389,10 @@ fn forwarding_serves_containers_that_leave_by_a_foreign_network() {
         ask(&host, VAULT, "10.0.11.5", "safe.", RecordType::A),
         "10.0.11.2"
     );
-    assert_eq!(
-        ask(&host, VAULT, "10.0.11.6", "example.com.", RecordType::A),
-        "Internal"
-    );
+    // Its engine may know a name of its own, and may lead no other one outside.
+    let others = ["db.", "example.com.", "8.8.8.8.in-addr.arpa."];
+    let others = others.map(|name| ask(&host, VAULT, "10.0.11.6", name, RecordType::A));
+    assert_eq!(others, ["Forward", "Internal", "Internal"]);
 }
 
 #[test]

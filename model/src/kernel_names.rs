@@ -15,11 +15,15 @@ const NEWBORN: &str = "n";
 /// Inside a network's namespace: the device to the host.
 pub const UPLINK: &str = "up0";
 
-/// Where a sandbox on a LAN, which has no gateway of ours, asks for names: as Docker's, port 53.
+/// Where a sandbox on a LAN, which has no gateway of ours, and a container of Docker Engine ask for
+/// names: port 53.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 /// Where that is translated to: port 53 itself is left to the task. Below the ports that Linux
 /// gives out by itself.
 pub const RESOLVER_PORT: u16 = 31_053;
+/// Inside a container of Docker Engine: where our resolver asks the engine's from. Any other
+/// source's questions are led to ours.
+pub const ASKS_ENGINE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 12);
 
 /// The longest interface name, in bytes (`IFNAMSIZ` without the zero at its end).
 const LONGEST: usize = 15;

@@ -301,6 +301,13 @@ pub struct ContainerConfig {
     pub leaves_elsewhere: bool,
 }
 
+impl ContainerConfig {
+    /// Whether its runtime has a resolver of its own inside: Docker Engine's at 127.0.0.11.
+    pub fn has_engine(&self) -> bool {
+        self.runtime == ContainerRuntime::Docker
+    }
+}
+
 /// An endpoint of a container of others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerEndpoint {
@@ -385,33 +392,23 @@ pub enum Unread {
 }
 
 impl NodeConfig {
-    /// The sandboxes on this host that have a port of a LAN.
-    pub fn sandboxes_on_lan(&self) -> impl Iterator<Item = SandboxId> {
-        let tasks = self
-            .tasks
+    /// The sandboxes on this host with a resolver of their own inside: those with a port of a LAN,
+    /// and the containers of Docker Engine.
+    pub fn resolving(&self) -> impl Iterator<Item = SandboxId> {
+        let tasks = self.tasks.iter();
+        let tasks = tasks.filter(|(_, task)| task.is_on_lan(self));
+        let containers = self
+            .containers
             .iter()
-            .filter(|(_, task)| task.is_on_lan(self))
-            .map(|(&id, _)| id.into());
-        let on_lan = |container: &ContainerConfig| {
-            self.any_on_lan(container.endpoints.iter().map(|joint| &joint.id))
-        };
-        tasks.chain(
-            self.containers
-                .iter()
-                .filter(move |(_, container)| on_lan(container))
-                .map(|(&id, _)| id),
-        )
+            .filter(|(_, container)| container.has_engine() || self.is_on_lan(container));
+        tasks
+            .map(|(&id, _)| id.into())
+            .chain(containers.map(|(&id, _)| id))
     }
 
-    /// Endpoints whose devices Docker Engine moves from the host into a container.
-    pub fn handed(&self) -> impl Iterator<Item = EndpointId> {
-        let joints = self
-            .containers
-            .values()
-            .flat_map(|container| &container.endpoints);
-        joints
-            .filter(|joint| joint.interface.is_none())
-            .map(|joint| joint.id)
+    /// Whether a container has a port of a LAN.
+    pub fn is_on_lan(&self, container: &ContainerConfig) -> bool {
+        self.any_on_lan(container.endpoints.iter().map(|joint| &joint.id))
     }
 
     /// Kernel name of a sandbox's namespace on this host.

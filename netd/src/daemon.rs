@@ -1,6 +1,7 @@
 //! State shared by the daemon's parts: membership, desired state, progress of the kernel.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -56,6 +57,8 @@ pub struct Daemon {
             dataplane::Dataplane,
         )>,
     >,
+    /// Whose resolvers of names stand.
+    pub serving: watch::Sender<BTreeSet<dns::Audience>>,
     /// Its part in a cluster, while it has one.
     pub member: watch::Sender<Option<Member>>,
     /// Held while that changes.

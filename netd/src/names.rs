@@ -1,21 +1,22 @@
-//! Runs the DNS resolvers of this host: one at the gateway addresses of every overlay, and one in
-//! every sandbox on a LAN, which has no gateway of ours. Sockets are made inside the namespace and
+//! Runs the DNS resolvers of this host: one at the gateway addresses of every overlay, one in every
+//! sandbox on a LAN, which has no gateway of ours, and one in every container of Docker Engine,
+//! which asks 127.0.0.11. Sockets are made inside the namespace and
 //! belong to it; a replaced namespace gets new ones.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dataplane::{Status, namespace};
-use dns::{Audience, Limits, Listener, ServerHandle, Table, Upstream};
+use dns::{Audience, Enter, Limits, Listener, ServerHandle, Table, Upstream};
 use model::{
-    NetworkId, NodeConfig,
+    NodeConfig,
     names::{self, Namespace},
 };
 use nix::sys::socket::{setsockopt, sockopt};
@@ -23,6 +24,11 @@ use tokio::sync::watch;
 
 /// Interval at which namespaces that vanished without notice are looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Interval at which sockets are tried in a namespace that has just been made: its loopback is not
+/// up yet.
+const LOOK_SOON: Duration = Duration::from_millis(5);
+/// Time after which that is no longer a matter of moments.
+const SOON: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
 /// Receive buffer of a resolver in bytes: some thousand queries.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -34,17 +40,17 @@ struct Resolver {
 }
 
 /// Serves names until dropped. The table changes before the kernel does: a name is known when its
-/// address works.
+/// address works. `serving` is told whose resolvers stand.
 pub(crate) async fn serve(
     mut config: watch::Receiver<Arc<NodeConfig>>,
     mut status: watch::Receiver<Arc<Status>>,
+    serving: &watch::Sender<BTreeSet<Audience>>,
 ) {
     let mut current = config.borrow_and_update().clone();
     let (table, tables) = watch::channel(Table::of(&current));
-    let upstream = Arc::new(Upstream::system().inside(Arc::new(|task, work| {
-        namespace::within(&names::sandbox_namespace(task), work)?
-    })));
-    let mut resolvers: BTreeMap<(Audience, u16), Resolver> = BTreeMap::new();
+    let upstream = Arc::new(Upstream::system().inside(enter(config.clone())));
+    let mut resolvers: BTreeMap<Audience, Resolver> = BTreeMap::new();
+    let mut refused: BTreeMap<Audience, Instant> = BTreeMap::new();
     loop {
         let newest = config.borrow_and_update().clone();
         if !Arc::ptr_eq(&newest, &current) {
@@ -52,22 +58,24 @@ pub(crate) async fn serve(
             current = newest;
         }
         let wanted = wanted(&current);
-        resolvers.retain(|at, resolver| {
+        resolvers.retain(|audience, resolver| {
             // One that lost its name is given it back; one that was replaced has to lose its last
             // sockets.
-            wanted.contains_key(at)
+            wanted.contains_key(audience)
                 && resolver.server.is_whole()
-                && namespace_inode(&namespace_of(at.0, &current))
+                && namespace_inode(&namespace_of(*audience, &current))
                     .is_none_or(|inode| inode == resolver.namespace)
         });
-        for ((audience, port), addresses) in wanted {
+        refused.retain(|audience, _| wanted.contains_key(audience));
+        for (audience, addresses) in wanted {
             let namespace = namespace_of(audience, &current);
-            let missing = !resolvers.contains_key(&(audience, port));
+            let missing = !resolvers.contains_key(&audience);
             let Some(inode) = namespace_inode(&namespace).filter(|_| missing) else {
                 continue;
             };
-            match listen(audience, namespace, port, addresses).await {
+            match listen(audience, namespace, addresses).await {
                 Ok(listener) => {
+                    refused.remove(&audience);
                     let server = dns::serve(
                         listener,
                         tables.clone(),
@@ -75,70 +83,61 @@ pub(crate) async fn serve(
                         Limits::default(),
                     );
                     resolvers.insert(
-                        (audience, port),
+                        audience,
                         Resolver {
                             namespace: inode,
                             server,
                         },
                     );
                 }
-                // The address is not there yet: the data plane's next status wakes us.
+                // The address is not there yet.
                 Err(error) => {
+                    refused.entry(audience).or_insert_with(Instant::now);
                     tracing::debug!(?audience, %error, "cannot open a resolver's socket yet")
                 }
             }
         }
+        serving.send_if_modified(|known| {
+            let is_same = known.iter().eq(resolvers.keys());
+            if !is_same {
+                *known = resolvers.keys().copied().collect();
+            }
+            !is_same
+        });
+        let is_young = refused.values().any(|since| since.elapsed() < SOON);
+        let pause = if is_young { LOOK_SOON } else { LOOK_AGAIN };
         tokio::select! {
             changed = config.changed() => if changed.is_err() { return },
             changed = status.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-/// Where this host should answer questions, by port.
-fn wanted(config: &NodeConfig) -> BTreeMap<(Audience, u16), Vec<IpAddr>> {
-    let gateways = |id: &NetworkId| {
-        config
-            .networks
-            .get(id)
-            .into_iter()
-            .flat_map(|network| &network.subnets)
-    };
-    let at = |id: NetworkId, port| {
-        (
-            (Audience::Network(id), port),
-            gateways(&id).map(|lease| lease.gateway).collect(),
-        )
-    };
+/// Takes the resolver's own questions into the sandbox of who asks.
+fn enter(config: watch::Receiver<Arc<NodeConfig>>) -> Enter {
+    Arc::new(move |sandbox, work| {
+        let namespace = config.borrow().namespace_of(sandbox).name();
+        namespace::within(&namespace, work)?
+    })
+}
+
+/// Where this host should answer questions.
+fn wanted(config: &NodeConfig) -> BTreeMap<Audience, Vec<SocketAddr>> {
     let overlays = config
         .networks
         .iter()
         .filter(|(_, network)| network.driver.parent().is_none());
-    let asked = overlays.map(|(&id, _)| at(id, DNS_PORT));
-    // The engines of containers ask others, and are led to a port whose answers are tracked.
-    let networks = config
-        .handed()
-        .filter_map(|id| Some(config.endpoints.get(&id)?.network));
-    let is_overlay = |id: &NetworkId| {
-        config
-            .networks
-            .get(id)
-            .is_some_and(|network| network.driver.parent().is_none())
-    };
-    let passed_on = networks
-        .filter(is_overlay)
-        .map(|id| at(id, names::RESOLVER_PORT));
-    let sandbox = |id| {
-        (
-            (Audience::Sandbox(id), names::RESOLVER_PORT),
-            vec![IpAddr::V4(names::RESOLVER)],
-        )
-    };
-    asked
-        .chain(passed_on)
-        .chain(config.sandboxes_on_lan().map(sandbox))
-        .collect()
+    let at_gateways = overlays.map(|(&id, network)| {
+        let gateways = network.subnets.iter().map(|lease| lease.gateway);
+        let at = gateways.map(|gateway| (gateway, DNS_PORT).into()).collect();
+        (Audience::Network(id), at)
+    });
+    let inside = SocketAddr::from((names::RESOLVER, names::RESOLVER_PORT));
+    let in_sandboxes = config
+        .resolving()
+        .map(|id| (Audience::Sandbox(id), vec![inside]));
+    at_gateways.chain(in_sandboxes).collect()
 }
 
 fn namespace_of(audience: Audience, config: &NodeConfig) -> String {
@@ -159,13 +158,8 @@ fn namespace_inode(name: &str) -> Option<u64> {
 async fn listen(
     audience: Audience,
     namespace: String,
-    port: u16,
-    addresses: Vec<IpAddr>,
+    addresses: Vec<SocketAddr>,
 ) -> io::Result<Listener> {
-    let addresses: Vec<SocketAddr> = addresses
-        .into_iter()
-        .map(|address| (address, port).into())
-        .collect();
     let bind = move || -> io::Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
         addresses.iter().try_for_each(|&address| reach(address))?;
         let udp = addresses.iter().map(|&address| {

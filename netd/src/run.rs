@@ -70,6 +70,7 @@ pub async fn run(options: Options) -> Result<Ended, Failure> {
         hostname,
         desired: watch::Sender::new(Arc::new(NodeConfig::empty(NodeId(0)))),
         dataplane: watch::Sender::new(None),
+        serving: watch::Sender::default(),
         member: watch::Sender::new(None),
         membership: tokio::sync::Mutex::new(()),
         unkept: watch::Sender::default(),
@@ -199,7 +200,11 @@ async fn host(daemon: Arc<Daemon>) -> Result<(), Failure> {
         sandboxes,
         tasks,
     );
-    let names = tokio::spawn(names::serve(daemon.desired.subscribe(), status.clone()));
+    let names = {
+        let (daemon, status) = (daemon.clone(), status.clone());
+        let desired = daemon.desired.subscribe();
+        tokio::spawn(async move { names::serve(desired, status, &daemon.serving).await })
+    };
     let tell_systemd = async {
         status.clone().wait_for(|status| status.settled).await.ok();
         notify::ready().unwrap_or_else(|error| tracing::warn!(%error, "cannot notify systemd"));

@@ -15,6 +15,19 @@ pub struct Change {
     pub steps: Vec<Step>,
 }
 
+impl Change {
+    /// The same on a kernel whose tables stay until they are deleted.
+    pub fn of_kernel(&self) -> Self {
+        let mut change = self.clone();
+        for step in &mut change.steps {
+            if let Step::AddTable(lifetime) = step {
+                *lifetime = Lifetime::Kernel;
+            }
+        }
+        change
+    }
+}
+
 /// One step of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -82,8 +95,8 @@ impl fmt::Display for Step {
 
 /// What to change so that the table is as desired (`None`: is not there). `None`: it is. Only
 /// changed elements and the rules of changed chains are touched; the table is made anew only if it
-/// is missing, switched off, of another lifetime, or has a chain or set of one of our names that is another kind of
-/// thing, which cannot be changed in place.
+/// is missing, switched off, of another lifetime, or has a chain or set of one of our names that is
+/// another kind of thing, which cannot be changed in place.
 pub fn difference(desired: Option<&Ruleset>, observed: Option<&Ruleset>) -> Option<Change> {
     let table = desired.or(observed)?;
     let steps = match (desired, observed) {

@@ -83,6 +83,17 @@ pub enum NftError {
 }
 
 impl NftError {
+    /// Whether a change was refused because the kernel does not know what it asks for.
+    pub fn is_unknown(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                reason: Errno::EINVAL | Errno::EOPNOTSUPP,
+                ..
+            }
+        )
+    }
+
     /// What to do about it.
     pub fn next(&self) -> &'static str {
         match self {

@@ -152,7 +152,9 @@ fn the_guards_are_read_back_as_written() {
             guard::claims(&sources),
             guard::names(),
         ];
-        let guards = guards.into_iter().chain([guard::untracked_names()]);
+        let guards = guards
+            .into_iter()
+            .chain([guard::untracked_names(), guard::instead_of_engine()]);
         for desired in guards.chain([border(&Border::default()), border(&full), border(&smaller)]) {
             put(&mut socket, &desired);
             assert_settled(&mut socket, &desired);

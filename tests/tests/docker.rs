@@ -482,7 +482,8 @@ fn beside_the_engines_own(engines: &Engines) {
     let (lab, docker) = (&engines.lab, |line: &str| engines.docker("h1", line).ok());
     lab.exec("h1", &["ip", "address", "add", "192.0.2.8", "dev", "lo"])
         .ok();
-    let outside = ["python3", "-c", include_str!("names/server.py")];
+    let server = include_str!("names/server.py");
+    let outside = ["python3", "-c", server, "192.0.2.8"];
     let mut outside = lab
         .command("h1", &outside)
         .stdout(Stdio::null())

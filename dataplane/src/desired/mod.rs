@@ -177,7 +177,7 @@ impl Desired {
                     let mtu = overlay::mtu(network, own, ground.underlay.link);
                     match &local.interface {
                         Some(inner) => desired.overlay_endpoint(local, inner, network, mtu),
-                        None => desired.handed_endpoint(local, network, mtu),
+                        None => desired.handed_endpoint(local, network, mtu, ground),
                     }
                 }
                 (DriverConfig::Overlay { .. }, None) => {

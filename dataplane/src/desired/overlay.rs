@@ -14,8 +14,8 @@ use super::{
         Failure,
         state::{AddressForm, FdbKey, Kind, Link, Place, Route, RouteKey, Space, Vxlan},
     },
-    Desired, ETHERNET_MTU, FOREIGN, Local, QUIET, Setting, Underlay, default_of, host_subnet,
-    lease_of, set_all, set_link, way_out,
+    Desired, ETHERNET_MTU, FOREIGN, Ground, Local, QUIET, Setting, Underlay, default_of,
+    host_subnet, lease_of, set_all, set_link, way_out,
 };
 
 /// Minimum MTU of IPv6 links (RFC 8200 section 5): next hops are IPv6, whatever the network's
@@ -304,13 +304,23 @@ impl Desired {
     /// The network's end of a device that Docker moves into a container. The container resolves the
     /// gateway's address; for IPv6 neighbour discovery only a holder of the address on this link
     /// may answer.
-    pub(super) fn handed_endpoint(&mut self, local: &Local<'_>, network: &NetworkConfig, mtu: u32) {
+    pub(super) fn handed_endpoint(
+        &mut self,
+        local: &Local<'_>,
+        network: &NetworkConfig,
+        mtu: u32,
+        ground: &Ground,
+    ) {
         let kind = Kind::Handed {
             peer: names::handed_link(local.id),
             mac: local.endpoint.mac,
         };
         let outer = self.outer_end(local, network, kind, mtu);
         self.handed.insert(local.id);
+        if ground.alive.contains(&local.sandbox) {
+            // Its questions for names are redirected there.
+            self.space(local.place());
+        }
         let space = self.space(Place::Inside(Namespace::Network(local.endpoint.network)));
         for lease in local
             .endpoint

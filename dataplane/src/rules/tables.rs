@@ -13,7 +13,7 @@ use model::{
     BalancerKind,
     names::{self, LinkName, Namespace},
 };
-use nftables::{Change, Family, Monitor, NftError, Ruleset, Socket};
+use nftables::{Change, Family, Lifetime, Monitor, NftError, Ruleset, Socket};
 use rules::published;
 use tracing::warn;
 
@@ -53,6 +53,8 @@ pub(super) struct Tables {
     pub passage: Passage,
     /// Whether the monitor has failed.
     pub deaf: bool,
+    /// The kernel knows no tables that go with their socket (before Linux 5.12): they stay.
+    lasting: bool,
     /// Time when the kernel refused the short way; all packets take the long one.
     refused: Option<Instant>,
 }
@@ -105,6 +107,7 @@ impl Tables {
             reads: 0,
             passage: Passage::default(),
             deaf: false,
+            lasting: false,
             refused: None,
         })
     }
@@ -219,7 +222,12 @@ impl Tables {
         for &family in to_read {
             self.reads += 1;
             match nftables::observe(&mut self.socket, family, names::TABLE)? {
-                Some(found) => drop(known.tables.insert(family, Arc::new(found))),
+                Some(mut found) => {
+                    if self.lasting {
+                        found.lifetime = Lifetime::Socket;
+                    }
+                    known.tables.insert(family, Arc::new(found));
+                }
                 None => drop(known.tables.remove(&family)),
             }
         }
@@ -232,7 +240,7 @@ impl Tables {
     fn change(&mut self, change: &Change, made: Option<&Arc<Ruleset>>) -> Result<(), NftError> {
         let known = self.known.take();
         let before = nftables::generation(&mut self.socket)?;
-        nftables::apply(&mut self.socket, change)?;
+        self.make(change)?;
         let generation = before.wrapping_add(1);
         // What is heard of now is our own change, or tells in the generation.
         self.monitor.forget();
@@ -255,6 +263,18 @@ impl Tables {
                 }
             });
         Ok(())
+    }
+
+    fn make(&mut self, change: &Change) -> Result<(), NftError> {
+        let of_kernel = change.of_kernel();
+        match nftables::apply(&mut self.socket, change) {
+            Err(error) if error.is_unknown() && *change != of_kernel => {
+                nftables::apply(&mut self.socket, &of_kernel)?;
+                self.lasting = true;
+                Ok(())
+            }
+            made => made,
+        }
     }
 
     /// If the balancer's were the only changes of nftables, the tables need not be read again.

@@ -2,18 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
 };
 
 use ipvs::Table;
 use model::{
-    BalancerKind, DriverConfig, EndpointId, Mac, NetworkConfig, NetworkId, NodeConfig, Vni,
-    names::{self, LinkName, Namespace},
+    BalancerKind, ContainerConfig, DriverConfig, Mac, NetworkConfig, NetworkId, NodeConfig,
+    SandboxId, Vni,
+    names::{LinkName, Namespace},
 };
 use nftables::{Family, Rule, Ruleset};
 use rules::{
-    guard::{self, Border, PassedOn, Secret},
+    guard::{self, Border, Secret},
     published::{self, Led},
     shortcut::{self, Devices},
 };
@@ -66,8 +66,6 @@ pub struct Grounds {
     pub observed: Arc<Observed>,
     /// The ports that lead into networks.
     pub open: Arc<Open>,
-    /// The resolvers that engines of containers ask for them.
-    pub asked: BTreeSet<IpAddr>,
 }
 
 /// The rules of each namespace.
@@ -79,15 +77,15 @@ pub fn wanted(grounds: &Grounds) -> WantedRules {
     let host = (Place::Host, grounds.host());
     let all = std::iter::once(host)
         .chain(grounds.networks(&overlays))
-        .chain(sandboxes(&grounds.config, &grounds.asked));
+        .chain(grounds.sandboxes());
     all.map(|(place, wanted)| (place, Arc::new(wanted)))
         .collect()
 }
 
 /// The same, where it is known what was asked for earlier: only networks that differ are made anew.
 pub fn rewanted(before: &Grounds, last: &WantedRules, grounds: &Grounds) -> WantedRules {
-    let changed = Changed::between(&before.config, &grounds.config)
-        .filter(|_| before.open == grounds.open && before.asked == grounds.asked);
+    let changed =
+        Changed::between(&before.config, &grounds.config).filter(|_| before.open == grounds.open);
     let Some(changed) = changed else {
         return wanted(grounds);
     };
@@ -103,7 +101,7 @@ pub fn rewanted(before: &Grounds, last: &WantedRules, grounds: &Grounds) -> Want
     let mut networks: BTreeSet<NetworkId> = moved.filter(is_moved).collect();
     networks.extend(changed.networks.iter().chain(&changed.services));
     let mut next = last.clone();
-    // Those on a LAN are few, and each depends on all of its networks.
+    // Those on a LAN are few, and each depends on all of its networks; the others' are all alike.
     next.retain(|place, _| match place {
         Place::Host => true,
         Place::Inside(Namespace::Network(network)) => !networks.contains(network),
@@ -125,7 +123,7 @@ pub fn rewanted(before: &Grounds, last: &WantedRules, grounds: &Grounds) -> Want
             next.insert(place, same.cloned().unwrap_or(wanted));
         }
     }
-    for (place, wanted) in sandboxes(&grounds.config, &grounds.asked) {
+    for (place, wanted) in grounds.sandboxes() {
         let same = last.get(&place).filter(|last| ***last == wanted);
         next.insert(place, same.cloned().unwrap_or_else(|| Arc::new(wanted)));
     }
@@ -200,11 +198,8 @@ impl Grounds {
         changed: &Changed,
     ) -> Option<Arc<Wanted>> {
         let (config, open) = (&self.config, &self.open);
-        let is_plain = !open.networks.contains_key(&network)
-            && !open.answers.contains_key(&network)
-            && [config, &before.config]
-                .iter()
-                .all(|config| passed_on(config, network, &self.asked).is_empty());
+        let is_plain =
+            !open.networks.contains_key(&network) && !open.answers.contains_key(&network);
         let place = Place::Inside(Namespace::Network(network));
         let spaces = [before, self].map(|it| it.observed.spaces.get(&place));
         let is_wide = spaces.iter().flatten().all(|space| !has_narrow(space));
@@ -259,7 +254,6 @@ impl Grounds {
             .get(&network)
             .into_iter()
             .fold(guard, published::answer);
-        let guard = guard::passed_on(guard, &passed_on(config, network, &self.asked));
         let found = members.devices(config, network, space);
         let subnets = record.subnets.iter().map(|lease| lease.subnet).collect();
         Some(Wanted {
@@ -272,71 +266,47 @@ impl Grounds {
             devices: found.iter().flat_map(numbers).collect(),
         })
     }
-}
 
-/// What the engines of containers ask for them.
-fn passed_on(config: &NodeConfig, network: NetworkId, asked: &BTreeSet<IpAddr>) -> Vec<PassedOn> {
-    let Some(record) = config.networks.get(&network) else {
-        return Vec::new();
-    };
-    let is_here = |id: &EndpointId| {
-        config
-            .endpoints
-            .get(id)
-            .is_some_and(|endpoint| endpoint.network == network)
-    };
-    let handed = config.handed().filter(is_here);
-    let questions = |id| {
-        asked.iter().filter_map(move |&asked| {
-            let lease = record
-                .subnets
-                .iter()
-                .find(|lease| lease.gateway.is_ipv4() == asked.is_ipv4())?;
-            Some(PassedOn {
-                link: names::endpoint_link(id),
-                asked,
-                resolver: lease.gateway,
-            })
-        })
-    };
-    handed.flat_map(questions).collect()
-}
+    /// The sandboxes that names or virtual IPs are translated in. Those on a LAN have no namespace
+    /// of ours on their packets' way: they do it by themselves.
+    fn sandboxes(&self) -> impl Iterator<Item = (Place, Wanted)> {
+        let config = &self.config;
+        let places = config
+            .resolving()
+            .map(|sandbox| (sandbox, Place::Inside(config.namespace_of(sandbox))));
+        // A container's namespace may not be there yet.
+        let there = places
+            .filter(|(_, place)| !place.is_foreign() || self.observed.spaces.contains_key(place));
+        there.map(|(sandbox, place)| (place, self.sandbox(sandbox)))
+    }
 
-/// Sandboxes on a LAN have no namespace of ours on their packets' way: they do by themselves.
-fn sandboxes(
-    config: &NodeConfig,
-    asked: &BTreeSet<IpAddr>,
-) -> impl Iterator<Item = (Place, Wanted)> {
-    config.sandboxes_on_lan().map(|sandbox| {
+    fn sandbox(&self, sandbox: SandboxId) -> Wanted {
+        let config = &self.config;
         let container = config.containers.get(&sandbox);
-        let has_engine = container
-            .is_some_and(|container| container.endpoints.iter().all(|it| it.interface.is_none()));
-        let services = Some(Table::of_sandbox(config, sandbox));
+        let is_on_lan = container.is_none_or(|container| config.is_on_lan(container));
+        let services = is_on_lan.then(|| Table::of_sandbox(config, sandbox));
         // Without a virtual IP nothing is tracked there, and no rule costs anything.
         let tracks = services
             .as_ref()
             .is_some_and(|table| !table.services.is_empty());
-        let rulesets = match has_engine {
-            true => vec![Arc::new(guard::passed_on_inside(asked.iter().copied()))],
+        let rulesets = match container.is_some_and(ContainerConfig::has_engine) {
+            true => vec![guard::instead_of_engine()],
             false => std::iter::once(guard::names())
                 .chain(tracks.then(guard::untracked_names))
-                .map(Arc::new)
                 .collect(),
         };
-        // Their packets come from the namespace itself, where nftables costs those of virtual IPs
-        // only.
-        let engine = BalancerKind::Nftables;
-        let wanted = Wanted {
-            rulesets,
+        Wanted {
+            rulesets: rulesets.into_iter().map(Arc::new).collect(),
             shortcut: None,
             services,
             led: None,
-            engine,
+            // Their packets come from the namespace itself, where nftables costs those of virtual
+            // IPs only.
+            engine: BalancerKind::Nftables,
             passage: None,
             devices: BTreeMap::new(),
-        };
-        (Place::Inside(config.namespace_of(sandbox)), wanted)
-    })
+        }
+    }
 }
 
 /// Whether less gets through to some endpoint than through the tunnel.

@@ -203,7 +203,6 @@ proptest! {
             config: Arc::new(view.clone()),
             observed: Arc::new(observed.clone()),
             open: Arc::new(Open::default()),
-            asked: BTreeSet::new(),
         };
         let mut last = grounds(&view, &observed);
         let mut rules = wanted(&last);

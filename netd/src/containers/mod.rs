@@ -14,6 +14,7 @@ use std::{
 };
 
 use model::Sandbox;
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 /// Where the kernel tells one boot from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -21,6 +22,10 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Opens the namespace at this path if it still is the one that is meant.
 pub(crate) fn open(path: &str, identity: Option<&str>) -> Option<File> {
     let file = File::open(path).ok()?;
+    // Its runtime makes a file and mounts the namespace on it in a second step.
+    if fstatfs(&file).ok()?.filesystem_type() != NSFS_MAGIC {
+        return None;
+    }
     let is_meant = identity.is_none_or(|identity| identify(&file).as_deref() == Some(identity));
     is_meant.then_some(file)
 }

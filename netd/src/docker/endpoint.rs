@@ -3,7 +3,6 @@
 
 use std::net::IpAddr;
 
-use dataplane::asked_by_engines;
 use model::{AddressWish, ContainerSpec, Kind, PublishSpec, Refusal, Sandbox, SubnetLease, names};
 
 use super::{
@@ -11,7 +10,6 @@ use super::{
     journal::{Hold, NetworkRecord, Pending},
     pool,
     ports::{free, publish},
-    ways::Ways,
     wire,
 };
 
@@ -94,7 +92,6 @@ impl Plugin {
             let left = Hold {
                 endpoint: None,
                 sandbox: None,
-                asks: None,
                 pending,
                 heard: super::now(),
                 ..hold
@@ -111,62 +108,26 @@ impl Plugin {
             .endpoint(&asked.endpoint)
             .ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
         let path = asked.sandbox_key;
-        let others = self.others(&key, &path);
-        let (endpoint, ways) = {
+        let endpoint = {
             let _turn = self.turn(&key).await;
             let hold = self
                 .journal
                 .holds
                 .get(&key)
                 .ok_or_else(|| unknown_endpoint(&asked.endpoint))?;
-            let ways = Ways::of(&record, &others);
             let hold = Hold {
                 sandbox: Some(path.clone()),
-                asks: ways.asks,
                 pending: None,
                 heard: super::now(),
                 ..hold
             };
             self.keep(self.journal.holds.put(&key, &hold))?;
-            (self.attach(&key, &hold).await?, ways)
+            self.attach(&key, &hold).await?
         };
         self.ready(&path, endpoint.id).await?;
         self.news.notify_one();
         let source = names::handed_link(endpoint.id).to_string();
-        let mut joined = joined(&record, &endpoint.addresses, source);
-        let networks = self
-            .journal
-            .networks
-            .all()
-            .into_values()
-            .filter(|network| network.lan && !network.removed);
-        let routers = networks
-            .flat_map(|network| network.subnets)
-            .map(|lease| lease.gateway)
-            .collect();
-        joined.static_routes.extend(ways.routes(
-            &record,
-            &endpoint.addresses,
-            &asked_by_engines(),
-            &routers,
-        ));
-        Ok(joined)
-    }
-
-    /// The container's other endpoints: their routes to resolvers, and their networks.
-    fn others(&self, key: &str, path: &str) -> Vec<(Option<u8>, NetworkRecord)> {
-        let holds = self.journal.holds.all().into_iter();
-        let others =
-            holds.filter(|(other, hold)| other != key && hold.sandbox.as_deref() == Some(path));
-        let network = |id| {
-            self.journal
-                .networks
-                .find(|_, record| record.network == Some(id))
-                .map(|(_, record)| record)
-        };
-        others
-            .filter_map(|(_, hold)| Some((hold.asks, network(hold.network)?)))
-            .collect()
+        Ok(joined(&record, &endpoint.addresses, source))
     }
 
     pub(super) async fn leave(&self, asked: wire::OfEndpoint) -> Result<wire::Nothing, Refusal> {
@@ -175,7 +136,7 @@ impl Plugin {
         };
         let _turn = self.turn(&key).await;
         if let Some(mut hold) = self.journal.holds.get(&key) {
-            (hold.sandbox, hold.asks, hold.heard) = (None, None, super::now());
+            (hold.sandbox, hold.heard) = (None, super::now());
             hold.traits.publish = Vec::new();
             hold.pending = hold.pending.or(Some(Pending::Leave));
             self.keep(self.journal.holds.put(&key, &hold))?;
@@ -302,12 +263,7 @@ fn joined(record: &NetworkRecord, addresses: &[IpAddr], source: String) -> wire:
         next_hop: String::new(),
     };
     let route = |lease: &&SubnetLease| match record.lan {
-        // The engine looks for the gateway beside a way by which names are asked for, which may be
-        // the same machine's.
-        true => vec![
-            on_link(lease.subnet.to_string()),
-            on_link(pool::alone(lease.gateway)),
-        ],
+        true => vec![on_link(lease.subnet.to_string())],
         false => {
             let (destination, next_hop) = (lease.subnet.to_string(), lease.gateway.to_string());
             vec![
@@ -383,7 +339,7 @@ mod tests {
         let found = joined(&record().on_lan(), &addresses[..1], String::new());
         assert_eq!(
             (routes(&found), found.gateway_ipv6.as_str()),
-            (vec![("10.0.9.0/24", ""), ("10.0.9.1/32", "")], "")
+            (vec![("10.0.9.0/24", "")], "")
         );
     }
 

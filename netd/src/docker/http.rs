@@ -277,6 +277,7 @@ mod tests {
             executor: Arc::new(agent::Exec::new(directory.to_owned(), "h1".to_owned())),
             desired: watch::Sender::new(Arc::new(NodeConfig::empty(NodeId(0)))),
             dataplane: watch::Sender::new(None),
+            serving: watch::Sender::default(),
             member: watch::Sender::new(None),
             membership: Mutex::new(()),
             unkept: watch::Sender::default(),

@@ -240,7 +240,6 @@ impl Plugin {
             added: None,
             endpoint: None,
             sandbox: None,
-            asks: None,
             traits: Default::default(),
             pending: None,
             since: super::now(),

@@ -109,9 +109,6 @@ pub(crate) struct Hold {
     pub endpoint: Option<String>,
     /// Where it is.
     pub sandbox: Option<String>,
-    /// By how many bits the prefixes are shorter that lead the engine's questions for names by it
-    /// (`ways`); `None`: they take another way.
-    pub asks: Option<u8>,
     /// Traits of its container.
     pub traits: ContainerTraits,
     /// Pending change that the cluster does not know yet.
@@ -317,7 +314,6 @@ mod tests {
             added: None,
             endpoint: None,
             sandbox: None,
-            asks: None,
             traits,
             pending: None,
             since: 1,

@@ -13,7 +13,6 @@ mod ports;
 mod refusal;
 mod relay;
 mod watch;
-mod ways;
 mod wire;
 
 use std::{
@@ -27,6 +26,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use dns::Audience;
 use model::{
     Command, Container, ContainerCommand, ContainerConfig, ContainerKey, ContainerRuntime,
     EndpointId, Failure, Kind, Millis, NodeConfig, Outcome, Question, Refusal,
@@ -40,6 +40,7 @@ pub use relay::relay;
 
 use crate::{
     cluster::{Patience, ask, propose},
+    containers,
     daemon::{Daemon, Member},
 };
 use journal::{Hold, Journal, Pending};
@@ -192,7 +193,8 @@ impl Plugin {
         }
     }
 
-    /// Waits until an endpoint's device is where it can be taken.
+    /// Waits until an endpoint's device is where it can be taken, and, in a sandbox that is there
+    /// already, names are answered. Engines before 28 make it afterwards.
     async fn ready(&self, path: &str, endpoint: EndpointId) -> Result<(), Refusal> {
         let is_meant = |entry: &ContainerConfig| {
             entry.path == path && entry.endpoints.iter().any(|joint| joint.id == endpoint)
@@ -206,7 +208,20 @@ impl Plugin {
             ready: READY,
             refused: READY,
         };
-        self.daemon.until_ready(find, patience).await.map(drop)
+        let config = self.daemon.until_ready(find, patience).await?;
+        let Some(sandbox) = find(&config).filter(|_| containers::open(path, None).is_some()) else {
+            return Ok(());
+        };
+        let audience = Audience::Sandbox(sandbox);
+        let mut serving = self.daemon.serving.subscribe();
+        let stands = serving.wait_for(|serving| serving.contains(&audience));
+        if timeout(READY, stands).await.is_err() {
+            tracing::warn!(
+                path,
+                "a container starts in which names are not answered yet"
+            );
+        }
+        Ok(())
     }
 
     /// Gives an endpoint and its addresses up. Its turn is the caller's.

@@ -9,7 +9,7 @@ use model::Subnet;
 use nftables::{Expression, Ip, Key, Rule, Set, SetRef, Type};
 
 pub use border::{Border, Secret, border, passage};
-pub use queries::{PassedOn, names, passed_on, passed_on_inside, untracked_names};
+pub use queries::{instead_of_engine, names, untracked_names};
 pub use sources::{Sources, claims, guard};
 
 /// `NF_IP_PRI_RAW`: before connection tracking.
@@ -57,7 +57,6 @@ pub(crate) struct Names {
     remotes: &'static str,
     routers: &'static str,
     resolvers: &'static str,
-    asked: &'static str,
 }
 
 pub(crate) fn set_names(version: Ip) -> Names {
@@ -70,7 +69,6 @@ pub(crate) fn set_names(version: Ip) -> Names {
             remotes: "remotes4",
             routers: "routers4",
             resolvers: "resolvers4",
-            asked: "asked4",
         },
         Ip::V6 => Names {
             subnets: "subnets6",
@@ -80,7 +78,6 @@ pub(crate) fn set_names(version: Ip) -> Names {
             remotes: "remotes6",
             routers: "routers6",
             resolvers: "resolvers6",
-            asked: "asked6",
         },
     }
 }

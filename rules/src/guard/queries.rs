@@ -1,83 +1,22 @@
 //! The rules that lead DNS queries to a resolver of ours.
 
-use std::net::IpAddr;
-
-use model::names::{self, LinkName};
+use model::names;
 use nftables::{
     Chain, Comparison, Expression, Family, Hook, Ip, Key, Kind, Meta, Nat, Rule, Ruleset, Set,
-    SetRef, Type, octets,
+    SetRef, Type,
 };
 
-use super::{BEFORE_TRACKING, DNS_PORT, IPPROTO_TCP, IPPROTO_UDP, set_names};
+use super::{BEFORE_TRACKING, DNS_PORT, IPPROTO_TCP, IPPROTO_UDP};
 
-/// Before virtual IPs (`NF_IP_PRI_NAT_DST`): DNS queries are not for them.
-const TRANSLATE_QUESTIONS: i32 = -110;
+/// Before virtual IPs and the engine's own rule (`NF_IP_PRI_NAT_DST`).
+const BEFORE_TRANSLATION: i32 = -110;
 const ETH_P_IP: u16 = 0x0800;
 
-/// DNS queries that Docker's resolver (127.0.0.11) forwards for a container, and the resolver that
-/// must answer them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PassedOn {
-    /// The container's link.
-    pub link: LinkName,
-    /// Whom the engine asks.
-    pub asked: IpAddr,
-    /// The network's resolver of the same family.
-    pub resolver: IpAddr,
-}
-
-/// Adds to a network's rules the redirection of these queries to the network's resolver.
-pub fn passed_on(ruleset: Ruleset, questions: &[PassedOn]) -> Ruleset {
-    if questions.is_empty() {
-        return ruleset;
-    }
-    let rule = |version| {
-        let question = question(version).load_link_in(0).destination(version, 4);
-        to_resolver(question.map(set_names(version).asked), version)
-    };
-    let chain = Chain::base(
-        Kind::Nat,
-        Hook::Prerouting,
-        TRANSLATE_QUESTIONS,
-        Ip::BOTH.map(rule).to_vec(),
-    );
-    Ip::BOTH
-        .into_iter()
-        .fold(ruleset.chain("passed-on", chain), |ruleset, version| {
-            let of_version = questions
-                .iter()
-                .filter(|question| Ip::of(question.asked) == version);
-            let elements = of_version.map(|to| {
-                (
-                    Key::of(&[&Key::link(to.link.as_str()), &octets(to.asked)]),
-                    octets(to.resolver),
-                )
-            });
-            ruleset.set(
-                set_names(version).asked,
-                Set::map(&[Type::Link, version.into()], version.into(), elements),
-            )
-        })
-}
-
-/// For a container on a LAN whose engine forwards queries to these addresses: redirects them to the
-/// resolver inside, which has no IPv6 address.
-pub fn passed_on_inside(asked: impl Iterator<Item = IpAddr>) -> Ruleset {
-    let rule = question(Ip::V4)
-        .destination(Ip::V4, 0)
-        .in_set(set_names(Ip::V4).asked);
-    let rule = to_resolver(rule.constant(&names::RESOLVER.octets()), Ip::V4);
-    let asked = asked.filter(IpAddr::is_ipv4).map(Key::address);
-    Ruleset::new(Family::Inet, names::TABLE)
-        .chain(
-            "passed-on",
-            Chain::base(Kind::Nat, Hook::Output, TRANSLATE_QUESTIONS, vec![rule]),
-        )
-        .set(set_names(Ip::V4).asked, Set::values(&[Type::Ipv4], asked))
-}
-
-/// What is asked at port 53.
-fn question(version: Ip) -> Rule {
+/// For a container of Docker Engine: redirects what it asks the engine's resolver, which has the
+/// same address, to ours. What ours asks the engine's in turn has a source of its own and passes.
+/// The table lasts as long as netd's socket: without netd the engine's resolver answers. The
+/// engine redirects, too, at the priority of `NF_IP_PRI_NAT_DST`: the first translation counts.
+pub fn instead_of_engine() -> Ruleset {
     let transports = Set::values(
         &[Type::Protocol],
         [IPPROTO_UDP, IPPROTO_TCP].map(|code| Key::of(&[&[code]])),
@@ -87,30 +26,42 @@ fn question(version: Ip) -> Rule {
         from: 0,
         invert: false,
     };
-    let rule = Rule::new()
-        .version(version)
+    let asked = Rule::new()
+        .version(Ip::V4)
         .with(Expression::Meta {
             key: Meta::L4proto,
             into: 0,
         })
-        .with(transports);
-    rule.transport(2, 2, 0)
+        .with(transports)
+        .transport(2, 2, 0)
         .compare(Comparison::Equal, &DNS_PORT.to_be_bytes())
-}
-
-/// Leads to the resolver at the address that is loaded.
-fn to_resolver(rule: Rule, version: Ip) -> Rule {
+        .destination(Ip::V4, 0)
+        .compare(Comparison::Equal, &names::RESOLVER.octets())
+        .source(Ip::V4, 0)
+        .compare(Comparison::NotEqual, &names::ASKS_ENGINE.octets());
     // Behind the address, which has up to four registers.
     let port = Expression::Immediate {
         into: 4,
         value: names::RESOLVER_PORT.to_be_bytes().to_vec(),
     };
-    rule.with(port).with(Expression::Nat {
-        kind: Nat::Destination,
-        version,
-        address: 0,
-        ports: Some((4, 4)),
-    })
+    let redirected = asked
+        .constant(&names::RESOLVER.octets())
+        .with(port)
+        .with(Expression::Nat {
+            kind: Nat::Destination,
+            version: Ip::V4,
+            address: 0,
+            ports: Some((4, 4)),
+        });
+    let chain = Chain::base(
+        Kind::Nat,
+        Hook::Output,
+        BEFORE_TRANSLATION,
+        vec![redirected],
+    );
+    Ruleset::new(Family::Inet, names::TABLE)
+        .chain("names", chain)
+        .of_socket()
 }
 
 /// For a sandbox on a LAN: rewrites port 53 of the resolver's address to the port it listens on,

@@ -1,9 +1,10 @@
 """A resolver of somebody else: every name is 192.0.2.77; prints what it is asked."""
 
 import socket
+import sys
 
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind(("0.0.0.0", 53))
+server.bind((sys.argv[1] if sys.argv[1:] else "0.0.0.0", 53))
 while True:
     query, client = server.recvfrom(4096)
     end = query.index(b"\0", 12) + 1

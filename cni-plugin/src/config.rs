@@ -461,13 +461,7 @@ fn traits(
         configuration: configuration.name.clone(),
         ..ContainerTraits::default()
     };
-    let labels = configuration.args["cni"]["labels"]
-        .as_array()
-        .into_iter()
-        .flatten();
-    let labels: Vec<(&str, &str)> = labels
-        .filter_map(|label| Some((label["key"].as_str()?, label["value"].as_str()?)))
-        .collect();
+    let labels = labels(&configuration.args["cni"]["labels"])?;
     for key in CONTAINER_LABELS {
         for (_, value) in labels.iter().filter(|(of, _)| *of == key) {
             let refuse = |error: ParseError| misread("args.cni.labels", error);
@@ -475,6 +469,32 @@ fn traits(
         }
     }
     Ok(traits)
+}
+
+/// Labels of ours, of the list `[{"key": …, "value": …}]`; those of others mean nothing here.
+fn labels(list: &Value) -> Result<Vec<(&str, &str)>, CniError> {
+    let field = "args.cni.labels";
+    let next = "write [{ \"key\": \"netd.service\", \"value\": \"web\" }]";
+    let list = match list {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(list) => list,
+        _ => return Err(wrong(format!("{field} is no list"), next)),
+    };
+    let mut labels = Vec::new();
+    for label in list {
+        let key = label["key"].as_str().unwrap_or_default();
+        if !CONTAINER_LABELS.contains(&key) {
+            continue;
+        }
+        let Some(value) = label["value"].as_str() else {
+            return Err(wrong(
+                format!("{field}: the value of {key} is no text"),
+                next,
+            ));
+        };
+        labels.push((key, value));
+    }
+    Ok(labels)
 }
 
 /// Name of the pod. It includes the Kubernetes namespace, because two namespaces may have pods of

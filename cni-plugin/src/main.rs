@@ -65,7 +65,9 @@ fn main() -> ExitCode {
 
 /// Executes the operation. `said` becomes the configuration's version, which errors carry, too.
 fn run(said: &mut String) -> Result<Option<Value>, CniError> {
-    let environment = Environment::read(|name| env::var_os(name)?.into_string().ok())?;
+    // What is no UTF-8 does not count as missing: it is refused for what it is.
+    let variable = |name: &str| Some(env::var_os(name)?.to_string_lossy().into_owned());
+    let environment = Environment::read(variable)?;
     if environment.operation == Operation::Version {
         let version = said_version(&first_value().unwrap_or_default()).unwrap_or(NEWEST.to_owned());
         return Ok(Some(

@@ -368,8 +368,14 @@ fn values_of_capabilities_that_make_no_sense_are_refused() {
         let (code, cause) = refused(&[], json!({ "runtimeConfig": capabilities }));
         assert_eq!(code, Code::Configuration, "{cause}");
     }
-    let label = json!({ "args": { "cni": { "labels": [{ "key": "netd.port", "value": "x" }] } } });
-    assert_eq!(refused(&[], label).0, Code::Configuration);
+    for labels in [
+        json!([{ "key": "netd.port", "value": "x" }]),
+        json!([{ "key": "netd.service", "value": 5 }]),
+        json!({ "netd.service": "web" }),
+    ] {
+        let changes = json!({ "args": { "cni": { "labels": labels } } });
+        assert_eq!(refused(&[], changes).0, Code::Configuration);
+    }
 }
 
 #[test]

@@ -74,8 +74,8 @@ pub(crate) fn data_path_port(port: u16) -> Result<(), Refusal> {
     ))
 }
 
-pub(crate) fn network(spec: &NetworkSpec) -> Result<(), Refusal> {
-    network_name(&spec.name)?;
+pub(crate) fn network(spec: &NetworkSpec, level: Level) -> Result<(), Refusal> {
+    network_name(&spec.name, level)?;
     if spec.encrypted && spec.driver.is_lan() {
         let cause = format!("networks of driver {} cannot be encrypted", spec.driver);
         return Err(invalid(
@@ -189,12 +189,17 @@ pub(crate) fn mtu(spec: &NetworkSpec) -> Result<Option<u32>, Refusal> {
     }
 }
 
-pub(crate) fn network_name(name: &str) -> Result<(), Refusal> {
+pub(crate) fn network_name(name: &str, level: Level) -> Result<(), Refusal> {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let starts_well = name
         .bytes()
         .next()
         .is_some_and(|byte| byte.is_ascii_alphanumeric());
+    // `web.NETWORK` has to be a name of DNS.
+    if level >= Level::COMPOUNDS && name.split('.').any(str::is_empty) && !name.is_empty() {
+        let next = "write dots only between other characters: `web.NETWORK` is a name of DNS";
+        return Err(invalid(format!("{name:?} is no network name"), next));
+    }
     if starts_well && name.len() <= MAX_NAME && name.bytes().all(inner) {
         return Ok(());
     }

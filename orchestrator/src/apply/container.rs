@@ -15,7 +15,7 @@ use crate::{
 /// Attaches a container. The same key again finds the same endpoint and addresses; its traits are
 /// replaced.
 pub(super) fn attach(state: &mut State, now: Millis, spec: ContainerSpec) -> Response {
-    validate::container(&spec)?;
+    validate::container(&spec, state.level)?;
     if !state.nodes.contains_key(&spec.key.node) {
         return Err(Refusal::not_found(
             "node",

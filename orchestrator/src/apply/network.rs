@@ -17,7 +17,7 @@ pub(super) fn create(
     spec: NetworkSpec,
     chance: Option<EpochKey>,
 ) -> Response {
-    validate::network(&spec)?;
+    validate::network(&spec, state.level)?;
     refuse_taken(state, &spec.name, None)?;
     capability::check(state, &spec)?;
     let vni = next_vni(state)?;
@@ -87,7 +87,7 @@ pub(super) fn remove(state: &mut State, network: &str) -> Response {
 /// Gives the final name to a network that was made without one, and removes the label. Idempotent.
 pub(super) fn name(state: &mut State, network: &str, name: String) -> Response {
     let id = state.find_network(network)?;
-    validate::network_name(&name)?;
+    validate::network_name(&name, state.level)?;
     let may_be = |network: &&Network| {
         network.spec.name == name
             || network

@@ -1,15 +1,21 @@
 //! Validates requests of container runtimes, independent of the state.
 
-use model::{ContainerSpec, ContainerTraits, PublishMode, Refusal, Sandbox, names::LinkName};
+use model::{
+    ContainerSpec, ContainerTraits, Level, PublishMode, Refusal, Sandbox, names::LinkName,
+};
 
 use super::{invalid, naming, publish};
 
-/// The longest key, identity and name, in bytes.
+/// The longest key and identity, in bytes, and the longest name before [`Level::COMPOUNDS`].
 const MAX_TEXT: usize = 255;
+/// The longest name that a runtime may give, in bytes: that of a pod of Kubernetes may have 253, and
+/// its namespace, which comes behind it, 63. Whether it is one of DNS is another question, which
+/// keeps no container from starting.
+const MAX_NAME: usize = 512;
 /// The longest path of Linux, in bytes (PATH_MAX of linux/limits.h, without the NUL).
 const MAX_PATH: usize = 4_095;
 
-pub(crate) fn container(spec: &ContainerSpec) -> Result<(), Refusal> {
+pub(crate) fn container(spec: &ContainerSpec, level: Level) -> Result<(), Refusal> {
     let key = &spec.key.id;
     if key.is_empty() || key.len() > MAX_TEXT {
         return Err(invalid(
@@ -43,7 +49,10 @@ pub(crate) fn container(spec: &ContainerSpec) -> Result<(), Refusal> {
         return Err(invalid(cause, runtimes_word("one or the other")));
     }
     spec.sandbox.as_ref().map_or(Ok(()), sandbox)?;
-    spec.traits.as_ref().map_or(Ok(()), traits)
+    match &spec.traits {
+        Some(known) => traits(known, level),
+        None => Ok(()),
+    }
 }
 
 fn runtimes_word(rule: &str) -> String {
@@ -84,16 +93,21 @@ fn sandbox(sandbox: &Sandbox) -> Result<(), Refusal> {
 }
 
 /// Validates traits. A name that is not a DNS name is fine: runtimes have rules of their own.
-fn traits(traits: &ContainerTraits) -> Result<(), Refusal> {
+fn traits(traits: &ContainerTraits, level: Level) -> Result<(), Refusal> {
+    let longest = if level < Level::COMPOUNDS {
+        MAX_TEXT
+    } else {
+        MAX_NAME
+    };
     let names = [&traits.container, &traits.name]
         .into_iter()
         .chain(&traits.service)
         .chain(&traits.aliases);
-    if let Some(name) = names.into_iter().find(|name| name.len() > MAX_TEXT) {
+    if let Some(name) = names.into_iter().find(|name| name.len() > longest) {
         let shown: String = name.chars().take(MAX_TEXT).collect();
         return Err(invalid(
             format!("{shown:?}\u{2026} is too long a name"),
-            "use 255 bytes at most",
+            format!("use {longest} bytes at most"),
         ));
     }
     if traits.aliases.len() > ContainerTraits::MAX_ALIASES {

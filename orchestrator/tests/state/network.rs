@@ -88,6 +88,15 @@ fn names_are_valid_and_unique_whatever_their_case() {
         Kind::Conflict
     );
     cluster.create_network(network("9_a.b-c", &[]));
+    // They could be no end of a name.
+    for name in ["a..b", "a."] {
+        let refusal = cluster.refuse(create(network(name, &[])));
+        assert!(
+            refusal.next.contains("between other characters"),
+            "{refusal}"
+        );
+        Cluster::at(Level::DISTINCTIONS, 1).create_network(network(name, &[]));
+    }
 }
 
 #[test]

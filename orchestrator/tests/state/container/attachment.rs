@@ -93,7 +93,7 @@ fn senseless_attachments_are_refused() {
             publish: vec![publish(0)],
             ..named("c")
         }),
-        with(named(&"n".repeat(256))),
+        with(named(&"n".repeat(513))),
     ] {
         assert_eq!(cluster.refuse(attach(wrong)).kind, Kind::Invalid);
     }

@@ -155,6 +155,27 @@ fn names_that_lead_elsewhere_are_told_with_where() {
     assert_eq!(lacks(&cluster, 2), [], "it leads there by the service");
 }
 
+/// A pod's name and its namespace may be longer than DNS allows.
+#[test]
+fn names_that_are_too_long_keep_no_container_from_starting() {
+    let name = format!("{}x-kube-system", "pod.".repeat(70));
+    let long = |cluster: &mut Cluster| {
+        cluster.create_network(attachable("net", &["10.0.9.0/24", "fd00:9::/64"]));
+        attach(placed(1, "c1", named(&name)))
+    };
+    let mut before = Cluster::at(Level::DISTINCTIONS, 1);
+    let command = long(&mut before);
+    assert_eq!(before.refuse(command).kind, Kind::Invalid);
+    let mut cluster = Cluster::of(1);
+    let command = long(&mut cluster);
+    cluster.apply(command);
+    let told = lacks(&cluster, 1);
+    assert!(
+        told.len() == 1 && told[0].cause.contains("too long for DNS"),
+        "{told:?}"
+    );
+}
+
 #[test]
 fn a_name_leads_to_its_container_or_the_host_says_why_not() {
     let names = [

@@ -9,9 +9,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BalancerKind, Capability, Failure, Millis, NetworkId, NodeId, ParseError, Secret, Subnet,
+    BalancerKind, Capability, Failure, Kind, Millis, NetworkId, NodeId, ParseError, Secret, Subnet,
     level::is_zero,
 };
+
+/// The longest host name of Linux (gethostname(2)).
+const MAX_HOSTNAME: usize = 64;
 
 /// What a node may do. Its certificate carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,6 +140,24 @@ impl Node {
     pub fn applied_of(&self, network: NetworkId) -> u64 {
         let behind = self.behind.get(&network).copied();
         behind.map_or(self.applied, |applied| applied.min(self.applied))
+    }
+
+    /// Whether a host can be called so in a cluster.
+    ///
+    /// # Errors
+    /// It cannot, and why.
+    pub fn check_hostname(hostname: &str) -> Result<(), Failure> {
+        let is_odd = |byte: char| byte.is_whitespace() || byte.is_control();
+        if hostname.is_empty() || hostname.len() > MAX_HOSTNAME || hostname.contains(is_odd) {
+            let shown: String = hostname.chars().take(MAX_HOSTNAME).collect();
+            let next = format!(
+                "give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl \
+                 hostname`"
+            );
+            let cause = format!("{shown:?} is no host name");
+            return Err(Failure::new(Kind::Invalid, cause, next));
+        }
+        Ok(())
     }
 
     /// What its kernel refused, as last reported, of whatever level the report was.

@@ -16,7 +16,7 @@ use std::{
 
 use agent::{Exec, Sandboxes};
 use cluster::{ClusterError, Halt};
-use model::{Failure, Kind, NetworkId, NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
+use model::{Failure, Kind, NetworkId, Node, NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::{
     sync::watch,
@@ -62,8 +62,8 @@ pub async fn run(options: Options) -> Result<Ended, Failure> {
     let hostname = nix::unistd::gethostname();
     let hostname = hostname
         .map_err(|error| start::refused("read the host's name", &error.into()))?
-        .into_string()
-        .unwrap_or_else(|_| "localhost".to_owned());
+        .to_string_lossy()
+        .into_owned();
     let daemon = Arc::new(Daemon {
         executor: Arc::new(Exec::new(options.tasks(), hostname.clone())),
         options,
@@ -267,7 +267,10 @@ async fn report(
             let ailment = ailment.borrow_and_update().clone();
             let failures = current.failures.iter().map(|failure| failure.why.clone());
             let unkept = unkept.borrow_and_update().clone();
-            let causes = few(ailment.into_iter().chain(failures).chain(unkept));
+            let unheard = Node::check_hostname(&daemon.hostname).err();
+            let unheard = unheard.map(|why| why.about("the host's new name"));
+            let causes = ailment.into_iter().chain(unheard).chain(failures);
+            let causes = few(causes.chain(unkept));
             let (node, capabilities) = (member.node(), current.capabilities.clone());
             let (applied, behind) = progress.of(node);
             let (lost, on_link) = (

@@ -25,14 +25,12 @@ const MAX_NETWORKS: usize = 16;
 const MAX_PUBLISHED: usize = 1_000;
 /// Longest affinity, in seconds: a day.
 const MAX_AFFINITY: u32 = 86_400;
-/// The longest host name of Linux (gethostname(2)).
-const MAX_HOSTNAME: usize = 64;
 /// The least MTU of IPv4 (RFC 791 section 3.2) and of IPv6 (RFC 8200 section 5), in bytes.
 const LEAST_MTU: (u32, u32) = (68, 1280);
 const GREATEST_MTU: u32 = 65_535;
 
 pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
-    hostname(&node.hostname)?;
+    Node::check_hostname(&node.hostname)?;
     let is_nobodys = |address: &&IpAddr| address.is_unspecified() || address.is_multicast();
     match [&node.address.ip(), &node.vtep]
         .into_iter()
@@ -48,19 +46,6 @@ pub(crate) fn node(node: &Node) -> Result<(), Refusal> {
             ))
         }
     }
-}
-
-pub(crate) fn hostname(hostname: &str) -> Result<(), Refusal> {
-    let is_odd = |byte: char| byte.is_whitespace() || byte.is_control();
-    if hostname.is_empty() || hostname.len() > MAX_HOSTNAME || hostname.contains(is_odd) {
-        let shown: String = hostname.chars().take(MAX_HOSTNAME).collect();
-        let next = format!(
-            "give the host a name of 1 to {MAX_HOSTNAME} bytes without spaces: `hostnamectl \
-             hostname`"
-        );
-        return Err(invalid(format!("{shown:?} is no host name"), next));
-    }
-    Ok(())
 }
 
 /// The ports that Swarm allows too. Encrypted networks take the next one.

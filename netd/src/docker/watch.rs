@@ -43,6 +43,8 @@ const LATELY: Duration = Duration::from_secs(60);
 struct Memory {
     aliases: BTreeMap<String, Vec<String>>,
     missing: BTreeMap<String, Instant>,
+    /// Endpoints whose aliases the engine does not tell, and since when.
+    uninspected: BTreeMap<String, Instant>,
     /// Networks that cannot have their name, by the engine's id.
     nameless: BTreeMap<String, Failure>,
     /// What the cluster was told of each endpoint, and why it did not take it.
@@ -109,13 +111,20 @@ impl Plugin {
 
     async fn keep_looking(&self) -> Infallible {
         let mut memory = Memory::default();
+        let mut is_failing = false;
         loop {
             if let Err(error) = self.look(&mut memory).await {
                 tracing::debug!(%error, "cannot read the engine's containers and networks");
+                // An engine that ends fails once, and then it is no longer listened to.
+                if is_failing {
+                    self.daemon.unkept.send_replace(vec![unread(&error)]);
+                }
+                is_failing = true;
                 memory = Memory::default();
                 sleep(RETRY).await;
                 continue;
             }
+            is_failing = false;
             let period = if memory.missing.is_empty() {
                 PERIOD
             } else {
@@ -167,9 +176,9 @@ impl Plugin {
                     .map(|endpoint| (endpoint.id.as_str(), (container, endpoint))),
             );
         }
-        memory
-            .aliases
-            .retain(|endpoint, _| places.contains_key(endpoint.as_str()));
+        let is_there = |endpoint: &str| places.contains_key(endpoint);
+        memory.aliases.retain(|endpoint, _| is_there(endpoint));
+        memory.uninspected.retain(|endpoint, _| is_there(endpoint));
         let others = seen
             .networks
             .iter()
@@ -191,10 +200,19 @@ impl Plugin {
             {
                 Some((container, endpoint)) => {
                     memory.missing.remove(key);
-                    // What is not known now is no reason to take names away.
-                    let Some(aliases) = aliases(container, endpoint, memory).await else {
-                        continue;
+                    let aliases = match aliases(container, endpoint, memory).await {
+                        Ok(aliases) => aliases,
+                        // What is not known now is no reason to take names away.
+                        Err(error) => {
+                            // It may just have been removed.
+                            let since = memory.uninspected.entry(endpoint.id.clone());
+                            if since.or_insert_with(Instant::now).elapsed() >= MISSED {
+                                unkept.push(uninspected(container, &error));
+                            }
+                            continue;
+                        }
                     };
+                    memory.uninspected.remove(&endpoint.id);
                     let (mut traits, mut left_out) = traits(container, aliases, &elsewhere);
                     left_out.extend(only_as_many_aliases(&mut traits));
                     let refused = self.compare(key, traits, attached.as_deref(), memory).await;
@@ -239,14 +257,14 @@ impl Plugin {
     }
 
     /// Gives a network its final name, and removes a network that the engine no longer has. Returns
-    /// why it cannot have its name.
+    /// what it cannot have of what it is to have.
     async fn compare_network(
         &self,
         id: &str,
         record: &NetworkRecord,
         seen: &Inventory,
         memory: &mut Memory,
-    ) -> Option<Failure> {
+    ) -> Vec<Failure> {
         let Some(listed) = seen.networks.iter().find(|listed| listed.id == id) else {
             if memory.has_missed(id, MISSED) && self.is_old(record.since) {
                 tracing::info!(network = id, "the engine no longer has this network");
@@ -258,16 +276,27 @@ impl Plugin {
                     self.wake.notify_one();
                 }
             }
-            return None;
+            return Vec::new();
         };
         memory.missing.remove(id);
+        let mut lacks = Vec::new();
         // Another engine may have held them, and have them no more.
-        if let Err(refusal) = self.hold_aside(record).await {
-            tracing::debug!(network = id, %refusal, "cannot reserve all auxiliary addresses");
+        match self.hold_aside(record).await {
+            Err(refusal) if refusal.kind == Kind::Unavailable => {
+                tracing::debug!(network = id, %refusal, "cannot reserve all auxiliary addresses");
+            }
+            Err(refusal) => {
+                let cause = format!("not all --aux-address are reserved: {}", refusal.cause);
+                let why = Failure { cause, ..refusal };
+                lacks.push(why.about(format!("network {}", listed.name)));
+            }
+            Ok(()) => {}
         }
-        let network = record.network.filter(|_| record.unnamed)?;
-        self.name_network(id, record, network, &listed.name, memory)
-            .await
+        if let Some(network) = record.network.filter(|_| record.unnamed) {
+            let unnamed = self.name_network(id, record, network, &listed.name, memory);
+            lacks.extend(unnamed.await);
+        }
+        lacks
     }
 
     /// Renames the network once the name is free: a network that the engine has removed may still
@@ -477,6 +506,23 @@ impl Plugin {
     }
 }
 
+/// The engine runs, and what it has cannot be read.
+fn unread(error: &io::Error) -> Failure {
+    let cause = format!(
+        "its containers and networks cannot be read, so that nothing new of them is known: {error}"
+    );
+    let next = "see whether `docker ps` answers; `journalctl -u docker` may say more";
+    Failure::new(Kind::Unavailable, cause, next).about("the engine")
+}
+
+/// A container's names beside its own cannot be read.
+fn uninspected(container: &Listed, error: &io::Error) -> Failure {
+    let name = name_of(container);
+    let cause = format!("the engine does not tell its aliases: {error}");
+    let next = format!("see whether `docker inspect {name}` answers");
+    Failure::new(Kind::Unavailable, cause, next).about(format!("container {name}"))
+}
+
 /// Remembers that a network cannot have its name, and logs it once.
 fn cannot_be_named(id: &str, why: Failure, memory: &mut Memory) -> Failure {
     if memory.nameless.insert(id.to_owned(), why.clone()).as_ref() != Some(&why) {
@@ -485,30 +531,31 @@ fn cannot_be_named(id: &str, why: Failure, memory: &mut Memory) -> Failure {
     why
 }
 
-/// Aliases of an endpoint; `None` if the engine does not tell them now. Only `inspect` of its
-/// container shows them; they do not change.
+/// Aliases of an endpoint. Only `inspect` of its container shows them; they do not change.
 async fn aliases(
     container: &Listed,
     endpoint: &Endpoint,
     memory: &mut Memory,
-) -> Option<Vec<String>> {
+) -> io::Result<Vec<String>> {
     if let Some(known) = memory.aliases.get(&endpoint.id) {
-        return Some(known.clone());
+        return Ok(known.clone());
     }
-    let inspected = match engine::inspect(&container.id).await {
-        Ok(inspected) => inspected,
-        Err(error) => {
-            tracing::debug!(container = container.id, %error, "cannot inspect a container");
-            return None;
-        }
-    };
+    let inspected = engine::inspect(&container.id).await?;
     for endpoint in inspected.network_settings.endpoints() {
         memory.aliases.insert(
             endpoint.id.clone(),
             endpoint.aliases.clone().unwrap_or_default(),
         );
     }
-    memory.aliases.get(&endpoint.id).cloned()
+    let known = memory.aliases.get(&endpoint.id).cloned();
+    known.ok_or_else(|| io::Error::other("it is on another network now"))
+}
+
+/// Without the slash before it; those with another one are of links.
+fn name_of(container: &Listed) -> &str {
+    let mut names = container.names.iter().flatten();
+    let name = names.find_map(|name| name.strip_prefix('/').filter(|name| !name.contains('/')));
+    name.unwrap_or_default()
 }
 
 /// Leaves out the aliases that are more than a container may have: its name and the others go on.
@@ -533,17 +580,12 @@ fn traits(
     aliases: Vec<String>,
     elsewhere: &BTreeSet<&str>,
 ) -> (ContainerTraits, Vec<Failure>) {
-    let name = container
-        .names
-        .iter()
-        .flatten()
-        .find_map(|name| name.strip_prefix('/').filter(|name| !name.contains('/')));
     let is_well = !["(unhealthy)", "(health: starting)"]
         .iter()
         .any(|bad| container.status.contains(bad));
     let mut traits = ContainerTraits {
         container: container.id.clone(),
-        name: name.unwrap_or_default().to_owned(),
+        name: name_of(container).to_owned(),
         // The engine adds the short id as alias, which the cluster does by itself.
         aliases: aliases
             .into_iter()

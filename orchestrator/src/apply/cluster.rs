@@ -244,7 +244,8 @@ pub(super) fn report(state: &mut State, now: Millis, report: NodeReport) -> Resp
     state.hear(report.node, report.applied, report.behind);
     let node = state.nodes.get(&report.node).ok_or_else(unknown)?;
     let renamed = report.hostname.filter(|name| *name != node.hostname);
-    let renamed = renamed.filter(|name| validate::hostname(name).is_ok());
+    // A host that cannot be called as it is now says so itself, among its failures.
+    let renamed = renamed.filter(|name| Node::check_hostname(name).is_ok());
     let is_known = renamed.is_none()
         && node.failures == report.failures
         && node.causes == report.causes

@@ -106,8 +106,8 @@ pub(crate) fn narrowed(pool: Pool, range: Option<Subnet>) -> String {
     )
 }
 
-/// The name of a pool, and which of its addresses are meant; `None` for all of them. Ids are made by
-/// [`narrowed`] only: another text behind the mark is none of ours.
+/// The name of a pool, and which of its addresses are meant; `None` for all of them. Ids are made
+/// by [`narrowed`] only: another text behind the mark is none of ours.
 pub(crate) fn wide(id: &str) -> (&str, Option<Subnet>) {
     match id.split_once(NARROWED) {
         Some((pool, range)) => (pool, range.parse().ok()),

@@ -8,9 +8,9 @@ use super::{invalid, naming, publish};
 
 /// The longest key and identity, in bytes, and the longest name before [`Level::COMPOUNDS`].
 const MAX_TEXT: usize = 255;
-/// The longest name that a runtime may give, in bytes: that of a pod of Kubernetes may have 253, and
-/// its namespace, which comes behind it, 63. Whether it is one of DNS is another question, which
-/// keeps no container from starting.
+/// The longest name that a runtime may give, in bytes: that of a pod of Kubernetes may have 253,
+/// and its namespace, which comes behind it, 63. Whether it is one of DNS is another question,
+/// which keeps no container from starting.
 const MAX_NAME: usize = 512;
 /// The longest path of Linux, in bytes (PATH_MAX of linux/limits.h, without the NUL).
 const MAX_PATH: usize = 4_095;

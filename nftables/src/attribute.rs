@@ -217,6 +217,44 @@ pub(super) mod fib {
     pub(crate) const FLAGS: u16 = 3;
 }
 
+pub(super) mod limit {
+    pub(crate) const RATE: u16 = 1;
+    pub(crate) const UNIT: u16 = 2;
+    pub(crate) const BURST: u16 = 3;
+    pub(crate) const TYPE: u16 = 4;
+    pub(crate) const FLAGS: u16 = 5;
+
+    /// `NFT_LIMIT_PKTS`.
+    pub(crate) const PACKETS: u32 = 0;
+    /// `NFT_LIMIT_F_INV`.
+    pub(crate) const F_INVERT: u32 = 1;
+}
+
+pub(super) mod objref {
+    pub(crate) const TYPE: u16 = 1;
+    pub(crate) const NAME: u16 = 2;
+}
+
+pub(super) mod object {
+    pub(crate) const TABLE: u16 = 1;
+    pub(crate) const NAME: u16 = 2;
+    pub(crate) const TYPE: u16 = 3;
+    pub(crate) const DATA: u16 = 4;
+
+    /// `NFT_OBJECT_CT_TIMEOUT`.
+    pub(crate) const TIMEOUT: u32 = 7;
+}
+
+/// `NFTA_CT_TIMEOUT_*`, and of `CTA_TIMEOUT_UDP_*` all.
+pub(super) mod timeout {
+    pub(crate) const L3PROTO: u16 = 1;
+    pub(crate) const L4PROTO: u16 = 2;
+    pub(crate) const DATA: u16 = 3;
+
+    pub(crate) const UDP_UNREPLIED: u16 = 1;
+    pub(crate) const UDP_REPLIED: u16 = 2;
+}
+
 pub(super) mod reject {
     pub(crate) const TYPE: u16 = 1;
     pub(crate) const ICMP_CODE: u16 = 2;

@@ -7,10 +7,12 @@ use nix::libc;
 
 use super::{
     Base, Comparison, Conntrack, Data, DataType, Expression, FibResult, Header, Hook, Ip, Key,
-    Kind, Meta, Nat, Numbers, Placed, Policy, Reject, Rule, Set, SetRef, SetType, Type, Verdict,
+    Kind, Meta, Nat, Numbers, Object, Placed, Policy, Reject, Rule, Set, SetRef, SetType, Type,
+    Verdict,
     attribute::{
         bitwise, chain, cmp, counter, ct, data, dynset, element, elements, expr, fib, fwd, hash,
-        hook, immediate, lookup, masq, meta, nat, numgen, payload, reject, route, rule, set,
+        hook, immediate, limit, lookup, masq, meta, nat, numgen, object, objref, payload, reject,
+        route, rule, set, timeout,
     },
     encode::mark,
     wire::Attributes,
@@ -36,6 +38,31 @@ fn base(message: &Attributes<'_>) -> Option<Base> {
         priority: hook.u32(hook::PRIORITY)? as i32,
         policy: Policy::of_code(message.u32(chain::POLICY)?)?,
         device: hook.text(hook::DEV),
+    })
+}
+
+/// An object's table and name, and the object.
+pub(super) fn object(message: &Attributes<'_>) -> Option<(String, String, Object)> {
+    let kind = message.u32(object::TYPE)?;
+    let known = message
+        .nested(object::DATA)
+        .filter(|_| kind == object::TIMEOUT)
+        .and_then(|data| udp_timeouts(&data));
+    Some((
+        message.text(object::TABLE)?,
+        message.text(object::NAME)?,
+        known.unwrap_or(Object::Foreign(kind)),
+    ))
+}
+
+fn udp_timeouts(data: &Attributes<'_>) -> Option<Object> {
+    if data.bytes(timeout::L4PROTO) != Some(&[libc::IPPROTO_UDP as u8]) {
+        return None;
+    }
+    let values = data.nested(timeout::DATA)?;
+    Some(Object::UdpTimeouts {
+        unreplied: values.u32(timeout::UDP_UNREPLIED)?,
+        replied: values.u32(timeout::UDP_REPLIED)?,
     })
 }
 
@@ -290,6 +317,13 @@ fn read_expression(
         }
         "counter" => Some(Expression::Counter),
         "notrack" => Some(Expression::Notrack),
+        "limit" => read_limit(data),
+        "objref" => {
+            let timeouts = data.u32(objref::TYPE)? == object::TIMEOUT;
+            data.text(objref::NAME)
+                .filter(|_| timeouts)
+                .map(Expression::Timeouts)
+        }
         "reject" => read_reject(data).map(Expression::Reject),
         _ => None,
     }
@@ -491,6 +525,17 @@ fn read_remember(data: &Attributes<'_>) -> Option<Expression> {
         }),
         _ => None,
     }
+}
+
+fn read_limit(data: &Attributes<'_>) -> Option<Expression> {
+    let long = |kind| data.bytes(kind)?.try_into().ok().map(u64::from_be_bytes);
+    let over = data.u32(limit::FLAGS)? == limit::F_INVERT
+        && data.u32(limit::TYPE)? == limit::PACKETS
+        && long(limit::UNIT)? == 1;
+    over.then_some(Expression::Over {
+        rate: long(limit::RATE)?,
+        burst: data.u32(limit::BURST)?,
+    })
 }
 
 fn read_fib(data: &Attributes<'_>) -> Option<Expression> {

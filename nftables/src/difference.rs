@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{Base, Chain, Data, Family, Key, Lifetime, Rule, Ruleset, Set, SetType};
+use super::{Base, Chain, Data, Family, Key, Lifetime, Object, Rule, Ruleset, Set, SetType};
 
 /// Steps on one table, made all at once or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,10 @@ pub enum Step {
     DeleteChain(String),
     /// A set goes, with its elements.
     DeleteSet(String),
+    /// An object goes.
+    DeleteObject { name: String, object: Object },
+    /// An object.
+    AddObject { name: String, object: Object },
     /// An empty set or map.
     AddSet { set: String, of: SetType },
     /// An empty chain.
@@ -77,6 +81,8 @@ impl fmt::Display for Step {
             Step::FlushChain(chain) => write!(out, "flush chain {chain}"),
             Step::DeleteChain(chain) => write!(out, "delete chain {chain}"),
             Step::DeleteSet(set) => write!(out, "delete set {set}"),
+            Step::DeleteObject { name, .. } => write!(out, "delete object {name}"),
+            Step::AddObject { name, .. } => write!(out, "add object {name}"),
             Step::AddSet { set, .. } => write!(out, "add set {set}"),
             Step::AddChain { chain, .. } => write!(out, "add chain {chain}"),
             Step::AddElements { set, elements, .. } => {
@@ -124,8 +130,10 @@ fn fill(desired: &Ruleset) -> Vec<Step> {
 fn alike(desired: &Ruleset, observed: &Ruleset) -> bool {
     let mut chains = common(&desired.chains, &observed.chains);
     let mut sets = common(&desired.sets, &observed.sets);
+    let mut objects = common(&desired.objects, &observed.objects);
     desired.dormant == observed.dormant
         && desired.lifetime == observed.lifetime
+        && objects.all(|(_, desired, observed)| desired == observed)
         && chains.all(|(_, desired, observed)| {
             Arc::ptr_eq(desired, observed) || desired.base == observed.base
         })
@@ -152,6 +160,16 @@ fn amend(desired: &Ruleset, observed: &Ruleset) -> Vec<Step> {
         .extend(only(&observed.sets, &desired.sets).map(|(name, _)| Step::DeleteSet(name.clone())));
     steps.extend(obsolete_chains().map(|(name, _)| Step::DeleteChain(name.clone())));
 
+    let gone = only(&observed.objects, &desired.objects);
+    steps.extend(gone.map(|(name, object)| Step::DeleteObject {
+        name: name.clone(),
+        object: *object,
+    }));
+    let new = only(&desired.objects, &observed.objects);
+    steps.extend(new.map(|(name, object)| Step::AddObject {
+        name: name.clone(),
+        object: *object,
+    }));
     for (name, set) in only(&desired.sets, &observed.sets) {
         steps.push(Step::AddSet {
             set: name.clone(),

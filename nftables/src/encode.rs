@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use nix::libc::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 use super::{
-    Base, Change, Conntrack, Data, DataType, Expression, Family, Key, Kind, Lifetime, Reject, Rule,
-    Set, SetRef, SetType, Step, Verdict,
+    Base, Change, Conntrack, Data, DataType, Expression, Family, Key, Kind, Lifetime, Object,
+    Reject, Rule, Set, SetRef, SetType, Step, Verdict,
     attribute::{
         bitwise, chain, cmp, ct, data, dynset, element, elements, expr, fib, fwd, hash, hook,
-        immediate, list, lookup, meta, nat, numgen, payload, reject, route, rule, set, table,
+        immediate, limit, list, lookup, meta, nat, numgen, object, objref, payload, reject, route,
+        rule, set, table, timeout,
     },
     passage::COMMENT,
     wire::{BATCH_BEGIN, BATCH_END, Message, nftables},
@@ -100,6 +101,10 @@ impl Writer<'_> {
             Step::DeleteRule { chain, handle } => self
                 .named(libc::NFT_MSG_DELRULE, rule::TABLE, rule::CHAIN, chain)
                 .bytes(rule::HANDLE, &handle.to_be_bytes()),
+            Step::AddObject { name, object } => self.object(name, *object),
+            Step::DeleteObject { name, object } => self
+                .named(libc::NFT_MSG_DELOBJ, object::TABLE, object::NAME, name)
+                .u32(object::TYPE, object_type(*object)),
             Step::AddSet { set, of } => self.set(set, of, None),
             Step::AddElements { set, of, elements } => self.elements(set, of, elements, None),
             Step::DeleteElements { set, of, elements } => self.delete_elements(set, of, elements),
@@ -140,6 +145,24 @@ impl Writer<'_> {
         if let Some(base) = base {
             write_base(message, base);
         }
+    }
+
+    fn object(&mut self, name: &str, object: Object) {
+        let message = self.message(libc::NFT_MSG_NEWOBJ, NLM_F_CREATE, object::TABLE);
+        message.text(object::NAME, name);
+        message.u32(object::TYPE, object_type(object));
+        message.nested(object::DATA, |message| {
+            let Object::UdpTimeouts { unreplied, replied } = object else {
+                return;
+            };
+            // The kernel looks at the protocol of the packet only, not at its version.
+            message.bytes(timeout::L3PROTO, &(libc::NFPROTO_IPV4 as u16).to_be_bytes());
+            message.bytes(timeout::L4PROTO, &[libc::IPPROTO_UDP as u8]);
+            message.nested(timeout::DATA, |message| {
+                message.u32(timeout::UDP_UNREPLIED, unreplied);
+                message.u32(timeout::UDP_REPLIED, replied);
+            });
+        });
     }
 
     fn rule(&mut self, chain: &str, rule: &Rule, place: libc::c_int) -> &mut Message {
@@ -287,6 +310,13 @@ impl Kind {
             Kind::Nat => "nat",
             Kind::Route => "route",
         }
+    }
+}
+
+fn object_type(object: Object) -> u32 {
+    match object {
+        Object::UdpTimeouts { .. } => object::TIMEOUT,
+        Object::Foreign(kind) => kind,
     }
 }
 
@@ -443,6 +473,17 @@ fn write_expression(message: &mut Message, expression: &Expression, own: u32) {
             message.bytes(dynset::TIMEOUT, &milliseconds.to_be_bytes());
         }
         Expression::Reject(how) => write_reject(message, *how),
+        Expression::Timeouts(name) => {
+            message.u32(objref::TYPE, object::TIMEOUT);
+            message.text(objref::NAME, name);
+        }
+        Expression::Over { rate, burst } => {
+            message.bytes(limit::RATE, &rate.to_be_bytes());
+            message.bytes(limit::UNIT, &1u64.to_be_bytes());
+            message.u32(limit::BURST, *burst);
+            message.u32(limit::TYPE, limit::PACKETS);
+            message.u32(limit::FLAGS, limit::F_INVERT);
+        }
         Expression::Masquerade
         | Expression::Counter
         | Expression::Notrack
@@ -477,6 +518,8 @@ fn name(expression: &Expression) -> &str {
         Expression::RouteIpsec { .. } => "rt",
         Expression::Counter => COUNTER,
         Expression::Remember { .. } | Expression::Forget { .. } => "dynset",
+        Expression::Over { .. } => "limit",
+        Expression::Timeouts(_) => "objref",
         Expression::Notrack => "notrack",
         Expression::Reject(_) => "reject",
         Expression::Unknown(name) => name,

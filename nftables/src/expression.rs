@@ -231,6 +231,10 @@ pub enum Expression {
     RouteIpsec { into: u8 },
     /// Counts.
     Counter,
+    /// Goes on only with what is more than so many packets a second, once a burst has passed.
+    Over { rate: u64, burst: u32 },
+    /// Gives the timeouts of this name to the connection that the packet begins.
+    Timeouts(String),
     /// Leaves the packet out of connection tracking.
     Notrack,
     /// Refuses.

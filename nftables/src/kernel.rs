@@ -21,8 +21,9 @@ use nix::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Base, Chain, Change, Data, Family, ForeignChain, Hook, Key, Kind, Lifetime, Rule, Ruleset, Set,
-    attribute::{chain, elements, rule, set, table},
+    Base, Chain, Change, Data, Family, ForeignChain, Hook, Key, Kind, Lifetime, Object, Rule,
+    Ruleset, Set, Step,
+    attribute::{chain, elements, object, rule, set, table},
     decode, encode,
     wire::Attributes,
 };
@@ -462,6 +463,7 @@ fn read_table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<
     {
         ruleset.lifetime = Lifetime::Socket;
     }
+    ruleset.objects = read_objects(socket, family, name)?;
     let mut own = BTreeMap::new();
     for (name, anonymous, set) in read_sets(socket, family, name)? {
         if anonymous {
@@ -481,6 +483,24 @@ fn read_table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<
         }
     }
     Ok(Some(ruleset))
+}
+
+fn read_objects(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> Result<BTreeMap<String, Object>, Failure> {
+    let answers = socket.ask(
+        libc::NFT_MSG_GETOBJ,
+        NLM_F_DUMP,
+        family,
+        &[(object::TABLE, table)],
+    )?;
+    let objects = answers
+        .iter()
+        .filter_map(|answer| decode::object(&Attributes::of_message(answer)));
+    let ours = objects.filter(|(of, ..)| of == table);
+    Ok(ours.map(|(_, name, object)| (name, object)).collect())
 }
 
 /// Name, whether it is a rule's own, and the set.
@@ -683,6 +703,28 @@ pub fn apply(socket: &mut Socket, change: &Change) -> Result<(), NftError> {
             }
         }
     }
+}
+
+/// Whether the kernel can be told timeouts of single connections (`CONFIG_NF_CONNTRACK_TIMEOUT`).
+/// It is asked by a change that leaves nothing.
+pub fn knows_timeouts(socket: &mut Socket) -> bool {
+    let timeouts = Object::UdpTimeouts {
+        unreplied: 1,
+        replied: 1,
+    };
+    let asked = Change {
+        family: Family::Inet,
+        table: "netd-asks".to_owned(),
+        steps: vec![
+            Step::AddTable(Lifetime::default()),
+            Step::AddObject {
+                name: "timeouts".to_owned(),
+                object: timeouts,
+            },
+            Step::DeleteTable,
+        ],
+    };
+    apply(socket, &asked).is_ok()
 }
 
 fn refusal(change: &Change, batch: &encode::Batch, sequence: u32, reason: Errno) -> NftError {

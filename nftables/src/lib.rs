@@ -23,11 +23,12 @@ pub use expression::{
     Comparison, Conntrack, Expression, FibResult, Header, Meta, Nat, Numbers, Reject, SetRef,
 };
 pub use kernel::{
-    Failure, Monitor, NftError, Socket, apply, counted, foreign_forward_chains, generation, observe,
+    Failure, Monitor, NftError, Socket, apply, counted, foreign_forward_chains, generation,
+    knows_timeouts, observe,
 };
 pub use passage::{COMMENT, ForeignChain, Overtake, Placed, passage};
 pub use rule::Rule;
 pub use ruleset::{
-    Base, Chain, Data, DataType, Family, Hook, Ip, Key, Kind, Lifetime, Octets, Policy, Ruleset,
-    Set, SetType, Type, Verdict, address, octets,
+    Base, Chain, Data, DataType, Family, Hook, Ip, Key, Kind, Lifetime, Object, Octets, Policy,
+    Ruleset, Set, SetType, Type, Verdict, address, octets,
 };

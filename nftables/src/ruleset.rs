@@ -157,6 +157,8 @@ pub struct Ruleset {
     pub chains: BTreeMap<String, Arc<Chain>>,
     /// Its named sets and maps.
     pub sets: BTreeMap<String, Set>,
+    /// Its other objects by name.
+    pub objects: BTreeMap<String, Object>,
 }
 
 impl Ruleset {
@@ -169,6 +171,7 @@ impl Ruleset {
             lifetime: Lifetime::Kernel,
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
+            objects: BTreeMap::new(),
         }
     }
 
@@ -195,6 +198,15 @@ impl Ruleset {
                 Entry::Vacant(none) => drop(none.insert(set)),
             }
         }
+        for (name, object) in other.objects {
+            self.objects.entry(name).or_insert(object);
+        }
+    }
+
+    /// Adds or replaces an object.
+    pub fn object(mut self, name: &str, object: Object) -> Self {
+        self.objects.insert(name.to_owned(), object);
+        self
     }
 
     /// Adds or replaces a set or map.
@@ -202,6 +214,20 @@ impl Ruleset {
         self.sets.insert(name.to_owned(), set);
         self
     }
+}
+
+/// What rules refer to by name, beside sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// How long the table of connections remembers a silent flow of UDP.
+    UdpTimeouts {
+        /// Seconds, while it is unanswered and in the first two seconds of its life.
+        unreplied: u32,
+        /// Seconds, after that.
+        replied: u32,
+    },
+    /// Something that is not written here, so it is not ours: its type (`NFT_OBJECT_*`).
+    Foreign(u32),
 }
 
 /// Rules in order.

@@ -199,6 +199,8 @@ fn every_expression() -> Vec<Rule> {
             invert: true,
         }),
     ]);
+    rules.push(one(Expression::Over { rate: 50, burst: 7 }));
+    rules.push(one(Expression::Timeouts("udp".to_owned())));
     rules
 }
 
@@ -238,6 +240,13 @@ fn everything() -> Ruleset {
         .chain(
             "all",
             Chain::base(Kind::Filter, Hook::Prerouting, -300, every_expression()),
+        )
+        .object(
+            "udp",
+            Object::UdpTimeouts {
+                unreplied: 3,
+                replied: 120,
+            },
         )
         .chain("dropping", dropping)
         .chain(

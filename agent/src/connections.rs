@@ -1,4 +1,5 @@
-//! Counts the TCP connections that a task still serves, from its /proc/net/tcp (proc_net(5)).
+//! Counts the TCP connections that a task still serves, and tells whether it takes datagrams, from
+//! its /proc/net/tcp and /proc/net/udp (proc_net(5)).
 
 use std::{collections::BTreeSet, fs};
 
@@ -8,6 +9,8 @@ use nix::unistd::Pid;
 /// something to say or to hear: ESTABLISHED, SYN_RECV, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING.
 const OPEN: [u8; 6] = [1, 3, 4, 8, 9, 11];
 const LISTEN: u8 = 10;
+/// Of a socket of UDP: connected to nobody (`TCP_CLOSE`).
+const UNCONNECTED: u8 = 7;
 
 /// TCP connections to listening ports in the network namespace of this process; `None` if it cannot
 /// be read.
@@ -15,6 +18,20 @@ pub(crate) fn count(process: Pid) -> Option<u32> {
     let read = |table: &str| fs::read_to_string(format!("/proc/{process}/net/{table}")).ok();
     // A kernel without IPv6 has no second table.
     Some(served(&[read("tcp")?, read("tcp6").unwrap_or_default()]))
+}
+
+/// Whether a socket of UDP in the network namespace of this process takes datagrams from anybody.
+pub(crate) fn takes_datagrams(process: Pid) -> bool {
+    let table = |table: &str| fs::read_to_string(format!("/proc/{process}/net/{table}"));
+    ["udp", "udp6"]
+        .iter()
+        .filter_map(|name| table(name).ok())
+        .any(|table| takes(&table))
+}
+
+fn takes(table: &str) -> bool {
+    let mut sockets = table.lines().filter_map(Socket::parse);
+    sockets.any(|socket| socket.state == UNCONNECTED && !socket.is_to_itself)
 }
 
 fn served(tables: &[String]) -> u32 {
@@ -73,6 +90,18 @@ impl Socket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn sockets_of_udp_that_anybody_may_call_take_datagrams() {
+        let line = |address: &str, state: &str| {
+            format!("  sl  local_address rem_address   st\n 9: {address} 00000000:0000 {state} 0:0")
+        };
+        assert!(takes(&line("00000000:0035", "07")));
+        assert!(!takes(&line("00000000:0035", "01")), "connected");
+        assert!(!takes(&line("0100007F:0035", "07")), "at its loopback");
+        assert!(!takes("  sl  local_address rem_address   st"));
+    }
 
     #[test]
     #[cfg(target_endian = "little")]

@@ -30,6 +30,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// How often it looks while nothing does.
 const IDLE: Duration = Duration::from_secs(2);
 
+/// How long a task that takes datagrams drains at least. Balancers move flows of UDP away 5 s after
+/// it takes no new ones, and have two more seconds to notice.
+const DATAGRAMS: Duration = Duration::from_secs(7);
 /// How long a task waits for its networks on this host before it is rejected.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -89,6 +92,8 @@ struct Agent {
     executor: Arc<dyn Executor>,
     known: BTreeMap<TaskId, TaskReport>,
     deadlines: BTreeMap<TaskId, Instant>,
+    /// Since when tasks have drained.
+    draining: BTreeMap<TaskId, Instant>,
     checks: Checks,
     /// Since when tasks have been kept from their networks.
     refused: BTreeMap<SandboxId, Instant>,
@@ -104,6 +109,7 @@ impl Agent {
             executor,
             known: BTreeMap::new(),
             deadlines: BTreeMap::new(),
+            draining: BTreeMap::new(),
             refused: BTreeMap::new(),
             reports,
             busy: false,
@@ -117,6 +123,7 @@ impl Agent {
         self.busy = false;
         self.known.retain(|id, _| config.tasks.contains_key(id));
         self.deadlines.retain(|id, _| config.tasks.contains_key(id));
+        self.draining.retain(|id, _| config.tasks.contains_key(id));
         let goes_on =
             |task: &TaskConfig| task.desired <= TaskState::Running && !task.state.is_terminal();
         self.checks
@@ -211,7 +218,7 @@ impl Agent {
         }
         self.set(id, TaskState::Running, "", None);
         if task.draining {
-            self.count(id);
+            self.count(id, now);
         }
     }
 
@@ -252,10 +259,15 @@ impl Agent {
     }
 
     /// Reports the number of connections left: first, then whenever half of them have gone, to keep
-    /// the log small.
-    fn count(&mut self, id: TaskId) {
+    /// the log small. Datagrams count as one connection for a while: they have no end.
+    fn count(&mut self, id: TaskId, now: Instant) {
+        let since = *self.draining.entry(id).or_insert(now);
+        let moves = now.duration_since(since) < DATAGRAMS;
         let process = self.executor.process(id);
-        let count = process.and_then(|process| connections::count(process.pid()));
+        let count = process.and_then(|process| {
+            let datagrams = moves && connections::takes_datagrams(process.pid());
+            Some(connections::count(process.pid())? + u32::from(datagrams))
+        });
         let Some((known, count)) = self.known.get_mut(&id).zip(count) else {
             return;
         };

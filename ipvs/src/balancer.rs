@@ -102,6 +102,9 @@ pub trait Balancer: Send {
     /// The number of nftables' last change that its own table is known at; `None`: it is not known.
     fn generation(&self) -> Option<u32>;
 
+    /// Whether time alone has made something wrong, which `plan` would find.
+    fn is_due(&self) -> bool;
+
     /// The next `observe` reads everything.
     fn doubt(&mut self);
 

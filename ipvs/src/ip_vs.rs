@@ -26,6 +26,7 @@ use crate::{
     Balancer, BalancerError, Observed, Op, Passed, Table, Traffic, VirtualService,
     balancer::diff,
     connections::Connections,
+    crowd::Crowd,
     moment::Moment,
     nft_balancer::{
         TABLE, elements, hairpins, middle_of_tcp, number, of_version, sources, unreachable, value,
@@ -72,6 +73,7 @@ const READ_LAST: Duration = Duration::from_secs(10);
 
 /// The balancer of one network's namespace.
 pub struct IpVs {
+    crowd: Crowd,
     socket: Socket,
     kernel: Kernel,
     sysctls: Sysctls,
@@ -134,11 +136,13 @@ impl IpVs {
     pub fn open() -> Result<Self, BalancerError> {
         let mut socket = Socket::open()?;
         nftables::load(&mut socket);
+        let crowd = Crowd::of_kernel(&mut socket);
         let kernel = Kernel::open().map_err(|failure| refused("find IPVS", failure))?;
         let settings = TRACKING.iter().chain(BALANCING).copied();
         let sysctls = Sysctls::open(settings).map_err(BalancerError::Sysctl)?;
         let (connections, marks) = (Connections::any(), Marks::default());
         Ok(Self {
+            crowd,
             socket,
             kernel,
             sysctls,
@@ -167,7 +171,7 @@ impl IpVs {
             .map_err(|failure| refused("list its services", failure))?;
         self.marks = found.as_ref().map(Marks::of).unwrap_or_default();
         let table = Arc::new(self.table(found.as_ref(), &services));
-        let change = difference(Some(&ruleset(&table, &self.marks)), found.as_ref());
+        let change = difference(Some(&self.ruleset(&table)), found.as_ref());
         let steps = change.map(|change| change.steps).unwrap_or_default();
         let requests = services::difference(&self.wanted(&table), &services);
         let lines = steps
@@ -241,6 +245,10 @@ impl IpVs {
         }
     }
 
+    fn ruleset(&self, table: &Table) -> Ruleset {
+        ruleset(table, &self.marks, self.crowd)
+    }
+
     fn wanted(&self, table: &Table) -> Services {
         let service = |(vip, service)| {
             let vip: &IpAddr = vip;
@@ -281,12 +289,12 @@ impl IpVs {
     /// The same on the known state, so that only changed services are touched.
     fn amend(&mut self, mut whole: Whole, ops: &[Op]) -> Result<Arc<Table>, BalancerError> {
         let before = whole.table.part(ops);
-        let (old_rules, old_services) = (ruleset(&before, &self.marks), self.wanted(&before));
+        let (old_rules, old_services) = (self.ruleset(&before), self.wanted(&before));
         ops.iter()
             .for_each(|op| Arc::make_mut(&mut whole.table).apply(op));
         let after = whole.table.part(ops);
         self.marks.allot(&after);
-        let rules = difference(Some(&ruleset(&after, &self.marks)), Some(&old_rules));
+        let rules = difference(Some(&self.ruleset(&after)), Some(&old_rules));
         let requests = services::difference(&self.wanted(&after), &old_services);
         self.marks.forget(&before, &after);
         self.change(requests, rules.as_ref())?;
@@ -311,7 +319,7 @@ impl IpVs {
             .0
             .retain(|vip, _| table.services.contains_key(vip));
         self.marks.allot(&table);
-        let rules = difference(Some(&ruleset(&table, &self.marks)), found);
+        let rules = difference(Some(&self.ruleset(&table)), found);
         let requests = services::difference(&self.wanted(&table), services);
         self.change(requests, rules.as_ref())?;
         Ok(Arc::new(table))
@@ -322,9 +330,11 @@ impl Balancer for IpVs {
     fn observe(&mut self) -> Result<Observed, BalancerError> {
         let mut observed = self.read()?;
         observed.damage.extend(self.sysctls.damage());
-        observed
-            .damage
-            .extend(self.connections.damage(&mut self.socket, &observed.table)?);
+        observed.damage.extend(self.connections.damage(
+            &mut self.socket,
+            &observed.table,
+            Instant::now(),
+        )?);
         Ok(observed)
     }
 
@@ -353,7 +363,8 @@ impl Balancer for IpVs {
             Seen::Damaged(found, services) => self.repair(found.as_ref(), &services, ops)?,
             Seen::Nothing => return Ok(()),
         };
-        self.connections.forget(&mut self.socket, ops, &table)
+        self.connections
+            .forget(&mut self.socket, ops, &table, Instant::now())
     }
 
     fn overlook(&mut self, before: u32) {
@@ -367,6 +378,10 @@ impl Balancer for IpVs {
             Seen::Whole(whole) => Some(whole.at.number()),
             Seen::Nothing | Seen::Damaged(..) => None,
         }
+    }
+
+    fn is_due(&self) -> bool {
+        self.connections.is_due(Instant::now())
     }
 
     fn doubt(&mut self) {
@@ -504,7 +519,7 @@ fn names(version: Ip) -> Names {
 }
 
 /// Rule set that marks packets to virtual IPs, and translates their sources after IPVS. Pure.
-fn ruleset(table: &Table, marks: &Marks) -> Ruleset {
+fn ruleset(table: &Table, marks: &Marks, crowd: Crowd) -> Ruleset {
     let sent = |rule: Rule| {
         rule.with(Expression::Meta {
             key: Meta::Mark,
@@ -513,12 +528,14 @@ fn ruleset(table: &Table, marks: &Marks) -> Ruleset {
         .compare(Comparison::Equal, &number(SENT))
     };
     let first = [
-        Ip::BOTH.map(stray),
-        Ip::BOTH.map(refuse),
-        Ip::BOTH.map(other),
+        Ip::BOTH.map(stray).to_vec(),
+        Ip::BOTH.map(refuse).to_vec(),
+        Ip::BOTH.map(other).to_vec(),
+        crowd.rules(|flow, version| flow.map(names(version).marks)),
     ]
     .concat();
-    let ruleset = Ruleset::new(Family::Inet, TABLE)
+    let ruleset = crowd
+        .objects(Ruleset::new(Family::Inet, TABLE))
         .chain("unreachable", Chain::regular(unreachable()))
         .chain(
             "first",
@@ -649,7 +666,7 @@ mod tests {
             marks.allot(&before);
             marks.forget(&before, &after);
             marks.allot(&after);
-            let ruleset = ruleset(&after, &marks);
+            let ruleset = ruleset(&after, &marks, Crowd::Brief);
             prop_assert_eq!(&Marks::of(&ruleset), &marks);
             let services: BTreeMap<Key, Service> = after.services.iter()
                 .map(|(vip, service)| {

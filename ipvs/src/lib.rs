@@ -6,6 +6,7 @@
 
 mod balancer;
 mod connections;
+mod crowd;
 pub mod ip_vs;
 mod moment;
 mod nft_balancer;
@@ -15,6 +16,6 @@ mod table;
 
 pub use balancer::{Balancer, BalancerError, Observed, Passed, Traffic, diff};
 pub use ip_vs::IpVs;
-pub use nft_balancer::{BALANCED_PORTS, Clients, Nftables, TABLE, ruleset, turn, unreachable};
+pub use nft_balancer::{BALANCED_PORTS, Clients, Nftables, TABLE, turn, unreachable};
 pub use slots::slots;
 pub use table::{Op, Table, VirtualService};

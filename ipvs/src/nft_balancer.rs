@@ -5,7 +5,7 @@
 mod read_back;
 mod ruleset;
 
-use std::{collections::BTreeMap, mem, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, mem, net::IpAddr, sync::Arc, time::Instant};
 
 use model::{Balance, Scheduler};
 use nftables::{
@@ -15,6 +15,7 @@ use nftables::{
 use crate::{
     Balancer, BalancerError, Observed, Op, Table, Traffic,
     connections::Connections,
+    crowd::Crowd,
     moment::Moment,
     sysctl::{Sysctls, TRACKING},
 };
@@ -22,8 +23,9 @@ use crate::{
 pub(crate) use read_back::{elements, hairpins, value};
 use read_back::{pair, table};
 use ruleset::part;
+use ruleset::ruleset;
 pub(crate) use ruleset::{middle_of_tcp, of_version, sources, with_hairpins};
-pub use ruleset::{ruleset, turn, unreachable};
+pub use ruleset::{turn, unreachable};
 
 /// The nftables table of the engine, family `inet`.
 pub const TABLE: &str = model::names::BALANCER_TABLE;
@@ -45,6 +47,7 @@ pub enum Clients {
 /// The engine in one network namespace.
 pub struct Nftables {
     clients: Clients,
+    crowd: Crowd,
     socket: Socket,
     sysctls: Sysctls,
     connections: Connections,
@@ -68,9 +71,11 @@ impl Nftables {
     pub fn open(clients: Clients) -> Result<Self, BalancerError> {
         let mut socket = Socket::open()?;
         nftables::load(&mut socket);
+        let crowd = Crowd::of_kernel(&mut socket);
         let sysctls = Sysctls::open(TRACKING.iter().copied()).map_err(BalancerError::Sysctl)?;
         Ok(Self {
             clients,
+            crowd,
             socket,
             sysctls,
             connections: Connections::translated(),
@@ -81,7 +86,8 @@ impl Nftables {
     /// The desired rule set; `None` in a sandbox without virtual services, where no packet is to be
     /// matched.
     fn wanted(&self, table: &Table) -> Option<Ruleset> {
-        self.is_needed(table).then(|| ruleset(table, self.clients))
+        self.is_needed(table)
+            .then(|| ruleset(table, self.clients, self.crowd))
     }
 
     fn is_needed(&self, table: &Table) -> bool {
@@ -120,7 +126,7 @@ impl Nftables {
             Seen::Whole(mut table, at) => {
                 let wanted = |table: &Table| {
                     self.is_needed(table)
-                        .then(|| part(table, self.clients, ops))
+                        .then(|| part(table, self.clients, self.crowd, ops))
                 };
                 let before = wanted(&table);
                 ops.iter()
@@ -143,9 +149,11 @@ impl Balancer for Nftables {
     fn observe(&mut self) -> Result<Observed, BalancerError> {
         let mut observed = self.read()?;
         observed.damage.extend(self.sysctls.damage());
-        observed
-            .damage
-            .extend(self.connections.damage(&mut self.socket, &observed.table)?);
+        observed.damage.extend(self.connections.damage(
+            &mut self.socket,
+            &observed.table,
+            Instant::now(),
+        )?);
         Ok(observed)
     }
 
@@ -159,7 +167,8 @@ impl Balancer for Nftables {
         if let Some(ours) = ours.filter(|ours| ours.is_now(&mut self.socket)) {
             self.seen = Seen::Whole(table.clone(), ours);
         }
-        self.connections.forget(&mut self.socket, ops, &table)
+        self.connections
+            .forget(&mut self.socket, ops, &table, Instant::now())
     }
 
     fn overlook(&mut self, before: u32) {
@@ -173,6 +182,10 @@ impl Balancer for Nftables {
             Seen::Whole(_, at) => Some(at.number()),
             Seen::Nothing | Seen::Damaged(_) => None,
         }
+    }
+
+    fn is_due(&self) -> bool {
+        self.connections.is_due(Instant::now())
     }
 
     fn doubt(&mut self) {
@@ -292,7 +305,8 @@ mod tests {
         #[test]
         fn a_rule_set_tells_the_table_that_it_was_made_for(expected in tables()) {
             for clients in [Clients::Routed, Clients::Local] {
-                prop_assert_eq!(&table(&ruleset(&expected, clients)), &expected);
+                let ruleset = ruleset(&expected, clients, Crowd::Brief);
+                prop_assert_eq!(&table(&ruleset), &expected);
             }
         }
 
@@ -300,10 +314,12 @@ mod tests {
         fn a_part_changes_as_the_whole_does(before in tables(), after in tables()) {
             let ops = before.ops(&after);
             let change = |before: &Table, after: &Table| {
-                let rulesets = [after, before].map(|table| ruleset(table, Clients::Routed));
+                let whole = |table| ruleset(table, Clients::Routed, Crowd::Brief);
+                let rulesets = [after, before].map(whole);
                 difference(Some(&rulesets[0]), Some(&rulesets[1]))
             };
-            let parts = [&after, &before].map(|table| part(table, Clients::Routed, &ops));
+            let parts = [&after, &before]
+                .map(|table| part(table, Clients::Routed, Crowd::Brief, &ops));
             prop_assert_eq!(difference(Some(&parts[0]), Some(&parts[1])), change(&before, &after));
         }
     }

@@ -25,6 +25,9 @@ pub(crate) const TRACKING: &[Setting] = &[
     // A client and a server have 16384 ports between them (`BALANCED_PORTS`): thousands of
     // connections a second.
     ("net/netfilter/nf_conntrack_tcp_timeout_time_wait", "5"),
+    // The kernel's own: a keepalive every 25 s (WireGuard's) suffices for a flow of UDP.
+    ("net/netfilter/nf_conntrack_udp_timeout", "30"),
+    ("net/netfilter/nf_conntrack_udp_timeout_stream", "120"),
 ];
 
 /// A path below /proc/sys, and the value.

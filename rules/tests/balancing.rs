@@ -6,7 +6,7 @@
 mod support;
 
 use std::{
-    io::ErrorKind,
+    io::{ErrorKind, Write},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -68,6 +68,39 @@ fn changes_of_our_other_tables_cause_no_new_read() {
         balancer.overlook(before);
         assert_eq!(reconcile(&mut *balancer, &table(&[(1, 1)])), [Op::Repair]);
     });
+}
+
+/// A socket that is used for ever moves before its server stops, though nothing has ended.
+#[test]
+fn flows_of_datagrams_leave_a_server_that_takes_no_more() {
+    let (lab, mut balancer) = lab(Engine::Nftables, 2);
+    for family in 0..2 {
+        reconcile(&mut *balancer, &table(&[(1, 1)]));
+        let socket = support::udp(&lab.endpoints[0], vip(family));
+        let own = addresses(0)[family];
+        let of_first = format!("s1 {own}");
+        assert_eq!(support::exchange(&socket).unwrap(), of_first);
+        let mut connection = connect(&lab.endpoints[0], vip(family)).unwrap();
+        assert_eq!(support::line(&connection), of_first);
+        let closing = table(&[(1, 0), (2, 1)]);
+        reconcile(&mut *balancer, &closing);
+        let start = Instant::now();
+        while support::exchange(&socket).unwrap() == of_first {
+            assert!(start.elapsed() < Duration::from_secs(15), "it stays");
+            std::thread::sleep(Duration::from_millis(100));
+            if balancer.is_due() {
+                assert_eq!(reconcile(&mut *balancer, &closing), [Op::Repair]);
+            }
+        }
+        assert!(
+            start.elapsed() > Duration::from_secs(4),
+            "answers may be under way"
+        );
+        assert_eq!(support::exchange(&socket).unwrap(), format!("s2 {own}"));
+        assert!(!balancer.is_due());
+        connection.write_all(b"on\n").unwrap();
+        assert_eq!(support::line(&connection), "on");
+    }
 }
 
 /// Rules and maps change in one moment, but a packet may be among them just then.

@@ -139,7 +139,8 @@ impl Tables {
         self.settled = None;
         // What happens from here on is reported again; what we have changed ourselves is read now.
         self.monitor.forget();
-        let (mut rulesets, mut closed) = (Vec::new(), BTreeSet::new());
+        let mut rulesets = Vec::new();
+        let (mut closed, mut opened) = (BTreeSet::new(), BTreeSet::new());
         let asked = FAMILIES.map(|family| (family, self.asked(place, wanted, family)));
         let known = self.observe(&wanted.devices).map_err(said)?;
         for (family, asked) in asked {
@@ -151,6 +152,7 @@ impl Tables {
             let (asked, observed) = (asked.map(Arc::as_ref), observed.map(Arc::as_ref));
             if (place, family) == (Place::Host, Family::Inet) {
                 closed = published::closed(asked, observed);
+                opened = published::closed(observed, asked);
             }
             rulesets.extend(nftables::difference(asked, observed));
         }
@@ -171,6 +173,7 @@ impl Tables {
             services,
             passage,
             closed,
+            opened,
         }))
     }
 
@@ -195,7 +198,8 @@ impl Tables {
 
     /// Whether what was settled then still is, where nothing has been heard since.
     fn is_believed(&self, since: Instant) -> bool {
-        self.engine != BalancerKind::Ipvs || since.elapsed() < COMPARE_AGAIN
+        let is_heard = self.engine != BalancerKind::Ipvs || since.elapsed() < COMPARE_AGAIN;
+        is_heard && !self.balancer.is_due()
     }
 
     /// The tables, read where somebody has changed nftables since. Those of devices are also read

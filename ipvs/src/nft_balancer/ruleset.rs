@@ -10,7 +10,7 @@ use nftables::{
 use nix::libc::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::{BALANCED_PORTS, Clients, TABLE, mode, names, number};
-use crate::{Op, Table, VirtualService, slots::slots};
+use crate::{Op, Table, VirtualService, crowd::Crowd, slots::slots};
 
 /// NF_IP_PRI_NAT_DST and NF_IP_PRI_NAT_SRC.
 const TRANSLATE_DESTINATION: i32 = -100;
@@ -28,30 +28,36 @@ const SEED: u32 = 0x6e65_7464;
 const SPARE: u8 = 12;
 
 /// The rule set that balances a table. Pure.
-pub fn ruleset(table: &Table, clients: Clients) -> Ruleset {
-    with_affinities(table, clients, &affinities(table))
+pub(super) fn ruleset(table: &Table, clients: Clients, crowd: Crowd) -> Ruleset {
+    with_affinities(table, clients, crowd, &affinities(table))
 }
 
 /// As much of it as these ops are about. What does not belong to single virtual IPs is the same in
 /// any part of a table, but for what affinities take, which only the ops that say how to choose can
 /// change.
-pub(super) fn part(table: &Table, clients: Clients, ops: &[Op]) -> Ruleset {
+pub(super) fn part(table: &Table, clients: Clients, crowd: Crowd, ops: &[Op]) -> Ruleset {
     let chooses = |op: &Op| matches!(op, Op::AddService { .. } | Op::DelService { .. });
     let affinities = if ops.iter().any(chooses) {
         affinities(table)
     } else {
         BTreeSet::new()
     };
-    with_affinities(&table.part(ops), clients, &affinities)
+    with_affinities(&table.part(ops), clients, crowd, &affinities)
 }
 
-fn with_affinities(table: &Table, clients: Clients, affinities: &BTreeSet<u32>) -> Ruleset {
+fn with_affinities(
+    table: &Table,
+    clients: Clients,
+    crowd: Crowd,
+    affinities: &BTreeSet<u32>,
+) -> Ruleset {
     // A packet that is still addressed to a virtual IP here belongs to no connection: only first
     // packets of connections pass this chain.
     let balance = [
-        Ip::BOTH.map(stray),
-        Ip::BOTH.map(balance),
-        Ip::BOTH.map(refuse),
+        Ip::BOTH.map(stray).to_vec(),
+        crowd.rules(|flow, version| flow.in_set(names(version).services)),
+        Ip::BOTH.map(balance).to_vec(),
+        Ip::BOTH.map(refuse).to_vec(),
     ]
     .concat();
     let hook = if clients == Clients::Routed {
@@ -59,7 +65,8 @@ fn with_affinities(table: &Table, clients: Clients, affinities: &BTreeSet<u32>) 
     } else {
         Hook::Output
     };
-    let mut ruleset = Ruleset::new(Family::Inet, TABLE)
+    let mut ruleset = crowd
+        .objects(Ruleset::new(Family::Inet, TABLE))
         .chain("unreachable", Chain::regular(unreachable()))
         .chain(
             "balance",

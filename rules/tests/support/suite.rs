@@ -17,7 +17,7 @@ use rules::guard::guard;
 
 use super::{
     GATEWAYS, Lab, Namespace, PATIENCE, addresses, ask_tcp, ask_udp, connect, exchange,
-    in_fresh_namespace, line, ping, serve, sources, udp,
+    in_fresh_namespace, line, ping, run, serve, sources, udp,
 };
 
 /// One test for each promise, kept by the engine that `$engine` gives.
@@ -37,6 +37,8 @@ macro_rules! promises {
             established_connections_survive_every_change
             connections_to_a_removed_server_are_reset
             ports_used_again_stall_nobody
+            thousands_of_questions_with_a_socket_each_are_answered
+            flows_of_datagrams_outlive_keepalives
             idle_connections_live_for_hours
             hundreds_of_services_come_and_go
             traffic_is_counted
@@ -435,6 +437,58 @@ pub fn ports_used_again_stall_nobody(engine: Engine) {
         repeated <= refused,
         "{repeated} SYNs were repeated, {refused} of them at once"
     );
+}
+
+/// As resolvers, RADIUS clients and the like ask: more sockets than a client and a server have
+/// ports between them, in less time than the kernel remembers silent ones.
+pub fn thousands_of_questions_with_a_socket_each_are_answered(engine: Engine) {
+    const QUESTIONS: usize = 20_000;
+    let (lab, mut balancer) = lab(engine, 1);
+    reconcile(&mut *balancer, &table(&[(1, 1)]));
+    let answered = |family: usize| {
+        let start = Instant::now();
+        let mut lost = 0;
+        for asked in 0..QUESTIONS as u32 {
+            let socket = udp(&lab.endpoints[0], vip(family));
+            socket
+                .set_read_timeout(Some(Duration::from_millis(500)))
+                .unwrap();
+            lost += u32::from(exchange(&socket).is_err());
+            assert!(lost < 10, "{lost} of {asked} questions had no answer");
+            // No more than 4000 a second.
+            let due = start + Duration::from_micros(250) * asked;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        println!("{QUESTIONS} questions in {:?}", start.elapsed());
+        lost
+    };
+    // Where CPU time is taken away an answer may come late.
+    assert!(answered(0) < 3);
+}
+
+/// A few packets at once, and then one each 25 s, as WireGuard does.
+pub fn flows_of_datagrams_outlive_keepalives(engine: Engine) {
+    let (lab, mut balancer) = lab(engine, 2);
+    reconcile(&mut *balancer, &table(&[(1, 1), (2, 1)]));
+    let sockets = [0, 1].map(|family| udp(&lab.endpoints[0], vip(family)));
+    for socket in &sockets {
+        exchange(socket).unwrap();
+        exchange(socket).unwrap();
+    }
+    let remembered = |least: u64| {
+        let listed = lab.router.within(|| run("conntrack -L -p udp -o extended"));
+        let lasts = |line: &str| line.split_whitespace().nth(4)?.parse::<u64>().ok();
+        let flows = listed.lines().filter(|line| line.contains("dport=80"));
+        let flows: Vec<_> = flows.filter_map(lasts).collect();
+        assert_eq!(flows.len(), 2, "{listed}");
+        assert!(flows.iter().all(|left| *left >= least), "{listed}");
+    };
+    remembered(25);
+    std::thread::sleep(Duration::from_millis(2100));
+    sockets
+        .iter()
+        .for_each(|socket| drop(exchange(socket).unwrap()));
+    remembered(115);
 }
 
 /// One of the kernel's counters for TCP in a namespace.

@@ -16,6 +16,8 @@ PACKAGES := \
 	curl:/usr/bin/curl:tasks-of-the-tour-call-services-with-it \
 	dnsutils:/usr/bin/dig:tests-ask-the-resolver-with-it \
 	iptables:/usr/sbin/iptables:tests-drop-what-passes-a-host-as-firewalls-do \
+	ufw:/usr/sbin/ufw:is-reloaded-while-connections-last \
+	firewalld:/usr/sbin/firewalld:as-ufw \
 	docker.io:/usr/sbin/dockerd:networks-are-tested-beside-it \
 	containernetworking-plugins:/usr/lib/cni/bridge:tests-run-our-CNI-plugin-with-and-under-these \
 	podman:/usr/bin/podman:tests-have-it-call-the-CNI-plugin \

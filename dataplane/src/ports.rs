@@ -1,10 +1,10 @@
-//! Published ports of this host. A bound socket that does not listen reserves each port; a port
-//! that another program has is left to it.
+//! Published ports of this host. A socket that takes nothing reserves each port; a port that another
+//! program has is left to it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
 };
 
@@ -13,14 +13,9 @@ use model::{
     Publisher,
     names::{self, LinkName},
 };
-use nix::{
-    errno::Errno,
-    sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
-        sockopt::{Ipv6V6Only, ReuseAddr},
-    },
-};
+use nix::libc::{BPF_K, BPF_RET};
 use rules::published::{Answers, Diversion, Port};
+use socket2::{Domain, SockFilter, Socket, Type};
 
 use super::{
     Failure,
@@ -41,7 +36,7 @@ pub struct Open {
 /// The ports that are kept from other programs.
 #[derive(Debug, Default)]
 pub struct Ports {
-    held: BTreeMap<(Protocol, SocketAddr), OwnedFd>,
+    held: BTreeMap<(Protocol, SocketAddr), Socket>,
     /// What could be had last.
     pub open: Arc<Open>,
     /// What could not.
@@ -112,36 +107,42 @@ impl Ports {
         }
         match reserve(key.0, key.1) {
             Ok(socket) => drop(self.held.insert(key, socket)),
-            Err(Errno::EADDRINUSE) => return false,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return false,
             Err(_) => {}
         }
         true
     }
 }
 
-/// Binds a socket. `SO_REUSEADDR` is set only until then, so that connections in TIME_WAIT do not
-/// count, but no other program can listen afterwards.
-fn reserve(protocol: Protocol, address: SocketAddr) -> Result<OwnedFd, Errno> {
+/// A socket that drops whatever comes, so that nothing is answered while no rules lead packets
+/// away, as between the flush of a firewall's rules and their repair: a bound socket of TCP, or
+/// none at all, would reset established connections. `SO_REUSEADDR` is set only until it listens,
+/// so that connections in TIME_WAIT do not count, but no other program can listen afterwards.
+fn reserve(protocol: Protocol, address: SocketAddr) -> io::Result<Socket> {
     let kind = match protocol {
-        Protocol::Tcp => SockType::Stream,
-        Protocol::Udp => SockType::Datagram,
+        Protocol::Tcp => Type::STREAM,
+        Protocol::Udp => Type::DGRAM,
         // SCTP ports are not reserved: few kernels have SCTP, and few hosts a program that uses it.
-        Protocol::Sctp => return Err(Errno::EPROTONOSUPPORT),
+        Protocol::Sctp => return Err(io::ErrorKind::Unsupported.into()),
     };
-    let family = if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    let found = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    let found = Socket::new(Domain::for_address(address), kind, None)?;
     if address.is_ipv6() {
-        setsockopt(&found, Ipv6V6Only, &true)?;
+        found.set_only_v6(true)?;
     }
+    found.attach_filter(&[nothing()])?;
     let is_tcp = protocol == Protocol::Tcp;
-    setsockopt(&found, ReuseAddr, &is_tcp)?;
-    bind(found.as_raw_fd(), &SockaddrStorage::from(address))?;
-    setsockopt(&found, ReuseAddr, &false)?;
+    found.set_reuse_address(is_tcp)?;
+    found.bind(&address.into())?;
+    if is_tcp {
+        found.listen(0)?;
+        found.set_reuse_address(false)?;
+    }
     Ok(found)
+}
+
+/// The filter that lets no byte pass.
+fn nothing() -> SockFilter {
+    SockFilter::new((BPF_RET | BPF_K) as u16, 0, 0, 0)
 }
 
 /// Some CNI runtimes keep the ports of their containers themselves (Podman does), once they know
@@ -335,7 +336,10 @@ fn targets(config: &NodeConfig, network: NetworkId) -> Vec<(IpAddr, Protocol, u1
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, UdpSocket};
+    use std::{
+        net::{TcpListener, TcpStream, UdpSocket},
+        time::Duration,
+    };
 
     use super::*;
 
@@ -343,23 +347,38 @@ mod tests {
     fn a_port_belongs_to_its_program_or_to_us() {
         let program = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let taken = program.local_addr().unwrap();
-        assert_eq!(
-            reserve(Protocol::Tcp, taken).unwrap_err(),
-            Errno::EADDRINUSE
-        );
-        assert_eq!(
-            reserve(Protocol::Tcp, (Ipv4Addr::UNSPECIFIED, taken.port()).into()).unwrap_err(),
-            Errno::EADDRINUSE
-        );
+        let everywhere = (Ipv4Addr::UNSPECIFIED, taken.port()).into();
+        assert!(is_in_use(Protocol::Tcp, taken));
+        assert!(is_in_use(Protocol::Tcp, everywhere));
         drop(program);
         let kept = reserve(Protocol::Tcp, taken).unwrap();
         assert!(TcpListener::bind(taken).is_err());
         drop(kept);
         let program = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
-        assert_eq!(
-            reserve(Protocol::Udp, program.local_addr().unwrap()).unwrap_err(),
-            Errno::EADDRINUSE
-        );
+        assert!(is_in_use(Protocol::Udp, program.local_addr().unwrap()));
+    }
+
+    fn is_in_use(protocol: Protocol, address: SocketAddr) -> bool {
+        reserve(protocol, address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    }
+
+    #[test]
+    fn a_port_that_is_kept_answers_nothing() {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = free.local_addr().unwrap();
+        // The server ends the connection, so its side waits.
+        drop(TcpStream::connect(address).and_then(|_| free.accept()));
+        drop(free);
+        let _kept = [Protocol::Tcp, Protocol::Udp].map(|it| reserve(it, address).unwrap());
+        let patience = Duration::from_millis(300);
+        let outcome = TcpStream::connect_timeout(&address, patience);
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let asks = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        asks.connect(address).unwrap();
+        asks.set_read_timeout(Some(patience)).unwrap();
+        asks.send(b"?").unwrap();
+        let outcome = asks.recv(&mut [0]);
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

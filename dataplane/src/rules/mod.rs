@@ -41,6 +41,8 @@ pub struct Pending {
     passage: Vec<Change>,
     /// The host's ports that are no longer led elsewhere.
     closed: BTreeSet<(u8, u16)>,
+    /// Ports that the host begins to lead elsewhere.
+    opened: BTreeSet<(u8, u16)>,
 }
 
 impl Pending {

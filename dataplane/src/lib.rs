@@ -16,6 +16,7 @@ mod doubt;
 mod inspect;
 mod kernel;
 mod last;
+mod listeners;
 mod listing;
 pub mod namespace;
 mod notices;

@@ -1,16 +1,18 @@
 //! Published ports of this host. A socket that takes nothing reserves each port; a port that another
-//! program has is left to it.
+//! program has is left to it. Long ranges are not reserved: they are left to a program that was
+//! there first, and one that comes later is named.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use model::{
-    ContainerRuntime, Kind, Mac, NetworkId, NodeConfig, Protocol, PublishAt, PublishedConfig,
-    Publisher,
+    ContainerRuntime, Kind, Mac, NetworkId, NodeConfig, Protocol, PublishAt, PublishSpec,
+    PublishedConfig, Publisher,
     names::{self, LinkName},
 };
 use nix::libc::{BPF_K, BPF_RET};
@@ -20,7 +22,13 @@ use socket2::{Domain, SockFilter, Socket, Type};
 use super::{
     Failure,
     desired::{Desired, published},
+    listeners::listening,
 };
+
+/// What is reserved port by port; a range of more would take thousands of sockets.
+const RESERVED: u16 = 1_000;
+/// How often it is asked whether a program has come to a range that is not reserved.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What this host leads elsewhere, and where to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +50,9 @@ pub struct Ports {
     /// What could not.
     pub failures: Vec<Failure>,
     settled: Option<(Arc<NodeConfig>, Arc<Desired>)>,
+    /// The ranges that are led and not reserved, and when it was asked last who listens there.
+    ranges: BTreeSet<(Publisher, String)>,
+    looked: Option<Instant>,
 }
 
 impl Ports {
@@ -50,7 +61,10 @@ impl Ports {
         let is_same = |(last, before): &(Arc<_>, Arc<_>)| {
             Arc::ptr_eq(last, config) && Arc::ptr_eq(before, desired)
         };
-        if self.failures.is_empty() && self.settled.as_ref().is_some_and(is_same) {
+        let is_seen =
+            self.ranges.is_empty() || self.looked.is_some_and(|at| at.elapsed() < LOOK_AGAIN);
+        let is_settled = self.failures.is_empty() && is_seen;
+        if is_settled && self.settled.as_ref().is_some_and(is_same) {
             return;
         }
         self.settled = Some((config.clone(), desired.clone()));
@@ -59,6 +73,7 @@ impl Ports {
             ..Open::default()
         };
         let (mut wanted, mut failures) = (BTreeSet::new(), Vec::new());
+        let (mut ranges, mut listeners) = (BTreeSet::new(), Listeners::default());
         for ((service, place), record) in &config.published {
             let Some(&mark) = desired.diverted.get(&record.network) else {
                 let first = desired.undiverted.get(&record.network);
@@ -69,14 +84,27 @@ impl Ports {
             if at.as_ref().is_some_and(BTreeSet::is_empty) {
                 continue;
             }
-            let sockets = if is_kept(config, *service) {
+            let is_range = record.spec.count > RESERVED;
+            let sockets = if is_kept(config, *service) && !is_range {
                 sockets(record, at.as_ref())
             } else {
                 Vec::new()
             };
+            if is_range {
+                let range = (*service, place.clone());
+                let taken = listeners.at(&record.spec, at.as_ref());
+                if let Some(taken) = taken {
+                    let first = self.first_at(&range);
+                    failures.push(in_use(config, record, taken, first));
+                    if first == First::Program {
+                        continue;
+                    }
+                }
+                ranges.insert(range);
+            }
             wanted.extend(sockets.iter().copied());
             if let Some(taken) = sockets.into_iter().find(|&socket| !self.hold(socket)) {
-                failures.push(in_use(config, record, taken));
+                failures.push(in_use(config, record, taken, First::Program));
                 continue;
             }
             let port = Port {
@@ -93,9 +121,18 @@ impl Ports {
         self.held.retain(|key, _| wanted.contains(key));
         open.diversion.uplinks = uplinks(config, desired);
         open.diversion.own = own(config, &desired.addresses);
-        self.failures = failures;
+        self.looked = (!ranges.is_empty()).then(Instant::now);
+        (self.failures, self.ranges) = (failures, ranges);
         if *self.open != open {
             self.open = Arc::new(open);
+        }
+    }
+
+    fn first_at(&self, range: &(Publisher, String)) -> First {
+        if self.ranges.contains(range) {
+            First::Us
+        } else {
+            First::Program
         }
     }
 
@@ -173,10 +210,59 @@ fn sockets(record: &PublishedConfig, at: Option<&BTreeSet<IpAddr>>) -> Vec<(Prot
         .collect()
 }
 
+/// Sockets of programs, asked of the kernel where a range needs to know.
+#[derive(Default)]
+struct Listeners(BTreeMap<Protocol, Vec<SocketAddr>>);
+
+impl Listeners {
+    /// The first socket that takes calls at one of these ports; `at` as in [`Port`]. What the
+    /// kernel does not tell counts as free.
+    fn at(
+        &mut self,
+        spec: &PublishSpec,
+        at: Option<&BTreeSet<IpAddr>>,
+    ) -> Option<(Protocol, SocketAddr)> {
+        let protocol = spec.protocol;
+        let found = self.0.entry(protocol).or_insert_with(|| {
+            let mut found = listening(protocol).unwrap_or_default();
+            found.sort();
+            found
+        });
+        let numbers = spec.published..=spec.last();
+        let taken = found
+            .iter()
+            .find(|one| numbers.contains(&one.port()) && meets(one.ip(), at));
+        taken.map(|address| (protocol, *address))
+    }
+}
+
+/// Whether a socket at this address takes calls at one of the others; a socket at `::` may take
+/// those of IPv4 as well.
+fn meets(socket: IpAddr, at: Option<&BTreeSet<IpAddr>>) -> bool {
+    let Some(at) = at else {
+        return true;
+    };
+    let meets = |other: &IpAddr| {
+        let of_family = other.is_ipv4() == socket.is_ipv4();
+        *other == socket
+            || other.is_unspecified() && of_family
+            || socket.is_unspecified() && (of_family || socket.is_ipv6())
+    };
+    at.iter().any(meets)
+}
+
+/// Who was first at a port that two want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    Program,
+    Us,
+}
+
 fn in_use(
     config: &NodeConfig,
     record: &PublishedConfig,
     (protocol, address): (Protocol, SocketAddr),
+    first: First,
 ) -> Failure {
     let host = config
         .peers
@@ -187,7 +273,12 @@ fn in_use(
         address.port()
     );
     let next = "stop that program (`ss -lntup` names it), or publish at another port";
-    let cause = format!("{cause}, so this host does not lead callers to tasks there");
+    let cause = match first {
+        First::Program => {
+            format!("{cause}, so this host does not lead callers to tasks there")
+        }
+        First::Us => format!("{cause}, whose callers this host leads to tasks all the same"),
+    };
     let why = model::Failure::new(Kind::Conflict, cause, next);
     Failure::of_host(why.about(format!(
         "published port {} of {}",
@@ -379,6 +470,32 @@ mod tests {
         asks.send(b"?").unwrap();
         let outcome = asks.recv(&mut [0]);
         assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_program_at_a_port_of_a_range_is_found() {
+        let program = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let here = program.local_addr().unwrap();
+        let range = |protocol| PublishSpec {
+            published: here.port() - 1,
+            target: 1,
+            count: 3,
+            protocol,
+            mode: model::PublishMode::Ingress,
+            at: PublishAt::Everywhere,
+            allow: Vec::new(),
+        };
+        let found = |at: Option<&str>| {
+            let at = at.map(|address| [address.parse().unwrap()].into());
+            let found = Listeners::default().at(&range(Protocol::Udp), at.as_ref());
+            found.is_some_and(|(_, address)| address == here)
+        };
+        assert!(found(None) && found(Some("127.0.0.1")) && found(Some("0.0.0.0")));
+        assert!(!found(Some("127.0.0.2")) && !found(Some("::")));
+        assert_eq!(Listeners::default().at(&range(Protocol::Sctp), None), None);
+        let (any4, any6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
+        let at = [Ipv4Addr::LOCALHOST.into()].into();
+        assert!(meets(any4, Some(&at)) && meets(any6, Some(&at)));
     }
 
     #[test]

@@ -78,7 +78,8 @@ pub const FEATURES: &[(Level, &str)] = &[
     (
         Level::COMPOUNDS,
         "names of containers and aliases may have more than one label, and those of services and \
-         stacks underscores; names of containers that do not resolve are told",
+         stacks underscores; names of containers that do not resolve are told; a published range \
+         of ports is as long as one likes",
     ),
 ];
 

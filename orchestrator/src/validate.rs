@@ -23,6 +23,8 @@ pub const MAX_REPLICAS: u32 = 10_000;
 const MAX_NETWORKS: usize = 16;
 /// The most ports of the hosts that one service publishes: each is reserved on every host.
 const MAX_PUBLISHED: usize = 1_000;
+/// Of ranges, however long, from [`Level::COMPOUNDS`] on.
+const MAX_RANGES: usize = 1_000;
 /// Longest affinity, in seconds: a day.
 const MAX_AFFINITY: u32 = 86_400;
 /// The least MTU of IPv4 (RFC 791 section 3.2) and of IPv6 (RFC 8200 section 5), in bytes.
@@ -209,7 +211,7 @@ pub(crate) fn service(spec: &ServiceSpec, level: Level) -> Result<(), Refusal> {
         ));
     }
     naming::service(spec, level)?;
-    publish(&format!("service {:?}", spec.name), &spec.publish)?;
+    publish(&format!("service {:?}", spec.name), &spec.publish, level)?;
     health(&spec.name, spec.task.health.as_ref())?;
     balance(spec)?;
     if spec.external {
@@ -252,7 +254,7 @@ pub(crate) fn range(port: &PublishSpec) -> String {
 }
 
 /// `whose` is for people.
-fn publish(whose: &str, published: &[PublishSpec]) -> Result<(), Refusal> {
+fn publish(whose: &str, published: &[PublishSpec], level: Level) -> Result<(), Refusal> {
     let ends_well = |first: u16, count: u16| first > 0 && first.checked_add(count - 1).is_some();
     for (index, port) in published.iter().enumerate() {
         if port.count == 0
@@ -276,11 +278,28 @@ fn publish(whose: &str, published: &[PublishSpec]) -> Result<(), Refusal> {
             return Err(invalid(cause, "publish each port once"));
         }
     }
+    is_not_too_much(whose, published, level)
+}
+
+/// A range of ports takes as much as a single one once every host leads it as a range.
+fn is_not_too_much(whose: &str, published: &[PublishSpec], level: Level) -> Result<(), Refusal> {
     let all: usize = published.iter().map(|port| usize::from(port.count)).sum();
-    if all > MAX_PUBLISHED {
+    if level < Level::COMPOUNDS && all > MAX_PUBLISHED {
         return Err(invalid(
             format!("{whose} publishes {all} ports"),
-            format!("publish {MAX_PUBLISHED} at most"),
+            format!(
+                "publish {MAX_PUBLISHED} at most until every node runs this version of netd, or \
+                 a later one"
+            ),
+        ));
+    }
+    if published.len() > MAX_RANGES {
+        return Err(invalid(
+            format!(
+                "{whose} publishes {all} ports in {} ranges",
+                published.len()
+            ),
+            format!("publish {MAX_RANGES} ranges at most"),
         ));
     }
     Ok(())

@@ -254,6 +254,18 @@ fn rules_of_published_ports_are_read_back_and_leave_nothing() {
             allow: Vec::new(),
             ..port("c", None, 80, 1, 0)
         },
+        Port {
+            published: 10_000,
+            ..port("e", None, 10_000, 10_001, 1)
+        },
+        Port {
+            published: 30_000,
+            ..port("f", Some("2001:db8::9"), 20_000, 100, 1)
+        },
+        Port {
+            published: 40_000,
+            ..port("g", Some("0.0.0.0"), 40_000, 17, 1)
+        },
     ];
     let uplink = names::uplink_link(4096.try_into().unwrap());
     let uplinks = [(uplink, mark(4096.try_into().unwrap()))].into();
@@ -268,6 +280,7 @@ fn rules_of_published_ports_are_read_back_and_leave_nothing() {
         targets: vec![
             (ip("10.0.9.5"), Protocol::Tcp, 80, 3),
             (ip("fd00:9::5"), Protocol::Udp, 53, 1),
+            (ip("fd00:9::5"), Protocol::Udp, 10_000, 10_001),
         ],
     };
     in_fresh_namespace(|| {

@@ -505,6 +505,99 @@ fn damaged_ports_work_again_beside_strict_firewalls() {
     );
 }
 
+/// Answers datagrams at the ports that it is told.
+const SOME: &str = r#"
+import selectors, socket, sys
+ready = selectors.DefaultSelector()
+for port in map(int, sys.argv[1:]):
+    server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    server.bind(("::", port))
+    ready.register(server, selectors.EVENT_READ, port)
+while True:
+    for key, _ in ready.select():
+        _, client = key.fileobj.recvfrom(2048)
+        key.fileobj.sendto(f"{key.data} {client[0].removeprefix('::ffff:')}".encode(), client)
+"#;
+
+/// Telephony and TURN servers have thousands of ports; hosts lead them by one element and reserve
+/// none.
+#[test]
+fn a_range_of_ten_thousand_ports_is_led_as_one() {
+    let lab = lab(2);
+    let before = ["h1", "h2"].map(|host| traces(&lab, host));
+    let binds = |host: &str, address: &str, port: u16| {
+        let family = if address == "::" {
+            "AF_INET6"
+        } else {
+            "AF_INET"
+        };
+        let program = format!(
+            "import socket, time; s = socket.socket(socket.{family}, socket.SOCK_DGRAM); \
+             s.bind((\\\"{address}\\\", {port})); time.sleep(600)"
+        );
+        let line = format!("python3 -c \"{program}\" >/dev/null 2>&1 & echo $! >/run/binds.pid");
+        lab.exec(host, &["sh", "-c", &line]).ok();
+        eventually("the program is there", || {
+            let said = lab.exec(host, &["sh", "-c", &format!("ss -Hlun sport = {port}")]);
+            holds(!said.out.is_empty(), said)
+        });
+    };
+    let ends = |host: &str| {
+        drop(
+            lab.exec(host, &["sh", "-c", "kill $(cat /run/binds.pid)"])
+                .ok(),
+        )
+    };
+    // A program of the one host is there first.
+    binds("h2", "0.0.0.0", 12_345);
+    let create = "swarmctl service create --detach --name voice --publish \
+                  10000-20000:10000-20000/udp -- python3 -c";
+    let create = create
+        .split_whitespace()
+        .chain([SOME, "10000", "15000", "20000"]);
+    lab.exec("h1", &create.collect::<Vec<_>>()).ok();
+    let answers = |host: usize| {
+        for (address, client) in own(host).iter().zip(OUTSIDE) {
+            for port in ["10000", "15000", "20000"] {
+                eventually("a datagram is answered", || {
+                    let said = run(beside(&lab).args(["python3", "-c", ASK, address, port]));
+                    holds(said.out.trim() == format!("{port} {client}"), said)
+                });
+            }
+        }
+    };
+    answers(1);
+    eventually("h2 names the program's port", || {
+        let said = lab.ctl("h1", "node inspect h2").ok();
+        holds(said.contains("port 12345/udp of host h2 is in use"), said)
+    });
+    ends("h2");
+    answers(2);
+    let count = |look: &str| lab.exec("h1", &["sh", "-c", look]).ok().trim().to_owned();
+    let rules = count("nft list chain inet netd lead | grep -c ranges");
+    let elements = count("nft list map inet netd everywhere-ranges | grep -c 10000-20000");
+    assert_eq!((&*rules, &*elements), ("3", "1"));
+    let sockets = count("ss -Hlun | grep -cE ':1[0-9]{4}|:20000' || true");
+    assert_eq!(sockets, "0");
+    // Whoever comes later is named, and the range goes on.
+    binds("h1", "::", 15_000);
+    eventually("h1 names the program's port", || {
+        let said = lab.ctl("h1", "node inspect h1").ok();
+        holds(said.contains("port 15000/udp of host h1 is in use"), said)
+    });
+    answers(1);
+    ends("h1");
+    lab.ctl("h1", "service rm voice").ok();
+    lab.ctl("h1", "network rm ingress").ok();
+    for (host, before) in ["h1", "h2"].iter().zip(before) {
+        eventually("nothing is left", || {
+            let left = traces(&lab, host);
+            holds(left == before, format!("{before}\n--- left:\n{left}"))
+        });
+    }
+}
+
 #[test]
 fn ports_are_where_they_were_asked_for_and_for_whom() {
     let lab = lab(2);

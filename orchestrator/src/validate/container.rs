@@ -137,5 +137,5 @@ fn traits(traits: &ContainerTraits, level: Level) -> Result<(), Refusal> {
         "" => "the container".to_owned(),
         name => format!("container {name:?}"),
     };
-    publish(&whose, &traits.publish)
+    publish(&whose, &traits.publish, level)
 }

@@ -151,6 +151,39 @@ fn host_ports_lead_to_one_task_of_that_host() {
     )));
 }
 
+/// As telephony and TURN servers have them.
+#[test]
+fn a_range_is_as_long_as_one_likes_once_every_node_leads_ranges() {
+    let mut cluster = Cluster::at(Level::DISTINCTIONS, 2);
+    cluster.create_network(network("net", &["10.0.9.0/24"]));
+    let range = |published, count| PublishSpec {
+        protocol: Protocol::Udp,
+        count,
+        target: published,
+        ..port(published, PublishMode::Ingress)
+    };
+    let voice = || create(publishing("voice", 1, &["net"], &[range(10_000, 10_001)]));
+    let refusal = cluster.refuse(voice()).to_string();
+    assert!(
+        refusal.contains("service \"voice\" publishes 10001 ports"),
+        "{refusal}"
+    );
+    cluster.raise_to(Level::NEWEST);
+    cluster.apply(voice());
+    for other in [range(20_000, 1), range(9_000, 1_001), range(5_000, 60_000)] {
+        let refusal = cluster.refuse(create(publishing("other", 1, &["net"], &[other])));
+        let holder = "by service \"voice\" already, as *:10000-20000->10000-20000/udp";
+        assert!(refusal.to_string().contains(holder), "{refusal}");
+    }
+    cluster.create_service(publishing("other", 1, &["net"], &[range(20_001, 9_000)]));
+    let many: Vec<_> = (0..1_001).map(|at| range(40_000 + 2 * at, 1)).collect();
+    let refusal = cluster.refuse(create(publishing("many", 1, &["net"], &many)));
+    assert!(
+        refusal.to_string().contains("1001 ports in 1001 ranges"),
+        "{refusal}"
+    );
+}
+
 #[test]
 fn a_published_port_in_use_is_refused_naming_its_holder() {
     let mut cluster = Cluster::with_network(2);

@@ -7,7 +7,7 @@ use nftables::{
     Verdict,
 };
 
-use super::{Answers, MANGLE, NEW, at_names, last, target_key};
+use super::{Answers, Grain, MANGLE, NEW, at_names};
 use crate::{
     addresses_of,
     guard::{FROM_TUNNEL, outermost, set_names},
@@ -69,7 +69,7 @@ pub fn answer(mut table: Ruleset, answers: &Answers) -> Ruleset {
                 [&Ip::BOTH.map(judge)[..], &[restore]].concat(),
             ),
         )
-        .chain("callers", Chain::regular(callers_of_others()))
+        .chain("callers", Chain::regular(callers_of_others(answers)))
         .set(
             "routers",
             Set::values(
@@ -81,22 +81,25 @@ pub fn answer(mut table: Ruleset, answers: &Answers) -> Ruleset {
         .set("known", Set::values(&[Type::Ethernet, Type::Mark], known));
     Ip::BOTH.into_iter().fold(table, |table, version| {
         let subnets = outermost(&answers.subnets, version).map(addresses_of);
-        let targets = answers
-            .targets
-            .iter()
-            .filter(|(address, ..)| Ip::of(*address) == version);
-        let targets = targets.flat_map(|&(address, protocol, first, count)| {
-            (first..=last(first, count)).map(move |port| target_key(address, protocol, port))
+        let of_version = |grain| {
+            let targets = answers.targets.iter();
+            targets.filter(move |(address, _, _, count)| {
+                Ip::of(*address) == version && Grain::of(*count) == grain
+            })
+        };
+        let table = grains(answers).fold(table, |table, grain| {
+            let targets = of_version(grain).flat_map(|&(address, protocol, first, count)| {
+                grain.keys(Some(address), protocol, (first, count))
+            });
+            table.set(
+                &grain.name(at_names(version).targets),
+                grain.set(&[version.into(), Type::Protocol, Type::Port], targets),
+            )
         });
-        table
-            .set(
-                set_names(version).subnets,
-                Set::ranges(&[version.into()], subnets),
-            )
-            .set(
-                at_names(version).targets,
-                Set::values(&[version.into(), Type::Protocol, Type::Port], targets),
-            )
+        table.set(
+            set_names(version).subnets,
+            Set::ranges(&[version.into()], subnets),
+        )
     })
 }
 
@@ -114,8 +117,8 @@ fn of_outside(version: Ip) -> Rule {
 
 /// A new connection to a published target is remembered with the router that it came from; the rest
 /// of it comes from there.
-fn callers_of_others() -> Vec<Rule> {
-    let begin = |version: Ip| {
+fn callers_of_others(answers: &Answers) -> Vec<Rule> {
+    let begin = |version: Ip, grain: Grain| {
         let behind = (Type::from(version).size() / 4) as u8;
         let target = Rule::new()
             .states(NEW)
@@ -123,7 +126,7 @@ fn callers_of_others() -> Vec<Rule> {
             .destination(version, 0)
             .called(behind);
         let from = target
-            .in_set(at_names(version).targets)
+            .in_set(&grain.name(at_names(version).targets))
             .source_mac(0)
             .map("ways");
         from.with(Expression::SetConntrack {
@@ -132,6 +135,7 @@ fn callers_of_others() -> Vec<Rule> {
         })
         .verdict(Verdict::Accept)
     };
+    let begin = |grain| Ip::BOTH.map(|version| begin(version, grain));
     let goes_on = Rule::new()
         .states(KNOWN)
         .source_mac(0)
@@ -140,9 +144,16 @@ fn callers_of_others() -> Vec<Rule> {
             into: 2,
         });
     let goes_on = goes_on.in_set("known").verdict(Verdict::Accept);
-    [
-        &Ip::BOTH.map(begin)[..],
-        &[goes_on, Rule::new().counter().verdict(Verdict::Drop)],
-    ]
-    .concat()
+    let rest = [goes_on, Rule::new().counter().verdict(Verdict::Drop)];
+    grains(answers).flat_map(begin).chain(rest).collect()
+}
+
+/// Single ones always, ranges where there are any.
+fn grains(answers: &Answers) -> impl Iterator<Item = Grain> {
+    let targets = &answers.targets;
+    let has_ranges = targets
+        .iter()
+        .any(|(.., count)| Grain::of(*count) == Grain::Range);
+    let grains = Grain::ALL.into_iter();
+    grains.filter(move |grain| *grain == Grain::Single || has_ranges)
 }

@@ -9,8 +9,8 @@ use nftables::{
 };
 
 use super::{
-    Diversion, LOOPBACK, MANGLE, MARK_MASK, MARKED, NEW, PORTS, Port, TRANSLATE_DESTINATION,
-    called_key, chain, lead, numbers, of_version,
+    Diversion, Grain, LOOPBACK, MANGLE, MARK_MASK, MARKED, NEW, PORTS, Port, TRANSLATE_DESTINATION,
+    chain, keys, lead, of_grain, of_version,
 };
 use crate::{
     addresses_of,
@@ -34,18 +34,19 @@ pub fn divert(table: Ruleset, diversion: &Diversion) -> Ruleset {
     if diversion.ports.is_empty() {
         return table;
     }
+    let grains = Grain::ALL.map(|grain| (grain, of_grain(&diversion.ports, grain)));
+    let grains = || grains.iter().filter(|(_, ports)| !ports.is_empty());
     let called = |chain: &str| {
-        let goto = Verdict::Goto(chain.to_owned());
-        vec![
-            Rule::new().answers().verdict(Verdict::Return),
-            Rule::new().called(0).in_set(PORTS).verdict(goto),
-        ]
+        let to_port = |(grain, _): &(Grain, _)| {
+            let goto = Verdict::Goto(chain.to_owned());
+            Rule::new()
+                .called(0)
+                .in_set(&grain.name(PORTS))
+                .verdict(goto)
+        };
+        let answers = Rule::new().answers().verdict(Verdict::Return);
+        [answers].into_iter().chain(grains().map(to_port)).collect()
     };
-    let ports = diversion
-        .ports
-        .iter()
-        .flat_map(numbers)
-        .map(|(protocol, port)| called_key(protocol, port));
     let table = table
         .chain(
             "divert",
@@ -89,8 +90,12 @@ pub fn divert(table: Ruleset, diversion: &Diversion) -> Ruleset {
             "returned",
             Chain::base(Kind::Filter, Hook::Prerouting, BEHIND_CHECKS, returned()),
         )
-        .set(PORTS, Set::values(&[Type::Protocol, Type::Port], ports))
         .set("uplinks", uplinks(diversion));
+    let table = grains().fold(table, |table, (grain, ports)| {
+        let all = ports.iter().flat_map(|port| keys(port, None));
+        let set = grain.set(&[Type::Protocol, Type::Port], all);
+        table.set(&grain.name(PORTS), set)
+    });
     let table = lead(table, &diversion.ports);
     diversion.ports.iter().fold(table, |table, port| {
         let table = Ip::BOTH

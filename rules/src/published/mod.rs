@@ -3,6 +3,7 @@
 //! answers back by the called host. Each part is added to the guard table of its namespace.
 
 mod answers;
+mod grain;
 mod host;
 mod led;
 mod network;
@@ -14,9 +15,10 @@ use std::{
 
 use ipvs::VirtualService;
 use model::{Balance, Mac, Protocol, Subnet, Vni, names::LinkName};
-use nftables::{Chain, Ip, Key, Rule, Ruleset, Set, Type, Verdict, octets};
+use nftables::{Chain, Ip, Key, Rule, Ruleset, Type, Verdict};
 
 pub use answers::answer;
+use grain::Grain;
 pub use host::divert;
 pub use led::{Led, closed, is_led_elsewhere};
 pub use network::balance;
@@ -101,21 +103,22 @@ fn chain(port: &Port) -> String {
     format!("{CHAIN}{}", port.name)
 }
 
-fn numbers(port: &Port) -> impl Iterator<Item = (Protocol, u16)> {
-    let protocol = port.protocol;
-    (port.published..=last(port.published, port.count)).map(move |number| (protocol, number))
-}
-
 fn last(first: u16, count: u16) -> u16 {
     first.saturating_add(count.saturating_sub(1))
 }
 
-fn called_key(protocol: Protocol, port: u16) -> Key {
-    Key::of(&[&[protocol.number()], &port.to_be_bytes()])
+/// The ports of a grain.
+fn of_grain(ports: &[Port], grain: Grain) -> Vec<&Port> {
+    let ports = ports.iter();
+    ports
+        .filter(|port| Grain::of(port.count) == grain)
+        .collect()
 }
 
-fn target_key(address: IpAddr, protocol: Protocol, port: u16) -> Key {
-    Key::of(&[&octets(address), &[protocol.number()], &port.to_be_bytes()])
+/// The keys of a port's numbers, behind an address if there is one.
+fn keys(port: &Port, at: Option<IpAddr>) -> Vec<Key> {
+    let numbers = (port.published, port.count);
+    Grain::of(port.count).keys(at, port.protocol, numbers)
 }
 
 /// The names of one IP version's sets.
@@ -143,15 +146,26 @@ fn at_names(version: Ip) -> AtNames {
     }
 }
 
-/// By address first: a port is never both at an address and everywhere.
 fn lead(table: Ruleset, ports: &[Port]) -> Ruleset {
+    let (mut table, mut rules) = (table, Vec::new());
+    for grain in Grain::ALL {
+        let ports = of_grain(ports, grain);
+        if grain == Grain::Single || !ports.is_empty() {
+            table = lead_some(table, &mut rules, &ports, grain);
+        }
+    }
+    table.chain("lead", Chain::regular(rules))
+}
+
+/// By address first: a port is never both at an address and everywhere.
+fn lead_some(table: Ruleset, rules: &mut Vec<Rule>, ports: &[&Port], grain: Grain) -> Ruleset {
     let at = |version: Ip| {
         let behind = (Type::from(version).size() / 4) as u8;
         Rule::new()
             .version(version)
             .destination(version, 0)
             .called(behind)
-            .verdict_map(at_names(version).ports)
+            .verdict_map(&grain.name(at_names(version).ports))
     };
     let of_family = Ip::BOTH
         .into_iter()
@@ -160,44 +174,42 @@ fn lead(table: Ruleset, ports: &[Port]) -> Ruleset {
         Rule::new()
             .version(version)
             .called(0)
-            .verdict_map(at_names(version).any)
+            .verdict_map(&grain.name(at_names(version).any))
     };
-    let mut rules = Ip::BOTH.map(at).to_vec();
-    rules.push(Rule::new().called(0).verdict_map("everywhere"));
+    rules.extend(Ip::BOTH.map(at));
+    let everywhere = grain.name("everywhere");
+    rules.push(Rule::new().called(0).verdict_map(&everywhere));
     rules.extend(of_family.clone().map(any));
-    let way = |port: &Port| Verdict::Goto(chain(port));
+    let ways = |port: &Port, at: Option<IpAddr>| {
+        let way = Verdict::Goto(chain(port));
+        let ways = keys(port, at).into_iter();
+        ways.map(|key| (key, way.clone())).collect::<Vec<_>>()
+    };
+    let key = [Type::Protocol, Type::Port];
     let general = ports.iter().filter(|port| port.at.is_none());
-    let general = general.flat_map(|port| {
-        numbers(port).map(move |(protocol, number)| (called_key(protocol, number), way(port)))
-    });
-    let table = table.chain("lead", Chain::regular(rules)).set(
-        "everywhere",
-        Set::verdicts(&[Type::Protocol, Type::Port], general),
-    );
+    let general = general.flat_map(|port| ways(port, None));
+    let table = table.set(&everywhere, grain.verdicts(&key, general));
     let table = of_family.fold(table, |table, version| {
         let all = ports.iter().filter(|port| is_of_family(port, version));
-        let all = all.flat_map(|port| {
-            numbers(port).map(move |(protocol, number)| (called_key(protocol, number), way(port)))
-        });
-        let key = [Type::Protocol, Type::Port];
-        table.set(at_names(version).any, Set::verdicts(&key, all))
+        let all = all.flat_map(|port| ways(port, None));
+        table.set(
+            &grain.name(at_names(version).any),
+            grain.verdicts(&key, all),
+        )
     });
     Ip::BOTH.into_iter().fold(table, |table, version| {
         let placed = ports.iter().flat_map(|port| {
-            port.at
-                .iter()
-                .flatten()
-                .map(move |address| (port, *address))
+            let at = port.at.iter().flatten();
+            at.map(move |address| (port, *address))
         });
         let placed = placed
             .filter(|(_, address)| Ip::of(*address) == version && !address.is_unspecified())
-            .flat_map(|(port, address)| {
-                numbers(port).map(move |(protocol, number)| {
-                    (target_key(address, protocol, number), way(port))
-                })
-            });
+            .flat_map(|(port, address)| ways(port, Some(address)));
         let key = [version.into(), Type::Protocol, Type::Port];
-        table.set(at_names(version).ports, Set::verdicts(&key, placed))
+        table.set(
+            &grain.name(at_names(version).ports),
+            grain.verdicts(&key, placed),
+        )
     })
 }
 
@@ -233,6 +245,7 @@ mod tests {
         let led = Led {
             subnets: vec!["10.0.9.0/24".parse().unwrap()],
             servers: [((17, 53), [ip("10.0.9.5")].into())].into(),
+            ranges: [((17, 5000, 5999), [ip("10.0.9.5")].into())].into(),
         };
         let found = |protocol, destination: &str, port, server: &str| {
             led.is_stale(&Connection {
@@ -246,6 +259,8 @@ mod tests {
         };
         assert!(found(17, "192.0.2.1", 53, "10.0.9.6"), "a removed task");
         assert!(found(17, "192.0.2.1", 54, "10.0.9.5"), "a removed port");
+        assert!(found(17, "192.0.2.1", 5999, "10.0.9.6"), "of a range");
+        assert!(!found(17, "192.0.2.1", 5999, "10.0.9.5"), "of a range");
         assert!(!found(17, "192.0.2.1", 53, "10.0.9.5"));
         assert!(
             !found(6, "192.0.2.1", 53, "10.0.9.6"),

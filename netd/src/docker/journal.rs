@@ -347,7 +347,10 @@ mod tests {
         for (name, hold) in holds {
             let written = directory.path().join("holds").join(file_name(&name));
             let written = fs::read_to_string(written).unwrap();
-            assert_eq!(serde_json::to_string(&hold).unwrap(), written);
+            let mut written: serde_json::Value = serde_json::from_str(&written).unwrap();
+            // Named a way of questions that there is no more, and may be missing.
+            written.as_object_mut().unwrap().remove("asks");
+            assert_eq!(serde_json::to_value(&hold).unwrap(), written);
         }
     }
 

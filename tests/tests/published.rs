@@ -417,19 +417,20 @@ fn every_host_answers_and_tasks_see_who_calls() {
 }
 
 /// What a careless operator or other software does; `$NS` is the network's namespace, `$NU` the
-/// host's end of its uplink, `$T` the routing table that leads there, `$M` the mark.
+/// host's end of its uplink, `$T` the routing table that leads there, `$M` the mark. `|| :` where
+/// netd may have repaired it already.
 const BREAKAGES: [&str; 10] = [
     "ip rule del pref 0 lookup $T; ip -6 rule del pref 0 lookup $T",
     "for v in -4 -6; do ip $v rule del pref 0 lookup $T; ip $v rule add pref 0 fwmark \
-     $M/0xfff00000 lookup $T; done",
+     $M/0xfff00000 lookup $T || :; done",
     "for v in -4 -6; do ip $v rule add pref 0 lookup local proto static; ip $v rule del pref 0 \
      lookup local proto kernel; ip $v rule del pref 0 fwmark $M/0xfff00000; done",
     "for v in -4 -6; do while ip $v rule del pref 0 2>/dev/null; do :; done; done",
     "ip -4 route flush table $T; ip -6 route flush table $T",
     "ip address flush dev $NU",
     "sysctl -qw net.ipv4.conf.$NU.accept_local=0 net.ipv4.conf.$NU.route_localnet=0",
-    "for v in -4 -6; do ip -n $NS $v rule flush; ip -n $NS $v rule add pref 32766 lookup main; \
-     done",
+    "for v in -4 -6; do ip -n $NS $v rule flush; ip -n $NS $v rule add pref 32766 lookup main \
+     || :; done",
     "ip netns exec $NS nft flush ruleset",
     "nft flush ruleset",
 ];

@@ -41,11 +41,11 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 2) as called:
 "#;
 
 /// Holds so many connections, on each of which a byte comes and goes ten times a second, and
-/// begins ten new ones a second, until its input ends. Says what has failed, and how; what the
-/// firewall itself has rejected does not count.
+/// begins ten new ones a second, until its input ends. Says what has failed, and how; a new one
+/// that ends by the error `refusal` (`none`: there is no such) is begun again.
 const CALLERS: &str = r#"
 import asyncio, errno, sys
-count, port, addresses = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+count, port, refusal, addresses = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
 ended, exchanges, new = asyncio.Event(), 0, 0
 async def ask(reader, writer):
     global exchanges
@@ -66,7 +66,7 @@ async def begin(address):
         try:
             reader, writer = await asyncio.open_connection(address, port)
         except OSError as error:
-            if error.errno != errno.EHOSTUNREACH:
+            if errno.errorcode.get(error.errno) != refusal:
                 raise
             continue
         await ask(reader, writer)
@@ -125,9 +125,9 @@ impl Callers {
 
 /// Callers from outside and at the host's loopback by a published port, and a task by the virtual
 /// IP: fifty connections each.
-fn callers(lab: &Lab) -> Vec<Callers> {
+fn callers(lab: &Lab, refusal: &str) -> Vec<Callers> {
     let arguments = |port: &str, addresses: &[&str]| {
-        let words = ["python3", "-c", CALLERS, "50", port];
+        let words = ["python3", "-c", CALLERS, "50", port, refusal];
         let words = words.iter().chain(addresses);
         words.map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -173,7 +173,13 @@ const FIREWALLD: &str = "mkdir -p /run/dbus && cp -a /etc/firewalld /run/firewal
 /// Makes a host's firewall and reloads it so many times while callers hold on; `reload` is a line
 /// of shell.
 fn nobody_is_reset(lab: &Lab, (what, times): (&str, usize), make: &str, reload: &str) {
-    let callers = callers(lab);
+    // While it reloads, firewalld rejects what it has no rule for yet.
+    let refusal = if what == "firewalld" {
+        "EHOSTUNREACH"
+    } else {
+        "none"
+    };
+    let callers = callers(lab, refusal);
     // Both find their files and sockets where they always are, in a view of the host's own.
     let script = format!(
         "export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/bus; exec >&2; {make}\n\

@@ -54,11 +54,17 @@ BENCH_PACKAGES := \
 	aardvark-dns:/usr/lib/podman/aardvark-dns:as-unbound \
 	etcd-server:/usr/bin/etcd:is-compared-with-our-control-plane
 
-# installs what is missing of a list of packages
+# installs what is missing of a list of packages; none of their services is started, and firewalld's
+# not at the next boot either
 define install
 	@missing=; for entry in $(1); do IFS=: read -r name file why <<< "$$entry"; \
 	  [ -e "$$file" ] || { echo "setup: installing $$name ($$why)"; missing="$$missing $$name"; }; done; \
-	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	if [ -n "$$missing" ]; then \
+	  policy=/usr/sbin/policy-rc.d; \
+	  [ -e $$policy ] || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null || exit 1; \
+	  case "$$missing " in *" firewalld "*) systemctl disable firewalld >/dev/null 2>&1 || :;; esac; \
+	fi
 endef
 
 # builds for use; the CNI plugin without any library, because runtimes start it wherever and often

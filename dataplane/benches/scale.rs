@@ -175,7 +175,7 @@ impl Host {
              ip link set eth0 up; ip addr add 192.0.2.1/24 dev eth0",
         );
         let (desired, seen) = watch::channel(Arc::new(config()));
-        let (status, _) = dataplane::spawn(seen, Path::new("/run"), |_| None).unwrap();
+        let (status, _) = dataplane::spawn(seen, Path::new("/run"), |_| None, |_| ()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

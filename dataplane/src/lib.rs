@@ -54,10 +54,10 @@ use channel::KernelError;
 use derived::Derived;
 use inspect::Inside;
 use kernel::{Inhabited, Kernel};
-use pass::{Planes, differences, reconcile};
+use pass::{Planes, capabilities, differences, reconcile};
 use ports::Ports;
 use probe::Probes;
-use rules::Rules;
+use rules::{Entered, Rules};
 use status::{AGAIN, kernel_said, kind_of, undone};
 use xfrm::Encryption;
 
@@ -75,13 +75,17 @@ const VISITORS: usize = 8;
 /// takes the first value of `desired` as the truth (an empty configuration removes all that is
 /// ours) and ends when its sender is dropped, leaving the kernel as it is. `inhabited` finds the
 /// network namespace that a task's processes are in, so that a sandbox is found again without its
-/// name; `directory` keeps what must survive a reboot. Errors: no thread or no runtime can be had.
+/// name; `entered` runs inside a container's network namespace before questions for names are
+/// redirected there; `directory` keeps what must survive a reboot. Errors: no thread or no runtime
+/// can be had.
 pub fn spawn(
     desired: watch::Receiver<Arc<NodeConfig>>,
     directory: &Path,
     inhabited: impl Fn(SandboxId) -> Option<File> + Send + Sync + 'static,
+    entered: impl Fn(SandboxId) + Send + 'static,
 ) -> io::Result<(watch::Receiver<Arc<Status>>, Dataplane)> {
     let (inhabited, directory): (Inhabited, _) = (Arc::new(inhabited), directory.to_owned());
+    let entered: Entered = Box::new(entered);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -95,7 +99,7 @@ pub fn spawn(
     };
     thread::Builder::new()
         .name("dataplane".to_owned())
-        .spawn(move || runtime.block_on(run(desired, inhabited, outlet, &directory)))?;
+        .spawn(move || runtime.block_on(run(desired, (inhabited, entered), outlet, &directory)))?;
     Ok((
         status_seen,
         Dataplane {
@@ -113,22 +117,19 @@ struct Outlet {
 
 async fn run(
     mut desired: watch::Receiver<Arc<NodeConfig>>,
-    inhabited: Inhabited,
+    (inhabited, entered): (Inhabited, Entered),
     mut outlet: Outlet,
     directory: &Path,
 ) {
-    let Some(kernel) = open(&mut desired, &inhabited, &outlet).await else {
+    let Some(mut kernel) = open(&mut desired, &inhabited, &outlet).await else {
         return;
     };
-    let (rules, probes, encryption) = (
-        Rules::default(),
-        Probes::default(),
-        Encryption::open(directory),
-    );
+    let (probes, encryption) = (Probes::default(), Encryption::open(directory));
     let (ports, derived) = (Ports::default(), Derived::default());
+    let capabilities = capabilities(&mut kernel);
     let mut planes = Planes {
         kernel,
-        rules,
+        rules: Rules::new(capabilities.clone(), entered),
         probes,
         encryption,
         ports,
@@ -137,8 +138,6 @@ async fn run(
         derived,
         arrivals: Arrivals::default(),
     };
-    let capabilities = planes.capabilities();
-    planes.rules = Rules::new(capabilities.clone());
     let mut config = desired.borrow_and_update().clone();
     let mut retry = RETRY_FIRST;
     loop {

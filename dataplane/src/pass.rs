@@ -124,26 +124,26 @@ pub(crate) fn reconcile(
     ))
 }
 
-impl Planes {
-    /// What networks may ask for and this kernel has.
-    pub(crate) fn capabilities(&mut self) -> BTreeSet<Capability> {
-        let mut found = self.kernel.kinds();
-        match xfrm::probe() {
-            Ok(()) => drop(found.insert(Capability::Esp)),
-            Err(error) => {
-                info!(%error, options = Capability::Esp.options(), "this kernel cannot encrypt")
-            }
+/// What networks may ask for and this kernel has.
+pub(crate) fn capabilities(kernel: &mut Kernel) -> BTreeSet<Capability> {
+    let mut found = kernel.kinds();
+    match xfrm::probe() {
+        Ok(()) => drop(found.insert(Capability::Esp)),
+        Err(error) => {
+            info!(%error, options = Capability::Esp.options(), "this kernel cannot encrypt")
         }
-        match ipvs::ip_vs::probe() {
-            Ok(()) => drop(found.insert(Capability::Ipvs)),
-            Err(error) => {
-                let options = Capability::Ipvs.options();
-                info!(%error, options, "nftables translates virtual IPs")
-            }
-        }
-        found
     }
+    match ipvs::ip_vs::probe() {
+        Ok(()) => drop(found.insert(Capability::Ipvs)),
+        Err(error) => {
+            let options = Capability::Ipvs.options();
+            info!(%error, options, "nftables translates virtual IPs")
+        }
+    }
+    found
+}
 
+impl Planes {
     /// The configuration without the encrypted networks, where this kernel cannot encrypt: they are
     /// not brought up at all.
     fn able(&mut self, config: &Arc<NodeConfig>) -> (Arc<NodeConfig>, Vec<Failure>) {

@@ -16,11 +16,11 @@ use std::{
 use dataplane::{Status, namespace};
 use dns::{Audience, Enter, Limits, Listener, ServerHandle, Table, Upstream};
 use model::{
-    NodeConfig,
+    NodeConfig, SandboxId,
     names::{self, Namespace},
 };
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Interval at which namespaces that vanished without notice are looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -30,8 +30,41 @@ const LOOK_SOON: Duration = Duration::from_millis(5);
 /// Time after which that is no longer a matter of moments.
 const SOON: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
+/// Where a sandbox's own resolver listens.
+const INSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(names::RESOLVER), names::RESOLVER_PORT);
 /// Receive buffer of a resolver in bytes: some thousand queries.
 const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// The sockets of one resolver.
+pub(crate) struct Sockets {
+    udp: Vec<UdpSocket>,
+    tcp: Vec<TcpListener>,
+}
+
+/// The sockets of a sandbox's own resolver, opened before questions are led to them: what is asked
+/// until they are served waits there.
+pub(crate) struct Opened {
+    sandbox: SandboxId,
+    /// The inode of the namespace that they belong to.
+    namespace: u64,
+    sockets: Sockets,
+}
+
+/// Opens those of a sandbox, on a thread that is in its namespace.
+pub(crate) fn open(sandbox: SandboxId, opened: &mpsc::UnboundedSender<Opened>) {
+    let open = || {
+        Ok::<_, io::Error>(Opened {
+            sandbox,
+            namespace: namespace::current()?.metadata()?.ino(),
+            sockets: bind(&[INSIDE])?,
+        })
+    };
+    match open() {
+        // Nobody serves names any more where nobody receives them.
+        Ok(sockets) => drop(opened.send(sockets)),
+        Err(error) => tracing::debug!(%sandbox, %error, "a resolver's sockets are opened later"),
+    }
+}
 
 struct Resolver {
     /// The inode of the namespace that its sockets belong to.
@@ -44,6 +77,7 @@ struct Resolver {
 pub(crate) async fn serve(
     mut config: watch::Receiver<Arc<NodeConfig>>,
     mut status: watch::Receiver<Arc<Status>>,
+    mut opened: mpsc::UnboundedReceiver<Opened>,
     serving: &watch::Sender<BTreeSet<Audience>>,
 ) {
     let mut current = config.borrow_and_update().clone();
@@ -51,7 +85,12 @@ pub(crate) async fn serve(
     let upstream = Arc::new(Upstream::system().inside(enter(config.clone())));
     let mut resolvers: BTreeMap<Audience, Resolver> = BTreeMap::new();
     let mut refused: BTreeMap<Audience, Instant> = BTreeMap::new();
+    let mut early: Vec<Opened> = Vec::new();
     loop {
+        // Before the view is looked at, which then has their sandboxes.
+        while let Ok(next) = opened.try_recv() {
+            early.push(next);
+        }
         let newest = config.borrow_and_update().clone();
         if !Arc::ptr_eq(&newest, &current) {
             table.send_modify(|table| table.follow(&current, &newest));
@@ -73,22 +112,20 @@ pub(crate) async fn serve(
             let Some(inode) = namespace_inode(&namespace).filter(|_| missing) else {
                 continue;
             };
-            match listen(audience, namespace, addresses).await {
+            let at = early.iter().position(|early| {
+                Audience::Sandbox(early.sandbox) == audience && early.namespace == inode
+            });
+            let sockets = match at {
+                Some(at) => Ok(early.swap_remove(at).sockets),
+                None => listen(namespace, addresses).await,
+            };
+            match sockets.and_then(|sockets| listener(audience, sockets)) {
                 Ok(listener) => {
                     refused.remove(&audience);
-                    let server = dns::serve(
-                        listener,
-                        tables.clone(),
-                        upstream.clone(),
-                        Limits::default(),
-                    );
-                    resolvers.insert(
-                        audience,
-                        Resolver {
-                            namespace: inode,
-                            server,
-                        },
-                    );
+                    let (tables, upstream) = (tables.clone(), upstream.clone());
+                    let server = dns::serve(listener, tables, upstream, Limits::default());
+                    let namespace = inode;
+                    resolvers.insert(audience, Resolver { namespace, server });
                 }
                 // The address is not there yet.
                 Err(error) => {
@@ -97,6 +134,7 @@ pub(crate) async fn serve(
                 }
             }
         }
+        early.clear();
         serving.send_if_modified(|known| {
             let is_same = known.iter().eq(resolvers.keys());
             if !is_same {
@@ -109,6 +147,7 @@ pub(crate) async fn serve(
         tokio::select! {
             changed = config.changed() => if changed.is_err() { return },
             changed = status.changed() => if changed.is_err() { return },
+            Some(next) = opened.recv() => early.push(next),
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -133,10 +172,9 @@ fn wanted(config: &NodeConfig) -> BTreeMap<Audience, Vec<SocketAddr>> {
         let at = gateways.map(|gateway| (gateway, DNS_PORT).into()).collect();
         (Audience::Network(id), at)
     });
-    let inside = SocketAddr::from((names::RESOLVER, names::RESOLVER_PORT));
     let in_sandboxes = config
         .resolving()
-        .map(|id| (Audience::Sandbox(id), vec![inside]));
+        .map(|id| (Audience::Sandbox(id), vec![INSIDE]));
     at_gateways.chain(in_sandboxes).collect()
 }
 
@@ -155,40 +193,41 @@ fn namespace_inode(name: &str) -> Option<u64> {
         .map(|metadata| metadata.ino())
 }
 
-async fn listen(
-    audience: Audience,
-    namespace: String,
-    addresses: Vec<SocketAddr>,
-) -> io::Result<Listener> {
-    let bind = move || -> io::Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
-        addresses.iter().try_for_each(|&address| reach(address))?;
-        let udp = addresses.iter().map(|&address| {
-            let socket = UdpSocket::bind(address)?;
-            // Beyond what others may have: a burst of one task is not to push out what others ask.
-            setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
-            socket.set_nonblocking(true).map(|()| socket)
-        });
-        let tcp = addresses.iter().map(|&address| {
-            let socket = TcpListener::bind(address)?;
-            socket.set_nonblocking(true).map(|()| socket)
-        });
-        Ok((
-            udp.collect::<io::Result<_>>()?,
-            tcp.collect::<io::Result<_>>()?,
-        ))
-    };
-    let (udp, tcp) = tokio::task::spawn_blocking(move || namespace::within(&namespace, bind))
+async fn listen(namespace: String, addresses: Vec<SocketAddr>) -> io::Result<Sockets> {
+    let open = move || namespace::within(&namespace, || bind(&addresses))?;
+    tokio::task::spawn_blocking(open)
         .await
-        .map_err(io::Error::other)
-        .and_then(|entered| entered?)?;
+        .map_err(io::Error::other)?
+}
+
+/// In the calling thread's namespace.
+fn bind(addresses: &[SocketAddr]) -> io::Result<Sockets> {
+    addresses.iter().try_for_each(|&address| reach(address))?;
+    let udp = addresses.iter().map(|&address| {
+        let socket = UdpSocket::bind(address)?;
+        // Beyond what others may have: a burst of one task is not to push out what others ask.
+        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+        socket.set_nonblocking(true).map(|()| socket)
+    });
+    let tcp = addresses.iter().map(|&address| {
+        let socket = TcpListener::bind(address)?;
+        socket.set_nonblocking(true).map(|()| socket)
+    });
+    Ok(Sockets {
+        udp: udp.collect::<io::Result<_>>()?,
+        tcp: tcp.collect::<io::Result<_>>()?,
+    })
+}
+
+fn listener(audience: Audience, sockets: Sockets) -> io::Result<Listener> {
+    let udp = sockets.udp.into_iter();
+    let tcp = sockets.tcp.into_iter();
     Ok(Listener {
         audience,
         udp: udp
-            .into_iter()
             .map(tokio::net::UdpSocket::from_std)
             .collect::<io::Result<_>>()?,
         tcp: tcp
-            .into_iter()
             .map(tokio::net::TcpListener::from_std)
             .collect::<io::Result<_>>()?,
     })

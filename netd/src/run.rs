@@ -19,7 +19,7 @@ use cluster::{ClusterError, Halt};
 use model::{Failure, Kind, NetworkId, Node, NodeConfig, NodeId, NodeReport, TaskId, TaskReport};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -183,10 +183,12 @@ async fn host(daemon: Arc<Daemon>) -> Result<(), Failure> {
             None => executor.sandbox(TaskId(sandbox.0)),
         }
     };
+    let (opened, sockets) = mpsc::unbounded_channel();
     let (status, inside) = dataplane::spawn(
         daemon.desired.subscribe(),
         &daemon.options.directory,
         inhabited,
+        move |sandbox| names::open(sandbox, &opened),
     )
     .map_err(|error| start::refused("start the data plane", &error))?;
     daemon
@@ -203,7 +205,7 @@ async fn host(daemon: Arc<Daemon>) -> Result<(), Failure> {
     let names = {
         let (daemon, status) = (daemon.clone(), status.clone());
         let desired = daemon.desired.subscribe();
-        tokio::spawn(async move { names::serve(desired, status, &daemon.serving).await })
+        tokio::spawn(async move { names::serve(desired, status, sockets, &daemon.serving).await })
     };
     let tell_systemd = async {
         status.clone().wait_for(|status| status.settled).await.ok();

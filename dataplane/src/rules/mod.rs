@@ -19,7 +19,7 @@ use std::{
     time::Instant,
 };
 
-use model::Capability;
+use model::{Capability, SandboxId};
 use nftables::Change;
 use tracing::info;
 
@@ -29,6 +29,9 @@ pub use wanted::{Grounds, Wanted, WantedRules, rewanted, wanted};
 use super::{Failure, listing::Present, namespace::Identity, state::Place, turn::Turn, undone};
 use failure::failure;
 use tables::Tables;
+
+/// Runs inside a container's network namespace before any rule of ours is made there.
+pub(crate) type Entered = Box<dyn Fn(SandboxId) + Send>;
 
 /// What is left to change in one namespace.
 #[derive(Debug)]
@@ -68,10 +71,10 @@ impl Pending {
 }
 
 /// The rules in the kernel, seen from one host.
-#[derive(Default)]
 pub struct Rules {
     tables: BTreeMap<Place, Tables>,
     capabilities: BTreeSet<Capability>,
+    entered: Entered,
     turn: Turn,
     /// The namespace whose rules were read in turn last.
     last: Option<Place>,
@@ -81,10 +84,14 @@ pub struct Rules {
 
 impl Rules {
     /// On a kernel with these capabilities.
-    pub fn new(capabilities: BTreeSet<Capability>) -> Self {
+    pub(crate) fn new(capabilities: BTreeSet<Capability>, entered: Entered) -> Self {
         Self {
+            tables: BTreeMap::new(),
             capabilities,
-            ..Self::default()
+            entered,
+            turn: Turn::default(),
+            last: None,
+            unproved: BTreeSet::new(),
         }
     }
 
@@ -216,11 +223,11 @@ impl Rules {
         let engine = wanted.engine.on(&self.capabilities);
         let tables = match self.tables.entry(place) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Tables::open(place, engine)?),
+            Entry::Vacant(entry) => entry.insert(Tables::open(place, engine, &self.entered)?),
         };
         if tables.engine != engine {
             info!(%place, %engine, "another balancer takes over");
-            *tables = Tables::open(place, engine)?;
+            *tables = Tables::open(place, engine, &self.entered)?;
         }
         tables.plan(place, wanted)
     }

@@ -22,7 +22,7 @@ use super::{
         namespace::{self, Identity},
         state::Place,
     },
-    Pending, Wanted, connections,
+    Entered, Pending, Wanted, connections,
     failure::{not_entered, said},
     passage::Passage,
 };
@@ -81,8 +81,15 @@ fn balancer(place: Place, engine: BalancerKind) -> Result<Box<dyn Balancer>, Bal
 
 impl Tables {
     /// Opens the sockets of a namespace.
-    pub(super) fn open(place: Place, engine: BalancerKind) -> Result<Self, model::Failure> {
+    pub(super) fn open(
+        place: Place,
+        engine: BalancerKind,
+        entered: &Entered,
+    ) -> Result<Self, model::Failure> {
         let open = || -> Result<_, BalancerError> {
+            if let Place::Inside(Namespace::Container(sandbox)) = place {
+                entered(sandbox);
+            }
             Ok((Socket::open()?, balancer(place, engine)?, Monitor::open()?))
         };
         let (opened, identity) = match place {

@@ -63,7 +63,8 @@ fn host() {
     let desired = receiver.clone();
     let inhabited =
         move |sandbox| File::open(&desired.borrow().containers.get(&sandbox)?.path).ok();
-    let (status, inside) = dataplane::spawn(receiver, &directory, inhabited).expect("a data plane");
+    let (status, inside) =
+        dataplane::spawn(receiver, &directory, inhabited, |_| ()).expect("a data plane");
     loop {
         if let Some(config) = read().filter(|config| config.generation > sender.borrow().generation)
         {

@@ -12,13 +12,12 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::{
-        inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor},
-        statfs::{NSFS_MAGIC, statfs},
-    },
+    sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor},
 };
 use tokio::{io::unix::AsyncFd, time::sleep};
 use tracing::debug;
+
+use super::namespace::is_namespace;
 
 /// How long a file may stay without its namespace. Inotify does not tell of mounts.
 const MOUNTED: Duration = Duration::from_secs(1);
@@ -156,10 +155,6 @@ fn existing(path: &Path) -> Option<PathBuf> {
     let above = path.ancestors().skip(1);
     let mut there = above.filter(|directory| directory.is_dir());
     there.next().map(Path::to_owned)
-}
-
-fn is_namespace(path: &Path) -> bool {
-    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 
 #[cfg(test)]

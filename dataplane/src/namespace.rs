@@ -168,7 +168,8 @@ fn path(name: &str) -> PathBuf {
     Path::new(NAMESPACE_DIRECTORY).join(name)
 }
 
-fn is_namespace(path: &Path) -> bool {
+/// Whether a namespace is mounted there.
+pub(crate) fn is_namespace(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 

@@ -1,7 +1,7 @@
 //! Runs the DNS resolvers of this host: one at the gateway addresses of every overlay, one in every
 //! sandbox on a LAN, which has no gateway of ours, and one in every container of Docker Engine,
-//! which asks 127.0.0.11. Sockets are made inside the namespace and
-//! belong to it; a replaced namespace gets new ones.
+//! which asks 127.0.0.11. Sockets are made inside the namespace and belong to it; a replaced
+//! namespace gets new ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

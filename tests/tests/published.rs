@@ -86,11 +86,11 @@ fn traces(lab: &Lab, host: &str) -> String {
     lab.exec(host, &["sh", "-c", look]).ok()
 }
 
-/// Answers each datagram with its sender's address, at two ports.
+/// Answers each datagram with its port and its sender's address, at the ports that it is told.
 const DATAGRAMS: &str = r#"
-import selectors, socket
+import selectors, socket, sys
 ready = selectors.DefaultSelector()
-for port in 5001, 5002:
+for port in map(int, sys.argv[1:]):
     server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     server.bind(("::", port))
@@ -305,8 +305,8 @@ fn every_host_answers_and_tasks_see_who_calls() {
         "6001-6002:5001-5002/udp",
         "--",
     ];
-    lab.exec("h1", &[&echo[..], &["python3", "-c", DATAGRAMS]].concat())
-        .ok();
+    let datagrams = ["python3", "-c", DATAGRAMS, "5001", "5002"];
+    lab.exec("h1", &[&echo[..], &datagrams].concat()).ok();
     let listed = lab.ctl("h1", "service ls").ok();
     assert!(
         listed.contains("*:8080->80/tcp") && listed.contains("*:6001-6002->5001-5002/udp"),
@@ -506,21 +506,6 @@ fn damaged_ports_work_again_beside_strict_firewalls() {
     );
 }
 
-/// Answers datagrams at the ports that it is told.
-const SOME: &str = r#"
-import selectors, socket, sys
-ready = selectors.DefaultSelector()
-for port in map(int, sys.argv[1:]):
-    server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    server.bind(("::", port))
-    ready.register(server, selectors.EVENT_READ, port)
-while True:
-    for key, _ in ready.select():
-        _, client = key.fileobj.recvfrom(2048)
-        key.fileobj.sendto(f"{key.data} {client[0].removeprefix('::ffff:')}".encode(), client)
-"#;
-
 /// Telephony and TURN servers have thousands of ports; hosts lead them by one element and reserve
 /// none.
 #[test]
@@ -556,7 +541,7 @@ fn a_range_of_ten_thousand_ports_is_led_as_one() {
                   10000-20000:10000-20000/udp -- python3 -c";
     let create = create
         .split_whitespace()
-        .chain([SOME, "10000", "15000", "20000"]);
+        .chain([DATAGRAMS, "10000", "15000", "20000"]);
     lab.exec("h1", &create.collect::<Vec<_>>()).ok();
     let answers = |host: usize| {
         for (address, client) in own(host).iter().zip(OUTSIDE) {

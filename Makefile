@@ -67,12 +67,12 @@ define install
 	fi
 endef
 
-# builds for use; the CNI plugin without any library, because runtimes start it wherever and often
+# builds for use; the plugins without any library, because runtimes start them wherever and often
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 define release
 	cargo build --release --workspace --bins
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target $(HOST) -p cni-plugin
-	install -m 755 target/$(HOST)/release/netd-cni target/release/netd-cni
+	install -m 755 -t target/release target/$(HOST)/release/netd-cni target/$(HOST)/release/netd-netavark
 endef
 
 help: ## lists the targets
@@ -139,17 +139,23 @@ test-upgrade: build ## upgrades labs from earlier levels, host by host, under tr
 	  fi; \
 	done <tests/previous
 
-test-engines: build ## tests networks with the Docker Engine of Debian's sid, and with those of three releases at once
+test-engines: build ## tests networks with the Docker Engine of Debian's sid, with those of three releases at once, and with Podman 5
 	@trap 'exit 130' INT; failed=; \
+	if tests/engines/root trixie; then \
+	  cargo nextest run --ignore-default-filter -p tests --test engines_podman || \
+	    failed="$$failed engines_podman"; \
+	else \
+	  echo "engines: SKIPPED: Podman 5 of Debian's trixie cannot be installed here, see above"; \
+	fi; \
 	if tests/engines/root sid; then \
 	  echo "engine: sid"; \
 	  ENGINE=sid $(WITH_ENGINE) || failed="$$failed engine-of-sid"; \
 	  cargo nextest run --ignore-default-filter -p tests --test engines_mixed --test compatibility || \
 	    failed="$$failed engines_mixed"; \
-	  [ -z "$$failed" ] || { echo "make test-engines: FAILED:$$failed" >&2; exit 1; }; \
 	else \
 	  echo "engines: SKIPPED: Debian's sid cannot be installed here, see above"; \
-	fi
+	fi; \
+	[ -z "$$failed" ] || { echo "make test-engines: FAILED:$$failed" >&2; exit 1; }
 
 test-fresh: ## runs the README's two commands in a minimal Debian where nothing was ever built
 	$(call install,debootstrap:/usr/sbin/debootstrap:makes-that-Debian)
@@ -177,10 +183,11 @@ bench: setup setup-bench ## runs the benchmarks of docs/benchmarks.md
 	cargo bench -p dataplane --bench scale
 	cargo bench -p orchestrator --bench state
 
-install: ## builds for use and installs to /usr/local/bin and /opt/cni/bin, with the systemd unit
+install: ## builds for use and installs to /usr/local/bin, and plugins and the systemd unit where they are looked for
 	$(release)
 	install -D -m 755 -t $(DESTDIR)/usr/local/bin target/release/netd target/release/swarmctl
 	install -D -m 755 -t $(DESTDIR)/opt/cni/bin target/release/netd-cni
+	install -D -m 755 -t $(DESTDIR)/usr/local/lib/netavark target/release/netd-netavark
 	install -D -m 644 -t $(DESTDIR)/etc/systemd/system packaging/netd.service packaging/netd-docker.socket
 
 # what DOCKER_PLUGIN holds is what `docker plugin create NAME DOCKER_PLUGIN` takes

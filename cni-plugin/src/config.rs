@@ -398,6 +398,11 @@ fn addresses(
             found.insert(address("CNI_ARGS IP", text)?);
         }
     }
+    one_of_each_family(found)
+}
+
+/// Refuses several addresses of one family.
+pub(crate) fn one_of_each_family(found: BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, CniError> {
     let of_family = |v4: bool| {
         found
             .iter()
@@ -415,7 +420,7 @@ fn addresses(
 }
 
 /// An address with or without a prefix length. The length is ignored: it is the network's.
-fn address(field: &str, text: &str) -> Result<IpAddr, CniError> {
+pub(crate) fn address(field: &str, text: &str) -> Result<IpAddr, CniError> {
     let bare = text.split_once('/').map_or(text, |(bare, _)| bare);
     bare.parse().map_err(|_| {
         wrong(
@@ -431,11 +436,16 @@ fn mac(environment: &Environment, configuration: &Configuration) -> Result<Optio
         .mac
         .as_ref()
         .or_else(|| environment.arguments.get("MAC"));
-    let Some(text) = asked.filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
+    asked
+        .filter(|text| !text.is_empty())
+        .map(|text| mac_of_one(text))
+        .transpose()
+}
+
+/// The Ethernet address of one interface.
+pub(crate) fn mac_of_one(text: &str) -> Result<Mac, CniError> {
     match text.parse() {
-        Ok(mac @ Mac(bytes)) if bytes[0] & 1 == 0 && bytes != [0; 6] => Ok(Some(mac)),
+        Ok(mac @ Mac(bytes)) if bytes[0] & 1 == 0 && bytes != [0; 6] => Ok(mac),
         _ => Err(wrong(
             format!("{text:?} is not the Ethernet address of one interface"),
             "write 02:42:0a:00:09:05",
@@ -585,7 +595,7 @@ fn dns(of_configuration: Dns, of_runtime: RuntimeDns) -> Dns {
 }
 
 /// `null` is what Go writes for an empty list.
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     from: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
@@ -605,11 +615,11 @@ fn unsupported(field: &str, next: &str) -> CniError {
 }
 
 /// A value of this field that cannot be read.
-fn misread(field: &str, error: ParseError) -> CniError {
+pub(crate) fn misread(field: &str, error: ParseError) -> CniError {
     let error = error.within(field);
     wrong(error.cause, &error.next)
 }
 
-fn wrong(cause: impl Into<String>, next: &str) -> CniError {
+pub(crate) fn wrong(cause: impl Into<String>, next: &str) -> CniError {
     CniError::new(Code::Configuration, cause, next)
 }

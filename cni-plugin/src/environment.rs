@@ -63,7 +63,7 @@ impl Environment {
             operation,
             Operation::Add | Operation::Check | Operation::Del
         ) {
-            container(&name.container)?;
+            container("CNI_CONTAINERID", &name.container)?;
             interface(&name.interface)
                 .map_err(|reason| invalid(format!("CNI_IFNAME {reason}"), "use another name"))?;
         }
@@ -113,10 +113,11 @@ fn needed(operation: Operation) -> &'static [&'static str] {
     }
 }
 
-fn container(id: &str) -> Result<(), CniError> {
+/// Refuses what cannot be the id of a container; `field` is where the runtime gives it.
+pub(crate) fn container(field: &str, id: &str) -> Result<(), CniError> {
     if id.len() > MAX_CONTAINER {
         return Err(invalid(
-            format!("CNI_CONTAINERID has more than {MAX_CONTAINER} bytes"),
+            format!("{field} has more than {MAX_CONTAINER} bytes"),
             "use a shorter one",
         ));
     }
@@ -125,7 +126,7 @@ fn container(id: &str) -> Result<(), CniError> {
     }
     let next = "it is letters, digits, '_', '.' and '-', beginning with a letter or digit";
     Err(invalid(
-        format!("invalid characters in CNI_CONTAINERID {id:?}"),
+        format!("invalid characters in {field} {id:?}"),
         next,
     ))
 }

@@ -63,13 +63,9 @@ fn interface(version: Version, asked: &CniInterface, attached: &Attached) -> Val
 }
 
 fn ip(version: Version, attached: &Attached, address: IpAddr, interface: Option<usize>) -> Value {
-    let lease = lease(attached, address);
-    let length = lease.map_or(if address.is_ipv4() { 32 } else { 128 }, |lease| {
-        lease.subnet.prefix()
-    });
-    let mut ip = json!({ "address": format!("{address}/{length}") });
-    if let Some(lease) = lease.filter(|_| !attached.internal) {
-        ip["gateway"] = lease.gateway.to_string().into();
+    let mut ip = json!({ "address": with_length(attached, address) });
+    if let Some(gateway) = gateway(attached, address) {
+        ip["gateway"] = gateway.to_string().into();
     }
     if version < Version::V100 {
         ip["version"] = if address.is_ipv4() { "4" } else { "6" }.into();
@@ -78,6 +74,23 @@ fn ip(version: Version, attached: &Attached, address: IpAddr, interface: Option<
         ip["interface"] = index.into();
     }
     ip
+}
+
+/// The address with the length of its network's prefix.
+pub(crate) fn with_length(attached: &Attached, address: IpAddr) -> String {
+    let length = match lease(attached, address) {
+        Some(lease) => lease.subnet.prefix(),
+        None if address.is_ipv4() => 32,
+        None => 128,
+    };
+    format!("{address}/{length}")
+}
+
+/// The gateway beside the address, where its network has a way out.
+pub(crate) fn gateway(attached: &Attached, address: IpAddr) -> Option<IpAddr> {
+    lease(attached, address)
+        .filter(|_| !attached.internal)
+        .map(|lease| lease.gateway)
 }
 
 fn lease(attached: &Attached, address: IpAddr) -> Option<&SubnetLease> {

@@ -1,5 +1,5 @@
-//! The local API on a Unix socket, for `swarmctl` and `netd-cni`. Translates requests; decides
-//! nothing.
+//! The local API on a Unix socket, for `swarmctl` and the plugins of runtimes. Translates requests;
+//! decides nothing.
 
 use std::{
     fs,

@@ -78,9 +78,10 @@ impl Generation {
         (made.code == 0).then(|| PathBuf::from(made.out.trim_end()))
     }
 
-    /// From now on, and until its power is off, the host's engine is of this generation.
+    /// From now on, and until its power is off, the host's engine is of this generation, and its
+    /// Podman, where the root has one.
     #[track_caller]
-    fn lay(self, lab: &Lab, host: &str) {
+    pub fn lay(self, lab: &Lab, host: &str) {
         if let Some(root) = self.root() {
             let words = [script("lay"), root].map(|path| path.display().to_string());
             lab.exec(host, &[&words[0], &words[1]]).ok();

@@ -1,6 +1,9 @@
 //! What packaging/ holds, looked at by systemd's own programs; there need be no systemd at work.
+//! And where `make install` puts what others start.
 
-use tests::Lab;
+use std::process::Command;
+
+use tests::{Lab, run};
 
 /// A host beside the host: netd's files and the engine's are in another /run, and it has a network
 /// of its own.
@@ -59,4 +62,21 @@ fn an_early_engine_is_answered_by_netd_started_by_systemd() {
             "600 same"
         ]
     );
+}
+
+#[test]
+fn plugins_are_installed_where_runtimes_look_for_them() {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let mut install = Command::new("make");
+    install.args(["--dry-run", "-C", source, "install", "DESTDIR=/there"]);
+    let said = run(&mut install).ok();
+    for place in [
+        "/there/opt/cni/bin target/release/netd-cni",
+        "/there/usr/local/lib/netavark target/release/netd-netavark",
+    ] {
+        assert!(
+            said.contains(&format!("install -D -m 755 -t {place}\n")),
+            "{said}"
+        );
+    }
 }

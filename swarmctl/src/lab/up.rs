@@ -150,9 +150,12 @@ fn install(place: &Place) -> Result<()> {
     })?;
     Binary::at(&this)?.copy(&binaries.join("swarmctl"))?;
     Binary::at(&netd)?.copy(&binaries.join("netd"))?;
-    find("netd-cni", &this).map_or(Ok(()), |plugin| {
-        Binary::at(&plugin)?.copy(&binaries.join("netd-cni"))
-    })
+    for plugin in ["netd-cni", "netd-netavark"] {
+        if let Some(found) = find(plugin, &this) {
+            Binary::at(&found)?.copy(&binaries.join(plugin))?;
+        }
+    }
+    Ok(())
 }
 
 fn find(program: &str, beside: &Path) -> Option<PathBuf> {

@@ -2,21 +2,9 @@
 //! into a request to the local netd, and the reply into a CNI result. It decides nothing and exits
 //! within milliseconds.
 
-#![warn(unreachable_pub)]
-
-mod call;
-mod config;
-mod environment;
-mod error;
-mod result;
-#[cfg(test)]
-mod tests;
-mod version;
-
 use std::{
-    env, fs,
-    io::{self, Read, Write},
-    os::unix::fs::MetadataExt,
+    env,
+    io::{self, Write},
     path::Path,
     process::ExitCode,
     sync::mpsc,
@@ -27,19 +15,21 @@ use std::{
 use api::{ContainerReply, ContainerRequest};
 use serde_json::{Value, json};
 
-use call::{Unanswered, Wait};
-use config::{Asked, PLUGIN};
-use environment::{Environment, Operation};
-use error::{CniError, Code};
-use version::{NEWEST, SUPPORTED};
+use crate::{
+    call::{self, Unanswered, Wait},
+    config::{self, Asked, PLUGIN},
+    environment::{Environment, Operation},
+    error::{CniError, Code},
+    input, namespace, result,
+    version::{NEWEST, SUPPORTED},
+};
 
 /// How long VERSION waits for a configuration on standard input: runtimes write it at once, people
 /// on a terminal write none.
 const STDIN_PATIENCE: Duration = Duration::from_millis(500);
-/// The largest configuration that is read, in bytes.
-const MAX_INPUT: u64 = 4 << 20;
 
-fn main() -> ExitCode {
+/// The program.
+pub fn main() -> ExitCode {
     if env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) {
         eprintln!(
             "netd-cni {}: the CNI plugin of netd",
@@ -74,7 +64,7 @@ fn run(said: &mut String) -> Result<Option<Value>, CniError> {
             json!({ "cniVersion": version, "supportedVersions": SUPPORTED }),
         ));
     }
-    let input = input()?;
+    let input = standard_input()?;
     if let Some(version) = serde_json::from_slice(&input)
         .ok()
         .and_then(|value| said_version(&value))
@@ -85,7 +75,7 @@ fn run(said: &mut String) -> Result<Option<Value>, CniError> {
     match environment.operation {
         Operation::Add => add(&environment, asked).map(Some),
         Operation::Check => answered(&asked.request, Wait::Restart).map(|_| None),
-        Operation::Del => del(&asked.request),
+        Operation::Del => Ok(call::give_up(&asked.request, "netd-cni: DEL").map(|()| None)?),
         Operation::Status => status(&asked.request).map_err(CniError::of_status),
         Operation::Gc | Operation::Version => answered(&asked.request, Wait::No).map(|_| None),
     }
@@ -96,7 +86,7 @@ fn add(environment: &Environment, asked: Asked) -> Result<Value, CniError> {
         return Err(odd());
     };
     if !environment.own_namespace && !interface.only_addresses {
-        refuse_own_namespace(&environment.namespace)?;
+        namespace::refuse_own("CNI_NETNS", &environment.namespace)?;
     }
     let ContainerReply::Attached(attached) = answered(&asked.request, Wait::Restart)? else {
         return Err(odd());
@@ -108,22 +98,6 @@ fn add(environment: &Environment, asked: Asked) -> Result<Value, CniError> {
         asked.previous,
         &asked.dns,
     ))
-}
-
-/// DEL. Without the daemon the interface cannot be detached now, but no address leaks: netd later
-/// releases the interfaces of dead namespaces. DEL must not fail, because a runtime would not
-/// remove the container.
-fn del(request: &ContainerRequest) -> Result<Option<Value>, CniError> {
-    match call::ask(request, Wait::No) {
-        Ok(_) => Ok(None),
-        Err(Unanswered::Refused(refusal)) => Err(refusal.into()),
-        Err(Unanswered::Down(reason) | Unanswered::Lost(reason)) => {
-            eprintln!(
-                "netd-cni: DEL is left to netd, which does it once the namespace is gone: {reason}"
-            );
-            Ok(None)
-        }
-    }
 }
 
 /// STATUS. Without the daemon running containers have packets but no DNS.
@@ -142,38 +116,14 @@ fn answered(request: &ContainerRequest, wait: Wait) -> Result<ContainerReply, Cn
     Ok(call::ask(request, wait)?)
 }
 
-/// Refuses the host's own network namespace: a plugin would change the host's network.
-fn refuse_own_namespace(path: &str) -> Result<(), CniError> {
-    let refuse = |cause: String, next: &str| CniError::new(Code::Namespace, cause, next);
-    let gone = |error: io::Error| {
-        refuse(
-            format!("CNI_NETNS {path}: {error}"),
-            "the runtime makes it before ADD",
-        )
-    };
-    let given = fs::metadata(path).map_err(gone)?;
-    let own = fs::metadata("/proc/self/ns/net").map_err(gone)?;
-    if (given.dev(), given.ino()) == (own.dev(), own.ino()) {
-        let cause = format!("CNI_NETNS {path} is the host's own network namespace");
-        return Err(refuse(
-            cause,
-            "give the container one of its own, or call no plugin for it",
-        ));
-    }
-    Ok(())
-}
-
-fn input() -> Result<Vec<u8>, CniError> {
-    let mut input = Vec::new();
-    let read = io::stdin().lock().take(MAX_INPUT).read_to_end(&mut input);
-    read.map_err(|error| {
+fn standard_input() -> Result<Vec<u8>, CniError> {
+    input::read().map_err(|error| {
         CniError::new(
             Code::Io,
             format!("error reading from stdin: {error}"),
             "the runtime gives the configuration there",
         )
-    })?;
-    Ok(input)
+    })
 }
 
 /// Reads the first JSON value on standard input without waiting for the end of input.

@@ -1,0 +1,7 @@
+//! The program `netd-cni`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cni_plugin::cni()
+}

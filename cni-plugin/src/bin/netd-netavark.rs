@@ -1,0 +1,7 @@
+//! The program `netd-netavark`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cni_plugin::netavark()
+}

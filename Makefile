@@ -1,6 +1,6 @@
 # Every target sets up what it needs; `make setup` alone says what that is.
 .DEFAULT_GOAL := help
-.PHONY: test-upgrade help setup setup-vm setup-bench build check fix test test-vm test-engines test-fresh demo bench install docker-plugin clean
+.PHONY: soak test-upgrade help setup setup-vm setup-bench build check fix test test-vm test-engines test-fresh demo bench install docker-plugin clean
 
 # What is built is looked for below target/, what cargo installs is found, and what programs print
 # is read.
@@ -156,6 +156,10 @@ test-engines: build ## tests networks with the Docker Engine of Debian's sid, wi
 	  echo "engines: SKIPPED: Debian's sid cannot be installed here, see above"; \
 	fi; \
 	[ -z "$$failed" ] || { echo "make test-engines: FAILED:$$failed" >&2; exit 1; }
+
+soak: setup ## simulates thousands of cut ways between managers, and of orders of events in the orchestrator
+	SIMULATED_CUTS=2000 cargo nextest run -p cluster simulation
+	PROPTEST_CASES=5000 cargo nextest run -p orchestrator simulation
 
 test-fresh: ## runs the README's two commands in a minimal Debian where nothing was ever built
 	$(call install,debootstrap:/usr/sbin/debootstrap:makes-that-Debian)

@@ -94,7 +94,7 @@ impl<S: StateMachine> Consensus<S> {
     /// Makes an admitted manager a voter.
     pub(crate) async fn enlist(&self, node: NodeId) -> Result<(), Retry> {
         let _turn = self.turn.lock().await;
-        if self.voters().contains(&node.0) {
+        if self.standing.voters().contains(&node.0) {
             return Ok(());
         }
         let node = self
@@ -143,7 +143,7 @@ impl<S: StateMachine> Consensus<S> {
         {
             return Ok(Err(refusal));
         }
-        if !self.voters().contains(&self.me.0) {
+        if !self.standing.voters().contains(&self.me.0) {
             // The others elect a leader once this one stops heartbeats; new entries here would
             // never be confirmed.
             self.raft.runtime_config().heartbeat(false);
@@ -157,7 +157,7 @@ impl<S: StateMachine> Consensus<S> {
     /// Removes a manager from the voters, if the rest have a majority without it.
     async fn dismiss(&self, node: NodeId) -> Result<Result<(), Refusal>, Retry> {
         let _turn = self.turn.lock().await;
-        let mut rest = self.voters();
+        let mut rest = self.standing.voters();
         if !rest.remove(&node.0) {
             return Ok(Ok(()));
         }
@@ -180,7 +180,7 @@ impl<S: StateMachine> Consensus<S> {
         let count = || {
             voters
                 .iter()
-                .filter(|&&voter| voter == self.me.0 || self.hears(NodeId(voter)))
+                .filter(|&&voter| voter == self.me.0 || self.standing.hears(NodeId(voter)))
                 .count()
         };
         let majority = async {

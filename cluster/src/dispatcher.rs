@@ -160,7 +160,7 @@ impl<S: StateMachine> Session<S> {
         loop {
             tokio::select! {
                 message = upstream.next() => drop(message.ok_or(Over)?),
-                _ = check.tick() => if !self.consensus.leads() { return Err(Over) },
+                _ = check.tick() => if !self.consensus.standing.leads() { return Err(Over) },
                 () = self.down.closed() => return Err(Over),
             }
         }
@@ -172,7 +172,7 @@ impl<S: StateMachine> Session<S> {
         generation: u64,
         digest: &str,
     ) -> Result<(), Over> {
-        self.consensus.hear(self.node);
+        self.consensus.standing.hear(self.node);
         let view = self.consensus.fanout.subscribe(self.node);
         let mut check = interval(CHECK_INTERVAL);
         let mut told: Option<Told> = None;
@@ -196,7 +196,7 @@ impl<S: StateMachine> Session<S> {
                         told = Some(now);
                     }
                 }
-                _ = check.tick() => if !self.consensus.leads() { return Err(Over) },
+                _ = check.tick() => if !self.consensus.standing.leads() { return Err(Over) },
                 () = self.down.closed() => return Err(Over),
             }
         }
@@ -208,7 +208,7 @@ impl<S: StateMachine> Session<S> {
     }
 
     fn hear(&self, message: Upward) -> Result<(), Over> {
-        self.consensus.hear(self.node);
+        self.consensus.standing.hear(self.node);
         match message {
             Upward::Alive => Ok(()),
             Upward::Report { sequence, report } if report.node == self.node => {
@@ -284,7 +284,7 @@ async fn record<S: StateMachine>(
             }
             Err(Retry(reason)) => tracing::debug!(%node, reason, "a node's report waits"),
         }
-        if down.is_closed() || !consensus.leads() {
+        if down.is_closed() || !consensus.standing.leads() {
             return;
         }
         sleep(CHECK_INTERVAL).await;

@@ -1,10 +1,6 @@
 //! The leader's own loop: proposes the commands of `step`, and sets which nodes are ready or down.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use model::{
@@ -20,18 +16,13 @@ use tokio::{
 use crate::{
     Halt, Member, files,
     raft::{Consensus, Retry, SEGMENT_BYTES, confirmed, now},
-    timing::GRACE,
+    reach::{self, Reach, Verdict},
 };
 
 /// The longest time between two steps.
 const STEP_INTERVAL: Duration = Duration::from_millis(200);
 /// Changes within this time lead to one step.
 const DEBOUNCE: Duration = Duration::from_millis(3);
-/// A step this late means that this process was paused; the silence of nodes then says nothing.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long a leader that reaches others and is not reached leads on.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// How often a disk that has failed is tried.
 const PROBE: Duration = Duration::from_secs(2);
 
@@ -41,7 +32,7 @@ pub(crate) async fn run<S: StateMachine>(member: Member<S>, consensus: Arc<Conse
     // this loop would never sleep.
     let mut metrics = consensus.raft.metrics();
     loop {
-        if consensus.leads() {
+        if consensus.standing.leads() {
             lead(&consensus).await;
         }
         let woken = timeout(STEP_INTERVAL, metrics.changed()).await;
@@ -107,28 +98,19 @@ async fn lead<S: StateMachine>(consensus: &Consensus<S>) {
     }
     tracing::info!(node = %consensus.me, "this manager leads");
     let mut applied = consensus.machine.applied();
-    let mut grace_from = Instant::now();
-    let mut last = Instant::now();
+    let mut reach = Reach::new();
     let mut agenda = S::Agenda::default();
-    let mut judged = Instant::now();
-    while consensus.leads() {
+    while consensus.standing.leads() {
         applied.borrow_and_update();
-        if last.elapsed() > PAUSE {
-            grace_from = Instant::now();
-        }
-        last = Instant::now();
-        let reach = Reach::of(consensus);
-        let may_judge = grace_from.elapsed() > GRACE && reach != Reach::OneWay;
-        if may_judge || grace_from.elapsed() <= GRACE {
-            judged = Instant::now();
-        } else if judged.elapsed() > PATIENCE {
+        let verdict = reach.look(&consensus.standing);
+        if verdict == Verdict::Resign {
             let next = "let TCP port 2377 of this host pass its firewall";
             tracing::warn!(node = %consensus.me, next,
                 "the other managers cannot reach this leader: one of them is to lead");
-            consensus.resign().await;
+            consensus.standing.resign().await;
             continue;
         }
-        let mut commands = statuses(consensus, may_judge);
+        let mut commands = statuses(consensus, verdict);
         if let Some(level) = consensus.next_level() {
             tracing::info!(%level, "every member knows the next level: the cluster goes up");
             commands.push(ClusterCommand::RaiseLevel { level }.into());
@@ -146,7 +128,7 @@ async fn lead<S: StateMachine>(consensus: &Consensus<S>) {
     tracing::info!(node = %consensus.me, "this manager leads no more");
 }
 
-fn statuses<S: StateMachine>(consensus: &Consensus<S>, may_judge: bool) -> Vec<Command> {
+fn statuses<S: StateMachine>(consensus: &Consensus<S>, verdict: Verdict) -> Vec<Command> {
     let known: Vec<(NodeId, NodeStatus)> = consensus.machine.read(|state| {
         state
             .nodes()
@@ -155,43 +137,11 @@ fn statuses<S: StateMachine>(consensus: &Consensus<S>, may_judge: bool) -> Vec<C
             .collect()
     });
     let change = |(node, status): (NodeId, NodeStatus)| {
-        let next = match (consensus.hears(node), status) {
-            (true, NodeStatus::Unknown | NodeStatus::Down) => NodeStatus::Ready,
-            // A manager that confirms the log runs, and so do its tasks.
-            (false, NodeStatus::Ready) if consensus.is_confirmed_by(node) => return None,
-            (false, NodeStatus::Ready) if may_judge => NodeStatus::Down,
-            _ => return None,
-        };
+        let next = reach::status(&consensus.standing, verdict, node, status)?;
         tracing::info!(%node, status = %next, "node changes");
         Some(Command::Node(NodeCommand::SetStatus { node, status: next }))
     };
     known.into_iter().filter_map(change).collect()
-}
-
-/// Whom this leader reaches, and who reaches it.
-#[derive(PartialEq, Eq)]
-enum Reach {
-    /// A majority of the managers that vote has sessions here, this one counted; or the others
-    /// could not do without it.
-    Enough,
-    /// A majority without this manager confirms its log, yet too few have a session: it would call
-    /// nodes down that run well.
-    OneWay,
-}
-
-impl Reach {
-    fn of<S: StateMachine>(consensus: &Consensus<S>) -> Self {
-        let voters = consensus.voters().len();
-        let others = consensus.other_voters();
-        let count =
-            |is: &dyn Fn(NodeId) -> bool| others.iter().filter(|(node, _)| is(*node)).count();
-        let heard = 1 + count(&|node| consensus.hears(node));
-        let confirm = count(&|node| consensus.is_confirmed_by(node));
-        if heard * 2 <= voters && confirm * 2 > voters {
-            return Self::OneWay;
-        }
-        Self::Enough
-    }
 }
 
 async fn propose<S: StateMachine>(consensus: &Consensus<S>, commands: Vec<Command>) {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     Leadership, Member,
     link::Target,
-    raft::{Consensus, Seat},
+    raft::{Seat, Standing},
     timing::{ASK, HEARD, STUCK, SUSPECT},
 };
 
@@ -25,53 +25,60 @@ const LOOK: Duration = Duration::from_millis(50);
 const PAUSED: Duration = Duration::from_millis(150);
 
 /// A manager, and where it listens.
-type Place = (NodeId, SocketAddr);
+pub(crate) type Place = (NodeId, SocketAddr);
+
+/// The way to the other managers.
+pub(crate) trait Others: Send + Sync {
+    /// What one of them says of the leader; `None` where it does not answer.
+    fn ask(&self, place: Place) -> impl Future<Output = Option<Leadership>> + Send;
+}
+
+impl<S: StateMachine> Others for Member<S> {
+    async fn ask(&self, (node, address): Place) -> Option<Leadership> {
+        let node = Some(node);
+        Member::ask(self, Target { address, node }).await.ok()
+    }
+}
 
 /// Runs for as long as the manager does.
-pub(crate) async fn watch<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>) {
+pub(crate) async fn watch(standing: Arc<Standing>, others: impl Others) {
     let mut since = Instant::now();
     let mut leader = None;
     loop {
         let before = Instant::now();
         sleep(LOOK).await;
-        let seat = consensus.seat();
+        let seat = standing.seat();
         if before.elapsed() > LOOK + PAUSED || seat != leader {
             (since, leader) = (Instant::now(), seat);
         }
-        since = consensus.leader_heard().map_or(since, |at| since.max(at));
+        since = standing.leader_heard().map_or(since, |at| since.max(at));
         let may = match seat {
             Some(Seat::Here) => true,
             Some(Seat::There(..)) if since.elapsed() < SUSPECT => false,
             Some(Seat::There(node, address)) => {
                 let stuck = since.elapsed() > STUCK;
                 let leader = Some((node, address)).filter(|_| !stuck);
-                may_stand(&member, &consensus.other_voters(), leader).await
+                may_stand(&others, &standing.other_voters(), leader).await
             }
             // Whom a manager that does not vote could ask is no matter.
-            None if !consensus.may_vote() => false,
-            None => may_stand(&member, &consensus.other_voters(), None).await,
+            None if !standing.may_vote() => false,
+            None => may_stand(&others, &standing.other_voters(), None).await,
         };
-        consensus.may_stand(may);
+        standing.may_stand(may);
     }
 }
 
 /// Asks all who vote whether this manager may stand for election.
-async fn may_stand<S: StateMachine>(
-    member: &Member<S>,
-    others: &[Place],
-    leader: Option<Place>,
-) -> bool {
-    let asked = others
-        .iter()
-        .map(async |&place| (place, said(member, place).await));
+async fn may_stand(others: &impl Others, voters: &[Place], leader: Option<Place>) -> bool {
+    let mut asked = Vec::new();
+    for &place in voters {
+        asked.push(async move { (place, said(others, place).await) });
+    }
     wins(&join_all(asked).await, leader)
 }
 
-/// What another manager says of the leader; `None` where it does not answer.
-async fn said<S: StateMachine>(member: &Member<S>, (node, address): Place) -> Option<Leadership> {
-    let node = Some(node);
-    let answer = timeout(ASK, member.ask(Target { address, node })).await;
-    answer.ok()?.ok()
+async fn said(others: &impl Others, place: Place) -> Option<Leadership> {
+    timeout(ASK, others.ask(place)).await.ok().flatten()
 }
 
 /// Whether a majority would elect who asks, and the leader, if it counts, says that it leads no

@@ -21,6 +21,7 @@ mod member;
 mod message;
 mod pki;
 mod raft;
+mod reach;
 mod server;
 mod services;
 mod session;

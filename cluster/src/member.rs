@@ -237,7 +237,7 @@ impl<S: StateMachine> Member<S> {
         tasks.spawn(async move { member.own_view().keep().await });
         if let Some(consensus) = &self.inner.consensus {
             tasks.spawn(drive::run(self.clone(), consensus.clone()));
-            tasks.spawn(election::watch(self.clone(), consensus.clone()));
+            tasks.spawn(election::watch(consensus.standing.clone(), self.clone()));
             tasks.spawn(enlist(self.clone(), consensus.clone()));
         }
         Ok(())
@@ -252,7 +252,7 @@ impl<S: StateMachine> Member<S> {
         };
         let consensus = self.here().map_err(failed)?;
         consensus.initialize(address).await?;
-        while !consensus.leads() {
+        while !consensus.standing.leads() {
             sleep(RETRY_PAUSE).await;
         }
         consensus
@@ -297,7 +297,7 @@ impl<S: StateMachine> Member<S> {
 
     async fn settled(&self) {
         if let Some(consensus) = &self.inner.consensus {
-            while !consensus.votes() {
+            while !consensus.standing.votes() {
                 sleep(RETRY_PAUSE).await;
             }
         }
@@ -553,7 +553,7 @@ impl<S: StateMachine> Member<S> {
             .inner
             .consensus
             .as_ref()
-            .and_then(|consensus| consensus.seat())
+            .and_then(|consensus| consensus.standing.seat())
         {
             return Ok(known);
         }
@@ -669,9 +669,9 @@ impl<S: StateMachine> Member<S> {
             || found(self.query(Query::Node(node.to_string())).await)
     }
 
-    pub(crate) fn own_place(&self) -> Option<(NodeId, SocketAddr)> {
+    pub(crate) fn own_address(&self) -> Option<SocketAddr> {
         let record = self.inner.consensus.as_ref()?.node(self.node())?;
-        Some((record.id, record.address))
+        Some(record.address)
     }
 
     /// The level of the cluster, as far as it is known here.
@@ -719,7 +719,7 @@ pub(crate) enum Vacancy {
 
 /// Asks whoever leads to let this manager vote, until it does.
 async fn enlist<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>) {
-    while !consensus.voters().contains(&member.node().0) {
+    while !consensus.standing.voters().contains(&member.node().0) {
         if let Ok(Seat::There(node, address)) = member.seat().await {
             let mut leader = MembershipClient::new(member.channel_to(node, address));
             if let Err(status) = leader.enlist(encode(&member.node())).await {

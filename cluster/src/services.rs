@@ -18,19 +18,17 @@ use model::{
 };
 use openraft::{
     Entry, EntryPayload,
-    error::RaftError,
-    raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest, VoteResponse},
+    raft::{AppendEntriesRequest, InstallSnapshotRequest},
 };
 use serde_json::Value;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 use tracing::field::display;
 
 use crate::{
-    Halt, JoinCall, Leadership, Member, PeerIdentity, dispatcher,
-    raft::{Consensus, Retry, Seat, Types},
+    Halt, JoinCall, Member, PeerIdentity, dispatcher,
+    raft::{Consensus, Retry, Types},
     server::Caller,
     streams::{Messages, paged, told},
-    timing::ELECTION,
     watching,
 };
 
@@ -71,10 +69,9 @@ impl<S: StateMachine> Door<S> {
     }
 
     fn leader(&self) -> Result<&Arc<Consensus<S>>, Status> {
-        self.manager()?
-            .leads()
-            .then_some(self.manager()?)
-            .ok_or_else(|| Status::unavailable("this manager does not lead"))
+        let manager = self.manager()?;
+        let leads = manager.standing.leads().then_some(manager);
+        leads.ok_or_else(|| Status::unavailable("this manager does not lead"))
     }
 }
 
@@ -137,13 +134,11 @@ fn identity<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
 #[tonic::async_trait]
 impl<S: StateMachine> Raft for Door<S> {
     async fn append(&self, request: Request<Json>) -> Reply {
-        let manager = self.manager()?;
-        manager.hear_leader();
-        let raft = &manager.raft;
+        let standing = &self.manager()?.standing;
         match decode::<AppendEntriesRequest<Types>>(request.get_ref()) {
             Ok(call) => {
                 self.known_to_this_version(levels_of(&call.entries))?;
-                reply(&raft.append_entries(call).await)
+                reply(&standing.append(call).await)
             }
             // What cannot be read may be of a later version.
             Err(error) => {
@@ -154,16 +149,8 @@ impl<S: StateMachine> Raft for Door<S> {
     }
 
     async fn vote(&self, request: Request<Json>) -> Reply {
-        let manager = self.manager()?;
-        let call: VoteRequest<u64> = decode(request.get_ref())?;
-        // A follower that has just heard a leader does not vote (openraft); nor does the leader
-        // that a majority has just confirmed (Raft's dissertation, 4.2.3).
-        if manager.leads() && manager.is_confirmed(ELECTION.start) {
-            let own = manager.raft.metrics().borrow().vote;
-            let refused = VoteResponse::new(own, None, false);
-            return reply(&Ok::<_, RaftError<u64>>(refused));
-        }
-        reply(&manager.raft.vote(call).await)
+        let standing = &self.manager()?.standing;
+        reply(&standing.vote(decode(request.get_ref())?).await)
     }
 
     async fn install_snapshot(&self, request: Request<Json>) -> Reply {
@@ -271,14 +258,9 @@ impl<S: StateMachine> Membership for Door<S> {
     }
 
     async fn leader(&self, _: Request<Json>) -> Reply {
-        let leader = match self.manager()?.seat() {
-            Some(Seat::Here) => self.0.own_place(),
-            Some(Seat::There(node, address)) => Some((node, address)),
-            None => None,
-        };
-        let silence = self.manager()?.silence();
-        let silence = silence.and_then(|silence| u64::try_from(silence.as_millis()).ok());
-        reply(&Leadership { leader, silence })
+        let standing = &self.manager()?.standing;
+        let own = self.0.own_address();
+        reply(&standing.leadership(own))
     }
 }
 

@@ -195,7 +195,7 @@ impl<S: StateMachine> Watching<S> {
             }
             tokio::select! {
                 changed = applied.changed() => if changed.is_err() { return End::Gone },
-                _ = check.tick() => if !self.consensus.leads() { return End::Gone },
+                _ = check.tick() => if !self.consensus.standing.leads() { return End::Gone },
                 () = self.down.closed() => return End::Gone,
             }
             if self.status_of.is_some() {
@@ -278,7 +278,7 @@ impl<S: StateMachine> Watching<S> {
                 Err(HistoryError::Gap(gap)) => return Err(lost(gap).into()),
                 Err(error) => return Err(unreadable(&error).into()),
             }
-            if self.down.is_closed() || !self.consensus.leads() {
+            if self.down.is_closed() || !self.consensus.standing.leads() {
                 return Err(End::Gone);
             }
         }

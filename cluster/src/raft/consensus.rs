@@ -1,14 +1,11 @@
 //! A manager's Raft instance: start, write, read, leadership, and the sessions that the leader has.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use model::{
@@ -16,7 +13,7 @@ use model::{
     StateMachine, TokenInfo,
 };
 use openraft::{
-    BasicNode, Config, EntryPayload, Raft, RaftLogReader, RaftMetrics, ServerState, SnapshotPolicy,
+    BasicNode, Config, EntryPayload, Raft, RaftLogReader, RaftMetrics, SnapshotPolicy,
     storage::{RaftLogStorage, RaftStateMachine},
 };
 use tokio::{sync::Semaphore, task::AbortHandle, time::timeout};
@@ -26,6 +23,7 @@ use super::{
     commit::Commits,
     log::Log,
     network::{Acks, Network},
+    standing::Standing,
 };
 use crate::{
     ClusterError, dispatcher,
@@ -34,7 +32,7 @@ use crate::{
     history::{self, History, Limits},
     link::Links,
     pki,
-    timing::{CONFIRM, ELECTION, HEARTBEAT, LEADER_LEASE, NODE_LEASE, RESIGN},
+    timing::{CONFIRM, ELECTION, HEARTBEAT},
     token::Token,
 };
 
@@ -48,18 +46,10 @@ type Metrics = RaftMetrics<u64, BasicNode>;
 #[error("{0}")]
 pub(crate) struct Retry(pub String);
 
-/// Where the leader is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seat {
-    /// In this process.
-    Here,
-    /// Elsewhere.
-    There(NodeId, SocketAddr),
-}
-
 /// A manager's part in Raft.
 pub(crate) struct Consensus<S> {
     pub raft: Raft<Types>,
+    pub standing: Arc<Standing>,
     pub machine: Machine<S>,
     /// The views of the nodes that have a session with this leader.
     pub fanout: Fanout<S>,
@@ -70,12 +60,6 @@ pub(crate) struct Consensus<S> {
     log: Log,
     /// The end of the log that this process has found.
     found: Option<LogId>,
-    heard: Mutex<BTreeMap<NodeId, Instant>>,
-    /// When a leader has appended last, if only a heartbeat. `None`: not since the start.
-    leader_heard: Mutex<Option<tokio::time::Instant>>,
-    acks: Acks,
-    /// This manager leaves the lead to others.
-    resigns: AtomicBool,
     commits: Commits,
     /// The newest level that this netd knows.
     pub known: Level,
@@ -133,6 +117,7 @@ impl<S: StateMachine> Consensus<S> {
         let raft = raft.map_err(|error| failed("start Raft", error))?;
         let commits = Commits::start(raft.clone(), machine.clone());
         Ok(Self {
+            standing: Arc::new(Standing::new(raft.clone(), me, acks)),
             raft,
             fanout: Fanout::new(machine.clone()),
             machine,
@@ -141,10 +126,6 @@ impl<S: StateMachine> Consensus<S> {
             directory: directory.to_owned(),
             log,
             found,
-            heard: Mutex::default(),
-            leader_heard: Mutex::default(),
-            acks,
-            resigns: AtomicBool::new(false),
             commits,
             known,
             sessions: Mutex::default(),
@@ -172,136 +153,6 @@ impl<S: StateMachine> Consensus<S> {
         self.keeping.abort();
         self.history.close();
         self.log.close();
-    }
-
-    /// Whether this manager votes, leads and has lately been confirmed by a majority.
-    pub(crate) fn leads(&self) -> bool {
-        !self.resigns.load(Ordering::Relaxed) && self.is_confirmed(LEADER_LEASE)
-    }
-
-    /// Whether a majority has confirmed the leadership of this manager, which votes, within this
-    /// time.
-    pub(crate) fn is_confirmed(&self, within: Duration) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let confirmed = metrics
-            .millis_since_quorum_ack
-            .is_none_or(|age| u128::from(age) < within.as_millis());
-        // A leader that was removed from the voters may believe for a while that it leads.
-        let voter = metrics
-            .membership_config
-            .membership()
-            .voter_ids()
-            .any(|voter| voter == self.me.0);
-        metrics.running_state.is_ok() && metrics.state == ServerState::Leader && voter && confirmed
-    }
-
-    /// For how long this manager has heard no leader, itself included. `None`: it has heard none
-    /// since its start.
-    pub(crate) fn silence(&self) -> Option<Duration> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        if metrics.state == ServerState::Leader {
-            let age = metrics.millis_since_quorum_ack.unwrap_or(0);
-            return Some(Duration::from_millis(age));
-        }
-        self.leader_heard().map(|at| at.elapsed())
-    }
-
-    /// Leaves the lead to another manager, if one takes it.
-    pub(crate) async fn resign(&self) {
-        self.resigns.store(true, Ordering::Relaxed);
-        self.raft.runtime_config().heartbeat(false);
-        let follows = |metrics: &Metrics| metrics.state != ServerState::Leader;
-        let _late = self
-            .raft
-            .wait(Some(RESIGN))
-            .metrics(follows, "another leader")
-            .await;
-        self.raft.runtime_config().heartbeat(true);
-        self.resigns.store(false, Ordering::Relaxed);
-    }
-
-    /// Notes that a leader appends.
-    pub(crate) fn hear_leader(&self) {
-        let mut heard = self
-            .leader_heard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *heard = Some(tokio::time::Instant::now());
-    }
-
-    /// When a leader has appended last. `None`: not since the start.
-    pub(crate) fn leader_heard(&self) -> Option<tokio::time::Instant> {
-        *self
-            .leader_heard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lets this manager stand for election once its time comes, or not.
-    pub(crate) fn may_stand(&self, may: bool) {
-        self.raft.runtime_config().elect(may);
-    }
-
-    /// Where the leader is, as far as this manager knows.
-    pub(crate) fn seat(&self) -> Option<Seat> {
-        if self.leads() {
-            return Some(Seat::Here);
-        }
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        // After a failure of the log the metrics never change again.
-        metrics.running_state.as_ref().ok()?;
-        let leader = metrics
-            .current_leader
-            .filter(|&leader| leader != self.me.0)?;
-        let membership = metrics.membership_config.membership();
-        let _still_a_voter = membership.voter_ids().find(|&voter| voter == self.me.0)?;
-        let address = membership.get_node(&leader)?.addr.parse().ok()?;
-        Some(Seat::There(NodeId(leader), address))
-    }
-
-    /// The other managers that vote, and where they listen.
-    pub(crate) fn other_voters(&self) -> Vec<(NodeId, SocketAddr)> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let membership = metrics.membership_config.membership();
-        let mut voters = Vec::new();
-        for voter in membership.voter_ids().filter(|&voter| voter != self.me.0) {
-            let address = membership.get_node(&voter);
-            if let Some(address) = address.and_then(|place| place.addr.parse().ok()) {
-                voters.push((NodeId(voter), address));
-            }
-        }
-        voters
-    }
-
-    /// The managers that vote.
-    pub(crate) fn voters(&self) -> BTreeSet<u64> {
-        self.raft
-            .metrics()
-            .borrow()
-            .membership_config
-            .membership()
-            .voter_ids()
-            .collect()
-    }
-
-    /// Whether this manager votes, or it is not known yet who does.
-    pub(crate) fn may_vote(&self) -> bool {
-        let voters = self.voters();
-        voters.is_empty() || voters.contains(&self.me.0)
-    }
-
-    /// Whether this manager votes, and the change that made it a voter is over: while it is under
-    /// way, the voters of before have to be a majority, too.
-    pub(crate) fn votes(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let membership = metrics.membership_config.membership();
-        let is_settled = membership.get_joint_config().len() == 1;
-        is_settled && membership.voter_ids().any(|voter| voter == self.me.0)
     }
 
     /// Puts a command into the log, stamped with this leader's clock and, where it makes keys, with
@@ -384,25 +235,6 @@ impl<S: StateMachine> Consensus<S> {
     pub(crate) fn node(&self, node: NodeId) -> Option<Node> {
         self.machine.read(|state| state.nodes().get(&node).cloned())
     }
-
-    /// Notes that a node has been heard.
-    pub(crate) fn hear(&self, node: NodeId) {
-        self.heard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(node, Instant::now());
-    }
-
-    /// Whether a manager has confirmed entries or heartbeats of this leader lately.
-    pub(crate) fn is_confirmed_by(&self, node: NodeId) -> bool {
-        self.acks.within(node, NODE_LEASE)
-    }
-
-    /// Whether a node has been heard lately.
-    pub(crate) fn hears(&self, node: NodeId) -> bool {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.get(&node).is_some_and(|at| at.elapsed() < NODE_LEASE)
-    }
 }
 
 /// The nodes that have a session with this leader, and the newest level that each knows.
@@ -470,7 +302,7 @@ pub(crate) fn now() -> Millis {
 }
 
 /// Tells the log whose it is and who votes, as far as state and log say.
-async fn settle_voters<S: StateMachine>(
+pub(super) async fn settle_voters<S: StateMachine>(
     me: NodeId,
     log: &Log,
     machine: &Machine<S>,
@@ -493,7 +325,7 @@ async fn settle_voters<S: StateMachine>(
     log.belongs_to(me.0, voters).await
 }
 
-fn config() -> Result<Arc<Config>, ClusterError> {
+pub(super) fn config() -> Result<Arc<Config>, ClusterError> {
     let config = Config {
         cluster_name: "netd".to_owned(),
         heartbeat_interval: HEARTBEAT.as_millis() as u64,

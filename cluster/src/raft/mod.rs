@@ -7,15 +7,19 @@ mod log;
 mod machine;
 mod network;
 mod payload;
+#[cfg(test)]
+mod simulation;
+mod standing;
 
 pub(crate) use commit::size;
-pub(crate) use consensus::{Consensus, Retry, Seat, confirmed, now};
+pub(crate) use consensus::{Consensus, Retry, confirmed, now};
 #[cfg(test)]
 pub(crate) use log::Log;
 pub(crate) use log::SEGMENT_BYTES;
 pub(crate) use machine::Machine;
 pub use machine::StateDigest;
 pub(crate) use payload::Payload;
+pub(crate) use standing::{Seat, Standing};
 
 openraft::declare_raft_types!(
     /// The types that Raft is used with.

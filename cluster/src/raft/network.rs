@@ -70,7 +70,7 @@ pub(super) struct Peer {
 pub(super) struct Acks(Arc<Mutex<BTreeMap<u64, Instant>>>);
 
 impl Acks {
-    fn note(&self, node: u64) {
+    pub(super) fn note(&self, node: u64) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.insert(node, Instant::now());
     }

@@ -260,7 +260,7 @@ async fn a_leader_that_leaves_hands_over_and_keeps_nothing() {
     is_done(lab.at(rest).propose(add("n", 1)).await);
     assert!(matches!(lab.at(rest).query(Query::Nodes).await,
             Ok(Answer::Nodes(nodes)) if nodes.len() == 2));
-    assert_eq!(lab.at(rest).consensus().unwrap().voters().len(), 2);
+    assert_eq!(lab.at(rest).consensus().unwrap().standing.voters().len(), 2);
     lab.end().await;
 }
 

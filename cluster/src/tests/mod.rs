@@ -4,7 +4,7 @@
 mod levels;
 mod membership;
 mod storage;
-mod toy;
+pub(crate) mod toy;
 mod views;
 mod watching;
 
@@ -100,7 +100,7 @@ impl Lab {
         self.members.iter().position(|(member, _)| {
             member
                 .consensus()
-                .is_some_and(|consensus| consensus.leads())
+                .is_some_and(|consensus| consensus.standing.leads())
         })
     }
 

@@ -11,7 +11,7 @@ use model::{
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Default, Serialize, Deserialize)]
-pub(super) struct Toy {
+pub(crate) struct Toy {
     authority: Option<Authority>,
     nodes: BTreeMap<NodeId, Node>,
     totals: BTreeMap<String, u32>,
@@ -21,7 +21,7 @@ pub(super) struct Toy {
 }
 
 impl Toy {
-    pub(super) fn total(&self, name: &str) -> u32 {
+    pub(crate) fn total(&self, name: &str) -> u32 {
         self.totals.get(name).copied().unwrap_or_default()
     }
 

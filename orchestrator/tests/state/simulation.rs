@@ -46,6 +46,8 @@ enum Event {
     /// One of the tasks on this node ends by itself.
     End(u64, prop::sample::Index, TaskState),
     Pass(Millis),
+    /// Another manager leads, or somebody sets its clock: by so many milliseconds.
+    Jump(i64),
     Attach(Box<Attach>),
     Detach(u64, usize),
     /// Some of what `step` asks for is applied; the rest is lost with the leader.
@@ -216,6 +218,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (node(), any::<prop::sample::Index>(), end)
             .prop_map(|(node, which, end)| Event::End(node, which, end)),
         1 => (0..8_000u64).prop_map(Event::Pass),
+        1 => (-100_000..100_000i64).prop_map(Event::Jump),
         5 => Attach::any().prop_map(|attach| Event::Attach(Box::new(attach))),
         2 => (node(), 0..CONTAINERS.len()).prop_map(|(node, id)| Event::Detach(node, id)),
         8 => (1..40usize).prop_map(Event::Step),
@@ -285,6 +288,11 @@ fn act(cluster: &mut Cluster, event: &Event, witness: &mut Witness) {
             keys: vec![key(node, CONTAINERS[id])],
         }),
         Event::Pass(time) => return cluster.now += time,
+        Event::Jump(by) => {
+            witness.set_back(by.min(0).unsigned_abs());
+            cluster.now = cluster.now.saturating_add_signed(by);
+            return;
+        }
         Event::Restart => {
             let snapshot = cluster.state.snapshot();
             cluster.state = State::restore(&snapshot, Level::NEWEST).unwrap();
@@ -343,6 +351,17 @@ struct Witness {
 }
 
 impl Witness {
+    /// The leaders' clock is set back: as much time has passed as before. Set forward, it ends
+    /// waits.
+    fn set_back(&mut self, by: Millis) {
+        for (_, since) in self.withdrawn.values_mut() {
+            *since = since.saturating_sub(by);
+        }
+        for since in self.draining.values_mut() {
+            *since = since.saturating_sub(by);
+        }
+    }
+
     fn send(&mut self, cluster: &mut Cluster, command: Command) {
         let speaks_of_tasks = matches!(
             command,
@@ -602,8 +621,6 @@ fn services(cluster: &Cluster) -> Vec<ServiceInfo> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
     #[test]
     fn addresses_are_owned_once_and_tasks_never_move_back(
         level in level(), events in prop::collection::vec(event(), 1..120),

@@ -13,7 +13,7 @@ use model::{HealthCheck, TaskId};
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::executor::Executor;
@@ -90,17 +90,23 @@ async fn ask(
     mut standing: Standing,
     verdict: watch::Sender<Verdict>,
 ) {
+    let mut born = None;
     loop {
         let answer = probe(&*executor, task, &standing.check).await;
-        let age = executor
-            .started(task)
-            .and_then(|start| SystemTime::now().duration_since(start).ok())
-            .unwrap_or_default();
+        born = born.or_else(|| started(&*executor, task));
+        let age = born.map(|born| born.elapsed()).unwrap_or_default();
         if let Some(next) = standing.judge(answer, age) {
             verdict.send_replace(next);
         }
         sleep(standing.pause()).await;
     }
+}
+
+/// When a task started, by the clock that nobody sets: an earlier run of the daemon may have started
+/// it.
+fn started(executor: &dyn Executor, task: TaskId) -> Option<Instant> {
+    let age = SystemTime::now().duration_since(executor.started(task)?);
+    Instant::now().checked_sub(age.unwrap_or_default())
 }
 
 /// How a task has answered so far.

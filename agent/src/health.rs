@@ -102,8 +102,8 @@ async fn ask(
     }
 }
 
-/// When a task started, by the clock that nobody sets: an earlier run of the daemon may have started
-/// it.
+/// When a task started, by the clock that nobody sets. An earlier run of the daemon may have
+/// started it.
 fn started(executor: &dyn Executor, task: TaskId) -> Option<Instant> {
     let age = SystemTime::now().duration_since(executor.started(task)?);
     Instant::now().checked_sub(age.unwrap_or_default())

@@ -151,12 +151,7 @@ mod tests {
 
     fn query(name: &str) -> Vec<u8> {
         let labels = wire::labels(name).unwrap();
-        let flags = Flags {
-            recursion_desired: true,
-            checking_disabled: false,
-            dnssec_ok: false,
-        };
-        wire::question(7, &[&labels[..], &[0, 0, 1, 0, 1]].concat(), flags, None)
+        wire::question(7, &[&labels[..], &[0, 0, 1, 0, 1]].concat())
     }
 
     fn key(name: &str) -> Key {
@@ -174,7 +169,7 @@ mod tests {
         bytes.extend(ttl.to_be_bytes());
         bytes.extend((more as u16).to_be_bytes());
         bytes.extend(vec![0; more]);
-        Arc::new(Foreign::parse(&bytes, 7, &question).unwrap())
+        Arc::new(Foreign::parse(&bytes, &question).unwrap())
     }
 
     #[test]

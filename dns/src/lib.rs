@@ -5,7 +5,9 @@
 
 mod answer;
 mod cache;
+mod client;
 mod limit;
+mod name_server;
 mod order;
 mod resolv_conf;
 mod server;
@@ -15,7 +17,8 @@ mod wire;
 
 pub use answer::{Outcome, Transport, reply};
 pub use limit::Limits;
+pub use name_server::{NameServer, NoNameServer, NoTrust, Trust};
 pub use resolv_conf::ResolvConf;
 pub use server::{Audience, Listener, ServerHandle, serve};
 pub use table::{ANSWER_TTL, Client, Table};
-pub use upstream::{Enter, Upstream};
+pub use upstream::{Enter, MAX_RESOLVERS, Upstream};

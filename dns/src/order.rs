@@ -7,11 +7,12 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use model::SandboxId;
+
+use crate::name_server::NameServer;
 
 /// How long the next resolver waits for the answer of the one before.
 pub(crate) const HEAD_START: Duration = Duration::from_millis(300);
@@ -23,7 +24,7 @@ const KNOWN_LATE: Duration = Duration::from_secs(30);
 const MOST_LATE: usize = 1_024;
 
 /// A resolver, as it is asked from the host or from inside a sandbox.
-pub(crate) type Server = (Option<SandboxId>, SocketAddr);
+pub(crate) type Server = (Option<SandboxId>, NameServer);
 
 /// How late a resolver was when it was last asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -238,10 +239,10 @@ mod tests {
         assert_eq!(order.step(now), Step::End);
         let mut late = Late::default();
         let server = (None, "192.0.2.1:53".parse().unwrap());
-        late.note(server, Lateness::Silent, now);
+        late.note(server.clone(), Lateness::Silent, now);
         assert_eq!(late.of(&server, now), Lateness::Silent);
         assert_eq!(late.of(&server, now + KNOWN_LATE), Lateness::None);
-        late.note(server, Lateness::None, now);
+        late.note(server.clone(), Lateness::None, now);
         assert_eq!(late.of(&server, now), Lateness::None);
     }
 

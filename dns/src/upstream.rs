@@ -1,14 +1,14 @@
 //! Forwarding to other resolvers: the host's, or those that the user set for a task. They are asked
-//! in their order, each with a short head start before the next (`order.rs`); the answer is cached
-//! for its TTL. Equal queries are forwarded once.
+//! in their order, each with a short head start before the next (`order.rs`), by hickory's clients
+//! (`client.rs`); the answer is cached for its TTL. Equal queries are forwarded once.
 
 use std::{
     collections::{BTreeSet, HashMap},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures::{
@@ -16,33 +16,24 @@ use futures::{
     future::{BoxFuture, Shared},
     stream::FuturesUnordered,
 };
-use model::{
-    SandboxId,
-    names::{ASKS_ENGINE, RESOLVER},
-};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, UdpSocket},
-    sync::Semaphore,
-    time::timeout,
-};
+use hickory_net::NetError;
+use model::{SandboxId, names::RESOLVER};
+use tokio::sync::Semaphore;
 
 use crate::{
     answer::Transport,
     cache::{Cache, Key, Way},
+    client::{Encrypted, Exchange},
+    name_server::{NameServer, Trust},
     order::{Late, Lateness, Order, Said, Server, Step},
     resolv_conf::{PORT, ResolvConf},
-    wire::{self, Foreign, Query, code},
+    wire::{Foreign, Query, code},
 };
 
 /// Most resolvers asked, as in glibc (MAXNS in resolv.h).
-const MAX_RESOLVERS: usize = 3;
+pub const MAX_RESOLVERS: usize = 3;
 /// Most forwarded queries of this host in flight.
 const MAX_IN_FLIGHT: usize = 1024;
-/// Number of UDP tries, and timeout of each.
-const TRIES: u32 = 2;
-const TRY: Duration = Duration::from_secs(2);
-const OVERALL: Duration = TRY.saturating_mul(TRIES);
 
 /// Runs a closure inside the network namespace of a sandbox. Errors: the namespace cannot be
 /// entered, or the closure's own.
@@ -54,11 +45,12 @@ pub type Enter = Arc<
 pub struct Upstream {
     resolvers: Resolvers,
     enter: Option<Enter>,
+    encrypted: Encrypted,
     in_flight: Semaphore,
     cache: Mutex<Cache>,
     asked: Mutex<HashMap<(Key, Transport), Answering>>,
     /// Those of the host that were asked last.
-    last: Mutex<Vec<SocketAddr>>,
+    last: Mutex<Vec<NameServer>>,
     late: Mutex<Late>,
 }
 
@@ -67,7 +59,7 @@ type Answering = Shared<BoxFuture<'static, Answer>>;
 
 #[derive(Debug)]
 enum Resolvers {
-    Fixed(Vec<SocketAddr>),
+    Fixed(Vec<NameServer>),
     File(PathBuf),
 }
 
@@ -81,8 +73,8 @@ pub(crate) enum Unanswered {
     #[error("there is no resolver to forward to other than netd itself: add one to {0}")]
     NoResolver(String),
     /// None answered in time.
-    #[error("none of these resolvers answered: {0:?}; see {1}")]
-    Silent(Vec<SocketAddr>, String),
+    #[error("none of these resolvers answered: {0}; see {1}")]
+    Silent(String, String),
 }
 
 impl Upstream {
@@ -98,7 +90,16 @@ impl Upstream {
 
     /// Always these.
     pub fn fixed(resolvers: Vec<SocketAddr>) -> Self {
-        Self::over(Resolvers::Fixed(resolvers))
+        let resolvers = resolvers.into_iter().map(NameServer::from);
+        Self::over(Resolvers::Fixed(resolvers.collect()))
+    }
+
+    /// Always these; those over TLS only if somebody is trusted.
+    pub fn servers(resolvers: Vec<NameServer>, trust: Option<Trust>) -> Self {
+        Self {
+            encrypted: Encrypted::new(trust),
+            ..Self::over(Resolvers::Fixed(resolvers))
+        }
     }
 
     /// Tasks' own resolvers are asked by sockets made like this; without it, from the host.
@@ -113,6 +114,7 @@ impl Upstream {
         Self {
             resolvers,
             enter: None,
+            encrypted: Encrypted::new(None),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             cache: Mutex::default(),
             asked: Mutex::default(),
@@ -150,6 +152,7 @@ impl Upstream {
                     hops,
                     transport,
                     enter: upstream.enter.as_ref(),
+                    encrypted: &upstream.encrypted,
                 };
                 let answer = upstream
                     .forward(exchange, &ourselves)
@@ -183,23 +186,24 @@ impl Upstream {
         let (mut resolvers, source) = match &exchange.key.way {
             Way::Host => (self.resolvers().await, self.source()),
             Way::Sandbox(_, servers) => (
-                servers
-                    .iter()
-                    .map(|&server| (server, PORT).into())
-                    .collect(),
+                servers.iter().map(|&server| plain(server)).collect(),
                 "the service's --dns".to_owned(),
             ),
-            Way::Engine(_) => (vec![(RESOLVER, PORT).into()], "the engine's log".to_owned()),
+            Way::Engine(_) => (vec![plain(RESOLVER.into())], "the engine's log".to_owned()),
         };
-        resolvers.retain(|resolver| !is_ourselves(resolver.ip(), &exchange.key.way, ourselves));
+        resolvers
+            .retain(|resolver| !is_ourselves(resolver.address.ip(), &exchange.key.way, ourselves));
         resolvers.truncate(MAX_RESOLVERS);
         if resolvers.is_empty() {
             return Err(Unanswered::NoResolver(source));
         }
         let sandbox = exchange.key.way.sandbox();
-        let servers: Vec<Server> = resolvers.iter().map(|&at| (sandbox, at)).collect();
+        let servers: Vec<Server> = resolvers.into_iter().map(|at| (sandbox, at)).collect();
         let found = self.in_turn(&exchange, &servers).await;
-        found.ok_or(Unanswered::Silent(resolvers, source))
+        found.ok_or_else(|| {
+            let asked: Vec<String> = servers.iter().map(|(_, at)| at.to_string()).collect();
+            Unanswered::Silent(asked.join(", "), source)
+        })
     }
 
     /// Asks these, each when its turn has come. `None`: none has answered.
@@ -215,7 +219,7 @@ impl Upstream {
             let until = match order.step(Instant::now()) {
                 Step::Ask(at) => {
                     order.asked(at, Instant::now());
-                    let answer = exchange.run(servers[at].1);
+                    let answer = exchange.run(&servers[at].1);
                     running.push(async move { (at, answer.await) });
                     continue;
                 }
@@ -227,7 +231,7 @@ impl Upstream {
                 () = passed(until) => continue,
             };
             if answer.is_ok() {
-                hold(&self.late).note(servers[at], Lateness::None, Instant::now());
+                hold(&self.late).note(servers[at].clone(), Lateness::None, Instant::now());
             }
             if let Some(found) = order.said(at, said(answer)) {
                 break Some(found);
@@ -235,17 +239,18 @@ impl Upstream {
         };
         let now = Instant::now();
         for (at, lateness) in order.late(now) {
-            hold(&self.late).note(servers[at], lateness, now);
+            hold(&self.late).note(servers[at].clone(), lateness, now);
         }
         found.or_else(|| order.end()).map(Arc::new)
     }
 
-    async fn resolvers(&self) -> Vec<SocketAddr> {
+    async fn resolvers(&self) -> Vec<NameServer> {
         let found = match &self.resolvers {
             Resolvers::Fixed(resolvers) => resolvers.clone(),
             Resolvers::File(path) => {
-                ResolvConf::parse(&tokio::fs::read_to_string(path).await.unwrap_or_default())
-                    .servers
+                let text = tokio::fs::read_to_string(path).await.unwrap_or_default();
+                let servers = ResolvConf::parse(&text).servers.into_iter();
+                servers.map(NameServer::from).collect()
             }
         };
         let mut last = hold(&self.last);
@@ -272,7 +277,12 @@ async fn passed(moment: Option<Instant>) {
     }
 }
 
-fn said(answer: io::Result<Foreign>) -> Said<Foreign> {
+/// A resolver that a task or an engine has.
+fn plain(address: IpAddr) -> NameServer {
+    SocketAddr::from((address, PORT)).into()
+}
+
+fn said(answer: Result<Foreign, NetError>) -> Said<Foreign> {
     match answer {
         Ok(answer) if answer.has_answers() => Said::Found(answer),
         Ok(answer) if matches!(answer.code, code::NO_ERROR | code::NX_DOMAIN) => {
@@ -315,120 +325,6 @@ impl Drop for Forget<'_> {
     }
 }
 
-/// One question, for each of some resolvers.
-struct Exchange<'a> {
-    question: Vec<u8>,
-    key: &'a Key,
-    hops: u8,
-    transport: Transport,
-    enter: Option<&'a Enter>,
-}
-
-impl Exchange<'_> {
-    async fn run(&self, resolver: SocketAddr) -> io::Result<Foreign> {
-        let all = async {
-            let mut edns = Some(self.hops);
-            let mut answer = self.udp(resolver, edns).await?;
-            // It may know no EDNS (RFC 6891 section 6.2.2).
-            if matches!(answer.code, code::FORM_ERR | code::NOT_IMP) {
-                edns = None;
-                answer = self.udp(resolver, edns).await?;
-            }
-            let cut_short = answer.truncated && self.transport == Transport::Tcp;
-            if cut_short {
-                self.tcp(resolver, edns).await
-            } else {
-                Ok(answer)
-            }
-        };
-        timeout(OVERALL, all).await?
-    }
-
-    async fn udp(&self, resolver: SocketAddr, edns: Option<u8>) -> io::Result<Foreign> {
-        let source = self.source(resolver);
-        let make = move || {
-            let socket = std::net::UdpSocket::bind(source)?;
-            socket.set_nonblocking(true).map(|()| socket)
-        };
-        let socket = UdpSocket::from_std(self.made(make).await?)?;
-        socket.connect(resolver).await?;
-        // Under an id of ours, so that nobody can guess it from the client's.
-        let id: u16 = rand::random();
-        let query = wire::question(id, &self.question, self.key.flags, edns);
-        for _ in 0..TRIES {
-            socket.send(&query).await?;
-            if let Ok(answer) = timeout(TRY, self.answer(&socket, id)).await {
-                return answer;
-            }
-        }
-        Err(io::ErrorKind::TimedOut.into())
-    }
-
-    /// The first datagram that is the answer; anything else may be forged and is passed over.
-    async fn answer(&self, socket: &UdpSocket, id: u16) -> io::Result<Foreign> {
-        let mut buffer = vec![0; usize::from(u16::MAX)];
-        loop {
-            let length = socket.recv(&mut buffer).await?;
-            if let Some(answer) = Foreign::parse(&buffer[..length], id, &self.question) {
-                return Ok(answer);
-            }
-        }
-    }
-
-    async fn tcp(&self, resolver: SocketAddr, edns: Option<u8>) -> io::Result<Foreign> {
-        let source = self.source(resolver);
-        let make = move || {
-            let socket = match source {
-                SocketAddr::V6(_) => TcpSocket::new_v6()?,
-                SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            };
-            socket.bind(source).map(|()| socket)
-        };
-        let mut stream = self.made(make).await?.connect(resolver).await?;
-        let id: u16 = rand::random();
-        let query = wire::question(id, &self.question, self.key.flags, edns);
-        let length = u16::try_from(query.len()).map_err(io::Error::other)?;
-        stream
-            .write_all(&[&length.to_be_bytes(), query.as_slice()].concat())
-            .await?;
-        let mut answer = vec![0; usize::from(stream.read_u16().await?)];
-        stream.read_exact(&mut answer).await?;
-        Foreign::parse(&answer, id, &self.question).ok_or_else(|| io::ErrorKind::InvalidData.into())
-    }
-
-    /// The address that a resolver is asked from.
-    fn source(&self, resolver: SocketAddr) -> SocketAddr {
-        let address: IpAddr = match (&self.key.way, resolver) {
-            (Way::Engine(_), _) => ASKS_ENGINE.into(),
-            (_, SocketAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
-            (_, SocketAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
-        };
-        (address, 0).into()
-    }
-
-    /// A socket, made where it is to be.
-    async fn made<S: Send + 'static>(
-        &self,
-        make: impl Fn() -> io::Result<S> + Send + Sync + 'static,
-    ) -> io::Result<S> {
-        let (Some(sandbox), Some(enter)) = (self.key.way.sandbox(), self.enter) else {
-            return make();
-        };
-        let enter = enter.clone();
-        let inside = move || {
-            let mut made = None;
-            enter(sandbox, &mut || {
-                made = Some(make()?);
-                Ok(())
-            })?;
-            made.ok_or_else(|| io::ErrorKind::NotFound.into())
-        };
-        tokio::task::spawn_blocking(inside)
-            .await
-            .map_err(io::Error::other)?
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -458,7 +354,7 @@ mod tests {
             std::fs::write(file.path(), format!("nameserver {server}\n")).unwrap();
             assert_eq!(
                 upstream.resolvers().await,
-                vec![format!("{server}:53").parse().unwrap()]
+                [format!("{server}:53").parse().unwrap()]
             );
         }
     }

@@ -38,6 +38,8 @@ pub struct Options {
     pub known: Level,
     /// How much history of the cluster a manager keeps.
     pub history: cluster::Limits,
+    /// Whom this host asks for names outside the cluster; those of /etc/resolv.conf if empty.
+    pub dns: Vec<dns::NameServer>,
 }
 
 /// What the daemon's services share.

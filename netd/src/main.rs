@@ -21,8 +21,9 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// What is logged where nobody says otherwise: openraft's own lines say nothing to its users.
-const LOGGED: &str = "info,openraft=off";
+/// What is logged where nobody says otherwise: openraft's own lines say nothing to its users, and
+/// hickory's are as many as forged packets.
+const LOGGED: &str = "info,openraft=off,hickory_net=off";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Daemon for the networks, names, virtual IPs and tasks of this host
@@ -46,6 +47,11 @@ struct Arguments {
     /// Most disk space of that memory; the oldest changes are forgotten first
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     history_size: u32,
+    /// DNS server for names outside the cluster, in place of those of /etc/resolv.conf: ADDRESS, or
+    /// `tls://ADDRESS#NAME` for DNS over TLS (port 853) with a certificate for NAME, or for the
+    /// address if there is no NAME. Repeat it for up to 3, which are asked in this order
+    #[arg(long, value_name = "SERVER")]
+    dns: Vec<dns::NameServer>,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -83,6 +89,7 @@ fn main() -> ExitCode {
         max_level,
         history_days,
         history_size,
+        dns,
         verb,
     } = Arguments::parse();
     let result = match verb {
@@ -96,6 +103,7 @@ fn main() -> ExitCode {
                 age: DAY * history_days,
                 bytes: u64::from(history_size) << 20,
             },
+            dns,
         }),
     };
     match result {

@@ -14,9 +14,12 @@ use std::{
 };
 
 use dataplane::{Status, namespace};
-use dns::{Audience, Enter, Limits, Listener, ServerHandle, Table, Upstream};
+use dns::{
+    Audience, Enter, Limits, Listener, MAX_RESOLVERS, NameServer, ServerHandle, Table, Trust,
+    Upstream,
+};
 use model::{
-    NodeConfig, SandboxId,
+    Failure, Kind, NodeConfig, SandboxId,
     names::{self, Namespace},
 };
 use nix::sys::socket::{setsockopt, sockopt};
@@ -72,9 +75,39 @@ struct Resolver {
     server: ServerHandle,
 }
 
+/// Whom this host asks for names outside the cluster: these, or those of /etc/resolv.conf.
+pub(crate) fn upstream(servers: &[NameServer]) -> Result<Upstream, Failure> {
+    let refusal = |kind, cause: String, next: &str| {
+        let failure = Failure::new(kind, cause, next);
+        Err(failure.about("netd --dns"))
+    };
+    if servers.is_empty() {
+        return Ok(Upstream::system());
+    }
+    if servers.len() > MAX_RESOLVERS {
+        let cause = format!(
+            "{} DNS servers, where {MAX_RESOLVERS} are asked",
+            servers.len()
+        );
+        return refusal(Kind::Invalid, cause, "leave out --dns for the others");
+    }
+    let mut trust = None;
+    if servers.iter().any(NameServer::is_encrypted) {
+        match Trust::system() {
+            Ok(found) => trust = Some(found),
+            Err(error) => {
+                let next = "install package ca-certificates, or set SSL_CERT_FILE for netd";
+                return refusal(Kind::Unavailable, error.to_string(), next);
+            }
+        }
+    }
+    Ok(Upstream::servers(servers.to_vec(), trust))
+}
+
 /// Serves names until dropped. The table changes before the kernel does: a name is known when its
 /// address works. `serving` is told whose resolvers stand.
 pub(crate) async fn serve(
+    upstream: Upstream,
     mut config: watch::Receiver<Arc<NodeConfig>>,
     mut status: watch::Receiver<Arc<Status>>,
     mut opened: mpsc::UnboundedReceiver<Opened>,
@@ -82,7 +115,7 @@ pub(crate) async fn serve(
 ) {
     let mut current = config.borrow_and_update().clone();
     let (table, tables) = watch::channel(Table::of(&current));
-    let upstream = Arc::new(Upstream::system().inside(enter(config.clone())));
+    let upstream = Arc::new(upstream.inside(enter(config.clone())));
     let mut resolvers: BTreeMap<Audience, Resolver> = BTreeMap::new();
     let mut refused: BTreeMap<Audience, Instant> = BTreeMap::new();
     let mut early: Vec<Opened> = Vec::new();

@@ -170,6 +170,7 @@ async fn halted(daemon: &Daemon) -> Halt {
 /// The host's side: data plane, names and agent follow `desired`, and their status is reported. A
 /// member waits for its first view: without one, everything on the host would look unwanted.
 async fn host(daemon: Arc<Daemon>) -> Result<(), Failure> {
+    let upstream = names::upstream(&daemon.options.dns)?;
     let is_member = daemon.member.borrow().is_some();
     let mut first = daemon.desired.subscribe();
     if is_member {
@@ -205,7 +206,9 @@ async fn host(daemon: Arc<Daemon>) -> Result<(), Failure> {
     let names = {
         let (daemon, status) = (daemon.clone(), status.clone());
         let desired = daemon.desired.subscribe();
-        tokio::spawn(async move { names::serve(desired, status, sockets, &daemon.serving).await })
+        tokio::spawn(async move {
+            names::serve(upstream, desired, status, sockets, &daemon.serving).await
+        })
     };
     let tell_systemd = async {
         status.clone().wait_for(|status| status.settled).await.ok();

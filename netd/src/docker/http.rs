@@ -270,6 +270,7 @@ mod tests {
             options: Options {
                 known: model::Level::NEWEST,
                 history: cluster::Limits::default(),
+                dns: Vec::new(),
                 directory: directory.to_owned(),
                 socket: directory.join("netd.sock"),
             },

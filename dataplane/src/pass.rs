@@ -261,15 +261,19 @@ pub(crate) fn differences(planes: &mut Planes, config: &Arc<NodeConfig>) -> Vec<
 }
 
 /// The other hosts that this one talks to: those that share a network with it, and those that lead
-/// callers of published ports here.
+/// callers here, of published ports or of open networks.
 fn asked(config: &NodeConfig) -> Asked {
     let vtep = |node: &NodeId| config.peers.get(node).map(|peer| peer.vtep);
     let sharing = config.endpoints.values().map(|endpoint| endpoint.node);
+    let is_open = || {
+        let mut networks = config.networks.values();
+        networks.any(|network| network.reach.is_open())
+    };
     let led_by = config
         .peers
         .keys()
         .copied()
-        .filter(|_| !config.published.is_empty());
+        .filter(|_| !config.published.is_empty() || is_open());
     let peers: BTreeSet<NodeId> = sharing
         .chain(led_by)
         .filter(|node| *node != config.node)

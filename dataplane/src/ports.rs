@@ -11,8 +11,8 @@ use std::{
 };
 
 use model::{
-    ContainerRuntime, Kind, Mac, NetworkId, NodeConfig, Protocol, PublishAt, PublishSpec,
-    PublishedConfig, Publisher,
+    ContainerRuntime, Kind, Mac, NetworkConfig, NetworkId, NodeConfig, Protocol, PublishAt,
+    PublishSpec, PublishedConfig, Publisher, Subnet,
     names::{self, LinkName},
 };
 use nix::libc::{BPF_K, BPF_RET};
@@ -72,7 +72,10 @@ impl Ports {
             answers: answers(config),
             ..Open::default()
         };
-        let (mut wanted, mut failures) = (BTreeSet::new(), Vec::new());
+        let closed = desired.closed.iter();
+        let closed =
+            closed.filter_map(|(id, found)| Some(is_closed(config.networks.get(id)?, *found)));
+        let (mut wanted, mut failures) = (BTreeSet::new(), closed.collect::<Vec<_>>());
         let (mut ranges, mut listeners) = (BTreeSet::new(), Listeners::default());
         for ((service, place), record) in &config.published {
             let Some(&mark) = desired.diverted.get(&record.network) else {
@@ -313,6 +316,18 @@ fn not_told_apart(config: &NodeConfig, record: &PublishedConfig, first: NetworkI
     )))
 }
 
+/// Of a network that would take addresses of the host's own links away.
+fn is_closed(network: &NetworkConfig, (subnet, own): (Subnet, Subnet)) -> Failure {
+    let cause = format!(
+        "its subnet {subnet} overlaps {own}, which a link of this host is on: calls of this host, \
+         and of machines that send by it, do not reach its tasks and containers"
+    );
+    let next = "give the host's link another prefix, or make the network anew with another subnet";
+    let why = model::Failure::new(Kind::Conflict, cause, next);
+    let why = why.about(format!("network {}", network.name));
+    Failure::of_host(why)
+}
+
 /// `None`: all of them.
 fn addresses(at: &PublishAt, here: &BTreeSet<(LinkName, IpAddr)>) -> Option<BTreeSet<IpAddr>> {
     let is_here = |address: &IpAddr| {
@@ -395,10 +410,27 @@ fn answers(config: &NodeConfig) -> BTreeMap<NetworkId, Answers> {
                     subnets,
                     routers,
                     targets: targets(config, id),
+                    hosts: hosts(config, network),
+                    exposed: network.reach.exposed.iter().copied().collect(),
                 },
             )
         })
         .collect()
+}
+
+/// The hosts that may call endpoints of a network, and the addresses that each calls from.
+fn hosts(config: &NodeConfig, network: &NetworkConfig) -> Vec<(Mac, IpAddr)> {
+    if !network.reach.hosts {
+        return Vec::new();
+    }
+    let others = config.peers.iter();
+    let others = others.filter(|(node, _)| **node != config.node);
+    let calling = others.flat_map(|(node, peer)| {
+        let router = Mac::of_router(*node);
+        let addresses = peer.calling(*node).into_iter();
+        addresses.map(move |address| (router, address))
+    });
+    calling.collect()
 }
 
 /// What other hosts may lead callers to: the tasks of this host, at their own ports.

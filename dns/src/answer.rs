@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use model::Protocol;
+use model::{Protocol, names::HOST_DOMAIN};
 
 use crate::{
     cache::Way,
@@ -107,13 +107,16 @@ pub fn reply(
         );
         return plain(response, code::SERV_FAIL, Some(why));
     };
-    Asked {
+    let asked = Asked {
         table,
         viewer,
         query: &query,
         chance,
+    };
+    match client {
+        Client::Host => asked.answer_host(response),
+        Client::Of { .. } | Client::Sandbox(_) => asked.answer(response),
     }
-    .answer(response)
 }
 
 fn refused(query: &[u8], flaw: Flaw, out: &mut Vec<u8>) -> Outcome {
@@ -170,6 +173,30 @@ impl Asked<'_> {
         // Also a name below a network's name: a network may be called `dev`, which is a top-level
         // domain, too.
         Outcome::Elsewhere
+    }
+
+    /// Addresses below the domain of hosts. Nothing is forwarded: the host has resolvers for all
+    /// else.
+    fn answer_host(&self, response: Response<'_>) -> Outcome {
+        let domain = wire::labels(HOST_DOMAIN).unwrap_or_default();
+        let Some(name) = wire::above(self.query.name.as_bytes(), &domain) else {
+            return plain(response, code::REFUSED, None);
+        };
+        let found = self.table.find_there(self.viewer, name);
+        match (found, self.query.kind) {
+            (Some((_, entry)), kind::A) if !entry.v4.is_empty() => {
+                self.addresses(response, &entry.v4)
+            }
+            (Some((_, entry)), kind::AAAA) if !entry.v6.is_empty() => {
+                self.addresses(response, &entry.v6)
+            }
+            (Some((zone, _)), _) => self.negative(response, Some(zone), code::NO_ERROR, None),
+            // The domain and the networks in it have names below them (RFC 8020).
+            (None, _) if name.is_empty() || self.table.is_network(self.viewer, name) => {
+                self.negative(response, None, code::NO_ERROR, None)
+            }
+            (None, _) => self.negative(response, None, code::NX_DOMAIN, None),
+        }
     }
 
     fn records(&self, mut response: Response<'_>, zone: &Zone, entry: &Entry) -> Outcome {

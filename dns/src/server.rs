@@ -54,6 +54,8 @@ pub enum Audience {
     Network(NetworkId),
     /// One sandbox.
     Sandbox(SandboxId),
+    /// The host's own programs.
+    Host,
 }
 
 impl Audience {
@@ -64,6 +66,7 @@ impl Audience {
                 address: address.to_canonical(),
             },
             Audience::Sandbox(task) => Client::Sandbox(task),
+            Audience::Host => Client::Host,
         }
     }
 }

@@ -36,6 +36,7 @@ pub struct Table {
     networks: HashMap<NetworkId, usize>,
     clients: HashMap<(NetworkId, IpAddr), usize>,
     sandboxes: HashMap<SandboxId, usize>,
+    host: Viewer,
     gateways: Arc<BTreeSet<IpAddr>>,
 }
 
@@ -51,6 +52,9 @@ pub enum Client {
     },
     /// A sandbox with a resolver of its own.
     Sandbox(SandboxId),
+    /// A program of the host itself. It sees the networks that hosts call, below a domain of its
+    /// own, and gets nothing else answered.
+    Host,
 }
 
 /// The names that one client sees.
@@ -83,6 +87,9 @@ impl Table {
                 ..Viewer::default()
             });
             table.zones.push(Zone::of(network));
+            if network.reach.hosts && !is_lan(network) {
+                table.host.zones.push(zone);
+            }
         }
         for ((network, name), record) in &config.names {
             if let Some(&zone) = table.networks.get(network) {
@@ -196,6 +203,7 @@ impl Table {
     /// The view of a client; `None` if this host does not know its network.
     pub(crate) fn viewer(&self, client: Client) -> Option<&Viewer> {
         let index = match client {
+            Client::Host => return Some(&self.host),
             Client::Sandbox(sandbox) => self.sandboxes.get(&sandbox),
             Client::Of { network, address } => {
                 let own = self.networks.get(&network)?;
@@ -220,6 +228,21 @@ impl Table {
             let has_dotted = self.zones(viewer).any(|zone| !zone.dotted.is_empty());
             has_dotted.then(|| self.find_among(viewer, name, |zone| &zone.dotted))?
         })
+    }
+
+    /// Whether this is the name of a network that a client sees.
+    pub(crate) fn is_network(&self, viewer: &Viewer, name: &[u8]) -> bool {
+        self.zones(viewer).any(|zone| zone.lower == name)
+    }
+
+    /// What a name with a network's name at its end means there.
+    pub(crate) fn find_there<'a>(
+        &'a self,
+        viewer: &'a Viewer,
+        name: &[u8],
+    ) -> Option<(&'a Zone, &'a Entry)> {
+        let mut zones = self.zones(viewer);
+        zones.find_map(|zone| Some((zone, zone.get(zone.relative(name)?)?)))
     }
 
     fn find_among<'a>(

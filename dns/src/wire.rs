@@ -105,6 +105,15 @@ pub(crate) fn labels(text: &str) -> Option<Vec<u8>> {
     (wire.len() < MAX_NAME).then_some(wire)
 }
 
+/// What is before a domain at the end of a name; nothing of the domain itself.
+pub(crate) fn above<'a>(name: &'a [u8], domain: &[u8]) -> Option<&'a [u8]> {
+    let mut rest = name;
+    while rest.len() > domain.len() {
+        (_, rest) = split(rest)?;
+    }
+    (rest == domain).then(|| &name[..name.len() - rest.len()])
+}
+
 /// The first label and what is behind it.
 pub(crate) fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&length, rest) = name.split_first()?;

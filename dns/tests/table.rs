@@ -699,3 +699,47 @@ fn named(host: &mut Host, name: &str, addresses: &[&str]) {
     let record = model::NameConfig::canonical(addresses);
     host.0.names.insert((MY_NET, name.to_owned()), record);
 }
+
+/// As a program of the host, which calls `my-net`.
+fn ask_as_host(name: &str, kind: RecordType) -> String {
+    let mut host = with_dotted();
+    host.0.networks.get_mut(&MY_NET).unwrap().reach.hosts = true;
+    text(&host, Client::Host, name, kind)
+}
+
+#[test]
+fn programs_of_a_host_find_names_of_networks_that_hosts_call() {
+    for name in ["web.my-net.netd.internal.", "WEB.My-Net.NETD.internal."] {
+        assert_eq!(ask_as_host(name, RecordType::A), "10.0.9.2");
+        assert_eq!(ask_as_host(name, RecordType::AAAA), "fd00:9::2");
+        assert_eq!(ask_as_host(name, RecordType::MX), "NoData");
+    }
+    let dotted = "api.example.com.my-net.netd.internal.";
+    assert_eq!(ask_as_host(dotted, RecordType::A), "10.0.9.50");
+    assert_eq!(
+        ask_as_host("web.1.my-net.netd.internal.", RecordType::A),
+        "10.0.9.3"
+    );
+    for there in ["netd.internal.", "my-net.netd.internal."] {
+        assert_eq!(ask_as_host(there, RecordType::A), "NoData", "{there}");
+    }
+    for none in [
+        "no.my-net.netd.internal.",
+        "web.netd.internal.",
+        "db.back.end.netd.internal.",
+        "safe.vault.netd.internal.",
+    ] {
+        assert_eq!(ask_as_host(none, RecordType::A), "NoSuchName", "{none}");
+    }
+    // The host's resolvers are asked for all else, and never ask us in a loop.
+    for other in [
+        "web.my-net.",
+        "example.com.",
+        "xnetd.internal.",
+        "internal.",
+        ".",
+    ] {
+        let said = ask_as_host(other, RecordType::A);
+        assert_eq!(said, ResponseCode::Refused.to_string(), "{other}");
+    }
+}

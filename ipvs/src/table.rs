@@ -438,6 +438,7 @@ pub(crate) mod tests {
             subnets,
             internal: false,
             mtu: None,
+            reach: Default::default(),
         };
         config.networks.insert(network, record);
         for (id, network, node, address) in [

@@ -21,6 +21,11 @@ pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 /// Where that is translated to: port 53 itself is left to the task. Below the ports that Linux
 /// gives out by itself.
 pub const RESOLVER_PORT: u16 = 31_053;
+/// Where a host's own programs ask for names of networks that hosts call.
+pub const HOST_RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 110);
+/// The domain of these names: `web.my-net.netd.internal`. Below a domain for private use, which
+/// nobody else has.
+pub const HOST_DOMAIN: &str = "netd.internal";
 /// Inside a container of Docker Engine: where our resolver asks the engine's from. Any other
 /// source's questions are led to ours.
 pub const ASKS_ENGINE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 12);

@@ -33,8 +33,10 @@ impl Level {
     pub const DISTINCTIONS: Self = Self(4);
     /// See [`FEATURES`].
     pub const COMPOUNDS: Self = Self(5);
+    /// See [`FEATURES`].
+    pub const REACH: Self = Self(6);
     /// The newest level that this code knows.
-    pub const NEWEST: Self = Self::COMPOUNDS;
+    pub const NEWEST: Self = Self::REACH;
 
     /// The level after this one.
     pub fn next(self) -> Self {
@@ -80,6 +82,11 @@ pub const FEATURES: &[(Level, &str)] = &[
         "names of containers and aliases may have more than one label, and those of services and \
          stacks underscores; names of containers that do not resolve are told; a published range \
          of ports is as long as one likes",
+    ),
+    (
+        Level::REACH,
+        "networks say who outside of them may call their endpoints: the cluster's hosts, and \
+         prefixes of other machines",
     ),
 ];
 

@@ -56,7 +56,7 @@ pub use kernel_names as names;
 pub use lan::{IpvlanMode, MacvlanMode, Parent};
 pub use level::{Level, RecordError, TooNew};
 pub use mac::Mac;
-pub use network::{Driver, Network, NetworkSpec, SubnetLease, SubnetSpec};
+pub use network::{Driver, Network, NetworkSpec, Reach, SubnetLease, SubnetSpec};
 pub use network_info::{NetworkInfo, NetworkStatus};
 pub use node::{Authority, Availability, Node, NodeStatus, Role};
 pub use node_config::{

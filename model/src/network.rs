@@ -1,6 +1,9 @@
 //! Networks: what a user asks for and what the ledger made of it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +97,30 @@ pub struct SubnetLease {
     pub gateway: IpAddr,
 }
 
+/// Who outside of an overlay may call its endpoints by their addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// Every host of the cluster.
+    #[serde(default)]
+    pub hosts: bool,
+    /// Machines that are no members, by prefix; any host takes their packets.
+    #[serde(default)]
+    pub exposed: BTreeSet<Subnet>,
+}
+
+impl Reach {
+    /// Whether nobody may.
+    pub fn is_nobody(&self) -> bool {
+        !self.hosts && self.exposed.is_empty()
+    }
+
+    /// Whether somebody may: every host has part in the network then, because callers may come to
+    /// any.
+    pub fn is_open(&self) -> bool {
+        !self.is_nobody()
+    }
+}
+
 /// A network of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
@@ -106,6 +133,9 @@ pub struct Network {
     /// The prefixes it owns, in the order asked for; IPv4 first where they came from the default
     /// pools.
     pub subnets: Vec<SubnetLease>,
+    /// Who outside of it may call its endpoints; nobody before [`crate::Level::REACH`].
+    #[serde(default, skip_serializing_if = "Reach::is_nobody")]
+    pub reach: Reach,
     /// When it was made.
     pub created: Millis,
     /// The revision of the last change of what people ask of it; 0 before [`crate::Level`] 2.

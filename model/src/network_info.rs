@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Driver, EndpointInfo, Level, Millis, NetworkId, NetworkSpec, Subnet, SubnetLease, SubnetSpec,
-    Vni, info::Told,
+    Driver, EndpointInfo, Level, Millis, NetworkId, NetworkSpec, Reach, Subnet, SubnetLease,
+    SubnetSpec, Vni, info::Told,
 };
 
 /// A network, for people.
@@ -37,6 +37,9 @@ pub struct NetworkStatus {
     pub exhausted: Vec<Subnet>,
     /// Its endpoints; empty in lists.
     pub endpoints: Vec<EndpointInfo>,
+    /// Who outside of it may call its endpoints.
+    #[serde(default, skip_serializing_if = "Reach::is_nobody")]
+    pub reach: Reach,
     /// When it was made.
     pub created: Millis,
 }
@@ -154,6 +157,7 @@ impl Old {
             subnets: self.subnets,
             exhausted: self.exhausted,
             endpoints: self.endpoints,
+            reach: Reach::default(),
             created: self.created,
         };
         New {
@@ -195,6 +199,7 @@ mod tests {
                 subnets: vec![lease],
                 exhausted: Vec::new(),
                 endpoints: Vec::new(),
+                reach: Reach::default(),
                 created: 5,
             },
             version: 7,

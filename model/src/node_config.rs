@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 
@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::{
     Balance, BalancerKind, Bandwidth, ContainerRuntime, EndpointId, IdError, IpvlanMode,
     JoinedConfig, Level, Mac, MacvlanMode, MemberConfig, NamedPort, NetworkId, NodeId, OfferConfig,
-    Parent, PeerKeys, PublishSpec, Records, Role, SandboxId, ServiceId, SlotConfig, SubnetLease,
-    TaskId, TaskSpec, TaskState, Vni, names::Namespace,
+    Parent, PeerKeys, PublishSpec, Reach, Records, Role, SandboxId, ServiceId, SlotConfig,
+    SubnetLease, TaskId, TaskSpec, TaskState, Vni, names::Namespace,
 };
 
 /// All that one host must look like. A function of the replicated state and the host's identity,
@@ -75,6 +75,21 @@ pub struct PeerConfig {
     pub balancer: BalancerKind,
 }
 
+impl PeerConfig {
+    /// The addresses that the host's own calls into networks bear: where its tunnels end, and where
+    /// that is of IPv4 one of IPv6 that follows from its id, so that others can tell whose it is.
+    pub fn calling(&self, node: NodeId) -> Vec<IpAddr> {
+        let derived = self.vtep.is_ipv4().then(|| calling6(node).into());
+        [self.vtep].into_iter().chain(derived).collect()
+    }
+}
+
+/// A unique local address (RFC 4193), which leaves the host inside tunnels only.
+fn calling6(node: NodeId) -> Ipv6Addr {
+    let prefix = 0xfd6e_6574_6401_0000_u128 << 64;
+    Ipv6Addr::from(prefix | u128::from(node.0))
+}
+
 /// A network on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkConfig {
@@ -91,6 +106,9 @@ pub struct NetworkConfig {
     pub internal: bool,
     /// MTU of its endpoints in bytes if the user set one; default: the uplink's minus the overhead.
     pub mtu: Option<u32>,
+    /// Who outside of it may call its endpoints; nobody before [`Level::REACH`].
+    #[serde(default, skip_serializing_if = "Reach::is_nobody")]
+    pub reach: Reach,
 }
 
 /// Driver of a network, with its parameters.

@@ -1,7 +1,7 @@
-//! Runs the DNS resolvers of this host: one at the gateway addresses of every overlay, one in every
-//! sandbox on a LAN, which has no gateway of ours, and one in every container of Docker Engine,
-//! which asks 127.0.0.11. Sockets are made inside the namespace and belong to it; a replaced
-//! namespace gets new ones.
+//! Runs the DNS resolvers of this host: one for the host's own programs, one at the gateway
+//! addresses of every overlay, one in every sandbox on a LAN, which has no gateway of ours, and one
+//! in every container of Docker Engine, which asks 127.0.0.11. Sockets are made inside the
+//! namespace and belong to it; a replaced namespace gets new ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,6 +35,8 @@ const SOON: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
 /// Where a sandbox's own resolver listens.
 const INSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(names::RESOLVER), names::RESOLVER_PORT);
+/// The host's own network namespace.
+const OWN_NAMESPACE: &str = "/proc/self/ns/net";
 /// Receive buffer of a resolver in bytes: some thousand queries.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -135,14 +137,14 @@ pub(crate) async fn serve(
             // sockets.
             wanted.contains_key(audience)
                 && resolver.server.is_whole()
-                && namespace_inode(&namespace_of(*audience, &current))
+                && namespace_inode(namespace_of(*audience, &current).as_deref())
                     .is_none_or(|inode| inode == resolver.namespace)
         });
         refused.retain(|audience, _| wanted.contains_key(audience));
         for (audience, addresses) in wanted {
             let namespace = namespace_of(audience, &current);
             let missing = !resolvers.contains_key(&audience);
-            let Some(inode) = namespace_inode(&namespace).filter(|_| missing) else {
+            let Some(inode) = namespace_inode(namespace.as_deref()).filter(|_| missing) else {
                 continue;
             };
             let at = early.iter().position(|early| {
@@ -208,26 +210,35 @@ fn wanted(config: &NodeConfig) -> BTreeMap<Audience, Vec<SocketAddr>> {
     let in_sandboxes = config
         .resolving()
         .map(|id| (Audience::Sandbox(id), vec![INSIDE]));
-    at_gateways.chain(in_sandboxes).collect()
+    let hosts_call = (config.networks.values()).any(|network| network.reach.hosts);
+    let of_host = SocketAddr::from((names::HOST_RESOLVER, DNS_PORT));
+    let of_host = hosts_call.then(|| (Audience::Host, vec![of_host]));
+    at_gateways.chain(in_sandboxes).chain(of_host).collect()
 }
 
-fn namespace_of(audience: Audience, config: &NodeConfig) -> String {
+/// `None`: the host's own.
+fn namespace_of(audience: Audience, config: &NodeConfig) -> Option<String> {
     match audience {
-        Audience::Network(network) => Namespace::Network(network).name(),
-        Audience::Sandbox(sandbox) => config.namespace_of(sandbox).name(),
+        Audience::Network(network) => Some(Namespace::Network(network).name()),
+        Audience::Sandbox(sandbox) => Some(config.namespace_of(sandbox).name()),
+        Audience::Host => None,
     }
 }
 
-fn namespace_inode(name: &str) -> Option<u64> {
-    Path::new(names::NAMESPACE_DIRECTORY)
-        .join(name)
+fn namespace_inode(name: Option<&str>) -> Option<u64> {
+    let of_name = |name| Path::new(names::NAMESPACE_DIRECTORY).join(name);
+    name.map_or_else(|| OWN_NAMESPACE.into(), of_name)
         .metadata()
         .ok()
         .map(|metadata| metadata.ino())
 }
 
-async fn listen(namespace: String, addresses: Vec<SocketAddr>) -> io::Result<Sockets> {
-    let open = move || namespace::within(&namespace, || bind(&addresses))?;
+/// `None`: in the host's own namespace.
+async fn listen(namespace: Option<String>, addresses: Vec<SocketAddr>) -> io::Result<Sockets> {
+    let open = move || match namespace {
+        Some(namespace) => namespace::within(&namespace, || bind(&addresses))?,
+        None => bind(&addresses),
+    };
     tokio::task::spawn_blocking(open)
         .await
         .map_err(io::Error::other)?

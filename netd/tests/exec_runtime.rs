@@ -221,6 +221,7 @@ fn network() -> NetworkConfig {
         ],
         internal: false,
         mtu: None,
+        reach: Default::default(),
     }
 }
 

@@ -146,6 +146,7 @@ fn network_info(state: &State, network: &Network) -> NetworkInfo {
             subnets: network.subnets.clone(),
             exhausted,
             endpoints: Vec::new(),
+            reach: network.reach.clone(),
             created: network.created,
         },
         version: network.version,

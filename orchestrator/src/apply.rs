@@ -80,6 +80,20 @@ fn apply_network(
         NetworkCommand::Create { spec } => network::create(state, now, spec, chance),
         NetworkCommand::Remove { network } => network::remove(state, &network),
         NetworkCommand::Name { network, name } => network::name(state, &network, name),
+        NetworkCommand::Reach {
+            network,
+            hosts,
+            expose,
+            conceal,
+        } => network::reach(
+            state,
+            &network,
+            network::Reached {
+                hosts,
+                expose,
+                conceal,
+            },
+        ),
     }
 }
 

@@ -47,6 +47,30 @@ impl Derived {
             || own.any(|network| concern.networks.contains(network))
     }
 
+    /// Every host has part in a network that has become open, and none for that reason in one that
+    /// is so no longer. Whether either is the case.
+    fn open(&mut self, network: NetworkId, was_open: bool) -> bool {
+        let is_open = self.networks.is_open(network);
+        for node in self.nodes.all().filter(|_| is_open != was_open) {
+            match is_open {
+                true => self.parts.join(node, network),
+                false => self.parts.leave(node, network),
+            }
+        }
+        is_open != was_open
+    }
+
+    /// A host that has come has part in the open networks, one that has gone no longer.
+    fn arrive(&mut self, node: NodeId, was_there: bool) {
+        let is_there = self.nodes.has(node);
+        for network in self.networks.open().filter(|_| is_there != was_there) {
+            match is_there {
+                true => self.parts.join(node, *network),
+                false => self.parts.leave(node, *network),
+            }
+        }
+    }
+
     /// Those who have part in these networks; everybody, where every host leads to one of them.
     fn add_networks(&self, concern: &mut Concern, networks: &[NetworkId]) {
         let is_everywhere = |network: &NetworkId| self.services.is_ingress(*network);

@@ -40,6 +40,7 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
     let members = Members::of(state);
     let mut networks = containers::networks_on(state, node);
     networks.extend(networks_of(state.tasks_on(node).map(|record| &record.task)));
+    networks.extend(state.derived.networks.open());
     let reached = ports::ingress_networks(state);
     config.networks = networks
         .union(&reached)
@@ -255,7 +256,8 @@ pub(crate) fn endpoints(
 fn peers(state: &State, config: &NodeConfig) -> Records<NodeId, PeerConfig> {
     let endpoints = config.endpoints.values().map(|endpoint| endpoint.node);
     let sharing: BTreeSet<NodeId> = endpoints.chain(config.keys.keys().copied()).collect();
-    let answers_all = answers_callers_of_all_hosts(config);
+    let answers_all =
+        answers_callers_of_all_hosts(config) || is_called_by_all_hosts(state, config.node);
     let is_peer = |node: &&Node| {
         answers_all
             || node.id == config.node
@@ -300,6 +302,18 @@ fn answers_callers_of_all_hosts(config: &NodeConfig) -> bool {
             .any(|endpoint| endpoint.node == config.node && serves(endpoint))
 }
 
+/// Whether tasks or containers here are on a network that every host may call.
+pub(crate) fn is_called_by_all_hosts(state: &State, node: NodeId) -> bool {
+    let is_open = |network| state.derived.networks.is_open(network);
+    let mut tasks = state.tasks_on(node);
+    let mut containers = state.placed_on(node);
+    let attachments = |record: &TaskRecord| {
+        let mut attachments = record.task.attachments.iter();
+        attachments.any(|attachment| is_open(attachment.network))
+    };
+    tasks.any(attachments) || containers.any(|(container, _)| is_open(container.network))
+}
+
 pub(crate) fn peer_config(node: &Node) -> PeerConfig {
     let Node {
         role,
@@ -326,6 +340,7 @@ pub(crate) fn network_config(state: &State, network: &Network) -> Option<Network
         subnets: network.subnets.clone(),
         internal: network.spec.internal,
         mtu: validate::mtu(&network.spec).unwrap_or_default(),
+        reach: network.reach.clone(),
     })
 }
 

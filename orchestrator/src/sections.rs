@@ -41,6 +41,7 @@ pub struct Sections {
     /// Where the endpoints of a section are: how many each node has.
     hosts: BTreeMap<SectionId, BTreeMap<NodeId, usize>>,
     encrypted: BTreeMap<NetworkId, BTreeSet<NodeId>>,
+    open: BTreeSet<NetworkId>,
 }
 
 /// What has records in sections, all of which are projected together.
@@ -188,7 +189,16 @@ impl Sections {
             ObjectRef::Cluster => dirt.everybody = true,
             ObjectRef::Keys => dirt.owns.extend(self.encrypted.values().flatten()),
             ObjectRef::Node(id) => self.touch_node(state, id, dirt),
-            ObjectRef::Network(id) => drop(dirt.sources.insert(Source::Network(id))),
+            ObjectRef::Network(id) => {
+                dirt.sources.insert(Source::Network(id));
+                // Every node has part in an open network, or knows those who call there.
+                let is_open = state.derived.networks.is_open(id);
+                dirt.everybody |= self.open.contains(&id) != is_open;
+                match is_open {
+                    true => self.open.insert(id),
+                    false => self.open.remove(&id),
+                };
+            }
             ObjectRef::Service(id) => self.touch_service(state, id, dirt),
             ObjectRef::Task(id) => self.touch_task(state, id, dirt),
             ObjectRef::Container(id) => self.touch_container(state, id, dirt),
@@ -557,7 +567,9 @@ impl Sections {
         sections: &BTreeSet<SectionId>,
     ) -> Vec<(NodeId, Arc<Record>)> {
         let peer = |(node, seen): (&NodeId, &Seen)| (*node, seen.record.clone());
-        if self.answers_callers_of_all_hosts(state, config) {
+        if self.answers_callers_of_all_hosts(state, config)
+            || project::is_called_by_all_hosts(state, config.node)
+        {
             return self.nodes.iter().map(peer).collect();
         }
         let mut known: BTreeSet<NodeId> = config.keys.keys().copied().collect();

@@ -15,7 +15,7 @@ use nftables::{
     Family, Overtake, Rule, Socket, apply, difference, foreign_forward_chains, observe, passage,
 };
 use rules::{
-    guard::{self, Border, Secret, Sources, border, guard},
+    guard::{self, Border, Exposed, Secret, Sources, border, guard},
     published::{Answers, Diversion, Port, answer, balance, divert, mark},
     shortcut::{Device, Devices, Endpoint, shortcut},
 };
@@ -115,6 +115,10 @@ fn the_guards_are_read_back_as_written() {
                 (4789, 4096.try_into().unwrap()),
                 (4790, 77.try_into().unwrap()),
             ],
+            exposed: vec![Exposed {
+                vni: 77.try_into().unwrap(),
+                callers: self::subnets(&["198.51.100.0/24", "198.51.100.0/25", "2001:db8::/32"]),
+            }],
             own: Some("192.0.2.9".parse().unwrap()),
             vteps: vec![
                 (ip("192.0.2.1"), Mac([6; 6])),
@@ -282,6 +286,11 @@ fn rules_of_published_ports_are_read_back_and_leave_nothing() {
             (ip("fd00:9::5"), Protocol::Udp, 53, 1),
             (ip("fd00:9::5"), Protocol::Udp, 10_000, 10_001),
         ],
+        hosts: vec![
+            (Mac([6; 6]), ip("192.0.2.6")),
+            (Mac([6; 6]), ip("fd6e:6574:6401::6")),
+        ],
+        exposed: subnets(&["198.51.100.0/24", "2001:db8::/32"]),
     };
     in_fresh_namespace(|| {
         let mut socket = Socket::open().unwrap();

@@ -101,6 +101,9 @@ pub(crate) enum Verb {
     /// Check IP address allocation
     #[command(subcommand)]
     Ipam(IpamVerb),
+    /// Let programs of this host find names of networks that hosts call
+    #[command(subcommand)]
+    Names(NamesVerb),
     /// Manage services
     #[command(subcommand)]
     Service(ServiceVerb),
@@ -292,6 +295,26 @@ pub(crate) enum NetworkVerb {
         #[arg(long)]
         peers: bool,
     },
+    /// Change whether hosts of the cluster call tasks and containers of an overlay by address
+    Update {
+        /// Name or id
+        network: String,
+        /// Every host of the cluster may call, or none; every host has part in the network then
+        #[arg(long, value_enum)]
+        hosts: Switch,
+    },
+    /// Let machines that are no members call tasks and containers of an overlay by address
+    #[command(group(clap::ArgGroup::new("callers").required(true).multiple(true)))]
+    Expose {
+        /// Name or id
+        network: String,
+        /// Prefix of machines that may call; they need a route to the network's subnets by any host
+        #[arg(long, value_name = "CIDR", group = "callers")]
+        to: Vec<Subnet>,
+        /// Prefix of machines that may no longer
+        #[arg(long, value_name = "CIDR", group = "callers")]
+        rm: Vec<Subnet>,
+    },
     /// Replace the keys of all encrypted networks without losing packets
     RotateKey,
     /// Compare ledger, view and kernel on every node; exit code 1 if they differ
@@ -310,6 +333,24 @@ pub(crate) enum NetworkVerb {
         #[arg(required = true)]
         networks: Vec<String>,
     },
+}
+
+/// Of what is or is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}
+
+/// `names …`.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum NamesVerb {
+    /// Tell systemd-resolved to ask netd for NAME.NETWORK.netd.internal (needs root)
+    Enable,
+    /// Undo that (needs root)
+    Disable,
 }
 
 /// `ipam …`.

@@ -7,6 +7,7 @@ mod arguments;
 mod daemon;
 mod failure;
 mod lab;
+mod names;
 mod output;
 mod publish;
 mod values;
@@ -56,6 +57,7 @@ fn run(arguments: Arguments) -> Result<u8> {
         Verb::LabBoot(LabProcess { lab, host }) => lab::boot(&lab, host),
         Verb::LabHost(_) => lab::host(),
         Verb::LabSwitch { .. } => lab::switch(),
+        Verb::Names(verb) => names::names(verb),
         Verb::Completion { shell } => {
             let script = arguments::completion(&shell).map_err(Failure::from)?;
             output::print(script.trim_end()).map(|()| 0)
@@ -104,6 +106,7 @@ async fn ask(daemon: &Daemon, verb: Verb) -> Result<u8> {
         | Verb::LabBoot(_)
         | Verb::LabHost(_)
         | Verb::LabSwitch { .. }
+        | Verb::Names(_)
         | Verb::Completion { .. } => Ok(0),
     }
 }

@@ -77,6 +77,7 @@ fn my_net() -> NetworkInfo {
             options: [("mtu".to_owned(), "1400".to_owned())].into(),
         },
         status: NetworkStatus {
+            reach: model::Reach::default(),
             vni: Vni::try_from(4097).unwrap(),
             subnets: leases(),
             exhausted: Vec::new(),

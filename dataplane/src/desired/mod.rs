@@ -134,6 +134,9 @@ pub struct Desired {
     /// The networks that ports should lead into and cannot, with those that were there first and
     /// have the same mark.
     pub undiverted: BTreeMap<NetworkId, NetworkId>,
+    /// The networks whose endpoints this host may call and does not, with the subnet and the prefix
+    /// of the host's own that overlap.
+    pub closed: BTreeMap<NetworkId, (Subnet, Subnet)>,
     /// The host's addresses, by link.
     pub addresses: BTreeSet<(LinkName, IpAddr)>,
     /// Their prefixes.
@@ -205,9 +208,10 @@ impl Desired {
             .filter(on_overlay)
             .map(|local| local.endpoint.network);
         // The host also has part in networks that only its published ports lead to.
-        let present: BTreeSet<NetworkId> = present
+        let mut present: BTreeSet<NetworkId> = present
             .chain(config.published.values().map(|port| port.network))
             .collect();
+        self.open(config, &mut present);
         let own = config.peers.get(&config.node);
         if present.is_empty() {
             return own;
@@ -243,6 +247,30 @@ impl Desired {
             );
         }
         Some(own)
+    }
+
+    /// Adds the networks whose endpoints may be called by any host, save those that would take
+    /// addresses of the host's own links away. Where more than calls lead there, the host has part
+    /// in them whatever its links are on.
+    fn open(&mut self, config: &NodeConfig, present: &mut BTreeSet<NetworkId>) {
+        for (&id, network) in &config.networks {
+            let is_open = network.driver.parent().is_none()
+                && network.reach.is_open()
+                && !network.internal
+                && !present.contains(&id);
+            if !is_open {
+                continue;
+            }
+            let in_the_way = network.subnets.iter().find_map(|lease| {
+                let mut own = self.on_link.iter();
+                Some((lease.subnet, *own.find(|own| own.overlaps(&lease.subnet))?))
+            });
+            let Some((subnet, own)) = in_the_way else {
+                present.insert(id);
+                continue;
+            };
+            self.closed.insert(id, (subnet, own));
+        }
     }
 
     /// The sandbox that a link on a LAN, or in a foreign container, belongs to: its failure must

@@ -12,7 +12,9 @@ use model::{
 use super::{
     super::{
         Failure,
-        state::{AddressForm, FdbKey, Kind, Link, Place, Route, RouteKey, Space, Vxlan},
+        state::{
+            AddressForm, FdbKey, Kind, Link, Place, Route, RouteKey, Space, Vxlan, host_prefix,
+        },
     },
     Desired, ETHERNET_MTU, FOREIGN, Ground, Local, QUIET, Setting, Underlay, default_of,
     host_subnet, lease_of, set_all, set_link, way_out,
@@ -84,6 +86,16 @@ pub(super) struct Member<'a> {
 impl Member<'_> {
     pub(super) fn place(&self) -> Place {
         Place::Inside(Namespace::Network(self.id))
+    }
+
+    /// The addresses that this host's own calls into the network bear; none where hosts may not
+    /// call, or where the VTEP is on no link. The kernel refuses routes with a source that the host
+    /// has not.
+    fn calling(&self) -> Vec<IpAddr> {
+        match self.network.reach.hosts && self.underlay.link.is_some() {
+            true => self.own.calling(self.node),
+            false => Vec::new(),
+        }
     }
 
     /// What gets through to another host, where that is less than through the tunnel.
@@ -221,11 +233,20 @@ impl Desired {
         );
         host.address(&outer, OUTER.into(), AddressForm::LINK_LOCAL);
         host.neighbour(&outer, INNER.into(), Mac::NETWORK);
+        let calling = member.calling();
+        for &address in calling.iter().filter(|own| **own != member.own.vtep) {
+            let form = AddressForm {
+                prefix: host_prefix(address),
+                prefix_route: false,
+            };
+            host.address(&outer, address, form);
+        }
         for lease in &member.network.subnets {
+            let of_family = |own: &&IpAddr| own.is_ipv4() == lease.subnet.network().is_ipv4();
             let inwards = Route::Unicast {
                 link: outer.clone(),
                 via: Some(INNER.into()),
-                source: None,
+                source: calling.iter().find(of_family).copied(),
                 mtu: None,
             };
             host.route(Some(lease.subnet), inwards);

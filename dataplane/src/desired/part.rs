@@ -35,7 +35,8 @@ impl Desired {
         config: &NodeConfig,
         ground: &Ground,
     ) -> Option<Self> {
-        let is_whole = self.failures.is_empty() && self.undiverted.is_empty();
+        let is_whole =
+            self.failures.is_empty() && self.undiverted.is_empty() && self.closed.is_empty();
         if !stood.is_alike(ground) || !is_whole {
             return None;
         }
@@ -44,8 +45,11 @@ impl Desired {
         let changed = Changed::between(before, config)?.with(moved, views)?;
         let is_published =
             (config.published.values()).any(|port| changed.networks.contains(&port.network));
+        let is_open = (changed.networks.iter())
+            .filter_map(|id| config.networks.get(id))
+            .any(|network| network.reach.is_open());
         // What goes may have been the last of its kind, and others' answers leave by all.
-        let grows = !changed.shrinks && !is_published;
+        let grows = !changed.shrinks && !is_published && !is_open;
         let part = if grows {
             added_part(config, &changed)
         } else {

@@ -1,5 +1,6 @@
 //! Routing of published ports: on the called host a table by mark that leads into the network; on a
-//! task's host one table per host that may have been called.
+//! task's host one table per host that may have been called, which also lead the answers back to
+//! hosts themselves and to those whom a network is exposed to.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,10 +45,16 @@ pub fn is_ingress(config: &NodeConfig, network: NetworkId) -> bool {
         .any(|port| port.network == network && port.spec.mode == PublishMode::Ingress)
 }
 
+/// Whether callers may come to this network by any host, and call all there is.
+fn is_open(config: &NodeConfig, network: NetworkId) -> bool {
+    let record = config.networks.get(&network);
+    record.is_some_and(|record| record.reach.is_open() && !record.internal)
+}
+
 /// Whether a task here may answer whom another host led into this network.
 pub fn answers(config: &NodeConfig, network: NetworkId) -> bool {
     let is_here = |node: NodeId, of: NetworkId| node == config.node && of == network;
-    is_ingress(config, network)
+    (is_ingress(config, network) || is_open(config, network))
         && config
             .endpoints
             .values()

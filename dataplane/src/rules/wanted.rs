@@ -13,7 +13,7 @@ use model::{
 };
 use nftables::{Family, Rule, Ruleset};
 use rules::{
-    guard::{self, Border, Secret},
+    guard::{self, Border, Exposed, Secret},
     published::{self, Led},
     shortcut::{self, Devices},
 };
@@ -152,6 +152,7 @@ impl Grounds {
             subnets: leaving()
                 .flat_map(|network| network.subnets.iter().map(|lease| lease.subnet))
                 .collect(),
+            exposed: leaving().filter_map(exposed).collect(),
             tunnels: config.networks.values().filter_map(tunnel).collect(),
             vteps: others
                 .map(|(&node, peer)| (peer.vtep, Mac::of_router(node)))
@@ -339,6 +340,12 @@ fn secret(config: &NodeConfig) -> Option<Secret> {
         port: *ports.first()?,
         vnis,
     })
+}
+
+fn exposed(network: &NetworkConfig) -> Option<Exposed> {
+    let callers: Vec<_> = network.reach.exposed.iter().copied().collect();
+    let vni = network.vni;
+    (!callers.is_empty()).then_some(Exposed { vni, callers })
 }
 
 /// UDP port and network identifier.

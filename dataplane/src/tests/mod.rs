@@ -5,6 +5,7 @@ mod lan;
 mod partial;
 mod plan;
 mod published;
+mod reach;
 #[path = "../../tests/support/records.rs"]
 mod records;
 mod routes;

@@ -185,6 +185,10 @@ fn overlay(number: u64) -> NetworkConfig {
             .map(|(subnet, gateway)| lease(subnet, gateway))
             .collect(),
         internal: number == 2,
+        reach: model::Reach {
+            hosts: number == 1,
+            ..model::Reach::default()
+        },
         ..network()
     }
 }

@@ -9,6 +9,7 @@ mod frames;
 mod hosts;
 mod lab;
 mod packets;
+mod reach;
 #[path = "../support/records.rs"]
 mod records;
 mod repairs;

@@ -29,6 +29,7 @@ pub(crate) fn overlay(name: &str, vni: Vni, subnets: Vec<SubnetLease>) -> Networ
         subnets,
         internal: false,
         mtu: None,
+        reach: Default::default(),
     }
 }
 

@@ -92,6 +92,7 @@ fn table() -> &'static Table {
             subnets: subnets.into_iter().flatten().collect(),
             internal: false,
             mtu: None,
+            reach: Default::default(),
         };
         let addresses = |count: u16| -> Vec<IpAddr> {
             let v4 = (0..count).map(|last| IpAddr::from([10, 0, 9, last as u8]));

@@ -295,6 +295,7 @@ impl Command {
     pub fn level(&self) -> Level {
         match self {
             Self::Cluster(ClusterCommand::RaiseLevel { level }) => *level,
+            Self::Network(NetworkCommand::Reach { .. }) => Level::REACH,
             _ => Level::FIRST,
         }
     }

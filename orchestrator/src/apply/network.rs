@@ -2,7 +2,7 @@
 
 use ipam::Owner;
 use model::{
-    EpochKey, Kind, Level, Millis, Network, NetworkId, NetworkSpec, Node, Outcome, Refusal,
+    EpochKey, Kind, Level, Millis, Network, NetworkId, NetworkSpec, Node, Outcome, Reach, Refusal,
     Response, Subnet, SubnetSpec, Vni,
 };
 
@@ -41,6 +41,7 @@ pub(super) fn create(
             spec,
             vni,
             subnets,
+            reach: Reach::default(),
             created: now,
             version: state.version(),
         },
@@ -113,6 +114,85 @@ pub(super) fn name(state: &mut State, network: &str, name: String) -> Response {
         network.version = version;
     }
     Ok(Outcome::Network(id))
+}
+
+/// What differs in who may call a network's endpoints.
+pub(super) struct Reached {
+    pub(super) hosts: Option<bool>,
+    pub(super) expose: Vec<Subnet>,
+    pub(super) conceal: Vec<Subnet>,
+}
+
+/// Says who outside of a network may call its endpoints. Idempotent.
+pub(super) fn reach(state: &mut State, network: &str, reached: Reached) -> Response {
+    let id = state.find_network(network)?;
+    let (refused, next) = match state.networks.get(&id) {
+        _ if state.level < Level::REACH => (
+            format!(
+                "the cluster is of level {}, and networks can be called from outside at level {}",
+                state.level,
+                Level::REACH
+            ),
+            "upgrade netd on every host, then try again; `swarmctl node ls` shows their levels",
+        ),
+        Some(found) if found.spec.driver.is_lan() => (
+            format!("network {network:?} is on a LAN, whose machines call its endpoints already"),
+            "leave it as it is",
+        ),
+        Some(found) if found.spec.internal => (
+            format!("network {network:?} is internal: nobody outside reaches it"),
+            "make another network without --internal",
+        ),
+        _ => {
+            reached
+                .expose
+                .iter()
+                .try_for_each(|callers| may_call(state, id, *callers))?;
+            let version = state.version();
+            if let Some(found) = state.networks.get_mut(&id) {
+                let reach = &mut found.reach;
+                reach.hosts = reached.hosts.unwrap_or(reach.hosts);
+                reach.exposed.extend(reached.expose);
+                reach
+                    .exposed
+                    .retain(|known| !reached.conceal.contains(known));
+                found.version = version;
+            }
+            return Ok(Outcome::Network(id));
+        }
+    };
+    Err(Refusal::new(Kind::Precondition, refused, next))
+}
+
+/// Refuses callers whose addresses are of networks of the cluster, and those of a family that the
+/// network has not.
+fn may_call(state: &State, id: NetworkId, callers: Subnet) -> Result<(), Refusal> {
+    let overlays = || {
+        let networks = state.networks.values();
+        networks.filter(|network| !network.spec.driver.is_lan())
+    };
+    let overlapping = overlays().find_map(|network| {
+        let mut leases = network.subnets.iter();
+        let lease = leases.find(|lease| lease.subnet.overlaps(&callers))?;
+        Some((network, lease.subnet))
+    });
+    if let Some((network, subnet)) = overlapping {
+        let cause = format!(
+            "{callers} overlaps {subnet}, a subnet of network {:?}, whose addresses no machine \
+             outside may call from",
+            network.spec.name
+        );
+        let next = "give the prefixes that the machines are in, and no others";
+        return Err(Refusal::new(Kind::Conflict, cause, next));
+    }
+    let found = state.networks.get(&id);
+    let mut leases = found.into_iter().flat_map(|network| &network.subnets);
+    if leases.any(|lease| lease.subnet.is_ipv6() == callers.is_ipv6()) {
+        return Ok(());
+    }
+    let cause = format!("the network has no subnet of the family of {callers}");
+    let next = "give a prefix of the family that the network's subnets are of";
+    Err(Refusal::new(Kind::Invalid, cause, next))
 }
 
 fn refuse_taken(state: &State, name: &str, own: Option<NetworkId>) -> Result<(), Refusal> {

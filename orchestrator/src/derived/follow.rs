@@ -29,7 +29,9 @@ impl State {
             }
             ObjectRef::Network(id) => {
                 concern.networks.insert(id);
+                let was_open = derived.networks.is_open(id);
                 derived.networks.put(id, self.networks.get(&id));
+                concern.everybody |= derived.open(id, was_open);
             }
             ObjectRef::Service(id) => self.follow_service(derived, id, concern),
             ObjectRef::Task(id) => self.follow_task(derived, id, concern),
@@ -39,7 +41,10 @@ impl State {
 
     fn follow_node(&self, derived: &mut Derived, id: NodeId) {
         let node = self.nodes.get(&id);
-        if derived.nodes.put(id, node) {
+        let was_there = derived.nodes.has(id);
+        let differs = derived.nodes.put(id, node);
+        derived.arrive(id, was_there);
+        if differs {
             for task in derived.tasks.of_node(id) {
                 if let Some(record) = self.tasks.get(task) {
                     let (service, slot) = (record.task.service, record.task.slot);
@@ -130,7 +135,9 @@ impl State {
     pub(crate) fn follow_networks(&mut self) {
         let derived = Arc::make_mut(&mut self.derived);
         for id in self.networks.changed() {
+            let was_open = derived.networks.is_open(*id);
             derived.networks.put(*id, self.networks.get(id));
+            derived.open(*id, was_open);
         }
     }
 

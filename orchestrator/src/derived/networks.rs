@@ -15,6 +15,7 @@ pub(crate) struct Networks {
     by_mark: Groups<u16, NetworkId>,
     lans: BTreeSet<NetworkId>,
     encrypted: BTreeSet<NetworkId>,
+    open: BTreeSet<NetworkId>,
 }
 
 /// What the maps know of a network.
@@ -34,6 +35,7 @@ impl Networks {
             self.by_mark.remove(&old.vni.mark(), &id);
             self.lans.remove(&id);
             self.encrypted.remove(&id);
+            self.open.remove(&id);
         }
         let Some(network) = network else { return };
         let known = Known {
@@ -49,7 +51,20 @@ impl Networks {
         if network.spec.encrypted {
             self.encrypted.insert(id);
         }
+        if network.reach.is_open() {
+            self.open.insert(id);
+        }
         self.known.insert(id, known);
+    }
+
+    /// Networks that every host has part in, because callers may come to any.
+    pub(crate) fn open(&self) -> impl Iterator<Item = &NetworkId> {
+        self.open.iter()
+    }
+
+    /// Whether this is one of them.
+    pub(crate) fn is_open(&self, network: NetworkId) -> bool {
+        self.open.contains(&network)
     }
 
     /// Networks of this name, which is in lower case.

@@ -44,6 +44,16 @@ impl Nodes {
         old.map(|old| old.standing) != known.map(|known| known.standing)
     }
 
+    /// Whether there is such a host.
+    pub(super) fn has(&self, id: NodeId) -> bool {
+        self.known.contains_key(&id)
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = NodeId> {
+        self.known.keys().copied()
+    }
+
     /// Hosts of this name, which is in lower case.
     pub(crate) fn named<'a>(&'a self, name: &str) -> Values<'a, NodeId> {
         self.by_name.of(name)

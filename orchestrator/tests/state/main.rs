@@ -12,6 +12,7 @@ mod lan;
 mod names;
 mod network;
 mod published;
+mod reach;
 mod records;
 mod sections;
 mod service;

@@ -83,7 +83,11 @@ fn raised(log: &[Batch], level: Level) -> Vec<Batch> {
     };
     let raises = (1..=level.0).map(|level| raise(Level(level)));
     let mut log: Vec<Batch> = [start].into_iter().chain(raises).collect();
-    let rest: Vec<Entry> = entries.map(|entry| of_level(entry, level)).collect();
+    let mut rest: Vec<Entry> = entries.map(|entry| of_level(entry, level)).collect();
+    if level >= Level::REACH {
+        let made = rest.iter().find_map(opened);
+        rest.extend(made);
+    }
     log.extend(rest.chunks(BATCH).map(|entries| Batch {
         level,
         entries: entries.to_vec(),
@@ -122,6 +126,23 @@ fn of_level(mut entry: Entry, level: Level) -> Entry {
         }
     }
     entry
+}
+
+/// Opens the network that an entry makes.
+fn opened(made: &Entry) -> Option<Entry> {
+    let Command::Network(NetworkCommand::Create { spec }) = &made.command else {
+        return None;
+    };
+    Some(Entry {
+        request: RequestId(made.request.0 ^ (u64::MAX / 2)),
+        command: Command::Network(NetworkCommand::Reach {
+            network: spec.name.clone(),
+            hosts: Some(true),
+            expose: vec!["198.51.100.0/24".parse().unwrap()],
+            conceal: vec!["203.0.113.0/24".parse().unwrap()],
+        }),
+        ..made.clone()
+    })
 }
 
 /// Names of more than one label.

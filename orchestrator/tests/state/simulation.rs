@@ -25,6 +25,8 @@ const CONTAINERS: [&str; 4] = ["c1", "c2", "c3", "c4"];
 enum Event {
     CreateNetwork(usize),
     RemoveNetwork(usize),
+    /// Hosts may call there, or not; so may others, or not.
+    Reach(usize, bool, bool),
     CreateService {
         name: usize,
         replicas: u32,
@@ -199,6 +201,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         1 => net().prop_map(Event::CreateNetwork),
         1 => net().prop_map(Event::RemoveNetwork),
+        1 => (net(), any::<bool>(), any::<bool>())
+            .prop_map(|(net, hosts, others)| Event::Reach(net, hosts, others)),
         3 => (name(), 0..7u32, prop::collection::vec(net(), 0..3), mode)
             .prop_map(|(name, replicas, networks, mode)| {
                 Event::CreateService { name, replicas, networks, mode }
@@ -236,6 +240,19 @@ fn act(cluster: &mut Cluster, event: &Event, witness: &mut Witness) {
         Event::RemoveNetwork(net) => Command::Network(NetworkCommand::Remove {
             network: owned(NETWORKS[net].0),
         }),
+        Event::Reach(net, hosts, others) => {
+            let outside = vec!["198.51.100.0/24".parse().unwrap()];
+            let (expose, conceal) = match others {
+                true => (outside, Vec::new()),
+                false => (Vec::new(), outside),
+            };
+            Command::Network(NetworkCommand::Reach {
+                network: owned(NETWORKS[net].0),
+                hosts: Some(hosts),
+                expose,
+                conceal,
+            })
+        }
         Event::CreateService {
             name,
             replicas,

@@ -25,6 +25,8 @@ const VXLAN_FLAGS: [u8; 4] = [8, 0, 0, 0];
 pub struct Border {
     /// The subnets of networks with a way out.
     pub subnets: Vec<Subnet>,
+    /// Who may call endpoints of networks from outside.
+    pub exposed: Vec<Exposed>,
     /// The UDP ports and network identifiers of the tunnels that this host has part in.
     pub tunnels: Vec<(u16, Vni)>,
     /// The hosts that may send tunnel packets, each with the Ethernet address of its router.
@@ -33,6 +35,15 @@ pub struct Border {
     pub own: Option<IpAddr>,
     /// What must never be seen in the clear.
     pub secret: Option<Secret>,
+}
+
+/// A network whose endpoints machines outside the cluster may call.
+#[derive(Clone, Debug)]
+pub struct Exposed {
+    /// Its network identifier.
+    pub vni: Vni,
+    /// Their prefixes.
+    pub callers: Vec<Subnet>,
 }
 
 /// Tunnels that are encrypted: they have a port of their own.
@@ -59,7 +70,7 @@ pub fn border(border: &Border) -> Ruleset {
     let table = if border.subnets.is_empty() {
         table
     } else {
-        egress(table)
+        exposed(egress(table, &border.exposed), &border.exposed)
     };
     let ruleset = table
         .chain(
@@ -116,8 +127,40 @@ pub fn border(border: &Border) -> Ruleset {
     })
 }
 
-fn egress(table: Ruleset) -> Ruleset {
+/// The sets of those who may call.
+fn exposed(table: Ruleset, networks: &[Exposed]) -> Ruleset {
+    let each = |version: Ip| networks.iter().map(move |network| (network, version));
+    let all = Ip::BOTH.into_iter().flat_map(each);
+    all.fold(table, |table, (network, version)| {
+        let callers = outermost(&network.callers, version).map(addresses_of);
+        let set = Set::ranges(&[version.into()], callers);
+        table.set(&callers_name(network, version), set)
+    })
+}
+
+fn callers_name(network: &Exposed, version: Ip) -> String {
+    match version {
+        Ip::V4 => format!("exposed4-{}", network.vni),
+        Ip::V6 => format!("exposed6-{}", network.vni),
+    }
+}
+
+/// Lets those whom a network is exposed to begin connections into it, from devices of the host.
+fn let_in(network: &Exposed, version: Ip) -> Rule {
+    let entering = Rule::new()
+        .link_out(names::uplink_link(network.vni).as_str())
+        .link_in_not(UPLINKS)
+        .version(version)
+        .source(version, 0);
+    entering
+        .in_set(&callers_name(network, version))
+        .verdict(Verdict::Accept)
+}
+
+fn egress(table: Ruleset, exposed: &[Exposed]) -> Ruleset {
     let rules = |rule: fn(Ip) -> Rule| Ip::BOTH.map(rule).to_vec();
+    let let_in =
+        (exposed.iter()).flat_map(|network| Ip::BOTH.map(|version| let_in(network, version)));
     table
         .chain(
             "masquerade",
@@ -130,7 +173,12 @@ fn egress(table: Ruleset) -> Ruleset {
         )
         .chain(
             "isolate",
-            Chain::base(Kind::Filter, Hook::Forward, FILTER, rules(isolate)),
+            Chain::base(
+                Kind::Filter,
+                Hook::Forward,
+                FILTER,
+                let_in.chain(rules(isolate)).collect(),
+            ),
         )
 }
 

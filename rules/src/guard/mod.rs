@@ -8,7 +8,7 @@ mod sources;
 use model::Subnet;
 use nftables::{Expression, Ip, Key, Rule, Set, SetRef, Type};
 
-pub use border::{Border, Secret, border, passage};
+pub use border::{Border, Exposed, Secret, border, passage};
 pub use queries::{instead_of_engine, names, untracked_names};
 pub use sources::{Sources, claims, guard};
 

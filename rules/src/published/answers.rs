@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nftables::{
     Chain, Comparison, Conntrack, Expression, Hook, Ip, Key, Kind, Meta, Rule, Ruleset, Set, Type,
-    Verdict,
+    Verdict, octets,
 };
 
 use super::{Answers, Grain, MANGLE, NEW, at_names};
@@ -16,8 +16,10 @@ use crate::{
 /// `NF_CT_STATE_BIT`s of what belongs to a known connection: established, related.
 const KNOWN: u32 = 2 | 4;
 
-/// Adds to the guard of a network's namespace the rules that accept callers of other hosts, to
-/// published targets only, and that send answers back by the called host.
+/// Adds to the guard of a network's namespace the rules that accept callers of other hosts, and
+/// that send answers back by the called host. To published targets everybody may call, to others
+/// only the hosts themselves, each from its own addresses, and those whom the network is exposed
+/// to.
 pub fn answer(mut table: Ruleset, answers: &Answers) -> Ruleset {
     if answers.routers.is_empty() {
         return table;
@@ -96,11 +98,30 @@ pub fn answer(mut table: Ruleset, answers: &Answers) -> Ruleset {
                 grain.set(&[version.into(), Type::Protocol, Type::Port], targets),
             )
         });
-        table.set(
+        let table = table.set(
             set_names(version).subnets,
             Set::ranges(&[version.into()], subnets),
-        )
+        );
+        with_callers(table, answers, version)
     })
+}
+
+/// The sets of those who may call all there is, where there are any.
+fn with_callers(table: Ruleset, answers: &Answers, version: Ip) -> Ruleset {
+    let names = at_names(version);
+    let mut table = table;
+    if !answers.hosts.is_empty() {
+        let hosts = answers.hosts.iter();
+        let hosts = hosts.filter(|(_, address)| Ip::of(*address) == version);
+        let hosts = hosts.map(|(router, address)| Key::of(&[&router.0, &octets(*address)]));
+        let key = [Type::Ethernet, version.into()];
+        table = table.set(names.hosts, Set::values(&key, hosts));
+    }
+    if !answers.exposed.is_empty() {
+        let exposed = outermost(&answers.exposed, version).map(addresses_of);
+        table = table.set(names.exposed, Set::ranges(&[version.into()], exposed));
+    }
+    table
 }
 
 /// Whether the tunnel's packet is for a published target is only known once its connection is.
@@ -115,7 +136,7 @@ fn of_outside(version: Ip) -> Rule {
         .verdict(Verdict::Accept)
 }
 
-/// A new connection to a published target is remembered with the router that it came from; the rest
+/// A new connection that may be is remembered with the router that it came from; the rest
 /// of it comes from there.
 fn callers_of_others(answers: &Answers) -> Vec<Rule> {
     let begin = |version: Ip, grain: Grain| {
@@ -129,13 +150,22 @@ fn callers_of_others(answers: &Answers) -> Vec<Rule> {
             .in_set(&grain.name(at_names(version).targets))
             .source_mac(0)
             .map("ways");
-        from.with(Expression::SetConntrack {
-            key: Conntrack::Mark,
-            from: 0,
-        })
-        .verdict(Verdict::Accept)
+        remembered(from)
     };
     let begin = |grain| Ip::BOTH.map(|version| begin(version, grain));
+    let of_hosts = |version: Ip| {
+        let from = Rule::new().states(NEW).version(version).source_mac(0);
+        let from = from.source(version, 2).in_set(at_names(version).hosts);
+        remembered(from.source_mac(0).map("ways"))
+    };
+    let of_exposed = |version: Ip| {
+        let from = Rule::new().states(NEW).version(version).source(version, 0);
+        let from = from.in_set(at_names(version).exposed);
+        remembered(from.source_mac(0).map("ways"))
+    };
+    let of_hosts = (!answers.hosts.is_empty()).then(|| Ip::BOTH.map(of_hosts));
+    let of_exposed = (!answers.exposed.is_empty()).then(|| Ip::BOTH.map(of_exposed));
+    let of_all = of_hosts.into_iter().chain(of_exposed).flatten();
     let goes_on = Rule::new()
         .states(KNOWN)
         .source_mac(0)
@@ -145,7 +175,20 @@ fn callers_of_others(answers: &Answers) -> Vec<Rule> {
         });
     let goes_on = goes_on.in_set("known").verdict(Verdict::Accept);
     let rest = [goes_on, Rule::new().counter().verdict(Verdict::Drop)];
-    grains(answers).flat_map(begin).chain(rest).collect()
+    grains(answers)
+        .flat_map(begin)
+        .chain(of_all)
+        .chain(rest)
+        .collect()
+}
+
+/// Takes the mark that was looked up down with the connection, and lets it in.
+fn remembered(rule: Rule) -> Rule {
+    rule.with(Expression::SetConntrack {
+        key: Conntrack::Mark,
+        from: 0,
+    })
+    .verdict(Verdict::Accept)
 }
 
 /// Single ones always, ranges where there are any.

@@ -88,7 +88,8 @@ pub struct Diversion {
     pub own: Vec<IpAddr>,
 }
 
-/// What tasks of a network get from callers at other hosts.
+/// What tasks of a network get from callers at other hosts: by published ports, and by their own
+/// addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answers {
     /// The network's own subnets: no outsider has an address there.
@@ -97,6 +98,10 @@ pub struct Answers {
     pub routers: BTreeMap<Mac, u32>,
     /// What may be called: addresses, protocols, first ports and how many.
     pub targets: Vec<(IpAddr, Protocol, u16, u16)>,
+    /// Hosts that may call all there is: their routers, and the addresses that they call from.
+    pub hosts: Vec<(Mac, IpAddr)>,
+    /// Machines outside that may call all there is, by whatever host.
+    pub exposed: Vec<Subnet>,
 }
 
 fn chain(port: &Port) -> String {
@@ -129,6 +134,10 @@ struct AtNames {
     any: &'static str,
     /// (address, protocol, port) of tasks.
     targets: &'static str,
+    /// (router, address) of hosts that may call everything.
+    hosts: &'static str,
+    /// Machines that may.
+    exposed: &'static str,
 }
 
 fn at_names(version: Ip) -> AtNames {
@@ -137,11 +146,15 @@ fn at_names(version: Ip) -> AtNames {
             ports: "ports4",
             any: "everywhere4",
             targets: "targets4",
+            hosts: "calling4",
+            exposed: "exposed4",
         },
         Ip::V6 => AtNames {
             ports: "ports6",
             any: "everywhere6",
             targets: "targets6",
+            hosts: "calling6",
+            exposed: "exposed6",
         },
     }
 }

@@ -10,7 +10,7 @@ use model::{
 
 use super::{collect, each, peers::peers, verify::verify};
 use crate::{
-    arguments::{Listing, NetworkCreate, NetworkVerb, by_key},
+    arguments::{Listing, NetworkCreate, NetworkVerb, Switch, by_key},
     daemon::Daemon,
     output::{self, Format, List},
 };
@@ -41,6 +41,11 @@ pub(crate) async fn network(daemon: &Daemon, verb: NetworkVerb) -> Result<u8> {
             }
             Ok(code)
         }
+        NetworkVerb::Update { network, hosts } => {
+            let hosts = Some(hosts == Switch::On);
+            reach(daemon, network, (hosts, Vec::new(), Vec::new())).await
+        }
+        NetworkVerb::Expose { network, to, rm } => reach(daemon, network, (None, to, rm)).await,
         NetworkVerb::RotateKey => {
             daemon
                 .propose(
@@ -62,6 +67,24 @@ async fn create(daemon: &Daemon, create: NetworkCreate) -> Result<u8> {
     if let Outcome::Network(id) = made.await? {
         output::print(&id.to_string())?;
     }
+    Ok(0)
+}
+
+/// Says whether hosts may call, and the prefixes of machines that may and may no longer.
+async fn reach(
+    daemon: &Daemon,
+    network: String,
+    (hosts, expose, conceal): (Option<bool>, Vec<Subnet>, Vec<Subnet>),
+) -> Result<u8> {
+    let object = format!("network {network}");
+    let command = NetworkCommand::Reach {
+        network: network.clone(),
+        hosts,
+        expose,
+        conceal,
+    };
+    daemon.propose(object, Command::Network(command)).await?;
+    output::print(&network)?;
     Ok(0)
 }
 

@@ -330,6 +330,7 @@ fn config(count: u32) -> Result<NodeConfig> {
         }],
         internal: true,
         mtu: None,
+        reach: Default::default(),
     };
     let named = |(name, address)| ((NetworkId(1), name), NameConfig::canonical(vec![address]));
     Ok(NodeConfig {

@@ -204,6 +204,9 @@ pub fn reaches_everybody(lab: &Lab, engines: &[Engine], create: &str) {
         }
     }
 
+    if !create.contains("parent=") {
+        hosts_reach(lab, network, &services, &known);
+    }
     server.kill().unwrap();
     server.wait().unwrap();
     runtime.del(pod, Some(&result));
@@ -221,12 +224,44 @@ pub fn reaches_everybody(lab: &Lab, engines: &[Engine], create: &str) {
     });
 }
 
+/// All hosts call all there is on the network by address, and by the names that hosts ask for.
+fn hosts_reach(lab: &Lab, network: &str, services: &[String], known: &Endpoints) {
+    lab.ctl("h1", &format!("network update --hosts on {network}"))
+        .ok();
+    for host in ["h1", "h2", "h3"] {
+        let calls = |address: &str| {
+            let url = match address.contains(':') {
+                true => format!("http://[{address}]/"),
+                false => format!("http://{address}/"),
+            };
+            eventually(&format!("{network}: {host} calls {address}"), || {
+                let said = lab.exec(host, &["curl", "-sSg", "-m", "3", &url]);
+                holds(said.code == 0 && !said.out.is_empty(), said)
+            });
+        };
+        let named = known.keys().chain(services);
+        for name in named {
+            let name = format!("{name}.{network}.netd.internal");
+            for kind in ["A", "AAAA"] {
+                let found = eventually(&format!("{host} asks for {name} {kind}"), || {
+                    let said = lab.exec(host, &["dig", "+short", "@127.0.0.110", &name, kind]);
+                    let address = said.out.lines().next().map(str::to_owned);
+                    address.ok_or_else(|| format!("{said:?}"))
+                });
+                calls(&found);
+            }
+        }
+        for address in known.values().flat_map(|(_, addresses)| addresses) {
+            calls(address);
+        }
+    }
+}
+
+/// Kind and addresses of each endpoint, by name.
+type Endpoints = BTreeMap<String, (String, Vec<String>)>;
+
 /// The endpoints of a network by name: kind and addresses. Once the cluster knows the names of all.
-fn endpoints(
-    lab: &Lab,
-    network: &str,
-    engines: &[Engine],
-) -> BTreeMap<String, (String, Vec<String>)> {
+fn endpoints(lab: &Lab, network: &str, engines: &[Engine]) -> Endpoints {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     eventually("everybody is known by name", || {
         let found = lab

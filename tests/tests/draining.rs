@@ -200,3 +200,76 @@ fn a_dead_host_fails_only_requests_begun_before_it_was_known() {
         }
     }
 }
+
+/// Answers each datagram with itself.
+const ECHO: &str = "
+import socket
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+server.bind(('::', 53))
+while True:
+    data, client = server.recvfrom(2048)
+    server.sendto(data, client)
+";
+
+/// Sends numbers from one socket, 50 a second and each until it is answered, until there is a file
+/// /tmp/stop; tells how many were sent twice, and the longest wait for an answer.
+const ASK: &str = "
+import os, socket, sys, time
+far = socket.getaddrinfo('echo', 53, type=socket.SOCK_DGRAM)[0]
+near = socket.socket(far[0], socket.SOCK_DGRAM)
+near.settimeout(0.5)
+near.connect(far[4])
+sent = again = 0
+longest = 0
+while not os.path.exists('/tmp/stop'):
+    sent += 1
+    begun = time.monotonic()
+    while True:
+        near.send(b'%d' % sent)
+        try:
+            if near.recv(64) == b'%d' % sent:
+                break
+        except OSError:
+            again += 1
+    longest = max(longest, time.monotonic() - begun)
+    time.sleep(0.02)
+print('sent', sent, 'again', again, 'longest', longest, flush=True)
+time.sleep(600)
+";
+
+#[test]
+fn a_udp_client_of_one_socket_is_served_through_an_update() {
+    let lab = Lab::up(3);
+    lab.ctl("h1", "network create --subnet 10.0.9.0/24 net")
+        .ok();
+    let create = "swarmctl service create --network net --replicas";
+    for (rest, program) in [
+        ("2 --drain 7s --update-parallelism 2 --name echo", ECHO),
+        ("3 --name ask", ASK),
+    ] {
+        let words = create.split(' ').chain(rest.split(' '));
+        let words: Vec<&str> = words.chain(["--", "python3", "-c", program]).collect();
+        lab.exec("h1", &words).ok();
+    }
+    lab.ctl(
+        "h2",
+        "service update --update-order start-first --env ROUND=1 echo",
+    )
+    .ok();
+    lab.ctl("h2", "service scale echo=1").ok();
+    for client in ["ask.1", "ask.2", "ask.3"] {
+        lab.inside("h1", client, &["touch", "/tmp/stop"]).ok();
+        let said = eventually("the client tells what it saw", || {
+            let said = lab.ctl("h1", &format!("service logs {client}"));
+            let line = said.out.split("sent ").nth(1);
+            line.map(str::to_owned).ok_or_else(|| format!("{said:?}"))
+        });
+        println!("{client}: sent {said}");
+        // Its datagrams go to another server at each of the two changes: what is on its way in that
+        // moment may be lost, and nothing else.
+        let again = said.split_whitespace().nth(2);
+        let again: u32 = again.and_then(|again| again.parse().ok()).unwrap();
+        assert!(again <= 2, "{client}: {said}");
+    }
+}

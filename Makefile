@@ -157,10 +157,11 @@ test-engines: build ## tests networks with the Docker Engine of Debian's sid, wi
 	fi; \
 	[ -z "$$failed" ] || { echo "make test-engines: FAILED:$$failed" >&2; exit 1; }
 
-soak: build ## simulates thousands of cut ways between managers and of orders of events; makes 3,000 networks under calls
+soak: build ## simulates thousands of cut ways between managers and of orders of events; makes 3,000 networks under calls; reloads firewalls
 	SIMULATED_CUTS=2000 cargo nextest run -p cluster simulation
 	PROPTEST_CASES=5000 cargo nextest run -p orchestrator simulation
 	cargo nextest run --ignore-default-filter --no-capture -p tests --test soak_storm
+	RELOADS=20 cargo nextest run -p tests --test reloads
 
 test-fresh: ## runs the README's two commands in a minimal Debian where nothing was ever built
 	$(call install,debootstrap:/usr/sbin/debootstrap:makes-that-Debian)

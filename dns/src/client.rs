@@ -17,6 +17,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -27,7 +28,9 @@ use hickory_net::{
         rr::rdata::opt::EdnsOption,
         serialize::binary::{BinDecodable, BinDecoder},
     },
-    runtime::{RuntimeProvider, Spawn, TokioHandle, TokioTime, iocompat::AsyncIoTokioAsStd},
+    runtime::{
+        DnsUdpSocket, RuntimeProvider, Spawn, TokioHandle, TokioTime, iocompat::AsyncIoTokioAsStd,
+    },
     tcp::TcpClientStream,
     tls::tls_client_connect,
     udp::UdpClientStream,
@@ -35,6 +38,7 @@ use hickory_net::{
 };
 use model::{SandboxId, names::ASKS_ENGINE};
 use tokio::{
+    io::Interest,
     net::{TcpSocket, TcpStream, UdpSocket},
     time::timeout,
 };
@@ -257,7 +261,7 @@ type Making<S> = Pin<Box<dyn Send + Future<Output = io::Result<S>>>>;
 impl RuntimeProvider for Sockets {
     type Handle = TokioHandle;
     type Timer = TokioTime;
-    type Udp = UdpSocket;
+    type Udp = Datagrams;
     type Tcp = AsyncIoTokioAsStd<TcpStream>;
 
     fn create_handle(&self) -> TokioHandle {
@@ -287,7 +291,7 @@ impl RuntimeProvider for Sockets {
 
     /// Connected, so that a port that nobody listens at is known at once, and packets of others are
     /// not seen.
-    fn bind_udp(&self, source: SocketAddr, server: SocketAddr) -> Making<UdpSocket> {
+    fn bind_udp(&self, source: SocketAddr, server: SocketAddr) -> Making<Datagrams> {
         let made = made(self.inside.clone(), move || {
             let socket = std::net::UdpSocket::bind(source)?;
             socket.set_nonblocking(true).map(|()| socket)
@@ -295,8 +299,51 @@ impl RuntimeProvider for Sockets {
         Box::pin(async move {
             let socket = UdpSocket::from_std(made.await?)?;
             socket.connect(server).await?;
-            Ok(socket)
+            Ok(Datagrams(socket))
         })
+    }
+}
+
+/// A connected socket, which tells whoever waits for a datagram that nobody listens there. Tokio's
+/// does not: it waits until there is something to read.
+pub(crate) struct Datagrams(UdpSocket);
+
+#[async_trait::async_trait]
+impl DnsUdpSocket for Datagrams {
+    type Time = TokioTime;
+
+    fn poll_recv_from(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<(usize, SocketAddr)>> {
+        DnsUdpSocket::poll_recv_from(&self.0, context, buffer)
+    }
+
+    async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        loop {
+            let ready = self.0.ready(Interest::READABLE | Interest::ERROR).await?;
+            if ready.is_error() {
+                if let Some(error) = self.0.take_error()? {
+                    return Err(error);
+                }
+                let seen = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _forgotten = self.0.try_io(Interest::ERROR, seen);
+            }
+            match self.0.try_recv_from(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => return received,
+            }
+        }
+    }
+
+    fn poll_send_to(
+        &self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+        to: SocketAddr,
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_send_to(context, bytes, to)
     }
 }
 

@@ -17,7 +17,7 @@ mod wire;
 
 pub use answer::{Outcome, Transport, reply};
 pub use limit::Limits;
-pub use name_server::{NameServer, NoNameServer, NoTrust, Trust};
+pub use name_server::{NameServer, NoTrust, Trust};
 pub use resolv_conf::ResolvConf;
 pub use server::{Audience, Listener, ServerHandle, serve};
 pub use table::{ANSWER_TTL, Client, Table};

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use model::ParseError;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName},
@@ -50,23 +51,15 @@ impl fmt::Display for NameServer {
     }
 }
 
-/// Why a text names no resolver.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no DNS server: {why}; write 192.0.2.1, or tls://192.0.2.1#dns.example.net")]
-pub struct NoNameServer {
-    text: String,
-    why: &'static str,
-}
-
 impl FromStr for NameServer {
-    type Err = NoNameServer;
+    type Err = ParseError;
 
     /// `ADDRESS`, `ADDRESS:PORT`, or one of these behind `tls://`, with `#NAME` where the server's
     /// certificate names that, and not its address. IPv6 with a port is in brackets.
-    fn from_str(text: &str) -> Result<Self, NoNameServer> {
-        let refusal = |why| NoNameServer {
-            text: text.to_owned(),
-            why,
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let refusal = |why| {
+            let cause = format!("{text:?} is no DNS server: {why}");
+            ParseError::new(cause, "write 192.0.2.1, or tls://192.0.2.1#dns.example.net")
         };
         let Some(rest) = text.strip_prefix(TLS) else {
             let why = match text.split_once("://") {
@@ -239,7 +232,7 @@ mod tests {
             ),
         ] {
             let refusal = text.parse::<NameServer>().unwrap_err().to_string();
-            let expected = format!("{text:?} is no DNS server: {why}; write ");
+            let expected = format!("{text:?} is no DNS server: {why}: write ");
             assert!(refusal.starts_with(&expected), "{refusal}");
         }
     }

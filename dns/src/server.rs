@@ -1,6 +1,17 @@
 //! The DNS server of one network's sockets: answers names of the cluster from the table, and
 //! forwards all others. Names of the cluster are answered at once by the task that reads the
 //! socket; a forwarded query waits in a task of its own, so it never delays them.
+//!
+//! Why not hickory-server (0.26), which the benchmark `names` and the tests run. UDP: an answer of
+//! ours costs 3.7 µs of processor time and none of the heap; one of hickory's costs 5.4 µs with a
+//! handler that does nothing but look up a record, and a processor gives half as many of them
+//! (`cargo bench -p tests --bench names -- hickory`). TCP: it accepts every connection, with no
+//! place for a limit in front, neither in all nor per client; where files run out it tries again
+//! without a pause (400 idle clients, 300 files: 59 % of a processor). It answers the questions of
+//! a connection one after the other, so one that is forwarded holds up all behind it. Its handlers
+//! give records, not messages, so what a resolver outside has said would be put together anew, and
+//! could differ. Ours is bounded by the shares of `limit.rs` and by the constants below, and reads
+//! questions by one parser for both.
 
 use std::{
     io,

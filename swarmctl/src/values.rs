@@ -1,6 +1,6 @@
 //! Values on the command line and in tables: durations, scales, pairs, ages, times of day.
 
-use std::str::FromStr;
+use std::{net::IpAddr, str::FromStr};
 
 use model::{NamedPort, NetworkAttachment, ParseError, Protocol};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
@@ -125,6 +125,19 @@ pub(crate) fn attachment(text: &str) -> Result<NetworkAttachment, ParseError> {
 }
 
 const PORTS: &str = "a number from 1 to 65535";
+
+/// The address of a DNS server.
+pub(crate) fn dns_server(text: &str) -> Result<IpAddr, ParseError> {
+    text.parse().map_err(|_| {
+        if text.contains("://") {
+            let cause = format!("{text:?}: a service's DNS servers are asked in clear");
+            let next =
+                "give an address, or let hosts ask over TLS: `netd --dns tls://ADDRESS#NAME`";
+            return ParseError::new(cause, next);
+        }
+        ParseError::not(text, "a DNS server", "an address such as 192.0.2.1")
+    })
+}
 
 /// `name=http,target=80`, with `protocol=udp` if it is not TCP.
 pub(crate) fn named_port(text: &str) -> Result<NamedPort, ParseError> {
@@ -297,6 +310,14 @@ mod tests {
             named_port("name=http,target=80").unwrap().protocol,
             Protocol::Tcp
         );
+    }
+
+    #[test]
+    fn a_dns_server_of_a_service_is_an_address() {
+        assert_eq!(dns_server("::1"), Ok("::1".parse().unwrap()));
+        let refusal = |text| dns_server(text).unwrap_err().to_string();
+        assert!(refusal("tls://192.0.2.1").contains("netd --dns tls://"));
+        assert!(refusal("nowhere").contains("an address such as"));
     }
 
     #[test]

@@ -4,14 +4,17 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
+use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
 use tests::{
-    Lab,
+    Lab, binaries,
     cni::{Runtime, addresses, eth0},
     docker::{Engines, SLEEP},
     eventually, holds, run,
@@ -459,6 +462,57 @@ fn a_service_has_its_own_resolvers_but_not_on_internal_ones() {
     assert!(
         log.contains("asked www.example.org 1") && !log.contains("secret"),
         "{log}"
+    );
+}
+
+/// A certificate for dns.example.net and its key, and a netd that trusts it and asks its server.
+fn encrypted(directory: &Path) -> [PathBuf; 2] {
+    let [certificate, netd] = ["dns.pem", "netd"].map(|name| directory.join(name));
+    let key = KeyPair::generate().unwrap();
+    let named = CertificateParams::new(vec!["dns.example.net".to_owned()]).unwrap();
+    let pem = named.self_signed(&key).unwrap().pem();
+    fs::write(&certificate, pem + &key.serialize_pem()).unwrap();
+    let script = format!(
+        "#!/bin/sh\nexport SSL_CERT_FILE={}\nexec {}/netd --dns tls://127.0.0.1#dns.example.net\n",
+        certificate.display(),
+        binaries().display(),
+    );
+    fs::write(&netd, script).unwrap();
+    fs::set_permissions(&netd, fs::Permissions::from_mode(0o755)).unwrap();
+    [certificate, netd]
+}
+
+#[test]
+fn a_host_asks_resolvers_over_tls_where_its_netd_is_told_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let [certificate, netd] = encrypted(directory.path());
+    let lab = Lab::up_with(1, &[("h1", &netd)]);
+    lab.ctl("h1", NET).ok();
+    lab.ctl(
+        "h1",
+        "service create --name shell --network my-net -- sleep infinity",
+    )
+    .ok();
+    let refused = dig(&lab, "shell.1", "www.example.org");
+    assert!(
+        refused.contains("status: SERVFAIL") && refused.contains("tls://127.0.0.1:853#dns"),
+        "nobody listens there yet: {refused}"
+    );
+    let certificate = certificate.to_str().unwrap();
+    let script = include_str!("names/tls.py");
+    let words = ["/usr/bin/python3", "-c", script, certificate];
+    let mut server = lab.command("h1", &words).spawn().unwrap();
+    eventually("it is asked over TLS", || {
+        let found = short(&lab, "shell.1", "www.example.org");
+        holds(found == BTreeSet::from(["192.0.2.78".to_owned()]), found)
+    });
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let mut wrong = Command::new(binaries().join("netd"));
+    let refused = run(wrong.args(["--dns", "tls://dns.example.net"])).refused();
+    assert!(
+        refused.contains("it has no address: write 192.0.2.1, or tls://"),
+        "{refused}"
     );
 }
 

@@ -95,7 +95,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("openraft", &["cluster"]),
     ("redb", &["cluster"]),
     ("crc32fast", &["cluster"]),
-    ("hickory-", &["dns"]),
+    ("hickory-", &["dns", "tests"]),
     ("netlink-", &["dataplane", "nftables", "ipvs"]),
     ("rtnetlink", &["swarmctl"]),
 ];

@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dns::{Limits, Table, Upstream};
@@ -24,6 +24,7 @@ use hickory_proto::{
 };
 use proptest::prelude::*;
 use resolver::{FakeUpstream, Resolver, known};
+use rustix::process::{Resource, Rlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UdpSocket},
@@ -537,6 +538,77 @@ async fn a_client_has_so_many_connections_and_others_have_theirs() {
     assert_eq!(read_answer(&mut other).await.answers.len(), 1);
 }
 
+/// A question that comes byte by byte, for as long as one likes.
+#[tokio::test]
+async fn a_client_that_takes_its_time_to_ask_is_disconnected() {
+    let resolver = alone().await;
+    let (start, longest) = (Instant::now(), Duration::from_secs(12));
+    let place = (Ipv4Addr::LOCALHOST, resolver.port);
+    let mut stream = tokio::net::TcpStream::connect(place).await.unwrap();
+    stream.write_all(&[0, 200]).await.unwrap();
+    while start.elapsed() < longest {
+        if stream.write_all(&[0]).await.is_err() {
+            break;
+        }
+        let read = timeout(Duration::from_millis(250), stream.read(&mut [0])).await;
+        if matches!(read, Ok(Ok(0) | Err(_))) {
+            break;
+        }
+    }
+    assert!(start.elapsed() < longest, "still connected");
+    assert_eq!(resolver.short("+tcp web A").await, ["10.0.9.2"]);
+}
+
+/// As many connections as a resolver has in all, and thousands more, of as many clients as it
+/// takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_idle_connections_are_refused_beyond_the_bound() {
+    const ALL: usize = 10_000;
+    const OPEN: usize = 512;
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    let files = Rlimit {
+        current: files.maximum,
+        ..files
+    };
+    rustix::process::setrlimit(Resource::Nofile, files).unwrap();
+    let resolver = alone().await;
+    let place = (Ipv4Addr::LOCALHOST, resolver.port).into();
+    let connect = async |number: usize| {
+        let [low, high] = [number % 250 + 1, number / 250 % 250].map(|part| part as u8);
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        let client = Ipv4Addr::new(127, 9, high, low);
+        socket.bind((client, 0).into()).unwrap();
+        socket.connect(place).await.unwrap()
+    };
+    let (start, mut open) = (Instant::now(), Vec::new());
+    for number in 0..OPEN {
+        let mut stream = connect(number).await;
+        write_question(&mut stream, "web.").await;
+        read_answer(&mut stream).await;
+        open.push(stream);
+    }
+    for number in OPEN..ALL {
+        let mut refused = connect(number).await;
+        let read = timeout(PATIENCE, refused.read(&mut [0])).await.unwrap();
+        assert!(matches!(read, Ok(0) | Err(_)), "connection {number}");
+    }
+    // A silent one ends after ten seconds.
+    let is_young = start.elapsed() < Duration::from_secs(8);
+    for stream in open.iter_mut().filter(|_| is_young) {
+        assert!(
+            timeout(Duration::ZERO, stream.read(&mut [0]))
+                .await
+                .is_err()
+        );
+    }
+    assert_eq!(resolver.short("web A").await, ["10.0.9.2"]);
+    open.truncate(OPEN / 2);
+    let answered = async { while resolver.short("+tcp web A").await != ["10.0.9.2"] {} };
+    timeout(PATIENCE, answered)
+        .await
+        .expect("there is room again");
+}
+
 /// What a flood costs others is time; how much is told by `cargo bench -p tests --bench names`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flooding_client_is_cut_short_and_others_are_answered() {
@@ -553,7 +625,7 @@ async fn a_flooding_client_is_cut_short_and_others_are_answered() {
         move || {
             let socket = std::net::UdpSocket::bind("127.0.0.66:0").unwrap();
             socket.set_nonblocking(true).unwrap();
-            let (start, mut sent, mut answered) = (std::time::Instant::now(), 0_u64, 0_u64);
+            let (start, mut sent, mut answered) = (Instant::now(), 0_u64, 0_u64);
             while flooding.load(Ordering::Relaxed) || sent < 10_000 {
                 sent += u64::from(socket.send_to(&bytes, ("127.0.0.1", port)).is_ok());
                 answered += u64::from(socket.recv(&mut [0; 512]).is_ok());

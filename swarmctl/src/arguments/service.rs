@@ -11,7 +11,7 @@ use model::{
 use super::{Inspection, Listing, variable, words};
 use crate::{
     publish::{Unpublish, published},
-    values::{Millis, Scale, attachment, named_port, option, pair},
+    values::{Millis, Scale, attachment, dns_server, named_port, option, pair},
 };
 
 /// `service …`.
@@ -116,7 +116,7 @@ pub(crate) struct ServiceCreate {
     pub ports: Vec<NamedPort>,
     /// DNS server for names outside the cluster, queried from inside each task (default: the host's
     /// resolvers)
-    #[arg(long = "dns", value_name = "ADDRESS")]
+    #[arg(long = "dns", value_name = "ADDRESS", value_parser = dns_server)]
     pub dns: Vec<IpAddr>,
     /// DNS search domain of the tasks (default: the host's search domains; `.` for none)
     #[arg(long, value_name = "DOMAIN")]
@@ -281,7 +281,7 @@ pub(crate) struct Reach {
 #[derive(Debug, Args)]
 pub(crate) struct Resolver {
     /// Add a DNS server for names outside the cluster
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = dns_server)]
     pub dns_add: Vec<IpAddr>,
     /// Remove a DNS server
     #[arg(long, value_name = "ADDRESS")]

@@ -1,9 +1,10 @@
 //! How fast names are answered: `dnsperf` (Debian) on one processor asks servers on the other, each
-//! with the same names: our resolver, unbound, dnsmasq, aardvark-dns, and Docker's own inside a
-//! container. All in turn in one run; prints medians. What is not installed is left out. This
-//! program is also the server of ours that it runs.
+//! with the same names: our resolver, hickory-server, unbound, dnsmasq, aardvark-dns, and Docker's
+//! own inside a container. All in turn in one run; prints medians. What is not installed is left
+//! out. This program is also the first two of these servers. `hickory` compares these alone.
 
 mod change;
+mod hickory;
 mod others;
 
 use std::{
@@ -75,6 +76,8 @@ struct Samples {
     rates: Vec<f64>,
     /// The slowest of a hundred, in microseconds.
     slow: Vec<f64>,
+    /// Microseconds of processor time for an answer.
+    costs: Vec<f64>,
 }
 
 fn main() -> Result<()> {
@@ -84,12 +87,11 @@ fn main() -> Result<()> {
         .collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", count] => serve(count.parse()?),
+        ["serve-hickory", count] => hickory::serve(count.parse()?),
+        ["hickory"] => compare(1_000, &OURS_AND_HICKORY),
         ["change"] => change::measure(),
-        ["answers"] => [1_000, 10_000].into_iter().try_for_each(compare),
-        _ => [1_000, 10_000]
-            .into_iter()
-            .try_for_each(compare)
-            .and_then(|()| change::measure()),
+        ["answers"] => compare_all(),
+        _ => compare_all().and_then(|()| change::measure()),
     }
 }
 
@@ -103,15 +105,34 @@ fn names(count: u32) -> impl Iterator<Item = (String, IpAddr)> {
     })
 }
 
-fn compare(count: u32) -> Result<()> {
+/// What is called how, and how it is started.
+type Starts = [(&'static str, others::Start)];
+
+const OURS_AND_HICKORY: [(&str, others::Start); 2] =
+    [("ours", ours), ("hickory-server", hickory::start)];
+
+fn compare_all() -> Result<()> {
+    let all: [(&str, others::Start); 6] = [
+        ("ours", ours),
+        ("hickory-server", hickory::start),
+        ("unbound", others::unbound),
+        ("dnsmasq", others::dnsmasq),
+        ("aardvark-dns", others::aardvark),
+        ("Docker's own, in a container", others::docker),
+    ];
+    compare(1_000, &all)?;
+    compare(10_000, &all)
+}
+
+fn compare(count: u32, starts: &Starts) -> Result<()> {
     let directory = env::temp_dir().join(format!("netd-names-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
-    let result = compare_in(&directory, count);
+    let result = compare_in(&directory, count, starts);
     fs::remove_dir_all(&directory)?;
     result
 }
 
-fn compare_in(directory: &Path, count: u32) -> Result<()> {
+fn compare_in(directory: &Path, count: u32, starts: &Starts) -> Result<()> {
     let questions = directory.join("questions");
     let mut file = fs::File::create(&questions)?;
     // A stride that meets every name, but not in order.
@@ -120,33 +141,37 @@ fn compare_in(directory: &Path, count: u32) -> Result<()> {
         .into_iter()
         .try_for_each(|number| writeln!(file, "s{number}.{NETWORK} A"))?;
 
-    let starts: [(&str, others::Start); 5] = [
-        ("ours", ours),
-        ("unbound", others::unbound),
-        ("dnsmasq", others::dnsmasq),
-        ("aardvark-dns", others::aardvark),
-        ("Docker's own, in a container", others::docker),
-    ];
-    let mut samples = starts.map(|_| Samples::default());
+    let mut samples: Vec<Samples> = starts.iter().map(|_| Samples::default()).collect();
     for _ in 0..ROUNDS {
         for ((what, start), samples) in starts.iter().zip(&mut samples) {
             let Some(server) = start(directory, count)? else {
                 continue;
             };
             answers(&server, count);
-            samples.rates.push(rate(&server, &questions)?);
+            let before = server.processor_time();
+            let (rate, answers) = rate(&server, &questions)?;
+            samples.rates.push(rate);
+            if let (Some(before), Some(after)) = (before, server.processor_time()) {
+                samples.costs.push((after - before) / answers * 1e6);
+            }
             samples.slow.push(
                 slow(&server, &questions).with_context(|| format!("the slow answers of {what}"))?,
             );
         }
     }
-    print(count, &starts.map(|(what, _)| what), &mut samples);
+    let names: Vec<&str> = starts.iter().map(|(what, _)| *what).collect();
+    print(count, &names, &mut samples);
     Ok(())
 }
 
 fn print(count: u32, what: &[&str], samples: &mut [Samples]) {
     println!("\n{count} names, one processor; p99 at {LOAD} questions a second\n");
-    println!("| server | answers/s | ours over it | p99 | ours over it |\n|---|---|---|---|---|");
+    println!("| server | answers/s | ours over it | p99 | ours over it | processor time |");
+    println!("|---|---|---|---|---|---|");
+    let costs: Vec<String> = samples
+        .iter_mut()
+        .map(|found| median(&mut found.costs).map_or(String::new(), |cost| format!("{cost:.1} µs")))
+        .collect();
     let medians: Vec<_> = samples
         .iter_mut()
         .map(|found| (median(&mut found.rates), median(&mut found.slow)))
@@ -154,14 +179,14 @@ fn print(count: u32, what: &[&str], samples: &mut [Samples]) {
     let Some((Some(rate), Some(slow))) = medians.first() else {
         return;
     };
-    for (what, found) in what.iter().zip(&medians) {
+    for ((what, found), cost) in what.iter().zip(&medians).zip(&costs) {
         match found {
             (Some(its_rate), Some(its_slow)) => println!(
-                "| {what} | {its_rate:.0} | {:.2} | {its_slow:.0} µs | {:.2} |",
+                "| {what} | {its_rate:.0} | {:.2} | {its_slow:.0} µs | {:.2} | {cost} |",
                 rate / its_rate,
                 slow / its_slow
             ),
-            _ => println!("| {what} | not here | | | |"),
+            _ => println!("| {what} | not here | | | | |"),
         }
     }
 }
@@ -214,6 +239,19 @@ impl Server {
         command
     }
 
+    /// Seconds that it has used up, if it is a process of ours.
+    fn processor_time(&self) -> Option<f64> {
+        let Keeps::Process(running) = &self.keeps else {
+            return None;
+        };
+        let stat = fs::read_to_string(format!("/proc/{}/stat", running.id())).ok()?;
+        let (_name, fields) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        // User and system time in hundredths of a second (proc_pid_stat(5)).
+        let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
+        Some(ticks / 100.0)
+    }
+
     fn dnsperf(&self, questions: &Path, options: &[&str]) -> Result<String> {
         let port = self.port.to_string();
         let mut perf = self.command(&[
@@ -236,15 +274,21 @@ impl Server {
     }
 }
 
-fn rate(server: &Server, questions: &Path) -> Result<f64> {
+/// Answers a second, and all.
+fn rate(server: &Server, questions: &Path) -> Result<(f64, f64)> {
     let said = server.dnsperf(questions, &["-l", SECONDS, "-q", "50"])?;
-    let line = said
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Queries per second:"));
-    Ok(line
-        .with_context(|| format!("no rate in {said}"))?
-        .trim()
-        .parse()?)
+    let number = |label| {
+        let line = said
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(label));
+        let word = line.and_then(|line| line.split_whitespace().next());
+        let number = word.and_then(|word| word.parse::<f64>().ok());
+        number.with_context(|| format!("no {label} in {said}"))
+    };
+    Ok((
+        number("Queries per second:")?,
+        number("Queries completed:")?,
+    ))
 }
 
 fn slow(server: &Server, questions: &Path) -> Result<f64> {

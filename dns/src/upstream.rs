@@ -263,7 +263,7 @@ impl Upstream {
 
     fn source(&self) -> String {
         match &self.resolvers {
-            Resolvers::Fixed(_) => "its configuration".to_owned(),
+            Resolvers::Fixed(_) => "netd --dns".to_owned(),
             Resolvers::File(path) => path.display().to_string(),
         }
     }

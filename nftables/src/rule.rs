@@ -89,11 +89,21 @@ impl Rule {
 
     /// Only packets that answer.
     pub fn answers(self) -> Self {
+        self.direction(1)
+    }
+
+    /// Only packets of whoever began the connection.
+    pub fn calls(self) -> Self {
+        self.direction(0)
+    }
+
+    /// `enum ip_conntrack_dir`.
+    fn direction(self, direction: u8) -> Self {
         self.with(Expression::Conntrack {
             key: Conntrack::Direction,
             into: 0,
         })
-        .compare(Comparison::Equal, &[1])
+        .compare(Comparison::Equal, &[direction])
     }
 
     /// Loads the transport protocol into the register, and the port that the connection called into

@@ -1,7 +1,11 @@
 //! Hosts of the cluster, and machines that are no members, call tasks of an overlay by address and
 //! by name, and are seen as who they are.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
 
 use serde_json::Value;
 use tests::{Lab, Said, beside, eventually, field, holds, run};
@@ -10,6 +14,27 @@ use tests::{Lab, Said, beside, eventually, field, holds, run};
 const OUTSIDE: [&str; 2] = ["192.168.100.200", "fd00:6c61:62::200"];
 const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
 const CURL: [&str; 4] = ["curl", "-sSg", "-m", "2"];
+
+/// Asks over one connection again and again, says that it does, and ends once nobody answers.
+const HELD: &str = r#"
+import http.client, sys, time
+far = http.client.HTTPConnection(sys.argv[1], 80, timeout=3)
+end, count = time.monotonic() + 60, 0
+far.connect()
+sock = far.sock
+while time.monotonic() < end:
+    try:
+        far.request("GET", "/")
+        far.getresponse().read()
+        assert far.sock is sock
+    except OSError:
+        sys.exit(0)
+    count += 1
+    if count == 1:
+        print("held", flush=True)
+    time.sleep(0.1)
+sys.exit("it is still answered")
+"#;
 
 fn url(address: &str) -> String {
     match address.contains(':') {
@@ -168,12 +193,21 @@ fn hosts_and_machines_outside_call_what_is_open_to_them() {
         holds(said.code == 0, said)
     });
 
+    let mut held = beside(&lab);
+    let held = held.args(["python3", "-c", HELD, &addresses[0]]);
+    let mut held = held.stdout(Stdio::piped()).spawn().expect("python3 runs");
+    let mut line = String::new();
+    let out = held.stdout.take().expect("its output");
+    BufReader::new(out).read_line(&mut line).expect("a line");
+    assert_eq!(line, "held\n");
     let conceal = format!("network expose --rm {}/32 open", OUTSIDE[0]);
     lab.ctl("h1", &conceal).ok();
     eventually("the machine may no longer", || {
         let said = outside_calls(&lab, &addresses[0]);
         holds(said.code != 0, said)
     });
+    let cut = held.wait().expect("it ends");
+    assert!(cut.success(), "a connection under way ends, too");
     lab.ctl("h1", "network update --hosts off open").ok();
     let rest = format!("network expose --rm {}/128 open", OUTSIDE[1]);
     lab.ctl("h1", &rest).ok();

@@ -13,7 +13,7 @@ use crate::addresses_of;
 
 /// `NF_IP_PRI_NAT_SRC`.
 const TRANSLATE_SOURCE: i32 = 100;
-/// `NF_CT_STATE_BIT`s of packets that belong to no established connection: invalid, new, untracked.
+/// `NF_CT_STATE_BIT`s of packets that belong to no connection of before: invalid, new, untracked.
 const NO_ANSWER: u32 = 1 | 8 | 64;
 /// Code of ICMPX unreachables: administratively prohibited.
 const PROHIBITED: u8 = 3;
@@ -161,6 +161,7 @@ fn egress(table: Ruleset, exposed: &[Exposed]) -> Ruleset {
     let rules = |rule: fn(Ip) -> Rule| Ip::BOTH.map(rule).to_vec();
     let let_in =
         (exposed.iter()).flat_map(|network| Ip::BOTH.map(|version| let_in(network, version)));
+    let isolated = Ip::BOTH.into_iter().flat_map(isolate);
     table
         .chain(
             "masquerade",
@@ -177,7 +178,7 @@ fn egress(table: Ruleset, exposed: &[Exposed]) -> Ruleset {
                 Kind::Filter,
                 Hook::Forward,
                 FILTER,
-                let_in.chain(rules(isolate)).collect(),
+                let_in.chain(isolated).collect(),
             ),
         )
 }
@@ -254,15 +255,16 @@ fn masquerade(version: Ip) -> Rule {
         .with(Expression::Masquerade)
 }
 
-fn isolate(version: Ip) -> Rule {
+/// Rejects what enters a network and answers nobody there: what belongs to no connection, and those
+/// that others began, for somebody may have been let in who is no longer.
+fn isolate(version: Ip) -> [Rule; 2] {
     let entering = Rule::new()
         .link_out(UPLINKS)
         .version(version)
-        .destination(version, 0);
-    entering
-        .in_set(set_names(version).subnets)
-        .states(NO_ANSWER)
-        .reject(Reject::Icmpx(PROHIBITED))
+        .destination(version, 0)
+        .in_set(set_names(version).subnets);
+    let stray = entering.clone().states(NO_ANSWER);
+    [stray, entering.calls()].map(|rule| rule.reject(Reject::Icmpx(PROHIBITED)))
 }
 
 /// Packets to this host, or forwarded to another host of ours: a container's packet might leave

@@ -106,7 +106,6 @@ async fn add(daemon: &Daemon, asked: CniInterface) -> Reply {
     let (member, id) = (daemon.member()?, id(&asked.name));
     let _turn = daemon.roster.turn(&id).await;
     load(daemon, &member).await?;
-    let asked = without_ports_beside(daemon, &id, asked);
     let before = daemon.roster.standing(&id);
     let sandbox = sandbox(&asked)?;
     let is_same = matches!(&before, Standing::Attached(known) if place(known) == Some(&sandbox));
@@ -123,17 +122,6 @@ async fn add(daemon: &Daemon, asked: CniInterface) -> Reply {
         detach(daemon, &member, std::slice::from_ref(&id)).await;
     }
     attached.map(|attached| ContainerReply::Attached(Box::new(attached)))
-}
-
-/// Runtimes give all ports of a container with each of its networks. Those that another of its
-/// interfaces publishes lead to it already.
-fn without_ports_beside(daemon: &Daemon, id: &str, mut asked: CniInterface) -> CniInterface {
-    let traits = &mut asked.traits;
-    if !traits.publish.is_empty() && !traits.container.is_empty() {
-        let beside = daemon.roster.published_beside(id, &traits.container);
-        traits.publish.retain(|port| !beside.contains(port));
-    }
-    asked
 }
 
 fn inner_name(name: &CniName) -> &str {

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use model::{Container, NodeId, PublishSpec, Sandbox};
+use model::{Container, NodeId, Sandbox};
 use tokio::sync::OwnedMutexGuard;
 
 /// The interfaces, by the id of their keys.
@@ -91,17 +91,6 @@ impl Roster {
         }
     }
 
-    /// The ports that other interfaces of the same container publish.
-    pub(crate) fn published_beside(&self, id: &str, container: &str) -> Vec<PublishSpec> {
-        let state = self.state();
-        let beside = state.known.iter().filter(|(known, other)| {
-            *known != id && !state.leaving.contains(*known) && other.traits.container == container
-        });
-        beside
-            .flat_map(|(_, other)| other.traits.publish.clone())
-            .collect()
-    }
-
     /// It is attached.
     pub(crate) fn attached(&self, container: Container) {
         let mut state = self.state();
@@ -158,10 +147,7 @@ pub(crate) fn place(container: &Container) -> Option<&Sandbox> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{
-        ContainerKey, ContainerRuntime, ContainerTraits, EndpointId, Mac, NetworkId, Protocol,
-        PublishAt, PublishMode,
-    };
+    use model::{ContainerKey, ContainerRuntime, ContainerTraits, EndpointId, Mac, NetworkId};
 
     const NODE: NodeId = NodeId(1);
 
@@ -208,34 +194,6 @@ mod tests {
         roster.attached(container("a/eth0", "/alive"));
         roster.gone(&["b/eth0".to_owned()]);
         assert!(ended().is_empty() && matches!(roster.standing("a/eth0"), Standing::Attached(_)));
-    }
-
-    #[test]
-    fn ports_are_told_of_other_interfaces_of_the_container() {
-        let port = |published: u16| PublishSpec {
-            published,
-            target: 80,
-            count: 1,
-            protocol: Protocol::Tcp,
-            mode: PublishMode::Host,
-            at: PublishAt::Everywhere,
-            allow: Vec::new(),
-        };
-        let of = |owner: &str, interface: &str, publish: Vec<PublishSpec>| {
-            let mut made = container(&format!("{owner}/{interface}"), "/alive");
-            made.traits.container = owner.to_owned();
-            made.traits.publish = publish;
-            made
-        };
-        let roster = Roster::default();
-        roster.attached(of("a", "eth0", vec![port(8080)]));
-        roster.attached(of("a", "eth1", Vec::new()));
-        roster.attached(of("b", "eth0", vec![port(9090)]));
-        let beside = |id: &str| roster.published_beside(id, "a");
-        assert_eq!(beside("a/eth0"), []);
-        assert_eq!(beside("a/eth1"), [port(8080)]);
-        roster.leaves("a/eth0");
-        assert_eq!(beside("a/eth1"), []);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io,
+    io::{self, ErrorKind},
     net::IpAddr,
     os::fd::RawFd,
     sync::Arc,
@@ -16,7 +16,8 @@ use model::{
     names::{self, LinkName, NAMESPACE_DIRECTORY},
 };
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, Parseable,
 };
 use netlink_packet_route::{RouteNetlinkMessage as Message, link::LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -37,6 +38,8 @@ pub(crate) const BATCH: usize = 64;
 const DATAGRAM: usize = 64 * 1024;
 /// Most attempts at a dump that changes while it is read.
 const DUMPS: usize = 8;
+/// Types from here on are those of a family; lower ones are netlink's own (linux/netlink.h).
+const NLMSG_MIN_TYPE: u16 = 0x10;
 /// `NLM_F_DUMP_INTR` of linux/netlink.h.
 const DUMP_INTERRUPTED: u16 = 0x10;
 
@@ -355,17 +358,24 @@ fn receive(socket: &Socket) -> io::Result<Vec<Received>> {
     })
 }
 
-/// The messages of one datagram.
+/// The messages of one datagram. Containers name their links, and alternative names and attributes
+/// may be of kinds that are not known here: what cannot be read is none of ours, and is left out.
 fn messages(mut datagram: &[u8]) -> io::Result<Vec<Received>> {
+    let invalid = |error: DecodeError| io::Error::new(ErrorKind::InvalidData, error.to_string());
     let mut found = Vec::new();
     while !datagram.is_empty() {
-        let message = NetlinkMessage::<Message>::deserialize(datagram)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        let length = (message.header.length as usize)
-            .next_multiple_of(4)
-            .min(datagram.len());
-        found.push((message.header, message.payload));
-        datagram = &datagram[length..];
+        let frame = NetlinkBuffer::new_checked(&datagram).map_err(invalid)?;
+        match NetlinkMessage::<Message>::deserialize(datagram) {
+            Ok(message) => found.push((message.header, message.payload)),
+            // Who waits for an answer to a request has one.
+            Err(_) if frame.message_type() >= NLMSG_MIN_TYPE => {
+                let header = NetlinkHeader::parse(&frame).map_err(invalid)?;
+                found.push((header, NetlinkPayload::Noop));
+            }
+            Err(error) => return Err(invalid(error)),
+        }
+        let length = (frame.length() as usize).next_multiple_of(4);
+        datagram = datagram.get(length..).unwrap_or_default();
     }
     Ok(found)
 }
@@ -373,4 +383,62 @@ fn messages(mut datagram: &[u8]) -> io::Result<Vec<Received>> {
 /// What a request needs and the kernel has not.
 pub(crate) fn missing(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::LinkAttribute;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A link's message, with a name of these bytes.
+    fn link(sequence: u32, name: &str) -> Vec<u8> {
+        let mut message = LinkMessage::default();
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        let mut header = NetlinkHeader::default();
+        header.sequence_number = sequence;
+        let payload = NetlinkPayload::InnerMessage(Message::NewLink(message));
+        let mut message = NetlinkMessage::new(header, payload);
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len().next_multiple_of(4)];
+        let length = message.buffer_len();
+        message.serialize(&mut bytes[..length]);
+        bytes
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_hides_no_other() {
+        let mut hostile = link(2, "bad");
+        let name = hostile.windows(3).position(|bytes| bytes == b"bad");
+        hostile[name.unwrap()] = 0xff;
+        let datagram = [link(1, "one"), hostile, link(3, "two")].concat();
+        let found = messages(&datagram).unwrap();
+        let numbers = found.iter().map(|(header, payload)| {
+            let is_read = matches!(payload, NetlinkPayload::InnerMessage(_));
+            (header.sequence_number, is_read)
+        });
+        let numbers: Vec<_> = numbers.collect();
+        assert_eq!(numbers, [(1, true), (2, false), (3, true)]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_datagram_does_harm(
+            sound in 0_usize..3,
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let mut datagram = link(1, "sound").repeat(sound);
+            datagram.extend(&bytes);
+            let _ = messages(&datagram);
+            if !datagram.is_empty() {
+                let at = at.index(datagram.len());
+                datagram[at] ^= 0x55;
+                let _ = messages(&datagram);
+            }
+        }
+    }
 }

@@ -873,3 +873,60 @@ fn reference_plugins_take_addresses_from_the_ledger() {
     nobody_is_left(&lab);
     assert!(std::path::Path::new(REFERENCE).exists());
 }
+
+/// A container may change its own namespace as it likes. What cannot be read of it is its own
+/// affair: its host goes on with all else.
+#[test]
+fn links_that_nobody_can_read_hold_up_no_other_container() {
+    let lab = lab(1);
+    let runtime = Runtime::new(&lab, "h1", "my-net");
+    let (first, second) = (eth0("first"), eth0("second"));
+    let result = runtime.add(first);
+    // Names that are no UTF-8, in the container and on the host.
+    let make = "ip link add $(printf '\\377\\376x') type veth; ip link property add dev lo altname \
+                $(printf 'a\\377')";
+    runtime.inside(first, &["sh", "-ec", make]).ok();
+    lab.exec("h1", &["sh", "-ec", make]).ok();
+    let create = "service create --name web --network my-net -- netd whoami --port 80";
+    lab.ctl("h1", create).ok();
+    let other = runtime.add(second);
+    runtime
+        .inside(
+            second,
+            &[
+                "busybox",
+                "ping",
+                "-c",
+                "1",
+                "-W",
+                "2",
+                &addresses(&result)[0],
+            ],
+        )
+        .ok();
+    is_as_told(&runtime, second, &other);
+    // What is damaged beside them is mended.
+    runtime
+        .inside(first, &["ip", "address", "flush", "dev", "eth0"])
+        .ok();
+    eventually("the container has its addresses back", || {
+        let said = runtime.inside(
+            second,
+            &[
+                "busybox",
+                "ping",
+                "-c",
+                "1",
+                "-W",
+                "1",
+                &addresses(&result)[0],
+            ],
+        );
+        holds(said.code == 0, said)
+    });
+    lab.ctl("h1", "service rm web").ok();
+    for pod in [first, second] {
+        runtime.del(pod, None);
+    }
+    nobody_is_left(&lab);
+}

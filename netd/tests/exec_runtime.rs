@@ -402,6 +402,29 @@ async fn a_task_cannot_administer_the_network_or_the_system() {
     assert_eq!(host.log().await.join("\n") + "\n", expected);
 }
 
+/// A listening socket that systemd has passed, say, would let a task answer in netd's place.
+#[tokio::test]
+async fn descriptors_of_the_daemon_are_closed_to_tasks() {
+    let left_open = rustix::io::dup(fs::File::open("/").unwrap()).unwrap();
+    let mut host = Host::script("ls /proc/self/fd >/tmp/open; sleep 1000").started();
+    host.report(TaskState::Running).await;
+    // `ls` reads the directory by one of its own.
+    let of_ls = "0\n1\n2\n3\n";
+    let seen = host
+        .exec(&[
+            "sh",
+            "-c",
+            "while ! [ -s /tmp/open ]; do sleep .1; done; cat /tmp/open",
+        ])
+        .await;
+    assert_eq!(seen, (0, of_ls.to_owned()));
+    assert_eq!(
+        host.exec(&["ls", "/proc/self/fd"]).await,
+        (0, of_ls.to_owned())
+    );
+    drop(left_open);
+}
+
 #[tokio::test]
 async fn how_a_task_ended_is_told() {
     let cases: [(&[&str], TaskState, Option<i32>, &str); 5] = [

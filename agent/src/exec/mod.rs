@@ -21,6 +21,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs, io,
+    os::fd::RawFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -47,6 +48,9 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The program that the calling process runs, even if its file has been replaced since.
 const PROGRAM: &str = "/proc/self/exe";
+
+/// The first descriptor behind standard input, output and errors.
+const FIRST_INHERITED: RawFd = 3;
 
 /// The executor of commands.
 pub struct Exec {
@@ -276,10 +280,14 @@ impl Executor for Exec {
 /// they name none. To be called first thing in `main`, while the process has one thread.
 pub fn stage(arguments: &[OsString]) -> Option<ExitCode> {
     let (stage, rest) = arguments.split_first()?;
-    match stage.to_str()? {
-        "task-launch" => Some(launch::main(rest)),
-        "task-init" => Some(init::main(rest)),
-        "task-exec" => Some(enter::main(rest)),
-        _ => None,
-    }
+    let main = match stage.to_str()? {
+        "task-launch" => launch::main,
+        "task-init" => init::main,
+        "task-exec" => enter::main,
+        _ => return None,
+    };
+    // What systemd has passed to the daemon, or a shell has left open, is for no task: with the
+    // socket that Docker Engine calls at, it could answer in the daemon's place.
+    close_fds::set_fds_cloexec(FIRST_INHERITED, &[]);
+    Some(main(rest))
 }

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -423,6 +424,43 @@ async fn descriptors_of_the_daemon_are_closed_to_tasks() {
         (0, of_ls.to_owned())
     );
     drop(left_open);
+}
+
+/// Opens what each process that it sees runs, again and again; writes down the inodes.
+const CATCH: &str = "
+import os
+caught = set()
+while True:
+    for process in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            file = os.open(f'/proc/{process}/exe', os.O_RDONLY)
+        except OSError:
+            continue
+        caught.add(os.fstat(file).st_ino)
+        os.close(file)
+        with open('/tmp/caught.new', 'w') as out:
+            print(*caught, file=out)
+        os.rename('/tmp/caught.new', '/tmp/caught')
+";
+
+/// Who holds the program of the host's root may change its mode, owner or content
+/// (CVE-2019-5736).
+#[tokio::test]
+async fn commands_inside_a_task_do_not_show_it_the_hosts_netd() {
+    let own = fs::metadata(NETD).unwrap().ino().to_string();
+    let mut host = Host::new(&["python3", "-c", CATCH]).started();
+    host.report(TaskState::Running).await;
+    let catching = "while ! [ -s /tmp/caught ]; do sleep .1; done";
+    assert_eq!(host.exec(&["sh", "-c", catching]).await.0, 0);
+    for _ in 0..40 {
+        assert_eq!(host.exec(&["true"]).await.0, 0);
+    }
+    let (_, caught) = host.exec(&["cat", "/tmp/caught"]).await;
+    assert!(!caught.trim().is_empty());
+    assert!(
+        !caught.split_whitespace().any(|inode| inode == own),
+        "{caught}"
+    );
 }
 
 #[tokio::test]

@@ -11,7 +11,10 @@ use std::{
     process::{Command, ExitCode, ExitStatus},
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::prctl,
+};
 
 use super::{
     cgroup, confine,
@@ -89,6 +92,9 @@ fn enter(path: &Path) -> Result<LaunchSpec, TaskError> {
     if !init.is_alive() {
         return Err(TaskError::refused(format!("{} has just ended", spec.name)));
     }
+    // This process, and the one that becomes the command, are about to be seen by the task, which
+    // could open the host's netd by /proc/PID/exe otherwise, and change its mode (CVE-2019-5736).
+    prctl::set_dumpable(false).doing(|| "close /proc/PID to the task".to_owned())?;
     for (path, file, kind) in namespaces {
         setns(file, kind).doing(|| format!("enter {path}"))?;
     }

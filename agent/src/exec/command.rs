@@ -1,6 +1,6 @@
 //! Runs a command inside a running task of this host for a stream of input and output.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{io, process::Stdio, time::Duration};
 
 use futures::{StreamExt, stream, stream::BoxStream};
 use model::{Kind, Refusal};
@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::directory::TaskDirectory;
+use super::{directory::TaskDirectory, error::TaskError, program::Program};
 use crate::executor::{Input, Output, Progress, Start};
 
 /// Pieces of output read ahead of a slow client.
@@ -28,7 +28,7 @@ const SILENCE: Duration = Duration::from_millis(200);
 
 /// Runs `start.argv` in the task of this directory. `program` is `netd` itself.
 pub(super) fn exec(
-    program: &Path,
+    program: &Program,
     place: &TaskDirectory,
     start: &Start,
     input: BoxStream<'static, Input>,
@@ -58,7 +58,7 @@ impl Drop for Running {
     }
 }
 
-fn begin(program: &Path, place: &TaskDirectory, start: &Start) -> Result<Running, Refusal> {
+fn begin(program: &Program, place: &TaskDirectory, start: &Start) -> Result<Running, Refusal> {
     if place.progress() != Progress::Running {
         return Err(not_running(&start.name));
     }
@@ -81,31 +81,29 @@ fn begin(program: &Path, place: &TaskDirectory, start: &Start) -> Result<Running
             next,
         ));
     }
+    let failed = |error: io::Error| {
+        let cause = format!("cannot start task-exec: {error}");
+        Refusal::new(Kind::Unavailable, cause, "try again")
+    };
     let child = command(program, place, &start.env, &start.argv)
+        .map_err(|error| failed(io::Error::other(error)))?
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn();
-    let failed = |error| {
-        Refusal::new(
-            Kind::Unavailable,
-            format!("cannot start {}: {error}", program.display()),
-            "try again",
-        )
-    };
-    let child = child.map_err(failed)?;
+        .spawn()
+        .map_err(failed)?;
     let group = Pid::from_raw(child.id().unwrap_or_default().cast_signed());
     Ok(Running { child, group })
 }
 
 /// The command that enters a task, in a process group of its own, without input.
 pub(super) fn command(
-    program: &Path,
+    program: &Program,
     place: &TaskDirectory,
     env: &[String],
     argv: &[String],
-) -> Command {
-    let mut command = Command::new(program);
+) -> Result<Command, TaskError> {
+    let mut command = Command::from(program.command()?);
     command
         .arg("task-exec")
         .arg(place.path())
@@ -113,7 +111,7 @@ pub(super) fn command(
         .arg("--")
         .args(argv);
     command.env_clear().stdin(Stdio::null()).process_group(0);
-    command
+    Ok(command)
 }
 
 fn not_running(task: &str) -> Refusal {

@@ -1,6 +1,7 @@
-//! `task-init DIR`: process 1 of a task. Gives the task its root and host name, gives up what a
-//! task may not do, starts the main process, then passes signals on, reaps, writes the log, and at
-//! last says how the main process ended. Its own end takes all that is left of the task along.
+//! `task-init DIR PROGRAM`: process 1 of a task. Gives the task its root and host name, gives up
+//! what a task may not do, starts the main process, then passes signals on, reaps, writes the log,
+//! and at last says how the main process ended. Its own end takes all that is left of the task
+//! along.
 
 use std::{
     ffi::OsString,
@@ -33,11 +34,9 @@ use crate::executor::{End, Source};
 
 /// Runs the stage. How it went is written into the task's directory.
 pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
-    let [path] = arguments else {
+    let [path, program] = arguments else {
         return ExitCode::from(2);
     };
-    // Started as /proc/self/exe: without a name of its own every process list would say `exe`.
-    let _ = prctl::set_name(c"netd-init");
     let directory = TaskDirectory::at(Path::new(path));
     if io::stdin().read_exact(&mut [0]).is_err() {
         return ExitCode::FAILURE;
@@ -47,19 +46,20 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
     };
     // Read now: the task's root hides the directory's path.
     let level = directory.level();
-    let end = run(&directory, &handle).unwrap_or_else(|error| End::Rejected { why: error.into() });
+    let end = run(&directory, &handle, Path::new(program))
+        .unwrap_or_else(|error| End::Rejected { why: error.into() });
     match handle.record_end(&end, level) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn run(directory: &TaskDirectory, handle: &Arc<Handle>) -> Result<End, TaskError> {
+fn run(directory: &TaskDirectory, handle: &Arc<Handle>, program: &Path) -> Result<End, TaskError> {
     let spec = directory
         .spec()
         .doing(|| format!("read {}", directory.path().display()))?;
     sethostname(&spec.hostname).doing(|| format!("set the host name {:?}", spec.hostname))?;
-    root::enter(directory.path(), &spec)?;
+    root::enter(directory.path(), &spec, program)?;
     confine::confine()?;
     // The handle leads out of the task's root: without this the task could open it by /proc/1/fd.
     prctl::set_dumpable(false).doing(|| "close /proc/1 to the task".to_owned())?;

@@ -1,5 +1,5 @@
-//! `task-launch DIR`: one thread that claims the task's only start, makes its namespaces, starts
-//! process 1 in them, writes down who that is, and ends.
+//! `task-launch DIR PROGRAM`: one thread that claims the task's only start, makes its namespaces,
+//! starts process 1 in them, writes down who that is, and ends.
 
 use std::{
     ffi::OsString,
@@ -28,7 +28,7 @@ use crate::{executor::End, process::Process};
 
 /// Runs the stage. A failure is written into the task's directory.
 pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
-    let [path] = arguments else {
+    let [path, program] = arguments else {
         return ExitCode::from(2);
     };
     let directory = TaskDirectory::at(Path::new(path));
@@ -38,7 +38,7 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
     if directory.claim().is_err() {
         return ExitCode::FAILURE;
     }
-    let Err(error) = launch(&directory, &spec) else {
+    let Err(error) = launch(&directory, &spec, Path::new(program)) else {
         return ExitCode::SUCCESS;
     };
     let end = End::Rejected { why: error.into() };
@@ -49,12 +49,13 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn launch(directory: &TaskDirectory, spec: &LaunchSpec) -> Result<(), TaskError> {
+fn launch(directory: &TaskDirectory, spec: &LaunchSpec, program: &Path) -> Result<(), TaskError> {
     leave_the_daemon(spec)?;
     enter_namespaces(&spec.namespace)?;
     let mut init = Command::new(PROGRAM)
         .arg("task-init")
         .arg(directory.path())
+        .arg(program)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -14,6 +14,7 @@ mod launch;
 mod log;
 mod logs;
 mod probe;
+mod program;
 mod root;
 mod spec;
 
@@ -23,14 +24,14 @@ use std::{
     fs, io,
     os::fd::RawFd,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
+    process::{Child, ExitCode, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
 use futures::{future::BoxFuture, stream::BoxStream};
 use model::{Failure, Kind, NodeConfig, Refusal, Runtime, TaskConfig, TaskId};
-use nix::sys::signal::Signal;
+use nix::sys::{prctl, signal::Signal};
 
 use crate::{
     executor::{Executor, Input, LogLine, Output, Probed, Progress, Start, Stats, Until},
@@ -39,6 +40,7 @@ use crate::{
 use directory::TaskDirectory;
 use ended::Ended;
 use error::Doing;
+use program::Program;
 use spec::{LaunchSpec, Place};
 
 pub use error::TaskError;
@@ -60,7 +62,7 @@ pub struct Exec {
     /// The host's name.
     hostname: String,
     /// `netd` itself, whose hidden subcommands become the tasks.
-    program: PathBuf,
+    program: Arc<Program>,
     /// What was started here and has not been reaped.
     launchers: Mutex<BTreeMap<TaskId, Child>>,
 }
@@ -76,7 +78,7 @@ impl Exec {
         Self {
             directory,
             hostname,
-            program,
+            program: Arc::new(Program::new(program)),
             launchers: Mutex::default(),
         }
     }
@@ -169,16 +171,19 @@ impl Executor for Exec {
     }
 
     fn start(&self, task: TaskId) -> Result<(), Failure> {
-        let launcher = Command::new(&self.program)
+        let launcher = self
+            .program
+            .command()?
             .arg("task-launch")
             .arg(self.of(task).path())
+            .arg(self.program.file())
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        let child = launcher.doing(|| format!("start {}", self.program.display()))?;
+        let child = launcher.doing(|| "start task-launch".to_owned())?;
         self.launchers().insert(task, child);
         Ok(())
     }
@@ -280,12 +285,14 @@ impl Executor for Exec {
 /// they name none. To be called first thing in `main`, while the process has one thread.
 pub fn stage(arguments: &[OsString]) -> Option<ExitCode> {
     let (stage, rest) = arguments.split_first()?;
-    let main = match stage.to_str()? {
-        "task-launch" => launch::main,
-        "task-init" => init::main,
-        "task-exec" => enter::main,
+    let (name, main): (_, fn(&[OsString]) -> ExitCode) = match stage.to_str()? {
+        "task-launch" => (c"netd-launch", launch::main),
+        "task-init" => (c"netd-init", init::main),
+        "task-exec" => (c"netd-exec", enter::main),
         _ => return None,
     };
+    // Started by a link: every process list would say its last part.
+    let _ = prctl::set_name(name);
     // What systemd has passed to the daemon, or a shell has left open, is for no task: with the
     // socket that Docker Engine calls at, it could answer in the daemon's place.
     close_fds::set_fds_cloexec(FIRST_INHERITED, &[]);

@@ -1,6 +1,6 @@
 //! Runs the command of a health check inside a task.
 
-use std::{io, os::fd::OwnedFd, path::Path, process::ExitStatus};
+use std::{io, os::fd::OwnedFd, process::ExitStatus};
 
 use nix::unistd::Pid;
 use tokio::{io::AsyncReadExt, net::unix::pipe};
@@ -8,6 +8,7 @@ use tokio::{io::AsyncReadExt, net::unix::pipe};
 use super::{
     command::{Running, command},
     directory::TaskDirectory,
+    program::Program,
 };
 
 /// Bytes of a check's output that are kept: the last ones.
@@ -16,12 +17,13 @@ const KEPT: usize = 512;
 /// Runs the command of a health check inside a task: how it ended, and the end of what it wrote.
 /// When the future is dropped the command is killed.
 pub(super) async fn probe(
-    program: &Path,
+    program: &Program,
     place: &TaskDirectory,
     argv: &[String],
 ) -> io::Result<(ExitStatus, Vec<u8>)> {
     let (reader, writer) = io::pipe()?;
     let child = command(program, place, &[], argv)
+        .map_err(io::Error::other)?
         .stdout(writer.try_clone()?)
         .stderr(writer)
         .spawn()?;

@@ -69,16 +69,9 @@ const MASKED: [&str; 6] = [
 const LINKS: usize = 40;
 
 /// Builds the task's root below its directory and makes it the root of this process.
-pub(crate) fn enter(directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError> {
-    let nothing = None::<&str>;
-    mount(
-        nothing,
-        "/",
-        nothing,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        nothing,
-    )
-    .doing(|| "keep the task's mounts to itself".to_owned())?;
+/// `program` is the file of `netd` itself.
+pub(crate) fn enter(directory: &Path, spec: &LaunchSpec, program: &Path) -> Result<(), TaskError> {
+    make_private()?;
     let root = Root(directory.join("root"));
     fs::create_dir_all(&root.0).doing(|| format!("make {}", root.0.display()))?;
     match &spec.rootfs {
@@ -90,7 +83,7 @@ pub(crate) fn enter(directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError
     root.kernel_views()?;
     umask(mask);
     root.own_files(directory, spec)?;
-    root.program()?;
+    root.program(program)?;
     root.pivot()
 }
 
@@ -276,18 +269,14 @@ impl Root {
 
     /// `netd` itself, wherever the host keeps it. Without it, as when its file has been replaced
     /// since it started, the task goes without.
-    fn program(&self) -> Result<(), TaskError> {
-        // Its path, for the link itself leads into the mount namespace that netd was started in.
-        let Ok(program) = fs::read_link("/proc/self/exe") else {
-            return Ok(());
-        };
+    fn program(&self, program: &Path) -> Result<(), TaskError> {
         let Ok(target) = self
             .resolve(Path::new(PROGRAMS).join("netd"))
             .and_then(file)
         else {
             return Ok(());
         };
-        if bind(&program, &target).is_ok() {
+        if bind(program, &target).is_ok() {
             read_only(&target)
         } else {
             Ok(())
@@ -420,8 +409,16 @@ fn bind(source: &Path, target: &Path) -> Result<(), TaskError> {
     .doing(|| format!("bind {} to {}", source.display(), target.display()))
 }
 
+/// Keeps what is mounted in this mount namespace from now on to itself.
+pub(super) fn make_private() -> Result<(), TaskError> {
+    let nothing = None::<&str>;
+    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(nothing, "/", nothing, flags, nothing)
+        .doing(|| "keep the task's mounts to itself".to_owned())
+}
+
 /// Makes a bind mount read-only. A failure is an error: the mount is never left writable.
-fn read_only(target: &Path) -> Result<(), TaskError> {
+pub(super) fn read_only(target: &Path) -> Result<(), TaskError> {
     let flags = MsFlags::MS_REMOUNT
         | MsFlags::MS_BIND
         | MsFlags::MS_RDONLY
@@ -431,7 +428,7 @@ fn read_only(target: &Path) -> Result<(), TaskError> {
         .doing(|| format!("make {} read-only for the task", target.display()))
 }
 
-fn tmpfs(target: &Path, options: &str, flags: MsFlags) -> Result<(), TaskError> {
+pub(super) fn tmpfs(target: &Path, options: &str, flags: MsFlags) -> Result<(), TaskError> {
     fresh("tmpfs", target, flags, options)
 }
 

@@ -52,7 +52,7 @@ impl<S: StateMachine> Consensus<S> {
         if call.level < level {
             return Ok(Err(too_old(call, level)));
         }
-        let (id, certificate) = match pki::sign(&authority, &call.request, role) {
+        let (key, certificate) = match pki::sign(&authority, &call.request, role) {
             Ok(signed) => signed,
             Err(error) => {
                 return Ok(Err(Refusal::new(
@@ -62,7 +62,12 @@ impl<S: StateMachine> Consensus<S> {
                 )));
             }
         };
-        let node = new_node(id, role, call);
+        let id = key.node();
+        let key = (level >= Level::KEYS).then_some(key);
+        let node = Node {
+            key,
+            ..new_node(id, role, call)
+        };
         // The id follows from the request, so that asking again is the same request.
         let response = self
             .write(
@@ -217,6 +222,7 @@ fn new_node(id: NodeId, role: Role, call: &JoinCall) -> Node {
         causes: Vec::new(),
         capabilities: None,
         on_link: BTreeSet::new(),
+        key: None,
         joined: now(),
         version: 0,
     }

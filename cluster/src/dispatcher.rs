@@ -6,7 +6,8 @@ use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 use api::{encode, proto::Json};
 use futures::{Stream, StreamExt, stream};
 use model::{
-    Command, Kind, NodeCommand, NodeId, NodeReport, RequestId, StateMachine, Told, TooNew, Update,
+    Command, KeyDigest, Kind, NodeCommand, NodeId, NodeReport, RequestId, StateMachine, Told,
+    TooNew, Update,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -14,9 +15,9 @@ use tokio::{
 };
 
 use crate::{
-    Downward, Upward,
+    Downward, PeerIdentity, Upward,
     fanout::Subscription,
-    raft::{Consensus, Retry, confirmed},
+    raft::{Consensus, Retry, SessionPeer, confirmed},
 };
 
 /// Interval at which a session checks that this manager still leads.
@@ -39,13 +40,14 @@ pub(crate) type Upstream = Pin<Box<dyn Stream<Item = Upward> + Send>>;
 /// Opens a session of this node, which ends with its stream or with this manager's leadership.
 pub(crate) fn open<S: StateMachine>(
     consensus: Arc<Consensus<S>>,
-    node: NodeId,
+    peer: PeerIdentity,
     upstream: Upstream,
 ) -> impl Stream<Item = Json> + Send + 'static {
     let (down, receiver) = mpsc::channel(QUEUE);
     let session = Session {
         consensus,
-        node,
+        node: peer.node,
+        key: peer.key,
         down,
     };
     tokio::spawn(session.run(upstream));
@@ -109,6 +111,7 @@ async fn comes(turn: &mut Option<Turn>) -> Option<Room> {
 struct Session<S> {
     consensus: Arc<Consensus<S>>,
     node: NodeId,
+    key: KeyDigest,
     down: mpsc::Sender<Parcel>,
 }
 
@@ -139,7 +142,13 @@ impl<S: StateMachine> Session<S> {
         {
             return;
         }
-        let number = self.consensus.session_opens(node, level);
+        let number = self.consensus.session_opens(
+            node,
+            SessionPeer {
+                level,
+                key: self.key,
+            },
+        );
         let cluster = self.consensus.machine.read(StateMachine::level);
         let _over = if level < cluster {
             let next = TooNew::NEXT;

@@ -115,6 +115,9 @@ async fn lead<S: StateMachine>(consensus: &Consensus<S>) {
             tracing::info!(%level, "every member knows the next level: the cluster goes up");
             commands.push(ClusterCommand::RaiseLevel { level }.into());
         }
+        for (node, key) in consensus.new_keys() {
+            commands.push(NodeCommand::SetKey { node, key }.into());
+        }
         commands.extend(
             consensus
                 .machine

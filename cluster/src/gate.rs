@@ -127,7 +127,7 @@ async fn admit<S: StateMachine>(
             Err(refuse())
         };
     }
-    if !member.knows(identity.node).await {
+    if !member.knows(identity).await {
         let node = identity.node;
         let cause = format!("node {node} is not, or no longer, part of this cluster");
         return Err(Status::permission_denied(cause));

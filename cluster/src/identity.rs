@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use model::{NodeId, Role};
+use model::{KeyDigest, NodeId, Role};
 
 use crate::{ClusterError, PeerIdentity, files, pki};
 
@@ -15,6 +15,7 @@ use crate::{ClusterError, PeerIdentity, files, pki};
 pub(crate) struct Identity {
     pub node: NodeId,
     pub role: Role,
+    pub digest: KeyDigest,
     /// PEM, as are the next two.
     pub certificate: String,
     pub key: String,
@@ -36,10 +37,15 @@ impl Identity {
                 operation: "read this node's certificate",
                 reason: "it names no node and role".to_owned(),
             })?;
-        let PeerIdentity { node, role } = identity;
+        let PeerIdentity {
+            node,
+            role,
+            key: digest,
+        } = identity;
         Ok(Self {
             node,
             role,
+            digest,
             certificate,
             key,
             root,

@@ -108,7 +108,7 @@ impl<S: StateMachine> Member<S> {
         let address = reachable(host.advertise, &listener)?;
         let authority = pki::new_authority()?;
         let own = pki::new_request()?;
-        let (node, certificate) = pki::sign(&authority, &own.request, Role::Manager)?;
+        let (key, certificate) = pki::sign(&authority, &own.request, Role::Manager)?;
         let identity = Identity::new(
             certificate,
             own.key,
@@ -116,7 +116,7 @@ impl<S: StateMachine> Member<S> {
             Vec::new(),
         )?;
         let record = Node {
-            id: node,
+            id: key.node(),
             hostname: host.hostname,
             address,
             vtep: host.vtep,
@@ -130,6 +130,7 @@ impl<S: StateMachine> Member<S> {
             causes: Vec::new(),
             capabilities: None,
             on_link: BTreeSet::new(),
+            key: None,
             joined: now(),
             version: 0,
         };
@@ -347,6 +348,15 @@ impl<S: StateMachine> Member<S> {
         self.inner.identity.node
     }
 
+    /// This node, as others see it.
+    pub(crate) fn identity(&self) -> PeerIdentity {
+        let Identity {
+            node, role, digest, ..
+        } = self.inner.identity;
+        let key = digest;
+        PeerIdentity { node, role, key }
+    }
+
     /// What this node may do.
     pub fn role(&self) -> Role {
         self.inner.identity.role
@@ -398,10 +408,7 @@ impl<S: StateMachine> Member<S> {
             command: proposal.command.at(self.level()),
             ..proposal
         };
-        let from = PeerIdentity {
-            node: self.node(),
-            role: self.role(),
-        };
+        let from = self.identity();
         self.at_leader(|seat| async move {
             match seat {
                 Seat::Here => {
@@ -651,21 +658,26 @@ impl<S: StateMachine> Member<S> {
         })
     }
 
-    /// Whether a certificate's node is still a member. A manager checks its state; a worker checks
-    /// its view, and asks the cluster about nodes that share no network with it.
-    pub(crate) async fn knows(&self, node: NodeId) -> bool {
+    /// Whether a certificate is that of a present member. A manager checks its state; a worker
+    /// checks its view, and asks the cluster about nodes that share no network with it.
+    pub(crate) async fn knows(&self, identity: PeerIdentity) -> bool {
+        let PeerIdentity { node, role, key } = identity;
         if let Some(consensus) = self.consensus() {
+            let is_its = |known: &Node| known.role == role && known.key.is_none_or(|it| it == key);
             return consensus
                 .machine
-                .read(|state| state.nodes().is_empty() || state.nodes().contains_key(&node));
+                .read(|state| state.nodes().get(&node).is_some_and(is_its));
         }
         let found = |answer| {
             let Ok(Answer::Nodes(nodes)) = answer else {
                 return false;
             };
-            nodes.iter().any(|found| found.id == node)
+            nodes
+                .iter()
+                .any(|found| found.id == node && found.role == role)
         };
-        self.current_view().peers.contains_key(&node)
+        let view = self.current_view();
+        view.peers.get(&node).is_some_and(|peer| peer.role == role)
             || found(self.query(Query::Node(node.to_string())).await)
     }
 

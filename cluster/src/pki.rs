@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use model::{Authority, NodeId, Role, Secret};
+use model::{Authority, KeyDigest, NodeId, Role, Secret};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
@@ -31,6 +31,8 @@ pub struct PeerIdentity {
     pub node: NodeId,
     /// Its role.
     pub role: Role,
+    /// Its public key.
+    pub key: KeyDigest,
 }
 
 /// A key of one's own and the request to sign it, both PEM.
@@ -86,18 +88,19 @@ pub(crate) fn sign(
     authority: &Authority,
     request: &str,
     role: Role,
-) -> Result<(NodeId, String), ClusterError> {
+) -> Result<(KeyDigest, String), ClusterError> {
     let fail = |error| failed("sign a certificate request", error);
     let mut request = CertificateSigningRequestParams::from_pem(request).map_err(fail)?;
-    let node = node_of_key(request.public_key.der_bytes());
+    let key_digest = digest(request.public_key.der_bytes());
     let root = root(&authority.root_certificate)?;
-    request.params = node_params(node, role, &cluster_of(&root));
+    request.params = node_params(key_digest.node(), role, &cluster_of(&root));
     let key = KeyPair::from_pem(&authority.root_key).map_err(fail)?;
     let issuer = Issuer::from_ca_cert_pem(&authority.root_certificate, key).map_err(fail)?;
-    Ok((node, request.signed_by(&issuer).map_err(fail)?.pem()))
+    Ok((key_digest, request.signed_by(&issuer).map_err(fail)?.pem()))
 }
 
-/// Who a certificate of this cluster was made for. `None` for one that was not made by [`sign`].
+/// Who a certificate of this cluster was made for. `None` for one that was not made by [`sign`]:
+/// also for one with another node's id, of which a former manager may know how to sign it.
 pub(crate) fn identity_of(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let subject = certificate.subject();
@@ -113,7 +116,8 @@ pub(crate) fn identity_of(certificate: &CertificateDer<'_>) -> Option<PeerIdenti
         "swarm-worker" => Role::Worker,
         _ => return None,
     };
-    Some(PeerIdentity { node, role })
+    let key = digest(&certificate.public_key().subject_public_key.data);
+    (key.node() == node).then_some(PeerIdentity { node, role, key })
 }
 
 /// The certificate in a PEM text.
@@ -168,20 +172,13 @@ fn valid_from_now() -> CertificateParams {
     params
 }
 
-fn node_of_key(key: &[u8]) -> NodeId {
-    NodeId(head(&Sha256::digest(key)))
+fn digest(key: &[u8]) -> KeyDigest {
+    KeyDigest(Sha256::digest(key).into())
 }
 
 /// The cluster's name: the beginning of its root certificate's digest.
 fn cluster_of(root: &CertificateDer<'_>) -> String {
-    NodeId(head(&Sha256::digest(root))).to_string()
-}
-
-fn head(digest: &[u8]) -> u64 {
-    digest
-        .iter()
-        .take(8)
-        .fold(0, |value, &byte| value << 8 | u64::from(byte))
+    digest(root).node().to_string()
 }
 
 fn failed(operation: &'static str, error: impl std::fmt::Display) -> ClusterError {
@@ -200,16 +197,30 @@ mod tests {
         let authority = new_authority().unwrap();
         let request = new_request().unwrap();
         for role in [Role::Worker, Role::Manager] {
-            let (node, pem) = sign(&authority, &request.request, role).unwrap();
+            let (key, pem) = sign(&authority, &request.request, role).unwrap();
+            let node = key.node();
             assert_eq!(
                 identity_of(&root(&pem).unwrap()),
-                Some(PeerIdentity { node, role })
+                Some(PeerIdentity { node, role, key })
             );
         }
         assert_eq!(
             identity_of(&root(&authority.root_certificate).unwrap()),
             None
         );
+    }
+
+    #[test]
+    fn a_certificate_of_a_key_that_is_not_its_nodes_says_nothing() {
+        let authority = new_authority().unwrap();
+        let (own, others) = (new_request().unwrap(), new_request().unwrap());
+        let (other, _) = sign(&authority, &others.request, Role::Manager).unwrap();
+        let mut request = CertificateSigningRequestParams::from_pem(&own.request).unwrap();
+        request.params = node_params(other.node(), Role::Manager, "forged");
+        let key = KeyPair::from_pem(&authority.root_key).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&authority.root_certificate, key).unwrap();
+        let forged = request.signed_by(&issuer).unwrap().pem();
+        assert_eq!(identity_of(&root(&forged).unwrap()), None);
     }
 
     #[test]

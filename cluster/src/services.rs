@@ -243,12 +243,7 @@ impl<S: StateMachine> Membership for Door<S> {
     async fn enlist(&self, request: Request<Json>) -> Reply {
         let from = identity(&request)?;
         let node: NodeId = decode(request.get_ref())?;
-        if from
-            != (PeerIdentity {
-                node,
-                role: Role::Manager,
-            })
-        {
+        if (from.node, from.role) != (node, Role::Manager) {
             return Err(Status::permission_denied(
                 "a manager can only enlist itself",
             ));
@@ -280,7 +275,7 @@ impl<S: StateMachine> Dispatcher for Door<S> {
         let upward = upward
             .take_while(|message| std::future::ready(message.is_some()))
             .filter_map(std::future::ready);
-        let downward = dispatcher::open(leader, from.node, Box::pin(upward));
+        let downward = dispatcher::open(leader, from, Box::pin(upward));
         Ok(Response::new(Box::pin(downward.map(Ok))))
     }
 }

@@ -187,7 +187,7 @@ async fn open<S: StateMachine>(
     let (node, address) = match seat {
         Seat::Here => {
             let consensus = member.consensus()?.clone();
-            let downward = dispatcher::open(consensus, member.node(), Box::pin(upward));
+            let downward = dispatcher::open(consensus, member.identity(), Box::pin(upward));
             return Some(decoded(downward));
         }
         Seat::There(node, address) => (node, address),

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::hex;
+
 /// Secret bytes, written as hexadecimal digits. `Debug` does not show them.
 #[derive(Clone)]
 pub struct Key<const N: usize>([u8; N]);
@@ -47,26 +49,14 @@ impl<const N: usize> fmt::Debug for Key<N> {
 
 impl<const N: usize> Serialize for Key<N> {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        out.serialize_str(
-            &self
-                .0
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>(),
-        )
+        out.serialize_str(&hex::encode(&self.0))
     }
 }
 
 impl<'de, const N: usize> Deserialize<'de> for Key<N> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        let digit = |at: usize| char::from(*text.as_bytes().get(at)?).to_digit(16);
-        let byte = |at: usize| Some((digit(2 * at)? << 4 | digit(2 * at + 1)?) as u8);
-        let bytes: Option<Vec<u8>> = (0..N).map(byte).collect();
-        let bytes = bytes
-            .filter(|_| text.len() == 2 * N)
-            .and_then(|bytes| bytes.try_into().ok());
-        bytes
+        hex::decode(&text)
             .map(Self)
             .ok_or_else(|| de::Error::custom(format!("a key takes {} hexadecimal digits", 2 * N)))
     }

@@ -35,8 +35,10 @@ impl Level {
     pub const COMPOUNDS: Self = Self(5);
     /// See [`FEATURES`].
     pub const REACH: Self = Self(6);
+    /// See [`FEATURES`].
+    pub const KEYS: Self = Self(7);
     /// The newest level that this code knows.
-    pub const NEWEST: Self = Self::REACH;
+    pub const NEWEST: Self = Self::KEYS;
 
     /// The level after this one.
     pub fn next(self) -> Self {
@@ -87,6 +89,12 @@ pub const FEATURES: &[(Level, &str)] = &[
         Level::REACH,
         "networks say who outside of them may call their endpoints: the cluster's hosts, and \
          prefixes of other machines",
+    ),
+    (
+        Level::KEYS,
+        "nodes have the digest of their public key; a manager that is removed takes no valid join \
+         token and no key of encrypted networks along; a host joins with addresses of its own; \
+         snapshots have a checksum",
     ),
 ];
 

@@ -11,6 +11,7 @@ mod container;
 pub mod dns_name;
 mod encryption;
 mod failure;
+mod hex;
 mod id;
 mod info;
 pub mod kernel_names;
@@ -58,7 +59,7 @@ pub use level::{Level, RecordError, TooNew};
 pub use mac::Mac;
 pub use network::{Driver, Network, NetworkSpec, Reach, SubnetLease, SubnetSpec};
 pub use network_info::{NetworkInfo, NetworkStatus};
-pub use node::{Authority, Availability, Node, NodeStatus, Role};
+pub use node::{Authority, Availability, KeyDigest, Node, NodeStatus, Role};
 pub use node_config::{
     ContainerConfig, ContainerEndpoint, DriverConfig, EndpointConfig, NameConfig, NetworkConfig,
     NodeConfig, PeerConfig, PublishedConfig, Publisher, TaskConfig, Unread, ViewDelta, ViewError,

@@ -6,11 +6,11 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     BalancerKind, Capability, Failure, Kind, Millis, NetworkId, NodeId, ParseError, Secret, Subnet,
-    level::is_zero,
+    hex, level::is_zero,
 };
 
 /// The longest host name of Linux (gethostname(2)).
@@ -91,6 +91,44 @@ impl fmt::Display for NodeStatus {
     }
 }
 
+/// SHA-256 of a node's public key. Written as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyDigest(pub [u8; 32]);
+
+impl KeyDigest {
+    /// The id of the node that has this key: the beginning of the digest.
+    pub fn node(&self) -> NodeId {
+        let head = self.0.iter().take(8);
+        NodeId(head.fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    }
+}
+
+impl fmt::Display for KeyDigest {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&hex::encode(&self.0))
+    }
+}
+
+impl fmt::Debug for KeyDigest {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "KeyDigest({self})")
+    }
+}
+
+impl Serialize for KeyDigest {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyDigest {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let wrong = || de::Error::custom("the digest of a key takes 64 hexadecimal digits");
+        hex::decode(&text).map(Self).ok_or_else(wrong)
+    }
+}
+
 /// A machine of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -104,6 +142,10 @@ pub struct Node {
     pub vtep: IpAddr,
     /// What it may do.
     pub role: Role,
+    /// Its public key. Unknown before [`crate::Level::KEYS`], and afterwards of nodes from before
+    /// until they open their next session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyDigest>,
     /// Whether the scheduler uses it.
     pub availability: Availability,
     /// Its balancer as requested.

@@ -310,7 +310,7 @@ impl Cluster {
     /// Applies a command; how long that takes.
     fn apply(&mut self, command: Command) -> Duration {
         self.index += 1;
-        let chance = command.needs_chance().then(|| EpochKey::new([7; 32]));
+        let chance = command.needs_chance(Level::NEWEST).then(|| EpochKey::new([7; 32]));
         let entry = Entry {
             request: RequestId(self.index),
             now: self.now,
@@ -512,6 +512,7 @@ fn node(number: u64) -> Node {
         causes: Vec::new(),
         capabilities: None,
         on_link: Default::default(),
+        key: None,
         joined: 0,
         version: 0,
     }

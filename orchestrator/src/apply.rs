@@ -1,5 +1,6 @@
 //! Applies one command to the state: total, deterministic, all or nothing.
 
+mod addresses;
 mod cluster;
 mod container;
 mod network;
@@ -18,7 +19,7 @@ pub(crate) fn apply(state: &mut State, entry: Entry) -> Response {
     let Entry { now, chance, .. } = entry;
     match entry.command {
         Command::Cluster(command) => apply_cluster(state, now, command),
-        Command::Node(command) => apply_node(state, now, command),
+        Command::Node(command) => apply_node(state, now, chance, command),
         Command::Keys(command) => apply_keys(state, now, chance, command),
         Command::Network(command) => apply_network(state, now, chance, command),
         Command::Service(command) => apply_service(state, now, command),
@@ -39,9 +40,15 @@ fn apply_cluster(state: &mut State, now: Millis, command: ClusterCommand) -> Res
     }
 }
 
-fn apply_node(state: &mut State, now: Millis, command: NodeCommand) -> Response {
+fn apply_node(
+    state: &mut State,
+    now: Millis,
+    chance: Option<EpochKey>,
+    command: NodeCommand,
+) -> Response {
     match command {
         NodeCommand::Admit { node } => cluster::admit(state, now, node),
+        NodeCommand::SetKey { node, key } => cluster::set_key(state, node, key),
         NodeCommand::SetStatus { node, status } => cluster::set_status(state, node, status),
         NodeCommand::SetAvailability {
             node,
@@ -53,7 +60,7 @@ fn apply_node(state: &mut State, now: Millis, command: NodeCommand) -> Response 
             balancer,
             version,
         } => cluster::set_balancer(state, &node, version, balancer),
-        NodeCommand::Remove { node } => cluster::remove_node(state, now, node),
+        NodeCommand::Remove { node } => cluster::remove_node(state, now, node, chance),
         NodeCommand::Report(report) => cluster::report(state, now, report),
     }
 }

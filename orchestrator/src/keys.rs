@@ -96,6 +96,7 @@ pub(crate) fn begin(state: &mut State, now: Millis, key: EpochKey) {
         senders: BTreeMap::new(),
         renewed: BTreeMap::new(),
         since: now,
+        is_known_outside: false,
     };
     keys.epochs.insert(Epoch(keys.last), secrets);
     nodes.into_iter().for_each(|node| keys.admit(node));
@@ -105,7 +106,7 @@ pub(crate) fn begin(state: &mut State, now: Millis, key: EpochKey) {
 pub(crate) fn step(state: &State, now: Millis) -> Option<model::Command> {
     let newest = state.keys.epochs.values().next_back()?;
     match state.keys.phase {
-        Phase::Steady => has_passed(newest.since, now, LIFETIME)
+        Phase::Steady => (newest.is_known_outside || has_passed(newest.since, now, LIFETIME))
             .then_some(model::Command::Keys(model::KeysCommand::Rotate)),
         Phase::Accepting { .. } | Phase::Sending { .. } => {
             is_taken(state, now).then_some(model::Command::Keys(model::KeysCommand::Advance))

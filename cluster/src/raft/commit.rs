@@ -155,7 +155,7 @@ async fn commit(raft: &Raft<Types>, level: Level, group: Vec<Waiting>) {
         let command = waiting.command;
         needed = needed.max(command.level());
         let chance = command
-            .needs_chance()
+            .needs_chance(level)
             .then(|| EpochKey::new(rand::random()));
         entries.push(Entry {
             request: waiting.request,

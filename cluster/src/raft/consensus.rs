@@ -9,8 +9,8 @@ use std::{
 };
 
 use model::{
-    Answer, Command, Level, Millis, Node, NodeId, Query, Refusal, RequestId, Response, Role,
-    StateMachine, TokenInfo,
+    Answer, Command, KeyDigest, Level, Millis, Node, NodeId, Query, Refusal, RequestId, Response,
+    Role, StateMachine, TokenInfo,
 };
 use openraft::{
     BasicNode, Config, EntryPayload, Raft, RaftLogReader, RaftMetrics, SnapshotPolicy,
@@ -237,39 +237,63 @@ impl<S: StateMachine> Consensus<S> {
     }
 }
 
-/// The nodes that have a session with this leader, and the newest level that each knows.
+/// What a leader has learned of a node with which it has a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionPeer {
+    /// The newest level that the node knows.
+    pub level: Level,
+    /// The key that it has shown.
+    pub key: KeyDigest,
+}
+
+/// The nodes that have a session with this leader.
 #[derive(Default)]
 struct Sessions {
     opened: u64,
-    levels: BTreeMap<NodeId, (u64, Level)>,
+    peers: BTreeMap<NodeId, (u64, SessionPeer)>,
 }
 
 impl<S: StateMachine> Consensus<S> {
-    /// A node opens a session and says which levels it knows. Returns the session's number.
-    pub(crate) fn session_opens(&self, node: NodeId, level: Level) -> u64 {
+    /// A node opens a session. Returns the session's number.
+    pub(crate) fn session_opens(&self, node: NodeId, peer: SessionPeer) -> u64 {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.opened += 1;
         let number = sessions.opened;
-        sessions.levels.insert(node, (number, level));
+        sessions.peers.insert(node, (number, peer));
         number
     }
 
     /// A session ends; a newer one of the same node goes on.
     pub(crate) fn session_ends(&self, node: NodeId, number: u64) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if sessions
-            .levels
-            .get(&node)
-            .is_some_and(|(newest, _)| *newest == number)
-        {
-            sessions.levels.remove(&node);
+        let newest = sessions.peers.get(&node).map(|(newest, _)| *newest);
+        if newest == Some(number) {
+            sessions.peers.remove(&node);
         }
     }
 
     /// The newest level that a node knows, while it has a session with this leader.
     pub(crate) fn level_of(&self, node: NodeId) -> Option<Level> {
+        self.peer(node).map(|peer| peer.level)
+    }
+
+    fn peer(&self, node: NodeId) -> Option<SessionPeer> {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.levels.get(&node).map(|(_, level)| *level)
+        sessions.peers.get(&node).map(|(_, peer)| *peer)
+    }
+
+    /// The keys of nodes whose record has none yet, of those that have a session.
+    pub(crate) fn new_keys(&self) -> Vec<(NodeId, KeyDigest)> {
+        let without: Vec<NodeId> = self.machine.read(|state| {
+            if state.level() < Level::KEYS {
+                return Vec::new();
+            }
+            let nodes = state.nodes().values();
+            let without = nodes.filter(|node| node.key.is_none());
+            without.map(|node| node.id).collect()
+        });
+        let shown = |node| Some((node, self.peer(node)?.key));
+        without.into_iter().filter_map(shown).collect()
     }
 
     /// The cluster's next level, if this manager and every member know it.

@@ -12,7 +12,7 @@ mod simulation;
 mod standing;
 
 pub(crate) use commit::size;
-pub(crate) use consensus::{Consensus, Retry, confirmed, now};
+pub(crate) use consensus::{Consensus, Retry, SessionPeer, confirmed, now};
 #[cfg(test)]
 pub(crate) use log::Log;
 pub(crate) use log::SEGMENT_BYTES;

@@ -2,13 +2,13 @@
 
 use api::Proposal;
 use model::{
-    Answer, ClusterCommand, Command, ContainerCommand, ContainerKey, ContainerRuntime, Kind, Level,
-    NodeCommand, NodeId, Query, RequestId, Role, Secret,
+    Answer, ClusterCommand, Command, ContainerCommand, ContainerKey, ContainerRuntime, KeyDigest,
+    Kind, Level, NodeCommand, NodeId, Query, RequestId, Role, Secret,
 };
 use tonic::Code;
 
 use super::*;
-use crate::{ClusterError, LinkError};
+use crate::{ClusterError, LinkError, PeerIdentity};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_one_of_three_managers_can_die_and_come_back() {
@@ -297,8 +297,13 @@ async fn a_removed_node_is_refused_by_managers_and_workers() {
         view.borrow().peers.contains_key(&node)
     })
     .await;
+    let stranger = PeerIdentity {
+        node: NodeId(7),
+        role: Role::Worker,
+        key: KeyDigest([7; 32]),
+    };
     assert!(
-        !worker.knows(NodeId(7)).await,
+        !worker.knows(stranger).await,
         "a stranger that the cluster does not know either"
     );
     assert_eq!(refused_by(&removed, lab.at(0)).await, None);

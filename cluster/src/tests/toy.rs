@@ -40,6 +40,7 @@ impl Toy {
             Command::Node(NodeCommand::SetStatus { node, status }) => {
                 self.node(node)?.status = status
             }
+            Command::Node(NodeCommand::SetKey { node, key }) => self.node(node)?.key = Some(key),
             Command::Node(NodeCommand::Remove { node }) => {
                 self.node(node)?;
                 self.nodes.remove(&node);

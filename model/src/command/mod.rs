@@ -282,10 +282,11 @@ impl Command {
         }
     }
 
-    /// Whether the leader must add random bits to its entry.
-    pub fn needs_chance(&self) -> bool {
+    /// Whether the leader of a cluster of this level must add random bits to its entry.
+    pub fn needs_chance(&self, level: Level) -> bool {
         match self {
             Self::Keys(KeysCommand::Rotate) => true,
+            Self::Node(NodeCommand::Remove { .. }) => level >= Level::KEYS,
             Self::Network(NetworkCommand::Create { spec }) => spec.encrypted,
             _ => false,
         }
@@ -296,6 +297,7 @@ impl Command {
         match self {
             Self::Cluster(ClusterCommand::RaiseLevel { level }) => *level,
             Self::Network(NetworkCommand::Reach { .. }) => Level::REACH,
+            Self::Node(NodeCommand::SetKey { .. }) => Level::KEYS,
             _ => Level::FIRST,
         }
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Issuer;
-use crate::{Availability, BalancerKind, Node, NodeId, NodeReport, NodeStatus};
+use crate::{Availability, BalancerKind, KeyDigest, Node, NodeId, NodeReport, NodeStatus};
 
 /// Changes a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +14,14 @@ pub enum NodeCommand {
     Admit {
         /// The node as it is to be recorded.
         node: Node,
+    },
+    /// The leader has seen the key of a node of which none is known.
+    #[serde(rename = "set_node_key")]
+    SetKey {
+        /// Id of the node.
+        node: NodeId,
+        /// The digest of its public key.
+        key: KeyDigest,
     },
     /// A node has become ready, or is down.
     #[serde(rename = "set_node_status")]
@@ -60,6 +68,7 @@ impl NodeCommand {
     /// What the commands are called in JSON, in the field `kind`.
     pub(super) const KINDS: &[&str] = &[
         "admit",
+        "set_node_key",
         "set_node_status",
         "set_availability",
         "set_balancer",
@@ -69,7 +78,7 @@ impl NodeCommand {
 
     pub(super) fn issuer(&self) -> Issuer {
         match self {
-            Self::Admit { .. } | Self::SetStatus { .. } => Issuer::Leader,
+            Self::Admit { .. } | Self::SetKey { .. } | Self::SetStatus { .. } => Issuer::Leader,
             Self::Report(report) => Issuer::Host(vec![report.node]),
             Self::SetAvailability { .. } | Self::SetBalancer { .. } | Self::Remove { .. } => {
                 Issuer::Person

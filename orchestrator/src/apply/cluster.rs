@@ -1,17 +1,18 @@
 //! The cluster itself: its authority, its nodes, and what they report.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use ipam::{Ledger, Owner};
 use model::{
-    Authority, Availability, BalancerKind, Capability, Driver, Failure, Kind, Level, Millis, Node,
-    NodeId, NodeReport, NodeStatus, ObjectRef, Outcome, Refusal, Response, Role, Secret, TaskId,
-    TaskReport, TaskState, TaskStatus,
+    Authority, Availability, BalancerKind, Capability, EpochKey, Failure, KeyDigest, Kind, Level,
+    Millis, Node, NodeId, NodeReport, NodeStatus, ObjectRef, Outcome, Refusal, Response, Role,
+    Secret, TaskId, TaskReport, TaskState, TaskStatus,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
-    apply::{container, network},
+    apply::{addresses, container, network},
+    keys,
     record::TaskRecord,
     state::{State, outdated},
     validate,
@@ -48,16 +49,22 @@ pub(super) fn bootstrap(
 
 /// Admits a node. A known node keeps its capabilities and its operator's settings; only its own
 /// data (address, role) changes.
-pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
+pub(super) fn admit(state: &mut State, now: Millis, mut node: Node) -> Response {
     if state.authority.is_none() {
         return Err(not_bootstrapped());
     }
     validate::node(&node)?;
-    refuse_misfit(state, &node)?;
+    addresses::refuse_misfit(state, &node)?;
+    if state.level < Level::KEYS {
+        node.key = None;
+    } else {
+        addresses::refuse_others(state, &node)?;
+    }
     let id = node.id;
     let (hostname, address, vtep, role) =
         (node.hostname.clone(), node.address, node.vtep, node.role);
     if let Some(known) = state.nodes.get_mut(&id) {
+        known.key = known.key.or(node.key);
         (known.hostname, known.address, known.vtep, known.role) = (hostname, address, vtep, role);
     } else {
         let joined = now;
@@ -76,53 +83,17 @@ pub(super) fn admit(state: &mut State, now: Millis, node: Node) -> Response {
     Ok(Outcome::Node(id))
 }
 
-/// Refuses a node that could not reach the others: its address lies inside a network, or its
-/// tunnels use another address family.
-fn refuse_misfit(state: &State, node: &Node) -> Result<(), Refusal> {
-    let hostname = &node.hostname;
-    for network in state.networks.values() {
-        let holds = |address: &IpAddr| match network.spec.driver {
-            Driver::Overlay => network
-                .subnets
-                .iter()
-                .any(|lease| lease.subnet.contains(*address)),
-            // On a LAN only an address that is leased conflicts.
-            Driver::Macvlan | Driver::Ipvlan => {
-                matches!(
-                    state.ledger.holder(network.id, *address),
-                    Some(Owner::Slot(..) | Owner::Vip(_) | Owner::Container(_))
-                )
-            }
-        };
-        if let Some(address) = [node.vtep, node.address.ip()]
-            .iter()
-            .find(|address| holds(address))
-        {
-            let name = &network.spec.name;
-            let cause = format!(
-                "host {hostname:?} has the address {address}, which belongs to network {name:?}"
-            );
-            let next = format!(
-                "join with an address outside of it, or remove that network: `swarmctl network rm \
-                 {name}`"
-            );
-            return Err(Refusal::new(Kind::Conflict, cause, next));
-        }
+/// Notes the key of a node of which none was known.
+pub(super) fn set_key(state: &mut State, node: NodeId, key: KeyDigest) -> Response {
+    let level = state.level;
+    let known = known(state, node)?;
+    if level < Level::KEYS || known.key.is_some() {
+        return Err(outdated(format!(
+            "the key of node {node} is known, or not asked for"
+        )));
     }
-    let differs =
-        |other: &&Node| other.id != node.id && other.vtep.is_ipv6() != node.vtep.is_ipv6();
-    match state.nodes.values().find(differs) {
-        None => Ok(()),
-        Some(other) => {
-            let cause = format!(
-                "tunnels end at {} on host {hostname:?} and at {} on others",
-                node.vtep, other.vtep
-            );
-            let next =
-                "join with `--data-path-addr` and an address of the family that the others have";
-            Err(Refusal::new(Kind::Conflict, cause, next))
-        }
-    }
+    known.key = Some(key);
+    Ok(Outcome::Node(node))
 }
 
 pub(super) fn set_status(state: &mut State, node: NodeId, status: NodeStatus) -> Response {
@@ -185,9 +156,23 @@ fn next_version(state: &State, id: NodeId, asked: Option<u64>) -> Result<u64, Re
 }
 
 /// Removes a node. Nobody will report its tasks and containers again: they are orphaned and
-/// removed, which frees slots and addresses.
-pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Response {
-    let hostname = known(state, node)?.hostname.clone();
+/// removed, which frees slots and addresses. A manager has known the join tokens and the keys of
+/// encrypted networks, which are replaced.
+pub(super) fn remove_node(
+    state: &mut State,
+    now: Millis,
+    node: NodeId,
+    chance: Option<EpochKey>,
+) -> Response {
+    let removed = known(state, node)?;
+    let (hostname, role) = (removed.hostname.clone(), removed.role);
+    if role == Role::Manager && state.level >= Level::KEYS {
+        let chance = keys::made_of(chance)?;
+        replace_secrets(state, &chance);
+        if state.keys.exist() {
+            state.keys_mut().are_known_outside();
+        }
+    }
     state.nodes.remove(&node);
     container::detach_all(state, node);
     for network in state.networks.keys() {
@@ -212,6 +197,24 @@ pub(super) fn remove_node(state: &mut State, now: Millis, node: NodeId) -> Respo
         }
     }
     Ok(Outcome::Node(node))
+}
+
+/// Gives both join tokens secrets of the leader's random bits.
+fn replace_secrets(state: &mut State, chance: &EpochKey) {
+    let Some(authority) = &mut state.authority else {
+        return;
+    };
+    let secret = |role: &str| {
+        let digest = Sha256::new()
+            .chain_update(chance.secret())
+            .chain_update(role)
+            .finalize();
+        let bits = digest.iter().take(16);
+        Secret::new(bits.fold(0, |bits, &byte| bits << 8 | u128::from(byte)))
+    };
+    authority.worker_secret = secret("worker");
+    authority.manager_secret = secret("manager");
+    state.changed.insert(ObjectRef::Cluster);
 }
 
 /// One level at a time: the command was proposed for a state that may be older.

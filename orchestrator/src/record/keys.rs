@@ -31,6 +31,10 @@ pub(crate) struct Secrets {
     /// save to these hosts: sender, receiver.
     pub(crate) renewed: BTreeMap<NodeId, BTreeMap<NodeId, Spi>>,
     pub(crate) since: Millis,
+    /// A manager knew it that has been removed: the next one follows at once. Never set before
+    /// [`model::Level::KEYS`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_known_outside: bool,
 }
 
 /// How far a change of keys is.
@@ -83,6 +87,13 @@ impl Keys {
                 .renewed
                 .values_mut()
                 .for_each(|receivers| receivers.retain(|receiver, _| *receiver != node));
+        }
+    }
+
+    /// A manager is removed, which knows all keys that there are.
+    pub(crate) fn are_known_outside(&mut self) {
+        for secrets in self.epochs.values_mut() {
+            secrets.is_known_outside = true;
         }
     }
 

@@ -37,6 +37,7 @@ pub fn node(number: u64, role: Role) -> Node {
         causes: Vec::new(),
         capabilities: None,
         on_link: Default::default(),
+        key: None,
         joined: 0,
         version: 0,
     }
@@ -266,7 +267,7 @@ impl Cluster {
     pub fn send_as(&mut self, request: RequestId, command: Command) -> Response {
         self.index += 1;
         let chance = command
-            .needs_chance()
+            .needs_chance(self.state.level())
             .then(|| EpochKey::new([self.index as u8; 32]));
         let entry = Entry {
             request,

@@ -9,6 +9,7 @@ mod draining;
 mod fixture;
 mod keys;
 mod lan;
+mod membership;
 mod names;
 mod network;
 mod published;

@@ -88,6 +88,9 @@ fn raised(log: &[Batch], level: Level) -> Vec<Batch> {
         let made = rest.iter().find_map(opened);
         rest.extend(made);
     }
+    if level >= Level::KEYS {
+        rest.extend(keyed(&log[0].entries[0]));
+    }
     log.extend(rest.chunks(BATCH).map(|entries| Batch {
         level,
         entries: entries.to_vec(),
@@ -99,6 +102,9 @@ fn raised(log: &[Batch], level: Level) -> Vec<Batch> {
 fn of_level(mut entry: Entry, level: Level) -> Entry {
     if level >= Level::COMPOUNDS {
         compound(&mut entry.command);
+    }
+    if level >= Level::KEYS {
+        key(&mut entry);
     }
     let Command::Node(NodeCommand::Report(report)) = &mut entry.command else {
         return entry;
@@ -143,6 +149,49 @@ fn opened(made: &Entry) -> Option<Entry> {
         }),
         ..made.clone()
     })
+}
+
+/// What the commands of an entry have from the level of keys on.
+fn key(entry: &mut Entry) {
+    match &mut entry.command {
+        Command::Node(NodeCommand::Admit { node }) => node.key = Some(key_of(node.id)),
+        Command::Node(NodeCommand::Remove { .. }) => {
+            entry.chance = Some(EpochKey::new([entry.request.0 as u8; 32]));
+        }
+        _ => {}
+    }
+}
+
+fn key_of(node: NodeId) -> KeyDigest {
+    KeyDigest(Sha256::digest(node.0.to_be_bytes()).into())
+}
+
+/// The first node shows its key; a second manager comes and is removed.
+fn keyed(bootstrap: &Entry) -> Vec<Entry> {
+    let Command::Cluster(ClusterCommand::Bootstrap { node, .. }) = &bootstrap.command else {
+        return Vec::new();
+    };
+    let second = Node {
+        id: NodeId(200),
+        hostname: "h200".to_owned(),
+        address: "192.168.7.200:2377".parse().unwrap(),
+        vtep: "192.168.7.200".parse().unwrap(),
+        ..node.clone()
+    };
+    let shown = NodeCommand::SetKey {
+        node: node.id,
+        key: key_of(node.id),
+    };
+    let removed = NodeCommand::Remove { node: second.id };
+    let commands = [shown, NodeCommand::Admit { node: second }, removed];
+    let numbered = (u64::MAX / 4..).zip(commands);
+    let entry = |(request, command)| Entry {
+        request: RequestId(request),
+        command: Command::Node(command),
+        ..bootstrap.clone()
+    };
+    let entries = numbered.map(entry);
+    entries.map(|entry| of_level(entry, Level::KEYS)).collect()
 }
 
 /// Names of more than one label.

@@ -493,6 +493,63 @@ async fn no_way_to_the_hosts_netd_lets_a_task_change_it() {
     }
 }
 
+/// Makes system calls that are for nobody but the host; says how each ended.
+const CALL: &str = "
+import ctypes, errno, os, platform, subprocess, threading
+libc = ctypes.CDLL(None, use_errno=True)
+NEWUSER, SIGCHLD, ALG, VSOCK = 0x10000000, 17, 38, 40
+numbers = {
+    'x86_64': dict(add_key=248, keyctl=250, request_key=249, clone=56, unshare=272, setns=308,
+                   userfaultfd=323, socket=41, personality=135),
+    'aarch64': dict(add_key=217, keyctl=219, request_key=218, clone=220, unshare=97, setns=268,
+                    userfaultfd=282, socket=198, personality=92),
+}[platform.machine()] | dict(io_uring_setup=425, open_tree=428, clone3=435)
+def call(name, *given):
+    result = libc.syscall(numbers[name], *map(ctypes.c_long, given), *[ctypes.c_long(0)] * 4)
+    if name == 'clone' and result == 0:
+        os._exit(0)
+    print(name, 'done' if result >= 0 else errno.errorcode[ctypes.get_errno()])
+call('add_key')
+call('request_key')
+call('keyctl', 0, -3)
+call('clone', NEWUSER | SIGCHLD)
+call('unshare', NEWUSER)
+call('setns', 0)
+call('io_uring_setup', 1)
+call('userfaultfd')
+call('open_tree')
+call('socket', ALG, 5)
+call('socket', (1 << 32) | VSOCK, 1)
+call('personality', 0x0400000)
+call('clone3')
+thread = threading.Thread(target=lambda: subprocess.run(['true'], check=True))
+thread.start()
+thread.join()
+call('socket', 2, 1)
+call('personality', 0xffffffff)
+";
+
+/// A task that is root in a user namespace of its own reaches netfilter and much else of the
+/// kernel; keys of the host's root are root's.
+#[tokio::test]
+async fn system_calls_that_are_not_for_tasks_are_refused() {
+    let script = format!("{CALL}\nprint(end='', flush=True)\nimport signal\nsignal.pause()");
+    let mut host = Host::new(&["python3", "-c", &script]).started();
+    host.report(TaskState::Running).await;
+    let (code, entered) = host.exec(&["python3", "-c", CALL]).await;
+    let expected = "add_key EPERM\nrequest_key EPERM\nkeyctl EPERM\nclone EPERM\nunshare EPERM\n\
+                    setns EPERM\nio_uring_setup EPERM\nuserfaultfd EPERM\nopen_tree EPERM\n\
+                    socket EPERM\nsocket EPERM\npersonality EPERM\nclone3 ENOSYS\n\
+                    socket done\npersonality done\n";
+    assert_eq!((code, entered.as_str()), (0, expected));
+    let deadline = Instant::now() + PATIENCE;
+    while host.log().await.len() < expected.lines().count() {
+        assert!(Instant::now() < deadline, "{:?}", host.log().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(host.log().await.join("\n") + "\n", expected);
+}
+
 #[tokio::test]
 async fn how_a_task_ended_is_told() {
     let cases: [(&[&str], TaskState, Option<i32>, &str); 5] = [

@@ -1,9 +1,16 @@
-//! Confinement of a task's processes: Docker's default capabilities, and no_new_privs.
+//! Confinement of a task's processes: keys of their own, Docker's default capabilities,
+//! no_new_privs, and Docker's default system calls.
+
+use std::io;
 
 use caps::{CapSet, Capability, CapsHashSet};
-use nix::sys::prctl;
+use keyutils::Keyring;
+use nix::{errno::Errno, sys::prctl};
 
-use super::error::{Doing, TaskError};
+use super::{
+    error::{Doing, TaskError},
+    seccomp,
+};
 
 /// Docker's default set (moby `oci/caps/defaults.go`).
 const KEPT: [Capability; 14] = [
@@ -25,9 +32,22 @@ const KEPT: [Capability; 14] = [
 
 /// Gives up all but [`KEPT`], for the calling thread and what it starts, for good.
 pub(crate) fn confine() -> Result<(), TaskError> {
+    leave_the_keyring().doing(|| "make a keyring of the task's own".to_owned())?;
     drop_capabilities()
         .map_err(|reason| TaskError::refused(format!("cannot drop capabilities: {reason}")))?;
-    prctl::set_no_new_privs().doing(|| "set no_new_privs".to_owned())
+    prctl::set_no_new_privs().doing(|| "set no_new_privs".to_owned())?;
+    seccomp::filter_system_calls()
+}
+
+/// The daemon's session keyring, or that of who started it, may hold keys of Kerberos or of file
+/// systems, which the kernel would use for the task.
+fn leave_the_keyring() -> io::Result<()> {
+    match Keyring::join_anonymous_session() {
+        Ok(_) => Ok(()),
+        // A kernel without keys, or a host of netd that gives them to nobody.
+        Err(errno) if [Errno::ENOSYS as i32, Errno::EPERM as i32].contains(&errno.0) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
@@ -46,4 +66,19 @@ fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
     caps::clear(None, CapSet::Inheritable)?;
     caps::set(None, CapSet::Effective, &permitted)?;
     caps::set(None, CapSet::Permitted, &permitted)
+}
+
+#[cfg(test)]
+mod tests {
+    use keyutils::SpecialKeyring;
+
+    use super::*;
+
+    #[test]
+    fn the_keyring_of_the_session_is_left() {
+        let session = || Keyring::attach(SpecialKeyring::Session).unwrap();
+        let before = session();
+        leave_the_keyring().unwrap();
+        assert_ne!(session(), before);
+    }
 }

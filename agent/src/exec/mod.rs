@@ -16,6 +16,7 @@ mod logs;
 mod probe;
 mod program;
 mod root;
+mod seccomp;
 mod spec;
 
 use std::{

@@ -81,18 +81,17 @@ impl<S: StateMachine> Consensus<S> {
         tracing::info!(node = %id, %role, hostname = node.hostname, address = %node.address,
             "node admitted");
         let managers = self.machine.read(|state| {
-            state
-                .nodes()
-                .values()
-                .filter(|node| node.role == Role::Manager)
-                .map(|node| node.address)
-                .collect()
+            let nodes = state.nodes().values();
+            let managers = nodes.filter(|node| node.role == Role::Manager);
+            managers.map(|node| node.address).collect()
         });
+        let voters = self.standing.voters().into_iter().map(NodeId).collect();
         Ok(Ok(JoinAnswer {
             certificate,
             root: authority.root_certificate,
             node,
             managers,
+            voters,
         }))
     }
 

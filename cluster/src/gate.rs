@@ -5,12 +5,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use model::{Role, StateMachine};
+use model::StateMachine;
 use tonic::{Status, body::Body, codegen::http};
 use tower::{Layer, Service};
 use tracing::field::display;
 
-use crate::{Member, PeerIdentity, server::Caller};
+use crate::{Member, PeerIdentity, server::Caller, vouching};
 
 /// The one request that needs no certificate.
 const JOIN: &str = "/netd.v1.Membership/Join";
@@ -113,18 +113,12 @@ async fn admit<S: StateMachine>(
         };
     };
     if path.starts_with(RAFT) {
-        // Not compared with the state: a manager that is catching up would refuse the leader it
-        // catches up from.
-        let refuse = || {
-            Status::permission_denied(format!(
-                "node {} is no manager: Raft is not for it",
+        return match vouching::raft_is_for(member, identity).await {
+            true => Ok(Some(identity)),
+            false => Err(Status::permission_denied(format!(
+                "node {} is no manager, or no longer: Raft is not for it",
                 identity.node
-            ))
-        };
-        return if identity.role == Role::Manager {
-            Ok(Some(identity))
-        } else {
-            Err(refuse())
+            ))),
         };
     }
     if !member.knows(identity).await {

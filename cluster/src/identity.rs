@@ -7,6 +7,7 @@ use std::{
 };
 
 use model::{KeyDigest, NodeId, Role};
+use serde::de::DeserializeOwned;
 
 use crate::{ClusterError, PeerIdentity, files, pki};
 
@@ -22,6 +23,8 @@ pub(crate) struct Identity {
     pub root: String,
     /// Managers at the time of joining; the view has newer ones.
     pub managers: Vec<SocketAddr>,
+    /// Who voted at the time of joining. Empty where that was not told.
+    pub voters: Vec<NodeId>,
 }
 
 impl Identity {
@@ -31,6 +34,7 @@ impl Identity {
         key: String,
         root: String,
         managers: Vec<SocketAddr>,
+        voters: Vec<NodeId>,
     ) -> Result<Self, ClusterError> {
         let identity =
             pki::identity_of(&pki::root(&certificate)?).ok_or(ClusterError::Certificate {
@@ -50,6 +54,7 @@ impl Identity {
             key,
             root,
             managers,
+            voters,
         })
     }
 
@@ -65,6 +70,8 @@ impl Identity {
         files::make_directory(&place)?;
         let managers = serde_json::to_vec(&self.managers).unwrap_or_default();
         files::write(&place.join("managers.json"), &managers)?;
+        let voters = serde_json::to_vec(&self.voters).unwrap_or_default();
+        files::write(&place.join("voters.json"), &voters)?;
         files::write(&place.join("root.pem"), self.root.as_bytes())?;
         files::write(&place.join("key.pem"), self.key.as_bytes())?;
         files::write(&place.join("certificate.pem"), self.certificate.as_bytes())
@@ -76,19 +83,21 @@ impl Identity {
             return Ok(None);
         }
         let place = place(directory);
-        let managers_path = place.join("managers.json");
-        let managers = serde_json::from_str(&text(&managers_path)?).map_err(|error| {
-            ClusterError::Corrupt {
-                path: managers_path,
-                reason: error.to_string(),
-            }
-        })?;
+        let managers = list(&place.join("managers.json"))?;
+        // A version from before did not write it.
+        let path = place.join("voters.json");
+        let voters = if path.exists() {
+            list(&path)?
+        } else {
+            Vec::new()
+        };
         let read = |name: &str| text(&place.join(name));
         Self::new(
             read("certificate.pem")?,
             read("key.pem")?,
             read("root.pem")?,
             managers,
+            voters,
         )
         .map(Some)
     }
@@ -102,6 +111,13 @@ impl Identity {
 
 fn place(directory: &Path) -> PathBuf {
     directory.join("identity")
+}
+
+fn list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, ClusterError> {
+    serde_json::from_str(&text(path)?).map_err(|error| ClusterError::Corrupt {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 fn text(path: &Path) -> Result<String, ClusterError> {

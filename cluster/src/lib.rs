@@ -32,6 +32,7 @@ mod timing;
 mod tls;
 mod token;
 mod view;
+mod vouching;
 mod watching;
 
 pub use bare::Bare;

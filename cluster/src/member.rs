@@ -39,6 +39,7 @@ use crate::{
     session::{self, Outbox},
     tls,
     view::View,
+    vouching::Vouched,
 };
 
 /// How long a request is retried while there is no leader.
@@ -85,6 +86,7 @@ struct Inner<S> {
     /// Why this manager takes no part in Raft.
     ailment: watch::Sender<Option<Failure>>,
     tasks: Mutex<JoinSet<()>>,
+    vouched: Vouched,
 }
 
 impl<S> Clone for Member<S> {
@@ -113,6 +115,7 @@ impl<S: StateMachine> Member<S> {
             certificate,
             own.key,
             authority.root_certificate.clone(),
+            Vec::new(),
             Vec::new(),
         )?;
         let record = Node {
@@ -160,7 +163,13 @@ impl<S: StateMachine> Member<S> {
         let listener = prepare(&config)?;
         let own = pki::new_request()?;
         let answer = ask_to_join(&token, &options, &listener, own.request, config.known).await?;
-        let identity = Identity::new(answer.certificate, own.key, answer.root, answer.managers)?;
+        let identity = Identity::new(
+            answer.certificate,
+            own.key,
+            answer.root,
+            answer.managers,
+            answer.voters,
+        )?;
         let member = Self::assemble(config, identity).await?;
         let saved = member.inner.identity.save(&member.inner.config.directory);
         member.settle(saved, listener, extra).await
@@ -210,6 +219,7 @@ impl<S: StateMachine> Member<S> {
                 halted,
                 ailment,
                 tasks,
+                vouched: Vouched::default(),
             }),
         })
     }
@@ -702,6 +712,18 @@ impl<S: StateMachine> Member<S> {
     pub(crate) fn here(&self) -> Result<&Arc<Consensus<S>>, Retry> {
         self.consensus()
             .ok_or_else(|| Retry("a worker has no log".to_owned()))
+    }
+
+    /// What this host was told when it joined: where managers listen, and which of them voted.
+    pub(crate) fn told(&self) -> (&[SocketAddr], &[NodeId]) {
+        let Identity {
+            managers, voters, ..
+        } = &self.inner.identity;
+        (managers, voters)
+    }
+
+    pub(crate) fn vouched(&self) -> &Vouched {
+        &self.inner.vouched
     }
 
     pub(crate) fn links(&self) -> &Links {

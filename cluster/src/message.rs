@@ -34,6 +34,9 @@ pub struct JoinAnswer {
     pub node: Node,
     /// Where the managers listen.
     pub managers: Vec<SocketAddr>,
+    /// Whom a new manager takes entries from. Empty: whoever has a manager's certificate.
+    #[serde(default)]
+    pub voters: Vec<NodeId>,
 }
 
 /// Who leads, as far as the one asked knows.

@@ -26,7 +26,7 @@ use tracing::field::display;
 
 use crate::{
     Halt, JoinCall, Member, PeerIdentity, dispatcher,
-    raft::{Consensus, Retry, Types},
+    raft::{Consensus, Implausible, Retry, Types},
     server::Caller,
     streams::{Messages, paged, told},
     watching,
@@ -112,6 +112,10 @@ fn no_manager() -> Refusal {
     )
 }
 
+fn disbelieved(error: Implausible) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
 fn again(Retry(reason): Retry) -> Status {
     Status::unavailable(reason)
 }
@@ -135,10 +139,11 @@ fn identity<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
 impl<S: StateMachine> Raft for Door<S> {
     async fn append(&self, request: Request<Json>) -> Reply {
         let standing = &self.manager()?.standing;
+        let from = identity(&request)?.node;
         match decode::<AppendEntriesRequest<Types>>(request.get_ref()) {
             Ok(call) => {
                 self.known_to_this_version(levels_of(&call.entries))?;
-                reply(&standing.append(call).await)
+                reply(&standing.append(from, call).await.map_err(disbelieved)?)
             }
             // What cannot be read may be of a later version.
             Err(error) => {
@@ -150,11 +155,14 @@ impl<S: StateMachine> Raft for Door<S> {
 
     async fn vote(&self, request: Request<Json>) -> Reply {
         let standing = &self.manager()?.standing;
-        reply(&standing.vote(decode(request.get_ref())?).await)
+        let from = identity(&request)?.node;
+        let call = decode(request.get_ref())?;
+        reply(&standing.vote(from, call).await.map_err(disbelieved)?)
     }
 
     async fn install_snapshot(&self, request: Request<Json>) -> Reply {
-        let raft = &self.manager()?.raft;
+        let manager = self.manager()?;
+        let from = identity(&request)?.node;
         let call: InstallSnapshotRequest<Types> = decode(request.get_ref())?;
         if call.offset == 0
             && let Err(RecordError::TooNew(error)) =
@@ -162,7 +170,14 @@ impl<S: StateMachine> Raft for Door<S> {
         {
             self.known_to_this_version([error.found])?;
         }
-        reply(&raft.install_snapshot(call).await)
+        let taken = manager.take_snapshot(from, call).await;
+        reply(&taken.map_err(disbelieved)?)
+    }
+
+    async fn vouch(&self, request: Request<Json>) -> Reply {
+        let node: NodeId = decode(request.get_ref())?;
+        let members = self.manager()?.standing.members();
+        reply(&members.contains_key(&node))
     }
 }
 

@@ -310,7 +310,9 @@ impl Cluster {
     /// Applies a command; how long that takes.
     fn apply(&mut self, command: Command) -> Duration {
         self.index += 1;
-        let chance = command.needs_chance(Level::NEWEST).then(|| EpochKey::new([7; 32]));
+        let chance = command
+            .needs_chance(Level::NEWEST)
+            .then(|| EpochKey::new([7; 32]));
         let entry = Entry {
             request: RequestId(self.index),
             now: self.now,

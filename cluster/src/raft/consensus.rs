@@ -24,6 +24,7 @@ use super::{
     log::Log,
     network::{Acks, Network},
     standing::Standing,
+    transfer::Incoming,
 };
 use crate::{
     ClusterError, dispatcher,
@@ -51,6 +52,8 @@ pub(crate) struct Consensus<S> {
     pub raft: Raft<Types>,
     pub standing: Arc<Standing>,
     pub machine: Machine<S>,
+    /// The snapshot that a leader is sending.
+    pub(super) incoming: tokio::sync::Mutex<Incoming>,
     /// The views of the nodes that have a session with this leader.
     pub fanout: Fanout<S>,
     pub me: NodeId,
@@ -106,6 +109,7 @@ impl<S: StateMachine> Consensus<S> {
             me.0,
             config()?,
             Network {
+                me: me.0,
                 links,
                 log: log.clone(),
                 acks: acks.clone(),
@@ -117,7 +121,8 @@ impl<S: StateMachine> Consensus<S> {
         let raft = raft.map_err(|error| failed("start Raft", error))?;
         let commits = Commits::start(raft.clone(), machine.clone());
         Ok(Self {
-            standing: Arc::new(Standing::new(raft.clone(), me, acks)),
+            standing: Arc::new(Standing::new(raft.clone(), me, log.clone(), acks)),
+            incoming: tokio::sync::Mutex::default(),
             raft,
             fanout: Fanout::new(machine.clone()),
             machine,

@@ -99,6 +99,15 @@ impl<S: StateMachine> Machine<S> {
         })
     }
 
+    /// Whether a state can be read from these bytes.
+    pub(super) fn can_restore(
+        &self,
+        meta: &SnapshotMeta<u64, BasicNode>,
+        state: &[u8],
+    ) -> Result<(), RestoreError> {
+        Inner::<S>::restored(meta, state, self.shared.known).map(drop)
+    }
+
     /// Reads the state. Keep it short: nothing is applied meanwhile.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&S) -> T) -> T {
         look(

@@ -7,9 +7,11 @@ mod log;
 mod machine;
 mod network;
 mod payload;
+mod plausible;
 #[cfg(test)]
 mod simulation;
 mod standing;
+mod transfer;
 
 pub(crate) use commit::size;
 pub(crate) use consensus::{Consensus, Retry, SessionPeer, confirmed, now};
@@ -19,6 +21,7 @@ pub(crate) use log::SEGMENT_BYTES;
 pub(crate) use machine::Machine;
 pub use machine::StateDigest;
 pub(crate) use payload::Payload;
+pub(crate) use plausible::Implausible;
 pub(crate) use standing::{Seat, Standing};
 
 openraft::declare_raft_types!(

@@ -35,7 +35,11 @@ use tokio::{
 };
 use tonic::{Code, Request, Response, Status, transport::Channel};
 
-use super::{LogId, Types, log::Log};
+use super::{
+    LogId, Types,
+    log::Log,
+    plausible::{self, Implausible},
+};
 use crate::{
     link::{Links, Target},
     timing::HEARTBEAT,
@@ -48,6 +52,7 @@ const HOLD: Duration = Duration::from_millis(20);
 
 /// Makes the ways to other managers.
 pub(super) struct Network {
+    pub me: u64,
     pub links: Links,
     pub log: Log,
     pub acks: Acks,
@@ -55,6 +60,7 @@ pub(super) struct Network {
 
 /// The way to one other manager.
 pub(super) struct Peer {
+    me: u64,
     node: u64,
     address: Option<SocketAddr>,
     links: Links,
@@ -65,20 +71,39 @@ pub(super) struct Peer {
     held: Held,
 }
 
-/// When each manager has last confirmed what this one appends as leader. Clones share it.
+/// What each manager has last confirmed of what this one appends as leader, and when. Clones share
+/// it.
 #[derive(Clone, Default)]
-pub(super) struct Acks(Arc<Mutex<BTreeMap<u64, Instant>>>);
+pub(super) struct Acks(Arc<Mutex<BTreeMap<u64, Ack>>>);
+
+struct Ack {
+    at: Instant,
+    /// As whose follower.
+    vote: Vote<u64>,
+    /// The last entry that it has.
+    last: Option<LogId>,
+}
 
 impl Acks {
-    pub(super) fn note(&self, node: u64) {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.insert(node, Instant::now());
+    /// A manager has the entries up to this one.
+    pub(super) fn note(&self, node: u64, vote: Vote<u64>, last: Option<LogId>) {
+        let at = Instant::now();
+        let mut acks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = acks.get(&node).filter(|known| known.vote == vote);
+        let last = known.map_or(last, |known| known.last.max(last));
+        acks.insert(node, Ack { at, vote, last });
     }
 
     /// Whether a manager has confirmed something within this time.
     pub(super) fn within(&self, node: NodeId, age: Duration) -> bool {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.get(&node.0).is_some_and(|at| at.elapsed() < age)
+        let acks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        acks.get(&node.0).is_some_and(|ack| ack.at.elapsed() < age)
+    }
+
+    /// The last entry that a manager has confirmed as a follower of this vote.
+    pub(super) fn of(&self, node: u64, vote: &Vote<u64>) -> Option<LogId> {
+        let acks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        acks.get(&node).filter(|ack| ack.vote == *vote)?.last
     }
 }
 
@@ -196,6 +221,7 @@ impl RaftNetworkFactory<Types> for Network {
 
     async fn new_client(&mut self, node: u64, place: &BasicNode) -> Peer {
         Peer {
+            me: self.me,
             node,
             address: place.addr.parse().ok(),
             links: self.links.clone(),
@@ -243,6 +269,14 @@ fn own_disk<E: std::error::Error>(error: io::Error) -> Failure<E> {
     RPCError::Unreachable(Unreachable::new(&error))
 }
 
+/// An answer that no honest manager gives is none.
+fn believed<E: std::error::Error>(answer: Result<(), Implausible>) -> Result<(), Failure<E>> {
+    answer.map_err(|error| {
+        tracing::warn!(%error, "an answer is not believed");
+        RPCError::Network(NetworkError::new(&error))
+    })
+}
+
 fn request(payload: Json, option: &RPCOption) -> Request<Json> {
     let mut request = Request::new(payload);
     request.set_timeout(option.hard_ttl());
@@ -276,11 +310,15 @@ impl RaftNetwork<Types> for Peer {
         };
         let answer = client.append(request(encode(&call), &option)).await;
         let answer = self.read(answer)?;
+        let confirmed = self.acks.of(self.node, &call.vote);
+        let checked =
+            plausible::append_answer(self.me, self.node, &call, confirmed.as_ref(), &answer);
+        believed(checked)?;
         if let Some(last) = asked.last {
             self.log.written(last.index).await.map_err(own_disk)?;
         }
         if let AppendEntriesResponse::Success = answer {
-            self.acks.note(self.node);
+            self.acks.note(self.node, asked.vote, asked.last);
             self.acknowledged = Some(asked);
         }
         Ok(answer)
@@ -295,7 +333,12 @@ impl RaftNetwork<Types> for Peer {
             .client()?
             .install_snapshot(request(encode(&call), &option))
             .await;
-        self.read(answer)
+        let answer: InstallSnapshotResponse<u64> = self.read(answer)?;
+        let (asked, answered) = (&call.vote, &answer.vote);
+        believed(plausible::answered_vote(
+            self.me, self.node, asked, answered,
+        ))?;
+        Ok(answer)
     }
 
     async fn vote(
@@ -304,7 +347,9 @@ impl RaftNetwork<Types> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, Failure<openraft::error::Infallible>> {
         let answer = self.client()?.vote(request(encode(&call), &option)).await;
-        self.read(answer)
+        let answer = self.read(answer)?;
+        believed(plausible::vote_answer(self.me, self.node, &call, &answer))?;
+        Ok(answer)
     }
 
     fn backoff(&self) -> Backoff {

@@ -5,15 +5,19 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use model::{Batch, Level, NodeId, NodeStatus};
 use openraft::{
-    AnyError, BasicNode, Raft, RaftNetwork, RaftNetworkFactory,
+    AnyError, BasicNode, CommittedLeaderId, Raft, RaftNetwork, RaftNetworkFactory, Vote,
     error::{
-        Infallible, InstallSnapshotError, RPCError, RaftError, RemoteError, Timeout, Unreachable,
+        Infallible, InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Timeout,
+        Unreachable,
     },
     network::{Backoff, RPCOption, RPCTypes},
     raft::{
@@ -29,9 +33,10 @@ use tokio::{
 };
 
 use super::{
-    Log, Machine, Payload, Seat, Standing, Types, confirmed,
+    Log, LogId, Machine, Payload, Seat, Standing, Types, confirmed,
     consensus::{config, settle_voters},
     network::Acks,
+    plausible,
 };
 use crate::{
     Leadership,
@@ -67,6 +72,10 @@ struct World {
     managers: Mutex<BTreeMap<u64, Manager>>,
     /// Who called whom down.
     down: Mutex<BTreeSet<(u64, u64)>>,
+    /// Managers that answer what comes to their mind, most of the time.
+    liars: Mutex<BTreeMap<u64, StdRng>>,
+    /// They never say yes.
+    mild: AtomicBool,
 }
 
 impl World {
@@ -78,6 +87,23 @@ impl World {
             std::future::pending::<()>().await;
         }
         self.managers.lock().unwrap()[&to].clone()
+    }
+
+    fn is_mild(&self) -> bool {
+        self.mild.load(Ordering::Relaxed)
+    }
+
+    /// What a manager answers in place of the truth.
+    fn lie<T>(&self, node: u64, answer: T, lie: impl FnOnce(&mut StdRng) -> T) -> T {
+        let mut liars = self.liars.lock().unwrap();
+        let Some(chance) = liars.get_mut(&node) else {
+            return answer;
+        };
+        if chance.random_ratio(3, 4) {
+            lie(chance)
+        } else {
+            answer
+        }
     }
 
     fn all(&self) -> BTreeMap<u64, Manager> {
@@ -147,13 +173,34 @@ impl RaftNetwork<Types> for Peer {
     ) -> Result<AppendEntriesResponse<u64>, Failure<Infallible>> {
         self.ways.log.prompt().await.map_err(own_disk)?;
         let last = call.entries.last().map(|entry| entry.log_id.index);
-        let append = async move |manager: Manager| manager.standing.append(call).await;
+        let from = NodeId(self.ways.me);
+        let asked = call.clone();
+        let append = async move |manager: Manager| {
+            let taken = manager.standing.append(from, call).await;
+            // What was committed and then lost is not taken back.
+            taken.unwrap_or(Ok(AppendEntriesResponse::Conflict))
+        };
         let answer = self.call(&option, RPCTypes::AppendEntries, append).await?;
+        let world = &self.ways.world;
+        let answer = world.lie(self.node, answer, |chance| {
+            match chance.random_range(0..4) {
+                0 => AppendEntriesResponse::Success,
+                1 => AppendEntriesResponse::Conflict,
+                2 => AppendEntriesResponse::HigherVote(any_vote(chance)),
+                _ => AppendEntriesResponse::PartialSuccess(any_id(chance)),
+            }
+        });
+        let confirmed = self.ways.acks.of(self.node, &asked.vote);
+        let confirmed = confirmed.as_ref();
+        let checked = plausible::append_answer(self.ways.me, self.node, &asked, confirmed, &answer);
+        checked.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         if let Some(last) = last {
             self.ways.log.written(last).await.map_err(own_disk)?;
         }
         if let AppendEntriesResponse::Success = answer {
-            self.ways.acks.note(self.node);
+            let last = asked.entries.last().map(|entry| entry.log_id);
+            let last = last.or(asked.prev_log_id);
+            self.ways.acks.note(self.node, asked.vote, last);
         }
         Ok(answer)
     }
@@ -172,8 +219,24 @@ impl RaftNetwork<Types> for Peer {
         call: VoteRequest<u64>,
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, Failure<Infallible>> {
-        let vote = async move |manager: Manager| manager.standing.vote(call).await;
-        self.call(&option, RPCTypes::Vote, vote).await
+        let from = NodeId(self.ways.me);
+        let asked = call.clone();
+        let vote = async move |manager: Manager| {
+            let taken = manager.standing.vote(from, call).await;
+            taken.expect("managers ask nothing odd here")
+        };
+        let answer = self.call(&option, RPCTypes::Vote, vote).await?;
+        let answer = self
+            .ways
+            .world
+            .lie(self.node, answer, |chance| VoteResponse {
+                vote: any_vote(chance),
+                vote_granted: !self.ways.world.is_mild() && chance.random(),
+                last_log_id: any_id(chance),
+            });
+        let checked = plausible::vote_answer(self.ways.me, self.node, &asked, &answer);
+        checked.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        Ok(answer)
     }
 
     fn backoff(&self) -> Backoff {
@@ -185,6 +248,33 @@ impl Others for Ways {
     async fn ask(&self, (node, _): Place) -> Option<Leadership> {
         let manager = self.world.reach(self.me, node.0).await;
         Some(manager.standing.leadership(Some(address(node.0))))
+    }
+}
+
+/// Near what is there, or far from it.
+fn any_number(chance: &mut StdRng) -> u64 {
+    match chance.random_range(0..8) {
+        0 => u64::MAX,
+        1 => u64::MAX - 1,
+        2 => 1 << chance.random_range(0..64_u32),
+        3 => 0,
+        _ => chance.random_range(0..40),
+    }
+}
+
+fn any_id(chance: &mut StdRng) -> Option<LogId> {
+    let node = chance.random_range(0..4);
+    let leader = CommittedLeaderId::new(any_number(chance), node);
+    chance
+        .random_bool(0.9)
+        .then(|| LogId::new(leader, any_number(chance)))
+}
+
+fn any_vote(chance: &mut StdRng) -> Vote<u64> {
+    let (term, node) = (any_number(chance), chance.random_range(0..4));
+    match chance.random() {
+        true => Vote::new_committed(term, node),
+        false => Vote::new(term, node),
     }
 }
 
@@ -206,9 +296,9 @@ async fn start(world: &Arc<World>, me: u64, home: &TempDir) {
         log: log.clone(),
         acks: acks.clone(),
     };
-    let raft = Raft::new(me, config().unwrap(), ways.clone(), log, machine);
+    let raft = Raft::new(me, config().unwrap(), ways.clone(), log.clone(), machine);
     let raft = raft.await.unwrap();
-    let standing = Arc::new(Standing::new(raft.clone(), NodeId(me), acks));
+    let standing = Arc::new(Standing::new(raft.clone(), NodeId(me), log, acks));
     let manager = Manager { raft, standing };
     world.managers.lock().unwrap().insert(me, manager.clone());
     tokio::spawn(election::watch(manager.standing.clone(), ways.clone()));
@@ -321,12 +411,11 @@ fn term(world: &World) -> u64 {
     newest
 }
 
-/// Makes a cluster that the first manager leads, cuts ways and mends them.
-async fn cut(managers: u64, cuts: BTreeSet<Way>) -> Seen {
+/// A cluster that the first manager leads, in this directory.
+async fn begin(managers: u64, home: &TempDir) -> Arc<World> {
     let world = Arc::new(World::default());
-    let home = tempfile::tempdir().unwrap();
     for me in 1..=managers {
-        start(&world, me, &home).await;
+        start(&world, me, home).await;
     }
     let members: BTreeMap<u64, BasicNode> = (1..=managers)
         .map(|node| (node, BasicNode::new(address(node))))
@@ -338,7 +427,13 @@ async fn cut(managers: u64, cuts: BTreeSet<Way>) -> Seen {
     }
     // The grace of a new leader is over, and all have sessions.
     sleep(SETTLED).await;
+    world
+}
 
+/// Cuts ways and mends them.
+async fn cut(managers: u64, cuts: BTreeSet<Way>) -> Seen {
+    let home = tempfile::tempdir().unwrap();
+    let world = begin(managers, &home).await;
     *world.cuts.lock().unwrap() = cuts;
     sleep(SETTLED * (managers as u32 / 2)).await;
     world.down.lock().unwrap().clear();
@@ -424,6 +519,49 @@ fn two_of_three_managers_are_well_under_every_cut() {
         failures.extend(tried(3, &cuts.map(|(_, way)| *way).collect()));
     }
     none(failures);
+}
+
+/// Of three managers the third answers nonsense for a while, under a leader or as it is elected.
+async fn lied_to(seed: u64) {
+    let home = tempfile::tempdir().unwrap();
+    let world = begin(3, &home).await;
+    world.mild.store(seed % 4 < 2, Ordering::Relaxed);
+    world
+        .liars
+        .lock()
+        .unwrap()
+        .insert(3, StdRng::seed_from_u64(seed));
+    for _ in 0..20 {
+        obeys(&world, 1).await;
+        let elect = world.all()[&(1 + seed % 2)].raft.clone();
+        elect.trigger().elect().await.unwrap();
+        sleep(Duration::from_millis(300)).await;
+    }
+    world.liars.lock().unwrap().clear();
+    sleep(SETTLED).await;
+    for manager in world.all().into_values() {
+        let runs = manager.raft.is_initialized().await;
+        assert_eq!(runs, Ok(true), "Raft has ended, seed {seed}");
+    }
+    for me in (1..=3).filter(|_| world.is_mild()) {
+        let obeys = async { while !obeys(&world, me).await {} };
+        let is_well = timeout(6 * SETTLED, obeys).await.is_ok();
+        assert!(is_well, "manager {me} is well again, seed {seed}");
+    }
+    for manager in world.all().into_values() {
+        manager.raft.shutdown().await.unwrap();
+    }
+}
+
+#[test]
+fn managers_outlive_answers_that_are_lies() {
+    for seed in 0..number() / 4 {
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build();
+        runtime.unwrap().block_on(lied_to(seed));
+    }
 }
 
 /// The number of cuts of five managers that are tried.

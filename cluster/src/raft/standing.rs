@@ -13,13 +13,20 @@ use std::{
 
 use model::NodeId;
 use openraft::{
-    BasicNode, Raft, RaftMetrics, ServerState,
-    error::RaftError,
-    raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse},
+    BasicNode, Raft, RaftMetrics, ServerState, Snapshot, SnapshotMeta, Vote,
+    error::{Fatal, RaftError},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    },
 };
 use tokio::time::Instant;
 
-use super::{Types, network::Acks};
+use super::{
+    LogId, Types,
+    log::Log,
+    network::Acks,
+    plausible::{self, Implausible, Own},
+};
 use crate::{
     Leadership,
     timing::{ELECTION, LEADER_LEASE, NODE_LEASE, RESIGN},
@@ -44,43 +51,123 @@ pub(crate) struct Standing {
     /// When a leader has appended last, if only a heartbeat. `None`: not since the start.
     leader_heard: Mutex<Option<Instant>>,
     acks: Acks,
+    log: Log,
+    /// One message of another manager after the other: each is judged by what openraft has made of
+    /// those before.
+    turn: tokio::sync::Mutex<()>,
     /// This manager leaves the lead to others.
     resigns: AtomicBool,
 }
 
 impl Standing {
-    pub(super) fn new(raft: Raft<Types>, me: NodeId, acks: Acks) -> Self {
+    pub(super) fn new(raft: Raft<Types>, me: NodeId, log: Log, acks: Acks) -> Self {
         Self {
             raft,
             me,
             heard: Mutex::default(),
             leader_heard: Mutex::default(),
             acks,
+            log,
+            turn: tokio::sync::Mutex::default(),
             resigns: AtomicBool::new(false),
         }
     }
 
-    /// A leader appends.
+    /// A leader, by its certificate, appends.
     pub(crate) async fn append(
         &self,
-        call: AppendEntriesRequest<Types>,
-    ) -> Result<AppendEntriesResponse<u64>, RaftError<u64>> {
+        from: NodeId,
+        mut call: AppendEntriesRequest<Types>,
+    ) -> Result<Result<AppendEntriesResponse<u64>, RaftError<u64>>, Implausible> {
+        let _turn = self.turn.lock().await;
+        let own = match self.own().await {
+            Ok(own) => own,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        plausible::append(&own, from.0, &call)?;
+        call.leader_commit = self.committable(&call).await;
         self.hear_leader();
-        self.raft.append_entries(call).await
+        Ok(self.raft.append_entries(call).await)
     }
 
-    /// A manager stands for election. A follower that has just heard a leader does not vote
-    /// (openraft); nor does the leader that a majority has just confirmed (Raft's dissertation,
-    /// 4.2.3).
+    /// What a request commits, as far as this log has it.
+    async fn committable(&self, call: &AppendEntriesRequest<Types>) -> Option<LogId> {
+        let (committed, shown) = (call.leader_commit?, plausible::shown(call)?);
+        if committed.index >= shown.index {
+            return Some(shown);
+        }
+        if call
+            .prev_log_id
+            .is_none_or(|before| committed.index >= before.index)
+        {
+            return Some(committed);
+        }
+        // Where the logs differ before what is shown, nothing is committed by this request.
+        let here = self.log.id_at(committed.index).await;
+        here.filter(|here| *here == committed)
+    }
+
+    /// A manager, by its certificate, stands for election. A follower that has just heard a leader
+    /// does not vote (openraft); nor does the leader that a majority has just confirmed (Raft's
+    /// dissertation, 4.2.3).
     pub(crate) async fn vote(
         &self,
+        from: NodeId,
         call: VoteRequest<u64>,
-    ) -> Result<VoteResponse<u64>, RaftError<u64>> {
+    ) -> Result<Result<VoteResponse<u64>, RaftError<u64>>, Implausible> {
+        let _turn = self.turn.lock().await;
+        let own = match self.own().await {
+            Ok(own) => own,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        plausible::vote(&own, from.0, &call)?;
         if self.leads() && self.is_confirmed(ELECTION.start) {
-            let own = self.raft.metrics().borrow().vote;
-            return Ok(VoteResponse::new(own, None, false));
+            return Ok(Ok(VoteResponse::new(own.vote, None, false)));
         }
-        self.raft.vote(call).await
+        Ok(self.raft.vote(call).await)
+    }
+
+    /// Whether a leader, by its certificate, may send this snapshot. Returns this manager's vote.
+    pub(super) async fn judge_snapshot(
+        &self,
+        from: NodeId,
+        vote: &Vote<u64>,
+        meta: &SnapshotMeta<u64, BasicNode>,
+    ) -> Result<Result<Vote<u64>, Fatal<u64>>, Implausible> {
+        let own = match self.own().await {
+            Ok(own) => own,
+            Err(error) => return Ok(Err(error)),
+        };
+        plausible::snapshot(&own, from.0, vote, meta)?;
+        Ok(Ok(own.vote))
+    }
+
+    /// Installs a snapshot that a leader, by its certificate, has sent whole.
+    pub(super) async fn install(
+        &self,
+        from: NodeId,
+        vote: Vote<u64>,
+        snapshot: Snapshot<Types>,
+    ) -> Result<Result<SnapshotResponse<u64>, Fatal<u64>>, Implausible> {
+        let _turn = self.turn.lock().await;
+        if let Err(error) = self.judge_snapshot(from, &vote, &snapshot.meta).await? {
+            return Ok(Err(error));
+        }
+        self.hear_leader();
+        Ok(self.raft.install_full_snapshot(vote, snapshot).await)
+    }
+
+    async fn own(&self) -> Result<Own, Fatal<u64>> {
+        let me = self.me.0;
+        let own = self.raft.with_raft_state(move |state| Own {
+            me,
+            vote: *state.vote_ref(),
+            // Once there is another membership, openraft never takes back the one before.
+            committed: state
+                .committed
+                .max(*state.membership_state.committed().log_id()),
+        });
+        own.await
     }
 
     /// What this manager, which listens there, says of the leader.
@@ -196,6 +283,15 @@ impl Standing {
             }
         }
         voters
+    }
+
+    /// The managers that Raft is for, those that vote and those that are to, and where they listen.
+    pub(crate) fn members(&self) -> BTreeMap<NodeId, Option<SocketAddr>> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let nodes = metrics.membership_config.membership().nodes();
+        let place = |(node, place): (&u64, &BasicNode)| (NodeId(*node), place.addr.parse().ok());
+        nodes.map(place).collect()
     }
 
     /// The managers that vote.

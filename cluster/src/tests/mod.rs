@@ -1,6 +1,7 @@
 //! What crosses the crate's files: the storage under openraft's own suite, and members in one
 //! process on loopback.
 
+mod hostile;
 mod levels;
 mod membership;
 mod storage;

@@ -210,6 +210,12 @@ impl Log {
         Ok(entries)
     }
 
+    /// The id of an entry that the log has.
+    pub(super) async fn id_at(&self, index: u64) -> Option<LogId> {
+        let found = self.entries(index..index.saturating_add(1), 1).await;
+        found.ok()?.first().map(|entry| entry.log_id)
+    }
+
     async fn stored(
         &self,
         range: Range<u64>,

@@ -186,7 +186,12 @@ impl Drop for Host {
                 .status();
             until("the task is dead", || !alive(init));
         }
-        if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.exists()) {
+        let cgroups = [cgroup, counter(&format!("netd-tasks/{}", self.id))];
+        for cgroup in cgroups
+            .into_iter()
+            .flatten()
+            .filter(|cgroup| cgroup.exists())
+        {
             until("the cgroup is empty", || fs::remove_dir(&cgroup).is_ok());
         }
         // Its output is for nobody: one test has removed the namespace itself.
@@ -266,6 +271,19 @@ fn ip(arguments: &[&str]) {
             .success(),
         "ip {arguments:?}"
     );
+}
+
+/// The cgroup of this name in the hierarchy that counts processes, of version 1 or 2.
+fn counter(name: &str) -> Option<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let of_pids = own
+        .lines()
+        .find_map(|line| line.split_once(":pids:/").map(|(_, path)| path));
+    let (mount, path) = match of_pids {
+        Some(path) => ("/sys/fs/cgroup/pids", path),
+        None => ("/sys/fs/cgroup", own.trim().strip_prefix("0::/")?),
+    };
+    Some(Path::new(mount).join(path).join(name))
 }
 
 fn alive(pid: i64) -> bool {
@@ -548,6 +566,58 @@ async fn system_calls_that_are_not_for_tasks_are_refused() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(host.log().await.join("\n") + "\n", expected);
+}
+
+/// Starts threads that stay until no more can be started; says whether there are as many as a task
+/// may have.
+const START: &str = "
+import os, threading
+threading.stack_size(1 << 16)
+count, end = 0, threading.Event()
+try:
+    while count < 10000:
+        threading.Thread(target=end.wait, daemon=True).start()
+        count += 1
+except RuntimeError as error:
+    print(error, 4000 < count < 4096)
+os._exit(0)
+";
+
+#[tokio::test]
+async fn processes_of_a_task_cannot_use_up_the_hosts() {
+    let mut host = Host::new(&["sleep", "1000"]).started();
+    host.report(TaskState::Running).await;
+    let limited = counter(&format!("netd-tasks/{}", host.id)).unwrap();
+    assert_eq!(
+        fs::read_to_string(limited.join("pids.max")).unwrap(),
+        "4096\n"
+    );
+    let (_, said) = host.exec(&["python3", "-u", "-c", START]).await;
+    assert_eq!(said, "can't start new thread True\n");
+}
+
+#[tokio::test]
+async fn files_of_the_task_in_etc_cannot_fill_the_hosts_disk() {
+    let mut host = Host::new(&["sleep", "1000"]).started();
+    host.report(TaskState::Running).await;
+    let fill = "for name in hosts hostname resolv.conf; do \
+                head -c 1M /dev/zero >>/etc/$name || echo full; done 2>/dev/null; \
+                cat /etc/hosts /etc/hostname /etc/resolv.conf | wc -c";
+    let (_, said) = host.exec(&["sh", "-c", fill]).await;
+    let (refused, written) = said.trim_end().rsplit_once('\n').unwrap();
+    assert_eq!(refused, "full\nfull\nfull");
+    assert!(written.parse::<u32>().unwrap() <= 64 << 10, "{written}");
+}
+
+#[tokio::test]
+async fn views_of_the_hosts_hardware_and_memory_are_empty() {
+    let look = "for path in /proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys \
+                /proc/kmsg /proc/latency_stats /proc/sched_debug /proc/scsi /proc/timer_list \
+                /proc/timer_stats /sys/devices/virtual/powercap /sys/firmware; do \
+                if [ -d $path ]; then ls -A $path; elif [ -e $path ]; then cat $path; fi; done";
+    let mut host = Host::script(&format!("{look}; echo end")).started();
+    host.report(TaskState::Complete).await;
+    assert_eq!(host.log().await, ["end"]);
 }
 
 #[tokio::test]

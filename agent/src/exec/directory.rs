@@ -6,6 +6,7 @@
 //! `log.1`; `etc/`, `root/` and the overlay's `upper/` and `work/` for its mounts.
 
 use std::{
+    borrow::Cow,
     fs::{self, DirBuilder, File},
     io::{self, Write},
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
@@ -51,6 +52,11 @@ impl TaskDirectory {
     /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Its last part, the task's id.
+    pub(crate) fn name(&self) -> Cow<'_, str> {
+        self.0.file_name().unwrap_or_default().to_string_lossy()
     }
 
     /// Creates the directory with the task's spec, in a cluster of this level. Only root may read

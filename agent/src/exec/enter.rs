@@ -79,8 +79,9 @@ fn enter(path: &Path) -> Result<LaunchSpec, TaskError> {
     let Some(init) = init else {
         return Err(TaskError::refused(format!("{} does not run", spec.name)));
     };
-    if let Some(cgroup) = &spec.cgroup {
-        cgroup::enter(cgroup).doing(|| format!("enter the cgroup {}", cgroup.display()))?;
+    let counter = cgroup::counter_of(&init.pid().to_string());
+    for cgroup in [spec.cgroup.clone(), counter].into_iter().flatten() {
+        cgroup::enter(&cgroup).doing(|| format!("enter the cgroup {}", cgroup.display()))?;
     }
     let open = |(name, kind): &(&str, CloneFlags)| {
         let path = format!("/proc/{}/ns/{name}", init.pid());

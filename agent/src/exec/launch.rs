@@ -50,7 +50,7 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
 }
 
 fn launch(directory: &TaskDirectory, spec: &LaunchSpec, program: &Path) -> Result<(), TaskError> {
-    leave_the_daemon(spec)?;
+    leave_the_daemon(directory, spec)?;
     enter_namespaces(&spec.namespace)?;
     let mut init = Command::new(PROGRAM)
         .arg("task-init")
@@ -75,7 +75,7 @@ fn launch(directory: &TaskDirectory, spec: &LaunchSpec, program: &Path) -> Resul
 }
 
 /// Detaches the task from the daemon's session, cgroup and limits.
-fn leave_the_daemon(spec: &LaunchSpec) -> Result<(), TaskError> {
+fn leave_the_daemon(directory: &TaskDirectory, spec: &LaunchSpec) -> Result<(), TaskError> {
     // Fails only for a leader of a process group, which is as good.
     let _ = setsid();
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
@@ -85,10 +85,11 @@ fn leave_the_daemon(spec: &LaunchSpec) -> Result<(), TaskError> {
     // systemd may protect the daemon from the OOM killer; a task is not worth that. Lowering
     // protection never fails.
     let _ = fs::write("/proc/self/oom_score_adj", "0");
-    let Some(cgroup) = &spec.cgroup else {
-        return Ok(());
-    };
-    cgroup::enter(cgroup).doing(|| format!("enter the cgroup {}", cgroup.display()))
+    let cgroups = [spec.cgroup.clone(), cgroup::counter(&directory.name())];
+    for cgroup in cgroups.into_iter().flatten() {
+        cgroup::enter(&cgroup).doing(|| format!("enter the cgroup {}", cgroup.display()))?;
+    }
+    Ok(())
 }
 
 fn enter_namespaces(sandbox: &Path) -> Result<(), TaskError> {

@@ -216,7 +216,11 @@ impl Executor for Exec {
     /// The cgroup, then the directory that names it. The logs stay.
     fn remove(&self, task: TaskId) -> io::Result<()> {
         let directory = self.of(task);
-        if let Some(cgroup) = directory.spec().ok().and_then(|spec| spec.cgroup) {
+        let cgroup = directory.spec().ok().and_then(|spec| spec.cgroup);
+        for cgroup in [cgroup, cgroup::counter(&directory.name())]
+            .into_iter()
+            .flatten()
+        {
             cgroup::remove(&cgroup)?;
         }
         if let Err(error) = self.ended().keep(task, directory.path()) {

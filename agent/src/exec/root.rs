@@ -27,7 +27,7 @@ use super::{
 const ANEW: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp"];
 /// Of those, writable and empty, with the bits of their mode.
 const EMPTY: [(&str, &str); 3] = [
-    ("/run", "mode=755"),
+    ("/run", "mode=755,size=64m"),
     ("/tmp", "mode=1777"),
     ("/var/tmp", "mode=1777"),
 ];
@@ -40,6 +40,8 @@ const DEVICES: [(&str, u64, u64); 6] = [
     ("urandom", 1, 9),
     ("tty", 5, 0),
 ];
+/// As large as Docker's.
+const SHARED_MEMORY: &str = "mode=1777,size=64m";
 const DEVICE_LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -56,15 +58,25 @@ const READ_ONLY: [&str; 5] = [
     "/proc/bus",
     "/proc/fs",
 ];
-/// Masked: would reveal the host's memory and keys (same source).
-const MASKED: [&str; 6] = [
+/// Masked: would reveal the host's memory, keys, hardware and what its other programs do (same
+/// source).
+const MASKED: [&str; 13] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
-    "/proc/timer_list",
-    "/proc/sched_debug",
-    "/proc/latency_stats",
     "/proc/kmsg",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
 ];
+/// How much room there is for the files of /etc that are the task's own.
+const OWN_FILES: &str = "mode=755,size=64k,nr_inodes=8";
 /// Symbolic links followed in one path, as in the kernel.
 const LINKS: usize = 40;
 
@@ -201,7 +213,7 @@ impl Root {
         fresh("devpts", &dev.join("pts"), MsFlags::MS_NOEXEC, options)?;
         tmpfs(
             &dev.join("shm"),
-            "mode=1777",
+            SHARED_MEMORY,
             MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
         )?;
         // Device nodes open here, so no more may be made.
@@ -230,19 +242,23 @@ impl Root {
             }
         }
         for path in MASKED {
-            if let Ok(target) = existing(self.inside(path)) {
-                bind(&self.inside("/dev/null"), &target)?;
+            let target = self.inside(path);
+            match fs::symlink_metadata(&target) {
+                Ok(found) if found.is_dir() => {
+                    tmpfs(&target, "mode=755,size=4k", MsFlags::MS_RDONLY)?;
+                }
+                Ok(_) => bind(&self.inside("/dev/null"), &target)?,
+                Err(_) => {}
             }
         }
-        match existing(self.inside("/sys/firmware")) {
-            Ok(target) => tmpfs(&target, "mode=755,size=4k", MsFlags::MS_RDONLY),
-            Err(_) => Ok(()),
-        }
+        Ok(())
     }
 
     fn own_files(&self, directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError> {
         let sources = directory.join("etc");
         fs::create_dir_all(&sources).doing(|| format!("make {}", sources.display()))?;
+        // The task may write to them, and is not to fill the disk of the cluster's log so.
+        tmpfs(&sources, OWN_FILES, MsFlags::MS_NODEV | MsFlags::MS_NOEXEC)?;
         let hostname = format!("{}\n", spec.hostname);
         for (name, text) in [
             ("resolv.conf", &spec.resolv_conf),

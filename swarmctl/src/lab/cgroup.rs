@@ -1,5 +1,5 @@
 //! The control groups (v2) of a lab's hosts: `netd-lab-<lab>/<host>`. Without a writable v2
-//! hierarchy there are none.
+//! hierarchy there are none. Where v1 counts processes, a host has a group of that name there, too.
 
 use std::{
     fs,
@@ -30,9 +30,31 @@ pub(crate) fn mount_point() -> Option<PathBuf> {
 
 /// Makes a host's group.
 pub(crate) fn create(lab: &LabName, host: HostName) -> Option<PathBuf> {
-    let group = of_lab(lab)?.join(host.to_string());
+    let group = below(mount_point()?, lab).join(host.to_string());
     fs::create_dir_all(&group).ok()?;
     Some(group)
+}
+
+/// Makes a host's group in the hierarchy of v1 that counts processes.
+pub(crate) fn create_counter(lab: &LabName, host: HostName) -> Option<PathBuf> {
+    let group = below(counter()?, lab).join(host.to_string());
+    fs::create_dir_all(&group).ok()?;
+    Some(group)
+}
+
+/// Where v1 counts processes.
+fn counter() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let counts = |kind: &str| {
+        let options = kind.rsplit(' ').next().unwrap_or_default();
+        kind.starts_with("cgroup ") && options.split(',').any(|option| option == "pids")
+    };
+    let found = mounts
+        .lines()
+        .find(|line| line.split_once(" - ").is_some_and(|(_, kind)| counts(kind)));
+    found
+        .and_then(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
 }
 
 /// Moves this process into a group.
@@ -54,22 +76,27 @@ pub(crate) fn delegate(group: &Path) {
 
 /// Kills what is in a host's groups, or in all of a lab's, and removes them.
 pub(crate) fn remove(lab: &LabName, host: Option<HostName>) -> Result<()> {
-    let Some(lab) = of_lab(lab) else {
-        return Ok(());
-    };
-    let group = host.map_or(lab.clone(), |host| lab.join(host.to_string()));
-    if !group.exists() {
-        return Ok(());
+    let hierarchies = [mount_point(), counter()];
+    for lab in hierarchies
+        .into_iter()
+        .flatten()
+        .map(|root| below(root, lab))
+    {
+        let group = host.map_or(lab.clone(), |host| lab.join(host.to_string()));
+        if !group.exists() {
+            continue;
+        }
+        // Kernels before 5.14 have no such file; the processes are gone with their PID namespace
+        // anyway.
+        let _ = fs::write(group.join("cgroup.kill"), "1");
+        remove_below(&group, Instant::now() + BUSY_LIMIT)
+            .with_context(|| format!("removing control group {}", group.display()))?;
     }
-    // Kernels before 5.14 have no such file; the processes are gone with their PID namespace
-    // anyway.
-    let _ = fs::write(group.join("cgroup.kill"), "1");
-    remove_below(&group, Instant::now() + BUSY_LIMIT)
-        .with_context(|| format!("removing control group {}", group.display()))
+    Ok(())
 }
 
-fn of_lab(lab: &LabName) -> Option<PathBuf> {
-    Some(mount_point()?.join(format!("netd-lab-{lab}")))
+fn below(hierarchy: PathBuf, lab: &LabName) -> PathBuf {
+    hierarchy.join(format!("netd-lab-{lab}"))
 }
 
 fn remove_below(group: &Path, deadline: Instant) -> std::io::Result<()> {

@@ -111,8 +111,11 @@ pub(crate) fn boot(lab: &LabName, host: HostName) -> Result<u8> {
             )
         })?;
     let group = cgroup::create(lab, host);
-    if let Some(group) = &group {
-        cgroup::enter(group)?;
+    for group in [group.clone(), cgroup::create_counter(lab, host)]
+        .into_iter()
+        .flatten()
+    {
+        cgroup::enter(&group)?;
     }
     let own = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWUTS

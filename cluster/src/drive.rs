@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    Halt, Member, files,
+    Halt, Member, files, panic,
     raft::{Consensus, Retry, SEGMENT_BYTES, confirmed, now},
     reach::{self, Reach, Verdict},
 };
@@ -43,16 +43,30 @@ pub(crate) async fn run<S: StateMachine>(member: Member<S>, consensus: Arc<Conse
             .err()
             .cloned();
         match failed {
-            Some(Fatal::Stopped) => return,
+            Some(Fatal::Stopped | Fatal::Panicked) => return,
             Some(error) => {
                 member.is_ill(ended(&consensus, &error));
-                while !takes_writes(&consensus.directory).await {}
+                takes_writes_again(&consensus.directory).await;
                 tracing::info!("the disk takes writes: netd starts anew");
                 member.halt(Halt::Mended);
                 return;
             }
             None if matches!(woken, Ok(Err(_))) => return,
             None => {}
+        }
+    }
+}
+
+/// Halts the member where Raft has panicked, of which its metrics say nothing.
+pub(crate) async fn watch_for_panics<S: StateMachine>(
+    member: Member<S>,
+    consensus: Arc<Consensus<S>>,
+) {
+    loop {
+        sleep(STEP_INTERVAL).await;
+        let panicked = consensus.raft.is_initialized().await == Err(Fatal::Panicked);
+        if panicked || panic::has_struck() {
+            return member.halt(Halt::Panicked);
         }
     }
 }
@@ -77,6 +91,11 @@ fn ended<S>(consensus: &Consensus<S>, error: &Fatal<u64>) -> Failure {
     );
     let cause = format!("this manager votes no more: {cause}");
     Failure::new(Kind::Unavailable, cause, next).about("Raft")
+}
+
+/// Returns once the log has room for its next segment.
+pub(crate) async fn takes_writes_again(directory: &Path) {
+    while !takes_writes(directory).await {}
 }
 
 /// Whether the log has room for its next segment. Not before a while: what fails again at once is

@@ -40,6 +40,14 @@ pub enum ClusterError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The log is not the one that this manager has voted by.
+    #[error("the log in {path} is not the one by which this manager has voted: {reason}")]
+    LogLost {
+        /// The log's directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A later version wrote what is here, or speaks to this host.
     #[error(transparent)]
     TooNew(#[from] TooNew),
@@ -105,6 +113,11 @@ impl ClusterError {
                  while most managers run: `swarmctl node rm` this node there, move netd's \
                  directory aside, keep it, and join again"
             }
+            Self::LogLost { .. } => {
+                "bring netd's whole directory back as it was; or, while most managers run: \
+                 `swarmctl node rm --force` this node there, `swarmctl leave --force` here, and \
+                 join again"
+            }
             Self::InUse(_) => "stop the other one, or give this one its own `--directory`",
             Self::Listen { .. } => {
                 "`ss -ltnp` shows who holds the port; `--listen-addr` takes another"
@@ -136,6 +149,7 @@ impl ClusterError {
             Self::Disk { path, .. }
             | Self::Corrupt { path, .. }
             | Self::Damaged { path, .. }
+            | Self::LogLost { path, .. }
             | Self::InUse(path) => format!("file {}", path.display()),
             Self::Listen { address, .. } | Self::Advertise(address) => format!("address {address}"),
             Self::OtherCluster { manager } => format!("manager {manager}"),
@@ -148,6 +162,15 @@ impl ClusterError {
         }
     }
 
+    /// Whether only the log or the state of a manager is out of order: the rest of its host can go
+    /// on.
+    pub(crate) fn is_of_the_log(&self) -> bool {
+        matches!(
+            self,
+            Self::Disk { .. } | Self::Corrupt { .. } | Self::Damaged { .. } | Self::LogLost { .. }
+        )
+    }
+
     fn kind(&self) -> Kind {
         match self {
             Self::Refused(refusal) => refusal.kind,
@@ -158,6 +181,7 @@ impl ClusterError {
             Self::Disk { .. }
             | Self::Corrupt { .. }
             | Self::Damaged { .. }
+            | Self::LogLost { .. }
             | Self::Certificate { .. }
             | Self::Listen { .. }
             | Self::Link(_)

@@ -34,7 +34,7 @@ use crate::{
     joining::{Config, Host, JoinOptions, ask_to_join, forget_state, prepare, reachable},
     link::{Links, Target},
     pki,
-    raft::{Consensus, Retry, Seat, StateDigest, now},
+    raft::{Consensus, Mark, Retry, Seat, StateDigest, now},
     server,
     session::{self, Outbox},
     tls,
@@ -56,6 +56,8 @@ const ASK_FOR_LEADER: Duration = Duration::from_millis(250);
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// Timeout until an admitted host is a working member.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a manager that votes writes down how far its log is.
+const REMEMBER: Duration = Duration::from_secs(60);
 /// How long a host that leaves with --force tries to tell the cluster.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -66,6 +68,8 @@ pub enum Halt {
     TooNew(TooNew),
     /// Raft has ended, and its disk takes writes again: whoever starts anew goes on.
     Mended,
+    /// Raft has panicked: what it has in memory is not to be trusted.
+    Panicked,
 }
 
 /// This host as member of its cluster. Clones are the same member; it works until
@@ -185,7 +189,16 @@ impl<S: StateMachine> Member<S> {
             return Ok(None);
         };
         let listener = server::listen(config.listen)?;
-        let member = Self::assemble(config, identity).await?;
+        let links = Links::new(tls::client(&identity)?);
+        let (consensus, ill) = match consensus(&config, &identity, &links).await {
+            Ok(consensus) => (consensus, None),
+            Err(error) if error.is_of_the_log() => (None, Some(error)),
+            Err(error) => return Err(error),
+        };
+        let member = Self::with(config, identity, links, consensus)?;
+        if let Some(error) = ill {
+            member.goes_without_log(error);
+        }
         member.start(listener, extra)?;
         Ok(Some(member))
     }
@@ -193,18 +206,17 @@ impl<S: StateMachine> Member<S> {
     async fn assemble(config: Config, identity: Identity) -> Result<Self, ClusterError> {
         files::make_directory(&config.directory)?;
         let links = Links::new(tls::client(&identity)?);
+        let consensus = consensus(&config, &identity, &links).await?;
+        Self::with(config, identity, links, consensus)
+    }
+
+    fn with(
+        config: Config,
+        identity: Identity,
+        links: Links,
+        consensus: Option<Arc<Consensus<S>>>,
+    ) -> Result<Self, ClusterError> {
         let view = View::open(&config.directory, identity.node, config.known)?;
-        let consensus = match identity.role {
-            Role::Worker => None,
-            Role::Manager => {
-                let directory = config.directory.join("raft");
-                let (known, limits) = (config.known, config.history);
-                let links = links.clone();
-                Some(Arc::new(
-                    Consensus::start(&directory, identity.node, links, known, limits).await?,
-                ))
-            }
-        };
         let (stop, _) = watch::channel(false);
         let (outbox, tasks, halted, ailment) = Default::default();
         Ok(Self {
@@ -222,6 +234,34 @@ impl<S: StateMachine> Member<S> {
                 vouched: Vouched::default(),
             }),
         })
+    }
+
+    /// A manager whose log cannot be used does not vote; the rest of its host goes on. Where the
+    /// disk is at fault, it is tried again.
+    fn goes_without_log(&self, error: ClusterError) {
+        let is_disk = matches!(error, ClusterError::Disk { .. });
+        let failure = Failure::from(error);
+        let (cause, next) = (&failure.cause, &failure.next);
+        tracing::error!(
+            cause,
+            next,
+            "this manager does not vote; the rest of netd goes on"
+        );
+        let cause = format!("this manager does not vote: {cause}");
+        self.is_ill(Failure { cause, ..failure }.about("Raft"));
+        if is_disk {
+            let (member, directory) = (self.clone(), self.inner.config.directory.clone());
+            let mended = async move {
+                drive::takes_writes_again(&directory).await;
+                member.halt(Halt::Mended);
+            };
+            let mut tasks = self
+                .inner
+                .tasks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            tasks.spawn(mended);
+        }
     }
 
     fn start(
@@ -248,6 +288,7 @@ impl<S: StateMachine> Member<S> {
         tasks.spawn(async move { member.own_view().keep().await });
         if let Some(consensus) = &self.inner.consensus {
             tasks.spawn(drive::run(self.clone(), consensus.clone()));
+            tasks.spawn(drive::watch_for_panics(self.clone(), consensus.clone()));
             tasks.spawn(election::watch(consensus.standing.clone(), self.clone()));
             tasks.spawn(enlist(self.clone(), consensus.clone()));
         }
@@ -552,9 +593,9 @@ impl<S: StateMachine> Member<S> {
 
     /// Completes once somebody else leads.
     pub(crate) async fn leader_leaves(&self, seat: Seat) {
-        let pause = match self.role() {
-            Role::Manager => LOOK_FOR_LEADER,
-            Role::Worker => ASK_FOR_LEADER,
+        let pause = match self.consensus() {
+            Some(_) => LOOK_FOR_LEADER,
+            None => ASK_FOR_LEADER,
         };
         loop {
             sleep(pause).await;
@@ -711,7 +752,7 @@ impl<S: StateMachine> Member<S> {
 
     pub(crate) fn here(&self) -> Result<&Arc<Consensus<S>>, Retry> {
         self.consensus()
-            .ok_or_else(|| Retry("a worker has no log".to_owned()))
+            .ok_or_else(|| Retry("this host has no log, or none that can be used".to_owned()))
     }
 
     /// What this host was told when it joined: where managers listen, and which of them voted.
@@ -751,7 +792,24 @@ pub(crate) enum Vacancy {
     Stranger(String),
 }
 
-/// Asks whoever leads to let this manager vote, until it does.
+/// A manager's part in Raft.
+async fn consensus<S: StateMachine>(
+    config: &Config,
+    identity: &Identity,
+    links: &Links,
+) -> Result<Option<Arc<Consensus<S>>>, ClusterError> {
+    if identity.role == Role::Worker {
+        return Ok(None);
+    }
+    let directory = config.directory.join("raft");
+    let mark = Mark::of(&config.directory);
+    let (known, limits, links) = (config.known, config.history, links.clone());
+    let started = Consensus::start(&directory, mark, identity.node, links, known, limits);
+    Ok(Some(Arc::new(started.await?)))
+}
+
+/// Asks whoever leads to let this manager vote, until it does. Then it remembers how far its log
+/// is, again and again.
 async fn enlist<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>) {
     while !consensus.standing.voters().contains(&member.node().0) {
         if let Ok(Seat::There(node, address)) = member.seat().await {
@@ -762,6 +820,12 @@ async fn enlist<S: StateMachine>(member: Member<S>, consensus: Arc<Consensus<S>>
             }
         }
         sleep(RETRY_PAUSE).await;
+    }
+    loop {
+        if let Err(error) = consensus.remember().await {
+            tracing::warn!(%error, "how far the log is could not be written beside the identity");
+        }
+        sleep(REMEMBER).await;
     }
 }
 

@@ -54,7 +54,7 @@ impl<S: StateMachine> Door<S> {
     fn manager(&self) -> Result<&Arc<Consensus<S>>, Status> {
         self.0
             .consensus()
-            .ok_or_else(|| Status::unavailable("this node is a worker: ask a manager"))
+            .ok_or_else(|| Status::unavailable("this node does not vote: ask another manager"))
     }
 
     /// Stops this host as a member where it is sent what a later version wrote.
@@ -103,11 +103,15 @@ fn reply<T: serde::Serialize>(value: &T) -> Reply {
     Ok(Response::new(encode(value)))
 }
 
-fn no_manager() -> Refusal {
+fn no_manager(role: Role) -> Refusal {
+    let what = match role {
+        Role::Worker => "is a worker",
+        Role::Manager => "is a manager that does not vote",
+    };
     let next = "`swarmctl node ls` there shows the managers' addresses: join at one of them";
     Refusal::new(
         Kind::Precondition,
-        "the node at this address is a worker, and only managers let hosts in",
+        format!("the node at this address {what}, and only managers that vote let hosts in"),
         next,
     )
 }
@@ -238,7 +242,7 @@ impl<S: StateMachine> Membership for Door<S> {
         let answer = if self.0.consensus().is_some() {
             self.0.admit(&call).await
         } else {
-            Err(no_manager())
+            Err(no_manager(self.0.role()))
         };
         if let Err(refusal) = &answer {
             let peer = request

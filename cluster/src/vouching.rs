@@ -42,10 +42,11 @@ impl Vouched {
     }
 }
 
-/// Whether Raft is for a node, by its certificate. On a worker it is for nobody.
+/// Whether Raft is for a node, by its certificate. A host that takes no part in it tells every
+/// manager so.
 pub(crate) async fn raft_is_for<S: StateMachine>(member: &Member<S>, peer: PeerIdentity) -> bool {
     let Some(consensus) = member.consensus() else {
-        return false;
+        return peer.role == Role::Manager;
     };
     if peer.role != Role::Manager || is_another(consensus, peer) {
         return false;

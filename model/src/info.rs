@@ -160,6 +160,9 @@ pub struct NodeInfo {
     /// Newest level that it knows, while it has a session with the leader.
     #[serde(default)]
     pub level: Option<Level>,
+    /// Whether it votes and confirms what the leader writes, of a manager.
+    #[serde(default)]
+    pub votes: Option<bool>,
 }
 
 /// An endpoint of a network, for people.

@@ -83,6 +83,7 @@ fn main() -> ExitCode {
     if let Some(code) = agent::stage(&words) {
         return code;
     }
+    cluster::note_panics();
     let Arguments {
         directory,
         socket,

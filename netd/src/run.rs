@@ -91,6 +91,7 @@ pub async fn run(options: Options) -> Result<Ended, Failure> {
         halt = halted(&daemon) => match halt {
             Halt::TooNew(error) => Err(ClusterError::from(error).into()),
             Halt::Mended => Ok(Ended::Again),
+            Halt::Panicked => Err(panicked()),
         },
     };
     let member = daemon.member.borrow().clone();
@@ -98,6 +99,12 @@ pub async fn run(options: Options) -> Result<Ended, Failure> {
         member.shutdown().await;
     }
     ended
+}
+
+fn panicked() -> Failure {
+    let cause = "Raft has panicked in this netd, which does not go on with what it has in memory";
+    let next = "systemd starts netd again; keep its log, which says where the panic was";
+    Failure::new(Kind::Unavailable, cause, next).about("Raft")
 }
 
 /// One daemon per directory: two would fight over the kernel.

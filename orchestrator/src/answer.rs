@@ -110,6 +110,7 @@ fn node_info(state: &State, node: &Node, leader: Option<NodeId>) -> NodeInfo {
     }
     NodeInfo {
         level: None,
+        votes: None,
         id: node.id,
         hostname: node.hostname.clone(),
         role: node.role,

@@ -22,6 +22,7 @@ use super::{
     LogId, Machine, Types,
     commit::Commits,
     log::Log,
+    mark::{Mark, Reached},
     network::{Acks, Network},
     standing::Standing,
     transfer::Incoming,
@@ -60,6 +61,7 @@ pub(crate) struct Consensus<S> {
     /// Changes of the set of voters take turns.
     pub(crate) turn: tokio::sync::Mutex<()>,
     pub directory: PathBuf,
+    mark: Mark,
     log: Log,
     /// The end of the log that this process has found.
     found: Option<LogId>,
@@ -77,14 +79,17 @@ pub(crate) struct Consensus<S> {
 }
 
 impl<S: StateMachine> Consensus<S> {
-    /// Starts from what is on disk, which may be nothing.
+    /// Starts from what is on disk, which may be nothing. Errors: among others, this is not the log
+    /// that is remembered.
     pub(crate) async fn start(
         directory: &Path,
+        mark: Mark,
         me: NodeId,
         links: Links,
         known: Level,
         limits: Limits,
     ) -> Result<Self, ClusterError> {
+        mark.check_name()?;
         files::make_directory(directory)?;
         let machine = Machine::<S>::open(&directory.join("snapshot"), known)?;
         let level = machine.read(StateMachine::level);
@@ -101,6 +106,10 @@ impl<S: StateMachine> Consensus<S> {
             .await
             .map_err(|error| failed("read the log", error))?
             .last_log_id;
+        let vote = log.read_vote().await;
+        let vote = vote.map_err(|error| failed("read the log", error))?;
+        let last = found.map_or(0, |found| found.index);
+        mark.check(Reached::of(vote, last.max(*machine.applied().borrow())))?;
         let history = History::open(&directory.join("history.redb"), known, limits)?;
         let keeping = tokio::spawn(history::keep(machine.clone(), history.clone()));
         settle_voters(me, &log, &machine).await?;
@@ -129,6 +138,7 @@ impl<S: StateMachine> Consensus<S> {
             me,
             turn: tokio::sync::Mutex::default(),
             directory: directory.to_owned(),
+            mark,
             log,
             found,
             commits,
@@ -148,6 +158,17 @@ impl<S: StateMachine> Consensus<S> {
             .initialize(members)
             .await
             .map_err(|error| failed("make a cluster", error))
+    }
+
+    /// Remembers, outside of the log, what it has reached: this manager votes.
+    pub(crate) async fn remember(&self) -> Result<(), ClusterError> {
+        let mut log = self.log.clone();
+        let vote = log.read_vote().await;
+        let vote = vote.map_err(|error| failed("read the log", error))?;
+        let reached = Reached::of(vote, *self.machine.applied().borrow());
+        let mark = self.mark.clone();
+        let kept = tokio::task::spawn_blocking(move || mark.keep(reached)).await;
+        kept.map_err(|error| failed("remember the log", error))?
     }
 
     /// Stops and lets go of the files.
@@ -178,7 +199,7 @@ impl<S: StateMachine> Consensus<S> {
             let answer = self
                 .machine
                 .read(|state| state.answer(Some(self.me), query));
-            return Ok(answer.map(|answer| self.with_levels(answer)));
+            return Ok(answer.map(|answer| self.with_word_of_leader(answer)));
         }
         let Query::Token(role) = query else {
             return Ok(self
@@ -188,11 +209,16 @@ impl<S: StateMachine> Consensus<S> {
         self.token(*role).map(|token| Ok(Answer::Token(token)))
     }
 
-    /// Levels are no part of the state: each node says its own to the leader.
-    fn with_levels(&self, mut answer: Answer) -> Answer {
+    /// Adds what is no part of the state: the level that each node says to the leader, and which
+    /// managers vote.
+    fn with_word_of_leader(&self, mut answer: Answer) -> Answer {
         if let Answer::Nodes(nodes) = &mut answer {
+            let voters = self.standing.voters();
             for node in nodes {
                 node.level = self.level_of(node.id);
+                let confirms = node.id == self.me || self.standing.is_confirmed_by(node.id);
+                let votes = voters.contains(&node.id.0) && confirms;
+                node.votes = (node.role == Role::Manager).then_some(votes);
             }
         }
         answer

@@ -3,6 +3,7 @@
 
 mod hostile;
 mod levels;
+mod lost_log;
 mod membership;
 mod storage;
 pub(crate) mod toy;

@@ -237,6 +237,7 @@ impl StateMachine for Toy {
     fn answer(&self, leader: Option<NodeId>, query: &Query) -> Result<Answer, Refusal> {
         let info = |node: &Node| NodeInfo {
             level: None,
+            votes: None,
             id: node.id,
             hostname: node.hostname.clone(),
             role: node.role,

@@ -102,7 +102,7 @@ fn hosts_do_not_join_with_the_addresses_of_others() {
 }
 
 #[test]
-fn a_host_installed_anew_has_the_addresses_of_its_node_that_is_down() {
+fn a_host_installed_anew_takes_its_addresses_back() {
     let mut cluster = Cluster::of(2);
     let Node { address, vtep, .. } = node(2, Role::Worker);
     let anew = Node {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use model::{
     Availability, BalancerKind, Command, Kind, NodeCommand, NodeId, NodeInfo, NodeStatus, Question,
-    Refusal,
+    Refusal, Role,
 };
 
 use super::{collect, each, task};
@@ -57,7 +57,7 @@ async fn print(daemon: &Daemon, nodes: &[NodeInfo], format: Format) -> Result<()
     List::of(nodes)
         .column("ID", |node| mark(node.id, this))
         .column("HOSTNAME", |node| node.hostname.clone())
-        .column("STATUS", |node| node.status.to_string())
+        .column("STATUS", status)
         .column("AVAILABILITY", |node| node.availability.to_string())
         .column("ROLE", |node| {
             if node.leader {
@@ -126,6 +126,14 @@ async fn update(
     Ok(0)
 }
 
+/// A manager that is there and does not vote is not ready for what it is for.
+fn status(node: &NodeInfo) -> String {
+    match (node.status, node.votes) {
+        (NodeStatus::Ready, Some(false)) => "no vote".to_owned(),
+        (status, _) => status.to_string(),
+    }
+}
+
 async fn rm_unless_alive(daemon: &Daemon, name: String) -> Result<()> {
     let node = daemon.ask(Question::node(name.clone())).await?;
     if node.status == NodeStatus::Ready {
@@ -148,5 +156,12 @@ async fn rm(daemon: &Daemon, name: String) -> Result<()> {
             Command::Node(NodeCommand::Remove { node: node.id }),
         )
         .await?;
+    if node.role == Role::Manager {
+        eprintln!(
+            "{name} was a manager: new join tokens are in force (`swarmctl token`), and the keys \
+             of encrypted networks change now. It also knew the private key of this cluster's \
+             certificate authority: wipe its disk, or keep the host off TCP port 2377 of the others"
+        );
+    }
     output::print(&name)
 }

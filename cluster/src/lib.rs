@@ -5,6 +5,7 @@
 
 mod admission;
 mod bare;
+mod comparison;
 mod dispatcher;
 mod drive;
 mod election;

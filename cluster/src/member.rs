@@ -28,8 +28,8 @@ use tokio::{
 use tonic::{Code, Request, Status, service::Routes, transport::Channel};
 
 use crate::{
-    ClusterError, JoinAnswer, JoinCall, Leadership, LinkError, PeerIdentity, Token, drive,
-    election, files,
+    ClusterError, JoinAnswer, JoinCall, Leadership, LinkError, PeerIdentity, Token, comparison,
+    drive, election, files,
     identity::Identity,
     joining::{Config, Host, JoinOptions, ask_to_join, forget_state, prepare, reachable},
     link::{Links, Target},
@@ -68,6 +68,8 @@ pub enum Halt {
     TooNew(TooNew),
     /// Raft has ended, and its disk takes writes again: whoever starts anew goes on.
     Mended,
+    /// Its copy of the state is not that of the other managers: it starts anew without its log.
+    Differs,
     /// Raft has panicked: what it has in memory is not to be trusted.
     Panicked,
 }
@@ -291,6 +293,7 @@ impl<S: StateMachine> Member<S> {
             tasks.spawn(drive::watch_for_panics(self.clone(), consensus.clone()));
             tasks.spawn(election::watch(consensus.standing.clone(), self.clone()));
             tasks.spawn(enlist(self.clone(), consensus.clone()));
+            tasks.spawn(comparison::run(self.clone(), consensus.clone()));
         }
         Ok(())
     }
@@ -427,8 +430,20 @@ impl<S: StateMachine> Member<S> {
         self.inner.ailment.send_replace(Some(failure));
     }
 
-    /// Why this manager takes no part in Raft, though netd runs. `None` where it does, and on a
-    /// worker.
+    /// This manager's state is not that of others, or no longer so.
+    pub(crate) fn disputes(&self, failure: Option<Failure>) {
+        self.inner.ailment.send_if_modified(|ailment| {
+            let may_change = ailment.as_ref().is_none_or(|it| it.kind == Kind::Conflict);
+            let changes = may_change && *ailment != failure;
+            if changes {
+                *ailment = failure;
+            }
+            changes
+        });
+    }
+
+    /// Why this manager takes no part in Raft, though netd runs, or may not be right. `None` where
+    /// all is well, and on a worker.
     pub fn ailment(&self) -> watch::Receiver<Option<Failure>> {
         self.inner.ailment.subscribe()
     }

@@ -178,6 +178,10 @@ impl<S: StateMachine> Raft for Door<S> {
         reply(&taken.map_err(disbelieved)?)
     }
 
+    async fn digests(&self, _: Request<Json>) -> Reply {
+        reply(&self.manager()?.machine.digests())
+    }
+
     async fn vouch(&self, request: Request<Json>) -> Reply {
         let node: NodeId = decode(request.get_ref())?;
         let members = self.manager()?.standing.members();

@@ -90,7 +90,7 @@ pub async fn run(options: Options) -> Result<Ended, Failure> {
         ended = stopped(&mut parts) => ended.map(|()| Ended::Told),
         halt = halted(&daemon) => match halt {
             Halt::TooNew(error) => Err(ClusterError::from(error).into()),
-            Halt::Mended => Ok(Ended::Again),
+            Halt::Mended | Halt::Differs => Ok(Ended::Again),
             Halt::Panicked => Err(panicked()),
         },
     };

@@ -171,6 +171,13 @@ impl<S: StateMachine> Consensus<S> {
         kept.map_err(|error| failed("remember the log", error))?
     }
 
+    /// Puts the log out of use for good, for this reason: its state is not that of the others.
+    pub(crate) async fn disown(&self, reason: &str) -> Result<(), ClusterError> {
+        let (mark, reason) = (self.mark.clone(), reason.to_owned());
+        let disowned = tokio::task::spawn_blocking(move || mark.disown(&reason)).await;
+        disowned.map_err(|error| failed("disown the log", error))?
+    }
+
     /// Stops and lets go of the files.
     pub(crate) async fn stop(&self) {
         if let Err(error) = self.raft.shutdown().await {

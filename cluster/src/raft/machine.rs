@@ -3,7 +3,10 @@
 use std::{
     io::Cursor,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,12 +15,12 @@ use openraft::{
     BasicNode, Entry, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
     StorageIOError, StoredMembership, storage::RaftStateMachine,
 };
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
     LogId, StorageError, Types,
+    digests::{Digests, EVERY, StateDigest},
     feed::{Feed, Place},
     log::Voters,
 };
@@ -47,6 +50,9 @@ struct Shared<S> {
     /// Last log id of the snapshot on disk. Locked while it is written.
     stored: Mutex<Option<LogId>>,
     voters: Voters,
+    digests: Mutex<Digests>,
+    /// A state is being digested.
+    digesting: AtomicBool,
 }
 
 struct Inner<S> {
@@ -93,6 +99,8 @@ impl<S: StateMachine> Machine<S> {
             known,
             stored,
             voters: Voters::default(),
+            digests: Mutex::default(),
+            digesting: AtomicBool::new(false),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -179,8 +187,42 @@ impl<S: StateMachine> Machine<S> {
         StateDigest {
             index: index_of(&inner.applied),
             level: inner.state.level(),
-            sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: hex(&digest),
         }
+    }
+
+    /// What this manager's state was at some log indexes, at which others have digests, too.
+    pub(crate) fn digests(&self) -> Vec<StateDigest> {
+        let digests = &self.shared.digests;
+        digests.lock().unwrap_or_else(PoisonError::into_inner).all()
+    }
+
+    /// Digests a copy of the state, one at a time: where another is under way, this one is left
+    /// out.
+    fn digest_later(&self, index: u64, state: S) {
+        let shared = self.shared.clone();
+        if shared.digesting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tokio::task::spawn_blocking(move || {
+            let digest = StateDigest {
+                index,
+                level: state.level(),
+                sha256: hex(&Sha256::digest(state.snapshot())),
+            };
+            let mut digests = shared
+                .digests
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            digests.note(digest);
+            shared.digesting.store(false, Ordering::Release);
+        });
+    }
+
+    /// Makes this manager's state another one.
+    #[cfg(test)]
+    pub(crate) fn spoil(&self, work: impl FnOnce(&mut S)) {
+        self.change(|inner| work(&mut inner.state));
     }
 
     /// The log index last applied; wakes with each change.
@@ -214,11 +256,10 @@ impl<S: StateMachine> Machine<S> {
             if *stored > meta.last_log_id {
                 return Ok(());
             }
-            let mut bytes = serde_json::to_vec(&meta).map_err(|error| failed(error.to_string()))?;
-            bytes.push(b'\n');
-            bytes.extend_from_slice(&state);
+            let meta_line = serde_json::to_vec(&meta).map_err(|error| failed(error.to_string()))?;
             let (level, _) = level::open("the snapshot", &state, shared.known)
                 .map_err(|error| failed(error.to_string()))?;
+            let bytes = content(level, &meta_line, &state);
             files::write(&shared.path, &level::seal(level, bytes))?;
             *stored = meta.last_log_id;
             Ok(())
@@ -266,16 +307,49 @@ impl<S: StateMachine> Inner<S> {
     }
 }
 
-/// A snapshot file is a record: one line of JSON, the metadata, and the state's own record.
+/// What a snapshot file holds, which is a record: one line of JSON, the metadata, and the state's
+/// own record; from [`Level::KEYS`] on before both a line with their SHA-256 in hexadecimal.
+fn content(level: Level, meta: &[u8], state: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(meta.len() + state.len() + 66);
+    if level >= Level::KEYS {
+        bytes.extend_from_slice(checksum(&[meta, b"\n", state]).as_bytes());
+        bytes.push(b'\n');
+    }
+    bytes.extend_from_slice(meta);
+    bytes.push(b'\n');
+    bytes.extend_from_slice(state);
+    bytes
+}
+
 fn parse<'a>(path: &Path, bytes: &'a [u8], known: Level) -> Result<(Meta, &'a [u8]), RestoreError> {
-    let (_, bytes) = level::open(&path.display().to_string(), bytes, known)?;
-    let content = |reason: String| RestoreError::Content(reason);
-    let end = bytes
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .ok_or_else(|| content("it has no line of metadata".to_owned()))?;
-    let meta = serde_json::from_slice(&bytes[..end]).map_err(|error| content(error.to_string()))?;
-    Ok((meta, &bytes[end + 1..]))
+    let (level, mut bytes) = level::open(&path.display().to_string(), bytes, known)?;
+    let content = |reason: &str| RestoreError::Content(reason.to_owned());
+    if level >= Level::KEYS {
+        let (sum, rest) = line(bytes).ok_or_else(|| content("it has no checksum"))?;
+        if sum != checksum(&[rest]).as_bytes() {
+            return Err(content(
+                "it is not what was written: its checksum is another one",
+            ));
+        }
+        bytes = rest;
+    }
+    let (meta, state) = line(bytes).ok_or_else(|| content("it has no line of metadata"))?;
+    let meta = serde_json::from_slice(meta).map_err(|error| content(&error.to_string()))?;
+    Ok((meta, state))
+}
+
+/// The first line, and what follows it.
+fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|&byte| byte == b'\n')?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+fn checksum(parts: &[&[u8]]) -> String {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(part);
+    }
+    hex(&digest.finalize())
 }
 
 fn unreadable(path: &Path, error: RestoreError) -> ClusterError {
@@ -288,19 +362,12 @@ fn unreadable(path: &Path, error: RestoreError) -> ClusterError {
     }
 }
 
-fn index_of(id: &Option<LogId>) -> u64 {
-    id.map_or(0, |id| id.index)
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What a manager's copy of the state is, in short.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StateDigest {
-    /// The log index last applied.
-    pub index: u64,
-    /// The level of the cluster.
-    pub level: Level,
-    /// SHA-256 of the snapshot at that index, in hexadecimal.
-    pub sha256: String,
+fn index_of(id: &Option<LogId>) -> u64 {
+    id.map_or(0, |id| id.index)
 }
 
 /// A copy of the state, to be written.
@@ -351,12 +418,22 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let mut due = None;
         let applied: Result<_, serde_json::Error> = self.change(|inner| {
-            entries
-                .into_iter()
-                .map(|entry| inner.apply(entry))
-                .collect()
+            let mut responses = Vec::new();
+            for entry in entries {
+                let index = entry.log_id.index;
+                let begins = matches!(entry.payload, EntryPayload::Blank);
+                responses.push(inner.apply(entry)?);
+                if begins || index.is_multiple_of(EVERY) {
+                    due = Some((index, inner.state.freeze()));
+                }
+            }
+            Ok(responses)
         });
+        if let Some((index, state)) = due {
+            self.digest_later(index, state);
+        }
         applied.map_err(|error| StorageIOError::read_logs(&error).into())
     }
 

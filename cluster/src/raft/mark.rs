@@ -37,9 +37,13 @@ struct Record {
     index: u64,
 }
 
-#[derive(Serialize, Deserialize)]
+/// What is in the log's directory.
+#[derive(Clone, Serialize, Deserialize)]
 struct Name {
     log: String,
+    /// Why the log is not to be used any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disowned: Option<String>,
 }
 
 /// Where a manager remembers its log.
@@ -63,11 +67,15 @@ impl Mark {
     /// Whether the log that is here is the one that is remembered, before it is opened: an empty
     /// one would be made in place of one that is missing.
     pub(super) fn check_name(&self) -> Result<(), ClusterError> {
+        let name = self.name()?;
+        if let Some(reason) = name.as_ref().and_then(|name| name.disowned.as_ref()) {
+            return Err(self.lost(reason));
+        }
         let Some(known) = self.record()? else {
             return Ok(());
         };
-        match self.name()? {
-            Some(name) if name == known.log => Ok(()),
+        match name {
+            Some(name) if name.log == known.log => Ok(()),
             Some(_) => Err(self.lost("it is that of another manager, or of another time")),
             None => Err(self.lost("it is missing")),
         }
@@ -88,15 +96,12 @@ impl Mark {
 
     /// Remembers a log that counts from now on.
     pub(super) fn keep(&self, here: Reached) -> Result<(), ClusterError> {
-        let log = match self.name()? {
-            Some(log) => log,
-            None => {
-                let log = format!("{:032x}", rand::random::<u128>());
-                files::write(&self.name_path(), &json(&Name { log: log.clone() }))?;
-                log
-            }
+        let name = match self.name()? {
+            Some(name) => name,
+            None => self.new_name()?,
         };
         let Reached { term, index } = here;
+        let log = name.log;
         let record = Record { log, term, index };
         if self.record()?.as_ref() == Some(&record) {
             return Ok(());
@@ -104,12 +109,31 @@ impl Mark {
         files::write(&self.path, &json(&record))
     }
 
+    /// The log is not to be used any more.
+    pub(super) fn disown(&self, reason: &str) -> Result<(), ClusterError> {
+        let name = match self.name()? {
+            Some(name) => name,
+            None => self.new_name()?,
+        };
+        let disowned = Some(reason.to_owned());
+        files::write(&self.name_path(), &json(&Name { disowned, ..name }))
+    }
+
+    fn new_name(&self) -> Result<Name, ClusterError> {
+        let name = Name {
+            log: format!("{:032x}", rand::random::<u128>()),
+            disowned: None,
+        };
+        files::write(&self.name_path(), &json(&name))?;
+        Ok(name)
+    }
+
     fn name_path(&self) -> PathBuf {
         self.directory.join("name.json")
     }
 
-    fn name(&self) -> Result<Option<String>, ClusterError> {
-        Ok(read::<Name>(&self.name_path())?.map(|name| name.log))
+    fn name(&self) -> Result<Option<Name>, ClusterError> {
+        read(&self.name_path())
     }
 
     fn record(&self) -> Result<Option<Record>, ClusterError> {
@@ -179,6 +203,16 @@ mod tests {
         assert!(is_lost(mark.check(at(3, 69))));
         mark.keep(at(4, 80)).unwrap();
         assert!(is_lost(mark.check(at(3, 70))));
+    }
+
+    #[test]
+    fn a_log_that_was_disowned_is_lost_with_its_reason() {
+        let home = tempfile::tempdir().unwrap();
+        let mark = mark(&home);
+        mark.keep(at(3, 70)).unwrap();
+        mark.disown("its state differs").unwrap();
+        let lost = mark.check_name().unwrap_err().to_string();
+        assert!(lost.contains("its state differs"), "{lost}");
     }
 
     #[test]

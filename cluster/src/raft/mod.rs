@@ -2,6 +2,7 @@
 
 mod commit;
 mod consensus;
+mod digests;
 mod feed;
 mod log;
 mod machine;
@@ -16,11 +17,12 @@ mod transfer;
 
 pub(crate) use commit::size;
 pub(crate) use consensus::{Consensus, Retry, SessionPeer, confirmed, now};
+pub use digests::StateDigest;
+pub(crate) use digests::{Comparison, compare};
 #[cfg(test)]
 pub(crate) use log::Log;
 pub(crate) use log::SEGMENT_BYTES;
 pub(crate) use machine::Machine;
-pub use machine::StateDigest;
 pub(crate) use mark::Mark;
 pub(crate) use payload::Payload;
 pub(crate) use plausible::Implausible;

@@ -3,9 +3,10 @@
 
 use std::{fs, path::Path};
 
-use model::{Command, Failure, NodeCommand, Role};
+use model::{Command, Failure, Level, NodeCommand, Role, StateMachine};
 
 use super::*;
+use crate::{Halt, comparison};
 
 /// What a manager says of itself that does not vote.
 fn ailment(member: &Node) -> Failure {
@@ -96,5 +97,74 @@ async fn a_manager_whose_raft_panics_does_not_go_on() {
     raft.external_request(|_| panic!("as if openraft had"));
     let halted = tokio::time::timeout(PATIENCE, lab.at(0).halted()).await;
     assert!(matches!(halted, Ok(crate::Halt::Panicked)), "{halted:?}");
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_whose_state_differs_does_not_vote_on() {
+    let mut lab = Lab::new(3).await;
+    is_done(lab.at(0).propose(add("n", 1)).await);
+    let odd = lab.at(2).consensus().unwrap();
+    eventually("it has the entry", || total(lab.at(2), "n") == 1).await;
+    odd.machine.spoil(|toy| toy.set("n", 7));
+    // The first entry of a leader is where states are compared.
+    while lab.leader() != Some(1) {
+        let raft = &lab.at(1).consensus().unwrap().raft;
+        raft.trigger().elect().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let common = |member: &Node| {
+        let digests = member.consensus().unwrap().machine.digests();
+        digests.last().map(|digest| digest.index)
+    };
+    eventually("all have digests of the same index", || {
+        let last = common(lab.at(0));
+        last.is_some() && (1..3).all(|position| common(lab.at(position)) == last)
+    })
+    .await;
+    for position in [0, 1] {
+        let consensus = lab.at(position).consensus().unwrap();
+        comparison::look(lab.at(position), consensus).await;
+    }
+    comparison::look(lab.at(2), odd).await;
+    assert!(matches!(lab.at(2).halted().await, Halt::Differs));
+    lab.restart(2).await;
+    let told = ailment(lab.at(2));
+    assert!(
+        told.cause.contains("its state was not that of managers"),
+        "{told:?}"
+    );
+    for position in [0, 1] {
+        let ailment = lab.at(position).ailment().borrow().clone();
+        assert_eq!(ailment, None, "it is of the majority");
+    }
+    is_done(lab.at(2).propose(add("n", 1)).await);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_was_changed_is_not_believed() {
+    let mut lab = Lab::new(3).await;
+    is_done(lab.at(0).propose(add("number", 1)).await);
+    let consensus = lab.at(2).consensus().unwrap().clone();
+    let level = || consensus.machine.read(|toy| toy.level());
+    eventually("the cluster has its level", || level() == Level::NEWEST).await;
+    eventually("it has the entry", || total(lab.at(2), "number") == 1).await;
+    let snapshot = lab.path(2).join("raft/snapshot");
+    consensus.raft.trigger().snapshot().await.unwrap();
+    eventually("there is a snapshot", || snapshot.exists()).await;
+    drop(consensus);
+    let changed = |raft: &Path| {
+        let path = raft.join("snapshot");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("\"number\":1"));
+        fs::write(&path, text.replace("\"number\":1", "\"number\":2")).unwrap();
+    };
+    is_done(lab.at(0).propose(add("n", 1)).await);
+    let told = restarted(&mut lab, changed).await;
+    assert!(
+        told.cause.contains("its checksum is another one"),
+        "{told:?}"
+    );
     lab.end().await;
 }

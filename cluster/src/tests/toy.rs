@@ -25,6 +25,10 @@ impl Toy {
         self.totals.get(name).copied().unwrap_or_default()
     }
 
+    pub(crate) fn set(&mut self, name: &str, total: u32) {
+        self.totals.insert(name.to_owned(), total);
+    }
+
     fn change(&mut self, command: Command) -> Response {
         match command {
             Command::Cluster(ClusterCommand::Bootstrap {

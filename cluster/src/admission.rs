@@ -30,6 +30,17 @@ impl<S: StateMachine> Consensus<S> {
         &self,
         call: &JoinCall,
     ) -> Result<Result<JoinAnswer, Refusal>, Retry> {
+        // Only who knows a secret costs a round of the managers.
+        let knows_one = self.machine.read(|state| {
+            state.authority().is_some_and(|authority| {
+                [Role::Worker, Role::Manager]
+                    .into_iter()
+                    .any(|role| *authority.secret(role) == call.secret)
+            })
+        });
+        if !knows_one && self.has_applied_own_term() {
+            return Ok(Err(wrong_secret()));
+        }
         // A leader that has not applied the whole log could accept a replaced token.
         crate::raft::confirmed(self.raft.ensure_linearizable()).await?;
         let authority = self.machine.read(|state| state.authority().cloned());

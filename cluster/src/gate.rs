@@ -8,9 +8,13 @@ use std::{
 use model::StateMachine;
 use tonic::{Status, body::Body, codegen::http};
 use tower::{Layer, Service};
-use tracing::field::display;
 
-use crate::{Member, PeerIdentity, server::Caller, vouching};
+use crate::{
+    Member, PeerIdentity,
+    bounds::{Bounds, shortened},
+    server::Caller,
+    vouching,
+};
 
 /// The one request that needs no certificate.
 const JOIN: &str = "/netd.v1.Membership/Join";
@@ -81,17 +85,21 @@ where
                     inner.call(request).await
                 }
                 Err(status) => {
-                    let peer = caller.map(|caller| display(caller.address));
-                    tracing::warn!(
-                        peer,
-                        path,
-                        reason = status.message(),
-                        "a request was refused"
-                    );
+                    refused(member.bounds(), caller, path, status.message());
                     Ok(status.into_http())
                 }
             }
         })
+    }
+}
+
+fn refused(bounds: &Bounds, caller: Option<Caller>, path: &str, reason: &str) {
+    let Some(peer) = caller.map(|caller| caller.address) else {
+        return;
+    };
+    if let Some(left_out) = bounds.may_log(peer) {
+        let path = shortened(path);
+        tracing::warn!(%peer, path, reason, left_out, "a request was refused");
     }
 }
 

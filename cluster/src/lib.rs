@@ -5,6 +5,8 @@
 
 mod admission;
 mod bare;
+mod bounds;
+mod buckets;
 mod comparison;
 mod dispatcher;
 mod drive;
@@ -22,6 +24,7 @@ mod member;
 mod message;
 mod panic;
 mod pki;
+mod places;
 mod raft;
 mod reach;
 mod server;

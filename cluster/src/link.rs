@@ -11,7 +11,10 @@ use std::{
 use hyper_util::rt::TokioIo;
 use model::NodeId;
 use rustls::{CertificateError, ClientConfig, pki_types::ServerName};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 
@@ -21,6 +24,9 @@ use crate::pki;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the TLS handshake may take; hosts lose their CPU for hundreds of milliseconds.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection that nobody has asked for during this time is let go of when another is made: its
+/// node may be gone for good.
+const UNUSED: Duration = Duration::from_secs(600);
 /// How often an open connection is probed, and how long an answer may take.
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -111,7 +117,12 @@ pub(crate) struct Target {
 #[derive(Clone)]
 pub(crate) struct Links {
     tls: Arc<ClientConfig>,
-    open: Arc<Mutex<BTreeMap<Target, Channel>>>,
+    open: Arc<Mutex<BTreeMap<Target, Open>>>,
+}
+
+struct Open {
+    channel: Channel,
+    used: Instant,
 }
 
 impl Links {
@@ -124,15 +135,11 @@ impl Links {
 
     /// The channel there; it connects with the first request.
     pub(crate) fn channel(&self, target: Target) -> Channel {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || {
-            endpoint().connect_with_connector_lazy(connector(
-                self.tls.clone(),
-                target,
-                Arc::default(),
-            ))
-        };
-        open.entry(target).or_insert_with(make).clone()
+        if let Some(channel) = self.known(target) {
+            return channel;
+        }
+        let connector = connector(self.tls.clone(), target, Arc::default());
+        self.keep(target, endpoint().connect_with_connector_lazy(connector))
     }
 
     /// The channel there, connected. Errors: it cannot be.
@@ -141,16 +148,23 @@ impl Links {
             return Ok(channel);
         }
         let (channel, _) = connect(self.tls.clone(), target).await?;
+        Ok(self.keep(target, channel))
+    }
+
+    /// Keeps this channel, unless another task has made one meanwhile.
+    fn keep(&self, target: Target, channel: Channel) -> Channel {
+        let used = Instant::now();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(open.entry(target).or_insert(channel).clone())
+        open.retain(|_, open| used - open.used < UNUSED);
+        let kept = open.entry(target).or_insert(Open { channel, used });
+        kept.channel.clone()
     }
 
     fn known(&self, target: Target) -> Option<Channel> {
-        self.open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&target)
-            .cloned()
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = open.get_mut(&target)?;
+        known.used = Instant::now();
+        Some(known.channel.clone())
     }
 
     /// Lets go of all of them.
@@ -296,4 +310,34 @@ pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
         cause = deeper;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use model::Role;
+
+    use super::*;
+    use crate::identity::Identity;
+
+    #[tokio::test(start_paused = true)]
+    async fn channels_of_nodes_that_are_gone_are_forgotten() {
+        let authority = pki::new_authority().unwrap();
+        let own = pki::new_request().unwrap();
+        let (_, certificate) = pki::sign(&authority, &own.request, Role::Worker).unwrap();
+        let root = authority.root_certificate;
+        let identity = Identity::new(certificate, own.key, root, vec![], vec![]).unwrap();
+        let links = Links::new(crate::tls::client(&identity).unwrap());
+        let to = |node| Target {
+            address: ([192, 0, 2, 1], 2377).into(),
+            node: Some(NodeId(node)),
+        };
+        for node in 0..1000 {
+            let _ = links.channel(to(0));
+            let _ = links.channel(to(node));
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+        let open = links.open.lock().unwrap();
+        assert!(open.contains_key(&to(0)) && open.contains_key(&to(999)));
+        assert_eq!(open.len(), 1 + (UNUSED.as_secs() / 60) as usize);
+    }
 }

@@ -28,8 +28,9 @@ use tokio::{
 use tonic::{Code, Request, Status, service::Routes, transport::Channel};
 
 use crate::{
-    ClusterError, JoinAnswer, JoinCall, Leadership, LinkError, PeerIdentity, Token, comparison,
-    drive, election, files,
+    ClusterError, JoinAnswer, JoinCall, Leadership, LinkError, PeerIdentity, Token,
+    bounds::Bounds,
+    comparison, drive, election, files,
     identity::Identity,
     joining::{Config, Host, JoinOptions, ask_to_join, forget_state, prepare, reachable},
     link::{Links, Target},
@@ -93,6 +94,8 @@ struct Inner<S> {
     ailment: watch::Sender<Option<Failure>>,
     tasks: Mutex<JoinSet<()>>,
     vouched: Vouched,
+    /// What others may take of this member before it knows them.
+    bounds: Arc<Bounds>,
 }
 
 impl<S> Clone for Member<S> {
@@ -234,6 +237,7 @@ impl<S: StateMachine> Member<S> {
                 ailment,
                 tasks,
                 vouched: Vouched::default(),
+                bounds: Arc::new(Bounds::new()),
             }),
         })
     }
@@ -780,6 +784,10 @@ impl<S: StateMachine> Member<S> {
 
     pub(crate) fn vouched(&self) -> &Vouched {
         &self.inner.vouched
+    }
+
+    pub(crate) fn bounds(&self) -> &Arc<Bounds> {
+        &self.inner.bounds
     }
 
     pub(crate) fn links(&self) -> &Links {

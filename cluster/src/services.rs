@@ -1,6 +1,6 @@
 //! The gRPC services of the control plane: translate between the wire and [`Member`].
 
-use std::{pin::Pin, sync::Arc};
+use std::{net::IpAddr, pin::Pin, sync::Arc};
 
 use api::{
     MESSAGE_LIMIT, Proposal, decode, encode,
@@ -22,10 +22,11 @@ use openraft::{
 };
 use serde_json::Value;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
-use tracing::field::display;
 
 use crate::{
-    Halt, JoinCall, Member, PeerIdentity, dispatcher,
+    Halt, JoinAnswer, JoinCall, Member, PeerIdentity,
+    bounds::{JOIN_BYTES, shortened},
+    dispatcher,
     raft::{Consensus, Implausible, Retry, Types},
     server::Caller,
     streams::{Messages, paged, told},
@@ -37,9 +38,15 @@ pub(crate) fn add<S: StateMachine>(extra: Routes, member: &Member<S>) -> Routes 
     let door = Door(member.clone());
     extra
         .add_service(RaftServer::new(door.clone()).max_decoding_message_size(MESSAGE_LIMIT))
-        .add_service(MembershipServer::new(door.clone()))
+        .add_service(MembershipServer::new(door.clone()).max_decoding_message_size(JOIN_BYTES))
         .add_service(DispatcherServer::new(door.clone()).max_decoding_message_size(MESSAGE_LIMIT))
         .add_service(ControlServer::new(door))
+}
+
+/// What hosts without a certificate may call.
+pub(crate) fn for_strangers<S: StateMachine>(member: &Member<S>) -> Routes {
+    let door = MembershipServer::new(Door(member.clone()));
+    Routes::new(door.max_decoding_message_size(JOIN_BYTES))
 }
 
 struct Door<S>(Member<S>);
@@ -66,6 +73,20 @@ impl<S: StateMachine> Door<S> {
             self.0.halt(Halt::TooNew(error));
             status
         })
+    }
+
+    /// Lets a host in that has shown no certificate.
+    async fn let_in(&self, from: IpAddr, call: &JoinCall) -> Result<JoinAnswer, Refusal> {
+        if self.0.consensus().is_none() {
+            return Err(no_manager(self.0.role()));
+        }
+        self.0.bounds().join(from, call)?;
+        let answer = self.0.admit(call).await;
+        // Of the refusals only that of a wrong token is of this kind.
+        if !matches!(&answer, Err(refusal) if refusal.kind == Kind::Denied) {
+            self.0.bounds().joined(from);
+        }
+        answer
     }
 
     fn leader(&self) -> Result<&Arc<Consensus<S>>, Status> {
@@ -243,22 +264,16 @@ impl<S: StateMachine> Membership for Door<S> {
         if request.extensions().get::<PeerIdentity>().is_some() {
             return reply(&self.leader()?.admit(&call).await.map_err(again)?);
         }
-        let answer = if self.0.consensus().is_some() {
-            self.0.admit(&call).await
-        } else {
-            Err(no_manager(self.0.role()))
-        };
-        if let Err(refusal) = &answer {
-            let peer = request
-                .extensions()
-                .get::<Caller>()
-                .map(|caller| display(caller.address));
-            tracing::warn!(
-                peer,
-                hostname = call.hostname,
-                cause = refusal.cause,
-                "a host was not let in"
-            );
+        let caller = request.extensions().get::<Caller>().copied();
+        let peer = caller.ok_or_else(|| Status::internal("a connection without an address"))?;
+        let peer = peer.address;
+        let answer = self.let_in(peer.ip(), &call).await;
+        if let Err(refusal) = &answer
+            && let Some(left_out) = self.0.bounds().may_log(peer)
+        {
+            let hostname = shortened(&call.hostname);
+            let cause = shortened(&refusal.cause);
+            tracing::warn!(%peer, hostname, cause, left_out, "a host was not let in");
         }
         reply(&answer)
     }

@@ -249,6 +249,14 @@ impl<S: StateMachine> Consensus<S> {
             .map(|_| ())
     }
 
+    /// Whether the state holds all that earlier leaders have acknowledged, and all that this one has.
+    pub(crate) fn has_applied_own_term(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let applied = metrics.last_applied;
+        applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term)
+    }
+
     fn token(&self, role: Role) -> Result<TokenInfo, Retry> {
         self.machine.read(|state| {
             let authority = state

@@ -6,6 +6,7 @@ mod levels;
 mod lost_log;
 mod membership;
 mod storage;
+mod strangers;
 pub(crate) mod toy;
 mod views;
 mod watching;

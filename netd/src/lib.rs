@@ -3,6 +3,7 @@
 
 #![warn(unreachable_pub)]
 
+mod callers;
 mod cluster;
 mod containers;
 pub mod daemon;

@@ -20,16 +20,18 @@ use model::{Answer, Failure, Kind, NodeConfig, Query, Refusal, ViewDelta, Watch}
 use nix::sys::stat::{Mode, umask};
 use serde_json::Value;
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
 use crate::{
+    callers::Callers,
     containers,
     daemon::{Daemon, Member},
     relay::{self, Relay},
     start,
 };
 
+/// How many may be connected: those that watch stay for as long as they like.
+const CALLERS: usize = 1024;
 /// What to do about a socket that cannot be made.
 const OWN_SOCKET: &str = "let root write there, or give another --socket";
 
@@ -64,7 +66,7 @@ pub(crate) fn serve(
         .add_service(local_server::LocalServer::new(Local(daemon.clone())))
         .add_service(control_server::ControlServer::new(Control(daemon.clone())))
         .add_service(Relay::new(daemon).service())
-        .serve_with_incoming(UnixListenerStream::new(listener));
+        .serve_with_incoming(Callers::new(listener, CALLERS).all());
     Ok(async move {
         server
             .await

@@ -134,7 +134,7 @@ async fn a_stranger_can_join_and_call_nothing_else() {
     let status = client.leader(Json::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
     let huge = Json {
-        json: vec![b' '; JOIN_BYTES + 1].into(),
+        json: vec![b' '; JOIN_BYTES + 1],
     };
     let status = client.join(huge).await.unwrap_err();
     assert!(status.message().contains("too large"), "{status}");

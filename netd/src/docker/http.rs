@@ -36,7 +36,7 @@ use tokio::{
 };
 
 use super::{Plugin, wire};
-use crate::local;
+use crate::{callers::Callers, local};
 
 /// Where engines look for a driver called `netd`.
 pub(crate) const SOCKET: &str = "/run/docker/plugins/netd.sock";
@@ -44,6 +44,8 @@ pub(crate) const SOCKET: &str = "/run/docker/plugins/netd.sock";
 const PASSED: i32 = 3;
 /// The most bytes of a request: a container with thousands of ports has fewer.
 const BODY: usize = 4 << 20;
+/// How many connections an engine may have: it makes one for each call that waits.
+const CALLERS: usize = 512;
 /// Engines wait for ever, holding locks: nobody lets them.
 const LIMIT: Duration = Duration::from_secs(25);
 /// A head that takes longer does not come from an engine.
@@ -86,9 +88,10 @@ fn passed() -> io::Result<Option<net::UnixListener>> {
 
 /// Answers for ever.
 pub(crate) async fn serve(plugin: &Arc<Plugin>, listener: UnixListener) {
+    let callers = Callers::new(listener, CALLERS);
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let stream = match callers.next().await {
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection of the engine");
                 sleep(REST).await;

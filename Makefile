@@ -1,6 +1,6 @@
 # Every target sets up what it needs; `make setup` alone says what that is.
 .DEFAULT_GOAL := help
-.PHONY: soak test-upgrade help setup setup-vm setup-bench build check fix test test-vm test-engines test-fresh demo bench install docker-plugin clean
+.PHONY: attack soak test-upgrade help setup setup-vm setup-bench build check fix test test-vm test-engines test-fresh demo bench install docker-plugin clean
 
 # What is built is looked for below target/, what cargo installs is found, and what programs print
 # is read.
@@ -162,6 +162,9 @@ soak: build ## simulates thousands of cut ways between managers and of orders of
 	PROPTEST_CASES=5000 cargo nextest run -p orchestrator simulation
 	cargo nextest run --ignore-default-filter --no-capture -p tests --test soak_storm
 	RELOADS=20 cargo nextest run -p tests --test reloads
+
+attack: build ## attacks a lab as hosts without a certificate can, and prints what that costs its members
+	cargo nextest run --ignore-default-filter --no-capture -p tests --test attack --test attack_long
 
 test-fresh: ## runs the README's two commands in a minimal Debian where nothing was ever built
 	$(call install,debootstrap:/usr/sbin/debootstrap:makes-that-Debian)

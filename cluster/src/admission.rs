@@ -31,14 +31,13 @@ impl<S: StateMachine> Consensus<S> {
         call: &JoinCall,
     ) -> Result<Result<JoinAnswer, Refusal>, Retry> {
         // Only who knows a secret costs a round of the managers.
-        let knows_one = self.machine.read(|state| {
+        let is_wrong = self.machine.read(|state| {
             state.authority().is_some_and(|authority| {
-                [Role::Worker, Role::Manager]
-                    .into_iter()
-                    .any(|role| *authority.secret(role) == call.secret)
+                let secrets = [Role::Worker, Role::Manager].map(|role| authority.secret(role));
+                !secrets.contains(&&call.secret)
             })
         });
-        if !knows_one && self.has_applied_own_term() {
+        if is_wrong && self.has_applied_own_term() {
             return Ok(Err(wrong_secret()));
         }
         // A leader that has not applied the whole log could accept a replaced token.

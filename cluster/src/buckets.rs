@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_number_of_origins_takes_memory_or_makes_an_empty_bucket_full() {
+    async fn origins_take_bounded_memory_and_empty_buckets_stay_empty() {
         let buckets = Buckets::new(RATE);
         let guesser = origin("192.0.2.1");
         assert_eq!(taken(&buckets, guesser, 3), 3);

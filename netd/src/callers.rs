@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_comes_when_all_places_are_taken_waits_for_one() {
+    async fn a_caller_too_many_waits_until_there_is_a_place() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let callers = Callers::new(UnixListener::bind(&path).unwrap(), 2);

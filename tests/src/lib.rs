@@ -1,5 +1,6 @@
 //! Labs for tests: several hosts on one machine, driven through the command line as a user would.
 
+pub mod attack;
 pub mod between;
 pub mod cni;
 pub mod docker;

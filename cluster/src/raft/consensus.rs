@@ -249,7 +249,7 @@ impl<S: StateMachine> Consensus<S> {
             .map(|_| ())
     }
 
-    /// Whether the state holds all that earlier leaders have acknowledged, and all that this one has.
+    /// Whether the state holds all that this leader and those before it have acknowledged.
     pub(crate) fn has_applied_own_term(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();

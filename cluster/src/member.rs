@@ -195,12 +195,14 @@ impl<S: StateMachine> Member<S> {
         };
         let listener = server::listen(config.listen)?;
         let links = Links::new(tls::client(&identity)?);
+        // First: a view of a later version says the level that a netd must know.
+        let view = View::open(&config.directory, identity.node, config.known)?;
         let (consensus, ill) = match consensus(&config, &identity, &links).await {
             Ok(consensus) => (consensus, None),
             Err(error) if error.is_of_the_log() => (None, Some(error)),
             Err(error) => return Err(error),
         };
-        let member = Self::with(config, identity, links, consensus)?;
+        let member = Self::with(config, identity, links, view, consensus);
         if let Some(error) = ill {
             member.goes_without_log(error);
         }
@@ -211,20 +213,21 @@ impl<S: StateMachine> Member<S> {
     async fn assemble(config: Config, identity: Identity) -> Result<Self, ClusterError> {
         files::make_directory(&config.directory)?;
         let links = Links::new(tls::client(&identity)?);
+        let view = View::open(&config.directory, identity.node, config.known)?;
         let consensus = consensus(&config, &identity, &links).await?;
-        Self::with(config, identity, links, consensus)
+        Ok(Self::with(config, identity, links, view, consensus))
     }
 
     fn with(
         config: Config,
         identity: Identity,
         links: Links,
+        view: View,
         consensus: Option<Arc<Consensus<S>>>,
-    ) -> Result<Self, ClusterError> {
-        let view = View::open(&config.directory, identity.node, config.known)?;
+    ) -> Self {
         let (stop, _) = watch::channel(false);
         let (outbox, tasks, halted, ailment) = Default::default();
-        Ok(Self {
+        Self {
             inner: Arc::new(Inner {
                 config,
                 identity,
@@ -239,7 +242,7 @@ impl<S: StateMachine> Member<S> {
                 vouched: Vouched::default(),
                 bounds: Arc::new(Bounds::new()),
             }),
-        })
+        }
     }
 
     /// A manager whose log cannot be used does not vote; the rest of its host goes on. Where the

@@ -37,6 +37,7 @@ mod timing;
 mod tls;
 mod token;
 mod view;
+mod visitors;
 mod vouching;
 mod watching;
 

@@ -40,6 +40,7 @@ use crate::{
     session::{self, Outbox},
     tls,
     view::View,
+    visitors::{self, Visitors},
     vouching::Vouched,
 };
 
@@ -96,6 +97,7 @@ struct Inner<S> {
     vouched: Vouched,
     /// What others may take of this member before it knows them.
     bounds: Arc<Bounds>,
+    visitors: Arc<Visitors>,
 }
 
 impl<S> Clone for Member<S> {
@@ -241,6 +243,7 @@ impl<S: StateMachine> Member<S> {
                 tasks,
                 vouched: Vouched::default(),
                 bounds: Arc::new(Bounds::new()),
+                visitors: Arc::default(),
             }),
         }
     }
@@ -293,6 +296,7 @@ impl<S: StateMachine> Member<S> {
             .unwrap_or_else(PoisonError::into_inner);
         tasks.spawn(serving);
         tasks.spawn(session::run(self.clone()));
+        tasks.spawn(visitors::watch(self.clone()));
         let member = self.clone();
         tasks.spawn(async move { member.own_view().keep().await });
         if let Some(consensus) = &self.inner.consensus {
@@ -731,27 +735,34 @@ impl<S: StateMachine> Member<S> {
         })
     }
 
-    /// Whether a certificate is that of a present member. A manager checks its state; a worker
-    /// checks its view, and asks the cluster about nodes that share no network with it.
+    /// Whether a certificate is that of a present member, as far as that can be told.
     pub(crate) async fn knows(&self, identity: PeerIdentity) -> bool {
+        self.is_member(identity).await == Some(true)
+    }
+
+    /// Whether a certificate is that of a present member. A manager checks its state; a worker
+    /// checks its view, and asks the cluster about nodes that share no network with it. `None`:
+    /// nobody answers.
+    pub(crate) async fn is_member(&self, identity: PeerIdentity) -> Option<bool> {
         let PeerIdentity { node, role, key } = identity;
         if let Some(consensus) = self.consensus() {
             let is_its = |known: &Node| known.role == role && known.key.is_none_or(|it| it == key);
-            return consensus
-                .machine
-                .read(|state| state.nodes().get(&node).is_some_and(is_its));
+            let known = |state: &S| state.nodes().get(&node).is_some_and(is_its);
+            return Some(consensus.machine.read(known));
         }
-        let found = |answer| {
-            let Ok(Answer::Nodes(nodes)) = answer else {
-                return false;
-            };
-            nodes
-                .iter()
-                .any(|found| found.id == node && found.role == role)
-        };
         let view = self.current_view();
-        view.peers.get(&node).is_some_and(|peer| peer.role == role)
-            || found(self.query(Query::Node(node.to_string())).await)
+        if view.peers.get(&node).is_some_and(|peer| peer.role == role) {
+            return Some(true);
+        }
+        match self.query(Query::Node(node.to_string())).await {
+            Ok(Answer::Nodes(nodes)) => Some(
+                nodes
+                    .iter()
+                    .any(|found| found.id == node && found.role == role),
+            ),
+            Err(refusal) if refusal.kind == Kind::NotFound => Some(false),
+            _ => None,
+        }
     }
 
     pub(crate) fn own_address(&self) -> Option<SocketAddr> {
@@ -787,6 +798,11 @@ impl<S: StateMachine> Member<S> {
 
     pub(crate) fn vouched(&self) -> &Vouched {
         &self.inner.vouched
+    }
+
+    /// The members that have connections here.
+    pub(crate) fn visitors(&self) -> &Arc<Visitors> {
+        &self.inner.visitors
     }
 
     pub(crate) fn bounds(&self) -> &Arc<Bounds> {

@@ -25,7 +25,7 @@ const SKEW: Duration = DAY;
 
 /// Node at the other end of a connection, by its certificate. Stored in the extensions of every
 /// authenticated request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PeerIdentity {
     /// The node.
     pub node: NodeId,

@@ -37,6 +37,7 @@ use crate::{
     pki,
     places::Place,
     services,
+    visitors::{Visit, Visitors},
 };
 
 const BACKLOG: u32 = 1024;
@@ -93,6 +94,7 @@ pub(crate) async fn serve<S: StateMachine>(
     let reception = Reception {
         tls: TlsAcceptor::from(Arc::new(tls)),
         bounds: member.bounds().clone(),
+        visitors: member.visitors().clone(),
         members: to_members,
         strangers: to_strangers,
         stop: stop.clone(),
@@ -138,6 +140,7 @@ fn failed(result: Result<(), tonic::transport::Error>) {
 struct Reception {
     tls: TlsAcceptor,
     bounds: Arc<Bounds>,
+    visitors: Arc<Visitors>,
     members: mpsc::Sender<Connection>,
     strangers: mpsc::Sender<Connection>,
     stop: watch::Receiver<bool>,
@@ -218,7 +221,8 @@ impl Reception {
         let (end, server): (Ending, _) = match identity {
             Some(identity) => {
                 let place = self.bounds.members.take(identity.node);
-                (Box::pin(lost(place)), &self.members)
+                let visit = self.visitors.enter(identity);
+                (Box::pin(left(place, visit)), &self.members)
             }
             None => {
                 let place = self.bounds.strangers.take(address.ip().into());
@@ -257,9 +261,12 @@ fn count_lines(bounds: &Bounds) {
     }
 }
 
-/// Returns when a member's connection has lost its place.
-async fn lost(mut place: Place<NodeId>) {
-    place.lost().await;
+/// Returns when a member's connection has lost its place, or the node is no member any more.
+async fn left(mut place: Place<NodeId>, visit: Visit) {
+    tokio::select! {
+        () = place.lost() => {}
+        () = visit.ended() => {}
+    }
 }
 
 /// Returns when a stranger's time is over, or its place has been given to another.

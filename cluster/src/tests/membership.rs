@@ -1,6 +1,7 @@
 //! Who gets in, who leads, and that requests are carried out once whatever dies.
 
 use api::Proposal;
+use futures::StreamExt;
 use model::{
     Answer, ClusterCommand, Command, ContainerCommand, ContainerKey, ContainerRuntime, KeyDigest,
     Kind, Level, NodeCommand, NodeId, Query, RequestId, Role, Secret,
@@ -8,7 +9,7 @@ use model::{
 use tonic::Code;
 
 use super::*;
-use crate::{ClusterError, LinkError, PeerIdentity};
+use crate::{Bare, ClusterError, LinkError, PeerIdentity, Upward};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_one_of_three_managers_can_die_and_come_back() {
@@ -330,6 +331,30 @@ async fn a_removed_node_is_refused_by_managers_and_workers() {
             Some(Code::PermissionDenied)
         );
     }
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_a_removed_node_end() {
+    let lab = Lab::new(1).await;
+    let bare = Bare::join(lab.options(Role::Worker).await, Level::NEWEST)
+        .await
+        .unwrap();
+    let hello = Upward::Hello {
+        node: bare.node(),
+        generation: 0,
+        digest: String::new(),
+        level: Level::NEWEST,
+    };
+    let speaks = futures::stream::iter([hello]).chain(futures::stream::pending());
+    let mut session = bare.session(speaks).await.unwrap();
+    assert!(session.next().await.is_some(), "its view");
+    let request = RequestId(rand::random());
+    let command = Command::Node(NodeCommand::Remove { node: bare.node() });
+    is_done(lab.at(0).propose(Proposal { request, command }).await);
+    let ended = async { while session.next().await.is_some() {} };
+    let ended = tokio::time::timeout(PATIENCE, ended).await;
+    assert!(ended.is_ok(), "the session goes on");
     lab.end().await;
 }
 

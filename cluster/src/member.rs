@@ -252,15 +252,12 @@ impl<S: StateMachine> Member<S> {
     /// disk is at fault, it is tried again.
     fn goes_without_log(&self, error: ClusterError) {
         let is_disk = matches!(error, ClusterError::Disk { .. });
-        let failure = Failure::from(error);
-        let (cause, next) = (&failure.cause, &failure.next);
-        tracing::error!(
-            cause,
-            next,
-            "this manager does not vote; the rest of netd goes on"
-        );
+        let Failure {
+            kind, cause, next, ..
+        } = error.into();
         let cause = format!("this manager does not vote: {cause}");
-        self.is_ill(Failure { cause, ..failure }.about("Raft"));
+        tracing::error!(cause, next, "the rest of netd goes on");
+        self.is_ill(Failure::new(kind, cause, next).about("Raft"));
         if is_disk {
             let (member, directory) = (self.clone(), self.inner.config.directory.clone());
             let mended = async move {

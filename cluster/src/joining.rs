@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Timeout of a join: longer than managers look for a leader.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(16);
+pub(crate) const JOIN_TIMEOUT: Duration = Duration::from_secs(16);
 
 /// Where a member keeps its state and listens.
 #[derive(Clone, Debug)]

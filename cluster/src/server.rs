@@ -369,3 +369,29 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn place(bounds: &Bounds) -> Place<Origin> {
+        let address: IpAddr = ([192, 0, 2, 1]).into();
+        bounds.strangers.take(address.into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_lives_as_long_as_a_join_may_take_or_shorter() {
+        let (bounds, start) = (Bounds::new(), Instant::now());
+        lived(place(&bounds)).await;
+        assert_eq!(start.elapsed(), LIFE);
+        let first = lived(place(&bounds));
+        let _newer: Vec<_> = (0..8).map(|_| place(&bounds)).collect();
+        first.await;
+        assert_eq!(start.elapsed(), LIFE);
+        assert!(LIFE > HANDSHAKE_TIMEOUT * 2 + CALL && CALL > crate::joining::JOIN_TIMEOUT);
+    }
+}

@@ -1,7 +1,7 @@
 //! The leader's end of a session: sends the node its view as it changes, and puts its reports into
 //! the log.
 
-use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, pin::Pin, sync::Arc, time::Duration};
 
 use api::{encode, proto::Json};
 use futures::{Stream, StreamExt, stream};
@@ -156,7 +156,11 @@ impl<S: StateMachine> Session<S> {
                 cluster is at level {cluster}: the node gets no view and counts as down");
             self.refuse(upstream).await
         } else {
-            self.serve(upstream, generation, &digest).await
+            tokio::select! {
+                over = self.serve(upstream, generation, &digest) => over,
+                // It is never over by this: a session goes on whether or not it was reached.
+                never = self.is_reached() => match never {},
+            }
         };
         self.consensus.session_ends(node, number);
         tracing::debug!(%node, "session closed");
@@ -209,6 +213,11 @@ impl<S: StateMachine> Session<S> {
                 () = self.down.closed() => return Err(Over),
             }
         }
+    }
+
+    async fn is_reached(&self) -> Infallible {
+        self.consensus.reach(self.node).await;
+        pending().await
     }
 
     async fn send(&self, message: Json, room: Option<Room>) -> Result<(), Over> {

@@ -160,6 +160,9 @@ fn statuses<S: StateMachine>(consensus: &Consensus<S>, verdict: Verdict) -> Vec<
     });
     let change = |(node, status): (NodeId, NodeStatus)| {
         let next = reach::status(&consensus.standing, verdict, node, status)?;
+        if next == NodeStatus::Ready && !consensus.may_be_ready(node, status) {
+            return None;
+        }
         tracing::info!(%node, status = %next, "node changes");
         Some(Command::Node(NodeCommand::SetStatus { node, status: next }))
     };

@@ -160,6 +160,11 @@ impl Links {
         kept.channel.clone()
     }
 
+    /// Whether the node is there, by its certificate. Errors: it is not.
+    pub(crate) async fn reaches(&self, target: Target) -> Result<(), LinkError> {
+        connect(self.tls.clone(), target).await.map(drop)
+    }
+
     fn known(&self, target: Target) -> Option<Channel> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let known = open.get_mut(&target)?;

@@ -125,7 +125,9 @@ fn a_manager_that_lost_its_log_says_so_and_comes_back() {
     });
     let names = lab.json("h2", "network ls");
     assert!(
-        names.iter().any(|network| network["spec"]["name"] == "by-h2"),
+        names
+            .iter()
+            .any(|network| network["spec"]["name"] == "by-h2"),
         "{names:?}"
     );
 }

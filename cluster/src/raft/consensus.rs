@@ -1,22 +1,26 @@
 //! A manager's Raft instance: start, write, read, leadership, and the sessions that the leader has.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use model::{
-    Answer, Command, KeyDigest, Level, Millis, Node, NodeId, Query, Refusal, RequestId, Response,
-    Role, StateMachine, TokenInfo,
+    Answer, Command, KeyDigest, Level, Millis, Node, NodeId, NodeStatus, Query, Refusal, RequestId,
+    Response, Role, StateMachine, TokenInfo,
 };
 use openraft::{
     BasicNode, Config, EntryPayload, Raft, RaftLogReader, RaftMetrics, SnapshotPolicy,
     storage::{RaftLogStorage, RaftStateMachine},
 };
-use tokio::{sync::Semaphore, task::AbortHandle, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
 
 use super::{
     LogId, Machine, Types,
@@ -32,12 +36,14 @@ use crate::{
     fanout::Fanout,
     files,
     history::{self, History, Limits},
-    link::Links,
+    link::{Links, Target},
     pki,
     timing::{CONFIRM, ELECTION, HEARTBEAT},
     token::Token,
 };
 
+/// Pause before a node that could not be reached is tried again.
+const REACH_PAUSE: Duration = Duration::from_secs(2);
 /// The most that may watch one leader at the same time.
 const WATCHERS: usize = 1_000;
 
@@ -69,6 +75,9 @@ pub(crate) struct Consensus<S> {
     /// The newest level that this netd knows.
     pub known: Level,
     sessions: Mutex<Sessions>,
+    /// Nodes that this leader has reached where their record says, by their certificates.
+    reached: Mutex<BTreeSet<NodeId>>,
+    links: Links,
     /// What the cluster's objects became.
     pub history: History,
     keeping: AbortHandle,
@@ -114,6 +123,7 @@ impl<S: StateMachine> Consensus<S> {
         let keeping = tokio::spawn(history::keep(machine.clone(), history.clone()));
         settle_voters(me, &log, &machine).await?;
         let acks = Acks::default();
+        let own_links = links.clone();
         let raft = Raft::new(
             me.0,
             config()?,
@@ -144,6 +154,8 @@ impl<S: StateMachine> Consensus<S> {
             commits,
             known,
             sessions: Mutex::default(),
+            reached: Mutex::default(),
+            links: own_links,
             history,
             keeping: keeping.abort_handle(),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
@@ -316,6 +328,39 @@ impl<S: StateMachine> Consensus<S> {
         if newest == Some(number) {
             sessions.peers.remove(&node);
         }
+    }
+
+    /// Connects to a node where its record says, until that has worked once or nobody waits for it
+    /// any more. Whoever has a join token can name any address; the certificate there tells.
+    pub(crate) async fn reach(&self, node: NodeId) {
+        while let Some(Node {
+            address, status, ..
+        }) = self.node(node)
+            && !self.may_be_ready(node, status)
+        {
+            let target = Target {
+                address,
+                node: Some(node),
+            };
+            match self.links.reaches(target).await {
+                Ok(()) => {
+                    let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+                    reached.insert(node);
+                    return;
+                }
+                Err(error) => {
+                    let next = error.next();
+                    tracing::warn!(%node, %error, next, "a node that has joined is not ready yet");
+                }
+            }
+            sleep(REACH_PAUSE).await;
+        }
+    }
+
+    /// Whether a node that has this status may be ready. Once it was, its sessions are enough.
+    pub(crate) fn may_be_ready(&self, node: NodeId, status: NodeStatus) -> bool {
+        let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        status != NodeStatus::Unknown || node == self.me || reached.contains(&node)
     }
 
     /// The newest level that a node knows, while it has a session with this leader.

@@ -4,7 +4,7 @@ use api::Proposal;
 use futures::StreamExt;
 use model::{
     Answer, ClusterCommand, Command, ContainerCommand, ContainerKey, ContainerRuntime, KeyDigest,
-    Kind, Level, NodeCommand, NodeId, Query, RequestId, Role, Secret,
+    Kind, Level, NodeCommand, NodeId, NodeStatus, Query, RequestId, Role, Secret, StateMachine,
 };
 use tonic::Code;
 
@@ -331,6 +331,43 @@ async fn a_removed_node_is_refused_by_managers_and_workers() {
             Some(Code::PermissionDenied)
         );
     }
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_ready_once_reached_by_their_certificate() {
+    let mut lab = Lab::new(1).await;
+    let status = |lab: &Lab, node| {
+        let nodes = |state: &Toy| state.nodes()[&node].status;
+        lab.at(0).consensus().unwrap().machine.read(nodes)
+    };
+    let honest = lab.join(Role::Worker).await.node();
+    eventually("it is ready", || status(&lab, honest) == NodeStatus::Ready).await;
+    // It holds a session, and where it says that it listens is another member.
+    let options = JoinOptions {
+        advertise: Some(address(lab.at(1))),
+        ..lab.options(Role::Worker).await
+    };
+    let bare = Bare::join(options, Level::NEWEST).await.unwrap();
+    let hello = Upward::Hello {
+        node: bare.node(),
+        generation: 0,
+        digest: String::new(),
+        level: Level::NEWEST,
+    };
+    let speaks = futures::stream::iter([hello]).chain(futures::stream::pending());
+    let mut session = bare.session(speaks).await.unwrap();
+    assert!(session.next().await.is_some(), "its view");
+    eventually("it is heard", || {
+        let standing = &lab.at(0).consensus().unwrap().standing;
+        standing.hears(bare.node())
+    })
+    .await;
+    // The leader has looked at statuses several times since.
+    for number in 0..20 {
+        is_done(lab.at(0).propose(add("n", number)).await);
+    }
+    assert_eq!(status(&lab, bare.node()), NodeStatus::Unknown);
     lab.end().await;
 }
 

@@ -94,7 +94,7 @@ pub const FEATURES: &[(Level, &str)] = &[
         Level::KEYS,
         "nodes have the digest of their public key; a manager that is removed takes no valid join \
          token and no key of encrypted networks along; a host joins with addresses of its own; \
-         snapshots have a checksum",
+         snapshots have a checksum; tasks see the host's files where asked for only",
     ),
 ];
 

@@ -1,6 +1,10 @@
 //! Services: a spec of a command, and how many tasks run it.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,9 +20,26 @@ pub enum Runtime {
         argv: Vec<String>,
         /// `NAME=VALUE`, on top of a minimal environment.
         env: BTreeMap<String, String>,
-        /// Root directory; the host's own root, read-only, where none is given.
+        /// Root directory, or the word [`Runtime::MINIMAL_ROOT`] or [`Runtime::HOST_ROOT`]. In
+        /// services from before [`crate::Level::KEYS`] none, which is all of the host's own root,
+        /// read-only.
         rootfs: Option<PathBuf>,
     },
+}
+
+impl Runtime {
+    /// A root directory of the host's programs and libraries, and hardly anything else of the host.
+    /// What services have that ask for none.
+    pub const MINIMAL_ROOT: &str = "minimal";
+    /// The host's own root, read-only, without what it keeps secret and what it remembers.
+    pub const HOST_ROOT: &str = "host";
+
+    /// Whether this says a word, and no directory.
+    pub fn is_word(rootfs: &Path) -> bool {
+        [Self::MINIMAL_ROOT, Self::HOST_ROOT]
+            .iter()
+            .any(|word| rootfs == Path::new(word))
+    }
 }
 
 /// When a task that ended is started again.

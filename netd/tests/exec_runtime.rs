@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
-    os::unix::fs::MetadataExt,
+    os::unix::{fs::MetadataExt, net::UnixListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -618,6 +618,69 @@ async fn views_of_the_hosts_hardware_and_memory_are_empty() {
     let mut host = Host::script(&format!("{look}; echo end")).started();
     host.report(TaskState::Complete).await;
     assert_eq!(host.log().await, ["end"]);
+}
+
+#[tokio::test]
+async fn the_minimal_root_has_programs_and_nothing_else_of_the_host() {
+    let place = tempfile::tempdir_in("/srv").unwrap();
+    let _listener = UnixListener::bind(place.path().join("host.sock")).unwrap();
+    let script = format!(
+        "exec 2>&1; ls -A /home /mnt /opt /root /srv /var/lib /var/log | grep -v '^/\\|^$'; \
+         ls -d /etc/shadow /etc/ssh /boot {place} | grep -v cannot; \
+         for path in /x /etc/x /usr/x /root/x; do touch $path 2>/dev/null && echo $path; done; \
+         stat -c %F /dev/null; \
+         echo x >/tmp/x && cat /tmp/x; id -un; hostname -s; grep -c web-1 /etc/hosts; \
+         python3 -c 'import json, ssl, sqlite3; print(len(ssl.get_default_verify_paths()))'; \
+         netd --version >/dev/null && echo netd",
+        place = place.path().display()
+    );
+    let mut host = Host::script(&script);
+    *host.runtime().1 = Some(Runtime::MINIMAL_ROOT.into());
+    let mut host = host.started();
+    host.report(TaskState::Complete).await;
+    let expected = [
+        "character special file",
+        "x",
+        "root",
+        "web-1",
+        "2",
+        "6",
+        "netd",
+    ];
+    let said = host.log().await;
+    let said: Vec<&str> = said
+        .iter()
+        .map(String::as_str)
+        .filter(|line| !line.starts_with("ls: cannot access"))
+        .collect();
+    assert_eq!(said, expected);
+}
+
+#[tokio::test]
+async fn programs_that_the_minimal_root_has_not_are_named() {
+    let mut host = Host::new(&["/srv/no-such-program"]);
+    *host.runtime().1 = Some(Runtime::MINIMAL_ROOT.into());
+    let mut host = host.started();
+    let why = host.report(TaskState::Failed).await.why.unwrap();
+    assert!(why.cause.contains("`--rootfs host` shows"), "{why:?}");
+}
+
+#[tokio::test]
+async fn the_hosts_root_by_name_is_without_its_secrets_and_state() {
+    let script = "exec 2>&1; cat /etc/shadow /etc/gshadow; \
+                  ls -A /home /root /var/lib /var/log /var/spool /etc/ssh /etc/ssl/private \
+                  | grep -v '^/\\|^$'; test -e /etc/debian_version && echo host";
+    let mut host = Host::script(script);
+    *host.runtime().1 = Some(Runtime::HOST_ROOT.into());
+    let mut host = host.started();
+    host.report(TaskState::Complete).await;
+    let said = host.log().await;
+    let said: Vec<&str> = said
+        .iter()
+        .map(String::as_str)
+        .filter(|line| !line.starts_with("ls: cannot access"))
+        .collect();
+    assert_eq!(said, ["host"]);
 }
 
 #[tokio::test]

@@ -217,7 +217,7 @@ pub(crate) fn service(spec: &ServiceSpec, level: Level) -> Result<(), Refusal> {
     if spec.external {
         external(spec)
     } else {
-        runtime(&spec.name, &spec.task.runtime)
+        runtime(&spec.name, &spec.task.runtime, level)
     }
 }
 
@@ -388,9 +388,13 @@ pub(crate) fn replicas(spec: &ServiceSpec, replicas: u32) -> Result<(), Refusal>
     ))
 }
 
-fn runtime(service: &str, runtime: &Runtime) -> Result<(), Refusal> {
+fn runtime(service: &str, runtime: &Runtime, level: Level) -> Result<(), Refusal> {
     match runtime {
-        Runtime::Exec { argv, env, rootfs } => exec(service, argv, env, rootfs.as_deref()),
+        Runtime::Exec { argv, env, rootfs } => {
+            let is_word = |path: &&Path| level >= Level::KEYS && Runtime::is_word(path);
+            let directory = rootfs.as_deref().filter(|path| !is_word(path));
+            exec(service, argv, env, directory)
+        }
     }
 }
 

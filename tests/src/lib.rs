@@ -234,8 +234,8 @@ impl Lab {
         address.expect("the tunnel's device").to_owned()
     }
 
-    /// Shows a directory of this machine, wherever it is, to the tasks that a host starts from now
-    /// on, at `/mnt`: they have a /tmp of their own.
+    /// Shows a directory of this machine, wherever it is, to the tasks on the host's root that a
+    /// host starts from now on, at `/mnt`: they have a /tmp of their own.
     #[track_caller]
     pub fn show(&self, host: &str, directory: &Path) {
         self.exec(

@@ -47,7 +47,7 @@ impl<'a> Load<'a> {
         ["h1", "h2", "h3"]
             .iter()
             .for_each(|host| lab.show(host, &binaries()));
-        let create = "service create --name load --replicas 3 --network net";
+        let create = "service create --name load --replicas 3 --network net --rootfs host";
         lab.ctl(
             "h1",
             &format!("{create} -- /mnt/load web {} 40", rate() / 3),

@@ -139,7 +139,9 @@ fn a_waiting_command_outlives_its_netd_and_the_leader() {
     }
     let checked = "--health-interval 1s --health-start-period 10m --health-cmd";
     let mut create = lab.command("h4", &["swarmctl", "service", "create", "--name", "slow"]);
-    create.args(["--replicas", "2"]).args(checked.split(' '));
+    create
+        .args(["--replicas", "2", "--rootfs", "host"])
+        .args(checked.split(' '));
     create.args(["test -e /mnt/open", "--", "sleep", "infinity"]);
     let created = create.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let created = created.expect("swarmctl starts");

@@ -333,7 +333,7 @@ fn c_libraries_and_stubs_find_every_name() {
     create("--name web --replicas 2 --network name=my-net,alias=www --stack shop");
     // More than fit into a datagram of those who do not know EDNS.
     create("--name many --replicas 32 --network my-net --endpoint-mode dnsrr");
-    create("--name shell --network my-net --dns-search corp.example");
+    create("--name shell --network my-net --dns-search corp.example --rootfs host");
     let names = [
         "web",
         "WWW",

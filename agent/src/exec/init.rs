@@ -12,6 +12,7 @@ use std::{
     thread,
 };
 
+use model::Runtime;
 use nix::{
     errno::Errno,
     sys::{
@@ -92,9 +93,14 @@ fn not_started(spec: &LaunchSpec, error: &io::Error) -> End {
     } else {
         126
     };
+    let minimal = spec.rootfs.as_deref() == Some(Path::new(Runtime::MINIMAL_ROOT));
+    let hint = match code {
+        127 if minimal => ": it is not in the minimal root; `--rootfs host` shows the host's files",
+        _ => "",
+    };
     End::Exited {
         code,
-        message: format!("cannot run {program:?}: {error}"),
+        message: format!("cannot run {program:?}: {error}{hint}"),
     }
 }
 

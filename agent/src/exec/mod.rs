@@ -141,7 +141,9 @@ impl Executor for Exec {
             let cause = "there is no command to run";
             return Err(Failure::new(Kind::Invalid, cause, "give one after `--`"));
         }
-        let wrong = |rootfs: &&Path| !rootfs.is_absolute() || !rootfs.is_dir();
+        let wrong = |rootfs: &&Path| {
+            !Runtime::is_word(rootfs) && (!rootfs.is_absolute() || !rootfs.is_dir())
+        };
         match rootfs.as_deref().filter(wrong) {
             Some(rootfs) => {
                 let cause = format!(

@@ -1,16 +1,17 @@
-//! The root directory that a task sees: the host's own, read-only, or an overlay on a directory of
-//! the user's; with /proc, /sys, /dev and the files of /etc that are the task's own. Runs in the
-//! task's mount namespace, so all of it goes when the task's last process does.
+//! The root directory that a task sees: the host's programs and libraries, the host's own root,
+//! read-only, or an overlay on a directory of the user's; with /proc, /sys, /dev and the files of
+//! /etc that are the task's own. Runs in the task's mount namespace, so all of it goes when the
+//! task's last process does.
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::symlink,
+    os::unix::fs::{DirBuilderExt, symlink},
     path::{Component, Path, PathBuf},
 };
 
-use model::{Failure, Kind};
+use model::{Failure, Kind, Runtime};
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -30,6 +31,112 @@ const EMPTY: [(&str, &str); 3] = [
     ("/run", "mode=755,size=64m"),
     ("/tmp", "mode=1777"),
     ("/var/tmp", "mode=1777"),
+];
+/// What the minimal root has of the host: programs, libraries, and what these come with.
+const SHOWN: [&str; 9] = [
+    "/bin", "/gnu", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/sbin", "/usr",
+];
+/// What programs read below /etc, and nobody keeps secret.
+const SHOWN_OF_ETC: [&str; 45] = [
+    "alternatives",
+    "bash.bashrc",
+    "bindresvport.blacklist",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "crypto-policies",
+    "debian_version",
+    "environment",
+    "ethertypes",
+    "fonts",
+    "gai.conf",
+    "group",
+    "host.conf",
+    "inputrc",
+    "iproute2",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "ld-musl-x86_64.path",
+    "locale.alias",
+    "locale.conf",
+    "localtime",
+    "login.defs",
+    "magic",
+    "mime.types",
+    "networks",
+    "nsswitch.conf",
+    "os-release",
+    "passwd",
+    "perl",
+    "pki/ca-trust/extracted",
+    "pki/tls/certs",
+    "profile",
+    "profile.d",
+    "protocols",
+    "python3",
+    "redhat-release",
+    "rpc",
+    "services",
+    "shells",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+    "timezone",
+    "xattr.conf",
+];
+/// Directories of the minimal root that are empty, with the bits of their mode.
+const SKELETON: [(&str, u32); 16] = [
+    ("/dev", 0o755),
+    ("/etc", 0o755),
+    ("/home", 0o755),
+    ("/mnt", 0o755),
+    ("/opt", 0o755),
+    ("/proc", 0o555),
+    ("/root", 0o700),
+    ("/run", 0o755),
+    ("/srv", 0o755),
+    ("/sys", 0o555),
+    ("/tmp", 0o1777),
+    ("/var", 0o755),
+    ("/var/cache", 0o755),
+    ("/var/lib", 0o755),
+    ("/var/log", 0o755),
+    ("/var/tmp", 0o1777),
+];
+/// Empty in the host's own root where that was asked for: what the host keeps secret, and what its
+/// programs remember, with the sockets by which they are administered.
+const SECRET: [&str; 31] = [
+    "/boot",
+    "/etc/NetworkManager",
+    "/etc/cni",
+    "/etc/containerd",
+    "/etc/docker",
+    "/etc/gshadow",
+    "/etc/gshadow-",
+    "/etc/ipsec.d",
+    "/etc/krb5.keytab",
+    "/etc/kubernetes",
+    "/etc/letsencrypt",
+    "/etc/netplan",
+    "/etc/pki/tls/private",
+    "/etc/ppp",
+    "/etc/rancher",
+    "/etc/security/opasswd",
+    "/etc/shadow",
+    "/etc/shadow-",
+    "/etc/ssh",
+    "/etc/ssl/private",
+    "/etc/sudoers",
+    "/etc/sudoers.d",
+    "/etc/wireguard",
+    "/home",
+    "/root",
+    "/var/backups",
+    "/var/cache",
+    "/var/lib",
+    "/var/log",
+    "/var/mail",
+    "/var/spool",
 ];
 /// Character devices: name, major, minor (Linux `Documentation/admin-guide/devices.txt`).
 const DEVICES: [(&str, u64, u64); 6] = [
@@ -86,9 +193,13 @@ pub(crate) fn enter(directory: &Path, spec: &LaunchSpec, program: &Path) -> Resu
     make_private()?;
     let root = Root(directory.join("root"));
     fs::create_dir_all(&root.0).doing(|| format!("make {}", root.0.display()))?;
+    let word = spec.rootfs.as_deref().filter(|path| Runtime::is_word(path));
+    let is = |name: &str| word == Some(Path::new(name));
     match &spec.rootfs {
-        Some(lower) => root.overlay(directory, lower, &spec.hidden)?,
         None => root.host(&spec.hidden)?,
+        Some(_) if is(Runtime::HOST_ROOT) => root.host(&spec.hidden)?,
+        Some(_) if is(Runtime::MINIMAL_ROOT) => root.minimal(&spec.hidden)?,
+        Some(lower) => root.overlay(directory, lower, &spec.hidden)?,
     }
     let mask = umask(Mode::empty());
     root.devices()?;
@@ -96,6 +207,12 @@ pub(crate) fn enter(directory: &Path, spec: &LaunchSpec, program: &Path) -> Resu
     umask(mask);
     root.own_files(directory, spec)?;
     root.program(program)?;
+    if is(Runtime::HOST_ROOT) {
+        root.cover(&SECRET)?;
+    }
+    if is(Runtime::MINIMAL_ROOT) {
+        read_only(&root.0)?;
+    }
     root.pivot()
 }
 
@@ -178,16 +295,90 @@ impl Root {
                 Err(error) => return Err(error),
             }
         }
-        for (path, mode) in EMPTY {
-            if let Ok(target) = self.resolve(path).and_then(existing) {
-                tmpfs(&target, mode, MsFlags::MS_NODEV)?;
-            }
-        }
+        self.empty()?;
         // Keys and the cluster's log are not for tasks.
         match self.resolve(hidden).and_then(existing) {
             Ok(target) => tmpfs(&target, "mode=700,size=4k", MsFlags::MS_RDONLY),
             Err(_) => Ok(()),
         }
+    }
+
+    fn minimal(&self, hidden: &Path) -> Result<(), TaskError> {
+        tmpfs(&self.0, "mode=755,size=1m", MsFlags::MS_NODEV)?;
+        for (path, mode) in SKELETON {
+            let made = DirBuilder::new().mode(mode).create(self.inside(path));
+            made.doing(|| format!("make {path} in the task's root"))?;
+        }
+        for path in SHOWN {
+            self.show(Path::new(path))?;
+        }
+        for name in SHOWN_OF_ETC {
+            self.show(&Path::new("/etc").join(name))?;
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo")
+            .doing(|| "read /proc/self/mountinfo".to_owned())?;
+        let below = |point: &PathBuf| SHOWN.iter().any(|shown| point.starts_with(shown));
+        for point in shown(&mounts, hidden).into_iter().filter(below) {
+            let target = self.0.join(point.strip_prefix("/").unwrap_or(&point));
+            // Those above are there already. Covered by another mount, or unbindable: as in the
+            // host's root.
+            if !SHOWN.iter().any(|shown| point == Path::new(shown)) && bind(&point, &target).is_ok()
+            {
+                read_only(&target)?;
+            }
+        }
+        self.empty()
+    }
+
+    /// Shows a file, directory or symbolic link of the host, read-only, where the host has it.
+    fn show(&self, path: &Path) -> Result<(), TaskError> {
+        let Ok(found) = fs::symlink_metadata(path) else {
+            return Ok(());
+        };
+        let target = self.0.join(path.strip_prefix("/").unwrap_or(path));
+        let doing = || format!("make {} in the task's root", path.display());
+        let parent = target.parent().unwrap_or(&self.0);
+        fs::create_dir_all(parent).doing(doing)?;
+        if found.is_symlink() {
+            return fs::read_link(path)
+                .and_then(|leads| symlink(leads, &target))
+                .doing(doing);
+        }
+        if found.is_dir() {
+            fs::create_dir(&target).doing(doing)?;
+        } else if found.is_file() {
+            File::create_new(&target).doing(doing)?;
+        } else {
+            return Ok(());
+        }
+        bind(path, &target)?;
+        read_only(&target)
+    }
+
+    fn empty(&self) -> Result<(), TaskError> {
+        for (path, mode) in EMPTY {
+            if let Ok(target) = self.resolve(path).and_then(existing) {
+                tmpfs(&target, mode, MsFlags::MS_NODEV)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Covers files and directories with empty ones, where they are. Needs the devices.
+    fn cover(&self, paths: &[&str]) -> Result<(), TaskError> {
+        for path in paths {
+            let Ok(target) = self.resolve(path) else {
+                continue;
+            };
+            match fs::symlink_metadata(&target) {
+                Ok(found) if found.is_dir() => {
+                    tmpfs(&target, "mode=755,size=4k", MsFlags::MS_RDONLY)?;
+                }
+                Ok(_) => bind(&self.inside("/dev/null"), &target)?,
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn devices(&self) -> Result<(), TaskError> {
@@ -241,17 +432,7 @@ impl Root {
                 read_only(&target)?;
             }
         }
-        for path in MASKED {
-            let target = self.inside(path);
-            match fs::symlink_metadata(&target) {
-                Ok(found) if found.is_dir() => {
-                    tmpfs(&target, "mode=755,size=4k", MsFlags::MS_RDONLY)?;
-                }
-                Ok(_) => bind(&self.inside("/dev/null"), &target)?,
-                Err(_) => {}
-            }
-        }
-        Ok(())
+        self.cover(&MASKED)
     }
 
     fn own_files(&self, directory: &Path, spec: &LaunchSpec) -> Result<(), TaskError> {

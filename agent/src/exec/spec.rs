@@ -27,7 +27,7 @@ pub(crate) struct LaunchSpec {
     pub argv: Vec<String>,
     /// The whole environment.
     pub env: BTreeMap<String, String>,
-    /// Root directory; the host's own where none is given.
+    /// Root directory, or the word for one; all of the host's own where none is given.
     pub rootfs: Option<PathBuf>,
     /// Its network namespace.
     pub namespace: PathBuf,

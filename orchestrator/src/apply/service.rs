@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use ipam::Owner;
 use model::{
-    Driver, EndpointMode, Kind, Millis, NetworkAttachment, NetworkId, NetworkSpec, Outcome,
-    PublishMode, PublishSpec, Refusal, Response, Service, ServiceId, ServiceSpec,
+    Driver, EndpointMode, Kind, Level, Millis, NetworkAttachment, NetworkId, NetworkSpec, Outcome,
+    PublishMode, PublishSpec, Refusal, Response, Runtime, Service, ServiceId, ServiceSpec,
 };
 
 use crate::{
@@ -19,8 +19,9 @@ use crate::{
     update, validate,
 };
 
-pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Response {
+pub(super) fn create(state: &mut State, now: Millis, mut spec: ServiceSpec) -> Response {
     validate::service(&spec, state.level)?;
+    name_root(&mut spec, state.level);
     let name = spec.name.to_ascii_lowercase();
     let mut named = state.derived.services.named(&name);
     if let Some(other) = named.find_map(|id| state.services.get(id)) {
@@ -65,6 +66,15 @@ pub(super) fn create(state: &mut State, now: Millis, spec: ServiceSpec) -> Respo
         .services
         .insert(id, ServiceRecord::new(service, slots, state.index));
     Ok(Outcome::Service(id))
+}
+
+/// Says which root directory the tasks have that name none. Services from before say none, and keep
+/// what that meant.
+fn name_root(spec: &mut ServiceSpec, level: Level) {
+    let Runtime::Exec { argv, rootfs, .. } = &mut spec.task.runtime;
+    if level >= Level::KEYS && !argv.is_empty() && rootfs.is_none() {
+        *rootfs = Some(Runtime::MINIMAL_ROOT.into());
+    }
 }
 
 /// Creates a service together with the network `ingress` for its published ports, if it names no
@@ -208,9 +218,14 @@ fn is_led_otherwise(old: &ServiceSpec, new: &ServiceSpec) -> bool {
         || old.ports != new.ports
 }
 
-fn put(state: &mut State, id: ServiceId, spec: ServiceSpec, replaced: Replaced) -> Response {
+fn put(state: &mut State, id: ServiceId, mut spec: ServiceSpec, replaced: Replaced) -> Response {
     validate::service(&spec, state.level)?;
-    let networks = &present(&state.services, id)?.service.networks;
+    let service = &present(&state.services, id)?.service;
+    let Runtime::Exec { rootfs, .. } = &service.spec.task.runtime;
+    if rootfs.is_some() {
+        name_root(&mut spec, state.level);
+    }
+    let networks = &service.networks;
     claim(state, &spec, networks)?;
     ports::check(state, &spec, networks, Some(id))?;
     let (index, surge) = (state.index, present(&state.services, id)?.surge);

@@ -1,5 +1,7 @@
 //! Services: their leases, scaling and removal.
 
+use std::path::PathBuf;
+
 use model::*;
 
 use crate::fixture::{Cluster, network, port, service};
@@ -139,6 +141,42 @@ fn senseless_specs_are_refused() {
         cluster.refuse(create(service("WEB", 1, &[]))).kind,
         Kind::Conflict
     );
+}
+
+fn rootfs(cluster: &Cluster, name: &str) -> Option<PathBuf> {
+    let Runtime::Exec { rootfs, .. } = &cluster.service(name).spec.task.runtime;
+    rootfs.clone()
+}
+
+/// What a service from before says, and what it means, stays.
+#[test]
+fn new_services_have_the_minimal_root_and_older_ones_the_hosts() {
+    let mut cluster = Cluster::at(Level::REACH, 1);
+    cluster.create_service(service("old", 1, &[]));
+    let mut named = service("named", 1, &[]);
+    let Runtime::Exec { rootfs: root, .. } = &mut named.task.runtime;
+    *root = Some(Runtime::HOST_ROOT.into());
+    let refusal = cluster.refuse(create(named.clone()));
+    assert!(refusal.cause.contains("is not absolute"), "{refusal}");
+
+    cluster.raise_to(Level::KEYS);
+    cluster.create_service(named);
+    cluster.create_service(service("new", 1, &[]));
+    let minimal = Some(PathBuf::from(Runtime::MINIMAL_ROOT));
+    assert_eq!(rootfs(&cluster, "old"), None);
+    assert_eq!(rootfs(&cluster, "named"), Some(Runtime::HOST_ROOT.into()));
+    assert_eq!(rootfs(&cluster, "new"), minimal);
+    for name in ["old", "new"] {
+        let version = cluster.service(name).version;
+        cluster.apply(Command::Service(ServiceCommand::Update {
+            service: name.to_owned(),
+            spec: service(name, 2, &[]),
+            version,
+            force: false,
+        }));
+    }
+    assert_eq!(rootfs(&cluster, "old"), None);
+    assert_eq!(rootfs(&cluster, "new"), minimal);
 }
 
 #[test]

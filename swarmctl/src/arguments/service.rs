@@ -144,7 +144,8 @@ pub(crate) struct ServiceCreate {
     /// Environment variable; without =VALUE it is copied from this command's environment
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
     pub env: Vec<(String, String)>,
-    /// Root directory of the tasks (default: the host's own, read-only)
+    /// Root directory of the tasks: an absolute path, `host` for the host's own, read-only and
+    /// without its secrets and state, or `minimal` (default) for its programs and libraries
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
     /// Condition under which an ended task is replaced by a new one
@@ -314,7 +315,7 @@ pub(crate) struct ServiceUpdate {
     /// Remove an environment variable
     #[arg(long, value_name = "NAME")]
     pub env_rm: Vec<String>,
-    /// Root directory of the tasks
+    /// Root directory of the tasks: an absolute path, `host` or `minimal`
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
     /// Condition under which an ended task is replaced by a new one

@@ -24,9 +24,10 @@ const REQUEST_BYTES: usize = 4 << 10;
 /// The most of a path or reason that is logged.
 const LOGGED_BYTES: usize = 128;
 
-/// Connections that have not shown yet whose they are.
+/// Connections that have not shown yet whose they are: after a change of leader every node comes at
+/// once.
 const HANDSHAKES: Most = Most {
-    in_all: 256,
+    in_all: 4096,
     of_one: 64,
 };
 /// Connections without a certificate.
@@ -37,8 +38,9 @@ const STRANGERS: Most = Most {
 /// Connections of one member: it needs one, and a further one for each address that it was known
 /// by.
 const OF_A_MEMBER: usize = 32;
-/// Strangers get this part of the file descriptors at most.
-const SHARE: usize = 16;
+/// The parts of the file descriptors that handshakes and strangers get at most.
+const OF_HANDSHAKES: usize = 4;
+const OF_STRANGERS: usize = 16;
 /// Descriptors left for members, in parts of all: where one of them is reached no stranger is
 /// served.
 const RESERVE: u64 = 8;
@@ -78,8 +80,8 @@ impl Bounds {
 
     fn with(descriptors: u64) -> Self {
         let all = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let share = |most: Most| Most {
-            in_all: most.in_all.min(all / SHARE).max(1),
+        let at_most = |most: Most, all: usize| Most {
+            in_all: most.in_all.min(all).max(1),
             ..most
         };
         let of_members = Most {
@@ -87,8 +89,8 @@ impl Bounds {
             of_one: OF_A_MEMBER,
         };
         Self {
-            handshakes: Places::new(share(HANDSHAKES)),
-            strangers: Places::new(share(STRANGERS)),
+            handshakes: Places::new(at_most(HANDSHAKES, all / OF_HANDSHAKES)),
+            strangers: Places::new(at_most(STRANGERS, all / OF_STRANGERS)),
             members: Places::new(of_members),
             descriptors,
             wrong_joins: Buckets::new(WRONG_JOINS),

@@ -309,10 +309,10 @@ impl RaftNetwork<Types> for Peer {
             asked: Instant::now(),
         };
         let answer = client.append(request(encode(&call), &option)).await;
-        let answer = self.read(answer)?;
+        let mut answer = self.read(answer)?;
         let confirmed = self.acks.of(self.node, &call.vote);
         let checked =
-            plausible::append_answer(self.me, self.node, &call, confirmed.as_ref(), &answer);
+            plausible::append_answer(self.me, self.node, &call, confirmed.as_ref(), &mut answer);
         believed(checked)?;
         if let Some(last) = asked.last {
             self.log.written(last.index).await.map_err(own_disk)?;
@@ -333,11 +333,11 @@ impl RaftNetwork<Types> for Peer {
             .client()?
             .install_snapshot(request(encode(&call), &option))
             .await;
-        let answer: InstallSnapshotResponse<u64> = self.read(answer)?;
-        let (asked, answered) = (&call.vote, &answer.vote);
-        believed(plausible::answered_vote(
-            self.me, self.node, asked, answered,
-        ))?;
+        let mut answer: InstallSnapshotResponse<u64> = self.read(answer)?;
+        plausible::snapshot_answer(self.me, self.node, &call.vote, &mut answer.vote);
+        if call.done && answer.vote == call.vote {
+            self.acks.note(self.node, call.vote, call.meta.last_log_id);
+        }
         Ok(answer)
     }
 
@@ -347,8 +347,13 @@ impl RaftNetwork<Types> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, Failure<openraft::error::Infallible>> {
         let answer = self.client()?.vote(request(encode(&call), &option)).await;
-        let answer = self.read(answer)?;
-        believed(plausible::vote_answer(self.me, self.node, &call, &answer))?;
+        let mut answer = self.read(answer)?;
+        believed(plausible::vote_answer(
+            self.me,
+            self.node,
+            &call,
+            &mut answer,
+        ))?;
         Ok(answer)
     }
 

@@ -11,9 +11,10 @@ use openraft::{
 
 use super::{LogId, Types};
 
-/// How far ahead of this manager's own a term may be. A term is an election, of which a cluster
+/// How far a manager's term goes up by one message. A term is an election, of which a cluster
 /// without a majority holds about one a second: this is a century of them. A term that cannot be
-/// counted up would be the last one.
+/// counted up would be the last one. Managers that somebody has led further apart than this come
+/// together step by step: were they only to refuse each other, they would do so for ever.
 const LEAP: u64 = 1 << 32;
 /// The last index that a log may have: 10,000 entries a second for 200,000 years.
 const LAST_INDEX: u64 = 1 << 56;
@@ -129,6 +130,10 @@ pub(super) fn snapshot(
         if *vote < own.vote {
             return Ok(());
         }
+        demand(
+            within_reach(&own.vote, vote) == *vote,
+            "its term is out of reach, for now",
+        )?;
         let last = meta.last_log_id.ok_or("its snapshot is of nothing")?;
         belongs(own, vote, &last)?;
         stored_voters(&meta.last_membership, &last)
@@ -137,12 +142,13 @@ pub(super) fn snapshot(
 }
 
 /// What another manager, asked to append, answers that has confirmed entries of this leader before.
+/// Its vote is brought within reach.
 pub(super) fn append_answer(
     me: u64,
     from: u64,
     asked: &AppendEntriesRequest<Types>,
     confirmed: Option<&LogId>,
-    answer: &AppendEntriesResponse<u64>,
+    answer: &mut AppendEntriesResponse<u64>,
 ) -> Result<(), Implausible> {
     let checked = match answer {
         AppendEntriesResponse::Success => Ok(()),
@@ -155,23 +161,25 @@ pub(super) fn append_answer(
                 "it lacks entries that it had confirmed, as if its disk had lost them",
             )
         }
-        AppendEntriesResponse::HigherVote(vote) => demand(
-            *vote > asked.vote,
-            "it follows another leader, which came before this one",
-        )
-        .and_then(|()| higher(me, &asked.vote, vote)),
+        AppendEntriesResponse::HigherVote(vote) => {
+            answered(me, from, &asked.vote, vote);
+            demand(
+                *vote > asked.vote,
+                "it follows another leader, which came before this one",
+            )
+        }
     };
     checked.map_err(|lie| Implausible { from, lie })
 }
 
-/// What another manager, asked for its vote, answers.
+/// What another manager, asked for its vote, answers. Its vote is brought within reach.
 pub(super) fn vote_answer(
     me: u64,
     from: u64,
     asked: &VoteRequest<u64>,
-    answer: &VoteResponse<u64>,
+    answer: &mut VoteResponse<u64>,
 ) -> Result<(), Implausible> {
-    let checked = || {
+    let mut checked = || {
         answer.last_log_id.as_ref().map_or(Ok(()), reached)?;
         if answer.vote == asked.vote {
             return Ok(());
@@ -180,19 +188,23 @@ pub(super) fn vote_answer(
             !answer.vote_granted,
             "it grants another vote than was asked for",
         )?;
-        higher(me, &asked.vote, &answer.vote)
+        answered(me, from, &asked.vote, &mut answer.vote);
+        Ok(())
     };
     checked().map_err(|lie| Implausible { from, lie })
 }
 
-/// The vote of another manager that does not follow, or of a snapshot that it has taken.
-pub(super) fn answered_vote(
-    me: u64,
-    from: u64,
-    asked: &Vote<u64>,
-    answer: &Vote<u64>,
-) -> Result<(), Implausible> {
-    higher(me, asked, answer).map_err(|lie| Implausible { from, lie })
+/// The vote of a manager that was sent a snapshot, within reach.
+pub(super) fn snapshot_answer(me: u64, from: u64, asked: &Vote<u64>, vote: &mut Vote<u64>) {
+    answered(me, from, asked, vote);
+}
+
+/// A vote with a term that this manager's may become by one message.
+pub(super) fn within_reach(own: &Vote<u64>, vote: &Vote<u64>) -> Vote<u64> {
+    let mut vote = *vote;
+    let highest = own.leader_id.term.saturating_add(LEAP);
+    vote.leader_id.term = vote.leader_id.term.min(highest);
+    vote
 }
 
 fn demand(holds: bool, lie: &'static str) -> Checked {
@@ -204,23 +216,16 @@ fn sender(own: &Own, from: u64, vote: &Vote<u64>) -> Checked {
         vote.leader_id.node_id == from,
         "it speaks for another manager",
     )?;
-    demand(from != own.me, "it says that it is this manager")?;
-    near(&own.vote, vote)
+    demand(from != own.me, "it says that it is this manager")
 }
 
-fn near(own: &Vote<u64>, vote: &Vote<u64>) -> Checked {
-    let highest = own.leader_id.term.saturating_add(LEAP);
-    demand(vote.leader_id.term <= highest, "its term is out of reach")
-}
-
-/// Another manager knows of a vote, which is this one's only as far as this one has asked for it.
-fn higher(me: u64, asked: &Vote<u64>, vote: &Vote<u64>) -> Checked {
-    near(asked, vote)?;
-    let is_own = vote.leader_id.node_id == me;
-    demand(
-        !is_own || vote <= asked,
-        "it has a vote of this manager's that was never cast",
-    )
+/// A vote that another manager knows of, within reach. One of this manager's own that it never cast
+/// is somebody's lie to the other, which must follow again: it counts as the other's.
+fn answered(me: u64, from: u64, asked: &Vote<u64>, vote: &mut Vote<u64>) {
+    *vote = within_reach(asked, vote);
+    if vote.leader_id.node_id == me && *vote > *asked {
+        *vote = Vote::new(vote.leader_id.term, from);
+    }
 }
 
 fn reached(id: &LogId) -> Checked {

@@ -182,7 +182,7 @@ impl RaftNetwork<Types> for Peer {
         };
         let answer = self.call(&option, RPCTypes::AppendEntries, append).await?;
         let world = &self.ways.world;
-        let answer = world.lie(self.node, answer, |chance| {
+        let mut answer = world.lie(self.node, answer, |chance| {
             match chance.random_range(0..4) {
                 0 => AppendEntriesResponse::Success,
                 1 => AppendEntriesResponse::Conflict,
@@ -192,7 +192,8 @@ impl RaftNetwork<Types> for Peer {
         });
         let confirmed = self.ways.acks.of(self.node, &asked.vote);
         let confirmed = confirmed.as_ref();
-        let checked = plausible::append_answer(self.ways.me, self.node, &asked, confirmed, &answer);
+        let checked =
+            plausible::append_answer(self.ways.me, self.node, &asked, confirmed, &mut answer);
         checked.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         if let Some(last) = last {
             self.ways.log.written(last).await.map_err(own_disk)?;
@@ -226,7 +227,7 @@ impl RaftNetwork<Types> for Peer {
             taken.expect("managers ask nothing odd here")
         };
         let answer = self.call(&option, RPCTypes::Vote, vote).await?;
-        let answer = self
+        let mut answer = self
             .ways
             .world
             .lie(self.node, answer, |chance| VoteResponse {
@@ -234,7 +235,7 @@ impl RaftNetwork<Types> for Peer {
                 vote_granted: !self.ways.world.is_mild() && chance.random(),
                 last_log_id: any_id(chance),
             });
-        let checked = plausible::vote_answer(self.ways.me, self.node, &asked, &answer);
+        let checked = plausible::vote_answer(self.ways.me, self.node, &asked, &mut answer);
         checked.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         Ok(answer)
     }
@@ -545,12 +546,50 @@ async fn lied_to(seed: u64) {
     }
     for me in (1..=3).filter(|_| world.is_mild()) {
         let obeys = async { while !obeys(&world, me).await {} };
-        let is_well = timeout(6 * SETTLED, obeys).await.is_ok();
+        let is_well = timeout(60 * SETTLED, obeys).await.is_ok();
         assert!(is_well, "manager {me} is well again, seed {seed}");
     }
     for manager in world.all().into_values() {
         manager.raft.shutdown().await.unwrap();
     }
+}
+
+/// While nobody leads, the third of three managers leads the first one's term far away.
+async fn led_apart() {
+    let home = tempfile::tempdir().unwrap();
+    let world = begin(3, &home).await;
+    *world.cuts.lock().unwrap() = ways(3).into_iter().collect();
+    sleep(SETTLED).await;
+    let led = world.all()[&1].clone();
+    let term = || led.raft.metrics().borrow().current_term;
+    let start = term();
+    for _ in 0..5 {
+        let before = term();
+        let vote = Vote::new(before + (1 << 32), 3);
+        let last_log_id = Some(LogId::new(CommittedLeaderId::new(before, 3), 1 << 40));
+        let call = VoteRequest { vote, last_log_id };
+        let answer = led.standing.vote(NodeId(3), call).await.unwrap().unwrap();
+        assert!(answer.vote.leader_id.term > before);
+    }
+    assert!(term() - start >= 5 << 32);
+    world.cuts.lock().unwrap().clear();
+    for me in 1..=3 {
+        let obeys = async { while !obeys(&world, me).await {} };
+        let is_well = timeout(12 * SETTLED, obeys).await.is_ok();
+        assert!(is_well, "manager {me} is well again");
+    }
+    for manager in world.all().into_values() {
+        manager.raft.shutdown().await.unwrap();
+    }
+}
+
+#[test]
+fn managers_with_terms_far_apart_come_together() {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build();
+    runtime.unwrap().block_on(led_apart());
 }
 
 #[test]

@@ -85,6 +85,18 @@ impl Standing {
             Err(error) => return Ok(Err(error.into())),
         };
         plausible::append(&own, from.0, &call)?;
+        let nearer = plausible::within_reach(&own.vote, &call.vote);
+        if nearer != call.vote {
+            // A step towards its term, and nothing else of it.
+            call = AppendEntriesRequest {
+                vote: nearer,
+                prev_log_id: None,
+                entries: Vec::new(),
+                leader_commit: None,
+            };
+            let _stepped = self.raft.append_entries(call).await;
+            return Err(Implausible::of(from, "its term is out of reach, for now"));
+        }
         call.leader_commit = self.committable(&call).await;
         self.hear_leader();
         Ok(self.raft.append_entries(call).await)
@@ -124,7 +136,14 @@ impl Standing {
         if self.leads() && self.is_confirmed(ELECTION.start) {
             return Ok(Ok(VoteResponse::new(own.vote, None, false)));
         }
-        Ok(self.raft.vote(call).await)
+        let nearer = plausible::within_reach(&own.vote, &call.vote);
+        if nearer == call.vote {
+            return Ok(self.raft.vote(call).await);
+        }
+        // A step towards its term, which is no vote for it.
+        let last_log_id = call.last_log_id;
+        let stepped = self.raft.vote(VoteRequest::new(nearer, last_log_id)).await;
+        Ok(stepped.map(|answer| VoteResponse::new(answer.vote, answer.last_log_id, false)))
     }
 
     /// Whether a leader, by its certificate, may send this snapshot. Returns this manager's vote.

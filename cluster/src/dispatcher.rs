@@ -22,6 +22,8 @@ use crate::{
 
 /// Interval at which a session checks that this manager still leads.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// The largest message of a node: a report of 10,000 tasks has some 3 MB.
+pub(crate) const UPWARD_BYTES: usize = 8 << 20;
 /// Messages queued for a slow node; then the session waits.
 pub(crate) const QUEUE: usize = 64;
 
@@ -233,7 +235,7 @@ impl<S: StateMachine> Session<S> {
                 tokio::spawn(record(
                     self.consensus.clone(),
                     sequence,
-                    report,
+                    report.bounded(),
                     self.down.clone(),
                 ));
                 Ok(())

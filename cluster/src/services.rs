@@ -39,7 +39,9 @@ pub(crate) fn add<S: StateMachine>(extra: Routes, member: &Member<S>) -> Routes 
     extra
         .add_service(RaftServer::new(door.clone()).max_decoding_message_size(MESSAGE_LIMIT))
         .add_service(MembershipServer::new(door.clone()).max_decoding_message_size(JOIN_BYTES))
-        .add_service(DispatcherServer::new(door.clone()).max_decoding_message_size(MESSAGE_LIMIT))
+        .add_service(
+            DispatcherServer::new(door.clone()).max_decoding_message_size(dispatcher::UPWARD_BYTES),
+        )
         .add_service(ControlServer::new(door))
 }
 
@@ -73,6 +75,16 @@ impl<S: StateMachine> Door<S> {
             self.0.halt(Halt::TooNew(error));
             status
         })
+    }
+
+    /// Refuses a manager's message that is not believed. It may send any number.
+    fn disbelieved(&self, caller: Option<Caller>, error: &Implausible) -> Status {
+        if let Some(Caller { address, .. }) = caller
+            && let Some(left_out) = self.0.bounds().may_log(address)
+        {
+            tracing::warn!(peer = %address, %error, left_out, "a message of Raft is not believed");
+        }
+        Status::invalid_argument(error.to_string())
     }
 
     /// Lets a host in that has shown no certificate.
@@ -137,10 +149,6 @@ fn no_manager(role: Role) -> Refusal {
     )
 }
 
-fn disbelieved(error: Implausible) -> Status {
-    Status::invalid_argument(error.to_string())
-}
-
 fn again(Retry(reason): Retry) -> Status {
     Status::unavailable(reason)
 }
@@ -154,6 +162,10 @@ fn may_ask(from: PeerIdentity, query: &Query) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn caller<T>(request: &Request<T>) -> Option<Caller> {
+    request.extensions().get::<Caller>().copied()
+}
+
 /// The caller's identity, which the gate has stored.
 fn identity<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
     let identity = request.extensions().get::<PeerIdentity>().copied();
@@ -164,11 +176,12 @@ fn identity<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
 impl<S: StateMachine> Raft for Door<S> {
     async fn append(&self, request: Request<Json>) -> Reply {
         let standing = &self.manager()?.standing;
-        let from = identity(&request)?.node;
+        let (from, caller) = (identity(&request)?.node, caller(&request));
         match decode::<AppendEntriesRequest<Types>>(request.get_ref()) {
             Ok(call) => {
                 self.known_to_this_version(levels_of(&call.entries))?;
-                reply(&standing.append(from, call).await.map_err(disbelieved)?)
+                let taken = standing.append(from, call).await;
+                reply(&taken.map_err(|error| self.disbelieved(caller, &error))?)
             }
             // What cannot be read may be of a later version.
             Err(error) => {
@@ -180,14 +193,15 @@ impl<S: StateMachine> Raft for Door<S> {
 
     async fn vote(&self, request: Request<Json>) -> Reply {
         let standing = &self.manager()?.standing;
-        let from = identity(&request)?.node;
+        let (from, caller) = (identity(&request)?.node, caller(&request));
         let call = decode(request.get_ref())?;
-        reply(&standing.vote(from, call).await.map_err(disbelieved)?)
+        let taken = standing.vote(from, call).await;
+        reply(&taken.map_err(|error| self.disbelieved(caller, &error))?)
     }
 
     async fn install_snapshot(&self, request: Request<Json>) -> Reply {
         let manager = self.manager()?;
-        let from = identity(&request)?.node;
+        let (from, caller) = (identity(&request)?.node, caller(&request));
         let call: InstallSnapshotRequest<Types> = decode(request.get_ref())?;
         if call.offset == 0
             && let Err(RecordError::TooNew(error)) =
@@ -196,7 +210,7 @@ impl<S: StateMachine> Raft for Door<S> {
             self.known_to_this_version([error.found])?;
         }
         let taken = manager.take_snapshot(from, call).await;
-        reply(&taken.map_err(disbelieved)?)
+        reply(&taken.map_err(|error| self.disbelieved(caller, &error))?)
     }
 
     async fn digests(&self, _: Request<Json>) -> Reply {
@@ -264,7 +278,7 @@ impl<S: StateMachine> Membership for Door<S> {
         if request.extensions().get::<PeerIdentity>().is_some() {
             return reply(&self.leader()?.admit(&call).await.map_err(again)?);
         }
-        let caller = request.extensions().get::<Caller>().copied();
+        let caller = caller(&request);
         let peer = caller.ok_or_else(|| Status::internal("a connection without an address"))?;
         let peer = peer.address;
         let answer = self.let_in(peer.ip(), &call).await;

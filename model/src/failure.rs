@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::command::clip;
+
 /// What kind of failure this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -119,6 +121,13 @@ impl Failure {
             format!("there is no {what} {name:?}"),
             format!("`{list}` lists what there is"),
         )
+    }
+
+    /// Cuts its texts to what a report may have.
+    pub(crate) fn clip(&mut self) {
+        [&mut self.object, &mut self.cause, &mut self.next]
+            .into_iter()
+            .for_each(clip);
     }
 
     /// The same, about this object. What it is about already stays.

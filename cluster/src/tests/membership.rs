@@ -4,7 +4,8 @@ use api::Proposal;
 use futures::StreamExt;
 use model::{
     Answer, ClusterCommand, Command, ContainerCommand, ContainerKey, ContainerRuntime, KeyDigest,
-    Kind, Level, NodeCommand, NodeId, NodeStatus, Query, RequestId, Role, Secret, StateMachine,
+    Kind, Level, NodeCommand, NodeId, NodeReport, NodeStatus, Query, RequestId, Role, Secret,
+    StateMachine,
 };
 use tonic::Code;
 
@@ -368,6 +369,49 @@ async fn nodes_are_ready_once_reached_by_their_certificate() {
         is_done(lab.at(0).propose(add("n", number)).await);
     }
     assert_eq!(status(&lab, bare.node()), NodeStatus::Unknown);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_takes_little_of_the_log() {
+    let lab = Lab::new(1).await;
+    let says = async |bytes: usize| {
+        let options = lab.options(Role::Worker).await;
+        let bare = Bare::join(options, Level::NEWEST).await.unwrap();
+        let hello = Upward::Hello {
+            node: bare.node(),
+            generation: 0,
+            digest: String::new(),
+            level: Level::NEWEST,
+        };
+        let report = Upward::Report {
+            sequence: 1,
+            report: NodeReport {
+                failures: vec!["x".repeat(bytes)],
+                ..NodeReport::new(bare.node(), 0)
+            },
+        };
+        let speaks = futures::stream::iter([hello, report]);
+        let mut session = bare
+            .session(speaks.chain(futures::stream::pending()))
+            .await
+            .unwrap();
+        let mut messages = 0;
+        while messages < 2 && session.next().await.is_some() {
+            messages += 1;
+        }
+        let failures = |state: &Toy| state.nodes()[&bare.node()].failures.clone();
+        let failures = lab.at(0).consensus().unwrap().machine.read(failures);
+        (messages, failures.concat().len())
+    };
+    let (messages, kept) = says(3_000_000).await;
+    assert_eq!(messages, 2, "its view, and that the report is in the log");
+    assert!((4_000..5_000).contains(&kept), "{kept}");
+    let (messages, kept) = says(20_000_000).await;
+    assert!(
+        messages < 2 && kept == 0,
+        "the session ends: {messages}, {kept}"
+    );
     lab.end().await;
 }
 

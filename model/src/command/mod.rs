@@ -106,6 +106,19 @@ pub(crate) fn said(why: Option<&Failure>, message: &str) -> String {
     why.map_or_else(|| message.to_owned(), Failure::in_one_line)
 }
 
+/// The most failures and prefixes of a report, and the longest text, in bytes.
+const FAILURES: usize = 64;
+const PREFIXES: usize = 1_024;
+const TEXT: usize = 4 << 10;
+
+/// Cuts a text to what a report may have.
+pub(crate) fn clip(text: &mut String) {
+    if text.len() > TEXT {
+        text.truncate(text.floor_char_boundary(TEXT));
+        text.push('…');
+    }
+}
+
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeReport {
@@ -153,6 +166,22 @@ impl NodeReport {
             lost,
             on_link,
         }
+    }
+
+    /// The same with no more than a leader puts into the log: a host may be anybody's.
+    pub fn bounded(mut self) -> Self {
+        self.failures.truncate(FAILURES);
+        self.failures.iter_mut().for_each(clip);
+        self.causes.truncate(FAILURES);
+        self.causes.iter_mut().for_each(Failure::clip);
+        while self.on_link.len() > PREFIXES {
+            self.on_link.pop_last();
+        }
+        for word in &mut self.tasks {
+            clip(&mut word.message);
+            word.why.iter_mut().for_each(Failure::clip);
+        }
+        self
     }
 
     /// The same in the shape of a level: before [`Level::TYPED_FAILURES`] failures are text, and
@@ -328,6 +357,33 @@ pub type Response = Result<Outcome, Refusal>;
 mod tests {
     use super::*;
     use crate::{Kind, Protocol, PublishAt, PublishMode};
+
+    #[test]
+    fn a_report_is_cut_to_what_the_log_takes() {
+        let long = "ä".repeat(1 << 20);
+        let why = Failure::new(Kind::Unavailable, &long, &long).about(&long);
+        let report = NodeReport {
+            failures: vec![long.clone(); 1_000],
+            causes: vec![why.clone(); 1_000],
+            tasks: vec![TaskReport {
+                message: long.clone(),
+                why: Some(why),
+                ..TaskReport::new(TaskId(1), TaskState::Rejected)
+            }],
+            ..NodeReport::new(NodeId(1), 7)
+        };
+        let bounded = serde_json::to_string(&report.bounded()).unwrap();
+        assert!(bounded.len() < 2 << 20, "{}", bounded.len());
+        let honest = NodeReport {
+            causes: vec![Failure::new(
+                Kind::Unavailable,
+                "it has no disk",
+                "give it one",
+            )],
+            ..NodeReport::new(NodeId(1), 7)
+        };
+        assert_eq!(honest.clone().bounded(), honest);
+    }
 
     #[test]
     fn a_report_carries_text_before_failures_had_types() {

@@ -1,7 +1,11 @@
 //! `exec` and `logs` for any task of the cluster: answered here if the task is here, else relayed
 //! to its host.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use agent::{Input, Output, Source, Start, Until};
 use api::{
@@ -175,7 +179,7 @@ impl Relay {
 
     /// The lines of these tasks, from all their hosts.
     async fn collect(&self, request: LogsRequest, caller: Caller) -> Result<LogStream, Refusal> {
-        let mut by_place: BTreeMap<Option<NodeId>, Vec<TaskId>> = BTreeMap::new();
+        let mut by_place: BTreeMap<Option<NodeId>, BTreeSet<TaskId>> = BTreeMap::new();
         for name in &request.tasks {
             let (task, place) = match caller {
                 Caller::Member => (name.parse().map_err(|_| odd())?, Place::Here),
@@ -186,7 +190,7 @@ impl Relay {
             } else {
                 None
             };
-            by_place.entry(node).or_default().push(task);
+            by_place.entry(node).or_default().insert(task);
         }
         let mut streams: Vec<LogStream> = Vec::new();
         for (node, tasks) in by_place {
@@ -197,6 +201,7 @@ impl Relay {
                     } else {
                         Until::Now
                     };
+                    let tasks: Vec<TaskId> = tasks.into_iter().collect();
                     let lines = self.daemon.executor.logs(&tasks, until, request.tail);
                     lines.map(|line| Ok(log_line(line))).boxed()
                 }

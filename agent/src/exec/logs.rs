@@ -1,7 +1,7 @@
 //! Reads tasks' logs, from the beginning or the last lines, and goes on as lines are written.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs::File,
     io::{self, BufRead, BufReader},
     os::unix::fs::MetadataExt,
@@ -28,7 +28,8 @@ const AHEAD: usize = 256;
 
 /// The logs of these tasks of this host. `directory` is that of all tasks, `ended` has the logs of
 /// those that are there no more; one that is in neither has no lines. With `follow` it goes on
-/// until the task's directory is removed. `tail`: only the last lines of each task; 0 is all.
+/// until the task's directory is removed. `tail`: only the last lines of each task; 0 is all. Takes
+/// a thread for each task that is there, whatever is asked for.
 pub(crate) fn logs(
     directory: &Path,
     ended: &Ended,
@@ -37,11 +38,16 @@ pub(crate) fn logs(
     tail: u32,
 ) -> impl Stream<Item = LogLine> + Send + 'static + use<> {
     let (lines, stream) = mpsc::channel(AHEAD);
-    for &task in tasks {
+    for task in tasks.iter().copied().collect::<BTreeSet<TaskId>>() {
+        let directory = TaskDirectory::of(directory, task).path().to_owned();
+        let ended = ended.of(task);
+        if !directory.exists() && !ended.exists() {
+            continue;
+        }
         let reader = Follow {
             task,
-            directory: TaskDirectory::of(directory, task).path().to_owned(),
-            ended: ended.of(task),
+            directory,
+            ended,
             tail: tail as usize,
             until,
             lines: lines.clone(),
@@ -204,5 +210,31 @@ impl Opened {
         }
         self.partial.pop();
         Some(std::mem::take(&mut self.partial))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+
+    use super::*;
+
+    fn threads() -> usize {
+        std::fs::read_dir("/proc/self/task").unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn logs_of_tasks_that_are_nowhere_take_no_threads() {
+        let home = tempfile::tempdir().unwrap();
+        let tasks = home.path().join("tasks");
+        let known = TaskDirectory::of(&tasks, TaskId(7));
+        std::fs::create_dir_all(known.path()).unwrap();
+        let asked: Vec<TaskId> = (0..20_000).map(|id| TaskId(id % 10_000)).collect();
+        let before = threads();
+        let follows = logs(&tasks, &Ended::beside(&tasks), &asked, Until::Removed, 0);
+        // One for the task that is there, and what runs beside this test.
+        assert!(threads() < before + 20, "{}", threads());
+        std::fs::remove_dir_all(known.path()).unwrap();
+        assert_eq!(follows.count().await, 0);
     }
 }

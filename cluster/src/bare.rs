@@ -41,13 +41,7 @@ impl Bare {
         let listener = server::listen(([127, 0, 0, 1], 0).into())?;
         let own = pki::new_request()?;
         let answer = joining::ask_to_join(&token, &options, &listener, own.request, known).await?;
-        let identity = Identity::new(
-            answer.certificate,
-            own.key,
-            answer.root,
-            answer.managers,
-            answer.voters,
-        )?;
+        let identity = Identity::joined(answer, own.key)?;
         Ok(Self {
             node: identity.node,
             links: Links::new(tls::client(&identity)?),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Kind, NodeId, Refusal};
+use model::{Kind, Node, NodeId, Refusal};
 use rustix::process::{Resource, getrlimit};
 
 use crate::{
@@ -18,8 +18,6 @@ use crate::{
 
 /// The largest call of a host that joins. Its certificate request has some 500 bytes.
 pub(crate) const JOIN_BYTES: usize = 16 << 10;
-/// As long as Linux lets a host's name be.
-const HOSTNAME_BYTES: usize = 64;
 const REQUEST_BYTES: usize = 4 << 10;
 /// The most of a path or reason that is logged.
 const LOGGED_BYTES: usize = 128;
@@ -110,17 +108,7 @@ impl Bounds {
     /// Refuses a call that no host of ours makes, and one from where too many wrong tokens came.
     /// Whoever gets `Ok` tells [`Bounds::joined`] of a right one.
     pub(crate) fn join(&self, from: IpAddr, call: &JoinCall) -> Result<(), Refusal> {
-        let length = call.hostname.len();
-        let is_name = (1..=HOSTNAME_BYTES).contains(&length)
-            && call.hostname.chars().all(|letter| !letter.is_control());
-        if !is_name {
-            let cause = format!(
-                "a host name has 1 to {HOSTNAME_BYTES} bytes and no control characters; this one \
-                 has {length} bytes"
-            );
-            let next = "give the host another name (`hostnamectl hostname`), then join again";
-            return Err(Refusal::new(Kind::Invalid, cause, next));
-        }
+        Node::check_hostname(&call.hostname)?;
         if call.request.len() > REQUEST_BYTES {
             let cause = format!(
                 "the certificate request has {} bytes; at most {REQUEST_BYTES} are taken",
@@ -194,7 +182,7 @@ mod tests {
     #[test]
     fn calls_that_no_host_makes_are_refused_before_anything_else() {
         let bounds = Bounds::with(1024);
-        let longest = "h".repeat(HOSTNAME_BYTES);
+        let longest = "h".repeat(64);
         assert_eq!(bounds.join(HERE, &call(&longest, "")), Ok(()));
         let huge = "h".repeat(4_000_000);
         for name in ["", "a\nb", "\u{1b}[2J", &format!("{longest}h"), &huge] {

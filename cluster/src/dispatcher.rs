@@ -1,7 +1,7 @@
 //! The leader's end of a session: sends the node its view as it changes, and puts its reports into
 //! the log.
 
-use std::{convert::Infallible, future::pending, pin::Pin, sync::Arc, time::Duration};
+use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 
 use api::{encode, proto::Json};
 use futures::{Stream, StreamExt, stream};
@@ -160,8 +160,8 @@ impl<S: StateMachine> Session<S> {
         } else {
             tokio::select! {
                 over = self.serve(upstream, generation, &digest) => over,
-                // It is never over by this: a session goes on whether or not it was reached.
-                never = self.is_reached() => match never {},
+                // A session goes on whether or not its node was reached.
+                () = self.reach() => Err(Over),
             }
         };
         self.consensus.session_ends(node, number);
@@ -217,9 +217,10 @@ impl<S: StateMachine> Session<S> {
         }
     }
 
-    async fn is_reached(&self) -> Infallible {
+    /// Tries to reach the node. Never returns.
+    async fn reach(&self) {
         self.consensus.reach(self.node).await;
-        pending().await
+        pending::<()>().await;
     }
 
     async fn send(&self, message: Json, room: Option<Room>) -> Result<(), Over> {

@@ -9,7 +9,7 @@ use std::{
 use model::{KeyDigest, NodeId, Role};
 use serde::de::DeserializeOwned;
 
-use crate::{ClusterError, PeerIdentity, files, pki};
+use crate::{ClusterError, JoinAnswer, PeerIdentity, files, pki};
 
 /// Who this host is.
 #[derive(Clone)]
@@ -56,6 +56,18 @@ impl Identity {
             managers,
             voters,
         })
+    }
+
+    /// Of a host with this key that a cluster has let in.
+    pub(crate) fn joined(answer: JoinAnswer, key: String) -> Result<Self, ClusterError> {
+        let JoinAnswer {
+            certificate,
+            root,
+            managers,
+            voters,
+            ..
+        } = answer;
+        Self::new(certificate, key, root, managers, voters)
     }
 
     /// Whether the directory holds one.

@@ -19,6 +19,7 @@ mod gate;
 mod history;
 mod identity;
 mod joining;
+mod leader;
 mod link;
 mod member;
 mod message;

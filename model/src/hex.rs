@@ -1,7 +1,7 @@
 //! Bytes as hexadecimal digits.
 
 /// Two digits a byte, in lower case.
-pub(crate) fn encode(bytes: &[u8]) -> String {
+pub fn encode(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

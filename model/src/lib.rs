@@ -11,7 +11,7 @@ mod container;
 pub mod dns_name;
 mod encryption;
 mod failure;
-mod hex;
+pub mod hex;
 mod id;
 mod info;
 pub mod kernel_names;

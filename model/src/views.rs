@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{Concern, Level, NetworkId, NodeConfig, NodeId, ObjectRef, StateMachine};
+use crate::{Concern, Level, NetworkId, NodeConfig, NodeId, ObjectRef, StateMachine, hex};
 
 /// How many changes a section remembers. Who is further behind is sent the whole view.
 const REMEMBERED: usize = 4_096;
@@ -107,7 +107,7 @@ fn of_sum(sum: u128) -> String {
 }
 
 fn of_text(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(digest)
 }
 
 /// A change of one record.

@@ -8,7 +8,7 @@ use std::{
 use model::{
     EndpointConfig, EndpointId, JoinedConfig, Level, Network, NetworkConfig, NetworkId, Node,
     NodeConfig, NodeId, PeerConfig, PublishMode, PublishSpec, PublishedConfig, Publisher, Records,
-    Role, Task, TaskConfig, ViewInfo,
+    Role, Task, TaskConfig, ViewInfo, hex,
 };
 use sha2::{Digest, Sha256};
 
@@ -74,13 +74,8 @@ pub(crate) fn view(state: &State, node: NodeId) -> NodeConfig {
 
 /// A view as others may see it.
 pub fn digests(config: &NodeConfig) -> ViewInfo {
-    let digest = |value: serde_json::Value| {
-        Sha256::digest(value.to_string())
-            .iter()
-            .take(DIGEST_BYTES)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
-    };
+    let digest =
+        |value: serde_json::Value| hex::encode(&Sha256::digest(value.to_string())[..DIGEST_BYTES]);
     let records = config
         .snapshot()
         .set

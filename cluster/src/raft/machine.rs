@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use model::{Change, Level, RecordError, Response, RestoreError, StateMachine, Touched, level};
+use model::{
+    Change, Level, RecordError, Response, RestoreError, StateMachine, Touched, hex, level,
+};
 use openraft::{
     BasicNode, Entry, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
     StorageIOError, StoredMembership, storage::RaftStateMachine,
@@ -187,7 +189,7 @@ impl<S: StateMachine> Machine<S> {
         StateDigest {
             index: index_of(&inner.applied),
             level: inner.state.level(),
-            sha256: hex(&digest),
+            sha256: hex::encode(&digest),
         }
     }
 
@@ -208,7 +210,7 @@ impl<S: StateMachine> Machine<S> {
             let digest = StateDigest {
                 index,
                 level: state.level(),
-                sha256: hex(&Sha256::digest(state.snapshot())),
+                sha256: hex::encode(&Sha256::digest(state.snapshot())),
             };
             let mut digests = shared
                 .digests
@@ -349,7 +351,7 @@ fn checksum(parts: &[&[u8]]) -> String {
     for part in parts {
         digest.update(part);
     }
-    hex(&digest.finalize())
+    hex::encode(&digest.finalize())
 }
 
 fn unreadable(path: &Path, error: RestoreError) -> ClusterError {
@@ -360,10 +362,6 @@ fn unreadable(path: &Path, error: RestoreError) -> ClusterError {
             reason: error.to_string(),
         },
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn index_of(id: &Option<LogId>) -> u64 {

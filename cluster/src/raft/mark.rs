@@ -7,8 +7,9 @@
 
 use std::path::{Path, PathBuf};
 
+use model::level::{self, FileError};
 use openraft::Vote;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{ClusterError, files};
 
@@ -152,15 +153,18 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, ClusterError> {
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ClusterError> {
     let Some(bytes) = files::read(path)? else {
         return Ok(None);
     };
-    let corrupt = |error: serde_json::Error| ClusterError::Corrupt {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(corrupt)
+    match level::read(path, &bytes) {
+        Ok(value) => Ok(Some(value)),
+        Err(FileError::TooNew(error)) => Err(error.into()),
+        Err(FileError::Malformed(reason)) => Err(ClusterError::Corrupt {
+            path: path.to_owned(),
+            reason,
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -203,6 +207,15 @@ mod tests {
         assert!(is_lost(mark.check(at(3, 69))));
         mark.keep(at(4, 80)).unwrap();
         assert!(is_lost(mark.check(at(3, 70))));
+    }
+
+    #[test]
+    fn a_mark_of_a_later_version_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let mark = mark(&home);
+        let later = level::seal(model::Level::NEWEST.next(), b"{}".to_vec());
+        std::fs::write(&mark.path, later).unwrap();
+        assert!(matches!(mark.check_name(), Err(ClusterError::TooNew(_))));
     }
 
     #[test]

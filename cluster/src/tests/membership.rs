@@ -1,7 +1,7 @@
 //! Who gets in, who leads, and that requests are carried out once whatever dies.
 
 use api::Proposal;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use model::{
     Answer, ClusterCommand, Command, ContainerCommand, ContainerKey, ContainerRuntime, KeyDigest,
     Kind, Level, NodeCommand, NodeId, NodeReport, NodeStatus, Query, RequestId, Role, Secret,
@@ -335,6 +335,22 @@ async fn a_removed_node_is_refused_by_managers_and_workers() {
     lab.end().await;
 }
 
+/// Opens a node's session, which stays open, and says this in it.
+async fn session(
+    bare: &Bare,
+    says: Option<Upward>,
+) -> impl Stream<Item = api::proto::Json> + Unpin {
+    let hello = Upward::Hello {
+        node: bare.node(),
+        generation: 0,
+        digest: String::new(),
+        level: Level::NEWEST,
+    };
+    let said = futures::stream::iter([hello].into_iter().chain(says));
+    let session = bare.session(said.chain(futures::stream::pending()));
+    session.await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_are_ready_once_reached_by_their_certificate() {
     let mut lab = Lab::new(1).await;
@@ -350,14 +366,7 @@ async fn nodes_are_ready_once_reached_by_their_certificate() {
         ..lab.options(Role::Worker).await
     };
     let bare = Bare::join(options, Level::NEWEST).await.unwrap();
-    let hello = Upward::Hello {
-        node: bare.node(),
-        generation: 0,
-        digest: String::new(),
-        level: Level::NEWEST,
-    };
-    let speaks = futures::stream::iter([hello]).chain(futures::stream::pending());
-    let mut session = bare.session(speaks).await.unwrap();
+    let mut session = session(&bare, None).await;
     assert!(session.next().await.is_some(), "its view");
     eventually("it is heard", || {
         let standing = &lab.at(0).consensus().unwrap().standing;
@@ -378,12 +387,6 @@ async fn a_report_takes_little_of_the_log() {
     let says = async |bytes: usize| {
         let options = lab.options(Role::Worker).await;
         let bare = Bare::join(options, Level::NEWEST).await.unwrap();
-        let hello = Upward::Hello {
-            node: bare.node(),
-            generation: 0,
-            digest: String::new(),
-            level: Level::NEWEST,
-        };
         let report = Upward::Report {
             sequence: 1,
             report: NodeReport {
@@ -391,11 +394,7 @@ async fn a_report_takes_little_of_the_log() {
                 ..NodeReport::new(bare.node(), 0)
             },
         };
-        let speaks = futures::stream::iter([hello, report]);
-        let mut session = bare
-            .session(speaks.chain(futures::stream::pending()))
-            .await
-            .unwrap();
+        let mut session = session(&bare, Some(report)).await;
         let mut messages = 0;
         while messages < 2 && session.next().await.is_some() {
             messages += 1;
@@ -421,14 +420,7 @@ async fn sessions_of_a_removed_node_end() {
     let bare = Bare::join(lab.options(Role::Worker).await, Level::NEWEST)
         .await
         .unwrap();
-    let hello = Upward::Hello {
-        node: bare.node(),
-        generation: 0,
-        digest: String::new(),
-        level: Level::NEWEST,
-    };
-    let speaks = futures::stream::iter([hello]).chain(futures::stream::pending());
-    let mut session = bare.session(speaks).await.unwrap();
+    let mut session = session(&bare, None).await;
     assert!(session.next().await.is_some(), "its view");
     let request = RequestId(rand::random());
     let command = Command::Node(NodeCommand::Remove { node: bare.node() });

@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     apply::{addresses, container, network},
-    keys,
     record::TaskRecord,
     state::{State, outdated},
     validate,
@@ -167,7 +166,8 @@ pub(super) fn remove_node(
     let removed = known(state, node)?;
     let (hostname, role) = (removed.hostname.clone(), removed.role);
     if role == Role::Manager && state.level >= Level::KEYS {
-        let chance = keys::made_of(chance)?;
+        // The leader may have taken the command just before the cluster reached this level.
+        let chance = chance.ok_or_else(level_was_raised)?;
         replace_secrets(state, &chance);
         if state.keys.exist() {
             state.keys_mut().are_known_outside();
@@ -343,6 +343,11 @@ fn says_nothing_new(record: &TaskRecord, word: &TaskReport) -> bool {
 fn known(state: &mut State, node: NodeId) -> Result<&mut Node, Refusal> {
     let unknown = || Refusal::not_found("node", &node.to_string(), "swarmctl node ls");
     state.nodes.get_mut(&node).ok_or_else(unknown)
+}
+
+fn level_was_raised() -> Refusal {
+    let cause = "the cluster has reached its next level while the node was being removed";
+    Refusal::new(Kind::Precondition, cause, "give the command again")
 }
 
 fn not_bootstrapped() -> Refusal {

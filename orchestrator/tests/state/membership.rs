@@ -134,6 +134,26 @@ fn a_removed_manager_knows_no_join_token() {
 }
 
 #[test]
+fn a_manager_is_not_removed_with_its_secrets_in_force() {
+    let mut cluster = Cluster::of(2);
+    cluster.apply(admit(node(3, Role::Manager)));
+    let known = secrets(&cluster);
+    // The leader took the command when the cluster was at the level before.
+    let applied = cluster.state.apply(
+        cluster.index + 1,
+        Entry {
+            request: RequestId(99),
+            now: cluster.now,
+            chance: None,
+            command: Command::Node(NodeCommand::Remove { node: NodeId(3) }),
+        },
+    );
+    assert_eq!(applied.response.unwrap_err().next, "give the command again");
+    assert!(cluster.state.nodes().contains_key(&NodeId(3)));
+    assert_eq!(secrets(&cluster), known);
+}
+
+#[test]
 fn a_removed_manager_knows_no_key_of_encrypted_networks() {
     let mut cluster = Cluster::encrypting(3);
     cluster.apply(admit(node(4, Role::Manager)));

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use model::{
-    Availability, BalancerKind, Command, Kind, NodeCommand, NodeId, NodeInfo, NodeStatus, Question,
-    Refusal, Role,
+    Availability, BalancerKind, Command, Kind, Level, NodeCommand, NodeId, NodeInfo, NodeStatus,
+    Question, Refusal, Role,
 };
 
 use super::{collect, each, task};
@@ -156,7 +156,8 @@ async fn rm(daemon: &Daemon, name: String) -> Result<()> {
             Command::Node(NodeCommand::Remove { node: node.id }),
         )
         .await?;
-    if node.role == Role::Manager {
+    let replaces = daemon.status().await?.level >= Level::KEYS;
+    if node.role == Role::Manager && replaces {
         eprintln!(
             "{name} was a manager: new join tokens are in force (`swarmctl token`), and the keys \
              of encrypted networks change now. It also knew the private key of this cluster's \
